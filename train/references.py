@@ -7,7 +7,7 @@ frames of its own group: on the line, a frame is new to the reference.
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import Lock
@@ -118,6 +118,10 @@ class References:
         ]
         with self._making:  # once, and not by every thread that waits for it
             return self._made(tuple(others), self._described(image.group)) if len(others) >= FEWEST_FRAMES - 1 else None
+
+    def on(self, folder: Path, images: Sequence[LabelledImage]) -> "References":
+        """Return the references of another folder's pictures: its own templates and designs, or the same one."""
+        return self if self.scope in ("file", "product") else replace(self, folder=folder, images=tuple(images))
 
     def of_design(self, group: str | None) -> Reference | None:
         """Return the reference of a design, for a line that inspects it; of scope `group`, the design is the group.

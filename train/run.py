@@ -186,7 +186,8 @@ class TrainedRun:
         if found is None or not found.kept:
             return None
         images = tuple(self.split.images(self.data, "train"))
-        return References(found.scope, self.data.folder, images, None if found.file is None else Path(found.file))
+        references = References(found.scope, self.data.folder, images, None if found.file is None else Path(found.file))
+        return references.on(self.data.folder, self.data.images)  # other groups are other designs
 
 
 def require_model(path: Path) -> None:

@@ -88,7 +88,7 @@ def validation_frames(run: "TrainedRun") -> ValidationFrames:
             f"{run.data.folder} holds other pictures than when {run.folder} was trained, and thresholds come from "
             "these; restore them, or train again"
         )
-    recorded = RecordedEngine(out_of_fold.logit, out_of_fold.map)
+    recorded = RecordedEngine(out_of_fold.logit, out_of_fold.map, compares=run.references is not None)
     folds = {image.path: int(fold) for image, fold in zip(images, out_of_fold.fold, strict=True)}
     if run.config.reviewed is not None:  # these come last, so the recorded predictions of the others come first
         images = [image for image in images if not image.reviewed]
@@ -220,7 +220,7 @@ def run_validation(
         inputs = graph_inputs(image, rgb, tile_grid, references)
         if inputs is None:
             if isinstance(engine, RecordedEngine):  # its answers come in the order of all frames
-                infer(engine, tile_grid.tiles(rgb))
+                engine.skip(len(tile_grid))
             continue
         logits, maps = infer(engine, *inputs)
         if image.defective:

@@ -479,6 +479,63 @@ def test_a_training_compares_boards_in_a_fixed_pose_without_settings(compared: t
     assert all(loaded.references.of(image) is not None for image in loaded.data.images)
 
 
+def test_the_report_of_a_training_shows_its_reference_and_what_it_gained(compared: tuple[RunFolder, str]) -> None:
+    page = compared[0].page.read_text(encoding="utf-8")
+    found = compared[0].read_summary().reference
+    assert found is not None
+    assert found.alignment is not None
+    section = page[page.index('<section id="reference">') :]
+    section = section[: section.index("</section>")]
+    assert "The model compares frames." in section
+    assert "median of 8 pictures" in section
+    assert f"at most {found.alignment.highest_shift_px:.1f} px" in section
+    assert f"{found.without['val_ap']:.3f}" in section
+    assert f"{found.compared['val_ap']:.3f}" in section
+    assert "frame with its true defects; its reference; its heatmap" in page
+
+
+def test_frames_that_cannot_be_aligned_are_named_have_no_verdict_and_set_no_threshold(
+    boards: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    data = shutil.copytree(boards, tmp_path / "boards")
+    for name in ("b_1", "c_2"):  # a defective and a good one
+        cv2.imwrite(str(data / "images" / f"{name}.png"), photograph(7, (0, 0), 1)[..., ::-1])
+    cv2.imwrite(str(tmp_path / "good.png"), photograph(0, (0, 0), 1)[..., ::-1])
+    run, output = train(data, tmp_path / "run", tiny, f"reference={tmp_path / 'good.png'}")
+    assert "warning: 2 pictures (b_1.png, c_2.png) cannot be aligned with the reference; a line gives" in output
+    found = run.read_summary().reference
+    assert found is not None
+    assert found.alignment is not None
+    assert (found.misaligned, found.alignment.frames) == (["b_1.png", "c_2.png"], 14)
+    (run.report / "report.html").unlink()
+    assert heatline("train", f"out={run.folder}", "resume=true").returncode == 0
+    assert "2 pictures cannot be aligned, and a line gives" in run.page.read_text(encoding="utf-8")
+    assert read_evaluation(run.report).calibration.frames == 7
+    other = draw_boards(tmp_path / "other", ("x", "y"), good=1, defective=1)
+    cv2.imwrite(str(other / "images" / "y_0.png"), photograph(7, (0, 0), 1)[..., ::-1])
+    for words, missing in ((("--part", "all"), ["b_1.png", "c_2.png"]), (("--data", other), ["y_0.png"])):
+        done = heatline("evaluate", run.folder, *words, "--json")
+        assert done.returncode == 0, done.stderr
+        (told,) = json.loads(done.stdout)["evaluations"]
+        assert [Path(each["image"]).name for each in told["implausible"]] == missing
+        assert all("does not show what the reference shows" in each["why"] for each in told["implausible"])
+        assert "not like the product, or not aligned with its reference" in " ".join(told["warnings"])
+        assert not {Path(each["image"]).name for each in told["frames"]} & set(missing)
+
+
+def test_other_pictures_are_compared_with_templates_and_designs_of_their_own(
+    tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    data = draw_boards(tmp_path / "boards", designs=True, good=3)
+    run, _ = train(data, tmp_path / "run", tiny, "reference=on", "split.test=[d]", "discover=false")
+    references = load_run(run.folder).references
+    assert references is not None
+    assert references.designs == ["a", "b", "c", "d"]
+    done = heatline("evaluate", run.folder, "--part", "test", "--out", tmp_path / "test")
+    assert done.returncode == 0, done.stderr
+    assert "no verdict" not in done.stdout
+
+
 def test_a_model_is_the_same_whether_another_was_trained_beside_it(
     compared: tuple[RunFolder, str],
     boards: Path,
@@ -536,19 +593,6 @@ def test_a_reference_works_with_every_kind_of_training(
     if kept is not None:
         assert (summary.reference is not None and summary.reference.kept) == run.model.compares == kept
     assert (run.references is not None) == run.model.compares
-
-
-def test_pictures_that_cannot_be_aligned_are_counted_and_named(
-    boards: Path, tiny: tuple[str, ...], tmp_path: Path
-) -> None:
-    data = shutil.copytree(boards, tmp_path / "boards")
-    cv2.imwrite(str(data / "images" / "b_1.png"), photograph(7, (0, 0), 1)[..., ::-1])
-    summary, output = summary_of(data, tmp_path, tiny, "reference=on")
-    assert "warning: 1 picture (b_1.png) cannot be aligned with the reference; a line gives" in output
-    assert summary.reference is not None
-    assert summary.reference.misaligned == ["b_1.png"]
-    assert summary.reference.alignment is not None
-    assert summary.reference.alignment.frames == 15
 
 
 def test_a_reference_that_is_wanted_and_cannot_be_is_refused_in_one_sentence(

@@ -9,6 +9,7 @@ import numpy as np
 from heatline.edge.cli.bundle_formatting import describe_bound
 from heatline.train.adequacy import describe_threshold_transfer
 from heatline.train.dense.out_of_fold import OutOfFold
+from heatline.train.dense.reference_section import reference_section
 from heatline.train.evaluation.evaluate import CROSS_VALIDATION, EvaluationOptions, evaluate_pictures, select_pictures
 from heatline.train.evaluation.evaluated import prepare_run
 from heatline.train.evaluation.ordering import auroc
@@ -53,7 +54,10 @@ def write_run_report(run: TrainedRun) -> Path:
         ],
     )
     write_evaluation(evaluation, folder)
-    page, _ = write_report([folder], folder, title=f"{run.data.name}: cross-validation")
+    section = reference_section(run)
+    page, _ = write_report(
+        [folder], folder, title=f"{run.data.name}: cross-validation", sections=[] if section is None else [section]
+    )
     return page
 
 
@@ -67,10 +71,12 @@ def _describe_disagreement(out_of_fold: OutOfFold, frames: list[FrameAnswer]) ->
     """Describe folds that differ in how well they separate pictures, or in their scale; empty if they agree."""
     score = np.array([frame.score for frame in frames])
     defective = np.array([frame.defective for frame in frames])
+    fold_of = dict(zip(out_of_fold.frames.tolist(), out_of_fold.fold.tolist(), strict=True))
+    fold_of_frame = np.array([fold_of.get(frame.image, -1) for frame in frames])  # only frames with a verdict
     values = [
         value
         for fold in np.unique(out_of_fold.fold)
-        if (value := auroc(score, defective, (out_of_fold.fold == fold).astype(np.float64))) is not None
+        if (value := auroc(score, defective, (fold_of_frame == fold).astype(np.float64))) is not None
     ]
     if len(values) < 2:
         return []

@@ -42,13 +42,18 @@ class RecordedEngine(Engine):
     Args:
         logits: [N], in the order in which tiles are submitted.
         maps: [N, h, w].
+        compares: whether the recorded model compares tiles with a reference.
     """
 
     name = "recorded answers"
     batch = 64
 
-    def __init__(self, logits: NDArray[np.float32], maps: NDArray[np.floating]) -> None:
-        self._logits, self._maps, self._next = logits, maps, 0
+    def __init__(self, logits: NDArray[np.float32], maps: NDArray[np.floating], *, compares: bool = False) -> None:
+        self._logits, self._maps, self._next, self.compares = logits, maps, 0, compares
+
+    def skip(self, count: int) -> None:
+        """Leave out the answers of the next `count` tiles."""
+        self._next += count
 
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
         start, self._next = self._next, self._next + count

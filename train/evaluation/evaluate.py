@@ -109,7 +109,10 @@ def evaluate_pictures(
     galleries = {truth: Gallery(len(selection.groups)) for truth in selection.truths}
     calibration = model.settings.calibration
     frame_gallery = None if folder is None else FrameGallery(calibration, selection.folder)
-    columns, reasons = observe(model, selection.pictures, galleries, sweep, track, frame_gallery)
+    references = None if model.run is None else model.run.references
+    if references is not None:
+        references = references.on(selection.folder, [picture.image for picture in selection.pictures])
+    columns, reasons = observe(model, selection.pictures, galleries, sweep, track, frame_gallery, references)
     implausible = [
         ImplausibleFrame(
             *_image_and_group(selection, selection.pictures[at]), selection.pictures[at].image.defective, reason
@@ -152,7 +155,10 @@ def evaluate_pictures(
         set_threshold=selection.set_threshold,
     )
     escapes = describe_escapes(evaluation, count_kinds([evaluation]))
-    warnings = [*_warn_of_implausible(implausible), *_warnings(selection, frames, len(stand_ins), calibration)]
+    warnings = [
+        *_warn_of_implausible(implausible, model.engine.compares),
+        *_warnings(selection, frames, len(stand_ins), calibration),
+    ]
     evaluation = msgspec.structs.replace(evaluation, warnings=[*([escapes] if escapes else []), *warnings])
     if folder is not None:
         write_evaluation(evaluation, folder)
@@ -312,13 +318,14 @@ def _image_and_group(selection: SelectedPictures, picture: Picture) -> tuple[str
     )
 
 
-def _warn_of_implausible(implausible: Sequence[ImplausibleFrame]) -> list[str]:
+def _warn_of_implausible(implausible: Sequence[ImplausibleFrame], compares: bool) -> list[str]:
     """Warn of frames without a verdict; empty if there are none."""
     if not implausible:
         return []
     defective = sum(frame.defective for frame in implausible)
+    why = "not like the product, or not aligned with its reference" if compares else "not like the product"
     return [
-        f"{format_count(len(implausible), 'frame', ',')} {is_are(len(implausible))} not like the product "
+        f"{format_count(len(implausible), 'frame', ',')} {is_are(len(implausible))} {why} "
         f"({len(implausible) - defective:,} good, {defective:,} defective): the line gives no verdict there, and no "
         "figure counts them."
     ]

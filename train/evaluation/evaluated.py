@@ -15,6 +15,8 @@ from heatline.edge.bundle.store import MANIFEST
 from heatline.edge.errors import InputError
 from heatline.edge.inference import Engine, EngineKind, Precision
 from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.references import product_references
+from heatline.edge.reference.reference import Reference
 from heatline.train.compose import read_config
 from heatline.train.config import RecipeConfig, TrainConfig
 from heatline.train.evaluation.engines import TorchEngine
@@ -51,6 +53,8 @@ class EvaluatedModel:
     reading: dict[str, Any]
     """How the training read that folder, see `heatline.train.run.describe_reading`."""
     run: TrainedRun | None = None
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    """What a bundle compares frames with, by camera; a run has those of its pictures."""
     plausibility: Plausibility | None = None
     """What frames of the product look like; None: not known, as of every run."""
     held_out: Mapping[Path, Calibration] = field(default_factory=dict)
@@ -77,7 +81,7 @@ class EvaluatedModel:
         return set(self.summary.get("groups", {}).get(part, []))
 
     def inspector(self) -> Inspector:
-        return Inspector(self.settings, self.engine, plausibility=self.plausibility)
+        return Inspector(self.settings, self.engine, plausibility=self.plausibility, references=self.references)
 
 
 def open_model(
@@ -127,6 +131,7 @@ def _open_bundle(bundle: Bundle, kind: EngineKind, precision: Precision) -> Eval
         summary={**training, **data, "weights": manifest.provenance.get("weights", {})},
         data=None,
         reading=data.get("read", {}),
+        references=product_references(bundle),
         plausibility=bundle.plausibility(),
     )
 

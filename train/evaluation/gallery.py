@@ -45,6 +45,7 @@ RATIOS_OF_MEAN = (0.0, 0.2, 0.6, 0.8)
 TRIPTYCH = "tile; true defects; map, outlined where the study's rule finds a defect"
 LINE_TRIPTYCH = "tile; true defects; map, outlined where it reaches the evidence threshold"
 WHOLE_FRAME = "frame with its true defects; its heatmap with the regions found"
+WITH_REFERENCE = "frame with its true defects; its reference; its heatmap with the regions found"
 
 
 class TileView(NamedTuple):
@@ -85,6 +86,8 @@ class FrameView(NamedTuple):
     judgement: Judgement
     cell_px: int
     """Side of a cell of its heatmap, px."""
+    reference: NDArray[np.uint8] | None = None
+    """What the reference shows at the same place, RGB [H, W, 3]; None: the frame is compared with none."""
 
 
 class Gallery:
@@ -138,7 +141,8 @@ class FrameGallery:
 
         def draw() -> _Drawn:
             picture = draw_frame(view, self._scale)
-            return GalleryItem(kind, "", relative_name(self._folder, view.path), None, score, WHOLE_FRAME), picture
+            caption = WHOLE_FRAME if view.reference is None else WITH_REFERENCE
+            return GalleryItem(kind, "", relative_name(self._folder, view.path), None, score, caption), picture
 
         picked.offer(key, 0, draw)
 
@@ -210,9 +214,9 @@ def relative_name(folder: Path, path: Path) -> str:
 
 
 def draw_frame(view: FrameView, scale: ColourScale) -> NDArray[np.uint8]:
-    """Draw the frame with its truth outlined, and the frame under its heatmap, RGB.
+    """Draw the frame with its truth outlined, its reference if it has one, and the frame under its heatmap, RGB.
 
-    The two stand side by side; those of a wide frame stand one below the other. Each is at most `FRAME_PX` long.
+    They stand side by side; those of a wide frame stand one below the other. Each is at most `FRAME_PX` long.
     """
     height, width = view.pixels.shape[:2]
     thick = max(2, round(max(height, width) / 200))
@@ -220,8 +224,9 @@ def draw_frame(view: FrameView, scale: ColourScale) -> NDArray[np.uint8]:
     heat = overlay(view.pixels, view.judgement.heatmap, view.cell_px, view.judgement.regions, scale)
     shrink = min(1.0, FRAME_PX / max(height, width))
     size_wh = max(1, round(width * shrink)), max(1, round(height * shrink))
-    both = [np.asarray(cv2.resize(each, size_wh, interpolation=cv2.INTER_AREA), np.uint8) for each in (truth, heat)]
-    return _join(both, axis=0 if width > 1.4 * height else 1)
+    pictures = [each for each in (truth, view.reference, heat) if each is not None]
+    small = [np.asarray(cv2.resize(each, size_wh, interpolation=cv2.INTER_AREA), np.uint8) for each in pictures]
+    return _join(small, axis=0 if width > 1.4 * height else 1)
 
 
 def _write(drawn: Sequence[_Drawn], name: str, folder: Path) -> list[GalleryItem]:

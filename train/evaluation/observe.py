@@ -22,6 +22,7 @@ from heatline.train.evaluation.study_rule import study_mask
 from heatline.train.evaluation.sweep import Sweep
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledImage
+from heatline.train.references import References
 from heatline.train.tiles import DEFECTIVE_SHARE
 
 
@@ -61,17 +62,20 @@ def observe(
     sweep: Sweep | None,
     track: Track,
     frame_gallery: FrameGallery | None = None,
+    references: References | None = None,
 ) -> tuple[dict[str, TruthColumns], dict[int, str]]:
     """Inspect all pictures, and collect the columns that figures are computed from.
 
-    Pictures that do not show the product get no verdict from the line. They are in no column and no gallery.
+    Pictures that do not show the product, or not where its reference shows it, get no verdict from the line. They are
+    in no column and no gallery.
 
     Args:
         galleries: pick the tiles to show, by truth.
         sweep: counts all variants of the map of a ViT's run.
         frame_gallery: picks the frames to show, with their truth by the first of `galleries`.
+        references: what a run compares the pictures with; None: nothing, or what a bundle holds.
     Returns:
-        The columns by truth; and why pictures do not show the product, by their index in `pictures`.
+        The columns by truth; and why pictures have no verdict, by their index in `pictures`.
     Raises:
         InputError: a picture or its truth cannot be used.
         EngineError: the engine gives no usable answer.
@@ -84,7 +88,9 @@ def observe(
         rgb = image.pixels()
         thresholds = Thresholds.of(model.held_out.get(image.path, calibration))
         inspector.thresholds = thresholds
-        pending = inspector.start(Frame(Stamp("evaluate", number, image.path.name), rgb, "RGB8"))
+        reference = None if references is None else references.of(image)
+        frame = Frame(Stamp("evaluate", number, image.path.name), rgb, "RGB8")
+        pending = inspector.start(frame, reference=reference)
         judgement = inspector.finish(pending)
         if judgement.reject_reason is not None:
             implausible[number - 1] = judgement.reject_reason
@@ -103,7 +109,9 @@ def observe(
             found.add_frame(picture, defective, pending, judgement, thresholds, mask, clean, kinds)
         if frame_gallery is not None:
             mask, cell_px = placed.get(next(iter(galleries))), pending.stitcher.cell_px
-            frame_gallery.add(FrameView(image.path, rgb, mask, image.defective, judgement, cell_px))
+            pose = judgement.pose
+            shown = None if reference is None or pose is None else reference.moved_to(pose)
+            frame_gallery.add(FrameView(image.path, rgb, mask, image.defective, judgement, cell_px, shown))
         if not placed:
             continue
         inside_hw = min(grid.tile_px, grid.frame_hw[0]), min(grid.tile_px, grid.frame_hw[1])

@@ -43,7 +43,11 @@ def read_template(name: str) -> Template:
 
 
 def write_report(
-    folders: Sequence[Path], out: Path, title: str = "heatline report", study: bool = False
+    folders: Sequence[Path],
+    out: Path,
+    title: str = "heatline report",
+    study: bool = False,
+    sections: Sequence[Section] = (),
 ) -> tuple[Path, Path]:
     """Write `report.html` and `tables.md` from stored evaluations; return their paths.
 
@@ -51,6 +55,7 @@ def write_report(
         folders: each with an `evaluation.json` and its gallery; pictures may be missing.
         out: created if it does not exist.
         study: whether to add a chapter with the study's tables and published figures.
+        sections: what is shown after the figures.
     Raises:
         InputError: no folder is given, or one has no evaluation of this version.
         TrainingError: `out` cannot be written.
@@ -76,12 +81,15 @@ def write_report(
         intro=_intro(picture_sets),
         views=views,
         figures=figures,
+        sections=sections,
         study=chapter,
         notes=notes,
         curve_box=charts.CURVE_BOX,
     )
     missed = [Block(view.label, tables=[view.kinds]) for view in views if view.kinds is not None]
-    text = as_markdown(title, [Section("kinds", "Missed by class and by size", "", missed), figures, *chapter], notes)
+    text = as_markdown(
+        title, [Section("kinds", "Missed by class and by size", "", missed), figures, *sections, *chapter], notes
+    )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
