@@ -47,7 +47,7 @@ FEWEST_GREY = 6.0
 Scope = Literal["file", "templates", "product", "group"]
 GAINS = {
     "val_ap": "average precision of tiles",
-    "val_cell_ap": "of map cells",
+    "val_cell_ap": "average precision of map cells",
     "val_picture_auroc": "AUROC of pictures",
 }
 """Figures of a cross-validation that are named beside each other."""
@@ -331,7 +331,8 @@ def tile_correlations(
     """
     grid, seen = TileGrid(reference.frame_hw), to_grey(rgb)
     motion, size = pose.matrix(reference.frame_hw), seen.shape[::-1]
-    moved = cv2.warpAffine(reference.grey, motion, size, dst=seen.copy(), borderMode=cv2.BORDER_TRANSPARENT)
+    warped = cv2.warpAffine(reference.grey, motion, size, dst=seen.copy(), borderMode=cv2.BORDER_TRANSPARENT)
+    moved = np.asarray(warped, np.uint8)
     if marked is not None:
         moved[marked] = seen[marked]
     found = []

@@ -127,6 +127,7 @@ def train_good_only(fold: Fold, config: TrainConfig, report_line: ReportLine) ->
         config,
         data=str(data),
         truth="labels",
+        reference="off",  # the frames are answered from their tiles alone
         split=msgspec.structs.replace(config.split, group="group", pattern=None),
         out=str(run.folder),
     )
@@ -152,7 +153,8 @@ def train_few(
         annotated = [image for image in drawn if image.annotation is not None]
         data = of.link(Path(f"{run.folder}_pictures"), drawn, annotated)
         split = msgspec.structs.replace(config.split, group="group", pattern=None)
-        train_dense(msgspec.structs.replace(config, data=str(data), split=split, out=str(run.folder)), run, report_line)
+        config = msgspec.structs.replace(config, data=str(data), split=split, out=str(run.folder), reference="off")
+        train_dense(config, run, report_line)
     if not run.out_of_fold.exists():
         raise BenchError(f"{len(drawn)} pictures of {of.name} make one fold; train on more")
     logit, maps, placed = place(OutOfFold.read(run.out_of_fold), truth)

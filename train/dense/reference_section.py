@@ -41,12 +41,13 @@ def reference_section(run: TrainedRun) -> Section | None:
         for key, name in GAINS.items()
         if key in found.compared
     ]
+    does = "compares" if found.kept else "gains nothing by it, and does not compare"
     columns = Column("cross-validation", is_text=True), Column("without the reference"), Column("with it")
     gains = Block("What it gained", tables=[Table("What the reference gained", columns, tuple(lines))])
     return Section(
         "reference",
         "Reference",
-        f"By this training, {found.found}. The model {'compares' if found.kept else 'does not compare'} frames.",
+        f"{found.found[:1].upper()}{found.found[1:]}; the model {does} frames with it.",
         [Block("Reference and alignment", notes=notes, strip=strip), *([gains] if lines else [])],
     )
 
