@@ -230,7 +230,7 @@ def find_references(
             f"reference=on, and {data.folder} has no fixed pose: {'; '.join(reasons)}; leave reference=on out, or name "
             "a picture of a good part with reference=FILE"
         )
-    return None, "; ".join(reasons)
+    return None, f"the pictures show no fixed pose: {'; '.join(reasons)}"
 
 
 def _is_own_or_missing(template: Path | None, image: LabelledImage) -> bool:

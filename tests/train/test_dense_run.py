@@ -126,6 +126,7 @@ def test_a_run_reports_its_assumptions_and_writes_all_its_files(first: tuple[Run
     assert "Groups are the column 'group' of labels.csv: 4 groups." in output
     assert "to expect: on 5 measured sets, 10 pictures with marked defects found " in output
     assert "warning: only 4 groups have a good picture" in output
+    assert "no reference: the pictures show no fixed pose: " in output
     assert "12 steps for each of 2 folds and for the model" in output
     extracted = re.findall(r"features of (\d+) of (\d+) tiles and copies are extracted", output)
     assert extracted[-1][0] == extracted[-1][1]
