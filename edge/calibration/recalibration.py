@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from heatline.edge import __version__
 from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
@@ -24,13 +25,15 @@ from heatline.edge.bundle.manifest import (
     reference_picture_of,
     schema_for,
 )
+from heatline.edge.bundle.manifest import Reference as DriftReference
 from heatline.edge.bundle.plausibility import ProductTiles
 from heatline.edge.bundle.reference_picture import ReferencePicture
 from heatline.edge.calibration import GoodFrame, count_rejected
 from heatline.edge.calibration.binomial import interval
+from heatline.edge.calibration.new_reference import NewReference
 from heatline.edge.calibration.two_samples import fisher_exact, mann_whitney
 from heatline.edge.colour import to_rgb
-from heatline.edge.drift.reference import choose_evenly
+from heatline.edge.drift.reference import OF_POSE, choose_evenly
 from heatline.edge.drift.sample import PictureSample
 from heatline.edge.errors import BundleError, EngineError, InputError
 from heatline.edge.frames import Frame, Stamp
@@ -39,6 +42,7 @@ from heatline.edge.images import digest_picture, read_image
 from heatline.edge.inference import Engine
 from heatline.edge.inspection.inspector import Inspector, PendingFrame
 from heatline.edge.picture_folders import good_pictures
+from heatline.edge.reference.reference import Reference
 from heatline.edge.util.evenly import evenly
 from heatline.edge.util.text import format_count, is_are, list_some
 
@@ -111,12 +115,17 @@ class GoodPictures:
         self.names = list_some([path.resolve().name for path in paths], NAMED)
 
     def run(
-        self, inspector: Inspector, track: Track = iter, area: RegionOfInterest | None = None
+        self,
+        inspector: Inspector,
+        track: Track = iter,
+        area: RegionOfInterest | None = None,
+        reference_of: Callable[[Path], Reference] | None = None,
     ) -> tuple[list[GoodFrame], list[Appearance], list[PictureSample]]:
         """Inspect every picture as the line does; while one is judged, the engine infers the next.
 
         Args:
             area: the region of interest, for the statistics too; None: the whole picture.
+            reference_of: what each picture is compared with; None: with the inspector's references.
         Returns: for each picture, the values that set thresholds, and its appearance; and of some evenly spread ones,
             what drift is measured against.
         Raises:
@@ -134,7 +143,12 @@ class GoodPictures:
         for number, file in enumerate(track(self.files), start=1):
             image, pixel_format = read_image(file)
             frame = Frame(Stamp("calibrate", number, str(file)), image, pixel_format)
-            started = inspector.start(frame, area or WHOLE_FRAME, statistics_of_area=area is not None)
+            started = inspector.start(
+                frame,
+                area or WHOLE_FRAME,
+                statistics_of_area=area is not None,
+                reference=None if reference_of is None else reference_of(file),
+            )
             if started.comparison is not None and started.comparison.misaligned is not None:
                 misaligned.append((file, started.comparison.misaligned))
             if number - 1 in sampled:
@@ -239,13 +253,21 @@ def compare_shifts(
 
 
 def recalibrated_manifest(
-    parent: Bundle, calibration: Calibration, version: str, engine: Engine, details: Mapping[str, Any]
+    parent: Bundle,
+    calibration: Calibration,
+    version: str,
+    engine: Engine,
+    details: Mapping[str, Any],
+    reference: NewReference | None = None,
+    records: str = "calibrations",
 ) -> Manifest:
     """Return the manifest of the new bundle: the parent's with a new calibration, version and date, and one more record
-    of a calibration in its provenance.
+    in its provenance.
 
     Args:
         details: further keys of the record, from `record_of_thresholds` or `record_of_camera`.
+        reference: what frames are compared with from now on; None: what the parent says.
+        records: the list in the provenance that gets the record.
     """
     was = parent.manifest
     record: dict[str, Any] = {
@@ -258,9 +280,13 @@ def recalibrated_manifest(
         },
         "engine": engine.name,
         "precision": engine.precision,
+        **({} if reference is None else {"reference": msgspec.to_builtins(reference.stated)}),
         **details,
     }
-    before = was.provenance.get("calibrations", [])
+    before = was.provenance.get(records, [])
+    references = was.references
+    if reference is not None:
+        references = {**({} if references is UNSET else references), reference.camera: reference.stated}
     return msgspec.structs.replace(
         was,
         schema=schema_for(was.tensors),
@@ -268,10 +294,11 @@ def recalibrated_manifest(
         created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         made_by=f"heatline {__version__}",
         calibration=calibration,
+        references=references,
         tolerances={precision: was.tolerances[precision] for precision in was.precisions},  # older bundles had more
         provenance={
             **was.provenance,
-            "calibrations": [*(before if isinstance(before, list) else [before]), record],
+            records: [*(before if isinstance(before, list) else [before]), record],
         },
     )
 
@@ -299,28 +326,66 @@ def record_of_camera(camera: str, plausible: CameraPlausible, frames_are: str) -
     return {"camera": camera, **msgspec.to_builtins(plausible), "frames_are": frames_are}
 
 
+def files_of_frames(
+    tiles: ProductTiles | None, picture: ReferencePicture | None, camera: str | None = None
+) -> dict[str, bytes | None]:
+    """Return the files that tell what good frames look like.
+
+    Args:
+        tiles: the features of the product's tiles; None: unknown.
+        picture: the mean picture; None: there is none.
+        camera: the camera that both hold for; None: all cameras.
+    """
+    return {
+        PRODUCT_TILES if camera is None else product_tiles_of(camera): None if tiles is None else tiles.to_bytes(),
+        REFERENCE_PICTURE if camera is None else reference_picture_of(camera): None
+        if picture is None
+        else picture.to_bytes(),
+    }
+
+
+def without_poses(calibration: Calibration, camera: str, others: Collection[str]) -> Calibration:
+    """Return a calibration without what drift knows of poses: they were measured against another reference.
+
+    Args:
+        camera: whose reference is new; empty: of all cameras.
+        others: cameras with a reference of their own, which an empty camera leaves as they are.
+    """
+
+    def cut(drift: DriftReference | None) -> DriftReference | None:
+        if drift is None or "turn" not in drift.measures:
+            return drift
+        kept = {measure: values for measure, values in drift.measures.items() if measure not in OF_POSE}
+        why = "the reference is new, and heatline calibrate did not run since"
+        return msgspec.structs.replace(drift, measures=kept, unwatched=drift.unwatched | dict.fromkeys(OF_POSE, why))
+
+    return msgspec.structs.replace(
+        calibration,
+        reference=calibration.reference if camera else cut(calibration.reference),
+        plausible_by_camera={
+            name: msgspec.structs.replace(own, reference=cut(own.reference))
+            if name == camera or (not camera and name not in others)
+            else own
+            for name, own in calibration.plausible_by_camera.items()
+        },
+    )
+
+
 def write_recalibrated(
     target: Path,
     parent: Bundle,
     manifest: Manifest,
-    tiles: ProductTiles | None,
-    picture: ReferencePicture | None,
-    camera: str | None = None,
+    replaced: Mapping[str, bytes | None],
 ) -> Bundle:
     """Write the new bundle, with the parent's files.
 
     Args:
-        tiles: the new features of the product's tiles; None: unknown.
-        picture: the new reference picture; None: there is none.
-        camera: the camera that `tiles` and `picture` hold for; None: all cameras.
+        replaced: what files have instead of the parent's content, from `files_of_frames` and `NewReference.content`;
+            None: the new bundle does not have the file.
     Raises:
         BundleError: the folder exists or cannot be written, or a file of the parent was changed.
     """
-    replaced = {
-        PRODUCT_TILES if camera is None else product_tiles_of(camera): tiles,
-        REFERENCE_PICTURE if camera is None else reference_picture_of(camera): picture,
-    }
-    files = {name: new.to_bytes() for name, new in replaced.items() if new is not None}
+    files = {name: new for name, new in replaced.items() if new is not None}
     for name, expected in parent.manifest.files.items():
         if name in replaced:
             continue

@@ -25,6 +25,7 @@ from heatline.edge.cli.bundle_signing import keygen, sign, trust
 from heatline.edge.cli.group import CommandGroup
 from heatline.edge.cli.options import engine_option, precision_option
 from heatline.edge.cli.output import json_option, labelled, print_facts, print_json, print_report
+from heatline.edge.cli.set_reference import set_reference
 from heatline.edge.inference import EngineKind, Precision
 
 BundleArgument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
@@ -32,10 +33,10 @@ BundleArgument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path
 
 @click.group(cls=CommandGroup, epilog="Example: heatline bundle verify boards.bundle")
 def bundle() -> None:
-    """Show, verify, compare and sign bundles."""
+    """Show, verify, compare and sign bundles, and set what frames are compared with."""
 
 
-for _command in (diff, keygen, sign, trust):
+for _command in (diff, keygen, set_reference, sign, trust):
     bundle.add_command(_command)
 
 

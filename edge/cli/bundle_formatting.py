@@ -15,6 +15,7 @@ from heatline.edge.bundle.manifest import (
     MapGate,
     Measure,
     Plausible,
+    ProductReference,
     PrecisionGate,
     Reference,
     ScoreBy,
@@ -96,10 +97,13 @@ def reference_facts(manifest: Manifest) -> dict[str, str]:
     if not references:
         return {"compared with": "a reference that is not in the bundle yet: heatline bundle set-reference makes it"}
     return {
-        f"frames of camera {camera} are compared with" if camera else "compared with": f"{each.frames_are}, "
-        f"{each.frame_hw[1]} x {each.frame_hw[0]} px, {each.file}"
+        f"frames of camera {camera} are compared with" if camera else "compared with": describe_product_reference(each)
         for camera, each in references.items()
     }
+
+
+def describe_product_reference(reference: ProductReference) -> str:
+    return f"{reference.frames_are}, {reference.frame_hw[1]} x {reference.frame_hw[0]} px, {reference.file}"
 
 
 _SCORE_BY: Mapping[ScoreBy | None, str] = {

@@ -17,6 +17,7 @@ from heatline.edge.calibration.recalibration import (
     SecondShift,
     Shift,
     compare_shifts,
+    files_of_frames,
     find_copies,
     find_trained,
     recalibrated_manifest,
@@ -201,7 +202,7 @@ def calibrate(
     manifest = recalibrated_manifest(
         parent, calibration, new.version, verified.engine, record_of_thresholds(calibration, second)
     )
-    written = new.write(parent, manifest, plausibility.tiles, picture)
+    written = new.write(parent, manifest, files_of_frames(plausibility.tiles, picture))
     report = Report(
         written=None if written is None else str(written.path),
         digest=None if written is None else written.digest,

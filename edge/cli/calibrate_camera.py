@@ -8,7 +8,13 @@ import msgspec
 from heatline.edge.bundle import open_bundle, open_verified_engine
 from heatline.edge.bundle.manifest import CameraPlausible
 from heatline.edge.bundle.plausibility import fit_plausibility
-from heatline.edge.calibration.recalibration import GoodPictures, find_copies, recalibrated_manifest, record_of_camera
+from heatline.edge.calibration.recalibration import (
+    GoodPictures,
+    files_of_frames,
+    find_copies,
+    recalibrated_manifest,
+    record_of_camera,
+)
 from heatline.edge.cli.bundle_formatting import count_frames, describe_plausible, describe_reference
 from heatline.edge.cli.new_bundle import (
     NewBundle,
@@ -98,7 +104,7 @@ def calibrate_camera(
     calibration = msgspec.structs.replace(was, plausible_by_camera={**was.plausible_by_camera, camera: plausible})
     record = record_of_camera(camera, plausible, frames_are)
     manifest = recalibrated_manifest(parent, calibration, new.version, verified.engine, record)
-    written = new.write(parent, manifest, known.tiles, picture, camera)
+    written = new.write(parent, manifest, files_of_frames(known.tiles, picture, camera))
     report = Report(
         written=None if written is None else str(written.path),
         digest=None if written is None else written.digest,

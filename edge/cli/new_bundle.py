@@ -1,6 +1,6 @@
 """Shared by the commands that write a bundle with another calibration."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +10,7 @@ from rich.progress import track
 from heatline.edge.bundle import Bundle, Manifest
 from heatline.edge.bundle.appearance import Appearance
 from heatline.edge.bundle.manifest import Reference
-from heatline.edge.bundle.plausibility import Plausibility, ProductTiles, find_outliers
-from heatline.edge.bundle.reference_picture import ReferencePicture
+from heatline.edge.bundle.plausibility import Plausibility, find_outliers
 from heatline.edge.bundle.store import require_new_folder
 from heatline.edge.calibration.recalibration import GoodPictures, next_in_series, write_recalibrated
 from heatline.edge.cli.output import progress_console
@@ -28,7 +27,7 @@ def new_bundle_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options `--to`, `--version` and `--dry-run`."""
     for option in (
         click.option("--dry-run", is_flag=True, help="Print the result, but write nothing."),
-        click.option("--version", help="Version of the new bundle. Default: the old one with +cal1, +cal2 and so on."),
+        click.option("--version", help="Version of the new bundle. Default: the old one with a number, as +cal1."),
         click.option(
             "--to", "target", type=click.Path(path_type=Path), help="Folder of the new bundle. Default: beside the old."
         ),
@@ -45,22 +44,27 @@ class NewBundle(NamedTuple):
     dry_run: bool
 
     @classmethod
-    def beside(cls, bundle: Path, was: str, target: Path | None, version: str | None, dry_run: bool) -> "NewBundle":
+    def beside(
+        cls, bundle: Path, was: str, target: Path | None, version: str | None, dry_run: bool, mark: str = "cal"
+    ) -> "NewBundle":
         """Choose folder and version from `--to` and `--version`, or from the old bundle and its version `was`. Check
         that the bundle can be written there before any frame is run.
+
+        Args:
+            mark: says in both names how the bundle was made.
 
         Raises:
             UsageError: the version is not valid.
             BundleError: the bundle cannot be written there.
         """
-        version = next_in_series(was, "+cal") if version is None else version
+        version = next_in_series(was, f"+{mark}") if version is None else version
         if version.strip() in ("", was):
             raise click.UsageError(f"--version {version!r} does not identify the new bundle; expected not {was!r}")
         if not version.isprintable():
             raise click.UsageError(
                 f"--version {version!r} cannot be printed on one line; expected printable characters"
             )
-        target = target or _beside(bundle)
+        target = target or _beside(bundle, mark)
         if not dry_run:
             if bundle.resolve() in target.resolve().parents:
                 raise BundleError(f"{target} lies in {bundle}, which must not change; name another folder with --to")
@@ -72,20 +76,13 @@ class NewBundle(NamedTuple):
         """Heading of the report."""
         return f"{self.target} {'would be' if self.dry_run else 'is'} written"
 
-    def write(
-        self,
-        parent: Bundle,
-        manifest: Manifest,
-        tiles: ProductTiles | None,
-        picture: ReferencePicture | None,
-        camera: str | None = None,
-    ) -> Bundle | None:
-        """Write the bundle; None: it is a dry run.
+    def write(self, parent: Bundle, manifest: Manifest, replaced: Mapping[str, bytes | None]) -> Bundle | None:
+        """Write the bundle, see `write_recalibrated`; None: it is a dry run.
 
         Raises:
             BundleError: the bundle cannot be written.
         """
-        return None if self.dry_run else write_recalibrated(self.target, parent, manifest, tiles, picture, camera)
+        return None if self.dry_run else write_recalibrated(self.target, parent, manifest, replaced)
 
 
 def warn_of_outliers(pictures: GoodPictures, appearances: Sequence[Appearance], copies: Collection[int]) -> list[str]:
@@ -127,10 +124,10 @@ def progress(title: str) -> Callable[[Sequence[Path]], Iterable[Path]]:
     return lambda files: track(files, title, console=console, disable=not (console.is_terminal and files))
 
 
-def _beside(bundle_path: Path) -> Path:
+def _beside(bundle_path: Path, mark: str) -> Path:
     path = bundle_path if bundle_path.name not in ("", "..") else bundle_path.resolve()
     suffix = SUFFIX if path.name.endswith(SUFFIX) else ""
-    return path.with_name(next_in_series(path.name.removesuffix(suffix), "-cal") + suffix)
+    return path.with_name(next_in_series(path.name.removesuffix(suffix), f"-{mark}") + suffix)
 
 
 def warn_of_wider_bounds(before: Plausibility, now: Plausibility) -> list[str]:

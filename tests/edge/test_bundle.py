@@ -321,7 +321,7 @@ def test_golden_tiles_without_their_differences_are_refused(comparing: Bundle, t
 def test_a_new_calibration_keeps_the_references(comparing: Bundle, tmp_path: Path) -> None:
     with contextlib.closing(open_verified_engine(comparing).engine) as engine:
         new = recalibrated_manifest(comparing, comparing.manifest.calibration, "1+cal1", engine, {})
-    written = write_recalibrated(tmp_path / "b", comparing, new, None, None)
+    written = write_recalibrated(tmp_path / "b", comparing, new, {})
     assert (written.manifest.schema, written.manifest.references) == (12, comparing.manifest.references)
     assert written.references().keys() == comparing.references().keys()
 

@@ -1,0 +1,168 @@
+"""`heatline bundle set-reference`: makes the picture that frames are compared with from good frames."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import msgspec
+from msgspec import UNSET
+
+from heatline.edge.bundle import Bundle, open_bundle, open_verified_engine
+from heatline.edge.bundle.manifest import CameraName, ProductReference
+from heatline.edge.calibration.new_reference import FEWEST_FRAMES, JudgedFrame, NewReference
+from heatline.edge.calibration.recalibration import NAMED, GoodPictures, recalibrated_manifest, without_poses
+from heatline.edge.cli.bundle_formatting import describe_product_reference
+from heatline.edge.cli.new_bundle import NewBundle, new_bundle_options, progress
+from heatline.edge.cli.output import json_option, print_report, print_warnings
+from heatline.edge.errors import BundleError, InputError
+from heatline.edge.geometry import WHOLE_FRAME
+from heatline.edge.inference import Engine
+from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.util.text import format_count, is_are, list_some
+
+THRESHOLDS_STAY = (
+    "the thresholds come from frames that were compared with the old reference; set them anew with heatline calibrate"
+)
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The command's output."""
+
+    written: str | None
+    """The new bundle; None: a dry run."""
+    digest: str | None
+    version: str
+    camera: str | None
+    """The camera that the reference holds for; None: all that have none of their own."""
+    reference: ProductReference
+    left_out: list[str]
+    """Frames that the bundle rejects, so that the reference is not made from them."""
+    warnings: list[str]
+
+
+@click.command(
+    "set-reference", epilog="Example: heatline bundle set-reference boards.bundle good/ --to boards-4711.bundle"
+)
+@click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.argument("good", metavar="GOOD_FRAMES...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--camera", default="", help="Camera that the reference holds for. Default: all without one of their own."
+)
+@new_bundle_options
+@json_option
+def set_reference(
+    bundle_path: Path,
+    good: tuple[Path, ...],
+    camera: str,
+    target: Path | None,
+    version: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Write a copy of BUNDLE that compares frames with a reference made from GOOD_FRAMES, without training.
+
+    Use this for another line, another design, or a changed product. GOOD_FRAMES are pictures of good parts, or folders
+    of them; at most 12 are used. A frame that the model rejects when it is compared with the others is left out. BUNDLE
+    does not change. The new bundle is not signed.
+    """
+    parent = open_bundle(bundle_path)
+    was = parent.manifest
+    if was.tensors.difference is UNSET:
+        raise BundleError(
+            f"{bundle_path} compares frames with no reference; expected a bundle whose training found a fixed pose, or "
+            "had reference=on"
+        )
+    if camera:
+        try:
+            msgspec.convert(camera, CameraName)
+        except msgspec.ValidationError as error:
+            raise click.UsageError(
+                f"--camera {camera!r} is no name of a camera; expected up to 64 letters, digits, - and _"
+            ) from error
+    new = NewBundle.beside(bundle_path, was.version, target, version, dry_run, "ref")
+    pictures = GoodPictures(good)
+    made = NewReference(pictures.files, pictures.names, camera)
+    engine = open_verified_engine(parent, "openvino", "f32").engine
+    judged = _judge(made, parent, engine)
+    warnings = [_describe_few(len(judged))] if len(judged) < FEWEST_FRAMES else []
+    rejected = [] if warnings else [frame for frame in judged if frame.rejected]
+    if rejected:
+        warnings.append(_refuse_most(rejected, len(judged), was.calibration.score_threshold))
+        left = [frame.file for frame in judged if not frame.rejected]
+        made = NewReference(left, pictures.names, camera)
+    unlike = [frame for frame in judged if frame.unlike is not None]
+    if unlike:
+        warnings.append(
+            f"{len(unlike)} of {format_count(len(judged), 'frame')} {is_are(len(unlike))} unlike the product that "
+            f"{bundle_path} knows, as {unlike[0].file}: {unlike[0].unlike}; a line gives such frames no verdict until "
+            "heatline calibrate has run"
+        )
+    warnings.append(THRESHOLDS_STAY)
+    references = {} if was.references is UNSET else was.references
+    own = sorted(references.keys() - {"", camera})
+    if own and not camera:
+        warnings.append(f"camera {', '.join(own)} keeps a reference of its own; set it with --camera")
+    manifest = recalibrated_manifest(
+        parent,
+        without_poses(was.calibration, camera, own),
+        new.version,
+        engine,
+        {"camera": camera or None, "left_out": [frame.file.name for frame in rejected]},
+        made,
+        records="references",
+    )
+    written = new.write(parent, manifest, made.content)
+    report = Report(
+        written=None if written is None else str(written.path),
+        digest=None if written is None else written.digest,
+        version=new.version,
+        camera=camera or None,
+        reference=made.stated,
+        left_out=[str(frame.file) for frame in rejected],
+        warnings=warnings,
+    )
+    print_warnings(warnings)
+    facts = {
+        "version": f"{new.version}, from {was.version}",
+        "signed by": "nobody, as this is a new bundle: heatline bundle sign",
+        "frames of " + (f"camera {camera}" if camera else "cameras without a reference of their own"): "are "
+        f"compared with {describe_product_reference(made.stated)}",
+        "left out": list_some(report.left_out, NAMED) or "none",
+    }
+    print_report(report, as_json, new.title, facts)
+
+
+def _judge(made: NewReference, parent: Bundle, engine: Engine) -> list[JudgedFrame]:
+    own = parent.plausibility_by_camera().get(made.camera)
+    inspector = Inspector(
+        parent.manifest,
+        engine,
+        plausibility=parent.plausibility(),
+        plausibility_by_camera={} if own is None else {made.camera: own[1]},
+    )
+    return made.judged(inspector, WHOLE_FRAME if own is None else own[0], progress("good frames"))
+
+
+def _describe_few(frames: int) -> str:
+    if frames == 1:
+        return "a defect in a single frame cannot be seen, and the line would call it good; name at least 3 frames"
+    return f"of {frames} frames nobody can tell which is defective; name at least {FEWEST_FRAMES}"
+
+
+def _refuse_most(rejected: Sequence[JudgedFrame], frames: int, threshold: float) -> str:
+    """Describe the frames that are left out.
+
+    Raises:
+        InputError: they are not the minority.
+    """
+    scores = (
+        "it is misaligned" if rejected[0].score is None else f"score {rejected[0].score:.2f}, threshold {threshold:.2f}"
+    )
+    names = list_some([str(frame.file) for frame in rejected], NAMED)
+    found = f"{len(rejected)} of {frames} frames {is_are(len(rejected))} rejected when compared with the others"
+    if 2 * len(rejected) >= frames:
+        raise InputError(
+            f"{found}, first {rejected[0].file} ({scores}): name good frames only; or if all are good, set thresholds "
+            "and reference together with heatline calibrate"
+        )
+    return f"{found} and left out, as probably defective or of another design: {names} ({scores})"

@@ -1,0 +1,176 @@
+"""`heatline bundle set-reference` with real pictures and engines: it writes a new bundle, or refuses the frames."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from heatline.edge.bundle import Bundle, open_bundle
+from heatline.edge.bundle.manifest import Measure, Plausible
+from heatline.edge.bundle.manifest import Reference as DriftReference
+from heatline.edge.reference.reference import Reference
+from tests.command import complaint, heatline
+from tests.edge.boards import board, comparing_bundle, moved
+from tests.edge.lines import write_pictures
+from tests.small_bundle import dark_square
+
+MEASURES: tuple[Measure, ...] = "brightness", "shift_x", "turn"
+OLD, NEW = board(), board(seed=1)
+STAY = (
+    "the thresholds come from frames that were compared with the old reference; set them anew with heatline calibrate"
+)
+
+
+def frames(of: NDArray[np.uint8], count: int) -> dict[str, NDArray[np.uint8]]:
+    return {f"{number:02d}.png": moved(of, 2 * number, -number) for number in range(count)}
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return comparing_bundle(tmp_path_factory.mktemp("old") / "boards.bundle", {"": Reference(OLD)})
+
+
+def reported(*arguments: str | Path) -> dict[str, Any]:
+    result = heatline("bundle", "set-reference", *arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert isinstance(report, dict)
+    return report
+
+
+def refused(code: int, *arguments: str | Path) -> str:
+    result = heatline("bundle", "set-reference", *arguments)
+    assert result.returncode == code, result.stderr
+    return complaint(result)
+
+
+def judged(bundle: Path, folder: Path, pictures: Mapping[str, NDArray[np.uint8]]) -> list[str]:
+    write_pictures(folder, pictures)
+    printed = heatline("inspect", bundle, folder, "--out", folder / "out", "--json").stdout.splitlines()
+    return [event["reason"] or event["verdict"] for event in map(json.loads, printed)]
+
+
+def test_a_new_design_is_inspected_without_training(tmp_path: Path, old: Bundle) -> None:
+    before = {path.name: path.read_bytes() for path in old.path.iterdir()}
+    good = write_pictures(tmp_path / "good", frames(NEW, 5))
+    report = reported(old.path, good, "--to", tmp_path / "new.bundle")
+    assert (report["version"], report["left_out"], report["warnings"]) == ("1+ref1", [], [STAY])
+    assert {path.name: path.read_bytes() for path in old.path.iterdir()} == before
+    new = open_bundle(tmp_path / "new.bundle")
+    assert report["digest"] == new.digest
+    reference = new.references()[""]
+    assert (reference.frame_hw, reference.frames, reference.made_of) == ((446, 560), 5, "5 good frames of good")
+    inner = np.s_[30:-30, 30:-30]
+    assert np.abs(reference.rgb[inner].astype(int) - NEW[inner]).mean() < 1
+    changed = {name for name in new.manifest.files if new.manifest.files[name] != old.manifest.files[name]}
+    assert changed == {"product.png"}
+    assert new.manifest.calibration == old.manifest.calibration
+    (record,) = new.manifest.provenance["references"]
+    assert (record["parent"]["digest"], record["reference"]["frames"], record["camera"]) == (old.digest, 5, None)
+    shown = {"1.png": moved(NEW, 7, 5), "2.png": dark_square(moved(NEW, 7, 5), 300, 400), "3.png": OLD}
+    assert judged(new.path, tmp_path / "shown", shown) == ["GOOD", "DEFECT", "failed.misaligned"]
+    printed = heatline("inspect", new.path, tmp_path / "shown" / "3.png", "--out", tmp_path / "out").stdout
+    assert "the frame does not lie as the reference: confidence 0." in printed
+    described = " ".join(heatline("bundle", "show", new.path, env={"COLUMNS": "400"}).stdout.split())
+    assert "compared with 5 good frames of good, 560 x 446 px, product.png" in described
+    changes = heatline("bundle", "diff", old.path, new.path, env={"COLUMNS": "400"}).stdout
+    assert "5 good frames of good" in changes
+
+
+def test_a_defective_frame_is_left_out_and_named(tmp_path: Path, old: Bundle) -> None:
+    for count in (3, 4):
+        pictures = frames(OLD, count) | {"01.png": dark_square(moved(OLD, 2, -1), 300, 400)}
+        good = write_pictures(tmp_path / f"good{count}", pictures)
+        report = reported(old.path, good, "--to", tmp_path / f"new{count}.bundle")
+        assert report["left_out"] == [str(good / "01.png")]
+        assert report["warnings"][0].startswith(f"1 of {count} frames is rejected when compared with the others and")
+        new = open_bundle(tmp_path / f"new{count}.bundle")
+        assert new.references()[""].frames == count - 1
+        assert new.references()[""].rgb[290:330, 390:430].min() > 100, "the defect is not in it"
+    most = {name: dark_square(picture, 40 + 90 * at, 300) for at, (name, picture) in enumerate(frames(OLD, 4).items())}
+    sentence = refused(9, old.path, write_pictures(tmp_path / "most", most), "--dry-run")
+    assert "4 of 4 frames are rejected when compared with the others, first" in sentence
+
+
+def test_few_frames_cause_a_warning(tmp_path: Path, old: Bundle) -> None:
+    pictures = write_pictures(tmp_path / "good", frames(OLD, 2))
+    one, two = (reported(old.path, *files, "--dry-run") for files in ([pictures / "00.png"], [pictures]))
+    assert one["warnings"][0].startswith("a defect in a single frame cannot be seen")
+    assert two["warnings"][0] == "of 2 frames nobody can tell which is defective; name at least 3"
+    assert one["written"] is None
+    assert list(tmp_path.iterdir()) == [pictures]
+
+
+def test_a_camera_gets_its_own_reference_and_the_others_keep_theirs(tmp_path: Path, old: Bundle) -> None:
+    good = write_pictures(tmp_path / "good", frames(NEW, 3))
+    reported(old.path, good, "--camera", "side", "--to", tmp_path / "side.bundle")
+    side = open_bundle(tmp_path / "side.bundle")
+    assert {camera: each.made_of for camera, each in side.references().items()} == {
+        "": "one picture",
+        "side": "3 good frames of good",
+    }
+    again = reported(side.path, good, "--dry-run")
+    assert again["warnings"] == [STAY, "camera side keeps a reference of its own; set it with --camera"]
+    wrong = heatline("bundle", "set-reference", old.path, good, "--camera", "a b")
+    assert (wrong.returncode, "is no name of a camera" in wrong.stderr) == (2, True)
+
+
+def test_frames_unlike_the_old_product_cause_a_warning_and_drift_forgets_poses(tmp_path: Path) -> None:
+    quantiles = {key: [0.0, 0.1, 0.2, 0.3, 0.4] for key in MEASURES}
+    drift = DriftReference(frames=12, measures=quantiles)
+    dark = Plausible(12, (1, 999), (1, 999), (0, 90), (0, None), (0, None), None)
+    old = comparing_bundle(tmp_path / "old.bundle", {"": Reference(OLD)}, plausible=dark, reference=drift)
+    report = reported(old.path, write_pictures(tmp_path / "good", frames(OLD, 3)))
+    assert report["warnings"][0].startswith(f"3 of 3 frames are unlike the product that {old.path} knows, as")
+    assert "brightness" in report["warnings"][0]
+    assert report["written"] == str(tmp_path / "old-ref1.bundle")
+    now = open_bundle(tmp_path / "old-ref1.bundle").manifest.calibration.reference
+    assert now is not None
+    assert list(now.measures) == ["brightness"]
+    assert now.unwatched["turn"] == "the reference is new, and heatline calibrate did not run since"
+
+
+@pytest.mark.parametrize(
+    ("pictures", "reason"),
+    [
+        ({"1.png": np.full_like(OLD, 200), **frames(OLD, 1)}, "00.png"),
+        (
+            {"1.png": np.full_like(OLD, 200)},
+            "1.png cannot be a reference, as frames cannot be aligned by what it shows",
+        ),
+        ({**frames(OLD, 3), "02.png": OLD[::-1, ::-1]}, "02.png does not fit {folder}/00.png: the frame does not lie"),
+        ({**frames(OLD, 3), "00.png": OLD[::-1, ::-1]}, "00.png does not fit {folder}/01.png: the frame does not lie"),
+        ({**frames(OLD, 3), "01.png": NEW}, "01.png does not fit {folder}/00.png: the frame does not lie"),
+        ({**frames(OLD, 3), "01.png": np.rot90(OLD)}, "01.png does not fit {folder}/00.png: the frame has 446x560 px"),
+        ({**frames(OLD, 2), "02.png": OLD[:, :500]}, "02.png does not fit {folder}/00.png: the frame has 500x446 px"),
+        ({}, "holds no picture of a good part"),
+        ({f"{at}.png": dark_square(OLD, 60, 60) if at % 2 else OLD for at in range(4)}, "would show a ghost there"),
+    ],
+    ids=[
+        "one blank",
+        "blank",
+        "turned",
+        "first turned",
+        "other design",
+        "turned by 90",
+        "cut",
+        "none",
+        "half defective",
+    ],
+)
+def test_frames_that_make_no_reference_are_refused_in_one_sentence(
+    tmp_path: Path, old: Bundle, pictures: dict[str, NDArray[np.uint8]], reason: str
+) -> None:
+    folder = write_pictures(tmp_path / "good", pictures)
+    sentence = refused(9, old.path, folder, "--to", tmp_path / "new.bundle")
+    assert reason.format(folder=folder) in sentence
+    assert not (tmp_path / "new.bundle").exists()
+
+
+def test_a_bundle_that_compares_nothing_is_refused(tmp_path: Path, bundle: Bundle) -> None:
+    good = write_pictures(tmp_path / "good", frames(OLD, 1))
+    assert "compares frames with no reference" in refused(4, bundle.path, good)
