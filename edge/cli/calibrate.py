@@ -35,7 +35,9 @@ from heatline.edge.cli.bundle_formatting import (
 )
 from heatline.edge.cli.new_bundle import (
     NewBundle,
+    keep_reference_option,
     new_bundle_options,
+    new_reference,
     progress,
     warn_of_no_reference,
     warn_of_outliers,
@@ -47,7 +49,7 @@ from heatline.edge.drift.reference import fit_reference
 from heatline.edge.errors import InputError
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.inspection.inspector import Inspector
-from heatline.edge.inspection.references import product_references
+from heatline.edge.inspection.references import ANY_CAMERA, product_references
 from heatline.edge.util.text import format_count
 
 FALSE_REJECT = 0.01
@@ -95,6 +97,8 @@ class Report(msgspec.Struct, frozen=True):
     fell_back: str | None
     """Why this is not the requested precision."""
     calibration: Calibration
+    compared_with: dict[str, str]
+    """The frames of the references, by camera, empty: of all others; none: the bundle compares with none."""
     good_frames: Shift
     support: Support
     second_shift: SecondShift | None
@@ -122,6 +126,7 @@ class Report(msgspec.Struct, frozen=True):
     show_default=True,
     help="Wanted share of good frames that are rejected.",
 )
+@keep_reference_option
 @new_bundle_options
 @engine_option
 @precision_option
@@ -131,6 +136,7 @@ def calibrate(
     good: tuple[Path, ...],
     second_paths: tuple[Path, ...],
     false_reject: float,
+    keep_reference: bool,
     target: Path | None,
     version: str | None,
     dry_run: bool,
@@ -138,7 +144,7 @@ def calibrate(
     precision: Precision,
     as_json: bool,
 ) -> None:
-    """Write a copy of BUNDLE with thresholds set from GOOD_FRAMES.
+    """Write a copy of BUNDLE with thresholds set from GOOD_FRAMES, and a reference if it compares frames with one.
 
     GOOD_FRAMES are pictures of good parts, or folders of them.
     Prints which false-reject rate the frames can show, and which frames to check. BUNDLE does not change. The new
@@ -157,9 +163,12 @@ def calibrate(
     warnings += _warn_of_trained(trained)
     new = NewBundle.beside(bundle_path, was.version, target, version, dry_run)
     verified = open_verified_engine(parent, kind, precision)
-    inspector = Inspector(was, verified.engine, references=product_references(parent))
+    made = new_reference(pictures, parent, keep=keep_reference)
+    references = product_references(parent) if made is None else {ANY_CAMERA: made.reference}
+    inspector = Inspector(was, verified.engine, references=references)
 
-    frames, appearances, samples = pictures.run(inspector, progress("good frames"))
+    reference_of = None if made is None else made.of
+    frames, appearances, samples = pictures.run(inspector, progress("good frames"), reference_of=reference_of)
     warnings += warn_of_outliers(pictures, appearances, {copy for _, copy in copies if copy < len(frames)})
     second_frames, second_appearances, _ = second_pictures.run(inspector, progress("second shift"))
     plausibility = fit_plausibility(appearances)
@@ -200,9 +209,10 @@ def calibrate(
         len(frames), count_rejected(frames, was.calibration.score_threshold), was.calibration
     )
     manifest = recalibrated_manifest(
-        parent, calibration, new.version, verified.engine, record_of_thresholds(calibration, second)
+        parent, calibration, new.version, verified.engine, record_of_thresholds(calibration, second), made
     )
-    written = new.write(parent, manifest, files_of_frames(plausibility.tiles, picture))
+    replaced = files_of_frames(plausibility.tiles, picture) | ({} if made is None else made.content)
+    written = new.write(parent, manifest, replaced)
     report = Report(
         written=None if written is None else str(written.path),
         digest=None if written is None else written.digest,
@@ -211,6 +221,7 @@ def calibrate(
         precision=verified.engine.precision,
         fell_back=verified.fell_back,
         calibration=calibration,
+        compared_with={name: each.made_of for name, each in references.items()},
         good_frames=first,
         support=_support(len(frames), false_reject),
         second_shift=second,
@@ -326,6 +337,7 @@ def _facts(report: Report) -> dict[str, object]:
         "digest": report.digest or "none, this is a dry run",
         "signed by": "nobody, as this is a new bundle: heatline bundle sign",
         "calibrated by": f"{describe_rule(calibration)}, on {count_frames(calibration.frames, calibration.frames_are)}",
+        **({"compared with": ", ".join(report.compared_with.values())} if report.compared_with else {}),
         "computed by": f"{report.engine} in {report.precision}",
         "score threshold": f"{calibration.score_threshold:.2f} logits, was {before.score_threshold:.2f}",
         "evidence threshold": f"{calibration.evidence_threshold:.2f} logits, was {before.evidence_threshold:.2f}",

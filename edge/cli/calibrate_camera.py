@@ -17,8 +17,11 @@ from heatline.edge.calibration.recalibration import (
 )
 from heatline.edge.cli.bundle_formatting import count_frames, describe_plausible, describe_reference
 from heatline.edge.cli.new_bundle import (
+    THRESHOLDS_STAY,
     NewBundle,
+    keep_reference_option,
     new_bundle_options,
+    new_reference,
     progress,
     warn_of_no_reference,
     warn_of_outliers,
@@ -51,6 +54,7 @@ class Report(msgspec.Struct, frozen=True):
 @click.argument("camera")
 @click.argument("good", metavar="GOOD_FRAMES...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--product", help="Product whose bundle and region of interest to use. Default: the line's first.")
+@keep_reference_option
 @new_bundle_options
 @json_option
 def calibrate_camera(
@@ -58,6 +62,7 @@ def calibrate_camera(
     camera: str,
     good: tuple[Path, ...],
     product: str | None,
+    keep_reference: bool,
     target: Path | None,
     version: str | None,
     dry_run: bool,
@@ -66,7 +71,7 @@ def calibrate_camera(
     """Set what frames of CAMERA must look like from GOOD_FRAMES, pictures or folders of them, and write a new bundle.
 
     Use this if the cameras of LINE differ in light, distance or view. Only the camera's region of interest counts.
-    Thresholds do not change. The new bundle is not signed.
+    A camera with a reference of its own gets a new one. Thresholds do not change. The new bundle is not signed.
     """
     config = load_config(line)
     config = config.of_product(config.product if product is None else product)
@@ -76,15 +81,20 @@ def calibrate_camera(
     new = NewBundle.beside(config.bundle, parent.manifest.version, target, version, dry_run)
     settings = config.engine_for(parent.digest).settings
     verified = open_verified_engine(parent, settings.kind, settings.precision, device=settings.device)
-    references = product_references(parent, [camera])
+    known_references = parent.references()
+    shared = camera not in known_references and ANY_CAMERA in known_references
+    made = new_reference(pictures, parent, camera, keep=keep_reference or shared)
+    references = product_references(parent, [camera]) if made is None else {camera: made.reference}
     inspector = Inspector(
         parent.manifest,
         verified.engine,
         overlap_px=config.tiles.overlap_px,
         references={ANY_CAMERA: references.get(camera) or references[ANY_CAMERA]} if references else None,
     )
-    frames, appearances, samples = pictures.run(inspector, progress(f"frames of {camera}"), area)
+    reference_of = None if made is None else made.of
+    frames, appearances, samples = pictures.run(inspector, progress(f"frames of {camera}"), area, reference_of)
     warnings = warn_of_outliers(pictures, appearances, {copy for _, copy in find_copies(pictures.files)})
+    warnings += [] if made is None else [THRESHOLDS_STAY]
     if verified.fell_back is not None:
         warnings.append(verified.fell_back)
     known = fit_plausibility(appearances)
@@ -103,8 +113,9 @@ def calibrate_camera(
     was, frames_are = parent.manifest.calibration, f"good frames of {pictures.names}"
     calibration = msgspec.structs.replace(was, plausible_by_camera={**was.plausible_by_camera, camera: plausible})
     record = record_of_camera(camera, plausible, frames_are)
-    manifest = recalibrated_manifest(parent, calibration, new.version, verified.engine, record)
-    written = new.write(parent, manifest, files_of_frames(known.tiles, picture, camera))
+    manifest = recalibrated_manifest(parent, calibration, new.version, verified.engine, record, made)
+    replaced = files_of_frames(known.tiles, picture, camera) | ({} if made is None else made.content)
+    written = new.write(parent, manifest, replaced)
     report = Report(
         written=None if written is None else str(written.path),
         digest=None if written is None else written.digest,

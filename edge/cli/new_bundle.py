@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+from msgspec import UNSET
 from rich.progress import track
 
 from heatline.edge.bundle import Bundle, Manifest
@@ -12,6 +13,8 @@ from heatline.edge.bundle.appearance import Appearance
 from heatline.edge.bundle.manifest import Reference
 from heatline.edge.bundle.plausibility import Plausibility, find_outliers
 from heatline.edge.bundle.store import require_new_folder
+from heatline.edge.calibration.new_reference import FEWEST_FRAMES as FEWEST_OF_REFERENCE
+from heatline.edge.calibration.new_reference import NewReference
 from heatline.edge.calibration.recalibration import GoodPictures, next_in_series, write_recalibrated
 from heatline.edge.cli.output import progress_console
 from heatline.edge.drift.reference import FEWEST_FRAMES
@@ -19,6 +22,9 @@ from heatline.edge.errors import BundleError, InputError
 from heatline.edge.util.text import format_count, is_are
 
 SUFFIX = ".bundle"
+THRESHOLDS_STAY = (
+    "the thresholds come from frames that were compared with another reference; set them anew with heatline calibrate"
+)
 FAR_WIDER = 1.5
 """A bound of the features that is wider than the old one by more than this factor gives a warning."""
 
@@ -34,6 +40,13 @@ def new_bundle_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+keep_reference_option = click.option(
+    "--keep-reference",
+    is_flag=True,
+    help="Compare frames with the bundle's reference. Default: with a new one, made from GOOD_FRAMES.",
+)
 
 
 class NewBundle(NamedTuple):
@@ -83,6 +96,22 @@ class NewBundle(NamedTuple):
             BundleError: the bundle cannot be written.
         """
         return None if self.dry_run else write_recalibrated(self.target, parent, manifest, replaced)
+
+
+def new_reference(pictures: GoodPictures, parent: Bundle, camera: str = "", *, keep: bool) -> NewReference | None:
+    """Return the reference that good frames make; None: the bundle compares with none, or keeps its own.
+
+    Raises:
+        InputError: the frames are too few for it, or as `NewReference`.
+    """
+    if keep or parent.manifest.tensors.difference is UNSET:
+        return None
+    if len(pictures.files) < FEWEST_OF_REFERENCE:
+        raise InputError(
+            f"{format_count(len(pictures.files), 'good frame')} came, and a new reference needs {FEWEST_OF_REFERENCE}, "
+            "as each is compared with one of the others; name more, or keep the old one with --keep-reference"
+        )
+    return NewReference(pictures.files, pictures.names, camera)
 
 
 def warn_of_outliers(pictures: GoodPictures, appearances: Sequence[Appearance], copies: Collection[int]) -> list[str]:

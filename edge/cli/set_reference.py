@@ -12,17 +12,13 @@ from heatline.edge.bundle.manifest import CameraName, ProductReference
 from heatline.edge.calibration.new_reference import FEWEST_FRAMES, JudgedFrame, NewReference
 from heatline.edge.calibration.recalibration import NAMED, GoodPictures, recalibrated_manifest, without_poses
 from heatline.edge.cli.bundle_formatting import describe_product_reference
-from heatline.edge.cli.new_bundle import NewBundle, new_bundle_options, progress
+from heatline.edge.cli.new_bundle import THRESHOLDS_STAY, NewBundle, new_bundle_options, progress
 from heatline.edge.cli.output import json_option, print_report, print_warnings
 from heatline.edge.errors import BundleError, InputError
 from heatline.edge.geometry import WHOLE_FRAME
 from heatline.edge.inference import Engine
 from heatline.edge.inspection.inspector import Inspector
 from heatline.edge.util.text import format_count, is_are, list_some
-
-THRESHOLDS_STAY = (
-    "the thresholds come from frames that were compared with the old reference; set them anew with heatline calibrate"
-)
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -96,7 +96,8 @@ def test_calibration_measures_poses_and_refuses_frames_that_a_line_would_not_jud
     rng = np.random.default_rng(0)
     good = {f"{number:02d}.png": moved(BOARD, number % 3, float(rng.uniform(-1, 1))) for number in range(12)}
     write_pictures(tmp_path / "good", good)
-    made = heatline("calibrate", comparing.path, tmp_path / "good", "--to", tmp_path / "new.bundle", "--json")
+    keep = "calibrate", comparing.path, tmp_path / "good", "--keep-reference"
+    made = heatline(*keep, "--to", tmp_path / "new.bundle", "--json")
     assert made.returncode == 0, made.stderr
     reference = json.loads((tmp_path / "new.bundle/manifest.json").read_text())["calibration"]["reference"]
     assert reference["measures"]["shift_x"] == pytest.approx([0, 0, 1, 2, 2], abs=0.3)
@@ -109,7 +110,7 @@ def test_calibration_measures_poses_and_refuses_frames_that_a_line_would_not_jud
     assert of_camera is not None
     assert of_camera.measures["shift_x"] == reference["measures"]["shift_x"]
     write_pictures(tmp_path / "good", {"99-turned.png": BOARD[::-1, ::-1]})
-    refused = heatline("calibrate", comparing.path, tmp_path / "good", "--to", tmp_path / "other.bundle")
+    refused = heatline(*keep, "--to", tmp_path / "other.bundle")
     assert refused.returncode != 0
     assert "1 of 13 pictures cannot be compared with the reference, first" in refused.stderr
     assert "99-turned.png" in refused.stderr

@@ -1,4 +1,4 @@
-"""`heatline bundle set-reference` with real pictures and engines: it writes a new bundle, or refuses the frames."""
+"""A line's own reference, by `heatline bundle set-reference` and `heatline calibrate`: made of good frames only."""
 
 import json
 from collections.abc import Mapping
@@ -9,19 +9,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from heatline.edge.bundle import Bundle, open_bundle
+from heatline.edge.bundle import Bundle, open_bundle, open_verified_engine
 from heatline.edge.bundle.manifest import Measure, Plausible
 from heatline.edge.bundle.manifest import Reference as DriftReference
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.inspection.inspector import Inspector
 from heatline.edge.reference.reference import Reference
 from tests.command import complaint, heatline
 from tests.edge.boards import board, comparing_bundle, moved
-from tests.edge.lines import write_pictures
+from tests.edge.lines import write_line_with, write_pictures
 from tests.small_bundle import dark_square
 
 MEASURES: tuple[Measure, ...] = "brightness", "shift_x", "turn"
 OLD, NEW = board(), board(seed=1)
 STAY = (
-    "the thresholds come from frames that were compared with the old reference; set them anew with heatline calibrate"
+    "the thresholds come from frames that were compared with another reference; set them anew with heatline calibrate"
 )
 
 
@@ -174,3 +176,50 @@ def test_frames_that_make_no_reference_are_refused_in_one_sentence(
 def test_a_bundle_that_compares_nothing_is_refused(tmp_path: Path, bundle: Bundle) -> None:
     good = write_pictures(tmp_path / "good", frames(OLD, 1))
     assert "compares frames with no reference" in refused(4, bundle.path, good)
+
+
+def noisy(of: NDArray[np.uint8], count: int) -> dict[str, NDArray[np.uint8]]:
+    rng = np.random.default_rng(1)
+    made = {name: np.clip(each + rng.normal(0, 6, each.shape), 0, 255) for name, each in frames(of, count).items()}
+    return {name: each.astype(np.uint8) for name, each in made.items()}
+
+
+def highest(bundle: Bundle, rgb: NDArray[np.uint8], others: list[NDArray[np.uint8]]) -> float:
+    inspector = Inspector(bundle.manifest, open_verified_engine(bundle, "openvino", "f32").engine)
+    return inspector.finish(inspector.start(Frame(Stamp("", 1), rgb, "RGB8"), reference=Reference.of(others, ""))).score
+
+
+def test_calibration_compares_each_frame_with_a_reference_of_the_others(tmp_path: Path, old: Bundle) -> None:
+    pictures = noisy(NEW, 4)
+    good = write_pictures(tmp_path / "good", pictures)
+    arguments = "calibrate", old.path, good, "--to", tmp_path / "new.bundle", "--json"
+    report = json.loads(heatline(*arguments, "--second-shift", write_pictures(tmp_path / "2", frames(NEW, 1))).stdout)
+    new = open_bundle(tmp_path / "new.bundle")
+    assert report["compared_with"] == {"": "4 good frames of good"}
+    assert new.references()[""].made_of == "4 good frames of good"
+    assert new.manifest.provenance["calibrations"][0]["reference"]["file"] == "product.png"
+    found = {Path(each["file"]).name: each["highest_logit"] for each in report["good_frames"]["hottest"]}
+    for name, score in found.items():
+        others = [each for other, each in pictures.items() if other != name]
+        assert score == pytest.approx(highest(old, pictures[name], others), abs=1e-3)
+        assert abs(score - highest(old, pictures[name], list(pictures.values()))) > 0.01, "it has no part in it"
+    kept = heatline("calibrate", old.path, good, "--keep-reference", "--dry-run")
+    assert "4 of 4 pictures cannot be compared with the reference, first" in complaint(kept)
+    few = heatline("calibrate", old.path, good / "00.png", "--dry-run")
+    assert "1 good frame came, and a new reference needs 3" in complaint(few)
+
+
+def test_calibration_of_a_camera_renews_only_a_reference_of_its_own(tmp_path: Path) -> None:
+    both = comparing_bundle(tmp_path / "both.bundle", {"": Reference(OLD), "side": Reference(OLD)})
+    cameras = {name: {"kind": "pattern", "size": [560, 446]} for name in ("top", "side")}
+    line = write_line_with(tmp_path, both.path, "tcp://127.0.0.1:1", cameras)
+    good = write_pictures(tmp_path / "good", frames(OLD, 4))
+    for camera, expected in (("top", "one picture"), ("side", "4 good frames of good")):
+        target = tmp_path / f"{camera}.bundle"
+        made = heatline("cameras", "calibrate", line, camera, good, "--to", target, "--json")
+        assert made.returncode == 0, made.stderr
+        references = open_bundle(target).references()
+        assert (references[""].made_of, references["side"].made_of) == ("one picture", expected)
+        assert (STAY in json.loads(made.stdout)["warnings"]) == (camera == "side")
+    other = write_pictures(tmp_path / "other", frames(NEW, 3))
+    assert "cannot be compared with the reference" in complaint(heatline("cameras", "calibrate", line, "top", other))
