@@ -15,8 +15,8 @@ from heatline.edge.bundle.manifest import (
     MapGate,
     Measure,
     Plausible,
-    ProductReference,
     PrecisionGate,
+    ProductReference,
     Reference,
     ScoreBy,
 )
