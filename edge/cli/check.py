@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 
 from heatline.edge.bundle.manifest import Plausible
 from heatline.edge.bundle.trusted import describe_signer
-from heatline.edge.cli.bundle_formatting import describe_differences, describe_plausible
+from heatline.edge.cli.bundle_formatting import describe_differences, describe_plausible, reference_facts
 from heatline.edge.cli.formatting import describe_bundle
 from heatline.edge.cli.output import json_option, labelled, print_report, print_warnings
 from heatline.edge.cli.target import KeyFiles, endpoint_of
@@ -115,6 +115,7 @@ def check(line: Path, as_json: bool) -> None:
         "golden_tiles_off_by": verified.differences,
         "score_threshold": setup.inspector.thresholds.score,
         "evidence_threshold": setup.inspector.thresholds.evidence,
+        "compared_with": _compared_with(setup),
         "plausible": _plausible(setup),
         "plausible_by_camera": sorted(setup.inspector.plausibility_by_camera),
         "drift_watched": sorted(setup.drift.cameras),
@@ -140,6 +141,8 @@ def check(line: Path, as_json: bool) -> None:
         "golden tiles": f"off by {describe_differences(verified.differences)} of the scale",
         "score threshold": f"{setup.inspector.thresholds.score:.2f} logits",
         "evidence threshold": f"{setup.inspector.thresholds.evidence:.2f} logits",
+        "compared with": None,
+        **reference_facts(setup.bundle.manifest),
         "plausible": _describe_plausible(setup),
         "drift watched": _describe_drift(config, setup),
         "journal": _describe_journal(config.journal),
@@ -267,11 +270,17 @@ def _check_other_products(config: LineConfig, first: PreparedSetup | None, fault
             "precision": setup.verified.computes_in,
             "score_threshold": setup.inspector.thresholds.score,
             "evidence_threshold": setup.inspector.thresholds.evidence,
+            "compared_with": _compared_with(setup),
             "plausible": _plausible(setup),
         }
         if first is None or setup.verified is not first.setup.verified:
             setup.verified.engine.close()
     return found
+
+
+def _compared_with(setup: Setup) -> dict[str, str]:
+    """Return what each reference is made of, by camera, empty: of all others; nothing: frames are not compared."""
+    return {camera: reference.made_of for camera, reference in setup.inspector.references.items()}
 
 
 def _plausible(setup: Setup) -> Plausible | None:
@@ -301,6 +310,7 @@ def _describe_product(other: dict[str, Any]) -> str:
     return (
         f"{describe_bundle(other['bundle'])} in {other['precision']}, "
         f"score threshold {other['score_threshold']:.2f}, evidence threshold {other['evidence_threshold']:.2f}"
+        + "".join(f", compared with {made_of}" for made_of in other["compared_with"].values())
     )
 
 

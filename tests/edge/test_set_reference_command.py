@@ -246,6 +246,9 @@ def test_each_product_of_a_line_is_compared_with_its_own_reference(tmp_path: Pat
     commands = f"ipc://{tmp_path}/commands"
     tables = f'\n[commands]\nbind = "{commands}"\n{products}'
     line = write_line_with(tmp_path, tmp_path / "a.bundle", address, {"top": camera}, tables, top='product = "a"')
+    checked = heatline("check", line, env={"COLUMNS": "400"})
+    assert "compared with 3 good frames of a, 560 x 446 px, product.png" in " ".join(checked.stdout.split())
+    assert ", compared with 3 good frames of b" in checked.stdout
     answers: set[tuple[str | None, str, str]] = set()
 
     def answered(product: str) -> Callable[[Event], bool]:
