@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 from heatline.edge.bundle.manifest import ProductReference, product_picture_of
 from heatline.edge.errors import InputError
@@ -11,24 +10,13 @@ from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import RegionOfInterest
 from heatline.edge.images import read_rgb
 from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.verdict import Judgement
 from heatline.edge.reference.reference import MOST_FRAMES, Reference
 from heatline.edge.util.evenly import evenly
 from heatline.edge.util.text import format_count
 
 FEWEST_FRAMES = 3
 """Each frame is compared with a reference of the others, and of two that differ nobody knows which is good."""
-
-
-class JudgedFrame(NamedTuple):
-    """A frame of a reference, compared with the reference of the others."""
-
-    file: Path
-    score: float | None
-    """Its highest logit; None: it is misaligned."""
-    rejected: bool
-    """Whether the bundle's thresholds reject it."""
-    unlike: str | None
-    """Why it is implausible or has a foreign area, by what the bundle knows of its product."""
 
 
 class NewReference:
@@ -55,8 +43,8 @@ class NewReference:
             file, reason = next(iter(unfit.items()))
             odd, other = (file, self.files[0]) if 2 * len(unfit) <= len(poses) else (self.files[0], file)
             raise InputError(
-                f"{odd} does not fit {other}: {reason}; remove it, and name frames of one size and one design in which "
-                "the part lies nearly alike"
+                f"{odd} does not fit {other}: {reason}; remove it, and name good frames of one size and one design "
+                "in which the part lies nearly alike"
             )
         self.reference = Reference.of(self._pictures, self.made_of)
 
@@ -71,30 +59,21 @@ class NewReference:
 
     def judged(
         self, inspector: Inspector, area: RegionOfInterest, track: Callable[[Sequence[Path]], Iterable[Path]] = iter
-    ) -> list[JudgedFrame]:
+    ) -> dict[Path, Judgement]:
         """Inspect each frame, compared with a reference of the others. Fewer than `FEWEST_FRAMES` are compared with the
         reference itself, so no defect of theirs is seen.
 
         Raises:
             EngineError: the network gave no usable answer.
         """
-        judged = []
+        judged = {}
         for number, (file, rgb) in enumerate(zip(track(self.files), self._pictures, strict=True), start=1):
             try:
                 reference = self.of(file) if len(self.files) >= FEWEST_FRAMES else self.reference
             except InputError:  # two of three disagree: which of them is defective shows without the other
                 reference = self.reference
             frame = Frame(Stamp(self.camera, number, str(file)), rgb, "RGB8")
-            found = inspector.finish(inspector.start(frame, area, reference=reference))
-            aligned = found.misaligned is None
-            judged.append(
-                JudgedFrame(
-                    file,
-                    found.score if aligned else None,
-                    not aligned or found.verdict == "DEFECT",
-                    found.reject_reason if aligned else None,
-                )
-            )
+            judged[file] = inspector.finish(inspector.start(frame, area, reference=reference))
         return judged
 
     @cached_property

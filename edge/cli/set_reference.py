@@ -1,39 +1,28 @@
 """`heatline bundle set-reference`: makes the picture that frames are compared with from good frames."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
-import msgspec
 from msgspec import UNSET
 
-from heatline.edge.bundle import Bundle, open_bundle, open_verified_engine
-from heatline.edge.bundle.manifest import CameraName, ProductReference
-from heatline.edge.calibration.new_reference import FEWEST_FRAMES, JudgedFrame, NewReference
+from heatline.edge.bundle import open_bundle, open_verified_engine
+from heatline.edge.calibration.new_reference import FEWEST_FRAMES, NewReference
 from heatline.edge.calibration.recalibration import NAMED, GoodPictures, recalibrated_manifest, without_poses
 from heatline.edge.cli.bundle_formatting import describe_product_reference
 from heatline.edge.cli.new_bundle import THRESHOLDS_STAY, NewBundle, new_bundle_options, progress
 from heatline.edge.cli.output import json_option, print_report, print_warnings
 from heatline.edge.errors import BundleError, InputError
 from heatline.edge.geometry import WHOLE_FRAME
-from heatline.edge.inference import Engine
 from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.verdict import Judgement
 from heatline.edge.util.text import format_count, is_are, list_some
 
-
-class Report(msgspec.Struct, frozen=True):
-    """The command's output."""
-
-    written: str | None
-    """The new bundle; None: a dry run."""
-    digest: str | None
-    version: str
-    camera: str | None
-    """The camera that the reference holds for; None: all that have none of their own."""
-    reference: ProductReference
-    left_out: list[str]
-    """Frames that the bundle rejects, so that the reference is not made from them."""
-    warnings: list[str]
+FEW = {
+    1: "a defect in a single frame cannot be seen, and the line would call it good; name at least 3 frames",
+    2: "of 2 frames nobody can tell which is defective; name at least 3",
+}
 
 
 @click.command(
@@ -57,9 +46,9 @@ def set_reference(
 ) -> None:
     """Write a copy of BUNDLE that compares frames with a reference made from GOOD_FRAMES, without training.
 
-    Use this for another line, another design, or a changed product. GOOD_FRAMES are pictures of good parts, or folders
-    of them; at most 12 are used. A frame that the model rejects when it is compared with the others is left out. BUNDLE
-    does not change. The new bundle is not signed.
+    Use this for another line, another design, or a changed product. GOOD_FRAMES are pictures of different good parts,
+    or folders of them; at most 12 are used. A frame that the model rejects when it is compared with the others is left
+    out. BUNDLE does not change. The new bundle is not signed.
     """
     parent = open_bundle(bundle_path)
     was = parent.manifest
@@ -68,30 +57,36 @@ def set_reference(
             f"{bundle_path} compares frames with no reference; expected a bundle whose training found a fixed pose, or "
             "had reference=on"
         )
-    if camera:
-        try:
-            msgspec.convert(camera, CameraName)
-        except msgspec.ValidationError as error:
-            raise click.UsageError(
-                f"--camera {camera!r} is no name of a camera; expected up to 64 letters, digits, - and _"
-            ) from error
+    if not re.fullmatch(r"[A-Za-z0-9_-]{0,64}", camera):
+        raise click.UsageError(
+            f"--camera {camera!r} is no name of a camera; expected up to 64 letters, digits, - and _"
+        )
     new = NewBundle.beside(bundle_path, was.version, target, version, dry_run, "ref")
     pictures = GoodPictures(good)
     made = NewReference(pictures.files, pictures.names, camera)
     engine = open_verified_engine(parent, "openvino", "f32").engine
-    judged = _judge(made, parent, engine)
-    warnings = [_describe_few(len(judged))] if len(judged) < FEWEST_FRAMES else []
-    rejected = [] if warnings else [frame for frame in judged if frame.rejected]
+    own_bounds = parent.plausibility_by_camera().get(camera)
+    inspector = Inspector(
+        was,
+        engine,
+        plausibility=parent.plausibility(),
+        plausibility_by_camera={} if own_bounds is None else {camera: own_bounds[1]},
+    )
+    judged = made.judged(inspector, WHOLE_FRAME if own_bounds is None else own_bounds[0], progress("good frames"))
+    warnings = [words for frames, words in FEW.items() if frames == len(judged)]
+    few = len(judged) < FEWEST_FRAMES
+    rejected = {
+        file: found for file, found in judged.items() if not few and (found.misaligned or found.verdict == "DEFECT")
+    }
     if rejected:
         warnings.append(_refuse_most(rejected, len(judged), was.calibration.score_threshold))
-        left = [frame.file for frame in judged if not frame.rejected]
-        made = NewReference(left, pictures.names, camera)
-    unlike = [frame for frame in judged if frame.unlike is not None]
-    if unlike:
+        made = NewReference([file for file in judged if file not in rejected], pictures.names, camera)
+    unlike = {file: why for file, found in judged.items() if not found.misaligned and (why := found.reject_reason)}
+    for file, why in list(unlike.items())[:1]:
         warnings.append(
             f"{len(unlike)} of {format_count(len(judged), 'frame')} {is_are(len(unlike))} unlike the product that "
-            f"{bundle_path} knows, as {unlike[0].file}: {unlike[0].unlike}; a line gives such frames no verdict until "
-            "heatline calibrate has run"
+            f"{bundle_path} knows, as {file}: {why}; a line gives such frames no verdict until heatline "
+            "calibrate has run"
         )
     warnings.append(THRESHOLDS_STAY)
     references = {} if was.references is UNSET else was.references
@@ -103,62 +98,44 @@ def set_reference(
         without_poses(was.calibration, camera, own),
         new.version,
         engine,
-        {"camera": camera or None, "left_out": [frame.file.name for frame in rejected]},
+        {"camera": camera or None, "left_out": [file.name for file in rejected]},
         made,
         records="references",
     )
     written = new.write(parent, manifest, made.content)
-    report = Report(
-        written=None if written is None else str(written.path),
-        digest=None if written is None else written.digest,
-        version=new.version,
-        camera=camera or None,
-        reference=made.stated,
-        left_out=[str(frame.file) for frame in rejected],
-        warnings=warnings,
-    )
+    report = {
+        "written": None if written is None else str(written.path),
+        "digest": None if written is None else written.digest,
+        "version": new.version,
+        "camera": camera or None,
+        "reference": made.stated,
+        "left_out": [str(file) for file in rejected],
+        "warnings": warnings,
+    }
     print_warnings(warnings)
     facts = {
         "version": f"{new.version}, from {was.version}",
         "signed by": "nobody, as this is a new bundle: heatline bundle sign",
         "frames of " + (f"camera {camera}" if camera else "cameras without a reference of their own"): "are "
         f"compared with {describe_product_reference(made.stated)}",
-        "left out": list_some(report.left_out, NAMED) or "none",
+        "left out": list_some([str(file) for file in rejected], NAMED) or "none",
     }
     print_report(report, as_json, new.title, facts)
 
 
-def _judge(made: NewReference, parent: Bundle, engine: Engine) -> list[JudgedFrame]:
-    own = parent.plausibility_by_camera().get(made.camera)
-    inspector = Inspector(
-        parent.manifest,
-        engine,
-        plausibility=parent.plausibility(),
-        plausibility_by_camera={} if own is None else {made.camera: own[1]},
-    )
-    return made.judged(inspector, WHOLE_FRAME if own is None else own[0], progress("good frames"))
-
-
-def _describe_few(frames: int) -> str:
-    if frames == 1:
-        return "a defect in a single frame cannot be seen, and the line would call it good; name at least 3 frames"
-    return f"of {frames} frames nobody can tell which is defective; name at least {FEWEST_FRAMES}"
-
-
-def _refuse_most(rejected: Sequence[JudgedFrame], frames: int, threshold: float) -> str:
+def _refuse_most(rejected: Mapping[Path, Judgement], frames: int, threshold: float) -> str:
     """Describe the frames that are left out.
 
     Raises:
         InputError: they are not the minority.
     """
-    scores = (
-        "it is misaligned" if rejected[0].score is None else f"score {rejected[0].score:.2f}, threshold {threshold:.2f}"
-    )
-    names = list_some([str(frame.file) for frame in rejected], NAMED)
+    file, worst = next(iter(rejected.items()))
+    why = worst.misaligned or f"score {worst.score:.2f}, threshold {threshold:.2f}"
     found = f"{len(rejected)} of {frames} frames {is_are(len(rejected))} rejected when compared with the others"
     if 2 * len(rejected) >= frames:
         raise InputError(
-            f"{found}, first {rejected[0].file} ({scores}): name good frames only; or if all are good, set thresholds "
-            "and reference together with heatline calibrate"
+            f"{found}, first {file} ({why}): name good frames only; or if all are good, set thresholds and reference "
+            "together with heatline calibrate"
         )
-    return f"{found} and left out, as probably defective or of another design: {names} ({scores})"
+    names = list_some([str(each) for each in rejected], NAMED)
+    return f"{found} and left out, as probably defective or of another design: {names} ({why})"
