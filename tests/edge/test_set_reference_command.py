@@ -12,8 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle, open_bundle, open_verified_engine
-from heatline.edge.bundle.manifest import Measure, Plausible
+from heatline.edge.bundle.manifest import CameraPlausible, Plausible
 from heatline.edge.bundle.manifest import Reference as DriftReference
+from heatline.edge.calibration.recalibration import without_poses
+from heatline.edge.drift.reference import OF_POSE
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.inspection.inspector import Inspector
 from heatline.edge.reference.reference import Reference
@@ -23,7 +25,6 @@ from tests.edge.boards import board, board_bundle, moved
 from tests.edge.lines import running, write_line_with, write_pictures
 from tests.small_bundle import copy_of, dark_square, edit_manifest
 
-MEASURES: tuple[Measure, ...] = "brightness", "shift_x", "turn"
 OLD, NEW = board(), board(seed=1)
 STAY = (
     "the thresholds come from frames that were compared with another reference; set them anew with heatline calibrate"
@@ -129,21 +130,33 @@ def test_a_camera_gets_its_own_reference_and_the_others_keep_theirs(tmp_path: Pa
     assert (wrong.returncode, "is no name of a camera" in wrong.stderr) == (2, True)
 
 
-def test_frames_unlike_the_old_product_cause_a_warning_and_drift_forgets_poses(tmp_path: Path) -> None:
-    quantiles = {key: [0.0, 0.1, 0.2, 0.3, 0.4] for key in MEASURES}
-    drift = DriftReference(frames=12, measures=quantiles)
+def test_frames_unlike_the_old_product_cause_a_warning(tmp_path: Path) -> None:
     dark = Plausible(12, (1, 999), (1, 999), (0, 90), (0, None), (0, None), None)
     old = board_bundle(tmp_path / "old.bundle", {"": Reference(OLD)})
-    known = msgspec.to_builtins({"plausible": dark, "reference": drift})
-    edit_manifest(old.path, lambda manifest: manifest["calibration"].update(known))
+    edit_manifest(old.path, lambda manifest: manifest["calibration"].update(plausible=msgspec.to_builtins(dark)))
     report = reported(old.path, write_pictures(tmp_path / "good", frames(OLD, 3)))
     assert report["warnings"][0].startswith(f"3 of 3 frames are unlike the product that {old.path} knows, as")
     assert "brightness" in report["warnings"][0]
     assert report["written"] == str(tmp_path / "old-ref1.bundle")
-    now = open_bundle(tmp_path / "old-ref1.bundle").manifest.calibration.reference
-    assert now is not None
-    assert list(now.measures) == ["brightness"]
-    assert now.unwatched["turn"] == "the reference is new, and heatline calibrate did not run since"
+
+
+@pytest.mark.parametrize(
+    ("camera", "others", "forget"), [("", ["side"], {"", "top"}), ("side", [], {"side"}), ("rear", [], set())]
+)
+def test_drift_forgets_poses_against_another_reference(
+    bundle: Bundle, camera: str, others: list[str], forget: set[str]
+) -> None:
+    drift = DriftReference(12, {measure: [0.0, 0.1, 0.2, 0.3, 0.4] for measure in ("brightness", *OF_POSE)})
+    own = CameraPlausible(Plausible(12, (1, 999), (1, 999), (0, 90), (0, None), (0, None), None), [], [], drift)
+    known = msgspec.structs.replace(
+        bundle.manifest.calibration, reference=drift, plausible_by_camera={"top": own, "side": own}
+    )
+    now = without_poses(known, camera, others)
+    found = {"": now.reference, **{name: each.reference for name, each in now.plausible_by_camera.items()}}
+    for name, reference in found.items():
+        assert reference is not None
+        assert list(reference.measures) == ["brightness", *(() if name in forget else OF_POSE)]
+        assert set(reference.unwatched) == set(OF_POSE if name in forget else ())
 
 
 @pytest.mark.parametrize(
