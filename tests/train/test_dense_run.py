@@ -708,7 +708,7 @@ def test_a_resumed_run_writes_the_report_that_was_interrupted(
 def test_a_training_guesses_groups_once_and_decodes_each_picture_a_few_times(
     tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To guess its group, to train, to find a fixed pose, to set thresholds, for the report, and for a picture in it."""
+    """To guess its group, to train, to find a fixed pose, to set thresholds, for the report, for a picture in it."""
     data, decoded, pixels = sort_tiles(tmp_path / "tiles", 6), Counter[str](), LabelledImage.pixels
 
     def counted(image: LabelledImage) -> np.ndarray:
