@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from heatline.bench.recipes.recipes import Recipe
 
 TABLES, CURVES = "tables.md", "few-pictures.svg"
+OURS = ("heatline", "good-only", "finetune", "study", "bank", "difference")
 EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatline --recipe bank --seed 0"
 
 
@@ -26,7 +27,7 @@ EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatlin
 @click.option(
     "--recipe",
     "recipes_",
-    type=click.Choice(["heatline", "good-only", "finetune", "study", "bank", "patchcore", "padim", "supersimplenet"]),
+    type=click.Choice([*OURS, "patchcore", "padim", "supersimplenet"]),
     multiple=True,
     default=("heatline",),
     show_default=True,
@@ -92,11 +93,11 @@ def recipes(
     """Evaluate recipes by grouped cross-validation on data sets with masks, and write tables of all figures.
 
     heatline is cross-validated as by `heatline train`; finetune, study, and heatline by good pictures only (good-only),
-    are trained once without each of the same folds. bank is a memory bank of good features; patchcore, padim and
-    supersimplenet are anomalib's, on the same trunk. KEY=VALUE... are those of `heatline train`, for every recipe;
-    truth=labels trains by the labels of whole pictures, and is evaluated by masks too. With --pictures, heatline is
-    trained on so many pictures of the other folds, sets its threshold by them as a user's training does, and
-    few-pictures.svg shows what it finds and rejects of the fold.
+    are trained once without each of the same folds. bank is a memory bank of good features; difference is the plain
+    difference to the reference; patchcore, padim and supersimplenet are anomalib's, on the same trunk. KEY=VALUE... are
+    those of `heatline train`, for every recipe; truth=labels trains by the labels of whole pictures, and is evaluated
+    by masks too. With --pictures, heatline is trained on so many pictures of the other folds, sets its threshold by
+    them as a user's training does, and few-pictures.svg shows what it finds and rejects of the fold.
 
     The same command continues after an interruption; further seeds, folds and recipes are added to the results.
     """

@@ -1,5 +1,6 @@
 """Figures of one model's answers to one fold, by thresholds that other frames set."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -186,7 +187,7 @@ class _Line:
         good = self.stand_ins(calibrating)
         self.score_threshold = threshold([self.score_of(frame) for frame in good], REJECTED)
         cells = [heatmap[np.isfinite(heatmap)] for heatmap in (self._clean_heatmap(frame) for frame in good)]
-        evidence = float(np.quantile(np.concatenate(cells), EVIDENCE_QUANTILE))
+        evidence = math.nextafter(float(np.quantile(np.concatenate(cells), EVIDENCE_QUANTILE)), math.inf)
         self.evidence_threshold = min(evidence, self.score_threshold) if answers.one_scale else evidence
         highest = threshold([each.max() for each in cells], max(REJECTED, STRONG_SHARE))
         self._strong = max(self.score_threshold, highest) if answers.top_mean else None

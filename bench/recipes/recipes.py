@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from heatline.bench.machine import machine, without_flags
 from heatline.bench.recipes.anomalib_models import MODELS, AnomalibModel, Peers, train_anomalib
 from heatline.bench.recipes.bank import cross_validate_bank
+from heatline.bench.recipes.difference import difference_answers
 from heatline.bench.recipes.judge import Answers, judge_fold
 from heatline.bench.recipes.one_fold import Fold, ReportLine, place, train_few, train_good_only, train_whole_network
 from heatline.bench.recipes.rows import FoldFigures, RecipeResult, Training
@@ -29,8 +30,10 @@ from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.train import train_dense
 from heatline.train.run import RunFolder
 
-Recipe = Literal["heatline", "good-only", "finetune", "study", "bank"] | AnomalibModel
-TRAINED_AS_HEATLINE = ("bank", "good-only", *MODELS)
+Recipe = Literal["heatline", "good-only", "finetune", "study", "bank", "difference"] | AnomalibModel
+OF_ALL_FOLDS = ("heatline", "bank", "difference")
+"""Recipes that answer all folds of a seed at once."""
+TRAINED_AS_HEATLINE = (*OF_ALL_FOLDS, "good-only", *MODELS)
 """Recipes that use the configuration of the recipe `heatline`."""
 LONGEST_NAME = 200
 """Characters; file systems take 255, with suffixes."""
@@ -114,10 +117,10 @@ class Measurement:
         left = [each for each in sorted(set(fold_of.tolist()) - done) if not self.folds or each in self.folds]
         if not left:
             self.report_line(f"{self.of.name} {self.name}: seed {seed} is done")
-        elif self.recipe in ("heatline", "bank") and self.pictures is None:
+        elif self.recipe in OF_ALL_FOLDS and self.pictures is None:
             self.report_line(f"{self.of.name} {self.name}: seed {seed}: training")
-            out_of_fold, training = self._bank(config) if self.recipe == "bank" else self._dense(config)
-            answers = answers_of(out_of_fold, self.truth, seed, knows_defects=self.recipe != "bank")
+            out_of_fold, training = self._of_all_folds(config)
+            answers = answers_of(out_of_fold, self.truth, seed, knows_defects=self.recipe == "heatline")
             yield training, [judge_fold(self.truth, one) for one in answers if one.fold in left]
         else:
             for fold in (Fold(seed, number, self.truth, fold_of) for number in left):
@@ -168,7 +171,11 @@ class Measurement:
         out = self.work / self.of.name / self.name / f"seed{seed}"
         return msgspec.structs.replace(config, out=str(out))
 
-    def _dense(self, config: TrainConfig) -> tuple[OutOfFold, Training]:
+    def _of_all_folds(self, config: TrainConfig) -> tuple[OutOfFold, Training]:
+        if self.recipe == "bank":
+            return cross_validate_bank(config, self.truth, self.work, self.report_line)
+        if self.recipe == "difference":
+            return difference_answers(config, self.truth, self.report_line)
         run = RunFolder(Path(config.out))
         if not (run.summary.exists() and run.read_summary().finished):
             train_dense(config, run, self.report_line)
@@ -177,9 +184,6 @@ class Measurement:
             raise BenchError(f"{self.of.name} was not cross-validated, as its groups make one fold; name another set")
         training = Training(seed=config.seed, fold=None, seconds=summary.seconds, tiles_per_s=summary.tiles_per_s)
         return OutOfFold.read(run.out_of_fold), training
-
-    def _bank(self, config: TrainConfig) -> tuple[OutOfFold, Training]:
-        return cross_validate_bank(config, self.truth, self.work, self.report_line)
 
     def _read(self) -> RecipeResult:
         empty = RecipeResult(

@@ -260,6 +260,31 @@ def test_a_repeated_measurement_adds_only_missing_results(
     assert measure("finetune", [0], WHOLE_NETWORK, folds=[1])["folds"] == [(0, 1)]
 
 
+def test_the_plain_difference_to_templates_finds_what_they_lack(data: Path, tmp_path: Path) -> None:
+    folder = draw_blobs(tmp_path / "boards", (240, 320))
+    (folder / "templates").mkdir()
+    rng, board = np.random.default_rng(0), np.full((240, 320, 3), 70, np.uint8)
+    for _ in range(150):
+        x, y, width, height = (int(rng.integers(most)) for most in (320, 240, 30, 30))
+        cv2.rectangle(board, (x, y), (x + width, y + height), rng.integers(20, 200, 3).tolist(), -1)
+    for path in (folder / "images").iterdir():
+        mask, picture = folder / "masks" / path.name, board.copy()
+        if mask.exists():
+            picture[cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE) > 0] = 250
+        cv2.imwrite(str(path), picture + rng.integers(0, 4, board.shape, np.uint8))
+        cv2.imwrite(str(folder / "templates" / path.name), board)
+    one = msgspec.structs.replace(BLOBS, name="boards")
+    lines: list[str] = []
+    overrides = (*TILES, "recipe.folds=2")
+    places = (tmp_path, tmp_path / "work", tmp_path / "results")
+    found = Measurement(one, "difference", overrides, *places, report_line=lines.append).measure([0])
+    assert "each picture is compared with its template in templates/; 0 pictures cannot be aligned" in lines
+    assert [(fold.tile_ap_clear, fold.hit) for fold in found.folds] == [(1, 1), (1, 1)]
+    assert all(fold.study_f1 is None and fold.evidence_threshold > 0 for fold in found.folds)
+    with pytest.raises(InputError, match="no fixed pose"):
+        Measurement(BLOBS, "difference", overrides, data, *places[1:]).measure([0])
+
+
 def test_results_before_an_interruption_are_retained(data: Path, tmp_path: Path, dense: tuple[str, ...]) -> None:
     def end(line: str) -> None:
         if "seed 2: training" in line:
