@@ -87,13 +87,11 @@ FOREIGN_PART, TORN = "a part of another product", "half of the frame before"
 SHOWN_IN_PART = (*FOREIGN, FOREIGN_PART, TORN)
 OTHER_PRODUCT = "another product"
 AS_IT_IS = "good"
-SHIFT_PX = 10
-SHIFTED = f"shifted by {SHIFT_PX} px"
 MILD: Mapping[str, Spoil] = {
     AS_IT_IS: lambda rgb, rng: rgb,
     "20 % brighter": lambda rgb, rng: scaled(rgb, 1.2),
     "20 % darker": lambda rgb, rng: scaled(rgb, 0.8),
-    SHIFTED: lambda rgb, rng: shifted(rgb, SHIFT_PX),
+    "shifted by 10 px": lambda rgb, rng: shifted(rgb, 10),
     "defocused by 1 px": lambda rgb, rng: blurred(rgb, rng, 1),
 }
 STILL_GOOD: Mapping[str, Spoil] = {**MILD, "with more noise, of deviation 2": lambda rgb, rng: grain(rgb, rng, 2)}

@@ -1,4 +1,4 @@
-"""`heatline bench robustness`: verdicts and regions of frames that are brighter, darker, defocused or shifted."""
+"""`heatline bench robustness`: verdicts and regions of frames that are brighter, darker, defocused or moved."""
 
 import contextlib
 import itertools
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +15,7 @@ from numpy.typing import NDArray
 from heatline.bench.changes import Pixels
 from heatline.bench.machine import without_flags
 from heatline.bench.markdown import markdown_table
-from heatline.bench.plausibility import (
-    AS_IT_IS,
-    FOLDS,
-    MILD,
-    SHIFT_PX,
-    SHIFTED,
-    choose_evenly,
-    require_groups,
-)
+from heatline.bench.plausibility import AS_IT_IS, FOLDS, MILD, Spoil, choose_evenly, require_groups
 from heatline.bench.recipes.metrics import count_hit, label_defects
 from heatline.bench.recipes.sets import DataSet, unless_set
 from heatline.bench.result_file import read_result
@@ -31,8 +24,9 @@ from heatline.edge.errors import BenchError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry.regions import found_cells
 from heatline.edge.inspection.inspector import Inspector
-from heatline.edge.inspection.references import product_references
 from heatline.edge.inspection.verdict import Verdict
+from heatline.edge.reference.alignment import Pose
+from heatline.edge.reference.reference import Reference
 from heatline.edge.util.text import format_count
 from heatline.export.map_gate import overlaps
 from heatline.export.run_to_bundle import export_run
@@ -40,16 +34,39 @@ from heatline.train.compose import compose
 from heatline.train.dense.train import train_dense
 from heatline.train.folds import assign_folds
 from heatline.train.readers import LabelledImage
+from heatline.train.references import References
 from heatline.train.run import RunFolder, load_run, read_data
 
+Mask = NDArray[np.bool_]
+Motion = NDArray[np.float64]
+"""[2, 3], takes a px (x, y) of the unchanged frame to that of the changed one, as OpenCV writes it."""
+ReportLine = Callable[[str], None]
+
+
+class Change(NamedTuple):
+    """A change of a frame."""
+
+    of: Spoil = MILD[AS_IT_IS]
+    px: int = 0
+    """Shift to the right and down."""
+    degrees: float = 0
+    """Turn around the centre, clockwise."""
+
+    def motion(self, frame_hw: tuple[int, int]) -> Motion:
+        return Pose(self.px, self.px, self.degrees, 1.0, 0.0).matrix(frame_hw)
+
+
 UNCHANGED = "unchanged"
-CHANGES = {UNCHANGED if kind == AS_IT_IS else kind: change for kind, change in MILD.items()}
+CHANGES = {
+    UNCHANGED: Change(),
+    **{name: Change(MILD[name]) for name in ("20 % brighter", "20 % darker", "defocused by 1 px")},
+    **{f"shifted by {px} px": Change(px=px) for px in (2, 5, 10, 20)},
+    **{f"turned by {degrees:g} degrees": Change(degrees=degrees) for degrees in (0.5, 1)},
+}
 FRAMES = 40
 """Most good frames and most defective frames of a fold."""
 FALSE_REJECT = 0.01
 """The default of `heatline export`."""
-Mask = NDArray[np.bool_]
-ReportLine = Callable[[str], None]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +79,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Most good frames and most defective frames of each fold."""
     overrides: list[str]
     """Overrides of the training, sorted."""
+    false_reject: float = FALSE_REJECT
+    """Wanted share of rejected good frames."""
 
 
 class ChangeFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +104,10 @@ class ChangeFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Of defective frames with a verdict unchanged and changed."""
     hit_unchanged: int
     hit: int
+    misaligned: int = 0
+    """Of the refused ones, those that cannot be compared with their reference; 0 also in older results."""
+    stand_ins: bool = False
+    """Whether no frame is good, and the clean tiles of defective frames stand in for good ones."""
 
 
 class SetResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +151,11 @@ class Inspected(NamedTuple):
 
     verdict: Verdict
     pixels: Mask
-    """Pixels of its regions in the unchanged frame, bool [h, w], without those that were shifted out of it."""
+    """Pixels of its regions, bool [H, W]."""
+    clean: Verdict | None
+    """Of its tiles without a defective pixel alone; None: it has no such tile."""
+    misaligned: bool
+    """Whether it has no verdict as it cannot be compared with its reference."""
 
 
 class Comparison(NamedTuple):
@@ -142,6 +169,8 @@ class Comparison(NamedTuple):
     defects: int
     hit_before: int
     hit: int
+    clean: Verdict | None = None
+    misaligned: bool = False
 
 
 def measure(
@@ -179,10 +208,18 @@ def measure(
             train_dense(config, RunFolder(Path(config.out)), report_line)
             run, place = load_run(Path(config.out)), Path(scratch) / "bundle"
             bundle = export_run(
-                run, place, name=one.name, version="1", false_reject=FALSE_REJECT, precisions=(), say=report_line
+                run,
+                place,
+                name=one.name,
+                version="1",
+                false_reject=settings.false_reject,
+                precisions=(),
+                say=report_line,
             )
+            # A new design has a reference too, of its own frames, as after heatline bundle set-reference.
+            references = None if run.references is None else run.references.on(run.data.folder, images)
             report_line(f"{one.name}: inspecting {len(chosen)} frames, each in {len(CHANGES)} variants")
-            _inspect(bundle, chosen, compared)
+            _inspect(bundle, chosen, references, compared)
     changes = [count_figures(change, found) for change, found in compared.items()]
     return SetResult(set=one.name, truth=one.truth, settings=settings, groups=groups, changes=changes)
 
@@ -198,69 +235,99 @@ def _groups_of(images: Sequence[LabelledImage], seed: int, fold: int, name: str)
     return [str(group) for group in groups[fold_of == fold]]
 
 
-def _inspect(bundle: Bundle, images: Sequence[LabelledImage], compared: dict[str, list[Comparison]]) -> None:
+def _inspect(
+    bundle: Bundle,
+    images: Sequence[LabelledImage],
+    references: References | None,
+    compared: dict[str, list[Comparison]],
+) -> None:
     with contextlib.closing(open_verified_engine(bundle).engine) as engine:
-        inspector = Inspector(
-            bundle.manifest, engine, plausibility=bundle.plausibility(), references=product_references(bundle)
-        )
+        inspector = Inspector(bundle.manifest, engine, plausibility=bundle.plausibility())
         for number, image in enumerate(images):
-            rgb = image.pixels()
-            mask = image.mask((rgb.shape[0], rgb.shape[1]))
-            defects, _ = label_defects(np.zeros(rgb.shape[:2], np.bool_) if mask is None else mask)
-            unchanged = inspect_frame(inspector, rgb)
+            rgb, reference = image.pixels(), None if references is None else references.of(image)
+            frame_hw = rgb.shape[0], rgb.shape[1]
+            mask = image.mask(frame_hw)
+            mask = np.zeros(frame_hw, np.bool_) if mask is None else mask
+            defects, seen = label_defects(mask)[0], dict[str, Inspected]()
             for kind, change in CHANGES.items():
-                changed = np.ascontiguousarray(change(rgb, np.random.default_rng(number)))
-                seen = (
-                    unchanged
-                    if kind == UNCHANGED
-                    else inspect_frame(inspector, changed, SHIFT_PX if kind == SHIFTED else 0)
-                )
-                compared[kind].append(compare(image.defective, defects, unchanged, seen))
+                motion = change.motion(frame_hw)
+                changed = moved_picture(change.of(rgb, np.random.default_rng(number)), motion)
+                seen[kind] = inspect_frame(inspector, changed, moved(mask, motion), reference)
+                compared[kind].append(compare(image.defective, defects, seen[UNCHANGED], seen[kind], motion))
 
 
-def inspect_frame(inspector: Inspector, rgb: Pixels, beside_px: int = 0) -> Inspected:
+def inspect_frame(
+    inspector: Inspector, rgb: Pixels, mask: Mask | None = None, reference: Reference | None = None
+) -> Inspected:
     """Inspect RGB uint8 [H, W, 3] as a line.
 
     Args:
-        beside_px: shift of the frame to the right and down.
+        mask: its defective pixels [H, W]; None: there are none.
+        reference: what it is compared with, if the bundle's graph compares.
 
     Raises:
         EngineError: there is no usable answer for some tile.
     """
-    pending = inspector.start(Frame(Stamp("bench", 1), rgb, "RGB8"))
+    pending = inspector.start(Frame(Stamp("bench", 1), rgb, "RGB8"), reference=reference)
     judged, stitcher, thresholds = inspector.finish(pending), pending.stitcher, inspector.thresholds
     defective = pending.logits.astype(np.float64) >= thresholds.score
     cells = found_cells(judged.heatmap, stitcher, defective, thresholds.evidence, thresholds.strong)
-    verdict = judged.verdict if judged.reject_reason is None else "NO_VERDICT"
-    return Inspected(verdict, to_pixels(cells, judged.frame_hw, stitcher.cell_px, beside_px))
+    pixels = cells.repeat(stitcher.cell_px, axis=0).repeat(stitcher.cell_px, axis=1)
+    marked = np.zeros(rgb.shape[:2], np.bool_) if mask is None else mask
+    clean = ~stitcher.grid.tiles(marked[..., None].view(np.uint8)).any(axis=(1, 2, 3))
+    of_clean: Verdict | None = ("DEFECT" if defective[clean].any() else "GOOD") if clean.any() else None
+    return Inspected(
+        judged.verdict if judged.reject_reason is None else "NO_VERDICT",
+        pixels[: rgb.shape[0], : rgb.shape[1]],
+        of_clean,
+        judged.implausible is None and judged.misaligned is not None,
+    )
 
 
-def to_pixels(cells: Mask, frame_hw: tuple[int, int], cell_px: int, beside_px: int) -> Mask:
-    """Enlarge heatmap cells [h, w] to pixels, moved back by the shift: [H - beside_px, W - beside_px]."""
-    pixels = cells.repeat(cell_px, axis=0).repeat(cell_px, axis=1)[: frame_hw[0], : frame_hw[1]]
-    return pixels[beside_px:, beside_px:]
+def moved_picture(rgb: Pixels, motion: Motion) -> Pixels:
+    """Move a picture; mirror it at the border, where an edge would look like a defect.
+
+    A turn interpolates by Lanczos' kernel, which blurs least: a camera does not blur a turned part.
+    """
+    size = rgb.shape[1], rgb.shape[0]
+    found = cv2.warpAffine(rgb, motion, size, flags=cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REFLECT_101)
+    return np.asarray(found, np.uint8)
 
 
-def compare(defective: bool, defects: NDArray[np.int32], before: Inspected, after: Inspected) -> Comparison:
-    """Compare the results of a frame unchanged and changed, where both show it.
+def moved(values: NDArray[Any], motion: Motion) -> NDArray[Any]:
+    """Move numbers of defects or a mask [H, W]; pixels that came in from outside are 0."""
+    size = values.shape[1], values.shape[0]
+    as_numbers = cv2.warpAffine(values.astype(np.uint16), motion, size, flags=cv2.INTER_NEAREST)
+    return np.asarray(as_numbers).astype(values.dtype)
+
+
+def compare(
+    defective: bool, defects: NDArray[np.int32], before: Inspected, after: Inspected, motion: Motion
+) -> Comparison:
+    """Compare the results of a frame unchanged and changed, in the coordinates of the changed one, where both show it.
 
     Args:
-        defects: of `label_defects`, [H, W].
+        defects: of `label_defects` in the unchanged frame, [H, W].
     """
-    seen = np.s_[: after.pixels.shape[0], : after.pixels.shape[1]]
-    before, defects = before._replace(pixels=before.pixels[seen]), defects[seen]
-    both = before.verdict == after.verdict == "DEFECT" and bool((before.pixels | after.pixels).any())
-    iou = float(overlaps(before.pixels[None], after.pixels[None])[0]) if both else None
-    hit_before, hit = (count_hit(defects, each.pixels, 1) for each in (before, after))
+    defects, of_before = moved(defects, motion), moved(before.pixels, motion)
+    of_after = after.pixels & moved(np.ones_like(after.pixels), motion)
+    both = before.verdict == after.verdict == "DEFECT" and bool((of_before | of_after).any())
+    iou = float(overlaps(of_before[None], of_after[None])[0]) if both else None
+    hit_before, hit = (count_hit(defects, each, 1) for each in (of_before, of_after))
     count = int(np.count_nonzero(np.unique(defects)))
-    return Comparison(defective, before.verdict, after.verdict, iou, count, hit_before, hit)
+    return Comparison(
+        defective, before.verdict, after.verdict, iou, count, hit_before, hit, after.clean, after.misaligned
+    )
 
 
 def count_figures(change: str, compared: Sequence[Comparison]) -> ChangeFigures:
     """Count over all frames of a change."""
     judged = [one for one in compared if one.after != "NO_VERDICT"]
     both = [one for one in judged if one.before != "NO_VERDICT"]
-    good, defective = ([one for one in judged if one.defective is kind] for kind in (False, True))
+    good, defective = ([one.after for one in judged if one.defective is kind] for kind in (False, True))
+    stand_ins = bool(compared) and all(one.defective for one in compared)
+    if stand_ins:
+        good = [one.clean for one in judged if one.clean is not None]
     iou = [one.iou for one in both if one.defective and one.iou is not None]
     marked = [one for one in both if one.defective]
     return ChangeFigures(
@@ -268,9 +335,9 @@ def count_figures(change: str, compared: Sequence[Comparison]) -> ChangeFigures:
         frames=len(compared),
         refused=len(compared) - len(judged),
         good=len(good),
-        rejected=sum(one.after == "DEFECT" for one in good),
+        rejected=good.count("DEFECT"),
         defective=len(defective),
-        found=sum(one.after == "DEFECT" for one in defective),
+        found=defective.count("DEFECT"),
         became_defect=sum((one.before, one.after) == ("GOOD", "DEFECT") for one in both),
         became_good=sum((one.before, one.after) == ("DEFECT", "GOOD") for one in both),
         overlaps=len(iou),
@@ -279,6 +346,8 @@ def count_figures(change: str, compared: Sequence[Comparison]) -> ChangeFigures:
         defects=sum(one.defects for one in marked),
         hit_unchanged=sum(one.hit_before for one in marked),
         hit=sum(one.hit for one in marked),
+        misaligned=sum(one.misaligned for one in compared),
+        stand_ins=stand_ins,
     )
 
 
@@ -303,8 +372,9 @@ def read_robustness(file: Path) -> list[SetResult]:
 
 
 ROWS: dict[str, Callable[[ChangeFigures], str]] = {
-    "refused as implausible": lambda one: _of(one.refused, one.frames),
-    "good frames rejected": lambda one: _of(one.rejected, one.good),
+    "refused as implausible": lambda one: _of(one.refused - one.misaligned, one.frames),
+    "refused as misaligned": lambda one: _of(one.misaligned, one.frames),
+    "good frames rejected": lambda one: _of(one.rejected, one.good) + " stand-ins" * (one.stand_ins and one.good > 0),
     "defective frames found": lambda one: _of(one.found, one.defective),
     "GOOD became DEFECT, DEFECT became GOOD": lambda one: f"{one.became_defect}, {one.became_good}",
     "IoU of regions, median; 5th percentile": lambda one: (

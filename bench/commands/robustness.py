@@ -16,6 +16,7 @@ from heatline.bench.commands.common import (
 )
 from heatline.bench.machine import machine, without_flags
 from heatline.bench.result_file import claim, keep, new_report, read_result
+from heatline.edge.cli.options import FiniteRange
 from heatline.edge.errors import BenchError
 from heatline.edge.util.extras import require_extra
 
@@ -27,6 +28,13 @@ EXAMPLE = "heatline bench robustness --data data --set bsdata --set kolektorsdd 
 @data_sets_options
 @number_option("--seed", "seeds", (0,), "Of folds and training")
 @number_option("--fold", "folds", (0,), "Of five, to be inspected")
+@click.option(
+    "--false-reject",
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
+    default=0.01,
+    show_default=True,
+    help="Wanted share of rejected good frames, as of heatline export.",
+)
 @out_with_table_option
 def robustness(
     overrides: tuple[str, ...],
@@ -35,14 +43,17 @@ def robustness(
     names: tuple[str, ...],
     seeds: tuple[int, ...],
     folds: tuple[int, ...],
+    false_reject: float,
     work: Path,
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare verdicts and regions of frames with those of the same frames brighter, darker, defocused and moved.
+    """Compare verdicts and regions of frames with those of the same frames brighter, darker, defocused, shifted and
+    turned.
 
     The default recipe is trained and exported without a fold of each data set, and the bundle inspects the frames of
-    the fold as a line does. KEY=VALUE... are those of `heatline train`. A set that --out has with the same settings is
+    the fold as a line does. If the model compares frames with a reference, each is compared with one that was not made
+    of it. KEY=VALUE... are those of `heatline train`. A set that --out has with the same settings is
     not measured again, and what --out has by other settings stays there; the table shows one kind of settings.
     """
     require_extra("export")
@@ -52,7 +63,11 @@ def robustness(
     if out is not None:
         claim(out, out.with_suffix(TABLE))
     settings = Settings(
-        seeds=sorted({*seeds}), folds=sorted({*folds}), frames=FRAMES, overrides=that_change_figures(overrides)
+        seeds=sorted({*seeds}),
+        folds=sorted({*folds}),
+        frames=FRAMES,
+        overrides=that_change_figures(overrides),
+        false_reject=false_reject,
     )
     now = machine()
     before = {} if out is None or not out.exists() else read_result(out)

@@ -1,5 +1,6 @@
 """`heatline bench robustness`: slightly changed frames, in runs on small pictures and in examples by hand."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -14,12 +15,12 @@ from numpy.typing import NDArray
 
 import heatline.bench.robustness as robustness
 from heatline.bench.command import bench as command
-from heatline.bench.plausibility import SHIFT_PX, SHIFTED
 from heatline.bench.recipes.metrics import label_defects
 from heatline.bench.recipes.sets import DataSet
 from heatline.bench.robustness import (
     CHANGES,
     UNCHANGED,
+    Change,
     ChangeFigures,
     Comparison,
     Inspected,
@@ -28,9 +29,10 @@ from heatline.bench.robustness import (
     compare,
     count_figures,
     inspect_frame,
+    moved,
+    moved_picture,
     read_robustness,
     table,
-    to_pixels,
 )
 from heatline.edge.bundle import Bundle
 from heatline.edge.bundle.appearance import Appearance, ImageStatistics
@@ -38,11 +40,14 @@ from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.errors import BenchError, ConfigError
 from heatline.edge.inference import open_engine
 from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.reference.reference import Reference
+from tests.edge.boards import board, board_bundle
 from tests.small_bundle import TILE, dark_square, white_frame
 from tests.train.blobs import draw_blobs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+SHIFTED = "shifted by 10 px"
 SMALL = (
     "tiles.tile_px=64", "recipe.steps=12", "recipe.folds=2", "recipe.jitter_px=20", "trainer.precision=32-true",
     "recipe.copies={defective: 1, most: 20}",
@@ -96,74 +101,76 @@ def test_a_fold_is_inspected_unchanged_and_changed_by_a_bundle_of_the_others(
         run(out, "split.test=[a]")
 
 
-def cells(sides: tuple[int, int]) -> st.SearchStrategy[NDArray[np.bool_]]:
-    return arrays(np.bool_, sides)
-
-
 @st.composite
-def found_cells(draw: st.DrawFn) -> tuple[tuple[int, int], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Draw a frame's height and width, and its found cells of 4 px, unchanged and changed; neither is empty."""
-    height, width = draw(st.integers(11, 30)), draw(st.integers(11, 30))
-    before, after = (draw(cells((-(-height // 4), -(-width // 4)))) for _ in range(2))
-    before[0, 0] = after[0, 0] = after[2, 2] = True
-    return (height, width), before, after
+def found_pixels(draw: st.DrawFn) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Draw the found pixels of a frame, unchanged and changed; both show at least one that the other shows."""
+    sides = draw(st.integers(11, 30)), draw(st.integers(11, 30))
+    before, after = (draw(arrays(np.bool_, sides)) for _ in range(2))
+    before[0, 0] = after[10, 10] = True
+    return before, after
 
 
-def pixels_by_hand(found: NDArray[np.bool_], frame_hw: tuple[int, int], beside_px: int) -> set[tuple[int, int]]:
-    """Return the (y, x) in the unchanged frame of every pixel whose cell is found."""
-    height, width = frame_hw
-    return {
-        (y - beside_px, x - beside_px)
-        for y in range(beside_px, height)
-        for x in range(beside_px, width)
-        if found[y // 4, x // 4]
-    }
-
-
-@given(found_cells(), st.integers(0, 2**32 - 1))
-def test_regions_are_compared_pixel_by_pixel_where_they_lie_in_the_unchanged_frame(
-    drawn: tuple[tuple[int, int], NDArray[np.bool_], NDArray[np.bool_]], seed: int
+@given(found_pixels(), st.integers(0, 10), st.integers(0, 2**32 - 1))
+def test_regions_are_compared_pixel_by_pixel_where_both_frames_show_the_same(
+    drawn: tuple[NDArray[np.bool_], NDArray[np.bool_]], px: int, seed: int
 ) -> None:
-    frame_hw, found_before, found_after = drawn
-    mask = np.random.default_rng(seed).random(frame_hw) < 0.4
-    labels, _ = label_defects(mask)
-    before = Inspected("DEFECT", to_pixels(found_before, frame_hw, 4, 0))
-    after = Inspected("DEFECT", to_pixels(found_after, frame_hw, 4, SHIFT_PX))
-    one, other = pixels_by_hand(found_before, frame_hw, 0), pixels_by_hand(found_after, frame_hw, SHIFT_PX)
-    shown = {(y, x) for y in range(frame_hw[0] - SHIFT_PX) for x in range(frame_hw[1] - SHIFT_PX)}
-    one, count = one & shown, len({int(labels[place]) for place in shown} - {0})
+    found_before, found_after = drawn
+    height, width = found_before.shape
+    labels, _ = label_defects(np.random.default_rng(seed).random((height, width)) < 0.4)
+    before, after = (Inspected("DEFECT", found, "GOOD", False) for found in drawn)
+    places = [(y, x) for y in range(height - px) for x in range(width - px)]  # in the unchanged frame
+    one = {(y, x) for y, x in places if found_before[y, x]}
+    other = {(y, x) for y, x in places if found_after[y + px, x + px]}
+    count = len({int(labels[place]) for place in places} - {0})
     hits = [{int(labels[place]) for place in found} - {0} for found in (one, other)]
-    assert compare(True, labels, before, after) == Comparison(
-        True, "DEFECT", "DEFECT", len(one & other) / len(one | other), count, len(hits[0]), len(hits[1])
+    found = compare(True, labels, before, after, Change(px=px).motion((height, width)))
+    assert found == Comparison(
+        True, "DEFECT", "DEFECT", len(one & other) / len(one | other), count, len(hits[0]), len(hits[1]), "GOOD", False
     )
 
 
-def test_regions_of_a_moved_frame_are_moved_back_by_the_same_distance() -> None:
+def test_pictures_move_to_the_right_and_down_and_turn_clockwise_with_their_masks() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
-    moved = CHANGES[SHIFTED](rgb, np.random.default_rng(0))
-    assert np.array_equal(moved[SHIFT_PX:, SHIFT_PX:], rgb[:-SHIFT_PX, :-SHIFT_PX])
-    back = to_pixels(moved[..., 0] > 90, (20, 24), 1, SHIFT_PX)
-    assert np.array_equal(back, rgb[:-SHIFT_PX, :-SHIFT_PX, 0] > 90)
-    assert np.array_equal(moved[0, SHIFT_PX:], rgb[SHIFT_PX, :-SHIFT_PX])  # mirrored
+    for change in CHANGES.values():
+        motion = change.motion((20, 24))
+        assert change.degrees or np.array_equal(
+            moved_picture(rgb, motion)[change.px :, change.px :], rgb[: 20 - change.px, : 24 - change.px]
+        )
+    assert np.array_equal(moved_picture(rgb, CHANGES[SHIFTED].motion((20, 24)))[9, 10:], rgb[1, :-10]), "mirrored"
+    picture, mask = np.zeros((300, 400, 3), np.uint8), np.zeros((300, 400), np.bool_)
+    picture[148:153, 340:350], mask[148:153, 340:350] = 255, True  # right of the centre: a turn moves it down
+    motion = CHANGES["turned by 1 degrees"].motion(mask.shape)
+    bright, masked = (np.argwhere(each) for each in (moved_picture(picture, motion)[..., 0] > 127, moved(mask, motion)))
+    assert bright.mean(axis=0) == pytest.approx(masked.mean(axis=0), abs=0.5)
+    assert masked.mean(axis=0) == pytest.approx((150 + 145 * np.sin(np.radians(1)), 344.5), abs=0.6)
 
 
-def test_a_square_in_a_moved_frame_is_found_at_its_original_place(bundle: Bundle) -> None:
-    frame = dark_square(white_frame(), 96, 304)
-    shown = [Appearance((500, 700), ImageStatistics.of(each), None) for each in (frame, white_frame())]
-    engine = open_engine("openvino", bundle.path, TILE, threads=1)
-    inspector = Inspector(bundle.manifest, engine, plausibility=fit_plausibility(shown))
-    unchanged = inspect_frame(inspector, frame)
-    moved = inspect_frame(inspector, CHANGES[SHIFTED](frame, np.random.default_rng(0)), SHIFT_PX)
-    square = np.zeros(frame.shape[:2], np.bool_)
+def test_a_square_in_a_moved_frame_is_found_where_it_moved_to(bundle: Bundle) -> None:
+    frame, square = dark_square(white_frame(), 96, 304), np.zeros((500, 700), np.bool_)
     square[96:144, 304:352] = True
-    for seen in (unchanged, moved):
-        shown = square[: seen.pixels.shape[0], : seen.pixels.shape[1]]
-        assert seen.verdict == "DEFECT"
-        assert (seen.pixels & shown).sum() / (seen.pixels | shown).sum() > 0.6  # map cells have 16 px
-    assert inspect_frame(inspector, white_frame()).verdict == "GOOD"
-    assert not inspect_frame(inspector, white_frame()).pixels.any()
-    assert inspect_frame(inspector, white_frame() * 0).verdict == "NO_VERDICT"
-    engine.close()
+    shown = [Appearance((500, 700), ImageStatistics.of(each), None) for each in (frame, white_frame())]
+    with contextlib.closing(open_engine("openvino", bundle.path, TILE, threads=1)) as engine:
+        inspector = Inspector(bundle.manifest, engine, plausibility=fit_plausibility(shown))
+        for change in (CHANGES[UNCHANGED], CHANGES[SHIFTED]):
+            motion = change.motion(square.shape)
+            place = moved(square, motion)
+            seen = inspect_frame(inspector, moved_picture(frame, motion), place)
+            assert (seen.verdict, seen.clean, seen.misaligned) == ("DEFECT", "GOOD", False)
+            assert (seen.pixels & place).sum() / (seen.pixels | place).sum() > 0.6  # map cells have 16 px
+        assert inspect_frame(inspector, frame).clean == "DEFECT", "no mask says that its tiles are defective"
+        assert inspect_frame(inspector, white_frame()).verdict == "GOOD"
+        assert not inspect_frame(inspector, white_frame()).pixels.any()
+        assert inspect_frame(inspector, white_frame() * 0).verdict == "NO_VERDICT"
+
+
+def test_a_frame_that_cannot_be_aligned_with_its_reference_is_refused_as_misaligned(tmp_path: Path) -> None:
+    comparing, reference = board_bundle(tmp_path / "boards.bundle", {"": Reference(board(seed=1))}), Reference(board())
+    with contextlib.closing(open_engine("openvino", comparing.path, TILE, threads=1)) as engine:
+        inspector = Inspector(comparing.manifest, engine)
+        for px, expected in ((10, ("GOOD", False)), (150, ("NO_VERDICT", True))):
+            frame = moved_picture(board(), Change(px=px).motion(board().shape[:2]))
+            seen = inspect_frame(inspector, frame, reference=reference)
+            assert (seen.verdict, seen.misaligned) == expected
 
 
 def test_figures_count_verdicts_and_changed_verdicts() -> None:
@@ -179,7 +186,7 @@ def test_figures_count_verdicts_and_changed_verdicts() -> None:
             Comparison(True, "DEFECT", "DEFECT", 0.6, 1, 1, 1),
             Comparison(True, "DEFECT", "GOOD", None, 2, 1, 0),
             Comparison(True, "NO_VERDICT", "DEFECT", None, 5, 5, 5),
-            Comparison(True, "DEFECT", "NO_VERDICT", None, 7, 7, 7),
+            Comparison(True, "DEFECT", "NO_VERDICT", None, 7, 7, 7, "GOOD", True),
         ],
     )
     assert found == ChangeFigures(
@@ -198,7 +205,14 @@ def test_figures_count_verdicts_and_changed_verdicts() -> None:
         defects=6,
         hit_unchanged=5,
         hit=3,
+        misaligned=1,
     )
+
+
+def test_clean_tiles_of_defective_frames_stand_in_for_good_frames() -> None:
+    verdicts = (("DEFECT", "GOOD"), ("GOOD", "GOOD"), ("DEFECT", "DEFECT"), ("DEFECT", None), ("NO_VERDICT", "DEFECT"))
+    found = count_figures("", [Comparison(True, "DEFECT", after, None, 1, 1, 1, clean) for after, clean in verdicts])  # type: ignore[arg-type]
+    assert (found.stand_ins, found.good, found.rejected, found.defective, found.found) == (True, 3, 1, 4, 3)
 
 
 def test_the_table_has_a_row_per_figure_and_change() -> None:
@@ -227,6 +241,7 @@ def test_the_table_has_a_row_per_figure_and_change() -> None:
         "| unchanged | 2 of 4 (3) | - |"
     )
     assert "| 20 % darker | 1, 0 | 0, 0 |" in rows
+    assert rows[rows.index("| **good frames rejected** |  |  |") + 1] == "| unchanged | 1 of 1 | - |"
     assert rows[-1] == "| groups left out | 7 | 1 |"
 
 
