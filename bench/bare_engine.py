@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import BenchError, last_line
 from heatline.edge.inference import Precision
-from heatline.edge.inference.engine import weights_of
+from heatline.edge.inference.engine import DIFFERENCE, weights_of
 
 if TYPE_CHECKING:  # a bench must not map its libraries: shared with the service, they would count half there
     import openvino as ov
@@ -34,13 +34,21 @@ class BareEngine:
     Args:
         model: gets the shape of the tiles.
         tiles: [batch, tile, tile, 3], which every request infers.
+        difference: [batch, cells, cells, channels], if the graph compares.
     Raises:
         BenchError: OpenVINO cannot run the graph.
         PrecisionError: the processor has no such precision.
     """
 
     def __init__(
-        self, model: "ov.Model", precision: Precision, tiles: NDArray[np.uint8], *, threads: int, streams: int
+        self,
+        model: "ov.Model",
+        precision: Precision,
+        tiles: NDArray[np.uint8],
+        difference: NDArray[np.uint8] | None = None,
+        *,
+        threads: int,
+        streams: int,
     ) -> None:
         from openvino import AsyncInferQueue
 
@@ -55,15 +63,17 @@ class BareEngine:
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": streams,
         }
+        inputs = {"tiles": tiles} if difference is None else {"tiles": tiles, DIFFERENCE: difference}
         try:
-            model.reshape({"tiles": list(tiles.shape)})
+            model.reshape({name: list(values.shape) for name, values in inputs.items()})
             compiled = shared_core().compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise BenchError(f"OpenVINO cannot run the graph: {last_line(error)}") from error
         self.batch, self.threads, self.streams = len(tiles), threads, streams
         self._requests = AsyncInferQueue(compiled, streams + 1)
         for request in self._requests:
-            request.get_tensor("tiles").data[:] = tiles
+            for name, values in inputs.items():
+                request.get_tensor(name).data[:] = values
 
     def run(self, requests: int) -> None:
         """Run a number of requests of `batch` tiles; return when all are answered."""

@@ -12,6 +12,7 @@ from heatline.bench.commands.map_cost import map_cost
 from heatline.bench.commands.peers import peers
 from heatline.bench.commands.plausibility import plausibility
 from heatline.bench.commands.recipes import recipes
+from heatline.bench.commands.reference import reference
 from heatline.bench.commands.report import report
 from heatline.bench.commands.robustness import robustness
 from heatline.bench.commands.stages import stages
@@ -27,6 +28,7 @@ COMMANDS = (
     peers,
     plausibility,
     recipes,
+    reference,
     report,
     robustness,
     stages,

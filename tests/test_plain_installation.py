@@ -28,6 +28,7 @@ EXPECTED = {
     "bench flops": "train",
     "bench map-cost": "export",
     "bench recipes --data boards": "train",
+    "bench reference": "export",
     "bench robustness --data boards": "export",
     "bench plausibility --data boards": "export",
     "bench peers": "peers",

@@ -188,6 +188,11 @@ def _plausibility_view(one: Record) -> Record:
     }
 
 
+def _reference_view(one: Record) -> Record:
+    """Give each precision's share a column."""
+    return {"": [{**row, **row["shares"]} for row in one["rows"]]}
+
+
 def _robustness_view(one: Record) -> Record:
     return {
         "": [
@@ -290,6 +295,15 @@ KINDS = (
         plots=_map_cost_plots,
         leave_out=("fusion", "discard_ratio", "tile_px", "threads", "rounds", "tiles", "at_utc", "load"),
         headlines=_map_cost_headlines,
+    ),
+    Kind(
+        name="reference",
+        title="What a reference costs",
+        description="Alignment and differences of a frame, and the second input of the graph, on one core, in "
+        "interleaved rounds; docs/stages.md defines the stages.",
+        heading="{model}",
+        leave_out=("shares",),
+        view=_reference_view,
     ),
     Kind(
         name="flops",
