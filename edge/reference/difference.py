@@ -20,11 +20,6 @@ CHANNELS = 4 * len(TOLERANCES_PX)
 """Mean and highest excess over a cell's px: brighter and darker, for each tolerance."""
 MOST_GAIN = 1.43
 """Contrast of a tile is matched to the reference's by at most this factor, or its inverse."""
-STRIKING, FEWEST_STRIKING = 48, 4
-"""A tile in which so many cells have a px that exceeds the range within 3 px by so many grey levels is also compared
-beside its place: line-scan cameras stretch a picture by some px, which no rigid motion follows."""
-NEARBY_PX = 6
-"""How far beside its place such a tile is looked for."""
 FLAT = 8.0
 """Standard deviation of grey below which the contrast of a reference tile is not matched: it would enlarge noise."""
 
@@ -60,10 +55,6 @@ class GreyRange:
             planes.append((low, high))
         return planes
 
-    @cached_property
-    def _halved(self) -> Grey:
-        return _halve(self.grey)
-
     def difference(self, tile: Grey, corner_yx: tuple[int, int], out: NDArray[np.uint8]) -> None:
         """Write what a tile has beyond this range into `out`, [cells, cells, CHANNELS].
 
@@ -73,26 +64,6 @@ class GreyRange:
             tile: grey [side, side]; the side is a multiple of `CELL_PX`.
             corner_yx: where the reference shows what the tile's top left px shows; may lie outside the reference.
         """
-        self._compare(tile, corner_yx, out)
-        if (striking := _striking(out)) < FEWEST_STRIKING or (nearby := self._nearby(tile, corner_yx)) is None:
-            return
-        other = np.empty_like(out)
-        self._compare(tile, nearby, other)
-        if _striking(other) < striking:
-            out[:] = other
-
-    def _nearby(self, tile: Grey, corner_yx: tuple[int, int]) -> tuple[int, int] | None:
-        """Return the corner near this one where the reference resembles the tile most; None: it shows too little."""
-        reach = NEARBY_PX // 2
-        window = _halve(tile)[reach:-reach, reach:-reach]
-        top, left = (max(each // 2, 0) for each in corner_yx)
-        searched = self._halved[top : top + len(window) + 2 * reach, left : left + len(window) + 2 * reach]
-        if min(searched.shape) < len(window):
-            return None
-        _, _, _, (x, y) = cv2.minMaxLoc(cv2.matchTemplate(searched, window, cv2.TM_CCOEFF_NORMED))
-        return 2 * (top + y - reach), 2 * (left + x - reach)
-
-    def _compare(self, tile: Grey, corner_yx: tuple[int, int], out: NDArray[np.uint8]) -> None:
         side = len(tile)
         shown, inside = _overlap(corner_yx, side, self.grey.shape)
         out[:] = 0
@@ -133,15 +104,6 @@ def differences(
             )  # type: ignore[assignment]
         reference.difference(tile, (corner[0], corner[1]), out)
     return found
-
-
-def _striking(difference: NDArray[np.uint8]) -> int:
-    return int((difference[..., [-3, -1]].max(axis=-1) > STRIKING).sum())
-
-
-def _halve(grey: Grey) -> Grey:
-    size = grey.shape[1] // 2, grey.shape[0] // 2
-    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _match(tile: Grey, seen: Grey, reference: Grey) -> Grey:
