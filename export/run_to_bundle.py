@@ -30,7 +30,7 @@ from heatline.edge.bundle.pooling import identity_of
 from heatline.edge.bundle.store import GOLDEN, require_new_folder
 from heatline.edge.calibration import GoodFrame, describe_support
 from heatline.edge.drift.reference import fit_reference
-from heatline.edge.errors import ExportError
+from heatline.edge.errors import InputError
 from heatline.edge.inference import Precision, infer, open_engine
 from heatline.edge.inference.engine import DIFFERENCE, FEATURES, ONNX_GRAPH, OPENVINO_GRAPH
 from heatline.edge.reference.reference import Reference
@@ -89,8 +89,9 @@ def export_run(
         track: wraps the iteration over the validation images, to show its progress.
         say: called with a description of each step, and of the result for each precision.
     Raises:
-        ExportError: a graph does not agree with the model, its map is stuck or drawn to the border, there are no
-            frames for calibration, or the run has no reference for this design.
+        ExportError: a graph does not agree with the model, its map is stuck or drawn to the border, or there are no
+            frames for calibration.
+        InputError: the run has no reference of this design.
         BundleError: the target exists already, or the target or the temporary folder cannot be written.
     """
     require_new_folder(target)
@@ -217,24 +218,22 @@ def _find_reference(run: TrainedRun, design: str | None, say: Say) -> Reference 
     """Return the reference that the bundle gets; None: the model compares with none, or each design has its own.
 
     Raises:
-        ExportError: the run has no reference of this design.
-        InputError: the reference cannot be made.
+        InputError: the run has no reference of this design, or it cannot be made.
     """
     references = run.references
     designs = [] if references is None else references.designs
     if design is not None and design not in designs:
-        raise ExportError(
-            f"{run.folder} has no reference of {design!r}; expected "
-            f"{'one of ' + list_some(designs, 10) if designs else 'no --reference, as it has none by design'}"
-        )
+        expected = f"one of {list_some(designs, 10)}" if designs else "no --reference, as it has none by design"
+        raise InputError(f"{run.folder} has no reference of {design!r}; expected {expected}")
     if references is None:
         return None
     design = designs[0] if len(designs) == 1 else design
     found = references.of_design(design) if design is not None or not designs else None
     if found is None:
+        each = "design has its own: name one with --reference, or make it" if designs else "picture has its own: make it"
         say(
-            "the bundle has no reference yet, as each design has its own: name one with --reference, or make it of "
-            "good frames of the line with heatline bundle set-reference"
+            f"the bundle has no reference yet, as each {each} of good frames of the line with heatline bundle "
+            "set-reference"
         )
     return found
 

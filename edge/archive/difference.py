@@ -1,7 +1,7 @@
 """In what two bundles differ, as far as it can change a verdict on a picture of an archive."""
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.bundle.manifest import PRODUCT_TILES
+from heatline.edge.bundle.manifest import PRODUCT_TILES, product_picture_of
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.inference.engine import ONNX_GRAPH, weights_of
 
@@ -11,8 +11,8 @@ GRAPH = "graph"
 def difference_of(new: Bundle, old: Bundle, engine: EngineKind, precision: Precision) -> list[str]:
     """Return in what two bundles differ.
 
-    The names are `graph`, `grid`, `score threshold`, `evidence threshold`, `strong evidence`, `plausible frames`.
-    Without `graph` and `grid`, each picture has the same scores with both. Graphs count as different if their files
+    The names are `graph`, `grid`, `reference`, `score threshold`, `evidence threshold`, `strong evidence`, `plausible
+    frames`. Without `graph`, `grid` and `reference`, each picture has the same scores with both. Graphs count as different if their files
     are, which two exports of one model can cause too.
     """
     values = [_values(bundle, engine, precision) for bundle in (new, old)]
@@ -26,6 +26,7 @@ def _values(bundle: Bundle, engine: EngineKind, precision: Precision) -> dict[st
     return {
         GRAPH: [manifest.files.get(name) for name in files],
         "grid": (manifest.grid, manifest.map, manifest.tensors, manifest.colour),
+        "reference": manifest.files.get(product_picture_of("")),
         "score threshold": manifest.calibration.score_threshold,
         "evidence threshold": manifest.calibration.evidence_threshold,
         "strong evidence": manifest.calibration.strong_evidence,
