@@ -230,9 +230,9 @@ def _find_reference(run: TrainedRun, design: str | None, say: Say) -> Reference 
     design = designs[0] if len(designs) == 1 else design
     found = references.of_design(design) if design is not None or not designs else None
     if found is None:
-        each = "design has its own: name one with --reference, or make it" if designs else "picture has its own: make it"
+        each = "design has its own: name it with --reference, or make" if designs else "picture has its own: make"
         say(
-            f"the bundle has no reference yet, as each {each} of good frames of the line with heatline bundle "
+            f"the bundle has no reference yet, as each {each} one of good frames of the line with heatline bundle "
             "set-reference"
         )
     return found

@@ -12,8 +12,8 @@ def difference_of(new: Bundle, old: Bundle, engine: EngineKind, precision: Preci
     """Return in what two bundles differ.
 
     The names are `graph`, `grid`, `reference`, `score threshold`, `evidence threshold`, `strong evidence`, `plausible
-    frames`. Without `graph`, `grid` and `reference`, each picture has the same scores with both. Graphs count as different if their files
-    are, which two exports of one model can cause too.
+    frames`. Without the first three, each picture has the same scores with both. Graphs count as different if their
+    files are, which two exports of one model can cause too.
     """
     values = [_values(bundle, engine, precision) for bundle in (new, old)]
     return [name for name, value in values[0].items() if value != values[1][name]]

@@ -290,7 +290,7 @@ def test_of_several_designs_the_bundle_gets_the_reference_that_is_named(
     run = dataclasses.replace(comparing_run, summary=msgspec.structs.replace(comparing_run.summary, reference=found))
     said: list[str] = []
     if carried is None:
-        with pytest.raises(ExportError, match="has no reference of 'x'; expected one of a, b"):
+        with pytest.raises(InputError, match="has no reference of 'x'; expected one of a, b"):
             _find_reference(run, design, said.append)
         return
     reference = _find_reference(run, design, said.append)
@@ -299,7 +299,7 @@ def test_of_several_designs_the_bundle_gets_the_reference_that_is_named(
 
 
 def test_a_run_without_a_reference_is_not_exported_with_one(run: TrainedRun, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="has no reference of 'a'; expected no --reference"):
+    with pytest.raises(InputError, match="has no reference of 'a'; expected no --reference"):
         export_run(run, tmp_path / "b", name="b", version="1", false_reject=0.01, design="a")
 
 
