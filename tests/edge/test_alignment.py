@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from heatline.edge.reference.alignment import Aligner, Pose
+from heatline.edge.reference.difference import GreyRange, differences
 
 Picture = NDArray[np.uint8]
 
@@ -37,7 +38,7 @@ ALIGNER = Aligner(BOARD)
 @given(
     x=st.floats(-40, 40),
     y=st.floats(-40, 40),
-    degrees=st.floats(-2, 2),
+    degrees=st.floats(-1.4, 1.4),
     gain=st.floats(0.8, 1.2),
     blur_px=st.sampled_from([0.01, 1.5]),
     defect_yx=st.tuples(st.integers(0, 340), st.integers(0, 420)),
@@ -61,7 +62,7 @@ def test_a_known_motion_is_found_despite_brightness_noise_blur_and_a_defect(
         pytest.param(224, 224, None, (15, -9, 1), id="one tile"),
         pytest.param(1000, 97, None, (4, 30, 0.3), id="narrow"),
         pytest.param(640, 640, 8, (-20, 20, -1), id="nearly blank"),
-        pytest.param(2048, 2448, None, (97, -60, 2), id="5 MP"),
+        pytest.param(2048, 2448, None, (97, -60, 1.4), id="5 MP"),
         pytest.param(3648, 5472, None, (-200, 150, -1), id="20 MP"),
     ],
 )
@@ -93,6 +94,32 @@ def test_what_does_not_show_the_reference_is_refused(frame: Picture) -> None:
     assert reason is not None
     assert "confidence" in reason
     assert "px" in reason
+
+
+def test_no_cell_of_a_good_frame_differs_up_to_the_farthest_turn_and_farther_turns_are_refused() -> None:
+    picture = cv2.GaussianBlur(board(900, 900), (0, 0), 1)
+    aligner, origins = Aligner(picture), [(y, x) for y in (200, 338, 476) for x in (200, 338, 476)]
+    for degrees in (aligner.farthest[1] - 0.05, -aligner.farthest[1] + 0.05):
+        frame = moved(picture, 0, 0, degrees)
+        pose = aligner.find(frame)
+        assert aligner.reject_reason(pose) is None
+        corners = pose.corners(np.array(origins), 224, picture.shape)
+        assert differences(frame, GreyRange(picture), origins, corners, 224)[..., 5::2].max() < 48
+    assert "turned by -2.00 degrees" in str(aligner.reject_reason(aligner.find(moved(picture, 9, 5, -2))))
+
+
+@pytest.mark.parametrize("seed", [1, 6, 11])
+def test_a_part_displaced_over_a_still_fixture_has_no_pose_between_them(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    reference = np.full((600, 800), 60, np.uint8)
+    for x, strip, depth, grey in rng.integers((0, 0, 0, 90), (780, 2, 110, 220), (80, 4)):
+        reference[(0, 480)[strip] + depth :][:12, x : x + 15] = grey
+    frame = reference.copy()
+    for x, y, grey in rng.integers((200, 150, 90), (600, 430, 220), (25, 3)):
+        reference[y : y + 25, x : x + 20], frame[y : y + 25, x + 10 : x + 30] = grey, grey
+    aligner = Aligner(reference)
+    pose = aligner.find(frame)
+    assert aligner.reject_reason(pose) is not None or min(abs(pose.x_px), abs(pose.x_px - 10)) < 1
 
 
 @pytest.mark.parametrize(
