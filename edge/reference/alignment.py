@@ -93,7 +93,7 @@ class Aligner:
         self._window = np.sqrt(np.outer(*(np.hanning(n + 2)[1:-1] for n in coarse.shape))).astype(np.float32)
         self._spectra = np.stack([self._spectrum(self._turned(coarse, turn)) for turn in _TURNS]).conj()
         self.farthest = max(_RANGE_PX, _RANGE_SHARE * max(height, width)), _MOST_DEGREES
-        """The largest shift, px, that is surely found, and the largest turn, degrees, of an aligned frame."""
+        """The largest shift along each axis, px, and the largest turn, degrees, of an aligned frame."""
         range_px = self.farthest[0] / self._factor
         reach = math.ceil(range_px / self._coarse_factor) + 1
         self._rows, self._columns = (np.arange(-r, r + 1) for r in (min(reach, (n - 1) // 2) for n in coarse.shape))
@@ -130,10 +130,14 @@ class Aligner:
 
     def reject_reason(self, pose: Pose) -> str | None:
         """Return why the frame of this pose is not aligned with the reference, in one sentence; None: it is aligned."""
-        sure = pose.confidence >= _LEAST_CONFIDENCE
-        if sure and abs(pose.degrees) <= _MOST_DEGREES:
+        sure, most_px = pose.confidence >= _LEAST_CONFIDENCE, self.farthest[0]
+        near = max(abs(pose.x_px), abs(pose.y_px)) <= most_px + _TOLERANCE_PX
+        if sure and near and abs(pose.degrees) <= _MOST_DEGREES:
             return None
-        if sure:
+        if sure and not near:
+            shift = f"{pose.x_px:.0f} px right and {pose.y_px:.0f} px down"
+            reason = f"the frame is shifted by {shift}, at most {most_px:.0f} fit: check its mount and trigger"
+        elif sure:
             reason = f"the frame is turned by {pose.degrees:.2f} degrees, at most {_MOST_DEGREES} fit: check its mount"
         elif len(self._anchors) < _LEAST_CONFIDENCE * _LEAST_ANCHORS:
             reason = "the reference shows too little texture: choose another reference"
@@ -142,7 +146,7 @@ class Aligner:
         else:
             reason = "the frame does not show what the reference shows: check the product and its place"
         return (
-            f"{reason} (confidence {pose.confidence:.2f}, expected {_LEAST_CONFIDENCE}; error {pose.error_px:.1f} px)"
+            f"{reason} (confidence {pose.confidence:.2f}, expected at least {_LEAST_CONFIDENCE}; error {pose.error_px:.1f} px)"
         )
 
     def _spectrum(self, coarse: NDArray[np.uint8]) -> NDArray[np.complex64]:

@@ -105,6 +105,8 @@ def test_no_cell_of_a_good_frame_differs_up_to_the_farthest_turn_and_farther_tur
         assert aligner.reject_reason(pose) is None
         corners = pose.corners(np.array(origins), 224, picture.shape)
         assert differences(frame, GreyRange(picture), origins, corners, 224)[..., 5::2].max() < 48
+    far = aligner.find(moved(picture, 58, -9, 0))
+    assert "at most" in str(aligner.reject_reason(far)) or far.confidence < 0.75
     assert "turned by -2.00 degrees" in str(aligner.reject_reason(aligner.find(moved(picture, 9, 5, -2))))
 
 
