@@ -116,7 +116,7 @@ class Compared:
             near = off_px <= near_px and abs(pose.degrees - MOTION.degrees) <= NEAR_DEGREES
             require(near, f"that {stage} finds the motion (off by {off_px:.1f} px)")
         found = last[DIFFERENCES]
-        require(np.array_equal(found, last[IN_ALL].difference), "that the stages together give the differences")
+        require(np.array_equal(found, last[IN_ALL]), "that the stages together give the differences")
         tile, *cell, _ = np.unravel_index(found.argmax(), found.shape)
         at_yx = np.array(self.grid.origins_yx[tile]) + np.array(cell) * CELL_PX
         require(bool(np.abs(at_yx - self.middle_yx).max() <= DEFECT_PX), "that the frame differs most at its defect")

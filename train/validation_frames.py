@@ -184,7 +184,7 @@ def graph_inputs(
     if references is None:
         return (grid.tiles(rgb),)
     reference = references.of(image)
-    difference = None if reference is None else reference.compare(rgb, grid).difference
+    difference = None if reference is None else reference.compare(rgb, grid)
     return None if difference is None else (grid.tiles(rgb), difference)
 
 

@@ -149,11 +149,11 @@ class GoodPictures:
                 statistics_of_area=area is not None,
                 reference=None if reference_of is None else reference_of(file),
             )
-            if started.comparison is not None and started.comparison.misaligned is not None:
-                misaligned.append((file, started.comparison.misaligned))
+            if started.alignment is not None and started.alignment.misaligned is not None:
+                misaligned.append((file, started.alignment.misaligned))
             if number - 1 in sampled:
                 rgb = to_rgb(image, pixel_format)
-                pose = None if started.comparison is None else started.comparison.pose
+                pose = None if started.alignment is None else started.alignment.pose
                 part = rgb if area is None else rgb[area.box((rgb.shape[0], rgb.shape[1]))]
                 samples.append(replace(PictureSample.of(part), pose=pose))
             if ahead is not None:

@@ -91,6 +91,9 @@ class Engine(ABC):
         """
         return False
 
+    def collect_ended(self) -> None:  # noqa: B027  (an engine that answers during `submit` needs none)
+        """Call `done` or `failed` of all requests that have ended, also of those after a slow one. Do not wait."""
+
     def drain(self) -> None:
         """Wait until every request is answered."""
         while self.collect():

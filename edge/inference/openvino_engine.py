@@ -96,7 +96,7 @@ class OpenVinoEngine(Engine):
 
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
         if not self._idle:
-            self._collect_ended()
+            self.collect_ended()
         if not self._idle:
             self._wait_for_several()
         while not self._idle:
@@ -131,10 +131,9 @@ class OpenVinoEngine(Engine):
         """Wait for as many requests as are filled per wake-up; they mostly end in the order of their start."""
         if len(self._at_work) >= self._per_wakeup:  # otherwise some were given up
             self._at_work[self._per_wakeup - 1].has_ended(WAIT_STEP_MS)
-            self._collect_ended()
+            self.collect_ended()
 
-    def _collect_ended(self) -> None:
-        """Finish all requests that have ended; do not wait for a slow one that was started before them."""
+    def collect_ended(self) -> None:
         for _ in range(len(self._at_work)):
             request = self._at_work.popleft()
             if request.has_ended(0):

@@ -2,9 +2,9 @@
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +21,8 @@ from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest, Stitcher, Tile
 from heatline.edge.inference import Engine
 from heatline.edge.inference.engine import ANSWER_WITHIN_SECONDS
 from heatline.edge.inspection.verdict import Judgement, Thresholds, judge
-from heatline.edge.reference.reference import Comparison, Reference
+from heatline.edge.reference.difference import to_grey
+from heatline.edge.reference.reference import Alignment, Reference
 
 WAIT_STEP_SECONDS = 0.5
 NO_REFERENCE = "there is no reference picture to compare the frame with; make one with heatline bundle set-reference"
@@ -32,10 +33,10 @@ class PendingFrame:
     """A frame whose tiles are with the engine. The thread that started it adds the answers; any thread may wait."""
 
     def __init__(
-        self, frame: Frame, stitcher: Stitcher, appearance: Appearance, comparison: Comparison | None = None
+        self, frame: Frame, stitcher: Stitcher, appearance: Appearance, alignment: Alignment | None = None
     ) -> None:
         tiles = len(stitcher.grid)
-        self.frame, self.stitcher, self.comparison = frame, stitcher, comparison
+        self.frame, self.stitcher, self.alignment = frame, stitcher, alignment
         self._appearance = appearance
         self.logits = np.empty(tiles, np.float32)
         self.maps = np.empty((tiles, *stitcher.map_hw), np.float32)
@@ -153,8 +154,8 @@ class Inspector:
         statistics_of_area: bool = False,
         reference: Reference | None = None,
     ) -> PendingFrame:
-        """Cut a frame into tiles, compare it with its reference, and submit both to the engine. Return once the last
-        tile is submitted.
+        """Align a frame with its reference, cut it into tiles, and submit these and their differences to the engine.
+        Return once the last tile is submitted.
 
         If another thread calls `finish`, this thread must go on to start frames or to call the engine's `collect`.
 
@@ -174,13 +175,19 @@ class Inspector:
         stitcher = self.stitcher((height, width), area)
         grid = stitcher.grid
         box = area.box((height, width)) if boxed else None
-        comparison = None
+        alignment, difference_of = None, None
         if self._engine.compares:
+            self._engine.collect_ended()  # the frames before this one need not wait until it is aligned
             reference = reference or self.references.get(frame.stamp.camera) or self.references.get("")
-            comparison = Comparison(None, None, NO_REFERENCE) if reference is None else reference.compare(rgb, grid)
-        pending = PendingFrame(frame, stitcher, Appearance.of(rgb, grid, None, box), comparison)
+            alignment = Alignment(None, NO_REFERENCE)
+            if reference is not None:
+                grey = to_grey(rgb)
+                alignment = reference.align(grey)
+                if alignment.pose is not None and alignment.misaligned is None:
+                    difference_of = partial(reference.differences, grey, alignment.pose, grid)
+        pending = PendingFrame(frame, stitcher, Appearance.of(rgb, grid, None, box), alignment)
         for first in range(0, len(grid), self._engine.batch):
-            self._submit(rgb, grid, pending, first, min(self._engine.batch, len(grid) - first))
+            self._submit(rgb, pending, difference_of, first, min(self._engine.batch, len(grid) - first))
         return pending
 
     def finish(self, pending: PendingFrame) -> Judgement:
@@ -194,8 +201,8 @@ class Inspector:
             judgement = judge(pending.logits, pending.maps, pending.stitcher, self.thresholds)
         except ValueError as error:
             raise EngineError(f"frame {pending.frame.stamp.frame_id} cannot be judged: {error}") from error
-        if pending.comparison is not None:
-            judgement = replace(judgement, misaligned=pending.comparison.misaligned, pose=pending.comparison.pose)
+        if pending.alignment is not None:
+            judgement = replace(judgement, misaligned=pending.alignment.misaligned, pose=pending.alignment.pose)
         known = self.plausibility_by_camera.get(pending.frame.stamp.camera, self.plausibility)
         if known is None:
             return judgement
@@ -204,13 +211,18 @@ class Inspector:
             judgement, implausible=known.reject_reason(appearance), foreign=tuple(known.foreign_areas(appearance))
         )
 
-    def _submit(self, rgb: NDArray[np.uint8], grid: TileGrid, pending: PendingFrame, first: int, count: int) -> None:
-        compared = None if pending.comparison is None else pending.comparison.difference
-
-        def fill(tiles: NDArray[np.uint8], difference: NDArray[np.uint8] | None = None) -> None:
-            grid.cut(rgb, tiles, first)
+    def _submit(
+        self,
+        rgb: NDArray[np.uint8],
+        pending: PendingFrame,
+        difference_of: Callable[[slice], NDArray[np.uint8]] | None,
+        first: int,
+        count: int,
+    ) -> None:
+        def fill(tiles: NDArray[np.uint8], difference: NDArray[np.uint8] | None = None, /) -> None:
+            pending.stitcher.grid.cut(rgb, tiles, first)
             if difference is not None:  # a frame that is not aligned gets no verdict, whatever the answer
-                difference[:] = 0 if compared is None else compared[first : first + count]
+                difference[:] = 0 if difference_of is None else difference_of(slice(first, first + count))
 
         self._engine.submit(
             count,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,14 +27,11 @@ ROWS_AT_A_TIME = 64
 """Rows of all frames whose median is computed at once: it bounds the memory."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What a frame shows beyond its reference."""
+class Alignment(NamedTuple):
+    """How a frame lies on its reference."""
 
     pose: Pose | None
-    """Where the frame shows what the reference shows; None: it has another size."""
-    difference: NDArray[np.uint8] | None
-    """[tiles, cells, cells, channels], see `heatline.edge.reference.difference`; None: the frame is misaligned."""
+    """Where the frame shows what the reference shows; None: it has another size, or there is no reference."""
     misaligned: str | None
     """Why the frame cannot be compared, in one sentence; None: it is aligned."""
 
@@ -68,28 +66,36 @@ class Reference:
         """Size of the frames that it is compared with, px."""
         return self.rgb.shape[0], self.rgb.shape[1]
 
-    def pose_of(self, rgb: NDArray[np.uint8]) -> tuple[Pose | None, str | None]:
-        """Return where an RGB uint8 frame [H, W, 3] shows what the reference shows, and why that is not sure."""
-        return self._pose_of(to_grey(rgb))
+    def pose_of(self, rgb: NDArray[np.uint8]) -> Alignment:
+        """Align an RGB uint8 frame [H, W, 3] of any size."""
+        return self.align(to_grey(rgb))
 
-    def _pose_of(self, grey: Grey) -> tuple[Pose | None, str | None]:
+    def align(self, grey: Grey) -> Alignment:
+        """Align a grey frame [H, W] of any size."""
         hw = grey.shape[0], grey.shape[1]
         if hw != self.frame_hw:
-            return None, (
+            return Alignment(
+                None,
                 f"the frame has {hw[1]}x{hw[0]} px, its reference {self.frame_hw[1]}x{self.frame_hw[0]}; expected "
-                "equal sizes"
+                "equal sizes",
             )
         pose = self.aligner.find(grey)
-        return pose, self.aligner.reject_reason(pose)
+        return Alignment(pose, self.aligner.reject_reason(pose))
 
-    def compare(self, rgb: NDArray[np.uint8], grid: TileGrid) -> Comparison:
-        """Compare an RGB uint8 frame [H, W, 3], tile by tile of its grid."""
+    def differences(self, grey: Grey, pose: Pose, grid: TileGrid, tiles: slice = slice(None)) -> NDArray[np.uint8]:
+        """Return what tiles of a grey frame [H, W] of this pose show beyond the reference, see `differences`.
+
+        Args:
+            tiles: which of the grid's tiles.
+        """
+        corners = pose.corners(grid.origins, grid.tile_px, grid.frame_hw)[tiles]
+        return differences(grey, self.range, grid.origins_yx[tiles], corners, grid.tile_px)
+
+    def compare(self, rgb: NDArray[np.uint8], grid: TileGrid) -> NDArray[np.uint8] | None:
+        """Return the differences of all tiles of an RGB uint8 frame [H, W, 3]; None: it is misaligned."""
         grey = to_grey(rgb)
-        pose, misaligned = self._pose_of(grey)
-        if pose is None or misaligned is not None:
-            return Comparison(pose, None, misaligned)
-        corners = pose.corners(grid.origins, grid.tile_px, grid.frame_hw)
-        return Comparison(pose, differences(grey, self.range, grid.origins_yx, corners, grid.tile_px), None)
+        pose, misaligned = self.align(grey)
+        return None if pose is None or misaligned is not None else self.differences(grey, pose, grid)
 
     def moved_to(self, pose: Pose) -> NDArray[np.uint8]:
         """Return the reference as a frame of this pose shows it, uint8 [H, W, 3]; black where it shows nothing."""

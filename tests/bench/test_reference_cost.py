@@ -26,7 +26,6 @@ from heatline.bench.report.write import make_report
 from heatline.bench.result_file import keep, new_report
 from heatline.edge.errors import BenchError
 from heatline.edge.reference.alignment import Pose
-from heatline.edge.reference.reference import Comparison
 from heatline.train.compose import compose
 
 HW = (446, 560)
@@ -64,7 +63,7 @@ def test_stages_and_graphs_are_timed_in_the_same_rounds(tmp_path: Path, tiny_tru
         (COARSE, Pose(0.0, 30.0, 0.0, 1.0, 0.0), "coarse search finds the motion"),
         (ALIGNMENT, Pose(MOTION.x_px, MOTION.y_px, 2.0, 1.0, 0.0), "alignment, both finds the motion"),
         (DIFFERENCES, np.zeros((6, 28, 28, 8), np.uint8), "together give the differences"),
-        (IN_ALL, Comparison(None, None, "misaligned"), "together give the differences"),
+        (IN_ALL, None, "together give the differences"),
         (None, np.zeros((6, 28, 28, 8), np.uint8), "differs most at its defect"),
     ],
 )
@@ -72,6 +71,6 @@ def test_a_stage_that_does_not_do_its_work_has_no_time(stage: str | None, wrong:
     frame = Compared(HW, 224, 2)
     last = {name: run() for name, run in frame.stages().items()}
     frame.check(last)
-    last |= {DIFFERENCES: wrong, IN_ALL: Comparison(None, wrong, None)} if stage is None else {stage: wrong}
+    last |= {DIFFERENCES: wrong, IN_ALL: wrong} if stage is None else {stage: wrong}
     with pytest.raises(BenchError, match=expected):
         frame.check(last)

@@ -10,12 +10,13 @@ from heatline.edge.bundle import Bundle
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest, TileGrid
 from heatline.edge.inference import Engine, open_engine
-from heatline.edge.inference.engine import ONNX_GRAPH
+from heatline.edge.inference.engine import ONNX_GRAPH, Done, Failed, Fill
 from heatline.edge.inspection.inspector import Inspector
 from heatline.edge.inspection.outcome import outcome_of
 from heatline.edge.inspection.verdict import Judgement
-from heatline.edge.reference.difference import differences, to_grey
-from heatline.edge.reference.reference import Reference
+from heatline.edge.reference.alignment import Pose
+from heatline.edge.reference.difference import Grey, differences, to_grey
+from heatline.edge.reference.reference import Alignment, Reference
 from tests.edge.boards import THRESHOLDS, board, moved
 from tests.small_bundle import TILE, answer, dark_square, graph
 
@@ -87,6 +88,33 @@ def test_a_frame_that_cannot_be_compared_gets_no_verdict_and_no_heatmap(
     implausible = outcome_of(Stamp("top", 1), replace(judgement, implausible="it shows another product"))
     assert implausible.unjudged is not None
     assert implausible.unjudged.reason == "implausible"
+
+
+def test_tiles_are_compared_one_request_after_the_other_while_the_engine_works(bundle: Bundle) -> None:
+    steps: list[str] = []
+
+    class Noting(Reference):
+        def align(self, grey: Grey) -> Alignment:
+            steps.append("align")
+            return super().align(grey)
+
+        def differences(self, grey: Grey, pose: Pose, grid: TileGrid, tiles: slice = slice(None)) -> NDArray[np.uint8]:
+            steps.append(f"compare {tiles.start} to {tiles.stop}")
+            return super().differences(grey, pose, grid, tiles)
+
+    class Working(Engine):
+        name, batch, compares = "working", 4, True
+
+        def collect_ended(self) -> None:
+            steps.append("collect")
+
+        def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+            fill(np.empty((count, TILE, TILE, 3), np.uint8), np.empty((count, 28, 28, 8), np.uint8))
+            steps.append("infer")
+
+    inspector = Inspector(bundle.manifest, Working(), references={"": Noting(BOARD)})
+    inspector.start(Frame(Stamp("top", 1), BOARD, "RGB8"))
+    assert steps == ["collect", "align", "compare 0 to 4", "infer", "compare 4 to 6", "infer"]
 
 
 def test_a_camera_has_its_own_reference_and_one_without_any_gets_no_verdict(bundle: Bundle, comparing: Engine) -> None:

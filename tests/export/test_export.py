@@ -249,7 +249,7 @@ def test_a_bundle_carries_the_reference_of_its_product_and_the_differences_of_go
         grid = TileGrid((rgb.shape[0], rgb.shape[1]), TILE)
         of_image = comparing_run.references.of(image)
         assert of_image is not None
-        difference = of_image.compare(rgb, grid).difference
+        difference = of_image.compare(rgb, grid)
         assert (difference is None) == (image.path.stem == "c_1")
         if difference is not None:
             known |= {tile.tobytes(): one for tile, one in zip(grid.tiles(rgb), difference, strict=True)}
