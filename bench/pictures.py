@@ -4,9 +4,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle
+from heatline.edge.errors import BenchError
 
 
 def golden_mosaic(bundle: Bundle, hw: tuple[int, int], seed: int, lowest: int | None = None) -> NDArray[np.uint8]:
@@ -31,7 +33,14 @@ def write_pictures(folder: Path, bundle: Bundle, hw: tuple[int, int], count: int
     Args:
         folder: to be made.
         hw: height and width of the frames, px.
+    Raises:
+        BenchError: the bundle compares frames with a reference, with which such frames cannot be aligned.
     """
+    if bundle.manifest.tensors.difference is not UNSET:
+        raise BenchError(
+            f"frames that are made of golden tiles cannot be compared with a reference, as {bundle.path} does; show "
+            "pictures of the product with --pictures, where the bench has it, or measure a bundle without a reference"
+        )
     folder.mkdir()
     tiles = len(bundle.golden().tiles)
     for number in range(count):

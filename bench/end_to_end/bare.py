@@ -24,7 +24,7 @@ from heatline.edge.geometry import TileGrid
 from heatline.edge.images import list_images, read_image
 from heatline.edge.inference import Engine, Precision, infer
 from heatline.edge.inspection.inspector import Inspector
-from heatline.edge.inspection.references import product_references
+from heatline.edge.inspection.references import ANY_CAMERA, product_references
 from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.util.text import utf8_safe
 
@@ -52,6 +52,7 @@ class _Candidate:
         graph: Path,
         precision: Precision,
         tiles: NDArray[np.uint8],
+        difference: NDArray[np.uint8] | None,
         logits: NDArray[np.float32],
         tolerance: float,
         settings: Settings,
@@ -59,7 +60,8 @@ class _Candidate:
         rows = np.arange(settings.batch) % len(tiles)
         self.settings, self._expected, self._tolerance = settings, logits[rows], tolerance
         threads = len(os.sched_getaffinity(0))
-        self.engine = BareEngine(read_graph(graph), precision, tiles[rows], threads=threads, streams=settings.streams)
+        inputs = tiles[rows], None if difference is None else difference[rows]
+        self.engine = BareEngine(read_graph(graph), precision, *inputs, threads=threads, streams=settings.streams)
         self.engine.run(2 * settings.streams)
 
     def frame_ms(self, tiles: int) -> float:
@@ -102,12 +104,12 @@ class Bare:
         engine = self._verified.engine
         expected = expect(pictures, self._bundle, self._precision, engine, defective)
         self._tiles = expected.tiles
-        tiles = _first_tiles(pictures, self._bundle)
-        logits, _ = infer(engine, tiles)
+        inputs = _first_inputs(pictures, self._bundle)
+        logits, _ = infer(engine, *inputs)
         engine.close()
         graph = self._bundle.path / self._bundle.graph_for(self._precision)
         off = tolerance(self._bundle, self._precision)
-        self._new_candidate = partial(_Candidate, graph, self._precision, tiles, logits, off)
+        self._new_candidate = partial(_Candidate, graph, self._precision, *inputs, logits, off)
         return expected
 
     def choose(self, seconds: float, rounds: int) -> Chosen:
@@ -168,7 +170,7 @@ def expect(folder: Path, bundle: Bundle, precision: Precision, engine: Engine, d
     Args:
         defective: share of the pictures that become DEFECT by the score threshold, which is set between their scores.
     Raises:
-        BenchError: the pictures are not all of one size.
+        BenchError: the pictures are not all of one size; or one cannot be compared with the bundle's reference.
         InputError: one of them cannot be read, or there are fewer than two.
         EngineError: the engine has no usable answer to one.
     """
@@ -181,7 +183,11 @@ def expect(folder: Path, bundle: Bundle, precision: Precision, engine: Engine, d
     if len(frames) == 1:
         raise InputError(f"{folder} holds one picture; expected two at least, as a camera with one is frozen")
     (hw,) = sizes
-    scores = {name: inspector.finish(inspector.start(frame)).score for name, frame in frames.items()}
+    judged = {name: inspector.finish(inspector.start(frame)) for name, frame in frames.items()}
+    for name, one in judged.items():
+        if one.misaligned is not None:
+            raise BenchError(f"{folder / name} cannot be compared with the reference: {one.misaligned}")
+    scores = {name: one.score for name, one in judged.items()}
     score_threshold = threshold_for(sorted(scores.values()), defective)
     # Only frames that reach the score threshold have regions.
     inspector.thresholds = Thresholds.of(manifest.calibration, score_threshold)
@@ -204,13 +210,14 @@ def expect(folder: Path, bundle: Bundle, precision: Precision, engine: Engine, d
     )
 
 
-def _first_tiles(folder: Path, bundle: Bundle) -> NDArray[np.uint8]:
-    """Cut the first picture: [tiles, tile, tile, 3]."""
+def _first_inputs(folder: Path, bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Cut the first picture: [tiles, tile, tile, 3], and their differences, if the bundle compares."""
     rgb, of = to_rgb(*read_image(list_images(folder)[0])), bundle.manifest.grid
     grid = TileGrid((rgb.shape[0], rgb.shape[1]), of.tile_px, of.overlap_px)
     tiles = np.empty((len(grid), of.tile_px, of.tile_px, 3), np.uint8)
     grid.cut(rgb, tiles)
-    return tiles
+    reference = product_references(bundle).get(ANY_CAMERA)
+    return tiles, None if reference is None else reference.compare(rgb, grid)
 
 
 def threshold_for(scores: list[float], defective: float) -> float:

@@ -81,12 +81,14 @@ class ReadyInputs:
         self._written.clear()
         self.infer(BATCHES_TO_FILL * self._prepared.engine.batch)
 
-    def _fill(self, inputs: NDArray[np.uint8]) -> None:
+    def _fill(self, inputs: NDArray[np.uint8], difference: NDArray[np.uint8] | None = None, /) -> None:
         place, prepared = inputs.__array_interface__["data"][0], self._prepared
         if self._written.get(place, 0) < len(inputs):
             for one in inputs:
                 prepared.grid.cut(prepared.picture, one[None], self._cut % len(prepared.grid))
                 self._cut += 1
+            if difference is not None:
+                difference[:] = 0  # the frame is its own reference
             self._written[place] = len(inputs)
 
     def _take(

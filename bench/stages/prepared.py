@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from heatline.bench.pictures import golden_mosaic
 from heatline.edge.bundle import Bundle, VerifiedEngine
+from heatline.edge.errors import BenchError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import Stitcher, TileGrid
 from heatline.edge.inference import Engine
@@ -14,6 +15,7 @@ from heatline.edge.inspection.inspector import Inspector
 from heatline.edge.inspection.outcome import Outcome
 from heatline.edge.inspection.setup import Heatmaps, Setup
 from heatline.edge.inspection.verdict import Judgement, Thresholds
+from heatline.edge.reference.reference import Reference
 from heatline.edge.service.events import verdict_message
 from heatline.edge.wire.events import Message
 
@@ -82,18 +84,29 @@ def prepare(bundle: Bundle, verified: VerifiedEngine, hw: tuple[int, int]) -> Pr
 
     Args:
         hw: its height and width, px.
+
+    A graph that compares gets the frame itself as reference, as the bundle's has another size.
+
     Raises:
         EngineError: the engine failed.
+        BenchError: the graph compares, and the frame cannot be aligned.
     """
     picture, manifest = golden_mosaic(bundle, hw, seed=0), bundle.manifest
+    references = {"": Reference(picture)} if verified.engine.compares else {}
 
     def setup(thresholds: Thresholds) -> Setup:
-        inspector = Inspector(manifest, verified.engine, thresholds=thresholds)
+        inspector = Inspector(manifest, verified.engine, thresholds=thresholds, references=references)
         return Setup(bundle, verified, inspector, acting=False)
 
     inspector = setup(Thresholds(np.inf, np.inf, None)).inspector
     pending = inspector.start(Frame(Stamp(CAMERA, 1, number=1), picture, "RGB8"))
-    heatmap = inspector.finish(pending).heatmap
+    judgement = inspector.finish(pending)
+    if judgement.misaligned is not None:
+        raise BenchError(
+            f"a frame of {size_of(hw)} px of golden tiles cannot be aligned even with itself: {judgement.misaligned}; "
+            "choose a larger frame"
+        )
+    heatmap = judgement.heatmap
     score, evidence = _thresholds(pending.logits, heatmap, pending.stitcher)
     return Prepared(
         bundle,

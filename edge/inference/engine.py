@@ -17,10 +17,16 @@ EngineKind = Literal["openvino", "onnxruntime"]
 Precision = Literal["f32", "bf16", "int8"]
 """The precision of the classifier. bf16 is a setting of the engine; int8 has its own graph."""
 
-Fill = Callable[..., None]
-"""Writes tiles into an array uint8 [count, tile, tile, 3]; of an engine that compares, also their differences to a
-reference into a second one, uint8 [count, cells, cells, channels], see `heatline.edge.reference.difference`."""
 Failed = Callable[[Exception], None]
+
+
+class Fill(Protocol):
+    """Writes the inputs of `count` tiles."""
+
+    def __call__(self, tiles: NDArray[np.uint8], difference: NDArray[np.uint8] | None = None, /) -> None:
+        """Write tiles [count, tile, tile, 3], and what they show beyond a reference [count, cells, cells, channels],
+        see `heatline.edge.reference.difference`; difference is None if the graph has no such input.
+        """
 
 
 class Done(Protocol):
@@ -139,9 +145,8 @@ def _answers(
     """Return copies of the answers, request by request."""
     answers: dict[int, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]] = {}
     errors: list[Exception] = []
-    given = [each for each in (tiles, difference if engine.compares else None) if each is not None]
     for first in range(0, len(tiles), engine.batch):
-        parts = [each[first : first + engine.batch] for each in given]
+        rows = slice(first, first + engine.batch)
 
         def done(
             logits: NDArray[np.float32],
@@ -152,11 +157,14 @@ def _answers(
         ) -> None:
             answers[first] = logits.copy(), maps.copy(), None if features is None else features.copy()
 
-        def fill(*inputs: NDArray[np.uint8], parts: list[NDArray[np.uint8]] = parts) -> None:
-            for one, part in zip(inputs, parts, strict=True):
-                one[:] = part
+        def fill(
+            into: NDArray[np.uint8], difference_into: NDArray[np.uint8] | None = None, /, rows: slice = rows
+        ) -> None:
+            into[:] = tiles[rows]
+            if difference_into is not None and difference is not None:
+                difference_into[:] = difference[rows]
 
-        engine.submit(len(parts[0]), fill, done, errors.append)
+        engine.submit(len(tiles[rows]), fill, done, errors.append)
     engine.drain()
     if errors:
         raise EngineError(f"{engine.name} failed: {errors[0]}") from errors[0]

@@ -23,6 +23,7 @@ from click.testing import CliRunner, Result
 import heatline.bench.end_to_end.end_to_end as measuring
 import heatline.bench.end_to_end.highest as highest_rate
 import heatline.bench.end_to_end.line as line_module
+import heatline.bench.pictures as bench_pictures
 from heatline.bench.bare_engine import BareEngine as OpenVinoAlone
 from heatline.bench.bare_engine import Settings, find_wrong_answer, read_graph
 from heatline.bench.command import bench
@@ -48,11 +49,14 @@ from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.sockets import GONE_AFTER_MS
 from heatline.edge.errors import BenchError, InputError
 from heatline.edge.inference import open_engine
+from heatline.edge.reference.reference import Reference
 from heatline.edge.util.threads import NamedThread
 from heatline.edge.wire.events import VerdictEvent
 from tests.bench import made_results as made
 from tests.bench.made_there import Doomed, fail_at_once
+from tests.edge.boards import board, board_bundle, moved
 from tests.edge.followed_line import wait_until
+from tests.edge.lines import write_pictures
 from tests.small_bundle import TILE, answer, dark_square, white_frame
 
 HW = (300, 400)
@@ -287,6 +291,21 @@ def test_the_engine_runs_in_another_process_which_reports_its_errors(bundle: Bun
     assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0, (
         "the process of the bench does not load the engine"
     )
+
+
+def test_the_bare_engine_of_a_bundle_that_compares_answers_as_the_lines_engine(tmp_path: Path) -> None:
+    bundle = board_bundle(tmp_path / "boards.bundle", {"": Reference(board())})
+    shown = [dark_square(moved(board(), 5 * number, -3), 100, 100) for number in range(4)]
+    pictures = write_pictures(tmp_path / "pictures", {f"{number}.png": each for number, each in enumerate(shown)})
+    with in_own_process(Bare, bundle.path, "f32") as bare:
+        assert bare.expect(pictures, 0.25).tiles == 6
+        assert bare.choose_for_frames(1).figure > 0
+        assert bare.frame_ms() > 0
+    write_pictures(pictures, {"5.png": moved(board(), 200, 0)})
+    with pytest.raises(BenchError, match=r"5\.png cannot be compared with the reference: .*confidence"):
+        expected_of(pictures, bundle, 0.25)
+    with pytest.raises(BenchError, match="made of golden tiles cannot be compared with a reference"):
+        bench_pictures.write_pictures(tmp_path / "made", bundle, HW, 4)
 
 
 # Processor time.

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from heatline.edge.bundle.verified_engine import open_verified_engine
 from heatline.edge.errors import BenchError
 from heatline.edge.geometry import TileGrid
 from heatline.edge.inference import infer
+from heatline.edge.reference.reference import Reference
 from tests import oracles
+from tests.edge.boards import board, board_bundle
 from tests.small_bundle import TILE, dark_square, white_frame
 
 HW = (210, 500)
@@ -70,6 +73,17 @@ def test_the_engine_alone_infers_exactly_the_tiles_of_the_frame(prepared: Prepar
     infer(prepared.engine, others)  # overwrites the inputs of the engine
     ready.refill()
     require_answers(ready.infer(6), prepared, frames=2)
+
+
+def test_a_graph_that_compares_infers_the_same_with_its_inputs_ready(tmp_path: Path) -> None:
+    bundle = board_bundle(tmp_path / "boards.bundle", {"": Reference(board())})
+    prepared = prepare(bundle, open_verified_engine(bundle), (446, 668))
+    others = np.full((8, TILE, TILE, 3), 255, np.uint8), np.full((8, 28, 28, 8), 255, np.uint8)
+    infer(prepared.engine, *others)
+    for stage in (STAGES["infer"](prepared, ExitStack()), whole(prepared, defects=True)):
+        stage.check(stage.run())
+    with pytest.raises(BenchError, match="cannot be aligned even with itself"):
+        prepare(bundle, prepared.verified, (60, 60))
 
 
 # Checks of the outputs.
