@@ -33,12 +33,14 @@ from heatline.edge.wire.marks import MarkKind
 LATENCY_SECONDS = 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 LOGITS = -32, -16, -12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12, 16, 32
 POSE = {
-    "x_px": "How far to the right of the reference the newest compared frame shows the part.",
-    "y_px": "How far below the reference the newest compared frame shows the part.",
+    "x_px": "How far to the right of the reference the newest frame with a verdict shows the part.",
+    "y_px": "How far below the reference the newest frame with a verdict shows the part.",
     "degrees": "How far it is turned, clockwise as seen.",
-    "confidence": "Share of the compared places that agree with this pose, 0 to 1.",
-    "error_px": "Median distance of those places from this pose.",
+    "confidence": "Share of the places in the newest compared frame that agree with its pose, 0 to 1.",
+    "error_px": "Median distance of those places from its pose.",
 }
+OF_UNRELIABLE = "confidence", "error_px"
+"""What counts of the pose of a frame without a verdict."""
 disable_created_metrics()  # type: ignore[no-untyped-call]  # nothing reads these series
 CAMERA_STATES: tuple[str, ...] = get_args(CameraState.__annotations__["state"])
 
@@ -85,8 +87,10 @@ class Metrics:
         self._latency.labels(event.camera).observe(event.latency_ms / 1000)
         if event.frame_score is not None:
             self._score.labels(event.camera).observe(event.frame_score)
-        if event.pose is not None:
-            for name, gauge in self._poses.items():
+        for name, gauge in self._poses.items():
+            if event.pose is None and event.reason is None:  # the line has changed to a bundle without a reference
+                gauge.remove(event.camera)
+            elif event.pose is not None and (event.reason is None or name in OF_UNRELIABLE):
                 gauge.labels(event.camera).set(getattr(event.pose, name))
 
     def add_review(self, event: ReviewEvent) -> None:

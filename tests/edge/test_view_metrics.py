@@ -46,7 +46,7 @@ def full() -> tuple[Memory, Metrics, Clock]:
     drift = drifted_status().drift
     memory.add_status(msgspec.structs.replace(status, ledger=ledger, evidence=evidence, drift=drift))
     for number, kind in enumerate(("GOOD", "DEFECT", "DEFECT", "NO_VERDICT"), 1):
-        event = verdict(number, clock, kind, latency_ms=240.0, pose=POSE if kind == "NO_VERDICT" else None)
+        event = verdict(number, clock, kind, latency_ms=240.0, pose=POSE)
         memory.add_verdict(event, live=True)
         metrics.add_verdict(event)
     metrics.add_picture(picture(verdict(2, clock)))
@@ -136,11 +136,25 @@ def test_frames_without_a_verdict_are_counted_by_their_reason_and_number() -> No
     assert found['heatline_frames_total{camera="top",reason="",verdict="DEFECT"}'] == 0, "present before the first"
 
 
+def poses(metrics: Metrics) -> dict[str, float]:
+    """Return the values of the pose of camera top, by their name."""
+    found = (
+        (re.fullmatch(r'heatline_pose_(\w+){camera="top"}', name), value) for name, value in values(metrics).items()
+    )
+    return {match[1]: value for match, value in found if match is not None}
+
+
 def test_the_pose_of_the_newest_compared_frame_is_shown() -> None:
-    found = values(full()[1])
-    assert {name: value for name, value in found.items() if name.startswith("heatline_pose")} == {
-        f'heatline_pose_{name}{{camera="top"}}': value for name, value in msgspec.structs.asdict(POSE).items()
-    }
+    metrics = full()[1]
+    aligned = msgspec.structs.asdict(POSE)
+    assert poses(metrics) == aligned
+    wrong = Pose(x_px=40.0, y_px=-40.0, degrees=2.0, confidence=0.25, error_px=1.5)
+    metrics.add_verdict(verdict(5, kind="NO_VERDICT", reason="failed.misaligned", pose=wrong))
+    assert poses(metrics) == aligned | {"confidence": 0.25, "error_px": 1.5}, "the rest is not to be relied on"
+    metrics.add_verdict(verdict(6, kind="NO_VERDICT", reason="dropped.overload"))
+    assert poses(metrics), "a frame that was not inspected says nothing"
+    metrics.add_verdict(verdict(7, kind="GOOD"))
+    assert not poses(metrics), "the line has changed to a bundle without a reference"
 
 
 def test_a_restart_of_the_line_resets_its_counts_and_no_others() -> None:
