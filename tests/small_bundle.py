@@ -1,8 +1,8 @@
 """A bundle small enough to know by heart: the map is each cell's mean darkness, the logit the mean of the map.
 
 evidence of a cell = GAIN * (mean over its px and channels of (255 - value) / 255) - BIAS, so a white tile has -BIAS in
-every cell, and a black square shows up exactly where it is. If it compares with a reference, GAIN * (mean of the
-cell's differences / 255) is added.
+every cell, and a black square shows up exactly where it is. If it compares with a reference, the darkness counts only
+a hundredth, and GAIN * (mean of the cell's differences / 255) is added: so nothing is found without the difference.
 """
 
 import hashlib
@@ -57,16 +57,19 @@ def answer(
     """Compute the answer of the bundle's graph for tiles [N, 224, 224, 3], in NumPy; difference [N, 28, 28, 8]."""
     dark = (255.0 - tiles.astype(np.float64).mean(axis=3)) / 255  # (N, 224, 224)
     cell = TILE // CELLS
-    maps = dark.reshape(len(tiles), CELLS, cell, CELLS, cell).mean(axis=(2, 4)) * GAIN - BIAS
+    maps = dark.reshape(len(tiles), CELLS, cell, CELLS, cell).mean(axis=(2, 4)) * GAIN
     if difference is not None:
+        maps /= 100
         maps += difference.reshape(len(tiles), CELLS, 2, CELLS, 2, CHANNELS).mean(axis=(2, 4, 5)) * GAIN / 255
+    maps -= BIAS
     return maps.mean(axis=(1, 2)).astype(np.float32), maps.astype(np.float32)
 
 
 def graph(gain: float = GAIN, *, compares: bool = False) -> bytes:
     """The ONNX graph of `answer`; with another gain, of another model."""
-    weight = np.full((1, 3, TILE // CELLS, TILE // CELLS), -gain / 255 / 3 / (TILE // CELLS) ** 2, np.float32)
-    constants = {"weight": weight, "bias": np.array([gain - BIAS], np.float32), "axes": np.array([1, 2], np.int64)}
+    dark = gain / 100 if compares else gain
+    weight = np.full((1, 3, TILE // CELLS, TILE // CELLS), -dark / 255 / 3 / (TILE // CELLS) ** 2, np.float32)
+    constants = {"weight": weight, "bias": np.array([dark - BIAS], np.float32), "axes": np.array([1, 2], np.int64)}
     nodes = [
         helper.make_node("Cast", ["tiles"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["float"], ["nchw"], perm=[0, 3, 1, 2]),

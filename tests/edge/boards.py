@@ -15,8 +15,8 @@ from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.reference.reference import Reference
 from tests.small_bundle import contents_of, manifest
 
-THRESHOLDS = Thresholds(score=13.0, evidence=40.0, strong=None)
-"""For the small bundle's graph: the boards' own darkness is below, a black square's is above."""
+THRESHOLDS = Thresholds(score=-0.9, evidence=10.0, strong=None)
+"""For the small bundle's graph: a black square is above by its difference, and below by its darkness alone."""
 
 
 def board(hw: tuple[int, int] = (446, 560), seed: int = 0) -> NDArray[np.uint8]:
