@@ -12,6 +12,7 @@ from heatline.edge.cameras.settings import CameraSettings, GenicamSettings, Patt
 from heatline.edge.config import LineConfig
 from heatline.edge.errors import BenchError, CameraError
 from heatline.edge.frames import Frame
+from heatline.edge.inspection.references import ANY_CAMERA, product_references
 from heatline.edge.service.line import open_cameras
 
 FIRST_FRAME_WITHIN_SECONDS = 10.0
@@ -34,21 +35,26 @@ class Shown:
 def shown_by(
     config: LineConfig, bundle: Bundle, *, frame_hw: tuple[int, int] | None, rate_fps: float | None
 ) -> list[Shown]:
-    """Return the frames of a line's cameras. A camera of unknown size is opened, and its first frame taken.
+    """Return the frames of a line's cameras. A camera of unknown size is opened, and its first frame taken. If the
+    bundle compares frames with a reference, this is shown.
 
     Args:
         frame_hw: of all cameras, instead of the configured sizes; None: as configured.
         rate_fps: the same for the rate.
     Raises:
-        BenchError: a size or a rate is unknown.
+        BenchError: a size or a rate is unknown, or a reference has another size than `frame_hw`.
+        BundleError: a camera has no reference.
         CameraError, MissingExtraError: a camera cannot be opened.
     """
     rates = {camera.name: _rate(camera, rate_fps) for camera in config.cameras}
     sizes = {camera.name: _size(camera, frame_hw) for camera in config.cameras}
-    unknown = [camera for camera in config.cameras if sizes[camera.name] is None]
-    pictures = _first_frames(unknown)
+    references = product_references(bundle, sizes)
+    pictures = {name: (references.get(name) or references[ANY_CAMERA]).rgb for name in sizes if references}
+    if frame_hw is not None and any(picture.shape[:2] != frame_hw for picture in pictures.values()):
+        raise BenchError("frames are compared with a reference of another size; leave --size out")
+    pictures |= _first_frames([camera for camera in config.cameras if not references and sizes[camera.name] is None])
     for name, hw in sizes.items():
-        if hw is not None:
+        if name not in pictures and hw is not None:
             pictures[name] = good_picture(bundle, hw)
     return [Shown(camera.name, rates[camera.name], pictures[camera.name]) for camera in config.cameras]
 

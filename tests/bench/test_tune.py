@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -27,7 +28,9 @@ from heatline.edge.config.engine import EngineConfig
 from heatline.edge.config.tuned import Tuned, measured_with, read_tuned, tuned_file, write_tuned
 from heatline.edge.errors import BenchError, ConfigError
 from heatline.edge.frames import Frame, Stamp
+from heatline.edge.reference.reference import Reference
 from tests.bench import made_results as made
+from tests.edge.boards import board, board_bundle
 from tests.edge.lines import write_line_with
 from tests.small_bundle import bundle_in
 
@@ -181,6 +184,15 @@ def test_the_service_runs_the_line_with_one_setting(tmp_path: Path, bundle: Bund
     assert 0 < len(seen.latencies_ms) + seen.lost <= in_all + 3
     assert all(latency_ms > 0 for latency_ms in seen.latencies_ms)
     assert seen.inspected_fps == pytest.approx(len(seen.latencies_ms) * 25 / LEAST_ON_THE_LINE)
+
+
+def test_frames_of_a_bundle_that_compares_are_its_reference_and_inspected(tmp_path: Path) -> None:
+    bundle = board_bundle(tmp_path / "boards.bundle", {"": Reference(board())})
+    config, shown = shows(line_of(tmp_path, bundle, {"a": {**CAMERA, "rate_fps": 25}}, FEW_CANDIDATES), bundle)
+    assert np.array_equal(shown[0].picture, board())
+    assert on_the_line(BEST, config, bundle, shown, Answers(bundle), seconds=0.0).latencies_ms
+    with pytest.raises(BenchError, match="leave --size out"):
+        shown_by(config, bundle, frame_hw=(240, 300), rate_fps=None)
 
 
 def test_latency_begins_when_the_frame_was_due_and_lost_frames_have_none() -> None:
