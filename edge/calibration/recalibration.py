@@ -356,7 +356,7 @@ def without_poses(calibration: Calibration, camera: str, others: Collection[str]
         if drift is None or "turn" not in drift.measures:
             return drift
         kept = {measure: values for measure, values in drift.measures.items() if measure not in OF_POSE}
-        why = "the reference is new, and heatline calibrate did not run since"
+        why = "the reference is newer than what drift is measured against; calibrate again"
         return msgspec.structs.replace(drift, measures=kept, unwatched=drift.unwatched | dict.fromkeys(OF_POSE, why))
 
     return msgspec.structs.replace(

@@ -23,6 +23,7 @@ from heatline.edge.calibration.recalibration import (
     recalibrated_manifest,
     record_of_thresholds,
     summarise_shift,
+    without_poses,
 )
 from heatline.edge.cli.bundle_formatting import (
     count_frames,
@@ -35,12 +36,14 @@ from heatline.edge.cli.bundle_formatting import (
 )
 from heatline.edge.cli.new_bundle import (
     NewBundle,
+    cameras_with_own,
     keep_reference_option,
     new_bundle_options,
     new_reference,
     progress,
     warn_of_no_reference,
     warn_of_outliers,
+    warn_of_own_references,
     warn_of_wider_bounds,
 )
 from heatline.edge.cli.options import FiniteRange, engine_option, precision_option
@@ -164,6 +167,8 @@ def calibrate(
     new = NewBundle.beside(bundle_path, was.version, target, version, dry_run)
     verified = open_verified_engine(parent, kind, precision)
     made = new_reference(pictures, parent, keep=keep_reference)
+    own = [] if made is None else cameras_with_own(was)
+    warnings += warn_of_own_references(own)
     references = product_references(parent) if made is None else {ANY_CAMERA: made.reference}
     inspector = Inspector(was, verified.engine, references=references)
 
@@ -186,10 +191,11 @@ def calibrate(
         samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
     )
     warnings += warn_of_no_reference(reference, len(frames))
+    before = was.calibration if made is None else without_poses(was.calibration, ANY_CAMERA, own)
     calibration = msgspec.structs.replace(
         calibration,
         plausible=plausibility.plausible,
-        plausible_by_camera=was.calibration.plausible_by_camera,
+        plausible_by_camera=before.plausible_by_camera,
         reference=reference,
     )
     first = summarise_shift(pictures, frames, calibration.held_out_rejected)

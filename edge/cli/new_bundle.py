@@ -19,6 +19,7 @@ from heatline.edge.calibration.recalibration import GoodPictures, next_in_series
 from heatline.edge.cli.output import progress_console
 from heatline.edge.drift.reference import FEWEST_FRAMES
 from heatline.edge.errors import BundleError, InputError
+from heatline.edge.inspection.references import ANY_CAMERA
 from heatline.edge.util.text import format_count, is_are
 
 SUFFIX = ".bundle"
@@ -136,6 +137,20 @@ def warn_of_outliers(pictures: GoodPictures, appearances: Sequence[Appearance], 
     return [
         f"{len(found)} of {format_count(len(own), 'good frame')} look like no other, as {file}: {difference}; "
         "check them, as similar frames get a verdict now"
+    ]
+
+
+def cameras_with_own(manifest: Manifest) -> list[str]:
+    """Return the cameras with a reference of their own, sorted."""
+    return sorted(({} if manifest.references is UNSET else manifest.references).keys() - {ANY_CAMERA})
+
+
+def warn_of_own_references(cameras: Sequence[str]) -> list[str]:
+    """Warn of cameras that a new reference of all others does not change."""
+    if not cameras:
+        return []
+    return [
+        f"camera {', '.join(cameras)} keeps a reference of its own; set it with heatline bundle set-reference --camera"
     ]
 
 

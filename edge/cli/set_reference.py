@@ -11,7 +11,14 @@ from heatline.edge.bundle import open_bundle, open_verified_engine
 from heatline.edge.calibration.new_reference import FEWEST_FRAMES, NewReference
 from heatline.edge.calibration.recalibration import NAMED, GoodPictures, recalibrated_manifest, without_poses
 from heatline.edge.cli.bundle_formatting import describe_product_reference
-from heatline.edge.cli.new_bundle import THRESHOLDS_STAY, NewBundle, new_bundle_options, progress
+from heatline.edge.cli.new_bundle import (
+    THRESHOLDS_STAY,
+    NewBundle,
+    cameras_with_own,
+    new_bundle_options,
+    progress,
+    warn_of_own_references,
+)
 from heatline.edge.cli.output import json_option, print_report, print_warnings
 from heatline.edge.errors import BundleError, InputError
 from heatline.edge.geometry import WHOLE_FRAME
@@ -89,10 +96,8 @@ def set_reference(
             "calibrate has run"
         )
     warnings.append(THRESHOLDS_STAY)
-    references = {} if was.references is UNSET else was.references
-    own = sorted(references.keys() - {"", camera})
-    if own and not camera:
-        warnings.append(f"camera {', '.join(own)} keeps a reference of its own; set it with --camera")
+    own = cameras_with_own(was)
+    warnings += [] if camera else warn_of_own_references(own)
     manifest = recalibrated_manifest(
         parent,
         without_poses(was.calibration, camera, own),

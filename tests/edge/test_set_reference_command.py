@@ -29,6 +29,10 @@ OLD, NEW = board(), board(seed=1)
 STAY = (
     "the thresholds come from frames that were compared with another reference; set them anew with heatline calibrate"
 )
+OWN = "camera side keeps a reference of its own; set it with heatline bundle set-reference --camera"
+POSES = DriftReference(12, {measure: [0.0, 0.1, 0.2, 0.3, 0.4] for measure in ("brightness", *OF_POSE)})
+ANY = Plausible(12, (1, 999), (1, 999), (0, None), (0, None), (0, None), None)
+"""Every frame of these sizes looks like it."""
 
 
 def frames(of: NDArray[np.uint8], count: int) -> dict[str, NDArray[np.uint8]]:
@@ -125,7 +129,7 @@ def test_a_camera_gets_its_own_reference_and_the_others_keep_theirs(tmp_path: Pa
         "side": "3 good frames of good",
     }
     again = reported(side.path, good, "--dry-run")
-    assert again["warnings"] == [STAY, "camera side keeps a reference of its own; set it with --camera"]
+    assert again["warnings"] == [STAY, OWN]
     wrong = heatline("bundle", "set-reference", old.path, good, "--camera", "a b")
     assert (wrong.returncode, "is no name of a camera" in wrong.stderr) == (2, True)
 
@@ -146,8 +150,7 @@ def test_frames_unlike_the_old_product_cause_a_warning(tmp_path: Path) -> None:
 def test_drift_forgets_poses_against_another_reference(
     bundle: Bundle, camera: str, others: list[str], forget: set[str]
 ) -> None:
-    drift = DriftReference(12, {measure: [0.0, 0.1, 0.2, 0.3, 0.4] for measure in ("brightness", *OF_POSE)})
-    own = CameraPlausible(Plausible(12, (1, 999), (1, 999), (0, 90), (0, None), (0, None), None), [], [], drift)
+    drift, own = POSES, CameraPlausible(ANY, [], [], POSES)
     known = msgspec.structs.replace(
         bundle.manifest.calibration, reference=drift, plausible_by_camera={"top": own, "side": own}
     )
@@ -230,6 +233,24 @@ def test_calibration_compares_each_frame_with_a_reference_of_the_others(tmp_path
     assert "4 of 4 pictures cannot be compared with the reference, first" in complaint(kept)
     few = heatline("calibrate", old.path, good / "00.png", "--dry-run")
     assert "1 good frame came, and a new reference needs 3" in complaint(few)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_calibration_forgets_poses_against_the_old_reference_and_names_cameras_that_keep_theirs(
+    tmp_path: Path, keep: bool
+) -> None:
+    both = board_bundle(tmp_path / "both.bundle", {"": Reference(OLD), "side": Reference(OLD)})
+    own = CameraPlausible(ANY, [], [], POSES)
+    known = {camera: msgspec.to_builtins(own) for camera in ("top", "side")}
+    edit_manifest(both.path, lambda manifest: manifest["calibration"].update(plausible_by_camera=known))
+    good = write_pictures(tmp_path / "good", frames(OLD, 4))
+    arguments = "calibrate", both.path, good, "--to", tmp_path / "new.bundle", "--json"
+    made = heatline(*arguments, *(["--keep-reference"] if keep else []))
+    assert made.returncode == 0, made.stderr
+    assert (OWN in json.loads(made.stdout)["warnings"]) != keep
+    cameras = open_bundle(tmp_path / "new.bundle").manifest.calibration.plausible_by_camera
+    assert cameras["side"].reference == POSES
+    assert (cameras["top"].reference == POSES) == keep
 
 
 def test_calibration_of_a_camera_renews_only_a_reference_of_its_own(tmp_path: Path) -> None:
