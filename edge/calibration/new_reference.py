@@ -8,7 +8,7 @@ from heatline.edge.bundle.manifest import ProductReference, product_picture_of
 from heatline.edge.errors import InputError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import RegionOfInterest
-from heatline.edge.images import read_rgb
+from heatline.edge.images import digest_picture, read_rgb
 from heatline.edge.inspection.inspector import Inspector
 from heatline.edge.inspection.verdict import Judgement
 from heatline.edge.reference.reference import MOST_FRAMES, Reference
@@ -20,7 +20,8 @@ FEWEST_FRAMES = 3
 
 
 class NewReference:
-    """A reference of good frames. `files` lists those that it is made from: at most `MOST_FRAMES`, evenly chosen.
+    """A reference of good frames. `files` lists those that it is made from: at most `MOST_FRAMES`, evenly chosen,
+    without copies, which would only agree with each other. `digests` are those of `digest_picture`.
 
     Args:
         files: at least one.
@@ -33,7 +34,10 @@ class NewReference:
 
     def __init__(self, files: Sequence[Path], names: str, camera: str = "") -> None:
         self.camera = camera
-        self.files = [files[at] for at in evenly(len(files), MOST_FRAMES)]
+        by_digest: dict[str, Path] = {}
+        for at in evenly(len(files), MOST_FRAMES):
+            by_digest.setdefault(digest_picture(files[at]), files[at])
+        self.digests, self.files = list(by_digest), list(by_digest.values())
         self.made_of = f"{format_count(len(self.files), 'good frame')} of {names}"
         self._pictures = [read_rgb(file) for file in self.files]
         first = Reference.of(self._pictures[:1], str(self.files[0]))
@@ -54,7 +58,8 @@ class NewReference:
         Raises:
             InputError: the other frames disagree about what a good part looks like.
         """
-        others = [rgb for own, rgb in zip(self.files, self._pictures, strict=True) if own != file]
+        own = digest_picture(file)
+        others = [rgb for digest, rgb in zip(self.digests, self._pictures, strict=True) if digest != own]
         return self.reference if len(others) == len(self.files) else Reference.of(others, self.made_of)
 
     def judged(

@@ -107,12 +107,13 @@ def new_reference(pictures: GoodPictures, parent: Bundle, camera: str = "", *, k
     """
     if keep or parent.manifest.tensors.difference is UNSET:
         return None
-    if len(pictures.files) < FEWEST_OF_REFERENCE:
+    made = NewReference(pictures.files, pictures.names, camera)
+    if (count := len(made.files)) < FEWEST_OF_REFERENCE:
         raise InputError(
-            f"{format_count(len(pictures.files), 'good frame')} came, and a new reference needs {FEWEST_OF_REFERENCE}, "
+            f"{format_count(count, 'different good frame')} came, and a new reference needs {FEWEST_OF_REFERENCE}, "
             "as each is compared with one of the others; name more, or keep the old one with --keep-reference"
         )
-    return NewReference(pictures.files, pictures.names, camera)
+    return made
 
 
 def warn_of_outliers(pictures: GoodPictures, appearances: Sequence[Appearance], copies: Collection[int]) -> list[str]:

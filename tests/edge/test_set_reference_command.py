@@ -215,6 +215,18 @@ def highest(bundle: Bundle, rgb: NDArray[np.uint8], others: list[NDArray[np.uint
     return inspector.finish(inspector.start(Frame(Stamp("", 1), rgb, "RGB8"), reference=Reference.of(others, ""))).score
 
 
+def test_copies_of_a_frame_do_not_judge_each_other(tmp_path: Path, old: Bundle) -> None:
+    defective = dark_square(moved(OLD, 4, -2), 300, 400)
+    good = write_pictures(tmp_path / "good", frames(OLD, 3) | {"2.png": defective, "3.png": defective})
+    report = reported(old.path, good, "--dry-run")
+    assert (report["left_out"], report["reference"]["frames"]) == ([str(good / "2.png")], 3)
+    scores = json.loads(heatline("calibrate", old.path, good, "--dry-run", "--json").stdout)["good_frames"]["hottest"]
+    assert scores[0]["highest_logit"] == pytest.approx(scores[1]["highest_logit"])
+    assert scores[0]["highest_logit"] > scores[2]["highest_logit"] + 5
+    same = write_pictures(tmp_path / "same", dict.fromkeys(("1.png", "2.png", "3.png"), OLD))
+    assert "1 different good frame came" in complaint(heatline("calibrate", old.path, same, "--dry-run"))
+
+
 def test_calibration_compares_each_frame_with_a_reference_of_the_others(tmp_path: Path, old: Bundle) -> None:
     pictures = noisy(NEW, 4)
     good = write_pictures(tmp_path / "good", pictures)
@@ -232,7 +244,7 @@ def test_calibration_compares_each_frame_with_a_reference_of_the_others(tmp_path
     kept = heatline("calibrate", old.path, good, "--keep-reference", "--dry-run")
     assert "4 of 4 pictures cannot be compared with the reference, first" in complaint(kept)
     few = heatline("calibrate", old.path, good / "00.png", "--dry-run")
-    assert "1 good frame came, and a new reference needs 3" in complaint(few)
+    assert "1 different good frame came, and a new reference needs 3" in complaint(few)
 
 
 @pytest.mark.parametrize("keep", [False, True])
