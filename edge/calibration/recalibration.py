@@ -41,6 +41,7 @@ from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.images import digest_picture, read_image
 from heatline.edge.inference import Engine
 from heatline.edge.inspection.inspector import Inspector, PendingFrame
+from heatline.edge.inspection.references import ANY_CAMERA
 from heatline.edge.picture_folders import good_pictures
 from heatline.edge.reference.reference import Reference
 from heatline.edge.util.evenly import evenly
@@ -98,6 +99,8 @@ class _Data(msgspec.Struct, frozen=True):
 
 class _Provenance(msgspec.Struct, frozen=True):
     data: _Data = _Data()
+    reference_frames: dict[str, list[str]] = {}
+    """Digests of the frames that made the current reference, by camera."""
 
 
 class GoodPictures:
@@ -178,11 +181,27 @@ def find_trained(manifest: Manifest, files: Iterable[Path]) -> list[Path]:
     Raises:
         InputError: a file cannot be read.
     """
-    try:
-        digests = set(msgspec.convert(manifest.provenance, _Provenance).data.digests)
-    except msgspec.ValidationError:  # of a bundle that heatline did not export
-        return []
+    return _among(_provenance(manifest).data.digests, files)
+
+
+def find_made_of(manifest: Manifest, files: Iterable[Path]) -> list[Path]:
+    """Return the files that the reference of all cameras without one of their own was made from, as far as it is known.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    return _among(_provenance(manifest).reference_frames.get(ANY_CAMERA, []), files)
+
+
+def _among(digests: Collection[str], files: Iterable[Path]) -> list[Path]:
     return [file for file in files if digest_picture(file) in digests] if digests else []
+
+
+def _provenance(manifest: Manifest) -> _Provenance:
+    try:
+        return msgspec.convert(manifest.provenance, _Provenance)
+    except msgspec.ValidationError:  # of a bundle that heatline did not export
+        return _Provenance()
 
 
 def find_copies(files: Sequence[Path]) -> list[tuple[int, int]]:
@@ -284,9 +303,10 @@ def recalibrated_manifest(
         **details,
     }
     before = was.provenance.get(records, [])
-    references = was.references
+    references, made_of = was.references, _provenance(was).reference_frames
     if reference is not None:
         references = {**({} if references is UNSET else references), reference.camera: reference.stated}
+        made_of = {**made_of, reference.camera: reference.digests}
     return msgspec.structs.replace(
         was,
         schema=schema_for(was.tensors),
@@ -299,6 +319,7 @@ def recalibrated_manifest(
         provenance={
             **was.provenance,
             records: [*(before if isinstance(before, list) else [before]), record],
+            **({"reference_frames": made_of} if made_of else {}),
         },
     )
 

@@ -19,6 +19,7 @@ from heatline.edge.calibration.recalibration import (
     compare_shifts,
     files_of_frames,
     find_copies,
+    find_made_of,
     find_trained,
     recalibrated_manifest,
     record_of_thresholds,
@@ -164,6 +165,8 @@ def calibrate(
     was = parent.manifest
     trained = find_trained(was, [*pictures.files, *second_pictures.files])
     warnings += _warn_of_trained(trained)
+    made_of = find_made_of(was, [*pictures.files, *second_pictures.files]) if keep_reference else []
+    warnings += _warn_of_made_of(made_of)
     new = NewBundle.beside(bundle_path, was.version, target, version, dry_run)
     verified = open_verified_engine(parent, kind, precision)
     made = new_reference(pictures, parent, keep=keep_reference)
@@ -185,7 +188,7 @@ def calibrate(
         top_cells=was.map.top_cells,
         lowest_defect=was.calibration.coldest_defect,
     )
-    if not set(trained).isdisjoint(pictures.files):  # their scores show nothing of new frames
+    if not {*trained, *made_of}.isdisjoint(pictures.files):  # their scores show nothing of new frames
         calibration = msgspec.structs.replace(calibration, held_out_rejected=None, false_reject_at_most=None)
     reference, picture = fit_reference(
         samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
@@ -253,6 +256,17 @@ def _warn_of_trained(trained: Sequence[Path]) -> list[str]:
         + (f" and {len(trained) - 1} more of these frames" if len(trained) > 1 else "")
         + ", and probably on others of the same parts, of which the bundle knows one picture each: it scores them "
         "lower than new parts, so the thresholds may be too low and the bounds do not hold; calibrate on other frames"
+    ]
+
+
+def _warn_of_made_of(made_of: Sequence[Path]) -> list[str]:
+    if not made_of:
+        return []
+    return [
+        f"the reference was made from {made_of[0]}"
+        + (f" and {len(made_of) - 1} more of these frames" if len(made_of) > 1 else "")
+        + ": they differ less from it than new parts do, so the thresholds may be too low and the bounds do not hold; "
+        "calibrate on other frames, or without --keep-reference"
     ]
 
 
@@ -375,7 +389,7 @@ def _facts(report: Report) -> dict[str, object]:
 def _describe_support(calibration: Calibration, support: Support) -> str:
     bound = calibration.false_reject_at_most
     if bound is None:
-        return "not known: the model was trained on some of these frames"
+        return "not known: the model was trained on some of these frames, or the reference was made from some"
     frames = format_count(calibration.frames, "good frame")
     described = f"{frames}: with {percent(CONFIDENCE)} confidence the false-reject rate is at most {percent(bound)}"
     share = calibration.false_reject_per_frame

@@ -227,6 +227,27 @@ def test_copies_of_a_frame_do_not_judge_each_other(tmp_path: Path, old: Bundle) 
     assert "1 different good frame came" in complaint(heatline("calibrate", old.path, same, "--dry-run"))
 
 
+def test_frames_that_made_the_kept_reference_cause_a_warning(tmp_path: Path, old: Bundle) -> None:
+    good = write_pictures(tmp_path / "good", frames(OLD, 4))
+    others = write_pictures(tmp_path / "others", {f"{at}.png": moved(OLD, -3 * at, at) for at in range(1, 4)})
+    reported(old.path, good, "--to", tmp_path / "made.bundle")
+    reported(tmp_path / "made.bundle", others, "--to", tmp_path / "other.bundle")
+
+    def warned(bundle: str, *arguments: str | Path) -> list[str]:
+        report = json.loads(heatline("calibrate", tmp_path / bundle, *arguments, "--dry-run", "--json").stdout)
+        found = [each for each in report["warnings"] if "the reference was made from" in each]
+        bound = report["calibration"]["false_reject_at_most"]
+        assert (bound is None) == (bool(found) and "--second-shift" not in arguments)
+        return found
+
+    (warning,) = warned("made.bundle", good, "--keep-reference")
+    assert warning.startswith(f"the reference was made from {good / '00.png'} and 3 more of these frames: they differ")
+    assert warned("made.bundle", others, "--second-shift", good, "--keep-reference")
+    assert not warned("made.bundle", others, "--keep-reference")
+    assert not warned("made.bundle", good)
+    assert not warned("other.bundle", good, "--keep-reference"), "they made an older one"
+
+
 def test_calibration_compares_each_frame_with_a_reference_of_the_others(tmp_path: Path, old: Bundle) -> None:
     pictures = noisy(NEW, 4)
     good = write_pictures(tmp_path / "good", pictures)
