@@ -80,7 +80,7 @@ def set_reference(
         plausibility_by_camera={} if own_bounds is None else {camera: own_bounds[1]},
     )
     judged = made.judged(inspector, WHOLE_FRAME if own_bounds is None else own_bounds[0], progress("good frames"))
-    warnings = [words for frames, words in FEW.items() if frames == len(judged)]
+    warnings = []
     few = len(judged) < FEWEST_FRAMES
     rejected = {
         file: found for file, found in judged.items() if not few and (found.misaligned or found.verdict == "DEFECT")
@@ -88,6 +88,7 @@ def set_reference(
     if rejected:
         warnings.append(_refuse_most(rejected, len(judged), was.calibration.score_threshold))
         made = NewReference([file for file in judged if file not in rejected], pictures.names, camera)
+    warnings += [words for frames, words in FEW.items() if frames == len(made.files)]
     unlike = {file: why for file, found in judged.items() if not found.misaligned and (why := found.reject_reason)}
     for file, why in list(unlike.items())[:1]:
         warnings.append(

@@ -97,6 +97,7 @@ def test_a_defective_frame_is_left_out_and_named(tmp_path: Path, old: Bundle) ->
     report = reported(old.path, good, "--to", tmp_path / "new.bundle")
     assert report["left_out"] == [str(good / "01.png")]
     assert report["warnings"][0].startswith("1 of 3 frames is rejected when compared with the others and left out")
+    assert report["warnings"][1] == "of 2 frames nobody can tell which is defective; name at least 3"
     reference = open_bundle(tmp_path / "new.bundle").references()[""]
     assert reference.frames == 2
     assert reference.rgb[290:330, 390:430].min() > 100, "the defect is not in it"
