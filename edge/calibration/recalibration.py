@@ -132,10 +132,9 @@ class GoodPictures:
         Returns: for each picture, the values that set thresholds, and its appearance; and of some evenly spread ones,
             what drift is measured against.
         Raises:
-            InputError: a picture cannot be read.
+            InputError: a picture cannot be read, or pictures are misaligned, so a line would not judge them.
             GeometryError: no pixel of a picture lies in the region of interest.
             EngineError: the network gave no usable answer to a picture.
-            InputError: pictures are misaligned, so a line would not judge them.
         """
         misaligned: list[tuple[Path, str]] = []
         frames: list[GoodFrame] = []

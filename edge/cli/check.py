@@ -339,12 +339,14 @@ def _check_camera(open_camera: OpenCamera, setup: Setup | None) -> dict[str, Any
     height, width = checked.image.shape[:2]
     area, inspector = settings.region_of_interest, setup.inspector
     tiles = len(inspector.stitcher((height, width), area).grid)
-    implausible = None
+    implausible = misaligned = None
     try:
         rgb = to_rgb(checked.image, checked.pixel_format)
         stored = encode_frame(rgb[:, :, 0] if checked.camera_format.startswith("Mono") else rgb)
         if inspector.plausibility or inspector.references or camera.name in inspector.plausibility_by_camera:
-            implausible = inspector.finish(inspector.start(checked, area)).reject_reason
+            judged = inspector.finish(inspector.start(checked, area))
+            misaligned = judged.misaligned
+            implausible = None if judged.reject_reason == misaligned else judged.reject_reason
     finally:
         checked.release()
     return facts | {
@@ -353,6 +355,7 @@ def _check_camera(open_camera: OpenCamera, setup: Setup | None) -> dict[str, Any
         "pixel_format": checked.camera_format,
         "tiles": tiles,
         "implausible": implausible,
+        "misaligned": misaligned,
         "picture_bytes": room_of(len(stored)),
     }
 
@@ -362,6 +365,5 @@ def _describe_camera(camera: dict[str, Any]) -> str:
         return "{found}; waits for its {trigger} trigger".format(**camera)
     frame = "{found}; first frame {width}x{height} px {pixel_format}".format(**camera)
     described = f"{frame}, {format_count(camera['tiles'], 'tile')}"
-    if camera["implausible"] is None:
-        return described
-    return f"{described}; IT WOULD GET NO VERDICT: {camera['implausible']}"
+    refused = camera["implausible"] or camera["misaligned"]
+    return f"{described}; IT WOULD GET NO VERDICT: {refused}" if refused else described

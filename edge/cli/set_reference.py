@@ -65,9 +65,7 @@ def set_reference(
             "had reference=on"
         )
     if not re.fullmatch(r"[A-Za-z0-9_-]{0,64}", camera):
-        raise click.UsageError(
-            f"--camera {camera!r} is no name of a camera; expected up to 64 letters, digits, - and _"
-        )
+        raise click.UsageError(f"--camera {camera!r} is not a camera name; expected up to 64 letters, digits, - and _")
     new = NewBundle.beside(bundle_path, was.version, target, version, dry_run, "ref")
     pictures = GoodPictures(good)
     made = NewReference(pictures.files, pictures.names, camera)

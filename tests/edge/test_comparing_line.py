@@ -86,8 +86,13 @@ def test_a_bundle_without_a_picture_for_a_camera_is_refused_by_line_and_inspect(
         inspected = heatline("inspect", bundle.path, tmp_path / "pictures", "--out", tmp_path / "out")
         assert inspected.returncode == 4
         assert "has none; make one from good frames" in inspected.stderr
-    checked = heatline("check", write_line_with(tmp_path, side.path, address, {"side": cameras["top"]}))
-    assert checked.returncode == 0, checked.stderr
+    for frame, found in ((BOARD, None), (BOARD[::-1, ::-1], "the frame does not show what the reference shows")):
+        write_pictures(tmp_path / "pictures", {"1.png": frame})
+        checked = heatline("check", write_line_with(tmp_path, side.path, address, {"side": cameras["top"]}), "--json")
+        assert checked.returncode == 0, checked.stderr
+        first = json.loads(checked.stdout)["cameras"]["side"]
+        assert first["implausible"] is None
+        assert first["misaligned"] is found or first["misaligned"].startswith(found)
 
 
 def test_calibration_measures_poses_and_refuses_frames_that_a_line_would_not_judge(

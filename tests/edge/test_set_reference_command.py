@@ -132,7 +132,7 @@ def test_a_camera_gets_its_own_reference_and_the_others_keep_theirs(tmp_path: Pa
     again = reported(side.path, good, "--dry-run")
     assert again["warnings"] == [STAY, OWN]
     wrong = heatline("bundle", "set-reference", old.path, good, "--camera", "a b")
-    assert (wrong.returncode, "is no name of a camera" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "is not a camera name" in wrong.stderr) == (2, True)
 
 
 def test_frames_unlike_the_old_product_cause_a_warning(tmp_path: Path) -> None:
