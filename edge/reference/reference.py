@@ -136,8 +136,8 @@ class Reference:
                     raise InputError(f"of {made_of}, picture {number} does not fit the first: {misaligned}; remove it")
                 continue
             matrix = pose.matrix(first.frame_hw)
-            size = first.frame_hw[::-1]
-            moved.append(cv2.warpAffine(picture, matrix, size, flags=cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR))  # type: ignore[arg-type]
+            size, flags = first.frame_hw[::-1], cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
+            moved.append(cv2.warpAffine(picture, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE))  # type: ignore[arg-type]
             seen = np.full(first.frame_hw, 255, np.uint8) if mask is None else np.where(mask, 0, 255).astype(np.uint8)
             unseen.append(cv2.warpAffine(seen, matrix, size, flags=cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST) == 0)
         unknown = np.logical_and.reduce(unseen)

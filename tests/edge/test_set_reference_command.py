@@ -216,6 +216,24 @@ def highest(bundle: Bundle, rgb: NDArray[np.uint8], others: list[NDArray[np.uint
     return inspector.finish(inspector.start(Frame(Stamp("", 1), rgb, "RGB8"), reference=Reference.of(others, ""))).score
 
 
+def shaken(of: NDArray[np.uint8], count: int, seed: int, stained: int = 0) -> list[NDArray[np.uint8]]:
+    """Frames with motion up to 0.5 px, light that differs by 10 %, and noise; the first have a faint stain."""
+    rng, made = np.random.default_rng(seed), []
+    for number in range(count):
+        frame = moved(of, *rng.uniform(-0.5, 0.5, 2)).astype(float)
+        frame[100:120, 300:320] -= 40 * (number < stained)
+        made.append(np.clip(frame * rng.uniform(0.9, 1) + rng.normal(0, 6, frame.shape), 0, 255).astype(np.uint8))
+    return made
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_frames_that_differ_in_light_noise_and_half_a_px_make_a_reference(seed: int) -> None:
+    of = board(seed=seed)
+    for count in (4, 6, 12):
+        made = Reference.of(shaken(of, count, seed), "").grey.astype(int)
+        assert np.abs(made[0] - made[2]).mean() < 20, "a border that is half outside a frame is not dark"
+
+
 def test_copies_of_a_frame_do_not_judge_each_other(tmp_path: Path, old: Bundle) -> None:
     defective = dark_square(moved(OLD, 4, -2), 300, 400)
     good = write_pictures(tmp_path / "good", frames(OLD, 3) | {"2.png": defective, "3.png": defective})
