@@ -164,14 +164,24 @@ def calibrate(
     parent = open_bundle(bundle_path)
     was = parent.manifest
     trained = find_trained(was, [*pictures.files, *second_pictures.files])
-    warnings += _warn_of_trained(trained)
+    warnings += _warn_of_known(
+        trained,
+        "the model was trained on",
+        ", and probably on others of the same parts, of which the bundle knows one picture each: it scores them lower "
+        "than new parts, so the thresholds may be too low and the bounds do not hold; calibrate on other frames",
+    )
     made_of = find_made_of(was, [*pictures.files, *second_pictures.files]) if keep_reference else []
-    warnings += _warn_of_made_of(made_of)
+    warnings += _warn_of_known(
+        made_of,
+        "the reference was made from",
+        ": they differ less from it than new parts do, so the thresholds may be too low and the bounds do not hold; "
+        "calibrate on other frames, or without --keep-reference",
+    )
     new = NewBundle.beside(bundle_path, was.version, target, version, dry_run)
     verified = open_verified_engine(parent, kind, precision)
     made = new_reference(pictures, parent, keep=keep_reference)
     own = [] if made is None else cameras_with_own(was)
-    warnings += warn_of_own_references(own)
+    warnings += warn_of_own_references(own) + ([] if made is None else made.warnings())
     references = product_references(parent) if made is None else {ANY_CAMERA: made.reference}
     inspector = Inspector(was, verified.engine, references=references)
 
@@ -248,26 +258,9 @@ def calibrate(
     print_report(report, as_json, new.title, _facts(report))
 
 
-def _warn_of_trained(trained: Sequence[Path]) -> list[str]:
-    if not trained:
-        return []
-    return [
-        f"the model was trained on {trained[0]}"
-        + (f" and {len(trained) - 1} more of these frames" if len(trained) > 1 else "")
-        + ", and probably on others of the same parts, of which the bundle knows one picture each: it scores them "
-        "lower than new parts, so the thresholds may be too low and the bounds do not hold; calibrate on other frames"
-    ]
-
-
-def _warn_of_made_of(made_of: Sequence[Path]) -> list[str]:
-    if not made_of:
-        return []
-    return [
-        f"the reference was made from {made_of[0]}"
-        + (f" and {len(made_of) - 1} more of these frames" if len(made_of) > 1 else "")
-        + ": they differ less from it than new parts do, so the thresholds may be too low and the bounds do not hold; "
-        "calibrate on other frames, or without --keep-reference"
-    ]
+def _warn_of_known(known: Sequence[Path], what: str, so: str) -> list[str]:
+    more = f" and {len(known) - 1} more of these frames" if len(known) > 1 else ""
+    return [f"{what} {known[0]}{more}{so}"] if known else []
 
 
 def _warn_of_high_frames(frames: int, rejected_before: int, before: Calibration) -> list[str]:

@@ -94,7 +94,7 @@ def calibrate_camera(
     reference_of = None if made is None else made.of
     frames, appearances, samples = pictures.run(inspector, progress(f"frames of {camera}"), area, reference_of)
     warnings = warn_of_outliers(pictures, appearances, {copy for _, copy in find_copies(pictures.files)})
-    warnings += [] if made is None else [THRESHOLDS_STAY]
+    warnings += [] if made is None else [*made.warnings(), THRESHOLDS_STAY]
     if verified.fell_back is not None:
         warnings.append(verified.fell_back)
     known = fit_plausibility(appearances)

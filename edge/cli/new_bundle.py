@@ -148,11 +148,9 @@ def cameras_with_own(manifest: Manifest) -> list[str]:
 
 def warn_of_own_references(cameras: Sequence[str]) -> list[str]:
     """Warn of cameras that a new reference of all others does not change."""
-    if not cameras:
-        return []
-    return [
-        f"camera {', '.join(cameras)} keeps a reference of its own; set it with heatline bundle set-reference --camera"
-    ]
+    names = ", ".join(cameras)
+    keeps = f"camera {names} keeps a reference of its own; set it with heatline bundle set-reference --camera"
+    return [keeps] if cameras else []
 
 
 def warn_of_no_reference(reference: Reference | None, frames: int) -> list[str]:

@@ -87,6 +87,7 @@ def set_reference(
         warnings.append(_refuse_most(rejected, len(judged), was.calibration.score_threshold))
         made = NewReference([file for file in judged if file not in rejected], pictures.names, camera)
     warnings += [words for frames, words in FEW.items() if frames == len(made.files)]
+    warnings += made.warnings()
     unlike = {file: why for file, found in judged.items() if not found.misaligned and (why := found.reject_reason)}
     for file, why in list(unlike.items())[:1]:
         warnings.append(

@@ -69,7 +69,7 @@ class GreyRange:
         out[:] = 0
         if inside is None:
             return
-        matched = _match(tile, tile[inside], self.grey[shown])
+        matched = match_light(tile, tile[inside], self.grey[shown])
         excess = np.zeros((2 * len(TOLERANCES_PX), side, side), np.uint8)
         for number, (low, high) in enumerate(self.planes):
             excess[2 * number][inside] = cv2.subtract(matched[inside], high[shown])
@@ -106,7 +106,7 @@ def differences(
     return found
 
 
-def _match(tile: Grey, seen: Grey, reference: Grey) -> Grey:
+def match_light(tile: Grey, seen: Grey, reference: Grey) -> Grey:
     """Return a tile with mean and contrast of the reference, by the part of it that the reference shows."""
     mean, deviation = (float(each[0, 0]) for each in cv2.meanStdDev(seen))
     target, spread = (float(each[0, 0]) for each in cv2.meanStdDev(reference))

@@ -1,5 +1,6 @@
 """A line's own reference, by `heatline bundle set-reference` and `heatline calibrate`: made of good frames only."""
 
+import csv
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -17,8 +18,10 @@ from heatline.edge.bundle.manifest import Reference as DriftReference
 from heatline.edge.calibration.recalibration import without_poses
 from heatline.edge.drift.reference import OF_POSE
 from heatline.edge.frames import Frame, Stamp
+from heatline.edge.images import read_rgb
 from heatline.edge.inspection.inspector import Inspector
 from heatline.edge.reference.reference import Reference
+from heatline.edge.util.evenly import evenly
 from heatline.edge.wire.events import Event, VerdictEvent
 from tests.command import complaint, heatline
 from tests.edge.boards import board, board_bundle, moved
@@ -232,6 +235,40 @@ def test_frames_that_differ_in_light_noise_and_half_a_px_make_a_reference(seed: 
     for count in (4, 6, 12):
         made = Reference.of(shaken(of, count, seed), "").grey.astype(int)
         assert np.abs(made[0] - made[2]).mean() < 20, "a border that is half outside a frame is not dark"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(("count", "stained", "found"), [(4, 0, 0), (12, 0, 0), (6, 2, 0), (6, 3, 1), (12, 6, 1)])
+def test_a_faint_stain_of_half_of_the_frames_is_found(seed: int, count: int, stained: int, found: int) -> None:
+    pictures = shaken(board(seed=seed), count, seed, stained)
+    place = Reference.of(pictures, "").find_faint_ghost(pictures)
+    assert (place is not None) == found
+    if place is not None:
+        assert place == pytest.approx((310, 110), abs=15)
+
+
+def test_a_faint_stain_of_half_of_the_frames_causes_a_warning(tmp_path: Path, old: Bundle) -> None:
+    pictures = frames(OLD, 6)
+    for name in list(pictures)[:3]:
+        pictures[name][100:120, 300:320] -= 40
+    good = write_pictures(tmp_path / "good", pictures)
+    words = "none of the frames shows what their median shows at x 3"
+    assert words in reported(old.path, good, "--dry-run")["warnings"][0]
+    made = json.loads(heatline("calibrate", old.path, good, "--dry-run", "--json").stdout)
+    assert any(words in warning for warning in made["warnings"])
+
+
+@pytest.mark.parametrize("name", ["bsdata", "hripcb_subset"])
+def test_real_frames_make_a_reference_without_a_ghost(real_data: Path, name: str) -> None:
+    rows = csv.DictReader((real_data / name / "labels.csv").read_text().splitlines())
+    if name == "bsdata":
+        files = [row["image"] for row in rows if row["label"] == "good" and row["width"] == "1130"]
+    else:
+        files = [row["image"] for row in rows if row["board"] == "10"]
+    pictures = [read_rgb(real_data / name / "images" / files[at]) for at in evenly(len(files), 12)]
+    pictures = [each for each in pictures if each.shape == pictures[0].shape]
+    assert len(pictures) > 4
+    assert Reference.of(pictures, "").find_faint_ghost(pictures) is None
 
 
 def test_copies_of_a_frame_do_not_judge_each_other(tmp_path: Path, old: Bundle) -> None:
