@@ -25,8 +25,9 @@ def product_references(bundle: Bundle, cameras: Iterable[str] = (ANY_CAMERA,)) -
     if missing:
         raise BundleError(
             f"{bundle.path} compares frames with a reference picture, and has none"
-            f"{' for camera ' + ', '.join(missing) if any(missing) else ''}; make one from good frames with heatline "
-            "bundle set-reference"
+            f"{' for camera ' + ', '.join(missing) if any(missing) else ''}"
+            f"{' but those of single cameras' if references and not any(missing) else ''}; make one from good frames "
+            "with heatline bundle set-reference"
         )
     for reference in references.values():
         _ = reference.aligner, reference.range.planes

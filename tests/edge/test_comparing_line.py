@@ -85,7 +85,8 @@ def test_a_bundle_without_a_picture_for_a_camera_is_refused_by_line_and_inspect(
         assert "has none for camera top; make one from good frames with heatline bundle set-reference" in checked.stderr
         inspected = heatline("inspect", bundle.path, tmp_path / "pictures", "--out", tmp_path / "out")
         assert inspected.returncode == 4
-        assert "has none; make one from good frames" in inspected.stderr
+        of_cameras = " but those of single cameras" if bundle is side else ""
+        assert f"has none{of_cameras}; make one from good frames" in inspected.stderr
     for frame, found in ((BOARD, None), (BOARD[::-1, ::-1], "the frame does not show what the reference shows")):
         write_pictures(tmp_path / "pictures", {"1.png": frame})
         checked = heatline("check", write_line_with(tmp_path, side.path, address, {"side": cameras["top"]}), "--json")
