@@ -145,9 +145,8 @@ class Aligner:
             reason = "the pattern repeats, so that the frame may lie in two ways: choose a reference with a unique part"
         else:
             reason = "the frame does not show what the reference shows: check the product and its place"
-        return (
-            f"{reason} (confidence {pose.confidence:.2f}, expected at least {_LEAST_CONFIDENCE}; error {pose.error_px:.1f} px)"
-        )
+        least = f"expected at least {_LEAST_CONFIDENCE}"
+        return f"{reason} (confidence {pose.confidence:.2f}, {least}; error {pose.error_px:.1f} px)"
 
     def _spectrum(self, coarse: NDArray[np.uint8]) -> NDArray[np.complex64]:
         """Return phases; frequencies without content, which are noise, count less."""

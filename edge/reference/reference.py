@@ -21,6 +21,8 @@ MOST_FRAMES = 12
 """More frames hardly change their median."""
 MOST_LEFT_OUT = 0.25
 """Share of the pictures that may not fit the first; these are left out."""
+MOST_UNKNOWN = 0.1
+"""Share of a bundle's reference of which it may be unknown what a good part shows."""
 GHOST = 48
 """Excess of grey over the reference's range by which a frame shows something else; as `GreyRange` measures it."""
 FAINT = 12
@@ -125,8 +127,7 @@ class Reference:
         if first.aligner.reject_reason(first.aligner.find(first.grey)) is not None:
             raise InputError(
                 f"{made_of} cannot be a reference, as frames cannot be aligned by what it shows (it is blank, repeats "
-                "itself, or is smaller than a tile); choose pictures of the part that show edges all over, or train "
-                "with reference=off"
+                "itself, or is smaller than a tile); choose pictures of the part that show edges all over"
             )
         masks = masks or [None] * len(pictures)
         moved, unseen = [first.rgb], [np.zeros(first.frame_hw, np.bool_) if masks[0] is None else masks[0]]
@@ -209,6 +210,11 @@ class Reference:
                 f"{frame_hw[0]}; export the bundle again"
             )
         unknown = image[..., 3] == 0 if pixel_format == "BGRA8" else None
+        if unknown is not None and unknown.mean() > MOST_UNKNOWN:
+            raise BundleError(
+                f"{path} knows {1 - unknown.mean():.0%} of the part, expected at least {1 - MOST_UNKNOWN:.0%}; make it "
+                "anew with heatline bundle set-reference"
+            )
         return cls(rgb, frames, made_of, unknown)
 
 

@@ -1,12 +1,15 @@
 """Frames are compared with their reference where they show it; what cannot be compared is never GOOD."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle
+from heatline.edge.errors import BundleError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest, TileGrid
 from heatline.edge.inference import Engine, open_engine
@@ -127,3 +130,16 @@ def test_a_camera_has_its_own_reference_and_one_without_any_gets_no_verdict(bund
     assert "bundle set-reference" in str(inspect(only, BOARD, camera="top").reject_reason)
     frame = Frame(Stamp("top", 1), other.rgb, "RGB8")
     assert only.finish(only.start(frame, reference=other)).reject_reason is None, "as evaluation gives it"
+
+
+def test_a_reference_that_knows_little_of_the_part_is_refused(tmp_path: Path) -> None:
+    picture = np.full((300, 400, 4), 120, np.uint8)
+    picture[:20, :, 3] = 0
+    cv2.imwrite(str(tmp_path / "some.png"), picture)
+    unknown = Reference.load(tmp_path / "some.png", (300, 400)).unknown
+    assert unknown is not None
+    assert unknown.sum() == 20 * 400
+    picture[:200, :, 3] = 0
+    cv2.imwrite(str(tmp_path / "little.png"), picture)
+    with pytest.raises(BundleError, match="little.png knows 33% of the part, expected at least 90%; make it anew"):
+        Reference.load(tmp_path / "little.png", (300, 400))
