@@ -44,7 +44,9 @@ def difference_answers(
     references, why = find_references(wanted, read_data(config), store.images, sizes)
     assert references is not None, "the reference was demanded"
     painter = Painter(store, tiles, digest_pictures(store.images), recipe.augment, tile_px, tile_px // MAP_STRIDE)
-    found, poses = compare_samples(store, references, painter, grid_samples(tiles), tiles.table.frame, tile_px)
+    found, poses = compare_samples(
+        store, references, painter, grid_samples(tiles), tiles.table.frame, tile_px, lambda: None
+    )
     report_line(f"{why}; {format_count(len(store) - len(poses), 'picture')} cannot be aligned")
     maps = found[..., HIGHEST].max(axis=3).astype(np.float16)
     _, first = np.unique(tiles.table.frame, return_index=True)

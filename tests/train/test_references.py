@@ -230,7 +230,9 @@ def test_differences_stay_in_step_with_the_samples_and_are_oriented_as_their_cop
     cv2.imwrite(str(file), photograph(0, (0, 0), 5)[..., ::-1])
     references = References("file", boards.folder, boards.images, file)
     frame_of = tiles.table.frame[[sample.row for sample in samples]]
-    found, poses = compare_samples(store, references, painter, samples, frame_of, 64)
+    advanced: list[None] = []
+    found, poses = compare_samples(store, references, painter, samples, frame_of, 64, lambda: advanced.append(None))
+    assert len(advanced) == len(images)
     assert found.shape == (len(samples), 64 // CELL_PX, 64 // CELL_PX, CHANNELS)
     assert sorted(poses) == list(range(len(images)))
     reference = references.of(images[0])

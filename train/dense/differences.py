@@ -26,7 +26,7 @@ def compare_samples(
     samples: Sequence[Sample],
     frame_of: NDArray[np.int64],
     tile_px: int,
-    advance: Callable[[], object] = lambda: None,
+    advance: Callable[[], object],
 ) -> tuple[NDArray[np.uint8], Mapping[int, Pose]]:
     """Return the differences of the samples, uint8 [N, cells, cells, CHANNELS], and the poses of the aligned frames.
 

@@ -109,9 +109,17 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
         variants = [] if must_compare else [model]
         differences, random_state = None, torch.get_rng_state()
         if references is not None:
+            comparing_pictures = progress.add_task("comparing pictures", total=len(store))
             differences, poses = compare_samples(
-                store, references, painter, planned, tiles.table.frame[[sample.row for sample in planned]], tile_px
+                store,
+                references,
+                painter,
+                planned,
+                tiles.table.frame[[sample.row for sample in planned]],
+                tile_px,
+                lambda: progress.advance(comparing_pictures),
             )
+            progress.remove_task(comparing_pictures)
             misaligned = [frame for frame in range(len(images)) if frame not in poses]
             if misaligned:
                 report_line(_describe_misaligned(images, misaligned))
