@@ -321,6 +321,6 @@ def _provenance(run: TrainedRun) -> dict[str, object]:
                 for key in ("recipe", "finished", "steps", "best_step", "val", "precision", "versions")
             },
             "seed": config.seed,
-            "config": describe_config(config),
+            "config": describe_config(config, compares=run.references is not None),
         },
     }

@@ -45,9 +45,11 @@ FEWEST_GREY = 6.0
 """Standard deviation of grey below which a tile shows nothing to correlate."""
 
 Scope = Literal["file", "templates", "product", "group"]
+VAL_CELL_AP = "val_cell_ap"
+"""Measured only where a reference is tried."""
 GAINS = {
     "val_ap": "average precision of tiles",
-    "val_cell_ap": "average precision of map cells",
+    VAL_CELL_AP: "average precision of map cells",
     "val_picture_auroc": "AUROC of pictures",
 }
 """Figures of a cross-validation that are named beside each other."""

@@ -254,11 +254,12 @@ def read_data(config: TrainConfig, report_line: Callable[[str], None] = lambda l
     return replace(data, images=(*data.images, *read_reviewed(Path(config.reviewed))))
 
 
-def describe_config(config: TrainConfig) -> dict[str, Any]:
+def describe_config(config: TrainConfig, *, compares: bool) -> dict[str, Any]:
     """Return the configuration for a bundle's provenance, so that the model can be trained again: without the run's own
-    folder."""
+    folder, and without `reference` unless the model compares frames with one."""
     values: dict[str, Any] = msgspec.to_builtins(config)
-    return {key: value for key, value in values.items() if key not in ("out", "resume")}
+    left_out = ("out", "resume") if compares else ("out", "resume", "reference")
+    return {key: value for key, value in values.items() if key not in left_out}
 
 
 def restore_config(values: object, out: Path) -> TrainConfig:

@@ -106,6 +106,7 @@ def test_the_manifest_states_model_and_provenance(
     assert manifest.provenance["weights"]["source"] == "random"
     assert manifest.provenance["training"]["steps"] == 6
     assert manifest.provenance["training"]["finished"] is True
+    assert "reference" not in manifest.provenance["training"]["config"], "as before any model compared"
     assert manifest.calibration.frames == 1
     assert "good frames" in manifest.calibration.frames_are
     assert max(manifest.gate.largest_difference.values()) <= manifest.gate.tolerance
@@ -240,6 +241,7 @@ def test_a_bundle_carries_the_reference_of_its_product_and_the_differences_of_go
     assert set(manifest.precisions) >= {"f32", "int8"}
     with contextlib.closing(open_engine(kind, comparing_bundle.path, TILE)) as engine:
         check_golden(golden, engine, manifest)
+    assert manifest.provenance["training"]["config"]["reference"] == "auto"
     reference = comparing_bundle.references()[""]
     assert comparing_run.references is not None
     np.testing.assert_array_equal(reference.rgb, comparing_run.references.of_design(None).rgb)  # type: ignore[union-attr]

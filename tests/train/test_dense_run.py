@@ -469,7 +469,7 @@ def test_a_training_compares_boards_in_a_fixed_pose_without_settings(compared: t
         r"the reference is kept: average precision of tiles 0\.\d+ without, [01]\.\d+ with it, average", output
     )
     assert (found.scope, found.kept, found.misaligned) == ("product", True, [])
-    assert found.compared == run.read_summary().val
+    assert {**run.read_summary().val, "val_cell_ap": found.compared["val_cell_ap"]} == found.compared
     assert found.compared["val_ap"] > found.without["val_ap"]
     assert found.alignment is not None
     assert found.alignment.frames == 16
@@ -551,11 +551,13 @@ def test_a_model_is_the_same_whether_another_was_trained_beside_it(
     found = compared[0].read_summary().reference
     assert found is not None
     on, _ = train(boards, tmp_path / "on", tiny, "reference=on")
-    assert on.read_summary().val == found.compared
+    assert on.read_summary().reference.compared == found.compared  # type: ignore[union-attr]
     torch.testing.assert_close(weights_of(on), weights_of(compared[0]), rtol=0, atol=0)
     off, output = train(boards, tmp_path / "off", tiny, "reference=off")
     assert "no reference: reference=off" in output
-    assert (off.read_summary().val, off.read_summary().reference) == (found.without, None)
+    assert {**off.read_summary().val, "val_cell_ap": found.without["val_cell_ap"]} == found.without
+    assert "val_cell_ap" not in off.read_summary().val, "as before any model compared"
+    assert off.read_summary().reference is None
     monkeypatch.setattr("heatline.train.dense.train.LEAST_GAIN", 2.0)
     not_kept, output = train(boards, tmp_path / "not_kept", tiny)
     assert "the reference gains nothing and is not kept" in output

@@ -32,7 +32,14 @@ from heatline.train.precision import choose_precision
 from heatline.train.progress import is_line_due, tracked
 from heatline.train.provenance import digest_groups
 from heatline.train.readers import LabelledFolder, LabelledImage
-from heatline.train.references import GAINS, ReferenceSummary, describe_alignment, describe_reference, find_references
+from heatline.train.references import (
+    GAINS,
+    VAL_CELL_AP,
+    ReferenceSummary,
+    describe_alignment,
+    describe_reference,
+    find_references,
+)
 from heatline.train.run import RunFolder, RunSummary, read_data, split_data
 from heatline.train.tiles import TileRule
 
@@ -148,8 +155,12 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
             out_of_fold = cross_validate(
                 variant, tiles, samples, features, recipe, config.seed, bf16=bf16, on_step=on_step
             )
-            trained.append((variant, out_of_fold, {} if out_of_fold is None else _measure(tiles, samples, out_of_fold)))
-        model, out_of_fold, val = trained[-1 if _prefers_last(trained) else 0]
+            figures = {} if out_of_fold is None else _measure(tiles, out_of_fold)
+            if out_of_fold is not None and references is not None:
+                figures |= _measure_cells(tiles, samples, out_of_fold)
+            trained.append((variant, out_of_fold, figures))
+        model, out_of_fold, figures = trained[-1 if _prefers_last(trained) else 0]
+        val = {name: value for name, value in figures.items() if name != VAL_CELL_AP}
         comparison = None
         if references is not None:
             comparison = ReferenceSummary(
@@ -214,7 +225,7 @@ def _describe_misaligned(images: Sequence[LabelledImage], frames: Sequence[int])
     )
 
 
-def _measure(tiles: DenseTiles, samples: Samples, out_of_fold: OutOfFold) -> dict[str, float]:
+def _measure(tiles: DenseTiles, out_of_fold: OutOfFold) -> dict[str, float]:
     """Measure how well held-out logits separate tiles and pictures; leave out figures that lack a class."""
     logit, ones = out_of_fold.logit.astype(np.float64), np.ones(len(tiles))
     placed = np.isin(tiles.known, (LabelKind.GOOD, LabelKind.MASKED, LabelKind.BOXED))
@@ -228,13 +239,12 @@ def _measure(tiles: DenseTiles, samples: Samples, out_of_fold: OutOfFold) -> dic
         "val_ap": average_precision(logit[clear], tiles.table.defective[clear], ones[clear]),
         "val_auroc": auroc(logit[clear], tiles.table.defective[clear], ones[clear]),
         "val_picture_auroc": auroc(highest, defective, np.ones(len(frames))),
-        "val_cell_ap": _average_precision_of_cells(tiles, samples, out_of_fold),
     }
     return {name: value for name, value in figures.items() if value is not None}
 
 
-def _average_precision_of_cells(tiles: DenseTiles, samples: Samples, out_of_fold: OutOfFold) -> float | None:
-    """Return the average precision of map cells, where the defective px are known; None if a class is missing."""
+def _measure_cells(tiles: DenseTiles, samples: Samples, out_of_fold: OutOfFold) -> dict[str, float]:
+    """Measure the average precision of map cells, where the defective px are known; empty if a class is missing."""
     exact = np.isin(tiles.known, (LabelKind.GOOD, LabelKind.MASKED))
     share = samples.share[: len(tiles)][exact]
     level = out_of_fold.map[exact].view(np.uint16)
@@ -242,7 +252,8 @@ def _average_precision_of_cells(tiles: DenseTiles, samples: Samples, out_of_fold
     seen = np.flatnonzero(counts[0] + counts[1])
     value = np.tile(seen.astype(np.uint16).view(np.float16).astype(np.float64), 2)
     is_defective = np.repeat([True, False], len(seen))
-    return average_precision(value, is_defective, np.concatenate([each[seen] for each in counts]).astype(np.float64))
+    found = average_precision(value, is_defective, np.concatenate([each[seen] for each in counts]).astype(np.float64))
+    return {} if found is None else {VAL_CELL_AP: found}
 
 
 def _describe_tiles(images: list[LabelledImage], tiles: DenseTiles) -> str:
