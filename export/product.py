@@ -15,6 +15,7 @@ from heatline.edge.drift.sample import PictureSample
 from heatline.edge.geometry import TileGrid
 from heatline.edge.inference import Engine
 from heatline.edge.inference.engine import infer_features
+from heatline.edge.reference.reference import Reference
 from heatline.edge.util.evenly import evenly
 from heatline.train.readers import LabelledImage
 
@@ -23,12 +24,14 @@ MOST_FRAMES = 150
 
 
 def fit_product(
-    images: Sequence[LabelledImage], grid: Grid, engine: Engine
+    images: Sequence[LabelledImage], grid: Grid, engine: Engine, reference: Reference | None
 ) -> tuple[Plausibility, list[PictureSample]]:
     """Derive the plausible ranges from good and defective frames, as a defect covers only few tiles.
 
     What areas look like comes from good frames; where there are too few, from defective ones without their defects.
 
+    Args:
+        reference: that the bundle compares frames with, by which drift watches their poses; None: it has none.
     Returns: the ranges, and of these frames what drift is measured against.
 
     Raises:
@@ -46,7 +49,8 @@ def fit_product(
             mask = image.mask((rgb.shape[0], rgb.shape[1])) if len(good_groups) < FEWEST_GROUPS else None
             appearance = replace(appearance, cells=None) if mask is None else without(appearance, mask)
         appearances.append(appearance.thinned(keep_cells=True))
-        samples.append(PictureSample.of(rgb))
+        pose, misaligned = (None, None) if reference is None else reference.pose_of(rgb)
+        samples.append(replace(PictureSample.of(rgb), pose=None if misaligned else pose))
     return fit_plausibility(appearances, groups), samples
 
 

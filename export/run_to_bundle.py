@@ -138,7 +138,7 @@ def export_run(
             say(f"warning: {warning}")
         say("recording the appearance of the product")
         with contextlib.closing(open_engine("openvino", folder, tiles.tile_px)) as engine:
-            plausibility, appearances = fit_product(validating.images, grid, engine)
+            plausibility, appearances = fit_product(validating.images, grid, engine, of_product)
         # Frames that the model was trained on score lower than new ones.
         scored = scored if validating.are_new else []
         reference, picture = fit_reference(

@@ -17,11 +17,13 @@ from heatline.edge.bundle import Bundle, check_golden, open_bundle
 from heatline.edge.bundle.manifest import Grid
 from heatline.edge.bundle.pooling import pool
 from heatline.edge.bundle.store import ONNX_GRAPH
+from heatline.edge.drift.reference import fit_reference
 from heatline.edge.errors import BundleError, ExportError, InputError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import TileGrid
 from heatline.edge.inference import EngineKind, infer, open_engine
 from heatline.edge.inspection.inspector import Inspector
+from heatline.export.product import fit_product
 from heatline.export.run_to_bundle import _find_reference, export_run
 from heatline.train.evaluation.engines import RecordedEngine, TorchEngine
 from heatline.train.models.dense import DenseClassifier
@@ -257,6 +259,20 @@ def test_a_bundle_carries_the_reference_of_its_product_and_the_differences_of_go
             known |= {tile.tobytes(): one for tile, one in zip(grid.tiles(rgb), difference, strict=True)}
     for tile, difference in zip(golden.tiles, golden.difference, strict=True):  # none is of the misaligned frame
         np.testing.assert_array_equal(difference, known[tile.tobytes()])
+
+
+def test_drift_watches_the_poses_of_the_frames_that_a_bundle_was_exported_from(
+    comparing_run: TrainedRun, comparing_bundle: Bundle
+) -> None:
+    images, reference = comparing_run.data.images, comparing_bundle.references()[""]
+    with contextlib.closing(open_engine("openvino", comparing_bundle.path, TILE)) as engine:
+        _, samples = fit_product(images, Grid(tile_px=TILE), engine, reference)
+    without = [image.path.stem for image, each in zip(images, samples, strict=True) if each.pose is None]
+    assert without == ["c_1"], "the misaligned frame"
+    drift, picture = fit_reference(samples, [], [])
+    assert drift is not None
+    assert picture is None
+    assert {"turn", "match", "shift_x", "shift_y"} <= drift.measures.keys()
 
 
 def test_recorded_answers_of_a_misaligned_frame_are_passed_over(comparing_run: TrainedRun) -> None:
