@@ -45,11 +45,9 @@ FEWEST_GREY = 6.0
 """Standard deviation of grey below which a tile shows nothing to correlate."""
 
 Scope = Literal["file", "templates", "product", "group"]
-VAL_CELL_AP = "val_cell_ap"
-"""Measured only where a reference is tried."""
 GAINS = {
     "val_ap": "average precision of tiles",
-    VAL_CELL_AP: "average precision of map cells",
+    "val_cell_ap": "average precision of map cells",
     "val_picture_auroc": "AUROC of pictures",
 }
 """Figures of a cross-validation that are named beside each other."""
@@ -139,13 +137,15 @@ class References:
     @cached_property
     def designs(self) -> list[str]:
         """Names of the designs, each with its own reference; empty: one serves all, or each picture has its own."""
-        return sorted({str(image.group) for image in self.images}) if self.scope == "group" else []
+        named = {str(image.group) for image in self.images if not image.reviewed}
+        return sorted(named) if self.scope == "group" else []
 
     def sources(self, group: str | None) -> list[LabelledImage]:
         """Return the pictures that the reference of a design is made from: good ones if there are enough, evenly of all
-        groups.
+        groups; never frames of a line, whose design is not known.
         """
-        of = [image for image in self.images if self.scope != "group" or image.group == group]
+        own = [image for image in self.images if not image.reviewed]
+        of = [image for image in own if self.scope != "group" or image.group == group]
         usable = [image for image in of if not image.defective]
         if len(usable) < FEWEST_FRAMES:  # the clean px of marked ones do as well
             usable = [image for image in of if not image.defective or not image.labels_only]
@@ -191,6 +191,9 @@ def find_references(
 ) -> tuple[References | None, str]:
     """Find the references that the pictures of a training can be compared with.
 
+    Reviewed frames have no say, as nobody knows their template or design. They are compared if all pictures have one
+    reference.
+
     Args:
         wanted: `auto`, `on`, `off`, or a picture's file.
         images: the pictures of the training.
@@ -201,6 +204,8 @@ def find_references(
     """
     if wanted == "off":
         return None, "reference=off"
+    own = [at for at, image in enumerate(images) if not image.reviewed]
+    images, sizes = [images[at] for at in own], [sizes[at] for at in own]
     if wanted not in ("auto", "on"):
         found = References("file", data.folder, tuple(images), Path(wanted))
         if reason := _why_unlike(found, images, sizes) or _why_unfixed(found, images, LEAST_OF_FILE, -1):

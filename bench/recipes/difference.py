@@ -47,7 +47,8 @@ def difference_answers(
     found, poses = compare_samples(
         store, references, painter, grid_samples(tiles), tiles.table.frame, tile_px, lambda: None
     )
-    report_line(f"{why}; {format_count(len(store) - len(poses), 'picture')} cannot be aligned")
+    unaligned = len(store) - sum(pose is not None for pose in poses.values())
+    report_line(f"{why}; {format_count(unaligned, 'picture')} cannot be aligned")
     maps = found[..., HIGHEST].max(axis=3).astype(np.float16)
     _, first = np.unique(tiles.table.frame, return_index=True)
     fold = divide_groups(tiles, recipe, config.seed)[tiles.group[first]]

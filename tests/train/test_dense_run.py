@@ -39,6 +39,7 @@ from heatline.train.fit import fit
 from heatline.train.frames import FrameStore
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.readers import LabelledImage, read_folder
+from heatline.train.readers.reviewed import ReviewedFrame, write_index
 from heatline.train.run import RunFolder, RunSummary, load_run
 from heatline.train.tiles import TileRule, grid_tiles
 from heatline.train.validation_frames import validation_frames
@@ -532,7 +533,17 @@ def test_other_pictures_are_compared_with_templates_and_designs_of_their_own(
     tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
     data = draw_boards(tmp_path / "boards", designs=True, good=3)
-    run, _ = train(data, tmp_path / "run", tiny, "reference=on", "split.test=[d]", "discover=false")
+    reviewed = tmp_path / "reviewed"
+    reviewed.mkdir()
+    cv2.imwrite(str(reviewed / "line.png"), photograph(9, (0, 0), 1)[..., ::-1])
+    write_index(reviewed, [ReviewedFrame(file="line.png", digest="0" * 64, truth="defective", group="reviewed:1")])
+    words = "reference=on", "split.test=[d]", "discover=false", f"reviewed={reviewed}"
+    run, output = train(data, tmp_path / "run", tiny, *words)
+    assert "pictures without a reference: line.png; they are trained on by their features alone, and no" in output
+    found = run.read_summary().reference
+    assert found is not None
+    assert found.alignment is not None
+    assert (found.misaligned, found.alignment.frames) == ([], 15)
     references = load_run(run.folder).references
     assert references is not None
     assert references.designs == ["a", "b", "c", "d"]

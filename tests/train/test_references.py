@@ -139,6 +139,31 @@ def test_no_frame_is_compared_with_a_reference_that_was_made_from_itself(
         assert len({each.group for each in full}) == 4, "evenly of all groups"
 
 
+@pytest.mark.parametrize(
+    ("drawn", "change", "scope", "compared"),
+    [
+        ({"good": 3}, None, "product", True),
+        ({"groups": ("a", "b"), "designs": True, "good": 4, "defective": 1}, None, "group", False),
+        ({"designs": True}, with_templates, "templates", False),
+    ],
+)
+def test_frames_of_a_line_make_no_reference_and_take_none_away(
+    tmp_path: Path, drawn: dict[str, object], change: Callable[[Path], object] | None, scope: str, compared: bool
+) -> None:
+    folder = draw_boards(tmp_path / "boards", **drawn)  # type: ignore[arg-type]
+    if change is not None:
+        change(folder)
+    data, file = read_folder(folder), tmp_path / "line.png"
+    cv2.imwrite(str(file), photograph(0, (3, 2), 8)[:, :-20, ::-1])
+    frames = [LabelledImage(file, f"reviewed:{part}", False, None, reviewed=True) for part in range(4)]
+    found, why = find(replace(data, images=(*data.images, *frames)))
+    assert found is not None, why
+    assert found.scope == scope
+    assert [found.of(frame) is not None for frame in frames] == [compared] * 4
+    assert not any(each.reviewed for group in (*found.designs, None) for each in found.sources(group))
+    assert found.designs == (["a", "b"] if scope == "group" else [])
+
+
 def test_marked_defects_do_not_enter_a_reference_of_defective_pictures(tmp_path: Path) -> None:
     """Three of five show a defect in one place."""
     folder = draw_boards(tmp_path / "boards", ("a", "b"), designs=True, good=0, defective=5, one_place=True)

@@ -27,10 +27,11 @@ def compare_samples(
     frame_of: NDArray[np.int64],
     tile_px: int,
     advance: Callable[[], object],
-) -> tuple[NDArray[np.uint8], Mapping[int, Pose]]:
-    """Return the differences of the samples, uint8 [N, cells, cells, CHANNELS], and the poses of the aligned frames.
+) -> tuple[NDArray[np.uint8], Mapping[int, Pose | None]]:
+    """Return the differences of the samples, uint8 [N, cells, cells, CHANNELS], and the poses of the frames.
 
-    A sample of another frame has no difference; the line gives such a frame no verdict.
+    The pose of a frame that cannot be aligned is None; a frame without a reference has none. Samples of both have no
+    difference; the line gives such frames no verdict.
 
     Args:
         frame_of: [N], frame of each sample.
@@ -40,16 +41,17 @@ def compare_samples(
     """
     cells = tile_px // CELL_PX
     found = np.zeros((len(samples), cells, cells, CHANNELS), np.uint8)
-    poses: dict[int, Pose] = {}
+    poses: dict[int, Pose | None] = {}
 
     def compare(frame: int) -> None:
         rgb = store.pixels(frame)
         reference = references.of(store.images[frame])
-        pose, reason = (None, "") if reference is None else reference.pose_of(rgb)
-        if reference is None or pose is None or reason is not None:
-            advance()
+        if reference is None:
             return
-        poses[frame] = pose
+        pose, misaligned = reference.pose_of(rgb)
+        poses[frame] = pose = None if misaligned else pose
+        if pose is None:
+            return
         tile = np.empty((tile_px, tile_px, 3), np.uint8)
         for number in np.flatnonzero(frame_of == frame).tolist():
             sample = samples[number]
@@ -60,7 +62,6 @@ def compare_samples(
             painter.draw(sample, tile)
             reference.range.difference(to_grey(tile), (int(corner[0]), int(corner[1])), found[number])
             found[number] = painter.orient(found[number], sample)
-        advance()
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "compare") as pool:
         frames = np.unique(frame_of).tolist()
@@ -69,6 +70,7 @@ def compare_samples(
         try:
             for job in jobs:
                 job.result()
+                advance()
         finally:
             pool.shutdown(cancel_futures=True)
     return found, poses

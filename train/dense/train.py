@@ -8,6 +8,7 @@ from threading import Lock
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.progress import Progress
 
 from heatline.edge.cli.output import progress_console
@@ -32,14 +33,7 @@ from heatline.train.precision import choose_precision
 from heatline.train.progress import is_line_due, tracked
 from heatline.train.provenance import digest_groups
 from heatline.train.readers import LabelledFolder, LabelledImage
-from heatline.train.references import (
-    GAINS,
-    VAL_CELL_AP,
-    ReferenceSummary,
-    describe_alignment,
-    describe_reference,
-    find_references,
-)
+from heatline.train.references import GAINS, ReferenceSummary, describe_alignment, describe_reference, find_references
 from heatline.train.run import RunFolder, RunSummary, read_data, split_data
 from heatline.train.tiles import TileRule
 
@@ -115,6 +109,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
         report_line(f"{format_count(steps, 'step')} for {validated}; precision {precision}: {reason}")
         variants = [] if must_compare else [model]
         differences, random_state = None, torch.get_rng_state()
+        everything = counted = np.ones(len(tiles), np.bool_)
         if references is not None:
             comparing_pictures = progress.add_task("comparing pictures", total=len(store))
             differences, poses = compare_samples(
@@ -127,9 +122,15 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
                 lambda: progress.advance(comparing_pictures),
             )
             progress.remove_task(comparing_pictures)
-            misaligned = [frame for frame in range(len(images)) if frame not in poses]
+            counted = np.isin(tiles.table.frame, [*poses])
+            misaligned = [frame for frame, pose in sorted(poses.items()) if pose is None]
             if misaligned:
                 report_line(_describe_misaligned(images, misaligned))
+            if lacking := [image.name for frame, image in enumerate(images) if frame not in poses]:
+                report_line(
+                    f"pictures without a reference: {list_some(lacking, 3)}; they are trained on by their features "
+                    "alone, and no figure with the reference counts them"
+                )
             comparing, _ = build_model(config.model, tile_px)  # fine-tuning changes the trunk of each
             assert isinstance(comparing, DenseClassifier), "as above"
             comparing.head = comparing.head.untrained(compares=True)
@@ -155,12 +156,14 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
             out_of_fold = cross_validate(
                 variant, tiles, samples, features, recipe, config.seed, bf16=bf16, on_step=on_step
             )
-            figures = {} if out_of_fold is None else _measure(tiles, out_of_fold)
+            gains = {}
             if out_of_fold is not None and references is not None:
-                figures |= _measure_cells(tiles, samples, out_of_fold)
-            trained.append((variant, out_of_fold, figures))
-        model, out_of_fold, figures = trained[-1 if _prefers_last(trained) else 0]
-        val = {name: value for name, value in figures.items() if name != VAL_CELL_AP}
+                gains = _measure(tiles, out_of_fold, counted) | _measure_cells(tiles, samples, out_of_fold, counted)
+            trained.append((variant, out_of_fold, gains))
+        model, out_of_fold, _ = trained[-1 if _prefers_last(trained) else 0]
+        val = {}
+        if out_of_fold is not None:
+            val = _measure(tiles, out_of_fold, counted if model.compares else everything)
         comparison = None
         if references is not None:
             comparison = ReferenceSummary(
@@ -169,7 +172,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
                 kept=model.compares,
                 found=why,
                 misaligned=[images[frame].name for frame in misaligned],
-                alignment=describe_alignment([*poses.values()]),
+                alignment=describe_alignment([pose for pose in poses.values() if pose is not None]),
                 without={} if trained[0][0].compares else trained[0][2],
                 compared=trained[-1][2],
             )
@@ -225,16 +228,20 @@ def _describe_misaligned(images: Sequence[LabelledImage], frames: Sequence[int])
     )
 
 
-def _measure(tiles: DenseTiles, out_of_fold: OutOfFold) -> dict[str, float]:
-    """Measure how well held-out logits separate tiles and pictures; leave out figures that lack a class."""
+def _measure(tiles: DenseTiles, out_of_fold: OutOfFold, counted: NDArray[np.bool_]) -> dict[str, float]:
+    """Measure how well held-out logits separate tiles and pictures; leave out figures that lack a class.
+
+    Args:
+        counted: [tiles], those of the pictures that count.
+    """
     logit, ones = out_of_fold.logit.astype(np.float64), np.ones(len(tiles))
     placed = np.isin(tiles.known, (LabelKind.GOOD, LabelKind.MASKED, LabelKind.BOXED))
-    clear = placed & ~tiles.table.ambiguous
-    frames, number = np.unique(tiles.table.frame, return_inverse=True)
+    clear = placed & ~tiles.table.ambiguous & counted
+    frames, number = np.unique(tiles.table.frame[counted], return_inverse=True)
     highest = np.full(len(frames), -np.inf)
-    np.maximum.at(highest, number, logit)
+    np.maximum.at(highest, number, logit[counted])
     defective = np.zeros(len(frames), np.bool_)
-    np.logical_or.at(defective, number, tiles.known != LabelKind.GOOD)
+    np.logical_or.at(defective, number, tiles.known[counted] != LabelKind.GOOD)
     figures = {
         "val_ap": average_precision(logit[clear], tiles.table.defective[clear], ones[clear]),
         "val_auroc": auroc(logit[clear], tiles.table.defective[clear], ones[clear]),
@@ -243,9 +250,11 @@ def _measure(tiles: DenseTiles, out_of_fold: OutOfFold) -> dict[str, float]:
     return {name: value for name, value in figures.items() if value is not None}
 
 
-def _measure_cells(tiles: DenseTiles, samples: Samples, out_of_fold: OutOfFold) -> dict[str, float]:
+def _measure_cells(
+    tiles: DenseTiles, samples: Samples, out_of_fold: OutOfFold, counted: NDArray[np.bool_]
+) -> dict[str, float]:
     """Measure the average precision of map cells, where the defective px are known; empty if a class is missing."""
-    exact = np.isin(tiles.known, (LabelKind.GOOD, LabelKind.MASKED))
+    exact = np.isin(tiles.known, (LabelKind.GOOD, LabelKind.MASKED)) & counted
     share = samples.share[: len(tiles)][exact]
     level = out_of_fold.map[exact].view(np.uint16)
     counts = [np.bincount(level[chosen], minlength=1 << 16) for chosen in (share > DEFECTIVE_CELL, share == 0)]
@@ -253,7 +262,7 @@ def _measure_cells(tiles: DenseTiles, samples: Samples, out_of_fold: OutOfFold) 
     value = np.tile(seen.astype(np.uint16).view(np.float16).astype(np.float64), 2)
     is_defective = np.repeat([True, False], len(seen))
     found = average_precision(value, is_defective, np.concatenate([each[seen] for each in counts]).astype(np.float64))
-    return {} if found is None else {VAL_CELL_AP: found}
+    return {} if found is None else {"val_cell_ap": found}
 
 
 def _describe_tiles(images: list[LabelledImage], tiles: DenseTiles) -> str:
