@@ -98,13 +98,13 @@ class References:
     _making: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def of(self, image: LabelledImage) -> Reference | None:
-        """Return the reference of a picture; None: there is none for its name or its group.
+        """Return the reference of a picture; None: there is none for its name or its group, or the picture is the file.
 
         Raises:
             InputError: it cannot be made.
         """
         if self.scope == "file":
-            return self._of_file
+            return None if self.is_file(image) else self._of_file
         if self.scope == "templates":
             path = self._templates.get(image.path.stem)
             return None if path is None else Reference(read_rgb(path), 1, f"template {path.name}")
@@ -118,6 +118,10 @@ class References:
         ]
         with self._making:  # once, and not by every thread that waits for it
             return self._made(tuple(others), self._described(image.group)) if len(others) >= FEWEST_FRAMES - 1 else None
+
+    def is_file(self, image: LabelledImage) -> bool:
+        """Whether a picture is the one that all are compared with; of scope `file`."""
+        return digest_picture(image.path) == self._digest_of_file
 
     def on(self, folder: Path, images: Sequence[LabelledImage]) -> "References":
         """Return the references of another folder's pictures: its own templates and designs, or the same one."""
@@ -169,6 +173,11 @@ class References:
         return lru_cache(maxsize=2)(_make)  # of the last designs: pictures may be large
 
     @cached_property
+    def _digest_of_file(self) -> str:
+        assert self.file is not None, "its scope is `file`"
+        return digest_picture(self.file)
+
+    @cached_property
     def _of_file(self) -> Reference:
         assert self.file is not None, "its scope is `file`"
         return Reference.of([read_rgb(self.file)], self.file.name)
@@ -208,7 +217,13 @@ def find_references(
     images, sizes = [images[at] for at in own], [sizes[at] for at in own]
     if wanted not in ("auto", "on"):
         found = References("file", data.folder, tuple(images), Path(wanted))
-        if reason := _why_unlike(found, images, sizes) or _why_unfixed(found, images, LEAST_OF_FILE, -1):
+        same = [image for image in images if found.is_file(image)]
+        if defective := [image for image in same if image.defective]:
+            raise InputError(
+                f"reference={wanted} is {defective[0].name}, which is labelled defective; name a picture of a good part"
+            )
+        others = [image for image in images if image not in same]
+        if reason := _why_unlike(found, images, sizes) or _why_unfixed(found, others, LEAST_OF_FILE, -1):
             raise InputError(
                 f"reference={wanted} does not show what {data.folder} shows: {reason}; name another picture"
             )

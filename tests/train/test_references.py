@@ -226,6 +226,22 @@ def test_a_named_picture_is_the_reference_of_all_frames_or_is_refused_in_one_sen
     np.testing.assert_array_equal(found.of(boards.images[0]).rgb, picture)  # type: ignore[union-attr]
 
 
+def test_a_picture_of_the_set_is_not_compared_with_itself_and_a_defective_one_is_no_reference(
+    boards: LabelledFolder, tmp_path: Path
+) -> None:
+    """The file that is named may be a copy of the picture."""
+    good, bad = (next(each for each in boards.images if each.defective == defective) for defective in (False, True))
+    file = tmp_path / "golden.png"
+    shutil.copyfile(good.path, file)
+    found, _ = find(boards, str(file))
+    assert found is not None
+    assert [image for image in boards.images if found.of(image) is None] == [good]
+    assert found.of_design(None) is not None, "for the bundle"
+    shutil.copyfile(bad.path, file)
+    with pytest.raises(InputError, match=f"golden.png is {bad.name}, which is labelled defective; name a picture of a"):
+        find(boards, str(file))
+
+
 class Counted(Features):
     """Features that are the numbers of their rows."""
 
