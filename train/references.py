@@ -116,8 +116,12 @@ class References:
             for each in sources
             if each.path != image.path and (self.scope == "group" or each.group is None or each.group != image.group)
         ]
+        if len(others) < FEWEST_FRAMES - 1:
+            return None
+        # That of a design without one picture serves this picture only.
+        make = _make if self.scope == "group" and len(others) < len(sources) else self._made
         with self._making:  # once, and not by every thread that waits for it
-            return self._made(tuple(others), self._described(image.group)) if len(others) >= FEWEST_FRAMES - 1 else None
+            return make(tuple(others), self._described(image.group))
 
     def is_file(self, image: LabelledImage) -> bool:
         """Whether a picture is the one that all are compared with; of scope `file`."""
@@ -170,7 +174,7 @@ class References:
 
     @cached_property
     def _made(self) -> Callable[[tuple[LabelledImage, ...], str], Reference]:
-        return lru_cache(maxsize=2)(_make)  # of the last designs: pictures may be large
+        return lru_cache(maxsize=8)(_make)  # of the last designs or groups: pictures may be large
 
     @cached_property
     def _digest_of_file(self) -> str:

@@ -101,17 +101,16 @@ def test_a_fixed_pose_is_found_without_settings_or_one_sentence_says_why_not(
     assert find(data, "off") == (None, "reference=off")
 
 
-def sources_of(references: References, image: LabelledImage) -> list[LabelledImage]:
-    """The pictures that the reference of a picture is made from."""
-    made: list[LabelledImage] = []
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[LabelledImage, ...]]:
+    """The pictures of each reference that is made."""
+    made: list[tuple[LabelledImage, ...]] = []
 
     def record(sources: tuple[LabelledImage, ...], _: str) -> Reference:
-        made.extend(sources)
-        return Reference(sources[0].pixels())
+        made.append(sources)
+        return Reference(np.zeros((*BOARD_HW, 3), np.uint8))
 
-    recorded = replace(references)
-    recorded.__dict__["_made"] = record
-    assert recorded.of(image) is not None
+    monkeypatch.setattr("heatline.train.references._make", record)
     return made
 
 
@@ -124,16 +123,18 @@ def sources_of(references: References, image: LabelledImage) -> list[LabelledIma
     ],
 )
 def test_no_frame_is_compared_with_a_reference_that_was_made_from_itself(
-    tmp_path: Path, scope: str, drawn: dict[str, int]
+    tmp_path: Path, scope: str, drawn: dict[str, int], made: list[tuple[LabelledImage, ...]]
 ) -> None:
     """Nor, of one reference for all groups, from its own group: on the line, a part is new to the reference."""
     images = read_folder(draw_boards(tmp_path / "boards", **drawn)).images  # type: ignore[arg-type]
     references = References(scope, tmp_path, images)  # type: ignore[arg-type]
     for image in images:
-        made = sources_of(references, image)
-        assert image not in made
-        assert {each.group == image.group for each in made} == {scope == "group"}
-        assert not any(each.defective for each in made) or not drawn["good"]
+        made.clear()
+        assert replace(references).of(image) is not None
+        (own,) = made
+        assert image not in own
+        assert {each.group == image.group for each in own} == {scope == "group"}
+        assert not any(each.defective for each in own) or not drawn["good"]
     full = references.sources(images[0].group)
     if scope == "product":
         assert len({each.group for each in full}) == 4, "evenly of all groups"
@@ -162,6 +163,18 @@ def test_frames_of_a_line_make_no_reference_and_take_none_away(
     assert [found.of(frame) is not None for frame in frames] == [compared] * 4
     assert not any(each.reviewed for group in (*found.designs, None) for each in found.sources(group))
     assert found.designs == (["a", "b"] if scope == "group" else [])
+
+
+@pytest.mark.parametrize(("scope", "expected"), [("group", 6 * 12 + 6), ("product", 6)])
+def test_no_reference_is_made_twice_whatever_the_order_of_pictures(
+    scope: str, expected: int, made: list[tuple[LabelledImage, ...]]
+) -> None:
+    """120 pictures of 6 groups: 12 of each design make its reference, and each is compared with one of the others."""
+    images = [LabelledImage(Path(f"{number}.png"), str(number % 6), False, None) for number in range(120)]
+    references = References(scope, Path(), tuple(images))  # type: ignore[arg-type]
+    for at in np.random.default_rng(0).permutation(120):
+        assert references.of(images[at]) is not None
+    assert len(made) == expected
 
 
 def test_marked_defects_do_not_enter_a_reference_of_defective_pictures(tmp_path: Path) -> None:
