@@ -23,6 +23,8 @@ MOST_LEFT_OUT = 0.25
 """Share of the pictures that may not fit the first; these are left out."""
 MOST_UNKNOWN = 0.1
 """Share of a bundle's reference of which it may be unknown what a good part shows."""
+MOST_FIRST = 3
+"""So many pictures are tried as the first, as one with a stain or a glare may fit no other."""
 GHOST = 48
 """Excess of grey over the reference's range by which a frame shows something else; as `GreyRange` measures it."""
 FAINT = 12
@@ -113,7 +115,8 @@ class Reference:
         made_of: str,
         masks: Sequence[NDArray[np.bool_] | None] | None = None,
     ) -> "Reference":
-        """Make a reference: the median of pictures of the part, each moved to where the first shows it.
+        """Make a reference: the median of pictures of the part, each moved to where the first shows it; or, where the
+        first is odd, the second or the third.
 
         Args:
             pictures: RGB uint8 [H, W, 3], at most `MOST_FRAMES`, of good parts.
@@ -123,13 +126,26 @@ class Reference:
             InputError: the pictures differ in size, do not show the same part in about the same place, show nothing
                 that can be aligned, or disagree about what a good part looks like.
         """
+        masks = masks or [None] * len(pictures)
+        refusals = []
+        for at in range(min(MOST_FIRST, len(pictures))):
+            order = [at, *(other for other in range(len(pictures)) if other != at)]
+            try:
+                return cls._of([pictures[each] for each in order], made_of, [masks[each] for each in order])
+            except InputError as error:
+                refusals.append(error)
+        raise refusals[0]
+
+    @classmethod
+    def _of(
+        cls, pictures: Sequence[NDArray[np.uint8]], made_of: str, masks: Sequence[NDArray[np.bool_] | None]
+    ) -> "Reference":
         first = cls(pictures[0], 1, made_of)
         if first.aligner.reject_reason(first.aligner.find(first.grey)) is not None:
             raise InputError(
                 f"{made_of} cannot be a reference, as frames cannot be aligned by what it shows (it is blank, repeats "
                 "itself, or is smaller than a tile); choose pictures of the part that show edges all over"
             )
-        masks = masks or [None] * len(pictures)
         moved, unseen = [first.rgb], [np.zeros(first.frame_hw, np.bool_) if masks[0] is None else masks[0]]
         left_out = 0
         for number, (picture, mask) in enumerate(zip(pictures[1:], masks[1:], strict=True), start=2):

@@ -196,6 +196,20 @@ def test_marked_defects_do_not_enter_a_reference_of_defective_pictures(tmp_path:
     assert np.abs(shown - to_grey(photograph(0, (0, 0), 3))[y : y + SQUARE_PX, x : x + SQUARE_PX]).mean() < 12
 
 
+@pytest.mark.parametrize("odd", range(5))
+def test_one_stained_picture_makes_a_reference_without_it_wherever_it_comes(odd: int) -> None:
+    """Its place is that of the picture that the others were moved to: the first, or the second if the first is odd."""
+    pictures = [photograph(0, (2 * at, at), at) for at in range(5)]
+    cv2.circle(pictures[odd], (112, 80), 40, (5, 5, 5), -1)
+    reference = Reference.of(pictures, "boards")
+    assert reference.frames == 4
+    found, misaligned = reference.pose_of(photograph(0, (0, 0), 9))
+    assert misaligned is None
+    assert found is not None
+    first = 1 if odd == 0 else 0
+    assert (found.x_px, found.y_px) == pytest.approx((-2 * first, -first), abs=0.3)
+
+
 def test_pictures_whose_median_would_show_a_ghost_are_refused(tmp_path: Path) -> None:
     """Two of four good pictures show a square."""
     folder = draw_boards(tmp_path / "boards", defective=0, masks=False)
