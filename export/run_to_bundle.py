@@ -74,6 +74,7 @@ def export_run(
     allow: Collection[Precision] = (),
     allow_map: bool = False,
     design: str | None = None,
+    reference: Reference | None = None,
     track: Track = iter,
     say: Say = lambda line: None,
 ) -> Bundle:
@@ -86,6 +87,7 @@ def export_run(
         allow: precisions that enter the bundle although they fail the map gate.
         allow_map: whether a map that is stuck or drawn to the border causes only a warning.
         design: whose reference the bundle gets; None: that of the only one.
+        reference: that the bundle gets in place of the run's, if the model compares; None: the run's.
         track: wraps the iteration over the validation images, to show its progress.
         say: called with a description of each step, and of the result for each precision.
     Raises:
@@ -100,7 +102,9 @@ def export_run(
             f"warning: the training in {run.folder} was stopped at step {run.summary.steps}, before its end; to "
             f"continue it: heatline train out={run.folder} resume=true"
         )
-    of_product = _find_reference(run, design, say)
+    of_product = reference
+    if reference is None or run.references is None:
+        of_product = _find_reference(run, design, say)
     validating = validation_frames(run)
     frames, others, frames_are = _divide(run, validating)
     model, tiles = run.model, run.config.tiles

@@ -1,23 +1,27 @@
 """Exports a retrained run as the next version of its bundle, and carries over what was calibrated on the line."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
 from heatline.edge.bundle.manifest import (
     PRODUCT_TILES,
     REFERENCE_PICTURE,
     Measure,
+    ProductReference,
     Reference,
     product_tiles_of,
     reference_picture_of,
 )
 from heatline.edge.calibration.recalibration import next_in_series
+from heatline.edge.drift.reference import OF_POSE
 from heatline.edge.errors import BundleError
+from heatline.edge.inspection.references import ANY_CAMERA
 from heatline.export.map_checks import REFUSE
 from heatline.export.retrain.plan import Plan
 from heatline.export.retrain.record import Retraining
@@ -58,14 +62,17 @@ def export_next(
             precisions=was.precisions,
             allow=[precision for precision in was.precisions if was.fails(precision) is not None],
             allow_map=True,
+            reference=old.references().get(ANY_CAMERA),
             track=tracked("validation frames"),
             say=say,
         )
         files = {name: (exported.path / name).read_bytes() for name in exported.manifest.files}
         calibration, carried = carry_over(old, exported.manifest, finetuned=_is_finetuned(run))
+        references, pictures = carry_references(old, exported.manifest)
         manifest = msgspec.structs.replace(
             exported.manifest,
             calibration=calibration,
+            references=references,
             provenance=_provenance(
                 old,
                 exported.manifest,
@@ -76,7 +83,7 @@ def export_next(
                 and has_same_features(was, exported.manifest, finetuned=_is_finetuned(run)),
             ),
         )
-        return write_bundle(target, manifest, {**files, **carried})
+        return write_bundle(target, manifest, {**files, **carried, **pictures})
 
 
 def carry_over(old: Bundle, new: Manifest, *, finetuned: bool) -> tuple[Calibration, dict[str, bytes]]:
@@ -95,7 +102,7 @@ def carry_over(old: Bundle, new: Manifest, *, finetuned: bool) -> tuple[Calibrat
     if not has_same_features(was, new, finetuned=finetuned):
         return calibration, {}
     by_camera = {
-        camera: msgspec.structs.replace(each, reference=_without_logits(each.reference))
+        camera: msgspec.structs.replace(each, reference=_without_model(each.reference, new))
         for camera, each in was.calibration.plausible_by_camera.items()
     }
     calibration = msgspec.structs.replace(calibration, plausible_by_camera=by_camera)
@@ -104,34 +111,53 @@ def carry_over(old: Bundle, new: Manifest, *, finetuned: bool) -> tuple[Calibrat
         calibration = msgspec.structs.replace(
             calibration,
             plausible=was.calibration.plausible,
-            reference=_without_logits(was.calibration.reference) or calibration.reference,
+            reference=_without_model(was.calibration.reference, new) or calibration.reference,
         )
         names += [PRODUCT_TILES, REFERENCE_PICTURE]
+    return calibration, _read(old, [name for name in names if name in was.files])
+
+
+def carry_references(old: Bundle, new: Manifest) -> tuple[dict[str, ProductReference] | UnsetType, dict[str, bytes]]:
+    """Return the references of the new bundle, those that were set on the line before its training's, and their files.
+
+    Raises:
+        BundleError: a file of the old bundle cannot be read.
+    """
+    was = old.manifest.references
+    if was is UNSET or not _compares(new):
+        return new.references, {}
+    own = {} if new.references is UNSET else new.references
+    return {**own, **was}, _read(old, [each.file for each in was.values()])
+
+
+def _read(old: Bundle, names: Iterable[str]) -> dict[str, bytes]:
     files = {}
     for name in names:
-        if name in was.files:
-            try:
-                files[name] = (old.path / name).read_bytes()
-            except OSError as error:
-                raise BundleError(
-                    f"{old.path / name} cannot be read ({error.strerror}); copy the bundle again"
-                ) from error
-    return calibration, files
+        try:
+            files[name] = (old.path / name).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{old.path / name} cannot be read ({error.strerror}); copy the bundle again") from error
+    return files
 
 
-def _without_logits(reference: Reference | None) -> Reference | None:
-    """Return a reference without the measures in logits of the old model."""
+def _compares(manifest: Manifest) -> bool:
+    return manifest.tensors.difference is not UNSET
+
+
+def _without_model(reference: Reference | None, new: Manifest) -> Reference | None:
+    """Return a reference without measures in logits of the old model, and without poses if the new one finds none."""
     if reference is None:
         return None
+    left_out = LOGITS if _compares(new) or "turn" not in reference.measures else (*LOGITS, *OF_POSE)
     return msgspec.structs.replace(
         reference,
-        measures={name: values for name, values in reference.measures.items() if name not in LOGITS},
-        unwatched={**reference.unwatched, **dict.fromkeys(LOGITS, NOT_CALIBRATED)},
+        measures={name: values for name, values in reference.measures.items() if name not in left_out},
+        unwatched={**reference.unwatched, **dict.fromkeys(left_out, NOT_CALIBRATED)},
     )
 
 
 def describe_calibrations(old: Manifest, new: Manifest, bundle: Path) -> list[str]:
-    """Describe which calibrations of the line must be done again.
+    """Describe which calibrations of the line must be done again, and whether its references are of use.
 
     Args:
         bundle: the new bundle's folder.
@@ -146,6 +172,11 @@ def describe_calibrations(old: Manifest, new: Manifest, bundle: Path) -> list[st
         notes.append(
             f"the bounds of camera {', '.join(lost)} belong to the features of the old model; run heatline cameras "
             f"calibrate again"
+        )
+    if _compares(old) and not _compares(new):
+        notes.append(
+            "the old model compares frames with a reference and the new one, whose training says why, does not: the "
+            "new bundle has none"
         )
     return notes
 

@@ -7,11 +7,21 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from msgspec import UNSET, UnsetType
 
 from heatline.edge.bundle import Bundle, open_bundle, write_bundle
-from heatline.edge.bundle.manifest import PRODUCT_TILES, REFERENCE_PICTURE, CameraPlausible, Manifest, Reference
+from heatline.edge.bundle.manifest import (
+    PRODUCT_TILES,
+    REFERENCE_PICTURE,
+    CameraPlausible,
+    Manifest,
+    ProductReference,
+    Reference,
+    Tensor,
+)
+from heatline.edge.drift.reference import OF_POSE
 from heatline.export.retrain import new_bundle
-from heatline.export.retrain.new_bundle import carry_over, describe_calibrations, export_next
+from heatline.export.retrain.new_bundle import carry_over, carry_references, describe_calibrations, export_next
 from heatline.export.retrain.plan import Plan
 from heatline.train.readers import LabelledFolder
 from heatline.train.run import TrainedRun, restore_config
@@ -79,6 +89,49 @@ def test_nothing_is_carried_over_to_other_features(calibrated: Bundle, trained: 
     assert describe_calibrations(calibrated.manifest, new, Path("new.bundle"))[1] == (
         "the bounds of camera side belong to the features of the old model; run heatline cameras calibrate again"
     )
+
+
+OF_LINE = {"": ProductReference("product.png", (9, 8), 3, "of the line")}
+OF_SIDE = {"side": ProductReference("product.side.png", (9, 8), 3, "of the line")}
+OF_TRAINING = {"": ProductReference("product.png", (5, 5), 12, "of the training")}
+
+
+@pytest.mark.parametrize(
+    ("of_old", "of_new", "compares", "expected"),
+    [
+        (OF_LINE, UNSET, True, OF_LINE),
+        (OF_LINE, OF_TRAINING, True, OF_LINE),
+        (OF_SIDE, OF_TRAINING, True, {**OF_TRAINING, **OF_SIDE}),
+        (OF_LINE, UNSET, False, UNSET),
+        (UNSET, OF_TRAINING, True, OF_TRAINING),
+    ],
+)
+def test_the_references_of_the_line_stay_where_the_new_model_compares(
+    calibrated: Bundle,
+    of_old: dict[str, ProductReference] | UnsetType,
+    of_new: dict[str, ProductReference] | UnsetType,
+    compares: bool,
+    expected: dict[str, ProductReference] | UnsetType,
+) -> None:
+    with_pose = Reference(77, {"brightness": QUANTILES, **dict.fromkeys(OF_POSE, QUANTILES)}, {})
+    tensors = msgspec.structs.replace(
+        calibrated.manifest.tensors, difference=Tensor("difference", "uint8", [None, 8, 8, 8])
+    )
+    was = msgspec.structs.replace(changed(calibrated.manifest, reference=with_pose), tensors=tensors, references=of_old)
+    new = msgspec.structs.replace(
+        calibrated.manifest, tensors=tensors if compares else calibrated.manifest.tensors, references=of_new
+    )
+    stated = {} if of_old is UNSET else of_old
+    for each in stated.values():
+        (calibrated.path / each.file).write_text(each.file)
+    old = replace(calibrated, manifest=was)
+    carried = {each.file: each.file.encode() for each in stated.values() if compares}
+    assert carry_references(old, new) == (expected, carried)
+    calibration, _ = carry_over(old, new, finetuned=False)
+    assert calibration.reference is not None
+    assert set(calibration.reference.measures) == {"brightness", *(OF_POSE if compares else ())}
+    notes = [note for note in describe_calibrations(was, new, Path("new.bundle")) if "compares frames" in note]
+    assert len(notes) == (not compares)
 
 
 def test_without_a_calibration_the_appearance_is_the_new_one(trained: Trained) -> None:

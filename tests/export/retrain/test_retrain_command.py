@@ -23,8 +23,9 @@ from heatline.export.retrain import retrain as retraining
 from heatline.export.retrain.command import NOT_BETTER
 from heatline.export.retrain.select import digest_pixels
 from tests.command import complaint, heatline
-from tests.export.retrain.conftest import Trained
+from tests.export.retrain.conftest import SETTINGS, Trained
 from tests.export.retrain.marked import blob_frame, label_frame, row_of, write_marked, write_rows
+from tests.train.boards import SQUARE_PX, draw_boards, photograph
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Marked = tuple[NDArray[np.uint8], MarkKind, str]
@@ -242,3 +243,36 @@ def test_line_and_folder_are_not_named_together(trained: Trained, tmp_path: Path
         result = heatline("retrain", *arguments)
         assert result.returncode == 2
         assert "name either LINE, or --reviewed FOLDER together with --bundle BUNDLE" in result.stderr
+
+
+@pytest.mark.long
+def test_a_model_for_several_boards_keeps_the_reference_of_its_line(
+    tiny_trunk: tuple[str, str], tmp_path: Path
+) -> None:
+    """The line inspects a board that the training did not see; the run itself has a reference for each design only."""
+    data = draw_boards(tmp_path / "pictures", ("a", "b"), designs=True, good=4)
+    settings = (*SETTINGS, *tiny_trunk, f"features.folder={tmp_path / 'features'}", "reference=on", "discover=false")
+    goods = [tmp_path / "good" / f"{seed}.png" for seed in range(4)]
+    goods[0].parent.mkdir()
+    for seed, path in enumerate(goods):
+        cv2.imwrite(str(path), photograph(5, (seed, -seed), seed)[..., ::-1])
+    for command in (
+        ("train", data, f"out={tmp_path / 'run'}", *settings),
+        ("export", tmp_path / "run", "--to", tmp_path / "boards.bundle", "--precision", "f32", "--allow", "map"),
+        ("bundle", "set-reference", tmp_path / "boards.bundle", goods[0].parent, "--to", tmp_path / "line.bundle"),
+    ):
+        finished = heatline(*command)
+        assert finished.returncode == 0, finished.stderr
+    old = open_bundle(tmp_path / "line.bundle")
+    name = BundleName(name=old.manifest.name, version=old.manifest.version, digest=old.digest)
+    pictures = [photograph(5, (2, seed), 10 + seed) for seed in range(3)]
+    for at, picture in enumerate(pictures):
+        picture[60 : 60 + SQUARE_PX, 40 + 50 * at : 40 + 50 * at + SQUARE_PX] = 250  # a legal label, like the defects
+    marked = write_marked(tmp_path / "marked", name, [(each, "false_alarm", "DEFECT") for each in pictures])
+    result = retrain(marked, old.path, tmp_path / "out")
+    assert result.returncode in (0, NOT_BETTER), result.stderr
+    new = open_bundle(tmp_path / "out" / "line-retrain1.bundle")
+    assert new.manifest.references == old.manifest.references
+    assert (new.path / "product.png").read_bytes() == (old.path / "product.png").read_bytes()
+    answers = json.loads((tmp_path / "out" / "result.json").read_text())["answers"]
+    assert {answer["new"] for answer in answers} <= {"GOOD", "DEFECT"}
