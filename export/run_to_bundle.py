@@ -145,13 +145,13 @@ def export_run(
             plausibility, appearances = fit_product(validating.images, grid, engine, of_product)
         # Frames that the model was trained on score lower than new ones.
         scored = scored if validating.are_new else []
-        reference, picture = fit_reference(
+        drift, picture = fit_reference(
             appearances,
             [frame.highest_logit for frame in scored],
             [frame.median_evidence for frame in scored],
             "" if validating.are_new else "the model was trained on all frames; run heatline calibrate",
         )
-        calibration = msgspec.structs.replace(calibration, plausible=plausibility.plausible, reference=reference)
+        calibration = msgspec.structs.replace(calibration, plausible=plausibility.plausible, reference=drift)
         say("running the model itself on validation tiles")
         validation_tiles = select_validation_tiles(
             frames,
