@@ -220,6 +220,8 @@ def find_references(
     own = [at for at, image in enumerate(images) if not image.reviewed]
     images, sizes = [images[at] for at in own], [sizes[at] for at in own]
     if wanted not in ("auto", "on"):
+        if not Path(wanted).is_file():
+            raise InputError(f"reference={wanted} is no picture; expected auto, on, off, or the file of a picture")
         found = References("file", data.folder, tuple(images), Path(wanted))
         same = [image for image in images if found.is_file(image)]
         if defective := [image for image in same if image.defective]:

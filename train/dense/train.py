@@ -71,7 +71,14 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
     store = FrameStore.build(images, run.cache, tracked("decoding pictures"))
     rule = TileRule(**msgspec.structs.asdict(config.tiles))
     tiles = label_tiles(store, rule)
-    run.begin(config)  # only now: with a bad picture mended, the same command shall train
+    folds = int(divide_groups(tiles, recipe, config.seed).max()) + 1
+    must_compare = config.reference not in ("auto", "off")
+    if config.reference == "auto" and (folds == 1 or not any(image.defective for image in images)):
+        references, why = None, "no defects of a cross-validation could show what it gains; reference=on uses one"
+    else:
+        sizes = [store.frame_hw(at) for at in range(len(store))]
+        references, why = find_references(config.reference, data, images, sizes)
+    run.begin(config)  # only now: with a bad picture or reference mended, the same command shall train
     if not config.discover and (mixture := data.describe_mixture()):  # the assumptions above include it
         report_line(mixture)
     report_line(_describe_tiles(images, tiles))
@@ -80,13 +87,6 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
     for line in _find_warnings(store, images, tiles, rule):
         report_line(line)
 
-    folds = int(divide_groups(tiles, recipe, config.seed).max()) + 1
-    must_compare = config.reference not in ("auto", "off")
-    if config.reference == "auto" and (folds == 1 or not any(image.defective for image in images)):
-        references, why = None, "no defects of a cross-validation could show what it gains; reference=on uses one"
-    else:
-        sizes = [store.frame_hw(at) for at in range(len(store))]
-        references, why = find_references(config.reference, data, images, sizes)
     report_line(f"{'no ' if references is None else ''}reference: {why}")
     steps = recipe.steps_for(len(tiles)) + recipe.finetune_steps
     digests = digest_pictures(images)
@@ -106,7 +106,8 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
         not_validated = None
         if folds == 1:
             not_validated = "recipe.folds=1" if recipe.folds == 1 else describe_unvalidated(data, images)
-        report_line(f"{format_count(steps, 'step')} for {validated}; precision {precision}: {reason}")
+        twice = ", with and without the reference" if references is not None and not must_compare else ""
+        report_line(f"{format_count(steps, 'step')} for {validated}{twice}; precision {precision}: {reason}")
         variants = [] if must_compare else [model]
         differences, random_state = None, torch.get_rng_state()
         everything = counted = np.ones(len(tiles), np.bool_)
