@@ -683,6 +683,7 @@ def test_b_shows_the_reference_and_why_shows_it_beside_the_region(browser: Brows
     camera = {"kind": "folder", "path": str(tmp_path / "pictures"), "loop": True, "rate_fps": FRAMES_PER_S}
     with viewed(tmp_path, bundle, {"top": camera}) as view:
         browser.open(view.url)
+        browser.until("document.querySelector('.marks .region')")  # from now on, the page stores pictures
         browser.driver.execute_script(f"document.querySelector('{newest_defect(browser)}').click()")
         crops = "[...document.querySelectorAll('#why .crops img')]"
         browser.until(f"{crops}.length === 3 && {crops}.every((image) => image.naturalWidth > 0)")

@@ -26,7 +26,9 @@ def test_folds_that_disagree_or_have_scales_of_their_own_are_explained(
     scores: list[list[float]], sentence: str | None
 ) -> None:
     """Of each fold the first two pictures are good."""
-    frames = [FrameAnswer("", None, at > 1, score) for fold in scores for at, score in enumerate(fold)]
+    names = [str(at) for at in range(8)]
+    answers = [(at > 1, score) for fold in scores for at, score in enumerate(fold)]
+    frames = [FrameAnswer(name, None, *answer) for name, answer in zip(names, answers, strict=True)]
     fold = np.repeat([0, 1], 4)
-    found = _describe_disagreement(OutOfFold(np.array([""] * 8), fold, np.zeros(0), np.zeros(0)), frames)  # type: ignore[arg-type]
+    found = _describe_disagreement(OutOfFold(np.array(names), fold, np.zeros(0), np.zeros(0)), frames)  # type: ignore[arg-type]
     assert found == [] if sentence is None else sentence in found[0]
