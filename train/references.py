@@ -53,7 +53,7 @@ GAINS = {
 """Figures of a cross-validation that are named beside each other."""
 
 
-class Alignment(msgspec.Struct, frozen=True, kw_only=True):
+class AlignmentFigures(msgspec.Struct, frozen=True, kw_only=True):
     """How the aligned frames lie to their references."""
 
     frames: int
@@ -76,7 +76,7 @@ class ReferenceSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the model compares with it."""
     misaligned: list[str]
     """Names of the pictures that could not be aligned with it."""
-    alignment: Alignment | None = None
+    alignment: AlignmentFigures | None = None
     """Of all other pictures; None: there are none."""
     without: dict[str, float]
     """Metrics of the cross-validation without it; empty: not measured, as it had to be used."""
@@ -221,7 +221,7 @@ def find_references(
     images, sizes = [images[at] for at in own], [sizes[at] for at in own]
     if wanted not in ("auto", "on"):
         if not Path(wanted).is_file():
-            raise InputError(f"reference={wanted} is no picture; expected auto, on, off, or the file of a picture")
+            raise InputError(f"reference={wanted} is not a picture; expected auto, on, off, or the file of a picture")
         found = References("file", data.folder, tuple(images), Path(wanted))
         same = [image for image in images if found.is_file(image)]
         if defective := [image for image in same if image.defective]:
@@ -287,11 +287,12 @@ def describe_reference(found: ReferenceSummary) -> str:
     return f"the reference {'is kept' if found.kept else 'gains nothing and is not kept'}: {gained or 'no figure'}"
 
 
-def describe_alignment(poses: Sequence[Pose]) -> Alignment | None:
+def measure_alignment(poses: Sequence[Pose]) -> AlignmentFigures | None:
+    """Return the figures of the aligned frames' poses; None: there are none."""
     if not poses:
         return None
     shifts = [math.hypot(pose.x_px, pose.y_px) for pose in poses]
-    return Alignment(
+    return AlignmentFigures(
         frames=len(poses),
         median_shift_px=float(np.median(shifts)),
         highest_shift_px=max(shifts),

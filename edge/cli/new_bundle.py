@@ -24,7 +24,7 @@ from heatline.edge.util.text import format_count, is_are
 
 SUFFIX = ".bundle"
 THRESHOLDS_STAY = (
-    "the thresholds come from frames that were compared with another reference; set them anew with heatline calibrate"
+    "the thresholds come from frames that were compared with another reference; set them again with heatline calibrate"
 )
 FAR_WIDER = 1.5
 """A bound of the features that is wider than the old one by more than this factor gives a warning."""

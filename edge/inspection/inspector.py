@@ -4,7 +4,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -184,7 +184,7 @@ class Inspector:
                 grey = to_grey(rgb)
                 alignment = reference.align(grey)
                 if alignment.pose is not None and alignment.misaligned is None:
-                    difference_of = partial(reference.differences, grey, alignment.pose, grid)
+                    difference_of = reference.difference_of(grey, alignment.pose, grid)
         pending = PendingFrame(frame, stitcher, Appearance.of(rgb, grid, None, box), alignment)
         for first in range(0, len(grid), self._engine.batch):
             self._submit(rgb, pending, difference_of, first, min(self._engine.batch, len(grid) - first))

@@ -1,6 +1,6 @@
 """A reference: the picture of a good part that frames are compared with, and how it is made from good frames."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,20 +89,20 @@ class Reference:
         pose = self.aligner.find(grey)
         return Alignment(pose, self.aligner.reject_reason(pose))
 
-    def differences(self, grey: Grey, pose: Pose, grid: TileGrid, tiles: slice = slice(None)) -> NDArray[np.uint8]:
-        """Return what tiles of a grey frame [H, W] of this pose show beyond the reference, see `differences`.
+    def difference_of(self, grey: Grey, pose: Pose, grid: TileGrid) -> Callable[[slice], NDArray[np.uint8]]:
+        """Return a function of a slice of the grid's tiles: what these show beyond the reference, see `differences`.
 
         Args:
-            tiles: which of the grid's tiles.
+            grey: a frame [H, W] of this pose.
         """
-        corners = pose.corners(grid.origins, grid.tile_px, grid.frame_hw)[tiles]
-        return differences(grey, self.range, grid.origins_yx[tiles], corners, grid.tile_px)
+        corners = pose.corners(grid.origins, grid.tile_px, grid.frame_hw)  # once: a line asks tile by tile
+        return lambda tiles: differences(grey, self.range, grid.origins_yx[tiles], corners[tiles], grid.tile_px)
 
     def compare(self, rgb: NDArray[np.uint8], grid: TileGrid) -> NDArray[np.uint8] | None:
         """Return the differences of all tiles of an RGB uint8 frame [H, W, 3]; None: it is misaligned."""
         grey = to_grey(rgb)
         pose, misaligned = self.align(grey)
-        return None if pose is None or misaligned is not None else self.differences(grey, pose, grid)
+        return None if pose is None or misaligned is not None else self.difference_of(grey, pose, grid)(slice(None))
 
     def moved_to(self, pose: Pose) -> NDArray[np.uint8]:
         """Return the reference as a frame of this pose shows it, uint8 [H, W, 3]; black where it shows nothing."""
@@ -228,8 +228,8 @@ class Reference:
         unknown = image[..., 3] == 0 if pixel_format == "BGRA8" else None
         if unknown is not None and unknown.mean() > MOST_UNKNOWN:
             raise BundleError(
-                f"{path} knows {1 - unknown.mean():.0%} of the part, expected at least {1 - MOST_UNKNOWN:.0%}; make it "
-                "anew with heatline bundle set-reference"
+                f"{path} knows {1 - unknown.mean():.0%} of the part, expected at least {1 - MOST_UNKNOWN:.0%}; make "
+                "a new one with heatline bundle set-reference"
             )
         return cls(rgb, frames, made_of, unknown)
 

@@ -1,5 +1,6 @@
 """Frames are compared with their reference where they show it; what cannot be compared is never GOOD."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,9 +102,15 @@ def test_tiles_are_compared_one_request_after_the_other_while_the_engine_works(b
             steps.append("align")
             return super().align(grey)
 
-        def differences(self, grey: Grey, pose: Pose, grid: TileGrid, tiles: slice = slice(None)) -> NDArray[np.uint8]:
-            steps.append(f"compare {tiles.start} to {tiles.stop}")
-            return super().differences(grey, pose, grid, tiles)
+        def difference_of(self, grey: Grey, pose: Pose, grid: TileGrid) -> Callable[[slice], NDArray[np.uint8]]:
+            steps.append("place")
+            compared = super().difference_of(grey, pose, grid)
+
+            def compare(tiles: slice) -> NDArray[np.uint8]:
+                steps.append(f"compare {tiles.start} to {tiles.stop}")
+                return compared(tiles)
+
+            return compare
 
     class Working(Engine):
         name, batch, compares = "working", 4, True
@@ -117,7 +124,7 @@ def test_tiles_are_compared_one_request_after_the_other_while_the_engine_works(b
 
     inspector = Inspector(bundle.manifest, Working(), references={"": Noting(BOARD)})
     inspector.start(Frame(Stamp("top", 1), BOARD, "RGB8"))
-    assert steps == ["collect", "align", "compare 0 to 4", "infer", "compare 4 to 6", "infer"]
+    assert steps == ["collect", "align", "place", "compare 0 to 4", "infer", "compare 4 to 6", "infer"]
 
 
 def test_a_camera_has_its_own_reference_and_one_without_any_gets_no_verdict(bundle: Bundle, comparing: Engine) -> None:

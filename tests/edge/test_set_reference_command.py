@@ -30,7 +30,7 @@ from tests.small_bundle import copy_of, dark_square, edit_manifest
 
 OLD, NEW = board(), board(seed=1)
 STAY = (
-    "the thresholds come from frames that were compared with another reference; set them anew with heatline calibrate"
+    "the thresholds come from frames that were compared with another reference; set them again with heatline calibrate"
 )
 OWN = "camera side keeps a reference of its own; set it with heatline bundle set-reference --camera"
 POSES = DriftReference(12, {measure: [0.0, 0.1, 0.2, 0.3, 0.4] for measure in ("brightness", *OF_POSE)})

@@ -231,7 +231,7 @@ def test_pictures_whose_median_would_show_a_ghost_are_refused(tmp_path: Path) ->
         (board(7)[20:-20, 20:-20], "12 of 12 pictures do not show the part where the reference shows it"),
         (np.rot90(board(0)[20:-20, 20:-20], 2), "4 of 4 pictures do not show the part"),
         (b"no picture", "is not a picture"),
-        (None, "is no picture; expected auto, on, off"),
+        (None, "is not a picture; expected auto, on, off"),
     ],
 )
 def test_a_named_picture_is_the_reference_of_all_frames_or_is_refused_in_one_sentence(

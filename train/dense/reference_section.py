@@ -11,7 +11,7 @@ from heatline.edge.util.text import format_count, list_some
 from heatline.train.evaluation.report.embedding import Picture, jpeg_uri
 from heatline.train.evaluation.report.sections import Block, Section
 from heatline.train.evaluation.report.table import Cell, Column, Line, Table, number
-from heatline.train.references import GAINS, Alignment, References
+from heatline.train.references import GAINS, AlignmentFigures, References
 from heatline.train.run import TrainedRun
 
 SHOWN = 6
@@ -52,7 +52,7 @@ def reference_section(run: TrainedRun) -> Section | None:
     )
 
 
-def _describe(alignment: Alignment) -> str:
+def _describe(alignment: AlignmentFigures) -> str:
     return (
         f"{format_count(alignment.frames, 'picture')} could be aligned: shifted by {alignment.median_shift_px:.1f} px "
         f"(median), at most {alignment.highest_shift_px:.1f} px, and turned by at most {alignment.highest_degrees:.2f} "

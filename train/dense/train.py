@@ -33,7 +33,7 @@ from heatline.train.precision import choose_precision
 from heatline.train.progress import is_line_due, tracked
 from heatline.train.provenance import digest_groups
 from heatline.train.readers import LabelledFolder, LabelledImage
-from heatline.train.references import GAINS, ReferenceSummary, describe_alignment, describe_reference, find_references
+from heatline.train.references import GAINS, ReferenceSummary, describe_reference, find_references, measure_alignment
 from heatline.train.run import RunFolder, RunSummary, read_data, split_data
 from heatline.train.tiles import TileRule
 
@@ -173,7 +173,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
                 kept=model.compares,
                 found=why,
                 misaligned=[images[frame].name for frame in misaligned],
-                alignment=describe_alignment([pose for pose in poses.values() if pose is not None]),
+                alignment=measure_alignment([pose for pose in poses.values() if pose is not None]),
                 without={} if trained[0][0].compares else trained[0][2],
                 compared=trained[-1][2],
             )
