@@ -22,15 +22,16 @@ from heatline.edge.delivery.journal.place import check_place
 from heatline.edge.delivery.security.access import Access
 from heatline.edge.delivery.security.curve import fingerprint
 from heatline.edge.errors import CameraError, DeliveryError, Faults, HeatlineError
-from heatline.edge.evidence.encoding import encode_frame
-from heatline.edge.evidence.place import check_folder, evidence_folder, require_unused
-from heatline.edge.evidence.retention import MIB
-from heatline.edge.evidence.store import room_of
 from heatline.edge.frames import Frame
 from heatline.edge.inspection.frame_rule import FrameRule
 from heatline.edge.inspection.setup import Setup
-from heatline.edge.pictures.feed import check_socket
-from heatline.edge.pictures.place import picture_socket
+from heatline.edge.monitor.encoding import encode_frame
+from heatline.edge.monitor.evidence_place import check_folder, evidence_folder, require_unused
+from heatline.edge.monitor.feed import check_socket
+from heatline.edge.monitor.picture_place import picture_socket
+from heatline.edge.monitor.retention import MIB
+from heatline.edge.monitor.server import check_page
+from heatline.edge.monitor.store import room_of
 from heatline.edge.service.events import bundle_name
 from heatline.edge.service.journal import not_served
 from heatline.edge.service.line import OpenCamera, bound_addresses, open_cameras, require_distinct
@@ -39,7 +40,6 @@ from heatline.edge.service.recovery import lock_folder
 from heatline.edge.util.limits import require_limits
 from heatline.edge.util.systemd import LINES, STATE_FOLDERS, state_folder
 from heatline.edge.util.text import format_count, utf8_safe
-from heatline.edge.view.server import check_page
 
 FIRST_FRAME_WITHIN_SECONDS = 10.0
 STATUS_WITHIN_SECONDS = 3.0

@@ -17,13 +17,13 @@ from heatline.edge.cli.options import VERDICT, day_option
 from heatline.edge.cli.output import json_option, print_facts, print_json, print_table
 from heatline.edge.cli.target import evidence_of
 from heatline.edge.errors import InputError
-from heatline.edge.evidence.entry import EvidenceEntry
-from heatline.edge.evidence.exported import ReviewRow
-from heatline.edge.evidence.store import EvidenceStore
 from heatline.edge.geometry import Region
 from heatline.edge.heatmap_picture import outline_foreign, outline_regions, png, tint
 from heatline.edge.images import read_image, read_rgb
-from heatline.edge.review.review import Review
+from heatline.edge.monitor.entry import EvidenceEntry
+from heatline.edge.monitor.exported import ReviewRow
+from heatline.edge.monitor.review import Review
+from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.util.atomic_file import replacing
 from heatline.edge.util.os_errors import writing
 from heatline.edge.wire.events import Verdict

@@ -16,14 +16,14 @@ from heatline.edge.delivery.client.handshake_probe import require_authorized
 from heatline.edge.delivery.client.subscriber import Subscriber
 from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.errors import ConfigError, DeliveryError, InputError, JournalError, MessageError
-from heatline.edge.evidence.entry import EvidenceEntry
-from heatline.edge.evidence.journal_marks import TOPIC
-from heatline.edge.evidence.review_file import merge_reviews
-from heatline.edge.evidence.store import EvidenceStore
-from heatline.edge.pictures.client import send_mark
-from heatline.edge.pictures.place import picture_socket
-from heatline.edge.review.marking import mark_of
-from heatline.edge.review.review import combine
+from heatline.edge.monitor.client import send_mark
+from heatline.edge.monitor.entry import EvidenceEntry
+from heatline.edge.monitor.journal_marks import TOPIC
+from heatline.edge.monitor.marking import mark_of
+from heatline.edge.monitor.picture_place import picture_socket
+from heatline.edge.monitor.review import combine
+from heatline.edge.monitor.review_file import merge_reviews
+from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.wire.events import Message, ReviewEvent, StatusEvent, event_from
 from heatline.edge.wire.marks import Mark, MarkKind
 

@@ -11,9 +11,9 @@ from heatline.edge.cli.output import json_option, print_json, print_table, progr
 from heatline.edge.cli.target import evidence_of, journal_of
 from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.errors import ConfigError, JournalError
-from heatline.edge.evidence.store import EvidenceStore
-from heatline.edge.review.report import Estimate, JournalTotals, Row, Share
-from heatline.edge.review.report import report as make_report
+from heatline.edge.monitor.report import Estimate, JournalTotals, Row, Share
+from heatline.edge.monitor.report import report as make_report
+from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.util.text import format_count
 
 HEADINGS = (

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from heatline.edge.review.review import Review
+from heatline.edge.monitor.review import Review
 from heatline.edge.util.text import format_count, is_are
 from heatline.edge.wire.events import (
     Account,

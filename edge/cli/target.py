@@ -13,8 +13,8 @@ from heatline.edge.delivery.security.access import is_local
 from heatline.edge.delivery.security.authenticator import SocketName
 from heatline.edge.delivery.security.curve import ClientKeys, read_key_pair
 from heatline.edge.errors import AccessError, ConfigError
-from heatline.edge.evidence.place import FOLDER, evidence_folder
 from heatline.edge.key_files import public_half
+from heatline.edge.monitor.evidence_place import FOLDER, evidence_folder
 from heatline.edge.util.systemd import LINES, STATE_FOLDERS, published_address
 
 

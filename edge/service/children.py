@@ -19,14 +19,14 @@ import msgspec
 
 from heatline.edge.config import LineConfig
 from heatline.edge.errors import MissingExtraError
-from heatline.edge.pictures.feed import PictureFeed
+from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.util.extras import missing_extra
 from heatline.edge.util.threads import NamedThread
 from heatline.edge.wire.events import EvidenceState, WebState
 
 logger = logging.getLogger(__name__)
 
-RECORDER_MODULE, WEB_MODULE = "heatline.edge.evidence.recorder", "heatline.edge.view.server"
+RECORDER_MODULE, WEB_MODULE = "heatline.edge.monitor.recorder", "heatline.edge.monitor.server"
 WITHHELD_VARIABLES = ("CACHE_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 """Variables of systemd that are meant for the line's own process."""
 FIRST_PAUSE_SECONDS = 0.5

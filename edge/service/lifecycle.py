@@ -15,13 +15,13 @@ from heatline.edge.config import LineConfig
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.delivery.security.access import Access
 from heatline.edge.errors import DeliveryError, EngineError
-from heatline.edge.evidence.place import evidence_folder
 from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.outcome import Outcome
 from heatline.edge.inspection.pipeline import Pipeline
-from heatline.edge.pictures.feed import PictureFeed
-from heatline.edge.pictures.place import picture_socket
+from heatline.edge.monitor.evidence_place import evidence_folder
+from heatline.edge.monitor.feed import PictureFeed
+from heatline.edge.monitor.picture_place import picture_socket
 from heatline.edge.service.changeover import Changeover
 from heatline.edge.service.children import Sidecars
 from heatline.edge.service.drift import LineDrift

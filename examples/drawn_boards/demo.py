@@ -26,8 +26,8 @@ from heatline.bench.watched_line import free_address, has_stopped, line_process
 from heatline.bench.watched_process import HEATLINE, WatchedProcess
 from heatline.edge.bundle import Manifest, open_bundle
 from heatline.edge.errors import BenchError, DemoError, HeatlineError
-from heatline.edge.evidence.store import EvidenceStore
 from heatline.edge.images import read_image
+from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.util.os_errors import writing
 from heatline.edge.wire.events import Event, StatusEvent, VerdictEvent
 from heatline.train.evaluation.scoring import match_regions

@@ -111,7 +111,7 @@ def retrain(
 
 def _request_of_line(line: str, config: LineConfig, data: Path | None, out: Path | None, share: float) -> "Request":
     from heatline.edge.bundle import open_bundle
-    from heatline.edge.evidence.store import EvidenceStore
+    from heatline.edge.monitor.store import EvidenceStore
     from heatline.export.retrain.frames import frames_of_store
     from heatline.export.retrain.judge import Judging
     from heatline.export.retrain.retrain import Request

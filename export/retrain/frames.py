@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 
 from heatline.edge.errors import InputError
-from heatline.edge.evidence.exported import MANIFEST, ManifestRow, ReviewRow
-from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.monitor.exported import MANIFEST, ManifestRow, ReviewRow
+from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.wire.events import VerdictEvent
 
 

@@ -9,11 +9,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.evidence.retention import Limits
-from heatline.edge.evidence.store import EvidenceStore, room_of
-from heatline.edge.evidence.writer import EvidenceWriter
-from heatline.edge.pictures.picture import Evidence, Picture, TileScores
-from heatline.edge.review.marking import mark_of
+from heatline.edge.monitor.marking import mark_of
+from heatline.edge.monitor.picture import Evidence, Picture, TileScores
+from heatline.edge.monitor.retention import Limits
+from heatline.edge.monitor.store import EvidenceStore, room_of
+from heatline.edge.monitor.writer import EvidenceWriter
 from heatline.edge.wire.events import ReviewEvent, Verdict, VerdictEvent
 from heatline.edge.wire.marks import MarkKind
 from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT

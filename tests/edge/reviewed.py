@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from heatline.edge.pictures.feed import PictureFeed
-from heatline.edge.review.marking import mark_of
-from heatline.edge.view.memory import Memory
+from heatline.edge.monitor.feed import PictureFeed
+from heatline.edge.monitor.marking import mark_of
+from heatline.edge.monitor.memory import Memory
 from heatline.edge.wire.events import ReviewEvent, VerdictEvent
 from heatline.edge.wire.marks import Mark
 from tests.edge.view_pages import verdict

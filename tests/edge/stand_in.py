@@ -37,8 +37,8 @@ def record(line: Path) -> None:
     """Report the number of pictures that came, until the line has ended."""
     # Imported here: at the lowest priority, NumPy takes seconds on a busy machine, and only this needs it.
     from heatline.edge.errors import DeliveryError
-    from heatline.edge.pictures.client import PictureClient
-    from heatline.edge.pictures.place import picture_socket
+    from heatline.edge.monitor.client import PictureClient
+    from heatline.edge.monitor.picture_place import picture_socket
     from heatline.edge.wire.events import EvidenceState
 
     kept = 0

@@ -16,8 +16,8 @@ from heatline.edge.bundle import Bundle
 from heatline.edge.cameras.settings import PatternSettings
 from heatline.edge.config import EvidenceConfig, LineConfig, WebConfig
 from heatline.edge.inference import Engine
-from heatline.edge.pictures.feed import PictureFeed
-from heatline.edge.pictures.place import picture_socket
+from heatline.edge.monitor.feed import PictureFeed
+from heatline.edge.monitor.picture_place import picture_socket
 from heatline.edge.service import children as children_module
 from heatline.edge.service.children import STABLE_AFTER_SECONDS, Child, Sidecars
 from heatline.edge.wire.events import WebState

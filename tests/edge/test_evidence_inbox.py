@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from heatline.edge.errors import InputError
-from heatline.edge.evidence import inbox as module
-from heatline.edge.evidence.files import HALF_WRITTEN
-from heatline.edge.evidence.inbox import INBOX, PUT, Inbox, put
-from heatline.edge.evidence.store import ENTRY, FRAME, EvidenceStore
-from heatline.edge.evidence.writer import EvidenceWriter
 from heatline.edge.images import read_rgb
+from heatline.edge.monitor import inbox as module
+from heatline.edge.monitor.files import HALF_WRITTEN
+from heatline.edge.monitor.inbox import INBOX, PUT, Inbox, put
+from heatline.edge.monitor.store import ENTRY, FRAME, EvidenceStore
+from heatline.edge.monitor.writer import EvidenceWriter
 from tests.command import WITHIN_SECONDS
 from tests.edge.evidences import ALL, LINE, NOON_NS, frame, mark, names, picture, room, writer
 from tests.edge.fault_disks import fill, small_disk
@@ -28,7 +28,7 @@ ID = "b007b007-top-{}"
 KILLED_AT_A_STEP = """
 import os, signal, sys
 from pathlib import Path
-from heatline.edge.evidence.inbox import Inbox, put
+from heatline.edge.monitor.inbox import Inbox, put
 from tests.edge.evidences import LINE, picture, writer
 folder, what, steps = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from heatline.edge.delivery.journal.file import FILE_NAME, database_files
 from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.delivery.journal.rows import header_crc
-from heatline.edge.evidence import review_file, stored_marks
-from heatline.edge.evidence.journal_marks import JournalMarks
-from heatline.edge.evidence.retention import NoRoomError
-from heatline.edge.evidence.store import EvidenceStore, room_of
-from heatline.edge.review.review import combine
+from heatline.edge.monitor import review_file, stored_marks
+from heatline.edge.monitor.journal_marks import JournalMarks
+from heatline.edge.monitor.retention import NoRoomError
+from heatline.edge.monitor.review import combine
+from heatline.edge.monitor.store import EvidenceStore, room_of
 from heatline.edge.wire.events import Message, ReviewEvent
 from heatline.edge.wire.marks import MarkKind
 from tests.edge.evidences import ALL, DAY_NS, NOON_NS, Clock, frame, mark, names, picture, room, store, writer

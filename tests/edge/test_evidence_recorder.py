@@ -19,16 +19,16 @@ import pytest
 from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.journal.file import FILE_NAME
 from heatline.edge.errors import DeliveryError, InputError
-from heatline.edge.evidence import recorder as recorder_module
-from heatline.edge.evidence.inbox import Inbox, put
-from heatline.edge.evidence.journal_marks import JournalMarks
-from heatline.edge.evidence.recorder import Recorder
-from heatline.edge.evidence.store import EvidenceStore
-from heatline.edge.evidence.writer import EvidenceWriter
 from heatline.edge.images import read_rgb
-from heatline.edge.pictures.feed import PictureFeed
-from heatline.edge.pictures.picture import Picture
-from heatline.edge.pictures.place import picture_socket
+from heatline.edge.monitor import recorder as recorder_module
+from heatline.edge.monitor.feed import PictureFeed
+from heatline.edge.monitor.inbox import Inbox, put
+from heatline.edge.monitor.journal_marks import JournalMarks
+from heatline.edge.monitor.picture import Picture
+from heatline.edge.monitor.picture_place import picture_socket
+from heatline.edge.monitor.recorder import Recorder
+from heatline.edge.monitor.store import EvidenceStore
+from heatline.edge.monitor.writer import EvidenceWriter
 from heatline.edge.util.threads import NamedThread
 from heatline.edge.wire.events import EvidenceState, Message, StatusEvent, VerdictEvent
 from heatline.edge.wire.marks import MarkKind
@@ -370,7 +370,7 @@ def test_a_damaged_journal_and_inbox_stop_no_storing(
 
 
 def recorder_process(file: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "heatline.edge.evidence.recorder", file]
+    command = [sys.executable, "-m", "heatline.edge.monitor.recorder", file]
     return subprocess.Popen(command, env=process_env(None), stderr=subprocess.PIPE, text=True)
 
 
@@ -419,7 +419,7 @@ def recorder_of(line: RunningLine) -> int | None:
     """The process of the recorder."""
     for pid in children(line.process.pid):
         with contextlib.suppress(OSError):
-            if b"heatline.edge.evidence.recorder" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"heatline.edge.monitor.recorder" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return pid
     return None
 

@@ -11,12 +11,12 @@ import pytest
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.cli.evidence_report import HEADINGS, _percent
-from heatline.edge.evidence.inbox import Inbox, put
-from heatline.edge.evidence.store import EvidenceStore
-from heatline.edge.pictures.client import PictureClient
-from heatline.edge.pictures.feed import PictureFeed
-from heatline.edge.pictures.picture import Picture
-from heatline.edge.pictures.place import picture_socket
+from heatline.edge.monitor.client import PictureClient
+from heatline.edge.monitor.feed import PictureFeed
+from heatline.edge.monitor.inbox import Inbox, put
+from heatline.edge.monitor.picture import Picture
+from heatline.edge.monitor.picture_place import picture_socket
+from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.wire.events import Message, ReviewEvent, StatusEvent
 from heatline.edge.wire.marks import Mark, MarkKind
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline

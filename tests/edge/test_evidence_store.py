@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heatline.edge.errors import DeliveryError, InputError
-from heatline.edge.evidence.entry import day_of, is_picture
-from heatline.edge.evidence.retention import NoRoomError
-from heatline.edge.evidence.store import EvidenceStore
 from heatline.edge.images import read_rgb
+from heatline.edge.monitor.entry import day_of, is_picture
+from heatline.edge.monitor.retention import NoRoomError
+from heatline.edge.monitor.store import EvidenceStore
 from tests.command import WITHIN_SECONDS
 from tests.edge.evidences import (
     ALL,

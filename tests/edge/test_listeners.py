@@ -347,7 +347,7 @@ def _descriptors() -> Iterator[None]:
 def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     """A listener whose deadlines are too late to free a place."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("heatline.edge.view.connection.PAGE_REQUEST_SECONDS", 600.0)
+        patch.setattr("heatline.edge.monitor.connection.PAGE_REQUEST_SECONDS", 600.0)
         patch.setattr("heatline.edge.bridge.opcua.server.OPCUA_REQUEST_SECONDS", 600.0)
         with DOORS[request.param](tmp_path_factory.mktemp("door")) as found:
             yield found
@@ -368,7 +368,7 @@ def test_clients_that_have_all_places_lose_none_to_who_only_connects(
     name: str, attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gateway has all places but one. Only a new client that asks takes one of its places."""
-    monkeypatch.setattr("heatline.edge.view.connection.PAGE_CONNECTIONS", PLACES)
+    monkeypatch.setattr("heatline.edge.monitor.connection.PAGE_CONNECTIONS", PLACES)
     monkeypatch.setattr("heatline.edge.bridge.opcua.server.OPCUA_CONNECTIONS", PLACES)
     with DOORS[name](tmp_path) as door, contextlib.ExitStack() as open_:
         sources = [*[CLIENT] * (PLACES - 1), OTHER_CLIENT]

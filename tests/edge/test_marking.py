@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heatline.edge.errors import InputError
-from heatline.edge.review.marking import mark_of
+from heatline.edge.monitor.marking import mark_of
 from heatline.edge.wire.events import VerdictEvent
 from heatline.edge.wire.marks import MOST_POINTS, Mark
 from tests.edge.evidences import picture

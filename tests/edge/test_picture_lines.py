@@ -13,9 +13,9 @@ from heatline.edge.bundle import Bundle
 from heatline.edge.cameras.pattern import frame_id_of
 from heatline.edge.delivery.client.subscriber import Subscriber
 from heatline.edge.errors import DeliveryError
-from heatline.edge.pictures.client import PictureClient
-from heatline.edge.pictures.picture import Picture
-from heatline.edge.pictures.place import picture_socket
+from heatline.edge.monitor.client import PictureClient
+from heatline.edge.monitor.picture import Picture
+from heatline.edge.monitor.picture_place import picture_socket
 from heatline.edge.wire.events import StatusEvent, VerdictEvent
 from tests.command import heatline
 from tests.edge.lines import (

@@ -25,12 +25,12 @@ from heatline.edge.frames import Frame, Stamp
 from heatline.edge.inference import Engine
 from heatline.edge.inspection.outcome import Outcome, Unjudged
 from heatline.edge.inspection.setup import Setup
-from heatline.edge.pictures import feed as feed_module
-from heatline.edge.pictures.channel import VERSION, Hello, ReleaseSlot, Report, encode
-from heatline.edge.pictures.client import PictureClient, send_mark
-from heatline.edge.pictures.feed import MOST_CLIENTS, PictureFeed
-from heatline.edge.pictures.picture import Picture
-from heatline.edge.pictures.place import picture_socket
+from heatline.edge.monitor import feed as feed_module
+from heatline.edge.monitor.channel import VERSION, Hello, ReleaseSlot, Report, encode
+from heatline.edge.monitor.client import PictureClient, send_mark
+from heatline.edge.monitor.feed import MOST_CLIENTS, PictureFeed
+from heatline.edge.monitor.picture import Picture
+from heatline.edge.monitor.picture_place import picture_socket
 from heatline.edge.service.events import verdict_message
 from heatline.edge.wire.events import EvidenceState, ReviewEvent, VerdictEvent
 from heatline.edge.wire.marks import Mark
@@ -436,7 +436,7 @@ def test_connections_of_another_user_are_refused(line: Line, monkeypatch: pytest
 CLIENT = """
 import sys
 from pathlib import Path
-from heatline.edge.pictures.client import PictureClient, send_mark
+from heatline.edge.monitor.client import PictureClient, send_mark
 with PictureClient(Path(sys.argv[1]), slots=2) as client:
     print("connected", flush=True)
     while True:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from heatline.edge.calibration.binomial import interval
-from heatline.edge.evidence.store import EvidenceStore
-from heatline.edge.review import report as module
-from heatline.edge.review.report import JournalTotals, report
+from heatline.edge.monitor import report as module
+from heatline.edge.monitor.report import JournalTotals, report
+from heatline.edge.monitor.store import EvidenceStore
 from tests.edge.evidences import DAY_NS, NOON_NS, mark, picture, writer
 
 

@@ -12,9 +12,9 @@ from websockets.exceptions import InvalidStatus
 
 from heatline.edge.config import WebConfig
 from heatline.edge.errors import AccessError, DeliveryError
-from heatline.edge.view import connection
-from heatline.edge.view.access import ATTEMPTS_PER_MINUTE, Attempts, read_token
-from heatline.edge.view.connection import listening_socket
+from heatline.edge.monitor import connection
+from heatline.edge.monitor.access import ATTEMPTS_PER_MINUTE, Attempts, read_token
+from heatline.edge.monitor.connection import listening_socket
 from tests.command import WITHIN_SECONDS
 from tests.edge.brokers import Authority
 from tests.edge.view_pages import Answer, Page, next_message, page

@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import open_bundle
-from heatline.edge.evidence.entry import EvidenceEntry, Files, Tiles, encode_entry
-from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.monitor.entry import EvidenceEntry, Files, Tiles, encode_entry
+from heatline.edge.monitor.held_picture import picture_id
+from heatline.edge.monitor.memory import Memory
+from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.reference.reference import Reference
-from heatline.edge.view.held_picture import picture_id
-from heatline.edge.view.memory import Memory
 from heatline.edge.wire.events import BundleName, HeatmapPng, Pose
 from tests.edge.boards import board, board_bundle, moved
 from tests.edge.lines import write_line

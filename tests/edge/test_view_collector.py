@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from heatline.edge.delivery.publisher import Publisher
-from heatline.edge.view.collector import Collector
-from heatline.edge.view.memory import Memory
-from heatline.edge.view.metrics import Metrics
+from heatline.edge.monitor.collector import Collector
+from heatline.edge.monitor.memory import Memory
+from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.wire.events import Message
 from tests.command import WITHIN_SECONDS
 from tests.edge.journals import good, make_writer

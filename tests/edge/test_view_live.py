@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from heatline.edge.evidence.store import EvidenceStore
-from heatline.edge.view import connection, live
-from heatline.edge.view.live import MOST_VIEWERS, ROWS_BEHIND
-from heatline.edge.view.memory import Memory
+from heatline.edge.monitor import connection, live
+from heatline.edge.monitor.live import MOST_VIEWERS, ROWS_BEHIND
+from heatline.edge.monitor.memory import Memory
+from heatline.edge.monitor.store import EvidenceStore
 from tests.command import WITHIN_SECONDS
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import (

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from heatline.edge.config import WebConfig
-from heatline.edge.evidence.inbox import INBOX, PUT
-from heatline.edge.evidence.store import EvidenceStore
 from heatline.edge.heatmap_picture import png
-from heatline.edge.view import marks
-from heatline.edge.view.memory import Memory
+from heatline.edge.monitor import marks
+from heatline.edge.monitor.inbox import INBOX, PUT
+from heatline.edge.monitor.memory import Memory
+from heatline.edge.monitor.store import EvidenceStore
 from tests.edge.reviewed import JOURNAL, line_with_marks, marked
 from tests.edge.test_view_access import TOKEN, token_file
 from tests.edge.test_view_api import stored

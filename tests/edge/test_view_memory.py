@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from heatline.edge.bridge.modbus.codes import RESULT_REASONS
-from heatline.edge.view.api import history
-from heatline.edge.view.held_picture import PictureMemory
-from heatline.edge.view.memory import ROWS, Memory, row_of
-from heatline.edge.view.state import State, describe
+from heatline.edge.monitor.api import history
+from heatline.edge.monitor.held_picture import PictureMemory
+from heatline.edge.monitor.memory import ROWS, Memory, row_of
+from heatline.edge.monitor.state import State, describe
 from heatline.edge.wire.events import CameraState, DriftReading, StatusEvent
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import Clock, frame, memory_with, picture, verdict

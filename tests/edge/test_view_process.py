@@ -19,8 +19,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.view.memory import Memory
-from heatline.edge.view.metrics import Metrics
+from heatline.edge.monitor.memory import Memory
+from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.wire.events import StatusEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.journals import counted, make_writer, mixed_messages
@@ -144,7 +144,7 @@ def test_a_line_does_not_notice_the_end_of_its_page(
     line = write_line(
         tmp_path, bundle.path, address, {"top": f'path = "{tmp_path / "pictures"}"\nrate_fps = 20\nloop = true'}
     )
-    page_command = sys.executable, "-m", "heatline.edge.view.server", line, "--listen", "127.0.0.1:0"
+    page_command = sys.executable, "-m", "heatline.edge.monitor.server", line, "--listen", "127.0.0.1:0"
     with running(line, address) as one, contextlib.ExitStack() as ended:
         one.until_inspected()  # the line began when the test subscribed, not when the page did
         page = ended.enter_context(started(*page_command))
@@ -226,7 +226,7 @@ def test_a_line_starts_its_page_again_when_it_is_killed(
     with running(line, address) as one:
         one.until_inspected()
         answers()
-        (web,) = [pid for pid in children(one.process.pid) if b"heatline.edge.view.server" in command_of(pid)]
+        (web,) = [pid for pid in children(one.process.pid) if b"heatline.edge.monitor.server" in command_of(pid)]
         threads = Path(f"/proc/{web}/task").glob("*/stat")
         assert {each.read_text().rpartition(") ")[2].split()[16] for each in threads} == {"19"}
         os.kill(web, signal.SIGKILL)

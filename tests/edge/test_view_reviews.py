@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.evidence.entry import EvidenceEntry
-from heatline.edge.evidence.store import EvidenceStore
-from heatline.edge.review.review import combine
-from heatline.edge.view import queue, reviews
-from heatline.edge.view.held_picture import PictureMemory
-from heatline.edge.view.queue import ReviewQueue
-from heatline.edge.view.reviews import Reviews
+from heatline.edge.monitor import queue, reviews
+from heatline.edge.monitor.entry import EvidenceEntry
+from heatline.edge.monitor.held_picture import PictureMemory
+from heatline.edge.monitor.queue import ReviewQueue
+from heatline.edge.monitor.review import combine
+from heatline.edge.monitor.reviews import Reviews
+from heatline.edge.monitor.store import EvidenceStore
 from tests.edge.reviewed import marked, review_of
 from tests.edge.test_view_api import stored
 from tests.edge.view_pages import NS, Clock, page, picture

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from websockets.sync.client import ClientConnection, connect
 
 from heatline.edge.config import WebConfig
-from heatline.edge.evidence.store import EvidenceStore
 from heatline.edge.inspection.verdict import TileScores
-from heatline.edge.pictures.picture import Evidence, Picture
-from heatline.edge.view.connection import listening_socket
-from heatline.edge.view.held_picture import HeldPicture
-from heatline.edge.view.memory import Memory
-from heatline.edge.view.metrics import Metrics
-from heatline.edge.view.page import application, server_of
+from heatline.edge.monitor.connection import listening_socket
+from heatline.edge.monitor.held_picture import HeldPicture
+from heatline.edge.monitor.memory import Memory
+from heatline.edge.monitor.metrics import Metrics
+from heatline.edge.monitor.page import application, server_of
+from heatline.edge.monitor.picture import Evidence, Picture
+from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.wire.events import VerdictEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.monitor.store import EvidenceStore
 from heatline.export.retrain.frames import frames_of_store
 from tests.command import complaint, heatline
 from tests.edge.evidences import mark, picture, writer

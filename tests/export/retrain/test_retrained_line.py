@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.wire.events import ChangeEvent, VerdictEvent
 from tests.command import heatline
 from tests.edge.lines import RunningLine, running, write_line, write_pictures

@@ -1,0 +1,1 @@
+"""What shows and stores the work of a line beside it: pictures, evidence, marks, and the page with its metrics."""

@@ -1,0 +1,225 @@
+"""Sends what is new to each open page over a WebSocket: state, verdicts, and the newest picture once it is wanted."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from heatline.edge.errors import InputError
+from heatline.edge.monitor.held_picture import HeldPicture
+from heatline.edge.monitor.memory import Memory, VerdictRow
+from heatline.edge.monitor.pictures import Pictures
+from heatline.edge.monitor.responses import error
+from heatline.edge.monitor.reviews import ReviewState
+from heatline.edge.monitor.state import State
+from heatline.edge.wire.events import HeatmapPng, Verdict, VerdictEvent
+
+MOST_VIEWERS = 16
+ROWS_AT_START = 50
+ROWS_BEHIND = 200
+"""Rows that wait for a slow browser; older ones are left out and counted."""
+STATE_EVERY_SECONDS = 1.0
+LARGEST_MESSAGE = 4096
+"""Bytes that a browser may send at once."""
+LOCATED_WITHIN_SECONDS = 2.0
+"""A disk that does not answer does not keep a page empty for longer."""
+ENDED_OR_WRONG = 1008
+
+
+class StateMessage(State, frozen=True, kw_only=True, tag="state"):
+    sent_ms: float
+    """By this PC's monotonic clock: a browser detects from it how late messages come."""
+
+
+class VerdictMessage(VerdictRow, frozen=True, kw_only=True, tag="verdict"):
+    pass
+
+
+class VerdictsMessage(msgspec.Struct, frozen=True, kw_only=True, tag="verdicts"):
+    """The last rows, oldest first, once at the start."""
+
+    rows: list[VerdictRow]
+
+
+class MissedMessage(msgspec.Struct, frozen=True, kw_only=True, tag="missed"):
+    """This browser was too slow: these rows will not come."""
+
+    rows: int
+
+
+class ReviewMessage(msgspec.Struct, frozen=True, kw_only=True, tag="review"):
+    """The marks of a picture have changed."""
+
+    id: str
+    """Of the picture."""
+    review: ReviewState | None
+
+
+class PictureMessage(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
+    """The newest frame of a camera. Binary messages follow: its JPEG, and if it has a heatmap, the heatmap's PNG."""
+
+    camera: str
+    id: str
+    verdict: Verdict
+    age_ms: float
+    """Time since capture when this message was sent."""
+    sent_ms: float
+    """As of the state's message."""
+    hw: tuple[int, int]
+    """Of the frame, px."""
+    shown_hw: tuple[int, int]
+    """Of the JPEG, px."""
+    event: VerdictEvent
+    heatmap: HeatmapPng | None
+
+
+class Ack(msgspec.Struct, frozen=True, tag="ack", forbid_unknown_fields=True):
+    """The browser has drawn a picture, and wants the next."""
+
+    camera: str
+    id: str
+
+
+_ack = msgspec.json.Decoder(Ack)
+
+
+@dataclass
+class _Viewer:
+    """An open page."""
+
+    socket: WebSocket
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    sent: dict[str, str] = field(default_factory=dict)
+    """The last picture that was sent, by camera."""
+    unacked: dict[str, str] = field(default_factory=dict)
+    """The picture that the browser has not drawn yet, by camera."""
+
+    async def send(self, message: msgspec.Struct) -> None:
+        await self.socket.send_text(msgspec.json.encode(message).decode())
+
+    def wants(self, picture: HeldPicture) -> bool:
+        camera = picture.event.camera
+        return camera not in self.unacked and self.sent.get(camera) != picture.id
+
+
+class Live:
+    """All open pages of a line.
+
+    Args:
+        state: describes the line as it is now.
+        workers: threads that read the disk.
+    """
+
+    def __init__(self, memory: Memory, pictures: Pictures, state: Callable[[], State], workers: Executor) -> None:
+        self._memory, self._pictures, self._state, self._workers = memory, pictures, state, workers
+        self._viewers: list[_Viewer] = []
+
+    def notify(self) -> None:
+        """Wake all viewers. Called in the event loop."""
+        for viewer in self._viewers:
+            viewer.changed.set()
+
+    async def serve(self, socket: WebSocket) -> None:
+        """Serve one page until it is closed."""
+        if len(self._viewers) >= MOST_VIEWERS:
+            sentence = f"{MOST_VIEWERS} pages of this line are open, which is the most; close one and reload this page"
+            await socket.send_denial_response(error(503, sentence))
+            return
+        viewer = _Viewer(socket)
+        self._viewers.append(viewer)
+        try:
+            await socket.accept()
+            tasks = {asyncio.create_task(self._read(viewer)), asyncio.create_task(self._write(viewer))}
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, Exception) and not isinstance(outcome, WebSocketDisconnect | OSError):
+                    raise outcome
+        finally:
+            self._viewers.remove(viewer)
+
+    async def _read(self, viewer: _Viewer) -> None:
+        """Take acknowledgements until the page is closed, or sends something else."""
+        while True:
+            message = await viewer.socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            try:
+                ack = _ack.decode(message.get("text") or message.get("bytes") or b"")
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                reason = 'a message came that is not valid; expected {"type":"ack","camera":NAME,"id":ID}'
+                await viewer.socket.close(ENDED_OR_WRONG, reason)
+                return
+            if viewer.unacked.get(ack.camera) == ack.id:
+                del viewer.unacked[ack.camera]
+                viewer.changed.set()
+
+    async def _write(self, viewer: _Viewer) -> None:
+        memory, loop = self._memory, asyncio.get_running_loop()
+        reviewed = memory.reviews.news_after(0).cursor
+        rows, cursor = memory.rows(ROWS_AT_START)
+        state_at_s, seen = 0.0, -1
+        try:
+            located = loop.run_in_executor(self._workers, self._pictures.located, rows)
+            rows = await asyncio.wait_for(located, LOCATED_WITHIN_SECONDS)
+        except (InputError, TimeoutError):  # the evidence store cannot be read: the page asks again for a picture
+            rows = [msgspec.structs.replace(row, picture=None) for row in rows]
+        await viewer.send(VerdictsMessage(rows=rows))
+        while True:
+            viewer.changed.clear()
+            if loop.time() >= state_at_s or memory.state_changes != seen:
+                seen = memory.state_changes
+                await viewer.send(StateMessage(**_fields(self._state()), sent_ms=memory.clock_ns() / 1e6))
+                state_at_s = loop.time() + STATE_EVERY_SECONDS
+            news = memory.rows_after(cursor, ROWS_BEHIND)
+            cursor = news.cursor
+            if news.missed:
+                await viewer.send(MissedMessage(rows=news.missed))
+            for row in news.rows:
+                await viewer.send(VerdictMessage(**_fields(row)))
+            changed, reviewed = memory.reviews.news_after(reviewed)
+            for name in changed:
+                await viewer.send(ReviewMessage(id=name, review=memory.reviews.of(name)))
+            for picture in memory.pictures.newest():
+                if viewer.wants(picture):
+                    await self._send_picture(viewer, picture)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(state_at_s):
+                    await viewer.changed.wait()
+
+    async def _send_picture(self, viewer: _Viewer, picture: HeldPicture) -> None:
+        event = picture.event
+        jpeg = await asyncio.to_thread(picture.jpeg)
+        heatmap = await asyncio.to_thread(picture.heatmap_png)
+        viewer.sent[event.camera] = viewer.unacked[event.camera] = picture.id
+        height, width = picture.image.shape[:2]
+        now_ns = self._memory.clock_ns()
+        await viewer.send(
+            PictureMessage(
+                camera=event.camera,
+                id=picture.id,
+                verdict=event.verdict,
+                age_ms=max(0, now_ns - event.times.captured_monotonic_ns) / 1e6,
+                sent_ms=now_ns / 1e6,
+                hw=(height, width),
+                shown_hw=jpeg.hw,
+                event=event,
+                heatmap=picture.heatmap(),
+            )
+        )
+        await viewer.socket.send_bytes(jpeg.data)
+        if heatmap is not None:
+            await viewer.socket.send_bytes(heatmap)
+
+
+def _fields(struct: msgspec.Struct) -> dict[str, Any]:
+    return {name: getattr(struct, name) for name in struct.__struct_fields__}

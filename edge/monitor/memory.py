@@ -1,0 +1,260 @@
+"""Remembers what a line has sent: its status, the last verdicts, and the history of each camera."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
+from statistics import median
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from heatline.edge.monitor.held_picture import HeldPicture, PictureMemory, picture_id
+from heatline.edge.monitor.reviews import Reviews, ReviewState
+from heatline.edge.wire.events import ReviewEvent, StatusEvent, Verdict, VerdictEvent
+from heatline.edge.wire.reasons import in_words
+
+ROWS = 2000
+HISTORY_SECONDS = 3600
+LATENCIES = 100
+"""Verdicts of a camera over which its latency is summed up."""
+FRAMES_FOR_PERIOD = 20
+RATE_OVER_SECONDS = 10
+NS = 1_000_000_000
+
+
+class VerdictRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A verdict, in short."""
+
+    id: str
+    """Id of its picture, also if there is none."""
+    camera: str
+    frame_number: int
+    frame_id: int | None
+    part_id: str | None
+    source: str | None
+    at_ns: int
+    """Time of capture: UTC, ns since 1970."""
+    verdict: Verdict
+    reason: str | None
+    detail: str | None
+    frame_score: float | None
+    score_threshold: float
+    latency_ms: float
+    regions: int
+    picture: Literal["memory", "evidence"] | None
+    """Where its picture is; null: there is none. That of a verdict that has just come may still be on its way."""
+    product: str | None
+    review: ReviewState | None = None
+    """Null: nobody has reviewed it."""
+
+
+class Second(msgspec.Struct):
+    """The verdicts of a camera in one second."""
+
+    at_s: int
+    """UTC, s since 1970."""
+    frames: int = 0
+    """GOOD or DEFECT."""
+    latency_ms: float = 0.0
+    """Mean of all verdicts."""
+    events: int = 0
+
+
+class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
+    """Thresholds in logits."""
+
+    score: float
+    evidence: float
+
+
+@dataclass
+class CameraMemory:
+    """The last frames of one camera."""
+
+    newest_ns: int | None = None
+    """Monotonic time of capture of the newest frame that came live."""
+    captured_ns: deque[int] = field(default_factory=lambda: deque(maxlen=FRAMES_FOR_PERIOD))
+    latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES))
+    seconds: deque[Second] = field(default_factory=lambda: deque(maxlen=HISTORY_SECONDS))
+
+    @property
+    def frame_period_ns(self) -> float | None:
+        """Median time between frames; None if not enough came."""
+        steps = [after - before for before, after in pairwise(self.captured_ns)]
+        return median(steps) if steps else None
+
+    def rate_fps(self, now_ns: int) -> float:
+        """Return the verdicts GOOD or DEFECT per second, over the last whole seconds."""
+        now_s = now_ns // NS
+        last = islice(reversed(self.seconds), RATE_OVER_SECONDS + 1)
+        return sum(each.frames for each in last if 0 < now_s - each.at_s <= RATE_OVER_SECONDS) / RATE_OVER_SECONDS
+
+
+class News(NamedTuple):
+    """Rows that a reader has not read yet."""
+
+    rows: list[VerdictRow]
+    missed: int
+    """Number of older ones that it will not get."""
+    cursor: int
+    """Read on from here."""
+
+
+class Memory:
+    """What a line has sent. The collector's threads write it, any thread may read it.
+
+    Args:
+        clock_ns: the monotonic clock of this PC, which also stamps frames.
+        wall_ns: UTC.
+        cameras: names of the line's cameras, in the order of its configuration.
+    """
+
+    def __init__(
+        self,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        wall_ns: Callable[[], int] = time.time_ns,
+        cameras: Iterable[str] = (),
+    ) -> None:
+        self.clock_ns, self.wall_ns = clock_ns, wall_ns
+        self.lock = threading.RLock()
+        self.pictures = PictureMemory()
+        self.reviews = Reviews()
+        self.status: StatusEvent | None = None
+        """The last one that came live."""
+        self.heard_ns: int | None = None
+        """Monotonic time of the last event that came live."""
+        self.restarted_ns: int | None = None
+        """Monotonic time at which another boot of the line was noticed."""
+        self.fault: str | None = None
+        """Why no event can come, as a sentence."""
+        self.pictures_fault: str | None = None
+        """Why no picture comes, as a sentence."""
+        self.cameras = {name: CameraMemory() for name in cameras}
+        self.thresholds: Thresholds | None = None
+        """Of the newest verdict."""
+        self.state_changes = 0
+        """Counts changes of the line's state that a page shows at once."""
+        self.listener: Callable[[], None] = lambda: None
+        """Called after each change, from any thread."""
+        self._rows: deque[VerdictRow] = deque(maxlen=ROWS)
+        self._rows_added = 0
+
+    def add_status(self, event: StatusEvent) -> None:
+        """Remember the line's status."""
+        with self.lock:
+            before, self.status = self.status, event
+            self.heard_ns = self.clock_ns()
+            if before is not None and before.boot_id != event.boot_id:
+                self.restarted_ns = self.heard_ns
+                for camera in self.cameras.values():
+                    camera.captured_ns.clear()
+            if before is None or _shown_at_once(before) != _shown_at_once(event):
+                self.state_changes += 1
+        self.listener()
+
+    def add_verdict(self, event: VerdictEvent, *, live: bool) -> None:
+        """Remember a verdict.
+
+        Args:
+            live: it has just come; if not, it was read in the journal.
+        """
+        with self.lock:
+            camera = self.cameras.setdefault(event.camera, CameraMemory())
+            if live:
+                self.heard_ns = self.clock_ns()
+                camera.latencies_ms.append(event.latency_ms)
+                if _shows_frame(event):
+                    camera.newest_ns = event.times.captured_monotonic_ns
+                    camera.captured_ns.append(camera.newest_ns)
+            _add_to_history(camera.seconds, event)
+            self.thresholds = Thresholds(score=event.score_threshold, evidence=event.evidence_threshold)
+            self._rows.append(row_of(event))
+            self._rows_added += 1
+        self.listener()
+
+    def add_picture(self, picture: HeldPicture) -> None:
+        """Remember a picture as the newest one of its camera."""
+        self.pictures.add(picture)
+        self.listener()
+
+    def add_review(self, event: ReviewEvent) -> None:
+        """Remember a person's mark."""
+        self.reviews.add(event)
+        self.listener()
+
+    def changed(self) -> None:
+        """Report a change that was made directly."""
+        with self.lock:
+            self.state_changes += 1
+        self.listener()
+
+    def rows(self, limit: int) -> tuple[list[VerdictRow], int]:
+        """Return the newest rows, oldest first, and the cursor after them."""
+        with self.lock:
+            rows, cursor = list(islice(self._rows, max(0, len(self._rows) - limit), None)), self._rows_added
+        return [self._reviewed(row) for row in rows], cursor
+
+    def rows_after(self, cursor: int, at_most: int) -> News:
+        """Return the rows after a cursor. Of more than `at_most`, the oldest are left out and counted."""
+        with self.lock:
+            new = self._rows_added - cursor
+            rows, after = self.rows(min(new, at_most))
+        return News(rows, new - len(rows), after)
+
+    def scores(self, camera: str, at_most: int) -> list[VerdictRow]:
+        """Return the newest rows of a camera that have a score, oldest first."""
+        with self.lock:
+            scored = [row for row in self._rows if row.camera == camera and row.frame_score is not None]
+        return scored[-at_most:]
+
+    def _reviewed(self, row: VerdictRow) -> VerdictRow:
+        review = self.reviews.of(row.id)
+        return row if review is None else msgspec.structs.replace(row, review=review)
+
+
+def row_of(event: VerdictEvent) -> VerdictRow:
+    """Return a verdict in short, without its review."""
+    return VerdictRow(
+        id=picture_id(event),
+        camera=event.camera,
+        frame_number=event.frame_number,
+        frame_id=event.frame_id,
+        part_id=event.part_id,
+        source=event.source,
+        at_ns=event.times.captured_at_ns,
+        verdict=event.verdict,
+        reason=event.reason,
+        detail=event.detail or (event.reason and in_words(event.reason)),
+        frame_score=event.frame_score,
+        score_threshold=event.score_threshold,
+        latency_ms=event.latency_ms,
+        regions=len(event.regions),
+        picture=None if event.picture is None else "memory",
+        product=event.product,
+    )
+
+
+def _shows_frame(event: VerdictEvent) -> bool:
+    """Return whether the camera delivered the frame, also if it got no verdict."""
+    return event.verdict != "NO_VERDICT" or event.frame_hw is not None or event.picture is not None
+
+
+def _add_to_history(seconds: deque[Second], event: VerdictEvent) -> None:
+    at_s = event.times.captured_at_ns // NS
+    place = next((each for each in islice(reversed(seconds), RATE_OVER_SECONDS) if each.at_s == at_s), None)
+    if place is None:
+        place = Second(at_s)
+        seconds.append(place)
+    place.frames += event.verdict != "NO_VERDICT"
+    place.events += 1
+    place.latency_ms += (event.latency_ms - place.latency_ms) / place.events
+
+
+def _shown_at_once(status: StatusEvent) -> object:
+    """Return the part of a status of which a page shows every change at once."""
+    cameras = {name: (camera.state, camera.reason) for name, camera in status.cameras.items()}
+    handshake = status.handshake.state, status.handshake.reason
+    return status.boot_id, status.state, handshake, cameras, status.bundle, status.product, status.acting

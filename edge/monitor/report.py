@@ -1,0 +1,252 @@
+"""Rates of false alarms and of missed defects, from people's marks. docs/review.md says what they mean."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+
+from heatline.edge.calibration.binomial import interval
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.monitor.entry import EvidenceEntry, day_of
+from heatline.edge.monitor.review import Review
+from heatline.edge.monitor.store import EvidenceStore
+from heatline.edge.wire.events import SCHEMA_VERSION, Verdict
+
+_ROUNDING = 1e-9
+Key = tuple[str, str]
+"""Day and camera."""
+
+
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """A share with its 95 % interval (Clopper and Pearson)."""
+
+    count: int
+    of: int
+    share: float
+    low: float
+    high: float
+
+    @classmethod
+    def observed(cls, count: int, of: int) -> "Share | None":
+        """Return the share of a count; None: of nothing."""
+        if of == 0:
+            return None
+        low, high = interval(count, of)
+        return cls(count=count, of=of, share=count / of, low=low, high=high)
+
+
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """An estimated share, with the 95 % interval that follows from that of the false alarms."""
+
+    share: float
+    low: float
+    high: float
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """The marks of a day's frames of a camera, or of all."""
+
+    day: str | None
+    """UTC day of capture; null: all."""
+    camera: str | None
+    """Null: all."""
+    frames: int | None
+    """Frames with GOOD or DEFECT in the journal; null: the journal does not hold them."""
+    defects: int | None
+    """Of these, frames with DEFECT."""
+    no_verdict: int | None
+    """Frames without a verdict in the journal."""
+    stored_defects: int
+    reviewed_defects: int
+    """Stored frames with DEFECT on which all reviewers agree."""
+    false_alarm: Share | None
+    """Share of the reviewed DEFECTs whose part is good."""
+    incomplete_defects: int
+    """Reviewed DEFECTs in which a further defect was missed."""
+    stored_goods: int
+    """GOOD frames that the line chose to store."""
+    reviewed_goods: int
+    missed: Share | None
+    """Share of the reviewed GOODs whose part is defective."""
+    chosen_goods: int
+    """Reviewed GOOD frames that people chose; they are in no share."""
+    chosen_missed: int
+    """Of these, frames whose part is defective."""
+    contradictory: int
+    """Frames on which reviewers contradict each other; they are in no share."""
+    false_reject: Estimate | None
+    """Estimated share of `frames` that are good and got DEFECT: the share of false alarms, times `defects`, divided by
+    `frames`. Only DEFECTs that the journal holds count. For all, each day and camera counts by its frames."""
+
+
+class JournalTotals:
+    """How many frames of each day and camera a journal holds, by verdict."""
+
+    def __init__(self) -> None:
+        self.counts: dict[Key, Counter[Verdict]] = {}
+        self.since_at_ns: int | None = None
+        """Capture of the oldest frame whose verdict the journal holds: UTC, ns since 1970."""
+        self.unreadable = 0
+        """Number of verdicts of another schema version."""
+
+    @classmethod
+    def read(cls, reader: JournalReader, report_progress: Callable[[int], None] = lambda _seq: None) -> "JournalTotals":
+        """Return the totals of a journal.
+
+        Raises:
+            JournalError: the journal cannot be read.
+        """
+        totals = cls()
+        first, last = reader.range()
+        after = first - 1 if first else last
+        while after < last:
+            page = reader.read(after, through_seq=last, topics=["verdict."])
+            for record in page.records:
+                totals._add(record.header)
+            after = page.through_seq
+            report_progress(after)
+        return totals
+
+    def _add(self, header: bytes) -> None:
+        try:
+            found = _decode(header)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            self.unreadable += 1
+            return
+        if found.schema_version != SCHEMA_VERSION:
+            self.unreadable += 1
+            return
+        at_ns = found.times.captured_at_ns
+        self.since_at_ns = at_ns if self.since_at_ns is None else min(self.since_at_ns, at_ns)
+        self.counts.setdefault((day_of(at_ns), found.camera), Counter())[found.verdict] += found.frames
+
+
+class _Times(msgspec.Struct):
+    captured_at_ns: int
+
+
+class _Verdict(msgspec.Struct):
+    """What is counted of a verdict event. Reading no more is several times as fast."""
+
+    schema_version: int
+    camera: str
+    verdict: Verdict
+    times: _Times
+    frames: int = 1
+
+
+_decode = msgspec.json.Decoder(_Verdict).decode
+
+
+def report(store: EvidenceStore, totals: JournalTotals | None, since: str | None = None) -> tuple[list[Row], Row]:
+    """Return a row for each day and camera, and one for all.
+
+    Args:
+        totals: of the line's journal; None: it cannot be read.
+        since: only of this UTC day and later ones, `YYYY-MM-DD`.
+    Raises:
+        InputError: the store cannot be read.
+    """
+    counts: dict[Key, Counter[str]] = {}
+    covered_ns = None if totals is None else totals.since_at_ns
+    for entry in store.entries(since=since):
+        review = store.review(entry.picture, entry.day)
+        key = entry.day, entry.event.camera
+        counts.setdefault(key, Counter()).update(_counted(entry, review, covered_ns))
+    for key, verdicts in ({} if totals is None else totals.counts).items():
+        if key[0] >= (since or ""):
+            counts.setdefault(key, Counter()).update(
+                journalled=1,
+                frames=verdicts["GOOD"] + verdicts["DEFECT"],
+                defects=verdicts["DEFECT"],
+                no_verdict=verdicts["NO_VERDICT"],
+            )
+    total: Counter[str] = Counter()
+    for each in counts.values():
+        total.update(each)
+    rows = [_row(*key, counts[key], _false_reject([counts[key]])) for key in sorted(counts)]
+    return rows, _row(None, None, total, _false_reject(counts.values()))
+
+
+def _counted(entry: EvidenceEntry, review: Review | None, covered_ns: int | None) -> Iterator[str]:
+    """Yield the names of the counts that an entry belongs to."""
+    verdict = entry.event.verdict
+    if verdict == "NO_VERDICT":
+        return
+    is_good = verdict == "GOOD"
+    if not is_good:
+        yield "stored_defects"
+    elif not entry.is_chosen:
+        yield "stored_goods"
+    if review is None:
+        return
+    if review.truth is None:
+        yield "contradictory"
+        return
+    missed = review.kind == "missed"
+    if is_good:
+        kind = "chosen" if entry.is_chosen else "reviewed"
+        yield f"{kind}_goods"
+        if missed:
+            yield "chosen_missed" if entry.is_chosen else "missed"
+        return
+    is_covered = covered_ns is not None and entry.event.times.captured_at_ns >= covered_ns
+    names = ["reviewed_defects"]
+    if review.truth == "good":
+        names.append("false_alarms")
+    for name in names:
+        yield name
+        if is_covered:
+            yield f"covered_{name}"
+    if missed:
+        yield "incomplete_defects"
+
+
+def _row(day: str | None, camera: str | None, counts: Counter[str], false_reject: Estimate | None) -> Row:
+    is_journalled = counts["journalled"] > 0
+    return Row(
+        day=day,
+        camera=camera,
+        frames=counts["frames"] if is_journalled else None,
+        defects=counts["defects"] if is_journalled else None,
+        no_verdict=counts["no_verdict"] if is_journalled else None,
+        stored_defects=counts["stored_defects"],
+        reviewed_defects=counts["reviewed_defects"],
+        false_alarm=Share.observed(counts["false_alarms"], counts["reviewed_defects"]),
+        incomplete_defects=counts["incomplete_defects"],
+        stored_goods=counts["stored_goods"],
+        reviewed_goods=counts["reviewed_goods"],
+        missed=Share.observed(counts["missed"], counts["reviewed_goods"]),
+        chosen_goods=counts["chosen_goods"],
+        chosen_missed=counts["chosen_missed"],
+        contradictory=counts["contradictory"],
+        false_reject=false_reject,
+    )
+
+
+def _false_reject(strata: Iterable[Counter[str]]) -> Estimate | None:
+    """Return the estimated share of good frames with DEFECT, of the frames of several days and cameras.
+
+    To add up the reviewed DEFECTs of all would mislead: one day may be reviewed completely, another hardly. So each
+    counts by its DEFECTs. The interval is that of Clopper and Pearson for as many reviewed DEFECTs as are worth the
+    same (L. Kish, Survey Sampling, 1965): exact for one day and camera, else an approximation.
+
+    Args:
+        strata: of each day and camera. One with DEFECTs of which none is reviewed is left out.
+    """
+    frames, defects, false_alarms, squares = 0, 0, 0.0, 0.0
+    for counts in strata:
+        weight, reviewed = counts["defects"], counts["covered_reviewed_defects"]
+        if weight and reviewed:
+            defects += weight
+            false_alarms += weight * counts["covered_false_alarms"] / reviewed
+            squares += weight**2 / reviewed
+        if reviewed or not weight:
+            frames += counts["frames"]
+    if defects == 0 or frames == 0:
+        return None
+    worth = math.floor(defects**2 / squares + _ROUNDING)
+    count = false_alarms / defects * worth
+    low, high = interval(math.floor(count + _ROUNDING), worth)[0], interval(math.ceil(count - _ROUNDING), worth)[1]
+    return Estimate(share=false_alarms / frames, low=low * defects / frames, high=high * defects / frames)

@@ -1,1 +1,0 @@
-"""What people say of verdicts: their marks together. docs/review.md."""
