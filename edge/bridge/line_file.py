@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from heatline.edge.cli.target import file_of
 from heatline.edge.config import LineConfig, load_config
 from heatline.edge.errors import ConfigError
+from heatline.edge.target import file_of
 
 Table = Literal["mqtt", "opcua", "modbus"]
 

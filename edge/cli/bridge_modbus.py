@@ -18,8 +18,8 @@ def modbus(line: str | None, symbols: bool) -> None:
 
     if symbols:
         from heatline.edge.bridge.modbus.results import IdMap
-        from heatline.edge.cli.target import file_of
         from heatline.edge.config import load_config
+        from heatline.edge.target import file_of
 
         places = IdMap(["camera"], []) if line is None else IdMap.of(load_config(file_of(line)))
         click.echo(symbol_file(places), nl=False)

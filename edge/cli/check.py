@@ -14,7 +14,6 @@ from heatline.edge.bundle.trusted import describe_signer
 from heatline.edge.cli.bundle_formatting import describe_differences, describe_plausible, reference_facts
 from heatline.edge.cli.formatting import describe_bundle
 from heatline.edge.cli.output import json_option, labelled, print_report, print_warnings
-from heatline.edge.cli.target import KeyFiles, endpoint_of
 from heatline.edge.colour import to_rgb
 from heatline.edge.config import EvidenceConfig, JournalConfig, LineConfig, load_config
 from heatline.edge.delivery.client.subscriber import next_status
@@ -37,6 +36,7 @@ from heatline.edge.service.journal import not_served
 from heatline.edge.service.line import OpenCamera, bound_addresses, open_cameras, require_distinct
 from heatline.edge.service.loading import PreparedSetup, prepare
 from heatline.edge.service.recovery import lock_folder
+from heatline.edge.target import KeyFiles, endpoint_of
 from heatline.edge.util.limits import require_limits
 from heatline.edge.util.systemd import LINES, STATE_FOLDERS, state_folder
 from heatline.edge.util.text import format_count, utf8_safe

@@ -15,12 +15,12 @@ from heatline.edge.cli.formatting import describe_bundle, describe_kind
 from heatline.edge.cli.group import CommandGroup
 from heatline.edge.cli.options import VERDICT, day_option
 from heatline.edge.cli.output import json_option, print_facts, print_json, print_table
-from heatline.edge.cli.target import evidence_of
 from heatline.edge.errors import InputError
 from heatline.edge.geometry import Region
 from heatline.edge.heatmap_picture import outline_foreign, outline_regions, png, tint
 from heatline.edge.images import read_image, read_rgb
 from heatline.edge.monitor.entry import EvidenceEntry
+from heatline.edge.monitor.evidence_place import evidence_of
 from heatline.edge.monitor.exported import ReviewRow
 from heatline.edge.monitor.review import Review
 from heatline.edge.monitor.store import EvidenceStore

@@ -10,9 +10,9 @@ import msgspec
 
 from heatline.edge.cli.options import VERDICT, day_option
 from heatline.edge.cli.output import json_option, make_empty, print_json, print_warnings, progress_bar
-from heatline.edge.cli.target import evidence_of
 from heatline.edge.errors import InputError
 from heatline.edge.monitor.entry import EvidenceEntry
+from heatline.edge.monitor.evidence_place import evidence_of
 from heatline.edge.monitor.exported import MANIFEST, ManifestRow, ReviewRow
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.util.atomic_file import replacing

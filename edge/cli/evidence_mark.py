@@ -11,19 +11,20 @@ import zmq
 
 from heatline.edge.cli.first_status import POLL_SECONDS, STATUS_WITHIN_SECONDS, first_status
 from heatline.edge.cli.output import json_option, print_json, print_warnings, visible
-from heatline.edge.cli.target import KeyFiles, endpoint_of, evidence_of, file_of, is_line, journal_of, key_options
 from heatline.edge.delivery.client.handshake_probe import require_authorized
 from heatline.edge.delivery.client.subscriber import Subscriber
 from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.errors import ConfigError, DeliveryError, InputError, JournalError, MessageError
 from heatline.edge.monitor.client import send_mark
 from heatline.edge.monitor.entry import EvidenceEntry
+from heatline.edge.monitor.evidence_place import evidence_of
 from heatline.edge.monitor.journal_marks import TOPIC
 from heatline.edge.monitor.marking import mark_of
 from heatline.edge.monitor.picture_place import picture_socket
 from heatline.edge.monitor.review import combine
 from heatline.edge.monitor.review_file import merge_reviews
 from heatline.edge.monitor.store import EvidenceStore
+from heatline.edge.target import KeyFiles, endpoint_of, file_of, is_line, journal_of, key_options
 from heatline.edge.wire.events import Message, ReviewEvent, StatusEvent, event_from
 from heatline.edge.wire.marks import Mark, MarkKind
 

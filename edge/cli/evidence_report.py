@@ -8,12 +8,13 @@ import msgspec
 from heatline.edge.cli.event_columns import utc
 from heatline.edge.cli.options import day_option
 from heatline.edge.cli.output import json_option, print_json, print_table, progress_bar, visible
-from heatline.edge.cli.target import evidence_of, journal_of
 from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.errors import ConfigError, JournalError
+from heatline.edge.monitor.evidence_place import evidence_of
 from heatline.edge.monitor.report import Estimate, JournalTotals, Row, Share
 from heatline.edge.monitor.report import report as make_report
 from heatline.edge.monitor.store import EvidenceStore
+from heatline.edge.target import journal_of
 from heatline.edge.util.text import format_count
 
 HEADINGS = (

@@ -10,10 +10,10 @@ import zmq
 from heatline.edge.cli.follow_sinks import Command, Heatmaps, JsonLines, Sink, Standard
 from heatline.edge.cli.options import FiniteRange, topic_option
 from heatline.edge.cli.output import visible
-from heatline.edge.cli.target import KeyFiles, endpoint_of, key_options
 from heatline.edge.delivery.client.follower import Follower, forget
 from heatline.edge.delivery.client.handshake_probe import require_authorized
 from heatline.edge.errors import EventsLostError
+from heatline.edge.target import KeyFiles, endpoint_of, key_options
 from heatline.edge.util.signals import sigterm_as_ctrl_c
 from heatline.edge.util.text import format_count
 from heatline.edge.wire.following import CONSUMER_NAME, Start

@@ -11,12 +11,12 @@ from heatline.edge.cli.group import CommandGroup
 from heatline.edge.cli.journal_export import export
 from heatline.edge.cli.options import topic_option
 from heatline.edge.cli.output import json_option, print_facts, print_json, print_table, progress_bar, visible
-from heatline.edge.cli.target import journal_of
 from heatline.edge.delivery.journal.check import faults
 from heatline.edge.delivery.journal.errors import JournalDamagedError
 from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.delivery.journal.rows import Record
 from heatline.edge.errors import MessageError, SchemaVersionError
+from heatline.edge.target import journal_of
 from heatline.edge.util.text import format_count
 from heatline.edge.wire.events import event_from
 

@@ -13,10 +13,10 @@ import click
 from heatline.edge.cli.event_columns import COLUMNS, row_of
 from heatline.edge.cli.options import topic_option
 from heatline.edge.cli.output import progress_bar, visible
-from heatline.edge.cli.target import journal_of
 from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.delivery.journal.rows import Record
 from heatline.edge.errors import EventsLostError, JournalError, MessageError
+from heatline.edge.target import journal_of
 from heatline.edge.util.atomic_file import replacing
 from heatline.edge.util.os_errors import writing
 from heatline.edge.util.text import spreadsheet_cell

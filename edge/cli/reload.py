@@ -13,11 +13,11 @@ from heatline.edge.cli.first_status import POLL_SECONDS, STATUS_WITHIN_SECONDS, 
 from heatline.edge.cli.formatting import describe_active
 from heatline.edge.cli.options import reply_timeout_option
 from heatline.edge.cli.output import visible
-from heatline.edge.cli.target import KeyFiles, endpoint_of, file_of, key_options
 from heatline.edge.config.bundle_key import changed_bundle
 from heatline.edge.delivery.client.handshake_probe import describe_refusal, require_authorized
 from heatline.edge.delivery.client.subscriber import Subscriber
 from heatline.edge.errors import AccessError, CommandRefusedError, ConfigError, DeliveryError
+from heatline.edge.target import KeyFiles, endpoint_of, file_of, key_options
 from heatline.edge.wire.events import ChangeEvent, Message, StatusEvent
 
 EXAMPLES = """

@@ -5,8 +5,8 @@ import click
 from heatline.edge.cli.formatting import describe_bundle
 from heatline.edge.cli.options import reply_timeout_option
 from heatline.edge.cli.output import json_option, print_json, visible
-from heatline.edge.cli.target import KeyFiles, endpoint_of, key_options
 from heatline.edge.delivery.client.commander import Commander
+from heatline.edge.target import KeyFiles, endpoint_of, key_options
 
 
 @click.command(epilog="Example: heatline select line1 4711")

@@ -4,8 +4,8 @@ import click
 
 from heatline.edge.cli.options import reply_timeout_option
 from heatline.edge.cli.output import json_option, print_json, visible
-from heatline.edge.cli.target import KeyFiles, endpoint_of, key_options
 from heatline.edge.delivery.client.commander import Commander
+from heatline.edge.target import KeyFiles, endpoint_of, key_options
 from heatline.edge.wire.commands import Announced, Triggered
 
 

@@ -22,11 +22,11 @@ from heatline.edge.cli.formatting import (
 )
 from heatline.edge.cli.options import FiniteRange, topic_option
 from heatline.edge.cli.output import json_option, make_empty, print_json, table_console, visible
-from heatline.edge.cli.target import KeyFiles, endpoint_of, key_options
 from heatline.edge.delivery.client.gap_detector import Gap
 from heatline.edge.delivery.client.handshake_probe import require_authorized
 from heatline.edge.delivery.client.subscriber import LineLost, NewBoot, Notice, Subscriber
 from heatline.edge.errors import MessageError
+from heatline.edge.target import KeyFiles, endpoint_of, key_options
 from heatline.edge.util.os_errors import writing
 from heatline.edge.wire.events import (
     AlarmEvent,

@@ -4,11 +4,13 @@ import contextlib
 import os
 from pathlib import Path
 
-from heatline.edge.config import EvidenceConfig, LineConfig
+from heatline.edge.config import EvidenceConfig, LineConfig, load_config
 from heatline.edge.errors import ConfigError, InputError
 from heatline.edge.monitor.files import hold
 from heatline.edge.monitor.retention import MIB, Limits, Retention, require_room
+from heatline.edge.target import file_of, name_of, named_here
 from heatline.edge.util.os_errors import require_writable, writing
+from heatline.edge.util.systemd import LINES, STATE_FOLDERS
 
 FOLDER = "evidence"
 
@@ -33,6 +35,25 @@ def evidence_folder(file: Path, config: LineConfig, state_folder: Path | None) -
             "journal.folder, or run the line as a service"
         )
     return beside / FOLDER
+
+
+def evidence_of(line: str) -> Path:
+    """Return the folder of the pictures of a line that is named by its name, its file, or that folder.
+
+    Raises:
+        ConfigError: the line's file cannot be used, or what was named is neither.
+    """
+    named, is_configured = named_here(line)
+    if is_configured:
+        file = file_of(line)
+        is_service = file.absolute().parent == LINES
+        return evidence_folder(file, load_config(file), STATE_FOLDERS / name_of(line) if is_service else None)
+    found = named if named.exists() or "/" in line else STATE_FOLDERS / line / FOLDER
+    if not found.is_dir():
+        raise ConfigError(
+            f"{found} is not a folder of pictures; name a line that stores pictures, its TOML file, or the folder"
+        )
+    return found
 
 
 def limits_of(config: EvidenceConfig) -> Limits:

@@ -23,7 +23,6 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from heatline.edge.cli.target import KeyFiles, endpoint_of, evidence_of, file_of, journal_of, name_of
 from heatline.edge.config import WebConfig, load_config
 from heatline.edge.delivery.security.access import is_local
 from heatline.edge.errors import AccessError, ConfigError
@@ -32,6 +31,7 @@ from heatline.edge.monitor.api import Api
 from heatline.edge.monitor.channel import MOST_SLOTS
 from heatline.edge.monitor.collector import Collector
 from heatline.edge.monitor.connection import DeadlineProtocol, listening_socket, with_log
+from heatline.edge.monitor.evidence_place import evidence_of
 from heatline.edge.monitor.live import LARGEST_MESSAGE, Live
 from heatline.edge.monitor.marks import Marks
 from heatline.edge.monitor.memory import Memory
@@ -42,6 +42,7 @@ from heatline.edge.monitor.queue import ReviewQueue
 from heatline.edge.monitor.responses import unroutable
 from heatline.edge.monitor.state import State, describe
 from heatline.edge.monitor.store import EvidenceStore
+from heatline.edge.target import KeyFiles, endpoint_of, file_of, journal_of, name_of
 from heatline.edge.util.listener import ACCEPTED_AT_ONCE, Listener
 from heatline.edge.util.processor import yield_processor
 

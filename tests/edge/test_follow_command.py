@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from heatline.edge.cli import follow_sinks
-from heatline.edge.cli.target import KeyFiles, endpoint_of
 from heatline.edge.delivery.durable.consumers import FILE_NAME
 from heatline.edge.errors import ConfigError, DeliveryError, InputError
+from heatline.edge.target import KeyFiles, endpoint_of
 from heatline.edge.wire.following import Delivered
 from tests.command import HEATLINE, complaint, heatline
 from tests.edge.fault_disks import fill, small_disk

@@ -11,11 +11,11 @@ from typing import get_args
 import msgspec
 import pytest
 
-from heatline.edge.cli import target
+from heatline.edge import target
 from heatline.edge.cli.status import EXIT_CODES
-from heatline.edge.cli.target import KeyFiles, endpoint_of, file_of, name_of
 from heatline.edge.delivery.security.curve import make_key_pair
 from heatline.edge.errors import MessageError
+from heatline.edge.target import KeyFiles, endpoint_of, file_of, name_of
 from heatline.edge.wire.events import Handshake, HandshakeState, StatusEvent
 from tests.command import complaint, heatline
 from tests.edge.status_only_line import StatusOnlyLine, a_status

@@ -16,9 +16,9 @@ from heatline.edge.bridge.modbus.panel import StatusBlock
 from heatline.edge.bridge.modbus.registers import camera_block, register_map
 from heatline.edge.bridge.modbus.results import IdMap
 from heatline.edge.bridge.modbus.server import ModbusServer
-from heatline.edge.cli.target import KeyFiles, endpoint_of
 from heatline.edge.config import LineConfig
 from heatline.edge.config.modbus import ModbusConfig
+from heatline.edge.target import KeyFiles, endpoint_of
 from heatline.edge.util.systemd import notify
 from heatline.edge.util.threads import NamedThread
 

@@ -11,9 +11,9 @@ from heatline.edge.bridge.mqtt.connection import Connection
 from heatline.edge.bridge.mqtt.credentials import read_password, tls_context
 from heatline.edge.bridge.mqtt.messages import Messages, now
 from heatline.edge.bridge.mqtt.outbox import Outbox
-from heatline.edge.cli.target import KeyFiles, endpoint_of, name_of
 from heatline.edge.config.mqtt import MqttConfig
 from heatline.edge.delivery.client.follower import Follower
+from heatline.edge.target import KeyFiles, endpoint_of, name_of
 from heatline.edge.util.rate_limited_log import FaultLog
 from heatline.edge.util.systemd import notify
 from heatline.edge.wire.following import LARGEST_WINDOW

@@ -1,4 +1,4 @@
-"""Resolves the LINE of a command: a line's name, its file, the address of a socket, its journal or its pictures."""
+"""Resolves the LINE of a command: a line's name, its file, the address of a socket, or its journal."""
 
 import functools
 from collections.abc import Callable
@@ -14,7 +14,6 @@ from heatline.edge.delivery.security.authenticator import SocketName
 from heatline.edge.delivery.security.curve import ClientKeys, read_key_pair
 from heatline.edge.errors import AccessError, ConfigError
 from heatline.edge.key_files import public_half
-from heatline.edge.monitor.evidence_place import FOLDER, evidence_folder
 from heatline.edge.util.systemd import LINES, STATE_FOLDERS, published_address
 
 
@@ -81,7 +80,7 @@ def journal_of(line: str) -> Path:
     Raises:
         ConfigError: the line's file cannot be used, or what was named is neither.
     """
-    named, is_configured = _named_here(line)
+    named, is_configured = named_here(line)
     if is_configured:
         folder = load_config(file_of(line)).journal.folder
         return (folder or STATE_FOLDERS / name_of(line)) / FILE_NAME
@@ -92,26 +91,7 @@ def journal_of(line: str) -> Path:
     return STATE_FOLDERS / line / FILE_NAME
 
 
-def evidence_of(line: str) -> Path:
-    """Return the folder of the pictures of a line that is named by its name, its file, or that folder.
-
-    Raises:
-        ConfigError: the line's file cannot be used, or what was named is neither.
-    """
-    named, is_configured = _named_here(line)
-    if is_configured:
-        file = file_of(line)
-        is_service = file.absolute().parent == LINES
-        return evidence_folder(file, load_config(file), STATE_FOLDERS / name_of(line) if is_service else None)
-    found = named if named.exists() or "/" in line else STATE_FOLDERS / line / FOLDER
-    if not found.is_dir():
-        raise ConfigError(
-            f"{found} is not a folder of pictures; name a line that stores pictures, its TOML file, or the folder"
-        )
-    return found
-
-
-def _named_here(line: str) -> tuple[Path, bool]:
+def named_here(line: str) -> tuple[Path, bool]:
     """Return the path that names a line or one of its folders or files, and whether it is a line with a TOML file."""
     if _is_address(line):
         raise ConfigError(f"{line} is an address, and this is read from the disk; name the line, its file, or folder")
