@@ -161,16 +161,18 @@ class GenicamCamera(FrameSource):
                 self._lent_buffer = buffer
                 item = self._read_frame(buffer)
                 if item is not None:
+                    self._strays = 0
                     return item
                 self._return_buffer()
-                continue
-            if self._control_lost.is_set():
+            elif self._control_lost.is_set():
                 raise self._error(
                     "control of it was lost: it does not answer, has restarted, or another application controls it; "
                     "check its power and cable, and that nothing else controls it"
                 )
-            if wait_s < POLL_S:
+            if time.monotonic() >= until:
                 break
+        if self._strays > MAX_STRAY_BUFFERS:  # and no frame since
+            raise self._error("it sends payloads that are not pictures; switch off the compression of its frames")
         return None
 
     def interrupt(self) -> None:
@@ -480,8 +482,6 @@ class GenicamCamera(FrameSource):
         name = aravis.STATUSES.get(status, str(status))
         if name == "payload-not-supported":
             self._strays += 1
-            if self._strays > MAX_STRAY_BUFFERS:
-                raise self._error("it sends payloads that are not pictures; switch off the compression of its frames")
             return None
         stamp = self._stamp(buffer)
         if status != aravis.SUCCESS:

@@ -27,6 +27,8 @@ GONE_AFTER_SECONDS = 20
 """The kernel drops a connection whose peer does not answer, or reads nothing, for so long."""
 ACCEPTED_AT_ONCE = 16
 """Between two rounds of the event loop, for its servers' `backlog`: those who are connected are served in between."""
+TRANSPORT_SECONDS = 1.0
+"""A transport closes a connection that is shut down long before."""
 WAITING_CONNECTIONS = 1024
 """In the kernel, until they are accepted."""
 
@@ -149,10 +151,17 @@ class Listener(socket.socket):
             self._wait(client)
 
     async def disconnect_all(self) -> None:
-        """Disconnect all clients, and return when their connections are closed."""
+        """Disconnect all clients, and return when their connections are closed.
+
+        A server that is closed between the acceptance of a connection and its transport leaves it open (asyncio's
+        `Server._attach` fails), so what no transport has closed in `TRANSPORT_SECONDS` is closed here.
+        """
+        give_up_s = time.monotonic() + TRANSPORT_SECONDS
         while self._open:
             for connection in self._open:
                 _disconnect(connection)
+                if time.monotonic() > give_up_s:
+                    connection.close()
             await asyncio.sleep(0.01)
             self._open = [each for each in self._open if each.fileno() >= 0]
 

@@ -35,6 +35,7 @@ from heatline.edge.delivery.client.subscriber import Subscriber
 from heatline.edge.delivery.security.access import Access
 from heatline.edge.delivery.security.authenticator import ROLE_OF, SocketName
 from heatline.edge.delivery.security.curve import ClientKeys
+from heatline.edge.util.listener import Listener
 from tests.command import HEATLINE
 from tests.edge import modbus_plc, opcua_clients
 from tests.edge.lines import RunningLine, line_started, small_frames, write_line, write_pictures
@@ -379,6 +380,22 @@ def test_clients_that_have_all_places_lose_none_to_who_only_connects(
             assert all(ask() for _ in range(3) for ask in asks)
             assert open_.enter_context(door.connect(NEW_CLIENT))()
             assert [ask() for ask in asks].count(False) == 1
+
+
+def test_a_connection_that_its_server_forgets_is_closed() -> None:
+    async def closed_between_acceptance_and_transport() -> bytes:
+        listener = Listener("127.0.0.1:0", 1, "", "")
+        listener.settimeout(ANSWER_WITHIN_SECONDS)
+        with socket.create_connection(listener.getsockname()) as client:
+            listener.accept()
+            await listener.disconnect_all()
+            listener.close()
+            return client.recv(1)
+
+    async def bounded() -> bytes:
+        return await asyncio.wait_for(closed_between_acceptance_and_transport(), ANSWER_WITHIN_SECONDS)
+
+    assert asyncio.run(bounded()) == b""
 
 
 def test_silent_connections_do_not_use_up_the_descriptors_of_a_line(

@@ -67,6 +67,7 @@ class ModbusServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._listener is not None:
             await self._listener.disconnect_all()
+        await asyncio.gather(*self._tasks, return_exceptions=True)  # of those accepted meanwhile
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
