@@ -5,32 +5,24 @@ import sys
 
 import click
 
-from heatline.bench.commands.drift import drift
 from heatline.bench.commands.end_to_end import end_to_end
 from heatline.bench.commands.flops import flops
 from heatline.bench.commands.map_cost import map_cost
 from heatline.bench.commands.peers import peers
-from heatline.bench.commands.plausibility import plausibility
 from heatline.bench.commands.recipes import recipes
-from heatline.bench.commands.reference import reference
 from heatline.bench.commands.report import report
-from heatline.bench.commands.robustness import robustness
 from heatline.bench.commands.stages import stages
 from heatline.bench.commands.startup import startup
 from heatline.bench.commands.tune import tune
 from heatline.edge.cli.group import CommandGroup
 
 COMMANDS = (
-    drift,
     end_to_end,
     flops,
     map_cost,
     peers,
-    plausibility,
     recipes,
-    reference,
     report,
-    robustness,
     stages,
     startup,
     tune,

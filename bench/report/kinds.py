@@ -167,46 +167,6 @@ def _recipe_headlines(one: Record) -> Iterator[str]:
         yield f"recipe heatline: {shown(statistics.fmean(hits))} of the defects hit"
 
 
-def _plausibility_headlines(one: Record) -> Iterator[str]:
-    for each in one["sets"]:
-        spoilt = each["spoilt"]
-        refused, frames = (sum(row[key] for row in spoilt) for key in ("refused", "frames"))
-        good = next(row for row in each["still_good"] if row["kind"] == "good")
-        yield (
-            f"{each['set']}: {refused:,} of {frames:,} frames without the product refused, {good['refused']:,} of "
-            f"{good['frames']:,} good ones"
-        )
-
-
-def _plausibility_view(one: Record) -> Record:
-    return {
-        "": [
-            {"set": each["set"], **row}
-            for each in one["sets"]
-            for row in (*each["spoilt"], *each["still_good"], each["defective"])
-        ]
-    }
-
-
-def _reference_view(one: Record) -> Record:
-    """Give each precision's share a column."""
-    return {"": [{**row, **row["shares"]} for row in one["rows"]]}
-
-
-def _robustness_view(one: Record) -> Record:
-    return {
-        "": [
-            {"set": each["set"], "seeds": each["settings"]["seeds"], **row}
-            for each in one["sets"]
-            for row in each["changes"]
-        ]
-    }
-
-
-def _robustness_notes(one: Record) -> Iterator[str]:
-    yield from _machines_note("", {each["set"]: each.get("machine") for each in one["sets"]})
-
-
 def _recipe_notes(one: Record) -> Iterator[str]:
     yield from _machines_note(
         f"{' '.join([one['recipe'], *one['overrides']])}: ",
@@ -297,15 +257,6 @@ KINDS = (
         headlines=_map_cost_headlines,
     ),
     Kind(
-        name="reference",
-        title="What a reference costs",
-        description="Alignment and differences of a frame, and the second input of the graph, on one core, in "
-        "interleaved rounds; docs/stages.md defines the stages.",
-        heading="{model}",
-        leave_out=("shares",),
-        view=_reference_view,
-    ),
-    Kind(
         name="flops",
         title="Parameters and multiply-adds",
         heading="One tile of {tile_px} px",
@@ -321,29 +272,6 @@ KINDS = (
         view=_recipe_view,
         is_joined=True,
         headlines=_recipe_headlines,
-    ),
-    Kind(
-        name="plausibility",
-        title="Frames that do not show the product",
-        description="Number of refused frames of each kind, by grouped cross-validation.",
-        heading="{model}",
-        view=_plausibility_view,
-        headlines=_plausibility_headlines,
-    ),
-    Kind(
-        name="drift",
-        title="Drift",
-        description="When a line warns of frames that change more and more, or suddenly; docs/drift.md.",
-        heading="{bundle}, {frames} frames",
-        view=lambda one: {"gradual": one["gradual"], "sudden": one["sudden"]},
-    ),
-    Kind(
-        name="robustness",
-        title="Light, shift and defocus",
-        description="Verdicts and regions of changed pictures, compared with the unchanged ones.",
-        heading="All data sets",
-        notes=_robustness_notes,
-        view=_robustness_view,
     ),
     Kind(
         name="evaluation",

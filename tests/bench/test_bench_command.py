@@ -112,14 +112,6 @@ def test_a_result_is_printed_if_the_disk_is_full(
     assert capsys.readouterr().out == '{"macs":5}\n'
 
 
-@pytest.mark.parametrize("command_name", ["plausibility", "robustness"])
-def test_out_must_not_be_the_file_of_the_table(tmp_path: Path, command_name: str) -> None:
-    out = tmp_path / "found.md"
-    refused = CliRunner().invoke(command, [command_name, "--data", str(tmp_path), "--out", str(out)])
-    assert refused.exit_code == 2
-    assert "is where the table goes" in refused.output
-
-
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -18,12 +18,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.bench.inspection_load import highest_fps as measure_highest_fps
-from heatline.bench.inspection_load import one_tile_camera
 from heatline.bench.machine import commit, file_system
 from heatline.bench.processes import cpu_s
 from heatline.bench.spread import Latency
-from heatline.bench.watched_line import Keys, WatchedLine
+from heatline.bench.watched_line import Keys, WatchedLine, has_stopped
 from heatline.bench.watched_process import WatchedProcess
 from heatline.edge.bundle import Bundle
 from heatline.edge.errors import BenchError
@@ -41,6 +39,9 @@ FIRST_WITHIN_S = 60.0
 MOST_GROWTH_MS = 100.0
 """Allowed growth of the durable consumer's delay from a window's first quarter to its last: more is a growing queue."""
 NEAR_ENOUGH = 0.98
+FRAMES_FOR_A_RATE = 5000
+HIGHEST_FPS = 10_000.0
+WAITING_FRAMES = 16
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +94,32 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     refused_fps: float
     """Of the camera whose frames have a wrong size."""
     windows: list[Window]
+
+
+def one_tile_camera(name: str, bundle: Bundle, rate_fps: float) -> Keys:
+    """Return the keys of a camera with frames of one tile."""
+    size = [bundle.manifest.grid.tile_px] * 2
+    return {
+        "kind": "pattern", "name": name, "draw_size": size, "rate_fps": rate_fps, "waiting_frames": WAITING_FRAMES
+    }  # fmt: skip
+
+
+def measure_highest_fps(bundle: Bundle) -> float:
+    """Measure the rate at which frames of a waiting camera are inspected.
+
+    Raises:
+        BenchError: the line ended.
+    """
+    camera: Keys = {
+        **one_tile_camera("inspected", bundle, HIGHEST_FPS), "frames": FRAMES_FOR_A_RATE, "on_overload": "block"
+    }  # fmt: skip
+    reported: list[int] = []
+    with tempfile.TemporaryDirectory() as place, WatchedLine(Path(place), bundle.path, "f32", [camera]) as line:
+        while (received := line.next()) is None or not has_stopped(received.event):
+            if received is not None and isinstance(received.event, VerdictEvent):
+                reported.append(received.at_ns)
+        line.await_exit()
+    return (len(reported) - 1) / ((reported[-1] - reported[0]) / 1e9)
 
 
 def measure_delivery(

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.bench import inspection_load
 from heatline.bench.spread import Latency, Spread
 from heatline.edge.bundle import Bundle
 from heatline.edge.errors import BenchError
@@ -85,8 +84,7 @@ def test_a_rate_that_is_not_sustained_is_a_fault(changes: dict[str, Any], words:
 def test_events_are_timed_through_a_real_line_with_a_journal_and_without(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspection_load, "FRAMES_FOR_A_RATE", 50)
-    for name, value in (("SHARE_OF_HIGHEST", 0.1), ("SETTLE_S", 0.5)):
+    for name, value in (("FRAMES_FOR_A_RATE", 50), ("SHARE_OF_HIGHEST", 0.1), ("SETTLE_S", 0.5)):
         monkeypatch.setattr(delivery, name, value)
     options: dict[str, Any] = {"events_per_s": 0, "seconds": 1, "repetitions": 1, "folder": None}
     kept, bare = measure_delivery(bundle, **options, report_line=lambda line: None).windows
