@@ -78,6 +78,8 @@ class Frame:
     """Format of `image`."""
     sent_as: PixelFormat | None = None
     """The format that the camera sent, if `image` was converted since."""
+    digest: int | None = field(default=None, compare=False, kw_only=True)
+    """Checksum of the pixels as the camera sent them, if its settings require one."""
     release: Callable[[], None] = field(default=_do_nothing, compare=False)
     """Call this when `image` is no longer used: its memory then holds another frame."""
 

@@ -16,15 +16,15 @@ from heatline.bench.stages.prepared import CAMERA, Prepared
 from heatline.bench.stages.stage import Stage, require
 from heatline.bench.watched_line import free_address
 from heatline.edge.cameras.base import Opened
-from heatline.edge.cameras.channel import TriggerResult
-from heatline.edge.cameras.host import CameraProcess, ReceivedFrame
 from heatline.edge.cameras.pattern import pattern
+from heatline.edge.cameras.process import CameraProcess, FireTrigger, TriggerResult
 from heatline.edge.cameras.settings import PatternSettings
 from heatline.edge.colour import to_rgb
 from heatline.edge.delivery.journal.journal_writer import JournalWriter
 from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.errors import BenchError
+from heatline.edge.frames import Frame
 from heatline.edge.wire.events import CountedEvent, Message, VerdictEvent, header_of
 
 WITHIN_SECONDS = 30.0
@@ -45,11 +45,11 @@ def grab(prepared: Prepared, at_end: ExitStack) -> Stage:
     at_end.callback(camera.close)
     camera.await_opened()
 
-    def check(arrived: ReceivedFrame) -> None:
-        frame_id = arrived.frame.stamp.frame_id
+    def check(arrived: Frame) -> None:
+        frame_id = arrived.stamp.frame_id
         require(frame_id == camera.fired, "that the frame is the newest")
         drawn = to_rgb(pattern(camera.fired, prepared.hw), "Mono8")
-        require(np.array_equal(arrived.frame.image, drawn), "that the frame's pixels are those of the camera's picture")
+        require(np.array_equal(arrived.image, drawn), "that the frame's pixels are those of the camera's picture")
 
     return Stage(
         "grab",
@@ -70,7 +70,7 @@ class _Camera:
         self.pid = self._process.pid
         self._poll = select.poll()
         self._poll.register(self._process.fileno(), select.POLLIN)
-        self._arrived: ReceivedFrame | None = None
+        self._arrived: Frame | None = None
         self._came_ns = 0
         self.fired = 0
 
@@ -78,25 +78,25 @@ class _Camera:
         while not isinstance(self._next(), Opened):
             pass
 
-    def shoot(self) -> ReceivedFrame:
+    def shoot(self) -> Frame:
         """Return its next picture, which is valid until the one after."""
         if self._arrived is not None:
-            self._arrived.frame.release()
+            self._arrived.release()
         self.fired += 1
-        self._process.fire(self.fired, time.monotonic_ns() + round(WITHIN_SECONDS * 1e9))
-        while not isinstance(news := self._next(), ReceivedFrame):
+        self._process.send(FireTrigger(self.fired, time.monotonic_ns() + round(WITHIN_SECONDS * 1e9)))
+        while not isinstance(news := self._next(), Frame):
             pass
         self._came_ns = time.monotonic_ns()
         self._arrived = news
         return news
 
-    def seconds(self, arrived: ReceivedFrame) -> float:
+    def seconds(self, arrived: Frame) -> float:
         """Return the time from the capture of the last picture to its arrival here."""
-        return (self._came_ns - arrived.frame.stamp.captured_monotonic_ns) / 1e9
+        return (self._came_ns - arrived.stamp.captured_monotonic_ns) / 1e9
 
     def close(self) -> None:
         self._arrived = None
-        self._process.kill()
+        self._process.close(0.0)
 
     def _next(self) -> object:
         give_up = time.monotonic() + WITHIN_SECONDS
@@ -105,7 +105,7 @@ class _Camera:
                 raise BenchError(f"the camera's process sent nothing for {WITHIN_SECONDS:.0f} s")
         if isinstance(news, TriggerResult) and news.error is not None:
             raise BenchError(f"the camera did not take its trigger: {news.error}")
-        if not isinstance(news, Opened | ReceivedFrame | TriggerResult):
+        if not isinstance(news, Opened | Frame | TriggerResult):
             raise BenchError(f"the camera's process sent {news}, expected a frame")
         return news
 

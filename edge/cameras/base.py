@@ -3,17 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-import msgspec
-
 from heatline.edge.errors import CameraError
 from heatline.edge.frames import BadFrame, Frame
+from heatline.edge.util.channel import Message
 
 
 class EndOfFrames(Exception):
     """The camera has shown its last frame: the end of a file source, not a fault."""
 
 
-class Opened(msgspec.Struct, frozen=True, kw_only=True):
+class Opened(Message, frozen=True, kw_only=True):
     """Properties of an open camera."""
 
     found: str

@@ -7,12 +7,12 @@ into the shared memory.
 import contextlib
 import logging
 import os
-import queue
 import signal
 import socket
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -20,19 +20,16 @@ import xxhash
 from numpy.typing import NDArray
 
 from heatline.edge.cameras.base import EndOfFrames, FrameSource
-from heatline.edge.cameras.channel import (
-    BadFrameReport,
+from heatline.edge.cameras.process import (
     Broken,
-    CameraOpened,
-    CameraSocket,
     Close,
     Ended,
     FireTrigger,
     FrameReady,
+    FromCamera,
     HealthReply,
     HealthRequest,
-    NewRing,
-    ReleaseSlot,
+    ToCamera,
     TriggerResult,
 )
 from heatline.edge.cameras.settings import (
@@ -48,7 +45,7 @@ from heatline.edge.cameras.settings import (
 from heatline.edge.colour import to_rgb
 from heatline.edge.errors import CameraError, HeatlineError, InputError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame
-from heatline.edge.util.ring import RingWriter
+from heatline.edge.util.channel import Channel, ReleaseSlot, RingWriter
 from heatline.edge.util.text import utf8_safe
 from heatline.edge.util.threads import NamedThread
 
@@ -95,14 +92,10 @@ def make_source(settings: CameraSettings) -> FrameSource:
 class CameraServer:
     """Serves one camera to the line until the camera ends or the line closes it."""
 
-    def __init__(self, settings: CameraSettings, line: CameraSocket) -> None:
+    def __init__(self, settings: CameraSettings, line: Channel[FromCamera, ToCamera]) -> None:
         self._settings, self._line = settings, line
         self._source: FrameSource = make_source(settings)
-        self._slots = settings.waiting_frames + SPARE_SLOTS
-        self._ring: RingWriter | None = None
-        self._generation = 0
-        # The slot that was freed last comes first, so that the kernel gives memory only to slots that are needed.
-        self._free: queue.LifoQueue[tuple[int, int]] = queue.LifoQueue()
+        self._ring = RingWriter(line.send)
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -110,22 +103,19 @@ class CameraServer:
         NamedThread("commands", self._handle_commands).start()
         try:
             opened = self._source.open()
-            self._line.send(CameraOpened(msgspec.structs.replace(opened, found=utf8_safe(opened.found))))
-            self._grab()
+            self._line.send(msgspec.structs.replace(opened, found=utf8_safe(opened.found)))
+            while not self._stopping.is_set():
+                item = self._source.grab(GRAB_TIMEOUT_SECONDS)
+                if isinstance(item, Frame):
+                    self._send_frame(item)
+                elif item is not None:
+                    self._send_bad_frame(item)
         except EndOfFrames:
             self._line.send(Ended())
         except HeatlineError as error:
             self._line.send(Broken(utf8_safe(str(error)), isinstance(error, MissingExtraError)))
         finally:
             self._source.close()
-
-    def _grab(self) -> None:
-        while not self._stopping.is_set():
-            item = self._source.grab(GRAB_TIMEOUT_SECONDS)
-            if isinstance(item, Frame):
-                self._send_frame(item)
-            elif item is not None:
-                self._send_bad_frame(item)
 
     def _send_frame(self, frame: Frame) -> None:
         height, width = frame.image.shape[:2]
@@ -137,42 +127,28 @@ class CameraServer:
                 reason, detail = "overload", "there was no memory free to hold it"
             self._send_bad_frame(BadFrame(frame.stamp, reason, detail, "dropped"))
             return
-        assert self._ring is not None
         try:
             to_rgb(frame.image, frame.pixel_format, self._ring.view(slot, (height, width, 3)))
         except InputError as error:
-            self._free.put((self._generation, slot))
+            self._ring.release(self._ring.generation, slot)
             self._send_bad_frame(BadFrame(frame.stamp, "wrong_colour", str(error)))
             return
         checksum = digest(frame.image) if self._settings.frozen_after_frames else None
         self._line.send(FrameReady(frame.stamp, slot, (height, width), frame.pixel_format, checksum))
 
     def _send_bad_frame(self, bad: BadFrame) -> None:
-        self._line.send(BadFrameReport(bad.stamp, bad.reason, utf8_safe(bad.detail), bad.kind == "dropped"))
+        self._line.send(replace(bad, detail=utf8_safe(bad.detail)))
 
     def _take_slot(self, frame_bytes: int) -> int | None:
         """Return a free slot, of a new ring if the frame is larger than those before; None: no slot is free."""
-        if self._ring is None or frame_bytes > self._ring.slot_bytes:
-            self._make_ring(frame_bytes)
+        if frame_bytes > self._ring.slot_bytes:
+            self._ring.make(self._settings.waiting_frames + SPARE_SLOTS, frame_bytes)
         while not self._stopping.is_set():
-            try:
-                generation, slot = self._free.get(timeout=SLOT_WITHIN_SECONDS)
-            except queue.Empty:
-                # Only a camera that may block waits; other cameras' frames would grow old.
-                if self._settings.on_overload == "block":
-                    continue
-                return None
-            if generation == self._generation:
+            slot = self._ring.take(SLOT_WITHIN_SECONDS)
+            # Only a camera that may block waits on; other cameras' frames would grow old.
+            if slot is not None or self._settings.on_overload != "block":
                 return slot
         return None
-
-    def _make_ring(self, slot_bytes: int) -> None:
-        self._ring = RingWriter(self._slots, slot_bytes)
-        self._generation += 1
-        self._line.send(NewRing(self._generation, self._slots, slot_bytes), self._ring.fd)
-        self._ring.close()
-        for slot in range(self._slots):
-            self._free.put((self._generation, slot))
 
     def _handle_commands(self) -> None:
         """Handle the line's messages, on a thread of its own since a `grab` may block the other one."""
@@ -180,7 +156,7 @@ class CameraServer:
             while (message := self._line.receive()) is not None:
                 match message:
                     case ReleaseSlot(generation, slot):
-                        self._free.put((generation, slot))
+                        self._ring.release(generation, slot)
                     case HealthRequest(camera):
                         self._line.send(
                             HealthReply(self._source.answers() if camera else None, dict(self._source.counters()))
@@ -217,9 +193,9 @@ def main() -> None:
     first = end.recv(1 << 20)
     if not first:  # the line has ended
         return
-    settings = from_bytes(first)
+    line = Channel[FromCamera, ToCamera](end, ToCamera)
     with contextlib.suppress(ConnectionError):  # the line has ended
-        CameraServer(settings, CameraSocket(end)).run()
+        CameraServer(from_bytes(first), line).run()
 
 
 def digest(image: NDArray[np.uint8] | NDArray[np.uint16]) -> int:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from heatline.edge.cameras.liveness import Fault
-from heatline.edge.cameras.state import CameraAlarm, State
-from heatline.edge.wire.events import CameraState
+from heatline.edge.cameras.state import CameraAlarm, CameraState, State
 
 logger = logging.getLogger(__name__)
 

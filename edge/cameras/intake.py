@@ -25,13 +25,14 @@ class FrameIntake:
         self.triggering = TriggerTracker(settings, self.waiting.append, self._last_frame_number)
         self._count_captured = count_captured
 
-    def accept(self, item: Frame | BadFrame, digest: int | None, now_ns: int) -> Fault | None:
+    def accept(self, item: Frame | BadFrame, now_ns: int) -> Fault | None:
         """Queue a frame. Return a fault if the frame cannot be trusted; its pixels are released then."""
         fault = None
         try:
             gap = self.liveness.gap(item.stamp)
         except ValueError as error:
             gap, fault = None, Fault("frame_ids", f"its frame ids are not consecutive: {error}")
+        digest = item.digest if isinstance(item, Frame) else None
         fault = self.liveness.check_frame(item.stamp, digest, now_ns) or fault
         item = self.triggering.assign_part(item, gap, self.liveness.taken_ns)
         if fault is None:

@@ -3,17 +3,16 @@
 import time
 from collections.abc import Callable
 
-import msgspec
-
 from heatline.edge.cameras.base import Opened
-from heatline.edge.cameras.host import CameraProcess, ProcessDied, ProcessMessage
 from heatline.edge.cameras.liveness import (
     ANSWER_WITHIN_SECONDS,
     ASK_EVERY_SECONDS,
     CAMERA_ANSWERS_WITHIN_SECONDS,
     Fault,
 )
+from heatline.edge.cameras.process import CameraProcess, FireTrigger, HealthRequest, ProcessMessage
 from heatline.edge.cameras.settings import CameraSettings
+from heatline.edge.util.child_process import Restarts
 
 FIRST_BACKOFF_SECONDS = 0.25
 MAX_BACKOFF_SECONDS = 5.0
@@ -28,8 +27,8 @@ class RestartedProcess:
         """Describes the open camera; None: the camera is not open."""
         self.openings = 0
         self.counters: dict[str, int] = {}
-        self._backoff_s = 0.0
-        self._start_at_ns = self._started_ns = time.monotonic_ns()
+        self.restarts = Restarts(FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS)
+        self._started_ns = time.monotonic_ns()
         self._requested_ns: int | None = None
         """When the health request was sent that has no reply yet."""
         self._polls_camera = False
@@ -38,11 +37,10 @@ class RestartedProcess:
     @property
     def fire(self) -> Callable[[int, int], None] | None:
         """Function that triggers the camera; None: the camera is not open."""
-        return self.running.fire if self.running is not None and self.opened is not None else None
-
-    def is_due(self, now_ns: int) -> bool:
-        """Return whether the process must be started now."""
-        return self.running is None and now_ns >= self._start_at_ns
+        running = self.running
+        if running is None or self.opened is None:
+            return None
+        return lambda number, not_after_ns: running.send(FireTrigger(number, not_after_ns))
 
     def start(self, settings: CameraSettings, now_ns: int) -> Fault | None:
         """Start the process, which opens the camera; return the fault if that fails."""
@@ -55,12 +53,7 @@ class RestartedProcess:
 
     def receive(self) -> ProcessMessage | None:
         """Return the next message of the process; None: there is none."""
-        if self.running is None:
-            return None
-        try:
-            return self.running.receive()
-        except (OSError, ValueError, msgspec.MsgspecError) as error:
-            return ProcessDied(f"what it sent cannot be decoded: {error}")
+        return None if self.running is None else self.running.receive()
 
     def record_opening(self, opened: Opened) -> None:
         """Record that the process has opened the camera."""
@@ -90,7 +83,7 @@ class RestartedProcess:
         if at_once or now_ns - self._replied_ns >= ASK_EVERY_SECONDS * 1e9:
             self._polls_camera = at_once or (quiet_ns is not None and quiet_ns > ASK_EVERY_SECONDS * 1e9)
             self._requested_ns = now_ns
-            self.running.request_health(self._polls_camera)
+            self.running.send(HealthRequest(self._polls_camera))
 
     def record_health_reply(self, counters: dict[str, int], now_ns: int) -> None:
         """Record the reply to the health request."""
@@ -109,19 +102,5 @@ class RestartedProcess:
     def kill(self) -> None:
         """Kill the process at once."""
         if self.running is not None:
-            self.running.kill()
+            self.running.close(0.0)
             self.running = None
-
-    def start_later(self) -> None:
-        """Schedule the next start; the delay grows with each failure."""
-        self._backoff_s = min(max(self._backoff_s * 2, FIRST_BACKOFF_SECONDS), MAX_BACKOFF_SECONDS)
-        self._start_at_ns = time.monotonic_ns() + round(self._backoff_s * 1e9)
-
-    def start_now(self) -> None:
-        """Start the process again as soon as possible."""
-        self._start_at_ns = time.monotonic_ns()
-        self.reset_backoff()
-
-    def reset_backoff(self) -> None:
-        """Return to the shortest delay, since the camera has shown that it is alive."""
-        self._backoff_s = 0.0

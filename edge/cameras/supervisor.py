@@ -14,18 +14,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from heatline.edge.cameras.base import EndOfFrames, Opened
-from heatline.edge.cameras.channel import Broken, Ended, HealthReply, TriggerResult
 from heatline.edge.cameras.health import Health
-from heatline.edge.cameras.host import ProcessDied, ProcessMessage, ReceivedFrame
 from heatline.edge.cameras.intake import FrameIntake
 from heatline.edge.cameras.liveness import Fault
+from heatline.edge.cameras.process import Broken, Ended, HealthReply, ProcessDied, ProcessMessage, TriggerResult
 from heatline.edge.cameras.restarts import RestartedProcess
 from heatline.edge.cameras.settings import CameraSettings
-from heatline.edge.cameras.state import CameraAlarm, State
+from heatline.edge.cameras.state import CameraAlarm, CameraState, State
 from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
 from heatline.edge.errors import CameraError, HeatlineError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame
-from heatline.edge.wire.events import CameraState
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +196,7 @@ class SupervisedCamera:
             requested.on_opened(None)
             return
         self._reconfiguring = requested
-        self._process.start_now()
+        self._process.restarts.now()
         self._health.set_state("OPENING")
 
     def _end_reconfiguration(self, error: str | None) -> None:
@@ -231,7 +229,7 @@ class SupervisedCamera:
 
     def _do_due_work(self, now_ns: int, queue_is_empty: bool) -> None:
         if self._process.running is None:
-            if self._process.is_due(now_ns) and not self._ended:
+            if self._process.restarts.due and not self._ended:
                 fault = self._process.start(self.settings, now_ns)
                 if fault is not None:
                     self._fail(fault)
@@ -273,10 +271,8 @@ class SupervisedCamera:
                 if self._health.fault is None:
                     self._health.set_state("LIVE" if self.settings.triggered == "free" else "IDLE")
                 self._end_reconfiguration(None)
-            case ReceivedFrame(frame, digest):
-                self._handle_frame(frame, digest, now_ns)
-            case BadFrame():
-                self._handle_frame(message, None, now_ns)
+            case Frame() | BadFrame():
+                self._handle_frame(message, now_ns)
             case HealthReply(camera_answers, counters):
                 self._process.record_health_reply(counters, now_ns)
                 if camera_answers is False:
@@ -296,8 +292,8 @@ class SupervisedCamera:
             case ProcessDied(detail):
                 self._fail(Fault("process", detail))
 
-    def _handle_frame(self, item: Frame | BadFrame, digest: int | None, now_ns: int) -> None:
-        fault = self._intake.accept(item, digest, now_ns)
+    def _handle_frame(self, item: Frame | BadFrame, now_ns: int) -> None:
+        fault = self._intake.accept(item, now_ns)
         if fault is not None:
             if fault.closes:
                 self._fail(fault)
@@ -309,11 +305,11 @@ class SupervisedCamera:
         self._health.mark_dead(fault)
         self._close_process(fault.reason, fault.detail, "failed", self._close_within_s())
         self._intake.triggering.give_up(f"the camera is dead: {fault.detail}")
-        self._process.start_later()
+        self._process.restarts.later()
         self._end_reconfiguration(fault.detail)
 
     def _mark_alive(self, state: State) -> None:
-        self._process.reset_backoff()
+        self._process.restarts.reset()
         self._health.mark_alive(state)
 
     def _close_within_s(self) -> float:
@@ -332,9 +328,8 @@ class SupervisedCamera:
     ) -> None:
         """Close the camera, and discard frames that it had announced for this reason, unless `keep_frames` is set."""
         for message in self._process.close(within_s):
-            if isinstance(message, ReceivedFrame | BadFrame):
-                item = message.frame if isinstance(message, ReceivedFrame) else message
-                self._intake.accept_late(item, reason, detail, kind, keep=keep_frames)
+            if isinstance(message, Frame | BadFrame):
+                self._intake.accept_late(message, reason, detail, kind, keep=keep_frames)
         if self._interrupted.is_set():
             self._intake.triggering.give_up(detail)
             self._intake.triggering.refuse_all("stopping", "the line is stopping")

@@ -2,11 +2,22 @@
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from statistics import median
 
 from heatline.edge.bundle.manifest import Measure
 from heatline.edge.drift.reference import ExpectedRange
-from heatline.edge.wire.events import DriftReading
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The present value of a measure."""
+
+    value: float
+    """Median of the last frames."""
+    expected: ExpectedRange
+    frames: int
+    drifted: bool
 
 
 class DriftMonitor:
@@ -23,10 +34,10 @@ class DriftMonitor:
     def __init__(self, expected: Mapping[Measure, ExpectedRange], window: int) -> None:
         self._expected, self._window = expected, window
         self._values: dict[Measure, deque[float]] = {measure: deque(maxlen=window) for measure in expected}
-        self.readings: dict[str, DriftReading] = {}
+        self.readings: dict[Measure, Reading] = {}
         """The present readings, of the measures that are judged."""
 
-    def add(self, values: Mapping[Measure, float]) -> Iterator[tuple[Measure, DriftReading]]:
+    def add(self, values: Mapping[Measure, float]) -> Iterator[tuple[Measure, Reading]]:
         """Add the values of a frame, and yield each measure that begins or ceases to drift.
 
         Args:
@@ -40,14 +51,7 @@ class DriftMonitor:
             before = self.readings.get(measure)
             was_drifted = before is not None and before.drifted
             value = median(kept)
-            reading = DriftReading(
-                value=value,
-                calibrated=expected.median,
-                low=expected.low,
-                high=expected.high,
-                frames=len(kept),
-                drifted=expected.excludes(value, already=was_drifted),
-            )
+            reading = Reading(value, expected, len(kept), expected.excludes(value, already=was_drifted))
             self.readings = {**self.readings, measure: reading}  # other threads may read the old one
             if reading.drifted != was_drifted:
                 yield measure, reading

@@ -6,10 +6,8 @@ They are started when the line is up, started again when they end, and ended wit
 import contextlib
 import logging
 import math
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +18,7 @@ import msgspec
 from heatline.edge.config import LineConfig
 from heatline.edge.errors import MissingExtraError
 from heatline.edge.monitor.feed import PictureFeed
+from heatline.edge.util.child_process import Restarts, describe_end, start_sidecar
 from heatline.edge.util.extras import missing_extra
 from heatline.edge.util.threads import NamedThread
 from heatline.edge.wire.events import EvidenceState, WebState
@@ -27,8 +26,6 @@ from heatline.edge.wire.events import EvidenceState, WebState
 logger = logging.getLogger(__name__)
 
 RECORDER_MODULE, WEB_MODULE = "heatline.edge.monitor.recorder", "heatline.edge.monitor.server"
-WITHHELD_VARIABLES = ("CACHE_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
-"""Variables of systemd that are meant for the line's own process."""
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 60.0
 STABLE_AFTER_SECONDS = 60.0
@@ -67,20 +64,20 @@ class Child:
         self.fault: str | None = None
         """Why it does not run, as a sentence; None: it runs, or is being started for the first time. A child that is
         started again keeps its fault until it has run for a while."""
-        self._pause_s = 0.0
-        self.started_s = self._start_at_s = clock()
+        self.restarts = Restarts(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, clock)
+        self.started_s = clock()
 
     def step(self) -> None:
         """Start the program if that is due; notice its end, and schedule its next start."""
         now_s = self._clock()
         if self.process is None:
-            if now_s >= self._start_at_s:
+            if self.restarts.due:
                 self._start(now_s)
         elif (code := self.process.poll()) is not None:
             if code == MissingExtraError.exit_code and self._extra is not None:
                 self._give_up(f"{missing_extra(self._extra, self.name)}, then start the line again")
             else:
-                self._schedule(now_s, f"{self.name} {_describe_end(code)}")
+                self._schedule(now_s, f"{self.name} {describe_end(code)}")
         elif now_s - self.started_s >= RUNS_AFTER_SECONDS:
             self.fault = None
 
@@ -97,30 +94,21 @@ class Child:
 
     def _start(self, now_s: float) -> None:
         try:
-            self.process = subprocess.Popen(
-                # -P: import nothing from the working directory.
-                [sys.executable, "-P", "-m", "heatline.edge.service.child", str(os.getpid()), *self._command],
-                stdin=subprocess.DEVNULL,
-                stdout=sys.__stderr__,
-                env={name: value for name, value in os.environ.items() if name not in WITHHELD_VARIABLES},
-                process_group=0,  # Ctrl-C in a terminal must reach the line only
-            )
+            self.process = start_sidecar(*self._command)
         except OSError as error:
             self._schedule(now_s, f"{self.name} cannot be started: {error}")
             return
         self.started_s = now_s
 
     def _give_up(self, fault: str) -> None:
-        self.process, self.fault, self._start_at_s = None, fault, math.inf
+        self.process, self.fault, self.restarts.at_s = None, fault, math.inf
         logger.error("%s", fault)
 
     def _schedule(self, now_s: float, fault: str) -> None:
         if self.process is not None and now_s - self.started_s >= STABLE_AFTER_SECONDS:
-            self._pause_s = 0.0
-        self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
-        self._start_at_s = now_s + self._pause_s
+            self.restarts.reset()
         self.process, self.fault = None, fault
-        logger.error("%s; it is started again in %g s", fault, self._pause_s)
+        logger.error("%s; it is started again in %g s", fault, self.restarts.later())
 
 
 class Sidecars:
@@ -201,7 +189,3 @@ class Sidecars:
         give_up_s = time.monotonic() + ENDS_WITHIN_SECONDS
         for child in self._all:
             child.wait(max(give_up_s - time.monotonic(), 0))
-
-
-def _describe_end(code: int) -> str:
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -19,8 +19,8 @@ import pytest
 
 from heatline.edge.cameras import liveness, restarts, triggering
 from heatline.edge.cameras.base import EndOfFrames
-from heatline.edge.cameras.channel import FrameReady
 from heatline.edge.cameras.pattern import frame_id_of, pattern
+from heatline.edge.cameras.process import FrameReady
 from heatline.edge.cameras.settings import CameraSettings, PatternSettings
 from heatline.edge.cameras.state import CameraAlarm
 from heatline.edge.cameras.supervisor import SupervisedCamera

@@ -20,10 +20,19 @@ import pytest
 from numpy.typing import NDArray
 
 from heatline.edge.cameras.base import Opened
-from heatline.edge.cameras.channel import Broken, Ended, HealthReply, TriggerResult
 from heatline.edge.cameras.child import SPARE_SLOTS, digest
-from heatline.edge.cameras.host import CameraProcess, ProcessDied, ProcessMessage, ReceivedFrame
 from heatline.edge.cameras.pattern import pattern
+from heatline.edge.cameras.process import (
+    Broken,
+    CameraProcess,
+    Ended,
+    FireTrigger,
+    HealthReply,
+    HealthRequest,
+    ProcessDied,
+    ProcessMessage,
+    TriggerResult,
+)
 from heatline.edge.cameras.settings import CameraSettings, FolderSettings, to_bytes
 from heatline.edge.frames import BadFrame, Frame
 from tests.edge.supervised import WITHIN_SECONDS, drawn_camera, held, in_thread, mappings, shown_by, stop, until_unread
@@ -54,14 +63,14 @@ class Running:
         assert isinstance(message, Opened), message
         return message
 
-    def arrived(self) -> ReceivedFrame:
+    def arrived(self) -> Frame:
         message = self.next()
-        assert isinstance(message, ReceivedFrame), message
+        assert isinstance(message, Frame), message
         return message
 
     def frames(self, count: int) -> list[Frame]:
         """Return the next frames without releasing any."""
-        return [self.arrived().frame for _ in range(count)]
+        return [self.arrived() for _ in range(count)]
 
 
 @contextlib.contextmanager
@@ -70,7 +79,7 @@ def running(settings: CameraSettings) -> Iterator[Running]:
     try:
         yield camera
     finally:
-        camera.process.kill()
+        camera.process.close(0.0)
 
 
 def eager_camera(**keys: object) -> CameraSettings:
@@ -79,7 +88,7 @@ def eager_camera(**keys: object) -> CameraSettings:
 
 
 def shown(messages: list[ProcessMessage]) -> list[int]:
-    return [shown_by(message.frame) for message in messages if isinstance(message, ReceivedFrame)]
+    return [shown_by(message) for message in messages if isinstance(message, Frame)]
 
 
 def with_three_frames_in_the_socket(camera: Running) -> list[Frame]:
@@ -101,7 +110,7 @@ def test_simulated_pictures_arrive_to_the_last_byte_with_their_stamps() -> None:
         assert camera.opened().highest_frame_id == 65535
         for frame_id in (65534, 65535, 1, 2):
             arrived = camera.arrived()
-            frame, drawn = arrived.frame, pattern(frame_id, (7, 13))
+            frame, drawn = arrived, pattern(frame_id, (7, 13))
             assert np.array_equal(frame.image, np.stack([drawn] * 3, -1))
             assert arrived.digest == digest(drawn), "of what the camera sent"
             assert (frame.pixel_format, frame.sent_as, frame.camera_format) == ("RGB8", "Mono8", "Mono8")
@@ -140,9 +149,9 @@ def test_pictures_of_every_format_arrive_as_rgb(tmp_path: Path) -> None:
         camera.opened()
         for frame_id, (name, (_, rgb, sent_as)) in enumerate(pictures().items(), 1):
             one = camera.arrived()
-            assert np.array_equal(one.frame.image, rgb), name
-            assert (one.frame.camera_format, one.frame.stamp.source) == (sent_as, name)
-            assert (one.frame.stamp.frame_id, one.digest) == (frame_id, None), "a folder cannot freeze"
+            assert np.array_equal(one.image, rgb), name
+            assert (one.camera_format, one.stamp.source) == (sent_as, name)
+            assert (one.stamp.frame_id, one.digest) == (frame_id, None), "a folder cannot freeze"
         bad = camera.next()
         assert isinstance(bad, BadFrame)
         assert (bad.stamp.frame_id, bad.reason, bad.kind) == (5, "unreadable", "failed")
@@ -171,7 +180,7 @@ def test_a_folder_refuses_a_larger_picture_by_its_header(
         assert isinstance(refused, BadFrame)
         assert refused.reason == reason
         assert detail in refused.detail
-        assert camera.arrived().frame.image.shape[:2] == (4, 6)
+        assert camera.arrived().image.shape[:2] == (4, 6)
 
 
 def test_a_larger_frame_gets_new_memory_and_earlier_frames_stay_valid(tmp_path: Path) -> None:
@@ -207,11 +216,11 @@ def test_a_held_frame_is_never_overwritten_and_frames_without_a_slot_are_dropped
             frame.release()
         for frame_id in range(SLOTS + 3, 30):
             message = camera.next()
-            stamp = message.frame.stamp if isinstance(message, ReceivedFrame) else message.stamp  # type: ignore[union-attr]
-            assert stamp.frame_id == frame_id, "each frame is delivered or reported"
-            if isinstance(message, ReceivedFrame):
-                assert shown_by(message.frame) == frame_id
-                message.frame.release()
+            assert isinstance(message, Frame | BadFrame)
+            assert message.stamp.frame_id == frame_id, "each frame is delivered or reported"
+            if isinstance(message, Frame):
+                assert shown_by(message) == frame_id
+                message.release()
         assert [shown_by(frame) for frame in (kept[0], *kept[3:])] == [1, *range(4, SLOTS + 1)]
 
 
@@ -219,7 +228,7 @@ def test_a_blocking_camera_waits_for_a_slot_and_loses_nothing() -> None:
     with running(eager_camera(frames=30)) as camera:
         camera.opened()
         kept = camera.frames(SLOTS)
-        camera.process.request_health(camera=False)
+        camera.process.send(HealthRequest(False))
         assert camera.next() == HealthReply(None, {}), "it answers while it waits for a slot"
         assert camera.process.receive() is None
         assert [shown_by(frame) for frame in kept] == list(range(1, SLOTS + 1))
@@ -244,10 +253,10 @@ def test_health_requests_get_replies_and_triggers_get_results_and_frames() -> No
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(camera.process.pid, number)
         for asked, answers in ((False, None), (True, True)):
-            camera.process.request_health(camera=asked)
+            camera.process.send(HealthRequest(asked))
             assert camera.next() == HealthReply(answers, {})
         for frame_id in (1, 2):
-            camera.process.fire(frame_id, time.monotonic_ns() + 60 * 10**9)
+            camera.process.send(FireTrigger(frame_id, time.monotonic_ns() + 60 * 10**9))
             messages = [camera.next(), camera.next()]
             assert TriggerResult(frame_id, None) in messages
             assert shown(messages) == [frame_id]
@@ -257,7 +266,7 @@ def test_an_impossible_trigger_is_answered_with_the_reason() -> None:
     with running(drawn_camera(rate_fps=0.001)) as camera:
         camera.opened()
         camera.arrived()
-        camera.process.fire(7, time.monotonic_ns() + 60 * 10**9)
+        camera.process.send(FireTrigger(7, time.monotonic_ns() + 60 * 10**9))
         message = camera.next()
         assert isinstance(message, TriggerResult)
         assert message.error is not None
@@ -315,7 +324,7 @@ def test_a_killed_process_delivers_its_last_messages_and_then_its_end(read_all: 
 
 LINE = """
 import select, sys
-from heatline.edge.cameras.host import CameraProcess
+from heatline.edge.cameras.process import CameraProcess
 from heatline.edge.cameras.settings import from_bytes
 camera = CameraProcess(from_bytes(bytes.fromhex(sys.argv[1])))
 poll = select.poll()
@@ -375,11 +384,11 @@ def test_openings_with_every_kind_of_end_leave_no_resources_behind(openings: int
                 os.kill(camera.process.pid, signal.SIGKILL)
                 camera.process.close(WITHIN_SECONDS)
             case 2:
-                camera.process.kill()
+                camera.process.close(0.0)
             case 3:
                 while camera.next() != Ended():
                     pass
-                camera.process.kill()
+                camera.process.close(0.0)
         kept.append(first)  # a frame stays valid when its camera is gone
         second.release()
     assert all(shown_by(frame) == 1 for frame in kept)

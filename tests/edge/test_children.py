@@ -107,8 +107,8 @@ def test_a_child_that_ends_is_started_again_after_pauses_that_grow_and_shrink(
     for _ in range(5):
         step_until(child, lambda: child.process is None)
         assert child.fault == "the page ended with exit code 3"
-        pauses.append(child._start_at_s - clock.now_s)
-        clock.now_s = child._start_at_s - 0.01
+        pauses.append(child.restarts.at_s - clock.now_s)
+        clock.now_s = child.restarts.at_s - 0.01
         child.step()
         assert child.process is None, "too early"
         clock.now_s += 0.02
@@ -128,7 +128,7 @@ def test_a_child_that_ends_is_started_again_after_pauses_that_grow_and_shrink(
     child.end(signal.SIGKILL)
     step_until(child, lambda: child.process is None)
     assert child.fault == "the page was ended by SIGKILL"
-    assert child._start_at_s - clock.now_s == pytest.approx(0.5)
+    assert child.restarts.at_s - clock.now_s == pytest.approx(0.5)
 
 
 def test_a_child_without_its_extra_is_not_started_again(file: Path, caplog: pytest.LogCaptureFixture) -> None:

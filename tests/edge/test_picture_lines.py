@@ -124,7 +124,7 @@ def test_a_line_whose_page_and_recorder_die_inspects_and_says_so(tmp_path: Path,
 
         def kill() -> None:
             for pid in children(run.process.pid):
-                if b"heatline.edge.service.child" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if b"heatline.edge.util.child_process" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
 

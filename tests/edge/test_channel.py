@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heatline.edge.util.ring import RingReader, RingWriter
+from heatline.edge.util.channel import NewRing, RingReader, RingWriter
 from tests.edge.supervised import held, mappings
 
 
 def made(slots: int, slot_bytes: int) -> tuple[RingWriter, RingReader]:
-    writer = RingWriter(slots, slot_bytes)
-    reader = RingReader(os.dup(writer.fd), slots, slot_bytes)
-    writer.close()
-    return writer, reader
+    readers: list[RingReader] = []
+    writer = RingWriter(lambda ring, fd: readers.append(RingReader(ring, os.dup(fd))))
+    writer.make(slots, slot_bytes)
+    return writer, readers.pop()
 
 
 def noise(seed: int, hw: tuple[int, int]) -> NDArray[np.uint8]:
@@ -58,15 +58,32 @@ def test_a_reader_shares_the_memory_read_only_within_its_bounds() -> None:
 
 
 def test_the_memory_cannot_be_resized() -> None:
-    writer = RingWriter(2, 100)
-    try:
+    def announced(ring: NewRing, fd: int) -> None:
         for size in (0, 199, 201):
             with pytest.raises(PermissionError):
-                os.ftruncate(writer.fd, size)
+                os.ftruncate(fd, size)
         with pytest.raises(PermissionError):
-            fcntl.fcntl(writer.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
-    finally:
-        writer.close()
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+        announcements.append(ring)
+
+    announcements: list[NewRing] = []
+    RingWriter(announced).make(2, 100)
+    assert announcements == [NewRing(1, 2, 100)]
+
+
+def test_a_slot_is_free_again_once_it_is_released_and_only_in_its_own_ring() -> None:
+    writer = RingWriter(lambda _ring, _fd: None)
+    writer.make(2, 10)
+    assert {writer.take(), writer.take()} == {0, 1}
+    assert writer.take(0.01) is None
+    assert writer.release(1, 1)
+    assert not writer.release(1, 1), "it is not held any more"
+    assert writer.take() == 1
+    writer.make(1, 20)
+    assert writer.held == {(1, 0), (1, 1)}
+    assert writer.release(1, 0)
+    assert (writer.take(), writer.take()) == (0, None), "a slot of the former ring is none of this one"
+    assert writer.held == {(1, 1), (2, 0)}
 
 
 def test_a_view_outlives_writer_and_reader_and_leaves_nothing_behind() -> None:
@@ -90,5 +107,5 @@ def test_a_descriptor_of_too_little_memory_is_refused_and_closed() -> None:
     before = held()
     fd = os.memfd_create("too-small")
     with pytest.raises(ValueError, match="mmap"):
-        RingReader(fd, 1, mmap.PAGESIZE)
+        RingReader(NewRing(1, 1, mmap.PAGESIZE), fd)
     assert held() - before == set()

@@ -1,0 +1,193 @@
+"""The process of one camera as the line sees it, and the messages between the two.
+
+The process may hang, crash or be killed; frames that have arrived stay valid. `heatline.edge.cameras.child` runs in it.
+"""
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from heatline.edge.cameras.base import Opened
+from heatline.edge.cameras.settings import CameraSettings, FolderSettings, to_bytes
+from heatline.edge.colour import PixelFormat
+from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.util.channel import Channel, Message, ReleaseSlot
+from heatline.edge.util.child_process import describe_end, start_child
+
+CHILD_MODULE = "heatline.edge.cameras.child"
+_BUFFER_BYTES = 1 << 20
+
+# From the camera's process, besides `Opened` and `BadFrame`.
+
+
+class FrameReady(Message, frozen=True):
+    """A frame is in a slot of the newest ring."""
+
+    stamp: Stamp
+    slot: int
+    hw: tuple[int, int]
+    sent_as: PixelFormat
+    digest: int | None
+
+
+class HealthReply(Message, frozen=True):
+    """Reply to `HealthRequest`. `camera_answers` is None if the camera itself was not polled."""
+
+    camera_answers: bool | None
+    counters: dict[str, int]
+
+
+class TriggerResult(Message, frozen=True):
+    """Reply to the `FireTrigger` of this number; `error` is None if the trigger was sent."""
+
+    number: int
+    error: str | None
+
+
+class Ended(Message, frozen=True):
+    """The camera has shown its last frame; this is not a fault."""
+
+
+class Broken(Message, frozen=True):
+    """The camera cannot be used any more, and the process ends."""
+
+    error: str
+    missing_extra: bool = False
+
+
+# To the camera's process, besides `ReleaseSlot`.
+
+
+class HealthRequest(Message, frozen=True):
+    """Request a `HealthReply`; `camera`: poll the camera, too."""
+
+    camera: bool
+
+
+class FireTrigger(Message, frozen=True):
+    """Trigger the camera, unless `not_after_ns` has passed."""
+
+    number: int
+    not_after_ns: int
+    """Time on the host's monotonic clock, which all processes share."""
+
+
+class Close(Message, frozen=True):
+    """Close the camera and end."""
+
+
+FromCamera = Opened | FrameReady | BadFrame | HealthReply | TriggerResult | Ended | Broken
+ToCamera = ReleaseSlot | HealthRequest | FireTrigger | Close
+
+
+@dataclass(frozen=True)
+class ProcessDied:
+    """The process ended without a message."""
+
+    detail: str
+
+
+ProcessMessage = Opened | Frame | BadFrame | HealthReply | TriggerResult | Ended | Broken | ProcessDied
+
+
+class CameraProcess:
+    """A running process with one camera. One thread uses it; any thread may release frames.
+
+    Raises:
+        OSError: no process can be started.
+    """
+
+    def __init__(self, settings: CameraSettings) -> None:
+        line, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+            with child:
+                child.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+                # The name is for `ps`.
+                command = CHILD_MODULE, str(child.fileno()), settings.name
+                self._process = start_child(*command, env=_environment(settings), pass_fds=[child.fileno()])
+            line.send(to_bytes(msgspec.structs.replace(settings, roi=[], exclude=[])))  # keys that only the line uses
+        except BaseException:
+            line.close()
+            raise
+        line.setblocking(False)  # recv_fds ignores its flags in Python 3.11
+        self._channel = Channel[ToCamera, FromCamera](line, FromCamera)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when a message waits."""
+        return self._channel.fileno()
+
+    def receive(self) -> ProcessMessage | None:
+        """Return the next message; None if none waits. `Ended`, `Broken` and `ProcessDied` are the last."""
+        try:
+            message = self._channel.receive()
+        except BlockingIOError:
+            return None
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            return ProcessDied(f"what it sent cannot be read: {error}")
+        if message is None:
+            return ProcessDied(f"its process {self._describe_end()}")
+        return self._received(message) if isinstance(message, FrameReady) else message
+
+    def send(self, message: ToCamera) -> None:
+        """Send a message, or drop it if the socket is full: a process that does not read fails its health check."""
+        with contextlib.suppress(OSError):
+            self._channel.send(message)
+
+    def close(self, within_s: float) -> list[ProcessMessage]:
+        """Make the process close the camera, kill it if that takes longer, and return its last messages."""
+        if self.fileno() < 0:  # closed before
+            return []
+        self.send(Close())
+        messages: list[ProcessMessage] = []
+        give_up = time.monotonic() + within_s
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLIN)
+        while (left_s := give_up - time.monotonic()) > 0 and not self._read_to_end(messages):
+            poll.poll(left_s * 1e3)
+        self._process.kill()
+        self._process.wait()
+        self._read_to_end(messages)
+        self._channel.close()
+        return messages
+
+    def _read_to_end(self, messages: list[ProcessMessage]) -> bool:
+        """Append the messages that wait; return whether the process has ended."""
+        while (message := self.receive()) is not None:
+            if isinstance(message, ProcessDied):
+                return True
+            messages.append(message)
+        return False
+
+    def _received(self, ready: FrameReady) -> Frame:
+        assert self._channel.ring is not None
+        released = ReleaseSlot(self._channel.ring.generation, ready.slot)
+        image = self._channel.ring.view(ready.slot, (*ready.hw, 3))
+        return Frame(
+            ready.stamp, image, "RGB8", ready.sent_as, digest=ready.digest, release=lambda: self.send(released)
+        )
+
+    def _describe_end(self) -> str:
+        try:
+            return describe_end(self._process.wait(1.0))
+        except subprocess.TimeoutExpired:
+            return "closed its socket"
+
+
+def _environment(settings: CameraSettings) -> dict[str, str]:
+    own = dict(os.environ)
+    own.pop("STATE_DIRECTORY", None)  # a process that decodes foreign streams must not see it
+    if isinstance(settings, FolderSettings) and isinstance(settings.size, tuple):
+        width, height = settings.size  # OpenCV compares them with a picture's header before it decodes it
+        own |= {"OPENCV_IO_MAX_IMAGE_WIDTH": str(width), "OPENCV_IO_MAX_IMAGE_HEIGHT": str(height)}
+    return own
