@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from heatline.bench.stages.prepared import Prepared
 from heatline.bench.stages.stage import Stage, require
-from heatline.edge.delivery.to_wire import region_to_wire
 from heatline.edge.errors import BenchError, EngineError
 from heatline.edge.geometry import Stitcher
 from heatline.edge.geometry.tiling import cut_tile
@@ -195,7 +194,7 @@ def encode(prepared: Prepared, *, heatmap: bool) -> Stage:
     outcome = prepared.outcome("always" if heatmap else "never")
     judgement = outcome.judgement
     assert judgement is not None
-    regions = [region_to_wire(region) for region in judgement.regions]
+    regions = judgement.regions
 
     def run() -> list[bytes]:
         return to_frames(verdict_message("bench", outcome))

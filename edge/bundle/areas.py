@@ -5,7 +5,6 @@ line are new.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -15,6 +14,7 @@ from heatline.edge.bundle.appearance import Appearance, Floats
 from heatline.edge.bundle.lines import LineMeasure, fit_lines
 from heatline.edge.bundle.manifest import Areas
 from heatline.edge.bundle.product_cells import PROTOTYPES, ProductCells, cell_map, largest_area
+from heatline.edge.wire.events import ForeignArea
 
 FOLDS = 5
 FEWEST_GROUPS = 3
@@ -30,16 +30,7 @@ AREA_QUANTILE, AREA_MARGIN, SMALLEST_AREA = 0.99, 1.5, 0.02
 what is inspected."""
 
 
-@dataclass(frozen=True)
-class Area:
-    """An area of a frame that the product cannot show."""
-
-    why: str
-    box_xyxy: tuple[int, int, int, int]
-    """Px of the frame; right and bottom are the first px outside the box."""
-
-
-def find_areas(appearance: Appearance, limits: Areas, cells: ProductCells | None) -> list[Area]:
+def find_areas(appearance: Appearance, limits: Areas, cells: ProductCells | None) -> list[ForeignArea]:
     """Return the areas of a frame beyond the limits, each with its place.
 
     Args:
@@ -54,7 +45,9 @@ def find_areas(appearance: Appearance, limits: Areas, cells: ProductCells | None
             continue
         first, end = (side + (top if name.endswith("rows") else left) for side in (stretch.first_px, stretch.end_px))
         why = _describe_lines(name, first, end - 1, stretch.value, limit)
-        areas.append(Area(why, (left, first, right, end) if name.endswith("rows") else (first, top, end, bottom)))
+        areas.append(
+            ForeignArea((left, first, right, end) if name.endswith("rows") else (first, top, end, bottom), why)
+        )
     if cells is None or limits.cell is None or limits.share is None:
         return areas
     if appearance.cells is None or appearance.grid is None:
@@ -67,7 +60,7 @@ def find_areas(appearance: Appearance, limits: Areas, cells: ProductCells | None
             f"x {x0} to {x1}, y {y0} to {y1} px does not look like the product: {_percent(share)} of the inspected "
             f"area, expected up to {_percent(limits.share)}"
         )
-        areas.insert(0, Area(why, (x0, y0, x1, y1)))  # it says more than the seams at its sides
+        areas.insert(0, ForeignArea((x0, y0, x1, y1), why))  # it says more than the seams at its sides
     return areas
 
 

@@ -23,12 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.bundle.appearance import FAR_PX, STATISTICS, Appearance, Floats
-from heatline.edge.bundle.areas import FEWEST_GROUPS, Area, find_areas, fit_areas, folds
+from heatline.edge.bundle.areas import FEWEST_GROUPS, find_areas, fit_areas, folds
 from heatline.edge.bundle.manifest import Plausible
 from heatline.edge.bundle.product_cells import PROJECTED, PROTOTYPES, ProductCells
 from heatline.edge.bundle.stored_arrays import StoredArrays
 from heatline.edge.errors import BundleError
 from heatline.edge.util.plain_file import open_plain
+from heatline.edge.wire.events import ForeignArea
 
 FEWEST_TO_STAND_OUT = 5
 """Among fewer frames, an outlier cannot be found."""
@@ -143,7 +144,7 @@ class Plausibility:
         """Describe why a frame without a defect gets no verdict, as a whole or for its areas; None: it gets one."""
         return self.reject_reason(appearance) or "; ".join(each.why for each in self.foreign_areas(appearance)) or None
 
-    def foreign_areas(self, appearance: Appearance) -> list[Area]:
+    def foreign_areas(self, appearance: Appearance) -> list[ForeignArea]:
         """Return the areas of a frame that the product cannot show, each with its place."""
         limits, tiles = self.plausible.areas, self.tiles
         return [] if limits is None else find_areas(appearance, limits, None if tiles is None else tiles.cells)

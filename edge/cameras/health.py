@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from heatline.edge.cameras.liveness import Fault
-from heatline.edge.cameras.state import CameraAlarm, CameraState, State
+from heatline.edge.cameras.state import CameraAlarm, State
+from heatline.edge.wire.events import CameraState
 
 logger = logging.getLogger(__name__)
 

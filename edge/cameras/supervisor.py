@@ -20,10 +20,11 @@ from heatline.edge.cameras.liveness import Fault
 from heatline.edge.cameras.process import Broken, Ended, HealthReply, ProcessDied, ProcessMessage, TriggerResult
 from heatline.edge.cameras.restarts import RestartedProcess
 from heatline.edge.cameras.settings import CameraSettings
-from heatline.edge.cameras.state import CameraAlarm, CameraState, State
+from heatline.edge.cameras.state import CameraAlarm, State
 from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
 from heatline.edge.errors import CameraError, HeatlineError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame
+from heatline.edge.wire.events import CameraState
 
 logger = logging.getLogger(__name__)
 

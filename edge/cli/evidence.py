@@ -16,7 +16,6 @@ from heatline.edge.cli.group import CommandGroup
 from heatline.edge.cli.options import VERDICT, day_option
 from heatline.edge.cli.output import json_option, print_facts, print_json, print_table
 from heatline.edge.errors import InputError
-from heatline.edge.geometry import Region
 from heatline.edge.heatmap_picture import outline_foreign, outline_regions, png, tint
 from heatline.edge.images import read_image, read_rgb
 from heatline.edge.monitor.entry import EvidenceEntry
@@ -150,7 +149,7 @@ def draw(entry: EvidenceEntry, frame: Path | None, heatmap: Path | None) -> NDAr
         if grey.shape != entry.heatmap.hw or grey.dtype != np.uint8:
             raise InputError(f"{heatmap} is not the heatmap that its entry describes; the frame is {frame}")
         rgb = tint(rgb, grey.astype(np.uint8), entry.heatmap.cell_px)
-    regions = [Region(**msgspec.structs.asdict(region)) for region in entry.event.regions]
+    regions = entry.event.regions
     return outline_foreign(outline_regions(rgb, regions), [area.box_xyxy for area in entry.event.foreign_areas])
 
 

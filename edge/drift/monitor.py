@@ -2,22 +2,11 @@
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from statistics import median
 
 from heatline.edge.bundle.manifest import Measure
 from heatline.edge.drift.reference import ExpectedRange
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The present value of a measure."""
-
-    value: float
-    """Median of the last frames."""
-    expected: ExpectedRange
-    frames: int
-    drifted: bool
+from heatline.edge.wire.events import DriftReading
 
 
 class DriftMonitor:
@@ -34,10 +23,10 @@ class DriftMonitor:
     def __init__(self, expected: Mapping[Measure, ExpectedRange], window: int) -> None:
         self._expected, self._window = expected, window
         self._values: dict[Measure, deque[float]] = {measure: deque(maxlen=window) for measure in expected}
-        self.readings: dict[Measure, Reading] = {}
+        self.readings: dict[str, DriftReading] = {}
         """The present readings, of the measures that are judged."""
 
-    def add(self, values: Mapping[Measure, float]) -> Iterator[tuple[Measure, Reading]]:
+    def add(self, values: Mapping[Measure, float]) -> Iterator[tuple[Measure, DriftReading]]:
         """Add the values of a frame, and yield each measure that begins or ceases to drift.
 
         Args:
@@ -51,7 +40,14 @@ class DriftMonitor:
             before = self.readings.get(measure)
             was_drifted = before is not None and before.drifted
             value = median(kept)
-            reading = Reading(value, expected, len(kept), expected.excludes(value, already=was_drifted))
+            reading = DriftReading(
+                value=value,
+                calibrated=expected.median,
+                low=expected.low,
+                high=expected.high,
+                frames=len(kept),
+                drifted=expected.excludes(value, already=was_drifted),
+            )
             self.readings = {**self.readings, measure: reading}  # other threads may read the old one
             if reading.drifted != was_drifted:
                 yield measure, reading

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from heatline.edge.bundle.manifest import Measure
-from heatline.edge.drift.monitor import Reading
+from heatline.edge.wire.events import DriftReading
 
 WHAT: Mapping[str, tuple[str, str]] = {
     "brightness": ("the pictures are darker", "the pictures are brighter"),
@@ -36,12 +36,12 @@ UNITS: dict[Measure, str] = {
 }
 
 
-def describe_drift(measure: Measure, reading: Reading) -> str:
+def describe_drift(measure: Measure, reading: DriftReading) -> str:
     """Describe a drift, or its end, in a sentence."""
     found = f"{measure} {describe_reading(measure, reading)}, over the last {reading.frames} measured frames"
     if not reading.drifted:
         return f"as at calibration again: {found}"
-    what = describe_change(measure, reading.value, reading.expected.low)
+    what = describe_change(measure, reading.value, reading.low)
     return f"{what} than at calibration: {found}; {CHECK[measure]}; if the change is to stay, calibrate again"
 
 
@@ -51,10 +51,10 @@ def describe_change(measure: str, value: float, low: float) -> str:
     return lower if value < low else higher
 
 
-def describe_reading(measure: Measure, reading: Reading) -> str:
+def describe_reading(measure: Measure, reading: DriftReading) -> str:
     """Describe a value and what is expected, such as `96.2, expected 110 to 131`."""
-    unit, expected = UNITS.get(measure, ""), reading.expected
-    return f"{reading.value:.3g}{unit}, expected {describe_limits(expected.low, expected.high)}{unit}"
+    unit = UNITS.get(measure, "")
+    return f"{reading.value:.3g}{unit}, expected {describe_limits(reading.low, reading.high)}{unit}"
 
 
 def describe_limits(low: float, high: float | None) -> str:

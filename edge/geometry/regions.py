@@ -3,25 +3,11 @@
 from typing import Any
 
 import cv2
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.geometry.stitching import Stitcher
-
-
-class Region(msgspec.Struct, frozen=True):
-    """One defect area, in px of the frame."""
-
-    box_xyxy: tuple[int, int, int, int]
-    """Left, top, right, bottom; right and bottom are the first px outside."""
-    contour_xy: list[tuple[int, int]]
-    """Outline, accurate to one heatmap cell."""
-    area_px: int
-    peak_xy: tuple[int, int]
-    """Position of the highest evidence."""
-    score: float
-    """The highest evidence, in logits."""
+from heatline.edge.wire.events import Region
 
 
 def find_regions(

@@ -9,23 +9,7 @@ Frames of one camera are numbered 1, 2, 3, ... as they are captured; lost frames
 import threading
 from collections import Counter
 
-import msgspec
-
-
-class Account(msgspec.Struct, frozen=True):
-    """One camera's frames since boot."""
-
-    captured: int = 0
-    inspected: int = 0
-    dropped: dict[str, int] = {}
-    failed: dict[str, int] = {}
-    in_flight: int = 0
-
-    @property
-    def balanced(self) -> bool:
-        """Whether the bins add up to the captured frames, and no more frames are booked than were captured."""
-        booked = self.inspected + sum(self.dropped.values()) + sum(self.failed.values())
-        return self.captured == booked + self.in_flight and self.in_flight >= 0
+from heatline.edge.wire.events import Account
 
 
 class Ledger:

@@ -1,17 +1,14 @@
 """The verdict rule (docs/bundle.md): derives GOOD or DEFECT and the regions from logits and heatmap."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.bundle.areas import Area
 from heatline.edge.bundle.manifest import Calibration
 from heatline.edge.geometry import Region, Stitcher, find_regions
 from heatline.edge.reference.alignment import Pose
-
-Verdict = Literal["GOOD", "DEFECT", "NO_VERDICT"]
+from heatline.edge.wire.events import ForeignArea, Verdict
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Judgement:
     implausible: str | None = None
     """Why the frame does not show the product; the verdict must then not be used. None: the frame shows it, or the
     bundle does not say what the product looks like."""
-    foreign: tuple[Area, ...] = ()
+    foreign: tuple[ForeignArea, ...] = ()
     """Areas that the product cannot show; a GOOD verdict must then not be used."""
     misaligned: str | None = None
     """Why the frame cannot be compared with its reference; the verdict must then not be used. None: it was compared,

@@ -15,11 +15,13 @@ part. 212 of 213 of DeepPCB's pictures are aligned with their templates.
 """
 
 import math
-from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
+
+from heatline.edge.wire import events as wire
 
 _WORK_PX, _COARSE_PX = 1024, 224  # longer sides of the reduced pictures; all px below are of the first
 _RANGE_PX, _RANGE_SHARE = 40, 0.04  # px of the frame, share of its longer side
@@ -38,19 +40,8 @@ _LEAST_CONFIDENCE, _LEAST_LEAD = 0.75, 0.15
 _PRIOR, _COARSE_PRIOR = 0.1, 1.0  # what weighs against a farther motion where the windows do not decide
 
 
-@dataclass(frozen=True)
-class Pose:
-    """A rigid motion: where a frame shows what the reference shows."""
-
-    x_px: float
-    y_px: float
-    """Shift at the frame's centre; positive: the frame shows it further right, down."""
-    degrees: float
-    """Turn around the frame's centre; positive: clockwise as seen."""
-    confidence: float
-    """0..1, share of the anchors that agree with the motion."""
-    error_px: float
-    """Median distance of the agreeing anchors from the motion."""
+class Pose(wire.Pose, frozen=True):
+    """A rigid motion, as events carry it."""
 
     def matrix(self, frame_hw: tuple[int, int]) -> NDArray[np.float64]:
         """Return the motion [2, 3] that takes a px (x, y) of the reference to the frame's, as OpenCV writes it."""

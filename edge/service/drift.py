@@ -5,10 +5,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from heatline.edge.bundle.manifest import Measure
+import msgspec
+
 from heatline.edge.colour import to_rgb
 from heatline.edge.drift.camera import CameraReference
-from heatline.edge.drift.monitor import DriftMonitor, Reading
+from heatline.edge.drift.monitor import DriftMonitor
 from heatline.edge.drift.sentences import describe_drift
 from heatline.edge.inspection.outcome import Outcome
 from heatline.edge.inspection.setup import Setup
@@ -17,7 +18,7 @@ from heatline.edge.wire.events import DriftReading
 logger = logging.getLogger(__name__)
 
 RESTARTED = "it is compared with the calibration of the setup that is active now"
-Emit = Callable[[str, Measure, Reading, str, Setup], None]
+Emit = Callable[[str, str, DriftReading, str, Setup], None]
 
 
 @dataclass
@@ -69,11 +70,7 @@ class LineDrift:
 
     def state(self) -> dict[str, dict[str, DriftReading]]:
         """Return the present readings by camera and measure; a camera that is not watched is missing."""
-        return {
-            camera: {measure: to_wire(reading) for measure, reading in watch.monitor.readings.items()}
-            for camera, watch in self._watches.items()
-            if watch is not None
-        }
+        return {camera: dict(watch.monitor.readings) for camera, watch in self._watches.items() if watch is not None}
 
     def _begin(self, camera: str, setup: Setup) -> None:
         """Compare a camera's frames with another setup's reference from now on."""
@@ -81,7 +78,7 @@ class LineDrift:
         if before is not None:
             for measure, reading in before.monitor.readings.items():
                 if reading.drifted:
-                    over = Reading(reading.value, reading.expected, reading.frames, drifted=False)
+                    over = msgspec.structs.replace(reading, drifted=False)
                     self._report(camera, measure, over, RESTARTED, setup)
         reference = setup.drift.cameras.get(camera)
         watch = (
@@ -91,18 +88,6 @@ class LineDrift:
         )
         self._watches = {**self._watches, camera: watch}
 
-    def _report(self, camera: str, measure: Measure, reading: Reading, detail: str, setup: Setup) -> None:
+    def _report(self, camera: str, measure: str, reading: DriftReading, detail: str, setup: Setup) -> None:
         logger.log(logging.WARNING if reading.drifted else logging.INFO, "camera %s: %s: %s", camera, measure, detail)
         self._emit(camera, measure, reading, detail, setup)
-
-
-def to_wire(reading: Reading) -> DriftReading:
-    """Return a reading as statuses carry it."""
-    return DriftReading(
-        value=reading.value,
-        calibrated=reading.expected.median,
-        low=reading.expected.low,
-        high=reading.expected.high,
-        frames=reading.frames,
-        drifted=reading.drifted,
-    )

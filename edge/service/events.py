@@ -5,12 +5,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 
-from heatline.edge.cameras.state import CameraAlarm, CameraState
+from heatline.edge.cameras.state import CameraAlarm
 from heatline.edge.delivery.publisher import Publisher
-from heatline.edge.delivery.to_wire import account_to_wire, camera_to_wire, region_to_wire
-from heatline.edge.drift.monitor import Reading
 from heatline.edge.errors import DeliveryError
 from heatline.edge.frames import Stamp
 from heatline.edge.heatmap_picture import png as to_png
@@ -26,6 +23,7 @@ from heatline.edge.util.text import format_count, utf8_safe
 from heatline.edge.wire.events import (
     AlarmEvent,
     BundleName,
+    CameraState,
     Change,
     ChangeEvent,
     Counts,
@@ -33,12 +31,10 @@ from heatline.edge.wire.events import (
     DriftReading,
     Event,
     EvidenceState,
-    ForeignArea,
     Handshake,
     HeatmapPng,
     JournalEvent,
     Message,
-    Pose,
     ReviewEvent,
     State,
     StatusEvent,
@@ -122,7 +118,7 @@ class EventEmitter:
             )
             self._send(Message(event))
 
-    def emit_drift(self, camera: str, measure: str, reading: Reading, detail: str, setup: Setup) -> None:
+    def emit_drift(self, camera: str, measure: str, reading: DriftReading, detail: str, setup: Setup) -> None:
         """Emit that a measure of a camera's frames begins or ceases to drift.
 
         Args:
@@ -138,8 +134,8 @@ class EventEmitter:
                 measure=measure,
                 active=reading.drifted,
                 value=reading.value,
-                low=reading.expected.low,
-                high=reading.expected.high,
+                low=reading.low,
+                high=reading.high,
                 frames=reading.frames,
                 detail=detail,
                 bundle=bundle_name(setup),
@@ -213,8 +209,8 @@ class EventEmitter:
                 line=self._line,
                 state=state,
                 last_seq=NOT_NUMBERED,
-                ledger={camera: account_to_wire(account) for camera, account in ledger.accounts().items()},
-                cameras={camera: camera_to_wire(camera_state) for camera, camera_state in cameras.items()},
+                ledger=ledger.accounts(),
+                cameras=dict(cameras),
                 bundle=bundle_name(setup),
                 engine=setup.verified.engine.name,
                 precision=setup.verified.engine.precision,
@@ -281,14 +277,14 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
         bundle=bundle_name(setup),
         product=setup.product,
         previous_seq=NOT_NUMBERED,
-        regions=[region_to_wire(region) for region in judgement.regions] if judgement else [],
-        foreign_areas=[ForeignArea(area.box_xyxy, area.why) for area in shown.foreign] if shown else [],
+        regions=judgement.regions if judgement else [],
+        foreign_areas=list(shown.foreign) if shown else [],
         latency_ms=(time.monotonic_ns() - stamp.captured_monotonic_ns) / 1e6,
         acting=setup.acting,
         heatmap=heatmap,
         chunks=dict(stamp.chunks),
         picture=None if outcome.frame is None else f"{boot_id[:8]}-{stamp.camera}-{stamp.number}",
-        pose=Pose(**asdict(inspected.pose)) if inspected and inspected.pose else None,
+        pose=inspected.pose if inspected else None,
     )
     return Message(event, png)
 

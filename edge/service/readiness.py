@@ -5,8 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from heatline.edge.cameras.state import CameraState
-from heatline.edge.wire.events import Handshake, HandshakeState, State
+from heatline.edge.wire.events import CameraState, Handshake, HandshakeState, State
 from heatline.edge.wire.reasons import in_words
 
 STALLED_AFTER_SECONDS = 5.0

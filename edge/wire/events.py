@@ -44,7 +44,7 @@ class ForeignArea(msgspec.Struct, frozen=True):
     """What is unusual there, as a sentence."""
 
 
-class Pose(msgspec.Struct, frozen=True, kw_only=True):
+class Pose(msgspec.Struct, frozen=True):
     """Where the frame shows what the product's reference picture shows."""
 
     x_px: float

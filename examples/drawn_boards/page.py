@@ -6,7 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
+from jinja2 import FileSystemLoader
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import Manifest
@@ -14,9 +14,9 @@ from heatline.edge.geometry import Region
 from heatline.edge.heatmap_picture import OUTLINE_RGB, ColourScale, draw_outlines, outline_regions, tint
 from heatline.edge.images import read_rgb
 from heatline.edge.inspection.verdict import Thresholds
+from heatline.edge.util.page import Picture, jpeg_uri, page_templates
 from heatline.edge.util.text import format_count
 from heatline.edge.wire.events import StatusEvent, VerdictEvent
-from heatline.train.evaluation.report.embedding import Picture, jpeg_uri
 from heatline.train.evaluation.report.legend import Legend, Outline, make_legend
 from heatline.train.evaluation.scoring import Matches
 
@@ -95,17 +95,9 @@ def write_page(
     Args:
         checks: name, measured value and result of each check; true if the check passed.
     """
-    environment = Environment(
-        loader=ChoiceLoader(
-            [FileSystemLoader(Path(__file__).parent), PackageLoader("heatline.train.evaluation.report")]
-        ),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["format_count"] = format_count
-    page = environment.get_template("page.html.jinja").render(
+    templates = page_templates(FileSystemLoader(Path(__file__).parent))
+    page = templates.get_template("demo.html.jinja").render(
+        title="heatline demo: defects on drawn circuit boards",
         defective=sorted((board for board in boards if board.matches.score.defects), key=_clearest_first),
         flawless=[board for board in boards if not board.matches.score.defects],
         boards=boards,

@@ -19,7 +19,8 @@ from heatline.edge.errors import BundleError
 from heatline.edge.frames import Stamp
 from heatline.edge.geometry import RegionOfInterest, TileGrid
 from heatline.edge.inspection.outcome import outcome_of
-from heatline.edge.inspection.verdict import Judgement, TileScores, Verdict
+from heatline.edge.inspection.verdict import Judgement, TileScores
+from heatline.edge.wire.events import Verdict
 from tests.oracles import components
 
 CHANNELS, SIDE = 10, 7

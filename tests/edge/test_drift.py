@@ -17,12 +17,13 @@ from heatline.edge.bundle.appearance import ImageStatistics
 from heatline.edge.bundle.manifest import Measure, Reference
 from heatline.edge.bundle.reference_picture import ReferencePicture, measure_shift, reduce
 from heatline.edge.drift.camera import CameraReference
-from heatline.edge.drift.monitor import DriftMonitor, Reading
+from heatline.edge.drift.monitor import DriftMonitor
 from heatline.edge.drift.reference import MARGIN, ExpectedRange, choose_evenly, expected_range, fit_reference
 from heatline.edge.drift.sample import PictureSample, saturation_of
 from heatline.edge.drift.sentences import CHECK, WHAT, describe_drift
 from heatline.edge.inspection.verdict import Judgement, TileScores
 from heatline.edge.reference.alignment import Pose
+from heatline.edge.wire.events import DriftReading
 
 HW = (150, 200)
 Picture = NDArray[np.uint8]
@@ -210,6 +211,11 @@ def test_the_expected_range_exceeds_the_quantiles_by_the_margin_and_has_a_least_
 EXPECTED = {"score": ExpectedRange(-1.0, 0.0, 2.0)}
 
 
+def reading_of(value: float, frames: int, drifted: bool, expected: ExpectedRange) -> DriftReading:
+    low, calibrated, high = expected
+    return DriftReading(value=value, calibrated=calibrated, low=low, high=high, frames=frames, drifted=drifted)
+
+
 @given(st.lists(st.floats(-5, 5), max_size=60), st.integers(5, 12))
 def test_a_measure_has_drifted_once_the_median_of_the_window_lies_outside(values: list[float], window: int) -> None:
     monitor, drifted = DriftMonitor(EXPECTED, window), False
@@ -222,7 +228,7 @@ def test_a_measure_has_drifted_once_the_median_of_the_window_lies_outside(values
         middle, before = float(np.median(last)), drifted
         # It ends a fifth of the way further in.
         drifted = not (-0.8 <= middle <= 1.6 if before else -1 <= middle <= 2)
-        assert monitor.readings == {"score": Reading(middle, EXPECTED["score"], len(last), drifted)}
+        assert monitor.readings == {"score": reading_of(middle, len(last), drifted, EXPECTED["score"])}
         assert [reading.drifted for _, reading in changes] == ([drifted] if drifted != before else [])
 
 
@@ -242,9 +248,9 @@ def test_fewer_than_half_of_the_frames_of_a_window_cause_no_warning() -> None:
 
 @pytest.mark.parametrize("measure", msgspec.inspect.type_info(Measure).values)  # type: ignore[attr-defined]
 def test_each_measure_has_its_sentences(measure: Measure) -> None:
-    low, high = (Reading(value, ExpectedRange(0, 1, 2), 30, True) for value in (-1.0, 3.0))
+    low, high = (reading_of(value, 30, True, ExpectedRange(0, 1, 2)) for value in (-1.0, 3.0))
     assert describe_drift(measure, low).startswith(f"{WHAT[measure][0]} than at calibration: {measure} -1")
     assert describe_drift(measure, high).startswith(f"{WHAT[measure][1]} than at calibration: {measure} 3")
     assert CHECK[measure] in describe_drift(measure, high)
-    over = Reading(1.0, ExpectedRange(0, 1, 2), 30, False)
+    over = reading_of(1.0, 30, False, ExpectedRange(0, 1, 2))
     assert describe_drift(measure, over).startswith(f"as at calibration again: {measure} 1")

@@ -17,7 +17,6 @@ from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.bundle.reference_picture import ReferencePicture
 from heatline.edge.calibration import GoodFrame
 from heatline.edge.drift.camera import DriftSetup, references_of
-from heatline.edge.drift.monitor import Reading
 from heatline.edge.drift.reference import fit_reference
 from heatline.edge.drift.sample import PictureSample
 from heatline.edge.errors import BundleError
@@ -28,7 +27,7 @@ from heatline.edge.inspection.inspector import Inspector
 from heatline.edge.inspection.outcome import Outcome, Unjudged
 from heatline.edge.inspection.setup import Setup
 from heatline.edge.service.drift import LineDrift
-from heatline.edge.wire.events import DriftEvent, VerdictEvent
+from heatline.edge.wire.events import DriftEvent, DriftReading, VerdictEvent
 from tests.command import heatline
 from tests.edge.lines import running, write_line_with, write_pictures
 from tests.edge.setups import setup_of
@@ -145,7 +144,7 @@ class Emitted:
     def __init__(self) -> None:
         self.events: list[str] = []
 
-    def __call__(self, camera: str, measure: str, reading: Reading, detail: str, _setup: Setup) -> None:
+    def __call__(self, camera: str, measure: str, reading: DriftReading, detail: str, _setup: Setup) -> None:
         self.events.append(f"{camera} {measure} {'active' if reading.drifted else 'over'}")
 
 

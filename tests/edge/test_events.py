@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.cameras.state import CameraAlarm, CameraState
+from heatline.edge.cameras.state import CameraAlarm
 from heatline.edge.delivery.numbering import Numbering
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.frames import Frame, Stamp
@@ -25,7 +25,7 @@ from heatline.edge.inspection.setup import Heatmaps, Setup
 from heatline.edge.service.events import EventEmitter, verdict_message
 from heatline.edge.service.readiness import Heartbeat
 from heatline.edge.wire import events as events_on_wire
-from heatline.edge.wire.events import Change, Handshake, Message, from_frames, to_frames
+from heatline.edge.wire.events import CameraState, Change, Handshake, Message, from_frames, to_frames
 from tests.command import WITHIN_SECONDS
 from tests.edge.setups import setup_of
 from tests.small_bundle import dark_square, white_frame

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.cameras.state import CameraState, State
-from heatline.edge.inspection.ledger import Account
+from heatline.edge.cameras.state import State
 from heatline.edge.service.drops import WINDOW_SECONDS, DropMonitor
 from heatline.edge.service.readiness import STALLED_AFTER_SECONDS, Condition, make_handshake
+from heatline.edge.wire.events import Account, CameraState
 
 GRAVITY = ["NOT_READY", "BUSY", "DEGRADED"]
 

@@ -7,7 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from heatline.edge.inspection.ledger import Account, Ledger
+from heatline.edge.inspection.ledger import Ledger
+from heatline.edge.wire.events import Account
 
 CAMERAS = ["top", "side"]
 

@@ -20,12 +20,13 @@ from heatline.edge.inference import Engine
 from heatline.edge.inspection.frame_rule import FrameRule
 from heatline.edge.inspection.handoff import Lane
 from heatline.edge.inspection.inspector import Inspector, PendingFrame
-from heatline.edge.inspection.ledger import Account, Ledger
+from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.outcome import Outcome
 from heatline.edge.inspection.pipeline import FRAMES_WITH_ENGINE, Camera, Pipeline
 from heatline.edge.inspection.reorder_buffer import UNJUDGED_WITH_PIXELS
 from heatline.edge.inspection.setup import EngineUses, Setup
 from heatline.edge.inspection.verdict import Thresholds
+from heatline.edge.wire.events import Account
 from tests.edge.secured import until
 from tests.edge.setups import setup_of
 from tests.small_bundle import dark_square, white_frame

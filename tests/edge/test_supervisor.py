@@ -22,13 +22,14 @@ from heatline.edge.errors import CameraError
 from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.inspection.frame_rule import FrameRule
 from heatline.edge.inspection.handoff import Lane
-from heatline.edge.inspection.ledger import Account, Ledger
+from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.outcome import Outcome
 from heatline.edge.inspection.pipeline import Camera as PipelineCamera
 from heatline.edge.inspection.pipeline import Pipeline
 from heatline.edge.inspection.setup import Setup
 from heatline.edge.service.requests import RequestDesk
 from heatline.edge.wire import commands
+from heatline.edge.wire.events import Account
 from heatline.edge.wire.requests import Refused
 from tests.edge.supervised import (
     WITHIN_SECONDS,

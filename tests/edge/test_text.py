@@ -4,10 +4,9 @@ import pytest
 
 from heatline.edge.cli.bundle_formatting import count_frames
 from heatline.edge.cli.formatting import describe_consumer
-from heatline.edge.inspection.ledger import Account
 from heatline.edge.service.drops import DropMonitor
 from heatline.edge.util.text import format_count, is_are
-from heatline.edge.wire.events import Consumer, JournalState
+from heatline.edge.wire.events import Account, Consumer, JournalState
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_the_parts_of_the_page_stand_in_order(
     warnings = ["The folds disagree: 2 to 30 % of the defective parts are missed.", "Too few groups: 4."]
     made = evaluation(subject("lite"), warnings=warnings, rests_on="5-fold cross-validation over 38 groups")
     page, _ = report(tmp_path, made)
-    in_order = [*warnings, "At a threshold of", "<input", 'class="matrix"', "5-fold cross-validation over 38 groups",
+    in_order = [*warnings, "At a threshold of", "<input", 'class="confusion"', "5-fold cross-validation over 38 groups",
                 "Defective frames missed", "Good frames rejected", 'id="figures"', "Misses against false rejects",
                 "How the figures are measured"]  # fmt: skip
     places = [page.index(part, page.index("<body")) for part in in_order]

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.patches import Rectangle
 
+from heatline.edge.util.page import Cell, Column, Line, Table
 from heatline.train.drawing import to_svg
 from heatline.train.evaluation.explorer import Scores, explore
 from heatline.train.evaluation.report import charts, line_tables, rank_tables, study_tables
 from heatline.train.evaluation.report.alike import compare_rows, describe_mismatch
 from heatline.train.evaluation.report.rows import PictureSet, StoredEvaluation, make_rows
-from heatline.train.evaluation.report.table import Cell, Column, Line, Table, markdown
 from heatline.train.evaluation.result import Evaluation
 from tests.train.evaluations import (
     RATIOS,
@@ -136,7 +136,7 @@ def test_rows_of_different_folds_are_ranked_over_their_common_folds() -> None:
     means = {name: float(line_of(table, name)["mean across"]) for name in ("many", "one", "two")}
     assert means["one"] < means["two"] < means["many"]
     assert "over the common ones: group a (30 pictures)" in table.warning
-    assert f"**{table.warning}**" in markdown(table, 2)
+    assert f"**{table.warning}**" in table.markdown(2)
     assert line_of(rank_tables.agreement(pictures, "masks"), "picture AUROC")["models"] == "3"
 
 
@@ -158,8 +158,8 @@ def test_tables_mark_no_best_value_if_rows_rest_on_different_folds() -> None:
     makers = (study_tables.maps, line_tables.tiles, line_tables.frames)
     for make in makers:
         assert make(same, "masks").warning == ""
-        assert "**0.5000**" in markdown(make(same, "masks"), 0)
-        (bold,) = [line for line in markdown(make(other, "masks"), 0).splitlines() if "**" in line]
+        assert "**0.5000**" in make(same, "masks").markdown(0)
+        (bold,) = [line for line in make(other, "masks").markdown(0).splitlines() if "**" in line]
         assert "y: group a (30 pictures)." in bold
 
 
@@ -196,7 +196,7 @@ def test_only_the_models_own_map_has_intervals_in_the_table_of_maps() -> None:
     }
     own_map, other_map = {"F1", "pointing", "classification"}, {"classification"}
     assert intervals == {"cut": own_map, "vit fmin": other_map, "vit fmean": other_map, "vit fmax": own_map}
-    assert "| 0.50 [0.40, 0.60] |" in markdown(table, 0)
+    assert "| 0.50 [0.40, 0.60] |" in table.markdown(0)
     assert line_of(table, "vit fmax")["pointing"] == "0.70"
     assert line_of(table, "vit fmin")["F1"] == f"{sweep_figures().f1[0][0]:.4f}"
 
@@ -209,7 +209,7 @@ def test_a_figure_with_a_wide_interval_has_few_digits() -> None:
         ((0.6123, 0.6123), "0.61 [0.61, 0.61]"),
     ):
         made = evaluation(subject("lite"), tile_figures(auroc=0.6123), intervals={"tile.auroc": ends})
-        assert f"| {shown} |" in markdown(line_tables.tiles(only_set(rows_of([made])), "masks"), 0)
+        assert f"| {shown} |" in line_tables.tiles(only_set(rows_of([made])), "masks").markdown(0)
 
 
 def test_the_best_of_our_values_is_marked_unless_all_are_equal() -> None:
@@ -217,20 +217,20 @@ def test_the_best_of_our_values_is_marked_unless_all_are_equal() -> None:
     theirs = Line((Cell("study"), Cell("0.9", 0.9)), is_published=True)
     for better, best in (("high", "| a | **0.2** |"), ("low", "| b | **0.1** |")):
         table = Table("t", (Column("name", is_text=True), Column("F1", better)), (*lines, theirs))  # type: ignore[arg-type]
-        assert [line for line in markdown(table, 2).splitlines() if "**" in line] == [best]
-    assert "**" not in markdown(Table("t", (Column("F1", "high"),), (Line((Cell("0.2", 0.2),)),) * 2), 2)
+        assert [line for line in table.markdown(2).splitlines() if "**" in line] == [best]
+    assert "**" not in Table("t", (Column("F1", "high"),), (Line((Cell("0.2", 0.2),)),) * 2).markdown(2)
 
 
 def test_counts_have_their_share_and_its_interval() -> None:
     ends = {"frame.escape_rate": (0.021, 0.25)}
-    line = markdown(line_tables.frames(only_set(rows_of([evaluation(subject("one"), intervals=ends)])), "masks"), 0)
+    line = line_tables.frames(only_set(rows_of([evaluation(subject("one"), intervals=ends)])), "masks").markdown()
     assert "| one | 2 of 20 10.0 % [2.1, 25.0] | 1 of 10 10.0 % | 50 of 60 83.3 % |" in line
 
 
 def test_a_fold_without_good_frames_leaves_the_share_of_the_others() -> None:
     figures = frame_figures(), frame_figures(good_frames=0, rejected_frames=0, false_reject_rate=None)
     folds = [evaluation(subject(groups=[str(at)]), frame=each) for at, each in enumerate(figures)]
-    line = markdown(line_tables.frames(only_set(rows_of(folds)), "masks"), 0)
+    line = line_tables.frames(only_set(rows_of(folds)), "masks").markdown(0)
     assert "| 4 of 40 10.0 % | 1 of 10 10.0 % |" in line
 
 

@@ -7,10 +7,8 @@ import cv2
 import numpy as np
 
 from heatline.edge.reference.reference import Reference
+from heatline.edge.util.page import Block, Cell, Column, Line, Picture, Section, Table, jpeg_uri, number
 from heatline.edge.util.text import format_count, list_some
-from heatline.train.evaluation.report.embedding import Picture, jpeg_uri
-from heatline.train.evaluation.report.sections import Block, Section
-from heatline.train.evaluation.report.table import Cell, Column, Line, Table, number
 from heatline.train.references import GAINS, AlignmentFigures, References
 from heatline.train.run import TrainedRun
 
@@ -48,7 +46,7 @@ def reference_section(run: TrainedRun) -> Section | None:
         "reference",
         "Reference",
         f"{found.found[:1].upper()}{found.found[1:]}; the model {does} frames with it.",
-        [Block("Reference and alignment", notes=notes, strip=strip), *([gains] if lines else [])],
+        [Block("Reference and alignment", notes=notes, pictures=strip), *([gains] if lines else [])],
     )
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from heatline.edge.errors import TrainingError
+from heatline.edge.util.page import page_templates
 from heatline.edge.util.text import format_count, utf8_safe
-from heatline.train.evaluation.report.write import read_template
 from heatline.train.files import write_atomically
 from heatline.train.products.result import ProductResult
 from heatline.train.run import RunFolder
@@ -60,13 +60,17 @@ def write_page(results: Sequence[ProductResult], out: Path, title: str) -> Path:
         }
         for result in results
     ]
-    html = read_template("products.html.jinja").render(
-        title=utf8_safe(title),
-        intro=f"{format_count(len(results), 'product')}, {failed} failed",
-        columns=COLUMNS,
-        texts=TEXTS,
-        rows=rows,
-        notes=NOTES,
+    html = (
+        page_templates("heatline.train.evaluation.report")
+        .get_template("products.html.jinja")
+        .render(
+            title=utf8_safe(title),
+            intro=f"{format_count(len(results), 'product')}, {failed} failed",
+            columns=COLUMNS,
+            texts=TEXTS,
+            rows=rows,
+            notes=NOTES,
+        )
     )
     write_atomically(out / PAGE, lambda place: place.write_text(html, encoding="utf-8", errors="replace"))
     return out / PAGE

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from heatline.edge.heatmap_picture import ColourScale, tint
-from heatline.train.evaluation.report.embedding import jpeg_uri
+from heatline.edge.util.page import jpeg_uri
 
 GROUND = 112
 """Grey of the picture that the scale tints, as cold places of a heatmap show the picture itself."""

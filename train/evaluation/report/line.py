@@ -10,17 +10,16 @@ from markupsafe import Markup
 
 from heatline.edge.heatmap_picture import OUTLINE_RGB, ColourScale
 from heatline.edge.inspection.verdict import Thresholds
+from heatline.edge.util.page import Picture, Table
 from heatline.edge.util.text import format_count
 from heatline.train.drawing import to_svg
 from heatline.train.evaluation.explorer import Explorer, Interval, Scores, explore
 from heatline.train.evaluation.gallery import TRUTH_RGB
 from heatline.train.evaluation.report import charts, line_tables
-from heatline.train.evaluation.report.embedding import Picture
 from heatline.train.evaluation.report.legend import Legend, Outline, make_legend
 from heatline.train.evaluation.report.line_tables import format_percent
 from heatline.train.evaluation.report.pictures import embed_item
 from heatline.train.evaluation.report.rows import Row, StoredEvaluation
-from heatline.train.evaluation.report.table import Table
 from heatline.train.evaluation.result import Kind
 
 NAMES = 30

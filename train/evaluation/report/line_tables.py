@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from heatline.edge.util.page import UNKNOWN, Cell, Column, Line, Table, count, number
 from heatline.train.evaluation.report.alike import describe_mismatch
 from heatline.train.evaluation.report.rows import PictureSet, Row
-from heatline.train.evaluation.report.table import UNKNOWN, Cell, Column, Line, Table, count, known_columns, number
 from heatline.train.evaluation.result import LOOSE
 from heatline.train.evaluation.verdicts import count_kinds
 
@@ -40,9 +40,7 @@ def frames(pictures: PictureSet, truth: str) -> Table:
         *((f"Frames with a label only, without the place of the defect: {unplaced:,}.",) * bool(unplaced)),
         *describe_intervals(pictures, truth),
     )
-    return known_columns(
-        with_mismatch_warning(Table("Frames and defects", columns, tuple(lines), notes), pictures, truth)
-    )
+    return with_mismatch_warning(Table("Frames and defects", columns, lines, notes), pictures, truth).known()
 
 
 def kinds(row: Row) -> Table | None:
@@ -73,7 +71,7 @@ def kinds(row: Row) -> Table | None:
         "tile that shows one reaches the threshold."
     )
     title = f"Missed by class and by size, {row.label}"
-    return known_columns(Table(title, columns, tuple(lines), (note,))) if lines else None
+    return Table(title, columns, lines, (note,)).known() if lines else None
 
 
 def tiles(pictures: PictureSet, truth: str) -> Table:
@@ -105,7 +103,7 @@ def tiles(pictures: PictureSet, truth: str) -> Table:
         )
         for row in pictures.rows_with(truth)
     ]
-    return known_columns(with_mismatch_warning(Table("Tiles and pixels", columns, tuple(lines)), pictures, truth))
+    return with_mismatch_warning(Table("Tiles and pixels", columns, lines), pictures, truth).known()
 
 
 def folds(pictures: PictureSet, truth: str) -> Table | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from heatline.train.evaluation.report.embedding import Picture, jpeg_uri
+from heatline.edge.util.page import Picture, jpeg_uri
 from heatline.train.evaluation.result import GalleryItem
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
+from heatline.edge.util.page import UNKNOWN, Cell, Column, Line, Table, count, number
 from heatline.train.evaluation.report import published
 from heatline.train.evaluation.report.alike import Comparison, compare_rows
 from heatline.train.evaluation.report.metrics import STUDY_METRICS, Metric, map_rows
 from heatline.train.evaluation.report.ranking import Values, mean_ranks, mean_ranks_within, ranks, spearman
 from heatline.train.evaluation.report.rows import PictureSet, Row
-from heatline.train.evaluation.report.table import UNKNOWN, Cell, Column, Line, Table, count, number
 
 
 def study_ranks(pictures: PictureSet, truth: str) -> Table:

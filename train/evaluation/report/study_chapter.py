@@ -1,8 +1,10 @@
 """The optional last chapter of the report: the study's tables and charts, with its published figures beside ours."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
+from heatline.edge.util.page import Block, Chart, Section
 from heatline.train.drawing import to_svg
 from heatline.train.evaluation.report import charts, rank_tables, study_tables
 from heatline.train.evaluation.report.alike import Comparison, compare_rows
@@ -10,7 +12,6 @@ from heatline.train.evaluation.report.metrics import STUDY_METRICS
 from heatline.train.evaluation.report.pictures import embed_item, item_name
 from heatline.train.evaluation.report.published import DATA_OF_STUDY, SOURCE, STUDY_DATA, TRAINING_OF_STUDY
 from heatline.train.evaluation.report.rows import PictureSet
-from heatline.train.evaluation.report.sections import Block, Chart, PictureTable, Section
 
 SWEPT = {
     "f1": "F1",
@@ -162,13 +163,13 @@ def _examples(picture_sets: Sequence[PictureSet]) -> Section:
                 {item_name(item): embed_item(folder, item) for folder, item in row.gallery(truth, "example")}
                 for row in rows
             ]
-            tiles = sorted({tile for pictures_of in shown for tile in pictures_of})
-            if tiles:
-                table = PictureTable(
-                    [row.label for row in rows],
-                    [(name, [pictures_of.get(name) for pictures_of in shown]) for name in tiles],
-                )
-                blocks.append(Block(f"{pictures.data}, {truth}", pictures=table))
+            for tile in sorted({tile for pictures_of in shown for tile in pictures_of}):
+                of_tile = [
+                    replace(pictures_of[tile], name=row.label)
+                    for row, pictures_of in zip(rows, shown, strict=True)
+                    if tile in pictures_of
+                ]
+                blocks.append(Block(f"{pictures.data}, {truth}: {tile}", pictures=of_tile))
     return Section(
         "examples",
         "Tile, truth, map",
@@ -182,7 +183,7 @@ def _variants(picture_sets: Sequence[PictureSet], kind: str, title: str, intro: 
     blocks = [
         Block(
             f"{row.label}, {pictures.data}",
-            strip=[embed_item(folder, item) for folder, item in row.gallery(truth, kind)],
+            pictures=[embed_item(folder, item) for folder, item in row.gallery(truth, kind)],
         )
         for pictures in picture_sets
         for row in pictures.rows

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from heatline.edge.util.page import UNKNOWN, Cell, Column, Line, Table, number
 from heatline.train.evaluation.report import published
 from heatline.train.evaluation.report.alike import describe_mismatch
 from heatline.train.evaluation.report.line_tables import describe_intervals, figure_cell, with_mismatch_warning
@@ -13,7 +14,6 @@ from heatline.train.evaluation.report.metrics import (
     map_rows,
 )
 from heatline.train.evaluation.report.rows import PictureSet, mean_if_known
-from heatline.train.evaluation.report.table import UNKNOWN, Cell, Column, Line, Table, number
 
 
 def trials(pictures: PictureSet) -> Table:

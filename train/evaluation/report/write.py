@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
 from heatline.edge.errors import InputError
+from heatline.edge.util.page import Block, Section, page_templates, sections_markdown
 from heatline.train.evaluation.report import charts, line_tables
 from heatline.train.evaluation.report.line import make_line_view
 from heatline.train.evaluation.report.rows import PictureSet, StoredEvaluation, make_rows
-from heatline.train.evaluation.report.sections import Block, Section, as_markdown
 from heatline.train.evaluation.result import read_evaluation
 from heatline.train.files import write_atomically
 
@@ -28,18 +26,6 @@ NOTES = (
     "Only figures over the same pictures are compared: if rows rest on different folds, no value of the table is "
     "marked as the best.",
 )
-
-
-def read_template(name: str) -> Template:
-    """Return a template of a page."""
-    environment = Environment(
-        loader=PackageLoader("heatline.train.evaluation.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(name)
 
 
 def write_report(
@@ -76,18 +62,25 @@ def write_report(
 
         chapter = study_chapter.study_chapter(picture_sets)
         notes += study_chapter.NOTES
-    html = read_template("report.html.jinja").render(
-        title=title,
-        intro=_intro(picture_sets),
-        views=views,
-        figures=figures,
-        sections=sections,
-        study=chapter,
-        notes=notes,
-        curve_box=charts.CURVE_BOX,
+    html = (
+        page_templates("heatline.train.evaluation.report")
+        .get_template("report.html.jinja")
+        .render(
+            title=title,
+            intro=_intro(picture_sets),
+            views=views,
+            warnings=[
+                f"{view.label}: {warning}" if len(views) > 1 else warning for view in views for warning in view.warnings
+            ],
+            figures=figures,
+            sections=sections,
+            study=chapter,
+            notes=notes,
+            curve_box=charts.CURVE_BOX,
+        )
     )
     missed = [Block(view.label, tables=[view.kinds]) for view in views if view.kinds is not None]
-    text = as_markdown(
+    text = sections_markdown(
         title, [Section("kinds", "Missed by class and by size", "", missed), figures, *sections, *chapter], notes
     )
     try:
