@@ -7,9 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.bundle import Calibration
 from heatline.edge.geometry import Region
-from heatline.edge.inspection.verdict import Thresholds
 
 OUTLINE_RGB = (255, 255, 255)
 FOREIGN_RGB = (255, 176, 0)
@@ -28,10 +26,10 @@ class ColourScale:
     high: float
 
     @classmethod
-    def from_calibration(cls, calibration: Calibration, thresholds: Thresholds) -> "ColourScale":
+    def around(cls, evidence_threshold: float, background: float) -> "ColourScale":
         """Return the scale that starts at the good frames' background and has the evidence threshold in its middle."""
-        reach = max(thresholds.evidence - calibration.background, 1e-3)
-        return cls(thresholds.evidence - reach, thresholds.evidence + reach)
+        reach = max(evidence_threshold - background, 1e-3)
+        return cls(evidence_threshold - reach, evidence_threshold + reach)
 
     def grey(self, heatmap: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Return the heatmap as uint8: 0 at `low`, 255 at `high`, and 0 where no tile was inspected (NaN)."""

@@ -11,7 +11,7 @@ from heatline.edge.bundle.appearance import Appearance
 from heatline.edge.bundle.areas import FEWEST_GROUPS
 from heatline.edge.bundle.manifest import Grid
 from heatline.edge.bundle.plausibility import Plausibility, fit_plausibility
-from heatline.edge.drift.sample import PictureSample
+from heatline.edge.drift import PictureSample
 from heatline.edge.geometry import TileGrid
 from heatline.edge.inference import Engine
 from heatline.edge.inference.engine import infer_features

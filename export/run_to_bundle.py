@@ -29,7 +29,7 @@ from heatline.edge.bundle.manifest import (
 from heatline.edge.bundle.pooling import identity_of
 from heatline.edge.bundle.store import GOLDEN, require_new_folder
 from heatline.edge.calibration import GoodFrame, describe_support
-from heatline.edge.drift.reference import fit_reference
+from heatline.edge.drift import fit_reference
 from heatline.edge.errors import InputError
 from heatline.edge.inference import Precision, infer, open_engine
 from heatline.edge.inference.engine import DIFFERENCE, FEATURES, ONNX_GRAPH, OPENVINO_GRAPH

@@ -23,8 +23,7 @@ from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import TileGrid
 from heatline.edge.images import list_images, read_image
 from heatline.edge.inference import Engine, Precision, infer
-from heatline.edge.inspection.inspector import Inspector
-from heatline.edge.inspection.references import ANY_CAMERA, product_references
+from heatline.edge.inspection.inspector import ANY_CAMERA, Inspector, product_references
 from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.util.text import utf8_safe
 

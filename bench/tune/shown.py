@@ -12,7 +12,7 @@ from heatline.edge.cameras.settings import CameraSettings, GenicamSettings, Patt
 from heatline.edge.config import LineConfig
 from heatline.edge.errors import BenchError, CameraError
 from heatline.edge.frames import Frame
-from heatline.edge.inspection.references import ANY_CAMERA, product_references
+from heatline.edge.inspection.inspector import ANY_CAMERA, product_references
 from heatline.edge.service.line import open_cameras
 
 FIRST_FRAME_WITHIN_SECONDS = 10.0

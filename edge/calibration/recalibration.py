@@ -33,15 +33,13 @@ from heatline.edge.calibration.binomial import interval
 from heatline.edge.calibration.new_reference import NewReference
 from heatline.edge.calibration.two_samples import fisher_exact, mann_whitney
 from heatline.edge.colour import to_rgb
-from heatline.edge.drift.reference import OF_POSE, choose_evenly
-from heatline.edge.drift.sample import PictureSample
+from heatline.edge.drift import OF_POSE, PictureSample, choose_evenly
 from heatline.edge.errors import BundleError, EngineError, InputError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.images import digest_picture, read_image
 from heatline.edge.inference import Engine
-from heatline.edge.inspection.inspector import Inspector, PendingFrame
-from heatline.edge.inspection.references import ANY_CAMERA
+from heatline.edge.inspection.inspector import ANY_CAMERA, Inspector, PendingFrame
 from heatline.edge.picture_folders import good_pictures
 from heatline.edge.reference.reference import Reference
 from heatline.edge.util.evenly import evenly

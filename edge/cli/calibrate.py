@@ -49,11 +49,10 @@ from heatline.edge.cli.new_bundle import (
 )
 from heatline.edge.cli.options import FiniteRange, engine_option, precision_option
 from heatline.edge.cli.output import json_option, print_report, print_warnings
-from heatline.edge.drift.reference import fit_reference
+from heatline.edge.drift import fit_reference
 from heatline.edge.errors import InputError
 from heatline.edge.inference import EngineKind, Precision
-from heatline.edge.inspection.inspector import Inspector
-from heatline.edge.inspection.references import ANY_CAMERA, product_references
+from heatline.edge.inspection.inspector import ANY_CAMERA, Inspector, product_references
 from heatline.edge.util.text import format_count
 
 FALSE_REJECT = 0.01

@@ -29,11 +29,10 @@ from heatline.edge.cli.new_bundle import (
 )
 from heatline.edge.cli.output import json_option, print_report, print_warnings
 from heatline.edge.config import LineConfig, load_config
-from heatline.edge.drift.reference import fit_reference
+from heatline.edge.drift import fit_reference
 from heatline.edge.errors import ConfigError
 from heatline.edge.geometry import RegionOfInterest
-from heatline.edge.inspection.inspector import Inspector
-from heatline.edge.inspection.references import ANY_CAMERA, product_references
+from heatline.edge.inspection.inspector import ANY_CAMERA, Inspector, product_references
 
 
 class Report(msgspec.Struct, frozen=True):

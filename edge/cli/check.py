@@ -21,8 +21,7 @@ from heatline.edge.delivery.journal.place import check_place
 from heatline.edge.delivery.security.access import Access
 from heatline.edge.delivery.security.curve import fingerprint
 from heatline.edge.errors import CameraError, DeliveryError, Faults, HeatlineError
-from heatline.edge.frames import Frame
-from heatline.edge.inspection.frame_rule import FrameRule
+from heatline.edge.frames import Frame, FrameRule
 from heatline.edge.inspection.setup import Setup
 from heatline.edge.monitor.encoding import encode_frame
 from heatline.edge.monitor.evidence_place import check_folder, evidence_folder, require_unused

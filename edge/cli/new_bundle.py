@@ -17,9 +17,9 @@ from heatline.edge.calibration.new_reference import FEWEST_FRAMES as FEWEST_OF_R
 from heatline.edge.calibration.new_reference import NewReference
 from heatline.edge.calibration.recalibration import GoodPictures, next_in_series, write_recalibrated
 from heatline.edge.cli.output import progress_console
-from heatline.edge.drift.reference import FEWEST_FRAMES
+from heatline.edge.drift import FEWEST_FRAMES
 from heatline.edge.errors import BundleError, InputError
-from heatline.edge.inspection.references import ANY_CAMERA
+from heatline.edge.inspection.inspector import ANY_CAMERA
 from heatline.edge.util.text import format_count, is_are
 
 SUFFIX = ".bundle"

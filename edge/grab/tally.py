@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.colour import PixelFormat
-from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.frames import BadFrame, Frame, FrameRule, Stamp
 from heatline.edge.grab.report import Clock, Format, Loss
-from heatline.edge.inspection.frame_rule import FrameRule
 
 
 class Arrivals:

@@ -2,20 +2,21 @@
 
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
-from heatline.edge.bundle import Calibration
+from heatline.edge.bundle import Bundle, Calibration
 from heatline.edge.bundle.appearance import Appearance
 from heatline.edge.bundle.manifest import Grid, Map
 from heatline.edge.bundle.plausibility import Plausibility
 from heatline.edge.colour import to_rgb
-from heatline.edge.errors import EngineError
+from heatline.edge.errors import BundleError, EngineError
 from heatline.edge.frames import Frame
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest, Stitcher, TileGrid
 from heatline.edge.inference import Engine
@@ -24,6 +25,8 @@ from heatline.edge.inspection.verdict import Judgement, Thresholds, judge
 from heatline.edge.reference.difference import to_grey
 from heatline.edge.reference.reference import Alignment, Reference
 
+ANY_CAMERA = ""
+"""Key of the reference for all cameras that have none of their own."""
 WAIT_STEP_SECONDS = 0.5
 NO_REFERENCE = "there is no reference picture to compare the frame with; make one with heatline bundle set-reference"
 STEPS = math.ceil(ANSWER_WITHIN_SECONDS / WAIT_STEP_SECONDS)
@@ -230,3 +233,25 @@ class Inspector:
             lambda logits, maps, features=None: pending.add_answer(first, logits, maps, features),
             lambda error: pending.fail(error, count),
         )
+
+
+def product_references(bundle: Bundle, cameras: Iterable[str] = (ANY_CAMERA,)) -> dict[str, Reference]:
+    """Read the references of a bundle by camera, ready for the first frame; none: its graph compares nothing.
+
+    Raises:
+        BundleError: the graph compares, and there is no reference for a camera; or a picture does not fit the manifest.
+    """
+    if bundle.manifest.tensors.difference is UNSET:
+        return {}
+    references = bundle.references()
+    missing = [camera for camera in cameras if camera not in references and ANY_CAMERA not in references]
+    if missing:
+        raise BundleError(
+            f"{bundle.path} compares frames with a reference picture, and has none"
+            f"{' for camera ' + ', '.join(missing) if any(missing) else ''}"
+            f"{' but those of single cameras' if references and not any(missing) else ''}; make one from good frames "
+            "with heatline bundle set-reference"
+        )
+    for reference in references.values():
+        _ = reference.aligner, reference.range.planes
+    return references

@@ -17,10 +17,9 @@ import numpy as np
 
 from heatline.edge.cameras.base import EndOfFrames
 from heatline.edge.errors import EngineError, GeometryError, InputError
-from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.frames import BadFrame, Frame, FrameRule, Stamp
 from heatline.edge.geometry.region_of_interest import WHOLE_FRAME
 from heatline.edge.inference import Engine
-from heatline.edge.inspection.frame_rule import FrameRule
 from heatline.edge.inspection.handoff import Handoff, Lane
 from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.inspector import PendingFrame

@@ -7,7 +7,7 @@ from typing import Literal
 
 from heatline.edge.bundle import Bundle, VerifiedEngine
 from heatline.edge.bundle.trusted import Signer
-from heatline.edge.drift.camera import DriftSetup
+from heatline.edge.drift import DriftSetup
 from heatline.edge.geometry.region_of_interest import RegionOfInterest
 from heatline.edge.heatmap_picture import ColourScale
 from heatline.edge.inspection.inspector import Inspector
@@ -64,4 +64,4 @@ class Setup:
     @cached_property
     def scale(self) -> ColourScale:
         """The colour scale of its heatmaps."""
-        return ColourScale.from_calibration(self.bundle.manifest.calibration, self.inspector.thresholds)
+        return ColourScale.around(self.inspector.thresholds.evidence, self.bundle.manifest.calibration.background)

@@ -5,7 +5,7 @@ from statistics import median, quantiles
 
 import msgspec
 
-from heatline.edge.drift.sentences import describe_change, describe_limits
+from heatline.edge.drift import describe_change, describe_limits
 from heatline.edge.monitor.memory import NS, CameraMemory, Memory, Thresholds
 from heatline.edge.util.text import format_count, is_are
 from heatline.edge.wire.events import (

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from heatline.edge.colour import to_rgb
-from heatline.edge.drift.camera import CameraReference
-from heatline.edge.drift.monitor import DriftMonitor
-from heatline.edge.drift.sentences import describe_drift
+from heatline.edge.drift import CameraReference, DriftMonitor, describe_drift
 from heatline.edge.inspection.outcome import Outcome
 from heatline.edge.inspection.setup import Setup
 from heatline.edge.wire.events import DriftReading
@@ -60,7 +58,8 @@ class LineDrift:
             return
         watch.next_at_s = now_s + setup.drift.every_s
         try:
-            values = watch.reference.values(to_rgb(frame.image, frame.pixel_format), judgement)
+            good = (judgement.score, judgement.heatmap) if judgement.verdict == "GOOD" else None
+            values = watch.reference.values(to_rgb(frame.image, frame.pixel_format), judgement.pose, good)
         except Exception:  # a warning must never end inspection
             logger.exception("camera %s: its drift is not watched any more, as a frame could not be measured", camera)
             self._watches = {**self._watches, camera: None}

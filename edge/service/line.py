@@ -21,7 +21,7 @@ from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.delivery.security.access import Access
 from heatline.edge.delivery.sockets import bind, cannot_bind
 from heatline.edge.errors import CameraError, ConfigError, Faults
-from heatline.edge.inspection.frame_rule import FrameRule
+from heatline.edge.frames import FrameRule
 from heatline.edge.inspection.handoff import Lane
 from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.ledger import Ledger

@@ -11,11 +11,10 @@ from heatline.edge.bundle.trusted import describe_signer, require_trusted, signe
 from heatline.edge.config import LineConfig
 from heatline.edge.config.engine import EngineConfig
 from heatline.edge.config.tuned import EngineSelection
-from heatline.edge.drift.camera import DriftSetup, references_of
+from heatline.edge.drift import DriftSetup, references_of
 from heatline.edge.errors import ConfigError, HeatlineError
 from heatline.edge.geometry import RegionOfInterest
-from heatline.edge.inspection.inspector import Inspector
-from heatline.edge.inspection.references import product_references
+from heatline.edge.inspection.inspector import Inspector, product_references
 from heatline.edge.inspection.setup import EngineUses, Setup
 from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.reference.reference import Reference

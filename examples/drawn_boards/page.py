@@ -13,7 +13,6 @@ from heatline.edge.bundle import Manifest
 from heatline.edge.geometry import Region
 from heatline.edge.heatmap_picture import OUTLINE_RGB, ColourScale, draw_outlines, outline_regions, tint
 from heatline.edge.images import read_rgb
-from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.util.page import Picture, jpeg_uri, page_templates
 from heatline.edge.util.text import format_count
 from heatline.edge.wire.events import StatusEvent, VerdictEvent
@@ -118,7 +117,7 @@ def _clearest_first(board: InspectedBoard) -> tuple[bool, bool, int]:
 def _legend(manifest: Manifest) -> Legend:
     score, evidence = manifest.calibration.score_threshold, manifest.calibration.evidence_threshold
     return make_legend(
-        ColourScale.from_calibration(manifest.calibration, Thresholds.of(manifest.calibration)),
+        ColourScale.around(evidence, manifest.calibration.background),
         {
             f"region from {evidence:.2f} logits": evidence,
             f"board DEFECT from {score:.2f} logits": score,

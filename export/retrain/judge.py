@@ -11,8 +11,7 @@ from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.images import read_image
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.inference.engine import PROCESSOR
-from heatline.edge.inspection.inspector import Inspector
-from heatline.edge.inspection.references import product_references
+from heatline.edge.inspection.inspector import Inspector, product_references
 from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.wire.events import Verdict
 from heatline.export.retrain.frames import MarkedFrame

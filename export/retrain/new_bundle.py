@@ -19,9 +19,9 @@ from heatline.edge.bundle.manifest import (
     reference_picture_of,
 )
 from heatline.edge.calibration.recalibration import next_in_series
-from heatline.edge.drift.reference import OF_POSE
+from heatline.edge.drift import OF_POSE
 from heatline.edge.errors import BundleError
-from heatline.edge.inspection.references import ANY_CAMERA
+from heatline.edge.inspection.inspector import ANY_CAMERA
 from heatline.export.map_checks import REFUSE
 from heatline.export.retrain.plan import Plan
 from heatline.export.retrain.record import Retraining

@@ -16,12 +16,20 @@ from numpy.typing import NDArray
 from heatline.edge.bundle.appearance import ImageStatistics
 from heatline.edge.bundle.manifest import Measure, Reference
 from heatline.edge.bundle.reference_picture import ReferencePicture, measure_shift, reduce
-from heatline.edge.drift.camera import CameraReference
-from heatline.edge.drift.monitor import DriftMonitor
-from heatline.edge.drift.reference import MARGIN, ExpectedRange, choose_evenly, expected_range, fit_reference
-from heatline.edge.drift.sample import PictureSample, saturation_of
-from heatline.edge.drift.sentences import CHECK, WHAT, describe_drift
-from heatline.edge.inspection.verdict import Judgement, TileScores
+from heatline.edge.drift import (
+    CHECK,
+    MARGIN,
+    WHAT,
+    CameraReference,
+    DriftMonitor,
+    ExpectedRange,
+    PictureSample,
+    choose_evenly,
+    describe_drift,
+    expected_range,
+    fit_reference,
+    saturation_of,
+)
 from heatline.edge.reference.alignment import Pose
 from heatline.edge.wire.events import DriftReading
 
@@ -163,9 +171,7 @@ def test_with_a_reference_the_pose_is_watched_up_to_half_of_what_alignment_accep
     assert ranges["shift_x"] == pytest.approx(expected)
     assert ranges["turn"] == pytest.approx((0.15, 0.25, 0.35) if pose else (-0.75, 0, 0.75))
     assert ("match" in ranges) == (pose is not None), "another picture's match says nothing of a confidence"
-    scores = TileScores(np.zeros((1, 2), np.int32), np.zeros(1, np.float32), 224)
-    seen = Judgement("DEFECT", HW, 9.0, np.zeros((9, 9), np.float32), [], scores, pose=Pose(22.0, 4.0, -1.5, 0.75, 0.1))
-    values = watched.values(board(), seen)
+    values = watched.values(board(), Pose(22.0, 4.0, -1.5, 0.75, 0.1))
     assert (values["shift_x"], values["shift_y"], values["turn"], values["match"]) == (22.0, 4.0, -1.5, 0.75)
     begun = {measure: reading for _ in range(6) for measure, reading in DriftMonitor(ranges, 1).add(values)}
     assert "the part lies further right than at calibration: shift_x 22 px" in describe_drift(

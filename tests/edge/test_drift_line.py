@@ -16,9 +16,7 @@ from heatline.edge.bundle.manifest import REFERENCE_PICTURE
 from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.bundle.reference_picture import ReferencePicture
 from heatline.edge.calibration import GoodFrame
-from heatline.edge.drift.camera import DriftSetup, references_of
-from heatline.edge.drift.reference import fit_reference
-from heatline.edge.drift.sample import PictureSample
+from heatline.edge.drift import DriftSetup, PictureSample, fit_reference, references_of
 from heatline.edge.errors import BundleError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest

@@ -19,7 +19,7 @@ from heatline.edge.delivery.journal.rows import Record
 from heatline.edge.geometry import Region
 from heatline.edge.heatmap_picture import ColourScale, overlay
 from heatline.edge.images import read_rgb
-from heatline.edge.offline.result import InspectionResult
+from heatline.edge.offline import InspectionResult
 from heatline.edge.wire.events import ForeignArea, Pose
 from heatline.train.readers.folder import read_folder
 from tests.command import complaint, heatline

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from heatline.edge.colour import PixelFormat
-from heatline.edge.frames import BadFrame, Frame, Stamp
-from heatline.edge.inspection.frame_rule import FrameFormat, FrameRule, FrameSize
+from heatline.edge.frames import BadFrame, Frame, FrameFormat, FrameRule, FrameSize, Stamp
 
 
 def frame(width: int, height: int, pixel_format: PixelFormat = "Mono8") -> Frame:

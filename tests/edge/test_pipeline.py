@@ -14,10 +14,9 @@ from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.cameras.base import EndOfFrames
 from heatline.edge.cameras.child import SPARE_SLOTS
 from heatline.edge.errors import EngineError
-from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.frames import BadFrame, Frame, FrameRule, Stamp
 from heatline.edge.geometry.region_of_interest import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.inference import Engine
-from heatline.edge.inspection.frame_rule import FrameRule
 from heatline.edge.inspection.handoff import Lane
 from heatline.edge.inspection.inspector import Inspector, PendingFrame
 from heatline.edge.inspection.ledger import Ledger

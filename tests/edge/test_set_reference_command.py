@@ -16,7 +16,7 @@ from heatline.edge.bundle import Bundle, open_bundle, open_verified_engine
 from heatline.edge.bundle.manifest import CameraPlausible, Plausible
 from heatline.edge.bundle.manifest import Reference as DriftReference
 from heatline.edge.calibration.recalibration import without_poses
-from heatline.edge.drift.reference import OF_POSE
+from heatline.edge.drift import OF_POSE
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.images import read_rgb
 from heatline.edge.inspection.inspector import Inspector

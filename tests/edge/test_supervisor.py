@@ -19,8 +19,7 @@ from heatline.edge.cameras.base import EndOfFrames, Opened
 from heatline.edge.cameras.settings import FolderSettings, PatternSettings
 from heatline.edge.cameras.triggering import TriggerAnswer
 from heatline.edge.errors import CameraError
-from heatline.edge.frames import BadFrame, Frame, Stamp
-from heatline.edge.inspection.frame_rule import FrameRule
+from heatline.edge.frames import BadFrame, Frame, FrameRule, Stamp
 from heatline.edge.inspection.handoff import Lane
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.outcome import Outcome

@@ -17,7 +17,7 @@ from heatline.edge.bundle import Bundle, check_golden, open_bundle
 from heatline.edge.bundle.manifest import Grid
 from heatline.edge.bundle.pooling import pool
 from heatline.edge.bundle.store import ONNX_GRAPH
-from heatline.edge.drift.reference import fit_reference
+from heatline.edge.drift import fit_reference
 from heatline.edge.errors import BundleError, ExportError, InputError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import TileGrid

@@ -14,8 +14,7 @@ from heatline.edge.bundle.pooling import identity_of
 from heatline.edge.bundle.store import MANIFEST
 from heatline.edge.errors import InputError
 from heatline.edge.inference import Engine, EngineKind, Precision
-from heatline.edge.inspection.inspector import Inspector
-from heatline.edge.inspection.references import product_references
+from heatline.edge.inspection.inspector import Inspector, product_references
 from heatline.edge.reference.reference import Reference
 from heatline.train.compose import read_config
 from heatline.train.config import RecipeConfig, TrainConfig

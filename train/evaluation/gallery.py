@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from heatline.edge.bundle import Calibration
 from heatline.edge.errors import InputError
 from heatline.edge.heatmap_picture import ColourScale, draw_outlines, overlay, png, tint
-from heatline.edge.inspection.verdict import Judgement, Thresholds
+from heatline.edge.inspection.verdict import Judgement
 from heatline.edge.util.text import utf8_safe
 from heatline.train.evaluation.result import GalleryItem, Kind
 from heatline.train.evaluation.scoring import enlarged
@@ -250,7 +250,7 @@ def _tile_item(kind: Kind, view: TileView, picture: NDArray[np.uint8], caption: 
 
 
 def _colour_scale(calibration: Calibration) -> ColourScale:
-    return ColourScale.from_calibration(calibration, Thresholds.of(calibration))
+    return ColourScale.around(calibration.evidence_threshold, calibration.background)
 
 
 def _study_mask(view: TileView) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ from heatline.edge.bundle.manifest import (
     Reference,
     Tensor,
 )
-from heatline.edge.drift.reference import OF_POSE
+from heatline.edge.drift import OF_POSE
 from heatline.export.retrain import new_bundle
 from heatline.export.retrain.new_bundle import carry_over, carry_references, describe_calibrations, export_next
 from heatline.export.retrain.plan import Plan

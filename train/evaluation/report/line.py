@@ -164,7 +164,7 @@ def _legend(row: Row) -> Legend:
     if any(other != one for other in calibrations):
         marks = {"region from the evidence threshold of its fold": thresholds.evidence}
     return make_legend(
-        ColourScale.from_calibration(one, thresholds),
+        ColourScale.around(thresholds.evidence, one.background),
         marks,
         ("cold: as in good frames", "hot: a defect"),
         [

@@ -1,0 +1,410 @@
+"""Drift: what the frames of a line are compared with after calibration, how, and what a difference usually means.
+
+Calibration measures good frames and keeps the range of each measure. A line measures some of its frames and compares
+the median of the last ones with that range.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from heatline.edge.bundle import Bundle
+from heatline.edge.bundle.appearance import ImageStatistics
+from heatline.edge.bundle.manifest import QUANTILES, Measure, Reference
+from heatline.edge.bundle.reference_picture import (
+    LONGEST_PX,
+    Grey,
+    ReferencePicture,
+    Shift,
+    measure_shift,
+    reduce,
+    thin,
+)
+from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
+from heatline.edge.reference.alignment import Pose
+from heatline.edge.reference.reference import Reference as ProductReference
+from heatline.edge.util.evenly import evenly
+from heatline.edge.wire.events import DriftReading
+
+FEWEST_FRAMES = 10
+"""With fewer frames, their range says little."""
+FEWEST_SCORES = 30
+"""With fewer good frames, scores and evidence are not watched: 5 % of them are about one frame, and a single unusual
+score would set a bound."""
+MOST_FRAMES = 200
+"""How many evenly spread frames are measured."""
+MARGIN = 0.25
+"""How far the expected range exceeds the quantiles of 5 % and 95 %, as a share of their distance from the median."""
+RETURN = 0.2
+"""A measure that has drifted must come back this much further, as a share of the distance from the bound to the median:
+otherwise a warning would begin and end all the time."""
+LOWEST_MATCH = 0.2
+"""With a lower peak of the correlation, a shift means nothing: pictures without a common content have up to 0.15."""
+REGISTERED_SHARE = 0.9
+"""The share of the calibration frames that must match the mean of the others."""
+TOLERATED_PX = 1.0
+"""Tolerated shift, px of the reduced picture: 0.4 % of the frame's longer side."""
+RELATIVE_SLACK: dict[Measure, float] = {"brightness": 0.03, "sharpness": 0.05}
+"""Tolerated difference as a share of the median: frames of one still part are all alike."""
+ABSOLUTE_SLACK: dict[Measure, float] = {"saturation": 0.02, "turn": 0.1, "match": 0.05, "score": 0.25, "evidence": 0.25}
+"""The same in the measure's own unit."""
+OF_POSE: tuple[Measure, ...] = "shift_x", "shift_y", "turn", "match"
+"""What the pose of a frame that is compared with a reference tells."""
+OF_EVIDENCE: tuple[Measure, ...] = "score", "evidence"
+"""Of frames judged GOOD: the calibration frames are good, and a run of defective parts is not drift."""
+WHAT: Mapping[str, tuple[str, str]] = {
+    "brightness": ("the pictures are darker", "the pictures are brighter"),
+    "sharpness": ("the pictures are less sharp", "the pictures have more fine detail or noise"),
+    "saturation": ("the colours are paler", "the colours are stronger"),
+    "shift_x": ("the part lies further left", "the part lies further right"),
+    "shift_y": ("the part lies further up", "the part lies further down"),
+    "turn": ("the part is turned further counterclockwise", "the part is turned further clockwise"),
+    "match": ("the pictures match the reference picture less", "the pictures match the reference picture better"),
+    "score": ("good frames score lower", "good frames score higher"),
+    "evidence": ("good frames have less evidence", "good frames have more evidence"),
+}
+CHECK: dict[Measure, str] = {
+    "brightness": "check lamps, exposure time, aperture and dirt on lamp or lens",
+    "sharpness": "check focus, distance, vibration, dirt on the lens and the camera's gain",
+    "saturation": "check lamps, stray light and white balance, and whether the material is another",
+    "shift_x": "check the camera's mount, the fixture and the trigger",
+    "shift_y": "check the camera's mount, the fixture and the trigger",
+    "turn": "check the camera's mount, the fixture and the trigger",
+    "match": "check whether camera or part is turned or moved far, and whether the product is another",
+    "score": "check light, focus and position, and whether the material is another",
+    "evidence": "check light, focus and position, and whether the material is another",
+}
+UNITS: dict[Measure, str] = {
+    "shift_x": " px",
+    "shift_y": " px",
+    "turn": " degrees",
+    "score": " logits",
+    "evidence": " logits",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class PictureSample:
+    """Measures of one frame's picture."""
+
+    frame_hw: tuple[int, int]
+    brightness: float
+    """Mean grey value, 0 to 255."""
+    sharpness: float
+    """Of `ImageStatistics`."""
+    saturation: float
+    """0: grey, 1: pure colours. It does not depend on the brightness."""
+    reduced: Grey
+    pose: Pose | None = None
+    """Of an aligned frame. None: there is no reference of the product."""
+
+    @classmethod
+    def of(cls, rgb: NDArray[np.uint8]) -> "PictureSample":
+        """Measure an RGB uint8 frame [H, W, 3]."""
+        grey = ImageStatistics.of(rgb)
+        return cls((rgb.shape[0], rgb.shape[1]), grey.brightness, grey.sharpness, saturation_of(rgb), reduce(rgb))
+
+
+def saturation_of(rgb: NDArray[np.uint8]) -> float:
+    """Return the saturation of an RGB uint8 frame [H, W, 3]: the sum of each pixel's highest value minus its lowest, as
+    a share of the sum of the highest.
+    """
+    size = min(64, rgb.shape[1]), min(64, rgb.shape[0])
+    small = cv2.resize(thin(rgb), size, interpolation=cv2.INTER_AREA)
+    highest, lowest = small.max(axis=2).astype(np.int64), small.min(axis=2)
+    total = int(highest.sum())
+    return float((highest - lowest).sum()) / total if total else 0.0
+
+
+def pose_values(pose: Pose) -> dict[Measure, float]:
+    """Return the measures `OF_POSE`."""
+    return dict(zip(OF_POSE, (pose.x_px, pose.y_px, pose.degrees, pose.confidence), strict=True))
+
+
+class ExpectedRange(NamedTuple):
+    """The values of a measure that the median of the line's frames may have."""
+
+    low: float
+    median: float
+    high: float | None
+    """None: no limit."""
+
+    def excludes(self, value: float, *, already: bool) -> bool:
+        """Return whether a value lies outside.
+
+        Args:
+            already: whether the value before lay outside.
+        """
+        narrower = RETURN if already else 0.0
+        if value < self.low + narrower * (self.median - self.low):
+            return True
+        return self.high is not None and value > self.high - narrower * (self.high - self.median)
+
+
+def fit_reference(
+    samples: Sequence[PictureSample], scores: Sequence[float], evidence: Sequence[float], why_unscored: str = ""
+) -> tuple[Reference | None, ReferencePicture | None]:
+    """Derive the reference from frames; None: there are fewer than 10.
+
+    Args:
+        samples: of frames that show the product.
+        scores: of good frames that did not train the model, logits.
+        evidence: the median of each such frame's heatmap, logits.
+        why_unscored: why there are no scores, if there are none.
+    Returns: the reference for the manifest, and the picture to measure a shift against.
+    """
+    if len(samples) < FEWEST_FRAMES:
+        return None, None
+    values: dict[Measure, Sequence[float]] = {
+        "brightness": [each.brightness for each in samples],
+        "sharpness": [each.sharpness for each in samples],
+    }
+    unwatched: dict[Measure, str] = {}
+    saturations = [each.saturation for each in samples]
+    if max(saturations) > 0:
+        values["saturation"] = saturations
+    else:
+        unwatched["saturation"] = "the pictures are grey"
+    poses = [pose_values(each.pose) for each in samples if each.pose is not None]
+    picture, shifts, reason = (None, [], "") if poses else _fit_picture(samples)
+    if poses:
+        values |= {measure: [each[measure] for each in poses] for measure in OF_POSE}
+    elif picture is not None:
+        found = [each for each in shifts if each.match >= LOWEST_MATCH]
+        values["shift_x"], values["shift_y"] = [each.x_px for each in found], [each.y_px for each in found]
+        values["match"] = [each.match for each in shifts]
+    else:
+        unwatched |= dict.fromkeys(("shift_x", "shift_y", "match"), reason)
+    if len(scores) >= FEWEST_SCORES:
+        values["score"], values["evidence"] = scores, evidence
+    else:
+        few = f"this needs {FEWEST_SCORES} good frames, and {len(scores)} came"
+        unwatched |= dict.fromkeys(("score", "evidence"), why_unscored or few)
+    reference = Reference(
+        frames=len(samples),
+        measures={name: [float(each) for each in np.quantile(of, QUANTILES)] for name, of in values.items()},
+        unwatched=unwatched,
+        frame_hw=samples[0].frame_hw if poses else None if picture is None else picture.frame_hw,
+        picture_hw=None if picture is None else (picture.grey.shape[0], picture.grey.shape[1]),
+    )
+    return reference, picture
+
+
+def expected_range(reference: Reference, measure: Measure) -> ExpectedRange:
+    """Return the values to expect of a measure that the reference has."""
+    _, low, median, high, _ = reference.measures[measure]
+    slack = RELATIVE_SLACK.get(measure, 0.0) * abs(median) + ABSOLUTE_SLACK.get(measure, 0.0)
+    if measure in ("shift_x", "shift_y") and reference.frame_hw is not None:
+        slack = TOLERATED_PX * max(reference.frame_hw) / max(reference.picture_hw or [LONGEST_PX])
+    below = low - MARGIN * (median - low)
+    above = high + MARGIN * (high - median)
+    return ExpectedRange(min(below, median - slack), median, None if measure == "match" else max(above, median + slack))
+
+
+def choose_evenly(count: int) -> set[int]:
+    """Return the indices of the frames that are measured, of this many."""
+    return set(evenly(count, MOST_FRAMES))
+
+
+def _fit_picture(samples: Sequence[PictureSample]) -> tuple[ReferencePicture | None, list[Shift], str]:
+    """Return the mean picture and the shift of each frame against the mean of the others; None and a reason if the
+    frames do not show the same in the same place.
+    """
+    if len({each.frame_hw for each in samples}) > 1:
+        return None, [], "the frames differ in size"
+    total = np.sum([each.reduced for each in samples], axis=0, dtype=np.float64)
+    # Without the frame itself, which would always match its share of the mean.
+    shifts = [
+        measure_shift((total - each.reduced) / (len(samples) - 1), each.reduced, each.frame_hw) for each in samples
+    ]
+    matching = sum(each.match >= LOWEST_MATCH for each in shifts)
+    if matching < REGISTERED_SHARE * len(samples):
+        return None, [], f"only {matching} of {len(samples)} frames show what the others show in the same place"
+    mean = np.rint(total / len(samples)).astype(np.uint8)
+    return ReferencePicture(mean, samples[0].frame_hw), shifts, ""
+
+
+@dataclass(frozen=True, eq=False)
+class CameraReference:
+    """The reference of one camera.
+
+    Args:
+        reference: of the bundle.
+        picture: to measure shifts against.
+        area: the region whose bounding box is measured.
+        scored: whether scores and evidence of the camera's frames come from the same region as the reference's.
+        farthest: the largest values of a pose that alignment finds. Where they are given, the pose tells the shift: a
+            warning comes at half of them in any case, before frames are misaligned.
+    """
+
+    reference: Reference
+    picture: ReferencePicture | None
+    area: RegionOfInterest = WHOLE_FRAME
+    scored: bool = True
+    farthest: Mapping[Measure, float] = field(default_factory=dict)
+
+    def expected(self) -> dict[Measure, ExpectedRange]:
+        """Return the values to expect, of the measures that are watched."""
+        measures = self.reference.measures
+        found = {
+            each: expected_range(self.reference, each) for each in measures if self.scored or each not in OF_EVIDENCE
+        }
+        if self.farthest and "turn" not in measures:  # its shifts were measured against another picture
+            found = {each: expected for each, expected in found.items() if each not in OF_POSE}
+        for each, farthest in self.farthest.items():
+            half, known = farthest / 2, found.get(each)
+            if known is None or known.high is None or abs(known.median) > half:
+                found[each] = ExpectedRange(-half, 0.0, half)
+            else:
+                found[each] = ExpectedRange(max(known.low, -half), known.median, min(known.high, half))
+        return found
+
+    def values(
+        self, rgb: NDArray[np.uint8], pose: Pose | None = None, good: tuple[float, NDArray[np.float32]] | None = None
+    ) -> dict[Measure, float]:
+        """Measure a frame, RGB uint8 [H, W, 3].
+
+        Args:
+            pose: of a frame that is compared with a reference.
+            good: score and heatmap of a frame judged GOOD.
+        """
+        sample = PictureSample.of(np.ascontiguousarray(rgb[self.area.box((rgb.shape[0], rgb.shape[1]))]))
+        values: dict[Measure, float] = {
+            "brightness": sample.brightness,
+            "sharpness": sample.sharpness,
+            "saturation": sample.saturation,
+        }
+        shift = None if self.picture is None else self.picture.shift_of(sample.reduced, sample.frame_hw)
+        if pose is not None:
+            values |= pose_values(pose)
+        elif shift is not None:
+            values["match"] = shift.match
+            if shift.match >= LOWEST_MATCH:
+                values["shift_x"], values["shift_y"] = shift.x_px, shift.y_px
+        if good is not None:
+            values["score"] = good[0]
+            values["evidence"] = float(np.nanmedian(good[1]))
+        return values
+
+
+@dataclass(frozen=True)
+class DriftSetup:
+    """What a line's frames are compared with, and how often."""
+
+    cameras: Mapping[str, CameraReference] = field(default_factory=dict)
+    """By name; others are not watched."""
+    window: int = 30
+    """How many of the last measured frames count."""
+    every_s: float = 1.0
+    """At most one frame of a camera is measured in this time."""
+
+
+def references_of(
+    bundle: Bundle, areas: Mapping[str, RegionOfInterest], products: Mapping[str, ProductReference] = {}
+) -> dict[str, CameraReference]:
+    """Return the references of cameras.
+
+    Args:
+        areas: the present region of interest of each camera. A camera that was calibrated separately, with the same
+            region, has its own reference.
+        products: what frames are aligned with, by camera, "" for all others.
+    Raises:
+        BundleError: a reference picture does not fit the manifest.
+    """
+    calibration = bundle.manifest.calibration
+    found = {}
+    for camera, area in areas.items():
+        if (product := products.get(camera) or products.get("")) is not None:
+            found[camera] = CameraReference(Reference(frames=1, measures={}), None, area, scored=False)
+        own = calibration.plausible_by_camera.get(camera)
+        if own is not None and RegionOfInterest.from_polygons(own.roi, own.exclude) == area:
+            if own.reference is not None:
+                found[camera] = CameraReference(own.reference, bundle.reference_picture(camera), area)
+        elif calibration.reference is not None:
+            found[camera] = CameraReference(
+                calibration.reference, bundle.reference_picture(), scored=area == WHOLE_FRAME
+            )
+        if product is not None:
+            px, degrees = product.aligner.farthest
+            found[camera] = replace(found[camera], farthest={"shift_x": px, "shift_y": px, "turn": degrees})
+    return found
+
+
+class DriftMonitor:
+    """Watches the measures of one camera's frames.
+
+    A measure has drifted once the median of its last values lies outside the expected range: more than half of the
+    frames lie there, so single frames do not count. It is judged from half a window of values on.
+
+    Args:
+        expected: by measure; other measures are not watched.
+        window: how many of the last values count.
+    """
+
+    def __init__(self, expected: Mapping[Measure, ExpectedRange], window: int) -> None:
+        self._expected, self._window = expected, window
+        self._values: dict[Measure, deque[float]] = {measure: deque(maxlen=window) for measure in expected}
+        self.readings: dict[str, DriftReading] = {}
+        """The present readings, of the measures that are judged."""
+
+    def add(self, values: Mapping[Measure, float]) -> Iterator[tuple[Measure, DriftReading]]:
+        """Add the values of a frame, and yield each measure that begins or ceases to drift.
+
+        Args:
+            values: without the measures that the frame does not give.
+        """
+        for measure in values.keys() & self._expected.keys():
+            kept, expected = self._values[measure], self._expected[measure]
+            kept.append(values[measure])
+            if len(kept) * 2 < self._window:
+                continue
+            before = self.readings.get(measure)
+            was_drifted = before is not None and before.drifted
+            value = median(kept)
+            reading = DriftReading(
+                value=value,
+                calibrated=expected.median,
+                low=expected.low,
+                high=expected.high,
+                frames=len(kept),
+                drifted=expected.excludes(value, already=was_drifted),
+            )
+            self.readings = {**self.readings, measure: reading}  # other threads may read the old one
+            if reading.drifted != was_drifted:
+                yield measure, reading
+
+
+def describe_drift(measure: Measure, reading: DriftReading) -> str:
+    """Describe a drift, or its end, in a sentence."""
+    found = f"{measure} {describe_reading(measure, reading)}, over the last {reading.frames} measured frames"
+    if not reading.drifted:
+        return f"as at calibration again: {found}"
+    what = describe_change(measure, reading.value, reading.low)
+    return f"{what} than at calibration: {found}; {CHECK[measure]}; if the change is to stay, calibrate again"
+
+
+def describe_change(measure: str, value: float, low: float) -> str:
+    """Describe in words what a drifted value means, by the lowest value to expect."""
+    lower, higher = WHAT.get(measure, (measure, measure))
+    return lower if value < low else higher
+
+
+def describe_reading(measure: Measure, reading: DriftReading) -> str:
+    """Describe a value and what is expected, such as `96.2, expected 110 to 131`."""
+    unit = UNITS.get(measure, "")
+    return f"{reading.value:.3g}{unit}, expected {describe_limits(reading.low, reading.high)}{unit}"
+
+
+def describe_limits(low: float, high: float | None) -> str:
+    """Describe the values to expect.
+
+    >>> describe_limits(0.812, None), describe_limits(110, 131.25)
+    ('at least 0.812', '110 to 131')
+    """
+    return f"at least {low:.3g}" if high is None else f"{low:.3g} to {high:.3g}"

@@ -1,1 +1,0 @@
-"""Whether a line's pictures, scores and evidence still look like those that its bundle was calibrated on."""
