@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 import click
 
 from heatline.edge.config import load_config
+from heatline.edge.delivery.auth import ClientKeys, SocketName, is_local, read_key_pair
 from heatline.edge.delivery.journal.file import FILE_NAME
-from heatline.edge.delivery.security.access import is_local
-from heatline.edge.delivery.security.authenticator import SocketName
-from heatline.edge.delivery.security.curve import ClientKeys, read_key_pair
 from heatline.edge.errors import AccessError, ConfigError
-from heatline.edge.key_files import public_half
+from heatline.edge.keys import public_half
 from heatline.edge.util.systemd import LINES, STATE_FOLDERS, published_address
 
 

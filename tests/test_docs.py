@@ -30,9 +30,9 @@ from heatline.edge.cameras.triggering import FIRE_WITHIN_SECONDS
 from heatline.edge.cli.main import heatline
 from heatline.edge.cli.status import EXIT_CODES
 from heatline.edge.config import LineFile, load_config
-from heatline.edge.delivery.command_server import CommandServer
+from heatline.edge.delivery.auth import make_key_pair, read_public_key
+from heatline.edge.delivery.commands import CommandServer
 from heatline.edge.delivery.publisher import Publisher
-from heatline.edge.delivery.security.curve import make_key_pair, read_public_key
 from heatline.edge.heatmap_picture import ColourScale, png
 from heatline.edge.reference.difference import CHANNELS, GreyRange
 from heatline.edge.wire import following, mqtt

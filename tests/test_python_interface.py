@@ -17,7 +17,7 @@ import heatline
 import heatline.edge.errors
 from examples.drawn_boards.boards import draw_board
 from heatline.edge.bundle import Bundle
-from heatline.edge.delivery.security.curve import make_key_pair
+from heatline.edge.delivery.auth import make_key_pair
 from heatline.edge.images import read_rgb
 from tests import command
 from tests.conftest import write_picture

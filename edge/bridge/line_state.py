@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Self
 
+from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client.subscriber import SILENT_AFTER_SECONDS, Subscriber
-from heatline.edge.delivery.security.curve import ClientKeys
 from heatline.edge.errors import MessageError
 from heatline.edge.util.threads import NamedThread
 from heatline.edge.wire.events import Handshake, Message, StatusEvent

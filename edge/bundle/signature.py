@@ -1,25 +1,145 @@
-"""A bundle's detached signature, `manifest.sig`, over the digest of `manifest.json` and so over all files it lists.
+"""Signatures of bundles: ed25519 keys, the detached signature `manifest.sig`, and the keys that a machine trusts.
 
-It contains the signer's public key, so that every machine notices damage, even one that does not know the key. The
-bundle itself never decides whether the key is trusted: see `trusted.py`.
+The signature is over the digest of `manifest.json` and so over all files it lists. It contains the signer's public key,
+so that every machine notices damage, even one that does not know the key. The bundle itself never decides whether the
+key is trusted: only a folder of public keys does, which the machine's administrator writes.
 """
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
 
-from heatline.edge.bundle.keys import PrivateKey, PublicKey
 from heatline.edge.errors import BundleError
+from heatline.edge.keys import KeyStore, StoredKey, read_private, read_public, write_pair
 from heatline.edge.util.atomic_file import replacing
 from heatline.edge.util.os_errors import writing
 from heatline.edge.util.plain_file import read_plain
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+# cryptography is imported where it is used: it would delay every start by 40 ms.
+
+TRUSTED_KEYS = Path("/etc/heatline/trusted")
+"""The default folder of a machine's trusted keys."""
 SIGNATURE = "manifest.sig"
 LARGEST_SIGNATURE = 4096
 DOMAIN = b"heatline bundle 1\0"
 """Prefix of the signed bytes: a signature that the same key made for anything else is not valid for a bundle."""
+MADE_BY = "heatline bundle keygen"
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """The public half of a key, which verifies signatures."""
+
+    raw: bytes
+    """32 bytes."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the raw key, in hexadecimal, for people to compare."""
+        return hashlib.sha256(self.raw).hexdigest()
+
+    def verifies(self, signature: bytes, message: bytes) -> bool:
+        """Return whether the private half of this key signed the message."""
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+        try:
+            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
+        except (InvalidSignature, ValueError):  # ValueError: the key is not a point of the curve
+            return False
+        return True
+
+    def to_pem(self) -> bytes:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        key = Ed25519PublicKey.from_public_bytes(self.raw)
+        return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+@dataclass(frozen=True)
+class PrivateKey:
+    """The private half of a key, which signs."""
+
+    _key: "Ed25519PrivateKey"
+
+    @property
+    def public(self) -> PublicKey:
+        return PublicKey(self._key.public_key().public_bytes_raw())
+
+    def sign(self, message: bytes) -> bytes:
+        return self._key.sign(message)
+
+
+def make_key(path: Path) -> PublicKey:
+    """Write a new private key to a new file that only its owner may read, and its public half to a file beside it.
+
+    Raises:
+        BundleError: one of the files exists, or cannot be written.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    key = Ed25519PrivateKey.generate()
+    public = PrivateKey(key).public
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    write_pair(path, pem, public.to_pem(), BundleError)
+    return public
+
+
+def read_private_key(path: Path) -> PrivateKey:
+    """Read the private key in a PEM file.
+
+    Raises:
+        BundleError: the file cannot be read, holds no such key, or others than its owner may read or write it.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    data = read_private(path, BundleError, MADE_BY)
+    try:
+        key: object = load_pem_private_key(data, password=None)
+    except Exception:  # the library's exceptions have no common base
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise BundleError(f"{path} holds no ed25519 private key in PEM without a password; make one with {MADE_BY}")
+    return PrivateKey(key)
+
+
+def read_public_key(path: Path) -> PublicKey:
+    """Read the public key in a PEM file.
+
+    Raises:
+        BundleError: the file cannot be read, or holds no such key.
+    """
+    return parse_public_key(read_public(path, BundleError, MADE_BY), path)
+
+
+def parse_public_key(data: bytes, where: Path) -> PublicKey:
+    """Parse the public key in the bytes of a PEM file.
+
+    Raises:
+        BundleError: the bytes hold no such key.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    if b"PRIVATE KEY" in data:
+        raise BundleError(f"{where} holds a private key, which stays with its owner; name its public half, a .pub file")
+    try:
+        key: object = load_pem_public_key(data)
+    except Exception:  # the library's exceptions have no common base
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise BundleError(f"{where} holds no ed25519 public key in PEM; name KEY.pub of {MADE_BY}")
+    return PublicKey(key.public_bytes_raw())
 
 
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,12 +163,11 @@ def read_signature(folder: Path, digest: str) -> PublicKey | None:
     path = folder / SIGNATURE
     try:
         data = read_plain(path, LARGEST_SIGNATURE)
+        signature = msgspec.json.decode(data, type=Signature)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror}); copy the bundle again") from error
-    try:
-        signature = msgspec.json.decode(data, type=Signature)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{path} is not a signature of a bundle: {error}; copy the bundle again") from error
     key = PublicKey(bytes.fromhex(signature.key))
@@ -75,3 +194,78 @@ def write_signature(folder: Path, digest: str, key: PrivateKey) -> None:
 
 def _message(digest: str) -> bytes:
     return DOMAIN + bytes.fromhex(digest)
+
+
+class Signed(Protocol):
+    """An opened bundle."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def signed_by(self) -> PublicKey | None: ...
+
+
+class Signer(msgspec.Struct, frozen=True):
+    """The signer of a bundle."""
+
+    key: str
+    """The key's fingerprint."""
+    trusted_as: str | None
+    """The key's name in the folder of trusted keys; none: the folder does not have it."""
+
+
+def trusted_keys(folder: Path) -> list[StoredKey[PublicKey]]:
+    """Return all keys of a folder, sorted by name; none if there is no folder.
+
+    Raises:
+        BundleError: the folder or a key cannot be read, or others can write it.
+    """
+    return KeyStore(folder, parse_public_key, BundleError).all()
+
+
+def trust_key(key: PublicKey, name: str, folder: Path) -> StoredKey[PublicKey]:
+    """Add a key to a folder of trusted keys. A key that is already there keeps its name.
+
+    Raises:
+        BundleError: the name is invalid or taken by another key, the folder cannot be written, or others can write it.
+    """
+    return KeyStore(folder, parse_public_key, BundleError).add(name, key, key.to_pem(), "--keys")
+
+
+def signer_of(bundle: Signed, folder: Path) -> Signer | None:
+    """Return a bundle's signer, with its name if a folder's keys include it; None if the bundle is not signed.
+
+    Raises:
+        BundleError: the folder or a key cannot be read, or others can write it.
+    """
+    if bundle.signed_by is None:
+        return None
+    names = (each.name for each in trusted_keys(folder) if each.key == bundle.signed_by)
+    return Signer(bundle.signed_by.fingerprint, next(names, None))
+
+
+def require_trusted(bundle: Signed, folder: Path) -> Signer:
+    """Require that a bundle is signed by a key of a folder.
+
+    Raises:
+        BundleError: it is not.
+    """
+    signer = signer_of(bundle, folder)
+    named = str(folder) if folder.exists() else f"{folder}, which does not exist"
+    if signer is None:
+        raise BundleError(
+            f"{bundle.path} is not signed, expected a signature by a key of {named}; sign it with heatline bundle "
+            "sign, or set allow_unsigned = true in the line's file"
+        )
+    if signer.trusted_as is None:
+        raise BundleError(
+            f"{bundle.path} is signed by key {signer.key}, which is not in {named}; if you know whose key that is, "
+            "add it with heatline bundle trust, or set allow_unsigned = true in the line's file"
+        )
+    return signer
+
+
+def describe_signer(signer: Signer | None) -> str:
+    """Describe the signer, for people."""
+    return f"{signer.trusted_as or 'nobody who is trusted here'}, key {signer.key}" if signer else "nobody"

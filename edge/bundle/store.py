@@ -12,7 +12,6 @@ import msgspec
 from msgspec import UNSET
 
 from heatline.edge.bundle.golden import GoldenTiles
-from heatline.edge.bundle.keys import PrivateKey, PublicKey
 from heatline.edge.bundle.manifest import (
     PRODUCT_TILES,
     REFERENCE_PICTURE,
@@ -24,7 +23,7 @@ from heatline.edge.bundle.manifest import (
 )
 from heatline.edge.bundle.plausibility import Plausibility, ProductTiles
 from heatline.edge.bundle.reference_picture import ReferencePicture
-from heatline.edge.bundle.signature import SIGNATURE, read_signature, write_signature
+from heatline.edge.bundle.signature import SIGNATURE, PrivateKey, PublicKey, read_signature, write_signature
 from heatline.edge.errors import BundleError
 from heatline.edge.geometry import RegionOfInterest
 from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, Precision

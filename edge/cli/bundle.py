@@ -6,7 +6,7 @@ import click
 
 from heatline.edge.bundle import open_bundle, open_verified_engine
 from heatline.edge.bundle.missed_kinds import describe_missed
-from heatline.edge.bundle.trusted import TRUSTED_KEYS, describe_signer, require_trusted, signer_of
+from heatline.edge.bundle.signature import TRUSTED_KEYS, describe_signer, require_trusted, signer_of
 from heatline.edge.cli.bundle_diff import diff
 from heatline.edge.cli.bundle_formatting import (
     count_frames,

@@ -5,9 +5,17 @@ from pathlib import Path
 import click
 
 from heatline.edge.bundle import open_bundle, sign_bundle
-from heatline.edge.bundle.keys import make_key, read_private_key, read_public_key
-from heatline.edge.bundle.trusted import TRUSTED_KEYS, TrustedKey, trust_key, trusted_keys
+from heatline.edge.bundle.signature import (
+    TRUSTED_KEYS,
+    PublicKey,
+    make_key,
+    read_private_key,
+    read_public_key,
+    trust_key,
+    trusted_keys,
+)
 from heatline.edge.cli.output import json_option, labelled, print_made_key, print_report
+from heatline.edge.keys import StoredKey
 
 keys_option = click.option(
     "--keys",
@@ -78,5 +86,5 @@ def trust(key_path: Path | None, name: str | None, folder: Path, as_json: bool) 
     print_report(_to_report(taken), as_json, f"{key_path} is trusted", _to_report(taken))
 
 
-def _to_report(trusted: TrustedKey) -> dict[str, str]:
+def _to_report(trusted: StoredKey[PublicKey]) -> dict[str, str]:
     return {"name": trusted.name, "fingerprint": trusted.key.fingerprint, "file": str(trusted.path)}

@@ -10,16 +10,15 @@ import click
 from msgspec.structs import asdict
 
 from heatline.edge.bundle.manifest import Plausible
-from heatline.edge.bundle.trusted import describe_signer
+from heatline.edge.bundle.signature import describe_signer
 from heatline.edge.cli.bundle_formatting import describe_differences, describe_plausible, reference_facts
 from heatline.edge.cli.formatting import describe_bundle
 from heatline.edge.cli.output import json_option, labelled, print_report, print_warnings
 from heatline.edge.colour import to_rgb
 from heatline.edge.config import EvidenceConfig, JournalConfig, LineConfig, load_config
+from heatline.edge.delivery.auth import Access, fingerprint
 from heatline.edge.delivery.client.subscriber import next_status
 from heatline.edge.delivery.journal.place import check_place
-from heatline.edge.delivery.security.access import Access
-from heatline.edge.delivery.security.curve import fingerprint
 from heatline.edge.errors import CameraError, DeliveryError, Faults, HeatlineError
 from heatline.edge.frames import Frame, FrameRule
 from heatline.edge.inspection.setup import Setup

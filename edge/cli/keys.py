@@ -7,10 +7,19 @@ import click
 
 from heatline.edge.cli.group import CommandGroup
 from heatline.edge.cli.output import json_option, print_json, print_made_key, print_report
-from heatline.edge.delivery.security.allow_list import ALLOWED_KEYS, ROLES, Role, allow, allowed_keys, revoke
-from heatline.edge.delivery.security.curve import fingerprint, make_key_pair, read_public_key
+from heatline.edge.delivery.auth import (
+    ALLOWED_KEYS,
+    ROLES,
+    Role,
+    allow,
+    allow_list,
+    fingerprint,
+    make_key_pair,
+    read_public_key,
+    revoke,
+)
 from heatline.edge.errors import AccessError
-from heatline.edge.key_files import PUBLIC_SUFFIX
+from heatline.edge.keys import PUBLIC_SUFFIX
 
 allowed_option = click.option(
     "--allowed",
@@ -50,7 +59,7 @@ def list_keys(folder: Path, as_json: bool) -> None:
     """List the clients that may connect, and their roles."""
     found: dict[tuple[str, str], list[str]] = {}
     for role in ROLES:
-        for each in allowed_keys(folder, role):
+        for each in allow_list(folder, role).all():
             found.setdefault((each.name, fingerprint(each.key)), []).append(role)
     listed = [{"name": name, "fingerprint": key, "roles": roles} for (name, key), roles in sorted(found.items())]
     facts = {f"{name} ({', '.join(roles)})": key for (name, key), roles in sorted(found.items())}

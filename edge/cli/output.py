@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 import click
 
 from heatline.edge.errors import InputError
-from heatline.edge.key_files import public_half
+from heatline.edge.keys import public_half
 from heatline.edge.util.text import encode_json
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from heatline.edge.cli.formatting import (
 )
 from heatline.edge.cli.options import FiniteRange
 from heatline.edge.cli.output import json_option, print_report
+from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client.handshake_probe import require_authorized
 from heatline.edge.delivery.client.subscriber import next_status
-from heatline.edge.delivery.security.curve import ClientKeys
 from heatline.edge.errors import ConfigError
 from heatline.edge.target import KeyFiles, endpoint_of, key_options, name_of
 from heatline.edge.wire.events import HandshakeState, StatusEvent

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from heatline.edge.bundle.trusted import TRUSTED_KEYS
+from heatline.edge.bundle.signature import TRUSTED_KEYS
 from heatline.edge.cameras.settings import (
     CameraSettings,
     GenicamSettings,
@@ -23,7 +23,7 @@ from heatline.edge.config.mqtt import MqttConfig, check_mqtt
 from heatline.edge.config.opcua import OpcuaConfig, check_opcua
 from heatline.edge.config.products import ProductConfig, ThresholdsConfig, check_products, describe_products
 from heatline.edge.config.tuned import EngineSelection, TunedEngines, read_tuned, tuned_file
-from heatline.edge.delivery.security.access import is_local, unprotected
+from heatline.edge.delivery.auth import is_local, unprotected
 from heatline.edge.errors import ConfigError, Faults
 from heatline.edge.util.plain_file import read_toml
 from heatline.edge.util.validation import describe_misfit

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from heatline.edge.config.addresses import Listen
-from heatline.edge.delivery.security.access import is_local
+from heatline.edge.delivery.auth import is_local
 from heatline.edge.errors import ConfigError
 from heatline.edge.wire.following import CONSUMER_NAME, LARGEST_WINDOW, Start
 

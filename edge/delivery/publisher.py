@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import zmq
 
+from heatline.edge.delivery.auth import Access, Authenticator
 from heatline.edge.delivery.numbering import Numbering
-from heatline.edge.delivery.security.access import Access
-from heatline.edge.delivery.socket_server import SocketServer
+from heatline.edge.delivery.servers import SocketServer
 from heatline.edge.delivery.sockets import notice_vanished_peers
 from heatline.edge.errors import DeliveryError
 from heatline.edge.wire.events import Message, header_of, to_frames
@@ -105,11 +105,10 @@ class Publisher(SocketServer):
         super()._set_up(socket)
         notice_vanished_peers(socket)
 
-    def _serve(self, socket: zmq.Socket[bytes]) -> None:
-        assert self._authenticator is not None
+    def _serve(self, socket: zmq.Socket[bytes], authenticator: Authenticator) -> None:
         closing = False
         while not closing:
-            self._authenticator.tick()
+            authenticator.tick()
             self._take_subscriptions(socket)
             group, closing = self._next_group()
             messages = [each.message for each in group if each.message is not None]

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Literal
 
 from heatline.edge.bundle import Bundle, VerifiedEngine
-from heatline.edge.bundle.trusted import Signer
+from heatline.edge.bundle.signature import Signer
 from heatline.edge.drift import DriftSetup
 from heatline.edge.geometry.region_of_interest import RegionOfInterest
 from heatline.edge.heatmap_picture import ColourScale

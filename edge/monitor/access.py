@@ -16,9 +16,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from heatline.edge.delivery.security.access import is_local
+from heatline.edge.delivery.auth import is_local
 from heatline.edge.errors import AccessError
-from heatline.edge.key_files import NOT_ITS_OWNERS_ALONE
+from heatline.edge.keys import NOT_ITS_OWNERS_ALONE
 from heatline.edge.monitor.responses import error
 from heatline.edge.util.plain_file import open_plain
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client.gap_detector import Gap
 from heatline.edge.delivery.client.subscriber import Subscriber
 from heatline.edge.delivery.journal.errors import JournalMissingError
 from heatline.edge.delivery.journal.reader import JournalReader
-from heatline.edge.delivery.security.curve import ClientKeys
 from heatline.edge.errors import DeliveryError, JournalError, MessageError
 from heatline.edge.monitor.client import PictureClient
 from heatline.edge.monitor.held_picture import HeldPicture

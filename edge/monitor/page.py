@@ -24,7 +24,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from heatline.edge.config import WebConfig, load_config
-from heatline.edge.delivery.security.access import is_local
+from heatline.edge.delivery.auth import is_local
 from heatline.edge.errors import AccessError, ConfigError
 from heatline.edge.monitor.access import Access, read_token
 from heatline.edge.monitor.api import Api

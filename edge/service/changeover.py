@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from heatline.edge.config import LineConfig, load_config
-from heatline.edge.delivery.command_server import Answer
+from heatline.edge.delivery.commands import Answer
 from heatline.edge.errors import CameraError, ConfigError, DeliveryError, HeatlineError
 from heatline.edge.service.events import bundle_name
 from heatline.edge.service.line import Line

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from heatline.edge.config import JournalConfig
+from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.durable.consumers import Consumers
 from heatline.edge.delivery.durable.follow_server import FollowServer
 from heatline.edge.delivery.journal.journal_writer import JournalWriter
 from heatline.edge.delivery.numbering import Numbering
-from heatline.edge.delivery.security.access import Access
 
 logger = logging.getLogger(__name__)
 

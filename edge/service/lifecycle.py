@@ -12,8 +12,8 @@ from pathlib import Path
 from types import FrameType
 
 from heatline.edge.config import LineConfig
+from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.publisher import Publisher
-from heatline.edge.delivery.security.access import Access
 from heatline.edge.errors import DeliveryError, EngineError
 from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
 from heatline.edge.inspection.ledger import Ledger

@@ -16,9 +16,9 @@ from heatline.edge.cameras.base import Opened
 from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.cameras.state import CameraAlarm
 from heatline.edge.cameras.supervisor import SupervisedCamera
+from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.numbering import Numbering
 from heatline.edge.delivery.publisher import Publisher
-from heatline.edge.delivery.security.access import Access
 from heatline.edge.delivery.sockets import bind, cannot_bind
 from heatline.edge.errors import CameraError, ConfigError, Faults
 from heatline.edge.frames import FrameRule

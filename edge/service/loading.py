@@ -7,7 +7,7 @@ from pathlib import Path
 
 from heatline.edge.bundle import Bundle, VerifiedEngine, open_bundle, open_verified_engine
 from heatline.edge.bundle.plausibility import Plausibility
-from heatline.edge.bundle.trusted import describe_signer, require_trusted, signer_of
+from heatline.edge.bundle.signature import describe_signer, require_trusted, signer_of
 from heatline.edge.config import LineConfig
 from heatline.edge.config.engine import EngineConfig
 from heatline.edge.config.tuned import EngineSelection

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from heatline.edge.cameras.supervisor import SupervisedCamera
 from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
-from heatline.edge.delivery.command_server import Answer, CommandServer
-from heatline.edge.delivery.security.access import Access
+from heatline.edge.delivery.auth import Access
+from heatline.edge.delivery.commands import Answer, CommandServer
 from heatline.edge.util.text import utf8_safe
 from heatline.edge.wire import commands
 

@@ -8,11 +8,11 @@ from typing import Any, Self
 import msgspec
 import zmq
 
+from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.durable.consumers import Consumers
 from heatline.edge.delivery.durable.follow_server import FollowServer
 from heatline.edge.delivery.journal.journal import Journal
 from heatline.edge.delivery.journal.rows import Record
-from heatline.edge.delivery.security.access import Access
 from heatline.edge.wire.events import AlarmEvent, BundleName, CountedEvent, Times, VerdictEvent, header_of
 from heatline.edge.wire.following import (
     AckRequest,

@@ -15,9 +15,7 @@ from pathlib import Path
 
 import zmq
 
-from heatline.edge.delivery.security.access import Access
-from heatline.edge.delivery.security.allow_list import Role, allow, revoke
-from heatline.edge.delivery.security.curve import ClientKeys, KeyPair, make_key_pair
+from heatline.edge.delivery.auth import Access, ClientKeys, KeyPair, Role, allow, make_key_pair, revoke
 
 WITHIN_SECONDS = 40.0
 """Bound on waiting, so that a test fails instead of hanging; never a measured time."""

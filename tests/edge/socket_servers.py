@@ -6,12 +6,11 @@ from typing import Protocol
 
 import zmq
 
-from heatline.edge.delivery.command_server import CommandServer
+from heatline.edge.delivery.auth import Access, SocketName
+from heatline.edge.delivery.commands import CommandServer
 from heatline.edge.delivery.durable.consumers import Consumers
 from heatline.edge.delivery.durable.follow_server import FollowServer
 from heatline.edge.delivery.journal.journal import Journal, Record
-from heatline.edge.delivery.security.access import Access
-from heatline.edge.delivery.security.authenticator import SocketName
 from heatline.edge.wire.commands import Triggered
 from heatline.edge.wire.events import header_of
 from heatline.edge.wire.following import FollowRequest

@@ -5,8 +5,8 @@ from typing import Any, Self
 
 import msgspec
 
+from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.publisher import Publisher
-from heatline.edge.delivery.security.access import Access
 from heatline.edge.wire.events import ChangeEvent, Message, StatusEvent
 from tests.edge.wire_examples import CHANGE, HANDSHAKE
 

@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 from zmq.utils import z85
 
-from heatline.edge.delivery.security import curve
-from heatline.edge.delivery.security.access import Access
-from heatline.edge.delivery.security.allow_list import ROLES, allow, allowed_keys
-from heatline.edge.delivery.security.refusals import Refusals
+from heatline.edge.delivery import auth
+from heatline.edge.delivery.auth import ROLES, Access, Refusals, allow, allow_list
 from heatline.edge.errors import AccessError
 from heatline.edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED
 from tests.edge.secured import Secured
@@ -56,14 +54,14 @@ def test_addresses_that_other_machines_reach_need_a_key(secured: Secured, reacha
 
 
 def test_a_line_without_a_folder_of_allowed_keys_is_refused(tmp_path: Path) -> None:
-    curve.make_key_pair(tmp_path / "line.key")
+    auth.make_key_pair(tmp_path / "line.key")
     with pytest.raises(AccessError, match=r"there is no folder .*allowed.*heatline keys allow CLIENT\.key\.pub"):
         Access.read(tmp_path / "line.key", tmp_path / "allowed")
 
 
 def test_the_lines_own_key_has_every_role_and_others_their_own(secured: Secured) -> None:
     client = secured.client("follow").own.public
-    allow_list = secured.access().allow_list
+    allow_list = secured.access().allow_lists
     allow_list.refresh()
     assert [allow_list.allows(role, secured.line.public) for role in ROLES] == [True] * 3
     assert [role for role in ROLES if allow_list.allows(role, client)] == ["follow"]
@@ -73,7 +71,7 @@ def test_the_lines_own_key_has_every_role_and_others_their_own(secured: Secured)
 
 def test_allowed_and_revoked_keys_are_seen_at_the_next_refresh(secured: Secured) -> None:
     client = secured.client()
-    allow_list = secured.access().allow_list
+    allow_list = secured.access().allow_lists
     allow_list.refresh()
     assert not allow_list.allows("listen", client.own.public)
     secured.allow(client.own, "listen")
@@ -95,7 +93,7 @@ UNTRUSTWORTHY: dict[str, tuple[Callable[[Path], object], str]] = {
     "link": (lambda bad: bad.symlink_to(bad.parents[2] / "line.key.pub"), "it is a symbolic link"),
     "pipe": (os.mkfifo, "it is a pipe"),
     "folder": (lambda bad: bad.mkdir(), "it is a folder"),
-    "loose file": (lambda bad: (bad.write_bytes(curve.to_file(KEY)), bad.chmod(0o666)), "can be written by others"),
+    "loose file": (lambda bad: (bad.write_bytes(auth.to_file(KEY)), bad.chmod(0o666)), "can be written by others"),
 }
 """Key files that a line must not trust: how to create each at a path, and the message."""
 
@@ -105,7 +103,7 @@ def test_an_untrustworthy_key_file_stops_a_start_and_later_excludes_no_other(
     secured: Secured, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = secured.client("listen")
-    allow_list = secured.access().allow_list
+    allow_list = secured.access().allow_lists
     create, excerpt = UNTRUSTWORTHY[kind]
     create(secured.allowed / "listen" / "bad.pub")
     for _ in range(3):
@@ -123,7 +121,7 @@ def test_a_folder_that_others_can_write_admits_no_client(
     secured: Secured, loose: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = secured.client("listen")
-    allow_list = secured.access().allow_list
+    allow_list = secured.access().allow_lists
     (secured.allowed / loose).chmod(0o777)
     allow_list.refresh()
     assert not allow_list.allows("listen", client.own.public)
@@ -138,7 +136,7 @@ def test_a_folder_that_others_can_write_admits_no_client(
 def test_running_out_of_descriptors_changes_no_access(secured: Secured, caplog: pytest.LogCaptureFixture) -> None:
     """A client that opens many connections can cause this."""
     client = secured.client("listen")
-    allow_list = secured.access().allow_list
+    allow_list = secured.access().allow_lists
     allow_list.refresh()
     other = secured.client("listen")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -165,13 +163,13 @@ def test_a_key_file_being_written_is_not_read(secured: Secured, monkeypatch: pyt
     rename = Path.rename
 
     def list_first(path: Path, to: Path) -> Path:
-        seen.append([each.name for each in allowed_keys(secured.allowed, "listen")])
+        seen.append([each.name for each in allow_list(secured.allowed, "listen").all()])
         return rename(path, to)
 
     monkeypatch.setattr(Path, "rename", list_first)
     allow(KEY, "mes", secured.allowed, "listen")
     assert seen == [[]]
-    assert [(each.name, each.key) for each in allowed_keys(secured.allowed, "listen")] == [("mes", KEY)]
+    assert [(each.name, each.key) for each in allow_list(secured.allowed, "listen").all()] == [("mes", KEY)]
 
 
 # Refusals.
@@ -201,4 +199,4 @@ def test_control_characters_of_a_client_are_escaped_in_the_log(caplog: pytest.Lo
 
 
 def test_a_fingerprint_is_the_digest_of_the_raw_key() -> None:
-    assert curve.fingerprint(KEY) == hashlib.sha256(bytes(range(32))).hexdigest()
+    assert auth.fingerprint(KEY) == hashlib.sha256(bytes(range(32))).hexdigest()

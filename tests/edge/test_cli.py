@@ -24,9 +24,9 @@ import heatline.edge.cli.check as check_module
 from heatline.edge import __version__
 from heatline.edge.bundle import Bundle
 from heatline.edge.cli.watch import HEADINGS, EventTable
+from heatline.edge.delivery.auth import fingerprint, make_key_pair
 from heatline.edge.delivery.journal.journal import Journal
 from heatline.edge.delivery.publisher import Publisher
-from heatline.edge.delivery.security.curve import fingerprint, make_key_pair
 from heatline.edge.errors import Faults
 from heatline.edge.images import read_rgb
 from heatline.edge.service.line import bound_addresses, require_distinct

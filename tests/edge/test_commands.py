@@ -24,10 +24,10 @@ from zmq.utils.monitor import recv_monitor_message
 
 from heatline.edge.cli.select import select
 from heatline.edge.cli.trigger import trigger
-from heatline.edge.delivery import command_server
+from heatline.edge.delivery import commands as command_server
 from heatline.edge.delivery.client.commander import Commander
-from heatline.edge.delivery.command_server import Answer, CommandServer, Handle
-from heatline.edge.delivery.router import LONGEST_REQUEST_BYTES
+from heatline.edge.delivery.commands import Answer, CommandServer, Handle
+from heatline.edge.delivery.servers import LONGEST_REQUEST_BYTES
 from heatline.edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
 from heatline.edge.wire.commands import (
     Announced,
@@ -315,7 +315,7 @@ def test_a_failing_handler_gives_a_fault_logged_once_and_serving_continues(
         send_request(client, TriggerRequest(camera="top", part_id=part_id))
         reasons.append(reason(client))
     assert reasons == ["fault", "fault", "triggered", "fault", "triggered"]
-    logged = [record for record in caplog.records if record.name == "heatline.edge.delivery.router"]
+    logged = [record for record in caplog.records if record.name == "heatline.edge.delivery.servers"]
     assert len(logged) == 1, "a client that causes faults could fill the disk"
     assert "boom" in caplog.text
 

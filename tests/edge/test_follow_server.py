@@ -505,7 +505,7 @@ def test_invalid_requests_are_refused_counted_and_logged_at_a_limited_rate(
         one.socket.send_multipart(parts)
         assert one.refused().reason == "malformed"
     assert line.server.refused == {"version": 1, "malformed": 203}
-    logged = [record for record in caplog.records if record.name == "heatline.edge.delivery.security.refusals"]
+    logged = [record for record in caplog.records if record.name == "heatline.edge.delivery.auth"]
     assert 2 <= len(logged) < 12, "any client could fill the disk"
     assert all(record.getMessage().isprintable() for record in logged)
     assert line.server.states() == {}
@@ -536,7 +536,7 @@ def test_a_server_fault_is_logged_once_and_serving_continues(
     events = line.add(GOOD)
     assert one.events(1) == events
     assert "boom" in caplog.text
-    assert len([record for record in caplog.records if record.name == "heatline.edge.delivery.router"]) == 1
+    assert len([record for record in caplog.records if record.name == "heatline.edge.delivery.servers"]) == 1
 
 
 # Starting and stopping.

@@ -20,12 +20,11 @@ import msgspec
 import pytest
 import zmq
 
+from heatline.edge.delivery.auth import ROLE_OF, Access, SocketName
 from heatline.edge.delivery.client import commander, follower, subscriber
 from heatline.edge.delivery.client.commander import Commander
 from heatline.edge.delivery.client.follower import Follower
 from heatline.edge.delivery.client.subscriber import Received, Subscriber
-from heatline.edge.delivery.security.access import Access
-from heatline.edge.delivery.security.authenticator import ROLE_OF, SocketName
 from heatline.edge.errors import (
     AccessError,
     CommandRefusedError,

@@ -28,11 +28,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from zmq.utils import z85
 
-from heatline.edge.bundle import keys as signing
-from heatline.edge.bundle.trusted import trust_key, trusted_keys
-from heatline.edge.delivery.security import curve
+from heatline.edge.bundle import signature as signing
+from heatline.edge.bundle.signature import trust_key, trusted_keys
+from heatline.edge.delivery import auth
 from heatline.edge.errors import AccessError, BundleError, HeatlineError
-from heatline.edge.key_files import LARGEST_KEY_FILE, public_half
+from heatline.edge.keys import LARGEST_KEY_FILE, public_half
 
 LOOSE = (0o640, 0o604, 0o620, 0o602, 0o610, 0o777)
 """Modes that give others access to a file."""
@@ -67,9 +67,9 @@ KINDS = {
         "holds no ed25519 public key",
     ),
     "curve": Kind(
-        curve.make_key_pair,
-        curve.read_key_pair,
-        curve.read_public_key,
+        auth.make_key_pair,
+        auth.read_key_pair,
+        auth.read_public_key,
         AccessError,
         "holds no CurveZMQ key, or a damaged one",
         "holds no CurveZMQ public key",
@@ -138,15 +138,15 @@ def test_key_files_work_with_cryptography_and_pyzmq(tmp_path: Path) -> None:
     assert isinstance(private, Ed25519PrivateKey)
     assert private.public_key() == load_pem_public_key((tmp_path / "maker.pub").read_bytes())
 
-    pair = curve.make_key_pair(tmp_path / "line")
+    pair = auth.make_key_pair(tmp_path / "line")
     assert zmq.auth.load_certificate(tmp_path / "line") == (pair.public, pair.secret)
     assert zmq.auth.load_certificate(tmp_path / "line.pub") == (pair.public, None)
-    assert pair.secret.decode() not in repr(curve.ClientKeys(pair, pair.public)), "a log would show it"
+    assert pair.secret.decode() not in repr(auth.ClientKeys(pair, pair.public)), "a log would show it"
     public_file, secret_file = map(Path, zmq.auth.create_certificates(tmp_path, "other", {"name": "MES"}))
     secret_file.chmod(0o600)
-    read = curve.read_key_pair(secret_file)
+    read = auth.read_key_pair(secret_file)
     assert (read.public, read.secret) == zmq.auth.load_certificate(secret_file)
-    assert curve.read_public_key(public_file) == read.public
+    assert auth.read_public_key(public_file) == read.public
 
 
 # Reading.
@@ -207,12 +207,6 @@ def test_keys_of_the_other_half_or_kind_are_refused(kind: Kind, key: Path, tmp_p
     assert kind.no_public in kind.refusal(kind.read_public, tmp_path / "other.pub")
 
 
-def test_a_file_with_two_private_keys_is_refused(tmp_path: Path) -> None:
-    curve.make_key_pair(tmp_path / "k")
-    path = written(tmp_path / "k", (tmp_path / "k").read_bytes() + b'    secret-key = "%b"\n' % zmq.curve_keypair()[1])
-    assert "holds a public key and no private one" in CURVE.refusal(curve.read_key_pair, path)
-
-
 def test_a_key_that_is_not_a_plain_file_is_refused_at_once(kind: Kind, key: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(key)
@@ -242,9 +236,9 @@ def test_exactly_the_keys_that_zeromq_accepts_are_read(text: str | bytes) -> Non
     value = text.encode() if isinstance(text, str) else text
     data = b'curve\n    public-key = "%b"\n' % value
     if zeromq_accepts(value):
-        assert curve.parse_public_key(data, Path("k.pub")) == value
+        assert auth.parse_public_key(data, Path("k.pub")) == value
     else:
-        assert CURVE.no_public in CURVE.refusal(curve.parse_public_key, data, Path("k.pub"))
+        assert CURVE.no_public in CURVE.refusal(auth.parse_public_key, data, Path("k.pub"))
 
 
 # Trusted keys.

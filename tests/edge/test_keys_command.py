@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from heatline.edge.cli.keys import keys
-from heatline.edge.delivery.security.curve import fingerprint, read_key_pair, read_public_key
+from heatline.edge.delivery.auth import fingerprint, read_key_pair, read_public_key
 from heatline.edge.errors import AccessError
 from tests.needs import need_root
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.cli.status import EXIT_CODES
+from heatline.edge.delivery.auth import ClientKeys, read_key_pair
 from heatline.edge.delivery.client.subscriber import Subscriber
-from heatline.edge.delivery.security.curve import ClientKeys, read_key_pair
 from heatline.edge.wire.events import ChangeEvent, Event, Message, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import running, started, write_line_with

@@ -29,7 +29,7 @@ from heatline.edge.bridge.opcua.limits import (
 from heatline.edge.bridge.opcua.result_follower import TICK_SECONDS, News, ResultFollower
 from heatline.edge.bridge.opcua.results import HeldResult, HeldResults
 from heatline.edge.delivery.client.follower import Follower
-from heatline.edge.delivery.command_server import CommandServer
+from heatline.edge.delivery.commands import CommandServer
 from heatline.edge.delivery.journal.rows import Record
 from heatline.edge.errors import SupersededError
 from heatline.edge.wire.commands import Selected, SelectRequest, refusal

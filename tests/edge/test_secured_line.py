@@ -19,13 +19,19 @@ from zmq.utils.monitor import recv_monitor_message
 from heatline.edge.cli.reload import reload
 from heatline.edge.cli.status import status
 from heatline.edge.cli.watch import watch
+from heatline.edge.delivery import auth
+from heatline.edge.delivery.auth import (
+    ROLE_OF,
+    ROLES,
+    Access,
+    Authenticator,
+    ClientKeys,
+    SocketName,
+    make_key_pair,
+    read_key_pair,
+)
 from heatline.edge.delivery.client import handshake_probe
 from heatline.edge.delivery.client.commander import Commander
-from heatline.edge.delivery.security import authenticator
-from heatline.edge.delivery.security.access import Access
-from heatline.edge.delivery.security.allow_list import ROLES
-from heatline.edge.delivery.security.authenticator import ROLE_OF, Authenticator, SocketName
-from heatline.edge.delivery.security.curve import ClientKeys, make_key_pair, read_key_pair
 from heatline.edge.errors import AccessError
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Secured, connected, free_port, nothing_left_open, until
 from tests.edge.socket_servers import SOCKET_SERVERS, Events
@@ -36,8 +42,8 @@ SOON = "--timeout", "0.3"
 @pytest.fixture(autouse=True)
 def _refresh_for_each_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read the list for each client; otherwise a client that was allowed a moment ago is refused once."""
-    monkeypatch.setattr(authenticator, "AS_OF_SECONDS", 0.0)
-    monkeypatch.setattr(authenticator, "LOOK_EVERY_SECONDS", 0.1)
+    monkeypatch.setattr(auth, "AS_OF_SECONDS", 0.0)
+    monkeypatch.setattr(auth, "LOOK_EVERY_SECONDS", 0.1)
 
 
 class ReachableSocket:
@@ -116,7 +122,7 @@ def test_clients_without_a_key_of_the_role_are_refused(
     own = opened.keys.own
     opened.expect_refused(ClientKeys(own, own.public), "protocol")  # a wrong key of the line
     opened.expect_refused(None, "protocol", "handshake")
-    assert f"refused ({opened.name}.protocol): a connection from " in caplog.text
+    assert f"refused ({opened.name}.protocol): a client failed its handshake" in caplog.text
     opened.expect_served(opened.keys)
 
 
@@ -149,7 +155,7 @@ def test_invalid_handshakes_harm_no_client(opened: ReachableSocket) -> None:
 def test_an_unfinished_handshake_is_disconnected(
     name: SocketName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(authenticator, "HANDSHAKE_WITHIN_MS", 500)
+    monkeypatch.setattr(auth, "HANDSHAKE_WITHIN_MS", 500)
     with contextlib.ExitStack() as at_end:
         opened = at_end.enter_context(contextlib.closing(ReachableSocket(name, tmp_path)))
         address = "127.0.0.1", opened.port.number
@@ -214,10 +220,10 @@ def test_an_authenticator_that_does_not_answer_admits_no_client(
 
     monkeypatch.setattr(Authenticator, "_watch", stop_watching)
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
-        auth = Authenticator(router, secured.access(), "commands", port.bound)
-        auth.join()
+        authenticator = Authenticator(router, secured.access(), "commands", port.bound)
+        authenticator.join()
         router.disable_monitor()
-        auth.bind()
+        authenticator.bind()
         with connected(port.reached, zmq.DEALER, secured.client("command")) as client:
             failed = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
             with client.get_monitor_socket(failed | zmq.EVENT_HANDSHAKE_SUCCEEDED) as monitor:
@@ -231,14 +237,14 @@ def test_an_authenticator_that_does_not_answer_admits_no_client(
 def test_an_authenticator_that_fails_admits_no_client_and_continues(
     commands: ReachableSocket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    refresh, fail = commands.access.allow_list.refresh, True
+    refresh, fail = commands.access.allow_lists.refresh, True
 
     def failing(at_most_s_old: float = 0.0) -> None:
         if fail:
             raise ZeroDivisionError("boom")
         refresh(at_most_s_old)
 
-    monkeypatch.setattr(commands.access.allow_list, "refresh", failing)
+    monkeypatch.setattr(commands.access.allow_lists, "refresh", failing)
     with commands.connected(commands.keys) as client:
         with client.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED) as monitor:
             assert monitor.poll(WITHIN_MS)
@@ -263,7 +269,7 @@ def test_an_oversized_subscription_disconnects_its_client(address: str, tmp_path
 
 
 def test_a_commander_without_access_gets_an_access_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(authenticator, "HANDSHAKE_WITHIN_MS", 500)
+    monkeypatch.setattr(auth, "HANDSHAKE_WITHIN_MS", 500)
     with contextlib.closing(ReachableSocket("commands", tmp_path)) as opened:
         own = opened.keys.own
         for keys, excerpt in [
@@ -283,7 +289,7 @@ def test_a_commander_without_access_gets_an_access_error(tmp_path: Path, monkeyp
 @pytest.fixture
 def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReachableSocket]:
     """The event socket only. The key `mes.key` has another role."""
-    monkeypatch.setattr(authenticator, "HANDSHAKE_WITHIN_MS", 300)
+    monkeypatch.setattr(auth, "HANDSHAKE_WITHIN_MS", 300)
     with contextlib.closing(ReachableSocket("events", tmp_path)) as reachable:
         reachable.secured.allow(make_key_pair(tmp_path / "mes.key"), "follow")
         yield reachable

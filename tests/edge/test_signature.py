@@ -11,10 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heatline.edge.bundle import Bundle, open_bundle, sign_bundle
-from heatline.edge.bundle.keys import PrivateKey, make_key, read_private_key
-from heatline.edge.bundle.signature import DOMAIN, SIGNATURE, read_signature
+from heatline.edge.bundle.signature import (
+    DOMAIN,
+    SIGNATURE,
+    PrivateKey,
+    Signer,
+    make_key,
+    read_private_key,
+    read_signature,
+    require_trusted,
+    signer_of,
+    trust_key,
+)
 from heatline.edge.bundle.store import MANIFEST, REQUIRED
-from heatline.edge.bundle.trusted import Signer, require_trusted, signer_of, trust_key
 from heatline.edge.errors import BundleError
 from tests.command import complaint, heatline
 from tests.edge.lines import small_frames, write_line, write_pictures

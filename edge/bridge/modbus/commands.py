@@ -10,8 +10,8 @@ from heatline.edge.bridge.modbus.bank import RegisterBank
 from heatline.edge.bridge.modbus.codes import Command, Outcome, refusal
 from heatline.edge.bridge.modbus.registers import COMMANDS, PART_ID_CHARACTERS, RESPONSE
 from heatline.edge.bridge.modbus.results import IdMap
+from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client.commander import Commander
-from heatline.edge.delivery.security.curve import ClientKeys
 from heatline.edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.wire.commands import Announced

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from heatline.edge.config.mqtt import MqttConfig
 from heatline.edge.errors import AccessError
-from heatline.edge.key_files import read_secret
+from heatline.edge.keys import read_secret
 
 
 class _ClosedIfRefused(ssl.SSLSocket):

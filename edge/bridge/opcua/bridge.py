@@ -19,9 +19,9 @@ from heatline.edge.bridge.opcua.server import BridgeServer
 from heatline.edge.bridge.opcua.vision_state import VisionState, vision_state
 from heatline.edge.bridge.result import Result, result_of, unjournalled_results
 from heatline.edge.config.opcua import OpcuaConfig
+from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client.commander import Commander
 from heatline.edge.delivery.client.follower import Follower
-from heatline.edge.delivery.security.curve import ClientKeys
 from heatline.edge.errors import EventsLostError, MessageError
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.util.systemd import notify

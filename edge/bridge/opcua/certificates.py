@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from heatline.edge.errors import AccessError
-from heatline.edge.key_files import read_private, read_trusted, refuse_if_others_can_write, write_new
+from heatline.edge.keys import read_private, read_trusted, refuse_if_others_can_write, write_new
 from heatline.edge.util.text import on_one_line
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ import time
 import msgspec
 import zmq
 
+from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client.handshake_probe import describe_refusal
 from heatline.edge.delivery.client.socket import Client, client_socket, connect
-from heatline.edge.delivery.security.curve import ClientKeys
 from heatline.edge.delivery.sockets import PARTS_KEPT, receive
 from heatline.edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
 from heatline.edge.wire.commands import (

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import msgspec
 import zmq
 
+from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client.acknowledgements import Acknowledgements
 from heatline.edge.delivery.client.event_buffer import EventBuffer, Lost
 from heatline.edge.delivery.client.handshake_probe import require_authorized
 from heatline.edge.delivery.client.socket import Client, client_socket, connect
-from heatline.edge.delivery.security.curve import ClientKeys
 from heatline.edge.delivery.sockets import PARTS_KEPT, notice_vanished_peers, receive
 from heatline.edge.errors import AccessError, DeliveryError, HeatlineError, MessageError, SupersededError
 from heatline.edge.util.text import on_one_line

@@ -8,7 +8,7 @@ import socket as sockets
 
 import zmq
 
-from heatline.edge.delivery.security.curve import ClientKeys
+from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.sockets import monitor, monitor_event
 from heatline.edge.errors import AccessError
 

@@ -6,7 +6,7 @@ from typing import Self
 
 import zmq
 
-from heatline.edge.delivery.security.curve import ClientKeys
+from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.errors import DeliveryError
 
 RECONNECT_MS, RECONNECT_AT_MOST_MS = 20, 1000

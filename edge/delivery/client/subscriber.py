@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import zmq
 
+from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client.gap_detector import Gap, GapDetector
 from heatline.edge.delivery.client.socket import Client, client_socket, no_address
-from heatline.edge.delivery.security.curve import ClientKeys
 from heatline.edge.delivery.sockets import PARTS_KEPT, notice_vanished_peers, receive
 from heatline.edge.wire.events import LARGEST_PART_BYTES, Message, StatusEvent, from_frames
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import zmq
 
+from heatline.edge.delivery.auth import Access, Authenticator
 from heatline.edge.delivery.durable.consumers import MOST_CONSUMERS, Consumers
 from heatline.edge.delivery.durable.journal_tail import JournalTail
 from heatline.edge.delivery.durable.subscription import Subscription
 from heatline.edge.delivery.journal.reader import Page
-from heatline.edge.delivery.router import REQUESTS_AT_ONCE, Route, RouterServer
-from heatline.edge.delivery.security.access import Access
+from heatline.edge.delivery.servers import REQUESTS_AT_ONCE, Route, RouterServer
 from heatline.edge.delivery.sockets import notice_vanished_peers
 from heatline.edge.errors import JournalError
 from heatline.edge.wire.events import Consumer
@@ -112,32 +112,31 @@ class FollowServer(RouterServer[Request]):
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending reports a client that has gone or takes nothing
         notice_vanished_peers(socket)
 
-    def _serve(self, socket: zmq.Socket[bytes]) -> None:
+    def _serve(self, socket: zmq.Socket[bytes], authenticator: Authenticator) -> None:
         more = False
         while not self._closing:
             woken = self._wait(socket, 0 if more else TICK_MS)
             try:
-                more = self._run_once(socket, woken)
+                more = self._run_once(socket, authenticator, woken)
             except Exception as error:  # a bug must not end the service for all consumers
                 self._faults.error("%s: durable consumers could not be served", self.address, exc_info=error)
                 more = False
         try:
             for _ in range(PASSES_AT_THE_END):
-                if not self._run_once(socket, woken=True):
+                if not self._run_once(socket, authenticator, woken=True):
                     break
         except Exception as error:
             self._faults.error("%s: durable consumers could not be served", self.address, exc_info=error)
         self._consumers.write()
         self._journal.close()
 
-    def _run_once(self, socket: zmq.Socket[bytes], woken: bool) -> bool:
+    def _run_once(self, socket: zmq.Socket[bytes], authenticator: Authenticator, woken: bool) -> bool:
         """Do all work that is due; return whether more is left."""
-        assert self._authenticator is not None
-        self._authenticator.tick()
+        authenticator.tick()
         if self._journal.refresh(at_once=woken):
             for subscription in list(self._subscriptions.values()):
                 self._begin(socket, subscription)
-        for route, request in self._requests(socket, REQUESTS_AT_ONCE):
+        for route, request in self._requests(socket, authenticator, REQUESTS_AT_ONCE):
             self._take(socket, route, request)
         more = [self._push(socket, subscription) for subscription in list(self._subscriptions.values())]
         self._send_due_heartbeats(socket)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from heatline.edge.delivery.durable.journal_tail import JournalTail
 from heatline.edge.delivery.journal.reader import Page
-from heatline.edge.delivery.router import Route
+from heatline.edge.delivery.servers import Route
 from heatline.edge.wire.following import Batch, FollowRequest, batch_parts
 
 BYTES_PER_BATCH = 1 << 20

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from heatline.edge.bundle import Bundle, open_bundle, sign_bundle, write_bundle
-from heatline.edge.bundle.keys import make_key, read_private_key
+from heatline.edge.bundle.signature import make_key, read_private_key
 from tests.edge.lines import small_frames, write_pictures
 
 BUNDLE = Path(__file__).parents[3] / "examples" / "drawn_boards" / "bundle"

@@ -1,4 +1,4 @@
-"""Key files of any kind: written once, and read only if nobody else could have read or changed them.
+"""Files of keys of any kind: written once, and read only if nobody else could have read or changed them.
 
 A folder of public keys defines who is trusted: one file NAME.pub each. Only its administrator can write it.
 """
@@ -7,16 +7,21 @@ import contextlib
 import os
 import re
 import stat
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from heatline.edge.errors import HeatlineError
-from heatline.edge.util.plain_file import open_plain
+from heatline.edge.util.plain_file import open_plain, read_plain
 
 LARGEST_KEY_FILE = 64 * 1024
 PUBLIC_SUFFIX = ".pub"
 NOT_ITS_OWNERS_ALONE = stat.S_IRWXG | stat.S_IRWXO
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
+
+K = TypeVar("K")
 
 
 def public_half(path: Path) -> Path:
@@ -50,23 +55,19 @@ def write_new(path: Path, data: bytes, mode: int, kind: type[HeatlineError], *, 
         HeatlineError: the file exists, or cannot be written.
     """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    except FileExistsError as error:
-        raise kind(f"{path} exists already; keys are never overwritten, name a new file") from error
-    except OSError as error:
-        raise kind(f"{path} cannot be written ({error.strerror}); check the folder and its permissions") from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
             os.fchmod(file.fileno(), mode)
             if owner_uid is not None:
                 os.fchown(file.fileno(), owner_uid, -1)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+    except FileExistsError as error:
+        raise kind(f"{path} exists already; keys are never overwritten, name a new file") from error
     except OSError as error:
         with contextlib.suppress(OSError):
             path.unlink()
-        raise kind(f"{path} cannot be written ({error.strerror}); check the disk and the permissions") from error
+        raise kind(f"{path} cannot be written ({error.strerror}); check the folder and its permissions") from error
 
 
 def read_private(path: Path, kind: type[HeatlineError], made_by: str) -> bytes:
@@ -93,7 +94,7 @@ def read_secret(path: Path, kind: type[HeatlineError], expected: str, replace: s
     """
     try:
         with open_plain(path) as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)  # of the open file, even if the path changes
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             data = file.read(LARGEST_KEY_FILE)
     except OSError as error:
         raise kind(f"{path} cannot be read ({error.strerror}); {expected}") from error
@@ -103,6 +104,20 @@ def read_secret(path: Path, kind: type[HeatlineError], expected: str, replace: s
             f"may have read it, otherwise: chmod 600 {path}"
         )
     return data
+
+
+def read_public(path: Path, kind: type[HeatlineError], made_by: str) -> bytes:
+    """Return the content of a public key's file.
+
+    Raises:
+        HeatlineError: it cannot be read.
+    """
+    try:
+        return read_plain(path, LARGEST_KEY_FILE)
+    except OSError as error:
+        raise kind(
+            f"{path} cannot be read ({error.strerror}); name a public key, KEY{PUBLIC_SUFFIX} of {made_by}"
+        ) from error
 
 
 def read_trusted(path: Path, kind: type[HeatlineError]) -> bytes:
@@ -150,63 +165,110 @@ def check_permissions(path: Path, found: os.stat_result, kind: type[HeatlineErro
         )
 
 
-def files_in(folder: Path, kind: type[HeatlineError]) -> list[Path]:
-    """Return the files of all keys, by name; none if there is no folder.
+@dataclass(frozen=True)
+class StoredKey(Generic[K]):
+    """A public key of a folder, and its name there."""
+
+    name: str
+    key: K
+    path: Path
+
+
+class KeyStore(Generic[K]):
+    """A folder of trusted public keys.
 
     Args:
-        kind: class of the error to raise.
-    Raises:
-        HeatlineError: the folder cannot be read, or others can write it.
+        parse: returns the key in the content of a file, whose path is for the error's message.
+        kind: class of the errors to raise.
     """
-    try:
-        files = sorted(path for path in folder.iterdir() if path.name.endswith(PUBLIC_SUFFIX))
-        refuse_if_others_can_write(folder, kind)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise kind(
-            f"{folder} cannot be read ({error.strerror}); name a folder of trusted keys that everyone may read"
-        ) from error
-    return files
 
+    def __init__(self, folder: Path, parse: Callable[[bytes, Path], K], kind: type[HeatlineError]) -> None:
+        self.folder = folder
+        self._parse, self._kind = parse, kind
 
-def name_of(path: Path) -> str:
-    """Return the name of a key in its folder."""
-    return path.name.removesuffix(PUBLIC_SUFFIX)
+    def files(self) -> list[Path]:
+        """Return the files of all keys, by name; none if there is no folder.
 
+        Raises:
+            HeatlineError: the folder cannot be read, or others can write it.
+        """
+        try:
+            found = sorted(path for path in self.folder.iterdir() if path.name.endswith(PUBLIC_SUFFIX))
+            refuse_if_others_can_write(self.folder, self._kind)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._kind(
+                f"{self.folder} cannot be read ({error.strerror}); name a folder of trusted keys that everyone may read"
+            ) from error
+        return found
 
-def require_name(name: str, kind: type[HeatlineError]) -> None:
-    """Require that a name is valid for a key.
+    def read(self, path: Path) -> StoredKey[K]:
+        """Return the key in a file of the folder.
 
-    Raises:
-        HeatlineError: it is not.
-    """
-    if not PLAIN_NAME.fullmatch(name):
-        raise kind(
-            f"{name!r} is not a name for a key; expected 1 to 64 letters, digits or any of _ . @ + -; "
-            "name it with --name"
-        )
+        Raises:
+            HeatlineError: it cannot be read, is not a key, or others can write it.
+        """
+        return StoredKey(path.name.removesuffix(PUBLIC_SUFFIX), self._parse(read_trusted(path, self._kind), path), path)
 
+    def all(self) -> list[StoredKey[K]]:
+        """Return all keys, by name.
 
-def put(data: bytes, name: str, folder: Path, kind: type[HeatlineError], option: str) -> Path:
-    """Write a key's file. Create the folder if there is none.
+        Raises:
+            HeatlineError: as of `files` and `read`.
+        """
+        return [self.read(path) for path in self.files()]
 
-    Args:
-        option: the command's option that names another folder.
-    Raises:
-        HeatlineError: the name is another key's, the folder cannot be written, or others can write it.
-    """
-    path = folder / f"{name}{PUBLIC_SUFFIX}"
-    if path.exists():
-        raise kind(f"{folder} has another key with the name {name!r}; choose another name with --name")
-    try:
-        for missing in reversed([place for place in (folder, *folder.parents) if not place.exists()]):
-            missing.mkdir()
-            missing.chmod(0o755)  # whatever the umask: the service runs as another user
-        refuse_if_others_can_write(folder, kind)
-    except OSError as error:
-        raise kind(f"{folder} cannot be written ({error.strerror}); as root, or name another {option}") from error
-    unfinished = folder / f".{name}.{os.getpid()}"  # a line that reads meanwhile must not find an incomplete key
-    write_new(unfinished, data, 0o644, kind)
-    unfinished.rename(path)
-    return path
+    def add(self, name: str, key: K, data: bytes, option: str) -> StoredKey[K]:
+        """Add a key, and create the folder if there is none. A key that is already there keeps its name.
+
+        Args:
+            data: content of the key's file.
+            option: the command's option that names another folder.
+        Raises:
+            HeatlineError: the name is invalid or another key's, the folder cannot be written, or others can write it.
+        """
+        path = self._path_of(name)
+        for other in self.all():
+            if other.key == key:
+                return other
+        if path.exists():
+            raise self._kind(f"{self.folder} has another key with the name {name!r}; choose another name with --name")
+        try:
+            for missing in reversed([each for each in (self.folder, *self.folder.parents) if not each.exists()]):
+                missing.mkdir()
+                missing.chmod(0o755)  # whatever the umask: the service runs as another user
+            refuse_if_others_can_write(self.folder, self._kind)
+        except OSError as error:
+            raise self._kind(
+                f"{self.folder} cannot be written ({error.strerror}); as root, or name another {option}"
+            ) from error
+        unfinished = self.folder / f".{name}.{os.getpid()}"  # a line that reads meanwhile must not find half a key
+        write_new(unfinished, data, 0o644, self._kind)
+        unfinished.rename(path)
+        return StoredKey(name, key, path)
+
+    def remove(self, name: str, option: str) -> bool:
+        """Remove a key; return whether it was there.
+
+        Raises:
+            HeatlineError: the name is invalid, or the folder cannot be written.
+        """
+        path = self._path_of(name)
+        try:
+            path.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise self._kind(
+                f"{path} cannot be deleted ({error.strerror}); as root, or name another {option}"
+            ) from error
+        return True
+
+    def _path_of(self, name: str) -> Path:
+        if not PLAIN_NAME.fullmatch(name):
+            raise self._kind(
+                f"{name!r} is not a name for a key; expected 1 to 64 letters, digits or any of _ . @ + -; "
+                "name it with --name"
+            )
+        return self.folder / f"{name}{PUBLIC_SUFFIX}"

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import msgspec
 import zmq
 
-from heatline.edge.delivery.router import REQUESTS_AT_ONCE, Route, RouterServer
-from heatline.edge.delivery.security.access import Access
+from heatline.edge.delivery.auth import Access, Authenticator
+from heatline.edge.delivery.servers import REQUESTS_AT_ONCE, Route, RouterServer
 from heatline.edge.wire.commands import PROTOCOL, Reply, Request, refusal
 from heatline.edge.wire.requests import Refused, to_bytes
 
@@ -53,13 +53,13 @@ class CommandServer(RouterServer[Request]):
         self._answered: deque[tuple[_Requester, Reply]] = deque()
         self._numbers = itertools.count()
 
-    def _serve(self, socket: zmq.Socket[bytes]) -> None:
+    def _serve(self, socket: zmq.Socket[bytes], authenticator: Authenticator) -> None:
         while not self._closing:
             self._wait(socket)
             self._send_answers(socket)
-            for route, request in self._requests(socket, REQUESTS_AT_ONCE):
+            for route, request in self._requests(socket, authenticator, REQUESTS_AT_ONCE):
                 self._take(socket, _Requester(route, request.request_id), request)
-        self._refuse_the_rest(socket)
+        self._refuse_the_rest(socket, authenticator)
 
     def _take(self, socket: zmq.Socket[bytes], requester: _Requester, request: Request | Refused) -> None:
         if isinstance(request, Refused):
@@ -105,7 +105,7 @@ class CommandServer(RouterServer[Request]):
         named = msgspec.structs.replace(reply, request_id=requester.request_id)
         socket.send_multipart([*requester.route, to_bytes(named)])
 
-    def _refuse_the_rest(self, socket: zmq.Socket[bytes]) -> None:
+    def _refuse_the_rest(self, socket: zmq.Socket[bytes], authenticator: Authenticator) -> None:
         """Refuse the requests that wait for their reply, and those that wait to be read."""
         self._send_answers(socket)
         with self._lock:
@@ -114,5 +114,5 @@ class CommandServer(RouterServer[Request]):
         stopping = refusal("stopping", "the line stops; ask again once it has started")
         for requester in waiting:
             self._send(socket, requester, stopping)
-        for route, request in self._requests(socket, UNANSWERED_AT_MOST):
+        for route, request in self._requests(socket, authenticator, UNANSWERED_AT_MOST):
             self._send(socket, _Requester(route, request.request_id), stopping)

@@ -1,0 +1,557 @@
+"""Who may connect to a line's sockets: every client of this machine, or from anywhere, clients with an allowed key.
+
+CurveZMQ keys are in files that other ZeroMQ programs can read. A key has 32 bytes, or 40 characters in Z85: the form
+that ZeroMQ, its files and this module use. Allow-lists are a folder with one folder of public keys for each role.
+Commands write it, and a running line reads it about once a second.
+"""
+
+import contextlib
+import errno
+import hashlib
+import ipaddress
+import logging
+import os
+import re
+import struct
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+import zmq
+from zmq.utils import z85
+
+from heatline.edge.delivery.sockets import bind, monitor, monitor_event
+from heatline.edge.errors import AccessError
+from heatline.edge.keys import PUBLIC_SUFFIX, KeyStore, StoredKey, read_private, read_public, write_pair
+from heatline.edge.util.rate_limited_log import RateLimit, RateLimitedLog
+from heatline.edge.util.text import on_one_line
+from heatline.edge.util.threads import NamedThread
+
+logger = logging.getLogger(__name__)
+
+KEY_BYTES = 32
+MADE_BY = "heatline keys new"
+LINE_KEY = "/etc/heatline/keys/line.key"
+ALLOWED_KEYS = Path("/etc/heatline/keys/allowed")
+"""Default folder of a machine's allow-lists."""
+Role = Literal["listen", "follow", "command"]
+"""Role of a client: receive live events, be a durable consumer, or send commands."""
+ROLES: tuple[Role, ...] = get_args(Role)
+SocketName = Literal["events", "commands", "journal"]
+ROLE_OF: dict[SocketName, Role] = {"events": "listen", "commands": "command", "journal": "follow"}
+HANDSHAKE_WITHIN_MS = 3000
+"""A client that does not complete its handshake within this time is disconnected. A client that is not allowed may have
+to wait as long before it can try again."""
+LOOK_EVERY_SECONDS = 1.0
+AS_OF_SECONDS = 0.1
+"""Age of the allow-list for a new connection, so that many connections do not read the disk each."""
+FAILURES = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+"""Address of the authentication requests in each context: ZAP 1.0 (https://rfc.zeromq.org/spec/27)."""
+ALLOWED, NOT_ALLOWED = (b"200", b"OK"), (b"300", b"not allowed")
+"""300 and not 400: ZeroMQ disconnects the client, which tries again by itself. After 400 it would stop for ever, and a
+key that is allowed a minute later would stay out. pyzmq's authenticator answers 400, and needs asyncio."""
+_ENTRY = re.compile(rb'^\s*(public-key|secret-key)\s*=\s*"?([^"\s]*)"?\s*$', re.MULTILINE)
+_FILE = """\
+#   heatline: a CurveZMQ {half} key, as ZeroMQ's certificate files have it.
+#   {what}
+
+metadata
+curve
+    public-key = "{public}"
+"""
+_SHORTAGES = errno.EMFILE, errno.ENFILE, errno.ENOMEM
+
+
+# Keys.
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """Both halves of a key."""
+
+    public: bytes
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ClientKeys:
+    """Keys that a client needs to connect to a protected line."""
+
+    own: KeyPair
+    line: bytes
+    """The line's public key, which proves that the peer is the line."""
+
+    @classmethod
+    def read(cls, own: Path, line: Path) -> Self:
+        """Read a client's private key file and the line's public key file.
+
+        Raises:
+            AccessError: a file cannot be used.
+        """
+        return cls(read_key_pair(own), read_public_key(line))
+
+    def apply(self, socket: zmq.Socket[bytes]) -> None:
+        """Set up a socket before it connects."""
+        socket.setsockopt(zmq.CURVE_SERVERKEY, self.line)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, self.own.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, self.own.secret)
+
+
+def make_key_pair(path: Path, owner_uid: int | None = None) -> KeyPair:
+    """Create a key in a new file that only its owner may read, and its public half in a file beside it.
+
+    Args:
+        owner_uid: user who owns the file, which only root can set; None: the current user.
+    Raises:
+        AccessError: one of the files exists, or cannot be written.
+    """
+    public, secret = zmq.curve_keypair()
+    what = "Keep this half secret: its holder can pretend to be its owner."
+    private = _FILE.format(half="secret", what=what, public=public.decode()) + f'    secret-key = "{secret.decode()}"\n'
+    write_pair(path, private.encode(), to_file(public), AccessError, owner_uid=owner_uid)
+    return KeyPair(public, secret)
+
+
+def to_file(public: bytes) -> bytes:
+    """Return the content of a public key's file."""
+    return _FILE.format(half="public", what="This half is public.", public=public.decode()).encode()
+
+
+def read_key_pair(path: Path) -> KeyPair:
+    """Read a private key's file.
+
+    Raises:
+        AccessError: it cannot be read, is not a key, or others than its owner may read or write it.
+    """
+    found = _entries(read_private(path, AccessError, MADE_BY))
+    public, secret = found.get("public-key"), found.get("secret-key")
+    if public is not None and secret is None:
+        raise AccessError(
+            f"{path} holds a public key and no private one; name the private one that {MADE_BY} made with it"
+        )
+    if public is None or secret is None or zmq.curve_public(secret) != public:
+        raise AccessError(f"{path} holds no CurveZMQ key, or a damaged one; make one with {MADE_BY}")
+    return KeyPair(public, secret)
+
+
+def read_public_key(path: Path) -> bytes:
+    """Read a public key's file.
+
+    Raises:
+        AccessError: it cannot be read, or is not a key.
+    """
+    return parse_public_key(read_public(path, AccessError, MADE_BY), path)
+
+
+def parse_public_key(data: bytes, where: Path) -> bytes:
+    """Parse the content of a public key's file.
+
+    Raises:
+        AccessError: it is not a key.
+    """
+    if b"secret-key" in data or b"PRIVATE KEY" in data:
+        raise AccessError(f"{where} holds a private key, which stays with its owner; name its public half, a .pub file")
+    public = _entries(data).get("public-key")
+    if public is None:
+        raise AccessError(f"{where} holds no CurveZMQ public key; name KEY{PUBLIC_SUFFIX} of {MADE_BY}")
+    return public
+
+
+def fingerprint(public: bytes) -> str:
+    """Return the fingerprint that people compare: the sha256 of the raw key, in hexadecimal."""
+    return hashlib.sha256(z85.decode(public)).hexdigest()
+
+
+def _entries(data: bytes) -> dict[str, bytes]:
+    """Return the valid keys in a file by name."""
+    return {name.decode(): key for name, key in _ENTRY.findall(data) if _is_key(key)}
+
+
+def _is_key(text: bytes) -> bool:
+    """Return whether a text is the Z85 of 32 bytes."""
+    try:
+        return len(z85.decode(text)) == KEY_BYTES
+    except (KeyError, ValueError, struct.error):
+        return False
+
+
+# Allow-lists.
+
+
+def allow_list(folder: Path, role: Role) -> KeyStore[bytes]:
+    """Return the keys in a folder of allow-lists that are allowed in a role. All of its errors are AccessErrors."""
+    return KeyStore(folder / role, parse_public_key, AccessError)
+
+
+def allow(key: bytes, name: str, folder: Path, role: Role) -> StoredKey[bytes]:
+    """Allow a key in a role. A key that is allowed already keeps its name.
+
+    Raises:
+        AccessError: the name is invalid or another key's, the folder cannot be written, or others can write it.
+    """
+    return allow_list(folder, role).add(name, key, to_file(key), "--allowed")
+
+
+def revoke(name: str, folder: Path, roles: Collection[Role] = ROLES) -> list[Role]:
+    """Revoke a key; return the roles that it had.
+
+    Raises:
+        AccessError: the name is invalid, the key has none of the roles, or the folder cannot be written.
+    """
+    had = [role for role in roles if allow_list(folder, role).remove(name, "--allowed")]
+    if not had:
+        raise AccessError(
+            f"{folder} has no key {name!r} to {' or '.join(roles)}; heatline keys list shows which it has"
+        )
+    return had
+
+
+class AllowLists:
+    """The current allow-lists of a folder. Any thread.
+
+    A file or folder that is damaged, or that others can write, authorizes nobody. It is logged, and the other keys stay
+    allowed. If files cannot be read for lack of memory or descriptors, the lists stay as they were: otherwise a client
+    that opens many connections would disconnect all others.
+
+    Args:
+        folder: None: nobody is allowed.
+        own: the line's public key, which is allowed in every role: who can read its private half is the line.
+    """
+
+    def __init__(self, folder: Path | None, own: bytes) -> None:
+        self._folder, self._own = folder, own
+        self._lock = threading.Lock()
+        self._keys: dict[Role, frozenset[bytes]] = {role: frozenset({own}) for role in ROLES}
+        self._refreshed_s = float("-inf")
+        self._faults: list[str] = []
+
+    def require_valid(self) -> None:
+        """Require that all files can be trusted.
+
+        Raises:
+            AccessError: there is no folder, or a file in it cannot be read, is not a key, or can be written by others.
+        """
+        if self._folder is None or not self._folder.is_dir():
+            raise AccessError(
+                f"there is no folder {self._folder} of keys that may connect; allow one with "
+                f"heatline keys allow CLIENT.key.pub --role listen --allowed {self._folder}"
+            )
+        for role in ROLES:
+            allow_list(self._folder, role).all()
+
+    def refresh(self, at_most_s_old: float = 0.0) -> None:
+        """Read the folder again, unless it was read at most this many seconds ago."""
+        with self._lock:
+            now_s = time.monotonic()
+            if self._folder is None or now_s - self._refreshed_s <= at_most_s_old:
+                return
+            faults: list[str] = []
+            self._keys = {role: self._read(allow_list(self._folder, role), role, faults) for role in ROLES}
+            self._refreshed_s = now_s
+            if faults != self._faults:  # log each fault once
+                for fault in faults:
+                    logger.error("%s", fault)
+            self._faults = faults
+
+    def allows(self, role: Role, key: bytes) -> bool:
+        """Return whether a key is allowed in a role, as of the last refresh."""
+        return key in self._keys[role]
+
+    def _read(self, store: KeyStore[bytes], role: Role, faults: list[str]) -> frozenset[bytes]:
+        found = {self._own}
+        try:
+            for path in store.files():
+                try:
+                    found.add(store.read(path).key)
+                except AccessError as error:
+                    if _is_shortage(error):
+                        raise
+                    if path.exists():  # otherwise it was revoked just now
+                        faults.append(f"a key is not allowed to {role}: {error}")
+        except AccessError as error:
+            if _is_shortage(error):
+                faults.append(f"the keys that may {role} stay as they were: {error}")
+                return self._keys[role]
+            faults.append(f"nobody is allowed to {role}: {error}")
+        return frozenset(found)
+
+
+def _is_shortage(error: AccessError) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _SHORTAGES
+
+
+# Access to a line.
+
+
+@dataclass
+class _Tally:
+    limit: RateLimit
+    count: int = 0
+    detail: str = ""
+
+
+class Refusals:
+    """Number of refusals of each socket since the start, by reason. Any thread.
+
+    The first refusal of a kind is logged at once, further ones in sums, at a limited rate.
+
+    Args:
+        clock: monotonic, seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._tallies: dict[str, _Tally] = {}
+
+    def note(self, socket: str, reason: str, detail: str) -> None:
+        """Count a refusal.
+
+        Args:
+            socket: `events`, `commands` or `journal`.
+            reason: one word, from a fixed list.
+            detail: sentence for the log.
+        """
+        with self._lock:
+            tally = self._tallies.setdefault(f"{socket}.{reason}", _Tally(RateLimit(self._clock)))
+            tally.count += 1
+            tally.limit.add()
+            tally.detail = on_one_line(detail)
+        self.tick()
+
+    def tick(self) -> None:
+        """Log the sums that are due. Called about once a second."""
+        with self._lock:
+            for name, tally in self._tallies.items():
+                if count := tally.limit.due():
+                    times = f"{count} times, the last time: " if count > 1 else ""
+                    logger.warning("refused (%s): %s%s", name, times, tally.detail)
+
+    def counts(self) -> Mapping[str, int]:
+        """Return the counts by `SOCKET.REASON`."""
+        with self._lock:
+            return {name: tally.count for name, tally in self._tallies.items()}
+
+
+class Access:
+    """What the authenticators of all of a line's sockets share.
+
+    Args:
+        key: the line's key; None: its sockets can be bound at local addresses only.
+        allowed: folder of its allow-lists.
+    """
+
+    def __init__(self, key: KeyPair | None = None, allowed: Path | None = None) -> None:
+        self.key = key
+        self.refusals = Refusals()
+        self.allow_lists = AllowLists(allowed, b"" if key is None else key.public)
+
+    @classmethod
+    def read(cls, key: Path | None, allowed: Path | None) -> Self:
+        """Read the files that a line's configuration names.
+
+        Raises:
+            AccessError: a key or a folder cannot be used.
+        """
+        if key is None:
+            return cls()
+        access = cls(read_key_pair(key), allowed)
+        access.allow_lists.require_valid()
+        return access
+
+    def require_protected(self, name: str, address: str) -> None:
+        """Require that an address is local, or that the line has a key to protect it.
+
+        Args:
+            name: the configuration's key of the address.
+        Raises:
+            AccessError: neither is the case.
+        """
+        if self.key is None and not is_local(address):
+            raise AccessError(unprotected(name, address))
+
+
+def unprotected(name: str, address: str) -> str:
+    """Return a sentence about an address that other machines can reach although the line has no key."""
+    return (
+        f"{name} is {address!r}, which other machines can reach, and the line has no key to protect it with; make one "
+        f'with heatline keys new {LINE_KEY} --owner heatline and set key = "{LINE_KEY}" under [security], or bind an '
+        "address that this machine alone can reach, e.g. tcp://127.0.0.1:5556 or ipc:///run/heatline/NAME/socket"
+    )
+
+
+def is_local(address: str) -> bool:
+    """Return whether only this machine can reach an address: `ipc://`, or `tcp://` on loopback."""
+    scheme, _, rest = address.partition("://")
+    return scheme == "ipc" or (scheme == "tcp" and (_is_loopback(rest.rpartition(":")[0]) or _is_loopback(rest)))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        found = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return found in ipaddress.ip_network("127.0.0.0/8") if found.version == 4 else found == ipaddress.IPv6Address("::1")
+
+
+class Authenticator:
+    """Authorizes the clients of one socket, which must be the only one that its context has bound.
+
+    The thread that owns the socket creates the authenticator before the socket is bound, and uses it. A thread of the
+    authenticator's own answers ZeroMQ's authentication requests (ZAP) and counts failed handshakes; it ends with the
+    context.
+
+    Args:
+        access: the keys that may connect; it must have the line's own unless the address is local.
+        name: name of the socket among the line's.
+        address: address that `bind` binds. At a local address, every client may connect.
+    Raises:
+        ZMQError: ZeroMQ cannot authenticate on this socket.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], access: Access, name: SocketName, address: str) -> None:
+        self.secured = not is_local(address)
+        self._socket, self._access, self._name, self._address = socket, access, name, address
+        self._role = ROLE_OF[name]
+        self._authorized: set[bytes] = set()
+        self._revoked = threading.Event()
+        self._is_bound = True
+        self._faults = RateLimitedLog(logger)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_WITHIN_MS)
+        questions = self._protect() if self.secured else None
+        self._thread = NamedThread(f"auth {name}", self._watch, monitor(socket, FAILURES), questions)
+        self._thread.start()
+
+    def bind(self) -> None:
+        """Bind the address.
+
+        Raises:
+            ZMQError: the address cannot be bound.
+        """
+        bind(self._socket, self._address)
+
+    def authorizes(self, part: zmq.Frame) -> bool:
+        """Return whether the sender of a message is still allowed. If not, count a refusal."""
+        if not self.secured:
+            return True
+        key = _sender(part)
+        if self._access.allow_lists.allows(self._role, key):
+            return True
+        self._access.refusals.note(self._name, "revoked", f"a message by {_named(key)}, which is not allowed any more")
+        return False
+
+    def tick(self) -> None:
+        """Disconnect all clients if one of them is no longer allowed: ZeroMQ cannot disconnect a single one. Clients
+        that are allowed reconnect by themselves. Called a few times a second.
+        """
+        if self._revoked.is_set():
+            self._revoked.clear()
+            logger.info(
+                "%s: a key is not allowed any more; all clients are disconnected, the others reconnect", self._name
+            )
+            self._disconnect_all()
+        if not self._is_bound:  # ZeroMQ releases the address a moment after `unbind`
+            with contextlib.suppress(zmq.ZMQError):
+                self.bind()
+                self._is_bound = True
+
+    def join(self) -> None:
+        """Wait for the authenticator's thread, after the socket is closed and its context is terminated."""
+        self._thread.join()
+
+    def _disconnect_all(self) -> None:
+        """End all connections, and drop the messages that wait to be sent."""
+        socket = self._socket
+        linger_ms = socket.getsockopt(zmq.LINGER)
+        socket.setsockopt(zmq.LINGER, 0)
+        with contextlib.suppress(zmq.ZMQError):  # it is not bound
+            socket.unbind(socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0"))
+        socket.setsockopt(zmq.LINGER, linger_ms)
+        self._is_bound = False
+
+    def _protect(self) -> zmq.Socket[bytes]:
+        """Make ZeroMQ encrypt and ask who may connect; return the socket of its ZAP requests."""
+        socket, key = self._socket, self._access.key
+        assert key is not None
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, key.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, key.secret)
+        socket.setsockopt(zmq.ZAP_DOMAIN, self._role.encode())
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # otherwise everybody is authorized while nobody answers
+        questions: zmq.Socket[bytes] = socket.context.socket(zmq.REP)
+        questions.bind(ZAP_ENDPOINT)
+        return questions
+
+    # The authenticator's thread.
+
+    def _watch(self, reports: zmq.Socket[bytes], questions: zmq.Socket[bytes] | None) -> None:
+        opened = [each for each in (reports, questions) if each is not None]
+        poller = zmq.Poller()
+        for each in opened:
+            poller.register(each, zmq.POLLIN)
+        try:
+            while True:
+                try:
+                    ready = dict(poller.poll(round(LOOK_EVERY_SECONDS * 1000)))
+                    if questions is not None and questions in ready:
+                        self._answer(questions)
+                    if reports in ready:
+                        self._note_failure(*monitor_event(reports.recv_multipart()))
+                    self._check_revoked()
+                except zmq.ContextTerminated:
+                    return
+                except Exception as error:  # without this thread, nobody could connect any more
+                    self._faults.error("%s: its authenticator failed", self._name, exc_info=error)
+        finally:
+            for each in opened:
+                each.close(0)
+
+    def _answer(self, questions: zmq.Socket[bytes]) -> None:
+        version, request_id, _domain, address, _identity, _mechanism, client = questions.recv_multipart()
+        key, status = z85.encode(client), NOT_ALLOWED
+        try:
+            self._access.allow_lists.refresh(AS_OF_SECONDS)
+            if self._access.allow_lists.allows(self._role, key):
+                self._authorized.add(key)
+                status = ALLOWED
+            else:
+                detail = f"{_named(key)} from {address.decode()}, which is not allowed to {self._role}"
+                self._access.refusals.note(self._name, "auth", detail)
+        finally:
+            questions.send_multipart([version, request_id, *status, key if status is ALLOWED else b"", b""])
+
+    def _note_failure(self, event: int, value: int) -> None:
+        if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            detail = "a client failed its handshake; does it use a key, none, or another line's?"
+            self._access.refusals.note(self._name, "protocol", detail)
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            detail = f"a connection ended before its handshake was complete ({os.strerror(value)})"
+            self._access.refusals.note(self._name, "handshake", detail)
+
+    def _check_revoked(self) -> None:
+        self._access.refusals.tick()
+        if not self.secured:
+            return
+        self._access.allow_lists.refresh(LOOK_EVERY_SECONDS / 2)
+        revoked = {key for key in self._authorized if not self._access.allow_lists.allows(self._role, key)}
+        if revoked:
+            self._authorized -= revoked
+            self._revoked.set()
+
+
+def _sender(part: zmq.Frame) -> bytes:
+    """Return the key of the sender of a part; empty if ZeroMQ does not know it."""
+    try:
+        return str(part.get("User-Id")).encode()
+    except zmq.ZMQError:
+        return b""
+
+
+def _named(key: bytes) -> str:
+    return f"the key with the fingerprint {fingerprint(key)}" if key else "an unknown key"
