@@ -4,7 +4,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from msgspec import UNSET
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle
@@ -36,7 +35,7 @@ def write_pictures(folder: Path, bundle: Bundle, hw: tuple[int, int], count: int
     Raises:
         BenchError: the bundle compares frames with a reference, with which such frames cannot be aligned.
     """
-    if bundle.manifest.tensors.difference is not UNSET:
+    if bundle.manifest.tensors.difference is not None:
         raise BenchError(
             f"frames that are made of golden tiles cannot be compared with a reference, as {bundle.path} does; show "
             "pictures of the product with --pictures, where the bench has it, or measure a bundle without a reference"

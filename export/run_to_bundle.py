@@ -8,13 +8,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from msgspec import UNSET
 
 from heatline.edge import __version__
 from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
 from heatline.edge.bundle.manifest import (
     PRODUCT_TILES,
     REFERENCE_PICTURE,
+    SCHEMA,
     Grid,
     Map,
     MapChecks,
@@ -24,7 +24,6 @@ from heatline.edge.bundle.manifest import (
     Tensor,
     Tensors,
     product_picture_of,
-    schema_for,
 )
 from heatline.edge.bundle.pooling import identity_of
 from heatline.edge.bundle.store import GOLDEN, require_new_folder
@@ -185,10 +184,10 @@ def export_run(
         Tensor(FEATURES, "float32", [None, *model.cells_shape(tiles.tile_px)])
         if isinstance(model, DenseClassifier)
         else None,
-        UNSET if golden.difference is None else Tensor(DIFFERENCE, "uint8", [None, *golden.difference.shape[1:]]),
+        None if golden.difference is None else Tensor(DIFFERENCE, "uint8", [None, *golden.difference.shape[1:]]),
     )
     manifest = Manifest(
-        schema=schema_for(tensors),
+        schema=SCHEMA,
         name=name,
         version=version,
         created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -204,7 +203,7 @@ def export_run(
         files={},
         map_gate=made.gate(validation_tiles),
         map_checks=map_checks,
-        references=UNSET
+        references={}
         if of_product is None
         else {"": ProductReference(product_picture_of(""), of_product.frame_hw, of_product.frames, of_product.made_of)},
     )
@@ -276,7 +275,7 @@ def _warnings(calibration: Calibration, good: Sequence[GoodFrame], are_new: bool
     carrying = describe_threshold_transfer(
         [frame.highest_logit for frame in good],
         [frame.group for frame in good],
-        calibration.false_reject_per_frame or 0.0,
+        calibration.false_reject_per_frame,
         calibration.coldest_defect,
     )
     warnings = [] if few is None else [few]

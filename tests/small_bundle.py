@@ -16,13 +16,11 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from msgspec import UNSET
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from heatline.edge.bundle import SCHEMA, Bundle, Calibration, GoldenTiles, Manifest, open_bundle, write_bundle
 from heatline.edge.bundle.manifest import (
-    SCHEMA_OF_REFERENCES,
     Agreement,
     Attempt,
     Gate,
@@ -148,7 +146,7 @@ def manifest(references: Mapping[str, Reference] | None = None) -> Manifest:
     """
     compares = references is not None
     return Manifest(
-        schema=SCHEMA_OF_REFERENCES if compares else SCHEMA,
+        schema=SCHEMA,
         name="darkness",
         version="1",
         created_at="2026-01-01T00:00:00Z",
@@ -158,7 +156,7 @@ def manifest(references: Mapping[str, Reference] | None = None) -> Manifest:
             Tensor("tiles", "uint8", [None, TILE, TILE, 3]),
             Tensor("logit", "float32", [None]),
             Tensor("map", "float32", [None, CELLS, CELLS]),
-            difference=Tensor("difference", "uint8", [None, 2 * CELLS, 2 * CELLS, CHANNELS]) if compares else UNSET,
+            difference=Tensor("difference", "uint8", [None, 2 * CELLS, 2 * CELLS, CHANNELS]) if compares else None,
         ),
         grid=Grid(),
         map=Map("darkness", (CELLS, CELLS)),
@@ -179,7 +177,7 @@ def manifest(references: Mapping[str, Reference] | None = None) -> Manifest:
             for camera, each in references.items()
         }
         if references
-        else UNSET,
+        else {},
     )
 
 

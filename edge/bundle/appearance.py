@@ -79,7 +79,7 @@ class Appearance:
         """Measure an RGB uint8 frame [H, W, 3].
 
         Args:
-            features: [tiles, h, w, c] or, from graphs before bundle schema 10, [tiles, c].
+            features: [tiles, h, w, c] or [tiles, c].
             box: rows and columns whose pixels are measured; None: all.
         """
         seen = rgb if box is None else rgb[box]

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from msgspec import UNSET
 from numpy.typing import NDArray
 
+from heatline.edge.bundle.arrays import Arrays
 from heatline.edge.bundle.manifest import Manifest
 from heatline.edge.bundle.pooling import pool, pooling_of
-from heatline.edge.bundle.stored_arrays import StoredArrays
 from heatline.edge.errors import BundleError
 from heatline.edge.inference.engine import DIFFERENCE, Engine, infer, infer_features
-from heatline.edge.util.plain_file import open_plain
 
 MOST_TILES = 256
 MOST_BYTES = 2**30
@@ -57,7 +55,7 @@ class GoldenTiles:
 
     @classmethod
     def load(cls, path: Path, manifest: Manifest) -> "GoldenTiles":
-        """Read the tiles in a file. Their claimed shapes are compared with the manifest before memory is allocated.
+        """Read the tiles in a file.
 
         Raises:
             BundleError: the tiles do not fit the manifest, or the file holds no golden tiles.
@@ -68,30 +66,17 @@ class GoldenTiles:
             "logit": ((), np.float32),
             "map": (manifest.map.hw, np.float32),
         }
-        if manifest.tensors.difference is not UNSET:
+        if manifest.tensors.difference is not None:
             expected[DIFFERENCE] = tuple(int(side or 0) for side in manifest.tensors.difference.shape[1:]), np.uint8
         bytes_per_tile = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in expected.values())
         most = min(MOST_TILES, MOST_BYTES // bytes_per_tile)
-        try:
-            with open_plain(path) as file, StoredArrays(file, at_most=most * bytes_per_tile) as stored:
-                count = (*stored.shape("tiles"), 0)[0]
-                if count > most:
-                    raise BundleError(
-                        f"{path} claims {count:,} tiles, expected at most {most}; export the bundle again"
-                    )
-                for name, (shape, dtype) in expected.items():
-                    if count == 0 or stored.shape(name) != (count, *shape) or stored.dtype(name) != dtype:
-                        raise BundleError(
-                            f"{path} has {name} of shape {stored.shape(name)} and type {stored.dtype(name)}, expected "
-                            f"{(count, *shape)} of {np.dtype(dtype).name}; export the bundle again"
-                        )
-                golden = cls(
-                    **{name: stored.read(name) for name in expected}, map_rounding=_map_rounding(path, stored, count)
-                )
-        except BundleError:
-            raise
-        except Exception as error:  # zip, zlib, npy headers, memory: errors of a damaged file have no common base
-            raise BundleError(f"{path} holds no golden tiles ({error}); export the bundle again") from error
+        arrays = Arrays(path, "golden tiles", most * bytes_per_tile)
+        count = len(arrays.get("tiles", ()))
+        if not 1 <= count <= most:
+            raise BundleError(f"{path} has {count:,} tiles, expected 1 to {most}; export the bundle again")
+        found = {name: arrays.take(name, (count, *shape), dtype) for name, (shape, dtype) in expected.items()}
+        rounding = arrays.take("map_rounding", (count,)) if "map_rounding" in arrays else None
+        golden = cls(**found, map_rounding=rounding)
         golden._require_small_rounding(path)
         return golden
 
@@ -182,14 +167,3 @@ def _require_features(engine: Engine, golden: GoldenTiles, manifest: Manifest) -
             f"the graph gives {engine.name} features of shape {actual}, the manifest declares {expected}; export the "
             "bundle again"
         )
-
-
-def _map_rounding(path: Path, stored: StoredArrays, count: int) -> NDArray[np.float32] | None:
-    if "map_rounding" not in stored:
-        return None
-    if stored.shape("map_rounding") != (count,) or stored.dtype("map_rounding") != np.float32:
-        raise BundleError(
-            f"{path} has map_rounding of shape {stored.shape('map_rounding')} and type "
-            f"{stored.dtype('map_rounding')}, expected {(count,)} of float32; export the bundle again"
-        )
-    return stored.read("map_rounding")

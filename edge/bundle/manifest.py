@@ -1,9 +1,10 @@
 """The bundle's manifest, `manifest.json`: its structs, and the checks when it is read."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from heatline.edge.bundle.lines import LineMeasure
 from heatline.edge.bundle.pooling import IDENTITY, identity_of, top_cells_of
@@ -13,12 +14,8 @@ from heatline.edge.geometry.stitching import HEATMAP_CELL_PX
 from heatline.edge.inference.engine import DIFFERENCE, GRAPHS, OPENVINO_GRAPH, Precision, weights_of
 from heatline.edge.reference.difference import CELL_PX, CHANNELS
 
-SCHEMA = 11
-"""Increases when an older reader could misread a bundle; a reader refuses a newer schema than its own."""
-SCHEMA_OF_REFERENCES = 12
-"""The newest schema. Only bundles that compare frames with a reference have it, so older readers still read others."""
-FIRST_WITH_PRECISIONS = 3
-"""The first schema in which the tolerances name exactly the bundle's precisions."""
+SCHEMA = 13
+"""Increases with every change of the manifest; only bundles of this schema are read."""
 
 PRODUCT_TILES = "product_tiles.npz"
 """The file of the features of the product's tiles."""
@@ -30,9 +27,6 @@ Positive = Annotated[int, Meta(gt=0)]
 Cells = Annotated[int, Meta(gt=0, le=4096)]
 Finite = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
-Rule = Literal["false-reject", "study"]
-"""The rule that sets the thresholds: a wanted share of good frames that may be rejected. `study`, a probability of 0.5,
-occurs only in bundles that an older heatline calibrated."""
 ScoreBy = Literal["quantile", "tail", "margin"]
 """How the score threshold was set for a wanted share, see `heatline.edge.calibration.thresholds.score_threshold`."""
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -73,11 +67,11 @@ class Tensors(_Part, frozen=True):
     logit: Tensor
     map: Tensor
     features: Tensor | None = None
-    """Features of a tile, or since schema 10 of its cells, for `heatline.edge.bundle.plausibility`; none: the graph has
-    no such output, as before schema 5."""
-    difference: Tensor | UnsetType = UNSET
-    """What a tile has beyond its reference, see `heatline.edge.reference.difference`; unset: the graph compares tiles
-    with no reference, as before schema 12."""
+    """Features of a tile or of its cells, for `heatline.edge.bundle.plausibility`; none: the graph has no such
+    output."""
+    difference: Tensor | None = None
+    """What a tile has beyond its reference, see `heatline.edge.reference.difference`; none: the graph compares tiles
+    with no reference."""
 
 
 class Grid(_Part, frozen=True):
@@ -159,9 +153,8 @@ class Plausible(_Part, frozen=True):
     distance: Annotated[float, Meta(ge=0, le=1e9)] | None
     """Largest distance of a frame's features from those of the product's tiles; none: not known."""
     detail: Range | None = None
-    """None: not known, as before schema 9."""
     areas: Areas | None = None
-    """None: areas are not compared, as before schema 10."""
+    """None: areas are not compared."""
 
 
 class CameraPlausible(_Part, frozen=True):
@@ -172,7 +165,7 @@ class CameraPlausible(_Part, frozen=True):
     exclude: list[list[tuple[int, int]]]
     """The polygons of the region of interest, (x, y) in px. The ranges hold for this region only."""
     reference: Reference | None = None
-    """None: drift of this camera is not watched, as before schema 7."""
+    """None: drift of this camera is not watched."""
 
 
 class Missed(_Part, frozen=True):
@@ -195,27 +188,22 @@ class Calibration(_Part, frozen=True):
     """Heatmap cells that reach it form regions."""
     background: Finite
     """Median heatmap value of the frames: the cold end of the colour scale."""
-    false_reject_per_frame: Share | None
-    """Wanted share of good frames that the score threshold rejects; none: another rule set the threshold."""
+    false_reject_per_frame: Share
+    """Wanted share of good frames that the score threshold rejects."""
     frames: Annotated[int, Meta(ge=1)]
     """The number of frames that the thresholds come from."""
     frames_are: str
     """A description of these frames."""
-    rule: Rule = "false-reject"
-    """The rule that set the thresholds."""
-    rejected: Annotated[int, Meta(ge=0)] | None = None
-    """How many of the frames reach the score threshold that they set, so it is not a rate; none: not stored, as before
-    schema 2 and since schema 11."""
     false_reject_at_most: Annotated[float, Meta(ge=0, le=1)] | None = None
     """Upper bound of the rejected share of such frames, with 95 % confidence (Clopper and Pearson)."""
     plausible: Plausible | None = None
-    """None: every frame is judged, whatever it shows, as before schema 5."""
+    """None: every frame is judged, whatever it shows."""
     plausible_by_camera: dict[CameraName, CameraPlausible] = {}
-    """Replaces `plausible` for cameras that were calibrated separately; empty before schema 6."""
+    """Replaces `plausible` for cameras that were calibrated separately."""
     groups: Annotated[int, Meta(ge=1)] | None = None
     """The number of groups of the frames, which the bound counts; none: each frame is a group."""
     score_by: ScoreBy | None = None
-    """None: another rule set the threshold, or the quantile did, as before schema 5."""
+    """None: not known."""
     coldest_defect: Finite | None = None
     """The logit that at most 5 % of known defective frames stay below, by a model that was not trained on them; none:
     not known."""
@@ -223,15 +211,14 @@ class Calibration(_Part, frozen=True):
     """The share of all heatmap cells of the frames together that lies below the evidence threshold, which is never
     above the score threshold; none: the same rule set both thresholds, this one by each frame's highest cell."""
     reference: Reference | None = None
-    """None: drift is not watched, as before schema 7."""
+    """None: drift is not watched."""
     strong_evidence: Finite | None = None
     """Heatmap cells that reach it make their area a region in any tile of a DEFECT frame; none: regions lie only in
-    tiles that reach the score threshold, as before schema 8."""
+    tiles that reach the score threshold."""
     held_out_rejected: Annotated[int, Meta(ge=0)] | None = None
-    """How many of the frames reach a score threshold that other frames set; none: not known, as before schema 11."""
+    """How many of the frames reach a score threshold that other frames set; none: not known."""
     missed: list[Missed] = []
-    """Classes and sizes of known defects by a cross-validation of this threshold; empty: not known, as before schema
-    11."""
+    """Classes and sizes of known defects by a cross-validation of this threshold; empty: not known."""
 
 
 class Gate(_Part, frozen=True):
@@ -367,12 +354,11 @@ class Manifest(_Part, frozen=True):
     files: dict[PlainName, Sha256]
     colour: str = COLOUR
     map_gate: MapGate | None = None
-    """Which precisions the bundle has, and why; none: only f32, as before schema 3."""
+    """Which precisions the bundle has, and why; none: only f32."""
     map_checks: MapChecks | None = None
-    """None: the map was not checked, as before schema 4."""
-    references: dict[CameraOrAll, ProductReference] | UnsetType = UNSET
-    """The references that frames are compared with, by camera. Unset: there is none; a line then refuses a graph that
-    compares."""
+    """None: the map was not checked."""
+    references: dict[CameraOrAll, ProductReference] = {}
+    """The references that frames are compared with, by camera. Empty: a line refuses a graph that compares."""
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
@@ -414,180 +400,113 @@ def product_picture_of(camera: str) -> str:
     return f"product.{camera}.png" if camera else "product.png"
 
 
-def schema_for(tensors: Tensors) -> int:
-    """Return the schema of a bundle with these tensors: the oldest that describes it."""
-    return SCHEMA if tensors.difference is UNSET else SCHEMA_OF_REFERENCES
-
-
 def decode_manifest(data: bytes, where: str) -> Manifest:
     """Decode and check the manifest in `data`.
 
     Raises:
-        BundleError: the data is not a manifest, has a newer schema, or contradicts itself.
+        BundleError: the data is not a manifest, has another schema, or contradicts itself.
     """
     try:
         schema = msgspec.json.decode(data, type=_SchemaOnly).schema
-        if schema > SCHEMA_OF_REFERENCES:
-            raise BundleError(
-                f"{where} has bundle schema {schema}, this heatline reads up to {SCHEMA_OF_REFERENCES}; install a "
-                "newer heatline"
-            )
+        if schema != SCHEMA:
+            remedy = "install a newer heatline" if schema > SCHEMA else "export the bundle again"
+            raise BundleError(f"{where} has bundle schema {schema}, this heatline reads {SCHEMA}; {remedy}")
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{where} is not a bundle manifest: {error}; export the bundle again") from error
-    kinds = [missed.kind for missed in manifest.calibration.missed]
-    for text in (manifest.name, manifest.version, *kinds):  # they stand in logs and on terminals
-        if not text.isprintable():
-            raise BundleError(f"{where} names {text!r}; expected printable characters; export the bundle again")
-    if manifest.colour != COLOUR:
-        raise BundleError(
-            f"{where} was made for colour {manifest.colour!r}, this heatline has {COLOUR!r}; export it again"
-        )
-    tile = [None, manifest.grid.tile_px, manifest.grid.tile_px, 3]
-    expected = {
-        "tiles": Tensor("tiles", "uint8", tile),
-        "logit": Tensor("logit", "float32", [None]),
-        "map": Tensor("map", "float32", [None, *manifest.map.hw]),
-    }
-    if manifest.tensors.difference is not UNSET:
-        cells = manifest.grid.tile_px // CELL_PX
-        expected[DIFFERENCE] = Tensor(DIFFERENCE, "uint8", [None, cells, cells, CHANNELS])
-    for name, tensor in expected.items():
-        declared = getattr(manifest.tensors, name)
-        if declared != tensor:
-            raise BundleError(f"{where} declares {name} as {declared}, expected {tensor}; export the bundle again")
-    _check_features(manifest, where)
-    _check_references(manifest, where)
-    _check_product_references(manifest, where)
-    if "f32" not in manifest.tolerances:
-        raise BundleError(f"{where} states no tolerance for f32; every bundle has one; export the bundle again")
-    _check_precisions(manifest, where)
-    if manifest.grid.overlap_px >= manifest.grid.tile_px:
-        raise BundleError(
-            f"{where} has an overlap of {manifest.grid.overlap_px} px for tiles of {manifest.grid.tile_px} px; "
-            "expected less than a tile; export the bundle again"
-        )
-    if manifest.grid.heatmap_cell_px > manifest.grid.tile_px:
-        raise BundleError(
-            f"{where} has heatmap cells of {manifest.grid.heatmap_cell_px} px for tiles of {manifest.grid.tile_px} px; "
-            "expected at most a tile; export the bundle again"
-        )
-    height, width = manifest.map.hw
-    if (manifest.map.top_cells or 0) > height * width:
-        raise BundleError(
-            f"{where} states {manifest.map.identity!r} for maps of {height}x{width} cells; expected at most "
-            f"{height * width} cells; export the bundle again"
-        )
-    if max(manifest.map.hw) > manifest.grid.tile_px:
-        raise BundleError(
-            f"{where} has maps of {manifest.map.hw[0]}x{manifest.map.hw[1]} cells for tiles of "
-            f"{manifest.grid.tile_px} px; expected at most a cell per px; export the bundle again"
-        )
+    for contradicts, sentence in _contradictions(manifest):
+        if contradicts:
+            raise BundleError(f"{where} {sentence}; export the bundle again")
     return manifest
 
 
-def _check_features(manifest: Manifest, where: str) -> None:
-    """Check that the plausible distances have the features and files that they need.
-
-    Raises:
-        BundleError: features or a file are missing, or the features are declared wrongly.
-    """
-    tensor, plausible = manifest.tensors.features, manifest.calibration.plausible
-    if tensor is not None and (
-        tensor.name != "features"
-        or tensor.dtype != "float32"
-        or len(tensor.shape) not in (2, 4)
-        or tensor.shape[0] is not None
-        or not all(1 <= (side or 0) <= manifest.grid.tile_px for side in tensor.shape[1:-1])
-        or not 1 <= (tensor.shape[-1] or 0) <= MOST_FEATURES
-    ):
-        raise BundleError(
-            f"{where} declares features as {tensor}, expected float32 of shape [null, cells, cells, 1 to "
-            f"{MOST_FEATURES}]; export it again"
+def _contradictions(manifest: Manifest) -> Iterator[tuple[object, str]]:
+    """Yield what could contradict itself in a manifest: whether it does, and a sentence that says so."""
+    grid, tensors, calibration = manifest.grid, manifest.tensors, manifest.calibration
+    kinds = [missed.kind for missed in calibration.missed]
+    for text in (manifest.name, manifest.version, *kinds):  # they stand in logs and on terminals
+        yield not text.isprintable(), f"names {text!r}; expected printable characters"
+    yield manifest.colour != COLOUR, f"was made for colour {manifest.colour!r}, this heatline has {COLOUR!r}"
+    expected = {
+        "tiles": Tensor("tiles", "uint8", [None, grid.tile_px, grid.tile_px, 3]),
+        "logit": Tensor("logit", "float32", [None]),
+        "map": Tensor("map", "float32", [None, *manifest.map.hw]),
+    }
+    if tensors.difference is not None:
+        cells = grid.tile_px // CELL_PX
+        expected[DIFFERENCE] = Tensor(DIFFERENCE, "uint8", [None, cells, cells, CHANNELS])
+    for name, tensor in expected.items():
+        declared = getattr(tensors, name)
+        yield declared != tensor, f"declares {name} as {declared}, expected {tensor}"
+    compares = tensors.difference is not None
+    yield (
+        compares and grid.tile_px % CELL_PX,
+        f"compares tiles of {grid.tile_px} px; expected n x {CELL_PX} px",
+    )
+    features = tensors.features
+    yield (
+        features is not None
+        and (
+            (features.name, features.dtype, features.shape[:1]) != ("features", "float32", [None])
+            or len(features.shape) not in (2, 4)
+            or not all(1 <= (side or 0) <= grid.tile_px for side in features.shape[1:-1])
+            or not 1 <= (features.shape[-1] or 0) <= MOST_FEATURES
+        ),
+        f"declares features as {features}, expected float32 of shape [null, cells, cells, 1 to {MOST_FEATURES}]",
+    )
+    yield grid.overlap_px >= grid.tile_px, f"has an overlap of {grid.overlap_px} px; expected less than a tile"
+    yield grid.heatmap_cell_px > grid.tile_px, f"has heatmap cells of {grid.heatmap_cell_px} px, more than a tile"
+    height, width = manifest.map.hw
+    yield max(height, width) > grid.tile_px, f"has maps of {height}x{width} cells; expected at most a cell per px"
+    yield (
+        (manifest.map.top_cells or 0) > height * width,
+        f"states {manifest.map.identity!r} for maps of {height}x{width} cells; expected at most {height * width} cells",
+    )
+    stated: list[tuple[str, Calibration | CameraPlausible]] = [("", calibration)]
+    for camera, each in [*stated, *calibration.plausible_by_camera.items()]:
+        tiles = product_tiles_of(camera) if camera else PRODUCT_TILES
+        yield (
+            each.plausible is not None
+            and each.plausible.distance is not None
+            and (features is None or tiles not in manifest.files),
+            f"states a plausible distance of features, and has no {tiles} or no features",
         )
-    by_camera = manifest.calibration.plausible_by_camera
-    stated = {product_tiles_of(name): each.plausible for name, each in by_camera.items()}
-    for name, bounds in {**stated, PRODUCT_TILES: plausible}.items():
-        if bounds is not None and bounds.distance is not None and (tensor is None or name not in manifest.files):
-            raise BundleError(
-                f"{where} states a plausible distance of features, and has no {name} or no features; export the "
-                "bundle again"
-            )
+        if each.reference is not None:
+            picture = reference_picture_of(camera) if camera else REFERENCE_PICTURE
+            yield from _reference_contradictions(each.reference, picture, picture in manifest.files)
+    yield manifest.references and not compares, "has references, and its graph compares with none"
+    for reference in manifest.references.values():
+        yield reference.file not in manifest.files, f"names the reference {reference.file} and lists no such file"
+    yield from _precision_contradictions(manifest)
 
 
-def _check_references(manifest: Manifest, where: str) -> None:
-    """Check that the references are in order and have their pictures.
-
-    Raises:
-        BundleError: quantiles fall, or a picture is missing.
-    """
-    by_camera = manifest.calibration.plausible_by_camera
-    stated = {reference_picture_of(name): each.reference for name, each in by_camera.items()}
-    for name, reference in {**stated, REFERENCE_PICTURE: manifest.calibration.reference}.items():
-        if reference is None:
-            continue
-        for measure, quantiles in reference.measures.items():
-            if quantiles != sorted(quantiles):
-                raise BundleError(
-                    f"{where} states quantiles {quantiles} of {measure}, expected rising ones; export the bundle again"
-                )
-        by_pose = "turn" in reference.measures  # then a shift is one against the picture of the product
-        shifts = not by_pose and {"shift_x", "shift_y", "match"} & reference.measures.keys()
-        has_picture = reference.picture_hw is not None and reference.frame_hw is not None and name in manifest.files
-        if (shifts or reference.picture_hw is not None) and not has_picture:
-            raise BundleError(
-                f"{where} states a reference for shifts, and has no {name} or no size for it; export the bundle again"
-            )
+def _reference_contradictions(reference: Reference, picture: str, is_listed: bool) -> Iterator[tuple[object, str]]:
+    for measure, quantiles in reference.measures.items():
+        yield quantiles != sorted(quantiles), f"states quantiles {quantiles} of {measure}, expected rising ones"
+    by_pose = "turn" in reference.measures  # then a shift is one against the picture of the product
+    shifts = not by_pose and {"shift_x", "shift_y", "match"} & reference.measures.keys()
+    has_picture = reference.picture_hw is not None and reference.frame_hw is not None and is_listed
+    yield (
+        (shifts or reference.picture_hw is not None) and not has_picture,
+        f"states a reference for shifts, and has no {picture} or no size for it",
+    )
 
 
-def _check_product_references(manifest: Manifest, where: str) -> None:
-    """Check that the graph compares with the references, and that each has its picture.
-
-    Raises:
-        BundleError: it does not, a picture is missing, or tiles cannot be divided into cells.
-    """
-    references = {} if manifest.references is UNSET else manifest.references
-    if manifest.tensors.difference is UNSET:
-        if references:
-            raise BundleError(f"{where} has references, and its graph compares with none; export the bundle again")
-        return
-    if manifest.grid.tile_px % CELL_PX:
-        raise BundleError(
-            f"{where} compares tiles of {manifest.grid.tile_px} px with a reference; expected a multiple of {CELL_PX} "
-            "px; export the bundle again"
-        )
-    for reference in references.values():
-        if reference.file not in manifest.files:
-            raise BundleError(f"{where} names the reference {reference.file} and lists no such file; copy it again")
-
-
-def _check_precisions(manifest: Manifest, where: str) -> None:
-    """Check that each precision has its files and tolerance, and that each missing precision has a reason.
-
-    Raises:
-        BundleError: something is missing, or belongs to another precision.
-    """
+def _precision_contradictions(manifest: Manifest) -> Iterator[tuple[object, str]]:
+    yield "f32" not in manifest.precisions, "leaves out f32; every bundle has it"
     gates = {} if manifest.map_gate is None else manifest.map_gate.precisions
-    if "f32" not in manifest.precisions:
-        raise BundleError(f"{where} leaves out f32; every bundle has it; export the bundle again")
     for precision, gate in gates.items():
         if gate.graph is None:
-            if not (gate.reason or "").strip():
-                raise BundleError(f"{where} leaves out {precision} and gives no reason; export the bundle again")
+            yield not (gate.reason or "").strip(), f"leaves out {precision} and gives no reason"
             continue
-        if gate.graph not in GRAPHS[precision]:
-            raise BundleError(
-                f"{where} names {gate.graph} as the graph for {precision}, expected "
-                f"{' or '.join(GRAPHS[precision])}; export the bundle again"
-            )
+        graphs = GRAPHS[precision]
+        yield gate.graph not in graphs, f"names {gate.graph} for {precision}, expected {' or '.join(graphs)}"
         for name in (gate.graph, weights_of(gate.graph)):
-            if name not in manifest.files:
-                raise BundleError(f"{where} lists no {name}, which {precision} needs; export the bundle again")
-        if precision not in manifest.tolerances:
-            raise BundleError(f"{where} states no tolerance for {precision}, which it has; export the bundle again")
-    for precision in manifest.tolerances:
-        if precision not in manifest.precisions and manifest.schema >= FIRST_WITH_PRECISIONS:
-            raise BundleError(f"{where} states a tolerance for {precision}, which it has not; export the bundle again")
+            yield name not in manifest.files, f"lists no {name}, which {precision} needs"
+    for precision in GRAPHS:
+        has, tolerates = precision in manifest.precisions, precision in manifest.tolerances
+        yield has and not tolerates, f"states no tolerance for {precision}, which it has"
+        yield tolerates and not has, f"states a tolerance for {precision}, which it has not"
 
 
 class _SchemaOnly(msgspec.Struct):

@@ -24,11 +24,9 @@ from numpy.typing import NDArray
 
 from heatline.edge.bundle.appearance import FAR_PX, STATISTICS, Appearance, Floats
 from heatline.edge.bundle.areas import FEWEST_GROUPS, find_areas, fit_areas, folds
+from heatline.edge.bundle.arrays import Arrays
 from heatline.edge.bundle.manifest import Plausible
 from heatline.edge.bundle.product_cells import PROJECTED, PROTOTYPES, ProductCells
-from heatline.edge.bundle.stored_arrays import StoredArrays
-from heatline.edge.errors import BundleError
-from heatline.edge.util.plain_file import open_plain
 from heatline.edge.wire.events import ForeignArea
 
 FEWEST_TO_STAND_OUT = 5
@@ -59,7 +57,7 @@ class ProductTiles:
     whitening: Floats
     """[c, c]"""
     cells: ProductCells | None = None
-    """None: not known, as before schema 10."""
+    """None: not known."""
 
     @classmethod
     def of(cls, features: Floats) -> "ProductTiles":
@@ -74,26 +72,19 @@ class ProductTiles:
 
     @classmethod
     def load(cls, path: Path, channels: int) -> "ProductTiles":
-        """Read the features in a file. Their claimed shapes are checked before memory is allocated.
+        """Read the features in a file.
 
         Raises:
             BundleError: the file holds no features, or features with another number of channels.
         """
-        tiles = {"mean": (channels,), "whitening": (channels, channels)}
-        at_most = channels * (channels + 1 + PROJECTED) + PROTOTYPES * PROJECTED
-        try:
-            with open_plain(path) as file, StoredArrays(file, at_most=4 * at_most) as stored:
-                found = {name: _read(stored, name, shape) for name, shape in tiles.items()}
-                cells = None
-                if "projection" in stored:
-                    count, projected = stored.shape("prototypes")
-                    if count > PROTOTYPES or projected > PROJECTED:
-                        raise ValueError(f"{count} prototypes of {projected}, expected up to {PROTOTYPES}, {PROJECTED}")
-                    projection = _read(stored, "projection", (channels, projected))
-                    cells = ProductCells(projection, _read(stored, "prototypes", (count, projected)))
-        except Exception as error:  # zip, zlib, npy headers, memory: errors of a damaged file have no common base
-            raise BundleError(f"{path} holds no features of tiles ({error}); export the bundle again") from error
-        return cls(**found, cells=cells)
+        at_most = 4 * (channels * (channels + 1 + PROJECTED) + PROTOTYPES * PROJECTED)
+        arrays = Arrays(path, "features of tiles", at_most)
+        cells = None
+        if "projection" in arrays:
+            count, projected = arrays.get("prototypes", np.zeros((0, 0))).shape
+            projection = arrays.take("projection", (channels, projected))
+            cells = ProductCells(projection, arrays.take("prototypes", (count, projected)))
+        return cls(arrays.take("mean", (channels,)), arrays.take("whitening", (channels, channels)), cells)
 
     def to_bytes(self) -> bytes:
         """Return the content of the file."""
@@ -106,20 +97,6 @@ class ProductTiles:
         """Return the median distance of tiles [n, c], in standard deviations of the product's tiles."""
         whitened = (features - self.mean) @ self.whitening
         return float(np.median(np.sqrt((whitened**2).mean(axis=1))))
-
-
-def _read(stored: StoredArrays, name: str, shape: tuple[int, ...]) -> Floats:
-    """Read an array of finite numbers, whose claimed shape is checked before memory is allocated.
-
-    Raises:
-        ValueError: it is another array.
-    """
-    if stored.shape(name) != shape or stored.dtype(name) != np.float32:
-        raise ValueError(f"{name} of shape {stored.shape(name)}, expected float32 of shape {shape}")
-    found = stored.read(name)
-    if not np.isfinite(found).all():
-        raise ValueError(f"{name} holds numbers that are not finite")
-    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.bundle.stored_arrays import StoredArrays
-from heatline.edge.errors import BundleError
-from heatline.edge.util.plain_file import open_plain
+from heatline.edge.bundle.arrays import Arrays
 
 LONGEST_PX = 256
 """Longest side of a reduced picture. Phase correlation finds a shift to a fraction of one of its px."""
@@ -78,18 +76,13 @@ class ReferencePicture:
 
     @classmethod
     def load(cls, path: Path, picture_hw: tuple[int, int], frame_hw: tuple[int, int]) -> "ReferencePicture":
-        """Read the picture in a file. Its claimed shape is checked before memory is allocated.
+        """Read the picture in a file.
 
         Raises:
             BundleError: the file holds no picture of this size.
         """
-        try:
-            with open_plain(path) as file, StoredArrays(file, at_most=picture_hw[0] * picture_hw[1]) as stored:
-                if stored.shape("grey") != picture_hw or stored.dtype("grey") != np.uint8:
-                    raise ValueError(f"grey of shape {stored.shape('grey')}, expected uint8 of shape {picture_hw}")
-                return cls(stored.read("grey"), frame_hw)
-        except Exception as error:  # zip, zlib, npy headers, memory: errors of a damaged file have no common base
-            raise BundleError(f"{path} holds no reference picture ({error}); export the bundle again") from error
+        arrays = Arrays(path, "reference picture", picture_hw[0] * picture_hw[1])
+        return cls(arrays.take("grey", picture_hw, np.uint8), frame_hw)
 
     def to_bytes(self) -> bytes:
         """Return the content of the file."""

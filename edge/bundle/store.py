@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
-from msgspec import UNSET
 
 from heatline.edge.bundle.golden import GoldenTiles
 from heatline.edge.bundle.manifest import (
@@ -120,7 +119,7 @@ class Bundle:
         stated = self.manifest.references
         return {
             camera: Reference.load(self.path / each.file, each.frame_hw, each.frames, each.frames_are)
-            for camera, each in ({} if stated is UNSET else stated).items()
+            for camera, each in stated.items()
         }
 
     def golden(self) -> GoldenTiles:

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import UNSET
 
 from heatline.edge import __version__
 from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
@@ -20,10 +19,10 @@ from heatline.edge.bundle.appearance import Appearance
 from heatline.edge.bundle.manifest import (
     PRODUCT_TILES,
     REFERENCE_PICTURE,
+    SCHEMA,
     CameraPlausible,
     product_tiles_of,
     reference_picture_of,
-    schema_for,
 )
 from heatline.edge.bundle.manifest import Reference as DriftReference
 from heatline.edge.bundle.plausibility import ProductTiles
@@ -302,17 +301,16 @@ def recalibrated_manifest(
     before = was.provenance.get(records, [])
     references, made_of = was.references, _provenance(was).reference_frames
     if reference is not None:
-        references = {**({} if references is UNSET else references), reference.camera: reference.stated}
+        references = {**references, reference.camera: reference.stated}
         made_of = {**made_of, reference.camera: reference.digests}
     return msgspec.structs.replace(
         was,
-        schema=schema_for(was.tensors),
+        schema=SCHEMA,
         version=version,
         created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         made_by=f"heatline {__version__}",
         calibration=calibration,
         references=references,
-        tolerances={precision: was.tolerances[precision] for precision in was.precisions},  # older bundles had more
         provenance={
             **was.provenance,
             records: [*(before if isinstance(before, list) else [before]), record],
@@ -324,7 +322,6 @@ def recalibrated_manifest(
 def record_of_thresholds(calibration: Calibration, second: SecondShift | None) -> dict[str, Any]:
     """Return the record of a calibration of thresholds and of the appearance of all frames."""
     return {
-        "rule": calibration.rule,
         "false_reject": calibration.false_reject_per_frame,
         "evidence_quantile": calibration.evidence_quantile,
         "strong_evidence": calibration.strong_evidence,

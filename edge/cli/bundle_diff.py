@@ -41,7 +41,7 @@ def diff(a_path: Path, b_path: Path, kind: EngineKind, as_json: bool) -> None:
     expected_px, tile_px, obstacle = a.manifest.grid.tile_px, golden.tiles.shape[1], None
     if tile_px != expected_px:
         obstacle = f"not compared, as A takes tiles of {expected_px} px and these are {tile_px} px"
-    elif golden.difference is None and a.manifest.tensors.difference is not UNSET:
+    elif golden.difference is None and a.manifest.tensors.difference is not None:
         obstacle = "not compared, as A compares tiles with a reference, and these have none"
     answers = None if obstacle else answers_difference(_answers(a, golden, kind), _answers(b, golden, kind))
     if as_json:

@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
-from msgspec import UNSET
-
 from heatline.edge.bundle import Calibration, Manifest
 from heatline.edge.bundle.manifest import (
     Agreement,
@@ -91,9 +89,9 @@ def describe_reference(reference: Reference | None) -> str:
 
 def reference_facts(manifest: Manifest) -> dict[str, str]:
     """Return what frames are compared with, one fact per reference; nothing if the graph compares with none."""
-    if manifest.tensors.difference is UNSET:
+    if manifest.tensors.difference is None:
         return {}
-    references = {} if manifest.references is UNSET else manifest.references
+    references = manifest.references
     if not references:
         return {"compared with": "a reference that is not in the bundle yet: heatline bundle set-reference makes it"}
     return {
@@ -131,10 +129,8 @@ def describe_strong(calibration: Calibration) -> str:
 
 def describe_rule(calibration: Calibration) -> str:
     """Describe the rule that set the thresholds."""
-    if calibration.false_reject_per_frame is None:
-        return f"{calibration.rule}: probability above 0.5"
     share = percent(calibration.false_reject_per_frame)
-    rule = f"{calibration.rule}: {share} of good frames{_SCORE_BY[calibration.score_by]}"
+    rule = f"false-reject: {share} of good frames{_SCORE_BY[calibration.score_by]}"
     if calibration.evidence_quantile is None:
         return rule
     return f"{rule}, evidence by the {percent(calibration.evidence_quantile)} quantile of their heatmap cells"

@@ -264,7 +264,7 @@ def _warn_of_known(known: Sequence[Path], what: str, so: str) -> list[str]:
 
 def _warn_of_high_frames(frames: int, rejected_before: int, before: Calibration) -> list[str]:
     """Warn if the old thresholds reject more of the good frames than chance allows: some may be defective."""
-    allowed = FALSE_REJECT if before.false_reject_per_frame is None else before.false_reject_per_frame
+    allowed = before.false_reject_per_frame
     if not rejected_before or 1 - cdf(rejected_before - 1, frames, allowed) >= UNLIKELY:
         return []
     return [

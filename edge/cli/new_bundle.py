@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
-from msgspec import UNSET
 from rich.progress import track
 
 from heatline.edge.bundle import Bundle, Manifest
@@ -105,7 +104,7 @@ def new_reference(pictures: GoodPictures, parent: Bundle, camera: str = "", *, k
     Raises:
         InputError: the frames are too few for it, or as `NewReference`.
     """
-    if keep or parent.manifest.tensors.difference is UNSET:
+    if keep or parent.manifest.tensors.difference is None:
         return None
     made = NewReference(pictures.files, pictures.names, camera)
     if (count := len(made.files)) < FEWEST_OF_REFERENCE:
@@ -143,7 +142,7 @@ def warn_of_outliers(pictures: GoodPictures, appearances: Sequence[Appearance], 
 
 def cameras_with_own(manifest: Manifest) -> list[str]:
     """Return the cameras with a reference of their own, sorted."""
-    return sorted(({} if manifest.references is UNSET else manifest.references).keys() - {ANY_CAMERA})
+    return sorted(manifest.references.keys() - {ANY_CAMERA})
 
 
 def warn_of_own_references(cameras: Sequence[str]) -> list[str]:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import click
-from msgspec import UNSET
 
 from heatline.edge.bundle import open_bundle, open_verified_engine
 from heatline.edge.calibration.new_reference import FEWEST_FRAMES, NewReference
@@ -59,7 +58,7 @@ def set_reference(
     """
     parent = open_bundle(bundle_path)
     was = parent.manifest
-    if was.tensors.difference is UNSET:
+    if was.tensors.difference is None:
         raise BundleError(
             f"{bundle_path} compares frames with no reference; expected a bundle whose training found a fixed pose, or "
             "had reference=on"

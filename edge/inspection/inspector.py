@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
-from msgspec import UNSET
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle, Calibration
@@ -241,7 +240,7 @@ def product_references(bundle: Bundle, cameras: Iterable[str] = (ANY_CAMERA,)) -
     Raises:
         BundleError: the graph compares, and there is no reference for a camera; or a picture does not fit the manifest.
     """
-    if bundle.manifest.tensors.difference is UNSET:
+    if bundle.manifest.tensors.difference is None:
         return {}
     references = bundle.references()
     missing = [camera for camera in cameras if camera not in references and ANY_CAMERA not in references]

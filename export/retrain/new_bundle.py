@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
 from heatline.edge.bundle.manifest import (
@@ -57,7 +56,7 @@ def export_next(
             Path(scratch) / "exported",
             name=was.name,
             version=next_in_series(was.version, VERSION_MARK),
-            false_reject=was.calibration.false_reject_per_frame or FALSE_REJECT,
+            false_reject=was.calibration.false_reject_per_frame,
             smoothing_cells=was.grid.smoothing_px * min(was.map.hw) / was.grid.tile_px,
             precisions=was.precisions,
             allow=[precision for precision in was.precisions if was.fails(precision) is not None],
@@ -117,17 +116,16 @@ def carry_over(old: Bundle, new: Manifest, *, finetuned: bool) -> tuple[Calibrat
     return calibration, _read(old, [name for name in names if name in was.files])
 
 
-def carry_references(old: Bundle, new: Manifest) -> tuple[dict[str, ProductReference] | UnsetType, dict[str, bytes]]:
+def carry_references(old: Bundle, new: Manifest) -> tuple[dict[str, ProductReference], dict[str, bytes]]:
     """Return the references of the new bundle, those that were set on the line before its training's, and their files.
 
     Raises:
         BundleError: a file of the old bundle cannot be read.
     """
     was = old.manifest.references
-    if was is UNSET or not _compares(new):
+    if not _compares(new):
         return new.references, {}
-    own = {} if new.references is UNSET else new.references
-    return {**own, **was}, _read(old, [each.file for each in was.values()])
+    return {**new.references, **was}, _read(old, [each.file for each in was.values()])
 
 
 def _read(old: Bundle, names: Iterable[str]) -> dict[str, bytes]:
@@ -141,7 +139,7 @@ def _read(old: Bundle, names: Iterable[str]) -> dict[str, bytes]:
 
 
 def _compares(manifest: Manifest) -> bool:
-    return manifest.tensors.difference is not UNSET
+    return manifest.tensors.difference is not None
 
 
 def _without_model(reference: Reference | None, new: Manifest) -> Reference | None:
@@ -184,7 +182,7 @@ def describe_calibrations(old: Manifest, new: Manifest, bundle: Path) -> list[st
 def is_calibrated(manifest: Manifest) -> bool:
     """Return whether `heatline calibrate` set the thresholds."""
     records = manifest.provenance.get("calibrations", [])
-    return isinstance(records, list) and any(isinstance(record, dict) and "rule" in record for record in records)
+    return isinstance(records, list) and any("false_reject" in record for record in records)
 
 
 def has_appearance_of_line(manifest: Manifest) -> bool:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-from msgspec import UNSET
 from rich.progress import track
 
 from heatline.edge.bundle import Bundle, open_bundle
@@ -165,7 +164,7 @@ def _train_and_export(
     """Train and export, as far as an interrupted retraining has not done so."""
     if folder.bundle.exists():
         return open_bundle(folder.bundle)
-    compares = old.manifest.tensors.difference is not UNSET
+    compares = old.manifest.tensors.difference is not None
     config = msgspec.structs.replace(
         origin.config,
         reference=origin.config.reference if compares else "off",  # the line has no reference to judge by

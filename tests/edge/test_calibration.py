@@ -230,7 +230,7 @@ def test_a_calibration_states_the_held_out_rejects_and_the_bound(
 ) -> None:
     """Each fifth of the frames is judged by a threshold from the others; only the last fifth lies above these."""
     came = calibrate([good_frame(i, i) for i in range(frames)], rate, "frames", lowest_defect=-99.0)
-    assert (came.rule, came.rejected, came.held_out_rejected) == ("false-reject", None, held_out)
+    assert came.held_out_rejected == held_out
     assert came.false_reject_at_most == pytest.approx(bound, rel=4e-3)
 
 

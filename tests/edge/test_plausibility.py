@@ -255,7 +255,7 @@ def test_a_bundle_stores_product_tiles_and_is_refused_if_they_do_not_fit(tmp_pat
         assert opened.reject_reason(each) == known.reject_reason(each)
     with pytest.raises(BundleError, match=f"has no {PRODUCT_TILES}"):
         bundle_with(tmp_path / "b", known.plausible, {}, (None, CHANNELS))
-    with pytest.raises(BundleError, match="expected float32 of shape"):
+    with pytest.raises(BundleError, match="expected finite float32 of shape"):
         bundle_with(tmp_path / "c", known.plausible, file, (None, CHANNELS + 1))
     with pytest.raises(BundleError, match="declares features as"):
         bundle_with(tmp_path / "d", known.plausible, file, (CHANNELS,))
@@ -275,7 +275,7 @@ def test_a_damaged_file_is_refused_in_a_sentence(tmp_path: Path, data: bytes) ->
 def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     tiles = ProductTiles(np.zeros(4, np.float32), np.full((4, 4), np.inf, np.float32))
     (tmp_path / PRODUCT_TILES).write_bytes(tiles.to_bytes())
-    with pytest.raises(BundleError, match="not finite"):
+    with pytest.raises(BundleError, match="expected finite"):
         ProductTiles.load(tmp_path / PRODUCT_TILES, 4)
 
 

@@ -109,19 +109,6 @@ def test_a_manifest_with_an_incomplete_precision_is_refused(
     assert message in refusal(edit_manifest(folder, change))
 
 
-def test_bundles_of_older_schemas_have_only_f32(bundle: Bundle, tmp_path: Path) -> None:
-    def older(manifest: dict[str, Any]) -> None:
-        manifest["schema"] = 2
-        manifest["tolerances"]["int8"] = 0.1  # in that schema, tolerances did not name the precisions
-        del manifest["map_gate"]
-
-    opened = open_bundle(edit_manifest(copy_of(bundle, tmp_path / "b"), older))
-    assert opened.manifest.precisions == ("f32",)
-    assert open_precision(opened, "f32").engine.precision == "f32"
-    with pytest.raises(BundleError, match=r"has no int8 \(it was exported in f32 only\); choose f32, or export"):
-        open_precision(opened, "int8")
-
-
 # The precision that an engine really uses.
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatline.edge.bundle import Bundle, check_golden, open_bundle
+from heatline.edge.bundle import SCHEMA, Bundle, check_golden, open_bundle
 from heatline.edge.bundle.manifest import Grid
 from heatline.edge.bundle.pooling import pool
 from heatline.edge.bundle.store import ONNX_GRAPH
@@ -237,7 +237,7 @@ def test_a_bundle_carries_the_reference_of_its_product_and_the_differences_of_go
     comparing_run: TrainedRun, comparing_bundle: Bundle, kind: EngineKind
 ) -> None:
     manifest, golden = comparing_bundle.manifest, open_bundle(comparing_bundle.path).golden()
-    assert manifest.schema == 12
+    assert manifest.schema == SCHEMA
     assert golden.difference is not None
     assert golden.difference.any()
     assert set(manifest.precisions) >= {"f32", "int8"}

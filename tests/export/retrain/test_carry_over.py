@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from msgspec import UNSET, UnsetType
 
 from heatline.edge.bundle import Bundle, open_bundle, write_bundle
 from heatline.edge.bundle.manifest import (
@@ -57,7 +56,7 @@ def calibrated(trained: Trained, tmp_path: Path) -> Bundle:
         path=tmp_path,
         manifest=msgspec.structs.replace(
             manifest,
-            provenance={**manifest.provenance, "calibrations": [{"rule": "false-reject"}, {"camera": "side"}]},
+            provenance={**manifest.provenance, "calibrations": [{"false_reject": 0.01}, {"camera": "side"}]},
             files={**manifest.files, **dict.fromkeys(FILES, "1" * 64)},
         ),
     )
@@ -99,19 +98,19 @@ OF_TRAINING = {"": ProductReference("product.png", (5, 5), 12, "of the training"
 @pytest.mark.parametrize(
     ("of_old", "of_new", "compares", "expected"),
     [
-        (OF_LINE, UNSET, True, OF_LINE),
+        (OF_LINE, {}, True, OF_LINE),
         (OF_LINE, OF_TRAINING, True, OF_LINE),
         (OF_SIDE, OF_TRAINING, True, {**OF_TRAINING, **OF_SIDE}),
-        (OF_LINE, UNSET, False, UNSET),
-        (UNSET, OF_TRAINING, True, OF_TRAINING),
+        (OF_LINE, {}, False, {}),
+        ({}, OF_TRAINING, True, OF_TRAINING),
     ],
 )
 def test_the_references_of_the_line_stay_where_the_new_model_compares(
     calibrated: Bundle,
-    of_old: dict[str, ProductReference] | UnsetType,
-    of_new: dict[str, ProductReference] | UnsetType,
+    of_old: dict[str, ProductReference],
+    of_new: dict[str, ProductReference],
     compares: bool,
-    expected: dict[str, ProductReference] | UnsetType,
+    expected: dict[str, ProductReference],
 ) -> None:
     with_pose = Reference(77, {"brightness": QUANTILES, **dict.fromkeys(OF_POSE, QUANTILES)}, {})
     tensors = msgspec.structs.replace(
@@ -121,11 +120,10 @@ def test_the_references_of_the_line_stay_where_the_new_model_compares(
     new = msgspec.structs.replace(
         calibrated.manifest, tensors=tensors if compares else calibrated.manifest.tensors, references=of_new
     )
-    stated = {} if of_old is UNSET else of_old
-    for each in stated.values():
+    for each in of_old.values():
         (calibrated.path / each.file).write_text(each.file)
     old = replace(calibrated, manifest=was)
-    carried = {each.file: each.file.encode() for each in stated.values() if compares}
+    carried = {each.file: each.file.encode() for each in of_old.values() if compares}
     assert carry_references(old, new) == (expected, carried)
     calibration, _ = carry_over(old, new, finetuned=False)
     assert calibration.reference is not None
@@ -149,7 +147,7 @@ def test_the_appearance_of_the_line_stays_in_the_second_retraining(
     assert first.manifest.calibration.plausible is not None
     of_line = msgspec.structs.replace(first.manifest.calibration.plausible, frames=77)
     manifest = changed(first.manifest, plausible=of_line)
-    provenance = {**manifest.provenance, "calibrations": [{"rule": "false-reject"}]}
+    provenance = {**manifest.provenance, "calibrations": [{"false_reject": 0.01}]}
     calibrated = replace(first, manifest=msgspec.structs.replace(manifest, provenance=provenance))
 
     def export_run(_: object, target: Path, **settings: Any) -> Bundle:
