@@ -22,10 +22,10 @@ from click.testing import CliRunner
 
 from heatline.edge import errors
 from heatline.edge.bundle import Bundle, Manifest
-from heatline.edge.cameras import liveness, restarts, supervisor
-from heatline.edge.cameras.frame_ids import MAX_LOST_FRAMES
+from heatline.edge.cameras import liveness, supervisor
+from heatline.edge.cameras.liveness import MAX_LOST_FRAMES
 from heatline.edge.cameras.settings import CameraSettings, FolderSettings, V4l2Settings
-from heatline.edge.cameras.state import State
+from heatline.edge.cameras.supervisor import State
 from heatline.edge.cameras.triggering import FIRE_WITHIN_SECONDS
 from heatline.edge.cli.main import heatline
 from heatline.edge.cli.status import EXIT_CODES
@@ -463,11 +463,12 @@ def test_every_reason_alarm_and_state_is_documented_and_no_other() -> None:
 
 def test_the_stated_times_and_limits_follow_from_the_constants() -> None:
     for seconds in (
-        liveness.ASK_EVERY_SECONDS + liveness.ANSWER_WITHIN_SECONDS,  # its process hangs
-        2 * liveness.ASK_EVERY_SECONDS + liveness.CAMERA_ANSWERS_WITHIN_SECONDS,  # it is not known whether it is there
+        supervisor.ASK_EVERY_SECONDS + supervisor.ANSWER_WITHIN_SECONDS,  # its process hangs
+        2 * supervisor.ASK_EVERY_SECONDS
+        + supervisor.CAMERA_ANSWERS_WITHIN_SECONDS,  # it is not known whether it is there
         V4l2Settings(name="usb").opened_within_s,
-        *(liveness.MIN_SILENCE_SECONDS, liveness.FIRST_FRAME_WITHIN_SECONDS, liveness.CAMERA_ANSWERS_WITHIN_SECONDS),
-        *(supervisor.CLOSE_WITHIN_SECONDS, restarts.FIRST_BACKOFF_SECONDS, restarts.MAX_BACKOFF_SECONDS),
+        *(liveness.MIN_SILENCE_SECONDS, liveness.FIRST_FRAME_WITHIN_SECONDS, supervisor.CAMERA_ANSWERS_WITHIN_SECONDS),
+        *(supervisor.CLOSE_WITHIN_SECONDS, supervisor.FIRST_BACKOFF_SECONDS, supervisor.MAX_BACKOFF_SECONDS),
     ):
         assert re.search(rf"\b{seconds:g} s\b", LIVENESS), seconds
     (busy,) = rows(section(read("docs/commands.md"), "### Refused"))["busy"][:1]

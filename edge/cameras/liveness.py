@@ -5,21 +5,18 @@ from dataclasses import dataclass
 from statistics import median
 
 from heatline.edge.cameras.base import Opened
-from heatline.edge.cameras.camera_clock import CameraClock
-from heatline.edge.cameras.frame_ids import FrameIds, Gap
 from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.frames import Stamp
 
-ASK_EVERY_SECONDS = 1.0
-"""Time from one health request to a camera's process to the next."""
-ANSWER_WITHIN_SECONDS = 2.0
-CAMERA_ANSWERS_WITHIN_SECONDS = 8.0
-"""A register read of a missing camera fails after 2.5 s, or after 5 s if it waits for another read."""
 FIRST_FRAME_WITHIN_SECONDS = 5.0
 MIN_SILENCE_SECONDS = 0.5
 """Lower limit for fast cameras: a shorter silence may be caused by the host."""
 STILL_CLOCK_FRAMES = 3
 MISSED_TRIGGERS = 3
+MAX_LOST_FRAMES = 32767
+"""A larger step from one id to the next is not a loss: the camera has restarted its count."""
+SKEW = 500e-6
+"""Upper limit of the drift between two quartz clocks. A delay that grows faster is a real delay."""
 _PERIODS_KEPT = 16
 
 
@@ -34,10 +31,73 @@ class Fault:
     the fault is over; until then its frames are not trusted."""
 
 
-class Liveness:
-    """Checks the frames of one camera, over all its openings. Times are the host's monotonic clock, ns.
+class FrameIds:
+    """Follows one camera's frame ids from one opening to the next.
 
-    It reads no clock itself, so that tests need no camera.
+    GigE Vision counts in 16 bits and skips 0: after 65535 comes 1.
+
+    Args:
+        highest: the id after which 1 comes again; None: ids do not wrap.
+    """
+
+    def __init__(self, highest: int | None) -> None:
+        self._highest = highest
+        self._last: int | None = None
+
+    def next(self, frame_id: int, last_frame_id: int | None = None) -> list[int]:
+        """Record the next id, or a run of ids up to `last_frame_id`; return the ids that are missing before it.
+
+        Raises:
+            ValueError: ids run back, stand still or leap, so that the missing frames are unknown.
+        """
+        last, self._last = self._last, frame_id if last_frame_id is None else last_frame_id
+        if last is None:
+            return []
+        step = frame_id - last
+        if self._highest is not None:
+            step %= self._highest
+        # Modulo the highest id, a step back is a very long step forward.
+        if not 0 < step <= MAX_LOST_FRAMES:
+            raise ValueError(f"frame id {frame_id} came after {last}")
+        return [self._after(last, steps) for steps in range(1, step)]
+
+    def _after(self, frame_id: int, steps: int) -> int:
+        return frame_id + steps if self._highest is None else (frame_id + steps - 1) % self._highest + 1
+
+
+class CameraClock:
+    """Estimates the offset between a camera's clock and the host's from the fastest frames.
+
+    The offset is at most (arrival - timestamp) of any frame; the minimum is the best estimate. As the clocks drift
+    apart, the estimate may rise, but no faster than `SKEW`.
+    """
+
+    def __init__(self) -> None:
+        self._offset_ns: int | None = None
+        """An integer: a float that counts ns since 1970 cannot rise by less than 256."""
+        self._at_ns = 0
+
+    def age_ns(self, camera_timestamp_ns: int, arrived_ns: int) -> int:
+        """Return how much longer than the fastest frame this one took, ns.
+
+        Args:
+            camera_timestamp_ns: time of the frame on the camera's clock.
+            arrived_ns: time of arrival on the host's monotonic clock.
+        """
+        offset = arrived_ns - camera_timestamp_ns
+        if self._offset_ns is None:
+            self._offset_ns = offset
+        else:
+            self._offset_ns = min(offset, self._offset_ns + round(SKEW * (arrived_ns - self._at_ns)))
+        self._at_ns = arrived_ns
+        return offset - self._offset_ns
+
+
+class Liveness:
+    """Checks the frames of one camera, over all its openings.
+
+    It reads no clock itself. `now_ns` is a monotonic clock of the line that stands still while the line takes no
+    frames, so that this does not count as silence of the camera.
     """
 
     def __init__(self, settings: CameraSettings) -> None:
@@ -59,32 +119,24 @@ class Liveness:
         self._identical_since_opening = -1  # the first picture has no predecessor
         self._missed_triggers = 0
         self._periods: deque[int] = deque(maxlen=_PERIODS_KEPT)
-        self._opened_ns = now_ns
-        self._last_frame_ns: int | None = None
         self._last_captured_ns: int | None = None
-        self.taken_ns = now_ns
+        self._quiet_since_ns = now_ns
 
-    def extend_deadlines(self, by_ns: int) -> None:
-        """Do not count a time in which the line itself took no frames as silence of the camera."""
-        self._opened_ns += by_ns
-        if self._last_frame_ns is not None:
-            self._last_frame_ns += by_ns
-
-    def gap(self, stamp: Stamp) -> Gap | None:
-        """Return the frames that are missing before this one.
+    def missing_ids(self, stamp: Stamp) -> list[int]:
+        """Return the ids of the frames that are missing before this one.
 
         Raises:
             ValueError: its id runs back, stands still or leaps.
         """
         if not self._opened.ids_show_gaps or stamp.frame_id is None:
-            return None
+            return []
         return self._ids.next(stamp.frame_id, stamp.last_frame_id)
 
     def check_frame(self, stamp: Stamp, digest: int | None, now_ns: int) -> Fault | None:
         """Record a frame; return a fault if the frame cannot be trusted."""
         if self._last_captured_ns is not None:
             self._periods.append(stamp.captured_monotonic_ns - self._last_captured_ns)
-        self._last_captured_ns, self._last_frame_ns = stamp.captured_monotonic_ns, now_ns
+        self._last_captured_ns, self._quiet_since_ns = stamp.captured_monotonic_ns, now_ns
         self._missed_triggers = 0
         frozen = self._check_picture(digest)
         return self._check_clock(stamp) or frozen
@@ -100,17 +152,16 @@ class Liveness:
         """Return a fault if the camera has been silent for too long. Triggered cameras and file cameras may be."""
         if self._settings.triggered != "free" or self._settings.is_file_source:
             return None
-        if self._last_frame_ns is None:
-            waited, limit = now_ns - self._opened_ns, self._first_frame_within_ns()
-        else:
-            waited, limit = now_ns - self._last_frame_ns, self._silent_after_ns()
-        if waited <= limit:
+        waited_s, limit_s = self.quiet_for_ns(now_ns) / 1e9, self._silent_after_s()
+        if self._last_captured_ns is None:
+            limit_s = max(limit_s, FIRST_FRAME_WITHIN_SECONDS)
+        if waited_s <= limit_s:
             return None
-        return Fault("silent", f"no frame came for {waited / 1e9:.1f} s, {limit / 1e9:.1f} s were expected at most")
+        return Fault("silent", f"no frame came for {waited_s:.1f} s, {limit_s:.1f} s were expected at most")
 
     def quiet_for_ns(self, now_ns: int) -> int:
         """Return the time since the last frame, or since the camera was opened."""
-        return now_ns - (self._opened_ns if self._last_frame_ns is None else self._last_frame_ns)
+        return now_ns - self._quiet_since_ns
 
     def _check_picture(self, digest: int | None) -> Fault | None:
         limit = self._settings.frozen_after_frames
@@ -143,26 +194,20 @@ class Liveness:
             return Fault("clock", "the camera's clock stood still", closes)
         age_ns = self._clock.age_ns(timestamp, stamp.captured_monotonic_ns)
         self.taken_ns -= age_ns
-        age_ms = age_ns / 1e6
-        if age_ms > self._settings.stale_after_ms:
-            return Fault(
-                "stale",
-                f"the frame was {age_ms:.0f} ms old when it arrived, {self._settings.stale_after_ms:g} ms were "
-                "expected at most",
-            )
-        return None
+        limit_ms = self._settings.stale_after_ms
+        if age_ns <= limit_ms * 1e6:
+            return None
+        return Fault(
+            "stale", f"the frame was {age_ns / 1e6:.0f} ms old when it arrived, {limit_ms:g} ms were expected at most"
+        )
 
-    def _silent_after_ns(self) -> float:
-        period_ns = self._period_ns()
-        if period_ns is None:
-            return FIRST_FRAME_WITHIN_SECONDS * 1e9
-        return max(self._settings.silent_after_periods * period_ns, MIN_SILENCE_SECONDS * 1e9)
-
-    def _first_frame_within_ns(self) -> float:
-        return max(FIRST_FRAME_WITHIN_SECONDS * 1e9, self._silent_after_ns())
-
-    def _period_ns(self) -> float | None:
-        stated = None if self._opened.period_s is None else self._opened.period_s * 1e9
-        measured = median(self._periods) if len(self._periods) >= 3 else None
-        # The longer one: a camera may be slower than its setting, e.g. by its exposure.
-        return max((period for period in (stated, measured) if period is not None), default=None)
+    def _silent_after_s(self) -> float:
+        """Return the set number of periods; of the stated period and the measured one the longer counts, as a camera
+        may be slower than its setting, e.g. by its exposure.
+        """
+        periods_s = [] if self._opened.period_s is None else [self._opened.period_s]
+        if len(self._periods) >= 3:
+            periods_s.append(median(self._periods) / 1e9)
+        if not periods_s:
+            return FIRST_FRAME_WITHIN_SECONDS
+        return max(self._settings.silent_after_periods * max(periods_s), MIN_SILENCE_SECONDS)

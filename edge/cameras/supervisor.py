@@ -1,36 +1,65 @@
-"""Supervises one camera: opens it, watches it, closes it when it is dead, and opens it again, without end.
+"""Keeps one camera open: opens it in a process of its own, notices its death, reports it once, and opens it again.
 
-The thread that grabs does all of this, so that no camera delays another one.
+Each opening runs in a new process, so that no fault of a driver reaches the line. Every frame that a process announced
+is returned by `grab`, itself or as a `BadFrame`.
 """
 
 import contextlib
 import logging
 import os
 import select
-import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from heatline.edge.cameras.base import EndOfFrames, Opened
-from heatline.edge.cameras.health import Health
-from heatline.edge.cameras.intake import FrameIntake
-from heatline.edge.cameras.liveness import Fault
-from heatline.edge.cameras.process import Broken, Ended, HealthReply, ProcessDied, ProcessMessage, TriggerResult
-from heatline.edge.cameras.restarts import RestartedProcess
+from heatline.edge.cameras.liveness import Fault, Liveness
+from heatline.edge.cameras.process import (
+    Broken,
+    CameraProcess,
+    Ended,
+    HealthReply,
+    HealthRequest,
+    ProcessDied,
+    ProcessMessage,
+    TriggerResult,
+)
 from heatline.edge.cameras.settings import CameraSettings
-from heatline.edge.cameras.state import CameraAlarm, State
-from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
+from heatline.edge.cameras.triggering import Intake, TriggerRequest
 from heatline.edge.errors import CameraError, HeatlineError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame
+from heatline.edge.util.child_process import Restarts
 from heatline.edge.wire.events import CameraState
 
 logger = logging.getLogger(__name__)
 
+FIRST_BACKOFF_SECONDS = 0.25
+MAX_BACKOFF_SECONDS = 5.0
 CLOSE_WITHIN_SECONDS = 1.0
 """The camera's process is killed after this time: closing a camera that is gone takes seconds."""
+ASK_EVERY_SECONDS = 1.0
+"""Time from one health request to a camera's process to the next."""
+ANSWER_WITHIN_SECONDS = 2.0
+CAMERA_ANSWERS_WITHIN_SECONDS = 8.0
+"""A register read of a missing camera fails after 2.5 s, or after 5 s if it waits for another read."""
+ENDED_BY_GOOD_FRAMES_ONLY = ("silent", "frozen", "clock", "stale", "frame_ids")
+"""Faults of a camera that still answers requests: only good frames disprove them."""
 TICK_SECONDS = 0.05
+
+State = Literal["OPENING", "LIVE", "IDLE", "DEAD", "ENDED"]
+
+
+@dataclass(frozen=True)
+class CameraAlarm:
+    """Report that a camera died (`active`) or recovered."""
+
+    camera: str
+    reason: str
+    detail: str
+    active: bool
+    began_at_ns: int
+    """UTC, ns since 1970."""
 
 
 @dataclass(frozen=True)
@@ -47,26 +76,38 @@ class SupervisedCamera:
 
     Args:
         on_alarm: called on the thread that grabs when the camera dies and when it recovers.
-        count_captured: called on the thread that grabs; returns how many of the camera's frames are in the ledger.
     """
 
-    def __init__(
-        self,
-        settings: CameraSettings,
-        on_alarm: Callable[[CameraAlarm], None],
-        count_captured: Callable[[], int] = lambda: 0,
-    ) -> None:
-        self.name, self.settings = settings.name, settings
-        self._process = RestartedProcess()
-        self._intake = FrameIntake(settings, count_captured)
-        self._health = Health(settings.name, on_alarm)
-        self._ended = self._missing_extra = False
-        self._last_step_ns = time.monotonic_ns()
-        """When `open` or `grab` last returned."""
+    def __init__(self, settings: CameraSettings, on_alarm: Callable[[CameraAlarm], None]) -> None:
+        self.name, self.settings, self._on_alarm = settings.name, settings, on_alarm
+        self._intake, self._liveness = Intake(settings), Liveness(settings)
+        # The process and its camera.
+        self._process: CameraProcess | None = None
+        self._restarts = Restarts(FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS)
+        self._opened: Opened | None = None
+        """Describes the open camera; None: the camera is not open."""
+        self._openings = 0
+        self._counters: dict[str, int] = {}
+        self._started_ns = self._replied_ns = 0
+        self._requested_ns: int | None = None
+        """When the health request was sent that has no reply yet."""
+        self._polls_camera = False
+        # The state.
+        self._state: tuple[State, int] = ("OPENING", time.time_ns())
+        self._fault: Fault | None = None
+        """What is wrong with the camera; None once it has shown that it is alive."""
+        self._alarm: CameraAlarm | None = None
+        """The alarm that was reported and has not ended."""
+        self._missing_extra = False
         self._requested: _Reconfiguration | None = None
         self._reconfiguring: _Reconfiguration | None = None
         """The reconfiguration that has begun and whose camera is not open yet."""
-        self._interrupted = threading.Event()
+        # The line.
+        self._left_ns = time.monotonic_ns()
+        """When `open` or `grab` last returned."""
+        self._away_ns = 0
+        """The time in which the line was busy elsewhere: it does not count as silence of the camera."""
+        self._interrupted = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def open(self, within_s: float | None = None) -> Opened | None:
@@ -78,17 +119,15 @@ class SupervisedCamera:
             CameraError: the camera is missing or cannot be used.
             MissingExtraError: a library is not installed.
         """
-        try:
-            give_up = None if within_s is None else time.monotonic() + within_s
-            while self._process.opened is None and not self._interrupted.is_set():
+        give_up = None if within_s is None else time.monotonic() + within_s
+        with self._at_work():
+            while self._opened is None and not self._interrupted:
                 if give_up is not None and time.monotonic() > give_up:
                     break
                 self._step(TICK_SECONDS)
-                if self._health.fault is not None:
-                    raise self._error(self._health.fault)
-        finally:
-            self._last_step_ns = time.monotonic_ns()
-        return self._process.opened
+                if self._fault is not None:
+                    raise self._error(self._fault.detail)
+        return self._opened
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
         """Return the next frame, or a report of frames that cannot be delivered; None if nothing came in time.
@@ -96,46 +135,40 @@ class SupervisedCamera:
         Raises:
             EndOfFrames: there are no more. After `interrupt`, the frames that were announced before come first.
         """
-        give_up_ns = time.monotonic_ns() + round(timeout_s * 1e9)
-        self._extend_deadlines(time.monotonic_ns() - self._last_step_ns)
-        try:
+        give_up = time.monotonic() + timeout_s
+        with self._at_work():
             while not self._intake.waiting:
-                if self._interrupted.is_set():
+                if self._interrupted:
                     self._close_process("stopped", "the line stopped before there was room for it")
-                    self._refuse_reconfigurations()
                     if not self._intake.waiting:
                         raise EndOfFrames
-                    break
-                if self._ended:
+                elif self._state[0] == "ENDED":
                     raise EndOfFrames
-                left_s = (give_up_ns - time.monotonic_ns()) / 1e9
-                if left_s <= 0:
+                elif (left_s := give_up - time.monotonic()) > 0:
+                    self._step(min(left_s, TICK_SECONDS))
+                else:
                     return None
-                self._step(min(left_s, TICK_SECONDS))
             return self._intake.waiting.popleft()
-        finally:
-            self._last_step_ns = time.monotonic_ns()
 
     def interrupt(self) -> None:
         """Make `grab` close the camera and end."""
-        self._interrupted.set()
+        self._interrupted = True
         self._wake_up()
 
     def close(self) -> None:
         """Close the camera, and discard all that waits for it."""
-        self._interrupted.set()
+        self._interrupted = True
         self._close_process("stopped", "the line stopped")
-        self._refuse_reconfigurations()
         os.close(self._wake)
 
     def trigger(self, request: TriggerRequest) -> None:
         """Request a frame of a part, or announce the part of the next frame; another thread gives the answer later."""
-        if self._interrupted.is_set():
-            request.answer(TriggerAnswer(refused="stopping", detail="the line is stopping"))
-        elif self._ended:
-            request.answer(TriggerAnswer(refused="camera_dead", detail=f"camera {self.name} has shown its last frame"))
+        if self._interrupted:
+            request.refuse("stopping", "the line is stopping")
+        elif self._state[0] == "ENDED":
+            request.refuse("camera_dead", f"camera {self.name} has shown its last frame")
         else:
-            self._intake.triggering.request(request)
+            self._intake.request(request)
             self._wake_up()
 
     def reconfigure(
@@ -149,7 +182,7 @@ class SupervisedCamera:
                 can be opened again.
             keep_frames: whether frames that were announced before still come; else they are dropped as `changeover`.
         """
-        if self._interrupted.is_set():
+        if self._interrupted:
             on_opened("the line is stopping")
             return
         self._requested = _Reconfiguration(settings, on_opened, keep_frames)
@@ -157,166 +190,203 @@ class SupervisedCamera:
 
     def state(self) -> CameraState:
         """Return the current state."""
-        return self._health.state(self._process.openings, self._process.counters)
+        (state, since_at_ns), fault = self._state, self._fault
+        return CameraState(
+            state=state,
+            reason=fault.reason if fault else None,
+            detail=fault.detail if fault else None,
+            since_at_ns=since_at_ns,
+            openings=self._openings,
+            counters=self._counters,
+        )
 
     # Steps of the thread that grabs.
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Note when the line was busy elsewhere."""
+        self._away_ns += time.monotonic_ns() - self._left_ns
+        try:
+            yield
+        finally:
+            self._left_ns = time.monotonic_ns()
+
+    def _now_ns(self) -> int:
+        """Return the time on a monotonic clock that stands still while the line is busy elsewhere."""
+        return time.monotonic_ns() - self._away_ns
 
     def _step(self, wait_s: float) -> None:
         """Handle one message and all work that is due; wait a moment if there is neither."""
         self._begin_reconfiguration()
         if self.settings.triggered == "hardware":
             self._serve_triggers()  # first: a frame shows the part that was announced before it was taken
-        received = self._receive()
-        self._do_due_work(time.monotonic_ns(), queue_is_empty=not received)
-        if received or self._intake.waiting:
-            return
+        message = None if self._process is None else self._process.receive()
+        if message is not None:
+            self._handle(message)
+        self._do_due_work()
+        if message is None:
+            self._expire_parts()  # otherwise the frame of a part may be among the messages that wait
+        self._serve_triggers()
+        if message is None and not self._intake.waiting:
+            self._wait(wait_s)
+
+    def _wait(self, wait_s: float) -> None:
+        """Wait for a message or another thread, until work is due: the event of a part must be published in time."""
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
-        if self._process.running is not None:
-            poll.register(self._process.running.fileno(), select.POLLIN)
-        poll.poll(self._until_due_s(wait_s) * 1e3)
+        if self._process is not None:
+            poll.register(self._process.fileno(), select.POLLIN)
+        give_up_ns = self._intake.next_give_up_ns
+        if give_up_ns is not None:
+            wait_s = min(wait_s, (give_up_ns - time.monotonic_ns()) / 1e9)
+        poll.poll(max(wait_s, 0.001) * 1e3)
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
 
-    def _until_due_s(self, wait_s: float) -> float:
-        """Return how long no work is due, at most `wait_s`: the event of a part must be published in time."""
-        give_up_ns = self._intake.triggering.next_give_up_ns
-        left_s = wait_s if give_up_ns is None else (give_up_ns - time.monotonic_ns()) / 1e9
-        return max(min(wait_s, left_s), 0.001)
-
-    def _begin_reconfiguration(self) -> None:
-        requested, self._requested = self._requested, None
-        if requested is None:
-            return
-        # A dead camera may have sent the first frame of its former settings.
-        keep_frames = requested.keep_frames and not self._health.is_dead
-        self._close_process("changeover", "the camera was being reconfigured", keep_frames=keep_frames)
-        self._intake.triggering.give_up("the camera is being reconfigured")
-        self.settings = requested.settings
-        if self._health.is_dead or self._ended:
-            requested.on_opened(None)
-            return
-        self._reconfiguring = requested
-        self._process.restarts.now()
-        self._health.set_state("OPENING")
-
-    def _end_reconfiguration(self, error: str | None) -> None:
-        reconfiguring, self._reconfiguring = self._reconfiguring, None
-        if reconfiguring is not None:
-            began_ns = time.monotonic_ns()
-            reconfiguring.on_opened(error)
-            self._extend_deadlines(time.monotonic_ns() - began_ns)
-
-    def _refuse_reconfigurations(self) -> None:
-        refused, self._reconfiguring, self._requested = (self._reconfiguring, self._requested), None, None
-        for reconfiguration in refused:
-            if reconfiguration is not None:
-                reconfiguration.on_opened("the line is stopping")
-
-    def _receive(self) -> bool:
-        """Handle one message of the camera's process; return whether there was one."""
-        message = self._process.receive()
-        if message is not None:
-            self._handle(message, time.monotonic_ns())
-        return message is not None
+    def _wake_up(self) -> None:
+        os.eventfd_write(self._wake, 1)
 
     def _serve_triggers(self) -> None:
-        self._intake.triggering.serve(time.monotonic_ns(), self._process.fire)
+        fire = None if self._process is None or self._opened is None else self._process.send
+        self._intake.serve(time.monotonic_ns(), fire)
 
-    def _extend_deadlines(self, by_ns: int) -> None:
-        """Do not count a time in which the line itself was busy elsewhere as silence of the camera."""
-        self._intake.liveness.extend_deadlines(by_ns)
-        self._process.extend_deadlines(by_ns)
-
-    def _do_due_work(self, now_ns: int, queue_is_empty: bool) -> None:
-        if self._process.running is None:
-            if self._process.restarts.due and not self._ended:
-                fault = self._process.start(self.settings, now_ns)
-                if fault is not None:
-                    self._fail(fault)
-        elif (fault := self._check_timeouts(now_ns)) is not None:
-            self._fail(fault)
-        else:
-            self._request_health(now_ns)
-        # Otherwise the frame of a part may be among the messages that wait.
-        for _ in range(self._intake.triggering.expire(now_ns) if queue_is_empty else 0):
-            if (
-                fault := self._intake.liveness.record_missed_trigger()
-            ) is not None and self._process.opened is not None:
+    def _expire_parts(self) -> None:
+        for _ in range(self._intake.expire(time.monotonic_ns())):
+            fault = self._liveness.record_missed_trigger()
+            if fault is not None and self._opened is not None:
                 self._fail(fault)
-        self._serve_triggers()
 
-    def _check_timeouts(self, now_ns: int) -> Fault | None:
-        fault = self._process.check_timeouts(self.settings.opened_within_s, now_ns)
-        if fault is None and self._process.opened is not None:
-            fault = self._intake.liveness.check_silence(now_ns)
-        return fault
+    def _do_due_work(self) -> None:
+        if self._process is not None:
+            fault = self._find_timeout()
+            if fault is not None:
+                self._fail(fault)
+            elif self._opened is not None:
+                self._request_health(self._opened)
+        elif self._restarts.due and self._state[0] != "ENDED":
+            self._start()
 
-    def _request_health(self, now_ns: int) -> None:
-        opened, health = self._process.opened, self._health
-        if opened is None:
-            return
-        # A camera that sends frames is not polled; a camera that waits for a trigger shows no other sign of life.
+    def _start(self) -> None:
+        """Start the process, which opens the camera."""
+        self._requested_ns, self._started_ns, self._replied_ns = None, self._now_ns(), self._now_ns()
+        try:
+            self._process = CameraProcess(self.settings)
+        except OSError as error:
+            self._fail(Fault("process", f"its process cannot be started: {error}"))
+
+    def _find_timeout(self) -> Fault | None:
+        """Return a fault if the process has not replied, or not opened the camera, in time, or the camera is silent."""
+        now_ns, opened_within_s = self._now_ns(), self.settings.opened_within_s
+        if self._requested_ns is not None:
+            waited_s = (now_ns - self._requested_ns) / 1e9
+            if waited_s > (CAMERA_ANSWERS_WITHIN_SECONDS if self._polls_camera else ANSWER_WITHIN_SECONDS):
+                return Fault("unresponsive", f"its process did not answer within {waited_s:.1f} s")
+        if self._opened is not None:
+            return self._liveness.check_silence(now_ns)
+        if now_ns - self._started_ns > opened_within_s * 1e9:
+            return Fault("open", f"it was not opened within {opened_within_s:.0f} s")
+        return None
+
+    def _request_health(self, opened: Opened) -> None:
+        """Ask the process whether it answers, if that is due, and have it poll a camera that shows no sign of life.
+
+        A camera that sends frames is not polled; a camera that waits for a trigger shows no other sign of life.
+        """
+        now_ns = self._now_ns()
         needs_polling = opened.can_be_polled and self.settings.triggered != "free"
-        may_be_back = needs_polling and health.fault is not None and not health.needs_good_frame
-        quiet_ns = self._intake.liveness.quiet_for_ns(now_ns) if needs_polling else None
-        self._process.request_health(now_ns, quiet_ns, at_once=may_be_back)
+        may_be_back = needs_polling and self._fault is not None and not self._needs_good_frame
+        asked_lately = now_ns - self._replied_ns < ASK_EVERY_SECONDS * 1e9
+        if self._process is None or self._requested_ns is not None or (asked_lately and not may_be_back):
+            return
+        is_quiet = self._liveness.quiet_for_ns(now_ns) > ASK_EVERY_SECONDS * 1e9
+        self._polls_camera = may_be_back or (needs_polling and is_quiet)
+        self._requested_ns = now_ns
+        self._process.send(HealthRequest(self._polls_camera))
 
-    def _handle(self, message: ProcessMessage, now_ns: int) -> None:
+    def _handle(self, message: ProcessMessage) -> None:
         match message:
             case Opened():
-                self._process.record_opening(message)
-                self._intake.triggering.reset()
-                self._intake.liveness.begin(message, now_ns)
+                self._opened = message
+                self._openings += 1
+                self._intake.restart()
+                self._liveness.begin(message, self._now_ns())
                 logger.info("camera %s is open: %s", self.name, message.found)
-                if self._health.fault is None:
-                    self._health.set_state("LIVE" if self.settings.triggered == "free" else "IDLE")
+                if self._fault is None:
+                    self._set_state("LIVE" if self.settings.triggered == "free" else "IDLE")
                 self._end_reconfiguration(None)
             case Frame() | BadFrame():
-                self._handle_frame(message, now_ns)
+                self._handle_frame(message)
             case HealthReply(camera_answers, counters):
-                self._process.record_health_reply(counters, now_ns)
+                self._requested_ns, self._replied_ns, self._counters = None, self._now_ns(), counters
                 if camera_answers is False:
                     self._fail(Fault("unreachable", "it does not answer when it is asked"))
-                elif camera_answers and not self._health.needs_good_frame:
+                elif camera_answers and not self._needs_good_frame:
                     self._mark_alive("IDLE")
             case TriggerResult(number, error):
-                self._intake.triggering.record_result(number, error)
+                self._intake.record_result(number, error)
             case Ended():
-                self._ended = True
-                self._intake.triggering.give_up("the camera has shown its last frame")
-                self._health.set_state("ENDED")
-                self._process.kill()
+                self._set_state("ENDED")
+                self._close_process("stopped", "the camera has shown its last frame", within_s=0.0)
+                self._intake.give_up("the camera has shown its last frame")
             case Broken(error, missing_extra):
                 self._missing_extra = missing_extra
-                self._fail(Fault("broken" if self._process.opened else "open", error))
+                self._fail(Fault("broken" if self._opened else "open", error))
             case ProcessDied(detail):
                 self._fail(Fault("process", detail))
 
-    def _handle_frame(self, item: Frame | BadFrame, now_ns: int) -> None:
-        fault = self._intake.accept(item, now_ns)
-        if fault is not None:
+    def _handle_frame(self, item: Frame | BadFrame) -> None:
+        fault, missing_ids = None, list[int]()
+        try:
+            missing_ids = self._liveness.missing_ids(item.stamp)
+        except ValueError as error:
+            fault = Fault("frame_ids", f"its frame ids are not consecutive: {error}")
+        digest = item.digest if isinstance(item, Frame) else None
+        fault = self._liveness.check_frame(item.stamp, digest, self._now_ns()) or fault
+        if fault is None:
+            self._intake.add(item, missing_ids, self._liveness.taken_ns)
+            if isinstance(item, Frame):
+                self._mark_alive("LIVE")
+        else:
+            bad = BadFrame(item.stamp, fault.reason, fault.detail, "failed")
+            self._intake.add(item, missing_ids, self._liveness.taken_ns, instead=bad)
             if fault.closes:
                 self._fail(fault)
-        elif isinstance(item, Frame):
-            self._mark_alive("LIVE")
 
-    def _fail(self, fault: Fault) -> None:
-        """Report that the camera is dead, close it, and schedule its next opening."""
-        self._health.mark_dead(fault)
-        self._close_process(fault.reason, fault.detail, "failed", self._close_within_s())
-        self._intake.triggering.give_up(f"the camera is dead: {fault.detail}")
-        self._process.restarts.later()
-        self._end_reconfiguration(fault.detail)
+    # Changes of the state.
+
+    @property
+    def _needs_good_frame(self) -> bool:
+        """Whether only a good frame ends the fault, since the camera answers requests in spite of it."""
+        return self._fault is not None and self._fault.reason in ENDED_BY_GOOD_FRAMES_ONLY
+
+    def _set_state(self, state: State) -> None:
+        """Enter a state; the time of entry stays if the camera is in it already."""
+        if state != self._state[0]:
+            self._state = state, time.time_ns()
 
     def _mark_alive(self, state: State) -> None:
-        self._process.restarts.reset()
-        self._health.mark_alive(state)
+        """Clear the fault, and report the camera's recovery if an alarm is active."""
+        self._restarts.reset()
+        alarm, self._alarm, self._fault = self._alarm, None, None
+        self._set_state(state)
+        if alarm is not None:
+            logger.info("camera %s is back", self.name)
+            self._on_alarm(replace(alarm, active=False))
 
-    def _close_within_s(self) -> float:
-        """Return how long a dead camera may take to close: no time at all where an event has a deadline."""
+    def _fail(self, fault: Fault) -> None:
+        """Report the camera's death unless an alarm is active, close it, and schedule its next opening."""
+        self._fault = fault
+        if self._alarm is None:
+            logger.error("camera %s is dead (%s): %s", self.name, fault.reason, fault.detail)
+            self._alarm = CameraAlarm(self.name, fault.reason, fault.detail, True, time.time_ns())
+            self._set_state("DEAD")
+            self._on_alarm(self._alarm)
+        # Where an event has a deadline, a dead camera gets no time to close.
         urgent = self.settings.triggered != "free" or self.settings.deadline_ms is not None
-        return 0.0 if urgent else CLOSE_WITHIN_SECONDS
+        self._close_process(fault.reason, fault.detail, "failed", 0.0 if urgent else CLOSE_WITHIN_SECONDS)
+        self._intake.give_up(f"the camera is dead: {fault.detail}")
+        self._restarts.later()
+        self._end_reconfiguration(fault.detail)
 
     def _close_process(
         self,
@@ -328,19 +398,46 @@ class SupervisedCamera:
         keep_frames: bool = False,
     ) -> None:
         """Close the camera, and discard frames that it had announced for this reason, unless `keep_frames` is set."""
-        for message in self._process.close(within_s):
-            if isinstance(message, Frame | BadFrame):
-                self._intake.accept_late(message, reason, detail, kind, keep=keep_frames)
-        if self._interrupted.is_set():
-            self._intake.triggering.give_up(detail)
-            self._intake.triggering.refuse_all("stopping", "the line is stopping")
+        process, self._process = self._process, None
+        for item in [] if process is None else process.close(within_s):
+            if isinstance(item, Frame | BadFrame):
+                missing_ids = list[int]()
+                with contextlib.suppress(ValueError):
+                    missing_ids = self._liveness.missing_ids(item.stamp)
+                bad = None if keep_frames else BadFrame(item.stamp, reason, detail, kind)
+                self._intake.add(item, missing_ids, item.stamp.captured_monotonic_ns, instead=bad)
+        self._opened = None
+        if self._interrupted:
+            self._intake.give_up(detail)
+            self._intake.refuse_all("stopping", "the line is stopping")
+            for reconfiguration in (self._reconfiguring, self._requested):
+                if reconfiguration is not None:
+                    reconfiguration.on_opened("the line is stopping")
+            self._reconfiguring = self._requested = None
 
-    def _error(self, fault: Fault) -> HeatlineError:
-        return (MissingExtraError if self._missing_extra else CameraError)(_prefix(self.name, fault.detail))
+    def _begin_reconfiguration(self) -> None:
+        requested, self._requested = self._requested, None
+        if requested is None:
+            return
+        # A dead camera may have sent the first frame of its former settings.
+        keep_frames = requested.keep_frames and self._alarm is None
+        self._close_process("changeover", "the camera was being reconfigured", keep_frames=keep_frames)
+        self._intake.give_up("the camera is being reconfigured")
+        self.settings = requested.settings
+        if self._alarm is not None or self._state[0] == "ENDED":
+            requested.on_opened(None)
+            return
+        self._reconfiguring = requested
+        self._restarts.now()
+        self._set_state("OPENING")
 
-    def _wake_up(self) -> None:
-        os.eventfd_write(self._wake, 1)
+    def _end_reconfiguration(self, error: str | None) -> None:
+        reconfiguring, self._reconfiguring = self._reconfiguring, None
+        if reconfiguring is not None:
+            began_ns = time.monotonic_ns()
+            reconfiguring.on_opened(error)
+            self._away_ns += time.monotonic_ns() - began_ns
 
-
-def _prefix(camera: str, detail: str) -> str:
-    return detail if detail.startswith("camera ") else f"camera {camera}: {detail}"
+    def _error(self, detail: str) -> HeatlineError:
+        prefix = "" if detail.startswith("camera ") else f"camera {self.name}: "
+        return (MissingExtraError if self._missing_extra else CameraError)(prefix + detail)

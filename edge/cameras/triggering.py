@@ -10,11 +10,11 @@ an ignored trigger costs its own part the verdict and no other part.
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from heatline.edge.cameras.frame_ids import Gap
+from heatline.edge.cameras.process import FireTrigger
 from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.frames import BadFrame, Frame, Stamp
 
@@ -43,6 +43,10 @@ class TriggerRequest:
     answer: Callable[[TriggerAnswer], None]
     requested_ns: int = field(default_factory=time.monotonic_ns)
     """Time of the request on the host's monotonic clock."""
+
+    def refuse(self, refused: Refusal, detail: str) -> None:
+        """Answer that the frame of this request does not come."""
+        self.answer(TriggerAnswer(refused=refused, detail=detail))
 
 
 @dataclass(frozen=True)
@@ -74,63 +78,64 @@ class ExpectedParts:
 
     def match_frame(self, taken_ns: int) -> tuple[ExpectedPart | None, list[ExpectedPart]]:
         """Return the part that a frame shows, None if none was expected, and the earlier parts, which get no frame."""
-        passed: list[ExpectedPart] = []
-        while self._waiting and self._waiting[0].expected_ns <= taken_ns:
-            passed.append(self._waiting.popleft())
+        passed = self._pop_while(lambda part: part.expected_ns <= taken_ns)
         return (passed.pop() if passed else None), passed
 
     def pop_expired(self, now_ns: int) -> list[ExpectedPart]:
         """Remove and return the parts whose wait has ended."""
-        expired: list[ExpectedPart] = []
-        while self._waiting and self._waiting[0].give_up_ns <= now_ns:
-            expired.append(self._waiting.popleft())
-        return expired
+        return self._pop_while(lambda part: part.give_up_ns <= now_ns)
 
     def pop_all(self) -> list[ExpectedPart]:
         """Remove and return all parts."""
-        parts = list(self._waiting)
-        self._waiting.clear()
+        return self._pop_while(lambda _part: True)
+
+    def _pop_while(self, condition: Callable[[ExpectedPart], bool]) -> list[ExpectedPart]:
+        parts: list[ExpectedPart] = []
+        while self._waiting and condition(self._waiting[0]):
+            parts.append(self._waiting.popleft())
         return parts
 
 
-class TriggerTracker:
-    """Tracks the triggers and parts of one camera. Any thread may request; the thread that grabs does all else.
-
-    Args:
-        report_missing: called with each frame that was requested, or counted by the camera, and did not come.
-        last_frame_number: returns the ledger's number of the last frame so far, those included.
+class Intake:
+    """The frames of one camera on their way to the line, over all its openings: numbers them as the ledger does,
+    assigns the part that each shows, and reports frames and parts that did not come. Any thread may request a part; the
+    thread that grabs does all else.
     """
 
-    def __init__(
-        self,
-        settings: CameraSettings,
-        report_missing: Callable[[BadFrame], None],
-        last_frame_number: Callable[[], int],
-    ) -> None:
+    def __init__(self, settings: CameraSettings) -> None:
         self._settings = settings
-        self._report_missing, self._last_frame_number = report_missing, last_frame_number
+        self.waiting: deque[Frame | BadFrame] = deque()
+        """Items for `grab`: frames, and reports of frames that were announced and cannot be delivered."""
+        self._number = 0
+        """The ledger's number of the last frame in `waiting` so far."""
         self._requests: deque[TriggerRequest] = deque()
         self._parts = ExpectedParts()
         self._fired: TriggerRequest | None = None
+        self._trigger_number = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget missed parts: the camera was opened again and has restarted its frame ids."""
         self._missed = 0
         """Parts without a frame since the last frame. They are reported; the next gap in frame ids includes them."""
-        self._trigger_number = 0
         self._frame_came_in_time = False
         self._quiet_until_ns = 0
         """No trigger is sent before this time: see `expire`."""
 
+    # Triggers.
+
     def request(self, request: TriggerRequest) -> None:
         """Request a frame of a part, or announce the part of the next frame."""
         if self._settings.triggered == "free":
-            _refuse(request, "not_triggered", f"camera {self._settings.name} runs freely")
+            request.refuse("not_triggered", f"camera {self._settings.name} runs freely")
         else:
             self._requests.append(request)
 
-    def serve(self, now_ns: int, fire: Callable[[int, int], None] | None) -> None:
+    def serve(self, now_ns: int, fire: Callable[[FireTrigger], None] | None) -> None:
         """Send the triggers that were requested, or record the parts that were announced.
 
         Args:
-            fire: triggers the camera; arguments are a number and the latest time. None: the camera is not open.
+            fire: triggers the camera; None: the camera is not open.
         """
         hardware = self._settings.triggered == "hardware"
         while self._requests:
@@ -138,21 +143,21 @@ class TriggerTracker:
             begun_ns = request.requested_ns if hardware else now_ns
             part = ExpectedPart(request.part_id, begun_ns, begun_ns + round(self._settings.part_within_s * 1e9))
             if fire is None:
-                self._refuse_part(request, part, "camera_dead", "the camera is not there")
+                self._refuse(request, part, "camera_dead", "the camera is not there")
             elif hardware:
                 self._parts.expect(part)
                 request.answer(TriggerAnswer())
             elif len(self._parts):
-                self._refuse_part(request, part, "busy", "the frame of the trigger before it had not come yet")
+                self._refuse(request, part, "busy", "the frame of the trigger before it had not come yet")
             elif now_ns < self._quiet_until_ns:
-                self._refuse_part(request, part, "busy", "the frame of a trigger before it may still be on its way")
+                self._refuse(request, part, "busy", "the frame of a trigger before it may still be on its way")
             elif now_ns - request.requested_ns > FIRE_WITHIN_SECONDS * 1e9:
-                self._refuse_part(request, part, "busy", "the line could not fire it in time")
+                self._refuse(request, part, "busy", "the line could not fire it in time")
             else:
                 self._parts.expect(part)
                 self._fired = request
                 self._trigger_number += 1
-                fire(self._trigger_number, request.requested_ns + round(FIRE_WITHIN_SECONDS * 1e9))
+                fire(FireTrigger(self._trigger_number, request.requested_ns + round(FIRE_WITHIN_SECONDS * 1e9)))
 
     def record_result(self, number: int, error: str | None) -> None:
         """Record whether the trigger of this number was sent."""
@@ -173,78 +178,86 @@ class TriggerTracker:
         expired = self._parts.pop_expired(now_ns)
         if expired and not self._frame_came_in_time and self._settings.triggered == "software":
             self._quiet_until_ns = now_ns + round(self._settings.part_within_s * 1e9)
-        for part in expired:
-            self._miss(part, f"no frame came within {self._settings.part_within_s * 1e3:g} ms of its trigger")
+        self._miss(expired, f"no frame came within {self._settings.part_within_s * 1e3:g} ms of its trigger")
         return len(expired)
 
     def give_up(self, reason: str) -> None:
         """Report all parts that wait: no frame will come for them."""
-        for part in self._parts.pop_all():
-            self._miss(part, reason)
+        self._miss(self._parts.pop_all(), reason)
 
     def refuse_all(self, refused: Refusal, detail: str) -> None:
         """Refuse the requests that were not served yet."""
         while self._requests:
-            _refuse(self._requests.popleft(), refused, detail)
+            self._requests.popleft().refuse(refused, detail)
 
-    def reset(self) -> None:
-        """Forget missed parts: the camera was opened again and has restarted its frame ids."""
-        self._missed = 0
-        self._frame_came_in_time = False
-        self._quiet_until_ns = 0
+    def _refuse(self, request: TriggerRequest, part: ExpectedPart, refused: Refusal, detail: str) -> None:
+        self._report_no_frame(part, detail)
+        request.refuse(refused, f"camera {self._settings.name}: {detail}")
 
-    def assign_part(self, item: Frame | BadFrame, gap: Gap | None, taken_ns: int) -> Frame | BadFrame:
-        """Report the frames that are missing before this one; return this frame with the part that it shows."""
+    def _miss(self, parts: Sequence[ExpectedPart], detail: str) -> None:
+        for part in parts:
+            self._missed += 1
+            self._report_no_frame(part, detail)
+            request, self._fired = self._fired, None
+            if request is not None:
+                request.refuse("no_frame", f"camera {self._settings.name}: {detail}")
+
+    # Frames.
+
+    def add(
+        self, item: Frame | BadFrame, missing_ids: Sequence[int], taken_ns: int, instead: BadFrame | None = None
+    ) -> None:
+        """Queue a frame with the part that it shows, after reports of the frames that are missing before it.
+
+        Args:
+            missing_ids: ids of the frames that the camera counted before this one and that did not come.
+            taken_ns: when it was taken, on the host's monotonic clock.
+            instead: why the frame cannot be inspected; None: it can. Its stamp does not count.
+        """
         part, passed = self._parts.match_frame(taken_ns)
-        self._report_lost(gap, passed, item.stamp)
-        self._quiet_until_ns = 0
+        self._report_lost(list(missing_ids[self._missed :]), passed, item.stamp)
+        self._missed = self._quiet_until_ns = 0
         if part is not None:
             self._frame_came_in_time = True
             self._answer(item.stamp)
-        return replace(item, stamp=self._with_part(item.stamp, part))
+        stamp = self._with_part(item.stamp, part)
+        if instead is not None and isinstance(item, Frame):
+            item.release()
+            item = instead
+        self._queue(replace(item, stamp=stamp))
 
-    def _report_lost(self, gap: Gap | None, passed: list[ExpectedPart], before: Stamp) -> None:
+    def _queue(self, item: Frame | BadFrame) -> None:
+        self._number += item.stamp.frames
+        self.waiting.append(item)
+
+    def _report_lost(self, ids: list[int], passed: Sequence[ExpectedPart], before: Stamp) -> None:
         """Report the frames that are missing before this one, each with the part that it would have shown."""
-        ids = gap.ids[self._missed :] if gap else []
-        self._missed = 0
+        # The times of a lost frame are unknown, so it has those of the frame after it.
+        times = before.captured_at_ns, before.captured_monotonic_ns
         for part in passed:
             if ids:
-                lost = replace(self._with_part(_stamp_before(before), part), frame_id=ids.pop(0))
-                self._report_missing(BadFrame(lost, "lost_by_camera", _LOST, "dropped"))
+                lost = Stamp(before.camera, ids.pop(0), None, None, *times)
+                self._queue(BadFrame(self._with_part(lost, part), "lost_by_camera", _LOST, "dropped"))
             else:
                 self._report_no_frame(part, "the next part's frame came first")
         if ids:
-            run = replace(self._with_part(_stamp_before(before), None), frame_id=ids[0], frames=len(ids))
-            self._report_missing(
-                BadFrame(
-                    replace(run, last_frame_id=ids[-1] if len(ids) > 1 else None), "lost_by_camera", _LOST, "dropped"
-                )
-            )
+            last = ids[-1] if len(ids) > 1 else None
+            run = Stamp(before.camera, ids[0], None, None, *times, last_frame_id=last, frames=len(ids))
+            self._queue(BadFrame(self._with_part(run, None), "lost_by_camera", _LOST, "dropped"))
 
     def _answer(self, stamp: Stamp) -> None:
-        """Answer the request of a software trigger with its frame."""
+        """Answer the request of a software trigger with its frame, which is queued next."""
         request, self._fired = self._fired, None
         if request is None:
             return
         if stamp.frame_id is None:  # lost with the first packet of the frame
-            _refuse(request, "no_frame", f"camera {self._settings.name}: its frame came damaged, without its id")
+            request.refuse("no_frame", f"camera {self._settings.name}: its frame came damaged, without its id")
         else:
-            request.answer(TriggerAnswer(frame_id=stamp.frame_id, frame_number=self._last_frame_number() + 1))
-
-    def _refuse_part(self, request: TriggerRequest, part: ExpectedPart, refused: Refusal, detail: str) -> None:
-        self._report_no_frame(part, detail)
-        _refuse(request, refused, f"camera {self._settings.name}: {detail}")
-
-    def _miss(self, part: ExpectedPart, detail: str) -> None:
-        self._missed += 1
-        self._report_no_frame(part, detail)
-        request, self._fired = self._fired, None
-        if request is not None:
-            _refuse(request, "no_frame", f"camera {self._settings.name}: {detail}")
+            request.answer(TriggerAnswer(frame_id=stamp.frame_id, frame_number=self._number + 1))
 
     def _report_no_frame(self, part: ExpectedPart, detail: str) -> None:
         stamp = self._with_part(Stamp(self._settings.name, None), part)
-        self._report_missing(BadFrame(stamp, "no_frame", detail, "dropped"))
+        self._queue(BadFrame(stamp, "no_frame", detail, "dropped"))
 
     def _with_part(self, stamp: Stamp, part: ExpectedPart | None) -> Stamp:
         deadline_ms = self._settings.deadline_ms
@@ -254,14 +267,3 @@ class TriggerTracker:
             part_id=part.part_id if part else None,
             due_monotonic_ns=None if deadline_ms is None else begun_ns + round(deadline_ms * 1e6),
         )
-
-
-def _refuse(request: TriggerRequest, refused: Refusal, detail: str) -> None:
-    request.answer(TriggerAnswer(refused=refused, detail=detail))
-
-
-def _stamp_before(stamp: Stamp) -> Stamp:
-    """Return the stamp of a frame that was lost just before this one. Its own time is unknown, so it has this time."""
-    return Stamp(
-        stamp.camera, None, captured_at_ns=stamp.captured_at_ns, captured_monotonic_ns=stamp.captured_monotonic_ns
-    )

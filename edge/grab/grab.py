@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable
 
 from heatline.edge.cameras.base import EndOfFrames, Opened
 from heatline.edge.cameras.settings import CameraSettings, GenicamSettings
-from heatline.edge.cameras.state import CameraAlarm
-from heatline.edge.cameras.supervisor import SupervisedCamera
+from heatline.edge.cameras.supervisor import CameraAlarm, SupervisedCamera
 from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
 from heatline.edge.errors import CameraError, GeometryError, HeatlineError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame

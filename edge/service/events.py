@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from heatline.edge.cameras.state import CameraAlarm
+from heatline.edge.cameras.supervisor import CameraAlarm
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.errors import DeliveryError
 from heatline.edge.frames import Stamp

@@ -172,7 +172,7 @@ class Service:
 
         notify_starting("opening the cameras")
         opening = open_cameras(
-            prepared.config.cameras, events.emit_alarm, ledger, all_must_open=False, stopping=lambda: self._stopping
+            prepared.config.cameras, events.emit_alarm, all_must_open=False, stopping=lambda: self._stopping
         )
         opened = at_end.enter_context(opening)
         return Line(

@@ -14,8 +14,7 @@ import zmq
 
 from heatline.edge.cameras.base import Opened
 from heatline.edge.cameras.settings import CameraSettings
-from heatline.edge.cameras.state import CameraAlarm
-from heatline.edge.cameras.supervisor import SupervisedCamera
+from heatline.edge.cameras.supervisor import CameraAlarm, SupervisedCamera
 from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.numbering import Numbering
 from heatline.edge.delivery.publisher import Publisher
@@ -66,7 +65,6 @@ class OpenCamera:
 def open_cameras(
     settings: Sequence[CameraSettings],
     on_alarm: Callable[[CameraAlarm], None],
-    ledger: Ledger | None = None,
     *,
     all_must_open: bool,
     faults: Faults | None = None,
@@ -76,7 +74,6 @@ def open_cameras(
 
     Args:
         on_alarm: receives each camera's death and return.
-        ledger: counts the cameras' frames; None: frames are not counted.
         all_must_open: True: wait for all cameras; one that does not open is an error. False: only a missing file or
             library is an error, and a slow camera goes on opening in the background.
         faults: takes the errors of cameras that cannot be opened, which are left out; None: they are raised.
@@ -84,13 +81,7 @@ def open_cameras(
     Raises:
         CameraError, MissingExtraError: a camera cannot be opened.
     """
-
-    def supervised(camera: CameraSettings) -> SupervisedCamera:
-        if ledger is None:
-            return SupervisedCamera(camera, on_alarm)
-        return SupervisedCamera(camera, on_alarm, lambda: ledger.accounts()[camera.name].captured)
-
-    cameras = list(map(supervised, settings))
+    cameras = [SupervisedCamera(camera, on_alarm) for camera in settings]
 
     def opened(camera: SupervisedCamera) -> OpenCamera:
         must_open = all_must_open or camera.settings.is_file_source

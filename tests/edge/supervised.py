@@ -17,13 +17,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from heatline.edge.cameras import liveness, restarts, triggering
+from heatline.edge.cameras import liveness, supervisor, triggering
 from heatline.edge.cameras.base import EndOfFrames
 from heatline.edge.cameras.pattern import frame_id_of, pattern
 from heatline.edge.cameras.process import FrameReady
 from heatline.edge.cameras.settings import CameraSettings, PatternSettings
-from heatline.edge.cameras.state import CameraAlarm
-from heatline.edge.cameras.supervisor import SupervisedCamera
+from heatline.edge.cameras.supervisor import CameraAlarm, SupervisedCamera
 from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
 from heatline.edge.frames import BadFrame, Frame, Stamp
 
@@ -120,25 +119,24 @@ class Watched:
 
     Args:
         drawn: whether its frames are those of the pattern camera, whose pixels are known.
-        captured: number of its frames in the ledger before.
     """
 
-    def __init__(self, settings: CameraSettings, *, drawn: bool = True, captured: int = 0) -> None:
+    def __init__(self, settings: CameraSettings, *, drawn: bool = True) -> None:
         self.alarms: list[CameraAlarm] = []
         self.seen: list[Seen] = []
         self.answers: dict[str | None, list[TriggerAnswer]] = {}
-        self.camera = SupervisedCamera(settings, self.alarms.append, lambda: self._captured)
-        self._drawn, self._captured = drawn, captured
+        self.camera = SupervisedCamera(settings, self.alarms.append)
+        self._drawn, self._captured = drawn, 0
 
     @property
     def pid(self) -> int:
-        assert self.camera._process.running is not None, "it is dead"
-        return self.camera._process.running.pid
+        assert self.camera._process is not None, "it is dead"
+        return self.camera._process.pid
 
     def until_unread(self, frames: int) -> None:
         """Wait until its process has sent this many frames, without grabbing any."""
-        assert self.camera._process.running is not None, "it is dead"
-        until_unread(self.camera._process.running.fileno(), frames)
+        assert self.camera._process is not None, "it is dead"
+        until_unread(self.camera._process.fileno(), frames)
 
     @property
     def frames(self) -> list[Seen]:
@@ -233,19 +231,17 @@ def shown_by(frame: Frame) -> int:
 
 def give_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow a camera of this process to be slow on a busy machine, and open it again without delay."""
-    monkeypatch.setattr(restarts, "FIRST_BACKOFF_SECONDS", 0.02)
-    monkeypatch.setattr(restarts, "MAX_BACKOFF_SECONDS", 0.1)
-    monkeypatch.setattr(restarts, "ANSWER_WITHIN_SECONDS", WITHIN_SECONDS)
+    monkeypatch.setattr(supervisor, "FIRST_BACKOFF_SECONDS", 0.02)
+    monkeypatch.setattr(supervisor, "MAX_BACKOFF_SECONDS", 0.1)
+    monkeypatch.setattr(supervisor, "ANSWER_WITHIN_SECONDS", WITHIN_SECONDS)
     monkeypatch.setattr(liveness, "MIN_SILENCE_SECONDS", WITHIN_SECONDS)
     monkeypatch.setattr(triggering, "FIRE_WITHIN_SECONDS", WITHIN_SECONDS)
 
 
 @contextlib.contextmanager
-def watched(
-    settings: CameraSettings, *, drawn: bool = True, opened: bool = True, captured: int = 0
-) -> Iterator[Watched]:
+def watched(settings: CameraSettings, *, drawn: bool = True, opened: bool = True) -> Iterator[Watched]:
     """Create a camera, open it if requested, and close it at the end."""
-    camera = Watched(settings, drawn=drawn, captured=captured)
+    camera = Watched(settings, drawn=drawn)
     try:
         if opened:
             camera.camera.open()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.cameras.camera_clock import SKEW, CameraClock
+from heatline.edge.cameras.liveness import SKEW, CameraClock
 
 SECOND = 1_000_000_000
 SINCE_1970 = 1_764_000_000 * SECOND

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.cameras import restarts
+from heatline.edge.cameras import supervisor
 from heatline.edge.cameras.settings import GenicamSettings
 from heatline.edge.wire.events import AlarmEvent, Event, StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS
@@ -139,8 +139,8 @@ def test_a_missing_gige_device_does_not_stop_another_camera(
 def test_a_waiting_triggered_camera_is_idle_and_one_without_answer_is_dead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(restarts, "ASK_EVERY_SECONDS", 0.05)
-    monkeypatch.setattr(restarts, "MAX_BACKOFF_SECONDS", 0.25)
+    monkeypatch.setattr(supervisor, "ASK_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(supervisor, "MAX_BACKOFF_SECONDS", 0.25)
     with aravis_camera(pictures=whites()) as device:
         settings = GenicamSettings(name="cam", address=device.address, trigger="software", trigger_timeout_ms=5000)
         with watched(settings, drawn=False) as camera:

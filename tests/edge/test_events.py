@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.cameras.state import CameraAlarm
+from heatline.edge.cameras.supervisor import CameraAlarm
 from heatline.edge.delivery.numbering import Numbering
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.frames import Frame, Stamp

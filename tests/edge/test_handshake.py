@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.cameras.state import State
+from heatline.edge.cameras.supervisor import State
 from heatline.edge.service.drops import WINDOW_SECONDS, DropMonitor
 from heatline.edge.service.readiness import STALLED_AFTER_SECONDS, Condition, make_handshake
 from heatline.edge.wire.events import Account, CameraState
