@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from heatline.bench.classifier import Classifier
 from heatline.train.config import CnnConfig, VitConfig
-from heatline.train.evaluation.report.published import STUDY_GFLOPS
+from heatline.train.evaluation.published import STUDY_GFLOPS
 from heatline.train.models.build import build_model
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.models.vit import SumOfProducts

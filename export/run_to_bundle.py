@@ -42,9 +42,8 @@ from heatline.export.precisions import PRECISIONS, Say, make_precisions
 from heatline.export.product import fit_product
 from heatline.export.validation_tiles import divide_by_group, good_tiles, quantisation_tiles, select_validation_tiles
 from heatline.train.adequacy import describe_threshold_transfer
-from heatline.train.evaluation.engines import TorchEngine
-from heatline.train.evaluation.result import read_evaluation
-from heatline.train.evaluation.verdicts import count_kinds
+from heatline.train.evaluation.evaluated import TorchEngine
+from heatline.train.evaluation.result import count_kinds, read_evaluation
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.models.vit import RolloutClassifier

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from heatline.edge.bundle.manifest import Calibration, Grid
 from heatline.edge.calibration import GoodFrame, divide, lowest_defect_of, set_thresholds
-from heatline.edge.errors import InputError
+from heatline.edge.errors import EngineError, InputError
 from heatline.edge.geometry import Stitcher, TileGrid
 from heatline.edge.inference import Engine, infer
+from heatline.edge.inference.engine import Done, Failed, Fill
 from heatline.train.dense.out_of_fold import OutOfFold
-from heatline.train.evaluation.engines import RecordedEngine
 from heatline.train.readers import LabelledImage
 from heatline.train.run import RunFolder
 
@@ -45,6 +45,33 @@ def smoothing_px(map_hw: tuple[int, int], tile_px: int, cells: float | None) -> 
     if cells is None:
         cells = SMOOTHING_CELLS if min(map_hw) <= 14 else 0.0
     return cells * tile_px / min(map_hw)
+
+
+class RecordedEngine(Engine):
+    """Returns recorded answers in their order. It does not look at the tiles, so they must be those of the recording.
+
+    Args:
+        logits: [N], in the order in which tiles are submitted.
+        maps: [N, h, w].
+        compares: whether the recorded model compares tiles with a reference.
+    """
+
+    name = "recorded answers"
+    batch = 64
+
+    def __init__(self, logits: NDArray[np.float32], maps: NDArray[np.floating], *, compares: bool = False) -> None:
+        self._logits, self._maps, self._next, self.compares = logits, maps, 0, compares
+
+    def skip(self, count: int) -> None:
+        """Leave out the answers of the next `count` tiles."""
+        self._next += count
+
+    def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+        start, self._next = self._next, self._next + count
+        if self._next > len(self._logits):
+            failed(EngineError(f"{self._next} tiles were submitted, and {len(self._logits)} answers are recorded"))
+            return
+        done(self._logits[start : self._next], self._maps[start : self._next].astype(np.float32))
 
 
 @dataclass(frozen=True)

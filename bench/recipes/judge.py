@@ -31,10 +31,8 @@ from heatline.edge.calibration import (
 from heatline.edge.geometry import Stitcher
 from heatline.edge.geometry.regions import found_cells
 from heatline.edge.geometry.stitching import HEATMAP_CELL_PX
-from heatline.train.evaluation.ordering import auroc, average_precision
-from heatline.train.evaluation.pixels import PixelCounts
-from heatline.train.evaluation.scoring import enlarged, peak_distance_px
-from heatline.train.evaluation.study_rule import GATE_LOGIT, study_mask
+from heatline.train.evaluation.figures import auroc, average_precision
+from heatline.train.evaluation.scoring import GATE_LOGIT, PixelCounts, enlarged, peak_distance_px, study_mask
 from heatline.train.validation_frames import smoothing_px
 
 REJECTED = 0.05

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.calibration.binomial import CONFIDENCE
-from heatline.train.evaluation.ordering import average_precision
+from heatline.train.evaluation.figures import average_precision
 
 LEAST_DEFECT_PX = 30
 """Smaller areas of a mask do not count as defects, as masks that are derived from pictures have noise."""

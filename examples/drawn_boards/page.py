@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from heatline.edge.images import read_rgb
 from heatline.edge.util.page import Picture, jpeg_uri, page_templates
 from heatline.edge.util.text import format_count
 from heatline.edge.wire.events import StatusEvent, VerdictEvent
-from heatline.train.evaluation.report.legend import Legend, Outline, make_legend
+from heatline.train.evaluation.line_view import make_legend
 from heatline.train.evaluation.scoring import Matches
 
 SHOWN_WIDTH_PX = 800
@@ -114,7 +115,7 @@ def _clearest_first(board: InspectedBoard) -> tuple[bool, bool, int]:
     return board.event.verdict != "DEFECT", bool(board.missed or board.false_regions), -board.matches.score.hit
 
 
-def _legend(manifest: Manifest) -> Legend:
+def _legend(manifest: Manifest) -> dict[str, Any]:
     score, evidence = manifest.calibration.score_threshold, manifest.calibration.evidence_threshold
     return make_legend(
         ColourScale.around(evidence, manifest.calibration.background),
@@ -123,12 +124,12 @@ def _legend(manifest: Manifest) -> Legend:
             f"board DEFECT from {score:.2f} logits": score,
         },
         ("cold: as on good boards", "hot: like a defect"),
-        [
-            Outline(OUTLINE_RGB, "region that heatline found, with its peak"),
-            Outline(FALSE_RGB, "false region: no true defect lies there"),
-            Outline(FOUND_RGB, "true defect, found"),
-            Outline(MISSED_RGB, "true defect, missed"),
-        ],
+        {
+            "region that heatline found, with its peak": OUTLINE_RGB,
+            "false region: no true defect lies there": FALSE_RGB,
+            "true defect, found": FOUND_RGB,
+            "true defect, missed": MISSED_RGB,
+        },
     )
 
 

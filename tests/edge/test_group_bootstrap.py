@@ -10,7 +10,7 @@ from heatline.edge.calibration.group_bootstrap import ENDS, RESAMPLES, SEED, rat
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(1, 5)), min_size=10, max_size=14, unique=True))
 def test_the_interval_is_that_of_groups_drawn_one_by_one(pairs: list[tuple[int, int]]) -> None:
-    """With groups that all differ, the draws are those of `heatline.train.evaluation.intervals`, ordered by value."""
+    """With groups that all differ, the draws are those of `heatline.train.evaluation.figures`, ordered by value."""
     pairs.sort()
     drawn = np.random.default_rng(SEED).multinomial(len(pairs), [1 / len(pairs)] * len(pairs), RESAMPLES)
     ratios = []

@@ -25,14 +25,14 @@ from heatline.edge.inference import EngineKind, infer, open_engine
 from heatline.edge.inspection.inspector import Inspector
 from heatline.export.product import fit_product
 from heatline.export.run_to_bundle import _find_reference, export_run
-from heatline.train.evaluation.engines import RecordedEngine, TorchEngine
+from heatline.train.evaluation.evaluated import TorchEngine
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.readers import read_folder
 from heatline.train.references import ReferenceSummary
 from heatline.train.run import TrainedRun, load_run
 from heatline.train.split import Split
-from heatline.train.validation_frames import graph_inputs, run_validation
+from heatline.train.validation_frames import RecordedEngine, graph_inputs, run_validation
 from tests.toy_vit import ToyViT
 from tests.train.blobs import draw_blobs
 

@@ -27,7 +27,7 @@ from heatline.export.onnx_graph import (
     with_rollout,
 )
 from heatline.export.openvino_ir import to_openvino
-from heatline.train.evaluation.engines import TorchEngine
+from heatline.train.evaluation.evaluated import TorchEngine
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.models.vit import RolloutClassifier

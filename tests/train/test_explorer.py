@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heatline.train.evaluation.explorer import POSITIONS, Explorer, Scores, explore
-from heatline.train.evaluation.figures import FrameColumns, TileColumns, compute_figures
-from heatline.train.evaluation.intervals import compute_intervals
+from heatline.train.evaluation.figures import FrameColumns, TileColumns, compute_figures, compute_intervals
 
 LOGITS = st.one_of(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.floats(-20, 20, width=32), st.floats(-1e6, 1e6))
 """Scores, some of them equal."""

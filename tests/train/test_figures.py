@@ -10,8 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heatline.train.evaluation.figures import Figures, FrameColumns, TileColumns, compute_figures
-from heatline.train.evaluation.ordering import auroc, average_precision
+from heatline.train.evaluation.figures import (
+    Figures,
+    FrameColumns,
+    TileColumns,
+    auroc,
+    average_precision,
+    compute_figures,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

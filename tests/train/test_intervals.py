@@ -7,8 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from heatline.edge.calibration.group_bootstrap import RESAMPLES, SEED
-from heatline.train.evaluation.figures import FrameColumns, TileColumns, compute_figures
-from heatline.train.evaluation.intervals import compute_intervals, rates
+from heatline.train.evaluation.figures import FrameColumns, TileColumns, compute_figures, compute_intervals, rates
 
 NO_TILES = TileColumns(
     group=np.zeros(0, np.int64),

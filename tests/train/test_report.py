@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from heatline.edge.errors import InputError
-from heatline.train.evaluation.report.line import NAMES
-from heatline.train.evaluation.report.write import write_report
+from heatline.train.evaluation.line_view import NAMES
+from heatline.train.evaluation.report import write_report
 from heatline.train.evaluation.result import DefectKind, Evaluation, FrameAnswer
 from tests.train.evaluations import (
     answers,

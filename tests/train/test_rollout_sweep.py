@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from heatline.train.evaluation.pixels import PixelCounts
-from heatline.train.evaluation.scoring import peak_distance_px
-from heatline.train.evaluation.study_rule import study_mask
+from heatline.train.evaluation.scoring import PixelCounts, peak_distance_px, study_mask
 from heatline.train.evaluation.sweep import FUSIONS, RATIOS, Sweep, SweepFigures
 from heatline.train.models.rollout import class_token_row, class_token_rows, discard_lowest, smallest_kept
 from tests.toy_vit import ToyViT

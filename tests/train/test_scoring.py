@@ -8,9 +8,15 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from heatline.edge.geometry import Region
-from heatline.train.evaluation.pixels import PixelCounts
-from heatline.train.evaluation.scoring import FrameScore, label_defects, peak_distance_px, score_frame, share_on_truth
-from heatline.train.evaluation.study_rule import study_mask
+from heatline.train.evaluation.scoring import (
+    FrameScore,
+    PixelCounts,
+    label_defects,
+    peak_distance_px,
+    score_frame,
+    share_on_truth,
+    study_mask,
+)
 from tests.oracles import bilinear
 
 CELL, TILE = 16, 12

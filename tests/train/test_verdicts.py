@@ -5,8 +5,15 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from heatline.train.evaluation.result import DefectKind, Evaluation, FrameAnswer
-from heatline.train.evaluation.verdicts import count_kinds, count_verdicts, describe_escapes, describe_kinds
+from heatline.train.evaluation.result import (
+    DefectKind,
+    Evaluation,
+    FrameAnswer,
+    count_kinds,
+    count_verdicts,
+    describe_escapes,
+    describe_kinds,
+)
 from tests.train.evaluations import evaluation, subject
 
 THRESHOLD = 1.0

@@ -146,7 +146,7 @@ def evaluate(
                 evaluate_pictures(model, selection, folders.get(path), track(f"pictures of {path.name}"))
             )
         if folder is not None:
-            from heatline.train.evaluation.report.write import write_report
+            from heatline.train.evaluation.report import write_report
 
             write_report(list(folders.values()), folder, study=study)
     if not as_json:
@@ -231,7 +231,7 @@ def _print(path: Path, evaluation: "Evaluation") -> None:
 
 def _facts(evaluation: "Evaluation") -> dict[str, str]:
     """Return the figures that decide whether the model can be used; those that all truths share, once."""
-    from heatline.train.evaluation.verdicts import describe_kinds
+    from heatline.train.evaluation.result import describe_kinds
 
     by_truth = {each.truth: _figures(each, evaluation.set_threshold) for each in evaluation.truths}
     first = next(iter(by_truth.values()))

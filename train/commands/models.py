@@ -8,7 +8,7 @@ from rich.table import Table
 from heatline.edge.cli.output import json_option, print_json
 from heatline.edge.geometry.tiling import TILE_PX
 from heatline.edge.util.extras import require_extra
-from heatline.train.evaluation.report.published import STUDY_GFLOPS
+from heatline.train.evaluation.published import STUDY_GFLOPS
 
 DENSE_MODELS = ("efficientnet_lite0_dense", "mobilenetv3_large_dense", "efficientnetv2_s_dense")
 UNITS = "GFLOPs = 2 x GMACs, of the convolutions and matrix products for one tile, with map head and rollout."

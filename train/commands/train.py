@@ -147,8 +147,7 @@ def _verdicts(summary: "RunSummary", folder: Path) -> tuple[dict[str, str], dict
     from heatline.edge.cli.bundle_formatting import describe_bound
     from heatline.train.compose import read_config
     from heatline.train.config import DenseRecipeConfig
-    from heatline.train.evaluation.result import read_evaluation
-    from heatline.train.evaluation.verdicts import count_verdicts, describe_kinds
+    from heatline.train.evaluation.result import count_verdicts, describe_kinds, read_evaluation
     from heatline.train.run import RunFolder
 
     run = RunFolder(folder)

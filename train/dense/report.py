@@ -12,8 +12,8 @@ from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.reference_section import reference_section
 from heatline.train.evaluation.evaluate import CROSS_VALIDATION, EvaluationOptions, evaluate_pictures, select_pictures
 from heatline.train.evaluation.evaluated import prepare_run
-from heatline.train.evaluation.ordering import auroc
-from heatline.train.evaluation.report.write import write_report
+from heatline.train.evaluation.figures import auroc
+from heatline.train.evaluation.report import write_report
 from heatline.train.evaluation.result import FrameAnswer, write_evaluation
 from heatline.train.progress import tracked
 from heatline.train.run import RunFolder, TrainedRun

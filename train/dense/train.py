@@ -24,7 +24,7 @@ from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.samples import Samples, gather_samples
 from heatline.train.dense.tiles import DenseTiles, LabelKind, label_tiles
 from heatline.train.discovery import describe_unvalidated
-from heatline.train.evaluation.ordering import auroc, average_precision
+from heatline.train.evaluation.figures import auroc, average_precision
 from heatline.train.files import write_atomically
 from heatline.train.frames import FrameStore, delete_frames
 from heatline.train.models.build import build_model

@@ -16,9 +16,8 @@ from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.picture_folders import find_layout
 from heatline.edge.util.text import format_count, is_are, utf8_safe
 from heatline.train.evaluation.evaluated import EvaluatedModel, open_model
-from heatline.train.evaluation.figures import compute_figures
+from heatline.train.evaluation.figures import compute_figures, compute_intervals
 from heatline.train.evaluation.gallery import FrameGallery, Gallery, draw_gallery, relative_name
-from heatline.train.evaluation.intervals import compute_intervals
 from heatline.train.evaluation.observe import Picture, TruthColumns, observe
 from heatline.train.evaluation.result import (
     Evaluation,
@@ -26,10 +25,11 @@ from heatline.train.evaluation.result import (
     FrameAnswer,
     ImplausibleFrame,
     TruthEvaluation,
+    count_kinds,
+    describe_escapes,
     write_evaluation,
 )
 from heatline.train.evaluation.sweep import Sweep, SweepTiles
-from heatline.train.evaluation.verdicts import count_kinds, describe_escapes
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledFolder, LabelledImage
 from heatline.train.readers.folder import LABELS_ONLY, truths_in

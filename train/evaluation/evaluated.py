@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
+import torch
 
 from heatline.edge.bundle import Bundle, Calibration, open_bundle, open_verified_engine
 from heatline.edge.bundle.manifest import Grid, Map
@@ -13,16 +15,44 @@ from heatline.edge.bundle.plausibility import Plausibility
 from heatline.edge.bundle.pooling import identity_of
 from heatline.edge.bundle.store import MANIFEST
 from heatline.edge.errors import InputError
-from heatline.edge.inference import Engine, EngineKind, Precision
+from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.inference.engine import Done, Engine, Failed, Fill
 from heatline.edge.inspection.inspector import Inspector, product_references
+from heatline.edge.reference.difference import CHANNELS
 from heatline.edge.reference.reference import Reference
 from heatline.train.compose import read_config
 from heatline.train.config import RecipeConfig, TrainConfig
-from heatline.train.evaluation.engines import TorchEngine
 from heatline.train.evaluation.result import LOOSE
+from heatline.train.models.dense import DenseClassifier
+from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.progress import Track
 from heatline.train.run import RunFolder, RunSummary, TrainedRun, describe_reading, load_run, require_model
 from heatline.train.validation_frames import HeldOut, run_validation, smoothing_px, validation_frames
+
+
+class TorchEngine(Engine):
+    """PyTorch in float32 on the model's device. Calls `done` before `submit` returns."""
+
+    name = "torch"
+    batch = 16
+
+    def __init__(self, model: ExplainedClassifier, tile_px: int) -> None:
+        self._model = model
+        self._inputs = [np.zeros((self.batch, tile_px, tile_px, 3), np.uint8)]
+        self.compares = isinstance(model, DenseClassifier) and model.compares
+        if self.compares:
+            self._inputs.append(np.zeros((self.batch, *model.map_hw, CHANNELS), np.uint8))
+
+    def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+        try:
+            inputs = [each[:count] for each in self._inputs]
+            fill(*inputs)
+            device = next(self._model.parameters()).device
+            with torch.inference_mode():
+                logits, maps = self._model(*(torch.from_numpy(each).to(device) for each in inputs))
+            done(logits.cpu().numpy(), maps.cpu().numpy())
+        except Exception as error:  # as in every engine: any error is reported for these tiles
+            failed(error)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.calibration.group_bootstrap import ENDS, FEWEST_GROUPS, FEWEST_KNOWN
-from heatline.train.evaluation.intervals import draw_groups
+from heatline.train.evaluation.figures import draw_groups
 
 POSITIONS = 250
 """Highest number of steps between the lowest and the highest score."""

@@ -1,17 +1,18 @@
-"""Figures of an evaluation, and the columns that they are computed from.
+"""Figures of an evaluation with their intervals, and the columns that they are computed from.
 
 Everything is computed from columns of tiles and frames with a weight per group. So the bootstrap uses the same code: it
 computes the same figures with other weights.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.train.evaluation.ordering import auroc, average_precision
-from heatline.train.evaluation.pixels import PixelCounts
+from heatline.edge.calibration.group_bootstrap import ENDS, FEWEST_GROUPS, FEWEST_KNOWN, RESAMPLES, SEED, describe_basis
+from heatline.train.evaluation.scoring import PixelCounts
 
 Weights = NDArray[np.float64]
 """[groups], how often each group counts; all 1 for the figures themselves."""
@@ -233,3 +234,92 @@ def _frames(frames: FrameColumns, weights: Weights) -> FrameFigures:
 def _mean(values: NDArray[np.generic], weight: Weights) -> float | None:
     total = float(weight.sum())
     return float(weight @ values.astype(np.float64)) / total if total else None
+
+
+# Average precision and AUROC with a weight per item. Both depend only on the order of the scores; equal scores are one
+# step. Torchmetrics has both without weights, and a bootstrap over groups needs weights.
+
+
+def average_precision(
+    scores: NDArray[np.float64], defective: NDArray[np.bool_], weight: NDArray[np.float64]
+) -> float | None:
+    """Return the sum over all thresholds of precision times the gain in recall; None if a class is missing.
+
+    Args:
+        scores, defective, weight: [N], weights not negative.
+    """
+    steps = _steps(scores, defective, weight)
+    if steps is None:
+        return None
+    positive, negative = steps
+    found = np.cumsum(positive)
+    called = found + np.cumsum(negative)
+    precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
+    return float((precision * positive).sum() / found[-1])
+
+
+def auroc(scores: NDArray[np.float64], defective: NDArray[np.bool_], weight: NDArray[np.float64]) -> float | None:
+    """Return the probability that a defective item scores above a good one; None if a class is missing.
+
+    Equal scores count half. Arguments as for `average_precision`.
+    """
+    steps = _steps(scores, defective, weight)
+    if steps is None:
+        return None
+    positive, negative = steps
+    above = np.cumsum(positive) - positive / 2
+    return float((above * negative).sum() / (positive.sum() * negative.sum()))
+
+
+def _steps(
+    scores: NDArray[np.float64], defective: NDArray[np.bool_], weight: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return the weight of the defective and of the good items at each score, highest score first."""
+    values, step = np.unique(-scores, return_inverse=True)
+    positive = np.bincount(step, weight * defective, len(values)).astype(np.float64)
+    negative = np.bincount(step, weight * ~defective, len(values)).astype(np.float64)
+    if not positive.sum() or not negative.sum():
+        return None
+    return positive, negative
+
+
+# Confidence intervals.
+
+
+def compute_intervals(figures: Callable[[Weights], Figures], groups: int) -> tuple[dict[str, tuple[float, float]], str]:
+    """Return 95 % intervals of all rates, by dotted name, and a description of their basis.
+
+    A figure that is equal in all resamples gets none: with 0 of 4 frames rejected, the rate is not certain to be 0.
+
+    Args:
+        figures: returns the figures for weights [groups].
+        groups: number of groups; 0 if the pictures have none.
+    """
+    if groups == 0:
+        return {}, "no intervals: the pictures have no groups, and only whole groups are independent"
+    if groups < FEWEST_GROUPS:
+        return {}, describe_basis(groups)
+    drawn: dict[str, list[float]] = {}
+    for weights in draw_groups(groups):
+        for name, value in rates(figures(weights)):
+            drawn.setdefault(name, []).append(value)
+    ends = {
+        name: tuple(np.quantile(values, ENDS).tolist()) for name, values in drawn.items() if len(values) >= FEWEST_KNOWN
+    }
+    return {name: (low, high) for name, (low, high) in ends.items() if low < high}, describe_basis(groups)
+
+
+def draw_groups(groups: int) -> NDArray[np.float64]:
+    """Return how often each resample draws each group, [resamples, groups]; the seed is fixed."""
+    drawn = np.random.default_rng(SEED).multinomial(groups, np.full(groups, 1 / groups), RESAMPLES)
+    return drawn.astype(np.float64)
+
+
+def rates(figures: Figures) -> Iterator[tuple[str, float]]:
+    """Yield all known figures that are rates and not counts, by dotted name, as `study.f1`."""
+    for part, values in msgspec.structs.asdict(figures).items():
+        if values is None:
+            continue
+        for name, value in msgspec.structs.asdict(values).items():
+            if isinstance(value, float):
+                yield f"{part}.{name}", value

@@ -20,8 +20,7 @@ from heatline.edge.heatmap_picture import ColourScale, draw_outlines, overlay, p
 from heatline.edge.inspection.verdict import Judgement
 from heatline.edge.util.text import utf8_safe
 from heatline.train.evaluation.result import GalleryItem, Kind
-from heatline.train.evaluation.scoring import enlarged
-from heatline.train.evaluation.study_rule import study_mask
+from heatline.train.evaluation.scoring import enlarged, study_mask
 from heatline.train.evaluation.sweep import FUSIONS, SweepTiles
 from heatline.train.files import write_atomically
 

@@ -15,10 +15,15 @@ from heatline.edge.inspection.verdict import Judgement, Thresholds
 from heatline.train.evaluation.evaluated import EvaluatedModel
 from heatline.train.evaluation.figures import FrameColumns, TileColumns
 from heatline.train.evaluation.gallery import FrameGallery, FrameView, Gallery, TileView
-from heatline.train.evaluation.pixels import PixelCounts
 from heatline.train.evaluation.result import DefectKind
-from heatline.train.evaluation.scoring import divide_by_size, peak_distance_px, score_frame, share_on_truth
-from heatline.train.evaluation.study_rule import study_mask
+from heatline.train.evaluation.scoring import (
+    PixelCounts,
+    divide_by_size,
+    peak_distance_px,
+    score_frame,
+    share_on_truth,
+    study_mask,
+)
 from heatline.train.evaluation.sweep import Sweep
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledImage

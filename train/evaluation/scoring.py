@@ -1,7 +1,7 @@
-"""Compare regions and maps with the true defects. Needs no torch."""
+"""Compare regions and maps with the true defects, by the line's rule and by the study's. Needs no torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import pairwise
 
 import cv2
@@ -141,3 +141,76 @@ def _defects_near(defects: NDArray[np.int32], point_xy: tuple[int, int], reach_p
     rows, columns = np.nonzero(part)
     near = (rows + top - y) ** 2 + (columns + left - x) ** 2 <= reach_px**2
     return set(part[rows[near], columns[near]].tolist())
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+@dataclass(frozen=True)
+class PixelCounts:
+    """Pixels of any number of tiles or frames, by prediction (positive: found) and truth. A rate of 0/0 is 0."""
+
+    true_positive: int = 0
+    false_positive: int = 0
+    false_negative: int = 0
+    true_negative: int = 0
+
+    @classmethod
+    def of(cls, found: NDArray[np.bool_], true: NDArray[np.bool_]) -> "PixelCounts":
+        """Count the pixels of two masks of the same shape."""
+        hit, positive, defective = (int(np.count_nonzero(mask)) for mask in (found & true, found, true))
+        return cls(hit, positive - hit, defective - hit, true.size - positive - defective + hit)
+
+    def __add__(self, other: "PixelCounts") -> "PixelCounts":
+        return PixelCounts(*(mine + others for mine, others in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def precision(self) -> float:
+        return _ratio(self.true_positive, self.true_positive + self.false_positive)
+
+    @property
+    def recall(self) -> float:
+        return _ratio(self.true_positive, self.true_positive + self.false_negative)
+
+    @property
+    def f1(self) -> float:
+        wrong = self.false_positive + self.false_negative
+        return _ratio(2 * self.true_positive, 2 * self.true_positive + wrong)
+
+    @property
+    def jaccard(self) -> float:
+        return _ratio(self.true_positive, self.true_positive + self.false_positive + self.false_negative)
+
+    @property
+    def accuracy(self) -> float:
+        right = self.true_positive + self.true_negative
+        return _ratio(right, right + self.false_positive + self.false_negative)
+
+
+GATE_LOGIT = 0.0
+"""Probability 0.5: a tile whose logit is not above it has an empty mask by the study's rule."""
+LEVEL = 127
+"""Of 0..255; pixels above it are defective by the study's rule."""
+
+
+def study_mask(tile_map: NDArray[np.float32], logit: float, tile_px: int) -> NDArray[np.bool_]:
+    """Return the pixels of one tile that the study's rule (its section 2.5) calls defective, bool [tile, tile].
+
+    Each tile's map becomes a mask by itself: enlarged to the tile, stretched to 0..255 and thresholded at 127. The mask
+    is empty if the classifier calls the tile good. So a mask shows *where* a tile is hottest and not how hot it is; the
+    line judges by evidence in logits instead.
+
+    The enlargement is bilinear and half-pixel correct: the value of a cell lies at its centre. Levels are not rounded
+    to integers. A map with the same value everywhere has an empty mask.
+
+    Args:
+        tile_map: [h, w], finite; in any unit.
+        logit: of the tile; at most 0: the mask is empty.
+        tile_px: side of the tile, px.
+    """
+    if logit <= GATE_LOGIT or tile_map.min() == tile_map.max():
+        return np.zeros((tile_px, tile_px), np.bool_)
+    large = cv2.resize(tile_map.astype(np.float64), (tile_px, tile_px), interpolation=cv2.INTER_LINEAR)
+    low, high = large.min(), large.max()
+    return np.asarray((large - low) * 255 > LEVEL * (high - low))

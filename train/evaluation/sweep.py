@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from heatline.train.evaluation.pixels import PixelCounts
-from heatline.train.evaluation.scoring import enlarged
-from heatline.train.evaluation.study_rule import GATE_LOGIT, study_mask
+from heatline.train.evaluation.scoring import GATE_LOGIT, PixelCounts, enlarged, study_mask
 from heatline.train.models.rollout import Fusion
 from heatline.train.tiles import DEFECTIVE_SHARE
 
 FUSIONS: tuple[Fusion, ...] = ("min", "mean", "max")
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SHARES = ("f1", "precision", "recall", "jaccard", "accuracy", "pointing", "pointing_gated", "weighting")
+"""Names of the tables of `SweepFigures`."""
 BATCH = 16
 """Highest number of tiles per forward pass: a sweep of a ViT-tiny needs 90 MB for them, and more with more tokens."""
 

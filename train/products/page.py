@@ -61,7 +61,7 @@ def write_page(results: Sequence[ProductResult], out: Path, title: str) -> Path:
         for result in results
     ]
     html = (
-        page_templates("heatline.train.evaluation.report")
+        page_templates("heatline.train.evaluation")
         .get_template("products.html.jinja")
         .render(
             title=utf8_safe(title),

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from heatline.train.evaluation.result import read_evaluation
-from heatline.train.evaluation.verdicts import Verdicts, count_verdicts
+from heatline.train.evaluation.result import Verdicts, count_verdicts, read_evaluation
 from heatline.train.products.plan import Product
 from heatline.train.products.task import LOG
 

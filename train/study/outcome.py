@@ -28,7 +28,7 @@ def evaluate_test_part(run: Path, data: Path, folder: Path) -> None:
 
 def write_study_report(folders: Sequence[Path], out: Path, title: str) -> None:
     """Write the report of a study; errors as for `write_report`."""
-    from heatline.train.evaluation.report.write import write_report
+    from heatline.train.evaluation.report import write_report
 
     write_report(folders, out, title, study=True)
 

@@ -14,7 +14,7 @@ from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.bag_tiles import USED_FOR
 from heatline.train.dense.fit_head import HeadTraining, predict
 from heatline.train.dense.tiles import LabelKind
-from heatline.train.evaluation.ordering import auroc
+from heatline.train.evaluation.figures import auroc
 from heatline.train.features.cache import Features
 from heatline.train.models.dense import TOP_CELLS, DenseHead, FineTuned
 from tests.train.dense.small import features_of, new_head, recipe_with, samples_of, squares, stored, tiles_of

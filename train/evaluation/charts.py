@@ -1,8 +1,7 @@
 """Charts of the report, by matplotlib. The page's script moves marks over the first two with the slider."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -77,31 +76,21 @@ def curve(explorer: Explorer) -> Figure:
     return figure
 
 
-class Bars(NamedTuple):
-    """A group of two bars."""
-
-    name: str
-    full: float | None
-    cut: float | None
-
-
 @report_style()
-def bars(groups: Sequence[Bars], names: tuple[str, str]) -> Figure:
+def bars(models: Mapping[str, Mapping[str, float | None]]) -> Figure:
     """Draw grouped bars from 0 to 1, with their values above them.
 
     Args:
-        names: names of the two models for the legend.
+        models: values of two models by the names of their groups, by the models' names.
     """
-    figure = Figure((1.2 + 0.95 * len(groups), 3.0))
+    (first, full), (second, cut) = models.items()
+    figure = Figure((1.2 + 0.95 * len(full), 3.0))
     axes = figure.subplots()
-    places = np.arange(len(groups))
-    for name, values, offset, colour in (
-        (names[0], [group.full for group in groups], -0.2, FIRST),
-        (names[1], [group.cut for group in groups], 0.2, SECOND),
-    ):
-        drawn = axes.bar(places + offset, [value or 0.0 for value in values], 0.38, color=colour, label=name)
-        axes.bar_label(drawn, ["-" if value is None else f"{value:.3f}" for value in values], fontsize="small")
-    axes.set_xticks(places, [group.name for group in groups])
+    for name, values, offset, colour in (first, full, -0.2, FIRST), (second, cut, 0.2, SECOND):
+        heights = [value or 0.0 for value in values.values()]
+        drawn = axes.bar(np.arange(len(full)) + offset, heights, 0.38, color=colour, label=name)
+        axes.bar_label(drawn, ["-" if one is None else f"{one:.3f}" for one in values.values()], fontsize="small")
+    axes.set_xticks(np.arange(len(full)), list(full))
     axes.set_ylim(0, 1.08)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     axes.grid(visible=False, axis="x")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from heatline.edge.errors import InputError
 from heatline.edge.util.page import Block, Section, page_templates, sections_markdown
-from heatline.train.evaluation.report import charts, line_tables
-from heatline.train.evaluation.report.line import make_line_view
-from heatline.train.evaluation.report.rows import PictureSet, StoredEvaluation, make_rows
+from heatline.train.evaluation import charts, tables
+from heatline.train.evaluation.line_view import line_view
 from heatline.train.evaluation.result import read_evaluation
+from heatline.train.evaluation.rows import PictureSet, StoredEvaluation, make_rows
 from heatline.train.files import write_atomically
 
 PAGE, TABLES = "report.html", "tables.md"
@@ -51,38 +51,37 @@ def write_report(
             "no evaluation was named, and a report needs at least one; name folders with an evaluation.json"
         )
     picture_sets = make_rows([StoredEvaluation(read_evaluation(folder), folder) for folder in folders])
-    views = [
-        make_line_view(row, pictures.truths[0] if pictures.truths else "")
-        for pictures in picture_sets
-        for row in pictures.rows
-    ]
-    figures, chapter, notes = _figures(picture_sets), [], list(NOTES)
+    of = [(pictures, row) for pictures in picture_sets for row in pictures.rows]
+    views = [line_view(row, next(iter(pictures.truths), "")) for pictures, row in of]
+    figures, chapter, notes = _figures(picture_sets), list[Section](), list(NOTES)
     if study:
-        from heatline.train.evaluation.report import study_chapter
+        from heatline.train.evaluation import study_chapter
 
         chapter = study_chapter.study_chapter(picture_sets)
         notes += study_chapter.NOTES
-    html = (
-        page_templates("heatline.train.evaluation.report")
-        .get_template("report.html.jinja")
-        .render(
-            title=title,
-            intro=_intro(picture_sets),
-            views=views,
-            warnings=[
-                f"{view.label}: {warning}" if len(views) > 1 else warning for view in views for warning in view.warnings
-            ],
-            figures=figures,
-            sections=sections,
-            study=chapter,
-            notes=notes,
-            curve_box=charts.CURVE_BOX,
-        )
+    data = ", ".join(pictures.data for pictures in picture_sets)
+    subject = of[0][1].subject
+    one = f"{subject.model} ({subject.kind} {subject.name}, {subject.engine}) on {data}"
+    warnings = [
+        f"{row.label}: {warning}" if len(of) > 1 else warning
+        for _, row in of
+        for warning in dict.fromkeys(warning for fold in row.folds for warning in fold.evaluation.warnings)
+    ]
+    template = page_templates("heatline.train.evaluation").get_template("report.html.jinja")
+    html = template.render(
+        title=title,
+        intro=one if len(of) == 1 else f"{len(of):,} models on {data}",
+        warnings=warnings,
+        views=views,
+        figures=figures,
+        sections=sections,
+        study=chapter,
+        notes=notes,
+        curve_box=charts.CURVE_BOX,
     )
-    missed = [Block(view.label, tables=[view.kinds]) for view in views if view.kinds is not None]
-    text = sections_markdown(
-        title, [Section("kinds", "Missed by class and by size", "", missed), figures, *sections, *chapter], notes
-    )
+    missed = [Block(view["label"], tables=[view["kinds"]]) for view in views if view["kinds"] is not None]
+    missed_by_kind = Section("kinds", "Missed by class and by size", "", missed)
+    text = sections_markdown(title, [missed_by_kind, figures, *sections, *chapter], notes)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -97,21 +96,11 @@ def _figures(picture_sets: Sequence[PictureSet]) -> Section:
     blocks = []
     for pictures in picture_sets:
         for truth in pictures.truths:
-            tables = [line_tables.frames(pictures, truth)]
+            found = [tables.frames(pictures, truth)]
             if any(row.count(truth, "tile.tiles") for row in pictures.rows_with(truth)):
-                tables.append(line_tables.tiles(pictures, truth))
-            if (folds := line_tables.folds(pictures, truth)) is not None:
-                tables.append(folds)
-            blocks.append(Block(f"{pictures.data}, by {truth}", tables=tables))
-        blocks.append(Block(f"{pictures.data}: thresholds", tables=[line_tables.thresholds(pictures)]))
+                found.append(tables.tiles(pictures, truth))
+            if (folds := tables.folds(pictures, truth)) is not None:
+                found.append(folds)
+            blocks.append(Block(f"{pictures.data}, by {truth}", tables=found))
+        blocks.append(Block(f"{pictures.data}: thresholds", tables=[tables.thresholds(pictures)]))
     return Section("figures", "The line's figures", "At the calibrated thresholds.", blocks)
-
-
-def _intro(picture_sets: Sequence[PictureSet]) -> str:
-    """Describe the models and the data in one line."""
-    rows = [row for pictures in picture_sets for row in pictures.rows]
-    data = ", ".join(pictures.data for pictures in picture_sets)
-    if len(rows) > 1:
-        return f"{len(rows):,} models on {data}"
-    subject = rows[0].subject
-    return f"{subject.model} ({subject.kind} {subject.name}, {subject.engine}) on {data}"

@@ -1,0 +1,252 @@
+"""The page's part on one model: the slider, the frames on its wrong side, and their pictures."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import msgspec
+import numpy as np
+
+from heatline.edge.heatmap_picture import OUTLINE_RGB, ColourScale, tint
+from heatline.edge.inspection.verdict import Thresholds
+from heatline.edge.util.page import Picture, jpeg_uri
+from heatline.edge.util.text import format_count
+from heatline.train.drawing import to_svg
+from heatline.train.evaluation import charts, tables
+from heatline.train.evaluation.explorer import Explorer, Scores, explore
+from heatline.train.evaluation.gallery import TRUTH_RGB
+from heatline.train.evaluation.result import FrameAnswer, GalleryItem, Kind
+from heatline.train.evaluation.rows import Row, StoredEvaluation
+from heatline.train.evaluation.tables import format_percent
+
+NAMES = 30
+"""Highest number of names in a list; the others are counted."""
+NOT_A_RATE = "not a rate: these frames set the threshold"
+GROUND = 112
+"""Grey of the picture that the legend's scale tints, as cold places of a heatmap show the picture itself."""
+STEPS, HEIGHT_PX = 512, 16
+
+Shift = Callable[[StoredEvaluation, float, float | None], float]
+
+
+class ListedFrame(NamedTuple):
+    """A frame in a list."""
+
+    name: str
+    note: str
+    at: int | None = None
+    """First position of the slider that judges it GOOD; None if it does not follow the slider."""
+
+
+def line_view(row: Row, truth: str) -> dict[str, Any]:
+    """Return what `line.html.jinja` shows of one model.
+
+    `positions` and `start` hold the texts at each position of the slider and at the calibrated threshold, by the names
+    in the page's script. Lists begin with the worst: of missed frames the lowest score, of rejected ones the highest.
+
+    Args:
+        truth: the truth whose tiles are shown.
+    """
+    thresholds = {fold.evaluation.calibration.score_threshold for fold in row.folds}
+    is_one = len(thresholds) == 1
+
+    def shift(fold: StoredEvaluation, score: float, own: float | None = None) -> float:
+        """Return a score on a scale that all thresholds share: that of the threshold if there is one.
+
+        Args:
+            own: the threshold that judged it; None: that of the fold.
+        """
+        calibrated = fold.evaluation.calibration.score_threshold
+        if is_one and own is None:
+            return score
+        above, zero = score - (calibrated if own is None else own), calibrated if is_one else 0.0
+        return max(zero + above, zero) if above >= 0 else min(zero + above, math.nextafter(zero, -math.inf))
+
+    of_class = {
+        is_bad: [(fold, each) for fold in row.folds for each in fold.evaluation.frames if each.defective == is_bad]
+        for is_bad in (True, False)
+    }
+    stand_ins = [shift(fold, score) for fold in row.folds for score in fold.evaluation.good_stand_ins]
+    defective, good = _scores(of_class[True], [], shift), _scores(of_class[False], stand_ins, shift)
+    explorer = explore(defective, good, thresholds.pop() if is_one else 0.0)
+    is_rate = not any(fold.evaluation.set_threshold for fold in row.folds)
+    positions = _positions(explorer, is_rate)
+    at = explorer.start
+    missed, rejected = int(explorer.missed[at]), int(explorer.rejected[at])
+    no_verdict = [
+        ListedFrame(frame.image, f"{'defective' if frame.defective else 'good'}: {frame.why}")
+        for fold in row.folds
+        for frame in fold.evaluation.implausible
+    ]
+    scored = (
+        f"Scores of the frames: {format_count(len(good), 'good frame', ',')} above the axis, "
+        f"{format_count(len(defective), 'defective frame', ',')} below it"
+    )
+    calibrated = (
+        f"Misses against false rejects; at the calibrated {explorer.thresholds[at]:.2f}: {missed} of "
+        f"{explorer.defective} missed, {rejected} of {explorer.good} rejected"
+    )
+    kinds: tuple[Kind, ...] = ("escaped", "rejected", "missed", "false")
+    return {
+        "label": row.label,
+        "rests_on": list(dict.fromkeys(fold.evaluation.rests_on for fold in row.folds)),
+        "scale": "logits" if is_one else "logits above the threshold of each fold",
+        "explorer": explorer,
+        "positions": msgspec.json.encode(positions).decode(),
+        "start": {
+            "threshold": positions["threshold"][at],
+            "missed": f"{missed:,}",
+            "rejected": f"{rejected:,}",
+            "caught": f"{explorer.defective - missed:,}",
+            "passed": f"{explorer.good - rejected:,}",
+            "missedShare": positions["missedShare"][at],
+            "rejectedShare": positions["rejectedShare"][at],
+        },
+        "missed": _list_frames(of_class[True], 1, shift, explorer),
+        "rejected": _list_frames(of_class[False], -1, shift, explorer),
+        "has_stand_ins": bool(stand_ins),
+        "partly_missed": _partly_missed(row),
+        "no_verdict": no_verdict,
+        "most": NAMES,
+        "pictures": {kind: _pictures(row, kind, truth, shift, explorer) for kind in kinds},
+        "kinds": tables.kinds(row),
+        "legend": _legend(row),
+        "scores": to_svg(charts.scores(defective.scores, good.scores, explorer), scored, is_stretched=True),
+        "curve": to_svg(charts.curve(explorer), calibrated) if len(defective) and len(good) and is_rate else None,
+    }
+
+
+def _scores(frames: Sequence[tuple[StoredEvaluation, FrameAnswer]], stand_ins: Sequence[float], shift: Shift) -> Scores:
+    """Return the scores of the frames of one class, and those that stand in for missing good frames."""
+    scores = [shift(fold, frame.score, frame.threshold) for fold, frame in frames]
+    groups = tuple(frame.group for _, frame in frames if frame.group is not None)
+    return Scores(np.array([*scores, *stand_ins], np.float64), groups)
+
+
+def _positions(explorer: Explorer, is_rate: bool) -> dict[str, Any]:
+    missed = zip(explorer.missed.tolist(), explorer.missed_interval, strict=True)
+    rejected = zip(explorer.rejected.tolist(), explorer.rejected_interval, strict=True)
+
+    def share(some: int, total: int, interval: tuple[float, float] | None) -> str:
+        return format_percent(some / total, interval) if total else "not known"
+
+    return {
+        "threshold": [f"{threshold:.{explorer.digits}f}" for threshold in explorer.thresholds.tolist()],
+        "missed": explorer.missed.tolist(),
+        "rejected": explorer.rejected.tolist(),
+        "missedShare": [share(some, explorer.defective, interval) for some, interval in missed],
+        "rejectedShare": [share(some, explorer.good, ends) if is_rate else NOT_A_RATE for some, ends in rejected],
+        "defective": explorer.defective,
+        "good": explorer.good,
+        "start": explorer.start,
+    }
+
+
+def _list_frames(
+    frames: Sequence[tuple[StoredEvaluation, FrameAnswer]], sign: int, shift: Shift, explorer: Explorer
+) -> list[ListedFrame]:
+    """Return the frames of one class, the lowest product of sign and score first, at most `NAMES` of them."""
+    keyed = [(sign * shift(fold, frame.score, frame.threshold), frame.image, frame.score) for fold, frame in frames]
+    return [
+        ListedFrame(name, f"{score:.{explorer.digits}f}", explorer.at(sign * key))
+        for key, name, score in sorted(keyed)[:NAMES]
+    ]
+
+
+def _partly_missed(row: Row) -> list[ListedFrame]:
+    """Return rejected frames with defects that are not found, the most missed defects first."""
+    found = [
+        (frame.hit - frame.defects, frame.image, format_count(frame.defects, "defect"))
+        for fold in row.folds
+        for frame in fold.evaluation.frames
+        if frame.defects is not None and frame.hit is not None and frame.hit < frame.defects
+        if frame.score >= fold.evaluation.threshold_of(frame)
+    ]
+    return [ListedFrame(name, f"{-lacking} of {defects} missed") for lacking, name, defects in sorted(found)]
+
+
+def _pictures(row: Row, kind: Kind, truth: str, shift: Shift, explorer: Explorer) -> list[Picture]:
+    """Return the gallery's pictures of a kind, the worst first."""
+    sign = 1 if kind in ("escaped", "missed") else -1
+    found = []
+    for fold in row.folds:
+        result = fold.by_truth(truth)
+        own = {frame.image: frame.threshold for frame in fold.evaluation.frames}
+        for item in [*fold.evaluation.gallery, *(result.gallery if result else ())]:
+            if item.kind == kind:
+                found.append((sign * shift(fold, item.logit, own.get(item.image)), fold.folder, item))
+    found.sort(key=lambda entry: entry[0])
+    return [embed_item(folder, item, explorer.at(sign * key), explorer.digits) for key, folder, item in found]
+
+
+def embed_item(folder: Path, item: GalleryItem, at: int | None = None, digits: int = 2) -> Picture:
+    """Embed an item of a gallery; without its picture if that is missing, is none, or lies outside the folder.
+
+    Args:
+        folder: of the evaluation.
+        at: first position of the slider that judges it GOOD.
+        digits: decimals of its score.
+    """
+    file = (folder / item.file).resolve()
+    is_there = file.is_relative_to(folder.resolve()) and file.is_file() and file.stat().st_size
+    bgr = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR) if is_there else None
+    uri = None if bgr is None else jpeg_uri(np.asarray(bgr, np.uint8))
+    score = f"{'score' if item.tile_yx is None else 'logit'} {item.logit:.{digits}f}"
+    return Picture(uri, item_name(item), score, item.caption, at)
+
+
+def item_name(item: GalleryItem) -> str:
+    if item.tile_yx is None:
+        return item.image
+    return f"{item.image}, tile at y {item.tile_yx[0]}, x {item.tile_yx[1]}"
+
+
+# The legend of pictures with heatmaps.
+
+
+def make_legend(
+    scale: ColourScale,
+    thresholds: Mapping[str, float],
+    ends: tuple[str, str],
+    outlines: Mapping[str, tuple[int, int, int]],
+) -> dict[str, Any]:
+    """Return what the macro `legend_of` shows for pictures that share a colour scale.
+
+    Args:
+        thresholds: logits by the text that is printed beside them. The scale includes all of them.
+        ends: texts at the ends of the scale.
+        outlines: colours of outlines in the pictures, RGB, by their meaning.
+    """
+    low, high = min(scale.low, *thresholds.values()), max(scale.high, *thresholds.values())
+    grey = scale.grey(np.linspace(low, high, STEPS, dtype=np.float32)[None])
+    colours = tint(np.full((HEIGHT_PX, STEPS, 3), GROUND, np.uint8), np.repeat(grey, HEIGHT_PX, axis=0), 1)
+    return {
+        "uri": jpeg_uri(np.asarray(cv2.cvtColor(colours, cv2.COLOR_RGB2BGR), np.uint8)),
+        "ends": ends,
+        "percent": {text: round(100 * (value - low) / (high - low), 2) for text, value in thresholds.items()},
+        "outlines": outlines,
+    }
+
+
+def _legend(row: Row) -> dict[str, Any]:
+    """Return the colour scale of the pictures. Folds have scales of their own, so with several it has no figures."""
+    one, *others = (fold.evaluation.calibration for fold in row.folds)
+    thresholds = Thresholds.of(one)
+    marks = {
+        f"region from {thresholds.evidence:.2f} logits": thresholds.evidence,
+        f"frame DEFECT from {thresholds.score:.2f} logits": thresholds.score,
+    }
+    if any(other != one for other in others):
+        marks = {"region from the evidence threshold of its fold": thresholds.evidence}
+    found = (
+        "found: the regions of a DEFECT frame; in a single tile, where its map reaches the evidence threshold. "
+        "A bright place without it lies in a tile below the score threshold: alone, it rejects nothing"
+    )
+    return make_legend(
+        ColourScale.around(thresholds.evidence, one.background),
+        marks,
+        ("cold: as in good frames", "hot: a defect"),
+        {"true defect": TRUTH_RGB, found: OUTLINE_RGB},
+    )

@@ -1,1 +1,0 @@
-"""The report of evaluations: one self-contained page, Markdown tables, ranks, and the study's published figures."""
