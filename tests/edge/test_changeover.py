@@ -195,14 +195,14 @@ def test_a_reload_activates_the_file_and_an_invalid_file_changes_nothing(
             ("[commands]", f'[security]\nkey = "{key}"\n\n[commands]', f"security.key was None and is '{key}'"),
             ("rate_fps = 40", "rate_fps = 20", "rate_fps of camera top changed; restart the line"),
             ("[[cameras]]", "[[nonsense", "is not valid TOML"),
-            ("acting = false", "speed = 3", "it has a key speed, which does not exist"),
+            ("acting = false", "speed = 3", "it does not know the key speed"),
             ("allow_unsigned = true", "", "signed"),
             ("thresholds.score = 3.5", "thresholds.score = nan", "thresholds.score is nan"),
         ]
         nonsense: list[tuple[Callable[[], object], str]] = [
             *((partial(line.rewrite, old, new), why) for old, new, why in edits),
             (lambda: file.write_bytes(bytes(range(256))), "is not valid TOML"),
-            (lambda: file.write_text(""), "it has no key bundle"),
+            (lambda: file.write_text(""), "it lacks the key bundle"),
             (file.unlink, "cannot be read"),
         ]
         for edit, why in nonsense:

@@ -38,7 +38,7 @@ def refused(file: Path, keys: str, code: int, line: str = LINE) -> str:
     ("keys", "problem"),
     [
         ("", 'has no table [mqtt]; add one with broker = "mqtts://HOST:PORT"'),
-        ("[mqtt]", "mqtt has no key broker; expected mqtts://HOST:PORT, or mqtt://HOST:PORT without TLS"),
+        ("[mqtt]", "mqtt lacks the key broker; expected broker"),
         ('[mqtt]\nbroker = "broker.plant"', "mqtt.broker is 'broker.plant'; expected mqtts://HOST:PORT"),
         ('[mqtt]\nbroker = "mqtts://b:0"', "expected PORT 1 to 65535"),
         ('[mqtt]\nbroker = "mqtt://10.0.0.1:1883"', "on another machine and without TLS"),

@@ -92,7 +92,7 @@ def test_a_line_without_products_has_one_configuration_without_a_name(tmp_path: 
     [
         ('[[products]]\nname = "a"\n', "two products have the same name (a, a)"),
         ('[[products]]\nname = "a\\u0007"\n', "cannot be printed"),
-        ('[[products]]\nname = "b"\nexposure_us = 5\n', "product b has a key exposure_us, which does not exist"),
+        ('[[products]]\nname = "b"\nexposure_us = 5\n', "products[b] does not know the key exposure_us"),
         ('[[products]]\nname = "b"\ncameras = [{ name = "rear" }]\n', "b names camera rear; the line has top, side"),
         ('[[products]]\nname = "b"\ncameras = [{ name = "top" }, { name = "top" }]\n', "names a camera twice"),
         (

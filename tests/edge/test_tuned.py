@@ -82,15 +82,15 @@ def test_each_bundle_has_its_own_settings_and_old_ones_are_dropped(line: Path, b
         (lambda text: text.replace("[[tuned]]", "[[tuned"), "is not valid TOML"),
         (
             lambda text: text.replace("batch", "batches"),
-            "engine of tuned number 1 has a key batches, which does",
+            "tuned[0].engine does not know the key batches",
         ),
         (
             lambda text: text.replace("threads = 1", "threads = -1"),
-            "engine.threads of tuned number 1 is -1; expected",
+            "tuned[0].engine.threads is -1; expected",
         ),
         (
             lambda text: text.replace("bundle = ", 'bundle = "abc" #'),
-            "bundle of tuned number 1 is 'abc'; expected a d",
+            "tuned[0].bundle is 'abc'; expected a d",
         ),
         (lambda text: text + "\udcff", "is not valid TOML"),
     ],

@@ -33,28 +33,27 @@ DISC = {"kind": "disc", "radius_mm": 1.0}
 @pytest.mark.parametrize(
     ("values", "excerpt"),
     [
-        ({}, "it has no key parts; expected a list, each a table"),
-        ({"parts": [3]}, "parts[0] is 3; expected a table"),
-        ({"parts": [DISC, {"kind": "cone"}]}, "kind of part number 2 is 'cone'; expected one of disc, box"),
-        ({"parts": [{}]}, "part number 1 has no key kind; expected one of disc, box"),
-        ({"parts": [DISC | {"radius_mm": -1}]}, "radius_mm of part number 1 is -1; expected a number above 0"),
+        ({}, "it lacks the key parts; expected parts, limits, name"),
+        ({"parts": [3]}, "parts[0] is 3; expected `object`, got `int`"),
+        ({"parts": [DISC, {"kind": "cone"}]}, "parts[1].kind is 'cone'; expected one of disc, box"),
+        ({"parts": [{}]}, "parts[0] lacks the key kind; expected radius_mm, sides_mm, colour"),
+        (
+            {"parts": [DISC | {"sides_mm": [1, 2]}]},
+            "parts[0] does not know the key sides_mm; expected radius_mm",
+        ),
+        ({"parts": [DISC | {"radius_mm": -1}]}, "parts[0].radius_mm is -1; expected `float` > 0.0"),
         (
             {"parts": [{"kind": "box", "sides_mm": [1]}]},
-            "sides_mm of part number 1 is [1]; expected a list of 2, each a whole number",
+            "parts[0].sides_mm is [1]; expected `array` of length 2, got 1",
         ),
         (
             {"parts": [{"kind": "box", "sides_mm": [1, 2], "colour": "green"}]},
-            "colour of part number 1 is 'green'; expected one of blue, red",
+            "parts[0].colour is 'green'; expected one of blue, red",
         ),
-        (
-            {"parts": [DISC | {"sides_mm": [1, 2]}]},
-            "part number 1 has a key sides_mm, which does not exist; expected one of kind, radius_mm",
-        ),
-        ({"parts": [], "limits": {"a": 0}}, "limits[...] does not fit; expected a whole number from 1 to 9"),
-        ({"parts": [], "name": "x" * 99}, f"name is '{'x' * 56}...; expected a text of 0 to 5 characters"),
-        ({"parts": [], "name": True}, "name is true; expected a text of 0 to 5 characters"),
+        ({"parts": [], "limits": {"a": 0}}, "limits[...] is None; expected `int` >= 1"),
+        ({"parts": [], "name": "x" * 99}, f"name is '{'x' * 56}...; expected `str` of length <= 5"),
         ({"parts": [], "name": "never"}, "a part is called never; give it another name"),
-        ([], "it is []; expected a table"),
+        ([], "it is []; expected `object`, got `array`"),
     ],
 )
 def test_a_misfit_names_the_key_its_value_and_what_was_expected(values: Any, excerpt: str) -> None:

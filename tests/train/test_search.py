@@ -481,7 +481,7 @@ def test_a_storage_that_disappears_is_reported_in_one_sentence(tmp_path: Path) -
     ("overrides", "message"),
     [
         (["search.trial=3"], "there is no key 'search.trial'; search has trials, objective, batches, lr,"),
-        (["search.trials=0"], "search.trials is 0; expected a whole number of at least 1"),
+        (["search.trials=0"], "search.trials is 0; expected `int` >= 1"),
         (["search.trials="], "'search.trials=' has no value; expected search.trials=VALUE"),
         (["search.lr=[1e-2,1e-4]"], "expected the lower rate first: [0.0001, 0.01]"),
         (["search.lr=[1e-4"], "search.lr=[1e-4 is not YAML"),

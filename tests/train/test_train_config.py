@@ -86,11 +86,11 @@ def test_paths_and_patterns_are_not_parsed(text: str) -> None:
             "there is no key 'colour'; there are data, discover, truth, classes, reviewed, reference, out,",
         ),
         (["data=x", "hydra.verbose=true"], "there is no key 'hydra.verbose'; there are data, discover,"),
-        (["data=x", f"seed={2**32}"], "seed is 4294967296; expected a whole number"),
+        (["data=x", f"seed={2**32}"], "seed is 4294967296; expected `int` <= 4294967295"),
         (["data=x", f"seed={2**70}"], "seed"),
-        (["data=x", "+foo=1"], "it has a key foo, which does not exist; expected one of data, "),
+        (["data=x", "+foo=1"], "it does not know the key foo; expected data, "),
         (["data=x", "model=resnet18", "recipe=mine"], "recipe=mine is none of the choices: finetune, heatline, study"),
-        (["data=x", "recipe.steps=many", "recipe=finetune"], "recipe.steps is 'many'; expected a whole number of at l"),
+        (["data=x", "recipe.steps=many", "recipe=finetune"], "recipe.steps is 'many'; expected `int"),
         (
             ["data=x", "recipe=finetune", "recipe.epochs=2", "recipe.steps=5"],
             "leave one of them out, or set it to null",
@@ -172,7 +172,7 @@ def test_a_resumed_run_uses_its_own_file_and_refuses_other_settings(tmp_path: Pa
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("data: pictures\n")
-    with pytest.raises(ConfigError, match=r"config.yaml does not fit the configuration: .* has no key "):
+    with pytest.raises(ConfigError, match=r"config.yaml does not fit the configuration: .* lacks the key "):
         read_config(tmp_path / "config.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_config(tmp_path / "nowhere.yaml")
