@@ -51,7 +51,8 @@ def describe_misfit(error: msgspec.ValidationError, values: Any, kind: Any) -> s
     if not problem.startswith(("Expected ", "Invalid ", "Number ")):  # our own sentence, from a `__post_init__`
         return problem
     choices = [str(one) for each in types if isinstance(each, inspect.LiteralType) for one in each.values]
-    expected = [each.extra_json_schema["description"] for each in types if isinstance(each, inspect.Metadata)]
+    schemas = [each.extra_json_schema or {} for each in types if isinstance(each, inspect.Metadata)]
+    expected = [str(each["description"]) for each in schemas]
     if choices and problem.startswith("Invalid "):
         expected = [f"one of {', '.join(choices)}"]
     shown = repr(values)
