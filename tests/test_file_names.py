@@ -89,7 +89,7 @@ def run(command: str, folder: Path, new: Path) -> int:
         ("keys allow {odd}.curve.pub --name mes --role listen --allowed {new}", 0),
         ("keys list --allowed {new}", 0),
         ("calibrate {bundle} {pictures} --to {new}", 0),
-        ("calibrate {bundle} {pictures} --second-shift {folder}/defective --to {new}", 0),
+        ("calibrate {bundle} {pictures} {folder}/defective --to {new}", 0),
         ("cameras calibrate {line} top {pictures} --to {new}", 0),
         ("cameras grab {line} -n 1 --out {new}", 0),
         ("journal show {line}", 0),

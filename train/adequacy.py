@@ -3,6 +3,7 @@
 They compare counts and sizes with the rules of training and evaluation. The absence of a warning is not a guarantee.
 """
 
+import math
 from collections.abc import Sequence
 from statistics import median
 
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 
 from heatline.edge.calibration import score_threshold
 from heatline.edge.calibration.binomial import frames_to_show
-from heatline.edge.calibration.two_samples import fisher_exact
 from heatline.edge.util.text import format_count
 from heatline.train.readers import LabelledImage
 
@@ -163,8 +163,7 @@ def describe_threshold_transfer(
         threshold, _ = score_threshold(scores[~in_group].tolist(), share, lowest_defect, group_of[~in_group].tolist())
         rejected = int((scores[in_group] >= threshold).sum())
         rejected_others = int((scores[~in_group] >= threshold).sum())
-        comparison = fisher_exact(rejected_others, len(group_of) - count, rejected, count)
-        if comparison.second_is == "higher" and comparison.p < UNLIKELY / len(names):
+        if 2 * fisher_tail(rejected_others, len(group_of) - count, rejected, count) < UNLIKELY / len(names):
             worse.append((rejected / count, f"{rejected} of {count} of {name}"))
     if not worse:
         return []
@@ -175,6 +174,21 @@ def describe_threshold_transfer(
         f"{format_count(frames_to_show(share, 0), 'good frame') if share else 'many good frames'} of it (heatline "
         "calibrate)"
     ]
+
+
+def fisher_tail(first: int, first_n: int, second: int, second_n: int) -> float:
+    """Return the probability of `second` or more of `second_n` if both samples are alike, by Fisher's exact test.
+
+    It is valid even if a threshold was set just above the (first + 1)-th highest value of the first sample: if `second`
+    or more values lie above it, at most `first` of the highest first + second values come from the first sample, which
+    is exactly this tail.
+    """
+    counted = first + second
+    ways = math.comb(first_n + second_n, counted)
+    return sum(
+        math.comb(second_n, k) * math.comb(first_n, counted - k) / ways
+        for k in range(second, min(counted, second_n) + 1)
+    )
 
 
 def _count_groups(count: int) -> str:

@@ -27,10 +27,9 @@ from heatline.edge.bundle.manifest import (
 from heatline.edge.bundle.manifest import Reference as DriftReference
 from heatline.edge.bundle.plausibility import ProductTiles
 from heatline.edge.bundle.reference_picture import ReferencePicture
-from heatline.edge.calibration import GoodFrame, count_rejected
+from heatline.edge.calibration import GoodFrame
 from heatline.edge.calibration.binomial import interval
 from heatline.edge.calibration.new_reference import NewReference
-from heatline.edge.calibration.two_samples import fisher_exact, mann_whitney
 from heatline.edge.colour import to_rgb
 from heatline.edge.drift import OF_POSE, PictureSample, choose_evenly
 from heatline.edge.errors import BundleError, EngineError, InputError
@@ -42,10 +41,8 @@ from heatline.edge.inspection.inspector import ANY_CAMERA, Inspector, PendingFra
 from heatline.edge.picture_folders import good_pictures
 from heatline.edge.reference.reference import Reference
 from heatline.edge.util.evenly import evenly
-from heatline.edge.util.text import format_count, is_are, list_some
+from heatline.edge.util.text import format_count, list_some
 
-BEYOND_CHANCE = 0.01
-"""Two shifts differ if a test's p-value is smaller."""
 MOST_WITH_CELLS = 150
 """How many pictures show what the product's areas look like: the cells of more would fill the memory."""
 NAMED = 3
@@ -72,20 +69,6 @@ class Shift(msgspec.Struct, frozen=True):
     interval: tuple[float, float] | None
     """Confidence interval of the rejected share, two-sided, 95 % (Clopper and Pearson)."""
     highest: list[HighFrame] = msgspec.field(name="hottest")
-
-
-class SecondShift(Shift, frozen=True):
-    """Good frames that set no threshold, compared with those that did."""
-
-    rejected: int
-    rejected_share: float
-    interval: tuple[float, float]
-    rejected_p: float
-    """Fisher's exact test of the rejected counts."""
-    highest_logits_p: float
-    """Mann and Whitney's rank test of the frames' highest logits."""
-    differs: list[str]
-    """A description of each difference that is larger than chance."""
 
 
 class _Data(msgspec.Struct, frozen=True):
@@ -235,38 +218,6 @@ def summarise_shift(pictures: GoodPictures, frames: Sequence[GoodFrame], count: 
     )
 
 
-def compare_shifts(
-    pictures: GoodPictures,
-    second_frames: Sequence[GoodFrame],
-    first_frames: Sequence[GoodFrame],
-    score_threshold: float,
-) -> SecondShift:
-    """Compare a second shift with the first by two tests: counts test the few highest frames, ranks test all frames.
-
-    Args:
-        pictures: of the second shift.
-        score_threshold: by the first.
-    """
-    rejected = count_rejected(second_frames, score_threshold)
-    second = summarise_shift(pictures, second_frames, rejected)
-    reached = count_rejected(first_frames, score_threshold)
-    counts = fisher_exact(reached, len(first_frames), rejected, second.frames)
-    ranks = mann_whitney(
-        [frame.highest_logit for frame in first_frames], [frame.highest_logit for frame in second_frames]
-    )
-    tests = {
-        f"{rejected} of its {format_count(second.frames, 'frame')} {is_are(rejected)} rejected, against "
-        f"{reached} of the {len(first_frames)} that set the threshold (Fisher's exact test": counts,
-        "its frames' highest logits rank otherwise (Mann-Whitney test": ranks,
-    }
-    differs = [
-        f"the second shift scores {test.second_is} than the first by more than chance: {text}, p = {test.p:.2g})"
-        for text, test in tests.items()
-        if test.p < BEYOND_CHANCE
-    ]
-    return SecondShift(**msgspec.structs.asdict(second), rejected_p=counts.p, highest_logits_p=ranks.p, differs=differs)
-
-
 def recalibrated_manifest(
     parent: Bundle,
     calibration: Calibration,
@@ -319,7 +270,7 @@ def recalibrated_manifest(
     )
 
 
-def record_of_thresholds(calibration: Calibration, second: SecondShift | None) -> dict[str, Any]:
+def record_of_thresholds(calibration: Calibration) -> dict[str, Any]:
     """Return the record of a calibration of thresholds and of the appearance of all frames."""
     return {
         "false_reject": calibration.false_reject_per_frame,
@@ -330,9 +281,6 @@ def record_of_thresholds(calibration: Calibration, second: SecondShift | None) -
         "frames_are": calibration.frames_are,
         "held_out_rejected": calibration.held_out_rejected,
         "false_reject_at_most": calibration.false_reject_at_most,
-        "second_shift": None
-        if second is None
-        else {key: value for key, value in msgspec.structs.asdict(second).items() if key != "highest"},
     }
 
 

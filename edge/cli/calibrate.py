@@ -14,9 +14,7 @@ from heatline.edge.calibration import count_allowed_rejects, count_rejected, des
 from heatline.edge.calibration.binomial import CONFIDENCE, cdf, frames_to_show, most_that_show
 from heatline.edge.calibration.recalibration import (
     GoodPictures,
-    SecondShift,
     Shift,
-    compare_shifts,
     files_of_frames,
     find_copies,
     find_made_of,
@@ -50,7 +48,6 @@ from heatline.edge.cli.new_bundle import (
 from heatline.edge.cli.options import FiniteRange, engine_option, precision_option
 from heatline.edge.cli.output import json_option, print_report, print_warnings
 from heatline.edge.drift import fit_reference
-from heatline.edge.errors import InputError
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.inspection.inspector import ANY_CAMERA, Inspector, product_references
 from heatline.edge.util.text import format_count
@@ -104,24 +101,13 @@ class Report(msgspec.Struct, frozen=True):
     """The frames of the references, by camera, empty: of all others; none: the bundle compares with none."""
     good_frames: Shift
     support: Support
-    second_shift: SecondShift | None
     before: Before
     warnings: list[str]
 
 
-@click.command(
-    epilog="Example: heatline calibrate boards.bundle good/early --second-shift good/late --to boards-line1.bundle"
-)
+@click.command(epilog="Example: heatline calibrate boards.bundle good/early good/late --to boards-line1.bundle")
 @click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.argument("good", metavar="GOOD_FRAMES...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--second-shift",
-    "second_paths",
-    metavar="FRAMES",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Good frames of another shift, a file or a folder; may be repeated. They only test the thresholds.",
-)
 @click.option(
     "--false-reject",
     type=FiniteRange(0, 1, max_open=True),
@@ -137,7 +123,6 @@ class Report(msgspec.Struct, frozen=True):
 def calibrate(
     bundle_path: Path,
     good: tuple[Path, ...],
-    second_paths: tuple[Path, ...],
     false_reject: float,
     keep_reference: bool,
     target: Path | None,
@@ -157,19 +142,19 @@ def calibrate(
         raise click.UsageError(
             f"--false-reject {false_reject} is too small; expected 0, or at least {SMALLEST} and below 1"
         )
-    pictures, second_pictures = GoodPictures(good), GoodPictures(second_paths)
-    copies = find_copies([*pictures.files, *second_pictures.files])
-    warnings = _refuse_shared(pictures, second_pictures, copies)
+    pictures = GoodPictures(good)
+    copies = find_copies(pictures.files)
+    warnings = _warn_of_copies(pictures.files, copies)
     parent = open_bundle(bundle_path)
     was = parent.manifest
-    trained = find_trained(was, [*pictures.files, *second_pictures.files])
+    trained = find_trained(was, pictures.files)
     warnings += _warn_of_known(
         trained,
         "the model was trained on",
         ", and probably on others of the same parts, of which the bundle knows one picture each: it scores them lower "
         "than new parts, so the thresholds may be too low and the bounds do not hold; calibrate on other frames",
     )
-    made_of = find_made_of(was, [*pictures.files, *second_pictures.files]) if keep_reference else []
+    made_of = find_made_of(was, pictures.files) if keep_reference else []
     warnings += _warn_of_known(
         made_of,
         "the reference was made from",
@@ -186,8 +171,7 @@ def calibrate(
 
     reference_of = None if made is None else made.of
     frames, appearances, samples = pictures.run(inspector, progress("good frames"), reference_of=reference_of)
-    warnings += warn_of_outliers(pictures, appearances, {copy for _, copy in copies if copy < len(frames)})
-    second_frames, second_appearances, _ = second_pictures.run(inspector, progress("second shift"))
+    warnings += warn_of_outliers(pictures, appearances, {copy for _, copy in copies})
     plausibility = fit_plausibility(appearances)
     frames_are = f"good frames of {pictures.names}"
     calibration = calibrate_by_share(
@@ -211,15 +195,6 @@ def calibrate(
         reference=reference,
     )
     first = summarise_shift(pictures, frames, calibration.held_out_rejected)
-    second = None
-    if second_frames:
-        second = compare_shifts(second_pictures, second_frames, frames, calibration.score_threshold)
-        warnings += [
-            f"{difference}; check the frames that are named, and calibrate on both" for difference in second.differs
-        ]
-        warnings += _warn_of_implausible(
-            second_pictures, [plausibility.any_reject_reason(each) for each in second_appearances]
-        )
     warnings += _warn_of_newly_plausible(pictures, appearances, parent.plausibility(), plausibility)
     if (few := describe_support(calibration)) is not None:
         warnings.append(few)
@@ -227,7 +202,7 @@ def calibrate(
         len(frames), count_rejected(frames, was.calibration.score_threshold), was.calibration
     )
     manifest = recalibrated_manifest(
-        parent, calibration, new.version, verified.engine, record_of_thresholds(calibration, second), made
+        parent, calibration, new.version, verified.engine, record_of_thresholds(calibration), made
     )
     replaced = files_of_frames(plausibility.tiles, picture) | ({} if made is None else made.content)
     written = new.write(parent, manifest, replaced)
@@ -242,7 +217,6 @@ def calibrate(
         compared_with={name: each.made_of for name, each in references.items()},
         good_frames=first,
         support=_support(len(frames), false_reject),
-        second_shift=second,
         before=Before(
             version=was.version,
             digest=parent.digest,
@@ -274,18 +248,6 @@ def _warn_of_high_frames(frames: int, rejected_before: int, before: Calibration)
     ]
 
 
-def _warn_of_implausible(pictures: GoodPictures, reject_reasons: Sequence[str | None]) -> list[str]:
-    """Warn of good frames that would get no verdict with the new bundle."""
-    refused = [(file, words) for file, words in zip(pictures.files, reject_reasons, strict=True) if words is not None]
-    if not refused:
-        return []
-    file, words = refused[0]
-    return [
-        f"{len(refused)} of {format_count(len(reject_reasons), 'frame')} of the second shift would get no verdict, as "
-        f"{file}: {words}; calibrate on both"
-    ]
-
-
 def _warn_of_newly_plausible(
     pictures: GoodPictures, appearances: Sequence[Appearance], before: Plausibility | None, now: Plausibility
 ) -> list[str]:
@@ -307,21 +269,7 @@ def _warn_of_newly_plausible(
     return warnings + warn_of_wider_bounds(before, now)
 
 
-def _refuse_shared(pictures: GoodPictures, second: GoodPictures, copies: Sequence[tuple[int, int]]) -> list[str]:
-    """Warn of copies within a shift.
-
-    Args:
-        copies: as `find_copies` returns them, of all files.
-    Raises:
-        InputError: the two shifts share a picture.
-    """
-    files, border = [*pictures.files, *second.files], len(pictures.files)
-    for original, copy in copies:
-        if original < border <= copy:
-            raise InputError(
-                f"{files[original]} and {files[copy]} of the second shift are the same picture; the frames of a second "
-                "shift must differ from the first, name another folder"
-            )
+def _warn_of_copies(files: Sequence[Path], copies: Sequence[tuple[int, int]]) -> list[str]:
     if not copies:
         return []
     original, copy = copies[0]
@@ -363,18 +311,6 @@ def _facts(report: Report) -> dict[str, object]:
     }
     if report.fell_back is not None:
         facts["fell back"] = report.fell_back
-    if report.second_shift is not None:
-        second = report.second_shift
-        facts["second shift"] = count_frames(second.frames, second.frames_are)
-        facts["its false rejects"] = (
-            f"{second.rejected} of {second.frames}, {percent(second.rejected_share)}; with {percent(CONFIDENCE)} "
-            f"confidence between {percent(second.interval[0])} and {percent(second.interval[1])}"
-        )
-        facts["compared with the first"] = (
-            f"{'differs' if second.differs else 'no difference beyond chance'}: p = {second.rejected_p:.2g} by "
-            f"rejected counts, p = {second.highest_logits_p:.2g} by ranks of the highest logits"
-        )
-        facts["its highest scores"] = _describe_highest(second)
     return facts
 
 

@@ -16,7 +16,7 @@ import xxhash
 from heatline.edge.bundle import SCHEMA, Bundle, open_bundle
 from heatline.edge.bundle.manifest import Plausible
 from heatline.edge.bundle.plausibility import Plausibility
-from heatline.edge.calibration.binomial import interval, upper_bound
+from heatline.edge.calibration.binomial import upper_bound
 from heatline.edge.calibration.recalibration import GoodPictures
 from heatline.edge.cli.calibrate import _share_for, _warn_of_newly_plausible
 from heatline.edge.errors import EngineError
@@ -77,7 +77,6 @@ def test_frames_that_the_model_was_trained_on_cause_a_warning(tmp_path: Path, ow
     (trained,) = [line for line in complaints.splitlines() if "was trained on" in line]
     assert trained.startswith(f"warning: the model was trained on {copies / '000.png'} and 1 more of these frames")
     assert "was trained on" not in calibrated(own.path, others, "--dry-run")[1]
-    assert "was trained on" in calibrated(own.path, others, "--second-shift", copies, "--dry-run")[1]
 
 
 def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundle) -> None:
@@ -103,7 +102,7 @@ def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundl
     assert (new.manifest.version, new.manifest.schema, new.manifest.files) == ("1+cal1", SCHEMA, own.manifest.files)
     (record,) = new.manifest.provenance["calibrations"]
     assert record["parent"]["digest"] == own.digest
-    assert (record["frames"], record["frames_are"], record["second_shift"]) == (4, "good frames of good", None)
+    assert (record["frames"], record["frames_are"]) == (4, "good frames of good")
     assert [Path(frame["file"]).name for frame in report["good_frames"]["hottest"]] == ["003.png", "001.png", "002.png"]
     assert report["before"]["rejected"] == 4, "all were defective before"
     inspected = heatline("inspect", new.path, good, "--out", tmp_path / "out", "--json").stdout.splitlines()
@@ -196,46 +195,6 @@ def test_frames_of_several_sizes_and_single_files_can_be_mixed(tmp_path: Path, o
     assert report["calibration"]["score_threshold"] == pytest.approx(logit_of(240), abs=1e-3)
 
 
-# A second shift.
-
-
-def test_a_higher_scoring_second_shift_causes_a_warning_and_sets_no_threshold(tmp_path: Path, own: Bundle) -> None:
-    good = evenly(tmp_path / "early", *range(241, 255))
-    late = evenly(tmp_path / "late", *range(221, 235), hw=(224, 224))
-    alone, _ = calibrated(own.path, good, "--dry-run")
-    report, complaints = calibrated(own.path, good, "--second-shift", late)
-    assert report["calibration"] == alone["calibration"]
-    second = report["second_shift"]
-    assert (second["rejected"], second["frames"]) == (14, 14)
-    assert second["interval"] == list(interval(14, 14))
-    assert second["rejected_p"] < 0.01
-    assert second["highest_logits_p"] < 0.01
-    assert (
-        len(second["differs"]) == len(report["warnings"]) - 3 == 2
-    )  # about few frames, missing verdicts and the old thresholds
-    assert "14 of 14 frames of the second shift would get no verdict, as" in complaints  # its frames have another size
-    assert complaints.count("the second shift scores higher than the first by more than chance") == 2
-    (record,) = open_bundle(tmp_path / "dark-cal1.bundle").manifest.provenance["calibrations"]
-    assert (record["second_shift"]["rejected"], record["second_shift"]["differs"]) == (14, second["differs"])
-
-
-def test_ranks_detect_a_lower_scoring_second_shift_and_an_equal_one_passes(tmp_path: Path, own: Bundle) -> None:
-    good, late = evenly(tmp_path / "early", *range(221, 235)), evenly(tmp_path / "late", *range(241, 255))
-    report, complaints = calibrated(own.path, good, "--second-shift", late, "--dry-run")
-    assert report["second_shift"]["rejected_p"] == 1.0
-    assert complaints.count("\n") == 3  # one is about few frames, one about the old thresholds
-    assert "scores lower" in complaints
-    assert "Mann-Whitney" in complaints
-    good, late = evenly(tmp_path / "even", *range(220, 254, 2)), evenly(tmp_path / "odd", *range(221, 255, 2))
-    report, complaints = calibrated(own.path, good, "--second-shift", late, "--dry-run")
-    assert report["second_shift"]["differs"] == []
-    few, high = report["warnings"]
-    assert "17 good frames cannot show" in few
-    assert "the old thresholds reject" in high
-    assert complaints == f"warning: {few}\nwarning: {high}\n"
-    assert "no difference beyond chance" in shown("calibrate", own.path, good, "--second-shift", late, "--dry-run")
-
-
 # Refusals, which write nothing.
 
 
@@ -243,14 +202,11 @@ def test_invalid_input_is_refused_and_nothing_is_written(tmp_path: Path, own: Bu
     good, bad, empty = evenly(tmp_path / "good", 250, 240), evenly(tmp_path / "bad", 230), tmp_path / "empty"
     (bad / "bad.png").write_bytes(b"\x89PNG")  # an error only when the frames are read
     empty.mkdir()
-    copy, nowhere = evenly(tmp_path / "copy", 240), tmp_path / "nowhere.bundle"
+    nowhere = tmp_path / "nowhere.bundle"
     cases: list[tuple[int, list[str | Path], str]] = [
         (9, [own.path, bad], "bad.png"),
         (9, [own.path, good, tmp_path / "nowhere"], "nowhere"),
-        (9, [own.path, good, "--second-shift", bad], "bad.png"),
         (9, [own.path, empty], "holds no picture"),
-        (9, [own.path, good, "--second-shift", good], "are the same picture"),
-        (9, [own.path, good, "--second-shift", copy], "are the same picture"),
         (4, [nowhere, good], "is not a bundle"),
         (4, [own.path, bad, "--to", own.path / "new"], "which must not change"),
         (4, [own.path, bad, "--to", good / "000.png" / "new"], "cannot be written"),

@@ -293,12 +293,11 @@ def test_frames_that_made_the_kept_reference_cause_a_warning(tmp_path: Path, old
         report = json.loads(heatline("calibrate", tmp_path / bundle, *arguments, "--dry-run", "--json").stdout)
         found = [each for each in report["warnings"] if "the reference was made from" in each]
         bound = report["calibration"]["false_reject_at_most"]
-        assert (bound is None) == (bool(found) and "--second-shift" not in arguments)
+        assert (bound is None) == bool(found)
         return found
 
     (warning,) = warned("made.bundle", good, "--keep-reference")
     assert warning.startswith(f"the reference was made from {good / '00.png'} and 3 more of these frames: they differ")
-    assert warned("made.bundle", others, "--second-shift", good, "--keep-reference")
     assert not warned("made.bundle", others, "--keep-reference")
     assert not warned("made.bundle", good)
     assert not warned("other.bundle", good, "--keep-reference"), "they made an older one"
@@ -308,7 +307,7 @@ def test_calibration_compares_each_frame_with_a_reference_of_the_others(tmp_path
     pictures = noisy(NEW, 4)
     good = write_pictures(tmp_path / "good", pictures)
     arguments = "calibrate", old.path, good, "--to", tmp_path / "new.bundle", "--json"
-    report = json.loads(heatline(*arguments, "--second-shift", write_pictures(tmp_path / "2", frames(NEW, 1))).stdout)
+    report = json.loads(heatline(*arguments).stdout)
     new = open_bundle(tmp_path / "new.bundle")
     assert report["compared_with"] == {"": "4 good frames of good"}
     assert new.references()[""].made_of == "4 good frames of good"
