@@ -20,7 +20,10 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # no upload of the working folder if `uv run` started heatline
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray would hide accelerators from tasks, and warn that it will not
+    "RAY_task_oom_retries": "3",  # Ray would start a task that needs too much memory again for ever
 }
+LOCAL_SETTINGS = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Makes a local Ray listen on loopback only, on any system. Ray reads it as it is first imported."""
 CONNECT_SECONDS = 10.0
 STORE_BYTES = 80 * 2**20
 """Size of a local object store; Ray refuses less than 75 MiB."""
@@ -59,12 +62,10 @@ def open_cluster(
     """
     os.environ.update(SETTINGS)  # Ray's processes inherit them
     if address is None:
+        os.environ.update(LOCAL_SETTINGS)
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one to the home folder
     import ray
-    from ray._private import ray_constants, utils
 
-    ray_constants.ENABLE_RAY_CLUSTER = address is not None  # without it, Ray listens on loopback only, on any system
-    utils.set_sigterm_handler = lambda _: None  # Ray's would end this process without a word
     on_sigterm = signal.getsignal(signal.SIGTERM)
     logging.getLogger("ray").setLevel(logging.ERROR)
     with (
@@ -87,6 +88,8 @@ def open_cluster(
                 _check_that_it_answers(address)
             with warnings.catch_warnings(action="ignore"):  # of what is an error here
                 ray.init(**options)
+        except SystemExit as error:  # Ray's handler of SIGTERM, which it sets while it starts
+            raise KeyboardInterrupt from error
         except (OSError, OverflowError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
             raise DeliveryError(_describe_failure(address, error)) from error
         try:

@@ -1,13 +1,16 @@
-"""The plan of DEST: which pictures are inspected, in which parts, and by which bundles.
+"""The files of DEST: the plan, which pictures are inspected, in which parts, and by which bundles; and the verdicts.
 
 `pictures.parquet` has a row per picture and a row group per part; it is written once. `archive.json` is written after
-it: a DEST with this file has a complete plan.
+it: a DEST with this file has a complete plan. The verdicts are one file per bundle and part,
+`verdicts/bundle=DIGEST/part-000000.parquet`.
 """
 
 import io
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -20,7 +23,8 @@ from heatline.edge.errors import InputError, StorageError, last_line
 ARCHIVE, PICTURES = "archive.json", "pictures.parquet"
 FORMAT = 1
 PART_PICTURES = 256
-SCHEMA = pa.schema(
+METADATA_KEY = b"heatline"
+PLAN_SCHEMA = pa.schema(
     [
         pa.field("number", pa.int64(), nullable=False),
         pa.field("picture", pa.string(), nullable=False),
@@ -28,6 +32,37 @@ SCHEMA = pa.schema(
         pa.field("label", pa.string()),
     ]
 )
+REGION = pa.struct(
+    [
+        pa.field("box_xyxy", pa.list_(pa.int32(), 4)),
+        pa.field("peak_xy", pa.list_(pa.int32(), 2)),
+        pa.field("area_px", pa.int64()),
+        pa.field("score", pa.float32()),
+    ]
+)
+"""A region of `heatline.edge.wire.events`, without its contour."""
+SCHEMA = pa.schema(
+    [
+        *PLAN_SCHEMA,
+        pa.field("content", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("verdict", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+        pa.field("score", pa.float32()),
+        pa.field("score_threshold", pa.float64(), nullable=False),
+        pa.field("evidence_threshold", pa.float64(), nullable=False),
+        pa.field("regions", pa.list_(REGION), nullable=False),
+        pa.field("precision", pa.string(), nullable=False),
+        pa.field("bundle_name", pa.string(), nullable=False),
+        pa.field("bundle_version", pa.string(), nullable=False),
+    ]
+)
+"""A row per picture. docs/archive.md describes the columns. The folder's name adds `bundle`, the digest."""
+Row = dict[str, Any]
+"""A row, as Python values."""
+_NAME = re.compile(r"part-(\d{6,})\.parquet")
 
 
 class UsedBundle(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +89,17 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
     pictures: int
     bundles: dict[str, UsedBundle]
     """By digest."""
+
+
+class WorkerNote(msgspec.Struct, frozen=True, kw_only=True):
+    """The worker that wrote a file, as JSON in the file's metadata under the key `heatline`."""
+
+    host: str
+    processor: str
+    heatline: str
+    openvino: str
+    golden: dict[str, float]
+    """The largest difference of each output on the golden tiles, as a share of its scale."""
 
 
 @dataclass(frozen=True)
@@ -180,9 +226,9 @@ def write_plan(
         pictures: path, group and label of each, in order.
     """
     rows = [(number, *row) for number, row in enumerate(pictures)]
-    columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)]
+    columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), PLAN_SCHEMA, strict=True)]
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, SCHEMA), buffer, row_group_size=part_pictures, compression="zstd")
+    pq.write_table(pa.table(columns, PLAN_SCHEMA), buffer, row_group_size=part_pictures, compression="zstd")
     dest.write(PICTURES, buffer.getvalue())
     archive = Archive(
         format=FORMAT, source=source, folder=folder, part_pictures=part_pictures, pictures=len(rows), bundles={}
@@ -193,3 +239,49 @@ def write_plan(
 
 def _write(dest: Storage, archive: Archive) -> None:
     dest.write(ARCHIVE, msgspec.json.format(msgspec.json.encode(archive), indent=2) + b"\n")
+
+
+# The verdicts.
+
+
+def file_of(digest: str, part: int) -> str:
+    """Return the file of a part's verdicts by a bundle in DEST."""
+    return f"{_folder_of(digest)}/part-{part:06d}.parquet"
+
+
+def encode(rows: Sequence[Row], note: WorkerNote) -> bytes:
+    """Return the bytes of a part's file."""
+    table = pa.Table.from_pylist(list(rows), SCHEMA.with_metadata({METADATA_KEY: msgspec.json.encode(note)}))
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def finished_parts(dest: Storage, digest: str) -> set[int]:
+    """Return the parts that have a file: each is complete."""
+    names = (_NAME.fullmatch(info.base_name) for info in dest.entries(_folder_of(digest)))
+    return {int(name[1]) for name in names if name}
+
+
+def read_part(dest: Storage, digest: str, part: int) -> tuple[pa.Table, WorkerNote]:
+    """Read a part's verdicts by a bundle, and who wrote them.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        InputError: it is damaged, or none of heatline's.
+        StorageError: DEST does not answer.
+    """
+    data = dest.read(file_of(digest, part))
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        note = msgspec.json.decode(file.schema_arrow.metadata[METADATA_KEY], type=WorkerNote)
+        return file.read().select(SCHEMA.names), note
+    except (pa.ArrowException, OSError, KeyError, TypeError, msgspec.DecodeError) as error:  # OSError: damaged pages
+        raise InputError(
+            f"{dest.path(file_of(digest, part))} is damaged, or no file of verdicts; delete it, and call heatline "
+            "archive inspect again"
+        ) from error
+
+
+def _folder_of(digest: str) -> str:
+    return f"verdicts/bundle={digest}"

@@ -1,25 +1,34 @@
-"""Writes `report.html` of a complete DEST: one self-contained page."""
+"""Writes `report.html` of a complete DEST, one self-contained page, and the overlays that it shows.
+
+The pictures of the overlays are inspected again, as the verdicts hold no heatmaps.
+"""
 
 import base64
-from collections.abc import Iterator, Sequence
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from pyarrow.fs import FileType
 
-from heatline.edge.archive import comparison as compared
-from heatline.edge.archive import summary as summarized
-from heatline.edge.archive.comparison import SEVERITY, VERDICTS, Change
-from heatline.edge.archive.difference import GRAPH
-from heatline.edge.archive.finding import Finding
-from heatline.edge.archive.overlays import name_of
-from heatline.edge.archive.plan import Plan
-from heatline.edge.archive.results import Results
+from heatline.edge.archive.comparison import ORDER, ORDER_OF_CHANGED, SEVERITY, VERDICTS, Finding
+from heatline.edge.archive.plan import Pictures, Plan
+from heatline.edge.archive.results import GRAPH, REPORT, Results
 from heatline.edge.archive.storage import Storage
+from heatline.edge.archive.worker import load, read_ahead
+from heatline.edge.bundle import Bundle, open_verified_engine
+from heatline.edge.heatmap_picture import jpeg
+from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.offline import BundleInspector, InspectionResult
 from heatline.edge.util.text import format_count, is_are
 
-REPORT = "report.html"
+FOLDER = "overlays"
+LONGEST_STEM = 60
+OVERLAY_QUALITY = 90
+"""At full size. PNG takes five times the space: 3.5 instead of 0.65 MB for boards of 1600 x 1250 px."""
 MOST_PICTURES = 200
 """Most pictures in the page; the other overlays are in the folder only."""
 MOST_GROUPS = 100
@@ -29,6 +38,88 @@ JPEG_QUALITY = 80
 SMALLEST = 0.0005
 """A smaller margin, logits, has no figure: it would be shown as 0."""
 MINUS = "\N{MINUS SIGN}"
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+Draw = Callable[[str, Sequence[Finding]], Iterable[tuple[Finding, bytes | None]]]
+"""Inspects pictures with the bundle of a digest and yields, in any order, each with its overlay as JPEG; None: there is
+nothing to draw."""
+
+
+def wanted_overlays(results: Results) -> dict[str, list[Finding]]:
+    """Return the pictures whose overlays belong to a report, by the bundle's digest, in the order of their numbers: the
+    new bundle's worst pictures, and the worst flips by both bundles. The same verdicts give the same pictures.
+    """
+    flips = [] if results.comparison is None else results.comparison.worst_flips()
+    wanted = {results.new_digest: [*results.summary.worst(), *(change.new for change in flips)]}
+    if results.old_digest is not None:
+        wanted[results.old_digest] = [change.old for change in flips]
+    by_number = {digest: {each.number: each for each in found} for digest, found in wanted.items()}
+    return {digest: [found[number] for number in sorted(found)] for digest, found in by_number.items()}
+
+
+def write_overlays(
+    dest: Storage, results: Results, draw: Draw, progress: Callable[[int, int], None] = lambda _done, _of: None
+) -> None:
+    """Write the overlays of a report that are not there yet.
+
+    Args:
+        progress: called with the number of overlays that are drawn, and of all that are missing.
+    Raises:
+        StorageError: an overlay cannot be written.
+    """
+    missing = {
+        digest: [each for each in findings if dest.kind(name_of(digest, each)) == FileType.NotFound]
+        for digest, findings in wanted_overlays(results).items()
+    }
+    done, total = 0, sum(map(len, missing.values()))
+    for digest, findings in missing.items():
+        if not findings:
+            continue
+        progress(done, total)
+        for finding, data in draw(digest, findings):
+            if data is not None:
+                dest.write(name_of(digest, finding), data)
+            done += 1
+            progress(done, total)
+
+
+def overlay_jpeg(result: InspectionResult) -> bytes | None:
+    """Return a result's overlay as JPEG: without a verdict the plain picture, None if it could not be read."""
+    if result.frame is None:
+        return None
+    return jpeg(result.overlay() if result.has_overlay else result.picture, OVERLAY_QUALITY)
+
+
+def name_of(digest: str, finding: Finding) -> str:
+    """Return the name of an overlay in DEST.
+
+    >>> name_of("ab12", Finding(7, "day 1/böard 7.png", ".", None, "1f", "GOOD", None, None, 0.0, 1.0))
+    'overlays/ab12/00000007_b_ard_7.jpg'
+    """
+    stem = _UNSAFE.sub("_", posixpath.splitext(posixpath.basename(finding.picture))[0])[:LONGEST_STEM]
+    return f"{FOLDER}/{digest}/{finding.number:08d}_{stem}.jpg"
+
+
+def drawer(bundles: Iterable[Bundle], pictures: Pictures, engine: EngineKind, precision: Precision) -> Draw:
+    """Return the function that draws overlays with some bundles."""
+    by_digest = {bundle.digest: bundle for bundle in bundles}
+
+    def draw(digest: str, findings: Sequence[Finding]) -> Iterator[tuple[Finding, bytes | None]]:
+        bundle = by_digest[digest]
+        with BundleInspector(bundle, open_verified_engine(bundle, engine, precision)) as inspector:
+            ahead = read_ahead(lambda each: load(pictures, each.number, each.picture), findings)
+            for finding, loaded in zip(findings, ahead, strict=True):
+                if loaded.content != finding.content:  # the file has changed
+                    yield finding, None
+                    continue
+                (result,) = inspector.inspect_frames([loaded.frame])
+                yield finding, overlay_jpeg(result)
+
+    return draw
+
+
+# The page.
 
 
 @dataclass(frozen=True)
@@ -46,15 +137,6 @@ class Shown:
         return name_of(self.digest, self.finding)
 
 
-@dataclass(frozen=True)
-class ShownFlip:
-    """A flip with both overlays."""
-
-    change: Change
-    old: Shown
-    new: Shown
-
-
 def write_report(plan: Plan, results: Results) -> None:
     """Write the page into DEST. Its size is bounded by `MOST_PICTURES` and `MOST_GROUPS`.
 
@@ -68,7 +150,10 @@ def make_report(plan: Plan, results: Results) -> str:
     """Return the page. Overlays that are missing in DEST are missing in it."""
     dest, comparison = plan.dest, results.comparison
     changes = [] if comparison is None else comparison.worst_flips()
-    flips = list(_shown_flips(dest, results, changes[: MOST_PICTURES // 2]))
+    flips = [
+        (each, _show(dest, str(results.old_digest), each.old), _show(dest, results.new_digest, each.new))
+        for each in changes[: MOST_PICTURES // 2]
+    ]
     worst = results.summary.worst()
     shown = [_show(dest, results.new_digest, each) for each in worst[: MOST_PICTURES - 2 * len(flips)]]
     environment = Environment(
@@ -84,8 +169,8 @@ def make_report(plan: Plan, results: Results) -> str:
         is_are=is_are,
         VERDICTS=VERDICTS,
         SEVERITY=SEVERITY,
-        ORDER_OF_CHANGED=compared.GROUPS,
-        ORDER=summarized.GROUPS,
+        ORDER_OF_CHANGED=ORDER_OF_CHANGED,
+        ORDER=ORDER,
         LONGER_SIDE_PX=LONGER_SIDE_PX,
     )
     return environment.get_template("report.html.jinja").render(
@@ -95,14 +180,14 @@ def make_report(plan: Plan, results: Results) -> str:
         results=results,
         comparison=comparison,
         summary=results.summary,
-        change=None if comparison is None else comparison.total(),
+        change=None if comparison is None else comparison.figures(None),
         changed_groups=[] if comparison is None else comparison.worst_groups(MOST_GROUPS),
-        total=results.summary.total(),
+        total=results.summary.figures(None),
         groups=results.summary.worst_groups(MOST_GROUPS),
         all_groups=len(results.summary.tally.groups),
         flips=flips,
         worst=shown,
-        more_flips=0 if comparison is None else comparison.count("flip") - len(flips),
+        more_flips=0 if comparison is None else comparison.tally.counts(None)["flip"] - len(flips),
         more_worst=len(worst) - len(shown),
         warnings=list(_warnings(results)),
         difference=None if results.differ_in is None else describe_difference(results.differ_in),
@@ -129,17 +214,15 @@ def describe_difference(differ_in: Sequence[str]) -> str:
 
 def _warnings(results: Results) -> Iterator[str]:
     """Yield what a reader must know before the figures."""
-    comparison = results.comparison
-    if comparison is not None:
-        if others := comparison.count("other file"):
-            once = comparison.count("read once")
-            because = f"; {once} of them could be read in one run only" if once else ""
+    if results.comparison is not None:
+        counts = results.comparison.tally.counts(None)
+        if others := counts["other file"]:
+            them = "it" if others == 1 else "them"
             yield (
-                f"{format_count(others, 'picture', ',')} had another content when the other bundle inspected "
-                f"{'it' if others == 1 else 'them'}{because}. The comparison leaves {'it' if others == 1 else 'them'} "
-                "out, as the bundle is not the cause."
+                f"{format_count(others, 'picture', ',')} had another content when the other bundle inspected {them}, "
+                f"or could be read in one run only. The comparison leaves {them} out, as the bundle is not the cause."
             )
-        if between := comparison.count("flip between processors"):
+        if between := counts["flip between processors"]:
             yield (
                 f"{format_count(between, 'picture', ',')} with another verdict {is_are(between)} from parts that the "
                 "two bundles inspected on different processors. Close to the threshold, the processor can be the cause."
@@ -157,12 +240,6 @@ def _warnings(results: Results) -> Iterator[str]:
                     f"{name} inspected {format_count(each.pictures, 'picture', ',')} in {each.precision} instead of "
                     f"{bundle.precision}, on {each.processor}."
                 )
-
-
-def _shown_flips(dest: Storage, results: Results, changes: list[Change]) -> Iterator[ShownFlip]:
-    for change in changes:
-        old = _show(dest, str(results.old_digest), change.old)
-        yield ShownFlip(change, old, _show(dest, results.new_digest, change.new))
 
 
 def _show(dest: Storage, digest: str, finding: Finding) -> Shown:

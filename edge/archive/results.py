@@ -1,20 +1,27 @@
-"""Reads and checks the verdicts of one or two bundles once, part by part, for overlays and report."""
+"""Reads and checks the verdicts of one or two bundles once, part by part, for overlays, report and output."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
+from typing import Any
 
+import msgspec
 import pyarrow as pa
 
-from heatline.edge.archive.comparison import Change, Comparison
-from heatline.edge.archive.finding import findings_of
-from heatline.edge.archive.plan import Plan, UsedBundle
-from heatline.edge.archive.summary import Summary
-from heatline.edge.archive.verdicts import WorkerNote, file_of, finished_parts, read_part
+from heatline.edge.archive.comparison import VERDICTS, Change, Comparison, Paired, Summary, findings_of
+from heatline.edge.archive.plan import Plan, UsedBundle, WorkerNote, file_of, finished_parts, read_part
+from heatline.edge.archive.storage import is_uri, without_password
+from heatline.edge.bundle import Bundle
+from heatline.edge.bundle.manifest import PRODUCT_TILES, product_picture_of
 from heatline.edge.errors import InputError
+from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.inference.engine import ONNX_GRAPH, weights_of
 
 AGAIN = "call heatline archive inspect again"
+REPORT = "report.html"
+GRAPH = "graph"
 
 
 @dataclass
@@ -58,25 +65,38 @@ class Results:
     called: Mapping[str, str] = field(default_factory=dict)
     """Paths of the bundles on the command line, by digest."""
     differ_in: Sequence[str] | None = None
-    """In what both bundles differ, as `heatline.edge.archive.difference` says; None: not known."""
+    """In what both bundles differ, as `difference_of` says; None: not known."""
 
     def bundles(self) -> list[tuple[str, UsedBundle, str]]:
-        """Return name, use and digest of each bundle, the new one first. The names of two bundles have the bundles'
-        paths, which people typed, or their digests if those do not tell them apart.
+        """Return name, use and digest of each bundle, the new one first. The name has what people typed, or the digest
+        if that does not tell them apart.
         """
         used = [(self.new, self.new_digest)]
         if self.old is not None and self.old_digest is not None:
             used.append((self.old, self.old_digest))
         names = [f"{bundle.name} {bundle.version}" for bundle, _ in used]
-        if len(used) > 1:
-            paths = [self.called.get(digest, "") for _, digest in used]
-            for marks in ([PurePath(path).name for path in paths], paths):
-                if all(marks) and len(set(marks)) == len(marks):
-                    names = [f"{name} ({mark})" for name, mark in zip(names, marks, strict=True)]
-                    break
+        if len(used) > 1 and self.called:
+            names = [
+                f"{name} ({PurePath(self.called[each]).name})" for name, (_, each) in zip(names, used, strict=True)
+            ]
         if len(set(names)) < len(names):
             names = [f"{name} ({digest[:8]})" for name, (_, digest) in zip(names, used, strict=True)]
         return [(name, bundle, digest) for name, (bundle, digest) in zip(names, used, strict=True)]
+
+
+class Inspected(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command prints at the end. docs/archive-compare.md describes it."""
+
+    dest: str
+    report: str
+    """Path or URI of the page."""
+    pictures: int
+    inspected: int
+    """The number of pictures that this run inspected; the others were there."""
+    bundles: dict[str, dict[str, Any]]
+    """Path, name, version and numbers of verdicts by digest; the first is BUNDLE, the second OLD."""
+    against: dict[str, Any] | None
+    """The numbers of pictures whose verdict changes from OLD to BUNDLE; None: without --against."""
 
 
 def read_results(
@@ -140,6 +160,77 @@ def read_results(
     )
 
 
+def difference_of(new: Bundle, old: Bundle, engine: EngineKind, precision: Precision) -> list[str]:
+    """Return in what two bundles differ.
+
+    The names are `graph`, `grid`, `reference`, `score threshold`, `evidence threshold`, `strong evidence`, `plausible
+    frames`. Without the first three, each picture has the same scores with both. Graphs count as different if their
+    files are, which two exports of one model can cause too.
+    """
+    values = [_values(bundle, engine, precision) for bundle in (new, old)]
+    return [name for name, value in values[0].items() if value != values[1][name]]
+
+
+def _values(bundle: Bundle, engine: EngineKind, precision: Precision) -> dict[str, object]:
+    manifest = bundle.manifest
+    graph = bundle.graph_for(precision)
+    files = (ONNX_GRAPH,) if engine == "onnxruntime" else (graph, weights_of(graph))
+    return {
+        GRAPH: [manifest.files.get(name) for name in files],
+        "grid": (manifest.grid, manifest.map, manifest.tensors, manifest.colour),
+        "reference": manifest.files.get(product_picture_of("")),
+        "score threshold": manifest.calibration.score_threshold,
+        "evidence threshold": manifest.calibration.evidence_threshold,
+        "strong evidence": manifest.calibration.strong_evidence,
+        "plausible frames": (manifest.calibration.plausible, manifest.files.get(PRODUCT_TILES)),
+    }
+
+
+def outcome_of(out: str, results: Results, inspected: int) -> Inspected:
+    """Return what the command prints.
+
+    Args:
+        out: DEST, a path or a URI.
+        inspected: the number of pictures that this run inspected.
+    """
+    dest = without_password(out)
+    return Inspected(
+        dest=dest,
+        report=_address_in(dest, REPORT),
+        pictures=results.verdicts[results.new_digest].total(),
+        inspected=inspected,
+        bundles={
+            digest: {"path": results.called.get(digest, ""), "name": used.name, "version": used.version}
+            | {name.lower(): results.verdicts[digest][name] for name in VERDICTS}
+            for _, used, digest in results.bundles()
+        },
+        against=None if results.comparison is None else _changes(results.comparison, results.differ_in),
+    )
+
+
+def _changes(comparison: Comparison, differ_in: Sequence[str] | None) -> dict[str, Any]:
+    total, counts = comparison.figures(None), comparison.tally.counts(None)
+    return {
+        "compared": total.pictures - total.other_files,
+        "other_files": total.other_files,
+        "flips": counts["flip"],
+        "defect_to_good": counts["DEFECT to GOOD"],
+        "good_to_defect": counts["GOOD to DEFECT"],
+        "lost": counts["lost"],
+        "gained": counts["gained"],
+        "escapes": _mistakes(total.escapes),
+        "false_rejects": _mistakes(total.false_rejects),
+        "differ_in": differ_in,
+    }
+
+
+def _mistakes(paired: Paired | None) -> dict[str, int] | None:
+    if paired is None:
+        return None
+    rates = {"old": paired.old, "new": paired.new, "added": paired.added, "removed": paired.removed}
+    return {"pictures": paired.pictures} | {name: rate.count for name, rate in rates.items()}
+
+
 def _read(plan: Plan, digest: str, part: int) -> tuple[pa.Table, WorkerNote]:
     name = file_of(digest, part)
     try:
@@ -158,3 +249,15 @@ def _add(workers: dict[tuple[str, ...], Workers], plan: Plan, digest: str, table
     if key not in workers:
         workers[key] = Workers(digest, note.processor, note.heatline, note.openvino, precision)
     workers[key].add(note, len(table))
+
+
+def _address_in(folder: str, name: str) -> str:
+    """Return the address of a file in a folder: a path, or a URI with its options.
+
+    >>> _address_in("s3://bucket/folder/?region=eu", "a.html"), _address_in("folder", "a.html")
+    ('s3://bucket/folder/a.html?region=eu', 'folder/a.html')
+    """
+    if not is_uri(folder):
+        return os.path.join(folder, name)
+    path, mark, options = folder.partition("?")
+    return f"{path.rstrip('/')}/{name}{mark}{options}"

@@ -38,8 +38,6 @@ class Listing:
     pictures: list[Listed]
     repeated: int
     """How many rows were left out, as their picture came before."""
-    lost_links: list[str]
-    """Links in a folder that lead nowhere and have no picture's suffix: the pictures of a folder may be missing."""
 
 
 def list_source(source: str) -> Listing:
@@ -50,44 +48,34 @@ def list_source(source: str) -> Listing:
         StorageError: its storage does not answer.
     """
     shown = without_password(source)
-    lost = list[str]()
-    folder, pictures = (_glob if _is_glob(source) else _plain)(source, lost)
+    folder, pictures = (_glob if _is_glob(source) else _plain)(source)
     found = list(pictures)
     if not found:
         raise InputError(f"{shown} has no picture; expected {EXPECTED}")
     once: dict[str, Listed] = {}
     for each in found:
         before = once.setdefault(posixpath.normpath(posixpath.join(folder, each.picture)), each)
-        is_same_name = before.picture == each.picture  # else its group may be the folder as it is written
-        if before.label != each.label or (is_same_name and before.group != each.group):
+        if before.label != each.label:
             raise InputError(
-                f"{shown} has {each.picture} twice, as {before.label} of {before.group} and as {each.label} of "
-                f"{each.group}; correct one of the two"
+                f"{shown} has {each.picture} twice, as {before.label} and as {each.label}; correct one of the two"
             )
-    return Listing(
-        folder,
-        sorted(once.values(), key=lambda each: each.picture),
-        len(found) - len(once),
-        [path for path in lost if not _is_picture(path)],
-    )
+    return Listing(folder, sorted(once.values(), key=lambda each: each.picture), len(found) - len(once))
 
 
 def require_apart(source: str, dest: Storage) -> None:
-    """Check that the folder of SOURCE and DEST do not hold each other: overlays would be pictures of a later plan.
+    """Check that DEST does not lie in the folder of SOURCE: its overlays would be pictures of a later plan.
 
     Raises:
-        InputError: one lies in the other.
+        InputError: it does.
     """
-    shown, folder = without_password(source), Storage.at(source)
+    folder = Storage.at(source)
     if _is_glob(source):
         folder, _ = _split(folder)
     if folder.holds(dest):
         raise InputError(
-            f"--out {dest.root} lies in {folder.root}, and its overlays would be pictures of {shown}; name a folder "
-            "outside with --out"
+            f"--out {dest.root} lies in {folder.root}, and its overlays would be pictures of "
+            f"{without_password(source)}; name a folder outside with --out"
         )
-    if dest.holds(folder):
-        raise InputError(f"{shown} lies in --out {dest.root}; name another folder with --out")
 
 
 def _is_glob(source: str) -> bool:
@@ -96,7 +84,7 @@ def _is_glob(source: str) -> bool:
     return glob.has_magic(source) and Storage.at(source).kind() == FileType.NotFound
 
 
-def _plain(source: str, lost: list[str]) -> tuple[str, Iterable[Listed]]:
+def _plain(source: str) -> tuple[str, Iterable[Listed]]:
     shown, storage = without_password(source), Storage.at(source)
     kind = storage.kind()
     if kind == FileType.NotFound:
@@ -107,17 +95,17 @@ def _plain(source: str, lost: list[str]) -> tuple[str, Iterable[Listed]]:
         return posixpath.dirname(storage.root), _table(storage, shown)
     if kind != FileType.Directory:
         raise InputError(f"{shown} is a file of another kind; expected {EXPECTED}")
-    files = storage.tree(lost)
+    files = storage.tree()
     pictures = [path for path in files if _is_picture(path)]
     if not pictures and any(path.endswith(".parquet") for path in files):
         return storage.root, _table(storage, shown)
     return storage.root, (Listed(path, _parent(path)) for path in pictures)
 
 
-def _glob(source: str, lost: list[str]) -> tuple[str, Iterable[Listed]]:
+def _glob(source: str) -> tuple[str, Iterable[Listed]]:
     """Find the pictures that a pattern matches: `*` and `?` within a name, `**` any folders."""
     storage, patterns = _split(Storage.at(source))
-    files = storage.tree(lost)
+    files = storage.tree()
     return storage.root, (
         Listed(path, _parent(path)) for path in files if _is_picture(path) and _matches(path.split("/"), patterns)
     )

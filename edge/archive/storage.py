@@ -83,7 +83,7 @@ class Storage:
         """
         try:
             if self.is_local:
-                with open_plain(Path(os.path.realpath(self.path(name)))) as plain:
+                with open_plain(Path(self.path(name)), follow=True) as plain:  # a pipe would never end
                     return plain.read()
             with self.files.open_input_stream(self.path(name)) as file:
                 return bytes(file.read())
@@ -100,42 +100,50 @@ class Storage:
         """
         try:
             if self.is_local:
-                _write_local(Path(self.path(name)), data)
+                path = Path(self.path(name))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(path, unique=True) as temporary:
+                    temporary.write_bytes(data)
+                sync_folder(path.parent)
             else:  # an object store shows an object once all of it has arrived
                 with self.files.open_output_stream(self.path(name)) as file:
                     file.write(data)
         except (OSError, pa.ArrowException) as error:
             raise self._error(name, "written", error) from error
 
-    def tree(self, lost_links: list[str] | None = None) -> list[str]:
+    def tree(self) -> list[str]:
         """Return all files of this folder and of those in it, relative to it; none if it does not exist.
 
         Links to folders are followed, but not into a folder that holds them: that would never end.
 
-        Args:
-            lost_links: gets those of the files that are links which lead nowhere.
         Raises:
             InputError: a name is not UTF-8.
             StorageError: a folder cannot be listed.
         """
         if not self.is_local:
-            entries = self._select("", recursive=True)
+            entries = self.entries(recursive=True)
             return [posixpath.relpath(entry.path, self.root) for entry in entries if entry.type == fs.FileType.File]
         if not os.path.isdir(self.root):
             return []
         try:
-            return sorted(_walk(self.root, "", frozenset(), [] if lost_links is None else lost_links))
+            return sorted(_walk(self.root, "", frozenset()))
         except OSError as error:
             raise self._error("", "listed", error) from error
 
-    def entries(self, name: str = "") -> list[fs.FileInfo]:
+    def entries(self, name: str = "", *, recursive: bool = False) -> list[fs.FileInfo]:
         """Return the entries of a folder, sorted by path; none if it does not exist.
 
         Raises:
             InputError: a name is not UTF-8.
             StorageError: it cannot be listed.
         """
-        return self._select(name)
+        selector = fs.FileSelector(self.path(name), recursive=recursive, allow_not_found=True)
+        try:
+            return sorted(self.files.get_file_info(selector), key=lambda entry: entry.path)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(error.object.decode(errors="replace")) from error
+        except (OSError, pa.ArrowException) as error:
+            raise self._error(name, "listed", error) from error
 
     def kind(self, name: str = "") -> fs.FileType:
         """Return what is there: a file, a folder, something else, or nothing.
@@ -148,15 +156,6 @@ class Storage:
         except (OSError, pa.ArrowException) as error:
             raise self._error(name, "read", error) from error
         return info.type
-
-    def _select(self, name: str, *, recursive: bool = False) -> list[fs.FileInfo]:
-        selector = fs.FileSelector(self.path(name), recursive=recursive, allow_not_found=True)
-        try:
-            return sorted(self.files.get_file_info(selector), key=lambda entry: entry.path)
-        except UnicodeDecodeError as error:
-            raise _not_utf8(error.object.decode(errors="replace")) from error
-        except (OSError, pa.ArrowException) as error:
-            raise self._error(name, "listed", error) from error
 
     def _error(self, name: str, done: str, error: Exception) -> StorageError:
         reason = getattr(error, "strerror", None) or last_line(error)
@@ -184,12 +183,11 @@ def _not_utf8(shown: str) -> InputError:
     return InputError(f"{shown} has a name that is not UTF-8, which Parquet needs; rename it")
 
 
-def _walk(folder: str, name: str, above: frozenset[str], lost_links: list[str]) -> Iterator[str]:
+def _walk(folder: str, name: str, above: frozenset[str]) -> Iterator[str]:
     """Yield the files of a folder, `name/` before each.
 
     Args:
         above: the real paths of the folders that hold it.
-        lost_links: gets the links that lead nowhere.
     """
     real = os.path.realpath(folder)
     if real in above:
@@ -198,16 +196,7 @@ def _walk(folder: str, name: str, above: frozenset[str], lost_links: list[str]) 
         for entry in entries:
             if utf8_safe(entry.name) != entry.name:
                 raise _not_utf8(utf8_safe(entry.path))
-            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():  # a broken link is none
-                yield from _walk(entry.path, f"{name}{entry.name}/", above | {real}, lost_links)
+            if os.path.isdir(entry.path):  # `entry.is_dir` raises on a link that leads to itself
+                yield from _walk(entry.path, f"{name}{entry.name}/", above | {real})
             else:
-                if entry.is_symlink() and not os.path.exists(entry.path):
-                    lost_links.append(f"{name}{entry.name}")
                 yield f"{name}{entry.name}"
-
-
-def _write_local(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, unique=True) as temporary:
-        temporary.write_bytes(data)
-    sync_folder(path.parent)

@@ -1,72 +1,52 @@
-"""A worker: one process with one verified engine per bundle, which inspects parts on one processor.
+"""The Ray task of `heatline archive inspect`, and the worker that does it: verified engines and one part at a time.
 
-Its memory holds a few decoded pictures and the rows of one part, however many pictures the archive has.
+A worker's memory holds a few decoded pictures and the rows of one part, however many pictures the archive has.
 """
 
-import os
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import tee
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import msgspec
 import openvino
 import pyarrow as pa
+import xxhash
 from pyarrow.fs import FileType
 
 from heatline.edge import __version__
-from heatline.edge.archive import verdicts
-from heatline.edge.archive.loading import Loaded, load, read_ahead
-from heatline.edge.archive.plan import ARCHIVE, Archive, Pictures, read_plan
+from heatline.edge.archive.plan import ARCHIVE, Archive, Pictures, Row, WorkerNote, encode, file_of, read_plan
 from heatline.edge.archive.storage import Storage
-from heatline.edge.archive.verdicts import Row, WorkerNote
 from heatline.edge.bundle import Bundle, VerifiedEngine, open_bundle, open_verified_engine
 from heatline.edge.bundle.signature import SIGNATURE
 from heatline.edge.bundle.store import MANIFEST
 from heatline.edge.cluster import check_same_version
-from heatline.edge.errors import BundleError, StorageError
-from heatline.edge.frames import Frame
+from heatline.edge.errors import BundleError, InputError, StorageError
+from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.images import decode_image
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.offline import BundleInspector, InspectionResult
 from heatline.edge.util.processor import processor
 
+READ_AHEAD = 2
+"""How many pictures are read and decoded while others are inspected."""
+
 Files = dict[str, bytes]
 """The files of a bundle, by name."""
-
-
-def files_of(bundle: Bundle) -> Files:
-    """Read the files of a bundle, its signature included."""
-    names = [MANIFEST, *bundle.manifest.files]
-    if bundle.signed_by is not None:
-        names.append(SIGNATURE)
-    return {name: (bundle.path / name).read_bytes() for name in names}
-
-
-def open_shipped(
-    digest: str, files: Files, kind: EngineKind, precision: Precision
-) -> tuple[BundleInspector, VerifiedEngine]:
-    """Open a bundle on one processor, and run its golden tiles there.
-
-    Raises:
-        BundleError: another bundle arrived, or it must not be used on this machine.
-        EngineError: its graph does not load or compile.
-    """
-    with tempfile.TemporaryDirectory(prefix="heatline-bundle-") as folder:
-        for name, data in files.items():
-            (Path(folder) / name).write_bytes(data)
-        bundle = open_bundle(Path(folder))
-        if bundle.digest != digest:
-            raise BundleError(f"bundle {bundle.digest[:12]}… came, expected {digest[:12]}…; do not change it meanwhile")
-        verified = open_verified_engine(bundle, kind, precision, threads=1)
-        return BundleInspector(bundle, verified), verified
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker must know, besides the bundles."""
 
+    heatline: str
+    """The version of the process that asks."""
     source: str
     dest: str
     archive: Archive
@@ -74,35 +54,32 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     precision: Precision
 
 
-class Opened(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker that is ready."""
+class Loaded(NamedTuple):
+    """A picture that was read."""
 
-    host: str
-    warnings: list[str]
-    """Why it computes in another precision than the requested one."""
+    content: str | None
+    """xxh3_64 of its bytes; None: they cannot be read."""
+    frame: Frame | BadFrame
 
 
 class Worker:
-    """Inspects parts. `open` comes first."""
+    """Inspects parts with verified engines, on one processor.
 
-    def open(self, heatline: str, job: Job, bundles: Mapping[str, Files]) -> Opened:
-        """Open the bundles, and check that this machine can do the job.
+    Args:
+        bundles: files by digest.
+    Raises:
+        ConfigError: another version of heatline is installed here.
+        EngineError: an engine does not start.
+        BundleError: the golden tiles fail here.
+        StorageError: SOURCE or DEST cannot be seen from here.
+    """
 
-        Args:
-            heatline: the version of the process that asks.
-            bundles: files by digest.
-        Raises:
-            ConfigError: another version of heatline is installed here.
-            EngineError: an engine does not start.
-            BundleError: the golden tiles fail here.
-            StorageError: SOURCE or DEST cannot be seen from here.
-        """
-        host = socket.gethostname()
-        check_same_version(heatline)
+    def __init__(self, job: Job, bundles: Mapping[str, Files]) -> None:
+        check_same_version(job.heatline)
         cv2.setNumThreads(1)
         pa.set_cpu_count(1)
-        self._dest = Storage.at(job.dest)
-        self._pictures = Pictures(job.source, job.archive.folder)
+        host = socket.gethostname()
+        self._dest, self._pictures = Storage.at(job.dest), Pictures(job.source, job.archive.folder)
         plan = read_plan(self._dest)
         if plan is None or not plan.is_of(job.archive):
             raise StorageError(
@@ -115,20 +92,20 @@ class Worker:
                 f"{host} does not see {job.archive.folder}; SOURCE must be a place that every node reaches by the same "
                 "name"
             )
-        self._inspectors, self._notes, warnings = {}, {}, []
-        for digest, files in bundles.items():
-            inspector, verified = open_shipped(digest, files, job.engine, job.precision)
-            self._inspectors[digest] = inspector
-            self._notes[digest] = WorkerNote(
+        opened = {digest: _open_shipped(digest, files, job) for digest, files in bundles.items()}
+        self._inspectors = {digest: inspector for digest, (inspector, _) in opened.items()}
+        self._notes = {
+            digest: WorkerNote(
                 host=host,
                 processor=processor(),
                 heatline=__version__,
                 openvino=openvino.get_version(),
                 golden=verified.differences,
             )
-            if verified.fell_back is not None:
-                warnings.append(f"{host}: {verified.fell_back}")
-        return Opened(host=host, warnings=warnings)
+            for digest, (_, verified) in opened.items()
+        }
+        self.warnings = [f"{host}: {verified.fell_back}" for _, verified in opened.values() if verified.fell_back]
+        """Why it computes in another precision than the requested one."""
 
     def inspect(self, part: int, digests: Sequence[str]) -> int:
         """Inspect a part with some of the bundles, and write their files. Return how many rows have no verdict.
@@ -136,27 +113,21 @@ class Worker:
         Raises:
             StorageError: SOURCE or DEST does not answer.
         """
-        try:
-            rows = self._rows(part, digests)
-        except MemoryError:  # what the kernel does if it notices first: the part is tried again
-            os._exit(1)
-        for digest in digests:
-            self._dest.write(verdicts.file_of(digest, part), verdicts.encode(rows[digest], self._notes[digest]))
-        return sum(row["verdict"] == "NO_VERDICT" for each in rows.values() for row in each)
-
-    def _rows(self, part: int, digests: Sequence[str]) -> dict[str, list[Row]]:
         rows: dict[str, list[Row]] = {digest: [] for digest in digests}
         planned = self._plan.read_part(part).to_pylist()
         for row, (loaded, results) in zip(planned, self._results(planned, digests), strict=True):
             for digest, result in zip(digests, results, strict=True):
-                rows[digest].append(_row(row, loaded, result))
-        return rows
+                rows[digest].append(row | _found(loaded, result))
+        for digest in digests:
+            self._dest.write(file_of(digest, part), encode(rows[digest], self._notes[digest]))
+        return sum(row["verdict"] == "NO_VERDICT" for each in rows.values() for row in each)
 
     def _results(
-        self, rows: Sequence[Mapping[str, Any]], digests: Sequence[str]
+        self, rows: Sequence[Row], digests: Sequence[str]
     ) -> Iterator[tuple[Loaded, Sequence[InspectionResult]]]:
         """Inspect pictures with each bundle; a picture is read and decoded once for all."""
-        first, *copies = tee(read_ahead(self._load, rows), 1 + len(digests))
+        loaded = read_ahead(lambda row: load(self._pictures, row["number"], row["picture"]), rows)
+        first, *copies = tee(loaded, 1 + len(digests))
         results = [
             self._inspectors[digest].inspect_frames(each.frame for each in copy)
             for digest, copy in zip(digests, copies, strict=True)
@@ -164,29 +135,110 @@ class Worker:
         for each, *found in zip(first, *results, strict=True):
             yield each, found
 
-    def _load(self, row: Mapping[str, Any]) -> Loaded:
-        return load(self._pictures, row["number"], row["picture"])
+
+_worker: Worker | None = None
+"""That of this process. Ray gives a process the tasks of one job only."""
 
 
-def _row(row: Mapping[str, Any], loaded: Loaded, result: InspectionResult) -> Row:
+def inspect_part(job: Job, bundles: Sequence[Any], part: int, digests: Sequence[str]) -> tuple[int, list[str]]:
+    """Inspect a part, as a task of Ray. Return the number of rows without verdict, and the worker's warnings.
+
+    Args:
+        bundles: one reference to the files by digest, which Ray would otherwise send with each part.
+    Raises:
+        HeatlineError: as `Worker`.
+    """
+    global _worker
+    if _worker is None:
+        import ray
+
+        _worker = Worker(job, ray.get(bundles[0]))
+    return _worker.inspect(part, digests), _worker.warnings
+
+
+def files_of(bundle: Bundle) -> Files:
+    """Read the files of a bundle, its signature included."""
+    names = [MANIFEST, *bundle.manifest.files]
+    if bundle.signed_by is not None:
+        names.append(SIGNATURE)
+    return {name: (bundle.path / name).read_bytes() for name in names}
+
+
+def load(pictures: Pictures, number: int, picture: str) -> Loaded:
+    """Read and decode a picture. A file that cannot be read, or holds no picture, is a bad frame.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    stamp, content = Stamp("archive", number, picture), None
+    try:
+        data = _read(*pictures.place(picture), picture)
+        content = xxhash.xxh3_64_hexdigest(data)
+        return Loaded(content, Frame(stamp, *decode_image(picture, data)))
+    except InputError as error:
+        return Loaded(content, BadFrame(stamp, "unreadable", str(error)))
+
+
+def read_ahead(load: Callable[[Item], Result], items: Iterable[Item], depth: int = READ_AHEAD) -> Iterator[Result]:
+    """Yield `load(item)` of each item in order; a thread loads the next ones meanwhile."""
+    with ThreadPoolExecutor(1, "read-ahead") as pool:
+        ahead = deque[Any]()
+        for item in items:
+            ahead.append(pool.submit(load, item))
+            if len(ahead) > depth:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _open_shipped(digest: str, files: Files, job: Job) -> tuple[BundleInspector, VerifiedEngine]:
+    """Open a bundle, and run its golden tiles."""
+    with tempfile.TemporaryDirectory(prefix="heatline-bundle-") as folder:
+        for name, data in files.items():
+            (Path(folder) / name).write_bytes(data)
+        bundle = open_bundle(Path(folder))
+        if bundle.digest != digest:
+            raise BundleError(f"bundle {bundle.digest[:12]}… came, expected {digest[:12]}…; do not change it meanwhile")
+        verified = open_verified_engine(bundle, job.engine, job.precision, threads=1)
+        return BundleInspector(bundle, verified), verified
+
+
+def _read(storage: Storage, name: str, picture: str) -> bytes:
+    """Read a picture's file.
+
+    Raises:
+        InputError: the file cannot be read, now or later.
+        StorageError: the storage does not answer.
+    """
+    try:
+        return storage.read(name)
+    except (FileNotFoundError, StorageError) as error:
+        if isinstance(error, StorageError) and not storage.is_local:  # it may answer later
+            raise
+        cause = error if isinstance(error, FileNotFoundError) else error.__cause__
+        reason = getattr(cause, "strerror", None) or "No such file or directory"
+        raise InputError(f"{picture} cannot be read ({reason}); check the path and its permissions") from error
+
+
+def _found(loaded: Loaded, result: InspectionResult) -> Row:
+    """Return what a bundle found in a picture, in the columns that the plan does not have."""
     event, frame = result.event, loaded.frame
     height, width = frame.image.shape[:2] if isinstance(frame, Frame) else (None, None)
-    return Row(
-        number=row["number"],
-        picture=row["picture"],
-        group=row["group"],
-        label=row["label"],
-        content=loaded.content,
-        width=width,
-        height=height,
-        verdict=event.verdict,
-        reason=event.reason,
-        detail=event.detail,
-        score=event.frame_score,
-        score_threshold=event.score_threshold,
-        evidence_threshold=event.evidence_threshold,
-        regions=[verdicts.region_row(region) for region in event.regions],
-        precision=event.precision,
-        bundle_name=event.bundle.name,
-        bundle_version=event.bundle.version,
-    )
+    return {
+        "content": loaded.content,
+        "width": width,
+        "height": height,
+        "verdict": event.verdict,
+        "reason": event.reason,
+        "detail": event.detail,
+        "score": event.frame_score,
+        "score_threshold": event.score_threshold,
+        "evidence_threshold": event.evidence_threshold,
+        "regions": [
+            {"box_xyxy": each.box_xyxy, "peak_xy": each.peak_xy, "area_px": each.area_px, "score": each.score}
+            for each in event.regions
+        ],
+        "precision": event.precision,
+        "bundle_name": event.bundle.name,
+        "bundle_version": event.bundle.version,
+    }

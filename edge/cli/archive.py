@@ -1,22 +1,27 @@
 """`heatline archive`: many pictures, with many processes."""
 
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from heatline.edge.bundle import open_bundle
-from heatline.edge.cli.archive_progress import ArchiveProgress
 from heatline.edge.cli.group import CommandGroup
 from heatline.edge.cli.options import engine_option, precision_option
-from heatline.edge.cli.output import json_option, print_report
+from heatline.edge.cli.output import json_option, print_report, progress_bar
 from heatline.edge.errors import InputError
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.util.extras import require_extra
-from heatline.edge.util.text import format_count
+from heatline.edge.util.text import format_count, on_one_line
 
 if TYPE_CHECKING:
-    from heatline.edge.archive.outcome import Changes, Inspected
+    from rich.progress import Progress, TaskID
+
+    from heatline.edge.archive.results import Inspected
+
+LINE_SECONDS = 30.0
+"""How often a line is printed if standard error is not a terminal."""
 
 
 @click.group(cls=CommandGroup, epilog="Example: heatline archive inspect boards.bundle photos/ --out judged/")
@@ -67,12 +72,12 @@ def inspect(
         raise InputError(f"{against} is the same bundle as {bundle_path}; name another one with --against")
     from heatline.edge.archive.run import inspect_archive  # imported here, as it needs the extra
 
-    with ArchiveProgress() as progress:
+    with progress_bar() as bars:
         found = inspect_archive(
             bundles,
             source,
             out,
-            progress,
+            ArchiveProgress(bars),
             address=address,
             workers=workers,
             engine=kind,
@@ -80,42 +85,64 @@ def inspect(
             worst=worst,
         )
     print_report(found, as_json, f"{found.dest} holds {format_count(found.pictures, 'picture')}", _facts(found))
-    unjudged = sum(counts.no_verdict for counts in found.bundles.values())
+    unjudged = sum(counts["no_verdict"] for counts in found.bundles.values())
     if unjudged:
         raise InputError(
             f"{format_count(unjudged, 'row')} of {found.dest} got no verdict; the columns reason and detail say why"
         )
 
 
+class ArchiveProgress:
+    """Shows on standard error how far an inspection is: bars on a terminal, else a line now and then."""
+
+    def __init__(self, bars: "Progress") -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._printed_s = 0.0
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence."""
+        click.echo(on_one_line(sentence), err=True)
+
+    def progress(self, what: str, done: int, of: int, more: str) -> None:
+        """Show how many are done."""
+        is_first = what not in self._tasks
+        if is_first:
+            self._tasks[what] = self._bars.add_task(what, total=of)
+        self._bars.update(self._tasks[what], description=f"{what}, {more}", completed=done)
+        is_due = is_first or done == of or time.monotonic() - self._printed_s >= LINE_SECONDS
+        if is_due and not self._bars.console.is_terminal:
+            self._printed_s = time.monotonic()
+            self.say(f"{what}: {done} of {of}, {more}")
+
+
 def _facts(found: "Inspected") -> dict[str, object]:
     facts: dict[str, object] = {"inspected now": format_count(found.inspected, "picture")}
     for counts in found.bundles.values():
-        name = f"{counts.name} {counts.version}" + f" ({counts.path})" * (found.against is not None)
-        facts[name] = f"{counts.defect} DEFECT, {counts.good} GOOD, {counts.no_verdict} NO_VERDICT"
+        name = "{name} {version}".format(**counts) + " ({path})".format(**counts) * (found.against is not None)
+        facts[name] = "{defect} DEFECT, {good} GOOD, {no_verdict} NO_VERDICT".format(**counts)
     return facts | ({} if found.against is None else _changes(found.against)) | {"report": found.report}
 
 
-def _changes(changes: "Changes") -> dict[str, object]:
+def _changes(changes: dict[str, Any]) -> dict[str, object]:
     """Return what a changeover would change."""
     facts: dict[str, object] = {
-        "bundles differ in": ", ".join(changes.differ_in or ()) or "nothing that changes a verdict",
-        "other verdict": f"{changes.flips} of {format_count(changes.compared, 'picture')}",
-        "DEFECT to GOOD": changes.defect_to_good,
-        "GOOD to DEFECT": changes.good_to_defect,
-        "verdict lost": changes.lost,
-        "verdict gained": changes.gained,
+        "bundles differ in": ", ".join(changes["differ_in"] or ()) or "nothing that changes a verdict",
+        "other verdict": f"{changes['flips']} of {format_count(changes['compared'], 'picture')}",
+        "DEFECT to GOOD": changes["defect_to_good"],
+        "GOOD to DEFECT": changes["good_to_defect"],
+        "verdict lost": changes["lost"],
+        "verdict gained": changes["gained"],
     }
-    for name, label, mistakes in (
-        ("new escapes", "defective", changes.escapes),
-        ("new false rejects", "good", changes.false_rejects),
+    for key, name, label in (
+        ("escapes", "new escapes", "defective"),
+        ("false_rejects", "new false rejects", "good"),
     ):
-        if mistakes is None:
-            facts[name] = f"not known: no picture with the label {label} has a verdict"
+        if mistakes := changes[key]:
+            pictures = format_count(mistakes["pictures"], f"{label} picture")
+            facts[name] = f"{mistakes['added']} of {pictures}; in all {mistakes['new']} instead of {mistakes['old']}"
         else:
-            pictures = format_count(mistakes.pictures, f"{label} picture")
-            facts[name] = f"{mistakes.added} of {pictures}; in all {mistakes.new} instead of {mistakes.old}"
-    if changes.other_files:
-        facts["not compared"] = (
-            f"{format_count(changes.other_files, 'picture')}, whose content changed between the runs"
-        )
+            facts[name] = f"not known: no picture with the label {label} has a verdict"
+    if others := changes["other_files"]:
+        facts["not compared"] = f"{format_count(others, 'picture')}, whose content changed between the runs"
     return facts

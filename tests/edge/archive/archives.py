@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ import pyarrow.dataset as ds
 import xxhash
 
 from heatline.edge import __version__
-from heatline.edge.archive.loading import Loaded
-from heatline.edge.archive.plan import Plan, UsedBundle, read_plan, write_plan
+from heatline.edge.archive import worker
+from heatline.edge.archive.plan import Pictures, Plan, UsedBundle, read_plan, write_plan
 from heatline.edge.archive.sources import list_source
 from heatline.edge.archive.storage import Storage, without_password
-from heatline.edge.archive.worker import Job, Worker, files_of
+from heatline.edge.archive.worker import Job, Loaded, Worker, files_of, inspect_part
 from heatline.edge.bundle import Bundle
 from heatline.edge.frames import BadFrame
 from tests.conftest import write_picture
@@ -25,6 +25,7 @@ DEADLY = b"\x89PNG deadly IEND\xaeB`\x82"
 DEADLY_CONTENT = xxhash.xxh3_64_hexdigest(DEADLY)
 
 Table = list[dict[str, Any]]
+load_as_ever = worker.load
 
 
 def write_archive(folder: Path, count: int, hw: tuple[int, int] = (230, 300)) -> Path:
@@ -58,27 +59,27 @@ def plan_of(bundles: Sequence[Bundle], source: Path | str, dest: Path | str, par
     return plan.with_bundles(used)
 
 
-def opened(worker: Worker, bundles: Sequence[Bundle], dest: Path | str, source: Path | str | None = None) -> Worker:
-    """Open the bundles in a worker, for the plan of DEST."""
+def opened(bundles: Sequence[Bundle], dest: Path | str, source: Path | str | None = None) -> Worker:
+    """Return a worker with the bundles, for the plan of DEST."""
     plan = read_plan(Storage.at(str(dest)))
     assert plan is not None
     job = Job(
+        heatline=__version__,
         source=str(source or plan.archive.source),
         dest=str(dest),
         archive=plan.archive,
         engine="openvino",
         precision="f32",
     )
-    worker.open(__version__, job, {bundle.digest: files_of(bundle) for bundle in bundles})
-    return worker
+    return Worker(job, {bundle.digest: files_of(bundle) for bundle in bundles})
 
 
 def inspected_here(bundles: Sequence[Bundle], source: Path | str, dest: Path | str, part_pictures: int = 4) -> Table:
     """Inspect an archive in this process, without Ray and without faults, and return the table."""
     plan = plan_of(bundles, source, dest, part_pictures)
-    worker = opened(Worker(), bundles, dest, source)
+    here = opened(bundles, dest, source)
     for part in range(plan.parts):
-        worker.inspect(part, [bundle.digest for bundle in bundles])
+        here.inspect(part, [bundle.digest for bundle in bundles])
     return table_of(dest)
 
 
@@ -94,14 +95,18 @@ def parts_in(dest: Path) -> list[Path]:
     return sorted(dest.glob("verdicts/*/part-*.parquet"))
 
 
-class WorkerThatDies(Worker):
-    """A worker whose process is killed at pictures with the content `DEADLY`."""
+def load_and_die(pictures: Pictures, number: int, picture: str) -> Loaded:
+    """Load a picture; one with the content `DEADLY` kills this process."""
+    loaded = load_as_ever(pictures, number, picture)
+    if is_deadly(loaded):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return loaded
 
-    def _load(self, row: Mapping[str, Any]) -> Loaded:
-        loaded = super()._load(row)
-        if is_deadly(loaded):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return loaded
+
+def inspect_part_and_die(*arguments: Any) -> tuple[int, list[str]]:
+    """The task of Ray, whose process is killed at pictures with the content `DEADLY`."""
+    worker.load = load_and_die
+    return inspect_part(*arguments)
 
 
 def is_deadly(loaded: Loaded) -> bool:

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from heatline.edge.archive.plan import Plan, UsedBundle, write_plan
+from heatline.edge.archive.plan import Plan, Row, UsedBundle, WorkerNote, encode, file_of, write_plan
 from heatline.edge.archive.storage import Storage
-from heatline.edge.archive.verdicts import Row, WorkerNote, encode, file_of
 from heatline.edge.wire.events import Verdict
 
 OLD, NEW = "0" * 64, "1" * 64

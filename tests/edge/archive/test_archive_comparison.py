@@ -9,15 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.archive.comparison import VERDICTS, Change, Comparison
-from heatline.edge.archive.finding import Finding
+from heatline.edge.archive.comparison import VERDICTS, Change, Comparison, Finding, Summary
 from heatline.edge.archive.results import read_results
-from heatline.edge.archive.summary import Summary
 from heatline.edge.calibration.binomial import interval
 from heatline.edge.errors import InputError
 from tests.edge.archive.made_archives import NEW, OLD, UNREADABLE, Made, Seen, made_archive
 
-FAR = (50, 50, 60, 60)
 MARGINS = st.one_of(st.none(), st.integers(-8, 8).map(lambda quarters: quarters / 4))
 SEEN = st.builds(Seen, MARGINS, content=st.sampled_from(["c0", "c0", "c0", "c1", None]))
 PICTURES = st.builds(
@@ -75,18 +72,8 @@ def test_counts_and_order_agree_with_pandas(pictures: list[Made]) -> None:
     assert [finding.number for finding in results.summary.worst()] == list(margins.index[:5])
 
 
-def finding(verdict: str = "DEFECT", boxes: tuple[tuple[int, int, int, int], ...] = (), number: int = 0) -> Finding:
-    return Finding(number, "a.png", "a", None, "c", verdict, None, None, 1.0, 0.0, boxes)  # type: ignore[arg-type]
-
-
-def test_defects_at_other_places_are_counted_although_the_verdict_stays() -> None:
-    at_left, at_right = finding(boxes=((0, 0, 10, 10),)), finding(boxes=(FAR,))
-    assert Change(at_left, at_right).is_elsewhere
-    touching = finding(boxes=((10, 0, 20, 10), FAR))
-    assert Change(at_left, touching).is_elsewhere
-    overlapping = finding(boxes=((9, 9, 20, 20), FAR))
-    assert not Change(at_left, overlapping).is_elsewhere
-    assert Change(at_left, overlapping).shared_regions == 1
+def finding(verdict: str = "DEFECT", number: int = 0) -> Finding:
+    return Finding(number, "a.png", "a", None, "c", verdict, None, None, 1.0, 0.0)  # type: ignore[arg-type]
 
 
 def test_a_file_that_changed_between_the_runs_is_no_flip(tmp_path: Path) -> None:
@@ -98,10 +85,9 @@ def test_a_file_that_changed_between_the_runs_is_no_flip(tmp_path: Path) -> None
     ]
     comparison = read_results(made_archive(tmp_path, pictures), NEW, OLD).comparison
     assert comparison is not None
-    total = comparison.total()
+    total = comparison.figures(None)
     assert total.flips is not None
     assert (total.flips.count, total.flips.of, total.other_files) == (1, 2, 2)
-    assert comparison.count("read once") == 1
     assert [change.new.number for change in comparison.worst_flips()] == [0]
 
 
@@ -110,14 +96,14 @@ def test_the_whole_has_intervals_over_groups_and_few_groups_have_none(tmp_path: 
     few = [Made(f"g{number}", None, each.seen) for number in range(9) for each in (flip, stay)]
     comparison = read_results(made_archive(tmp_path / "few", few), NEW, OLD).comparison
     assert comparison is not None
-    assert comparison.total().flips is not None
-    assert comparison.total().flips.interval is None  # type: ignore[union-attr]
-    assert comparison.basis() == "no intervals: a bootstrap needs at least 10 groups, and there are 9"
+    assert comparison.figures(None).flips is not None
+    assert comparison.figures(None).flips.interval is None  # type: ignore[union-attr]
+    assert comparison.tally.basis() == "no intervals: a bootstrap needs at least 10 groups, and there are 9"
     mixed = [Made(f"g{number}", None, (flip if number < 5 else stay).seen) for number in range(10) for _ in range(3)]
     comparison = read_results(made_archive(tmp_path / "ten", mixed), NEW, OLD).comparison
     assert comparison is not None
     # Whole groups flip: 2 to 8 of 10 groups, as in tests/train/test_intervals.py, and not the narrower 30 pictures.
-    assert comparison.total().flips.interval == (pytest.approx(0.2), pytest.approx(0.8))  # type: ignore[union-attr]
+    assert comparison.figures(None).flips.interval == (pytest.approx(0.2), pytest.approx(0.8))  # type: ignore[union-attr]
     assert comparison.groups_with_flips().interval == interval(5, 10)  # type: ignore[union-attr]
 
 

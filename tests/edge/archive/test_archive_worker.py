@@ -8,20 +8,20 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import duckdb
 import pandas
 import pyarrow.dataset as ds
 import pytest
+from msgspec.structs import replace
 from pyarrow import fs
 
-from heatline.edge.archive import loading, verdicts
-from heatline.edge.archive.loading import read_ahead
-from heatline.edge.archive.plan import PICTURES, Pictures, read_plan
+from heatline.edge import __version__
+from heatline.edge.archive import worker
+from heatline.edge.archive.plan import PICTURES, Pictures, file_of, read_part, read_plan
 from heatline.edge.archive.results import read_results
 from heatline.edge.archive.storage import Storage
-from heatline.edge.archive.worker import Job, Worker
+from heatline.edge.archive.worker import Job, Worker, read_ahead
 from heatline.edge.bundle import Bundle
 from heatline.edge.errors import ConfigError, InputError, StorageError
 from tests.command import heatline
@@ -100,8 +100,8 @@ def test_two_bundles_judge_a_picture_that_is_decoded_once(
 ) -> None:
     other = bundle_in(tmp_path / "other", ["f32"])
     decoded: list[str] = []
-    decode = loading.decode_image
-    monkeypatch.setattr(loading, "decode_image", lambda name, data: decoded.append(name) or decode(name, data))
+    decode = worker.decode_image
+    monkeypatch.setattr(worker, "decode_image", lambda name, data: decoded.append(name) or decode(name, data))
     both = inspected_here([bundle, other], source, tmp_path / "both")
     assert len(decoded) == len(set(decoded)) == 12
     one_by_one = inspected_here([bundle], source, tmp_path / "a") + inspected_here([other], source, tmp_path / "b")
@@ -133,30 +133,10 @@ def test_pandas_duckdb_and_pyarrow_read_the_verdicts_as_they_are(dest: Path, bun
 
 def test_a_files_metadata_names_the_worker_and_its_golden_tiles(dest: Path, bundle: Bundle) -> None:
     for part in range(3):
-        _, note = verdicts.read_part(Storage.at(str(dest)), bundle.digest, part)
+        _, note = read_part(Storage.at(str(dest)), bundle.digest, part)
         assert set(note.golden) == {"logit", "map"}
         assert max(note.golden.values()) < 1e-4
         assert note.processor
-
-
-class EndedError(Exception):
-    """Stands for the end of a worker's process."""
-
-
-def test_a_worker_with_too_little_memory_for_a_picture_ends(
-    tmp_path: Path, source: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def decode(name: str, data: bytes) -> NoReturn:
-        raise MemoryError
-
-    def end(code: int) -> NoReturn:
-        raise EndedError
-
-    monkeypatch.setattr(loading, "decode_image", decode)
-    monkeypatch.setattr(os, "_exit", end)
-    plan_of([bundle], source, tmp_path / "dest")
-    with pytest.raises(EndedError):
-        opened(Worker(), [bundle], tmp_path / "dest").inspect(0, [bundle.digest])
 
 
 def test_a_worker_with_another_version_or_without_source_or_dest_refuses(
@@ -164,27 +144,23 @@ def test_a_worker_with_another_version_or_without_source_or_dest_refuses(
 ) -> None:
     plan = read_plan(Storage.at(str(dest)))
     assert plan is not None
-    job = Job(source=str(source), dest=str(dest), archive=plan.archive, engine="openvino", precision="f32")
+    job = Job(
+        heatline=__version__,
+        source=str(source),
+        dest=str(dest),
+        archive=plan.archive,
+        engine="openvino",
+        precision="f32",
+    )
     with pytest.raises(ConfigError, match="install the same version on all nodes"):
-        Worker().open("0.0.1", job, {})
-    elsewhere = Job(source=str(source), dest=str(tmp_path), archive=plan.archive, engine="openvino", precision="f32")
+        Worker(replace(job, heatline="0.0.1"), {})
     with pytest.raises(StorageError, match="--out must be a place that every node reaches by the same name"):
-        opened_with(elsewhere)
+        Worker(replace(job, dest=str(tmp_path)), {})
     moved = write_archive(tmp_path / "moved", 1)
     away = plan_of([bundle], moved, tmp_path / "away")
     moved.rename(tmp_path / "gone")
     with pytest.raises(StorageError, match="SOURCE must be a place that every node reaches by the same name"):
-        opened_with(
-            Job(
-                source=str(moved), dest=str(tmp_path / "away"), archive=away.archive, engine="openvino", precision="f32"
-            )
-        )
-
-
-def opened_with(job: Job) -> None:
-    from heatline.edge import __version__
-
-    Worker().open(__version__, job, {})
+        Worker(replace(job, source=str(moved), dest=str(tmp_path / "away"), archive=away.archive), {})
 
 
 def test_reading_ahead_keeps_the_order_and_loads_no_more_than_a_few_items() -> None:
@@ -199,18 +175,17 @@ import sys
 from pathlib import Path
 from heatline.edge.bundle import open_bundle
 from tests.edge.archive.archives import opened, plan_of
-from heatline.edge.archive.worker import Worker
 
 def peak_mb():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 
 bundle, source, dest, few, many = open_bundle(Path(sys.argv[1])), sys.argv[2], sys.argv[3], *map(int, sys.argv[4:])
 plan = plan_of([bundle], source, dest, few)
-worker = opened(Worker(), [bundle], dest)
-worker.inspect(0, [bundle.digest])
+here = opened([bundle], dest)
+here.inspect(0, [bundle.digest])
 before = peak_mb()
 for part in range(1, many // few):
-    worker.inspect(part, [bundle.digest])
+    here.inspect(part, [bundle.digest])
 print(peak_mb() - before)
 """
 MOST_GROWTH_MB = 30
@@ -311,7 +286,7 @@ def test_a_damaged_file_of_dest_is_named(tmp_path: Path, dest: Path, bundle: Bun
     assert plan is not None
     results = read_results(plan, bundle.digest)
     assert results.verdicts[bundle.digest] == Counter(row["verdict"] for row in table_of(dest))
-    file = copy / verdicts.file_of(bundle.digest, 1)
+    file = copy / file_of(bundle.digest, 1)
     whole = file.read_bytes()
     for damaged in (b"", b"PAR1", whole[: len(whole) // 2], whole[:200] + b"\xff" * 6 + whole[206:]):
         file.write_bytes(damaged)
@@ -321,7 +296,7 @@ def test_a_damaged_file_of_dest_is_named(tmp_path: Path, dest: Path, bundle: Bun
     file.with_name("part-000003.parquet").write_bytes(whole)
     with pytest.raises(InputError, match=r"part-000003\.parquet is of no part of the plan; delete it"):
         read_results(plan, bundle.digest)
-    inspecting = opened(Worker(), [bundle], copy)
+    inspecting = opened([bundle], copy)
     (copy / PICTURES).write_bytes((copy / PICTURES).read_bytes()[:100])
     with pytest.raises(StorageError, match=r"pictures\.parquet cannot be read \(.*\); put it back"):
         inspecting.inspect(0, [bundle.digest])
