@@ -3,7 +3,6 @@
 The pictures of the overlays are inspected again, as the verdicts hold no heatmaps.
 """
 
-import base64
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from pyarrow.fs import FileType
 
 from heatline.edge.archive.comparison import ORDER, ORDER_OF_CHANGED, SEVERITY, VERDICTS, Finding
@@ -23,6 +21,7 @@ from heatline.edge.bundle import Bundle, open_verified_engine
 from heatline.edge.heatmap_picture import jpeg
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.offline import BundleInspector, InspectionResult
+from heatline.edge.util.page import jpeg_uri, page_templates
 from heatline.edge.util.text import format_count, is_are
 
 FOLDER = "overlays"
@@ -34,7 +33,6 @@ MOST_PICTURES = 200
 MOST_GROUPS = 100
 """Most rows of a table of groups."""
 LONGER_SIDE_PX = 640
-JPEG_QUALITY = 80
 SMALLEST = 0.0005
 """A smaller margin, logits, has no figure: it would be shown as 0."""
 MINUS = "\N{MINUS SIGN}"
@@ -156,17 +154,9 @@ def make_report(plan: Plan, results: Results) -> str:
     ]
     worst = results.summary.worst()
     shown = [_show(dest, results.new_digest, each) for each in worst[: MOST_PICTURES - 2 * len(flips)]]
-    environment = Environment(
-        loader=PackageLoader("heatline.edge.archive"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates("heatline.edge.archive")
     environment.filters.update(percent=percent, signed=signed, interval=format_interval, margin=format_margin)
     environment.globals.update(
-        format_count=format_count,
-        is_are=is_are,
         VERDICTS=VERDICTS,
         SEVERITY=SEVERITY,
         ORDER_OF_CHANGED=ORDER_OF_CHANGED,
@@ -175,6 +165,7 @@ def make_report(plan: Plan, results: Results) -> str:
     )
     return environment.get_template("report.html.jinja").render(
         archive=plan.archive,
+        title=" against ".join(name for name, _, _ in results.bundles()),
         names=[name for name, _, _ in reversed(results.bundles())],
         bundles=results.bundles(),
         results=results,
@@ -244,21 +235,11 @@ def _warnings(results: Results) -> Iterator[str]:
 
 def _show(dest: Storage, digest: str, finding: Finding) -> Shown:
     try:
-        return Shown(digest, finding, _embed(dest.read(name_of(digest, finding))))
+        data = dest.read(name_of(digest, finding))
     except FileNotFoundError:
         return Shown(digest, finding, None)
-
-
-def _embed(data: bytes) -> str | None:
-    """Return a picture as a data URI, made smaller; None if it cannot be decoded."""
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if bgr is None:
-        return None
-    ratio = min(1.0, LONGER_SIDE_PX / max(bgr.shape[:2]))
-    small_wh = [max(1, round(side * ratio)) for side in bgr.shape[1::-1]]
-    small = cv2.resize(bgr, small_wh, interpolation=cv2.INTER_AREA)
-    jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
+    bgr = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), np.uint8)
+    return Shown(digest, finding, jpeg_uri(bgr, LONGER_SIDE_PX))
 
 
 def percent(share: float) -> str:
