@@ -1,4 +1,4 @@
-"""Files that a search writes beside its runs: a table, the best trial, a chart."""
+"""The report of a search, and the files that it writes beside its runs: a table, the best trial, a chart."""
 
 import csv
 import shlex
@@ -8,11 +8,13 @@ from pathlib import Path
 
 import msgspec
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from heatline.train.files import write_atomically
-from heatline.train.search.trials import best_of
+from heatline.train.search.config import SearchConfig
 from heatline.train.yaml_text import encode_yaml
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,8 +68,40 @@ class SearchReport(msgspec.Struct, frozen=True, kw_only=True):
     files: list[str]
 
 
+def make_report(study: Study, search: SearchConfig, storage: str, training: Sequence[str], out: Path) -> SearchReport:
+    """Write `trials.csv`, and once a trial is complete `best.yaml` and `parallel_coordinates.svg`; return the report.
+
+    Args:
+        storage: URL of the storage, as it is printed.
+        training: overrides of `heatline train` that the search was given.
+        out: folder of the search.
+    Raises:
+        TrainingError: the disk is full, or cannot be written.
+    """
+    trials = study.get_trials(deepcopy=False)
+    rows, best = trial_rows(trials), _best_trial(trials, search.objective, training, out)
+    files = [out / "trials.csv"]
+    write_atomically(files[0], lambda path: _write_table(path, rows))
+    if best is not None:
+        files += [out / "best.yaml", out / "parallel_coordinates.svg"]
+        write_atomically(files[1], lambda path: path.write_bytes(encode_yaml(best)))
+        write_atomically(files[2], lambda path: _draw(path, study, search.objective))
+    states = [trial.state for trial in trials]
+    return SearchReport(
+        name=study.study_name,
+        storage=storage,
+        objective=search.objective,
+        wanted=search.trials,
+        finished=sum(state in FINISHED for state in states),
+        running=states.count(TrialState.RUNNING),
+        trials=rows,
+        best=best,
+        files=[str(file) for file in files],
+    )
+
+
 def trial_rows(trials: Sequence[FrozenTrial]) -> list[TrialRow]:
-    """Return a row per trial that was begun. Trials without a place are left out, as nothing was drawn for them."""
+    """Return a row per trial that was begun."""
     return [
         TrialRow(
             trial=trial.number,
@@ -81,17 +115,17 @@ def trial_rows(trials: Sequence[FrozenTrial]) -> list[TrialRow]:
             run=trial.user_attrs.get("run"),
         )
         for trial in trials
-        if trial.params
+        if trial.state != TrialState.WAITING
     ]
 
 
-def best_trial(trials: Sequence[FrozenTrial], objective: str, training: Sequence[str], out: Path) -> BestTrial | None:
-    """Return the best completed trial; None if there is none.
+def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """Return the completed trial with the highest value, the first of equal ones; None if there is none."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
 
-    Args:
-        training: overrides of `heatline train` that the search was given.
-        out: folder of the search.
-    """
+
+def _best_trial(trials: Sequence[FrozenTrial], objective: str, training: Sequence[str], out: Path) -> BestTrial | None:
     best = best_of(trials)
     if best is None or best.value is None:
         return None
@@ -108,22 +142,6 @@ def best_trial(trials: Sequence[FrozenTrial], objective: str, training: Sequence
         run=best.user_attrs["run"],
         command=shlex.join(["heatline", "train", *overrides]),
     )
-
-
-def write_report(report: SearchReport, study: Study, out: Path) -> list[Path]:
-    """Write `trials.csv`, and once a trial is complete `best.yaml` and `parallel_coordinates.svg`; return the files.
-
-    Raises:
-        TrainingError: the disk is full, or cannot be written.
-    """
-    files = [out / "trials.csv"]
-    write_atomically(files[0], lambda path: _write_table(path, report.trials))
-    if report.best is not None:
-        best = report.best
-        files += [out / "best.yaml", out / "parallel_coordinates.svg"]
-        write_atomically(files[1], lambda path: path.write_bytes(encode_yaml(best)))
-        write_atomically(files[2], lambda path: _draw(path, study, report.objective))
-    return files
 
 
 def _write_table(file: Path, rows: Sequence[TrialRow]) -> None:

@@ -1,40 +1,55 @@
 """Run a search from its overrides to its report: Optuna's TPE over batch size and learning rate.
 
 Optuna is called directly and not through Hydra's multirun, whose sampler sees only the final value of a job and cannot
-prune. Here each validation is reported to the study at once.
+prune. Here each validation is reported to the study at once. Optuna shares the trials among workers: its storage holds
+them, its heartbeat tells which worker died, and its callbacks try that trial again and end the search.
 """
 
 import logging
 import shutil
+import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 import optuna
-from optuna.exceptions import ExperimentalWarning
-from optuna.trial import FrozenTrial, TrialState
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.study import MaxTrialsCallback, Study
+from optuna.trial import FrozenTrial
+from sqlalchemy import NullPool, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from heatline.edge.errors import ConfigError, Interrupted, TrainingError
-from heatline.edge.util.text import format_count
+from heatline.edge.errors import ConfigError, DivergedError, Interrupted, TrainingError
+from heatline.edge.util.text import format_count, utf8_safe
 from heatline.train.compose import compose, with_recipe
 from heatline.train.config import TrainConfig
-from heatline.train.files import write_atomically
-from heatline.train.run import RunFolder
+from heatline.train.fit import fit
+from heatline.train.locks import lock_file
+from heatline.train.run import RunFolder, read_data, split_data
 from heatline.train.search.config import SearchConfig, parse
-from heatline.train.search.objective import Objective, trial_folder
-from heatline.train.search.report import SearchReport, best_trial, trial_rows, write_report
-from heatline.train.search.storage import hide_password, using_storage
-from heatline.train.search.study import check_settings, open_study, shared_settings
-from heatline.train.search.trials import best_of, run_trials
-from heatline.train.search.worker import Worker
-from heatline.train.yaml_text import decode_yaml, encode_yaml
+from heatline.train.search.report import FINISHED, SearchReport, best_of, make_report, trial_rows
 
 logger = logging.getLogger(__name__)
 
+METRICS = {"accuracy": "val_accuracy", "average_precision": "val_ap"}
+"""Column of a run's metrics, by objective."""
+PER_MILLE = 1000
+"""Validations are reported at their share of the training, as steps per epoch depend on the batch size."""
+HEARTBEAT_S = 60
+GRACE_S = 180
+"""A trial that sends no heartbeat for this time has failed, and is tried once more."""
+
 
 def search(overrides: Sequence[str], report_line: Callable[[str], None] = logger.info) -> SearchReport:
-    """Run trials of a search until all are finished or run by other workers; return a report.
+    """Run trials of a search until enough are finished; return a report.
 
     Args:
         overrides: `key=value`; keys with `search.` are those of the search, others those of
@@ -51,158 +66,299 @@ def search(overrides: Sequence[str], report_line: Callable[[str], None] = logger
     config = compose(training)
     if not any(item.startswith("out=") for item in training):
         config = msgspec.structs.replace(config, out=f"searches/{config.model.name}")
-    _check_one_device(config)
-    lr = options.lr or config.finetune.lr_interval
-    if lr[0] >= lr[1]:
-        raise ConfigError(f"recipe.lr_interval is {list(lr)}; expected the lower rate first")
     out = Path(config.out).resolve()
-    name = options.name or config.model.name
+    settings = _shared_settings(config, options)  # checks the recipe, before anything is written
+    if RunFolder(out).config.exists():
+        raise ConfigError(f"{out} holds a run of `heatline train`; choose another folder with out=")
     url = options.storage or f"sqlite:///{out / 'study.db'}"
     printed_url = hide_password(url)
-    settings = shared_settings(config, options, lr)
-
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # `report_line` reports the trials
-    reference = _StudyReference(printed_url, name)
-    _check_folder(out, reference)  # before anything is written there
-    with Worker(out) as worker, warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        with worker.write_lock():
-            _check_folder(out, reference)  # again, as another worker may have written it meanwhile
-            study = open_study(url, name, options)
-            with using_storage(url):
-                check_settings(study, settings)
-            _write_reference(out, reference)
-        reporter = _Reporter(study, options, printed_url, training, worker, report_line)
-        try:
-            with using_storage(url):
-                run_trials(
-                    study,
-                    Objective(config, options, lr, worker, report_line),
-                    options.trials,
-                    worker,
-                    is_own_storage=options.storage is None,
-                    after_each=reporter.after_trial,
-                )
-        except (Interrupted, KeyboardInterrupt) as error:
-            with using_storage(url):
-                report = reporter.report()
-            raise Interrupted(
-                f"stopped with {report.finished} of {format_count(options.trials, 'trial')} finished; continue with "
-                "the same command"
-            ) from error
+
+    def report() -> SearchReport:
         with using_storage(url):
-            report = reporter.report()
-        if not report.running:
-            worker.clear_caches()
-    if report.best is None and not report.running:
-        reason = next(row.reason for row in reversed(report.trials) if row.state == "pruned")
+            _delete_checkpoints(study, out)
+            return make_report(study, options, printed_url, training, out)
+
+    with lock_file(out / "search.lock", wait=True), warnings.catch_warnings():  # Optuna's tables are made once
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study = open_study(url, options.name or config.model.name, options)
+        with using_storage(url):
+            _check_settings(study, settings)
+            _check_folder(study, out)
+    try:
+        with using_storage(url), tempfile.TemporaryDirectory(prefix="frames-", dir=out) as cache:
+            objective = _Objective(config, options, out, Path(cache), report_line)
+            run_trials(study, objective, options.trials, lambda trial: _report_trial(study, trial, report_line, out))
+    except (Interrupted, KeyboardInterrupt) as error:
+        raise Interrupted(
+            f"stopped with {report().finished} of {format_count(options.trials, 'trial')} finished; continue with "
+            "the same command"
+        ) from error
+    found = report()
+    if found.best is None and not found.running:
+        reason = next(row.reason for row in reversed(found.trials) if row.state == "pruned")
         raise TrainingError(
-            f"none of {format_count(report.finished, 'trial')} was completed ({reason}); search lower rates "
+            f"none of {format_count(found.finished, 'trial')} was completed ({reason}); search lower rates "
             f"with search.lr=[low,high] in another folder; {out / 'trials.csv'} lists the trials"
         )
-    return report
+    return found
 
 
-class _Reporter:
-    """Reports the trials of a worker, and deletes checkpoints that are not the best."""
+def run_trials(
+    study: Study,
+    objective: Callable[[optuna.Trial], float],
+    trials: int,
+    after_each: Callable[[FrozenTrial], None] = lambda trial: None,
+) -> None:
+    """Run trials until this many of all workers are finished; pruned trials count, failed ones do not.
+
+    Each other worker may finish one more, as all begin trials on their own.
+    """
+    callbacks = [lambda _, trial: after_each(trial), MaxTrialsCallback(trials, FINISHED)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        while len(study.get_trials(deepcopy=False, states=FINISHED)) < trials:
+            try:
+                study.optimize(objective, callbacks=callbacks, gc_after_trial=True)
+            except (UpdateFinishedTrialError, ValueError) as error:
+                # Another worker failed this trial, as this one was suspended or disconnected for too long.
+                if isinstance(error, ValueError) and not str(error).startswith("Cannot tell"):
+                    raise
+
+
+class _Objective:
+    """Trains a trial with the batch size and learning rate that the sampler draws.
+
+    Args:
+        config: of the training; its batch size and learning rate are replaced.
+        search: settings of the search.
+        out: folder of the search.
+        cache: folder for decoded frames of all trials.
+        report_line: gets lines for people.
+    """
 
     def __init__(
-        self,
-        study: optuna.Study,
-        options: SearchConfig,
-        storage: str,
-        training: Sequence[str],
-        worker: Worker,
-        report_line: Callable[[str], None],
+        self, config: TrainConfig, search: SearchConfig, out: Path, cache: Path, report_line: Callable[[str], None]
     ) -> None:
-        self._study, self._options, self._storage, self._training = study, options, storage, training
-        self._worker, self._report_line = worker, report_line
+        self._config, self._search, self._out, self._cache = config, search, out, cache
+        self._report_line = self._report_data = report_line
 
-    def after_trial(self) -> None:
-        """Report the last trial, and delete all checkpoints except those of the best trial."""
-        trials = self._study.get_trials(deepcopy=False)
-        best = best_of(trials)
-        for row in trial_rows([trial for trial in trials if trial.number == self._worker.claimed]):
-            value = "no value" if row.value is None else f"{self._options.objective} {row.value:.4f}"
-            so_far = "" if best is None else f"; best so far {best.value:.4f}, trial {best.number}"
-            self._report_line(f"trial {row.trial} {row.state}: {value}{so_far}")
-        self._delete_checkpoints(trials)
+    def __call__(self, trial: optuna.Trial) -> float:
+        """Return the best of the run's validations; errors as for `fit`, and:
 
-    def report(self) -> SearchReport:
-        """Return the report on the trials of all workers, and write its files."""
-        with self._worker.write_lock():
-            trials, out = self._study.get_trials(deepcopy=False), self._worker.folder
-            self._delete_checkpoints(trials)
-            states = [trial.state for trial in trials]
-            report = SearchReport(
-                name=self._study.study_name,
-                storage=self._storage,
-                objective=self._options.objective,
-                wanted=self._options.trials,
-                finished=states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED),
-                running=states.count(TrialState.RUNNING),
-                trials=trial_rows(trials),
-                best=best_trial(trials, self._options.objective, self._training, out),
-                files=[],
-            )
-            return msgspec.structs.replace(report, files=[str(file) for file in write_report(report, self._study, out)])
-
-    def _delete_checkpoints(self, trials: Sequence[FrozenTrial]) -> None:
-        """Delete the checkpoints of all finished trials except the best."""
-        best = best_of(trials)
-        for trial in trials:
-            if trial.state.is_finished() and trial is not best:
-                shutil.rmtree(trial_folder(self._worker.folder, trial.number) / "checkpoints", ignore_errors=True)
+        Raises:
+            optuna.TrialPruned: the trial is below the median, or its batch size and learning rate cannot be trained.
+        """
+        # Each trial has its own seed, so that different workers, and a restarted one, do not draw the same values.
+        seed = int(np.random.SeedSequence((self._config.seed, trial.number)).generate_state(1)[0])
+        startup = self._search.startup
+        trial.study.sampler = optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed, constant_liar=True)
+        batch = int(trial.suggest_categorical("batch", sorted(set(self._search.batches))))
+        lr = trial.suggest_float("lr", *_interval(self._config, self._search), log=True)
+        folder = self._out / "trials" / f"{trial.number:04d}"
+        trial.set_user_attr("run", str(folder))
+        self._report_line(f"trial {trial.number}: lr {lr:.2e}, batch {batch}")
+        validations = _ValidationReporter(trial, METRICS[self._search.objective])
+        recipe = msgspec.structs.replace(self._config.finetune, batch=batch, lr=lr, select=self._search.objective)
+        config = msgspec.structs.replace(self._config, recipe=recipe, out=str(folder))
+        try:
+            fit(config, report_line=self._report_data, callbacks=[validations], cache=self._cache)
+        except (DivergedError, torch.OutOfMemoryError) as error:  # another learning rate or batch size may work
+            # Pruned, not failed, so that it counts and the search ends, and so that TPE avoids its values.
+            reason = str(error).splitlines()[0]
+            trial.set_user_attr("reason", reason)
+            raise optuna.TrialPruned(reason) from error
+        self._report_data = lambda line: None  # the data are the same for all trials
+        assert validations.best is not None, "a finished training was validated"
+        return validations.best
 
 
-def _check_one_device(config: TrainConfig) -> None:
-    devices = config.trainer.devices
+class _ValidationReporter(Callback):
+    """Reports each validation to the study, and ends a training that the pruner stops."""
+
+    def __init__(self, trial: optuna.Trial, metric: str) -> None:
+        self._trial, self._metric = trial, metric
+        self.best: float | None = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        value = float(trainer.callback_metrics[self._metric])
+        if self.best is None or value > self.best:
+            self.best = value
+            self._trial.set_user_attr("step", trainer.global_step)
+        self._trial.report(value, round(PER_MILLE * trainer.global_step / trainer.max_steps))
+        is_last = trainer.global_step >= trainer.max_steps  # pruning a finished training saves nothing
+        if not is_last and self._trial.should_prune():
+            self._trial.set_user_attr("reason", f"below the median at step {trainer.global_step}")
+            raise optuna.TrialPruned
+
+
+def _report_trial(study: Study, trial: FrozenTrial, report_line: Callable[[str], None], out: Path) -> None:
+    """Report a finished trial, and delete all checkpoints except those of the best."""
+    best = best_of(study.get_trials(deepcopy=False))
+    (row,) = trial_rows([trial])
+    value = "no value" if row.value is None else f"best validation {row.value:.4f}"
+    so_far = "" if best is None else f"; best so far {best.value:.4f}, trial {best.number}"
+    report_line(f"trial {row.trial} {row.state}: {value}{so_far}")
+    _delete_checkpoints(study, out)
+
+
+def _delete_checkpoints(study: Study, out: Path) -> None:
+    """Delete the checkpoints of all finished trials except the best."""
+    trials = study.get_trials(deepcopy=False)
+    best = best_of(trials)
+    for trial in trials:
+        if trial.state.is_finished() and trial is not best:
+            shutil.rmtree(out / "trials" / f"{trial.number:04d}" / "checkpoints", ignore_errors=True)
+
+
+# The study: opened in its storage, and checked against the settings it was started with.
+
+
+def open_study(url: str, name: str, search: SearchConfig) -> Study:
+    """Open the study of this name in the database at a URL, or create it.
+
+    Raises:
+        ConfigError: the storage cannot be opened.
+    """
+    warm_up = round(PER_MILLE * search.warmup)
+    median = optuna.pruners.MedianPruner(n_startup_trials=search.startup, n_warmup_steps=warm_up)
+    pruner = median if search.prune else optuna.pruners.NopPruner()
+    # SQLite allows one writer at a time; the others wait for up to so many seconds. Without a pool, each connection is
+    # closed after its use.
+    engine = {"connect_args": {"timeout": 60}, "poolclass": NullPool} if url.startswith("sqlite") else None
+    try:
+        retry = RetryHeartbeatStaleTrialCallback(max_retry=1)
+        storage = RDBStorage(
+            url,
+            engine,
+            heartbeat_interval=HEARTBEAT_S,
+            grace_period=GRACE_S,
+            heartbeat_stale_trial_callback=retry,
+        )
+        return optuna.create_study(
+            storage=storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
+        )
+    except (ImportError, SQLAlchemyError, StorageInternalError, RuntimeError, OSError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        if isinstance(error, ImportError):
+            reason = f"its driver is not installed ({reason})"
+        raise ConfigError(f"search.storage={hide_password(url)} cannot be opened: {reason}; {_EXPECTED}") from error
+
+
+_EXPECTED = (
+    "expected the URL of a database that can be reached, e.g. sqlite:////srv/searches.db or "
+    "postgresql+psycopg://user@host/database"
+)
+
+
+def hide_password(url: str) -> str:
+    """Return the URL of a storage without its password.
+
+    Raises:
+        ConfigError: the text is not the URL of a database.
+    """
+    try:
+        return make_url(utf8_safe(url)).render_as_string(hide_password=True)
+    except ArgumentError as error:
+        raise ConfigError(f"search.storage={url} is not the URL of a database; {_EXPECTED}") from error
+
+
+@contextmanager
+def using_storage(url: str) -> Iterator[None]:
+    """Translate the errors of an open storage.
+
+    Raises:
+        TrainingError: the storage does not answer any more.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise TrainingError(
+            f"the storage {hide_password(url)} does not answer any more ({reason}); restore it, then give the "
+            "same command again to continue"
+        ) from error
+
+
+def _interval(config: TrainConfig, search: SearchConfig) -> tuple[float, float]:
+    """Return the interval of learning rates.
+
+    Raises:
+        ConfigError: it is empty.
+    """
+    lr = search.lr or config.finetune.lr_interval
+    if lr[0] >= lr[1]:
+        raise ConfigError(f"recipe.lr_interval is {list(lr)}; expected the lower rate first")
+    return lr
+
+
+def _shared_settings(config: TrainConfig, search: SearchConfig) -> dict[str, Any]:
+    """Return the settings that must be equal for all workers of a study, by key.
+
+    Paths and devices may differ. Pictures are compared by the names, sizes and labels of those that train and validate;
+    no picture is opened.
+
+    Raises:
+        ConfigError: the settings do not fit a search.
+    """
+    lr, devices = _interval(config, search), config.trainer.devices
     if devices not in (1, "1") and not (isinstance(devices, list) and len(devices) == 1):
         raise ConfigError(
             f"trainer.devices is {devices}; a search trains each trial on one device: start a worker per device, with "
             "trainer.devices=[0], trainer.devices=[1], ... and the same out="
         )
+    values = msgspec.to_builtins(config)
+    flat = {"data": _describe_data(config), "seed": config.seed, "truth": config.truth, "classes": config.classes}
+    for part in ("split", "tiles", "model", "recipe"):
+        flat |= {f"{part}.{name}": value for name, value in values[part].items()}
+    for key in ("lr", "lr_interval", "batch", "select"):
+        flat.pop(f"recipe.{key}")
+    flat |= {"search.objective": search.objective, "search.batches": sorted(set(search.batches)), "search.lr": lr}
+    flat |= {"search.startup": search.startup, "search.prune": search.prune, "search.warmup": search.warmup}
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(flat))  # as the storage returns it
+    return plain
 
 
-class _StudyReference(msgspec.Struct, frozen=True):
-    """Content of `search.yaml`: the study that a folder belongs to."""
-
-    storage: str
-    name: str
-
-
-def _reference_file(out: Path) -> Path:
-    return out / "search.yaml"
-
-
-def _check_folder(out: Path, reference: _StudyReference) -> None:
-    """Check that a folder is new or belongs to the same study.
-
-    Raises:
-        ConfigError: it belongs to another study, or holds something else.
-    """
-    file = _reference_file(out)
-    if not file.exists():
-        if RunFolder(out).config.exists():
-            raise ConfigError(f"{out} holds a run of `heatline train`; choose another folder with out=")
-        return
-    try:
-        stored = decode_yaml(file.read_bytes(), _StudyReference)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise ConfigError(f"{file} cannot be read ({error}); choose another folder with out=") from error
-    if stored != reference:
-        raise ConfigError(
-            f"{out} holds the search {stored.name!r} in {stored.storage}, not {reference.name!r} in "
-            f"{reference.storage}; continue that search, or choose another folder with out="
-        )
+def _describe_data(config: TrainConfig) -> str:
+    data = read_data(config)
+    split = split_data(config, data)
+    images = [
+        (part, image.group, image.path.name, image.defective, _sizes([image.path, *image.truth_files]))
+        for part in ("train", "val")
+        for image in split.images(data, part)
+    ]
+    digest = sha256(repr((data.truth, images)).encode()).hexdigest()[:12]
+    return f"{format_count(len(images), 'picture')} with {data.truth} (digest {digest})"
 
 
-def _write_reference(out: Path, reference: _StudyReference) -> None:
-    """Record in a new folder which study it belongs to.
+def _sizes(files: Sequence[Path]) -> list[int]:
+    return [file.stat().st_size for file in files]
+
+
+def _check_settings(study: Study, settings: dict[str, Any]) -> None:
+    """Record the settings of a new study, or compare them with those of an existing one.
 
     Raises:
-        TrainingError: the file cannot be written.
+        ConfigError: the study was started with other settings.
     """
-    file = _reference_file(out)
-    if not file.exists():
-        write_atomically(file, lambda path: path.write_bytes(encode_yaml(reference)))
+    if "settings" not in study.user_attrs:
+        study.set_user_attr("settings", settings)
+    stored = study.user_attrs["settings"]
+    for key in sorted(settings.keys() | stored.keys()):
+        if settings.get(key) != stored.get(key):
+            raise ConfigError(
+                f"{key} is {settings.get(key)} and was {stored.get(key)} when the search {study.study_name!r} was "
+                "started; continue with the old value, or start another search with out= and search.name="
+            )
+
+
+def _check_folder(study: Study, out: Path) -> None:
+    """Check that the runs in a folder are those of the study.
+
+    Raises:
+        ConfigError: another search trained one of them.
+    """
+    own = {trial.user_attrs.get("run") for trial in study.get_trials(deepcopy=False)}
+    for run in sorted((out / "trials").glob("*")):
+        if str(run) not in own:
+            raise ConfigError(f"{run} belongs to another search; choose another folder with out=")
