@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -159,6 +160,7 @@ def _draw(file: Path, study: Study, objective: str) -> None:
 
     # Optuna sets its own style. The agg backend opens no window.
     with mpl.rc_context({"backend": "agg"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
         # Matplotlib warns if all trials have the same value.
         warnings.filterwarnings("ignore", "Attempting to set identical", UserWarning)
         axes = plot_parallel_coordinate(study, params=["lr", "batch"], target_name=objective.replace("_", " "))

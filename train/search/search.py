@@ -114,12 +114,12 @@ def run_trials(
 
     Each other worker may finish one more, as all begin trials on their own.
     """
-    callbacks = [lambda _, trial: after_each(trial), MaxTrialsCallback(trials, FINISHED)]
+    end = MaxTrialsCallback(trials, FINISHED)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         while len(study.get_trials(deepcopy=False, states=FINISHED)) < trials:
             try:
-                study.optimize(objective, callbacks=callbacks, gc_after_trial=True)
+                study.optimize(objective, callbacks=[lambda _, trial: after_each(trial), end], gc_after_trial=True)
             except (UpdateFinishedTrialError, ValueError) as error:
                 # Another worker failed this trial, as this one was suspended or disconnected for too long.
                 if isinstance(error, ValueError) and not str(error).startswith("Cannot tell"):
