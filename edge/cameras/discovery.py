@@ -104,12 +104,12 @@ def list_cameras(interface: str | None = None) -> list[FoundCamera]:
     """
     aravis.load()
     if interface is not None:
-        aravis.set_discovery_interface(interface)
+        aravis.gv_interface_set_discovery_interface_name(interface)
     try:
         aravis.update_device_list()
     finally:
         if interface is not None:
-            aravis.set_discovery_interface(None)
+            aravis.gv_interface_set_discovery_interface_name(None)
     found = [_device(index) for index in range(aravis.get_n_devices())]
     return sorted(found, key=lambda camera: (camera.protocol, camera.address, camera.id))
 
@@ -156,7 +156,7 @@ def _device(index: int) -> FoundCamera:
         id=aravis.get_device_id(index) or "",
         vendor=aravis.get_device_vendor(index) or "",
         model=aravis.get_device_model(index) or "",
-        serial=aravis.get_device_serial(index) or "",
+        serial=aravis.get_device_serial_nbr(index) or "",
         address=aravis.get_device_address(index) or "",
         protocol=_PROTOCOLS.get(protocol, protocol),
         physical=aravis.get_device_physical_id(index) or "",

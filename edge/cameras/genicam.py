@@ -1,9 +1,11 @@
 """GigE Vision and USB3 Vision cameras, through the system's Aravis library."""
 
 import contextlib
+import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from ctypes import byref, c_double, c_int, c_size_t, c_uint, c_uint32, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +18,6 @@ from heatline.edge.cameras.aravis import AravisError
 from heatline.edge.cameras.base import FrameSource, Opened
 from heatline.edge.cameras.discovery import resolve_address
 from heatline.edge.cameras.settings import GenicamSettings
-from heatline.edge.cameras.unpacking import unpack_mono10_packed, unpack_mono10p, unpack_mono12_packed, unpack_mono12p
 from heatline.edge.colour import PixelFormat
 from heatline.edge.errors import CameraError
 from heatline.edge.frames import BadFrame, Frame, Stamp
@@ -38,6 +39,7 @@ GVSP_CONFIGURATION: Final = 0x0960
 """GigE Vision bootstrap register; bit 1 from the left is set if frame ids have 64 bits."""
 IDS_HAVE_64_BITS: Final = 0x4000_0000
 NEVER_RESEND: Final = 0
+_CONTROL_LOST: Final = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
 
 USEFUL_COUNTERS: Final = {
     "n_completed_buffers": "completed",
@@ -54,6 +56,43 @@ USEFUL_COUNTERS: Final = {
     "n_size_mismatch_errors": "size_mismatches",
 }
 """The library's names of a stream's counters, and ours. docs/genicam.md describes each."""
+
+
+# Packed pixel formats: each function converts uint8 [..., bytes] to uint16 [..., pixels], values in the lowest bits.
+
+
+def unpack_mono10p(data: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Unpack PFNC Mono10p: four pixels in five bytes, lowest bits first."""
+    a, b, c, d, e = _columns(data, 5)
+    return _interleave(a | (b & 0x3) << 8, b >> 2 | (c & 0xF) << 6, c >> 4 | (d & 0x3F) << 4, d >> 6 | e << 2)
+
+
+def unpack_mono12p(data: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Unpack PFNC Mono12p: two pixels in three bytes, lowest bits first."""
+    first, middle, last = _columns(data, 3)
+    return _interleave(first | (middle & 0xF) << 8, middle >> 4 | last << 4)
+
+
+def unpack_mono10_packed(data: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Unpack GigE Vision Mono10Packed: the middle of three bytes has the lowest 2 bits of both, at bits 0 and 4."""
+    first, middle, last = _columns(data, 3)
+    return _interleave(first << 2 | middle & 0x3, last << 2 | middle >> 4 & 0x3)
+
+
+def unpack_mono12_packed(data: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Unpack GigE Vision Mono12Packed: the middle byte of three has the lowest 4 bits of both pixels."""
+    first, middle, last = _columns(data, 3)
+    return _interleave(first << 4 | middle & 0xF, last << 4 | middle >> 4)
+
+
+def _columns(data: NDArray[np.uint8], size: int) -> list[NDArray[np.uint16]]:
+    """Return the first, second, ... byte of every group of `size` bytes."""
+    return [data[..., index::size].astype(np.uint16) for index in range(size)]
+
+
+def _interleave(*pixels: NDArray[np.integer[Any]]) -> NDArray[np.uint16]:
+    """Interleave the first, second, ... pixel of every group into lines."""
+    return np.stack(pixels, axis=-1).reshape(*pixels[0].shape[:-1], -1).astype(np.uint16, copy=False)
 
 
 @dataclass(frozen=True)
@@ -132,7 +171,7 @@ class GenicamCamera(FrameSource):
         self._started = self._silent = False
         self._control_callback: object = None
         self._memory: dict[int, NDArray[np.uint8]] = {}  # by buffer
-        self._chunks: dict[str, aravis.ChunkReader] = {}
+        self._chunks: dict[str, aravis.Function] = {}  # their readers
         self._highest_frame_id: int | None = None
         self._last_frame_id: int | None = None
         self._lent_buffer: int | None = None  # of the frame that was grabbed last
@@ -156,7 +195,7 @@ class GenicamCamera(FrameSource):
         until = time.monotonic() + timeout_s
         while not self._interrupted.is_set():
             wait_s = min(until - time.monotonic(), POLL_S)
-            buffer = aravis.stream_pop(self._stream, max(int(wait_s * 1e6), 0))
+            buffer = aravis.stream_timeout_pop_buffer(self._stream, max(int(wait_s * 1e6), 0))
             if buffer:
                 self._lent_buffer = buffer
                 item = self._read_frame(buffer)
@@ -195,7 +234,7 @@ class GenicamCamera(FrameSource):
             if not self._started or self._control_lost.is_set():
                 return False
             try:
-                aravis.read_memory(self._device, 0, 4)
+                aravis.device_read_memory(self._device, 0, 4, ctypes.create_string_buffer(4))
             except AravisError:
                 self._silent = True
                 return False
@@ -204,22 +243,26 @@ class GenicamCamera(FrameSource):
 
     def counters(self) -> Mapping[str, int]:
         with self._counters_in_use:
-            if not self._stream:
+            if not (stream := self._stream):
                 return {}
-            values = aravis.counters(self._stream)
-        return {ours: values[theirs] for theirs, ours in USEFUL_COUNTERS.items() if theirs in values}
+            known = {aravis.stream_get_info_name(stream, index) for index in range(aravis.stream_get_n_infos(stream))}
+            return {
+                ours: aravis.stream_get_info_uint64_by_name(stream, theirs)
+                for theirs, ours in USEFUL_COUNTERS.items()
+                if theirs in known
+            }
 
     def close(self) -> None:
         """Release the camera. If it does not answer, this takes up to 13 seconds."""
         with self._in_use, self._counters_in_use:
             if self._lent_buffer is not None:
-                aravis.unref(self._lent_buffer)
+                aravis.g_object_unref(self._lent_buffer)
             if self._started and not self._silent and not self._control_lost.is_set():
                 with contextlib.suppress(AravisError):  # it is gone, and is released all the same
-                    aravis.camera_stop(self._camera)
+                    aravis.camera_stop_acquisition(self._camera)
             for instance in (self._stream, self._chunk_parser, self._camera):
                 if instance:
-                    aravis.unref(instance)
+                    aravis.g_object_unref(instance)
             self._camera = self._device = self._stream = self._chunk_parser = 0
             self._started = self._silent = False
             self._strays = 0
@@ -242,19 +285,19 @@ class GenicamCamera(FrameSource):
             raise self._error(
                 f"it cannot be opened ({error}); check its power, cable and IP address, and `heatline cameras list`"
             ) from error
-        self._device = aravis.camera_device(self._camera)
-        gige = bool(aravis.camera_is_gige(self._camera))
-        if gige and not aravis.device_is_controller(self._device):
+        self._device = aravis.camera_get_device(self._camera)
+        gige = bool(aravis.camera_is_gv_device(self._camera))
+        if gige and not aravis.gv_device_is_controller(self._device):
             raise self._error(
                 "another application controls it, and only one can; close that application, or wait some seconds if it "
                 "was killed, until the camera releases it"
             )
-        self._control_callback = aravis.on_control_lost(self._device, self._control_lost.set)
+        self._control_callback = callback = _CONTROL_LOST(lambda _device, _data: self._control_lost.set())
+        aravis.g_signal_connect_data(self._device, "control-lost", ctypes.cast(callback, c_void_p), None, None, 0)
         pixel_format = self._set_features()
-        found = " ".join(
-            filter(None, (f(self._camera) for f in (aravis.camera_vendor, aravis.camera_model, aravis.camera_serial)))
-        )
-        _, _, width, height = aravis.region(self._camera)
+        names = aravis.camera_get_vendor_name, aravis.camera_get_model_name, aravis.camera_get_device_serial_number
+        found = " ".join(filter(None, (name(self._camera) for name in names)))
+        _, _, width, height = _region(self._camera)
         _line_bytes(pixel_format, width)
         found = f"{found} at {self._address}, {width}x{height} {pixel_format.name}"
         if gige:
@@ -274,32 +317,23 @@ class GenicamCamera(FrameSource):
         """Apply the settings of the configuration, in an order in which each depends only on those before."""
         settings, camera = self._settings, self._camera
         with contextlib.suppress(AravisError):  # an earlier application may have left it running
-            aravis.camera_stop(camera)
-        if aravis.camera_has(camera, "AcquisitionMode"):
-            aravis.camera_set_text(camera, "AcquisitionMode", "Continuous")
+            aravis.camera_stop_acquisition(camera)
+        if aravis.camera_is_feature_available(camera, "AcquisitionMode"):
+            aravis.camera_set_string(camera, "AcquisitionMode", "Continuous")
         pixel_format = self._set_pixel_format()
         if settings.region is not None:
             self._set_region(*settings.region)
         self._set_trigger()
         if settings.exposure_us is not None:
             self._switch_off("ExposureAuto")
-            self._set_number(
-                "exposure_us", settings.exposure_us, aravis.camera_has_exposure, aravis.camera_exposure_bounds,
-                aravis.camera_set_exposure, aravis.camera_get_exposure, 0.05 * settings.exposure_us,
-            )  # fmt: skip
+            self._set_number("exposure_us", settings.exposure_us, "exposure_time", 0.05 * settings.exposure_us)
         if settings.gain_db is not None:
             self._switch_off("GainAuto")
-            self._set_number(
-                "gain_db", settings.gain_db, aravis.camera_has_gain, aravis.camera_gain_bounds,
-                self._set_gain, aravis.camera_get_gain, 0.5,
-            )  # fmt: skip
+            self._set_number("gain_db", settings.gain_db, "gain", 0.5)
         if settings.rate_fps is not None and settings.trigger == "free":
             with contextlib.suppress(AravisError):  # enables the rate; not all cameras have this feature
                 aravis.camera_set_boolean(camera, "AcquisitionFrameRateEnable", True)
-            self._set_number(
-                "rate_fps", settings.rate_fps, aravis.camera_has_frame_rate, aravis.camera_frame_rate_bounds,
-                aravis.camera_set_frame_rate, aravis.camera_get_frame_rate, 0.05 * settings.rate_fps,
-            )  # fmt: skip
+            self._set_number("rate_fps", settings.rate_fps, "frame_rate", 0.05 * settings.rate_fps)
         if settings.chunks:
             self._set_chunks(settings.chunks)
         return pixel_format
@@ -307,18 +341,18 @@ class GenicamCamera(FrameSource):
     def _set_pixel_format(self) -> _Sent:
         requested, camera = self._settings.pixel_format, self._camera
         if requested not in ("first", "any"):
-            offered = aravis.pixel_formats(camera)
+            offered = _pixel_formats(camera)
             code = next((code for code, sent in FORMATS.items() if sent.becomes == requested and code in offered), None)
             if code is None:
                 raise self._error(
-                    f"it has no pixel format {requested}; it offers {', '.join(aravis.choices(camera, 'PixelFormat'))}"
+                    f"it has no pixel format {requested}; it offers {', '.join(_choices(camera, 'PixelFormat'))}"
                 )
             with self._naming("pixel_format", requested):
                 aravis.camera_set_pixel_format(camera, code)
         sent = FORMATS.get(aravis.camera_get_pixel_format(camera))
         if sent is None or requested not in ("first", "any", sent.becomes):
             raise self._error(
-                f"it sends {aravis.camera_pixel_format_name(camera)} where pixel_format is {requested}; set "
+                f"it sends {aravis.camera_get_pixel_format_as_string(camera)} where pixel_format is {requested}; set "
                 f"pixel_format to one of {', '.join(sorted({sent.becomes for sent in FORMATS.values()}))} that it "
                 "offers"
             )
@@ -328,12 +362,12 @@ class GenicamCamera(FrameSource):
         camera, requested = self._camera, (x, y, width, height)
         with self._naming("region", requested):
             aravis.camera_set_region(camera, 0, 0, -1, -1)  # offsets reduce the bounds of width and height
-            widths = aravis.integer_bounds(aravis.camera_width_bounds, camera)
-            heights = aravis.integer_bounds(aravis.camera_height_bounds, camera)
+            widths = aravis.outputs(aravis.camera_get_width_bounds, camera, c_int, c_int)
+            heights = aravis.outputs(aravis.camera_get_height_bounds, camera, c_int, c_int)
             fits = widths[0] <= width <= widths[1] - x and heights[0] <= height <= heights[1] - y
             if fits:
                 aravis.camera_set_region(camera, *requested)
-        accepted = aravis.region(camera)
+        accepted = _region(camera)
         if not fits or accepted != requested:
             raise self._error(
                 f"region {list(requested)} does not suit it: x + width may be {widths[0]} to {widths[1]} px and y + "
@@ -342,7 +376,7 @@ class GenicamCamera(FrameSource):
 
     def _set_trigger(self) -> None:
         camera, trigger = self._camera, self._settings.trigger
-        if not aravis.camera_has(camera, "TriggerMode"):
+        if not aravis.camera_is_feature_available(camera, "TriggerMode"):
             if trigger != "free":
                 raise self._error(f'it cannot be triggered; set trigger to "free" instead of "{trigger}"')
             return
@@ -351,75 +385,67 @@ class GenicamCamera(FrameSource):
                 aravis.camera_clear_triggers(camera)
             return
         source = "Software" if trigger == "software" else self._settings.trigger_line
-        offered = aravis.choices(camera, "TriggerSource")
+        offered = _choices(camera, "TriggerSource")
         if source not in offered:
             raise self._error(f"it has no trigger source {source}; it offers {', '.join(offered)}")
         with self._naming("trigger", source):
             aravis.camera_set_trigger(camera, source)
-        if (accepted := aravis.camera_get_text(camera, "TriggerSource")) != source:
+        if (accepted := aravis.camera_get_string(camera, "TriggerSource")) != source:
             raise self._error(f"trigger source {source} was requested, and it took {accepted}")
 
-    def _set_number(
-        self,
-        key: str,
-        requested: float,
-        has: aravis.Function[int],
-        bounds: aravis.Function[None],
-        write: Callable[[int, float], object],
-        read: aravis.Function[float],
-        tolerance: float,
-    ) -> None:
+    def _set_number(self, key: str, requested: float, feature: str, tolerance: float) -> None:
         """Set a number, and check that the camera has accepted it.
 
         Args:
+            feature: its name in the library.
             tolerance: largest rounding error of the camera.
         """
-        if not has(self._camera):
+        camera = self._camera
+        if not getattr(aravis, f"camera_is_{feature}_available")(camera):
             raise self._error(f"it has no feature for {key}; leave {key} out")
         with self._naming(key, requested):
-            low, high = aravis.bounds(bounds, self._camera)
+            bounds = getattr(aravis, f"camera_get_{feature}_bounds")
+            low, high = aravis.outputs(bounds, camera, c_double, c_double)
             if low <= requested <= high:
-                write(self._camera, requested)
-            accepted = read(self._camera)
+                if feature == "gain" and requested < 0 and aravis.camera_is_feature_available(camera, "Gain"):
+                    aravis.camera_set_float(camera, "Gain", requested)  # Aravis itself sets none below 0 dB
+                else:
+                    getattr(aravis, f"camera_set_{feature}")(camera, requested)
+            accepted = getattr(aravis, f"camera_get_{feature}")(camera)
         if not low <= requested <= high or abs(accepted - requested) > tolerance:
             raise self._error(
                 f"{key} {requested:g} does not suit it: with the settings before it offers {low:g} to {high:g}, "
                 f"and it stands at {accepted:g}"
             )
 
-    def _set_gain(self, camera: int, gain_db: float) -> None:
-        """Set the gain. Aravis itself sets none below 0 dB, though some cameras offer it."""
-        if gain_db < 0 and aravis.camera_has(camera, "Gain"):
-            aravis.camera_set_float(camera, "Gain", gain_db)
-        else:
-            aravis.camera_set_gain(camera, gain_db)
-
     def _switch_off(self, feature: str) -> None:
         """Switch off an automatic feature, which would override the setting."""
-        if aravis.camera_has(self._camera, feature):
+        if aravis.camera_is_feature_available(self._camera, feature):
             with self._naming(feature, "Off"):
-                aravis.camera_set_text(self._camera, feature, "Off")
+                aravis.camera_set_string(self._camera, feature, "Off")
 
     def _set_chunks(self, chunks: list[str]) -> None:
         camera = self._camera
-        offered = aravis.choices(camera, "ChunkSelector") if aravis.camera_has(camera, "ChunkModeActive") else []
+        has_chunks = aravis.camera_is_feature_available(camera, "ChunkModeActive")
+        offered = _choices(camera, "ChunkSelector") if has_chunks else []
         for chunk in chunks:
-            reader = aravis.chunk_reader(self._device, f"Chunk{chunk}") if chunk in offered else None
+            reader = _chunk_reader(self._device, f"Chunk{chunk}") if chunk in offered else None
             if reader is None:
-                numbers = [name for name in offered if aravis.chunk_reader(self._device, f"Chunk{name}")]
+                numbers = [name for name in offered if _chunk_reader(self._device, f"Chunk{name}")]
                 raise self._error(f"it has no chunk {chunk} that is a number; it offers {', '.join(numbers) or 'none'}")
             self._chunks[chunk] = reader
         with self._naming("chunks", ", ".join(chunks)):
             aravis.camera_set_chunks(camera, ",".join(chunks))
-        self._chunk_parser = aravis.camera_chunk_parser(camera)
+        self._chunk_parser = aravis.camera_create_chunk_parser(camera)
 
     def _set_packet_size(self) -> int:
-        requested, camera = self._settings.packet_bytes, self._camera
-        if not requested:
-            return aravis.camera_negotiate_packet_size(camera)
-        with self._naming("packet_bytes", requested):
-            aravis.camera_set_packet_size(camera, requested)
-        return requested
+        size, camera = self._settings.packet_bytes, self._camera
+        if size:
+            with self._naming("packet_bytes", size):
+                aravis.camera_gv_set_packet_size(camera, size)
+        else:
+            size = aravis.camera_gv_auto_packet_size(camera)
+        return size
 
     def _start_stream(self, gige: bool) -> None:
         requested, camera = self._settings.packet_bytes, self._camera
@@ -427,37 +453,37 @@ class GenicamCamera(FrameSource):
         if not stream:
             raise self._error("it opens no stream of frames")
         self._stream = stream
-        payload = aravis.camera_payload(camera)
+        payload = aravis.camera_get_payload(camera)
         if gige:
-            if requested and (accepted := aravis.camera_get_packet_size(camera)) != requested:
+            if requested and (accepted := aravis.camera_gv_get_packet_size(camera)) != requested:
                 raise self._error(
                     f"packets of {requested} bytes do not come through from it, those of {accepted} do; raise the MTU "
                     "of network card and switch, or set packet_bytes to 0"
                 )
             if not self._settings.resend:
-                aravis.set_property(stream, "packet-resend", NEVER_RESEND)
+                aravis.g_object_set(stream, "packet-resend", NEVER_RESEND, None)
             size = min(max(SOCKET_BUFFER_FRAMES * payload, MIN_SOCKET_BUFFER_BYTES), MAX_SOCKET_BUFFER_BYTES)
-            aravis.set_property(stream, "socket-buffer-size", size)
+            aravis.g_object_set(stream, "socket-buffer-size", size, None)
             self._advice = _buffer_advice(size)
         for _ in range(self._settings.buffers):
             memory = np.empty(payload, np.uint8)
             buffer = aravis.buffer_new(payload, memory.ctypes.data)
             self._memory[buffer] = memory
             self._push(buffer)
-        aravis.camera_start(camera)
+        aravis.camera_start_acquisition(camera)
         self._started = True
 
     def _period_s(self) -> float | None:
-        if self._settings.trigger != "free" or not aravis.camera_has_frame_rate(self._camera):
+        if self._settings.trigger != "free" or not aravis.camera_is_frame_rate_available(self._camera):
             return None
         rate_fps = aravis.camera_get_frame_rate(self._camera)
         return 1 / rate_fps if rate_fps > 0 else None
 
     def _ids_have_64_bits(self) -> bool:
-        try:
-            return bool(aravis.read_register(self._device, GVSP_CONFIGURATION) & IDS_HAVE_64_BITS)
-        except AravisError:  # a register of GigE Vision 2
-            return False
+        value = c_uint32()
+        with contextlib.suppress(AravisError):  # a register of GigE Vision 2
+            aravis.device_read_register(self._device, GVSP_CONFIGURATION, byref(value))
+        return bool(value.value & IDS_HAVE_64_BITS)
 
     # Grabbing.
 
@@ -469,7 +495,7 @@ class GenicamCamera(FrameSource):
         aravis.buffer_set_frame_id(buffer, 0)
         aravis.buffer_set_timestamp(buffer, 0)
         aravis.buffer_set_system_timestamp(buffer, 0)
-        aravis.stream_push(self._stream, buffer)
+        aravis.stream_push_buffer(self._stream, buffer)
 
     def _return_buffer(self) -> None:
         if self._lent_buffer is not None:
@@ -478,19 +504,18 @@ class GenicamCamera(FrameSource):
 
     def _read_frame(self, buffer: int) -> Frame | BadFrame | None:
         """Return the frame in a buffer; None: a packet that belongs to no frame."""
-        status = aravis.buffer_status(buffer)
-        name = aravis.STATUSES.get(status, str(status))
-        if name == "payload-not-supported":
+        status = aravis.STATUSES[aravis.buffer_get_status(buffer) + 1]
+        if status == "payload-not-supported":
             self._strays += 1
             return None
         stamp = self._stamp(buffer)
-        if status != aravis.SUCCESS:
-            if name == "size-mismatch":
+        if status != "success":
+            if status == "size-mismatch":
                 self._failure = "its size changed in mid-run"
             return BadFrame(
                 stamp,
                 "incomplete",
-                f"the frame came incomplete ({name}): packets were lost between camera and this PC{self._advice}",
+                f"the frame came incomplete ({status}): packets were lost between camera and this PC{self._advice}",
             )
         try:
             image, pixel_format = self._read_image(buffer)
@@ -501,14 +526,14 @@ class GenicamCamera(FrameSource):
 
     def _stamp(self, buffer: int) -> Stamp:
         now_ns, now_monotonic_ns = time.time_ns(), time.monotonic_ns()
-        arrived_ns = aravis.buffer_system_timestamp(buffer) or now_ns
+        arrived_ns = aravis.buffer_get_system_timestamp(buffer) or now_ns
         age_ns = now_ns - arrived_ns
         if not 0 <= age_ns <= OLDEST_ARRIVAL_NS:  # the wall clock was set meanwhile
             age_ns = 0
         return Stamp(
             self.name,
             self._frame_id(buffer),
-            camera_timestamp_ns=aravis.buffer_timestamp(buffer) or None,
+            camera_timestamp_ns=aravis.buffer_get_timestamp(buffer) or None,
             captured_at_ns=now_ns - age_ns,
             captured_monotonic_ns=now_monotonic_ns - age_ns,
             chunks=self._chunk_values(buffer),
@@ -516,7 +541,7 @@ class GenicamCamera(FrameSource):
 
     def _frame_id(self, buffer: int) -> int | None:
         """Return the camera's frame id; if the first packet was lost, the id after the last one."""
-        frame_id: int | None = aravis.buffer_frame_id(buffer) or None
+        frame_id: int | None = aravis.buffer_get_frame_id(buffer) or None
         if frame_id is None and self._last_frame_id is not None:
             frame_id = 1 if self._last_frame_id == self._highest_frame_id else self._last_frame_id + 1
         self._last_frame_id = frame_id
@@ -533,10 +558,13 @@ class GenicamCamera(FrameSource):
 
     def _read_image(self, buffer: int) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], PixelFormat]:
         """Return the picture in a complete buffer. Its size and format come from the buffer: they may have changed."""
-        if not aravis.buffer_n_parts(buffer) or aravis.buffer_part_type(buffer, 0) != aravis.IMAGE_PART:
+        if not aravis.buffer_get_n_parts(buffer) or aravis.buffer_get_part_data_type(buffer, 0) != aravis.IMAGE_PART:
             raise _Unusable("it sends payloads that are not pictures; switch its chunks off, or its other payload type")
-        width, height = aravis.buffer_width(buffer), aravis.buffer_height(buffer)
-        code, padding = aravis.buffer_pixel_format(buffer), aravis.line_padding(buffer)
+        width, height = aravis.buffer_get_image_width(buffer), aravis.buffer_get_image_height(buffer)
+        code, padding = (
+            aravis.buffer_get_image_pixel_format(buffer),
+            aravis.outputs(aravis.buffer_get_image_padding, buffer, c_int, c_int)[0],
+        )
         sent = FORMATS.get(code)
         if sent is None:
             raise _Unusable(
@@ -544,8 +572,9 @@ class GenicamCamera(FrameSource):
             )
         line = _line_bytes(sent, width) + padding
         needed = line * height
-        memory, (address, size) = self._memory[buffer], aravis.part_data(buffer, 0)
-        data = memory[address - memory.ctypes.data :][:size]
+        memory, size = self._memory[buffer], c_size_t()
+        address = aravis.buffer_get_part_data(buffer, 0, byref(size))
+        data = memory[address - memory.ctypes.data :][: size.value]
         if data.size < needed or needed == 0:  # the library reports a frame that outgrew its buffer as complete
             raise _Unusable(
                 f"its size changed in mid-run: a frame of {width}x{height} {sent.name} has {needed} bytes and its "
@@ -569,3 +598,45 @@ class GenicamCamera(FrameSource):
             yield
         except AravisError as error:
             raise self._error(f"it refuses {key} {requested} ({error})") from error
+
+
+# Features of a camera.
+
+
+def _region(camera: int) -> tuple[int, int, int, int]:
+    """Return x, y, width and height of the camera's region, px."""
+    region: tuple[int, int, int, int] = aravis.outputs(aravis.camera_get_region, camera, *[c_int] * 4)
+    return region
+
+
+def _choices(camera: int, feature: str) -> list[str]:
+    """Return the values that an enumeration offers now."""
+    count = c_uint()
+    names = aravis.camera_dup_available_enumerations_as_strings(camera, feature, byref(count))
+    texts = ctypes.cast(names, ctypes.POINTER(ctypes.c_char_p))
+    try:
+        return [(texts[index] or b"").decode(errors="replace") for index in range(count.value)]
+    finally:
+        aravis.g_free(names)
+
+
+def _pixel_formats(camera: int) -> list[int]:
+    """Return the codes of the pixel formats that the camera offers now."""
+    count = c_uint()
+    codes = aravis.camera_dup_available_pixel_formats(camera, byref(count))
+    values = ctypes.cast(codes, ctypes.POINTER(ctypes.c_int64))
+    try:
+        return [values[index] & 0xFFFFFFFF for index in range(count.value)]
+    finally:
+        aravis.g_free(codes)
+
+
+def _chunk_reader(device: int, feature: str) -> aravis.Function | None:
+    """Return the function that reads a chunk's value from parser, buffer and feature; None: it is not a number."""
+    node = aravis.device_get_feature(device, feature)
+    if node:
+        for kind in ("float", "integer", "boolean"):
+            if aravis.g_type_check_instance_is_a(node, getattr(aravis, f"gc_{kind}_get_type")()):
+                reader: aravis.Function = getattr(aravis, f"chunk_parser_get_{kind}_value")
+                return reader
+    return None

@@ -290,16 +290,14 @@ def loopback_has(address: str) -> Iterator[None]:
 # The device's process.
 
 _FILL = CFUNCTYPE(None, c_void_p, c_void_p, c_uint32, c_uint32, c_uint32)
-_device_new = Function[int]("arv_gv_fake_camera_new", c_void_p, c_char_p, c_char_p, fails=False)
-_registers_of = Function[int]("arv_gv_fake_camera_get_fake_camera", c_void_p, c_void_p, fails=False)
-_read = Function[int]("arv_fake_camera_read_register", c_int, c_void_p, c_uint32, POINTER(c_uint32), fails=False)
-_write = Function[int]("arv_fake_camera_write_register", c_int, c_void_p, c_uint32, c_uint32, fails=False)
-_set_fill = Function[None]("arv_fake_camera_set_fill_pattern", None, c_void_p, _FILL, c_void_p, fails=False)
-_set_trigger_rate = Function[None]("arv_fake_camera_set_trigger_frequency", None, c_void_p, c_double, fails=False)
-_data_of = Function[int]("arv_buffer_get_data", c_void_p, c_void_p, c_void_p, fails=False)
-_set_double_property = Function[None](
-    "g_object_set", None, c_void_p, c_char_p, c_double, c_void_p, fails=False, library="libgobject-2.0.so.0"
-)
+_device_new = Function("arv_gv_fake_camera_new", c_void_p, c_char_p, c_char_p)
+_registers_of = Function("arv_gv_fake_camera_get_fake_camera", c_void_p, c_void_p)
+_read = Function("arv_fake_camera_read_register", c_int, c_void_p, c_uint32, POINTER(c_uint32))
+_write = Function("arv_fake_camera_write_register", c_int, c_void_p, c_uint32, c_uint32)
+_set_fill = Function("arv_fake_camera_set_fill_pattern", None, c_void_p, _FILL, c_void_p)
+_set_trigger_rate = Function("arv_fake_camera_set_trigger_frequency", None, c_void_p, c_double)
+_data_of = Function("arv_buffer_get_data", c_void_p, c_void_p, c_void_p)
+_set_double_property = Function("g_object_set", None, c_void_p, c_char_p, c_double, c_void_p)
 _REGISTERS = {
     "width": 0x100, "height": 0x104, "sensor_height": 0x118, "sensor_width": 0x11C, "acquisition": 0x124,
     "pixel_format": 0x128, "x": 0x130, "y": 0x134, "period_us": 0x138,
@@ -395,9 +393,9 @@ class _Device:
     def _on_fill(self, buffer: int, _: int, __: int, ___: int, pixel_format: int) -> None:
         """Set the picture, the id and the timestamp of the frame that the device sends next."""
         with self._lock:
-            frame_id = next_frame_id(aravis.buffer_frame_id(buffer) - 1 + self._left_out)
+            frame_id = next_frame_id(aravis.buffer_get_frame_id(buffer) - 1 + self._left_out)
             aravis.buffer_set_frame_id(buffer, frame_id)
-            before_ns, self._now_ns = self._now_ns, aravis.buffer_timestamp(buffer)
+            before_ns, self._now_ns = self._now_ns, aravis.buffer_get_timestamp(buffer)
             older_ns = min((self._now_ns - before_ns) * 9 // 10, self._to_fall_behind_ns)
             self._to_fall_behind_ns -= older_ns
             self._age_ns += older_ns

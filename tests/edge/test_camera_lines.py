@@ -216,7 +216,7 @@ def wired_camera() -> Iterator[WiredCamera]:
     with leased() as address, loopback_has(address):
         camera = WiredCamera(address)
         yield camera
-        aravis.unref(camera.device._device)
+        aravis.g_object_unref(camera.device._device)
 
 
 @MANY

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heatline.edge.cameras.unpacking import unpack_mono10_packed, unpack_mono10p, unpack_mono12_packed, unpack_mono12p
+from heatline.edge.cameras.genicam import unpack_mono10_packed, unpack_mono10p, unpack_mono12_packed, unpack_mono12p
 from heatline.edge.colour import PIXEL_FORMATS, PixelFormat, to_rgb
 from heatline.edge.errors import InputError
 
