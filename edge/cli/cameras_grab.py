@@ -1,26 +1,31 @@
 """`heatline cameras grab`: saves and measures what a line's cameras send."""
 
-import signal
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import click
+import msgspec
 
+from heatline.edge.cameras.grab import Grab, Grabbed, Loss, PictureWriter
 from heatline.edge.cli.options import FiniteRange
 from heatline.edge.cli.output import json_option, print_facts, print_json, print_warnings, progress_bar
 from heatline.edge.config import load_config
 from heatline.edge.errors import CameraError
 from heatline.edge.geometry import TileGrid
-from heatline.edge.grab.grab import Grab
-from heatline.edge.grab.pictures import PictureWriter
-from heatline.edge.grab.report import Grabbed, Loss, Report
 from heatline.edge.util.text import format_count, is_are
 
 POLL_SECONDS = 0.05
 ALWAYS_SHOWN = "lost_by_camera", "incomplete"
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Reports of all cameras."""
+
+    out: str
+    cameras: dict[str, Grabbed]
 
 
 @click.command(epilog="Example: heatline cameras grab line.toml -n 100 --camera top --out first-look")
@@ -54,23 +59,21 @@ def grab(line: Path, count: int, name: str | None, out: Path, timeout_s: float, 
     chosen = [one for one in settings if name in (None, one.name)]
     if not chosen:
         raise click.UsageError(f"{line} has no camera {name}; it has {', '.join(one.name for one in settings)}")
-    with (
-        _Interruption() as interruption,
-        PictureWriter(out) as saver,
-        progress_bar() as progress,
-    ):
+    stopping = threading.Event()
+    with PictureWriter(out) as writer, progress_bar() as progress:
         grabs = [
             Grab(
                 one,
                 count,
                 timeout_s,
-                saver,
+                writer,
+                stopping,
                 on_frame=partial(progress.advance, progress.add_task(one.name, total=count)),
                 print_line=partial(click.echo, err=True),
             )
             for one in chosen
         ]
-        _run(grabs, lambda: interruption.came or saver.failed)
+        interrupted = _run(grabs, writer, stopping)
     report = Report(str(out), {one.name: one.report() for one in grabs})
     for camera, grabbed in report.cameras.items():
         print_warnings(f"camera {camera}: {warning}" for warning in grabbed.warnings)
@@ -80,43 +83,32 @@ def grab(line: Path, count: int, name: str | None, out: Path, timeout_s: float, 
         for camera, grabbed in report.cameras.items():
             click.echo()
             print_facts(f"camera {camera}: {grabbed.frames} of {format_count(count, 'frame')}", _facts(grabbed, out))
-    saver.check()
-    if interruption.came:
+    if writer.error is not None:
+        raise writer.error
+    if interrupted:
         raise KeyboardInterrupt
-    errors = [error for one in grabs if (error := one.error()) is not None]
+    errors = [one.failure for one in grabs if one.failure is not None]
     if errors:
         raise errors[0] if len(errors) == 1 else CameraError("; ".join(map(str, errors)))
 
 
-def _run(grabs: Sequence[Grab], stop: Callable[[], bool]) -> None:
-    """Grab from all cameras at the same time, until all have ended or `stop` returns true."""
+def _run(grabs: Sequence[Grab], writer: PictureWriter, stopping: threading.Event) -> bool:
+    """Grab from all cameras at the same time, until all have ended, the disk is full or Ctrl-C; return whether it was
+    Ctrl-C. A second Ctrl-C ends the command at once.
+    """
+    interrupted = False
     with ThreadPoolExecutor(len(grabs)) as executor:
-        left = running = {executor.submit(one.run) for one in grabs}
-        while left:
-            done, left = wait(left, POLL_SECONDS, FIRST_EXCEPTION)
-            if stop() or any(one.exception() for one in done):
-                for one in grabs:
-                    one.stop()
-                break
-    for future in running:
-        future.result()
-
-
-class _Interruption:
-    """Makes Ctrl-C end a grab in order, with its frames so far; a second Ctrl-C ends the command at once."""
-
-    came = False
-
-    def __enter__(self) -> "_Interruption":
-        self._before = signal.signal(signal.SIGINT, self._first)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _first(self, _number: int, _frame: FrameType | None) -> None:
-        self.came = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        running = [executor.submit(one.run) for one in grabs]
+        try:
+            while writer.error is None and not all(one.done() for one in running):
+                wait(running, POLL_SECONDS)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            stopping.set()
+    for one in running:
+        one.result()
+    return interrupted
 
 
 def _facts(grabbed: Grabbed, out: Path) -> dict[str, object]:
@@ -128,7 +120,7 @@ def _facts(grabbed: Grabbed, out: Path) -> dict[str, object]:
     if grabbed.found is None:
         return {} if grabbed.problem is None else {"problem": grabbed.problem}
     formats = [f"{one.frames} of {one.width}x{one.height} px {one.pixel_format}" for one in grabbed.formats]
-    clock, area = grabbed.clock, grabbed.area
+    area = grabbed.area
     facts: dict[str, object] = {
         "problem": grabbed.problem,
         "found": grabbed.found,
@@ -138,10 +130,8 @@ def _facts(grabbed: Grabbed, out: Path) -> dict[str, object]:
         if grabbed.jitter_ms is None
         else f"{grabbed.jitter_ms:.3f} ms standard deviation, {grabbed.worst_jitter_ms:.3f} ms at worst, by arrival",
         "losses": _describe_losses(grabbed),
-        "identical": f"{grabbed.identical} with exactly the pixels of the frame before",
         "died": "; ".join(grabbed.died) or None,
         "counters": ", ".join(f"{name} {count}" for name, count in grabbed.counters.items()) or None,
-        "its clock": clock and f"counted {clock.camera_ms:.3f} ms while this PC counted {clock.host_ms:.3f} ms",
         "saved": _describe_saved(grabbed, out),
         "area": area
         and f"{out / area.file}: {area.tiles_looked_at} of {format_count(area.tiles, 'tile')} "

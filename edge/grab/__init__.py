@@ -1,1 +1,0 @@
-"""`heatline cameras grab`: saves frames of a line's cameras, and measures their rate, jitter and losses."""
