@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from heatline.edge.util.processor import processor
+from heatline.edge.util.process import processor
 
 EXTENSIONS = (
     *("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),

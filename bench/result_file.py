@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from heatline.edge.errors import BenchError
-from heatline.edge.util.atomic_file import replacing
+from heatline.edge.util.files import replacing
 from heatline.edge.util.text import encode_json
 
 OUT, RESULTS = "--out", "--results"

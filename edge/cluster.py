@@ -13,8 +13,7 @@ from typing import Any
 
 from heatline.edge import __version__
 from heatline.edge.errors import ConfigError, DeliveryError, Interrupted, last_line
-from heatline.edge.util.processor import cores
-from heatline.edge.util.signals import sigterm_as_ctrl_c
+from heatline.edge.util.process import cores, sigterm_as_ctrl_c
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -29,7 +29,7 @@ from heatline.edge.bundle.reference_picture import (
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.reference.alignment import Pose
 from heatline.edge.reference.reference import Reference as ProductReference
-from heatline.edge.util.evenly import evenly
+from heatline.edge.util.sampling import evenly
 from heatline.edge.wire.events import DriftReading
 
 FEWEST_FRAMES = 10

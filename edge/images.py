@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.colour import PixelFormat, to_rgb
 from heatline.edge.errors import GeometryError, InputError
-from heatline.edge.util.plain_file import open_plain
+from heatline.edge.util.files import open_plain
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from heatline.edge.errors import HeatlineError
-from heatline.edge.util.plain_file import open_plain, read_plain
+from heatline.edge.util.files import open_plain, read_plain
 
 LARGEST_KEY_FILE = 64 * 1024
 PUBLIC_SUFFIX = ".pub"

@@ -5,7 +5,7 @@ from typing import Literal
 
 import click
 
-from heatline.edge.bundle.missed_kinds import describe_missed
+from heatline.edge.bundle.manifest import describe_missed
 from heatline.edge.bundle.store import require_new_folder
 from heatline.edge.cli.bundle_formatting import (
     count_frames,

@@ -12,7 +12,7 @@ from openvino.passes import ConstantFolding, Manager
 from heatline.edge.errors import BundleError, ExportError, last_line
 from heatline.edge.inference.devices import shared_core
 from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, weights_of
-from heatline.edge.util.os_errors import writing
+from heatline.edge.util.files import writing
 
 
 @contextlib.contextmanager

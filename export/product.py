@@ -16,7 +16,7 @@ from heatline.edge.geometry import TileGrid
 from heatline.edge.inference import Engine
 from heatline.edge.inference.engine import infer_features
 from heatline.edge.reference.reference import Reference
-from heatline.edge.util.evenly import evenly
+from heatline.edge.util.sampling import evenly
 from heatline.train.readers import LabelledImage
 
 MOST_FRAMES = 150

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.calibration import score_threshold
-from heatline.edge.calibration.binomial import frames_to_show
+from heatline.edge.calibration.statistics import frames_to_show
 from heatline.edge.util.text import format_count
 from heatline.train.readers import LabelledImage
 

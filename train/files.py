@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from heatline.edge.errors import TrainingError
-from heatline.edge.util.atomic_file import replacing
+from heatline.edge.util.files import replacing
 
 
 def write_atomically(file: Path, write: Callable[[Path], object]) -> None:

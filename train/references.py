@@ -25,7 +25,7 @@ from heatline.edge.picture_folders import TEMPLATES
 from heatline.edge.reference.alignment import Pose
 from heatline.edge.reference.difference import Grey, to_grey
 from heatline.edge.reference.reference import MOST_FRAMES, Reference
-from heatline.edge.util.evenly import evenly
+from heatline.edge.util.sampling import evenly
 from heatline.edge.util.text import format_count, list_some
 from heatline.train.readers import LabelledFolder, LabelledImage
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from heatline.edge.util.threads import NamedThread
+from heatline.edge.util.process import NamedThread
 
 RETRY_SECONDS = 0.2
 OPEN_SECONDS = 60.0

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.calibration.binomial import CONFIDENCE
+from heatline.edge.calibration.statistics import CONFIDENCE
 from heatline.train.evaluation.figures import average_precision
 
 LEAST_DEFECT_PX = 30

@@ -21,7 +21,7 @@ from heatline.edge.config.products import ThresholdsConfig
 from heatline.edge.config.tuned import Tuned, measured_with, tuned_file, write_tuned
 from heatline.edge.errors import BenchError, BundleError
 from heatline.edge.inference import Precision
-from heatline.edge.util.processor import cores
+from heatline.edge.util.process import cores
 
 ROUNDS = 5
 """Rounds of present and chosen settings. A difference counts if all rounds show it: 1 in 32 by chance."""

@@ -11,8 +11,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from heatline.edge.calibration.binomial import interval
-from heatline.edge.calibration.group_bootstrap import describe_basis, ratio_interval
+from heatline.edge.calibration.statistics import describe_basis, interval, ratio_interval
 from heatline.edge.wire.events import Verdict
 
 VERDICTS: tuple[Verdict, ...] = ("GOOD", "DEFECT", "NO_VERDICT")

@@ -32,7 +32,7 @@ from heatline.edge.bundle import Bundle
 from heatline.edge.cluster import STORE_BYTES, interruptible, open_cluster
 from heatline.edge.errors import EngineError, HeatlineError, InputError, Interrupted, last_line
 from heatline.edge.inference import EngineKind, Precision
-from heatline.edge.util.processor import cores
+from heatline.edge.util.process import cores
 from heatline.edge.util.text import format_count, is_are
 
 PARTS_PER_WORKER = 4

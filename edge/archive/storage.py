@@ -11,8 +11,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from heatline.edge.errors import InputError, StorageError, last_line
-from heatline.edge.util.atomic_file import replacing, sync_folder
-from heatline.edge.util.plain_file import open_plain
+from heatline.edge.util.files import open_plain, replacing, sync_folder
 from heatline.edge.util.text import utf8_safe
 
 _URI = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)

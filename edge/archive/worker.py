@@ -31,7 +31,7 @@ from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.images import decode_image
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.offline import BundleInspector, InspectionResult
-from heatline.edge.util.processor import processor
+from heatline.edge.util.process import processor
 
 READ_AHEAD = 2
 """How many pictures are read and decoded while others are inspected."""

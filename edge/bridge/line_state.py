@@ -9,7 +9,7 @@ from typing import Self
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client.subscriber import SILENT_AFTER_SECONDS, Subscriber
 from heatline.edge.errors import MessageError
-from heatline.edge.util.threads import NamedThread
+from heatline.edge.util.process import NamedThread
 from heatline.edge.wire.events import Handshake, Message, StatusEvent
 
 TICK_SECONDS = 0.25

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.errors import BundleError
-from heatline.edge.util.plain_file import open_plain
+from heatline.edge.util.files import open_plain
 
 SLACK_BYTES = 2**20
 """For the headers of an archive."""

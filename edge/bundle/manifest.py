@@ -1,6 +1,6 @@
 """The bundle's manifest, `manifest.json`: its structs, and the checks when it is read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -130,7 +130,7 @@ class Areas(_Part, frozen=True):
     frames: Annotated[int, Meta(ge=1)]
     """The number of good frames that the limits come from."""
     cell: Finite | None = None
-    """The largest distance of a good cell, see `heatline.edge.bundle.product_cells`; none: cells are not known."""
+    """The largest distance of a good cell, see `heatline.edge.bundle.areas`; none: cells are not known."""
     share: Annotated[float, Meta(ge=0, le=1)] | None = None
     """The largest connected share of the inspected cells that may lie beyond it."""
     groups: Annotated[int, Meta(ge=1)] | None = None
@@ -511,3 +511,31 @@ def _precision_contradictions(manifest: Manifest) -> Iterator[tuple[object, str]
 
 class _SchemaOnly(msgspec.Struct):
     schema: int
+
+
+NEARLY_ALL = 0.8
+"""If at least this share of the frames of a kind is missed, the kind passes."""
+
+
+def passes(missed: int, frames: int) -> bool:
+    """Whether a kind of defects passes, of whose frames so many are missed."""
+    return missed >= NEARLY_ALL * frames
+
+
+def describe_missed(kinds: Sequence[Missed]) -> str:
+    """Describe the kinds, classes before sizes; empty if there are none.
+
+    >>> describe_missed([Missed("crack", 2, 9, "class"), Missed("below 16x16 px", 3, 4, "size")])
+    'by class: crack 2 of 9; by size: below 16x16 px 3 of 4'
+    """
+    of = {by: [kind for kind in kinds if kind.by == by] for by in (None, "class", "size")}
+    return "; ".join((f"by {by}: " if by else "") + _list(found) for by, found in of.items() if found)
+
+
+def describe_passing(kinds: Sequence[Missed]) -> str:
+    """Describe the kinds that pass; empty if none does."""
+    return _list([kind for kind in kinds if passes(kind.missed, kind.frames)])
+
+
+def _list(kinds: Sequence[Missed]) -> str:
+    return ", ".join(f"{kind.kind} {kind.missed} of {kind.frames}" for kind in kinds)

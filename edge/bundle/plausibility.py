@@ -23,10 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.bundle.appearance import FAR_PX, STATISTICS, Appearance, Floats
-from heatline.edge.bundle.areas import FEWEST_GROUPS, find_areas, fit_areas, folds
+from heatline.edge.bundle.areas import FEWEST_GROUPS, PROJECTED, PROTOTYPES, ProductCells, find_areas, fit_areas, folds
 from heatline.edge.bundle.arrays import Arrays
 from heatline.edge.bundle.manifest import Plausible
-from heatline.edge.bundle.product_cells import PROJECTED, PROTOTYPES, ProductCells
 from heatline.edge.wire.events import ForeignArea
 
 FEWEST_TO_STAND_OUT = 5

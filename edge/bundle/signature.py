@@ -15,9 +15,7 @@ from msgspec import Meta
 
 from heatline.edge.errors import BundleError
 from heatline.edge.keys import KeyStore, StoredKey, read_private, read_public, write_pair
-from heatline.edge.util.atomic_file import replacing
-from heatline.edge.util.os_errors import writing
-from heatline.edge.util.plain_file import read_plain
+from heatline.edge.util.files import read_plain, replacing, writing
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -27,8 +27,7 @@ from heatline.edge.errors import BundleError
 from heatline.edge.geometry import RegionOfInterest
 from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, Precision
 from heatline.edge.reference.reference import Reference
-from heatline.edge.util.os_errors import writing
-from heatline.edge.util.plain_file import open_plain, read_plain
+from heatline.edge.util.files import open_plain, read_plain, writing
 from heatline.edge.util.text import encode_json
 
 MANIFEST = "manifest.json"

@@ -9,8 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from heatline.edge.bundle.manifest import Calibration, ScoreBy
-from heatline.edge.calibration.binomial import CONFIDENCE, frames_to_show, upper_bound
-from heatline.edge.calibration.student import prediction_bound, prediction_bound_of_groups
+from heatline.edge.calibration.statistics import (
+    CONFIDENCE,
+    frames_to_show,
+    prediction_bound,
+    prediction_bound_of_groups,
+    upper_bound,
+)
 from heatline.edge.errors import InputError
 from heatline.edge.util.text import format_count
 

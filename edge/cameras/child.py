@@ -46,8 +46,8 @@ from heatline.edge.colour import to_rgb
 from heatline.edge.errors import CameraError, HeatlineError, InputError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame
 from heatline.edge.util.channel import Channel, ReleaseSlot, RingWriter
+from heatline.edge.util.process import NamedThread
 from heatline.edge.util.text import utf8_safe
-from heatline.edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from heatline.edge.colour import PixelFormat
 from heatline.edge.errors import CameraError, GeometryError, HeatlineError, InputError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame, FrameRule
 from heatline.edge.geometry import WHOLE_FRAME, TileGrid
-from heatline.edge.util.os_errors import writing
+from heatline.edge.util.files import writing
 from heatline.edge.util.text import format_count
 
 STEP_SECONDS = 0.25

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from heatline.edge.errors import CameraError, last_line
 from heatline.edge.frames import BadFrame, Stamp
-from heatline.edge.util.threads import NamedThread
+from heatline.edge.util.process import NamedThread
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from heatline.edge.bundle import open_bundle, open_verified_engine
-from heatline.edge.bundle.missed_kinds import describe_missed
+from heatline.edge.bundle.manifest import describe_missed
 from heatline.edge.bundle.signature import TRUSTED_KEYS, describe_signer, require_trusted, signer_of
 from heatline.edge.cli.bundle_diff import diff
 from heatline.edge.cli.bundle_formatting import (

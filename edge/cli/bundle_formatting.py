@@ -20,7 +20,7 @@ from heatline.edge.bundle.manifest import (
 )
 from heatline.edge.bundle.plausibility import ranges
 from heatline.edge.bundle.pooling import top_cells_of
-from heatline.edge.calibration.binomial import CONFIDENCE, interval
+from heatline.edge.calibration.statistics import CONFIDENCE, interval
 from heatline.edge.inference.engine import GRAPHS
 from heatline.edge.util.text import format_count
 

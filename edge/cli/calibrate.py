@@ -11,7 +11,6 @@ from heatline.edge.bundle.appearance import Appearance
 from heatline.edge.bundle.plausibility import Plausibility, fit_plausibility
 from heatline.edge.calibration import calibrate as calibrate_by_share
 from heatline.edge.calibration import count_allowed_rejects, count_rejected, describe_support
-from heatline.edge.calibration.binomial import CONFIDENCE, cdf, frames_to_show, most_that_show
 from heatline.edge.calibration.recalibration import (
     GoodPictures,
     Shift,
@@ -24,6 +23,7 @@ from heatline.edge.calibration.recalibration import (
     summarise_shift,
     without_poses,
 )
+from heatline.edge.calibration.statistics import CONFIDENCE, cdf, frames_to_show, most_that_show
 from heatline.edge.cli.bundle_formatting import (
     count_frames,
     describe_bound,

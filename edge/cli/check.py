@@ -35,7 +35,7 @@ from heatline.edge.service.line import OpenCamera, bound_addresses, open_cameras
 from heatline.edge.service.loading import PreparedSetup, prepare
 from heatline.edge.service.recovery import lock_folder
 from heatline.edge.target import KeyFiles, endpoint_of
-from heatline.edge.util.limits import require_limits
+from heatline.edge.util.process import require_limits
 from heatline.edge.util.systemd import LINES, STATE_FOLDERS, state_folder
 from heatline.edge.util.text import format_count, utf8_safe
 

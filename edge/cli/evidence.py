@@ -23,8 +23,7 @@ from heatline.edge.monitor.evidence_place import evidence_of
 from heatline.edge.monitor.exported import ReviewRow
 from heatline.edge.monitor.review import Review
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.util.atomic_file import replacing
-from heatline.edge.util.os_errors import writing
+from heatline.edge.util.files import replacing, writing
 from heatline.edge.wire.events import Verdict
 
 HEADINGS = "time (UTC)", "verdict", "camera", "part", "score", "reason", "review", "id"

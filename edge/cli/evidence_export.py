@@ -15,8 +15,7 @@ from heatline.edge.monitor.entry import EvidenceEntry
 from heatline.edge.monitor.evidence_place import evidence_of
 from heatline.edge.monitor.exported import MANIFEST, ManifestRow, ReviewRow
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.util.atomic_file import replacing
-from heatline.edge.util.os_errors import writing
+from heatline.edge.util.files import replacing, writing
 from heatline.edge.util.text import encode_json, format_count
 from heatline.edge.wire.events import Verdict
 

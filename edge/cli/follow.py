@@ -14,7 +14,7 @@ from heatline.edge.delivery.client.follower import Follower, forget
 from heatline.edge.delivery.client.handshake_probe import require_authorized
 from heatline.edge.errors import EventsLostError
 from heatline.edge.target import KeyFiles, endpoint_of, key_options
-from heatline.edge.util.signals import sigterm_as_ctrl_c
+from heatline.edge.util.process import sigterm_as_ctrl_c
 from heatline.edge.util.text import format_count
 from heatline.edge.wire.following import CONSUMER_NAME, Start
 

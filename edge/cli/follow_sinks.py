@@ -15,9 +15,7 @@ import msgspec
 
 from heatline.edge.cli.output import visible
 from heatline.edge.errors import InputError
-from heatline.edge.util.atomic_file import replacing, sync_folder
-from heatline.edge.util.file_lock import open_locked
-from heatline.edge.util.os_errors import writing
+from heatline.edge.util.files import open_locked, replacing, sync_folder, writing
 from heatline.edge.wire.following import LARGEST_WINDOW, Delivered
 
 EVENT_PREFIX = b'{"type":"'

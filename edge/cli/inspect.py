@@ -14,8 +14,7 @@ from heatline.edge.heatmap_picture import png
 from heatline.edge.images import list_images
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.offline import BundleInspector
-from heatline.edge.util.atomic_file import replacing
-from heatline.edge.util.os_errors import writing
+from heatline.edge.util.files import replacing, writing
 from heatline.edge.util.text import format_count
 
 

@@ -17,8 +17,7 @@ from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.delivery.journal.rows import Record
 from heatline.edge.errors import EventsLostError, JournalError, MessageError
 from heatline.edge.target import journal_of
-from heatline.edge.util.atomic_file import replacing
-from heatline.edge.util.os_errors import writing
+from heatline.edge.util.files import replacing, writing
 from heatline.edge.util.text import spreadsheet_cell
 from heatline.edge.wire.events import event_from
 

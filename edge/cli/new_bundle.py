@@ -12,9 +12,8 @@ from heatline.edge.bundle.appearance import Appearance
 from heatline.edge.bundle.manifest import Reference
 from heatline.edge.bundle.plausibility import Plausibility, find_outliers
 from heatline.edge.bundle.store import require_new_folder
-from heatline.edge.calibration.new_reference import FEWEST_FRAMES as FEWEST_OF_REFERENCE
-from heatline.edge.calibration.new_reference import NewReference
-from heatline.edge.calibration.recalibration import GoodPictures, next_in_series, write_recalibrated
+from heatline.edge.calibration.recalibration import FEWEST_FRAMES as FEWEST_OF_REFERENCE
+from heatline.edge.calibration.recalibration import GoodPictures, NewReference, next_in_series, write_recalibrated
 from heatline.edge.cli.output import progress_console
 from heatline.edge.drift import FEWEST_FRAMES
 from heatline.edge.errors import BundleError, InputError

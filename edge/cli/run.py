@@ -7,7 +7,7 @@ import click
 from heatline.edge.cli.output import exit_immediately
 from heatline.edge.config import load_config
 from heatline.edge.service.lifecycle import Service, signal_handlers
-from heatline.edge.util.limits import require_limits
+from heatline.edge.util.process import require_limits
 
 
 @click.command(epilog="Example: heatline run /etc/heatline/line1.toml")

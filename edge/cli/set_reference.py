@@ -7,8 +7,14 @@ from pathlib import Path
 import click
 
 from heatline.edge.bundle import open_bundle, open_verified_engine
-from heatline.edge.calibration.new_reference import FEWEST_FRAMES, NewReference
-from heatline.edge.calibration.recalibration import NAMED, GoodPictures, recalibrated_manifest, without_poses
+from heatline.edge.calibration.recalibration import (
+    FEWEST_FRAMES,
+    NAMED,
+    GoodPictures,
+    NewReference,
+    recalibrated_manifest,
+    without_poses,
+)
 from heatline.edge.cli.bundle_formatting import describe_product_reference
 from heatline.edge.cli.new_bundle import (
     THRESHOLDS_STAY,

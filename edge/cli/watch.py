@@ -27,7 +27,7 @@ from heatline.edge.delivery.client.handshake_probe import require_authorized
 from heatline.edge.delivery.client.subscriber import LineLost, NewBoot, Notice, Subscriber
 from heatline.edge.errors import MessageError
 from heatline.edge.target import KeyFiles, endpoint_of, key_options
-from heatline.edge.util.os_errors import writing
+from heatline.edge.util.files import writing
 from heatline.edge.wire.events import (
     AlarmEvent,
     ChangeEvent,

@@ -13,8 +13,7 @@ from typing import Any
 from heatline.edge.bundle import open_bundle
 from heatline.edge.config.line import load_config
 from heatline.edge.errors import CommandRefusedError, ConfigError, HeatlineError, Interrupted
-from heatline.edge.util.atomic_file import replacing
-from heatline.edge.util.os_errors import writing
+from heatline.edge.util.files import replacing, writing
 
 _BUNDLE_LINE = re.compile(r"""^([ \t]*bundle[ \t]*=[ \t]*)("(?:[^"\\\n]|\\.)*"|'[^'\n]*')""", re.MULTILINE)
 

@@ -25,7 +25,7 @@ from heatline.edge.config.products import ProductConfig, ThresholdsConfig, check
 from heatline.edge.config.tuned import EngineSelection, TunedEngines, read_tuned, tuned_file
 from heatline.edge.delivery.auth import is_local, unprotected
 from heatline.edge.errors import ConfigError, Faults
-from heatline.edge.util.plain_file import read_toml
+from heatline.edge.util.files import read_toml
 from heatline.edge.util.validation import describe_misfit
 
 

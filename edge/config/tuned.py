@@ -18,9 +18,8 @@ from msgspec.structs import asdict, replace
 
 from heatline.edge.config.engine import EngineConfig, check_engine
 from heatline.edge.errors import ConfigError
-from heatline.edge.util.atomic_file import replacing
-from heatline.edge.util.plain_file import read_toml
-from heatline.edge.util.processor import cores, processor
+from heatline.edge.util.files import read_toml, replacing
+from heatline.edge.util.process import cores, processor
 from heatline.edge.util.validation import describe_misfit
 
 SUFFIX = ".tuned.toml"

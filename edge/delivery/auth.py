@@ -26,9 +26,9 @@ from zmq.utils import z85
 from heatline.edge.delivery.sockets import bind, monitor, monitor_event
 from heatline.edge.errors import AccessError
 from heatline.edge.keys import PUBLIC_SUFFIX, KeyStore, StoredKey, read_private, read_public, write_pair
+from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimit, RateLimitedLog
 from heatline.edge.util.text import on_one_line
-from heatline.edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import zmq
 from heatline.edge.delivery.auth import Access, Authenticator, SocketName
 from heatline.edge.delivery.sockets import PARTS_KEPT, cannot_bind, receive_frames
 from heatline.edge.errors import DeliveryError
+from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.util.threads import NamedThread
 from heatline.edge.wire.requests import Protocol, Refused, RequestT, refuse
 
 logger = logging.getLogger(__name__)

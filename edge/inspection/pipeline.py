@@ -27,7 +27,7 @@ from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.outcome import Outcome, Unjudged, outcome_of
 from heatline.edge.inspection.reorder_buffer import ReorderBuffer
 from heatline.edge.inspection.setup import Setup
-from heatline.edge.util.threads import NamedThread
+from heatline.edge.util.process import NamedThread
 
 logger = logging.getLogger(__name__)
 

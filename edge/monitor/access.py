@@ -20,7 +20,7 @@ from heatline.edge.delivery.auth import is_local
 from heatline.edge.errors import AccessError
 from heatline.edge.keys import NOT_ITS_OWNERS_ALONE
 from heatline.edge.monitor.responses import error
-from heatline.edge.util.plain_file import open_plain
+from heatline.edge.util.files import open_plain
 
 OPEN_PATHS = "/login", "/healthz"
 """Answered without a token."""

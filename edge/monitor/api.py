@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from heatline.edge.bundle import Calibration
-from heatline.edge.bundle.missed_kinds import describe_missed, describe_passing
+from heatline.edge.bundle.manifest import describe_missed, describe_passing
 from heatline.edge.bundle.store import read_manifest
 from heatline.edge.config import load_config
 from heatline.edge.errors import HeatlineError

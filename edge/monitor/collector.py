@@ -20,8 +20,8 @@ from heatline.edge.monitor.held_picture import HeldPicture
 from heatline.edge.monitor.memory import ROWS, Memory
 from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.reviews import MOST_PICTURES
+from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.util.threads import NamedThread
 from heatline.edge.wire.events import Message, ReviewEvent, StatusEvent, VerdictEvent, event_from
 
 logger = logging.getLogger(__name__)

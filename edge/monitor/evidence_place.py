@@ -9,7 +9,7 @@ from heatline.edge.errors import ConfigError, InputError
 from heatline.edge.monitor.files import hold
 from heatline.edge.monitor.retention import MIB, Limits, Retention, require_room
 from heatline.edge.target import file_of, name_of, named_here
-from heatline.edge.util.os_errors import require_writable, writing
+from heatline.edge.util.files import require_writable, writing
 from heatline.edge.util.systemd import LINES, STATE_FOLDERS
 
 FOLDER = "evidence"

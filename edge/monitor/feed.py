@@ -47,10 +47,10 @@ from heatline.edge.monitor.channel import (
     peer_uid,
 )
 from heatline.edge.monitor.picture_place import make_private
+from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimit
 from heatline.edge.util.ring import RingWriter
 from heatline.edge.util.text import format_count
-from heatline.edge.util.threads import NamedThread
 from heatline.edge.wire.events import EvidenceState, VerdictEvent, header_of
 from heatline.edge.wire.marks import Mark
 

@@ -5,10 +5,7 @@ import os
 from pathlib import Path
 
 from heatline.edge.errors import DeliveryError
-from heatline.edge.util.atomic_file import sync_folder
-from heatline.edge.util.file_lock import open_locked
-from heatline.edge.util.group_folder import FILE_MODE
-from heatline.edge.util.plain_file import open_plain
+from heatline.edge.util.files import FILE_MODE, open_locked, open_plain, sync_folder
 
 HALF_WRITTEN = ".new"
 """Ending of a file that gets its name when it is complete."""

@@ -22,9 +22,7 @@ from heatline.edge.monitor.picture import Picture
 from heatline.edge.monitor.retention import MIB, Limits, NoRoomError, lacking_bytes
 from heatline.edge.monitor.store import ENTRY, FRAME, HEATMAP
 from heatline.edge.monitor.writer import EvidenceWriter
-from heatline.edge.util.group_folder import make_folder
-from heatline.edge.util.os_errors import writing
-from heatline.edge.util.plain_file import read_plain
+from heatline.edge.util.files import make_folder, read_plain, writing
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)

@@ -44,7 +44,7 @@ from heatline.edge.monitor.state import State, describe
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, journal_of, name_of
 from heatline.edge.util.listener import ACCEPTED_AT_ONCE, Listener
-from heatline.edge.util.processor import yield_processor
+from heatline.edge.util.process import yield_processor
 
 STATIC = Path(__file__).with_name("static")
 WORKERS = 2

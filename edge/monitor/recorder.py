@@ -29,11 +29,10 @@ from heatline.edge.monitor.journal_marks import JournalMarks
 from heatline.edge.monitor.picture import Picture
 from heatline.edge.monitor.picture_place import picture_socket
 from heatline.edge.monitor.writer import EvidenceWriter
-from heatline.edge.util.processor import yield_processor
+from heatline.edge.util.process import NamedThread, waits_for_processor, yield_processor
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.util.systemd import state_folder
 from heatline.edge.util.text import utf8_safe
-from heatline.edge.util.threads import NamedThread, waits_for_processor
 from heatline.edge.wire.events import EvidenceState
 
 logger = logging.getLogger("heatline.edge.monitor.recorder")  # this module is __main__

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from heatline.edge.calibration.binomial import interval
+from heatline.edge.calibration.statistics import interval
 from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.monitor.entry import EvidenceEntry, day_of
 from heatline.edge.monitor.review import Review

@@ -12,7 +12,7 @@ from heatline.edge.monitor import review_file
 from heatline.edge.monitor.entry import LARGEST_BYTES, EvidenceEntry, decode_entry, is_day, is_picture, require_picture
 from heatline.edge.monitor.review import Review, combine
 from heatline.edge.monitor.review_file import decode_reviews
-from heatline.edge.util.plain_file import read_plain
+from heatline.edge.util.files import read_plain
 from heatline.edge.wire.events import ReviewEvent, Verdict
 
 logger = logging.getLogger(__name__)

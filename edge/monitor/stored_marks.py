@@ -11,7 +11,7 @@ from heatline.edge.monitor.retention import Retention
 from heatline.edge.monitor.review import combine
 from heatline.edge.monitor.review_file import LARGEST_BYTES, decode_reviews, encode_reviews, merge_reviews
 from heatline.edge.monitor.store import ENTRY, REVIEW
-from heatline.edge.util.plain_file import read_plain
+from heatline.edge.util.files import read_plain
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.wire.events import ReviewEvent
 from heatline.edge.wire.marks import Mark

@@ -18,8 +18,7 @@ from heatline.edge.monitor.picture import Picture
 from heatline.edge.monitor.retention import Limits, Retention, delete_entry
 from heatline.edge.monitor.store import ENDINGS, ENTRY, REVIEW, EvidenceStore, StoredEntry
 from heatline.edge.monitor.stored_marks import StoredMarks
-from heatline.edge.util.group_folder import make_folder
-from heatline.edge.util.os_errors import writing
+from heatline.edge.util.files import make_folder, writing
 
 
 class EvidenceWriter:

@@ -18,9 +18,9 @@ from heatline.edge.service.line import Line
 from heatline.edge.service.loading import PreparedSetup, describe_plausibility_change, describe_setup, prepare
 from heatline.edge.service.product_memory import ProductMemory
 from heatline.edge.service.reconfigure import reconfigure, require_exchangeable, require_reversible
+from heatline.edge.util.process import NamedThread
 from heatline.edge.util.systemd import notify, notify_reloading
 from heatline.edge.util.text import utf8_safe
-from heatline.edge.util.threads import NamedThread
 from heatline.edge.wire import commands
 from heatline.edge.wire.events import Change
 

@@ -20,7 +20,7 @@ from heatline.edge.errors import MissingExtraError
 from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.util.child_process import Restarts, describe_end, start_sidecar
 from heatline.edge.util.extras import missing_extra
-from heatline.edge.util.threads import NamedThread
+from heatline.edge.util.process import NamedThread
 from heatline.edge.wire.events import EvidenceState, WebState
 
 logger = logging.getLogger(__name__)

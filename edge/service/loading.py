@@ -18,8 +18,8 @@ from heatline.edge.inspection.inspector import Inspector, product_references
 from heatline.edge.inspection.setup import EngineUses, Setup
 from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.reference.reference import Reference
+from heatline.edge.util.process import NamedThread, threads_named
 from heatline.edge.util.systemd import cache_folder
-from heatline.edge.util.threads import NamedThread, threads_named
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from heatline.edge.util.atomic_file import replacing, sync_folder
+from heatline.edge.util.files import replacing, sync_folder
 
 logger = logging.getLogger(__name__)
 

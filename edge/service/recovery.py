@@ -12,7 +12,7 @@ from heatline.edge.frames import Watermark
 from heatline.edge.inspection.in_flight_log import InFlightLog, PreviousRun
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.outcome import Outcome, Unjudged
-from heatline.edge.util.file_lock import open_locked
+from heatline.edge.util.files import open_locked
 from heatline.edge.util.text import utf8_safe
 
 logger = logging.getLogger(__name__)

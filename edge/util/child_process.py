@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from heatline.edge.util.processor import yield_processor
+from heatline.edge.util.process import yield_processor
 
 WITHHELD_VARIABLES = ("CACHE_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 """Variables of systemd that are meant for the line's own process."""

@@ -28,7 +28,7 @@ from heatline.edge.bundle import Manifest, open_bundle
 from heatline.edge.errors import BenchError, DemoError, HeatlineError
 from heatline.edge.images import read_image
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.util.os_errors import writing
+from heatline.edge.util.files import writing
 from heatline.edge.wire.events import Event, StatusEvent, VerdictEvent
 from heatline.train.evaluation.scoring import match_regions
 

@@ -11,7 +11,7 @@ from heatline.edge.config import LineConfig, load_config
 from heatline.edge.monitor.evidence_place import evidence_of
 from heatline.edge.target import file_of
 from heatline.edge.util.extras import require_extra
-from heatline.edge.util.signals import sigterm_as_ctrl_c
+from heatline.edge.util.process import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
     from heatline.export.retrain.retrain import Request

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from heatline.edge.errors import InputError, TrainingError
-from heatline.edge.util.os_errors import writing
+from heatline.edge.util.files import writing
 from heatline.export.retrain.plan import Plan
 from heatline.train.files import write_atomically
 from heatline.train.readers.reviewed import INDEX, ReviewedFrame, write_index

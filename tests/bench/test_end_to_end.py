@@ -50,7 +50,7 @@ from heatline.edge.delivery.sockets import GONE_AFTER_MS
 from heatline.edge.errors import BenchError, InputError
 from heatline.edge.inference import open_engine
 from heatline.edge.reference.reference import Reference
-from heatline.edge.util.threads import NamedThread
+from heatline.edge.util.process import NamedThread
 from heatline.edge.wire.events import VerdictEvent
 from tests.bench import made_results as made
 from tests.bench.made_there import Doomed, fail_at_once

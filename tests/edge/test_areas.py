@@ -11,11 +11,9 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from heatline.edge.bundle.appearance import Appearance, Floats
-from heatline.edge.bundle.areas import find_areas, fit_areas
+from heatline.edge.bundle.areas import ProductCells, cell_map, find_areas, fit_areas, largest_area
 from heatline.edge.bundle.lines import FLAT, SAME, fit_lines, measure_lines
 from heatline.edge.bundle.plausibility import ProductTiles, fit_plausibility
-from heatline.edge.bundle.product_cells import ProductCells, cell_map, largest_area
-from heatline.edge.errors import BundleError
 from heatline.edge.frames import Stamp
 from heatline.edge.geometry import RegionOfInterest, TileGrid
 from heatline.edge.inspection.outcome import outcome_of
@@ -203,10 +201,6 @@ def test_the_file_of_the_product_holds_its_cells(tmp_path) -> None:  # type: ign
     assert read.cells is not None
     assert made.tiles.cells is not None
     assert np.array_equal(read.cells.distances(cells_of(1)), made.tiles.cells.distances(cells_of(1)))
-    many = replace(made.tiles, cells=ProductCells(made.tiles.cells.projection, np.zeros((9999, 10), np.float32)))
-    (tmp_path / "many.npz").write_bytes(many.to_bytes())
-    with pytest.raises(BundleError, match="9999 prototypes"):
-        ProductTiles.load(tmp_path / "many.npz", CHANNELS)
 
 
 @pytest.mark.parametrize(("verdict", "expected"), [("GOOD", "foreign_area"), ("DEFECT", None)])

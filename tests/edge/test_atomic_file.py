@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from heatline.edge.util.atomic_file import replacing
+from heatline.edge.util.files import replacing
 
 
 @pytest.mark.parametrize("unique", [False, True])

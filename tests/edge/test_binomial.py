@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from heatline.edge.calibration.binomial import cdf, frames_to_show, interval, most_that_show, upper_bound
+from heatline.edge.calibration.statistics import cdf, frames_to_show, interval, most_that_show, upper_bound
 
 
 def exact_tail(count: int, n: int, share: float | Fraction) -> Fraction:

@@ -16,8 +16,8 @@ import xxhash
 from heatline.edge.bundle import SCHEMA, Bundle, open_bundle
 from heatline.edge.bundle.manifest import Plausible
 from heatline.edge.bundle.plausibility import Plausibility
-from heatline.edge.calibration.binomial import upper_bound
 from heatline.edge.calibration.recalibration import GoodPictures
+from heatline.edge.calibration.statistics import upper_bound
 from heatline.edge.cli.calibrate import _share_for, _warn_of_newly_plausible
 from heatline.edge.errors import EngineError
 from heatline.edge.inspection.inspector import Inspector

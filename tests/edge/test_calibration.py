@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from heatline.edge.calibration.binomial import upper_bound
+from heatline.edge.calibration.statistics import upper_bound
 from heatline.edge.calibration.thresholds import (
     EVIDENCE_QUANTILE,
     STORED_AT_LEAST,

@@ -29,7 +29,7 @@ from heatline.edge.monitor.picture_place import picture_socket
 from heatline.edge.monitor.recorder import Recorder
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.monitor.writer import EvidenceWriter
-from heatline.edge.util.threads import NamedThread
+from heatline.edge.util.process import NamedThread
 from heatline.edge.wire.events import EvidenceState, Message, StatusEvent, VerdictEvent
 from heatline.edge.wire.marks import MarkKind
 from tests.command import WITHIN_SECONDS, heatline, process_env

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from heatline.edge.util.file_lock import open_locked
+from heatline.edge.util.files import open_locked
 
 
 def test_a_file_or_folder_is_locked_until_its_descriptor_is_closed(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.calibration.group_bootstrap import ENDS, RESAMPLES, SEED, ratio_interval
+from heatline.edge.calibration.statistics import ENDS, RESAMPLES, SEED, ratio_interval
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(1, 5)), min_size=10, max_size=14, unique=True))

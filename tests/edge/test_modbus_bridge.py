@@ -21,7 +21,7 @@ from heatline.edge.config import load_config
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.errors import ConfigError, SupersededError
 from heatline.edge.service.reconfigure import require_exchangeable
-from heatline.edge.util.threads import NamedThread
+from heatline.edge.util.process import NamedThread
 from heatline.edge.wire.events import Handshake, Message, StatusEvent, VerdictEvent
 from tests.command import HEATLINE, complaint, heatline
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, event, wait_until

@@ -12,7 +12,7 @@ from heatline.edge.bridge.modbus.codes import Command, Outcome
 from heatline.edge.bridge.modbus.commands import Answer, CommandRegisters, Executor, Request
 from heatline.edge.bridge.modbus.registers import COMMANDS, RESPONSE, register_map
 from heatline.edge.delivery.commands import CommandServer
-from heatline.edge.util.threads import NamedThread
+from heatline.edge.util.process import NamedThread
 from heatline.edge.wire.commands import Announced, Selected, SelectRequest, Triggered, TriggerRequest, refusal
 from tests.edge.followed_line import BUNDLE, WITHIN_SECONDS, wait_until
 from tests.edge.modbus_plc import served

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from heatline.edge.errors import BundleError, InputError
-from heatline.edge.util.os_errors import writing
+from heatline.edge.util.files import writing
 
 
 def test_a_file_that_cannot_be_written_is_named_with_the_reason_and_what_to_do(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heatline.edge.calibration.binomial import interval
+from heatline.edge.calibration.statistics import interval
 from heatline.edge.monitor import report as module
 from heatline.edge.monitor.report import JournalTotals, report
 from heatline.edge.monitor.store import EvidenceStore

@@ -21,7 +21,7 @@ from heatline.edge.frames import Frame, Stamp
 from heatline.edge.images import read_rgb
 from heatline.edge.inspection.inspector import Inspector
 from heatline.edge.reference.reference import Reference
-from heatline.edge.util.evenly import evenly
+from heatline.edge.util.sampling import evenly
 from heatline.edge.wire.events import Event, VerdictEvent
 from tests.command import complaint, heatline
 from tests.edge.boards import board, board_bundle, moved

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from heatline.edge.util.signals import sigterm_as_ctrl_c
+from heatline.edge.util.process import sigterm_as_ctrl_c
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.calibration.student import cdf, prediction_bound, prediction_bound_of_groups, quantile
+from heatline.edge.calibration.statistics import prediction_bound, prediction_bound_of_groups, t_cdf, t_quantile
 
 DEGREES = st.integers(1, 2000)
 
@@ -16,14 +16,14 @@ DEGREES = st.integers(1, 2000)
 def test_the_distribution_equals_that_of_scipy(value: float, degrees: int) -> None:
     from scipy.stats import t
 
-    assert cdf(value, degrees) == pytest.approx(t.cdf(value, degrees), abs=1e-10)
+    assert t_cdf(value, degrees) == pytest.approx(t.cdf(value, degrees), abs=1e-10)
 
 
 @given(st.floats(0.5, 0.9999), DEGREES)
 def test_quantiles_equal_those_of_scipy(share: float, degrees: int) -> None:
     from scipy.stats import t
 
-    assert quantile(share, degrees) == pytest.approx(t.ppf(share, degrees), rel=1e-6, abs=1e-6)
+    assert t_quantile(share, degrees) == pytest.approx(t.ppf(share, degrees), rel=1e-6, abs=1e-6)
 
 
 def test_for_many_values_the_bound_equals_that_of_the_normal_distribution() -> None:

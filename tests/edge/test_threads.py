@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.util.threads import NamedThread, threads_named, waits_for_processor
+from heatline.edge.util.process import NamedThread, threads_named, waits_for_processor
 from tests.command import WITHIN_SECONDS
 from tests.edge.lines import RunningLine, running, small_frames, write_line, write_pictures
 

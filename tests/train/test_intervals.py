@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from heatline.edge.calibration.group_bootstrap import RESAMPLES, SEED
+from heatline.edge.calibration.statistics import RESAMPLES, SEED
 from heatline.train.evaluation.figures import FrameColumns, TileColumns, compute_figures, compute_intervals, rates
 
 NO_TILES = TileColumns(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heatline.edge.util.k_means import k_means
+from heatline.edge.util.sampling import k_means
 from heatline.export.onnx_graph import to_graphs
 from heatline.train.models.novelty import NEAREST, Novelty, concatenate_cells
 from heatline.train.models.prototypes import Prototypes

@@ -15,7 +15,7 @@ from heatline.edge.errors import InputError
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.picture_folders import find_layout
 from heatline.edge.util.extras import require_extra
-from heatline.edge.util.os_errors import writing
+from heatline.edge.util.files import writing
 from heatline.edge.util.text import format_count, is_are
 from heatline.train.progress import show_progress
 from heatline.train.readers.folder import LABELS_ONLY, TRUTHS

@@ -12,7 +12,7 @@ from rich.table import Table
 from heatline.edge.cli.output import json_option, print_json, progress_console
 from heatline.edge.errors import TrainingError
 from heatline.edge.util.extras import require_extra
-from heatline.edge.util.signals import sigterm_as_ctrl_c
+from heatline.edge.util.process import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
     from heatline.train.study.runner import StudyStatus

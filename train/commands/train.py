@@ -11,7 +11,7 @@ from heatline.edge.cli.output import json_option, print_facts, print_json
 from heatline.edge.errors import ConfigError
 from heatline.edge.picture_folders import find_layout
 from heatline.edge.util.extras import require_extra
-from heatline.edge.util.signals import sigterm_as_ctrl_c
+from heatline.edge.util.process import sigterm_as_ctrl_c
 from heatline.edge.util.text import format_count
 
 if TYPE_CHECKING:

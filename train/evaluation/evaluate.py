@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from heatline.edge.bundle import Calibration
-from heatline.edge.calibration.group_bootstrap import FEWEST_GROUPS
+from heatline.edge.calibration.statistics import FEWEST_GROUPS
 from heatline.edge.errors import InputError
 from heatline.edge.images import digest_picture
 from heatline.edge.inference import EngineKind, Precision

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.calibration.group_bootstrap import ENDS, FEWEST_GROUPS, FEWEST_KNOWN
+from heatline.edge.calibration.statistics import ENDS, FEWEST_GROUPS, FEWEST_KNOWN
 from heatline.train.evaluation.figures import draw_groups
 
 POSITIONS = 250

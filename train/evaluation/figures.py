@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.calibration.group_bootstrap import ENDS, FEWEST_GROUPS, FEWEST_KNOWN, RESAMPLES, SEED, describe_basis
+from heatline.edge.calibration.statistics import ENDS, FEWEST_GROUPS, FEWEST_KNOWN, RESAMPLES, SEED, describe_basis
 from heatline.train.evaluation.scoring import PixelCounts
 
 Weights = NDArray[np.float64]

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from heatline.edge.bundle import Calibration
-from heatline.edge.bundle.missed_kinds import passes
+from heatline.edge.bundle.manifest import passes
 from heatline.edge.errors import InputError
 from heatline.edge.util.text import encode_json, format_count, on_one_line
 from heatline.train.evaluation.figures import Figures

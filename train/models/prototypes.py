@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.util.k_means import k_means, squared_distances
+from heatline.edge.util.sampling import k_means, squared_distances
 
 PROTOTYPES = 256
 MOST_CELLS = 40_000

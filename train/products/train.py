@@ -7,7 +7,7 @@ from typing import Any
 from heatline.edge import __version__
 from heatline.edge.cluster import interruptible, open_cluster
 from heatline.edge.errors import ConfigError, HeatlineError, Interrupted, TrainingError, last_line
-from heatline.edge.util.processor import cores
+from heatline.edge.util.process import cores
 from heatline.edge.util.text import format_count
 from heatline.train.config import TrainConfig
 from heatline.train.products.page import write_page

@@ -19,8 +19,8 @@ from heatline.edge.bridge.modbus.server import ModbusServer
 from heatline.edge.config import LineConfig
 from heatline.edge.config.modbus import ModbusConfig
 from heatline.edge.target import KeyFiles, endpoint_of
+from heatline.edge.util.process import NamedThread
 from heatline.edge.util.systemd import notify
-from heatline.edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from heatline.edge.bridge.mqtt.faults import (
 from heatline.edge.bridge.mqtt.messages import JSON, Publication
 from heatline.edge.config.mqtt import MqttConfig
 from heatline.edge.errors import AccessError, DeliveryError
+from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.util.threads import NamedThread
 
 CONNECTED_WITHIN_SECONDS = 5.0
 ANSWERED_WITHIN_SECONDS = 5.0

@@ -16,9 +16,9 @@ from heatline.edge.bridge.opcua.results import HeldResult, HeldResults
 from heatline.edge.bridge.opcua.session import ClientUser, caller
 from heatline.edge.delivery.client.commander import Commander
 from heatline.edge.errors import CommandRefusedError, HeatlineError
+from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.util.text import on_one_line
-from heatline.edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from heatline.edge.bridge.opcua.results import HeldResults
 from heatline.edge.bridge.result import VERDICTS
 from heatline.edge.delivery.client.follower import Follower
 from heatline.edge.errors import EventsLostError
-from heatline.edge.util.threads import NamedThread
+from heatline.edge.util.process import NamedThread
 from heatline.edge.wire.following import Delivered
 
 TOPICS = VERDICTS, "journal"

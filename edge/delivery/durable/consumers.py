@@ -15,8 +15,7 @@ import msgspec
 
 from heatline.edge.delivery.journal.errors import kind_of
 from heatline.edge.errors import JournalError
-from heatline.edge.util.atomic_file import sync_folder
-from heatline.edge.util.group_folder import make_folder
+from heatline.edge.util.files import make_folder, sync_folder
 from heatline.edge.util.slot_file import SlotFile, read_slots
 
 logger = logging.getLogger(__name__)

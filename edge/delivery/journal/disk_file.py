@@ -12,7 +12,7 @@ from heatline.edge.delivery.journal.errors import JournalDamagedError, JournalFu
 from heatline.edge.delivery.journal.file import FILE_NAME, move_aside
 from heatline.edge.delivery.journal.journal import WAL_KEPT_BYTES, Journal
 from heatline.edge.errors import JournalError
-from heatline.edge.util.threads import NamedThread
+from heatline.edge.util.process import NamedThread
 
 logger = logging.getLogger(__name__)
 

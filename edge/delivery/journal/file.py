@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from heatline.edge.delivery.journal.errors import JournalDamagedError, JournalTooNewError, kind_of
-from heatline.edge.util.atomic_file import sync_folder
-from heatline.edge.util.group_folder import FILE_MODE
+from heatline.edge.util.files import FILE_MODE, sync_folder
 
 FILE_NAME = "journal.db"
 SCHEMA_VERSION = 1

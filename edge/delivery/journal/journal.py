@@ -40,8 +40,7 @@ from heatline.edge.delivery.journal.rows import (
     topics_in,
 )
 from heatline.edge.frames import Watermark
-from heatline.edge.util.file_lock import open_locked
-from heatline.edge.util.group_folder import make_folder
+from heatline.edge.util.files import make_folder, open_locked
 
 BUSY_SECONDS = 0.2
 """How long to wait for another process that has locked the file."""

@@ -13,7 +13,7 @@ from heatline.edge.delivery.journal.errors import (
 from heatline.edge.delivery.journal.file import FILE_NAME, database_files
 from heatline.edge.delivery.journal.journal import hold
 from heatline.edge.delivery.journal.reader import JournalReader
-from heatline.edge.util.os_errors import require_writable
+from heatline.edge.util.files import require_writable
 
 MIB = 1 << 20
 

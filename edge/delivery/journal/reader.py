@@ -31,7 +31,7 @@ from heatline.edge.delivery.journal.rows import (
 )
 from heatline.edge.errors import JournalError
 from heatline.edge.frames import Watermark
-from heatline.edge.util.plain_file import require_plain
+from heatline.edge.util.files import require_plain
 
 BUSY_SECONDS = 5.0
 """How long to wait for another process that has locked the file."""

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from heatline.edge.errors import InputError
-from heatline.edge.util.os_errors import writing
+from heatline.edge.util.files import writing
 
 from .board import SIZE_HW, draw_board
 

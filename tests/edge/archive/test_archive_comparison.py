@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from heatline.edge.archive.comparison import VERDICTS, Change, Comparison, Finding, Summary
 from heatline.edge.archive.results import read_results
-from heatline.edge.calibration.binomial import interval
+from heatline.edge.calibration.statistics import interval
 from heatline.edge.errors import InputError
 from tests.edge.archive.made_archives import NEW, OLD, UNREADABLE, Made, Seen, made_archive
 

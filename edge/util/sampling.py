@@ -1,9 +1,19 @@
-"""k-means, and squared distances of points to centres."""
+"""A choice of few among many: evenly spread indices, and k-means."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """Return at most `most` indices of `count` items, at equal distances, the first and the last included.
+
+    >>> evenly(9, 3), evenly(2, 3), evenly(0, 3)
+    ([0, 4, 8], [0, 1], [])
+    """
+    return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()  # type: ignore[no-any-return]
+
 
 ITERATIONS = 15
 Floats = NDArray[np.float32]

@@ -1,0 +1,185 @@
+"""Bounds of shares and of new values.
+
+Exact binomial tails and bounds: C. J. Clopper and E. S. Pearson, The use of confidence or fiducial limits illustrated
+in the case of the binomial, Biometrika 26 (1934). Student's t predicts the next value of a normal distribution from
+few. The bootstrap draws whole groups, with replacement (Efron & Tibshirani 1993, percentile intervals), as pictures of
+one group show the same thing; with few groups an interval is not reliable, and none is given.
+"""
+
+import bisect
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev, variance
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+
+
+def cdf(count: int, n: int, share: float) -> float:
+    """P(X <= count) for X ~ Binomial(n, share).
+
+    The sum starts at `count` and moves away from the mean: its terms only fall, so few of them matter for any n.
+    """
+    if count < 0:
+        return 0.0
+    if count >= n or share <= 0:
+        return 1.0
+    if share >= 1:
+        return 0.0
+    if count > n * share:  # the mean lies on this side, so sum the other tail
+        return 1.0 - cdf(n - count - 1, n, 1.0 - share)
+    ways = math.lgamma(n + 1) - math.lgamma(count + 1) - math.lgamma(n - count + 1)
+    term = total = 1.0  # as multiples of the first term
+    for k in range(count, 0, -1):
+        term *= k * (1.0 - share) / ((n - k + 1) * share)
+        total += term
+        if term < 1e-18 * total:
+            break
+    return math.exp(ways + count * math.log(share) + (n - count) * math.log1p(-share)) * total
+
+
+def upper_bound(count: int, n: int, confidence: float = CONFIDENCE) -> float:
+    """Return the one-sided upper bound of a share, after `count` of `n` were observed: with that share, so few would be
+    observed with a probability of only 1 - confidence.
+
+    >>> round(upper_bound(0, 100), 4)
+    0.0295
+    """
+    if count >= n:
+        return 1.0
+    low, high = count / n, 1.0
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if cdf(count, n, middle) > 1.0 - confidence else (low, middle)
+    return high
+
+
+def interval(count: int, n: int) -> tuple[float, float]:
+    """Return the two-sided confidence interval, with half of the error probability on each side."""
+    one_sided = (1.0 + CONFIDENCE) / 2
+    return 1.0 - upper_bound(n - count, n, one_sided), upper_bound(count, n, one_sided)
+
+
+def frames_to_show(share: float, count: int) -> int:
+    """Return the smallest number of frames that show a share > 0 if `count` of them reach the threshold: the upper
+    bound is then at most that share.
+
+    >>> frames_to_show(0.01, 0), frames_to_show(0.01, 1)
+    (299, 473)
+    """
+    candidates = range(count + 1, sys.maxsize)
+    return candidates[bisect.bisect_left(candidates, CONFIDENCE - 1.0, key=lambda n: -cdf(count, n, share))]
+
+
+def most_that_show(share: float, n: int) -> int | None:
+    """Return the largest count of `n` frames that may reach the threshold if the frames must show a share; None if even
+    a count of 0 does not show it.
+
+    >>> most_that_show(0.01, 1000), most_that_show(0.01, 298)
+    (4, None)
+    """
+    most = bisect.bisect_right(range(n), 1.0 - CONFIDENCE, key=lambda count: cdf(count, n, share)) - 1
+    return None if most < 0 else most
+
+
+def t_cdf(t: float, degrees: int) -> float:
+    """P(T <= t), by the finite sums of Abramowitz and Stegun, Handbook of Mathematical Functions (1964), 26.7.3-4."""
+    angle = math.atan(t / math.sqrt(degrees))
+    cosine_squared = math.cos(angle) ** 2
+    odd = degrees % 2
+    term = math.cos(angle) if odd else 1.0
+    total = 0.0
+    for power in range(3 if odd else 2, degrees + 1, 2):
+        total += term
+        term *= cosine_squared * (power - 1) / power
+    between = 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+    return (1 + between) / 2
+
+
+def t_quantile(share: float, degrees: int) -> float:
+    """Return the t below which `share` of the distribution lies, 0.5 <= share < 1.
+
+    >>> round(t_quantile(0.99, 12), 3)
+    2.681
+    """
+    low, high = 0.0, 1.0
+    while t_cdf(high, degrees) < share:
+        high *= 2
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if t_cdf(middle, degrees) < share else (low, middle)
+    return high
+
+
+def prediction_bound(values: list[float], beyond: float) -> float:
+    """Return the bound that the next value exceeds with a probability of `beyond`, if it comes from the same normal
+    distribution.
+
+    Args:
+        values: at least two.
+        beyond: above 0, at most 0.5.
+    """
+    count = len(values)
+    spread = stdev(values) * math.sqrt(1 + 1 / count)
+    return fmean(values) + t_quantile(1 - beyond, count - 1) * spread
+
+
+def prediction_bound_of_groups(values: Mapping[str, Sequence[float]], beyond: float) -> float:
+    """Return the bound that a value of a new group exceeds with a probability of about `beyond`, if the values of each
+    group are normal, with the same deviation, and the groups' means are normal too.
+
+    The variance of such a value about the mean of the k groups' means is 1 + 1 / k times the variance between groups,
+    plus the variance within a group. The variance of the groups' means contains the first and, for a group of m values,
+    1 / m of the second; the missing part is added from within the groups. Student's t has k - 1 degrees of freedom. The
+    variance within the groups has more, so the bound is rather too high.
+
+    Args:
+        values: at least one value of each group; at least two groups.
+        beyond: above 0, at most 0.5.
+    """
+    groups = list(values.values())
+    means, count = [fmean(group) for group in groups], len(groups)
+    degrees = sum(len(group) - 1 for group in groups)
+    squares = sum((value - mean) ** 2 for group, mean in zip(groups, means, strict=True) for value in group)
+    within = squares / degrees if degrees else 0.0
+    missing = 1 - fmean(1 / len(group) for group in groups)
+    spread = math.sqrt((1 + 1 / count) * variance(means) + missing * within)
+    return fmean(means) + t_quantile(1 - beyond, count - 1) * spread
+
+
+FEWEST_GROUPS = 10
+RESAMPLES = 1000
+FEWEST_KNOWN = 0.95 * RESAMPLES
+"""A figure gets no interval if fewer resamples have it, because others lack a class."""
+_TAIL = (1 - 0.95) / 2
+ENDS = (_TAIL, 1 - _TAIL)
+"""Quantiles at the ends of a 95 % interval."""
+SEED = 0
+
+
+def describe_basis(groups: int) -> str:
+    """Describe what intervals over so many groups rest on, or why there are none."""
+    if groups < FEWEST_GROUPS:
+        return f"no intervals: a bootstrap needs at least {FEWEST_GROUPS} groups, and there are {groups}"
+    return f"95 % intervals by a bootstrap over {groups} groups, {RESAMPLES} resamples, percentiles"
+
+
+def ratio_interval(counts: NDArray[np.int64], totals: NDArray[np.int64]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the sum of the counts [groups], divided by the sum of the totals [groups].
+
+    Groups with equal values are drawn together, so the memory grows with the number of different values only. None:
+    there are too few groups, too many resamples have a total of 0, or the ratio is equal in all resamples: with 0 of
+    4 pictures counted, it is not certain to be 0.
+    """
+    groups = len(counts)
+    if groups < FEWEST_GROUPS:
+        return None
+    values, alike = np.unique(np.stack([counts, totals], axis=1), axis=0, return_counts=True)
+    rng = np.random.default_rng(SEED)
+    sums = np.array([rng.multinomial(groups, alike / groups) @ values for _ in range(RESAMPLES)])
+    known = sums[sums[:, 1] > 0]
+    if len(known) < FEWEST_KNOWN:
+        return None
+    low, high = np.quantile(known[:, 0] / known[:, 1], ENDS).tolist()
+    return (low, high) if low < high else None

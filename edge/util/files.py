@@ -1,0 +1,198 @@
+"""Files and folders: atomic writes, locks, modes, and reading what others wrote."""
+
+import contextlib
+import errno
+import fcntl
+import io
+import os
+import stat
+import tempfile
+import tomllib
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from heatline.edge.errors import HeatlineError, InputError
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, unique: bool = False) -> Iterator[Path]:
+    """Provide a temporary path to write to, whose file replaces `path` at the end of the context.
+
+    If `path` is a link, the file that it points to is replaced. A device or a pipe is written to directly.
+
+    The data are on the disk when the file is replaced. After an error, the old file stays and the temporary file is
+    removed. The new directory entry survives a power cut only after `sync_folder`.
+
+    Args:
+        unique: allow several processes, also of other machines, to write at once, each to a path of its own; the last
+            one to end wins.
+    Raises:
+        OSError: the file cannot be written.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = Path(os.path.realpath(path))  # `Path.resolve` raises on circular links
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex if unique else 'new'}")
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # it may never have been created
+            temporary.unlink()
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Write a folder's entries to the disk, so that they survive a power cut.
+
+    Raises:
+        OSError: the folder cannot be synced.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def open_locked(path: Path, flags: int, mode: int = 0o640) -> int:
+    """Open a file or a folder, and lock it against other processes while the descriptor is open.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+        OSError: it cannot be opened.
+    """
+    fd = os.open(path, flags | os.O_CLOEXEC, mode)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+FOLDER_MODE, FILE_MODE = 0o750, 0o640
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder with its parents, as far as they do not exist. Let the group read one that is ours, also where an
+    older heatline made it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    for missing in reversed([each for each in folder.absolute().parents if not each.exists()]):
+        missing.mkdir(exist_ok=True)
+        missing.chmod(FOLDER_MODE | missing.stat().st_mode)
+    folder.mkdir(FOLDER_MODE, exist_ok=True)
+    mode = folder.stat().st_mode
+    if FOLDER_MODE & ~mode:
+        with contextlib.suppress(OSError):  # it is another user's, or on a read-only disk
+            folder.chmod(FOLDER_MODE | mode)
+
+
+@contextlib.contextmanager
+def writing(path: Path, kind: type[HeatlineError] = InputError, *, or_else: str = "") -> Iterator[None]:
+    """Translate an OSError of the context into an error that names the file or folder.
+
+    Args:
+        kind: class of the error to raise.
+        or_else: another remedy for the message, e.g. ", or name another folder".
+    Raises:
+        HeatlineError: the file or folder cannot be written.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # the reader of our output is gone: no error of the file
+        raise
+    except OSError as error:
+        raise kind(
+            f"{path} cannot be written ({error.strerror}); check the disk and the permissions{or_else}"
+        ) from error
+
+
+def require_writable(folder: Path) -> Path:
+    """Require that files can be made in a folder, by one without a name. Nothing of it stays.
+
+    Returns: the folder, or where it does not exist, its nearest parent that does.
+
+    Raises:
+        OSError: none can be made there; `NotADirectoryError`: it is not a folder.
+    """
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    with tempfile.TemporaryFile(dir=there) as file:
+        file.write(b"1")  # a full disk takes the file and not the byte
+    return there
+
+
+LARGEST_TOML = 4 << 20
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_plain(path: Path, *, follow: bool = False) -> io.BufferedReader:
+    """Open a regular file for reading. A symbolic link could lead out of the folder, and a pipe may never end.
+
+    Args:
+        follow: a symbolic link may lead to the file.
+    Raises:
+        OSError: the path is not a regular file, or cannot be read; `strerror` describes it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | (0 if follow else os.O_NOFOLLOW) | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        require_plain(path.stat(follow_symlinks=follow).st_mode)  # a link or a socket cannot be opened at all
+        raise
+    try:
+        require_plain(os.fstat(descriptor).st_mode)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
+def read_plain(path: Path, at_most: int, *, follow: bool = False) -> bytes:
+    """Return all bytes of a regular file.
+
+    Raises:
+        OSError: as of `open_plain`, or the file has more than `at_most` bytes.
+    """
+    with open_plain(path, follow=follow) as file:
+        data = file.read(at_most + 1)
+    if len(data) > at_most:
+        raise OSError(errno.EFBIG, f"it is larger than {at_most:,} bytes")
+    return data
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the tables of a TOML file, to which a symbolic link may lead. It may begin with a byte order mark.
+
+    Raises:
+        OSError: as of `read_plain`.
+        ValueError, RecursionError: it is not TOML or not UTF-8, or has a number with thousands of digits.
+    """
+    return tomllib.loads(read_plain(path, LARGEST_TOML, follow=True).decode("utf-8-sig"))
+
+
+def require_plain(mode: int) -> None:
+    """Require that a file's mode is a regular file's.
+
+    Raises:
+        OSError: it is another's; `strerror` says which.
+    """
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"it is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, expected a plain file")

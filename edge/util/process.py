@@ -1,0 +1,128 @@
+"""This process and its machine: limits, priority, signals, threads, and the processor's name."""
+
+import contextlib
+import os
+import platform
+import resource
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from heatline.edge.errors import ConfigError
+
+FILES = 65536
+LEAST_FILES = 256
+LEAST_ADDRESSES = 2 << 30
+"""A small bundle with two cameras began in 1.7 GB; below, OpenVINO or OpenBLAS ends the process without a message."""
+
+
+def require_limits() -> None:
+    """Raise the number of files that this process may open, and require what the smallest line needs.
+
+    Raises:
+        ConfigError: the system allows less.
+    """
+    with contextlib.suppress(OSError, ValueError):  # the unit forbids these calls, and sets limits itself
+        files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if (wanted := FILES if most < 0 else min(most, FILES)) > files >= 0:  # negative: no limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+            files = wanted
+        if 0 <= files < LEAST_FILES:
+            raise ConfigError(
+                f"this process may open {files} files, expected at least {LEAST_FILES}; raise the limit, by ulimit -n "
+                "or LimitNOFILE= of the unit"
+            )
+        addresses = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if 0 <= addresses < LEAST_ADDRESSES:
+            raise ConfigError(
+                f"this process may use {addresses / 2**30:.1f} GiB of address space, expected at least "
+                f"{LEAST_ADDRESSES >> 30} GiB; raise the limit, by ulimit -v or LimitAS= of the unit"
+            )
+
+
+LOWEST_PRIORITY = 19
+_NUMBERS = {"family": "cpu family", "model": "model", "stepping": "stepping"}
+
+
+def processor() -> str:
+    """Return the processor's name with family, model and stepping, as the name may be vague in a virtual machine."""
+    lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines())
+    fields = {name.strip(): value.strip() for name, colon, value in lines if colon}
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    return ", ".join([name, *(f"{label} {fields[key]}" for label, key in _NUMBERS.items() if key in fields)])
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def yield_processor(priority: int = LOWEST_PRIORITY) -> None:
+    """Give this thread, and those that it will start, a low priority: inspection has the processor first."""
+    with contextlib.suppress(OSError):  # a sandbox may forbid even to be nice
+        os.setpriority(os.PRIO_PROCESS, 0, max(priority, os.getpriority(os.PRIO_PROCESS, 0)))
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does; call it in the main thread."""
+
+    def as_ctrl_c(_number: int, frame: FrameType | None) -> None:
+        # Not by raising SIGINT: a shell script starts a command in the background with SIGINT ignored.
+        on_ctrl_c = signal.getsignal(signal.SIGINT)
+        (on_ctrl_c if callable(on_ctrl_c) else signal.default_int_handler)(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, as_ctrl_c)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+MAX_NAME_BYTES = 15
+"""Limit of the kernel."""
+
+
+class NamedThread(threading.Thread):
+    """A daemon thread with a name in the kernel, which Python itself sets only from 3.14 on."""
+
+    def __init__(self, name: str, target: Callable[..., object], *args: object) -> None:
+        super().__init__(name=name, target=target, args=args, daemon=True)
+
+    def run(self) -> None:
+        _name_this_thread(self.name.encode(errors="replace"))
+        super().run()
+
+
+def waits_for_processor(thread: threading.Thread) -> bool:
+    """Return whether a thread computes, or would if others left it a core; one that waits for a disk does not."""
+    try:
+        stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
+    except OSError:  # it has not started, or has ended
+        return False
+    return stat.rpartition(")")[2].split()[0] == "R"
+
+
+@contextlib.contextmanager
+def threads_named(name: str) -> Iterator[None]:
+    """Name the threads that a library starts in this context: they inherit the name of the thread that starts them."""
+    previous = name.encode()  # if it cannot be read, it cannot be written either
+    with contextlib.suppress(OSError):
+        previous = _comm().read_bytes().rstrip(b"\n")
+    _name_this_thread(name.encode())
+    try:
+        yield
+    finally:
+        _name_this_thread(previous)
+
+
+def _name_this_thread(name: bytes) -> None:
+    with contextlib.suppress(OSError):  # the name is only informative
+        _comm().write_bytes(name[:MAX_NAME_BYTES])
+
+
+def _comm() -> Path:
+    return Path(f"/proc/self/task/{threading.get_native_id()}/comm")
