@@ -1,28 +1,10 @@
-"""The result of a frame as every bridge gives it: one id and one evaluation everywhere."""
+"""The result of a frame as the OPC UA and the Modbus bridge give it."""
 
 from dataclasses import dataclass
-from enum import IntEnum
 
-from heatline.edge.wire.events import JournalEvent, Verdict, VerdictEvent
+from heatline.edge.bridge.line import EVALUATIONS, Evaluation
+from heatline.edge.wire.events import VerdictEvent
 from heatline.edge.wire.following import Delivered
-
-
-class Evaluation(IntEnum):
-    """ResultEvaluationEnum of OPC 40001-101, Machinery Result Transfer 1.01."""
-
-    UNDEFINED = 0
-    OK = 1
-    NOT_OK = 2
-    NOT_DECIDABLE = 3
-
-
-EVALUATIONS: dict[Verdict, Evaluation] = {
-    "GOOD": Evaluation.OK,
-    "DEFECT": Evaluation.NOT_OK,
-    "NO_VERDICT": Evaluation.NOT_DECIDABLE,
-}
-VERDICTS = "verdict."
-"""Prefix of the topics of results."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +14,6 @@ class Result:
     id: str
     """The event's idempotency key: the same whenever the result comes again."""
     event: VerdictEvent
-    heatmap_png: bytes | None = None
 
     @property
     def evaluation(self) -> Evaluation:
@@ -51,13 +32,4 @@ def result_of(delivered: Delivered) -> Result | None:
         MessageError: it is of another schema version, or of an unknown type.
     """
     event = delivered.event
-    return Result(delivered.key, event, delivered.png) if isinstance(event, VerdictEvent) else None
-
-
-def unjournalled_results(event: JournalEvent) -> int | None:
-    """Return how many results the line could not journal, by its report; 0: it reports none; None: a number unknown."""
-    if event.kind not in ("recording", "unrecorded"):
-        return 0
-    if event.by_topic:
-        return sum(count for topic, count in event.by_topic.items() if topic.startswith(VERDICTS))
-    return event.events
+    return Result(delivered.key, event) if isinstance(event, VerdictEvent) else None

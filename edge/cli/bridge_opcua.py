@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from heatline.edge.bridge.line_file import load_with_table
+from heatline.edge.bridge.line import load_with_table
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, key_options, name_of
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.systemd import state_folder

@@ -16,11 +16,17 @@ from heatline.edge.cameras.settings import (
     check_polygons,
     to_path,
 )
-from heatline.edge.config.addresses import Address, Listen
+from heatline.edge.config.bridges import (
+    Address,
+    Listen,
+    ModbusConfig,
+    MqttConfig,
+    OpcuaConfig,
+    check_modbus,
+    check_mqtt,
+    check_opcua,
+)
 from heatline.edge.config.engine import EngineConfig, check_engine
-from heatline.edge.config.modbus import ModbusConfig, check_modbus
-from heatline.edge.config.mqtt import MqttConfig, check_mqtt
-from heatline.edge.config.opcua import OpcuaConfig, check_opcua
 from heatline.edge.config.products import ProductConfig, ThresholdsConfig, check_products, describe_products
 from heatline.edge.config.tuned import EngineSelection, TunedEngines, read_tuned, tuned_file
 from heatline.edge.delivery.auth import is_local, unprotected

@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from heatline.edge.bridge.opcua.bridge import Bridge, LineEndpoints
 from heatline.edge.bridge.opcua.limits import SUBSCRIPTIONS_OF_A_CLIENT
-from heatline.edge.config.opcua import OpcuaConfig
+from heatline.edge.config.bridges import OpcuaConfig
 from tests.command import HEATLINE, process_env
 from tests.edge.secured import free_port
 

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from paho.mqtt.client import MQTTMessageInfo
 
+from heatline.edge.bridge.line import LineState
+from heatline.edge.bridge.mqtt.bridge import CONNECTIONS_THAT_PROVE
+from heatline.edge.bridge.mqtt.bridge import Bridge as Carrier
 from heatline.edge.bridge.mqtt.connection import Connection
-from heatline.edge.bridge.mqtt.messages import Messages, Publication
-from heatline.edge.bridge.mqtt.outbox import CONNECTIONS_THAT_PROVE, Outbox
+from heatline.edge.bridge.mqtt.messages import Messages
 from heatline.edge.config import load_config
 from heatline.edge.delivery.client.follower import Follower
 from heatline.edge.errors import SupersededError
@@ -183,20 +184,29 @@ def test_what_a_killed_broker_has_taken_and_not_passed_on_comes_again_until_it_i
 
 def test_on_a_network_that_fails_again_and_again_not_ever_more_results_come_again(site: Site) -> None:
     site.write(republish_s=60)
-    config, events = load_config(site.file).mqtt, site.line.add(*[GOOD] * 5)
+    config, messages = load_config(site.file).mqtt, Messages("heatline", "line1")
+    site.line.add(*[GOOD] * 5)
     assert config is not None
-    messages = Messages("heatline", "line1")
     with (
         site.broker,
-        Plant(site.broker),
+        Plant(site.broker) as plant,
         Follower(site.line.address, "mqtt", timeout_s=0.1, keep_position=True) as follower,
     ):
-        outbox = Outbox(follower, messages, config, lambda: bool(outbox._taken) and outbox._taken[-1][1] == events[-1])
-        for _ in range(CONNECTIONS_THAT_PROVE):
+        for number in range(CONNECTIONS_THAT_PROVE):
             assert site.line.acked("mqtt") <= 0
-            connection = Connection(config, "bridge", messages.offline(), messages.offline)
+            connection = Connection(config, "bridge", messages.offline())
             assert connection.answered.wait(WITHIN_SECONDS)
-            outbox.carry(connection)
+            all_came_s: list[float] = []
+
+            def is_enough(expected: int = 5 * (number + 1), all_came_s: list[float] = all_came_s) -> bool:
+                if len(plant.of("result")) >= expected:
+                    all_came_s.append(time.monotonic())
+                return bool(all_came_s) and time.monotonic() > all_came_s[0] + 0.3  # their PUBACKs came, too
+
+            if number == 0:
+                bridge = Carrier(follower, LineState(site.events), messages, config, is_enough)
+            bridge._ended = is_enough
+            bridge.carry(connection)
             connection.close(messages.offline())
         site.line.wait_until_acked(5, "mqtt")
 
@@ -204,10 +214,10 @@ def test_on_a_network_that_fails_again_and_again_not_ever_more_results_come_agai
 def test_nothing_is_acknowledged_while_no_broker_answers_and_a_stop_ends_the_bridge(site: Site) -> None:
     events = site.line.add(GOOD, DEFECT)
     with site.bridge() as bridge:
-        bridge.wait_until_logged("cannot be reached (Connection refused)")
+        bridge.wait_until_logged("cannot be used (Connection refused)")
         site.line.wait_until_acked(0, "mqtt")
         assert bridge.end() == 0
-        assert bridge.log.count("cannot be reached") == 1
+        assert bridge.log.count("cannot be used") == 1
     assert site.line.acked("mqtt") == 0
     with site.broker, Plant(site.broker) as plant, site.bridge():
         site.line.wait_until_acked(2, "mqtt")
@@ -241,7 +251,7 @@ def test_a_broker_that_comes_back_with_a_renewed_certificate_is_used(site: Site,
     site.write(f"ca = '{authority.certificate}'\nwait_for_subscriber = false", f"mqtts://127.0.0.1:{site.broker.port}")
     site.line.add(GOOD)
     with site.broker, site.bridge() as bridge:
-        bridge.wait_until_logged("the broker's certificate has expired")
+        bridge.wait_until_logged("cannot be used (certificate has expired)")
         assert site.line.acked("mqtt") <= 0
         site.broker.kill()
         authority.sign("broker")
@@ -349,39 +359,6 @@ def test_a_message_that_is_too_large_for_the_broker_is_told_and_the_next_ones_co
         assert "a heatmap of 4000 bytes" in lost["detail"]
         assert plant.of("heatmap") == []
         assert "the broker does not take a message" in bridge.log
-
-
-def test_after_a_message_that_ended_the_connection_several_are_in_flight_again(site: Site) -> None:
-    site.write("heatmaps = true\nwait_for_subscriber = false", republish_s=60)
-    site.broker.settings = f"{OPEN}\nmessage_size_limit 3900"
-    config, published = load_config(site.file).mqtt, list[str]()
-    assert config is not None
-    messages, give_up_s = Messages("heatline", "line1", heatmaps=True), time.monotonic() + WITHIN_SECONDS
-
-    class Counted(Connection):
-        def publish(self, publication: Publication) -> MQTTMessageInfo:
-            published.append(publication.topic)
-            return super().publish(publication)
-
-    with site.broker, Follower(site.line.address, "mqtt", timeout_s=0.1, heatmaps=True, keep_position=True) as follower:
-
-        def is_enough() -> bool:
-            if outbox._taken and not site.broker.is_paused:  # the heatmap was reported
-                site.broker.pause()
-                published.clear()
-                last = site.line.add(*[GOOD] * 5)[-1]
-                wait_until(lambda: outbox.hold() or follower._buffer.position == last.seq, "all can be published")
-            results = [each for each in published if "result" in each]
-            return (site.broker.is_paused and len(results) > 1) or time.monotonic() > give_up_s
-
-        site.line.add(DEFECT, png=bytes(4000))
-        outbox = Outbox(follower, messages, config, is_enough)
-        while not is_enough():
-            connection = Counted(config, "bridge", messages.offline(), messages.offline)
-            assert connection.answered.wait(WITHIN_SECONDS)
-            outbox.carry(connection)
-            connection.close(messages.offline())
-        assert time.monotonic() < give_up_s, "one message is published at a time"
 
 
 def test_a_broker_that_takes_no_message_does_not_fill_the_log(site: Site) -> None:

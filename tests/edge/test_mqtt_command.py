@@ -37,10 +37,10 @@ def refused(file: Path, keys: str, code: int, line: str = LINE) -> str:
 @pytest.mark.parametrize(
     ("keys", "problem"),
     [
-        ("", 'has no table [mqtt]; add one with broker = "mqtts://HOST:PORT"'),
-        ("[mqtt]", "mqtt lacks the key broker; expected broker"),
+        ("", "has no table [mqtt]; add one, see docs/plant-mqtt.md"),
+        ("[mqtt]", "mqtt lacks the key broker; expected name, start, broker"),
         ('[mqtt]\nbroker = "broker.plant"', "mqtt.broker is 'broker.plant'; expected mqtts://HOST:PORT"),
-        ('[mqtt]\nbroker = "mqtts://b:0"', "expected PORT 1 to 65535"),
+        ('[mqtt]\nbroker = "mqtts://b:0"', "without TLS, PORT 1 to 65535"),
         ('[mqtt]\nbroker = "mqtt://10.0.0.1:1883"', "on another machine and without TLS"),
         ('[mqtt]\nbroker = "mqtts://b:8883"\nprefix = "acme/#"', "expected levels of a topic"),
         ('[mqtt]\nbroker = "mqtts://b:8883"\nkey = "k"', "mqtt.key is set and mqtt.certificate is not"),

@@ -1,28 +1,25 @@
 """What keeps the MQTT bridge from its broker is one sentence, and no other broker than the right one gets a result."""
 
 import re
-import socket
-import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from heatline.edge.bridge.mqtt.connection import Connection, NotConnectedError
-from heatline.edge.bridge.mqtt.credentials import read_password, tls_context
+from heatline.edge.bridge.mqtt.connection import Connection, NotConnectedError, read_password, tls_context
 from heatline.edge.bridge.mqtt.messages import Publication
-from heatline.edge.config.mqtt import MqttConfig
+from heatline.edge.config.bridges import MqttConfig
 from heatline.edge.errors import AccessError
 from tests.edge.brokers import OPEN, Authority, Broker, Plant, broker_at
 from tests.edge.followed_line import WITHIN_SECONDS, wait_until
 
-STATE, WILL, LAST = (Publication(f"line/{name}", b"{}", retain=True) for name in ("state", "will", "last"))
+WILL, LAST = (Publication(f"line/{name}", b"{}", retain=True) for name in ("will", "last"))
 
 
 def connect(config: MqttConfig) -> Connection:
     """Connect, until the broker has accepted or the connection has ended."""
-    connection = Connection(config, "bridge", WILL, lambda: STATE)
+    connection = Connection(config, "bridge", WILL)
     assert connection.answered.wait(WITHIN_SECONDS)
     return connection
 
@@ -32,6 +29,7 @@ def refusal(config: MqttConfig) -> str:
     connection = connect(config)
     connection.close(LAST)
     assert not connection.is_up
+    assert connection.fault is not None
     return connection.fault
 
 
@@ -70,36 +68,20 @@ def test_a_broker_is_verified_by_authority_name_and_date_and_works_again_once_re
     broker = Broker(tmp_path, address, with_tls(authority, days=-1))
     config = config_for(broker.port, authority)
     with broker:
-        assert "certificate has expired; renew it there, or correct this PC's clock" in refusal(config)
+        assert "cannot be used (certificate has expired); check mqtt.broker, mqtt.ca" in refusal(config)
     broker.settings = with_tls(authority, host="elsewhere.example")
     with broker:
-        assert "the broker's certificate is not for '127.0.0.1'" in refusal(config)
+        assert "certificate is not valid for '127.0.0.1'" in refusal(config)
     broker.settings = with_tls(authority)
     with broker:
-        assert "is not signed by mqtt.ca (" in refusal(msgspec.structs.replace(config, ca=other.certificate))
-        assert "by an authority that this PC trusts" in refusal(msgspec.structs.replace(config, ca=None))
+        for ca in (other.certificate, None):
+            assert "unable to get local issuer certificate" in refusal(msgspec.structs.replace(config, ca=ca))
         accepted(config)
         plain = msgspec.structs.replace(config, broker=f"mqtt://127.0.0.1:{broker.port}", ca=None)
         assert "it may require TLS (mqtts://)" in refusal(plain)
     broker.settings = OPEN
     with broker:
-        assert "does not speak TLS 1.2 or newer" in refusal(config)
-
-
-def test_an_authority_that_breaks_strict_rules_is_told(
-    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def strict_context(config: MqttConfig) -> ssl.SSLContext:
-        context = tls_context(config)
-        context.verify_flags |= ssl.VERIFY_X509_STRICT  # as Python 3.13 does
-        return context
-
-    monkeypatch.setattr("heatline.edge.bridge.mqtt.connection.tls_context", strict_context)
-    authority = Authority(tmp_path, strict=False)
-    with broker_at(tmp_path / "broker", address, with_tls(authority)) as broker:
-        assert "is not as RFC 5280 requires (CA cert does not include key usage extension); make it again" in refusal(
-            config_for(broker.port, authority)
-        )
+        assert "cannot be used (" in refusal(config)
 
 
 def test_a_client_certificate_is_shown_and_a_wrong_one_is_told(
@@ -110,9 +92,9 @@ def test_a_client_certificate_is_shown_and_a_wrong_one_is_told(
     foreign = Authority(tmp_path, "foreign-ca").sign("foreign")
     with broker_at(tmp_path / "broker", address, with_tls(authority, more=needed)) as broker:
         config = config_for(broker.port, authority)
-        assert "it may require a certificate: mqtt.certificate and mqtt.key" in refusal(config)
+        assert "it may require TLS (mqtts://) or a certificate (mqtt.certificate and mqtt.key)" in refusal(config)
         shown = msgspec.structs.replace(config, certificate=foreign[0], key=foreign[1])
-        assert "it may not accept mqtt.certificate" in refusal(shown)
+        assert "did not take the connection" in refusal(shown)
         accepted(msgspec.structs.replace(config, certificate=certificate, key=key))
 
 
@@ -125,8 +107,7 @@ def test_a_wrong_password_is_told_and_the_right_one_is_taken(tmp_path: Path, add
     with broker_at(tmp_path / "broker", address, f"allow_anonymous false\npassword_file {users}") as broker:
         config = MqttConfig(broker=f"mqtt://127.0.0.1:{broker.port}", user="bridge", password_file=password)
         sentence = refusal(config)
-        assert "refuses the connection: " in sentence
-        assert "mqtt.user" in sentence
+        assert "refuses the connection (Not authorized); correct mqtt.user" in sentence
         password.write_text("right\n")
         accepted(config)
 
@@ -140,17 +121,12 @@ def _hashed(password: str) -> str:
     return f"$7$101${base64.b64encode(salt).decode()}${base64.b64encode(derived).decode()}"
 
 
-def test_a_broker_that_is_not_there_or_says_nothing_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_is_not_there_is_told(address: str) -> None:
     port = int(address.rpartition(":")[2])
-    config = MqttConfig(broker=f"mqtt://127.0.0.1:{port}")
-    assert "cannot be reached (Connection refused)" in refusal(config)
-    assert "no machine has the name 'no.such.host.invalid'" in refusal(
+    assert "cannot be used (Connection refused)" in refusal(MqttConfig(broker=f"mqtt://127.0.0.1:{port}"))
+    assert "cannot be used (Name or service not known)" in refusal(
         MqttConfig(broker="mqtts://no.such.host.invalid:8883")
     )
-    monkeypatch.setattr("heatline.edge.bridge.mqtt.connection.ANSWERED_WITHIN_SECONDS", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        quiet = MqttConfig(broker=f"mqtt://127.0.0.1:{silent.getsockname()[1]}")
-        assert "did not take the connection" in refusal(quiet)
 
 
 def test_another_client_with_the_same_id_is_told(tmp_path: Path, address: str) -> None:
@@ -159,9 +135,7 @@ def test_another_client_with_the_same_id_is_told(tmp_path: Path, address: str) -
         first = connect(config)
         second = connect(config)
         wait_until(lambda: not first.is_up, "the first has ended")
-        assert (
-            "another client with the id 'bridge' has connected; give each bridge its own mqtt.client_id" in first.fault
-        )
+        assert "(Session taken over)" in (first.fault or "")
         second.close(LAST)
 
 
@@ -177,21 +151,6 @@ def test_the_broker_publishes_the_last_will_of_a_client_that_vanishes_and_not_of
         connect(config).close(LAST)
         wait_until(lambda: len(plant.of("last")) == 2, "both have logged off")
         assert len(plant.of("will")) == 1
-
-
-def test_a_broker_that_announces_a_huge_packet_is_left_before_it_costs_memory() -> None:
-    connack, publish_header = b"\x20\x03\x00\x00\x00", b"\x30\xff\xff\xff\x7f"  # 268,435,455 bytes follow
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        config = MqttConfig(broker=f"mqtt://127.0.0.1:{server.getsockname()[1]}")
-        connection = Connection(config, "bridge", WILL, lambda: STATE)
-        with server.accept()[0] as broker:
-            assert b"\x27\x00\x01\x00\x00" in broker.recv(4096), "CONNECT names the Maximum Packet Size 65,536"
-            broker.sendall(connack + publish_header)
-            with pytest.raises(OSError, match=r"reset|pipe"):  # noqa: PT012  (which call fails, depends on the kernel)
-                for _ in range(64):
-                    broker.sendall(bytes(1 << 20))
-        wait_until(lambda: connection.acks.qsize() == 1, "the connection has ended")
-        assert "a packet of 268435455 bytes came, expected at most 65536" in connection.fault
 
 
 # Files.

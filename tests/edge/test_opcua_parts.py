@@ -13,6 +13,7 @@ from asyncua.crypto.security_policies import SecurityPolicyFactory, SecurityPoli
 from hypothesis import given
 from hypothesis import strategies as st
 
+from heatline.edge.bridge.line import Evaluation
 from heatline.edge.bridge.opcua import limits
 from heatline.edge.bridge.opcua.address_space import EVENT_FIELDS, node_names
 from heatline.edge.bridge.opcua.certificates import REJECTED_AT_MOST, Certificates, RefusedError, fingerprint_of
@@ -22,7 +23,7 @@ from heatline.edge.bridge.opcua.results import HeldResult, HeldResults
 from heatline.edge.bridge.opcua.server import _TrustedPolicy
 from heatline.edge.bridge.opcua.session import Clients
 from heatline.edge.bridge.opcua.vision_state import VisionState, vision_state
-from heatline.edge.bridge.result import Evaluation, Result
+from heatline.edge.bridge.result import Result
 from heatline.edge.delivery.durable.subscription import BYTES_UNACKNOWLEDGED
 from heatline.edge.errors import AccessError
 from heatline.edge.util.listener import OPCUA_CONNECTIONS

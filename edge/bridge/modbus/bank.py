@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from heatline.edge.bridge.modbus.encoding import Value, decode, encode
 from heatline.edge.bridge.modbus.registers import BEGIN, END, Block
-from heatline.edge.config.modbus import WordOrder
+from heatline.edge.config.bridges import WordOrder
 
 
 class RegisterBank:

@@ -5,8 +5,7 @@ import logging
 import signal
 from collections.abc import Callable
 
-from heatline.edge.bridge.line_file import load_with_table
-from heatline.edge.bridge.line_state import LineState
+from heatline.edge.bridge.line import LineState, load_with_table
 from heatline.edge.bridge.modbus.bank import RegisterBank
 from heatline.edge.bridge.modbus.commands import CommandRegisters, Executor
 from heatline.edge.bridge.modbus.feed import Feed
@@ -17,7 +16,7 @@ from heatline.edge.bridge.modbus.registers import camera_block, register_map
 from heatline.edge.bridge.modbus.results import IdMap
 from heatline.edge.bridge.modbus.server import ModbusServer
 from heatline.edge.config import LineConfig
-from heatline.edge.config.modbus import ModbusConfig
+from heatline.edge.config.bridges import ModbusConfig
 from heatline.edge.target import KeyFiles, endpoint_of
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.systemd import notify

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from heatline.edge.bridge.modbus.registers import Field
-from heatline.edge.config.modbus import WordOrder
+from heatline.edge.config.bridges import WordOrder
 
 Value = int | str | bytes
 

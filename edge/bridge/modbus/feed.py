@@ -4,9 +4,9 @@ import logging
 import threading
 from collections.abc import Callable
 
+from heatline.edge.bridge.line import VERDICTS
 from heatline.edge.bridge.modbus.mailbox import Mailbox
 from heatline.edge.bridge.modbus.results import Entry, IdMap, entry_of, lost_entry
-from heatline.edge.bridge.result import VERDICTS
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client.follower import Follower
 from heatline.edge.errors import EventsLostError

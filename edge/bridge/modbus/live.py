@@ -3,10 +3,10 @@
 import threading
 from collections.abc import Callable, Sequence
 
+from heatline.edge.bridge.line import VERDICTS
 from heatline.edge.bridge.modbus.bank import RegisterBank
 from heatline.edge.bridge.modbus.registers import Block
 from heatline.edge.bridge.modbus.results import NO_RESULT, IdMap, result_values
-from heatline.edge.bridge.result import VERDICTS
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client.gap_detector import Gap
 from heatline.edge.delivery.client.subscriber import Subscriber

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from heatline.edge.bridge.line_state import LineState
+from heatline.edge.bridge.line import LineState
 from heatline.edge.bridge.modbus.bank import RegisterBank
 from heatline.edge.bridge.modbus.codes import CAMERA_STATES, HANDSHAKE_REASONS, HANDSHAKE_STATES, OTHER
 from heatline.edge.bridge.modbus.live import LatestVerdicts

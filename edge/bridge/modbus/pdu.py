@@ -6,7 +6,7 @@ from heatline.edge.bridge.modbus.bank import RegisterBank
 
 FUNCTIONS = (3, 4, 6, 16, 23)
 """Read holding registers, read input registers, write one register, write registers, and write and read."""
-ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE, NO_SUCH_UNIT = 1, 2, 3, 11
+ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 1, 2, 3
 MOST_READ, MOST_WRITTEN, MOST_WRITTEN_AND_READ = 125, 123, 121
 """Registers in one request; the last is of function 23."""
 

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from heatline.edge.bridge.line import EVALUATIONS, unjournalled_results
 from heatline.edge.bridge.modbus.codes import OTHER, RESULT_REASONS, EntryKind, PartIdState
 from heatline.edge.bridge.modbus.encoding import Value
 from heatline.edge.bridge.modbus.registers import MAILBOX, PART_ID_CHARACTERS, RESULT_FIELDS
-from heatline.edge.bridge.result import EVALUATIONS, result_of, unjournalled_results
+from heatline.edge.bridge.result import result_of
 from heatline.edge.config import LineConfig
 from heatline.edge.errors import EventsLostError, MessageError
 from heatline.edge.wire.events import JournalEvent, VerdictEvent

@@ -8,8 +8,8 @@ import struct
 import time
 
 from heatline.edge.bridge.modbus.bank import RegisterBank
-from heatline.edge.bridge.modbus.pdu import NO_SUCH_UNIT, answer, refuse
-from heatline.edge.config.modbus import ModbusConfig
+from heatline.edge.bridge.modbus.pdu import answer
+from heatline.edge.config.bridges import ModbusConfig
 from heatline.edge.util.listener import ACCEPTED_AT_ONCE, MODBUS_QUIET_SECONDS, Listener
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 
@@ -19,8 +19,8 @@ HEADER = struct.Struct(">HHHB")
 """Transaction, protocol (0), number of bytes that follow, unit; big-endian."""
 LONGEST_BYTES = 254
 """Of unit, function and data."""
-UNITS_OF_THE_MACHINE = (0, 255)
-"""What the standard names a server that is reached by its address alone."""
+IDLE_SECONDS = 60.0
+"""A connection without a request for so long is closed."""
 SLICE_SECONDS = 0.1
 MOST_IN_A_SLICE = 200
 """Requests of a connection; further ones wait for the next slice, so that a flood leaves the processor to others."""
@@ -34,7 +34,6 @@ class ModbusServer:
     def __init__(self, bank: RegisterBank, config: ModbusConfig) -> None:
         self._bank, self._config = bank, config
         self._networks = config.networks
-        self._units = {config.unit_id, *UNITS_OF_THE_MACHINE}
         self._tasks: set[asyncio.Task[None]] = set()
         self._refused = RateLimitedLog(logger)
         self._listener: Listener | None = None
@@ -90,12 +89,12 @@ class ModbusServer:
             # A client that goes, is silent, or sends no Modbus: there is no way to find its next request.
             with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, _NotModbusError):
                 while True:
-                    async with asyncio.timeout(self._config.idle_s):
+                    async with asyncio.timeout(IDLE_SECONDS):
                         header, request = await _next_request(reader)
                     self._listener.requested(writer.transport)
                     now_s = time.monotonic()
                     transaction, _, _, unit = header
-                    reply = answer(request, self._bank) if unit in self._units else refuse(request[0], NO_SUCH_UNIT)
+                    reply = answer(request, self._bank)
                     writer.write(HEADER.pack(transaction, 0, len(reply) + 1, unit) + reply)
                     async with asyncio.timeout(READ_WITHIN_SECONDS):
                         await writer.drain()

@@ -1,12 +1,12 @@
-"""One connection to a broker, from its login to its end. It holds no message over to the next one."""
+"""One connection to a broker, from its login to its end. The journal holds what the next one publishes."""
 
 import contextlib
-import logging
 import queue
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable
+from pathlib import Path
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
@@ -14,27 +14,32 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from heatline.edge.bridge.mqtt.credentials import read_password, tls_context
-from heatline.edge.bridge.mqtt.faults import (
-    ENDED_BY_A_MESSAGE,
-    describe_early_end,
-    describe_end,
-    describe_no_connection,
-    describe_refused_login,
-)
 from heatline.edge.bridge.mqtt.messages import JSON, Publication
-from heatline.edge.config.mqtt import MqttConfig
-from heatline.edge.errors import AccessError, DeliveryError
+from heatline.edge.config.bridges import MqttConfig
+from heatline.edge.errors import AccessError
+from heatline.edge.keys import read_secret
 from heatline.edge.util.process import NamedThread
-from heatline.edge.util.rate_limited_log import RateLimitedLog
 
 CONNECTED_WITHIN_SECONDS = 5.0
-ANSWERED_WITHIN_SECONDS = 5.0
+KEEP_ALIVE_SECONDS = 10
 ENDED_WITHIN_SECONDS = 0.3
-STATE_EVERY_SECONDS = 1.0
-LARGEST_PACKET_BYTES = 65536
-"""A broker has nothing to send to this client but answers."""
-_refused_states = RateLimitedLog(logging.getLogger(__name__))
+OF_THE_MESSAGE = {0x95, 0x99}
+"""Reason codes that refuse a message for what it is: packet too large, payload format invalid. It is refused again
+whenever it comes, so waiting for another answer would only hold up the messages behind it."""
+ENDED_BY_A_MESSAGE = {*OF_THE_MESSAGE, 0x82}
+"""Reasons of an end that a message can have caused. 0x82, protocol error, is also what paho calls a PUBACK with a code
+that no PUBACK can have: mosquitto sends 0x95 if its message_size_limit is exceeded."""
+
+
+class _ClosedIfRefused(ssl.SSLSocket):
+    """paho forgets a socket whose handshake fails."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
 
 
 class NotConnectedError(Exception):
@@ -42,22 +47,20 @@ class NotConnectedError(Exception):
 
 
 class Connection:
-    """Connects, logs in, and publishes the state each second, on a thread of its own.
+    """Connects and logs in, on a thread of its own. The broker begins a new session.
 
-    The session is always a new one, so the broker holds nothing of an earlier one either. The messages that had no
-    PUBACK are known only to the caller, who publishes them on the next connection.
+    paho's own reconnect would first send again what had no PUBACK, before older results that the broker may have lost.
 
     Args:
         will: what the broker publishes when this client vanishes.
-        state: returns the present state.
     """
 
-    def __init__(self, config: MqttConfig, client_id: str, will: Publication, state: Callable[[], Publication]) -> None:
-        self._config, self._client_id, self._state_now = config, client_id, state
+    def __init__(self, config: MqttConfig, client_id: str, will: Publication) -> None:
+        self._config = config
         self.acks: queue.SimpleQueue[tuple[int, ReasonCode] | None] = queue.SimpleQueue()
         """Each PUBACK, by the number of its message; None: the connection has ended."""
         self.heard_s = time.monotonic()
-        """When the last PUBACK came, also of a state."""
+        """When the last PUBACK came."""
         self.receive_maximum = 65535
         """How many messages the broker takes at once before their PUBACKs."""
         self.largest_bytes = 1 << 32
@@ -65,37 +68,28 @@ class Connection:
         self.answered = threading.Event()
         """Set when the broker has accepted the client, or the connection has ended before."""
         self.was_ended_by_message = False
-        """Whether the broker has ended it because of a message that was in flight."""
-        self._ended = threading.Event()
-        self._fault: str | None = None
-        self._end: ReasonCode | None = None
-        self._problem: str | None = None
-        self._state_due_s = 0.0
-        self._state: paho.MQTTMessageInfo | None = None
-        """The last state that was published."""
-        self._client = self._new_client(will)
+        self.fault: str | None = None
+        """Why it ended, as a sentence."""
+        self._refusal: str | None = None
+        self._end = ""
+        self._client = client = paho.Client(
+            CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5, reconnect_on_failure=False
+        )
+        client.connect_timeout = CONNECTED_WITHIN_SECONDS
+        client.max_inflight_messages_set(0)  # the caller bounds them; paho's own queue stays empty
+        properties = _properties(will, PacketTypes.WILLMESSAGE)
+        client.will_set(will.topic, will.payload, qos=1, retain=will.retain, properties=properties)
+        client.on_connect, client.on_disconnect, client.on_publish = self._connected, self._ended, self._published
+        client.on_socket_register_write = lambda *_: None  # only the network thread writes
         self._thread = NamedThread("mqtt network", self._run)
         self._thread.start()
 
     @property
     def is_up(self) -> bool:
-        return self.answered.is_set() and not self._ended.is_set()
-
-    @property
-    def fault(self) -> str:
-        """Why it ended, as a sentence."""
-        return self._fault or describe_end(self._end, self._problem, self._config, self._client_id)
-
-    def close(self, last: Publication) -> None:
-        """Publish a last message and log off: the broker then does not publish the last will."""
-        self._state_due_s = float("inf")
-        with contextlib.suppress(NotConnectedError):  # an answer that comes after the end would make TCP reset it
-            self.publish(last).wait_for_publish(ENDED_WITHIN_SECONDS)
-        self._client.disconnect()
-        self._thread.join(ENDED_WITHIN_SECONDS)  # it may be connecting, which does not end sooner
+        return self.answered.is_set() and self.fault is None
 
     def publish(self, publication: Publication) -> paho.MQTTMessageInfo:
-        """Send a message; return what tells when it has come, with the number of its PUBACK.
+        """Send a message; return what has the number of its PUBACK.
 
         Raises:
             NotConnectedError: the connection has ended.
@@ -109,115 +103,109 @@ class Connection:
             retain=publication.retain,
             properties=_properties(publication, PacketTypes.PUBLISH),
         )
-        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS or not self.is_up:
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise NotConnectedError
         return info
 
-    def _new_client(self, will: Publication) -> paho.Client:
-        client = _Client(
-            CallbackAPIVersion.VERSION2, client_id=self._client_id, protocol=paho.MQTTv5, reconnect_on_failure=False
-        )
-        client.connect_timeout = CONNECTED_WITHIN_SECONDS
-        client.max_inflight_messages_set(0)  # the caller bounds them; paho's own queue stays empty
-        properties = _properties(will, PacketTypes.WILLMESSAGE)
-        client.will_set(will.topic, will.payload, qos=1, retain=will.retain, properties=properties)
-        client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
-        client.on_publish, client.on_log = self._on_publish, self._on_log
-        client.on_socket_register_write = lambda *_: None  # only the network thread writes
-        return client
+    def close(self, last: Publication) -> None:
+        """Publish a last message and log off: the broker then does not publish the last will."""
+        with contextlib.suppress(NotConnectedError):  # an answer that comes after the end would make TCP reset it
+            self.publish(last).wait_for_publish(ENDED_WITHIN_SECONDS)
+        self._client.disconnect()
+        self._thread.join(ENDED_WITHIN_SECONDS)  # it may be connecting, which does not end sooner
 
     def _run(self) -> None:
+        config, broker = self._config, self._config.broker
+        fault = f"{broker} ended the connection, or it was lost"
         try:
-            self._connect()
-            give_up_s = time.monotonic() + ANSWERED_WITHIN_SECONDS
-            while self._client.loop(STATE_EVERY_SECONDS / 4) == MQTTErrorCode.MQTT_ERR_SUCCESS:
-                self._confirm_at_once()
-                if self.answered.is_set():
-                    self._publish_state()
-                elif time.monotonic() > give_up_s:
-                    break
-        except (AccessError, DeliveryError) as error:
-            self._fault = str(error)
-        except Exception as error:  # paho raises several on bytes that are not MQTT
-            self._problem = str(error)
+            if config.has_tls:
+                self._client.tls_set_context(tls_context(config))
+            if config.user is not None:
+                password = None if config.password_file is None else read_password(config.password_file)
+                self._client.username_pw_set(config.user, password)
+            self._client.connect(*config.host_port, KEEP_ALIVE_SECONDS, clean_start=True)
+            while self._client.loop() == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                pass
+            fault += self._end
+            if not self.answered.is_set():
+                fault = self._refusal or (
+                    f"{broker} did not take the connection; it may require TLS (mqtts://) or a certificate "
+                    "(mqtt.certificate and mqtt.key), or speak no MQTT 5; see its log"
+                )
+        except AccessError as error:
+            fault = str(error)
+        except Exception as error:  # of many kinds: a host name that cannot be encoded, bytes that are not MQTT
+            why = getattr(error, "verify_message", None) or getattr(error, "strerror", None) or error
+            fault = f"{broker} cannot be used ({why}); check mqtt.broker, mqtt.ca, the network, and the broker"
         finally:
-            self._client.on_connect = self._client.on_disconnect = None  # no circle: paho's sockets close with it
-            self._client.on_publish = self._client.on_log = None
-            if not self.answered.is_set() and self._fault is None:
-                self._fault = describe_early_end(self._config, self._problem)
-            self._ended.set()
+            client = self._client
+            client.on_connect = client.on_disconnect = client.on_publish = None  # no circle: its sockets close with it
+            self.fault = fault
             self.answered.set()
             self.acks.put(None)
 
-    def _connect(self) -> None:
-        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.MaximumPacketSize = LARGEST_PACKET_BYTES
-        config = self._config
-        if config.has_tls:
-            self._client.tls_set_context(tls_context(config))
-        if config.user is not None:
-            password = None if config.password_file is None else read_password(config.password_file)
-            self._client.username_pw_set(config.user, password)
-        try:
-            self._client.connect(
-                config.host, config.port, keepalive=config.keepalive_s, clean_start=True, properties=properties
-            )
-        except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
-            raise DeliveryError(describe_no_connection(error, config)) from error
-
-    def _publish_state(self) -> None:
-        """Publish the state when it is due, unless the one before still waits for its PUBACK."""
-        if time.monotonic() >= self._state_due_s and (self._state is None or self._state.is_published()):
-            self._state = self.publish(self._state_now())
-            self._state_due_s = time.monotonic() + STATE_EVERY_SECONDS
-
-    def _confirm_at_once(self) -> None:
-        """Have the kernel confirm what came, not 40 ms later.
-
-        Brokers send one PUBACK, and the next only when TCP has confirmed the one before (Nagle's algorithm).
-        """
-        bound = self._client.socket()
-        if isinstance(bound, socket.socket):
-            with contextlib.suppress(OSError):  # it has just been closed
-                bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-
     # Callbacks of paho, on the network thread. They may not wait for a thread that publishes.
 
-    def _on_connect(
-        self, _c: object, _u: object, _f: object, reason: ReasonCode, properties: Properties | None
-    ) -> None:
+    def _connected(self, _c: object, _u: object, _f: object, reason: ReasonCode, properties: Properties | None) -> None:
         if reason.is_failure:
-            self._fault = describe_refused_login(reason, self._config, self._client_id)
+            self._refusal = (
+                f"{self._config.broker} refuses the connection ({reason}); correct mqtt.user, mqtt.password_file, "
+                "mqtt.certificate or mqtt.client_id, or the broker's users and access rules"
+            )
             return
         self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
         self.largest_bytes = getattr(properties, "MaximumPacketSize", self.largest_bytes)
         self.answered.set()
 
-    def _on_disconnect(
-        self, _c: object, _u: object, flags: paho.DisconnectFlags, reason: ReasonCode, _p: object
-    ) -> None:
+    def _ended(self, _c: object, _u: object, _f: object, reason: ReasonCode, _p: object) -> None:
         self.was_ended_by_message = reason.value in ENDED_BY_A_MESSAGE
-        if flags.is_disconnect_packet_from_server or self.was_ended_by_message:
-            self._end = reason
+        self._end = f" ({reason})"
 
-    def _on_publish(self, _c: object, _u: object, mid: int, reason: ReasonCode, _p: object) -> None:
+    def _published(self, _c: object, _u: object, mid: int, reason: ReasonCode, _p: object) -> None:
         self.heard_s = time.monotonic()
-        if self._state is None or mid != self._state.mid:
-            self.acks.put((mid, reason))
-        elif reason.is_failure:
-            _refused_states.error("the broker refuses the state of the line (%s); correct its access rules", reason)
+        self.acks.put((mid, reason))
+        # Brokers send one PUBACK, and the next only when TCP has confirmed the one before (Nagle's algorithm): have
+        # the kernel confirm it now, not 40 ms later.
+        bound = self._client.socket()
+        if isinstance(bound, socket.socket):
+            with contextlib.suppress(OSError):  # it has just been closed
+                bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
-    def _on_log(self, _c: object, _u: object, level: int, text: str) -> None:
-        if level == paho.MQTT_LOG_ERR:
-            self._problem = text
+
+def tls_context(config: MqttConfig) -> ssl.SSLContext:
+    """Return a context that verifies the broker's certificate and name.
+
+    Raises:
+        AccessError: a file cannot be used.
+    """
+    files = f"mqtt.ca {config.ca}"
+    try:
+        context = ssl.create_default_context(cafile=config.ca)
+        context.sslsocket_class = _ClosedIfRefused
+        if config.certificate is not None:
+            files = f"mqtt.certificate {config.certificate} and mqtt.key {config.key}"
+            context.load_cert_chain(config.certificate, config.key, password="")  # never ask a terminal for one
+    except OSError as error:  # ssl.SSLError is one
+        why = getattr(error, "reason", None) or error.strerror
+        raise AccessError(
+            f"{files} cannot be used ({why}); expected PEM files that this user can read, a certificate with its own "
+            "key, and no password on it"
+        ) from error
+    return context
 
 
-class _Client(paho.Client):
-    def _sock_recv(self, bufsize: int) -> bytes:
-        """Refuse a packet that is too large before memory is taken for it: paho asks for all of it at once."""
-        if bufsize > LARGEST_PACKET_BYTES:
-            raise OSError(f"a packet of {bufsize} bytes came, expected at most {LARGEST_PACKET_BYTES}")
-        return super()._sock_recv(bufsize)
+def read_password(path: Path) -> str:
+    """Return the password in a file that only its owner can use.
+
+    Raises:
+        AccessError: the file cannot be read, others can use it, or it holds no password.
+    """
+    expected = "mqtt.password_file names a file with the password in one line, which this user owns"
+    data = read_secret(path, AccessError, expected, "change the password")
+    password = data.decode(errors="ignore").strip("\r\n")
+    if not password.isprintable() or password.encode() != data.strip(b"\r\n") or not password:
+        raise AccessError(f"mqtt.password_file {path} holds no password; expected one line of text in UTF-8")
+    return password
 
 
 def _properties(publication: Publication, packet: int) -> Properties:

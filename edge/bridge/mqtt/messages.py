@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from heatline.edge.bridge.line_state import LineState
-from heatline.edge.bridge.result import Result
+from heatline.edge.bridge.line import EVALUATIONS, LineState
 from heatline.edge.errors import ConfigError, EventsLostError, MessageError, SchemaVersionError
 from heatline.edge.util.text import encode_json
 from heatline.edge.wire.events import AlarmEvent, ChangeEvent, JournalEvent, ReviewEvent, VerdictEvent
@@ -36,8 +35,6 @@ _LEVEL = re.compile(r"[^+#/\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LOST = ("live_only", "recording", "unrecorded")
 """Journal events about events that no journal holds. A consumer that `discarded` concerns gets an `EventsLostError`."""
-
-
 _OTHERS = {"schema_version", "line", "journal_id", "heatmap"}
 """Fields of events that mean something else in payloads."""
 
@@ -52,8 +49,6 @@ class Publication:
     """Idempotency key of its event, also sent as the user property `id`; None: it is a state."""
     content_type: str = JSON
     retain: bool = False
-    needs_subscriber: bool = False
-    """Whether it counts as delivered only if somebody subscribes to its topic, as far as the broker knows."""
     expires_s: int | None = None
     """Seconds after which the broker no longer delivers it; None: never."""
 
@@ -70,19 +65,17 @@ class Messages:
         prefix: levels of the topics before the line's name.
         line: the line's name.
         heatmaps: whether results are followed by their heatmaps.
-        need_subscriber: whether results, and reports of losses, count as delivered only if somebody subscribes to them.
     Raises:
         ConfigError: the name cannot be a level of a topic.
     """
 
-    def __init__(self, prefix: str, line: str, *, heatmaps: bool = False, need_subscriber: bool = False) -> None:
+    def __init__(self, prefix: str, line: str, *, heatmaps: bool = False) -> None:
         if not _LEVEL.fullmatch(line):
             raise ConfigError(
                 f"the line's name is {line!a}, which cannot be part of an MQTT topic; name its file without + and #, "
                 "in UTF-8"
             )
-        self._base, self._line = f"{prefix}/{line}", line
-        self._heatmaps, self._need_subscriber = heatmaps, need_subscriber
+        self._base, self._line, self._heatmaps = f"{prefix}/{line}", line, heatmaps
 
     def topic(self, kind: Kind, camera: str | None = None) -> str:
         """Return a topic."""
@@ -99,10 +92,11 @@ class Messages:
         except SchemaVersionError:
             raise
         except MessageError as error:
-            return [self._lost(f"{delivered.key}-unreadable", "unreadable", str(error), delivered, events=1)]
+            id_, seq = f"{delivered.key}-unreadable", delivered.seq
+            return [self._lost(id_, "unreadable", str(error), delivered.journal_id, seq, seq, events=1)]
         match event:
             case VerdictEvent():
-                return self._result(Result(delivered.key, event, delivered.png), delivered)
+                return self._result(event, delivered)
             case AlarmEvent():
                 more: dict[str, Any] = {"began_at": utc(event.began_at_ns), "is_simulated": not event.acting}
                 return [self._told("alarm", AlarmPayload, delivered, event, **more)]
@@ -117,25 +111,16 @@ class Messages:
 
     def lost(self, error: EventsLostError) -> Publication:
         """Return the message that events were deleted before this bridge got them."""
-        return self._event(
-            "lost",
-            LostPayload(
-                id=f"{error.journal_id}-lost-{error.after_seq}-{error.through_seq}",
-                line=self._line,
-                at=now(),
-                kind="deleted",
-                detail=str(error),
-                journal_id=error.journal_id,
-                first_seq=error.after_seq + 1,
-                last_seq=max(error.through_seq, error.after_seq + 1),
-            ),
-        )
+        first, last = error.after_seq + 1, max(error.through_seq, error.after_seq + 1)
+        id_ = f"{error.journal_id}-lost-{error.after_seq}-{error.through_seq}"
+        return self._lost(id_, "deleted", str(error), error.journal_id, first, last)
 
-    def refused(self, publication: Publication, delivered: Delivered | None, why: str) -> Publication:
+    def refused(self, publication: Publication, delivered: Delivered, why: str) -> Publication:
         """Return the message that the broker refuses a message for what it is."""
         kind = "heatmap" if publication.content_type == PNG else "message"
         detail = f"the broker does not take a {kind} of {len(publication.payload)} bytes on {publication.topic}: {why}"
-        return self._lost(f"{publication.id}-refused-{kind}", "refused", detail, delivered)
+        id_, seq = f"{publication.id}-refused-{kind}", delivered.seq
+        return self._lost(id_, "refused", detail, delivered.journal_id, seq, seq)
 
     def state(self, line: LineState, fault: str | None) -> Publication:
         """Return the present state.
@@ -143,26 +128,16 @@ class Messages:
         Args:
             fault: why results wait although the broker is connected; None: they do not.
         """
-        handshake, status = line.handshake(), line.status
-        return self._state(
-            StatePayload(
-                line=self._line,
-                at=now(),
-                online=True,
-                state=handshake.state,
-                reason=handshake.reason,
-                detail=handshake.detail,
-                heartbeat=handshake.heartbeat,
-                service=None if status is None else status.state,
-                is_simulated=None if status is None else not status.acting,
-                product=None if status is None else status.product,
-                bundle=None if status is None else status.bundle,
-                cameras={} if status is None else {name: camera.state for name, camera in status.cameras.items()},
-                boot_id=None if status is None else status.boot_id,
-                delivery_fault=fault,
-            ),
-            expires_s=STATE_EXPIRES_SECONDS,
-        )
+        handshake, known = line.handshake(), dict[str, Any]()
+        if (status := line.status) is not None:
+            known = _same(StatePayload, status) | {
+                "service": status.state,
+                "is_simulated": not status.acting,
+                "cameras": {name: camera.state for name, camera in status.cameras.items()},
+            }
+        known |= _same(StatePayload, handshake)
+        payload = StatePayload(**known, line=self._line, at=now(), online=True, delivery_fault=fault)
+        return Publication(self.topic("state"), encode_json(payload), retain=True, expires_s=STATE_EXPIRES_SECONDS)
 
     def offline(self, at: str | None = None) -> Publication:
         """Return the state after the end of the bridge.
@@ -173,23 +148,18 @@ class Messages:
         reason, detail = "bridge_stopped", "the bridge was stopped"
         if at is None:
             reason, detail = "bridge_lost", "the bridge has lost its connection to the broker"
-        return self._state(
-            StatePayload(
-                line=self._line, at=at, online=False, state="NOT_READY", reason=reason, detail=detail, heartbeat=0
-            )
+        payload = StatePayload(
+            line=self._line, at=at, online=False, state="NOT_READY", reason=reason, detail=detail, heartbeat=0
         )
+        return Publication(self.topic("state"), encode_json(payload), retain=True)
 
-    def _state(self, payload: StatePayload, expires_s: int | None = None) -> Publication:
-        return Publication(self.topic("state"), encode_json(payload), retain=True, expires_s=expires_s)
-
-    def _result(self, result: Result, delivered: Delivered) -> list[Publication]:
-        event = result.event
-        has_heatmap = self._heatmaps and result.heatmap_png is not None
+    def _result(self, event: VerdictEvent, delivered: Delivered) -> list[Publication]:
+        has_heatmap = self._heatmaps and delivered.png is not None
         payload = ResultPayload(
-            id=result.id,
+            id=delivered.key,
             line=self._line,
-            evaluation=int(result.evaluation),
-            is_simulated=result.is_simulated,
+            evaluation=int(EVALUATIONS[event.verdict]),
+            is_simulated=not event.acting,
             captured_at=utc(event.times.captured_at_ns),
             camera_timestamp_ns=event.times.camera_timestamp_ns,
             score=event.frame_score,
@@ -197,46 +167,32 @@ class Messages:
             journal_id=delivered.journal_id,
             **_same(ResultPayload, event),
         )
-        topic = self.topic("result", event.camera)
-        made = [Publication(topic, encode_json(payload), result.id, needs_subscriber=self._need_subscriber)]
-        if has_heatmap:
-            assert result.heatmap_png is not None
-            made.append(Publication(self.topic("heatmap", event.camera), result.heatmap_png, result.id, PNG))
+        made = [Publication(self.topic("result", event.camera), encode_json(payload), delivered.key)]
+        if has_heatmap and delivered.png is not None:
+            made.append(Publication(self.topic("heatmap", event.camera), delivered.png, delivered.key, PNG))
         return made
 
     def _told(
-        self,
-        kind: Kind,
-        payload: type[AlarmPayload | ChangePayload | ReviewPayload | LostPayload],
-        delivered: Delivered,
-        event: AlarmEvent | ChangeEvent | ReviewEvent | JournalEvent,
-        **more: Any,
+        self, kind: Kind, payload: type[msgspec.Struct], delivered: Delivered, event: Any, **more: Any
     ) -> Publication:
-        common: dict[str, Any] = {"id": delivered.key, "line": self._line, "at": utc(event.at_ns)}
-        return self._event(kind, payload(**common, **_same(payload, event), **more))
+        made = payload(id=delivered.key, line=self._line, at=utc(event.at_ns), **_same(payload, event), **more)
+        return Publication(self.topic(kind), encode_json(made), delivered.key)
 
     def _lost(
-        self, id: str, kind: LostKind, detail: str, delivered: Delivered | None, events: int | None = None
+        self, id_: str, kind: LostKind, detail: str, journal_id: str, first: int, last: int, events: int | None = None
     ) -> Publication:
-        seq = None if delivered is None else delivered.seq
-        return self._event(
-            "lost",
-            LostPayload(
-                id=id,
-                line=self._line,
-                at=now(),
-                kind=kind,
-                detail=detail,
-                events=events,
-                journal_id=None if delivered is None else delivered.journal_id,
-                first_seq=seq,
-                last_seq=seq,
-            ),
+        made = LostPayload(
+            id=id_,
+            line=self._line,
+            at=now(),
+            kind=kind,
+            detail=detail,
+            events=events,
+            journal_id=journal_id,
+            first_seq=first,
+            last_seq=last,
         )
-
-    def _event(self, kind: Kind, payload: LostPayload | AlarmPayload | ChangePayload | ReviewPayload) -> Publication:
-        needed = self._need_subscriber and kind == "lost"  # after an outage, the broker is back before its subscribers
-        return Publication(self.topic(kind), encode_json(payload), payload.id, needs_subscriber=needed)
+        return Publication(self.topic("lost"), encode_json(made), id_)
 
 
 def _same(payload: type[msgspec.Struct], event: msgspec.Struct) -> dict[str, Any]:

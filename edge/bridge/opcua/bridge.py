@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from heatline.edge.bridge.line_state import LineState
+from heatline.edge.bridge.line import LineState, unjournalled_results
 from heatline.edge.bridge.opcua.address_space import RESULT_READY, RESULTS_LOST, STATE_CHANGED, AddressSpace
 from heatline.edge.bridge.opcua.certificates import Certificates, fingerprint_of
 from heatline.edge.bridge.opcua.fields import RESULT_FIELDS, Counters, LineNow, values_of
@@ -17,8 +17,8 @@ from heatline.edge.bridge.opcua.result_follower import TICK_SECONDS, TOPICS, New
 from heatline.edge.bridge.opcua.results import HeldResult, HeldResults
 from heatline.edge.bridge.opcua.server import BridgeServer
 from heatline.edge.bridge.opcua.vision_state import VisionState, vision_state
-from heatline.edge.bridge.result import Result, result_of, unjournalled_results
-from heatline.edge.config.opcua import OpcuaConfig
+from heatline.edge.bridge.result import Result, result_of
+from heatline.edge.config.bridges import OpcuaConfig
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client.commander import Commander
 from heatline.edge.delivery.client.follower import Follower

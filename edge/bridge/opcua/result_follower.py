@@ -5,8 +5,8 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Self
 
+from heatline.edge.bridge.line import VERDICTS
 from heatline.edge.bridge.opcua.results import HeldResults
-from heatline.edge.bridge.result import VERDICTS
 from heatline.edge.delivery.client.follower import Follower
 from heatline.edge.errors import EventsLostError
 from heatline.edge.util.process import NamedThread

@@ -1,0 +1,133 @@
+"""What every bridge knows of its line: its file, its state, and one evaluation of a verdict everywhere."""
+
+import threading
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Literal, Self
+
+from heatline.edge.config import LineConfig, load_config
+from heatline.edge.delivery.auth import ClientKeys
+from heatline.edge.delivery.client.subscriber import SILENT_AFTER_SECONDS, Notice, Subscriber
+from heatline.edge.errors import ConfigError, MessageError
+from heatline.edge.target import file_of
+from heatline.edge.util.process import NamedThread
+from heatline.edge.wire.events import Handshake, JournalEvent, Message, StatusEvent, Verdict, VerdictEvent
+
+TICK_SECONDS = 0.25
+VERDICTS = "verdict."
+"""Prefix of the topics of results."""
+
+
+class Evaluation(IntEnum):
+    """ResultEvaluationEnum of OPC 40001-101, Machinery Result Transfer 1.01."""
+
+    UNDEFINED = 0
+    OK = 1
+    NOT_OK = 2
+    NOT_DECIDABLE = 3
+
+
+EVALUATIONS: dict[Verdict, Evaluation] = {
+    "GOOD": Evaluation.OK,
+    "DEFECT": Evaluation.NOT_OK,
+    "NO_VERDICT": Evaluation.NOT_DECIDABLE,
+}
+
+
+def load_with_table(line: str, table: Literal["mqtt", "opcua", "modbus"]) -> LineConfig:
+    """Return the configuration of a line, which has the bridge's table.
+
+    Args:
+        line: the line's name or its file.
+    Raises:
+        ConfigError: the line is an address, or its file cannot be used or has no such table.
+    """
+    if "://" in line:
+        raise ConfigError(
+            f"{line} is an address, and the bridge needs the table [{table}] of the line's file; give the line's name "
+            "or its file"
+        )
+    file = file_of(line)
+    config = load_config(file)
+    if getattr(config, table) is None:
+        raise ConfigError(f"{file} has no table [{table}]; add one, see docs/plant-{table}.md")
+    return config
+
+
+def unjournalled_results(event: JournalEvent) -> int | None:
+    """Return how many results the line could not journal, by its report; 0: it reports none; None: a number unknown."""
+    if event.kind not in ("recording", "unrecorded"):
+        return 0
+    if event.by_topic:
+        return sum(count for topic, count in event.by_topic.items() if topic.startswith(VERDICTS))
+    return event.events
+
+
+class LineState:
+    """Receives a line's statuses on a thread of its own. Use it as a context; any thread may read it.
+
+    Args:
+        address: the line's `events.bind`.
+        on_live: is given the line's verdicts too, at once, in that thread, and a notice or an error where some were
+            missed.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        keys: ClientKeys | None = None,
+        on_live: Callable[[VerdictEvent | Notice | MessageError], object] | None = None,
+    ) -> None:
+        self._address, self._keys, self._on_live = address, keys, on_live
+        self._heard: tuple[StatusEvent, float] | None = None
+        """The last status, and when it came."""
+        self._ended = threading.Event()
+        self._thread = NamedThread("line state", self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @property
+    def status(self) -> StatusEvent | None:
+        """The last status that came; None: none has come."""
+        return None if self._heard is None else self._heard[0]
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether the line runs, as far as this program can know."""
+        heard = self._heard
+        return heard is not None and heard[0].state != "STOPPED" and time.monotonic() - heard[1] < SILENT_AFTER_SECONDS
+
+    def handshake(self) -> Handshake:
+        """Return the line's handshake; NOT_READY with the reason `stopped` or `unreachable` if the line is not heard.
+
+        A heartbeat that stands still is never good: `heartbeat` of such a handshake is the last one that came.
+        """
+        status = self.status
+        if status is not None and self.is_heard:
+            return status.handshake
+        reason, detail = "unreachable", "nothing comes from the line"
+        if status is not None and status.state == "STOPPED":
+            reason, detail = "stopped", "the line has stopped"
+        heartbeat = 0 if status is None else status.handshake.heartbeat
+        return Handshake(state="NOT_READY", reason=reason, detail=detail, heartbeat=heartbeat)
+
+    def _run(self) -> None:
+        topics = ["status"] if self._on_live is None else ["status", VERDICTS]
+        with Subscriber(self._address, topics=topics, timeout_s=TICK_SECONDS, keys=self._keys) as events:
+            while not self._ended.is_set():
+                try:
+                    received: object = events.receive()
+                except MessageError as error:  # a line of another version; the durable side reports it
+                    received = error
+                event = received.event if isinstance(received, Message) else received
+                if isinstance(event, StatusEvent):
+                    self._heard = event, time.monotonic()
+                elif self._on_live is not None and isinstance(event, VerdictEvent | Notice | MessageError):
+                    self._on_live(event)
