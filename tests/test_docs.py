@@ -27,8 +27,8 @@ from heatline.edge.cameras.liveness import MAX_LOST_FRAMES
 from heatline.edge.cameras.settings import CameraSettings, FolderSettings, V4l2Settings
 from heatline.edge.cameras.supervisor import State
 from heatline.edge.cameras.triggering import FIRE_WITHIN_SECONDS
+from heatline.edge.cli.line import EXIT_CODES
 from heatline.edge.cli.main import heatline
-from heatline.edge.cli.status import EXIT_CODES
 from heatline.edge.config import LineFile, load_config
 from heatline.edge.delivery.auth import make_key_pair, read_public_key
 from heatline.edge.delivery.commands import CommandServer

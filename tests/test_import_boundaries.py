@@ -36,7 +36,7 @@ DATA_COMMANDS = """
 import examples.drawn_boards.boards
 import heatline.train.commands.data, heatline.train.contact_sheet, heatline.train.summary
 """
-START = "import heatline.edge.cli.main, heatline.edge.cli.run"
+START = "import heatline.edge.cli.main, heatline.edge.cli.line, heatline.edge.service.lifecycle"
 DEFAULT_TRAINING = "import heatline.train.compose, heatline.train.fit"
 WRONG_TRAINING = "from heatline.edge.cli.main import run; assert run(['train', 'data=x', 'recipe.stepz=1']) == 3"
 NO_PICTURES = "from heatline.edge.cli.main import run; assert run(['train', '/nowhere']) == 9"

@@ -24,7 +24,7 @@ from heatline.edge.cli.bundle_formatting import (
 from heatline.edge.cli.bundle_signing import keygen, sign, trust
 from heatline.edge.cli.group import CommandGroup
 from heatline.edge.cli.options import engine_option, precision_option
-from heatline.edge.cli.output import json_option, labelled, print_facts, print_json, print_report
+from heatline.edge.cli.output import facts_of, json_option, print_facts, print_json, print_report
 from heatline.edge.cli.set_reference import set_reference
 from heatline.edge.inference import EngineKind, Precision
 
@@ -121,7 +121,7 @@ def verify(bundle_path: Path, kind: EngineKind, precision: Precision, folder: Pa
         "off_by": verified.differences,
         "allowed": opened.manifest.tolerances[engine.precision],
     }
-    facts = labelled(report) | {
+    facts = facts_of(report) | {
         "signed by": describe_signer(signer),
         "golden tiles": f"{report['golden_tiles']}, off by {describe_differences(verified.differences)} of the scale, "
         f"{report['allowed']:.1e} allowed",

@@ -14,8 +14,8 @@ from heatline.edge.bundle.signature import (
     trust_key,
     trusted_keys,
 )
-from heatline.edge.cli.output import json_option, labelled, print_made_key, print_report
-from heatline.edge.keys import StoredKey
+from heatline.edge.cli.output import facts_of, json_option, print_made_key, print_report
+from heatline.edge.keys import StoredKey, public_half
 
 keys_option = click.option(
     "--keys",
@@ -36,7 +36,7 @@ def keygen(key_path: Path, as_json: bool) -> None:
     Neither file is ever overwritten. KEY has no password: keep it only where bundles are made.
     """
     public = make_key(key_path)
-    print_made_key(key_path, "ed25519", public.fingerprint, as_json)
+    print_made_key(key_path, public_half(key_path), "ed25519", public.fingerprint, as_json)
 
 
 @click.command(epilog="Example: heatline bundle sign boards.bundle --key maker.key")
@@ -59,7 +59,7 @@ def sign(bundle_path: Path, key_path: Path, as_json: bool) -> None:
         "replaced": before,
     }
     replaced = "nothing, it was not signed" if before is None else f"the signature by key {before}"
-    print_report(report, as_json, f"{bundle_path} is signed", labelled(report) | {"replaced": replaced})
+    print_report(report, as_json, f"{bundle_path} is signed", facts_of(report) | {"replaced": replaced})
 
 
 @click.command(epilog="Example: heatline bundle trust maker.key.pub --name maker")

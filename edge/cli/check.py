@@ -12,13 +12,13 @@ from msgspec.structs import asdict
 from heatline.edge.bundle.manifest import Plausible
 from heatline.edge.bundle.signature import describe_signer
 from heatline.edge.cli.bundle_formatting import describe_differences, describe_plausible, reference_facts
-from heatline.edge.cli.formatting import describe_bundle
-from heatline.edge.cli.output import json_option, labelled, print_report, print_warnings
+from heatline.edge.cli.output import facts_of, json_option, print_report, print_warnings
 from heatline.edge.colour import to_rgb
 from heatline.edge.config import EvidenceConfig, JournalConfig, LineConfig, load_config
 from heatline.edge.delivery.auth import Access, fingerprint
 from heatline.edge.delivery.client.subscriber import next_status
 from heatline.edge.delivery.journal.place import check_place
+from heatline.edge.describe import describe_bundle
 from heatline.edge.errors import CameraError, DeliveryError, Faults, HeatlineError
 from heatline.edge.frames import Frame, FrameRule
 from heatline.edge.inspection.setup import Setup
@@ -132,7 +132,7 @@ def check(line: Path, as_json: bool) -> None:
         "warnings": warnings,
         "line_key": None if access.key is None else fingerprint(access.key.public),
     }
-    facts = labelled(report) | {
+    facts = facts_of(report) | {
         "bundle": describe_bundle(report["bundle"]),
         "signed by": describe_signer(setup.signed_by),
         "engine settings": f"{engine.settings}, from {engine.tuned_by or line}",

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from heatline.edge.cli.evidence_export import export
 from heatline.edge.cli.evidence_mark import mark
 from heatline.edge.cli.evidence_report import report
-from heatline.edge.cli.formatting import describe_bundle, describe_kind
 from heatline.edge.cli.group import CommandGroup
 from heatline.edge.cli.options import VERDICT, day_option
 from heatline.edge.cli.output import json_option, print_facts, print_json, print_table
+from heatline.edge.describe import describe_bundle
 from heatline.edge.errors import InputError
 from heatline.edge.heatmap_picture import outline_foreign, outline_regions, png, tint
 from heatline.edge.images import read_image, read_rgb
@@ -162,7 +162,7 @@ def _cells(entry: EvidenceEntry, review: Review | None) -> list[str]:
         event.part_id or "",
         score,
         event.reason or "",
-        "" if review is None else describe_kind(review),
+        "" if review is None else _describe_kind(review),
         entry.picture,
     ]
 
@@ -207,6 +207,11 @@ def _facts(entry: EvidenceEntry, review: Review | None, frame: Path | None, heat
         "heatmap": heatmap,
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _describe_kind(review: Review) -> str:
+    """Return what reviewers say of a verdict."""
+    return "contradictory" if review.kind is None else review.kind.replace("_", " ")
 
 
 def _name(path: Path | None) -> str | None:

@@ -9,7 +9,7 @@ import click
 import msgspec
 import zmq
 
-from heatline.edge.cli.first_status import POLL_SECONDS, STATUS_WITHIN_SECONDS, first_status
+from heatline.edge.cli.line import POLL_SECONDS, STATUS_WITHIN_SECONDS, first_status
 from heatline.edge.cli.output import json_option, print_json, print_warnings, visible
 from heatline.edge.delivery.client.handshake_probe import require_authorized
 from heatline.edge.delivery.client.subscriber import Subscriber

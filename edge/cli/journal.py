@@ -1,62 +1,35 @@
-"""`heatline journal`: shows and verifies a line's journal."""
+"""`heatline journal`: shows, verifies and exports a line's journal."""
 
-from collections.abc import Sequence
+import contextlib
+import csv
+import io
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Literal
 
 import click
 import msgspec
 
-from heatline.edge.cli.event_columns import COLUMNS, Cell, row_of
-from heatline.edge.cli.formatting import local_time
 from heatline.edge.cli.group import CommandGroup
-from heatline.edge.cli.journal_export import export
 from heatline.edge.cli.options import topic_option
-from heatline.edge.cli.output import json_option, print_facts, print_json, print_table, progress_bar, visible
+from heatline.edge.cli.output import json_option, print_json, print_report, print_table, progress_bar, say
 from heatline.edge.delivery.journal.check import faults
 from heatline.edge.delivery.journal.errors import JournalDamagedError
 from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.delivery.journal.rows import Record
-from heatline.edge.errors import MessageError, SchemaVersionError
+from heatline.edge.describe import COLUMNS, DATE_TIME, Cell, columns_of, describe_event, local_time
+from heatline.edge.errors import EventsLostError, JournalError, MessageError, SchemaVersionError
 from heatline.edge.target import journal_of
-from heatline.edge.util.text import format_count
+from heatline.edge.util.files import replacing, writing
+from heatline.edge.util.text import format_count, spreadsheet_cell
 from heatline.edge.wire.events import event_from
 
 FAULTS_SHOWN = 20
-HEADINGS = "seq", "time", "topic", "frame", "part", "score", "regions", "what"
-
-
-class Topic(msgspec.Struct, frozen=True, kw_only=True):
-    """The events of a topic."""
-
-    events: int
-    """Number of events in the journal."""
-    last_seq: int
-
-
-class Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """The contents of a journal."""
-
-    path: str
-    journal_id: str
-    line: str
-    created_at_ns: int
-    first_seq: int
-    last_seq: int
-    size_bytes: int
-    topics: dict[str, Topic]
-    events: list[msgspec.Raw]
-    """Headers as they were journalled."""
-
-
-class Verified(msgspec.Struct, frozen=True, kw_only=True):
-    """The faults of a journal."""
-
-    path: str
-    journal_id: str
-    first_seq: int
-    last_seq: int
-    other_versions: int
-    """Events of another schema version, of which only the checksums and the place were verified."""
-    faults: list[str]
+HEADINGS = "seq", "time", "topic", "frame", "event", "detail"
+SEQ = click.IntRange(0, 2**63 - 1)
+Format = Literal["jsonl", "csv"]
 
 
 @click.group(cls=CommandGroup, epilog="Example: heatline journal show line1")
@@ -65,9 +38,6 @@ def journal() -> None:
 
     Run this on the line PC. It also works while the line runs, and on a disk that is full or read-only.
     """
-
-
-journal.add_command(export)
 
 
 @journal.command(epilog="Example: heatline journal show line1 -n 50 --topic verdict.top.DEFECT")
@@ -83,39 +53,33 @@ def show(line: str, count: int, topics: tuple[str, ...], as_json: bool) -> None:
     path = journal_of(line)
     with JournalReader.open_file(path) as reader:
         first, last = reader.range()
-        events = reader.tally()
-        newest = reader.newest(count, topics)
-        shown = Shown(
-            path=str(path),
-            journal_id=reader.journal_id,
-            line=reader.line,
-            created_at_ns=reader.created_at_ns,
-            first_seq=first,
-            last_seq=last,
-            size_bytes=reader.size_bytes(),
-            topics={
-                topic: Topic(events=events.get(topic, 0), last_seq=seq)
-                for topic, seq in sorted(reader.topics().items())
-            },
-            events=[msgspec.Raw(stored.record.header) for stored in newest],
-        )
-    if as_json:
-        print_json(shown)
-        return
-    facts: dict[str, object] = {
-        "journal id": shown.journal_id,
-        "line": shown.line,
-        "begun": local_time(shown.created_at_ns, "%Y-%m-%d %H:%M:%S"),
+        events, newest = reader.tally(), reader.newest(count, topics)
+        size_bytes, last_of = reader.size_bytes(), dict(sorted(reader.topics().items()))
+        report = {
+            "path": str(path),
+            "journal_id": reader.journal_id,
+            "line": reader.line,
+            "created_at_ns": reader.created_at_ns,
+            "first_seq": first,
+            "last_seq": last,
+            "size_bytes": size_bytes,
+            "topics": {topic: {"events": events.get(topic, 0), "last_seq": seq} for topic, seq in last_of.items()},
+            "events": [msgspec.Raw(stored.record.header) for stored in newest],
+        }
+    facts = {
+        "journal id": reader.journal_id,
+        "line": reader.line,
+        "begun": local_time(reader.created_at_ns, DATE_TIME),
         "events": f"{first} to {last}" if first else f"none, up to {last}",
-        "size": f"{shown.size_bytes / 2**20:.1f} MiB",
+        "size": f"{size_bytes / 2**20:.1f} MiB",
     }
-    for topic, one in shown.topics.items():
-        facts[topic] = f"{format_count(one.events, 'event')}, the last was {one.last_seq}"
-    print_facts(str(path), facts)
-    if newest:
+    for topic, seq in last_of.items():
+        facts[topic] = f"{format_count(events.get(topic, 0), 'event')}, the last was {seq}"
+    print_report(report, as_json, str(path), facts)
+    if newest and not as_json:
         click.echo()
         rows = (_cells(each.record, each.faults(heatmap=False)) for each in newest)
-        print_table(HEADINGS, rows, numbers={"seq", "score", "regions"})
+        print_table(HEADINGS, rows, numbers={"seq"})
 
 
 def _cells(record: Record, faults: Sequence[str]) -> list[str]:
@@ -124,30 +88,12 @@ def _cells(record: Record, faults: Sequence[str]) -> list[str]:
     Args:
         faults: the parts of the event that have changed since they were written.
     """
+    begin = [str(record.seq), local_time(record.at_ns, DATE_TIME), record.topic]
     try:
-        row = dict(zip(COLUMNS, row_of(record, event_from(record.header)), strict=True))
+        told = describe_event(event_from(record.header))
     except MessageError as error:
-        return [str(record.seq), _clock(record.at_ns), record.topic, "", "", "", "", str(error)]
-    description = ": ".join(_format_cell(row[name]) for name in ("what", "detail") if row[name])
-    score = row["frame_score"]
-    return [
-        str(record.seq),
-        _clock(record.at_ns),
-        record.topic,
-        _format_cell(row["frame_number"]),
-        _format_cell(row["part_id"]),
-        f"{score:.2f}" if isinstance(score, float) else "",
-        _format_cell(row["regions"] or None),
-        "; ".join(filter(None, [description, *faults])),
-    ]
-
-
-def _format_cell(cell: Cell) -> str:
-    return "" if cell is None else str(cell)
-
-
-def _clock(at_ns: int) -> str:
-    return local_time(at_ns, "%Y-%m-%d %H:%M:%S")
+        return [*begin, "", "", str(error)]
+    return [*begin, told.subject, told.what, "; ".join(filter(None, [told.detail, *faults]))]
 
 
 @journal.command(epilog="Example: heatline journal verify line1")
@@ -174,23 +120,130 @@ def verify(line: str, as_json: bool) -> None:
                 found.append(fault)
         except JournalDamagedError as error:
             found.append(f"it cannot be read any further: {error}")
-        report = Verified(
-            path=str(path),
-            journal_id=reader.journal_id,
-            first_seq=first,
-            last_seq=last,
-            other_versions=len(other_versions),
-            faults=found,
-        )
+        report = {
+            "path": str(path),
+            "journal_id": reader.journal_id,
+            "first_seq": first,
+            "last_seq": last,
+            "other_versions": len(other_versions),
+            "faults": found,
+        }
     if as_json:
         print_json(report)
     elif other_versions:
         events = format_count(len(other_versions), "event")
         click.echo(f"only the checksums of {events} were verified: {other_versions[0]}")
     for fault in [] if as_json else found[:FAULTS_SHOWN]:
-        click.echo(visible(fault))
+        say(fault)
     if found:
         raise JournalDamagedError(f"{path} is damaged: {format_count(len(found), 'fault')}, the first is: {found[0]}")
     if not as_json:
         events = format_count(last - first + 1, "event") if first else "no event"
         click.echo(f"{path} is intact: {events}, each as it was written")
+
+
+@journal.command(epilog="Example: heatline journal export line1 --format csv --topic verdict. --out verdicts.csv")
+@click.argument("line")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "csv"]),
+    default="jsonl",
+    show_default=True,
+    help="jsonl: every event's header as it was journalled, one per line. csv: the columns of docs/journal.md.",
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write. Default: standard output.")
+@click.option("--after", "after_seq", type=SEQ, help="Only events after this one. Default: from the oldest.")
+@click.option("--through", "through_seq", type=SEQ, help="Only events up to this one. Default: to the newest.")
+@topic_option
+def export(
+    line: str,
+    form: Format,
+    out: Path | None,
+    after_seq: int | None,
+    through_seq: int | None,
+    topics: tuple[str, ...],
+) -> None:
+    """Write the events of LINE's journal as JSON lines or CSV, without heatmaps, in their order.
+
+    LINE is a line's name, its TOML file, the journal's folder, or its file. The output file appears when it is
+    complete. The exit code is 20 if events after --after are already deleted; the others are written.
+    """
+    path = journal_of(line)
+    with JournalReader.open_file(path) as reader:
+        first, last = reader.range()
+        begin = (first - 1 if first else last) if after_seq is None else after_seq
+        if begin > last:
+            raise JournalError(
+                f"{path} ends with event {last}, so it has none after {begin}; --after may be a number of an earlier "
+                "journal: the first event says when this one began"
+            )
+        end = last if through_seq is None else min(last, through_seq)
+        # Progress would be between the events if they went to the terminal too.
+        with _written_to(out) as file, progress_bar(hidden=out is None) as progress:
+            task = progress.add_task("events", total=max(0, end - begin))
+            went_on = partial(progress.update, task)
+            lost = _write(reader, file, form, begin, end, topics, lambda done: went_on(completed=done))
+    if lost:
+        runs = ", ".join(f"{after + 1} to {through}" for after, through in lost)
+        raise EventsLostError(
+            f"{path}: events {runs} are deleted; the others are written",
+            journal_id=reader.journal_id,
+            after_seq=lost[0][0],
+            through_seq=lost[-1][1],
+        )
+
+
+def _write(
+    reader: JournalReader,
+    file: BinaryIO,
+    form: Format,
+    begin: int,
+    end: int,
+    topics: tuple[str, ...],
+    went_on: Callable[[int], None],
+) -> list[tuple[int, int]]:
+    """Write the events after `begin` through `end`. Return each deleted run: the event before it and its last event."""
+    line_of = _csv_line if form == "csv" else _json_line
+    if form == "csv":
+        file.write(_as_csv(COLUMNS))
+    lost: list[tuple[int, int]] = []
+    after = begin
+    while after < end:
+        page = reader.read(after, through_seq=end, topics=topics)
+        if page.lost_through is not None:
+            lost.append((after, page.lost_through))
+        file.writelines(map(line_of, page.records))
+        after = page.through_seq
+        went_on(after - begin)
+    return lost
+
+
+def _json_line(record: Record) -> bytes:
+    return record.header + b"\n"
+
+
+def _csv_line(record: Record) -> bytes:
+    try:
+        return _as_csv(columns_of(event_from(record.header), record.seq, record.topic, record.at_ns))
+    except MessageError as error:
+        say(f"heatline: event {record.seq} is left out: {error}", err=True)
+        return b""
+
+
+def _as_csv(cells: Sequence[Cell]) -> bytes:
+    line = io.StringIO()
+    csv.writer(line).writerow(map(spreadsheet_cell, cells))
+    return line.getvalue().encode()
+
+
+@contextlib.contextmanager
+def _written_to(out: Path | None) -> Iterator[BinaryIO]:
+    """Open a file that appears only when it is complete, or standard output."""
+    if out is None:
+        with writing(Path("standard output")):
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        return
+    with writing(out), replacing(out, unique=True) as new, new.open("wb") as file:
+        yield file

@@ -19,7 +19,7 @@ from heatline.edge.delivery.auth import (
     revoke,
 )
 from heatline.edge.errors import AccessError
-from heatline.edge.keys import PUBLIC_SUFFIX
+from heatline.edge.keys import PUBLIC_SUFFIX, public_half
 
 allowed_option = click.option(
     "--allowed",
@@ -49,7 +49,7 @@ def new(key_path: Path, owner: str | None, as_json: bool) -> None:
     Neither file is ever overwritten. KEY has no password: keep it only where it is used.
     """
     pair = make_key_pair(key_path, None if owner is None else _uid_of(owner))
-    print_made_key(key_path, "curve25519", fingerprint(pair.public), as_json)
+    print_made_key(key_path, public_half(key_path), "curve25519", fingerprint(pair.public), as_json)
 
 
 @keys.command("list", epilog="Example: heatline keys list")

@@ -16,13 +16,13 @@ from heatline.edge.errors import HeatlineError
 from heatline.edge.util.extras import extra_of
 
 INTERRUPTED = 130
-COMMANDS = (
-    *("check", "run", "status", "reload", "inspect", "watch", "follow", "trigger", "select", "cameras", "bundle"),
-    *("calibrate", "journal", "evidence", "keys", "view", "bridge", "archive"),
-)
-"""Each command is in the module of its name. It is imported only when it is used, so that a line starts faster."""
-
-
+COMMANDS = {
+    **dict.fromkeys(("run", "status", "reload", "select", "trigger"), "line"),
+    **dict.fromkeys(("inspect", "archive"), "archive"),
+    **{name: name for name in ("check", "watch", "follow", "cameras", "bundle", "calibrate", "journal", "evidence")},
+    **{name: name for name in ("keys", "view", "bridge")},
+}
+"""The module of each command. It is imported only when it is used, so that a line starts faster."""
 SECTIONS = {
     "Train a model": ("data", "train", "search", "study", "evaluate", "models", "export", "retrain"),
     "Set up a line": ("cameras", "bundle", "inspect", "archive", "calibrate", "keys", "check"),
@@ -60,7 +60,7 @@ class HeatlineGroup(CommandGroup):
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name in COMMANDS:
-            command = getattr(import_module(f"heatline.edge.cli.{name}"), name)
+            command = getattr(import_module(f"heatline.edge.cli.{COMMANDS[name]}"), name)
         else:
             from importlib.metadata import entry_points
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
+import msgspec
 
 from heatline.edge.errors import InputError
-from heatline.edge.keys import public_half
 from heatline.edge.util.text import encode_json
 
 if TYPE_CHECKING:
@@ -26,8 +26,12 @@ class ReaderHasGoneError(Exception):
     """The reader of the output has closed it. Not an OSError: click and rich would turn that into exit code 1."""
 
 
-class StandardOutput(io.TextIOWrapper):
-    """Standard output that reports in one sentence why it cannot be written, as on a full disk."""
+class StandardStream(io.TextIOWrapper):
+    """A standard stream: why output cannot be written, as on a full disk, is one sentence; a message on standard error
+    that cannot be shown stops no command.
+    """
+
+    is_output = False
 
     def write(self, text: str, /) -> int:
         """Write text.
@@ -36,61 +40,44 @@ class StandardOutput(io.TextIOWrapper):
             InputError: the output cannot be written.
             ReaderHasGoneError: the reader has closed the output.
         """
-        with _translated_errors():
-            return super().write(text)
-
-    def flush(self) -> None:
-        """Flush the stream. Raises as `write`."""
-        with _translated_errors():
-            super().flush()
-
-
-class StandardError(io.TextIOWrapper):
-    """Standard error that ignores failed writes: messages that cannot be shown must not stop a command."""
-
-    def write(self, text: str, /) -> int:
-        """Write text, if the stream can be written."""
-        with contextlib.suppress(OSError):
+        with self._translated_errors():
             super().write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush the stream, if it can be written."""
-        with contextlib.suppress(OSError):
+        """Flush the stream. Raises as `write`."""
+        with self._translated_errors():
             super().flush()
+
+    @contextlib.contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if self.is_output and isinstance(error, BrokenPipeError):
+                raise ReaderHasGoneError from error
+            if self.is_output:
+                raise InputError(
+                    f"standard output cannot be written ({error.strerror}); make room there, or redirect it"
+                ) from error
 
 
 def replace_standard_streams() -> None:
-    """Replace Python's own streams by `StandardOutput` and `StandardError`."""
+    """Replace Python's own streams by `StandardStream`."""
     # A file name that is not UTF-8 is written as its bytes.
-    sys.stdout = _replace(sys.stdout, StandardOutput, "surrogateescape")
-    sys.stderr = _replace(sys.stderr, StandardError, "backslashreplace")
+    sys.stdout = _replace(sys.stdout, "surrogateescape")
+    sys.stderr = _replace(sys.stderr, "backslashreplace")
+    if isinstance(sys.stdout, StandardStream):
+        sys.stdout.is_output = True
 
 
-def _replace(stream: TextIO | None, kind: type[io.TextIOWrapper], errors: str) -> TextIO:
+def _replace(stream: TextIO | None, errors: str) -> TextIO:
     if stream is None:  # the parent process has closed it
         return open(os.devnull, "w")
     if type(stream) is not io.TextIOWrapper:  # a test has replaced it
         return stream
-    return kind(
-        stream.buffer,
-        stream.encoding,
-        errors,
-        line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
-    )
-
-
-@contextlib.contextmanager
-def _translated_errors() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError as error:
-        raise ReaderHasGoneError from error
-    except OSError as error:
-        raise InputError(
-            f"standard output cannot be written ({error.strerror}); make room there, or redirect it"
-        ) from error
+    buffering = stream.line_buffering, stream.write_through
+    return StandardStream(stream.buffer, stream.encoding, errors, None, *buffering)
 
 
 def progress_console() -> "Console":
@@ -134,25 +121,18 @@ def visible(text: str) -> str:
     return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
 
 
-def print_facts(title: str, facts: Mapping[str, object]) -> None:
-    """Print names and values as a table."""
-    if not facts or not sys.stdout.isatty():  # output to a file or a pipe is not wrapped, so that it can be searched
-        width = max((len(visible(name)) for name in facts), default=0)
-        click.echo(visible(title))
-        for name, value in facts.items():
-            text = visible(str(value)).replace("\n", "\n" + " " * (width + 2))
-            click.echo(f"{visible(name):<{width}}  {text}")
-        return
-    from rich.console import Console  # imported here, so that a line starts faster
-    from rich.markup import escape
-    from rich.table import Table
+def say(text: str, *, err: bool = False) -> None:
+    """Print a sentence."""
+    click.echo(visible(text), err=err)
 
-    table = Table(title=escape(visible(title)), title_justify="left", show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in facts.items():
-        table.add_row(*(escape(visible(str(text))) for text in (name, value)))  # a path may look like markup
-    Console().print(table)
+
+def print_facts(title: str, facts: Mapping[str, object]) -> None:
+    """Print names and values as a table, without those that are None. It is not wrapped, so that it can be searched."""
+    known = {visible(name): visible(str(value)) for name, value in facts.items() if value is not None}
+    width = max(map(len, known), default=0)
+    say(title)
+    for name, value in known.items():
+        click.echo(f"{name:<{width}}  " + value.replace("\n", "\n" + " " * (width + 2)))
 
 
 def table_console(*, markup: bool = True, quiet: bool = False) -> "Console":
@@ -182,7 +162,7 @@ def print_table(headings: Iterable[str], rows: Iterable[Iterable[str]], numbers:
 def print_warnings(warnings: Iterable[str]) -> None:
     """Print each warning as one line on standard error."""
     for warning in warnings:
-        click.echo(f"warning: {visible(warning)}", err=True)
+        say(f"warning: {warning}", err=True)
 
 
 def print_report(report: object, as_json: bool, title: str, facts: Mapping[str, object]) -> None:
@@ -193,20 +173,21 @@ def print_report(report: object, as_json: bool, title: str, facts: Mapping[str, 
         print_facts(title, facts)
 
 
-def labelled(report: Mapping[str, object]) -> dict[str, object]:
-    """Return the values of a report with labels for people in place of keys."""
-    return {key.replace("_", " "): value for key, value in report.items()}
+def facts_of(report: object, **words: object) -> dict[str, object]:
+    """Return the values of a report for people: labels in place of keys, and words in place of some values.
+
+    Args:
+        report: a struct, or its fields.
+        words: by key; None leaves a key out.
+    """
+    fields = report if isinstance(report, Mapping) else msgspec.structs.asdict(report)  # type: ignore[arg-type]
+    return {key.replace("_", " "): value for key, value in {**fields, **words}.items()}
 
 
-def print_made_key(path: Path, algorithm: str, fingerprint: str, as_json: bool) -> None:
-    """Report a new key, whose private half is at a path."""
-    report = {
-        "private": str(path),
-        "public": str(public_half(path)),
-        "algorithm": algorithm,
-        "fingerprint": fingerprint,
-    }
-    print_report(report, as_json, f"{path} is made", report)
+def print_made_key(private: Path, public: Path, algorithm: str, fingerprint: str, as_json: bool) -> None:
+    """Report a new key."""
+    report = {"private": str(private), "public": str(public), "algorithm": algorithm, "fingerprint": fingerprint}
+    print_report(report, as_json, f"{private} is made", report)
 
 
 def exit_immediately(code: int) -> NoReturn:

@@ -1,45 +1,37 @@
 """`heatline watch`."""
 
+import contextlib
 import time
 from collections import deque
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 import click
 import msgspec
 import zmq
+from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
-from heatline.edge.cli.fitted_table import fitted_table
-from heatline.edge.cli.formatting import (
-    describe_account,
-    describe_active,
-    describe_camera,
-    describe_handshake,
-    local_time,
-)
 from heatline.edge.cli.options import FiniteRange, topic_option
-from heatline.edge.cli.output import json_option, make_empty, print_json, table_console, visible
+from heatline.edge.cli.output import json_option, make_empty, print_json, say, table_console, visible
 from heatline.edge.delivery.client.gap_detector import Gap
 from heatline.edge.delivery.client.handshake_probe import require_authorized
-from heatline.edge.delivery.client.subscriber import LineLost, NewBoot, Notice, Subscriber
+from heatline.edge.delivery.client.subscriber import NewBoot, Notice, Subscriber
+from heatline.edge.describe import (
+    EventText,
+    describe_event,
+    describe_frames,
+    describe_state,
+    happened_at_ns,
+    local_time,
+)
 from heatline.edge.errors import MessageError
 from heatline.edge.target import KeyFiles, endpoint_of, key_options
 from heatline.edge.util.files import writing
-from heatline.edge.wire.events import (
-    AlarmEvent,
-    ChangeEvent,
-    CountedEvent,
-    DriftEvent,
-    Event,
-    JournalEvent,
-    Message,
-    ReviewEvent,
-    StatusEvent,
-    VerdictEvent,
-)
+from heatline.edge.wire.events import Event, Message, StatusEvent, VerdictEvent
 
 MAX_ROWS = 200
 LINES_BESIDE_ROWS = 8
@@ -47,13 +39,10 @@ ALWAYS_SUBSCRIBED = "status", "alarm", "drift", "change", "journal"
 """These events report that the line has stopped, a camera's death, the active setup, and whether events are stored."""
 SILENT_SECONDS = 5.0
 """A line publishes its status about once a second: after this silence it is down, or refuses this client."""
-HEADINGS = "seq", "time", "camera", "frame", "verdict", "score", "regions", "peak x,y", "ms"
-NUMBERS = "seq", "score", "regions", "ms"
-GO_FIRST = "peak x,y", "ms", "score", "seq"
-"""Columns that a narrow terminal does not show."""
-MAY_BE_CUT = {"regions": 24, "frame": 12}
-"""Columns of sentences and file names, and the characters that are left at least; --json prints all of them."""
-STYLES = {"GOOD": "green", "DEFECT": "bold red", "NO_VERDICT": "bold yellow"}
+HEADINGS = "seq", "time", "camera", "frame", "event", "detail"
+WIDEST_FRAME = 12
+"""Characters of a file's name that leave room for the detail on a narrow terminal."""
+NARROW = 120
 STATE_STYLES = {"READY": "bold green", "BUSY": "bold yellow", "DEGRADED": "bold yellow", "NOT_READY": "bold red"}
 
 
@@ -84,22 +73,27 @@ def watch(
     table = EventTable()
     address, keys = endpoint_of(line, "events", key_files)
     require_authorized(address, keys, zmq.SUB)
-    with (
-        _Saver(save) as saver,
-        Subscriber(
-            address,
-            topics={*topics, *ALWAYS_SUBSCRIBED},
-            timeout_s=SILENT_SECONDS if timeout_s is None and keys is not None else timeout_s,
-            keys=keys,
-        ) as events,
-        table.live(hidden=as_json) as live,
-    ):
+    with contextlib.ExitStack() as stack:
+        saved = None
+        if save is not None:
+            stack.enter_context(writing(save))
+            make_empty(save, "--save")
+            saved = stack.enter_context((save / "events.jsonl").open("wb"))
+        events = stack.enter_context(
+            Subscriber(
+                address,
+                topics={*topics, *ALWAYS_SUBSCRIBED},
+                timeout_s=SILENT_SECONDS if timeout_s is None and keys is not None else timeout_s,
+                keys=keys,
+            )
+        )
+        live = stack.enter_context(Live(table, console=table_console(quiet=as_json), refresh_per_second=8))
         verdicts = 0
         while True:
             try:
                 received = events.receive()
             except MessageError as error:  # a message of another program must not end the watch
-                click.echo(f"heatline: {error}", err=True)
+                say(f"heatline: {error}", err=True)
                 continue
             if received is None:
                 require_authorized(address, keys, zmq.SUB)  # its key may have been revoked
@@ -108,162 +102,84 @@ def watch(
                 return
             if not isinstance(received, Message):
                 if as_json:
-                    click.echo(f"heatline: {visible(str(received))}", err=True)
-                else:
-                    table.add_notice(received)
-                    live.update(table)
+                    say(f"heatline: {received}", err=True)
+                table.add_notice(received)
+                live.update(table)
                 continue
             event = received.event
             if event.topic.startswith(topics):
-                saver.save(received)
+                if save is not None and saved is not None:
+                    _save(received, save, saved)
                 if as_json:
                     print_json(event)
-            if not as_json:
-                table.add(event)
-                live.update(table)
+            table.add(event)
+            live.update(table)
             verdicts += isinstance(event, VerdictEvent)
             if (count and verdicts >= count) or (isinstance(event, StatusEvent) and event.state == "STOPPED"):
                 return
 
 
-class _Saver:
-    """Saves messages in a folder, if there is one."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._lines: BinaryIO | None = None
-
-    def __enter__(self) -> Self:
-        if self._folder is not None:
-            with writing(self._folder):
-                make_empty(self._folder, "--save")
-                self._lines = (self._folder / "events.jsonl").open("wb")
-        return self
-
-    def save(self, message: Message) -> None:
-        if self._folder is None or self._lines is None:
-            return
-        with writing(self._folder):
-            self._lines.write(msgspec.json.encode(message.event) + b"\n")
-            self._lines.flush()
-            if message.png is not None and isinstance(message.event, VerdictEvent):
-                (self._folder / f"{message.event.seq:06d}.png").write_bytes(message.png)
-
-    def __exit__(self, *_: object) -> None:
-        if self._lines is not None:
-            self._lines.close()
+def _save(message: Message, folder: Path, lines: BinaryIO) -> None:
+    lines.write(msgspec.json.encode(message.event) + b"\n")
+    lines.flush()
+    if message.png is not None and isinstance(message.event, VerdictEvent):
+        (folder / f"{message.event.seq:06d}.png").write_bytes(message.png)
 
 
 class EventTable:
     """A table of the last events, with the line's status below it."""
 
     def __init__(self) -> None:
-        self._rows: deque[tuple[Text | str, ...]] = deque(maxlen=MAX_ROWS)
+        self._rows: deque[tuple[str, str, EventText]] = deque(maxlen=MAX_ROWS)
         self._status = Text("waiting for the line", style="dim")
-
-    def live(self, hidden: bool) -> Live:
-        """Return a live display of the table; if `hidden`, nothing is drawn."""
-        return Live(self, console=table_console(quiet=hidden), refresh_per_second=8)
 
     def add(self, event: Event) -> None:
         """Add an event."""
         if isinstance(event, StatusEvent):
             self._status = _status(event)
-        elif isinstance(event, AlarmEvent):
-            self._add_other(event, event.camera, "", f"DEAD: {event.alarm}" if event.active else "is back", "red")
-        elif isinstance(event, DriftEvent):
-            what, colour = ("drift", "yellow") if event.active else ("drift over", "green")
-            self._add_other(event, event.camera, event.measure, what, colour, event.detail)
-        elif isinstance(event, ChangeEvent):
-            what, colour = ("active", "green") if event.applied else ("refused", "red")
-            detail = describe_active(event.product, event.bundle) if event.applied else event.detail or ""
-            self._add_other(event, "", event.change, what, colour, detail)
-        elif isinstance(event, JournalEvent):
-            colour = "green" if event.kind in ("begun", "recording") else "red"
-            self._add_other(event, "", "journal", event.kind, colour, event.detail)
-        elif isinstance(event, ReviewEvent):
-            mark = event.mark
-            sentence = f"{mark.verdict} of {mark.picture}, marked by {mark.by}"
-            self._add_other(event, mark.camera, "review", mark.kind.replace("_", " "), "", sentence)
         else:
-            self._add_verdict(event)
-
-    def _add_other(self, event: CountedEvent, camera: str, of: str, what: str, colour: str, detail: str = "") -> None:
-        assert not isinstance(event, VerdictEvent)
-        style = f"bold {colour}".strip()
-        row = str(event.seq), _clock(event.at_ns), camera, of, Text(what, style=style), "", Text(detail), "", ""
-        self._rows.append(row)
-
-    def _add_verdict(self, event: VerdictEvent) -> None:
-        highest = event.regions[0] if event.regions else None
-        self._rows.append(
-            (
-                str(event.seq),
-                _clock(event.times.captured_at_ns),
-                event.camera,
-                Text(_frame(event)),  # as Text: a name may hold brackets
-                Text(event.verdict, style=STYLES[event.verdict]),
-                "" if event.frame_score is None else f"{event.frame_score:.2f}",
-                Text(_reason(event) or "; ".join(filter(None, [str(len(event.regions) or ""), event.description]))),
-                f"{highest.peak_xy[0]},{highest.peak_xy[1]}" if highest else "",
-                f"{event.latency_ms:.0f}",
-            )
-        )
+            self._rows.append((str(event.seq), _clock(happened_at_ns(event)), describe_event(event)))
 
     def add_notice(self, notice: Notice) -> None:
         """Add a row for missed events, a restart of the line, or its silence."""
-        seq, detail = "", visible(str(notice))
-        match notice:
-            case Gap():
-                what, seq = "missed", f"after {notice.after_seq} up to {notice.through_seq}"
-                detail = visible(notice.topic)
-            case NewBoot():
-                what = "new boot"
-            case LineLost():
-                what = "silence"
-        row = Text(what, style="bold yellow"), "", Text(detail), "", ""
-        self._rows.append((seq, _clock(time.time_ns()), "", "", *row))
+        seq, detail = "", str(notice)
+        what = "new boot" if isinstance(notice, NewBoot) else "silence"
+        if isinstance(notice, Gap):
+            seq, what, detail = f"after {notice.after_seq} up to {notice.through_seq}", "missed", notice.topic
+        self._rows.append((seq, _clock(time.time_ns()), EventText("", "", what, detail, "yellow")))
 
     def __rich_console__(self, console: Console, _options: ConsoleOptions) -> RenderResult:
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for heading in HEADINGS:
+            is_cut = heading in ("frame", "detail")  # file names and sentences; --json prints all of them
+            widest = WIDEST_FRAME if heading == "frame" and console.width < NARROW else None
+            table.add_column(heading, justify="right" if heading == "seq" else "left", no_wrap=not is_cut)
+            table.columns[-1].max_width = widest
         # A live display must fit the screen, so it shows the newest rows; a file gets all rows.
         is_screen = console.is_terminal
         rows = list(self._rows)[-max(console.height - LINES_BESIDE_ROWS, 5) :] if is_screen else list(self._rows)
-        yield fitted_table(HEADINGS, rows, console.width, numbers=NUMBERS, go_first=GO_FIRST, may_be_cut=MAY_BE_CUT)
+        for seq, at, event in rows:
+            what = Text(event.what, style=f"bold {event.colour}")
+            table.add_row(seq, at, event.camera, _one_line(event.subject), what, _one_line(event.detail))
+        yield table
         yield self._status
-        if not console.is_terminal:
+        if not is_screen:
             yield ""
+
+
+def _one_line(text: str) -> Text:
+    """Return a text that is cut instead of wrapped. A name may hold brackets, which are no markup."""
+    return Text(visible(text), no_wrap=True, overflow="ellipsis")
 
 
 def _status(event: StatusEvent) -> Text:
     """Describe the line: whether it is ready for the next part, the active product, and each camera's frames."""
-    text = Text(f"{event.line}: {event.state}", style="bold")
-    text.append(", ").append(describe_handshake(event.handshake), style=STATE_STYLES[event.handshake.state])
-    if event.product is not None:
-        text.append(f", product {event.product}")
-    if event.handshake.detail is not None:
-        text.append(f"\n{event.handshake.detail}", style="not bold")
-    if event.web is not None and event.web.fault is not None:
-        text.append(f"\nthe page is not served: {event.web.fault}", style="not bold")
-    for camera, account in event.ledger.items():
-        state = event.cameras.get(camera)
-        suffix = "" if state is None else f" {describe_camera(state)}"
-        text.append(f"\n{camera}{suffix}: {describe_account(account)}", style="not bold")
+    text = Text(f"{event.line}: {event.state}, ", style="bold")
+    state, *more = describe_state(event).splitlines()
+    text.append(state, style=STATE_STYLES[event.handshake.state])
+    for line in [*more, *(f"{camera} {describe_frames(event, camera)}" for camera in event.ledger)]:
+        text.append(f"\n{visible(line)}", style="not bold")
     return text
-
-
-def _reason(event: VerdictEvent) -> str | None:
-    """Return why there is no verdict; for a frame that failed, with the details."""
-    if event.reason is None or event.detail is None or not event.reason.startswith("failed."):
-        return event.reason
-    return f"{event.reason}: {event.detail}"
-
-
-def _frame(event: VerdictEvent) -> str:
-    """Describe the frame, or the run of frames, with its part."""
-    name = event.source or ("none" if event.frame_id is None else str(event.frame_id))
-    if event.frames > 1:
-        name += f" to {event.last_frame_id} ({event.frames})"
-    return name if event.part_id is None else f"{name} [{event.part_id}]"
 
 
 def _clock(at_ns: int) -> str:

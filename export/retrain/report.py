@@ -7,8 +7,8 @@ import click
 from rich import box
 from rich.table import Table
 
-from heatline.edge.cli.formatting import describe_bundle
 from heatline.edge.cli.output import table_console, visible
+from heatline.edge.describe import describe_bundle
 from heatline.export.retrain.decide import Comparison, Rate
 from heatline.export.retrain.retrain import Retrained
 

@@ -22,8 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zmq.utils.monitor import recv_monitor_message
 
-from heatline.edge.cli.select import select
-from heatline.edge.cli.trigger import trigger
+from heatline.edge.cli.line import select, trigger
 from heatline.edge.delivery import commands as command_server
 from heatline.edge.delivery.client.commander import Commander
 from heatline.edge.delivery.commands import Answer, CommandServer, Handle

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from heatline.edge.cli.event_columns import COLUMNS, row_of
 from heatline.edge.cli.watch import EventTable
-from heatline.edge.delivery.journal.rows import Record
+from heatline.edge.describe import COLUMNS, columns_of
 from heatline.edge.geometry import Region
 from heatline.edge.heatmap_picture import ColourScale, overlay
 from heatline.edge.images import read_rgb
@@ -156,7 +155,7 @@ def test_the_foreign_area_and_the_pose_of_a_defect_are_told_in_words(tmp_path: P
     table.add(event)
     with console.capture() as shown:
         console.print(table)
-    row = dict(zip(COLUMNS, row_of(Record(1, NOON_NS, event.topic, b""), event), strict=True))
+    row = dict(zip(COLUMNS, columns_of(event, 1, event.topic, NOON_NS), strict=True))
     result = InspectionResult(event, None, 8, None, ColourScale(-4, 6))
     for text in (shown.get(), row["detail"], str(result)):
         assert f"foreign area: {why}" in str(text)

@@ -14,12 +14,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from heatline.edge.cli.event_columns import COLUMNS, utc
 from heatline.edge.delivery.journal.check import EVENTS_AT_ONCE, faults
 from heatline.edge.delivery.journal.file import FILE_NAME, PAGE_BYTES
 from heatline.edge.delivery.journal.journal import Journal
 from heatline.edge.delivery.journal.reader import JournalReader, Page
 from heatline.edge.delivery.journal.rows import header_crc
+from heatline.edge.describe import COLUMNS, utc
 from heatline.edge.errors import InputError, SchemaVersionError
 from heatline.edge.util.text import format_count
 from heatline.edge.wire.events import Message
@@ -142,7 +142,7 @@ def test_show_prints_the_journals_contents(folder: Path) -> None:
     }
     assert shown["events"] == [json.loads(header) for header in headers(folder)[-10:]]
     words = run("show", folder).stdout
-    for said in shown["journal_id"], "4 to 21", "4 events, the last was 20", "open active: it is not there", "part 12":
+    for said in shown["journal_id"], "4 to 21", "4 events, the last was 20", "open DEAD", "it is not there", "part 12":
         assert said in words
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.cli.status import EXIT_CODES
+from heatline.edge.cli.line import EXIT_CODES
 from heatline.edge.delivery.auth import ClientKeys, read_key_pair
 from heatline.edge.delivery.client.subscriber import Subscriber
 from heatline.edge.wire.events import ChangeEvent, Event, Message, VerdictEvent
@@ -89,11 +89,11 @@ def test_a_line_reports_its_status_changes_product_and_reloads(tmp_path: Path, b
         change = next_change(events)
         assert (change.applied, change.product) == (False, "4712")
 
-        env = {"MAINPID": str(service.pid)}
-        assert ": product 4712, bundle " in heatline("reload", file, env=env).stdout
+        assert ": product 4712, bundle " in heatline("reload", file).stdout
         next_event(events, lambda event: isinstance(event, ChangeEvent) and event.applied)
         file.write_text("nonsense")
-        assert heatline("reload", file, env=env).returncode == 3
+        assert heatline("reload", file).returncode == 3
+        os.kill(service.pid, signal.SIGHUP)
         change = next_change(events)
         assert (change.change, change.applied) == ("reload", False)
 

@@ -18,8 +18,6 @@ from heatline.edge.wire.events import StatusEvent
 from tests.command import complaint, heatline
 from tests.edge.status_only_line import StatusOnlyLine, a_change, a_status
 
-OWN = str(os.getpid())
-
 
 @contextlib.contextmanager
 def on_sighup(then: Callable[[], object] = lambda: None) -> Iterator[list[int]]:
@@ -42,30 +40,28 @@ def an_own_status(**what: Any) -> StatusEvent:
     return a_status(pid=os.getpid(), **what)
 
 
-def done(*arguments: str | Path, **environment: str) -> str:
-    result = heatline("reload", "--timeout", "20", *arguments, env={"MAINPID": "", **environment})
+def done(*arguments: str | Path) -> str:
+    result = heatline("reload", "--timeout", "20", *arguments)
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout
 
 
 def failed(kind: type[HeatlineError], *arguments: str | Path) -> str:
     """Return the sentence with which the command fails."""
-    result = heatline("reload", "--timeout", "20", *arguments, env={"MAINPID": ""})
+    result = heatline("reload", "--timeout", "20", *arguments)
     assert (result.returncode, result.stdout) == (kind.exit_code, "")
     return complaint(result)
 
 
 def test_an_applied_reload_prints_the_active_product_and_bundle(address: str) -> None:
-    """--pid, systemd's MAINPID or the line's status names the process."""
-
     def say() -> None:
         line.send(a_change(change="select", product="1"))  # not mistaken for the reload
         line.send(a_change(change="reload"))
 
     with StatusOnlyLine(address, an_own_status()) as line, on_sighup(say) as came:
-        outputs = {done(address, "--pid", OWN), done(address, MAINPID=OWN), done(address)}
-    assert came == [signal.SIGHUP] * 3
-    assert outputs == {"line1: product 4711, bundle boards 2026.11 (abababababab) is active\n"}
+        output = done(address)
+    assert came == [signal.SIGHUP]
+    assert output == "line1: product 4711, bundle boards 2026.11 (abababababab) is active\n"
 
 
 def test_a_refused_reload_prints_the_lines_reason_with_exit_code_15(address: str) -> None:
@@ -76,21 +72,12 @@ def test_a_refused_reload_prints_the_lines_reason_with_exit_code_15(address: str
     assert CommandRefusedError.exit_code == 15
 
 
-def test_an_invalid_file_still_signals_the_line(tmp_path: Path) -> None:
-    """The line then publishes the error to all its clients."""
+def test_no_process_is_signalled_for_an_invalid_file_or_a_silent_line(tmp_path: Path, address: str) -> None:
     (tmp_path / "line1.toml").write_text("nonsense")
     with on_sighup() as came:
-        assert "is not valid TOML" in failed(ConfigError, tmp_path / "line1.toml", "--pid", OWN)
-    assert came == [signal.SIGHUP]
-
-
-def test_a_silent_line_is_signalled_only_if_its_process_is_named(address: str) -> None:
-    with on_sighup() as came:
-        sentence = failed(DeliveryError, address, "--pid", OWN, "--timeout", "0.05")
-        assert "the result is not known" in sentence
-        assert came == [signal.SIGHUP]
+        assert "is not valid TOML" in failed(ConfigError, tmp_path / "line1.toml")
         assert "nothing came from" in failed(DeliveryError, address, "--timeout", "0.05")
-    assert came == [signal.SIGHUP]
+    assert came == []
 
 
 @pytest.mark.parametrize("last", [{"state": "STOPPED"}, {"boot_id": "the next one"}], ids=["stopped", "next-boot"])
@@ -104,17 +91,13 @@ def test_a_late_reload_is_an_error_that_says_it_may_still_be_applied(address: st
         assert "and may still apply it" in failed(DeliveryError, address, "--timeout", "0.3")
 
 
-def test_a_process_that_the_signal_would_end_is_not_signalled(address: str) -> None:
-    for status, kind, words in (
-        (an_own_status(schema_version=1), MessageError, "update the line"),
-        (a_status(pid=4242), DeliveryError, f"process {OWN} is not line line1's, which is 4242"),
-    ):
-        with StatusOnlyLine(address, status), on_sighup() as came:
-            assert words in failed(kind, address, "--pid", OWN)
-        assert came == []
+def test_a_line_of_another_version_is_not_signalled(address: str) -> None:
+    with StatusOnlyLine(address, an_own_status(schema_version=1)), on_sighup() as came:
+        assert "update the line" in failed(MessageError, address)
+    assert came == []
 
 
 def test_a_missing_process_is_a_delivery_error(address: str) -> None:
     gone = 4194304  # above Linux's largest pid
     with StatusOnlyLine(address, a_status(pid=gone)):
-        assert "No such process" in failed(DeliveryError, address, "--pid", str(gone))
+        assert "No such process" in failed(DeliveryError, address)

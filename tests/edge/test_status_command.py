@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from heatline.edge import target
-from heatline.edge.cli.status import EXIT_CODES
+from heatline.edge.cli.line import EXIT_CODES
 from heatline.edge.delivery.auth import make_key_pair
 from heatline.edge.errors import MessageError
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, name_of

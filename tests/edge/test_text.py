@@ -3,7 +3,7 @@
 import pytest
 
 from heatline.edge.cli.bundle_formatting import count_frames
-from heatline.edge.cli.formatting import describe_consumer
+from heatline.edge.describe import describe_consumer
 from heatline.edge.service.drops import DropMonitor
 from heatline.edge.util.text import format_count, is_are
 from heatline.edge.wire.events import Account, Consumer, JournalState
