@@ -187,8 +187,7 @@ def grid_features(
     painter = Painter(truth.store, truth.tiles, digests, recipe.augment, tile_px, model.map_hw[0])
     grid = grid_samples(truth.tiles)
     samples = [grid[row] for row in rows.tolist()]
-    with extract_features(model.eval(), tile_px, painter, samples, config.features, report_line) as found:
-        yield found
+    yield extract_features(model.eval(), tile_px, painter, samples, config.features, report_line)
 
 
 def place(found: OutOfFold, truth: Truth) -> tuple[NDArray[np.float32], NDArray[np.float16], NDArray[np.int64]]:

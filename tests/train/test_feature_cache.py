@@ -19,8 +19,8 @@ from heatline.train.features.cache import FeatureCache, Features, default_folder
 from tests.edge.fault_disks import small_disk
 
 SHAPES = ((4, 4, 3), (2, 2, 5))
-FILE_BYTES = 4096
-"""Disk space of one tile's features."""
+FILE_BYTES = 2 * (4 * 4 * 3 + 2 * 2 * 5) + 8
+"""Of one tile's features."""
 SPAWNED = """
 import sys
 from pathlib import Path
@@ -71,15 +71,15 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 def test_the_next_training_reads_written_features_in_the_order_of_its_keys(tmp_path: Path) -> None:
     keys = keys_of(*range(20))
-    with cache_in(tmp_path) as first:
-        assert first.missing([*keys, keys[3]]) == keys
-        first.write(keys[:12], features_of(keys[:12]))
-    with cache_in(tmp_path) as second:
-        assert second.missing(keys) == keys[12:]
-        asked = [keys[i] for i in (7, 0, 11, 7)]
-        assert_holds(second, asked)
-        assert [stage.dtype for stage in second.read(asked)] == [np.float16] * 2
-        assert all(stage[0].flags.c_contiguous for stage in second.read(asked))
+    first = cache_in(tmp_path)
+    assert first.missing([*keys, keys[3]]) == keys
+    first.write(keys[:12], features_of(keys[:12]))
+    second = cache_in(tmp_path)
+    assert second.missing(keys) == keys[12:]
+    asked = [keys[i] for i in (7, 0, 11, 7)]
+    assert_holds(second, asked)
+    assert [stage.dtype for stage in second.read(asked)] == [np.float16] * 2
+    assert all(stage[0].flags.c_contiguous for stage in second.read(asked))
 
 
 @pytest.mark.parametrize("other", [("another trunk", SHAPES), ("trunk", ((2, 2, 5), (4, 4, 3)))])
@@ -87,10 +87,10 @@ def test_another_trunk_or_tile_size_has_separate_features(
     tmp_path: Path, other: tuple[str, Sequence[tuple[int, int, int]]]
 ) -> None:
     keys = keys_of(1, 2)
-    with cache_in(tmp_path) as one:
-        fill(one, keys)
-    with FeatureCache(tmp_path, *other, report_line=pytest.fail) as cache:
-        assert cache.missing(keys) == keys
+    one = cache_in(tmp_path)
+    fill(one, keys)
+    cache = FeatureCache(tmp_path, *other, report_line=pytest.fail)
+    assert cache.missing(keys) == keys
 
 
 def test_a_key_depends_on_every_part_and_not_on_how_a_number_is_stored() -> None:
@@ -115,70 +115,63 @@ def test_the_least_recently_used_features_are_deleted_at_the_limit(
     used: list[int] = []  # the most recently used last
     for clock, numbers in enumerate(trainings):
         needed = sorted(numbers)
-        with cache_in(folder, tiles=10) as cache:
-            assert cache.missing(keys_of(*needed)) == keys_of(*(number for number in needed if number not in used))
-            fill(cache, keys_of(*needed))
+        cache = cache_in(folder, tiles=10)
+        assert cache.missing(keys_of(*needed)) == keys_of(*(number for number in needed if number not in used))
+        fill(cache, keys_of(*needed))
         unused = [number for number in used if number not in numbers]
         used = unused[max(0, len(unused) + len(needed) - 10) :] + needed
-        with cache_in(folder, tiles=10) as cache:
-            for age, number in enumerate(used):  # explicit times, as the clock of the file system may be coarse
-                os.utime(cache._path(cache._name(keys_of(number)[0])), ns=(0, clock * 100 + age))
+        cache = cache_in(folder, tiles=10)
+        for age, number in enumerate(used):  # explicit times, as the clock of the file system may be coarse
+            os.utime(cache._path(keys_of(number)[0]), ns=(0, clock * 100 + age))
         assert len(files_in(folder)) == len(used) <= 10
 
 
+def test_features_that_another_training_just_used_are_not_deleted(tmp_path: Path) -> None:
+    ours, theirs = keys_of(*range(6)), keys_of(*range(10, 16))
+    cache = cache_in(tmp_path, tiles=10)
+    fill(cache, ours)
+    with pytest.raises(TrainingError, match="those that were used within the last hour"):
+        cache.missing(theirs)
+    fill(cache, theirs[:4])
+    assert not cache.missing(ours)
+    for path in files_in(tmp_path):
+        os.utime(path, (0, 0))
+    cache.read(ours[:2])
+    fill(cache, theirs)
+    assert not cache.missing(ours[:2])
+
+
 def test_trunks_share_one_limit(tmp_path: Path) -> None:
-    with cache_in(tmp_path, tiles=10, identity="old trunk") as old:
-        fill(old, keys_of(*range(8)))
-    with cache_in(tmp_path, tiles=10, identity="new trunk") as new:
-        fill(new, keys_of(*range(6)))
-        assert len(files_in(tmp_path)) == 10
+    old = cache_in(tmp_path, tiles=10, identity="old trunk")
+    fill(old, keys_of(*range(8)))
+    for path in files_in(tmp_path):
+        os.utime(path, (0, 0))
+    new = cache_in(tmp_path, tiles=10, identity="new trunk")
+    fill(new, keys_of(*range(6)))
+    assert len(files_in(tmp_path)) == 10
 
 
 def test_more_than_the_limit_is_refused_before_anything_is_computed_or_deleted(tmp_path: Path) -> None:
-    with cache_in(tmp_path, tiles=10) as cache:
-        fill(cache, keys_of(*range(10)))
-    with cache_in(tmp_path, tiles=10) as cache:
-        with pytest.raises(TrainingError, match=r"features of 11 tiles take .* allows .*; raise features\.limit_gb"):
-            cache.missing(keys_of(*range(11)))
-        with pytest.raises(ValueError, match="was not reserved"):
-            cache.write(keys_of(10), features_of(keys_of(10)))
-        assert not cache.missing(keys_of(*range(10)))
-
-
-def test_features_that_a_running_training_needs_are_not_deleted(tmp_path: Path) -> None:
-    ours, theirs = keys_of(*range(6)), keys_of(*range(10, 16))
-    other = python(
-        "with cache_in(Path(sys.argv[1]), tiles=10) as cache:\n"
-        "    fill(cache, keys_of(*range(6)))\n    print('ready', flush=True)\n    sys.stdin.read()",
-        tmp_path,
-    )
-    with other, cache_in(tmp_path, tiles=10) as cache:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "ready\n"
-        with pytest.raises(TrainingError, match="those of other running trainings"):
-            cache.missing(theirs)
-        fill(cache, theirs[:4])
-        assert not cache.missing(ours)
-        other.kill()
-        other.wait()
-    with cache_in(tmp_path, tiles=10) as cache:
-        fill(cache, theirs)  # a killed training needs no features
-        assert_holds(cache, theirs)
-        assert [folder.name.split("-")[0] for folder in (tmp_path / "trainings").iterdir()] == [str(os.getpid())]
+    cache = cache_in(tmp_path, tiles=10)
+    fill(cache, keys_of(*range(10)))
+    cache = cache_in(tmp_path, tiles=10)
+    with pytest.raises(TrainingError, match=r"features of 11 tiles take .* allows .*; raise features\.limit_gb"):
+        cache.missing(keys_of(*range(11)))
+    assert not cache.missing(keys_of(*range(10)))
 
 
 def test_two_trainings_that_write_the_same_features_both_read_them(tmp_path: Path) -> None:
-    code = "with cache_in(Path(sys.argv[1])) as cache:\n    keys = keys_of(*range(300))\n"
-    code += "    cache.missing(keys)\n    cache.write(keys, features_of(keys))\n    assert_holds(cache, keys)"
+    code = "cache = cache_in(Path(sys.argv[1]))\nkeys = keys_of(*range(300))\n"
+    code += "cache.missing(keys)\ncache.write(keys, features_of(keys))\nassert_holds(cache, keys)"
     both = [python(code, tmp_path) for _ in range(2)]
     assert [(process.communicate()[1], process.returncode) for process in both] == [("", 0)] * 2
     assert len(files_in(tmp_path)) == 300
 
 
 def test_a_training_killed_during_a_write_leaves_only_intact_features(tmp_path: Path) -> None:
-    code = "with cache_in(Path(sys.argv[1]), tiles=10**6) as cache:\n    keys = keys_of(*range(10**4))\n"
-    code += "    cache.missing(keys)\n    for i, key in enumerate(keys):\n"
-    code += "        cache.write([key], features_of([key]))\n        print(i, flush=True)"
+    code = "cache = cache_in(Path(sys.argv[1]), tiles=10**6)\nkeys = keys_of(*range(10**4))\n"
+    code += "cache.missing(keys)\nfor i, key in enumerate(keys):\n"
+    code += "    cache.write([key], features_of([key]))\n    print(i, flush=True)"
     for round_ in range(2):
         writer = python(code, tmp_path)
         assert writer.stdout is not None
@@ -187,11 +180,10 @@ def test_a_training_killed_during_a_write_leaves_only_intact_features(tmp_path: 
         writer.send_signal(signal.SIGKILL)
         lines = [line for line in writer.communicate()[0].splitlines(keepends=True) if line.endswith("\n")]
         lines: list[str] = []
-        with cache_in(tmp_path, tiles=10**6, lines=lines) as cache:
-            keys = keys_of(*range(int(lines[-1]) + 1 if lines else 50 * (round_ + 1)))
-            assert cache.missing(keys) == []
-            assert_holds(cache, keys)
-            assert len(list((tmp_path / "trainings").iterdir())) == 1
+        cache = cache_in(tmp_path, tiles=10**6, lines=lines)
+        keys = keys_of(*range(int(lines[-1]) + 1 if lines else 50 * (round_ + 1)))
+        assert cache.missing(keys) == []
+        assert_holds(cache, keys)
         assert lines == []
 
 
@@ -208,31 +200,31 @@ def test_a_training_killed_during_a_write_leaves_only_intact_features(tmp_path: 
 )
 def test_damaged_features_are_extracted_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     keys, lines = keys_of(*range(5)), list[str]()
-    with cache_in(tmp_path, lines=lines) as cache:
-        fill(cache, keys)
-        path = files_in(tmp_path)[2]
-        path.write_bytes(damage(path.read_bytes()))
-        with pytest.raises(TrainingError, match="give the same command again"):
-            cache.read(keys)
-    with cache_in(tmp_path, lines=lines) as cache:
-        missing = cache.missing(keys)
-        assert len(missing) == 1
-        cache.write(missing, features_of(missing))
-        assert_holds(cache, keys)
+    cache = cache_in(tmp_path, lines=lines)
+    fill(cache, keys)
+    path = files_in(tmp_path)[2]
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(TrainingError, match="give the same command again"):
+        cache.read(keys)
+    cache = cache_in(tmp_path, lines=lines)
+    missing = cache.missing(keys)
+    assert len(missing) == 1
+    cache.write(missing, features_of(missing))
+    assert_holds(cache, keys)
     assert lines == [f"the features of 1 tile in {tmp_path} are damaged, they are extracted again"]
 
 
 def test_a_full_disk_is_reported_and_keeps_the_cached_features(tmp_path: Path) -> None:
     keys = keys_of(*range(400))
     with small_disk(tmp_path / "disk") as disk:
-        with cache_in(disk) as cache:
-            cache.missing(keys)
-            with pytest.raises(TrainingError, match=r"\(No space left on device\); make room .* features\.folder"):
-                cache.write(keys, features_of(keys))
-        with cache_in(disk) as cache:
-            present = len(keys) - len(cache.missing(keys))
-            assert present > 0
-            assert_holds(cache, keys[:present])
+        cache = cache_in(disk)
+        cache.missing(keys)
+        with pytest.raises(TrainingError, match=r"\(No space left on device\); make room .* features\.folder"):
+            cache.write(keys, features_of(keys))
+        cache = cache_in(disk)
+        present = len(keys) - len(cache.missing(keys))
+        assert present > 0
+        assert_holds(cache, keys[:present])
 
 
 @pytest.mark.parametrize("name", ["a file", "a file/below"])
@@ -246,19 +238,19 @@ def test_memory_stays_bounded_however_many_tiles_there_are(tmp_path: Path) -> No
     code = """
 import resource
 shape = (64, 64, 8)  # 64 KiB a tile
-with FeatureCache(Path(sys.argv[1]), 'trunk', [shape], report_line=print) as cache:
-    keys, block = keys_of(*range(2000)), np.zeros((8, *shape), np.float16)
-    features = Features(cache, keys, in_memory_bytes=2**20)
-    cache.missing(keys)
-    cache.write(keys[:8], [block])
-    features[np.arange(8)]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for start in range(0, len(keys), 8):
-        cache.write(keys[start:start + 8], [block])
-    assert not cache.missing(keys)
-    for start in range(0, len(keys), 40):
-        features[np.arange(start, start + 40)]
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+cache = FeatureCache(Path(sys.argv[1]), 'trunk', [shape], report_line=print)
+keys, block = keys_of(*range(2000)), np.zeros((8, *shape), np.float16)
+features = Features(cache, keys, in_memory_bytes=2**20)
+cache.missing(keys)
+cache.write(keys[:8], [block])
+features[np.arange(8)]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for start in range(0, len(keys), 8):
+    cache.write(keys[start:start + 8], [block])
+assert not cache.missing(keys)
+for start in range(0, len(keys), 40):
+    features[np.arange(start, start + 40)]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     out, err = python(code, tmp_path).communicate()
     assert err == ""
@@ -271,50 +263,40 @@ def test_rows_are_read_by_index_from_disk_or_memory(
     tmp_path_factory: pytest.TempPathFactory, in_memory_bytes: int, rows: list[int]
 ) -> None:
     folder, keys = tmp_path_factory.getbasetemp() / "view", keys_of(*range(10))
-    with cache_in(folder) as cache:
-        fill(cache, keys)
-        features = Features(cache, keys, in_memory_bytes=in_memory_bytes)
-        assert len(features) == 10
-        for _ in range(2):
-            found = features[np.asarray(rows, np.int64)]
-            for stage, expected, shape in zip(found, features_of(keys), SHAPES, strict=True):
-                assert stage.shape == (len(rows), *shape)
-                np.testing.assert_array_equal(stage, expected[rows] if rows else expected[:0])
+    cache = cache_in(folder)
+    fill(cache, keys)
+    features = Features(cache, keys, in_memory_bytes=in_memory_bytes)
+    assert len(features) == 10
+    for _ in range(2):
+        found = features[np.asarray(rows, np.int64)]
+        for stage, expected, shape in zip(found, features_of(keys), SHAPES, strict=True):
+            assert stage.shape == (len(rows), *shape)
+            np.testing.assert_array_equal(stage, expected[rows] if rows else expected[:0])
 
 
 @pytest.mark.parametrize("in_memory_bytes", [0, 2**30])
 def test_features_in_bf16_are_rounded_once_and_exact_ones_stay(tmp_path: Path, in_memory_bytes: int) -> None:
     keys, rows = keys_of(*range(6)), np.array([4, 1, 4])
-    with cache_in(tmp_path) as cache:
-        fill(cache, keys)
-        features = Features(cache, keys, in_memory_bytes=in_memory_bytes, bf16=True)
-        for _ in range(2):
-            found, exact = features[rows], features.exact(rows)
-            for stage, same, expected in zip(found, exact, features_of(keys), strict=True):
-                np.testing.assert_array_equal(same, expected[rows])
-                rounded = torch.from_numpy(expected[rows]).bfloat16()
-                assert torch.equal(torch.from_numpy(stage).view(torch.bfloat16), rounded)
-
-
-def test_living_trainings_of_a_folder_are_counted(tmp_path: Path) -> None:
-    with cache_in(tmp_path) as cache:
-        assert cache.count_trainings() == 1
-        with cache_in(tmp_path):
-            assert cache.count_trainings() == 2
-        (tmp_path / "trainings" / "1-killed").mkdir()
-        (tmp_path / "trainings" / "1-killed" / "needed").touch()
-        assert cache.count_trainings() == 1
+    cache = cache_in(tmp_path)
+    fill(cache, keys)
+    features = Features(cache, keys, in_memory_bytes=in_memory_bytes, bf16=True)
+    for _ in range(2):
+        found, exact = features[rows], features.exact(rows)
+        for stage, same, expected in zip(found, exact, features_of(keys), strict=True):
+            np.testing.assert_array_equal(same, expected[rows])
+            rounded = torch.from_numpy(expected[rows]).bfloat16()
+            assert torch.equal(torch.from_numpy(stage).view(torch.bfloat16), rounded)
 
 
 def test_features_in_memory_are_not_read_from_disk_again(tmp_path: Path) -> None:
     keys = keys_of(*range(4))
-    with cache_in(tmp_path) as cache:
-        fill(cache, keys)
-        features = Features(cache, keys)
-        first = features[np.array([2, 0])]
-        for path in files_in(tmp_path):
-            path.unlink()
-        for now, then in zip(features[np.array([2, 0, 2])], first, strict=True):
-            np.testing.assert_array_equal(now, then[[0, 1, 0]])
-        with pytest.raises(TrainingError, match="deleted or damaged"):
-            features[np.array([1])]
+    cache = cache_in(tmp_path)
+    fill(cache, keys)
+    features = Features(cache, keys)
+    first = features[np.array([2, 0])]
+    for path in files_in(tmp_path):
+        path.unlink()
+    for now, then in zip(features[np.array([2, 0, 2])], first, strict=True):
+        np.testing.assert_array_equal(now, then[[0, 1, 0]])
+    with pytest.raises(TrainingError, match="deleted or damaged"):
+        features[np.array([1])]

@@ -83,15 +83,15 @@ def test_each_tile_has_its_own_features_however_they_fall_into_batches(
     tmp_path_factory: pytest.TempPathFactory, numbers: list[int]
 ) -> None:
     seen: list[tuple[int, int]] = []
-    with cache_in(tmp_path_factory.mktemp("features")) as cache:
-        count = extract(
-            TRUNK,
-            [(key(number), filler(number)) for number in numbers],
-            cache,
-            tile_px=TILE_PX,
-            progress=lambda done, total: seen.append((done, total)),
-        )
-        assert_features_of_torch(cache, numbers)
+    cache = cache_in(tmp_path_factory.mktemp("features"))
+    count = extract(
+        TRUNK,
+        [(key(number), filler(number)) for number in numbers],
+        cache,
+        tile_px=TILE_PX,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert_features_of_torch(cache, numbers)
     assert count == len(set(numbers))
     assert [total for _, total in seen] == [count] * len(seen)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -101,20 +101,20 @@ def test_each_tile_has_its_own_features_however_they_fall_into_batches(
 def test_some_features_may_be_computed_in_bf16(tmp_path: Path) -> None:
     """Their reservation, the progress and the count are those of all tiles together."""
     seen: list[tuple[int, int]] = []
-    with cache_in(tmp_path) as cache:
-        tiles = [(key(number), filler(number)) for number in range(2 * BATCH)]
-        count = extract(
-            TRUNK,
-            tiles,
-            cache,
-            tile_px=TILE_PX,
-            in_bf16={key(number) for number in range(5)},
-            progress=lambda done, total: seen.append((done, total)),
-        )
-        assert (count, seen[-1]) == (2 * BATCH, (2 * BATCH, 2 * BATCH))
-        assert_features_of_torch(cache, list(range(5, 2 * BATCH)))
-        assert_features_of_torch(cache, list(range(5)), rtol=2**-6)
-        assert not cache.missing([name for name, _ in tiles])
+    cache = cache_in(tmp_path)
+    tiles = [(key(number), filler(number)) for number in range(2 * BATCH)]
+    count = extract(
+        TRUNK,
+        tiles,
+        cache,
+        tile_px=TILE_PX,
+        in_bf16={key(number) for number in range(5)},
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert (count, seen[-1]) == (2 * BATCH, (2 * BATCH, 2 * BATCH))
+    assert_features_of_torch(cache, list(range(5, 2 * BATCH)))
+    assert_features_of_torch(cache, list(range(5)), rtol=2**-6)
+    assert not cache.missing([name for name, _ in tiles])
 
 
 def test_the_engine_runs_batches_of_a_fixed_size_in_f32_and_gives_float16() -> None:
@@ -126,8 +126,8 @@ def test_the_engine_runs_batches_of_a_fixed_size_in_f32_and_gives_float16() -> N
 
 
 def test_only_missing_features_are_extracted(tmp_path: Path) -> None:
-    with cache_in(tmp_path) as cache:
-        extract(TRUNK, [(key(number), filler(number)) for number in range(10)], cache, tile_px=TILE_PX)
+    cache = cache_in(tmp_path)
+    extract(TRUNK, [(key(number), filler(number)) for number in range(10)], cache, tile_px=TILE_PX)
     made: list[int] = []
 
     def noted(number: int) -> Callable[[NDArray[np.uint8]], None]:
@@ -137,10 +137,10 @@ def test_only_missing_features_are_extracted(tmp_path: Path) -> None:
 
         return fill
 
-    with cache_in(tmp_path) as cache:
-        assert extract(TRUNK, [(key(number), noted(number)) for number in range(13)], cache, tile_px=TILE_PX) == 3
-        assert extract(TRUNK, [(key(number), noted(number)) for number in range(13)], cache, tile_px=TILE_PX) == 0
-        assert_features_of_torch(cache, list(range(13)))
+    cache = cache_in(tmp_path)
+    assert extract(TRUNK, [(key(number), noted(number)) for number in range(13)], cache, tile_px=TILE_PX) == 3
+    assert extract(TRUNK, [(key(number), noted(number)) for number in range(13)], cache, tile_px=TILE_PX) == 0
+    assert_features_of_torch(cache, list(range(13)))
     assert sorted(made) == [10, 11, 12]
 
 
@@ -149,13 +149,13 @@ def test_a_tile_that_cannot_be_prepared_ends_the_extraction_but_keeps_the_others
         raise InputError("a picture that cannot be read")
 
     tiles = [(key(number), filler(number)) for number in range(10 * BATCH)]
-    with cache_in(tmp_path) as cache:
-        with pytest.raises(InputError, match="cannot be read"):
-            extract(TRUNK, [*tiles, *((key(1000 + i), unreadable) for i in range(10 * BATCH))], cache, tile_px=TILE_PX)
-        missing = cache.missing([key for key, _ in tiles])
-        there = [number for number in range(len(tiles)) if key(number) not in missing]
-        assert there
-        assert_features_of_torch(cache, there)
+    cache = cache_in(tmp_path)
+    with pytest.raises(InputError, match="cannot be read"):
+        extract(TRUNK, [*tiles, *((key(1000 + i), unreadable) for i in range(10 * BATCH))], cache, tile_px=TILE_PX)
+    missing = cache.missing([key for key, _ in tiles])
+    there = [number for number in range(len(tiles)) if key(number) not in missing]
+    assert there
+    assert_features_of_torch(cache, there)
 
 
 def test_a_trunk_that_the_engine_cannot_run_is_reported() -> None:
@@ -168,11 +168,11 @@ def test_a_trunk_that_the_engine_cannot_run_is_reported() -> None:
 
 
 def assert_a_part_is_kept(folder: Path, done: int, total: int) -> None:
-    with cache_in(folder) as cache:
-        missing = set(cache.missing([key(number) for number in range(total)]))
-        there = [number for number in range(total) if key(number) not in missing]
-        assert done <= len(there) < total
-        assert_features_of_torch(cache, there[:BATCH] + there[-BATCH:])
+    cache = cache_in(folder)
+    missing = set(cache.missing([key(number) for number in range(total)]))
+    there = [number for number in range(total) if key(number) not in missing]
+    assert done <= len(there) < total
+    assert_features_of_torch(cache, there[:BATCH] + there[-BATCH:])
 
 
 def test_ctrl_c_ends_the_extraction_and_keeps_the_extracted_features(tmp_path: Path) -> None:
@@ -190,7 +190,8 @@ def test_ctrl_c_ends_the_extraction_and_keeps_the_extracted_features(tmp_path: P
         finally:  # the threads end before the error goes on, as the caller then closes the cache
             assert not [thread for thread in threading.enumerate() if thread.name.startswith("extract")]
 
-    with cache_in(tmp_path) as cache, pytest.raises(KeyboardInterrupt):
+    cache = cache_in(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
         extract_all(cache)
     assert len(seen) == 1
     assert_a_part_is_kept(tmp_path, seen[0], len(tiles))
@@ -202,12 +203,12 @@ def test_ctrl_c_ends_a_process_that_extracts_and_keeps_the_extracted_features(tm
 import itertools, sys
 from pathlib import Path
 from tests.train.test_feature_extraction import *
-with cache_in(Path(sys.argv[1])) as cache:
-    try:
-        tiles = [(key(number), filler(number)) for number in range(30_000)]
-        extract(TRUNK, tiles, cache, tile_px=TILE_PX, progress=lambda done, total: print(done, flush=True))
-    except KeyboardInterrupt:
-        sys.exit(130)
+cache = cache_in(Path(sys.argv[1]))
+try:
+    tiles = [(key(number), filler(number)) for number in range(30_000)]
+    extract(TRUNK, tiles, cache, tile_px=TILE_PX, progress=lambda done, total: print(done, flush=True))
+except KeyboardInterrupt:
+    sys.exit(130)
 """
     process = subprocess.Popen(
         [sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT

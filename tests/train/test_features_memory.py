@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from heatline.train.features.memory import available_bytes
+from heatline.train.features.cache import available_bytes
 
 GIB = 2**30
 

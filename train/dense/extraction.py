@@ -2,8 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +38,6 @@ class Extracted:
         return f"{self.count} extracted in {self.seconds:.0f} s, {self.tiles_per_s:.0f} tiles/s"
 
 
-@contextmanager
 def extract_features(
     model: DenseClassifier,
     tile_px: int,
@@ -50,8 +48,8 @@ def extract_features(
     *,
     bf16: bool = False,
     progress: Progress | None = None,
-) -> Iterator[Extracted]:
-    """Extract the features that the cache lacks; none are deleted while the context lasts.
+) -> Extracted:
+    """Extract the features that the cache lacks.
 
     Those of tiles are extracted in f32, because predictions from them set thresholds. Copies are only trained on.
 
@@ -86,12 +84,12 @@ def extract_features(
             report_line(f"features of {done} of {total} tiles and copies are extracted")
         reported = done
 
-    with FeatureCache(
+    cache = FeatureCache(
         folder, trunk.identity, feature_shapes(trunk, tile_px), limit_bytes=limit, report_line=report_line
-    ) as cache:
-        began = time.monotonic()
-        count = extract(trunk, fills, cache, tile_px=tile_px, in_bf16=in_bf16, progress=advance)
-        seconds = time.monotonic() - began
-        if progress is not None and task is not None:
-            progress.remove_task(task)
-        yield Extracted(Features(cache, keys, bf16=bf16), count, seconds)
+    )
+    began = time.monotonic()
+    count = extract(trunk, fills, cache, tile_px=tile_px, in_bf16=in_bf16, progress=advance)
+    seconds = time.monotonic() - began
+    if progress is not None and task is not None:
+        progress.remove_task(task)
+    return Extracted(Features(cache, keys, bf16=bf16), count, seconds)

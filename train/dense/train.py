@@ -92,12 +92,10 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
     digests = digest_pictures(images)
     painter = Painter(store, tiles, digests, recipe.augment, tile_px, model.map_hw[0])
     planned = [*grid_samples(tiles), *plan_copies(tiles, store, digests, recipe, tile_px)]
-    with (
-        Progress(console=progress_console(), transient=True) as progress,
-        extract_features(
+    with Progress(console=progress_console(), transient=True) as progress:
+        extracted = extract_features(
             model, tile_px, painter, planned, config.features, report_line, bf16=bf16, progress=progress
-        ) as extracted,
-    ):
+        )
         copied = len(planned) - len(tiles)
         copies = f"{copied} {'copy' if copied == 1 else 'copies'}"
         report_line(f"features of {format_count(len(tiles), 'tile')} and {copies}: {extracted}")

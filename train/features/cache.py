@@ -6,15 +6,12 @@ trunks.
 """
 
 import contextlib
-import fcntl
 import math
 import os
-import secrets
-import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,18 +20,17 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import TrainingError
 from heatline.edge.util.text import format_count
-from heatline.train.features.memory import available_bytes
 
 FOLDER_KEY, LIMIT_KEY = "features.folder", "features.limit_gb"
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 LIMIT_BYTES = 20 * 10**9
 IN_MEMORY_SHARE = 1 / 4
 """Share of the available memory that the features of all trainings may take: 4 GiB hold about 14,000 tiles of
 EfficientNet-lite0."""
 _SUFFIX = ".f16"
 _CHECKSUM_BYTES = 8
-_NAME_BYTES = 16
-_BLOCK_BYTES = 4096
-"""Block size of file systems."""
+IN_USE_SECONDS = 3600
+"""A training reads again what it needs more often than that, or holds it in memory."""
 
 
 def default_folder() -> Path:
@@ -49,11 +45,7 @@ def key_of(*parts: str | int | bytes) -> bytes:
 
 
 class FeatureCache:
-    """The features of one trunk for one training; other processes may use the same folder at the same time.
-
-    `trainings/` in the folder has a subfolder per process with a list of the files that it needs. The process holds a
-    lock on that list while it lives, and the kernel releases the lock however the process ends. No file that a living
-    process needs is ever deleted.
+    """The features of one trunk; other processes may use the same folder at the same time.
 
     Args:
         folder: created if missing.
@@ -77,47 +69,37 @@ class FeatureCache:
         self.folder, self.shapes = folder, tuple(shapes)
         self._identity, self._limit_bytes, self._report_line = repr((identity, self.shapes)), limit_bytes, report_line
         self.row_bytes = sum(2 * math.prod(shape) for shape in self.shapes)
-        self._file_bytes = _room(self.row_bytes + _CHECKSUM_BYTES)
-        self._names: set[bytes] = set()
-        self._own = folder / "trainings" / f"{os.getpid()}-{secrets.token_hex(8)}"
-        with self._translated_errors(), self._locked():
-            self._own.mkdir(parents=True)
-            self._list = (self._own / "needed").open("wb")
-            fcntl.flock(self._list, fcntl.LOCK_EX)
+        with self._translated_errors():
+            folder.mkdir(parents=True, exist_ok=True)
 
     def missing(self, keys: Iterable[bytes]) -> list[bytes]:
-        """Reserve space for these keys until this cache is closed; the least recently used features are deleted.
+        """Make room for the features of these keys: the least recently used of others are deleted, but none that any
+        training used within `IN_USE_SECONDS`.
 
         Returns:
             The keys without features, in order, without duplicates. Damaged features count as missing.
         Raises:
             TrainingError: the features do not fit the limit, or the folder cannot be used.
         """
-        names = {self._name(key): key for key in keys}
+        paths = {self._path(key): key for key in keys}
+        row, missing, damaged = self._empty(1)[0], [], 0
         with self._translated_errors():
-            with self._locked():
-                needed = self._names | names.keys()
-                self._make_room(needed)
-                self._list.seek(0)
-                self._list.write(self._file_bytes.to_bytes(8, "little") + b"".join(needed))
-                self._list.flush()
-                self._names = needed
-            row = self._empty(1)[0]
-            found = {name: self._load(name, row) for name in names}
-            for name, is_intact in found.items():
-                if is_intact:
-                    os.utime(self._path(name))
-                elif is_intact is not None:
-                    self._path(name).unlink(missing_ok=True)  # another training may have deleted it
-        if damaged := sum(is_intact is False for is_intact in found.values()):
+            self._make_room(set(paths))
+            for path, key in paths.items():
+                is_intact = self._load(path, row)
+                if not is_intact:
+                    missing.append(key)
+                    damaged += is_intact is False
+                    path.unlink(missing_ok=True)
+        if damaged:
             self._report_line(
                 f"the features of {format_count(damaged, 'tile')} in {self.folder} are damaged, they are extracted "
                 "again"
             )
-        return [key for name, key in names.items() if not found[name]]
+        return missing
 
     def write(self, keys: Sequence[bytes], stages: Sequence[NDArray[np.float16]]) -> None:
-        """Store the features of keys that were passed to `missing`.
+        """Store the features of keys.
 
         Args:
             stages: features of each stage, float16 [n, h, w, c].
@@ -125,17 +107,15 @@ class FeatureCache:
             TrainingError: the disk is full, or the folder cannot be written.
         """
         for i, key in enumerate(keys):
-            name, row = self._name(key), np.concatenate([stage[i].ravel() for stage in stages])
-            if name not in self._names or row.dtype != np.float16 or row.nbytes != self.row_bytes:
-                raise ValueError(f"features {row.dtype} [{len(row)}] do not fit, or their key was not reserved")
-            part, path = self._own / name.hex(), self._path(name)
+            row, path = np.concatenate([stage[i].ravel() for stage in stages]), self._path(key)
+            if row.dtype != np.float16 or row.nbytes != self.row_bytes:
+                raise ValueError(f"features {row.dtype} [{len(row)}] do not fit {self.shapes}")
             with self._translated_errors():
+                path.parent.mkdir(exist_ok=True)
+                part = path.with_suffix(f".{os.getpid()}")  # not synced: a tile lost by a power cut is damaged
                 try:
-                    with part.open("wb") as file:
-                        file.write(row.data)
-                        file.write(xxhash.xxh3_64_digest(row.data))
-                    path.parent.mkdir(exist_ok=True)
-                    os.replace(part, path)
+                    part.write_bytes(row.tobytes() + xxhash.xxh3_64_digest(row.data))
+                    part.replace(path)
                 except OSError:
                     part.unlink(missing_ok=True)
                     raise
@@ -154,7 +134,7 @@ class FeatureCache:
         """Read rows uint8 [n, row] for `split`: the features of all stages and their checksum. Errors as `read`."""
         rows = self._empty(len(keys))
         with self._translated_errors():
-            if not all(self._load(self._name(key), row) for key, row in zip(keys, rows, strict=True)):
+            if not all(self._load(self._path(key), row) for key, row in zip(keys, rows, strict=True)):
                 raise TrainingError(
                     f"features in {self.folder} were deleted or damaged during the training; give the same command "
                     "again, they are extracted again"
@@ -169,81 +149,37 @@ class FeatureCache:
             stage.view(np.float16).reshape(-1, *shape) for stage, shape in zip(stages, self.shapes, strict=True)
         )
 
-    def close(self) -> None:
-        """Release the reserved files: other trainings may delete them from now on."""
-        shutil.rmtree(self._own, ignore_errors=True)
-        self._list.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _make_room(self, needed: set[bytes]) -> None:
-        """Delete files that no living training needs, least recently used first, until all files fit the limit."""
-        others = self._needed_by_others()
-        own_bytes = len(needed) * self._file_bytes
-        others_bytes = sum(room for name, room in others.items() if name not in needed)
-        if own_bytes + others_bytes > self._limit_bytes:
-            others_note = f", those of other running trainings {_gb(others_bytes)}" if others_bytes else ""
+    def _make_room(self, needed: set[Path]) -> None:
+        since_s = time.time() - IN_USE_SECONDS
+        wanted_bytes = len(needed) * (self.row_bytes + _CHECKSUM_BYTES)
+        in_use_bytes, unused = 0, []
+        for path in self.folder.glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):  # another training deleted it
+                found = path.stat()
+                if path not in needed and found.st_mtime < since_s:
+                    unused.append((found.st_mtime_ns, found.st_size, path))
+                elif path not in needed:
+                    in_use_bytes += found.st_size
+        if wanted_bytes + in_use_bytes > self._limit_bytes:
+            others = f", those that were used within the last hour {_gb(in_use_bytes)}" if in_use_bytes else ""
             raise TrainingError(
-                f"the features of {format_count(len(needed), 'tile')} take {_gb(own_bytes)}{others_note}, and "
+                f"the features of {format_count(len(needed), 'tile')} take {_gb(wanted_bytes)}{others}, and "
                 f"{LIMIT_KEY} allows {_gb(self._limit_bytes)} in {self.folder}; raise {LIMIT_KEY}"
             )
-        unused = []
-        for entry in self._files():
-            name = bytes.fromhex(entry.name.removesuffix(_SUFFIX))
-            if name not in needed and name not in others:
-                found = entry.stat()
-                unused.append((found.st_mtime_ns, _room(found.st_size), entry.path))
-        excess = own_bytes + others_bytes + sum(room for _, room, _ in unused) - self._limit_bytes
-        for _, room, path in sorted(unused):
+        excess = wanted_bytes + in_use_bytes + sum(size for _, size, _ in unused) - self._limit_bytes
+        for _, size, path in sorted(unused):
             if excess <= 0:
                 break
-            os.unlink(path)
-            excess -= room
+            path.unlink(missing_ok=True)
+            excess -= size
 
-    def count_trainings(self) -> int:
-        """Count the trainings that use the folder now, with this one."""
-        with self._translated_errors(), self._locked():
-            return 1 + sum(1 for _ in self._lists_of_others())
-
-    def _needed_by_others(self) -> dict[bytes, int]:
-        """Return the file names that other living trainings need, with their bytes."""
-        needed: dict[bytes, int] = {}
-        for file in self._lists_of_others():
-            room, names = int.from_bytes(file.read(8), "little"), file.read()
-            starts = range(0, len(names), _NAME_BYTES)
-            needed |= dict.fromkeys((names[start : start + _NAME_BYTES] for start in starts), room)
-        return needed
-
-    def _lists_of_others(self) -> Iterator[BinaryIO]:
-        """Yield the list of every other living training; delete those of dead ones."""
-        for training in self._own.parent.iterdir():
-            if training == self._own:
-                continue
-            with contextlib.suppress(FileNotFoundError), (training / "needed").open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    yield file
-                    continue
-            shutil.rmtree(training, ignore_errors=True)
-
-    def _files(self) -> Iterator[os.DirEntry[str]]:
-        for first in range(256):
-            with contextlib.suppress(FileNotFoundError), os.scandir(self.folder / f"{first:02x}") as entries:
-                yield from (entry for entry in entries if entry.name.endswith(_SUFFIX))
-
-    def _load(self, name: bytes, row: NDArray[np.uint8]) -> bool | None:
-        """Read a file into `row`; return whether it is intact, None if it does not exist."""
+    def _load(self, path: Path, row: NDArray[np.uint8]) -> bool | None:
+        """Read a file into `row`, and note its use; return whether it is intact, None if it does not exist."""
         try:
-            with self._path(name).open("rb", buffering=0) as file:
+            with path.open("rb", buffering=0) as file:
                 count = file.readinto(row.data)
                 has_right_size = count == len(row) and not file.read(1)
+                os.utime(file.fileno())
         except FileNotFoundError:
             return None
         return has_right_size and xxhash.xxh3_64_digest(row[: self.row_bytes].data) == row[self.row_bytes :].tobytes()
@@ -251,20 +187,9 @@ class FeatureCache:
     def _empty(self, count: int) -> NDArray[np.uint8]:
         return np.empty((count, self.row_bytes + _CHECKSUM_BYTES), np.uint8)
 
-    def _name(self, key: bytes) -> bytes:
-        return xxhash.xxh3_128_digest(self._identity.encode() + key)
-
-    def _path(self, name: bytes) -> Path:
-        text = name.hex()
+    def _path(self, key: bytes) -> Path:
+        text = xxhash.xxh3_128_hexdigest(self._identity.encode() + key)
         return self.folder / text[:2] / f"{text}{_SUFFIX}"
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the folder's lock: only one process at a time starts or reserves space."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     @contextlib.contextmanager
     def _translated_errors(self) -> Iterator[None]:
@@ -281,7 +206,8 @@ class Features:
     """Features of the cache by their index in `keys`; those that are read stay in memory if all fit `in_memory_bytes`.
 
     Args:
-        in_memory_bytes: None: the part of this training in `IN_MEMORY_SHARE` of the available memory.
+        in_memory_bytes: None: `IN_MEMORY_SHARE` of the available memory, or the part of it that fits this process's
+            share of the processors, as others may train on the rest.
         bf16: whether indexing gives bfloat16, for trainings in bf16, which need not convert them in every step.
     """
 
@@ -290,7 +216,8 @@ class Features:
     ) -> None:
         self._cache, self._keys, self._bf16 = cache, keys, bf16
         if in_memory_bytes is None:
-            in_memory_bytes = int(IN_MEMORY_SHARE * available_bytes() / cache.count_trainings())
+            processors = len(os.sched_getaffinity(0)) / (os.cpu_count() or 1)
+            in_memory_bytes = int(IN_MEMORY_SHARE * processors * available_bytes())
         self._rows: NDArray[np.uint8] | None = None
         empty = cache.read_rows([])
         if len(keys) * empty.shape[1] <= in_memory_bytes:
@@ -327,9 +254,41 @@ class Features:
         return torch.from_numpy(found).view(torch.float16).float().bfloat16().view(torch.uint8).numpy()
 
 
-def _room(file_bytes: int) -> int:
-    return -(-file_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
-
-
 def _gb(count: int) -> str:
     return f"{count / 1e9:.3g} GB"
+
+
+def available_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
+    """Return the memory that this process may take without harm to others: of the machine, and of its control groups.
+
+    Args:
+        proc, cgroups: where the kernel shows processes and control groups (version 2).
+    """
+    return min([_of_machine(proc), *_of_groups(proc, cgroups)])
+
+
+def _of_machine(proc: Path) -> int:
+    try:
+        lines = (proc / "meminfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return found[0] if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _of_groups(proc: Path, cgroups: Path) -> Iterator[int]:
+    """Yield what the control group of this process, and each above it, has left of its limit; cached files are used."""
+    try:
+        own = (proc / "self" / "cgroup").read_text().strip().rpartition("::/")[2]
+    except OSError:
+        return
+    group = cgroups / own
+    for folder in (group, *group.parents):
+        if not folder.is_relative_to(cgroups):
+            break
+        try:
+            limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        except OSError:  # the topmost group has none
+            continue
+        if limit != "max":
+            yield max(0, int(limit) - int(used))

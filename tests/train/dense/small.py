@@ -100,11 +100,11 @@ def samples_of(
 def stored(folder: Path, stages: Sequence[NDArray[np.float16]], *, bf16: bool = False) -> Features:
     """Read features [n, h, w, c] of each stage from a cache."""
     keys = [key_of(number) for number in range(len(stages[0]))]
-    with FeatureCache(folder, "small", [stage.shape[1:] for stage in stages], report_line=pytest.fail) as cache:
-        cache.missing(keys)
-        cache.write(keys, stages)
-        features = Features(cache, keys, bf16=bf16)
-        features[np.arange(len(keys))]  # loads them into memory
+    cache = FeatureCache(folder, "small", [stage.shape[1:] for stage in stages], report_line=pytest.fail)
+    cache.missing(keys)
+    cache.write(keys, stages)
+    features = Features(cache, keys, bf16=bf16)
+    features[np.arange(len(keys))]  # loads them into memory
     return features
 
 
