@@ -1,8 +1,7 @@
 """Composes and checks a training's configuration, with Hydra from `configs/` or from a run's folder."""
 
 import re
-from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -10,7 +9,7 @@ import msgspec
 
 from heatline.edge.errors import ConfigError
 from heatline.edge.util.validation import describe_misfit
-from heatline.train.config import REFERENCE_WORDS, CnnConfig, Names, Part, RecipeConfig, TrainConfig, VitConfig
+from heatline.train.config import REFERENCE_WORDS, CnnConfig, Names, Part, TrainConfig, VitConfig
 from heatline.train.yaml_text import decode_yaml, encode_yaml
 
 DENSE = "_dense"
@@ -21,8 +20,6 @@ _NAMES: tuple[Any, ...] = (Names, Names | None)
 _NAME = re.compile(r"""'((?:\\'|[^'])*)'|"([^"]*)"|([^,\s][^,]*)""")
 _HELPERS = {"recipe.width": "model.width", "recipe.fractions": "split.fractions"}
 """Keys of recipes whose values go to other keys."""
-_SIMILAR = 0.75
-"""Similarity of two names, 0 to 1, from which one is taken for the misspelt other."""
 _DENSE_PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
@@ -156,8 +153,8 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
         key = next((key for key in keys if not _exists(key)), None)
         if key is None:
             reason = str(error.__cause__ or error).splitlines()[0]
-            _refuse_key_of_another_kind(keys, reason)
-            raise ConfigError(f"{' '.join(overrides)!r} cannot be understood: {reason}") from error
+            other = "; another model or recipe has it" if "not in struct" in reason else ""
+            raise ConfigError(f"{' '.join(overrides)!r} cannot be understood: {reason}{other}") from error
         raise _no_such_key(key) from error
     return values
 
@@ -255,27 +252,6 @@ def _quoted(text: str) -> str:
     return "'" + re.sub(r"(?<!\\)'", r"\\'", text) + "'"
 
 
-def _refuse_key_of_another_kind(keys: Sequence[str], reason: str) -> None:
-    """Refuse a key that only models or recipes of another kind have, and name that kind.
-
-    Raises:
-        ConfigError: the key that Hydra did not find is such a key.
-    """
-    for key in keys:
-        kind, field = key.rpartition(".")[::2]
-        if kind not in ("model", "recipe") or f"'{field}' is not in struct" not in reason:
-            continue
-        if kind == "model":
-            owner, other = ("a CNN", "a ViT") if field in get_type_hints(CnnConfig) else ("a ViT", "a CNN")
-        else:
-            owner, other = "recipe=heatline", "finetune or study"
-            if field in get_type_hints(RecipeConfig):
-                owner, other = "recipe=finetune and study", "heatline"
-        raise ConfigError(
-            f"{key} belongs to {owner}, and the {kind} is {other}; leave it out, or choose another {kind}="
-        )
-
-
 def _choices(group: str) -> list[str]:
     return sorted(file.stem for file in (Path(__file__).parent / "configs" / group).glob("*.yaml"))
 
@@ -302,36 +278,9 @@ def _key_of(override: str) -> str:
 
 
 def _no_such_key(key: str) -> ConfigError:
-    return ConfigError(f"there is no key {key!r}; {_list_keys(key)}")
-
-
-def _list_keys(key: str) -> str:
-    """Name the key that was probably meant, and those of the same section."""
-    likely, above = _likely(key), key.rpartition(".")[0]
-    meant = "" if likely is None else f"did you mean {likely}? "
-    while not _exists(above):
-        above = above.rpartition(".")[0]
-    names = ", ".join(_fields(above) or ())
-    return meant + (f"{above} has {names}" if above else f"there are {names}")
-
-
-def _likely(key: str) -> str | None:
-    """Return the one key whose last name is equal or similar, in the same section if that exists."""
-    above, _, last = key.rpartition(".")
-    known = [each for each in [*_keys_below(""), *_HELPERS] if each not in _HELPERS.values()]
-    if above and _exists(above):
-        known = [each for each in known if each.rpartition(".")[0] == above]
-    names = {each.rpartition(".")[2] for each in known}
-    similar = [last] if last in names else get_close_matches(last, names, n=1, cutoff=_SIMILAR)
-    found = [each for each in known if each.rpartition(".")[2] in similar]
-    return found[0] if len(found) == 1 else None
-
-
-def _keys_below(key: str) -> Iterator[str]:
-    for name in _fields(key) or ():
-        below = f"{key}.{name}".lstrip(".")
-        yield below
-        yield from _keys_below(below)
+    above = key.rpartition(".")[0]
+    above = above if _exists(above) else ""
+    return ConfigError(f"there is no key {key!r}; {above or 'the configuration'} has {', '.join(_fields(above) or ())}")
 
 
 def _convert(values: dict[str, Any], where: str) -> TrainConfig:
