@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from importlib import import_module
 
 import msgspec
 import numpy as np
@@ -60,33 +61,22 @@ is written, one is on its way to the line, one is cut into tiles, two are with t
 their judgement and two without one to be reported, and one is reported."""
 
 
+SOURCES: dict[type[CameraSettings], tuple[str, str]] = {
+    FolderSettings: ("files", "FolderCamera"),
+    VideoSettings: ("files", "VideoCamera"),
+    PatternSettings: ("pattern", "PatternCamera"),
+    GenicamSettings: ("genicam", "GenicamCamera"),
+    V4l2Settings: ("v4l2", "V4l2Camera"),
+    RtspSettings: ("rtsp", "RtspCamera"),
+}
+"""Module and class of each kind of camera."""
+
+
 def make_source(settings: CameraSettings) -> FrameSource:
     """Create the camera that the settings describe, not opened yet. Only its own kind's library is loaded."""
-    match settings:
-        case FolderSettings():
-            from heatline.edge.cameras.folder import FolderCamera
-
-            return FolderCamera(settings)
-        case VideoSettings():
-            from heatline.edge.cameras.video import VideoCamera
-
-            return VideoCamera(settings)
-        case PatternSettings():
-            from heatline.edge.cameras.pattern import PatternCamera
-
-            return PatternCamera(settings)
-        case GenicamSettings():
-            from heatline.edge.cameras.genicam import GenicamCamera
-
-            return GenicamCamera(settings)
-        case V4l2Settings():
-            from heatline.edge.cameras.v4l2 import V4l2Camera
-
-            return V4l2Camera(settings)
-        case RtspSettings():
-            from heatline.edge.cameras.rtsp import RtspCamera
-
-            return RtspCamera(settings)
+    module, name = SOURCES[type(settings)]
+    source: FrameSource = getattr(import_module(f"heatline.edge.cameras.{module}"), name)(settings)
+    return source
 
 
 class CameraServer:

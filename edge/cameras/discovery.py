@@ -3,7 +3,6 @@
 import contextlib
 import ipaddress
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -11,31 +10,7 @@ import msgspec
 from heatline.edge.cameras import aravis
 from heatline.edge.errors import CameraError, MissingExtraError
 
-_PROTOCOLS = {"GigEVision": "GigE Vision", "USB3Vision": "USB3 Vision"}
-
-
-@dataclass(frozen=True)
-class FoundCamera:
-    """A camera that answered. A configuration may name it by id, serial number, physical address or IP address."""
-
-    id: str
-    vendor: str
-    model: str
-    serial: str
-    address: str
-    """IP address of a GigE Vision camera."""
-    protocol: str
-    """GigE Vision or USB3 Vision."""
-    physical: str = ""
-    """MAC address of a GigE Vision camera, GUID of a USB3 Vision camera."""
-
-    @property
-    def aravis_name(self) -> str:
-        """The name by which Aravis opens the camera."""
-        return self.address if self.protocol == "GigE Vision" else self.id
-
-    def __str__(self) -> str:
-        return f"{self.vendor} {self.model} {self.serial} at {self.address}"
+PROTOCOLS = {"GigEVision": "GigE Vision", "USB3Vision": "USB3 Vision"}
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -44,10 +19,16 @@ class Found(msgspec.Struct, frozen=True):
     keys: dict[str, str]
     """Its keys in line.toml."""
     model: str
+    """With its vendor."""
     protocol: str
     serial: str = ""
     physical: str = ""
-    """MAC address or GUID."""
+    """MAC address of a GigE Vision camera, GUID of a USB3 Vision camera."""
+    id: str = ""
+    """The name that Aravis gives it."""
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.serial} at {self.keys['address']}"
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -64,21 +45,10 @@ def list_all(interface: str | None = None) -> Listed:
     Args:
         interface: network interface to search; None: all of them.
     """
-    missing = None
     try:
-        found = [
-            Found(
-                keys={"kind": "genicam", "address": camera.aravis_name},
-                model=f"{camera.vendor} {camera.model}",
-                protocol=camera.protocol,
-                serial=camera.serial,
-                physical=camera.physical,
-            )
-            for camera in list_cameras(interface)
-        ]
+        return Listed(list_cameras(interface) + video_devices(), None)
     except (CameraError, MissingExtraError) as error:
-        found, missing = [], str(error)
-    return Listed(found + video_devices(), missing)
+        return Listed(video_devices(), str(error))
 
 
 def video_devices(devices: Path = Path("/dev"), sysfs: Path = Path("/sys/class/video4linux")) -> list[Found]:
@@ -93,7 +63,7 @@ def video_devices(devices: Path = Path("/dev"), sysfs: Path = Path("/sys/class/v
     return found
 
 
-def list_cameras(interface: str | None = None) -> list[FoundCamera]:
+def list_cameras(interface: str | None = None) -> list[Found]:
     """Return the cameras that answer within a second, on USB and on the network.
 
     Args:
@@ -111,7 +81,16 @@ def list_cameras(interface: str | None = None) -> list[FoundCamera]:
         if interface is not None:
             aravis.gv_interface_set_discovery_interface_name(None)
     found = [_device(index) for index in range(aravis.get_n_devices())]
-    return sorted(found, key=lambda camera: (camera.protocol, camera.address, camera.id))
+    return sorted(found, key=lambda camera: (camera.protocol, camera.keys["address"]))
+
+
+def _device(index: int) -> Found:
+    names = ("id", "vendor", "model", "serial_nbr", "address", "protocol", "physical_id")
+    texts = (getattr(aravis, f"get_device_{name}")(index) or "" for name in names)
+    device_id, vendor, model, serial, address, protocol, physical = texts
+    # Aravis opens a camera of the network by its address, one on USB by its id.
+    keys = {"kind": "genicam", "address": address if protocol == "GigEVision" else device_id}
+    return Found(keys, f"{vendor} {model}", PROTOCOLS.get(protocol, protocol), serial, physical, device_id)
 
 
 def resolve_address(address: str | None, interface: str | None = None) -> str:
@@ -122,21 +101,19 @@ def resolve_address(address: str | None, interface: str | None = None) -> str:
     Raises:
         CameraError: no camera, or more than one, has this address.
     """
-    if address is not None and _is_ip_address(address):
-        return address
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.IPv4Address(address or ""))
     found = list_cameras(interface)
     where = "USB or any network interface" if interface is None else f"USB or network interface {interface}"
     answered = "; ".join(map(str, found)) or "none"
+    matches = [camera for camera in found if address in (None, camera.id, camera.serial, camera.physical)]
+    if len(matches) == 1:
+        return matches[0].keys["address"]
     if address is None:
-        if len(found) == 1:
-            return found[0].aravis_name
         raise CameraError(
             f"exactly one camera was expected on {where} and {len(found)} answered ({answered}); "
             "set address to one of them, or to the camera's IP address if broadcasts do not reach it"
         )
-    matches = [camera for camera in found if address in (camera.id, camera.serial, camera.address, camera.physical)]
-    if len(matches) == 1:
-        return matches[0].aravis_name
     if matches:
         raise CameraError(
             f"{len(matches)} cameras have the address {address!r} ({answered}); set address to an IP address or id"
@@ -148,24 +125,3 @@ def resolve_address(address: str | None, interface: str | None = None) -> str:
             f"no camera with serial number or id {address!r} answers on {where} (found: {answered}) and no host has "
             "this name; see `heatline cameras list`, or set address to the camera's IP address"
         ) from error
-
-
-def _device(index: int) -> FoundCamera:
-    protocol = aravis.get_device_protocol(index) or ""
-    return FoundCamera(
-        id=aravis.get_device_id(index) or "",
-        vendor=aravis.get_device_vendor(index) or "",
-        model=aravis.get_device_model(index) or "",
-        serial=aravis.get_device_serial_nbr(index) or "",
-        address=aravis.get_device_address(index) or "",
-        protocol=_PROTOCOLS.get(protocol, protocol),
-        physical=aravis.get_device_physical_id(index) or "",
-    )
-
-
-def _is_ip_address(address: str) -> bool:
-    try:
-        ipaddress.IPv4Address(address)
-    except ValueError:
-        return False
-    return True

@@ -162,7 +162,6 @@ class GenicamCamera(FrameSource):
     def __init__(self, settings: GenicamSettings) -> None:
         super().__init__(settings.name)
         self._settings = settings
-        self._interrupted = threading.Event()
         self._control_lost = threading.Event()
         self._in_use = threading.Lock()  # held during requests to the camera, so that none outlives it
         self._counters_in_use = threading.Lock()
@@ -193,7 +192,7 @@ class GenicamCamera(FrameSource):
         if self._failure is not None:
             raise self._error(self._failure)
         until = time.monotonic() + timeout_s
-        while not self._interrupted.is_set():
+        while not self.interrupted.is_set():
             wait_s = min(until - time.monotonic(), POLL_S)
             buffer = aravis.stream_timeout_pop_buffer(self._stream, max(int(wait_s * 1e6), 0))
             if buffer:
@@ -213,9 +212,6 @@ class GenicamCamera(FrameSource):
         if self._strays > MAX_STRAY_BUFFERS:  # and no frame since
             raise self._error("it sends payloads that are not pictures; switch off the compression of its frames")
         return None
-
-    def interrupt(self) -> None:
-        self._interrupted.set()
 
     def trigger(self) -> None:
         if self._settings.trigger != "software":

@@ -3,37 +3,37 @@
 import contextlib
 import os
 import re
-import statistics
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Self
 
 import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.cameras.base import EndOfFrames, Opened
+from heatline.edge.cameras.base import EndOfFrames
 from heatline.edge.cameras.settings import CameraSettings, GenicamSettings, Trigger
 from heatline.edge.cameras.supervisor import CameraAlarm, SupervisedCamera
 from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
-from heatline.edge.colour import PixelFormat
-from heatline.edge.errors import CameraError, GeometryError, HeatlineError, InputError, MissingExtraError
+from heatline.edge.errors import CameraError, HeatlineError, InputError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame, FrameRule
 from heatline.edge.geometry import WHOLE_FRAME, TileGrid
 from heatline.edge.util.files import writing
 from heatline.edge.util.text import format_count
+from heatline.edge.wire.events import CameraState
 
 STEP_SECONDS = 0.25
 """Longest wait for a frame, or after a trigger that brought none."""
-COUNTERS_WITHIN_SECONDS = 2.0
-"""Time limit for counters, which the camera's process sends every second."""
 MAX_WAITING_PICTURES = 64
-"""Limit of the pictures that wait to be written. With more, the grab waits for the disk, and frames are lost."""
+"""Limit of the pictures of all cameras that wait to be written. With more, a grab waits for the disk, and loses frames.
+"""
 WRITERS = 4
 REGION_RGB, TILE_RGB = (255, 220, 0), (0, 200, 255)
 SHADE = 3
@@ -48,15 +48,6 @@ class Loss(msgspec.Struct, frozen=True):
     """Detail of the first one."""
 
 
-class Format(msgspec.Struct, frozen=True):
-    """Size and pixel format of frames as the camera sent them."""
-
-    width: int
-    height: int
-    pixel_format: PixelFormat
-    frames: int
-
-
 class Area(msgspec.Struct, frozen=True):
     """The picture of the region of interest."""
 
@@ -65,92 +56,88 @@ class Area(msgspec.Struct, frozen=True):
     tiles: int
 
 
-class Grabbed(msgspec.Struct, frozen=True, kw_only=True):
+class Grabbed(msgspec.Struct, kw_only=True):
     """Frames that one camera sent."""
 
-    found: str | None
+    found: str | None = None
     """Description of the camera; None: it could not be opened."""
-    problem: str | None
+    problem: str | None = None
     """Why fewer frames came than requested; None: all came."""
     asked: int
-    frames: int
-    saved: list[str]
-    formats: list[Format]
+    frames: int = 0
+    saved: list[str] = []
+    formats: dict[str, int] = {}
+    """Number of frames by size and pixel format as the camera sent them."""
     trigger: Trigger
-    rate_fps: float | None
+    rate_fps: float | None = None
     """Rate of the frames that came, by their arrival at the host; None: fewer than two came."""
-    rate_set_fps: float | None
+    rate_set_fps: float | None = None
     """Rate that the camera states."""
-    jitter_ms: float | None
+    jitter_ms: float | None = None
     """Standard deviation of the intervals between frames, without intervals in which a frame was lost."""
-    worst_jitter_ms: float | None
+    worst_jitter_ms: float | None = None
     """Largest deviation of such an interval from their mean."""
-    losses: dict[str, Loss]
+    losses: dict[str, Loss] = {}
     """Losses by reason."""
-    ids_show_gaps: bool
+    ids_show_gaps: bool = False
     """Whether frame ids show what the camera lost; otherwise such losses are not noticed."""
-    died: list[str]
+    died: list[str] = []
     """Reason of each death of the camera."""
-    counters: dict[str, int]
-    """Counters of the transport since the camera was opened, read shortly after the last frame."""
-    area: Area | None
-    warnings: list[str]
+    counters: dict[str, int] = {}
+    """Counters of the transport since the camera was opened, read at most a second before the end."""
+    area: Area | None = None
+    warnings: list[str] = []
 
 
-class PictureWriter:
-    """Writes pictures, grey [H, W] or RGB [H, W, 3], on threads of the lowest priority; after an error, no more.
+class PictureFolder:
+    """A folder for pictures, which are written by threads of the lowest priority.
 
     Raises:
         InputError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._room = threading.Semaphore(MAX_WAITING_PICTURES)
-        self.written: set[str] = set()
-        """Names of the files that were written."""
-        self.error: InputError | None = None
-        """Why a picture was not written."""
+    def __init__(self, path: Path) -> None:
+        self.path = path
         with self._writing():
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
                 pass
-            self.existing = [path.name for path in folder.iterdir() if path.is_file()]
+            self.existing = [file.name for file in path.iterdir() if file.is_file()]
             """Names of the files that existed before."""
+        self._room = threading.Semaphore(MAX_WAITING_PICTURES)
         # Frames that wait for the processor are lost. On Linux a thread has a priority of its own.
         self._threads = ThreadPoolExecutor(WRITERS, initializer=lambda: os.setpriority(os.PRIO_PROCESS, 0, 19))
 
-    def __enter__(self) -> "PictureWriter":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._threads.shutdown(wait=kind is None, cancel_futures=kind is not None)
 
-    def queue(self, name: str, picture: NDArray[np.uint8]) -> None:
-        """Write a picture soon; wait while too many wait."""
+    def write_soon(self, name: str, picture: NDArray[np.uint8]) -> "Future[None]":
+        """Write a picture, grey [H, W] or RGB [H, W, 3], soon; wait while too many wait."""
         self._room.acquire()
-        self._threads.submit(self._write_queued, name, picture)
+        writing_it = self._threads.submit(self.write, name, picture)
+        writing_it.add_done_callback(lambda _: self._room.release())
+        return writing_it
 
     def write(self, name: str, picture: NDArray[np.uint8]) -> None:
-        """Write a picture."""
-        if self.error is not None:
-            return
+        """Write a picture.
+
+        Raises:
+            InputError: it cannot be written.
+        """
         data = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
         try:
             with self._writing():
-                (self._folder / name).write_bytes(cv2.imencode(".png", data)[1].tobytes())
-            self.written.add(name)
-        except InputError as error:
-            self.error = error
+                (self.path / name).write_bytes(cv2.imencode(".png", data)[1].tobytes())
+        except InputError:
             with contextlib.suppress(OSError):  # leave no incomplete picture
-                (self._folder / name).unlink()
-
-    def _write_queued(self, name: str, picture: NDArray[np.uint8]) -> None:
-        self.write(name, picture)
-        self._room.release()
+                (self.path / name).unlink()
+            raise
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
-        return writing(self._folder, or_else=", or name another folder with --out")
+        return writing(self.path, or_else=", or name another folder with --out")
 
 
 class Grab:
@@ -160,8 +147,6 @@ class Grab:
         frame_count: number of frames to grab.
         timeout_s: time limit from when the camera is open.
         stopping: ends the grab early, with the frames so far.
-        on_frame: called after every frame.
-        print_line: prints a message for the user during the grab.
     """
 
     def __init__(
@@ -169,168 +154,144 @@ class Grab:
         settings: CameraSettings,
         frame_count: int,
         timeout_s: float,
-        writer: PictureWriter,
+        folder: PictureFolder,
         stopping: threading.Event,
-        *,
-        on_frame: Callable[[], None],
-        print_line: Callable[[str], None],
     ) -> None:
-        self.name, self._settings = settings.name, settings
-        self._frame_count, self._timeout_s, self._writer, self._stopping = frame_count, timeout_s, writer, stopping
-        self._on_frame, self._print_line = on_frame, print_line
-        self._camera = SupervisedCamera(settings, self._on_alarm)
-        self._awaits_answer = False  # of a trigger
-        self._opened: Opened | None = None
-        self._rule = FrameRule(settings.size, settings.pixel_format)
-        self._first_number = _next_number(settings.name, writer.existing)
-        self._names: list[str] = []
-        self._first: NDArray[np.uint8] | None = None
-        self._formats: Counter[tuple[int, int, PixelFormat]] = Counter()
-        self._losses: dict[str, Loss] = {}
-        self._refused: dict[str, Loss] = {}
-        self._died: list[str] = []
-        self._arrived_ns: list[int] = []
-        self._intervals_ms: list[float] = []
-        """Between consecutive frames."""
-        self._consecutive = False
+        self.name, self._settings, self._timeout_s = settings.name, settings, timeout_s
+        self._folder, self._stopping = folder, stopping
+        self._grabbed = Grabbed(asked=frame_count, trigger=settings.triggered)
         self.failure: HeatlineError | None = None
         """Why fewer frames came than requested; None: all came."""
-
-    def run(self) -> None:
-        """Open the camera, grab frames, and close it."""
-        try:
-            while self._opened is None and not self._stopping.is_set():
-                self._opened = self._camera.open(STEP_SECONDS)
-            self._grab_frames()
-            self._await_counters()
-            self.failure = None if len(self._names) == self._frame_count else self._shortage()
-        except EndOfFrames:
-            remedy = "ask for fewer with -n, or set loop for this camera"
-            self.failure = CameraError(f"{self._came()}, then it had no more; {remedy}")
-        except (CameraError, MissingExtraError) as error:
-            self.failure = error
-        finally:
-            self._camera.close()
-
-    def report(self) -> Grabbed:
-        """Return what the camera sent, and save a picture of the region of interest."""
-        opened, frames = self._opened, len(self._names)
-        warnings = [
-            f"the line would refuse {refused.frames} of these frames ({reason}): {refused.detail}; see size and "
-            "pixel_format"
-            for reason, refused in self._refused.items()
-        ]
-        area = None
-        try:
-            area = self._draw_region()
-        except GeometryError as error:
-            warnings.append(str(error))
-        took_ns = self._arrived_ns[-1] - self._arrived_ns[0] if frames > 1 else 0
-        jitter = len(self._intervals_ms) > 1
-        mean = statistics.fmean(self._intervals_ms) if jitter else 0.0
-        return Grabbed(
-            found=None if opened is None else opened.found,
-            problem=None if self.failure is None else str(self.failure),
-            asked=self._frame_count,
-            frames=frames,
-            saved=[name for name in self._names if name in self._writer.written],
-            formats=[Format(*key, count) for key, count in self._formats.items()],
-            trigger=self._settings.triggered,
-            rate_fps=(frames - 1) * 1e9 / took_ns if took_ns > 0 else None,
-            rate_set_fps=None if opened is None or opened.period_s is None else 1 / opened.period_s,
-            jitter_ms=statistics.pstdev(self._intervals_ms) if jitter else None,
-            worst_jitter_ms=max(abs(interval - mean) for interval in self._intervals_ms) if jitter else None,
-            losses=self._losses,
-            ids_show_gaps=opened is not None and opened.ids_show_gaps,
-            died=self._died,
-            counters=self._camera.state().counters,
-            area=area,
-            warnings=warnings,
-        )
-
-    # Steps of the thread that grabs.
-
-    def _grab_frames(self) -> None:
-        if self._trigger_line is not None:
-            self._print_line(f"camera {self.name} waits for edges on its {self._trigger_line}")
-        give_up = time.monotonic() + self._timeout_s
-        item: Frame | BadFrame | None = None
-        while len(self._names) < self._frame_count and (left_s := give_up - time.monotonic()) > 0:
-            # After a loss, wait a moment: a dead camera would refuse one trigger after the other. A trigger that is
-            # sent before the last one was answered would be refused as busy.
-            if self._settings.triggered == "software" and not isinstance(item, BadFrame) and not self._awaits_answer:
-                self._awaits_answer = True
-                self._camera.trigger(TriggerRequest(None, self._on_answer))
-            item = self._camera.grab(min(left_s, STEP_SECONDS))
-            if self._stopping.is_set():
-                return
-            if isinstance(item, Frame):
-                self._take(item)
-            elif item is not None:
-                self._consecutive = False
-                _count(self._losses, item)
-
-    def _take(self, frame: Frame) -> None:
-        """Count a frame, release its memory, and queue its picture for writing, grey [H, W] or RGB [H, W, 3]."""
-        grey = frame.camera_format.startswith("Mono")
-        picture = np.asarray(cv2.extractChannel(frame.image, 0) if grey else frame.image.copy(), np.uint8)
-        checked = self._rule.check(frame)
-        frame.release()
-        if isinstance(checked, BadFrame):
-            _count(self._refused, checked)
-        self._formats[picture.shape[1], picture.shape[0], frame.camera_format] += 1
-        if self._consecutive:
-            self._intervals_ms.append((frame.stamp.captured_monotonic_ns - self._arrived_ns[-1]) / 1e6)
-        self._arrived_ns.append(frame.stamp.captured_monotonic_ns)
-        self._consecutive = True
-        if self._first is None:
-            self._first = picture
-        frame_id = "none" if frame.stamp.frame_id is None else frame.stamp.frame_id
-        self._names.append(f"{self.name}-{self._first_number + len(self._names):05d}-{frame_id}.png")
-        self._writer.queue(self._names[-1], picture)
-        self._on_frame()
-
-    def _on_answer(self, _answer: TriggerAnswer) -> None:
-        self._awaits_answer = False
-
-    def _on_alarm(self, alarm: CameraAlarm) -> None:
-        if alarm.active and self._opened is not None:
-            self._died.append(f"{alarm.reason}: {alarm.detail}")
-            self._consecutive = False
-
-    def _await_counters(self) -> None:
-        """Wait for one reply with counters, since a short grab may end before the first."""
-        before, give_up = self._camera.state().counters, time.monotonic() + COUNTERS_WITHIN_SECONDS
-        while isinstance(self._settings, GenicamSettings) and time.monotonic() < give_up:
-            if isinstance(item := self._camera.grab(STEP_SECONDS), Frame):
-                item.release()
-            if self._camera.state().counters is not before or self._stopping.is_set():
-                break
-
-    # The result.
+        self._rule = FrameRule(settings.size, settings.pixel_format)
+        self._refused: dict[str, Loss] = {}
+        self._arrived_ns: list[int | None] = []
+        """Of each frame; None: frames were lost."""
+        self._first: NDArray[np.uint8] | None = None
+        self._pictures: dict[str, Future[None]] = {}
+        """By the name of the file."""
+        self._first_number = _next_number(settings.name, folder.existing)
+        self._awaits_answer = False  # of a trigger
 
     @property
-    def _trigger_line(self) -> str | None:
+    def trigger_line(self) -> str | None:
         """The line of the hardware trigger; None: there is no hardware trigger."""
         settings = self._settings
         if isinstance(settings, GenicamSettings) and settings.trigger == "hardware":
             return settings.trigger_line
         return None
 
-    def _came(self) -> str:
-        return f"camera {self.name}: {len(self._names)} of {format_count(self._frame_count, 'frame')} came"
+    def run(self, on_frame: Callable[[], None]) -> None:
+        """Open the camera, grab frames, and close it.
 
-    def _shortage(self) -> CameraError:
-        """Return why fewer frames came than requested."""
-        if self._stopping.is_set():
-            return CameraError(f"{self._came()} until it was stopped")
-        state = self._camera.state()
-        remedy = "; raise --timeout, or check the losses"
+        Args:
+            on_frame: called after every frame.
+        """
+        camera, grabbed = SupervisedCamera(self._settings, self._on_alarm), self._grabbed
+        try:
+            opened = None
+            while opened is None and not self._stopping.is_set():
+                opened = camera.open(STEP_SECONDS)
+            if opened is not None:
+                grabbed.found, grabbed.ids_show_gaps = opened.found, opened.ids_show_gaps
+                grabbed.rate_set_fps = None if opened.period_s is None else 1 / opened.period_s
+            self._grab_frames(camera, on_frame)
+            self._check(camera.state())
+        except EndOfFrames:
+            self._fail(", then it had no more; ask for fewer with -n, or set loop for this camera")
+        except (CameraError, MissingExtraError) as error:
+            self.failure = error
+        finally:
+            grabbed.counters = camera.state().counters
+            camera.close()
+
+    def disk_error(self) -> BaseException | None:
+        """Return why a picture was not written."""
+        ended = (picture.exception() for picture in list(self._pictures.values()) if picture.done())
+        return next((error for error in ended if error is not None), None)
+
+    def report(self) -> Grabbed:
+        """Return what the camera sent, and save a picture of the region of interest. All pictures are written."""
+        grabbed = self._grabbed
+        grabbed.problem = None if self.failure is None else str(self.failure)
+        grabbed.saved = [name for name, picture in self._pictures.items() if picture.exception() is None]
+        grabbed.warnings = [
+            f"the line would refuse {refused.frames} of these frames ({reason}): {refused.detail}; see size and "
+            "pixel_format"
+            for reason, refused in self._refused.items()
+        ]
+        arrived_ns = [at_ns for at_ns in self._arrived_ns if at_ns is not None]
+        if arrived_ns and arrived_ns[-1] > arrived_ns[0]:
+            grabbed.rate_fps = (len(arrived_ns) - 1) * 1e9 / (arrived_ns[-1] - arrived_ns[0])
+        between = [(b - a) / 1e6 for a, b in pairwise(self._arrived_ns) if a is not None and b is not None]
+        if len(between) > 1:
+            grabbed.jitter_ms = pstdev(between)
+            grabbed.worst_jitter_ms = max(abs(interval - fmean(between)) for interval in between)
+        try:
+            grabbed.area = self._draw_region()
+        except InputError as error:
+            grabbed.warnings.append(str(error))
+        return grabbed
+
+    # Steps of the thread that grabs.
+
+    def _grab_frames(self, camera: SupervisedCamera, on_frame: Callable[[], None]) -> None:
+        give_up = time.monotonic() + self._timeout_s
+        item: Frame | BadFrame | None = None
+        while self._grabbed.frames < self._grabbed.asked and (left_s := give_up - time.monotonic()) > 0:
+            # After a loss, wait a moment: a dead camera would refuse one trigger after the other. A trigger that is
+            # sent before the last one was answered would be refused as busy.
+            if self._settings.triggered == "software" and not isinstance(item, BadFrame) and not self._awaits_answer:
+                self._awaits_answer = True
+                camera.trigger(TriggerRequest(None, self._on_answer))
+            item = camera.grab(min(left_s, STEP_SECONDS))
+            if self._stopping.is_set():
+                return
+            if isinstance(item, Frame):
+                self._take(item)
+                on_frame()
+            elif item is not None:
+                self._arrived_ns.append(None)
+                _count(self._grabbed.losses, item)
+
+    def _take(self, frame: Frame) -> None:
+        """Count a frame, release its memory, and queue its picture for writing, grey [H, W] or RGB [H, W, 3]."""
+        grey, frame_id = frame.camera_format.startswith("Mono"), frame.stamp.frame_id
+        picture = np.asarray(cv2.extractChannel(frame.image, 0) if grey else frame.image.copy(), np.uint8)
+        checked = self._rule.check(frame)
+        frame.release()
+        if isinstance(checked, BadFrame):
+            _count(self._refused, checked)
+        kind = f"{picture.shape[1]}x{picture.shape[0]} px {frame.camera_format}"
+        self._grabbed.formats[kind] = self._grabbed.formats.get(kind, 0) + 1
+        self._arrived_ns.append(frame.stamp.captured_monotonic_ns)
+        self._first = picture if self._first is None else self._first
+        number = self._first_number + self._grabbed.frames
+        name = f"{self.name}-{number:05d}-{'none' if frame_id is None else frame_id}.png"
+        self._pictures[name] = self._folder.write_soon(name, picture)
+        self._grabbed.frames += 1
+
+    def _on_answer(self, _answer: TriggerAnswer) -> None:
+        self._awaits_answer = False
+
+    def _on_alarm(self, alarm: CameraAlarm) -> None:
+        if alarm.active and self._grabbed.found is not None:
+            self._grabbed.died.append(f"{alarm.reason}: {alarm.detail}")
+            self._arrived_ns.append(None)
+
+    def _check(self, state: CameraState) -> None:
+        """Find out why fewer frames came than requested, if so."""
+        if self._grabbed.frames == self._grabbed.asked:
+            return
+        remedy = "raise --timeout, or check the losses"
         if state.state == "DEAD":
-            remedy = f"; it is dead ({state.reason}): {state.detail}"
-        elif self._trigger_line is not None:
-            remedy = f"; check that the trigger's edges reach its {self._trigger_line}"
-        return CameraError(f"{self._came()} within {self._timeout_s:g} s{remedy}")
+            remedy = f"it is dead ({state.reason}): {state.detail}"
+        elif self.trigger_line is not None:
+            remedy = f"check that the trigger's edges reach its {self.trigger_line}"
+        self._fail(" until it was stopped" if self._stopping.is_set() else f" within {self._timeout_s:g} s; {remedy}")
+
+    def _fail(self, end: str) -> None:
+        frames = format_count(self._grabbed.asked, "frame")
+        self.failure = CameraError(f"camera {self.name}: {self._grabbed.frames} of {frames} came{end}")
 
     def _draw_region(self) -> Area | None:
         region = self._settings.region_of_interest
@@ -339,9 +300,7 @@ class Grab:
         # Tiles of the default size, since the bundle, which may have others, need not exist yet.
         grid = TileGrid(self._first.shape[:2], region_of_interest=region)
         name = f"{self.name}-area.png"
-        self._writer.write(name, draw_region(self._first, grid))
-        if name not in self._writer.written:
-            return None
+        self._folder.write(name, draw_region(self._first, grid))
         return Area(name, len(grid), len(grid.rows_y) * len(grid.columns_x))
 
 

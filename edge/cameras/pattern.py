@@ -6,8 +6,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.cameras.base import EndOfFrames, FrameSource, Opened
-from heatline.edge.cameras.pacing import Pace
+from heatline.edge.cameras.base import EndOfFrames, FrameSource, Opened, Pace
 from heatline.edge.cameras.settings import PatternSettings
 from heatline.edge.errors import CameraError
 from heatline.edge.frames import BadFrame, Frame, Stamp
@@ -55,7 +54,7 @@ class PatternCamera(FrameSource):
         width, height = settings.draw_size
         self._hw = (height, width)
         self._ramp = _ramp(-(-width * height // 2))
-        self._pace = Pace(settings.rate_fps)
+        self._pace = Pace(settings.rate_fps, self.interrupted)
         self._triggers = 0
         self._waiting_triggers = threading.Semaphore(0)
         """Triggers that wait for their frame."""
@@ -85,11 +84,8 @@ class PatternCamera(FrameSource):
                 return self._draw()
 
     def interrupt(self) -> None:
-        self._pace.interrupt()
+        super().interrupt()
         self._waiting_triggers.release()  # for a grab that waits for a trigger
-
-    def close(self) -> None:
-        """Nothing to release."""
 
     def trigger(self) -> None:
         if self._settings.trigger == "free":
@@ -102,9 +98,9 @@ class PatternCamera(FrameSource):
         """Wait until the next frame can be taken; return whether it can."""
         if self._settings.trigger == "free":
             return self._pace.await_frame(self._taken, timeout_s)
-        if self._pace.interrupted or not self._waiting_triggers.acquire(timeout=max(timeout_s, 0.0)):
+        if self.interrupted.is_set():
             return False
-        return not self._pace.interrupted
+        return self._waiting_triggers.acquire(timeout=max(timeout_s, 0.0)) and not self.interrupted.is_set()
 
     def _draw(self) -> Frame:
         shown = min(self._taken, self._settings.freeze_at or self._taken)

@@ -7,12 +7,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.cameras.base import FrameSource, Opened
-from heatline.edge.cameras.newest import NewestPicture, ReceivedPicture, Receiver
+from heatline.edge.cameras.base import Opened, StreamSource
+from heatline.edge.cameras.files import silence_opencv_log
 from heatline.edge.cameras.settings import V4l2Settings
-from heatline.edge.cameras.video import silence_opencv_log
 from heatline.edge.errors import CameraError
-from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.frames import Frame, Stamp
 
 BUFFERS = 4
 """Buffers of the driver. With a single one, the driver would drop every frame that begins while another one is
@@ -22,45 +21,48 @@ MANUAL_EXPOSURE = 1
 HIGHEST_RATE_FPS = 1000.0
 
 
-class V4l2Camera(FrameSource):
-    """Shows the newest frame of a device, BGR8; frame ids count the frames that were read, from 1.
-
-    Frames that newer ones replaced are reported as one run of `overload`. Frames that the driver drops are not noticed:
-    OpenCV hides the sequence numbers.
+class V4l2Camera(StreamSource[NDArray[np.uint8]]):
+    """Shows the newest frame of a device, BGR8; frame ids count the frames that were read, from 1. Frames that the
+    driver drops are not noticed: OpenCV hides the sequence numbers.
     """
 
     def __init__(self, settings: V4l2Settings) -> None:
         super().__init__(settings.name)
         self._settings = settings
-        self._newest: NewestPicture[NDArray[np.uint8]] = NewestPicture()
-        self._reader: _DeviceReader | None = None
 
     def open(self) -> Opened:
         silence_opencv_log()
         self._check_device()
-        capture = cv2.VideoCapture(str(self._settings.device), cv2.CAP_V4L2)
-        if not capture.isOpened():
+        self._capture = cv2.VideoCapture(str(self._settings.device), cv2.CAP_V4L2)
+        if not self._capture.isOpened():
             raise self._error("is not a video device that captures, or another program uses it; set device")
         try:
-            found = self._set_up(capture)
+            found = self._set_up(self._capture)
         except CameraError:
-            capture.release()
+            self._capture.release()
             raise
-        self._reader = _DeviceReader(self._settings, capture, self._newest)
-        self._reader.start()
+        self.start(str(self._settings.device))
         return found
 
-    def grab(self, timeout_s: float) -> Frame | BadFrame | None:
-        received = self._newest.take(timeout_s)
-        return Frame(received.stamp, received.picture, "BGR8") if isinstance(received, ReceivedPicture) else received
+    def _receive(self) -> str:
+        """Read the device; OpenCV aborts a read that hangs after 10 s."""
+        capture, frame_id = self._capture, 0
+        try:
+            while not self.interrupted.is_set():
+                read, image = capture.read()
+                if not read:
+                    return "brought no frame; was it unplugged, or does another program use it?"
+                frame_id += 1
+                # When the driver took the frame: it stands still when OpenCV repeats a frame after a timeout.
+                taken_ns = round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1000) * 1000
+                stamp = Stamp(self.name, frame_id, camera_timestamp_ns=taken_ns if taken_ns > 0 else None)
+                self.put(stamp, np.asarray(image, np.uint8))
+            return "was closed"
+        finally:
+            capture.release()
 
-    def interrupt(self) -> None:
-        self._newest.interrupt()
-
-    def close(self) -> None:
-        if self._reader is not None:
-            self._reader.stop()
-            self._reader = None
+    def _to_frame(self, stamp: Stamp, picture: NDArray[np.uint8]) -> Frame:
+        return Frame(stamp, picture, "BGR8")
 
     def _check_device(self) -> None:
         """Find out why a device cannot be opened, since OpenCV gives no reason."""
@@ -115,35 +117,6 @@ class V4l2Camera(FrameSource):
 
     def _error(self, message: str) -> CameraError:
         return CameraError(f"camera {self.name}: {self._settings.device} {message}")
-
-
-class _DeviceReader(Receiver[NDArray[np.uint8]]):
-    """Reads a device; OpenCV aborts a read that hangs after 10 s."""
-
-    def __init__(
-        self, settings: V4l2Settings, capture: cv2.VideoCapture, newest: NewestPicture[NDArray[np.uint8]]
-    ) -> None:
-        super().__init__(settings.name, str(settings.device), newest)
-        self._capture = capture
-
-    def _close_source(self) -> None:
-        self._capture.release()
-
-    def _receive(self) -> str:
-        frame_id = 0
-        while not self._stopped:
-            read, image = self._capture.read()
-            if not read:
-                return "brought no frame; was it unplugged, or does another program use it?"
-            frame_id += 1
-            stamp = Stamp(self._camera, frame_id, camera_timestamp_ns=self._timestamp_ns())
-            self._newest.put(ReceivedPicture(stamp, np.asarray(image, np.uint8)))
-        return "was closed"
-
-    def _timestamp_ns(self) -> int | None:
-        """Return when the driver took the frame. It stands still when OpenCV repeats a frame after a timeout."""
-        milliseconds = self._capture.get(cv2.CAP_PROP_POS_MSEC)
-        return round(milliseconds * 1000) * 1000 if milliseconds > 0 else None
 
 
 def _px(size: tuple[int, int] | None) -> str | None:

@@ -1,7 +1,7 @@
 """`heatline cameras grab`: saves and measures what a line's cameras send."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from heatline.edge.cameras.grab import Grab, Grabbed, Loss, PictureWriter
+from heatline.edge.cameras.grab import Grab, Grabbed, Loss, PictureFolder
 from heatline.edge.cli.options import FiniteRange
 from heatline.edge.cli.output import json_option, print_facts, print_json, print_warnings, progress_bar
 from heatline.edge.config import load_config
@@ -60,20 +60,13 @@ def grab(line: Path, count: int, name: str | None, out: Path, timeout_s: float, 
     if not chosen:
         raise click.UsageError(f"{line} has no camera {name}; it has {', '.join(one.name for one in settings)}")
     stopping = threading.Event()
-    with PictureWriter(out) as writer, progress_bar() as progress:
-        grabs = [
-            Grab(
-                one,
-                count,
-                timeout_s,
-                writer,
-                stopping,
-                on_frame=partial(progress.advance, progress.add_task(one.name, total=count)),
-                print_line=partial(click.echo, err=True),
-            )
-            for one in chosen
-        ]
-        interrupted = _run(grabs, writer, stopping)
+    with PictureFolder(out) as folder, progress_bar() as progress:
+        grabs = [Grab(one, count, timeout_s, folder, stopping) for one in chosen]
+        for one in grabs:
+            if one.trigger_line is not None:
+                click.echo(f"camera {one.name} waits for edges on its {one.trigger_line}", err=True)
+        bars = [partial(progress.advance, progress.add_task(one.name, total=count)) for one in grabs]
+        interrupted = _run(grabs, bars, stopping)
     report = Report(str(out), {one.name: one.report() for one in grabs})
     for camera, grabbed in report.cameras.items():
         print_warnings(f"camera {camera}: {warning}" for warning in grabbed.warnings)
@@ -83,8 +76,9 @@ def grab(line: Path, count: int, name: str | None, out: Path, timeout_s: float, 
         for camera, grabbed in report.cameras.items():
             click.echo()
             print_facts(f"camera {camera}: {grabbed.frames} of {format_count(count, 'frame')}", _facts(grabbed, out))
-    if writer.error is not None:
-        raise writer.error
+    for one in grabs:
+        if (error := one.disk_error()) is not None:
+            raise error
     if interrupted:
         raise KeyboardInterrupt
     errors = [one.failure for one in grabs if one.failure is not None]
@@ -92,16 +86,16 @@ def grab(line: Path, count: int, name: str | None, out: Path, timeout_s: float, 
         raise errors[0] if len(errors) == 1 else CameraError("; ".join(map(str, errors)))
 
 
-def _run(grabs: Sequence[Grab], writer: PictureWriter, stopping: threading.Event) -> bool:
+def _run(grabs: Sequence[Grab], bars: Sequence[Callable[[], None]], stopping: threading.Event) -> bool:
     """Grab from all cameras at the same time, until all have ended, the disk is full or Ctrl-C; return whether it was
     Ctrl-C. A second Ctrl-C ends the command at once.
     """
     interrupted = False
     with ThreadPoolExecutor(len(grabs)) as executor:
-        running = [executor.submit(one.run) for one in grabs]
+        running = list(map(executor.submit, [one.run for one in grabs], bars))
         try:
-            while writer.error is None and not all(one.done() for one in running):
-                wait(running, POLL_SECONDS)
+            while wait(running, POLL_SECONDS).not_done and not any(one.disk_error() for one in grabs):
+                pass
         except KeyboardInterrupt:
             interrupted = True
         finally:
@@ -119,7 +113,7 @@ def _facts(grabbed: Grabbed, out: Path) -> dict[str, object]:
     """
     if grabbed.found is None:
         return {} if grabbed.problem is None else {"problem": grabbed.problem}
-    formats = [f"{one.frames} of {one.width}x{one.height} px {one.pixel_format}" for one in grabbed.formats]
+    formats = [f"{frames} of {kind}" for kind, frames in grabbed.formats.items()]
     area = grabbed.area
     facts: dict[str, object] = {
         "problem": grabbed.problem,

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from heatline.edge.cameras.base import EndOfFrames, FrameSource
-from heatline.edge.cameras.folder import FolderCamera
+from heatline.edge.cameras.files import FolderCamera, VideoCamera
 from heatline.edge.cameras.settings import FolderSettings, VideoSettings
-from heatline.edge.cameras.video import VideoCamera
 from heatline.edge.errors import CameraError
 from heatline.edge.frames import BadFrame, Frame
 from heatline.edge.images import read_image
@@ -80,7 +79,7 @@ def test_the_time_of_capture_is_before_the_picture_is_read(folder: Path, monkeyp
         read_at.append(time.monotonic_ns())
         return read_image(path)
 
-    monkeypatch.setattr("heatline.edge.cameras.folder.read_image", noting_when)
+    monkeypatch.setattr("heatline.edge.cameras.files.read_image", noting_when)
     assert grabbed(folder_camera(folder)).stamp.captured_monotonic_ns <= read_at[0]
 
 
@@ -119,7 +118,7 @@ def test_a_folder_that_is_missing_or_empty_is_a_camera_error(tmp_path: Path) -> 
 
 def test_a_preloaded_folder_is_shown_from_memory_up_to_a_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as small:
-        small.setattr("heatline.edge.cameras.folder.MAX_PRELOADED_BYTES", 2 * 4 * 6 * 3)
+        small.setattr("heatline.edge.cameras.files.MAX_PRELOADED_BYTES", 2 * 4 * 6 * 3)
         with pytest.raises(CameraError, match=r"the first 3 of 3 pictures .* show fewer"):
             folder_camera(folder, preload=True)
     (folder / "2.png").write_bytes(b"no picture")
@@ -246,8 +245,8 @@ SHOW_ALL = """
 import sys
 from pathlib import Path
 from heatline.edge.cameras.base import EndOfFrames
+from heatline.edge.cameras.files import VideoCamera
 from heatline.edge.cameras.settings import VideoSettings
-from heatline.edge.cameras.video import VideoCamera
 from heatline.edge.errors import CameraError
 for path in sys.argv[1:]:
     camera = VideoCamera(VideoSettings(name="top", path=Path(path), rate_fps=10000))

@@ -96,7 +96,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, camera: PatternCamera) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("heatline.edge.cameras.pacing.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("heatline.edge.cameras.base.time.monotonic", lambda: self.now)
         clock = self
 
         class Interrupted(threading.Event):

@@ -110,8 +110,8 @@ def test_a_frozen_server_is_reported_and_can_be_closed(server: RtspServer) -> No
         )
         receiver = camera._receiver
     assert receiver is not None
-    assert not receiver._thread.is_alive()
-    with pytest.raises(CameraError, match=r"h264 did not answer within 0\.3 s; check the cable"):
+    assert not receiver.is_alive()
+    with pytest.raises(CameraError, match=r"h264 did not answer within 0\.3 s; check cable"):
         camera_at(server.url("h264"), open_within_s=0.3).open()
 
 
@@ -135,7 +135,9 @@ def test_a_killed_server_is_reported_and_opens_again_after_its_return(server: Rt
         frames(camera, 2)
         server.kill()
         assert last_words(camera) == f"camera side: {server.url('raw')} ended its stream; was the camera restarted?"
-    with pytest.raises(CameraError, match="raw refused the connection; is the camera switched on"):
+    with pytest.raises(
+        CameraError, match=r"raw cannot be opened .Connection refused.; check that the camera is on, and url"
+    ):
         camera_at(server.url("raw")).open()
     server.start()
     with opened(server.url("raw")) as camera:
@@ -249,13 +251,13 @@ def answering(reply: bytes) -> Iterator[str]:
     [
         (
             b"RTSP/1.0 401 Unauthorized\r\nCSeq: N\r\n\r\n",
-            "expects a valid user and password; set url to rtsp://",
+            "cannot be opened .*401.*; check that the camera is on, and url",
         ),
         (
             b"RTSP/1.0 404 Not Found\r\nCSeq: N\r\n\r\n",
-            "names a stream that the camera does not have .*404.*; correct the path",
+            "cannot be opened .*404.*",
         ),
-        (b"RTSP/1.0 503 Service Unavailable\r\nCSeq: N\r\n\r\n", "cannot be opened .*5XX.*; expected an RTSP server"),
+        (b"RTSP/1.0 503 Service Unavailable\r\nCSeq: N\r\n\r\n", "cannot be opened .*5XX.*"),
     ],
     ids=["401", "404", "503"],
 )
@@ -272,7 +274,7 @@ def test_a_camera_without_answer_has_another_message_than_one_that_refuses() -> 
     with socket.socket() as holder:  # bound and not listening: it refuses
         holder.bind(("127.0.0.1", 0))
         url = f"rtsp://127.0.0.1:{holder.getsockname()[1]}/cam"
-        with pytest.raises(CameraError, match="cam refused the connection"):
+        with pytest.raises(CameraError, match=r"cam cannot be opened .Connection refused"):
             camera_at(url).open()
         holder.listen()
         with pytest.raises(CameraError, match=r"cam did not answer within 0\.2 s; .* or raise open_within_s"):

@@ -178,7 +178,7 @@ def test_a_read_that_fails_is_a_camera_error_after_the_frames_before_it(device: 
 def test_a_camera_can_be_interrupted_and_closed_while_its_read_hangs(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("heatline.edge.cameras.newest.CLOSE_WITHIN_SECONDS", 0.05)
+    monkeypatch.setattr("heatline.edge.cameras.base.CLOSE_WITHIN_SECONDS", 0.05)
     camera, came = camera_on(), list[object]()
     camera.open()
     assert camera.grab(0.0) is None

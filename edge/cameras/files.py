@@ -1,0 +1,198 @@
+"""Cameras that show files: the pictures of a folder, and a video through OpenCV."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from heatline.edge.cameras.base import EndOfFrames, FrameSource, Opened, Pace
+from heatline.edge.cameras.settings import FolderSettings, VideoSettings
+from heatline.edge.colour import PixelFormat
+from heatline.edge.errors import CameraError, GeometryError, InputError
+from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.images import list_images, read_image
+from heatline.edge.util.text import format_count, utf8_safe
+
+MAX_PRELOADED_BYTES = 4 << 30
+HIGHEST_RATE_FPS = 10000.0
+"""A file without a frame rate may state an impossible one."""
+
+Picture = tuple[NDArray[np.uint8] | NDArray[np.uint16], PixelFormat]
+
+
+class FolderCamera(FrameSource):
+    """Shows the pictures of a folder in order of their names; frame ids count from 1."""
+
+    def __init__(self, settings: FolderSettings) -> None:
+        super().__init__(settings.name)
+        self._settings = settings
+        self._pace = Pace(settings.rate_fps, self.interrupted)
+        self._files: list[Path] = []
+        self._preloaded: dict[Path, Picture | InputError] = {}
+        self._shown = 0
+
+    def open(self) -> Opened:
+        try:
+            self._files = list_images(self._settings.path)
+        except InputError as error:
+            raise CameraError(f"camera {self.name}: {error}") from error
+        if self._settings.preload:
+            self._read_all()
+        return Opened(
+            found=f"{format_count(len(self._files), 'picture')} in {self._settings.path}",
+            period_s=self._pace.period_s,
+        )
+
+    def grab(self, timeout_s: float) -> Frame | BadFrame | None:
+        if self._shown >= len(self._files) and not self._settings.loop:
+            raise EndOfFrames
+        if not self._pace.await_frame(self._shown, timeout_s):
+            return None
+        path = self._files[self._shown % len(self._files)]
+        self._shown += 1
+        stamp = Stamp(self.name, self._shown, utf8_safe(path.name))
+        picture = self._preloaded.get(path) or _read(path)
+        if isinstance(picture, GeometryError) and isinstance(self._settings.size, tuple):
+            width, height = self._settings.size
+            return BadFrame(stamp, "wrong_size", f"a larger picture came, {width}x{height} px expected")
+        if isinstance(picture, InputError):
+            return BadFrame(stamp, "unreadable", str(picture))
+        return Frame(stamp, *picture)
+
+    def _read_all(self) -> None:
+        total_bytes = 0
+        for number, path in enumerate(self._files, start=1):
+            self._preloaded[path] = picture = _read(path)
+            total_bytes += 0 if isinstance(picture, InputError) else picture[0].nbytes
+            if total_bytes > MAX_PRELOADED_BYTES:
+                raise CameraError(
+                    f"camera {self.name}: the first {number} of {format_count(len(self._files), 'picture')} in "
+                    f"{self._settings.path} take {total_bytes / 2**30:.1f} GiB, expected at most "
+                    f"{MAX_PRELOADED_BYTES / 2**30:.0f}; show fewer, or leave preload out"
+                )
+
+
+def _read(path: Path) -> Picture | InputError:
+    try:
+        return read_image(path)
+    except InputError as error:
+        return error
+
+
+class VideoCamera(FrameSource):
+    """Shows the frames of a video, BGR8; frame ids count from 1 and continue over every loop.
+
+    A file states how many frames it has. Before that many have come, a read without a frame stands for a frame that
+    cannot be decoded or is missing at the file's end. FFmpeg skips some frames without an error: they are reported at
+    the end.
+    """
+
+    def __init__(self, settings: VideoSettings) -> None:
+        super().__init__(settings.name)
+        self._settings = settings
+        self._capture: cv2.VideoCapture | None = None
+        self._announced = 0
+        """Number of frames that the file states; 0: it states none."""
+        self._shown = self._shown_of_loop = 0
+        """Numbers of frames, unreadable ones included."""
+        self._read_ahead: NDArray[np.uint8] | None = None
+        """The frame after a run of unreadable ones."""
+
+    def open(self) -> Opened:
+        silence_opencv_log()
+        self._capture = capture = self._open_file()
+        rate_fps = self._settings.rate_fps or capture.get(cv2.CAP_PROP_FPS)
+        if not 0 < rate_fps <= HIGHEST_RATE_FPS:
+            raise CameraError(f"camera {self.name}: {self._settings.path} does not state its frame rate; set rate_fps")
+        self._pace = Pace(rate_fps, self.interrupted)
+        width, height = (int(capture.get(size)) for size in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        frames = format_count(self._announced, "frame") if self._announced else "frames"
+        return Opened(
+            found=f"{frames} of {width}x{height} px, BGR8, in {self._settings.path}, at {rate_fps:g} frames/s",
+            period_s=self._pace.period_s,
+        )
+
+    def grab(self, timeout_s: float) -> Frame | BadFrame | None:
+        if not self._pace.await_frame(self._shown, timeout_s):
+            return None
+        stamp = self._stamp(1)  # its time includes reading and decoding
+        image = self._read()
+        if image is not None:
+            self._count(1)
+            return Frame(stamp, image, "BGR8")
+        missing = self._announced - self._shown_of_loop
+        if missing > 0:
+            return self._skip_unreadable(missing)
+        if not self._settings.loop or self._shown_of_loop == 0:  # an empty file would loop without end
+            raise EndOfFrames
+        self.close()
+        self._capture = self._open_file()
+        self._shown_of_loop = 0
+        return self.grab(timeout_s)
+
+    def close(self) -> None:
+        if self._capture is not None:
+            self._capture.release()
+            self._capture = None
+
+    def _open_file(self) -> cv2.VideoCapture:
+        path = self._settings.path
+        try:
+            with path.open("rb") as file:
+                name = str(path.absolute())
+                if utf8_safe(name) != name:  # OpenCV dies of it
+                    name = f"/proc/self/fd/{file.fileno()}"
+                capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
+        except OSError as error:
+            raise CameraError(
+                f"camera {self.name}: {path} cannot be read ({error.strerror}); check the path and its permissions"
+            ) from error
+        if not capture.isOpened():
+            raise CameraError(
+                f"camera {self.name}: {path} cannot be read as a video; expected a whole file that FFmpeg supports, "
+                "e.g. MP4, Matroska or AVI"
+            )
+        self._announced = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+        return capture
+
+    def _read(self) -> NDArray[np.uint8] | None:
+        image, self._read_ahead = self._read_ahead, None
+        if image is None:
+            assert self._capture is not None, "grabbed before it was opened"
+            read, decoded = self._capture.read()
+            image = np.asarray(decoded, np.uint8) if read else None
+        return image
+
+    def _skip_unreadable(self, missing: int) -> BadFrame:
+        """Return the run of unreadable frames up to the next readable one, at most all that are missing."""
+        unreadable = 1
+        while unreadable < missing and self._read_ahead is None:
+            self._read_ahead = self._read()
+            unreadable += self._read_ahead is None
+        stamp = self._stamp(unreadable)
+        self._count(unreadable)
+        return BadFrame(
+            stamp,
+            "unreadable",
+            f"{self._settings.path} states {format_count(self._announced, 'frame')}, of which {unreadable} cannot be "
+            f"read after frame {self._shown_of_loop - unreadable}; it is damaged or cut off, copy it again",
+        )
+
+    def _stamp(self, frames: int) -> Stamp:
+        """Return the stamp of this many next frames."""
+        last = None if frames == 1 else self._shown + frames
+        return Stamp(self.name, self._shown + 1, self._settings.path.name, last_frame_id=last, frames=frames)
+
+    def _count(self, frames: int) -> None:
+        self._shown += frames
+        self._shown_of_loop += frames
+
+
+def silence_opencv_log() -> None:
+    """Stop OpenCV and its FFmpeg from writing to standard error: this package raises errors of its own."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when this process opens its first capture
+    # OpenCV 5 has moved the function.
+    set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+    set_level(0)
