@@ -1,10 +1,12 @@
 """What every bridge knows of its line: its file, its state, and one evaluation of a verdict everywhere."""
 
+import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 from heatline.edge.config import LineConfig, load_config
 from heatline.edge.delivery.auth import ClientKeys
@@ -15,6 +17,7 @@ from heatline.edge.util.process import NamedThread
 from heatline.edge.wire.events import Handshake, JournalEvent, Message, StatusEvent, Verdict, VerdictEvent
 
 TICK_SECONDS = 0.25
+T = TypeVar("T")
 VERDICTS = "verdict."
 """Prefix of the topics of results."""
 
@@ -62,6 +65,22 @@ def unjournalled_results(event: JournalEvent) -> int | None:
     if event.by_topic:
         return sum(count for topic, count in event.by_topic.items() if topic.startswith(VERDICTS))
     return event.events
+
+
+async def in_thread(name: str, function: Callable[[], T]) -> T:
+    """Return what a function returns that waits for the line, and raises nothing.
+
+    It runs on a thread of its own, which does not keep the process from ending.
+    """
+    loop, outcome = asyncio.get_running_loop(), asyncio.Future[T]()
+
+    def run() -> None:
+        result = function()
+        with contextlib.suppress(RuntimeError):  # the bridge has ended
+            loop.call_soon_threadsafe(outcome.set_result, result)
+
+    NamedThread(name, run).start()
+    return await outcome
 
 
 class LineState:

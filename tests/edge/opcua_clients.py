@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from heatline.edge.bridge.opcua.bridge import Bridge, LineEndpoints
-from heatline.edge.bridge.opcua.limits import SUBSCRIPTIONS_OF_A_CLIENT
+from heatline.edge.bridge.opcua.server import SUBSCRIPTIONS
 from heatline.edge.config.bridges import OpcuaConfig
 from tests.command import HEATLINE, process_env
 from tests.edge.secured import free_port
@@ -257,7 +257,7 @@ def main() -> None:
         served = ServedBridge(Path(facts["folder"]), facts["port"])
         identity = Identity(facts["name"], Path(facts["identities"]))
         async with served.connected(identity) as client:
-            for _ in range(SUBSCRIPTIONS_OF_A_CLIENT):
+            for _ in range(SUBSCRIPTIONS):
                 subscription = await client.create_subscription(20, Listener())
                 await subscription.subscribe_events(
                     client.get_node(ROOT), client.get_node("ns=2;s=ResultReadyEventType")

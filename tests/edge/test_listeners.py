@@ -23,19 +23,17 @@ from typing import Any, Literal, get_args
 
 import pytest
 import zmq
-from asyncua import Client
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
 from heatline.bench.watched_line import POLL_SECONDS
-from heatline.edge.bridge.opcua.bridge import LineEndpoints
 from heatline.edge.bundle import Bundle
 from heatline.edge.config import WebConfig
 from heatline.edge.delivery.auth import ROLE_OF, Access, ClientKeys, SocketName
 from heatline.edge.delivery.client.subscriber import Subscriber
 from heatline.edge.util.listener import Listener
 from tests.command import HEATLINE
-from tests.edge import modbus_plc, opcua_clients
+from tests.edge import modbus_plc
 from tests.edge.lines import RunningLine, line_started, small_frames, write_line, write_pictures
 from tests.edge.secured import Secured, free_port, until
 from tests.edge.socket_servers import SOCKET_SERVERS
@@ -54,7 +52,6 @@ REQUESTS = {
     "HTTP": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: slow slow slow\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(60),
     "Modbus": READ_HEARTBEAT,
-    "OPC UA": struct.pack("<3scI5Ii", b"HEL", b"F", 32, 0, 65535, 65535, 0, 0, -1),
     "ZeroMQ": b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48),
 }
 """What the slow ones send all of but the last byte of."""
@@ -164,62 +161,6 @@ def modbus_door(folder: Path) -> Iterator[Door]:
         yield Door(port.number, "Modbus", client)
 
 
-class _LoopOf(asyncio.SelectorEventLoop):
-    """An event loop whose connections come from one address."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self._source = source
-
-    async def create_connection(self, *arguments: Any, **options: Any) -> Any:
-        return await super().create_connection(*arguments, **options, local_addr=(self._source, 0))
-
-
-@contextlib.contextmanager
-def opcua_door(folder: Path) -> Iterator[Door]:
-    nowhere = (f"ipc://{folder}/none", None)
-    with opcua_clients.threaded_bridge(
-        folder / "pki", LineEndpoints(nowhere, nowhere, None), ["top"], unprotected=True
-    ) as served:
-
-        @contextlib.contextmanager
-        def client(source: str) -> Iterator[Ask]:
-            loop = _LoopOf(source)
-            connected: list[Client] = []
-
-            async def ask() -> bool:
-                if not connected:
-                    found = Client(served.url, timeout=ANSWER_WITHIN_SECONDS)
-                    await found.connect()
-                    connected.append(found)
-                return (await opcua_clients.read(connected[0], "Line.Heartbeat"))[1] != ""
-
-            async def end_tasks() -> None:
-                """Those of clients that failed."""
-                left = asyncio.all_tasks() - {asyncio.current_task()}
-                for task in left:
-                    task.cancel()
-                await asyncio.gather(*left, return_exceptions=True)
-
-            def asked() -> bool:
-                try:
-                    return loop.run_until_complete(ask())
-                except Exception:  # asyncua's clients fail in many ways
-                    connected.clear()
-                    return False
-
-            try:
-                yield asked
-            finally:
-                for each in connected:
-                    with contextlib.suppress(Exception):
-                        loop.run_until_complete(each.disconnect())
-                loop.run_until_complete(end_tasks())
-                loop.close()
-
-        yield Door(served.port, "OPC UA", client)
-
-
 @contextlib.contextmanager
 def zeromq_door(folder: Path, name: SocketName, with_keys: bool) -> Iterator[Door]:
     port, secured = free_port(), Secured(folder)
@@ -249,7 +190,6 @@ DOORS: dict[str, Callable[[Path], "contextlib.AbstractContextManager[Door]"]] = 
     "metrics with TLS": lambda folder: metrics_door(folder, tls=True, once=True),
     "live view": live_door,
     "Modbus": modbus_door,
-    "OPC UA": opcua_door,
     "events": lambda folder: zeromq_door(folder, "events", with_keys=False),
     "events with keys": lambda folder: zeromq_door(folder, "events", with_keys=True),
     "commands": lambda folder: zeromq_door(folder, "commands", with_keys=False),
@@ -347,7 +287,6 @@ def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A listener whose deadlines are too late to free a place."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("heatline.edge.monitor.connection.PAGE_REQUEST_SECONDS", 600.0)
-        patch.setattr("heatline.edge.bridge.opcua.server.OPCUA_REQUEST_SECONDS", 600.0)
         with DOORS[request.param](tmp_path_factory.mktemp("door")) as found:
             yield found
 
@@ -361,14 +300,13 @@ def test_a_client_at_work_is_served_and_a_new_one_admitted(door: Door, attack: A
     assert found.admitted_s < ANSWER_WITHIN_SECONDS
 
 
-@pytest.mark.parametrize("name", ["page", "page with TLS", "live view", "Modbus", "OPC UA"])
+@pytest.mark.parametrize("name", ["page", "page with TLS", "live view", "Modbus"])
 @pytest.mark.parametrize("attack", ["silent", "repeated"])
 def test_clients_that_have_all_places_lose_none_to_who_only_connects(
     name: str, attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gateway has all places but one. Only a new client that asks takes one of its places."""
     monkeypatch.setattr("heatline.edge.monitor.connection.PAGE_CONNECTIONS", PLACES)
-    monkeypatch.setattr("heatline.edge.bridge.opcua.server.OPCUA_CONNECTIONS", PLACES)
     with DOORS[name](tmp_path) as door, contextlib.ExitStack() as open_:
         sources = [*[CLIENT] * (PLACES - 1), OTHER_CLIENT]
         asks = [open_.enter_context(door.connect(source)) for source in sources]

@@ -14,19 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heatline.edge.bridge.line import Evaluation
-from heatline.edge.bridge.opcua import limits
 from heatline.edge.bridge.opcua.address_space import EVENT_FIELDS, node_names
 from heatline.edge.bridge.opcua.certificates import REJECTED_AT_MOST, Certificates, RefusedError, fingerprint_of
-from heatline.edge.bridge.opcua.fields import RESULT_CONTENT, RESULT_FIELDS, values_of
-from heatline.edge.bridge.opcua.methods import INPUTS, OUTPUTS, Error
-from heatline.edge.bridge.opcua.results import HeldResult, HeldResults
-from heatline.edge.bridge.opcua.server import _TrustedPolicy
-from heatline.edge.bridge.opcua.session import Clients
-from heatline.edge.bridge.opcua.vision_state import VisionState, vision_state
-from heatline.edge.bridge.result import Result
+from heatline.edge.bridge.opcua.methods import IDS_AT_MOST, INPUTS, OUTPUTS, Error, HeldResult, HeldResults
+from heatline.edge.bridge.opcua.server import CONNECTIONS, QUEUED_EVENTS, SUBSCRIPTIONS, Clients, TrustedPolicy
+from heatline.edge.bridge.opcua.values import RESULT_CONTENT, RESULT_FIELDS, VisionState, values_of, vision_state
 from heatline.edge.delivery.durable.subscription import BYTES_UNACKNOWLEDGED
 from heatline.edge.errors import AccessError
-from heatline.edge.util.listener import OPCUA_CONNECTIONS
 from heatline.edge.wire.events import CameraState, Handshake, VerdictEvent
 from heatline.edge.wire.following import Delivered
 from tests.edge.opcua_clients import Identity, make_identity
@@ -99,7 +93,7 @@ def test_the_numbers_are_those_of_the_specifications() -> None:
     assert [int(each) for each in Evaluation] == [0, 1, 2, 3]
     event = DEFECT.event
     assert isinstance(event, VerdictEvent)
-    values = values_of(RESULT_FIELDS, Result("j-1", event))
+    values = values_of(RESULT_FIELDS, event)
     assert (values["ResultEvaluation"], values["ResultState"], values["IsSimulated"]) == (2, 1, not event.acting)
     assert values["CreationTime"].timestamp() == pytest.approx(event.times.captured_at_ns / 1e9, abs=1e-5)
 
@@ -168,7 +162,11 @@ def test_the_role_is_that_of_the_folder_and_read_anew(
 
 @pytest.mark.parametrize(
     ("days", "bits", "sentence"),
-    [((-9, -1), 2048, "expired at"), ((1, 9), 2048, "is valid from"), ((-1, 9), 1024, "no RSA key of at least 2048")],
+    [
+        ((-9, -1), 2048, "is valid from"),
+        ((1, 9), 2048, "is valid from"),
+        ((-1, 9), 1024, "no RSA key of at least 2048"),
+    ],
 )
 def test_an_allowed_certificate_must_be_valid(
     folder: Path, certificates: Certificates, tmp_path: Path, days: tuple[int, int], bits: int, sentence: str
@@ -203,7 +201,7 @@ def test_rejected_certificates_are_bounded_and_the_newest_stay(
     assert f"old-{REJECTED_AT_MOST + 4}.der" in found
 
 
-def test_a_list_that_others_can_write_allows_nobody_and_is_logged_once(
+def test_a_list_that_others_can_write_allows_nobody_and_a_bad_file_does_not_concern_others(
     folder: Path, certificates: Certificates, identity: Identity, caplog: pytest.LogCaptureFixture
 ) -> None:
     der = identity.der.read_bytes()
@@ -217,9 +215,8 @@ def test_a_list_that_others_can_write_allows_nobody_and_is_logged_once(
     finally:
         (folder / "allowed" / "read").chmod(0o755)
     assert certificates.role_of(fingerprint) == "read"
-    logged = [record.message for record in caplog.records]
-    assert [each for each in logged if "can be written by others" in each] == [logged[1]]
-    assert "junk.der is not a certificate" in logged[0]
+    (logged,) = (record.message for record in caplog.records)
+    assert "junk.der allows nobody to read" in logged
 
 
 @pytest.mark.parametrize(
@@ -248,8 +245,7 @@ def test_a_certificate_shown_without_security_gives_no_role(
     der = identity.der.read_bytes()
     (folder / "allowed" / "command" / "mes.der").write_bytes(der)
     plain = SecurityPolicyFactory(SecurityPolicyNone, ua.MessageSecurityMode.None_)
-    assert plain.create(der).peer_certificate == der
-    shown = _TrustedPolicy(plain, certificates).create(der).peer_certificate
+    shown = TrustedPolicy(plain, certificates).create(der).peer_certificate
     assert not shown
     open_to_all, closed = Clients(certificates, unprotected=True), Clients(certificates, unprotected=False)
     reader = open_to_all.get_user(None, certificate=shown)
@@ -257,17 +253,6 @@ def test_a_certificate_shown_without_security_gives_no_role(
     assert not open_to_all.may_command(reader)
     assert closed.get_user(None, certificate=shown) is None
     assert closed.may_command(closed.get_user(None, certificate=der))
-
-
-# Limits.
-
-
-@pytest.mark.parametrize(
-    ("requested", "given_ms"),
-    [(-1.0, 20.0), (0.0, 20.0), (float("nan"), 20.0), (50.0, 50.0), (float("inf"), 10_000.0)],
-)
-def test_a_publishing_interval_is_neither_too_short_nor_too_long(requested: float, given_ms: float) -> None:
-    assert limits.limit_publishing(requested) == given_ms
 
 
 # The document.
@@ -309,5 +294,5 @@ def test_the_documented_methods_events_and_errors_are_those_of_the_server() -> N
         assert str(int(error)) in rows, error
     for state in VisionState:
         assert str(int(state)) in rows, state
-    for number in (OPCUA_CONNECTIONS, 1000, limits.SUBSCRIPTIONS_OF_A_CLIENT, limits.QUEUED_EVENTS):
+    for number in (CONNECTIONS, IDS_AT_MOST, SUBSCRIPTIONS, QUEUED_EVENTS):
         assert f"{number:,}" in text or str(number) in text

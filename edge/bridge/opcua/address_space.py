@@ -10,13 +10,14 @@ ns=2;s=VisionSystem.Cameras.top.Captured                          and so on: for
 
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from asyncua import Node, Server, ua
 from asyncua.server.event_generator import EventGenerator
 
-from heatline.edge.bridge.opcua.fields import (
+from heatline.edge.bridge.opcua.values import (
     CAMERA_FIELDS,
     COUNTER_FIELDS,
     HEARD_FIELDS,
@@ -26,7 +27,6 @@ from heatline.edge.bridge.opcua.fields import (
     Field,
     Int32,
     LineNow,
-    OneCamera,
     String,
     Values,
     values_of,
@@ -59,6 +59,15 @@ Argument = tuple[str, ua.VariantType, bool]
 """Name, type, and whether it is an array."""
 
 
+@dataclass
+class _Variable:
+    """What clients read, so that only changes are written."""
+
+    kind: ua.VariantType
+    value: Any
+    status: ua.StatusCode
+
+
 class AddressSpace:
     """A line's nodes.
 
@@ -69,35 +78,23 @@ class AddressSpace:
 
     def __init__(self, server: Server, cameras: Iterable[str]) -> None:
         self._server, self._cameras = server, tuple(cameras)
-        self._kinds: dict[str, ua.VariantType] = {}
-        self._written: dict[str, tuple[Any, ua.StatusCode]] = {}
-        """Value and status of each variable, so that only changes are written."""
-        self._of_line: set[str] = set()
-        """Variables that only the line knows."""
-        self._is_heard = False
-        self._latest: set[str] = set()
-        """Variables of the newest results."""
-        self._latest_is_newest = True
+        self._variables: dict[str, _Variable] = {}
+        self._is_heard, self._latest_is_newest = False, True
         self._events: dict[str, EventGenerator] = {}
         self._emitters: list[ua.NodeId] = []
 
     async def build(self) -> None:
         """Add all objects, variables and types of events. All values wait for the line."""
         assert await self._server.register_namespace(NAMESPACE) == NAMESPACE_INDEX
-        root = await self._object(self._server.nodes.objects, ROOT)
-        line, results, _ = [await self._object(root, path) for path in (LINE, RESULTS, RECIPES)]
-        await self._variables(line, LINE, LINE_FIELDS)
-        await self._variables(line, LINE, HEARD_FIELDS, of_line=True)
-        await self._variables(results, RESULTS, COUNTER_FIELDS)
-        latest = f"{RESULTS}.{LATEST}"
-        await self._variables(await self._object(results, latest), latest, RESULT_FIELDS, of_line=True)
-        cameras = await self._object(root, CAMERAS)
-        for name in self._cameras:
-            path = f"{CAMERAS}.{name}"
-            camera = await self._object(cameras, path)
-            await self._variables(camera, path, CAMERA_FIELDS, of_line=True)
-            latest = f"{path}.{LATEST}"
-            await self._variables(await self._object(camera, latest), latest, RESULT_FIELDS, of_line=True)
+        root = await self._server.nodes.objects.add_object(_node_id(ROOT), _name_in(ROOT))
+        objects = {ROOT: root}
+        for path, field in node_names(self._cameras).items():
+            parent = await self._object(objects, path.rpartition(".")[0])
+            value = ua.get_default_value(field.kind)
+            self._variables[path] = _Variable(field.kind, value, WAITING)
+            await parent.add_variable(_node_id(path), _name_in(path), value, field.kind)
+            await self._write(path)
+        await self._object(objects, RECIPES)
         for name, fields in EVENT_FIELDS.items():
             await self._add_event_type(root, name, fields)
         self._emitters = [root.nodeid, ua.NodeId(ua.ObjectIds.Server)]  # many clients listen to the server only
@@ -108,7 +105,6 @@ class AddressSpace:
         """Add a method. Its function gets plain values of the declared types, and returns the outputs in order, or a
         status code.
         """
-        parent, _, name = path.rpartition(".")
 
         async def call(_: ua.NodeId, *given: ua.Variant) -> Any:
             if len(given) != len(inputs):
@@ -117,9 +113,7 @@ class AddressSpace:
             values = []
             for variant, (_name, kind, is_array) in zip(given, inputs, strict=True):
                 value = [] if is_array and variant.Value is None else variant.Value
-                if value == [] and is_array:
-                    pass
-                elif variant.VariantType != kind or isinstance(value, list) != is_array:
+                if value != [] and (variant.VariantType != kind or isinstance(value, list) != is_array):
                     return ua.StatusCode(ua.StatusCodes.BadTypeMismatch)
                 values.append("" if kind == String and value is None else value)
             returned = await function(*values)
@@ -130,24 +124,20 @@ class AddressSpace:
                 for value, (_name, kind, is_array) in zip(returned, outputs, strict=True)
             ]
 
-        node = self._server.get_node(_node_id(parent))
-        name_there = ua.QualifiedName(name, NAMESPACE_INDEX)
-        await node.add_method(_node_id(path), name_there, call, _arguments(inputs), _arguments(outputs))
-
-    # Values.
+        node = self._server.get_node(_node_id(path.rpartition(".")[0]))
+        await node.add_method(_node_id(path), _name_in(path), call, _arguments(inputs), _arguments(outputs))
 
     async def write_line(self, line: LineNow) -> None:
         """Write what the line said last. If it is silent, its values stay and become uncertain."""
-        await self._write(LINE, values_of(LINE_FIELDS, line))
-        if line.is_heard and line.status is not None:
-            await self._hear(True)
-            await self._write(LINE, values_of(HEARD_FIELDS, line.status))
+        await self._set(LINE, values_of(LINE_FIELDS, line))
+        status = line.status if line.is_heard else None
+        await self._mark(is_heard=status is not None, is_newest=self._latest_is_newest)
+        if status is not None:
+            await self._set(LINE, values_of(HEARD_FIELDS, status))
             for name in self._cameras:
-                state, account = line.status.cameras.get(name), line.status.ledger.get(name)
+                state, account = status.cameras.get(name), status.ledger.get(name)
                 if state is not None and account is not None:
-                    await self._write(f"{CAMERAS}.{name}", values_of(CAMERA_FIELDS, OneCamera(state, account)))
-        else:
-            await self._hear(False)
+                    await self._set(f"{CAMERAS}.{name}", values_of(CAMERA_FIELDS, (state, account)))
 
     async def write_result(self, values: Values, of_all: bool) -> None:
         """Write the newest result of a camera.
@@ -156,19 +146,16 @@ class AddressSpace:
             of_all: whether it is also the newest one of all cameras.
         """
         if values["Camera"] in self._cameras:
-            await self._write(f"{CAMERAS}.{values['Camera']}.{LATEST}", values)
+            await self._set(f"{CAMERAS}.{values['Camera']}.{LATEST}", values)
         if of_all:
-            await self._write(f"{RESULTS}.{LATEST}", values)
+            await self._set(f"{RESULTS}.{LATEST}", values)
 
-    async def mark_latest(self, is_newest: bool) -> None:
-        """Write whether the newest results here can be those of the line; otherwise they become uncertain."""
-        if is_newest != self._latest_is_newest:
-            self._latest_is_newest = is_newest
-            await self._write_again(self._latest)
-
-    async def write_counters(self, counters: Counters) -> None:
-        """Write what the bridge counts."""
-        await self._write(RESULTS, values_of(COUNTER_FIELDS, counters))
+    async def write_counters(self, counters: Counters, latest_is_newest: bool) -> None:
+        """Write what the bridge counts, and whether the newest results here can be those of the line; otherwise they
+        become uncertain.
+        """
+        await self._mark(is_heard=self._is_heard, is_newest=latest_is_newest)
+        await self._set(RESULTS, values_of(COUNTER_FIELDS, counters))
 
     async def emit(
         self, kind: str, values: Values, message: str, event_id: str | None = None, at: datetime | None = None
@@ -188,65 +175,53 @@ class AddressSpace:
             event.emitting_node = emitter
             await self._server.iserver.subscription_service.trigger_event(event)
 
-    async def _hear(self, is_heard: bool) -> None:
-        """Write the status of all values that only the line knows, if it changes."""
-        if is_heard == self._is_heard:
-            return
-        self._is_heard = is_heard
-        await self._write_again(self._of_line)
+    async def _mark(self, *, is_heard: bool, is_newest: bool) -> None:
+        """Write the status of all variables that have a value, if it changes."""
+        if (is_heard, is_newest) != (self._is_heard, self._latest_is_newest):
+            self._is_heard, self._latest_is_newest = is_heard, is_newest
+            for path, variable in self._variables.items():
+                if variable.status != WAITING:
+                    await self._set_one(path, variable.value)
 
-    async def _write_again(self, paths: Iterable[str]) -> None:
-        """Write the status of variables that have a value."""
-        for path in paths:
-            value, status = self._written[path]
-            if status != WAITING:
-                await self._write_one(path, value)
-
-    async def _write(self, path: str, values: Values) -> None:
+    async def _set(self, path: str, values: Values) -> None:
         for name, value in values.items():
-            await self._write_one(f"{path}.{name}", value)
+            await self._set_one(f"{path}.{name}", value)
 
-    async def _write_one(self, path: str, value: Any) -> None:
-        is_uncertain = path in self._of_line and not self._is_heard
-        is_uncertain |= path in self._latest and not self._latest_is_newest
-        status = UNCERTAIN if is_uncertain else GOOD
-        if self._written[path] == (value, status):
-            return
-        self._written[path] = value, status
-        await self._server.write_attribute_value(_node_id(path), _data(value, self._kinds[path], status))
+    async def _set_one(self, path: str, value: Any) -> None:
+        of_latest, variable = f".{LATEST}." in path, self._variables[path]
+        is_known = self._is_heard or path in _KNOWN_WITHOUT_LINE
+        status = GOOD if is_known and (self._latest_is_newest or not of_latest) else UNCERTAIN
+        if (variable.value, variable.status) != (value, status):
+            variable.value, variable.status = value, status
+            await self._write(path)
 
-    # Building.
+    async def _write(self, path: str) -> None:
+        now, variable = datetime.now(UTC), self._variables[path]
+        data = ua.DataValue(ua.Variant(variable.value, variable.kind), variable.status, now, now)
+        await self._server.write_attribute_value(_node_id(path), data)
 
-    async def _object(self, parent: Node, path: str) -> Node:
-        name = path.rpartition(".")[2]
-        return await parent.add_object(_node_id(path), ua.QualifiedName(name, NAMESPACE_INDEX))
-
-    async def _variables(self, parent: Node, path: str, fields: Sequence[Field[Any]], of_line: bool = False) -> None:
-        """Add variables that wait for their first value.
-
-        Args:
-            of_line: whether only the line knows them.
-        """
-        for field in fields:
-            own = f"{path}.{field.name}"
-            name = ua.QualifiedName(field.name, NAMESPACE_INDEX)
-            nothing = ua.get_default_value(field.kind)
-            await parent.add_variable(_node_id(own), name, nothing, field.kind)
-            await self._server.write_attribute_value(_node_id(own), _data(nothing, field.kind, WAITING))
-            self._kinds[own], self._written[own] = field.kind, (nothing, WAITING)
-            if of_line:
-                self._of_line.add(own)
-            if path.endswith(f".{LATEST}"):
-                self._latest.add(own)
+    async def _object(self, objects: dict[str, Node], path: str) -> Node:
+        """Return the object of a path, which is made together with those above it."""
+        if path not in objects:
+            parent = await self._object(objects, path.rpartition(".")[0])
+            objects[path] = await parent.add_object(_node_id(path), _name_in(path))
+        return objects[path]
 
     async def _add_event_type(self, root: Node, name: str, fields: Sequence[tuple[str, ua.VariantType]]) -> None:
         base = self._server.get_node(ua.NodeId(ua.ObjectIds.BaseEventType))
-        kind = await base.add_object_type(_node_id(name), ua.QualifiedName(name, NAMESPACE_INDEX))
+        kind = await base.add_object_type(_node_id(name), _name_in(name))
         for field, variant in fields:
-            own = ua.QualifiedName(field, NAMESPACE_INDEX)
-            await kind.add_property(_node_id(f"{name}.{field}"), own, ua.get_default_value(variant), variant)
+            value = ua.get_default_value(variant)
+            await kind.add_property(_node_id(f"{name}.{field}"), _name_in(field), value, variant)
         self._events[name] = await self._server.get_event_generator(kind, root.nodeid)
         self._events[name].event.data_types.update(fields)
+
+
+_KNOWN_WITHOUT_LINE = {
+    *(f"{LINE}.{field.name}" for field in LINE_FIELDS),
+    *(f"{RESULTS}.{field.name}" for field in COUNTER_FIELDS),
+}
+"""Variables that say what holds also while the line is silent."""
 
 
 def node_names(cameras: Iterable[str] = ("CAMERA",)) -> dict[str, Field[Any]]:
@@ -262,9 +237,9 @@ def _node_id(path: str) -> ua.NodeId:
     return ua.NodeId(path, NAMESPACE_INDEX)
 
 
-def _data(value: Any, kind: ua.VariantType, status: ua.StatusCode) -> ua.DataValue:
-    now = datetime.now(UTC)
-    return ua.DataValue(ua.Variant(value, kind), status, now, now)
+def _name_in(path: str) -> ua.QualifiedName:
+    """Return the name of the last part of a path. Only a camera's name may have dots."""
+    return ua.QualifiedName(path.rpartition(".")[2], NAMESPACE_INDEX)
 
 
 def _arguments(declared: Sequence[Argument]) -> list[ua.Argument]:

@@ -4,39 +4,43 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from heatline.edge.bridge.line import LineState, unjournalled_results
+from heatline.edge.bridge.line import VERDICTS, LineState, unjournalled_results
 from heatline.edge.bridge.opcua.address_space import RESULT_READY, RESULTS_LOST, STATE_CHANGED, AddressSpace
 from heatline.edge.bridge.opcua.certificates import Certificates, fingerprint_of
-from heatline.edge.bridge.opcua.fields import RESULT_FIELDS, Counters, LineNow, values_of
-from heatline.edge.bridge.opcua.methods import Methods
-from heatline.edge.bridge.opcua.result_follower import TICK_SECONDS, TOPICS, News, ResultFollower
-from heatline.edge.bridge.opcua.results import HeldResult, HeldResults
+from heatline.edge.bridge.opcua.methods import HeldResult, HeldResults, Methods
 from heatline.edge.bridge.opcua.server import BridgeServer
-from heatline.edge.bridge.opcua.vision_state import VisionState, vision_state
-from heatline.edge.bridge.result import Result, result_of
+from heatline.edge.bridge.opcua.values import RESULT_FIELDS, Counters, LineNow, VisionState, values_of, vision_state
 from heatline.edge.config.bridges import OpcuaConfig
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client.commander import Commander
 from heatline.edge.delivery.client.follower import Follower
 from heatline.edge.errors import EventsLostError, MessageError
+from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.util.systemd import notify
-from heatline.edge.wire.events import JournalEvent
+from heatline.edge.wire.events import JournalEvent, VerdictEvent
 from heatline.edge.wire.following import Delivered
 
 logger = logging.getLogger(__name__)
 
+TOPICS = VERDICTS, "journal"
+"""Journal events say what the journal itself lacks."""
+TICK_SECONDS = 0.1
+"""So soon, clients' acknowledgements reach the line."""
+EVENTS_AT_ONCE = 100
 STATE_EVERY_SECONDS = 0.25
-REVOKED_EVERY_SECONDS = 1.0
 LARGEST_CONTENT_BYTES = 65536
 SELECT_WITHIN_SECONDS = 120.0
 """A large bundle takes so long to be verified and compiled."""
 
 Endpoint = tuple[str, ClientKeys | None]
+News = list[Delivered] | EventsLostError
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,61 @@ class LineEndpoints:
     """None: the line takes no commands."""
 
 
+class ResultFollower:
+    """Follows a line's results on a thread, and passes them to the event loop. Use it as an asynchronous context.
+
+    Args:
+        follower: makes the durable consumer, which keeps its position, in the thread.
+        held: says how far results are done.
+        take: takes what came, in the event loop.
+        on_end: called in the event loop with the error that ended the thread.
+    """
+
+    def __init__(
+        self,
+        follower: Callable[[], Follower],
+        held: HeldResults,
+        take: Callable[[News], Awaitable[None]],
+        on_end: Callable[[BaseException], None],
+    ) -> None:
+        self._follower, self._held, self._take, self._on_end = follower, held, take, on_end
+        self._ended = threading.Event()
+        self._thread = NamedThread("opcua results", self._run)
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ended.set()
+        while self._thread.is_alive():  # the loop must run meanwhile: the thread may wait for it
+            await asyncio.sleep(0.01)
+
+    def _run(self) -> None:
+        try:
+            with self._follower() as events:
+                acknowledged: Delivered | None = None
+                while not self._ended.is_set():
+                    try:
+                        news: News = events.receive_batch(EVENTS_AT_ONCE)
+                    except EventsLostError as lost:
+                        news = lost
+                    if news:
+                        asyncio.run_coroutine_threadsafe(self._pass_on(news), self._loop).result()
+                    done = self._held.done_through
+                    if done is not None and done is not acknowledged:
+                        events.acknowledge(done)
+                        if self._held.settled_through is not None:
+                            events.settle(self._held.settled_through)
+                        acknowledged = done
+        except Exception as error:  # also a bug ends the bridge: it must not stand still without a word
+            self._loop.call_soon_threadsafe(self._on_end, error)
+
+    async def _pass_on(self, news: News) -> None:
+        await self._take(news)
+
+
 class Bridge:
     """The server of one line.
 
@@ -58,9 +117,9 @@ class Bridge:
     """
 
     def __init__(self, line: str, cameras: list[str], config: OpcuaConfig, folder: Path, at: LineEndpoints) -> None:
-        self._line, self._config, self._at = line, config, at
+        self._config, self._at = config, at
         self._certificates = Certificates(folder, line, config.host_port[0])
-        self._server = BridgeServer(self._certificates, config.host_port, config.unprotected)
+        self._server = BridgeServer(f"heatline {line}", self._certificates, config)
         self._space = AddressSpace(self._server, cameras)
         self._held = HeldResults(config.hold, wait=config.acknowledge == "client")
         self._counters = Counters()
@@ -78,33 +137,16 @@ class Bridge:
             DeliveryError: nothing can listen at the address, or the line refuses for another reason that is final.
             AccessError: the line does not authorize this client.
         """
-        await self._server.prepare(f"heatline {self._line}")
+        await self._server.prepare()
         await self._space.build()
-        commander = None if self._at.commands is None else _commander(*self._at.commands)
+        commands = self._at.commands
+        commander = None if commands is None else lambda: Commander(commands[0], SELECT_WITHIN_SECONDS, commands[1])
         await Methods(self._space, self._held, self._server.clients.may_command, commander, self._count).add()
         await self._count()
-        address, keys = self._at.journal
         async with contextlib.AsyncExitStack() as running:
             await running.enter_async_context(self._server)
             state = running.enter_context(LineState(*self._at.events))
-            await running.enter_async_context(
-                ResultFollower(
-                    lambda: Follower(
-                        address,
-                        self._config.name,
-                        topics=TOPICS,
-                        window=self._config.hold,
-                        start=self._config.start,
-                        timeout_s=TICK_SECONDS,
-                        explicit=True,
-                        keep_position=True,
-                        keys=keys,
-                    ),
-                    self._held,
-                    self._take,
-                    self._end_with,
-                )
-            )
+            await running.enter_async_context(ResultFollower(self._follow, self._held, self._take, self._end_with))
             announce(
                 f"OPC UA: opc.tcp://{self._config.listen}; the server's certificate is "
                 f"{self._certificates.certificate_path}, sha256 {fingerprint_of(self._certificates.certificate)}"
@@ -115,31 +157,43 @@ class Bridge:
         if self._error is not None:
             raise self._error
 
+    def end(self) -> None:
+        """Let `run` return. Called in its event loop."""
+        self._ended.set()
+
+    def _end_with(self, error: BaseException) -> None:
+        self._error = error
+        self._ended.set()
+
+    def _follow(self) -> Follower:
+        address, keys = self._at.journal
+        return Follower(
+            address,
+            self._config.name,
+            topics=TOPICS,
+            window=self._config.hold,
+            start=self._config.start,
+            timeout_s=TICK_SECONDS,
+            explicit=True,
+            keep_position=True,
+            keys=keys,
+        )
+
     async def _watch(self, line: LineState) -> None:
         """Write the line's state, and disconnect clients that are not allowed any more, until the end."""
         before: VisionState | None = None
-        revoked_s = 0.0
         while not self._ended.is_set():
             now = LineNow(line.status, line.handshake(), line.is_heard)
             await self._space.write_line(now)
             state = vision_state(now.status, now.handshake)
             if before not in (None, state):
-                await self._announce_state(before, state, now)
+                values = {"OldState": int(before or 0), "NewState": int(state), "Reason": now.handshake.reason or ""}
+                await self._space.emit(STATE_CHANGED, values, now.handshake.detail or now.handshake.state)
             before = state
             notify("WATCHDOG=1")
-            revoked_s += STATE_EVERY_SECONDS
-            if revoked_s >= REVOKED_EVERY_SECONDS:
-                revoked_s = 0.0
-                self._server.disconnect_revoked()
+            self._server.disconnect_revoked()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), STATE_EVERY_SECONDS)
-
-    async def _announce_state(self, before: VisionState | None, state: VisionState, now: LineNow) -> None:
-        assert before is not None
-        reason = now.handshake.reason or ""
-        values = {"OldState": int(before), "NewState": int(state), "Reason": reason}
-        detail = now.handshake.detail or now.handshake.state
-        await self._space.emit(STATE_CHANGED, values, detail)
 
     async def _take(self, news: News) -> None:
         """Offer what came from the journal, or report what will never come."""
@@ -159,25 +213,22 @@ class Bridge:
 
     async def _offer(self, delivered: Delivered) -> HeldResult | None:
         """Hold one result and send its event; return it, or None if the event is none."""
-        held = None
         try:
-            result = result_of(delivered)
-            if result is None:
-                await self._report_unjournalled(delivered)
-            else:
-                held = _hold(result, delivered)
+            event = delivered.event
         except MessageError as error:
             await self._lose(1, f"event {delivered.key} cannot be read: {error}")
-        self._held.add(delivered, held)
-        if held is not None and result is not None:
-            message = f"{result.event.camera}: {result.event.verdict}"
-            await self._space.emit(RESULT_READY, held.values, message, held.id, held.values["CreationTime"])
-        return held
-
-    async def _report_unjournalled(self, delivered: Delivered) -> None:
-        event = delivered.event
+            event = None
         if isinstance(event, JournalEvent) and (lost := unjournalled_results(event)) != 0:
             await self._lose(lost or 0, f"the line could not journal all events: {event.detail}")
+        held = None
+        if isinstance(event, VerdictEvent):
+            content = delivered.header.decode() if len(delivered.header) <= LARGEST_CONTENT_BYTES else ""
+            held = HeldResult(delivered.key, values_of(RESULT_FIELDS, event), content)
+        self._held.add(delivered, held)
+        if held is not None and isinstance(event, VerdictEvent):
+            message, at = f"{event.camera}: {event.verdict}", held.values["CreationTime"]
+            await self._space.emit(RESULT_READY, held.values, message, held.id, at)
+        return held
 
     async def _lose(self, events: int, sentence: str) -> None:
         """Count and report a loss.
@@ -193,16 +244,7 @@ class Bridge:
 
     async def _count(self) -> None:
         self._counters.held = len(self._held)
-        await self._space.mark_latest(is_newest=not self._held.is_full)
-        await self._space.write_counters(self._counters)
-
-    def end(self) -> None:
-        """Let `run` return. Called in its event loop."""
-        self._ended.set()
-
-    def _end_with(self, error: BaseException) -> None:
-        self._error = error
-        self._ended.set()
+        await self._space.write_counters(self._counters, latest_is_newest=not self._held.is_full)
 
 
 def run_bridge(
@@ -226,12 +268,3 @@ def run_bridge(
 
     logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # a client could fill the disk with its warnings
     asyncio.run(run())
-
-
-def _hold(result: Result, delivered: Delivered) -> HeldResult:
-    content = delivered.header.decode() if len(delivered.header) <= LARGEST_CONTENT_BYTES else ""
-    return HeldResult(result.id, values_of(RESULT_FIELDS, result), content)
-
-
-def _commander(address: str, keys: ClientKeys | None) -> Callable[[], Commander]:
-    return lambda: Commander(address, SELECT_WITHIN_SECONDS, keys)

@@ -5,10 +5,12 @@
     FOLDER/allowed/command/          clients that may also acknowledge results and select products
     FOLDER/rejected/                 clients that tried to connect
 
-Clients are allowed by their exact certificate; there are no certificate authorities.
+Clients are allowed by their exact certificate; there are no certificate authorities. asyncua's own validator looks at
+what a client says in its session, and not at the certificate that it has proven to own.
 """
 
 import contextlib
+import ipaddress
 import logging
 import re
 import socket
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from asyncua.crypto import uacrypto
-from asyncua.crypto.cert_gen import generate_self_signed_app_certificate
+from asyncua.crypto.cert_gen import dump_private_key_as_pem, generate_private_key, generate_self_signed_app_certificate
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -25,6 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from heatline.edge.errors import AccessError
 from heatline.edge.keys import read_private, read_trusted, refuse_if_others_can_write, write_new
+from heatline.edge.util.rate_limited_log import FaultLog
 from heatline.edge.util.text import on_one_line
 
 logger = logging.getLogger(__name__)
@@ -58,8 +61,7 @@ class Certificates:
     """
 
     def __init__(self, folder: Path, line: str, host: str) -> None:
-        self._folder = folder
-        self._faults: set[str] = set()
+        self._folder, self._faults = folder, FaultLog(logger)
         try:
             for each in (*(folder / "allowed" / role for role in ROLES), folder / "rejected"):
                 each.mkdir(parents=True, exist_ok=True)
@@ -79,9 +81,26 @@ class Certificates:
         return names.get_values_for_type(x509.UniformResourceIdentifier)[0]
 
     def role_of(self, fingerprint: str) -> Role | None:
-        """Return the highest role of the certificate with that fingerprint; None: it is not allowed."""
-        roles = [role for role in ROLES if fingerprint in self._allowed(role)]
-        return roles[-1] if roles else None
+        """Return the highest role of the certificate with that fingerprint; None: it is not allowed.
+
+        A file or folder that others can write allows nobody, and is logged.
+        """
+        found: Role | None = None
+        for role in ROLES:
+            folder = self._folder / "allowed" / role
+            try:
+                refuse_if_others_can_write(folder, AccessError)
+                files = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+            except (AccessError, OSError) as error:
+                self._faults.begin(f"nobody is allowed to {role}: {error}")
+                continue
+            for path in files:
+                try:
+                    if fingerprint_of(_parsed(read_trusted(path, AccessError))) == fingerprint:
+                        found = role
+                except (AccessError, ValueError) as error:
+                    self._faults.begin(f"{path} allows nobody to {role}: {error}; expected a certificate, DER or PEM")
+        return found
 
     def require_allowed(self, der: bytes | None) -> str:
         """Return the fingerprint of a client's certificate that may connect. Store a rejected one.
@@ -89,10 +108,8 @@ class Certificates:
         Raises:
             RefusedError: it may not connect.
         """
-        if not der:
-            raise RefusedError("it showed no certificate")
-        if len(der) > LARGEST_BYTES:
-            raise RefusedError(f"it showed a certificate of {len(der)} bytes, expected at most {LARGEST_BYTES}")
+        if not der or len(der) > LARGEST_BYTES:
+            raise RefusedError(f"it showed no certificate of at most {LARGEST_BYTES} bytes")
         try:
             certificate = uacrypto.x509_from_der(der)  # of a chain, the first
             key, until = certificate.public_key(), certificate.not_valid_after_utc
@@ -107,67 +124,36 @@ class Certificates:
                 f"{named} is not allowed; if the fingerprint is the client's, move {file} to "
                 f"{self._folder / 'allowed' / 'read'} or {self._folder / 'allowed' / 'command'}"
             )
-        now = datetime.now(UTC)
-        if now > until:
-            raise RefusedError(f"{named} expired at {until:%Y-%m-%d %H:%M} UTC; make a new one at the client")
-        if now < since:
+        if not since <= datetime.now(UTC) <= until:
             raise RefusedError(
-                f"{named} is valid from {since:%Y-%m-%d %H:%M} UTC; check the clocks of both, or wait until then"
+                f"{named} is valid from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC; check both "
+                "clocks, or make a new one at the client"
             )
         if not isinstance(key, rsa.RSAPublicKey) or key.key_size < SMALLEST_KEY_BITS:
             raise RefusedError(f"{named} has no RSA key of at least {SMALLEST_KEY_BITS} bits; make a new one")
         return fingerprint
-
-    def _allowed(self, role: Role) -> set[str]:
-        """Return the fingerprints of a role. A file or folder that cannot be trusted allows nobody, and is logged."""
-        folder = self._folder / "allowed" / role
-        found, faults = set(), set()
-        try:
-            refuse_if_others_can_write(folder, AccessError)
-            files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-        except (AccessError, OSError) as error:
-            self._log_once({f"nobody is allowed to {role}: {error}"}, role)
-            return set()
-        for path in files:
-            try:
-                found.add(fingerprint_of(_parsed(read_trusted(path, AccessError))))
-            except AccessError as error:
-                faults.add(f"a client is not allowed to {role}: {error}")
-            except ValueError:
-                faults.add(f"a client is not allowed to {role}: {path} is not a certificate; expected DER or PEM")
-        self._log_once(faults, role)
-        return found
-
-    def _log_once(self, faults: set[str], role: Role) -> None:
-        for fault in sorted(faults - self._faults):
-            logger.error("%s", fault)
-        self._faults = {each for each in self._faults if f" to {role}: " not in each} | faults
 
     def _store_rejected(self, certificate: x509.Certificate, fingerprint: str) -> Path:
         folder = self._folder / "rejected"
         name = re.sub(r"[^A-Za-z0-9_.-]", "_", _common_name(certificate))[:40].lstrip(".") or "client"
         path = folder / f"{name}-{fingerprint[:16]}.der"
         with contextlib.suppress(OSError):  # a full disk is not a reason to end; the log has the fingerprint
-            stored = sorted(folder.iterdir(), key=lambda each: each.lstat().st_mtime_ns)
-            if path not in stored:
-                for old in stored[: max(0, len(stored) + 1 - REJECTED_AT_MOST)]:
-                    old.unlink()
-                path.write_bytes(certificate.public_bytes(serialization.Encoding.DER))
+            path.write_bytes(certificate.public_bytes(serialization.Encoding.DER))
+            for old in sorted(folder.iterdir(), key=lambda each: each.lstat().st_mtime_ns)[:-REJECTED_AT_MOST]:
+                old.unlink()
         return path
 
     def _make(self, line: str, host: str) -> None:
         here = socket.gethostname()
-        names = [x509.UniformResourceIdentifier(f"urn:{here}:heatline:{line}"), x509.DNSName(here)]
-        if host not in (here, "*", "0.0.0.0", "::"):
-            names.append(_alternative_name(host))
-        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(f"urn:{here}:heatline:{line}")]
+        names.append(x509.DNSName(here))
+        with contextlib.suppress(ValueError):  # a host name, which other machines may not know
+            names.append(x509.IPAddress(ipaddress.ip_address(host)))
+        key = generate_private_key()
         certificate = generate_self_signed_app_certificate(
             key, f"heatline {line}"[:64], {}, names, [ExtendedKeyUsageOID.SERVER_AUTH], VALID_DAYS
         )
-        pem = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        write_new(self.key_path, pem, 0o600, AccessError)
+        write_new(self.key_path, dump_private_key_as_pem(key), 0o600, AccessError)
         write_new(self.certificate_path, certificate.public_bytes(serialization.Encoding.DER), 0o644, AccessError)
 
     def _read(self) -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
@@ -200,17 +186,7 @@ def _parsed(data: bytes) -> x509.Certificate:
 
 
 def _common_name(certificate: x509.Certificate) -> str:
-    try:
-        named = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    except ValueError:
-        named = []
-    return on_one_line(str(named[0].value))[:64] if named else "without a name"
-
-
-def _alternative_name(host: str) -> x509.GeneralName:
-    import ipaddress
-
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        return x509.DNSName(host)
+    with contextlib.suppress(ValueError):
+        for named in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
+            return on_one_line(str(named.value))[:64]
+    return "without a name"

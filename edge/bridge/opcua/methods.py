@@ -1,24 +1,26 @@
-"""The methods that clients call: to get and acknowledge results, and to select a product."""
+"""The results that OPC UA clients can get and acknowledge, and the methods that they call."""
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
 from asyncua import ua
+from asyncua.crypto.permission_rules import User
 
-from heatline.edge.bridge.opcua.address_space import RECIPE_PREPARED, RECIPES, RESULTS, AddressSpace, Argument
-from heatline.edge.bridge.opcua.fields import RESULT_CONTENT, RESULT_FIELDS, Boolean, Int32, String, UInt32
-from heatline.edge.bridge.opcua.results import HeldResult, HeldResults
-from heatline.edge.bridge.opcua.session import ClientUser, caller
+from heatline.edge.bridge.line import in_thread
+from heatline.edge.bridge.opcua.address_space import RECIPE_PREPARED, RECIPES, RESULTS, AddressSpace, Argument, Method
+from heatline.edge.bridge.opcua.server import caller
+from heatline.edge.bridge.opcua.values import RESULT_CONTENT, RESULT_FIELDS, Boolean, Int32, String, UInt32, Values
 from heatline.edge.delivery.client.commander import Commander
+from heatline.edge.delivery.durable.subscription import BYTES_UNACKNOWLEDGED
 from heatline.edge.errors import CommandRefusedError, HeatlineError
-from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.util.text import on_one_line
+from heatline.edge.wire.following import Delivered
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +73,91 @@ _NOTHING: list[Any] = [ua.get_default_value(kind) for _, kind, _ in _RESULT[:-1]
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Outcome of a selection of a product."""
+class HeldResult:
+    """A result as its fields, and its event."""
 
-    error: Error
-    bundle: str = ""
-    detail: str = ""
+    id: str
+    values: Values
+    content: str
+    """The event as JSON; empty if it is too long to be held."""
+
+
+@dataclass
+class _InHand:
+    event: Delivered
+    done: bool
+    settles: bool
+    """Whether a client has, with this event, also what came before it. A report of a loss has no acknowledgement."""
+
+
+class HeldResults:
+    """Holds results in the order of the journal.
+
+    Args:
+        at_most: number of results that are held. If they wait for clients, the line limits their number instead.
+        wait: whether each is held until a client acknowledges it; otherwise it is done at once.
+    """
+
+    def __init__(self, at_most: int, wait: bool) -> None:
+        self._at_most, self._wait = at_most, wait
+        self._results: dict[str, HeldResult] = {}
+        self._in_hand: deque[_InHand] = deque()
+        """Events that the line has no acknowledgement of."""
+        self._waiting: dict[str, _InHand] = {}
+        """Those of them that wait for a client."""
+        self.latest: HeldResult | None = None
+        """It can be got even if it is acknowledged."""
+        self.done_through: Delivered | None = None
+        """Up to this event, none needs room at the line any more. Any thread may read it."""
+        self.settled_through: Delivered | None = None
+        """After this event, all come again at the next start. Any thread may read it."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more results come before clients have acknowledged some: the latest may not be the line's."""
+        held_bytes = sum(len(each.event.header) for each in self._in_hand)  # the line sends no more beyond a limit
+        return self._wait and (len(self._in_hand) >= self._at_most or held_bytes >= BYTES_UNACKNOWLEDGED)
+
+    def __iter__(self) -> Iterator[HeldResult]:
+        return iter(self._results.values())
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def add(self, event: Delivered, result: HeldResult | None) -> None:
+        """Add the next event of the journal, and its result; None: it has none."""
+        in_hand = _InHand(event, result is None or not self._wait, result is not None or not self._wait)
+        self._in_hand.append(in_hand)
+        if result is not None:
+            self._results[result.id] = self.latest = result
+            if self._wait:
+                self._waiting[result.id] = in_hand
+            elif len(self._results) > self._at_most:
+                del self._results[next(iter(self._results))]
+        self._advance()
+
+    def find(self, result_id: str) -> HeldResult | None:
+        """Return the result with that id; None: it is not held."""
+        if self.latest is not None and self.latest.id == result_id:
+            return self.latest
+        return self._results.get(result_id)
+
+    def acknowledge(self, result_id: str) -> bool:
+        """Record that a client has stored a result; return whether it was held. One that waited is held no more."""
+        waited = self._waiting.pop(result_id, None)
+        if waited is None:
+            return result_id in self._results
+        waited.done = True
+        del self._results[result_id]
+        self._advance()
+        return True
+
+    def _advance(self) -> None:
+        while self._in_hand and self._in_hand[0].done:
+            in_hand = self._in_hand.popleft()
+            if in_hand.settles:
+                self.settled_through = in_hand.event
+            self.done_through = in_hand.event
 
 
 class Methods:
@@ -92,26 +173,27 @@ class Methods:
         self,
         space: AddressSpace,
         held: HeldResults,
-        may_command: Callable[[ClientUser | None], bool],
+        may_command: Callable[[User | None], bool],
         commander: Callable[[], Commander] | None,
         on_acknowledged: Callable[[], Awaitable[None]],
     ) -> None:
         self._space, self._held, self._may_command = space, held, may_command
         self._commander, self._on_acknowledged = commander, on_acknowledged
-        self._preparing: asyncio.Task[Prepared] | None = None
+        self._preparing: asyncio.Task[list[Any]] | None = None
         self._refused = RateLimitedLog(logger)
 
     async def add(self) -> None:
         """Add the methods to the address space."""
-        functions = {
-            RESULTS: (self.get_latest_result, self.get_result_by_id, self.get_result_id_list, self.acknowledge_results),
-            RECIPES: (self.prepare_recipe,),
+        functions: dict[str, Method] = {
+            f"{RESULTS}.GetLatestResult": self.get_latest_result,
+            f"{RESULTS}.GetResultById": self.get_result_by_id,
+            f"{RESULTS}.GetResultIdListFiltered": self.get_result_id_list,
+            f"{RESULTS}.AcknowledgeResults": self.acknowledge_results,
+            f"{RECIPES}.PrepareRecipe": self.prepare_recipe,
         }
-        names = iter(INPUTS)
-        for parent, methods in functions.items():
-            for function in methods:
-                name = next(names)
-                await self._space.add_method(f"{parent}.{name}", function, INPUTS[name], OUTPUTS[name])
+        for path, function in functions.items():
+            name = path.rpartition(".")[2]
+            await self._space.add_method(path, function, INPUTS[name], OUTPUTS[name])
 
     async def get_latest_result(self) -> list[Any]:
         """Return the newest result, also if it is acknowledged."""
@@ -130,9 +212,7 @@ class Methods:
             fits = camera in ("", each.values["Camera"]) and part_id in ("", each.values["PartId"])
             if fits and evaluation in (ANY_EVALUATION, each.values["ResultEvaluation"]):
                 found.append(each.id)
-            if at_most and len(found) == at_most:
-                break
-        return [found, Error.OK]
+        return [found[: at_most or None], Error.OK]
 
     async def acknowledge_results(self, ids: Sequence[str]) -> Any:
         """Acknowledge results that the client has stored."""
@@ -156,44 +236,31 @@ class Methods:
             return ["", True, Error.BUSY]
         self._preparing = asyncio.create_task(self._prepare(product, self._commander))
         await asyncio.wait({self._preparing}, timeout=ANSWER_SECONDS)
-        if not self._preparing.done():
-            return ["", False, Error.OK]
-        prepared = self._preparing.result()
-        return [prepared.bundle, True, prepared.error]
+        return self._preparing.result() if self._preparing.done() else ["", False, Error.OK]
 
-    async def _prepare(self, product: str, commander: Callable[[], Commander]) -> Prepared:
-        loop, outcome = asyncio.get_running_loop(), asyncio.Future[Prepared]()
+    async def _prepare(self, product: str, commander: Callable[[], Commander]) -> list[Any]:
+        """Select a product, and return the outputs of the method."""
 
-        def select() -> None:
-            prepared = _select(commander, product)
-            with contextlib.suppress(RuntimeError):  # the bridge has ended
-                loop.call_soon_threadsafe(outcome.set_result, prepared)
+        def select() -> tuple[str, Error, str]:
+            try:
+                with commander() as line:
+                    return line.select(product).bundle.digest, Error.OK, f"product {product} is active"
+            except HeatlineError as error:
+                return "", Error.REFUSED if isinstance(error, CommandRefusedError) else Error.NO_REPLY, str(error)
 
-        NamedThread("opcua select", select).start()
-        prepared = await outcome
-        logger.info("product %s: %s", on_one_line(product), prepared.detail)
-        values = {"ExternalId": product, "InternalId": prepared.bundle, "Error": prepared.error}
-        await self._space.emit(RECIPE_PREPARED, values, prepared.detail)
-        return prepared
+        bundle, error, detail = await in_thread("opcua select", select)
+        logger.info("product %s: %s", on_one_line(product), detail)
+        values = {"ExternalId": product, "InternalId": bundle, "Error": error}
+        await self._space.emit(RECIPE_PREPARED, values, detail)
+        return [bundle, True, error]
 
     def _is_allowed(self, method: str) -> bool:
         client = caller.get()
         if self._may_command(client):
             return True
-        name = "without a name" if client is None else client.name
+        name = "without a certificate" if client is None else client.name
         self._refused.error("refused %s of a client that may only read: %s", method, name)
         return False
-
-
-def _select(commander: Callable[[], Commander], product: str) -> Prepared:
-    try:
-        with commander() as line:
-            selected = line.select(product)
-    except CommandRefusedError as error:
-        return Prepared(Error.REFUSED, detail=str(error))
-    except HeatlineError as error:
-        return Prepared(Error.NO_REPLY, detail=str(error))
-    return Prepared(Error.OK, selected.bundle.digest, f"product {product} is active")
 
 
 def _outputs(result: HeldResult) -> list[Any]:

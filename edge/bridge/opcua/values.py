@@ -1,4 +1,4 @@
-"""The fields of a result, with the names and numbers of OPC 40001-101, and the variables of a line's state."""
+"""The values that clients read: fields of a result, with names and numbers of OPC 40001-101, and a line's state."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -10,9 +10,8 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from asyncua import ua
 
-from heatline.edge.bridge.opcua.vision_state import vision_state
-from heatline.edge.bridge.result import Result
-from heatline.edge.wire.events import Account, CameraState, Handshake, StatusEvent
+from heatline.edge.bridge.line import EVALUATIONS
+from heatline.edge.wire.events import Account, CameraState, Handshake, StatusEvent, VerdictEvent
 
 Values = Mapping[str, Any]
 """Values of fields by their names."""
@@ -48,12 +47,38 @@ class LineNow:
     is_heard: bool
 
 
-@dataclass(frozen=True)
-class OneCamera:
-    """A camera's state and ledger."""
+class VisionState(IntEnum):
+    """StateNumbers of VisionStateMachineType and VisionAutomaticModeStateMachineType, version 1.00."""
 
-    state: CameraState
-    account: Account
+    PREOPERATIONAL = 1
+    HALTED = 2
+    ERROR = 3
+    INITIALIZED = 5
+    READY = 6
+    SINGLE_EXECUTION = 7
+    CONTINUOUS_EXECUTION = 8
+
+
+def vision_state(status: StatusEvent | None, handshake: Handshake) -> VisionState:
+    """Return the state of a line; one that is not heard is in error.
+
+    Args:
+        status: the last one that came.
+        handshake: as of now, `NOT_READY` if the line is not heard.
+    """
+    if status is None:
+        return VisionState.ERROR
+    match handshake.state:
+        case "NOT_READY":
+            not_begun = {"starting": VisionState.PREOPERATIONAL, "stopping": VisionState.HALTED}
+            return {**not_begun, "stopped": VisionState.HALTED}.get(handshake.reason or "", VisionState.ERROR)
+        case "BUSY":
+            return VisionState.INITIALIZED
+    states = {camera.state for camera in status.cameras.values()}
+    if "IDLE" not in states:
+        return VisionState.CONTINUOUS_EXECUTION if "LIVE" in states else VisionState.READY
+    in_flight = any(account.in_flight for account in status.ledger.values())
+    return VisionState.SINGLE_EXECUTION if in_flight else VisionState.READY
 
 
 class ResultState(IntEnum):
@@ -64,26 +89,30 @@ class ResultState(IntEnum):
     FAILED = 4
 
 
-def _result_state(result: Result) -> ResultState:
-    if result.event.reason is None:
+def _result_state(event: VerdictEvent) -> ResultState:
+    if event.reason is None:
         return ResultState.COMPLETED
-    return ResultState.FAILED if result.event.reason.startswith("failed.") else ResultState.ABORTED
+    return ResultState.FAILED if event.reason.startswith("failed.") else ResultState.ABORTED
 
 
-def _details(result: Result) -> str:
-    reason, detail = result.event.reason, result.event.detail
-    return "" if reason is None else reason if detail is None else f"{reason}: {detail}"
+def _details(event: VerdictEvent) -> str:
+    return "" if event.reason is None else ": ".join(filter(None, (event.reason, event.detail)))
 
 
-RESULT_FIELDS: tuple[Field[Result], ...] = (
-    Field("ResultId", String, lambda r: r.id, "`JOURNAL_ID-SEQ`: the same whenever the result comes again."),
+RESULT_FIELDS: tuple[Field[VerdictEvent], ...] = (
+    Field(
+        "ResultId",
+        String,
+        lambda r: f"{r.journal_id}-{r.seq}",
+        "`JOURNAL_ID-SEQ`: the same whenever the result comes again.",
+    ),
     Field(
         "ResultEvaluation",
         Int32,
-        lambda r: int(r.evaluation),
+        lambda r: int(EVALUATIONS[r.verdict]),
         "1 OK (GOOD), 2 NotOK (DEFECT), 3 NotDecidable (NO_VERDICT); 0 Undefined: no result has come yet.",
     ),
-    Field("IsSimulated", Boolean, lambda r: r.is_simulated, "True while the line is being commissioned: do not act."),
+    Field("IsSimulated", Boolean, lambda r: not r.acting, "True while the line is being commissioned: do not act."),
     Field("IsPartial", Boolean, lambda _: False, "Always false: a result is whole."),
     Field(
         "ResultState",
@@ -92,28 +121,28 @@ RESULT_FIELDS: tuple[Field[Result], ...] = (
         "1 Completed; 3 Aborted: the frame was dropped; 4 Failed: it could not be inspected.",
     ),
     Field("ResultEvaluationDetails", String, _details, "Why there is no verdict; else empty."),
-    Field("PartId", String, lambda r: r.event.part_id or "", "The part, if its trigger named one; else empty."),
+    Field("PartId", String, lambda r: r.part_id or "", "The part, if its trigger named one; else empty."),
     Field(
         "CreationTime",
         DateTime,
-        lambda r: _time(r.event.times.captured_at_ns),
+        lambda r: _time(r.times.captured_at_ns),
         "When the frame was captured, UTC; 1970-01-01 if unknown after a crash.",
     ),
-    Field("ExternalRecipeId", String, lambda r: r.event.product or "", "The product; empty if the line has none."),
-    Field("InternalRecipeId", String, lambda r: r.event.bundle.digest, "The digest of the bundle."),
-    Field("Camera", String, lambda r: r.event.camera, "The camera."),
-    Field("FrameNumber", Int64, lambda r: r.event.frame_number, "The line's number of the frame, per camera and boot."),
-    Field("Frames", UInt32, lambda r: _u32(r.event.frames), "Number of frames that the result stands for."),
+    Field("ExternalRecipeId", String, lambda r: r.product or "", "The product; empty if the line has none."),
+    Field("InternalRecipeId", String, lambda r: r.bundle.digest, "The digest of the bundle."),
+    Field("Camera", String, lambda r: r.camera, "The camera."),
+    Field("FrameNumber", Int64, lambda r: r.frame_number, "The line's number of the frame, per camera and boot."),
+    Field("Frames", UInt32, lambda r: _u32(r.frames), "Number of frames that the result stands for."),
     Field(
         "FrameScore",
         Double,
-        lambda r: float("nan") if r.event.frame_score is None else r.event.frame_score,
+        lambda r: float("nan") if r.frame_score is None else r.frame_score,
         "The highest logit of the frame's tiles; NaN without a verdict.",
     ),
-    Field("ScoreThreshold", Double, lambda r: r.event.score_threshold, "The threshold that was applied, logits."),
-    Field("Regions", UInt32, lambda r: _u32(len(r.event.regions)), "Number of defects."),
+    Field("ScoreThreshold", Double, lambda r: r.score_threshold, "The threshold that was applied, logits."),
+    Field("Regions", UInt32, lambda r: _u32(len(r.regions)), "Number of defects."),
 )
-RESULT_CONTENT: Field[Result] = Field(
+RESULT_CONTENT: Field[VerdictEvent] = Field(
     "ResultContent",
     String,
     lambda r: "",
@@ -150,17 +179,17 @@ HEARD_FIELDS: tuple[Field[StatusEvent], ...] = (
     Field("Bundle", String, lambda s: f"{s.bundle.name} {s.bundle.version}", "The active bundle: name and version."),
     Field("BootId", String, lambda s: s.boot_id, "Changes with each start of the line."),
 )
-CAMERA_FIELDS: tuple[Field[OneCamera], ...] = (
-    Field("State", String, lambda c: c.state.state, "`OPENING`, `LIVE`, `IDLE`, `DEAD` or `ENDED`."),
-    Field("StateReason", String, lambda c: c.state.reason or "", "Why it is dead, one word; else empty."),
-    Field("Captured", UInt32, lambda c: _u32(c.account.captured), "Frames since the line's start."),
-    Field("Inspected", UInt32, lambda c: _u32(c.account.inspected), "Of these, frames with a verdict."),
-    Field("Dropped", UInt32, lambda c: _u32(sum(c.account.dropped.values())), "Frames that were dropped."),
-    Field("Failed", UInt32, lambda c: _u32(sum(c.account.failed.values())), "Frames that could not be inspected."),
-    Field("InFlight", UInt32, lambda c: _u32(c.account.in_flight), "Frames that are being inspected."),
-    Field("Ledger", String, lambda c: msgspec.json.encode(c.account).decode(), "The ledger with its reasons, as JSON."),
-    Field("Openings", UInt32, lambda c: _u32(c.state.openings), "Times that it was opened since the line's start."),
-    Field("Counters", String, lambda c: json.dumps(c.state.counters), "Counters of its transport, as JSON."),
+CAMERA_FIELDS: tuple[Field[tuple[CameraState, Account]], ...] = (
+    Field("State", String, lambda c: c[0].state, "`OPENING`, `LIVE`, `IDLE`, `DEAD` or `ENDED`."),
+    Field("StateReason", String, lambda c: c[0].reason or "", "Why it is dead, one word; else empty."),
+    Field("Captured", UInt32, lambda c: _u32(c[1].captured), "Frames since the line's start."),
+    Field("Inspected", UInt32, lambda c: _u32(c[1].inspected), "Of these, frames with a verdict."),
+    Field("Dropped", UInt32, lambda c: _u32(sum(c[1].dropped.values())), "Frames that were dropped."),
+    Field("Failed", UInt32, lambda c: _u32(sum(c[1].failed.values())), "Frames that could not be inspected."),
+    Field("InFlight", UInt32, lambda c: _u32(c[1].in_flight), "Frames that are being inspected."),
+    Field("Ledger", String, lambda c: msgspec.json.encode(c[1]).decode(), "The ledger with its reasons, as JSON."),
+    Field("Openings", UInt32, lambda c: _u32(c[0].openings), "Times that it was opened since the line's start."),
+    Field("Counters", String, lambda c: json.dumps(c[0].counters), "Counters of its transport, as JSON."),
 )
 COUNTER_FIELDS: tuple[Field["Counters"], ...] = (
     Field("HeldResults", UInt32, lambda c: _u32(c.held), "Results that `GetResultIdListFiltered` finds."),
