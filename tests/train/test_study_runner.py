@@ -22,8 +22,7 @@ from heatline.train.locks import is_locked, lock_file
 from heatline.train.run import RunFolder
 from heatline.train.sampling import BatchSampler
 from heatline.train.study.plan import DEFAULT_PLAN, Plan, read_plan
-from heatline.train.study.progress import Progress, estimate_remaining, format_duration, lock_path
-from heatline.train.study.runner import Study, StudyStatus
+from heatline.train.study.runner import Progress, Study, StudyStatus, estimate_remaining, format_duration, lock_path
 from tests.command import complaint, heatline
 from tests.train.blobs import GROUPS
 
@@ -200,18 +199,19 @@ def progress(run: str, state: str, steps: int = 0, seconds: float | None = None,
     return msgspec.convert(fields, Progress)
 
 
-def test_remaining_time_is_estimated_from_trained_runs_of_the_same_model() -> None:
+def test_remaining_time_is_estimated_from_trained_runs_of_the_same_model_or_of_all() -> None:
     todo = [
         progress("a", "to do"),
         progress("b", "half done", 150),
         progress("c", "to do"),
-        progress("d", "done", 200, 9),
+        progress("d", "done", 200, 600),
     ]
     known = [("a", 100.0), ("a", 300.0), ("b", 4000.0)]
-    remaining = estimate_remaining(todo, [progress(f"{model}{s}", "done", 200, s, model) for model, s in known])
-    assert (remaining.train, remaining.evaluate, remaining.seconds, remaining.not_known) == (3, 4, 1200.0, ["c"])
-    assert remaining.describe() == "3 to train (about 20 min, and for c not known), 4 to evaluate"
-    assert estimate_remaining([progress("a", "unlike the plan")]).describe() == "1 unlike the plan"
+    done = [progress(f"{model}{s}", "done", 200, s, model) for model, s in known]
+    remaining = estimate_remaining(todo, [*todo, *done])
+    assert (remaining.train, remaining.evaluate, remaining.seconds) == (3, 4, 200 + 1000 + 1250)
+    assert remaining.describe() == "3 to train (about 41 min), 4 to evaluate"
+    assert estimate_remaining([progress("a", "unlike the plan")], []).describe() == "1 unlike the plan"
     assert [format_duration(seconds) for seconds in (4, 61, 3540, 9725)] == ["4 s", "1 min", "59 min", "2 h 42 min"]
 
 

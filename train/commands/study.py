@@ -86,7 +86,7 @@ def study(
 
 
 def _print(status: "StudyStatus") -> None:
-    from heatline.train.study.progress import format_duration
+    from heatline.train.study.runner import format_duration
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("run", no_wrap=True)

@@ -164,7 +164,7 @@ class Run:
             weights: value of `model.weights`.
         """
         keys = {"data": str(data / self.data.folder), "out": str(out / self.name), "model.weights": weights}
-        return [f"{key}={_format_override(key, value)}" for key, value in (keys | self.settings).items()]
+        return [f"{key}={_format_override(value)}" for key, value in (keys | self.settings).items()]
 
     def describe_difference(self, config: TrainConfig) -> str | None:
         """Describe the first setting of the plan that a training did not have; None if it had all.
@@ -209,13 +209,11 @@ def _check_unique(where: str, names: Sequence[str]) -> None:
         raise ValueError(f"{where} has {repeated[0]} twice; each needs a unique name")
 
 
-def _format_override(key: str, value: Any) -> str:
-    """Format a value in Hydra's grammar; texts are quoted, unless they choose a file."""
-    if isinstance(value, str):
-        return value if key in ("model", "recipe", "logger") else "'" + value.replace("'", "\\'") + "'"
+def _format_override(value: Any) -> str:
+    """Format a value for `heatline.train.compose.compose`, which quotes texts."""
     if isinstance(value, list | tuple):
-        return "[" + ",".join(_format_override("", item) for item in value) + "]"
-    return str(value) if isinstance(value, float) else json.dumps(value)
+        return f"[{','.join(map(_format_override, value))}]"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _comparable(value: Any) -> Any:

@@ -6,29 +6,76 @@ processes may work in one folder; a lock gives each run to one process at a time
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
+from statistics import mean
+from typing import Literal
 
 import msgspec
-import torch
 
 from heatline.edge.errors import ConfigError, HeatlineError, InputError, Interrupted, TrainingError, WeightsError
-from heatline.train.compose import compose
+from heatline.edge.util.text import encode_json
+from heatline.train.callbacks import read_metrics
+from heatline.train.compose import compose, read_config
+from heatline.train.evaluation.result import FILE, SCHEMA, read_evaluation
+from heatline.train.files import write_atomically
 from heatline.train.fit import fit
-from heatline.train.locks import lock_file
-from heatline.train.study.outcome import Evaluate, WriteReport, copy_figures, evaluate_test_part, write_study_report
+from heatline.train.locks import is_locked, lock_file
+from heatline.train.progress import tracked
+from heatline.train.run import RunFolder
 from heatline.train.study.plan import AUTO, Plan, Run
-from heatline.train.study.progress import (
-    Progress,
-    Remaining,
-    estimate_remaining,
-    evaluation_folder,
-    lock_path,
-    read_progress,
-)
 
 logger = logging.getLogger(__name__)
+
+Evaluate = Callable[[Path, Path, Path], object]
+"""Takes a run's folder, its folder of pictures, and the folder for `evaluation.json`."""
+WriteReport = Callable[[Sequence[Path], Path, str], object]
+"""Takes the folders of evaluations, the folder of the report, and its title."""
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """Progress of one run."""
+
+    run: str
+    """Its folder below the folder of the study: data/fold/model."""
+    model: str
+    state: Literal["to do", "half done", "done", "evaluated", "unlike the plan"]
+    """"done": trained, and not evaluated since."""
+    steps: int = 0
+    """Steps trained so far; after a kill, those up to the last validation."""
+    of_steps: int
+    """Steps of the whole training."""
+    seconds: float | None = None
+    """Duration of the training, once it is done."""
+    weights: str | None = None
+    """Source of the initial weights, once the training has begun."""
+    at_work: bool = False
+    """Whether a process works on it."""
+    why: str | None = None
+    """What differs from the plan."""
+
+
+class Remaining(msgspec.Struct, frozen=True, kw_only=True):
+    """Remaining work."""
+
+    train: int
+    """Number of runs to train."""
+    evaluate: int
+    """Number of runs to evaluate, including those to train."""
+    seconds: float | None
+    """Estimated time to train, by the mean of the trained runs of each model, or of all; None if no run is trained."""
+    unlike: int
+    """Number of runs that were trained with other settings than the plan's; the study does not change them."""
+
+    def describe(self) -> str:
+        """Return the text that the command prints."""
+        known = "time not known" if self.seconds is None else f"about {format_duration(self.seconds)}"
+        parts = [f"{self.train} to train ({known})"] if self.train else []
+        parts += [f"{self.evaluate} to evaluate"] if self.evaluate else []
+        parts += [f"{self.unlike} unlike the plan"] if self.unlike else []
+        return ", ".join(parts) or "nothing"
 
 
 class StudyStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +90,20 @@ class StudyStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Runs that failed in this call, with the reason."""
     report: str | None = None
     """Folder of the report, if it was written."""
+
+
+def evaluate_test_part(run: Path, data: Path, folder: Path) -> None:
+    """Evaluate a run on its test groups by all truths; errors as for `evaluate_model`."""
+    from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model
+
+    evaluate_model(run, EvaluationOptions(data=data, part="test"), folder, tracked("evaluating"))
+
+
+def write_study_report(folders: Sequence[Path], out: Path, title: str) -> None:
+    """Write the report of a study; errors as for `write_report`."""
+    from heatline.train.evaluation.report import write_report
+
+    write_report(folders, out, title, study=True)
 
 
 class Study:
@@ -60,23 +121,23 @@ class Study:
     def __init__(self, plan: Plan, data: Path, out: Path, only: Sequence[str] = ()) -> None:
         if not data.is_dir():
             raise InputError(f"{data} is not a folder; name the folder of the data sets, or set HEATLINE_DATA")
-        names = [run.name for run in plan.runs()]
-        selected = [run for run in plan.runs() if not only or any(fnmatch(run.name, pattern) for pattern in only)]
+        self._all, self._data, self._out = plan.runs(), data.resolve(), out.resolve()
+        selected = [run for run in self._all if not only or any(fnmatch(run.name, pattern) for pattern in only)]
         if not selected:
-            raise ConfigError(f"no run of the plan matches --only {' '.join(only)}; runs have names such as {names[0]}")
+            example = self._all[0].name
+            raise ConfigError(f"no run of the plan matches --only {' '.join(only)}; runs have names such as {example}")
         wanted = {run.data.name: data / run.data.folder for run in selected}
         self.missing = [name for name, folder in wanted.items() if not folder.is_dir()]
         self.runs = [run for run in selected if run.data.name not in self.missing]
         if not self.runs:
             folders = ", ".join(folder.name for folder in wanted.values())
             raise InputError(f"{data} has none of the plan's data sets ({folders}); name the folder of the data sets")
-        self._all, self._data, self._out = plan.runs(), data.resolve(), out.resolve()
 
     def status(self) -> StudyStatus:
         """Return the state of the selected runs."""
         progress = {run.name: read_progress(run, self._out) for run in self._all}
         runs = [progress[run.name] for run in self.runs]
-        remaining = estimate_remaining(runs, list(progress.values()))
+        remaining = estimate_remaining(runs, progress.values())
         return StudyStatus(out=str(self._out), runs=runs, missing=self.missing, remaining=remaining)
 
     def work(
@@ -113,36 +174,38 @@ class Study:
             raise Interrupted(
                 f"stopped with {done} of {len(runs)} runs evaluated; continue with the same command"
             ) from error
-        status = self.status()
-        return msgspec.structs.replace(status, failed=failed, report=None if folder is None else str(folder))
+        return msgspec.structs.replace(self.status(), failed=failed, report=folder and str(folder))
 
     def _advance(
         self, run: Run, report_line: Callable[[str], None], evaluate: Evaluate, failed: dict[str, str]
     ) -> bool:
         """Train and evaluate a run as far as it needs; false if another process works on it."""
+        from torch import OutOfMemoryError
+
         with lock_file(lock_path(run, self._out)) as ours:
             if not ours:
                 return False
-            before = read_progress(run, self._out)
+            before, out = read_progress(run, self._out), self._out / run.name
             try:
                 if before.state == "unlike the plan":
-                    raise ConfigError(f"{before.why}; delete {self._out / run.name}, or choose another --out")
-                if not before.trained:
+                    raise ConfigError(f"{before.why}; delete {out}, or choose another --out")
+                if before.state in ("to do", "half done"):
                     report_line(f"{run.name}: {'continuing' if before.state == 'half done' else 'training'}")
                     self._train(run, before, report_line)
                 if before.state != "evaluated":
                     report_line(f"{run.name}: evaluating")
-                    self._evaluate(run, evaluate)
+                    shutil.rmtree(out / "evaluation", ignore_errors=True)  # else old pictures would remain
+                    evaluate(out, self._data / run.data.folder, make_folder(out / "evaluation", "--out"))
             except Interrupted:
                 raise
-            except (HeatlineError, torch.OutOfMemoryError) as error:
+            except (HeatlineError, OutOfMemoryError) as error:
                 failed[run.name] = str(error).splitlines()[0]
                 report_line(f"{run.name}: failed: {failed[run.name]}")
         return True
 
     def _train(self, run: Run, before: Progress, report_line: Callable[[str], None]) -> None:
-        data, out = self._data / run.data.folder, self._out / run.name
         if before.state == "half done":
+            data, out = self._data / run.data.folder, self._out / run.name
             fit(compose([f"data={data}", f"out={out}", "resume=true"]), report_line)
             return
         weights = run.model.weights if run.model.weights != AUTO else self._shared_weights(run)
@@ -160,26 +223,128 @@ class Study:
         source = next((other.weights for other in others if other.weights is not None), None)
         return None if source is None else "none" if source == "random" else "imagenet"
 
-    def _evaluate(self, run: Run, evaluate: Evaluate) -> None:
-        folder = evaluation_folder(run, self._out)
-        shutil.rmtree(folder, ignore_errors=True)  # else old pictures would remain
-        try:
-            folder.mkdir()
-        except OSError as error:
-            raise TrainingError(
-                f"{folder} cannot be written ({error.strerror}); free disk space, then continue"
-            ) from error
-        evaluate(self._out / run.name, self._data / run.data.folder, folder)
-
     def _report(self, results: Path | None, report: WriteReport) -> Path | None:
         """Report on all evaluated runs of the plan, including those that are not selected."""
         folder = self._out / "report"
         with lock_file(self._out / "locks" / "report.lock", wait=True):
-            done = [run for run in self._all if read_progress(run, self._out).state == "evaluated"]
-            evaluations = {run.name: evaluation_folder(run, self._out) for run in done}
-            if not evaluations:
+            done = [run.name for run in self._all if read_progress(run, self._out).state == "evaluated"]
+            if not done:
                 return None
+            evaluations = {name: self._out / name / "evaluation" for name in done}
             report(list(evaluations.values()), folder, f"heatline study: {len(done)} of {len(self._all)} planned runs")
             if results is not None:
-                copy_figures(evaluations, folder, results)
+                _copy_figures(evaluations, folder / "tables.md", results)
         return folder
+
+
+def _copy_figures(evaluations: dict[str, Path], tables: Path, results: Path) -> None:
+    """Copy figures, without pictures and without paths of this machine, into a folder that can be published.
+
+    Args:
+        evaluations: folder of each evaluation, by the run's name.
+        results: gets a file `<name>.json` per run, and the report's tables.
+    Raises:
+        InputError: an evaluation cannot be read.
+        TrainingError: the folder cannot be written.
+    """
+    contents = {results / tables.name: tables.read_bytes()}
+    for name, folder in evaluations.items():
+        evaluation = read_evaluation(folder)
+        plain = msgspec.structs.replace(
+            evaluation,
+            subject=msgspec.structs.replace(evaluation.subject, path=name),
+            truths=[msgspec.structs.replace(truth, gallery=[]) for truth in evaluation.truths],
+            gallery=[],
+        )
+        contents[results / f"{name}.json"] = msgspec.json.format(encode_json(plain)) + b"\n"
+    for file, content in contents.items():
+        make_folder(file.parent, "--results")
+        write_atomically(file, partial(Path.write_bytes, data=content))
+
+
+def make_folder(folder: Path, option: str) -> Path:
+    """Make a folder, and return it.
+
+    Args:
+        option: that chooses another place.
+    Raises:
+        TrainingError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(
+            f"{folder} cannot be made ({error.strerror}); free disk space, or choose another place with {option}"
+        ) from error
+    return folder
+
+
+# Progress, read from the folders of the runs.
+
+
+def lock_path(run: Run, out: Path) -> Path:
+    """Return the lock file of the process that works on a run."""
+    return out / "locks" / f"{run.name}.lock"
+
+
+def read_progress(run: Run, out: Path) -> Progress:
+    """Read the progress of a run. Another run in its folder is `unlike the plan`."""
+    folder = RunFolder(out / run.name)
+    at_work = is_locked(lock_path(run, out))
+    progress = Progress(run=run.name, model=run.model.name, state="to do", of_steps=run.steps, at_work=at_work)
+    if not folder.config.exists():
+        return progress
+    try:
+        why = run.describe_difference(read_config(folder.config))
+        summary = folder.read_summary() if folder.summary.exists() else None
+    except HeatlineError as error:
+        why, summary = str(error), None
+    if summary is not None:
+        progress = msgspec.structs.replace(progress, weights=summary.weights.source)
+    if why is not None:
+        return msgspec.structs.replace(progress, state="unlike the plan", why=why)
+    if summary is None or not summary.finished:
+        # After a kill, the steps are those of the last row of the metrics.
+        validated = [int(row["step"]) for row in read_metrics(folder.metrics)] if folder.last.exists() else []
+        stored = [summary.steps] if summary is not None and folder.last.exists() else [0]
+        return msgspec.structs.replace(progress, state="half done", steps=max([*stored, *validated]))
+    state = "evaluated" if _is_evaluated(out / run.name / "evaluation" / FILE, folder.summary) else "done"
+    return msgspec.structs.replace(progress, state=state, steps=summary.steps, seconds=summary.seconds)
+
+
+class _Schema(msgspec.Struct):
+    schema: int = 0
+
+
+def _is_evaluated(evaluation: Path, summary: Path) -> bool:
+    """Whether the evaluation is newer than the run, and has the schema of this version."""
+    try:
+        is_newer = evaluation.stat().st_mtime_ns >= summary.stat().st_mtime_ns
+        return is_newer and msgspec.json.decode(evaluation.read_bytes(), type=_Schema).schema == SCHEMA
+    except (OSError, msgspec.MsgspecError):
+        return False
+
+
+def estimate_remaining(runs: Sequence[Progress], every: Iterable[Progress]) -> Remaining:
+    """Estimate the remaining work of some runs, by the times of all runs of the study."""
+    times: dict[str, list[float]] = {}
+    for run in every:
+        if run.seconds is not None and run.state in ("done", "evaluated"):
+            times.setdefault(run.model, []).append(run.seconds)
+    of_all = [seconds for each in times.values() for seconds in each]
+    to_train = [run for run in runs if run.state in ("to do", "half done")]
+    left = [mean(times.get(run.model, of_all)) * (1 - run.steps / run.of_steps) for run in to_train if of_all]
+    return Remaining(
+        train=len(to_train),
+        evaluate=len(to_train) + sum(run.state == "done" for run in runs),
+        seconds=sum(left) if left or not to_train else None,
+        unlike=sum(run.state == "unlike the plan" for run in runs),
+    )
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration, rounded to minutes, as `2 h 05 min`."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
