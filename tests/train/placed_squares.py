@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from heatline.edge.bundle import Bundle, write_bundle
+from heatline.edge.images import digest_picture
 from tests.command import heatline
 from tests.small_bundle import dark_square, white_frame
 from tests.train.blobs import write_labels
@@ -57,9 +58,16 @@ def boxes(path: Path, marked: dict[str, tuple[int, int] | None]) -> None:
         (path / "boxes" / f"{stem}.txt").write_text(row)
 
 
-def with_training_groups(path: Path, bundle: Bundle, data: str, **groups: list[str]) -> Bundle:
-    """Copy the bundle with a record of its training data and groups."""
-    manifest = msgspec.structs.replace(bundle.manifest, provenance={"data": {"data": data, "groups": groups}})
+def with_training_groups(path: Path, bundle: Bundle, data: Path | None, **groups: list[str]) -> Bundle:
+    """Copy the bundle with a record of its training groups.
+
+    Args:
+        data: folder of `grouped` that it was trained on; None: pictures that are not there any more.
+    """
+    stems = [] if data is None else [stem for stem in PLACES if stem[0] in groups["train"]]
+    pictures = [(data or path) / "images" / f"{stem}.png" for stem in stems]
+    known = {"groups": groups, "digests": [digest_picture(file) for file in pictures] or ["of other pictures"]}
+    manifest = msgspec.structs.replace(bundle.manifest, provenance={"data": known})
     return write_bundle(path, manifest, {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files})
 
 

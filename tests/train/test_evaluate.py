@@ -1,7 +1,6 @@
 """Evaluation of bundles on pictures whose figures can be counted by hand."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -15,7 +14,7 @@ from heatline.edge.geometry import TileGrid
 from heatline.edge.images import read_rgb
 from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model
 from heatline.train.evaluation.figures import FrameFigures, RuleFigures, TileFigures
-from heatline.train.evaluation.observe import _ColumnBuilder, clean_tiles
+from heatline.train.evaluation.observe import clean_tiles, tile_row
 from tests.small_bundle import GAIN, TILE, answer, bundle_in, dark_square, white_frame
 from tests.train.placed_squares import PLACES, boxes, folder, grouped, reported, run
 
@@ -209,13 +208,11 @@ def test_a_rollout_peaks_at_the_most_relevant_token_for_both_signs_of_the_logit(
     relevance[1, 2] = 16
     truth = np.zeros((64, 64), np.bool_)
     truth[16:32, 32:48] = True
-    settings = SimpleNamespace(calibration=SimpleNamespace(score_threshold=0.0))
-    model: Any = SimpleNamespace(family=family, cell_px=16.0, settings=settings)
-    columns = _ColumnBuilder(model)
-    columns.add_tile(0, logit, relevance * logit, truth, np.zeros((64, 64), np.bool_), (64, 64), 0.0)
-    tiles = columns.build().tiles
-    assert (tiles.distance_px == 0).tolist() == [pointing]
-    assert (tiles.on_truth > 0.4).tolist() == [pointing]
+    *_, distance_px, on_truth, _ = tile_row(
+        family, logit, relevance * logit, truth, np.zeros((64, 64), np.bool_), (64, 64), 0.0
+    )
+    assert (distance_px == 0) == pointing
+    assert (on_truth > 0.4) == pointing
 
 
 def test_an_evaluation_names_the_precision_of_the_computation(tmp_path: Path) -> None:

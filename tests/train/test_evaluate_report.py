@@ -25,7 +25,7 @@ def test_a_part_selects_the_groups_that_the_bundle_names(
     tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = grouped(tmp_path / "data")
-    trained = with_training_groups(tmp_path / "trained", bundle, "data", train=["a"], val=["c"], test=["b"])
+    trained = with_training_groups(tmp_path / "trained", bundle, data, train=["a"], val=["c"], test=["b"])
     arguments = (trained.path, "--data", data)
     test, by_default = reported(*arguments, "--part", "test"), reported(*arguments)
     assert test == by_default
@@ -40,7 +40,7 @@ def test_a_part_selects_the_groups_that_the_bundle_names(
     assert reported(*arguments, "--pattern", "^(.)", "--part", "test") == test
     monkeypatch.chdir(data)
     assert reported(trained.path, "--data", ".")["subject"]["part"] == "test"  # the folder's name is resolved
-    other = with_training_groups(tmp_path / "other", bundle, "other", train=["a"], val=["c"], test=["b"])
+    other = with_training_groups(tmp_path / "other", bundle, None, train=["a"], val=["c"], test=["b"])
     done = run(other.path, "--data", data, "--json")  # trained on a folder of another name: no test groups, no warning
     assert "was trained on" not in done.stderr
     assert json.loads(done.stdout)["evaluations"][0]["subject"]["part"] == "all"
@@ -61,7 +61,7 @@ def test_a_part_selects_the_groups_that_the_bundle_names(
 def test_groups_that_do_not_exist_are_refused_in_one_sentence(
     tmp_path: Path, bundle: Bundle, options: list[str], message: str
 ) -> None:
-    trained = with_training_groups(tmp_path / "trained", bundle, "other", train=["elsewhere"], val=[], test=["b", "z"])
+    trained = with_training_groups(tmp_path / "trained", bundle, None, train=["elsewhere"], val=[], test=["b", "z"])
     done = run(trained.path, "--data", grouped(tmp_path / "data"), *options)
     assert done.returncode in (2, InputError.exit_code)
     assert message in (done.stderr if done.returncode == 2 else complaint(done))
@@ -175,15 +175,14 @@ def test_frames_of_one_class_cause_a_warning(
 
 
 def test_few_calibration_frames_and_training_frames_cause_warnings(tmp_path: Path, bundle: Bundle) -> None:
+    data = grouped(tmp_path / "data")
+    trained = with_training_groups(tmp_path / "trained", bundle, data, train=["a"])
     loose = msgspec.structs.replace(
         bundle.manifest.calibration, false_reject_per_frame=0.01, frames=4, false_reject_at_most=0.53
     )
-    manifest = msgspec.structs.replace(
-        bundle.manifest, calibration=loose, provenance={"data": {"data": "data", "groups": {"train": ["a"]}}}
-    )
+    manifest = msgspec.structs.replace(trained.manifest, calibration=loose)
     files = {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
-    trained = write_bundle(tmp_path / "trained", manifest, files)
-    data = grouped(tmp_path / "data")
+    trained = write_bundle(tmp_path / "loose", manifest, files)
     of_all, of_training = (
         evaluate_model(trained.path, EvaluationOptions(data, part=part)).warnings for part in ("all", "train")
     )
@@ -196,7 +195,7 @@ def test_few_calibration_frames_and_training_frames_cause_warnings(tmp_path: Pat
 
 def test_no_rate_is_told_of_good_frames_that_set_the_threshold(tmp_path: Path, bundle: Bundle) -> None:
     data = grouped(tmp_path / "data")
-    trained = with_training_groups(tmp_path / "trained", bundle, "data", train=["a"], val=["c"], test=["b"])
+    trained = with_training_groups(tmp_path / "trained", bundle, data, train=["a"], val=["c"], test=["b"])
     printed = run(trained.path, "--data", data, "--part", "all", "--out", tmp_path / "out").stdout
     assert "rejected good frames     0 of 3, not a rate: 2 of them set the threshold" in printed
     assert read_evaluation(tmp_path / "out" / "models" / "trained").truths[0].figures.frame.false_reject_rate is None

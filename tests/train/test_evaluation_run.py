@@ -178,16 +178,6 @@ def test_pictures_of_the_training_are_recognised_by_their_content(
     assert (others.part, others.trained_on) == ("all", 0)
 
 
-def test_the_folder_of_an_older_run_is_recognised_by_its_path(trained_run: Path, blobs: Path, tmp_path: Path) -> None:
-    older = Path(shutil.copytree(trained_run, tmp_path / "run"))
-    summary = json.loads((older / "run.json").read_text())
-    del summary["digests"]
-    (older / "run.json").write_text(json.dumps(summary))
-    model = open_model(older)
-    assert select_pictures(model, EvaluationOptions(blobs)).part == "test"
-    assert select_pictures(model, EvaluationOptions(draw_blobs(tmp_path / "blobs"))).part == "all"
-
-
 def test_a_run_trained_on_labels_is_evaluated_by_frames(tmp_path: Path) -> None:
     data = sort_tiles(tmp_path / "tiles")
     run = trained_vit(data, tmp_path / "run", "split.fractions=[0.4,0.3,0.3]")

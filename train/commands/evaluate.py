@@ -1,6 +1,5 @@
 """`heatline evaluate`."""
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -166,7 +165,7 @@ def evaluate(
 
 @contextmanager
 def _atomic_folder(out: Path | None) -> Iterator[Path | None]:
-    """Yield a folder to write into. It becomes `out` at the end, and is deleted on an error.
+    """Yield a folder to write into. What it holds is in `out` at the end; `out` stays empty on an error.
 
     Raises:
         InputError: `out` exists and is not empty, or cannot be written.
@@ -177,19 +176,11 @@ def _atomic_folder(out: Path | None) -> Iterator[Path | None]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already and is not empty; name a new folder with --out")
     with writing(out):
-        place, is_new = out.absolute(), not out.exists()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent if is_new else place))
-        try:
-            yield partial
-            partial.chmod(0o755)
-            if is_new:
-                partial.rename(place)
-            else:  # an empty folder is filled, not replaced: it may be the working directory
-                for entry in partial.iterdir():
-                    entry.rename(place / entry.name)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=out) as partial:
+            yield Path(partial)
+            for entry in list(Path(partial).iterdir()):
+                entry.rename(out / entry.name)
 
 
 def _warn_of_training_pictures(path: Path, selection: "SelectedPictures") -> None:

@@ -2,10 +2,8 @@
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
-from heatline.edge.cli.output import json_option, print_json
+from heatline.edge.cli.output import json_option, print_json, print_table
 from heatline.edge.geometry.tiling import TILE_PX
 from heatline.edge.util.extras import require_extra
 from heatline.train.evaluation.published import STUDY_GFLOPS
@@ -50,24 +48,19 @@ def models(names: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json({"tile_px": TILE_PX, "models": rows, "units": UNITS, "study": CAVEAT})
         return
-    table = Table(title=f"models, for one tile of {TILE_PX} px", title_justify="left", box=None, pad_edge=False)
-    table.add_column("model", no_wrap=True)
-    for column in ("params, M", "GMACs", "GFLOPs", "map", "study's"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("timm", overflow="fold")
-    for row in rows:
-        study = row["study_gflops"]
-        table.add_row(
+    names_of = "model", "params, M", "GMACs", "GFLOPs", "map", "study's", "timm"
+    cells = [
+        (
             row["name"],
             f"{row['parameters'] / 1e6:.2f}",
             f"{row['macs'] / 1e9:.3f}",
             f"{row['flops'] / 1e9:.3f}",
             "x".join(map(str, row["map_hw"])),
-            "" if study is None else f"{study:.2f}",
+            "" if row["study_gflops"] is None else f"{row['study_gflops']:.2f}",
             row["timm"],
         )
-    console = Console()
-    if not console.is_terminal:
-        console.width = 140  # so that names are not wrapped in a file
-    console.print(table)
-    console.print(UNITS, CAVEAT, sep="\n", highlight=False)
+        for row in rows
+    ]
+    click.echo(f"models, for one tile of {TILE_PX} px")
+    print_table(names_of, cells, numbers=names_of[1:6])
+    click.echo(f"{UNITS}\n{CAVEAT}")

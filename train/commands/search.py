@@ -4,11 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 import msgspec
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from heatline.edge.cli.output import json_option, print_facts, print_json, progress_console
+from heatline.edge.cli.output import json_option, print_facts, print_json, print_table, progress_console
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.process import sigterm_as_ctrl_c
 
@@ -71,20 +68,18 @@ def search(overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 def _print_trials(report: "SearchReport") -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("trial", "lr", "batch", report.objective.replace("_", " "), "step", "s"):
-        table.add_column(name, justify="right")
-    table.add_column("state", overflow="fold")
-    for row in report.trials:
-        is_best = report.best is not None and row.trial == report.best.trial
-        table.add_row(
+    names = "trial", "lr", "batch", report.objective.replace("_", " "), "step", "s", "state"
+    best = None if report.best is None else report.best.trial
+    rows = [
+        (
             str(row.trial),
             "" if row.lr is None else f"{row.lr:.2e}",
             str(row.batch or ""),
             "" if row.value is None else f"{row.value:.4f}",
             str(row.step or ""),
             "" if row.seconds is None else f"{row.seconds:.0f}",
-            "best" if is_best else escape(row.state + (f": {row.reason}" if row.reason else "")),
-            style="bold green" if is_best else "dim" if row.state != "complete" else None,
+            "best" if row.trial == best else row.state + (f": {row.reason}" if row.reason else ""),
         )
-    Console().print(table)
+        for row in report.trials
+    ]
+    print_table(names, rows, numbers=names[:-1])

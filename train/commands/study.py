@@ -5,11 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 import msgspec
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from heatline.edge.cli.output import json_option, print_json, progress_console
+from heatline.edge.cli.output import json_option, print_json, print_table, progress_console
 from heatline.edge.errors import TrainingError
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.process import sigterm_as_ctrl_c
@@ -88,28 +85,18 @@ def study(
 def _print(status: "StudyStatus") -> None:
     from heatline.train.study.runner import format_duration
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("run", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("steps", justify="right", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("initial weights", overflow="fold")
-    table.add_column("", overflow="fold")
-    for run in status.runs:
-        why = status.failed.get(run.run) or run.why or ("in progress" if run.at_work else "")
-        table.add_row(
+    rows = [
+        (
             run.run,
             run.state,
             f"{run.steps} of {run.of_steps}" if run.steps else "",
             "" if run.seconds is None else format_duration(run.seconds),
-            escape(run.weights or ""),
-            escape(why),
-            style="green" if run.state == "evaluated" else None,
+            run.weights or "",
+            status.failed.get(run.run) or run.why or ("in progress" if run.at_work else ""),
         )
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160  # so that names are not wrapped in a file
-    console.print(table)
+        for run in status.runs
+    ]
+    print_table(("run", "state", "steps", "time", "initial weights", ""), rows, numbers=("steps", "time"))
     done = sum(run.state == "evaluated" for run in status.runs)
     click.echo(f"{done} of {len(status.runs)} runs are evaluated; remaining: {status.remaining.describe()}")
     if status.report is not None:

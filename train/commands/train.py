@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from heatline.edge.cli.output import json_option, print_facts, print_json
-from heatline.edge.errors import ConfigError
+from heatline.edge.cli.output import json_option, print_facts, print_json, print_table, visible
+from heatline.edge.errors import ConfigError, TrainingError
 from heatline.edge.picture_folders import find_layout
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.process import sigterm_as_ctrl_c
@@ -71,9 +71,7 @@ def train(
     """
     require_extra("train")
     if products is not None:
-        from heatline.train.commands.train_products import train_all
-
-        train_all(products, overrides, address, processors, as_json)
+        _train_products(products, overrides, address, processors, as_json)
         return
     if address is not None or processors is not None:
         raise click.UsageError("--address and --processors belong to --products")
@@ -92,6 +90,40 @@ def train(
         print_json({"run": str(run.folder), **msgspec.structs.asdict(summary)})
         return
     print_facts(f"{run.folder}: {summary.model} by recipe {summary.recipe}", _facts(summary, run.folder))
+
+
+def _train_products(
+    folder: Path, overrides: Sequence[str], address: str | None, processors: int | None, as_json: bool
+) -> None:
+    """Train the products of a folder, and print their table.
+
+    Raises:
+        HeatlineError: products failed; of their kind if they all failed in one way, else a `TrainingError`.
+    """
+    require_extra("cluster")
+    if folders := [item for item in overrides if "=" not in item]:
+        raise click.UsageError(f"--products names the folder of all products, so {folders[0]!r} has no meaning")
+    from heatline.train.products.page import COLUMNS, TEXTS, cells_of
+    from heatline.train.products.train import train_products
+
+    report, errors = train_products(
+        folder, overrides, lambda line: click.echo(visible(line), err=True), address, processors
+    )
+    if as_json:
+        print_json(msgspec.to_builtins(report))
+    else:
+        print_table(
+            COLUMNS,
+            map(cells_of, report.products),
+            numbers=[name for at, name in enumerate(COLUMNS) if at not in TEXTS],
+        )
+        click.echo(visible(f"page: {report.page}"))
+    if errors:
+        name, first = next(iter(errors.items()))
+        kinds = {type(error) for error in errors.values()}
+        kind = kinds.pop() if len(kinds) == 1 else TrainingError
+        others = f", and {format_count(len(errors) - 1, 'other product')}" if len(errors) > 1 else ""
+        raise kind(f"{name} failed ({first}){others}; correct that, then give the same command again")
 
 
 def _with_folder(overrides: Sequence[str]) -> list[str]:

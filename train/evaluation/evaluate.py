@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from heatline.edge.bundle import Calibration
 from heatline.edge.calibration.statistics import FEWEST_GROUPS
 from heatline.edge.errors import InputError
 from heatline.edge.images import digest_picture
@@ -18,7 +17,7 @@ from heatline.edge.util.text import format_count, is_are, utf8_safe
 from heatline.train.evaluation.evaluated import EvaluatedModel, open_model
 from heatline.train.evaluation.figures import compute_figures, compute_intervals
 from heatline.train.evaluation.gallery import FrameGallery, Gallery, draw_gallery, relative_name
-from heatline.train.evaluation.observe import Picture, TruthColumns, observe
+from heatline.train.evaluation.observe import Observed, Picture, observe
 from heatline.train.evaluation.result import (
     Evaluation,
     EvaluationSubject,
@@ -29,6 +28,7 @@ from heatline.train.evaluation.result import (
     describe_escapes,
     write_evaluation,
 )
+from heatline.train.evaluation.rows import unique_ends
 from heatline.train.evaluation.sweep import Sweep, SweepTiles
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledFolder, LabelledImage
@@ -112,20 +112,18 @@ def evaluate_pictures(
     references = None if model.run is None else model.run.references
     if references is not None:
         references = references.on(selection.folder, [picture.image for picture in selection.pictures])
-    columns, reasons = observe(model, selection.pictures, galleries, sweep, track, frame_gallery, references)
+    found = observe(model, selection.pictures, galleries, sweep, track, frame_gallery, references)
     implausible = [
-        ImplausibleFrame(
-            *_image_and_group(selection, selection.pictures[at]), selection.pictures[at].image.defective, reason
-        )
-        for at, reason in reasons.items()
+        ImplausibleFrame(*_image_and_group(selection, picture), picture.image.defective, found.rejected[at])
+        for at, picture in enumerate(selection.pictures)
+        if at in found.rejected
     ]
-    counted = replace(
-        selection, pictures=tuple(picture for at, picture in enumerate(selection.pictures) if at not in reasons)
-    )
+    judged = [picture for at, picture in enumerate(selection.pictures) if at not in found.rejected]
+    counted = replace(selection, pictures=tuple(judged))
     truths = []
-    for truth, found in columns.items():
+    for truth, columns in found.by_truth.items():
         figures = partial(
-            compute_figures, found.tiles, found.frames, model.cell_px, set_threshold=selection.set_threshold > 0
+            compute_figures, columns.tiles, columns.frames, model.cell_px, set_threshold=selection.set_threshold > 0
         )
         intervals, intervals_are = compute_intervals(figures, len(selection.groups) if selection.grouped else 0)
         truths.append(
@@ -134,15 +132,15 @@ def evaluate_pictures(
                 figures=figures(np.ones(len(selection.groups))),
                 intervals=intervals,
                 intervals_are=intervals_are,
-                sweep=sweep.figures(truth) if sweep is not None and found.frames.placed.any() else None,
+                sweep=sweep.figures(truth) if sweep is not None and columns.frames.placed.any() else None,
                 gallery=[]
                 if folder is None
                 else draw_gallery(galleries[truth], truth, calibration, sweep_tiles, folder),
             )
         )
-    first = next(iter(columns.values()))
-    frames = _frame_answers(model, counted, first)
-    stand_ins = [] if any(not frame.defective for frame in frames) else first.scores_without_defects.tolist()
+    frames = _frame_answers(model, counted, found)
+    first = next(iter(found.by_truth.values()))
+    stand_ins = [] if any(not frame.defective for frame in frames) else first.scores_without_defects
     evaluation = Evaluation(
         subject=_describe_subject(model, counted),
         calibration=calibration,
@@ -154,12 +152,8 @@ def evaluate_pictures(
         implausible=implausible,
         set_threshold=selection.set_threshold,
     )
-    escapes = describe_escapes(evaluation, count_kinds([evaluation]))
-    warnings = [
-        *_warn_of_implausible(implausible, model.engine.compares),
-        *_warnings(selection, frames, len(stand_ins), calibration),
-    ]
-    evaluation = msgspec.structs.replace(evaluation, warnings=[*([escapes] if escapes else []), *warnings])
+    warnings = [describe_escapes(evaluation, count_kinds([evaluation])), *_warnings(selection, evaluation, model)]
+    evaluation = msgspec.structs.replace(evaluation, warnings=[each for each in warnings if each])
     if folder is not None:
         write_evaluation(evaluation, folder)
     return evaluation
@@ -183,7 +177,7 @@ def select_pictures(model: EvaluatedModel, options: EvaluationOptions) -> Select
     first = folders[truths[0]]
     digests = set(model.summary.get("digests", []))
     known = {image.path for image in first.images if digest_picture(image.path) in digests} if digests else set()
-    is_same = bool(known) if digests else _is_folder_of_training(model, first)
+    is_same = bool(known)
     images, part = _select(model, options, first, is_same=is_same)
     by_path = {truth: {image.path: image for image in each.images} for truth, each in folders.items()}
     grouped = all(image.group is not None for image in images)
@@ -203,16 +197,6 @@ def select_pictures(model: EvaluatedModel, options: EvaluationOptions) -> Select
     return SelectedPictures(
         folder, truths, pictures, groups, grouped, part, 0 if part == "train" else trained_on, set_threshold
     )
-
-
-def _is_folder_of_training(model: EvaluatedModel, folder: LabelledFolder) -> bool:
-    """Return whether an older version trained the model on this folder, by the path of a run or the name of a bundle.
-
-    Models of this version know digests of their pictures instead.
-    """
-    if model.data is not None:
-        return model.data.resolve() == folder.folder.resolve()
-    return bool(model.summary.get("data") == folder.folder.resolve().name)
 
 
 def _read(folder: Path, truth: str, options: EvaluationOptions, model: EvaluatedModel) -> LabelledFolder:
@@ -237,41 +221,30 @@ def _select(
     """
     if options.column is not None:
         labelled.groups()  # raises if the column does not exist, also if no group of it is selected
-    if options.groups is not None:
-        return _select_groups(set(options.groups), labelled), f"groups {', '.join(options.groups)}"
+    part, wanted = options.part, set(options.groups or ())
     present = {image.group for image in labelled.images}
-    if options.part is None:
-        wanted = model.groups("test")
-        if wanted and wanted <= present and is_same:
-            return _select_part("test", model, labelled), "test"
+    if part is None and not wanted:
+        is_test = is_same and model.groups("test") and model.groups("test") <= present
+        part = "test" if is_test else ALL
+    if part == ALL:
         return list(labelled.images), ALL
-    if options.part == ALL:
-        return list(labelled.images), ALL
-    return _select_part(options.part, model, labelled), options.part
-
-
-def _select_part(part: str, model: EvaluatedModel, labelled: LabelledFolder) -> list[LabelledImage]:
-    """Return the pictures of all groups that the model names for a part."""
-    wanted = model.groups(part)
-    if not wanted:
+    if part is not None:
+        wanted = model.groups(part)
+    if part is not None and not wanted:
         raise InputError(f"{model.path} names no groups as {part}; name groups with --groups, or choose --part all")
-    images = [image for image in labelled.images if image.group in wanted]
-    if missing := wanted - {str(image.group) for image in images}:
+    missing = sorted(wanted - present)
+    if missing and part is None:
+        raise InputError(
+            f"{labelled.folder} has no picture of the group {missing[0]!r}; it has {', '.join(labelled.groups())}"
+        )
+    if missing:
         raise InputError(
             f"{labelled.folder} has {len(wanted) - len(missing)} of the {len(wanted)} {part} groups of {model.path}, "
-            f"{min(missing)!r} is missing; groups were read from {labelled.groups_are}: name the folder of the "
+            f"{missing[0]!r} is missing; groups were read from {labelled.groups_are}: name the folder of the "
             "training, and choose the source of groups with --group or --pattern"
         )
-    return images
-
-
-def _select_groups(wanted: set[str], labelled: LabelledFolder) -> list[LabelledImage]:
     images = [image for image in labelled.images if image.group in wanted]
-    if missing := wanted - {str(image.group) for image in images}:
-        raise InputError(
-            f"{labelled.folder} has no picture of the group {min(missing)!r}; it has {', '.join(labelled.groups())}"
-        )
-    return images
+    return images, part or f"groups {', '.join(options.groups or ())}"
 
 
 def _sweep_function(model: EvaluatedModel) -> SweepTiles | None:
@@ -285,26 +258,22 @@ def _sweep_function(model: EvaluatedModel) -> SweepTiles | None:
     return classifier.sweep
 
 
-def _frame_answers(model: EvaluatedModel, selection: SelectedPictures, columns: TruthColumns) -> list[FrameAnswer]:
+def _frame_answers(model: EvaluatedModel, selection: SelectedPictures, found: Observed) -> list[FrameAnswer]:
     """Return an answer per frame, with its defects by the first truth."""
-    of = columns.frames
+    of = next(iter(found.by_truth.values())).frames
     answers = []
     for at, picture in enumerate(selection.pictures):
-        defects, hit, false_regions = (
-            int(column[at]) if of.placed[at] else None for column in (of.defects, of.hit, of.false_regions)
-        )
-        loose = model.loose_held_out.get(picture.image.path)
+        path, counts = picture.image.path, (of.defects, of.hit, of.false_regions)
+        loose = model.loose_held_out.get(path)
         answers.append(
             FrameAnswer(
                 *_image_and_group(selection, picture),
-                defective=bool(of.defective[at]),
-                score=float(of.logit[at]),
-                defects=defects,
-                hit=hit,
-                false_regions=false_regions,
-                threshold=columns.thresholds[at] if picture.image.path in model.held_out else None,
+                bool(of.defective[at]),
+                float(of.logit[at]),
+                *(int(column[at]) if of.placed[at] else None for column in counts),
+                threshold=found.thresholds[at] if path in model.held_out else None,
                 loose_threshold=model.loose_threshold if loose is None else loose.score_threshold,
-                kinds=columns.kinds[at],
+                kinds=found.kinds[at],
             )
         )
     return answers
@@ -316,19 +285,6 @@ def _image_and_group(selection: SelectedPictures, picture: Picture) -> tuple[str
         relative_name(selection.folder, picture.image.path),
         utf8_safe(selection.groups[picture.group]) if selection.grouped else None,
     )
-
-
-def _warn_of_implausible(implausible: Sequence[ImplausibleFrame], compares: bool) -> list[str]:
-    """Warn of frames without a verdict; empty if there are none."""
-    if not implausible:
-        return []
-    defective = sum(frame.defective for frame in implausible)
-    why = "not like the product, or not aligned with its reference" if compares else "not like the product"
-    return [
-        f"{format_count(len(implausible), 'frame', ',')} {is_are(len(implausible))} {why} "
-        f"({len(implausible) - defective:,} good, {defective:,} defective): the line gives no verdict there, and no "
-        "figure counts them."
-    ]
 
 
 def _describe_pictures(selection: SelectedPictures) -> str:
@@ -344,11 +300,18 @@ def _describe_pictures(selection: SelectedPictures) -> str:
     return f"{parts.get(selection.part, selection.part)} of {selection.folder.resolve().name} ({', '.join(counted)})"
 
 
-def _warnings(
-    selection: SelectedPictures, frames: Sequence[FrameAnswer], stand_ins: int, calibration: Calibration
-) -> list[str]:
+def _warnings(selection: SelectedPictures, evaluation: Evaluation, model: EvaluatedModel) -> list[str]:
     """Return the reasons why the figures are worth less than they look."""
     found = []
+    frames, implausible, stand_ins = evaluation.frames, evaluation.implausible, len(evaluation.good_stand_ins)
+    if implausible:
+        defective = sum(frame.defective for frame in implausible)
+        aligned = ", or not aligned with its reference" if model.engine.compares else ""
+        found.append(
+            f"{format_count(len(implausible), 'frame', ',')} {is_are(len(implausible))} not like the product{aligned} "
+            f"({len(implausible) - defective:,} good, {defective:,} defective): the line gives no verdict there, and "
+            "no figure counts them."
+        )
     if selection.part == "train":
         found.append("The model was trained on these frames: the figures do not show how it judges new parts.")
     elif selection.trained_on:
@@ -376,10 +339,10 @@ def _warnings(
             "the tiles that show a defect"
         )
         found.append(f"No frame is good: {instead if stand_ins else 'the rate of false rejects is not known'}.")
+    calibration = evaluation.calibration
     wanted, at_most = calibration.false_reject_per_frame, calibration.false_reject_at_most
-    if selection.part == CROSS_VALIDATION:  # its report tells how many new good frames may be rejected
-        return found
-    if wanted is not None and at_most is not None and at_most > max(LOOSE, 2 * wanted):
+    told = selection.part == CROSS_VALIDATION  # its report tells how many new good frames may be rejected
+    if not told and wanted is not None and at_most is not None and at_most > max(LOOSE, 2 * wanted):
         found.append(
             f"Few frames set the thresholds ({calibration.frames:,}): up to {100 * at_most:.0f} % of the good parts "
             f"may be rejected, where {100 * wanted:g} % is wanted."
@@ -427,13 +390,4 @@ def unique_names(paths: Sequence[Path]) -> dict[Path, str]:
     places = [path.resolve() for path in paths]
     if twice := [path for path, place in zip(paths, places, strict=True) if places.count(place) > 1]:
         raise InputError(f"{' and '.join(map(str, twice))} are one folder; name each model once")
-    parts = {path: place.parts[1:] for path, place in zip(paths, places, strict=True)}
-    names: dict[Path, str] = {}
-    for path, own in parts.items():
-        others = [other for place, other in parts.items() if place != path]
-        depth = next((n for n in range(1, len(own) + 1) if all(own[-n:] != other[-n:] for other in others)), len(own))
-        name = "-".join(own[-depth:])
-        while name in names.values():  # a-b/c and a/b-c
-            name += "-"
-        names[path] = name
-    return names
+    return dict(zip(paths, unique_ends(places, "-"), strict=True))

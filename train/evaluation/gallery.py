@@ -23,6 +23,7 @@ from heatline.train.evaluation.result import GalleryItem, Kind
 from heatline.train.evaluation.scoring import enlarged, study_mask
 from heatline.train.evaluation.sweep import FUSIONS, SweepTiles
 from heatline.train.files import write_atomically
+from heatline.train.models.rollout import Fusion
 
 T = TypeVar("T")
 
@@ -129,7 +130,8 @@ class FrameGallery:
     """
 
     def __init__(self, calibration: Calibration, folder: Path, size: int = FRAMES) -> None:
-        self._scale, self._folder = _colour_scale(calibration), folder
+        self._scale = ColourScale.around(calibration.evidence_threshold, calibration.background)
+        self._folder = folder
         self._escaped, self._rejected = (_Lowest[_Drawn](size, spread=False) for _ in range(2))
 
     def add(self, view: FrameView) -> None:
@@ -192,24 +194,33 @@ def draw_gallery(
     Raises:
         InputError, TrainingError: the folder or a picture cannot be written.
     """
-    scale = _colour_scale(calibration)
+    scale = ColourScale.around(calibration.evidence_threshold, calibration.background)
+    drawn: list[_Drawn] = []
+
+    def draw(kind: Kind, view: TileView, picture: NDArray[np.uint8], caption: str) -> None:
+        drawn.append((GalleryItem(kind, "", utf8_safe(view.image), view.yx, view.logit, caption), picture))
+
+    def triptych(view: TileView, found: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        heat = tint(view.pixels, scale.grey(enlarged(view.map, len(view.pixels))), 1)
+        return _join([view.pixels, _outline(view.pixels, view.truth, TRUTH_RGB), _outline(heat, found, FOUND_RGB)])
+
     examples = gallery.examples.items()
-    drawn = [_tile_item("example", view, _triptych(view, scale, _study_mask(view)), TRIPTYCH) for view in examples]
+    for view in examples:
+        draw("example", view, triptych(view, study_mask(view.map, view.logit, len(view.pixels))), TRIPTYCH)
     failures: list[tuple[Kind, list[TileView]]] = [("missed", gallery.missed.items()), ("false", gallery.false.items())]
     for kind, views in failures:
         for view in views:
-            picture = _triptych(view, scale, enlarged(view.map, len(view.pixels)) >= calibration.evidence_threshold)
-            drawn.append(_tile_item(kind, view, picture, LINE_TRIPTYCH))
-    if sweep is not None:
-        for view in examples[:ROLLOUTS_OF]:
-            drawn += [_tile_item(kind, view, picture, caption) for kind, picture, caption in _rollouts(view, sweep)]
+            found = enlarged(view.map, len(view.pixels)) >= calibration.evidence_threshold
+            draw(kind, view, triptych(view, found), LINE_TRIPTYCH)
+    for view in examples[:ROLLOUTS_OF] if sweep is not None else ():
+        for kind, picture, caption in _rollouts(view, sweep):
+            draw(kind, view, picture, caption)
     return _write(drawn, truth, folder)
 
 
 def relative_name(folder: Path, path: Path) -> str:
     """Return a picture's name for reports: its path below the folder of pictures, or its file name."""
-    name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
-    return utf8_safe(name)
+    return utf8_safe(path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name)
 
 
 def draw_frame(view: FrameView, scale: ColourScale) -> NDArray[np.uint8]:
@@ -244,55 +255,28 @@ def _write(drawn: Sequence[_Drawn], name: str, folder: Path) -> list[GalleryItem
     return gallery
 
 
-def _tile_item(kind: Kind, view: TileView, picture: NDArray[np.uint8], caption: str) -> _Drawn:
-    return GalleryItem(kind, "", utf8_safe(view.image), view.yx, view.logit, caption), picture
-
-
-def _colour_scale(calibration: Calibration) -> ColourScale:
-    return ColourScale.around(calibration.evidence_threshold, calibration.background)
-
-
-def _study_mask(view: TileView) -> NDArray[np.bool_]:
-    return study_mask(view.map, view.logit, len(view.pixels))
-
-
-def _triptych(view: TileView, scale: ColourScale, found: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    heat = tint(view.pixels, scale.grey(enlarged(view.map, len(view.pixels))), 1)
-    return _join([view.pixels, _outline(view.pixels, view.truth, TRUTH_RGB), _outline(heat, found, FOUND_RGB)])
-
-
 def _rollouts(view: TileView, sweep: SweepTiles) -> Iterator[tuple[Kind, NDArray[np.uint8], str]]:
+    """Draw the tile with its truth, and its rollouts, each tinted on its own scale, as rollouts are usually shown."""
     import torch
 
     ratios = tuple(sorted({RATIO_OF_FUSIONS, *RATIOS_OF_MEAN}))
     logits, maps = sweep(torch.from_numpy(view.pixels[None].copy()), FUSIONS, ratios)
     relevance = (maps[0] * logits.sign()).cpu().numpy()  # [fusions, ratios, h, w]
-    of = {
-        (fusion, ratio): relevance[row, column]
-        for row, fusion in enumerate(FUSIONS)
-        for column, ratio in enumerate(ratios)
-    }
     truth = _outline(view.pixels, view.truth, TRUTH_RGB)
-    by_fusion = [_tint_relative(view.pixels, of[fusion, RATIO_OF_FUSIONS]) for fusion in FUSIONS]
-    yield (
-        "fusions",
-        _join([truth, *by_fusion]),
-        f"truth; {', '.join(FUSIONS)} fusion at discard ratio {RATIO_OF_FUSIONS:g}, each on its own scale",
-    )
-    by_ratio = [_tint_relative(view.pixels, of["mean", ratio]) for ratio in RATIOS_OF_MEAN]
-    yield (
-        "ratios",
-        _join([truth, *by_ratio]),
-        f"truth; mean fusion at discard ratios {', '.join(f'{ratio:g}' for ratio in RATIOS_OF_MEAN)}, each on its own "
-        "scale",
-    )
+
+    def tinted(fusion: Fusion, ratio: float) -> NDArray[np.uint8]:
+        large = enlarged(relevance[FUSIONS.index(fusion), ratios.index(ratio)], len(view.pixels))
+        scale = ColourScale(float(large.min()), float(max(large.max(), large.min() + 1e-12)))
+        return tint(view.pixels, scale.grey(large), 1)
+
+    fusions = f"{', '.join(FUSIONS)} fusion at discard ratio {RATIO_OF_FUSIONS:g}"
+    yield "fusions", _join([truth, *(tinted(each, RATIO_OF_FUSIONS) for each in FUSIONS)]), _captioned(fusions)
+    of_mean = f"mean fusion at discard ratios {', '.join(f'{ratio:g}' for ratio in RATIOS_OF_MEAN)}"
+    yield "ratios", _join([truth, *(tinted("mean", ratio) for ratio in RATIOS_OF_MEAN)]), _captioned(of_mean)
 
 
-def _tint_relative(pixels: NDArray[np.uint8], tile_map: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Tint the tile by its map on the map's own scale, lowest to highest value, as rollouts are usually shown."""
-    large = enlarged(tile_map, len(pixels))
-    scale = ColourScale(float(large.min()), float(max(large.max(), large.min() + 1e-12)))
-    return tint(pixels, scale.grey(large), 1)
+def _captioned(rollouts: str) -> str:
+    return f"truth; {rollouts}, each on its own scale"
 
 
 def _outline(
@@ -306,9 +290,7 @@ def _outline(
 
 def _join(pictures: Sequence[NDArray[np.uint8]], axis: int = 1) -> NDArray[np.uint8]:
     """Join pictures of one size side by side (axis 1) or one below the other (axis 0), with a white gap."""
-    height, width = pictures[0].shape[:2]
-    gap = np.full((GAP_PX, width, 3) if axis == 0 else (height, GAP_PX, 3), 255, np.uint8)
-    parts: list[NDArray[np.uint8]] = []
-    for picture in pictures:
-        parts += [gap, picture] if parts else [picture]
-    return np.concatenate(parts, axis=axis)
+    padding = [(0, 0), (0, 0), (0, 0)]
+    padding[axis] = (0, GAP_PX)
+    parts = [np.pad(picture, padding, constant_values=255) for picture in pictures[:-1]]
+    return np.concatenate([*parts, pictures[-1]], axis=axis)

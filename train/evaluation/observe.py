@@ -1,8 +1,8 @@
 """Inspect each labelled picture once, as the line does, and compare the result with every truth."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import astuple, dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,13 +51,22 @@ class TruthColumns:
 
     tiles: TileColumns
     frames: FrameColumns
-    scores_without_defects: NDArray[np.float64]
+    scores_without_defects: list[float]
     """Per placed defective frame, the highest logit of its clean tiles (without a true pixel by any truth), shifted as
     the model's threshold is from that of the frame; frames without clean tiles are left out."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was observed of all pictures."""
+
+    by_truth: dict[str, TruthColumns]
     thresholds: list[float]
-    """Score threshold of each frame, logits."""
+    """Score threshold of each frame with a verdict, logits."""
     kinds: list[list[DefectKind]]
-    """Of each frame; empty for good frames."""
+    """Of each frame with a verdict; empty for good frames."""
+    rejected: dict[int, str]
+    """Why pictures have no verdict, by their index."""
 
 
 def observe(
@@ -68,7 +77,7 @@ def observe(
     track: Track,
     frame_gallery: FrameGallery | None = None,
     references: References | None = None,
-) -> tuple[dict[str, TruthColumns], dict[int, str]]:
+) -> Observed:
     """Inspect all pictures, and collect the columns that figures are computed from.
 
     Pictures that do not show the product, or not where its reference shows it, get no verdict from the line. They are
@@ -79,39 +88,47 @@ def observe(
         sweep: counts all variants of the map of a ViT's run.
         frame_gallery: picks the frames to show, with their truth by the first of `galleries`.
         references: what a run compares the pictures with; None: nothing, or what a bundle holds.
-    Returns:
-        The columns by truth; and why pictures have no verdict, by their index in `pictures`.
     Raises:
         InputError: a picture or its truth cannot be used.
         EngineError: the engine gives no usable answer.
     """
     inspector, calibration = model.inspector(), model.settings.calibration
-    columns = {truth: _ColumnBuilder(model) for truth in galleries}
-    implausible: dict[int, str] = {}
+    tiles, frames = ({truth: list[tuple[Any, ...]]() for truth in galleries} for _ in range(2))
+    without_defects = {truth: list[float]() for truth in galleries}
+    found = Observed({}, [], [], {})
     tracked = track([picture.image for picture in pictures])
-    for number, (picture, image) in enumerate(zip(pictures, tracked, strict=True), start=1):
+    for number, (picture, image) in enumerate(zip(pictures, tracked, strict=True)):
         rgb = image.pixels()
-        thresholds = Thresholds.of(model.held_out.get(image.path, calibration))
-        inspector.thresholds = thresholds
+        thresholds = inspector.thresholds = Thresholds.of(model.held_out.get(image.path, calibration))
         reference = None if references is None else references.of(image)
-        frame = Frame(Stamp("evaluate", number, image.path.name), rgb, "RGB8")
+        frame = Frame(Stamp("evaluate", number + 1, image.path.name), rgb, "RGB8")
         pending = inspector.start(frame, reference=reference)
         judgement = inspector.finish(pending)
         if judgement.reject_reason is not None:
-            implausible[number - 1] = judgement.reject_reason
+            found.rejected[number] = judgement.reject_reason
             continue
         grid = pending.stitcher.grid
-        placed: dict[str, NDArray[np.bool_]] = {}
-        for truth, of_truth in picture.by_truth.items():
-            mask = of_truth.mask(grid.frame_hw)
-            if mask is not None and (mask.any() or not of_truth.defective):
-                placed[truth] = mask
+        masks = {truth: of_truth.mask(grid.frame_hw) for truth, of_truth in picture.by_truth.items()}
+        placed = {
+            truth: mask
+            for truth, mask in masks.items()
+            if mask is not None and (mask.any() or not picture.by_truth[truth].defective)
+        }
         tile_masks = {truth: cut_mask(mask, grid) for truth, mask in placed.items()}
         clean = clean_tiles(tile_masks.values(), len(grid))
-        kinds = _score_kinds(picture, placed, pending, judgement, model.cell_px)
-        for truth, found in columns.items():
+        found.thresholds.append(thresholds.score)
+        found.kinds.append(_score_kinds(picture, placed, pending, judgement, model.cell_px) if image.defective else [])
+        for truth, rows in frames.items():
             defective, mask = picture.by_truth[truth].defective, placed.get(truth)
-            found.add_frame(picture, defective, pending, judgement, thresholds, mask, clean, kinds)
+            counts, pixels = (0, 0, 0), PixelCounts()
+            if mask is not None:
+                counts = astuple(score_frame(judgement.regions, mask, model.cell_px))
+                pixels = PixelCounts.of(line_mask(pending, judgement, thresholds), mask)
+                if defective and clean.any():
+                    shift = calibration.score_threshold - thresholds.score
+                    without_defects[truth].append(float(pending.logits[clean].max()) + shift)
+            is_defect, is_placed = judgement.verdict == "DEFECT", mask is not None
+            rows.append((picture.group, judgement.score, defective, is_defect, is_placed, *counts, astuple(pixels)))
         if frame_gallery is not None:
             mask, cell_px = placed.get(next(iter(galleries))), pending.stitcher.cell_px
             pose = judgement.pose
@@ -120,15 +137,66 @@ def observe(
         if not placed:
             continue
         inside_hw = min(grid.tile_px, grid.frame_hw[0]), min(grid.tile_px, grid.frame_hw[1])
-        _add_tiles(
-            {truth: columns[truth] for truth in placed}, picture, pending, tile_masks, inside_hw, thresholds.score
-        )
-        pixels = grid.tiles(rgb)
-        for truth, masks in tile_masks.items():
-            galleries[truth].add(_views(picture, grid, pixels, masks, pending))
+        for tile, (logit, tile_map) in enumerate(zip(pending.logits.tolist(), pending.maps, strict=True)):
+            called = study_mask(tile_map, logit, grid.tile_px)
+            for truth, of_tiles in tile_masks.items():
+                row = tile_row(model.family, logit, tile_map, of_tiles[tile], called, inside_hw, thresholds.score)
+                tiles[truth].append((picture.group, *row))
+        pixels_of_tiles = grid.tiles(rgb)
+        for truth, of_tiles in tile_masks.items():
+            galleries[truth].add(
+                TileView(
+                    picture.group, image.path.name, yx, cut, mask, bool(mask.mean() > DEFECTIVE_SHARE), logit, tile_map
+                )
+                for yx, cut, mask, logit, tile_map in zip(
+                    grid.origins_yx, pixels_of_tiles, of_tiles, pending.logits.tolist(), pending.maps, strict=True
+                )
+            )
         if sweep is not None:
-            sweep.add(pixels, pending.logits, tile_masks, inside_hw)
-    return {truth: found.build() for truth, found in columns.items()}, implausible
+            sweep.add(pixels_of_tiles, pending.logits, tile_masks, inside_hw)
+    for truth in galleries:
+        columns = TileColumns(*_columns(tiles[truth], TILE)), FrameColumns(*_columns(frames[truth], FRAME))
+        found.by_truth[truth] = TruthColumns(*columns, without_defects[truth])
+    return found
+
+
+def tile_row(
+    family: str,
+    logit: float,
+    tile_map: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    called: NDArray[np.bool_],
+    inside_hw: tuple[int, int],
+    threshold: float,
+) -> tuple[Any, ...]:
+    """Return the fields of `TileColumns` after the group.
+
+    Args:
+        family: of the model: "cnn" or "vit".
+        mask: true pixels [tile, tile].
+        called: pixels that the study's rule calls defective.
+        inside_hw: part of the tile that is in the frame.
+        threshold: the score threshold, logits.
+    """
+    # A rollout's map is relevance times logit: with a negative logit, its lowest value is the most relevant.
+    relevance = tile_map * np.sign(np.float32(logit)) if family == "vit" else tile_map
+    defective = bool(mask.mean() > DEFECTIVE_SHARE)
+    ambiguous = bool(mask.any()) and not defective
+    distance_px = peak_distance_px(relevance, mask, inside_hw) if defective else float("nan")
+    on_truth = share_on_truth(relevance, mask, inside_hw) if defective else float("nan")
+    inside = np.s_[: inside_hw[0], : inside_hw[1]]
+    pixels = astuple(PixelCounts.of(called[inside], mask[inside]))
+    return logit, defective, ambiguous, threshold, distance_px, on_truth, pixels
+
+
+TILE = "i8", "f8", "?", "?", "f8", "f8", "f8", "(4,)i8"
+FRAME = "i8", "f8", "?", "?", "?", "i8", "i8", "i8", "(4,)i8"
+"""Types of the columns of `TileColumns` and `FrameColumns`."""
+
+
+def _columns(rows: list[tuple[Any, ...]], types: Sequence[str]) -> list[NDArray[Any]]:
+    table = np.array(rows, ",".join(types))
+    return [table[name] for name in table.dtype.names or ()]
 
 
 def _score_kinds(
@@ -181,136 +249,6 @@ def clean_tiles(masks: Iterable[NDArray[np.bool_]], tiles: int) -> NDArray[np.bo
     return clean
 
 
-def _add_tiles(
-    columns: "Mapping[str, _ColumnBuilder]",
-    picture: Picture,
-    pending: PendingFrame,
-    tile_masks: Mapping[str, NDArray[np.bool_]],
-    inside_hw: tuple[int, int],
-    threshold: float,
-) -> None:
-    """Compute each tile's mask by the study's rule once, and add it for every truth."""
-    inside = np.s_[: inside_hw[0], : inside_hw[1]]
-    for tile, (logit, tile_map) in enumerate(zip(pending.logits, pending.maps, strict=True)):
-        found = study_mask(tile_map, float(logit), pending.stitcher.grid.tile_px)[inside]
-        for truth, masks in tile_masks.items():
-            columns[truth].add_tile(picture.group, float(logit), tile_map, masks[tile], found, inside_hw, threshold)
-
-
-def _views(
-    picture: Picture,
-    grid: TileGrid,
-    pixels: NDArray[np.uint8],
-    masks: NDArray[np.bool_],
-    pending: PendingFrame,
-) -> Iterable[TileView]:
-    for tile, yx in enumerate(grid.origins_yx):
-        yield TileView(
-            picture.group,
-            picture.image.path.name,
-            yx,
-            pixels[tile],
-            masks[tile],
-            bool(masks[tile].mean() > DEFECTIVE_SHARE),
-            float(pending.logits[tile]),
-            pending.maps[tile],
-        )
-
-
-class _ColumnBuilder:
-    """Collects the rows of the columns by one truth."""
-
-    def __init__(self, model: EvaluatedModel) -> None:
-        self._is_rollout = model.family == "vit"
-        self._cell_px = model.cell_px
-        self._score_threshold = model.settings.calibration.score_threshold
-        self._tiles: list[tuple[int, float, bool, bool, float, float, float]] = []
-        self._study_px: list[PixelCounts] = []
-        self._frames: list[tuple[int, float, bool, bool, bool, int, int, int]] = []
-        self._line_px: list[PixelCounts] = []
-        self._scores_without_defects: list[float] = []
-        self._thresholds: list[float] = []
-        self._kinds: list[list[DefectKind]] = []
-
-    def add_tile(
-        self,
-        group: int,
-        logit: float,
-        tile_map: NDArray[np.float32],
-        mask: NDArray[np.bool_],
-        found: NDArray[np.bool_],
-        inside_hw: tuple[int, int],
-        threshold: float,
-    ) -> None:
-        defective = bool(mask.mean() > DEFECTIVE_SHARE)
-        distance_px = on_truth = float("nan")
-        if defective:
-            # A rollout's map is relevance times logit: with a negative logit, its lowest value is the most relevant.
-            relevance = tile_map * np.sign(np.float32(logit)) if self._is_rollout else tile_map
-            distance_px = peak_distance_px(relevance, mask, inside_hw)
-            on_truth = share_on_truth(relevance, mask, inside_hw)
-        ambiguous = bool(mask.any()) and not defective
-        self._tiles.append((group, logit, defective, ambiguous, threshold, distance_px, on_truth))
-        self._study_px.append(PixelCounts.of(found, mask[: inside_hw[0], : inside_hw[1]]))
-
-    def add_frame(
-        self,
-        picture: Picture,
-        defective: bool,
-        pending: PendingFrame,
-        judgement: Judgement,
-        thresholds: Thresholds,
-        mask: NDArray[np.bool_] | None,
-        clean: NDArray[np.bool_],
-        kinds: list[DefectKind],
-    ) -> None:
-        """Add a frame with its verdict; a frame without a mask is not placed."""
-        counts, pixels = (0, 0, 0), PixelCounts()
-        if mask is not None:
-            score = score_frame(judgement.regions, mask, self._cell_px)
-            counts = score.defects, score.hit, score.false_regions
-            pixels = PixelCounts.of(line_mask(pending, judgement, thresholds), mask)
-            if defective and clean.any():
-                shift = self._score_threshold - thresholds.score
-                self._scores_without_defects.append(float(pending.logits[clean].max()) + shift)
-        self._frames.append(
-            (picture.group, judgement.score, defective, judgement.verdict == "DEFECT", mask is not None, *counts)
-        )
-        self._line_px.append(pixels)
-        self._thresholds.append(thresholds.score)
-        self._kinds.append(kinds if defective else [])
-
-    def build(self) -> TruthColumns:
-        tile = list(zip(*self._tiles, strict=True)) or [()] * 7
-        frame = list(zip(*self._frames, strict=True)) or [()] * 8
-        return TruthColumns(
-            TileColumns(
-                group=np.array(tile[0], np.int64),
-                logit=np.array(tile[1], np.float64),
-                defective=np.array(tile[2], np.bool_),
-                ambiguous=np.array(tile[3], np.bool_),
-                score_threshold=np.array(tile[4], np.float64),
-                distance_px=np.array(tile[5], np.float64),
-                on_truth=np.array(tile[6], np.float64),
-                study_px=_counts(self._study_px),
-            ),
-            FrameColumns(
-                group=np.array(frame[0], np.int64),
-                logit=np.array(frame[1], np.float64),
-                defective=np.array(frame[2], np.bool_),
-                rejected=np.array(frame[3], np.bool_),
-                placed=np.array(frame[4], np.bool_),
-                defects=np.array(frame[5], np.int64),
-                hit=np.array(frame[6], np.int64),
-                false_regions=np.array(frame[7], np.int64),
-                line_px=_counts(self._line_px),
-            ),
-            np.array(self._scores_without_defects),
-            self._thresholds,
-            self._kinds,
-        )
-
-
 def line_mask(pending: PendingFrame, judgement: Judgement, thresholds: Thresholds) -> NDArray[np.bool_]:
     """Return the pixels of a frame that lie in its regions, bool [H, W]."""
     stitcher = pending.stitcher
@@ -320,8 +258,3 @@ def line_mask(pending: PendingFrame, judgement: Judgement, thresholds: Threshold
     cells = found_cells(judgement.heatmap, stitcher, defective, thresholds.evidence, thresholds.strong)
     height, width = stitcher.grid.frame_hw
     return np.kron(cells, np.ones((stitcher.cell_px, stitcher.cell_px), np.bool_))[:height, :width]
-
-
-def _counts(pixels: Sequence[PixelCounts]) -> NDArray[np.int64]:
-    rows = [(each.true_positive, each.false_positive, each.false_negative, each.true_negative) for each in pixels]
-    return np.array(rows, np.int64).reshape(-1, 4)

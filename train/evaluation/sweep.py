@@ -5,7 +5,6 @@ elsewhere (`study_rule`, `scoring`). The weighting game (Raatikainen & Rahtu 202
 pointing game measures its peak.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
@@ -20,7 +19,8 @@ from heatline.train.tiles import DEFECTIVE_SHARE
 
 FUSIONS: tuple[Fusion, ...] = ("min", "mean", "max")
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-SHARES = ("f1", "precision", "recall", "jaccard", "accuracy", "pointing", "pointing_gated", "weighting")
+OF_PIXELS = ("f1", "precision", "recall", "jaccard", "accuracy")
+SHARES = (*OF_PIXELS, "pointing", "pointing_gated", "weighting")
 """Names of the tables of `SweepFigures`."""
 BATCH = 16
 """Highest number of tiles per forward pass: a sweep of a ViT-tiny needs 90 MB for them, and more with more tokens."""
@@ -72,8 +72,7 @@ class Sweep:
     ) -> None:
         self._sweep_tiles = sweep_tiles
         self._fusions, self._ratios = tuple(fusions), tuple(ratios)
-        variants = len(self._fusions) * len(self._ratios)
-        self._tallies: defaultdict[str, _Tally] = defaultdict(lambda: _Tally(variants))
+        self._tallies: dict[str, _Tally] = {}
 
     def add(
         self,
@@ -94,21 +93,29 @@ class Sweep:
             return
         called = logits > GATE_LOGIT
         defective = {truth: mask.mean(axis=(1, 2)) > DEFECTIVE_SHARE for truth, mask in masks.items()}
-        inside = np.s_[: inside_hw[0], : inside_hw[1]]
-        for truth, mask in masks.items():
-            self._tallies[truth].add_truth(mask[:, *inside])
+        inside = {truth: mask[:, : inside_hw[0], : inside_hw[1]] for truth, mask in masks.items()}
+        variants = len(self._fusions) * len(self._ratios)
+        for truth, mask in inside.items():
+            tally = self._tallies.setdefault(truth, _Tally(variants))
+            tally.pixels += mask.size
+            tally.true += int(np.count_nonzero(mask))
         needed = np.flatnonzero(np.logical_or.reduce([called, *defective.values()]))
         for tile, maps in self._relevance_maps(tiles, needed):
-            if called[tile]:
-                found = [study_mask(one, float(logits[tile]), tiles.shape[1])[inside] for one in maps]
-                for truth, mask in masks.items():
-                    self._tallies[truth].add_found(found, mask[tile][inside])
-            truths_of_tile = [truth for truth in masks if defective[truth][tile]]
-            if truths_of_tile:
-                # The maps are not negative, and bilinear enlargement keeps them so: nothing must be clipped.
-                large = np.stack([enlarged(one, tiles.shape[1], inside_hw).ravel() for one in maps])
-                for truth in truths_of_tile:
-                    self._tallies[truth].add_maps(large, masks[truth][tile][inside], float(logits[tile]))
+            found = [study_mask(one, float(logits[tile]), tiles.shape[1]) for one in maps] if called[tile] else []
+            # The maps are not negative, and bilinear enlargement keeps them so: nothing must be clipped.
+            large = np.stack([enlarged(one, tiles.shape[1], inside_hw).ravel() for one in maps])
+            for truth, mask in inside.items():
+                tally, true = self._tallies[truth], mask[tile]
+                if found:
+                    parts = [one[: inside_hw[0], : inside_hw[1]] for one in found]
+                    tally.found += [np.count_nonzero(one) for one in parts]
+                    tally.hit += [np.count_nonzero(one & true) for one in parts]
+                if defective[truth][tile]:
+                    mass = large.sum(axis=1, dtype=np.float64)
+                    on_truth = large[:, true.ravel()].sum(axis=1, dtype=np.float64)
+                    tally.peaks.append(true.ravel()[large.argmax(axis=1)])
+                    tally.shares.append(np.divide(on_truth, mass, out=np.zeros_like(mass), where=mass > 0))
+                    tally.called.append(bool(called[tile]))
 
     def figures(self, truth: str) -> SweepFigures:
         """Return the figures by one truth.
@@ -116,32 +123,19 @@ class Sweep:
         Raises:
             KeyError: no tile was added with it.
         """
-        if truth not in self._tallies:
-            raise KeyError(truth)
-        tally = self._tallies[truth]
-        pixels = tally.pixels()
-
-        def table(values: Iterable[float]) -> Table:
-            row = iter(values)
-            return [[float(next(row)) for _ in self._ratios] for _ in self._fusions]
-
-        def of_defective(values: NDArray[np.float64] | None) -> TableOfDefective:
-            if values is None:
-                return [[None for _ in self._ratios] for _ in self._fusions]
-            return [list(line) for line in table(values.tolist())]
-
-        return SweepFigures(
-            fusions=list(self._fusions),
-            ratios=list(self._ratios),
-            precision=table(one.precision for one in pixels),
-            recall=table(one.recall for one in pixels),
-            f1=table(one.f1 for one in pixels),
-            jaccard=table(one.jaccard for one in pixels),
-            accuracy=table(one.accuracy for one in pixels),
-            pointing=of_defective(tally.pointing()),
-            pointing_gated=of_defective(tally.pointing(gated=True)),
-            weighting=of_defective(tally.weighting()),
-        )
+        tally, shape = self._tallies[truth], (len(self._fusions), len(self._ratios))
+        pixels = [
+            PixelCounts(hit, found - hit, tally.true - hit, tally.pixels - tally.true - found + hit)
+            for hit, found in zip(tally.hit.tolist(), tally.found.tolist(), strict=True)
+        ]
+        of_pixels = {name: [getattr(one, name) for one in pixels] for name in OF_PIXELS}
+        peaks = np.array(tally.peaks, np.bool_).reshape(-1, len(pixels))
+        gated = peaks & np.array(tally.called, np.bool_)[:, None]
+        of_tiles = {"pointing": peaks, "pointing_gated": gated, "weighting": np.array(tally.shares)}
+        unknown = [None] * len(pixels)
+        means = {name: values.mean(axis=0) if len(peaks) else unknown for name, values in of_tiles.items()}
+        tables = {name: np.array(values).reshape(shape).tolist() for name, values in (of_pixels | means).items()}
+        return SweepFigures(list(self._fusions), list(self._ratios), **tables)
 
     def _relevance_maps(
         self, tiles: NDArray[np.uint8], needed: NDArray[np.intp]
@@ -157,49 +151,11 @@ class Sweep:
 
 
 class _Tally:
-    """Counts over all tiles by one truth, per variant."""
+    """Counts over all tiles by one truth; of pixels that the variants found, and of defective tiles, per variant."""
 
     def __init__(self, variants: int) -> None:
-        self._pixels, self._true = 0, 0
-        self._found = np.zeros(variants, np.int64)
-        self._hit = np.zeros(variants, np.int64)
-        self._on_truth: list[NDArray[np.bool_]] = []
-        self._mass_on_truth: list[NDArray[np.float64]] = []
-        self._logits: list[float] = []
-
-    def add_truth(self, true: NDArray[np.bool_]) -> None:
-        """Add the true pixels of tiles: all are missed until `add_found` finds them."""
-        self._pixels += true.size
-        self._true += int(np.count_nonzero(true))
-
-    def add_found(self, found: Sequence[NDArray[np.bool_]], true: NDArray[np.bool_]) -> None:
-        """Add the pixels that the variants found in one of these tiles."""
-        self._found += [np.count_nonzero(one) for one in found]
-        if true.any():
-            self._hit += [np.count_nonzero(one & true) for one in found]
-
-    def add_maps(self, large: NDArray[np.float32], true: NDArray[np.bool_], logit: float) -> None:
-        """Add the enlarged maps [variants, pixels] of a defective tile."""
-        flat = true.ravel()
-        mass, on_truth = large.sum(axis=1, dtype=np.float64), large[:, flat].sum(axis=1, dtype=np.float64)
-        self._on_truth.append(flat[large.argmax(axis=1)])
-        self._mass_on_truth.append(np.divide(on_truth, mass, out=np.zeros_like(mass), where=mass > 0))
-        self._logits.append(logit)
-
-    def pixels(self) -> list[PixelCounts]:
-        return [
-            PixelCounts(hit, found - hit, self._true - hit, self._pixels - self._true - found + hit)
-            for hit, found in zip(self._hit.tolist(), self._found.tolist(), strict=True)
-        ]
-
-    def pointing(self, *, gated: bool = False) -> NDArray[np.float64] | None:
-        """Return the share of defective tiles with their peak on the truth; gated, in tiles called defective only."""
-        called = np.array(self._logits) > GATE_LOGIT
-        return self._mean([peaks & (called[tile] | (not gated)) for tile, peaks in enumerate(self._on_truth)])
-
-    def weighting(self) -> NDArray[np.float64] | None:
-        return self._mean(self._mass_on_truth)
-
-    def _mean(self, of_tiles: Sequence[NDArray[np.generic]]) -> NDArray[np.float64] | None:
-        """Return the mean per variant over defective tiles; None if no tile is defective."""
-        return np.asarray(np.array(of_tiles, np.float64).mean(axis=0)) if of_tiles else None
+        self.pixels = self.true = 0
+        self.found, self.hit = np.zeros(variants, np.int64), np.zeros(variants, np.int64)
+        self.peaks: list[NDArray[np.bool_]] = []
+        self.shares: list[NDArray[np.float64]] = []
+        self.called: list[bool] = []
