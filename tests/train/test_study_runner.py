@@ -185,7 +185,7 @@ def test_the_status_prints_the_progress_and_does_nothing(data: Path, tmp_path: P
     out = tmp_path / "study"
     shown = command(data, out, tmp_path, PLAN, "--status")
     assert shown.returncode == 0
-    assert re.search(rf"^{FIRST} +to do", shown.stdout, flags=re.MULTILINE)
+    assert re.search(rf"^ *{FIRST} +to do", shown.stdout, flags=re.MULTILINE)
     assert "0 of 2 runs are evaluated; remaining: 2 to train (time not known), 2 to evaluate" in shown.stdout
     assert not out.exists()
     more = PLAN.replace("settings:", "  - {name: gears, folder: gears}\nsettings:")

@@ -263,14 +263,18 @@ def _frame_answers(model: EvaluatedModel, selection: SelectedPictures, found: Ob
     of = next(iter(found.by_truth.values())).frames
     answers = []
     for at, picture in enumerate(selection.pictures):
-        path, counts = picture.image.path, (of.defects, of.hit, of.false_regions)
-        loose = model.loose_held_out.get(path)
+        path, loose = picture.image.path, model.loose_held_out.get(picture.image.path)
+        defects, hit, false_regions = (
+            int(column[at]) if of.placed[at] else None for column in (of.defects, of.hit, of.false_regions)
+        )
         answers.append(
             FrameAnswer(
                 *_image_and_group(selection, picture),
                 bool(of.defective[at]),
                 float(of.logit[at]),
-                *(int(column[at]) if of.placed[at] else None for column in counts),
+                defects,
+                hit,
+                false_regions,
                 threshold=found.thresholds[at] if path in model.held_out else None,
                 loose_threshold=model.loose_threshold if loose is None else loose.score_threshold,
                 kinds=found.kinds[at],

@@ -212,9 +212,10 @@ def draw_gallery(
         for view in views:
             found = enlarged(view.map, len(view.pixels)) >= calibration.evidence_threshold
             draw(kind, view, triptych(view, found), LINE_TRIPTYCH)
-    for view in examples[:ROLLOUTS_OF] if sweep is not None else ():
-        for kind, picture, caption in _rollouts(view, sweep):
-            draw(kind, view, picture, caption)
+    if sweep is not None:
+        for view in examples[:ROLLOUTS_OF]:
+            for kind, picture, caption in _rollouts(view, sweep):
+                draw(kind, view, picture, caption)
     return _write(drawn, truth, folder)
 
 
