@@ -8,7 +8,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from heatline.bench.conftest import FRAME_HW
 from heatline.bench.pictures import draw_shapes
-from heatline.edge.monitor.encoding import encode_frame
+from heatline.edge.monitor.recorder import encode_frame
 
 COLOUR = draw_shapes(FRAME_HW, seed=1)
 

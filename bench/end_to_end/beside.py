@@ -17,7 +17,7 @@ from heatline.bench.engine_process import in_own_process
 from heatline.bench.spread import Spread, interleaved
 from heatline.bench.watched_line import Keys, free_address
 from heatline.edge.errors import BenchError
-from heatline.edge.service.children import RECORDER_MODULE, WEB_MODULE
+from heatline.edge.service.sidecar import MODULE
 
 PICTURES = 20
 DEFECTIVE = 0.05
@@ -31,7 +31,6 @@ it would take minutes."""
 CONNECT_SECONDS = 2.0
 """Before each turn: connections end while a service is stopped for long."""
 PLAIN, EVIDENCE, PAGE, BOTH = "plain", "evidence", "page", "both"
-CHILDREN = {EVIDENCE: {"recorder": RECORDER_MODULE}, PAGE: {"page": WEB_MODULE}}
 
 
 class BesideTurn(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +57,7 @@ class BesideService(msgspec.Struct, frozen=True, kw_only=True):
     over_plain: Spread | None
     """Of the turns."""
     cpu_ms_per_frame: dict[str, Spread]
-    """Processor time of the service, of its cameras' processes, of the recorder and of the page's process."""
+    """Processor time of the service, of its cameras' processes, and of the monitor's."""
     frames: int
     stored: int
     skipped: int
@@ -151,6 +150,8 @@ class _Service:
 
     line: Line
     children: Mapping[str, str]
+    stores: bool
+    """Whether it stores pictures."""
     viewers: Viewers | None
     pause: ExitStack = field(default_factory=ExitStack)
 
@@ -182,7 +183,7 @@ class _Service:
             with self.line.watched.paused(children_run=True):
                 time.sleep(START_SECONDS)
         give_up = time.monotonic() + FIRST_WITHIN_SECONDS
-        while ("recorder" in self.children and not self.line.evidence.kept) or not all(self._shown()):
+        while (self.stores and not self.line.evidence.kept) or not all(self._shown()):
             self.line.next()
             if time.monotonic() > give_up:
                 raise BenchError(
@@ -208,8 +209,7 @@ def _started(scene: Scene, name: str) -> Iterator[_Service]:
             tables["web"] = {"listen": address}
         line = stack.enter_context(running(scene, None, waits=True, tables=tables))
         viewers = stack.enter_context(in_own_process(Viewers, address, VIEWERS)) if PAGE in has else None
-        children = {child: module for each in has for child, module in CHILDREN[each].items()}
-        service = _Service(line, children, viewers)
+        service = _Service(line, {"monitor": MODULE} if has else {}, EVIDENCE in has, viewers)
         stack.callback(service.pause.close)
         service.await_work(scene.cameras)
         service.stop()

@@ -22,13 +22,11 @@ from heatline.edge.describe import describe_bundle
 from heatline.edge.errors import CameraError, DeliveryError, Faults, HeatlineError
 from heatline.edge.frames import Frame, FrameRule
 from heatline.edge.inspection.setup import Setup
-from heatline.edge.monitor.encoding import encode_frame
-from heatline.edge.monitor.evidence_place import check_folder, evidence_folder, require_unused
 from heatline.edge.monitor.feed import check_socket
-from heatline.edge.monitor.picture_place import picture_socket
-from heatline.edge.monitor.retention import MIB
-from heatline.edge.monitor.server import check_page
-from heatline.edge.monitor.store import room_of
+from heatline.edge.monitor.pictures import picture_socket
+from heatline.edge.monitor.recorder import MIB, check_folder, encode_frame, require_unused, room_of
+from heatline.edge.monitor.sidecar import check_page
+from heatline.edge.monitor.store import evidence_folder
 from heatline.edge.service.events import bundle_name
 from heatline.edge.service.journal import not_served
 from heatline.edge.service.line import OpenCamera, bound_addresses, open_cameras, require_distinct

@@ -18,11 +18,8 @@ from heatline.edge.describe import describe_bundle
 from heatline.edge.errors import InputError
 from heatline.edge.heatmap_picture import outline_foreign, outline_regions, png, tint
 from heatline.edge.images import read_image, read_rgb
-from heatline.edge.monitor.entry import EvidenceEntry
-from heatline.edge.monitor.evidence_place import evidence_of
-from heatline.edge.monitor.exported import ReviewRow
-from heatline.edge.monitor.review import Review
-from heatline.edge.monitor.store import EvidenceStore
+from heatline.edge.monitor.marks import Review, ReviewRow
+from heatline.edge.monitor.store import JUDGED, EvidenceEntry, EvidenceStore, evidence_of
 from heatline.edge.util.files import replacing, writing
 from heatline.edge.wire.events import Verdict
 
@@ -84,11 +81,9 @@ def list_(
     LINE is a line's name, its TOML file, or the folder of the pictures. Times and days are UTC.
     """
     store = EvidenceStore(evidence_of(line))
-    if unreviewed:
-        verdicts: tuple[Verdict, ...] = ("DEFECT", "GOOD") if verdict is None else (verdict,)
-        found = store.unreviewed(limit, verdicts=verdicts, camera=camera, day=day)
-    else:
-        found = list(store.entries(limit=limit, day=day, verdict=verdict, camera=camera))
+    verdicts = [each for each in JUDGED if verdict in (None, each)] if unreviewed else verdict
+    reviewed = False if unreviewed else None
+    found = list(store.entries(limit=limit, day=day, verdict=verdicts, camera=camera, is_reviewed=reviewed))
     reviews = [store.review(entry.picture, entry.day) for entry in found]
     if as_json:
         rows = [None if review is None else ReviewRow.of(review) for review in reviews]

@@ -11,10 +11,8 @@ import msgspec
 from heatline.edge.cli.options import VERDICT, day_option
 from heatline.edge.cli.output import json_option, make_empty, print_json, print_warnings, progress_bar
 from heatline.edge.errors import InputError
-from heatline.edge.monitor.entry import EvidenceEntry
-from heatline.edge.monitor.evidence_place import evidence_of
-from heatline.edge.monitor.exported import MANIFEST, ManifestRow, ReviewRow
-from heatline.edge.monitor.store import EvidenceStore
+from heatline.edge.monitor.marks import MANIFEST, ManifestRow, ReviewRow
+from heatline.edge.monitor.store import EvidenceEntry, EvidenceStore, evidence_of
 from heatline.edge.util.files import replacing, writing
 from heatline.edge.util.text import encode_json, format_count
 from heatline.edge.wire.events import Verdict
@@ -74,7 +72,7 @@ def export(
         task = progress.add_task("pictures", total=len(wanted))
         with (out / MANIFEST).open("wb") as manifest:
             for day, picture in wanted:
-                entry = store.read(day, picture)
+                entry = store.find(picture, day)
                 copied["" if entry is None else _copy(store, entry, out, manifest, reviewed)] += 1
                 progress.advance(task)
     missing, contradictory = copied.pop(MISSING, 0), copied.pop(CONTRADICTORY, 0)

@@ -15,15 +15,9 @@ from heatline.edge.delivery.client.handshake_probe import require_authorized
 from heatline.edge.delivery.client.subscriber import Subscriber
 from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.errors import ConfigError, DeliveryError, InputError, JournalError, MessageError
-from heatline.edge.monitor.client import send_mark
-from heatline.edge.monitor.entry import EvidenceEntry
-from heatline.edge.monitor.evidence_place import evidence_of
-from heatline.edge.monitor.journal_marks import TOPIC
-from heatline.edge.monitor.marking import mark_of
-from heatline.edge.monitor.picture_place import picture_socket
-from heatline.edge.monitor.review import combine
-from heatline.edge.monitor.review_file import merge_reviews
-from heatline.edge.monitor.store import EvidenceStore
+from heatline.edge.monitor.marks import combine, mark_of, merged
+from heatline.edge.monitor.pictures import picture_socket, send_mark
+from heatline.edge.monitor.store import EvidenceEntry, EvidenceStore, evidence_of
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, is_line, journal_of, key_options
 from heatline.edge.wire.events import Message, ReviewEvent, StatusEvent, event_from
 from heatline.edge.wire.marks import Mark, MarkKind
@@ -136,7 +130,7 @@ def _require_mark(line: str, store: EvidenceStore, entry: EvidenceEntry, by: str
         return
     # The store is written up to a second later than the journal, and keeps marks that the journal has deleted.
     stored = store.review_events(entry.picture, entry.day)
-    review = combine(merge_reviews(stored, journalled)).get(entry.picture)
+    review = combine(merged([*stored, *journalled])).get(entry.picture)
     if review is None or by not in review.reviewers:
         raise InputError(
             f"{by} has no mark of picture {entry.picture} to withdraw; heatline evidence show {line} {entry.picture} "
@@ -152,7 +146,7 @@ def _journalled_reviews(line: str, picture: str) -> list[ReviewEvent]:
     """
     found = []
     with JournalReader.open_file(journal_of(line)) as reader:
-        for stored in reader.newest(MOST_REVIEWS, [TOPIC]):
+        for stored in reader.newest(MOST_REVIEWS, ["review"]):
             with contextlib.suppress(MessageError):  # another version wrote it
                 event = event_from(stored.record.header)
                 if isinstance(event, ReviewEvent) and event.mark.picture == picture:

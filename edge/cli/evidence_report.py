@@ -10,10 +10,9 @@ from heatline.edge.cli.output import json_option, print_json, print_table, progr
 from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.describe import utc
 from heatline.edge.errors import ConfigError, JournalError
-from heatline.edge.monitor.evidence_place import evidence_of
 from heatline.edge.monitor.report import Estimate, JournalTotals, Row, Share
 from heatline.edge.monitor.report import report as make_report
-from heatline.edge.monitor.store import EvidenceStore
+from heatline.edge.monitor.store import EvidenceStore, evidence_of
 from heatline.edge.target import journal_of
 from heatline.edge.util.text import format_count
 

@@ -14,6 +14,6 @@ def view(line: str, listen: str | None) -> None:
     The page shows pictures, verdicts, and why. The line need not run: then the page shows the last verdicts of its
     journal, with their pictures in its evidence store. LINE is a line's name or its TOML file, on this PC.
     """
-    from heatline.edge.monitor.server import serve_page
+    from heatline.edge.monitor.sidecar import serve_page
 
     serve_page(line, listen, lambda url: click.echo(f"open {url} (Ctrl-C ends the page)"))

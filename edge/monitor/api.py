@@ -1,14 +1,19 @@
 """Answers requests of the page and of other programs: state, verdicts, scores, what a verdict rests on, and marks."""
 
 import asyncio
+import logging
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -17,26 +22,35 @@ from heatline.edge.bundle import Calibration
 from heatline.edge.bundle.manifest import describe_missed, describe_passing
 from heatline.edge.bundle.store import read_manifest
 from heatline.edge.config import load_config
-from heatline.edge.errors import HeatlineError
-from heatline.edge.monitor.held_picture import Cell, HeldPicture, Tile, jpeg_of, png_of
-from heatline.edge.monitor.marks import Marks
-from heatline.edge.monitor.memory import HISTORY_SECONDS, NS, ROWS, Memory
+from heatline.edge.errors import DeliveryError, HeatlineError, InputError
+from heatline.edge.monitor.held_picture import Cell, HeldPicture, Pictures, Place, Tile, jpeg_of, png_of
+from heatline.edge.monitor.marks import mark_of
+from heatline.edge.monitor.memory import HISTORY_SECONDS, NS, ROWS, Memory, ReviewState, VerdictRow, located, row_of
 from heatline.edge.monitor.metrics import Metrics
-from heatline.edge.monitor.pictures import Found, Pictures
-from heatline.edge.monitor.queue import MOST_QUEUED, ReviewQueue
+from heatline.edge.monitor.pictures import Picture, send_mark
 from heatline.edge.monitor.references import References
-from heatline.edge.monitor.responses import error, json
-from heatline.edge.monitor.reviews import ReviewState
 from heatline.edge.monitor.state import State
-from heatline.edge.wire.events import HeatmapPng, StatusEvent, Verdict, VerdictEvent
+from heatline.edge.monitor.store import EvidenceStore
+from heatline.edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.wire.events import HeatmapPng, ReviewEvent, StatusEvent, Verdict, VerdictEvent
+from heatline.edge.wire.marks import Mark, MarkKind
 
+_log = RateLimitedLog(logging.getLogger(__name__))
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 Make = Callable[[HeldPicture], NDArray[np.uint8] | None]
+Choose = Callable[[Picture], str | None]
 FOREVER = "private, max-age=86400, immutable"
 """The pixels under an id never change."""
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LARGEST_COORDINATE = 1 << 20
+MOST_QUEUED = 1000
+"""Frames to review that one answer has."""
+LARGEST_MARK = 8192
+"""Bytes."""
+JOURNALLED_WITHIN_SECONDS = 5.0
+MOST_MARKS_PER_MINUTE = 300
+"""Of all reviewers together: marks fill the journal, which deletes its oldest events if it is full."""
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,27 +85,58 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     tile_px: int | None
     cells: list[Cell]
     """The highest ones, highest first."""
-    source: Literal["memory", "evidence"]
+    source: Place
     review: ReviewState | None
     """Null: nobody has reviewed it."""
     has_reference: bool
     """Whether the reference that the frame was compared with can be shown."""
 
 
-class _Refused(Exception):
-    """A request that cannot be answered."""
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """Frames that nobody has reviewed."""
 
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
+    rows: list[VerdictRow]
+    """Newest first."""
+    count: int
+    """Of all of them."""
+
+
+class MarkRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a person says of a verdict."""
+
+    picture: str
+    kind: MarkKind
+    by: str
+    at_xy: list[tuple[int, int]] = []
+
+
+class Marked(msgspec.Struct, frozen=True, kw_only=True):
+    """The line has journalled a mark."""
+
+    id: str
+    """Of the mark."""
+    seq: int
+    journal_id: str
+    stored: bool
+    """Whether the picture is stored, or will be in a moment, so that a training can use it."""
+    detail: str | None
+    """Why not, as a sentence."""
+
+
+_decode_mark = msgspec.json.Decoder(MarkRequest).decode
 
 
 class Api:
-    """The API of one line.
+    """The API of one line. Threads of `workers` read the disk: one that does not answer may hold all of them.
 
     Args:
-        workers: threads that read the disk and encode pictures. A disk that does not answer may hold all of them.
+        pictures: those in memory and in `store`.
+        store: None: the line stores no evidence.
+        workers: threads that read the disk, encode pictures, and connect to the line.
         file: the line's file, which names its bundle.
+        socket: the line's socket for pictures, which also takes marks.
+        choose: has a picture stored that the line did not choose; returns why it is not, as a sentence, or None.
+        clock: monotonic, seconds.
     """
 
     def __init__(
@@ -99,20 +144,24 @@ class Api:
         memory: Memory,
         pictures: Pictures,
         metrics: Metrics,
-        queue: ReviewQueue,
-        marks: Marks,
+        store: EvidenceStore | None,
         state: Callable[[], State],
         workers: Executor,
         file: Path,
+        socket: Path,
+        choose: Choose,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._memory, self._pictures, self._metrics = memory, pictures, metrics
-        self._queue, self._marks = queue, marks
-        self._state, self._workers, self._file = state, workers, file
+        self._memory, self._pictures, self._metrics, self._store = memory, pictures, metrics, store
+        self._state, self._workers, self._file, self._socket = state, workers, file, socket
+        self._choose, self._clock = choose, clock
         self._calibrations: dict[str, Calibration] = {}
         self._references = References(file)
+        self._marked_s: deque[float] = deque(maxlen=MOST_MARKS_PER_MINUTE)
 
     def routes(self) -> list[Route]:
         """Return all routes."""
+        of_picture = "/api/pictures/{id}"
         handlers: dict[str, Handler] = {
             "/healthz": self.healthz,
             "/readyz": self.readyz,
@@ -122,17 +171,17 @@ class Api:
             "/api/history": self.history,
             "/api/scores": self.scores,
             "/api/review": self.review,
-            "/api/pictures/{id}": self.why,
-            "/api/pictures/{id}/frame.jpg": self.frame_jpg,
-            "/api/pictures/{id}/frame.png": self.frame_png,
-            "/api/pictures/{id}/heatmap.png": self.heatmap_png,
-            "/api/pictures/{id}/crop.png": self.crop_png,
-            "/api/pictures/{id}/reference.jpg": self.reference_jpg,
-            "/api/pictures/{id}/reference.png": self.reference_png,
-            "/api/pictures/{id}/difference.png": self.difference_png,
+            of_picture: self.why,
+            f"{of_picture}/frame.jpg": self._jpeg(frame_of),
+            f"{of_picture}/frame.png": self._png(frame_of),
+            f"{of_picture}/heatmap.png": self.heatmap_png,
+            f"{of_picture}/crop.png": self._png(frame_of, is_cut=True),
+            f"{of_picture}/reference.jpg": self._jpeg(self._references.moved),
+            f"{of_picture}/reference.png": self._png(self._references.moved, is_cut=True),
+            f"{of_picture}/difference.png": self._png(self._references.difference, is_cut=True),
         }
-        reading = [Route(path, _answering(handler)) for path, handler in handlers.items()]
-        return [*reading, Route("/api/marks", _answering(self._marks.answer), methods=["POST"])]
+        reading = [Route(path, handler) for path, handler in handlers.items()]
+        return [*reading, Route("/api/marks", self.mark, methods=["POST"])]
 
     async def healthz(self, _: Request) -> Response:
         return json({"status": "the program of the page works; /readyz says whether the line does"})
@@ -149,7 +198,7 @@ class Api:
 
     async def verdicts(self, request: Request) -> Response:
         rows, _ = self._memory.rows(_number(request, "limit", 50, 1, ROWS))
-        return json({"rows": await self._work(self._pictures.located, rows)})
+        return json({"rows": await self._work(located, rows, self._pictures)})
 
     async def history(self, request: Request) -> Response:
         return json(history(self._memory, _number(request, "seconds", 600, 1, HISTORY_SECONDS)))
@@ -157,7 +206,7 @@ class Api:
     async def scores(self, request: Request) -> Response:
         camera = request.query_params.get("camera", "")
         if camera not in self._state().cameras:
-            raise _Refused(
+            raise HTTPException(
                 404, f"there is no camera {camera[:64]!r}; expected one of {', '.join(self._state().cameras)}"
             )
         rows = self._memory.scores(camera, _number(request, "n", 1000, 1, ROWS))
@@ -175,78 +224,146 @@ class Api:
         )
 
     async def review(self, request: Request) -> Response:
-        return json(await self._work(self._queue.unreviewed, _number(request, "limit", 50, 1, MOST_QUEUED)))
+        return json(await self._work(self._unreviewed, _number(request, "limit", 50, 1, MOST_QUEUED)))
 
     async def why(self, request: Request) -> Response:
-        found = await self._find(request)
-        event, evidence = found.picture.event, found.picture.evidence
-        stored_review = await self._work(self._pictures.stored_review, event)
+        found = await self._find(request.path_params["id"])
+        event, evidence = found.event, found.evidence
+        stored = await self._work(self._pictures.stored_marks, event)
         return json(
             Why(
                 event=event,
-                heatmap=found.picture.heatmap(),
-                tiles=found.picture.highest_tiles(),
+                heatmap=found.heatmap(),
+                tiles=found.highest_tiles(),
                 tile_px=None if evidence is None else evidence.tiles.tile_px,
-                cells=found.picture.highest_cells(),
+                cells=found.highest_cells(),
                 source=found.source,
-                review=self._memory.reviews.of(found.picture.id, stored_review),
+                review=self._memory.reviews.of(found.id, stored),
                 has_reference=await self._work(self._references.of, event) is not None,
             )
         )
 
-    async def frame_jpg(self, request: Request) -> Response:
-        jpeg = await self._work((await self._find(request)).picture.jpeg)
-        return _picture(jpeg.data, "image/jpeg")
-
-    async def frame_png(self, request: Request) -> Response:
-        return _picture(await self._work((await self._find(request)).picture.png))
-
     async def heatmap_png(self, request: Request) -> Response:
-        found = await self._find(request)
-        data = await self._work(found.picture.heatmap_png)
+        found = await self._find(request.path_params["id"])
+        data = await self._work(found.heatmap_png)
         if data is None:
-            raise _Refused(404, f"picture {found.picture.id} has no heatmap: the frame was not judged")
+            raise HTTPException(404, f"picture {found.id} has no heatmap: the frame was not judged")
         return _picture(data)
 
-    async def crop_png(self, request: Request) -> Response:
-        return await self._crop(request, lambda picture: picture.image)
-
-    async def reference_jpg(self, request: Request) -> Response:
-        moved = await self._made_of((await self._find(request)).picture, self._references.moved)
-        return _picture((await self._work(jpeg_of, moved)).data, "image/jpeg")
-
-    async def reference_png(self, request: Request) -> Response:
-        return await self._crop(request, self._references.moved)
-
-    async def difference_png(self, request: Request) -> Response:
-        return await self._crop(request, self._references.difference)
-
-    async def _crop(self, request: Request, make: Make) -> Response:
-        """Answer with what `make` makes of the requested picture, in the requested box."""
-        x0, y0, x1, y1 = (_number(request, key, None, -LARGEST_COORDINATE, LARGEST_COORDINATE) for key in _BOX)
-        image = await self._made_of((await self._find(request)).picture, make)
+    async def mark(self, request: Request) -> Response:
+        """Send a mark to the line, and answer once it is journalled."""
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise HTTPException(415, "expected a mark as JSON, with Content-Type: application/json")
+        body = await read_body(request, LARGEST_MARK)
+        if body is None:
+            raise HTTPException(413, f"the mark has more than {LARGEST_MARK} bytes; name fewer positions")
         try:
-            return _picture(await self._work(png_of, image, (x0, y0, x1, y1)))
-        except ValueError as problem:
-            raise _Refused(400, str(problem)) from problem
+            wanted = _decode_mark(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
+            expected = "picture, kind, by, and at_xy if missed"
+            raise HTTPException(400, f"this is not a mark: {problem}; expected {expected}") from problem
+        now_s = self._clock()
+        if len(self._marked_s) == MOST_MARKS_PER_MINUTE and now_s - self._marked_s[0] < 60:
+            raise HTTPException(429, f"{MOST_MARKS_PER_MINUTE} marks came within a minute, which is the most; wait")
+        self._marked_s.append(now_s)
+        found = await self._find(wanted.picture)
+        verdict = found.event.verdict
+        try:
+            mark = mark_of(found.event, wanted.kind, wanted.by, wanted.at_xy)
+        except InputError as problem:
+            may_be = verdict == "DEFECT" or (verdict == "GOOD" and wanted.kind != "false_alarm")
+            raise HTTPException(400 if may_be else 409, str(problem)) from problem
+        if mark.kind == "withdrawn":
+            review = self._memory.reviews.of(found.id, await self._work(self._pictures.stored_marks, found.event))
+            if review is None or mark.by not in review.by:
+                raise HTTPException(409, f"{mark.by} has no mark of this picture to take back")
+        not_stored = None
+        if found.source == "memory" and not await self._work(self._pictures.stored, [found.id]):
+            not_stored = self._choose(Picture(found.event, found.image, found.evidence))
+        event = await self._journalled(mark)
+        if event.journal_id is None:
+            raise HTTPException(
+                503, "the line has received the mark, but its journal stores no events now; mark it again when it does"
+            )
+        detail = None if not_stored is None else f"The mark counts, but no training can use the picture: {not_stored}."
+        stored = not_stored is None
+        return json(Marked(id=mark.id, seq=event.seq, journal_id=event.journal_id, stored=stored, detail=detail))
+
+    async def _journalled(self, mark: Mark) -> ReviewEvent:
+        """Send a mark to the line, and return its event."""
+        journalled = self._memory.reviews.expect(mark.id)
+        try:
+            await self._work(send_mark, self._socket, mark)
+            return await asyncio.wait_for(asyncio.wrap_future(journalled), JOURNALLED_WITHIN_SECONDS)
+        except DeliveryError as problem:
+            if isinstance(problem.__cause__, FileNotFoundError | ConnectionRefusedError):  # nobody listens
+                raise HTTPException(503, "the line does not run: start it, then mark again") from problem
+            raise HTTPException(503, f"the line journals marks, and it cannot be reached: {problem}") from problem
+        except TimeoutError as problem:
+            raise HTTPException(
+                504,
+                "it is unknown whether the mark is journalled: no event of it came from the line within "
+                f"{JOURNALLED_WITHIN_SECONDS:.0f} s; if the picture does not show the mark in a moment, mark it again",
+            ) from problem
+        finally:
+            self._memory.reviews.forget(mark.id)
+
+    def _unreviewed(self, limit: int) -> Queue:
+        """Return the newest frames that nobody has reviewed; of a line that stores no evidence, the DEFECTs in memory.
+
+        Raises:
+            InputError: the evidence store cannot be read.
+        """
+        marked = self._memory.reviews.marked()  # the store has a mark a second later
+        if (store := self._store) is None:
+            held = [each.event for name, each in self._memory.pictures.all().items() if not marked.get(name)]
+            rows = [row_of(event) for event in held if event.verdict == "DEFECT"]
+            rows.sort(key=lambda row: row.at_ns, reverse=True)
+            return Queue(rows=rows[:limit], count=len(rows))
+        entries, count = store.unreviewed(limit, marked)
+        shown = [entry.event for entry in entries if store.frame_path(entry.picture, entry.day)]
+        return Queue(rows=[msgspec.structs.replace(row_of(event), picture="evidence") for event in shown], count=count)
+
+    def _jpeg(self, make: Make) -> Handler:
+        """Return what answers with what `make` makes of the requested picture, as frames are shown."""
+
+        async def answer(request: Request) -> Response:
+            picture = await self._find(request.path_params["id"])
+            jpeg = picture.jpeg if make is frame_of else partial(jpeg_of, await self._made_of(picture, make))
+            return _picture((await self._work(jpeg)).data, "image/jpeg")
+
+        return answer
+
+    def _png(self, make: Make, *, is_cut: bool = False) -> Handler:
+        """Return what answers with what `make` makes of the requested picture, if `is_cut` in the requested box."""
+
+        async def answer(request: Request) -> Response:
+            most = LARGEST_COORDINATE
+            box = tuple(_number(request, key, None, -most, most) for key in _BOX) if is_cut else (0, 0, most, most)
+            image = await self._made_of(await self._find(request.path_params["id"]), make)
+            try:
+                return _picture(await self._work(png_of, image, box))
+            except ValueError as problem:
+                raise HTTPException(400, str(problem)) from problem
+
+        return answer
 
     async def _made_of(self, picture: HeldPicture, make: Make) -> NDArray[np.uint8]:
         image = await self._work(make, picture)
         if image is None:
-            raise _Refused(
+            raise HTTPException(
                 404,
                 f"picture {picture.id} has no reference that can be shown: it was not compared with one, or the line's "
                 "file names another bundle now",
             )
         return image
 
-    async def _find(self, request: Request) -> Found:
-        wanted = request.path_params["id"]
+    async def _find(self, wanted: str) -> HeldPicture:
         found = await self._work(self._pictures.find, wanted)
         if found is None:
-            raise _Refused(
+            raise HTTPException(
                 404,
-                f"there is no picture {wanted[:200]!r}: it was not stored, or is deleted already; [evidence] in the "
+                f"there is no picture {wanted[:200]!a}: it was not stored, or is deleted already; [evidence] in the "
                 "line's file says which are stored, and for how long",
             )
         return found
@@ -283,6 +400,11 @@ class Api:
         return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
 
 
+def frame_of(picture: HeldPicture) -> NDArray[np.uint8]:
+    """Return the frame of a picture."""
+    return picture.image
+
+
 _BOX = "x0", "y0", "x1", "y1"
 
 
@@ -301,16 +423,45 @@ def history(memory: Memory, seconds: int) -> History:
     return History(t=times, rate=rate, latency_ms=latency)
 
 
-def _answering(handler: Handler) -> Handler:
-    async def answer(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except _Refused as problem:
-            return error(problem.status, str(problem))
-        except HeatlineError as problem:  # a disk that cannot be read
-            return error(500, str(problem))
+def json(value: object, status: int = 200) -> Response:
+    """Return a value as JSON that no browser stores."""
+    return Response(msgspec.json.encode(value), status, {"cache-control": "no-store"}, "application/json")
 
+
+def error(status: int, sentence: str) -> Response:
+    """Return why a request is not answered."""
+    return json({"error": sentence}, status)
+
+
+async def refused(request: Request, problem: Exception) -> Response:
+    """Answer a request that no route takes, or that was refused."""
+    assert isinstance(problem, HTTPException)
+    headers, path = problem.headers or {}, request.url.path[:200]
+    sentence = problem.detail
+    if sentence == "Not Found":
+        sentence = f"there is nothing at {path!a}; docs/view.md lists what the page answers"
+    elif "Allow" in headers:
+        sentence = f"{request.method[:20]!a} came for {path!a}; expected {headers['Allow'].replace(', ', ' or ')}"
+    answer = error(problem.status_code, sentence)
+    answer.headers.update(headers)
     return answer
+
+
+async def failed(_: Request, problem: Exception) -> Response:
+    """Answer a request that failed, such as at a disk that cannot be read; log a bug."""
+    if not isinstance(problem, HeatlineError):
+        _log.error("a request was not answered: %s", problem, exc_info=problem)
+    return error(500, str(problem))
+
+
+async def read_body(request: Request, most: int) -> bytes | None:
+    """Return the body of a request; None: it has more bytes than `most`."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > most:
+            return None
+    return body
 
 
 def _number(request: Request, key: str, default: int | None, least: int, most: int) -> int:
@@ -322,7 +473,7 @@ def _number(request: Request, key: str, default: int | None, least: int, most: i
     except ValueError:
         number = least - 1
     if not least <= number <= most:
-        raise _Refused(400, f"{key} is {(text or '')[:40]!r}; expected a whole number from {least} to {most}")
+        raise HTTPException(400, f"{key} is {(text or '')[:40]!r}; expected a whole number from {least} to {most}")
     return number
 
 

@@ -15,11 +15,10 @@ from heatline.edge.delivery.client.subscriber import Subscriber
 from heatline.edge.delivery.journal.errors import JournalMissingError
 from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.errors import DeliveryError, JournalError, MessageError
-from heatline.edge.monitor.client import PictureClient
 from heatline.edge.monitor.held_picture import HeldPicture
-from heatline.edge.monitor.memory import ROWS, Memory
+from heatline.edge.monitor.memory import MOST_PICTURES, ROWS, Memory
 from heatline.edge.monitor.metrics import Metrics
-from heatline.edge.monitor.reviews import MOST_PICTURES
+from heatline.edge.monitor.pictures import PictureClient
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.wire.events import Message, ReviewEvent, StatusEvent, VerdictEvent, event_from

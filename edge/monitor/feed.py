@@ -10,11 +10,11 @@ import logging
 import os
 import selectors
 import socket
+import stat
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,29 +28,22 @@ from heatline.edge.colour import to_rgb
 from heatline.edge.errors import DeliveryError, InputError
 from heatline.edge.frames import Frame
 from heatline.edge.inspection.outcome import Outcome
-from heatline.edge.monitor.channel import (
-    MAX_MESSAGE_BYTES,
+from heatline.edge.monitor.pictures import (
     VERSION,
     AddMark,
     EvidenceSize,
     Hello,
     Layout,
-    NewRing,
     PictureReady,
     Refused,
-    ReleaseSlot,
     Report,
     ToClient,
     ToLine,
-    decode_to_line,
-    encode,
     peer_uid,
 )
-from heatline.edge.monitor.picture_place import make_private
+from heatline.edge.util.channel import Channel, NewRing, ReleaseSlot, RingWriter
 from heatline.edge.util.process import NamedThread
-from heatline.edge.util.rate_limited_log import RateLimit
-from heatline.edge.util.ring import RingWriter
-from heatline.edge.util.text import format_count
+from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.wire.events import EvidenceState, VerdictEvent, header_of
 from heatline.edge.wire.marks import Mark
 
@@ -63,10 +56,6 @@ it, unless for its only slot: the evidence store, which wants many, leaves memor
 """
 SLOT_STEP_BYTES = 1 << 20
 """Slots are rounded up to this, so that a longer event or another heatmap needs no new ring."""
-HELLO_WITHIN_SECONDS = 5.0
-MOST_MESSAGES_PER_SECOND = 2000
-ACCEPT_EVERY_SECONDS = 0.02
-TICK_SECONDS = 1.0
 
 
 class StoreReport(NamedTuple):
@@ -74,57 +63,49 @@ class StoreReport(NamedTuple):
 
     state: EvidenceState
     at_monotonic_s: float
+    web_fault: str | None
 
 
-@dataclass(eq=False)
 class _Client:
     """A connected program. The feed's lock protects it."""
 
-    socket: socket.socket
-    connected_s: float
-    slots: int = 0
-    """0: it has not said yet what it wants."""
-    good_every: int = 0
-    good_interval_ns: int = 0
-    next_good_ns: dict[str, int] = field(default_factory=dict)
-    """By camera: it wants no GOOD frame that was captured before this time, monotonic."""
-    ring: RingWriter | None = None
-    generation: int = 0
-    held: set[tuple[int, int]] = field(default_factory=set)
-    """Generation and number of each slot that it has not released."""
-    goods: Counter[str] = field(default_factory=Counter)
-    skipped: int = 0
-    """Number of pictures that it wanted and did not get, as it was too slow."""
-    report: StoreReport | None = None
-    second: int = 0
-    messages: int = 0
-    """Number of messages in that second."""
+    def __init__(self, end: socket.socket) -> None:
+        self.channel: Channel[ToClient, ToLine] = Channel(end, ToLine)
+        self.ring = RingWriter(self.send)
+        self.wishes: Hello | None = None
+        """None: it has not said yet what it wants, or is disconnected."""
+        self.goods: Counter[str] = Counter()
+        self.next_good_ns: dict[str, int] = {}
+        """By camera: it wants no GOOD frame that was captured before this time, monotonic."""
+        self.skipped = 0
+        """Number of pictures that it wanted and did not get, as it was too slow."""
+        self.report: StoreReport | None = None
 
     def wants(self, event: VerdictEvent) -> bool:
         """Return whether it wants the frame of an event; count it."""
-        if event.verdict != "GOOD":
-            return self.slots > 0
+        if self.wishes is None or event.verdict != "GOOD":
+            return self.wishes is not None
         self.goods[event.camera] += 1
-        if self.good_every == 0 or self.goods[event.camera] % self.good_every:
+        if self.wishes.good_every == 0 or self.goods[event.camera] % self.wishes.good_every:
             return False
         captured_ns = event.times.captured_monotonic_ns
         if captured_ns < self.next_good_ns.get(event.camera, captured_ns):
             return False
-        self.next_good_ns[event.camera] = captured_ns + self.good_interval_ns
+        self.next_good_ns[event.camera] = captured_ns + self.wishes.good_interval_ms * 1_000_000
         return True
 
-    def send(self, message: ToClient, fd: int | None = None) -> None:
+    def send(self, message: ToClient | NewRing, fd: int | None = None) -> None:
         """Send a message, or disconnect a client that cannot take it."""
         try:
-            socket.send_fds(self.socket, [encode(message)], [] if fd is None else [fd], socket.MSG_NOSIGNAL)
+            self.channel.send(message, fd)
         except OSError:
             self.disconnect()
 
     def disconnect(self) -> None:
         """Make the feed's thread notice that the client has ended."""
-        self.slots = 0
+        self.wishes = None
         with contextlib.suppress(OSError):  # it has ended
-            self.socket.shutdown(socket.SHUT_RDWR)
+            self.channel.socket.shutdown(socket.SHUT_RDWR)
 
 
 class PictureFeed:
@@ -147,12 +128,12 @@ class PictureFeed:
         self._former = EvidenceState()
         """The last report of the evidence store that ended last, with the counts of all that have ended."""
         self._closing = False
-        self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._selector.register(self._wake, selectors.EVENT_READ)
         self._listener = _bind(path)
-        self._accept_at_s = 0.0
-        self._invalid = RateLimit()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake, selectors.EVENT_READ)
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._log = RateLimitedLog(logger)
         self._thread = NamedThread("pictures", self._run)
         self._thread.start()
 
@@ -176,36 +157,32 @@ class PictureFeed:
                     self._give(client, content)
 
     def _give(self, client: _Client, content: "_Content") -> None:
-        if len(client.held) >= client.slots or not self._has_room(client, content.layout.size):
+        ring, wishes, slot = client.ring, client.wishes, None
+        if wishes is not None and len(ring.held) < wishes.slots and self._has_room(client, wishes, content.layout.size):
+            slot = ring.take()
+        if slot is None:
             client.skipped += 1
             return
-        ring = client.ring
-        assert ring is not None
-        slot = next(slot for slot in range(ring.slots) if (client.generation, slot) not in client.held)
         content.write_to(ring, slot)
-        client.held.add((client.generation, slot))
-        client.send(content.message(client.generation, slot))
+        client.send(content.message(ring.generation, slot))
 
-    def _has_room(self, client: _Client, size: int) -> bool:
-        """Make the client's ring large enough if it is not; return whether one of its slots is free."""
-        if client.ring is None or client.ring.slot_bytes < size:
-            slot_bytes = -(-size // SLOT_STEP_BYTES) * SLOT_STEP_BYTES
-            others = sum(c.ring.slots * c.ring.slot_bytes for c in self._clients if c.ring and c is not client)
-            own = max(MOST_BYTES // 2, slot_bytes)
-            slots = min(client.slots, own // slot_bytes, (MOST_BYTES - others) // slot_bytes)
-            if slots < 1:
-                return False
-            try:
-                client.ring = RingWriter(slots, slot_bytes)
-            except OSError as error:  # no memory, or no descriptor is left
-                logger.warning("a program that gets pictures is disconnected, as there is no memory for it: %s", error)
-                client.disconnect()
-                return False
-            client.generation += 1
-            client.send(NewRing(client.generation, slots, slot_bytes), client.ring.fd)
-            client.ring.close()
-        in_use = sum(generation == client.generation for generation, _ in client.held)
-        return client.slots > 0 and in_use < client.ring.slots
+    def _has_room(self, client: _Client, wishes: Hello, size: int) -> bool:
+        """Make the slots of a client's ring large enough if they are not; return whether they are."""
+        ring = client.ring
+        if ring.slot_bytes >= size:
+            return True
+        slot_bytes = -(-size // SLOT_STEP_BYTES) * SLOT_STEP_BYTES
+        others = sum(c.ring.slots * c.ring.slot_bytes for c in self._clients if c is not client)
+        own = max(MOST_BYTES // 2, slot_bytes)
+        slots = min(wishes.slots, own // slot_bytes, (MOST_BYTES - others) // slot_bytes)
+        if slots < 1:
+            return False
+        try:
+            ring.make(slots, slot_bytes)
+        except OSError as error:  # no memory, or no descriptor is left
+            logger.warning("a program that gets pictures is disconnected, as there is no memory for it: %s", error)
+            client.disconnect()
+        return client.wishes is not None
 
     # On any thread.
 
@@ -239,92 +216,64 @@ class PictureFeed:
 
     def _run(self) -> None:
         while not self._closing:
-            now_s = time.monotonic()
-            is_listening = self._listener in self._selector.get_map()
-            if not is_listening and now_s >= self._accept_at_s:
-                self._selector.register(self._listener, selectors.EVENT_READ)
-                is_listening = True
-            for key, _ in self._selector.select(TICK_SECONDS if is_listening else ACCEPT_EVERY_SECONDS):
+            for key, _ in self._selector.select():
                 if key.fileobj is self._listener:
                     self._accept()
                 elif isinstance(key.data, _Client) and not self._read(key.data):
                     self._drop(key.data)
-            for client in [
-                c for c in self._clients if not c.slots and time.monotonic() > c.connected_s + HELLO_WITHIN_SECONDS
-            ]:
-                self._drop(client)
         for client in list(self._clients):
             self._drop(client)
         self._listener.close()
 
     def _accept(self) -> None:
-        """Accept one client. The next must wait a moment, so that programs that connect all the time cost little."""
-        self._selector.unregister(self._listener)
-        self._accept_at_s = time.monotonic() + ACCEPT_EVERY_SECONDS
         try:
             end, _ = self._listener.accept()
         except OSError:  # it has gone, or this process has no descriptor left
             return
         end.setblocking(False)
-        client = _Client(end, time.monotonic())
+        client = _Client(end)
         if peer_uid(end) not in (os.geteuid(), 0):
-            reason = "other users than its own and root"
+            client.send(Refused("other users than its own and root"))
         elif len(self._clients) >= MOST_CLIENTS:
-            reason = f"more than {MOST_CLIENTS} programs at once"
+            client.send(Refused(f"more than {MOST_CLIENTS} programs at once"))
         else:
             with self._lock:
                 self._clients.append(client)
             self._selector.register(end, selectors.EVENT_READ, client)
             return
-        client.send(Refused(reason))
         end.close()
 
     def _read(self, client: _Client) -> bool:
         """Handle one message of a client; return False if the client has ended or must be disconnected."""
         try:
-            data = client.socket.recv(MAX_MESSAGE_BYTES)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        if not data:
-            return False
-        second = int(time.monotonic())
-        client.messages = client.messages + 1 if client.second == second else 1
-        client.second = second
-        try:
-            message = decode_to_line(data)
+            message = client.channel.receive()
             if isinstance(message, AddMark):
                 self.on_mark(message.mark)
-            else:
+            elif message is not None:
                 with self._lock:
                     self._handle(client, message)
-            if client.messages > MOST_MESSAGES_PER_SECOND:
-                raise ValueError(f"more than {MOST_MESSAGES_PER_SECOND} messages in a second")
+        except BlockingIOError:
+            return True
         except (msgspec.MsgspecError, ValueError) as error:
-            self._invalid.add()
-            if count := self._invalid.due():
-                what = format_count(count, "program")
-                logger.warning(
-                    "%s disconnected from the pictures for a message that is not valid; last: %s", what, error
-                )
+            self._log.error("a program is disconnected from the pictures for a message that is not valid: %s", error)
             return False
-        return True
+        except OSError:
+            return False
+        return message is not None
 
     def _handle(self, client: _Client, message: ToLine) -> None:
         match message:
-            case Hello(version, slots, good_every, good_interval_ms) if client.slots == 0:
-                if version != VERSION:
-                    client.send(Refused(f"programs of picture version {version}; it knows version {VERSION}"))
-                    raise ValueError(f"picture version {version}, this line knows {VERSION}")
-                client.slots, client.good_every = slots, good_every
-                client.good_interval_ns = good_interval_ms * 1_000_000
-            case ReleaseSlot(generation, slot) if (generation, slot) in client.held:
-                client.held.remove((generation, slot))
-            case Report(state, counted) if client.slots:
+            case Hello() if client.wishes is None:
+                if message.version != VERSION:
+                    client.send(Refused(f"programs of picture version {message.version}; it knows version {VERSION}"))
+                    raise ValueError(f"picture version {message.version}, this line knows {VERSION}")
+                client.wishes = message
+            case ReleaseSlot(generation, slot) if client.ring.release(generation, slot):
+                pass
+            case Report(state, counted, web_fault) if client.wishes is not None:
                 if not counted:  # the store holds what it held
                     state = replace(self._former, kept=state.kept, skipped=state.skipped, fault=state.fault)
-                client.report = StoreReport(state, time.monotonic())
+                client.report = StoreReport(state, time.monotonic(), web_fault)
             case _:
                 raise ValueError(f"{type(message).__name__} out of place")
 
@@ -333,12 +282,12 @@ class PictureFeed:
             self._clients.remove(client)
             if client.report is not None:
                 # What it held when it ended is hardly stored.
-                state, lost = client.report.state, client.skipped + len(client.held)
+                state, lost = client.report.state, client.skipped + len(client.ring.held)
                 kept, skipped = self._former.kept, self._former.skipped + lost
                 self._former = _plus(replace(state, fault=None), kept=kept, skipped=skipped)
-        self._selector.unregister(client.socket)
-        client.socket.close()
-        client.ring = None  # this thread may still name the client for a while
+        self._selector.unregister(client.channel.socket)
+        client.channel.close()
+        client.ring = RingWriter(client.send)  # free the memory: this thread may still name the client for a while
 
 
 class _Content:
@@ -395,8 +344,25 @@ def check_socket(path: Path) -> None:
     path.unlink()
 
 
+def _make_private(folder: Path) -> None:
+    """Create the folder of a socket if it does not exist.
+
+    Raises:
+        DeliveryError: it cannot be created, or others could put their own socket there.
+    """
+    try:
+        folder.mkdir(0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise DeliveryError(f"the folder {folder} cannot be created: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise DeliveryError(
+            f"{folder} belongs to another user, or others can write it; expected a folder of this user alone: delete it"
+        )
+
+
 def _bind(path: Path) -> socket.socket:
-    make_private(path.parent)
+    _make_private(path.parent)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         with contextlib.suppress(FileNotFoundError):

@@ -1,23 +1,34 @@
-"""Holds a judged frame for viewers, and encodes it at most once, only if somebody looks."""
+"""Holds judged frames for viewers, finds stored ones, and encodes each at most once, only if somebody looks."""
 
+import logging
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from heatline.edge.errors import InputError
 from heatline.edge.heatmap_picture import ColourScale, png
+from heatline.edge.images import read_image, read_rgb
 from heatline.edge.inspection.verdict import TileScores
-from heatline.edge.monitor.picture import Evidence, Picture
-from heatline.edge.wire.events import HeatmapPng, VerdictEvent
+from heatline.edge.monitor.pictures import Evidence, Picture
+from heatline.edge.monitor.store import EvidenceEntry, EvidenceStore, day_of
+from heatline.edge.wire.events import HeatmapPng, ReviewEvent, VerdictEvent
+
+logger = logging.getLogger(__name__)
 
 SHOWN_WIDTH_PX = 1600
 JPEG_QUALITY = 85
 MOST_CELLS = 16
+Place = Literal["memory", "evidence"]
+OPENED = 4
+"""Stored pictures that stay open: a page asks for several views of one."""
 
 
 class Tile(msgspec.Struct, frozen=True):
@@ -36,16 +47,31 @@ class Cell(msgspec.Struct, frozen=True):
     logit: float
 
 
+class Jpeg(NamedTuple):
+    """An encoded picture."""
+
+    data: bytes
+    hw: tuple[int, int]
+    """Its height and width, px."""
+
+
 class HeldPicture:
     """A judged frame with what its verdict rests on. Any thread may use it.
 
     Args:
         load_image: returns the frame, grey [H, W] or RGB [H, W, 3].
+        source: where it is held.
     """
 
-    def __init__(self, event: VerdictEvent, load_image: Callable[[], NDArray[np.uint8]], evidence: Evidence | None):
-        self.event = event
-        self.evidence = evidence
+    def __init__(
+        self,
+        event: VerdictEvent,
+        load_image: Callable[[], NDArray[np.uint8]],
+        evidence: Evidence | None,
+        source: Place = "memory",
+    ) -> None:
+        self.event, self.evidence, self.source = event, evidence, source
+        self.id = picture_id(event)
         self.size_bytes = 0
         """Of the arrays that this picture itself holds."""
         self._load_image = load_image
@@ -64,15 +90,11 @@ class HeldPicture:
         held.size_bytes = image.nbytes + (0 if evidence is None else evidence.heatmap.nbytes)
         return held
 
-    @property
-    def id(self) -> str:
-        return picture_id(self.event)
-
     @cached_property
     def image(self) -> NDArray[np.uint8]:
         return self._load_image()
 
-    def jpeg(self) -> "Jpeg":
+    def jpeg(self) -> Jpeg:
         """Return the frame as it is shown."""
         with self._lock:
             return self._jpeg
@@ -85,10 +107,6 @@ class HeldPicture:
     def heatmap(self) -> HeatmapPng | None:
         """Return the scale of the heatmap's picture."""
         return None if self.evidence is None else self.evidence.png_scale
-
-    def png(self) -> bytes:
-        """Return the frame in full resolution."""
-        return png(self.image)
 
     def highest_tiles(self) -> list[Tile]:
         """Return all inspected tiles, highest first."""
@@ -111,21 +129,12 @@ class HeldPicture:
         return [Cell(xy, float(flat[i])) for xy, i in zip(centres, highest, strict=True)]
 
     @cached_property
-    def _jpeg(self) -> "Jpeg":
+    def _jpeg(self) -> Jpeg:
         return jpeg_of(self.image)
 
     @cached_property
     def _heatmap_png(self) -> bytes | None:
         return None if self.evidence is None else png(ColourScale(*self.evidence.scale).grey(self.evidence.heatmap))
-
-
-@dataclass(frozen=True)
-class Jpeg:
-    """An encoded picture."""
-
-    data: bytes
-    hw: tuple[int, int]
-    """Its height and width, px."""
 
 
 def jpeg_of(image: NDArray[np.uint8]) -> Jpeg:
@@ -188,7 +197,7 @@ class PictureMemory:
             held = self._pictures.setdefault(picture.event.camera, [])
             held.append(picture)
             del held[: -self._per_camera]
-            while self._size_bytes() > self._most_bytes:
+            while sum(map(_size_bytes, self._pictures.values())) > self._most_bytes:
                 largest = max(self._pictures.values(), key=lambda each: _size_bytes(each[:-1]))
                 if len(largest) < 2:
                     break
@@ -199,23 +208,88 @@ class PictureMemory:
         with self._lock:
             return [held[-1] for held in self._pictures.values()]
 
-    def all(self) -> list[HeldPicture]:
-        """Return all pictures."""
+    def all(self) -> dict[str, HeldPicture]:
+        """Return all pictures by their ids."""
         with self._lock:
-            return [each for held in self._pictures.values() for each in held]
+            return {each.id: each for held in self._pictures.values() for each in held}
 
-    def get(self, wanted: str) -> HeldPicture | None:
-        """Return the picture with an id."""
+
+class Pictures:
+    """All pictures of a line, in memory and stored. Any thread may use it, but not the event loop: it reads the disk.
+
+    Every method raises `InputError` if the evidence store cannot be read.
+
+    Args:
+        store: None: the line stores no evidence.
+    """
+
+    def __init__(self, memory: PictureMemory, store: EvidenceStore | None) -> None:
+        self._memory, self._store = memory, store
+        self._lock = threading.Lock()
+        self._opened: OrderedDict[str, HeldPicture] = OrderedDict()
+
+    def find(self, wanted: str) -> HeldPicture | None:
+        """Return the picture with an id; None: there is none, or not any more."""
+        held = self._memory.all().get(wanted)
+        if held is not None:
+            return held
         with self._lock:
-            return next((each for held in self._pictures.values() for each in held if each.id == wanted), None)
+            stored = self._opened.pop(wanted, None) or self._open(wanted)
+            if stored is not None:
+                self._opened[wanted] = stored
+                if len(self._opened) > OPENED:
+                    self._opened.popitem(last=False)
+        return stored
 
-    def ids(self) -> set[str]:
-        """Return the ids of all pictures."""
-        with self._lock:
-            return {each.id for held in self._pictures.values() for each in held}
+    def stored(self, ids: Collection[str]) -> set[str]:
+        """Return those of these ids that the evidence store has."""
+        return set() if self._store is None else {picture for picture, _ in self._store.held(ids)}
 
-    def _size_bytes(self) -> int:
-        return sum(map(_size_bytes, self._pictures.values()))
+    def stored_marks(self, event: VerdictEvent) -> list[ReviewEvent]:
+        """Return the review events of an event's picture in the evidence store."""
+        if self._store is None:
+            return []
+        return self._store.review_events(picture_id(event), day_of(event.times.captured_at_ns))
+
+    def places(self, ids: Collection[str]) -> dict[str, Place]:
+        """Return where the pictures with these ids are, of those that there are."""
+        stored: dict[str, Place] = dict.fromkeys(self.stored(ids), "evidence")
+        return stored | dict.fromkeys(set(ids) & self._memory.all().keys(), "memory")
+
+    def _open(self, wanted: str) -> HeldPicture | None:
+        entry = None if self._store is None else self._store.find(wanted)
+        if entry is None or self._store is None:
+            return None
+        frame = self._store.frame_path(entry.picture, entry.day)
+        if frame is None:  # it was deleted a moment ago
+            return None
+        return HeldPicture(entry.event, lambda: _read_frame(frame), _evidence(entry, self._store), "evidence")
+
+
+def _read_frame(path: Path) -> NDArray[np.uint8]:
+    image, pixel_format = read_image(path)
+    return image if pixel_format == "Mono8" else read_rgb(path)  # type: ignore[return-value]
+
+
+def _evidence(entry: EvidenceEntry, store: EvidenceStore) -> Evidence | None:
+    """Return the evidence of a stored frame; None: it has none, or its heatmap cannot be read, which is logged.
+
+    The heatmap is as exact as its picture, 255 steps.
+    """
+    scale, tiles = entry.heatmap, entry.tiles
+    path = store.heatmap_path(entry.picture, entry.day)
+    if scale is None or tiles is None or path is None:
+        return None
+    try:
+        grey, _ = read_image(path)
+    except InputError as error:
+        logger.warning("picture %s is shown without its heatmap: %s", entry.picture, error)
+        return None
+    share = grey.astype(np.float32) / 255
+    logits = (scale.logit_at_0 + share * (scale.logit_at_255 - scale.logit_at_0)).astype(np.float32)
+    origins = np.array(tiles.origins_yx, np.int32).reshape(-1, 2)
+    scores = TileScores(origins, np.array(tiles.logits, np.float32), tiles.tile_px)
+    return Evidence(logits, scale.cell_px, (scale.logit_at_0, scale.logit_at_255), scores)
 
 
 def _size_bytes(pictures: Sequence[HeldPicture]) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -11,13 +12,13 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from heatline.edge.errors import InputError
-from heatline.edge.monitor.held_picture import HeldPicture
-from heatline.edge.monitor.memory import Memory, VerdictRow
-from heatline.edge.monitor.pictures import Pictures
-from heatline.edge.monitor.responses import error
-from heatline.edge.monitor.reviews import ReviewState
+from heatline.edge.monitor.api import error
+from heatline.edge.monitor.held_picture import HeldPicture, Pictures
+from heatline.edge.monitor.memory import Memory, ReviewState, VerdictRow, located
 from heatline.edge.monitor.state import State
 from heatline.edge.wire.events import HeatmapPng, Verdict, VerdictEvent
+
+logger = logging.getLogger(__name__)
 
 MOST_VIEWERS = 16
 ROWS_AT_START = 50
@@ -143,7 +144,7 @@ class Live:
                 outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             for outcome in outcomes:
                 if isinstance(outcome, Exception) and not isinstance(outcome, WebSocketDisconnect | OSError):
-                    raise outcome
+                    logger.error("the connection of a page is closed", exc_info=outcome)
         finally:
             self._viewers.remove(viewer)
 
@@ -165,12 +166,12 @@ class Live:
 
     async def _write(self, viewer: _Viewer) -> None:
         memory, loop = self._memory, asyncio.get_running_loop()
-        reviewed = memory.reviews.news_after(0).cursor
+        _, reviewed = memory.reviews.news_after(0)
         rows, cursor = memory.rows(ROWS_AT_START)
         state_at_s, seen = 0.0, -1
         try:
-            located = loop.run_in_executor(self._workers, self._pictures.located, rows)
-            rows = await asyncio.wait_for(located, LOCATED_WITHIN_SECONDS)
+            places = loop.run_in_executor(self._workers, located, rows, self._pictures)
+            rows = await asyncio.wait_for(places, LOCATED_WITHIN_SECONDS)
         except (InputError, TimeoutError):  # the evidence store cannot be read: the page asks again for a picture
             rows = [msgspec.structs.replace(row, picture=None) for row in rows]
         await viewer.send(VerdictsMessage(rows=rows))

@@ -1,187 +1,156 @@
-"""Takes marks of people from the page, and answers once the line has journalled them."""
+"""Marks of people: how one is made, and what those of all reviewers of a picture say together. docs/review.md."""
 
-import asyncio
-import time
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Executor
-from pathlib import Path
+import math
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
 
-from heatline.edge.errors import DeliveryError, HeatlineError, InputError
-from heatline.edge.monitor.client import send_mark
-from heatline.edge.monitor.inbox import put
-from heatline.edge.monitor.marking import mark_of
-from heatline.edge.monitor.picture import Picture
-from heatline.edge.monitor.pictures import Found, Pictures
-from heatline.edge.monitor.responses import error, json
-from heatline.edge.monitor.reviews import Reviews
-from heatline.edge.util.text import format_count
-from heatline.edge.wire.events import ReviewEvent
+from heatline.edge.errors import InputError
+from heatline.edge.wire.events import ReviewEvent, VerdictEvent
 from heatline.edge.wire.marks import Mark, MarkKind
 
-LARGEST_REQUEST = 8192
-"""Bytes."""
-JOURNALLED_WITHIN_SECONDS = 5.0
-MOST_MARKS_PER_MINUTE = 300
-"""Of all reviewers together: marks fill the journal, which deletes its oldest events if it is full."""
+Truth = Literal["good", "defective"]
+MANIFEST = "manifest.jsonl"
+"""Beside exported frames: a `ManifestRow` for each."""
 
 
-class MarkRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a person says of a verdict."""
+@dataclass(frozen=True)
+class Review:
+    """The marks that count for one picture: the last one of each reviewer, oldest first. At least one."""
 
+    events: tuple[ReviewEvent, ...]
+
+    @property
+    def marks(self) -> list[Mark]:
+        return [event.mark for event in self.events]
+
+    @property
+    def truths(self) -> set[Truth]:
+        """What the reviewers say that the part is."""
+        return {truth_of(mark) for mark in self.marks}
+
+    @property
+    def truth(self) -> Truth | None:
+        """What the part is; None: the reviewers contradict each other."""
+        return self.truths.pop() if len(self.truths) == 1 else None
+
+    @property
+    def kind(self) -> MarkKind | None:
+        """Whether the verdict is right, a false alarm, or missed a defect; None: the reviewers contradict each other.
+
+        A DEFECT that one calls right, while another finds a further defect, missed a defect.
+        """
+        if self.truth is None:
+            return None
+        kinds = {mark.kind for mark in self.marks}
+        return "missed" if "missed" in kinds else kinds.pop()
+
+    @property
+    def missed_xy(self) -> list[tuple[int, int]]:
+        """Where the missed defects are, px of the frame, each position once."""
+        return list(dict.fromkeys(xy for mark in self.marks for xy in mark.at_xy))
+
+    @property
+    def reviewers(self) -> list[str]:
+        """The names of the reviewers whose marks count."""
+        return [mark.by for mark in self.marks]
+
+
+class ReviewRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What reviewers say of a frame."""
+
+    truth: Truth | None
+    """Null: they contradict each other."""
+    kind: MarkKind | None
+    """Null likewise."""
+    missed_xy: list[tuple[int, int]]
+    """Where the missed defects are, px of the frame."""
+    by: list[str]
+
+    @classmethod
+    def of(cls, review: Review) -> "ReviewRow":
+        return cls(truth=review.truth, kind=review.kind, missed_xy=review.missed_xy, by=review.reviewers)
+
+
+class ManifestRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An exported frame, and the event that it belongs to."""
+
+    file: str
+    """Path of the copy in the folder."""
     picture: str
-    kind: MarkKind
-    by: str
-    at_xy: list[tuple[int, int]] = []
+    line: str
+    day: str
+    event: VerdictEvent
+    review: ReviewRow | None = None
+    """Null: nobody has reviewed the frame."""
 
 
-class Marked(msgspec.Struct, frozen=True, kw_only=True):
-    """The line has journalled a mark."""
-
-    id: str
-    """Of the mark."""
-    seq: int
-    journal_id: str
-    stored: bool
-    """Whether the picture is stored, or will be in a moment, so that a training can use it."""
-    detail: str | None
-    """Why not, as a sentence."""
+def truth_of(mark: Mark) -> Truth:
+    """Return what a reviewer says that the part is. The mark is not withdrawn."""
+    if mark.kind == "right":
+        return "good" if mark.verdict == "GOOD" else "defective"
+    return "good" if mark.kind == "false_alarm" else "defective"
 
 
-_decode = msgspec.json.Decoder(MarkRequest).decode
+def merged(events: Iterable[ReviewEvent]) -> list[ReviewEvent]:
+    """Return events in the order in which they came, each once, although they were read in several places."""
+    each = {(event.journal_id, event.seq): event for event in events}
+    return sorted(each.values(), key=lambda event: (event.at_ns, event.seq))
 
 
-class Marks:
-    """Sends marks to the line.
+def combine(events: Iterable[ReviewEvent]) -> dict[str, Review]:
+    """Return the review of each picture that has one.
+
+    The last mark of a reviewer replaces the reviewer's former marks of that picture; a withdrawn one leaves none.
 
     Args:
-        line: the line's name.
-        socket: the line's socket for pictures, which also takes marks.
-        evidence: folder of the line's evidence store; None: it stores no pictures.
-        workers: threads that read and write the disk, and connect to the line.
-        clock: monotonic, seconds.
+        events: in the order of their journal.
     """
-
-    def __init__(
-        self,
-        line: str,
-        socket: Path,
-        evidence: Path | None,
-        reviews: Reviews,
-        pictures: Pictures,
-        workers: Executor,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._line, self._socket, self._evidence = line, socket, evidence
-        self._reviews, self._pictures, self._workers = reviews, pictures, workers
-        self._clock = clock
-        self._sent_s: deque[float] = deque(maxlen=MOST_MARKS_PER_MINUTE)
-
-    async def answer(self, request: Request) -> Response:
-        """Answer a request to mark a verdict."""
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            return error(415, "expected a mark as JSON, with Content-Type: application/json")
-        body = await _body(request)
-        if body is None:
-            return error(413, f"the mark has more than {LARGEST_REQUEST} bytes; expected fewer, with fewer positions")
-        try:
-            wanted = _decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
-            return error(400, f"this is not a mark: {problem}; expected picture, kind, by, and at_xy if missed")
-        if not self._is_allowed():
-            return error(
-                429, f"{format_count(MOST_MARKS_PER_MINUTE, 'mark')} came within a minute, which is the most; wait"
-            )
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._workers, self._pictures.find, wanted.picture)
-        if found is None:
-            return error(
-                404,
-                f"there is no picture {wanted.picture[:200]!a}: it was not stored, or is deleted already; mark a frame "
-                "whose picture the page shows",
-            )
-        try:
-            mark = mark_of(found.picture.event, wanted.kind, wanted.by, wanted.at_xy)
-        except InputError as problem:
-            return error(400 if _may_have(found, wanted.kind) else 409, str(problem))
-        if mark.kind == "withdrawn" and not await loop.run_in_executor(self._workers, self._has_mark, found, mark.by):
-            return error(409, f"{mark.by} has no mark of this picture to take back")
-        not_stored = await loop.run_in_executor(self._workers, self._store, found)
-        return await self._send(mark, not_stored)
-
-    async def _send(self, mark: Mark, not_stored: str | None) -> Response:
-        journalled = self._reviews.expect(mark.id)
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._workers, send_mark, self._socket, mark)
-            event = await asyncio.wait_for(asyncio.wrap_future(journalled), JOURNALLED_WITHIN_SECONDS)
-        except DeliveryError as problem:
-            return error(503, _why_not_sent(problem))
-        except TimeoutError:
-            return error(
-                504,
-                "it is unknown whether the mark is journalled: no event of it came from the line within "
-                f"{JOURNALLED_WITHIN_SECONDS:.0f} s; if the picture does not show the mark in a moment, mark it again",
-            )
-        finally:
-            self._reviews.forget(mark.id)
-        return _answer_to(event, not_stored)
-
-    def _is_allowed(self) -> bool:
-        now_s = self._clock()
-        if len(self._sent_s) == MOST_MARKS_PER_MINUTE and now_s - self._sent_s[0] < 60:
-            return False
-        self._sent_s.append(now_s)
-        return True
-
-    def _has_mark(self, found: Found, by: str) -> bool:
-        review = self._reviews.of(found.picture.id, self._pictures.stored_review(found.picture.event))
-        return review is not None and any(each.by == by for each in review.marks)
-
-    def _store(self, found: Found) -> str | None:
-        """Have a picture stored that only this program holds; return why it is not stored, or None."""
-        if found.source == "evidence" or self._pictures.is_stored(found.picture.event):
-            return None
-        if self._evidence is None:
-            return "the line stores no pictures; add a table [evidence] to its file"
-        held = found.picture
-        try:
-            put(self._evidence, Picture(held.event, held.image, held.evidence), self._line)
-        except HeatlineError as problem:
-            return str(problem)
-        return None
+    by_picture: dict[str, dict[str, ReviewEvent]] = {}
+    for event in events:
+        last = by_picture.setdefault(event.mark.picture, {})
+        last.pop(event.mark.by, None)
+        if event.mark.kind != "withdrawn":
+            last[event.mark.by] = event
+    return {picture: Review(tuple(last.values())) for picture, last in by_picture.items() if last}
 
 
-def _may_have(found: Found, kind: MarkKind) -> bool:
-    """Return whether a verdict can be marked so at all."""
-    verdict = found.picture.event.verdict
-    return verdict == "DEFECT" or (verdict == "GOOD" and kind != "false_alarm")
+def mark_of(event: VerdictEvent, kind: MarkKind, by: str, at_xy: Sequence[tuple[int, int]] = ()) -> Mark:
+    """Return a new mark of a frame's verdict.
 
-
-def _why_not_sent(problem: DeliveryError) -> str:
-    if isinstance(problem.__cause__, FileNotFoundError | ConnectionRefusedError):  # nobody listens
-        return "the line does not run: start it, then mark again"
-    return f"the line journals marks, and it cannot be reached: {problem}"
-
-
-def _answer_to(event: ReviewEvent, not_stored: str | None) -> Response:
-    if event.journal_id is None:
-        return error(
-            503, "the line has received the mark, but its journal stores no events now; mark it again when it does"
+    Args:
+        by: the reviewer's name; spaces at its ends are removed.
+        at_xy: where the missed defects are, px of the frame.
+    Raises:
+        InputError: such a verdict cannot be marked so; the message says what to do.
+    """
+    if event.picture is None or event.verdict == "NO_VERDICT":
+        raise InputError("the frame has no verdict, so there is nothing to mark; mark a frame with GOOD or DEFECT")
+    if kind == "false_alarm" and event.verdict == "GOOD":
+        raise InputError(
+            f"the verdict of picture {event.picture} is GOOD, which is not a false alarm; mark it as right or missed"
         )
-    detail = None if not_stored is None else f"The mark counts, but no training can use the picture: {not_stored}."
-    return json(
-        Marked(id=event.mark.id, seq=event.seq, journal_id=event.journal_id, stored=not_stored is None, detail=detail)
-    )
-
-
-async def _body(request: Request) -> bytes | None:
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > LARGEST_REQUEST:
-            return None
-    return body
+    if kind == "missed" and not at_xy:
+        raise InputError("no position of the missed defect came; name at least one, in px of the frame")
+    height, width = event.frame_hw or (math.inf, math.inf)
+    outside = next(((x, y) for x, y in at_xy if not (0 <= x < width and 0 <= y < height)), None)
+    if outside is not None:
+        raise InputError(f"{outside} lies outside the frame, which is {width} px wide and {height} px high")
+    fields = {
+        "id": str(uuid.uuid4()),
+        "picture": event.picture,
+        "camera": event.camera,
+        "captured_at_ns": event.times.captured_at_ns,
+        "verdict": event.verdict,
+        "bundle": event.bundle.digest,
+        "kind": kind,
+        "at_xy": list(at_xy),
+        "by": by.strip(),
+    }
+    try:
+        return msgspec.convert(fields, Mark)
+    except msgspec.ValidationError as error:
+        raise InputError(f"picture {event.picture!a} cannot be marked: {error}") from error

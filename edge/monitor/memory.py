@@ -1,19 +1,21 @@
-"""Remembers what a line has sent: its status, the last verdicts, and the history of each camera."""
+"""Remembers what a line has sent: its status, the last verdicts, the marks, and the history of each camera."""
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from statistics import median
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from heatline.edge.monitor.held_picture import HeldPicture, PictureMemory, picture_id
-from heatline.edge.monitor.reviews import Reviews, ReviewState
+from heatline.edge.monitor.held_picture import HeldPicture, PictureMemory, Pictures, Place, picture_id
+from heatline.edge.monitor.marks import Truth, combine, merged
 from heatline.edge.wire.events import ReviewEvent, StatusEvent, Verdict, VerdictEvent
+from heatline.edge.wire.marks import MarkKind
 from heatline.edge.wire.reasons import in_words
 
 ROWS = 2000
@@ -23,6 +25,34 @@ LATENCIES = 100
 FRAMES_FOR_PERIOD = 20
 RATE_OVER_SECONDS = 10
 NS = 1_000_000_000
+MOST_PICTURES = 20_000
+"""Pictures whose marks are remembered. The oldest are forgotten; the evidence store has their marks, too."""
+MOST_NEWS = 200
+
+
+class OneMark(msgspec.Struct, frozen=True, kw_only=True):
+    """The mark of one reviewer."""
+
+    by: str
+    kind: MarkKind
+    at_xy: list[tuple[int, int]]
+    """Where the missed defects are, px of the frame."""
+    at_ns: int
+    """UTC, ns since 1970."""
+
+
+class ReviewState(msgspec.Struct, frozen=True, kw_only=True):
+    """What all reviewers of a frame say of its verdict."""
+
+    kind: MarkKind | None
+    """Null: they contradict each other."""
+    truth: Truth | None
+    """Null likewise."""
+    by: list[str]
+    at_ns: int
+    """Of the last mark."""
+    marks: list[OneMark]
+    """The last one of each reviewer, oldest first."""
 
 
 class VerdictRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,11 +74,82 @@ class VerdictRow(msgspec.Struct, frozen=True, kw_only=True):
     score_threshold: float
     latency_ms: float
     regions: int
-    picture: Literal["memory", "evidence"] | None
+    picture: Place | None
     """Where its picture is; null: there is none. That of a verdict that has just come may still be on its way."""
     product: str | None
     review: ReviewState | None = None
     """Null: nobody has reviewed it."""
+
+
+class Reviews:
+    """The marks of a line's verdicts. The collector writes them, any thread may read them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._events: OrderedDict[str, list[ReviewEvent]] = OrderedDict()
+        """By picture."""
+        self._reviewed: dict[str, bool] = {}
+        self._expected: dict[str, Future[ReviewEvent]] = {}
+        self._news: deque[str] = deque(maxlen=MOST_NEWS)
+        self._added = 0
+
+    def expect(self, mark_id: str) -> "Future[ReviewEvent]":
+        """Return what will hold the event of a mark. Call `forget` if it is not wanted any more."""
+        with self._lock:
+            return self._expected.setdefault(mark_id, Future())
+
+    def forget(self, mark_id: str) -> None:
+        """Stop to expect a mark."""
+        with self._lock:
+            self._expected.pop(mark_id, None)
+
+    def add(self, event: ReviewEvent) -> None:
+        """Remember a mark. One that no journal holds does not count: nobody finds it later."""
+        name = event.mark.picture
+        with self._lock:
+            expected = self._expected.pop(event.mark.id, None)
+            if event.journal_id is not None:
+                events = self._events.setdefault(name, [])
+                events.append(event)
+                self._events.move_to_end(name)
+                self._reviewed[name] = _review_of(events) is not None
+                if len(self._events) > MOST_PICTURES:
+                    del self._reviewed[self._events.popitem(last=False)[0]]
+                self._news.append(name)
+                self._added += 1
+        if expected is not None and expected.set_running_or_notify_cancel():
+            expected.set_result(event)
+
+    def of(self, picture: str, stored: Iterable[ReviewEvent] = ()) -> ReviewState | None:
+        """Return the review of a picture; None: nobody has reviewed it.
+
+        Args:
+            stored: its review events in the evidence store, which may hold older ones.
+        """
+        with self._lock:
+            return _review_of([*stored, *self._events.get(picture, ())])
+
+    def marked(self) -> dict[str, bool]:
+        """Return all pictures with marks, and whether these make a review."""
+        with self._lock:
+            return dict(self._reviewed)
+
+    def news_after(self, cursor: int) -> tuple[list[str], int]:
+        """Return the pictures whose marks have changed, each once, and the cursor after them. Of very many, the oldest
+        are left out.
+        """
+        with self._lock:
+            new = min(self._added - cursor, len(self._news))
+            return list(dict.fromkeys(islice(self._news, len(self._news) - new, None))), self._added
+
+
+def _review_of(events: Iterable[ReviewEvent]) -> ReviewState | None:
+    """Return the review that the events of one picture make. Some may come twice, and in any order."""
+    for review in combine(merged(events)).values():
+        marks = [OneMark(by=e.mark.by, kind=e.mark.kind, at_xy=e.mark.at_xy, at_ns=e.at_ns) for e in review.events]
+        at_ns = review.events[-1].at_ns
+        return ReviewState(kind=review.kind, truth=review.truth, by=review.reviewers, at_ns=at_ns, marks=marks)
+    return None
 
 
 class Second(msgspec.Struct):
@@ -235,6 +336,16 @@ def row_of(event: VerdictEvent) -> VerdictRow:
         picture=None if event.picture is None else "memory",
         product=event.product,
     )
+
+
+def located(rows: Sequence[VerdictRow], pictures: Pictures) -> list[VerdictRow]:
+    """Return rows that say where their pictures are.
+
+    Raises:
+        InputError: the evidence store cannot be read.
+    """
+    places = pictures.places([row.id for row in rows])
+    return [msgspec.structs.replace(row, picture=places.get(row.id)) for row in rows]
 
 
 def _shows_frame(event: VerdictEvent) -> bool:

@@ -8,7 +8,6 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -21,43 +20,44 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
 
 from heatline.edge.config import WebConfig, load_config
 from heatline.edge.delivery.auth import is_local
-from heatline.edge.errors import AccessError, ConfigError
+from heatline.edge.errors import AccessError, ConfigError, HeatlineError
 from heatline.edge.monitor.access import Access, read_token
-from heatline.edge.monitor.api import Api
-from heatline.edge.monitor.channel import MOST_SLOTS
+from heatline.edge.monitor.api import Api, Choose, failed, refused
 from heatline.edge.monitor.collector import Collector
-from heatline.edge.monitor.connection import DeadlineProtocol, listening_socket, with_log
-from heatline.edge.monitor.evidence_place import evidence_of
+from heatline.edge.monitor.held_picture import Pictures
 from heatline.edge.monitor.live import LARGEST_MESSAGE, Live
-from heatline.edge.monitor.marks import Marks
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.metrics import Metrics
-from heatline.edge.monitor.picture_place import picture_socket
-from heatline.edge.monitor.pictures import Pictures
-from heatline.edge.monitor.queue import ReviewQueue
-from heatline.edge.monitor.responses import unroutable
+from heatline.edge.monitor.pictures import MOST_SLOTS, Picture, picture_socket
 from heatline.edge.monitor.state import State, describe
-from heatline.edge.monitor.store import EvidenceStore
+from heatline.edge.monitor.store import EvidenceStore, evidence_of
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, journal_of, name_of
 from heatline.edge.util.listener import ACCEPTED_AT_ONCE, Listener
 from heatline.edge.util.process import yield_processor
 
 STATIC = Path(__file__).with_name("static")
 WORKERS = 2
+MOST_CONNECTIONS = 128
+"""A further client replaces the oldest of the address that has most."""
 END_WITHIN_SECONDS = 1
 """Open connections are closed after this time at the end."""
 
 
-def serve(line: str, listen: str | None, announce: Callable[[str], None]) -> None:
+def not_chosen(_: Picture) -> str:
+    """Answer for a page beside which no recorder runs."""
+    return "only the page that the line itself serves stores pictures: add [web] and [evidence] to its file"
+
+
+def serve(line: str, listen: str | None, announce: Callable[[str], None], choose: Choose = not_chosen) -> None:
     """Serve the page of a line until SIGTERM or Ctrl-C.
 
     Args:
         listen: `HOST:PORT`; None: as the line's file says.
         announce: is given the page's address once it can be opened.
+        choose: as for `Api`.
     Raises:
         HeatlineError: the line's file cannot be used, or the page cannot listen there, or would not be protected.
     """
@@ -67,7 +67,11 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None]) -> Non
     listen = listen or web.listen
     if not re.fullmatch(".+:[0-9]{1,5}", listen) or int(listen.rpartition(":")[2]) > 65535:
         raise ConfigError(f"the page's address is {listen!r}; expected HOST:PORT, PORT 0 to 65535")
-    _require_protected(listen, web)
+    if not web.is_protected_on(listen):
+        raise ConfigError(
+            f"other machines can reach {listen}, and nothing protects the page; set token_file or client_ca under "
+            "[web] in the line's file, or listen on this machine alone, e.g. 127.0.0.1:8420"
+        )
     address, keys = endpoint_of(line, "events", KeyFiles())
     memory = Memory(cameras=[camera.name for camera in config.cameras])
     metrics = Metrics(memory)
@@ -80,9 +84,11 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None]) -> Non
         pictures=picture_socket(file),
         slots=min(len(config.cameras) + 1, MOST_SLOTS),  # cameras may be triggered at once
     )
-    store = _evidence_store(line)
-    with listening_socket(listen) as bound, ThreadPoolExecutor(WORKERS, "view") as workers:
-        app = application(file, name_of(line), memory, metrics, store, picture_socket(file), workers)
+    store = None
+    with contextlib.suppress(ConfigError):  # it stores no pictures, or has no folder for them: the line reports that
+        store = EvidenceStore(evidence_of(line))
+    with listening_socket(listen) as bound, ThreadPoolExecutor(WORKERS, "page") as workers:
+        app = application(file, name_of(line), memory, metrics, store, picture_socket(file), workers, choose)
         server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
         signal.signal(signal.SIGTERM, _leave)
         cv2.setNumThreads(1)  # the other cores belong to inspection
@@ -92,7 +98,7 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None]) -> Non
             server.run(sockets=[bound])
 
 
-def server_of(app: Starlette, bound: Listener, web: WebConfig, *, only_local: bool) -> uvicorn.Server:
+def server_of(app: Starlette, bound: socket.socket, web: WebConfig, *, only_local: bool) -> uvicorn.Server:
     """Return the server of an application, protected as the configuration says.
 
     Raises:
@@ -105,85 +111,9 @@ def server_of(app: Starlette, bound: Listener, web: WebConfig, *, only_local: bo
         secure=web.certificate is not None,
         cookie=f"heatline-{bound.getsockname()[1]}",
     )
-    return uvicorn.Server(_uvicorn_config(with_log(protected), bound, web))
-
-
-def check(web: WebConfig) -> None:
-    """Check that a page can be served as its table says.
-
-    Raises:
-        AccessError: a file that protects it cannot be used.
-        DeliveryError: it cannot listen there.
-    """
-    with listening_socket(web.listen) as bound:
-        server_of(Starlette(), bound, web, only_local=web.is_local)
-
-
-def application(
-    file: Path,
-    line: str,
-    memory: Memory,
-    metrics: Metrics,
-    store: EvidenceStore | None,
-    socket: Path,
-    workers: ThreadPoolExecutor,
-) -> Starlette:
-    """Return the application, which is not protected yet.
-
-    Args:
-        file: the line's file.
-        line: its name.
-        store: None: the line stores no evidence.
-        socket: the line's socket for pictures, which also takes marks.
-    """
-
-    def state() -> State:
-        return describe(memory, line)
-
-    pictures = Pictures(memory.pictures, store)
-    live = Live(memory, pictures, state, workers)
-    queue = ReviewQueue(memory.reviews, memory.pictures, store)
-    marks = Marks(line, socket, None if store is None else store.folder, memory.reviews, pictures, workers)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        loop = asyncio.get_running_loop()
-
-        def notify() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(live.notify)
-
-        memory.listener = notify
-        yield
-        memory.listener = lambda: None
-
-    async def page(_: Request) -> Response:
-        return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
-
-    return Starlette(
-        routes=[
-            Route("/", page),
-            WebSocketRoute("/live", live.serve),
-            *Api(memory, pictures, metrics, queue, marks, state, workers, file).routes(),
-            Mount("/static", StaticFiles(directory=STATIC)),
-        ],
-        exception_handlers={HTTPException: unroutable},
-        lifespan=lifespan,
-    )
-
-
-def _require_protected(listen: str, web: WebConfig) -> None:
-    if not web.is_protected_on(listen):
-        raise ConfigError(
-            f"other machines can reach {listen}, and nothing protects the page; set token_file or client_ca under "
-            "[web] in the line's file, or listen on this machine alone, e.g. 127.0.0.1:8420"
-        )
-
-
-def _uvicorn_config(app: ASGIApp, bound: Listener, web: WebConfig) -> uvicorn.Config:
     config = uvicorn.Config(
-        app,
-        http=partial(DeadlineProtocol, bound),  # type: ignore[arg-type]  # uvicorn only calls it
+        protected,
+        http="h11",
         backlog=ACCEPTED_AT_ONCE,
         ws="websockets-sansio",
         ws_max_size=LARGEST_MESSAGE,
@@ -209,14 +139,87 @@ def _uvicorn_config(app: ASGIApp, bound: Listener, web: WebConfig) -> uvicorn.Co
             f"the page cannot be served with TLS from {files} ({error.strerror or error}); expected PEM files that "
             "this user can read, and the certificate's own key"
         ) from error
-    return config
+    return uvicorn.Server(config)
 
 
-def _evidence_store(line: str) -> EvidenceStore | None:
-    try:
-        return EvidenceStore(evidence_of(line))
-    except ConfigError:  # it stores no pictures, or has no folder for them, which the line itself reports
-        return None
+def check(web: WebConfig) -> None:
+    """Check that a page can be served as its table says.
+
+    Raises:
+        AccessError: a file that protects it cannot be used.
+        DeliveryError: it cannot listen there.
+    """
+    with listening_socket(web.listen) as bound:
+        server_of(Starlette(), bound, web, only_local=web.is_local)
+
+
+def application(
+    file: Path,
+    line: str,
+    memory: Memory,
+    metrics: Metrics,
+    store: EvidenceStore | None,
+    socket: Path,
+    workers: ThreadPoolExecutor,
+    choose: Choose = not_chosen,
+) -> Starlette:
+    """Return the application, which is not protected yet.
+
+    Args:
+        file: the line's file.
+        line: its name.
+        store: None: the line stores no evidence.
+        socket: the line's socket for pictures, which also takes marks.
+        choose: as for `Api`.
+    """
+
+    def state() -> State:
+        return describe(memory, line)
+
+    pictures = Pictures(memory.pictures, store)
+    live = Live(memory, pictures, state, workers)
+    api = Api(memory, pictures, metrics, store, state, workers, file, socket, choose)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def notify() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(live.notify)
+
+        memory.listener = notify
+        yield
+        memory.listener = lambda: None
+
+    async def page(_: Request) -> Response:
+        return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
+
+    return Starlette(
+        routes=[
+            Route("/", page),
+            WebSocketRoute("/live", live.serve),
+            *api.routes(),
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ],
+        exception_handlers={HTTPException: refused, HeatlineError: failed, Exception: failed},
+        lifespan=lifespan,
+    )
+
+
+def listening_socket(listen: str) -> Listener:
+    """Return a socket that listens on `HOST:PORT`; port 0 is any free one.
+
+    Raises:
+        DeliveryError: the address cannot be bound.
+    """
+    return Listener(
+        listen,
+        MOST_CONNECTIONS,
+        "the page cannot listen on",
+        "a line with web.listen serves its page itself while it runs, so open that, or set web.listen (of heatline "
+        "view: --listen) to another HOST:PORT",
+    )
 
 
 def _url(listen: str, bound: socket.socket, web: WebConfig) -> str:

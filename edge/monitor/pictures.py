@@ -1,133 +1,301 @@
-"""Finds the picture of a verdict: in memory, or in the line's evidence store."""
+"""Judged frames with their pixels, from a running line to other programs of this PC: what a picture is, the messages
+that bring it, and the end of the program that receives it.
 
-import logging
-import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+A message is one packet of a Unix socket that only the line's user and root can open, as MessagePack. The event, the
+heatmap, the tiles and the pixels of a picture lie in shared memory, as `Layout` says.
+"""
+
+import contextlib
+import errno
+import hashlib
+import math
+import os
+import select
+import socket
+import struct
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Self
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from heatline.edge.errors import InputError
-from heatline.edge.images import read_image, read_rgb
+from heatline.edge.errors import DeliveryError
 from heatline.edge.inspection.verdict import TileScores
-from heatline.edge.monitor.entry import EvidenceEntry, Tiles, day_of
-from heatline.edge.monitor.held_picture import HeldPicture, PictureMemory, picture_id
-from heatline.edge.monitor.memory import VerdictRow
-from heatline.edge.monitor.picture import Evidence
-from heatline.edge.monitor.review import Review
-from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.wire.events import VerdictEvent
+from heatline.edge.util.channel import Channel, Message, ReleaseSlot, RingReader
+from heatline.edge.util.systemd import LINES, RUNTIME_FOLDERS, runtime_folder
+from heatline.edge.wire.events import EvidenceState, HeatmapPng, VerdictEvent
+from heatline.edge.wire.marks import Mark
 
-logger = logging.getLogger(__name__)
+VERSION = 1
+MOST_SLOTS = 16
+_CREDENTIALS = struct.Struct("3i")
+"""struct ucred: pid, uid, gid."""
+_ALIGNED_TO = 64
+"""Arrays begin at multiples of a cache line."""
 
-OPENED = 4
-"""Stored pictures that stay open: a page asks for several views of one."""
-
-
-class Found(NamedTuple):
-    """A picture, and where it is."""
-
-    picture: HeldPicture
-    source: Literal["memory", "evidence"]
+Count = Annotated[int, Meta(ge=0, le=1 << 31)]
+_decode_event = msgspec.json.Decoder(VerdictEvent).decode
+SOCKET_NAME = "pictures"
+LONGEST_STEM = 40
+"""Characters of a line's name in a socket's name: the path of a Unix socket has at most 107 bytes."""
 
 
-class Pictures:
-    """All pictures of a line. Any thread may use it, but not the event loop: it reads the disk.
+@dataclass(frozen=True)
+class Evidence:
+    """What the verdict of a frame rests on."""
+
+    heatmap: NDArray[np.float32]
+    """[H, W] cells, logits; NaN where no tile was inspected."""
+    cell_px: int
+    """Side of a cell, px of the frame."""
+    scale: tuple[float, float]
+    """Logits at the two ends of the bundle's colour scale; the evidence threshold lies in its middle."""
+    tiles: TileScores
+
+    @property
+    def png_scale(self) -> HeatmapPng:
+        """The scale of the heatmap as a grey PNG."""
+        height, width = self.heatmap.shape
+        low, high = self.scale
+        return HeatmapPng(hw=(height, width), cell_px=self.cell_px, logit_at_0=low, logit_at_255=high)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A frame with its verdict. The arrays are views of shared memory until `release` is called."""
+
+    event: VerdictEvent
+    """The frame's event as it is published, but not numbered: `seq` and `previous_seq` are 0, `journal_id` is None."""
+    image: NDArray[np.uint8]
+    """Grey [H, W], or RGB [H, W, 3]."""
+    evidence: Evidence | None
+    """None: the frame was not judged, e.g. because it does not show the product."""
+    release: Callable[[], None] = field(default=lambda: None, compare=False)
+    """Call this when the arrays are no longer used; the line can then send another picture."""
+
+
+class Hello(Message, frozen=True):
+    """The first message of a client: how many pictures it can hold, and which it wants."""
+
+    version: int
+    slots: Annotated[int, Meta(ge=1, le=MOST_SLOTS)]
+    good_every: Count
+    good_interval_ms: Count = 0
+
+
+class Report(Message, frozen=True):
+    """The state of the evidence store."""
+
+    state: EvidenceState
+    counted: bool
+    """Whether it is known what the store holds; if not, the state does not say it."""
+    web_fault: str | None = None
+    """Why the line's page is not served, as a sentence."""
+
+
+class AddMark(Message, frozen=True):
+    """A person marked a verdict. A program that sends nothing else needs no `Hello`."""
+
+    mark: Mark
+
+
+class Refused(Message, frozen=True):
+    """The line ends the connection, for a reason that completes the sentence `the line refuses ...`."""
+
+    reason: str
+
+
+class PictureReady(Message, frozen=True):
+    """A picture lies in a slot."""
+
+    generation: int
+    slot: int
+    event_bytes: int
+    image_shape: tuple[int, ...]
+    evidence: "EvidenceSize | None"
+
+
+class EvidenceSize(msgspec.Struct, frozen=True, array_like=True):
+    """What a picture's heatmap and tiles need to be read."""
+
+    heatmap_hw: tuple[int, int]
+    cell_px: int
+    scale: tuple[float, float]
+    tiles: int
+    tile_px: int
+
+
+ToLine = Hello | ReleaseSlot | Report | AddMark
+ToClient = Refused | PictureReady
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of a picture begin in its slot, bytes: first the event as JSON, then these."""
+
+    heatmap: int
+    origins: int
+    logits: int
+    image: int
+    size: int
+
+    @classmethod
+    def of(cls, event_bytes: int, image_bytes: int, evidence: EvidenceSize | None) -> "Layout":
+        """Return the layout of a picture."""
+        cells = 0 if evidence is None else evidence.heatmap_hw[0] * evidence.heatmap_hw[1]
+        tiles = 0 if evidence is None else evidence.tiles
+        heatmap = _aligned(event_bytes)
+        origins = _aligned(heatmap + 4 * cells)
+        logits = _aligned(origins + 8 * tiles)
+        image = _aligned(logits + 4 * tiles)
+        return cls(heatmap, origins, logits, image, _aligned(image + image_bytes))
+
+
+def peer_uid(end: socket.socket) -> int:
+    """Return the user of the program at the other end of a Unix socket."""
+    uid: int = _CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
+    return uid
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // _ALIGNED_TO) * _ALIGNED_TO
+
+
+class PictureClient:
+    """A connection to a line's pictures. One thread uses it; any thread may report and release pictures.
+
+    The line sends a picture only while this program holds fewer than `slots`; others it skips and counts. So a slow
+    program gets fewer pictures, never old ones, and never delays the line.
 
     Args:
-        store: None: the line stores no evidence.
+        path: the line's socket, see `picture_socket`.
+        slots: number of pictures that this program can hold at once, 1 to 16.
+        good_every: of the GOOD frames of each camera, send each n-th; 0: none. Frames with another verdict are always
+            wanted.
+        good_interval_ms: least time between the captures of two GOOD frames of a camera that are sent.
+    Raises:
+        DeliveryError: the line does not run, or this user may not connect.
     """
 
-    def __init__(self, memory: PictureMemory, store: EvidenceStore | None) -> None:
-        self._memory, self._store = memory, store
-        self._lock = threading.Lock()
-        self._opened: OrderedDict[str, HeldPicture] = OrderedDict()
+    def __init__(self, path: Path, *, slots: int = 1, good_every: int = 1, good_interval_ms: int = 0) -> None:
+        self._line: Channel[ToLine, ToClient] = _connect(path)
+        with contextlib.suppress(ConnectionError):  # it has refused this program; `receive` gives the reason
+            self._line.send(Hello(VERSION, slots, good_every, good_interval_ms))
 
-    def find(self, wanted: str) -> Found | None:
-        """Return the picture with an id; None: there is none, or not any more.
+    def __enter__(self) -> Self:
+        return self
 
-        Raises:
-            InputError: the evidence store cannot be read.
-        """
-        held = self._memory.get(wanted)
-        if held is not None:
-            return Found(held, "memory")
-        with self._lock:
-            stored = self._opened.pop(wanted, None) or self._open(wanted)
-            if stored is None:
-                return None
-            self._opened[wanted] = stored
-            if len(self._opened) > OPENED:
-                self._opened.popitem(last=False)
-        return Found(stored, "evidence")
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    def is_stored(self, event: VerdictEvent) -> bool:
-        """Return whether the evidence store has the picture of an event."""
-        day = day_of(event.times.captured_at_ns)
-        return self._store is not None and self._store.frame_path(picture_id(event), day) is not None
-
-    def stored_review(self, event: VerdictEvent) -> Review | None:
-        """Return the review of an event's picture in the evidence store; None: it has none."""
-        store = self._store
-        return None if store is None else store.review(picture_id(event), day_of(event.times.captured_at_ns))
-
-    def located(self, rows: Sequence[VerdictRow]) -> list[VerdictRow]:
-        """Return rows that say where their pictures are.
+    def receive(self, timeout_s: float | None) -> Picture | None:
+        """Return the next picture; None if none came in time.
 
         Raises:
-            InputError: the evidence store cannot be read.
+            DeliveryError: the line has ended.
         """
-        held = self._memory.ids()
-        return [msgspec.structs.replace(row, picture=self._place(row, held)) for row in rows]
-
-    def _place(self, row: VerdictRow, held: set[str]) -> Literal["memory", "evidence"] | None:
-        if row.id in held:
-            return "memory"
-        if row.picture is None or self._store is None:
+        poll = select.poll()
+        poll.register(self._line, select.POLLIN)
+        if not poll.poll(None if timeout_s is None else timeout_s * 1e3):
             return None
-        return None if self._store.frame_path(row.id, day_of(row.at_ns)) is None else "evidence"
+        message: ToClient | None = None
+        try:
+            with contextlib.suppress(OSError):
+                message = self._line.receive()
+        except msgspec.MsgspecError as error:
+            raise DeliveryError("the line sent what this version does not know; update this program") from error
+        if message is None:
+            raise DeliveryError("the line has ended")
+        if isinstance(message, Refused):
+            raise DeliveryError(f"the line refuses {message.reason}")
+        assert self._line.ring is not None  # it comes before the first picture
+        return self._picture(message, self._line.ring)
 
-    def _open(self, wanted: str) -> HeldPicture | None:
-        entry = None if self._store is None else self._store.get(wanted)
-        if entry is None or self._store is None:
-            return None
-        frame = self._store.frame_path(wanted, entry.day)
-        if frame is None:  # it was deleted a moment ago
-            return None
-        return HeldPicture(entry.event, lambda: _read_frame(frame), _evidence(entry, self._store))
+    def report(self, state: EvidenceState, *, counted: bool = True, web_fault: str | None = None) -> None:
+        """Send the line this program's state, which its status then shows. Any thread.
+
+        The recorder reports as soon as it is connected, and then about once a second: a line that hears nothing for
+        some seconds says in its status that no pictures are stored.
+
+        Args:
+            counted: whether it is known what the store holds; if not, the line goes on to show what it knew before.
+            web_fault: why the line's page is not served, as a sentence.
+        """
+        with contextlib.suppress(OSError):  # `receive` then says that the line has ended
+            self._line.send(Report(state, counted, web_fault))
+
+    def close(self) -> None:
+        """Close the connection. Pictures that were received can still be read."""
+        self._line.close()
+
+    def _picture(self, ready: PictureReady, ring: RingReader) -> Picture:
+        slot, size = ready.slot, ready.evidence
+        layout = Layout.of(ready.event_bytes, math.prod(ready.image_shape), size)
+        event = _decode_event(ring.view(slot, (ready.event_bytes,)).data)
+        evidence = None
+        if size is not None:
+            tiles = TileScores(
+                ring.view(slot, (size.tiles, 2), np.int32, layout.origins),
+                ring.view(slot, (size.tiles,), np.float32, layout.logits),
+                size.tile_px,
+            )
+            heatmap = ring.view(slot, size.heatmap_hw, np.float32, layout.heatmap)
+            evidence = Evidence(heatmap, size.cell_px, size.scale, tiles)
+        released = [ReleaseSlot(ready.generation, slot)]
+
+        def release() -> None:
+            with contextlib.suppress(OSError, IndexError):  # the line has ended, or it was released before
+                self._line.send(released.pop())
+
+        return Picture(event, ring.view(slot, ready.image_shape, at=layout.image), evidence, release)
 
 
-def _read_frame(path: Path) -> NDArray[np.uint8]:
-    image, pixel_format = read_image(path)
-    return image if pixel_format == "Mono8" else read_rgb(path)  # type: ignore[return-value]
+def send_mark(path: Path, mark: Mark) -> None:
+    """Send a line a mark. That it is journalled is known once its review event comes.
 
-
-def _evidence(entry: EvidenceEntry, store: EvidenceStore) -> Evidence | None:
-    """Return the evidence of a stored frame; None: it has none, or its heatmap cannot be read, which is logged.
-
-    The heatmap is as exact as its picture, 255 steps.
+    Raises:
+        DeliveryError: the line does not run, or this user may not connect.
     """
-    scale, tiles = entry.heatmap, entry.tiles
-    path = store.heatmap_path(entry.picture, entry.day)
-    if scale is None or tiles is None or path is None:
-        return None
+    with contextlib.closing(_connect(path)) as line, contextlib.suppress(ConnectionError):
+        line.send(AddMark(mark))
+
+
+def _connect(path: Path) -> Channel[ToLine, ToClient]:
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        grey, _ = read_image(path)
-    except InputError as error:
-        logger.warning("picture %s is shown without its heatmap: %s", entry.picture, error)
-        return None
-    if grey.shape != scale.hw or grey.dtype != np.uint8:
-        logger.warning("picture %s is shown without its heatmap: %s is not the one of its entry", entry.picture, path)
-        return None
-    share = grey.astype(np.float32) / 255
-    logits = (scale.logit_at_0 + share * (scale.logit_at_255 - scale.logit_at_0)).astype(np.float32)
-    return Evidence(logits, scale.cell_px, (scale.logit_at_0, scale.logit_at_255), _tile_scores(tiles))
+        found.connect(os.fspath(path))
+        if os.geteuid() not in (peer_uid(found), 0):
+            raise PermissionError(errno.EPERM, "another user's program is there")
+    except OSError as error:
+        found.close()
+        raise DeliveryError(
+            f"there are no pictures at {path} ({error.strerror or error}); check that the line runs, and that this "
+            "user is the line's user or root"
+        ) from error
+    return Channel(found, ToClient)
 
 
-def _tile_scores(tiles: Tiles) -> TileScores:
-    origins = np.array(tiles.origins_yx, np.int32).reshape(-1, 2)
-    return TileScores(origins, np.array(tiles.logits, np.float32), tiles.tile_px)
+def picture_socket(line: Path) -> Path:
+    """Return the socket of the line that a file configures, for the line itself and for those who connect to it.
+
+    A service has it in its runtime folder. The lines that a user runs by hand have theirs in a folder of the user.
+    """
+    service = runtime_folder()
+    if service is None and line.absolute().parent == LINES and (RUNTIME_FOLDERS / line.stem).is_dir():
+        service = RUNTIME_FOLDERS / line.stem
+    if service is not None:
+        return service / SOCKET_NAME
+    digest = hashlib.sha256(os.fsencode(line.resolve())).hexdigest()[:12]
+    return _folder_of_user() / f"{line.stem[:LONGEST_STEM]}-{digest}"
+
+
+def _folder_of_user() -> Path:
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if runtime and Path(runtime).is_dir():
+        return Path(runtime) / "heatline"
+    return Path(tempfile.gettempdir()) / f"heatline-{os.geteuid()}"

@@ -1,223 +1,441 @@
-"""Stores pictures and marks of a running line: `python -m heatline.edge.monitor.recorder FILE`, the line's file.
+"""Stores the pictures of a running line and people's marks: the only writer of an evidence store.
 
-The line starts this process with the lowest priority. It may be killed at any moment. If the disk is slow, it takes
-fewer pictures, and the line skips and counts others. Once the line has ended, it stores the pictures that wait.
+A picture is stored once its row is in the index, which comes after its files. If the disk is slow, the recorder takes
+fewer pictures, and the line skips and counts others.
 """
 
 import contextlib
 import logging
 import os
-import select
-import signal
-import socket
-import sys
+import queue
+import sqlite3
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
 import cv2
-import msgspec
+import numpy as np
+from msgspec import json
+from msgspec.structs import replace
+from numpy.typing import NDArray
 
-from heatline.edge.config import load_config
-from heatline.edge.errors import DeliveryError, HeatlineError
-from heatline.edge.monitor.channel import MOST_SLOTS
-from heatline.edge.monitor.client import PictureClient
-from heatline.edge.monitor.evidence_place import evidence_folder, limits_of
-from heatline.edge.monitor.inbox import Inbox
-from heatline.edge.monitor.journal_marks import JournalMarks
-from heatline.edge.monitor.picture import Picture
-from heatline.edge.monitor.picture_place import picture_socket
-from heatline.edge.monitor.writer import EvidenceWriter
-from heatline.edge.util.process import NamedThread, waits_for_processor, yield_processor
+from heatline.edge.config import EvidenceConfig
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.errors import DeliveryError, HeatlineError, InputError, JournalError, MessageError
+from heatline.edge.heatmap_picture import ColourScale, png
+from heatline.edge.monitor.marks import combine
+from heatline.edge.monitor.pictures import Picture
+from heatline.edge.monitor.store import (
+    BUSY_SECONDS,
+    FRAME,
+    HEATMAP,
+    INDEX,
+    SCHEMA,
+    EvidenceEntry,
+    Key,
+    Tiles,
+    day_of,
+    is_day,
+    require_picture,
+    require_version,
+)
+from heatline.edge.util.files import FILE_MODE, make_folder, open_locked, require_writable, sync_folder, writing
+from heatline.edge.util.process import NamedThread, waits_for_processor
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.util.systemd import state_folder
 from heatline.edge.util.text import utf8_safe
-from heatline.edge.wire.events import EvidenceState
+from heatline.edge.wire.events import EvidenceState, ReviewEvent, event_from
 
-logger = logging.getLogger("heatline.edge.monitor.recorder")  # this module is __main__
+logger = logging.getLogger(__name__)
 
-SLOTS = MOST_SLOTS
-"""Pictures that wait here, so that defects in a row are stored. Only as much memory is in use as pictures have waited
-at once: 240 MiB for 16 frames of 5 MP in RGB. The line gives fewer slots for larger frames.
-"""
+PNG_OPTIONS = (
+    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY),
+    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG),
+)
+"""The cheapest lossless PNG of OpenCV that is also small; docs/evidence.md has the figures."""
+MIB = 1 << 20
+LOCK = "evidence.lock"
+REVIEW_TOPIC = "review"
+MOST_MARKS = 100_000
+"""Marks that are read at once."""
+MOST_CHOSEN = 16
+"""Pictures that people chose and that wait."""
 REPORT_EVERY_SECONDS = 1.0
-COLLECT_EVERY_SECONDS = 1.0
-"""Between looks for new marks and for pictures in the inbox."""
-TIDY_EVERY_SECONDS = 60.0
-SCAN_EVERY_SECONDS = 3600.0
+LOOK_EVERY_SECONDS = 1.0
+"""Between looks for new marks."""
+TIDY_EVERY_SECONDS, SCAN_EVERY_SECONDS = 60.0, 3600.0
 RETRY_EVERY_SECONDS = 10.0
 """Between attempts to open a store that cannot be opened."""
 HUNG_AFTER_SECONDS = 5.0
 """A call to the disk that takes longer is reported as a fault."""
-LEAVE_WITHIN_SECONDS = 2.0
-"""An entry in hand is completed in this time at the end, or given up."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an evidence store may hold."""
+
+    keep_s: float
+    """Entries older than this are deleted, seconds."""
+    keep_bytes: int
+    """Most room of the pictures of all entries; the index comes on top."""
+    spare_bytes: int = 1 << 30
+    spare_share: float = 0.05
+    """The disk keeps the larger of both free: bytes, and a share of its size."""
+
+    @classmethod
+    def of(cls, config: EvidenceConfig) -> Self:
+        return cls(keep_s=config.retain_days * 86400, keep_bytes=config.retain_mib * MIB)
+
+
+class NoRoomError(InputError):
+    """An entry that does not fit the limits."""
+
+
+class EvidenceWriter:
+    """Writes an evidence store. One thread uses it at a time.
+
+    Entries that people have reviewed are deleted after all others, and not for their age: they are what the next model
+    learns from.
+
+    Args:
+        folder: is made if it does not exist.
+        line: the line's name.
+        wall_ns: UTC, ns since 1970.
+    Raises:
+        DeliveryError: another program writes into the folder.
+        InputError: the folder cannot be read or written.
+    """
+
+    def __init__(self, folder: Path, line: str, limits: Limits, wall_ns: Callable[[], int] = time.time_ns) -> None:
+        self._folder, self._line, self._limits, self._wall_ns = folder, line, limits, wall_ns
+        with self._writing(), contextlib.ExitStack() as at_end:
+            make_folder(folder)
+            self._lock = hold(folder, os.O_RDWR | os.O_CREAT)
+            at_end.callback(os.close, self._lock)
+            self._index = _open_index(folder)
+            at_end.callback(self._index.close)
+            self.scan()
+            self._at_end = at_end.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another program write into the folder."""
+        self._at_end.close()
+
+    def write(self, picture: Picture, *, is_chosen: bool = False) -> bool:
+        """Store a picture. When this returns, it is on the disk.
+
+        Args:
+            is_chosen: a person chose it, not the line.
+        Returns: whether it is a new entry. It is none if it is stored already; then its entry says from now on that the
+            line chose it, if it did.
+
+        Raises:
+            InputError: it cannot be stored; nothing of it is left. The message gives the reason.
+        """
+        entry = _entry_of(picture, self._line, self._wall_ns(), is_chosen=is_chosen)
+        key, folder = (entry.picture, entry.day), self._folder / entry.day
+        with self._writing():
+            if self._row("SELECT 1 FROM pictures WHERE picture = ? AND day = ?", *key):
+                if not is_chosen:
+                    self._change(
+                        "UPDATE pictures SET entry = json_set(entry, '$.is_chosen', json('false')) "
+                        "WHERE picture = ? AND day = ?",
+                        *key,
+                    )
+                return False
+            files = _files_of(picture)
+            size_bytes = sum(room_of(len(content)) for content in files.values())
+            self._make_room(size_bytes)
+            try:
+                make_folder(folder)
+                for ending, content in files.items():
+                    _write_synced(folder / f"{entry.picture}{ending}", content)
+                sync_folder(folder)
+                at_ns, verdict, camera = entry.event.times.captured_at_ns, entry.event.verdict, entry.event.camera
+                self._change(
+                    "INSERT INTO pictures (picture, day, captured_at_ns, verdict, camera, size_bytes, is_reviewed, "
+                    "entry) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    *(*key, at_ns, verdict, camera, size_bytes, self._is_reviewed(key), json.encode(entry)),
+                )
+            except BaseException:
+                _delete_files(folder, entry.picture)
+                raise
+        return True
+
+    def read_marks(self, journal: JournalReader) -> None:
+        """Copy the marks that a journal has and this store does not know yet. One that is damaged, or that another
+        version wrote, is left out.
+
+        Raises:
+            JournalError: the journal cannot be read.
+            InputError: the index cannot be written.
+        """
+        with self._writing():
+            known = self._row("SELECT read_through FROM journals WHERE journal_id = ?", journal.journal_id)
+            after, last = (known or (0,))[0], journal.topics().get(REVIEW_TOPIC, 0)
+            if last <= after:
+                return
+            events = []
+            for stored in journal.newest(min(MOST_MARKS, last - after), [REVIEW_TOPIC]):
+                if stored.record.seq <= after:
+                    continue
+                if faults := stored.faults(heatmap=False):
+                    logger.warning("mark %d of the journal is left out: %s", stored.record.seq, faults[0])
+                    continue
+                with contextlib.suppress(MessageError):
+                    event = event_from(stored.record.header)
+                    if isinstance(event, ReviewEvent):
+                        events.append(event)
+            self.add_marks(events, journal.journal_id, last)
+
+    def add_marks(self, events: Iterable[ReviewEvent], journal_id: str, read_through: int) -> None:
+        """Copy marks, in the order of their journal. A mark waits here until its picture is stored.
+
+        Args:
+            read_through: the journal has no other marks up to this event.
+        Raises:
+            InputError: the index cannot be written.
+        """
+        with self._writing(), self._index as index:
+            for event in events:
+                mark = event.mark
+                key = mark.picture, day_of(mark.captured_at_ns)
+                row = journal_id, event.seq, *key, mark.captured_at_ns, json.encode(event)
+                index.execute("INSERT OR IGNORE INTO marks VALUES (?, ?, ?, ?, ?, ?)", row)
+                reviewed = self._is_reviewed(key)
+                index.execute("UPDATE pictures SET is_reviewed = ? WHERE picture = ? AND day = ?", (reviewed, *key))
+            index.execute("INSERT OR REPLACE INTO journals VALUES (?, ?)", (journal_id, read_through))
+
+    def tidy(self) -> None:
+        """Delete what is beyond the limits.
+
+        Raises:
+            InputError: the folder cannot be read or written, or the disk has too little free space.
+        """
+        with self._writing():
+            self._make_room(0)
+
+    def scan(self) -> None:
+        """Delete the files that a killed writer left without an entry, and the entries whose frames others deleted.
+
+        Raises:
+            InputError: the folder cannot be read or written.
+        """
+        with self._writing():
+            known = set(self._index.execute("SELECT picture, day FROM pictures"))
+            found: set[Key] = set()
+            for day in [each for each in self._folder.iterdir() if is_day(each.name) and each.is_dir()]:
+                for file in day.glob(f"*{FRAME}"):
+                    key = file.name.partition(".")[0], day.name
+                    if key not in known:
+                        file.unlink()
+                    elif file.name == f"{key[0]}{FRAME}":
+                        found.add(key)
+            self._delete(known - found)
+
+    def state(self) -> EvidenceState:
+        """Return how much is stored.
+
+        Raises:
+            InputError: the index cannot be read.
+        """
+        with self._writing():
+            stored, size_bytes = self._row("SELECT count(*), coalesce(sum(size_bytes), 0) FROM pictures") or (0, 0)
+            oldest = self._row("SELECT min(captured_at_ns) FROM pictures")
+        return EvidenceState(stored=stored, size_bytes=size_bytes, oldest_at_ns=oldest[0] if oldest else None)
+
+    def _make_room(self, size_bytes: int) -> None:
+        """Delete entries until the limits hold with another entry.
+
+        Raises:
+            NoRoomError: no deletion can make that much room; nothing was deleted for it.
+            sqlite3.Error, OSError: the folder cannot be read, or an entry cannot be deleted.
+        """
+        before_ns = self._wall_ns() - int(self._limits.keep_s * 1e9)
+        old = "SELECT picture, day FROM pictures WHERE NOT is_reviewed AND captured_at_ns < ?"
+        self._delete(self._index.execute(old, (before_ns,)).fetchall())
+        self._change(
+            "DELETE FROM marks WHERE captured_at_ns < ? AND (picture, day) NOT IN (SELECT picture, day FROM pictures)",
+            before_ns,
+        )
+        held = self.state().size_bytes
+        if size_bytes > self._limits.keep_bytes:
+            raise NoRoomError(
+                f"a picture takes {size_bytes / MIB:.1f} MiB, and evidence.retain_mib is "
+                f"{self._limits.keep_bytes / MIB:.0f}; set more"
+            )
+        target = min(
+            held - require_room(self._folder, self._limits, size_bytes, held), self._limits.keep_bytes - size_bytes
+        )
+        victims: list[Key] = []
+        oldest = "SELECT picture, day, size_bytes FROM pictures ORDER BY is_reviewed, captured_at_ns, number"
+        with contextlib.closing(self._index.execute(oldest)) as rows:
+            while held > target:
+                picture, day, freed = next(rows)
+                victims.append((picture, day))
+                held -= freed
+        self._delete(victims)
+
+    def _delete(self, keys: Iterable[Key]) -> None:
+        """Delete entries with their marks: first their rows, as a picture is stored if and only if it has one."""
+        victims = list(keys)
+        if not victims:
+            return
+        with self._index as index:
+            index.executemany("DELETE FROM pictures WHERE picture = ? AND day = ?", victims)
+            index.executemany("DELETE FROM marks WHERE picture = ? AND day = ?", victims)
+        for picture, day in victims:
+            _delete_files(self._folder / day, picture)
+
+    def _is_reviewed(self, key: Key) -> bool:
+        rows = self._index.execute("SELECT event FROM marks WHERE picture = ? AND day = ? ORDER BY rowid", key)
+        return bool(combine(json.decode(event, type=ReviewEvent) for (event,) in rows))
+
+    def _row(self, sql: str, *values: object) -> tuple[int, ...] | None:
+        found: tuple[int, ...] | None = self._index.execute(sql, values).fetchone()
+        return found
+
+    def _change(self, sql: str, *values: object) -> None:
+        with self._index as index:
+            index.execute(sql, values)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Translate the errors of the folder and its index into `InputError`."""
+        try:
+            with writing(self._folder):
+                yield
+        except sqlite3.Error as error:
+            raise InputError(
+                f"{self._folder / INDEX} cannot be used ({error}); check the disk and the permissions"
+            ) from error
 
 
 class Pictures(Protocol):
     """A source of pictures, as `PictureClient`."""
 
-    def fileno(self) -> int: ...
-
     def receive(self, timeout_s: float | None) -> Picture | None: ...
 
-    def report(self, state: EvidenceState, *, counted: bool) -> None: ...
+    def report(self, state: EvidenceState, *, counted: bool, web_fault: str | None) -> None: ...
 
 
 class Recorder:
-    """Stores pictures until the line ends or `stop` is called.
-
-    A thread makes the calls to the disk, one after the other, so that a disk that does not answer is reported.
+    """Stores pictures and marks until the line ends or `stop` is called.
 
     Args:
         open_writer: opens the store; it is called again later if it fails.
-        marks: people's marks in the line's journal; None: the line has none.
-        inbox: pictures that other programs bring; None: they bring none.
-        clock: monotonic clock, s.
+        journal: folder of the line's journal; None: the line has none.
+        clock: monotonic, s.
     """
 
     def __init__(
         self,
         pictures: Pictures,
         open_writer: Callable[[], EvidenceWriter],
-        marks: JournalMarks | None = None,
-        inbox: Inbox | None = None,
+        journal: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._pictures, self._open_writer, self._clock = pictures, open_writer, clock
-        self._marks, self._inbox = marks, inbox
+        self._pictures, self._open_writer, self._journal, self._clock = pictures, open_writer, journal, clock
+        self.web_fault: str | None = None
+        """Why the page beside it is not served, as a sentence; the line's status shows it."""
+        self._chosen: queue.Queue[Picture] = queue.Queue(MOST_CHOSEN)
+        self._ended = threading.Event()
         self._writer: EvidenceWriter | None = None
-        self._wake, self._waker = socket.socketpair()
-        self._waker.setblocking(False)
-        self._stopping = False
-        self._began_s: float | None = None
-        """When the present call to the disk began; None: there is none."""
-        self._caller: NamedThread | None = None
-        """The thread that makes that call."""
-        self._bug: BaseException | None = None
         self._state = EvidenceState()
-        self._counted = False
+        self._is_counted = False
         """Whether it is known what the store holds, or that it cannot be opened."""
         self._store_fault: str | None = None
         self._tidy_fault: str | None = None
+        self._marks_fault: str | None = None
+        self._began_s: float | None = None
+        """When the present work on the disk began; None: there is none."""
+        self._worker = threading.current_thread()
+        self._look_at_s = self._tidy_at_s = clock()
+        self._scan_at_s = clock() + SCAN_EVERY_SECONDS
         self._log = RateLimitedLog(logger)
-        self._reported_s = self._tidied_s = self._collected_s = float("-inf")
-        self._more = False
-        """Whether marks or pictures were left for the next look."""
-        self._scanned_s = clock()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._wake.close()
-        self._waker.close()
+    def choose(self, picture: Picture) -> bool:
+        """Have a picture stored that the line did not choose; return False if too many wait. Any thread."""
+        with contextlib.suppress(queue.Full):
+            self._chosen.put_nowait(picture)
+            return True
+        return False
 
     def stop(self) -> None:
         """End after the entry in hand. Any thread, also a signal handler."""
-        self._stopping = True
-        self._wake_up()
+        self._ended.set()
 
-    def run(self) -> bool:
-        """Store pictures; return whether the last call to the disk has returned."""
+    def run(self) -> None:
+        """Store pictures."""
+        self._worker = threading.current_thread()
+        NamedThread("evidence state", self._report).start()
         try:
-            while not self._stopping:
+            while not self._ended.is_set():
                 self._step()
         except DeliveryError as error:
             logger.info("%s", error)
-        self._stopping = True
-        give_up_s = self._clock() + LEAVE_WITHIN_SECONDS
-        self._finish_call(give_up_s)
-        if self._began_s is None and self._writer is not None:
-            self._begin(self._collect, self._writer)
-            self._finish_call(give_up_s)
-        if self._began_s is not None:
-            return False
-        self._pictures.report(self.state(), counted=self._counted)
-        for each in (self._writer, self._marks):
-            if each is not None:
-                each.close()
-        return True
-
-    def _finish_call(self, give_up_s: float) -> None:
-        """Wait until the disk has answered, or until a time."""
-        while self._began_s is not None and self._clock() < give_up_s:
-            self._wait(give_up_s - self._clock())
+        while self._store_chosen():
+            pass
+        self._work(self._look)
+        self._ended.set()
+        self._pictures.report(self.state(), counted=self._is_counted, web_fault=self.web_fault)
+        if self._writer is not None:
+            self._writer.close()
 
     def state(self) -> EvidenceState:
         """Return what is stored, what came and could not be stored, and what is wrong now. The line adds what it did
-        not send.
+        not send. Any thread.
         """
-        hung_s = self._hung_s()
-        fault = self._store_fault or self._tidy_fault
-        if hung_s is not None:
+        fault, began_s = self._store_fault or self._tidy_fault, self._began_s
+        hung_s = 0.0 if began_s is None else self._clock() - began_s
+        if hung_s >= HUNG_AFTER_SECONDS and not waits_for_processor(self._worker):
             fault = f"the disk has not answered for {hung_s:.0f} s; check the disk"
-        return msgspec.structs.replace(self._state, fault=fault)
+        return replace(self._state, fault=fault)
+
+    def _report(self) -> None:
+        while not self._ended.is_set():
+            self._pictures.report(self.state(), counted=self._is_counted, web_fault=self.web_fault)
+            self._ended.wait(REPORT_EVERY_SECONDS)
 
     def _step(self) -> None:
-        """Report, start what is due, and wait for a picture or a moment."""
-        if self._clock() - self._reported_s >= REPORT_EVERY_SECONDS:
-            self._reported_s = self._clock()
-            self._pictures.report(self.state(), counted=self._counted)
-        every_s = RETRY_EVERY_SECONDS if self._writer is None else TIDY_EVERY_SECONDS
-        if self._began_s is None and self._clock() - self._tidied_s >= every_s:
-            self._tidied_s = self._clock()
-            self._begin(self._tidy)
-        if self._clock() - self._collected_s >= COLLECT_EVERY_SECONDS:
-            self._begin_collecting()
-        if self._wait(0.0 if self._more and self._began_s is None else REPORT_EVERY_SECONDS):
-            picture = self._pictures.receive(0)
-            if picture is not None:
-                self._begin(self._store, picture)
-        elif self._more:
-            self._begin_collecting()
-        if self._bug is not None:
-            raise self._bug
+        """Do what is due, and store a picture if one comes within a moment."""
+        if self._clock() >= self._tidy_at_s:
+            self._work(self._tidy)
+        if self._clock() >= self._look_at_s:
+            self._look_at_s = self._clock() + LOOK_EVERY_SECONDS
+            self._work(self._look)
+        self._store_chosen()
+        picture = self._pictures.receive(LOOK_EVERY_SECONDS)
+        if picture is not None:
+            self._work(self._store, picture, False)
 
-    def _wait(self, timeout_s: float) -> bool:
-        """Wait until something happens; return whether a picture waits. None is taken during a call to the disk."""
-        idle, hung = self._began_s is None, self._hung_s() is not None
-        poll = select.poll()
-        poll.register(self._wake, select.POLLIN)
-        if (idle or hung) and not self._stopping:
-            poll.register(self._pictures, select.POLLIN if idle else 0)  # 0: only the end of the line
-        ready = dict(poll.poll(max(0.0, timeout_s) * 1e3))
-        if self._wake.fileno() in ready:
-            self._wake.recv(4096)
-        if self._pictures.fileno() in ready and not idle:
-            raise DeliveryError("the line has ended, and the disk does not answer")
-        return self._pictures.fileno() in ready
+    def _store_chosen(self) -> bool:
+        with contextlib.suppress(queue.Empty):
+            self._work(self._store, self._chosen.get_nowait(), True)
+            return True
+        return False
 
-    def _hung_s(self) -> float | None:
-        """Return the seconds for which the disk has not answered; None: it answers, or has not been asked yet because
-        others need the processor.
-        """
-        began_s, caller = self._began_s, self._caller  # the other thread resets the time
-        waited_s = 0.0 if began_s is None else self._clock() - began_s
-        if caller is None or waited_s < HUNG_AFTER_SECONDS or waits_for_processor(caller):
-            return None
-        return waited_s
-
-    def _begin(self, call: Callable[..., None], *arguments: object) -> None:
+    def _work(self, call: Callable[..., None], *arguments: object) -> None:
         self._began_s = self._clock()
-        self._caller = NamedThread("evidence", self._make, call, *arguments)
-        self._caller.start()
-
-    def _make(self, call: Callable[..., None], *arguments: object) -> None:
         try:
             call(*arguments)
-        except BaseException as error:  # it is raised again in the main thread
-            self._bug = error
         finally:
             self._began_s = None
-            self._wake_up()
 
-    def _store(self, picture: Picture) -> None:
+    def _store(self, picture: Picture, is_chosen: bool) -> None:
         kept, skipped = False, True
         try:
             if self._writer is not None:
-                kept = self._writer.write(picture)
-                skipped, self._store_fault = False, None
+                kept, skipped = self._writer.write(picture, is_chosen=is_chosen), False
+                self._store_fault = None
         except HeatlineError as error:
             self._store_fault = utf8_safe(str(error))
             self._log.error("a picture was not stored: %s", error)
@@ -225,89 +443,194 @@ class Recorder:
             picture.release()
         self._count(kept=kept, skipped=skipped)
 
-    def _begin_collecting(self) -> None:
-        if self._began_s is None and self._writer is not None:
-            self._collected_s = self._clock()
-            self._begin(self._collect, self._writer)
-
-    def _collect(self, writer: EvidenceWriter) -> None:
-        """Store new marks, and a picture of the inbox."""
-        self._more = False
-        outcome = None
+    def _look(self) -> None:
+        """Copy the marks that are new in the journal."""
+        if self._writer is None or self._journal is None:
+            return
         try:
-            if self._marks is not None:
-                writer.marks.add(self._marks.read())
-                if writer.marks.found_damaged:
-                    writer.marks.found_damaged = False
-                    self._marks.start_over()
-                self._more = self._marks.more
-            if self._inbox is not None:
-                outcome = self._inbox.adopt(writer)
-                self._more = self._more or outcome is not None
-        except HeatlineError as error:
-            self._log.error("marks or pictures of the inbox were not stored: %s", error)
-        self._count(kept=outcome == "adopted", skipped=outcome == "refused")
+            with JournalReader.open(self._journal) as journal:
+                self._writer.read_marks(journal)
+            self._marks_fault = None
+        except (JournalError, InputError) as error:
+            if str(error) != self._marks_fault:
+                self._marks_fault = str(error)
+                self._log.error("marks of people are not stored: %s", error)
 
     def _tidy(self) -> None:
         """Open the store if it is not open, and delete what is beyond its limits."""
         try:
             if self._writer is None:
                 self._writer = self._open_writer()
-            scan = self._clock() - self._scanned_s >= SCAN_EVERY_SECONDS
-            if scan:
-                self._scanned_s = self._clock()
-            self._writer.tidy(scan=scan)
+            if self._clock() >= self._scan_at_s:
+                self._scan_at_s = self._clock() + SCAN_EVERY_SECONDS
+                self._writer.scan()
+            self._writer.tidy()
             self._tidy_fault = None
         except HeatlineError as error:
             self._tidy_fault = utf8_safe(str(error))
             self._log.error("the evidence store: %s", error)
+        self._tidy_at_s = self._clock() + (RETRY_EVERY_SECONDS if self._writer is None else TIDY_EVERY_SECONDS)
         self._count()
 
     def _count(self, *, kept: bool = False, skipped: bool = False) -> None:
-        held = None if self._writer is None else self._writer.retention
-        self._state = EvidenceState(
-            kept=self._state.kept + kept,
-            skipped=self._state.skipped + skipped,
-            stored=0 if held is None else held.entries,
-            size_bytes=0 if held is None else held.size_bytes,
-            oldest_at_ns=None if held is None else held.oldest_at_ns,
-        )
-        self._counted = True
-
-    def _wake_up(self) -> None:
-        with contextlib.suppress(OSError):  # it is awake already, or has ended
-            self._waker.send(b"\0")
+        found = EvidenceState()
+        with contextlib.suppress(InputError):  # the next picture reports it
+            found = self._state if self._writer is None else self._writer.state()
+        self._state = replace(found, kept=self._state.kept + kept, skipped=self._state.skipped + skipped)
+        self._is_counted = True
 
 
-def main() -> int:
-    """Store the pictures of the line whose file the first argument names; return the exit code."""
-    yield_processor()
-    cv2.setNumThreads(1)  # the other cores belong to inspection
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+def check_folder(folder: Path, config: EvidenceConfig) -> None:
+    """Check that pictures could be stored in a folder, which need not exist yet. Nothing of the check stays there.
+
+    Raises:
+        InputError: they could not.
+    """
+    limits = Limits.of(config)
     try:
-        return _record(Path(sys.argv[1]))
-    except HeatlineError as error:
-        logger.error("no pictures are stored: %s", error)
-        return error.exit_code
+        there = require_writable(folder)
+        held = sum(room_of(file.stat().st_size) for file in folder.glob(f"*/*{FRAME}"))
+        require_room(there, limits, 1, held)
+    except OSError as error:
+        raise InputError(
+            f"no pictures can be stored in {folder} ({error.strerror}: {error.filename or folder}); set "
+            "evidence.folder to a folder in which the line's user can write"
+        ) from error
 
 
-def _record(file: Path) -> int:
-    config = load_config(file)
-    store = evidence_folder(file, config, state_folder())
-    assert config.evidence is not None  # or it has no folder
-    journal = config.journal.folder_in(state_folder())
-    marks = None if journal is None else JournalMarks(journal)
-    limits = limits_of(config.evidence)
-    with (
-        PictureClient(picture_socket(file), slots=SLOTS, good_every=config.evidence.good_every) as client,
-        Recorder(client, lambda: EvidenceWriter(store, utf8_safe(file.stem), limits), marks, Inbox(store)) as recorder,
-    ):
-        signal.signal(signal.SIGTERM, lambda *_: recorder.stop())
-        if not recorder.run():
-            logger.warning("the disk of %s does not answer; the entry in hand is given up", store)
-            os._exit(0)
-    return 0
+def require_unused(folder: Path) -> None:
+    """Require that no running line stores pictures in a folder, which need not exist.
+
+    Raises:
+        DeliveryError: one does.
+        InputError: its lock cannot be taken.
+    """
+    with writing(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.close(hold(folder, os.O_RDWR))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def hold(folder: Path, flags: int) -> int:
+    """Lock the store of a folder against other lines, for as long as the returned descriptor is open.
+
+    Args:
+        flags: with which the file is opened that is locked.
+    Raises:
+        DeliveryError: another line holds the lock.
+        OSError: the lock cannot be taken.
+    """
+    try:
+        return open_locked(folder / LOCK, flags)
+    except BlockingIOError as error:
+        raise DeliveryError(
+            f"{folder} is in use by another running line; give each line its own evidence.folder"
+        ) from error
+
+
+def require_room(folder: Path, limits: Limits, size_bytes: int, held: int) -> int:
+    """Require that a disk has room for another entry, if need be after all others were deleted.
+
+    Args:
+        held: bytes of all entries.
+    Returns: the bytes of free space that the disk lacks for it.
+
+    Raises:
+        NoRoomError: there would be none.
+        OSError: the folder cannot be read.
+    """
+    disk = os.statvfs(folder)
+    spare = max(limits.spare_bytes, round(disk.f_blocks * disk.f_frsize * limits.spare_share))
+    lacking = max(0, spare + size_bytes - disk.f_bavail * disk.f_frsize)
+    if lacking > held:
+        raise NoRoomError(
+            f"the disk of {folder} lacks {lacking / MIB:.0f} MiB of the free space that it must keep "
+            f"({limits.spare_bytes / MIB:.0f} MiB, or {limits.spare_share:.0%} of the disk if that is more), and all "
+            f"stored pictures take less ({held / MIB:.0f} MiB); make room on the disk"
+        )
+    return lacking
+
+
+def room_of(size_bytes: int) -> int:
+    """Return the room of a file on the disk, which is in blocks of 4 KiB on most file systems."""
+    return -(-size_bytes // 4096) * 4096
+
+
+def encode_frame(image: NDArray[np.uint8]) -> bytes:
+    """Encode a frame, grey [H, W] or RGB [H, W, 3], as PNG without loss."""
+    data = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".png", data, PNG_OPTIONS)[1].tobytes()
+
+
+def _entry_of(picture: Picture, line: str, stored_at_ns: int, *, is_chosen: bool) -> EvidenceEntry:
+    """Return the entry of a picture.
+
+    Raises:
+        InputError: the picture's id cannot be a file name.
+    """
+    evidence = picture.evidence
+    tiles = None
+    if evidence is not None:
+        scores = evidence.tiles
+        origins = [(y, x) for y, x in scores.origins_yx.tolist()]
+        tiles = Tiles(tile_px=scores.tile_px, origins_yx=origins, logits=scores.logits.tolist())
+    return EvidenceEntry(
+        line=line,
+        picture=require_picture(picture.event.picture),
+        stored_at_ns=stored_at_ns,
+        event=picture.event,
+        heatmap=None if evidence is None else evidence.png_scale,
+        tiles=tiles,
+        is_chosen=is_chosen,
+    )
+
+
+def _files_of(picture: Picture) -> dict[str, bytes]:
+    """Return the files of a picture, by ending."""
+    files = {FRAME: encode_frame(picture.image)}
+    if picture.evidence is not None:
+        files[HEATMAP] = png(ColourScale(*picture.evidence.scale).grey(picture.evidence.heatmap))
+    return files
+
+
+def _open_index(folder: Path) -> sqlite3.Connection:
+    """Return the open index of a folder, which only the thread in turn uses.
+
+    Raises:
+        InputError: this heatline does not know it, or the folder holds pictures of a store without one.
+        sqlite3.Error, OSError: it cannot be opened.
+    """
+    path = folder / INDEX
+    if not path.exists() and any(is_day(each.name) for each in folder.iterdir()):
+        raise InputError(f"{folder} holds pictures and no {INDEX} that describes them; move the folders of days away")
+    with contextlib.ExitStack() as at_error:
+        index = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+        at_error.callback(index.close)
+        index.execute("PRAGMA synchronous = EXTRA")  # what was committed survives a power cut
+        if not path.stat().st_size:
+            path.chmod(FILE_MODE)
+            index.executescript(SCHEMA)
+        require_version(index, path)
+        at_error.pop_all()
+    return index
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    """Write a file to the disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("wb") as file:
+        os.fchmod(file.fileno(), FILE_MODE)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _delete_files(folder: Path, picture: str) -> None:
+    """Delete the files of a picture, and its folder if nothing else is in it. What cannot be deleted is found by the
+    next scan.
+    """
+    with contextlib.suppress(OSError):
+        for ending in (HEATMAP, FRAME):
+            (folder / f"{picture}{ending}").unlink(missing_ok=True)
+        folder.rmdir()

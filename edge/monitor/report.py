@@ -8,9 +8,8 @@ import msgspec
 
 from heatline.edge.calibration.statistics import interval
 from heatline.edge.delivery.journal.reader import JournalReader
-from heatline.edge.monitor.entry import EvidenceEntry, day_of
-from heatline.edge.monitor.review import Review
-from heatline.edge.monitor.store import EvidenceStore
+from heatline.edge.monitor.marks import Review
+from heatline.edge.monitor.store import EvidenceEntry, EvidenceStore, day_of
 from heatline.edge.wire.events import SCHEMA_VERSION, Verdict
 
 _ROUNDING = 1e-9
@@ -150,8 +149,9 @@ def report(store: EvidenceStore, totals: JournalTotals | None, since: str | None
     """
     counts: dict[Key, Counter[str]] = {}
     covered_ns = None if totals is None else totals.since_at_ns
+    reviews = store.reviews(since)
     for entry in store.entries(since=since):
-        review = store.review(entry.picture, entry.day)
+        review = reviews.get((entry.picture, entry.day))
         key = entry.day, entry.event.camera
         counts.setdefault(key, Counter()).update(_counted(entry, review, covered_ns))
     for key, verdicts in ({} if totals is None else totals.counts).items():

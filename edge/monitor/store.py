@@ -1,41 +1,97 @@
-"""Reads the evidence store: one folder per UTC day, in which an entry exists if and only if its JSON file does."""
+"""The evidence store: frames and heatmaps as PNG in a folder per UTC day, and an index in SQLite of their events and of
+people's marks. docs/evidence.md describes the folder.
+"""
 
 import contextlib
-import logging
-from collections.abc import Callable, Collection, Iterator
-from itertools import islice
+import re
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any
 
-from heatline.edge.errors import InputError
-from heatline.edge.monitor import review_file
-from heatline.edge.monitor.entry import LARGEST_BYTES, EvidenceEntry, decode_entry, is_day, is_picture, require_picture
-from heatline.edge.monitor.review import Review, combine
-from heatline.edge.monitor.review_file import decode_reviews
-from heatline.edge.util.files import read_plain
-from heatline.edge.wire.events import ReviewEvent, Verdict
+import msgspec
 
-logger = logging.getLogger(__name__)
-T = TypeVar("T")
+from heatline.edge.config import LineConfig, load_config
+from heatline.edge.errors import ConfigError, InputError
+from heatline.edge.monitor.marks import Review, combine
+from heatline.edge.target import file_of, name_of, named_here
+from heatline.edge.util.systemd import LINES, STATE_FOLDERS
+from heatline.edge.wire.events import HeatmapPng, ReviewEvent, Verdict, VerdictEvent
 
-ENTRY, FRAME, HEATMAP, REVIEW = ".json", ".png", ".heatmap.png", ".review.json"
-"""Endings of an entry's files, after the id of its picture."""
-ENDINGS = ENTRY, FRAME, HEATMAP, REVIEW
+FOLDER, INDEX = "evidence", "index.sqlite"
+FRAME, HEATMAP = ".png", ".heatmap.png"
+"""Endings of a picture's files, after its id."""
+JUDGED: tuple[Verdict, ...] = ("GOOD", "DEFECT")
+"""What can be reviewed."""
+READ_AT_ONCE = 500
+"""Entries: a reader holds up the recorder while it reads."""
+BUSY_SECONDS = 5.0
+SCHEMA_VERSION = 1
+SCHEMA = f"""
+BEGIN;
+CREATE TABLE pictures (
+  number INTEGER PRIMARY KEY, picture TEXT NOT NULL, day TEXT NOT NULL, captured_at_ns INTEGER NOT NULL,
+  verdict TEXT NOT NULL, camera TEXT NOT NULL, size_bytes INTEGER NOT NULL, is_reviewed INTEGER NOT NULL,
+  entry BLOB NOT NULL, UNIQUE (picture, day));
+CREATE INDEX by_age ON pictures (is_reviewed, captured_at_ns, number, size_bytes);
+CREATE INDEX by_capture ON pictures (captured_at_ns, number);
+CREATE TABLE marks (
+  journal_id TEXT NOT NULL, seq INTEGER NOT NULL, picture TEXT NOT NULL, day TEXT NOT NULL,
+  captured_at_ns INTEGER NOT NULL, event BLOB NOT NULL, UNIQUE (journal_id, seq));
+CREATE INDEX by_picture ON marks (picture, day);
+CREATE TABLE journals (journal_id TEXT PRIMARY KEY, read_through INTEGER NOT NULL);
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
+LARGEST_NS = 253_402_300_799 * 10**9
+"""The end of the year 9999."""
+_PICTURE, _DAY = re.compile(r"[A-Za-z0-9_-]{1,128}"), re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+Key = tuple[str, str]
+"""Picture and day. An id may occur again on another day."""
 
 
-class StoredEntry(NamedTuple):
-    """An entry on the disk, in the order of capture."""
+class Tiles(msgspec.Struct, frozen=True, kw_only=True):
+    """The inspected tiles of a frame."""
 
-    captured_at_ns: int
+    tile_px: int
+    """Side of a tile, px of the frame."""
+    origins_yx: list[tuple[int, int]]
+    """Row and column of the top left corner of each, px of the frame."""
+    logits: list[float]
+
+
+class EvidenceEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored frame."""
+
+    line: str
     picture: str
-    size_bytes: int
-    """Room of its files on the disk."""
-    is_reviewed: bool = False
-    """Whether a mark of a person counts for it."""
+    """The picture's id, which its event names."""
+    stored_at_ns: int
+    """UTC, ns since 1970."""
+    event: VerdictEvent
+    """The event as it is published, but not numbered: `seq` and `previous_seq` are 0, `journal_id` is null."""
+    heatmap: HeatmapPng | None
+    """Scale of the heatmap's PNG; null: the frame was not judged."""
+    tiles: Tiles | None
+    """Null: the frame was not judged."""
+    is_chosen: bool = False
+    """Stored because a person marked it on the page; false: the line chose it, by its verdict or as each n-th GOOD."""
+
+    @property
+    def day(self) -> str:
+        """The UTC day on which the frame was captured, the name of its folder."""
+        return day_of(self.event.times.captured_at_ns)
+
+
+_decode_entry = msgspec.json.Decoder(EvidenceEntry).decode
+_decode_mark = msgspec.json.Decoder(ReviewEvent).decode
 
 
 class EvidenceStore:
     """The evidence that a line stores. Any number of programs may read it, also while the line runs.
+
+    Every method raises `InputError` if the store cannot be read.
 
     Args:
         folder: need not exist.
@@ -51,181 +107,219 @@ class EvidenceStore:
         limit: int | None = None,
         day: str | None = None,
         since: str | None = None,
-        verdict: Verdict | None = None,
+        verdict: Verdict | Collection[Verdict] | None = None,
         camera: str | None = None,
         is_reviewed: bool | None = None,
     ) -> Iterator[EvidenceEntry]:
-        """Return entries in the order of capture, read as they are asked for. One that cannot be read is logged.
+        """Return entries in the order of capture.
 
         Args:
             limit: number of entries; None: all.
             day: only of this UTC day, `YYYY-MM-DD`.
             since: only of this UTC day and later ones.
-            verdict: only with this verdict.
+            verdict: only with this verdict, or one of these.
             camera: only of this camera.
-            is_reviewed: only with a mark of a person, or only without; the others are not read.
-        Raises:
-            InputError: the folder cannot be read.
+            is_reviewed: only with a mark of a person, or only without.
         """
-        left = limit
-        for name in sorted(self.days(), reverse=newest_first):
-            if day not in (None, name) or name < (since or ""):
-                continue
-            for stored in sorted(scan_day(self.folder / name), reverse=newest_first):
-                if left == 0:
-                    return
-                if is_reviewed not in (None, stored.is_reviewed):
-                    continue
-                entry = self.read(name, stored.picture)
-                if entry is None or verdict not in (None, entry.event.verdict):
-                    continue
-                if camera in (None, entry.event.camera):
-                    left = None if left is None else left - 1
-                    yield entry
+        where, values = _condition(day, since, verdict, camera, is_reviewed)
+        after, order, than = ((1 << 63) - 1, "DESC", "<") if newest_first else (-1, "ASC", ">")
+        at, left = (after, after), limit
+        while left is None or left > 0:
+            rows = self._query(
+                f"SELECT captured_at_ns, number, entry FROM pictures WHERE {where} AND (captured_at_ns, number) {than} "
+                f"(?, ?) ORDER BY captured_at_ns {order}, number {order} LIMIT ?",
+                *(*values, *at, READ_AT_ONCE if left is None else min(left, READ_AT_ONCE)),
+            )
+            if not rows:
+                return
+            at, left = rows[-1][:2], None if left is None else left - len(rows)
+            for _, _, entry in rows:
+                yield _decode_entry(entry)
 
-    def unreviewed(
-        self,
-        limit: int,
-        *,
-        verdicts: Collection[Verdict] = ("DEFECT", "GOOD"),
-        camera: str | None = None,
-        day: str | None = None,
-    ) -> list[EvidenceEntry]:
-        """Return entries with a verdict that nobody has reviewed, the newest first.
+    def unreviewed(self, limit: int, newer: Mapping[str, bool] | None = None) -> tuple[list[EvidenceEntry], int]:
+        """Return the newest entries with GOOD or DEFECT that nobody has reviewed, newest first, and the number of all.
 
         Args:
-            limit: number of entries.
-            verdicts: only with these verdicts. A frame without a verdict cannot be reviewed.
-            camera: only of this camera.
-            day: only of this UTC day, `YYYY-MM-DD`.
-        Raises:
-            InputError: the folder cannot be read.
+            newer: pictures with marks that this store may not have yet: whether they are reviewed.
         """
-        wanted = {*verdicts} - {"NO_VERDICT"}
-        found = self.entries(camera=camera, day=day, is_reviewed=False)
-        return list(islice((entry for entry in found if entry.event.verdict in wanted), limit))
+        where = (
+            "verdict != 'NO_VERDICT' AND picture NOT IN (SELECT value FROM json_each(?)) "
+            "AND (NOT is_reviewed OR picture IN (SELECT value FROM json_each(?)))"
+        )
+        marked = (newer or {}).items()
+        known = [_json(name for name, reviewed in marked if reviewed == wanted) for wanted in (True, False)]
+        newest = f"SELECT entry FROM pictures WHERE {where} ORDER BY captured_at_ns DESC, number DESC LIMIT ?"
+        entries = [_decode_entry(entry) for (entry,) in self._query(newest, *known, limit)]
+        counted = self._query(f"SELECT count(*) FROM pictures WHERE {where}", *known)
+        return entries, counted[0][0] if counted else 0
 
-    def review(self, picture: str, day: str | None = None) -> Review | None:
-        """Return what reviewers say of a picture; None: nothing, or the file of the marks cannot be read, which is
-        logged.
-
-        Args:
-            day: UTC day of its capture; None: the newest.
-        """
-        return combine(self.review_events(picture, day)).get(picture)
-
-    def review_events(self, picture: str, day: str | None = None) -> list[ReviewEvent]:
-        """Return the stored review events of a picture in the order of their journal; as `review`."""
-        path = self._path(picture, day, REVIEW)
-        return [] if path is None else _read(path, review_file.LARGEST_BYTES, decode_reviews) or []
-
-    def get(self, picture: str) -> EvidenceEntry | None:
-        """Return the entry of a picture, the newest one if several have its id; None: there is none."""
-        day = self._day_of(picture)
-        return None if day is None else self.read(day, picture)
+    def find(self, picture: str, day: str | None = None) -> EvidenceEntry | None:
+        """Return the entry of a picture that was captured on a UTC day, or of the newest one; None: there is none."""
+        rows = self._query(
+            "SELECT entry FROM pictures WHERE picture = ? AND day = coalesce(?, day) ORDER BY day DESC LIMIT 1",
+            *(picture, day),
+        )
+        return _decode_entry(rows[0][0]) if rows else None
 
     def require(self, picture: str) -> EvidenceEntry:
-        """Return the entry of a picture, as `get`.
+        """Return the entry of a picture.
 
         Raises:
-            InputError: there is none, or it cannot be one.
+            InputError: the store has none.
         """
-        entry = self.get(require_picture(picture))
-        if entry is None:
+        require_picture(picture)
+        if (entry := self.find(picture)) is None:
             raise InputError(
                 f"{self.folder} holds no picture {picture}; it was not stored or is deleted, heatline evidence list "
                 "shows what there is"
             )
         return entry
 
-    def read(self, day: str, picture: str) -> EvidenceEntry | None:
-        """Return the entry of a picture that was captured on a UTC day; None: there is none, or it cannot be read."""
-        if not (is_day(day) and is_picture(picture)):
-            return None
-        return _read(self.folder / day / f"{picture}{ENTRY}", LARGEST_BYTES, decode_entry)
+    def held(self, pictures: Iterable[str]) -> set[Key]:
+        """Return those of these pictures that are stored, each with its day."""
+        wanted = "SELECT picture, day FROM pictures WHERE picture IN (SELECT value FROM json_each(?))"
+        return set(self._query(wanted, _json(pictures)))
 
-    def frame_path(self, picture: str, day: str | None = None) -> Path | None:
-        """Return the lossless PNG of a frame; None: there is none.
+    def reviews(self, since: str | None = None) -> dict[Key, Review]:
+        """Return the review of each stored picture that has one, of this UTC day and later ones."""
+        rows = self._query("SELECT day, event FROM marks WHERE day >= ? ORDER BY rowid", since or "")
+        by_day: dict[str, list[ReviewEvent]] = {}
+        for day, event in rows:
+            by_day.setdefault(day, []).append(_decode_mark(event))
+        return {(name, day): review for day, events in by_day.items() for name, review in combine(events).items()}
 
-        Args:
-            day: UTC day of its capture; None: the newest.
-        """
+    def review_events(self, picture: str, day: str) -> list[ReviewEvent]:
+        """Return the review events of a picture in the order of their journal; those of a former journal come first."""
+        rows = self._query("SELECT event FROM marks WHERE picture = ? AND day = ? ORDER BY rowid", picture, day)
+        return [_decode_mark(event) for (event,) in rows]
+
+    def review(self, picture: str, day: str) -> Review | None:
+        """Return what reviewers say of a picture; None: nothing."""
+        return combine(self.review_events(picture, day)).get(picture)
+
+    def frame_path(self, picture: str, day: str) -> Path | None:
+        """Return the lossless PNG of a stored frame; None: it is gone."""
         return self._path(picture, day, FRAME)
 
-    def heatmap_path(self, picture: str, day: str | None = None) -> Path | None:
-        """Return the heatmap of a frame, a grey PNG on the scale of its entry; None: there is none. As `frame_path`."""
+    def heatmap_path(self, picture: str, day: str) -> Path | None:
+        """Return the heatmap of a stored frame, a grey PNG on the scale of its entry; None: there is none."""
         return self._path(picture, day, HEATMAP)
 
-    def days(self) -> list[str]:
-        """Return the UTC days that have a folder.
-
-        Raises:
-            InputError: the folder cannot be read.
-        """
-        try:
-            return [each.name for each in self.folder.iterdir() if is_day(each.name) and each.is_dir()]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise InputError(
-                f"{self.folder} cannot be read ({error.strerror}); check the folder and its permissions"
-            ) from error
-
-    def _path(self, picture: str, day: str | None, ending: str) -> Path | None:
-        found = self._day_of(picture) if day is None else day
-        if found is None or not (is_day(found) and is_picture(picture)):
-            return None
-        path = self.folder / found / f"{picture}{ending}"
+    def _path(self, picture: str, day: str, ending: str) -> Path | None:
+        path = self.folder / day / f"{picture}{ending}"
         return path if path.is_file() else None
 
-    def _day_of(self, picture: str) -> str | None:
-        if not is_picture(picture):
-            return None
-        days = sorted(self.days(), reverse=True)
-        return next((day for day in days if (self.folder / day / f"{picture}{ENTRY}").is_file()), None)
+    def _query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        path = self.folder / INDEX
+        try:
+            if not path.stat().st_size:  # it is being made
+                return []
+            uri = f"{path.absolute().as_uri()}?mode=rw"  # to roll back what a killed writer left
+            with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as index:
+                require_version(index, path)
+                return index.execute(sql, values).fetchall()
+        except FileNotFoundError:
+            return []
+        except (sqlite3.Error, OSError) as error:
+            raise InputError(f"{path} cannot be read ({error}); check the folder and its permissions") from error
 
 
-def _read(path: Path, at_most: int, decode: Callable[[bytes], T]) -> T | None:
-    """Return what a file of an entry holds; None: it is gone, or cannot be read, which is logged."""
-    try:
-        return decode(read_plain(path, at_most))
-    except FileNotFoundError:  # it was deleted a moment ago
-        return None
-    except OSError as error:
-        logger.warning("%s is left out: it cannot be read (%s)", path, error.strerror)
-    except InputError as error:
-        logger.warning("%s is left out: %s", path, error)
-    return None
-
-
-def scan_day(folder: Path) -> list[StoredEntry]:
-    """Return the entries of a day's folder in any order. A JSON file has the time of capture as its own time.
+def require_version(index: sqlite3.Connection, path: Path) -> None:
+    """Require that this heatline knows an index.
 
     Raises:
-        InputError: the folder cannot be read.
+        InputError: it does not.
+        sqlite3.Error: it cannot be read.
     """
-    sizes: dict[str, int] = {}
-    times: dict[str, int] = {}
-    reviewed: set[str] = set()
-    try:
-        for file in folder.iterdir():
-            picture, _, ending = file.name.partition(".")
-            if f".{ending}" not in ENDINGS or not is_picture(picture):
-                continue
-            with contextlib.suppress(FileNotFoundError):
-                status = file.stat()
-                sizes[picture] = sizes.get(picture, 0) + room_of(status.st_size)
-                if f".{ending}" == ENTRY:
-                    times[picture] = status.st_mtime_ns
-                elif f".{ending}" == REVIEW:
-                    reviewed.add(picture)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise InputError(f"{folder} cannot be read ({error.strerror}); check the folder and its permissions") from error
-    return [StoredEntry(at_ns, picture, sizes[picture], picture in reviewed) for picture, at_ns in times.items()]
+    (version,) = index.execute("PRAGMA user_version").fetchone()
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{path} has schema version {version}, this heatline knows version {SCHEMA_VERSION}")
 
 
-def room_of(size_bytes: int) -> int:
-    """Return the room of a file on the disk, which is in blocks of 4 KiB on most file systems."""
-    return -(-size_bytes // 4096) * 4096
+def evidence_folder(file: Path, config: LineConfig, state_folder: Path | None) -> Path:
+    """Return the folder of a line's evidence store.
+
+    Args:
+        file: the line's file, for the message.
+        state_folder: the folder that systemd gives the service; None: none.
+    Raises:
+        ConfigError: the line stores no evidence, or has no folder for it.
+    """
+    if config.evidence is None:
+        raise ConfigError(f"{file} has no table [evidence], so this line stores no pictures; add it to store them")
+    if config.evidence.folder is not None:
+        return config.evidence.folder
+    beside = state_folder or config.journal.folder
+    if beside is None:
+        raise ConfigError(
+            f"{file} names no folder for the pictures, and there is no state folder; set evidence.folder or "
+            "journal.folder, or run the line as a service"
+        )
+    return beside / FOLDER
+
+
+def evidence_of(line: str) -> Path:
+    """Return the folder of the pictures of a line that is named by its name, its file, or that folder.
+
+    Raises:
+        ConfigError: the line's file cannot be used, or what was named is neither.
+    """
+    named, is_configured = named_here(line)
+    if is_configured:
+        file = file_of(line)
+        is_service = file.absolute().parent == LINES
+        return evidence_folder(file, load_config(file), STATE_FOLDERS / name_of(line) if is_service else None)
+    found = named if named.exists() or "/" in line else STATE_FOLDERS / line / FOLDER
+    if not found.is_dir():
+        raise ConfigError(
+            f"{found} is not a folder of pictures; name a line that stores pictures, its TOML file, or the folder"
+        )
+    return found
+
+
+def is_day(name: str) -> bool:
+    """Return whether a text is the name of a day's folder."""
+    return _DAY.fullmatch(name) is not None
+
+
+def require_picture(name: str | None) -> str:
+    """Return the id of a picture. Only such a text may become part of a path.
+
+    Raises:
+        InputError: it cannot be one.
+    """
+    if name is None or not _PICTURE.fullmatch(name):
+        raise InputError(
+            f"{name!r} is not a picture id; expected up to 128 letters, digits, hyphens and underscores, as in the "
+            "field `picture` of an event"
+        )
+    return name
+
+
+def day_of(at_ns: int) -> str:
+    """Return the UTC day of a time in ns since 1970."""
+    return datetime.fromtimestamp(max(0, min(at_ns, LARGEST_NS)) // 10**9, UTC).strftime("%Y-%m-%d")
+
+
+def _condition(
+    day: str | None,
+    since: str | None,
+    verdict: Verdict | Collection[Verdict] | None,
+    camera: str | None,
+    is_reviewed: bool | None,
+) -> tuple[str, list[object]]:
+    """Return the SQL condition of these filters, and its values."""
+    verdicts = [verdict] if isinstance(verdict, str) else verdict
+    filters = {
+        "day = ?": day,
+        "day >= ?": since,
+        "verdict IN (SELECT value FROM json_each(?))": None if verdicts is None else _json(verdicts),
+        "camera = ?": camera,
+        "is_reviewed = ?": is_reviewed,
+    }
+    used = {condition: value for condition, value in filters.items() if value is not None}
+    return " AND ".join(["1", *used]), list(used.values())
+
+
+def _json(texts: Iterable[str]) -> str:
+    return msgspec.json.encode(list(texts)).decode()

@@ -19,11 +19,10 @@ from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.outcome import Outcome
 from heatline.edge.inspection.pipeline import Pipeline
-from heatline.edge.monitor.evidence_place import evidence_folder
 from heatline.edge.monitor.feed import PictureFeed
-from heatline.edge.monitor.picture_place import picture_socket
+from heatline.edge.monitor.pictures import picture_socket
+from heatline.edge.monitor.store import evidence_folder
 from heatline.edge.service.changeover import Changeover
-from heatline.edge.service.children import Sidecars
 from heatline.edge.service.drift import LineDrift
 from heatline.edge.service.events import EventEmitter
 from heatline.edge.service.journal import open_journal
@@ -33,6 +32,7 @@ from heatline.edge.service.product_memory import ProductMemory
 from heatline.edge.service.readiness import Heartbeat
 from heatline.edge.service.recovery import find_unjournalled, lock_folder, recover
 from heatline.edge.service.requests import RequestDesk, serve_requests
+from heatline.edge.service.sidecar import Sidecar
 from heatline.edge.service.status import StatusMonitor
 from heatline.edge.util.systemd import notify, notify_starting, publish_address, state_folder
 from heatline.edge.util.text import utf8_safe
@@ -110,7 +110,7 @@ class Service:
         at_end.enter_context(serve_requests(config.commands.bind, desk, line.access))
         notify("READY=1")
         logger.info("ready: %s, publishing on %s", describe_setup(prepared), line.publisher.address)
-        line.children.start()
+        line.sidecar.start()
         return line, changeover
 
     def _serve(self, line: Line, changeover: Changeover, status: StatusMonitor) -> None:
@@ -158,8 +158,8 @@ class Service:
         in_flight = InFlightLog(None if folder is None else folder / FILE_NAME, ledger, boot_id)
         heartbeat = Heartbeat()
         feed = self._open_feed()
-        children = Sidecars(self._path, config, feed)
-        at_end.callback(children.close)
+        sidecar = Sidecar(self._path, config, feed)
+        at_end.callback(sidecar.close)
         offer = {} if feed is None else {"offer": feed.offer}
         events = EventEmitter(name, boot_id, publisher, heartbeat, in_flight, prepared.setup, **offer)
         if feed is not None:
@@ -185,7 +185,7 @@ class Service:
             journal=journal,
             access=access,
             heartbeat=heartbeat,
-            children=children,
+            sidecar=sidecar,
             drift=drift,
         )
 
@@ -219,7 +219,7 @@ class Service:
         """Have also the first frames stored, if no camera loses frames meanwhile."""
         if any(camera.settings.on_overload != "block" for camera in line.cameras.values()):
             return
-        while line.children.recorder_is_starting and not self._stopping:
+        while line.sidecar.recorder_is_starting and not self._stopping:
             status.update("STARTING")
             time.sleep(POLL_SECONDS)
 

@@ -25,10 +25,10 @@ from heatline.edge.inspection.handoff import Lane
 from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.pipeline import Camera, Pipeline
-from heatline.edge.service.children import Sidecars
 from heatline.edge.service.drift import LineDrift
 from heatline.edge.service.events import EventEmitter
 from heatline.edge.service.readiness import Heartbeat
+from heatline.edge.service.sidecar import Sidecar
 from heatline.edge.util.systemd import RUNTIME_FOLDERS
 
 OPENED_AT_START_WITHIN_SECONDS = 5.0
@@ -48,7 +48,7 @@ class Line:
     journal: Numbering
     access: Access
     heartbeat: Heartbeat
-    children: Sidecars
+    sidecar: Sidecar
     drift: LineDrift
 
 

@@ -57,7 +57,7 @@ class StatusMonitor:
 
     def _report(self, state: State, *, only_if_changed: bool = False) -> None:
         line, last_change = self._line, self._changeover.last
-        beats, evidence, web = line.heartbeat.count, line.children.evidence(), line.children.web()
+        beats, evidence, web = line.heartbeat.count, line.sidecar.evidence(), line.sidecar.web()
         condition = self._condition(state, beats, evidence)
         reasons = condition.reasons()
         handshake = make_handshake(reasons, beats)

@@ -18,9 +18,6 @@ from heatline.edge.util.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
 
-PAGE_CONNECTIONS, OPCUA_CONNECTIONS = 128, 32
-PAGE_REQUEST_SECONDS, OPCUA_REQUEST_SECONDS = 5.0, 10.0
-"""A client that has not completed its first request by then is disconnected; at OPC UA, that is to open a session."""
 MODBUS_QUIET_SECONDS = 5.0
 """A PLC that connects again and again without closing may replace those of its own connections that are as quiet."""
 GONE_AFTER_SECONDS = 20

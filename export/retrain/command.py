@@ -8,7 +8,7 @@ import click
 from heatline.edge.cli.options import FiniteRange
 from heatline.edge.cli.output import json_option, print_json, print_warnings, progress_console
 from heatline.edge.config import LineConfig, load_config
-from heatline.edge.monitor.evidence_place import evidence_of
+from heatline.edge.monitor.store import evidence_of
 from heatline.edge.target import file_of
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.process import sigterm_as_ctrl_c

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from heatline.edge.calibration.statistics import interval
-from heatline.edge.monitor.review import Truth
+from heatline.edge.monitor.marks import Truth
 from heatline.edge.util.text import format_count
 from heatline.edge.wire.events import Verdict
 

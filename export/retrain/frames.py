@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from heatline.edge.errors import InputError
-from heatline.edge.monitor.exported import MANIFEST, ManifestRow, ReviewRow
+from heatline.edge.monitor.marks import MANIFEST, ManifestRow, ReviewRow
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.wire.events import VerdictEvent
 
@@ -28,13 +28,13 @@ class MarkedFrame:
 
 def frames_of_store(store: EvidenceStore) -> list[MarkedFrame]:
     """Return the marked frames of an evidence store, oldest first; errors as `EvidenceStore.entries`."""
-    found = []
-    for entry in store.entries(newest_first=False):
-        review = store.review(entry.picture, entry.day)
-        if review is not None:
-            path = store.frame_path(entry.picture, entry.day)
-            found.append(MarkedFrame(path, entry.event, ReviewRow.of(review)))
-    return found
+    reviews = store.reviews()
+    return [
+        MarkedFrame(
+            store.frame_path(entry.picture, entry.day), entry.event, ReviewRow.of(reviews[entry.picture, entry.day])
+        )
+        for entry in store.entries(newest_first=False, is_reviewed=True)
+    ]
 
 
 def frames_of_folder(folder: Path) -> list[MarkedFrame]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
 from heatline.edge.images import read_rgb
-from heatline.edge.monitor.review import Truth
+from heatline.edge.monitor.marks import Truth
 from heatline.edge.util.text import format_count, is_are
 from heatline.export.retrain.frames import MarkedFrame
 

@@ -453,7 +453,7 @@ def test_a_service_with_evidence_and_viewers_is_compared_with_the_plain_one(
         BOTH: 2,
     }
     assert {name for name, one in services.items() if one.stored or one.skipped} == {EVIDENCE, BOTH}
-    assert set(services[BOTH].cpu_ms_per_frame) == {"service", "cameras", "recorder", "page"}
+    assert set(services[BOTH].cpu_ms_per_frame) == {"service", "cameras", "monitor"}
     assert all(min(turn.cpu_ms_per_frame.values()) > 0 for one in services.values() for turn in one.turns)
     assert "of plain" in str(to_facts(found)["both service"])
 

@@ -9,11 +9,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.monitor.marking import mark_of
-from heatline.edge.monitor.picture import Evidence, Picture, TileScores
-from heatline.edge.monitor.retention import Limits
-from heatline.edge.monitor.store import EvidenceStore, room_of
-from heatline.edge.monitor.writer import EvidenceWriter
+from heatline.edge.monitor.marks import mark_of
+from heatline.edge.monitor.pictures import Evidence, Picture, TileScores
+from heatline.edge.monitor.recorder import EvidenceWriter, Limits, room_of
+from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.wire.events import ReviewEvent, Verdict, VerdictEvent
 from heatline.edge.wire.marks import MarkKind
 from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT
@@ -92,7 +91,7 @@ def picture(
 
 def writer(folder: Path, limits: Limits = ALL, clock: Clock | None = None) -> EvidenceWriter:
     clock = clock or Clock()
-    return EvidenceWriter(folder, LINE, limits, clock.read_wall_ns, clock.read_seconds)
+    return EvidenceWriter(folder, LINE, limits, clock.read_wall_ns)
 
 
 def store(folder: Path, *pictures: Picture) -> EvidenceStore:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from heatline.edge.monitor.feed import PictureFeed
-from heatline.edge.monitor.marking import mark_of
+from heatline.edge.monitor.marks import mark_of
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.wire.events import ReviewEvent, VerdictEvent
 from heatline.edge.wire.marks import Mark

@@ -1,4 +1,4 @@
-"""Stands in for the sidecars of a line: `python -m tests.edge.stand_in LINE_FILE`.
+"""Stands in for the sidecar of a line: `python -m tests.edge.stand_in LINE_FILE`.
 
 It writes how it was started to `LINE_FILE.PID`, then does what the contents of LINE_FILE say.
 """
@@ -23,6 +23,8 @@ def main() -> None:
     match line.read_text():
         case "record":
             record(line)
+        case "record without page":
+            record(line, "the address is in use")
         case "wait":
             signal.pause()
         case "ignore":
@@ -33,18 +35,17 @@ def main() -> None:
             sys.exit(int(code))
 
 
-def record(line: Path) -> None:
+def record(line: Path, web_fault: str | None = None) -> None:
     """Report the number of pictures that came, until the line has ended."""
     # Imported here: at the lowest priority, NumPy takes seconds on a busy machine, and only this needs it.
     from heatline.edge.errors import DeliveryError
-    from heatline.edge.monitor.client import PictureClient
-    from heatline.edge.monitor.picture_place import picture_socket
+    from heatline.edge.monitor.pictures import PictureClient, picture_socket
     from heatline.edge.wire.events import EvidenceState
 
     kept = 0
     with PictureClient(picture_socket(line), slots=2) as client:
         while True:
-            client.report(EvidenceState(kept=kept, stored=kept))
+            client.report(EvidenceState(kept=kept, stored=kept), web_fault=web_fault)
             try:
                 picture = client.receive(0.05)
             except DeliveryError:

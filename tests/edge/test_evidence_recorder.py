@@ -22,18 +22,14 @@ from heatline.edge.errors import DeliveryError, InputError
 from heatline.edge.images import read_rgb
 from heatline.edge.monitor import recorder as recorder_module
 from heatline.edge.monitor.feed import PictureFeed
-from heatline.edge.monitor.inbox import Inbox, put
-from heatline.edge.monitor.journal_marks import JournalMarks
-from heatline.edge.monitor.picture import Picture
-from heatline.edge.monitor.picture_place import picture_socket
-from heatline.edge.monitor.recorder import Recorder
+from heatline.edge.monitor.pictures import Picture, picture_socket
+from heatline.edge.monitor.recorder import EvidenceWriter, Recorder
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.monitor.writer import EvidenceWriter
 from heatline.edge.util.process import NamedThread
 from heatline.edge.wire.events import EvidenceState, Message, StatusEvent, VerdictEvent
 from heatline.edge.wire.marks import MarkKind
 from tests.command import WITHIN_SECONDS, heatline, process_env
-from tests.edge.evidences import LINE, mark, names, picture, writer
+from tests.edge.evidences import mark, names, picture, writer
 from tests.edge.fault_disks import failing_disk, fill, frozen, small_disk
 from tests.edge.journals import make_writer
 from tests.edge.lines import RunningLine, children, running, small_frames, write_line, write_pictures
@@ -70,15 +66,16 @@ class Offered:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def fileno(self) -> int:
-        return self._near.fileno()
-
     def receive(self, timeout_s: float | None) -> Picture | None:
-        if not self._near.recv(100):
-            raise DeliveryError("the line has ended")
+        self._near.settimeout(timeout_s)
+        try:
+            if not self._near.recv(100):
+                raise DeliveryError("the line has ended")
+        except TimeoutError:
+            return None
         return self._waiting.popleft()
 
-    def report(self, state: EvidenceState, *, counted: bool) -> None:
+    def report(self, state: EvidenceState, *, counted: bool, web_fault: str | None) -> None:
         self.reports.append(state)
         self.counted.append(counted)
 
@@ -87,43 +84,37 @@ class Running:
     """A recorder on a thread of its own."""
 
     def __init__(
-        self,
-        offered: Offered,
-        open_writer: Callable[[], EvidenceWriter],
-        marks: JournalMarks | None = None,
-        inbox: Inbox | None = None,
+        self, offered: Offered, open_writer: Callable[[], EvidenceWriter], journal: Path | None = None
     ) -> None:
-        self.recorder, self._offered = Recorder(offered, open_writer, marks, inbox), offered
-        self.returned: bool | None = None
+        self.recorder, self._offered = Recorder(offered, open_writer, journal), offered
         self.error: BaseException | None = None
         self._thread = NamedThread("recorder", self._run)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            with contextlib.closing(self._offered), self.recorder:
-                self.returned = self.recorder.run()
+            with contextlib.closing(self._offered):
+                self.recorder.run()
         except BaseException as error:
             self.error = error
 
-    def join(self) -> bool | None:
+    def join(self) -> None:
         self._thread.join(30)
         assert not self._thread.is_alive()
-        return self.returned
 
 
 class HangingWriter:
     """A writer whose disk does not answer until the test lets it."""
 
     def __init__(self, inner: EvidenceWriter) -> None:
-        self._inner, self.retention = inner, inner.retention
+        self._inner = inner
         self.hangs, self.answers = threading.Event(), threading.Event()
-        self.tidy, self.close = inner.tidy, inner.close
+        self.tidy, self.state, self.close = inner.tidy, inner.state, inner.close
 
-    def write(self, picture: Picture) -> bool:
+    def write(self, picture: Picture, *, is_chosen: bool) -> bool:
         self.hangs.set()
         assert self.answers.wait(30)
-        return self._inner.write(picture)
+        return self._inner.write(picture, is_chosen=is_chosen)
 
 
 @pytest.fixture
@@ -140,7 +131,7 @@ def stored(folder: Path) -> list[int]:
 def test_every_picture_is_stored_released_and_counted_also_those_that_wait_when_the_line_ends(tmp_path: Path) -> None:
     offered = Offered(*(picture(number) for number in range(4)))
     offered.end()
-    assert Running(offered, lambda: writer(tmp_path)).join() is True
+    Running(offered, lambda: writer(tmp_path)).join()
     assert stored(tmp_path) == offered.released == [0, 1, 2, 3]
     first, *_, last = offered.reports
     assert first == EvidenceState(), "it reports as soon as it is connected"
@@ -157,7 +148,7 @@ def test_it_ends_after_the_entry_in_hand_if_it_is_stopped(tmp_path: Path, hangin
     assert hanging.hangs.wait(30)
     running.recorder.stop()
     hanging.answers.set()
-    assert running.join() is True
+    running.join()
     assert (stored(tmp_path), offered.waiting) == ([1], 1)
     assert offered.reports[-1].kept == 1
 
@@ -176,22 +167,7 @@ def test_a_disk_that_does_not_answer_is_reported_and_takes_no_more_pictures(
     hanging.answers.set()
     until(lambda: offered.reports[-1].kept == 2 and offered.reports[-1].fault is None)
     running.recorder.stop()
-    assert running.join() is True
-
-
-@pytest.mark.parametrize("end", ["stopped", "the line ends"])
-def test_a_disk_that_does_not_answer_holds_up_no_end(hanging: Any, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder_module, "HUNG_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(recorder_module, "REPORT_EVERY_SECONDS", 0.01)
-    monkeypatch.setattr(recorder_module, "LEAVE_WITHIN_SECONDS", 0.01)
-    offered = Offered(picture(1))
-    running = Running(offered, lambda: hanging)
-    assert hanging.hangs.wait(30)
-    if end == "stopped":
-        running.recorder.stop()
-    else:
-        offered.end()
-    assert running.join() is False
+    running.join()
 
 
 def test_a_recorder_that_gets_no_processor_blames_no_disk_and_stores_what_waits_when_the_line_ends(
@@ -207,7 +183,7 @@ def test_a_recorder_that_gets_no_processor_blames_no_disk_and_stores_what_waits_
     before = len(offered.reports)
     until(lambda: len(offered.reports) > before + 1)
     hanging.answers.set()
-    assert running.join() is True
+    running.join()
     assert stored(tmp_path) == [1, 2]
     assert {report.fault for report in offered.reports} == {None}
 
@@ -228,7 +204,7 @@ def test_a_store_that_cannot_be_opened_is_reported_and_opened_later(
     offered.offer(picture(2))
     until(lambda: offered.reports[-1].kept == 1)
     running.recorder.stop()
-    assert running.join() is True
+    running.join()
     assert stored(tmp_path) == [2]
 
 
@@ -236,13 +212,13 @@ def test_a_picture_that_cannot_be_stored_is_counted_and_the_next_one_clears_the_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder_module, "REPORT_EVERY_SECONDS", 0.01)
-    offered = Offered(picture(1), picture(1))
+    offered = Offered(picture(1), picture(name="no/name"))
     running = Running(offered, lambda: writer(tmp_path))
-    until(lambda: "already holds a picture b007b007-top-1" in str(offered.reports[-1:]))
+    until(lambda: "is not a picture id" in str(offered.reports[-1:]))
     offered.offer(picture(2))
     until(lambda: offered.reports[-1].fault is None)
     running.recorder.stop()
-    assert running.join() is True
+    running.join()
     last = offered.reports[-1]
     assert (last.kept, last.skipped, last.stored, offered.released) == (2, 1, 2, [1, 1, 2])
 
@@ -252,13 +228,12 @@ def test_a_picture_that_the_page_brought_before_is_neither_counted_again_nor_a_f
 ) -> None:
     monkeypatch.setattr(recorder_module, "REPORT_EVERY_SECONDS", 0.01)
     with writer(tmp_path) as into:
-        put(tmp_path, picture(1), "line1")
-        assert Inbox(tmp_path).adopt(into) == "adopted"
+        into.write(picture(1), is_chosen=True)
     offered = Offered(picture(1))
     running = Running(offered, lambda: writer(tmp_path))
     until(lambda: offered.released == [1])
     running.recorder.stop()
-    assert running.join() is True
+    running.join()
     last = offered.reports[-1]
     assert (last.kept, last.skipped, last.stored, last.fault) == (0, 0, 1, None)
 
@@ -273,7 +248,7 @@ def test_a_bug_ends_the_recorder_so_that_the_line_starts_another(tmp_path: Path)
     assert offered.released == [1]
 
 
-# Marks and the inbox.
+# Marks, and pictures that people chose.
 
 
 def sent(of: Picture, kind: MarkKind = "right") -> Message:
@@ -282,95 +257,69 @@ def sent(of: Picture, kind: MarkKind = "right") -> Message:
 
 
 def reviewed(folder: Path) -> set[str]:
-    found = EvidenceStore(folder)
-    return {entry.picture for entry in found.entries() if found.review(entry.picture) is not None}
+    return {picture for picture, _ in EvidenceStore(folder).reviews()}
 
 
-def test_marks_of_before_and_during_a_run_and_pictures_of_the_inbox_are_stored(
+def test_marks_of_before_and_during_a_run_and_pictures_that_people_chose_are_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder_module, "COLLECT_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(recorder_module, "LOOK_EVERY_SECONDS", 0.01)
     monkeypatch.setattr(recorder_module, "REPORT_EVERY_SECONDS", 0.01)
     folder = tmp_path / "evidence"
     pictures = [picture(number) for number in range(5)]
     with contextlib.closing(make_writer(tmp_path)) as journal:
         journal.commit([sent(pictures[0]), sent(pictures[1])])  # while no recorder ran
         offered = Offered(pictures[0])
-        running = Running(offered, lambda: writer(folder), JournalMarks(tmp_path), Inbox(folder))
-        until(lambda: reviewed(folder) == {"b007b007-top-0"})
-        offered.offer(pictures[1], pictures[2])
+        running = Running(offered, lambda: writer(folder), tmp_path)
         until(lambda: reviewed(folder) == {"b007b007-top-0", "b007b007-top-1"})
+        offered.offer(pictures[1], pictures[2])
         journal.commit([sent(pictures[2]), sent(pictures[0], "withdrawn")])
         until(lambda: reviewed(folder) == {"b007b007-top-1", "b007b007-top-2"})
         for number in (3, 4):
-            put(folder, pictures[number], LINE)
+            assert running.recorder.choose(pictures[number])
         until(lambda: stored(folder) == [0, 1, 2, 3, 4])
         until(lambda: offered.reports[-1].kept == 5)
         running.recorder.stop()
-        assert running.join() is True
+        running.join()
     assert offered.reports[-1].skipped == 0
-
-
-def test_a_damaged_file_of_marks_gets_its_former_ones_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder_module, "COLLECT_EVERY_SECONDS", 0.01)
-    folder, one = tmp_path / "evidence", picture(1)
-
-    def by() -> list[str]:
-        found = EvidenceStore(folder).review("b007b007-top-1")
-        return [] if found is None else found.reviewers
-
-    def sent_by(name: str) -> Message:
-        return Message(msgspec.structs.replace(mark(one, by=name), seq=0, journal_id=None))
-
-    with contextlib.closing(make_writer(tmp_path)) as journal:
-        running = Running(Offered(one), lambda: writer(folder), JournalMarks(tmp_path))
-        journal.commit([sent_by("Ada")])
-        until(lambda: by() == ["Ada"])
-        (file,) = folder.glob("*/*.review.json")
-        file.write_bytes(b"")
-        journal.commit([sent_by("Ben")])
-        until(lambda: by() == ["Ada", "Ben"])
-        running.recorder.stop()
-        assert running.join() is True
+    chosen = [entry.event.frame_number for entry in EvidenceStore(folder).entries() if entry.is_chosen]
+    assert sorted(chosen) == [3, 4]
 
 
 def test_what_was_marked_last_is_stored_when_the_line_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder_module, "COLLECT_EVERY_SECONDS", 3600.0)
+    monkeypatch.setattr(recorder_module, "LOOK_EVERY_SECONDS", 3600.0)
     monkeypatch.setattr(recorder_module, "REPORT_EVERY_SECONDS", 0.01)
     folder = tmp_path / "evidence"
     with contextlib.closing(make_writer(tmp_path)) as journal:
         offered = Offered(picture(1))
-        running = Running(offered, lambda: writer(folder), JournalMarks(tmp_path))
+        running = Running(offered, lambda: writer(folder), tmp_path)
         until(lambda: offered.reports[-1:] != [] and offered.reports[-1].kept == 1)
         journal.commit([sent(picture(1))])
         offered.end()
-        assert running.join() is True
+        running.join()
     assert reviewed(folder) == {"b007b007-top-1"}
 
 
-def test_a_damaged_journal_and_inbox_stop_no_storing(
+def test_a_damaged_journal_stops_no_storing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(recorder_module, "COLLECT_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(recorder_module, "LOOK_EVERY_SECONDS", 0.01)
     folder = tmp_path / "evidence"
     (tmp_path / FILE_NAME).write_bytes(bytes(8192))
-    writer(folder).close()
-    (folder / "inbox").write_text("no folder")
     offered = Offered(*(picture(number) for number in range(3)))
-    running = Running(offered, lambda: writer(folder), JournalMarks(tmp_path), Inbox(folder))
+    running = Running(offered, lambda: writer(folder), tmp_path)
     until(lambda: stored(folder) == [0, 1, 2])
     running.recorder.stop()
-    assert running.join() is True
+    running.join()
     assert offered.reports[-1].fault is None
-    assert "marks of people are not read" in caplog.text
-    assert "were not stored" in caplog.text
+    assert caplog.text.count("marks of people are not stored") == 1
 
 
 # As a process.
 
 
 def recorder_process(file: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "heatline.edge.monitor.recorder", file]
+    command = [sys.executable, "-m", "heatline.edge.monitor.sidecar", file]
     return subprocess.Popen(command, env=process_env(None), stderr=subprocess.PIPE, text=True)
 
 
@@ -387,20 +336,14 @@ def test_sigterm_ends_the_process(
     assert names(tmp_path / "evidence") == []
 
 
-@pytest.mark.parametrize(
-    ("has_table", "code", "sentence"),
-    [(True, 7, "there are no pictures at"), (False, 3, "has no table [evidence], so this line stores no pictures")],
-)
 def test_what_keeps_the_process_from_its_work_is_one_sentence_in_the_log(
-    tmp_path: Path, bundle: Bundle, address: str, has_table: bool, code: int, sentence: str
+    tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
     file = line_with_evidence(tmp_path, bundle, address, tmp_path / "evidence")
-    if not has_table:
-        file.write_text(file.read_text().partition("[evidence]")[0])
     with recorder_process(file) as process:
         _, errors = process.communicate(timeout=WITHIN_SECONDS)
-    assert process.returncode == code
-    assert sentence in errors
+    assert process.returncode == 7
+    assert "there are no pictures at" in errors
     assert len(errors.splitlines()) == 1
 
 
@@ -419,7 +362,7 @@ def recorder_of(line: RunningLine) -> int | None:
     """The process of the recorder."""
     for pid in children(line.process.pid):
         with contextlib.suppress(OSError):
-            if b"heatline.edge.monitor.recorder" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"heatline.edge.monitor.sidecar" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return pid
     return None
 
@@ -442,7 +385,7 @@ def assert_stored_as_heard(folder: Path, events: list[VerdictEvent]) -> list[str
         assert (entry.event.verdict, entry.event.frame_score, entry.event.regions) == (
             heard.verdict, heard.frame_score, heard.regions,
         )  # fmt: skip
-        path = store.frame_path(entry.picture)
+        path = store.frame_path(entry.picture, entry.day)
         assert path is not None
         assert read_rgb(path).shape[:2] == entry.event.frame_hw
         assert entry.heatmap is not None
@@ -491,7 +434,7 @@ def test_a_recorder_that_is_killed_costs_the_line_no_verdict_and_leaves_whole_en
     assert all(event.verdict != "NO_VERDICT" for event in heard.verdicts)
     ids = assert_stored_as_heard(folder, heard.verdicts)
     writer(folder).close()  # a start deletes what the last entry left if it was given up at the end of the line
-    assert len(names(folder)) == 3 * len(ids), "nothing half written is left"
+    assert len(names(folder)) == 2 * len(ids), "nothing half written is left"
 
 
 @pytest.mark.long
@@ -507,7 +450,7 @@ def test_a_full_disk_costs_the_line_no_verdict_and_is_in_its_status(
             line.until_inspected_frames(10)
             heard = line.end()
         assert all(event.verdict != "NO_VERDICT" for event in heard.verdicts)
-        assert EvidenceStore(disk / "evidence").days() == []
+        assert names(disk / "evidence") == []
 
 
 @pytest.mark.long
@@ -535,6 +478,6 @@ def test_a_frame_that_was_stored_is_the_frame_that_was_inspected(tmp_path: Path,
     found = list(EvidenceStore(folder).entries())
     assert len(found) >= 2
     for entry in found:
-        path = EvidenceStore(folder).frame_path(entry.picture)
+        path = EvidenceStore(folder).frame_path(entry.picture, entry.day)
         assert path is not None
         np.testing.assert_array_equal(read_rgb(path), shown[str(entry.event.source)])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heatline.edge.errors import InputError
-from heatline.edge.monitor.marking import mark_of
+from heatline.edge.monitor.marks import mark_of
 from heatline.edge.wire.events import VerdictEvent
 from heatline.edge.wire.marks import MOST_POINTS, Mark
 from tests.edge.evidences import picture
@@ -32,26 +32,14 @@ def test_a_mark_has_the_facts_of_its_verdict() -> None:
         (msgspec.structs.replace(GOOD, picture=None), "right", "Ada", [], "has no verdict"),
         (GOOD, "false_alarm", "Ada", [], "is GOOD, which is not a false alarm; mark it as right or missed"),
         (GOOD, "missed", "Ada", [], "no position of the missed defect came; name at least one"),
-        (GOOD, "missed", "Ada", [(0, 0)] * (MOST_POINTS + 1), "65 positions came, and a mark has at most 64"),
-        (GOOD, "right", "Ada", [(0, 0)], "positions came with a mark as right; only missed defects have positions"),
+        (GOOD, "missed", "Ada", [(0, 0)] * (MOST_POINTS + 1), "Expected `array` of length <= 64"),
+        (GOOD, "right", "Ada", [(0, 0)], "Expected positions for `missed` only"),
         (GOOD, "missed", "Ada", [(WIDTH, 0)], f"({WIDTH}, 0) lies outside the frame, which is {WIDTH} px wide"),
         (GOOD, "missed", "Ada", [(0, HEIGHT)], f"(0, {HEIGHT}) lies outside the frame"),
         (GOOD, "missed", "Ada", [(-1, 0)], "(-1, 0) lies outside the frame"),
-        (GOOD, "right", " ", [], "the name of the reviewer is empty"),
-        (
-            GOOD,
-            "right",
-            "A" * 65,
-            [],
-            "65 characters; expected 1 to 64 printable characters, no spaces at its ends",
-        ),
-        (
-            GOOD,
-            "right",
-            "A\x1b[2J",
-            [],
-            "came as the name of the reviewer, 5 characters; expected 1 to 64 printable",
-        ),
+        (GOOD, "right", " ", [], "Expected `str` of length >= 1 - at `$.by`"),
+        (GOOD, "right", "A" * 65, [], "Expected `str` of length <= 64 - at `$.by`"),
+        (GOOD, "right", "A\x1b[2J", [], "Expected printable characters"),
         (msgspec.structs.replace(GOOD, picture="../secret"), "right", "Ada", [], "'../secret' cannot be marked"),
     ],
 )

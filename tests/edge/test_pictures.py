@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -26,12 +27,18 @@ from heatline.edge.inference import Engine
 from heatline.edge.inspection.outcome import Outcome, Unjudged
 from heatline.edge.inspection.setup import Setup
 from heatline.edge.monitor import feed as feed_module
-from heatline.edge.monitor.channel import VERSION, Hello, ReleaseSlot, Report, encode
-from heatline.edge.monitor.client import PictureClient, send_mark
 from heatline.edge.monitor.feed import MOST_CLIENTS, PictureFeed
-from heatline.edge.monitor.picture import Picture
-from heatline.edge.monitor.picture_place import picture_socket
+from heatline.edge.monitor.pictures import (
+    VERSION,
+    Hello,
+    Picture,
+    PictureClient,
+    Report,
+    picture_socket,
+    send_mark,
+)
 from heatline.edge.service.events import verdict_message
+from heatline.edge.util.channel import ReleaseSlot, RingWriter
 from heatline.edge.wire.events import EvidenceState, ReviewEvent, VerdictEvent
 from heatline.edge.wire.marks import Mark
 from tests.command import process_env
@@ -71,7 +78,7 @@ class Line:
         return client
 
     def known(self) -> int:
-        return sum(client.slots > 0 for client in self.feed._clients)
+        return sum(client.wishes is not None for client in self.feed._clients)
 
     def judge(
         self, image: NDArray[np.uint8], camera: str = "top", sent_as: str | None = None, captured_ms: int | None = None
@@ -187,7 +194,7 @@ def test_a_client_that_holds_its_pictures_gets_no_more_and_those_that_it_missed_
         assert [client.skipped for client in line.feed._clients] == [3, 0]
         second.release()
         second.release()  # once is enough
-        until(lambda: len(line.feed._clients[0].held) == 1)
+        until(lambda: len(line.feed._clients[0].ring.held) == 1)
         line.show(DARK, WHITE)
         third = received(slow)
         assert third.event.frame_number == 6
@@ -205,7 +212,7 @@ def test_larger_pictures_get_new_memory_and_earlier_ones_stay_valid(line: Line) 
         assert np.array_equal(small.image, DARK)
         assert np.array_equal(big.image, large)
         small.release()
-        until(lambda: len(line.feed._clients[0].held) == 1)
+        until(lambda: len(line.feed._clients[0].ring.held) == 1)
         line.show(DARK, WHITE)
         assert np.array_equal(received(client).image, DARK)
         assert np.array_equal(big.image, large)
@@ -268,7 +275,7 @@ def test_a_client_for_which_there_is_no_memory_is_disconnected(line: Line, monke
         raise OSError(24, "Too many open files")
 
     with line.connect() as client:
-        monkeypatch.setattr(feed_module, "RingWriter", fail)
+        monkeypatch.setattr(RingWriter, "make", fail)
         line.show(WHITE)
         with pytest.raises(DeliveryError, match="the line has ended"):
             client.receive(WITHIN_SECONDS)
@@ -292,7 +299,7 @@ def test_reports_are_summed_over_all_stores_and_frames_without_a_store_are_count
             line.show(DARK, DARK)  # one is held, one is skipped: both are lost with the store
             assert feed.evidence()[0].skipped == 4
             received(store).release()
-            until(lambda: not feed._clients[0].held)
+            until(lambda: not feed._clients[0].ring.held)
             line.show(DARK)
             assert feed.evidence()[0].skipped == 4, "a count never falls, also when the next picture is sent"
         until(lambda: feed.evidence()[1] is None)
@@ -326,6 +333,7 @@ def is_disconnected(end: socket.socket) -> bool:
     return True
 
 
+encode = msgspec.msgpack.encode
 HELLO = encode(Hello(VERSION, 1, 1))
 HOSTILE: list[tuple[bytes, ...]] = [
     (b"\xc1",),
@@ -339,10 +347,10 @@ HOSTILE: list[tuple[bytes, ...]] = [
     (encode(Hello(VERSION, 1000, 1)),),
     (encode(Hello(VERSION, 1, -1)),),
     (encode(Report(EvidenceState(), True)),),
-    (HELLO, encode(["Report", b"nonsense", True])),  # type: ignore[arg-type]
-    (HELLO, encode(["Report", {"kept": "many"}, True])),  # type: ignore[arg-type]
-    (HELLO, encode(["NewRing", 1, 1, 1])),  # type: ignore[arg-type]
-    (encode(["AddMark", {"kind": "right", "by": "\n"}]),),  # type: ignore[arg-type]
+    (HELLO, encode(["Report", b"nonsense", True])),
+    (HELLO, encode(["Report", {"kept": "many"}, True])),
+    (HELLO, encode(["NewRing", 1, 1, 1])),
+    (encode(["AddMark", {"kind": "right", "by": "\n"}]),),
 ]
 
 
@@ -393,18 +401,10 @@ def test_a_forged_release_of_another_slot_ends_the_client(line: Line) -> None:
     with raw(line.path, encode(Hello(VERSION, 2, 1))) as end:
         until(lambda: line.known() == 1)
         line.show(WHITE)
-        end.send(encode(ReleaseSlot(1, 1)))
+        (given,) = line.feed._clients[0].ring.held
+        end.send(encode(ReleaseSlot(1, 1 - given[1])))
         assert is_disconnected(end)
     line.show(WHITE)  # for nobody
-
-
-def test_a_flood_of_valid_messages_ends_the_client(line: Line) -> None:
-    report = encode(Report(EvidenceState(), True))
-    with raw(line.path, HELLO) as end, contextlib.suppress(ConnectionError):
-        for _ in range(50 * feed_module.MOST_MESSAGES_PER_SECOND):
-            end.send(report)
-        raise AssertionError("it was not disconnected")
-    until(lambda: not line.feed._clients)
 
 
 def test_too_many_programs_are_refused_with_the_reason_until_one_leaves(line: Line) -> None:
@@ -417,26 +417,19 @@ def test_too_many_programs_are_refused_with_the_reason_until_one_leaves(line: Li
         clients.enter_context(line.connect())
 
 
-def test_a_client_that_says_nothing_is_disconnected(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed_module, "HELLO_WITHIN_SECONDS", 0.0)
-    monkeypatch.setattr(feed_module, "TICK_SECONDS", 0.01)
-    with raw(line.path) as end:
-        assert is_disconnected(end)
-
-
 def test_connections_of_another_user_are_refused(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed_module, "peer_uid", lambda _: 12345)
     with PictureClient(line.path) as client, pytest.raises(DeliveryError, match="refuses other users than its own"):
         client.receive(WITHIN_SECONDS)
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
-    with pytest.raises(DeliveryError, match="is another user's"):
+    with pytest.raises(DeliveryError, match="another user's program is there"):
         PictureClient(line.path)
 
 
 CLIENT = """
 import sys
 from pathlib import Path
-from heatline.edge.monitor.client import PictureClient, send_mark
+from heatline.edge.monitor.pictures import PictureClient
 with PictureClient(Path(sys.argv[1]), slots=2) as client:
     print("connected", flush=True)
     while True:
@@ -479,7 +472,7 @@ def test_a_program_that_is_killed_or_stands_still_delays_nothing(line: Line, end
         if end.startswith("stopped"):
             stop(process.pid)
         line.show(*[DARK] * 30)
-        assert len(line.feed._clients[0].held) <= 2
+        assert len(line.feed._clients[0].ring.held) <= 2
         assert line.feed._clients[0].skipped >= 28
         if end == "stopped and never reads":
             process.send_signal(signal.SIGCONT)

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.monitor.review import Review, combine
+from heatline.edge.monitor.marks import Review, combine
 from heatline.edge.wire.events import ReviewEvent
 from heatline.edge.wire.marks import Mark
 from tests.edge.wire_examples import GOLDEN

@@ -25,7 +25,7 @@ def test_for_all_each_day_counts_by_its_frames_not_by_its_reviews(tmp_path: Path
         for number in range(20):
             one = picture(number, at_ns=NOON_NS + DAY_NS * (number // 10) + number)
             into.write(one)
-            into.marks.add([mark(one, "false_alarm" if number >= 10 else "right", seq=number + 1)])
+            into.add_marks([mark(one, "false_alarm" if number >= 10 else "right", seq=number + 1)], "j1", number + 1)
     totals = JournalTotals()
     totals.since_at_ns = NOON_NS
     totals.counts = {(day, "top"): counts for day, counts in days.items()}  # type: ignore[misc]

@@ -1,5 +1,6 @@
 """The page's API: state, verdicts, history, scores, and why a frame got its verdict, from memory and from the store."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import open_bundle
-from heatline.edge.monitor.entry import EvidenceEntry, Files, Tiles, encode_entry
+from heatline.edge.inspection.verdict import TileScores
 from heatline.edge.monitor.held_picture import picture_id
 from heatline.edge.monitor.memory import Memory
+from heatline.edge.monitor.pictures import Evidence, Picture
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.reference.reference import Reference
-from heatline.edge.wire.events import BundleName, HeatmapPng, Pose
+from heatline.edge.wire.events import BundleName, Pose
 from tests.edge.boards import board, board_bundle, moved
+from tests.edge.evidences import ALL, writer
 from tests.edge.lines import write_line
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import NS, Clock, frame, memory_with, next_message, page, picture, verdict
@@ -190,25 +193,15 @@ def test_a_picture_that_does_not_exist_is_answered_in_a_sentence(name: str, tmp_
 
 
 def stored(folder: Path, image: NDArray[np.uint8], **what: Any) -> str:
-    """Write an entry as the recorder does; return the id of its picture."""
+    """Store a picture as the recorder does; return its id."""
     event = verdict(1, **what)
     name = f"01234567-top-{event.frame_number}"
-    entry = EvidenceEntry(
-        line="line1",
-        picture=name,
-        stored_at_ns=1,
-        event=event,
-        heatmap=HeatmapPng(hw=(6, 8), cell_px=8, logit_at_0=-2.0, logit_at_255=10.25),
-        tiles=Tiles(tile_px=32, origins_yx=[(0, 0), (0, 32)], logits=[-2.0, 3.25]),
-        files=Files(frame=f"{name}.png", heatmap=f"{name}.heatmap.png"),
-    )
-    day = folder / entry.day
-    day.mkdir(parents=True, exist_ok=True)
-    heatmap = np.zeros((6, 8), np.uint8)
-    heatmap[2, 5] = 255
-    assert cv2.imwrite(str(day / f"{name}.png"), image[..., ::-1])
-    assert cv2.imwrite(str(day / f"{name}.heatmap.png"), heatmap)
-    (day / f"{name}.json").write_bytes(encode_entry(entry))
+    heatmap = np.full((6, 8), -2.0, np.float32)
+    heatmap[2, 5] = 10.25
+    tiles = TileScores(np.array([[0, 0], [0, 32]], np.int32), np.array([-2.0, 3.25], np.float32), 32)
+    evidence = Evidence(heatmap, 8, (-2.0, 10.25), tiles)
+    with writer(folder, replace(ALL, keep_s=1e9)) as into:
+        into.write(Picture(msgspec.structs.replace(event, picture=name), image, evidence))
     return name
 
 

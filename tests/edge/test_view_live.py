@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -12,10 +13,10 @@ import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from heatline.edge.monitor import connection, live
+from heatline.edge.monitor import live
 from heatline.edge.monitor.live import MOST_VIEWERS, ROWS_BEHIND
 from heatline.edge.monitor.memory import Memory
-from heatline.edge.monitor.store import EvidenceStore
+from heatline.edge.monitor.store import EvidenceStore, Key
 from tests.command import WITHIN_SECONDS
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import (
@@ -44,13 +45,6 @@ def test_a_page_gets_the_last_verdicts_the_state_and_then_each_verdict() -> None
         memory.add_verdict(verdict(61, kind="GOOD"), live=True)
         row = next_message(viewer, "verdict")
         assert (row["frame_number"], row["verdict"], row["id"]) == (61, "GOOD", "01234567-top-61")
-
-
-def test_a_page_stays_connected_for_longer_than_a_request_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "PAGE_REQUEST_SECONDS", 0.2)
-    with page(Memory()) as served, served.live() as viewer:
-        for _ in range(3):  # one comes each second
-            next_message(viewer, "state")
 
 
 def test_a_change_of_the_lines_state_is_sent() -> None:
@@ -187,9 +181,9 @@ class HangingStore(EvidenceStore):
         super().__init__(Path("/nowhere"))
         self.answers = threading.Event()
 
-    def frame_path(self, picture: str, day: str | None = None) -> Path | None:
+    def held(self, pictures: Iterable[str]) -> set[Key]:
         assert self.answers.wait(WITHIN_SECONDS)
-        return None
+        return set()
 
 
 def test_a_disk_that_does_not_answer_stops_neither_pictures_nor_metrics(monkeypatch: pytest.MonkeyPatch) -> None:

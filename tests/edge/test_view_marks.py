@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from heatline.edge.config import WebConfig
-from heatline.edge.heatmap_picture import png
-from heatline.edge.monitor import marks
-from heatline.edge.monitor.inbox import INBOX, PUT
+from heatline.edge.monitor import api
 from heatline.edge.monitor.memory import Memory
+from heatline.edge.monitor.pictures import Picture
 from heatline.edge.monitor.store import EvidenceStore
 from tests.edge.reviewed import JOURNAL, line_with_marks, marked
 from tests.edge.test_view_access import TOKEN, token_file
@@ -88,7 +87,7 @@ def test_two_reviewers_at_once_do_not_lose_each_others_marks(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("wanted", "status", "words"),
     [
-        ({"name": "01234567-top-9"}, 404, "mark a frame whose picture the page shows"),
+        ({"name": "01234567-top-9"}, 404, "was not stored, or is deleted already"),
         ({"name": "../../etc/passwd"}, 404, "there is no picture"),
         ({"name": "01234567-top-3"}, 409, "the frame has no verdict"),
         ({"name": "01234567-top-2", "kind": "false_alarm"}, 409, "is GOOD, which is not a false alarm"),
@@ -96,10 +95,10 @@ def test_two_reviewers_at_once_do_not_lose_each_others_marks(tmp_path: Path) -> 
         ({"kind": "missed"}, 400, "no position of the missed defect came"),
         ({"kind": "missed", "at_xy": [[64, 0]]}, 400, "lies outside the frame, which is 64 px wide"),
         ({"kind": "missed", "at_xy": [[-1, 0]]}, 400, "lies outside the frame"),
-        ({"kind": "missed", "at_xy": [[1, 1]] * 65}, 400, "65 positions came"),
-        ({"kind": "right", "at_xy": [[1, 1]]}, 400, "only missed defects have positions"),
-        ({"by": "  "}, 400, "the name of the reviewer is empty"),
-        ({"by": "x" * 65}, 400, "65 characters"),
+        ({"kind": "missed", "at_xy": [[1, 1]] * 65}, 400, "length <= 64"),
+        ({"kind": "right", "at_xy": [[1, 1]]}, 400, "Expected positions for `missed` only"),
+        ({"by": "  "}, 400, "length >= 1 - at `$.by`"),
+        ({"by": "x" * 65}, 400, "length <= 64 - at `$.by`"),
         ({"by": "Jo\nhn"}, 400, "printable characters"),
         ({"kind": "maybe"}, 400, "this is not a mark"),
         ({"at_xy": "here"}, 400, "this is not a mark"),
@@ -170,7 +169,7 @@ def test_a_mark_needs_the_token_as_all_else(tmp_path: Path) -> None:
 
 
 def test_marks_are_bounded_in_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(marks, "MOST_MARKS_PER_MINUTE", 3)
+    monkeypatch.setattr(api, "MOST_MARKS_PER_MINUTE", 3)
     memory = memory_of("DEFECT")
     with line_with_marks(tmp_path, memory) as (socket, came), page(memory, line_socket=socket) as served:
         assert [mark(served).status for _ in range(5)] == [200, 200, 200, 429, 429]
@@ -189,7 +188,7 @@ def test_without_a_line_or_its_journal_nothing_pretends_to_be_marked(
         live_only = mark(served)
         assert (live_only.status, "its journal stores no events now" in live_only.json["error"]) == (503, True)
         assert served.get(f"/api/pictures/{NAME}").json["review"] is None
-    monkeypatch.setattr(marks, "JOURNALLED_WITHIN_SECONDS", 0.1)
+    monkeypatch.setattr(api, "JOURNALLED_WITHIN_SECONDS", 0.1)
     silent = Memory()  # it gets no events
     with line_with_marks(tmp_path, silent) as (socket, _), page(memory, line_socket=socket) as served:
         unknown = mark(served)
@@ -199,25 +198,25 @@ def test_without_a_line_or_its_journal_nothing_pretends_to_be_marked(
 
 def test_a_picture_that_only_the_page_holds_is_stored_before_its_mark_is_sent(tmp_path: Path) -> None:
     memory = memory_of("GOOD", "GOOD")
-    store = EvidenceStore(tmp_path / "evidence")
-    store.folder.mkdir()
-    there_first: list[bool] = []
-    in_inbox = store.folder / INBOX / f"{NAME}{PUT}"
+    chosen: list[str | None] = []
+    there_first: list[int] = []
+
+    def choose(picture: Picture) -> str | None:
+        chosen.append(picture.event.picture)
+        return None if len(chosen) == 1 else "too many pictures wait"
+
     with (
-        line_with_marks(tmp_path, memory, before=lambda _: there_first.append(in_inbox.exists())) as (socket, _),
-        page(memory, store=store, line_socket=socket) as served,
+        line_with_marks(tmp_path, memory, before=lambda _: there_first.append(len(chosen))) as (socket, _),
+        page(memory, store=EvidenceStore(tmp_path / "evidence"), line_socket=socket, choose=choose) as served,
     ):
         answer = mark(served).json
-        assert (answer["stored"], answer["detail"], there_first) == (True, None, [True])
-        in_inbox.parent.chmod(0o500)
-        (store.folder / INBOX).rename(store.folder / "full")
-        (store.folder / INBOX).write_text("no folder")
+        assert (answer["stored"], answer["detail"], there_first, chosen) == (True, None, [1], [NAME])
         lost = mark(served, "01234567-top-2").json
         assert (lost["seq"], lost["stored"]) == (2, False)
-        assert lost["detail"].startswith("The mark counts, but no training can use the picture: ")
+        assert lost["detail"] == "The mark counts, but no training can use the picture: too many pictures wait."
 
 
-@pytest.mark.parametrize("damage", ["cut off", "of another size", "gone"])
+@pytest.mark.parametrize("damage", ["cut off", "gone"])
 def test_a_picture_whose_heatmap_is_damaged_is_shown_without_it_and_can_be_marked(tmp_path: Path, damage: str) -> None:
     store = EvidenceStore(tmp_path / "evidence")
     name = stored(store.folder, np.zeros((48, 64, 3), np.uint8), kind="DEFECT", picture=NAME)
@@ -225,9 +224,7 @@ def test_a_picture_whose_heatmap_is_damaged_is_shown_without_it_and_can_be_marke
     if damage == "gone":
         heatmap.unlink()
     else:
-        heatmap.write_bytes(
-            png(np.zeros((3, 3), np.uint8)) if damage == "of another size" else heatmap.read_bytes()[:40]
-        )
+        heatmap.write_bytes(heatmap.read_bytes()[:40])
     memory = Memory()
     with (
         line_with_marks(tmp_path, memory) as (socket, came),
@@ -247,7 +244,6 @@ def test_a_stored_picture_is_not_stored_again_and_without_a_store_the_answer_say
     with line_with_marks(tmp_path, memory) as (socket, _):
         with page(memory, store=store, line_socket=socket) as served:
             assert mark(served, name).json["stored"]
-            assert not (store.folder / INBOX).exists()
         with page(memory, line_socket=socket) as served:
             answer = mark(served, "01234567-top-2").json
-            assert (answer["stored"], "add a table [evidence] to its file" in answer["detail"]) == (False, True)
+            assert (answer["stored"], "add [web] and [evidence] to its file" in answer["detail"]) == (False, True)

@@ -184,7 +184,7 @@ def test_pictures_are_bounded_by_number_and_by_bytes() -> None:
         for camera in ("top", "side", "back"):
             pictures.add(picture(verdict(number, camera=camera)))
     assert [each.event.frame_number for each in pictures.newest()] == [9, 9, 9]
-    assert len(pictures.ids()) == 10
+    assert len(pictures.all()) == 10
     large = picture(verdict(10), frame(1, (480, 640)))
     pictures.add(large)
     assert pictures.newest()[0] is large, "one that is too large alone is still shown"
@@ -192,7 +192,7 @@ def test_pictures_are_bounded_by_number_and_by_bytes() -> None:
     few = PictureMemory(per_camera=5)
     for number in range(1, 10):
         few.add(picture(verdict(number)))
-    assert few.ids() == {f"01234567-top-{number}" for number in range(5, 10)}
+    assert few.all().keys() == {f"01234567-top-{number}" for number in range(5, 10)}
 
 
 def test_a_held_picture_does_not_change_with_the_memory_that_it_came_from() -> None:

@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from heatline.edge.bundle import Bundle
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.metrics import Metrics
+from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.wire.events import StatusEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.journals import counted, make_writer, mixed_messages
@@ -144,12 +144,11 @@ def test_a_line_does_not_notice_the_end_of_its_page(
     line = write_line(
         tmp_path, bundle.path, address, {"top": f'path = "{tmp_path / "pictures"}"\nrate_fps = 20\nloop = true'}
     )
-    page_command = sys.executable, "-m", "heatline.edge.monitor.server", line, "--listen", "127.0.0.1:0"
     with running(line, address) as one, contextlib.ExitStack() as ended:
         one.until_inspected()  # the line began when the test subscribed, not when the page did
-        page = ended.enter_context(started(*page_command))
-        assert page.stderr is not None
-        assert "the page of the line is http://127.0.0.1:" in page.stderr.readline()
+        page = ended.enter_context(started(HEATLINE, "view", line, "--listen", "127.0.0.1:0"))
+        assert page.stdout is not None
+        assert "http://127.0.0.1:" in page.stdout.readline()
         one.until_inspected_frames(10)
         page.send_signal(how)
         one.until_inspected_frames(30)
@@ -205,6 +204,44 @@ def port() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
+def test_a_good_frame_that_is_marked_on_the_lines_own_page_is_stored(
+    bundle: Bundle, tmp_path: Path, address: str, port: int
+) -> None:
+    write_pictures(tmp_path / "pictures", small_frames(20))
+    camera = {"top": f'path = "{tmp_path / "pictures"}"\nrate_fps = 2\nloop = true'}
+    folders = [tmp_path / "evidence", tmp_path / "journal"]
+    folders[1].mkdir()
+    tables = "".join(f'[{folder.name}]\nfolder = "{folder}"\n' for folder in folders)
+    line = write_line(tmp_path, bundle.path, address, camera, f'{tables}[web]\nlisten = "127.0.0.1:{port}"\n')
+    memory = Memory()
+    page = Page(port, memory, Metrics(memory))
+
+    def marked() -> str | None:
+        """Mark a GOOD frame of which the page has the picture."""
+        with contextlib.suppress(OSError):  # the page is not served yet
+            rows = page.get("/api/verdicts").json["rows"]
+            for name in [row["id"] for row in rows if row["verdict"] == "GOOD" and row["picture"] == "memory"]:
+                body = json.dumps({"picture": name, "kind": "right", "by": "Ada"})
+                answer = page.request("POST", "/api/marks", body, {"Content-Type": "application/json"})
+                assert (answer.status, answer.json["stored"]) == (200, True)
+                return str(name)
+        return None
+
+    with running(line, address) as one:
+        names: list[str] = []
+
+        def is_marked(_: object) -> bool:
+            if not names and (name := marked()) is not None:
+                names.append(name)
+            return bool(names) and EvidenceStore(folders[0]).find(names[0]) is not None
+
+        one.until(is_marked)
+        one.end()
+    entry = EvidenceStore(folders[0]).require(names[0])
+    review = EvidenceStore(folders[0]).review(entry.picture, entry.day)
+    assert (entry.is_chosen, entry.event.verdict, review is not None) == (True, "GOOD", True)
+
+
 def test_a_line_starts_its_page_again_when_it_is_killed(
     bundle: Bundle, tmp_path: Path, address: str, port: int
 ) -> None:
@@ -226,7 +263,7 @@ def test_a_line_starts_its_page_again_when_it_is_killed(
     with running(line, address) as one:
         one.until_inspected()
         answers()
-        (web,) = [pid for pid in children(one.process.pid) if b"heatline.edge.monitor.server" in command_of(pid)]
+        (web,) = [pid for pid in children(one.process.pid) if b"heatline.edge.monitor.sidecar" in command_of(pid)]
         threads = Path(f"/proc/{web}/task").glob("*/stat")
         assert {each.read_text().rpartition(") ")[2].split()[16] for each in threads} == {"19"}
         os.kill(web, signal.SIGKILL)

@@ -18,12 +18,12 @@ from websockets.sync.client import ClientConnection, connect
 
 from heatline.edge.config import WebConfig
 from heatline.edge.inspection.verdict import TileScores
-from heatline.edge.monitor.connection import listening_socket
+from heatline.edge.monitor.api import Choose
 from heatline.edge.monitor.held_picture import HeldPicture
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.metrics import Metrics
-from heatline.edge.monitor.page import application, server_of
-from heatline.edge.monitor.picture import Evidence, Picture
+from heatline.edge.monitor.page import application, listening_socket, not_chosen, server_of
+from heatline.edge.monitor.pictures import Evidence, Picture
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.wire.events import VerdictEvent
 from tests.command import WITHIN_SECONDS
@@ -132,17 +132,19 @@ def page(
     tls: ssl.SSLContext | None = None,
     line_socket: Path = Path("/no-line"),
     file: Path = Path("/no-line.toml"),
+    choose: Choose = not_chosen,
 ) -> Iterator[Page]:
     """Serve a page until the context ends.
 
     Args:
         line_socket: where the line takes marks.
         file: the line's file.
+        choose: takes the pictures that people choose.
     """
     memory = memory or Memory()
     metrics = Metrics(memory)
     with listening_socket("127.0.0.1:0") as bound, ThreadPoolExecutor(2) as workers:
-        app = application(file, LINE, memory, metrics, store, line_socket, workers)
+        app = application(file, LINE, memory, metrics, store, line_socket, workers, choose)
         server = server_of(app, bound, web or WebConfig(), only_local=only_local)
         port = bound.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})

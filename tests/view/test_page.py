@@ -19,7 +19,7 @@ from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.monitor.held_picture import HeldPicture
 from heatline.edge.monitor.memory import Memory
-from heatline.edge.monitor.picture import Picture
+from heatline.edge.monitor.pictures import Picture
 from heatline.edge.reference.reference import Reference
 from heatline.edge.wire.events import EvidenceState, ReviewEvent, StatusEvent, VerdictEvent, event_from
 from heatline.edge.wire.marks import Mark
@@ -51,7 +51,7 @@ class View(NamedTuple):
 def served(line: Path, port: int) -> Iterator[WatchedProcess]:
     """Serve the page of a line; errors of the server fail the test."""
     log = line.with_name("view.log")
-    command = [sys.executable, "-m", "heatline.edge.monitor.server", line, "--listen", f"127.0.0.1:{port}"]
+    command = [sys.executable, "-m", "heatline.edge.cli.main", "view", line, "--listen", f"127.0.0.1:{port}"]
     with WatchedProcess("the page's server", command, log, env=process_env(None)) as server:
         server.start()
         yield server

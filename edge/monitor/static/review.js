@@ -24,7 +24,6 @@ export class Review {
   #marks;
   #rows = [];
   #count = null;
-  #complete = true;
   /** Pictures that could not be stored since the line started. */
   skipped = 0;
   #current = null;
@@ -86,7 +85,6 @@ export class Review {
     const answer = await getJson(`/api/review?limit=${LOADED}`);
     const rows = answer.rows.filter((row) => this.#marks.openOf(row)?.state !== "sent");
     this.#count = answer.count - (answer.rows.length - rows.length);
-    this.#complete = answer.complete;
     this.#rows = rows;
     this.#write();
     if (this.isOpen && !this.#current && rows.length) this.#show(rows[0]);
@@ -227,7 +225,7 @@ export class Review {
 
   #write() {
     const row = this.#current;
-    const number = this.#count === null ? "" : `${count(Math.max(0, this.#count))}${this.#complete ? "" : "+"}`;
+    const number = this.#count === null ? "" : count(Math.max(0, this.#count));
     this.#button.querySelector("b").textContent = number;
     this.#button.ariaLabel = `Review, ${number || "no"} frames to review`;
     if (!this.isOpen) return;
@@ -249,7 +247,6 @@ export class Review {
 
   #nothingLeft() {
     if (this.#count === null) return "Loading the frames to review …";
-    if (!this.#complete) return "Nothing is left to review so far; older frames are being looked for …";
     const skipped = this.skipped
       ? ` ${plural(this.skipped, "picture")} could not be stored since the line started: nobody can review those frames.`
       : "";

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.monitor.exported import MANIFEST, ManifestRow, ReviewRow
+from heatline.edge.monitor.marks import MANIFEST, ManifestRow, ReviewRow
 from heatline.edge.util.text import encode_json
 from heatline.edge.wire.events import BundleName, VerdictEvent
 from heatline.edge.wire.marks import MarkKind

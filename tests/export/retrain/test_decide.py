@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.monitor.review import Truth
+from heatline.edge.monitor.marks import Truth
 from heatline.edge.wire.events import Verdict
 from heatline.export.retrain.decide import FEW, Answer, compare, describe_untested
 

@@ -15,8 +15,8 @@ def stored(folder: Path) -> Path:
     with writer(folder) as into:
         for number in range(1, 5):
             into.write(picture(number))
-        into.marks.add([mark(picture(1), "false_alarm", seq=1), mark(picture(2), "false_alarm", seq=2)])
-        into.marks.add([mark(picture(2), "right", "Bob", seq=3), mark(picture(4), "right", seq=4)])
+        into.add_marks([mark(picture(1), "false_alarm", seq=1), mark(picture(2), "false_alarm", seq=2)], "j1", 2)
+        into.add_marks([mark(picture(2), "right", "Bob", seq=3), mark(picture(4), "right", seq=4)], "j1", 4)
     (gone,) = folder.rglob("b007b007-top-4.png")
     gone.unlink()
     return folder
@@ -30,7 +30,7 @@ def test_marked_frames_come_with_their_review(tmp_path: Path) -> None:
         "2": (None, None),
         "4": ("right", "defective"),
     }
-    assert found["b007b007-top-1"].path == store.frame_path("b007b007-top-1")
+    assert found["b007b007-top-1"].path == store.frame_path("b007b007-top-1", "2026-11-28")
     assert found["b007b007-top-4"].path is None
 
 

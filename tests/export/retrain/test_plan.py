@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from heatline.edge.errors import InputError
-from heatline.edge.monitor.review import Truth
+from heatline.edge.monitor.marks import Truth
 from heatline.edge.wire.events import Verdict
 from heatline.export.retrain.origin import Origin
 from heatline.export.retrain.plan import Plan, plan_retraining

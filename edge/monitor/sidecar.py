@@ -1,0 +1,133 @@
+"""The process that stores a line's pictures and serves its page: `python -m heatline.edge.monitor.sidecar FILE`.
+
+The line starts it with a low priority. It may be killed at any moment: the line does not notice, and starts another.
+Once the line has ended, it stores the pictures that wait.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+
+from heatline.edge.config import LineConfig, WebConfig, load_config
+from heatline.edge.errors import HeatlineError
+from heatline.edge.monitor.pictures import MOST_SLOTS, Picture, PictureClient, picture_socket
+from heatline.edge.monitor.recorder import EvidenceWriter, Limits, Recorder
+from heatline.edge.monitor.store import evidence_folder
+from heatline.edge.util.extras import require_extra
+from heatline.edge.util.process import NamedThread, yield_processor
+from heatline.edge.util.systemd import state_folder
+from heatline.edge.util.text import utf8_safe
+
+logger = logging.getLogger("heatline.edge.monitor.sidecar")  # this module is __main__
+
+RETRY_PAGE_SECONDS = 10.0
+LEAVE_WITHIN_SECONDS = 2.0
+"""An entry in hand is completed in this time at the end, or given up."""
+
+
+def serve_page(
+    line: str, listen: str | None, announce: Callable[[str], None], recorder: Recorder | None = None
+) -> None:
+    """Serve the page of a line until SIGTERM or Ctrl-C.
+
+    Args:
+        listen: `HOST:PORT`; None: as the line's file says.
+        announce: is given the page's address once it can be opened.
+        recorder: stores the pictures that people choose; None: nobody does.
+    Raises:
+        MissingExtraError: the extra `view` is not installed.
+        HeatlineError: the line's file cannot be used, or the page cannot listen there, or would not be protected.
+    """
+    require_extra("view")
+    from heatline.edge.monitor.page import not_chosen, serve
+
+    def choose(picture: Picture) -> str | None:
+        if recorder is None:
+            return not_chosen(picture)
+        return None if recorder.choose(picture) else "too many pictures wait to be stored"
+
+    serve(line, listen, announce, choose)
+
+
+def check_page(web: WebConfig) -> None:
+    """Check that a page can be served as its table says.
+
+    Raises:
+        MissingExtraError: the extra `view` is not installed.
+        HeatlineError: the page cannot listen there, or a file that protects it cannot be used.
+    """
+    require_extra("view")
+    from heatline.edge.monitor.page import check
+
+    check(web)
+
+
+def main() -> int:
+    """Work for the line whose file the first argument names; return the exit code."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    cv2.setNumThreads(1)  # the other cores belong to inspection
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    file = Path(sys.argv[1])
+    try:
+        config = load_config(file)
+        recorder = None if config.evidence is None else _recorder(file, config)
+        with contextlib.suppress(SystemExit):
+            _work(file, config, recorder)
+    except HeatlineError as error:
+        logger.error("%s", error)
+        return error.exit_code
+    return 0
+
+
+def _work(file: Path, config: LineConfig, recorder: Recorder | None) -> None:
+    """Serve the page, while a thread stores pictures, until SIGTERM or the end of the line."""
+    thread = NamedThread("evidence", _record, recorder)
+    if recorder is not None:
+        thread.start()
+    try:
+        while config.web is not None:
+            try:
+                serve_page(str(file), None, lambda url: logger.info("the page of the line is %s", url), recorder)
+            except HeatlineError as error:
+                if recorder is None:
+                    raise
+                if recorder.web_fault != str(error):
+                    logger.error("the page is not served: %s", error)
+                recorder.web_fault = utf8_safe(str(error))
+            time.sleep(RETRY_PAGE_SECONDS)
+        yield_processor()
+        thread.join()
+    finally:
+        if recorder is not None:
+            recorder.stop()
+            thread.join(LEAVE_WITHIN_SECONDS)
+            if thread.is_alive():
+                logger.warning("the disk does not answer; the entry in hand is given up")
+                os._exit(0)
+
+
+def _recorder(file: Path, config: LineConfig) -> Recorder:
+    store, evidence = evidence_folder(file, config, state_folder()), config.evidence
+    assert evidence is not None  # or it has no folder
+    client = PictureClient(picture_socket(file), slots=MOST_SLOTS, good_every=evidence.good_every)
+    journal = config.journal.folder_in(state_folder())
+    return Recorder(client, lambda: EvidenceWriter(store, utf8_safe(file.stem), Limits.of(evidence)), journal)
+
+
+def _record(recorder: Recorder) -> None:
+    yield_processor()
+    try:
+        recorder.run()
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Runs the monitor beside a line: one process that stores its pictures and serves its page.
+
+It is started when the line is up, started again when it ends, and ended with the line. It never delays inspection.
+"""
+
+import contextlib
+import logging
+import math
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from heatline.edge.config import LineConfig
+from heatline.edge.errors import MissingExtraError
+from heatline.edge.monitor.feed import PictureFeed, StoreReport
+from heatline.edge.util.child_process import Restarts, describe_end, start_sidecar
+from heatline.edge.util.extras import missing_extra
+from heatline.edge.util.process import NamedThread
+from heatline.edge.wire.events import EvidenceState, WebState
+
+logger = logging.getLogger(__name__)
+
+MODULE = "heatline.edge.monitor.sidecar"
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 60.0
+STABLE_AFTER_SECONDS = 60.0
+"""One that ran for so long is started again after the shortest pause."""
+RUNS_AFTER_SECONDS = 5.0
+"""One that was started again and ran for so long is not at fault any more."""
+POLL_SECONDS = 0.1
+ENDS_WITHIN_SECONDS = 3.0
+CONNECTS_WITHIN_SECONDS = 5.0
+REPORTS_WITHIN_SECONDS = 10.0
+
+
+class Sidecar:
+    """The monitor of a line, if its file asks for one. A thread of its own starts and supervises it.
+
+    The thread lives as long as the process: the kernel kills a child when the thread that started it ends.
+
+    Args:
+        line: the line's file.
+        feed: the line's pictures; None: there are none, as their socket cannot be bound.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(
+        self, line: Path, config: LineConfig, feed: PictureFeed | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._line, self._feed, self._clock = line, feed, clock
+        self._stores, self._serves = config.evidence is not None, config.web is not None
+        self.process: subprocess.Popen[bytes] | None = None
+        self.fault: str | None = None
+        """Why it does not run, as a sentence; None: it runs, or is being started for the first time. One that is
+        started again keeps its fault until it has run for a while."""
+        self.restarts = Restarts(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, clock)
+        self._started_s = clock()
+        self._closing = threading.Event()
+        self._thread = NamedThread("sidecar", self._run)
+
+    def start(self) -> None:
+        """Start the process."""
+        if self._stores or self._serves:
+            self._thread.start()
+
+    def evidence(self) -> EvidenceState | None:
+        """Return the state of the evidence store; None: the line has none."""
+        if not self._stores:
+            return None
+        state = EvidenceState() if self._feed is None else self._feed.evidence()[0]
+        report = self._report()
+        fault, heard_s = (self.fault, self._started_s) if report is None else (state.fault, report.at_monotonic_s)
+        silent_s = self._clock() - heard_s
+        if fault is None and silent_s > REPORTS_WITHIN_SECONDS:
+            fault = f"the monitor has not answered for {silent_s:.0f} s"
+        return msgspec.structs.replace(state, fault=fault)
+
+    def web(self) -> WebState | None:
+        """Return the state of the page; None: the line has none."""
+        if not self._serves:
+            return None
+        report = self._report()
+        return WebState(fault=self.fault if report is None else report.web_fault)
+
+    @property
+    def recorder_is_starting(self) -> bool:
+        """Whether the recorder will soon take pictures, and does not yet."""
+        if not self._stores or self._feed is None or self.fault is not None:
+            return False
+        return self._clock() - self._started_s < CONNECTS_WITHIN_SECONDS and self._feed.evidence()[1] is None
+
+    def close(self) -> None:
+        """Close the feed and end the process; kill it if it does not end in time."""
+        if self._feed is not None:
+            self._feed.close()
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def step(self) -> None:
+        """Start the process if that is due; notice its end, and schedule its next start."""
+        now_s = self._clock()
+        if self.process is None:
+            if self.restarts.due:
+                self._start(now_s)
+        elif (code := self.process.poll()) is not None:
+            if code == MissingExtraError.exit_code:
+                self.process, self.restarts.at_s = None, math.inf
+                self.fault = f"{missing_extra('view', 'the page')}, then start the line again"
+                logger.error("%s", self.fault)
+            else:
+                self._schedule(now_s, f"the monitor {describe_end(code)}")
+        elif now_s - self._started_s >= RUNS_AFTER_SECONDS:
+            self.fault = None
+
+    def _start(self, now_s: float) -> None:
+        try:
+            self.process = start_sidecar(MODULE, str(self._line))
+        except OSError as error:
+            self._schedule(now_s, f"the monitor cannot be started: {error}")
+            return
+        self._started_s = now_s
+
+    def _schedule(self, now_s: float, fault: str) -> None:
+        if self.process is not None and now_s - self._started_s >= STABLE_AFTER_SECONDS:
+            self.restarts.reset()
+        self.process, self.fault = None, fault
+        logger.error("%s; it is started again in %g s", fault, self.restarts.later())
+
+    def _report(self) -> StoreReport | None:
+        """Return the last report of the present process; None: there is none."""
+        report = None if self._feed is None else self._feed.evidence()[1]
+        return None if report is None or report.at_monotonic_s < self._started_s else report
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self.step()
+            self._closing.wait(POLL_SECONDS)
+        if self._stores:  # it ends by itself once it has stored the last picture
+            self._wait()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self.process is not None and self.process.poll() is None:
+                self.process.send_signal(number)
+                self._wait()
+
+    def _wait(self) -> None:
+        """Wait until the process has ended, at most so long as it may take."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if self.process is not None:
+                self.process.wait(ENDS_WITHIN_SECONDS)
