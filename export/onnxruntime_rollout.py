@@ -8,7 +8,7 @@ from heatline.export.rollout_graph import Rollout, class_token, fuse_heads
 
 
 def class_token_row(nodes: Nodes, rollout: Rollout, attentions: Sequence[str]) -> str:
-    """Return the row of the class token [N, tokens]; see `heatline.train.models.rollout.class_token_row`."""
+    """Return the row of the class token [N, tokens]; see `heatline.train.models.vit.class_token_row`."""
     tokens = rollout.tokens
     layers = [fuse_heads(nodes, attention, rollout) for attention in attentions]  # (N, 1, tokens, tokens)
     if rollout.discarded:

@@ -20,7 +20,7 @@ LAYERS_AT_ONCE = 6
 
 
 def class_token_row(nodes: Nodes, rollout: Rollout, attentions: Sequence[str]) -> str:
-    """Return the exact row of the class token [N, tokens]; see `heatline.train.models.rollout.class_token_row`."""
+    """Return the exact row of the class token [N, tokens]; see `heatline.train.models.vit.class_token_row`."""
     return _row(nodes, rollout, attentions, EXACT)
 
 

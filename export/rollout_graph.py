@@ -1,4 +1,4 @@
-"""Attention rollout as ONNX nodes: the result of `heatline.train.models.rollout`, in few passes over the matrices.
+"""Attention rollout as ONNX nodes: the result of `heatline.train.models.vit`, in few passes over the matrices.
 
 Only the row of the class token is needed, so the rollout is a vector times each layer, last layer first. The threshold
 of a discard ratio then has most of the cost. A graph's cost is the number of its nodes and the memory that they read
@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from heatline.edge.errors import ExportError
 from heatline.export.nodes import Nodes
-from heatline.train.models.rollout import Fusion, discarded
+from heatline.train.models.vit import Fusion, discarded
 
 MOST_PAIRS = 2**24
 """Pairs of tokens: float32 can count no further one by one, which a discard ratio requires."""

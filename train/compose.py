@@ -99,7 +99,7 @@ def read_model(name: str) -> CnnConfig | VitConfig:
     if name in _choices("model"):
         file = Path(__file__).parent / "configs" / "model" / f"{name}.yaml"
         return msgspec.yaml.decode(file.read_bytes(), type=CnnConfig | VitConfig)
-    from heatline.train.models.any_timm import default_config
+    from heatline.train.models.weights import default_config
 
     found = default_config(name)
     if found is None:

@@ -20,7 +20,7 @@ from heatline.edge.errors import InputError, TrainingError
 from heatline.train.near_duplicates import THUMBNAIL_PX, thumbnail
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledImage
-from heatline.train.readers.shapes import MarkedObjects
+from heatline.train.readers.annotation import MarkedObjects
 
 FILES = _PIXELS, _MASKS, _INDEX = "frames.u8", "masks.u8", "index.json"
 """Of a folder of decoded frames."""

@@ -31,7 +31,7 @@ from heatline.train.files import write_atomically
 from heatline.train.frames import FILES
 from heatline.train.provenance import Provenance
 from heatline.train.readers import LabelledFolder, read_folder
-from heatline.train.readers.reviewed import read_reviewed
+from heatline.train.readers.labelled import read_reviewed
 from heatline.train.references import References, ReferenceSummary
 from heatline.train.split import Split, check_fractions, split_by_fractions, split_by_name
 

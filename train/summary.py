@@ -25,8 +25,8 @@ from heatline.train.discovery import Discovery, discover
 from heatline.train.near_duplicates import describe_near_duplicates, near_duplicates_across, thumbnail
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledFolder, LabelledImage
+from heatline.train.readers.annotation import OnUnusable
 from heatline.train.readers.folder import LABELS_ONLY, TRUTHS, list_folder, truths_in
-from heatline.train.readers.unusable import OnUnusable
 from heatline.train.split import Split, split_by_fractions, split_by_name
 from heatline.train.tiles import DEFECTIVE_SHARE, TileRule
 

@@ -21,7 +21,7 @@ from heatline.edge.util.extras import require_extra
 
 if TYPE_CHECKING:
     from heatline.bench.map_cost.plan import Row
-    from heatline.train.models.rollout import Fusion
+    from heatline.train.models.vit import Fusion
 
 WIDTH = 200
 """More columns than the table has: a narrow terminal breaks its lines, and no name is cut."""

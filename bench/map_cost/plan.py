@@ -8,7 +8,7 @@ from heatline.bench.spread import Spread
 from heatline.edge.geometry.tiling import TILE_PX
 from heatline.edge.inference import EngineKind, Precision
 from heatline.train.config import CnnConfig, VitConfig
-from heatline.train.models.rollout import Fusion, method_of
+from heatline.train.models.vit import Fusion, method_of
 
 ROUNDS = 15
 """Interleaved rounds of all graphs of a row."""

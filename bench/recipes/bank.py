@@ -23,7 +23,7 @@ from heatline.train.dense.cross_validation import divide_groups
 from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.models.build import build_model
 from heatline.train.models.dense import MAP_STRIDE, TOP_CELLS, DenseClassifier
-from heatline.train.models.prototypes import MOST_CELLS, Prototypes
+from heatline.train.models.explained import MOST_CELLS, Prototypes
 
 BATCH = 64
 Floats = NDArray[np.float32]

@@ -8,7 +8,7 @@ from heatline.edge.errors import InputError, TrainingError
 from heatline.edge.util.files import writing
 from heatline.export.retrain.plan import Plan
 from heatline.train.files import write_atomically
-from heatline.train.readers.reviewed import INDEX, ReviewedFrame, write_index
+from heatline.train.readers.labelled import INDEX, ReviewedFrame, write_index
 
 PLAN = "plan.sha256"
 

@@ -14,7 +14,7 @@ from heatline.export.retrain.record import Retraining
 from heatline.train.config import DenseRecipeConfig, TrainConfig
 from heatline.train.provenance import digest_groups
 from heatline.train.readers import LabelledFolder
-from heatline.train.readers.reviewed import ReviewedFrame, read_index
+from heatline.train.readers.labelled import ReviewedFrame, read_index
 from heatline.train.run import read_data, restore_config
 
 

@@ -25,7 +25,7 @@ from heatline.export.retrain.select import Selection, UsableFrame, digest_pixels
 from heatline.train.discovery import merge_near_duplicates, thumbnails_of
 from heatline.train.frames import fingerprint
 from heatline.train.readers import LabelledFolder, LabelledImage
-from heatline.train.readers.reviewed import ReviewedFrame
+from heatline.train.readers.labelled import ReviewedFrame
 
 GOOD, DEFECTIVE = "good", "defective"
 WITHOUT_SIMILARITY = (

@@ -16,8 +16,7 @@ from heatline.bench.flops import Flops, count, layer_table
 from heatline.edge.errors import BenchError, ConfigError
 from heatline.train.compose import read_model
 from heatline.train.config import CnnConfig, VitConfig
-from heatline.train.models.build import build_model
-from heatline.train.models.size import size_of
+from heatline.train.models.build import build_model, size_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

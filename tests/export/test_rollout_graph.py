@@ -25,8 +25,7 @@ from heatline.export.openvino_ir import to_ir
 from heatline.export.threshold_graph import UNDER_BF16
 from heatline.train.config import VitConfig
 from heatline.train.models.build import build_model
-from heatline.train.models.rollout import Fusion
-from heatline.train.models.vit import RolloutClassifier
+from heatline.train.models.vit import Fusion, RolloutClassifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

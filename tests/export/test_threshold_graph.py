@@ -19,7 +19,7 @@ from heatline.export.nodes import Nodes
 from heatline.export.onnx_graph import OPSET
 from heatline.export.rollout_graph import ClassTokenRow, Rollout
 from heatline.export.threshold_graph import UNDER_BF16
-from heatline.train.models.rollout import discard_lowest
+from heatline.train.models.vit import discard_lowest
 
 LAYERS = 2
 Matrices = NDArray[np.float32]

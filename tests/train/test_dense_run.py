@@ -39,7 +39,7 @@ from heatline.train.fit import fit
 from heatline.train.frames import FrameStore
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.readers import LabelledImage, read_folder
-from heatline.train.readers.reviewed import ReviewedFrame, write_index
+from heatline.train.readers.labelled import ReviewedFrame, write_index
 from heatline.train.run import RunFolder, RunSummary, load_run
 from heatline.train.tiles import TileRule, grid_tiles
 from heatline.train.validation_frames import validation_frames

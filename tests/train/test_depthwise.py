@@ -5,7 +5,7 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
-from heatline.train.models.depthwise import FixedDepthwise, fix_depthwise_filters
+from heatline.train.models.dense import FixedDepthwise, fix_depthwise_filters
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

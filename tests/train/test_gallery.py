@@ -30,7 +30,7 @@ from heatline.train.evaluation.gallery import (
     draw_gallery,
     relative_name,
 )
-from heatline.train.models.rollout import Fusion
+from heatline.train.models.vit import Fusion
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

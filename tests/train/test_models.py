@@ -21,10 +21,9 @@ from heatline.train import models
 from heatline.train.commands.models import DENSE_MODELS
 from heatline.train.compose import compose, model_names, read_model
 from heatline.train.config import CnnConfig, VitConfig
-from heatline.train.models.build import build_model
+from heatline.train.models.build import build_model, size_of
 from heatline.train.models.cnn import CamClassifier
 from heatline.train.models.explained import ExplainedClassifier
-from heatline.train.models.size import size_of
 from heatline.train.models.vit import RolloutClassifier
 from tests.command import complaint, heatline
 from tests.train.oracles_size import macs
@@ -190,9 +189,9 @@ def test_another_cnn_can_be_cut_at_a_smaller_stride_too(name: str) -> None:
         (["model=resnet18.mine"], "does not have resnet18.mine; its pretrained tags are: a1_in1k, a2_in1k, a3_in1k,"),
         (
             ["model.fusion=max"],
-            "model.fusion belongs to a ViT, and the model is a CNN; leave it out, or choose another",
+            "Key 'fusion' is not in struct; another model or recipe has it",
         ),
-        (["model=test_vit", "model.stride=16"], "model.stride belongs to a CNN, and the model is a ViT"),
+        (["model=test_vit", "model.stride=16"], "Key 'stride' is not in struct; another model or recipe has it"),
         (
             ["model.fuzion=max"],
             "there is no key 'model.fuzion'; model has name, timm, weights, stride, head, ",

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.util.sampling import k_means
 from heatline.export.onnx_graph import to_graphs
-from heatline.train.models.novelty import NEAREST, Novelty, concatenate_cells
-from heatline.train.models.prototypes import Prototypes
+from heatline.train.models.explained import NEAREST, Novelty, Prototypes, concatenate_cells
 from tests.train.test_dense_model import built, tiles
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
 from heatline.train.readers import read_folder
+from heatline.train.readers.annotation import Box, Circle, Polygon, Runs
 from heatline.train.readers.coco import CocoObjects, _run_lengths
-from heatline.train.readers.labelme import LabelMePolygons
-from heatline.train.readers.shapes import Box, Circle, Polygon, Runs
-from heatline.train.readers.voc import VocBoxes
+from heatline.train.readers.per_picture import LabelMePolygons, VocBoxes
 from tests.train.blobs import draw_plain, write_labels
 
 HW = (30, 40)

@@ -20,8 +20,15 @@ from torch import Tensor
 from heatline.edge.errors import ConfigError, WeightsError
 from heatline.train.config import VitConfig
 from heatline.train.models.build import build_model
-from heatline.train.models.rollout import Fusion, class_token_row, discard_lowest, fuse_heads, relevance
-from heatline.train.models.vit import RolloutClassifier, attend
+from heatline.train.models.vit import (
+    Fusion,
+    RolloutClassifier,
+    attend,
+    class_token_row,
+    discard_lowest,
+    fuse_heads,
+    relevance,
+)
 from tests.train import oracles_rollout as oracle
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from heatline.train.evaluation.scoring import PixelCounts, peak_distance_px, study_mask
 from heatline.train.evaluation.sweep import FUSIONS, RATIOS, Sweep, SweepFigures
-from heatline.train.models.rollout import class_token_row, class_token_rows, discard_lowest, smallest_kept
+from heatline.train.models.vit import class_token_row, class_token_rows, discard_lowest, smallest_kept
 from tests.toy_vit import ToyViT
 from tests.train import oracles_rollout as oracle
 

@@ -29,7 +29,7 @@ def models(names: tuple[str, ...], as_json: bool) -> None:
     """
     require_extra("train")
     from heatline.train.compose import model_names, read_model
-    from heatline.train.models.size import size_of
+    from heatline.train.models.build import size_of
 
     rows = []
     for name in names or [*model_names(), *DENSE_MODELS]:

@@ -19,7 +19,7 @@ from heatline.train.dense.tiles import DenseTiles, LabelKind
 from heatline.train.features.cache import Features
 from heatline.train.folds import assign_folds
 from heatline.train.models.dense import TOP_CELLS, DenseClassifier, DenseHead, FineTuned, LaterStages
-from heatline.train.models.novelty import EVIDENCE_SHARE
+from heatline.train.models.explained import EVIDENCE_SHARE
 
 ROWS_AT_A_TIME = 1_000
 """Maps that are processed in float32 at once."""

@@ -2,28 +2,200 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import softplus
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from heatline.edge.errors import DivergedError
+from heatline.train.bags import log_sum_exp
 from heatline.train.config import DenseRecipeConfig
-from heatline.train.dense.bag_tiles import BagTiles
-from heatline.train.dense.mosaic import FEWEST_CELLS, PER_SIDE, WINDOWS, choose_windows, compose_mosaics, compose_shares
-from heatline.train.dense.objective import POSITIVE_WEIGHT, StepMaps, bag_numbers, step_loss
 from heatline.train.dense.samples import Draw, Sampler, Samples
 from heatline.train.dense.tiles import LabelKind
 from heatline.train.features.cache import Features
 from heatline.train.models.dense import TOP_CELLS, DenseHead, FineTuned
-from heatline.train.models.explained import pool
-from heatline.train.models.novelty import Novelty, concatenate_cells
-from heatline.train.models.prototypes import MOST_CELLS, Prototypes
+from heatline.train.models.explained import MOST_CELLS, Novelty, Prototypes, concatenate_cells, pool
 from heatline.train.schedule import cosine
+
+POSITIVE_WEIGHT = 0.25
+"""Weight of positives in the cross-entropy of tiles and bags; good tiles have the rest."""
+DEFECTIVE_CELL = 0.12
+"""A cell with a larger defective share is a positive, a cell without defect a negative; others do not count."""
+
+
+class StepMaps(NamedTuple):
+    """Maps [N, h, w] of one step, in logits, and their labels."""
+
+    located: Tensor
+    """Tiles with marked defects."""
+    located_share: Tensor
+    """[N, h, w], share of each cell that is defective, or inside a box: 0..1."""
+    located_exact: Tensor
+    """bool [N], False if the marks are boxes."""
+    good: Tensor
+    synthetic: Tensor
+    """Good tiles with a synthetic defect."""
+    synthetic_share: Tensor
+    """[N, h, w], share of each cell that is defective: 0..1."""
+    bagged: Tensor
+    """Tiles of bags."""
+    bag: Tensor
+    """int64 [N], index of each tile's bag."""
+    bags: int
+    """Number of bags."""
+
+
+def step_loss(maps: StepMaps, shift: float, top_cells: int | None) -> Tensor:
+    """Return the loss of a step, a scalar: the sum of
+
+    - (1 - w) * mean of softplus(z) over good tiles' logits z + w * mean of softplus(-z) over positives, where
+      w = `POSITIVE_WEIGHT`, and positives are tiles with marked defects and bags (log-sum-exp of their tiles' logits);
+    - the mean of softplus(c) over all cells c of good tiles;
+    - for marked and for synthetic defects, half the mean of softplus(-c) over defective cells and half that of
+      softplus(c) over untouched cells. Cells inside boxes do not count.
+
+    softplus(-z) and softplus(z) are the cross-entropy of a positive and of a negative with logit z.
+
+    Args:
+        shift: added to each logit z and cell c, in logits; see `HeadTraining`.
+        top_cells: number of highest cells whose mean is a tile's logit; None: all.
+    """
+    good = maps.good + shift
+    loss = (1 - POSITIVE_WEIGHT) * softplus(pool(good, top_cells)).mean() + softplus(good).mean()
+    positives = []
+    if len(maps.located):
+        positives.append(softplus(-pool(maps.located + shift, top_cells)))
+    if maps.bags:
+        bags = log_sum_exp(pool(maps.bagged, top_cells), maps.bag, maps.bags)
+        positives.append(softplus(-(bags + shift)))
+    if positives:
+        loss = loss + POSITIVE_WEIGHT * torch.cat(positives).mean()
+    if len(maps.located):
+        loss = loss + _cell_loss(maps.located + shift, maps.located_share, maps.located_exact)
+    if len(maps.synthetic):
+        exact = torch.ones(len(maps.synthetic), dtype=torch.bool)
+        loss = loss + _cell_loss(maps.synthetic + shift, maps.synthetic_share, exact)
+    return loss
+
+
+def _cell_loss(maps: Tensor, share: Tensor, exact: Tensor) -> Tensor:
+    """Return the loss of cells: defective and untouched cells count half each; cells in a box do not count."""
+    defective = (share > DEFECTIVE_CELL) & exact[:, None, None]
+    untouched = share == 0
+    return 0.5 * _mean(softplus(-maps), defective) + 0.5 * _mean(softplus(maps), untouched)
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    return (values * chosen).sum() / chosen.sum().clamp_min(1)
+
+
+def bag_numbers(bags: Sequence[int]) -> Tensor:
+    """Return the index of each tile's bag, int64 [tiles], for bags of these sizes."""
+    return torch.repeat_interleave(torch.arange(len(bags)), torch.tensor(list(bags), dtype=torch.int64))
+
+
+# Mosaics of tiles with synthetic defects: a window around the defect from each, four windows to a tile.
+#
+# Only single cells enter the loss of such a tile, and most of them are good and far from the defect. A window of a
+# quarter of the tile has what matters, and a mosaic of four costs as much as one tile.
+
+PER_SIDE = 2
+"""Windows along each side of a mosaic."""
+WINDOWS = PER_SIDE**2
+FEWEST_CELLS = 16
+"""Side of the smallest map whose tiles are divided, cells: smaller windows show little but the defect."""
+NOT_COUNTED = DEFECTIVE_CELL / 2
+"""Defective share that is neither a positive nor a negative."""
+Corners = Sequence[tuple[int, int]]
+
+
+def choose_windows(share: NDArray[np.float16], multiple: int, rng: np.random.Generator) -> Corners:
+    """Choose a window of each tile that contains a defective cell; return its top left cells (y, x).
+
+    Args:
+        share: [n, cells, cells], defective share of each cell.
+        multiple: corners are multiples of so many cells, so that they lie between the cells of all stages.
+    """
+    side = share.shape[1] // PER_SIDE
+    corners = []
+    for tile in share:
+        cells = np.argwhere(tile >= min(DEFECTIVE_CELL, tile.max()))
+        cell = cells[rng.integers(len(cells))]
+        low, high = np.maximum(cell - side + 1, 0), np.minimum(cell, share.shape[1] - side)
+        y, x = (rng.integers(-(-low // multiple), high // multiple + 1) * multiple).tolist()
+        corners.append((y, x))
+    return corners
+
+
+def compose_mosaics(tiles: NDArray[Any], corners: Corners, cells: int) -> NDArray[Any]:
+    """Return mosaics [n / 4, h, w, ...] of windows of tiles or their features [n, h, w, ...]; n is a multiple of 4.
+
+    Args:
+        corners: top left of each window, in cells of the map.
+        cells: side of the map, cells.
+    """
+    size = tiles.shape[1]
+    side = size // PER_SIDE
+    mosaics = np.empty((len(tiles) // WINDOWS, *tiles.shape[1:]), tiles.dtype)
+    for number, (tile, (y, x)) in enumerate(zip(tiles, corners, strict=True)):
+        top, left = y * size // cells, x * size // cells
+        row, column = divmod(number % WINDOWS, PER_SIDE)
+        place = np.s_[row * side : (row + 1) * side, column * side : (column + 1) * side]
+        mosaics[number // WINDOWS][place] = tile[top : top + side, left : left + side]
+    return mosaics
+
+
+def compose_shares(share: NDArray[np.float16], corners: Corners) -> NDArray[np.float16]:
+    """Return the defective share of the cells of mosaics; those at seams do not count, as their neighbours differ."""
+    cells = share.shape[1]
+    mosaics = compose_mosaics(share, corners, cells)
+    seam = slice(cells // PER_SIDE - 1, cells // PER_SIDE + 1)
+    mosaics[:, seam] = mosaics[:, :, seam] = NOT_COUNTED
+    return mosaics
+
+
+# Chooses which tiles of a bag get a gradient: one half its highest-scoring, the other half at random.
+#
+# Which tiles of a picture score highest changes slowly. So an evaluation of all its tiles is used for some steps, as it
+# takes longer than the gradient of a few tiles.
+
+USED_FOR = 0.05
+"""Share of the training's steps for which an evaluation of a bag is used."""
+Evaluate = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+"""Returns the logits of tiles by index."""
+
+
+class BagTiles:
+    """The tiles of each bag in the order of their last evaluation.
+
+    Args:
+        most: number of tiles of a bag that get a gradient.
+        steps: of the training.
+    """
+
+    def __init__(self, most: int, steps: int) -> None:
+        self._most, self._used_for = most, USED_FOR * steps
+        self._evaluated: dict[int, tuple[float, NDArray[np.int64]]] = {}
+
+    def choose(
+        self, bag: NDArray[np.int64], step: int, evaluate: Evaluate, rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Choose the tiles of a bag, which its first tile identifies."""
+        if len(bag) <= self._most:
+            return bag
+        key, others = int(bag[0]), self._most // 2
+        evaluated_at, order = self._evaluated.get(key, (-math.inf, bag))
+        if step - evaluated_at >= self._used_for:
+            order = bag[np.argsort(-evaluate(bag), kind="stable")]
+            self._evaluated[key] = step, order
+        high, low = np.split(order, [self._most - others])
+        return np.concatenate([high, rng.choice(low, others, replace=False)])
+
 
 BATCH = 64
 """Tiles per batch without gradient."""

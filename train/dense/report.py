@@ -1,22 +1,95 @@
 """The report of a cross-validated run: what the line would have missed and rejected, by held-out predictions."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
+import cv2
 import msgspec
 import numpy as np
 
 from heatline.edge.cli.bundle_formatting import describe_bound
+from heatline.edge.reference.reference import Reference
+from heatline.edge.util.page import Block, Cell, Column, Line, Picture, Section, Table, jpeg_uri, number
+from heatline.edge.util.text import format_count, list_some
 from heatline.train.adequacy import describe_threshold_transfer
 from heatline.train.dense.out_of_fold import OutOfFold
-from heatline.train.dense.reference_section import reference_section
 from heatline.train.evaluation.evaluate import CROSS_VALIDATION, EvaluationOptions, evaluate_pictures, select_pictures
 from heatline.train.evaluation.evaluated import prepare_run
 from heatline.train.evaluation.figures import auroc
 from heatline.train.evaluation.report import write_report
 from heatline.train.evaluation.result import FrameAnswer, write_evaluation
 from heatline.train.progress import tracked
+from heatline.train.references import GAINS, AlignmentFigures, References
 from heatline.train.run import RunFolder, TrainedRun
+
+SHOWN = 6
+"""References of several designs, or templates, that are shown."""
+SIDE_PX = 640
+NAMED = 20
+
+
+def reference_section(run: TrainedRun) -> Section | None:
+    """Return the section; None: the run had no reference.
+
+    Raises:
+        InputError: the reference cannot be made again.
+    """
+    found = run.summary.reference
+    if found is None:
+        return None
+    notes = [] if found.alignment is None else [_describe(found.alignment)]
+    if found.misaligned:
+        notes.append(
+            f"{format_count(len(found.misaligned), 'picture')} cannot be aligned, and a line gives such frames no "
+            f"verdict: {list_some(found.misaligned, NAMED)}."
+        )
+    strip = [] if run.references is None else [_picture(*each) for each in islice(_shown(run.references), SHOWN)]
+    lines = [
+        Line((Cell(name), number(found.without.get(key), 3), number(found.compared.get(key), 3)))
+        for key, name in GAINS.items()
+        if key in found.compared
+    ]
+    does = "compares" if found.kept else "gains nothing by it, and does not compare"
+    columns = Column("cross-validation", is_text=True), Column("without the reference"), Column("with it")
+    gains = Block("What it gained", tables=[Table("What the reference gained", columns, tuple(lines))])
+    return Section(
+        "reference",
+        "Reference",
+        f"{found.found[:1].upper()}{found.found[1:]}; the model {does} frames with it.",
+        [Block("Reference and alignment", notes=notes, pictures=strip), *([gains] if lines else [])],
+    )
+
+
+def _describe(alignment: AlignmentFigures) -> str:
+    return (
+        f"{format_count(alignment.frames, 'picture')} could be aligned: shifted by {alignment.median_shift_px:.1f} px "
+        f"(median), at most {alignment.highest_shift_px:.1f} px, and turned by at most {alignment.highest_degrees:.2f} "
+        f"degrees; the error is at most {alignment.highest_error_px:.2f} px, the lowest confidence "
+        f"{alignment.lowest_confidence:.2f}."
+    )
+
+
+def _shown(references: References) -> Iterator[tuple[str, Reference | None]]:
+    if references.scope == "templates":
+        yield from ((image.name, references.of(image)) for image in references.images)
+    elif references.designs:
+        yield from ((design, references.of_design(design)) for design in references.designs)
+    else:
+        yield references.folder.name, references.of_design(None)
+
+
+def _picture(name: str, reference: Reference | None) -> Picture:
+    if reference is None:
+        return Picture(None, name, "", "no reference")
+    height, width = reference.frame_hw
+    shrink = min(1.0, SIDE_PX / max(height, width))
+    size = max(1, round(width * shrink)), max(1, round(height * shrink))
+    bgr = cv2.cvtColor(cv2.resize(reference.rgb, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
+    of = f"median of {reference.frames} pictures" if reference.frames > 1 else reference.made_of
+    return Picture(jpeg_uri(np.asarray(bgr, np.uint8)), name, of, "the reference that frames are compared with")
+
 
 FALSE_REJECT = 0.01
 """Share of good frames that the report's first thresholds reject; the default of `heatline export`."""

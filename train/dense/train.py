@@ -19,7 +19,7 @@ from heatline.train.dense.copies import Painter, digest_pictures, grid_samples, 
 from heatline.train.dense.cross_validation import cross_validate, divide_groups
 from heatline.train.dense.differences import ComparedFeatures, compare_samples
 from heatline.train.dense.extraction import extract_features
-from heatline.train.dense.objective import DEFECTIVE_CELL
+from heatline.train.dense.fit_head import DEFECTIVE_CELL
 from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.samples import Samples, gather_samples
 from heatline.train.dense.tiles import DenseTiles, LabelKind, label_tiles

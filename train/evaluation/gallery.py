@@ -23,7 +23,7 @@ from heatline.train.evaluation.result import GalleryItem, Kind
 from heatline.train.evaluation.scoring import enlarged, study_mask
 from heatline.train.evaluation.sweep import FUSIONS, SweepTiles
 from heatline.train.files import write_atomically
-from heatline.train.models.rollout import Fusion
+from heatline.train.models.vit import Fusion
 
 T = TypeVar("T")
 

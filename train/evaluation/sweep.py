@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from heatline.train.evaluation.scoring import GATE_LOGIT, PixelCounts, enlarged, study_mask
-from heatline.train.models.rollout import Fusion
+from heatline.train.models.vit import Fusion
 from heatline.train.tiles import DEFECTIVE_SHARE
 
 FUSIONS: tuple[Fusion, ...] = ("min", "mean", "max")

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from heatline.edge.errors import ConfigError
 from heatline.train.config import CnnConfig
-from heatline.train.models.any_timm import create_network
 from heatline.train.models.explained import ExplainedClassifier, in_float32
-from heatline.train.models.weights import load_pretrained
+from heatline.train.models.weights import create_network, load_pretrained
 from heatline.train.provenance import Provenance
 
 

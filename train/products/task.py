@@ -1,6 +1,9 @@
-"""The training of one product, as Ray runs it on a node, in a process of its own."""
+"""The training of one product, as Ray runs it on a node, in a process and on processors of its own."""
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -10,8 +13,33 @@ from heatline.edge.errors import HeatlineError
 from heatline.edge.util.text import format_count
 from heatline.train.config import TrainConfig
 from heatline.train.locks import lock_file
-from heatline.train.products.processors import own_processors
 from heatline.train.run import RunFolder
+
+
+@contextmanager
+def own_processors(count: int) -> Iterator[None]:
+    """Limit this process to `count` processors that no other training in this context has.
+
+    Its threads, also those of PyTorch and OpenVINO, then share these, as if the machine had no others. If other
+    trainings hold too many, processors are shared.
+
+    Raises:
+        TrainingError: the locks, in the folder for temporary files, cannot be written.
+    """
+    before = os.sched_getaffinity(0)
+    locks = Path(tempfile.gettempdir()) / f"heatline-processors-{os.getuid()}"
+    with ExitStack() as held:
+        own = list[int]()
+        for number in sorted(before):
+            if len(own) < count and held.enter_context(lock_file(locks / str(number))):
+                own.append(number)
+        own += sorted(before - {*own})[: count - len(own)]
+        os.sched_setaffinity(0, own)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
+
 
 LOG = "training.log"
 """File of the run's folder: what the training reported."""

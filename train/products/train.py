@@ -10,9 +10,8 @@ from heatline.edge.errors import ConfigError, HeatlineError, Interrupted, Traini
 from heatline.edge.util.process import cores
 from heatline.edge.util.text import format_count
 from heatline.train.config import TrainConfig
-from heatline.train.products.page import write_page
+from heatline.train.products.page import ProductResult, ProductsReport, read_result, worst_first, write_page
 from heatline.train.products.plan import Plan, Product
-from heatline.train.products.result import ProductResult, ProductsReport, read_result, worst_first
 from heatline.train.products.task import train_product
 
 RETRIES = 3

@@ -1,11 +1,25 @@
-"""The interface of all annotation formats: the defective pixels of one picture."""
+"""The interface of all annotation formats: the defective pixels of one picture, and objects with classes and shapes."""
 
+from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from heatline.edge.errors import InputError
+
+OnUnusable = Callable[[Path, InputError], None]
+"""Called with the file and the error. If it returns, reading continues without the file's content."""
+
+
+def stop(file: Path, error: InputError) -> None:
+    """Raise the error: reading ends at the first file that cannot be used."""
+    raise error
 
 
 class Annotation(Protocol):
@@ -38,3 +52,235 @@ class Annotation(Protocol):
         Raises:
             InputError: the file cannot be read, or was made for a picture of another size.
         """
+
+
+# The shapes of annotations (boxes, polygons, circles, runs), and the pixels that each covers.
+#
+# Coordinates count px from 0 at the picture's upper left pixel, unless they are relative. Annotation tools round, and
+# count from 0 or from 1, so a shape may extend beyond its picture by `SLACK_PX` and is clipped there. A shape that
+# extends further is an error: it belongs to another picture.
+
+SLACK_PX = 1
+
+
+class Shape(Protocol):
+    """An area of a picture."""
+
+    def draw(self, mask: NDArray[np.bool_]) -> None:
+        """Set the shape's pixels in a mask [H, W].
+
+        Raises:
+            ValueError: it does not fit a picture of that size; the message continues "a shape that ...".
+        """
+
+
+@dataclass(frozen=True)
+class Box:
+    """The pixels x0 <= x < x1, y0 <= y < y1."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+    def draw(self, mask: NDArray[np.bool_]) -> None:
+        height, width = mask.shape
+        if self.x0 >= self.x1 or self.y0 >= self.y1:
+            raise ValueError("has no area")
+        if (
+            not (-SLACK_PX <= self.x0 < width and -SLACK_PX <= self.y0 < height)
+            or not (0 < self.x1 <= width + SLACK_PX)
+            or not (0 < self.y1 <= height + SLACK_PX)
+        ):
+            raise ValueError(_outside(mask))
+        mask[max(self.y0, 0) : self.y1, max(self.x0, 0) : self.x1] = True
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """Corners x, y, rounded to whole px. The outline belongs to the polygon; it is filled by the even-odd rule.
+
+    As `cv2.fillPoly` draws it: every pixel whose centre lies inside the rounded polygon, and every pixel that an edge
+    passes through. This reproduces all 192 published masks of BSData to the pixel.
+    """
+
+    corners: Sequence[tuple[float, float]]
+
+    def draw(self, mask: NDArray[np.bool_]) -> None:
+        height, width = mask.shape
+        corners = np.asarray(self.corners, np.float64)
+        if len(corners) < 3:
+            raise ValueError(f"has {len(corners)} corners; expected at least 3")
+        last = np.array([width - 1, height - 1])
+        if corners.min() < -SLACK_PX or (corners > last + SLACK_PX).any():
+            raise ValueError(_outside(mask))
+        rounded = np.clip(np.rint(corners), 0, last).astype(np.int32)
+        cv2.fillPoly(mask.view(np.uint8), [rounded], 1)
+
+
+@dataclass(frozen=True)
+class RelativePolygon:
+    """A polygon whose corners x, y are shares of the picture's width and height, 0 to 1."""
+
+    corners: Sequence[tuple[float, float]]
+
+    def draw(self, mask: NDArray[np.bool_]) -> None:
+        height, width = mask.shape
+        self._draw(mask, [(x * width, y * height) for x, y in self.corners])
+
+    def _draw(self, mask: NDArray[np.bool_], corners: Sequence[tuple[float, float]]) -> None:
+        Polygon(corners).draw(mask)
+
+
+class RelativeBox(RelativePolygon):
+    """A box by two such corners; it covers at least one px."""
+
+    def _draw(self, mask: NDArray[np.bool_], corners: Sequence[tuple[float, float]]) -> None:
+        (x0, y0), (x1, y1) = corners
+        left, top = min(round(x0), mask.shape[1] - 1), min(round(y0), mask.shape[0] - 1)
+        Box(left, top, max(round(x1), left + 1), max(round(y1), top + 1)).draw(mask)
+
+
+class Rectangle(Polygon):
+    """A box that LabelMe stores as two corners: it covers pixels like a polygon and overstates a defect like a box."""
+
+
+@dataclass(frozen=True)
+class Circle:
+    """All pixels whose centre is at most `radius` px from (x, y).
+
+    The centre must lie in the picture; the rim may leave it.
+    """
+
+    x: float
+    y: float
+    radius: float
+
+    def draw(self, mask: NDArray[np.bool_]) -> None:
+        height, width = mask.shape
+        if not (0 <= self.x < width and 0 <= self.y < height):
+            raise ValueError(_outside(mask))
+        ys, xs = np.ogrid[:height, :width]
+        mask |= (xs - self.x) ** 2 + (ys - self.y) ** 2 <= self.radius**2
+
+
+@dataclass(frozen=True)
+class Runs:
+    """COCO's RLE: run lengths down the columns of a picture of size `hw`, alternately outside (first) and inside."""
+
+    hw: tuple[int, int]
+    counts: Sequence[int]
+
+    def draw(self, mask: NDArray[np.bool_]) -> None:
+        if self.hw != mask.shape:
+            raise ValueError(f"was made for a picture of {self.hw[0]}x{self.hw[1]} px (height x width)")
+        total = self.hw[0] * self.hw[1]
+        if min(self.counts, default=0) < 0 or sum(self.counts) != total:
+            raise ValueError(f"has run lengths of {sum(self.counts)} px in all; expected {total}, none below 0")
+        inside = np.repeat(np.arange(len(self.counts)) % 2 == 1, self.counts)
+        mask |= inside.reshape(self.hw[1], self.hw[0]).T
+
+
+def _outside(mask: NDArray[np.bool_]) -> str:
+    return f"does not lie in its picture of {mask.shape[1]}x{mask.shape[0]} px (width x height)"
+
+
+@dataclass(frozen=True)
+class MarkedObject:
+    """One object of an annotation."""
+
+    name: str
+    """Class name."""
+    shapes: tuple[Shape, ...]
+    description: str
+    """Phrase for messages: the object's kind, and its place in the file or picture."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The marked objects of one picture."""
+
+    frame_hw: tuple[int, int] | None
+    """Size of the annotated picture, px; None: the file does not state it."""
+    objects: tuple[MarkedObject, ...]
+
+
+@dataclass(frozen=True)
+class MarkedObjects(ABC):
+    """An `Annotation` that consists of objects with classes; each format implements `marks`."""
+
+    file: Path
+    classes: frozenset[str] | None
+    """Classes whose objects are defects; None: all."""
+
+    @abstractmethod
+    def marks(self) -> Marks:
+        """Read the marked objects from the file.
+
+        Raises:
+            InputError: it is damaged, or no file of this format.
+        """
+
+    def lines(self) -> list[tuple[int, str]]:
+        """Return the lines of a text file that are not empty, with their numbers.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        try:
+            lines = self.file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{self.file} cannot be read ({error}); expected a line per object, copy it again"
+            ) from error
+        return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+    @property
+    def where(self) -> str:
+        """Phrase for messages: which annotation this is."""
+        return str(self.file)
+
+    def objects(self) -> Counter[str]:
+        """Count the objects of each class."""
+        return Counter(marked.name for marked in self.marks().objects)
+
+    def marks_defects(self) -> bool:
+        """Whether any object is a defect."""
+        return any(self._is_defect(marked) for marked in self.marks().objects)
+
+    def is_exact(self) -> bool:
+        """Whether no defect is a box."""
+        defects = filter(self._is_defect, self.marks().objects)
+        loose = Box | Rectangle | RelativeBox
+        return not any(isinstance(shape, loose) for marked in defects for shape in marked.shapes)
+
+    def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
+        """Return the defective pixels, bool [H, W]: those inside objects that are defects."""
+        mask = np.zeros(frame_hw, np.bool_)
+        for of_class in self.masks_by_class(frame_hw).values():
+            mask |= of_class
+        return mask
+
+    def masks_by_class(self, frame_hw: tuple[int, int]) -> dict[str, NDArray[np.bool_]]:
+        """Return the pixels inside the objects of each class that is a defect."""
+        marks = self.marks()
+        if marks.frame_hw is not None and marks.frame_hw != frame_hw:
+            height, width = marks.frame_hw
+            raise InputError(
+                f"{self.where} was made for a picture of {height}x{width} px (height x width), its picture is "
+                f"{frame_hw[0]}x{frame_hw[1]}; defects must be marked on the picture they belong to"
+            )
+        masks: dict[str, NDArray[np.bool_]] = {}
+        for marked in filter(self._is_defect, marks.objects):
+            mask = masks.setdefault(marked.name, np.zeros(frame_hw, np.bool_))
+            for shape in marked.shapes:
+                try:
+                    shape.draw(mask)
+                except ValueError as error:
+                    raise InputError(
+                        f"{self.where} has a {marked.description} that {error}; correct it, or remove it"
+                    ) from error
+        return masks
+
+    def _is_defect(self, marked: MarkedObject) -> bool:
+        return self.classes is None or marked.name in self.classes

@@ -14,7 +14,7 @@ import msgspec
 
 from heatline.edge.errors import InputError
 from heatline.edge.picture_folders import Place
-from heatline.train.readers.shapes import Box, MarkedObject, MarkedObjects, Marks, Polygon, Runs, Shape
+from heatline.train.readers.annotation import Box, MarkedObject, MarkedObjects, Marks, Polygon, Runs, Shape
 
 
 class _Image(msgspec.Struct):

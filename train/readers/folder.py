@@ -23,15 +23,10 @@ from heatline.edge.images import SUFFIXES
 from heatline.edge.picture_folders import EXPECTED, Layout, Place, Root, find_layout
 from heatline.edge.util.text import utf8_safe
 from heatline.train.readers import coco, yolo
-from heatline.train.readers.annotation import Annotation
-from heatline.train.readers.deeppcb import DeepPcbBoxes
+from heatline.train.readers.annotation import Annotation, OnUnusable, stop
 from heatline.train.readers.labelled import LabelledFolder, LabelledImage
-from heatline.train.readers.labelme import LabelMePolygons
-from heatline.train.readers.labels_csv import read_labels
-from heatline.train.readers.mask_png import MaskPng
-from heatline.train.readers.places import Places
-from heatline.train.readers.unusable import OnUnusable, stop
-from heatline.train.readers.voc import VocBoxes
+from heatline.train.readers.labels_csv import Places, read_labels
+from heatline.train.readers.per_picture import DeepPcbBoxes, LabelMePolygons, MaskPng, VocBoxes
 
 Read = Callable[[Mapping[Path, Place], frozenset[str] | None], Iterable[tuple[Place, Annotation]]]
 """Takes files of annotations, and the classes that are defects (None: all); returns each picture's annotation."""

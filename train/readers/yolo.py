@@ -17,7 +17,7 @@ import numpy as np
 from heatline.edge.errors import InputError
 from heatline.edge.picture_folders import Place
 from heatline.edge.util.extras import missing_extra
-from heatline.train.readers.shapes import MarkedObject, MarkedObjects, Marks, RelativeBox, RelativePolygon
+from heatline.train.readers.annotation import MarkedObject, MarkedObjects, Marks, RelativeBox, RelativePolygon
 
 SLACK = 0.1
 

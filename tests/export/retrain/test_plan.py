@@ -18,7 +18,7 @@ from heatline.export.retrain.record import Retraining
 from heatline.export.retrain.select import Selection, UsableFrame, digest_pixels, group_name
 from heatline.train.config import TrainConfig
 from heatline.train.readers import LabelledFolder, LabelledImage
-from heatline.train.readers.reviewed import ReviewedFrame
+from heatline.train.readers.labelled import ReviewedFrame
 from tests.export.retrain.marked import good_frame
 
 NO_FORMER: list[tuple[Path, ReviewedFrame]] = []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from heatline.train.dense.bag_tiles import BagTiles, Evaluate
+from heatline.train.dense.fit_head import BagTiles, Evaluate
 
 BAG = np.arange(10, 20)
 

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import DivergedError
 from heatline.train.config import DenseRecipeConfig
-from heatline.train.dense.bag_tiles import USED_FOR
-from heatline.train.dense.fit_head import HeadTraining, predict
+from heatline.train.dense.fit_head import USED_FOR, HeadTraining, predict
 from heatline.train.dense.tiles import LabelKind
 from heatline.train.evaluation.figures import auroc
 from heatline.train.features.cache import Features

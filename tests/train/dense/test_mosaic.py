@@ -4,8 +4,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.train.dense.mosaic import NOT_COUNTED, WINDOWS, choose_windows, compose_mosaics, compose_shares
-from heatline.train.dense.objective import DEFECTIVE_CELL
+from heatline.train.dense.fit_head import (
+    DEFECTIVE_CELL,
+    NOT_COUNTED,
+    WINDOWS,
+    choose_windows,
+    compose_mosaics,
+    compose_shares,
+)
 
 CELLS = 12
 seeds = st.integers(0, 2**32 - 1)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heatline.train.dense.objective import StepMaps, bag_numbers, step_loss
+from heatline.train.dense.fit_head import StepMaps, bag_numbers, step_loss
 
 CELLS, TOP = 5, 4
 Array = NDArray[np.float64]
