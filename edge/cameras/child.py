@@ -14,6 +14,7 @@ import threading
 import time
 from dataclasses import replace
 from importlib import import_module
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -22,7 +23,6 @@ from numpy.typing import NDArray
 
 from heatline.edge.cameras.base import EndOfFrames, FrameSource
 from heatline.edge.cameras.process import (
-    Broken,
     Close,
     Ended,
     FireTrigger,
@@ -103,7 +103,8 @@ class CameraServer:
         except EndOfFrames:
             self._line.send(Ended())
         except HeatlineError as error:
-            self._line.send(Broken(utf8_safe(str(error)), isinstance(error, MissingExtraError)))
+            cause: Literal["camera", "library"] = "library" if isinstance(error, MissingExtraError) else "camera"
+            self._line.send(Ended(utf8_safe(str(error)), cause))
         finally:
             self._source.close()
 

@@ -9,7 +9,7 @@ import select
 import socket
 import subprocess
 import time
-from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
@@ -51,14 +51,12 @@ class TriggerResult(Message, frozen=True):
 
 
 class Ended(Message, frozen=True):
-    """The camera has shown its last frame; this is not a fault."""
+    """The last message: no more frames come."""
 
-
-class Broken(Message, frozen=True):
-    """The camera cannot be used any more, and the process ends."""
-
-    error: str
-    missing_extra: bool = False
+    error: str | None = None
+    """None: the camera has shown its last frame, which is not a fault."""
+    cause: Literal["camera", "library", "process"] = "camera"
+    """What is at fault: the camera, a library that is not installed, or the process, which ended without a message."""
 
 
 # To the camera's process, besides `ReleaseSlot`.
@@ -82,18 +80,11 @@ class Close(Message, frozen=True):
     """Close the camera and end."""
 
 
-FromCamera = Opened | FrameReady | BadFrame | HealthReply | TriggerResult | Ended | Broken
+FromCamera = Opened | FrameReady | BadFrame | HealthReply | TriggerResult | Ended
 ToCamera = ReleaseSlot | HealthRequest | FireTrigger | Close
 
 
-@dataclass(frozen=True)
-class ProcessDied:
-    """The process ended without a message."""
-
-    detail: str
-
-
-ProcessMessage = Opened | Frame | BadFrame | HealthReply | TriggerResult | Ended | Broken | ProcessDied
+ProcessMessage = Opened | Frame | BadFrame | HealthReply | TriggerResult | Ended
 
 
 class CameraProcess:
@@ -128,15 +119,15 @@ class CameraProcess:
         return self._channel.fileno()
 
     def receive(self) -> ProcessMessage | None:
-        """Return the next message; None if none waits. `Ended`, `Broken` and `ProcessDied` are the last."""
+        """Return the next message; None if none waits."""
         try:
             message = self._channel.receive()
         except BlockingIOError:
             return None
         except (OSError, ValueError, msgspec.MsgspecError) as error:
-            return ProcessDied(f"what it sent cannot be read: {error}")
+            return Ended(f"what it sent cannot be read: {error}", "process")
         if message is None:
-            return ProcessDied(f"its process {self._describe_end()}")
+            return Ended(f"its process {self._describe_end()}", "process")
         return self._received(message) if isinstance(message, FrameReady) else message
 
     def send(self, message: ToCamera) -> None:
@@ -164,7 +155,7 @@ class CameraProcess:
     def _read_to_end(self, messages: list[ProcessMessage]) -> bool:
         """Append the messages that wait; return whether the process has ended."""
         while (message := self.receive()) is not None:
-            if isinstance(message, ProcessDied):
+            if isinstance(message, Ended) and message.cause == "process":
                 return True
             messages.append(message)
         return False

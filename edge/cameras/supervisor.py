@@ -16,12 +16,10 @@ from typing import Literal
 from heatline.edge.cameras.base import EndOfFrames, Opened
 from heatline.edge.cameras.liveness import Fault, Liveness
 from heatline.edge.cameras.process import (
-    Broken,
     CameraProcess,
     Ended,
     HealthReply,
     HealthRequest,
-    ProcessDied,
     ProcessMessage,
     TriggerResult,
 )
@@ -98,7 +96,7 @@ class SupervisedCamera:
         """What is wrong with the camera; None once it has shown that it is alive."""
         self._alarm: CameraAlarm | None = None
         """The alarm that was reported and has not ended."""
-        self._missing_extra = False
+        self._library_is_missing = False
         self._requested: _Reconfiguration | None = None
         self._reconfiguring: _Reconfiguration | None = None
         """The reconfiguration that has begun and whose camera is not open yet."""
@@ -236,7 +234,7 @@ class SupervisedCamera:
         poll.register(self._wake, select.POLLIN)
         if self._process is not None:
             poll.register(self._process.fileno(), select.POLLIN)
-        give_up_ns = self._intake.next_give_up_ns
+        give_up_ns = self._intake.parts.next_give_up_ns
         if give_up_ns is not None:
             wait_s = min(wait_s, (give_up_ns - time.monotonic_ns()) / 1e9)
         poll.poll(max(wait_s, 0.001) * 1e3)
@@ -324,15 +322,14 @@ class SupervisedCamera:
                     self._mark_alive("IDLE")
             case TriggerResult(number, error):
                 self._intake.record_result(number, error)
-            case Ended():
+            case Ended(None):
                 self._set_state("ENDED")
                 self._close_process("stopped", "the camera has shown its last frame", within_s=0.0)
                 self._intake.give_up("the camera has shown its last frame")
-            case Broken(error, missing_extra):
-                self._missing_extra = missing_extra
-                self._fail(Fault("broken" if self._opened else "open", error))
-            case ProcessDied(detail):
-                self._fail(Fault("process", detail))
+            case Ended(str(error), cause):
+                self._library_is_missing = cause == "library"
+                camera_fault = "open" if self._opened is None else "broken"
+                self._fail(Fault("process" if cause == "process" else camera_fault, error))
 
     def _handle_frame(self, item: Frame | BadFrame) -> None:
         fault, missing_ids = None, list[int]()
@@ -440,4 +437,4 @@ class SupervisedCamera:
 
     def _error(self, detail: str) -> HeatlineError:
         prefix = "" if detail.startswith("camera ") else f"camera {self.name}: "
-        return (MissingExtraError if self._missing_extra else CameraError)(prefix + detail)
+        return (MissingExtraError if self._library_is_missing else CameraError)(prefix + detail)

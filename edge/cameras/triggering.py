@@ -58,23 +58,13 @@ class ExpectedPart:
     give_up_ns: int
 
 
-class ExpectedParts:
-    """Parts of one camera that wait for their frames, oldest first."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[ExpectedPart] = deque()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
+class ExpectedParts(deque[ExpectedPart]):
+    """Parts of one camera that wait for their frames, oldest first. The next frame that is taken shows the last one."""
 
     @property
     def next_give_up_ns(self) -> int | None:
         """When the wait of the oldest part ends; None: no part waits."""
-        return self._waiting[0].give_up_ns if self._waiting else None
-
-    def expect(self, part: ExpectedPart) -> None:
-        """Add a part: the next frame that is taken shows it."""
-        self._waiting.append(part)
+        return self[0].give_up_ns if self else None
 
     def match_frame(self, taken_ns: int) -> tuple[ExpectedPart | None, list[ExpectedPart]]:
         """Return the part that a frame shows, None if none was expected, and the earlier parts, which get no frame."""
@@ -91,8 +81,8 @@ class ExpectedParts:
 
     def _pop_while(self, condition: Callable[[ExpectedPart], bool]) -> list[ExpectedPart]:
         parts: list[ExpectedPart] = []
-        while self._waiting and condition(self._waiting[0]):
-            parts.append(self._waiting.popleft())
+        while self and condition(self[0]):
+            parts.append(self.popleft())
         return parts
 
 
@@ -109,7 +99,7 @@ class Intake:
         self._number = 0
         """The ledger's number of the last frame in `waiting` so far."""
         self._requests: deque[TriggerRequest] = deque()
-        self._parts = ExpectedParts()
+        self.parts = ExpectedParts()
         self._fired: TriggerRequest | None = None
         self._trigger_number = 0
         self.restart()
@@ -145,16 +135,16 @@ class Intake:
             if fire is None:
                 self._refuse(request, part, "camera_dead", "the camera is not there")
             elif hardware:
-                self._parts.expect(part)
+                self.parts.append(part)
                 request.answer(TriggerAnswer())
-            elif len(self._parts):
+            elif len(self.parts):
                 self._refuse(request, part, "busy", "the frame of the trigger before it had not come yet")
             elif now_ns < self._quiet_until_ns:
                 self._refuse(request, part, "busy", "the frame of a trigger before it may still be on its way")
             elif now_ns - request.requested_ns > FIRE_WITHIN_SECONDS * 1e9:
                 self._refuse(request, part, "busy", "the line could not fire it in time")
             else:
-                self._parts.expect(part)
+                self.parts.append(part)
                 self._fired = request
                 self._trigger_number += 1
                 fire(FireTrigger(self._trigger_number, request.requested_ns + round(FIRE_WITHIN_SECONDS * 1e9)))
@@ -164,18 +154,13 @@ class Intake:
         if error is not None and number == self._trigger_number:
             self.give_up(error)
 
-    @property
-    def next_give_up_ns(self) -> int | None:
-        """When the wait of the oldest part ends; None: no part waits."""
-        return self._parts.next_give_up_ns
-
     def expire(self, now_ns: int) -> int:
         """Report the parts whose wait has ended; return their number.
 
         A camera whose frames take longer than that would show each part under the id of the next one. So until a frame
         has come in time since the camera was opened, the next trigger waits for twice as long.
         """
-        expired = self._parts.pop_expired(now_ns)
+        expired = self.parts.pop_expired(now_ns)
         if expired and not self._frame_came_in_time and self._settings.triggered == "software":
             self._quiet_until_ns = now_ns + round(self._settings.part_within_s * 1e9)
         self._miss(expired, f"no frame came within {self._settings.part_within_s * 1e3:g} ms of its trigger")
@@ -183,7 +168,7 @@ class Intake:
 
     def give_up(self, reason: str) -> None:
         """Report all parts that wait: no frame will come for them."""
-        self._miss(self._parts.pop_all(), reason)
+        self._miss(self.parts.pop_all(), reason)
 
     def refuse_all(self, refused: Refusal, detail: str) -> None:
         """Refuse the requests that were not served yet."""
@@ -214,7 +199,7 @@ class Intake:
             taken_ns: when it was taken, on the host's monotonic clock.
             instead: why the frame cannot be inspected; None: it can. Its stamp does not count.
         """
-        part, passed = self._parts.match_frame(taken_ns)
+        part, passed = self.parts.match_frame(taken_ns)
         self._report_lost(list(missing_ids[self._missed :]), passed, item.stamp)
         self._missed = self._quiet_until_ns = 0
         if part is not None:

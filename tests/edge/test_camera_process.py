@@ -23,13 +23,11 @@ from heatline.edge.cameras.base import Opened
 from heatline.edge.cameras.child import SPARE_SLOTS, digest
 from heatline.edge.cameras.pattern import pattern
 from heatline.edge.cameras.process import (
-    Broken,
     CameraProcess,
     Ended,
     FireTrigger,
     HealthReply,
     HealthRequest,
-    ProcessDied,
     ProcessMessage,
     TriggerResult,
 )
@@ -279,7 +277,8 @@ def test_an_impossible_trigger_is_answered_with_the_reason() -> None:
 def test_a_camera_that_cannot_be_opened_reports_the_reason_and_its_process_ends(tmp_path: Path) -> None:
     with running(FolderSettings(name="top", path=tmp_path / "none")) as camera:
         message = camera.next()
-        assert isinstance(message, Broken)
+        assert isinstance(message, Ended)
+        assert message.error is not None
         assert "none is not a folder" in message.error
         assert camera.process.close(WITHIN_SECONDS) == []
 
@@ -318,7 +317,7 @@ def test_a_killed_process_delivers_its_last_messages_and_then_its_end(read_all: 
         camera.process._process.wait()
         messages = [camera.next() for _ in range(4)]
         assert shown(messages) == NEXT_THREE
-        assert messages[3] == ProcessDied("its process was ended by SIGKILL")
+        assert messages[3] == Ended("its process was ended by SIGKILL", "process")
         assert camera.next() == messages[3], "each later call returns the same"
 
 

@@ -24,7 +24,7 @@ def test_a_frame_shows_the_part_that_was_expected_last_when_it_was_taken() -> No
     parts = ExpectedParts()
     a, b, c = part("a", 10), part("b", 20), part("c", 30)
     for each in (a, b, c):
-        parts.expect(each)
+        parts.append(each)
     assert parts.match_frame(9) == (None, [])
     assert len(parts) == 3, "their own frames may still come"
     assert parts.match_frame(19) == (a, [])  # it arrives after the others are expected
@@ -35,15 +35,15 @@ def test_a_frame_shows_the_part_that_was_expected_last_when_it_was_taken() -> No
 def test_a_part_waits_exactly_until_its_time_limit() -> None:
     parts = ExpectedParts()
     a, b = part("a", 10, 110), part("b", 20, 120)
-    parts.expect(a)
-    parts.expect(b)
+    parts.append(a)
+    parts.append(b)
     assert (parts.next_give_up_ns, len(parts)) == (110, 2)
     assert parts.pop_expired(109) == []
     assert parts.pop_expired(110) == [a]
     assert parts.match_frame(115) == (b, [])
     assert (parts.next_give_up_ns, len(parts), parts.pop_expired(10**12)) == (None, 0, [])
-    parts.expect(a)
-    parts.expect(b)
+    parts.append(a)
+    parts.append(b)
     assert parts.pop_all() == [a, b], "all are let go at once"
     assert (parts.pop_all(), parts.match_frame(50)) == ([], (None, []))
 
@@ -104,7 +104,7 @@ def test_despite_losses_a_frame_shows_the_part_of_the_last_trigger_before_it(
             ended.append(each.part_id)
             given_up[each.part_id] = at_ns
         if what == "announced":
-            parts.expect(part(str(n), at_ns, at_ns + within_ns))
+            parts.append(part(str(n), at_ns, at_ns + within_ns))
             continue
         shows, passed = parts.match_frame(line[n].taken_ns)
         shown[n] = shows.part_id if shows else None
@@ -147,7 +147,7 @@ def shown_parts(line: list[Passage]) -> dict[int, str | None]:
     parts, shown = ExpectedParts(), dict[int, str | None]()
     for at_ns, _, what, n in in_order_of_time(line):
         if what == "announced":
-            parts.expect(part(str(n), at_ns))
+            parts.append(part(str(n), at_ns))
         else:
             found, _passed = parts.match_frame(line[n].taken_ns)
             shown[n] = found.part_id if found else None
@@ -165,7 +165,7 @@ class Station:
         self.liveness.begin(Opened(found=""), 0)
 
     def expect(self, part_id: str, at_ms: int, within_ms: int = 1000) -> None:
-        self.parts.expect(part(part_id, at_ms * MS, (at_ms + within_ms) * MS))
+        self.parts.append(part(part_id, at_ms * MS, (at_ms + within_ms) * MS))
 
     def frame(self, taken_ms: int, arrived_ms: int) -> str | None:
         """Deliver a frame; return its part."""
