@@ -260,16 +260,13 @@ class GenicamCamera(FrameSource):
                 if instance:
                     aravis.g_object_unref(instance)
             self._camera = self._device = self._stream = self._chunk_parser = 0
-            self._started = self._silent = False
-            self._strays = 0
-            self._lent_buffer = self._failure = self._last_frame_id = self._control_callback = None
-            self._memory, self._chunks = {}, {}
+            self._started, self._lent_buffer = False, None
+            self._memory.clear()
 
     # Opening.
 
     def _open(self) -> Opened:
         aravis.load()
-        self._control_lost.clear()
         try:
             aravis_name = resolve_address(self._settings.address, self._settings.interface)
         except CameraError as error:
@@ -321,11 +318,10 @@ class GenicamCamera(FrameSource):
             self._set_region(*settings.region)
         self._set_trigger()
         if settings.exposure_us is not None:
-            self._switch_off("ExposureAuto")
-            self._set_number("exposure_us", settings.exposure_us, "exposure_time", 0.05 * settings.exposure_us)
+            tolerance = 0.05 * settings.exposure_us
+            self._set_number("exposure_us", settings.exposure_us, "exposure_time", tolerance, "ExposureAuto")
         if settings.gain_db is not None:
-            self._switch_off("GainAuto")
-            self._set_number("gain_db", settings.gain_db, "gain", 0.5)
+            self._set_number("gain_db", settings.gain_db, "gain", 0.5, "GainAuto")
         if settings.rate_fps is not None and settings.trigger == "free":
             with contextlib.suppress(AravisError):  # enables the rate; not all cameras have this feature
                 aravis.camera_set_boolean(camera, "AcquisitionFrameRateEnable", True)
@@ -386,20 +382,21 @@ class GenicamCamera(FrameSource):
             raise self._error(f"it has no trigger source {source}; it offers {', '.join(offered)}")
         with self._naming("trigger", source):
             aravis.camera_set_trigger(camera, source)
-        if (accepted := aravis.camera_get_string(camera, "TriggerSource")) != source:
-            raise self._error(f"trigger source {source} was requested, and it took {accepted}")
 
-    def _set_number(self, key: str, requested: float, feature: str, tolerance: float) -> None:
+    def _set_number(self, key: str, requested: float, feature: str, tolerance: float, automatic: str = "") -> None:
         """Set a number, and check that the camera has accepted it.
 
         Args:
             feature: its name in the library.
             tolerance: largest rounding error of the camera.
+            automatic: a feature that would override the setting; it is switched off.
         """
         camera = self._camera
         if not getattr(aravis, f"camera_is_{feature}_available")(camera):
             raise self._error(f"it has no feature for {key}; leave {key} out")
         with self._naming(key, requested):
+            if automatic and aravis.camera_is_feature_available(camera, automatic):
+                aravis.camera_set_string(camera, automatic, "Off")
             bounds = getattr(aravis, f"camera_get_{feature}_bounds")
             low, high = aravis.outputs(bounds, camera, c_double, c_double)
             if low <= requested <= high:
@@ -413,12 +410,6 @@ class GenicamCamera(FrameSource):
                 f"{key} {requested:g} does not suit it: with the settings before it offers {low:g} to {high:g}, "
                 f"and it stands at {accepted:g}"
             )
-
-    def _switch_off(self, feature: str) -> None:
-        """Switch off an automatic feature, which would override the setting."""
-        if aravis.camera_is_feature_available(self._camera, feature):
-            with self._naming(feature, "Off"):
-                aravis.camera_set_string(self._camera, feature, "Off")
 
     def _set_chunks(self, chunks: list[str]) -> None:
         camera = self._camera
