@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Self
 
 import cv2
 import msgspec
@@ -32,9 +31,9 @@ from heatline.edge.wire.events import CameraState
 STEP_SECONDS = 0.25
 """Longest wait for a frame, or after a trigger that brought none."""
 MAX_WAITING_PICTURES = 64
-"""Limit of the pictures of all cameras that wait to be written. With more, a grab waits for the disk, and loses frames.
-"""
+"""Limit of a camera's pictures that wait to be written. With more, the grab waits for the disk, and loses frames."""
 WRITERS = 4
+OR_ELSE = ", or name another folder with --out"
 REGION_RGB, TILE_RGB = (255, 220, 0), (0, 200, 255)
 SHADE = 3
 """Factor by which pixels outside all tiles are darkened."""
@@ -89,55 +88,38 @@ class Grabbed(msgspec.Struct, kw_only=True):
     warnings: list[str] = []
 
 
-class PictureFolder:
-    """A folder for pictures, which are written by threads of the lowest priority.
+def writers() -> ThreadPoolExecutor:
+    """Return threads of the lowest priority that write pictures: frames that wait for the processor are lost."""
+    # On Linux a thread has a priority of its own.
+    return ThreadPoolExecutor(WRITERS, initializer=lambda: os.setpriority(os.PRIO_PROCESS, 0, 19))
+
+
+def existing_files(folder: Path) -> list[str]:
+    """Make a folder for pictures if it is missing; return the names of the files in it.
 
     Raises:
         InputError: the folder cannot be written.
     """
+    with writing(folder, or_else=OR_ELSE):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return [path.name for path in folder.iterdir() if path.is_file()]
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with self._writing():
-            path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path):
-                pass
-            self.existing = [file.name for file in path.iterdir() if file.is_file()]
-            """Names of the files that existed before."""
-        self._room = threading.Semaphore(MAX_WAITING_PICTURES)
-        # Frames that wait for the processor are lost. On Linux a thread has a priority of its own.
-        self._threads = ThreadPoolExecutor(WRITERS, initializer=lambda: os.setpriority(os.PRIO_PROCESS, 0, 19))
 
-    def __enter__(self) -> Self:
-        return self
+def save(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write a picture, grey [H, W] or RGB [H, W, 3].
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._threads.shutdown(wait=kind is None, cancel_futures=kind is not None)
-
-    def write_soon(self, name: str, picture: NDArray[np.uint8]) -> "Future[None]":
-        """Write a picture, grey [H, W] or RGB [H, W, 3], soon; wait while too many wait."""
-        self._room.acquire()
-        writing_it = self._threads.submit(self.write, name, picture)
-        writing_it.add_done_callback(lambda _: self._room.release())
-        return writing_it
-
-    def write(self, name: str, picture: NDArray[np.uint8]) -> None:
-        """Write a picture.
-
-        Raises:
-            InputError: it cannot be written.
-        """
-        data = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-        try:
-            with self._writing():
-                (self.path / name).write_bytes(cv2.imencode(".png", data)[1].tobytes())
-        except InputError:
-            with contextlib.suppress(OSError):  # leave no incomplete picture
-                (self.path / name).unlink()
-            raise
-
-    def _writing(self) -> contextlib.AbstractContextManager[None]:
-        return writing(self.path, or_else=", or name another folder with --out")
+    Raises:
+        InputError: it cannot be written.
+    """
+    data = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    try:
+        with writing(path.parent, or_else=OR_ELSE):
+            path.write_bytes(cv2.imencode(".png", data)[1].tobytes())
+    except InputError:
+        with contextlib.suppress(OSError):  # leave no incomplete picture
+            path.unlink()
+        raise
 
 
 class Grab:
@@ -146,6 +128,7 @@ class Grab:
     Args:
         frame_count: number of frames to grab.
         timeout_s: time limit from when the camera is open.
+        pool: see `writers`.
         stopping: ends the grab early, with the frames so far.
     """
 
@@ -154,11 +137,13 @@ class Grab:
         settings: CameraSettings,
         frame_count: int,
         timeout_s: float,
-        folder: PictureFolder,
+        folder: Path,
+        pool: ThreadPoolExecutor,
         stopping: threading.Event,
     ) -> None:
         self.name, self._settings, self._timeout_s = settings.name, settings, timeout_s
-        self._folder, self._stopping = folder, stopping
+        self._folder, self._pool, self._stopping = folder, pool, stopping
+        self._room = threading.Semaphore(MAX_WAITING_PICTURES)
         self._grabbed = Grabbed(asked=frame_count, trigger=settings.triggered)
         self.failure: HeatlineError | None = None
         """Why fewer frames came than requested; None: all came."""
@@ -169,7 +154,7 @@ class Grab:
         self._first: NDArray[np.uint8] | None = None
         self._pictures: dict[str, Future[None]] = {}
         """By the name of the file."""
-        self._first_number = _next_number(settings.name, folder.existing)
+        self._first_number = _next_number(settings.name, existing_files(folder))
         self._awaits_answer = False  # of a trigger
 
     @property
@@ -267,7 +252,9 @@ class Grab:
         self._first = picture if self._first is None else self._first
         number = self._first_number + self._grabbed.frames
         name = f"{self.name}-{number:05d}-{'none' if frame_id is None else frame_id}.png"
-        self._pictures[name] = self._folder.write_soon(name, picture)
+        self._room.acquire()
+        self._pictures[name] = self._pool.submit(save, self._folder / name, picture)
+        self._pictures[name].add_done_callback(lambda _: self._room.release())
         self._grabbed.frames += 1
 
     def _on_answer(self, _answer: TriggerAnswer) -> None:
@@ -300,7 +287,7 @@ class Grab:
         # Tiles of the default size, since the bundle, which may have others, need not exist yet.
         grid = TileGrid(self._first.shape[:2], region_of_interest=region)
         name = f"{self.name}-area.png"
-        self._folder.write(name, draw_region(self._first, grid))
+        save(self._folder / name, draw_region(self._first, grid))
         return Area(name, len(grid), len(grid.rows_y) * len(grid.columns_x))
 
 

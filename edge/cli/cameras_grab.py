@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from heatline.edge.cameras.grab import Grab, Grabbed, Loss, PictureFolder
+from heatline.edge.cameras.grab import Grab, Grabbed, Loss, writers
 from heatline.edge.cli.options import FiniteRange
 from heatline.edge.cli.output import json_option, print_facts, print_json, print_warnings, progress_bar
 from heatline.edge.config import load_config
@@ -60,8 +60,8 @@ def grab(line: Path, count: int, name: str | None, out: Path, timeout_s: float, 
     if not chosen:
         raise click.UsageError(f"{line} has no camera {name}; it has {', '.join(one.name for one in settings)}")
     stopping = threading.Event()
-    with PictureFolder(out) as folder, progress_bar() as progress:
-        grabs = [Grab(one, count, timeout_s, folder, stopping) for one in chosen]
+    with writers() as pool, progress_bar() as progress:
+        grabs = [Grab(one, count, timeout_s, out, pool, stopping) for one in chosen]
         for one in grabs:
             if one.trigger_line is not None:
                 click.echo(f"camera {one.name} waits for edges on its {one.trigger_line}", err=True)

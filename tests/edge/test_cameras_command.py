@@ -21,7 +21,7 @@ from heatline.edge.cameras import aravis
 from heatline.edge.cameras import grab as grab_module
 from heatline.edge.cameras.base import Opened
 from heatline.edge.cameras.discovery import video_devices
-from heatline.edge.cameras.grab import REGION_RGB, SHADE, TILE_RGB, Grab, Loss, PictureFolder, draw_region
+from heatline.edge.cameras.grab import REGION_RGB, SHADE, TILE_RGB, Grab, Loss, draw_region, writers
 from heatline.edge.cameras.pattern import pattern
 from heatline.edge.cameras.settings import FolderSettings, PatternSettings
 from heatline.edge.errors import CameraError, InputError
@@ -274,10 +274,11 @@ def test_a_grab_waits_for_a_slow_disk(tmp_path: Path, monkeypatch: pytest.Monkey
     counted = threading.Semaphore(0)
     (picture,) = noise(1, 4, 4)
     pictures = write_pictures(tmp_path / "in", {f"{n}.png": picture for n in range(3)})  # type: ignore[misc]
-    with PictureFolder(tmp_path / "out") as folder:
+    (tmp_path / "out").mkdir()
+    with writers() as pool:
         os.mkfifo(tmp_path / "out" / "top-00001-1.png")  # written once it is read
         settings = FolderSettings(name="top", path=pictures)
-        grab = Grab(settings, 3, WITHIN_SECONDS, folder, threading.Event())
+        grab = Grab(settings, 3, WITHIN_SECONDS, tmp_path / "out", pool, threading.Event())
         running = threading.Thread(target=grab.run, args=(counted.release,))
         running.start()
         assert counted.acquire(timeout=WITHIN_SECONDS)
@@ -317,9 +318,9 @@ def test_rate_and_jitter_are_those_of_the_intervals_without_a_lost_frame(
             pass
 
     monkeypatch.setattr(grab_module, "SupervisedCamera", Scripted)
-    with PictureFolder(tmp_path) as folder:
+    with writers() as pool:
         settings = PatternSettings(name="top")
-        grab = Grab(settings, 5, 60.0, folder, threading.Event())
+        grab = Grab(settings, 5, 60.0, tmp_path, pool, threading.Event())
         grab.run(lambda: None)
     report = grab.report()
     assert (report.jitter_ms, report.worst_jitter_ms) == pytest.approx((statistics.pstdev([10, 12, 9]), 12 - 31 / 3))
