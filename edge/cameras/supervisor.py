@@ -328,8 +328,10 @@ class SupervisedCamera:
                 self._intake.give_up("the camera has shown its last frame")
             case Ended(str(error), cause):
                 self._library_is_missing = cause == "library"
-                camera_fault = "open" if self._opened is None else "broken"
-                self._fail(Fault("process" if cause == "process" else camera_fault, error))
+                if cause == "process":
+                    self._fail(Fault("process", error))
+                else:
+                    self._fail(Fault("broken" if self._opened else "open", error))
 
     def _handle_frame(self, item: Frame | BadFrame) -> None:
         fault, missing_ids = None, list[int]()
