@@ -14,15 +14,14 @@ def modbus(line: str | None, symbols: bool) -> None:
     name or its TOML file, which has a table [modbus]. With --symbols and without LINE, prints the map of a line with
     one camera.
     """
-    from heatline.edge.bridge.modbus.tables import symbol_file
+    from heatline.edge.bridge.modbus.registers import symbol_file
 
     if symbols:
-        from heatline.edge.bridge.modbus.results import IdMap
         from heatline.edge.config import load_config
         from heatline.edge.target import file_of
 
-        places = IdMap(["camera"], []) if line is None else IdMap.of(load_config(file_of(line)))
-        click.echo(symbol_file(places), nl=False)
+        cameras = ["camera"] if line is None else [camera.name for camera in load_config(file_of(line)).cameras]
+        click.echo(symbol_file(cameras), nl=False)
         return
     if line is None:
         raise click.UsageError("LINE is missing; give a line's name or its TOML file")

@@ -10,8 +10,7 @@ from typing import Any, Literal, Self
 import msgspec
 from pymodbus.client import ModbusTcpClient
 
-from heatline.edge.bridge.modbus.bank import RegisterBank
-from heatline.edge.bridge.modbus.registers import BEGIN, COMMANDS, END, MAILBOX, Block, register_map
+from heatline.edge.bridge.modbus.registers import BEGIN, COMMANDS, END, MAILBOX, Block, RegisterBank, register_map
 from heatline.edge.bridge.modbus.server import ModbusServer
 from heatline.edge.config.bridges import ModbusConfig
 from tests.edge.followed_line import WITHIN_SECONDS, wait_until

@@ -10,18 +10,13 @@ import msgspec
 import pytest
 
 from heatline.edge.bridge.line import LineState
-from heatline.edge.bridge.modbus.bank import RegisterBank
-from heatline.edge.bridge.modbus.feed import Feed
-from heatline.edge.bridge.modbus.live import LatestVerdicts, LiveVerdicts
-from heatline.edge.bridge.modbus.mailbox import Mailbox
-from heatline.edge.bridge.modbus.panel import StatusBlock
-from heatline.edge.bridge.modbus.registers import LINE, MAILBOX, camera_block, register_map
-from heatline.edge.bridge.modbus.results import Entry
+from heatline.edge.bridge.modbus.blocks import Feed, LatestVerdicts, Mailbox, StatusBlock
+from heatline.edge.bridge.modbus.codes import Entry
+from heatline.edge.bridge.modbus.registers import LINE, MAILBOX, RegisterBank, camera_block, register_map
 from heatline.edge.config import load_config
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.errors import ConfigError, SupersededError
 from heatline.edge.service.reconfigure import require_exchangeable
-from heatline.edge.util.process import NamedThread
 from heatline.edge.wire.events import Handshake, Message, StatusEvent, VerdictEvent
 from tests.command import HEATLINE, complaint, heatline
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, event, wait_until
@@ -335,13 +330,10 @@ def test_the_newest_verdict_of_each_camera_is_shown_at_once(address: str, tmp_pa
     at_line = f"ipc://{tmp_path}/events"
     publisher = Publisher(at_line)
     publisher.start()
-    with served(address) as server, contextlib.closing(publisher):
+    with served(address) as server, contextlib.closing(publisher), contextlib.ExitStack() as open_:
         plc = server.plc()
-        latest = LatestVerdicts(server.bank, CAMERAS, PLACES)
-        live = LiveVerdicts(at_line, None, latest, server.soon)
-        thread = NamedThread("live verdicts", live.run)
-        thread.start()
-        seq = 0
+        latest, seq = LatestVerdicts(server.bank, CAMERAS, PLACES), 0
+        open_.enter_context(LineState(at_line, on_live=lambda live: server.soon(latest.take, live)))
 
         def sent_is_shown() -> bool:
             nonlocal seq
@@ -360,8 +352,6 @@ def test_the_newest_verdict_of_each_camera_is_shown_at_once(address: str, tmp_pa
         publisher.send(Message(a_status(counts=missed, boot_id=verdict(1).boot_id)))
         plc.until(CAMERAS[0], lambda values: values["verdict"] == 0, "a verdict was missed: the shown one is old")
         assert plc.read(CAMERAS[1])["verdict"] == 1
-        live.end()
-        thread.join(WITHIN_SECONDS)
 
 
 def test_a_process_shows_the_state_of_its_line(file: Path, port: int, tmp_path: Path) -> None:

@@ -1,20 +1,19 @@
 """The PLC's commands: each is executed once, echoed and reset, and the first error stays until it is acknowledged."""
 
 import contextlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from heatline.edge.bridge.modbus.bank import RegisterBank
 from heatline.edge.bridge.modbus.codes import Command, Outcome
 from heatline.edge.bridge.modbus.commands import Answer, CommandRegisters, Executor, Request
-from heatline.edge.bridge.modbus.registers import COMMANDS, RESPONSE, register_map
+from heatline.edge.bridge.modbus.registers import COMMANDS, RESPONSE, RegisterBank, register_map
 from heatline.edge.delivery.commands import CommandServer
-from heatline.edge.util.process import NamedThread
 from heatline.edge.wire.commands import Announced, Selected, SelectRequest, Triggered, TriggerRequest, refusal
-from tests.edge.followed_line import BUNDLE, WITHIN_SECONDS, wait_until
+from tests.edge.followed_line import BUNDLE
 from tests.edge.modbus_plc import served
 from tests.edge.test_modbus_registers import PLACES
 
@@ -145,19 +144,6 @@ def test_the_answer_of_a_command_that_was_given_up_is_not_taken_for_the_next(reg
     assert registers.error == (0, 0, 0)
 
 
-@contextlib.contextmanager
-def executing(address: str | None, answered: Callable[[Request, Answer], object]) -> Any:
-    executor = Executor(address, None, PLACES, answered)
-    thread = NamedThread("commands", executor.run)
-    thread.start()
-    try:
-        yield executor
-    finally:
-        executor.end()
-        thread.join(WITHIN_SECONDS)
-        assert not thread.is_alive()
-
-
 def test_commands_reach_the_line_and_its_answer_the_plc(address: str, tmp_path: Path) -> None:
     requested: list[object] = []
 
@@ -177,21 +163,24 @@ def test_commands_reach_the_line_and_its_answer_the_plc(address: str, tmp_path: 
     line_server = CommandServer(at_line, line)
     line_server.start()
     with served(address) as server, contextlib.closing(line_server):
-        plc, made = server.plc(), list[CommandRegisters]()
-        with executing(at_line, lambda *answer: server.soon(made[0].answered, *answer)) as executor:
-            made.append(server.call(CommandRegisters, server.bank, PLACES, executor.execute))
+        plc, executor = server.plc(), Executor((at_line, None), PLACES)
 
-            def run(code: int, **arguments: Any) -> tuple[int, int]:
-                plc.command(code, **arguments)
-                values = plc.until(RESPONSE, lambda values: values["command"] == code)
-                plc.command(0)
-                return values["outcome"], values["frame_number"]
+        def execute(request: Request) -> None:
+            threading.Thread(target=lambda: server.soon(registers.answered, request, executor.execute(request))).start()
 
-            assert run(Command.TRIGGER, camera=1, part_id="P-1") == (Outcome.DONE, 70001)
-            assert run(Command.TRIGGER, camera=2) == (Outcome.ANNOUNCED, 0)
-            assert run(Command.SELECT, product=2) == (Outcome.DONE, 0)
-            assert run(Command.TRIGGER, camera=1, part_id="refused") == (Outcome.LINE_CAMERA_DEAD, 0)
-            assert plc.read(RESPONSE)["first_error"] == Outcome.LINE_CAMERA_DEAD
+        registers = server.call(CommandRegisters, server.bank, PLACES, execute)
+
+        def run(code: int, **arguments: Any) -> tuple[int, int]:
+            plc.command(code, **arguments)
+            values = plc.until(RESPONSE, lambda values: values["command"] == code)
+            plc.command(0)
+            return values["outcome"], values["frame_number"]
+
+        assert run(Command.TRIGGER, camera=1, part_id="P-1") == (Outcome.DONE, 70001)
+        assert run(Command.TRIGGER, camera=2) == (Outcome.ANNOUNCED, 0)
+        assert run(Command.SELECT, product=2) == (Outcome.DONE, 0)
+        assert run(Command.TRIGGER, camera=1, part_id="refused") == (Outcome.LINE_CAMERA_DEAD, 0)
+        assert plc.read(RESPONSE)["first_error"] == Outcome.LINE_CAMERA_DEAD
     assert [getattr(each, "part_id", None) for each in requested] == ["P-1", None, None, "refused"]
     assert [getattr(each, "product", None) for each in requested] == [None, None, "4712", None]
 
@@ -200,9 +189,6 @@ def test_a_line_that_takes_no_commands_or_is_not_there_is_an_outcome(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("heatline.edge.bridge.modbus.commands.TRIGGER_WITHIN_SECONDS", 0.05)
-    for at_line, outcome in ((None, Outcome.NO_COMMANDS), (f"ipc://{tmp_path}/nobody", Outcome.NO_REPLY)):
-        answers: list[Answer] = []
-        with executing(at_line, lambda _, answer, answers=answers: answers.append(answer)) as executor:
-            executor.execute(Request(Command.TRIGGER, 1, 0, None))
-            wait_until(lambda answers=answers: bool(answers), "it is answered")
-        assert answers == [Answer(outcome)]
+    request = Request(Command.TRIGGER, 1, 0, None)
+    assert Executor(None, PLACES).execute(request) == Answer(Outcome.NO_COMMANDS)
+    assert Executor((f"ipc://{tmp_path}/nobody", None), PLACES).execute(request) == Answer(Outcome.NO_REPLY)

@@ -6,11 +6,9 @@ from collections import deque
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from heatline.edge.bridge.modbus.bank import RegisterBank
-from heatline.edge.bridge.modbus.codes import EntryKind
-from heatline.edge.bridge.modbus.mailbox import Mailbox
-from heatline.edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX, register_map
-from heatline.edge.bridge.modbus.results import Entry
+from heatline.edge.bridge.modbus.blocks import Mailbox
+from heatline.edge.bridge.modbus.codes import Entry, EntryKind
+from heatline.edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX, RegisterBank, register_map
 from tests.edge.test_modbus_registers import JOURNAL, OTHER_JOURNAL
 
 ACKNOWLEDGE = COMMANDS.addresses["acknowledge"]

@@ -177,8 +177,7 @@ def test_a_client_that_floods_and_reads_nothing_delays_no_other(server: Served) 
 def test_a_client_that_does_not_read_its_replies_is_disconnected(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("heatline.edge.bridge.modbus.server.READ_WITHIN_SECONDS", 0.05)
-    monkeypatch.setattr("heatline.edge.bridge.modbus.server.MOST_IN_A_SLICE", 10**9)
+    monkeypatch.setattr("heatline.edge.bridge.modbus.server.IDLE_SECONDS", 0.5)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", server.port))

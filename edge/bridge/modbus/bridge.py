@@ -1,19 +1,14 @@
-"""The Modbus bridge as a process: the server, and a thread each for results, live verdicts, the state and commands."""
+"""The Modbus bridge as a process: the server, a thread each for results and live events, and one for each command."""
 
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
 
-from heatline.edge.bridge.line import LineState, load_with_table
-from heatline.edge.bridge.modbus.bank import RegisterBank
-from heatline.edge.bridge.modbus.commands import CommandRegisters, Executor
-from heatline.edge.bridge.modbus.feed import Feed
-from heatline.edge.bridge.modbus.live import LatestVerdicts, LiveVerdicts
-from heatline.edge.bridge.modbus.mailbox import Mailbox
-from heatline.edge.bridge.modbus.panel import StatusBlock
-from heatline.edge.bridge.modbus.registers import camera_block, register_map
-from heatline.edge.bridge.modbus.results import IdMap
+from heatline.edge.bridge.line import LineState, in_thread, load_with_table
+from heatline.edge.bridge.modbus.blocks import Feed, LatestVerdicts, Mailbox, StatusBlock
+from heatline.edge.bridge.modbus.codes import IdMap
+from heatline.edge.bridge.modbus.commands import CommandRegisters, Executor, Request
+from heatline.edge.bridge.modbus.registers import RegisterBank, camera_block, register_map
 from heatline.edge.bridge.modbus.server import ModbusServer
 from heatline.edge.config import LineConfig
 from heatline.edge.config.bridges import ModbusConfig
@@ -25,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.25
 END_WITHIN_SECONDS = 1.2
-"""A command that the line does not answer must not delay the end."""
 
 
 def run_bridge(line: str) -> None:
@@ -44,68 +38,51 @@ def run_bridge(line: str) -> None:
 
 
 async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
-    places, blocks = IdMap.of(config), register_map(len(config.cameras))
-    cameras = [camera_block(place + 1) for place in range(len(config.cameras))]
-    events_at, events_keys = endpoint_of(line, "events", KeyFiles())
-    journal_at, journal_keys = endpoint_of(line, "journal", KeyFiles())
-    commands_at, commands_keys = (
-        (None, None) if config.commands.bind is None else endpoint_of(line, "commands", KeyFiles())
-    )
-
+    places, cameras = IdMap.of(config), [camera_block(place + 1) for place in range(len(config.cameras))]
+    bank = RegisterBank(register_map(len(cameras)), modbus.word_order)
+    events, (journal_at, journal_keys) = (endpoint_of(line, name, KeyFiles()) for name in ("events", "journal"))
+    commands = None if config.commands.bind is None else endpoint_of(line, "commands", KeyFiles())
+    latest, mailbox = LatestVerdicts(bank, cameras, places), Mailbox(bank, modbus.acknowledge)
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
-    bank = RegisterBank(blocks, modbus.word_order)
-    latest, mailbox = LatestVerdicts(bank, cameras, places), Mailbox(bank, modbus.acknowledge)
-    executor = Executor(
-        commands_at,
-        commands_keys,
-        places,
-        lambda request, answer: loop.call_soon_threadsafe(registers.answered, request, answer),
-    )
-    registers = CommandRegisters(bank, places, executor.execute)
+    executor, executing = Executor(commands, places), set[asyncio.Task[None]]()
+
+    async def execute(request: Request) -> None:
+        registers.answered(request, await in_thread("modbus command", lambda: executor.execute(request)))
+
+    def begin(request: Request) -> None:
+        executing.add(task := loop.create_task(execute(request)))
+        task.add_done_callback(executing.discard)
+
+    registers = CommandRegisters(bank, places, begin)
     feed = Feed(journal_at, modbus.name, journal_keys, places, mailbox, loop.call_soon_threadsafe, modbus.start)
-    live = LiveVerdicts(events_at, events_keys, latest, loop.call_soon_threadsafe)
-    threads = [
-        NamedThread(name, _reporting(run, ended))
-        for name, run in (("results", feed.run), ("live verdicts", live.run), ("commands", executor.run))
-    ]
+
+    def follow() -> None:
+        try:
+            feed.run()
+        except BaseException as error:
+            loop.call_soon_threadsafe(_end, ended, error)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _end, ended, None)
-    server = ModbusServer(bank, modbus)
-    with LineState(events_at, events_keys) as state:
-        panel = StatusBlock(bank, state, places, cameras, latest, modbus.name)
+    server, following = ModbusServer(bank, modbus), NamedThread("results", follow)
+    with LineState(*events, on_live=lambda live: loop.call_soon_threadsafe(latest.take, live)) as state:
+        status = StatusBlock(bank, state, places, cameras, latest, modbus.name)
         await server.start()
-        for thread in threads:
-            thread.start()
+        following.start()
         notify("READY=1", f"STATUS=serving Modbus TCP on {modbus.listen}")
         logger.info("Modbus TCP on %s, results of %s as consumer %s", modbus.listen, journal_at, modbus.name)
         try:
             while not ended.done():
-                panel.refresh()
+                status.refresh()
                 notify("WATCHDOG=1")
                 await asyncio.wait([ended], timeout=REFRESH_SECONDS)
         finally:
             notify("STOPPING=1")
             await server.close()
-            for part in (feed, live, executor):
-                part.end()
-            # In threads of their own: they may still call this loop.
-            await asyncio.gather(*(asyncio.to_thread(thread.join, END_WITHIN_SECONDS) for thread in threads))
+            feed.end()
+            await asyncio.to_thread(following.join, END_WITHIN_SECONDS)  # it may still call this loop
     ended.result()
-
-
-def _reporting(run: Callable[[], None], ended: "asyncio.Future[None]") -> Callable[[], None]:
-    """Return a function that runs another one, and ends the bridge with its error."""
-    loop = ended.get_loop()
-
-    def reporting() -> None:
-        try:
-            run()
-        except BaseException as error:
-            loop.call_soon_threadsafe(_end, ended, error)
-
-    return reporting
 
 
 def _end(ended: "asyncio.Future[None]", error: BaseException | None) -> None:

@@ -1,18 +1,14 @@
 """Executes the PLC's commands at the line: a code is executed once, echoed with its outcome, and reset by the PLC."""
 
-import contextlib
 import logging
-import queue
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from heatline.edge.bridge.modbus.bank import RegisterBank
-from heatline.edge.bridge.modbus.codes import Command, Outcome, refusal
-from heatline.edge.bridge.modbus.registers import COMMANDS, PART_ID_CHARACTERS, RESPONSE
-from heatline.edge.bridge.modbus.results import IdMap
+from heatline.edge.bridge.modbus.codes import Command, IdMap, Outcome, refusal
+from heatline.edge.bridge.modbus.registers import COMMANDS, PART_ID_CHARACTERS, RESPONSE, RegisterBank
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client.commander import Commander
-from heatline.edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
+from heatline.edge.errors import AccessError, CommandRefusedError, HeatlineError
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.wire.commands import Announced
 
@@ -142,55 +138,30 @@ class CommandRegisters:
 
 
 class Executor:
-    """Sends commands to the line. `run` is for a thread of its own; `execute` may be called by any thread.
+    """Sends commands to the line, and waits for its answers.
 
     Args:
-        address: the line's `commands.bind`; None: it takes no commands.
-        answered: is given each command and its answer, in the thread of `run`.
+        at_line: the line's `commands.bind`, and the keys for it; None: it takes no commands.
     """
 
-    def __init__(
-        self,
-        address: str | None,
-        keys: ClientKeys | None,
-        places: IdMap,
-        answered: Callable[[Request, Answer], object],
-    ) -> None:
-        self._address, self._keys, self._places, self._answered = address, keys, places, answered
-        self._log = RateLimitedLog(logger)
-        self._requests = queue.SimpleQueue[Request | None]()
+    def __init__(self, at_line: tuple[str, ClientKeys | None] | None, places: IdMap) -> None:
+        self._at_line, self._places, self._log = at_line, places, RateLimitedLog(logger)
 
-    def execute(self, request: Request) -> None:
-        """Begin to execute a command."""
-        self._requests.put(request)
-
-    def run(self) -> None:
-        """Execute commands until `end` is called."""
-        with contextlib.ExitStack() as open_:
-            line: Commander | None = None
-            while (request := self._requests.get()) is not None:
-                if line is None and self._address is not None:
-                    line = open_.enter_context(Commander(self._address, keys=self._keys))
-                self._answered(request, Answer(Outcome.NO_COMMANDS) if line is None else self._answer(line, request))
-
-    def end(self) -> None:
-        """Make `run` return, once the line has answered."""
-        self._requests.put(None)
-
-    def _answer(self, line: Commander, request: Request) -> Answer:
+    def execute(self, request: Request) -> Answer:
+        """Execute a command at the line."""
+        if self._at_line is None:
+            return Answer(Outcome.NO_COMMANDS)
+        address, keys = self._at_line
+        is_select = request.code == Command.SELECT
         try:
-            if request.code == Command.SELECT:
-                line.timeout_s = SELECT_WITHIN_SECONDS
-                line.select(self._places.products[request.product - 1])
-                return Answer(Outcome.DONE)
-            line.timeout_s = TRIGGER_WITHIN_SECONDS
-            reply = line.trigger(self._places.cameras[request.camera - 1], request.part_id)
-        except (CommandRefusedError, AccessError, DeliveryError, MessageError) as error:
+            with Commander(address, SELECT_WITHIN_SECONDS if is_select else TRIGGER_WITHIN_SECONDS, keys) as line:
+                if is_select:
+                    line.select(self._places.products[request.product - 1])
+                    return Answer(Outcome.DONE)
+                reply = line.trigger(self._places.cameras[request.camera - 1], request.part_id)
+        except HeatlineError as error:
             self._log.error("a command of the PLC failed: %s", error)
-            match error:
-                case CommandRefusedError():
-                    return Answer(refusal(error.reason))
-                case AccessError():
-                    return Answer(Outcome.NO_ACCESS)
-            return Answer(Outcome.NO_REPLY)
+            if isinstance(error, CommandRefusedError):
+                return Answer(refusal(error.reason))
+            return Answer(Outcome.NO_ACCESS if isinstance(error, AccessError) else Outcome.NO_REPLY)
         return Answer(Outcome.ANNOUNCED) if isinstance(reply, Announced) else Answer(Outcome.DONE, reply.frame_number)

@@ -1,13 +1,17 @@
-"""The register map: one table, from which the server, the symbol file and docs/plant-modbus.md are made.
+"""The register map, one table from which the server and the symbol file are made, and the registers as they are now.
 
 Addresses are those of the protocol, from 0 on. A block that the bridge writes begins and ends with the same sequence
 number: a reader in several requests, in the order of addresses, has read one state if both are equal.
 """
 
-from collections.abc import Iterable
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from heatline.edge.config.bridges import WordOrder
 from heatline.edge.errors import ConfigError
 
 MAP_VERSION = 1
@@ -18,6 +22,7 @@ MOST_PER_REQUEST = 125
 """Registers in one request, by the standard. Every block fits."""
 MOST_CAMERAS = 100
 
+Value = int | str | bytes
 Kind = Literal["UINT", "UDINT", "ULINT", "TEXT", "BYTES"]
 """IEC 61131-3's unsigned integers of 16, 32 and 64 bit; ASCII, two characters a register; bytes, two a register."""
 
@@ -37,6 +42,12 @@ class Field:
     @property
     def registers(self) -> int:
         return {"UINT": 1, "UDINT": 2, "ULINT": 4}.get(self.kind) or self.bytes // 2
+
+    @property
+    def type(self) -> str:
+        """In IEC 61131-3."""
+        others = {"TEXT": f"STRING[{self.bytes}]", "BYTES": f"ARRAY[0..{self.registers - 1}] OF WORD"}
+        return others.get(self.kind, self.kind)
 
 
 class Block:
@@ -195,3 +206,105 @@ def register_map(cameras: int) -> list[Block]:
     if cameras > MOST_CAMERAS:
         raise ConfigError(f"the line has {cameras} cameras, and the register map has room for {MOST_CAMERAS}")
     return [LINE, MAILBOX, COMMANDS, RESPONSE, *map(camera_block, range(1, cameras + 1))]
+
+
+def encode(field: Field, value: Value, order: WordOrder) -> list[int]:
+    """Return a value as registers. Integers are modulo what the field can hold; text and bytes must fit.
+
+    >>> [hex(word) for word in encode(Field("n", "UDINT", ""), 0x12345678, "high_first")]
+    ['0x1234', '0x5678']
+    >>> [hex(word) for word in encode(Field("id", "TEXT", "", 4), "P-1", "high_first")]
+    ['0x502d', '0x3100']
+    """
+    size = 2 * field.registers
+    if isinstance(value, int):
+        data = (value % (1 << 8 * size)).to_bytes(size, "big")
+    else:
+        data = value.encode("ascii") if isinstance(value, str) else value
+        assert len(data) <= size, f"{field.name} takes {size} bytes"
+        data = data.ljust(size, b"\0")
+    words = [data[at] << 8 | data[at + 1] for at in range(0, size, 2)]
+    return words[::-1] if isinstance(value, int) and order == "low_first" else words
+
+
+def decode(field: Field, words: Sequence[int], order: WordOrder) -> Value:
+    """Return the value in registers: TEXT as Latin-1, with all of its bytes."""
+    is_number = field.kind not in ("TEXT", "BYTES")
+    data = b"".join(word.to_bytes(2, "big") for word in (words[::-1] if is_number and order == "low_first" else words))
+    if is_number:
+        return int.from_bytes(data, "big")
+    return data.decode("latin-1") if field.kind == "TEXT" else data
+
+
+class RegisterBank:
+    """Holds all registers. Only the thread of the server uses it, so that no request sees half a change.
+
+    Args:
+        order: the order of the words of integers of more than 16 bit.
+    """
+
+    def __init__(self, blocks: Sequence[Block], order: WordOrder) -> None:
+        self._order: WordOrder = order
+        self._words: dict[int, int] = {at: 0 for block in blocks for at in range(block.address, block.end)}
+        self._written = {at for block in blocks if block.is_written for at in range(block.address, block.end)}
+        """Addresses that a client may write."""
+        self._listeners: list[Callable[[], None]] = []
+
+    def on_write(self, listener: Callable[[], None]) -> None:
+        """Call a function after each request that wrote registers."""
+        self._listeners.append(listener)
+
+    def read(self, address: int, count: int) -> list[int] | None:
+        """Return registers for a client; None: one of them does not exist."""
+        words = [self._words[at] for at in range(address, address + count) if at in self._words]
+        return words if len(words) == count else None
+
+    def write(self, address: int, words: Sequence[int]) -> bool:
+        """Write registers for a client, all or none; return whether all of them may be written."""
+        if not self._written.issuperset(range(address, address + len(words))):
+            return False
+        self._words.update(enumerate(words, address))
+        for listener in self._listeners:
+            listener()
+        return True
+
+    def value(self, block: Block, name: str) -> Value:
+        """Return the value of a field."""
+        field, address = block.fields[name], block.addresses[name]
+        return decode(field, self.read(address, field.registers) or [], self._order)
+
+    def number(self, block: Block, name: str) -> int:
+        """Return the value of a field that is an integer."""
+        value = self.value(block, name)
+        assert isinstance(value, int)
+        return value
+
+    def put(self, block: Block, values: Mapping[str, Value]) -> None:
+        """Set fields of a block that the bridge writes, at once. If anything changes, so does the sequence number."""
+        before = self.read(block.address, block.end - block.address)
+        for name, value in values.items():
+            self._words.update(enumerate(encode(block.fields[name], value, self._order), block.addresses[name]))
+        if self.read(block.address, block.end - block.address) != before:
+            sequence = self.number(block, BEGIN) % 65535 + 1  # 0 stays: never filled
+            self._words[block.addresses[BEGIN]] = self._words[block.addresses[END]] = sequence
+
+
+def symbol_file(cameras: Sequence[str]) -> str:
+    """Return all registers of a line with these cameras as CSV for a PLC program: with semicolons, in ASCII."""
+    out = io.StringIO()
+    rows = csv.writer(out, delimiter=";", lineterminator="\r\n")
+    rows.writerow(("Name", "Address", "Registers", "Type", "Access", "Comment"))
+    names = {camera_block(place).prefix: f"Camera {name}: " for place, name in enumerate(cameras, 1)}
+    for block in register_map(len(cameras)):
+        access = "read/write" if block.is_written else "read"
+        for field in block.fields.values():
+            meaning = names.get(block.prefix, "") + _LINK.sub("", field.meaning)
+            comment = meaning.translate(_PLAIN).encode("ascii", "backslashreplace").decode()
+            name, address = block.name_of(field.name), block.addresses[field.name]
+            rows.writerow([name, address, field.registers, field.type, access, comment])
+    return out.getvalue()
+
+
+_PLAIN = str.maketrans({"`": None, ";": ",", '"': "'"})
+"""No cell needs quotes, which not every PLC tool reads."""
+_LINK = re.compile(r" \(\[[^\]]*\]\([^)]*\)\)")

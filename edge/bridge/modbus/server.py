@@ -1,14 +1,12 @@
-"""Serves the registers over Modbus TCP: who may connect, how many, and how much a client may ask."""
+"""Serves the registers over Modbus TCP: requests and replies, who may connect, and how many."""
 
 import asyncio
 import contextlib
 import ipaddress
 import logging
 import struct
-import time
 
-from heatline.edge.bridge.modbus.bank import RegisterBank
-from heatline.edge.bridge.modbus.pdu import answer
+from heatline.edge.bridge.modbus.registers import RegisterBank
 from heatline.edge.config.bridges import ModbusConfig
 from heatline.edge.util.listener import ACCEPTED_AT_ONCE, MODBUS_QUIET_SECONDS, Listener
 from heatline.edge.util.rate_limited_log import RateLimitedLog
@@ -20,12 +18,12 @@ HEADER = struct.Struct(">HHHB")
 LONGEST_BYTES = 254
 """Of unit, function and data."""
 IDLE_SECONDS = 60.0
-"""A connection without a request for so long is closed."""
-SLICE_SECONDS = 0.1
-MOST_IN_A_SLICE = 200
-"""Requests of a connection; further ones wait for the next slice, so that a flood leaves the processor to others."""
-READ_WITHIN_SECONDS = 5.0
-"""A client that does not read its replies for so long is disconnected."""
+"""A connection that sends no request, or does not read its reply, for so long is closed."""
+FUNCTIONS = (3, 4, 6, 16, 23)
+"""Read holding registers, read input registers, write one register, write registers, and write and read."""
+ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 1, 2, 3
+MOST_READ, MOST_WRITTEN, MOST_WRITTEN_AND_READ = 125, 123, 121
+"""Registers in one request; the last is of function 23."""
 
 
 class ModbusServer:
@@ -84,35 +82,64 @@ class ModbusServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert self._listener is not None
-        slice_s, in_slice = time.monotonic(), 0
         try:
             # A client that goes, is silent, or sends no Modbus: there is no way to find its next request.
-            with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, _NotModbusError):
+            with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
                 while True:
                     async with asyncio.timeout(IDLE_SECONDS):
-                        header, request = await _next_request(reader)
-                    self._listener.requested(writer.transport)
-                    now_s = time.monotonic()
-                    transaction, _, _, unit = header
-                    reply = answer(request, self._bank)
-                    writer.write(HEADER.pack(transaction, 0, len(reply) + 1, unit) + reply)
-                    async with asyncio.timeout(READ_WITHIN_SECONDS):
+                        transaction, protocol, length, unit = HEADER.unpack(await reader.readexactly(HEADER.size))
+                        if protocol != 0 or not 2 <= length <= LONGEST_BYTES:
+                            break
+                        request = await reader.readexactly(length - 1)
+                        self._listener.requested(writer.transport)
+                        reply = answer(request, self._bank)
+                        writer.write(HEADER.pack(transaction, 0, len(reply) + 1, unit) + reply)
                         await writer.drain()
-                    if now_s - slice_s >= SLICE_SECONDS:
-                        slice_s, in_slice = now_s, 0
-                    in_slice += 1
-                    # A client that sends without waiting must not keep the others waiting.
-                    await asyncio.sleep(0 if in_slice < MOST_IN_A_SLICE else slice_s + SLICE_SECONDS - now_s)
+                    await asyncio.sleep(0)  # a client that sends without waiting must not keep the others waiting
         finally:
             writer.transport.abort()
 
 
-class _NotModbusError(Exception):
-    """What came is not a request."""
+def answer(request: bytes, bank: RegisterBank) -> bytes:
+    """Return the reply to a request: function code and data.
+
+    Args:
+        request: at least the function code.
+    """
+    function = request[0]
+    if function not in FUNCTIONS:
+        return _refuse(function, ILLEGAL_FUNCTION)
+    read_address, read_count, address, words = 0, 0, 0, b""
+    try:
+        match function:
+            case 3 | 4:
+                read_address, read_count = struct.unpack(">HH", request[1:])
+                is_valid = 1 <= read_count <= MOST_READ
+            case 6:
+                address, words = struct.unpack(">H2s", request[1:])
+                is_valid = True
+            case 16:
+                address, count, size = struct.unpack_from(">HHB", request, 1)
+                words = request[6:]
+                is_valid = 1 <= count <= MOST_WRITTEN and 2 * count == size == len(words)
+            case _:
+                read_address, read_count, address, count, size = struct.unpack_from(">HHHHB", request, 1)
+                words = request[10:]
+                is_valid = 1 <= count <= MOST_WRITTEN_AND_READ and 2 * count == size == len(words)
+                is_valid = is_valid and 1 <= read_count <= MOST_READ
+    except struct.error:
+        is_valid = False
+    if not is_valid:
+        return _refuse(function, ILLEGAL_VALUE)
+    values = struct.unpack(f">{len(words) // 2}H", words)
+    if bank.read(read_address, read_count) is None or (values and not bank.write(address, values)):
+        return _refuse(function, ILLEGAL_ADDRESS)
+    if not read_count:
+        return request[:5]
+    read = bank.read(read_address, read_count) or []  # as written in the same request
+    return struct.pack(f">BB{read_count}H", function, 2 * read_count, *read)
 
 
-async def _next_request(reader: asyncio.StreamReader) -> tuple[tuple[int, int, int, int], bytes]:
-    transaction, protocol, length, unit = HEADER.unpack(await reader.readexactly(HEADER.size))
-    if protocol != 0 or not 2 <= length <= LONGEST_BYTES:
-        raise _NotModbusError
-    return (transaction, protocol, length, unit), await reader.readexactly(length - 1)
+def _refuse(function: int, reason: int) -> bytes:
+    """Return an exception response."""
+    return bytes([function | 0x80, reason])
