@@ -43,7 +43,7 @@ from heatline.export.product import fit_product
 from heatline.export.validation_tiles import divide_by_group, good_tiles, quantisation_tiles, select_validation_tiles
 from heatline.train.adequacy import describe_threshold_transfer
 from heatline.train.evaluation.evaluated import TorchEngine
-from heatline.train.evaluation.result import count_kinds, read_evaluation
+from heatline.train.evaluation.result import count_kinds, lacks_report, read_evaluation
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.models.vit import RolloutClassifier
@@ -253,7 +253,7 @@ def _divide(run: TrainedRun, validating: ValidationFrames) -> tuple[list[Labelle
 def _missed(run: TrainedRun, held_out: HeldOut) -> list[Missed]:
     """Count classes and sizes of the defects that the thresholds miss; empty without a report of this version."""
     folder = RunFolder(run.folder)
-    if run.summary.folds is None or folder.lacks_report():
+    if run.summary.folds is None or lacks_report(folder):
         return []
     evaluation = read_evaluation(folder.report)
     frames = []

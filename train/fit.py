@@ -11,6 +11,7 @@ from heatline.edge.util.text import utf8_safe
 from heatline.train.config import DenseRecipeConfig, TrainConfig
 from heatline.train.dense.report import write_run_report
 from heatline.train.dense.train import train_dense
+from heatline.train.evaluation.result import lacks_report
 from heatline.train.run import RunFolder, load_run
 
 if TYPE_CHECKING:
@@ -54,14 +55,14 @@ def fit(
             f"out={run.folder} holds {utf8_safe(foreign)!r}, which no training wrote; name a new or an empty folder"
         )
     finished = leads and run.summary.exists() and run.read_summary().finished
-    if finished and not run.lacks_report():
+    if finished and not lacks_report(run):
         report_line(f"{run.folder} is already finished")
         return run
 
     if isinstance(config.recipe, DenseRecipeConfig):
         try:
             data = None if finished else train_dense(config, run, report_line)
-            if run.lacks_report():
+            if lacks_report(run):
                 report_line(f"report: {write_run_report(load_run(run.folder, data))}")
         except KeyboardInterrupt as error:
             how_to_resume = (

@@ -142,26 +142,6 @@ class RunFolder:
                 f"{self.folder} is not a run of `heatline train` ({error}); name the folder it wrote"
             ) from error
 
-    def lacks_report(self) -> bool:
-        """Whether the run was cross-validated, and has no report, or one that this version cannot read."""
-        from heatline.train.evaluation.result import read_evaluation
-
-        if not self.out_of_fold.exists():
-            return False
-        try:
-            read_evaluation(self.report)
-        except InputError:
-            return True
-        return not self.page.exists()
-
-    def is_complete(self) -> bool:
-        """Whether the training is finished and nothing is left to write.
-
-        Raises:
-            InputError: as `read_summary`.
-        """
-        return self.summary.exists() and self.read_summary().finished and not self.lacks_report()
-
     def write_summary(self, summary: RunSummary) -> None:
         text = msgspec.json.format(encode_json(summary)) + b"\n"
         write_atomically(self.summary, lambda file: file.write_bytes(text))

@@ -5,10 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heatline.train.evaluation.published import PUBLISHED, STUDY_DATA
-from heatline.train.evaluation.study_chapter import STUDY_METRICS, mean_ranks, mean_ranks_within, ranks, spearman
+from heatline.train.evaluation.study_chapter import STUDY_METRICS, mean_ranks, mean_ranks_within, ranks
 
 SOME = st.lists(st.one_of(st.none(), st.integers(-3, 3).map(float)), min_size=1, max_size=8)
-KNOWN = st.lists(st.integers(-3, 3).map(float), min_size=2, max_size=8)
 
 
 def oracle(values: list[float | None]) -> list[float | None]:
@@ -56,17 +55,3 @@ def test_the_published_figures_are_consistent_except_for_seven(data: str) -> Non
         assert figures["jaccard"] == pytest.approx(figures["f1"] / (2 - figures["f1"]), abs=2e-4)
         # One row's F1 and Jaccard agree with each other, and not with its precision and recall.
         assert (abs(figures["f1"] - f1) < 2e-4) == ((data, name) != ("PCB", "EfficientNetV2_s"))
-
-
-@given(KNOWN, st.data())
-def test_spearmans_rho_is_the_correlation_of_the_ranks(first: list[float], data: st.DataObject) -> None:
-    second = data.draw(st.lists(st.integers(-3, 3).map(float), min_size=len(first), max_size=len(first)))
-    xs, ys = ([place for place in oracle(list(side)) if place is not None] for side in (first, second))
-    n = len(xs)
-    covariance = sum(x * y for x, y in zip(xs, ys, strict=True)) / n - sum(xs) * sum(ys) / n**2
-    spreads = [sum(x * x for x in side) / n - (sum(side) / n) ** 2 for side in (xs, ys)]
-    rho = spearman(first, second)
-    if not all(spreads):
-        assert rho is None
-    else:
-        assert rho == pytest.approx(covariance / (spreads[0] * spreads[1]) ** 0.5)

@@ -17,6 +17,7 @@ from heatline.edge.util.text import encode_json, format_count, on_one_line
 from heatline.train.evaluation.figures import Figures
 from heatline.train.evaluation.sweep import SweepFigures
 from heatline.train.files import write_atomically
+from heatline.train.run import RunFolder
 
 SCHEMA = 4
 FILE = "evaluation.json"
@@ -206,6 +207,22 @@ def read_evaluation(folder: Path) -> Evaluation:
         return msgspec.json.decode(content, type=Evaluation)
     except (OSError, msgspec.MsgspecError) as error:
         raise InputError(f"{file} cannot be read ({error}); evaluate again") from error
+
+
+def lacks_report(run: RunFolder) -> bool:
+    """Whether a run was cross-validated, and has no report, or one that this version cannot read."""
+    if not run.out_of_fold.exists():
+        return False
+    try:
+        read_evaluation(run.report)
+    except InputError:
+        return True
+    return not run.page.exists()
+
+
+def is_complete(run: RunFolder) -> bool:
+    """Whether a training is finished and nothing is left to write; errors as `RunFolder.read_summary`."""
+    return run.summary.exists() and run.read_summary().finished and not lacks_report(run)
 
 
 class Verdicts(msgspec.Struct, frozen=True):

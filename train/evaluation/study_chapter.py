@@ -10,9 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-import numpy as np
-
-from heatline.edge.util.page import UNKNOWN, Block, Cell, Chart, Column, Line, Section, Table, count, number
+from heatline.edge.util.page import UNKNOWN, Block, Cell, Chart, Column, Line, Section, Table, number
 from heatline.train.drawing import to_svg
 from heatline.train.evaluation import charts
 from heatline.train.evaluation.line_view import embed_item, item_name
@@ -38,16 +36,6 @@ CLASSIFICATION = "classification_accuracy"
 """Equal for all fusions, as they share the classifier."""
 MAP_METRICS = {**STUDY_METRICS, "pointing_gated": "pointing, gated", CLASSIFICATION: "classification"}
 """Columns of the table of maps."""
-LINE_FIGURES = {
-    "frame.average_precision": ("picture AP", 1),
-    "frame.auroc": ("picture AUROC", 1),
-    "frame.hit_rate": ("defects hit by a peak, share", 1),
-    "frame.false_regions_per_frame": ("false regions per frame, fewer", -1),
-    "frame.escape_rate": ("frames caught (1 - escape)", -1),
-    "frame.false_reject_rate": ("frames passed (1 - false reject)", -1),
-    "line.f1": ("pixel F1", 1),
-}
-"""Figures of the line that the study's F1 is compared with, and whether more or less is better."""
 NOTES = (
     "The study's rule makes a mask of each tile by itself: the map is enlarged to the tile, stretched to 0..255 and "
     "thresholded at 127; at a probability of at most 0.5 the mask is empty. Pixels are pooled over all tiles.",
@@ -65,10 +53,7 @@ def study_chapter(picture_sets: Sequence[PictureSet]) -> list[Section]:
     """Return all sections with content. Ranks need several rows."""
     each = [(pictures, truth) for pictures in picture_sets for truth in pictures.truths]
     several = [(pictures, truth) for pictures, truth in each if len(pictures.rows_with(truth)) > 1]
-    ranked = [
-        Block(f"{pictures.data}, {truth}", tables=[study_ranks(pictures, truth), agreement(pictures, truth)])
-        for pictures, truth in several
-    ]
+    ranked = [Block(f"{pictures.data}, {truth}", tables=[study_ranks(pictures, truth)]) for pictures, truth in several]
     if ranked:
         published = [published_ranks(data) for data in STUDY_DATA]
         ranked.append(Block("Published, and recomputed from the published values", tables=published))
@@ -334,17 +319,6 @@ def mean_ranks_within(table: Sequence[Values], families: Sequence[str]) -> list[
     return means
 
 
-def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Return Spearman's rho, the correlation of the ranks; None if all values of a side are equal.
-
-    Args:
-        first, second: [peers], two values per peer.
-    """
-    if len(set(first)) < 2 or len(set(second)) < 2:
-        return None
-    return float(np.corrcoef(np.array(ranks(first), float), np.array(ranks(second), float))[0, 1])
-
-
 def study_ranks(pictures: PictureSet, truth: str) -> Table:
     """Return the ranks by the study's six metrics, within families and across."""
     every = pictures.rows_with(truth)
@@ -415,24 +389,6 @@ def published_ranks(data: str) -> Table:
         f"printed: Table {tables['ranks']}."
     )
     return Table(f"Study, {data}: ranks", columns, lines, [note])
-
-
-def agreement(pictures: PictureSet, truth: str) -> Table:
-    """Return the rank correlation between the study's F1 and the line's figures."""
-    rows, warning = compare_rows(pictures.rows_with(truth), truth)
-    lines = []
-    for field, (name, sign) in LINE_FIGURES.items():
-        pairs = [(row.figure(truth, "study.f1"), row.figure(truth, field)) for row in rows]
-        known = [(f1, sign * value) for f1, value in pairs if f1 is not None and value is not None]
-        rho = spearman(*zip(*known, strict=True)) if len(known) > 2 else None
-        lines.append(Line((Cell(name), number(rho, 2), count(len(known)))))
-    columns = (Column("compared with", is_text=True), Column("Spearman's rho"), Column("models"))
-    note = (
-        "1: the F1 of tiles by the study's rule ranks the models as this figure does; 0: the ranks are independent; "
-        "-1: the ranks are reversed. A dash: fewer than three models, or all are equal. With few models it is "
-        "only a hint."
-    )
-    return Table("Does the study's F1 predict the line's figures?", columns, lines, [note], warning)
 
 
 def _rank(place: float | None) -> Cell:

@@ -10,6 +10,7 @@ from heatline.edge.errors import ConfigError, HeatlineError, Interrupted, Traini
 from heatline.edge.util.process import cores
 from heatline.edge.util.text import format_count
 from heatline.train.config import TrainConfig
+from heatline.train.evaluation.result import is_complete
 from heatline.train.products.page import ProductResult, ProductsReport, read_result, worst_first, write_page
 from heatline.train.products.plan import Plan, Product
 from heatline.train.products.task import train_product
@@ -54,7 +55,7 @@ def train_products(
         )
     plan = Plan(folder, overrides)
     configs = {product.name: plan.configure(product) for product in plan.products}  # refused before any is trained
-    waiting = {each.name: configs[each.name] for each in plan.products if not each.run.is_complete()}
+    waiting = {each.name: configs[each.name] for each in plan.products if not is_complete(each.run)}
     errors = dict[str, HeatlineError]()
     done = len(configs) - len(waiting)
     report_line(
@@ -66,7 +67,7 @@ def train_products(
             with open_cluster(address):
                 _Trainings(waiting, processors, report_line, errors).run()
     except KeyboardInterrupt as error:
-        done = sum(product.run.is_complete() for product in plan.products)
+        done = sum(is_complete(product.run) for product in plan.products)
         raise Interrupted(
             f"stopped with {done} of {format_count(len(plan.products), 'product')} trained; continue with the same "
             "command"

@@ -37,17 +37,10 @@ class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
     """Folder of its run, on the machine that trained it."""
 
 
-class BestTrial(msgspec.Struct, frozen=True, kw_only=True):
+class BestTrial(TrialRow, frozen=True, kw_only=True):
     """Content of `best.yaml`."""
 
-    trial: int
     objective: str
-    value: float
-    step: int
-    lr: float
-    batch: int
-    run: str
-    """Folder of its run with checkpoints, on the machine that trained it."""
     command: str
     """Command that trains it again."""
 
@@ -128,21 +121,13 @@ def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
 
 def _best_trial(trials: Sequence[FrozenTrial], objective: str, training: Sequence[str], out: Path) -> BestTrial | None:
     best = best_of(trials)
-    if best is None or best.value is None:
+    if best is None:
         return None
-    lr, batch = float(best.params["lr"]), int(best.params["batch"])
+    (row,) = trial_rows([best])
     overrides = [item for item in training if not item.startswith("out=")]
-    overrides += [f"recipe.select={objective}", f"recipe.lr={lr!r}", f"recipe.batch={batch}", f"out={out / 'best'}"]
-    return BestTrial(
-        trial=best.number,
-        objective=objective,
-        value=best.value,
-        step=best.user_attrs["step"],
-        lr=lr,
-        batch=batch,
-        run=best.user_attrs["run"],
-        command=shlex.join(["heatline", "train", *overrides]),
-    )
+    overrides += [f"recipe.select={objective}", f"recipe.lr={row.lr!r}", f"recipe.batch={row.batch}"]
+    command = shlex.join(["heatline", "train", *overrides, f"out={out / 'best'}"])
+    return BestTrial(**msgspec.structs.asdict(row), objective=objective, command=command)
 
 
 def _write_table(file: Path, rows: Sequence[TrialRow]) -> None:
