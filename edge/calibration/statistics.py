@@ -73,17 +73,6 @@ def frames_to_show(share: float, count: int) -> int:
     return candidates[bisect.bisect_left(candidates, CONFIDENCE - 1.0, key=lambda n: -cdf(count, n, share))]
 
 
-def most_that_show(share: float, n: int) -> int | None:
-    """Return the largest count of `n` frames that may reach the threshold if the frames must show a share; None if even
-    a count of 0 does not show it.
-
-    >>> most_that_show(0.01, 1000), most_that_show(0.01, 298)
-    (4, None)
-    """
-    most = bisect.bisect_right(range(n), 1.0 - CONFIDENCE, key=lambda count: cdf(count, n, share)) - 1
-    return None if most < 0 else most
-
-
 def t_cdf(t: float, degrees: int) -> float:
     """P(T <= t), by the finite sums of Abramowitz and Stegun, Handbook of Mathematical Functions (1964), 26.7.3-4."""
     angle = math.atan(t / math.sqrt(degrees))

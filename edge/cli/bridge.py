@@ -2,10 +2,11 @@
 
 import click
 
-from heatline.edge.cli.bridge_modbus import modbus
-from heatline.edge.cli.bridge_mqtt import mqtt
-from heatline.edge.cli.bridge_opcua import opcua
 from heatline.edge.cli.group import CommandGroup
+from heatline.edge.cli.output import say
+from heatline.edge.target import KeyFiles, endpoint_of, file_of, key_options, name_of
+from heatline.edge.util.extras import require_extra
+from heatline.edge.util.systemd import state_folder
 
 
 @click.group(cls=CommandGroup, epilog="Example: heatline bridge mqtt line1")
@@ -17,5 +18,65 @@ def bridge() -> None:
     """
 
 
-for command in (mqtt, opcua, modbus):
-    bridge.add_command(command)
+@bridge.command(epilog="Example: heatline bridge mqtt line1")
+@click.argument("line")
+def mqtt(line: str) -> None:
+    """Publish LINE's results and its state to an MQTT 5 broker, until Ctrl-C.
+
+    The table [mqtt] of LINE's file names the broker. A result counts as delivered when the broker has had it for
+    mqtt.republish_s; until then the line keeps it. LINE is a line's name or its TOML file, on this PC.
+    """
+    require_extra("mqtt")
+    from heatline.edge.bridge.mqtt.bridge import run_bridge
+
+    run_bridge(line)
+
+
+@bridge.command(epilog="Example: heatline bridge opcua line1")
+@click.argument("line")
+@key_options
+def opcua(line: str, key_files: KeyFiles) -> None:
+    """Serve LINE's results and state to OPC UA clients, until Ctrl-C.
+
+    LINE is a line's name or its TOML file, on this PC. Its table [opcua] says where to listen. Clients need a
+    certificate that is allowed; the first start makes the server's own.
+    """
+    from heatline.edge.bridge.line import load_with_table
+
+    config = load_with_table(line, "opcua")
+    assert config.opcua is not None
+    events, journal = (endpoint_of(line, socket, key_files) for socket in ("events", "journal"))
+    commands = None if config.commands.bind is None else endpoint_of(line, "commands", key_files)
+    require_extra("opcua")
+    from heatline.edge.bridge.opcua.bridge import LineEndpoints, run_bridge
+
+    folder = config.opcua.folder or state_folder(otherwise=file_of(line).absolute().parent / "opcua")
+    assert folder is not None
+    cameras = [camera.name for camera in config.cameras]
+    endpoints = LineEndpoints(events=events, journal=journal, commands=commands)
+    run_bridge(name_of(line), cameras, config.opcua, folder, endpoints, lambda sentence: say(sentence, err=True))
+
+
+@bridge.command(epilog="Example: heatline bridge modbus line1")
+@click.argument("line", required=False)
+@click.option("--symbols", is_flag=True, help="Print the register map as CSV for the PLC program, and end.")
+def modbus(line: str | None, symbols: bool) -> None:
+    """Serve LINE's results and state to PLCs over Modbus TCP, until Ctrl-C.
+
+    The PLC reads one result after another and acknowledges each; what it has not acknowledged comes again after any
+    outage. It also reads the newest verdict of each camera, and triggers cameras or selects products. LINE is a line's
+    name or its TOML file, which has a table [modbus]. With --symbols and without LINE, prints the map of a line with
+    one camera.
+    """
+    if symbols:
+        from heatline.edge.bridge.modbus.registers import symbol_file
+        from heatline.edge.config import load_config
+
+        cameras = ["camera"] if line is None else [camera.name for camera in load_config(file_of(line)).cameras]
+        click.echo(symbol_file(cameras), nl=False)
+        return
+    if line is None:
+        raise click.UsageError("LINE is missing; give a line's name or its TOML file")
+    from heatline.edge.bridge.modbus.bridge import run_bridge
+
+    run_bridge(line)

@@ -1,13 +1,29 @@
-"""`heatline bundle`."""
+"""`heatline bundle`: shows, verifies, compares, signs and trusts bundles."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
+from msgspec import UNSET
 
-from heatline.edge.bundle import open_bundle, open_verified_engine
+from heatline.edge.bundle import Bundle, GoldenTiles, open_bundle, open_verified_engine, sign_bundle
+from heatline.edge.bundle.difference import Answers, AnswersDifference, Change, answers_difference, manifest_changes
 from heatline.edge.bundle.manifest import describe_missed
-from heatline.edge.bundle.signature import TRUSTED_KEYS, describe_signer, require_trusted, signer_of
-from heatline.edge.cli.bundle_diff import diff
+from heatline.edge.bundle.signature import (
+    TRUSTED_KEYS,
+    PublicKey,
+    describe_signer,
+    make_key,
+    read_private_key,
+    read_public_key,
+    require_trusted,
+    signer_of,
+    trust_key,
+    trusted_keys,
+)
 from heatline.edge.cli.bundle_formatting import (
     count_frames,
     describe_bound,
@@ -21,13 +37,28 @@ from heatline.edge.cli.bundle_formatting import (
     precision_facts,
     reference_facts,
 )
-from heatline.edge.cli.bundle_signing import keygen, sign, trust
+from heatline.edge.cli.calibrate import set_reference
 from heatline.edge.cli.group import CommandGroup
 from heatline.edge.cli.options import engine_option, precision_option
-from heatline.edge.cli.output import facts_of, json_option, print_facts, print_json, print_report
-from heatline.edge.cli.set_reference import set_reference
-from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.cli.output import facts_of, json_option, print_made_key, print_report, print_table, say
+from heatline.edge.inference import EngineKind, Precision, infer, open_engine
+from heatline.edge.keys import StoredKey, public_half
+from heatline.edge.util.text import format_count
 
+SHA256 = re.compile("[0-9a-f]{64}")
+ATTEMPTS = re.compile(r"map_gate\.precisions\.\w+\.attempts")
+"""Dozens of figures, which --json prints."""
+LONGEST_SHOWN = 120
+"""Characters of a value in the table; --json prints all of them."""
+
+keys_option = click.option(
+    "--keys",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=TRUSTED_KEYS,
+    show_default=True,
+    help="Folder of trusted keys.",
+)
 BundleArgument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 
 
@@ -36,8 +67,7 @@ def bundle() -> None:
     """Show, verify, compare and sign bundles, and set what frames are compared with."""
 
 
-for _command in (diff, keygen, set_reference, sign, trust):
-    bundle.add_command(_command)
+bundle.add_command(set_reference)
 
 
 @bundle.command(epilog="Example: heatline bundle show boards.bundle --json")
@@ -51,11 +81,10 @@ def show(bundle_path: Path, as_json: bool) -> None:
     opened = open_bundle(bundle_path)
     manifest = opened.manifest
     fingerprint = None if opened.signed_by is None else opened.signed_by.fingerprint
-    if as_json:
-        print_json({"digest": opened.digest, "signed_by": fingerprint, "manifest": manifest})
-        return
     calibration = manifest.calibration
-    print_facts(
+    print_report(
+        {"digest": opened.digest, "signed_by": fingerprint, "manifest": manifest},
+        as_json,
         f"{manifest.name} {manifest.version}",
         {
             "digest": opened.digest,
@@ -121,12 +150,148 @@ def verify(bundle_path: Path, kind: EngineKind, precision: Precision, folder: Pa
         "off_by": verified.differences,
         "allowed": opened.manifest.tolerances[engine.precision],
     }
-    facts = facts_of(report) | {
-        "signed by": describe_signer(signer),
-        "golden tiles": f"{report['golden_tiles']}, off by {describe_differences(verified.differences)} of the scale, "
-        f"{report['allowed']:.1e} allowed",
+    off_by = describe_differences(verified.differences)
+    facts = facts_of(report, signed_by=describe_signer(signer), off_by=None, allowed=None) | {
+        "golden tiles": f"{report['golden_tiles']}, off by {off_by} of the scale, {report['allowed']:.1e} allowed"
     }
-    del facts["off by"], facts["allowed"]
-    if verified.fell_back is None:
-        del facts["fell back"]
     print_report(report, as_json, f"{bundle_path} is whole and works on this machine in {verified.computes_in}", facts)
+
+
+@bundle.command(epilog="Example: heatline bundle diff boards.bundle boards-cal1.bundle")
+@click.argument("a_path", metavar="A", type=click.Path(path_type=Path))
+@click.argument("b_path", metavar="B", type=click.Path(path_type=Path))
+@engine_option
+@json_option
+def diff(a_path: Path, b_path: Path, kind: EngineKind, as_json: bool) -> None:
+    """Print what changed from bundle A to bundle B: model, calibration, gate, and the verdicts on B's golden tiles.
+
+    Verifies the files of both. Each bundle judges the tiles by its own score threshold.
+    """
+    a, b = open_bundle(a_path), open_bundle(b_path)
+    changes = manifest_changes(a.manifest, b.manifest)
+    golden = b.golden()
+    expected_px, tile_px, obstacle = a.manifest.grid.tile_px, golden.tiles.shape[1], None
+    if tile_px != expected_px:
+        obstacle = f"not compared, as A takes tiles of {expected_px} px and these are {tile_px} px"
+    elif golden.difference is None and a.manifest.tensors.difference is not None:
+        obstacle = "not compared, as A compares tiles with a reference, and these have none"
+    answers = None if obstacle else answers_difference(_answers(a, golden, kind), _answers(b, golden, kind))
+    report = {
+        "a": _identify(a),
+        "b": _identify(b),
+        "same": a.digest == b.digest,
+        "changes": changes,
+        "engine": kind,
+        "golden_tiles_of_b": answers,
+        "not_compared_because": obstacle,
+    }
+    signers = [_identify(each)["signed_by"] or "nobody" for each in (a, b)]
+    signature = [] if signers[0] == signers[1] else [Change("signed_by", *signers)]  # it is not in the manifest
+    for section, found in {} if as_json else {"signature": signature, **changes}.items():
+        if rows := [_cells(each) for each in found if not ATTEMPTS.match(each.key)]:
+            say(section)
+            print_table(("", "A", "B"), rows, numbers=())
+    title, facts = f"golden tiles of B, both by {kind} in f32", {} if answers is None else _facts(answers)
+    if a.digest == b.digest:
+        title, facts = f"{a_path} and {b_path} are the same bundle, digest {a.digest}", {}
+    elif obstacle is not None:
+        title = f"golden tiles of B: {obstacle}"
+    print_report(report, as_json, title, facts)
+
+
+def _answers(opened: Bundle, golden: GoldenTiles, kind: EngineKind) -> Answers:
+    engine = open_engine(kind, opened.path, opened.manifest.grid.tile_px)
+    return Answers(*infer(engine, golden.tiles, golden.difference), opened.manifest.calibration.score_threshold)
+
+
+def _identify(opened: Bundle) -> dict[str, object]:
+    return {
+        "name": opened.manifest.name,
+        "version": opened.manifest.version,
+        "digest": opened.digest,
+        "signed_by": None if opened.signed_by is None else opened.signed_by.fingerprint,
+    }
+
+
+def _cells(change: Change) -> tuple[str, str, str]:
+    return change.key, _format_value(change.a), _format_value(change.b)
+
+
+def _format_value(value: Any) -> str:
+    if value is UNSET:
+        return "-"
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    if SHA256.fullmatch(text):
+        return f"{text[:12]}…"
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
+
+
+def _facts(answers: AnswersDifference) -> Mapping[str, object]:
+    flips = [answers.answers[tile] for tile in answers.flipped]
+    facts: dict[str, object] = {
+        "verdicts that flip": f"{len(flips)} of {format_count(answers.tiles, 'tile')}",
+        "largest logit difference": f"{answers.largest_logit_difference:.3g}",
+        "map correlation": "none, as the maps differ in size or one is the same everywhere"
+        if answers.map_correlation is None
+        else f"{answers.map_correlation:.4f} over all cells",
+    }
+    for flip in flips:
+        facts[f"tile {flip.tile}"] = f"{flip.a} ({flip.a_logit:.3f}) -> {flip.b} ({flip.b_logit:.3f})"
+    return facts
+
+
+@bundle.command(epilog="Example: heatline bundle keygen maker.key")
+@click.argument("key_path", metavar="KEY", type=click.Path(path_type=Path))
+@json_option
+def keygen(key_path: Path, as_json: bool) -> None:
+    """Make a key to sign bundles with: KEY, only for its owner, and KEY.pub, for every machine that shall trust it.
+
+    Neither file is ever overwritten. KEY has no password: keep it only where bundles are made.
+    """
+    public = make_key(key_path)
+    print_made_key(key_path, public_half(key_path), "ed25519", public.fingerprint, as_json)
+
+
+@bundle.command(epilog="Example: heatline bundle sign boards.bundle --key maker.key")
+@click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.option(
+    "--key", "key_path", required=True, type=click.Path(path_type=Path), help="Private key, made by bundle keygen."
+)
+@json_option
+def sign(bundle_path: Path, key_path: Path, as_json: bool) -> None:
+    """Verify every file of BUNDLE and sign it. A bundle has one signature: the new one replaces the old one."""
+    key = read_private_key(key_path)
+    opened = open_bundle(bundle_path)
+    sign_bundle(opened, key)
+    before = None if opened.signed_by is None else opened.signed_by.fingerprint
+    report = {**_identify(opened), "signed_by": key.public.fingerprint, "replaced": before}
+    replaced = "nothing, it was not signed" if before is None else f"the signature by key {before}"
+    print_report(report, as_json, f"{bundle_path} is signed", facts_of(report, replaced=replaced))
+
+
+@bundle.command(epilog="Example: heatline bundle trust maker.key.pub --name maker")
+@click.argument("key_path", metavar="[KEY.pub]", required=False, type=click.Path(path_type=Path))
+@click.option("--name", help="What to call the key here. Default: its file's name.")
+@keys_option
+@json_option
+def trust(key_path: Path | None, name: str | None, folder: Path, as_json: bool) -> None:
+    """Make this machine trust bundles that are signed with KEY.pub's key. Without KEY.pub, list the trusted keys.
+
+    Compare the fingerprint with its owner's over another channel, such as the telephone. To stop trusting a key, delete
+    its file.
+    """
+    if key_path is None:
+        if name is not None:
+            raise click.UsageError("--name needs the key's file: name KEY.pub too")
+        listed = trusted_keys(folder)
+        report = {"keys": [_to_report(each) for each in listed]}
+        facts = {each.name: each.key.fingerprint for each in listed}
+        print_report(report, as_json, f"{len(listed)} trusted in {folder}", facts)
+        return
+    key = read_public_key(key_path)
+    taken = trust_key(key, key_path.name.removesuffix(".pub") if name is None else name, folder)
+    print_report(_to_report(taken), as_json, f"{key_path} is trusted", _to_report(taken))
+
+
+def _to_report(trusted: StoredKey[PublicKey]) -> dict[str, str]:
+    return {"name": trusted.name, "fingerprint": trusted.key.fingerprint, "file": str(trusted.path)}

@@ -1,117 +1,175 @@
-"""`heatline calibrate`."""
+"""`heatline calibrate`, `cameras calibrate` and `bundle set-reference`: a new bundle from good frames."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
-import msgspec
+from msgspec.structs import replace
+from rich.progress import track
 
-from heatline.edge.bundle import Calibration, open_bundle, open_verified_engine
+from heatline.edge.bundle import Bundle, Calibration, Manifest, open_bundle, open_verified_engine
 from heatline.edge.bundle.appearance import Appearance
-from heatline.edge.bundle.plausibility import Plausibility, fit_plausibility
+from heatline.edge.bundle.manifest import CameraPlausible
+from heatline.edge.bundle.plausibility import Plausibility, find_outliers, fit_plausibility
+from heatline.edge.bundle.store import require_new_folder
 from heatline.edge.calibration import calibrate as calibrate_by_share
 from heatline.edge.calibration import count_allowed_rejects, count_rejected, describe_support
 from heatline.edge.calibration.recalibration import (
+    FEWEST_FRAMES,
+    NAMED,
     GoodPictures,
-    Shift,
+    NewReference,
     files_of_frames,
     find_copies,
     find_made_of,
     find_trained,
+    next_in_series,
     recalibrated_manifest,
+    record_of_camera,
     record_of_thresholds,
     summarise_shift,
     without_poses,
+    write_recalibrated,
 )
-from heatline.edge.calibration.statistics import CONFIDENCE, cdf, frames_to_show, most_that_show
+from heatline.edge.calibration.statistics import CONFIDENCE, cdf, frames_to_show
 from heatline.edge.cli.bundle_formatting import (
     count_frames,
     describe_bound,
     describe_plausible,
+    describe_product_reference,
     describe_reference,
     describe_rule,
     describe_strong,
     percent,
 )
-from heatline.edge.cli.new_bundle import (
-    NewBundle,
-    cameras_with_own,
-    keep_reference_option,
-    new_bundle_options,
-    new_reference,
-    progress,
-    warn_of_no_reference,
-    warn_of_outliers,
-    warn_of_own_references,
-    warn_of_wider_bounds,
-)
 from heatline.edge.cli.options import FiniteRange, engine_option, precision_option
-from heatline.edge.cli.output import json_option, print_report, print_warnings
+from heatline.edge.cli.output import json_option, print_report, print_warnings, progress_console
+from heatline.edge.config import load_config
+from heatline.edge.drift import FEWEST_FRAMES as FEWEST_OF_DRIFT
 from heatline.edge.drift import fit_reference
+from heatline.edge.errors import BundleError, ConfigError, InputError
+from heatline.edge.geometry import WHOLE_FRAME
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.inspection.inspector import ANY_CAMERA, Inspector, product_references
-from heatline.edge.util.text import format_count
+from heatline.edge.inspection.verdict import Judgement
+from heatline.edge.util.text import format_count, is_are, list_some
 
-FALSE_REJECT = 0.01
+SUFFIX = ".bundle"
 UNLIKELY = 0.01
 SMALLEST = 1e-6
 """The smallest share except 0. To show a smaller one takes more frames than anyone can take."""
+FAR_WIDER = 1.5
+"""A bound of the features that is wider than the old one by more than this factor gives a warning."""
+THRESHOLDS_STAY = (
+    "the thresholds come from frames that were compared with another reference; set them again with heatline calibrate"
+)
+FEW = {
+    1: "a defect in a single frame cannot be seen, and the line would call it good; name at least 3 frames",
+    2: "of 2 frames nobody can tell which is defective; name at least 3",
+}
+
+good_argument = click.argument(
+    "good", metavar="GOOD_FRAMES...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+keep_reference_option = click.option(
+    "--keep-reference",
+    is_flag=True,
+    help="Compare frames with the bundle's reference. Default: with a new one, made from GOOD_FRAMES.",
+)
 
 
-class Support(msgspec.Struct, frozen=True):
-    """What this number of good frames can show about the requested share of false rejects."""
+def new_bundle_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options `--to`, `--version` and `--dry-run`."""
+    for option in (
+        click.option("--dry-run", is_flag=True, help="Print the result, but write nothing."),
+        click.option("--version", help="Version of the new bundle. Default: the old one with a number, as +cal1."),
+        click.option(
+            "--to", "target", type=click.Path(path_type=Path), help="Folder of the new bundle. Default: beside the old."
+        ),
+    ):
+        command = option(command)
+    return command
 
-    confidence: float
-    beyond_the_frames: bool
-    """Whether there are fewer than 1 / share frames, so that the threshold lies above the highest of them."""
-    frames_with_none: int | None
-    """Frames needed to show the share if none of them reaches the threshold; None: no number is enough."""
-    frames_with_one: int | None
-    """Frames needed if one of them reaches the threshold."""
-    may_reach: int | None
-    """How many of these frames may reach the threshold and still show the share; None: they are too few."""
 
+class NewBundle(NamedTuple):
+    """A copy of a bundle with another calibration or reference: where it is written, and as which version."""
 
-class Before(msgspec.Struct, frozen=True):
-    """The old bundle, and how many of the good frames its thresholds reject."""
-
+    parent: Bundle
+    target: Path
     version: str
-    digest: str
-    score_threshold: float
-    evidence_threshold: float
-    rejected: int
-    farthest_features: float | None
-    """Largest plausible distance of features, standard deviations; None: unknown."""
+    dry_run: bool
 
+    @classmethod
+    def of(
+        cls, parent: Bundle, path: Path, target: Path | None, version: str | None, dry_run: bool, mark: str = "cal"
+    ) -> "NewBundle":
+        """Choose folder and version from `--to` and `--version`, or from the old bundle. Check that the bundle can be
+        written there before any frame is run.
 
-class Report(msgspec.Struct, frozen=True):
-    """The command's output."""
+        Args:
+            path: of the old bundle, as on the command line.
+            mark: says in both names how the bundle was made.
+        Raises:
+            UsageError: the version is not valid.
+            BundleError: the bundle cannot be written there.
+        """
+        was = parent.manifest.version
+        version = next_in_series(was, f"+{mark}") if version is None else version
+        if version.strip() in ("", was):
+            raise click.UsageError(f"--version {version!r} does not identify the new bundle; expected not {was!r}")
+        if not version.isprintable():
+            raise click.UsageError(
+                f"--version {version!r} cannot be printed on one line; expected printable characters"
+            )
+        if target is None:
+            beside = path if path.name not in ("", "..") else path.resolve()
+            suffix = SUFFIX if beside.name.endswith(SUFFIX) else ""
+            target = beside.with_name(next_in_series(beside.name.removesuffix(suffix), f"-{mark}") + suffix)
+        if not dry_run:
+            if path.resolve() in target.resolve().parents:
+                raise BundleError(f"{target} lies in {path}, which must not change; name another folder with --to")
+            require_new_folder(target)
+        return cls(parent, target, version, dry_run)
 
-    written: str | None
-    """The new bundle; None: a dry run."""
-    digest: str | None
-    version: str
-    engine: EngineKind
-    precision: Precision
-    """The precision that the good frames were computed in."""
-    fell_back: str | None
-    """Why this is not the requested precision."""
-    calibration: Calibration
-    compared_with: dict[str, str]
-    """The frames of the references, by camera, empty: of all others; none: the bundle compares with none."""
-    good_frames: Shift
-    support: Support
-    before: Before
-    warnings: list[str]
+    def finish(
+        self,
+        manifest: Manifest,
+        files: Mapping[str, bytes | None],
+        as_json: bool,
+        report: Mapping[str, object],
+        facts: Mapping[str, object],
+    ) -> None:
+        """Write the bundle, unless this is a dry run, and print what was done.
+
+        Args:
+            files: those that the parent does not have, or has with another content.
+        Raises:
+            BundleError: the bundle cannot be written.
+        """
+        written = None if self.dry_run else write_recalibrated(self.target, self.parent, manifest, files)
+        digest = None if written is None else written.digest
+        done = {"written": written and str(written.path), "digest": digest, "version": self.version}
+        warnings = report["warnings"]
+        assert isinstance(warnings, list)
+        print_warnings(warnings)
+        about = {
+            "version": f"{self.version}, from {self.parent.manifest.version}",
+            "digest": digest or "none, this is a dry run",
+            "signed by": "nobody, as this is a new bundle: heatline bundle sign",
+        }
+        title = f"{self.target} {'would be' if self.dry_run else 'is'} written"
+        print_report({**done, **report}, as_json, title, {**about, **facts})
 
 
 @click.command(epilog="Example: heatline calibrate boards.bundle good/early good/late --to boards-line1.bundle")
 @click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
-@click.argument("good", metavar="GOOD_FRAMES...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@good_argument
 @click.option(
     "--false-reject",
     type=FiniteRange(0, 1, max_open=True),
-    default=FALSE_REJECT,
+    default=0.01,
     show_default=True,
     help="Wanted share of good frames that are rejected.",
 )
@@ -146,94 +204,365 @@ def calibrate(
     copies = find_copies(pictures.files)
     warnings = _warn_of_copies(pictures.files, copies)
     parent = open_bundle(bundle_path)
-    was = parent.manifest
+    was, before = parent.manifest, parent.manifest.calibration
     trained = find_trained(was, pictures.files)
+    made_of = find_made_of(was, pictures.files) if keep_reference else []
     warnings += _warn_of_known(
         trained,
         "the model was trained on",
         ", and probably on others of the same parts, of which the bundle knows one picture each: it scores them lower "
         "than new parts, so the thresholds may be too low and the bounds do not hold; calibrate on other frames",
     )
-    made_of = find_made_of(was, pictures.files) if keep_reference else []
     warnings += _warn_of_known(
         made_of,
         "the reference was made from",
         ": they differ less from it than new parts do, so the thresholds may be too low and the bounds do not hold; "
         "calibrate on other frames, or without --keep-reference",
     )
-    new = NewBundle.beside(bundle_path, was.version, target, version, dry_run)
+    new = NewBundle.of(parent, bundle_path, target, version, dry_run)
     verified = open_verified_engine(parent, kind, precision)
-    made = new_reference(pictures, parent, keep=keep_reference)
-    own = [] if made is None else cameras_with_own(was)
-    warnings += warn_of_own_references(own) + ([] if made is None else made.warnings())
-    references = product_references(parent) if made is None else {ANY_CAMERA: made.reference}
+    made = _new_reference(pictures, parent, keep=keep_reference)
+    references, kept = product_references(parent), before
+    if made is not None:
+        own = _cameras_with_own(was)
+        warnings += _warn_of_own_references(own) + made.warnings()
+        references, kept = {ANY_CAMERA: made.reference}, without_poses(before, ANY_CAMERA, own)
     inspector = Inspector(was, verified.engine, references=references)
 
     reference_of = None if made is None else made.of
     frames, appearances, samples = pictures.run(inspector, progress("good frames"), reference_of=reference_of)
-    warnings += warn_of_outliers(pictures, appearances, {copy for _, copy in copies})
+    warnings += _warn_of_outliers(pictures, appearances, {copy for _, copy in copies})
     plausibility = fit_plausibility(appearances)
-    frames_are = f"good frames of {pictures.names}"
     calibration = calibrate_by_share(
         frames,
         false_reject,
-        frames_are,
+        f"good frames of {pictures.names}",
         top_cells=was.map.top_cells,
-        lowest_defect=was.calibration.coldest_defect,
+        lowest_defect=before.coldest_defect,
     )
     if not {*trained, *made_of}.isdisjoint(pictures.files):  # their scores show nothing of new frames
-        calibration = msgspec.structs.replace(calibration, held_out_rejected=None, false_reject_at_most=None)
+        calibration = replace(calibration, held_out_rejected=None, false_reject_at_most=None)
     reference, picture = fit_reference(
         samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
     )
-    warnings += warn_of_no_reference(reference, len(frames))
-    before = was.calibration if made is None else without_poses(was.calibration, ANY_CAMERA, own)
-    calibration = msgspec.structs.replace(
+    calibration = replace(
         calibration,
         plausible=plausibility.plausible,
-        plausible_by_camera=before.plausible_by_camera,
+        plausible_by_camera=kept.plausible_by_camera,
         reference=reference,
     )
-    first = summarise_shift(pictures, frames, calibration.held_out_rejected)
-    warnings += _warn_of_newly_plausible(pictures, appearances, parent.plausibility(), plausibility)
-    if (few := describe_support(calibration)) is not None:
-        warnings.append(few)
-    warnings += _warn_of_high_frames(
-        len(frames), count_rejected(frames, was.calibration.score_threshold), was.calibration
-    )
-    manifest = recalibrated_manifest(
-        parent, calibration, new.version, verified.engine, record_of_thresholds(calibration), made
-    )
-    replaced = files_of_frames(plausibility.tiles, picture) | ({} if made is None else made.content)
-    written = new.write(parent, manifest, replaced)
-    report = Report(
-        written=None if written is None else str(written.path),
-        digest=None if written is None else written.digest,
-        version=new.version,
-        engine=kind,
-        precision=verified.engine.precision,
-        fell_back=verified.fell_back,
-        calibration=calibration,
-        compared_with={name: each.made_of for name, each in references.items()},
-        good_frames=first,
-        support=_support(len(frames), false_reject),
-        before=Before(
-            version=was.version,
-            digest=parent.digest,
-            score_threshold=was.calibration.score_threshold,
-            evidence_threshold=was.calibration.evidence_threshold,
-            rejected=count_rejected(frames, was.calibration.score_threshold),
-            farthest_features=None if was.calibration.plausible is None else was.calibration.plausible.distance,
+    rejected = count_rejected(frames, before.score_threshold)
+    warnings += _warn_of_no_drift(len(frames)) if reference is None else []
+    warnings += _warn_of_newly_plausible(pictures.files, appearances, parent.plausibility(), plausibility)
+    warnings += [few] if (few := describe_support(calibration)) is not None else []
+    warnings += _warn_of_high_frames(len(frames), rejected, before)
+    shift = summarise_shift(pictures, frames, calibration.held_out_rejected)
+    support = {
+        "confidence": CONFIDENCE,
+        "beyond_the_frames": false_reject > 0 and count_allowed_rejects(len(frames), false_reject) == 0,
+        "frames_with_none": frames_to_show(false_reject, 0) if false_reject > 0 else None,
+        "frames_with_one": frames_to_show(false_reject, 1) if false_reject > 0 else None,
+    }
+    farthest = None if before.plausible is None else before.plausible.distance
+    highest = ", ".join(f"{frame.file} {frame.highest_logit:.2f}" for frame in shift.highest)
+    compared_with = {name: each.made_of for name, each in references.items()}
+    new.finish(
+        recalibrated_manifest(
+            parent, calibration, new.version, verified.engine, record_of_thresholds(calibration), made
         ),
-        warnings=warnings,
+        files_of_frames(plausibility.tiles, picture) | ({} if made is None else made.content),
+        as_json,
+        {
+            "engine": kind,
+            "precision": verified.engine.precision,
+            "fell_back": verified.fell_back,
+            "calibration": calibration,
+            "compared_with": compared_with,
+            "good_frames": shift,
+            "support": support,
+            "before": {
+                "version": was.version,
+                "digest": parent.digest,
+                "score_threshold": before.score_threshold,
+                "evidence_threshold": before.evidence_threshold,
+                "rejected": rejected,
+                "farthest_features": farthest,
+            },
+            "warnings": warnings,
+        },
+        {
+            "calibrated by": f"{describe_rule(calibration)}, on "
+            f"{count_frames(calibration.frames, calibration.frames_are)}",
+            "compared with": ", ".join(compared_with.values()) or None,
+            "computed by": f"{kind} in {verified.engine.precision}",
+            "score threshold": f"{calibration.score_threshold:.2f} logits, was {before.score_threshold:.2f}",
+            "evidence threshold": f"{calibration.evidence_threshold:.2f} logits, was {before.evidence_threshold:.2f}",
+            "strong evidence": describe_strong(calibration),
+            "a frame must be": describe_plausible(calibration.plausible)
+            + ("" if farthest is None else f" (features: before, at most {farthest:.3g})"),
+            "drift is watched by": describe_reference(reference),
+            "false rejects": f"{describe_bound(calibration)}; by the old threshold {rejected} of {shift.frames}",
+            "what they support": _describe_support(calibration, support),
+            "highest scores": f"{highest}; check that they are truly good",
+            "fell back": verified.fell_back,
+        },
     )
-    print_warnings(warnings)
-    print_report(report, as_json, new.title, _facts(report))
+
+
+@click.command("calibrate", epilog="Example: heatline cameras calibrate line.toml top good --to boards-line1.bundle")
+@click.argument("line", type=click.Path(path_type=Path))
+@click.argument("camera")
+@good_argument
+@click.option("--product", help="Product whose bundle and region of interest to use. Default: the line's first.")
+@keep_reference_option
+@new_bundle_options
+@json_option
+def calibrate_camera(
+    line: Path,
+    camera: str,
+    good: tuple[Path, ...],
+    product: str | None,
+    keep_reference: bool,
+    target: Path | None,
+    version: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Set what frames of CAMERA must look like from GOOD_FRAMES, pictures or folders of them, and write a new bundle.
+
+    Use this if the cameras of LINE differ in light, distance or view. Only the camera's region of interest counts.
+    A camera with a reference of its own gets a new one. Thresholds do not change. The new bundle is not signed.
+    """
+    config = load_config(line)
+    config = config.of_product(config.product if product is None else product)
+    areas = {each.name: each.region_of_interest for each in config.cameras}
+    if camera not in areas:
+        raise ConfigError(f"{line} has no camera {camera!r}; it has {', '.join(areas)}")
+    area = areas[camera]
+    pictures = GoodPictures(good)
+    parent = open_bundle(config.bundle)
+    was = parent.manifest.calibration
+    new = NewBundle.of(parent, config.bundle, target, version, dry_run)
+    settings = config.engine_for(parent.digest).settings
+    verified = open_verified_engine(parent, settings.kind, settings.precision, device=settings.device)
+    known_references = parent.references()
+    shared = camera not in known_references and ANY_CAMERA in known_references
+    made = _new_reference(pictures, parent, camera, keep=keep_reference or shared)
+    references = product_references(parent, [camera]) if made is None else {camera: made.reference}
+    inspector = Inspector(
+        parent.manifest,
+        verified.engine,
+        overlap_px=config.tiles.overlap_px,
+        references={ANY_CAMERA: references.get(camera) or references[ANY_CAMERA]} if references else None,
+    )
+    reference_of = None if made is None else made.of
+    frames, appearances, samples = pictures.run(inspector, progress(f"frames of {camera}"), area, reference_of)
+    known, everywhere = fit_plausibility(appearances), parent.plausibility()
+    reference, picture = fit_reference(
+        samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
+    )
+    warnings = _warn_of_outliers(pictures, appearances, {copy for _, copy in find_copies(pictures.files)})
+    warnings += [] if made is None else [*made.warnings(), THRESHOLDS_STAY]
+    warnings += [] if verified.fell_back is None else [verified.fell_back]
+    warnings += [] if everywhere is None else _warn_of_wider_bounds(everywhere, known)
+    warnings += _warn_of_no_drift(len(frames)) if reference is None else []
+    roi, exclude = ([list(polygon) for polygon in polygons] for polygons in (area.roi, area.exclude))
+    plausible = CameraPlausible(known.plausible, roi, exclude, reference)
+    frames_are = f"good frames of {pictures.names}"
+    calibration = replace(was, plausible_by_camera={**was.plausible_by_camera, camera: plausible})
+    record = record_of_camera(camera, plausible, frames_are)
+    new.finish(
+        recalibrated_manifest(parent, calibration, new.version, verified.engine, record, made),
+        files_of_frames(known.tiles, picture, camera) | ({} if made is None else made.content),
+        as_json,
+        {"camera": camera, "plausible": plausible, "frames_are": frames_are, "warnings": warnings},
+        {
+            f"a frame of camera {camera} must be": describe_plausible(known.plausible),
+            "drift is watched by": describe_reference(reference),
+            "set by": f"{count_frames(len(appearances), frames_are)}, in {verified.engine.precision}",
+        },
+    )
+
+
+@click.command(
+    "set-reference", epilog="Example: heatline bundle set-reference boards.bundle good/ --to boards-4711.bundle"
+)
+@click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
+@good_argument
+@click.option(
+    "--camera", default="", help="Camera that the reference holds for. Default: all without one of their own."
+)
+@new_bundle_options
+@json_option
+def set_reference(
+    bundle_path: Path,
+    good: tuple[Path, ...],
+    camera: str,
+    target: Path | None,
+    version: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Write a copy of BUNDLE that compares frames with a reference made from GOOD_FRAMES, without training.
+
+    Use this for another line, another design, or a changed product. GOOD_FRAMES are pictures of different good parts,
+    or folders of them; at most 12 are used. A frame that the model rejects when it is compared with the others is left
+    out. BUNDLE does not change. The new bundle is not signed.
+    """
+    parent = open_bundle(bundle_path)
+    was = parent.manifest
+    if was.tensors.difference is None:
+        raise BundleError(
+            f"{bundle_path} compares frames with no reference; expected a bundle whose training found a fixed pose, or "
+            "had reference=on"
+        )
+    if not re.fullmatch(r"[A-Za-z0-9_-]{0,64}", camera):
+        raise click.UsageError(f"--camera {camera!r} is not a camera name; expected up to 64 letters, digits, - and _")
+    new = NewBundle.of(parent, bundle_path, target, version, dry_run, "ref")
+    pictures = GoodPictures(good)
+    made = NewReference(pictures.files, pictures.names, camera)
+    engine = open_verified_engine(parent, "openvino", "f32").engine
+    area, bounds = parent.plausibility_by_camera().get(camera) or (WHOLE_FRAME, None)
+    inspector = Inspector(
+        was,
+        engine,
+        plausibility=parent.plausibility(),
+        plausibility_by_camera={} if bounds is None else {camera: bounds},
+    )
+    judged = made.judged(inspector, area, progress("good frames"))
+    warnings, rejected = [], dict[Path, Judgement]()
+    if len(judged) >= FEWEST_FRAMES:
+        rejected = {file: found for file, found in judged.items() if found.misaligned or found.verdict == "DEFECT"}
+    if rejected:
+        warnings.append(_refuse_most(rejected, len(judged), was.calibration.score_threshold))
+        made = NewReference([file for file in judged if file not in rejected], pictures.names, camera)
+    warnings += [words for frames, words in FEW.items() if frames == len(made.files)]
+    warnings += made.warnings()
+    unlike = {file: why for file, found in judged.items() if not found.misaligned and (why := found.reject_reason)}
+    if unlike:
+        file, why = next(iter(unlike.items()))
+        warnings.append(
+            f"{len(unlike)} of {format_count(len(judged), 'frame')} {is_are(len(unlike))} unlike the product that "
+            f"{bundle_path} knows, as {file}: {why}; a line gives such frames no verdict until heatline "
+            "calibrate has run"
+        )
+    own = _cameras_with_own(was)
+    warnings += [THRESHOLDS_STAY, *([] if camera else _warn_of_own_references(own))]
+    record = {"camera": camera or None, "left_out": [file.name for file in rejected]}
+    calibration = without_poses(was.calibration, camera, own)
+    left_out = [str(file) for file in rejected]
+    of = f"camera {camera}" if camera else "cameras without a reference of their own"
+    new.finish(
+        recalibrated_manifest(parent, calibration, new.version, engine, record, made, records="references"),
+        made.content,
+        as_json,
+        {"camera": camera or None, "reference": made.stated, "left_out": left_out, "warnings": warnings},
+        {
+            f"frames of {of}": f"are compared with {describe_product_reference(made.stated)}",
+            "left out": list_some(left_out, NAMED) or "none",
+        },
+    )
+
+
+def progress(title: str) -> Callable[[Sequence[Path]], Iterable[Path]]:
+    console = progress_console()
+    return lambda files: track(files, title, console=console, disable=not (console.is_terminal and files))
+
+
+def _new_reference(pictures: GoodPictures, parent: Bundle, camera: str = "", *, keep: bool) -> NewReference | None:
+    """Return the reference that good frames make; None: the bundle compares with none, or keeps its own.
+
+    Raises:
+        InputError: the frames are too few for it, or as `NewReference`.
+    """
+    if keep or parent.manifest.tensors.difference is None:
+        return None
+    made = NewReference(pictures.files, pictures.names, camera)
+    if (count := len(made.files)) < FEWEST_FRAMES:
+        raise InputError(
+            f"{format_count(count, 'different good frame')} came, and a new reference needs {FEWEST_FRAMES}, "
+            "as each is compared with one of the others; name more, or keep the old one with --keep-reference"
+        )
+    return made
+
+
+def _refuse_most(rejected: Mapping[Path, Judgement], frames: int, threshold: float) -> str:
+    """Describe the frames that are left out.
+
+    Raises:
+        InputError: they are not the minority.
+    """
+    file, worst = next(iter(rejected.items()))
+    why = worst.misaligned or f"score {worst.score:.2f}, threshold {threshold:.2f}"
+    found = f"{len(rejected)} of {frames} frames {is_are(len(rejected))} rejected when compared with the others"
+    if 2 * len(rejected) >= frames:
+        raise InputError(
+            f"{found}, first {file} ({why}): name good frames only; or if all are good, set thresholds and reference "
+            "together with heatline calibrate"
+        )
+    names = list_some([str(each) for each in rejected], NAMED)
+    return f"{found} and left out, as probably defective or of another design: {names} ({why})"
+
+
+# What a person must know before the new bundle is used.
+
+
+def _warn_of_copies(files: Sequence[Path], copies: Sequence[tuple[int, int]]) -> list[str]:
+    if not copies:
+        return []
+    original, copy = copies[0]
+    return [
+        f"{len(copies)} of {len(files)} pictures "
+        f"{'is a copy of another' if len(copies) == 1 else 'are copies of others'}, as {files[copy]} is of "
+        f"{files[original]}; with copies the bounds are not valid, remove them"
+    ]
 
 
 def _warn_of_known(known: Sequence[Path], what: str, so: str) -> list[str]:
     more = f" and {len(known) - 1} more of these frames" if len(known) > 1 else ""
     return [f"{what} {known[0]}{more}{so}"] if known else []
+
+
+def _warn_of_outliers(pictures: GoodPictures, appearances: Sequence[Appearance], copies: Collection[int]) -> list[str]:
+    """Warn of good frames that look like no other.
+
+    Args:
+        copies: indices of pictures that are copies of others; they do not count.
+    Raises:
+        InputError: there is only one: the bounds would depend on it.
+    """
+    own = [index for index in range(len(appearances)) if index not in copies]
+    found = find_outliers([appearances[index] for index in own])
+    if not found:
+        return []
+    place, difference = next(iter(found.items()))
+    file = pictures.files[own[place]]
+    if len(found) == 1:
+        raise InputError(
+            f"{file} does not look like the other {format_count(len(own) - 1, 'good frame')}: {difference}; "
+            "remove it, or if frames like it are good, add another picture like it, no copy"
+        )
+    return [
+        f"{len(found)} of {format_count(len(own), 'good frame')} look like no other, as {file}: {difference}; "
+        "check them, as similar frames get a verdict now"
+    ]
+
+
+def _cameras_with_own(manifest: Manifest) -> list[str]:
+    """Return the cameras with a reference of their own, sorted."""
+    return sorted(manifest.references.keys() - {ANY_CAMERA})
+
+
+def _warn_of_own_references(cameras: Sequence[str]) -> list[str]:
+    """Warn of cameras that a new reference of all others does not change."""
+    names = ", ".join(cameras)
+    keeps = f"camera {names} keeps a reference of its own; set it with heatline bundle set-reference --camera"
+    return [keeps] if cameras else []
+
+
+def _warn_of_no_drift(frames: int) -> list[str]:
+    few = f"{format_count(frames, 'frame')} {is_are(frames)} too few to warn of drift by"
+    return [f"{few}; name at least {FEWEST_OF_DRIFT}"]
 
 
 def _warn_of_high_frames(frames: int, rejected_before: int, before: Calibration) -> list[str]:
@@ -249,102 +578,58 @@ def _warn_of_high_frames(frames: int, rejected_before: int, before: Calibration)
 
 
 def _warn_of_newly_plausible(
-    pictures: GoodPictures, appearances: Sequence[Appearance], before: Plausibility | None, now: Plausibility
+    files: Sequence[Path], appearances: Sequence[Appearance], before: Plausibility | None, now: Plausibility
 ) -> list[str]:
     """Warn of good frames that got no verdict before, and of features whose bounds are much wider or gone."""
     if before is None:
         return []
-    warnings = []
-    refused = [
-        (file, words)
-        for file, appearance in zip(pictures.files, appearances, strict=True)
-        if (words := before.any_reject_reason(appearance)) is not None
-    ]
-    if refused:
-        file, words = refused[0]
-        warnings.append(
-            f"{len(refused)} of {format_count(len(appearances), 'frame')} got no verdict before, as {file}: {words}; "
-            "check them, as similar frames get a verdict now"
-        )
-    return warnings + warn_of_wider_bounds(before, now)
-
-
-def _warn_of_copies(files: Sequence[Path], copies: Sequence[tuple[int, int]]) -> list[str]:
-    if not copies:
-        return []
-    original, copy = copies[0]
+    reasons = map(before.any_reject_reason, appearances)
+    refused = [(file, why) for file, why in zip(files, reasons, strict=True) if why is not None]
+    if not refused:
+        return _warn_of_wider_bounds(before, now)
+    file, why = refused[0]
+    count = f"{len(refused)} of {format_count(len(appearances), 'frame')}"
     return [
-        f"{len(copies)} of {len(files)} pictures "
-        f"{'is a copy of another' if len(copies) == 1 else 'are copies of others'}, as {files[copy]} is of "
-        f"{files[original]}; with copies the bounds are not valid, remove them"
+        f"{count} got no verdict before, as {file}: {why}; check them, as similar frames get a verdict now",
+        *_warn_of_wider_bounds(before, now),
     ]
 
 
-def _support(frames: int, share: float) -> Support:
-    return Support(
-        confidence=CONFIDENCE,
-        beyond_the_frames=share > 0 and count_allowed_rejects(frames, share) == 0,
-        frames_with_none=frames_to_show(share, 0) if share > 0 else None,
-        frames_with_one=frames_to_show(share, 1) if share > 0 else None,
-        may_reach=most_that_show(share, frames) if share > 0 else None,
-    )
+def _warn_of_wider_bounds(before: Plausibility, now: Plausibility) -> list[str]:
+    """Warn if the new bound of the features is much wider than the old one, or gone."""
+    was, is_now = before.plausible.distance, now.plausible.distance
+    if before.knows_areas and is_now is not None and not now.knows_areas:
+        return [
+            "these frames have too few cells to know the product's areas, so a frame that was covered in part may be "
+            "GOOD; name more"
+        ]
+    if was is None:
+        return []
+    if is_now is None:
+        return [
+            "these frames are too few to know the product's features, so another product may get a verdict; name more"
+        ]
+    if is_now <= FAR_WIDER * was:
+        return []
+    return [
+        f"features may lie up to {is_now:.3g} standard deviations from those of the product, and the old bundle allows "
+        f"{was:.3g}: the frames are too few, or some do not show the product; name more, and remove those"
+    ]
 
 
-def _facts(report: Report) -> dict[str, object]:
-    calibration, before, first = report.calibration, report.before, report.good_frames
-    facts: dict[str, object] = {
-        "version": f"{report.version}, from {before.version}",
-        "digest": report.digest or "none, this is a dry run",
-        "signed by": "nobody, as this is a new bundle: heatline bundle sign",
-        "calibrated by": f"{describe_rule(calibration)}, on {count_frames(calibration.frames, calibration.frames_are)}",
-        **({"compared with": ", ".join(report.compared_with.values())} if report.compared_with else {}),
-        "computed by": f"{report.engine} in {report.precision}",
-        "score threshold": f"{calibration.score_threshold:.2f} logits, was {before.score_threshold:.2f}",
-        "evidence threshold": f"{calibration.evidence_threshold:.2f} logits, was {before.evidence_threshold:.2f}",
-        "strong evidence": describe_strong(calibration),
-        "a frame must be": describe_plausible(calibration.plausible)
-        + ("" if before.farthest_features is None else f" (features: before, at most {before.farthest_features:.3g})"),
-        "drift is watched by": describe_reference(calibration.reference),
-        "false rejects": f"{describe_bound(calibration)}; by the old threshold {before.rejected} of {first.frames}",
-        "what they support": _describe_support(calibration, report.support),
-        "highest scores": _describe_highest(first),
-    }
-    if report.fell_back is not None:
-        facts["fell back"] = report.fell_back
-    return facts
-
-
-def _describe_support(calibration: Calibration, support: Support) -> str:
-    bound = calibration.false_reject_at_most
+def _describe_support(calibration: Calibration, support: Mapping[str, Any]) -> str:
+    """Describe what this number of good frames can show about the requested share of false rejects."""
+    bound, share = calibration.false_reject_at_most, calibration.false_reject_per_frame
     if bound is None:
         return "not known: the model was trained on some of these frames, or the reference was made from some"
     frames = format_count(calibration.frames, "good frame")
     described = f"{frames}: with {percent(CONFIDENCE)} confidence the false-reject rate is at most {percent(bound)}"
-    share = calibration.false_reject_per_frame
     if not share:
         return f"{described}; no number of frames shows that none is ever rejected"
     described += (
-        f"; to show {percent(share)} takes {format_count(support.frames_with_none or 0, 'frame')} of which none "
-        f"reaches the threshold, or {support.frames_with_one} frames of which one reaches it"
+        f"; to show {percent(share)} takes {format_count(support['frames_with_none'], 'frame')} of which none reaches "
+        f"the threshold, or {support['frames_with_one']} frames of which one reaches it"
     )
-    if support.may_reach is not None:
-        described += (
-            f"; these show it if at most {support.may_reach} of them may reach the threshold, with --false-reject "
-            f"{_share_for(support.may_reach, calibration.frames)}"
-        )
-    if support.beyond_the_frames:
+    if support["beyond_the_frames"]:
         described += "; these frames are too few for that share, so the threshold is above the highest of them"
     return described
-
-
-def _share_for(count: int, frames: int) -> str:
-    """Return the shortest decimal share with which this many of the frames may reach a threshold."""
-    if count == 0:
-        return "0"
-    candidates = (f"{(count + 0.5) / frames:.{digits}g}" for digits in range(1, 17))
-    return next(text for text in candidates if count_allowed_rejects(frames, float(text)) == count)
-
-
-def _describe_highest(shift: Shift) -> str:
-    frames = ", ".join(f"{frame.file} {frame.highest_logit:.2f}" for frame in shift.highest)
-    return f"{frames}; check that they are truly good"

@@ -5,7 +5,7 @@ import json
 import click
 
 from heatline.edge.cameras.discovery import Found, list_all
-from heatline.edge.cli.calibrate_camera import calibrate_camera
+from heatline.edge.cli.calibrate import calibrate_camera
 from heatline.edge.cli.cameras_grab import grab
 from heatline.edge.cli.group import CommandGroup
 from heatline.edge.cli.output import json_option, print_json, print_table, print_warnings

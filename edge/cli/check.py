@@ -2,18 +2,15 @@
 
 import contextlib
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 from msgspec.structs import asdict
 
-from heatline.edge.bundle.manifest import Plausible
 from heatline.edge.bundle.signature import describe_signer
 from heatline.edge.cli.bundle_formatting import describe_differences, describe_plausible, reference_facts
 from heatline.edge.cli.output import facts_of, json_option, print_report, print_warnings
-from heatline.edge.colour import to_rgb
 from heatline.edge.config import EvidenceConfig, JournalConfig, LineConfig, load_config
 from heatline.edge.delivery.auth import Access, fingerprint
 from heatline.edge.delivery.client.subscriber import next_status
@@ -24,7 +21,7 @@ from heatline.edge.frames import Frame, FrameRule
 from heatline.edge.inspection.setup import Setup
 from heatline.edge.monitor.feed import check_socket
 from heatline.edge.monitor.pictures import picture_socket
-from heatline.edge.monitor.recorder import MIB, check_folder, encode_frame, require_unused, room_of
+from heatline.edge.monitor.recorder import check_folder, require_unused
 from heatline.edge.monitor.sidecar import check_page
 from heatline.edge.monitor.store import evidence_folder
 from heatline.edge.service.events import bundle_name
@@ -95,12 +92,11 @@ def check(line: Path, as_json: bool) -> None:
     assert prepared is not None
     setup, engine = prepared.setup, prepared.engine
     verified = setup.verified
-    warnings += _warn_of_extreme_threshold(config, setup) + _warn_of_small_store(config.evidence, cameras)
-    report: dict[str, Any] = {
+    warnings += _warn_of_extreme_threshold(config, setup)
+    report = {
         "line": line.stem,
         "product": config.product,
-        "bundle": bundle_name(setup),
-        "signed_by": setup.signed_by,
+        **_of_setup(setup),
         "model": setup.bundle.manifest.model.name,
         "engine": verified.engine.name,
         "engine_settings": asdict(engine.settings),
@@ -109,10 +105,6 @@ def check(line: Path, as_json: bool) -> None:
         "precision": verified.engine.precision,
         "fell_back": verified.fell_back,
         "golden_tiles_off_by": verified.differences,
-        "score_threshold": setup.inspector.thresholds.score,
-        "evidence_threshold": setup.inspector.thresholds.evidence,
-        "compared_with": _compared_with(setup),
-        "plausible": _plausible(setup),
         "plausible_by_camera": sorted(setup.inspector.plausibility_by_camera),
         "drift_watched": sorted(setup.drift.cameras),
         "acting": config.acting,
@@ -130,27 +122,42 @@ def check(line: Path, as_json: bool) -> None:
         "warnings": warnings,
         "line_key": None if access.key is None else fingerprint(access.key.public),
     }
-    facts = facts_of(report) | {
-        "bundle": describe_bundle(report["bundle"]),
-        "signed by": describe_signer(setup.signed_by),
-        "engine settings": f"{engine.settings}, from {engine.tuned_by or line}",
+    facts = facts_of(
+        report,
+        **dict.fromkeys(("compared_with", "golden_tiles_off_by", "plausible_by_camera", "tuned_by", "warnings")),
+        **dict.fromkeys(("cameras", "other_products")),
+        bundle=describe_bundle(bundle_name(setup)),
+        signed_by=describe_signer(setup.signed_by),
+        engine_settings=f"{engine.settings}, from {engine.tuned_by or line}",
+        score_threshold=f"{setup.inspector.thresholds.score:.2f} logits",
+        evidence_threshold=f"{setup.inspector.thresholds.evidence:.2f} logits",
+        plausible=_describe_plausible(setup),
+        drift_watched=_describe_drift(config, setup),
+        journal=_describe_journal(config.journal),
+        evidence=None if config.evidence is None else _describe_evidence(config.evidence, pictures),
+    )
+    facts |= {
         "golden tiles": f"off by {describe_differences(verified.differences)} of the scale",
-        "score threshold": f"{setup.inspector.thresholds.score:.2f} logits",
-        "evidence threshold": f"{setup.inspector.thresholds.evidence:.2f} logits",
-        "compared with": None,
         **reference_facts(setup.bundle.manifest),
-        "plausible": _describe_plausible(setup),
-        "drift watched": _describe_drift(config, setup),
-        "journal": _describe_journal(config.journal),
-        "evidence": None if config.evidence is None else _describe_evidence(config.evidence, pictures),
         **{f"product {name}": _describe_product(other) for name, other in others.items()},
         **{f"camera {name}": _describe_camera(camera) for name, camera in cameras.items()},
     }
-    for name in ("cameras", "golden tiles off by", "other products", "plausible by camera", "tuned by", "warnings"):
-        del facts[name]
-    known = {name: value for name, value in facts.items() if value is not None}
     print_warnings(warnings)
-    print_report(report, as_json, f"{line} can be run in {verified.computes_in}", known)
+    print_report(report, as_json, f"{line} can be run in {verified.computes_in}", facts)
+
+
+def _of_setup(setup: Setup) -> dict[str, Any]:
+    """Return what a product is inspected by."""
+    inspector = setup.inspector
+    return {
+        "bundle": bundle_name(setup),
+        "signed_by": setup.signed_by,
+        "precision": setup.verified.computes_in,
+        "score_threshold": inspector.thresholds.score,
+        "evidence_threshold": inspector.thresholds.evidence,
+        "compared_with": {camera: reference.made_of for camera, reference in inspector.references.items()},
+        "plausible": None if inspector.plausibility is None else inspector.plausibility.plausible,
+    }
 
 
 def _check_addresses(line: Path, config: LineConfig, to_bind: dict[str, str], faults: Faults) -> bool:
@@ -225,18 +232,6 @@ def _warn_of_extreme_threshold(config: LineConfig, setup: Setup) -> list[str]:
     ]
 
 
-def _warn_of_small_store(config: EvidenceConfig | None, cameras: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Warn of cameras of which no picture would be stored, as one takes more room than all may."""
-    if config is None:
-        return []
-    return [
-        f"a picture of camera {name} takes {camera['picture_bytes'] / MIB:.1f} MiB, and evidence.retain_mib is "
-        f"{config.retain_mib}, so none is stored; set more"
-        for name, camera in cameras.items()
-        if camera.get("picture_bytes", 0) > config.retain_mib * MIB
-    ]
-
-
 def _describe_journal(config: JournalConfig) -> str:
     if not config.retain_mib:
         return "no events are stored"
@@ -260,28 +255,10 @@ def _check_other_products(config: LineConfig, first: PreparedSetup | None, fault
         except HeatlineError as error:
             faults.found.append(type(error)(f"product {name}: {error}"))
             continue
-        found[name] = {
-            "bundle": bundle_name(setup),
-            "signed_by": setup.signed_by,
-            "precision": setup.verified.computes_in,
-            "score_threshold": setup.inspector.thresholds.score,
-            "evidence_threshold": setup.inspector.thresholds.evidence,
-            "compared_with": _compared_with(setup),
-            "plausible": _plausible(setup),
-        }
+        found[name] = _of_setup(setup)
         if first is None or setup.verified is not first.setup.verified:
             setup.verified.engine.close()
     return found
-
-
-def _compared_with(setup: Setup) -> dict[str, str]:
-    """Return what each reference is made of, by camera, empty: of all others; nothing: frames are not compared."""
-    return {camera: reference.made_of for camera, reference in setup.inspector.references.items()}
-
-
-def _plausible(setup: Setup) -> Plausible | None:
-    """Return what frames must look like; None: they are not checked."""
-    return None if setup.inspector.plausibility is None else setup.inspector.plausibility.plausible
 
 
 def _describe_plausible(setup: Setup) -> str:
@@ -322,38 +299,28 @@ def _check_camera(open_camera: OpenCamera, setup: Setup | None) -> dict[str, Any
     if settings.triggered != "free":
         return facts  # it sends no frame until it is triggered, and a check must not trigger it
     frame = camera.grab(FIRST_FRAME_WITHIN_SECONDS)
-    checked = FrameRule(settings.size, settings.pixel_format).check(frame) if isinstance(frame, Frame) else frame
-    if not isinstance(checked, Frame):
+    if frame is None:
+        raise CameraError(f"camera {camera.name}: no frame came within {FIRST_FRAME_WITHIN_SECONDS:g} s")
+    with contextlib.ExitStack() as stack:
         if isinstance(frame, Frame):
-            frame.release()
-        if checked is None:
-            raise CameraError(f"camera {camera.name}: no frame came within {FIRST_FRAME_WITHIN_SECONDS:g} s")
-        raise CameraError(f"camera {camera.name}: its first frame cannot be inspected: {checked.detail}")
-    if setup is None:
-        checked.release()
-        return facts
-    height, width = checked.image.shape[:2]
-    area, inspector = settings.region_of_interest, setup.inspector
-    tiles = len(inspector.stitcher((height, width), area).grid)
-    implausible = misaligned = None
-    try:
-        rgb = to_rgb(checked.image, checked.pixel_format)
-        stored = encode_frame(rgb[:, :, 0] if checked.camera_format.startswith("Mono") else rgb)
-        if inspector.plausibility or inspector.references or camera.name in inspector.plausibility_by_camera:
-            judged = inspector.finish(inspector.start(checked, area))
-            misaligned = judged.misaligned
-            implausible = None if judged.reject_reason == misaligned else judged.reject_reason
-    finally:
-        checked.release()
-    return facts | {
-        "width": width,
-        "height": height,
-        "pixel_format": checked.camera_format,
-        "tiles": tiles,
-        "implausible": implausible,
-        "misaligned": misaligned,
-        "picture_bytes": room_of(len(stored)),
-    }
+            stack.callback(frame.release)
+            frame = FrameRule(settings.size, settings.pixel_format).check(frame)
+        if not isinstance(frame, Frame):
+            raise CameraError(f"camera {camera.name}: its first frame cannot be inspected: {frame.detail}")
+        if setup is None:
+            return facts
+        height, width = frame.image.shape[:2]
+        area, inspector = settings.region_of_interest, setup.inspector
+        judged = inspector.finish(inspector.start(frame, area))
+        misaligned = judged.misaligned
+        return facts | {
+            "width": width,
+            "height": height,
+            "pixel_format": frame.camera_format,
+            "tiles": len(inspector.stitcher((height, width), area).grid),
+            "implausible": None if judged.reject_reason == misaligned else judged.reject_reason,
+            "misaligned": misaligned,
+        }
 
 
 def _describe_camera(camera: dict[str, Any]) -> str:

@@ -1,22 +1,38 @@
-"""`heatline follow`."""
+"""`heatline follow`: receives every event of a line, and stores it for good before it acknowledges it."""
 
 import contextlib
+import os
 import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
+import msgspec
 import zmq
 
-from heatline.edge.cli.follow_sinks import Command, Heatmaps, JsonLines, Sink, Standard
 from heatline.edge.cli.options import FiniteRange, topic_option
-from heatline.edge.cli.output import visible
+from heatline.edge.cli.output import say
 from heatline.edge.delivery.client.follower import Follower, forget
 from heatline.edge.delivery.client.handshake_probe import require_authorized
-from heatline.edge.errors import EventsLostError
+from heatline.edge.errors import EventsLostError, InputError
 from heatline.edge.target import KeyFiles, endpoint_of, key_options
+from heatline.edge.util.files import open_locked, replacing, sync_folder, writing
 from heatline.edge.util.process import sigterm_as_ctrl_c
 from heatline.edge.util.text import format_count
-from heatline.edge.wire.following import CONSUMER_NAME, Start
+from heatline.edge.wire.following import CONSUMER_NAME, LARGEST_WINDOW, Delivered, Start
+
+EVENT_PREFIX = b'{"type":"'
+READ_BACKWARD_BYTES = 64 << 10
+"""Bytes read at a time from the end of a file, in search of its last line."""
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+
+Sink = Callable[[Sequence[Delivered]], None]
+"""Stores events, in order: when it returns, it has stored them for good."""
 
 
 def _name(_: click.Context, __: click.Parameter, name: str) -> str:
@@ -84,44 +100,166 @@ def follow(
         return
     require_authorized(address, keys, zmq.DEALER)
     with contextlib.ExitStack() as open_:
-        open_.enter_context(sigterm_as_ctrl_c())  # the events at hand are finished
-        pictures = None if heatmaps is None else Heatmaps(heatmaps)
-        sink: Sink
-        if jsonl is not None:
-            sink = open_.enter_context(contextlib.closing(JsonLines(jsonl)))
-        else:
-            sink = Standard() if command is None else Command(command, pictures)
+        open_.enter_context(sigterm_as_ctrl_c())
+        sink: Sink = _print
+        if command is not None:
+            sink = partial(_run_until_it_succeeds, command, heatmaps)
+        elif jsonl is not None:
+            sink = open_.enter_context(contextlib.closing(JsonLines(jsonl))).take
+        if heatmaps is not None:
+            with writing(heatmaps):
+                heatmaps.mkdir(parents=True, exist_ok=True)
         events = open_.enter_context(
             Follower(
                 address,
                 name,
                 topics=topics,
-                heatmaps=pictures is not None,
+                heatmaps=heatmaps is not None,
                 start=start,
                 timeout_s=timeout_s,
                 keys=keys,
             )
         )
-        _follow(events, sink, pictures, count)
+        at_once = LARGEST_WINDOW if command is None else 1
+        received, last = 0, ""
+        while count is None or received < count:
+            try:
+                batch = events.receive_batch(at_once if count is None else min(count - received, at_once))
+            except EventsLostError as lost:
+                say(f"heatline: {lost}", err=True)
+                continue
+            if not batch:
+                break
+            if heatmaps is not None:
+                _write_heatmaps(heatmaps, batch)
+            sink(batch)
+            received, last = received + len(batch), f", the last is {batch[-1].key}"
+            if received == count:
+                events.acknowledge()
+        say(f"{format_count(received, 'event')} received{last}", err=True)
 
 
-def _follow(events: Follower, sink: Sink, pictures: Heatmaps | None, count: int | None) -> None:
-    received, last = 0, ""
-    while count is None or received < count:
+def _print(events: Sequence[Delivered]) -> None:
+    """Write each event to standard output, as one line of JSON."""
+    sys.stdout.buffer.writelines(_line(event) for event in events)
+    sys.stdout.buffer.flush()
+
+
+def _run_until_it_succeeds(command: str, heatmaps: Path | None, events: Sequence[Delivered]) -> None:
+    """Run a shell command for each event, with its header on standard input, until it succeeds. After an interruption,
+    the event is not acknowledged, and comes again.
+    """
+    for event in events:
+        picture = "" if heatmaps is None or event.png is None else str((heatmaps / f"{event.key}.png").absolute())
+        environment = {"HEATLINE_KEY": event.key, "HEATLINE_TOPIC": event.topic, "HEATLINE_HEATMAP": picture}
+        pause_s = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                code = subprocess.run(command, shell=True, input=_line(event), env=os.environ | environment).returncode
+            except (OSError, ValueError) as error:
+                failure = f"could not be started ({error})"
+            else:
+                if code == 0:
+                    break
+                failure = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
+            say(f"heatline: the command {failure} at event {event.key}; trying again in {pause_s:g} s", err=True)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_SECONDS)
+
+
+def _write_heatmaps(folder: Path, events: Sequence[Delivered]) -> None:
+    """Write the events' pictures, KEY.png.
+
+    Raises:
+        InputError: a picture cannot be written.
+    """
+    with writing(folder):
+        for event in events:
+            if event.png is not None:
+                with replacing(folder / f"{event.key}.png") as new:
+                    new.write_bytes(event.png)
+        sync_folder(folder)
+
+
+class JsonLines:
+    """Appends each event that is not in a file yet to it, as one line of JSON.
+
+    Raises:
+        InputError: the file cannot be used, or another follower writes to it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with writing(path):
+            try:
+                self._fd = open_locked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            except BlockingIOError as error:
+                raise InputError(f"{path} is being written by another follower; name another file") from error
+            try:
+                sync_folder(path.absolute().parent)
+                self._last = self._event_of(self._last_line())
+            except BaseException:
+                os.close(self._fd)
+                raise
+
+    def take(self, events: Sequence[Delivered]) -> None:
+        new = [event for event in events if not self._has(event)]
+        if not new:
+            return
+        size = os.fstat(self._fd).st_size
+        with writing(self._path):
+            try:
+                left = memoryview(b"".join(map(_line, new)))
+                while left:
+                    left = left[os.write(self._fd, left) :]
+                os.fsync(self._fd)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._fd, size)
+                raise
+        self._last = new[-1].journal_id, new[-1].seq
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def _has(self, event: Delivered) -> bool:
+        return self._last is not None and self._last[0] == event.journal_id and event.seq <= self._last[1]
+
+    def _last_line(self) -> bytes:
+        """Return the file's last complete line. Cut off an incomplete line that a crash has left."""
+        size = end = os.fstat(self._fd).st_size
+        tail = b""
+        while end and tail.count(b"\n") < 2:
+            begin = max(0, end - READ_BACKWARD_BYTES)
+            tail = os.pread(self._fd, end - begin, begin) + tail
+            end = begin
+        complete, _, torn = tail.rpartition(b"\n")
+        last = complete.rpartition(b"\n")[2]
+        if torn:
+            # Only a file of events is cut.
+            if self._event_of(last) is None and not torn.startswith(EVENT_PREFIX[: len(torn)]):
+                raise InputError(f"{self._path} does not hold events of a journal; name another file")
+            os.ftruncate(self._fd, size - len(torn))
+            say(f"heatline: {self._path} ended with an incomplete event, which was cut off", err=True)
+        return last
+
+    def _event_of(self, line: bytes) -> tuple[str, int] | None:
+        if not line:
+            return None
         try:
-            batch = events.receive_batch(sink.at_most if count is None else min(count - received, sink.at_most))
-        except EventsLostError as lost:
-            click.echo(f"heatline: {visible(str(lost))}", err=True)
-            continue
-        if not batch:
-            break
-        if pictures is not None:
-            pictures.write(batch)
-        sink.take(batch)
-        received, last = received + len(batch), f", the last is {visible(batch[-1].key)}"
-        interrupted = isinstance(sink, Command) and sink.interrupted
-        if received == count or interrupted:
-            events.acknowledge()
-        if interrupted:
-            raise KeyboardInterrupt
-    click.echo(f"{format_count(received, 'event')} received{last}", err=True)
+            known = msgspec.json.decode(line, type=_Known)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise InputError(
+                f"the last line of {self._path} is not an event of a journal; name another file"
+            ) from error
+        return known.journal_id, known.seq
+
+
+class _Known(msgspec.Struct):
+    journal_id: str
+    seq: int
+
+
+def _line(event: Delivered) -> bytes:
+    return event.header.replace(b"\n", b" ") + b"\n"  # JSON has line breaks only between its tokens

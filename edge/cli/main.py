@@ -19,8 +19,9 @@ INTERRUPTED = 130
 COMMANDS = {
     **dict.fromkeys(("run", "status", "reload", "select", "trigger"), "line"),
     **dict.fromkeys(("inspect", "archive"), "archive"),
-    **{name: name for name in ("check", "watch", "follow", "cameras", "bundle", "calibrate", "journal", "evidence")},
-    **{name: name for name in ("keys", "view", "bridge")},
+    **dict.fromkeys(("watch", "view"), "watch"),
+    **{name: name for name in ("check", "follow", "cameras", "bundle", "calibrate", "journal", "evidence")},
+    **{name: name for name in ("keys", "bridge")},
 }
 """The module of each command. It is imported only when it is used, so that a line starts faster."""
 SECTIONS = {

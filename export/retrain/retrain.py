@@ -11,7 +11,7 @@ from rich.progress import track
 
 from heatline.edge.bundle import Bundle, open_bundle
 from heatline.edge.calibration.recalibration import next_in_series
-from heatline.edge.cli.new_bundle import SUFFIX
+from heatline.edge.cli.calibrate import SUFFIX
 from heatline.edge.cli.output import progress_console
 from heatline.edge.errors import InputError, Interrupted
 from heatline.edge.util.text import encode_json

@@ -18,7 +18,7 @@ from heatline.edge.bundle.manifest import Plausible
 from heatline.edge.bundle.plausibility import Plausibility
 from heatline.edge.calibration.recalibration import GoodPictures
 from heatline.edge.calibration.statistics import upper_bound
-from heatline.edge.cli.calibrate import _share_for, _warn_of_newly_plausible
+from heatline.edge.cli.calibrate import _warn_of_newly_plausible
 from heatline.edge.errors import EngineError
 from heatline.edge.inspection.inspector import Inspector
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
@@ -139,16 +139,9 @@ def test_the_report_states_what_few_frames_show(tmp_path: Path, own: Bundle) -> 
     report, _ = calibrated(own.path, good, "--false-reject", "0", "--dry-run")
     assert report["support"] == {
         "confidence": 0.95, "beyond_the_frames": False, "frames_with_none": None, "frames_with_one": None,
-        "may_reach": None,
     }  # fmt: skip
     output = shown("calibrate", own.path, good, "--false-reject", "0", "--dry-run")
     assert "no number of frames shows that none is ever rejected" in output
-
-
-@pytest.mark.parametrize(("count", "frames", "share"), [(0, 299, "0"), (4, 1000, "0.004"), (1, 473, "0.003")])
-def test_the_advised_share_allows_exactly_the_stated_number(count: int, frames: int, share: str) -> None:
-    assert _share_for(count, frames) == share
-    assert int(float(_share_for(count, frames)) * frames + 1e-9) == count
 
 
 def test_a_dry_run_prints_the_same_and_writes_nothing(tmp_path: Path, own: Bundle) -> None:
@@ -314,15 +307,13 @@ def test_frames_that_widen_the_features_range_cause_a_warning() -> None:
         frames=9, height_px=(9, 9), width_px=(9, 9), brightness=(0, 255), contrast=(0, None), sharpness=(0, None),
         distance=2.0,
     )  # fmt: skip
-    pictures = GoodPictures([])
     before, wider = Plausibility(plausible), Plausibility(msgspec.structs.replace(plausible, distance=3.1))
-    (warning,) = _warn_of_newly_plausible(pictures, [], before, wider)
+    (warning,) = _warn_of_newly_plausible([], [], before, wider)
     assert warning.startswith("features may lie up to 3.1 standard deviations from those of the product, and the old ")
     assert (
-        _warn_of_newly_plausible(pictures, [], before, Plausibility(msgspec.structs.replace(plausible, distance=2.9)))
-        == []
+        _warn_of_newly_plausible([], [], before, Plausibility(msgspec.structs.replace(plausible, distance=2.9))) == []
     )
     (warning,) = _warn_of_newly_plausible(
-        pictures, [], before, Plausibility(msgspec.structs.replace(plausible, distance=None))
+        [], [], before, Plausibility(msgspec.structs.replace(plausible, distance=None))
     )
     assert "too few to know the product's features" in warning

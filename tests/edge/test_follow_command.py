@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from heatline.edge.cli import follow_sinks
+from heatline.edge.cli import follow
 from heatline.edge.delivery.durable.consumers import FILE_NAME
 from heatline.edge.errors import ConfigError, DeliveryError, InputError
 from heatline.edge.target import KeyFiles, endpoint_of
@@ -204,7 +204,7 @@ def test_a_place_that_cannot_be_written_is_an_input_error(line: FollowedLine, tm
 
 def test_two_followers_do_not_write_one_file(line: FollowedLine, file: Path) -> None:
     line.add(GOOD)
-    with contextlib.closing(follow_sinks.JsonLines(file)):
+    with contextlib.closing(follow.JsonLines(file)):
         done = run(line, "--jsonl", file)
     assert (done.returncode, "is being written by another follower" in complaint(done)) == (InputError.exit_code, True)
 
@@ -248,8 +248,8 @@ def test_a_command_runs_for_each_event_with_its_key_topic_and_picture(line: Foll
 def test_a_command_that_fails_runs_again_until_it_succeeds_and_no_event_is_left_out(
     line: FollowedLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follow_sinks, "FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(follow_sinks, "LONGEST_PAUSE_SECONDS", 0.03)
+    monkeypatch.setattr(follow, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(follow, "LONGEST_PAUSE_SECONDS", 0.03)
     keys = [each.key for each in line.add(*[GOOD] * 3)]
     log, seen = tmp_path / "log", tmp_path / "seen"
     command = (
@@ -266,33 +266,17 @@ def test_a_command_that_fails_runs_again_until_it_succeeds_and_no_event_is_left_
     ]
 
 
-def test_an_interruption_lets_the_command_finish_and_acknowledges_its_event(line: FollowedLine, tmp_path: Path) -> None:
-    line.add(GOOD, GOOD)
-    begun, go_on, done = tmp_path / "begun", tmp_path / "go_on", tmp_path / "done"
-    os.mkfifo(begun)
-    os.mkfifo(go_on)
-    with following(
-        line.address, "--exec", f"echo > {begun}; read x < {go_on}; echo $HEATLINE_KEY >> {done}"
-    ) as process:
-        begun.read_bytes()
-        process.send_signal(signal.SIGTERM)
-        assert b"waiting for the command to end" in next_log_line(process)
-        go_on.write_bytes(b"now\n")
-        assert process.wait(WITHIN_SECONDS) == 130
-    assert done.read_text() == f"{line.journal_id}-1\n"
-    line.wait_until_acked(1)
-
-
-def test_a_second_interruption_kills_the_command_and_its_event_comes_again(line: FollowedLine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_the_command_and_its_event_comes_again(
+    line: FollowedLine, tmp_path: Path, number: signal.Signals
+) -> None:
     line.add(GOOD)
     begun, never = tmp_path / "begun", tmp_path / "never"
     os.mkfifo(begun)
     os.mkfifo(never)
     with following(line.address, "--exec", f"echo $$ > {begun}; read x < {never}") as process:
         command = int(begun.read_bytes())
-        process.send_signal(signal.SIGINT)
-        next_log_line(process)
-        end(process, signal.SIGINT)
+        end(process, number)
     wait_until(lambda: not Path(f"/proc/{command}/cwd").exists(), "it was killed, too")
     assert line.acked() == 0
 
