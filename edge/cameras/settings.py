@@ -26,7 +26,7 @@ Polygon = Annotated[list[tuple[Px, Px]], Meta(min_length=3, max_length=1000)]
 PRELOADED_WITHIN_SECONDS = 600.0
 Trigger = Literal["free", "software", "hardware"]
 Policy = Literal["block", "drop_oldest", "drop_newest"]
-"""Which frame is dropped when frames come faster than they are inspected (`heatline.edge.inspection.handoff`)."""
+"""Which frame is dropped when frames come faster than they are inspected (`heatline.edge.inspection.ledger`)."""
 
 
 class _Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):

@@ -159,6 +159,10 @@ class SupervisedCamera:
         self._close_process("stopped", "the line stopped")
         os.close(self._wake)
 
+    def skip_numbers(self, frames: int) -> None:
+        """Leave the ledger's next numbers to frames of the run before. Call this before the first `grab`."""
+        self._intake.number += frames
+
     def trigger(self, request: TriggerRequest) -> None:
         """Request a frame of a part, or announce the part of the next frame; another thread gives the answer later."""
         if self._interrupted:

@@ -96,7 +96,7 @@ class Intake:
         self._settings = settings
         self.waiting: deque[Frame | BadFrame] = deque()
         """Items for `grab`: frames, and reports of frames that were announced and cannot be delivered."""
-        self._number = 0
+        self.number = 0
         """The ledger's number of the last frame in `waiting` so far."""
         self._requests: deque[TriggerRequest] = deque()
         self.parts = ExpectedParts()
@@ -212,7 +212,7 @@ class Intake:
         self._queue(replace(item, stamp=stamp))
 
     def _queue(self, item: Frame | BadFrame) -> None:
-        self._number += item.stamp.frames
+        self.number += item.stamp.frames
         self.waiting.append(item)
 
     def _report_lost(self, ids: list[int], passed: Sequence[ExpectedPart], before: Stamp) -> None:
@@ -238,7 +238,7 @@ class Intake:
         if stamp.frame_id is None:  # lost with the first packet of the frame
             request.refuse("no_frame", f"camera {self._settings.name}: its frame came damaged, without its id")
         else:
-            request.answer(TriggerAnswer(frame_id=stamp.frame_id, frame_number=self._number + 1))
+            request.answer(TriggerAnswer(frame_id=stamp.frame_id, frame_number=self.number + 1))
 
     def _report_no_frame(self, part: ExpectedPart, detail: str) -> None:
         stamp = self._with_part(Stamp(self._settings.name, None), part)

@@ -26,9 +26,8 @@ from heatline.edge.monitor.sidecar import check_page
 from heatline.edge.monitor.store import evidence_folder
 from heatline.edge.service.events import bundle_name
 from heatline.edge.service.journal import not_served
-from heatline.edge.service.line import OpenCamera, bound_addresses, open_cameras, require_distinct
+from heatline.edge.service.line import OpenCamera, bound_addresses, lock_folder, open_cameras, require_distinct
 from heatline.edge.service.loading import PreparedSetup, prepare
-from heatline.edge.service.recovery import lock_folder
 from heatline.edge.target import KeyFiles, endpoint_of
 from heatline.edge.util.process import require_limits
 from heatline.edge.util.systemd import LINES, STATE_FOLDERS, state_folder

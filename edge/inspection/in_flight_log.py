@@ -1,33 +1,32 @@
-"""A small file that shows, after a crash, which frames were in flight. It survives kill -9; a power cut may lose the
-last seconds.
+"""A small file that shows, after a crash, which frames were in flight. It survives kill -9.
 
-A camera's events leave in the order of its frames, so the frames in flight are those after the last reported one.
+A camera's events leave in the order of its frames, so the frames in flight are those after the last reported one. Each
+line of the file is one announcement or one report, in JSON; a file that has grown is written anew with what is still in
+flight. It is not synced: no frame waits for the disk, and a power cut may lose it.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from heatline.edge.frames import Stamp, Watermark
-from heatline.edge.inspection.ledger import Ledger
-from heatline.edge.util.slot_file import SlotFile, read_slots
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "in-flight"
-MOST_NAMED = 128
-"""More than can be in flight; for older frames only the number is known."""
-_SLOT_BYTES = 64 << 10
+ROTATE_BYTES = 1 << 20
 _CONSEQUENCE = "after a crash nobody will know which frames were in flight"
 
 
-class _Named(msgspec.Struct, array_like=True):
+class _Announced(msgspec.Struct, array_like=True):
     """A frame, or a run of frames, as in its stamp."""
 
     number: int
@@ -37,158 +36,205 @@ class _Named(msgspec.Struct, array_like=True):
     captured_at_ns: int
     part_id: str | None
 
+    @property
+    def last(self) -> int:
+        return self.number + self.frames - 1
 
-class _Record(msgspec.Struct, array_like=True):
-    """The frames of a camera that were in flight at an instant."""
 
-    camera: str
+class _Line(msgspec.Struct, array_like=True):
     boot_id: str
-    announced: int
-    """Number of the last announced frame."""
+    camera: str
     reported: int
-    """Number of the last reported frame."""
-    named: list[_Named] = []
-    """The newest of the frames after that."""
+    """Number of the camera's last reported frame."""
+    announced: _Announced | None = None
 
 
 class InFlightLog:
     """Writes down, from `begin` on, when a frame is announced and when its event is out. Any thread.
 
-    If the disk cannot be written, the fault is logged and frames are still inspected. Each frame tries again; after a
-    failed `begin`, `begin_again` does.
+    If the disk cannot be written, the fault is logged and frames are still inspected.
 
     Args:
         path: the file; None: nothing is written.
-        ledger: the ledger of the frames: those that it has booked count as reported.
-        boot_id: of this run.
     """
 
-    def __init__(self, path: Path | None, ledger: Ledger, boot_id: str) -> None:
-        self.path = path
-        self._ledger, self._boot_id = ledger, boot_id
-        self._lock = threading.Lock()
-        self._records: dict[str, tuple[int, _Record]] = {}
-        """By camera, its place in the file and its record."""
-        self._file: SlotFile | None = None
-        self._fault: str | None = None
-
-    @property
-    def fault(self) -> str | None:
+    def __init__(self, path: Path | None, boot_id: str) -> None:
+        self.path, self._boot_id = path, boot_id
+        self.fault: str | None = None
         """Why the frames in flight would be unknown after a crash; None while they are written down."""
-        return self._fault
+        self._lock = threading.Lock()
+        self._reported: dict[str, int] = {}
+        self._in_flight: dict[str, deque[_Announced]] = {}
+        self._fd: int | None = None
+        self._appended_bytes = 0
 
-    def begin(self) -> None:
-        """Overwrite the file, and write down from now on which frames are in flight."""
-        if self.path is None:
-            return
-        accounts = self._ledger.accounts()
-        reported = {name: account.captured - account.in_flight for name, account in accounts.items()}
-        self._records = {
-            name: (place, _Record(name, self._boot_id, last, last))
-            for place, (name, last) in enumerate(reported.items())
-        }
-        try:
-            file = SlotFile(self.path, _SLOT_BYTES, len(accounts))
-            for place, record in self._records.values():
-                file.write(place, msgspec.json.encode(record))
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.truncate(self.path, 0)  # the previous run's frames are reported, and this run's cannot be written
-            if self._fault is None:
-                logger.warning("%s cannot be written (%s): %s", self.path, error, _CONSEQUENCE)
-            self._fault = f"{self.path.parent} cannot be written: {_CONSEQUENCE}"
-            return
-        self._file = file
-        if self._fault is not None:
-            self._fault = None
-            logger.info("%s can be written: frames in flight are logged from now on", self.path.parent)
+    def begin(self, reported: Mapping[str, int]) -> None:
+        """Overwrite the file, and write down from now on which frames are in flight.
 
-    def begin_again(self) -> None:
-        """Call `begin` again if it failed: the disk may have room by now."""
-        if self._fault is not None and self._file is None:
-            self.begin()
+        Args:
+            reported: the number of each camera's last reported frame.
+        """
+        with self._lock:
+            self._reported, self._in_flight = dict(reported), {camera: deque() for camera in reported}
+            self._rewrite()
+
+    def retry(self) -> None:
+        """Write the file if that failed: the disk may have room by now."""
+        with self._lock:
+            if self.fault is not None:
+                self._rewrite()
 
     def announced(self, stamp: Stamp) -> None:
         """Note that a numbered frame, or a run of frames, was announced."""
-        if self._file is not None:
-            with self._lock:
-                _, record = self._records[stamp.camera]
-                record.named.append(msgspec.convert(stamp, _Named, from_attributes=True))
-                del record.named[:-MOST_NAMED]
-                record.announced = stamp.number + stamp.frames - 1
-                self._write(self._file, stamp.camera)
+        with self._lock:
+            if stamp.camera in self._in_flight:
+                announced = msgspec.convert(stamp, _Announced, from_attributes=True)
+                self._in_flight[stamp.camera].append(announced)
+                self._append(stamp.camera, announced)
 
     def reported(self, stamp: Stamp) -> None:
         """Note that the event of a frame, or of a run of frames, is out."""
-        if self._file is not None:
-            with self._lock:
-                _, record = self._records[stamp.camera]
-                record.reported = last = stamp.number + stamp.frames - 1
-                record.named = [each for each in record.named if each.number + each.frames - 1 > last]
-                self._write(self._file, stamp.camera)
+        with self._lock:
+            if stamp.camera in self._in_flight:
+                self._reported[stamp.camera] = last = stamp.number + stamp.frames - 1
+                waiting = self._in_flight[stamp.camera]
+                while waiting and waiting[0].last <= last:
+                    waiting.popleft()
+                self._append(stamp.camera)
 
-    def _write(self, file: SlotFile, camera: str) -> None:
-        place, record = self._records[camera]
-        try:
-            file.write(place, msgspec.json.encode(record))
-        except OSError as error:
-            if self._fault is None:
-                self._fault = f"{self.path} cannot be written ({error.strerror})"
-                logger.error("%s: %s", self._fault, _CONSEQUENCE)
+    def _append(self, camera: str, announced: _Announced | None = None) -> None:
+        if self._fd is None:
             return
-        if self._fault is not None:
-            self._fault = None
+        line = self._line(camera, announced)
+        try:
+            if os.write(self._fd, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._fail(error)
+            return
+        self._appended_bytes += len(line)
+        if self._appended_bytes >= ROTATE_BYTES:
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        if self.path is None:
+            return
+        lines = [self._line(camera) for camera in self._reported]
+        lines += [self._line(camera, each) for camera, waiting in self._in_flight.items() for each in waiting]
+        new = self.path.with_name(f".{self.path.name}.new")
+        try:
+            new.write_bytes(b"".join(lines))
+            new.replace(self.path)
+            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        except OSError as error:
+            self._fail(error)
+            return
+        self._close()
+        self._fd, self._appended_bytes = fd, 0
+        if self.fault is not None:
+            self.fault = None
             logger.info("%s is written again", self.path)
+
+    def _line(self, camera: str, announced: _Announced | None = None) -> bytes:
+        return msgspec.json.encode(_Line(self._boot_id, camera, self._reported[camera], announced)) + b"\n"
+
+    def _fail(self, error: OSError) -> None:
+        assert self.path is not None
+        self._close()
+        with contextlib.suppress(OSError):
+            os.truncate(self.path, 0)  # it would tell of frames that are reported by then
+        if self.fault is None:
+            logger.error("%s cannot be written (%s): %s", self.path, error.strerror, _CONSEQUENCE)
+        self.fault = f"{self.path.parent} cannot be written: {_CONSEQUENCE}"
+
+    def _close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd = None
 
 
 @dataclass(frozen=True)
 class PreviousRun:
     """What the in-flight log holds about the run that wrote it."""
 
-    in_flight: list[Stamp]
+    in_flight: list[Stamp] = field(default_factory=list)
     """The frames that were announced and not reported, in as few stamps as possible; each part has its own. Their
     numbers are those of that run."""
-    reported: dict[str, Watermark]
+    reported: dict[str, Watermark] = field(default_factory=dict)
     """Per camera, how far its frames are reported."""
     written_at_ns: int = 0
     """When the log was last written: UTC, ns since 1970; 0: there is no log."""
 
+    def unjournalled(self, journalled: Mapping[str, Watermark], since_ns: int | None) -> "Unjournalled | None":
+        """Return the frames that the run reported and the journal does not hold; None if there are none.
 
-def read_previous_run(path: Path | None, journalled: Mapping[str, Watermark] | None = None) -> PreviousRun:
-    """Read the in-flight log of the previous run. A missing file, or one of another kind, gives an empty result.
+        The journal may know nothing of a camera. If the journal is new, nothing is missing. If it is older than the
+        run, the service died before the first event of that camera was stored.
+
+        Args:
+            journalled: per camera, the last frame whose event the journal holds.
+            since_ns: when the journal was created, UTC in ns; None: there is no journal, or the time is unknown.
+        """
+        missing: dict[str, int | None] = {}
+        for camera, reported in self.reported.items():
+            stored = journalled.get(camera)
+            if stored is None:
+                is_older = since_ns is not None and since_ns < self.written_at_ns
+                count: int | None = reported.frame_number if is_older else 0
+            elif stored.boot_id == reported.boot_id:
+                count = max(reported.frame_number - stored.frame_number, 0)
+            else:
+                count = None if reported.frame_number else 0
+            if count != 0:
+                missing[camera] = count
+        if not missing:
+            return None
+        boot_id = self.reported[next(iter(missing))].boot_id
+        frames = None if None in missing.values() else sum(filter(None, missing.values()))
+        return Unjournalled(boot_id, list(missing), frames)
+
+
+@dataclass(frozen=True)
+class Unjournalled:
+    """Frames whose events a boot published and no journal holds."""
+
+    boot_id: str
+    cameras: list[str]
+    frames: int | None
+    """The least number; None: unknown."""
+
+
+def read_previous_run(path: Path | None, journalled: Mapping[str, Watermark] = {}) -> PreviousRun:
+    """Read the in-flight log of the previous run. Without a file, the result is empty; what is no line is left out.
 
     Args:
         journalled: per camera, how far its events are in the journal. The run may have crashed between the journal's
             commit and the write to this log.
     """
     try:
-        if path is None:
-            return PreviousRun([], {})
-        run = PreviousRun([], {}, path.stat().st_mtime_ns)
-        records = [msgspec.json.decode(data, type=_Record) for data in read_slots(path, _SLOT_BYTES) if data]
-    except (OSError, msgspec.MsgspecError):
-        return PreviousRun([], {})
-    for record in records:
-        run.reported[record.camera] = Watermark(record.boot_id, record.reported)
-        in_journal = (journalled or {}).get(record.camera)
-        if in_journal is not None and in_journal.boot_id == record.boot_id:
-            record.reported = max(record.reported, in_journal.frame_number)
-        run.in_flight.extend(_stamps(record))
+        data, written_at_ns = (b"", 0) if path is None else (path.read_bytes(), path.stat().st_mtime_ns)
+    except OSError:
+        return PreviousRun()
+    run = PreviousRun(written_at_ns=written_at_ns)
+    announced: dict[str, list[_Announced]] = {}
+    for line in data.splitlines():
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            entry = msgspec.json.decode(line, type=_Line)
+            run.reported[entry.camera] = Watermark(entry.boot_id, entry.reported)
+            announced.setdefault(entry.camera, []).extend(filter(None, [entry.announced]))
+    for camera, frames in announced.items():
+        boot_id, reached = run.reported[camera]
+        in_journal = journalled.get(camera)
+        if in_journal is not None and in_journal.boot_id == boot_id:
+            reached = max(reached, in_journal.frame_number)
+        run.in_flight.extend(_stamps(camera, [each for each in frames if each.last > reached]))
     return run
 
 
-def _stamps(record: _Record) -> list[Stamp]:
+def _stamps(camera: str, frames: list[_Announced]) -> list[Stamp]:
     stamps: list[Stamp] = []
-    reached = record.reported
-    for each in record.named:
-        if each.number > reached + 1:  # so many frames that these are not named any more
-            missing = each.number - reached - 1
-            at_ns = each.captured_at_ns
-            stamps.append(Stamp(record.camera, None, captured_at_ns=at_ns, frames=missing, number=reached + 1))
-        if (last := each.number + each.frames - 1) <= reached:
-            continue
-        reached = last
-        stamp = Stamp(record.camera, **msgspec.structs.asdict(each))
+    for each in frames:
+        stamp = Stamp(camera, **msgspec.structs.asdict(each))
         before = stamps[-1] if stamps else None
         if before is not None and before.part_id is stamp.part_id is None and before.is_followed_by(stamp):
             stamps[-1] = before.extended_to(stamp)

@@ -1,8 +1,8 @@
 """The stages of inspection: grab, tile and infer, stitch and judge, report. Each stage has a thread of its own.
 
-Every hand-off is bounded. The reorder buffer gets one outcome for each frame. Only the `report` stage books frames in
-the ledger. A probe passes through all stages after the grabbing and is not counted: its arrival shows that every stage
-works while no camera sends a frame.
+Every hand-off is bounded. The ledger gets one outcome for each frame, and the `report` stage books it. A probe passes
+through all stages after the grabbing and is not counted: its arrival shows that every stage works while no camera sends
+a frame.
 """
 
 import logging
@@ -10,8 +10,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -20,12 +20,9 @@ from heatline.edge.errors import EngineError, GeometryError, InputError
 from heatline.edge.frames import BadFrame, Frame, FrameRule, Stamp
 from heatline.edge.geometry.region_of_interest import WHOLE_FRAME
 from heatline.edge.inference import Engine
-from heatline.edge.inspection.handoff import Handoff, Lane
-from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.inspector import PendingFrame
-from heatline.edge.inspection.ledger import Ledger
+from heatline.edge.inspection.ledger import PROBE, Ledger
 from heatline.edge.inspection.outcome import Outcome, Unjudged, outcome_of
-from heatline.edge.inspection.reorder_buffer import ReorderBuffer
 from heatline.edge.inspection.setup import Setup
 from heatline.edge.util.process import NamedThread
 
@@ -37,8 +34,6 @@ JOIN_STEP_SECONDS = 0.05
 FRAME_POLL_SECONDS = 0.002
 FRAMES_WITH_ENGINE = 2
 """How many frames may be with the engine or wait to be judged: one to infer, one to judge."""
-PROBE = ""
-"""Reserved: no camera can have this name."""
 PROBE_GREY = 128
 
 
@@ -58,10 +53,9 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Camera:
-    """A source of frames, its lane in the hand-off, and the rule for its frames."""
+    """A source of frames, and the rule for its frames."""
 
     source: Source
-    lane: Lane
     rule: FrameRule
 
 
@@ -71,33 +65,25 @@ class Pipeline:
 
     Args:
         cameras: by name.
-        setup: inspects frames until another setup is activated.
+        ledger: of the same cameras.
         report: called with each outcome, on one thread; those of one camera come in the order of its frames. The
             outcome's pixels are released when it returns.
         probed: called on the same thread when a probe was judged, after all earlier reports.
-        in_flight: the log of each announced frame.
     """
 
     def __init__(
         self,
         cameras: Mapping[str, Camera],
-        setup: Setup,
         ledger: Ledger,
         report: Callable[[Outcome], None],
         probed: Callable[[], None] = lambda: None,
-        in_flight: InFlightLog | None = None,
     ) -> None:
         self._cameras, self._ledger, self._report, self._probed = cameras, ledger, report, probed
-        lanes = {name: camera.lane for name, camera in cameras.items()}
-        self._grabbed: Handoff[Frame] = Handoff({**lanes, PROBE: Lane(1, "drop_newest")})
         self._started: queue.Queue[tuple[Setup, PendingFrame] | None] = queue.Queue(FRAMES_WITH_ENGINE)
-        self._reorder_buffer = ReorderBuffer([*cameras, PROBE], FRAMES_WITH_ENGINE, setup)
-        self._in_flight = in_flight
-        self._probes = 0
         self._probe_pending = False
         self._begun = False
         self._fault: BaseException | None = None
-        self._grabbers = [self._thread(f"grab {name}", self._grab, name) for name in cameras]
+        self._grabbers = [self._thread(f"grab {name}", self._grab, camera) for name, camera in cameras.items()]
         self._stages = [
             self._thread("infer", self._infer),
             self._thread("judge", self._judge),
@@ -120,26 +106,14 @@ class Pipeline:
         """Whether no camera will deliver another frame."""
         return self._begun and not any(thread.is_alive() for thread in self._grabbers)
 
-    @property
-    def setup(self) -> Setup:
-        """The active setup, which inspects frames that are grabbed now."""
-        return self._reorder_buffer.setup
-
-    def activate(self, setup: Setup) -> None:
-        """Inspect frames that are grabbed from now on by this setup. The former setup inspects all earlier frames."""
-        self._reorder_buffer.activate(setup)
-
     def probe(self) -> None:
         """Send a probe tile through all stages after the grabbing, unless one is pending. Call from one thread only."""
         if self._probe_pending:
             return
-        self._probes += 1
-        side = self.setup.bundle.manifest.grid.tile_px
-        probe = Frame(Stamp(PROBE, None, number=self._probes), np.full((side, side), PROBE_GREY, np.uint8), "Mono8")
         self._probe_pending = True
-        self._reorder_buffer.register(probe.stamp)
-        dropped = self._grabbed.put(PROBE, probe)
-        assert dropped is None or self._grabbed.closed
+        side = self._ledger.setup.bundle.manifest.grid.tile_px
+        grey = np.full((side, side), PROBE_GREY, np.uint8)
+        self._ledger.hand_over(self._ledger.announce(Frame(Stamp(PROBE, None), grey, "Mono8")))
 
     def check(self) -> None:
         """Raise the exception that ended a stage, if any: a pipeline with a dead stage inspects nothing."""
@@ -159,73 +133,54 @@ class Pipeline:
         now = time.monotonic()
         # A camera that hangs must not use up the time that the grabbed frames need.
         in_time = not self._begun or _join(self._grabbers, now + seconds / 3, meanwhile)
-        self._grabbed.close()
+        self._ledger.close()
         if not _join(self._stages, now + seconds * 2 / 3, meanwhile):
-            self._drop_waiting_frames()
+            self._ledger.drop_waiting()
         return _join(self._stages, now + seconds, meanwhile) and in_time
-
-    def _drop_waiting_frames(self) -> None:
-        while (frame := self._grabbed.get()) is not None:
-            frame.release()
-            self._reorder_buffer.complete(_dropped(frame, "stopped"))
 
     # The stages, in order.
 
-    def _grab(self, name: str) -> None:
-        source = self._cameras[name].source
+    def _grab(self, camera: Camera) -> None:
         while True:
             try:
-                item = source.grab(GRAB_TIMEOUT_SECONDS)
+                item = camera.source.grab(GRAB_TIMEOUT_SECONDS)
             except EndOfFrames:
                 return
             if item is None:
                 continue
-            number = self._ledger.captured(name, item.stamp.frames)
-            item = replace(item, stamp=item.stamp.with_number(number))
-            if self._in_flight is not None:
-                self._in_flight.announced(item.stamp)
-            self._reorder_buffer.register(item.stamp)
-            checked = self._cameras[name].rule.check(item) if isinstance(item, Frame) else item
-            if isinstance(checked, BadFrame):
-                self._reorder_buffer.complete(_unjudged(checked, item if isinstance(item, Frame) else None))
+            if isinstance(item, BadFrame):
+                self._ledger.complete(_unjudged(self._ledger.announce(item)))
                 continue
-            dropped = self._grabbed.put(name, checked)
-            if dropped is not None:
-                dropped.release()
-                self._reorder_buffer.complete(_dropped(dropped, "stopped" if self._grabbed.closed else "overload"))
+            frame = self._ledger.announce(item)
+            checked = camera.rule.check(frame)
+            if isinstance(checked, BadFrame):
+                self._ledger.complete(_unjudged(checked, frame))
+            else:
+                self._ledger.hand_over(frame)
 
     def _infer(self) -> None:
         engine: Engine | None = None
-        while (frame := self._next_frame(engine)) is not None:
-            setup = self._reorder_buffer.acquire_setup(frame.stamp)
-            if setup is not None and setup.verified.engine is not engine:
+        while (taken := self._take(engine)) is not None:
+            frame, setup = taken
+            if setup.verified.engine is not engine:
                 if engine is not None:
                     engine.drain()  # otherwise its last answers would wait until this engine gets a frame again
                 engine = setup.verified.engine
-            if setup is None:
-                frame.release()
-                continue
             pending = self._start(frame, setup)
-            if pending is None:
-                self._reorder_buffer.release_setup(setup)
-            else:
-                self._pass_to_judge((setup, pending))
+            if pending is not None:
+                # The judging stage may wait for the engine's answers, which only this thread collects.
+                while self._started.full() and engine.collect():
+                    pass
+                self._started.put((setup, pending))
         if engine is not None:
             engine.drain()
         self._started.put(None)
 
-    def _next_frame(self, engine: Engine | None) -> Frame | None:
+    def _take(self, engine: Engine | None) -> tuple[Frame, Setup] | None:
         """Wait for the next frame and return it. Collect the engine's answers meanwhile."""
-        while engine is not None and not self._grabbed.waiting() and engine.collect(FRAME_POLL_SECONDS):
+        while engine is not None and not self._ledger.waiting and engine.collect(FRAME_POLL_SECONDS):
             pass
-        return self._grabbed.get()
-
-    def _pass_to_judge(self, started: tuple[Setup, PendingFrame]) -> None:
-        """Wait for room, and collect the engine's answers meanwhile: the judging stage may wait for them."""
-        engine = started[0].verified.engine
-        while self._started.full() and engine.collect():
-            pass
-        self._started.put(started)
+        return self._ledger.take()
 
     def _start(self, frame: Frame, setup: Setup) -> PendingFrame | None:
         try:
@@ -234,33 +189,26 @@ class Pipeline:
             reason, detail = "wrong_size", str(error)
         except InputError as error:
             frame.release()  # such pixels make no picture
-            self._reorder_buffer.complete(_unjudged(BadFrame(frame.stamp, "wrong_colour", str(error))))
+            self._ledger.complete(_unjudged(BadFrame(frame.stamp, "wrong_colour", str(error))))
             return None
         except EngineError as error:
             reason, detail = "engine", str(error)
-        self._reorder_buffer.complete(_unjudged(BadFrame(frame.stamp, reason, detail), frame))
+        self._ledger.complete(_unjudged(BadFrame(frame.stamp, reason, detail), frame))
         return None
 
     def _judge(self) -> None:
         while (started := self._started.get()) is not None:
-            self._reorder_buffer.complete(_judged(*started))
-            self._reorder_buffer.release_setup(started[0])
-        self._reorder_buffer.close()
+            self._ledger.complete(_judged(*started))
+        self._ledger.finish()
 
     def _report_outcomes(self) -> None:
-        while (outcome := self._reorder_buffer.pop()) is not None:
+        while (outcome := self._ledger.pop()) is not None:
             if outcome.stamp.camera == PROBE:
                 self._report_probe(outcome)
-                continue
-            self._report(outcome)
-            outcome.release()
-            camera, frames = outcome.stamp.camera, outcome.stamp.frames
-            if outcome.unjudged is None:
-                self._ledger.inspected(camera)
-            elif outcome.unjudged.kind == "dropped":
-                self._ledger.dropped(camera, outcome.unjudged.reason, frames)
             else:
-                self._ledger.failed(camera, outcome.unjudged.reason, frames)
+                self._report(outcome)
+                outcome.release()
+                self._ledger.book(outcome)
 
     def _report_probe(self, outcome: Outcome) -> None:
         if outcome.unjudged is None:
@@ -269,7 +217,7 @@ class Pipeline:
             logger.error("a probe was not judged: %s", outcome.unjudged.detail)
         self._probe_pending = False
 
-    def _thread(self, name: str, stage: Callable[..., None], *args: str) -> threading.Thread:
+    def _thread(self, name: str, stage: Callable[..., None], *args: Camera) -> threading.Thread:
         def run() -> None:
             try:
                 stage(*args)
@@ -289,14 +237,6 @@ def _judged(setup: Setup, pending: PendingFrame) -> Outcome:
     if stamp.camera == PROBE:  # a probe shows no product, so its appearance does not count
         return Outcome(stamp, judgement=judgement)
     return outcome_of(stamp, judgement, pending.frame)
-
-
-def _dropped(frame: Frame, reason: Literal["overload", "stopped"]) -> Outcome:
-    details = {
-        "overload": "frames came faster than there was time to inspect them",
-        "stopped": "the line stopped before there was room for it",
-    }
-    return Outcome(frame.stamp, unjudged=Unjudged("dropped", reason, details[reason]))
 
 
 def _unjudged(bad: BadFrame, frame: Frame | None = None) -> Outcome:

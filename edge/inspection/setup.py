@@ -1,6 +1,6 @@
 """Bundle, engine and settings for inspection, exchanged together between two frames: no frame mixes two setups."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -14,30 +14,6 @@ from heatline.edge.inspection.inspector import Inspector
 
 Heatmaps = Literal["never", "defect", "always"]
 """For which verdicts the event carries the heatmap."""
-
-
-class EngineUses:
-    """A reference count of an engine, shared by all setups of that engine. The active setup, each frame whose outcome
-    was not popped yet and each frame that the engine works on hold a reference. Only the reorder buffer counts, under
-    its lock.
-
-    Args:
-        unused: called under that lock once no reference is left; it must not raise. A thread that popped an outcome
-            may still read the engine's name and precision, so a closed engine keeps both.
-    """
-
-    def __init__(self, unused: Callable[[], None] = lambda: None) -> None:
-        self._count, self._unused = 0, unused
-
-    def acquire(self) -> None:
-        """Add a reference."""
-        self._count += 1
-
-    def release(self) -> None:
-        """Drop a reference."""
-        self._count -= 1
-        if self._count == 0:
-            self._unused()
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +34,6 @@ class Setup:
     heatmaps: Heatmaps = "never"
     drift: DriftSetup = field(default_factory=DriftSetup)
     """What its frames are compared with; the default watches no camera."""
-    uses: EngineUses = field(default_factory=EngineUses)
-    """The reference count of its engine; the default closes no engine."""
 
     @cached_property
     def scale(self) -> ColourScale:

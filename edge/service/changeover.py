@@ -6,13 +6,15 @@ If anything fails, the active setup stays active, and a `change` event gives the
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from heatline.edge.bundle import VerifiedEngine
 from heatline.edge.config import LineConfig, load_config
 from heatline.edge.delivery.commands import Answer
-from heatline.edge.errors import CameraError, ConfigError, DeliveryError, HeatlineError
+from heatline.edge.errors import ConfigError, DeliveryError, HeatlineError
 from heatline.edge.service.events import bundle_name
 from heatline.edge.service.line import Line
 from heatline.edge.service.loading import PreparedSetup, describe_plausibility_change, describe_setup, prepare
@@ -168,17 +170,14 @@ class Changeover:
         applied = Change(change=change, applied=True, at_ns=time.time_ns())
 
         def activate() -> None:
-            self._line.pipeline.activate(prepared.setup)
+            self._line.ledger.activate(prepared.setup)
             self._config, self._active, self.last = config, prepared, applied
             self._finish()
 
-        try:
-            with reconfigure(self._line.cameras, before.config.cameras, prepared.config.cameras):
-                self._line.events.emit_activation(applied, prepared.setup, activate)
-        except CameraError:
-            if prepared.setup.verified is not before.setup.verified:
-                prepared.setup.verified.engine.close()
-            raise
+        with reconfigure(self._line.cameras, before.config.cameras, prepared.config.cameras):
+            self._line.events.emit_activation(applied, prepared.setup, activate)
+        if prepared.setup.verified is not before.setup.verified:
+            _close_once_unused(before.setup.verified)
         logger.info("active: %s%s", describe_setup(prepared), describe_plausibility_change(before, prepared))
 
     def _refuse(self, change: Literal["reload", "select"], detail: str) -> None:
@@ -186,6 +185,14 @@ class Changeover:
         self.last = Change(change=change, applied=False, detail=detail, at_ns=time.time_ns())
         self._finish()
         self._line.events.emit_refusal(self.last)
+
+
+def _close_once_unused(verified: VerifiedEngine) -> None:
+    """Close an engine, on a thread of its own, once the last frame that it inspects is reported: only the setups of
+    frames hold it. Its last answers may take long, and no frame waits for them.
+    """
+    engine = verified.engine
+    weakref.finalize(verified, lambda: NamedThread("retire", engine.close).start()).atexit = False
 
 
 def _describe_error(error: Exception) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from heatline.edge.colour import to_rgb
-from heatline.edge.drift import CameraReference, DriftMonitor, describe_drift
+from heatline.edge.drift import CameraReference, DriftMonitor, DriftSetup, describe_drift
 from heatline.edge.inspection.outcome import Outcome
 from heatline.edge.inspection.setup import Setup
 from heatline.edge.wire.events import DriftReading
@@ -23,7 +23,6 @@ Emit = Callable[[str, str, DriftReading, str, Setup], None]
 class _Watch:
     """A camera that is watched by one setup."""
 
-    setup: Setup
     reference: CameraReference
     monitor: DriftMonitor
     next_at_s: float = float("-inf")
@@ -40,7 +39,7 @@ class LineDrift:
     def __init__(self, emit: Emit, clock: Callable[[], float] = time.monotonic) -> None:
         self._emit, self._clock = emit, clock
         self._watches: dict[str, _Watch | None] = {}
-        self._setups: dict[str, Setup] = {}
+        self._drifts: dict[str, DriftSetup] = {}
 
     def add(self, outcome: Outcome) -> None:
         """Measure a judged frame if one is due. Its pixels must be there still.
@@ -51,7 +50,7 @@ class LineDrift:
         if setup is None or frame is None or judgement is None:
             return
         camera = outcome.stamp.camera
-        if self._setups.get(camera) is not setup:
+        if self._drifts.get(camera) is not setup.drift:
             self._begin(camera, setup)
         watch, now_s = self._watches.get(camera), self._clock()
         if watch is None or now_s < watch.next_at_s:
@@ -73,18 +72,14 @@ class LineDrift:
 
     def _begin(self, camera: str, setup: Setup) -> None:
         """Compare a camera's frames with another setup's reference from now on."""
-        before, self._setups[camera] = self._watches.get(camera), setup
+        before, self._drifts[camera] = self._watches.get(camera), setup.drift
         if before is not None:
             for measure, reading in before.monitor.readings.items():
                 if reading.drifted:
                     over = msgspec.structs.replace(reading, drifted=False)
                     self._report(camera, measure, over, RESTARTED, setup)
         reference = setup.drift.cameras.get(camera)
-        watch = (
-            None
-            if reference is None
-            else _Watch(setup, reference, DriftMonitor(reference.expected(), setup.drift.window))
-        )
+        watch = None if reference is None else _Watch(reference, DriftMonitor(reference.expected(), setup.drift.window))
         self._watches = {**self._watches, camera: watch}
 
     def _report(self, camera: str, measure: str, reading: DriftReading, detail: str, setup: Setup) -> None:

@@ -11,14 +11,13 @@ from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.errors import DeliveryError
 from heatline.edge.frames import Stamp
 from heatline.edge.heatmap_picture import png as to_png
-from heatline.edge.inspection.in_flight_log import InFlightLog
+from heatline.edge.inspection.in_flight_log import InFlightLog, Unjournalled
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.outcome import Outcome
 from heatline.edge.inspection.setup import Setup
 from heatline.edge.inspection.verdict import Judgement
 from heatline.edge.service.drops import ImplausibleLog
 from heatline.edge.service.readiness import Heartbeat
-from heatline.edge.service.recovery import Unjournalled
 from heatline.edge.util.text import format_count, utf8_safe
 from heatline.edge.wire.events import (
     AlarmEvent,

@@ -6,8 +6,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -15,10 +14,11 @@ from heatline.edge.config import LineConfig
 from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.errors import DeliveryError, EngineError
+from heatline.edge.frames import BadFrame, FrameRule
 from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
-from heatline.edge.inspection.ledger import Ledger
-from heatline.edge.inspection.outcome import Outcome
-from heatline.edge.inspection.pipeline import Pipeline
+from heatline.edge.inspection.ledger import Lane, Ledger
+from heatline.edge.inspection.outcome import Outcome, Unjudged
+from heatline.edge.inspection.pipeline import Camera, Pipeline
 from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.monitor.pictures import picture_socket
 from heatline.edge.monitor.store import evidence_folder
@@ -26,11 +26,10 @@ from heatline.edge.service.changeover import Changeover
 from heatline.edge.service.drift import LineDrift
 from heatline.edge.service.events import EventEmitter
 from heatline.edge.service.journal import open_journal
-from heatline.edge.service.line import Line, open_cameras, pipeline_cameras, require_distinct
+from heatline.edge.service.line import Line, lock_folder, open_cameras, require_distinct
 from heatline.edge.service.loading import PreparedSetup, describe_setup, prepare
 from heatline.edge.service.product_memory import ProductMemory
 from heatline.edge.service.readiness import Heartbeat
-from heatline.edge.service.recovery import find_unjournalled, lock_folder, recover
 from heatline.edge.service.requests import RequestDesk, serve_requests
 from heatline.edge.service.sidecar import Sidecar
 from heatline.edge.service.status import StatusMonitor
@@ -41,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
 STOP_WITHIN_SECONDS = 15.0
+_CRASHED = Unjudged("dropped", "crashed", "the service ended before there was a verdict, and was started again")
 
 
 class Service:
@@ -154,8 +154,9 @@ class Service:
         publisher.start()
         at_end.callback(publisher.close)
         publish_address(publisher.address)
-        ledger = Ledger([camera.name for camera in prepared.config.cameras])
-        in_flight = InFlightLog(None if folder is None else folder / FILE_NAME, ledger, boot_id)
+        in_flight = InFlightLog(None if folder is None else folder / FILE_NAME, boot_id)
+        lanes = {each.name: Lane(each.waiting_frames, each.on_overload) for each in prepared.config.cameras}
+        ledger = Ledger(lanes, prepared.setup, in_flight)
         heartbeat = Heartbeat()
         feed = self._open_feed()
         sidecar = Sidecar(self._path, config, feed)
@@ -175,9 +176,11 @@ class Service:
             prepared.config.cameras, events.emit_alarm, all_must_open=False, stopping=lambda: self._stopping
         )
         opened = at_end.enter_context(opening)
+        rules = {each.name: FrameRule(each.size, each.pixel_format) for each in prepared.config.cameras}
+        sources = {name: Camera(each.camera, rules[name]) for name, each in opened.items()}
         return Line(
             cameras={camera: each.camera for camera, each in opened.items()},
-            pipeline=Pipeline(pipeline_cameras(opened), prepared.setup, ledger, report, events.pass_probe, in_flight),
+            pipeline=Pipeline(sources, ledger, report, events.pass_probe),
             ledger=ledger,
             in_flight=in_flight,
             events=events,
@@ -205,41 +208,50 @@ class Service:
 
     def _wait_for_subscriber(self, line: Line, status: StatusMonitor) -> None:
         wait_s = self._config.events.wait_for_subscriber_s
-        status.waits_for_s = wait_s or None
-        status.update("STARTING")
-        deadline_s = time.monotonic() + wait_s
-        while wait_s and not self._stopping and not line.publisher.wait_for_subscriber(POLL_SECONDS):
-            status.update("STARTING")
-            if time.monotonic() > deadline_s:
-                logger.warning("no client subscribed within %g s; inspection starts without one", wait_s)
-                break
+        status.waits_for_s, deadline_s = wait_s or None, time.monotonic() + wait_s
+        self._wait(status, lambda: line.publisher.wait_for_subscriber(0) or time.monotonic() >= deadline_s)
+        if wait_s and time.monotonic() >= deadline_s:
+            logger.warning("no client subscribed within %g s; inspection starts without one", wait_s)
         status.waits_for_s = None
 
     def _wait_for_recorder(self, line: Line, status: StatusMonitor) -> None:
         """Have also the first frames stored, if no camera loses frames meanwhile."""
-        if any(camera.settings.on_overload != "block" for camera in line.cameras.values()):
-            return
-        while line.sidecar.recorder_is_starting and not self._stopping:
-            status.update("STARTING")
-            time.sleep(POLL_SECONDS)
+        if all(camera.settings.on_overload == "block" for camera in line.cameras.values()):
+            self._wait(status, lambda: not line.sidecar.recorder_is_starting)
 
     def _recover(self, line: Line, status: StatusMonitor) -> None:
-        """Report the frames that were in flight when the previous run died, and log those in flight from now on."""
-        journalled = line.journal.progress
+        """Report the frames that were in flight when the previous run died, and log those in flight from now on.
+
+        They are the first frames in this run's ledger. If the service dies before their events are sent, the next run
+        must find the old log.
+        """
+        journalled, ledger = line.journal.progress, line.ledger
         run = read_previous_run(line.in_flight.path, journalled)
-        if (missing := find_unjournalled(run, journalled, line.journal.since_ns)) is not None:
+        if (missing := run.unjournalled(journalled, line.journal.since_ns)) is not None:
             line.events.emit_unjournalled(missing)
-
-        def emit(outcome: Outcome) -> None:
-            line.events.emit_outcome(replace(outcome, setup=line.pipeline.setup))
-
-        def wait_until_sent() -> None:
+        for stamp in run.in_flight:
+            if stamp.camera in line.cameras:
+                line.cameras[stamp.camera].skip_numbers(stamp.frames)
+                crashed = ledger.announce(BadFrame(stamp, _CRASHED.reason, _CRASHED.detail, _CRASHED.kind))
+                ledger.complete(Outcome(crashed.stamp, unjudged=_CRASHED))
+            else:
+                camera = utf8_safe(stamp.camera)
+                logger.error(
+                    "the line no longer has camera %s, of which %d frames were in flight", camera, stamp.frames
+                )
+        if run.in_flight:
             sent = threading.Event()
+            self._wait(status, lambda: not any(account.in_flight for account in ledger.accounts().values()))
             line.events.call_when_sent(sent.set)
-            while not sent.wait(POLL_SECONDS) and not self._stopping:
-                status.update("STARTING")
+            self._wait(status, sent.is_set)
+        line.in_flight.begin({name: account.captured for name, account in ledger.accounts().items()})
 
-        recover(run, line.ledger, line.in_flight, emit, wait_until_sent)
+    def _wait(self, status: StatusMonitor, until: Callable[[], bool]) -> None:
+        """Report that the line starts, until a condition holds or the service is stopped."""
+        status.update("STARTING")
+        while not until() and not self._stopping:
+            time.sleep(POLL_SECONDS)
+            status.update("STARTING")
 
 
 @contextlib.contextmanager

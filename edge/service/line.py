@@ -19,16 +19,15 @@ from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.numbering import Numbering
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.delivery.sockets import bind, cannot_bind
-from heatline.edge.errors import CameraError, ConfigError, Faults
-from heatline.edge.frames import FrameRule
-from heatline.edge.inspection.handoff import Lane
+from heatline.edge.errors import CameraError, ConfigError, DeliveryError, Faults
 from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.ledger import Ledger
-from heatline.edge.inspection.pipeline import Camera, Pipeline
+from heatline.edge.inspection.pipeline import Pipeline
 from heatline.edge.service.drift import LineDrift
 from heatline.edge.service.events import EventEmitter
 from heatline.edge.service.readiness import Heartbeat
 from heatline.edge.service.sidecar import Sidecar
+from heatline.edge.util.files import open_locked
 from heatline.edge.util.systemd import RUNTIME_FOLDERS
 
 OPENED_AT_START_WITHIN_SECONDS = 5.0
@@ -117,15 +116,27 @@ def open_cameras(
         yield found
 
 
-def pipeline_cameras(cameras: Mapping[str, OpenCamera]) -> dict[str, Camera]:
-    """Return each camera as the pipeline needs it, by name."""
-    settings = {name: opened.camera.settings for name, opened in cameras.items()}
-    return {
-        name: Camera(
-            cameras[name].camera, Lane(own.waiting_frames, own.on_overload), FrameRule(own.size, own.pixel_format)
-        )
-        for name, own in settings.items()
-    }
+@contextlib.contextmanager
+def lock_folder(folder: Path | None) -> Iterator[None]:
+    """Lock a state folder until the block ends. Two lines in one folder would mistake each other's frames in flight for
+    their own.
+
+    Raises:
+        DeliveryError: another line has locked it.
+    """
+    with contextlib.ExitStack() as at_end:
+        if folder is not None:
+            # A folder that cannot be opened needs no lock; its in-flight log reports the fault.
+            with contextlib.suppress(OSError):
+                try:
+                    # The folder itself is locked: this needs neither disk space nor permission to write.
+                    at_end.callback(os.close, open_locked(folder, os.O_RDONLY | os.O_DIRECTORY))
+                except BlockingIOError as error:
+                    raise DeliveryError(
+                        f"{folder} belongs to another line that is running; give each line its own STATE_DIRECTORY, "
+                        "or stop the other line"
+                    ) from error
+        yield
 
 
 def require_distinct(file: Path, addresses: Mapping[str, str]) -> None:

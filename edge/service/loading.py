@@ -15,10 +15,10 @@ from heatline.edge.drift import DriftSetup, references_of
 from heatline.edge.errors import ConfigError, HeatlineError
 from heatline.edge.geometry import RegionOfInterest
 from heatline.edge.inspection.inspector import Inspector, product_references
-from heatline.edge.inspection.setup import EngineUses, Setup
+from heatline.edge.inspection.setup import Setup
 from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.reference.reference import Reference
-from heatline.edge.util.process import NamedThread, threads_named
+from heatline.edge.util.process import threads_named
 from heatline.edge.util.systemd import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -71,14 +71,13 @@ def prepare(
         logger.warning("%s", engine.not_tuned)
     requested = engine.settings
     if active is not None and active.setup.bundle.digest == bundle.digest and requested == active.requested:
-        verified, uses, engine = active.setup.verified, active.setup.uses, active.engine
+        verified, engine = active.setup.verified, active.engine
     elif active is not None and active.setup.bundle.digest == bundle.digest and requested == active.engine.settings:
-        verified, uses = active.setup.verified, active.setup.uses
+        verified = active.setup.verified
     else:
         # Writing a compiled graph stops all threads for a while, so a line that inspects writes none.
         cache = cache_folder() if active is None else None
         verified, engine = _open(bundle, engine, config.engine, report_step, cache)
-        uses = EngineUses(unused=lambda: _retire(verified))
     areas = {camera.name: camera.region_of_interest for camera in config.cameras}
     checked = config.thresholds.check_plausibility in (None, True)
     inspector = Inspector(
@@ -115,7 +114,6 @@ def prepare(
         acting=config.acting,
         heatmaps=config.events.heatmaps,
         drift=_drift(config, bundle, areas, references),
-        uses=uses,
     )
     return PreparedSetup(config, setup, engine, requested)
 
@@ -148,14 +146,6 @@ def _plausibility_by_camera(bundle: Bundle, areas: Mapping[str, RegionOfInterest
                 camera,
             )
     return {camera: plausibility for camera, (area, plausibility) in known.items() if areas.get(camera) == area}
-
-
-def _retire(verified: VerifiedEngine) -> None:
-    """Close an engine on its own thread: its last answers may take long, and no frame waits for them."""
-    try:
-        NamedThread("retire", verified.engine.close).start()
-    except RuntimeError as error:
-        logger.error("an engine that is no longer used stays open: %s", error)
 
 
 def _open(

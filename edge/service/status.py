@@ -39,7 +39,7 @@ class StatusMonitor:
             self._line.pipeline.probe()
         if now_s >= self._retry_writing_at_s and not self._stopping:
             self._retry_writing_at_s = now_s + RETRY_WRITING_EVERY_SECONDS
-            self._line.in_flight.begin_again()
+            self._line.in_flight.retry()
             self._changeover.retry_storing_product()
         is_due = now_s >= self._report_at_s
         if is_due:
@@ -83,7 +83,7 @@ class StatusMonitor:
         notify(*watchdog, f"STATUS={handshake.state}: {self._describe(state, reasons, web)}")
 
     def _condition(self, state: State, beats: int, evidence: EvidenceState | None) -> Condition:
-        line, verified = self._line, self._line.pipeline.setup.verified
+        line, verified = self._line, self._line.ledger.setup.verified
         journal = line.journal.state()
         return Condition(
             state,
@@ -108,7 +108,7 @@ class StatusMonitor:
         else:
             activity = "starting" if reasons and reasons[0].code == "starting" else state.lower()
         parts = [activity, format_count(self._line.events.events, "event")]
-        product, last_change = self._line.pipeline.setup.product, self._changeover.last
+        product, last_change = self._line.ledger.setup.product, self._changeover.last
         if product is not None:
             parts.append(f"product {product}")
         if faults := [reason for reason in reasons if reason.code not in ("starting", "stopping")]:

@@ -12,7 +12,6 @@ from heatline.edge.delivery.journal.errors import JournalMissingError
 from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.frames import Stamp
 from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
-from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.wire.events import VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS
 from tests.edge.lines import ReceivedEvents, RunningLine, children, line_started
@@ -106,10 +105,6 @@ def ids(events: Sequence[VerdictEvent]) -> list[int]:
 
 def begin_log(path: Path, reported: Mapping[str, int], boot_id: str = "") -> InFlightLog:
     """Begin an in-flight log, with this number of reported frames of each camera."""
-    ledger = Ledger(list(reported))
-    for camera, frames in reported.items():
-        ledger.captured(camera, frames)
-        ledger.dropped(camera, "overload", frames)
-    log = InFlightLog(path, ledger, boot_id)
-    log.begin()
+    log = InFlightLog(path, boot_id)
+    log.begin(reported)
     return log

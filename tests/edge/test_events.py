@@ -16,10 +16,10 @@ from heatline.edge.bundle import Bundle
 from heatline.edge.cameras.supervisor import CameraAlarm
 from heatline.edge.delivery.numbering import Numbering
 from heatline.edge.delivery.publisher import Publisher
-from heatline.edge.frames import Frame, Stamp
+from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.inference import Engine
 from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
-from heatline.edge.inspection.ledger import Ledger
+from heatline.edge.inspection.ledger import Lane, Ledger
 from heatline.edge.inspection.outcome import Outcome, Unjudged
 from heatline.edge.inspection.setup import Heatmaps, Setup
 from heatline.edge.service.events import EventEmitter, verdict_message
@@ -34,6 +34,7 @@ UNJUDGED = Outcome(Stamp("top", 4, "x.png"), unjudged=Unjudged("dropped", "overl
 REFUSED = Change(change="reload", applied=False, detail="it is no TOML", at_ns=1_790_000_000_000_000_000)
 STARTING = Handshake(state="NOT_READY", reason="starting", detail="the line is starting", heartbeat=0)
 DEATH = CameraAlarm("top", "silent", "no frame came for 0.5 s", True, 1_790_000_000_000_000_000)
+LANES = {"top": Lane(1, "block")}
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def emitting(setup: Setup, address: str, journal: Numbering, heartbeat: Heartbea
     publisher = Publisher(address, journal)
     publisher.start()
     try:
-        yield EventEmitter("line1", "boot", publisher, heartbeat, InFlightLog(None, Ledger([]), "boot"), setup)
+        yield EventEmitter("line1", "boot", publisher, heartbeat, InFlightLog(None, "boot"), setup)
     finally:
         publisher.close()
 
@@ -91,10 +92,11 @@ def emitted(setup: Setup, address: str, *emit: Callable[[EventEmitter], object])
 
 
 def test_events_name_the_boot_and_the_product_and_have_no_number_yet(setup: Setup, address: str) -> None:
-    ledger, refused, counted = Ledger(["top"]), {"events.auth": 2}, list[int]()
-    for book in (ledger.captured, ledger.captured, ledger.inspected):
-        book("top")
-    ledger.dropped("top", "overload")
+    ledger, refused, counted = Ledger(LANES, setup), {"events.auth": 2}, list[int]()
+    for number in (1, 2):
+        ledger.announce(BadFrame(Stamp("top", number), "", ""))
+    ledger.book(outcome(setup, dark=False))
+    ledger.book(UNJUDGED)
     events = emitted(
         setup,
         address,
@@ -120,11 +122,11 @@ def test_events_name_the_boot_and_the_product_and_have_no_number_yet(setup: Setu
 def test_a_frame_counts_as_reported_once_sent_and_a_change_names_the_new_setup(
     setup: Setup, address: str, tmp_path: Path
 ) -> None:
-    ledger, recorded = Ledger(["top"]), RecordedMessages()
+    recorded = RecordedMessages()
     publisher = Publisher(address, recorded)
-    in_flight, active_at = InFlightLog(tmp_path / FILE_NAME, ledger, "boot"), list[int]()
-    in_flight.begin()
-    stamp = Stamp("top", 1, number=ledger.captured("top"))
+    in_flight, active_at = InFlightLog(tmp_path / FILE_NAME, "boot"), list[int]()
+    in_flight.begin({"top": 0})
+    stamp = Stamp("top", 1, number=1)
     in_flight.announced(stamp)
     publisher.start()
     emitter = EventEmitter("line1", "boot", publisher, Heartbeat(), in_flight, setup)
@@ -170,8 +172,9 @@ def test_status_has_the_state_of_each_camera(setup: Setup, address: str) -> None
         "top": CameraState(state="LIVE", since_at_ns=1, openings=2, counters={"completed": 9}),
         "side": CameraState(state="DEAD", reason="open", detail="it is not there", since_at_ns=2),
     }
+    ledger = Ledger({}, setup)
     (status,) = emitted(
-        setup, address, lambda emitter: emitter.emit_status("RUNNING", Ledger([]), states, STARTING, lambda: None, {})
+        setup, address, lambda emitter: emitter.emit_status("RUNNING", ledger, states, STARTING, lambda: None, {})
     )
     assert {name: msgspec.structs.asdict(state) for name, state in status.cameras.items()} == {
         name: msgspec.structs.asdict(state) for name, state in states.items()

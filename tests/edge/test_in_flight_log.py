@@ -9,10 +9,7 @@ from hypothesis import strategies as st
 
 from heatline.edge.frames import Stamp, Watermark
 from heatline.edge.inspection import in_flight_log
-from heatline.edge.inspection.in_flight_log import InFlightLog, PreviousRun, read_previous_run
-from heatline.edge.inspection.ledger import Ledger
-from heatline.edge.inspection.outcome import Outcome
-from heatline.edge.service.recovery import Unjournalled, find_unjournalled, recover
+from heatline.edge.inspection.in_flight_log import InFlightLog, Unjournalled, read_previous_run
 from tests.edge.fault_boots import begin_log
 
 UNKNOWN_AFTER_A_CRASH = "after a crash nobody will know which frames were in flight"
@@ -63,35 +60,39 @@ def test_announced_frames_that_were_not_reported_are_found_once(
     assert all(stamp.last_frame_id in (None, stamp.number + stamp.frames + 999) for stamp in found)
 
 
-def test_more_frames_than_are_named_are_still_counted(tmp_path: Path) -> None:
-    log = begin_log(tmp_path / "f", {"top": 0})
-    many = in_flight_log.MOST_NAMED + 10
-    for number in range(1, many + 1):
+def test_a_file_that_has_grown_is_written_anew_with_what_is_in_flight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_flight_log, "ROTATE_BYTES", 2000)
+    log, sizes = begin_log(tmp_path / "f", {"top": 0, "side": 7}), list[int]()
+    log.announced(frame(1, part_id="P-1"))
+    for number in range(2, 200):
         log.announced(frame(number))
-    first, rest = read_previous_run(tmp_path / "f").in_flight
-    assert (first.number, first.frames, first.frame_id) == (1, 10, None)
-    assert (rest.number, rest.frames, rest.frame_id, rest.last_frame_id) == (11, many - 10, 1011, 1000 + many)
+        sizes.append((tmp_path / "f").stat().st_size)
+        if number > 5:
+            log.reported(frame(number - 5))
+    assert max(sizes) < 3000
+    assert facts_of(read_previous_run(tmp_path / "f").in_flight) == [(195, 5, 1195, None)]
+    assert read_previous_run(tmp_path / "f").reported["side"].frame_number == 7
 
 
-def test_an_unwritable_folder_and_a_missing_camera_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    nothing, reported, ledger = PreviousRun([], {}), list[Outcome](), Ledger(["top"])
-    nowhere = InFlightLog(tmp_path / "nowhere" / in_flight_log.FILE_NAME, ledger, "b")
-    recover(nothing, ledger, nowhere, reported.append)
-    nowhere.begin_again()
+def test_an_unwritable_folder_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    nowhere = begin_log(tmp_path / "nowhere" / in_flight_log.FILE_NAME, {"top": 0})
+    nowhere.announced(frame(1))
+    nowhere.retry()
     assert caplog.text.count(UNKNOWN_AFTER_A_CRASH) == 1, "not each time"
     assert nowhere.fault == f"{tmp_path}/nowhere cannot be written: {UNKNOWN_AFTER_A_CRASH}"
     (tmp_path / "nowhere").mkdir()
-    nowhere.begin_again()
+    nowhere.retry()
     assert nowhere.fault is None, "the folder exists now"
-    no_folder = InFlightLog(None, ledger, "b")
-    recover(nothing, ledger, no_folder, reported.append)
+    assert "is written again" in caplog.text
+    (stamp,) = read_previous_run(tmp_path / "nowhere" / in_flight_log.FILE_NAME).in_flight
+    assert stamp.number == 1, "also a frame that was announced meanwhile"
+    no_folder = InFlightLog(None, "b")
+    no_folder.begin({"top": 0})
     no_folder.announced(frame(1))
     assert no_folder.fault is None
-    begin_log(tmp_path / "f", {"top": 0}).announced(frame(1))
-    other = Ledger(["side"])
-    recover(read_previous_run(tmp_path / "f"), other, InFlightLog(tmp_path / "f", other, "b"), reported.append)
-    assert "the line no longer has camera top" in caplog.text
-    assert reported == []
 
 
 def test_a_frame_whose_event_is_in_the_journal_was_not_in_flight(tmp_path: Path) -> None:
@@ -112,32 +113,15 @@ def test_reported_frames_that_the_journal_lacks_are_counted(tmp_path: Path) -> N
     log.reported(frame(1, frames=9))
     last = read_previous_run(tmp_path / "f")
     assert last.reported["top"] == Watermark("boot-1", 9)
-    assert find_unjournalled(last, {"top": Watermark("boot-1", 9)}) is None
-    assert find_unjournalled(last, {"top": Watermark("boot-1", 7)}) == Unjournalled("boot-1", ["top"], 2)
-    assert find_unjournalled(last, {"top": Watermark("boot-0", 70)}) == Unjournalled("boot-1", ["top"], None)
-    assert find_unjournalled(last, {"side": Watermark("boot-0", 70)}) is None, "no frame of this camera was reported"
-    assert find_unjournalled(last, {}) is None, "there is no journal"
-    assert find_unjournalled(last, {}, last.written_at_ns + 1) is None, "the journal is new"
-    found = find_unjournalled(last, {}, last.written_at_ns - 1)
+    assert last.unjournalled({"top": Watermark("boot-1", 9)}, None) is None
+    assert last.unjournalled({"top": Watermark("boot-1", 7)}, None) == Unjournalled("boot-1", ["top"], 2)
+    assert last.unjournalled({"top": Watermark("boot-0", 70)}, None) == Unjournalled("boot-1", ["top"], None)
+    assert last.unjournalled({"side": Watermark("boot-0", 70)}, None) is None, "no frame of this camera was reported"
+    assert last.unjournalled({}, None) is None, "there is no journal"
+    assert last.unjournalled({}, last.written_at_ns + 1) is None, "the journal is new"
+    found = last.unjournalled({}, last.written_at_ns - 1)
     assert found == Unjournalled("boot-1", ["top"], 9), "the journal existed, and the crash came before its first event"
-    assert find_unjournalled(last, {"top": Watermark("boot-1", 9)}, last.written_at_ns - 1) is None
-
-
-def test_the_log_remains_until_the_recovered_events_are_sent(tmp_path: Path) -> None:
-    """After a crash before that, the frames are reported again rather than never."""
-    begin_log(tmp_path / "f", {"top": 0}).announced(frame(1, frames=5))
-    logged: list[list[Stamp]] = []
-
-    def until_sent() -> None:
-        logged.append(read_previous_run(tmp_path / "f").in_flight)
-
-    reported, ledger = list[Outcome](), Ledger(["top"])
-    recover(
-        read_previous_run(tmp_path / "f"), ledger, InFlightLog(tmp_path / "f", ledger, "b"), reported.append, until_sent
-    )
-    assert [outcome.stamp.frames for outcome in reported] == [5]
-    assert [facts_of(stamps) for stamps in logged] == [[(1, 5, 1001, None)]]
-    assert read_previous_run(tmp_path / "f").in_flight == []
+    assert last.unjournalled({"top": Watermark("boot-1", 9)}, last.written_at_ns - 1) is None
 
 
 def test_a_truncated_log_does_not_end_the_line(tmp_path: Path) -> None:
@@ -151,21 +135,19 @@ def test_a_truncated_log_does_not_end_the_line(tmp_path: Path) -> None:
     assert facts_of(read_previous_run(tmp_path / "f").in_flight) == [(2, 1, 1002, None)]
 
 
-def test_a_log_that_becomes_writable_again_is_used_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A file system that became read-only stays so until it is mounted again, so the test replaces the descriptor."""
-    caplog.set_level("INFO")
+def test_a_log_that_cannot_be_written_any_longer_names_no_frames_until_it_can(tmp_path: Path) -> None:
+    """A full disk: the file is a link to a device that has no room."""
     log = begin_log(tmp_path / "f", {"top": 0})
-    for number in range(1, 4):
-        log.announced(frame(number))
-    assert log._file is not None
-    real, log._file._fd = log._file._fd, os.open(tmp_path / "f", os.O_RDONLY)
+    log.announced(frame(1))
+    os.rename(tmp_path / "f", tmp_path / "other")
+    (tmp_path / "f").symlink_to("/dev/full")
+    log._fd = os.open(tmp_path / "f", os.O_WRONLY)
     log.reported(frame(1))
-    log.reported(frame(2))
+    log.announced(frame(2))
     assert log.fault is not None
-    assert caplog.text.count(UNKNOWN_AFTER_A_CRASH) == 1
-    os.close(log._file._fd)
-    log._file._fd = real
-    log.announced(frame(4))
-    log.reported(frame(3))
-    assert facts_of(read_previous_run(tmp_path / "f").in_flight) == [(4, 1, 1004, None)]
-    assert "is written again" in caplog.text
+    (tmp_path / "f").unlink()
+    assert read_previous_run(tmp_path / "f").reported == {}
+    log.retry()
+    assert log.fault is None
+    log.announced(frame(3))
+    assert facts_of(read_previous_run(tmp_path / "f").in_flight) == [(2, 2, 1002, None)]

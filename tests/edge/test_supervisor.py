@@ -20,8 +20,7 @@ from heatline.edge.cameras.settings import FolderSettings, PatternSettings
 from heatline.edge.cameras.triggering import TriggerAnswer
 from heatline.edge.errors import CameraError
 from heatline.edge.frames import BadFrame, Frame, FrameRule, Stamp
-from heatline.edge.inspection.handoff import Lane
-from heatline.edge.inspection.ledger import Ledger
+from heatline.edge.inspection.ledger import Lane, Ledger
 from heatline.edge.inspection.outcome import Outcome
 from heatline.edge.inspection.pipeline import Camera as PipelineCamera
 from heatline.edge.inspection.pipeline import Pipeline
@@ -520,10 +519,10 @@ class TimesOutAtTheStop:
 
 
 def test_a_timeout_at_the_moment_of_the_stop_loses_no_frame() -> None:
-    source, reported, ledger = TimesOutAtTheStop(), list[Outcome](), Ledger(["top"])
-    cameras = {"top": PipelineCamera(source, Lane(2, "block"), FrameRule())}
+    source, reported = TimesOutAtTheStop(), list[Outcome]()
     setup = Setup(None, None, None)  # type: ignore[arg-type]  # no frame reaches the setup
-    pipeline = Pipeline(cameras, setup, ledger, reported.append)
+    ledger = Ledger({"top": Lane(2, "block")}, setup)
+    pipeline = Pipeline({"top": PipelineCamera(source, FrameRule())}, ledger, reported.append)
     pipeline.start()
     pipeline.begin()
     assert source.waiting.wait(WITHIN_SECONDS)
