@@ -426,7 +426,6 @@ def reasons() -> set[str]:
     return {
         *(f"failed.{alarm}" for alarm in alarms()),
         *(f"dropped.{reason}" for given in calls("_close_process") for reason in texts(given[0])),
-        *(f"dropped.{reason}" for given in calls("_dropped") for reason in texts(given[1])),
         *(f"{kind}.{reason}" for given in calls("Unjudged") for kind in texts(given[0]) for reason in texts(given[1])),
         *(
             f"{kind}.{reason}"

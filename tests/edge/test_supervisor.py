@@ -239,6 +239,13 @@ def test_the_answer_to_a_trigger_has_the_ledgers_number_of_its_frame() -> None:
         assert numbers == [seen.number for seen in camera.seen if seen.reason is None] == [1, 3]
 
 
+def test_frames_of_the_run_before_have_the_first_numbers() -> None:
+    with watched(part_camera()) as camera:
+        camera.camera.skip_numbers(5)
+        camera.triggered("P-1")
+        assert camera.answer_to("P-1") == TriggerAnswer(frame_id=1, frame_number=6)
+
+
 def test_until_a_frame_has_come_in_time_the_next_trigger_waits_twice_as_long() -> None:
     """A camera slower than its timeout would always show each part under the next one's id."""
     with watched(part_camera(SHORT_MS, ignore_triggers=[1])) as camera:
