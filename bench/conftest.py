@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from heatline.bench.commands.common import SHIPPED_BUNDLE
+from heatline.bench.command import SHIPPED_BUNDLE
 from heatline.bench.machine import machine, machine_kind
-from heatline.bench.stages.prepared import Prepared, prepare
+from heatline.bench.stages import Prepared, prepare
 from heatline.edge.bundle import Bundle, open_bundle
 from heatline.edge.bundle.verified_engine import open_verified_engine
 
@@ -32,7 +32,7 @@ def pytest_benchmark_generate_machine_info() -> dict[str, object]:
 
     pytest-benchmark's own description changes from day to day, and takes a second to create.
     """
-    kind: dict[str, object] = msgspec.json.decode(msgspec.json.encode(machine_kind(machine())._asdict()))
+    kind: dict[str, object] = msgspec.json.decode(msgspec.json.encode(machine_kind(machine())))
     return kind
 
 

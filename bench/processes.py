@@ -4,78 +4,34 @@ import contextlib
 import os
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _CPUCLOCK_SCHED = 2
 """The kernel's number of the clock that counts the time on a processor."""
 
 
 def camera_processes(line_pid: int) -> list[int]:
     """Return the ids of the camera processes that a process has now."""
-    return child_processes(line_pid, "heatline.edge.cameras.child")
+    return [pid for pid in _children(line_pid) if b"heatline.edge.cameras." in _command(pid)]
 
 
-def child_processes(line_pid: int, module: str) -> list[int]:
-    """Return the ids of the processes of a module that a process has now."""
-    return [
-        int(process.name)
-        for process in Path("/proc").glob("[0-9]*")
-        if _parent(process) == line_pid and module.encode() in _command(process)
-    ]
+def _command(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def cpu_s(pid: int) -> float:
     """Return the processor time of a process, all its threads together; 0 if it has ended."""
-    fields = _fields(Path(f"/proc/{pid}"))
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S if fields else 0.0
+    return cpu_ns(pid) / 1e9
 
 
 def cpu_ns(pid: int) -> int:
-    """Return the same in nanoseconds, by the process's own clock (`clock_getcpuclockid`); 0 if it has ended."""
+    """Return the same in nanoseconds, by the process's own clock (`clock_getcpuclockid`)."""
     with contextlib.suppress(OSError):
         return time.clock_gettime_ns(~pid << 3 | _CPUCLOCK_SCHED)
     return 0
-
-
-class ThreadTime(NamedTuple):
-    """Processor time of a thread."""
-
-    name: str
-    """Name that the kernel has; `main` for the first thread of the process."""
-    ns: int
-
-
-def thread_times(pid: int) -> dict[int, ThreadTime]:
-    """Return the threads of a process by their ids; none if it has ended or the kernel does not report them."""
-    found: dict[int, ThreadTime] = {}
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(OSError):  # it has ended
-                ns = int((task / "schedstat").read_text().split()[0])
-                name = (task / "comm").read_text(errors="replace").rstrip("\n")
-                found[int(task.name)] = ThreadTime("main" if task.name == str(pid) else name, ns)
-    return found
-
-
-def _parent(process: Path) -> int | None:
-    fields = _fields(process)
-    return int(fields[1]) if fields else None
-
-
-def _fields(process: Path) -> list[str]:
-    """Return the fields of /proc/PID/stat after the name in brackets; none if the process has ended."""
-    with contextlib.suppress(OSError):
-        return (process / "stat").read_text().rpartition(")")[2].split()
-    return []
-
-
-def _command(process: Path) -> bytes:
-    with contextlib.suppress(OSError):
-        return (process / "cmdline").read_bytes()
-    return b""
 
 
 # A process and its descendants.

@@ -1,21 +1,17 @@
-"""A result on disk: one JSON object with the bench's name, the machine, and the figures."""
+"""A result: one JSON object with the bench's name, the machine, and the figures; on disk, and as tables for people."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from heatline.bench.tables import print_tables
+from heatline.edge.cli.output import print_json
 from heatline.edge.errors import BenchError
 from heatline.edge.util.files import replacing
 from heatline.edge.util.text import encode_json
-
-OUT, RESULTS = "--out", "--results"
-
-
-class NotAResultError(BenchError):
-    """A file holds JSON that is not a result of a bench that this report shows."""
 
 
 def new_report(bench: str, machine: Mapping[str, object], found: msgspec.Struct) -> dict[str, Any]:
@@ -26,68 +22,69 @@ def new_report(bench: str, machine: Mapping[str, object], found: msgspec.Struct)
         machine: of `heatline.bench.machine`, taken before the measurement.
         found: the figures.
     """
-    return {"bench": bench, "machine": dict(machine), **msgspec.structs.asdict(found)}
+    figures: dict[str, Any] = msgspec.to_builtins(found)
+    return {"bench": bench, "machine": dict(machine), **figures}
 
 
-class _Abandoned(Exception):
-    """Ends a trial write: the file at the path stays as it is."""
+def claim(path: Path | None) -> None:
+    """Check before the measurement, not minutes later, that a result can be written there.
 
-
-def claim(*paths: Path | None, option: str = OUT) -> None:
-    """Check before the measurement, not minutes later, that results can be written. Leave every file as it is.
-
-    Args:
-        option: of the command line, for the message.
     Raises:
-        BenchError: a path cannot be written.
+        BenchError: it cannot.
     """
-    for path in filter(None, paths):
-        with _translated(path, option):
-            if path.exists():  # a file that must not be written must not be replaced either
-                path.open("ab").close()
-            with contextlib.suppress(_Abandoned), replacing(path) as place:
-                place.open("ab").close()
-                raise _Abandoned
+    if path is None:
+        return
+    with _translated(path):
+        is_new = not path.exists()
+        path.open("ab").close()
+        if is_new:
+            path.resolve().unlink()
 
 
-def keep(path: Path, report: Mapping[str, Any], *, option: str = OUT) -> None:
+def keep(path: Path, report: Mapping[str, Any]) -> None:
     """Write a result whole or not at all.
 
-    Args:
-        option: of the command line, for the message.
     Raises:
         BenchError: it cannot be written.
     """
-    keep_text(path, msgspec.json.format(encode_json(report), indent=1).decode() + "\n", option=option)
+    with _translated(path), replacing(path) as place:
+        place.write_bytes(msgspec.json.format(encode_json(report), indent=1) + b"\n")
 
 
-def keep_text(path: Path, text: str, *, option: str = OUT) -> None:
-    """Write a text whole or not at all; arguments and errors as of `keep`."""
-    with _translated(path, option), replacing(path) as place:
-        place.write_bytes(text.encode())
+def deliver(
+    report: Mapping[str, Any], out: Path | None, as_json: bool, show: Callable[[Mapping[str, Any]], None] = print_tables
+) -> None:
+    """Write a result, and print it in any case: a full disk loses no measurement.
 
-
-@contextlib.contextmanager
-def _translated(path: Path, option: str) -> Iterator[None]:
+    Args:
+        report: of `new_report`.
+        show: prints it for people.
+    Raises:
+        BenchError: the file cannot be written.
+    """
     try:
-        yield
-    except OSError as error:
-        raise BenchError(f"{path} cannot be written ({error.strerror}); name another file with {option}") from error
+        if out is not None:  # first, as standard output may be closed or full
+            keep(out, report)
+    finally:
+        (print_json if as_json else show)(report)
 
 
 def read_result(path: Path) -> dict[str, Any]:
     """Read what `keep` wrote.
 
     Raises:
-        NotAResultError: it holds JSON of another kind.
-        BenchError: it cannot be read.
+        BenchError: it cannot be read, or is not a JSON object.
     """
     try:
-        report = msgspec.json.decode(path.read_bytes())
-    except OSError as error:
-        raise BenchError(f"{path} cannot be read ({error.strerror}); name a result of heatline bench") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BenchError(f"{path} is not JSON ({error}); name a result of heatline bench") from error
-    if not isinstance(report, dict):
-        raise NotAResultError(f"{path} holds {type(report).__name__}, a result of heatline bench is an object")
+        report = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BenchError(f"{path} is no result of heatline bench: {error}; name another file") from error
     return report
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BenchError(f"{path} cannot be written ({error.strerror}); name another file with --out") from error

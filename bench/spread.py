@@ -35,6 +35,7 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     """Percentiles of the latencies of many frames or events, ms."""
 
     p50: float
+    p90: float
     p95: float
     p99: float
     most: float
@@ -42,8 +43,8 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, latencies_ms: Sequence[float] | NDArray[np.float64]) -> "Latency":
         """Return the percentiles of some latencies, ms."""
-        p50, p95, p99, most = np.percentile(latencies_ms, (50, 95, 99, 100)).tolist()
-        return cls(p50=p50, p95=p95, p99=p99, most=most)
+        p50, p90, p95, p99, most = np.percentile(latencies_ms, (50, 90, 95, 99, 100)).tolist()
+        return cls(p50=p50, p90=p90, p95=p95, p99=p99, most=most)
 
     def __str__(self) -> str:
         return f"p50 {self.p50:.1f} ms, p95 {self.p95:.1f}, p99 {self.p99:.1f}, at most {self.most:.1f}"

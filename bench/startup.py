@@ -8,15 +8,13 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 import msgspec
 
-from heatline.bench.engine_process import require_engine_in
+from heatline.bench.engines import require_engine_in
 from heatline.bench.processes import cpu_s
 from heatline.bench.spread import Spread
 from heatline.bench.watched_line import POLL_SECONDS, Keys, RunningLine, free_address, line_process, write_line_file
@@ -32,21 +30,12 @@ AFTER_READY = "subscriber and first frame"
 PHASES = ("loading the bundle", "compiling", "running the golden tiles", "opening the cameras")
 """Statuses that a service sends before it is ready. A start without one of them does not count."""
 STATUS, READY = "STATUS=NOT_READY: ", "READY=1"
-WITHIN_SECONDS = 180.0
-ENDED_WITHIN_SECONDS = 60.0
+WITHIN_SECONDS, ENDED_WITHIN_SECONDS = 180.0, 60.0
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
-Condition = Literal["cold", "cold, cached", "warm", "cached"]
-"""Cold: files on the disk, as after power-on; else in memory. Cached: with the compiled graph in the model cache."""
-DESCRIPTIONS: Mapping[Condition, str] = {
-    "cold": "files on the disk, no model cache",
-    "cold, cached": "files on the disk, with the model cache",
-    "warm": "files in memory, no model cache",
-    "cached": "files in memory, with the model cache",
-}
-CacheUse = Literal["taken from", "left alone", "refilled"]
-COLD: Sequence[Condition] = ("cold", "cold, cached")
-CACHED: Sequence[Condition] = ("cold, cached", "cached")
-"""Starts with the model cache: of a line PC at power-on, and of a service that starts again."""
+COLD, CACHED = ("cold", "cold, cached"), ("cold, cached", "cached")
+CONDITIONS = ("cold", "cold, cached", "warm", "cached")
+"""Cold: files on the disk, as after power-on, which takes root; else in memory. Cached: with the compiled graph in the
+model cache."""
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,14 +53,12 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 class Starts(msgspec.Struct, frozen=True, kw_only=True):
     """All starts under one condition."""
 
+    condition: str
     ready_s: Spread
     first_verdict_s: Spread
     cpu_ready_s: Spread
     phases_s: dict[str, Spread]
     """In their order. The sum of the medians is about that of `first_verdict_s`."""
-    ready_to_warm: Spread
-    """READY over that of the warm start of the same round."""
-    starts: list[Start]
 
 
 class StartUp(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,11 +68,8 @@ class StartUp(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     precision: Precision
     frame_hw: tuple[int, int]
-    bytes_of_bundle: int
     repetitions: int
-    conditions: dict[Condition, Starts]
-    why_not_cold: str | None
-    """Why files could not be read from the disk; None: they were."""
+    conditions: list[Starts]
 
 
 class LineFile:
@@ -99,14 +83,12 @@ class LineFile:
         self.folder, self.bundle, self.precision = folder, bundle, precision
         self.events = free_address()
         self.path, self.log = folder / "line.toml", folder / "log"
-        height, width = frame_hw
-        camera: Keys = {"kind": "pattern", "name": "top", "draw_size": [width, height], "frames": 1}
-        # The first frame is shown after a subscriber has connected, so that its event is not missed.
-        events: Keys = {"bind": self.events, "wait_for_subscriber_s": WITHIN_SECONDS}
+        camera: Keys = {"kind": "pattern", "name": "top", "draw_size": frame_hw[::-1], "frames": 1}
         tables: dict[str, Keys] = {
             "engine": {"precision": precision},
             "thresholds": {"check_plausibility": False},  # the drawn frame does not show the bundle's product
-            "events": events,
+            # The first frame is shown after a subscriber has connected, so that its event is not missed.
+            "events": {"bind": self.events, "wait_for_subscriber_s": WITHIN_SECONDS},
         }
         write_line_file(self.path, bundle.path, [camera], tables)
 
@@ -118,13 +100,13 @@ class LineFile:
         Raises:
             BenchError: the start failed or left out a phase.
         """
-        given = {} if cache is None else {"CACHE_DIRECTORY": str(cache)}
         address = self.folder / "notify"
         for file in (address, self.log):
             file.unlink(missing_ok=True)
+        env = {"NOTIFY_SOCKET": str(address)} | ({} if cache is None else {"CACHE_DIRECTORY": str(cache)})
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified,
-            line_process(self.path, self.log, env={**given, "NOTIFY_SOCKET": str(address)}) as process,
+            line_process(self.path, self.log, env=env) as process,
         ):
             notified.bind(str(address))
             notified.settimeout(0.1)
@@ -132,17 +114,13 @@ class LineFile:
             process.start()
             statuses = _until_ready(process, notified)
             cpu_ready_s = cpu_s(process.pid)
-            # A socket that is open and not read would block the service.
-            notified.close()
+            notified.close()  # a socket that is open and not read would block the service
             verdict_s = self._first_verdict(process)
             process.require_success(ENDED_WITHIN_SECONDS)  # its camera has shown its last frame
+        names = [BEFORE_FIRST_STATUS, *(status for status, _ in statuses[:-1]), AFTER_READY]
         moments = [began_s, *(at_s for _, at_s in statuses), verdict_s]
         phases: dict[str, float] = {}
-        for name, (from_s, to_s) in zip(
-            [BEFORE_FIRST_STATUS, *(status for status, _ in statuses[:-1]), AFTER_READY],
-            itertools.pairwise(moments),
-            strict=True,
-        ):
+        for name, (from_s, to_s) in zip(names, itertools.pairwise(moments), strict=True):
             phases[name] = phases.get(name, 0.0) + to_s - from_s
         return Start(
             ready_s=statuses[-1][1] - began_s,
@@ -192,121 +170,59 @@ def measure_startup(
     *,
     frame_hw: tuple[int, int],
     repetitions: int,
-    done: Callable[[], None] = lambda: None,
+    report_line: Callable[[str], None],
 ) -> StartUp:
     """Start the service under all conditions in interleaved rounds.
 
-    Args:
-        done: called after each start.
     Raises:
         BundleError, EngineError: the bundle cannot be used on this machine, or lacks that precision.
-        BenchError: it cannot be used in that precision; or a start failed.
+        BenchError: it cannot be used in that precision; or a start failed, or compiled what the model cache has.
     """
     require_engine_in(bundle, precision)
-    starts: dict[Condition, list[Start]] = {}
-    why_not_cold = _drop_files_from_memory()
+    conditions = [one for one in CONDITIONS if one not in COLD or os.access(DROP_CACHES, os.W_OK)]
+    starts: dict[str, list[Start]] = {condition: [] for condition in conditions}
     with TemporaryDirectory(prefix="heatline-bench-") as folder:
         line, cache = LineFile(Path(folder), bundle, precision, frame_hw), Path(folder) / "cache"
         cache.mkdir(mode=0o700)
         line.start(cache)  # fills the cache, and reads all files into memory
-        done()
         for number in range(repetitions):
-            for condition in _round(number, cold=why_not_cold is None):
+            first = number % len(conditions)
+            for condition in [*conditions[first:], *conditions[:first]]:
                 if condition in COLD:
                     _drop_files_from_memory()
-                with _use_of(cache) as use:
-                    starts.setdefault(condition, []).append(line.start(cache if condition in CACHED else None))
-                    if (found := use()) != (expected := "taken from" if condition in CACHED else "left alone"):
-                        raise BenchError(
-                            f"the model cache of a start that was to be {condition} was {found}, expected {expected}; "
-                            "report this"
-                        )
-                done()
+                cached = _files(cache)
+                starts[condition].append(line.start(cache if condition in CACHED else None))
+                if not cached or _files(cache) != cached:
+                    raise BenchError(f"a start that was to be {condition} compiled a graph into its model cache")
+            report_line(f"round {number + 1} of {repetitions}")
     return StartUp(
         bundle=bundle.path.name,
         model=bundle.manifest.model.name,
         precision=precision,
         frame_hw=frame_hw,
-        bytes_of_bundle=sum(file.stat().st_size for file in bundle.path.iterdir()),
         repetitions=repetitions,
-        conditions={
-            condition: _starts(starts[condition], starts["warm"]) for condition in DESCRIPTIONS if condition in starts
-        },
-        why_not_cold=why_not_cold,
+        conditions=[_starts(condition, these) for condition, these in starts.items()],
     )
 
 
-def starts_in_all(repetitions: int) -> int:
-    """Return the largest number of starts, for a bar of progress."""
-    return len(DESCRIPTIONS) * repetitions + 1
-
-
-def _round(number: int, *, cold: bool) -> list[Condition]:
-    """Return the order of the conditions, which is rotated from round to round."""
-    these: list[Condition] = [condition for condition in DESCRIPTIONS if cold or condition not in COLD]
-    first = number % len(these)
-    return [*these[first:], *these[:first]]
-
-
-def _drop_files_from_memory() -> str | None:
-    """Drop files from memory, but for libraries of this process; return why that is not possible, or None."""
+def _drop_files_from_memory() -> None:
+    """Drop files from memory, but for libraries of this process; the host of a virtual machine may still hold them."""
+    os.sync()
     try:
-        os.sync()
         DROP_CACHES.write_text("3")
     except OSError as error:
-        return f"{DROP_CACHES} cannot be written ({error.strerror}); it takes root"
-    return None
+        raise BenchError(f"{DROP_CACHES} cannot be written ({error.strerror}); run it without root") from error
 
 
-@contextmanager
-def _use_of(cache: Path) -> Iterator[Callable[[], CacheUse]]:
-    """Give a function to call after a start, which returns how the start used the model cache."""
-    before = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
-    for path in before:  # by its time of access, the kernel notes a reading after this
-        os.utime(path, ns=(0, before[path]))
-
-    def use() -> CacheUse:
-        after = {path: path.stat() for path in cache.iterdir()}
-        if {path: status.st_mtime_ns for path, status in after.items()} != before:
-            return "refilled"
-        return "taken from" if any(status.st_atime_ns for status in after.values()) else "left alone"
-
-    yield use
+def _files(cache: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
 
 
-def _starts(these: Sequence[Start], warm: Sequence[Start]) -> Starts:
+def _starts(condition: str, these: list[Start]) -> Starts:
     return Starts(
+        condition=condition,
         ready_s=Spread.of([one.ready_s for one in these]),
         first_verdict_s=Spread.of([one.first_verdict_s for one in these]),
         cpu_ready_s=Spread.of([one.cpu_ready_s for one in these]),
         phases_s={name: Spread.of([one.phases_s[name] for one in these]) for name in these[0].phases_s},
-        ready_to_warm=Spread.of([one.ready_s / other.ready_s for one, other in zip(these, warm, strict=True)]),
-        starts=list(these),
     )
-
-
-def to_facts(found: StartUp, *, is_virtual: bool = False) -> dict[str, object]:
-    """Describe the results for people, by name and value.
-
-    Args:
-        is_virtual: whether the machine is virtual.
-    """
-    height, width = found.frame_hw
-    facts: dict[str, object] = {
-        "line": f"{found.bundle} ({found.bytes_of_bundle / 1e6:.0f} MB) in {found.precision}, one drawn camera of "
-        f"{width}x{height} px",
-        "figures": f"median (lowest to highest) of {found.repetitions} starts, from the start of the process",
-    }
-    for condition, starts in found.conditions.items():
-        facts[DESCRIPTIONS[condition]] = (
-            f"READY after {starts.ready_s:.2f} s, {starts.ready_to_warm.median:.2f} of warm; processor time by then "
-            f"{starts.cpu_ready_s:.2f} s; first verdict after {starts.first_verdict_s:.2f} s"
-        )
-        facts[f"{condition}, phases"] = ", ".join(
-            f"{name} {taken.median:.2f}" for name, taken in starts.phases_s.items()
-        )
-    if found.why_not_cold is not None:
-        facts["cold"] = f"not measured: {found.why_not_cold}"
-    elif is_virtual:
-        facts["cold"] = "this machine is virtual: its host may still hold the files in memory; a real disk is slower"
-    return facts

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from heatline.bench.processes import camera_processes, child_processes, tree
+from heatline.bench.processes import camera_processes, tree
 from heatline.bench.watched_process import HEATLINE, WatchedProcess
 from heatline.edge.delivery.client.gap_detector import Gap
 from heatline.edge.delivery.client.subscriber import Subscriber
@@ -66,10 +66,6 @@ class RunningLine:
     def camera_pids(self) -> list[int]:
         """Return the ids of its cameras' processes, as they are now."""
         return camera_processes(self.pid)
-
-    def pids_of(self, module: str) -> list[int]:
-        """Return the ids of its children that run a module, as they are now."""
-        return child_processes(self.pid, module)
 
     def require_cameras(self, pids: Sequence[int]) -> None:
         """Check that no camera's process was replaced by another one, which grabbed nothing meanwhile.

@@ -3,12 +3,11 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from heatline.bench.watched_line import Keys, WatchedLine
+from heatline.bench.watched_line import ALL_GOOD, Keys, WatchedLine
 from heatline.edge.bundle import Bundle
 from heatline.edge.errors import BenchError
 from heatline.edge.inference import Precision
@@ -22,6 +21,8 @@ LAST_WITHIN_SECONDS, LAST_WITHIN_PERIODS = 15.0, 3.0
 SETTLE_SECONDS = 0.5
 """The first frames wait while the rest of the service starts, at any rate."""
 SETTLE_FRAMES = 3
+WAITING_FRAMES = 2
+"""Of each camera."""
 FROZEN_AFTER_FRAMES = 3
 """As for real cameras, whose frames are compared."""
 NOTHING_COUNTS = "no figure of this line counts, report this"
@@ -39,68 +40,81 @@ class Expected:
     frame_hw: tuple[int, int]
     scores: dict[str, float]
     """Frame scores by the name of the picture, as in events."""
-    evidence: dict[str, float]
-    """Highest evidence of any region, for each picture that is DEFECT, by its name."""
-    evidence_tolerance: float
-    """Error that it may have, logits."""
     heatmap_hw: tuple[int, int]
     """In cells."""
-    picture_bytes: int
-    """Memory of all pictures in a camera's process."""
 
     @property
     def defective(self) -> float:
         """Share of the pictures that are DEFECT."""
         return sum(score >= self.score_threshold for score in self.scores.values()) / len(self.scores)
 
+    def check(self, event: VerdictEvent) -> None:
+        """Check that an event reports what the same bundle finds in its picture without a line.
 
-@dataclass(frozen=True)
+        Raises:
+            BenchError: it does not.
+        """
+        if event.reason is not None:
+            return
+        assert event.source is not None
+        assert event.frame_score is not None
+        score, is_defect = self.scores[event.source], event.verdict == "DEFECT"
+        # On the edge of the threshold, either verdict is right.
+        is_sure = abs(score - self.score_threshold) > self.tolerance
+        heatmap_hw = None if event.heatmap is None else event.heatmap.hw
+        if (
+            abs(event.frame_score - score) > self.tolerance
+            or (is_sure and is_defect != (score >= self.score_threshold))
+            or bool(event.regions) != is_defect
+            or heatmap_hw != (self.heatmap_hw if is_defect else None)
+        ):
+            raise BenchError(
+                f"the service judged {event.source} {event.verdict} by {event.frame_score:.4f}, with "
+                f"{len(event.regions)} regions and a heatmap of {heatmap_hw} cells; the same bundle without a line "
+                f"finds {score:.4f}, threshold {self.score_threshold:.4f}, heatmap {self.heatmap_hw}; {NOTHING_COUNTS}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scene:
     """A line to run."""
 
     bundle: Bundle
     precision: Precision
-    pictures: Path
-    expected: Expected
-    cameras: int
-    waiting_frames: int
-    engine: Keys
+    cameras: Mapping[str, Keys]
+    """By name, the keys that differ from those of `running`."""
+    check: Callable[[VerdictEvent], None]
+    """Raises a BenchError if an event is wrong."""
+    engine: Keys = field(default_factory=dict)
     """Keys of `[engine]`, besides the precision."""
-
-    @property
-    def tiles(self) -> int:
-        """Tiles of a frame."""
-        return self.expected.tiles
+    thresholds: Keys = field(default_factory=lambda: ALL_GOOD)
+    tiles: Keys = field(default_factory=dict)
+    heatmaps: str = "defect"
+    journal: bool = False
 
 
 @contextmanager
-def running(
-    scene: Scene,
-    rate_fps: float | None,
-    *,
-    waits: bool,
-    tables: Mapping[str, Keys] = {},
-) -> Iterator["Line"]:
-    """Run the service on these cameras for the duration of the `with` block.
+def running(scene: Scene, rates: Mapping[str, float] | None, *, tables: Mapping[str, Keys] = {}) -> Iterator["Line"]:
+    """Run the service for the duration of the `with` block.
 
     Args:
-        rate_fps: of each camera; None: a frame comes whenever there is room.
-        waits: whether a camera waits for room; otherwise its oldest frame is dropped.
+        rates: frames per second by camera, of which the oldest is dropped where there is no room; None: a frame comes
+            whenever there is room.
         tables: further tables of the line's file.
     """
     cameras: list[Keys] = [
         {
             "kind": "folder",
-            "name": f"cam{number}",
-            "path": str(scene.pictures),
+            "name": name,
             "preload": True,
             "loop": True,
-            "on_overload": "block" if waits else "drop_oldest",
-            "waiting_frames": scene.waiting_frames,
+            "on_overload": "block" if rates is None else "drop_oldest",
+            "waiting_frames": WAITING_FRAMES,
             "frozen_after_frames": FROZEN_AFTER_FRAMES,
-            **({} if rate_fps is None else {"rate_fps": rate_fps}),
+            **({} if rates is None else {"rate_fps": rates[name]}),
+            **keys,
         }
-        for number in range(scene.cameras)
+        for name, keys in scene.cameras.items()
     ]
     with (
         TemporaryDirectory(prefix="heatline-bench-") as folder,
@@ -109,12 +123,15 @@ def running(
             scene.bundle.path,
             scene.precision,
             cameras,
-            thresholds={"score": scene.expected.score_threshold},
+            thresholds=scene.thresholds,
+            heatmaps=scene.heatmaps,
+            journal=scene.journal,
             engine=scene.engine,
+            tiles=scene.tiles,
             more=tables,
         ) as line,
     ):
-        yield Line(line, partial(require_as_expected, scene.expected))
+        yield Line(line, scene.check)
         line.stop()
 
 
@@ -128,11 +145,6 @@ class ReceivedVerdict:
     @property
     def captured_ns(self) -> int:
         return self.event.times.captured_monotonic_ns
-
-    @property
-    def number(self) -> int:
-        """Number of the frame, or of the first one if the event is of several: 1, 2, 3, ... in the order of capture."""
-        return self.event.frame_number
 
 
 class Line:
@@ -189,87 +201,34 @@ class Line:
         Raises:
             BenchError: a camera shows nothing, or as of `next`.
         """
-        seen: set[str] = set()
-        give_up = time.monotonic() + FIRST_WITHIN_SECONDS
-        while len(seen) < cameras:
-            if time.monotonic() > give_up:
-                raise BenchError(f"frames of {len(seen)} of {cameras} cameras came within {FIRST_WITHIN_SECONDS:.0f} s")
-            if (received := self.next()) is not None and received.event.reason is None:
-                seen.add(received.event.camera)
+        self._receive_of_each(cameras, FIRST_WITHIN_SECONDS, lambda one: one.event.reason is None)
         return time.monotonic_ns()
 
-    def receive_past(
-        self,
-        received: list[ReceivedVerdict],
-        cameras: int,
-        slowest_fps: float,
-        is_after: Callable[[ReceivedVerdict], bool],
-    ) -> None:
-        """Go on until a frame of each camera that is after a time was reported.
+    def receive_past(self, time_ns: int, cameras: int, slowest_fps: float) -> list[ReceivedVerdict]:
+        """Go on until a frame of each camera that was captured after a time was reported; return all events.
 
-        Args:
-            received: all events are appended to it.
-            slowest_fps: rate of the slowest camera.
-            is_after: whether an event is of a frame after that time.
         Raises:
             BenchError: a camera shows nothing, or as of `next`.
         """
-        over: set[str] = set()
-        within_s = last_within_s(slowest_fps)
+        within_s = max(LAST_WITHIN_SECONDS, LAST_WITHIN_PERIODS / slowest_fps)
+        return self._receive_of_each(cameras, within_s, lambda one: one.captured_ns >= time_ns)
+
+    def _receive_of_each(
+        self, cameras: int, within_s: float, counts: Callable[[ReceivedVerdict], bool]
+    ) -> list[ReceivedVerdict]:
+        received: list[ReceivedVerdict] = []
+        seen: set[str] = set()
         give_up = time.monotonic() + within_s
-        while len(over) < cameras:
+        while len(seen) < cameras:
             if time.monotonic() > give_up:
                 raise BenchError(
-                    f"{cameras - len(over)} of {cameras} cameras fell silent: no frame that was captured after the "
-                    f"window was reported within {within_s:.0f} s; {self.watched.process.log_tail()}"
+                    f"{cameras - len(seen)} of {cameras} cameras reported no frame within {within_s:.0f} s; "
+                    f"{self.watched.process.log_tail()}"
                 )
             if (one := self.next()) is not None:
                 received.append(one)
-                if is_after(one):
-                    over.add(one.event.camera)
-
-
-def last_within_s(rate_fps: float) -> float:
-    """Return how long to wait after a window for the next frame of a camera.
-
-    >>> last_within_s(25.0), last_within_s(0.01)
-    (15.0, 300.0)
-    """
-    return max(LAST_WITHIN_SECONDS, LAST_WITHIN_PERIODS / rate_fps)
-
-
-def require_as_expected(expected: Expected, event: VerdictEvent) -> None:
-    """Check that an event reports what the same bundle finds in its picture without a line.
-
-    Raises:
-        BenchError: it does not.
-    """
-    if event.reason is not None:
-        return
-    assert event.source is not None
-    assert event.frame_score is not None
-    score = expected.scores[event.source]
-    verdict = "DEFECT" if score >= expected.score_threshold else "GOOD"
-    # On the edge of the threshold, either verdict is right.
-    wrong = event.verdict != verdict and abs(score - expected.score_threshold) > expected.tolerance
-    if wrong or abs(event.frame_score - score) > expected.tolerance:
-        raise BenchError(
-            f"the service judged {event.source} {event.verdict} by {event.frame_score:.4f}, and the same bundle "
-            f"without a line {verdict} by {score:.4f}; {NOTHING_COUNTS}"
-        )
-    if event.verdict == "DEFECT" and (evidence := expected.evidence.get(event.source)) is not None:
-        found = event.regions[0].score if event.regions else float("nan")
-        if not abs(found - evidence) <= expected.evidence_tolerance:
-            raise BenchError(
-                f"the service found evidence of {found:.4f} in {event.source}, and the same bundle without a line "
-                f"{evidence:.4f}; {NOTHING_COUNTS}"
-            )
-    hw = None if event.heatmap is None else event.heatmap.hw
-    if hw != (expected.heatmap_hw if event.verdict == "DEFECT" else None):
-        raise BenchError(
-            f"the event of {event.source}, {event.verdict}, has a heatmap of {hw} cells, expected was one of "
-            f"{expected.heatmap_hw} where any; {NOTHING_COUNTS}"
-        )
+                seen |= {one.event.camera} if counts(one) else set()
+        return received
 
 
 def count_unreported(received: Sequence[ReceivedVerdict]) -> int:
@@ -283,15 +242,20 @@ def count_unreported(received: Sequence[ReceivedVerdict]) -> int:
     return missing
 
 
-def due_ns(received: Sequence[ReceivedVerdict], rate_fps: float) -> list[int]:
+def due_ns(received: Sequence[ReceivedVerdict], rates: Mapping[str, float]) -> list[int]:
     """Return when each frame was due, monotonic: on its camera's grid, laid so that no timestamp is too early.
 
     A camera's process that waits for a processor stamps its frame late. Counted from the stamp, it would look fast.
+
+    Args:
+        rates: frames per second by camera.
     """
-    period_ns = 1e9 / rate_fps
-    on_grid = [one.captured_ns - one.number * period_ns for one in received]
-    begins = {
-        camera: min(start for one, start in zip(received, on_grid, strict=True) if one.event.camera == camera)
-        for camera in {one.event.camera for one in received}
-    }
-    return [round(begins[one.event.camera] + one.number * period_ns) for one in received]
+
+    def since_first(one: ReceivedVerdict) -> float:
+        return one.event.frame_number * 1e9 / rates[one.event.camera]
+
+    begins: dict[str, float] = {}
+    for one in received:
+        start = one.captured_ns - since_first(one)
+        begins[one.event.camera] = min(start, begins.get(one.event.camera, start))
+    return [round(begins[one.event.camera] + since_first(one)) for one in received]

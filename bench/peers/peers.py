@@ -4,22 +4,23 @@ Each system is a warm process, idle while another one works, with the fastest of
 the engine alone, which copies no pixel.
 """
 
-import statistics
+import json
+import select
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
-from heatline.bench.peers.expected import OF_SPREAD, find_difference, logits_off
-from heatline.bench.peers.systems import ENGINE, OURS, SYSTEMS, System, SystemName
-from heatline.bench.peers.worker import Ready, Tried, Turn, Worker, format_settings
-from heatline.bench.processes import cpu_ns
 from heatline.bench.spread import Spread, interleaved
+from heatline.bench.watched_process import log_tail
 from heatline.edge.errors import BenchError
 from heatline.edge.geometry import TileGrid
 from heatline.edge.inference import Precision
@@ -28,39 +29,52 @@ if TYPE_CHECKING:  # they import PyTorch
     from heatline.bench.peers.prepare import Prepared
     from heatline.train.config import CnnConfig, VitConfig
 
+SERVE = Path(__file__).parent / "serve.py"
 BATCHES = (1, 4, 8, 16, 32)
 """Numbers of tiles at once to try, where a system's interface allows a choice."""
 SETTLE_SECONDS = 0.25
 """Pause before a turn: threads of the system before may spin for a while on the cores of the next one."""
-MOST_BY_OTHERS = 0.05
-"""Processor time of the idle systems, as a share of one core: above, they slow the one that is timed."""
+REPLY_WITHIN_SECONDS = 3600.0
+"""Longest time of one step: the slowest system tries all its settings."""
+ENGINE, OURS = "engine alone", "heatline"
+
+
+@dataclass(frozen=True)
+class System:
+    """A system: its class in a module of this folder, or of heatline's Python."""
+
+    module: str
+    what: str
+    in_peers_environment: bool = False
+    """Whether the Python of the peers' environment runs it, instead of heatline's."""
+    only_f32: bool = False
+
+
+SYSTEMS = {
+    ENGINE: System("heatline.bench.peers.ours:Alone", "OpenVINO, which infers the same tensors again and again"),
+    OURS: System(
+        "heatline.bench.peers.ours:Line", "the line's inspector; a frame is judged while the next is inferred"
+    ),
+    "anomalib": System("anomalib_tiler:System", "anomalib's Tiler and OpenVINOInferencer", in_peers_environment=True),
+    "grad-cam": System("heatline.bench.peers.grad_cam:System", "PyTorch with pytorch-grad-cam", only_f32=True),
+}
 
 
 class SystemSpeed(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of one system over all rounds."""
 
-    name: SystemName
+    name: str
     what: str
-    """Description of the system."""
-    libraries: dict[str, str]
     settings: dict[str, Any]
     """The fastest settings."""
-    tried: list[Tried]
-    heatmap_hw: tuple[int, int] | None
-    """None: it makes no heatmap."""
     frames_per_s: Spread
-    tiles_per_s: Spread
-    to_engine: float
-    """Its median rate over that of the engine alone."""
-    to_engine_spread: Spread
-    """The same ratio by rounds."""
-    ours_to_it: float
-    """Our median rate over its own."""
-    ours_to_it_spread: Spread
-    ms_per_frame: dict[str, float]
-    """Medians of its parts, if they run one after the other."""
+    to_engine: Spread
+    """Its rate over that of the engine alone, by rounds."""
+    ours_to_it: Spread
+    """Our rate over its own, by rounds."""
     logits_off: float
     """Largest error, as a share of the standard deviation between tiles."""
+    libraries: dict[str, str]
 
 
 class PeersBench(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,8 +90,6 @@ class PeersBench(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     """Threads that each system may use: one per core."""
     systems: list[SystemSpeed]
-    others_cpu: float
-    """Processor time of the idle workers together, as a share of one core: the largest of all turns."""
 
 
 def measure_peers(
@@ -87,7 +99,7 @@ def measure_peers(
     frame_hw: tuple[int, int],
     frames: int,
     rounds: int,
-    peers: Sequence[SystemName],
+    peers: Sequence[str],
     peers_python: Path,
     report_line: Callable[[str], None],
     tile_px: int,
@@ -97,7 +109,7 @@ def measure_peers(
     """Time the engine alone, heatline and these peers.
 
     Args:
-        peers_python: Python of the environment that has anomalib and Model API.
+        peers_python: Python of the environment that has anomalib.
     Raises:
         BenchError: a peer is not installed, fails, or answers wrongly.
         EngineError: OpenVINO cannot run the network in this precision.
@@ -105,38 +117,36 @@ def measure_peers(
     """
     from heatline.bench.peers.prepare import prepare
 
-    chosen = [system for system in SYSTEMS if system.name in (ENGINE, OURS, *peers)]
-    systems = [system for system in chosen if precision in system.precisions]
-    for system in chosen:
-        if system not in systems:
-            report_line(f"{system.name} cannot compute in {precision}, and is left out: docs/peers.md has the reason")
+    names = [name for name in (ENGINE, OURS, *peers) if precision == "f32" or not SYSTEMS[name].only_f32]
     if min(frame_hw) < tile_px:
-        raise BenchError(
-            f"--size is {frame_hw[1]}x{frame_hw[0]}, smaller than a tile of {tile_px} px, which anomalib cannot cut; "
-            f"give {tile_px}x{tile_px} or more"
-        )
-    pythons = {system.name: _python(system, peers_python) for system in systems}
+        raise BenchError(f"--size is smaller than a tile of {tile_px} px, which anomalib cannot cut; give a larger one")
+    pythons = {name: _python(name, peers_python) for name in names}
     grid = TileGrid(frame_hw, tile_px, overlap_px)
-    with tempfile.TemporaryDirectory(prefix="heatline-peers-") as name, ExitStack() as stack:
-        folder = Path(name)
-        prepared = prepare(
-            folder,
-            config,
-            precision=precision,
-            grid=grid,
-            frames=frames,
-            systems=[system.name for system in systems],
-            batches=batches,
-            report_line=report_line,
-        )
-        workers, ready = {}, {}
-        for system in systems:
-            worker = Worker(system.name, pythons[system.name], system.module, prepared.job_file, folder)
-            workers[system.name] = stack.enter_context(worker)
-            ready[system.name] = worker.become_ready(report_line)
-        require_same_libraries(ready)
-        turns, off, others_cpu = _run_rounds(workers, rounds, prepared, report_line)
-    rates = {name: [frames / turn.seconds for turn in of] for name, of in turns.items()}
+    with tempfile.TemporaryDirectory(prefix="heatline-peers-") as place, ExitStack() as stack:
+        folder = Path(place)
+        report_line("making frames, network and expected answers")
+        prepared = prepare(folder, config, precision=precision, grid=grid, frames=frames, batches=batches)
+        workers: dict[str, Worker] = {}
+        for name in names:
+            report_line(f"{name}: trying settings")
+            worker = running(name, pythons[name], SYSTEMS[name].module, prepared.job_file, folder)
+            workers[name] = stack.enter_context(worker)
+        require_same_libraries({name: worker.libraries for name, worker in workers.items()})
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        off = dict.fromkeys(names, 0.0)
+        for number, order in enumerate(interleaved(workers, rounds), 1):
+            for name in order:
+                time.sleep(SETTLE_SECONDS)
+                took, answers = workers[name].turn()
+                seconds[name].append(took)
+                off[name] = max(off[name], check_turn(name, answers, prepared))
+            report_line(
+                f"round {number} of {rounds}: " + ", ".join(f"{name} {of[-1]:.2f} s" for name, of in seconds.items())
+            )
+
+    def over(one: str, other: str) -> Spread:
+        return Spread.of([theirs / mine for mine, theirs in zip(seconds[one], seconds[other], strict=True)])
+
     return PeersBench(
         model=config.name,
         precision=precision,
@@ -146,107 +156,67 @@ def measure_peers(
         rounds=rounds,
         threads=prepared.job.threads,
         systems=[
-            _speed(system, ready[system.name], turns[system.name], rates, frames, len(grid), off[system.name])
-            for system in systems
+            SystemSpeed(
+                name=name,
+                what=SYSTEMS[name].what,
+                settings=worker.settings,
+                frames_per_s=Spread.of([frames / took for took in seconds[name]]),
+                to_engine=over(name, ENGINE),
+                ours_to_it=over(OURS, name),
+                logits_off=off[name],
+                libraries=worker.libraries,
+            )
+            for name, worker in workers.items()
         ],
-        others_cpu=others_cpu,
     )
 
 
-def require_same_libraries(ready: Mapping[SystemName, Ready]) -> None:
+def require_same_libraries(libraries: Mapping[str, Mapping[str, str]]) -> None:
     """Check that all systems run on one version of OpenVINO and of PyTorch.
 
     Raises:
         BenchError: the versions differ.
     """
     for library in ("openvino", "torch"):
-        versions: dict[str, str] = {
-            name: one.libraries[library].partition("+")[0]  # torch's build for processors alone is `2.13.0+cpu`
-            for name, one in ready.items()
-            if library in one.libraries
+        versions = {
+            name: of[library].partition("+")[0]  # torch's build for processors alone is `2.13.0+cpu`
+            for name, of in libraries.items()
+            if library in of
         }
         if len(set(versions.values())) > 1:
+            named = ", ".join(f"{name} {version}" for name, version in versions.items())
             raise BenchError(
-                f"systems run on different versions of {library}, which would change their speed: "
-                f"{format_settings(versions)}; make the peers' environment again with `make peers-env`"
+                f"systems run on different versions of {library}, which would change their speed: {named}; make the "
+                "peers' environment again with `make peers-env`"
             )
 
 
-def to_facts(found: PeersBench) -> dict[str, object]:
-    """Describe the results for people, by name and value."""
-    return {
-        "figures": f"median (lowest to highest) of {found.rounds} rounds of {found.frames} frames of "
-        f"{found.tiles_per_frame} tiles, on {found.threads} threads",
-        **{one.name: _describe(one) for one in found.systems},
-        "idle systems": f"took {found.others_cpu:.3f} of a core at most",
-    }
-
-
-def faults(found: PeersBench) -> list[str]:
-    """Return why the figures do not count, one sentence each."""
-    if found.others_cpu <= MOST_BY_OTHERS:
-        return []
-    return [
-        f"idle systems took {found.others_cpu:.3f} of a core, expected at most {MOST_BY_OTHERS}, and slowed the timed "
-        "one; measure again"
-    ]
-
-
-def _describe(one: SystemSpeed) -> str:
-    parts = "".join(f"; {part} {ms:.0f} ms" for part, ms in one.ms_per_frame.items())
-    ours = "" if one.name in (ENGINE, OURS) else f"; heatline is {one.ours_to_it:.2f} times as fast"
-    return (
-        f"{one.frames_per_s:.2f} frames/s, {one.tiles_per_s.median:.0f} tiles/s; {one.to_engine:.3f} of the engine "
-        f"alone, by rounds {one.to_engine_spread:.3f}{ours}; {format_settings(one.settings)}{parts}"
-    )
-
-
-def _python(system: System, peers_python: Path) -> Path:
+def _python(name: str, peers_python: Path) -> Path:
     """Return the Python that runs a system.
 
     Raises:
         BenchError: it does not exist.
     """
-    if not system.in_peers_environment:
+    if not SYSTEMS[name].in_peers_environment:
         return Path(sys.executable)
     if not peers_python.is_file():
         raise BenchError(
-            f"{system.name} is run by {peers_python}, which does not exist; make it with `make peers-env`, name "
-            "another one with --peers-python, or choose peers that need none with --peer grad-cam"
+            f"{name} is run by {peers_python}, which does not exist; make it with `make peers-env`, name another one "
+            "with --peers-python, or choose peers that need none with --peer grad-cam"
         )
     return peers_python.absolute()
 
 
-def _run_rounds(
-    workers: Mapping[SystemName, Worker], rounds: int, prepared: "Prepared", report_line: Callable[[str], None]
-) -> tuple[dict[SystemName, list[Turn]], dict[SystemName, float], float]:
-    """Return the turns of each system, the largest error of its logits, and the others' largest share of a core."""
-    turns: dict[SystemName, list[Turn]] = {name: [] for name in workers}
-    off, others_cpu = dict.fromkeys(workers, 0.0), 0.0
-    for number, order in enumerate(interleaved(workers, rounds), 1):
-        for name in order:
-            others = [worker.pid for other, worker in workers.items() if other != name]
-            time.sleep(SETTLE_SECONDS)
-            before = sum(map(cpu_ns, others))
-            turn = workers[name].turn()
-            others_cpu = max(others_cpu, (sum(map(cpu_ns, others)) - before) / 1e9 / turn.seconds)
-            off[name] = max(off[name], check_turn(name, turn, prepared))
-            turns[name].append(turn)
-            report_line(f"round {number} of {rounds}: {name} {turn.seconds:.2f} s")
-    return turns, off, others_cpu
-
-
-def check_turn(name: SystemName, turn: Turn, prepared: "Prepared") -> float:
+def check_turn(name: str, found: Mapping[str, Any], prepared: "Prepared") -> float:
     """Check the answers of a turn; return the largest error of its logits, as a share of their standard deviation.
 
     Raises:
         BenchError: an answer is wrong.
     """
-    job, expected, found = prepared.job, prepared.expected[name], turn.answers
-    spread = float(expected.logits.std())
-    if name == ENGINE:
-        expected = expected.of_requests(*found["logits"].shape)
-    off = logits_off(found, expected, spread)
+    from heatline.bench.peers.prepare import OF_SPREAD, find_difference, logits_off
+
+    job, expected = prepared.job, prepared.expected[name]
+    off = logits_off(found, expected)
     wrong = f"its logits are off by {off:.2g} of their spread" if not off <= OF_SPREAD[job.precision] else None
     if wrong is None and name != ENGINE:
         wrong = find_difference(found, expected, job.precision, job.sample_px, job.score_threshold)
@@ -255,32 +225,70 @@ def check_turn(name: SystemName, turn: Turn, prepared: "Prepared") -> float:
     return off
 
 
-def _speed(
-    system: System,
-    ready: Ready,
-    turns: Sequence[Turn],
-    rates: Mapping[SystemName, Sequence[float]],
-    frames: int,
-    tiles: int,
-    off: float,
-) -> SystemSpeed:
-    own = rates[system.name]
-    sides = turns[0].answers.get("hw")
-    return SystemSpeed(
-        name=system.name,
-        what=system.what,
-        libraries=ready.libraries,
-        settings=ready.settings,
-        tried=ready.tried,
-        heatmap_hw=None if sides is None else (int(sides[0][0]), int(sides[0][1])),
-        frames_per_s=Spread.of(own),
-        tiles_per_s=Spread.of([tiles * rate for rate in own]),
-        to_engine=statistics.median(own) / statistics.median(rates[ENGINE]),
-        to_engine_spread=Spread.of([rate / engine for rate, engine in zip(own, rates[ENGINE], strict=True)]),
-        ours_to_it=statistics.median(rates[OURS]) / statistics.median(own),
-        ours_to_it_spread=Spread.of([ours / rate for ours, rate in zip(rates[OURS], own, strict=True)]),
-        ms_per_frame={
-            part: statistics.median(1e3 * turn.laps[part] / frames for turn in turns) for part in turns[0].laps
-        },
-        logits_off=off,
-    )
+class Worker:
+    """A process that runs one system, idle between its turns."""
+
+    def __init__(self, name: str, process: "subprocess.Popen[bytes]", folder: Path, log: Path) -> None:
+        self.name, self._process, self._folder, self._log = name, process, folder, log
+        ready = self._reply()["ready"]
+        self.settings: dict[str, Any] = ready["settings"]
+        """The fastest."""
+        self.libraries: dict[str, str] = ready["libraries"]
+
+    def turn(self) -> tuple[float, Mapping[str, Any]]:
+        """Run all frames; return the seconds, and the answers as summed up by `serve.py`.
+
+        Raises:
+            BenchError: it failed, or took too long.
+        """
+        answers = self._folder / f"{self.name}.npz"
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"answers": str(answers)}).encode() + b"\n")
+        except OSError as error:
+            raise BenchError(f"{self.name} has ended: {log_tail(self._log)}") from error
+        seconds: float = self._reply()["seconds"]
+        with np.load(answers) as summed_up:
+            return seconds, dict(summed_up)
+
+    def _reply(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], REPLY_WITHIN_SECONDS)[0]:
+            raise BenchError(f"{self.name} did not answer within {REPLY_WITHIN_SECONDS:.0f} s; give a smaller --size")
+        line = self._process.stdout.readline()
+        if not line:
+            raise BenchError(f"{self.name} has ended: {log_tail(self._log)}")
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            raise BenchError(f"{self.name} failed: {reply['error']}")
+        return reply
+
+
+@contextmanager
+def running(name: str, python: Path, module: str, job: Path, folder: Path) -> Iterator[Worker]:
+    """Run a system in a process for the duration of the `with` block, from when it is warm.
+
+    Args:
+        folder: working folder of the process, for its log and its answers.
+    Raises:
+        BenchError: it cannot be started, or fails.
+    """
+    log = folder / f"{name}.log"
+    with log.open("wb") as log_file:
+        try:
+            process = subprocess.Popen(
+                [str(python), str(SERVE), module, str(job)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log_file,
+                bufsize=0,  # `select` does not see what a buffer holds
+                cwd=folder,  # anomalib leaves a cache where it runs
+                start_new_session=True,  # the bench handles Ctrl-C, and ends its workers
+            )
+        except OSError as error:
+            raise BenchError(f"{python} cannot be run ({error.strerror}); name another Python") from error
+        try:
+            yield Worker(name, process, folder, log)
+        finally:
+            process.kill()  # it has nothing to save
+            process.communicate()

@@ -1,30 +1,19 @@
-"""Figures of one model's answers to one fold, by thresholds that other frames set."""
+"""Figures of one model's answers to one fold, by thresholds that other frames set; docs/recipes.md defines them."""
 
 import math
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
+import cv2
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.bench.recipes.metrics import (
-    PixelRanking,
-    count_false,
-    count_hit,
-    count_in_cells,
-    label_defects,
-    most_beyond,
-)
-from heatline.bench.recipes.rows import FoldFigures, Verdicts
-from heatline.bench.recipes.truth import Truth
+from heatline.bench.recipes.folds import Answers, Truth
 from heatline.edge.calibration import (
     EVIDENCE_QUANTILE,
     STRONG_SHARE,
     GoodFrame,
     calibrate,
-    cases_of_new_group,
-    count_allowed_rejects,
     lowest_defect_of,
     threshold,
 )
@@ -42,66 +31,76 @@ WANTED = (0.01, 0.05)
 NEAR_PX = 16
 FEWEST_GOOD_FRAMES = 8
 """With fewer, frames without their defective tiles stand in for good ones."""
+LEAST_DEFECT_PX = 30
+"""Smaller areas of a mask do not count as defects, as masks that are derived from pictures have noise."""
 Floats = NDArray[np.float32]
+Counts = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Answers of one model."""
+class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
+    """Verdicts by the line's own score threshold on a fold that did not set it."""
+
+    wanted: float
+    """Wanted share of rejected good frames."""
+    good: int
+    rejected: int
+    defective: int
+    escaped: int
+
+
+class FoldFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of one model on one fold that it was not trained on; None: the fold lacks the needed frames."""
 
     seed: int
     fold: int
-    logit: Floats
-    """[tiles]; any value for frames that are neither tested nor calibrating."""
-    map: NDArray[np.float16]
-    """[tiles, h, w]"""
-    tested: NDArray[np.bool_]
-    """[frames]"""
-    calibrating: NDArray[np.bool_]
-    """[frames] that set thresholds; the model was not trained on them either."""
-    knows_defects: bool = True
-    """Whether it was trained on defects. Otherwise a logit of 0 does not mean a probability of 0.5, which the study's
-    rule assumes, and no defective frame sets a threshold."""
-    one_scale: bool = True
-    """Whether a tile's logit and the cells of its map are on one scale."""
-    top_mean: bool = True
-    """Whether a tile's logit is the mean of its map's highest cells."""
-    fewest_good: int = FEWEST_GOOD_FRAMES
-    """With fewer good frames among the calibrating ones, stand-ins set the thresholds; export needs only one."""
+    tile_ap_clear: float | None
+    picture_auroc: float | None
+    pixel_ap: float | None
+    study_f1: float | None
+    pointing_near: float | None
+    hit: float | None
+    false_regions: float | None
+    """Regions far from all defects, per defective frame."""
+    rejected: float | None
+    frames: int
+    good_frames: int
+    """Good frames of the fold; if the set has too few, frames without their defective tiles."""
+    score_threshold: float
+    evidence_threshold: float
+    verdicts: list[Verdicts]
+    """For each share of `WANTED`."""
 
 
 def judge_fold(truth: Truth, answers: Answers) -> FoldFigures:
     """Compute all figures of a fold."""
     frames = np.flatnonzero(answers.tested).tolist()
     rows = np.flatnonzero(answers.tested[truth.tiles.table.frame] & truth.is_placed)
-    pointing = _distances(truth, answers, rows)
+    clear = rows[~truth.tiles.table.ambiguous[rows]]
+    distances = [
+        peak_distance_px(_map(answers, row), truth.mask(row), truth.inside_hw(row))
+        for row in rows[truth.tiles.table.defective[rows]]
+    ]
     line = _Line(truth, answers)
     found = [each for frame in frames if truth.defective[frame] and (each := line.found(frame)) is not None]
-    by_class: dict[str, tuple[int, int]] = {}
-    for each in found:
-        if each.kind:
-            so_far = by_class.get(each.kind, (0, 0))
-            by_class[each.kind] = so_far[0] + each.hit, so_far[1] + each.defects
+    hit, defects, false_regions = (sum(each) for each in zip(*found, strict=True)) if found else (0, 0, 0)
     good = line.stand_ins(frames)
-    highest = np.array([answers.logit[truth.rows(frame)].max() for frame in frames], np.float64)
+    highest = np.array([_highest(truth, answers, frame) for frame in frames], np.float64)
+    tiles_defective = truth.tiles.table.defective[clear]
     return FoldFigures(
         seed=answers.seed,
         fold=answers.fold,
-        tile_ap=_tile_ap(truth, answers, rows),
-        tile_ap_clear=_tile_ap(truth, answers, rows[~truth.tiles.table.ambiguous[rows]]),
+        tile_ap_clear=average_precision(answers.logit[clear].astype(np.float64), tiles_defective, np.ones(len(clear))),
         picture_auroc=auroc(highest, truth.defective[frames], np.ones(len(frames))),
-        pixel_ap=_pixel_ap(truth, answers, rows),
+        pixel_ap=pixel_average_precision(_pixels(truth, answers, rows)),
         study_f1=_study_f1(truth, answers, rows) if answers.knows_defects else None,
-        pointing=_share([distance == 0 for distance in pointing]),
-        pointing_near=_share([distance <= NEAR_PX for distance in pointing]),
-        hit=_ratio(sum(each.hit for each in found), sum(each.defects for each in found)),
-        false_regions=_ratio(sum(each.false_regions for each in found), len(found)),
-        rejected=_share([line.score_of(frame) >= line.score_threshold for frame in good]),
+        pointing_near=_ratio(sum(distance <= NEAR_PX for distance in distances), len(distances)),
+        hit=_ratio(hit, defects),
+        false_regions=_ratio(false_regions, len(found)),
+        rejected=_ratio(sum(line.score_of(frame) >= line.score_threshold for frame in good), len(good)),
         frames=len(frames),
         good_frames=len(good),
         score_threshold=line.score_threshold,
         evidence_threshold=line.evidence_threshold,
-        hit_by_class=by_class,
         verdicts=[_verdicts(line, truth, answers, wanted) for wanted in WANTED],
     )
 
@@ -109,68 +108,26 @@ def judge_fold(truth: Truth, answers: Answers) -> FoldFigures:
 def _verdicts(line: "_Line", truth: Truth, answers: Answers, wanted: float) -> Verdicts:
     """Count verdicts by the score threshold that `heatline export` would set by the calibrating frames."""
     calibrating, tested = (np.flatnonzero(each).tolist() for each in (answers.calibrating, answers.tested))
-    good = line.stand_ins(calibrating)
-    found = calibrate(
-        [GoodFrame(line.score_of(frame), 0.0, 1, np.zeros(1, np.float32), truth.group_of(frame)) for frame in good],
-        wanted,
-        "held-out good frames",
-        lowest_defect=_lowest_defect(truth, answers, calibrating) if answers.knows_defects else None,
-    )
-    assert found.false_reject_at_most is not None, "a share was wanted"
-    good_tested = line.stand_ins(tested)
-    scores = [line.score_of(frame) for frame in good_tested]
-    reached = [frame for frame, score in zip(good_tested, scores, strict=True) if score >= found.score_threshold]
-    groups, reaching = _groups(truth, good_tested), _groups(truth, reached)
-    cases, of_cases = cases_of_new_group(len(good), len(_groups(truth, good)), wanted)
+    group_of = truth.tiles.group[[truth.rows(frame).start for frame in range(len(truth.store))]]
+    good = [
+        GoodFrame(line.score_of(frame), 0.0, 1, np.zeros(1, np.float32), truth.tiles.groups[group_of[frame]])
+        for frame in line.stand_ins(calibrating)
+    ]
+    lowest = lowest_defect_of([_highest(truth, answers, frame) for frame in calibrating if truth.defective[frame]])
+    found = calibrate(good, wanted, "held-out good frames", lowest_defect=lowest if answers.knows_defects else None)
+    scores = np.array([line.score_of(frame) for frame in line.stand_ins(tested)])
     defective = np.array([_highest(truth, answers, frame) for frame in tested if truth.defective[frame]])
     return Verdicts(
         wanted=wanted,
-        bound=found.false_reject_at_most,
-        limit=most_rejected(truth, good, good_tested, wanted),
         good=len(scores),
-        rejected=len(reached),
+        rejected=int((scores >= found.score_threshold).sum()),
         defective=len(defective),
         escaped=int((defective < found.score_threshold).sum()),
-        groups=len(groups),
-        groups_reaching=len(reaching),
-        groups_at_most=len(groups) * cases / of_cases,
-        escaped_oracle=int((defective < threshold(scores, wanted)).sum()) if scores else None,
     )
-
-
-def most_rejected(truth: Truth, calibrating: Sequence[int], tested: Sequence[int], wanted: float) -> int:
-    """Return the most of some good frames that a threshold of other good frames rejects, with a confidence of 95 %.
-
-    The groups' highest frames must be independent and alike. If `allowed` frames may reach the threshold, no more than
-    as many groups have one that does; and if a new group has one, all its frames may reach it.
-    """
-    known = len(_groups(truth, calibrating))
-    allowed = count_allowed_rejects(len(calibrating), wanted)
-    sizes = [size for _, size in Counter(truth.group_of(frame) for frame in tested).most_common()]
-    return sum(sizes[: most_beyond(allowed, known, len(sizes))] if allowed < known else sizes)
-
-
-def _groups(truth: Truth, frames: Sequence[int]) -> set[str]:
-    return {truth.group_of(frame) for frame in frames}
-
-
-def _lowest_defect(truth: Truth, answers: Answers, frames: Sequence[int]) -> float | None:
-    return lowest_defect_of([_highest(truth, answers, frame) for frame in frames if truth.defective[frame]])
 
 
 def _highest(truth: Truth, answers: Answers, frame: int) -> float:
     return float(answers.logit[truth.rows(frame)].max())
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What the line finds in a defective frame."""
-
-    kind: str
-    """Class of its defects; "": the set has none."""
-    hit: int
-    defects: int
-    false_regions: int
 
 
 class _Line:
@@ -181,12 +138,12 @@ class _Line:
         map_hw = (answers.map.shape[1], answers.map.shape[2])
         self._map_hw, self._smoothing = map_hw, smoothing_px(map_hw, truth.rule.tile_px, None)
         calibrating = np.flatnonzero(answers.calibrating).tolist()
-        self._by_good_frames = sum(~truth.defective[calibrating]) >= answers.fewest_good
+        self._by_good_frames = sum(~truth.defective[calibrating]) >= FEWEST_GOOD_FRAMES
         good = self.stand_ins(calibrating)
         self.score_threshold = threshold([self.score_of(frame) for frame in good], REJECTED)
         cells = [heatmap[np.isfinite(heatmap)] for heatmap in (self._clean_heatmap(frame) for frame in good)]
         evidence = math.nextafter(float(np.quantile(np.concatenate(cells), EVIDENCE_QUANTILE)), math.inf)
-        self.evidence_threshold = min(evidence, self.score_threshold) if answers.one_scale else evidence
+        self.evidence_threshold = min(evidence, self.score_threshold) if answers.knows_defects else evidence
         highest = threshold([each.max() for each in cells], max(REJECTED, STRONG_SHARE))
         self._strong = max(self.score_threshold, highest) if answers.top_mean else None
 
@@ -201,21 +158,20 @@ class _Line:
         rows = self._truth.rows(frame)
         return float(self._answers.logit[rows][self._truth.is_clean[rows]].max())
 
-    def found(self, frame: int) -> _Found | None:
-        """Compare the regions of a defective frame with its defects; None: it has no mask."""
+    def found(self, frame: int) -> tuple[int, int, int] | None:
+        """Return the defects hit, all defects, and the false regions of a defective frame; None: it has no mask."""
         mask = self._truth.store.mask(frame)
-        kind = self._truth.classes.get(self._truth.store.images[frame].name, "")
         if mask is None:
             return None
         labels, count = label_defects(mask)
         stitcher, rows = self._stitcher(frame), self._truth.rows(frame)
         heatmap = stitcher.stitch(self._answers.map[rows].astype(np.float32))
         defective = self._answers.logit[rows].astype(np.float64) >= self.score_threshold
-        found = found_cells(heatmap, stitcher, defective, self.evidence_threshold, self._strong)
-        cell_px = stitcher.cell_px
-        return _Found(
-            kind, count_hit(labels, found, cell_px), count, count_false(mask, found, cell_px, near_px=NEAR_PX)
+        cells, cell_px = (
+            found_cells(heatmap, stitcher, defective, self.evidence_threshold, self._strong),
+            stitcher.cell_px,
         )
+        return count_hit(labels, cells, cell_px), count, count_false(mask, cells, cell_px, near_px=NEAR_PX)
 
     def _clean_heatmap(self, frame: int) -> Floats:
         rows = self._truth.rows(frame)
@@ -226,22 +182,34 @@ class _Line:
         return Stitcher(self._truth.grid(frame), self._map_hw, smoothing_px=self._smoothing)
 
 
-def _tile_ap(truth: Truth, answers: Answers, rows: NDArray[np.int64]) -> float | None:
-    """Return the average precision of tiles; ambiguous tiles count as good."""
-    logit, defective = answers.logit[rows].astype(np.float64), truth.tiles.table.defective[rows]
-    return average_precision(logit, defective, np.ones(len(rows)))
-
-
-def _pixel_ap(truth: Truth, answers: Answers, rows: NDArray[np.int64]) -> float | None:
-    ranking, tile_px = PixelRanking(), truth.rule.tile_px
+def _pixels(truth: Truth, answers: Answers, rows: NDArray[np.int64]) -> Iterator[tuple[Floats, Counts, Counts]]:
+    """Yield the cells of tiles, of 4 px, with their evidence and the number of defective and of good pixels."""
+    tile_px = truth.rule.tile_px
     for row in rows:
         height, width = truth.inside_hw(row)
         inside = np.zeros((tile_px, tile_px), np.bool_)
         inside[:height, :width] = True
         pixels = count_in_cells(inside, HEATMAP_CELL_PX)
         defective = pixels * 0 if truth.is_clean[row] else count_in_cells(truth.mask(row), HEATMAP_CELL_PX)
-        ranking.add(enlarged(_map(answers, row), len(pixels)), defective, pixels - defective)
-    return ranking.average_precision()
+        yield enlarged(_map(answers, row), len(pixels)), defective, pixels - defective
+
+
+def pixel_average_precision(cells: Iterable[tuple[Floats, Counts, Counts]]) -> float | None:
+    """Return the average precision of pixels ranked by evidence, in steps of float16; None if there are no good or no
+    defective ones.
+
+    Args:
+        cells: evidence, and the number of defective and of good pixels, arrays of one shape.
+    """
+    defective, good = np.zeros(2**16), np.zeros(2**16)
+    for evidence, defective_px, good_px in cells:
+        level = evidence.astype(np.float16).view(np.uint16).ravel()
+        np.add.at(defective, level, defective_px.ravel())
+        np.add.at(good, level, good_px.ravel())
+    seen = np.flatnonzero(defective + good)
+    value = seen.astype(np.uint16).view(np.float16).astype(np.float64)
+    is_defective = np.repeat([True, False], len(seen))
+    return average_precision(np.tile(value, 2), is_defective, np.concatenate([defective[seen], good[seen]]))
 
 
 def _study_f1(truth: Truth, answers: Answers, rows: NDArray[np.int64]) -> float | None:
@@ -254,21 +222,47 @@ def _study_f1(truth: Truth, answers: Answers, rows: NDArray[np.int64]) -> float 
     return counts.f1 if counts.true_positive + counts.false_negative else None
 
 
-def _distances(truth: Truth, answers: Answers, rows: NDArray[np.int64]) -> list[float]:
-    """Return the distance from the peak of each defective tile's map to its defects, px."""
-    return [
-        peak_distance_px(_map(answers, row), truth.mask(row), truth.inside_hw(row))
-        for row in rows[truth.tiles.table.defective[rows]]
-    ]
-
-
 def _map(answers: Answers, row: int) -> Floats:
     return np.asarray(answers.map[row], np.float32)
 
 
-def _share(flags: Sequence[bool]) -> float | None:
-    return _ratio(sum(flags), len(flags))
-
-
 def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
+
+
+def count_in_cells(mask: NDArray[np.bool_], cell_px: int) -> NDArray[np.int64]:
+    """Count the true pixels in each cell [h, w] of a mask [H, W]; the last cells may extend beyond it."""
+    height, width = mask.shape
+    padded = np.pad(mask, ((0, -height % cell_px), (0, -width % cell_px)))
+    rows, columns = padded.shape[0] // cell_px, padded.shape[1] // cell_px
+    return padded.reshape(rows, cell_px, columns, cell_px).sum(axis=(1, 3))  # type: ignore[no-any-return]
+
+
+def label_defects(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+    """Return the number of the defect at each pixel, from 1, 0 elsewhere, and the number of defects.
+
+    A defect is a connected area (8 neighbours) of `LEAST_DEFECT_PX` or more.
+    """
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    is_defect = stats[:, cv2.CC_STAT_AREA] >= LEAST_DEFECT_PX
+    is_defect[0] = False
+    number = np.where(is_defect, np.cumsum(is_defect), 0).astype(np.int32)
+    return number[labels[: mask.shape[0]]] if count > 1 else np.zeros(mask.shape, np.int32), int(is_defect.sum())
+
+
+def count_hit(labels: NDArray[np.int32], found: NDArray[np.bool_], cell_px: int) -> int:
+    """Count the defects of `label_defects` [H, W] that have a pixel in a found cell [h, w]."""
+    height, width = labels.shape
+    pixels = found.repeat(cell_px, axis=0).repeat(cell_px, axis=1)[:height, :width]
+    return len(set(np.unique(labels[pixels]).tolist()) - {0})
+
+
+def count_false(mask: NDArray[np.bool_], found: NDArray[np.bool_], cell_px: int, near_px: int) -> int:
+    """Count the connected areas of found cells [h, w] that have no cell near a defective pixel of a mask [H, W].
+
+    Near is a distance of at most `near_px` along both axes, rounded up to whole cells.
+    """
+    defective = (count_in_cells(mask, cell_px) > 0).astype(np.uint8)
+    near = cv2.dilate(defective, np.ones((2 * -(-near_px // cell_px) + 1,) * 2, np.uint8)) > 0
+    count, areas = cv2.connectedComponents(found.astype(np.uint8), connectivity=8)
+    return int(count - 1 - len(set(np.unique(areas[near]).tolist()) - {0}))

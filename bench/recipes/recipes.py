@@ -1,7 +1,5 @@
-"""Grouped cross-validation of each recipe on a data set: train, evaluate, and write each result at once."""
+"""Grouped cross-validation of each recipe on a data set: train, evaluate, write each result at once, and tables."""
 
-import contextlib
-import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,17 +10,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.bench.machine import machine, without_flags
-from heatline.bench.recipes.anomalib_models import MODELS, AnomalibModel, Peers, train_anomalib
-from heatline.bench.recipes.bank import cross_validate_bank
-from heatline.bench.recipes.difference import difference_answers
-from heatline.bench.recipes.judge import Answers, judge_fold
-from heatline.bench.recipes.one_fold import Fold, ReportLine, place, train_few, train_good_only, train_whole_network
-from heatline.bench.recipes.rows import FoldFigures, RecipeResult, Training
-from heatline.bench.recipes.sets import DataSet, that_change_figures, unless_set
-from heatline.bench.recipes.truth import Truth
-from heatline.bench.result_file import RESULTS, keep, new_report, read_result
+from heatline.bench.machine import machine
+from heatline.bench.recipes.anomalib_models import MODELS, AnomalibModel, train_anomalib
+from heatline.bench.recipes.folds import Answers, Fold, ReportLine, Training, Truth, answers_of, train_whole_network
+from heatline.bench.recipes.judge import FoldFigures, judge_fold
+from heatline.bench.recipes.sets import DataSet, that_change_figures
+from heatline.bench.result_file import keep, new_report, read_result
 from heatline.edge.errors import BenchError
+from heatline.edge.util.page import markdown_table, plain
 from heatline.train.compose import compose
 from heatline.train.config import DenseRecipeConfig, TrainConfig
 from heatline.train.dense.cross_validation import divide_groups
@@ -30,16 +25,45 @@ from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.train import train_dense
 from heatline.train.run import RunFolder
 
-Recipe = Literal["heatline", "good-only", "finetune", "study", "bank", "difference"] | AnomalibModel
-OF_ALL_FOLDS = ("heatline", "bank", "difference")
-"""Recipes that answer all folds of a seed at once."""
-TRAINED_AS_HEATLINE = (*OF_ALL_FOLDS, "good-only", *MODELS)
-"""Recipes that use the configuration of the recipe `heatline`."""
-LONGEST_NAME = 200
-"""Characters; file systems take 255, with suffixes."""
+Recipe = Literal["heatline", "finetune", "study"] | AnomalibModel
+TABLES = "tables.md"
+FIGURES = {
+    "tile_ap_clear": "tile AP",
+    "picture_auroc": "picture AUROC",
+    "pixel_ap": "pixel AP",
+    "study_f1": "F1, study's rule",
+    "pointing_near": "within 16 px",
+    "hit": "defects hit",
+    "false_regions": "false regions per defective frame",
+    "rejected": "good frames rejected",
+}
+"""Names of figures and of their columns; docs/recipes.md defines them."""
 
 
-@dataclass(frozen=True)
+class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One recipe on one data set."""
+
+    set: str
+    recipe: str
+    overrides: list[str]
+    """Keys of `heatline train` that change figures."""
+    truth: str
+    """Truth of the figures."""
+    folds: list[FoldFigures] = []
+    trainings: list[Training] = []
+
+    @property
+    def name(self) -> str:
+        """The recipe with its overrides."""
+        return " ".join([self.recipe, *self.overrides])
+
+    def cell(self, figure: str) -> str:
+        """Mean and standard deviation of a figure over folds and seeds, as a table shows them."""
+        values = [value for fold in self.folds if (value := getattr(fold, figure)) is not None]
+        return f"{np.mean(values):.3f} ± {np.std(values):.2f}" if values else "-"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measurement:
     """One recipe on one data set.
 
@@ -48,9 +72,7 @@ class Measurement:
         work: folder of decoded frames and runs.
         results: folder of results; stored results are not measured again.
         folds: to train and evaluate; empty: all.
-        annotated: number of defective pictures that train by their annotation, the others by their label; None: all.
-        pictures: number that train `heatline`, of the other folds of each fold; None: cross-validation.
-        peers: settings for anomalib's models; None: they are not run.
+        peers_python: Python that has anomalib.
     """
 
     of: DataSet
@@ -60,29 +82,14 @@ class Measurement:
     work: Path
     results: Path
     folds: Collection[int] = ()
-    annotated: int | None = None
-    pictures: int | None = None
-    peers: Peers | None = None
+    peers_python: Path = Path()
     report_line: ReportLine = lambda line: None
 
     @property
-    def changes(self) -> list[str]:
-        """Options and overrides that change figures."""
-        few = [] if self.annotated is None else [f"annotated={self.annotated}"]
-        if self.pictures is not None:
-            few.append(f"pictures={self.pictures}")
-        if self.peers is not None and self.recipe == "supersimplenet":
-            few.append(f"minutes={self.peers.minutes:g}")
-        return sorted([*few, *that_change_figures(self.overrides)])
-
-    @property
     def name(self) -> str:
-        """Name of its file and folder, below that of the set; shortened if it is too long for a file system."""
-        plain = ",".join([self.recipe, *self.changes])
-        name = "".join(letter if letter.isalnum() or letter in "._=,-" else "_" for letter in plain)
-        if len(name) <= LONGEST_NAME:
-            return name
-        return f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        """Name of its file and folder, below that of the set."""
+        name = ",".join([self.recipe, *that_change_figures(self.overrides)])
+        return "".join(letter if letter.isalnum() or letter in "._=,-" else "_" for letter in name)
 
     @property
     def file(self) -> Path:
@@ -92,54 +99,51 @@ class Measurement:
         """Train and evaluate what the file lacks, and write each part at once.
 
         Raises:
-            BenchError: the file is another result, or cannot be written; or the set has no such fold.
+            BenchError: the file is no result, or cannot be written; or the set has no such fold.
             ConfigError, InputError, WeightsError, TrainingError, DivergedError: as training.
             Interrupted: Ctrl-C; the same call continues.
         """
-        result = self._read()
+        overrides = that_change_figures(self.overrides)
+        result = RecipeResult(set=self.of.name, recipe=self.recipe, overrides=overrides, truth=self.of.truth)
+        if self.file.exists():
+            result = read_recipe(self.file)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         for seed in seeds:
             for training, figures in self._parts(seed, {one.fold for one in result.folds if one.seed == seed}):
                 for one in figures:
-                    self.report_line(f"{self.of.name} {result.name}: seed {seed}, fold {one.fold}: {_describe(one)}")
-                training = msgspec.structs.replace(training, machine=without_flags(machine()))
+                    hit = "-" if one.hit is None else f"{one.hit:.2f} of the defects hit"
+                    self.report_line(f"{self.of.name} {result.name}: seed {seed}, fold {one.fold}: {hit}")
+                training = msgspec.structs.replace(training, machine=machine())
                 result = msgspec.structs.replace(
                     result, folds=[*result.folds, *figures], trainings=[*result.trainings, training]
                 )
-                self._write(result)
+                keep(self.file, new_report("recipes", machine(), result))
         return result
 
     def _parts(self, seed: int, done: set[int]) -> Iterator[tuple[Training, list[FoldFigures]]]:
-        """Yield the missing parts of a seed: all folds at once, or one by one if the recipe trains them one by one."""
-        config = self._config("heatline" if self.recipe in TRAINED_AS_HEATLINE else self.recipe, seed)
+        """Yield the missing parts of a seed: all folds at once of the recipe `heatline`, one by one of others."""
+        config = self._config("heatline" if self.recipe in MODELS else self.recipe, seed)
         fold_of = self._fold_of(config)
         if unknown := sorted(set(self.folds) - set(fold_of.tolist())):
             raise BenchError(f"{self.of.name} has no fold {unknown[0]}; name one of 0 to {fold_of.max()}")
         left = [each for each in sorted(set(fold_of.tolist()) - done) if not self.folds or each in self.folds]
         if not left:
             self.report_line(f"{self.of.name} {self.name}: seed {seed} is done")
-        elif self.recipe in OF_ALL_FOLDS and self.pictures is None:
+        elif self.recipe == "heatline":
             self.report_line(f"{self.of.name} {self.name}: seed {seed}: training")
-            out_of_fold, training = self._of_all_folds(config)
-            answers = answers_of(out_of_fold, self.truth, seed, knows_defects=self.recipe == "heatline")
+            out_of_fold, training = self._cross_validated(config)
+            answers = answers_of(out_of_fold, self.truth, seed)
             yield training, [judge_fold(self.truth, one) for one in answers if one.fold in left]
         else:
-            for fold in (Fold(seed, number, self.truth, fold_of) for number in left):
-                of_part = f"{self.of.name} {self.name}: seed {seed}, fold {fold.number}"
-                if (self.pictures or 0) > (others := int((~fold.tested).sum())):
-                    self.report_line(f"{of_part}: left out, the other folds have {others} pictures")
-                    continue
-                self.report_line(f"{of_part}: training")
-                one, training = self._fold(config, fold)
+            for number in left:
+                self.report_line(f"{self.of.name} {self.name}: seed {seed}, fold {number}: training")
+                one, training = self._trained(config, Fold(seed, number, self.truth, fold_of))
                 yield training, [judge_fold(self.truth, one)]
 
-    def _fold(self, config: TrainConfig, fold: Fold) -> tuple[Answers, Training]:
+    def _trained(self, config: TrainConfig, fold: Fold) -> tuple[Answers, Training]:
         if self.recipe in MODELS:
-            assert self.peers is not None, "the caller says how anomalib's models are run"
-            return train_anomalib(fold, config, self.recipe, self.work / self.of.name, self.peers, self.report_line)
-        if self.pictures is not None:
-            return train_few(fold, config, self.of, self.pictures, self.report_line)
-        if self.recipe == "good-only":
-            return train_good_only(fold, config, self.report_line)
+            work = self.work / self.of.name
+            return train_anomalib(fold, self.recipe, work, self.peers_python, self.report_line)
         return train_whole_network(fold, config, self.report_line)
 
     @cached_property
@@ -159,49 +163,19 @@ class Measurement:
         return compose([*self.of.overrides(self.data, self.work), "recipe=heatline", *tiles])
 
     def _config(self, recipe: str, seed: int) -> TrainConfig:
+        given = {item.partition("=")[0] for item in self.overrides}
         own = [f"recipe={recipe}", f"seed={seed}", *self.of.overrides(self.data, self.work)]
-        if self.annotated is not None:
-            images = self.truth.store.images
-            own[2:] = [
-                f"data={self.of.partly_annotated(images, self.annotated, seed, self.work)}",
-                f"truth={self.of.truth}",
-                "split.group=group",
-            ]
-        config = compose(unless_set(own, self.overrides))
-        out = self.work / self.of.name / self.name / f"seed{seed}"
-        return msgspec.structs.replace(config, out=str(out))
+        config = compose([*(item for item in own if item.partition("=")[0] not in given), *self.overrides])
+        return msgspec.structs.replace(config, out=str(self.work / self.of.name / self.name / f"seed{seed}"))
 
-    def _of_all_folds(self, config: TrainConfig) -> tuple[OutOfFold, Training]:
-        if self.recipe == "bank":
-            return cross_validate_bank(config, self.truth, self.work, self.report_line)
-        if self.recipe == "difference":
-            return difference_answers(config, self.truth, self.report_line)
+    def _cross_validated(self, config: TrainConfig) -> tuple[OutOfFold, Training]:
         run = RunFolder(Path(config.out))
         if not (run.summary.exists() and run.read_summary().finished):
             train_dense(config, run, self.report_line)
-        summary = run.read_summary()
         if not run.out_of_fold.exists():
             raise BenchError(f"{self.of.name} was not cross-validated, as its groups make one fold; name another set")
-        training = Training(seed=config.seed, fold=None, seconds=summary.seconds, tiles_per_s=summary.tiles_per_s)
+        training = Training(seed=config.seed, fold=None, seconds=run.read_summary().seconds)
         return OutOfFold.read(run.out_of_fold), training
-
-    def _read(self) -> RecipeResult:
-        empty = RecipeResult(
-            set=self.of.name, recipe=self.recipe, overrides=self.changes, truth=self.of.truth, folds=[], trainings=[]
-        )
-        if not self.file.exists():
-            return empty
-        result = read_recipe(self.file)
-        if msgspec.structs.replace(result, folds=[], trainings=[]) != empty:
-            raise BenchError(
-                f"{self.file} holds {result.name} by {result.truth}, not {empty.name} by {empty.truth}; move it away"
-            )
-        return result
-
-    def _write(self, result: RecipeResult) -> None:
-        with contextlib.suppress(OSError):  # `keep` raises it
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-        keep(self.file, new_report("recipes", machine(), result), option=RESULTS)
 
 
 def read_recipe(file: Path) -> RecipeResult:
@@ -216,23 +190,46 @@ def read_recipe(file: Path) -> RecipeResult:
         raise BenchError(f"{file} is not a result of heatline bench recipes ({error}); move it away") from error
 
 
-def read_all(results: Path) -> list[RecipeResult]:
-    """Read all results below a folder; errors as of `read_recipe`."""
-    return [read_recipe(file) for file in sorted(results.glob("*/*.json"))]
+def write_tables(results: Path, targets: dict[str, dict[str, float]]) -> tuple[Path, list[RecipeResult]]:
+    """Write tables of all results below a folder; return their file, and the results.
 
-
-def answers_of(found: OutOfFold, truth: Truth, seed: int, *, knows_defects: bool = True) -> Iterator[Answers]:
-    """Yield the answers fold by fold, with thresholds from all other folds. Frames without an answer are in no fold.
-
+    Args:
+        targets: by set and figure.
     Raises:
-        BenchError: the answers are of other pictures.
+        BenchError: as of `read_recipe`, or the file cannot be written.
     """
-    logit, maps, fold = place(found, truth)
-    for number in np.unique(found.fold).tolist():
-        others = (fold >= 0) & (fold != number)
-        yield Answers(seed, number, logit, maps, fold == number, others, knows_defects=knows_defects)
+    found = [read_recipe(file) for file in sorted(results.glob("*/*.json"))]
+    try:
+        (results / TABLES).write_text(tables(found, targets))
+    except OSError as error:
+        raise BenchError(f"{results / TABLES} cannot be written ({error.strerror})") from error
+    return results / TABLES, found
 
 
-def _describe(one: FoldFigures) -> str:
-    named = {"tile AP": one.tile_ap_clear, "pixel AP": one.pixel_ap, "hit": one.hit, "rejected": one.rejected}
-    return ", ".join(f"{name} {value:.2f}" for name, value in named.items() if value is not None)
+def tables(results: Sequence[RecipeResult], targets: dict[str, dict[str, float]]) -> str:
+    """Write all results as Markdown: per set a table of figures with its targets, and one of verdicts."""
+    parts = ["# Recipes", "Mean ± deviation over folds and seeds; docs/recipes.md defines the columns."]
+    for name in dict.fromkeys(one.set for one in results):
+        mine, goals = [one for one in results if one.set == name], targets.get(name, {})
+        rows = [["recipe", *FIGURES.values(), "folds", "seeds"], *(_row(one) for one in mine)]
+        rows.append(["*target*", *(f"*{goals[key]:g}*" if key in goals else "" for key in FIGURES), "", ""])
+        head = ["verdicts", "good frames to be rejected", "rejected", "escaped"]
+        verdicts = [head, *(row for one in mine for row in _verdicts(one))]
+        parts += [f"## {name}", markdown_table(rows), markdown_table(verdicts)]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _row(one: RecipeResult) -> list[str]:
+    counts = [{getattr(fold, key) for fold in one.folds} for key in ("fold", "seed")]
+    return [plain(one.name), *(one.cell(figure) for figure in FIGURES), *(str(len(each)) for each in counts)]
+
+
+def _verdicts(one: RecipeResult) -> Iterator[list[str]]:
+    """Yield wanted and found false rejects and the escapes, summed over folds and seeds."""
+    for wanted in sorted({each.wanted for fold in one.folds for each in fold.verdicts}):
+        of = [each for fold in one.folds for each in fold.verdicts if each.wanted == wanted]
+        cells = []
+        for part, whole in (("rejected", "good"), ("escaped", "defective")):
+            counts = [sum(getattr(each, key) for each in of) for key in (part, whole)]
+            cells.append(f"{counts[0]} of {counts[1]}")
+        yield [plain(one.name), f"{100 * wanted:g} %", *cells]

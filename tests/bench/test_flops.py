@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from heatline.bench.classifier import Classifier
-from heatline.bench.commands.flops import flops as command
+from heatline.bench.command import flops as command
 from heatline.bench.flops import Flops, count, layer_table
 from heatline.edge.errors import BenchError, ConfigError
 from heatline.train.compose import read_model

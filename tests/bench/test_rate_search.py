@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.bench.end_to_end.highest import Tries, find_highest
+from heatline.bench.end_to_end.rates import Tries, find_highest
 
 
 class Trial(NamedTuple):

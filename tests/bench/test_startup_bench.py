@@ -1,6 +1,5 @@
 """`heatline bench startup` times starts of the real service, and detects starts that skip a phase."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -10,12 +9,11 @@ import heatline.bench.startup as measuring
 from heatline.bench.startup import (
     AFTER_READY,
     BEFORE_FIRST_STATUS,
-    DESCRIPTIONS,
+    CONDITIONS,
     PHASES,
     LineFile,
     Start,
     measure_startup,
-    starts_in_all,
 )
 from heatline.edge.bundle import Bundle
 from heatline.edge.config import load_config
@@ -44,53 +42,37 @@ def test_the_phases_of_a_start_add_up_to_its_total_times(line: LineFile) -> None
 
 
 @pytest.mark.long
-def test_starts_are_measured_under_every_condition(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    drops: list[None] = []
-    monkeypatch.setattr(measuring, "_drop_files_from_memory", lambda: drops.append(None))
-    finished_starts: list[None] = []
-    found = measure_startup(bundle, "f32", frame_hw=HW, repetitions=1, done=lambda: finished_starts.append(None))
-    assert list(found.conditions) == list(DESCRIPTIONS)
-    assert len(drops) == 3, "once as a test, and before each of two cold starts"
-    assert len(finished_starts) == starts_in_all(1)
-    assert all(list(starts.phases_s) == PHASES for starts in found.conditions.values())
-    assert found.conditions["warm"].ready_to_warm.median == 1
+def test_starts_are_measured_under_every_condition(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "drop").write_text("")
+    monkeypatch.setattr(measuring, "DROP_CACHES", tmp_path / "drop")  # files stay in memory, which others share
+    found = measure_startup(bundle, "f32", frame_hw=HW, repetitions=1, report_line=print)
+    assert {one.condition for one in found.conditions} == set(CONDITIONS)
+    assert (tmp_path / "drop").read_text() == "3"
+    assert all(list(starts.phases_s) == PHASES for starts in found.conditions)
 
 
-Use = Callable[[Path], object]
-
-
-@pytest.mark.parametrize(
-    ("use", "wrong_use"),
-    [
-        (lambda cache: (cache / "graph.blob").read_bytes(), None),
-        (lambda cache: None, "left alone"),
-        (lambda cache: (cache / "another.blob").write_bytes(b"compiled again"), "refilled"),
-    ],
-)
+@pytest.mark.parametrize("compiles_again", [False, True])
 def test_a_start_that_does_not_use_the_cache_is_an_error(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Use, wrong_use: str | None
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiles_again: bool
 ) -> None:
     made_start = Start(
         ready_s=2.0, first_verdict_s=3.0, cpu_ready_s=1.0, phases_s=dict.fromkeys(PHASES, 3.0 / len(PHASES))
     )  # fmt: skip
 
     def start(self: LineFile, cache: Path | None) -> Start:
-        """Replaces a start of the service: fills the cache first, and then uses it by `use`."""
-        self.log.write_text("")
-        if cache is not None and not list(cache.iterdir()):
-            (cache / "graph.blob").write_bytes(b"compiled")
-            return made_start
-        if cache is not None:
-            use(cache)
-        return msgspec.structs.replace(made_start, ready_s=made_start.ready_s if cache is None else 1.0)
+        """Replaces a start of the service, which fills the cache."""
+        if cache is not None and (compiles_again or not list(cache.iterdir())):
+            (cache / f"{len(list(cache.iterdir()))}.blob").write_bytes(b"compiled")
+        return msgspec.structs.replace(made_start, ready_s=2.0 if cache is None else 1.0)
 
-    monkeypatch.setattr(measuring, "DROP_CACHES", tmp_path)  # files stay in memory, which other processes share
+    monkeypatch.setattr(measuring, "DROP_CACHES", tmp_path / "nothing")
     monkeypatch.setattr(LineFile, "start", start)
     monkeypatch.setattr(measuring, "require_engine_in", lambda *_: None)
-    if wrong_use is None:
-        found = measure_startup(bundle, "f32", frame_hw=HW, repetitions=2)
-        assert found.conditions["cached"].ready_to_warm.median == 0.5
-        assert found.why_not_cold is not None
+    if compiles_again:
+        with pytest.raises(BenchError, match="a start that was to be cached compiled a graph"):
+            measure_startup(bundle, "f32", frame_hw=HW, repetitions=2, report_line=print)
     else:
-        with pytest.raises(BenchError, match=f"a start that was to be cached was {wrong_use}, expected taken from"):
-            measure_startup(bundle, "f32", frame_hw=HW, repetitions=2)
+        found = measure_startup(bundle, "f32", frame_hw=HW, repetitions=2, report_line=print)
+        assert {one.condition: one.ready_s.median for one in found.conditions} == {"warm": 2.0, "cached": 1.0}

@@ -1,32 +1,46 @@
 """`heatline bench tune`: its candidates, its comparison, and the settings that it writes for the line."""
 
 import json
-import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.bench.commands.tune import tune as command
-from heatline.bench.spread import Spread
-from heatline.bench.tune.candidates import candidates, spelled_out
-from heatline.bench.tune.on_the_line import LEAST_FRAMES as LEAST_ON_THE_LINE
-from heatline.bench.tune.on_the_line import OnTheLine, measure_window, on_the_line, require_same_score
-from heatline.bench.tune.search import Tried, opened, rank, search
-from heatline.bench.tune.shown import Shown, shown_by
-from heatline.bench.tune.trial import LEAST_FRAMES, Answers, Trial
-from heatline.bench.tune.tune import Comparison, Side, Tune, is_better, measure_tune
+import heatline.bench.tune as tuning
+from heatline.bench.command import tune as command
+from heatline.bench.end_to_end.rates import Window
+from heatline.bench.spread import Latency
+from heatline.bench.tune import (
+    LEAST_ALONE,
+    LEAST_ON_THE_LINE,
+    Answers,
+    Shown,
+    Trial,
+    Tried,
+    Tune,
+    candidates,
+    compare,
+    is_better,
+    measure_tune,
+    on_the_line,
+    opened,
+    rank,
+    search,
+    shown_by,
+    spelled_out,
+)
 from heatline.edge.bundle import Bundle
 from heatline.edge.config import LineConfig, load_config
 from heatline.edge.config.engine import EngineConfig
 from heatline.edge.config.tuned import Tuned, measured_with, read_tuned, tuned_file, write_tuned
-from heatline.edge.errors import BenchError, ConfigError
+from heatline.edge.errors import BenchError, BundleError, ConfigError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.reference.reference import Reference
 from tests.bench import made_results as made
@@ -39,15 +53,6 @@ SECONDS = 0.02
 FEW_CANDIDATES = "\n[engine]\nkind = 'openvino'\nthreads = 1"
 """Leaves only batch and precision open, so that few settings are tried."""
 BEST = EngineConfig(threads=1, streams=1, batch=2)
-
-
-@pytest.fixture(autouse=True)
-def _log_as_it_was() -> Iterator[None]:
-    """Restore the level of the cameras' logger, which opening cameras changes."""
-    logger = logging.getLogger("heatline.edge.cameras")
-    before = logger.level
-    yield
-    logger.setLevel(before)
 
 
 @pytest.fixture
@@ -71,6 +76,14 @@ def tuned(bundle: Bundle, line: Path, **keys: Any) -> Tune:
     return measure_tune(bundle.path, line, **{**given, "seconds": SECONDS, "report_line": lambda _: None, **keys})
 
 
+def window(p90_ms: float, lost: int = 0, inspected: int = 9) -> Window:
+    found = made.end_to_end().window
+    assert found is not None
+    latency = Latency(p50=p90_ms, p90=p90_ms, p95=p90_ms, p99=p90_ms, most=p90_ms)
+    dropped = {"overload": lost} if lost else {}
+    return msgspec.structs.replace(found, latency=latency, dropped=dropped, inspected=inspected)
+
+
 @pytest.fixture
 def prefer(monkeypatch: pytest.MonkeyPatch) -> Callable[[EngineConfig], None]:
     """Return a function that makes one setting the fastest; only the clock differs from a real search."""
@@ -91,9 +104,7 @@ def prefer(monkeypatch: pytest.MonkeyPatch) -> Callable[[EngineConfig], None]:
 
     monkeypatch.setattr(Trial, "times_as_fast", fast)
     monkeypatch.setattr(Trial, "alone_ms", alone_ms)
-    monkeypatch.setattr(
-        "heatline.bench.tune.tune.on_the_line", lambda one, *_, **__: OnTheLine([latency_ms(one)], 0, 9.0)
-    )
+    monkeypatch.setattr(tuning, "on_the_line", lambda one, *_, **__: window(latency_ms(one)))
     return best.append
 
 
@@ -136,8 +147,8 @@ def test_each_cameras_frames_have_the_expected_score(tmp_path: Path, bundle: Bun
         answers: Any = SimpleNamespace(check=lambda _, found: scores.extend(found))
         trial = Trial(setup, shown, answers)
         latencies_ms = trial.alone_ms(0.0)
-        assert len(latencies_ms) == 2 * LEAST_FRAMES
-        assert len(scores) == 2 + 2 * LEAST_FRAMES, "the first frames do not count"
+        assert len(latencies_ms) == 2 * LEAST_ALONE
+        assert len(scores) == 2 + 2 * LEAST_ALONE, "the first frames do not count"
         assert all(latency_ms > 0 for latency_ms in latencies_ms)
         scores.clear()
         assert trial.times_as_fast(0.0) > 0
@@ -163,12 +174,9 @@ def test_settings_with_another_score_or_precision_are_detected(line: Path, bundl
         search(
             [Tried(engine=EngineConfig(threads=1))], config, shown, answers, seconds=SECONDS, report_line=lambda _: None
         )
-    event = made.verdict(1, camera="side")
+    answers.check("f32", [])
     with pytest.raises(BenchError, match="the frame's score is"):
-        require_same_score(EngineConfig(threads=1), answers, event)
-    with pytest.raises(BenchError, match="inspected in f32"):
-        require_same_score(EngineConfig(precision="int8"), answers, event)
-    require_same_score(EngineConfig(), answers, made.verdict(2, reason="dropped.overload", frame_score=None))
+        on_the_line(EngineConfig(threads=1), 0.0, config=config, bundle=bundle, shown=shown, answers=answers)
 
 
 def test_the_service_runs_the_line_with_one_setting(tmp_path: Path, bundle: Bundle) -> None:
@@ -179,33 +187,19 @@ def test_the_service_runs_the_line_with_one_setting(tmp_path: Path, bundle: Bund
     with opened(Tried(engine=BEST), config) as setup:
         assert setup is not None
         Trial(setup, shown, answers).times_as_fast(0.01)
-    seen = on_the_line(BEST, config, bundle, shown, answers, seconds=0.0)
-    in_all = LEAST_ON_THE_LINE * (1 + 50 / 25)
-    assert 0 < len(seen.latencies_ms) + seen.lost <= in_all + 3
-    assert all(latency_ms > 0 for latency_ms in seen.latencies_ms)
-    assert seen.inspected_fps == pytest.approx(len(seen.latencies_ms) * 25 / LEAST_ON_THE_LINE)
+    seen = on_the_line(BEST, 0.0, config=config, bundle=bundle, shown=shown, answers=answers)
+    assert 0 < seen.inspected <= seen.frames <= LEAST_ON_THE_LINE * (1 + 50 / 25) + 3
+    assert seen.latency is not None
+    assert seen.latency.p50 > 0
 
 
 def test_frames_of_a_bundle_that_compares_are_its_reference_and_inspected(tmp_path: Path) -> None:
     bundle = board_bundle(tmp_path / "boards.bundle", {"": Reference(board())})
     config, shown = shows(line_of(tmp_path, bundle, {"a": {**CAMERA, "rate_fps": 25}}, FEW_CANDIDATES), bundle)
     assert np.array_equal(shown[0].picture, board())
-    assert on_the_line(BEST, config, bundle, shown, Answers(bundle), seconds=0.0).latencies_ms
+    assert on_the_line(BEST, 0.0, config=config, bundle=bundle, shown=shown, answers=Answers(bundle)).inspected
     with pytest.raises(BenchError, match="leave --size out"):
         shown_by(config, bundle, frame_hw=(240, 300), rate_fps=None)
-
-
-def test_latency_begins_when_the_frame_was_due_and_lost_frames_have_none() -> None:
-    starved = [made.received_verdict(number, 100.0 * number, 0.0 if number < 3 else 60.0, 70.0) for number in range(9)]
-    other = [made.received_verdict(number, 50.0 * number, 0.0, 20.0, camera="b") for number in range(18)]
-    # One frame is due before the window and stamped within it; another is due within and stamped after it.
-    seen = measure_window([*starved, *other], {"a": 10.0, "b": 20.0}, 310_000_000, 750_000_000, not_received=0)
-    assert seen.latencies_ms == pytest.approx([70.0] * 4 + [20.0] * 8)
-    assert (seen.lost, seen.inspected_fps) == (0, pytest.approx(12 / 0.44))
-    verdicts = [made.received_verdict(number, 100.0 * number, 0.0, 5.0) for number in range(4)]
-    verdicts.append(made.received_verdict(4, 400.0, 0.0, 5.0, "dropped.overload"))
-    seen = measure_window(verdicts, {"a": 10.0}, 150_000_000, 500_000_000, not_received=2)
-    assert (len(seen.latencies_ms), seen.lost) == (2, 3)
 
 
 # Ranks and gains.
@@ -223,36 +217,32 @@ def test_rank_is_by_headroom_then_latency_then_number_of_threads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "earlier_in", "more_in", "better", "words"),
+    ("before", "after", "worse_rounds", "better", "words"),
     [
-        ((40, True), (30, True), 5, 0, True, "p90 of the latency was lower in 5 of 5 rounds, at the median 25 % lower"),
-        ((40, True), (30, True), 4, 0, False, "it takes all 5 and 2 % to be more than chance"),
-        ((40, True), (39.9, True), 5, 0, False, "more than chance"),
-        ((40, False), (50, True), 0, 0, True, "they keep up with the rate"),
-        ((40, True), (30, False), 5, 0, False, "they do not keep up"),
-        ((40, False), (30, False), 0, 5, True, "more frames were inspected in 5"),
-        ((40, False), (30, False), 5, 4, False, "more frames were inspected in 4"),
+        (window(40), window(30), 0, True, "better in 5 of 5 rounds, at the median by 25 %"),
+        (
+            window(40),
+            window(30),
+            1,
+            False,
+            "in 4 of 5 rounds, at the median by 25 %; it takes all 5 and 2 % to be more",
+        ),
+        (window(40), window(39.9), 0, False, "than chance"),
+        (window(40, lost=9), window(50), 0, True, "only they keep up with the rate"),
+        (window(40), window(30, lost=9), 0, False, "only the present ones keep up"),
+        (window(40, lost=9, inspected=10), window(50, lost=9, inspected=12), 0, True, "better in 5"),
+        (window(40, lost=9, inspected=10), window(30, lost=9, inspected=10), 0, False, "in 0 of 5"),
     ],
+    ids=range(7),
 )
 def test_settings_are_better_only_beyond_chance(
-    before: tuple[float, bool], after: tuple[float, bool], earlier_in: int, more_in: int, better: bool, words: str
+    before: Window, after: Window, worse_rounds: int, better: bool, words: str
 ) -> None:
-    def side(p90_ms: float, sustains: bool) -> Side:
-        same = Spread.of([p90_ms])
-        return Side(
-            engine=EngineConfig(), latency_p50_ms=same, latency_p90_ms=same, inspected_fps=same, lost=0,
-            sustains=sustains,
-        )  # fmt: skip
-
-    ratio = Spread.of([after[0] / before[0]])
-    found = is_better(
-        Comparison(
-            present=side(*before), chosen=side(*after), latency_p50=ratio, latency_p90=ratio,
-            inspected_fps=Spread.of([before[0] / after[0]]), turns=5, earlier_in=earlier_in, more_in=more_in,
-        )
-    )  # fmt: skip
-    assert found[0] is better
-    assert words in found[1]
+    rounds = iter([before] * worse_rounds + [after] * 5)
+    present, chosen = EngineConfig(batch=1), EngineConfig(batch=2)
+    found = compare(present, chosen, lambda one, _: before if one == present else next(rounds), 0.0, 5, lambda _: None)
+    assert is_better(found)[0] is better
+    assert words in is_better(found)[1]
 
 
 # Whole runs.
@@ -267,19 +257,19 @@ def test_the_best_settings_are_written_and_the_line_uses_them(line: Path, bundle
     shown = CliRunner().invoke(command, list(map(str, arguments)), catch_exceptions=False)
     assert "openvino in f32, 1 thread" in shown.output
     report = json.loads(out.read_text())
-    assert (report["bench"], report["digest"], report["written_to"]) == ("tune", bundle.digest, None)
+    assert (report["bench"], report["chosen"], report["written_to"]) == ("tune", str(BEST), None)
     assert not tuned_file(line).exists()
     found = tuned(bundle, line)
-    assert (found.chosen, found.written_to) == (BEST, str(tuned_file(line)))
+    assert (found.chosen, found.written_to) == (str(BEST), str(tuned_file(line)))
     now = load_config(line).engine_for(bundle.digest)
     assert (now.settings, now.tuned_by) == (BEST, found.written_to)
     (written,) = read_tuned(tuned_file(line))
     assert written.frames == ["top 300x240 at 200/s"]
     assert {key: getattr(written, key) for key in measured_with(BEST)} == measured_with(BEST)
     assert found.comparison is not None
-    assert found.comparison.earlier_in == found.comparison.turns
+    assert found.comparison.better_in == len(found.comparison.chosen)
     again = tuned(bundle, line)
-    assert (again.present, again.chosen, again.comparison, again.written_to) == (BEST, BEST, None, None)
+    assert (again.present, again.chosen, again.comparison, again.written_to) == (str(BEST), str(BEST), None, None)
     assert again.present_by == found.written_to
 
 
@@ -301,28 +291,27 @@ def test_a_file_for_another_machine_is_replaced_even_by_the_present_settings(
     stale = {"bundle": bundle.digest, "engine": engine, **measured_with(engine), "processor": "another one"}
     write_tuned(line, Tuned(**stale))
     found = tuned(bundle, line)
-    assert (found.present.batch, found.chosen) == (1, found.present)
+    assert "batches of 1" in found.present == found.chosen
     assert found.written_to is not None
-    assert load_config(line).engine_for(bundle.digest).settings == found.chosen
+    assert str(load_config(line).engine_for(bundle.digest).settings) == found.chosen
 
 
 def test_precisions_that_the_bundle_has_and_the_machine_runs_are_tried(tmp_path: Path, prefer: Prefer) -> None:
     def precisions(found: Tune) -> set[str]:
-        return {one.engine.precision for one in found.tried if one.left_out is None}
+        return {name for one in found.tried for name in ("f32", "int8", "bf16") if f" {name}," in one.engine}
 
     both = bundle_in(tmp_path / "both", ("f32", "int8"))
     prefer(EngineConfig(precision="int8", threads=1, streams=1, batch=2))
     line = line_of(tmp_path, both, {"top": CAMERA})
     found = tuned(both, line, dry_run=True, precisions=("f32", "int8", "bf16"))
-    assert (precisions(found), found.chosen.precision) == ({"f32", "int8"}, "int8")
-    (left_out,) = [one for one in found.tried if one.engine.precision == "bf16"]
-    assert left_out.left_out == "the bundle has none: its regions are elsewhere"
+    assert precisions(found) == {"f32", "int8"}
+    assert " int8," in found.chosen
+    with pytest.raises(BundleError, match="has no graph that passed its gate in bf16"):
+        tuned(both, line, dry_run=True, precisions=("bf16",))
     sets = line_of(tmp_path, both, {"top": CAMERA}, f'{FEW_CANDIDATES}\nbatch = 3\nprecision = "f32"')
-    found = tuned(both, sets, dry_run=True)
-    assert {(one.engine.precision, one.engine.threads, one.engine.batch) for one in found.tried} == {("f32", 1, 3)}
-    with pytest.raises(BenchError, match="remove it to have the precision chosen, or leave --precision out"):
-        tuned(both, sets, precisions=("int8",))
+    found = tuned(both, sets, dry_run=True, precisions=("int8",))
+    assert [one.engine for one in found.tried] == ["openvino in f32, 1 thread, 1 stream, batches of 3"]
     far_off = bundle_in(tmp_path / "far", ("f32", "int8"), int8_gain=300.0)
     found = tuned(far_off, line_of(tmp_path, far_off, {"top": CAMERA}), dry_run=True)
-    assert (precisions(found), found.chosen.precision) == ({"f32"}, "f32")
-    assert all("int8 is off by" in str(one.left_out) for one in found.tried if one.engine.precision == "int8")
+    assert " f32," in found.chosen
+    assert all("int8 is off by" in str(one.left_out) for one in found.tried if " int8," in one.engine)

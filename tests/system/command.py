@@ -14,11 +14,12 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from heatline.bench.commands.common import SHIPPED_BUNDLE, deliver
+from heatline.bench.command import SHIPPED_BUNDLE
 from heatline.bench.machine import machine
-from heatline.bench.result_file import claim, new_report
+from heatline.bench.result_file import claim, deliver, new_report
 from heatline.edge.bundle import Bundle, open_bundle
-from heatline.edge.errors import HeatlineError
+from heatline.edge.cli.output import print_facts
+from heatline.edge.errors import BenchError, HeatlineError
 
 INTERRUPTED = 130
 Number = TypeVar("Number", int, float)
@@ -74,7 +75,10 @@ def run(name: str, arguments: argparse.Namespace, measure: Callable[[argparse.Na
         now, bundle = machine(), open_bundle(arguments.bundle)
         claim(arguments.out)
         found, facts, faults = measure(arguments, bundle)
-        deliver(name, new_report(name, now, found), facts, arguments.out, as_json=False, faults=faults)
+        report = new_report(name, now, found)
+        deliver(report, arguments.out, as_json=False, show=lambda _: print_facts(name, facts))
+        if faults:
+            raise BenchError("; ".join(faults))
     except HeatlineError as error:
         report_line(f"{name}: {error}")
         return error.exit_code

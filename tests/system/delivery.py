@@ -317,8 +317,8 @@ def to_facts(found: Delivery) -> dict[str, str]:
 
 
 def _medians(latencies: Sequence[Latency]) -> str:
-    p50, p95, p99, most = np.median([msgspec.structs.astuple(one) for one in latencies], axis=0).tolist()
-    return str(Latency(p50=p50, p95=p95, p99=p99, most=most))
+    medians = np.median([msgspec.structs.astuple(one) for one in latencies], axis=0).tolist()
+    return str(Latency(**dict(zip(Latency.__struct_fields__, medians, strict=True))))
 
 
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:

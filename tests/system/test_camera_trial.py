@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from heatline.bench.end_to_end.highest import LEAST_FRAMES
+from heatline.bench.end_to_end.rates import LEAST_FRAMES
 from tests.system.cameras.trial import Seen, run_trial, trial_of
 
 

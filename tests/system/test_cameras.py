@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from heatline.bench.end_to_end.highest import Tries
+from heatline.bench.end_to_end.rates import Tries
 from heatline.bench.processes import camera_processes
 from heatline.edge.bundle import Bundle
 from heatline.edge.errors import BenchError, CameraError, MissingExtraError

@@ -31,7 +31,7 @@ MS = 1_000_000
 
 def test_each_event_is_timed_from_capture_from_hand_over_and_from_live_to_durable(tmp_path: Path) -> None:
     values = [int(value) for value in np.random.default_rng(1).permutation(101) * MS]
-    assert latency_of(np.array(values)) == Latency(p50=50, p95=95, p99=99, most=100)
+    assert latency_of(np.array(values)) == Latency(p50=50, p90=90, p95=95, p99=99, most=100)
     received = [(made.verdict(seq, 10 * seq, latency_ms=4), (10 * seq + 6) * MS) for seq in range(1, 9)]
     followed = {seq: (10 * seq + 6 + (1 if seq <= 4 else 3)) * MS for seq in range(1, 9) if seq != 5}
     window = window_of(received, followed, 2.0, 3, {"service": 1.5})
@@ -66,7 +66,7 @@ def test_each_event_is_timed_from_capture_from_hand_over_and_from_live_to_durabl
     ],
 )
 def test_a_rate_that_is_not_sustained_is_a_fault(changes: dict[str, Any], words: str | None) -> None:
-    times = Latency(p50=1, p95=2, p99=3, most=4)
+    times = Latency(p50=1, p90=1, p95=2, p99=3, most=4)
     window = Window(
         journal=True, seconds=10, events=5000, events_per_s=500, inspected_per_s=400,
         verdicts={"GOOD": 4000, "failed.wrong_size": 1000}, not_received=0, not_followed=0, live=times, sending=times,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from heatline.bench.end_to_end.highest import Tries
+from heatline.bench.end_to_end.rates import Tries
 from heatline.bench.machine import commit
 from heatline.edge.bundle import Bundle
 from heatline.edge.errors import BenchError, CameraError, MissingExtraError

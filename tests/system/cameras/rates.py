@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from heatline.bench.end_to_end.highest import Tries, find_highest, limit_above
+from heatline.bench.end_to_end.rates import Tries, find_highest, limit_above
 from heatline.bench.processes import camera_processes
 from heatline.bench.spread import Spread
 from heatline.bench.watched_line import POLL_SECONDS, Keys, WatchedLine

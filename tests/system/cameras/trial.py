@@ -11,9 +11,8 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from heatline.bench.end_to_end.highest import LEAST_FRAMES
-from heatline.bench.end_to_end.kept_up import latency_growth_ms, why_not_kept_up
 from heatline.bench.end_to_end.line import SETTLE_FRAMES, SETTLE_SECONDS
+from heatline.bench.end_to_end.rates import LEAST_FRAMES, latency_growth_ms, why_not_kept_up
 from heatline.bench.processes import cpu_s
 from heatline.edge.errors import BenchError
 

@@ -1,1 +1,0 @@
-"""`heatline bench`, a file per subcommand."""

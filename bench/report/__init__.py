@@ -1,1 +1,0 @@
-"""Report of result files, as one page with plots and as Markdown."""

@@ -1,1 +1,0 @@
-"""The engine's best settings for one machine, one bundle and one line's frames, by measured latency."""
