@@ -33,9 +33,9 @@ from heatline.edge.cameras.pattern import pattern
 from heatline.edge.cameras.process import CameraProcess, FireTrigger
 from heatline.edge.cameras.settings import PatternSettings
 from heatline.edge.colour import to_rgb
-from heatline.edge.delivery.client.subscriber import Subscriber
-from heatline.edge.delivery.journal.journal_writer import JournalWriter
+from heatline.edge.delivery.journal_writer import JournalWriter
 from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.delivery.subscriber import Subscriber
 from heatline.edge.errors import BenchError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import Stitcher

@@ -20,7 +20,7 @@ from heatline.bench.spread import Spread
 from heatline.bench.watched_line import POLL_SECONDS, Keys, RunningLine, free_address, line_process, write_line_file
 from heatline.bench.watched_process import WatchedProcess
 from heatline.edge.bundle import Bundle
-from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.delivery.subscriber import Subscriber
 from heatline.edge.errors import BenchError
 from heatline.edge.inference import Precision
 from heatline.edge.wire.events import VerdictEvent

@@ -14,8 +14,7 @@ from typing import Any, Self
 
 from heatline.bench.processes import camera_processes, tree
 from heatline.bench.watched_process import HEATLINE, WatchedProcess
-from heatline.edge.delivery.client.gap_detector import Gap
-from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.delivery.subscriber import Gap, Subscriber
 from heatline.edge.errors import BenchError
 from heatline.edge.inference import Precision
 from heatline.edge.wire.events import CountedEvent, Event, Message, StatusEvent

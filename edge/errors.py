@@ -34,7 +34,7 @@ HeatlineError
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class HeatlineError(Exception):
@@ -134,8 +134,22 @@ class CommandRefusedError(HeatlineError):
         self.reason, self.detail = reason, detail
 
 
+JournalFault = Literal["missing", "foreign", "damaged", "replaced", "full", "hung", "failed"]
+
+
 class JournalError(HeatlineError):
+    """A journal that cannot be used.
+
+    Args:
+        kind: `foreign`: it is another line's, or of another version of heatline. `replaced`: the open file is no longer
+            the one at its path. `hung`: its disk does not answer; the call may be carried out later, or never.
+    """
+
     exit_code = 19
+
+    def __init__(self, sentence: str, kind: JournalFault = "failed") -> None:
+        super().__init__(sentence)
+        self.kind = kind
 
 
 class EventsLostError(HeatlineError):

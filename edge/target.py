@@ -9,7 +9,7 @@ import click
 
 from heatline.edge.config import load_config
 from heatline.edge.delivery.auth import ClientKeys, SocketName, is_local, read_key_pair
-from heatline.edge.delivery.journal.file import FILE_NAME
+from heatline.edge.delivery.journal import FILE_NAME
 from heatline.edge.errors import AccessError, ConfigError
 from heatline.edge.keys import public_half
 from heatline.edge.util.systemd import LINES, STATE_FOLDERS, published_address

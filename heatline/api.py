@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from heatline.bundles import open_bundle
 from heatline.edge import __version__
-from heatline.edge.delivery.client import Follower, Gap, LineLost, NewBoot, Subscriber
+from heatline.edge.delivery.follower import Follower
+from heatline.edge.delivery.subscriber import Gap, LineLost, NewBoot, Subscriber
 from heatline.edge.errors import (
     AccessError,
     BundleError,

@@ -12,9 +12,9 @@ from pathlib import Path
 import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.client import Commander, Follower, Subscriber
-from heatline.edge.delivery.client.handshake_probe import require_authorized
-from heatline.edge.delivery.client.subscriber import next_status
+from heatline.edge.delivery.client import Commander, require_authorized
+from heatline.edge.delivery.follower import Follower
+from heatline.edge.delivery.subscriber import Subscriber, next_status
 from heatline.edge.errors import AccessError, DeliveryError
 from heatline.edge.wire.commands import Announced, Triggered
 from heatline.edge.wire.events import StatusEvent

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from heatline.edge.delivery.journal.journal_writer import JournalWriter
+from heatline.edge.delivery.journal_writer import JournalWriter
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.wire.events import Message
 from tests.edge.followed_line import ALARM, BOOT, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, event, wait_until

@@ -10,7 +10,7 @@ from typing import Literal, Self, TypeVar
 
 from heatline.edge.config import LineConfig, load_config
 from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.client.subscriber import SILENT_AFTER_SECONDS, Notice, Subscriber
+from heatline.edge.delivery.subscriber import SILENT_AFTER_SECONDS, Notice, Subscriber
 from heatline.edge.errors import ConfigError, MessageError
 from heatline.edge.target import file_of
 from heatline.edge.util.process import NamedThread

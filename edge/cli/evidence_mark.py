@@ -11,9 +11,9 @@ import zmq
 
 from heatline.edge.cli.line import POLL_SECONDS, STATUS_WITHIN_SECONDS, first_status
 from heatline.edge.cli.output import json_option, print_json, print_warnings, visible
-from heatline.edge.delivery.client.handshake_probe import require_authorized
-from heatline.edge.delivery.client.subscriber import Subscriber
-from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.client import require_authorized
+from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.subscriber import Subscriber
 from heatline.edge.errors import ConfigError, DeliveryError, InputError, JournalError, MessageError
 from heatline.edge.monitor.marks import combine, mark_of, merged
 from heatline.edge.monitor.pictures import picture_socket, send_mark

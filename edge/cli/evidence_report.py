@@ -7,7 +7,7 @@ import msgspec
 
 from heatline.edge.cli.options import day_option
 from heatline.edge.cli.output import json_option, print_json, print_table, progress_bar, visible
-from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.describe import utc
 from heatline.edge.errors import ConfigError, JournalError
 from heatline.edge.monitor.report import Estimate, JournalTotals, Row, Share

@@ -16,8 +16,8 @@ import zmq
 
 from heatline.edge.cli.options import FiniteRange, topic_option
 from heatline.edge.cli.output import say
-from heatline.edge.delivery.client.follower import Follower, forget
-from heatline.edge.delivery.client.handshake_probe import require_authorized
+from heatline.edge.delivery.client import require_authorized
+from heatline.edge.delivery.follower import Follower, forget
 from heatline.edge.errors import EventsLostError, InputError
 from heatline.edge.target import KeyFiles, endpoint_of, key_options
 from heatline.edge.util.files import open_locked, replacing, sync_folder, writing

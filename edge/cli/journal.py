@@ -15,10 +15,8 @@ import msgspec
 from heatline.edge.cli.group import CommandGroup
 from heatline.edge.cli.options import topic_option
 from heatline.edge.cli.output import json_option, print_json, print_report, print_table, progress_bar, say
-from heatline.edge.delivery.journal.check import faults
-from heatline.edge.delivery.journal.errors import JournalDamagedError
-from heatline.edge.delivery.journal.reader import JournalReader
-from heatline.edge.delivery.journal.rows import Record
+from heatline.edge.delivery.journal import Record
+from heatline.edge.delivery.reader import JournalReader, faults
 from heatline.edge.describe import COLUMNS, DATE_TIME, Cell, columns_of, describe_event, local_time
 from heatline.edge.errors import EventsLostError, JournalError, MessageError, SchemaVersionError
 from heatline.edge.target import journal_of
@@ -118,7 +116,9 @@ def verify(line: str, as_json: bool) -> None:
         try:
             for fault in faults(reader, went_on, other_versions.append):
                 found.append(fault)
-        except JournalDamagedError as error:
+        except JournalError as error:
+            if error.kind != "damaged":
+                raise
             found.append(f"it cannot be read any further: {error}")
         report = {
             "path": str(path),
@@ -136,7 +136,8 @@ def verify(line: str, as_json: bool) -> None:
     for fault in [] if as_json else found[:FAULTS_SHOWN]:
         say(fault)
     if found:
-        raise JournalDamagedError(f"{path} is damaged: {format_count(len(found), 'fault')}, the first is: {found[0]}")
+        counted = format_count(len(found), "fault")
+        raise JournalError(f"{path} is damaged: {counted}, the first is: {found[0]}", "damaged")
     if not as_json:
         events = format_count(last - first + 1, "event") if first else "no event"
         click.echo(f"{path} is intact: {events}, each as it was written")

@@ -14,9 +14,8 @@ from heatline.edge import describe
 from heatline.edge.cli.options import FiniteRange, reply_timeout_option
 from heatline.edge.cli.output import exit_immediately, json_option, print_report, say
 from heatline.edge.config.bundle_key import changed_bundle
-from heatline.edge.delivery.client.commander import Commander
-from heatline.edge.delivery.client.handshake_probe import require_authorized
-from heatline.edge.delivery.client.subscriber import Subscriber, next_status
+from heatline.edge.delivery.client import Commander, require_authorized
+from heatline.edge.delivery.subscriber import Subscriber, next_status
 from heatline.edge.errors import CommandRefusedError, ConfigError, DeliveryError
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, key_options, name_of
 from heatline.edge.wire.commands import Announced

@@ -17,9 +17,8 @@ from rich.text import Text
 
 from heatline.edge.cli.options import FiniteRange, topic_option
 from heatline.edge.cli.output import json_option, make_empty, print_json, say, table_console, visible
-from heatline.edge.delivery.client.gap_detector import Gap
-from heatline.edge.delivery.client.handshake_probe import require_authorized
-from heatline.edge.delivery.client.subscriber import NewBoot, Notice, Subscriber
+from heatline.edge.delivery.client import require_authorized
+from heatline.edge.delivery.subscriber import Gap, NewBoot, Notice, Subscriber
 from heatline.edge.describe import (
     EventText,
     describe_event,

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.client.gap_detector import Gap
-from heatline.edge.delivery.client.subscriber import Subscriber
-from heatline.edge.delivery.journal.errors import JournalMissingError
-from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.subscriber import Gap, Subscriber
 from heatline.edge.errors import DeliveryError, JournalError, MessageError
 from heatline.edge.monitor.held_picture import HeldPicture
 from heatline.edge.monitor.memory import MOST_PICTURES, ROWS, Memory
@@ -146,10 +144,9 @@ class Collector:
                 records = [each.record for topic, most in topics.items() for each in reader.newest(most, [topic])]
                 events = [_remembered(each.header) for each in records if after_seq < each.seq <= through_seq]
                 return _Read(reader.journal_id, last_seq, [event for event in events if event is not None])
-        except JournalMissingError:  # the line has not run yet, or has no journal
-            pass
         except JournalError as error:
-            self._log.error("earlier verdicts are not shown: %s", error)
+            if error.kind != "missing":  # otherwise the line has not run yet, or has no journal
+                self._log.error("earlier verdicts are not shown: %s", error)
         return _Read(None, 0, [])
 
     def _read_pictures(self) -> None:

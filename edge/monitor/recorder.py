@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from heatline.edge.config import EvidenceConfig
-from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import DeliveryError, HeatlineError, InputError, JournalError, MessageError
 from heatline.edge.heatmap_picture import ColourScale, png
 from heatline.edge.monitor.marks import combine

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from heatline.edge.calibration.statistics import interval
-from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.monitor.marks import Review
 from heatline.edge.monitor.store import EvidenceEntry, EvidenceStore, day_of
 from heatline.edge.wire.events import SCHEMA_VERSION, Verdict

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from heatline.edge.config import JournalConfig
 from heatline.edge.delivery.auth import Access
-from heatline.edge.delivery.durable.consumers import Consumers
-from heatline.edge.delivery.durable.follow_server import FollowServer
-from heatline.edge.delivery.journal.journal_writer import JournalWriter
+from heatline.edge.delivery.follow import Consumers, FollowServer
+from heatline.edge.delivery.journal_writer import JournalWriter
 from heatline.edge.delivery.numbering import Numbering
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from heatline.bench.watched_line import POLL_SECONDS
-from heatline.edge.delivery.client.subscriber import Subscriber
-from heatline.edge.delivery.journal.errors import JournalMissingError
-from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.subscriber import Subscriber
+from heatline.edge.errors import JournalError
 from heatline.edge.frames import Stamp
 from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
 from heatline.edge.wire.events import VerdictEvent
@@ -88,7 +88,9 @@ def in_flight(state: Path) -> list[Stamp]:
     try:
         with JournalReader.open(state) as reader:
             journalled = reader.progress()
-    except JournalMissingError:  # the line crashed before it created a journal
+    except JournalError as error:
+        if error.kind != "missing":
+            raise  # otherwise the line crashed before it created a journal
         journalled = {}
     return read_previous_run(state / FILE_NAME, journalled).in_flight
 

@@ -9,10 +9,8 @@ import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import Access
-from heatline.edge.delivery.durable.consumers import Consumers
-from heatline.edge.delivery.durable.follow_server import FollowServer
-from heatline.edge.delivery.journal.journal import Journal
-from heatline.edge.delivery.journal.rows import Record
+from heatline.edge.delivery.follow import Consumers, FollowServer
+from heatline.edge.delivery.journal import Journal, Record
 from heatline.edge.wire.events import AlarmEvent, BundleName, CountedEvent, Times, VerdictEvent, header_of
 from heatline.edge.wire.following import (
     AckRequest,
@@ -71,7 +69,9 @@ class FollowedLine:
 
     def start(self) -> None:
         self.consumers = Consumers(self.folder)
-        self.server = FollowServer(self.address, self.folder, self.consumers, self._heartbeat_s, self._access)
+        access = self._access or Access()
+        self._refusals = access.refusals
+        self.server = FollowServer(self.address, self.folder, self.consumers, self._heartbeat_s, access)
         self.server.start()
 
     def stop(self) -> None:
@@ -102,12 +102,17 @@ class FollowedLine:
         self.journal = Journal.open(self.folder, "line1")
 
     @property
+    def refused(self) -> dict[str, int]:
+        """Number of refusals since the server started, by reason."""
+        return {name.removeprefix("journal."): count for name, count in self._refusals.counts().items()}
+
+    @property
     def journal_id(self) -> str:
         return self.journal.journal_id
 
     def acked(self, name: str = "mes1") -> int:
         """Return the last event that a consumer acknowledged; -1 if there is no consumer of this name."""
-        position = self.consumers.positions().get(name)
+        position = self.consumers.positions.get(name)
         return position.acked_seq if position else -1
 
     def wait_until_acked(self, seq: int, name: str = "mes1") -> None:

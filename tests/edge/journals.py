@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
-from heatline.edge.delivery.journal.file import FILE_NAME
-from heatline.edge.delivery.journal.journal_writer import JournalWriter
-from heatline.edge.delivery.journal.reader import JournalReader
-from heatline.edge.delivery.journal.rows import Record, header_crc
+from heatline.edge.delivery.journal import FILE_NAME, Record
+from heatline.edge.delivery.journal_writer import JournalWriter
 from heatline.edge.delivery.numbering import Numbering
+from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.errors import JournalError, JournalFault
 from heatline.edge.wire.events import CountedEvent, Event, JournalEvent, Message, StatusEvent, header_of
 from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD
 
@@ -123,7 +124,12 @@ def make_version_1(folder: Path) -> None:
         assert header != record.header
         changed = record._replace(header=header)
         statement = "UPDATE events SET header = ?, header_crc = ? WHERE seq = ?"
-        change(folder, statement, header, header_crc(changed), record.seq)
+        change(folder, statement, header, changed.header_crc, record.seq)
+
+
+def fails(*kinds: JournalFault, match: str = ".") -> pytest.RaisesExc[JournalError]:
+    """Expect a journal error of one of these kinds."""
+    return pytest.raises(JournalError, match=match, check=lambda error: error.kind in kinds)
 
 
 def change(folder: Path, statement: str, *values: object) -> None:

@@ -22,8 +22,7 @@ from heatline.bench import watched_line
 from heatline.bench.watched_line import POLL_SECONDS
 from heatline.bench.watched_process import WatchedProcess
 from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.client.gap_detector import Gap
-from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.delivery.subscriber import Gap, Subscriber
 from heatline.edge.errors import BenchError
 from heatline.edge.wire.events import AlarmEvent, ChangeEvent, Event, Handshake, JournalEvent, StatusEvent, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, process_env

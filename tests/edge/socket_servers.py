@@ -8,9 +8,8 @@ import zmq
 
 from heatline.edge.delivery.auth import Access, SocketName
 from heatline.edge.delivery.commands import CommandServer
-from heatline.edge.delivery.durable.consumers import Consumers
-from heatline.edge.delivery.durable.follow_server import FollowServer
-from heatline.edge.delivery.journal.journal import Journal, Record
+from heatline.edge.delivery.follow import Consumers, FollowServer
+from heatline.edge.delivery.journal import Journal, Record
 from heatline.edge.wire.commands import Triggered
 from heatline.edge.wire.events import header_of
 from heatline.edge.wire.following import FollowRequest

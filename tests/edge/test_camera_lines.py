@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.cameras import aravis
-from heatline.edge.delivery.client.commander import Commander
+from heatline.edge.delivery.client import Commander
 from heatline.edge.errors import CommandRefusedError
 from heatline.edge.wire.commands import Announced, Triggered
 from heatline.edge.wire.events import StatusEvent, VerdictEvent

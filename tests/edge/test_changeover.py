@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.delivery.client.commander import Commander
+from heatline.edge.delivery.client import Commander
 from heatline.edge.errors import CommandRefusedError
 from heatline.edge.wire.events import ChangeEvent, StatusEvent, VerdictEvent
 from tests.edge.gv_cameras import need_aravis, viva_camera

@@ -25,7 +25,7 @@ from heatline.edge import __version__
 from heatline.edge.bundle import Bundle
 from heatline.edge.cli.watch import HEADINGS, EventTable
 from heatline.edge.delivery.auth import fingerprint, make_key_pair
-from heatline.edge.delivery.journal.journal import Journal
+from heatline.edge.delivery.journal import Journal
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.errors import Faults
 from heatline.edge.images import read_rgb

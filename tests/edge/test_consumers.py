@@ -1,4 +1,4 @@
-"""The positions of consumers are stored, also on full, failing and read-only disks and after damage to the file."""
+"""The positions of consumers are stored, or wait in memory on full, failing and read-only disks."""
 
 import contextlib
 import logging
@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -16,16 +15,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from heatline.edge.delivery.durable.consumers import (
+from heatline.edge.delivery.follow import (
     FILE_NAME,
-    MOST_CONSUMERS,
-    NOT_KNOWN,
-    SLOT_BYTES,
     Consumers,
     Position,
 )
 from heatline.edge.errors import JournalError
-from heatline.edge.util.slot_file import read_slots
 from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, make_writable, small_disk
 
 JOURNAL, OTHER = "a" * 32, "b" * 32
@@ -55,8 +50,8 @@ def consumers(open_: Open) -> Consumers:
 
 
 def acked_on_disk(folder: Path) -> dict[str, int]:
-    (data,) = read_slots(folder / FILE_NAME, SLOT_BYTES)
-    assert data is not None
+    path = folder / FILE_NAME
+    data = path.read_bytes() if path.exists() else b"{}"
     return {name: each.acked_seq for name, each in msgspec.json.decode(data, type=dict[str, Position]).items()}
 
 
@@ -71,23 +66,23 @@ def test_only_acknowledgements_on_disk_count(
 ) -> None:
     """After a crash the consumer continues after what is on the disk: the events after that must still exist."""
     consumers.acknowledge("mes1", JOURNAL, 5)
-    assert (consumers.positions()["mes1"].acked_seq, consumers.acked(JOURNAL), acked_on_disk(tmp_path)) == (
+    assert (consumers.positions["mes1"].acked_seq, consumers.acked(JOURNAL), acked_on_disk(tmp_path)) == (
         5, {"mes1": 1}, {"mes1": 1},
     )  # fmt: skip
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
     consumers.write()
-    assert (consumers.acked(JOURNAL), acked_on_disk(tmp_path), len(synced)) == ({"mes1": 5}, {"mes1": 5}, 1)
+    assert (consumers.acked(JOURNAL), acked_on_disk(tmp_path), len(synced)) == ({"mes1": 5}, {"mes1": 5}, 2)
 
 
 def test_the_time_of_a_consumers_last_message_is_stored(consumers: Consumers, open_: Open) -> None:
-    first = consumers.positions()["mes1"].seen_at_ns
+    first = consumers.positions["mes1"].seen_at_ns
     consumers.seen("mes1")
-    later = consumers.positions()["mes1"]
+    later = consumers.positions["mes1"]
     assert later.seen_at_ns >= first > 10**18
     assert later._replace(seen_at_ns=first) == Position(JOURNAL, 1, first)
     consumers.close()
-    assert open_().positions() == {"mes1": later}
+    assert open_().positions == {"mes1": later}
 
 
 class Model(RuleBasedStateMachine):
@@ -140,7 +135,7 @@ class Model(RuleBasedStateMachine):
     @invariant()
     def agree(self) -> None:
         if hasattr(self, "memory"):
-            assert {name: each[:2] for name, each in self.consumers.positions().items()} == self.memory
+            assert {name: each[:2] for name, each in self.consumers.positions.items()} == self.memory
             assert acked_on_disk(self.folder) == {name: seq for name, (_, seq) in self.disk.items()}
             assert self.consumers.acked(JOURNAL) == {
                 name: seq if journal == JOURNAL else 0 for name, (journal, seq) in self.disk.items()
@@ -161,54 +156,7 @@ def test_any_series_of_changes_is_stored(tmp_path_factory: pytest.TempPathFactor
     case("runTest").runTest()
 
 
-def test_threads_may_acknowledge_while_another_writes(open_: Open, tmp_path: Path) -> None:
-    consumers = open_()
-    names = [f"mes{number}" for number in range(4)]
-    for name in names:
-        consumers.register(name, JOURNAL, 0)
-
-    def acknowledge(name: str) -> None:
-        for seq in range(1, 101):
-            consumers.acknowledge(name, JOURNAL, seq)
-            assert consumers.acked(JOURNAL)[name] <= seq
-
-    with ThreadPoolExecutor(4) as threads:
-        running = [threads.submit(acknowledge, name) for name in names]
-        while not all(each.done() for each in running):
-            consumers.write()
-    assert [each.result() for each in running] == [None] * 4
-    consumers.write()
-    assert acked_on_disk(tmp_path) == dict.fromkeys(names, 100)
-
-
 # Disks.
-
-
-@pytest.mark.parametrize("kind", [small_disk, failing_disk], ids=["tmpfs", "ext4"])
-def test_acknowledgements_and_new_consumers_are_stored_on_a_full_disk(kind: Disk, tmp_path: Path, open_: Open) -> None:
-    """Otherwise a full disk could never be freed: unacknowledged events must stay. ext4 allocates late."""
-    with kind(tmp_path / "disk") as disk:
-        consumers = open_(disk)
-        fill(disk)
-        consumers.register("mes1", JOURNAL, 0)
-        for seq in (1, 250, 2**62):
-            consumers.acknowledge("mes1", JOURNAL, seq)
-            consumers.write()
-            assert (consumers.fault, acked_on_disk(disk)) == (None, {"mes1": seq})
-        names = ["mes1", *(f"{number:064}" for number in range(MOST_CONSUMERS - 1))]
-        for name in names[1:]:  # as many as are allowed, with the longest names
-            consumers.register(name, JOURNAL, 2**62)
-        for name in names:
-            consumers.acknowledge(name, OTHER, 2**62 + 1)
-        consumers.write()
-        assert (consumers.fault, acked_on_disk(disk)) == (None, dict.fromkeys(names, 2**62 + 1))
-        consumers.forget("mes1")
-        consumers.close()
-        reopened = open_(disk)
-        assert (reopened.fault, reopened.positions().keys()) == (None, set(names[1:]))
-        reopened.acknowledge(names[1], OTHER, 2**62 + 2)
-        reopened.close()
-        assert acked_on_disk(disk)[names[1]] == 2**62 + 2
 
 
 def test_a_disk_full_from_the_start_registers_no_consumer_until_it_has_room(
@@ -216,19 +164,31 @@ def test_a_disk_full_from_the_start_registers_no_consumer_until_it_has_room(
 ) -> None:
     with small_disk(tmp_path / "disk") as disk:
         filler = fill(disk)
+        consumers = open_(disk)
         for _ in range(2):
-            consumers = open_(disk)
-            assert "no room" in (consumers.fault or "")
             with pytest.raises(JournalError, match="no room"):
                 consumers.register("mes1", JOURNAL, 0)
-            assert consumers.acked(JOURNAL) == consumers.positions() == {}, "without a file there is no consumer"
-        assert [record.levelname for record in caplog.records] == ["ERROR"] * 2, "each object logs it once"
+            assert consumers.acked(JOURNAL) == consumers.positions == {}
+        assert [record.levelname for record in caplog.records] == ["ERROR"], "it is logged once"
         filler.unlink()
-        write_at_once(consumers)
-        assert (consumers.fault, consumers.positions()) == (None, {})
         consumers.register("mes1", JOURNAL, 0)
-        assert acked_on_disk(disk) == {"mes1": 0}
+        assert (consumers.fault, acked_on_disk(disk)) == (None, {"mes1": 0})
         consumers.close()
+
+
+def test_acknowledgements_wait_in_memory_until_a_full_disk_has_room(tmp_path: Path, open_: Open) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        consumers = open_(disk)
+        consumers.register("mes1", JOURNAL, 1)
+        filler = fill(disk)
+        consumers.acknowledge("mes1", JOURNAL, 2)
+        consumers.write()
+        assert "no room" in (consumers.fault or "")
+        assert (consumers.positions["mes1"].acked_seq, consumers.acked(JOURNAL)) == (2, {"mes1": 1})
+        assert acked_on_disk(disk) == {"mes1": 1}, "after a crash, event 2 comes again"
+        filler.unlink()
+        consumers.close()
+        assert acked_on_disk(disk) == {"mes1": 2}
 
 
 @pytest.mark.parametrize("kind", [small_disk, failing_disk], ids=["read-only", "failing"])
@@ -245,18 +205,18 @@ def test_changes_wait_in_memory_until_the_disk_can_be_written(
             consumers.close()
             make_read_only(disk)
             consumers = open_(disk)
-            assert consumers.positions()["mes1"].acked_seq == 1, "the file can be read"
+            assert consumers.positions["mes1"].acked_seq == 1, "the file can be read"
         consumers.acknowledge("mes1", JOURNAL, 2)
         consumers.write()
         write_at_once(consumers)
         cannot = "cannot be (written|used)"
         assert re.search(cannot, consumers.fault or "")
-        assert (consumers.positions()["mes1"].acked_seq, consumers.acked(JOURNAL)) == (2, {"mes1": 1})
+        assert (consumers.positions["mes1"].acked_seq, consumers.acked(JOURNAL)) == (2, {"mes1": 1})
         with pytest.raises(JournalError, match=cannot):
             consumers.register("mes2", JOURNAL, 0)
         with pytest.raises(JournalError, match=cannot):
             consumers.forget("mes1")
-        assert consumers.positions().keys() == {"mes1"}
+        assert consumers.positions.keys() == {"mes1"}
         assert [record.levelname for record in caplog.records] == ["ERROR"]
         if kind is small_disk:
             make_writable(disk)
@@ -266,33 +226,10 @@ def test_changes_wait_in_memory_until_the_disk_can_be_written(
         consumers.close()
 
 
-def test_until_the_file_is_read_no_event_counts_as_acknowledged(
-    consumers: Consumers, open_: Open, tmp_path: Path
-) -> None:
-    consumers.close()
-    (tmp_path / FILE_NAME).rename(tmp_path / "elsewhere")
-    (tmp_path / FILE_NAME).mkdir()  # as a disk that fails
-    reopened = open_()
-    assert reopened.acked(JOURNAL) == {NOT_KNOWN: 0}
-    with pytest.raises(JournalError, match="cannot be used"):
-        reopened.positions()
-    with pytest.raises(JournalError, match="cannot be used"):
-        reopened.register("mes1", JOURNAL, 9)
-    (tmp_path / FILE_NAME).rmdir()
-    (tmp_path / "elsewhere").rename(tmp_path / FILE_NAME)
-    reopened._try_again_s = float("inf")
-    reopened.write()
-    assert reopened.fault is not None, "writing pauses after a failure"
-    write_at_once(reopened)
-    assert (reopened.fault, reopened.acked(JOURNAL)) == (None, {"mes1": 1})
-
-
 # Files.
 
 
-@pytest.mark.parametrize(
-    "damaged", [b"something else" * 999, bytes(2 * SLOT_BYTES), b""], ids=["other", "zeros", "cut"]
-)
+@pytest.mark.parametrize("damaged", [b"something else" * 999, bytes(999), b""], ids=["other", "zeros", "cut"])
 def test_a_damaged_file_is_moved_aside_and_its_consumers_are_lost(
     consumers: Consumers, open_: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, damaged: bytes
 ) -> None:
@@ -300,7 +237,7 @@ def test_a_damaged_file_is_moved_aside_and_its_consumers_are_lost(
     assert not consumers.lost_consumers
     (tmp_path / FILE_NAME).write_bytes(damaged)
     reopened = open_()
-    assert (reopened.positions(), reopened.fault, reopened.lost_consumers) == ({}, None, True)
+    assert (reopened.positions, reopened.fault, reopened.lost_consumers) == ({}, None, True)
     (record,) = caplog.records
     assert re.search("is damaged.*the first event in the journal", record.getMessage())
     reopened.register("mes1", JOURNAL, 0)
@@ -313,7 +250,7 @@ def test_a_damaged_file_is_moved_aside_and_its_consumers_are_lost(
 KILLED = """
 import sys
 from pathlib import Path
-from heatline.edge.delivery.durable.consumers import Consumers
+from heatline.edge.delivery.follow import Consumers
 
 consumers = Consumers(Path(sys.argv[1]))
 consumers.register("mes1", "a" * 32, 0)
@@ -332,5 +269,5 @@ def test_written_acknowledgements_survive_a_kill(open_: Open, tmp_path: Path) ->
         lines += process.stdout.readlines()
     written = int([line for line in lines if line.endswith("\n")][-1])
     consumers = open_()
-    assert consumers.positions()["mes1"].acked_seq in (written, written + 1)
+    assert consumers.positions["mes1"].acked_seq in (written, written + 1)
     assert (consumers.fault, consumers.lost_consumers) == (None, False)

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.delivery.journal.file import FILE_NAME, database_files
-from heatline.edge.delivery.journal.reader import JournalReader
-from heatline.edge.delivery.journal.rows import header_crc
+from heatline.edge.delivery.journal import FILE_NAME, database_files, header_crc
+from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.monitor.marks import combine
 from heatline.edge.monitor.recorder import EvidenceWriter, NoRoomError, room_of
 from heatline.edge.monitor.store import JUDGED, EvidenceStore

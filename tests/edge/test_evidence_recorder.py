@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.delivery.journal.file import FILE_NAME
+from heatline.edge.delivery.journal import FILE_NAME
 from heatline.edge.errors import DeliveryError, InputError
 from heatline.edge.images import read_rgb
 from heatline.edge.monitor import recorder as recorder_module

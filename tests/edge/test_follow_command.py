@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from heatline.edge.cli import follow
-from heatline.edge.delivery.durable.consumers import FILE_NAME
+from heatline.edge.delivery.follow import FILE_NAME
 from heatline.edge.errors import ConfigError, DeliveryError, InputError
 from heatline.edge.target import KeyFiles, endpoint_of
 from heatline.edge.wire.following import Delivered
@@ -137,7 +137,7 @@ def test_an_event_is_acknowledged_only_after_the_disk_has_it(
     fsync, synced = os.fsync, list[int]()
 
     def observed(fd: int) -> None:
-        is_of_line = os.readlink(f"/proc/self/fd/{fd}").endswith(FILE_NAME)  # it runs in this process
+        is_of_line = FILE_NAME in os.readlink(f"/proc/self/fd/{fd}")  # it runs in this process
         if stat.S_ISREG(os.fstat(fd).st_mode) and not is_of_line:
             synced.append(os.fstat(fd).st_size)
             if fails and len(synced) == 3:
@@ -199,7 +199,7 @@ def test_a_place_that_cannot_be_written_is_an_input_error(line: FollowedLine, tm
     ):
         done = run(line, option, place, "--count", "1")
         assert (done.returncode, "cannot be written" in complaint(done)) == (InputError.exit_code, True)
-    assert line.consumers.positions() == {}, "no consumer was registered"
+    assert line.consumers.positions == {}, "no consumer was registered"
 
 
 def test_two_followers_do_not_write_one_file(line: FollowedLine, file: Path) -> None:
@@ -298,7 +298,7 @@ def test_a_consumer_can_be_deleted(line: FollowedLine) -> None:
     line.wait_until_gone()
     done = run(line, "--forget")
     assert (done.returncode, done.stdout) == (0, "consumer mes1 is deleted\n")
-    assert line.consumers.positions() == {}
+    assert line.consumers.positions == {}
     done = run(line, "--forget")
     assert (done.returncode, "there is no consumer mes1" in complaint(done)) == (DeliveryError.exit_code, True)
 

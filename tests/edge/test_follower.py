@@ -16,11 +16,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from heatline.edge.delivery.client import acknowledgements, follower
-from heatline.edge.delivery.client.event_buffer import EventBuffer
-from heatline.edge.delivery.client.follower import Follower, forget
-from heatline.edge.delivery.durable.consumers import Consumers
-from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery import follower
+from heatline.edge.delivery.follow import Consumers
+from heatline.edge.delivery.follower import Follower, forget
+from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import AccessError, DeliveryError, EventsLostError, MessageError, SupersededError
 from heatline.edge.wire.following import (
     AckRequest,
@@ -73,7 +72,7 @@ def test_iterating_yields_events_in_order_until_the_timeout_and_acknowledges_the
 def test_who_holds_an_event_is_told_that_a_newer_client_has_its_name(
     line: FollowedLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acknowledgements, "SECONDS_BETWEEN_ACKS", WITHIN_SECONDS)
+    monkeypatch.setattr(follower, "SECONDS_BETWEEN_ACKS", WITHIN_SECONDS)
     line.add(*[GOOD] * 3)
     with contextlib.ExitStack() as open_:
         older = open_.enter_context(follow(line))
@@ -91,21 +90,6 @@ def test_who_holds_an_event_is_told_that_a_newer_client_has_its_name(
 
         wait_until(is_refused, "the older one is refused")
         assert [each.seq for each in newer_has] == [3], "what was held was not acknowledged"
-
-
-def test_what_comes_again_while_events_wait_is_left_out(line: FollowedLine) -> None:
-    events = line.add(*[GOOD] * 3)
-    buffer = EventBuffer("mes1")
-    following = Following(
-        name="mes1", journal_id=line.journal_id, acked_seq=0, first_seq=1, last_seq=3, heartbeat_s=1.0
-    )
-    batch = Batch(journal_id=line.journal_id, after_seq=0, through_seq=3, last_seq=3, events=3)
-    parts = batch_parts(batch, [(each.header, None) for each in events])
-    for _ in range(2):
-        buffer.begin(following)
-        buffer.add(batch, parts)
-        buffer.disconnected()
-    assert buffer.take(1) + buffer.take(9) == events
 
 
 def test_holding_an_event_over_a_restart_of_the_line_brings_no_event_twice(line: FollowedLine) -> None:
@@ -321,7 +305,7 @@ def test_a_replaced_journal_is_reported_once_to_each_follower_until_it_is_acknow
         line.restart()  # the line does not know that it has reported the other journal
         assert take(follower, 1) == [event]
         line.stop()
-        (line.folder / "consumers.db").rename(line.folder / "elsewhere")
+        (line.folder / "consumers.json").rename(line.folder / "elsewhere")
         line.replace_journal()
         line.start()
         events = line.add(DEFECT)
@@ -329,7 +313,7 @@ def test_a_replaced_journal_is_reported_once_to_each_follower_until_it_is_acknow
             follower.receive()
         assert take(follower, 1) == events, "the follower notices it even if the line has lost its consumers"
     line.stop()
-    (line.folder / "elsewhere").rename(line.folder / "consumers.db")
+    (line.folder / "elsewhere").rename(line.folder / "consumers.json")
     line.start()
     for _ in range(2):
         with follow(line, "later") as later, pytest.raises(EventsLostError, match=f"events of {former} after event 2"):
@@ -338,9 +322,7 @@ def test_a_replaced_journal_is_reported_once_to_each_follower_until_it_is_acknow
         with pytest.raises(EventsLostError):
             later.receive()
         assert take(later, 1) == events
-        wait_until(
-            lambda: line.consumers.positions()["later"][:2] == (line.journal_id, 0), "the report is acknowledged"
-        )
+        wait_until(lambda: line.consumers.positions["later"][:2] == (line.journal_id, 0), "the report is acknowledged")
     with follow(line, "later") as later:
         assert take(later, 1) == events, "the other journal is acknowledged, and the event is not"
 
@@ -472,7 +454,7 @@ def test_a_temporary_refusal_is_retried_and_logged_once(
     with Follower(address, "mes1", timeout_s=WITHIN_SECONDS) as events:
         assert take(events, 1)[0].seq == 1
     answering.join()
-    assert len([record for record in caplog.records if record.name == "heatline.edge.delivery.client.follower"]) == 1
+    assert len([record for record in caplog.records if record.name == "heatline.edge.delivery.follower"]) == 1
 
 
 def test_after_silence_the_same_client_follows_again_and_logs_once(
@@ -503,12 +485,12 @@ def test_after_silence_the_same_client_follows_again_and_logs_once(
     answering.join()
     assert len(names) == 1
     assert len(set(connections)) == len(connections) >= 4
-    logged = [record.levelname for record in caplog.records if record.name == "heatline.edge.delivery.client.follower"]
+    logged = [record.levelname for record in caplog.records if record.name == "heatline.edge.delivery.follower"]
     assert logged == ["WARNING", "INFO"]
 
 
 def test_acknowledgements_are_grouped(fake: tuple[FakeLine, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acknowledgements, "SECONDS_BETWEEN_ACKS", 1e9)  # only the number of events counts
+    monkeypatch.setattr(follower, "SECONDS_BETWEEN_ACKS", 1e9)  # only the number of events counts
     line, address = fake
     with Follower(address, "mes1", timeout_s=WITHIN_SECONDS, window=100) as events:
         line.follow()

@@ -20,11 +20,12 @@ import msgspec
 import pytest
 import zmq
 
+from heatline.edge.delivery import client as commander
+from heatline.edge.delivery import follower, subscriber
 from heatline.edge.delivery.auth import ROLE_OF, Access, SocketName
-from heatline.edge.delivery.client import commander, follower, subscriber
-from heatline.edge.delivery.client.commander import Commander
-from heatline.edge.delivery.client.follower import Follower
-from heatline.edge.delivery.client.subscriber import Received, Subscriber
+from heatline.edge.delivery.client import Commander
+from heatline.edge.delivery.follower import Follower
+from heatline.edge.delivery.subscriber import Received, Subscriber
 from heatline.edge.errors import (
     AccessError,
     CommandRefusedError,

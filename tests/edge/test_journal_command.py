@@ -14,11 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from heatline.edge.delivery.journal.check import EVENTS_AT_ONCE, faults
-from heatline.edge.delivery.journal.file import FILE_NAME, PAGE_BYTES
-from heatline.edge.delivery.journal.journal import Journal
-from heatline.edge.delivery.journal.reader import JournalReader, Page
-from heatline.edge.delivery.journal.rows import header_crc
+from heatline.edge.delivery.journal import FILE_NAME, PAGE_BYTES, Journal, header_crc
+from heatline.edge.delivery.reader import EVENTS_AT_ONCE, JournalReader, Page, faults
 from heatline.edge.describe import COLUMNS, utc
 from heatline.edge.errors import InputError, SchemaVersionError
 from heatline.edge.util.text import format_count

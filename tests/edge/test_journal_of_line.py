@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.delivery.client.follower import Follower
-from heatline.edge.delivery.client.gap_detector import Gap
-from heatline.edge.delivery.client.subscriber import NewBoot, Received, Subscriber
-from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.follower import Follower
+from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.subscriber import Gap, NewBoot, Received, Subscriber
 from heatline.edge.errors import MessageError
 from heatline.edge.wire.events import Event, JournalEvent, Message, StatusEvent, VerdictEvent, event_from
 from tests.command import WITHIN_SECONDS

@@ -13,7 +13,7 @@ import pytest
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.config import load_config
-from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.delivery.subscriber import Subscriber
 from heatline.edge.inspection.inspector import Inspector
 from heatline.edge.service.lifecycle import Service, signal_handlers
 from heatline.edge.wire.events import Message, StatusEvent

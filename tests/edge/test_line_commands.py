@@ -16,7 +16,7 @@ from typing import Any
 from heatline.edge.bundle import Bundle
 from heatline.edge.cli.line import EXIT_CODES
 from heatline.edge.delivery.auth import ClientKeys, read_key_pair
-from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.delivery.subscriber import Subscriber
 from heatline.edge.wire.events import ChangeEvent, Event, Message, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import running, started, write_line_with

@@ -30,7 +30,7 @@ from heatline.bench.watched_line import POLL_SECONDS
 from heatline.edge.bundle import Bundle
 from heatline.edge.config import WebConfig
 from heatline.edge.delivery.auth import ROLE_OF, Access, ClientKeys, SocketName
-from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.delivery.subscriber import Subscriber
 from heatline.edge.util.listener import Listener
 from tests.command import HEATLINE
 from tests.edge import modbus_plc

@@ -18,7 +18,7 @@ from heatline.edge.bridge.mqtt.bridge import Bridge as Carrier
 from heatline.edge.bridge.mqtt.connection import Connection
 from heatline.edge.bridge.mqtt.messages import Messages
 from heatline.edge.config import load_config
-from heatline.edge.delivery.client.follower import Follower
+from heatline.edge.delivery.follower import Follower
 from heatline.edge.errors import SupersededError
 from heatline.edge.wire.following import Delivered
 from tests.command import HEATLINE, process_env

@@ -24,9 +24,9 @@ from asyncua.client.ua_client import UaClientState
 from heatline.edge.bridge.opcua.bridge import TICK_SECONDS, LineEndpoints, News, ResultFollower
 from heatline.edge.bridge.opcua.methods import HeldResult, HeldResults
 from heatline.edge.bridge.opcua.server import CHUNK_BYTES, SUBSCRIPTIONS
-from heatline.edge.delivery.client.follower import Follower
 from heatline.edge.delivery.commands import CommandServer
-from heatline.edge.delivery.journal.rows import Record
+from heatline.edge.delivery.follower import Follower
+from heatline.edge.delivery.journal import Record
 from heatline.edge.errors import SupersededError
 from heatline.edge.wire.commands import Selected, SelectRequest, refusal
 from heatline.edge.wire.events import Handshake, JournalEvent, header_of

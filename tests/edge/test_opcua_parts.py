@@ -19,7 +19,7 @@ from heatline.edge.bridge.opcua.certificates import REJECTED_AT_MOST, Certificat
 from heatline.edge.bridge.opcua.methods import IDS_AT_MOST, INPUTS, OUTPUTS, Error, HeldResult, HeldResults
 from heatline.edge.bridge.opcua.server import CONNECTIONS, QUEUED_EVENTS, SUBSCRIPTIONS, Clients, TrustedPolicy
 from heatline.edge.bridge.opcua.values import RESULT_CONTENT, RESULT_FIELDS, VisionState, values_of, vision_state
-from heatline.edge.delivery.durable.subscription import BYTES_UNACKNOWLEDGED
+from heatline.edge.delivery.follow import BYTES_UNACKNOWLEDGED
 from heatline.edge.errors import AccessError
 from heatline.edge.wire.events import CameraState, Handshake, VerdictEvent
 from heatline.edge.wire.following import Delivered

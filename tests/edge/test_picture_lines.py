@@ -11,7 +11,7 @@ import pytest
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.cameras.pattern import frame_id_of
-from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.delivery.subscriber import Subscriber
 from heatline.edge.errors import DeliveryError
 from heatline.edge.monitor.pictures import Picture, PictureClient, picture_socket
 from heatline.edge.wire.events import StatusEvent, VerdictEvent

@@ -11,8 +11,8 @@ import pytest
 import zmq
 
 from heatline.edge.delivery.auth import Access, KeyPair
-from heatline.edge.delivery.client.subscriber import Subscriber
 from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.delivery.subscriber import Subscriber
 from heatline.edge.errors import AccessError, DeliveryError
 from heatline.edge.wire.events import Message, StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS

@@ -18,7 +18,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from heatline.edge.cli.line import reload, status
 from heatline.edge.cli.watch import watch
-from heatline.edge.delivery import auth
+from heatline.edge.delivery import auth, client
 from heatline.edge.delivery.auth import (
     ROLE_OF,
     ROLES,
@@ -29,8 +29,7 @@ from heatline.edge.delivery.auth import (
     make_key_pair,
     read_key_pair,
 )
-from heatline.edge.delivery.client import handshake_probe
-from heatline.edge.delivery.client.commander import Commander
+from heatline.edge.delivery.client import Commander
 from heatline.edge.errors import AccessError
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Secured, connected, free_port, nothing_left_open, until
 from tests.edge.socket_servers import SOCKET_SERVERS, Events
@@ -326,7 +325,7 @@ def test_watch_reports_a_key_revoked_while_it_listens(
 ) -> None:
     pair = read_key_pair(tmp_path / "mes.key")
     events.secured.allow(pair, "listen")
-    require_authorized = handshake_probe.require_authorized
+    require_authorized = client.require_authorized
     authorized: list[str] = []
 
     def then_revoke(address: str, keys: ClientKeys | None, socket_type: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.delivery.subscriber import Subscriber
 from heatline.edge.wire.events import Message, StatusEvent, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import (

@@ -8,13 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from heatline.edge.delivery.client.follower import Follower
-from heatline.edge.delivery.client.gap_detector import Gap
-from heatline.edge.delivery.client.subscriber import LineLost, NewBoot, Notice, Received, Subscriber
-from heatline.edge.delivery.durable.consumers import Consumers
-from heatline.edge.delivery.durable.follow_server import FollowServer
-from heatline.edge.delivery.journal.journal import Journal
+from heatline.edge.delivery.follow import Consumers, FollowServer
+from heatline.edge.delivery.follower import Follower
+from heatline.edge.delivery.journal import Journal
 from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.delivery.subscriber import Gap, LineLost, NewBoot, Notice, Received, Subscriber
 from heatline.edge.errors import EventsLostError
 from heatline.edge.wire.events import Message, StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS
@@ -131,7 +129,7 @@ def test_an_event_is_sent_only_after_it_is_on_disk(line: Line, monkeypatch: pyte
         order.append(step)
         published.set()
 
-    monkeypatch.setattr("heatline.edge.delivery.journal.disk_file.DISK_SECONDS", WITHIN_SECONDS)
+    monkeypatch.setattr("heatline.edge.delivery.journal_writer.DISK_SECONDS", WITHIN_SECONDS)
     with line.subscribed() as events:
         monkeypatch.setattr(Journal, "append", slow_append)
         line.publisher.send(good(number=1), lambda: note_step("sent"))
@@ -228,8 +226,8 @@ def test_a_slow_subscriber_gets_a_gap_for_each_dropped_event(monkeypatch: pytest
 
 @pytest.mark.parametrize("line", [False], indirect=True)
 def test_a_new_boot_and_silence_are_reported_once(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heatline.edge.delivery.client.subscriber.SILENT_AFTER_SECONDS", 0.2)
-    monkeypatch.setattr("heatline.edge.delivery.client.subscriber.TICK_EVERY_MS", 20)
+    monkeypatch.setattr("heatline.edge.delivery.subscriber.SILENT_AFTER_SECONDS", 0.2)
+    monkeypatch.setattr("heatline.edge.delivery.subscriber.TICK_EVERY_MS", 20)
     status = HANDSHAKE.event
     with Subscriber(line.address, timeout_s=1.0) as events:
         assert events.receive() is None, "a line that never sent is not lost"
@@ -249,7 +247,7 @@ def test_a_new_boot_and_silence_are_reported_once(line: Line, monkeypatch: pytes
 
 def test_a_consumer_that_reaches_a_damaged_event_continues_in_a_new_journal(line: Line, tmp_path: Path) -> None:
     old_id = line.journal.journal_id
-    rotten = "UPDATE events SET header = replace(header, '\"frame_number\":49,', '\"frame_number\":48,')"
+    rotten = "UPDATE events SET header = CAST(replace(header, '\"frame_number\":49,', '\"frame_number\":48,') AS BLOB)"
     with line.disconnected() as journal:
         journal(*numbered(*range(1, 100)))
         change(tmp_path / "state", rotten)

@@ -15,7 +15,7 @@ import msgspec
 from heatline.bench.watched_line import ALL_GOOD, Keys, free_address, line_process, write_line_file
 from heatline.bench.watched_process import HEATLINE, WatchedProcess
 from heatline.edge.bundle import Bundle
-from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import BenchError
 from tests.edge.brokers import OPEN, Broker, Plant
 from tests.needs import find

@@ -16,7 +16,7 @@ from selenium.webdriver import ActionChains
 from heatline.bench.watched_line import free_address
 from heatline.bench.watched_process import WatchedProcess
 from heatline.edge.bundle import Bundle
-from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.monitor.held_picture import HeldPicture
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.pictures import Picture

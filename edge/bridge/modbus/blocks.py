@@ -24,8 +24,8 @@ from heatline.edge.bridge.modbus.codes import (
 )
 from heatline.edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX, MAP_VERSION, Block, RegisterBank
 from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.client.follower import Follower
-from heatline.edge.delivery.client.gap_detector import Gap
+from heatline.edge.delivery.follower import Follower
+from heatline.edge.delivery.subscriber import Gap
 from heatline.edge.errors import EventsLostError
 from heatline.edge.wire.events import Account, StatusEvent, VerdictEvent
 from heatline.edge.wire.following import Start

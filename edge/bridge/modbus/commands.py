@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from heatline.edge.bridge.modbus.codes import Command, IdMap, Outcome, refusal
 from heatline.edge.bridge.modbus.registers import COMMANDS, PART_ID_CHARACTERS, RESPONSE, RegisterBank
 from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.client.commander import Commander
+from heatline.edge.delivery.client import Commander
 from heatline.edge.errors import AccessError, CommandRefusedError, HeatlineError
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.wire.commands import Announced

@@ -21,7 +21,7 @@ from heatline.edge.bridge.mqtt.connection import (
 )
 from heatline.edge.bridge.mqtt.messages import Messages, Publication, now
 from heatline.edge.config.bridges import MqttConfig
-from heatline.edge.delivery.client.follower import Follower
+from heatline.edge.delivery.follower import Follower
 from heatline.edge.errors import EventsLostError
 from heatline.edge.target import KeyFiles, endpoint_of, name_of
 from heatline.edge.util.rate_limited_log import FaultLog, RateLimitedLog

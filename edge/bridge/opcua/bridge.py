@@ -18,8 +18,8 @@ from heatline.edge.bridge.opcua.server import BridgeServer
 from heatline.edge.bridge.opcua.values import RESULT_FIELDS, Counters, LineNow, VisionState, values_of, vision_state
 from heatline.edge.config.bridges import OpcuaConfig
 from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.client.commander import Commander
-from heatline.edge.delivery.client.follower import Follower
+from heatline.edge.delivery.client import Commander
+from heatline.edge.delivery.follower import Follower
 from heatline.edge.errors import EventsLostError, MessageError
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog

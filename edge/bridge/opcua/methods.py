@@ -15,8 +15,8 @@ from heatline.edge.bridge.line import in_thread
 from heatline.edge.bridge.opcua.address_space import RECIPE_PREPARED, RECIPES, RESULTS, AddressSpace, Argument, Method
 from heatline.edge.bridge.opcua.server import caller
 from heatline.edge.bridge.opcua.values import RESULT_CONTENT, RESULT_FIELDS, Boolean, Int32, String, UInt32, Values
-from heatline.edge.delivery.client.commander import Commander
-from heatline.edge.delivery.durable.subscription import BYTES_UNACKNOWLEDGED
+from heatline.edge.delivery.client import Commander
+from heatline.edge.delivery.follow import BYTES_UNACKNOWLEDGED
 from heatline.edge.errors import CommandRefusedError, HeatlineError
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.util.text import on_one_line

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from heatline.edge.delivery.client.follower import Follower
-from heatline.edge.delivery.client.gap_detector import Gap
-from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.delivery.follower import Follower
+from heatline.edge.delivery.subscriber import Gap, Subscriber
 from heatline.edge.errors import EventsLostError
 from heatline.edge.wire.events import Message, StatusEvent, header_of
 from tests.system.chaos.records import Began, Got, Missed, Record, StatusReceived

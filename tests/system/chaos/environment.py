@@ -15,7 +15,7 @@ from typing import Self
 from heatline.bench.watched_line import ALL_GOOD, Keys, line_process, write_line_file
 from heatline.bench.watched_process import WatchedProcess
 from heatline.edge.bundle import Bundle
-from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.reader import JournalReader
 from tests.system.chaos.clients import Client, ClientPlan
 from tests.system.chaos.expected import Stored
 from tests.system.chaos.reference import ReferenceSubscriber

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from heatline.bench.watched_process import WatchedProcess
-from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import BenchError, JournalError
 from tests.system.chaos.clients import Client
 from tests.system.chaos.environment import Environment

@@ -4,19 +4,24 @@ import contextlib
 import logging
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.client.acknowledgements import Acknowledgements
-from heatline.edge.delivery.client.event_buffer import EventBuffer, Lost
-from heatline.edge.delivery.client.handshake_probe import require_authorized
-from heatline.edge.delivery.client.socket import Client, client_socket, connect
+from heatline.edge.delivery.client import Client, client_socket, connect, require_authorized
 from heatline.edge.delivery.sockets import PARTS_KEPT, notice_vanished_peers, receive
-from heatline.edge.errors import AccessError, DeliveryError, HeatlineError, MessageError, SupersededError
+from heatline.edge.errors import (
+    AccessError,
+    DeliveryError,
+    EventsLostError,
+    HeatlineError,
+    MessageError,
+    SupersededError,
+)
 from heatline.edge.util.text import on_one_line
 from heatline.edge.wire.events import LARGEST_PART_BYTES
 from heatline.edge.wire.following import (
@@ -29,6 +34,7 @@ from heatline.edge.wire.following import (
     ForgetRequest,
     Forgotten,
     Start,
+    events_of,
     reply_from,
 )
 from heatline.edge.wire.requests import Refused, shortened, to_bytes
@@ -45,8 +51,17 @@ PAUSE_SECONDS = {"unavailable": 1.0, "busy": 1.0, "not_following": 0.1}
 """Pauses before following again, by reason of refusal. Other refusals are final."""
 LINGER_MS = 1000
 """For the last acknowledgement."""
+SECONDS_BETWEEN_ACKS = 0.1
 
 R = TypeVar("R", FollowRequest, ForgetRequest)
+
+
+class _Lost(NamedTuple):
+    """Stands for deleted events. It is handed out and acknowledged like an event."""
+
+    journal_id: str
+    seq: int
+    error: EventsLostError
 
 
 class Follower(Client):
@@ -111,8 +126,7 @@ class Follower(Client):
             heatmaps=heatmaps,
             start=start,
         )
-        self._buffer = EventBuffer(name)
-        self._acks = Acknowledgements(window)
+        self._forget_events()
         self._heartbeat_s = HEARTBEAT_SECONDS
         self._received_s = 0.0
         self._pause_until_s = 0.0
@@ -125,6 +139,30 @@ class Follower(Client):
         except DeliveryError:
             self._context.term()
             raise
+
+    def _forget_events(self) -> None:
+        """Begin as if nothing had been received."""
+        self._waiting: deque[Delivered | _Lost] = deque()
+        """Received, and not handed out yet."""
+        self._journal_id: str | None = None
+        """The journal that was followed last; None: the line has not answered yet."""
+        self._following = False
+        """Whether the line has answered on this connection."""
+        self._position = 0
+        """On this connection, the next event comes after this one."""
+        self._received_seq = 0
+        """All events of the journal up to this one were received, over all connections. They are not taken twice."""
+        self._newest_seq = 0
+        """The newest event of the journal that is known."""
+        self._in_hand: tuple[str, int] | None = None
+        """Journal and number of the last event that was handed out."""
+        self._done: tuple[str, int] | None = None
+        """Journal and number of the last event that the consumer has processed."""
+        self._unacknowledged = 0
+        """Number of events handed out since the last acknowledgement was sent."""
+        self._acked_seq = -1
+        """The last event that was acknowledged on this connection."""
+        self._acked_s = 0.0
 
     def __iter__(self) -> Iterator[Delivered]:
         while (delivered := self.receive()) is not None:
@@ -154,16 +192,10 @@ class Follower(Client):
         Raises: as `receive`.
         """
         if not self._explicit:
-            self._acks.finish()
+            self._finish()
         until_s = float("inf") if self._timeout_s is None else time.monotonic() + self._timeout_s
         while True:
-            taken = self._buffer.take(at_most)
-            events = [each for each in taken if isinstance(each, Delivered)]
-            if taken:
-                self._acks.handed_out(taken[-1].journal_id, taken[-1].seq, len(events))
-            for lost in taken:
-                if isinstance(lost, Lost):
-                    raise lost.error
+            events = self._taken(at_most)
             self._acknowledge(at_once=not events)
             if events or not self._take_next(until_s):
                 return events
@@ -175,9 +207,9 @@ class Follower(Client):
             through: the last event to acknowledge, of those that were handed out together; None: all of them.
         """
         if through is None:
-            self._acks.finish()
+            self._finish()
         else:
-            self._acks.finish_through(through.journal_id, through.seq)
+            self._done = through.journal_id, through.seq
         self._acknowledge(at_once=True)
 
     def settle(self, through: Delivered) -> None:
@@ -188,7 +220,7 @@ class Follower(Client):
     def rewind(self) -> None:
         """Follow again: all events after the position that the line has stored come again, too."""
         self._drop()
-        self._buffer, self._acks = EventBuffer(self._request.name), Acknowledgements(self._request.window)
+        self._forget_events()
 
     def hold(self) -> None:
         """Receive what has come, and keep it. Call it now and then while you store the last event for long: otherwise a
@@ -207,22 +239,62 @@ class Follower(Client):
         if self._socket is not None:
             self._acknowledge(at_once=True)
             # A request that was not answered yet must not arrive late: it would supersede the next follower.
-            self._socket.close(LINGER_MS if self._buffer.journal_id is not None else 0)
+            self._socket.close(LINGER_MS if self._following else 0)
             self._socket = None
         self._context.term()
 
+    # Events that were received, over any number of connections.
+
+    def _taken(self, at_most: int) -> list[Delivered]:
+        """Hand out the next events, none if there are none.
+
+        Raises:
+            EventsLostError: the next events were deleted.
+        """
+        taken: list[Delivered] = []
+        while self._waiting and len(taken) < at_most:
+            if isinstance(self._waiting[0], _Lost) and taken:
+                break
+            first = self._waiting.popleft()
+            self._in_hand = first.journal_id, first.seq
+            if isinstance(first, _Lost):
+                raise first.error
+            taken.append(first)
+        self._unacknowledged += len(taken)
+        return taken
+
+    def _finish(self) -> None:
+        """Record that the consumer has processed the events that it holds."""
+        if self._in_hand is not None:
+            self._done, self._in_hand = self._in_hand, None
+
+    def _lose(self, sentence: str, journal_id: str, after_seq: int, through_seq: int, seq: int) -> None:
+        """Record a loss, which is handed out and acknowledged like the event `seq`."""
+        error = EventsLostError(sentence, journal_id=journal_id, after_seq=after_seq, through_seq=through_seq)
+        assert self._journal_id is not None
+        self._waiting.append(_Lost(self._journal_id, seq, error))
+
+    # Acknowledging.
+
     def _acknowledge(self, at_once: bool) -> None:
-        """Send the acknowledgements that are due, if any."""
-        journal_id, settled = self._buffer.journal_id, self._settled
-        if self._socket is None or journal_id is None:
+        """Send the acknowledgements that are due, if any.
+
+        Args:
+            at_once: do not wait for more events to acknowledge together.
+        """
+        journal_id, settled = self._journal_id, self._settled
+        if self._socket is None or journal_id is None or not self._following:
             return
         with contextlib.suppress(zmq.Again):  # the next acknowledgement includes it
-            seq = self._acks.due(journal_id, self._buffer.position, at_once)
-            if seq is not None:
-                self._send_ack(journal_id, seq, keep_position=self._keep_position)
-                self._acks.sent(seq)
+            if self._done is not None and self._done[0] == journal_id:
+                seq = min(self._done[1], self._position)  # after a reconnect, earlier events are sent again first
+                few = self._unacknowledged < self._request.window / 2
+                wait = few and time.monotonic() - self._acked_s < SECONDS_BETWEEN_ACKS
+                if seq > self._acked_seq and (at_once or not wait):
+                    self._send_ack(journal_id, seq, keep_position=self._keep_position)
+                    self._acked_seq, self._acked_s, self._unacknowledged = seq, time.monotonic(), 0
             if settled is not None and settled.journal_id == journal_id:
-                seq = min(settled.seq, self._buffer.position)
+                seq = min(settled.seq, self._position)
                 if seq > self._stored_seq:
                     self._send_ack(journal_id, seq)
                     self._stored_seq = seq
@@ -268,7 +340,7 @@ class Follower(Client):
         if not self._silent:
             logger.warning("%s is silent; following again until it answers", self._address)
         self._silent = True
-        answered = self._buffer.journal_id is not None
+        answered = self._following
         self._drop()
         if not answered:
             try:
@@ -283,20 +355,65 @@ class Follower(Client):
             case Following():
                 self._begin(reply)
             case Batch():
-                self._buffer.add(reply, parts)
+                self._add(reply, parts)
             case Refused():
                 self._refused(reply)
             case Forgotten():
                 raise MessageError(f"this is not a reply to a consumer that follows: {reply}")
 
     def _begin(self, following: Following) -> None:
-        self._buffer.begin(following)
-        self._acks.begin(following.acked_seq if following.former is None else -1)
-        self._stored_seq = following.acked_seq
+        """Start after the event that the line names.
+
+        Raises:
+            MessageError: the reply is for another consumer.
+        """
+        if following.name != self._request.name:
+            raise MessageError(f"the line follows {following.name!r}, expected {self._request.name!r}")
+        before, after_seq, newest_seq = self._journal_id, self._received_seq, self._newest_seq
+        if before is None and following.former is not None:
+            before, after_seq, newest_seq = following.former.journal_id, following.former.acked_seq, 0
+        acked_seq, self._journal_id = following.acked_seq, following.journal_id
+        if before == following.journal_id:
+            self._received_seq = max(acked_seq, self._received_seq)
+        else:
+            self._received_seq = acked_seq
+            if before is not None:
+                sentence = (
+                    f"the line began another journal, {following.journal_id}: events of {before} after event "
+                    f"{after_seq} cannot be delivered any more"
+                )
+                self._lose(sentence, before, after_seq, max(newest_seq, after_seq), acked_seq)
+        self._following, self._position, self._newest_seq = True, acked_seq, following.last_seq
+        self._acked_seq, self._stored_seq = acked_seq if following.former is None else -1, acked_seq
         if self._silent:
             logger.info("%s answers", self._address)
         self._silent = False
         self._heartbeat_s = max(following.heartbeat_s, SHORTEST_HEARTBEAT_SECONDS)
+
+    def _add(self, batch: Batch, parts: list[bytes]) -> None:
+        """Add the events of a batch.
+
+        Args:
+            parts: all parts of the message; the batch is the first.
+        Raises:
+            MessageError: the parts do not match the batch, or do not continue what came before.
+        """
+        events = events_of(batch, parts)
+        if not self._following or (batch.journal_id, batch.after_seq) != (self._journal_id, self._position):
+            raise MessageError(
+                f"a batch after event {batch.journal_id}-{batch.after_seq} came, expected one after "
+                f"{self._journal_id}-{self._position}"
+            )
+        lost, after_seq = batch.lost_through, max(batch.after_seq, self._received_seq)
+        if lost is not None and lost > self._received_seq:
+            sentence = (
+                f"events after {after_seq} up to {lost} of journal {batch.journal_id} were deleted before "
+                f"{self._request.name} received them"
+            )
+            self._lose(sentence, batch.journal_id, after_seq, lost, lost)
+        self._waiting.extend(event for event in events if event.seq > self._received_seq)
+        self._position, self._newest_seq = batch.through_seq, batch.last_seq
+        self._received_seq = max(self._received_seq, batch.through_seq)
 
     def _refused(self, refused: Refused) -> None:
         if refused.reason == "other_journal":  # the acknowledgement was sent before the line named the new journal
@@ -325,7 +442,7 @@ class Follower(Client):
         if self._socket is not None:
             self._socket.close(0)
             self._socket = None
-        self._buffer.disconnected()
+        self._following = False
 
 
 def forget(address: str, name: str, timeout_s: float = 10.0, keys: ClientKeys | None = None) -> None:

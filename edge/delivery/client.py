@@ -1,16 +1,18 @@
-"""Sends commands to a line."""
+"""Sockets that connect to a line, why a line refuses one, and the sending of commands."""
 
 import contextlib
 import itertools
+import socket as sockets
 import time
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
 
 import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.client.handshake_probe import describe_refusal
-from heatline.edge.delivery.client.socket import Client, client_socket, connect
-from heatline.edge.delivery.sockets import PARTS_KEPT, receive
+from heatline.edge.delivery.sockets import PARTS_KEPT, monitor, monitor_event, receive
 from heatline.edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
 from heatline.edge.wire.commands import (
     Announced,
@@ -24,7 +26,143 @@ from heatline.edge.wire.commands import (
 )
 from heatline.edge.wire.requests import Refused, shortened, to_bytes
 
+RECONNECT_MS, RECONNECT_AT_MOST_MS = 20, 1000
 LONGEST_REPLY_BYTES = 65536
+CONNECTED_WITHIN_SECONDS = 1.0
+ANSWERED_WITHIN_SECONDS = 5.0
+"""A line disconnects a client that is not authorized after 3 s at the latest."""
+_GREETING_BEGINS = b"\xff"
+"""First byte of ZMTP, which both sides send at once."""
+_FAILURES = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+_OUTCOMES = _FAILURES | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_HANDSHAKE_SUCCEEDED
+
+
+class Client(ABC):
+    """An object that holds sockets, for use in the thread that created it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the sockets; may be called twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def client_socket(
+    context: zmq.Context["zmq.Socket[bytes]"],
+    kind: int,
+    address: str,
+    keys: ClientKeys | None,
+    largest_part_bytes: int,
+) -> zmq.Socket[bytes]:
+    """Return a socket that reconnects to a line by itself, and is not connected yet.
+
+    Args:
+        kind: `zmq.SUB` or `zmq.DEALER`.
+        keys: required by a line on another machine.
+        largest_part_bytes: the socket disconnects from a line that sends a larger part.
+    """
+    socket = context.socket(kind)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_AT_MOST_MS)
+    socket.setsockopt(zmq.MAXMSGSIZE, largest_part_bytes)
+    socket.setsockopt(zmq.IPV6, "[" in address)
+    if keys is not None:
+        keys.apply(socket)
+    return socket
+
+
+def connect(socket: zmq.Socket[bytes], address: str, example: str) -> None:
+    """Connect a socket. Close it if the address is not valid.
+
+    Args:
+        example: a valid address, for the error message.
+    Raises:
+        DeliveryError: the address is not valid.
+    """
+    try:
+        socket.connect(address)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise DeliveryError(
+            f"{address} is not an address to connect to ({error.strerror}); expected e.g. {example}"
+        ) from error
+
+
+def describe_refusal(address: str, keys: ClientKeys | None, socket_type: int) -> str | None:
+    """Connect once more, and describe how the handshake failed; None if it did not, or no line is there.
+
+    ZeroMQ reconnects silently when it is refused. A user must know whether the key or the line is missing, and a
+    durable consumer must end in the first case and wait in the second.
+
+    Args:
+        socket_type: type of the client's socket, e.g. `zmq.SUB`.
+    """
+    with (
+        zmq.Context() as context,
+        client_socket(context, socket_type, address, keys, -1) as socket,
+        monitor(socket, _OUTCOMES | zmq.EVENT_CONNECTED) as outcomes,
+    ):
+        try:
+            socket.connect(address)
+        except zmq.ZMQError:  # the address is not valid, which connecting the client reports
+            return None
+        outcome = _next(outcomes, CONNECTED_WITHIN_SECONDS)
+        if outcome == zmq.EVENT_CONNECTED:
+            outcome = _next(outcomes, ANSWERED_WITHIN_SECONDS)
+        socket.disable_monitor()
+    if outcome is None or not outcome & _FAILURES:
+        return None
+    if outcome == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and not _greets(address):
+        return None
+    if keys is None:
+        return (
+            f"{address} closed the connection: it requires keys, or it is not a line; name your private key, which "
+            "must be allowed there, and the line's public key (--key and --line-key, key= and line_key= in Python)"
+        )
+    return (
+        f"{address} closed the connection: it takes no keys, it is not the line of this public key, or your key is not "
+        "allowed there for this (on the line PC: heatline keys list, heatline keys allow)"
+    )
+
+
+def _greets(address: str) -> bool:
+    """Return whether ZeroMQ answers. A proxy before a line that is down accepts a connection, and ends it silently."""
+    scheme, _, rest = address.partition("://")
+    host, _, port = rest.rpartition(":")
+    if scheme == "ipc":
+        return True
+    try:
+        with sockets.create_connection((host.strip("[]"), int(port)), CONNECTED_WITHIN_SECONDS) as peer:
+            return peer.recv(1) == _GREETING_BEGINS
+    except OSError:
+        return False
+
+
+def require_authorized(address: str, keys: ClientKeys | None, socket_type: int) -> None:
+    """Require that a line does not refuse this client. If no line is there, none does.
+
+    Raises:
+        AccessError: the line refuses it.
+    """
+    for _ in range(2):  # a line that was just ending, or disconnected another client, looks the same once
+        refused = describe_refusal(address, keys, socket_type)
+        if refused is None:
+            return
+    raise AccessError(refused)
+
+
+def _next(outcomes: zmq.Socket[bytes], within_s: float) -> int | None:
+    if not outcomes.poll(round(within_s * 1000)):
+        return None
+    event, _ = monitor_event(outcomes.recv_multipart())
+    return event
 
 
 class Commander(Client):

@@ -1,1 +1,0 @@
-"""The server of durable consumers, and their stored positions. docs/durable.md is the authority."""

@@ -1,0 +1,634 @@
+"""Serves the journal to durable consumers, and stores their positions. docs/durable.md describes the protocol."""
+
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import zmq
+
+from heatline.edge.delivery.auth import Access, Authenticator
+from heatline.edge.delivery.journal import journal_error
+from heatline.edge.delivery.reader import JournalReader, Page
+from heatline.edge.delivery.servers import REQUESTS_AT_ONCE, Route, RouterServer
+from heatline.edge.delivery.sockets import notice_vanished_peers
+from heatline.edge.errors import JournalError
+from heatline.edge.util.files import make_folder, replacing, sync_folder
+from heatline.edge.wire.events import Consumer
+from heatline.edge.wire.following import (
+    PROTOCOL,
+    AckRequest,
+    Batch,
+    Following,
+    FollowRequest,
+    ForgetRequest,
+    Forgotten,
+    Former,
+    Reason,
+    Request,
+    batch_parts,
+    refusal,
+)
+from heatline.edge.wire.requests import Refused, to_bytes
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "consumers.json"
+MOST_CONSUMERS = 64
+HEARTBEAT_SECONDS = 1.0
+SEND_HIGH_WATER_MARK = 8
+"""Messages queued for a client that does not read. Dropped messages are sent again."""
+TICK_MS = 100
+SECONDS_BETWEEN_WRITES = 1.0
+"""Interval at which acknowledgements are stored."""
+SECONDS_BETWEEN_TRIES = 1.0
+"""After a fault of the disk or of the journal."""
+SUPERSEDED_KEPT = 16
+"""Clients of a name that are refused because a newer one came."""
+PASSES_AT_THE_END = 100
+BYTES_PER_BATCH = 1 << 20
+"""A larger event makes a batch of its own."""
+BYTES_UNACKNOWLEDGED = 4 << 20
+"""A consumer with this many unacknowledged bytes gets no more events, whatever its window."""
+FULL_SECONDS = 0.1
+"""After this time, sending to a consumer that took nothing is tried again."""
+
+
+class Position(NamedTuple):
+    """How far a consumer has acknowledged."""
+
+    journal_id: str
+    acked_seq: int
+    """All events up to this one were acknowledged."""
+    seen_at_ns: int
+    """Time of its last request: UTC, ns since 1970."""
+
+    def in_journal(self, journal_id: str) -> int:
+        """Return the last event of a journal that was acknowledged; 0 if none was."""
+        return self.acked_seq if self.journal_id == journal_id else 0
+
+
+class Consumers:
+    """The durable consumers of a line, and their positions: a file beside the journal.
+
+    A fault of the disk ends nothing: acknowledgements stay in memory, the fault is logged, and `write` tries again. One
+    thread changes consumers; any thread may read them.
+
+    Args:
+        folder: folder of the journal.
+    Raises:
+        JournalError: the file cannot be read. Without it, events could be deleted that a consumer did not get.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE_NAME
+        self._aside = folder / f"{FILE_NAME}.damaged"
+        self._try_again_s = 0.0
+        self.fault: str | None = None
+        """Why acknowledgements cannot be stored now, as a sentence; None while they can."""
+        self.positions: Mapping[str, Position] = self._read()
+        """The position of each consumer by name. A snapshot, which is never changed."""
+        self._written: Mapping[str, Position] = self.positions
+
+    @property
+    def lost_consumers(self) -> bool:
+        """Whether a damaged file was moved aside, so that a name that looks new may have existed before."""
+        return self._aside.exists()
+
+    def acked(self, journal_id: str) -> dict[str, int]:
+        """Return the last event of a journal that each consumer acknowledged, as it is on the disk. After a crash, a
+        consumer continues after it: later events must not be deleted.
+        """
+        return {name: each.in_journal(journal_id) for name, each in self._written.items()}
+
+    def register(self, name: str, journal_id: str, acked_seq: int) -> None:
+        """Register a new consumer, for which events are retained from now on. It is on the disk when this returns.
+
+        Raises:
+            JournalError: the disk cannot be written, and the consumer is not registered.
+        """
+        self._store({**self.positions, name: Position(journal_id, acked_seq, time.time_ns())})
+
+    def forget(self, name: str) -> None:
+        """Remove a consumer. It is removed from the disk when this returns.
+
+        Raises:
+            JournalError: the disk cannot be written, and the consumer is still registered.
+        """
+        self._store({each: position for each, position in self.positions.items() if each != name})
+
+    def acknowledge(self, name: str, journal_id: str, seq: int) -> None:
+        """Record that a consumer acknowledged all events up to one. The next `write` stores it."""
+        if name in self.positions:
+            self.positions = {**self.positions, name: Position(journal_id, seq, time.time_ns())}
+
+    def seen(self, name: str) -> None:
+        """Record that a consumer sent a request. It is stored with its next acknowledgement, and at the end."""
+        if name in self.positions:
+            position = self.positions[name]._replace(seen_at_ns=time.time_ns())
+            self.positions = {**self.positions, name: position}
+
+    def write(self, *, seen: bool = False) -> None:
+        """Store the acknowledgements on the disk. If that fails, a later call tries again.
+
+        Args:
+            seen: whether the times of the last requests are worth a write.
+        """
+        compared = 3 if seen else 2
+        changed = any(self._written[name][:compared] != each[:compared] for name, each in self.positions.items())
+        if changed and time.monotonic() >= self._try_again_s:
+            with contextlib.suppress(JournalError):
+                self._store(self.positions)
+
+    def close(self) -> None:
+        """Store the acknowledgements."""
+        self._try_again_s = 0.0
+        self.write(seen=True)
+
+    def _read(self) -> dict[str, Position]:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Position])
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise journal_error(error, self._path) from error
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            self._path.replace(self._aside)
+            logger.error(
+                "%s is damaged; it was moved to %s, and all consumers start with the first event in the journal",
+                self._path, self._aside,
+            )  # fmt: skip
+            return {}
+
+    def _store(self, positions: Mapping[str, Position]) -> None:
+        try:
+            make_folder(self._path.parent)
+            with replacing(self._path) as new:
+                new.write_bytes(msgspec.json.encode(positions))
+            sync_folder(self._path.parent)
+        except OSError as error:
+            fault = journal_error(error, self._path)
+            if self.fault is None:
+                logger.error("the acknowledgements of durable consumers cannot be stored; trying again: %s", fault)
+            self.fault, self._try_again_s = str(fault), time.monotonic() + SECONDS_BETWEEN_TRIES
+            raise fault from error
+        if self.fault is not None:
+            logger.info("%s can be written again: the acknowledgements of durable consumers are stored", self._path)
+        self.fault, self.positions, self._written = None, positions, positions
+
+
+class JournalTail:
+    """The end of the journal of a folder, read by one thread: opened again when the file is replaced, and tried again
+    when it cannot be read.
+
+    Args:
+        on_damaged: called with the id of a damaged journal and a sentence about the damage.
+    """
+
+    def __init__(self, folder: Path, on_damaged: Sequence[Callable[[str, str], None]] = ()) -> None:
+        self._folder, self._on_damaged = folder, on_damaged
+        self._reader: JournalReader | None = None
+        self._try_again_s = float("-inf")
+        self.journal_id: str | None = None
+        """Id of the journal that was read last; None: none was read yet."""
+        self.first_seq = self.last_seq = 0
+        """The first and last event, as far as is known."""
+        self.fault: str | None = None
+        """Why the journal cannot be read now, as a sentence; None while it can."""
+
+    def refresh(self, at_once: bool = False) -> bool:
+        """Read the first and the last number of the journal.
+
+        Args:
+            at_once: do not wait for the next attempt that is due.
+        Returns: whether the journal is another one now.
+        """
+        if not at_once and time.monotonic() < self._try_again_s:
+            return False
+        if self._reader is not None:
+            try:
+                self._reader.require_in_place()
+            except JournalError:
+                self.close()
+        try:
+            if self._reader is None:
+                self._reader = JournalReader.open(self._folder)
+            self.first_seq, self.last_seq = self._reader.range()
+        except JournalError as error:
+            self._failed(error)
+            return False
+        if self.fault is not None:
+            logger.info("%s can be read again", self._reader.path)
+        before, self.journal_id, self.fault = self.journal_id, self._reader.journal_id, None
+        return before != self.journal_id
+
+    def read(self, after_seq: int, **wanted: Any) -> Page:
+        """Read events as `JournalReader.read` does.
+
+        Raises:
+            JournalError: the journal cannot be read now.
+        """
+        if self._reader is None:
+            raise JournalError(self.fault or "the journal is being opened")
+        try:
+            page = self._reader.read(after_seq, **wanted)
+        except JournalError as error:
+            self._failed(error)
+            raise
+        self.last_seq = max(self.last_seq, page.through_seq if page.records else 0)
+        return page
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _failed(self, error: JournalError) -> None:
+        if error.kind == "damaged" and self.journal_id is not None:
+            for callback in self._on_damaged:
+                callback(self.journal_id, str(error))
+        self.close()
+        self._try_again_s = time.monotonic() + SECONDS_BETWEEN_TRIES
+        if self.fault is None:
+            logger.error("%s; durable consumers wait until it can be read", error)
+        self.fault = str(error)
+
+
+@dataclass
+class Subscription:
+    """Subscription of a connected consumer, on one connection and to one journal: what was sent, what its window
+    allows, and what is sent next.
+    """
+
+    route: Route
+    request: FollowRequest
+    journal_id: str = ""
+    sent_through: int = 0
+    """The consumer knows that it has all events up to this one; the next batch starts after it."""
+    scanned_through: int = 0
+    """All events up to this one were scanned, and those of the consumer's topics were sent."""
+    last_event: int = 0
+    """The last event, or notice of a loss, that was sent."""
+    acked_seq: int = 0
+    """The last event up to which the consumer wants none again."""
+    taken_seq: int = 0
+    """The last event that it has acknowledged at all."""
+    unacknowledged: deque[tuple[int, int]] = field(default_factory=deque)
+    """Events in flight: number and bytes of each."""
+    unacknowledged_bytes: int = 0
+    sent_s: float = 0.0
+    full_s: float = float("-inf")
+    """Time when the consumer last took nothing."""
+
+    def begin(self, journal_id: str, acked_seq: int) -> None:
+        """Start again after an event."""
+        self.journal_id, self.sent_through, self.scanned_through = journal_id, acked_seq, acked_seq
+        self.last_event = self.acked_seq = self.taken_seq = acked_seq
+        self.unacknowledged.clear()
+        self.unacknowledged_bytes = 0
+
+    def next_page(self, journal: JournalTail) -> Page | None:
+        """Return the next page of the journal, as far as the window allows; None if there is no event or no room.
+
+        Raises:
+            JournalError: the journal cannot be read now.
+        """
+        room = self.request.window - len(self.unacknowledged)
+        bytes_left = BYTES_UNACKNOWLEDGED - self.unacknowledged_bytes
+        full = time.monotonic() < self.full_s + FULL_SECONDS
+        if self.scanned_through >= journal.last_seq or room <= 0 or bytes_left <= 0 or full:
+            return None
+        return journal.read(
+            self.scanned_through,
+            topics=self.request.topics,
+            at_most=room,
+            at_most_bytes=min(bytes_left, BYTES_PER_BATCH),
+            heatmaps=self.request.heatmaps,
+        )
+
+    def batch(self, page: Page, last_seq: int) -> list[bytes]:
+        """Return the parts of the message for a page.
+
+        Args:
+            last_seq: the newest event of the journal.
+        """
+        batch = Batch(
+            journal_id=self.journal_id,
+            after_seq=self.sent_through,
+            through_seq=page.through_seq,
+            last_seq=max(last_seq, page.through_seq),
+            events=len(page.records),
+            lost_through=page.lost_through,
+        )
+        return batch_parts(batch, [(record.header, record.heatmap) for record in page.records])
+
+    def sent(self, page: Page) -> None:
+        """Record that a page was sent."""
+        if page.lost_through is not None:
+            self.await_acknowledgement(page.lost_through)
+        for record in page.records:
+            self.await_acknowledgement(record.seq, len(record.header) + len(record.heatmap or b""))
+        self.sent_through = self.scanned_through = page.through_seq
+
+    def await_acknowledgement(self, seq: int, size: int = 0) -> None:
+        """Record that an event, or the notice of a loss, is in flight. A notice is repeated until acknowledged."""
+        self.last_event = seq
+        self.unacknowledged.append((seq, size))
+        self.unacknowledged_bytes += size
+
+    def acknowledge(self, seq: int) -> None:
+        """Record that the consumer acknowledged all events up to one."""
+        self.taken_seq = max(seq, self.taken_seq)
+        while self.unacknowledged and self.unacknowledged[0][0] <= seq:
+            self.unacknowledged_bytes -= self.unacknowledged.popleft()[1]
+
+
+class FollowServer(RouterServer[Request]):
+    """Sends events as far as the consumers' windows allow. When it is closed, it first sends what is in the journal.
+
+    A consumer that reads nothing has at most `BYTES_UNACKNOWLEDGED` and one event in flight.
+
+    Args:
+        address: ZeroMQ address to bind, `tcp://...` or `ipc://...`.
+        folder: folder of the journal.
+        consumers: positions of the consumers.
+        heartbeat_s: longest time between two batches to a consumer, which may be empty.
+        access: who may connect, if the address is not local.
+    """
+
+    thread_name = "follow"
+    name = "journal"
+    protocol = PROTOCOL
+    send_high_water_mark = SEND_HIGH_WATER_MARK
+
+    def __init__(
+        self,
+        address: str,
+        folder: Path,
+        consumers: Consumers,
+        heartbeat_s: float = HEARTBEAT_SECONDS,
+        access: Access | None = None,
+    ) -> None:
+        super().__init__(address, access)
+        self._consumers = consumers
+        self._heartbeat_s = heartbeat_s
+        self.on_damaged: list[Callable[[str, str], None]] = []
+        """Functions to call, on the server's thread, with the id of a damaged journal and what is wrong with it."""
+        self._journal = JournalTail(folder, self.on_damaged)
+        self._subscriptions: dict[str, Subscription] = {}
+        self._superseded: dict[str, deque[str]] = {}
+        self._wrote_s = float("-inf")
+
+    def wake(self) -> None:
+        """Send new events now. Any thread."""
+        with self._lock:
+            self._wake_up()
+
+    def states(self) -> dict[str, Consumer]:
+        """Return the state of each consumer, by name: how far it is, also if it keeps its position. Any thread."""
+        journal_id, subscriptions = self._journal.journal_id or "", dict(self._subscriptions)
+        taken = {name: each.taken_seq for name, each in subscriptions.items() if each.journal_id == journal_id}
+        return {
+            name: Consumer(
+                acked_seq=max(each.in_journal(journal_id), taken.get(name, 0)),
+                connected=name in subscriptions,
+                seen_at_ns=each.seen_at_ns,
+            )
+            for name, each in self._consumers.positions.items()
+        }
+
+    def _set_up(self, socket: zmq.Socket[bytes]) -> None:
+        super()._set_up(socket)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending reports a client that has gone or takes nothing
+        notice_vanished_peers(socket)
+
+    def _serve(self, socket: zmq.Socket[bytes], authenticator: Authenticator) -> None:
+        more = False
+        while not self._closing:
+            woken = self._wait(socket, 0 if more else TICK_MS)
+            more = self._run_once(socket, authenticator, woken)
+        for _ in range(PASSES_AT_THE_END):
+            if not self._run_once(socket, authenticator, woken=True):
+                break
+        self._consumers.write()
+        self._journal.close()
+
+    def _run_once(self, socket: zmq.Socket[bytes], authenticator: Authenticator, woken: bool) -> bool:
+        """Do all work that is due; return whether more is left."""
+        try:
+            authenticator.tick()
+            if self._journal.refresh(at_once=woken):
+                for subscription in list(self._subscriptions.values()):
+                    self._begin(socket, subscription)
+            for route, request in self._requests(socket, authenticator, REQUESTS_AT_ONCE):
+                self._take(socket, route, request)
+            more = [self._push(socket, subscription) for subscription in list(self._subscriptions.values())]
+            now_s = time.monotonic()
+            if now_s - self._wrote_s >= SECONDS_BETWEEN_WRITES:
+                self._consumers.write()
+                self._wrote_s = now_s
+            return any(more)
+        except Exception as error:  # a bug must not end the service for all consumers
+            self._faults.error("%s: durable consumers could not be served", self.address, exc_info=error)
+            return False
+
+    # Requests.
+
+    def _take(self, socket: zmq.Socket[bytes], route: Route, request: Request | Refused) -> None:
+        match request:
+            case Refused():
+                self._send(socket, route, [to_bytes(request)])
+            case FollowRequest():
+                self._follow(socket, route, request)
+            case AckRequest():
+                self._acknowledge(socket, route, request)
+            case ForgetRequest():
+                self._forget(socket, route, request)
+
+    def _follow(self, socket: zmq.Socket[bytes], route: Route, request: FollowRequest) -> None:
+        name, positions = request.name, self._consumers.positions
+        newer = f"a newer client follows as {name}; only one can"
+        if request.client in self._superseded.get(name, ()):
+            self._refuse(socket, route, "superseded", newer)
+            return
+        if name not in positions and len(positions) >= MOST_CONSUMERS:
+            detail = (
+                f"there are {MOST_CONSUMERS} consumers already; remove one that is not used any more "
+                "(heatline follow --forget)"
+            )
+            self._refuse(socket, route, "too_many_consumers", detail)
+            return
+        try:
+            self._require_registered(request)
+        except JournalError as error:
+            self._refuse(socket, route, "unavailable", f"{error}; follow again")
+            return
+        before = self._subscriptions.pop(name, None)
+        if before is not None and before.request.client != request.client:
+            self._superseded.setdefault(name, deque(maxlen=SUPERSEDED_KEPT)).append(before.request.client)
+            self._refuse(socket, before.route, "superseded", newer)
+        other = self._subscription_of(route)
+        if other is not None:  # a socket follows under one name only
+            self._end(other)
+        self._subscriptions[name] = subscription = Subscription(route, request)
+        self._consumers.seen(name)
+        self._begin(socket, subscription)
+
+    def _require_registered(self, request: FollowRequest) -> None:
+        """Register a new consumer.
+
+        Raises:
+            JournalError: the journal cannot be read now, or the consumer cannot be registered.
+        """
+        journal = self._journal
+        if journal.journal_id is None:
+            raise JournalError(journal.fault or "the journal was not read yet")
+        if request.name not in self._consumers.positions:
+            first = journal.first_seq - 1 if journal.first_seq else journal.last_seq
+            # A consumer that existed before must not miss the events sent meanwhile.
+            from_next = request.start == "next" and not self._consumers.lost_consumers
+            self._consumers.register(request.name, journal.journal_id, journal.last_seq if from_next else first)
+
+    def _begin(self, socket: zmq.Socket[bytes], subscription: Subscription) -> None:
+        """Begin to send to a consumer, after the last event that it acknowledged."""
+        name, journal = subscription.request.name, self._journal
+        assert journal.journal_id is not None
+        position = self._consumers.positions[name]
+        acked_seq = position.in_journal(journal.journal_id)
+        subscription.begin(journal.journal_id, acked_seq)
+        former = None
+        if position.journal_id != journal.journal_id:
+            former = Former(journal_id=position.journal_id, acked_seq=position.acked_seq)
+            subscription.await_acknowledgement(acked_seq)
+            subscription.acked_seq = acked_seq - 1
+        following = Following(
+            name=name,
+            journal_id=journal.journal_id,
+            acked_seq=acked_seq,
+            first_seq=journal.first_seq,
+            last_seq=journal.last_seq,
+            heartbeat_s=self._heartbeat_s,
+            former=former,
+        )
+        if self._send(socket, subscription.route, [to_bytes(following)]):
+            subscription.sent_s = time.monotonic()
+        else:
+            self._end(subscription)
+
+    def _acknowledge(self, socket: zmq.Socket[bytes], route: Route, request: AckRequest) -> None:
+        subscription = self._subscription_of(route)
+        if subscription is None or subscription.request.name != request.name:
+            self._refuse(socket, route, "not_following", f"this client does not follow as {request.name}; follow first")
+        elif subscription.journal_id != request.journal_id:
+            detail = f"the line's journal is {subscription.journal_id} now; the acknowledgement names another one"
+            self._refuse(socket, route, "other_journal", detail)
+        elif request.seq > subscription.sent_through:
+            detail = (
+                f"event {request.seq} was acknowledged, but only events up to {subscription.sent_through} were sent"
+            )
+            self._refuse(socket, route, "not_sent", detail)
+        else:
+            subscription.acknowledge(request.seq)
+            if not request.keep_position:
+                subscription.acked_seq = request.seq
+                self._record_position(subscription)
+
+    def _forget(self, socket: zmq.Socket[bytes], route: Route, request: ForgetRequest) -> None:
+        name, names = request.name, sorted(self._consumers.positions)
+        if name in self._subscriptions:
+            self._send_page(socket, self._subscriptions[name], None)  # notices a client that has gone
+        if name not in names:
+            known = f"there are {', '.join(names)}" if names else "there is none"
+            detail = f"there is no consumer {name}; {known}"
+            self._refuse(socket, route, "unknown_consumer", detail, request.request_id)
+        elif name in self._subscriptions:
+            self._refuse(socket, route, "busy", f"a client follows as {name}; end it first", request.request_id)
+        else:
+            try:
+                self._consumers.forget(name)
+            except JournalError as error:
+                self._refuse(socket, route, "unavailable", f"{error}; ask again", request.request_id)
+                return
+            self._superseded.pop(name, None)
+            self._send(socket, route, [to_bytes(Forgotten(request_id=request.request_id, name=name))])
+
+    # Events.
+
+    def _push(self, socket: zmq.Socket[bytes], subscription: Subscription) -> bool:
+        """Send a consumer at most one batch, as far as its window allows; return whether there is more.
+
+        An empty batch is a heartbeat, which also notices a client that has gone.
+        """
+        try:
+            page = subscription.next_page(self._journal)
+        except JournalError:  # logged before, and tried again
+            page = None
+        if page is not None and (page.records or page.lost_through is not None):
+            if not self._send_page(socket, subscription, page):
+                subscription.full_s = time.monotonic()
+                return False
+        elif page is not None:
+            subscription.scanned_through = page.through_seq
+            if subscription.acked_seq >= subscription.last_event:
+                self._record_position(subscription)
+        if time.monotonic() - subscription.sent_s >= self._heartbeat_s:
+            self._send_page(socket, subscription, None)
+        return page is not None and subscription.scanned_through < self._journal.last_seq
+
+    def _send_page(self, socket: zmq.Socket[bytes], subscription: Subscription, page: Page | None) -> bool:
+        """Send a page, or a heartbeat; return whether the client took it."""
+        sent = page or Page([], subscription.scanned_through, None)
+        took = self._send(socket, subscription.route, subscription.batch(sent, self._journal.last_seq))
+        if took:
+            subscription.sent(sent)
+        if took or page is None:
+            subscription.sent_s = time.monotonic()
+        return took
+
+    def _record_position(self, subscription: Subscription) -> None:
+        """Record a position. Events that the topics leave out count as acknowledged once all that were sent are."""
+        name, journal_id, acked_seq = subscription.request.name, subscription.journal_id, subscription.acked_seq
+        if acked_seq >= subscription.last_event:
+            acked_seq = subscription.scanned_through
+        before = self._consumers.positions[name].in_journal(journal_id)
+        self._consumers.acknowledge(name, journal_id, max(acked_seq, before))
+
+    # Sockets.
+
+    def _subscription_of(self, route: Route) -> Subscription | None:
+        return next((each for each in self._subscriptions.values() if each.route[0] == route[0]), None)
+
+    def _end(self, subscription: Subscription) -> None:
+        if self._subscriptions.get(subscription.request.name) is subscription:
+            del self._subscriptions[subscription.request.name]
+
+    def _send(self, socket: zmq.Socket[bytes], route: Route, parts: Sequence[bytes]) -> bool:
+        """Send parts; return whether the client took them. The subscription of a client that has gone ends."""
+        for _ in range(2):
+            try:
+                socket.send_multipart([*route, *parts], zmq.NOBLOCK)
+            except zmq.Again:
+                socket.getsockopt(zmq.EVENTS)  # has ZeroMQ process what the client read meanwhile
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                subscription = self._subscription_of(route)
+                if subscription is not None:
+                    self._end(subscription)
+                return False
+            else:
+                return True
+        return False
+
+    def _refuse(
+        self, socket: zmq.Socket[bytes], route: Route, reason: Reason, detail: str, request_id: str | None = None
+    ) -> None:
+        refused = refusal(reason, detail, request_id)
+        self._count(refused)
+        self._send(socket, route, [to_bytes(refused)])

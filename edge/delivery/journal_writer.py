@@ -1,0 +1,611 @@
+"""Numbers and journals events before they are sent. If no journal can take them, they are sent live only, and a journal
+event reports that.
+
+Nothing here waits for a disk longer than `DISK_SECONDS`, and no fault of the journal is raised.
+"""
+
+import logging
+import queue
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from heatline.edge.delivery.journal import FILE_NAME, Deleted, Journal, Record, move_aside
+from heatline.edge.delivery.numbering import Count, Numbering
+from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.errors import DeliveryError, JournalError
+from heatline.edge.frames import Watermark
+from heatline.edge.util.process import NamedThread
+from heatline.edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.util.text import on_one_line, utf8_safe
+from heatline.edge.wire.events import (
+    Consumer,
+    JournalEvent,
+    JournalState,
+    Message,
+    StatusEvent,
+    VerdictEvent,
+    header_of,
+)
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+DISK_SECONDS = 2.0
+"""Limit for one call, so that a slow disk does not delay events. A memory card or a busy disk may take a second, and
+events that are sent live only never reach a durable consumer."""
+DISK_SECONDS_AT_START = 10.0
+"""Limit while the line starts or ends, when no events wait."""
+RETRY_SECONDS = 1.0
+"""Between two attempts to journal events again."""
+BYTES_AT_ONCE = 4 << 20
+"""Most bytes deleted in one transaction, so that no commit waits long for it."""
+_SPARE = 16
+"""One part in this many of the budget is spare, for events that arrive during a deletion."""
+SECONDS_BETWEEN_DISCARDED_REPORTS = 10.0
+LARGEST = 2**63 - 1
+"""Largest integer of SQLite."""
+
+
+class DiskThread:
+    """Makes calls that wait for a disk, one after the other, for one caller thread, which waits a limited time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._last: Future[Any] | None = None
+        # Not joined at the end: a call that the disk does not answer cannot be ended.
+        self._thread = NamedThread("journal", self._make_calls)
+        self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is still running."""
+        return self._last is not None and not self._last.done()
+
+    def run(self, call: Callable[[], T], within_s: float) -> T:
+        """Make a call, and return its result or raise its error.
+
+        Raises:
+            JournalError: the call has not returned in time and continues; or an earlier call still runs, and this one
+                is not made.
+        """
+        made = None if self.busy else self._begin(call, within_s)
+        if made is None or not made.done():
+            raise JournalError(f"the disk of {self._folder} does not answer; check the disk", "hung")
+        return made.result()
+
+    def close(self, last: Callable[[], None], within_s: float) -> bool:
+        """Make a last call after those before have returned; return whether it returned in time."""
+        made = self._begin(last, within_s)
+        self._calls.put(None)
+        return made.done()
+
+    def _begin(self, call: Callable[[], T], within_s: float) -> Future[T]:
+        """Make a call, and return its result, which is not there yet if the time was too short."""
+        self._last = made = Future[T]()
+        self._calls.put((made, call))
+        wait([made], within_s)
+        return made
+
+    def _make_calls(self) -> None:
+        while (each := self._calls.get()) is not None:
+            made, call = each
+            try:
+                made.set_result(call())
+            except BaseException as error:  # it is raised again in the caller's thread
+                made.set_exception(error)
+            del each, made, call  # so that the objects they refer to can be closed
+
+
+@dataclass
+class _Outage:
+    """A time in which no event can be journalled. Events are sent live only, and counted in the boot's own count."""
+
+    error: JournalError
+    retry_at_s: float
+    first_seq: int
+    """The first event that is sent live only."""
+    by_topic: Counter[str] = field(default_factory=Counter)
+    progress: dict[str, Watermark] = field(default_factory=dict)
+    """By camera, the last frame that was reported live only."""
+    unrecorded: list[JournalEvent] = field(default_factory=list)
+    """Reports of what the boot before did not journal. They are journalled too: else nobody who missed them could ever
+    know."""
+    reported: bool = False
+
+    def note(self, messages: Sequence[Message]) -> None:
+        """Record messages that are sent live only."""
+        for event in (message.event for message in messages):
+            if not isinstance(event, StatusEvent):
+                self.by_topic[utf8_safe(event.topic)] += 1
+            if isinstance(event, JournalEvent) and event.kind == "unrecorded":
+                self.unrecorded.append(event)
+            if isinstance(event, VerdictEvent):
+                self.progress[utf8_safe(event.camera)] = _progress_of(event)
+
+
+@dataclass
+class _Discarded:
+    """Events that were deleted before every durable consumer had acknowledged them, and that are not yet reported."""
+
+    first_seq: int
+    last_seq: int = 0
+    events: int = 0
+    by_topic: Counter[str] = field(default_factory=Counter)
+    consumers: set[str] = field(default_factory=set)
+
+
+class JournalWriter(Numbering):
+    """Numbers and stores the events of a boot, and adds the counts to its statuses.
+
+    One thread calls it, except where a method says otherwise.
+
+    Args:
+        line: name of the line.
+        boot_id: id of this boot.
+        folder: folder of the journal.
+        keep_s: age in seconds above which events are deleted that every durable consumer has acknowledged.
+        keep_bytes: size above which the oldest events are deleted.
+        acked: returns, for a journal's id, the last event that each durable consumer acknowledged. Any thread.
+        consumers: returns the durable consumers for the statuses.
+        clock: seconds, monotonic.
+        wall_ns: UTC, ns since 1970.
+    Raises:
+        DeliveryError: another running line uses the journal.
+        JournalError: the journal belongs to another line, or another version of heatline created it.
+    """
+
+    stores = True
+
+    def __init__(
+        self,
+        line: str,
+        boot_id: str,
+        folder: Path,
+        keep_s: float,
+        keep_bytes: int,
+        acked: Callable[[str], Mapping[str, int]],
+        *,
+        consumers: Callable[[], dict[str, Consumer]] = dict,
+        clock: Callable[[], float] = time.monotonic,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        super().__init__()
+        self.on_commit: list[Callable[[], None]] = []
+        """Functions to call after each commit."""
+        self._line, self._boot_id, self._folder = line, boot_id, folder
+        self._keep_ns, self._keep_bytes = int(keep_s * 1e9), keep_bytes - keep_bytes // _SPARE
+        self._acked, self._consumers, self._clock, self._wall_ns = acked, consumers, clock, wall_ns
+        self._log = RateLimitedLog(logger, clock)
+        self._disk, self._within_s = DiskThread(folder), DISK_SECONDS_AT_START
+        self._journal: Journal | None = None
+        """The open journal. While a call has not returned, the disk's thread may still be using it."""
+        self._damage: str | None = None
+        """Why the journal's file must be moved aside first; None: it must not."""
+        self._doubt: tuple[str, str] | None = None
+        """The journal that a reader found damaged, and the damage."""
+        self._why_new = "there was no journal"
+        self._own_events: list[JournalEvent] = []
+        """The journal's own events to commit before all others. They get their number then."""
+        self._outage: _Outage | None = None
+        self._recovered_at_s = float("-inf")
+        self._discarded: _Discarded | None = None
+        self._discarded_events = 0
+        self._delete_by_age_at_s = self._report_discarded_at_s = float("-inf")
+        self._first_seq = self._size_bytes = 0
+        """The first event and the size of the file after the last successful call."""
+        self._begin()
+        self._within_s = DISK_SECONDS
+        self._publish()
+
+    def _begin(self) -> None:
+        try:
+            self._take_over()
+            assert self._journal is not None
+            self.progress, self.since_ns = dict(self._journal.progress), self._journal.created_at_ns
+        except Exception as error:
+            if isinstance(error, DeliveryError) or (isinstance(error, JournalError) and error.kind == "foreign"):
+                self._disk.close(self._close_file, DISK_SECONDS)  # these faults do not pass
+                raise
+            self._begin_outage(error)
+            self._read_what_can_be()
+
+    def _read_what_can_be(self) -> None:
+        """Read how far a journal has counted that cannot be written."""
+
+        def read() -> tuple[int, Count, Mapping[str, Watermark]]:
+            with JournalReader.open(self._folder) as reader:
+                first, last = reader.range()
+                return first, Count(reader.journal_id, reader.topics(), last), reader.progress()
+
+        try:
+            self._first_seq, self._journalled, self.progress = self._run(read)
+        except Exception as error:
+            logger.warning("%s", self._as_journal_error(error))
+
+    # The publisher's thread calls these methods.
+
+    def commit(self, messages: Sequence[Message]) -> list[Message]:
+        """Number and store events, and add the counts to statuses; return the messages to send, in order.
+
+        It never raises: events that cannot be stored are numbered in this boot's own count.
+        """
+        done: list[Message] | None = None
+        if self._outage is None:
+            try:
+                done = self._store(messages)
+            except Exception as error:
+                self._begin_outage(error)
+        if done is None:
+            done = self._send_live_only(messages)
+        self._publish()
+        return done
+
+    def tick(self) -> list[Message]:
+        """Try again to store events, delete what is due; return the messages to send. Never raises."""
+        if self._outage is None:
+            try:
+                self._check_and_discard()
+            except Exception as error:
+                self._begin_outage(error)
+        sent: list[Message] = []
+        if self._outage is not None and self._clock() >= self._outage.retry_at_s:
+            sent += self._recover(self._outage)
+        if self._own_events if self._outage is None else not self._outage.reported:
+            sent += self.commit([])
+        self._publish()
+        return sent
+
+    def close(self) -> None:
+        """Store the journal's own events that wait, and close the file if the disk answers."""
+        self._report_discarded()
+        if self._own_events and self._outage is None:
+            self.commit([])
+        if not self._disk.close(self._close_file, DISK_SECONDS if self._disk.busy else DISK_SECONDS_AT_START):
+            logger.error("the journal in %s is not closed, because its disk does not answer", self._folder)
+
+    # Any thread may call these methods.
+
+    def state(self) -> JournalState | None:
+        return self._state
+
+    def mark_corrupt(self, journal_id: str, reason: str) -> None:
+        """Move this journal aside and begin a new one, if it is in use: a reader found it damaged. Any thread."""
+        self._doubt = journal_id, reason
+
+    # Storing events.
+
+    def _store(self, messages: Sequence[Message], progress: Mapping[str, Watermark] | None = None) -> list[Message]:
+        """Store events, after the journal's own events that wait.
+
+        Args:
+            progress: by camera, the last frame that was reported before.
+        Raises:
+            JournalError: none of the events is stored, as far as is known.
+        """
+        count = self._journalled.copy()
+        done = self._complete([*map(Message, self._own_events), *messages], count)
+        at_ns = self._wall_ns()
+        records: list[Record] = []
+        reached = dict(progress or {})
+        for place, (event, png) in enumerate([(message.event, message.png) for message in done]):
+            if isinstance(event, StatusEvent):
+                continue
+            header = header_of(event)
+            records.append(Record(event.seq, at_ns, event.topic, header, png))
+            done[place] = Message(event, png, header=header)
+            if isinstance(event, VerdictEvent):
+                reached[event.camera] = _progress_of(event)
+        if records:
+            self._append(records, reached)
+        self._journalled, self._own_events = count, []
+        self._note_size()
+        for callback in self.on_commit if records else ():
+            try:
+                callback()
+            except Exception as error:  # the events are stored nevertheless
+                self._as_journal_error(error)
+        return done
+
+    def _append(self, records: Sequence[Record], progress: Mapping[str, Watermark]) -> None:
+        journal = self._journal
+        assert journal is not None
+        self._run_with_room(journal, lambda: journal.append(records, progress))
+
+    def _send_live_only(self, messages: Sequence[Message]) -> list[Message]:
+        """Number events in this boot's own count, after the event that reports the outage."""
+        outage = self._outage
+        assert outage is not None
+        if not outage.reported:
+            outage.reported = True
+            begun = self._own("live_only", f"events are not journalled from now on: {outage.error}")
+            messages = [Message(begun), *messages]
+        outage.note(messages)
+        return self._complete(messages, self._live)
+
+    def _run(self, call: Callable[[], T]) -> T:
+        """Return the result of a call that waits for the disk.
+
+        Raises:
+            JournalError: the call has not returned in time.
+        """
+        return self._disk.run(call, self._within_s)
+
+    def _run_with_room(self, journal: Journal, call: Callable[[], T]) -> T:
+        """Make a call that takes room. On a full disk, free pages of both files can still be used.
+
+        Raises:
+            JournalError: as the call does, or it has not returned in time.
+        """
+        try:
+            return self._run(call)
+        except JournalError as error:
+            if error.kind != "full":
+                raise
+            self._run(journal.checkpoint)
+            return self._run(call)
+
+    # Outages.
+
+    def _begin_outage(self, error: Exception) -> None:
+        """Begin an outage: events are sent live only."""
+        fault, now_s = self._as_journal_error(error), self._clock()
+        logger.error("events are not journalled from now on: %s", fault)
+        self._close_after(fault)
+        soonest_s = now_s if self._damage is not None else now_s + RETRY_SECONDS  # a new journal replaces a damaged one
+        retry_at_s = max(soonest_s, self._recovered_at_s + RETRY_SECONDS)
+        self._outage = _Outage(fault, retry_at_s, self._live.last_seq + 1)
+
+    def _close_after(self, fault: JournalError) -> None:
+        """Close the file after a fault.
+
+        It stays open if the disk is full, since opening takes room that may be missing, or if the disk does not answer.
+        """
+        if fault.kind == "damaged":
+            self._damage = str(fault)
+        if fault.kind not in ("full", "hung"):
+            try:
+                self._run(self._close_file)
+            except Exception as error:
+                self._as_journal_error(error)
+
+    def _recover(self, outage: _Outage) -> list[Message]:
+        """Try to store events again; return the messages to send then. The first one reports the missing events."""
+        if self._disk.busy:
+            return []
+        try:
+            self._take_over()
+            assert self._journal is not None
+            # The disk may have lost pages that it reported as written, so all pages are written again.
+            self._run(self._journal.checkpoint)
+            self._discard_some()
+            reports = [self._recording(outage), *outage.unrecorded]
+            done = self._store(list(map(Message, reports)), outage.progress)
+        except Exception as error:
+            fault = self._as_journal_error(error)
+            if fault.kind != outage.error.kind:
+                logger.error("events still cannot be journalled: %s", fault)
+            self._close_after(fault)
+            outage.error, outage.retry_at_s = fault, self._clock() + RETRY_SECONDS
+            return []
+        self._outage, self._recovered_at_s = None, self._clock()
+        logger.info("events are journalled again, in journal %s", self._journalled.journal_id)
+        return done
+
+    def _recording(self, outage: _Outage) -> JournalEvent:
+        """Return the event that reports an outage, up to now."""
+        last_seq = self._live.last_seq
+        events = last_seq - outage.first_seq + 1
+        return self._own(
+            "recording",
+            f"events are journalled again; {events} are not in the journal ({outage.error})",
+            events=events,
+            by_topic=dict(outage.by_topic),
+            of_boot=self._boot_id,
+            first_seq=outage.first_seq if events else None,
+            last_seq=last_seq if events else None,
+        )
+
+    # Deleting events.
+
+    def _check_and_discard(self) -> None:
+        """Require that no reader found the journal damaged, delete what is due, and report it.
+
+        Raises:
+            JournalError: the file is damaged, or events cannot be deleted.
+        """
+        doubt, self._doubt = self._doubt, None
+        if doubt is not None and doubt[0] == self._journalled.journal_id:
+            raise JournalError(doubt[1], "damaged")
+        self._discard_some()
+        if self._clock() >= self._report_discarded_at_s:
+            self._report_discarded()
+
+    def _discard_some(self) -> None:
+        """Delete a limited number of events that are due.
+
+        Raises:
+            JournalError: the journal cannot be read or written.
+        """
+        journal, now_s = self._journal, self._clock()
+        assert journal is not None
+        too_much = journal.size_bytes - self._keep_bytes
+        before_ns = self._wall_ns() - self._keep_ns if now_s >= self._delete_by_age_at_s else 0
+        if too_much <= 0 and (journal.oldest_at_ns is None or journal.oldest_at_ns >= before_ns):
+            return
+        acked = self._acked(journal.journal_id)
+        given = min(acked.values(), default=journal.last_seq)
+
+        def discard() -> Deleted | None:
+            through = _through(journal.oldest(BYTES_AT_ONCE), given, too_much, self._keep_bytes // 32, before_ns)
+            return None if through is None else journal.discard(through)
+
+        deleted = self._run_with_room(journal, discard)
+        if deleted is None:  # missing acknowledgements keep the events
+            self._delete_by_age_at_s = now_s + RETRY_SECONDS
+            return
+        self._note_size()
+        missed = [name for name, seq in acked.items() if seq < deleted.last_seq]
+        if missed:
+            self._discarded = lost = self._discarded or _Discarded(deleted.first_seq)
+            events = deleted.last_seq - deleted.first_seq + 1
+            self._discarded_events += events
+            lost.last_seq, lost.events = deleted.last_seq, lost.events + events
+            lost.by_topic.update(deleted.by_topic)
+            lost.consumers.update(missed)
+
+    def _report_discarded(self) -> None:
+        lost, self._discarded = self._discarded, None
+        if lost is None:
+            return
+        self._report_discarded_at_s = self._clock() + SECONDS_BETWEEN_DISCARDED_REPORTS
+        names = sorted(lost.consumers)
+        event = self._own(
+            "discarded",
+            f"events {lost.first_seq} to {lost.last_seq} were deleted to make room; "
+            f"{', '.join(names)} did not get all of them",
+            events=lost.events,
+            by_topic=dict(lost.by_topic),
+            first_seq=lost.first_seq,
+            last_seq=lost.last_seq,
+            consumers=names,
+        )
+        self._own_events.append(event)
+        logger.warning("%s", event.detail)
+
+    # The file.
+
+    def _take_over(self) -> None:
+        """Open the journal, or a new one in place of a damaged one, and take the counts from the file. It may hold the
+        events of the last attempt, although that seemed to fail.
+
+        Raises:
+            DeliveryError: another running line uses the journal.
+            JournalError: no journal can be opened; or the disk lost stored events, whose numbers new ones would get.
+        """
+        self._run(self._open_file)
+        journal, known = self._journal, self._journalled
+        assert journal is not None
+        if journal.journal_id != known.journal_id:
+            self._own_events, self._discarded = [], None  # they belong to another journal
+        elif journal.last_seq < known.last_seq:
+            raise JournalError(
+                f"{journal.path} ends with event {journal.last_seq}, and held event {known.last_seq}", "damaged"
+            )
+        self._journalled = Count(journal.journal_id, journal.topics, journal.last_seq)
+        if journal.last_seq == 0:
+            self._own_events = [self._own("begun", self._why_new)]
+        self._note_size()
+
+    def _note_size(self) -> None:
+        if self._journal is not None:
+            self._first_seq, self._size_bytes = self._journal.first_seq, self._journal.size_bytes
+
+    def _open_file(self) -> None:
+        """Have an open journal, whose state is what its file has. The disk's thread calls this."""
+        if self._journal is not None:
+            self._journal.reload_state()
+            return
+        if self._damage is None:
+            try:
+                self._journal = Journal.open(self._folder, self._line)
+            except JournalError as error:
+                if error.kind != "damaged":
+                    raise
+                self._damage = str(error)
+                logger.error("%s", error)
+        if self._damage is not None:
+            self._why_new = f"{self._damage}; it is {move_aside(self._folder / FILE_NAME).name} now"
+            self._damage = None
+            self._journal = Journal.open(self._folder, self._line)
+
+    def _close_file(self) -> None:
+        """Close the file. The disk's thread calls this."""
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            journal.close()
+
+    # Reporting the state.
+
+    def _own(self, kind: str, detail: str, **fields: object) -> JournalEvent:
+        """Return one of the journal's own events, without its number."""
+        event = JournalEvent(
+            boot_id=self._boot_id,
+            seq=0,
+            previous_seq=0,
+            at_ns=self._wall_ns(),
+            line=self._line,
+            kind=kind,
+            detail=on_one_line(utf8_safe(detail)),  # an error may name a path that is not valid UTF-8
+        )
+        return msgspec.structs.replace(event, **fields)
+
+    def _as_journal_error(self, error: Exception) -> JournalError:
+        """Return an error as a journal error. Another kind is a bug of heatline: log it, at a limited rate."""
+        if isinstance(error, JournalError):
+            return error
+        if isinstance(error, DeliveryError):
+            return JournalError(str(error))
+        self._log.error("an event could not be processed as it should be", exc_info=error)
+        return JournalError(f"events could not be journalled ({type(error).__name__}: {error}); see the log")
+
+    def _publish(self) -> None:
+        super()._publish()
+        self._state = self._state_at(self._journalled, {})
+
+    def _journal_state(self, journalled: Count) -> JournalState:
+        try:
+            consumers = self._consumers()
+        except Exception as error:
+            self._as_journal_error(error)
+            consumers = {}
+        return self._state_at(journalled, consumers)
+
+    def _state_at(self, journalled: Count, consumers: dict[str, Consumer]) -> JournalState:
+        begins = self._journalled.last_seq + 1 if journalled.last_seq > self._journalled.last_seq else 0
+        return JournalState(
+            journal_id=journalled.journal_id,
+            first_seq=self._first_seq or begins,
+            last_seq=journalled.last_seq,
+            size_bytes=self._size_bytes,
+            live_only=None if self._outage is None else on_one_line(utf8_safe(str(self._outage.error))),
+            unjournalled=self._live.last_seq,
+            discarded=self._discarded_events,
+            consumers=dict(consumers),
+        )
+
+
+def _progress_of(event: VerdictEvent) -> Watermark:
+    """Return how far a camera's frames are reported with this event."""
+    return Watermark(event.boot_id, min(event.frame_number + event.frames - 1, LARGEST))
+
+
+def _through(
+    oldest: Sequence[tuple[int, int, int]], given: int, too_much: int, at_least: int, before_ns: int
+) -> int | None:
+    """Return the last event to delete: of those that every durable consumer acknowledged, those that are too old or
+    exceed the budget; of others, where there are no such, those that exceed the budget.
+
+    Args:
+        oldest: seq, time of journalling, and bytes of each.
+        given: the last event that every durable consumer acknowledged.
+        too_much: bytes beyond the budget; 0 or less: none.
+        at_least: bytes to delete if the budget is exceeded, so that not every new event leads to a deletion.
+        before_ns: time before which events are too old.
+    """
+    free = [event for event in oldest if event[0] <= given]
+    wanted = max(too_much, at_least) if too_much > 0 else 0
+    through, freed = None, 0
+    for seq, at_ns, size in free or (oldest if wanted else []):
+        if freed >= wanted and not (free and at_ns < before_ns):
+            break
+        through, freed = seq, freed + size
+    return through

@@ -1,0 +1,403 @@
+"""Reads and verifies the journal: in any process, while it is written, and on a read-only disk."""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Self, TypeVar
+
+from heatline.edge.delivery.journal import (
+    FILE_NAME,
+    Record,
+    connect,
+    database_files,
+    hold,
+    journal_error,
+    progress_in,
+    range_in,
+    read_head,
+    require_own,
+    size_in,
+    topics_in,
+)
+from heatline.edge.errors import JournalError, MessageError, SchemaVersionError
+from heatline.edge.frames import Watermark
+from heatline.edge.util.files import require_plain, require_writable
+from heatline.edge.wire.events import StatusEvent, VerdictEvent, event_from
+
+T = TypeVar("T")
+
+BUSY_SECONDS = 5.0
+"""How long to wait for another process that has locked the file."""
+SCANNED_AT_MOST = 20_000
+"""Events scanned in one transaction, so that a filter that matches nothing does not keep it open for long."""
+VERIFIED_AT_ONCE = 100
+STRUCTURE_FAULTS = 100
+"""Faults of the file's structure that are reported at most. Faults of events are all reported."""
+MIB = 1 << 20
+
+_EVENT = "seq, at_ns, topic, header"
+_ALL = "true"
+
+
+class Page(NamedTuple):
+    """Events that were read at once."""
+
+    records: list[Record]
+    through_seq: int
+    """All requested events up to this one that are in the journal were read."""
+    lost_through: int | None
+    """Requested events up to this one were deleted; None: none were."""
+
+
+class StoredRecord(NamedTuple):
+    """An event as it is stored, with its checksums."""
+
+    record: Record
+    header_crc: int | None
+    """As it was stored with the event."""
+    heatmap_crc: int | None
+
+    def faults(self, heatmap: bool = True) -> list[str]:
+        """Return a sentence for each part of the event that does not match its checksum.
+
+        Args:
+            heatmap: whether the heatmap was read.
+        """
+        try:
+            header_differs = self.record.header_crc != self.header_crc
+            heatmap_differs = heatmap and self.record.heatmap_crc != self.heatmap_crc
+        except TypeError:  # SQLite stores any type in a column, and a damaged file may hold any
+            header_differs, heatmap_differs = True, False
+        parts = {"its header, its topic or its time": header_differs, "its heatmap": heatmap_differs}
+        return [f"{part} is not what was written (its checksum differs)" for part, differs in parts.items() if differs]
+
+
+class JournalReader:
+    """The journal, for reading by one thread. Create it with `open`."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, alone: bool) -> None:
+        self.path = path
+        self._connection = connection
+        self._alone = alone
+        """Nobody writes: there are no -wal and -shm files, and none can be created."""
+        self._inode = path.stat().st_ino
+        self.journal_id, self.line, self.created_at_ns = read_head(connection, path)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open the journal of a folder.
+
+        Raises:
+            JournalError: the folder has no journal, or it cannot be read.
+        """
+        return cls.open_file(folder / FILE_NAME)
+
+    @classmethod
+    def open_file(cls, path: Path) -> Self:
+        """Open a journal by its path, such as one that was moved aside; otherwise like `open`."""
+        try:
+            return cls._open(path, "mode=ro", alone=False)
+        except JournalError as error:
+            # SQLite could not create the -wal and -shm files. If there are none, nobody writes.
+            if error.kind not in ("full", "failed") or _is_written(path):
+                raise
+            return cls._open(path, "mode=ro&immutable=1", alone=True)
+
+    @classmethod
+    def _open(cls, path: Path, how: str, *, alone: bool) -> Self:
+        with contextlib.ExitStack() as if_it_fails:
+            try:
+                require_plain(path.stat().st_mode)  # SQLite would wait at a pipe for ever
+                connection = connect(path, how, BUSY_SECONDS)
+                if_it_fails.callback(connection.close)
+                reader = cls(path, connection, alone)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise JournalError(
+                    f"there is no journal {path}; expected that of a line that has run", "missing"
+                ) from error
+            except (sqlite3.Error, OSError) as error:
+                raise journal_error(error, path) from error
+            if_it_fails.pop_all()
+        return reader
+
+    @property
+    def last_seq(self) -> int:
+        """The last number that was counted, also if its event was deleted."""
+        return self.range()[1]
+
+    # Each of the following raises JournalError if the journal cannot be read.
+
+    def range(self) -> tuple[int, int]:
+        """Return the first and the last seq; the first is 0 if there is no event."""
+        return self._ask(range_in)
+
+    def size_bytes(self) -> int:
+        """Return the size of the pages in use."""
+        return self._ask(size_in)
+
+    def topics(self) -> dict[str, int]:
+        """Return the last seq of each topic."""
+        return self._ask(topics_in)
+
+    def progress(self) -> dict[str, Watermark]:
+        """Return the last frame that was reported for each camera."""
+        return self._ask(progress_in)
+
+    def tally(self) -> dict[str, int]:
+        """Return the number of events of each topic."""
+        return self._ask(lambda connection: dict(connection.execute("SELECT topic, count(*) FROM events GROUP BY 1")))
+
+    def read(
+        self,
+        after_seq: int,
+        *,
+        through_seq: int | None = None,
+        topics: Iterable[str] = ("",),
+        at_most: int = 1000,
+        at_most_bytes: int = 4 << 20,
+        heatmaps: bool = False,
+    ) -> Page:
+        """Read events in order.
+
+        Args:
+            after_seq: read events after this one.
+            through_seq: read events up to this one; None: to the last.
+            topics: prefixes of the topics to read, as in ZeroMQ.
+            at_most: most events to read; read on from the page's `through_seq`.
+            at_most_bytes: most bytes of headers and heatmaps to read; one event is read whatever its size.
+            heatmaps: whether to read heatmaps.
+        Raises:
+            JournalError: the first of the events is missing or damaged, or the file was replaced or cannot be read.
+        """
+        self.require_in_place()
+        wanted, prefixes = _condition(topics)
+        with self._snapshot():
+            first, last = range_in(self._connection)
+            end = last if through_seq is None else min(last, through_seq)
+            begin = max(after_seq, first - 1 if first else last)  # events before were deleted
+            lost_through = min(begin, end) if after_seq < min(begin, end) else None
+            end = min(end, begin + SCANNED_AT_MOST)
+            rows = self._rows(f"seq > ? AND seq <= ? AND {wanted} ORDER BY seq LIMIT ?", heatmaps)
+            records: list[Record] = []
+            left = at_most_bytes
+            cut_off = False
+            with contextlib.closing(self._connection.execute(rows, (begin, end, *prefixes, at_most))) as found:
+                for stored in map(_stored, found):
+                    record, faults = stored.record, stored.faults(heatmaps)
+                    left -= len(record.header) + len(record.heatmap or b"")
+                    cut_off = bool(records) and (left < 0 or bool(faults))  # events before a damaged one are delivered
+                    if cut_off:
+                        break
+                    if faults:
+                        raise JournalError(f"{self.path} is damaged (event {record.seq}: {faults[0]})", "damaged")
+                    records.append(record)
+        through = records[-1].seq if cut_off or len(records) == at_most else max(end, after_seq)
+        if wanted == _ALL and [record.seq for record in records] != list(range(begin + 1, through + 1)):
+            raise JournalError(f"{self.path} is damaged (events after event {begin} are missing)", "damaged")
+        return Page(records, through, lost_through)
+
+    def newest(self, at_most: int, topics: Iterable[str] = ("",)) -> list[StoredRecord]:
+        """Return the newest events of these topics, in order, without heatmaps, even if they are damaged."""
+        wanted, prefixes = _condition(topics)
+        rows = self._rows(f"{wanted} ORDER BY seq DESC LIMIT ?", heatmaps=False)
+        found = self._ask(lambda connection: connection.execute(rows, (*prefixes, at_most)).fetchall())
+        return [_stored(row) for row in reversed(found)]
+
+    def stored(self, after_seq: int, through_seq: int, at_most: int) -> list[StoredRecord]:
+        """Read events after one up to another, even if some are missing or damaged."""
+        rows = self._rows("seq > ? AND seq <= ? ORDER BY seq LIMIT ?", heatmaps=True)
+        found = self._ask(lambda connection: connection.execute(rows, (after_seq, through_seq, at_most)).fetchall())
+        return [_stored(row) for row in found]
+
+    def faults_of_structure(self, at_most: int) -> list[str]:
+        """Return what SQLite finds wrong with the file. It reads the whole file."""
+        rows = self._ask(lambda connection: connection.execute(f"PRAGMA integrity_check({at_most})").fetchall())
+        return [line for (text,) in rows if text != "ok" for line in text.splitlines()]
+
+    def close(self) -> None:
+        """Close the file."""
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def require_in_place(self) -> None:
+        """Require that the open file is still the one at its path, and that nobody writes if nobody did."""
+        try:
+            in_place = self.path.stat().st_ino == self._inode and not (self._alone and _is_written(self.path))
+        except OSError:
+            in_place = False
+        if not in_place:
+            raise JournalError(f"{self.path} was replaced while it was open; open it again", "replaced")
+
+    def _rows(self, condition: str, heatmaps: bool) -> str:
+        heatmap = "heatmap" if heatmaps else "NULL"
+        return f"SELECT {_EVENT}, {heatmap}, header_crc, heatmap_crc FROM events WHERE {condition}"
+
+    def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        with self._snapshot():
+            return question(self._connection)
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """Read within one transaction, so that everything is of the same instant."""
+        try:
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise journal_error(error, self.path) from error
+
+
+def _stored(row: tuple[Any, ...]) -> StoredRecord:
+    return StoredRecord(Record._make(row[:5]), *row[5:])
+
+
+def _is_written(path: Path) -> bool:
+    """Return whether the -wal file holds pages that are not in the database."""
+    try:
+        return database_files(path)[1].stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _condition(topics: Iterable[str]) -> tuple[str, list[int | str]]:
+    """Return the SQL condition that a topic begins with one of these prefixes, and its values; of all topics: none."""
+    prefixes = list(topics)
+    if "" in prefixes:
+        return _ALL, []
+    values: list[int | str] = [value for prefix in prefixes for value in (len(prefix), prefix)]
+    return f"({' OR '.join(['substr(topic, 1, ?) = ?'] * len(prefixes)) or 'false'})", values
+
+
+# Whether a line could keep its journal in a folder.
+
+
+def check_place(folder: Path, line: str, budget_bytes: int) -> str | None:
+    """See that a line can keep its journal in a folder. Nothing is written there.
+
+    Args:
+        folder: need not exist yet.
+        budget_bytes: of the journal.
+    Returns: what the user should know all the same, as a sentence; None: nothing.
+
+    Raises:
+        DeliveryError: another running line uses it.
+        JournalError: the journal cannot be kept there, or is another line's, or of another heatline.
+    """
+    path = folder / FILE_NAME
+    try:
+        there = require_writable(folder)
+        if there == folder:
+            with contextlib.suppress(FileNotFoundError):
+                os.close(hold(folder, os.O_RDONLY))
+            if path.exists():
+                with JournalReader.open(folder) as journal:
+                    require_own(path, journal.line, line)
+        disk = os.statvfs(there)
+    except NotADirectoryError as error:
+        raise JournalError(
+            f"{path} cannot be written, {error.filename} is not a folder; set journal.folder to one"
+        ) from error
+    except JournalError as error:
+        if error.kind != "damaged":
+            raise
+        return f"{error}; the line will move it aside and begin another"
+    except OSError as error:
+        raise journal_error(error, path) from error
+    used = sum(file.stat().st_size for file in database_files(path) if file.exists())
+    room = disk.f_bavail * disk.f_frsize + used
+    if room < budget_bytes:
+        return (
+            f"there is room for {room / MIB:.1f} MiB of events in {folder}, and journal.retain_mib is "
+            f"{budget_bytes / MIB:.0f}; make room, or set less"
+        )
+    return None
+
+
+# Verifying.
+
+
+def faults(
+    reader: JournalReader,
+    on_progress: Callable[[int, int], None],
+    on_other_version: Callable[[SchemaVersionError], None],
+) -> Iterator[str]:
+    """Yield a sentence for each fault of a journal: of its structure, its numbers, and every byte of its events. The
+    journal may be written meanwhile.
+
+    Args:
+        on_progress: called with the number of events that were read so far, and of all.
+        on_other_version: called for each event of another schema version. Its checksums and its place are verified, and
+            its header is not decoded.
+    Raises:
+        JournalError: the rest of the journal cannot be read.
+    """
+    yield from reader.faults_of_structure(STRUCTURE_FAULTS)
+    first, last = reader.range()
+    before: dict[str, int] = {}
+    """By topic, the last event since the last gap. An event may rightly name one that is in a gap."""
+    begin = first
+    after = first - 1 if first else last
+    while after < last:
+        stored = reader.stored(after, last, VERIFIED_AT_ONCE)
+        deleted_through = min((reader.range()[0] or last + 1) - 1, last)
+        if deleted_through > after:  # events that retention deleted meanwhile are not missing
+            after, before, begin = deleted_through, {}, deleted_through + 1
+        for each in (each for each in stored if each.record.seq > after):
+            record = each.record
+            if record.seq > after + 1:
+                yield f"events {after + 1} to {record.seq - 1} are missing"
+                before, begin = {}, record.seq
+            for fault in _of_event(each, reader.journal_id, before.get(record.topic), begin, on_other_version):
+                yield f"event {record.seq}: {fault}"
+            after = before[record.topic] = record.seq
+        if after < last and len(stored) < VERIFIED_AT_ONCE:
+            yield f"events {after + 1} to {last} are missing"
+            after = last
+        on_progress(after - first + 1, last - first + 1)
+
+
+def _of_event(
+    stored: StoredRecord,
+    journal_id: str,
+    previous: int | None,
+    begin: int,
+    on_other_version: Callable[[SchemaVersionError], None],
+) -> Iterator[str]:
+    """Yield a sentence for each fault of an event.
+
+    Args:
+        previous: the event before it of the same topic; None: unknown, it was before `begin`.
+    """
+    record = stored.record
+    yield from stored.faults()
+    try:
+        event = event_from(record.header)
+    except SchemaVersionError as error:
+        on_other_version(error)
+        return
+    except MessageError as error:
+        yield str(error)
+        return
+    if isinstance(event, StatusEvent):
+        yield "it is a status, which is never journalled"
+        return
+    if (event.seq, event.journal_id) != (record.seq, journal_id):
+        yield f"its header says that it is event {event.seq} of journal {event.journal_id}"
+    if event.topic != record.topic:
+        yield f"it is stored under topic {record.topic}, and belongs under {event.topic}"
+    named = event.previous_seq
+    if named >= begin if previous is None else named != previous:
+        found = "none that is here" if previous is None else f"event {previous}"
+        yield f"its header names event {named} as the one before it under its topic, and that is {found}"
+    if (record.heatmap is not None) != (isinstance(event, VerdictEvent) and event.heatmap is not None):
+        yield f"its heatmap is {'missing' if record.heatmap is None else 'there'}, and its header says otherwise"
