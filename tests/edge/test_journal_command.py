@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from heatline.edge.delivery.journal import FILE_NAME, PAGE_BYTES, Journal, header_crc
-from heatline.edge.delivery.reader import EVENTS_AT_ONCE, JournalReader, Page, faults
+from heatline.edge.delivery.journal import FILE_NAME, PAGE_BYTES, Journal
+from heatline.edge.delivery.reader import VERIFIED_AT_ONCE, JournalReader, Page, faults
 from heatline.edge.describe import COLUMNS, utc
 from heatline.edge.errors import InputError, SchemaVersionError
 from heatline.edge.util.text import format_count
@@ -179,7 +179,7 @@ def rot(old: bytes, new: bytes, seq: int = 9) -> Callable[[Path], None]:
         assert old in record.header
         changed = record._replace(header=record.header.replace(old, new))
         set_it = "UPDATE events SET header = ?, header_crc = ? WHERE seq = ?"
-        change(folder, set_it, changed.header, header_crc(changed), seq)
+        change(folder, set_it, changed.header, changed.header_crc, seq)
 
     return damage
 
@@ -243,21 +243,21 @@ def test_verify_reports_garbage_and_where_reading_ends(tmp_path: Path) -> None:
 
 def test_verify_ignores_events_deleted_or_written_meanwhile(tmp_path: Path) -> None:
     journal = make_writer(tmp_path, keep_s=100)
-    journal.commit(mixed_messages(4 * EVENTS_AT_ONCE))
-    assert journal._file.journal is not None
+    journal.commit(mixed_messages(4 * VERIFIED_AT_ONCE))
+    assert journal._journal is not None
     looked_at = []
     other_versions: list[SchemaVersionError] = []
 
     def went_on(done: int, of: int) -> None:
         looked_at.append((done, of))
-        journal._file.journal.discard(done + EVENTS_AT_ONCE // 2)
+        journal._journal.discard(done + VERIFIED_AT_ONCE // 2)
         journal.commit(mixed_messages(10))
 
     with JournalReader.open(tmp_path) as reader:
         assert list(faults(reader, went_on, other_versions.append)) == []
         assert len(looked_at) > 2
         assert looked_at[-1][0] == looked_at[-1][1]
-        journal._file.journal.discard(10_000)
+        journal._journal.discard(10_000)
         assert list(faults(reader, lambda _done, _of: None, other_versions.append)) == []
     assert other_versions == []
     journal.close()
