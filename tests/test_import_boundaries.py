@@ -205,4 +205,4 @@ def files_imported_by(path: Path) -> set[Path]:
 def test_no_files_import_each_other_in_a_cycle() -> None:
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     order = list(TopologicalSorter({path: files_imported_by(path) for path in files}).static_order())
-    assert len(order) >= len(files) > 400
+    assert len(order) >= len(files) > 200
