@@ -1,4 +1,4 @@
-"""Prepares the data of a training: decoded frames, labelled tiles, and the split."""
+"""The data of a training of the whole network: decoded frames and labelled tiles."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -199,6 +199,7 @@ def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter)
     parts = None if split is None else _count_parts(usable, split)
     near_duplicates = _find_near_duplicates(usable, np.array(inspected.thumbnails), groups, split)
     defective = sum(image.defective for image in inspected.images)
+    sizes = sorted((groups or {}).values())
     return FolderSummary(
         folder=utf8_safe(str(folder)),
         truth=data.truth,
@@ -210,7 +211,7 @@ def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter)
         sizes=[Size(width, height, count) for (height, width), count in inspected.sizes.most_common()],
         colours=dict(inspected.colours.most_common()),
         groups_are=utf8_safe(data.groups_are),
-        groups=_summarise_groups(groups),
+        groups=Groups(len(groups), sizes[0], sizes[len(sizes) // 2], sizes[-1]) if groups else None,
         classes=dict(sorted(inspected.classes.items(), key=lambda item: (-item[1], item[0]))),
         tile_px=options.tile_px,
         tiles={kind: inspected.tiles[kind] for kind in ("clean", "ambiguous", "defective")}
@@ -240,7 +241,7 @@ def _inspect(image: LabelledImage, rule: TileRule, inspected: _Inspected) -> Non
     inspected.images.append(image)
     inspected.thumbnails.append(thumbnail(rgb))
     inspected.sizes[hw] += 1
-    inspected.colours[_describe_png_format(image.path) or _FORMATS[pixel_format]] += 1
+    inspected.colours[_FORMATS[pixel_format]] += 1
     inspected.classes.update(objects)
     if mask is None:
         return
@@ -251,18 +252,6 @@ def _inspect(image: LabelledImage, rule: TileRule, inspected: _Inspected) -> Non
     inspected.tiles["defective"] += int(defective.sum())
     inspected.tiles["ambiguous"] += int(((defect_px > 0) & ~defective).sum())
     inspected.tiles["clean"] += int((defect_px == 0).sum())
-
-
-def _describe_png_format(path: Path) -> str | None:
-    """Return the format that only a PNG's header (ISO 15948, IHDR) shows: a palette, or fewer than 8 bits."""
-    with path.open("rb") as file:
-        head = file.read(26)
-    if not head.startswith(b"\x89PNG"):
-        return None
-    bits, colour_type = head[24], head[25]
-    if colour_type == 3:
-        return "palette"
-    return f"{bits}-bit grey" if colour_type == 0 and bits < 8 else None
 
 
 def _find_other_files(layout: Layout) -> list[Path]:
@@ -284,13 +273,6 @@ def _count_groups(data: LabelledFolder) -> Counter[str] | None:
     except InputError:
         return None
     return Counter(str(image.group) for image in data.images)
-
-
-def _summarise_groups(groups: Counter[str] | None) -> Groups | None:
-    if not groups:
-        return None
-    sizes = sorted(groups.values())
-    return Groups(len(sizes), sizes[0], sizes[len(sizes) // 2], sizes[-1])
 
 
 def _draw_split(

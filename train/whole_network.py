@@ -1,35 +1,478 @@
 """Trains by the recipes `finetune` and `study`, with Lightning: from a configuration to a run's folder."""
 
+import csv
 import logging
+import math
+import os
+import signal
+import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import lightning
 import msgspec
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.types import _PATH
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
-from torch.utils.data import DataLoader, get_worker_info
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torchmetrics import MeanMetric
+from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryAveragePrecision
 
-from heatline.edge.errors import ConfigError
+from heatline.edge.errors import ConfigError, DivergedError, Interrupted, TrainingError
+from heatline.edge.util.extras import require_extra
 from heatline.edge.util.text import format_count
-from heatline.train.assemble import Assembly, assemble
-from heatline.train.batches import Steps
-from heatline.train.callbacks import GracefulStop, MetricsTable, Stopwatch, read_metrics
-from heatline.train.config import TrainConfig
+from heatline.train.batches import (
+    Bags,
+    Batch,
+    BatchSampler,
+    EvaluationBags,
+    EvaluationBatches,
+    Steps,
+    TrainingBags,
+    TrainingBatches,
+    cosine,
+    draw_tiles,
+    log_sum_exp,
+)
+from heatline.train.config import LoggerConfig, RecipeConfig, TrainConfig
 from heatline.train.files import write_atomically
 from heatline.train.frames import delete_frames
-from heatline.train.loggers import close_logger, make_logger
 from heatline.train.models.build import build_model
+from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.precision import choose_precision
-from heatline.train.prepare import prepare
+from heatline.train.prepare import Prepared, prepare
 from heatline.train.provenance import digest_groups
 from heatline.train.run import RunFolder, RunSummary
+
+PLATEAU_PATIENCE = 2
+"""The plateau schedule lowers the learning rate after more than this many validations in a row without improvement."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Length of a training in steps; one step is one batch on each device."""
+
+    steps: int
+    validate_every: int
+
+    @classmethod
+    def of(cls, recipe: RecipeConfig, samples: int, per_step: int) -> "Budget":
+        """Return the budget of a recipe.
+
+        Validations are evenly spaced, at most `recipe.validate_every` steps apart, and the last follows the last step;
+        the number of steps is rounded up to allow that.
+
+        Args:
+            samples: number of samples; an epoch is one pass over them.
+            per_step: samples per step, on all devices together.
+        """
+        epoch = -(-samples // per_step)
+        steps = recipe.steps if recipe.epochs is None else recipe.epochs * epoch
+        assert steps is not None, "a recipe has steps or epochs"
+        validations = -(-steps // (recipe.validate_every or epoch))
+        validate_every = -(-steps // validations)
+        return cls(validations * validate_every, validate_every)
+
+
+class ClassifierTraining(lightning.LightningModule):
+    """Trains by binary cross-entropy on shifted logits (see `BatchSampler`); validation uses the model's own logits.
+
+    Args:
+        model: the model to train.
+        recipe: optimiser, schedule and selection of the best checkpoint.
+        budget: length of the training.
+        shift: added to each logit in the training loss.
+        seed: with the step's number, seeds the model's random numbers (dropout), so that a resumed training draws the
+            same ones.
+    """
+
+    def __init__(
+        self, model: ExplainedClassifier, recipe: RecipeConfig, budget: Budget, shift: float, seed: int
+    ) -> None:
+        super().__init__()
+        self.model, self.recipe, self.budget, self.shift, self.seed = model, recipe, budget, shift, seed
+        self.train_loss = MeanMetric()
+        self.train_loss.persistent(True)  # a checkpoint between two validations stores the partial sum
+        self.val_loss, self.val_accuracy, self.val_positive = MeanMetric(), BinaryAccuracy(), MeanMetric()
+        self.val_ap, self.val_auroc = BinaryAveragePrecision(), BinaryAUROC()
+        self._plateau: ReduceLROnPlateau | None = None
+        self._plateau_state: dict[str, Any] | None = None
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 1_009 + self.global_rank)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Return one logit per label of the batch."""
+        return self.model.logits(batch.tiles)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        logits = self.logits(batch)
+        loss = binary_cross_entropy_with_logits(logits + self.shift, batch.labels)
+        self._require_finite(loss, "the loss")
+        self.train_loss.update(loss.detach())
+        self.log("loss", loss, prog_bar=True, logger=False)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        logits, labels = self.logits(batch), batch.labels
+        self._require_finite(logits.sum(), "the sum of the validation logits")
+        self.val_loss.update(binary_cross_entropy_with_logits(logits, labels), weight=len(labels))
+        self.val_positive.update(labels)
+        for metric in (self.val_accuracy, self.val_ap, self.val_auroc):
+            # Probabilities, as torchmetrics guesses by the range; float64, as nearly certain ones would become ties.
+            metric.update(logits.double().sigmoid(), labels.long())
+
+    def _require_finite(self, value: Tensor, name: str) -> None:
+        if not reduce_decision(self.trainer, bool(torch.isfinite(value)), by_all=True):
+            raise DivergedError(
+                f"{name} became {value.item()} at step {self.global_step}; lower the learning rate: recipe.lr"
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        share = self.val_positive.compute()
+        values = {
+            "val_ap": self.val_ap.compute(),
+            "val_auroc": self.val_auroc.compute(),
+            "val_loss": self.val_loss.compute(),
+            "val_accuracy": self.val_accuracy.compute(),
+            "val_majority_share": torch.maximum(share, 1 - share),
+        }
+        for metric in (self.val_loss, self.val_accuracy, self.val_positive, self.val_ap, self.val_auroc):
+            metric.reset()
+        chosen = {"average_precision": "val_ap", "accuracy": "val_accuracy"}[self.recipe.select]
+        values["val_merit"] = merit(values[chosen], values["val_loss"])
+        self.log("val_ap", values.pop("val_ap"), prog_bar=True)
+        self.log_dict(values)
+        if self._plateau is not None:
+            self._plateau.step(float(values["val_loss"]))
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimiser, and a schedule by step.
+
+        This class steps the plateau schedule after each validation. Lightning would do so only after it has written the
+        checkpoint, so a resumed training would lack a step.
+        """
+        optimizer = self._optimizer()
+        if self.recipe.schedule == "plateau":
+            self._plateau = ReduceLROnPlateau(optimizer, patience=PLATEAU_PATIENCE)
+            if self._plateau_state is not None:
+                self._plateau.load_state_dict(self._plateau_state)
+            return optimizer
+        schedule = LambdaLR(optimizer, lambda step: cosine(step, self.budget.steps, self.recipe.warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._plateau is not None:
+            checkpoint["plateau"] = self._plateau.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._plateau_state = checkpoint.get("plateau")  # its optimiser is created later
+
+    def _optimizer(self) -> Optimizer:
+        """Create the optimiser; weight decay excludes biases, normalisation scales, tokens and position embeddings."""
+        excluded = {
+            f"{path}.{name}"
+            for path, module in self.model.named_modules()
+            if hasattr(module, "no_weight_decay")
+            for name in module.no_weight_decay()
+        }
+        decayed: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, value in self.model.named_parameters():
+            (decayed if value.ndim > 1 and name not in excluded else others).append(value)
+        groups = [
+            {"params": decayed, "weight_decay": self.recipe.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        return (AdamW if self.recipe.optimiser == "adamw" else Adam)(groups, lr=self.recipe.lr)
+
+
+class BagTraining(ClassifierTraining):
+    """Classifier training whose samples are bags (see `bags`)."""
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Return the bags' logits [bags]; in training, at most `recipe.batch` tiles get a gradient."""
+        assert batch.bag is not None, "a batch of bags has the bag of each tile"
+        bags, most = len(batch.labels), self.recipe.batch
+        if not self.training:
+            return log_sum_exp(self._evaluate(batch.tiles), batch.bag, bags)
+        if len(batch.tiles) <= most:
+            return log_sum_exp(self.model.logits(batch.tiles), batch.bag, bags)
+        self.model.eval()  # normalisation as on the line; its averages do not change
+        logits = self._evaluate(batch.tiles)
+        self.model.train()
+        drawn = draw_tiles(logits, batch.bag, bags, most)
+        return log_sum_exp(logits.index_put((drawn,), self.model.logits(batch.tiles[drawn])), batch.bag, bags)
+
+    @torch.no_grad()
+    def _evaluate(self, tiles: Tensor) -> Tensor:
+        """Return the tiles' logits [N] without gradient, in batches of at most max(`recipe.batch`, 64) tiles."""
+        return torch.cat([self.model.logits(part) for part in torch.split(tiles, max(self.recipe.batch, 64))])
+
+
+def reduce_decision(trainer: lightning.Trainer, decision: bool, *, by_all: bool) -> bool:
+    """Combine the decisions of all devices: a device that stopped alone would leave the others waiting.
+
+    Args:
+        by_all: whether all must agree; otherwise one is enough.
+    """
+    if trainer.world_size == 1:
+        return decision
+    return trainer.strategy.reduce_boolean_decision(decision, all=by_all)
+
+
+def merit(chosen: Tensor, loss: Tensor) -> Tensor:
+    """Return the figure that the best checkpoint maximises: the chosen metric to three digits, then a lower loss.
+
+    With few defective tiles, average precision and accuracy soon reach 1 and no longer distinguish checkpoints.
+    """
+    return chosen.round(decimals=3) - 1e-4 * loss.clamp(0, 1)
+
+
+COLUMNS = (
+    "step", "lr", "train_loss", "val_loss", "val_ap", "val_auroc", "val_accuracy", "val_majority_share",
+)  # fmt: skip
+
+
+class MetricsTable(Callback):
+    """Writes a row per validation. A training that resumes at a step drops the rows of later steps."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        self._write([row for row in read_metrics(self._file) if row["step"] <= trainer.global_step])
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        train_loss: Any = pl_module.train_loss
+        mean_train_loss = float(train_loss.compute())  # a reduction over all devices, so each must call it
+        train_loss.reset()
+        if not trainer.is_global_zero:
+            return
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        values |= {
+            "step": trainer.global_step,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train_loss": mean_train_loss,
+        }
+        self._write([*read_metrics(self._file), {name: values[name] for name in COLUMNS}])
+        for logger in trainer.loggers:  # Lightning itself logs the metrics of validation
+            logger.log_metrics({name: values[name] for name in ("lr", "train_loss")}, step=trainer.global_step)
+
+    def _write(self, rows: list[dict[str, float]]) -> None:
+        write_atomically(self._file, lambda path: _write_table(path, rows))
+
+
+def _write_table(file: Path, rows: list[dict[str, float]]) -> None:
+    with file.open("w", newline="") as lines:
+        table = csv.DictWriter(lines, COLUMNS)
+        table.writeheader()
+        table.writerows(rows)
+
+
+def read_metrics(file: Path) -> list[dict[str, float]]:
+    """Read the rows of a metrics table; return none if there is no such file."""
+    if not file.exists():
+        return []
+    with file.open(newline="") as lines:
+        return [
+            {name: int(value) if name == "step" else float(value) for name, value in row.items()}
+            for row in csv.DictReader(lines)
+        ]
+
+
+class Stopwatch(Callback):
+    """Counts tiles and seconds of training; checkpoints store the counts, so a resumed training continues them.
+
+    The throughput excludes validations and the first step after each start, which is slower than the others.
+    """
+
+    def __init__(self) -> None:
+        self._tiles, self._training_s, self._earlier_s = 0, 0.0, 0.0
+        self._started, self._mark = time.monotonic(), float("nan")
+
+    @property
+    def tiles_per_s(self) -> float | None:
+        return self._tiles / self._training_s if self._training_s else None
+
+    @property
+    def seconds(self) -> float:
+        return self._earlier_s + time.monotonic() - self._started
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        if now > self._mark:  # false while the mark is NaN: there is no earlier step to compare with
+            # Of bags, count only tiles with a gradient: the others were only evaluated.
+            training: Any = pl_module
+            self._tiles += min(len(batch.tiles), training.recipe.batch) * trainer.world_size
+            self._training_s += now - self._mark
+        self._mark = now
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._mark = float("nan")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._mark = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"tiles": self._tiles, "training_s": self._training_s, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._tiles, self._training_s = state_dict["tiles"], state_dict["training_s"]
+        self._earlier_s = state_dict["seconds"]
+
+
+class GracefulStop(Callback):
+    """On Ctrl-C or SIGTERM, writes a checkpoint and ends before the next step, so that no update is left half done.
+
+    A second signal ends the training at once; it can then be resumed from the previous checkpoint. Use it as a context
+    manager around the training.
+    """
+
+    def __init__(self, checkpoint: Path, how_to_resume: str) -> None:
+        self._checkpoint, self._how_to_resume = checkpoint, how_to_resume
+        self._is_stopping = False
+
+    def __enter__(self) -> "GracefulStop":
+        self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._is_stopping:
+            raise Interrupted(f"stopped at once; its last checkpoint can be resumed: {self._how_to_resume}")
+        self._is_stopping = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning has set its own handler by now, which exits with code 0.
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if reduce_decision(trainer, self._is_stopping, by_all=False):
+            trainer.save_checkpoint(self._checkpoint)
+            raise Interrupted(f"stopped after step {trainer.global_step} of {trainer.max_steps}; {self._how_to_resume}")
+
+
+def make_logger(config: LoggerConfig, run: Path, hyperparameters: dict[str, Any]) -> Logger | None:
+    """Create the configured logger; return None for "csv", as the table of metrics is always written.
+
+    Args:
+        run: the run's folder; it names the logged run and stores its id, so that a resumed training continues it.
+        hyperparameters: the configuration of the training.
+    Raises:
+        MissingExtraError: the package wandb is not installed.
+        TrainingError: the logger cannot start: no key, no network or no disk space.
+    """
+    if config.name == "csv":
+        return None
+    require_extra("wandb")
+    import wandb
+    from lightning.pytorch.loggers import WandbLogger
+
+    os.environ.setdefault("WANDB_SILENT", "true")  # heatline reports progress and errors itself
+    os.environ.setdefault("WANDB_CONSOLE", "off")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        identity = run / "wandb-id.txt"
+        if not identity.exists():
+            identity.write_text(uuid.uuid4().hex)
+        logger = WandbLogger(
+            project=config.project,
+            name=run.name,
+            id=identity.read_text(),
+            save_dir=run,
+            offline=config.mode == "offline",
+            resume="allow",
+        )
+        logger.log_hyperparams(hyperparameters)
+    except (wandb.Error, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise TrainingError(
+            f"Weights & Biases cannot log the run ({reason}); correct this, or set logger.mode=offline or logger=csv"
+        ) from error
+    return logger
+
+
+def close_logger(logger: Logger) -> None:
+    """End the logged run, so that the next training of this process starts a new one."""
+    end = getattr(getattr(logger, "experiment", None), "finish", None)
+    if end is not None:
+        end()
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts of a training, except the trainer."""
+
+    training: ClassifierTraining
+    budget: Budget
+    defective_share_of_batch: float | None
+    """Defective share of each batch; None: samples come in their natural proportion."""
+    train_batches: Callable[[Steps], IterableDataset[Batch]]
+    val_batches: Dataset[Batch]
+
+
+def assemble(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier, devices: int = 1) -> Assembly:
+    """Assemble the training of `model`, and initialise its logits to the log-odds that a tile is defective.
+
+    Args:
+        devices: number of devices; each takes a batch per step.
+    Raises:
+        TrainingError: one class is missing.
+    """
+    assembly = (_on_tiles if prepared.labelled == "tiles" else _on_pictures)(config, prepared, model, devices)
+    assembly.training.to(memory_format=torch.channels_last)
+    return assembly
+
+
+def _on_tiles(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier, devices: int) -> Assembly:
+    recipe, tiles, store = config.finetune, prepared.train, prepared.store
+    sampler = BatchSampler(tiles.defective, recipe.batch, recipe.defective_share_of_batch, config.seed)
+    budget = Budget.of(recipe, len(tiles), recipe.batch * devices)
+    model.start_from(sampler.natural_log_odds)
+    return Assembly(
+        ClassifierTraining(model, recipe, budget, sampler.shift, config.seed),
+        budget,
+        sampler.defective_share,
+        lambda steps: TrainingBatches(store, tiles, prepared.rule, sampler, recipe, steps),
+        EvaluationBatches(store, prepared.val, config.tiles.tile_px),
+    )
+
+
+def _on_pictures(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier, devices: int) -> Assembly:
+    recipe, store, tile_px = config.finetune, prepared.store, config.tiles.tile_px
+    bags = Bags.of(store, prepared.train)
+    sampler = BatchSampler(bags.defective, recipe.bags, recipe.defective_share_of_batch, config.seed)
+    budget = Budget.of(recipe, len(bags), recipe.bags * devices)
+    model.start_from(sampler.natural_log_odds - math.log(bags.sizes.mean()))  # a bag's odds are the sum of its tiles'
+    return Assembly(
+        BagTraining(model, recipe, budget, sampler.shift, config.seed),
+        budget,
+        sampler.defective_share,
+        lambda steps: TrainingBags(store, bags, tile_px, sampler, recipe, steps),
+        EvaluationBags(store, Bags.of(store, prepared.val), tile_px),
+    )
 
 
 def train_whole_network(

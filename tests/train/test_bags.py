@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from heatline.train.assemble import assemble
-from heatline.train.bags import Bags, EvaluationBags, TrainingBags, draw_tiles, log_sum_exp
+from heatline.train.batches import Bags, EvaluationBags, TrainingBags, draw_tiles, log_sum_exp
 from heatline.train.compose import compose
 from heatline.train.config import TrainConfig
 from heatline.train.fit import fit
@@ -19,6 +18,7 @@ from heatline.train.models.build import build_model
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.prepare import Prepared, prepare
 from heatline.train.run import load_run
+from heatline.train.whole_network import assemble
 from tests.train.blobs import draw_blobs
 from tests.train.trained import NAMED_SPLIT, SMALL
 

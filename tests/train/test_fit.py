@@ -22,18 +22,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heatline.edge.errors import ConfigError, HeatlineError, InputError, Interrupted, TrainingError
-from heatline.train.callbacks import COLUMNS, MetricsTable, read_metrics
-from heatline.train.classifier import Budget, merit
+from heatline.train.batches import BatchSampler, cosine
 from heatline.train.compose import compose
 from heatline.train.config import RecipeConfig, TrainConfig
 from heatline.train.fit import fit
-from heatline.train.loggers import make_logger
 from heatline.train.precision import choose_precision
 from heatline.train.provenance import Provenance
 from heatline.train.run import RunFolder, load_run
-from heatline.train.sampling import BatchSampler
-from heatline.train.schedule import cosine
-from heatline.train.whole_network import _steps
+from heatline.train.whole_network import COLUMNS, Budget, MetricsTable, _steps, make_logger, merit, read_metrics
 from tests.command import HEATLINE, complaint, heatline
 from tests.train.blobs import draw_blobs, sort_tiles, write_labels
 from tests.train.trained import NAMED_SPLIT, SMALL
@@ -134,7 +130,7 @@ DRAW_OR_DIE = """
 import os, signal, sys
 from heatline.train.compose import compose
 from heatline.train.fit import fit
-from heatline.train.sampling import BatchSampler
+from heatline.train.batches import BatchSampler
 
 draw, killed_at = BatchSampler.draw, int(sys.argv[1])
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from heatline.train.dense.cross_validation import divide_groups
 from heatline.train.dense.tiles import LabelKind
-from heatline.train.folds import assign_folds
+from heatline.train.readers.labelled import assign_folds
 from tests.train.dense.small import recipe_with, tiles_of
 
 seeds = st.integers(0, 2**32 - 1)

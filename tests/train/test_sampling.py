@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from heatline.edge.errors import TrainingError
-from heatline.train.sampling import BatchSampler
+from heatline.train.batches import BatchSampler
 
 
 def labels(defective: int, good: int) -> NDArray[np.bool_]:

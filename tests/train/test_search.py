@@ -20,13 +20,13 @@ import pytest
 from optuna.trial import TrialState
 
 from heatline.edge.errors import ConfigError, Interrupted, TrainingError
-from heatline.train.callbacks import read_metrics
+from heatline.train.batches import BatchSampler
 from heatline.train.compose import compose, read_config
 from heatline.train.run import RunFolder
-from heatline.train.sampling import BatchSampler
 from heatline.train.search.config import SearchConfig
 from heatline.train.search.report import SearchReport
 from heatline.train.search.search import GRACE_S, hide_password, open_study, run_trials, search, using_storage
+from heatline.train.whole_network import read_metrics
 from tests.command import heatline
 from tests.train.blobs import draw_blobs
 from tests.train.trained import NAMED_SPLIT, SMALL

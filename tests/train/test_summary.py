@@ -11,16 +11,7 @@ import numpy as np
 import pytest
 
 from heatline.edge.errors import InputError
-from heatline.train.contact_sheet import (
-    GAP_PX,
-    HEADING_PX,
-    HIGHEST_ROW_PX,
-    LONGEST_ASPECT,
-    OUTLINE_RGB,
-    SHEET_PX,
-    TITLE_PX,
-    write_contact_sheet,
-)
+from heatline.train.contact_sheet import CELL_WH, COLUMNS, GAP_PX, OUTLINE_RGB, TITLE_PX, write_contact_sheet
 from heatline.train.discovery import discover
 from heatline.train.frames import FrameStore
 from heatline.train.readers import read_folder
@@ -150,10 +141,9 @@ def test_colour_formats_are_reported_as_they_are_stored(tmp_path: Path) -> None:
     cv2.imwrite(str(images / "deep_colour.png"), np.full((30, 40, 3), 900, np.uint16))
     cv2.imwrite(str(images / "colour.jpg"), np.full((30, 40, 3), (9, 90, 200), np.uint8))
     cv2.imwrite(str(images / "alpha.png"), np.full((30, 40, 4), (9, 90, 200, 7), np.uint8))
-    cv2.imwrite(str(images / "bit.png"), np.full((30, 40), 255, np.uint8), [cv2.IMWRITE_PNG_BILEVEL, 1])
     write_labels(folder, [(file.name, "defective", file.stem) for file in images.iterdir()])
     assert summarise_folder(folder, ReadingOptions()).colours == {
-        "grey": 1, "16-bit grey": 1, "16-bit colour": 1, "colour": 1, "colour with alpha": 1, "1-bit grey": 1,
+        "grey": 1, "16-bit grey": 1, "16-bit colour": 1, "colour": 1, "colour with alpha": 1,
     }  # fmt: skip
 
 
@@ -270,36 +260,29 @@ def test_a_contact_sheet_outlines_defects_and_skips_unusable_pictures(tmp_path: 
     show(str(folder), "--picture", str(tmp_path / "sheet.png"))
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet is not None
-    columns = [3, 4, 4]  # seven defective pictures of 150x200 px in two rows, and four good ones
-    heights = [round((SHEET_PX - GAP_PX * (each + 1)) / (each * 200 / 150)) for each in columns]
-    assert sheet.shape == (2 * HEADING_PX + sum(TITLE_PX + GAP_PX + height for height in heights), SHEET_PX, 3)
+    assert sheet.shape == (3 * (TITLE_PX + CELL_WH[1] + GAP_PX), COLUMNS * (CELL_WH[0] + GAP_PX), 3)
     outlined = (sheet == OUTLINE_RGB[::-1]).all(axis=2)
-    top, cells = HEADING_PX, []
-    for each, height in zip(columns, heights, strict=True):
-        row = outlined[top : top + TITLE_PX + height]
-        cells += [bool(cell.any()) for cell in np.array_split(row, each, axis=1)]
-        top += TITLE_PX + height + GAP_PX + (HEADING_PX if len(cells) == 7 else 0)
-    assert cells == [True] * 7 + [False] * 4
+    cells = [cell.any() for row in np.array_split(outlined, 3) for cell in np.array_split(row, COLUMNS, axis=1)]
+    assert cells == [True] * 7 + [False] * 5, "seven defective pictures, then four good ones"
     with pytest.raises(InputError, match="cannot be written"):
         write_contact_sheet(tmp_path / "no" / "sheet.png", read_folder(folder).images)
     with pytest.raises(InputError, match="no picture can be used"):
         write_contact_sheet(tmp_path / "sheet.png", read_folder(folder).images[:1])
 
 
-def test_a_long_picture_is_cut_around_its_annotation_and_an_outline_shows_on_its_own_colour(tmp_path: Path) -> None:
+def test_a_long_picture_fits_its_place_and_an_outline_shows_on_its_own_colour(tmp_path: Path) -> None:
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
     picture, mask = np.full((2000, 100, 3), OUTLINE_RGB[::-1], np.uint8), np.zeros((2000, 100), np.uint8)
-    mask[1900:1910, 40:60] = 255
+    mask[1500:1510, 40:60] = 255
     cv2.imwrite(str(tmp_path / "images" / "long.png"), picture)
     cv2.imwrite(str(tmp_path / "masks" / "long.png"), mask)
     write_contact_sheet(tmp_path / "sheet.png", read_folder(tmp_path).images)
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet is not None
-    shown = sheet[HEADING_PX + TITLE_PX : -GAP_PX, GAP_PX : GAP_PX + round(HIGHEST_ROW_PX / LONGEST_ASPECT)]
-    assert shown.shape[0] == HIGHEST_ROW_PX
-    dark = np.flatnonzero((shown < 100).all(axis=2).any(axis=1)) / HIGHEST_ROW_PX
-    assert 0.7 < dark.min() < dark.max() < 0.8, "of the last 400 px that are shown, 1900 is at three quarters"
+    shown = sheet[TITLE_PX : TITLE_PX + CELL_WH[1], : round(100 * CELL_WH[1] / 2000)]
+    dark = np.flatnonzero((shown < 100).all(axis=2).any(axis=1)) / CELL_WH[1]
+    assert 0.7 < dark.min() < dark.max() < 0.8, "1500 of 2000 px is at three quarters"
 
 
 @pytest.mark.parametrize(

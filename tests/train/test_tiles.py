@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError, TrainingError
 from heatline.edge.geometry import TileGrid
-from heatline.train.augment import augment
-from heatline.train.batches import EvaluationBatches, TrainingBatches
+from heatline.train.batches import BatchSampler, EvaluationBatches, TrainingBatches, augment
 from heatline.train.compose import compose
 from heatline.train.config import AugmentConfig, RecipeConfig
 from heatline.train.frames import FrameStore, delete_frames
 from heatline.train.readers import LabelledImage, read_folder
 from heatline.train.readers.per_picture import MaskPng
-from heatline.train.sampling import BatchSampler
 from heatline.train.tiles import TileRule, TileTable, grid_tiles
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles
 

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.train.augment import augment, rotate
+from heatline.train.batches import augment, rotate
 from heatline.train.config import AugmentConfig, DenseRecipeConfig
 from heatline.train.dense.tiles import DenseTiles, LabelKind, defective_share
 from heatline.train.features.cache import key_of

@@ -17,9 +17,9 @@ from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.samples import MARKED, Samples
 from heatline.train.dense.tiles import DenseTiles, LabelKind
 from heatline.train.features.cache import Features
-from heatline.train.folds import assign_folds
 from heatline.train.models.dense import TOP_CELLS, DenseClassifier, DenseHead, FineTuned, LaterStages
 from heatline.train.models.explained import EVIDENCE_SHARE
+from heatline.train.readers.labelled import assign_folds
 
 ROWS_AT_A_TIME = 1_000
 """Maps that are processed in float32 at once."""

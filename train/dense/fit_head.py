@@ -13,14 +13,13 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from heatline.edge.errors import DivergedError
-from heatline.train.bags import log_sum_exp
+from heatline.train.batches import cosine, log_sum_exp
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.samples import Draw, Sampler, Samples
 from heatline.train.dense.tiles import LabelKind
 from heatline.train.features.cache import Features
 from heatline.train.models.dense import TOP_CELLS, DenseHead, FineTuned
 from heatline.train.models.explained import MOST_CELLS, Novelty, Prototypes, concatenate_cells, pool
-from heatline.train.schedule import cosine
 
 POSITIVE_WEIGHT = 0.25
 """Weight of positives in the cross-entropy of tiles and bags; good tiles have the rest."""

@@ -12,7 +12,7 @@ from heatline.edge.cluster import check_same_version
 from heatline.edge.errors import HeatlineError
 from heatline.edge.util.text import format_count
 from heatline.train.config import TrainConfig
-from heatline.train.locks import lock_file
+from heatline.train.files import lock_file
 from heatline.train.run import RunFolder
 
 

@@ -11,9 +11,9 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from heatline.train.compose import encode_yaml
 from heatline.train.files import write_atomically
 from heatline.train.search.config import SearchConfig
-from heatline.train.yaml_text import encode_yaml
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 

@@ -31,8 +31,8 @@ from heatline.edge.errors import ConfigError, DivergedError, Interrupted, Traini
 from heatline.edge.util.text import format_count, utf8_safe
 from heatline.train.compose import compose, with_recipe
 from heatline.train.config import TrainConfig
+from heatline.train.files import lock_file
 from heatline.train.fit import fit
-from heatline.train.locks import lock_file
 from heatline.train.run import RunFolder, read_data, split_data
 from heatline.train.search.config import SearchConfig, parse
 from heatline.train.search.report import FINISHED, SearchReport, best_of, make_report, trial_rows

@@ -17,15 +17,14 @@ import msgspec
 
 from heatline.edge.errors import ConfigError, HeatlineError, InputError, Interrupted, TrainingError, WeightsError
 from heatline.edge.util.text import encode_json
-from heatline.train.callbacks import read_metrics
 from heatline.train.compose import compose, read_config
 from heatline.train.evaluation.result import FILE, SCHEMA, read_evaluation
-from heatline.train.files import write_atomically
+from heatline.train.files import is_locked, lock_file, write_atomically
 from heatline.train.fit import fit
-from heatline.train.locks import is_locked, lock_file
 from heatline.train.progress import tracked
 from heatline.train.run import RunFolder
 from heatline.train.study.plan import AUTO, Plan, Run
+from heatline.train.whole_network import read_metrics
 
 logger = logging.getLogger(__name__)
 
