@@ -2,24 +2,14 @@
 killed; a camera is opened once in its life.
 """
 
-import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Mapping
-from typing import Generic, TypeVar
 
-from heatline.edge.errors import CameraError, last_line
-from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.errors import CameraError
+from heatline.edge.frames import BadFrame, Frame
 from heatline.edge.util.channel import Message
-from heatline.edge.util.process import NamedThread
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-CLOSE_WITHIN_SECONDS = 1.0
-"""After this time, a read that hangs is left to its own timeout."""
 
 
 class EndOfFrames(Exception):
@@ -120,86 +110,3 @@ class Pace:
             self._first_due = time.monotonic()
         wait_s = self._first_due + before / self._rate_fps - time.monotonic()
         return not self._interrupted.wait(min(max(wait_s, 0.0), timeout_s)) and wait_s <= timeout_s
-
-
-# Cameras that send without request.
-
-
-class StreamSource(FrameSource, Generic[T]):
-    """A camera that sends without request: a thread receives its pictures, and `grab` shows the newest one. Pictures
-    that newer ones replaced are reported as one run of `overload`.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self._changed = threading.Condition()
-        self._waiting: deque[tuple[Stamp, T] | Stamp] = deque()
-        """The newest picture is the last; a stamp alone is that of a run of pictures that were replaced."""
-        self._keeps_first = False
-        """Whether the first picture follows a run that was reported. It cannot be replaced, or a slow reader would get
-        reports of losses only."""
-        self._end: str | None = None
-        """Why no more pictures come."""
-        self._receiver: NamedThread | None = None
-
-    @abstractmethod
-    def _receive(self) -> str:
-        """Put pictures, on a thread of its own, until they end or `interrupted` is set; then close their source and
-        return the reason of the end.
-        """
-
-    @abstractmethod
-    def _to_frame(self, stamp: Stamp, picture: T) -> Frame | BadFrame:
-        """Convert a picture that is shown."""
-
-    def start(self, source: str) -> None:
-        """Start to receive from a source with this description."""
-        self._receiver = NamedThread(f"receive {self.name}", self._run, source)
-        self._receiver.start()
-
-    def put(self, stamp: Stamp, picture: T) -> None:
-        """Store a picture that was received; it replaces the one before if that was not taken."""
-        with self._changed:
-            if len(self._waiting) > self._keeps_first:
-                lost = self._waiting.pop()
-                run = lost[0] if isinstance(lost, tuple) else lost
-                if self._waiting and isinstance(before := self._waiting[-1], Stamp):
-                    self._waiting.pop()
-                    run = before.extended_to(run)
-                self._waiting.append(run)
-            self._waiting.append((stamp, picture))
-            self._changed.notify_all()
-
-    def grab(self, timeout_s: float) -> Frame | BadFrame | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self.interrupted.is_set() or self._waiting or self._end, timeout_s)
-            if self.interrupted.is_set() or not (self._waiting or self._end):
-                return None
-            if not self._waiting:
-                raise CameraError(self._end)
-            item = self._waiting.popleft()
-            self._keeps_first = isinstance(item, Stamp)
-        if isinstance(item, Stamp):
-            detail = "newer frames came before these were taken; have the camera send fewer or smaller ones"
-            return BadFrame(item, "overload", detail, "dropped")
-        return self._to_frame(*item)
-
-    def interrupt(self) -> None:
-        with self._changed:
-            self.interrupted.set()
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        self.interrupt()
-        if self._receiver is not None:
-            self._receiver.join(CLOSE_WITHIN_SECONDS)
-
-    def _run(self, source: str) -> None:
-        try:
-            reason = self._receive()
-        except Exception as error:
-            logger.exception("%s could not be received", source)
-            reason = f"broke off ({last_line(error)}); see the log"
-        with self._changed:
-            self._end = f"camera {self.name}: {source} {reason}"
-            self._changed.notify_all()

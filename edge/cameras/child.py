@@ -66,8 +66,8 @@ SOURCES: dict[type[CameraSettings], tuple[str, str]] = {
     VideoSettings: ("files", "VideoCamera"),
     PatternSettings: ("pattern", "PatternCamera"),
     GenicamSettings: ("genicam", "GenicamCamera"),
-    V4l2Settings: ("v4l2", "V4l2Camera"),
-    RtspSettings: ("rtsp", "RtspCamera"),
+    V4l2Settings: ("streams", "V4l2Camera"),
+    RtspSettings: ("streams", "RtspCamera"),
 }
 """Module and class of each kind of camera."""
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from heatline.edge.cameras.rtsp import RtspCamera
 from heatline.edge.cameras.settings import RtspSettings
+from heatline.edge.cameras.streams import RtspCamera
 from heatline.edge.errors import CameraError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame
 from tests.edge.rtsp_server import BLUE, FPS, GREEN, HEIGHT, RED, WIDTH, RtspServer, rtsp_server

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.cameras.base import Opened, StreamSource
+from heatline.edge.cameras.base import Opened
+from heatline.edge.cameras.streams import StreamSource
 from heatline.edge.errors import CameraError
 from heatline.edge.frames import BadFrame, Frame, Stamp
 from tests.edge.supervised import WITHIN_SECONDS, in_thread

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from heatline.edge.cameras.settings import V4l2Settings
-from heatline.edge.cameras.v4l2 import V4l2Camera
+from heatline.edge.cameras.streams import V4l2Camera
 from heatline.edge.errors import CameraError
 from heatline.edge.frames import Frame
 from tests.edge.supervised import WITHIN_SECONDS, in_thread
@@ -26,7 +26,7 @@ class Device:
             cv2.CAP_PROP_FPS: 30.0, cv2.CAP_PROP_POS_MSEC: 0.0,
         }  # fmt: skip
         self.refuses = {cv2.CAP_PROP_GAIN}
-        self.released = threading.Event()
+        self.reads, self.released = threading.Event(), threading.Event()
         self._frames = threading.Condition()
         self._ready: list[float | None] = []
 
@@ -53,6 +53,7 @@ class Device:
         return self.has[which]
 
     def read(self) -> tuple[bool, np.ndarray | None]:
+        self.reads.set()
         with self._frames:
             self._frames.wait_for(lambda: self._ready)
             at_ms = self._ready.pop(0)
@@ -74,7 +75,7 @@ class Device:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     device = Device()
-    monkeypatch.setattr("heatline.edge.cameras.v4l2.cv2.VideoCapture", device)
+    monkeypatch.setattr("heatline.edge.cameras.streams.cv2.VideoCapture", device)
     return device
 
 
@@ -101,7 +102,7 @@ def test_a_device_that_the_system_does_not_open_is_reported_with_the_reason(monk
     def refuse(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("heatline.edge.cameras.v4l2.os.open", refuse)  # root may open everything
+    monkeypatch.setattr("heatline.edge.cameras.streams.os.open", refuse)  # root may open everything
     with pytest.raises(CameraError, match=r"/dev/null cannot be opened \(Permission denied\); .* to the group"):
         camera_on().open()
 
@@ -178,9 +179,10 @@ def test_a_read_that_fails_is_a_camera_error_after_the_frames_before_it(device: 
 def test_a_camera_can_be_interrupted_and_closed_while_its_read_hangs(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("heatline.edge.cameras.base.CLOSE_WITHIN_SECONDS", 0.05)
+    monkeypatch.setattr("heatline.edge.cameras.streams.CLOSE_WITHIN_SECONDS", 0.05)
     camera, came = camera_on(), list[object]()
     camera.open()
+    assert device.reads.wait(WITHIN_SECONDS)
     assert camera.grab(0.0) is None
     thread = in_thread(lambda: came.append(camera.grab(3600.0)))
     camera.interrupt()
