@@ -35,6 +35,13 @@ HIGHEST_SOCKET_BUFFER = Path("/proc/sys/net/core/rmem_max")
 MAX_STRAY_BUFFERS: Final = 50
 """Limit for packets that belong to no frame: late test packets are few; compressed video is nothing else."""
 
+_NUMBERS: Final = (
+    ("exposure_us", "exposure_time", "ExposureAuto=Off"),
+    ("gain_db", "gain", "GainAuto=Off"),
+    ("rate_fps", "frame_rate", "AcquisitionFrameRateEnable=true"),
+)
+"""Numbers that are set, in this order: key, name in the library, and what must be set before."""
+
 GVSP_CONFIGURATION: Final = 0x0960
 """GigE Vision bootstrap register; bit 1 from the left is set if frame ids have 64 bits."""
 IDS_HAVE_64_BITS: Final = 0x4000_0000
@@ -311,21 +318,18 @@ class GenicamCamera(FrameSource):
         settings, camera = self._settings, self._camera
         with contextlib.suppress(AravisError):  # an earlier application may have left it running
             aravis.camera_stop_acquisition(camera)
-        if aravis.camera_is_feature_available(camera, "AcquisitionMode"):
-            aravis.camera_set_string(camera, "AcquisitionMode", "Continuous")
+        with contextlib.suppress(AravisError):  # not all cameras have this feature
+            aravis.device_set_features_from_string(self._device, "AcquisitionMode=Continuous")
         pixel_format = self._set_pixel_format()
         if settings.region is not None:
             self._set_region(*settings.region)
         self._set_trigger()
-        if settings.exposure_us is not None:
-            tolerance = 0.05 * settings.exposure_us
-            self._set_number("exposure_us", settings.exposure_us, "exposure_time", tolerance, "ExposureAuto")
-        if settings.gain_db is not None:
-            self._set_number("gain_db", settings.gain_db, "gain", 0.5, "GainAuto")
-        if settings.rate_fps is not None and settings.trigger == "free":
-            with contextlib.suppress(AravisError):  # enables the rate; not all cameras have this feature
-                aravis.camera_set_boolean(camera, "AcquisitionFrameRateEnable", True)
-            self._set_number("rate_fps", settings.rate_fps, "frame_rate", 0.05 * settings.rate_fps)
+        for key, feature, before in _NUMBERS:
+            requested: float | None = getattr(settings, key)
+            if requested is not None and (key != "rate_fps" or settings.trigger == "free"):
+                with contextlib.suppress(AravisError):  # not all cameras have this feature
+                    aravis.device_set_features_from_string(self._device, before)
+                self._set_number(key, requested, feature)
         if settings.chunks:
             self._set_chunks(settings.chunks)
         return pixel_format
@@ -383,25 +387,23 @@ class GenicamCamera(FrameSource):
         with self._naming("trigger", source):
             aravis.camera_set_trigger(camera, source)
 
-    def _set_number(self, key: str, requested: float, feature: str, tolerance: float, automatic: str = "") -> None:
-        """Set a number, and check that the camera has accepted it.
+    def _set_number(self, key: str, requested: float, feature: str) -> None:
+        """Set a number, and check that the camera has accepted it, but for rounding.
 
         Args:
             feature: its name in the library.
-            tolerance: largest rounding error of the camera.
-            automatic: a feature that would override the setting; it is switched off.
         """
-        camera = self._camera
+        camera, tolerance = self._camera, 0.5 if feature == "gain" else 0.05 * requested
         if not getattr(aravis, f"camera_is_{feature}_available")(camera):
             raise self._error(f"it has no feature for {key}; leave {key} out")
         with self._naming(key, requested):
-            if automatic and aravis.camera_is_feature_available(camera, automatic):
-                aravis.camera_set_string(camera, automatic, "Off")
             bounds = getattr(aravis, f"camera_get_{feature}_bounds")
             low, high = aravis.outputs(bounds, camera, c_double, c_double)
             if low <= requested <= high:
                 if feature == "gain" and requested < 0 and aravis.camera_is_feature_available(camera, "Gain"):
-                    aravis.camera_set_float(camera, "Gain", requested)  # Aravis itself sets none below 0 dB
+                    aravis.device_set_features_from_string(
+                        self._device, f"Gain={requested}"
+                    )  # Aravis sets none below 0
                 else:
                     getattr(aravis, f"camera_set_{feature}")(camera, requested)
             accepted = getattr(aravis, f"camera_get_{feature}")(camera)

@@ -413,10 +413,9 @@ class SupervisedCamera:
         if self._interrupted:
             self._intake.give_up(detail)
             self._intake.refuse_all("stopping", "the line is stopping")
-            for reconfiguration in (self._reconfiguring, self._requested):
-                if reconfiguration is not None:
-                    reconfiguration.on_opened("the line is stopping")
-            self._reconfiguring = self._requested = None
+            self._end_reconfiguration("the line is stopping")
+            self._reconfiguring, self._requested = self._requested, None
+            self._end_reconfiguration("the line is stopping")
 
     def _begin_reconfiguration(self) -> None:
         requested, self._requested = self._requested, None
