@@ -5,7 +5,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from enum import IntEnum
 from typing import Literal, Self, TypeVar
 
 from heatline.edge.config import LineConfig, load_config
@@ -22,20 +21,8 @@ VERDICTS = "verdict."
 """Prefix of the topics of results."""
 
 
-class Evaluation(IntEnum):
-    """ResultEvaluationEnum of OPC 40001-101, Machinery Result Transfer 1.01."""
-
-    UNDEFINED = 0
-    OK = 1
-    NOT_OK = 2
-    NOT_DECIDABLE = 3
-
-
-EVALUATIONS: dict[Verdict, Evaluation] = {
-    "GOOD": Evaluation.OK,
-    "DEFECT": Evaluation.NOT_OK,
-    "NO_VERDICT": Evaluation.NOT_DECIDABLE,
-}
+EVALUATIONS: dict[Verdict, int] = {"GOOD": 1, "DEFECT": 2, "NO_VERDICT": 3}
+"""ResultEvaluationEnum of OPC 40001-101, Machinery Result Transfer 1.01: OK, NotOK, NotDecidable. 0 is Undefined."""
 
 
 def load_with_table(line: str, table: Literal["mqtt", "opcua", "modbus"]) -> LineConfig:

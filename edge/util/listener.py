@@ -133,14 +133,6 @@ class Listener(socket.socket):
             if not was_at_work:
                 self._make_room_for(client)
 
-    def left(self, transport: asyncio.BaseTransport) -> None:
-        """Note that a client is no longer at work, although it is still connected."""
-        client = self._clients.get(transport.get_extra_info("peername"))
-        if client is not None and client.requested_s is not None:
-            client.requested_s = None
-            self._wait(client)
-            self._make_room_for(client)
-
     def waits(self, transport: asyncio.BaseTransport) -> None:
         """Disconnect a client whose next request is not complete within `request_within_s`."""
         client = self._clients.get(transport.get_extra_info("peername"))

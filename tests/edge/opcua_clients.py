@@ -109,9 +109,8 @@ class ServedBridge:
         client.session_timeout = 60_000
         return client
 
-    @contextlib.asynccontextmanager
-    async def connected(self, identity: Identity) -> AsyncIterator[Client]:
-        """Connect as a client with that certificate."""
+    async def secured(self, identity: Identity) -> Client:
+        """Return a client with that certificate, not connected yet."""
         client = self.client()
         client.application_uri = identity.uri
         await client.set_security(
@@ -121,7 +120,12 @@ class ServedBridge:
             server_certificate=str(self.folder / "server.der"),
             mode=ua.MessageSecurityMode.SignAndEncrypt,
         )
-        async with client:
+        return client
+
+    @contextlib.asynccontextmanager
+    async def connected(self, identity: Identity) -> AsyncIterator[Client]:
+        """Connect as a client with that certificate."""
+        async with await self.secured(identity) as client:
             yield client
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from heatline.edge.bridge.modbus.blocks import Answer, CommandRegisters, Executor, Request
 from heatline.edge.bridge.modbus.codes import Command, Outcome
-from heatline.edge.bridge.modbus.commands import Answer, CommandRegisters, Executor, Request
 from heatline.edge.bridge.modbus.registers import COMMANDS, RESPONSE, RegisterBank, register_map
 from heatline.edge.delivery.commands import CommandServer
 from heatline.edge.wire.commands import Announced, Selected, SelectRequest, Triggered, TriggerRequest, refusal
@@ -188,7 +188,7 @@ def test_commands_reach_the_line_and_its_answer_the_plc(address: str, tmp_path: 
 def test_a_line_that_takes_no_commands_or_is_not_there_is_an_outcome(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("heatline.edge.bridge.modbus.commands.TRIGGER_WITHIN_SECONDS", 0.05)
+    monkeypatch.setattr("heatline.edge.bridge.modbus.blocks.TRIGGER_WITHIN_SECONDS", 0.05)
     request = Request(Command.TRIGGER, 1, 0, None)
     assert Executor(None, PLACES).execute(request) == Answer(Outcome.NO_COMMANDS)
     assert Executor((f"ipc://{tmp_path}/nobody", None), PLACES).execute(request) == Answer(Outcome.NO_REPLY)

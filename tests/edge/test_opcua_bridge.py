@@ -315,24 +315,24 @@ def test_a_client_that_closes_its_session_does_not_keep_its_connection(
         asyncio.run(run(served))
 
 
-def test_an_untrusted_client_cannot_continue_the_session_of_a_client(served: Setup) -> None:
+def test_no_other_client_can_continue_the_session_of_a_client(served: Setup) -> None:
     """asyncua numbers sessions, and would let any connection take over the session with a number."""
 
     async def run() -> None:
         async with served.bridge.connected(served.mes) as mes:
             token = mes.uaclient.protocol.authentication_token
-            untrusted = served.bridge.client()
-            await untrusted.connect_socket()
-            try:
-                await untrusted.send_hello()
-                await untrusted.open_secure_channel()
-                untrusted.uaclient.protocol.authentication_token = token
-                with pytest.raises((ua.UaError, ConnectionError)):
-                    await untrusted.uaclient.activate_session(ua.ActivateSessionParameters())
-                with pytest.raises((ua.UaError, ConnectionError)):
-                    await call(untrusted, "RecipeManagement.PrepareRecipe", "4711")
-            finally:
-                untrusted.disconnect_socket()
+            for other in (served.bridge.client(), await served.bridge.secured(served.reader)):
+                await other.connect_socket()
+                try:
+                    await other.send_hello()
+                    with pytest.raises((ua.UaError, ConnectionError)):  # noqa: PT012  (one is refused before the other)
+                        await other.open_secure_channel()
+                        other.uaclient.protocol.authentication_token = token
+                        await other.uaclient.activate_session(ua.ActivateSessionParameters())
+                    with pytest.raises((ua.UaError, ConnectionError)):
+                        await call(other, "RecipeManagement.PrepareRecipe", "4711")
+                finally:
+                    other.disconnect_socket()
             assert (await read(mes, "Line.Heartbeat"))[0] == 7
 
     asyncio.run(run())

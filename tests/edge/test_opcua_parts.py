@@ -13,12 +13,28 @@ from asyncua.crypto.security_policies import SecurityPolicyFactory, SecurityPoli
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.bridge.line import Evaluation
-from heatline.edge.bridge.opcua.address_space import EVENT_FIELDS, node_names
-from heatline.edge.bridge.opcua.certificates import REJECTED_AT_MOST, Certificates, RefusedError, fingerprint_of
+from heatline.edge.bridge.line import EVALUATIONS
+from heatline.edge.bridge.opcua.address_space import (
+    EVENT_FIELDS,
+    RESULT_CONTENT,
+    RESULT_FIELDS,
+    VisionState,
+    node_names,
+    values_of,
+    vision_state,
+)
 from heatline.edge.bridge.opcua.methods import IDS_AT_MOST, INPUTS, OUTPUTS, Error, HeldResult, HeldResults
-from heatline.edge.bridge.opcua.server import CONNECTIONS, QUEUED_EVENTS, SUBSCRIPTIONS, Clients, TrustedPolicy
-from heatline.edge.bridge.opcua.values import RESULT_CONTENT, RESULT_FIELDS, VisionState, values_of, vision_state
+from heatline.edge.bridge.opcua.server import (
+    CONNECTIONS,
+    QUEUED_EVENTS,
+    REJECTED_AT_MOST,
+    SUBSCRIPTIONS,
+    Certificates,
+    Clients,
+    RefusedError,
+    TrustedPolicy,
+    fingerprint_of,
+)
 from heatline.edge.delivery.follow import BYTES_UNACKNOWLEDGED
 from heatline.edge.errors import AccessError
 from heatline.edge.wire.events import CameraState, Handshake, VerdictEvent
@@ -90,7 +106,7 @@ def test_a_line_that_was_never_heard_is_in_error() -> None:
 
 
 def test_the_numbers_are_those_of_the_specifications() -> None:
-    assert [int(each) for each in Evaluation] == [0, 1, 2, 3]
+    assert EVALUATIONS == {"GOOD": 1, "DEFECT": 2, "NO_VERDICT": 3}
     event = DEFECT.event
     assert isinstance(event, VerdictEvent)
     values = values_of(RESULT_FIELDS, event)

@@ -5,9 +5,16 @@ import logging
 import signal
 
 from heatline.edge.bridge.line import LineState, in_thread, load_with_table
-from heatline.edge.bridge.modbus.blocks import Feed, LatestVerdicts, Mailbox, StatusBlock
+from heatline.edge.bridge.modbus.blocks import (
+    CommandRegisters,
+    Executor,
+    Feed,
+    LatestVerdicts,
+    Mailbox,
+    Request,
+    StatusBlock,
+)
 from heatline.edge.bridge.modbus.codes import IdMap
-from heatline.edge.bridge.modbus.commands import CommandRegisters, Executor, Request
 from heatline.edge.bridge.modbus.registers import RegisterBank, camera_block, register_map
 from heatline.edge.bridge.modbus.server import ModbusServer
 from heatline.edge.config import LineConfig

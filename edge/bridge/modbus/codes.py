@@ -67,62 +67,41 @@ RESULT_REASONS: Mapping[str, int] = {
 CAMERA_STATES: Mapping[str, int] = {"OPENING": 1, "LIVE": 2, "IDLE": 3, "DEAD": 4, "ENDED": 5}
 
 
-class EntryKind(IntEnum):
-    """What the mailbox shows."""
-
-    NONE = 0
-    RESULT = 1
-    LOST = 2
-    """Results were deleted before the PLC acknowledged them, or their journal was replaced."""
-    UNRECORDED = 3
-    """Results that the line could not store: they were sent live only."""
-    UNREADABLE = 4
-    """A result of a heatline that this bridge does not understand."""
-
-
-class PartIdState(IntEnum):
-    """Whether the registers hold the part id. They are 0 if they cannot hold all of it."""
-
-    NONE = 0
-    COMPLETE = 1
-    TOO_LONG = 2
-    NOT_ASCII = 3
-
-
-class Command(IntEnum):
-    """What the PLC requests."""
-
-    NONE = 0
-    TRIGGER = 1
-    SELECT = 2
-    ACKNOWLEDGE_ERROR = 3
-
-
-class Outcome(IntEnum):
-    """How a command ended. From 10 on, it failed."""
-
-    NONE = 0
-    DONE = 1
-    ANNOUNCED = 2
-    UNKNOWN_COMMAND = 10
-    UNKNOWN_CAMERA = 11
-    UNKNOWN_PRODUCT = 12
-    BAD_PART_ID = 13
-    NOT_RESET = 14
-    NO_COMMANDS = 15
-    NO_REPLY = 16
-    NO_ACCESS = 17
-    LINE_UNKNOWN_CAMERA = 20
-    LINE_UNKNOWN_PRODUCT = 21
-    LINE_NOT_TRIGGERED = 22
-    LINE_BUSY = 23
-    LINE_CAMERA_DEAD = 24
-    LINE_NO_FRAME = 25
-    LINE_UNUSABLE = 26
-    LINE_STOPPING = 27
-    LINE_FAULT = 28
-    LINE_OTHER = 29
-    """The line refuses the command for a reason that this table does not have."""
+# LOST: results were deleted before the PLC acknowledged them, or their journal was replaced. UNRECORDED: the line could
+# not store them, and sent them live only. UNREADABLE: this bridge does not understand them.
+EntryKind = IntEnum("EntryKind", {"NONE": 0, "RESULT": 1, "LOST": 2, "UNRECORDED": 3, "UNREADABLE": 4})
+"""What the mailbox shows."""
+PartIdState = IntEnum("PartIdState", {"NONE": 0, "COMPLETE": 1, "TOO_LONG": 2, "NOT_ASCII": 3})
+"""Whether the registers hold the part id. They are 0 if they cannot hold all of it."""
+Command = IntEnum("Command", {"NONE": 0, "TRIGGER": 1, "SELECT": 2, "ACKNOWLEDGE_ERROR": 3})
+"""What the PLC requests."""
+Outcome = IntEnum(
+    "Outcome",
+    {
+        "NONE": 0,
+        "DONE": 1,
+        "ANNOUNCED": 2,
+        "UNKNOWN_COMMAND": 10,
+        "UNKNOWN_CAMERA": 11,
+        "UNKNOWN_PRODUCT": 12,
+        "BAD_PART_ID": 13,
+        "NOT_RESET": 14,
+        "NO_COMMANDS": 15,
+        "NO_REPLY": 16,
+        "NO_ACCESS": 17,
+        "LINE_UNKNOWN_CAMERA": 20,
+        "LINE_UNKNOWN_PRODUCT": 21,
+        "LINE_NOT_TRIGGERED": 22,
+        "LINE_BUSY": 23,
+        "LINE_CAMERA_DEAD": 24,
+        "LINE_NO_FRAME": 25,
+        "LINE_UNUSABLE": 26,
+        "LINE_STOPPING": 27,
+        "LINE_FAULT": 28,
+        "LINE_OTHER": 29,  # for a reason that this table does not have
+    },
+)
+"""How a command ended. From 10 on, it failed; from 20 on, the line refuses it."""
 
 
 def refusal(reason: str | None) -> Outcome:

@@ -158,7 +158,7 @@ class Messages:
         payload = ResultPayload(
             id=delivered.key,
             line=self._line,
-            evaluation=int(EVALUATIONS[event.verdict]),
+            evaluation=EVALUATIONS[event.verdict],
             is_simulated=not event.acting,
             captured_at=utc(event.times.captured_at_ns),
             camera_timestamp_ns=event.times.camera_timestamp_ns,

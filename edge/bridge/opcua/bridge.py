@@ -11,11 +11,20 @@ from pathlib import Path
 from typing import Self
 
 from heatline.edge.bridge.line import VERDICTS, LineState, unjournalled_results
-from heatline.edge.bridge.opcua.address_space import RESULT_READY, RESULTS_LOST, STATE_CHANGED, AddressSpace
-from heatline.edge.bridge.opcua.certificates import Certificates, fingerprint_of
+from heatline.edge.bridge.opcua.address_space import (
+    RESULT_FIELDS,
+    RESULT_READY,
+    RESULTS_LOST,
+    STATE_CHANGED,
+    AddressSpace,
+    Counters,
+    LineNow,
+    VisionState,
+    values_of,
+    vision_state,
+)
 from heatline.edge.bridge.opcua.methods import HeldResult, HeldResults, Methods
-from heatline.edge.bridge.opcua.server import BridgeServer
-from heatline.edge.bridge.opcua.values import RESULT_FIELDS, Counters, LineNow, VisionState, values_of, vision_state
+from heatline.edge.bridge.opcua.server import BridgeServer, Certificates, fingerprint_of
 from heatline.edge.config.bridges import OpcuaConfig
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client import Commander

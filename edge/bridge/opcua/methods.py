@@ -12,9 +12,22 @@ from asyncua import ua
 from asyncua.crypto.permission_rules import User
 
 from heatline.edge.bridge.line import in_thread
-from heatline.edge.bridge.opcua.address_space import RECIPE_PREPARED, RECIPES, RESULTS, AddressSpace, Argument, Method
+from heatline.edge.bridge.opcua.address_space import (
+    RECIPE_PREPARED,
+    RECIPES,
+    RESULT_CONTENT,
+    RESULT_FIELDS,
+    RESULTS,
+    AddressSpace,
+    Argument,
+    Boolean,
+    Int32,
+    Method,
+    String,
+    UInt32,
+    Values,
+)
 from heatline.edge.bridge.opcua.server import caller
-from heatline.edge.bridge.opcua.values import RESULT_CONTENT, RESULT_FIELDS, Boolean, Int32, String, UInt32, Values
 from heatline.edge.delivery.client import Commander
 from heatline.edge.delivery.follow import BYTES_UNACKNOWLEDGED
 from heatline.edge.errors import CommandRefusedError, HeatlineError
@@ -34,18 +47,19 @@ LONGEST_PRODUCT = 64
 ANY_EVALUATION = -1
 
 
-class Error(IntEnum):
-    """`Error` of a method. As in the specifications, 0 is OK, and an application's own errors are negative."""
-
-    OK = 0
-    REFUSED = -1
-    NO_REPLY = -2
-    NO_COMMANDS = -3
-    BUSY = -4
-    UNKNOWN_RESULT = -5
-    NO_RESULT = -6
-
-
+Error = IntEnum(
+    "Error",
+    {
+        "OK": 0,
+        "REFUSED": -1,
+        "NO_REPLY": -2,
+        "NO_COMMANDS": -3,
+        "BUSY": -4,
+        "UNKNOWN_RESULT": -5,
+        "NO_RESULT": -6,
+    },
+)
+"""`Error` of a method. As in the specifications, 0 is OK, and an application's own errors are negative."""
 _RESULT: tuple[Argument, ...] = (
     *((field.name, field.kind, False) for field in (*RESULT_FIELDS, RESULT_CONTENT)),
     ("Error", Int32, False),

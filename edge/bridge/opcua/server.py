@@ -1,40 +1,64 @@
-"""An OPC UA server for clients whose certificates are allowed. asyncua's own limits bound what they can ask for."""
+"""An OPC UA server for clients whose certificates are allowed. asyncua's own limits bound what they can ask for.
 
+    FOLDER/server.der, server.key    the server's own
+    FOLDER/allowed/read/             clients that may read
+    FOLDER/allowed/command/          clients that may also acknowledge results and select products
+    FOLDER/rejected/                 clients that tried to connect
+
+Clients are allowed by their exact certificate; there are no certificate authorities. asyncua's own validator looks at
+what a client says in its session, and not at the certificate that it has proven to own.
+"""
+
+import contextlib
+import ipaddress
 import logging
+import re
+import socket
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from asyncua import Server, ua
 from asyncua.common.connection import TransportLimits
 from asyncua.crypto import uacrypto
+from asyncua.crypto.cert_gen import dump_private_key_as_pem, generate_private_key, generate_self_signed_app_certificate
 from asyncua.crypto.permission_rules import PermissionRuleset, User, UserRole
 from asyncua.crypto.security_policies import SecurityPolicyFactory, SecurityPolicyNone
 from asyncua.server.internal_server import InternalServer
+from asyncua.server.internal_session import InternalSession
 from asyncua.server.user_managers import UserManager
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from heatline.edge import __version__
-from heatline.edge.bridge.opcua.certificates import Certificates, RefusedError, fingerprint_of
 from heatline.edge.config.bridges import OpcuaConfig
-from heatline.edge.errors import DeliveryError
-from heatline.edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.errors import AccessError, DeliveryError
+from heatline.edge.keys import read_private, read_trusted, refuse_if_others_can_write, write_new
+from heatline.edge.util.rate_limited_log import FaultLog, RateLimitedLog
+from heatline.edge.util.text import on_one_line
 
 logger = logging.getLogger(__name__)
 
+Role = Literal["read", "command"]
+"""A client that may command may also read."""
+ROLES: tuple[Role, ...] = get_args(Role)
+SUFFIXES = {".der", ".cer", ".crt", ".pem"}
+VALID_DAYS = 3650
+"""Validity of the server's own certificate."""
+LARGEST_BYTES = 8192
+REJECTED_AT_MOST = 20
+"""Number of rejected certificates that are stored; the oldest are deleted."""
+SMALLEST_KEY_BITS = 2048
 CONNECTIONS = 64
 SESSION_WITHIN_SECONDS = 10.0
 """A client that has not opened a session by then is disconnected."""
-SESSION_SECONDS = 5.0, 20.0
-"""Shortest and longest silence after which a session ends, whatever the client requests."""
-PENDING_MESSAGES = 64
-"""Messages of one client that wait; a client that sends more is disconnected."""
 CHUNK_BYTES, MESSAGE_BYTES = 65535, 1 << 20
 SUBSCRIPTIONS = 40
 QUEUED_EVENTS = 1000
 """Per monitored item; the oldest are dropped."""
-UNACKNOWLEDGED_MESSAGES = 10
-"""Messages of one subscription that the client may request again."""
-LIFETIME_COUNT, KEEP_ALIVE_COUNT = 3000, 1000
 PERMITTED = frozenset(
     ua.NodeId(getattr(ua.ObjectIds, f"{name}Request_Encoding_DefaultBinary"))
     for name in (
@@ -59,8 +83,151 @@ PERMITTED = frozenset(
 )
 """Requests that a client with a session may send. No client can write: it calls methods instead."""
 
+_NOBODY = User(UserRole.Anonymous)
 caller: ContextVar[User | None] = ContextVar("caller", default=None)
 """The client whose request is executed. Its name is the fingerprint of its certificate; None: it has none."""
+
+
+class RefusedError(Exception):
+    """A client that may not connect, and why, as a sentence."""
+
+
+class Certificates:
+    """The folder of certificates. Files in it may change at any time.
+
+    Args:
+        folder: created if it does not exist.
+        line: name of the line, which becomes part of the server's own certificate.
+        host: address at which the server listens.
+    Raises:
+        AccessError: the folder cannot be used, the own certificate is damaged, or others can read the key.
+    """
+
+    def __init__(self, folder: Path, line: str, host: str) -> None:
+        self._folder, self._faults = folder, FaultLog(logger)
+        try:
+            for each in (*(folder / "allowed" / role for role in ROLES), folder / "rejected"):
+                each.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AccessError(
+                f"{folder} cannot be written ({error.strerror}); set opcua.folder to a folder of this user"
+            ) from error
+        self.key_path, self.certificate_path = folder / "server.key", folder / "server.der"
+        if not self.key_path.exists() and not self.certificate_path.exists():
+            self._make(line, host)
+        self.key, self.certificate = self._read()
+
+    @property
+    def application_uri(self) -> str:
+        """The server's name, as its certificate contains it: clients compare both."""
+        names = self.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return names.get_values_for_type(x509.UniformResourceIdentifier)[0]
+
+    def role_of(self, fingerprint: str) -> Role | None:
+        """Return the highest role of the certificate with that fingerprint; None: it is not allowed.
+
+        A file or folder that others can write allows nobody, and is logged.
+        """
+        found: Role | None = None
+        for role in ROLES:
+            folder = self._folder / "allowed" / role
+            try:
+                refuse_if_others_can_write(folder, AccessError)
+                files = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+            except (AccessError, OSError) as error:
+                self._faults.begin(f"nobody is allowed to {role}: {error}")
+                continue
+            for path in files:
+                try:
+                    if fingerprint_of(_parsed(read_trusted(path, AccessError))) == fingerprint:
+                        found = role
+                except (AccessError, ValueError) as error:
+                    self._faults.begin(f"{path} allows nobody to {role}: {error}; expected a certificate, DER or PEM")
+        return found
+
+    def require_allowed(self, der: bytes | None) -> str:
+        """Return the fingerprint of a client's certificate that may connect. Store a rejected one.
+
+        Raises:
+            RefusedError: it may not connect.
+        """
+        if not der or len(der) > LARGEST_BYTES:
+            raise RefusedError(f"it showed no certificate of at most {LARGEST_BYTES} bytes")
+        try:
+            certificate = uacrypto.x509_from_der(der)  # of a chain, the first
+            key, until = certificate.public_key(), certificate.not_valid_after_utc
+            since = certificate.not_valid_before_utc
+        except Exception as error:  # the parser raises exceptions of many kinds, all for what an untrusted client sent
+            raise RefusedError("it showed a certificate that cannot be read") from error
+        fingerprint = fingerprint_of(certificate)
+        named = f"its certificate {_common_name(certificate)!r} (sha256 {fingerprint})"
+        if self.role_of(fingerprint) is None:
+            file = self._store_rejected(certificate, fingerprint)
+            raise RefusedError(
+                f"{named} is not allowed; if the fingerprint is the client's, move {file} to "
+                f"{self._folder / 'allowed' / 'read'} or {self._folder / 'allowed' / 'command'}"
+            )
+        if not since <= datetime.now(UTC) <= until:
+            raise RefusedError(
+                f"{named} is valid from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC; check both "
+                "clocks, or make a new one at the client"
+            )
+        if not isinstance(key, rsa.RSAPublicKey) or key.key_size < SMALLEST_KEY_BITS:
+            raise RefusedError(f"{named} has no RSA key of at least {SMALLEST_KEY_BITS} bits; make a new one")
+        return fingerprint
+
+    def _store_rejected(self, certificate: x509.Certificate, fingerprint: str) -> Path:
+        folder = self._folder / "rejected"
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", _common_name(certificate))[:40].lstrip(".") or "client"
+        path = folder / f"{name}-{fingerprint[:16]}.der"
+        with contextlib.suppress(OSError):  # a full disk is not a reason to end; the log has the fingerprint
+            path.write_bytes(certificate.public_bytes(serialization.Encoding.DER))
+            for old in sorted(folder.iterdir(), key=lambda each: each.lstat().st_mtime_ns)[:-REJECTED_AT_MOST]:
+                old.unlink()
+        return path
+
+    def _make(self, line: str, host: str) -> None:
+        here = socket.gethostname()
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(f"urn:{here}:heatline:{line}")]
+        names.append(x509.DNSName(here))
+        with contextlib.suppress(ValueError):  # a host name, which other machines may not know
+            names.append(x509.IPAddress(ipaddress.ip_address(host)))
+        key = generate_private_key()
+        certificate = generate_self_signed_app_certificate(
+            key, f"heatline {line}"[:64], {}, names, [ExtendedKeyUsageOID.SERVER_AUTH], VALID_DAYS
+        )
+        write_new(self.key_path, dump_private_key_as_pem(key), 0o600, AccessError)
+        write_new(self.certificate_path, certificate.public_bytes(serialization.Encoding.DER), 0o644, AccessError)
+
+    def _read(self) -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
+        pem = read_private(self.key_path, AccessError, "the bridge's first start")
+        again = f"delete {self.key_path} and {self.certificate_path}, and the next start makes new ones"
+        try:
+            key = serialization.load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True)  # our own
+            certificate = x509.load_der_x509_certificate(self.certificate_path.read_bytes())
+        except (ValueError, TypeError, OSError) as error:
+            raise AccessError(f"the server's certificate or its key cannot be read ({error}); {again}") from error
+        if not isinstance(key, rsa.RSAPrivateKey) or key.public_key() != certificate.public_key():
+            raise AccessError(f"{self.key_path} is not the key of {self.certificate_path}; {again}")
+        return key, certificate
+
+
+def fingerprint_of(certificate: x509.Certificate) -> str:
+    """Return the sha256 of a certificate, hexadecimal."""
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def _parsed(data: bytes) -> x509.Certificate:
+    if data.startswith(b"-----"):
+        return x509.load_pem_x509_certificate(data)
+    return x509.load_der_x509_certificate(data)
+
+
+def _common_name(certificate: x509.Certificate) -> str:
+    with contextlib.suppress(ValueError):
+        for named in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
+            return on_one_line(str(named.value))[:64]
+    return "without a name"
 
 
 class Permissions(PermissionRuleset):
@@ -116,6 +283,13 @@ class TrustedPolicy(SecurityPolicyFactory):
         return super().create(peer_certificate)
 
 
+class _OneConnectionSessions(InternalServer):
+    """Ends a session with its connection: asyncua would let any client continue it that guesses its number."""
+
+    def create_session(self, name: str, user: User = _NOBODY, external: bool = False) -> InternalSession:
+        return super().create_session(name, user, external=False)
+
+
 class BridgeServer(Server):
     """An asyncua server that accepts only allowed clients.
 
@@ -125,7 +299,7 @@ class BridgeServer(Server):
 
     def __init__(self, name: str, certificates: Certificates, config: OpcuaConfig) -> None:
         self.clients = Clients(certificates, config.unprotected)
-        super().__init__(user_manager=self.clients)
+        super().__init__(_OneConnectionSessions(self.clients))
         self._certificates, self._listen = certificates, config.listen
         host, port = config.host_port
         self.socket_address = "" if host == "*" else host, port
@@ -140,11 +314,7 @@ class BridgeServer(Server):
         server = self.iserver
         server.certificate, server.private_key = certificates.certificate, certificates.key
         server.max_connections, server.max_pending_activation_seconds = CONNECTIONS, SESSION_WITHIN_SECONDS
-        server.min_session_timeout_ms, server.max_session_timeout_ms = (1000 * seconds for seconds in SESSION_SECONDS)
-        server.max_pending_messages_per_connection = PENDING_MESSAGES
         server.max_subscriptions, server.max_monitored_item_queue_size = SUBSCRIPTIONS, QUEUED_EVENTS
-        server.max_unacked_messages_per_subscription = UNACKNOWLEDGED_MESSAGES
-        server.max_lifetime_count, server.max_keep_alive_count = LIFETIME_COUNT, KEEP_ALIVE_COUNT
 
     async def prepare(self) -> None:
         """Build the standard address space."""
