@@ -187,7 +187,7 @@ class ModelGraphs:
                 else to_graphs(model, self._tile_px)
             )
         fused = self._fused[model.method]
-        graphs = {WITH_MAP: fused.for_openvino_bf16 if setting.precision == "bf16" else fused.for_openvino}
+        graphs = {WITH_MAP: fused.for_bf16 if setting.precision == "bf16" else fused.onnx}
         graphs["fused attention" if isinstance(model, RolloutClassifier) else "pooling"] = self._bare
         if isinstance(model, RolloutClassifier):
             graphs["explicit attention"] = self._attention.SerializeToString(deterministic=True)

@@ -14,9 +14,14 @@ from heatline.edge.bundle.pooling import identity_of
 from heatline.edge.errors import ExportError
 from heatline.edge.inference.engine import DIFFERENCE, FEATURES
 from heatline.edge.reference.difference import CHANNELS
-from heatline.export import onnxruntime_rollout, openvino_rollout
 from heatline.export.nodes import EXPLANATION
-from heatline.export.rollout_graph import ClassTokenRow, Rollout, append_rollout
+from heatline.export.rollout_graph import (
+    ClassTokenRow,
+    Rollout,
+    append_rollout,
+    class_token_row,
+    class_token_row_under_bf16,
+)
 from heatline.train.models.cnn import CamClassifier
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
@@ -35,14 +40,10 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Graphs:
-    """The same function for two engines: ONNX nodes that are fast in one are slow in the other."""
-
     onnx: bytes
-    """The canonical graph, optimised for ONNX Runtime."""
-    for_openvino: bytes
-    """The source of the IR in f32. It has the same bytes, except for a ViT."""
-    for_openvino_bf16: bytes
-    """The source of the IR for bf16. It is the same as for f32, except for a ViT with a discard ratio."""
+    """The canonical graph, and the source of the IR in f32."""
+    for_bf16: bytes
+    """The source of the IR for bf16. It is the same, except for a ViT with a discard ratio."""
 
 
 def to_graphs(model: ExplainedClassifier, tile_px: int) -> Graphs:
@@ -65,7 +66,7 @@ def to_graphs(model: ExplainedClassifier, tile_px: int) -> Graphs:
         graph = _export(model, tile_px, ["logit", "map"])
         _name_the_explanation(graph, model.explained_from)
     data = _finish(graph, model)
-    return Graphs(data, data, data)
+    return Graphs(data, data)
 
 
 def to_attention(model: RolloutClassifier, tile_px: int) -> onnx.ModelProto:
@@ -88,17 +89,13 @@ def with_rollout(attention: onnx.ModelProto, model: RolloutClassifier) -> Graphs
         ExportError: as in `to_graphs`.
     """
 
-    def build(class_token_row: ClassTokenRow) -> bytes:
+    def build(row: ClassTokenRow) -> bytes:
         graph = onnx.ModelProto()
         graph.CopyFrom(attention)
-        append_rollout(graph, rollout_of(model), _attentions(model), "logit", class_token_row)
+        append_rollout(graph, rollout_of(model), _attentions(model), "logit", row)
         return _finish(graph, model)
 
-    return Graphs(
-        build(onnxruntime_rollout.class_token_row),
-        build(openvino_rollout.class_token_row),
-        build(openvino_rollout.class_token_row_under_bf16),
-    )
+    return Graphs(build(class_token_row), build(class_token_row_under_bf16))
 
 
 def to_bare_onnx(model: ExplainedClassifier, tile_px: int) -> bytes:

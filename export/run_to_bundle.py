@@ -108,7 +108,7 @@ def export_run(
     model, tiles = run.model, run.config.tiles
     say("exporting classifier and map as one graph")
     exported = to_graphs(model, tiles.tile_px)
-    f32 = to_ir(exported.for_openvino)
+    f32 = to_ir(exported.onnx)
     grid = Grid(
         tile_px=tiles.tile_px,
         overlap_px=tiles.overlap_px,
@@ -164,7 +164,7 @@ def export_run(
         )
         made = make_precisions(
             f32,
-            None if exported.for_openvino_bf16 == exported.for_openvino else lambda: to_ir(exported.for_openvino_bf16),
+            None if exported.for_bf16 == exported.onnx else lambda: to_ir(exported.for_bf16),
             validation_tiles,
             golden,
             precisions=precisions,

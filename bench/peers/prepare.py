@@ -194,7 +194,7 @@ def build(
     torch.manual_seed(0)
     model, _ = build_model(msgspec.structs.replace(config, weights="none"), tile_px)
     graphs = to_graphs(model, tile_px)
-    ir = to_ir(graphs.for_openvino_bf16 if precision == "bf16" else graphs.for_openvino)
+    ir = to_ir(graphs.for_bf16 if precision == "bf16" else graphs.onnx)
     if precision == "int8":
         ir = quantise(ir, (tiles,), Quantisation(), transformer=config.family == "vit")
     return model.eval(), ir

@@ -93,9 +93,10 @@ def test_two_exports_give_the_same_bytes(graphs: Graphs, model: ExplainedClassif
     assert to_graphs(model, TILE) == graphs
 
 
-def test_engines_have_separate_graphs_only_for_rollouts(graphs: Graphs, model: ExplainedClassifier) -> None:
-    assert (graphs.onnx == graphs.for_openvino) == (not isinstance(model, ToyViT))
-    assert (graphs.for_openvino == graphs.for_openvino_bf16) == (not getattr(model, "discard_ratio", 0))
+def test_bf16_has_a_graph_of_its_own_only_for_rollouts_with_a_discard_ratio(
+    graphs: Graphs, model: ExplainedClassifier
+) -> None:
+    assert (graphs.onnx == graphs.for_bf16) == (not getattr(model, "discard_ratio", 0))
 
 
 def test_inputs_outputs_and_metadata_are_named_and_described(
@@ -136,10 +137,9 @@ def test_stock_engines_load_the_graph_and_agree(graphs: Graphs, model: Explained
     options.intra_op_num_threads = 1
     answers = [onnxruntime.InferenceSession(graphs.onnx, options).run(["logit", "map"], {"tiles": tiles})]
     core = shared_core()
-    for data in {graphs.onnx, graphs.for_openvino}:
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-        answered = core.compile_model(core.read_model(data), "CPU", settings)(tiles)
-        answers.append([answered["logit"], answered["map"]])
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    answered = core.compile_model(core.read_model(graphs.onnx), "CPU", settings)(tiles)
+    answers.append([answered["logit"], answered["map"]])
     with torch.inference_mode():
         known = [output.numpy() for output in model(torch.from_numpy(tiles))]
     for answer in answers:
@@ -161,7 +161,7 @@ def test_the_logit_of_each_tile_is_the_pooling_of_its_map_in_any_batch(
 
 
 def test_the_ir_has_the_map_as_its_first_output(graphs: Graphs, tmp_path: Path) -> None:
-    for number, graph in enumerate({graphs.for_openvino, graphs.for_openvino_bf16}):
+    for number, graph in enumerate({graphs.onnx, graphs.for_bf16}):
         folder = tmp_path / str(number)
         folder.mkdir()
         for name, data in to_openvino(graph).items():
@@ -214,9 +214,7 @@ def test_stock_engines_answer_from_tiles_and_their_differences(
         known = [each.numpy() for each in comparing_model.with_features(*map(torch.from_numpy, inputs))]
     outputs, by_name = ["logit", "map", "features"], dict(zip(("tiles", "difference"), inputs, strict=True))
     core = shared_core()
-    compiled = core.compile_model(
-        core.read_model(comparing_graphs.for_openvino), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
+    compiled = core.compile_model(core.read_model(comparing_graphs.onnx), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     answered = compiled(by_name)
     for answer in (
         onnxruntime.InferenceSession(comparing_graphs.onnx).run(outputs, by_name),

@@ -91,7 +91,7 @@ def graphs(request: pytest.FixtureRequest, model: ExplainedClassifier, small_cnn
 
 @pytest.fixture(scope="module")
 def f32(graphs: Graphs) -> Ir:
-    return to_ir(graphs.for_openvino)
+    return to_ir(graphs.onnx)
 
 
 def answers(ir: Ir, precision: str) -> list[NDArray[np.float32]]:
@@ -104,7 +104,7 @@ def answers(ir: Ir, precision: str) -> list[NDArray[np.float32]]:
 
 def made(f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles, **options: Any) -> Precisions:
     asked: dict[str, Any] = {"precisions": PRECISIONS, "allow": (), "transformer": False, "say": lambda line: None}
-    for_bf16 = None if graphs.for_openvino_bf16 == graphs.for_openvino else lambda: to_ir(graphs.for_openvino_bf16)
+    for_bf16 = None if graphs.for_bf16 == graphs.onnx else lambda: to_ir(graphs.for_bf16)
     asked["quantisation_samples"] = (TILES,)
     return make_precisions(f32, for_bf16, validation, golden, **{**asked, **options})
 
@@ -123,7 +123,7 @@ def test_a_full_temporary_disk_is_not_blamed_on_the_model(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     model, (_, hard) = f32.read(), resource.getrlimit(resource.RLIMIT_FSIZE)
     write = {
-        "the ONNX graph": lambda: to_ir(graphs.for_openvino),
+        "the ONNX graph": lambda: to_ir(graphs.onnx),
         "the IR": lambda: Ir.of(model),
         "the files of the bundle": lambda: _write(tmp_path, f32.files("model_f32.xml")),
     }
@@ -352,7 +352,7 @@ def test_every_precision_of_a_model_that_compares_is_made_and_judged_by_both_inp
     middle = float(np.median(golden.logit))
     validation = ValidationTiles(TILES, golden.logit, golden.map, find(golden.map), "drawn", middle, find, difference)
     evaluated = made(
-        to_ir(comparing_graphs.for_openvino),
+        to_ir(comparing_graphs.onnx),
         comparing_graphs,
         validation,
         golden,

@@ -22,7 +22,7 @@ from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
 from heatline.export.gate import TOLERANCE, pass_gate, torch_answers
 from heatline.export.onnx_graph import Graphs, to_graphs
 from heatline.export.openvino_ir import to_ir
-from heatline.export.threshold_graph import UNDER_BF16
+from heatline.export.rollout_graph import UNDER_BF16
 from heatline.train.config import VitConfig
 from heatline.train.models.build import build_model
 from heatline.train.models.vit import Fusion, RolloutClassifier
@@ -90,7 +90,7 @@ def answered(graphs: Graphs, tiles: NDArray[np.uint8]) -> Iterator[tuple[str, Fl
     logit, maps, *attention = session.run(["logit", "map", *names], {"tiles": tiles})
     yield "ONNX Runtime", logit, maps, attention
     for hint in ("f32", "bf16") if HAS_BF16 else ("f32",):
-        yield f"OpenVINO in {hint}", *in_openvino(graphs.for_openvino, hint, tiles)
+        yield f"OpenVINO in {hint}", *in_openvino(graphs.onnx, hint, tiles)
 
 
 def in_openvino(graph: bytes, hint: str, tiles: NDArray[np.uint8]) -> tuple[Floats, Floats, list[Floats]]:
@@ -145,7 +145,7 @@ def test_with_the_same_attention_the_map_equals_that_of_a_sort(
 def test_the_bf16_graph_retains_all_entries_with_the_thresholds_first_bits(
     model: RolloutClassifier, graphs: Graphs, tiles: NDArray[np.uint8], hint: str
 ) -> None:
-    logit, maps, attention = in_openvino(graphs.for_openvino_bf16, hint, tiles)
+    logit, maps, attention = in_openvino(graphs.for_bf16, hint, tiles)
     for tile in range(len(tiles)):
         known = relevance([layer[tile] for layer in attention], model, all_stay_that_share_the_first_bits)
         came = maps[tile].ravel().astype(np.float64) / logit[tile]
@@ -156,7 +156,7 @@ def test_a_rollout_passes_the_gate_with_its_map_rounding(
     model: RolloutClassifier, graphs: Graphs, tiles: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     (tmp_path / ONNX_GRAPH).write_bytes(graphs.onnx)
-    for name, data in to_ir(graphs.for_openvino).files(OPENVINO_GRAPH).items():
+    for name, data in to_ir(graphs.onnx).files(OPENVINO_GRAPH).items():
         (tmp_path / name).write_bytes(data)
     gate = pass_gate(torch_answers(model, tiles), tmp_path)
     assert max(gate.largest_difference.values()) <= TOLERANCE

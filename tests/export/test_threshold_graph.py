@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, checker, helper
 
 from heatline.edge.inference.devices import shared_core
-from heatline.export import onnxruntime_rollout, openvino_rollout
+from heatline.export import rollout_graph
 from heatline.export.nodes import Nodes
 from heatline.export.onnx_graph import OPSET
-from heatline.export.rollout_graph import ClassTokenRow, Rollout
-from heatline.export.threshold_graph import UNDER_BF16
+from heatline.export.rollout_graph import UNDER_BF16, ClassTokenRow, Rollout
 from heatline.train.models.vit import discard_lowest
 
 LAYERS = 2
@@ -102,24 +101,19 @@ def in_openvino(graph: ModelProto) -> Run:
 
 
 @lru_cache
-def brackets(tokens: int, discarded: int) -> Run:
-    session = in_onnxruntime(graph_of(onnxruntime_rollout.class_token_row, tokens, discarded))
+def counting(tokens: int, discarded: int) -> Run:
+    return in_openvino(graph_of(rollout_graph.class_token_row, tokens, discarded))
+
+
+@lru_cache
+def counting_in_onnxruntime(tokens: int, discarded: int) -> Run:
+    session = in_onnxruntime(graph_of(rollout_graph.class_token_row, tokens, discarded))
     return lambda layers: session.run(None, fed(layers))[0]  # type: ignore[no-any-return]
 
 
 @lru_cache
-def brackets_in_openvino(tokens: int, discarded: int) -> Run:
-    return in_openvino(graph_of(onnxruntime_rollout.class_token_row, tokens, discarded))
-
-
-@lru_cache
-def counting(tokens: int, discarded: int) -> Run:
-    return in_openvino(graph_of(openvino_rollout.class_token_row, tokens, discarded))
-
-
-@lru_cache
 def coarse_counting(tokens: int, discarded: int) -> Run:
-    return in_openvino(graph_of(openvino_rollout.class_token_row_under_bf16, tokens, discarded))
+    return in_openvino(graph_of(rollout_graph.class_token_row_under_bf16, tokens, discarded))
 
 
 def assert_same(came: NDArray[np.float32], known: NDArray[np.float64]) -> None:
@@ -139,13 +133,6 @@ def matrices(tokens: int) -> st.SearchStrategy[Matrices]:
         return np.array(pool, np.float32)[places]
 
     return draw()
-
-
-@by_size
-@given(data=st.data())
-def test_brackets_retain_the_same_entries_as_a_sort(tokens: int, discarded: int, data: st.DataObject) -> None:
-    layers = data.draw(matrices(tokens))
-    assert_same(brackets(tokens, discarded)(layers), row_by_sorting(layers, discarded))
 
 
 @by_size
@@ -171,39 +158,20 @@ def attention(tokens: int, tiles: int, sharpness: float) -> Matrices:
 def test_realistic_attention_gives_the_result_of_a_sort(discarded: int) -> None:
     layers = np.concatenate([attention(50, 2, 0.1), attention(50, 2, 3.0)], axis=1)
     known = row_by_sorting(layers, discarded)
-    for run in (brackets, brackets_in_openvino, counting):
+    for run in (counting, counting_in_onnxruntime):
         assert_same(run(50, discarded)(layers), known)
 
 
 def test_layers_in_several_groups_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_rollout, "LAYERS_AT_ONCE", 1)
+    monkeypatch.setattr(rollout_graph, "LAYERS_AT_ONCE", 1)
     layers = attention(9, 2, 1.0)
-    apart = in_openvino(graph_of(openvino_rollout.class_token_row, 9, 40))
+    apart = in_openvino(graph_of(rollout_graph.class_token_row, 9, 40))
     assert_same(apart(layers), row_by_sorting(layers, 40))
 
 
 def test_another_order_of_ties_gives_the_same_result() -> None:
     layers = np.round(attention(9, 3, 1.0) * 16) / 16
-    assert_same(brackets_in_openvino(9, 40)(layers), row_by_sorting(layers, 40))
-
-
-def test_a_misleading_sample_makes_a_longer_sort_and_the_same_result() -> None:
-    tokens, discarded = 50, 1250
-    graph = graph_of(onnxruntime_rollout.class_token_row, tokens, discarded)
-    given = {constant.name for constant in graph.graph.initializer}
-    longest = next(node.input[1] for node in graph.graph.node if node.op_type == "TopK" and node.input[1] not in given)
-    graph.graph.output.append(helper.make_tensor_value_info(longest, TensorProto.INT64, [1]))
-    session = in_onnxruntime(graph)
-
-    def sorted_entries(layers: Matrices) -> int:
-        row, length = session.run(None, fed(layers))
-        assert_same(row, row_by_sorting(layers, discarded))
-        return int(length[0])
-
-    assert sorted_entries(attention(tokens, 1, 1.0)) < 60
-    spread = (10.0 ** np.random.default_rng(0).uniform(-28, 0, (LAYERS, 1, tokens * tokens))).astype(np.float32)
-    spread[:, :, 2::4] = 1.0  # the only entries in the sample
-    assert sorted_entries(spread.reshape(LAYERS, 1, tokens, tokens)) > 500
+    assert_same(counting_in_onnxruntime(9, 40)(layers), row_by_sorting(layers, 40))
 
 
 @pytest.mark.parametrize("powers_of_ten", [(-18, -9), (-30, -20), (-36, 0)])
@@ -213,7 +181,7 @@ def test_very_faint_attention_counts_in_the_map(discarded: int, powers_of_ten: t
     powers = np.random.default_rng(1).uniform(*powers_of_ten, (LAYERS, 2, 50, 50))
     layers = (10.0**powers).astype(np.float32)
     known = row_by_sorting(layers, discarded)[:, 1:]
-    for run in (brackets, counting):
+    for run in (counting, counting_in_onnxruntime):
         patches = run(50, discarded)(layers)[:, 1:]
         np.testing.assert_allclose(patches, known, rtol=0, atol=1e-4 * known.max())
 
