@@ -1,50 +1,68 @@
-"""`heatline evidence`: lists, shows, marks and exports the pictures that a line stored."""
+"""`heatline evidence`: lists, shows, marks, counts and exports the pictures that a line stored."""
 
-from datetime import UTC, datetime
+import re
+import shutil
+import time
+from collections import Counter
 from pathlib import Path
+from typing import BinaryIO
 
 import click
-import msgspec
 import numpy as np
+import zmq
 from numpy.typing import NDArray
 
-from heatline.edge.cli.evidence_export import export
-from heatline.edge.cli.evidence_mark import mark
-from heatline.edge.cli.evidence_report import report
 from heatline.edge.cli.group import CommandGroup
+from heatline.edge.cli.line import POLL_SECONDS, STATUS_WITHIN_SECONDS, first_status
 from heatline.edge.cli.options import VERDICT, day_option
-from heatline.edge.cli.output import json_option, print_facts, print_json, print_table
-from heatline.edge.describe import describe_bundle
-from heatline.edge.errors import InputError
+from heatline.edge.cli.output import (
+    json_option,
+    make_empty,
+    print_json,
+    print_report,
+    print_table,
+    print_warnings,
+    progress_bar,
+    say,
+)
+from heatline.edge.delivery.client.handshake_probe import require_authorized
+from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.describe import describe_bundle, describe_event, utc
+from heatline.edge.errors import ConfigError, DeliveryError, InputError, JournalError
 from heatline.edge.heatmap_picture import outline_foreign, outline_regions, png, tint
 from heatline.edge.images import read_image, read_rgb
-from heatline.edge.monitor.marks import Review, ReviewRow
+from heatline.edge.monitor.marks import MANIFEST, ManifestRow, Review, ReviewRow, mark_of
+from heatline.edge.monitor.pictures import picture_socket, send_mark
+from heatline.edge.monitor.report import Estimate, JournalTotals, Row, Share
+from heatline.edge.monitor.report import report as make_report
 from heatline.edge.monitor.store import JUDGED, EvidenceEntry, EvidenceStore, evidence_of
+from heatline.edge.target import KeyFiles, endpoint_of, file_of, is_line, journal_of, key_options
 from heatline.edge.util.files import replacing, writing
-from heatline.edge.wire.events import Verdict
+from heatline.edge.util.text import encode_json, format_count
+from heatline.edge.wire.events import Message, ReviewEvent, StatusEvent, Verdict
+from heatline.edge.wire.marks import Mark, MarkKind
 
 HEADINGS = "time (UTC)", "verdict", "camera", "part", "score", "reason", "review", "id"
+RATES = (
+    *("day (UTC)", "camera", "frames", "DEFECT", "DEFECT reviewed", "false alarms"),
+    *("GOOD stored", "GOOD reviewed", "missed", "contradictory"),
+)
 SAID = {"right": "right", "false_alarm": "false alarm", "missed": "missed a defect"}
 """What a reviewer says of a verdict by a mark of this kind."""
-
-
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
-    """Entries of an evidence store."""
-
-    folder: str
-    entries: list[EvidenceEntry]
-    reviews: list[ReviewRow | None]
-    """What reviewers say of each; null: nobody has reviewed it."""
-
-
-class Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry, and the files of its pictures; null: there is none."""
-
-    frame: str | None
-    heatmap: str | None
-    entry: EvidenceEntry
-    review: ReviewRow | None
-    """Null: nobody has reviewed it."""
+KINDS: dict[str, MarkKind] = {
+    "right": "right",
+    "false-alarm": "false_alarm",
+    "missed": "missed",
+    "withdraw": "withdrawn",
+}
+FOLDERS: dict[Verdict, str] = {"GOOD": "good", "DEFECT": "defective", "NO_VERDICT": "no_verdict"}
+"""Subfolder of each verdict; `heatline train` reads the first two."""
+MISSING, CONTRADICTORY = "", "contradictory"
+"""What is counted instead of a subfolder."""
+CONFIRMED_WITHIN_SECONDS = 5.0
+STORED_WITHIN_SECONDS = 2.0
+"""The store is written up to a second later than the journal."""
 
 
 @click.group(cls=CommandGroup, epilog="Example: heatline evidence list line1 --verdict DEFECT")
@@ -53,10 +71,6 @@ def evidence() -> None:
 
     Run this on the line PC. Only `mark` needs a line that runs.
     """
-
-
-for command in (mark, report, export):
-    evidence.add_command(command)
 
 
 @evidence.command("list", epilog="Example: heatline evidence list line1 --day 2026-11-28 --verdict DEFECT")
@@ -86,13 +100,11 @@ def list_(
     found = list(store.entries(limit=limit, day=day, verdict=verdicts, camera=camera, is_reviewed=reviewed))
     reviews = [store.review(entry.picture, entry.day) for entry in found]
     if as_json:
-        rows = [None if review is None else ReviewRow.of(review) for review in reviews]
-        print_json(Listed(folder=str(store.folder), entries=found, reviews=rows))
-        return
-    if not found:
+        print_json({"folder": str(store.folder), "entries": found, "reviews": [_row_of(review) for review in reviews]})
+    elif found:
+        print_table(HEADINGS, map(_cells, found, reviews), numbers={"score"})
+    else:
         click.echo(f"{store.folder} holds no such picture")
-        return
-    print_table(HEADINGS, map(_cells, found, reviews), numbers={"score"})
 
 
 @evidence.command(epilog="Example: heatline evidence show line1 4f3a09c1-top-1281 --out defect.png")
@@ -119,11 +131,10 @@ def show(line: str, picture: str, out: Path | None, as_json: bool) -> None:
         shown = draw(entry, frame, heatmap)
         with writing(out), replacing(out, unique=True) as new:
             new.write_bytes(png(shown))
-    if as_json:
-        row = None if review is None else ReviewRow.of(review)
-        print_json(Shown(frame=_name(frame), heatmap=_name(heatmap), entry=entry, review=row))
-    else:
-        print_facts(f"{entry.event.verdict}, picture {picture}", _facts(entry, review, frame, heatmap))
+    paths = {"frame": frame and str(frame), "heatmap": heatmap and str(heatmap)}
+    report = {**paths, "entry": entry, "review": _row_of(review)}
+    facts = _facts(entry, review) | {"picture": frame or "deleted", "heatmap": heatmap}
+    print_report(report, as_json, f"{entry.event.verdict}, picture {picture}", facts)
     if out is not None and not as_json:
         without = "" if heatmap else ": the frame, as it has no heatmap"
         click.echo(f"{out} is written{without}")
@@ -157,64 +168,354 @@ def _cells(entry: EvidenceEntry, review: Review | None) -> list[str]:
         event.part_id or "",
         score,
         event.reason or "",
-        "" if review is None else _describe_kind(review),
+        "" if review is None else (review.kind or CONTRADICTORY).replace("_", " "),
         entry.picture,
     ]
 
 
-def _facts(entry: EvidenceEntry, review: Review | None, frame: Path | None, heatmap: Path | None) -> dict[str, object]:
+def _facts(entry: EvidenceEntry, review: Review | None) -> dict[str, object]:
     event = entry.event
-    facts: dict[str, object | None] = {
+    told = describe_event(event)
+    facts: dict[str, object] = {
         "line, camera": f"{entry.line}, {event.camera}",
         "captured at (UTC)": _utc(event.times.captured_at_ns),
-        "stored at (UTC)": _utc(entry.stored_at_ns),
-        "part": event.part_id,
-        "frame": f"{event.frame_number}" + ("" if event.source is None else f", {event.source}"),
-        "reason": None if event.reason is None else f"{event.reason}: {event.detail}",
-        "score": None
-        if event.frame_score is None
-        else f"{event.frame_score:.2f}, threshold {event.score_threshold:.2f}",
+        "frame": f"{event.frame_number}, {told.subject}",
+        "found": told.detail,
+        "threshold": f"{event.score_threshold:.2f}",
     }
     if review is not None:
         says = "; ".join(f"{SAID[mark.kind]}, says {mark.by}" for mark in review.marks)
         facts["review"] = says if review.kind is not None else f"contradictory: {says}"
-        if review.missed_xy:
-            facts["missed at"] = ", ".join(f"({x}, {y})" for x, y in review.missed_xy)
-    for number, region in enumerate(event.regions, 1):
-        x, y = region.peak_xy
-        facts[f"region {number}"] = f"peak {region.score:.2f} at ({x}, {y}), {region.area_px} px"
-    for number, area in enumerate(event.foreign_areas, 1):
-        facts[f"foreign area {number}"] = area.why
+        facts["missed at"] = ", ".join(f"({x}, {y})" for x, y in review.missed_xy) or None
     if (pose := event.pose) is not None:
         facts["pose"] = (
             f"{pose.x_px:.1f} px right, {pose.y_px:.1f} px down, {pose.degrees:.2f} degrees clockwise of the "
             f"reference; confidence {pose.confidence:.2f}, error {pose.error_px:.1f} px"
         )
-    if entry.tiles is not None and entry.tiles.logits:
-        highest = int(np.argmax(entry.tiles.logits))
-        y, x = entry.tiles.origins_yx[highest]
-        facts["highest evidence"] = f"{entry.tiles.logits[highest]:.2f} at ({x}, {y}), {entry.tiles.tile_px} px wide"
-    facts |= {
-        "product": event.product,
-        "bundle": f"{describe_bundle(event.bundle)}, {event.precision}",
-        "boot": event.boot_id,
-        "picture": frame or "deleted",
-        "heatmap": heatmap,
-    }
-    return {name: value for name, value in facts.items() if value is not None}
+    return facts | {"product": event.product, "bundle": f"{describe_bundle(event.bundle)}, {event.precision}"}
 
 
-def _describe_kind(review: Review) -> str:
-    """Return what reviewers say of a verdict."""
-    return "contradictory" if review.kind is None else review.kind.replace("_", " ")
-
-
-def _name(path: Path | None) -> str | None:
-    return None if path is None else str(path)
+def _row_of(review: Review | None) -> ReviewRow | None:
+    return None if review is None else ReviewRow.of(review)
 
 
 def _utc(at_ns: int) -> str:
+    return utc(at_ns).partition(".")[0].replace("T", " ") or "?"
+
+
+def _positions(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> list[tuple[int, int]]:
+    """Return positions in a frame, px, of `X,Y`."""
+    for text in texts:
+        if not re.fullmatch(r"-?[0-9]{1,9},-?[0-9]{1,9}", text):
+            raise click.BadParameter(f"{text!r} is not a position; expected X,Y in px, as 640,480.")
+    return [(int(x), int(y)) for x, _, y in (text.partition(",") for text in texts)]
+
+
+@evidence.command(epilog="Example: heatline evidence mark line1 4f3a09c1-top-1281 missed --at 640,480 --by Ada")
+@click.argument("line")
+@click.argument("picture", metavar="ID")
+@click.argument("kind", type=click.Choice([*KINDS]))
+@click.option("--by", required=True, help="Your name. It is stored and published with the mark.")
+@click.option(
+    "--at",
+    "at_xy",
+    multiple=True,
+    callback=_positions,
+    help="Where a missed defect is, px of the frame; may be repeated.",
+)
+@json_option
+@key_options
+def mark(
+    line: str,
+    picture: str,
+    kind: str,
+    by: str,
+    at_xy: list[tuple[int, int]],
+    as_json: bool,
+    key_files: KeyFiles,
+) -> None:
+    """Say that the verdict of the stored picture ID is right or wrong.
+
+    \b
+    right        the verdict is right
+    false-alarm  the verdict is DEFECT, and the part is good
+    missed       the line did not find a defect, which is --at
+    withdraw     take your former mark back
+
+    The running line journals the mark and publishes it as a review event; the verdict stays as it was sent. Your last
+    mark of a picture replaces your former ones. LINE is a line's name or its TOML file.
+    """
+    if not is_line(line):
+        raise ConfigError(f"{line} is not a line, and only a running line takes a mark; name the line or its TOML file")
+    store = EvidenceStore(evidence_of(line))
+    entry = store.require(picture)
+    if kind == "missed" and not at_xy:
+        raise InputError("no position of the missed defect came; give one with --at X,Y, in px of the frame")
+    if kind != "missed" and at_xy:
+        raise InputError(f"--at came with {kind}; --at belongs to missed only, so leave it out")
+    made = mark_of(entry.event, KINDS[kind], by, at_xy)
+    review = store.review(picture, entry.day)
+    if made.kind == "withdrawn" and (review is None or made.by not in review.reviewers):
+        raise InputError(
+            f"{made.by} has no mark of picture {picture} to withdraw; heatline evidence show {line} {picture} prints "
+            "the marks"
+        )
+    event = _send(line, made, key_files)
+    if as_json:
+        print_json({"journalled": event.journal_id is not None, "event": event})
+    if event.journal_id is None:
+        raise JournalError(
+            f"the line {event.line} published the mark of picture {picture}, but has no journal now, so the mark will "
+            "be lost; see heatline status, and mark the picture again later"
+        )
+    if not as_json:
+        done = (
+            f"the mark of {made.by} of picture {picture} is withdrawn"
+            if made.kind == "withdrawn"
+            else f"picture {picture} is marked as {kind} by {made.by}"
+        )
+        say(f"{event.line}: {done}, event {event.seq}")
+    give_up_s = time.monotonic() + STORED_WITHIN_SECONDS
+    while time.monotonic() < give_up_s and made.id not in _stored_marks(store, entry):
+        time.sleep(POLL_SECONDS / 10)  # so that the next command finds it in the store
+    if made.kind != "withdrawn" and store.frame_path(picture, entry.day) is None:
+        print_warnings(
+            [f"the frame of picture {picture} is gone, so the mark counts in the report and not in a retraining"]
+        )
+
+
+def _stored_marks(store: EvidenceStore, entry: EvidenceEntry) -> set[str]:
+    return {event.mark.id for event in store.review_events(entry.picture, entry.day)}
+
+
+def _send(line: str, made: Mark, key_files: KeyFiles) -> ReviewEvent:
+    """Send a mark to the running line, and return its event.
+
+    Raises:
+        DeliveryError: the line does not run, or the event did not come.
+    """
+    address, keys = endpoint_of(line, "events", key_files)
+    with Subscriber(address, topics=["review", "status"], timeout_s=POLL_SECONDS, keys=keys) as events:
+        status = first_status(events, STATUS_WITHIN_SECONDS)
+        if status is None or status.state == "STOPPED":
+            require_authorized(address, keys, zmq.SUB)
+            raise DeliveryError(f"nothing came from {address}, so nothing is marked; start the line, and try again")
+        send_mark(picture_socket(file_of(line)), made)
+        give_up_s = time.monotonic() + CONFIRMED_WITHIN_SECONDS
+        while time.monotonic() < give_up_s:
+            received = events.receive()
+            event = received.event if isinstance(received, Message) else None
+            if isinstance(event, ReviewEvent) and event.mark.id == made.id:
+                return event
+            if isinstance(event, StatusEvent) and event.state == "STOPPED":
+                break
+    raise DeliveryError(
+        f"the line {status.line} did not confirm the mark of picture {made.picture}, which may be journalled or not; "
+        f"see heatline journal show {line} --topic review"
+    )
+
+
+@evidence.command(epilog="Example: heatline evidence report line1 --since 2026-11-21")
+@click.argument("line")
+@day_option("--since", "Only frames of this UTC day and later ones, as 2026-11-28.")
+@json_option
+def report(line: str, since: str | None, as_json: bool) -> None:
+    """Report how many of LINE's verdicts reviewers found wrong, by day and camera.
+
+    The share of false alarms is that of the reviewed DEFECTs, the share of missed defects that of the reviewed GOODs
+    which the line stored. Intervals are 95 % (Clopper and Pearson). A share is only as good as the choice of what was
+    reviewed. LINE is as for `list`; the numbers of all frames are known only if LINE has a journal.
+    """
+    store = EvidenceStore(evidence_of(line))
+    journal, totals, fault = None, None, None
     try:
-        return datetime.fromtimestamp(at_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    except (OverflowError, ValueError, OSError):
-        return "?"
+        path = journal_of(line)
+        totals, journal = _totals(path), str(path)
+    except (ConfigError, JournalError) as error:
+        fault = str(error)
+    rows, total = make_report(store, totals, since)
+    if as_json:
+        print_json(
+            {
+                "folder": str(store.folder),
+                "journal": journal,
+                "journal_fault": fault,
+                "journal_since_at_ns": None if totals is None else totals.since_at_ns,
+                "journal_unreadable": 0 if totals is None else totals.unreadable,
+                "since": since,
+                "rows": rows,
+                "total": total,
+            }
+        )
+        return
+    if rows:
+        print_table(RATES, map(_rate_cells, [*rows, total]), numbers=RATES[2:])
+    else:
+        click.echo(f"{store.folder} holds no such picture")
+    for sentence in _notes(total, totals, fault):
+        say(sentence)
+
+
+def _totals(path: Path) -> JournalTotals:
+    with JournalReader.open_file(path) as reader, progress_bar() as progress:
+        first, last = reader.range()
+        task = progress.add_task("events", total=last - first + 1)
+        return JournalTotals.read(reader, lambda seq: progress.update(task, completed=seq - first + 1))
+
+
+def _rate_cells(row: Row) -> list[str]:
+    return [
+        row.day or "all",
+        row.camera or "all",
+        "" if row.frames is None else str(row.frames),
+        "" if row.defects is None else str(row.defects),
+        str(row.reviewed_defects),
+        _share(row.false_alarm),
+        str(row.stored_goods),
+        str(row.reviewed_goods),
+        _share(row.missed),
+        str(row.contradictory),
+    ]
+
+
+def _notes(total: Row, totals: JournalTotals | None, fault: str | None) -> list[str]:
+    """Return what the figures are shares of, and what is not in them."""
+    if totals is None:
+        notes = [f"The numbers of all frames are not known: {fault}."]
+    elif totals.since_at_ns is None:
+        notes = ["The numbers of all frames are not known: the journal holds no verdict."]
+    else:
+        notes = [
+            "frames (with GOOD or DEFECT) and DEFECT are counted in the journal, which holds verdicts since "
+            f"{utc(totals.since_at_ns)}."
+        ]
+    if totals is not None and totals.unreadable:
+        notes.append(f"{format_count(totals.unreadable, 'verdict')} of another version in the journal are not counted.")
+    notes.append(
+        "false alarms: share of the reviewed DEFECTs. missed: share of the reviewed GOODs among those that the line "
+        "stored. In brackets: 95 % interval. A share is only as good as the choice of what was reviewed."
+    )
+    if total.false_reject is not None:
+        notes.append(
+            f"About {_range(total.false_reject)} of all frames were rejected although they are good, if the reviewed "
+            "DEFECTs of a day and camera are like the others: share of false alarms x DEFECT / frames, since the "
+            "journal's oldest verdict. Days with DEFECTs of which none is reviewed are left out."
+        )
+    if total.chosen_goods:
+        notes.append(
+            f"Not in a share: {format_count(total.chosen_goods, 'reviewed GOOD frame')} that people chose, "
+            f"{total.chosen_missed} of them with a missed defect."
+        )
+    if total.incomplete_defects:
+        notes.append(f"{format_count(total.incomplete_defects, 'reviewed DEFECT')} missed a further defect.")
+    return notes
+
+
+def _share(found: Share | None) -> str:
+    return "" if found is None else f"{found.count}: {_range(found)}"
+
+
+def _range(found: Share | Estimate) -> str:
+    return f"{_percent(found.share)} % ({_percent(found.low)} to {_percent(found.high)} %)"
+
+
+def _percent(share: float) -> str:
+    """Format a share as percent: one decimal below 10 %, or two below 0.1 %, as rates of rejects are that low."""
+    percent = 100 * share
+    if percent == 0 or percent >= 9.95:  # 9.95 is 10 when rounded
+        return f"{percent:.0f}"
+    return f"{percent:.1f}" if percent >= 0.1 else f"{percent:.2f}"
+
+
+@evidence.command(epilog="Example: heatline evidence export line1 new-pictures --since 2026-11-21")
+@click.argument("line")
+@click.argument("out", type=click.Path(path_type=Path))
+@day_option("--since", "Only pictures of this UTC day and later ones, as 2026-11-28.")
+@click.option(
+    "--verdict",
+    "verdicts",
+    type=VERDICT,
+    multiple=True,
+    default=("GOOD", "DEFECT"),
+    show_default=True,
+    help="Only pictures with this verdict; may be repeated.",
+)
+@click.option("--reviewed", is_flag=True, help="Only reviewed pictures, sorted by what the reviewers say of them.")
+@json_option
+def export(
+    line: str, out: Path, since: str | None, verdicts: tuple[Verdict, ...], reviewed: bool, as_json: bool
+) -> None:
+    """Copy the frames that LINE stored into the new folder OUT, which `heatline train OUT` reads.
+
+    LINE is as for `list`. Frames with GOOD go to good/, with DEFECT to defective/. These labels are the line's own
+    verdicts: look at the pictures, and move what is wrong, before you train. With --reviewed, the labels are the
+    reviewers', and pictures on which they contradict each other are left out. manifest.jsonl has the event and the
+    review of each picture. After Ctrl-C, the pictures copied so far are complete.
+    """
+    store = EvidenceStore(evidence_of(line))
+    entries = store.entries(newest_first=False, since=since, is_reviewed=True if reviewed else None)
+    wanted = [(entry.day, entry.picture) for entry in entries if entry.event.verdict in verdicts]
+    if not wanted:
+        kind = "reviewed picture" if reviewed else "picture"
+        raise InputError(f"{store.folder} holds no {kind} to export; heatline evidence list shows what there is")
+    copied: Counter[str] = Counter()
+    with writing(out), progress_bar() as progress:
+        make_empty(out, "OUT")
+        task = progress.add_task("pictures", total=len(wanted))
+        with (out / MANIFEST).open("wb") as manifest:
+            for day, picture in wanted:
+                entry = store.find(picture, day)
+                copied[MISSING if entry is None else _copy(store, entry, out, manifest, reviewed)] += 1
+                progress.advance(task)
+    missing, contradictory = copied.pop(MISSING, 0), copied.pop(CONTRADICTORY, 0)
+    if missing:
+        print_warnings([f"{format_count(missing, 'picture')} could not be copied, as they were deleted meanwhile"])
+    if as_json:
+        counts = {"pictures": dict(copied), "missing": missing, "contradictory": contradictory}
+        print_json({"folder": str(out), **counts})
+        return
+    for folder, count in sorted(copied.items()):
+        say(f"{format_count(count, 'picture')} in {out / folder}")
+    if contradictory:
+        say(f"{format_count(contradictory, 'picture')} left out, as their reviewers contradict each other")
+    if not reviewed:
+        say("The labels are the line's own verdicts: look at the pictures, and move what is wrong, before you train")
+
+
+def _copy(store: EvidenceStore, entry: EvidenceEntry, out: Path, manifest: BinaryIO, by_review: bool) -> str:
+    """Copy a frame and write its row, and return its subfolder, or why it was not copied: `MISSING`, `CONTRADICTORY`.
+
+    Args:
+        by_review: choose the subfolder by the review, else by the verdict.
+
+    Raises:
+        OSError: it cannot be copied.
+    """
+    review = store.review(entry.picture, entry.day)
+    folder = FOLDERS[entry.event.verdict]
+    if by_review:
+        if review is None:  # the last mark was withdrawn meanwhile
+            return MISSING
+        if review.truth is None:
+            return CONTRADICTORY
+        folder = review.truth
+    # The day keeps pictures of one id apart. Both are checked to be safe in a path.
+    target = out / folder / f"{entry.day}_{entry.picture}.png"
+    frame = store.frame_path(entry.picture, entry.day)
+    if frame is None:
+        return MISSING
+    target.parent.mkdir(exist_ok=True)
+    with replacing(target) as new:
+        shutil.copyfile(frame, new)
+        row = ManifestRow(
+            file=f"{folder}/{target.name}",
+            picture=entry.picture,
+            line=entry.line,
+            day=entry.day,
+            event=entry.event,
+            review=_row_of(review),
+        )
+        # Before the picture gets its name, so that no picture is without its row after Ctrl-C.
+        manifest.write(encode_json(row) + b"\n")
+        manifest.flush()
+    return folder

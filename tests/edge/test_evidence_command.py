@@ -135,8 +135,6 @@ def test_show_prints_what_is_known_and_writes_nothing(folder: Path) -> None:
     assert f"{folder}/2026-11-28/b007b007-top-2.png" in result.stdout
     shown = "\n".join(rest)
     assert "captured at (UTC)  2026-11-28 12:00:01" in shown
-    assert "highest evidence" in shown
-    assert "4.25 at (16, 0), 48 px wide" in shown
     assert snapshot(folder) == before
     known = facts("show", folder, "b007b007-side-3")
     assert known["entry"]["event"]["verdict"] == "NO_VERDICT"
@@ -149,7 +147,7 @@ def test_the_foreign_area_and_the_pose_of_a_defect_are_told_in_words(tmp_path: P
     event = msgspec.structs.replace(defect.event, foreign_areas=[ForeignArea((0, 0, 90, 40), why)], pose=pose)
     store(tmp_path / "evidence", replace(defect, event=event))
     told = run("show", tmp_path / "evidence", str(event.picture)).stdout.split()
-    assert f"foreign area 1 {why}" in " ".join(told)
+    assert f"foreign area: {why}" in " ".join(told)
     assert "pose 12.0 px right, -3.0 px down, 0.50 degrees clockwise of the reference" in " ".join(told)
     table, console = EventTable(), Console(width=200)
     table.add(event)
@@ -292,7 +290,7 @@ def test_an_interrupted_export_has_whole_pictures_each_with_its_event(
 ) -> None:
     store(tmp_path / "evidence", *(picture(number, at_ns=NOON_NS + number) for number in range(5)))
     out = tmp_path / "new"
-    import heatline.edge.cli.evidence_export as command
+    import heatline.edge.cli.evidence as command
 
     copy: Callable[..., object] = command.shutil.copyfile
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.cli.evidence_report import HEADINGS, _percent
+from heatline.edge.cli.evidence import RATES, _percent
 from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.monitor.marks import Review
 from heatline.edge.monitor.pictures import Picture, picture_socket
@@ -183,7 +183,7 @@ def test_rates_are_those_of_the_marks_and_the_journal(folder: Path, tmp_path: Pa
     assert found["journal_since_at_ns"] == NOON_NS + DAY_NS
     assert [row["day"] for row in facts("report", line, "--since", "2026-11-29")["rows"]] == ["2026-11-29"]
     text = run("report", line).stdout
-    assert len({*HEADINGS}) == len(HEADINGS)
+    assert len({*RATES}) == len(RATES)
     for words in (
         "which holds verdicts since 2026-11-29T12:00:00",
         "1: 50 % (1.3 to 99 %)",
@@ -271,7 +271,7 @@ def test_marks_are_journalled_published_and_stored_and_none_of_two_reviewers_is_
         gone = run("mark", file, one, "right", "--by", "Ada")
         assert gone.returncode == 0
         assert "is gone, so the mark counts in the report and not in a retraining" in gone.stderr
-        withdrawn = run("mark", file, one, "withdraw", "--by", "Ada")  # at once, so only the journal may hold the mark
+        withdrawn = run("mark", file, one, "withdraw", "--by", "Ada")
         assert (withdrawn.returncode, withdrawn.stderr) == (0, "")
         assert f"the mark of Ada of picture {one} is withdrawn, event " in withdrawn.stdout
         again = complaint(run("mark", file, one, "withdraw", "--by", "Ada"))
@@ -329,7 +329,7 @@ def test_what_cannot_be_marked_is_refused_in_one_sentence(
     code: int,
     sentence: str,
 ) -> None:
-    monkeypatch.setattr("heatline.edge.cli.evidence_mark.STATUS_WITHIN_SECONDS", 0.1)
+    monkeypatch.setattr("heatline.edge.cli.evidence.STATUS_WITHIN_SECONDS", 0.1)
     tables = '[evidence]\nfolder = "evidence"'
     file = write_line(tmp_path, tmp_path / "none.bundle", address, {"top": 'path = "p"'}, tables)
     result = run("mark", file, *arguments)
@@ -341,7 +341,7 @@ def test_a_mark_that_the_line_does_not_confirm_is_an_error(
     folder: Path, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setattr("heatline.edge.cli.evidence_mark.CONFIRMED_WITHIN_SECONDS", 0.05)
+    monkeypatch.setattr("heatline.edge.cli.evidence.CONFIRMED_WITHIN_SECONDS", 0.05)
     file = write_line(
         tmp_path, tmp_path / "none.bundle", address, {"top": 'path = "p"'}, '[evidence]\nfolder = "evidence"'
     )
