@@ -5,7 +5,7 @@ The question before a changeover is what changes if a new bundle inspects the pi
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -32,6 +32,23 @@ ORDER = (
     "verdict; equal ones are in the order of their names."
 )
 """The order of `Summary.worst_groups`, for people."""
+VERDICT_RATES = {
+    "defect": ("DEFECT", "picture"),
+    "no_verdict": ("NO_VERDICT", "picture"),
+    "escapes": ("escape", "defective"),
+    "false_rejects": ("false reject", "good"),
+}
+"""The rates of `Summary.figures`: what is counted, of what. A picture without a verdict is no mistake."""
+CHANGE_RATES = {
+    "flips": ("flip", "same file"),
+    "defect_to_good": ("DEFECT to GOOD", "same file"),
+    "good_to_defect": ("GOOD to DEFECT", "same file"),
+    "lost": ("lost", "same file"),
+    "gained": ("gained", "same file"),
+}
+"""The rates of `Comparison.figures`. A picture whose file changed between the runs is in none."""
+Figures = dict[str, Any]
+"""Counts, and rates by name: None if there is no picture to count."""
 Label = Literal["good", "defective"]
 T = TypeVar("T")
 
@@ -97,7 +114,7 @@ class Tally:
     def __init__(self) -> None:
         self.groups: dict[str, Counter[str]] = {}
 
-    def add(self, group: str, counts: Mapping[str, int]) -> None:
+    def count(self, group: str, counts: Mapping[str, int]) -> None:
         of_group = self.groups.setdefault(group, Counter())
         for name, count in counts.items():
             if count:
@@ -129,7 +146,7 @@ class Tally:
         count, pictures = pairs.sum(axis=0).tolist()
         return Rate(count, pictures, ratio_interval(pairs[:, 0], pairs[:, 1])) if pictures else None
 
-    def worst(self, name: str, shares: Sequence[tuple[str, str]], most: int) -> list[str]:
+    def worst_by(self, name: str, shares: Sequence[tuple[str, str]], most: int) -> list[str]:
         """Return the groups with the highest counts of a name, then with the highest shares, then by the groups' names.
 
         Args:
@@ -159,31 +176,7 @@ class Worst(Generic[T]):
         return sorted(self._kept, key=self._key)[: self._most]
 
 
-class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
-    """Verdicts on the pictures of a group, or on all. A rate is None if there is no picture to count."""
-
-    group: str | None
-    """None: all."""
-    pictures: int
-    good: int
-    defect: Rate | None
-    no_verdict: Rate | None
-    escapes: Rate | None
-    """GOOD on pictures with label `defective` that have a verdict."""
-    false_rejects: Rate | None
-    """DEFECT on pictures with label `good` that have a verdict."""
-
-
-class Unjudged(msgspec.Struct, frozen=True):
-    """Pictures without a verdict for one reason."""
-
-    reason: str
-    pictures: int
-    examples: list[Finding]
-    """The first ones."""
-
-
-class Summary:
+class Summary(Tally):
     """Collects the verdicts of one bundle, picture by picture. Memory grows with the number of groups only.
 
     Args:
@@ -191,7 +184,7 @@ class Summary:
     """
 
     def __init__(self, worst: int) -> None:
-        self.tally = Tally()
+        super().__init__()
         self._worst = Worst[Finding](worst, lambda finding: (-(finding.margin or 0.0), finding.number))
         self._reasons: Counter[str] = Counter()
         self._examples: dict[str, list[Finding]] = {}
@@ -206,7 +199,7 @@ class Summary:
                 examples.append(finding)
         elif finding.label is not None:
             names += [finding.label, *filter(None, [finding.mistake])]
-        self.tally.add(finding.group, Counter(names))
+        self.count(finding.group, Counter(names))
         if finding.margin is not None:
             self._worst.add(finding)
 
@@ -214,30 +207,23 @@ class Summary:
         """Return the pictures with the highest score minus threshold; ties by number."""
         return self._worst.items()
 
-    def unjudged(self) -> list[Unjudged]:
-        """Return the reasons why pictures have no verdict, the most frequent first."""
-        return [
-            Unjudged(reason, count, self._examples[reason])
-            for reason, count in sorted(self._reasons.items(), key=lambda item: (-item[1], item[0]))
-        ]
+    def unjudged(self) -> list[tuple[str, int, list[Finding]]]:
+        """Return the reasons why pictures have no verdict, each with their number and the first ones, the most frequent
+        first.
+        """
+        ordered = sorted(self._reasons.items(), key=lambda item: (-item[1], item[0]))
+        return [(reason, count, self._examples[reason]) for reason, count in ordered]
 
-    def worst_groups(self, most: int) -> list[Verdicts]:
+    def worst_groups(self, most: int) -> list[Figures]:
         """Return the groups in the order of `ORDER`."""
         shares = [("DEFECT", "picture"), ("NO_VERDICT", "picture")]
-        return [self.figures(group) for group in self.tally.worst("escape", shares, most)]
+        return [self.figures(group) for group in self.worst_by("escape", shares, most)]
 
-    def figures(self, group: str | None) -> Verdicts:
+    def figures(self, group: str | None) -> Figures:
         """Return the figures of one group; None: of all, with intervals over groups."""
-        counts = self.tally.counts(group)
-        return Verdicts(
-            group=group,
-            pictures=counts["picture"],
-            good=counts["GOOD"],
-            defect=self.tally.rate(group, "DEFECT", "picture"),
-            no_verdict=self.tally.rate(group, "NO_VERDICT", "picture"),
-            escapes=self.tally.rate(group, "escape", "defective"),
-            false_rejects=self.tally.rate(group, "false reject", "good"),
-        )
+        counts = self.counts(group)
+        known = {"group": group, "pictures": counts["picture"], "good": counts["GOOD"]}
+        return known | {name: self.rate(group, *of) for name, of in VERDICT_RATES.items()}
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -278,46 +264,7 @@ class Change(msgspec.Struct, frozen=True):
         return rank, moved is None, -abs(moved or 0.0), self.new.number
 
 
-class Paired(msgspec.Struct, frozen=True, kw_only=True):
-    """Mistakes of both bundles in the pictures with one label to which at least one of them gave a verdict. NO_VERDICT
-    is not a mistake.
-    """
-
-    pictures: int
-    old: Rate
-    new: Rate
-    added: Rate
-    """Mistakes that only the new bundle makes."""
-    removed: Rate
-    """Mistakes that only the old bundle makes."""
-    change: Rate | None = None
-    """The new bundle's mistakes minus the old one's, over all groups; None for one group."""
-
-
-class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """What changes in the pictures of a group, or in all. A rate is None if there is no picture to count."""
-
-    group: str | None
-    """None: all."""
-    pictures: int
-    other_files: int
-    """Pictures whose file changed between the runs, or could be read in one only: in no other figure."""
-    transitions: dict[Verdict, dict[Verdict, int]]
-    """Pictures by the old bundle's verdict, then by the new one's."""
-    flips: Rate | None
-    defect_to_good: Rate | None
-    good_to_defect: Rate | None
-    lost: Rate | None
-    """Pictures that only the old bundle gives a verdict."""
-    gained: Rate | None
-    """Pictures that only the new bundle gives a verdict."""
-    escapes: Paired | None
-    """Of the pictures with label `defective`; None: there are none."""
-    false_rejects: Paired | None
-    """Of the pictures with label `good`; None: there are none."""
-
-
-class Comparison:
+class Comparison(Tally):
     """Compares two bundles, picture by picture. Memory grows with the number of groups only.
 
     Args:
@@ -325,11 +272,11 @@ class Comparison:
     """
 
     def __init__(self, worst: int) -> None:
-        self.tally = Tally()
+        super().__init__()
         self._worst = Worst[Change](worst, lambda change: change.severity)
 
     def add(self, change: Change) -> None:
-        self.tally.add(change.new.group, _counted(change))
+        self.count(change.new.group, _counted(change))
         if change.is_flip:
             self._worst.add(change)
 
@@ -340,42 +287,37 @@ class Comparison:
         """Return the groups in the order of `ORDER_OF_CHANGED`, with intervals of Clopper and Pearson, which take the
         pictures of a group as independent.
         """
-        worst = self.tally.worst("escape added", [("flip", "same file")], most)
+        worst = self.worst_by("escape added", [("flip", "same file")], most)
         return [self.figures(group) for group in worst]
 
     def groups_with_flips(self) -> Rate | None:
         """Return the share of groups with a flip, with the interval of Clopper and Pearson: it also holds without a
         single flip. None: there is no picture.
         """
-        groups = len(self.tally.groups)
-        count = sum(counts["flip"] > 0 for counts in self.tally.groups.values())
+        groups = len(self.groups)
+        count = sum(counts["flip"] > 0 for counts in self.groups.values())
         return Rate(count, groups, interval(count, groups)) if groups else None
 
     def figures(self, group: str | None) -> Figures:
         """Return the figures of one group; None: of all, with intervals over groups."""
-        counts = self.tally.counts(group)
-        return Figures(
-            group=group,
-            pictures=counts["picture"],
-            other_files=counts["other file"],
-            transitions={old: {new: counts[f"{old} to {new}"] for new in VERDICTS} for old in VERDICTS},
-            flips=self.tally.rate(group, "flip", "same file"),
-            defect_to_good=self.tally.rate(group, "DEFECT to GOOD", "same file"),
-            good_to_defect=self.tally.rate(group, "GOOD to DEFECT", "same file"),
-            lost=self.tally.rate(group, "lost", "same file"),
-            gained=self.tally.rate(group, "gained", "same file"),
-            escapes=self._paired(group, "escape", "defective"),
-            false_rejects=self._paired(group, "false reject", "good"),
-        )
+        counts = self.counts(group)
+        return {
+            "group": group,
+            "pictures": counts["picture"],
+            "other_files": counts["other file"],
+            "transitions": {old: {new: counts[f"{old} to {new}"] for new in VERDICTS} for old in VERDICTS},
+            **{name: self.rate(group, *of) for name, of in CHANGE_RATES.items()},
+            "escapes": self._paired(group, "escape", "defective"),
+            "false_rejects": self._paired(group, "false reject", "good"),
+        }
 
-    def _paired(self, group: str | None, mistake: str, label: str) -> Paired | None:
-        old, new, added, removed = (
-            self.tally.rate(group, f"{mistake} {part}", label) for part in ("old", "new", "added", "removed")
-        )
-        if old is None or new is None or added is None or removed is None:
-            return None
-        change = self.tally.rate(None, f"{mistake} change", label) if group is None else None
-        return Paired(pictures=old.of, old=old, new=new, added=added, removed=removed, change=change)
+    def _paired(self, group: str | None, mistake: str, label: str) -> Figures | None:
+        """Return the mistakes of both bundles in the pictures with a label to which at least one of them gave a verdict,
+        and those that only the new or only the old one makes; None: there is no such picture.
+        """
+        names = ("old", "new", "added", "removed", *(["change"] if group is None else []))
+        rates = {name: self.rate(group, f"{mistake} {name}", label) for name in names}
+        return None if rates["old"] is None else {"pictures": rates["old"].of, **rates}
 
 
 def _counted(change: Change) -> Counter[str]:

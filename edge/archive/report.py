@@ -175,10 +175,10 @@ def make_report(plan: Plan, results: Results) -> str:
         changed_groups=[] if comparison is None else comparison.worst_groups(MOST_GROUPS),
         total=results.summary.figures(None),
         groups=results.summary.worst_groups(MOST_GROUPS),
-        all_groups=len(results.summary.tally.groups),
+        all_groups=len(results.summary.groups),
         flips=flips,
         worst=shown,
-        more_flips=0 if comparison is None else comparison.tally.counts(None)["flip"] - len(flips),
+        more_flips=0 if comparison is None else comparison.counts(None)["flip"] - len(flips),
         more_worst=len(worst) - len(shown),
         warnings=list(_warnings(results)),
         difference=None if results.differ_in is None else describe_difference(results.differ_in),
@@ -206,7 +206,7 @@ def describe_difference(differ_in: Sequence[str]) -> str:
 def _warnings(results: Results) -> Iterator[str]:
     """Yield what a reader must know before the figures."""
     if results.comparison is not None:
-        counts = results.comparison.tally.counts(None)
+        counts = results.comparison.counts(None)
         if others := counts["other file"]:
             them = "it" if others == 1 else "them"
             yield (

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from heatline.edge.archive.comparison import VERDICTS, Change, Comparison, Paired, Summary, findings_of
+from heatline.edge.archive.comparison import CHANGE_RATES, VERDICTS, Change, Comparison, Figures, Summary, findings_of
 from heatline.edge.archive.plan import Plan, UsedBundle, WorkerNote, file_of, finished_parts, read_part
 from heatline.edge.archive.storage import is_uri, without_password
 from heatline.edge.bundle import Bundle
@@ -209,26 +209,21 @@ def outcome_of(out: str, results: Results, inspected: int) -> Inspected:
 
 
 def _changes(comparison: Comparison, differ_in: Sequence[str] | None) -> dict[str, Any]:
-    total, counts = comparison.figures(None), comparison.tally.counts(None)
+    total, counts = comparison.figures(None), comparison.counts(None)
     return {
-        "compared": total.pictures - total.other_files,
-        "other_files": total.other_files,
-        "flips": counts["flip"],
-        "defect_to_good": counts["DEFECT to GOOD"],
-        "good_to_defect": counts["GOOD to DEFECT"],
-        "lost": counts["lost"],
-        "gained": counts["gained"],
-        "escapes": _mistakes(total.escapes),
-        "false_rejects": _mistakes(total.false_rejects),
+        "compared": total["pictures"] - total["other_files"],
+        "other_files": total["other_files"],
+        **{name: counts[counted] for name, (counted, _) in CHANGE_RATES.items()},
+        "escapes": _mistakes(total["escapes"]),
+        "false_rejects": _mistakes(total["false_rejects"]),
         "differ_in": differ_in,
     }
 
 
-def _mistakes(paired: Paired | None) -> dict[str, int] | None:
+def _mistakes(paired: Figures | None) -> dict[str, int] | None:
     if paired is None:
         return None
-    rates = {"old": paired.old, "new": paired.new, "added": paired.added, "removed": paired.removed}
-    return {"pictures": paired.pictures} | {name: rate.count for name, rate in rates.items()}
+    return {"pictures": paired["pictures"]} | {name: paired[name].count for name in ("old", "new", "added", "removed")}
 
 
 def _read(plan: Plan, digest: str, part: int) -> tuple[pa.Table, WorkerNote]:

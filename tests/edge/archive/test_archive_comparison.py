@@ -41,25 +41,25 @@ def test_counts_and_order_agree_with_pandas(pictures: list[Made]) -> None:
         figures = results.comparison.figures(group)
         part, changed = (each if group is None else each[each.group == group] for each in (same, flips))
         whole = pairs if group is None else pairs[pairs.group == group]
-        assert (figures.pictures, figures.other_files) == (len(whole), len(whole) - len(part))
+        assert (figures["pictures"], figures["other_files"]) == (len(whole), len(whole) - len(part))
         counts = {each: dict.fromkeys(VERDICTS, 0) for each in VERDICTS}
         for (was, now), count in part.groupby(["old", "new"]).size().items():
             counts[was][now] = count
-        assert figures.transitions == counts
+        assert figures["transitions"] == counts
         if len(part):
-            assert figures.flips is not None
-            assert (figures.flips.count, figures.flips.of) == (len(changed), len(part))
-            assert group is None or figures.flips.interval == interval(len(changed), len(part))
+            assert figures["flips"] is not None
+            assert (figures["flips"].count, figures["flips"].of) == (len(changed), len(part))
+            assert group is None or figures["flips"].interval == interval(len(changed), len(part))
         for paired, label, wrong in (
-            (figures.escapes, "defective", "GOOD"),
-            (figures.false_rejects, "good", "DEFECT"),
+            (figures["escapes"], "defective", "GOOD"),
+            (figures["false_rejects"], "good", "DEFECT"),
         ):
             judged = part[(part.label == label) & ((part.old != "NO_VERDICT") | (part.new != "NO_VERDICT"))]
             assert (paired is None) == judged.empty
             if paired is not None:
                 was, now = judged.old == wrong, judged.new == wrong
-                assert paired.pictures == len(judged)
-                found = [rate.count for rate in (paired.old, paired.new, paired.added, paired.removed)]
+                assert paired["pictures"] == len(judged)
+                found = [rate.count for rate in (paired["old"], paired["new"], paired["added"], paired["removed"])]
                 assert found == [was.sum(), now.sum(), (now & ~was).sum(), (was & ~now).sum()]
     escapes = (flips.label == "defective") & (flips.new == "GOOD")
     is_right = ((flips.label == "defective") & (flips.new == "DEFECT")) | (
@@ -86,8 +86,8 @@ def test_a_file_that_changed_between_the_runs_is_no_flip(tmp_path: Path) -> None
     comparison = read_results(made_archive(tmp_path, pictures), NEW, OLD).comparison
     assert comparison is not None
     total = comparison.figures(None)
-    assert total.flips is not None
-    assert (total.flips.count, total.flips.of, total.other_files) == (1, 2, 2)
+    assert total["flips"] is not None
+    assert (total["flips"].count, total["flips"].of, total["other_files"]) == (1, 2, 2)
     assert [change.new.number for change in comparison.worst_flips()] == [0]
 
 
@@ -96,14 +96,14 @@ def test_the_whole_has_intervals_over_groups_and_few_groups_have_none(tmp_path: 
     few = [Made(f"g{number}", None, each.seen) for number in range(9) for each in (flip, stay)]
     comparison = read_results(made_archive(tmp_path / "few", few), NEW, OLD).comparison
     assert comparison is not None
-    assert comparison.figures(None).flips is not None
-    assert comparison.figures(None).flips.interval is None  # type: ignore[union-attr]
-    assert comparison.tally.basis() == "no intervals: a bootstrap needs at least 10 groups, and there are 9"
+    assert comparison.figures(None)["flips"] is not None
+    assert comparison.figures(None)["flips"].interval is None  # type: ignore[union-attr]
+    assert comparison.basis() == "no intervals: a bootstrap needs at least 10 groups, and there are 9"
     mixed = [Made(f"g{number}", None, (flip if number < 5 else stay).seen) for number in range(10) for _ in range(3)]
     comparison = read_results(made_archive(tmp_path / "ten", mixed), NEW, OLD).comparison
     assert comparison is not None
     # Whole groups flip: 2 to 8 of 10 groups, as in tests/train/test_intervals.py, and not the narrower 30 pictures.
-    assert comparison.figures(None).flips.interval == (pytest.approx(0.2), pytest.approx(0.8))  # type: ignore[union-attr]
+    assert comparison.figures(None)["flips"].interval == (pytest.approx(0.2), pytest.approx(0.8))  # type: ignore[union-attr]
     assert comparison.groups_with_flips().interval == interval(5, 10)  # type: ignore[union-attr]
 
 

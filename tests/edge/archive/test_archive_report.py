@@ -149,7 +149,7 @@ def test_a_score_on_the_threshold_has_no_sign_and_groups_without_a_flip_are_in_t
     results, page = results_of(tmp_path, [on_it, flip, flip, stays, *others, whole])
     assert "on the threshold, 0 regions" in page.text
     assert results.comparison is not None
-    order = [figures.group for figures in results.comparison.worst_groups(10)]
+    order = [figures["group"] for figures in results.comparison.worst_groups(10)]
     assert order == ["day 6", "day 2", "day 1", "day 3", "day 4", "day 5"], "by share, then by name"
 
 
@@ -173,7 +173,7 @@ def test_the_page_is_bounded_and_says_where_the_rest_is(tmp_path: Path, monkeypa
     assert query is not None
     monkeypatch.chdir(tmp_path)
     found = duckdb.sql(query[0]).fetchall()
-    assert len(found) == results.comparison.tally.counts(None)["flip"] == 12  # type: ignore[union-attr]
+    assert len(found) == results.comparison.counts(None)["flip"] == 12  # type: ignore[union-attr]
     assert found[0][1:] == ("DEFECT", "GOOD", 1.0, -1.0)
 
 
