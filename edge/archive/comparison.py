@@ -312,7 +312,7 @@ class Comparison(Tally):
         }
 
     def _paired(self, group: str | None, mistake: str, label: str) -> Figures | None:
-        """Return the mistakes of both bundles in the pictures with a label to which at least one of them gave a verdict,
+        """Return the mistakes of both bundles in the pictures with a label to which at least one gave a verdict,
         and those that only the new or only the old one makes; None: there is no such picture.
         """
         names = ("old", "new", "added", "removed", *(["change"] if group is None else []))

@@ -2,7 +2,7 @@
 
 import click
 
-from heatline.edge.cli.group import CommandGroup
+from heatline.edge.cli.options import CommandGroup
 from heatline.edge.cli.output import say
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, key_options, name_of
 from heatline.edge.util.extras import require_extra

@@ -38,8 +38,7 @@ from heatline.edge.cli.bundle_formatting import (
     reference_facts,
 )
 from heatline.edge.cli.calibrate import set_reference
-from heatline.edge.cli.group import CommandGroup
-from heatline.edge.cli.options import engine_option, precision_option
+from heatline.edge.cli.options import CommandGroup, engine_option, precision_option
 from heatline.edge.cli.output import facts_of, json_option, print_made_key, print_report, print_table, say
 from heatline.edge.inference import EngineKind, Precision, infer, open_engine
 from heatline.edge.keys import StoredKey, public_half

@@ -12,9 +12,8 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from heatline.edge.cli.group import CommandGroup
 from heatline.edge.cli.line import POLL_SECONDS, STATUS_WITHIN_SECONDS, first_status
-from heatline.edge.cli.options import VERDICT, day_option
+from heatline.edge.cli.options import VERDICT, CommandGroup, day_option
 from heatline.edge.cli.output import (
     json_option,
     make_empty,
@@ -25,9 +24,9 @@ from heatline.edge.cli.output import (
     progress_bar,
     say,
 )
-from heatline.edge.delivery.client.handshake_probe import require_authorized
-from heatline.edge.delivery.client.subscriber import Subscriber
-from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.client import require_authorized
+from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.subscriber import Subscriber
 from heatline.edge.describe import describe_bundle, describe_event, utc
 from heatline.edge.errors import ConfigError, DeliveryError, InputError, JournalError
 from heatline.edge.heatmap_picture import outline_foreign, outline_regions, png, tint

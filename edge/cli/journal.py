@@ -12,8 +12,7 @@ from typing import BinaryIO, Literal
 import click
 import msgspec
 
-from heatline.edge.cli.group import CommandGroup
-from heatline.edge.cli.options import topic_option
+from heatline.edge.cli.options import CommandGroup, topic_option
 from heatline.edge.cli.output import json_option, print_json, print_report, print_table, progress_bar, say
 from heatline.edge.delivery.journal import Record
 from heatline.edge.delivery.reader import JournalReader, faults

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from heatline.edge.cli.group import CommandGroup
+from heatline.edge.cli.options import CommandGroup
 from heatline.edge.cli.output import json_option, print_json, print_made_key, print_report
 from heatline.edge.delivery.auth import (
     ALLOWED_KEYS,

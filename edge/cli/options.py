@@ -1,7 +1,7 @@
-"""Options that commands share."""
+"""What the command lines of commands share: options, and groups of commands."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 import click
@@ -62,3 +62,33 @@ def reply_timeout_option(seconds: float, until: str) -> Callable[[Command], Comm
         show_default=True,
         help=f"Seconds to wait {until}.",
     )
+
+
+class CommandGroup(click.Group):
+    """A click group with headings.
+
+    Args:
+        sections: names of commands by heading; default: one heading for all. A command in no section is listed under
+            `Other commands`.
+    """
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]] | None = None, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._sections = sections
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands as click does, but without cutting sentences off."""
+        rows = {}
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None and not command.hidden:
+                rows[name] = command.get_short_help_str(limit=10_000)
+        widest = max(map(len, rows), default=0)
+        sections = self._sections or {"Commands": list(rows)}
+        named = {name for names in sections.values() for name in names}
+        for heading, names in {**sections, "Other commands": [name for name in rows if name not in named]}.items():
+            # Names are padded, so that the sentences of all sections are in one column.
+            found = [(name.ljust(widest), rows[name]) for name in names if name in rows]
+            if found:
+                with formatter.section(heading):
+                    formatter.write_dl(found)
