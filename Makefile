@@ -80,7 +80,7 @@ cameras: $(VENV)/.dev ## Measure the highest rates of cameras, and the time unti
 	@$(BIN)/python -m tests.system.cameras $(CAMERAS_ARGS)
 
 schemas: $(VENV)/.runtime ## Write the JSON Schemas of the events from their structs
-	@$(BIN)/python -m heatline.edge.wire.schemas.generate
+	@$(BIN)/python -c 'from heatline.edge.wire.schemas import main; main()'
 
 study: ## Train, evaluate and report the study's table on the data in HEATLINE_DATA; continues where it was stopped
 	@test -n "$$HEATLINE_DATA" || { \

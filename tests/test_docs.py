@@ -51,7 +51,7 @@ from heatline.edge.wire.events import (
     VerdictEvent,
     from_frames,
 )
-from heatline.edge.wire.schemas.generate import FOLDER, schemas
+from heatline.edge.wire.schemas import FOLDER, schemas
 from heatline.train.config import TrainConfig
 from tests.edge.secured import Secured, free_port
 from tests.edge.socket_servers import Events

@@ -39,8 +39,7 @@ from heatline.edge.monitor.store import JUDGED, EvidenceEntry, EvidenceStore, ev
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, is_line, journal_of, key_options
 from heatline.edge.util.files import replacing, writing
 from heatline.edge.util.text import encode_json, format_count
-from heatline.edge.wire.events import Message, ReviewEvent, StatusEvent, Verdict
-from heatline.edge.wire.marks import Mark, MarkKind
+from heatline.edge.wire.events import Mark, MarkKind, Message, ReviewEvent, StatusEvent, Verdict
 
 HEADINGS = "time (UTC)", "verdict", "camera", "part", "score", "reason", "review", "id"
 RATES = (

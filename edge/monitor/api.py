@@ -32,8 +32,7 @@ from heatline.edge.monitor.references import References
 from heatline.edge.monitor.state import State
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.wire.events import HeatmapPng, ReviewEvent, StatusEvent, Verdict, VerdictEvent
-from heatline.edge.wire.marks import Mark, MarkKind
+from heatline.edge.wire.events import HeatmapPng, Mark, MarkKind, ReviewEvent, StatusEvent, Verdict, VerdictEvent
 
 _log = RateLimitedLog(logging.getLogger(__name__))
 T = TypeVar("T")

@@ -44,8 +44,7 @@ from heatline.edge.monitor.pictures import (
 from heatline.edge.util.channel import Channel, NewRing, ReleaseSlot, RingWriter
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.wire.events import EvidenceState, VerdictEvent, header_of
-from heatline.edge.wire.marks import Mark
+from heatline.edge.wire.events import EvidenceState, Mark, VerdictEvent, header_of
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,7 @@ from typing import Literal
 import msgspec
 
 from heatline.edge.errors import InputError
-from heatline.edge.wire.events import ReviewEvent, VerdictEvent
-from heatline.edge.wire.marks import Mark, MarkKind
+from heatline.edge.wire.events import Mark, MarkKind, ReviewEvent, VerdictEvent
 
 Truth = Literal["good", "defective"]
 MANIFEST = "manifest.jsonl"

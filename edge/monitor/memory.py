@@ -14,9 +14,7 @@ import msgspec
 
 from heatline.edge.monitor.held_picture import HeldPicture, PictureMemory, Pictures, Place, picture_id
 from heatline.edge.monitor.marks import Truth, combine, merged
-from heatline.edge.wire.events import ReviewEvent, StatusEvent, Verdict, VerdictEvent
-from heatline.edge.wire.marks import MarkKind
-from heatline.edge.wire.reasons import in_words
+from heatline.edge.wire.events import MarkKind, ReviewEvent, StatusEvent, Verdict, VerdictEvent, in_words
 
 ROWS = 2000
 HISTORY_SECONDS = 3600

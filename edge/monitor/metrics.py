@@ -23,12 +23,12 @@ from heatline.edge.wire.events import (
     EvidenceState,
     HandshakeState,
     JournalState,
+    MarkKind,
     ReviewEvent,
     StatusEvent,
     Verdict,
     VerdictEvent,
 )
-from heatline.edge.wire.marks import MarkKind
 
 LATENCY_SECONDS = 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 LOGITS = -32, -16, -12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12, 16, 32

@@ -28,8 +28,7 @@ from heatline.edge.errors import DeliveryError
 from heatline.edge.inspection.verdict import TileScores
 from heatline.edge.util.channel import Channel, Message, ReleaseSlot, RingReader
 from heatline.edge.util.systemd import LINES, RUNTIME_FOLDERS, runtime_folder
-from heatline.edge.wire.events import EvidenceState, HeatmapPng, VerdictEvent
-from heatline.edge.wire.marks import Mark
+from heatline.edge.wire.events import EvidenceState, HeatmapPng, Mark, VerdictEvent
 
 VERSION = 1
 MOST_SLOTS = 16

@@ -19,8 +19,8 @@ from heatline.edge.wire.events import (
     HandshakeState,
     JournalState,
     StatusEvent,
+    in_words,
 )
-from heatline.edge.wire.reasons import in_words
 
 SILENT_AFTER_SECONDS = 3.0
 """A line reports its status about once a second."""

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from heatline.edge.inspection.outcome import Outcome
 from heatline.edge.util.rate_limited_log import RateLimit
 from heatline.edge.util.text import format_count, on_one_line
-from heatline.edge.wire.events import Account
-from heatline.edge.wire.reasons import in_words
+from heatline.edge.wire.events import Account, in_words
 
 logger = logging.getLogger(__name__)
 

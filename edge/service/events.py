@@ -33,6 +33,7 @@ from heatline.edge.wire.events import (
     Handshake,
     HeatmapPng,
     JournalEvent,
+    Mark,
     Message,
     ReviewEvent,
     State,
@@ -41,7 +42,6 @@ from heatline.edge.wire.events import (
     VerdictEvent,
     WebState,
 )
-from heatline.edge.wire.marks import Mark
 
 NOT_NUMBERED = 0
 

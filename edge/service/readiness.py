@@ -5,8 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from heatline.edge.wire.events import CameraState, Handshake, HandshakeState, State
-from heatline.edge.wire.reasons import in_words
+from heatline.edge.wire.events import CameraState, Handshake, HandshakeState, State, in_words
 
 STALLED_AFTER_SECONDS = 5.0
 """The line is stalled if the last stage had no output for so long."""

@@ -2,11 +2,9 @@
 
 from typing import Literal
 
-import msgspec
-
 from heatline.edge.wire.events import BundleName
 from heatline.edge.wire.requests import (
-    SCHEMA_VERSION,
+    IdentifiedReply,
     IdentifiedRequest,
     Protocol,
     Refused,
@@ -50,11 +48,9 @@ class SelectRequest(IdentifiedRequest, frozen=True, kw_only=True, tag="select"):
         require_printable(product=self.product)
 
 
-class Triggered(msgspec.Struct, frozen=True, kw_only=True, tag="triggered", tag_field="type"):
+class Triggered(IdentifiedReply, frozen=True, kw_only=True, tag="triggered"):
     """The camera was triggered and took this frame."""
 
-    schema_version: int = SCHEMA_VERSION
-    request_id: str | None = None
     camera: str
     part_id: str | None = None
     frame_id: int
@@ -63,20 +59,16 @@ class Triggered(msgspec.Struct, frozen=True, kw_only=True, tag="triggered", tag_
     """Number of the frame since boot, per camera: 1, 2, 3, ..."""
 
 
-class Announced(msgspec.Struct, frozen=True, kw_only=True, tag="announced", tag_field="type"):
+class Announced(IdentifiedReply, frozen=True, kw_only=True, tag="announced"):
     """The part id waits for the camera's next trigger edge."""
 
-    schema_version: int = SCHEMA_VERSION
-    request_id: str | None = None
     camera: str
     part_id: str | None = None
 
 
-class Selected(msgspec.Struct, frozen=True, kw_only=True, tag="selected", tag_field="type"):
+class Selected(IdentifiedReply, frozen=True, kw_only=True, tag="selected"):
     """The product is active: every frame that the line takes from now on is inspected as this product."""
 
-    schema_version: int = SCHEMA_VERSION
-    request_id: str | None = None
     product: str
     bundle: BundleName
 

@@ -3,14 +3,15 @@
 `to_frames` turns a message into the parts that ZeroMQ sends, `from_frames` turns the parts into the message.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from heatline.edge.errors import MessageError, SchemaVersionError
-from heatline.edge.wire.marks import Mark
+from heatline.edge.wire.requests import ShortText, require_printable
 
 SCHEMA_VERSION = 2
 """Counts up when a reader of the version before could misread a message. A reader refuses all other versions, and
@@ -19,6 +20,45 @@ LARGEST_PART_BYTES = 64 << 20
 """A client closes the connection to a peer that sends a larger one."""
 
 Verdict = Literal["GOOD", "DEFECT", "NO_VERDICT"]
+MarkKind = Literal["right", "false_alarm", "missed", "withdrawn"]
+"""`right`: the verdict is right. `false_alarm`: the verdict is DEFECT, and the part is good. `missed`: the line did not
+find a defect. `withdrawn`: the reviewer takes the former mark back."""
+MOST_POINTS = 64
+LARGEST_COORDINATE = 1 << 20
+PictureId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}\Z")]
+CameraName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+Coordinate = Annotated[int, Meta(ge=0, le=LARGEST_COORDINATE)]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+MarkId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,64}\Z")]
+
+WORDS: Mapping[str, str] = {
+    "dropped.overload": "frames came faster than they could be inspected",
+    "dropped.deadline": "the verdict did not come in time",
+    "dropped.lost_by_camera": "frames were lost on the way from the camera",
+    "dropped.no_frame": "a part was triggered, and no frame of it came",
+    "dropped.changeover": "the camera was closed to change its settings",
+    "dropped.stopped": "the line or the camera was stopped",
+    "dropped.crashed": "the line's program had crashed",
+    "failed.incomplete": "frames arrive damaged",
+    "failed.unreadable": "the picture cannot be decoded",
+    "failed.wrong_size": "frames do not have the expected size",
+    "failed.wrong_colour": "frames do not have the expected pixel format",
+    "failed.implausible": "frames do not show the product, or not in its usual light or focus",
+    "failed.misaligned": "the part does not lie as its reference picture shows it",
+    "failed.foreign_area": "something covers the product, or a part of the picture is lost",
+    "failed.engine": "the computation failed",
+    "failed.frozen": "the same picture comes again and again",
+    "failed.clock": "its clock stands still or runs back",
+    "failed.stale": "frames are too old when they arrive",
+    "failed.frame_ids": "its frame numbers run back or leap",
+    "failed.silent": "no frames come",
+    "failed.unreachable": "it does not answer",
+    "failed.unresponsive": "its program does not answer",
+    "failed.process": "its program ended or does not start",
+    "failed.broken": "it cannot be used any longer",
+    "failed.open": "it could not be opened in time",
+}
+"""By reason of a verdict event. After `failed.`, the alarms of cameras have the same words."""
 
 
 class Region(msgspec.Struct, frozen=True):
@@ -87,15 +127,36 @@ class HeatmapPng(msgspec.Struct, frozen=True, kw_only=True):
     logit_at_255: float
 
 
-class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag_field="type"):
+class _CountedEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """Fields of every event that has a number."""
+
+    schema_version: int = SCHEMA_VERSION
+    boot_id: str
+    seq: int
+    journal_id: str | None = None
+    """The journal that holds the event and counts `seq`; null: none, and `seq` counts such events of the boot."""
+    previous_seq: int
+    """`seq` of the event before it under its topic and in the same count; 0 if there is none."""
+
+
+class _LineEvent(_CountedEvent, frozen=True, kw_only=True):
+    """Fields of every event that has a number and is not a verdict."""
+
+    at_ns: int
+    """UTC, ns since 1970."""
+    line: str
+
+    @property
+    def topic(self) -> str:
+        return str(self.__struct_config__.tag)
+
+
+class VerdictEvent(_CountedEvent, frozen=True, kw_only=True, tag="verdict"):
     """The verdict of a frame, or the reason why a run of frames has none.
 
     Scores and thresholds are in logits, positions in px.
     """
 
-    schema_version: int = SCHEMA_VERSION
-    boot_id: str
-    seq: int
     camera: str
     frame_id: int | None
     """The camera's number of the frame, which may wrap and restart; null if no frame came."""
@@ -124,10 +185,6 @@ class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag
     bundle: BundleName
     product: str | None = None
     """Product that the frame was inspected as; null if the line has no products."""
-    journal_id: str | None = None
-    """The journal that holds the event and counts `seq`; null: none, and `seq` counts such events of the boot."""
-    previous_seq: int
-    """`seq` of the event before it under its topic and in the same count; 0 if there is none."""
     regions: list[Region] = []
     foreign_areas: list[ForeignArea] = []
     """Areas that the product cannot show. Unless the verdict is DEFECT, it is NO_VERDICT because of them."""
@@ -336,15 +393,9 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
         return "status"
 
 
-class AlarmEvent(msgspec.Struct, frozen=True, kw_only=True, tag="alarm", tag_field="type"):
+class AlarmEvent(_LineEvent, frozen=True, kw_only=True, tag="alarm"):
     """A camera died, or is back; one event each. While it is dead, nothing that it sees is inspected."""
 
-    schema_version: int = SCHEMA_VERSION
-    boot_id: str
-    seq: int
-    at_ns: int
-    """UTC, ns since 1970."""
-    line: str
     camera: str
     alarm: str
     """The fault, one word."""
@@ -356,26 +407,13 @@ class AlarmEvent(msgspec.Struct, frozen=True, kw_only=True, tag="alarm", tag_fie
     acting: bool
     product: str | None = None
     """The active product; null if the line has no products."""
-    journal_id: str | None = None
-    previous_seq: int
-    """`seq` of the event before it under its topic and in the same count; 0 if there is none."""
-
-    @property
-    def topic(self) -> str:
-        return "alarm"
 
 
-class DriftEvent(msgspec.Struct, frozen=True, kw_only=True, tag="drift", tag_field="type"):
+class DriftEvent(_LineEvent, frozen=True, kw_only=True, tag="drift"):
     """A measure of a camera's frames differs from the calibration, or no longer; one event each. A warning: the frames
     still get their verdicts.
     """
 
-    schema_version: int = SCHEMA_VERSION
-    boot_id: str
-    seq: int
-    at_ns: int
-    """UTC, ns since 1970."""
-    line: str
     camera: str
     measure: str
     """`brightness`, `sharpness`, `saturation`, `shift_x`, `shift_y`, `turn`, `match`, `score` or `evidence`."""
@@ -395,24 +433,11 @@ class DriftEvent(msgspec.Struct, frozen=True, kw_only=True, tag="drift", tag_fie
     product: str | None = None
     """The product that the frames were inspected as; null if the line has no products."""
     acting: bool
-    journal_id: str | None = None
-    previous_seq: int
-    """`seq` of the event before it under its topic and in the same count; 0 if there is none."""
-
-    @property
-    def topic(self) -> str:
-        return "drift"
 
 
-class ChangeEvent(msgspec.Struct, frozen=True, kw_only=True, tag="change", tag_field="type"):
+class ChangeEvent(_LineEvent, frozen=True, kw_only=True, tag="change"):
     """A reload or a selection of a product applies from the next frames on, or was refused."""
 
-    schema_version: int = SCHEMA_VERSION
-    boot_id: str
-    seq: int
-    at_ns: int
-    """UTC, ns since 1970."""
-    line: str
     change: Literal["reload", "select"]
     applied: bool
     """False: it was refused, and the setup before it is still active."""
@@ -423,27 +448,11 @@ class ChangeEvent(msgspec.Struct, frozen=True, kw_only=True, tag="change", tag_f
     bundle: BundleName
     """The bundle that is active now."""
     acting: bool
-    journal_id: str | None = None
-    previous_seq: int
-    """`seq` of the event before it under its topic and in the same count; 0 if there is none."""
-
-    @property
-    def topic(self) -> str:
-        return "change"
 
 
-class JournalEvent(msgspec.Struct, frozen=True, kw_only=True, tag="journal", tag_field="type"):
+class JournalEvent(_LineEvent, frozen=True, kw_only=True, tag="journal"):
     """A change of the journal that its users must know."""
 
-    schema_version: int = SCHEMA_VERSION
-    boot_id: str
-    seq: int
-    journal_id: str | None = None
-    previous_seq: int
-    """`seq` of the event before it under its topic and in the same count; 0 if there is none."""
-    at_ns: int
-    """UTC, ns since 1970."""
-    line: str
     kind: str
     """`begun`: a new journal. `live_only`: from now on events are not journalled. `recording`: events are journalled
     again. `unrecorded`: the boot before sent events that are not in the journal. `discarded`: events were deleted
@@ -461,28 +470,41 @@ class JournalEvent(msgspec.Struct, frozen=True, kw_only=True, tag="journal", tag
     consumers: list[str] = []
     """Durable consumers that will never get them."""
 
-    @property
-    def topic(self) -> str:
-        return "journal"
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person says of a verdict, with the facts of the verdict that it is about."""
+
+    id: MarkId
+    """Chosen by the program that sends it, which recognises by it that the mark is journalled."""
+    picture: PictureId
+    """Id of the frame's picture, as in its verdict event."""
+    camera: CameraName
+    captured_at_ns: Annotated[int, Meta(ge=0)]
+    """UTC, ns since 1970, as in the verdict event."""
+    verdict: Literal["GOOD", "DEFECT"]
+    """The verdict that is marked."""
+    bundle: Digest
+    """Digest of the bundle that gave the verdict."""
+    kind: MarkKind
+    at_xy: Annotated[list[tuple[Coordinate, Coordinate]], Meta(max_length=MOST_POINTS)] = []
+    """Where the missed defects are, px of the frame; empty for other kinds."""
+    by: ShortText
+    """The reviewer's name."""
+
+    def __post_init__(self) -> None:
+        require_printable(by=self.by)
+        if self.by != self.by.strip():
+            raise ValueError(f"Expected a name without spaces at its ends, got {self.by!a} - at `$.by`")
+        if self.kind == "false_alarm" and self.verdict != "DEFECT":
+            raise ValueError(f"Expected a DEFECT as false alarm, got {self.verdict} - at `$.verdict`")
+        if (self.kind == "missed") != bool(self.at_xy):
+            raise ValueError(f"Expected positions for `missed` only, got {len(self.at_xy)} for {self.kind}")
 
 
-class ReviewEvent(msgspec.Struct, frozen=True, kw_only=True, tag="review", tag_field="type"):
+class ReviewEvent(_LineEvent, frozen=True, kw_only=True, tag="review"):
     """A person marked a verdict. docs/review.md says what marks mean together."""
 
-    schema_version: int = SCHEMA_VERSION
-    boot_id: str
-    seq: int
-    at_ns: int
-    """UTC, ns since 1970."""
-    line: str
     mark: Mark
-    journal_id: str | None = None
-    previous_seq: int
-    """`seq` of the event before it under its topic and in the same count; 0 if there is none."""
-
-    @property
-    def topic(self) -> str:
-        return "review"
 
 
 Event = VerdictEvent | StatusEvent | AlarmEvent | DriftEvent | ChangeEvent | JournalEvent | ReviewEvent
@@ -555,3 +577,8 @@ def _require_known_version(header: bytes) -> None:
         raise SchemaVersionError(
             f"an event of schema version {version} came, this reader knows version {SCHEMA_VERSION}; update {side}"
         )
+
+
+def in_words(reason: str) -> str:
+    """Return a reason in plain words; one of a newer line stays as it is."""
+    return WORDS.get(reason, reason)

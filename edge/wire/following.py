@@ -13,9 +13,10 @@ from msgspec import Meta
 from heatline.edge.errors import MessageError
 from heatline.edge.wire.events import Event, event_from
 from heatline.edge.wire.requests import (
-    SCHEMA_VERSION,
     UNREADABLE,
+    BareReply,
     BareRequest,
+    IdentifiedReply,
     IdentifiedRequest,
     Protocol,
     Refused,
@@ -93,10 +94,9 @@ class Former(msgspec.Struct, frozen=True, kw_only=True):
     acked_seq: Seq
 
 
-class Following(msgspec.Struct, frozen=True, kw_only=True, tag="following", tag_field="type"):
+class Following(BareReply, frozen=True, kw_only=True, tag="following"):
     """Batches follow, from the event after `acked_seq` on. The line sends it again when it begins another journal."""
 
-    schema_version: int = SCHEMA_VERSION
     name: str
     journal_id: JournalId
     acked_seq: Seq
@@ -110,10 +110,9 @@ class Following(msgspec.Struct, frozen=True, kw_only=True, tag="following", tag_
     """The journal that the consumer followed before, until it acknowledges an event of this one; null: none."""
 
 
-class Batch(msgspec.Struct, frozen=True, kw_only=True, tag="batch", tag_field="type"):
+class Batch(BareReply, frozen=True, kw_only=True, tag="batch"):
     """All requested events after `after_seq` up to `through_seq`. Header and heatmap of each follow as parts."""
 
-    schema_version: int = SCHEMA_VERSION
     journal_id: JournalId
     after_seq: Seq
     through_seq: Seq
@@ -125,11 +124,9 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, tag="batch", tag_field="t
     """Events after `after_seq` up to this one were deleted; null: none were."""
 
 
-class Forgotten(msgspec.Struct, frozen=True, kw_only=True, tag="forgotten", tag_field="type"):
+class Forgotten(IdentifiedReply, frozen=True, kw_only=True, tag="forgotten"):
     """The consumer was removed."""
 
-    schema_version: int = SCHEMA_VERSION
-    request_id: str | None = None
     name: str
 
 

@@ -5,8 +5,17 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from heatline.edge.wire.events import BundleName, ForeignArea, HandshakeState, HeatmapPng, Pose, Region, State, Verdict
-from heatline.edge.wire.marks import Mark
+from heatline.edge.wire.events import (
+    BundleName,
+    ForeignArea,
+    HandshakeState,
+    HeatmapPng,
+    Mark,
+    Pose,
+    Region,
+    State,
+    Verdict,
+)
 
 SCHEMA_VERSION = 1
 """Counts up when a reader of the version before could misread a payload. Readers ignore unknown fields."""

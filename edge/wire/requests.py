@@ -35,11 +35,21 @@ class IdentifiedRequest(BareRequest, frozen=True, kw_only=True):
     """Chosen by the client, returned with the reply."""
 
 
-class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused", tag_field="type"):
-    """The request was not carried out."""
+class BareReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """Fields of every reply."""
 
     schema_version: int = SCHEMA_VERSION
+
+
+class IdentifiedReply(BareReply, frozen=True, kw_only=True):
+    """Fields of every reply that answers one request."""
+
     request_id: str | None = None
+
+
+class Refused(IdentifiedReply, frozen=True, kw_only=True, tag="refused"):
+    """The request was not carried out."""
+
     reason: str
     """One word."""
     detail: str

@@ -13,8 +13,7 @@ from heatline.edge.monitor.marks import mark_of
 from heatline.edge.monitor.pictures import Evidence, Picture, TileScores
 from heatline.edge.monitor.recorder import EvidenceWriter, Limits, room_of
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.wire.events import ReviewEvent, Verdict, VerdictEvent
-from heatline.edge.wire.marks import MarkKind
+from heatline.edge.wire.events import MarkKind, ReviewEvent, Verdict, VerdictEvent
 from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT
 
 LINE = "line1"

@@ -11,8 +11,7 @@ import msgspec
 from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.monitor.marks import mark_of
 from heatline.edge.monitor.memory import Memory
-from heatline.edge.wire.events import ReviewEvent, VerdictEvent
-from heatline.edge.wire.marks import Mark
+from heatline.edge.wire.events import Mark, ReviewEvent, VerdictEvent
 from tests.edge.view_pages import verdict
 
 JOURNAL = "journal-1"

@@ -15,8 +15,7 @@ from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.monitor.marks import combine
 from heatline.edge.monitor.recorder import EvidenceWriter, NoRoomError, room_of
 from heatline.edge.monitor.store import JUDGED, EvidenceStore
-from heatline.edge.wire.events import Message, ReviewEvent
-from heatline.edge.wire.marks import MarkKind
+from heatline.edge.wire.events import MarkKind, Message, ReviewEvent
 from tests.edge.evidences import ALL, DAY_NS, NOON_NS, Clock, frame, mark, names, picture, room, store, writer
 from tests.edge.journals import all_records, change, good, make_writer
 

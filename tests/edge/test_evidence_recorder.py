@@ -26,8 +26,7 @@ from heatline.edge.monitor.pictures import Picture, picture_socket
 from heatline.edge.monitor.recorder import EvidenceWriter, Recorder
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.util.process import NamedThread
-from heatline.edge.wire.events import EvidenceState, Message, StatusEvent, VerdictEvent
-from heatline.edge.wire.marks import MarkKind
+from heatline.edge.wire.events import EvidenceState, MarkKind, Message, StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS, heatline, process_env
 from tests.edge.evidences import mark, names, picture, writer
 from tests.edge.fault_disks import failing_disk, fill, frozen, small_disk

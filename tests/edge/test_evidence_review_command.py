@@ -15,8 +15,7 @@ from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.monitor.marks import Review
 from heatline.edge.monitor.pictures import Picture, picture_socket
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.wire.events import Message, ReviewEvent, StatusEvent
-from heatline.edge.wire.marks import Mark, MarkKind
+from heatline.edge.wire.events import Mark, MarkKind, Message, ReviewEvent, StatusEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.evidences import DAY_NS, NOON_NS, mark, picture, writer
 from tests.edge.journals import events_in, make_writer

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from heatline.edge.errors import InputError
 from heatline.edge.monitor.marks import mark_of
-from heatline.edge.wire.events import VerdictEvent
-from heatline.edge.wire.marks import MOST_POINTS, Mark
+from heatline.edge.wire.events import MOST_POINTS, Mark, VerdictEvent
 from tests.edge.evidences import picture
 
 DEFECT, GOOD = picture(1, "DEFECT").event, picture(2, "GOOD").event

@@ -13,8 +13,17 @@ from hypothesis import strategies as st
 
 from heatline.edge.errors import MessageError
 from heatline.edge.wire import events as wire
-from heatline.edge.wire.events import Event, Message, Region, ReviewEvent, VerdictEvent, from_frames, to_frames
-from heatline.edge.wire.marks import Mark, MarkKind
+from heatline.edge.wire.events import (
+    Event,
+    Mark,
+    MarkKind,
+    Message,
+    Region,
+    ReviewEvent,
+    VerdictEvent,
+    from_frames,
+    to_frames,
+)
 from tests.edge.wire_examples import (
     ALARM,
     CHANGE,

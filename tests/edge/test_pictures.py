@@ -39,8 +39,7 @@ from heatline.edge.monitor.pictures import (
 )
 from heatline.edge.service.events import verdict_message
 from heatline.edge.util.channel import ReleaseSlot, RingWriter
-from heatline.edge.wire.events import EvidenceState, ReviewEvent, VerdictEvent
-from heatline.edge.wire.marks import Mark
+from heatline.edge.wire.events import EvidenceState, Mark, ReviewEvent, VerdictEvent
 from tests.command import process_env
 from tests.edge.secured import until
 from tests.edge.setups import setup_of

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heatline.edge.monitor.marks import Review, combine
-from heatline.edge.wire.events import ReviewEvent
-from heatline.edge.wire.marks import Mark
+from heatline.edge.wire.events import Mark, ReviewEvent
 from tests.edge.wire_examples import GOLDEN
 
 

@@ -21,8 +21,7 @@ from heatline.edge.monitor.held_picture import HeldPicture
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.pictures import Picture
 from heatline.edge.reference.reference import Reference
-from heatline.edge.wire.events import EvidenceState, ReviewEvent, StatusEvent, VerdictEvent, event_from
-from heatline.edge.wire.marks import Mark
+from heatline.edge.wire.events import EvidenceState, Mark, ReviewEvent, StatusEvent, VerdictEvent, event_from
 from tests.command import process_env
 from tests.edge.boards import board, board_bundle, moved
 from tests.edge.lines import RunningLine, children, running, small_frames, write_line_with, write_pictures

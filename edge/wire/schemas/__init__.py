@@ -1,1 +1,54 @@
-"""JSON Schemas of the messages, for readers in any language. `make schemas` writes them."""
+"""`make schemas`: writes the JSON Schemas of events, requests and payloads from their structs."""
+
+from inspect import cleandoc
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from heatline.edge.wire import commands, following, mqtt, requests
+from heatline.edge.wire.events import (
+    SCHEMA_VERSION,
+    AlarmEvent,
+    ChangeEvent,
+    DriftEvent,
+    JournalEvent,
+    ReviewEvent,
+    StatusEvent,
+    VerdictEvent,
+)
+
+FOLDER = Path(__file__).parent
+
+
+def schemas() -> dict[str, bytes]:
+    """Return the text of each schema by file name."""
+    messages: list[tuple[str, int, Any]] = [
+        ("verdict", SCHEMA_VERSION, VerdictEvent),
+        ("status", SCHEMA_VERSION, StatusEvent),
+        ("alarm", SCHEMA_VERSION, AlarmEvent),
+        ("drift", SCHEMA_VERSION, DriftEvent),
+        ("change", SCHEMA_VERSION, ChangeEvent),
+        ("journal", SCHEMA_VERSION, JournalEvent),
+        ("review", SCHEMA_VERSION, ReviewEvent),
+        ("command-request", requests.SCHEMA_VERSION, commands.Request),
+        ("command-reply", requests.SCHEMA_VERSION, commands.Reply),
+        ("follow-request", requests.SCHEMA_VERSION, following.Request),
+        ("follow-reply", requests.SCHEMA_VERSION, following.Reply),
+        ("mqtt", mqtt.SCHEMA_VERSION, mqtt.Payload),
+    ]
+    return {f"{name}-v{version}.json": _text(message) for name, version, message in messages}
+
+
+def _text(message: Any) -> bytes:
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(message)}
+    for definition in schema["$defs"].values():
+        if "description" in definition:  # msgspec 0.22 leaves the docstring's indentation in it
+            definition["description"] = cleandoc(definition["description"])
+    return msgspec.json.format(msgspec.json.encode(schema), indent=2) + b"\n"
+
+
+def main() -> None:
+    for name, text in schemas().items():
+        (FOLDER / name).write_bytes(text)
+        print(FOLDER / name)

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.monitor.marks import MANIFEST, ManifestRow, ReviewRow
 from heatline.edge.util.text import encode_json
-from heatline.edge.wire.events import BundleName, VerdictEvent
-from heatline.edge.wire.marks import MarkKind
+from heatline.edge.wire.events import BundleName, MarkKind, VerdictEvent
 from tests.edge.wire_examples import DEFECT, GOOD
 
 FRAME_HW = (150, 200)

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.bundle import open_bundle
 from heatline.edge.errors import Interrupted
-from heatline.edge.wire.events import BundleName
-from heatline.edge.wire.marks import MarkKind
+from heatline.edge.wire.events import BundleName, MarkKind
 from heatline.export.retrain import retrain as retraining
 from heatline.export.retrain.command import NOT_BETTER
 from heatline.export.retrain.select import digest_pixels
