@@ -15,6 +15,7 @@ import re
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,59 +211,124 @@ def revoke(name: str, folder: Path, roles: Collection[Role] = ROLES) -> list[Rol
     return had
 
 
-class AllowLists:
-    """The current allow-lists of a folder. Any thread.
+def _is_shortage(error: AccessError) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _SHORTAGES
 
-    A file or folder that is damaged, or that others can write, authorizes nobody. It is logged, and the other keys stay
-    allowed. If files cannot be read for lack of memory or descriptors, the lists stay as they were: otherwise a client
-    that opens many connections would disconnect all others.
+
+# Access to a line.
+
+
+class Refusals:
+    """Number of refusals of each socket since the start, by reason. Any thread.
+
+    The first refusal of a kind is logged at once, and those that follow are summed up at a later one.
 
     Args:
-        folder: None: nobody is allowed.
-        own: the line's public key, which is allowed in every role: who can read its private half is the line.
+        clock: monotonic, seconds.
     """
 
-    def __init__(self, folder: Path | None, own: bytes) -> None:
-        self._folder, self._own = folder, own
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
-        self._keys: dict[Role, frozenset[bytes]] = {role: frozenset({own}) for role in ROLES}
+        self._counts: Counter[str] = Counter()
+        self._limits: dict[str, RateLimit] = {}
+
+    def note(self, socket: str, reason: str, detail: str) -> None:
+        """Count a refusal.
+
+        Args:
+            socket: `events`, `commands` or `journal`.
+            reason: one word, from a fixed list.
+            detail: sentence for the log.
+        """
+        name = f"{socket}.{reason}"
+        with self._lock:
+            self._counts[name] += 1
+            limit = self._limits.setdefault(name, RateLimit(self._clock))
+            limit.add()
+            count = limit.due()
+        if count:
+            times = f"{count} times, the last time: " if count > 1 else ""
+            logger.warning("refused (%s): %s%s", name, times, on_one_line(detail))
+
+    def counts(self) -> Mapping[str, int]:
+        """Return the counts by `SOCKET.REASON`."""
+        with self._lock:
+            return dict(self._counts)
+
+
+class Access:
+    """Who may connect, which the authenticators of all of a line's sockets share. Any thread.
+
+    A file or folder of allowed keys that is damaged, or that others can write, authorizes nobody. It is logged, and the
+    other keys stay allowed. If files cannot be read for lack of memory or descriptors, the lists stay as they were:
+    otherwise a client that opens many connections would disconnect all others.
+
+    Args:
+        key: the line's key, which is allowed in every role: who can read its private half is the line. None: its
+            sockets can be bound at local addresses only.
+        allowed: folder of its allow-lists; None: nobody else is allowed.
+    """
+
+    def __init__(self, key: KeyPair | None = None, allowed: Path | None = None) -> None:
+        self.key = key
+        self.refusals = Refusals()
+        self._allowed = allowed
+        self._lock = threading.Lock()
+        self._own: frozenset[bytes] = frozenset() if key is None else frozenset({key.public})
+        self._keys: dict[Role, frozenset[bytes]] = dict.fromkeys(ROLES, self._own)
         self._refreshed_s = float("-inf")
         self._faults: list[str] = []
 
-    def require_valid(self) -> None:
-        """Require that all files can be trusted.
+    @classmethod
+    def read(cls, key: Path | None, allowed: Path | None) -> Self:
+        """Read the files that a line's configuration names.
 
         Raises:
             AccessError: there is no folder, or a file in it cannot be read, is not a key, or can be written by others.
         """
-        if self._folder is None or not self._folder.is_dir():
+        if key is None:
+            return cls()
+        own = read_key_pair(key)
+        if allowed is None or not allowed.is_dir():
             raise AccessError(
-                f"there is no folder {self._folder} of keys that may connect; allow one with "
-                f"heatline keys allow CLIENT.key.pub --role listen --allowed {self._folder}"
+                f"there is no folder {allowed} of keys that may connect; allow one with "
+                f"heatline keys allow CLIENT.key.pub --role listen --allowed {allowed}"
             )
         for role in ROLES:
-            allow_list(self._folder, role).all()
+            allow_list(allowed, role).all()
+        return cls(own, allowed)
 
-    def refresh(self, at_most_s_old: float = 0.0) -> None:
-        """Read the folder again, unless it was read at most this many seconds ago."""
-        with self._lock:
-            now_s = time.monotonic()
-            if self._folder is None or now_s - self._refreshed_s <= at_most_s_old:
-                return
-            faults: list[str] = []
-            self._keys = {role: self._read(allow_list(self._folder, role), role, faults) for role in ROLES}
-            self._refreshed_s = now_s
-            if faults != self._faults:  # log each fault once
-                for fault in faults:
-                    logger.error("%s", fault)
-            self._faults = faults
+    def require_protected(self, name: str, address: str) -> None:
+        """Require that an address is local, or that the line has a key to protect it.
+
+        Args:
+            name: the configuration's key of the address.
+        Raises:
+            AccessError: neither is the case.
+        """
+        if self.key is None and not is_local(address):
+            raise AccessError(unprotected(name, address))
 
     def allows(self, role: Role, key: bytes) -> bool:
         """Return whether a key is allowed in a role, as of the last refresh."""
         return key in self._keys[role]
 
+    def refresh(self, at_most_s_old: float = 0.0) -> None:
+        """Read the folder again, unless it was read at most this many seconds ago."""
+        with self._lock:
+            now_s = time.monotonic()
+            if self._allowed is None or now_s - self._refreshed_s <= at_most_s_old:
+                return
+            faults: list[str] = []
+            self._keys = {role: self._read(allow_list(self._allowed, role), role, faults) for role in ROLES}
+            self._refreshed_s = now_s
+            for fault in faults if faults != self._faults else ():  # each is logged once
+                logger.error("%s", fault)
+            self._faults = faults
+
     def _read(self, store: KeyStore[bytes], role: Role, faults: list[str]) -> frozenset[bytes]:
-        found = {self._own}
+        found = set(self._own)
         try:
             for path in store.files():
                 try:
@@ -278,101 +344,6 @@ class AllowLists:
                 return self._keys[role]
             faults.append(f"nobody is allowed to {role}: {error}")
         return frozenset(found)
-
-
-def _is_shortage(error: AccessError) -> bool:
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _SHORTAGES
-
-
-# Access to a line.
-
-
-@dataclass
-class _Tally:
-    limit: RateLimit
-    count: int = 0
-    detail: str = ""
-
-
-class Refusals:
-    """Number of refusals of each socket since the start, by reason. Any thread.
-
-    The first refusal of a kind is logged at once, further ones in sums, at a limited rate.
-
-    Args:
-        clock: monotonic, seconds.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._tallies: dict[str, _Tally] = {}
-
-    def note(self, socket: str, reason: str, detail: str) -> None:
-        """Count a refusal.
-
-        Args:
-            socket: `events`, `commands` or `journal`.
-            reason: one word, from a fixed list.
-            detail: sentence for the log.
-        """
-        with self._lock:
-            tally = self._tallies.setdefault(f"{socket}.{reason}", _Tally(RateLimit(self._clock)))
-            tally.count += 1
-            tally.limit.add()
-            tally.detail = on_one_line(detail)
-        self.tick()
-
-    def tick(self) -> None:
-        """Log the sums that are due. Called about once a second."""
-        with self._lock:
-            for name, tally in self._tallies.items():
-                if count := tally.limit.due():
-                    times = f"{count} times, the last time: " if count > 1 else ""
-                    logger.warning("refused (%s): %s%s", name, times, tally.detail)
-
-    def counts(self) -> Mapping[str, int]:
-        """Return the counts by `SOCKET.REASON`."""
-        with self._lock:
-            return {name: tally.count for name, tally in self._tallies.items()}
-
-
-class Access:
-    """What the authenticators of all of a line's sockets share.
-
-    Args:
-        key: the line's key; None: its sockets can be bound at local addresses only.
-        allowed: folder of its allow-lists.
-    """
-
-    def __init__(self, key: KeyPair | None = None, allowed: Path | None = None) -> None:
-        self.key = key
-        self.refusals = Refusals()
-        self.allow_lists = AllowLists(allowed, b"" if key is None else key.public)
-
-    @classmethod
-    def read(cls, key: Path | None, allowed: Path | None) -> Self:
-        """Read the files that a line's configuration names.
-
-        Raises:
-            AccessError: a key or a folder cannot be used.
-        """
-        if key is None:
-            return cls()
-        access = cls(read_key_pair(key), allowed)
-        access.allow_lists.require_valid()
-        return access
-
-    def require_protected(self, name: str, address: str) -> None:
-        """Require that an address is local, or that the line has a key to protect it.
-
-        Args:
-            name: the configuration's key of the address.
-        Raises:
-            AccessError: neither is the case.
-        """
-        if self.key is None and not is_local(address):
-            raise AccessError(unprotected(name, address))
 
 
 def unprotected(name: str, address: str) -> str:
@@ -391,13 +362,10 @@ def is_local(address: str) -> bool:
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
     try:
-        found = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        return host == "localhost" or ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
     except ValueError:
         return False
-    return found in ipaddress.ip_network("127.0.0.0/8") if found.version == 4 else found == ipaddress.IPv6Address("::1")
 
 
 class Authenticator:
@@ -441,7 +409,7 @@ class Authenticator:
         if not self.secured:
             return True
         key = _sender(part)
-        if self._access.allow_lists.allows(self._role, key):
+        if self._access.allows(self._role, key):
             return True
         self._access.refusals.note(self._name, "revoked", f"a message by {_named(key)}, which is not allowed any more")
         return False
@@ -516,8 +484,8 @@ class Authenticator:
         version, request_id, _domain, address, _identity, _mechanism, client = questions.recv_multipart()
         key, status = z85.encode(client), NOT_ALLOWED
         try:
-            self._access.allow_lists.refresh(AS_OF_SECONDS)
-            if self._access.allow_lists.allows(self._role, key):
+            self._access.refresh(AS_OF_SECONDS)
+            if self._access.allows(self._role, key):
                 self._authorized.add(key)
                 status = ALLOWED
             else:
@@ -535,11 +503,10 @@ class Authenticator:
             self._access.refusals.note(self._name, "handshake", detail)
 
     def _check_revoked(self) -> None:
-        self._access.refusals.tick()
         if not self.secured:
             return
-        self._access.allow_lists.refresh(LOOK_EVERY_SECONDS / 2)
-        revoked = {key for key in self._authorized if not self._access.allow_lists.allows(self._role, key)}
+        self._access.refresh(LOOK_EVERY_SECONDS / 2)
+        revoked = {key for key in self._authorized if not self._access.allows(self._role, key)}
         if revoked:
             self._authorized -= revoked
             self._revoked.set()

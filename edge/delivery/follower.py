@@ -168,11 +168,6 @@ class Follower(Client):
         while (delivered := self.receive()) is not None:
             yield delivered
 
-    def batches(self, at_most: int = LARGEST_WINDOW) -> Iterator[list[Delivered]]:
-        """Iterate over lists of the events that are available, for a consumer that stores many at once."""
-        while batch := self.receive_batch(at_most):
-            yield batch
-
     def receive(self) -> Delivered | None:
         """Return the next event, or None if none came in time. The event before is acknowledged, unless `explicit`.
 

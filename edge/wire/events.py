@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from heatline.edge.errors import MessageError, SchemaVersionError
-from heatline.edge.wire.requests import ShortText, require_printable
+from heatline.edge.wire.requests import Envelope, ShortText, require_printable
 
 SCHEMA_VERSION = 2
 """Counts up when a reader of the version before could misread a message. A reader refuses all other versions, and
@@ -524,7 +524,7 @@ class Message:
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Event)
-_version = msgspec.json.Decoder(msgspec.defstruct("_Version", [("schema_version", int)]))
+_envelope = msgspec.json.Decoder(Envelope)
 
 
 def header_of(event: Event) -> bytes:
@@ -540,11 +540,15 @@ def event_from(header: bytes) -> Event:
         MessageError: it is not an event.
     """
     try:
-        _require_known_version(header)
-        event: Event = _decoder.decode(header)
+        version = _envelope.decode(header).schema_version
+        if version == SCHEMA_VERSION:
+            return _decoder.decode(header)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MessageError(f"a message came whose header is not an event: {error}") from error
-    return event
+    side = "this reader" if version > SCHEMA_VERSION else "the line that sent it"
+    raise SchemaVersionError(
+        f"an event of schema version {version} came, this reader knows version {SCHEMA_VERSION}; update {side}"
+    )
 
 
 def to_frames(message: Message) -> list[bytes]:
@@ -568,15 +572,6 @@ def from_frames(parts: Sequence[bytes]) -> Message:
     if has_png != (len(parts) == 3):
         raise MessageError(f"a message of {len(parts)} parts came, its header announces {3 if has_png else 2}")
     return Message(event, parts[2] if len(parts) == 3 else None)
-
-
-def _require_known_version(header: bytes) -> None:
-    version = _version.decode(header).schema_version  # type: ignore[attr-defined]
-    if version != SCHEMA_VERSION:
-        side = "this reader" if version > SCHEMA_VERSION else "the line that sent it"
-        raise SchemaVersionError(
-            f"an event of schema version {version} came, this reader knows version {SCHEMA_VERSION}; update {side}"
-        )
 
 
 def in_words(reason: str) -> str:

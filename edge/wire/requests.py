@@ -56,7 +56,7 @@ class Refused(IdentifiedReply, frozen=True, kw_only=True, tag="refused"):
     """The reason as a sentence, for people."""
 
 
-class _Envelope(msgspec.Struct):
+class Envelope(msgspec.Struct):
     """Fields of every message of any version."""
 
     schema_version: Annotated[int, Meta(ge=1)]
@@ -68,7 +68,7 @@ class _Identified(msgspec.Struct):
 
 
 _encoder = msgspec.json.Encoder()
-_envelope = msgspec.json.Decoder(_Envelope)
+_envelope = msgspec.json.Decoder(Envelope)
 _identified = msgspec.json.Decoder(_Identified)
 
 RequestT = TypeVar("RequestT")

@@ -61,7 +61,7 @@ def test_a_line_without_a_folder_of_allowed_keys_is_refused(tmp_path: Path) -> N
 
 def test_the_lines_own_key_has_every_role_and_others_their_own(secured: Secured) -> None:
     client = secured.client("follow").own.public
-    allow_list = secured.access().allow_lists
+    allow_list = secured.access()
     allow_list.refresh()
     assert [allow_list.allows(role, secured.line.public) for role in ROLES] == [True] * 3
     assert [role for role in ROLES if allow_list.allows(role, client)] == ["follow"]
@@ -71,7 +71,7 @@ def test_the_lines_own_key_has_every_role_and_others_their_own(secured: Secured)
 
 def test_allowed_and_revoked_keys_are_seen_at_the_next_refresh(secured: Secured) -> None:
     client = secured.client()
-    allow_list = secured.access().allow_lists
+    allow_list = secured.access()
     allow_list.refresh()
     assert not allow_list.allows("listen", client.own.public)
     secured.allow(client.own, "listen")
@@ -103,7 +103,7 @@ def test_an_untrustworthy_key_file_stops_a_start_and_later_excludes_no_other(
     secured: Secured, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = secured.client("listen")
-    allow_list = secured.access().allow_lists
+    allow_list = secured.access()
     create, excerpt = UNTRUSTWORTHY[kind]
     create(secured.allowed / "listen" / "bad.pub")
     for _ in range(3):
@@ -121,7 +121,7 @@ def test_a_folder_that_others_can_write_admits_no_client(
     secured: Secured, loose: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = secured.client("listen")
-    allow_list = secured.access().allow_lists
+    allow_list = secured.access()
     (secured.allowed / loose).chmod(0o777)
     allow_list.refresh()
     assert not allow_list.allows("listen", client.own.public)
@@ -136,7 +136,7 @@ def test_a_folder_that_others_can_write_admits_no_client(
 def test_running_out_of_descriptors_changes_no_access(secured: Secured, caplog: pytest.LogCaptureFixture) -> None:
     """A client that opens many connections can cause this."""
     client = secured.client("listen")
-    allow_list = secured.access().allow_lists
+    allow_list = secured.access()
     allow_list.refresh()
     other = secured.client("listen")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -183,13 +183,12 @@ def test_the_first_refusal_is_logged_and_later_ones_are_summed_up(caplog: pytest
     refusals.note("commands", "malformed", "nonsense")
     assert caplog.messages == ["refused (events.auth): number 0", "refused (commands.malformed): nonsense"]
     now_s += SECONDS_BETWEEN_LOGGED - 0.1
-    refusals.tick()
+    refusals.note("events", "auth", "number 1000")
     assert len(caplog.messages) == 2
     now_s += 0.2
-    refusals.tick()
-    refusals.tick()
-    assert caplog.messages[2:] == ["refused (events.auth): 999 times, the last time: number 999"]
-    assert refusals.counts() == {"events.auth": 1000, "commands.malformed": 1}
+    refusals.note("events", "auth", "number 1001")
+    assert caplog.messages[2:] == ["refused (events.auth): 1001 times, the last time: number 1001"]
+    assert refusals.counts() == {"events.auth": 1002, "commands.malformed": 1}
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 

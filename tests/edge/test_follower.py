@@ -137,7 +137,7 @@ def test_events_can_be_received_and_acknowledged_in_batches(line: FollowedLine) 
     events = line.add(*[GOOD] * 250)
     with follow(line, window=100) as follower:
         received: list[Delivered] = []
-        for batch in follower.batches(at_most=60):
+        while batch := follower.receive_batch(at_most=60):
             assert 0 < len(batch) <= 60
             assert line.acked() <= len(received), "the batch in hand is not acknowledged"
             received += batch

@@ -235,14 +235,14 @@ def test_an_authenticator_that_does_not_answer_admits_no_client(
 def test_an_authenticator_that_fails_admits_no_client_and_continues(
     commands: ReachableSocket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    refresh, fail = commands.access.allow_lists.refresh, True
+    refresh, fail = commands.access.refresh, True
 
     def failing(at_most_s_old: float = 0.0) -> None:
         if fail:
             raise ZeroDivisionError("boom")
         refresh(at_most_s_old)
 
-    monkeypatch.setattr(commands.access.allow_lists, "refresh", failing)
+    monkeypatch.setattr(commands.access, "refresh", failing)
     with commands.connected(commands.keys) as client:
         with client.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED) as monitor:
             assert monitor.poll(WITHIN_MS)
