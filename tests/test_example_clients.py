@@ -91,7 +91,7 @@ def test_a_durable_client_gets_every_event_and_reports_losses(tmp_path: Path, na
         assert older.prints(5) == [each.header.decode() for each in events]
         line.wait_until_on_disk(mes1=5)
         line.stop()
-        (line.folder / "consumers.db").unlink()
+        (line.folder / "consumers.json").unlink()
         line.start()
         events += line.add(*[DEFECT] * 150)
         assert older.prints(repeated + 150) == [each.header.decode() for each in events[5 - repeated :]]
