@@ -25,8 +25,14 @@ from heatline.edge.monitor.recorder import check_folder, require_unused
 from heatline.edge.monitor.sidecar import check_page
 from heatline.edge.monitor.store import evidence_folder
 from heatline.edge.service.events import bundle_name
-from heatline.edge.service.journal import not_served
-from heatline.edge.service.line import OpenCamera, bound_addresses, lock_folder, open_cameras, require_distinct
+from heatline.edge.service.line import (
+    OpenCamera,
+    bound_addresses,
+    lock_folder,
+    not_served,
+    open_cameras,
+    require_distinct,
+)
 from heatline.edge.service.loading import PreparedSetup, prepare
 from heatline.edge.target import KeyFiles, endpoint_of
 from heatline.edge.util.process import require_limits

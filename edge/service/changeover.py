@@ -3,23 +3,29 @@
 If anything fails, the active setup stays active, and a `change` event gives the reason.
 """
 
+import contextlib
 import logging
+import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from msgspec.structs import asdict
+
 from heatline.edge.bundle import VerifiedEngine
+from heatline.edge.cameras.settings import CameraSettings
+from heatline.edge.cameras.supervisor import SupervisedCamera
 from heatline.edge.config import LineConfig, load_config
+from heatline.edge.config.products import SET_IN_THE_CAMERA
 from heatline.edge.delivery.commands import Answer
-from heatline.edge.errors import ConfigError, DeliveryError, HeatlineError
+from heatline.edge.errors import CameraError, ConfigError, DeliveryError, HeatlineError
 from heatline.edge.service.events import bundle_name
 from heatline.edge.service.line import Line
 from heatline.edge.service.loading import PreparedSetup, describe_plausibility_change, describe_setup, prepare
-from heatline.edge.service.product_memory import ProductMemory
-from heatline.edge.service.reconfigure import reconfigure, require_exchangeable, require_reversible
+from heatline.edge.util.files import replacing, sync_folder
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.systemd import notify, notify_reloading
 from heatline.edge.util.text import utf8_safe
@@ -29,6 +35,67 @@ from heatline.edge.wire.events import Change
 logger = logging.getLogger(__name__)
 
 CLOSE_WITHIN_SECONDS = 2.0
+PRODUCT_FILE = "product"
+EXCHANGEABLE = {"roi", "exclude", *SET_IN_THE_CAMERA}
+"""Keys of cameras that can change without a restart."""
+
+HELD_AT_MOST_SECONDS = 60.0
+
+
+class ProductMemory:
+    """Stores which product was selected last, so that a line that restarts after a fault inspects the same product.
+
+    Args:
+        folder: None: nothing is stored.
+        names: the line's products.
+        default: the active product if none was selected.
+    """
+
+    def __init__(self, folder: Path | None, names: Sequence[str], default: str | None) -> None:
+        self.selected: str | None = None
+        """The product that was selected, also before the start; None if none was."""
+        self.fault: str | None = None
+        """Why a restart may activate another product; None if it does not."""
+        self._file, self._default = None if folder is None else folder / PRODUCT_FILE, default
+        if not names or self._file is None:
+            return
+        try:
+            selected = self._file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return
+        except (OSError, UnicodeDecodeError) as error:
+            self.fault = f"the product that was selected before the start cannot be read ({error})"
+            logger.error("%s; product %s is active", self.fault, default)
+            return
+        if selected in names:
+            self.selected = selected
+        else:
+            logger.warning("product %r was selected, but the line no longer has a product of that name", selected)
+
+    def store(self, product: str) -> None:
+        """Store the selected product; after a crash, the file has either the old or the new one. If that fails, set
+        `fault`; without a folder, log a warning.
+        """
+        self.selected = product
+        if self._file is None:
+            if product != self._default:
+                logger.warning(
+                    "a restart activates product %s, not %s: there is no folder to store the selection in; "
+                    "set journal.folder, or run the line as a service",
+                    self._default,
+                    product,
+                )
+            return
+        folder = self._file.parent
+        try:
+            with replacing(self._file) as new:
+                new.write_text(product, encoding="utf-8")
+            sync_folder(folder)
+            self.fault = None
+        except OSError as error:
+            if self.fault is None:
+                logger.error("%s cannot be written (%s): a restart may undo the selection", folder, error)
+            self.fault = f"{folder} cannot be written: a restart may undo the selection"
 
 
 class Changeover:
@@ -200,3 +267,115 @@ def _describe_error(error: Exception) -> str:
         return utf8_safe(str(error))
     logger.error("a change failed because of a fault in heatline", exc_info=error)
     return f"heatline has a fault ({type(error).__name__}); see the line's log, and report it"
+
+
+# The cameras of a running line.
+
+
+@contextlib.contextmanager
+def reconfigure(
+    cameras: Mapping[str, SupervisedCamera], before: Sequence[CameraSettings], after: Sequence[CameraSettings]
+) -> Iterator[None]:
+    """Open the cameras whose own settings differ with the new settings. They send no frame before the block ends.
+
+    Frames that were announced before still come, with the old settings.
+
+    Raises:
+        CameraError: a camera cannot be opened with its new settings; all cameras have the old ones again.
+    """
+    pairs = [(old, new) for old, new in zip(before, after, strict=True) if _own_settings(old) != _own_settings(new)]
+    proceed = threading.Event()
+    errors = _wait_for_results(_request(cameras, [new for _, new in pairs], proceed), len(pairs))
+    if errors:
+        at_once = threading.Event()
+        at_once.set()
+        # Requested before the others proceed, so that no frame with the refused settings is inspected.
+        results = _request(cameras, [old for old, _ in pairs], at_once, keep_frames=False)
+        proceed.set()
+        _wait_for_results(results, len(pairs))
+        raise CameraError("; ".join(errors))
+    try:
+        yield
+    finally:
+        proceed.set()
+
+
+def _request(
+    cameras: Mapping[str, SupervisedCamera],
+    wanted: Sequence[CameraSettings],
+    proceed: threading.Event,
+    *,
+    keep_frames: bool = True,
+) -> "queue.SimpleQueue[str | None]":
+    """Have cameras opened with these settings. Each reports its result, then sends no frame until it may proceed."""
+    results: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    for settings in wanted:
+
+        def opened(error: str | None, name: str = settings.name) -> None:
+            results.put(None if error is None else f"camera {name}: {error}")
+            proceed.wait(HELD_AT_MOST_SECONDS)
+
+        cameras[settings.name].reconfigure(settings, opened, keep_frames=keep_frames)
+    return results
+
+
+def _wait_for_results(results: "queue.SimpleQueue[str | None]", count: int) -> list[str]:
+    """Return the errors once all cameras have reported. Each one does, as opening a camera has a time limit."""
+    return [error for error in [results.get() for _ in range(count)] if error is not None]
+
+
+def _own_settings(settings: CameraSettings) -> dict[str, object]:
+    """Return the settings that the camera itself holds."""
+    return {key: getattr(settings, key, None) for key in SET_IN_THE_CAMERA}
+
+
+def require_reversible(now: LineConfig, wanted: LineConfig) -> None:
+    """Check that both values of each camera setting that changes are known: otherwise it could not be set back.
+
+    Raises:
+        ConfigError: a value is not known.
+    """
+    for old, new in zip(now.cameras, wanted.cameras, strict=True):
+        for key in sorted(SET_IN_THE_CAMERA):
+            if (getattr(old, key, None) is None) != (getattr(new, key, None) is None):
+                was, is_now = ("not set", "set") if getattr(old, key) is None else ("set", "not set")
+                raise ConfigError(
+                    f"{key} of camera {old.name} was {was} and is {is_now} now; restart the line to activate this"
+                )
+
+
+def require_exchangeable(now: LineConfig, wanted: LineConfig) -> None:
+    """Check that nothing differs that needs a restart.
+
+    Raises:
+        ConfigError: something does.
+    """
+    ours, theirs = _set_at_start(now), _set_at_start(wanted)
+    for key in ours:
+        if ours[key] != theirs[key]:
+            raise ConfigError(f"{key} was {ours[key]!r} and is {theirs[key]!r} now; restart the line to activate this")
+    names = [[camera.name for camera in config.cameras] for config in (now, wanted)]
+    if names[0] != names[1]:
+        raise ConfigError(
+            f"the cameras were {', '.join(names[0])} and are {', '.join(names[1])} now; "
+            "restart the line to activate this"
+        )
+    for old, new in zip(now.cameras, wanted.cameras, strict=True):
+        if type(old) is not type(new):
+            raise ConfigError(f"camera {old.name} is of another kind now; restart the line to activate this")
+        differing = [
+            key for key in old.__struct_fields__ if key not in EXCHANGEABLE and getattr(old, key) != getattr(new, key)
+        ]
+        if differing:
+            raise ConfigError(f"{', '.join(differing)} of camera {old.name} changed; restart the line to activate this")
+
+
+def _set_at_start(config: LineConfig) -> dict[str, object]:
+    """Return the addresses and the tables of a line that only a start reads, by their keys in its file."""
+    found: dict[str, object] = {"events.bind": config.events.bind, "commands.bind": config.commands.bind}
+    for name in ("journal", "security", "evidence", "web"):
+        table = getattr(config, name)
+        found[f"[{name}]"] = "absent" if table is None else "present"
+        for key, value in ({} if table is None else asdict(table)).items():
+            found[f"{name}.{key}"] = str(value) if isinstance(value, Path) else value
+    return found

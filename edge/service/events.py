@@ -1,34 +1,35 @@
 """Creates a line's events and passes them to the publisher in order. The publisher numbers, journals and sends them."""
 
 import contextlib
+import logging
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from heatline.edge.cameras.supervisor import CameraAlarm
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.errors import DeliveryError
-from heatline.edge.frames import Stamp
 from heatline.edge.heatmap_picture import png as to_png
 from heatline.edge.inspection.in_flight_log import InFlightLog, Unjournalled
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.outcome import Outcome
 from heatline.edge.inspection.setup import Setup
 from heatline.edge.inspection.verdict import Judgement
-from heatline.edge.service.drops import ImplausibleLog
-from heatline.edge.service.readiness import Heartbeat
-from heatline.edge.util.text import format_count, utf8_safe
+from heatline.edge.util.rate_limited_log import RateLimit
+from heatline.edge.util.text import format_count, on_one_line, utf8_safe
 from heatline.edge.wire.events import (
     AlarmEvent,
     BundleName,
     CameraState,
     Change,
     ChangeEvent,
+    CountedEvent,
     Counts,
     DriftEvent,
     DriftReading,
-    Event,
     EvidenceState,
     Handshake,
     HeatmapPng,
@@ -43,7 +44,53 @@ from heatline.edge.wire.events import (
     WebState,
 )
 
+logger = logging.getLogger(__name__)
+
 NOT_NUMBERED = 0
+
+
+class Heartbeat:
+    """Counts frames and probes that passed all stages, from the hand-over to the publisher. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.count = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """Expect output from now on."""
+        self._last_ns = time.monotonic_ns()
+
+    def beat(self) -> None:
+        """Count one output."""
+        with self._lock:
+            self.count += 1
+            self._last_ns = time.monotonic_ns()
+
+    def quiet_for_s(self) -> float:
+        """Return the seconds since the last beat, or since `begin` before the first beat."""
+        return (time.monotonic_ns() - self._last_ns) / 1e9
+
+
+class ImplausibleLog:
+    """Logs frames that do not show the product, or not as its reference: a camera's first one at once, later ones at
+    most every 10 s with their number. For one thread at a time.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits: defaultdict[str, RateLimit] = defaultdict(lambda: RateLimit(clock))
+        """By camera."""
+
+    def log(self, outcome: Outcome) -> None:
+        """Log the outcome of a frame if it does not show the product, or only in part, or not as its reference."""
+        unjudged, stamp = outcome.unjudged, outcome.stamp
+        if unjudged is None or unjudged.reason not in ("implausible", "misaligned", "foreign_area"):
+            return
+        self._limits[stamp.camera].add()
+        if count := self._limits[stamp.camera].due():
+            frame = f"frame {stamp.number}" if stamp.source is None else f"frame {stamp.number} ({stamp.source})"
+            before = f", and {format_count(count - 1, 'frame')} before it" if count > 1 else ""
+            logger.warning("camera %s: %s%s: no verdict, %s", stamp.camera, on_one_line(frame), before, unjudged.detail)
 
 
 class EventEmitter:
@@ -76,15 +123,17 @@ class EventEmitter:
 
     def emit_outcome(self, outcome: Outcome) -> None:
         """Emit the verdict event of a frame."""
+        stamp, is_judged = outcome.stamp, outcome.judgement is not None
 
         def sent() -> None:
-            self._in_flight.reported(outcome.stamp)
-            if outcome.judgement is not None:  # a frame without a verdict does not prove that inspection works
+            self._in_flight.reported(stamp)
+            if is_judged:  # a frame without a verdict does not prove that inspection works
                 self._heartbeat.beat()
 
         with self._lock:
             message = verdict_message(self._boot_id, outcome)
-            self._send(message, sent)
+            self.events += 1
+            self._publisher.send(message, sent)
             self._implausible.log(outcome)
         assert isinstance(message.event, VerdictEvent)
         self._offer(message.event, outcome)
@@ -101,11 +150,8 @@ class EventEmitter:
     def emit_alarm(self, alarm: CameraAlarm) -> None:
         """Emit the death or the return of a camera."""
         with self._lock:
-            event = AlarmEvent(
-                boot_id=self._boot_id,
-                seq=NOT_NUMBERED,
-                at_ns=time.time_ns(),
-                line=self._line,
+            self._emit(
+                AlarmEvent,
                 camera=alarm.camera,
                 alarm=alarm.reason,
                 detail=alarm.detail,
@@ -113,9 +159,7 @@ class EventEmitter:
                 began_at_ns=alarm.began_at_ns,
                 acting=self._setup.acting,
                 product=self._setup.product,
-                previous_seq=NOT_NUMBERED,
             )
-            self._send(Message(event))
 
     def emit_drift(self, camera: str, measure: str, reading: DriftReading, detail: str, setup: Setup) -> None:
         """Emit that a measure of a camera's frames begins or ceases to drift.
@@ -124,11 +168,8 @@ class EventEmitter:
             setup: the setup that inspected the frames.
         """
         with self._lock:
-            event = DriftEvent(
-                boot_id=self._boot_id,
-                seq=NOT_NUMBERED,
-                at_ns=time.time_ns(),
-                line=self._line,
+            self._emit(
+                DriftEvent,
                 camera=camera,
                 measure=measure,
                 active=reading.drifted,
@@ -140,52 +181,37 @@ class EventEmitter:
                 bundle=bundle_name(setup),
                 product=setup.product,
                 acting=setup.acting,
-                previous_seq=NOT_NUMBERED,
             )
-            self._send(Message(event))
 
     def emit_unjournalled(self, missing: Unjournalled) -> None:
         """Report events of the previous boot that the journal does not hold."""
         how_many = "some frames" if missing.frames is None else format_count(missing.frames, "frame")
-        of = f"{how_many} of {', '.join(missing.cameras)}"
         with self._lock:
-            event = JournalEvent(
-                boot_id=self._boot_id,
-                seq=NOT_NUMBERED,
-                at_ns=time.time_ns(),
-                line=self._line,
+            self._emit(
+                JournalEvent,
                 kind="unrecorded",
-                detail=f"the previous boot published {of} in events that are not in the journal",
+                detail=f"the previous boot published {how_many} of {', '.join(missing.cameras)} in events that are not "
+                "in the journal",
                 events=missing.frames,
                 of_boot=missing.boot_id,
-                previous_seq=NOT_NUMBERED,
             )
-            self._send(Message(event))
 
     def emit_review(self, mark: Mark) -> None:
         """Emit a mark of a person. If the line is ending, the mark is not emitted, and its sender gets no event."""
         with self._lock, contextlib.suppress(DeliveryError):
-            event = ReviewEvent(
-                boot_id=self._boot_id,
-                seq=NOT_NUMBERED,
-                at_ns=time.time_ns(),
-                line=self._line,
-                mark=mark,
-                previous_seq=NOT_NUMBERED,
-            )
-            self._send(Message(event))
+            self._emit(ReviewEvent, mark=mark)
 
     def emit_activation(self, change: Change, setup: Setup, activate: Callable[[], None]) -> None:
         """Activate another setup and emit the change, before the event of any frame that this setup inspects."""
         with self._lock:
             activate()
             self._setup = setup
-            self._send_change(change)
+            self._emit_change(change)
 
     def emit_refusal(self, change: Change) -> None:
         """Emit a refused change: the active setup stays active."""
         with self._lock:
-            self._send_change(change)
+            self._emit_change(change)
 
     def emit_status(
         self,
@@ -224,28 +250,25 @@ class EventEmitter:
                 web=web,
                 drift=dict(drift),
             )
-            self._send(Message(event))
+            self._publisher.send(Message(event))
 
-    def _send_change(self, change: Change) -> None:
-        event = ChangeEvent(
-            boot_id=self._boot_id,
-            seq=NOT_NUMBERED,
+    def _emit_change(self, change: Change) -> None:
+        self._emit(
+            ChangeEvent,
             at_ns=change.at_ns,
-            line=self._line,
             change=change.change,
             applied=change.applied,
             detail=change.detail,
             product=self._setup.product,
             bundle=bundle_name(self._setup),
             acting=self._setup.acting,
-            previous_seq=NOT_NUMBERED,
         )
-        self._send(Message(event))
 
-    def _send(self, message: Message, sent: Callable[[], None] | None = None) -> None:
-        event: Event = message.event
-        self.events += not isinstance(event, StatusEvent)
-        self._publisher.send(message, sent)
+    def _emit(self, event: Callable[..., CountedEvent], /, **fields: Any) -> None:
+        """Emit an event that no frame caused; its number comes later."""
+        common = {"boot_id": self._boot_id, "seq": NOT_NUMBERED, "previous_seq": NOT_NUMBERED, "line": self._line}
+        self.events += 1
+        self._publisher.send(Message(event(**common, **{"at_ns": time.time_ns(), **fields})))
 
 
 def verdict_message(boot_id: str, outcome: Outcome) -> Message:
@@ -264,7 +287,11 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
         frames=stamp.frames,
         source=None if stamp.source is None else utf8_safe(stamp.source),
         part_id=stamp.part_id,
-        times=_times(stamp),
+        times=Times(
+            captured_at_ns=stamp.captured_at_ns,
+            captured_monotonic_ns=stamp.captured_monotonic_ns,
+            camera_timestamp_ns=stamp.camera_timestamp_ns,
+        ),
         frame_hw=inspected.frame_hw if inspected else None,
         verdict=judgement.verdict if judgement else "NO_VERDICT",
         reason=f"{unjudged.kind}.{unjudged.reason}" if unjudged else None,
@@ -306,12 +333,4 @@ def _heatmap(shown: Judgement | None, setup: Setup, judged: bool) -> tuple[bytes
         cell_px=setup.bundle.manifest.grid.heatmap_cell_px,
         logit_at_0=setup.scale.low,
         logit_at_255=setup.scale.high,
-    )
-
-
-def _times(stamp: Stamp) -> Times:
-    return Times(
-        captured_at_ns=stamp.captured_at_ns,
-        captured_monotonic_ns=stamp.captured_monotonic_ns,
-        camera_timestamp_ns=stamp.camera_timestamp_ns,
     )

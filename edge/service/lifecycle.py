@@ -22,15 +22,19 @@ from heatline.edge.inspection.pipeline import Camera, Pipeline
 from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.monitor.pictures import picture_socket
 from heatline.edge.monitor.store import evidence_folder
-from heatline.edge.service.changeover import Changeover
+from heatline.edge.service.changeover import Changeover, ProductMemory
 from heatline.edge.service.drift import LineDrift
-from heatline.edge.service.events import EventEmitter
-from heatline.edge.service.journal import open_journal
-from heatline.edge.service.line import Line, lock_folder, open_cameras, require_distinct
+from heatline.edge.service.events import EventEmitter, Heartbeat
+from heatline.edge.service.line import (
+    Line,
+    command_handler,
+    lock_folder,
+    open_cameras,
+    open_journal,
+    require_distinct,
+    serve_commands,
+)
 from heatline.edge.service.loading import PreparedSetup, describe_setup, prepare
-from heatline.edge.service.product_memory import ProductMemory
-from heatline.edge.service.readiness import Heartbeat
-from heatline.edge.service.requests import RequestDesk, serve_requests
 from heatline.edge.service.sidecar import Sidecar
 from heatline.edge.service.status import StatusMonitor
 from heatline.edge.util.systemd import notify, notify_starting, publish_address, state_folder
@@ -106,8 +110,8 @@ class Service:
         line.pipeline.start()
         line.heartbeat.begin()
         line.pipeline.probe()  # the line is READY only after a tile has passed all stages
-        desk = RequestDesk(line.cameras, changeover.select)
-        at_end.enter_context(serve_requests(config.commands.bind, desk, line.access))
+        handle = command_handler(line.cameras, changeover.select)
+        at_end.enter_context(serve_commands(config.commands.bind, handle, line.access))
         notify("READY=1")
         logger.info("ready: %s, publishing on %s", describe_setup(prepared), line.publisher.address)
         line.sidecar.start()

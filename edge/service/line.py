@@ -1,10 +1,9 @@
-"""The parts of a running line. Opens its cameras and checks its addresses."""
+"""The parts of a running line: opens its cameras and its journal, takes its commands, and checks its addresses."""
 
 import contextlib
-import ipaddress
 import itertools
+import logging
 import os
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -15,7 +14,12 @@ import zmq
 from heatline.edge.cameras.base import Opened
 from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.cameras.supervisor import CameraAlarm, SupervisedCamera
+from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
+from heatline.edge.config import JournalConfig
 from heatline.edge.delivery.auth import Access
+from heatline.edge.delivery.commands import Answer, CommandServer
+from heatline.edge.delivery.follow import Consumers, FollowServer
+from heatline.edge.delivery.journal_writer import JournalWriter
 from heatline.edge.delivery.numbering import Numbering
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.delivery.sockets import bind, cannot_bind
@@ -24,14 +28,18 @@ from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.pipeline import Pipeline
 from heatline.edge.service.drift import LineDrift
-from heatline.edge.service.events import EventEmitter
-from heatline.edge.service.readiness import Heartbeat
+from heatline.edge.service.events import EventEmitter, Heartbeat
 from heatline.edge.service.sidecar import Sidecar
 from heatline.edge.util.files import open_locked
 from heatline.edge.util.systemd import RUNTIME_FOLDERS
+from heatline.edge.util.text import utf8_safe
+from heatline.edge.wire import commands
+
+logger = logging.getLogger(__name__)
 
 OPENED_AT_START_WITHIN_SECONDS = 5.0
 POLL_SECONDS = 0.05
+SECONDS_PER_DAY = 86400
 
 
 @dataclass(frozen=True)
@@ -139,8 +147,106 @@ def lock_folder(folder: Path | None) -> Iterator[None]:
         yield
 
 
+def not_served(address: str) -> str:
+    """Return a sentence about an address for durable consumers of a line that stores no events."""
+    return f"no events are stored, so nothing is served at {address}; set journal.folder, and retain_mib above 0"
+
+
+@contextlib.contextmanager
+def open_journal(
+    line: str, boot_id: str, config: JournalConfig, state_folder: Path | None, access: Access
+) -> Iterator[Numbering]:
+    """Open what numbers and stores a line's events. Serve durable consumers until the block ends.
+
+    Args:
+        state_folder: the journal's folder if the configuration names none; None: events are then not stored.
+        access: the clients that may follow.
+    Raises:
+        AccessError: other machines can reach the address, and the line has no key to protect it.
+        DeliveryError: the address for durable consumers cannot be bound.
+        JournalError: the journal belongs to another line or to a newer heatline.
+    """
+    folder = config.folder_in(state_folder)
+    if folder is None:
+        if config.bind is not None:
+            logger.warning("%s", not_served(config.bind))
+        yield Numbering()
+        return
+    with contextlib.ExitStack() as at_end:
+        consumers = at_end.enter_context(contextlib.closing(Consumers(folder)))
+        server = None
+        if config.bind is not None:
+            server = FollowServer(config.bind, folder, consumers, access=access)
+        writer = JournalWriter(
+            line,
+            boot_id,
+            folder,
+            config.retain_days * SECONDS_PER_DAY,
+            config.retain_mib << 20,
+            consumers.acked,
+            consumers=dict if server is None else server.states,
+        )
+        at_end.callback(writer.close)
+        if server is not None:
+            server.on_damaged.append(writer.mark_corrupt)
+            server.start()
+            at_end.callback(server.close)
+            writer.on_commit.append(server.wake)
+        yield writer
+
+
+@contextlib.contextmanager
+def serve_commands(
+    address: str | None, handle: Callable[[commands.Request, Answer], None], access: Access
+) -> Iterator[None]:
+    """Serve commands until the block ends.
+
+    Args:
+        address: None: the line takes no commands.
+    Raises:
+        AccessError: other machines can reach the address, and the line has no key to protect it.
+        DeliveryError: the address cannot be bound.
+    """
+    with contextlib.ExitStack() as at_end:
+        if address is not None:
+            server = CommandServer(address, handle, access)
+            server.start()
+            at_end.callback(server.close)
+        yield
+
+
+def command_handler(
+    cameras: Mapping[str, SupervisedCamera], select: Callable[[str, Answer], None]
+) -> Callable[[commands.Request, Answer], None]:
+    """Return what handles each command: it passes the command on, and answers once it is done."""
+
+    def handle(request: commands.Request, answer: Answer) -> None:
+        if isinstance(request, commands.SelectRequest):
+            select(request.product, answer)
+        elif request.camera in cameras:
+            trigger = TriggerRequest(request.part_id, lambda result: answer(_to_reply(request, result)))
+            cameras[request.camera].trigger(trigger)
+        else:
+            known = ", ".join(sorted(cameras))
+            detail = f"there is no camera {request.camera!r}; expected one of {known}"
+            answer(commands.refusal("unknown_camera", detail))
+
+    return handle
+
+
+def _to_reply(request: commands.TriggerRequest, result: TriggerAnswer) -> commands.Reply:
+    if result.refused is not None:
+        return commands.refusal(result.refused, utf8_safe(result.detail))
+    if result.frame_id is None:
+        return commands.Announced(camera=request.camera, part_id=request.part_id)
+    return commands.Triggered(
+        camera=request.camera, part_id=request.part_id, frame_id=result.frame_id, frame_number=result.frame_number
+    )
+
+
 def require_distinct(file: Path, addresses: Mapping[str, str]) -> None:
-    """Require that no two addresses take each other's place: by other names of a host, or by a wildcard.
+    """Require that no two addresses take each other's place, also by a wildcard. Names of hosts are not looked up: what
+    else cannot be bound is found when it is bound.
 
     Args:
         file: the line's file, for the message.
@@ -149,34 +255,23 @@ def require_distinct(file: Path, addresses: Mapping[str, str]) -> None:
         ConfigError: two do.
     """
     places = {key: _place(address) for key, address in addresses.items()}
-    for (one, (port, hosts)), (other, (others_port, others_hosts)) in itertools.combinations(places.items(), 2):
-        if port == others_port and any(
-            a == b or "*" in (a, b) or ("0.0.0.0" in (a, b) and ":" not in a + b)
-            for a, b in itertools.product(hosts, others_hosts)
-        ):
+    for (one, (port, host)), (other, (others_port, others_host)) in itertools.combinations(places.items(), 2):
+        hosts = {host, others_host}
+        of_ipv4 = "0.0.0.0" in hosts and not any("[" in each for each in hosts)
+        if port == others_port and (len(hosts) == 1 or "*" in hosts or of_ipv4):
             raise ConfigError(
                 f"{file}: {one} is {addresses[one]!r} and {other} is {addresses[other]!r}, and only one program can "
                 "listen there; give each another address"
             )
 
 
-def _place(address: str) -> tuple[str, set[str]]:
-    """Return the port, or the path, of an address, and the IP addresses that its host means; `*`: all of this PC."""
+def _place(address: str) -> tuple[str, str]:
+    """Return port and host of an address, `*`: all of this PC; of ipc, path and scheme."""
     scheme, _, rest = address.partition("://")
     if scheme == "ipc":
-        return os.path.realpath(rest), {"*"}
+        return os.path.realpath(rest), scheme
     host, _, port = rest.rpartition(":")
-    host = host.strip("[]")
-    if host in ("*", "::"):
-        return port, {"*"}
-    try:
-        return port, {str(ipaddress.ip_address(host))}
-    except ValueError:
-        pass
-    try:  # of a name only: a line that names numbers asks nobody
-        return port, {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
-    except OSError:  # such as the name of a network interface; whoever binds it reports what cannot be bound
-        return port, {host}
+    return port, {"localhost": "127.0.0.1", "[::]": "*"}.get(host, host)
 
 
 @contextlib.contextmanager

@@ -1,20 +1,164 @@
-"""Watches a running line: publishes its status, feeds systemd's watchdog while inspection works, and sends a probe tile
-through all stages while no frame comes.
+"""Watches a running line: whether it is ready for the next part, and if not, why. docs/protocol.md says how a PLC must
+react. Publishes the status, feeds systemd's watchdog while inspection works, and sends a probe tile through all stages
+while no frame comes.
 """
 
+import logging
 import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from heatline.edge.service.changeover import Changeover
-from heatline.edge.service.drops import DropMonitor
 from heatline.edge.service.line import Line
-from heatline.edge.service.readiness import Condition, Reason, describe_reasons, make_handshake
 from heatline.edge.util.systemd import notify
 from heatline.edge.util.text import format_count
-from heatline.edge.wire.events import EvidenceState, State, WebState
+from heatline.edge.wire.events import Account, CameraState, Handshake, HandshakeState, State, in_words
 
+logger = logging.getLogger(__name__)
+
+STALLED_AFTER_SECONDS = 5.0
+"""The line is stalled if the last stage had no output for so long."""
 STATUS_EVERY_SECONDS = 1.0
 PROBE_AFTER_SECONDS = 1.0
 RETRY_WRITING_EVERY_SECONDS = 5.0
+WINDOW_SECONDS = 10.0
+BEGINS_BELOW = 0.9
+"""A camera loses frames once a smaller share of its frames is inspected."""
+ENDS_AT = 0.98
+"""It no longer loses frames from this share on. With one limit for both, losses would begin and end all the time."""
+
+REASONS: Mapping[str, HandshakeState] = {
+    "starting": "NOT_READY",
+    "stopping": "NOT_READY",
+    "stalled": "NOT_READY",
+    "no_camera": "NOT_READY",
+    "changing": "BUSY",
+    "camera_dead": "DEGRADED",
+    "frames_lost": "DEGRADED",
+    "precision": "DEGRADED",
+    "unjournalled": "DEGRADED",
+    "in_flight_not_logged": "DEGRADED",
+    "product_not_stored": "DEGRADED",
+    "evidence_not_stored": "DEGRADED",
+}
+"""Why a line is not READY, the most severe first."""
+
+
+class Reason(NamedTuple):
+    code: str
+    """One of `REASONS`."""
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Everything that decides a line's readiness."""
+
+    state: State
+    cameras: Mapping[str, CameraState]
+    quiet_for_s: float
+    """Seconds since the last output of the last stage."""
+    has_output: bool = True
+    """Whether anything has passed all stages yet."""
+    waits_for_s: float | None = None
+    """How long the line waits for a first subscriber; None: it does not wait."""
+    stopping: bool = False
+    """Whether the line takes no more new frames."""
+    changing: str | None = None
+    """A description of what is being prepared."""
+    losses: Sequence[str] = ()
+    """One sentence per camera whose frames are not inspected."""
+    faults: Mapping[str, str | None] = field(default_factory=dict)
+    """By further reasons, what is wrong; None: nothing."""
+
+    def reasons(self) -> list[Reason]:
+        """Return all reasons why the line is not READY, the most severe first."""
+        order = list(REASONS)
+        return sorted(self._reasons(), key=lambda reason: order.index(reason.code))
+
+    def _reasons(self) -> Iterator[Reason]:
+        if self.state == "STARTING" or (self.state == "RUNNING" and not self.has_output):
+            waiting = ""
+            if self.waits_for_s is not None:
+                waiting = f", and waits up to {self.waits_for_s:g} s for a subscriber (events.wait_for_subscriber_s)"
+            yield Reason("starting", f"the line is starting{waiting}")
+        if self.state == "STOPPED" or self.stopping:
+            yield Reason("stopping", "the line has stopped" if self.state == "STOPPED" else "the line is stopping")
+        if self.quiet_for_s > STALLED_AFTER_SECONDS:
+            yield Reason("stalled", f"the inspection had no output for {int(self.quiet_for_s)} s")
+        # During a change, it is expected that cameras are opened.
+        opening = [name for name, each in self.cameras.items() if each.state == "OPENING" and self.changing is None]
+        gone = [name for name, each in self.cameras.items() if each.state in ("DEAD", "ENDED")]
+        if len(opening) + len(gone) == len(self.cameras) and any(c.state != "ENDED" for c in self.cameras.values()):
+            yield Reason("no_camera", "no camera is available")
+        if self.changing is not None:
+            yield Reason("changing", f"{self.changing} is being prepared")
+        for name, camera in self.cameras.items():
+            if camera.reason is not None:
+                yield Reason("camera_dead", f"camera {name} is dead: {in_words(f'failed.{camera.reason}')}")
+        for name in opening:
+            yield Reason("camera_dead", f"camera {name} is being opened")
+        for sentence in self.losses:
+            yield Reason("frames_lost", sentence)
+        for code, fault in self.faults.items():
+            if fault is not None:
+                yield Reason(code, fault)
+
+
+def make_handshake(reasons: Sequence[Reason], heartbeat: int) -> Handshake:
+    """Return the handshake for these reasons. The first, most severe one decides its state."""
+    if not reasons:
+        return Handshake(state="READY", heartbeat=heartbeat)
+    code, detail = reasons[0].code, _join(reasons)
+    return Handshake(state=REASONS[code], reason=code, detail=detail, heartbeat=heartbeat)
+
+
+def _join(reasons: Sequence[Reason]) -> str:
+    return ", ".join(reason.sentence for reason in reasons)
+
+
+class DropMonitor:
+    """Watches the accounts of a line's frames. Logs when a camera's losses begin and when they end."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, Mapping[str, Account]]] = deque()
+        self._dropping: set[str] = set()
+
+    def update(self, accounts: Mapping[str, Account], now_s: float) -> list[str]:
+        """Add the present accounts. Return one sentence per camera that lost frames in the last 10 s.
+
+        Args:
+            now_s: monotonic.
+        """
+        self._samples.append((now_s, accounts))
+        while len(self._samples) > 2 and self._samples[1][0] <= now_s - WINDOW_SECONDS:
+            self._samples.popleft()
+        before = self._samples[0][1]
+        losses = []
+        for camera, account in accounts.items():
+            required_share = ENDS_AT if camera in self._dropping else BEGINS_BELOW
+            sentence = _describe_losses(before[camera], account, required_share)
+            if sentence is not None:
+                losses.append(f"camera {camera}: {sentence}")
+            if (sentence is not None) != (camera in self._dropping):
+                self._dropping ^= {camera}
+                level = logging.INFO if sentence is None else logging.WARNING
+                logger.log(level, "camera %s: %s", camera, sentence or "its frames are inspected again")
+        return losses
+
+
+def _describe_losses(before: Account, now: Account, required_share: float) -> str | None:
+    inspected, lost = now.inspected - before.inspected, Counter[str]()
+    for kind in ("dropped", "failed"):
+        lost.update({f"{kind}.{reason}": count for reason, count in getattr(now, kind).items()})
+        lost.subtract({f"{kind}.{reason}": count for reason, count in getattr(before, kind).items()})
+    ended = inspected + lost.total()
+    if inspected >= required_share * ended:
+        return None
+    (reason, _), *_ = lost.most_common(1)
+    return f"{inspected} of {format_count(ended, 'frame')} inspected: {in_words(reason)}"
 
 
 class StatusMonitor:
@@ -56,12 +200,29 @@ class StatusMonitor:
         self._report("STOPPED")
 
     def _report(self, state: State, *, only_if_changed: bool = False) -> None:
-        line, last_change = self._line, self._changeover.last
-        beats, evidence, web = line.heartbeat.count, line.sidecar.evidence(), line.sidecar.web()
-        condition = self._condition(state, beats, evidence)
+        line, changeover, verified = self._line, self._changeover, self._line.ledger.setup.verified
+        beats, journal = line.heartbeat.count, line.journal.state()
+        evidence, web = line.sidecar.evidence(), line.sidecar.web()
+        condition = Condition(
+            state,
+            {name: camera.state() for name, camera in line.cameras.items()},
+            line.heartbeat.quiet_for_s(),
+            has_output=beats > 0,
+            waits_for_s=self.waits_for_s,
+            stopping=self._stopping,
+            changing=changeover.changing,
+            losses=self._losses,
+            faults={
+                "precision": None if verified.fell_back is None else f"the line computes in {verified.computes_in}",
+                "unjournalled": None if journal is None else journal.live_only,
+                "in_flight_not_logged": line.in_flight.fault,
+                "product_not_stored": changeover.product_not_stored,
+                "evidence_not_stored": None if evidence is None else evidence.fault,
+            },
+        )
         reasons = condition.reasons()
         handshake = make_handshake(reasons, beats)
-        summary = state, handshake.state, handshake.reason, last_change
+        summary = state, handshake.state, handshake.reason, changeover.last
         if only_if_changed and summary == self._reported:
             return
         self._reported = summary
@@ -70,51 +231,29 @@ class StatusMonitor:
             line.ledger,
             condition.cameras,
             handshake,
-            lambda: self._changeover.last,
+            lambda: changeover.last,
             line.access.refusals.counts(),
             evidence,
             web,
             line.drift.state(),
         )
-        watchdog = []
-        if beats != self._fed_at:  # only inspection feeds the watchdog
-            self._fed_at = beats
-            watchdog = ["WATCHDOG=1"]
-        notify(*watchdog, f"STATUS={handshake.state}: {self._describe(state, reasons, web)}")
+        watchdog = ["WATCHDOG=1"] if beats != self._fed_at else []  # only inspection feeds the watchdog
+        self._fed_at = beats
+        described = self._describe(state, reasons, None if web is None else web.fault)
+        notify(*watchdog, f"STATUS={handshake.state}: {described}")
 
-    def _condition(self, state: State, beats: int, evidence: EvidenceState | None) -> Condition:
-        line, verified = self._line, self._line.ledger.setup.verified
-        journal = line.journal.state()
-        return Condition(
-            state,
-            {name: camera.state() for name, camera in line.cameras.items()},
-            line.heartbeat.quiet_for_s(),
-            has_output=beats > 0,
-            waits_for_s=self.waits_for_s,
-            stopping=self._stopping,
-            changing=self._changeover.changing,
-            losses=self._losses,
-            fell_back=None if verified.fell_back is None else verified.computes_in,
-            not_journalled=None if journal is None else journal.live_only,
-            in_flight_not_logged=line.in_flight.fault,
-            product_not_stored=self._changeover.product_not_stored,
-            evidence_not_stored=None if evidence is None else evidence.fault,
-        )
-
-    def _describe(self, state: State, reasons: list[Reason], web: WebState | None) -> str:
+    def _describe(self, state: State, reasons: Sequence[Reason], web_fault: str | None) -> str:
         """Describe the line's condition for `systemctl status`."""
+        activity = "starting" if reasons and reasons[0].code == "starting" else state.lower()
         if self._stopping and state != "STOPPED":
             activity = "finishing the frames in flight"
-        else:
-            activity = "starting" if reasons and reasons[0].code == "starting" else state.lower()
-        parts = [activity, format_count(self._line.events.events, "event")]
-        product, last_change = self._line.ledger.setup.product, self._changeover.last
-        if product is not None:
-            parts.append(f"product {product}")
-        if faults := [reason for reason in reasons if reason.code not in ("starting", "stopping")]:
-            parts.append(describe_reasons(faults))
-        if web is not None and web.fault is not None:
-            parts.append(web.fault)
-        if last_change is not None and not last_change.applied:
-            parts.append(f"the last {last_change.change} was refused: {last_change.detail}")
-        return ", ".join(parts)
+        product, last = self._line.ledger.setup.product, self._changeover.last
+        parts = [
+            activity,
+            format_count(self._line.events.events, "event"),
+            product and f"product {product}",
+            _join([reason for reason in reasons if reason.code not in ("starting", "stopping")]),
+            web_fault,
+            f"the last {last.change} was refused: {last.detail}" if last is not None and not last.applied else None,
+        ]
+        return ", ".join(filter(None, parts))

@@ -22,8 +22,7 @@ from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_
 from heatline.edge.inspection.ledger import Lane, Ledger
 from heatline.edge.inspection.outcome import Outcome, Unjudged
 from heatline.edge.inspection.setup import Heatmaps, Setup
-from heatline.edge.service.events import EventEmitter, verdict_message
-from heatline.edge.service.readiness import Heartbeat
+from heatline.edge.service.events import EventEmitter, Heartbeat, verdict_message
 from heatline.edge.wire import events as events_on_wire
 from heatline.edge.wire.events import CameraState, Change, Handshake, Message, from_frames, to_frames
 from tests.command import WITHIN_SECONDS

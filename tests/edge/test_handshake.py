@@ -7,8 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heatline.edge.cameras.supervisor import State
-from heatline.edge.service.drops import WINDOW_SECONDS, DropMonitor
-from heatline.edge.service.readiness import STALLED_AFTER_SECONDS, Condition, make_handshake
+from heatline.edge.service.status import (
+    REASONS,
+    STALLED_AFTER_SECONDS,
+    WINDOW_SECONDS,
+    Condition,
+    DropMonitor,
+    make_handshake,
+)
 from heatline.edge.wire.events import Account, CameraState
 
 GRAVITY = ["NOT_READY", "BUSY", "DEGRADED"]
@@ -49,10 +55,10 @@ def test_a_line_that_inspects_what_all_its_cameras_see_is_ready() -> None:
         ({"changing": "b", "cameras": {"top": OPENING}}, "BUSY", "changing", "b is being prepared"),
         ({"cameras": {"top": LIVE, "side": DEAD}}, "DEGRADED", "camera_dead", "camera side is dead: no frames come"),
         ({"losses": ["camera top: 1 of 9"]}, "DEGRADED", "frames_lost", "camera top: 1 of 9"),
-        ({"fell_back": "f32 instead of int8"}, "DEGRADED", "precision", "the line computes in f32 instead of int8"),
-        ({"in_flight_not_logged": "the disk is full"}, "DEGRADED", "in_flight_not_logged", "the disk is full"),
-        ({"product_not_stored": "the disk is full"}, "DEGRADED", "product_not_stored", "the disk is full"),
-        ({"evidence_not_stored": "the disk is full"}, "DEGRADED", "evidence_not_stored", "the disk is full"),
+        ({"faults": {"precision": "it computes in f32"}}, "DEGRADED", "precision", "it computes in f32"),
+        ({"faults": {"in_flight_not_logged": "a full disk"}}, "DEGRADED", "in_flight_not_logged", "a full disk"),
+        ({"faults": {"product_not_stored": None, "evidence_not_stored": "a full disk"}}, "DEGRADED",
+         "evidence_not_stored", "a full disk"),
     ],
 )  # fmt: skip
 def test_each_fault_has_its_reason_code_and_sentence(
@@ -80,10 +86,10 @@ def test_the_most_severe_reason_comes_first_and_none_is_left_out(
     why: str | None,
 ) -> None:
     found = Condition(
-        state, cameras, quiet_for_s, changing=changing, losses=losses, in_flight_not_logged=why  # type: ignore[arg-type]
+        state, cameras, quiet_for_s, changing=changing, losses=losses, faults={"precision": why}  # type: ignore[arg-type]
     ).reasons()  # fmt: skip
     result = make_handshake(found, 3)
-    order = [GRAVITY.index(reason.state) for reason in found]
+    order = [GRAVITY.index(REASONS[reason.code]) for reason in found]
     assert order == sorted(order)
     assert (result.state == "READY") == (not found)
     assert (result.state == "NOT_READY") >= (state != "RUNNING" or quiet_for_s > STALLED_AFTER_SECONDS)
@@ -124,7 +130,7 @@ def test_frames_that_are_inspected_or_in_flight_are_not_lost() -> None:
 
 
 def test_a_loss_is_logged_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "heatline.edge.service.drops")
+    caplog.set_level(logging.INFO, "heatline.edge.service.status")
     monitor = DropMonitor()
     monitor.update({"top": Account()}, 0.0)
     lost = Account(10, 0, {"overload": 10}, {}, 0)

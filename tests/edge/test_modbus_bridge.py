@@ -16,7 +16,7 @@ from heatline.edge.bridge.modbus.registers import LINE, MAILBOX, RegisterBank, c
 from heatline.edge.config import load_config
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.errors import ConfigError, SupersededError
-from heatline.edge.service.reconfigure import require_exchangeable
+from heatline.edge.service.changeover import require_exchangeable
 from heatline.edge.wire.events import Handshake, Message, StatusEvent, VerdictEvent
 from tests.command import HEATLINE, complaint, heatline
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, event, wait_until

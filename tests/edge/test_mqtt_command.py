@@ -6,7 +6,7 @@ import pytest
 
 from heatline.edge.config import load_config
 from heatline.edge.errors import AccessError, ConfigError
-from heatline.edge.service.reconfigure import require_exchangeable
+from heatline.edge.service.changeover import require_exchangeable
 from tests.command import complaint, heatline
 
 LINE = """

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from heatline.edge.cameras.settings import GenicamSettings
 from heatline.edge.config import LineConfig, load_config
 from heatline.edge.errors import ConfigError
-from heatline.edge.service.product_memory import ProductMemory, read_stored_product, store_product
+from heatline.edge.service.changeover import ProductMemory
 
 LINE = """
 bundle = "a.bundle"
@@ -128,23 +128,28 @@ NAMES = st.lists(st.text(st.characters(categories=["L", "N", "P", "Zs"]), min_si
 
 @settings(max_examples=10)  # each is synced to the disk
 @given(NAMES)
-def test_the_product_that_was_stored_last_is_read(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
+def test_the_product_that_was_stored_last_is_selected(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
     folder = tmp_path_factory.mktemp("state")
-    assert read_stored_product(folder) is None
+    assert ProductMemory(folder, names, names[0]).selected is None
     for name in names:
-        store_product(folder, name)
-    assert read_stored_product(folder) == names[-1]
+        ProductMemory(folder, names, names[0]).store(name)
+    assert ProductMemory(folder, names, names[0]).selected == names[-1]
+    assert ProductMemory(folder, ["another"], "another").selected is None, "the line has no such product any more"
     assert [file.name for file in folder.iterdir()] == ["product"]
 
 
-def test_without_a_folder_nothing_is_stored_and_a_failed_write_keeps_the_old(tmp_path: Path) -> None:
-    store_product(None, "a")
-    assert read_stored_product(None) is None
-    store_product(tmp_path, "a")
+def test_a_failed_write_keeps_the_old_selection_and_is_told_until_it_succeeds(tmp_path: Path) -> None:
+    memory = ProductMemory(tmp_path, ["a", "b"], None)
+    memory.store("a")
     (tmp_path / ".product.new").mkdir()
-    with pytest.raises(OSError, match="directory"):
-        store_product(tmp_path, "b")
-    assert read_stored_product(tmp_path) == "a"
+    memory.store("b")
+    assert memory.fault == f"{tmp_path} cannot be written: a restart may undo the selection"
+    assert ProductMemory(tmp_path, ["a", "b"], None).selected == "a"
+    (tmp_path / ".product.new").rmdir()
+    memory.store("b")
+    assert (memory.fault, ProductMemory(tmp_path, ["a", "b"], None).selected) == (None, "b")
 
 
 def test_a_selection_that_a_restart_undoes_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -154,11 +159,9 @@ def test_a_selection_that_a_restart_undoes_is_logged(tmp_path: Path, caplog: pyt
         assert ("a restart activates product a, not b" in caplog.text) is logged
 
 
-def test_an_unreadable_selection_is_an_error(tmp_path: Path) -> None:
+def test_an_unreadable_selection_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "product").write_bytes(b"\xff\xfe")
-    with pytest.raises(UnicodeDecodeError):
-        read_stored_product(tmp_path)
+    assert "cannot be read" in str(ProductMemory(tmp_path, ["a"], "a").fault)
     (tmp_path / "product").unlink()
     (tmp_path / "product").mkdir()
-    with pytest.raises(IsADirectoryError):
-        read_stored_product(tmp_path)
+    assert "cannot be read" in str(ProductMemory(tmp_path, ["a"], "a").fault)

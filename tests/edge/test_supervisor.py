@@ -25,7 +25,7 @@ from heatline.edge.inspection.outcome import Outcome
 from heatline.edge.inspection.pipeline import Camera as PipelineCamera
 from heatline.edge.inspection.pipeline import Pipeline
 from heatline.edge.inspection.setup import Setup
-from heatline.edge.service.requests import RequestDesk
+from heatline.edge.service.line import command_handler
 from heatline.edge.wire import commands
 from heatline.edge.wire.events import Account
 from heatline.edge.wire.requests import Refused
@@ -373,8 +373,8 @@ def test_a_part_announced_while_the_line_is_busy_is_shown_by_the_next_frame() ->
 def test_an_unknown_camera_is_refused_with_the_names_of_the_cameras() -> None:
     replies: list[commands.Reply] = []
     with watched(part_camera(), opened=False) as camera:
-        desk = RequestDesk({"top": camera.camera}, lambda *_: pytest.fail("no product was asked for"))
-        desk.handle(commands.TriggerRequest(camera="side", part_id="P-0"), replies.append)
+        handle = command_handler({"top": camera.camera}, lambda *_: pytest.fail("no product was asked for"))
+        handle(commands.TriggerRequest(camera="side", part_id="P-0"), replies.append)
     (unknown,) = replies
     assert isinstance(unknown, Refused)
     assert (unknown.reason, unknown.detail) == ("unknown_camera", "there is no camera 'side'; expected one of top")

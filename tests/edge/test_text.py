@@ -4,7 +4,7 @@ import pytest
 
 from heatline.edge.cli.bundle_formatting import count_frames
 from heatline.edge.describe import describe_consumer
-from heatline.edge.service.drops import DropMonitor
+from heatline.edge.service.status import DropMonitor
 from heatline.edge.util.text import format_count, is_are
 from heatline.edge.wire.events import Account, Consumer, JournalState
 
