@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,7 +90,7 @@ class InFlightLog:
             if stamp.camera in self._in_flight:
                 announced = msgspec.convert(stamp, _Announced, from_attributes=True)
                 self._in_flight[stamp.camera].append(announced)
-                self._append(stamp.camera, announced)
+                self._append(self._line(stamp.camera, announced))
 
     def reported(self, stamp: Stamp) -> None:
         """Note that the event of a frame, or of a run of frames, is out."""
@@ -100,21 +100,19 @@ class InFlightLog:
                 waiting = self._in_flight[stamp.camera]
                 while waiting and waiting[0].last <= last:
                     waiting.popleft()
-                self._append(stamp.camera)
+                self._append(self._line(stamp.camera))
 
-    def _append(self, camera: str, announced: _Announced | None = None) -> None:
-        if self._fd is None:
-            return
-        line = self._line(camera, announced)
-        try:
-            if os.write(self._fd, line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            self._fail(error)
-            return
-        self._appended_bytes += len(line)
+    def _line(self, camera: str, announced: _Announced | None = None) -> bytes:
+        return msgspec.json.encode(_Line(self._boot_id, camera, self._reported[camera], announced)) + b"\n"
+
+    def _append(self, line: bytes) -> None:
         if self._appended_bytes >= ROTATE_BYTES:
             self._rewrite()
+        elif self._fd is not None:
+            with self._faults_noted():
+                if os.write(self._fd, line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._appended_bytes += len(line)
 
     def _rewrite(self) -> None:
         if self.path is None:
@@ -122,35 +120,32 @@ class InFlightLog:
         lines = [self._line(camera) for camera in self._reported]
         lines += [self._line(camera, each) for camera, waiting in self._in_flight.items() for each in waiting]
         new = self.path.with_name(f".{self.path.name}.new")
-        try:
+        self._close()
+        with self._faults_noted():
             new.write_bytes(b"".join(lines))
             new.replace(self.path)
-            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            self._fd, self._appended_bytes = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), 0
+            if self.fault is not None:
+                self.fault = None
+                logger.info("%s is written again", self.path)
+
+    @contextlib.contextmanager
+    def _faults_noted(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            self._fail(error)
-            return
-        self._close()
-        self._fd, self._appended_bytes = fd, 0
-        if self.fault is not None:
-            self.fault = None
-            logger.info("%s is written again", self.path)
-
-    def _line(self, camera: str, announced: _Announced | None = None) -> bytes:
-        return msgspec.json.encode(_Line(self._boot_id, camera, self._reported[camera], announced)) + b"\n"
-
-    def _fail(self, error: OSError) -> None:
-        assert self.path is not None
-        self._close()
-        with contextlib.suppress(OSError):
-            os.truncate(self.path, 0)  # it would tell of frames that are reported by then
-        if self.fault is None:
-            logger.error("%s cannot be written (%s): %s", self.path, error.strerror, _CONSEQUENCE)
-        self.fault = f"{self.path.parent} cannot be written: {_CONSEQUENCE}"
+            assert self.path is not None
+            self._close()
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, 0)  # it would tell of frames that are reported by then
+            if self.fault is None:
+                logger.error("%s cannot be written (%s): %s", self.path, error.strerror, _CONSEQUENCE)
+            self.fault = f"{self.path.parent} cannot be written: {_CONSEQUENCE}"
 
     def _close(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
-        self._fd = None
+            self._fd = None
 
 
 @dataclass(frozen=True)
@@ -162,11 +157,12 @@ class PreviousRun:
     numbers are those of that run."""
     reported: dict[str, Watermark] = field(default_factory=dict)
     """Per camera, how far its frames are reported."""
+    boot_id: str = ""
     written_at_ns: int = 0
     """When the log was last written: UTC, ns since 1970; 0: there is no log."""
 
-    def unjournalled(self, journalled: Mapping[str, Watermark], since_ns: int | None) -> "Unjournalled | None":
-        """Return the frames that the run reported and the journal does not hold; None if there are none.
+    def unjournalled(self, journalled: Mapping[str, Watermark], since_ns: int | None) -> dict[str, int | None]:
+        """Return by camera how many of its reported frames are not in the journal, at least; None: an unknown number.
 
         The journal may know nothing of a camera. If the journal is new, nothing is missing. If it is older than the
         run, the service died before the first event of that camera was stored.
@@ -175,33 +171,15 @@ class PreviousRun:
             journalled: per camera, the last frame whose event the journal holds.
             since_ns: when the journal was created, UTC in ns; None: there is no journal, or the time is unknown.
         """
+        is_older = since_ns is not None and since_ns < self.written_at_ns
         missing: dict[str, int | None] = {}
         for camera, reported in self.reported.items():
-            stored = journalled.get(camera)
-            if stored is None:
-                is_older = since_ns is not None and since_ns < self.written_at_ns
-                count: int | None = reported.frame_number if is_older else 0
-            elif stored.boot_id == reported.boot_id:
-                count = max(reported.frame_number - stored.frame_number, 0)
-            else:
-                count = None if reported.frame_number else 0
-            if count != 0:
-                missing[camera] = count
-        if not missing:
-            return None
-        boot_id = self.reported[next(iter(missing))].boot_id
-        frames = None if None in missing.values() else sum(filter(None, missing.values()))
-        return Unjournalled(boot_id, list(missing), frames)
-
-
-@dataclass(frozen=True)
-class Unjournalled:
-    """Frames whose events a boot published and no journal holds."""
-
-    boot_id: str
-    cameras: list[str]
-    frames: int | None
-    """The least number; None: unknown."""
+            stored = journalled.get(camera, Watermark(reported.boot_id, 0 if is_older else reported.frame_number))
+            if stored.boot_id != reported.boot_id and reported.frame_number:
+                missing[camera] = None
+            elif stored.boot_id == reported.boot_id and reported.frame_number > stored.frame_number:
+                missing[camera] = reported.frame_number - stored.frame_number
+        return missing
 
 
 def read_previous_run(path: Path | None, journalled: Mapping[str, Watermark] = {}) -> PreviousRun:
@@ -215,20 +193,21 @@ def read_previous_run(path: Path | None, journalled: Mapping[str, Watermark] = {
         data, written_at_ns = (b"", 0) if path is None else (path.read_bytes(), path.stat().st_mtime_ns)
     except OSError:
         return PreviousRun()
-    run = PreviousRun(written_at_ns=written_at_ns)
-    announced: dict[str, list[_Announced]] = {}
+    boot_id, reported, announced = "", dict[str, Watermark](), dict[str, list[_Announced]]()
     for line in data.splitlines():
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
             entry = msgspec.json.decode(line, type=_Line)
-            run.reported[entry.camera] = Watermark(entry.boot_id, entry.reported)
+            boot_id = entry.boot_id
+            reported[entry.camera] = Watermark(boot_id, entry.reported)
             announced.setdefault(entry.camera, []).extend(filter(None, [entry.announced]))
+    in_flight: list[Stamp] = []
     for camera, frames in announced.items():
-        boot_id, reached = run.reported[camera]
-        in_journal = journalled.get(camera)
-        if in_journal is not None and in_journal.boot_id == boot_id:
+        in_journal = journalled.get(camera, reported[camera])
+        reached = reported[camera].frame_number
+        if in_journal.boot_id == boot_id:
             reached = max(reached, in_journal.frame_number)
-        run.in_flight.extend(_stamps(camera, [each for each in frames if each.last > reached]))
-    return run
+        in_flight += _stamps(camera, [each for each in frames if each.last > reached])
+    return PreviousRun(in_flight, reported, boot_id, written_at_ns)
 
 
 def _stamps(camera: str, frames: list[_Announced]) -> list[Stamp]:

@@ -46,7 +46,6 @@ class PendingFrame:
         """[tiles, h, w, c]; None: the graph gives none."""
         self._missing = tiles
         self._error: Exception | None = None
-        self._lock = threading.Lock()
         self._complete = threading.Event()
         self._started_by = threading.get_ident()
 
@@ -92,10 +91,9 @@ class PendingFrame:
             raise EngineError(f"the engine failed: {self._error}") from self._error
 
     def _count_answered(self, tiles: int) -> None:
-        with self._lock:
-            self._missing -= tiles
-            if self._missing == 0:
-                self._complete.set()
+        self._missing -= tiles
+        if self._missing == 0:
+            self._complete.set()
 
 
 class Settings(Protocol):

@@ -24,7 +24,7 @@ from heatline.edge.delivery.commands import Answer
 from heatline.edge.errors import CameraError, ConfigError, DeliveryError, HeatlineError
 from heatline.edge.service.events import bundle_name
 from heatline.edge.service.line import Line
-from heatline.edge.service.loading import PreparedSetup, describe_plausibility_change, describe_setup, prepare
+from heatline.edge.service.loading import PreparedSetup, describe_setup, prepare
 from heatline.edge.util.files import replacing, sync_folder
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.systemd import notify, notify_reloading
@@ -245,7 +245,7 @@ class Changeover:
             self._line.events.emit_activation(applied, prepared.setup, activate)
         if prepared.setup.verified is not before.setup.verified:
             _close_once_unused(before.setup.verified)
-        logger.info("active: %s%s", describe_setup(prepared), describe_plausibility_change(before, prepared))
+        logger.info("active: %s", describe_setup(prepared))
 
     def _refuse(self, change: Literal["reload", "select"], detail: str) -> None:
         logger.error("%s refused, and nothing has changed: %s", change, detail)

@@ -13,7 +13,7 @@ from heatline.edge.cameras.supervisor import CameraAlarm
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.errors import DeliveryError
 from heatline.edge.heatmap_picture import png as to_png
-from heatline.edge.inspection.in_flight_log import InFlightLog, Unjournalled
+from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.outcome import Outcome
 from heatline.edge.inspection.setup import Setup
@@ -183,17 +183,22 @@ class EventEmitter:
                 acting=setup.acting,
             )
 
-    def emit_unjournalled(self, missing: Unjournalled) -> None:
-        """Report events of the previous boot that the journal does not hold."""
-        how_many = "some frames" if missing.frames is None else format_count(missing.frames, "frame")
+    def emit_unjournalled(self, boot_id: str, missing: Mapping[str, int | None]) -> None:
+        """Report events of the previous boot that the journal does not hold.
+
+        Args:
+            missing: the number of frames by camera; None: an unknown number.
+        """
+        frames = None if None in missing.values() else sum(filter(None, missing.values()))
+        how_many = "some frames" if frames is None else format_count(frames, "frame")
         with self._lock:
             self._emit(
                 JournalEvent,
                 kind="unrecorded",
-                detail=f"the previous boot published {how_many} of {', '.join(missing.cameras)} in events that are not "
+                detail=f"the previous boot published {how_many} of {', '.join(missing)} in events that are not "
                 "in the journal",
-                events=missing.frames,
-                of_boot=missing.boot_id,
+                events=frames,
+                of_boot=boot_id,
             )
 
     def emit_review(self, mark: Mark) -> None:

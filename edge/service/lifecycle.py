@@ -231,8 +231,8 @@ class Service:
         """
         journalled, ledger = line.journal.progress, line.ledger
         run = read_previous_run(line.in_flight.path, journalled)
-        if (missing := run.unjournalled(journalled, line.journal.since_ns)) is not None:
-            line.events.emit_unjournalled(missing)
+        if missing := run.unjournalled(journalled, line.journal.since_ns):
+            line.events.emit_unjournalled(run.boot_id, missing)
         for stamp in run.in_flight:
             if stamp.camera in line.cameras:
                 line.cameras[stamp.camera].skip_numbers(stamp.frames)

@@ -70,10 +70,10 @@ def prepare(
     if engine.not_tuned is not None:
         logger.warning("%s", engine.not_tuned)
     requested = engine.settings
-    if active is not None and active.setup.bundle.digest == bundle.digest and requested == active.requested:
-        verified, engine = active.setup.verified, active.engine
-    elif active is not None and active.setup.bundle.digest == bundle.digest and requested == active.engine.settings:
-        verified = active.setup.verified
+    same = active if active is not None and active.setup.bundle.digest == bundle.digest else None
+    if same is not None and requested in (same.requested, same.engine.settings):
+        verified = same.setup.verified
+        engine = same.engine if requested == same.requested else engine
     else:
         # Writing a compiled graph stops all threads for a while, so a line that inspects writes none.
         cache = cache_folder() if active is None else None
@@ -83,7 +83,7 @@ def prepare(
     inspector = Inspector(
         bundle.manifest,
         verified.engine,
-        thresholds=_thresholds(config, bundle),
+        thresholds=Thresholds.of(bundle.manifest.calibration, config.thresholds.score, config.thresholds.evidence),
         overlap_px=overlap,
         plausibility=bundle.plausibility() if checked else None,
         plausibility_by_camera=_plausibility_by_camera(bundle, areas) if checked else None,
@@ -160,35 +160,27 @@ def _open(
     Args:
         own: the settings of the line's file.
     """
+    settings = engine.settings
     try:
-        return _open_verified(bundle, engine.settings, report_step, cache), engine
+        with threads_named(ENGINE_THREADS):
+            verified = open_verified_engine(
+                bundle,
+                settings.kind,
+                settings.precision,
+                device=settings.device,
+                threads=settings.threads,
+                streams=settings.streams,
+                batch=settings.batch,
+                cache=cache,
+                say=report_step,
+            )
     except HeatlineError as error:
         if engine.tuned_by is None:
             raise
         untuned = EngineSelection(own, not_tuned=f"{engine.tuned_by} is not used: {error}")
         logger.warning("%s", untuned.not_tuned)
-    return _open_verified(bundle, own, report_step, cache), untuned
-
-
-def _open_verified(
-    bundle: Bundle, settings: EngineConfig, report_step: Callable[[str], None], cache: Path | None
-) -> VerifiedEngine:
-    with threads_named(ENGINE_THREADS):
-        return open_verified_engine(
-            bundle,
-            settings.kind,
-            settings.precision,
-            device=settings.device,
-            threads=settings.threads,
-            streams=settings.streams,
-            batch=settings.batch,
-            cache=cache,
-            say=report_step,
-        )
-
-
-def _thresholds(config: LineConfig, bundle: Bundle) -> Thresholds:
-    return Thresholds.of(bundle.manifest.calibration, config.thresholds.score, config.thresholds.evidence)
+        return _open(bundle, untuned, own, report_step, cache)
+    return verified, engine
 
 
 def describe_setup(prepared: PreparedSetup) -> str:
@@ -202,21 +194,3 @@ def describe_setup(prepared: PreparedSetup) -> str:
         f"in {setup.verified.computes_in}, signed by {describe_signer(setup.signed_by)}{tuned}"
         f"{'' if setup.acting else ', not acting'}"
     )
-
-
-def describe_plausibility_change(before: PreparedSetup, after: PreparedSetup) -> str:
-    """Describe what a change does to frames that do not show the product, as the end of a sentence; "" if nothing."""
-    old, new = before.setup.inspector, after.setup.inspector
-    if (old.plausibility is None) == (new.plausibility is None):
-        described = ""
-    elif new.plausibility is not None:
-        described = "; frames that do not look like the product get no verdict from now on"
-    else:
-        known = after.setup.bundle.manifest.calibration.plausible is not None
-        reason = "thresholds.check_plausibility is false" if known else "the bundle does not know what they look like"
-        described = f"; every frame gets a verdict from now on, whatever it shows, as {reason}"
-    if gained := sorted(new.plausibility_by_camera.keys() - old.plausibility_by_camera.keys()):
-        described += f"; frames of camera {', '.join(gained)} must keep that camera's own bounds from now on"
-    if lost := sorted(old.plausibility_by_camera.keys() - new.plausibility_by_camera.keys()):
-        described += f"; frames of camera {', '.join(lost)} need not keep that camera's own bounds any more"
-    return described

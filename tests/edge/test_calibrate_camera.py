@@ -16,7 +16,7 @@ from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.config import load_config
 from heatline.edge.errors import BundleError
 from heatline.edge.frames import Frame, Stamp
-from heatline.edge.service.loading import describe_plausibility_change, prepare
+from heatline.edge.service.loading import prepare
 from tests.command import complaint, heatline
 from tests.edge.lines import write_pictures
 from tests.edge.test_plausibility import CHANNELS, frames
@@ -105,20 +105,6 @@ def test_a_camera_has_its_own_ranges_within_its_region_of_interest(
 
     shown = heatline("bundle", "show", line.parent / "own", env={"COLUMNS": "400"}).stdout
     assert "a frame of camera dim must be" in shown
-
-
-def test_a_changeover_logs_whether_a_camera_has_its_own_ranges(line: Path) -> None:
-    heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--to", line.parent / "own")
-    before = prepare(load_config(line))
-    line.write_text(LINE.format(bundle="own", area=AREA))
-    own = prepare(load_config(line))
-    expected = "; frames of camera dim must keep that camera's own bounds from now on"
-    assert describe_plausibility_change(before, own) == expected
-    assert (
-        describe_plausibility_change(own, before)
-        == "; frames of camera dim need not keep that camera's own bounds any more"
-    )
-    assert describe_plausibility_change(own, own) == ""
 
 
 def test_new_thresholds_leave_the_cameras_ranges_unchanged(line: Path) -> None:

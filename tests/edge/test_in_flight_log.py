@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from heatline.edge.frames import Stamp, Watermark
 from heatline.edge.inspection import in_flight_log
-from heatline.edge.inspection.in_flight_log import InFlightLog, Unjournalled, read_previous_run
+from heatline.edge.inspection.in_flight_log import InFlightLog, read_previous_run
 from tests.edge.fault_boots import begin_log
 
 UNKNOWN_AFTER_A_CRASH = "after a crash nobody will know which frames were in flight"
@@ -113,15 +113,15 @@ def test_reported_frames_that_the_journal_lacks_are_counted(tmp_path: Path) -> N
     log.reported(frame(1, frames=9))
     last = read_previous_run(tmp_path / "f")
     assert last.reported["top"] == Watermark("boot-1", 9)
-    assert last.unjournalled({"top": Watermark("boot-1", 9)}, None) is None
-    assert last.unjournalled({"top": Watermark("boot-1", 7)}, None) == Unjournalled("boot-1", ["top"], 2)
-    assert last.unjournalled({"top": Watermark("boot-0", 70)}, None) == Unjournalled("boot-1", ["top"], None)
-    assert last.unjournalled({"side": Watermark("boot-0", 70)}, None) is None, "no frame of this camera was reported"
-    assert last.unjournalled({}, None) is None, "there is no journal"
-    assert last.unjournalled({}, last.written_at_ns + 1) is None, "the journal is new"
+    assert last.unjournalled({"top": Watermark("boot-1", 9)}, None) == {}
+    assert last.unjournalled({"top": Watermark("boot-1", 7)}, None) == {"top": 2}
+    assert last.unjournalled({"top": Watermark("boot-0", 70)}, None) == {"top": None}
+    assert last.unjournalled({"side": Watermark("boot-0", 70)}, None) == {}, "no frame of this camera was reported"
+    assert last.unjournalled({}, None) == {}, "there is no journal"
+    assert last.unjournalled({}, last.written_at_ns + 1) == {}, "the journal is new"
     found = last.unjournalled({}, last.written_at_ns - 1)
-    assert found == Unjournalled("boot-1", ["top"], 9), "the journal existed, and the crash came before its first event"
-    assert last.unjournalled({"top": Watermark("boot-1", 9)}, last.written_at_ns - 1) is None
+    assert found == {"top": 9}, "the journal existed, and the crash came before its first event"
+    assert last.unjournalled({"top": Watermark("boot-1", 9)}, last.written_at_ns - 1) == {}
 
 
 def test_a_truncated_log_does_not_end_the_line(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from heatline.edge.bundle.plausibility import RIDGE, Plausibility, ProductTiles,
 from heatline.edge.config import load_config
 from heatline.edge.errors import BundleError
 from heatline.edge.frames import Frame, Stamp
-from heatline.edge.service.loading import PreparedSetup, describe_plausibility_change, prepare
+from heatline.edge.service.loading import prepare
 from tests.command import heatline
 from tests.small_bundle import contents_of, manifest, white_frame
 
@@ -332,30 +332,6 @@ def test_check_shows_the_plausibility_of_the_active_product(tmp_path: Path) -> N
     shown = heatline("check", tmp_path / "line.toml", env={"COLUMNS": "400"}).stdout
     assert "not checked, as thresholds.check_plausibility is false" in shown
     assert "NO VERDICT" not in shown
-
-
-def test_a_changeover_logs_that_implausible_frames_now_get_a_verdict(tmp_path: Path) -> None:
-    white = white_frame((230, 240))
-    made = manifest()
-    known = fit_plausibility([Appearance((230, 240), ImageStatistics.of(white), None)]).plausible
-    knowing = msgspec.structs.replace(made, calibration=msgspec.structs.replace(made.calibration, plausible=known))
-    write_bundle(tmp_path / "bundle", knowing, contents_of())
-    write_bundle(tmp_path / "unknowing", made, contents_of())
-
-    def prepared(keys: str, bundle: str = "bundle") -> PreparedSetup:
-        text = LINE.format(keys=keys).replace('bundle = "bundle"', f'bundle = "{bundle}"')
-        (tmp_path / "line.toml").write_text(text)
-        return prepare(load_config(tmp_path / "line.toml").of_product("a"))
-
-    on, off, unknown = prepared(""), prepared("check_plausibility = false"), prepared("", "unknowing")
-    every = "every frame gets a verdict from now on, whatever it shows, as"
-    assert describe_plausibility_change(on, off) == f"; {every} thresholds.check_plausibility is false"
-    assert describe_plausibility_change(on, unknown) == f"; {every} the bundle does not know what they look like"
-    for before in (off, unknown):
-        assert describe_plausibility_change(before, on) == (
-            "; frames that do not look like the product get no verdict from now on"
-        )
-    assert describe_plausibility_change(on, on) == describe_plausibility_change(off, unknown) == ""
 
 
 def test_a_line_gives_implausible_frames_no_verdict_unless_the_check_is_off(tmp_path: Path) -> None:
