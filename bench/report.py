@@ -16,7 +16,7 @@ from heatline.bench.machine import machine_kind
 from heatline.bench.result_file import read_result
 from heatline.edge.errors import BenchError, InputError
 from heatline.edge.util.page import Block, Cell, Chart, Column, Line, Section, Table, page_templates, sections_markdown
-from heatline.train.drawing import report_style, to_svg
+from heatline.train.evaluation.charts import report_style, to_svg
 
 PAGE, TABLES = "report.html", "report.md"
 TITLE = "heatline bench"

@@ -34,7 +34,7 @@ for name in names:
 """
 DATA_COMMANDS = """
 import examples.drawn_boards.boards
-import heatline.train.commands.data, heatline.train.contact_sheet, heatline.train.summary
+import heatline.train.commands.data, heatline.train.summary
 """
 START = "import heatline.edge.cli.main, heatline.edge.cli.line, heatline.edge.service.lifecycle"
 DEFAULT_TRAINING = "import heatline.train.compose, heatline.train.fit"

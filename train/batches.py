@@ -15,8 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from heatline.edge.errors import TrainingError
 from heatline.train.config import AugmentConfig, RecipeConfig
-from heatline.train.frames import FrameStore
-from heatline.train.tiles import TileRule, TileTable, cut, move_tile
+from heatline.train.frames import FrameStore, TileRule, TileTable, cut, move_tile
 
 
 def cosine(step: int, steps: int, warmup: float) -> float:

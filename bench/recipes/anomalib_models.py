@@ -20,8 +20,8 @@ from heatline.edge.util.text import format_count
 from heatline.train.compose import read_model
 from heatline.train.dense.copies import digest_pictures
 from heatline.train.files import write_atomically
+from heatline.train.frames import cut
 from heatline.train.models.weights import load_pretrained
-from heatline.train.tiles import cut
 
 AnomalibModel = Literal["patchcore", "padim"]
 MODELS: tuple[AnomalibModel, ...] = get_args(AnomalibModel)

@@ -16,9 +16,8 @@ from heatline.train.config import TrainConfig
 from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.tiles import DenseTiles, LabelKind, label_tiles
 from heatline.train.fit import fit
-from heatline.train.frames import FrameStore
+from heatline.train.frames import FrameStore, TileRule, cut
 from heatline.train.run import RunFolder, load_run, read_data
-from heatline.train.tiles import TileRule, cut
 
 BATCH = 16
 ReportLine = Callable[[str], None]

@@ -27,7 +27,7 @@ from heatline.train.compose import compose
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.cross_validation import divide_groups
 from heatline.train.dense.out_of_fold import OutOfFold
-from heatline.train.tiles import cut
+from heatline.train.frames import cut
 from tests.train.blobs import draw_blobs
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -30,8 +30,7 @@ from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.readers import read_folder
 from heatline.train.references import ReferenceSummary
-from heatline.train.run import TrainedRun, load_run
-from heatline.train.split import Split
+from heatline.train.run import Split, TrainedRun, load_run
 from heatline.train.validation_frames import RecordedEngine, graph_inputs, run_validation
 from tests.toy_vit import ToyViT
 from tests.train.blobs import draw_blobs

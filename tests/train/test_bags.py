@@ -16,9 +16,8 @@ from heatline.train.config import TrainConfig
 from heatline.train.fit import fit
 from heatline.train.models.build import build_model
 from heatline.train.models.explained import ExplainedClassifier
-from heatline.train.prepare import Prepared, prepare
 from heatline.train.run import load_run
-from heatline.train.whole_network import assemble
+from heatline.train.whole_network import Prepared, assemble, prepare
 from tests.train.blobs import draw_blobs
 from tests.train.trained import NAMED_SPLIT, SMALL
 

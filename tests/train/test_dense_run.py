@@ -36,12 +36,11 @@ from heatline.train.evaluation.evaluate import EvaluationOptions, select_picture
 from heatline.train.evaluation.evaluated import prepare_run
 from heatline.train.evaluation.result import read_evaluation
 from heatline.train.fit import fit
-from heatline.train.frames import FrameStore
+from heatline.train.frames import FrameStore, TileRule, grid_tiles
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.readers import LabelledImage, read_folder
 from heatline.train.readers.labelled import ReviewedFrame, write_index
 from heatline.train.run import RunFolder, RunSummary, load_run
-from heatline.train.tiles import TileRule, grid_tiles
 from heatline.train.validation_frames import validation_frames
 from tests.command import complaint, heatline
 from tests.train.blobs import GROUPS, draw_blobs, sort_tiles, write_labels

@@ -14,10 +14,9 @@ from heatline.edge.errors import InputError
 from heatline.train.compose import compose
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.discovery import discover
-from heatline.train.file_names import find_scheme
-from heatline.train.prepare import prepare
 from heatline.train.readers import LabelledImage, read_folder
-from heatline.train.readers.labelled import FOLDS
+from heatline.train.readers.labelled import FOLDS, find_scheme
+from heatline.train.whole_network import prepare
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
 from tests.train.test_near_duplicates import again, scene
 

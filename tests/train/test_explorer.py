@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.train.evaluation.explorer import POSITIONS, Explorer, Scores, explore
+from heatline.train.evaluation.charts import POSITIONS, Explorer, Scores, explore
 from heatline.train.evaluation.figures import FrameColumns, TileColumns, compute_figures, compute_intervals
 
 LOGITS = st.one_of(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.floats(-20, 20, width=32), st.floats(-1e6, 1e6))

@@ -26,7 +26,7 @@ from heatline.train.batches import BatchSampler, cosine
 from heatline.train.compose import compose
 from heatline.train.config import RecipeConfig, TrainConfig
 from heatline.train.fit import fit
-from heatline.train.precision import choose_precision
+from heatline.train.models.build import choose_precision
 from heatline.train.provenance import Provenance
 from heatline.train.run import RunFolder, load_run
 from heatline.train.whole_network import COLUMNS, Budget, MetricsTable, _steps, make_logger, merit, read_metrics

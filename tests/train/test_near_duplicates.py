@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heatline.train.near_duplicates import near_duplicate_chains, near_duplicates_across, thumbnail
+from heatline.train.discovery import near_duplicate_chains, near_duplicates_across, thumbnail
 
 Rgb = NDArray[np.uint8]
 

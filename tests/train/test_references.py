@@ -22,10 +22,9 @@ from heatline.train.dense.copies import Kind, Painter, digest_pictures, grid_sam
 from heatline.train.dense.differences import ComparedFeatures, compare_samples
 from heatline.train.dense.tiles import label_tiles
 from heatline.train.features.cache import Features
-from heatline.train.frames import FrameStore
+from heatline.train.frames import FrameStore, TileRule
 from heatline.train.readers import LabelledFolder, LabelledImage, read_folder
 from heatline.train.references import References, find_references
-from heatline.train.tiles import TileRule
 from tests.train.boards import BOARD_HW, DEFECT_AT_YX, SQUARE_PX, board, draw_boards, photograph
 
 

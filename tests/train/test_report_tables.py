@@ -14,11 +14,19 @@ from hypothesis import strategies as st
 from matplotlib.patches import Rectangle
 
 from heatline.edge.util.page import Cell, Column, Line, Table
-from heatline.train.drawing import to_svg
-from heatline.train.evaluation import charts, study_chapter, tables
-from heatline.train.evaluation.explorer import Scores, explore
+from heatline.train.evaluation import charts, study_chapter
+from heatline.train.evaluation.charts import Scores, explore, to_svg
 from heatline.train.evaluation.result import Evaluation
-from heatline.train.evaluation.rows import PictureSet, StoredEvaluation, compare_rows, describe_mismatch, make_rows
+from heatline.train.evaluation.rows import (
+    PictureSet,
+    StoredEvaluation,
+    compare_rows,
+    describe_mismatch,
+    folds_table,
+    frames_table,
+    make_rows,
+    tiles_table,
+)
 from tests.train.evaluations import (
     RATIOS,
     evaluation,
@@ -65,10 +73,10 @@ def test_folds_make_one_row_of_means_and_sums() -> None:
     assert [stored.subject.groups for stored in row.folds] == [["a"], ["b"], ["c"]]
     assert row.figure("masks", "tile.auroc") == pytest.approx((0.9 + 0.7 + 0.2) / 3)
     assert row.count("masks", "tile.tiles") == 10 + 30 + 1200
-    table = tables.folds(pictures, "masks")
+    table = folds_table(pictures, "masks")
     assert table is not None
     assert column(table, "groups left out") == ["a", "b", "c"]
-    assert line_of(tables.tiles(pictures, "masks"), "lite")["tile AUROC"] == "0.6000"
+    assert line_of(tiles_table(pictures, "masks"), "lite")["tile AUROC"] == "0.6000"
 
 
 def test_a_figure_that_a_fold_does_not_know_is_unknown_for_the_row() -> None:
@@ -88,7 +96,7 @@ def test_a_figure_that_a_fold_does_not_know_is_unknown_for_the_row() -> None:
     mean = row.sweep("masks")
     assert mean is not None
     assert (mean.f1, mean.pointing) == (sweep_figures().f1, [[None] * len(RATIOS)] * 3)
-    line = line_of(tables.frames(pictures, "masks"), "lite")
+    line = line_of(frames_table(pictures, "masks"), "lite")
     assert line["defective frames missed"] == "4 of 40"
     assert not {"defects hit by a peak", "picture AUROC"} & line.keys(), "no column of dashes"
     assert line_of(study_chapter.trials(pictures), "lite")["validation loss"] == "-"
@@ -99,7 +107,7 @@ def test_evaluations_without_disjoint_groups_are_separate_rows() -> None:
         rows_of(evaluation(subject("lite", path=path)) for path in ["first/lite", "second/lite", "second/lite"])
     )
     assert {row.label for row in pictures.rows} == {"first/lite", "second/lite (1)", "second/lite (2)"}
-    assert tables.folds(pictures, "masks") is None
+    assert folds_table(pictures, "masks") is None
     assert len(only_set(rows_of([evaluation(subject("lite", groups=[])) for _ in range(2)])).rows) == 2
     pictures = rows_of([evaluation(subject("lite")), evaluation(subject("lite", data="tiles"))])
     assert [(each.data, each.rows[0].label) for each in pictures] == [("hripcb", "lite"), ("tiles", "lite")]
@@ -151,8 +159,8 @@ def test_tables_mark_no_best_value_if_rows_rest_on_different_folds() -> None:
         only_set(rows_of([*folded("x", {"a": 0.1, "b": 0.9}), *folded("y", folds)]))
         for folds in ({"a": 0.3, "b": 0.4}, {"a": 0.3})
     )
-    assert line_of(tables.tiles(other, "masks"), "x")["tile AP"] == "0.5000"
-    makers = (study_chapter.maps, tables.tiles, tables.frames)
+    assert line_of(tiles_table(other, "masks"), "x")["tile AP"] == "0.5000"
+    makers = (study_chapter.maps, tiles_table, frames_table)
     for make in makers:
         assert make(same, "masks").warning == ""
         assert "**0.5000**" in make(same, "masks").markdown(0)
@@ -206,7 +214,7 @@ def test_a_figure_with_a_wide_interval_has_few_digits() -> None:
         ((0.6123, 0.6123), "0.61 [0.61, 0.61]"),
     ):
         made = evaluation(subject("lite"), tile_figures(auroc=0.6123), intervals={"tile.auroc": ends})
-        assert f"| {shown} |" in tables.tiles(only_set(rows_of([made])), "masks").markdown(0)
+        assert f"| {shown} |" in tiles_table(only_set(rows_of([made])), "masks").markdown(0)
 
 
 def test_the_best_of_our_values_is_marked_unless_all_are_equal() -> None:
@@ -220,14 +228,14 @@ def test_the_best_of_our_values_is_marked_unless_all_are_equal() -> None:
 
 def test_counts_have_their_share_and_its_interval() -> None:
     ends = {"frame.escape_rate": (0.021, 0.25)}
-    line = tables.frames(only_set(rows_of([evaluation(subject("one"), intervals=ends)])), "masks").markdown()
+    line = frames_table(only_set(rows_of([evaluation(subject("one"), intervals=ends)])), "masks").markdown()
     assert "| one | 2 of 20 10.0 % [2.1, 25.0] | 1 of 10 10.0 % | 50 of 60 83.3 % |" in line
 
 
 def test_a_fold_without_good_frames_leaves_the_share_of_the_others() -> None:
     figures = frame_figures(), frame_figures(good_frames=0, rejected_frames=0, false_reject_rate=None)
     folds = [evaluation(subject(groups=[str(at)]), frame=each) for at, each in enumerate(figures)]
-    line = tables.frames(only_set(rows_of(folds)), "masks").markdown(0)
+    line = frames_table(only_set(rows_of(folds)), "masks").markdown(0)
     assert "| 4 of 40 10.0 % | 1 of 10 10.0 % |" in line
 
 

@@ -23,9 +23,16 @@ from heatline.edge.errors import ConfigError, Interrupted, TrainingError
 from heatline.train.batches import BatchSampler
 from heatline.train.compose import compose, read_config
 from heatline.train.run import RunFolder
-from heatline.train.search.config import SearchConfig
-from heatline.train.search.report import SearchReport
-from heatline.train.search.search import GRACE_S, hide_password, open_study, run_trials, search, using_storage
+from heatline.train.search import (
+    GRACE_S,
+    SearchConfig,
+    SearchReport,
+    hide_password,
+    open_study,
+    run_trials,
+    search,
+    using_storage,
+)
 from heatline.train.whole_network import read_metrics
 from tests.command import heatline
 from tests.train.blobs import draw_blobs
@@ -178,7 +185,7 @@ def test_ctrl_c_fails_the_trial_and_the_same_command_continues(
     assert drawn_trials[1].lr != drawn_trials[2].lr
     assert report.best is not None
     assert report.best.value == max(row["val_ap"] for row in read_metrics(Path(report.best.run) / "metrics.csv"))
-    monkeypatch.setattr("heatline.train.search.search.fit", None)  # nothing is left to train
+    monkeypatch.setattr("heatline.train.search.fit", None)  # nothing is left to train
     assert search(arguments).trials == report.trials
 
 
@@ -216,8 +223,8 @@ def test_untrainable_trials_count_and_end_the_search_with_advice(pictures: Path,
 
 SHARE_OUT = """
 import sys
-from heatline.train.search.config import SearchConfig
-from heatline.train.search.search import open_study, run_trials
+from heatline.train.search import SearchConfig
+from heatline.train.search import open_study, run_trials
 
 url, count = sys.argv[1:]
 print("opening", flush=True)

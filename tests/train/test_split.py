@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heatline.edge.errors import ConfigError
-from heatline.train.split import Split, split_by_fractions, split_by_name
+from heatline.train.run import Split, split_by_fractions, split_by_name
 
 BOARDS = ["01", "04", "07", "08", "10", "12"]
 

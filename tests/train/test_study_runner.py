@@ -20,8 +20,17 @@ from heatline.train.compose import compose, read_config
 from heatline.train.evaluation.result import FILE, SCHEMA, read_evaluation
 from heatline.train.files import is_locked, lock_file
 from heatline.train.run import RunFolder
-from heatline.train.study.plan import DEFAULT_PLAN, Plan, read_plan
-from heatline.train.study.runner import Progress, Study, StudyStatus, estimate_remaining, format_duration, lock_path
+from heatline.train.study import (
+    DEFAULT_PLAN,
+    Plan,
+    Progress,
+    Study,
+    StudyStatus,
+    estimate_remaining,
+    format_duration,
+    lock_path,
+    read_plan,
+)
 from heatline.train.whole_network import read_metrics
 from tests.command import complaint, heatline
 from tests.train.blobs import GROUPS

@@ -11,12 +11,23 @@ import numpy as np
 import pytest
 
 from heatline.edge.errors import InputError
-from heatline.train.contact_sheet import CELL_WH, COLUMNS, GAP_PX, OUTLINE_RGB, TITLE_PX, write_contact_sheet
 from heatline.train.discovery import discover
 from heatline.train.frames import FrameStore
 from heatline.train.readers import read_folder
-from heatline.train.split import split_by_fractions
-from heatline.train.summary import Groups, Part, ReadingOptions, Size, summarise_folder
+from heatline.train.run import split_by_fractions
+from heatline.train.summary import (
+    CELL_WH,
+    COLUMNS,
+    GAP_PX,
+    OUTLINE_RGB,
+    TITLE_PX,
+    Groups,
+    Part,
+    ReadingOptions,
+    Size,
+    summarise_folder,
+    write_contact_sheet,
+)
 from tests.command import heatline
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
 

@@ -15,10 +15,9 @@ from heatline.edge.geometry import TileGrid
 from heatline.train.batches import BatchSampler, EvaluationBatches, TrainingBatches, augment
 from heatline.train.compose import compose
 from heatline.train.config import AugmentConfig, RecipeConfig
-from heatline.train.frames import FrameStore, delete_frames
+from heatline.train.frames import FrameStore, TileRule, TileTable, delete_frames, grid_tiles
 from heatline.train.readers import LabelledImage, read_folder
 from heatline.train.readers.per_picture import MaskPng
-from heatline.train.tiles import TileRule, TileTable, grid_tiles
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles
 
 STUDY_RULE = TileRule(tile_px=224, overlap_px=2, defective_share=0.01)

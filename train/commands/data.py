@@ -62,8 +62,7 @@ def show(
     It prints the reasons, and what would make a model look better than it is.
     The options are those of a training: truth, split.group, split.pattern and so on.
     """
-    from heatline.train.contact_sheet import write_contact_sheet
-    from heatline.train.summary import ReadingOptions, summarise_folder
+    from heatline.train.summary import ReadingOptions, summarise_folder, write_contact_sheet
 
     options = ReadingOptions(
         truth=truth,

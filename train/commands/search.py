@@ -10,7 +10,7 @@ from heatline.edge.util.extras import require_extra
 from heatline.edge.util.process import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
-    from heatline.train.search.report import SearchReport
+    from heatline.train.search import SearchReport
 
 EXAMPLES = """
 Example:
@@ -39,7 +39,7 @@ def search(overrides: tuple[str, ...], as_json: bool) -> None:
     trials. With search.storage, the URL of a database, many machines share one search. --json prints all trials.
     """
     require_extra("train")
-    from heatline.train.search.search import search as run_search
+    from heatline.train.search import search as run_search
 
     console = progress_console()
     report = run_search(

@@ -12,7 +12,7 @@ from heatline.edge.util.extras import require_extra
 from heatline.edge.util.process import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
-    from heatline.train.study.runner import StudyStatus
+    from heatline.train.study import StudyStatus
 
 EXAMPLES = """
 Example:
@@ -59,8 +59,7 @@ def study(
     share the runs. If a run fails, it is reported and the others continue; the exit code is then 11.
     """
     require_extra("train")
-    from heatline.train.study.plan import DEFAULT_PLAN, read_plan
-    from heatline.train.study.runner import Study
+    from heatline.train.study import DEFAULT_PLAN, Study, read_plan
 
     console = progress_console()
     work = Study(read_plan(plan_file or DEFAULT_PLAN), data, out, only)
@@ -83,7 +82,7 @@ def study(
 
 
 def _print(status: "StudyStatus") -> None:
-    from heatline.train.study.runner import format_duration
+    from heatline.train.study import format_duration
 
     rows = [
         (

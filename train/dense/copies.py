@@ -20,10 +20,9 @@ from heatline.train.batches import augment, rotate
 from heatline.train.config import AugmentConfig, DenseRecipeConfig
 from heatline.train.dense.tiles import DenseTiles, LabelKind, defective_share
 from heatline.train.features.cache import key_of
-from heatline.train.frames import FrameStore
+from heatline.train.frames import FrameStore, cut, move_tile
 from heatline.train.readers import LabelledImage
 from heatline.train.synthetic import draw_defect, draw_shape, move, transplant
-from heatline.train.tiles import cut, move_tile
 
 VERSION = 3
 """Version of how copies are drawn; part of the cache key, so features of other versions are not used."""

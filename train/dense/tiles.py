@@ -7,8 +7,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.train.frames import FrameStore
-from heatline.train.tiles import TileRule, TileTable, grid_tiles
+from heatline.train.frames import FrameStore, TileRule, TileTable, grid_tiles
 
 
 class LabelKind(IntEnum):

@@ -26,16 +26,14 @@ from heatline.train.dense.tiles import DenseTiles, LabelKind, label_tiles
 from heatline.train.discovery import describe_unvalidated
 from heatline.train.evaluation.figures import auroc, average_precision
 from heatline.train.files import write_atomically
-from heatline.train.frames import FrameStore, delete_frames
-from heatline.train.models.build import build_model
+from heatline.train.frames import FrameStore, TileRule, delete_frames
+from heatline.train.models.build import build_model, choose_precision
 from heatline.train.models.dense import DenseClassifier, check_later_stages
-from heatline.train.precision import choose_precision
 from heatline.train.progress import is_line_due, tracked
 from heatline.train.provenance import digest_groups
 from heatline.train.readers import LabelledFolder, LabelledImage
 from heatline.train.references import GAINS, ReferenceSummary, describe_reference, find_references, measure_alignment
 from heatline.train.run import RunFolder, RunSummary, read_data, split_data
-from heatline.train.tiles import TileRule
 
 ReportLine = Callable[[str], None]
 LEAST_GAIN = 0.005

@@ -13,13 +13,11 @@ from heatline.edge.heatmap_picture import OUTLINE_RGB, ColourScale, tint
 from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.util.page import Picture, jpeg_uri
 from heatline.edge.util.text import format_count
-from heatline.train.drawing import to_svg
-from heatline.train.evaluation import charts, tables
-from heatline.train.evaluation.explorer import Explorer, Scores, explore
+from heatline.train.evaluation import charts
+from heatline.train.evaluation.charts import Explorer, Scores, explore, to_svg
 from heatline.train.evaluation.gallery import TRUTH_RGB
 from heatline.train.evaluation.result import FrameAnswer, GalleryItem, Kind
-from heatline.train.evaluation.rows import Row, StoredEvaluation
-from heatline.train.evaluation.tables import format_percent
+from heatline.train.evaluation.rows import Row, StoredEvaluation, format_percent, kinds_table
 
 NAMES = 30
 """Highest number of names in a list; the others are counted."""
@@ -111,7 +109,7 @@ def line_view(row: Row, truth: str) -> dict[str, Any]:
         "no_verdict": no_verdict,
         "most": NAMES,
         "pictures": {kind: _pictures(row, kind, truth, shift, explorer) for kind in kinds},
-        "kinds": tables.kinds(row),
+        "kinds": kinds_table(row),
         "legend": _legend(row),
         "scores": to_svg(charts.scores(defective.scores, good.scores, explorer), scored, is_stretched=True),
         "curve": to_svg(charts.curve(explorer), calibrated) if len(defective) and len(good) and is_rate else None,

@@ -25,10 +25,10 @@ from heatline.train.evaluation.scoring import (
     study_mask,
 )
 from heatline.train.evaluation.sweep import Sweep
+from heatline.train.frames import DEFECTIVE_SHARE
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledImage
 from heatline.train.references import References
-from heatline.train.tiles import DEFECTIVE_SHARE
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,18 @@ from pathlib import Path
 
 from heatline.edge.errors import InputError
 from heatline.edge.util.page import Block, Section, page_templates, sections_markdown
-from heatline.train.evaluation import charts, tables
+from heatline.train.evaluation import charts
 from heatline.train.evaluation.line_view import line_view
 from heatline.train.evaluation.result import read_evaluation
-from heatline.train.evaluation.rows import PictureSet, StoredEvaluation, make_rows
+from heatline.train.evaluation.rows import (
+    PictureSet,
+    StoredEvaluation,
+    folds_table,
+    frames_table,
+    make_rows,
+    thresholds_table,
+    tiles_table,
+)
 from heatline.train.files import write_atomically
 
 PAGE, TABLES = "report.html", "tables.md"
@@ -96,11 +104,11 @@ def _figures(picture_sets: Sequence[PictureSet]) -> Section:
     blocks = []
     for pictures in picture_sets:
         for truth in pictures.truths:
-            found = [tables.frames(pictures, truth)]
+            found = [frames_table(pictures, truth)]
             if any(row.count(truth, "tile.tiles") for row in pictures.rows_with(truth)):
-                found.append(tables.tiles(pictures, truth))
-            if (folds := tables.folds(pictures, truth)) is not None:
-                found.append(folds)
+                found.append(tiles_table(pictures, truth))
+            if (of_folds := folds_table(pictures, truth)) is not None:
+                found.append(of_folds)
             blocks.append(Block(f"{pictures.data}, by {truth}", tables=found))
-        blocks.append(Block(f"{pictures.data}: thresholds", tables=[tables.thresholds(pictures)]))
+        blocks.append(Block(f"{pictures.data}: thresholds", tables=[thresholds_table(pictures)]))
     return Section("figures", "The line's figures", "At the calibrated thresholds.", blocks)

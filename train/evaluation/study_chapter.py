@@ -11,13 +11,21 @@ from itertools import product
 from typing import Any
 
 from heatline.edge.util.page import UNKNOWN, Block, Cell, Chart, Column, Line, Section, Table, number
-from heatline.train.drawing import to_svg
 from heatline.train.evaluation import charts
+from heatline.train.evaluation.charts import to_svg
 from heatline.train.evaluation.line_view import embed_item, item_name
 from heatline.train.evaluation.published import PUBLISHED, STUDY_DATA
-from heatline.train.evaluation.rows import PictureSet, Row, compare_rows, describe_mismatch, mean_if_known
+from heatline.train.evaluation.rows import (
+    PictureSet,
+    Row,
+    compare_rows,
+    describe_intervals,
+    describe_mismatch,
+    figure_cell,
+    mean_if_known,
+    with_mismatch_warning,
+)
 from heatline.train.evaluation.sweep import SHARES, SweepFigures
-from heatline.train.evaluation.tables import describe_intervals, figure_cell, with_mismatch_warning
 
 Values = Sequence[float | None]
 

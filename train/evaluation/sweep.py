@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from heatline.train.evaluation.scoring import GATE_LOGIT, PixelCounts, enlarged, study_mask
+from heatline.train.frames import DEFECTIVE_SHARE
 from heatline.train.models.vit import Fusion
-from heatline.train.tiles import DEFECTIVE_SHARE
 
 FUSIONS: tuple[Fusion, ...] = ("min", "mean", "max")
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

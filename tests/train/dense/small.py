@@ -17,8 +17,8 @@ from heatline.train.dense.copies import Kind
 from heatline.train.dense.samples import Samples
 from heatline.train.dense.tiles import DenseTiles, LabelKind
 from heatline.train.features.cache import FeatureCache, Features, key_of
+from heatline.train.frames import TileTable
 from heatline.train.models.dense import DenseHead
-from heatline.train.tiles import TileTable
 from tests.train.blobs import write_labels
 
 PLAIN = AugmentConfig(flips=False, rotate=False, brightness=0, contrast=0, gain=0, noise=0, blur=False)

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from heatline.train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig
 from heatline.train.dense.copies import Kind, Painter, Sample, plan_copies
 from heatline.train.dense.tiles import DenseTiles, LabelKind, label_tiles
-from heatline.train.frames import FrameStore
+from heatline.train.frames import FrameStore, TileRule
 from heatline.train.readers import read_folder
-from heatline.train.tiles import TileRule
 from tests.train.dense.small import PLAIN, recipe_with, write_pictures
 
 TILE_PX, CELLS = 32, 8

@@ -18,9 +18,8 @@ from heatline.train.dense.tiles import (
     label_tiles,
     tiles_of_points,
 )
-from heatline.train.frames import FrameStore
+from heatline.train.frames import FrameStore, TileRule
 from heatline.train.readers import LabelledImage, read_folder
-from heatline.train.tiles import TileRule
 from tests.train.blobs import draw_blobs, sort_tiles
 from tests.train.dense.small import PLAIN, recipe_with, write_pictures
 

@@ -1,11 +1,8 @@
-"""Run a search from its overrides to its report: Optuna's TPE over batch size and learning rate.
+"""Searches for the batch size and learning rate of a recipe, over as many processes as take part."""
 
-Optuna is called directly and not through Hydra's multirun, whose sampler sees only the final value of a job and cannot
-prune. Here each validation is reported to the study at once. Optuna shares the trials among workers: its storage holds
-them, its heartbeat tells which worker died, and its callbacks try that trial again and end the search.
-"""
-
+import csv
 import logging
+import shlex
 import shutil
 import tempfile
 import warnings
@@ -13,29 +10,261 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 import optuna
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from msgspec import Meta
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import MaxTrialsCallback, Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import NullPool, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from heatline.edge.errors import ConfigError, DivergedError, Interrupted, TrainingError
 from heatline.edge.util.text import format_count, utf8_safe
-from heatline.train.compose import compose, with_recipe
+from heatline.edge.util.validation import describe_misfit
+from heatline.train.compose import compose, encode_yaml, with_recipe
 from heatline.train.config import TrainConfig
-from heatline.train.files import lock_file
+from heatline.train.files import lock_file, write_atomically
 from heatline.train.fit import fit
 from heatline.train.run import RunFolder, read_data, split_data
-from heatline.train.search.config import SearchConfig, parse
-from heatline.train.search.report import FINISHED, SearchReport, best_of, make_report, trial_rows
+
+Rate = Annotated[float, Meta(gt=0)]
+
+PREFIX = "search."
+_TEXTS = ("storage", "name")
+"""Keys whose values are texts; all other values are YAML."""
+_CHOSEN = {
+    "recipe.lr": "the search chooses it; set its interval with search.lr=[1e-4,1e-2]",
+    "recipe.batch": "the search chooses it; set the batch sizes with search.batches=[32,64]",
+    "recipe.select": "a trial stores the checkpoint that is best by search.objective",
+    "resume": "the same command, given again, continues the search",
+}
+
+
+class SearchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of the search for a recipe's batch size and learning rate."""
+
+    trials: Annotated[int, Meta(ge=1)] = 10
+    """Number of trials of all workers; pruned trials count."""
+    objective: Literal["accuracy", "average_precision"] = "accuracy"
+    """Metric of the validation groups; a trial's value is the best of its validations."""
+    batches: Annotated[list[Annotated[int, Meta(ge=2)]], Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: [32, 64]
+    )
+    """Batch sizes to choose among."""
+    lr: tuple[Rate, Rate] | None = None
+    """Lowest and highest learning rate, drawn log-uniformly; None: the recipe's interval for the model's family."""
+    startup: Annotated[int, Meta(ge=0)] = 4
+    """Number of trials that are drawn at random before TPE starts, and completed before any is pruned."""
+    prune: bool = True
+    """End a trial whose best validation so far is below the median of the others' at the same share of the training."""
+    warmup: Annotated[float, Meta(ge=0, lt=1)] = 0.3
+    """Share of a trial before which it is never pruned."""
+    storage: str | None = None
+    """URL of a database for Optuna, or `journal:FILE`; None: a SQLite file in the search's folder."""
+    name: str | None = None
+    """Name of the study in the storage; None: the model's name."""
+
+    def __post_init__(self) -> None:
+        if self.lr is not None and self.lr[0] >= self.lr[1]:
+            raise ValueError(f"the interval is {list(self.lr)}, expected the lower rate first: {sorted(self.lr)}")
+
+
+class _Overrides(msgspec.Struct):
+    """The outer level of the keys, so that messages name keys as users write them."""
+
+    search: SearchConfig
+
+
+def parse(overrides: Sequence[str]) -> tuple[SearchConfig, list[str]]:
+    """Return the keys of the search, and the overrides that remain for `heatline.train.compose.compose`.
+
+    Raises:
+        ConfigError: a key is unknown or chosen by the search itself, or a value has the wrong type.
+    """
+    values: dict[str, Any] = {}
+    others = []
+    for item in overrides:
+        key, is_assigned, text = item.partition("=")
+        if key in _CHOSEN:
+            raise ConfigError(f"{item} cannot be given to a search: {_CHOSEN[key]}")
+        if not key.startswith(PREFIX):
+            others.append(item)
+            continue
+        name = key.removeprefix(PREFIX)
+        if name not in SearchConfig.__struct_fields__:
+            raise ConfigError(f"there is no key {key!r}; search has {', '.join(SearchConfig.__struct_fields__)}")
+        if not is_assigned or not text:
+            raise ConfigError(f"{item!r} has no value; expected {key}=VALUE")
+        values[name] = text if name in _TEXTS else _read(key, text)
+    try:
+        read = msgspec.convert({"search": values}, _Overrides, strict=False)  # YAML reads 1e-4 as a text
+    except msgspec.ValidationError as error:
+        misfit = describe_misfit(error, {"search": values}, _Overrides)
+        raise ConfigError(f"the command line does not fit a search: {misfit}") from error
+    return read.search, others
+
+
+def _read(key: str, text: str) -> Any:
+    try:
+        return msgspec.yaml.decode(text)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{key}={text} is not YAML; expected a value such as 10 or [32,64]") from error
+
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `trials.csv`."""
+
+    trial: int
+    state: str
+    """"complete", "pruned", "failed" or "running"."""
+    lr: float | None
+    batch: int | None
+    value: float | None
+    """Best of its validations; None before the first validation."""
+    step: int | None
+    """Step of that validation."""
+    seconds: float | None
+    reason: str | None
+    """Why it was pruned."""
+    run: str | None
+    """Folder of its run, on the machine that trained it."""
+
+
+class BestTrial(TrialRow, frozen=True, kw_only=True):
+    """Content of `best.yaml`."""
+
+    objective: str
+    command: str
+    """Command that trains it again."""
+
+
+class SearchReport(msgspec.Struct, frozen=True, kw_only=True):
+    """State and results of a search."""
+
+    name: str
+    storage: str
+    objective: str
+    wanted: int
+    """Number of trials that the search shall have."""
+    finished: int
+    """Number of completed and pruned trials of all workers."""
+    running: int
+    """Number of trials that other workers run."""
+    trials: list[TrialRow]
+    best: BestTrial | None
+    files: list[str]
+
+
+def make_report(study: Study, search: SearchConfig, storage: str, training: Sequence[str], out: Path) -> SearchReport:
+    """Write `trials.csv`, and once a trial is complete `best.yaml` and `parallel_coordinates.svg`; return the report.
+
+    Args:
+        storage: URL of the storage, as it is printed.
+        training: overrides of `heatline train` that the search was given.
+        out: folder of the search.
+    Raises:
+        TrainingError: the disk is full, or cannot be written.
+    """
+    trials = study.get_trials(deepcopy=False)
+    rows, best = trial_rows(trials), _best_trial(trials, search.objective, training, out)
+    files = [out / "trials.csv"]
+    write_atomically(files[0], lambda path: _write_table(path, rows))
+    if best is not None:
+        files += [out / "best.yaml", out / "parallel_coordinates.svg"]
+        write_atomically(files[1], lambda path: path.write_bytes(encode_yaml(best)))
+        write_atomically(files[2], lambda path: _draw(path, study, search.objective))
+    states = [trial.state for trial in trials]
+    return SearchReport(
+        name=study.study_name,
+        storage=storage,
+        objective=search.objective,
+        wanted=search.trials,
+        finished=sum(state in FINISHED for state in states),
+        running=states.count(TrialState.RUNNING),
+        trials=rows,
+        best=best,
+        files=[str(file) for file in files],
+    )
+
+
+def trial_rows(trials: Sequence[FrozenTrial]) -> list[TrialRow]:
+    """Return a row per trial that was begun."""
+    return [
+        TrialRow(
+            trial=trial.number,
+            state={"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower()),
+            lr=trial.params.get("lr"),
+            batch=trial.params.get("batch"),
+            value=max(trial.intermediate_values.values(), default=None),
+            step=trial.user_attrs.get("step"),
+            seconds=None if trial.duration is None else round(trial.duration.total_seconds(), 1),
+            reason=trial.user_attrs.get("reason"),
+            run=trial.user_attrs.get("run"),
+        )
+        for trial in trials
+        if trial.state != TrialState.WAITING
+    ]
+
+
+def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """Return the completed trial with the highest value, the first of equal ones; None if there is none."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+
+
+def _best_trial(trials: Sequence[FrozenTrial], objective: str, training: Sequence[str], out: Path) -> BestTrial | None:
+    best = best_of(trials)
+    if best is None:
+        return None
+    (row,) = trial_rows([best])
+    overrides = [item for item in training if not item.startswith("out=")]
+    overrides += [f"recipe.select={objective}", f"recipe.lr={row.lr!r}", f"recipe.batch={row.batch}"]
+    command = shlex.join(["heatline", "train", *overrides, f"out={out / 'best'}"])
+    return BestTrial(**msgspec.structs.asdict(row), objective=objective, command=command)
+
+
+def _write_table(file: Path, rows: Sequence[TrialRow]) -> None:
+    with file.open("w", newline="", errors="replace") as lines:
+        table = csv.DictWriter(lines, TrialRow.__struct_fields__)
+        table.writeheader()
+        table.writerows(msgspec.structs.asdict(row) for row in rows)
+
+
+def _draw(file: Path, study: Study, objective: str) -> None:
+    """Draw a line per completed trial over learning rate and batch size, as in the study's Figs. 3.2 and 3.3."""
+    import matplotlib as mpl
+    from matplotlib import pyplot
+    from optuna.visualization.matplotlib import plot_parallel_coordinate
+
+    # Optuna sets its own style. The agg backend opens no window.
+    with mpl.rc_context({"backend": "agg"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        # Matplotlib warns if all trials have the same value.
+        warnings.filterwarnings("ignore", "Attempting to set identical", UserWarning)
+        axes = plot_parallel_coordinate(study, params=["lr", "batch"], target_name=objective.replace("_", " "))
+        axes.set_title(f"{study.study_name}: completed trials")
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        figure.set_size_inches(10, 5)  # in a narrower chart, the colour bar covers the ticks beside it
+        figure.savefig(file, format="svg", bbox_inches="tight")
+        pyplot.close(figure)
+
+
+# Run a search from its overrides to its report: Optuna's TPE over batch size and learning rate.
+#
+# Optuna is called directly and not through Hydra's multirun, whose sampler sees only the final value of a job and
+# cannot prune. Here each validation is reported to the study at once. Optuna shares the trials among workers: its
+# storage holds them, its heartbeat tells which worker died, and its callbacks try that trial again and end the search.
 
 logger = logging.getLogger(__name__)
 
