@@ -1,4 +1,6 @@
-"""The gate: the exported graphs must answer as the trained model does."""
+"""The gate: the exported graphs must answer as the trained model does, and a map must not be hot in one place.
+
+A map that is hot in one place whatever a tile shows is stuck there, or drawn to the border."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import GoldenTiles
 from heatline.edge.bundle.golden import MOST_ROUNDING
-from heatline.edge.bundle.manifest import Gate
+from heatline.edge.bundle.manifest import Gate, MapCheck, MapChecks
 from heatline.edge.errors import ExportError
 from heatline.edge.inference import infer, open_engine
+from heatline.edge.util.text import format_count
 from heatline.train.models.explained import ExplainedClassifier
 
 TOLERANCE = 1e-4
@@ -87,3 +91,113 @@ def _answers(golden: GoldenTiles, folder: Path) -> Iterator[tuple[str, int, NDAr
         for batch in BATCHES:
             with contextlib.closing(open_engine(kind, folder, tile_px, batch=batch)) as engine:
                 yield kind, batch, *infer(engine, golden.tiles, golden.difference)
+
+
+# Checks whether the map is hot in one place whatever a tile shows: stuck there, or drawn to the border.
+#
+# A network can learn where in a tile defects lie instead of what they look like. Also, the zeros that pad each tile
+# make the border different from the rest. Two figures over good tiles show such faults:
+#
+# - stuck: the share of the peaks that lie in the same 3x3 cells, those with most peaks;
+# - border: the share of the evidence, which is the excess over a map's median, in the outermost cells.
+#
+# The tiles are rotated and mirrored first: otherwise parts that always lie in the same place would count as stuck. Each
+# peak is weighted by its evidence: blank tiles all look the same, have flat maps and count little. docs/bundle.md gives
+# the reasons for the limits.
+
+NEIGHBOURHOOD = 3
+WARN, REFUSE = 0.25, 0.5
+"""Limits of a share beyond chance."""
+ENOUGH_TILES = 50
+"""Among fewer tiles, too many peaks lie together by chance."""
+COARSE = 0.5
+"""A larger share of the map is not a place: the border of fewer than 7x7 cells."""
+TINY = 1e-30
+
+
+def reorient(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the tiles [N, tile, tile, 3], each in the next of the eight orientations of a square.
+
+    Differences to a reference [N, cells, cells, channels] are oriented as their tiles.
+    """
+    reoriented = np.empty_like(tiles)
+    for number, tile in enumerate(tiles):
+        reoriented[number] = np.rot90(tile if number % 8 < 4 else tile[:, ::-1], number)
+    return reoriented
+
+
+def check_maps(maps: NDArray[np.float32], *, allow: bool = False) -> MapChecks:
+    """Check the maps [N, h, w] of reoriented good tiles.
+
+    Args:
+        allow: warn instead of refusing the map.
+    Raises:
+        ExportError: far too much evidence lies in the same place.
+    """
+    if (count := effective_tiles(maps)) < ENOUGH_TILES:
+        few = (
+            f"the map is not checked: {format_count(len(maps), 'good tile')} "
+            f"{'counts' if len(maps) == 1 else 'count'} as {count:.0f} that show evidence, expected at "
+            f"least {ENOUGH_TILES}; validate on more good frames"
+        )
+        return MapChecks(len(maps), None, None, [few])
+    checks = MapChecks(len(maps), stuck(maps), border(maps), [])
+    for check, fault, subject in (
+        (checks.stuck, "stuck", "peaks on {} good tiles lie in the same 3x3 cells"),
+        (checks.border, "drawn to the border", "evidence on {} good tiles lies in the outermost cells"),
+    ):
+        if check is None or check.beyond_chance <= WARN:
+            continue
+        limit = REFUSE if check.beyond_chance > REFUSE else WARN
+        sentence = (
+            f"{fault}: {100 * check.share:.0f} % of the {subject.format(len(maps))}, which are "
+            f"{100 * check.chance:.0f} % of the map; expected at most "
+            f"{100 * (check.chance + limit * (1 - check.chance)):.0f} %; train longer, or on more good frames"
+        )
+        if limit == WARN:
+            checks.warnings.append(f"the map may be {sentence}")
+        elif allow:
+            checks.warnings.append(f"the map is {sentence}; --allow map allowed it")
+        else:
+            raise ExportError(f"the map is {sentence}, or allow it with --allow map")
+    return checks
+
+
+def stuck(maps: NDArray[np.float32]) -> MapCheck | None:
+    """Return the share of the peaks of maps [N, h, w] in the most common neighbourhood; None if the map is too coarse.
+
+    Equally hot cells share a peak.
+    """
+    over = evidence(maps)
+    at_peak = over == over.max(axis=(1, 2), keepdims=True)
+    peaks = (over * at_peak / at_peak.sum(axis=(1, 2), keepdims=True)).sum(axis=0)
+    if min(peaks.shape) < NEIGHBOURHOOD:
+        return None
+    most = sliding_window_view(peaks, (NEIGHBOURHOOD, NEIGHBOURHOOD)).sum(axis=(2, 3)).max()
+    return _check(most, peaks.sum(), NEIGHBOURHOOD**2 / peaks.size)
+
+
+def border(maps: NDArray[np.float32]) -> MapCheck | None:
+    """Return the share of the evidence of maps [N, h, w] in the outermost cells; None if the map is too coarse."""
+    over = evidence(maps).sum(axis=0)
+    inside = over[1:-1, 1:-1]
+    return _check(over.sum() - inside.sum(), over.sum(), 1 - inside.size / over.size)
+
+
+def evidence(maps: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the excess over the median of each map [N, h, w]."""
+    return np.asarray(np.maximum(maps - np.median(maps, axis=(1, 2), keepdims=True), 0), np.float64)
+
+
+def effective_tiles(maps: NDArray[np.float32]) -> float:
+    """Return the number of tiles of equal evidence that would count as much: the effective sample size of L. Kish,
+    Survey Sampling (1965).
+    """
+    if not len(maps):
+        return 0.0
+    weights = evidence(maps).max(axis=(1, 2))
+    return float(weights.sum() ** 2 / max((weights**2).sum(), TINY))
+
+
+def _check(part: np.float64, whole: np.float64, chance: float) -> MapCheck | None:
+    return None if chance > COARSE else MapCheck(min(float(part / max(whole, TINY)), 1.0), chance)

@@ -34,8 +34,7 @@ from heatline.edge.inference import Precision, infer, open_engine
 from heatline.edge.inference.engine import DIFFERENCE, FEATURES, ONNX_GRAPH, OPENVINO_GRAPH
 from heatline.edge.reference.reference import Reference
 from heatline.edge.util.text import list_some
-from heatline.export.gate import TOLERANCE, pass_gate, torch_answers
-from heatline.export.map_checks import check_maps, reorient
+from heatline.export.gate import TOLERANCE, check_maps, pass_gate, reorient, torch_answers
 from heatline.export.onnx_graph import to_graphs
 from heatline.export.openvino_ir import to_ir, writing_graph
 from heatline.export.precisions import PRECISIONS, Say, make_precisions

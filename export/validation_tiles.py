@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ENOUGH_TILES, ENOUGH_WITH_REGION = 500, 200
 GOOD_TILES = 240
-"""Enough tiles to distinguish a place that is always hot from chance (export/map_checks.py)."""
+"""Enough tiles to distinguish a place that is always hot from chance (export/gate.py)."""
 QUANTISATION_TILES = 300
 """NNCF's default; statistics of activations settle with far fewer."""
 

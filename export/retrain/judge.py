@@ -1,9 +1,12 @@
-"""Gives reviewed frames to a bundle as its line does."""
+"""Gives reviewed frames to a bundle as its line does, and decides by them whether a new bundle is better."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from heatline.edge.bundle import Bundle, open_verified_engine
+from heatline.edge.calibration.statistics import interval
 from heatline.edge.config import LineConfig
 from heatline.edge.errors import EngineError, GeometryError
 from heatline.edge.frames import Frame, Stamp
@@ -13,9 +16,10 @@ from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.inference.engine import PROCESSOR
 from heatline.edge.inspection.inspector import Inspector, product_references
 from heatline.edge.inspection.verdict import Thresholds
+from heatline.edge.monitor.marks import Truth
+from heatline.edge.util.text import format_count
 from heatline.edge.wire.events import Verdict
-from heatline.export.retrain.frames import MarkedFrame
-from heatline.export.retrain.select import UsableFrame
+from heatline.export.retrain.frames import MarkedFrame, UsableFrame
 
 Track = Callable[[Sequence[UsableFrame]], Iterable[UsableFrame]]
 """Wraps the frames while they are judged, to show progress."""
@@ -106,3 +110,143 @@ def _judge(inspector: Inspector, frame: UsableFrame, number: int, area: RegionOf
     if judgement.reject_reason is not None:
         return "NO_VERDICT"
     return judgement.verdict
+
+
+ERRORS: tuple[tuple[str, Truth, Verdict], ...] = (
+    ("false alarm", "good", "DEFECT"),
+    ("missed defect", "defective", "GOOD"),
+)
+"""Each kind of wrong verdict: its name, the truth, and the verdict."""
+FEW = 20
+"""With fewer held-out frames, the result says how little they show."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdicts of both bundles on a reviewed frame."""
+
+    frame: str
+    """The frame's file."""
+    truth: Truth
+    held_out: bool
+    """Whether neither bundle was trained on it."""
+    old: Verdict
+    new: Verdict
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """A count of frames, and the confidence interval of its share."""
+
+    count: int
+    of: int
+    interval: tuple[float, float] | None
+    """Two-sided, 95 % (Clopper and Pearson); None: there are no frames."""
+
+    @classmethod
+    def measure(cls, count: int, of: int) -> "Rate":
+        return cls(count, of, interval(count, of) if of else None)
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures of one bundle."""
+
+    false_alarms: Rate
+    """Of the good frames that are held out: those with DEFECT."""
+    missed: Rate
+    """Of the defective frames that are held out: those with GOOD."""
+    no_verdict: Rate
+    """Of the frames that are held out."""
+    finds: Rate
+    """Of all reviewed defective frames in which the old bundle finds a defect: those with DEFECT."""
+
+    @property
+    def errors(self) -> int:
+        return self.false_alarms.count + self.missed.count + self.no_verdict.count
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Both bundles side by side."""
+
+    old: Figures
+    new: Figures
+    reasons: list[str]
+    """Why the new bundle is not better; empty: it is."""
+    lost: list[str]
+    """Files of the frames in which only the old bundle finds a defect."""
+    held_out: int
+
+    @property
+    def better(self) -> bool:
+        return not self.reasons
+
+    def describe_support(self) -> str | None:
+        """Describe how little few frames show; None: there are enough."""
+        if self.held_out >= FEW:
+            return None
+        return (
+            f"{format_count(self.held_out, 'frame')} that neither bundle was trained on cannot show much: look at the "
+            "intervals, and review more frames"
+        )
+
+
+def compare(answers: Sequence[Answer]) -> Comparison:
+    """Compare both bundles. The new one is better if it makes fewer errors on the held-out frames, if no more of these,
+    and no more of all reviewed frames, are false alarms or missed defects than before, and if it finds a defect in
+    every reviewed frame in which the old one rightly finds one.
+
+    An error is a false alarm, a missed defect, or a frame without a verdict. All reviewed frames count too: if the new
+    bundle errs more often even with frames that it was trained on, it is worse.
+    """
+    old, new = (_figures(answers, name) for name in ("old", "new"))
+    lost = [each.frame for each in answers if _is_find(each, "old") and not _is_find(each, "new")]
+    held_out = [each for each in answers if each.held_out]
+    reasons = []
+    if new.errors >= old.errors:
+        reasons.append(f"it makes {format_count(new.errors, 'error')} on the held-out frames, the old one {old.errors}")
+    for thing, truth, verdict in ERRORS:
+        for frames, where in ((held_out, "the held-out frames"), (answers, "all reviewed frames")):
+            was, now = (_count(frames, name, truth, verdict) for name in ("old", "new"))
+            if now > was:
+                reasons.append(f"it has {format_count(now, thing)} on {where}, the old one {was}")
+                break
+    if lost:
+        reasons.append(
+            f"it finds no defect in {format_count(len(lost), 'frame')} in which the old one rightly finds one, first "
+            f"{lost[0]}"
+        )
+    return Comparison(old=old, new=new, reasons=reasons, lost=lost, held_out=sum(answer.held_out for answer in answers))
+
+
+def describe_untested(answers: Sequence[Answer]) -> str | None:
+    """Describe what no reviewed frame can show of the new bundle; None: there are frames of both kinds."""
+    untested = []
+    if not _count(answers, "old", "defective", "DEFECT"):
+        untested.append("right DEFECT, so nothing shows whether the new bundle finds what the old one finds")
+    if not _count(answers, "old", "good", "GOOD"):
+        untested.append("right GOOD, so nothing shows whether it rejects good parts that the old one passes")
+    if not untested:
+        return None
+    return f"no reviewed frame is a {'; none is a '.join(untested)}: mark such verdicts as right, and retrain again"
+
+
+def _figures(answers: Sequence[Answer], name: str) -> Figures:
+    held_out = [answer for answer in answers if answer.held_out]
+
+    def rate(truth: Truth, verdict: Verdict) -> Rate:
+        of = [getattr(answer, name) for answer in held_out if answer.truth == truth]
+        return Rate.measure(of.count(verdict), len(of))
+
+    finds = [answer for answer in answers if _is_find(answer, "old")]
+    return Figures(
+        false_alarms=rate("good", "DEFECT"),
+        missed=rate("defective", "GOOD"),
+        no_verdict=Rate.measure(sum(getattr(each, name) == "NO_VERDICT" for each in held_out), len(held_out)),
+        finds=Rate.measure(sum(_is_find(each, name) for each in finds), len(finds)),
+    )
+
+
+def _count(answers: Sequence[Answer], name: str, truth: Truth, verdict: Verdict) -> int:
+    return sum(each.truth == truth and getattr(each, name) == verdict for each in answers)
+
+
+def _is_find(answer: Answer, name: str) -> bool:
+    return answer.truth == "defective" and getattr(answer, name) == "DEFECT"

@@ -21,9 +21,9 @@ from heatline.edge.calibration.recalibration import next_in_series
 from heatline.edge.drift import OF_POSE
 from heatline.edge.errors import BundleError
 from heatline.edge.inspection.inspector import ANY_CAMERA
-from heatline.export.map_checks import REFUSE
+from heatline.export.gate import REFUSE
+from heatline.export.retrain.origin import Retraining
 from heatline.export.retrain.plan import Plan
-from heatline.export.retrain.record import Retraining
 from heatline.export.run_to_bundle import export_run
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.progress import tracked

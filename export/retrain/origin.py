@@ -1,4 +1,4 @@
-"""What a bundle was trained on and how, by its provenance."""
+"""What a bundle was trained on and how, by its provenance, and which reviewed frames trained it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,27 @@ from heatline.edge.bundle import Bundle
 from heatline.edge.errors import InputError
 from heatline.edge.images import digest_picture
 from heatline.edge.util.text import format_count
-from heatline.export.retrain.record import Retraining
 from heatline.train.config import DenseRecipeConfig, TrainConfig
 from heatline.train.provenance import digest_groups
 from heatline.train.readers import LabelledFolder
 from heatline.train.readers.labelled import ReviewedFrame, read_index
 from heatline.train.run import read_data, restore_config
+
+
+class Retraining(msgspec.Struct, frozen=True, kw_only=True):
+    """`provenance.retraining`. Frames are named by the sha256 of their pixels."""
+
+    parent: dict[str, str] = {}
+    """Name, version and digest of the old bundle."""
+    trained: list[str] = []
+    """The reviewed frames that it was trained on, those of earlier retrainings included."""
+    groups: list[str] = []
+    """The groups of these frames: their parts, or for a frame of no known part the frame itself. Later frames of them
+    cannot be held out, also if the frames themselves are gone."""
+    held_out: list[str] = []
+    """The reviewed frames by which it was compared with the old bundle."""
+    appearance_of_line: bool = False
+    """Whether its plausible appearance and its reference of drift are those of a calibration on the line."""
 
 
 class _Data(msgspec.Struct, frozen=True):

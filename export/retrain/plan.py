@@ -1,9 +1,10 @@
-"""Plans a retraining: which reviewed frames are trained on, and which are held out."""
+"""Plans a retraining: which reviewed frames are trained on, and which are held out to compare both bundles."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,21 +12,72 @@ from numpy.typing import NDArray
 from heatline.edge.errors import InputError
 from heatline.edge.util.text import encode_json, format_count
 from heatline.edge.wire.events import Verdict
-from heatline.export.retrain.hold_out import (
-    CORRECTIONS,
-    NEEDED,
-    Candidate,
-    Kind,
-    choose_held_out,
-    count_corrections,
-    pinned_groups,
-)
+from heatline.export.retrain.frames import Selection, UsableFrame, digest_pixels
 from heatline.export.retrain.origin import Origin
-from heatline.export.retrain.select import Selection, UsableFrame, digest_pixels
 from heatline.train.discovery import merge_near_duplicates, thumbnails_of
 from heatline.train.frames import fingerprint
 from heatline.train.readers import LabelledFolder, LabelledImage
 from heatline.train.readers.labelled import ReviewedFrame
+
+Kind = Literal["false alarm", "missed", "right DEFECT", "right GOOD"]
+"""What the old bundle makes of a frame, by the reviewers' truth."""
+CORRECTIONS: tuple[Kind, ...] = ("false alarm", "missed")
+ORDER: tuple[Kind, ...] = ("missed", "false alarm", "right DEFECT", "right GOOD")
+"""The rarest and most important kinds choose first."""
+SHARE = 1 / 3
+NEEDED = 2
+"""Least number of groups of one kind of correction: one to train on, one to compare with."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A reviewed frame."""
+
+    group: str
+    kind: Kind
+    pinned: bool
+    """Whether the old bundle was trained on its group, so that nothing can be evaluated on it."""
+
+
+def choose_held_out(candidates: Sequence[Candidate], share: float = SHARE) -> set[str]:
+    """Return the groups that are held out: of each kind about this share of its groups, at least one of two or more.
+
+    At least one group of each kind that has one is trained on. A hash of their names orders the groups, so the same
+    marks give the same result on every machine.
+    """
+    pinned = pinned_groups(candidates)
+    groups_of = {
+        kind: {each.group for each in candidates if each.kind == kind and each.group not in pinned} for kind in ORDER
+    }
+    held_out: set[str] = set()
+    for kind in ORDER:
+        groups = groups_of[kind]
+        wanted = max(1, round(share * len(groups))) if len(groups) > 1 else 0
+        for group in sorted(groups - held_out, key=_hash):
+            if len(groups & held_out) >= wanted:
+                break
+            if all(len(others - held_out - {group}) >= 1 for others in groups_of.values() if group in others):
+                held_out.add(group)
+    return held_out
+
+
+def count_corrections(candidates: Sequence[Candidate]) -> dict[Kind, int]:
+    """Count the groups of each kind of correction that the old bundle was not trained on."""
+    pinned = pinned_groups(candidates)
+    return {
+        kind: len({each.group for each in candidates if each.kind == kind and each.group not in pinned})
+        for kind in CORRECTIONS
+    }
+
+
+def pinned_groups(candidates: Sequence[Candidate]) -> set[str]:
+    """Return the groups that the old bundle was trained on."""
+    return {candidate.group for candidate in candidates if candidate.pinned}
+
+
+def _hash(group: str) -> bytes:
+    return sha256(group.encode()).digest()
+
 
 GOOD, DEFECTIVE = "good", "defective"
 WITHOUT_SIMILARITY = (

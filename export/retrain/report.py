@@ -9,7 +9,7 @@ from rich.table import Table
 
 from heatline.edge.cli.output import table_console, visible
 from heatline.edge.describe import describe_bundle
-from heatline.export.retrain.decide import Comparison, Rate
+from heatline.export.retrain.judge import Comparison, Rate
 from heatline.export.retrain.retrain import Retrained
 
 FIGURES = {"val_picture_auroc": "picture AUROC, cross-validated", "val_ap": "tile AP, cross-validated"}

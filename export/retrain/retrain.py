@@ -1,5 +1,6 @@
 """Retrains a bundle: from reviewed frames to a new bundle beside the old one, and their comparison."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,21 +14,79 @@ from heatline.edge.bundle import Bundle, open_bundle
 from heatline.edge.calibration.recalibration import next_in_series
 from heatline.edge.cli.calibrate import SUFFIX
 from heatline.edge.cli.output import progress_console
-from heatline.edge.errors import InputError, Interrupted
+from heatline.edge.errors import InputError, Interrupted, TrainingError
+from heatline.edge.util.files import writing
 from heatline.edge.util.text import encode_json
 from heatline.edge.wire.events import BundleName
-from heatline.export.retrain.decide import Answer, Comparison, compare, describe_untested
-from heatline.export.retrain.folder import RetrainingFolder
-from heatline.export.retrain.frames import MarkedFrame
-from heatline.export.retrain.judge import Judging, judge_frames
+from heatline.export.retrain.frames import MarkedFrame, select_frames
+from heatline.export.retrain.judge import Answer, Comparison, Judging, compare, describe_untested, judge_frames
 from heatline.export.retrain.new_bundle import FOLDER_MARK, describe_calibrations, describe_map_failure, export_next
 from heatline.export.retrain.origin import Origin, origin_of
 from heatline.export.retrain.plan import Plan, plan_retraining
-from heatline.export.retrain.select import select_frames
 from heatline.train.files import write_atomically
 from heatline.train.fit import fit
 from heatline.train.readers import LabelledFolder
+from heatline.train.readers.labelled import INDEX, ReviewedFrame, write_index
 from heatline.train.run import load_run
+
+PLAN = "plan.sha256"
+
+
+class RetrainingFolder:
+    """The files below a folder.
+
+    Args:
+        bundle_name: name of the new bundle's folder.
+    """
+
+    def __init__(self, folder: Path, bundle_name: str) -> None:
+        self.folder = folder
+        self.plan = folder / PLAN
+        self.reviewed = folder / "reviewed"
+        self.run = folder / "run"
+        self.bundle = folder / bundle_name
+        self.result = folder / "result.json"
+
+    def begin(self, plan: Plan, digest: str) -> None:
+        """Copy the frames to train on, unless an interrupted retraining by the same plan has copied them.
+
+        Args:
+            digest: of the plan.
+        Raises:
+            InputError: the folder holds something else.
+            TrainingError: it cannot be written.
+        """
+        if self.folder.is_file() or (self.folder.is_dir() and any(self.folder.iterdir()) and not self._has(digest)):
+            raise InputError(
+                f"{self.folder} holds files that no retraining with the same marks wrote; name a new folder with --out"
+            )
+        with writing(self.folder, TrainingError, or_else=", or name another folder with --out"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # First, so that after Ctrl-C the same command recognises the folder.
+            write_atomically(self.plan, lambda file: file.write_text(f"{digest}\n"))
+            if not (self.reviewed / INDEX).exists():
+                self._copy(plan.trained)
+
+    def _has(self, digest: str) -> bool:
+        try:
+            return self.plan.read_text().strip() == digest
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    def _copy(self, frames: Sequence[tuple[Path, ReviewedFrame]]) -> None:
+        shutil.rmtree(self.reviewed, ignore_errors=True)
+        for path, row in frames:
+            target = self.reviewed / row.file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                source = path.open("rb")
+            except OSError as error:
+                raise InputError(f"{path} cannot be read ({error.strerror}); give the same command again") from error
+            with source, target.open("wb") as copy:
+                shutil.copyfileobj(source, copy)
+        self.reviewed.mkdir(exist_ok=True)
+        write_index(self.reviewed, [row for _, row in frames])  # last: a folder without it is incomplete
+
 
 Item = TypeVar("Item")
 SAME_PLAN_DIGITS = 8

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.bundle.manifest import MapCheck
 from heatline.edge.errors import ExportError
-from heatline.export.map_checks import ENOUGH_TILES, border, check_maps, effective_tiles, reorient, stuck
+from heatline.export.gate import ENOUGH_TILES, border, check_maps, effective_tiles, reorient, stuck
 
 SEED = st.integers(0, 2**32 - 1)
 CELLS = st.sampled_from([7, 14, 28])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from heatline.edge.bundle.manifest import Agreement, Grid
 from heatline.edge.errors import EngineError
 from heatline.edge.inference.engine import Done, Engine, Failed, Fill
-from heatline.export.map_gate import describe_missed_limits, measure_agreement, nearness, overlaps
+from heatline.export.precisions import describe_missed_limits, measure_agreement, nearness, overlaps
 from heatline.export.validation_tiles import RegionFinder, ValidationTiles
 
 TILE, CELLS = 32, 4

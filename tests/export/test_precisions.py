@@ -17,17 +17,8 @@ from heatline.edge.bundle.manifest import Grid
 from heatline.edge.errors import BundleError, ExportError, PrecisionError
 from heatline.edge.inference.devices import shared_core
 from heatline.edge.reference.difference import CELL_PX, CHANNELS
-from heatline.export import map_gate
 from heatline.export import precisions as precisions_module
 from heatline.export.gate import torch_answers
-from heatline.export.layers_in_f32 import (
-    LAYERS,
-    first_layers,
-    in_f32_under_bf16,
-    is_explanation,
-    last_layers,
-    output_layer,
-)
 from heatline.export.onnx_graph import Graphs, to_graphs
 from heatline.export.openvino_ir import Ir, to_ir
 from heatline.export.precisions import (
@@ -41,7 +32,17 @@ from heatline.export.precisions import (
     int8_candidates,
     make_precisions,
 )
-from heatline.export.quantise import VARIANTS, Quantisation, quantise
+from heatline.export.quantise import (
+    LAYERS,
+    VARIANTS,
+    Quantisation,
+    first_layers,
+    in_f32_under_bf16,
+    is_explanation,
+    last_layers,
+    output_layer,
+    quantise,
+)
 from heatline.export.run_to_bundle import _write
 from heatline.export.validation_tiles import RegionFinder, ValidationTiles
 from heatline.train.models.dense import DenseClassifier
@@ -113,7 +114,7 @@ def limits(monkeypatch: pytest.MonkeyPatch, flips: float, iou: float) -> None:
     """Set these limits, and none on golden tiles: on untrained models int8 differs much."""
     monkeypatch.setattr(precisions_module, "MOST_TOLERANCE", 100.0)
     for precision in ("bf16", "int8"):
-        monkeypatch.setitem(map_gate.LIMITS, precision, {"flips": flips, "iou_median": iou, "near_p5": iou})
+        monkeypatch.setitem(precisions_module.LIMITS, precision, {"flips": flips, "iou_median": iou, "near_p5": iou})
 
 
 @pytest.mark.parametrize("make", ["the ONNX graph", "the IR", "the files of the bundle"])

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from heatline.edge.monitor.marks import Truth
 from heatline.edge.wire.events import Verdict
-from heatline.export.retrain.decide import FEW, Answer, compare, describe_untested
+from heatline.export.retrain.judge import FEW, Answer, compare, describe_untested
 
 VERDICTS = st.sampled_from(["GOOD", "DEFECT", "NO_VERDICT"])
 ANSWERS = st.lists(

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.export.retrain.hold_out import ORDER, Candidate, choose_held_out, count_corrections
+from heatline.export.retrain.plan import ORDER, Candidate, choose_held_out, count_corrections
 
 CANDIDATES = st.lists(
     st.builds(

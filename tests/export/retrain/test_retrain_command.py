@@ -20,7 +20,7 @@ from heatline.edge.errors import Interrupted
 from heatline.edge.wire.events import BundleName, MarkKind
 from heatline.export.retrain import retrain as retraining
 from heatline.export.retrain.command import NOT_BETTER
-from heatline.export.retrain.select import digest_pixels
+from heatline.export.retrain.frames import digest_pixels
 from tests.command import complaint, heatline
 from tests.export.retrain.conftest import SETTINGS, Trained
 from tests.export.retrain.marked import blob_frame, label_frame, row_of, write_marked, write_rows

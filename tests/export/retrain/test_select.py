@@ -9,8 +9,7 @@ import pytest
 
 from heatline.edge.errors import InputError
 from heatline.edge.wire.events import BundleName
-from heatline.export.retrain.frames import frames_of_folder
-from heatline.export.retrain.select import digest_pixels, select_frames
+from heatline.export.retrain.frames import digest_pixels, frames_of_folder, select_frames
 from tests.export.retrain.marked import good_frame, row_of, write_rows
 
 OWN = BundleName(name="boards", version="1", digest="1" * 64)
