@@ -12,22 +12,14 @@ import cv2
 import numpy as np
 from pyarrow.fs import FileType
 
-from heatline.edge.archive.comparison import ORDER, ORDER_OF_CHANGED, SEVERITY, VERDICTS, Finding
-from heatline.edge.archive.plan import Pictures, Plan
-from heatline.edge.archive.results import GRAPH, REPORT, Results
+from heatline.edge.archive.plan import Plan
+from heatline.edge.archive.results import GRAPH, ORDER, ORDER_OF_CHANGED, REPORT, SEVERITY, VERDICTS, Finding, Results
 from heatline.edge.archive.storage import Storage
-from heatline.edge.archive.worker import load, read_ahead
-from heatline.edge.bundle import Bundle, open_verified_engine
-from heatline.edge.heatmap_picture import jpeg
-from heatline.edge.inference import EngineKind, Precision
-from heatline.edge.offline import BundleInspector, InspectionResult
 from heatline.edge.util.page import jpeg_uri, page_templates
-from heatline.edge.util.text import format_count, is_are
+from heatline.edge.util.text import format_count
 
 FOLDER = "overlays"
 LONGEST_STEM = 60
-OVERLAY_QUALITY = 90
-"""At full size. PNG takes five times the space: 3.5 instead of 0.65 MB for boards of 1600 x 1250 px."""
 MOST_PICTURES = 200
 """Most pictures in the page; the other overlays are in the folder only."""
 MOST_GROUPS = 100
@@ -82,13 +74,6 @@ def write_overlays(
             progress(done, total)
 
 
-def overlay_jpeg(result: InspectionResult) -> bytes | None:
-    """Return a result's overlay as JPEG: without a verdict the plain picture, None if it could not be read."""
-    if result.frame is None:
-        return None
-    return jpeg(result.overlay() if result.has_overlay else result.picture, OVERLAY_QUALITY)
-
-
 def name_of(digest: str, finding: Finding) -> str:
     """Return the name of an overlay in DEST.
 
@@ -97,24 +82,6 @@ def name_of(digest: str, finding: Finding) -> str:
     """
     stem = _UNSAFE.sub("_", posixpath.splitext(posixpath.basename(finding.picture))[0])[:LONGEST_STEM]
     return f"{FOLDER}/{digest}/{finding.number:08d}_{stem}.jpg"
-
-
-def drawer(bundles: Iterable[Bundle], pictures: Pictures, engine: EngineKind, precision: Precision) -> Draw:
-    """Return the function that draws overlays with some bundles."""
-    by_digest = {bundle.digest: bundle for bundle in bundles}
-
-    def draw(digest: str, findings: Sequence[Finding]) -> Iterator[tuple[Finding, bytes | None]]:
-        bundle = by_digest[digest]
-        with BundleInspector(bundle, open_verified_engine(bundle, engine, precision)) as inspector:
-            ahead = read_ahead(lambda each: load(pictures, each.number, each.picture), findings)
-            for finding, loaded in zip(findings, ahead, strict=True):
-                if loaded.content != finding.content:  # the file has changed
-                    yield finding, None
-                    continue
-                (result,) = inspector.inspect_frames([loaded.frame])
-                yield finding, overlay_jpeg(result)
-
-    return draw
 
 
 # The page.
@@ -212,11 +179,6 @@ def _warnings(results: Results) -> Iterator[str]:
             yield (
                 f"{format_count(others, 'picture', ',')} had another content when the other bundle inspected {them}, "
                 f"or could be read in one run only. The comparison leaves {them} out, as the bundle is not the cause."
-            )
-        if between := counts["flip between processors"]:
-            yield (
-                f"{format_count(between, 'picture', ',')} with another verdict {is_are(between)} from parts that the "
-                "two bundles inspected on different processors. Close to the threshold, the processor can be the cause."
             )
     for name, bundle, digest in results.bundles():
         own = [each for each in results.workers if each.digest == digest]

@@ -10,11 +10,10 @@ import pyarrow.dataset as ds
 import xxhash
 
 from heatline.edge import __version__
-from heatline.edge.archive import worker
+from heatline.edge.archive import run
 from heatline.edge.archive.plan import Pictures, Plan, UsedBundle, read_plan, write_plan
-from heatline.edge.archive.sources import list_source
-from heatline.edge.archive.storage import Storage, without_password
-from heatline.edge.archive.worker import Job, Loaded, Worker, files_of, inspect_part
+from heatline.edge.archive.run import Job, Loaded, Worker, files_of, inspect_part
+from heatline.edge.archive.storage import Storage, list_source, without_password
 from heatline.edge.bundle import Bundle
 from heatline.edge.frames import BadFrame
 from tests.conftest import write_picture
@@ -25,7 +24,7 @@ DEADLY = b"\x89PNG deadly IEND\xaeB`\x82"
 DEADLY_CONTENT = xxhash.xxh3_64_hexdigest(DEADLY)
 
 Table = list[dict[str, Any]]
-load_as_ever = worker.load
+load_as_ever = run.load
 
 
 def write_archive(folder: Path, count: int, hw: tuple[int, int] = (230, 300)) -> Path:
@@ -41,7 +40,7 @@ def write_archive(folder: Path, count: int, hw: tuple[int, int] = (230, 300)) ->
 
 def plan_of(bundles: Sequence[Bundle], source: Path | str, dest: Path | str, part_pictures: int = 4) -> Plan:
     """Write a plan as the command does, with parts of this size."""
-    listing = list_source(str(source))
+    listed = list_source(str(source))
     used = {
         bundle.digest: UsedBundle(
             name=bundle.manifest.name,
@@ -53,9 +52,7 @@ def plan_of(bundles: Sequence[Bundle], source: Path | str, dest: Path | str, par
         )
         for bundle in bundles
     }
-    plan = write_plan(
-        Storage.at(str(dest)), without_password(str(source)), listing.folder, listing.pictures, part_pictures
-    )
+    plan = write_plan(Storage.at(str(dest)), without_password(str(source)), *listed, part_pictures)
     return plan.with_bundles(used)
 
 
@@ -105,7 +102,7 @@ def load_and_die(pictures: Pictures, number: int, picture: str) -> Loaded:
 
 def inspect_part_and_die(*arguments: Any) -> tuple[int, list[str]]:
     """The task of Ray, whose process is killed at pictures with the content `DEADLY`."""
-    worker.load = load_and_die
+    run.load = load_and_die
     return inspect_part(*arguments)
 
 

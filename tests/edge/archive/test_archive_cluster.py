@@ -337,7 +337,6 @@ def test_a_dest_of_something_else_is_refused(tmp_path: Path, bundle: Bundle) -> 
         ((source, "--out", dest, "--precision", "int8"), 4, "has no int8"),
         ((source, "--out", tmp_path / "full"), 9, "is not empty and has no archive.json"),
         ((source, "--out", tmp_path / "file"), 9, "is a file"),
-        ((source, "--out", source / "judged"), 9, "its overlays would be pictures of"),
         ((source, "--out", tmp_path / "old"), 9, "is not heatline's"),
         ((source, "--out", newer), 9, "has format 2, this version of heatline reads 1"),
         ((tmp_path / "none", "--out", tmp_path / "new"), 9, "does not exist"),

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.archive.comparison import VERDICTS, Change, Comparison, Finding, Summary
-from heatline.edge.archive.results import read_results
+from heatline.edge.archive.results import VERDICTS, Change, Comparison, Finding, Summary, read_results
 from heatline.edge.calibration.statistics import interval
 from heatline.edge.errors import InputError
 from tests.edge.archive.made_archives import NEW, OLD, UNREADABLE, Made, Seen, made_archive

@@ -17,11 +17,11 @@ from msgspec.structs import replace
 from pyarrow import fs
 
 from heatline.edge import __version__
-from heatline.edge.archive import worker
+from heatline.edge.archive import run
 from heatline.edge.archive.plan import PICTURES, Pictures, file_of, read_part, read_plan
 from heatline.edge.archive.results import read_results
+from heatline.edge.archive.run import Job, Worker, read_ahead
 from heatline.edge.archive.storage import Storage
-from heatline.edge.archive.worker import Job, Worker, read_ahead
 from heatline.edge.bundle import Bundle
 from heatline.edge.errors import ConfigError, InputError, StorageError
 from tests.command import heatline
@@ -100,8 +100,8 @@ def test_two_bundles_judge_a_picture_that_is_decoded_once(
 ) -> None:
     other = bundle_in(tmp_path / "other", ["f32"])
     decoded: list[str] = []
-    decode = worker.decode_image
-    monkeypatch.setattr(worker, "decode_image", lambda name, data: decoded.append(name) or decode(name, data))
+    decode = run.decode_image
+    monkeypatch.setattr(run, "decode_image", lambda name, data: decoded.append(name) or decode(name, data))
     both = inspected_here([bundle, other], source, tmp_path / "both")
     assert len(decoded) == len(set(decoded)) == 12
     one_by_one = inspected_here([bundle], source, tmp_path / "a") + inspected_here([other], source, tmp_path / "b")
