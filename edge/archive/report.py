@@ -41,10 +41,10 @@ def wanted_overlays(results: Results) -> dict[str, list[Finding]]:
     new bundle's worst pictures, and the worst flips by both bundles. The same verdicts give the same pictures.
     """
     flips = [] if results.comparison is None else results.comparison.worst_flips()
-    wanted = {results.new_digest: [*results.summary.worst(), *(change.new for change in flips)]}
-    if results.old_digest is not None:
-        wanted[results.old_digest] = [change.old for change in flips]
-    by_number = {digest: {each.number: each for each in found} for digest, found in wanted.items()}
+    wanted = [*results.summary.worst(), *(change.new for change in flips)], [change.old for change in flips]
+    by_number = {
+        digest: {each.number: each for each in found} for digest, found in zip(results.used, wanted, strict=False)
+    }
     return {digest: [found[number] for number in sorted(found)] for digest, found in by_number.items()}
 
 
@@ -114,13 +114,12 @@ def write_report(plan: Plan, results: Results) -> None:
 def make_report(plan: Plan, results: Results) -> str:
     """Return the page. Overlays that are missing in DEST are missing in it."""
     dest, comparison = plan.dest, results.comparison
+    digests = list(results.used)
+    new, old = digests[0], digests[-1]
     changes = [] if comparison is None else comparison.worst_flips()
-    flips = [
-        (each, _show(dest, str(results.old_digest), each.old), _show(dest, results.new_digest, each.new))
-        for each in changes[: MOST_PICTURES // 2]
-    ]
+    flips = [(each, _show(dest, old, each.old), _show(dest, new, each.new)) for each in changes[: MOST_PICTURES // 2]]
     worst = results.summary.worst()
-    shown = [_show(dest, results.new_digest, each) for each in worst[: MOST_PICTURES - 2 * len(flips)]]
+    shown = [_show(dest, new, each) for each in worst[: MOST_PICTURES - 2 * len(flips)]]
     environment = page_templates("heatline.edge.archive")
     environment.filters.update(percent=percent, signed=signed, interval=format_interval, margin=format_margin)
     environment.globals.update(

@@ -380,11 +380,8 @@ class Workers:
 class Results:
     """What was found in a complete DEST."""
 
-    new_digest: str
-    old_digest: str | None
-    """None: there is no other bundle to compare with."""
-    new: UsedBundle
-    old: UsedBundle | None
+    used: dict[str, UsedBundle]
+    """By digest; the first is the new one, the second the old one, if there is one to compare with."""
     summary: Summary
     comparison: Comparison | None
     workers: list[Workers]
@@ -400,17 +397,14 @@ class Results:
         """Return name, use and digest of each bundle, the new one first. The name has what people typed, or the digest
         if that does not tell them apart.
         """
-        used = [(self.new, self.new_digest)]
-        if self.old is not None and self.old_digest is not None:
-            used.append((self.old, self.old_digest))
-        names = [f"{bundle.name} {bundle.version}" for bundle, _ in used]
-        if len(used) > 1 and self.called:
+        names = [f"{bundle.name} {bundle.version}" for bundle in self.used.values()]
+        if len(names) > 1 and self.called:
             names = [
-                f"{name} ({PurePath(self.called[each]).name})" for name, (_, each) in zip(names, used, strict=True)
+                f"{name} ({PurePath(self.called[each]).name})" for name, each in zip(names, self.used, strict=True)
             ]
         if len(set(names)) < len(names):
-            names = [f"{name} ({digest[:8]})" for name, (_, digest) in zip(names, used, strict=True)]
-        return [(name, bundle, digest) for name, (bundle, digest) in zip(names, used, strict=True)]
+            names = [f"{name} ({digest[:8]})" for name, digest in zip(names, self.used, strict=True)]
+        return [(name, bundle, digest) for name, (digest, bundle) in zip(names, self.used.items(), strict=True)]
 
 
 class Inspected(msgspec.Struct, frozen=True, kw_only=True):
@@ -457,35 +451,25 @@ def read_results(
                 f"{plan.dest.path(file_of(each, min(surplus)))} is of no part of the plan; delete it, and {AGAIN}"
             )
     verdicts = {each: Counter[str]() for each in digests}
-    summary = Summary(worst)
-    comparison = None if against is None else Comparison(worst)
+    summary, comparison = Summary(worst), None if against is None else Comparison(worst)
     workers: dict[tuple[str, ...], Workers] = {}
     for part in range(plan.parts):
-        table, note = _read(plan, digest, part)
-        _add(workers, plan, digest, table, note)
-        verdicts[digest].update(table.column("verdict").to_pylist())
-        findings = findings_of(table)
-        for finding in findings:
+        found = []
+        for each in digests:
+            table, note = _read(plan, each, part)
+            precision = table.column("precision")[0].as_py()
+            key = each, note.processor, note.heatline, note.openvino, precision
+            workers.setdefault(key, Workers(*key)).add(note, len(table))
+            verdicts[each].update(table.column("verdict").to_pylist())
+            found.append(findings_of(table))
+        for finding in found[0]:
             summary.add(finding)
-        if comparison is not None and against is not None:
-            old_table, old_note = _read(plan, against, part)
-            _add(workers, plan, against, old_table, old_note)
-            verdicts[against].update(old_table.column("verdict").to_pylist())
-            for old, new in zip(findings_of(old_table), findings, strict=True):
+        if comparison is not None:
+            for new, old in zip(*found, strict=True):
                 comparison.add(Change(old, new))
-    bundles = plan.archive.bundles
-    return Results(
-        digest,
-        against,
-        bundles[digest],
-        None if against is None else bundles[against],
-        summary,
-        comparison,
-        sorted(workers.values(), key=lambda each: (each.digest != digest, -each.pictures, each.processor)),
-        verdicts,
-        called or {},
-        differ_in,
-    )
+    used = {each: plan.archive.bundles[each] for each in digests}
+    ordered = sorted(workers.values(), key=lambda each: (each.digest != digest, -each.pictures, each.processor))
+    return Results(used, summary, comparison, ordered, verdicts, called or {}, differ_in)
 
 
 def difference_of(new: Bundle, old: Bundle, engine: EngineKind, precision: Precision) -> list[str]:
@@ -525,7 +509,7 @@ def outcome_of(out: str, results: Results, inspected: int) -> Inspected:
     return Inspected(
         dest=dest,
         report=_address_in(dest, REPORT),
-        pictures=results.verdicts[results.new_digest].total(),
+        pictures=results.summary.counts(None)["picture"],
         inspected=inspected,
         bundles={
             digest: {"path": results.called.get(digest, ""), "name": used.name, "version": used.version}
@@ -564,14 +548,6 @@ def _read(plan: Plan, digest: str, part: int) -> tuple[pa.Table, WorkerNote]:
     if table.column("number").to_pylist() != list(range(first, first + plan.part_size(part))):
         raise InputError(f"{plan.dest.path(name)} holds other pictures than the plan; delete it, and {AGAIN}")
     return table, note
-
-
-def _add(workers: dict[tuple[str, ...], Workers], plan: Plan, digest: str, table: pa.Table, note: WorkerNote) -> None:
-    precision = table.column("precision")[0].as_py()
-    key = digest, note.processor, note.heatline, note.openvino, precision
-    if key not in workers:
-        workers[key] = Workers(digest, note.processor, note.heatline, note.openvino, precision)
-    workers[key].add(note, len(table))
 
 
 def _address_in(folder: str, name: str) -> str:
