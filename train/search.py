@@ -88,34 +88,20 @@ def parse(overrides: Sequence[str]) -> tuple[SearchConfig, list[str]]:
     Raises:
         ConfigError: a key is unknown or chosen by the search itself, or a value has the wrong type.
     """
-    values: dict[str, Any] = {}
-    others = []
     for item in overrides:
-        key, is_assigned, text = item.partition("=")
-        if key in _CHOSEN:
+        if (key := item.partition("=")[0]) in _CHOSEN:
             raise ConfigError(f"{item} cannot be given to a search: {_CHOSEN[key]}")
-        if not key.startswith(PREFIX):
-            others.append(item)
-            continue
-        name = key.removeprefix(PREFIX)
-        if name not in SearchConfig.__struct_fields__:
-            raise ConfigError(f"there is no key {key!r}; search has {', '.join(SearchConfig.__struct_fields__)}")
-        if not is_assigned or not text:
-            raise ConfigError(f"{item!r} has no value; expected {key}=VALUE")
-        values[name] = text if name in _TEXTS else _read(key, text)
+    own = [item.removeprefix(PREFIX).partition("=") for item in overrides if item.startswith(PREFIX)]
+    values: dict[str, Any] = {}
     try:
-        read = msgspec.convert({"search": values}, _Overrides, strict=False)  # YAML reads 1e-4 as a text
+        values = {"search": {key: text if key in _TEXTS else msgspec.yaml.decode(text) for key, _, text in own}}
+        read = msgspec.convert(values, _Overrides, strict=False)  # YAML reads 1e-4 as a text
     except msgspec.ValidationError as error:
-        misfit = describe_misfit(error, {"search": values}, _Overrides)
+        misfit = describe_misfit(error, values, _Overrides)
         raise ConfigError(f"the command line does not fit a search: {misfit}") from error
-    return read.search, others
-
-
-def _read(key: str, text: str) -> Any:
-    try:
-        return msgspec.yaml.decode(text)
     except msgspec.DecodeError as error:
-        raise ConfigError(f"{key}={text} is not YAML; expected a value such as 10 or [32,64]") from error
+        raise ConfigError(f"the keys of the search are not YAML: {' '.join(str(error).split())}") from error
+    return read.search, [item for item in overrides if not item.startswith(PREFIX)]
 
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)

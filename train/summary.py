@@ -1,7 +1,8 @@
 """The summary of a folder of pictures, before a model is trained on it.
 
 Training stops at the first file that it cannot use. The summary decodes every picture and annotation and lists each
-file that cannot be used. It fails only if the folder as a whole, or the options, make no sense."""
+file that cannot be used. It fails only if the folder as a whole, or the options, make no sense.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,22 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.colour import PixelFormat, to_rgb
-from heatline.edge.errors import ConfigError, InputError
+from heatline.edge.errors import InputError
 from heatline.edge.geometry import TileGrid
 from heatline.edge.geometry.tiling import OVERLAP_PX, TILE_PX
 from heatline.edge.heatmap_picture import draw_outlines
 from heatline.edge.images import SUFFIXES, read_image
 from heatline.edge.picture_folders import Layout, find_layout
 from heatline.edge.util.files import writing
-from heatline.edge.util.text import format_count, on_one_line, utf8_safe
+from heatline.edge.util.text import on_one_line, utf8_safe
 from heatline.train.adequacy import defect_areas, describe_expectation, describe_few_groups, describe_small_defects
 from heatline.train.discovery import Discovery, describe_near_duplicates, discover, near_duplicates_across, thumbnail
 from heatline.train.frames import DEFECTIVE_SHARE, TileRule
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledFolder, LabelledImage
 from heatline.train.readers.annotation import OnUnusable
-from heatline.train.readers.folder import LABELS_ONLY, TRUTHS, list_folder, truths_in
-from heatline.train.run import Split, split_by_fractions, split_by_name
+from heatline.train.readers.folder import TRUTHS, list_folder, truths_in
 
 _FORMATS: dict[PixelFormat, str] = {
     "Mono8": "grey", "Mono16": "16-bit grey", "BGR8": "colour", "BGRA8": "colour with alpha", "BGR16": "16-bit colour",
@@ -38,7 +38,7 @@ _FORMATS: dict[PixelFormat, str] = {
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """How the folder is read and split: the settings of a training."""
+    """How the folder is read: the settings of a training."""
 
     truth: str | None = None
     """None: the first truth that the folder has."""
@@ -46,11 +46,6 @@ class ReadingOptions:
     """With neither column nor pattern, `discover` finds the groups."""
     group_pattern: str | None = None
     classes: Sequence[str] | None = None
-    val: Sequence[str] = ()
-    test: Sequence[str] = ()
-    fractions: Sequence[float] | None = None
-    """None: no split where no group is named, as the default recipe cross-validates all groups."""
-    seed: int = 0
     tile_px: int = TILE_PX
 
     def read(self, folder: Path, on_unusable: OnUnusable, discovery: Discovery | None) -> LabelledFolder:
@@ -92,21 +87,13 @@ class Groups(msgspec.Struct, frozen=True):
     largest: int
 
 
-class Part(msgspec.Struct, frozen=True):
-    """One part of the split: number of groups, good and defective pictures."""
-
-    groups: int
-    good: int
-    defective: int
-
-
 class NearDuplicate(msgspec.Struct, frozen=True):
-    """Two pictures that look nearly the same and lie in different parts or groups."""
+    """Two pictures that look nearly the same and lie in different groups."""
 
     picture: str
-    part: str
+    group: str
     other: str
-    other_part: str
+    other_group: str
     likeness: float
     """Correlation of their filtered thumbnails, at most 1."""
 
@@ -144,10 +131,8 @@ class FolderSummary(msgspec.Struct, frozen=True, kw_only=True):
     tile_px: int
     tiles: dict[str, int] | None
     """Number of clean, ambiguous (up to 1 % defective) and defective tiles; None: the folder has only labels."""
-    split: dict[str, Part] | None
-    """Train, val and test; None: the groups cannot be split with these options."""
     near_duplicates: list[NearDuplicate]
-    """Near-duplicate pictures in different parts; without a split, in different groups; without groups, all pairs."""
+    """Near-duplicate pictures in different groups; without groups, all pairs."""
     expectation: str | None
     """Sentence: what so many pictures gave on measured sets; None without defects."""
     warnings: list[str]
@@ -196,9 +181,7 @@ def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter)
             note(image.path, error)
     usable = replace(data, images=tuple(inspected.images))
     groups = _count_groups(usable)
-    split, why_no_split = _draw_split(groups, data.groups_with_defects(), options)
-    parts = None if split is None else _count_parts(usable, split)
-    near_duplicates = _find_near_duplicates(usable, np.array(inspected.thumbnails), groups, split)
+    near_duplicates = _find_near_duplicates(usable, np.array(inspected.thumbnails), groups)
     defective = sum(image.defective for image in inspected.images)
     sizes = sorted((groups or {}).values())
     return FolderSummary(
@@ -218,14 +201,13 @@ def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter)
         tiles={kind: inspected.tiles[kind] for kind in ("clean", "ambiguous", "defective")}
         if inspected.tiles
         else None,
-        split=parts,
         near_duplicates=near_duplicates,
         expectation=describe_expectation(inspected.images),
         warnings=[
             on_one_line(utf8_safe(text))
             for text in [
                 *([f"pictures in folders that are not read: {layout.describe_unread()}"] if layout.unread else []),
-                *_find_warnings(usable, options, inspected, groups, parts, why_no_split, near_duplicates),
+                *_find_warnings(usable, options, inspected, groups, near_duplicates),
             ]
         ],
         unusable=unusable,
@@ -276,44 +258,14 @@ def _count_groups(data: LabelledFolder) -> Counter[str] | None:
     return Counter(str(image.group) for image in data.images)
 
 
-def _draw_split(
-    groups: Counter[str] | None, with_defects: set[str], options: ReadingOptions
-) -> tuple[Split | None, str | None]:
-    """Return the split that a training would draw, or the reason why it cannot."""
-    if not groups:
-        return None, None
-    names = sorted(groups)
-    try:
-        if options.val or options.test:
-            return split_by_name(names, options.val, options.test), None
-        if options.fractions is None:
-            return None, None
-        return split_by_fractions(names, options.fractions, options.seed, with_defects), None
-    except ConfigError as error:
-        return None, str(error)
-
-
-def _count_parts(data: LabelledFolder, split: Split) -> dict[str, Part]:
-    parts = {}
-    for part in ("train", "val", "test"):
-        images = split.images(data, part)
-        defective = sum(image.defective for image in images)
-        parts[part] = Part(len(getattr(split, part)), len(images) - defective, defective)
-    return parts
-
-
 def _find_near_duplicates(
-    data: LabelledFolder, thumbnails: NDArray[np.uint8], groups: Counter[str] | None, split: Split | None
+    data: LabelledFolder, thumbnails: NDArray[np.uint8], groups: Counter[str] | None
 ) -> list[NearDuplicate]:
-    """Find near-duplicates across the parts of the split; without a split, across groups; else among all pictures."""
+    """Find near-duplicates across groups; without groups, among all pictures."""
     members: dict[str, list[int]] = {}
-    if split is not None:
-        part_of = {group: part for part in ("train", "val", "test") for group in getattr(split, part)}
-        members = {"train": [], "val": [], "test": []}
     for number, image in enumerate(data.images):
-        group = image.name if groups is None else str(image.group)
-        members.setdefault(group if split is None else part_of[group], []).append(number)
-    pairs = near_duplicates_across({part: thumbnails[numbers] for part, numbers in members.items() if numbers})
+        members.setdefault(image.name if groups is None else str(image.group), []).append(number)
+    pairs = near_duplicates_across({group: thumbnails[numbers] for group, numbers in members.items()})
     return [
         NearDuplicate(
             utf8_safe(str(data.images[members[pair.part][pair.number]].path)),
@@ -331,8 +283,6 @@ def _find_warnings(
     options: ReadingOptions,
     inspected: _Inspected,
     groups: Counter[str] | None,
-    split: dict[str, Part] | None,
-    why_no_split: str | None,
     near_duplicates: Sequence[NearDuplicate],
 ) -> list[str]:
     """Describe what a training would refuse, and what would make its figures too good."""
@@ -360,20 +310,12 @@ def _find_warnings(
             f"groups are not known: they were looked for in {data.groups_are}; name the column with --group, or the "
             f"part of the file name with {data.suggest_pattern().replace('split.pattern', '--pattern')}"
         )
-    if why_no_split:
-        warnings.append(why_no_split)
-    for name, part in (split or {}).items():
-        if defective and part.groups and (not part.defective or (data.truth == LABELS_ONLY and not part.good)):
-            warnings.append(
-                f"{name} has {part.good} good and {format_count(part.defective, 'defective picture')}; choose groups "
-                "with both kinds"
-            )
     if near_duplicates:
-        place = "in another part of the split" if split else "of another group" if groups else "of the others"
+        place = "of another group" if groups else "of the others"
         first = near_duplicates[0]
         picture, other = (
-            f"{Path(file).name} ({part})" if groups else Path(file).name
-            for file, part in ((first.picture, first.part), (first.other, first.other_part))
+            f"{Path(file).name} ({group})" if groups else Path(file).name
+            for file, group in ((first.picture, first.group), (first.other, first.other_group))
         )
         warnings.append(describe_near_duplicates(len(near_duplicates), picture, other, place))
     return warnings

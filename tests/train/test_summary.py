@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -14,7 +13,6 @@ from heatline.edge.errors import InputError
 from heatline.train.discovery import discover
 from heatline.train.frames import FrameStore
 from heatline.train.readers import read_folder
-from heatline.train.run import split_by_fractions
 from heatline.train.summary import (
     CELL_WH,
     COLUMNS,
@@ -22,7 +20,6 @@ from heatline.train.summary import (
     OUTLINE_RGB,
     TITLE_PX,
     Groups,
-    Part,
     ReadingOptions,
     Size,
     summarise_folder,
@@ -42,11 +39,10 @@ def box(folder: Path, stem: str, name: str = "spur", xmax: int = 20) -> None:
 
 def test_a_sound_folder_is_summarised_completely(tmp_path: Path) -> None:
     folder = draw_blobs(tmp_path / "blobs", per_group=2)
-    found = summarise_folder(folder, ReadingOptions(fractions=(0.5, 0.25, 0.25), seed=3, tile_px=64))
+    found = summarise_folder(folder, ReadingOptions(tile_px=64))
     assert (found.truth, found.truths, found.good, found.defective) == ("masks", ["masks", "labels"], 4, 8)
     assert (found.sizes, found.colours) == ([Size(200, 150, 12)], {"colour": 12})
     assert (found.groups, found.classes) == (Groups(4, 3, 3, 3), {})
-    assert found.split == {"train": Part(2, 2, 4), "val": Part(1, 1, 2), "test": Part(1, 1, 2)}
     assert (found.near_duplicates, found.unusable, found.labels_only) == ([], [], 0)
     assert [warning.split(" picture")[0] for warning in found.warnings] == [
         "only 4 groups have a defective", "only 4 groups have a good",
@@ -54,37 +50,12 @@ def test_a_sound_folder_is_summarised_completely(tmp_path: Path) -> None:
     assert found.assumptions[1] == "Groups are the column 'group' of labels.csv: 4 groups."
 
 
-def test_a_split_is_shown_only_where_one_is_asked_for(tmp_path: Path) -> None:
-    """The default recipe cross-validates all groups, so near-duplicates count wherever two groups have them."""
+def test_near_duplicates_count_wherever_two_groups_have_them(tmp_path: Path) -> None:
     folder = draw_blobs(tmp_path / "blobs", per_group=1)
     shutil.copy(folder / "images" / "a_1.png", folder / "images" / "b_1.png")
     found = summarise_folder(folder, ReadingOptions())
-    assert found.split is None
-    assert [(twins.part, twins.other_part) for twins in found.near_duplicates] == [("b", "a")]
+    assert [(twins.group, twins.other_group) for twins in found.near_duplicates] == [("b", "a")]
     assert any("of another group, as do b_1.png (b) and a_1.png (a)" in warning for warning in found.warnings)
-    assert "\nval " not in show(str(folder))
-    assert "\nval " in show(str(folder), "--fractions", "0.5,0.25,0.25")
-    assert "split.fractions is [nan, 0.5, 0.5]; expected three shares" in show(str(folder), "--fractions", "nan,.5,.5")
-
-
-def test_the_split_is_the_one_that_training_draws(tmp_path: Path) -> None:
-    folder = draw_blobs(tmp_path / "blobs", per_group=1)
-    for group in "abcd":  # groups differ in their number of pictures, so that counts identify them
-        for copy in range(1 + ord(group) - ord("a")):
-            shutil.copy(folder / "images" / f"{group}_1.png", folder / "images" / f"{group}_9{copy}.png")
-    rows = [
-        (file.name, "defective" if "_0" in file.name else "good", file.name[0])
-        for file in (folder / "images").iterdir()
-    ]
-    write_labels(folder, rows)
-    for seed in range(4):
-        drawn = split_by_fractions("abcd", (0.5, 0.25, 0.25), seed)
-        found = summarise_folder(folder, ReadingOptions(fractions=(0.5, 0.25, 0.25), seed=seed)).split
-        assert found is not None
-        assert found["val"].good == sum(row[2] in drawn.val and row[1] == "good" for row in rows)
-        assert found["test"].good == sum(row[2] in drawn.test and row[1] == "good" for row in rows)
-    named = summarise_folder(folder, ReadingOptions(val=["a"], test=["b", "c"])).split
-    assert named == {"train": Part(1, 5, 1), "val": Part(1, 2, 1), "test": Part(2, 7, 2)}
 
 
 def test_every_unusable_file_is_listed_and_the_rest_is_counted(tmp_path: Path) -> None:
@@ -168,41 +139,36 @@ def with_near_duplicate(folder: Path) -> Path:
     return folder
 
 
-def test_near_duplicate_pictures_across_the_split_are_reported(tmp_path: Path) -> None:
+def test_a_darker_copy_in_another_group_is_reported(tmp_path: Path) -> None:
     folder = with_near_duplicate(draw_blobs(tmp_path / "blobs", per_group=2))
-    (pair,) = summarise_folder(folder, ReadingOptions(val=["b"], test=["d"])).near_duplicates
-    assert (Path(pair.picture).name, pair.part) == ("d_2.png", "test")
-    assert (Path(pair.other).name, pair.other_part) == ("a_0.png", "train")
-    found = summarise_folder(folder, ReadingOptions(val=["b"], test=["d"]))
+    found = summarise_folder(folder, ReadingOptions(group_column="group"))
+    (pair,) = found.near_duplicates
+    assert (Path(pair.picture).name, pair.group) == ("d_2.png", "d")
+    assert (Path(pair.other).name, pair.other_group) == ("a_0.png", "a")
     (line,) = (warning for warning in found.warnings if "nearly identical" in warning)
-    assert "1 picture looks nearly identical to one in another part of the split, as do d_2.png (test) and" in line
-    assert summarise_folder(folder, ReadingOptions(val=["b"])).near_duplicates == []  # a and d both train
+    assert "1 picture looks nearly identical to one of another group, as do d_2.png (d) and" in line
 
 
 def test_without_groups_all_pictures_are_compared_and_the_lack_is_reported(tmp_path: Path) -> None:
     folder = with_near_duplicate(draw_blobs(tmp_path / "blobs", per_group=2))
     found = summarise_folder(folder, ReadingOptions(group_column="board"))
-    assert (found.groups, found.split, len(found.near_duplicates)) == (None, None, 1)
+    assert (found.groups, len(found.near_duplicates)) == (None, 1)
     assert any("groups are not known: they were looked for in column 'board'" in w for w in found.warnings)
     assert any("nearly identical to one of the others" in warning for warning in found.warnings)
 
 
 def test_problems_for_a_training_are_reported(tmp_path: Path) -> None:
-    def warns(rows: list[tuple[str, str, str]], excerpt: str, val: Sequence[str] = ()) -> bool:
+    def warns(rows: list[tuple[str, str, str]], excerpt: str) -> bool:
         write_labels(folder, rows)
-        options = ReadingOptions(group_column="group", val=val, fractions=(0.7, 0.1, 0.2))
-        return any(excerpt in warning for warning in summarise_folder(folder, options).warnings)
+        warnings = summarise_folder(folder, ReadingOptions(group_column="group")).warnings
+        return any(excerpt in warning for warning in warnings)
 
     folder = draw_blobs(tmp_path / "blobs", per_group=1)
     names = sorted(file.name for file in (folder / "images").iterdir())
-    assert warns(
-        [(name, "defective" if "_0" in name else "good", "x") for name in names], "too few groups, 1 (x) for 3 parts"
-    )
     cv2.imwrite(str(folder / "masks" / "a_0.png"), np.zeros((150, 200), np.uint8))
     (folder / "masks" / "b_0.png").unlink()
     rows = [(name, "defective" if "_0" in name and "b" not in name else "good", name[0]) for name in names]
-    assert warns(rows, "val has 2 good and 0 defective pictures", val=["b"])
-    assert warns(rows, "1 of 3 defective pictures has no defect marked (masks), first a_0.png", val=["b"])
+    assert warns(rows, "1 of 3 defective pictures has no defect marked (masks), first a_0.png")
     folder = draw_plain(tmp_path / "f", ("p.png", "q.png"))
     for label, excerpt in (("good", "no picture is defective"), ("defective", "no picture is good")):
         assert warns([("p.png", label, "a"), ("q.png", label, "b")], excerpt)
@@ -241,13 +207,12 @@ def show(*arguments: str) -> str:
 def test_the_command_prints_for_people_and_for_programs(tmp_path: Path) -> None:
     folder = draw_blobs(tmp_path / "blobs", per_group=2)
     (folder / "images" / "a_0.png").write_bytes(b"no picture")
-    text = show(str(folder), "--val", "b", "--test", "c,d", "--tile-px", "64")
+    text = show(str(folder), "--tile-px", "64")
     assert "11: 4 good, 7 defective" in text
-    assert "1 group: 1 good, 2 defective pictures" in text
     assert f"unusable: {folder / 'images' / 'a_0.png'} is not a picture that can be decoded" in text
     assert "to expect: on 5 measured sets, 10 pictures with marked defects found " in text
     assert text.rstrip().endswith("1 file cannot be used")
-    summary = json.loads(show(str(folder), "--json", "--fractions", "0.5,0.25,0.25", "--seed", "2"))
+    summary = json.loads(show(str(folder), "--json"))
     assert (summary["good"], summary["defective"], summary["groups"]["count"]) == (4, 7, 4)
     assert [file["file"] for file in summary["unusable"]] == [str(folder / "images" / "a_0.png")]
 
@@ -262,7 +227,6 @@ def test_labels_and_classes_on_the_command_line(tmp_path: Path) -> None:
     text = show(str(sort_tiles(tmp_path / "tiles", count=10, side=300)))
     assert "20: 10 good, 10 defective" in text
     assert "tiles: " not in text
-    assert heatline("data", "show", folder, "--fractions", "all").returncode == 2
 
 
 def test_a_contact_sheet_outlines_defects_and_skips_unusable_pictures(tmp_path: Path) -> None:

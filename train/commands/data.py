@@ -22,7 +22,7 @@ def data() -> None:
     """Inspect labelled pictures before a training."""
 
 
-@data.command(epilog="Example: heatline data show pcb --group board --truth boxes --val 08 --test 10,12")
+@data.command(epilog="Example: heatline data show pcb --group board --truth boxes")
 @click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
 @click.option("--truth", type=click.Choice([*TRUTHS, LABELS_ONLY]), help="Default: the first that FOLDER has.")
 @click.option(
@@ -30,12 +30,6 @@ def data() -> None:
 )
 @click.option("--pattern", help="Instead, a regular expression on file names; its first parenthesis is the group.")
 @click.option("--classes", help="Annotated classes that are defects, separated by commas; default: all.")
-@click.option("--val", default="", help="Groups for validation, separated by commas.")
-@click.option("--test", default="", help="Groups for the test, separated by commas.")
-@click.option(
-    "--fractions", help="Shares of the groups for train, val and test, for example 0.7,0.1,0.2.  [default: no split]"
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the split by shares.")
 @click.option("--tile-px", type=click.IntRange(32, 4096), default=TILE_PX, show_default=True, help="Side of a tile.")
 @click.option(
     "--picture",
@@ -49,10 +43,6 @@ def show(
     column: str | None,
     pattern: str | None,
     classes: str | None,
-    val: str,
-    test: str,
-    fractions: str | None,
-    seed: int,
     tile_px: int,
     picture: Path | None,
     as_json: bool,
@@ -69,10 +59,6 @@ def show(
         group_column=column,
         group_pattern=pattern,
         classes=None if classes is None else _names(classes),
-        val=_names(val),
-        test=_names(test),
-        fractions=None if fractions is None else _shares(fractions),
-        seed=seed,
         tile_px=tile_px,
     )
     found = summarise_folder(folder, options, tracked("pictures"))
@@ -89,13 +75,6 @@ def show(
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _shares(text: str) -> list[float]:
-    try:
-        return [float(share) for share in text.split(",")]
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} are not shares; expected e.g. 0.7,0.1,0.2") from error
 
 
 def _print(found: "FolderSummary") -> None:
@@ -125,11 +104,6 @@ def _print(found: "FolderSummary") -> None:
         clean, ambiguous, defective = (f"{100 * count / total:.1f} %" for count in found.tiles.values())
         facts[f"{found.tile_px} px tiles"] = (
             f"{total}: {clean} clean, {ambiguous} up to 1 % defective, {defective} over 1 %"
-        )
-    for name, part in (found.split or {}).items():
-        facts[name] = (
-            f"{format_count(part.groups, 'group')}: {part.good} good, "
-            f"{format_count(part.defective, 'defective picture')}"
         )
     print_facts(found.folder, facts)
     for assumption in found.assumptions:
