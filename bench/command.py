@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -19,9 +19,6 @@ from heatline.edge.errors import BenchError, ConfigError
 from heatline.edge.geometry.tiling import OVERLAP_PX, TILE_PX
 from heatline.edge.inference import Precision
 from heatline.edge.util.extras import require_extra
-
-if TYPE_CHECKING:
-    from heatline.train.models.vit import Fusion
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHIPPED_BUNDLE = CHECKOUT / "examples" / "drawn_boards" / "bundle"
@@ -60,19 +57,9 @@ def report_line(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _require_demo(context: click.Context, parameter: click.Parameter, path: Path) -> Path:
-    if path == SHIPPED_BUNDLE and not path.is_dir():
-        raise BenchError("only a checkout of heatline has the demo's bundle; name a bundle")
-    return path
-
-
 bundle_argument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 optional_bundle_argument = click.argument(
-    "bundle_path",
-    metavar="[BUNDLE]",
-    type=click.Path(path_type=Path),
-    default=SHIPPED_BUNDLE,
-    callback=_require_demo,
+    "bundle_path", metavar="[BUNDLE]", type=click.Path(path_type=Path), default=SHIPPED_BUNDLE
 )
 """The demo's bundle if none is named."""
 precision_option = click.option("--precision", type=PRECISIONS, default="f32", show_default=True)
@@ -133,15 +120,7 @@ def several(name: str, variable: str, kind: Any, default: Sequence[Any] = (), he
 @out_option
 @json_option
 def end_to_end(
-    bundle_path: Path,
-    precision: Precision,
-    pictures: Path | None,
-    frame_hw: tuple[int, int],
-    cameras: int,
-    batch: int | None,
-    out: Path | None,
-    as_json: bool,
-    **plan: Any,
+    bundle_path: Path, precision: Precision, batch: int | None, out: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Show pictures to the real service at a rate, and follow every frame to a subscriber in another process.
 
@@ -151,22 +130,15 @@ def end_to_end(
     """
     from heatline.bench.end_to_end.end_to_end import Plan, measure_end_to_end
 
-    if plan["rate_fps"] is None and not any(plan[part] for part in ("find_max", "saturate", "idle", "beside")):
+    plan = Plan(**{name: options.pop(name) for name in Plan.__struct_fields__})
+    if plan.rate_fps is None and not (plan.find_max or plan.saturate or plan.idle or plan.beside):
         raise click.UsageError("nothing is to be measured; give --fps, --find-max, --saturate, --idle or --beside")
-    if plan["beside"]:
+    if plan.beside:
         require_extra("view")
     now, bundle = machine(), open_bundle(bundle_path)
     claim(out)
-    found = measure_end_to_end(
-        bundle,
-        precision,
-        Plan(**plan),
-        pictures=pictures,
-        frame_hw=frame_hw,
-        cameras=cameras,
-        engine={} if batch is None else {"batch": batch},
-        report_line=report_line,
-    )
+    engine = {} if batch is None else {"batch": batch}
+    found = measure_end_to_end(bundle, precision, plan, engine=engine, report_line=report_line, **options)
     deliver(new_report("end-to-end", now, found), out, as_json)
 
 
@@ -206,15 +178,7 @@ def flops(names: Sequence[str], layers: bool, tile_px: int, out: Path | None, as
 @several("--batch", "batches", click.IntRange(1, 64), (1,), "Tiles per request.")
 @out_option
 @json_option
-def map_cost(
-    names: Sequence[str],
-    fusions: "Sequence[Fusion]",
-    discard_ratios: Sequence[float],
-    precisions: Sequence[Precision],
-    batches: Sequence[int],
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def map_cost(names: Sequence[str], out: Path | None, as_json: bool, **options: Any) -> None:
     """Compare the time of classifier and map, one graph as on the line, with the classifier alone, on all cores.
 
     Each model in each combination is a row. Networks have random weights, and are as fast as trained ones.
@@ -226,18 +190,12 @@ def map_cost(
 
     claim(out)
     now, configs = machine(), {name: read_model(name) for name in names or model_names()}
-    if (fusions or discard_ratios) and not any(isinstance(config, VitConfig) for config in configs.values()):
+    only_vit = options["fusions"] or options["discard_ratios"]
+    if only_vit and not any(isinstance(config, VitConfig) for config in configs.values()):
         raise ConfigError(
-            f"{', '.join(configs)} is a cnn, but --fusion and --discard-ratio are for a ViT; leave them out, or name a "
-            "ViT"
+            f"--fusion and --discard-ratio are for a ViT, and {', '.join(configs)} is none; leave them out"
         )
-    settings = [
-        setting
-        for config in configs.values()
-        for setting in plan(
-            config, fusions=fusions, discard_ratios=discard_ratios, precisions=precisions, batches=batches
-        )
-    ]
+    settings = [setting for config in configs.values() for setting in plan(config, **options)]
     rows = list(measured_rows(settings, configs, report_line))
     if not any(row.ratio for row in rows):
         raise BenchError(f"none of {len(rows)} rows could be measured; the first: {rows[0].not_done}")
@@ -256,17 +214,7 @@ def map_cost(
 @peers_python_option
 @out_option
 @json_option
-def peers(
-    name: str,
-    precision: Precision,
-    frame_hw: tuple[int, int],
-    frames: int,
-    rounds: int,
-    peers: Sequence[Any],
-    peers_python: Path,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def peers(name: str, out: Path | None, as_json: bool, **options: Any) -> None:
     """Compare heatline with anomalib and PyTorch with grad-cam: same frames, network and machine.
 
     Each runs as documented, at its best settings and warm, in interleaved rounds, and its answers are checked. Figures
@@ -278,18 +226,7 @@ def peers(
 
     now, config = machine(), read_model(name)
     claim(out)
-    found = measure_peers(
-        config,
-        precision=precision,
-        frame_hw=frame_hw,
-        frames=frames,
-        rounds=rounds,
-        peers=peers,
-        peers_python=peers_python,
-        report_line=report_line,
-        tile_px=TILE_PX,
-        overlap_px=OVERLAP_PX,
-    )
+    found = measure_peers(config, report_line=report_line, tile_px=TILE_PX, overlap_px=OVERLAP_PX, **options)
     deliver(new_report("peers", now, found), out, as_json)
 
 
@@ -417,24 +354,17 @@ def stages(
 @click.option("--repetitions", type=click.IntRange(1, 1000), default=10, show_default=True, help="Of all conditions.")
 @out_option
 @json_option
-def startup(
-    bundle_path: Path,
-    precision: Precision,
-    frame_hw: tuple[int, int],
-    repetitions: int,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def startup(bundle_path: Path, precision: Precision, out: Path | None, as_json: bool, **options: Any) -> None:
     """Measure the time from the start of the service with BUNDLE, or the demo's, to READY and to the first verdict.
 
-    Starts it with files on the disk and in memory, each with and without the compiled graph in the model cache, and
-    prints the phases. Reading files from the disk takes root. Run nothing else on the machine.
+    Starts it with and without the compiled graph in the model cache, and prints the phases. Run nothing else on the
+    machine.
     """
     from heatline.bench.startup import measure_startup
 
     now, bundle = machine(), open_bundle(bundle_path)
     claim(out)
-    found = measure_startup(bundle, precision, frame_hw=frame_hw, repetitions=repetitions, report_line=report_line)
+    found = measure_startup(bundle, precision, report_line=report_line, **options)
     deliver(new_report("startup", now, found), out, as_json)
 
 

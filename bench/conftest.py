@@ -20,13 +20,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bundle", type=Path, default=SHIPPED_BUNDLE, help="bundle to measure; default: the demo's")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_configure(config: pytest.Config) -> None:
-    folder = Path(config.getoption("benchmark_storage").removeprefix("file://"))
-    if config.getoption("benchmark_compare") is True and not any(folder.rglob("*.json")):
-        raise pytest.UsageError(f"{folder} has no saved run to compare with; save one with --benchmark-autosave")
-
-
 def pytest_benchmark_generate_machine_info() -> dict[str, object]:
     """Describe the machine by the values that must agree between two runs.
 

@@ -4,7 +4,6 @@ A bench must not map the engine's libraries itself: shared with a service, they 
 their files would stay in memory.
 """
 
-import logging
 import os
 import signal
 from collections import deque
@@ -22,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.bundle import Bundle, open_bundle
+from heatline.edge.bundle import Bundle
 from heatline.edge.bundle.verified_engine import VerifiedEngine, open_verified_engine
 from heatline.edge.errors import BenchError, HeatlineError, last_line
 from heatline.edge.frames import Frame
@@ -248,21 +247,6 @@ def engine_in(bundle: Bundle, precision: Precision, *, batch: int = 0) -> Verifi
         reason = verified.fell_back.partition(";")[0]  # its advice is for a line
         raise BenchError(f"{precision} cannot be timed on this machine: {reason}; choose another --precision")
     return verified
-
-
-def require_engine_in(bundle: Bundle, precision: Precision) -> None:
-    """Check, in another process, that `engine_in` can open it.
-
-    Raises:
-        BundleError, EngineError, BenchError: as `engine_in`.
-    """
-    with in_own_process(_open_and_close, bundle.path, precision):
-        pass
-
-
-def _open_and_close(path: Path, precision: Precision) -> None:
-    logging.disable()  # the error says what its warning would
-    engine_in(open_bundle(path), precision).engine.close()
 
 
 def inspect_pipelined(

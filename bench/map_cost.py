@@ -48,8 +48,8 @@ Answers = Mapping[str, NDArray[np.float32]]
 """`logit` [N], and `map` [N, h, w] where there are maps."""
 
 
-class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of a row."""
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings with their result, or the reason why there is none."""
 
     model: str
     method: str
@@ -62,14 +62,6 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """Tiles per request."""
     tile_px: int = TILE_PX
     rounds: int = ROUNDS
-
-    def __str__(self) -> str:
-        return f"{self.model}, {self.method}: {self.precision}, batches of {self.batch}"
-
-
-class Row(Setting, frozen=True, kw_only=True):
-    """Settings with their result, or the reason why there is none."""
-
     ratio: Spread | None = None
     """Time with a map over that of the classifier alone, by rounds."""
     map_ms_per_tile: Spread | None = None
@@ -78,6 +70,9 @@ class Row(Setting, frozen=True, kw_only=True):
     bare: str = ""
     """The fastest form of the classifier alone."""
     not_done: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.model}, {self.method}: {self.precision}, batches of {self.batch}"
 
 
 class MapCosts(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +90,7 @@ def plan(
     batches: Sequence[int] = (1,),
     tile_px: int = TILE_PX,
     rounds: int = ROUNDS,
-) -> list[Setting]:
+) -> list[Row]:
     """Return the rows of a model, map by map.
 
     Args:
@@ -111,7 +106,7 @@ def plan(
             for ratio in discard_ratios or (config.discard_ratio,)
         ]
     return [
-        Setting(
+        Row(
             model=config.name,
             method=method,
             fusion=fusion,
@@ -128,7 +123,7 @@ def plan(
 
 
 def measured_rows(
-    settings: Sequence[Setting], configs: Mapping[str, CnnConfig | VitConfig], report_line: Callable[[str], None]
+    settings: Sequence[Row], configs: Mapping[str, CnnConfig | VitConfig], report_line: Callable[[str], None]
 ) -> Iterator[Row]:
     """Yield each row as soon as it is measured; a row that cannot be measured has the reason.
 
@@ -150,7 +145,7 @@ def measured_rows(
         except HeatlineError as error:
             if len(settings) == 1:
                 raise
-            yield Row(**msgspec.structs.asdict(setting), not_done=str(error))
+            yield msgspec.structs.replace(setting, not_done=str(error))
 
 
 class ModelGraphs:
@@ -165,14 +160,14 @@ class ModelGraphs:
         self._model = self._build(self._config)
         self._fused: dict[str, Graphs] = {}
 
-    def model(self, setting: Setting) -> ExplainedClassifier:
+    def model(self, setting: Row) -> ExplainedClassifier:
         """Return the model with the setting's map; its weights are the same for every map."""
         if not isinstance(self._config, VitConfig) or setting.fusion is None:
             return self._model
         changed = {"fusion": setting.fusion, "discard_ratio": setting.discard_ratio}
         return self._build(msgspec.structs.replace(self._config, **changed))
 
-    def irs(self, setting: Setting) -> dict[str, Ir]:
+    def irs(self, setting: Row) -> dict[str, Ir]:
         """Return the classifier with its map, and the classifier alone, of a ViT in both variants; int8 is made by
         NNCF's defaults.
 
@@ -220,7 +215,7 @@ def drawn_tiles(count: int, tile_px: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.resize(tiles, (count, tile_px, tile_px, 3)))
 
 
-def measure(setting: Setting, graphs: ModelGraphs) -> Row:
+def measure(setting: Row, graphs: ModelGraphs) -> Row:
     """Time one row.
 
     Raises:
@@ -259,8 +254,8 @@ def measure(setting: Setting, graphs: ModelGraphs) -> Row:
     ms = {name: [1e3 * one / (batches * setting.batch) for one in of] for name, of in seconds.items()}
     with_map = ms.pop(WITH_MAP)
     bare = min(ms, key=lambda name: statistics.median(ms[name]))
-    return Row(
-        **msgspec.structs.asdict(setting),
+    return msgspec.structs.replace(
+        setting,
         ratio=Spread.of([one / other for one, other in zip(with_map, ms[bare], strict=True)]),
         map_ms_per_tile=Spread.of(with_map),
         bare_ms_per_tile=Spread.of(ms[bare]),
@@ -272,7 +267,7 @@ def find_wrong_answer(
     true_logits: NDArray[np.float32],
     true_maps: NDArray[np.float32],
     answers: Answers,
-    setting: Setting,
+    setting: Row,
     *,
     has_map: bool,
     top_cells: int | None = None,

@@ -8,7 +8,6 @@ import queue
 import select
 import tempfile
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -48,7 +47,7 @@ from heatline.edge.inspection.verdict import Judgement, Thresholds, judge
 from heatline.edge.reference.reference import Reference
 from heatline.edge.service.events import verdict_message
 from heatline.edge.util.process import NamedThread
-from heatline.edge.wire.events import Message, VerdictEvent, from_frames, header_of, to_frames
+from heatline.edge.wire.events import Message, VerdictEvent, from_frames, to_frames
 
 CAMERA = "bench"
 DEFECTIVE_SHARE = 0.1
@@ -61,6 +60,8 @@ NEAR_ENOUGH = 1e-3
 """Share of the largest logit: how far an answer may be from the one that the same tile had before."""
 WITHIN_SECONDS = 30.0
 KEEP_SECONDS, KEEP_BYTES = 1e9, 4 << 30
+NUMBERS = ("seq", "previous_seq", "journal_id")
+"""What publisher and journal add to an event."""
 
 
 @dataclass(frozen=True)
@@ -271,61 +272,44 @@ def publish(prepared: Prepared, at_end: ExitStack, *, journal: bool = False) -> 
     if not publisher.wait_for_subscriber(WITHIN_SECONDS):
         raise BenchError(f"no subscriber connected to {address} within {WITHIN_SECONDS:.0f} s")
 
-    def run() -> tuple[int, Receipt]:
+    def run() -> tuple[int, int, Message]:
         began_ns = time.monotonic_ns()
         publisher.send(message)
-        return began_ns, listener.receipt()
+        return began_ns, *listener.received()
 
-    def check(found: tuple[int, Receipt]) -> None:
+    def check(found: tuple[int, int, Message]) -> None:
         state = None if writer is None else writer.state()
         require(writer is None or (state is not None and state.live_only is None), "that the journal takes events")
-        assert isinstance(message.event, VerdictEvent)
-        event = msgspec.structs.replace(message.event, **found[1].numbers)
-        require(found[1].crc == crc_of(Message(event, message.png)), "that the received message is the sent one")
+        given = {key: getattr(message.event, key) for key in NUMBERS}
+        event = msgspec.structs.replace(found[2].event, **given)
+        require((event, found[2].png) == (message.event, message.png), "that the received message is the sent one")
 
-    return Stage(run, check, lambda found: (found[1].at_ns - found[0]) / 1e9)
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """Receipt of a message."""
-
-    at_ns: int
-    """Monotonic; all processes of a machine share that clock."""
-    crc: int
-    numbers: Mapping[str, Any]
-    """What the publisher and the journal have added."""
-
-
-def crc_of(message: Message) -> int:
-    """Return the CRC-32 of an event and its heatmap."""
-    return zlib.crc32(message.png or b"", zlib.crc32(header_of(message.event)))
+    return Stage(run, check, lambda found: (found[1] - found[0]) / 1e9)
 
 
 class Listener:
     """A live subscriber, in a process of its own."""
 
     def __init__(self, address: str) -> None:
-        self._receipts: queue.Queue[Receipt] = queue.Queue()
+        self._messages: queue.Queue[tuple[int, Message]] = queue.Queue()
         NamedThread("listener", self._listen, address).start()
 
-    def receipt(self) -> Receipt:
-        """Return the receipt of the next message.
+    def received(self) -> tuple[int, Message]:
+        """Return the next message, and the time of its receipt on the monotonic clock, which all processes share, ns.
 
         Raises:
             BenchError: none comes.
         """
         try:
-            return self._receipts.get(timeout=WITHIN_SECONDS)
+            return self._messages.get(timeout=WITHIN_SECONDS)
         except queue.Empty:
             raise BenchError(f"no event was received within {WITHIN_SECONDS:.0f} s") from None
 
     def _listen(self, address: str) -> None:
         with Subscriber(address, topics=["verdict."]) as events:
             for message in events:
-                if isinstance(message, Message) and isinstance(event := message.event, VerdictEvent):
-                    numbers = {key: getattr(event, key) for key in ("seq", "previous_seq", "journal_id")}
-                    self._receipts.put(Receipt(time.monotonic_ns(), crc_of(message), numbers))
+                if isinstance(message, Message):
+                    self._messages.put((time.monotonic_ns(), message))
 
 
 def whole(prepared: Prepared, _: ExitStack) -> Stage:

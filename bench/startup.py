@@ -1,11 +1,10 @@
 """`heatline bench startup`: time from the start of the service's process to READY, and to the first verdict.
 
-Measures the phases of a start with files in memory or on the disk, with and without the model cache. The service is
-started as by systemd, and its notifications get timestamps.
+Measures the phases of a start with files in memory, with and without the model cache. The service is started as by
+systemd, and its notifications get timestamps.
 """
 
 import itertools
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -14,9 +13,8 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from heatline.bench.engines import require_engine_in
 from heatline.bench.processes import cpu_s
-from heatline.bench.spread import Spread
+from heatline.bench.spread import Spread, interleaved
 from heatline.bench.watched_line import POLL_SECONDS, Keys, RunningLine, free_address, line_process, write_line_file
 from heatline.bench.watched_process import WatchedProcess
 from heatline.edge.bundle import Bundle
@@ -31,11 +29,8 @@ PHASES = ("loading the bundle", "compiling", "running the golden tiles", "openin
 """Statuses that a service sends before it is ready. A start without one of them does not count."""
 STATUS, READY = "STATUS=NOT_READY: ", "READY=1"
 WITHIN_SECONDS, ENDED_WITHIN_SECONDS = 180.0, 60.0
-DROP_CACHES = Path("/proc/sys/vm/drop_caches")
-COLD, CACHED = ("cold", "cold, cached"), ("cold, cached", "cached")
-CONDITIONS = ("cold", "cold, cached", "warm", "cached")
-"""Cold: files on the disk, as after power-on, which takes root; else in memory. Cached: with the compiled graph in the
-model cache."""
+CACHED, WARM = "cached", "warm"
+"""Conditions: with the compiled graph in the model cache, and without a model cache."""
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,26 +170,20 @@ def measure_startup(
     """Start the service under all conditions in interleaved rounds.
 
     Raises:
-        BundleError, EngineError: the bundle cannot be used on this machine, or lacks that precision.
-        BenchError: it cannot be used in that precision; or a start failed, or compiled what the model cache has.
+        BenchError: a start failed, did not use that precision, or compiled what the model cache has.
     """
-    require_engine_in(bundle, precision)
-    conditions = [one for one in CONDITIONS if one not in COLD or os.access(DROP_CACHES, os.W_OK)]
-    starts: dict[str, list[Start]] = {condition: [] for condition in conditions}
+    starts: dict[str, list[Start]] = {WARM: [], CACHED: []}
     with TemporaryDirectory(prefix="heatline-bench-") as folder:
         line, cache = LineFile(Path(folder), bundle, precision, frame_hw), Path(folder) / "cache"
         cache.mkdir(mode=0o700)
         line.start(cache)  # fills the cache, and reads all files into memory
-        for number in range(repetitions):
-            first = number % len(conditions)
-            for condition in [*conditions[first:], *conditions[:first]]:
-                if condition in COLD:
-                    _drop_files_from_memory()
+        for number, order in enumerate(interleaved(starts, repetitions), 1):
+            for condition in order:
                 cached = _files(cache)
-                starts[condition].append(line.start(cache if condition in CACHED else None))
+                starts[condition].append(line.start(cache if condition == CACHED else None))
                 if not cached or _files(cache) != cached:
                     raise BenchError(f"a start that was to be {condition} compiled a graph into its model cache")
-            report_line(f"round {number + 1} of {repetitions}")
+            report_line(f"round {number} of {repetitions}")
     return StartUp(
         bundle=bundle.path.name,
         model=bundle.manifest.model.name,
@@ -203,15 +192,6 @@ def measure_startup(
         repetitions=repetitions,
         conditions=[_starts(condition, these) for condition, these in starts.items()],
     )
-
-
-def _drop_files_from_memory() -> None:
-    """Drop files from memory, but for libraries of this process; the host of a virtual machine may still hold them."""
-    os.sync()
-    try:
-        DROP_CACHES.write_text("3")
-    except OSError as error:
-        raise BenchError(f"{DROP_CACHES} cannot be written ({error.strerror}); run it without root") from error
 
 
 def _files(cache: Path) -> dict[str, int]:

@@ -100,20 +100,10 @@ def _values(record: Record, leave_out: Collection[str], before: str = "") -> Ite
             continue
         if key.endswith("_hw") and isinstance(value, list):
             yield f"{name.removesuffix(' hw')} px", "x".join(map(str, value[::-1]))
-        elif _is_by_name(value):
-            yield name, [{"name": one, **of} for one, of in value.items()]
         elif isinstance(value, dict) and any(isinstance(one, dict | list) for one in value.values()):
             yield from _values(value, leave_out, f"{name}: ")
         else:
             yield name, value
-
-
-def _is_by_name(value: object) -> bool:
-    """Return whether a value holds records with the same keys, by name; a figure with its spread is not a record."""
-    if not isinstance(value, dict) or not all(isinstance(one, dict) for one in value.values()):
-        return False
-    forms = {frozenset(one) for one in value.values()}
-    return len(forms) == 1 and len(min(forms)) > 3
 
 
 def _is_list_of_records(value: object) -> bool:

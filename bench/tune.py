@@ -6,7 +6,7 @@ what shares the cores with the engine on a line: so the best are compared with t
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ from heatline.bench.spread import Spread, interleaved
 from heatline.bench.watched_line import Keys
 from heatline.edge.bundle import Bundle, open_bundle
 from heatline.edge.bundle.golden import GoldenTilesError
-from heatline.edge.cameras.settings import CameraSettings, GenicamSettings, PatternSettings, V4l2Settings
+from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.config import LineConfig, engine_keys_set, load_config
 from heatline.edge.config.engine import EngineConfig
 from heatline.edge.config.products import ThresholdsConfig
@@ -202,12 +202,11 @@ def measure_tune(
     )
     tried = [Tried(engine=engine) for engine in dict.fromkeys([*engines, present])]
     report_line(f"{', '.join(map(str, shown))}; at most {most_tiles} tiles; {cores()} cores; now: {present}")
-    answers = Answers(bundle)
-    best = search(tried, config, shown, answers, seconds=seconds, report_line=report_line)
+    best = search(tried, config, shown, seconds=seconds, report_line=report_line)
     comparison, chosen, why = None, present, "the present settings are the best of the search"
     if best.engine != present:
         report_line(f"comparing the present settings with {best.engine} in the service")
-        run = partial(on_the_line, config=config, bundle=bundle, shown=shown, answers=answers)
+        run = partial(on_the_line, config=config, bundle=bundle, shown=shown)
         comparison = compare(present, best.engine, run, ROUND_SECONDS * seconds, rounds, report_line)
         better, why = is_better(comparison)
         chosen = best.engine if better else present
@@ -386,50 +385,14 @@ def good_picture(bundle: Bundle, hw: tuple[int, int]) -> NDArray[np.uint8]:
 
 def _size(camera: CameraSettings, given_hw: tuple[int, int] | None) -> tuple[int, int] | None:
     """Return height and width, px; None if only the camera knows them."""
-    known: tuple[int, int] | None = None  # width, height
-    match camera:
-        case _ if isinstance(camera.size, tuple):
-            known = camera.size
-        case PatternSettings():
-            known = camera.draw_size
-        case V4l2Settings():
-            known = camera.frame_size
-        case GenicamSettings(region=(_, _, width, height)):
-            known = width, height
+    stated = [getattr(camera, key, None) for key in ("size", "draw_size", "frame_size")]
+    stated.append((getattr(camera, "region", None) or ())[2:] or None)  # left, top, width, height
+    known = next((tuple(one) for one in stated if isinstance(one, tuple)), None)
     if given_hw is None:
         return None if known is None else (known[1], known[0])
     if (camera.roi or camera.exclude) and known != given_hw[::-1]:
         raise BenchError(f"the regions of camera {camera.name} are of frames of {camera.size}; leave --size out")
     return given_hw
-
-
-class Answers:
-    """The first score of each camera's picture in each precision, with which all others are compared.
-
-    Settings that skip work would have other scores.
-    """
-
-    def __init__(self, bundle: Bundle) -> None:
-        self._scale, self._tolerances = bundle.golden().scale("logit"), bundle.manifest.tolerances
-        self._scores: dict[tuple[Precision, str], float] = {}
-
-    def check(self, precision: Precision, scores: Iterable[tuple[str, float]]) -> None:
-        """Check that scores are those with other settings.
-
-        Args:
-            scores: each with its frame's camera.
-        Raises:
-            BenchError: one is not.
-        """
-        for camera, score in scores:
-            first = self._scores.setdefault((precision, camera), score)
-            # Both may have the error that golden tiles may have.
-            most = 2 * self._tolerances[precision] * max(self._scale, abs(first))
-            if not abs(score - first) <= most:
-                raise BenchError(
-                    f"with these settings the frame's score is {score:.4f}, with others in {precision} {first:.4f}; "
-                    "report this"
-                )
 
 
 # The search, by successive halving in this process: the better half of the candidates runs again for twice as long.
@@ -439,7 +402,6 @@ def search(
     tried: Sequence[Tried],
     config: LineConfig,
     shown: Sequence[Shown],
-    answers: Answers,
     *,
     seconds: float,
     report_line: Callable[[str], None],
@@ -450,50 +412,35 @@ def search(
         seconds: length of a candidate's run in the first round.
     Raises:
         BundleError, ConfigError: the bundle cannot be used at all.
-        BenchError: scores in one precision differ between settings.
     """
-    refused: dict[tuple[str, str, str], str] = {}
-
-    def run(one: Tried, *, with_latency: bool) -> None:
-        of_its_kind = one.engine.kind, one.engine.device, one.engine.precision
-        # A device that cannot compute in a precision cannot with other numbers of threads either.
-        one.left_out = refused.get(of_its_kind)
-        if one.left_out is None:
+    left, with_latency = list(tried), False
+    while len(left) > 1 or not with_latency:
+        report_line(f"{len(left)} settings: measuring {'latency' if with_latency else 'the highest rates'}")
+        for one in left:
             with opened(one, config) as setup:
                 if setup is not None:
-                    trial = Trial(setup, shown, answers)
+                    trial = Trial(setup, shown)
                     one.times_as_fast.append(trial.times_as_fast(seconds / 2))
-                    if with_latency and one.sustains:
-                        one.latencies_ms += trial.alone_ms(seconds)
-        if one.left_out is not None:
-            refused[of_its_kind] = one.left_out
-        report_line(f"  {one}")
-
-    report_line(f"{len(tried)} settings: measuring the highest rate of each")
-    for one in tried:
-        run(one, with_latency=False)
-    left = sorted((one for one in tried if one.left_out is None), key=lambda one: -one.fastest)
-    left = [one for place, one in enumerate(left) if place < ENOUGH or one.fastest >= FAR_BEHIND * left[0].fastest]
-    while len(left) > 1:
-        report_line(f"{len(left)} settings: measuring the latency of a frame where they keep up with the rate")
-        for one in left:
-            run(one, with_latency=True)
-        ranked = rank([one for one in left if one.left_out is None])
-        left = ranked[: math.ceil(len(ranked) / 2)][::-1]  # reversed, so that drift favours none
-        seconds *= 2
+                    one.latencies_ms += trial.alone_ms(seconds) if with_latency and one.sustains else []
+            report_line(f"  {one}")
+        left = rank([one for one in left if one.left_out is None])
+        if with_latency:
+            left, seconds = left[: math.ceil(len(left) / 2)][::-1], 2 * seconds  # reversed, so that drift favours none
+        else:
+            left.sort(key=lambda one: -one.fastest)
+            slowest = FAR_BEHIND * left[0].fastest
+            left, with_latency = [one for at, one in enumerate(left) if at < ENOUGH or one.fastest >= slowest], True
     return left[0]
 
 
 def rank(tried: Sequence[Tried]) -> list[Tried]:
     """Sort the best first: of those that sustain the rate by the latency, then the others by their highest rate."""
-    sustaining = sorted((one for one in tried if one.sustains), key=lambda one: one.latency_ms)
-    others = sorted((one for one in tried if not one.sustains), key=lambda one: -one.fastest)
-    if sustaining:
-        most_ms = ALIKE * sustaining[0].latency_ms
-        alike = [one for one in sustaining if one.latency_ms <= most_ms]
-        alike.sort(key=lambda one: (one.engine.threads, one.engine.streams, one.engine.batch))
-        sustaining = [*alike, *sustaining[len(alike) :]]
-    return [*sustaining, *others]
+    sustaining, others = ([one for one in tried if one.sustains == wanted] for wanted in (True, False))
+    alike_ms = ALIKE * min((one.latency_ms for one in sustaining), default=0.0)
+    sustaining.sort(
+        key=lambda one: (max(one.latency_ms, alike_ms), one.engine.threads, one.engine.streams, one.engine.batch)
+    )
+    return [*sustaining, *sorted(others, key=lambda one: -one.fastest)]
 
 
 @contextmanager
@@ -521,19 +468,16 @@ class Trial:
 
     Args:
         shown: frames of the cameras.
-        answers: with which all scores are compared.
     """
 
-    def __init__(self, setup: Setup, shown: Sequence[Shown], answers: Answers) -> None:
-        self._setup, self._shown, self._answers = setup, shown, answers
+    def __init__(self, setup: Setup, shown: Sequence[Shown]) -> None:
+        self._setup, self._shown = setup, shown
 
     def alone_ms(self, seconds: float) -> list[float]:
         """Return the latencies of frames one at a time.
 
         Args:
             seconds: length of the run, which has some frames of each camera at least.
-        Raises:
-            BenchError: a score is not that with other settings.
         """
         self._inspect(self._shown)  # caches fill
         taken_ms: list[float] = []
@@ -550,8 +494,6 @@ class Trial:
 
         Args:
             seconds: about the length of the run, which has some frames at least.
-        Raises:
-            BenchError: a score is not that with other settings.
         """
         few_s = 1 / min(one.rate_fps for one in self._shown)
         many_s = max(LEAST_AT_ONCE * few_s, few_s * seconds / self._seconds_for(few_s))
@@ -575,40 +517,28 @@ class Trial:
         def start(frame: Frame) -> PendingFrame:
             return setup.inspector.start(frame, setup.areas.get(frame.stamp.camera, WHOLE_FRAME))
 
-        def finish(pending: PendingFrame) -> tuple[str, float]:
-            return pending.frame.stamp.camera, setup.inspector.finish(pending).score
-
         frames = (Frame(Stamp(one.camera, 1, number=1), one.picture, "RGB8") for one in shown)
-        engine = setup.verified.engine
-        self._answers.check(engine.precision, inspect_pipelined(engine, start, frames, finish))
+        judged = inspect_pipelined(setup.verified.engine, start, frames, setup.inspector.finish)
+        assert all(math.isfinite(one.score) for one in judged), "the engine's golden tiles were right"
 
 
 # The comparison in the real service.
 
 
 def on_the_line(
-    engine: EngineConfig,
-    seconds: float,
-    *,
-    config: LineConfig,
-    bundle: Bundle,
-    shown: Sequence[Shown],
-    answers: Answers,
+    engine: EngineConfig, seconds: float, *, config: LineConfig, bundle: Bundle, shown: Sequence[Shown]
 ) -> Window:
     """Start the service with this setting, and follow every frame of a window.
 
     Args:
         seconds: length of the window, which has some frames at least.
     Raises:
-        BenchError: the service failed, or its scores differ from those with other settings.
+        BenchError: the service failed, or inspected in another precision.
     """
 
-    def require_same_score(event: VerdictEvent) -> None:
-        if event.frame_score is None:
-            return
-        if event.precision != engine.precision:
+    def require_precision(event: VerdictEvent) -> None:
+        if event.frame_score is not None and event.precision != engine.precision:
             raise BenchError(f"a line with {engine} inspected in {event.precision}")
-        answers.check(engine.precision, [(event.camera, event.frame_score)])
 
     rates = {one.camera: one.rate_fps for one in shown}
     settings = {camera.name: camera for camera in config.cameras}
@@ -617,7 +547,7 @@ def on_the_line(
             bundle=bundle,
             precision=engine.precision,
             cameras={one.camera: _camera(one, settings[one.camera], Path(place) / one.camera) for one in shown},
-            check=require_same_score,
+            check=require_precision,
             engine={key: value for key, value in _set_keys(engine).items() if key != "precision"},
             thresholds=_set_keys(config.thresholds),
             tiles=_set_keys(config.tiles),

@@ -124,15 +124,11 @@ class RunningLine:
             BenchError: it did not stop in time, or ended with an error.
         """
         began_at_ns = time.time_ns()
-        self.terminate()
+        self.process.terminate()
         stopped = self.until(has_stopped, STOP_WITHIN_SECONDS, "the end after SIGTERM")
         assert isinstance(stopped, StatusEvent)
         self.await_exit()
         return (stopped.at_ns - began_at_ns) / 1e9
-
-    def terminate(self) -> None:
-        """Send SIGTERM. The events until the service has stopped are still to be received."""
-        self.process.terminate()
 
     def await_exit(self) -> None:
         """Wait for the end of a service whose status is STOPPED.
@@ -174,11 +170,7 @@ class WatchedLine(RunningLine):
         self.address, self.commands_address = free_address(), f"ipc://{folder.absolute()}/commands"
         self.journal_address = free_address() if journal else None
         config = folder / "line.toml"
-        events: Keys = {
-            "bind": self.address,
-            "wait_for_subscriber_s": START_WITHIN_SECONDS,
-            "heatmaps": heatmaps,
-        }
+        events: Keys = {"bind": self.address, "wait_for_subscriber_s": START_WITHIN_SECONDS, "heatmaps": heatmaps}
         tables = {
             "engine": {"precision": precision, **engine},
             "thresholds": {**thresholds, "check_plausibility": False},  # its frames are drawn, and of any size

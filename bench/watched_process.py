@@ -47,8 +47,8 @@ class WatchedProcess:
         self._log, self._stdout, self._env = log, stdout or log, env or {}
         self._process: subprocess.Popen[bytes] | None = None
         self._is_over = True
-        self.started_s = self.started_at_s = 0.0
-        """Time of the start: by the monotonic clock, and since 1970."""
+        self.started_s = 0.0
+        """Time of the start, by the monotonic clock."""
 
     @property
     def pid(self) -> int:
@@ -58,10 +58,6 @@ class WatchedProcess:
     def runs(self) -> bool:
         """Whether it was started, and neither killed nor seen to end. It may have ended by itself: see `check`."""
         return not self._is_over
-
-    @property
-    def age_s(self) -> float:
-        return time.monotonic() - self.started_s
 
     def start(self) -> None:
         assert not self.runs, f"{self.name} runs already"
@@ -80,7 +76,7 @@ class WatchedProcess:
             for file in filter(None, (log, stdout)):
                 file.close()
         self._is_over = False
-        self.started_s, self.started_at_s = time.monotonic(), time.time()
+        self.started_s = time.monotonic()
 
     def send_signal(self, number: signal.Signals) -> None:
         self._started().send_signal(number)

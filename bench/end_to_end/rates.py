@@ -4,7 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -57,13 +57,8 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     """Inspected frames whose event came later than two periods after it was due."""
     latency: Latency | None
     """Of the inspected frames, from when a frame was due, ms; None: there were none."""
-    latency_growth_ms: float | None
-    """By how much the latency of the window's last quarter exceeds that of its first."""
-    camera_late_p99_ms: float | None
-    """From when a frame was due to its timestamp: cameras' processes wait for the processor too."""
     jitter_periods: float | None
     """p99 - p50 of the latency, divided by the time between two frames of a camera."""
-    verdicts: dict[str, int]
     cpu_cores: dict[str, float]
     """Processor time per second: of the service and of its cameras' processes."""
     pss_mb: float
@@ -110,10 +105,8 @@ def window_of(
         rates: frames per second by camera.
     """
     lost: dict[str, Counter[str]] = {"dropped": Counter(), "failed": Counter()}
-    verdicts: Counter[str] = Counter()
     came: Counter[str] = Counter(dict.fromkeys(rates, 0))
     for one in received:
-        verdicts[one.event.verdict] += one.event.frames
         came[one.event.camera] += one.event.frames
         if one.event.reason is not None:
             kind, _, reason = one.event.reason.partition(".")
@@ -121,7 +114,7 @@ def window_of(
     timed = sorted(zip(received, due_ns(received, rates), strict=True), key=lambda each: each[1])
     inspected = [(one, (one.at_ns - due) / 1e6) for one, due in timed if one.event.reason is None]
     late_ms = [ms for _, ms in inspected]
-    latency, growth_ms = Latency.of(late_ms) if late_ms else None, latency_growth_ms(late_ms)
+    latency = Latency.of(late_ms) if late_ms else None
     unreported, rarest = count_unreported(received), min(rates, key=lambda name: came[name] / rates[name])
     gone = {f"{kind}.{reason}": count for kind, of in lost.items() for reason, count in of.items()}
     slowest_fps = min(rates.values())
@@ -133,7 +126,7 @@ def window_of(
             seconds=seconds,
             fewest=came[rarest],
             lost=gone | ({"unreported": unreported} if unreported else {}),
-            growth_ms=growth_ms,
+            growth_ms=latency_growth_ms(late_ms),
         ),
         frames=came.total() + unreported,
         inspected=len(late_ms),
@@ -142,12 +135,7 @@ def window_of(
         unreported=unreported,
         late=sum(ms > LATE_AFTER_PERIODS * 1e3 / rates[one.event.camera] for one, ms in inspected),
         latency=latency,
-        latency_growth_ms=growth_ms,
-        camera_late_p99_ms=float(np.percentile([(one.captured_ns - due) / 1e6 for one, due in timed], 99))
-        if timed
-        else None,
         jitter_periods=None if latency is None else (latency.p99 - latency.p50) * slowest_fps / 1e3,
-        verdicts=dict(verdicts),
         cpu_cores=cpu_cores,
         pss_mb=pss_mb,
     )
@@ -194,19 +182,8 @@ def why_not_kept_up(
 # The highest rate: searched in short windows, then confirmed in longer ones.
 
 
-class AtRate(Protocol):
-    """Outcome of a window at one rate."""
-
-    @property
-    def rate_fps(self) -> float:
-        """Of each camera."""
-
-    @property
-    def not_kept_up(self) -> str | None:
-        """Why the rate was not kept up with; None: it was."""
-
-
-Attempt = TypeVar("Attempt", bound=AtRate)
+Attempt = TypeVar("Attempt", bound=Any)
+"""Outcome of a window at one rate: `rate_fps`, and `not_kept_up`, why the rate was not kept up with, or None."""
 
 
 class Tries(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,10 +199,11 @@ class Tries(msgspec.Struct, frozen=True, kw_only=True):
     """Windows in which the line must keep up with the rate."""
 
 
-def limit_above(rate_fps: float | None, tried: Sequence[AtRate]) -> str | None:
+def limit_above(rate_fps: float | None, tried: Sequence[Any]) -> str | None:
     """Return why the lowest rate from this one up failed; None: none failed."""
     failed = [one for one in tried if one.not_kept_up is not None and one.rate_fps >= (rate_fps or 0.0)]
-    return min(failed, key=lambda one: one.rate_fps).not_kept_up if failed else None
+    reason: str | None = min(failed, key=lambda one: one.rate_fps).not_kept_up if failed else None
+    return reason
 
 
 def find_highest(

@@ -93,8 +93,6 @@ def service_turn(line: Line, seconds: float) -> Turn:
 class Saturated(msgspec.Struct, frozen=True, kw_only=True):
     """Rates of the service and of the bare engine."""
 
-    seconds: float
-    """Length of each turn of the service and of the engine."""
     service_tiles_per_s: Spread
     service_frames_per_s: Spread
     engine_tiles_per_s: Spread
@@ -133,7 +131,6 @@ def saturate(
     frames_per_s = [turn.frames_per_s for turn in turns]
     around = [(before + after) / 2 for before, after in itertools.pairwise(engine)]
     return Saturated(
-        seconds=seconds,
         service_tiles_per_s=Spread.of([tiles * one for one in frames_per_s]),
         service_frames_per_s=Spread.of(frames_per_s),
         engine_tiles_per_s=Spread.of(engine),
@@ -152,11 +149,8 @@ def _cpu_of(turns: Sequence[Turn]) -> dict[str, Spread]:
 class Idle(msgspec.Struct, frozen=True, kw_only=True):
     """Times of single frames, of the service and of the bare engine."""
 
-    rate_fps: float
     engine: Settings
     """Settings with which the bare engine infers a frame's tiles fastest."""
-    frames: int
-    """In each round."""
     lost: int
     """In all rounds; none on a machine that does nothing else."""
     frame_ms: Spread
@@ -208,9 +202,7 @@ def measure_idle(scene: Scene, bare: "Bare", *, frames: int, rounds: int, report
             )
     pairs = [list(zip(*of, strict=True)) for of in zip(service, alone, strict=True)]
     return Idle(
-        rate_fps=1 / period_s,
         engine=engine,
-        frames=frames,
         lost=lost,
         frame_ms=Spread.of([median(of) for of in service]),
         engine_ms=Spread.of([median(of) for of in alone]),
@@ -223,10 +215,6 @@ def measure_idle(scene: Scene, bare: "Bare", *, frames: int, rounds: int, report
 class Beside(msgspec.Struct, frozen=True, kw_only=True):
     """A service that stores evidence and serves the page to viewers, compared with one that does neither."""
 
-    seconds: float
-    """Length of a turn."""
-    viewers: int
-    good_every: int
     frames_per_s: Spread
     plain_frames_per_s: Spread
     over_plain: Spread
@@ -281,9 +269,6 @@ def measure_beside(scene: Scene, *, seconds: float, rounds: int, report_line: Ca
     rates_of = [one.frames_per_s for one in plain_turns]
     around = [(one + other) / 2 for one, other in itertools.pairwise(rates_of)]
     return Beside(
-        seconds=seconds,
-        viewers=VIEWERS,
-        good_every=GOOD_EVERY,
         frames_per_s=Spread.of([one.frames_per_s for one in turns]),
         plain_frames_per_s=Spread.of(rates_of),
         over_plain=Spread.of([one.frames_per_s / other for one, other in zip(turns, around, strict=True)]),

@@ -9,7 +9,7 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 
-from heatline.bench.classifier import Classifier
+from heatline.bench.flops import Classifier
 from heatline.train.models.cnn import CamClassifier
 from heatline.train.models.explained import ExplainedClassifier
 

@@ -40,8 +40,7 @@ def a_machine(**changed: Any) -> dict[str, object]:
 def end_to_end() -> EndToEnd:
     window = Window(
         rate_fps=11.6, seconds=300.0, not_kept_up=None, frames=3480, inspected=100, dropped={}, failed={}, unreported=0,
-        late=0, latency=Latency(p50=32.5, p90=42.5, p95=43.5, p99=44.5, most=44.75), latency_growth_ms=0.5,
-        camera_late_p99_ms=0.375, jitter_periods=0.141, verdicts={"GOOD": 88, "DEFECT": 12},
+        late=0, latency=Latency(p50=32.5, p90=42.5, p95=43.5, p99=44.5, most=44.75), jitter_periods=0.141,
         cpu_cores={"service": 1.61, "cameras": 0.04}, pss_mb=314.0,
     )  # fmt: skip
     return EndToEnd(
@@ -49,16 +48,16 @@ def end_to_end() -> EndToEnd:
         tiles_per_frame=120, pictures=8, defective=0.125, engine_settings={}, engine_alone=Settings(2, 1),
         engine_alone_tiles_per_s=1880.0,
         saturated=Saturated(
-            seconds=6.0, service_tiles_per_s=spread(1820.0), service_frames_per_s=spread(15.2),
+            service_tiles_per_s=spread(1820.0), service_frames_per_s=spread(15.2),
             engine_tiles_per_s=spread(1880.0), service_over_engine=0.968, service_over_engine_spread=spread(0.968),
             cpu_ms_per_frame={"service": spread(130.0), "cameras": spread(1.75)},
         ),
         idle=Idle(
-            rate_fps=6.0, engine=Settings(2, 4), frames=20, lost=0, frame_ms=spread(68.5), engine_ms=spread(61.5),
+            engine=Settings(2, 4), lost=0, frame_ms=spread(68.5), engine_ms=spread(61.5),
             extra_ms=spread(7.0), frame_p99_ms=80.0, engine_p99_ms=70.0,
         ),
         beside=Beside(
-            seconds=10.0, viewers=2, good_every=4, frames_per_s=spread(15.0), plain_frames_per_s=spread(15.2),
+            frames_per_s=spread(15.0), plain_frames_per_s=spread(15.2),
             over_plain=spread(0.984), cpu_ms_per_frame={"service": spread(130.0)}, stored=190, skipped=0, shown=380,
         ),
         highest=Highest(rate_fps=14.5, share_of_bare=0.926, limited_by="lost: dropped.overload 1", tried=[window]),

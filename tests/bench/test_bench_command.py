@@ -125,24 +125,16 @@ def test_an_invalid_result_file_is_refused_with_the_reason(tmp_path: Path, data:
         read_result(path)
 
 
-def test_an_unusable_bundle_or_precision_is_refused_before_the_measurement(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unusable_precision_is_refused_before_the_measurement(tmp_path: Path) -> None:
     bundle = bundle_in(tmp_path / "b", ["f32", "int8"], int8_gain=300.0)
-    refusals: list[tuple[list[str], Precision, type[HeatlineError]]] = [
-        (["end-to-end", "--idle"], "bf16", BundleError),
-        (["startup"], "int8", BenchError),
-    ]
-    for arguments, precision, kind in refusals:
+    refusals: list[tuple[Precision, type[HeatlineError]]] = [("bf16", BundleError), ("int8", BenchError)]
+    for precision, kind in refusals:
         with pytest.raises(kind) as expected:
             engine_in(bundle, precision)
-        refused = CliRunner().invoke(command, [*arguments, str(bundle.path), "--precision", precision])
+        arguments = ["end-to-end", "--idle", str(bundle.path), "--precision", precision]
+        refused = CliRunner().invoke(command, arguments)
         assert (type(refused.exception), str(refused.exception)) == (kind, str(expected.value))
         assert refused.output == "", "the command drew or started nothing"
-    gone = ROOT / "nowhere" / "bundle"
-    monkeypatch.setattr("heatline.bench.command.SHIPPED_BUNDLE", gone)
-    result = CliRunner().invoke(command, ["startup", str(gone)])
-    assert "name a bundle" in str(result.exception)
 
 
 # The machine.

@@ -168,7 +168,6 @@ def test_each_frame_counts_once_by_its_outcome() -> None:
     window = window_of(verdicts, RATES, 1.0, {}, 100.0)
     assert (window.frames, window.inspected, window.unreported, window.late) == (10, 5, 1, 1)
     assert (window.dropped, window.failed) == ({"overload": 3}, {"engine": 1})
-    assert window.verdicts == {"GOOD": 5, "NO_VERDICT": 4}
     assert window.latency is not None
     assert window.jitter_periods == pytest.approx((window.latency.p99 - window.latency.p50) * 10 / 1e3)
     none = window_of([received_verdict(1, reason="dropped.overload")], RATES, 1.0, {}, 100.0)
@@ -180,7 +179,6 @@ def test_latency_begins_when_a_frame_was_due_despite_a_late_stamp() -> None:
     window = window_of(verdicts, {"cam0": 10.0}, 1.0, {}, 100.0)
     assert window.latency is not None
     assert window.latency.most == pytest.approx(40.0)
-    assert window.camera_late_p99_ms == pytest.approx(4.0, rel=0.03)
 
 
 def at_rate(count: int, later_ms: float = 0.0, **changed: Any) -> list[ReceivedVerdict]:

@@ -10,9 +10,8 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from heatline.bench.classifier import Classifier
 from heatline.bench.command import flops as command
-from heatline.bench.flops import Flops, count, layer_table
+from heatline.bench.flops import Classifier, Flops, count, layer_table
 from heatline.edge.errors import BenchError, ConfigError
 from heatline.train.compose import read_model
 from heatline.train.config import CnnConfig, VitConfig

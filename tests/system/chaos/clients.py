@@ -3,6 +3,7 @@
 import contextlib
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -93,7 +94,10 @@ class Client:
     def is_in_use(self) -> bool:
         """Whether it has received an event since its last start."""
         with contextlib.suppress(FileNotFoundError):
-            return self.process.runs and self.record.stat().st_mtime > self.process.started_at_s
+            return (
+                self.process.runs
+                and time.time() - self.record.stat().st_mtime < time.monotonic() - self.process.started_s
+            )
         return False
 
     def headers(self) -> Iterator[bytes]:

@@ -200,10 +200,10 @@ class ChaosRun:
         if fault.target in self._environment.links or fault.target == DISK:
             return True
         if fault.target == LINE:
-            old_enough = self._reports if fault.kind == "killed" else self._line.age_s >= fault.for_s
+            old_enough = self._reports if fault.kind == "killed" else _age_s(self._line) >= fault.for_s
             return self._line.runs and old_enough
         client = self.clients[fault.target]
-        return client.process.runs and (client.is_in_use or client.process.age_s > IN_USE_S)
+        return client.process.runs and (client.is_in_use or _age_s(client.process) > IN_USE_S)
 
     def _begin(self, fault: Fault) -> None:
         if fault.target in self._environment.links:
@@ -279,3 +279,7 @@ def _has_all(client: Client, wanted: tuple[str, int] | None, boot_id: str) -> bo
 def _end(line: WatchedProcess) -> None:
     line.terminate()
     line.require_success()
+
+
+def _age_s(process: WatchedProcess) -> float:
+    return time.monotonic() - process.started_s
