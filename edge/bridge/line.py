@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal, Self, TypeVar
 
 from heatline.edge.config import LineConfig, load_config
@@ -13,6 +14,7 @@ from heatline.edge.delivery.subscriber import SILENT_AFTER_SECONDS, Notice, Subs
 from heatline.edge.errors import ConfigError, MessageError
 from heatline.edge.target import file_of
 from heatline.edge.util.process import NamedThread
+from heatline.edge.util.systemd import notify
 from heatline.edge.wire.events import Handshake, JournalEvent, Message, StatusEvent, Verdict, VerdictEvent
 
 TICK_SECONDS = 0.25
@@ -68,6 +70,60 @@ async def in_thread(name: str, function: Callable[[], T]) -> T:
 
     NamedThread(name, run).start()
     return await outcome
+
+
+def end(ended: "asyncio.Future[None]", error: BaseException | None = None) -> None:
+    """End a bridge, unless it has ended."""
+    if ended.done():
+        return
+    if error is None:
+        ended.set_result(None)
+    else:
+        ended.set_exception(error)
+
+
+async def serve(
+    ended: "asyncio.Future[None]",
+    follow: Callable[[threading.Event], object],
+    refresh: Callable[[], Awaitable[object]],
+    where: str,
+) -> None:
+    """Follow the journal and refresh the state, until the end of the bridge.
+
+    Args:
+        follow: follows until an event is set, on a thread of its own; its error ends the bridge.
+        refresh: is called several times a second.
+        where: what is served, for systemd.
+    Raises: what `follow` does.
+    """
+    loop, is_over = asyncio.get_running_loop(), threading.Event()
+
+    def run() -> None:
+        try:
+            follow(is_over)
+        except BaseException as error:  # also a bug ends the bridge: it must not stand still without a word
+            loop.call_soon_threadsafe(end, ended, error)
+
+    thread = NamedThread("results", run)
+    thread.start()
+    notify("READY=1", f"STATUS=serving {where}")
+    try:
+        while not ended.done():
+            await refresh()
+            notify("WATCHDOG=1")
+            await asyncio.wait([ended], timeout=TICK_SECONDS)
+    finally:
+        notify("STOPPING=1")
+        is_over.set()
+        while thread.is_alive():  # the loop must run meanwhile: the thread may wait for it
+            await asyncio.sleep(0.01)
+    ended.result()
+
+
+def end_by_signals(ended: "asyncio.Future[None]") -> None:
+    """End a bridge by SIGTERM or Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        ended.get_loop().add_signal_handler(number, end, ended)
 
 
 class LineState:

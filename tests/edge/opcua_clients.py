@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
+from heatline.edge.bridge.line import end
 from heatline.edge.bridge.opcua.bridge import Bridge, LineEndpoints
 from heatline.edge.bridge.opcua.server import SUBSCRIPTIONS
 from heatline.edge.config.bridges import OpcuaConfig
@@ -169,7 +170,7 @@ def threaded_bridge(
         yield served
     finally:
         if not ended.is_set():
-            control["loop"].call_soon_threadsafe(control["bridge"].end)
+            control["loop"].call_soon_threadsafe(end, control["bridge"].ended)
         thread.join(WITHIN_SECONDS)
     assert not thread.is_alive(), "the bridge did not end"
     assert not errors, errors

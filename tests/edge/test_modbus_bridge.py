@@ -1,8 +1,10 @@
 """The Modbus bridge as a process beside a line: no result is lost, whatever ends, and each mistake is one sentence."""
 
+import asyncio
 import contextlib
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,16 +163,15 @@ def test_what_is_offered_is_acknowledged_without_a_plc(line: FollowedLine, tmp_p
 @pytest.mark.parametrize("is_acknowledged", [False, True])
 def test_the_end_acknowledges_what_the_plc_has_and_nothing_else(line: FollowedLine, is_acknowledged: bool) -> None:
     line.add(GOOD, GOOD)
-    mailbox = Mailbox(RegisterBank(register_map(2), "high_first"), "plc")
+    mailbox, is_over = Mailbox(RegisterBank(register_map(2), "high_first"), "plc"), threading.Event()
 
     def show(_: object, entry: Entry) -> None:
         if is_acknowledged or entry.seq == 1:
             mailbox.acknowledged.set()
         if entry.seq == 2:
-            feed.end()
+            is_over.set()
 
-    feed = Feed(line.address, "modbus", None, PLACES, mailbox, show)
-    feed.run()
+    Feed(line.address, None, "modbus", "first", PLACES, mailbox, show).run(is_over)
     line.wait_until_acked(2 if is_acknowledged else 1, "modbus")
     line.wait_until_gone("modbus")
     assert line.acked("modbus") == (2 if is_acknowledged else 1)
@@ -257,7 +258,7 @@ class Watched:
             if hear:
                 self.hear(**how)  # type: ignore[arg-type]
             for _ in range(4):
-                self.panel.refresh()
+                asyncio.run(self.panel.refresh())
                 self.now_s += 0.25
         return self.line("heartbeat") - before
 
@@ -282,14 +283,14 @@ def test_the_heartbeat_changes_each_second_only_while_the_line_is_heard_and_insp
     watched.hear(state="READY")
     assert watched.state.set_to is not None
     watched.state.set_to = msgspec.structs.replace(watched.state.set_to, state="STOPPED")
-    watched.panel.refresh()
+    asyncio.run(watched.panel.refresh())
     assert (watched.line("is_heard"), watched.line("state_reason")) == (0, 5)
 
 
 def test_the_state_of_line_and_cameras_is_copied() -> None:
     watched = Watched()
     watched.hear(state="DEGRADED", reason="a_new_reason", acting=False)
-    watched.panel.refresh()
+    asyncio.run(watched.panel.refresh())
     found = {name: watched.line(name) for name in ("state", "state_reason", "is_simulated", "product", "cameras")}
     assert found == {"state": 3, "state_reason": 65535, "is_simulated": 1, "product": 1, "cameras": 2}
     top, side = CAMERAS
@@ -313,15 +314,15 @@ def test_no_verdict_stays_of_a_line_that_is_silent_or_a_camera_that_is_dead() ->
     watched = Watched()
     top, side = CAMERAS
     watched.hear()
-    watched.panel.refresh()
+    asyncio.run(watched.panel.refresh())
     for name in ("top", "side", "nobody"):
         watched.latest.show(verdict(1, f"verdict.{name}.GOOD"))
     assert (watched.bank.number(top, "verdict"), watched.bank.number(top, "results")) == (1, 1)
     watched.hear()  # in which side is dead
-    watched.panel.refresh()
+    asyncio.run(watched.panel.refresh())
     assert (watched.bank.number(top, "verdict"), watched.bank.number(side, "verdict")) == (1, 0)
     watched.state.heard = False
-    watched.panel.refresh()
+    asyncio.run(watched.panel.refresh())
     assert watched.bank.number(top, "verdict") == 0
     assert watched.bank.number(top, "results") == 1, "counters stay"
 

@@ -21,8 +21,7 @@ import pytest
 from asyncua import Client, ua
 from asyncua.client.ua_client import UaClientState
 
-from heatline.edge.bridge.opcua.bridge import TICK_SECONDS, LineEndpoints, News, ResultFollower
-from heatline.edge.bridge.opcua.methods import HeldResult, HeldResults
+from heatline.edge.bridge.opcua.bridge import LineEndpoints
 from heatline.edge.bridge.opcua.server import CHUNK_BYTES, SUBSCRIPTIONS
 from heatline.edge.delivery.commands import CommandServer
 from heatline.edge.delivery.follower import Follower
@@ -31,7 +30,7 @@ from heatline.edge.errors import SupersededError
 from heatline.edge.wire.commands import Selected, SelectRequest, refusal
 from heatline.edge.wire.events import Handshake, JournalEvent, header_of
 from tests.command import complaint, heatline
-from tests.edge.followed_line import ALARM, BOOT, BUNDLE, DEFECT, GOOD, FollowedLine, event
+from tests.edge.followed_line import BOOT, BUNDLE, DEFECT, GOOD, FollowedLine, event
 from tests.edge.opcua_clients import (
     ROOT,
     WITHIN_SECONDS,
@@ -501,62 +500,54 @@ async def _holds(client: Client, expected: list[str]) -> bool:
     return await ids(client) == expected
 
 
-def test_the_bridge_ends_if_another_follows_under_its_name(tmp_path: Path) -> None:
-    address = f"ipc://{tmp_path}/journal"
+def test_the_bridge_ends_if_another_follows_under_its_name(
+    line_file: tuple[Path, ServedBridge, str], tmp_path: Path
+) -> None:
+    file, served, journal = line_file
     (tmp_path / "files").mkdir()
-
-    async def run(line: FollowedLine) -> BaseException:
-        ended: asyncio.Future[BaseException] = asyncio.Future()
-        held = HeldResults(10, wait=False)
-
-        async def take(_: News) -> None: ...
-
-        bridge = ResultFollower(
-            lambda: Follower(address, "opcua", timeout_s=TICK_SECONDS, explicit=True), held, take, ended.set_result
-        )
-        async with bridge:
-            await until(lambda: "opcua" in line.server.states(), "the bridge follows")
-            with Follower(address, "opcua", timeout_s=WITHIN_SECONDS) as other:
+    with FollowedLine(tmp_path / "files", journal) as line:
+        bridge = BridgeProcess(file, served)
+        try:
+            asyncio.run(until(lambda: "opcua" in line.server.states(), "the bridge follows"))
+            with Follower(journal, "opcua", timeout_s=WITHIN_SECONDS) as other:
                 line.add(GOOD)
                 other.receive()
-                return await asyncio.wait_for(ended, WITHIN_SECONDS)
-
-    with FollowedLine(tmp_path / "files", address) as line:
-        error = asyncio.run(run(line))
-    assert isinstance(error, SupersededError)
-    assert "refuses opcua (superseded)" in str(error)
+                assert bridge.process.wait(WITHIN_SECONDS) == SupersededError.exit_code
+        finally:
+            bridge.kill()
+    assert any("refuses opcua (superseded)" in each for each in bridge.log)
 
 
-def test_the_report_of_a_loss_comes_again_until_a_client_has_acknowledged_a_later_result(tmp_path: Path) -> None:
+def test_the_report_of_a_loss_comes_again_until_a_client_has_acknowledged_a_later_result(
+    tmp_path: Path, identities: tuple[Identity, Identity]
+) -> None:
     """A client that was away would else never hear of it, as the count of losses begins with the bridge."""
-    address = f"ipc://{tmp_path}/journal"
+    journal, nowhere = f"ipc://{tmp_path}/journal", (f"ipc://{tmp_path}/none", None)
     (tmp_path / "files").mkdir()
-
-    def bridge(held: HeldResults) -> ResultFollower:
-        async def take(news: News) -> None:
-            assert isinstance(news, list)
-            for each in news:
-                held.add(each, None if each.topic == ALARM else HeldResult(each.key, {}, ""))
-
-        def follower() -> Follower:
-            return Follower(address, "opcua", window=1, timeout_s=TICK_SECONDS, explicit=True, keep_position=True)
-
-        return ResultFollower(follower, held, take, print)
-
-    async def run(line: FollowedLine) -> None:
-        report, result = line.add(ALARM, GOOD)
+    with FollowedLine(tmp_path / "files", journal) as line:
+        first, journal_id = _next(line)
+        report = JournalEvent(
+            boot_id=BOOT, seq=first, journal_id=journal_id, previous_seq=0, at_ns=1, line="line1",
+            kind="recording", detail="the disk was full", by_topic={"verdict.top.GOOD": 1},
+        )  # fmt: skip
+        _journal(line, ("journal", header_of(report)))
+        result = line.add(GOOD)[0]
         for is_acknowledged in (False, True):
-            held = HeldResults(1, wait=True)
-            async with bridge(held):
-                await until(lambda held=held: held.find(result.key) is not None, "both came, though the window is one")  # type: ignore[misc]
-                assert held.done_through == report
-                assert line.acked("opcua") == 0
-                if is_acknowledged:
-                    held.acknowledge(result.key)
-                    line.wait_until_acked(result.seq, "opcua")
+            endpoints = LineEndpoints(nowhere, (journal, None), None)
+            with threaded_bridge(tmp_path / "pki", endpoints, ["top"], hold=1) as bridge:
+                bridge.allow(identities[1], "command")
 
-    with FollowedLine(tmp_path / "files", address) as line:
-        asyncio.run(run(line))
+                async def run(bridge: ServedBridge = bridge, is_acknowledged: bool = is_acknowledged) -> None:
+                    async with bridge.connected(identities[1]) as mes:
+                        await until(lambda: _holds(mes, [result.key]), "both came, though the window is one")
+                        assert (await read(mes, "ResultManagement.LostEvents"))[0] == 1
+                        assert line.acked("opcua") <= 0
+                        if is_acknowledged:
+                            assert await acknowledge(mes, result.key) == [[], 0]
+
+                asyncio.run(run())
+                if is_acknowledged:
+                    line.wait_until_acked(result.seq, "opcua")
 
 
 @pytest.mark.parametrize(

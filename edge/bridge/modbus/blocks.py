@@ -103,46 +103,39 @@ class Mailbox:
 class Feed:
     """Brings the journal's results to the mailbox, one at a time, and acknowledges them to the line.
 
-    It follows as a durable consumer; `run` is for a thread of its own.
-
     Args:
         address: the line's `journal.bind`.
-        name: of the consumer.
-        on_server: calls a function in the thread of the server, soon.
+        name: of the durable consumer.
         start: where a new name begins.
+        on_server: calls a function in the thread of the server, soon.
     """
 
     def __init__(
         self,
         address: str,
-        name: str,
         keys: ClientKeys | None,
+        name: str,
+        start: Start,
         places: IdMap,
         mailbox: Mailbox,
         on_server: Callable[..., object],
-        start: Start = "first",
     ) -> None:
-        self._consumer, self._start = (address, name, keys), start
+        self._address, self._keys, self._name, self._start = address, keys, name, start
         self._places, self._mailbox, self._on_server = places, mailbox, on_server
-        self._ended = threading.Event()
 
-    def run(self) -> None:
-        """Follow until `end` is called. What was shown and not acknowledged comes again at the next start.
+    def run(self, is_over: threading.Event) -> None:
+        """Follow until the end. What was shown and not acknowledged comes again at the next start.
 
         Raises: as `Follower.receive`, without EventsLostError.
         """
-        address, name, keys = self._consumer
-        follower = Follower(address, name, topics=TOPICS, start=self._start, timeout_s=TICK_SECONDS, keys=keys)
-        with follower as events:
-            while not self._ended.is_set():
+        with Follower(
+            self._address, self._name, topics=TOPICS, start=self._start, timeout_s=TICK_SECONDS, keys=self._keys
+        ) as events:
+            while not is_over.is_set():
                 entry = self._next(events)
-                if entry is not None and not self._is_acknowledged(entry, events):
+                if entry is not None and not self._is_acknowledged(entry, events, is_over):
                     return
             events.acknowledge()
-
-    def end(self) -> None:
-        """Make `run` return soon."""
-        self._ended.set()
 
     def _next(self, events: Follower) -> Entry | None:
         try:
@@ -152,12 +145,12 @@ class Feed:
             return lost_entry(lost)
         return None if delivered is None else entry_of(delivered, self._places)
 
-    def _is_acknowledged(self, entry: Entry, events: Follower) -> bool:
+    def _is_acknowledged(self, entry: Entry, events: Follower, is_over: threading.Event) -> bool:
         """Show an entry, and wait until it is acknowledged; return whether it was before the end."""
         acknowledged = self._mailbox.acknowledged
         acknowledged.clear()
         self._on_server(self._mailbox.show, entry)
-        while not acknowledged.wait(TICK_SECONDS) and not self._ended.is_set():
+        while not acknowledged.wait(TICK_SECONDS) and not is_over.is_set():
             events.hold()
         return acknowledged.is_set()
 
@@ -226,7 +219,7 @@ class StatusBlock:
             },
         )
 
-    def refresh(self) -> None:
+    async def refresh(self) -> None:
         """Copy what is known now. Call it several times a second."""
         status, is_heard, now_s = self._state.status, self._state.is_heard, self._clock()
         handshake = self._state.handshake()

@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-import signal
 
-from heatline.edge.bridge.line import LineState, in_thread, load_with_table
+from heatline.edge.bridge.line import LineState, end_by_signals, in_thread, load_with_table, serve
 from heatline.edge.bridge.modbus.blocks import (
     CommandRegisters,
     Executor,
@@ -20,13 +19,8 @@ from heatline.edge.bridge.modbus.server import ModbusServer
 from heatline.edge.config import LineConfig
 from heatline.edge.config.bridges import ModbusConfig
 from heatline.edge.target import KeyFiles, endpoint_of
-from heatline.edge.util.process import NamedThread
-from heatline.edge.util.systemd import notify
 
 logger = logging.getLogger(__name__)
-
-REFRESH_SECONDS = 0.25
-END_WITHIN_SECONDS = 1.2
 
 
 def run_bridge(line: str) -> None:
@@ -47,12 +41,10 @@ def run_bridge(line: str) -> None:
 async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
     places, cameras = IdMap.of(config), [camera_block(place + 1) for place in range(len(config.cameras))]
     bank = RegisterBank(register_map(len(cameras)), modbus.word_order)
-    events, (journal_at, journal_keys) = (endpoint_of(line, name, KeyFiles()) for name in ("events", "journal"))
-    commands = None if config.commands.bind is None else endpoint_of(line, "commands", KeyFiles())
+    events, journal = (endpoint_of(line, name, KeyFiles()) for name in ("events", "journal"))
+    executor = Executor(None if config.commands.bind is None else endpoint_of(line, "commands", KeyFiles()), places)
     latest, mailbox = LatestVerdicts(bank, cameras, places), Mailbox(bank, modbus.acknowledge)
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-    executor, executing = Executor(commands, places), set[asyncio.Task[None]]()
+    loop, executing = asyncio.get_running_loop(), set[asyncio.Task[None]]()
 
     async def execute(request: Request) -> None:
         registers.answered(request, await in_thread("modbus command", lambda: executor.execute(request)))
@@ -62,40 +54,14 @@ async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
         task.add_done_callback(executing.discard)
 
     registers = CommandRegisters(bank, places, begin)
-    feed = Feed(journal_at, modbus.name, journal_keys, places, mailbox, loop.call_soon_threadsafe, modbus.start)
-
-    def follow() -> None:
-        try:
-            feed.run()
-        except BaseException as error:
-            loop.call_soon_threadsafe(_end, ended, error)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _end, ended, None)
-    server, following = ModbusServer(bank, modbus), NamedThread("results", follow)
+    feed = Feed(*journal, modbus.name, modbus.start, places, mailbox, loop.call_soon_threadsafe)
+    ended: asyncio.Future[None] = loop.create_future()
+    end_by_signals(ended)
     with LineState(*events, on_live=lambda live: loop.call_soon_threadsafe(latest.take, live)) as state:
-        status = StatusBlock(bank, state, places, cameras, latest, modbus.name)
+        status, server = StatusBlock(bank, state, places, cameras, latest, modbus.name), ModbusServer(bank, modbus)
         await server.start()
-        following.start()
-        notify("READY=1", f"STATUS=serving Modbus TCP on {modbus.listen}")
-        logger.info("Modbus TCP on %s, results of %s as consumer %s", modbus.listen, journal_at, modbus.name)
+        logger.info("Modbus TCP on %s, results of %s as consumer %s", modbus.listen, journal[0], modbus.name)
         try:
-            while not ended.done():
-                status.refresh()
-                notify("WATCHDOG=1")
-                await asyncio.wait([ended], timeout=REFRESH_SECONDS)
+            await serve(ended, feed.run, status.refresh, f"Modbus TCP on {modbus.listen}")
         finally:
-            notify("STOPPING=1")
             await server.close()
-            feed.end()
-            await asyncio.to_thread(following.join, END_WITHIN_SECONDS)  # it may still call this loop
-    ended.result()
-
-
-def _end(ended: "asyncio.Future[None]", error: BaseException | None) -> None:
-    if ended.done():
-        return
-    if error is None:
-        ended.set_result(None)
-    else:
-        ended.set_exception(error)

@@ -1,16 +1,13 @@
 """Runs the OPC UA bridge of a line."""
 
 import asyncio
-import contextlib
 import logging
-import signal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
-from heatline.edge.bridge.line import VERDICTS, LineState, unjournalled_results
+from heatline.edge.bridge.line import VERDICTS, LineState, end_by_signals, serve, unjournalled_results
 from heatline.edge.bridge.opcua.address_space import (
     RESULT_FIELDS,
     RESULT_READY,
@@ -30,9 +27,7 @@ from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client import Commander
 from heatline.edge.delivery.follower import Follower
 from heatline.edge.errors import EventsLostError, MessageError
-from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.util.systemd import notify
 from heatline.edge.wire.events import JournalEvent, VerdictEvent
 from heatline.edge.wire.following import Delivered
 
@@ -43,7 +38,6 @@ TOPICS = VERDICTS, "journal"
 TICK_SECONDS = 0.1
 """So soon, clients' acknowledgements reach the line."""
 EVENTS_AT_ONCE = 100
-STATE_EVERY_SECONDS = 0.25
 LARGEST_CONTENT_BYTES = 65536
 SELECT_WITHIN_SECONDS = 120.0
 """A large bundle takes so long to be verified and compiled."""
@@ -62,61 +56,6 @@ class LineEndpoints:
     """None: the line takes no commands."""
 
 
-class ResultFollower:
-    """Follows a line's results on a thread, and passes them to the event loop. Use it as an asynchronous context.
-
-    Args:
-        follower: makes the durable consumer, which keeps its position, in the thread.
-        held: says how far results are done.
-        take: takes what came, in the event loop.
-        on_end: called in the event loop with the error that ended the thread.
-    """
-
-    def __init__(
-        self,
-        follower: Callable[[], Follower],
-        held: HeldResults,
-        take: Callable[[News], Awaitable[None]],
-        on_end: Callable[[BaseException], None],
-    ) -> None:
-        self._follower, self._held, self._take, self._on_end = follower, held, take, on_end
-        self._ended = threading.Event()
-        self._thread = NamedThread("opcua results", self._run)
-
-    async def __aenter__(self) -> Self:
-        self._loop = asyncio.get_running_loop()
-        self._thread.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._ended.set()
-        while self._thread.is_alive():  # the loop must run meanwhile: the thread may wait for it
-            await asyncio.sleep(0.01)
-
-    def _run(self) -> None:
-        try:
-            with self._follower() as events:
-                acknowledged: Delivered | None = None
-                while not self._ended.is_set():
-                    try:
-                        news: News = events.receive_batch(EVENTS_AT_ONCE)
-                    except EventsLostError as lost:
-                        news = lost
-                    if news:
-                        asyncio.run_coroutine_threadsafe(self._pass_on(news), self._loop).result()
-                    done = self._held.done_through
-                    if done is not None and done is not acknowledged:
-                        events.acknowledge(done)
-                        if self._held.settled_through is not None:
-                            events.settle(self._held.settled_through)
-                        acknowledged = done
-        except Exception as error:  # also a bug ends the bridge: it must not stand still without a word
-            self._loop.call_soon_threadsafe(self._on_end, error)
-
-    async def _pass_on(self, news: News) -> None:
-        await self._take(news)
-
-
 class Bridge:
     """The server of one line.
 
@@ -133,11 +72,12 @@ class Bridge:
         self._held = HeldResults(config.hold, wait=config.acknowledge == "client")
         self._counters = Counters()
         self._losses = RateLimitedLog(logger)
-        self._ended = asyncio.Event()
-        self._error: BaseException | None = None
+        self._before: VisionState | None = None
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
 
     async def run(self, announce: Callable[[str], None]) -> None:
-        """Serve until `end`.
+        """Serve until `ended`.
 
         Args:
             announce: is given a sentence once clients can connect.
@@ -152,31 +92,18 @@ class Bridge:
         commander = None if commands is None else lambda: Commander(commands[0], SELECT_WITHIN_SECONDS, commands[1])
         await Methods(self._space, self._held, self._server.clients.may_command, commander, self._count).add()
         await self._count()
-        async with contextlib.AsyncExitStack() as running:
-            await running.enter_async_context(self._server)
-            state = running.enter_context(LineState(*self._at.events))
-            await running.enter_async_context(ResultFollower(self._follow, self._held, self._take, self._end_with))
-            announce(
-                f"OPC UA: opc.tcp://{self._config.listen}; the server's certificate is "
-                f"{self._certificates.certificate_path}, sha256 {fingerprint_of(self._certificates.certificate)}"
-            )
-            notify("READY=1", f"STATUS=opc.tcp://{self._config.listen}")
-            await self._watch(state)
-            notify("STOPPING=1")
-        if self._error is not None:
-            raise self._error
+        async with self._server:
+            with LineState(*self._at.events) as line:
+                announce(
+                    f"OPC UA: opc.tcp://{self._config.listen}; the server's certificate is "
+                    f"{self._certificates.certificate_path}, sha256 {fingerprint_of(self._certificates.certificate)}"
+                )
+                await serve(self.ended, self._follow, lambda: self._refresh(line), f"opc.tcp://{self._config.listen}")
 
-    def end(self) -> None:
-        """Let `run` return. Called in its event loop."""
-        self._ended.set()
-
-    def _end_with(self, error: BaseException) -> None:
-        self._error = error
-        self._ended.set()
-
-    def _follow(self) -> Follower:
+    def _follow(self, is_over: threading.Event) -> None:
+        """Follow the line's results, and pass them to the event loop. On a thread of its own."""
         address, keys = self._at.journal
-        return Follower(
+        with Follower(
             address,
             self._config.name,
             topics=TOPICS,
@@ -186,23 +113,32 @@ class Bridge:
             explicit=True,
             keep_position=True,
             keys=keys,
-        )
+        ) as events:
+            acknowledged: Delivered | None = None
+            while not is_over.is_set():
+                try:
+                    news: News = events.receive_batch(EVENTS_AT_ONCE)
+                except EventsLostError as lost:
+                    news = lost
+                if news:
+                    asyncio.run_coroutine_threadsafe(self._take(news), self._loop).result()
+                done = self._held.done_through
+                if done is not None and done is not acknowledged:
+                    events.acknowledge(done)
+                    if self._held.settled_through is not None:
+                        events.settle(self._held.settled_through)
+                    acknowledged = done
 
-    async def _watch(self, line: LineState) -> None:
-        """Write the line's state, and disconnect clients that are not allowed any more, until the end."""
-        before: VisionState | None = None
-        while not self._ended.is_set():
-            now = LineNow(line.status, line.handshake(), line.is_heard)
-            await self._space.write_line(now)
-            state = vision_state(now.status, now.handshake)
-            if before not in (None, state):
-                values = {"OldState": int(before or 0), "NewState": int(state), "Reason": now.handshake.reason or ""}
-                await self._space.emit(STATE_CHANGED, values, now.handshake.detail or now.handshake.state)
-            before = state
-            notify("WATCHDOG=1")
-            self._server.disconnect_revoked()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), STATE_EVERY_SECONDS)
+    async def _refresh(self, line: LineState) -> None:
+        """Write the line's state, and disconnect clients that are not allowed any more."""
+        now = LineNow(line.status, line.handshake(), line.is_heard)
+        await self._space.write_line(now)
+        state, before = vision_state(now.status, now.handshake), self._before
+        if before is not None and before != state:
+            values = {"OldState": int(before), "NewState": int(state), "Reason": now.handshake.reason or ""}
+            await self._space.emit(STATE_CHANGED, values, now.handshake.detail or now.handshake.state)
+        self._before = state
+        self._server.disconnect_revoked()
 
     async def _take(self, news: News) -> None:
         """Offer what came from the journal, or report what will never come."""
@@ -271,8 +207,7 @@ def run_bridge(
 
     async def run() -> None:
         bridge = Bridge(line, cameras, config, folder, endpoints)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, bridge.end)
+        end_by_signals(bridge.ended)
         await bridge.run(announce)
 
     logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # a client could fill the disk with its warnings
