@@ -13,8 +13,7 @@ import pytest
 
 from heatline.edge.bridge.line import LineState
 from heatline.edge.bridge.modbus.blocks import Feed, LatestVerdicts, Mailbox, StatusBlock
-from heatline.edge.bridge.modbus.codes import Entry
-from heatline.edge.bridge.modbus.registers import LINE, MAILBOX, RegisterBank, camera_block, register_map
+from heatline.edge.bridge.modbus.registers import LINE, MAILBOX, Entry, RegisterBank, camera_block, register_map
 from heatline.edge.config import load_config
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.errors import ConfigError, SupersededError

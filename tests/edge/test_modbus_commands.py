@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from heatline.edge.bridge.modbus.blocks import Answer, CommandRegisters, Executor, Request
-from heatline.edge.bridge.modbus.codes import Command, Outcome
-from heatline.edge.bridge.modbus.registers import COMMANDS, RESPONSE, RegisterBank, register_map
+from heatline.edge.bridge.modbus.registers import COMMANDS, RESPONSE, Command, Outcome, RegisterBank, register_map
 from heatline.edge.delivery.commands import CommandServer
 from heatline.edge.wire.commands import Announced, Selected, SelectRequest, Triggered, TriggerRequest, refusal
 from tests.edge.followed_line import BUNDLE

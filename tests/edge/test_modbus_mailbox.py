@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from heatline.edge.bridge.modbus.blocks import Mailbox
-from heatline.edge.bridge.modbus.codes import Entry, EntryKind
-from heatline.edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX, RegisterBank, register_map
+from heatline.edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX, Entry, EntryKind, RegisterBank, register_map
 from tests.edge.test_modbus_registers import JOURNAL, OTHER_JOURNAL
 
 ACKNOWLEDGE = COMMANDS.addresses["acknowledge"]

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from heatline.edge.bridge.line import LineState
-from heatline.edge.bridge.mqtt.bridge import CONNECTIONS_THAT_PROVE
+from heatline.edge.bridge.mqtt.bridge import CONNECTIONS_THAT_PROVE, Connection
 from heatline.edge.bridge.mqtt.bridge import Bridge as Carrier
-from heatline.edge.bridge.mqtt.connection import Connection
 from heatline.edge.bridge.mqtt.messages import Messages
 from heatline.edge.config import load_config
 from heatline.edge.delivery.follower import Follower

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from heatline.edge.bridge.mqtt.connection import Connection, NotConnectedError, read_password, tls_context
+from heatline.edge.bridge.mqtt.bridge import Connection, NotConnectedError, read_password, tls_context
 from heatline.edge.bridge.mqtt.messages import Publication
 from heatline.edge.config.bridges import MqttConfig
 from heatline.edge.errors import AccessError

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.bridge.mqtt.bridge import NO_SUBSCRIBERS
-from heatline.edge.bridge.mqtt.connection import OF_THE_MESSAGE
+from heatline.edge.bridge.mqtt.bridge import NO_SUBSCRIBERS, OF_THE_MESSAGE
 from heatline.edge.bridge.mqtt.messages import Kind, Messages, Publication
 from heatline.edge.errors import ConfigError, EventsLostError, SchemaVersionError
 from heatline.edge.wire.events import Message, ReviewEvent, VerdictEvent, header_of

@@ -23,7 +23,7 @@ from heatline.edge.bridge.opcua.address_space import (
     values_of,
     vision_state,
 )
-from heatline.edge.bridge.opcua.methods import IDS_AT_MOST, INPUTS, OUTPUTS, Error, HeldResult, HeldResults
+from heatline.edge.bridge.opcua.bridge import IDS_AT_MOST, INPUTS, OUTPUTS, Error, HeldResult, HeldResults
 from heatline.edge.bridge.opcua.server import (
     CONNECTIONS,
     QUEUED_EVENTS,

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from heatline.edge.bridge.modbus.codes import RESULT_REASONS
+from heatline.edge.bridge.modbus.registers import RESULT_REASONS
 from heatline.edge.monitor.api import history
 from heatline.edge.monitor.held_picture import PictureMemory
 from heatline.edge.monitor.memory import ROWS, Memory, row_of

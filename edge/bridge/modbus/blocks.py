@@ -10,33 +10,31 @@ from dataclasses import dataclass
 from typing import Literal
 
 from heatline.edge.bridge.line import TICK_SECONDS, VERDICTS, LineState
-from heatline.edge.bridge.modbus.codes import (
+from heatline.edge.bridge.modbus.registers import (
     CAMERA_STATES,
+    COMMANDS,
     HANDSHAKE_REASONS,
     HANDSHAKE_STATES,
+    LINE,
+    MAILBOX,
+    MAP_VERSION,
     NO_RESULT,
     NOTHING,
     OTHER,
+    PART_ID_CHARACTERS,
+    RESPONSE,
+    Block,
     Command,
     Entry,
     EntryKind,
     IdMap,
     Outcome,
+    RegisterBank,
     entry_of,
     id_bytes,
     lost_entry,
     refusal,
     result_values,
-)
-from heatline.edge.bridge.modbus.registers import (
-    COMMANDS,
-    LINE,
-    MAILBOX,
-    MAP_VERSION,
-    PART_ID_CHARACTERS,
-    RESPONSE,
-    Block,
-    RegisterBank,
 )
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client import Commander

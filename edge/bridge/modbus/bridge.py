@@ -13,8 +13,7 @@ from heatline.edge.bridge.modbus.blocks import (
     Request,
     StatusBlock,
 )
-from heatline.edge.bridge.modbus.codes import IdMap
-from heatline.edge.bridge.modbus.registers import RegisterBank, camera_block, register_map
+from heatline.edge.bridge.modbus.registers import IdMap, RegisterBank, camera_block, register_map
 from heatline.edge.bridge.modbus.server import ModbusServer
 from heatline.edge.config import LineConfig
 from heatline.edge.config.bridges import ModbusConfig

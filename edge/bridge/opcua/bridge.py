@@ -1,33 +1,51 @@
-"""Runs the OPC UA bridge of a line."""
+"""The OPC UA bridge of a line: the results that clients can get and acknowledge, and the methods that they call."""
 
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
-from heatline.edge.bridge.line import VERDICTS, LineState, end_by_signals, serve, unjournalled_results
+from asyncua import ua
+from asyncua.crypto.permission_rules import User
+
+from heatline.edge.bridge.line import VERDICTS, LineState, end_by_signals, in_thread, serve, unjournalled_results
 from heatline.edge.bridge.opcua.address_space import (
+    RECIPE_PREPARED,
+    RECIPES,
+    RESULT_CONTENT,
     RESULT_FIELDS,
     RESULT_READY,
+    RESULTS,
     RESULTS_LOST,
     STATE_CHANGED,
     AddressSpace,
+    Argument,
+    Boolean,
     Counters,
+    Int32,
     LineNow,
+    Method,
+    String,
+    UInt32,
+    Values,
     VisionState,
     values_of,
     vision_state,
 )
-from heatline.edge.bridge.opcua.methods import HeldResult, HeldResults, Methods
-from heatline.edge.bridge.opcua.server import BridgeServer, Certificates, fingerprint_of
+from heatline.edge.bridge.opcua.server import BridgeServer, Certificates, caller, fingerprint_of
 from heatline.edge.config.bridges import OpcuaConfig
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client import Commander
+from heatline.edge.delivery.follow import BYTES_UNACKNOWLEDGED
 from heatline.edge.delivery.follower import Follower
-from heatline.edge.errors import EventsLostError, MessageError
+from heatline.edge.errors import CommandRefusedError, EventsLostError, HeatlineError, MessageError
 from heatline.edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.util.text import on_one_line
 from heatline.edge.wire.events import JournalEvent, VerdictEvent
 from heatline.edge.wire.following import Delivered
 
@@ -44,6 +62,248 @@ SELECT_WITHIN_SECONDS = 120.0
 
 Endpoint = tuple[str, ClientKeys | None]
 News = list[Delivered] | EventsLostError
+IDS_AT_MOST = 1000
+"""Results in one call."""
+ANSWER_SECONDS = 0.5
+"""A client's call waits so long for the product; its connection, which it may watch, waits with it. An event reports
+what takes longer."""
+LONGEST_PRODUCT = 64
+"""Characters of a product's name."""
+ANY_EVALUATION = -1
+
+
+Error = IntEnum(
+    "Error",
+    {
+        "OK": 0,
+        "REFUSED": -1,
+        "NO_REPLY": -2,
+        "NO_COMMANDS": -3,
+        "BUSY": -4,
+        "UNKNOWN_RESULT": -5,
+        "NO_RESULT": -6,
+    },
+)
+"""`Error` of a method. As in the specifications, 0 is OK, and an application's own errors are negative."""
+_RESULT: tuple[Argument, ...] = (
+    *((field.name, field.kind, False) for field in (*RESULT_FIELDS, RESULT_CONTENT)),
+    ("Error", Int32, False),
+)
+INPUTS: dict[str, tuple[Argument, ...]] = {
+    "GetLatestResult": (),
+    "GetResultById": (("ResultId", String, False),),
+    "GetResultIdListFiltered": (
+        ("Camera", String, False),
+        ("PartId", String, False),
+        ("ResultEvaluation", Int32, False),
+        ("MaxResults", UInt32, False),
+    ),
+    "AcknowledgeResults": (("ResultIds", String, True),),
+    "PrepareRecipe": (("ExternalId", String, False),),
+}
+OUTPUTS: dict[str, tuple[Argument, ...]] = {
+    "GetLatestResult": _RESULT,
+    "GetResultById": _RESULT,
+    "GetResultIdListFiltered": (("ResultIdList", String, True), ("Error", Int32, False)),
+    "AcknowledgeResults": (("ErrorPerResultId", Int32, True), ("Error", Int32, False)),
+    "PrepareRecipe": (("InternalIdOut", String, False), ("IsCompleted", Boolean, False), ("Error", Int32, False)),
+}
+_NOTHING: list[Any] = [ua.get_default_value(kind) for _, kind, _ in _RESULT[:-1]]
+
+
+@dataclass(frozen=True)
+class HeldResult:
+    """A result as its fields, and its event."""
+
+    id: str
+    values: Values
+    content: str
+    """The event as JSON; empty if it is too long to be held."""
+
+
+@dataclass
+class _InHand:
+    event: Delivered
+    done: bool
+    settles: bool
+    """Whether a client has, with this event, also what came before it. A report of a loss has no acknowledgement."""
+
+
+class HeldResults:
+    """Holds results in the order of the journal.
+
+    Args:
+        at_most: number of results that are held. If they wait for clients, the line limits their number instead.
+        wait: whether each is held until a client acknowledges it; otherwise it is done at once.
+    """
+
+    def __init__(self, at_most: int, wait: bool) -> None:
+        self._at_most, self._wait = at_most, wait
+        self._results: dict[str, HeldResult] = {}
+        self._in_hand: deque[_InHand] = deque()
+        """Events that the line has no acknowledgement of."""
+        self._waiting: dict[str, _InHand] = {}
+        """Those of them that wait for a client."""
+        self.latest: HeldResult | None = None
+        """It can be got even if it is acknowledged."""
+        self.done_through: Delivered | None = None
+        """Up to this event, none needs room at the line any more. Any thread may read it."""
+        self.settled_through: Delivered | None = None
+        """After this event, all come again at the next start. Any thread may read it."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more results come before clients have acknowledged some: the latest may not be the line's."""
+        held_bytes = sum(len(each.event.header) for each in self._in_hand)  # the line sends no more beyond a limit
+        return self._wait and (len(self._in_hand) >= self._at_most or held_bytes >= BYTES_UNACKNOWLEDGED)
+
+    def __iter__(self) -> Iterator[HeldResult]:
+        return iter(self._results.values())
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def add(self, event: Delivered, result: HeldResult | None) -> None:
+        """Add the next event of the journal, and its result; None: it has none."""
+        in_hand = _InHand(event, result is None or not self._wait, result is not None or not self._wait)
+        self._in_hand.append(in_hand)
+        if result is not None:
+            self._results[result.id] = self.latest = result
+            if self._wait:
+                self._waiting[result.id] = in_hand
+            elif len(self._results) > self._at_most:
+                del self._results[next(iter(self._results))]
+        self._advance()
+
+    def find(self, result_id: str) -> HeldResult | None:
+        """Return the result with that id; None: it is not held."""
+        if self.latest is not None and self.latest.id == result_id:
+            return self.latest
+        return self._results.get(result_id)
+
+    def acknowledge(self, result_id: str) -> bool:
+        """Record that a client has stored a result; return whether it was held. One that waited is held no more."""
+        waited = self._waiting.pop(result_id, None)
+        if waited is None:
+            return result_id in self._results
+        waited.done = True
+        del self._results[result_id]
+        self._advance()
+        return True
+
+    def _advance(self) -> None:
+        while self._in_hand and self._in_hand[0].done:
+            in_hand = self._in_hand.popleft()
+            if in_hand.settles:
+                self.settled_through = in_hand.event
+            self.done_through = in_hand.event
+
+
+class Methods:
+    """The methods of one server.
+
+    Args:
+        may_command: whether a client may acknowledge results and select products.
+        commander: makes a connection to the line's commands; None: it takes none.
+        on_acknowledged: called after results were acknowledged.
+    """
+
+    def __init__(
+        self,
+        space: AddressSpace,
+        held: HeldResults,
+        may_command: Callable[[User | None], bool],
+        commander: Callable[[], Commander] | None,
+        on_acknowledged: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._space, self._held, self._may_command = space, held, may_command
+        self._commander, self._on_acknowledged = commander, on_acknowledged
+        self._preparing: asyncio.Task[list[Any]] | None = None
+        self._refused = RateLimitedLog(logger)
+
+    async def add(self) -> None:
+        """Add the methods to the address space."""
+        functions: dict[str, Method] = {
+            f"{RESULTS}.GetLatestResult": self.get_latest_result,
+            f"{RESULTS}.GetResultById": self.get_result_by_id,
+            f"{RESULTS}.GetResultIdListFiltered": self.get_result_id_list,
+            f"{RESULTS}.AcknowledgeResults": self.acknowledge_results,
+            f"{RECIPES}.PrepareRecipe": self.prepare_recipe,
+        }
+        for path, function in functions.items():
+            name = path.rpartition(".")[2]
+            await self._space.add_method(path, function, INPUTS[name], OUTPUTS[name])
+
+    async def get_latest_result(self) -> list[Any]:
+        """Return the newest result, also if it is acknowledged."""
+        latest = self._held.latest
+        return [*_NOTHING, Error.NO_RESULT] if latest is None else _outputs(latest)
+
+    async def get_result_by_id(self, result_id: str) -> list[Any]:
+        """Return a result that is held."""
+        found = self._held.find(result_id)
+        return [*_NOTHING, Error.UNKNOWN_RESULT] if found is None else _outputs(found)
+
+    async def get_result_id_list(self, camera: str, part_id: str, evaluation: int, at_most: int) -> list[Any]:
+        """Return the ids of held results, the oldest first. An empty text, -1 and 0 match everything."""
+        found: list[str] = []
+        for each in self._held:
+            fits = camera in ("", each.values["Camera"]) and part_id in ("", each.values["PartId"])
+            if fits and evaluation in (ANY_EVALUATION, each.values["ResultEvaluation"]):
+                found.append(each.id)
+        return [found[: at_most or None], Error.OK]
+
+    async def acknowledge_results(self, ids: Sequence[str]) -> Any:
+        """Acknowledge results that the client has stored."""
+        if not self._is_allowed("AcknowledgeResults"):
+            return ua.StatusCode(ua.StatusCodes.BadUserAccessDenied)
+        if len(ids) > IDS_AT_MOST:
+            return ua.StatusCode(ua.StatusCodes.BadTooManyOperations)
+        errors = [Error.OK if self._held.acknowledge(each) else Error.UNKNOWN_RESULT for each in ids]
+        await self._on_acknowledged()
+        return [errors, Error.UNKNOWN_RESULT] if any(errors) else [[], Error.OK]
+
+    async def prepare_recipe(self, product: str) -> Any:
+        """Select a product. What takes longer than a client waits goes on, and an event reports its end."""
+        if not self._is_allowed("PrepareRecipe"):
+            return ua.StatusCode(ua.StatusCodes.BadUserAccessDenied)
+        if self._commander is None:
+            return ["", True, Error.NO_COMMANDS]
+        if not 0 < len(product) <= LONGEST_PRODUCT:  # neither sent, logged nor told to the other clients
+            return ["", True, Error.REFUSED]
+        if self._preparing is not None and not self._preparing.done():
+            return ["", True, Error.BUSY]
+        self._preparing = asyncio.create_task(self._prepare(product, self._commander))
+        await asyncio.wait({self._preparing}, timeout=ANSWER_SECONDS)
+        return self._preparing.result() if self._preparing.done() else ["", False, Error.OK]
+
+    async def _prepare(self, product: str, commander: Callable[[], Commander]) -> list[Any]:
+        """Select a product, and return the outputs of the method."""
+
+        def select() -> tuple[str, Error, str]:
+            try:
+                with commander() as line:
+                    return line.select(product).bundle.digest, Error.OK, f"product {product} is active"
+            except HeatlineError as error:
+                return "", Error.REFUSED if isinstance(error, CommandRefusedError) else Error.NO_REPLY, str(error)
+
+        bundle, error, detail = await in_thread("opcua select", select)
+        logger.info("product %s: %s", on_one_line(product), detail)
+        values = {"ExternalId": product, "InternalId": bundle, "Error": error}
+        await self._space.emit(RECIPE_PREPARED, values, detail)
+        return [bundle, True, error]
+
+    def _is_allowed(self, method: str) -> bool:
+        client = caller.get()
+        if self._may_command(client):
+            return True
+        name = "without a certificate" if client is None else client.name
+        self._refused.error("refused %s of a client that may only read: %s", method, name)
+        return False
+
+
+def _outputs(result: HeldResult) -> list[Any]:
+    return [*result.values.values(), result.content, Error.OK]
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from asyncua.server.user_managers import UserManager
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from heatline.edge import __version__
 from heatline.edge.config.bridges import OpcuaConfig
@@ -160,7 +160,7 @@ class Certificates:
         except Exception as error:  # the parser raises exceptions of many kinds, all for what an untrusted client sent
             raise RefusedError("it showed a certificate that cannot be read") from error
         fingerprint = fingerprint_of(certificate)
-        named = f"its certificate {_common_name(certificate)!r} (sha256 {fingerprint})"
+        named = f"its certificate {_name_of(certificate)!r} (sha256 {fingerprint})"
         if self.role_of(fingerprint) is None:
             file = self._store_rejected(certificate, fingerprint)
             raise RefusedError(
@@ -178,7 +178,7 @@ class Certificates:
 
     def _store_rejected(self, certificate: x509.Certificate, fingerprint: str) -> Path:
         folder = self._folder / "rejected"
-        name = re.sub(r"[^A-Za-z0-9_.-]", "_", _common_name(certificate))[:40].lstrip(".") or "client"
+        name = re.sub(r"[^A-Za-z0-9_-]", "_", _name_of(certificate))[:40]
         path = folder / f"{name}-{fingerprint[:16]}.der"
         with contextlib.suppress(OSError):  # a full disk is not a reason to end; the log has the fingerprint
             path.write_bytes(certificate.public_bytes(serialization.Encoding.DER))
@@ -223,11 +223,8 @@ def _parsed(data: bytes) -> x509.Certificate:
     return x509.load_der_x509_certificate(data)
 
 
-def _common_name(certificate: x509.Certificate) -> str:
-    with contextlib.suppress(ValueError):
-        for named in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
-            return on_one_line(str(named.value))[:64]
-    return "without a name"
+def _name_of(certificate: x509.Certificate) -> str:
+    return on_one_line(certificate.subject.rfc4514_string()).removeprefix("CN=")[:64]
 
 
 class Permissions(PermissionRuleset):
