@@ -1,13 +1,13 @@
 """Fills the memory from a line: its journal at the start, its events, and its pictures."""
 
+import contextlib
 import logging
-import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.reader import JournalReader
@@ -19,7 +19,7 @@ from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.pictures import PictureClient
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.wire.events import Message, ReviewEvent, StatusEvent, VerdictEvent, event_from
+from heatline.edge.wire.events import Event, Message, ReviewEvent, StatusEvent, VerdictEvent, event_from
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,8 @@ GOOD_INTERVAL_MS = 200
 """Nobody sees more than five pictures a second, and each costs the line a copy of its pixels."""
 TOPICS = {"verdict.": ROWS, "review": MOST_PICTURES}
 """Beginnings of the topics whose events are remembered, and how many of each are read in the journal."""
-Remembered = VerdictEvent | ReviewEvent
+MOST_KNOWN = 2 * sum(TOPICS.values())
+"""Events that are recognised when they come again."""
 
 
 class Collector:
@@ -56,6 +57,8 @@ class Collector:
         self._memory, self._metrics = memory, metrics
         self._address, self._keys, self._journal, self._pictures = address, keys, journal, pictures
         self._slots = slots
+        self._known: dict[tuple[str, int], None] = {}
+        """Journal and number of the last events, in the order in which they came."""
         self._ended = threading.Event()
         self._log = RateLimitedLog(logger)
         self._threads = [
@@ -76,9 +79,7 @@ class Collector:
     def _events(self) -> None:
         try:
             with Subscriber(self._address, timeout_s=TICK_SECONDS, keys=self._keys) as events:
-                read = self._read_journal(TOPICS, 0)
-                for event in read.events:
-                    self._remember(event, live=False)
+                self._read_journal(TOPICS, is_new=False)
                 has_joined = False
                 while not self._ended.is_set():
                     try:
@@ -86,68 +87,53 @@ class Collector:
                     except MessageError as error:
                         self._log.error("%s", error)
                         continue
-                    if received is not None and not has_joined:
+                    if received is not None and not has_joined:  # the subscriber missed what was sent before
                         has_joined = True
-                        read = self._join(read)
+                        self._read_journal(TOPICS)
                     match received:
                         case Message(event=StatusEvent() as status):
                             self._memory.add_status(status)
-                        case Message(event=VerdictEvent() | ReviewEvent() as event) if not read.holds(event):
-                            self._remember(event, live=True)
-                            self._count(event)
-                        case Gap() as gap:
-                            self._fill(gap, read)
+                        case Message(event=VerdictEvent() | ReviewEvent() as event):
+                            self._remember(event, is_live=True)
+                        case Gap(topic=topic):
+                            self._read_journal([each for each in TOPICS if topic.startswith(each)])
         except DeliveryError as error:
             self._memory.fault = str(error)
             self._memory.changed()
 
-    def _join(self, before: "_Read") -> "_Read":
-        """Read events in the journal that were sent before the subscription was active: the subscriber does not
-        notice that it missed them.
-        """
-        now = self._read_journal(TOPICS, 0)
-        for event in now.events:
-            if not before.holds(event):
-                self._add_missed(event)
-        return now
-
-    def _fill(self, gap: Gap, read: "_Read") -> None:
-        """Read events in the journal that did not come live."""
-        most = next((most for beginning, most in TOPICS.items() if gap.topic.startswith(beginning)), None)
-        if gap.journal_id is None or most is None:
-            return
-        for event in self._read_journal({gap.topic: most}, gap.after_seq, gap.through_seq).events:
-            if event.journal_id == gap.journal_id and not read.holds(event):
-                self._add_missed(event)
-
-    def _add_missed(self, event: Remembered) -> None:
-        self._remember(event, live=False)
-        self._count(event)
-
-    def _remember(self, event: Remembered, *, live: bool) -> None:
-        if isinstance(event, ReviewEvent):
-            self._memory.add_review(event)
-        else:
-            self._memory.add_verdict(event, live=live)
-
-    def _count(self, event: Remembered) -> None:
-        if isinstance(event, ReviewEvent):
-            self._metrics.add_review(event)
-        else:
-            self._metrics.add_verdict(event)
-
-    def _read_journal(self, topics: Mapping[str, int], after_seq: int, through_seq: float = math.inf) -> "_Read":
-        """Read events in the journal, the newest of each topic if they are many."""
+    def _read_journal(self, topics: Iterable[str], *, is_new: bool = True) -> None:
+        """Remember the newest events of these topics that the journal has, but those that are known."""
         try:
             with JournalReader.open_file(self._journal) as reader:
-                last_seq = reader.last_seq
-                records = [each.record for topic, most in topics.items() for each in reader.newest(most, [topic])]
-                events = [_remembered(each.header) for each in records if after_seq < each.seq <= through_seq]
-                return _Read(reader.journal_id, last_seq, [event for event in events if event is not None])
+                for stored in [each for topic in topics for each in reader.newest(TOPICS[topic], [topic])]:
+                    with contextlib.suppress(MessageError):  # of another schema version, or damaged
+                        self._remember(event_from(stored.record.header), is_new=is_new)
         except JournalError as error:
             if error.kind != "missing":  # otherwise the line has not run yet, or has no journal
                 self._log.error("earlier verdicts are not shown: %s", error)
-        return _Read(None, 0, [])
+
+    def _remember(self, event: Event, *, is_live: bool = False, is_new: bool = True) -> None:
+        """Remember an event once.
+
+        Args:
+            is_live: it has just come; if not, it was read in the journal.
+            is_new: it came since the start, and so is counted.
+        """
+        if not isinstance(event, VerdictEvent | ReviewEvent):
+            return
+        if event.journal_id is not None:
+            key = event.journal_id, event.seq
+            if key in self._known:
+                return
+            self._known[key] = None
+            if len(self._known) > MOST_KNOWN:
+                del self._known[next(iter(self._known))]
+        if isinstance(event, ReviewEvent):
+            self._memory.add_review(event)
+        else:
+            self._memory.add_verdict(event, live=is_live)
+        if is_new:
+            self._metrics.add(event)
 
     def _read_pictures(self) -> None:
         while not self._ended.is_set():
@@ -174,19 +160,6 @@ class Collector:
             self._memory.add_picture(held)
 
 
-class _Read(NamedTuple):
-    """What was read in the journal at once."""
-
-    journal_id: str | None
-    last_seq: int
-    """The last event that the journal held then."""
-    events: list[Remembered]
-
-    def holds(self, event: Remembered) -> bool:
-        """Return whether the journal held an event then."""
-        return event.journal_id is not None and event.journal_id == self.journal_id and event.seq <= self.last_seq
-
-
 def _ending_the_process(work: Callable[[], None]) -> Callable[[], None]:
     """Return work whose bug ends this process, which the line starts again: a page that stands still is worse."""
 
@@ -198,11 +171,3 @@ def _ending_the_process(work: Callable[[], None]) -> Callable[[], None]:
             os.kill(os.getpid(), signal.SIGTERM)
 
     return run
-
-
-def _remembered(header: bytes) -> Remembered | None:
-    try:
-        event = event_from(header)
-    except MessageError:  # of another schema version, or damaged
-        return None
-    return event if isinstance(event, VerdictEvent | ReviewEvent) else None

@@ -14,9 +14,9 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import msgspec
@@ -29,11 +29,12 @@ from heatline.edge.errors import DeliveryError, InputError
 from heatline.edge.frames import Frame
 from heatline.edge.inspection.outcome import Outcome
 from heatline.edge.monitor.pictures import (
+    ALIGNED_TO,
     VERSION,
     AddMark,
-    EvidenceSize,
+    Array,
+    EvidenceFacts,
     Hello,
-    Layout,
     PictureReady,
     Refused,
     Report,
@@ -49,10 +50,8 @@ from heatline.edge.wire.events import EvidenceState, Mark, VerdictEvent, header_
 logger = logging.getLogger(__name__)
 
 MOST_CLIENTS = 8
-MOST_BYTES = 512 << 20
-"""Memory of all rings together; beyond it, a client gets fewer slots than it wants. No client gets more than half of
-it, unless for its only slot: the evidence store, which wants many, leaves memory for the page.
-"""
+MOST_BYTES = 256 << 20
+"""Memory of a client's ring, unless for its only slot; beyond it, it gets fewer slots than it wants."""
 SLOT_STEP_BYTES = 1 << 20
 """Slots are rounded up to this, so that a longer event or another heatmap needs no new ring."""
 
@@ -151,19 +150,20 @@ class PictureFeed:
             if not takers:
                 return
             with contextlib.suppress(InputError):  # the pixels do not fit their format, so they make no picture
-                content = _Content(event, outcome, outcome.frame)
+                content = _content_of(event, outcome, outcome.frame)
                 for client in takers:
                     self._give(client, content)
 
     def _give(self, client: _Client, content: "_Content") -> None:
         ring, wishes, slot = client.ring, client.wishes, None
-        if wishes is not None and len(ring.held) < wishes.slots and self._has_room(client, wishes, content.layout.size):
+        if wishes is not None and len(ring.held) < wishes.slots and self._has_room(client, wishes, content.size):
             slot = ring.take()
         if slot is None:
             client.skipped += 1
             return
-        content.write_to(ring, slot)
-        client.send(content.message(ring.generation, slot))
+        for array, place in zip(content.arrays, content.places, strict=True):
+            ring.view(slot, place.shape, place.kind, place.at)[...] = array
+        client.send(PictureReady(ring.generation, slot, content.places, content.facts))
 
     def _has_room(self, client: _Client, wishes: Hello, size: int) -> bool:
         """Make the slots of a client's ring large enough if they are not; return whether they are."""
@@ -171,11 +171,7 @@ class PictureFeed:
         if ring.slot_bytes >= size:
             return True
         slot_bytes = -(-size // SLOT_STEP_BYTES) * SLOT_STEP_BYTES
-        others = sum(c.ring.slots * c.ring.slot_bytes for c in self._clients if c is not client)
-        own = max(MOST_BYTES // 2, slot_bytes)
-        slots = min(wishes.slots, own // slot_bytes, (MOST_BYTES - others) // slot_bytes)
-        if slots < 1:
-            return False
+        slots = max(1, min(wishes.slots, MOST_BYTES // slot_bytes))
         try:
             ring.make(slots, slot_bytes)
         except OSError as error:  # no memory, or no descriptor is left
@@ -289,44 +285,38 @@ class PictureFeed:
         client.ring = RingWriter(client.send)  # free the memory: this thread may still name the client for a while
 
 
-class _Content:
-    """A picture as it is written to slots. Its parts are views; the pixels are copied once per client."""
+class _Content(NamedTuple):
+    """A picture as it is written to slots."""
 
-    def __init__(self, event: VerdictEvent, outcome: Outcome, frame: Frame) -> None:
-        self._event = np.frombuffer(header_of(event), np.uint8)
-        self._rgb = to_rgb(frame.image, frame.pixel_format)
-        self._is_mono = frame.camera_format.startswith("Mono")
-        self._shape: tuple[int, ...] = self._rgb.shape[:2] if self._is_mono else self._rgb.shape
-        self._evidence, self._judgement = None, outcome.shown
-        if self._judgement is not None:
-            assert outcome.setup is not None
-            heatmap, tiles = self._judgement.heatmap, self._judgement.tiles
-            scale = outcome.setup.scale
-            self._evidence = EvidenceSize(
-                (heatmap.shape[0], heatmap.shape[1]),
-                outcome.setup.bundle.manifest.grid.heatmap_cell_px,
-                (scale.low, scale.high),
-                len(tiles.logits),
-                tiles.tile_px,
-            )
-        pixels = self._shape[0] * self._shape[1] * (1 if self._is_mono else 3)
-        self.layout = Layout.of(len(self._event), pixels, self._evidence)
+    arrays: Sequence[NDArray[Any]]
+    """As in `PictureReady`."""
+    places: list[Array]
+    size: int
+    """Of the slot, bytes."""
+    facts: EvidenceFacts | None
 
-    def write_to(self, ring: RingWriter, slot: int) -> None:
-        ring.view(slot, self._event.shape)[:] = self._event
-        if self._judgement is not None:
-            heatmap, tiles = self._judgement.heatmap, self._judgement.tiles
-            ring.view(slot, heatmap.shape, np.float32, self.layout.heatmap)[:] = heatmap
-            ring.view(slot, tiles.origins_yx.shape, np.int32, self.layout.origins)[:] = tiles.origins_yx
-            ring.view(slot, tiles.logits.shape, np.float32, self.layout.logits)[:] = tiles.logits
-        image: NDArray[np.uint8] = ring.view(slot, self._shape, at=self.layout.image)
-        if self._is_mono:  # its three channels are the same
-            cv2.extractChannel(self._rgb, 0, image)
-        else:
-            image[:] = self._rgb
 
-    def message(self, generation: int, slot: int) -> PictureReady:
-        return PictureReady(generation, slot, len(self._event), self._shape, self._evidence)
+def _content_of(event: VerdictEvent, outcome: Outcome, frame: Frame) -> _Content:
+    """Return the picture of an outcome. Its arrays are views, but for a grey image.
+
+    Raises:
+        InputError: the pixels do not fit their format.
+    """
+    rgb = to_rgb(frame.image, frame.pixel_format)
+    is_mono = frame.camera_format.startswith("Mono")  # its three channels are the same
+    arrays: list[NDArray[Any]] = [np.frombuffer(header_of(event), np.uint8)]
+    arrays.append(cv2.extractChannel(rgb, 0) if is_mono else rgb)
+    facts, judgement, setup = None, outcome.shown, outcome.setup
+    if judgement is not None:
+        assert setup is not None
+        tiles, cell_px = judgement.tiles, setup.bundle.manifest.grid.heatmap_cell_px
+        arrays += [judgement.heatmap, tiles.origins_yx, tiles.logits]
+        facts = EvidenceFacts(cell_px, (setup.scale.low, setup.scale.high), tiles.tile_px)
+    places, at = list[Array](), 0
+    for array in arrays:
+        places.append(Array(array.dtype.str, array.shape, at))
+        at += -(-array.nbytes // ALIGNED_TO) * ALIGNED_TO
+    return _Content(arrays, places, at, facts)
 
 
 def _plus(state: EvidenceState, *, kept: int = 0, skipped: int = 0) -> EvidenceState:

@@ -4,8 +4,8 @@ Names and units follow the conventions of Prometheus. docs/monitoring.md describ
 """
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping
-from typing import get_args
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, get_args
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -17,12 +17,9 @@ from heatline.edge.monitor.held_picture import HeldPicture
 from heatline.edge.monitor.memory import NS, Memory
 from heatline.edge.monitor.state import is_running, lag, readiness
 from heatline.edge.wire.events import (
-    Account,
     CameraState,
     DriftReading,
-    EvidenceState,
     HandshakeState,
-    JournalState,
     MarkKind,
     ReviewEvent,
     StatusEvent,
@@ -78,8 +75,13 @@ class Metrics:
         }
         self._registry.register(_LineCollector(memory))
 
-    def add_verdict(self, event: VerdictEvent) -> None:
-        """Count a verdict that came live."""
+    def add(self, event: VerdictEvent | ReviewEvent) -> None:
+        """Count a verdict, or a person's mark."""
+        if isinstance(event, ReviewEvent):
+            for kind in get_args(MarkKind):
+                self._reviews.labels(event.mark.camera, kind)
+            self._reviews.labels(event.mark.camera, event.mark.kind).inc()
+            return
         for verdict in get_args(Verdict):
             if verdict != "NO_VERDICT":  # a counter that appears with its first event would hide that event
                 self._frames.labels(event.camera, verdict, "")
@@ -92,12 +94,6 @@ class Metrics:
                 gauge.remove(event.camera)
             elif event.pose is not None and (event.reason is None or name in OF_UNRELIABLE):
                 gauge.labels(event.camera).set(getattr(event.pose, name))
-
-    def add_review(self, event: ReviewEvent) -> None:
-        """Count a mark that came live."""
-        for kind in get_args(MarkKind):
-            self._reviews.labels(event.mark.camera, kind)
-        self._reviews.labels(event.mark.camera, event.mark.kind).inc()
 
     def add_picture(self, picture: HeldPicture) -> None:
         """Count the evidence of a picture."""
@@ -115,6 +111,185 @@ def _histogram(registry: CollectorRegistry, name: str, help_text: str, buckets: 
     return Histogram(f"heatline_{name}", help_text, ["camera"], buckets=tuple(buckets), registry=registry)
 
 
+Samples = Iterable[tuple[Sequence[str], float]]
+"""Values of labels, and the value of the metric."""
+
+
+class _Family(NamedTuple):
+    """A metric of the line's last status."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    samples: Callable[[StatusEvent], Samples]
+    counts: bool = False
+    """Since the line started."""
+    is_of_now: bool = False
+    """It would be wrong for a line that does not report."""
+
+    def made(self, status: StatusEvent) -> Metric:
+        """Return the metric with its values."""
+        name = f"heatline_{self.name}"
+        family = (CounterMetricFamily if self.counts else GaugeMetricFamily)(name, self.help, labels=self.labels)
+        for labels, value in self.samples(status):
+            family.add_metric(labels, value)
+        return family
+
+
+CAMERA, CONSUMER, DRIFT = ("camera",), ("consumer",), ("camera", "measure")
+_FAMILIES = (
+    _Family("acting", "1 if ejectors may act on verdicts.", (), lambda s: [((), s.acting)], is_of_now=True),
+    _Family(
+        "camera_state",
+        "1 for the state of the camera.",
+        ("camera", "state"),
+        lambda s: [
+            ((name, each), camera.state == each) for name, camera in s.cameras.items() for each in CAMERA_STATES
+        ],
+        is_of_now=True,
+    ),
+    _Family(
+        "journal_recording",
+        "1 if events are stored.",
+        (),
+        lambda s: [((), s.journal.live_only is None)] if s.journal else [],
+        is_of_now=True,
+    ),
+    _Family(
+        "consumer_connected",
+        "1 if the consumer is connected.",
+        CONSUMER,
+        lambda s: [((name,), each.connected) for name, each in s.journal.consumers.items()] if s.journal else [],
+        is_of_now=True,
+    ),
+    _Family(
+        "drift",
+        "Distance of the last frames from the calibration: beyond -1 or 1 they have drifted.",
+        DRIFT,
+        lambda s: [((name, each), _distance(of)) for name, drift in s.drift.items() for each, of in drift.items()],
+        is_of_now=True,
+    ),
+    _Family(
+        "drifted",
+        "1 while the measure has drifted.",
+        DRIFT,
+        lambda s: [((name, each), of.drifted) for name, drift in s.drift.items() for each, of in drift.items()],
+        is_of_now=True,
+    ),
+    _Family(
+        "evidence_recording",
+        "1 if pictures are stored.",
+        (),
+        lambda s: [((), s.evidence.fault is None)] if s.evidence else [],
+        is_of_now=True,
+    ),
+    _Family(
+        "heartbeats",
+        "Frames and probes that passed the whole line, since it started.",
+        (),
+        lambda s: [((), s.handshake.heartbeat)],
+        counts=True,
+    ),
+    _Family(
+        "refused_messages",
+        "Refused messages and connections, since the line started.",
+        ("socket", "reason"),
+        lambda s: [(name.partition(".")[::2], count) for name, count in s.refused.items()],
+        counts=True,
+    ),
+    _Family(
+        "captured_frames",
+        "Captured frames, since the line started.",
+        CAMERA,
+        lambda s: [((name,), account.captured) for name, account in s.ledger.items()],
+        counts=True,
+    ),
+    _Family(
+        "inspected_frames",
+        "Frames with the verdict GOOD or DEFECT, since the line started.",
+        CAMERA,
+        lambda s: [((name,), account.inspected) for name, account in s.ledger.items()],
+        counts=True,
+    ),
+    _Family(
+        "dropped_frames",
+        "Frames that were not inspected, since the line started.",
+        ("camera", "reason"),
+        lambda s: [((name, why), count) for name, each in s.ledger.items() for why, count in each.dropped.items()],
+        counts=True,
+    ),
+    _Family(
+        "failed_frames",
+        "Frames whose inspection failed, since the line started.",
+        ("camera", "reason"),
+        lambda s: [((name, why), count) for name, each in s.ledger.items() for why, count in each.failed.items()],
+        counts=True,
+    ),
+    _Family(
+        "in_flight_frames",
+        "Frames whose verdict is not out yet.",
+        CAMERA,
+        lambda s: [((name,), account.in_flight) for name, account in s.ledger.items()],
+    ),
+    _Family(
+        "camera_openings",
+        "Times that the camera was opened, since the line started.",
+        CAMERA,
+        lambda s: [((name,), camera.openings) for name, camera in s.cameras.items()],
+        counts=True,
+    ),
+    _Family(
+        "journal_size_bytes", "Size of the journal.", (), lambda s: [((), s.journal.size_bytes)] if s.journal else []
+    ),
+    _Family(
+        "unjournalled_events",
+        "Events that no journal holds, since the line started.",
+        (),
+        lambda s: [((), s.journal.unjournalled)] if s.journal else [],
+        counts=True,
+    ),
+    _Family(
+        "discarded_events",
+        "Events that were deleted before every consumer had them, since the line started.",
+        (),
+        lambda s: [((), s.journal.discarded)] if s.journal else [],
+        counts=True,
+    ),
+    _Family(
+        "consumer_lag_events",
+        "Events that the consumer has not acknowledged.",
+        CONSUMER,
+        lambda s: [((name,), lag(each, s.journal)) for name, each in s.journal.consumers.items()] if s.journal else [],
+    ),
+    _Family(
+        "evidence_kept_pictures",
+        "Stored pictures, since the line started.",
+        (),
+        lambda s: [((), s.evidence.kept)] if s.evidence else [],
+        counts=True,
+    ),
+    _Family(
+        "evidence_skipped_pictures",
+        "Pictures that should have been stored and were not, since the line started.",
+        (),
+        lambda s: [((), s.evidence.skipped)] if s.evidence else [],
+        counts=True,
+    ),
+    _Family(
+        "evidence_pictures",
+        "Pictures in the evidence store.",
+        (),
+        lambda s: [((), s.evidence.stored)] if s.evidence else [],
+    ),
+    _Family(
+        "evidence_size_bytes",
+        "Size of the evidence store.",
+        (),
+        lambda s: [((), s.evidence.size_bytes)] if s.evidence else [],
+    ),
+)
+
+
 class _LineCollector(Collector):
     """Makes metrics from the line's last status when they are requested."""
 
@@ -124,60 +299,37 @@ class _LineCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         memory = self._memory
         with memory.lock:
-            status = memory.status
-            yield InfoMetricFamily(
-                "heatline_build", "Versions.", {"version": __version__, "python": platform.python_version()}
-            )
-            running = is_running(memory)
+            status, running, state = memory.status, is_running(memory), readiness(memory).state
+            build = {"version": __version__, "python": platform.python_version()}
+            yield InfoMetricFamily("heatline_build", "Versions.", build)
             yield GaugeMetricFamily("heatline_up", "1 if the line reported a short time ago.", running)
-            state = readiness(memory).state
-            yield _one_of(
-                "heatline_handshake_state", "1 for the state of the handshake.", get_args(HandshakeState), state
+            handshake = GaugeMetricFamily(
+                "heatline_handshake_state", "1 for the state of the handshake.", labels=["state"]
             )
+            for each in get_args(HandshakeState):
+                handshake.add_metric([each], each == state)
+            yield handshake
             if status is None:
                 return
-            if running:
-                yield from _of_this_moment(status)
-            yield from _of_line(status)
-            yield from _of_ledger(status.ledger)
-            yield from _of_cameras(memory, status)
-            if status.journal is not None:
-                yield from _of_journal(status.journal)
-            if status.evidence is not None:
-                yield from _of_evidence(status.evidence)
-
-
-def _of_this_moment(status: StatusEvent) -> Iterator[Metric]:
-    """Make metrics of what the line does now. They would be wrong for a line that does not report."""
-    yield GaugeMetricFamily("heatline_acting", "1 if ejectors may act on verdicts.", status.acting)
-    states = GaugeMetricFamily("heatline_camera_state", "1 for the state of the camera.", labels=["camera", "state"])
-    for name, camera in status.cameras.items():
-        for state in CAMERA_STATES:
-            states.add_metric([name, state], camera.state == state)
-    yield states
-    if status.journal is not None:
-        stores = status.journal.live_only is None
-        yield GaugeMetricFamily("heatline_journal_recording", "1 if events are stored.", stores)
-        connected = GaugeMetricFamily(
-            "heatline_consumer_connected", "1 if the consumer is connected.", labels=["consumer"]
-        )
-        for name, consumer in status.journal.consumers.items():
-            connected.add_metric([name], consumer.connected)
-        yield connected
-    drift = GaugeMetricFamily(
-        "heatline_drift",
-        "Distance of the last frames from the calibration: beyond -1 or 1 they have drifted.",
-        labels=["camera", "measure"],
-    )
-    drifted = GaugeMetricFamily("heatline_drifted", "1 while the measure has drifted.", labels=["camera", "measure"])
-    for name, readings in status.drift.items():
-        for measure, reading in readings.items():
-            drift.add_metric([name, measure], _distance(reading))
-            drifted.add_metric([name, measure], reading.drifted)
-    yield from (drift, drifted)
-    if status.evidence is not None:
-        stores = status.evidence.fault is None
-        yield GaugeMetricFamily("heatline_evidence_recording", "1 if pictures are stored.", stores)
+            bundle = {
+                "name": status.bundle.name,
+                "version": status.bundle.version,
+                "digest": status.bundle.digest,
+                "product": status.product or "",
+                "engine": status.engine,
+                "precision": status.precision,
+            }
+            yield InfoMetricFamily("heatline_bundle", "The active bundle, and how it is computed.", bundle)
+            for family in _FAMILIES:
+                if running or not family.is_of_now:
+                    yield family.made(status)
+            ages = GaugeMetricFamily(
+                "heatline_newest_frame_age_seconds", "Time since the newest frame was captured.", labels=["camera"]
+            )
+            for name, camera in memory.cameras.items():
+                if camera.newest_ns is not None:
+                    ages.add_metric([name], max(0, memory.clock_ns() - camera.newest_ns) / NS)
+            yield ages
 
 
 def _distance(reading: DriftReading) -> float:
@@ -187,113 +339,3 @@ def _distance(reading: DriftReading) -> float:
     if bound is None or bound == reading.calibrated:
         return 0.0
     return (reading.value - reading.calibrated) / abs(bound - reading.calibrated)
-
-
-def _of_line(status: StatusEvent) -> Iterator[Metric]:
-    bundle = status.bundle
-    labels = {
-        "name": bundle.name,
-        "version": bundle.version,
-        "digest": bundle.digest,
-        "product": status.product or "",
-        "engine": status.engine,
-        "precision": status.precision,
-    }
-    yield InfoMetricFamily("heatline_bundle", "The active bundle, and how it is computed.", labels)
-    yield CounterMetricFamily(
-        "heatline_heartbeats",
-        "Frames and probes that passed the whole line, since it started.",
-        status.handshake.heartbeat,
-    )
-    refused = CounterMetricFamily(
-        "heatline_refused_messages",
-        "Refused messages and connections, since the line started.",
-        labels=["socket", "reason"],
-    )
-    for name, count in status.refused.items():
-        socket, _, reason = name.partition(".")
-        refused.add_metric([socket, reason], count)
-    yield refused
-
-
-def _of_ledger(ledger: Mapping[str, Account]) -> Iterator[Metric]:
-    captured = CounterMetricFamily(
-        "heatline_captured_frames", "Captured frames, since the line started.", labels=["camera"]
-    )
-    inspected = CounterMetricFamily(
-        "heatline_inspected_frames",
-        "Frames with the verdict GOOD or DEFECT, since the line started.",
-        labels=["camera"],
-    )
-    dropped = CounterMetricFamily(
-        "heatline_dropped_frames",
-        "Frames that were not inspected, since the line started.",
-        labels=["camera", "reason"],
-    )
-    failed = CounterMetricFamily(
-        "heatline_failed_frames", "Frames whose inspection failed, since the line started.", labels=["camera", "reason"]
-    )
-    in_flight = GaugeMetricFamily(
-        "heatline_in_flight_frames", "Frames whose verdict is not out yet.", labels=["camera"]
-    )
-    for camera, account in ledger.items():
-        captured.add_metric([camera], account.captured)
-        inspected.add_metric([camera], account.inspected)
-        in_flight.add_metric([camera], account.in_flight)
-        for family, bins in ((dropped, account.dropped), (failed, account.failed)):
-            for reason, count in bins.items():
-                family.add_metric([camera, reason], count)
-    yield from (captured, inspected, dropped, failed, in_flight)
-
-
-def _of_cameras(memory: Memory, status: StatusEvent) -> Iterator[Metric]:
-    openings = CounterMetricFamily(
-        "heatline_camera_openings", "Times that the camera was opened, since the line started.", labels=["camera"]
-    )
-    for name, camera in status.cameras.items():
-        openings.add_metric([name], camera.openings)
-    ages = GaugeMetricFamily(
-        "heatline_newest_frame_age_seconds", "Time since the newest frame was captured.", labels=["camera"]
-    )
-    for name, known in memory.cameras.items():
-        if known.newest_ns is not None:
-            ages.add_metric([name], max(0, memory.clock_ns() - known.newest_ns) / NS)
-    yield from (openings, ages)
-
-
-def _of_journal(journal: JournalState) -> Iterator[Metric]:
-    yield GaugeMetricFamily("heatline_journal_size_bytes", "Size of the journal.", journal.size_bytes)
-    yield CounterMetricFamily(
-        "heatline_unjournalled_events", "Events that no journal holds, since the line started.", journal.unjournalled
-    )
-    yield CounterMetricFamily(
-        "heatline_discarded_events",
-        "Events that were deleted before every consumer had them, since the line started.",
-        journal.discarded,
-    )
-    lags = GaugeMetricFamily(
-        "heatline_consumer_lag_events", "Events that the consumer has not acknowledged.", labels=["consumer"]
-    )
-    for name, consumer in journal.consumers.items():
-        lags.add_metric([name], lag(consumer, journal))
-    yield lags
-
-
-def _of_evidence(evidence: EvidenceState) -> Iterator[Metric]:
-    yield CounterMetricFamily(
-        "heatline_evidence_kept_pictures", "Stored pictures, since the line started.", evidence.kept
-    )
-    yield CounterMetricFamily(
-        "heatline_evidence_skipped_pictures",
-        "Pictures that should have been stored and were not, since the line started.",
-        evidence.skipped,
-    )
-    yield GaugeMetricFamily("heatline_evidence_pictures", "Pictures in the evidence store.", evidence.stored)
-    yield GaugeMetricFamily("heatline_evidence_size_bytes", "Size of the evidence store.", evidence.size_bytes)
-
-
-def _one_of(name: str, help_text: str, states: Iterable[str], now: str) -> Metric:
-    family = GaugeMetricFamily(name, help_text, labels=["state"])
-    for state in states:
-        family.add_metric([state], state == now)
-    return family

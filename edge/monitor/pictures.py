@@ -2,13 +2,12 @@
 that bring it, and the end of the program that receives it.
 
 A message is one packet of a Unix socket that only the line's user and root can open, as MessagePack. The event, the
-heatmap, the tiles and the pixels of a picture lie in shared memory, as `Layout` says.
+heatmap, the tiles and the pixels of a picture lie in shared memory.
 """
 
 import contextlib
 import errno
 import hashlib
-import math
 import os
 import select
 import socket
@@ -30,11 +29,11 @@ from heatline.edge.util.channel import Channel, Message, ReleaseSlot, RingReader
 from heatline.edge.util.systemd import LINES, RUNTIME_FOLDERS, runtime_folder
 from heatline.edge.wire.events import EvidenceState, HeatmapPng, Mark, VerdictEvent
 
-VERSION = 1
+VERSION = 2
 MOST_SLOTS = 16
 _CREDENTIALS = struct.Struct("3i")
 """struct ucred: pid, uid, gid."""
-_ALIGNED_TO = 64
+ALIGNED_TO = 64
 """Arrays begin at multiples of a cache line."""
 
 Count = Annotated[int, Meta(ge=0, le=1 << 31)]
@@ -109,60 +108,42 @@ class Refused(Message, frozen=True):
     reason: str
 
 
+class Array(msgspec.Struct, frozen=True, array_like=True):
+    """Where an array lies in a slot."""
+
+    kind: str
+    """Of NumPy."""
+    shape: tuple[int, ...]
+    at: int
+    """Bytes after the slot's start."""
+
+
+class EvidenceFacts(msgspec.Struct, frozen=True, array_like=True):
+    """What the arrays of a judged frame need to be read."""
+
+    cell_px: int
+    scale: tuple[float, float]
+    tile_px: int
+
+
 class PictureReady(Message, frozen=True):
     """A picture lies in a slot."""
 
     generation: int
     slot: int
-    event_bytes: int
-    image_shape: tuple[int, ...]
-    evidence: "EvidenceSize | None"
-
-
-class EvidenceSize(msgspec.Struct, frozen=True, array_like=True):
-    """What a picture's heatmap and tiles need to be read."""
-
-    heatmap_hw: tuple[int, int]
-    cell_px: int
-    scale: tuple[float, float]
-    tiles: int
-    tile_px: int
+    arrays: list[Array]
+    """Its event as JSON, its image, and if it was judged, its heatmap and the origins and logits of its tiles."""
+    evidence: EvidenceFacts | None
 
 
 ToLine = Hello | ReleaseSlot | Report | AddMark
 ToClient = Refused | PictureReady
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the parts of a picture begin in its slot, bytes: first the event as JSON, then these."""
-
-    heatmap: int
-    origins: int
-    logits: int
-    image: int
-    size: int
-
-    @classmethod
-    def of(cls, event_bytes: int, image_bytes: int, evidence: EvidenceSize | None) -> "Layout":
-        """Return the layout of a picture."""
-        cells = 0 if evidence is None else evidence.heatmap_hw[0] * evidence.heatmap_hw[1]
-        tiles = 0 if evidence is None else evidence.tiles
-        heatmap = _aligned(event_bytes)
-        origins = _aligned(heatmap + 4 * cells)
-        logits = _aligned(origins + 8 * tiles)
-        image = _aligned(logits + 4 * tiles)
-        return cls(heatmap, origins, logits, image, _aligned(image + image_bytes))
-
-
 def peer_uid(end: socket.socket) -> int:
     """Return the user of the program at the other end of a Unix socket."""
     uid: int = _CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
     return uid
-
-
-def _aligned(offset: int) -> int:
-    return -(-offset // _ALIGNED_TO) * _ALIGNED_TO
 
 
 class PictureClient:
@@ -233,25 +214,18 @@ class PictureClient:
         self._line.close()
 
     def _picture(self, ready: PictureReady, ring: RingReader) -> Picture:
-        slot, size = ready.slot, ready.evidence
-        layout = Layout.of(ready.event_bytes, math.prod(ready.image_shape), size)
-        event = _decode_event(ring.view(slot, (ready.event_bytes,)).data)
+        event, image, *rest = (ring.view(ready.slot, each.shape, each.kind, each.at) for each in ready.arrays)
         evidence = None
-        if size is not None:
-            tiles = TileScores(
-                ring.view(slot, (size.tiles, 2), np.int32, layout.origins),
-                ring.view(slot, (size.tiles,), np.float32, layout.logits),
-                size.tile_px,
-            )
-            heatmap = ring.view(slot, size.heatmap_hw, np.float32, layout.heatmap)
-            evidence = Evidence(heatmap, size.cell_px, size.scale, tiles)
-        released = [ReleaseSlot(ready.generation, slot)]
+        if (facts := ready.evidence) is not None:
+            heatmap, origins, logits = rest
+            evidence = Evidence(heatmap, facts.cell_px, facts.scale, TileScores(origins, logits, facts.tile_px))
+        released = [ReleaseSlot(ready.generation, ready.slot)]
 
         def release() -> None:
             with contextlib.suppress(OSError, IndexError):  # the line has ended, or it was released before
                 self._line.send(released.pop())
 
-        return Picture(event, ring.view(slot, ready.image_shape, at=layout.image), evidence, release)
+        return Picture(_decode_event(event.data), image, evidence, release)
 
 
 def send_mark(path: Path, mark: Mark) -> None:

@@ -48,9 +48,9 @@ def full() -> tuple[Memory, Metrics, Clock]:
     for number, kind in enumerate(("GOOD", "DEFECT", "DEFECT", "NO_VERDICT"), 1):
         event = verdict(number, clock, kind, latency_ms=240.0, pose=POSE)
         memory.add_verdict(event, live=True)
-        metrics.add_verdict(event)
+        metrics.add(event)
     metrics.add_picture(picture(verdict(2, clock)))
-    metrics.add_review(review_of(kind="missed"))
+    metrics.add(review_of(kind="missed"))
     return memory, metrics, clock
 
 
@@ -130,7 +130,7 @@ def test_drift_is_shown_relative_to_the_values_to_expect() -> None:
 
 def test_frames_without_a_verdict_are_counted_by_their_reason_and_number() -> None:
     metrics = Metrics(Memory())
-    metrics.add_verdict(verdict(1, kind="NO_VERDICT", reason="dropped.lost_by_camera", frames=7))
+    metrics.add(verdict(1, kind="NO_VERDICT", reason="dropped.lost_by_camera", frames=7))
     found = values(metrics)
     assert found['heatline_frames_total{camera="top",reason="dropped.lost_by_camera",verdict="NO_VERDICT"}'] == 7
     assert found['heatline_frames_total{camera="top",reason="",verdict="DEFECT"}'] == 0, "present before the first"
@@ -149,11 +149,11 @@ def test_the_pose_of_the_newest_compared_frame_is_shown() -> None:
     aligned = msgspec.structs.asdict(POSE)
     assert poses(metrics) == aligned
     wrong = Pose(x_px=40.0, y_px=-40.0, degrees=2.0, confidence=0.25, error_px=1.5)
-    metrics.add_verdict(verdict(5, kind="NO_VERDICT", reason="failed.misaligned", pose=wrong))
+    metrics.add(verdict(5, kind="NO_VERDICT", reason="failed.misaligned", pose=wrong))
     assert poses(metrics) == aligned | {"confidence": 0.25, "error_px": 1.5}, "the rest is not to be relied on"
-    metrics.add_verdict(verdict(6, kind="NO_VERDICT", reason="dropped.overload"))
+    metrics.add(verdict(6, kind="NO_VERDICT", reason="dropped.overload"))
     assert poses(metrics), "a frame that was not inspected says nothing"
-    metrics.add_verdict(verdict(7, kind="GOOD"))
+    metrics.add(verdict(7, kind="GOOD"))
     assert not poses(metrics), "the line has changed to a bundle without a reference"
 
 
