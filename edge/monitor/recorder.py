@@ -11,10 +11,10 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 import cv2
 import numpy as np
@@ -27,7 +27,7 @@ from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import DeliveryError, HeatlineError, InputError, JournalError, MessageError
 from heatline.edge.heatmap_picture import ColourScale, png
 from heatline.edge.monitor.marks import combine
-from heatline.edge.monitor.pictures import Picture
+from heatline.edge.monitor.pictures import Picture, PictureClient
 from heatline.edge.monitor.store import (
     BUSY_SECONDS,
     FRAME,
@@ -42,7 +42,15 @@ from heatline.edge.monitor.store import (
     require_picture,
     require_version,
 )
-from heatline.edge.util.files import FILE_MODE, make_folder, open_locked, require_writable, sync_folder, writing
+from heatline.edge.util.files import (
+    FILE_MODE,
+    make_folder,
+    open_locked,
+    replacing,
+    require_writable,
+    sync_folder,
+    writing,
+)
 from heatline.edge.util.process import NamedThread, waits_for_processor
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.util.text import utf8_safe
@@ -143,7 +151,7 @@ class EvidenceWriter:
         entry = _entry_of(picture, self._line, self._wall_ns(), is_chosen=is_chosen)
         key, folder = (entry.picture, entry.day), self._folder / entry.day
         with self._writing():
-            if self._row("SELECT 1 FROM pictures WHERE picture = ? AND day = ?", *key):
+            if self._index.execute("SELECT 1 FROM pictures WHERE picture = ? AND day = ?", key).fetchone():
                 if not is_chosen:
                     self._change(
                         "UPDATE pictures SET entry = json_set(entry, '$.is_chosen', json('false')) "
@@ -157,7 +165,9 @@ class EvidenceWriter:
             try:
                 make_folder(folder)
                 for ending, content in files.items():
-                    _write_synced(folder / f"{entry.picture}{ending}", content)
+                    with replacing(folder / f"{entry.picture}{ending}") as half:
+                        half.write_bytes(content)
+                        half.chmod(FILE_MODE)
                 sync_folder(folder)
                 at_ns, verdict, camera = entry.event.times.captured_at_ns, entry.event.verdict, entry.event.camera
                 self._change(
@@ -179,8 +189,9 @@ class EvidenceWriter:
             InputError: the index cannot be written.
         """
         with self._writing():
-            known = self._row("SELECT read_through FROM journals WHERE journal_id = ?", journal.journal_id)
-            after, last = (known or (0,))[0], journal.topics().get(REVIEW_TOPIC, 0)
+            position = "SELECT coalesce(max(read_through), 0) FROM journals WHERE journal_id = ?"
+            (after,) = self._index.execute(position, (journal.journal_id,)).fetchone()
+            last = journal.topics().get(REVIEW_TOPIC, 0)
             if last <= after:
                 return
             events = []
@@ -233,9 +244,9 @@ class EvidenceWriter:
             known = set(self._index.execute("SELECT picture, day FROM pictures"))
             found: set[Key] = set()
             for day in [each for each in self._folder.iterdir() if is_day(each.name) and each.is_dir()]:
-                for file in day.glob(f"*{FRAME}"):
-                    key = file.name.partition(".")[0], day.name
-                    if key not in known:
+                for file in day.glob(f"*{FRAME}*"):  # a half written one has another name: it begins with a dot
+                    key = file.name.strip(".").partition(".")[0], day.name
+                    if key not in known or file.name.startswith("."):
                         file.unlink()
                     elif file.name == f"{key[0]}{FRAME}":
                         found.add(key)
@@ -248,9 +259,10 @@ class EvidenceWriter:
             InputError: the index cannot be read.
         """
         with self._writing():
-            stored, size_bytes = self._row("SELECT count(*), coalesce(sum(size_bytes), 0) FROM pictures") or (0, 0)
-            oldest = self._row("SELECT min(captured_at_ns) FROM pictures")
-        return EvidenceState(stored=stored, size_bytes=size_bytes, oldest_at_ns=oldest[0] if oldest else None)
+            stored, size_bytes, oldest_at_ns = self._index.execute(
+                "SELECT count(*), coalesce(sum(size_bytes), 0), min(captured_at_ns) FROM pictures"
+            ).fetchone()
+        return EvidenceState(stored=stored, size_bytes=size_bytes, oldest_at_ns=oldest_at_ns)
 
     def _make_room(self, size_bytes: int) -> None:
         """Delete entries until the limits hold with another entry.
@@ -260,48 +272,38 @@ class EvidenceWriter:
             sqlite3.Error, OSError: the folder cannot be read, or an entry cannot be deleted.
         """
         before_ns = self._wall_ns() - int(self._limits.keep_s * 1e9)
-        old = "SELECT picture, day FROM pictures WHERE NOT is_reviewed AND captured_at_ns < ?"
-        self._delete(self._index.execute(old, (before_ns,)).fetchall())
         self._change(
             "DELETE FROM marks WHERE captured_at_ns < ? AND (picture, day) NOT IN (SELECT picture, day FROM pictures)",
             before_ns,
         )
-        held = self.state().size_bytes
         if size_bytes > self._limits.keep_bytes:
             raise NoRoomError(
                 f"a picture takes {size_bytes / MIB:.1f} MiB, and evidence.retain_mib is "
                 f"{self._limits.keep_bytes / MIB:.0f}; set more"
             )
-        target = min(
-            held - require_room(self._folder, self._limits, size_bytes, held), self._limits.keep_bytes - size_bytes
-        )
-        victims: list[Key] = []
-        oldest = "SELECT picture, day, size_bytes FROM pictures ORDER BY is_reviewed, captured_at_ns, number"
-        with contextlib.closing(self._index.execute(oldest)) as rows:
-            while held > target:
-                picture, day, freed = next(rows)
-                victims.append((picture, day))
-                held -= freed
+        held, victims = self.state().size_bytes, list[Key]()
+        lacking = require_room(self._folder, self._limits, size_bytes, held)
+        target = min(held - lacking, self._limits.keep_bytes - size_bytes)
+        for *key, freed, may_be_old, at_ns in self._index.execute(
+            "SELECT picture, day, size_bytes, NOT is_reviewed, captured_at_ns FROM pictures "
+            "ORDER BY is_reviewed, captured_at_ns, number"
+        ):
+            if held <= target and not (may_be_old and at_ns < before_ns):
+                break
+            victims.append((key[0], key[1]))
+            held -= freed
         self._delete(victims)
 
-    def _delete(self, keys: Iterable[Key]) -> None:
-        """Delete entries with their marks: first their rows, as a picture is stored if and only if it has one."""
-        victims = list(keys)
-        if not victims:
-            return
+    def _delete(self, keys: Collection[Key]) -> None:
+        """Delete entries: first their rows, as a picture is stored if and only if it has one."""
         with self._index as index:
-            index.executemany("DELETE FROM pictures WHERE picture = ? AND day = ?", victims)
-            index.executemany("DELETE FROM marks WHERE picture = ? AND day = ?", victims)
-        for picture, day in victims:
+            index.executemany("DELETE FROM pictures WHERE picture = ? AND day = ?", keys)
+        for picture, day in keys:
             _delete_files(self._folder / day, picture)
 
     def _is_reviewed(self, key: Key) -> bool:
         rows = self._index.execute("SELECT event FROM marks WHERE picture = ? AND day = ? ORDER BY rowid", key)
         return bool(combine(json.decode(event, type=ReviewEvent) for (event,) in rows))
-
-    def _row(self, sql: str, *values: object) -> tuple[int, ...] | None:
-        found: tuple[int, ...] | None = self._index.execute(sql, values).fetchone()
-        return found
 
     def _change(self, sql: str, *values: object) -> None:
         with self._index as index:
@@ -319,14 +321,6 @@ class EvidenceWriter:
             ) from error
 
 
-class Pictures(Protocol):
-    """A source of pictures, as `PictureClient`."""
-
-    def receive(self, timeout_s: float | None) -> Picture | None: ...
-
-    def report(self, state: EvidenceState, *, counted: bool, web_fault: str | None) -> None: ...
-
-
 class Recorder:
     """Stores pictures and marks until the line ends or `stop` is called.
 
@@ -338,7 +332,7 @@ class Recorder:
 
     def __init__(
         self,
-        pictures: Pictures,
+        pictures: PictureClient,
         open_writer: Callable[[], EvidenceWriter],
         journal: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -382,8 +376,7 @@ class Recorder:
                 self._step()
         except DeliveryError as error:
             logger.info("%s", error)
-        while self._store_chosen():
-            pass
+        self._store_chosen()
         self._work(self._look)
         self._ended.set()
         self._pictures.report(self.state(), counted=self._is_counted, web_fault=self.web_fault)
@@ -417,11 +410,9 @@ class Recorder:
         if picture is not None:
             self._work(self._store, picture, False)
 
-    def _store_chosen(self) -> bool:
-        with contextlib.suppress(queue.Empty):
-            self._work(self._store, self._chosen.get_nowait(), True)
-            return True
-        return False
+    def _store_chosen(self) -> None:
+        while not self._chosen.empty():
+            self._work(self._store, self._chosen.get(), True)
 
     def _work(self, call: Callable[..., None], *arguments: object) -> None:
         self._began_s = self._clock()
@@ -611,19 +602,6 @@ def _open_index(folder: Path) -> sqlite3.Connection:
         require_version(index, path)
         at_error.pop_all()
     return index
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    """Write a file to the disk.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    with path.open("wb") as file:
-        os.fchmod(file.fileno(), FILE_MODE)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _delete_files(folder: Path, picture: str) -> None:

@@ -16,7 +16,6 @@ from heatline.edge.wire.events import (
     DriftReading,
     EvidenceState,
     Handshake,
-    HandshakeState,
     JournalState,
     StatusEvent,
     in_words,
@@ -28,14 +27,6 @@ STALE_AFTER_PERIODS = 3
 STALE_AFTER_SECONDS = 2.0
 """At least."""
 RESTART_SHOWN_SECONDS = 60.0
-
-
-class Readiness(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the line is ready for the next part."""
-
-    state: HandshakeState
-    reason: str | None
-    detail: str | None
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +59,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     running: bool
     now_ns: int
     """UTC, ns since 1970."""
-    handshake: Readiness
+    handshake: Handshake
     cameras: dict[str, Camera]
     journal: JournalState | None
     consumers: dict[str, Consumer]
@@ -123,15 +114,14 @@ def is_running(memory: Memory) -> bool:
     return memory.clock_ns() - heard_ns < SILENT_AFTER_SECONDS * NS
 
 
-def readiness(memory: Memory) -> Readiness:
+def readiness(memory: Memory) -> Handshake:
     """Return whether the line is ready for the next part. One that is not heard is not ready."""
     status = memory.status
     if is_running(memory) and status is not None:
-        handshake: Handshake = status.handshake
-        return Readiness(state=handshake.state, reason=handshake.reason, detail=handshake.detail)
-    stopped = status is not None and status.state == "STOPPED"
-    reason = "stopped" if stopped else "unreachable"
-    return Readiness(state="NOT_READY", reason=reason, detail=_why_not_running(memory))
+        return status.handshake
+    reason = "stopped" if status is not None and status.state == "STOPPED" else "unreachable"
+    beat = 0 if status is None else status.handshake.heartbeat
+    return Handshake(state="NOT_READY", reason=reason, detail=_why_not_running(memory), heartbeat=beat)
 
 
 def _why_not_running(memory: Memory) -> str:

@@ -41,6 +41,9 @@ CREATE TABLE marks (
   captured_at_ns INTEGER NOT NULL, event BLOB NOT NULL, UNIQUE (journal_id, seq));
 CREATE INDEX by_picture ON marks (picture, day);
 CREATE TABLE journals (journal_id TEXT PRIMARY KEY, read_through INTEGER NOT NULL);
+CREATE TRIGGER forget AFTER DELETE ON pictures BEGIN
+  DELETE FROM marks WHERE picture = old.picture AND day = old.day;
+END;
 PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """

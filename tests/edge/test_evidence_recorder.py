@@ -85,7 +85,8 @@ class Running:
     def __init__(
         self, offered: Offered, open_writer: Callable[[], EvidenceWriter], journal: Path | None = None
     ) -> None:
-        self.recorder, self._offered = Recorder(offered, open_writer, journal), offered
+        self.recorder = Recorder(offered, open_writer, journal)  # type: ignore[arg-type]  # it has what a recorder uses
+        self._offered = offered
         self.error: BaseException | None = None
         self._thread = NamedThread("recorder", self._run)
         self._thread.start()
