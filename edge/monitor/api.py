@@ -5,23 +5,18 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from heatline.edge.bundle import Calibration
 from heatline.edge.bundle.manifest import describe_missed, describe_passing
-from heatline.edge.bundle.store import read_manifest
-from heatline.edge.config import load_config
 from heatline.edge.errors import DeliveryError, HeatlineError, InputError
 from heatline.edge.monitor.held_picture import Cell, HeldPicture, Pictures, Place, Tile, jpeg_of, png_of
 from heatline.edge.monitor.marks import mark_of
@@ -30,13 +25,12 @@ from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.pictures import Picture, send_mark
 from heatline.edge.monitor.references import References
 from heatline.edge.monitor.state import State
-from heatline.edge.monitor.store import EvidenceStore
+from heatline.edge.monitor.store import EvidenceStore, day_of
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.wire.events import HeatmapPng, Mark, MarkKind, ReviewEvent, StatusEvent, Verdict, VerdictEvent
 
 _log = RateLimitedLog(logging.getLogger(__name__))
-T = TypeVar("T")
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Response | Awaitable[Response]]
 Make = Callable[[HeldPicture], NDArray[np.uint8] | None]
 Choose = Callable[[Picture], str | None]
 FOREVER = "private, max-age=86400, immutable"
@@ -126,12 +120,11 @@ _decode_mark = msgspec.json.Decoder(MarkRequest).decode
 
 
 class Api:
-    """The API of one line. Threads of `workers` read the disk: one that does not answer may hold all of them.
+    """The API of one line.
 
     Args:
         pictures: those in memory and in `store`.
         store: None: the line stores no evidence.
-        workers: threads that read the disk, encode pictures, and connect to the line.
         file: the line's file, which names its bundle.
         socket: the line's socket for pictures, which also takes marks.
         choose: has a picture stored that the line did not choose; returns why it is not, as a sentence, or None.
@@ -145,16 +138,14 @@ class Api:
         metrics: Metrics,
         store: EvidenceStore | None,
         state: Callable[[], State],
-        workers: Executor,
         file: Path,
         socket: Path,
         choose: Choose,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._memory, self._pictures, self._metrics, self._store = memory, pictures, metrics, store
-        self._state, self._workers, self._file, self._socket = state, workers, file, socket
+        self._state, self._socket = state, socket
         self._choose, self._clock = choose, clock
-        self._calibrations: dict[str, Calibration] = {}
         self._references = References(file)
         self._marked_s: deque[float] = deque(maxlen=MOST_MARKS_PER_MINUTE)
 
@@ -182,27 +173,27 @@ class Api:
         reading = [Route(path, handler) for path, handler in handlers.items()]
         return [*reading, Route("/api/marks", self.mark, methods=["POST"])]
 
-    async def healthz(self, _: Request) -> Response:
+    def healthz(self, _: Request) -> Response:
         return json({"status": "the program of the page works; /readyz says whether the line does"})
 
-    async def readyz(self, _: Request) -> Response:
+    def readyz(self, _: Request) -> Response:
         handshake = self._state().handshake
         return json(handshake, 200 if handshake.state in ("READY", "BUSY") else 503)
 
     async def metrics(self, _: Request) -> Response:
         return Response(await asyncio.to_thread(self._metrics.exposition), media_type=METRICS_TYPE)
 
-    async def state(self, _: Request) -> Response:
+    def state(self, _: Request) -> Response:
         return json(self._state())
 
-    async def verdicts(self, request: Request) -> Response:
+    def verdicts(self, request: Request) -> Response:
         rows, _ = self._memory.rows(_number(request, "limit", 50, 1, ROWS))
-        return json({"rows": await self._work(located, rows, self._pictures)})
+        return json({"rows": located(rows, self._pictures)})
 
-    async def history(self, request: Request) -> Response:
+    def history(self, request: Request) -> Response:
         return json(history(self._memory, _number(request, "seconds", 600, 1, HISTORY_SECONDS)))
 
-    async def scores(self, request: Request) -> Response:
+    def scores(self, request: Request) -> Response:
         camera = request.query_params.get("camera", "")
         if camera not in self._state().cameras:
             raise HTTPException(
@@ -216,35 +207,33 @@ class Api:
                 scores=[score for score, _ in scored],
                 verdicts=[verdict for _, verdict in scored],
                 score_threshold=threshold,
-                missed=await self._work(self._missed, self._memory.status, threshold),
+                missed=self._missed(self._memory.status, threshold),
                 from_ns=rows[0].at_ns if rows else None,
                 to_ns=rows[-1].at_ns if rows else None,
             )
         )
 
-    async def review(self, request: Request) -> Response:
-        return json(await self._work(self._unreviewed, _number(request, "limit", 50, 1, MOST_QUEUED)))
+    def review(self, request: Request) -> Response:
+        return json(self._unreviewed(_number(request, "limit", 50, 1, MOST_QUEUED)))
 
-    async def why(self, request: Request) -> Response:
-        found = await self._find(request.path_params["id"])
-        event, evidence = found.event, found.evidence
-        stored = await self._work(self._pictures.stored_marks, event)
+    def why(self, request: Request) -> Response:
+        found = self._find(request.path_params["id"])
         return json(
             Why(
-                event=event,
+                event=found.event,
                 heatmap=found.heatmap(),
                 tiles=found.highest_tiles(),
-                tile_px=None if evidence is None else evidence.tiles.tile_px,
+                tile_px=None if found.evidence is None else found.evidence.tiles.tile_px,
                 cells=found.highest_cells(),
                 source=found.source,
-                review=self._memory.reviews.of(found.id, stored),
-                has_reference=await self._work(self._references.of, event) is not None,
+                review=self._review_of(found),
+                has_reference=self._references.of(found.event) is not None,
             )
         )
 
-    async def heatmap_png(self, request: Request) -> Response:
-        found = await self._find(request.path_params["id"])
-        data = await self._work(found.heatmap_png)
+    def heatmap_png(self, request: Request) -> Response:
+        found = self._find(request.path_params["id"])
+        data = found.heatmap_png()
         if data is None:
             raise HTTPException(404, f"picture {found.id} has no heatmap: the frame was not judged")
         return _picture(data)
@@ -256,6 +245,9 @@ class Api:
         body = await read_body(request, LARGEST_MARK)
         if body is None:
             raise HTTPException(413, f"the mark has more than {LARGEST_MARK} bytes; name fewer positions")
+        return json(await run_in_threadpool(self._mark, body))
+
+    def _mark(self, body: bytes) -> Marked:
         try:
             wanted = _decode_mark(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
@@ -265,35 +257,32 @@ class Api:
         if len(self._marked_s) == MOST_MARKS_PER_MINUTE and now_s - self._marked_s[0] < 60:
             raise HTTPException(429, f"{MOST_MARKS_PER_MINUTE} marks came within a minute, which is the most; wait")
         self._marked_s.append(now_s)
-        found = await self._find(wanted.picture)
+        found = self._find(wanted.picture)
         verdict = found.event.verdict
         try:
             mark = mark_of(found.event, wanted.kind, wanted.by, wanted.at_xy)
         except InputError as problem:
             may_be = verdict == "DEFECT" or (verdict == "GOOD" and wanted.kind != "false_alarm")
             raise HTTPException(400 if may_be else 409, str(problem)) from problem
-        if mark.kind == "withdrawn":
-            review = self._memory.reviews.of(found.id, await self._work(self._pictures.stored_marks, found.event))
-            if review is None or mark.by not in review.by:
-                raise HTTPException(409, f"{mark.by} has no mark of this picture to take back")
-        not_stored = None
-        if found.source == "memory" and not await self._work(self._pictures.stored, [found.id]):
+        if mark.kind == "withdrawn" and mark.by not in getattr(self._review_of(found), "by", ()):
+            raise HTTPException(409, f"{mark.by} has no mark of this picture to take back")
+        detail = None
+        if found.source == "memory" and not self._pictures.stored([found.id]):
             not_stored = self._choose(Picture(found.event, found.image, found.evidence))
-        event = await self._journalled(mark)
+            detail = not_stored and f"The mark counts, but no training can use the picture: {not_stored}."
+        event = self._journalled(mark)
         if event.journal_id is None:
             raise HTTPException(
                 503, "the line has received the mark, but its journal stores no events now; mark it again when it does"
             )
-        detail = None if not_stored is None else f"The mark counts, but no training can use the picture: {not_stored}."
-        stored = not_stored is None
-        return json(Marked(id=mark.id, seq=event.seq, journal_id=event.journal_id, stored=stored, detail=detail))
+        return Marked(id=mark.id, seq=event.seq, journal_id=event.journal_id, stored=detail is None, detail=detail)
 
-    async def _journalled(self, mark: Mark) -> ReviewEvent:
+    def _journalled(self, mark: Mark) -> ReviewEvent:
         """Send a mark to the line, and return its event."""
         journalled = self._memory.reviews.expect(mark.id)
         try:
-            await self._work(send_mark, self._socket, mark)
-            return await asyncio.wait_for(asyncio.wrap_future(journalled), JOURNALLED_WITHIN_SECONDS)
+            send_mark(self._socket, mark)
+            return journalled.result(JOURNALLED_WITHIN_SECONDS)
         except DeliveryError as problem:
             if isinstance(problem.__cause__, FileNotFoundError | ConnectionRefusedError):  # nobody listens
                 raise HTTPException(503, "the line does not run: start it, then mark again") from problem
@@ -306,6 +295,11 @@ class Api:
             ) from problem
         finally:
             self._memory.reviews.forget(mark.id)
+
+    def _review_of(self, picture: HeldPicture) -> ReviewState | None:
+        day = day_of(picture.event.times.captured_at_ns)
+        stored = [] if self._store is None else self._store.review_events(picture.id, day)
+        return self._memory.reviews.of(picture.id, stored)
 
     def _unreviewed(self, limit: int) -> Queue:
         """Return the newest frames that nobody has reviewed; of a line that stores no evidence, the DEFECTs in memory.
@@ -326,39 +320,28 @@ class Api:
     def _jpeg(self, make: Make) -> Handler:
         """Return what answers with what `make` makes of the requested picture, as frames are shown."""
 
-        async def answer(request: Request) -> Response:
-            picture = await self._find(request.path_params["id"])
-            jpeg = picture.jpeg if make is frame_of else partial(jpeg_of, await self._made_of(picture, make))
-            return _picture((await self._work(jpeg)).data, "image/jpeg")
+        def answer(request: Request) -> Response:
+            picture = self._find(request.path_params["id"])
+            jpeg = picture.jpeg() if make is frame_of else jpeg_of(_made_of(picture, make))
+            return _picture(jpeg.data, "image/jpeg")
 
         return answer
 
     def _png(self, make: Make, *, is_cut: bool = False) -> Handler:
         """Return what answers with what `make` makes of the requested picture, if `is_cut` in the requested box."""
 
-        async def answer(request: Request) -> Response:
+        def answer(request: Request) -> Response:
             most = LARGEST_COORDINATE
-            box = tuple(_number(request, key, None, -most, most) for key in _BOX) if is_cut else (0, 0, most, most)
-            image = await self._made_of(await self._find(request.path_params["id"]), make)
+            x0, y0, x1, y1 = (_number(request, key, None, -most, most) if is_cut else end for key, end in _BOX.items())
             try:
-                return _picture(await self._work(png_of, image, box))
+                return _picture(png_of(_made_of(self._find(request.path_params["id"]), make), (x0, y0, x1, y1)))
             except ValueError as problem:
                 raise HTTPException(400, str(problem)) from problem
 
         return answer
 
-    async def _made_of(self, picture: HeldPicture, make: Make) -> NDArray[np.uint8]:
-        image = await self._work(make, picture)
-        if image is None:
-            raise HTTPException(
-                404,
-                f"picture {picture.id} has no reference that can be shown: it was not compared with one, or the line's "
-                "file names another bundle now",
-            )
-        return image
-
-    async def _find(self, wanted: str) -> HeldPicture:
-        found = await self._work(self._pictures.find, wanted)
+    def _find(self, wanted: str) -> HeldPicture:
+        found = self._pictures.find(wanted)
         if found is None:
             raise HTTPException(
                 404,
@@ -373,7 +356,7 @@ class Api:
         Args:
             threshold: score threshold of the line's newest verdict, logits.
         """
-        calibration = None if status is None else self._calibration_of(status)
+        calibration = None if status is None else self._references.calibration_of(status)
         if calibration is None or calibration.score_threshold != threshold:
             return None
         if not any(kind.missed for kind in calibration.missed):
@@ -382,21 +365,16 @@ class Api:
         first = f"At the line's limit, whole kinds of defects pass: {passing}. " if passing else ""
         return f"{first}Missed in the cross-validation of the training, {describe_missed(calibration.missed)}."
 
-    def _calibration_of(self, status: StatusEvent) -> Calibration | None:
-        """Return the calibration of the line's bundle, which is read once; None: the line's file names another."""
-        running = status.bundle.digest
-        if running not in self._calibrations:
-            try:
-                manifest, digest = read_manifest(load_config(self._file).of_product(status.product).bundle)
-            except HeatlineError:  # the line itself reports it
-                return None
-            if digest != running:
-                return None
-            self._calibrations = {running: manifest.calibration}
-        return self._calibrations.get(running)
 
-    async def _work(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+def _made_of(picture: HeldPicture, make: Make) -> NDArray[np.uint8]:
+    image = make(picture)
+    if image is None:
+        raise HTTPException(
+            404,
+            f"picture {picture.id} has no reference that can be shown: it was not compared with one, or the line's "
+            "file names another bundle now",
+        )
+    return image
 
 
 def frame_of(picture: HeldPicture) -> NDArray[np.uint8]:
@@ -404,7 +382,7 @@ def frame_of(picture: HeldPicture) -> NDArray[np.uint8]:
     return picture.image
 
 
-_BOX = "x0", "y0", "x1", "y1"
+_BOX = {"x0": 0, "y0": 0, "x1": LARGEST_COORDINATE, "y1": LARGEST_COORDINATE}
 
 
 def history(memory: Memory, seconds: int) -> History:

@@ -18,8 +18,8 @@ from heatline.edge.heatmap_picture import ColourScale, png
 from heatline.edge.images import read_image, read_rgb
 from heatline.edge.inspection.verdict import TileScores
 from heatline.edge.monitor.pictures import Evidence, Picture
-from heatline.edge.monitor.store import EvidenceEntry, EvidenceStore, day_of
-from heatline.edge.wire.events import HeatmapPng, ReviewEvent, VerdictEvent
+from heatline.edge.monitor.store import EvidenceEntry, EvidenceStore
+from heatline.edge.wire.events import HeatmapPng, VerdictEvent
 
 logger = logging.getLogger(__name__)
 
@@ -244,12 +244,6 @@ class Pictures:
     def stored(self, ids: Collection[str]) -> set[str]:
         """Return those of these ids that the evidence store has."""
         return set() if self._store is None else {picture for picture, _ in self._store.held(ids)}
-
-    def stored_marks(self, event: VerdictEvent) -> list[ReviewEvent]:
-        """Return the review events of an event's picture in the evidence store."""
-        if self._store is None:
-            return []
-        return self._store.review_events(picture_id(event), day_of(event.times.captured_at_ns))
 
     def places(self, ids: Collection[str]) -> dict[str, Place]:
         """Return where the pictures with these ids are, of those that there are."""

@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -113,11 +113,10 @@ class Live:
 
     Args:
         state: describes the line as it is now.
-        workers: threads that read the disk.
     """
 
-    def __init__(self, memory: Memory, pictures: Pictures, state: Callable[[], State], workers: Executor) -> None:
-        self._memory, self._pictures, self._state, self._workers = memory, pictures, state, workers
+    def __init__(self, memory: Memory, pictures: Pictures, state: Callable[[], State]) -> None:
+        self._memory, self._pictures, self._state = memory, pictures, state
         self._viewers: list[_Viewer] = []
 
     def notify(self) -> None:
@@ -170,8 +169,8 @@ class Live:
         rows, cursor = memory.rows(ROWS_AT_START)
         state_at_s, seen = 0.0, -1
         try:
-            places = loop.run_in_executor(self._workers, located, rows, self._pictures)
-            rows = await asyncio.wait_for(places, LOCATED_WITHIN_SECONDS)
+            async with asyncio.timeout(LOCATED_WITHIN_SECONDS):
+                rows = await anyio.to_thread.run_sync(located, rows, self._pictures, abandon_on_cancel=True)
         except (InputError, TimeoutError):  # the evidence store cannot be read: the page asks again for a picture
             rows = [msgspec.structs.replace(row, picture=None) for row in rows]
         await viewer.send(VerdictsMessage(rows=rows))

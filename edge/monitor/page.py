@@ -7,7 +7,6 @@ import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -39,7 +38,6 @@ from heatline.edge.util.listener import ACCEPTED_AT_ONCE, Listener
 from heatline.edge.util.process import yield_processor
 
 STATIC = Path(__file__).with_name("static")
-WORKERS = 2
 MOST_CONNECTIONS = 128
 """A further client replaces the oldest of the address that has most."""
 END_WITHIN_SECONDS = 1
@@ -87,8 +85,8 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None], choose
     store = None
     with contextlib.suppress(ConfigError):  # it stores no pictures, or has no folder for them: the line reports that
         store = EvidenceStore(evidence_of(line))
-    with listening_socket(listen) as bound, ThreadPoolExecutor(WORKERS, "page") as workers:
-        app = application(file, name_of(line), memory, metrics, store, picture_socket(file), workers, choose)
+    with listening_socket(listen) as bound:
+        app = application(file, name_of(line), memory, metrics, store, picture_socket(file), choose)
         server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
         signal.signal(signal.SIGTERM, _leave)
         cv2.setNumThreads(1)  # the other cores belong to inspection
@@ -160,7 +158,6 @@ def application(
     metrics: Metrics,
     store: EvidenceStore | None,
     socket: Path,
-    workers: ThreadPoolExecutor,
     choose: Choose = not_chosen,
 ) -> Starlette:
     """Return the application, which is not protected yet.
@@ -177,8 +174,8 @@ def application(
         return describe(memory, line)
 
     pictures = Pictures(memory.pictures, store)
-    live = Live(memory, pictures, state, workers)
-    api = Api(memory, pictures, metrics, store, state, workers, file, socket, choose)
+    live = Live(memory, pictures, state)
+    api = Api(memory, pictures, metrics, store, state, file, socket, choose)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

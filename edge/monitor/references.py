@@ -1,5 +1,8 @@
-"""Shows the reference picture of a frame where the frame shows the part, and the difference of both."""
+"""Reads a line's bundle for the page: the reference of a frame, moved to where the frame shows the part, the difference
+of both, and what the bundle is known to miss.
+"""
 
+import contextlib
 from pathlib import Path
 
 import cv2
@@ -7,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from heatline.edge.bundle import Calibration
 from heatline.edge.bundle.store import Bundle, read_manifest
 from heatline.edge.config import load_config
 from heatline.edge.errors import HeatlineError
@@ -29,25 +33,35 @@ class References:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._known: tuple[str, dict[str, Reference]] = "", {}
-        """Digest of the bundle that was asked for last, and its pictures by camera."""
+        self._calibrations: dict[str, Calibration] = {}
+        self._pictures: dict[str, dict[str, Reference]] = {}
+        """By the bundle's digest, of the one that was asked for last; then by camera."""
+
+    def calibration_of(self, status: wire.StatusEvent) -> Calibration | None:
+        """Return the calibration of the line's bundle, which is read once; None: the line's file names another."""
+        digest = status.bundle.digest
+        if digest not in self._calibrations and (bundle := self._bundle(digest, status.product)):
+            self._calibrations = {digest: bundle.manifest.calibration}
+        return self._calibrations.get(digest)
 
     def of(self, event: wire.VerdictEvent) -> Reference | None:
         """Return what a frame was compared with; None: it was not compared, or the line uses another bundle now."""
         if event.pose is None:
             return None
-        digest, found = self._known
-        if digest != event.bundle.digest:
-            try:
-                path = load_config(self._file).of_product(event.product).bundle
-                manifest, digest = read_manifest(path)
-                if digest != event.bundle.digest:
-                    return None
-                found = Bundle(path, manifest, digest).references()
-            except HeatlineError:  # the line itself reports it
-                return None
-            self._known = digest, found
+        digest = event.bundle.digest
+        if digest not in self._pictures and (bundle := self._bundle(digest, event.product)):
+            with contextlib.suppress(HeatlineError):  # the line itself reports it
+                self._pictures = {digest: bundle.references()}
+        found = self._pictures.get(digest, {})
         return found.get(event.camera) or found.get("")
+
+    def _bundle(self, digest: str, product: str | None) -> Bundle | None:
+        """Return the bundle that the line's file names, if it has this digest."""
+        with contextlib.suppress(HeatlineError):  # the line itself reports it
+            path = load_config(self._file).of_product(product).bundle
+            manifest, found = read_manifest(path)
+            return Bundle(path, manifest, found) if found == digest else None
+        return None
 
     def moved(self, picture: HeldPicture) -> NDArray[np.uint8] | None:
         """Return the reference as the frame shows it, RGB [H, W, 3]; None: as `of`.

@@ -6,7 +6,6 @@ import json
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,8 +142,8 @@ def page(
     """
     memory = memory or Memory()
     metrics = Metrics(memory)
-    with listening_socket("127.0.0.1:0") as bound, ThreadPoolExecutor(2) as workers:
-        app = application(file, LINE, memory, metrics, store, line_socket, workers, choose)
+    with listening_socket("127.0.0.1:0") as bound:
+        app = application(file, LINE, memory, metrics, store, line_socket, choose)
         server = server_of(app, bound, web or WebConfig(), only_local=only_local)
         port = bound.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
