@@ -22,7 +22,6 @@ from heatline.edge.inspection.setup import Setup
 from heatline.edge.monitor.feed import check_socket
 from heatline.edge.monitor.pictures import picture_socket
 from heatline.edge.monitor.recorder import check_folder, require_unused
-from heatline.edge.monitor.sidecar import check_page
 from heatline.edge.monitor.store import evidence_folder
 from heatline.edge.service.events import bundle_name
 from heatline.edge.service.line import (
@@ -35,6 +34,7 @@ from heatline.edge.service.line import (
 )
 from heatline.edge.service.loading import PreparedSetup, prepare
 from heatline.edge.target import KeyFiles, endpoint_of
+from heatline.edge.util.extras import require_extra
 from heatline.edge.util.process import require_limits
 from heatline.edge.util.systemd import LINES, STATE_FOLDERS, state_folder
 from heatline.edge.util.text import format_count, utf8_safe
@@ -172,6 +172,9 @@ def _check_addresses(line: Path, config: LineConfig, to_bind: dict[str, str], fa
     found = Faults()
     with bound_addresses(to_bind, found), found.collected():
         if config.web is not None:
+            require_extra("view")
+            from heatline.edge.monitor.page import check as check_page
+
             check_page(config.web)
     taken = any(isinstance(error, DeliveryError) for error in found.found)
     runs = taken and _runs(line)

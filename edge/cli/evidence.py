@@ -31,7 +31,7 @@ from heatline.edge.describe import describe_bundle, describe_event, utc
 from heatline.edge.errors import ConfigError, DeliveryError, InputError, JournalError
 from heatline.edge.heatmap_picture import outline_foreign, outline_regions, png, tint
 from heatline.edge.images import read_image, read_rgb
-from heatline.edge.monitor.marks import MANIFEST, ManifestRow, Review, ReviewRow, mark_of
+from heatline.edge.monitor.marks import MANIFEST, ManifestRow, Review, mark_of
 from heatline.edge.monitor.pictures import picture_socket, send_mark
 from heatline.edge.monitor.report import Estimate, JournalTotals, Row, Share
 from heatline.edge.monitor.report import report as make_report
@@ -98,7 +98,7 @@ def list_(
     found = list(store.entries(limit=limit, day=day, verdict=verdicts, camera=camera, is_reviewed=reviewed))
     reviews = [store.review(entry.picture, entry.day) for entry in found]
     if as_json:
-        print_json({"folder": str(store.folder), "entries": found, "reviews": [_row_of(review) for review in reviews]})
+        print_json({"folder": str(store.folder), "entries": found, "reviews": reviews})
     elif found:
         print_table(HEADINGS, map(_cells, found, reviews), numbers={"score"})
     else:
@@ -130,7 +130,7 @@ def show(line: str, picture: str, out: Path | None, as_json: bool) -> None:
         with writing(out), replacing(out, unique=True) as new:
             new.write_bytes(png(shown))
     paths = {"frame": frame and str(frame), "heatmap": heatmap and str(heatmap)}
-    report = {**paths, "entry": entry, "review": _row_of(review)}
+    report = {**paths, "entry": entry, "review": review}
     facts = _facts(entry, review) | {"picture": frame or "deleted", "heatmap": heatmap}
     print_report(report, as_json, f"{entry.event.verdict}, picture {picture}", facts)
     if out is not None and not as_json:
@@ -193,10 +193,6 @@ def _facts(entry: EvidenceEntry, review: Review | None) -> dict[str, object]:
     return facts | {"product": event.product, "bundle": f"{describe_bundle(event.bundle)}, {event.precision}"}
 
 
-def _row_of(review: Review | None) -> ReviewRow | None:
-    return None if review is None else ReviewRow.of(review)
-
-
 def _utc(at_ns: int) -> str:
     return utc(at_ns).partition(".")[0].replace("T", " ") or "?"
 
@@ -253,7 +249,7 @@ def mark(
         raise InputError(f"--at came with {kind}; --at belongs to missed only, so leave it out")
     made = mark_of(entry.event, KINDS[kind], by, at_xy)
     review = store.review(picture, entry.day)
-    if made.kind == "withdrawn" and (review is None or made.by not in review.reviewers):
+    if made.kind == "withdrawn" and (review is None or made.by not in review.by):
         raise InputError(
             f"{made.by} has no mark of picture {picture} to withdraw; heatline evidence show {line} {picture} prints "
             "the marks"
@@ -511,7 +507,7 @@ def _copy(store: EvidenceStore, entry: EvidenceEntry, out: Path, manifest: Binar
             line=entry.line,
             day=entry.day,
             event=entry.event,
-            review=_row_of(review),
+            review=review,
         )
         # Before the picture gets its name, so that no picture is without its row after Ctrl-C.
         manifest.write(encode_json(row) + b"\n")

@@ -29,6 +29,7 @@ from heatline.edge.describe import (
 )
 from heatline.edge.errors import MessageError
 from heatline.edge.target import KeyFiles, endpoint_of, key_options
+from heatline.edge.util.extras import require_extra
 from heatline.edge.util.files import writing
 from heatline.edge.wire.events import Event, Message, StatusEvent, VerdictEvent
 
@@ -196,6 +197,7 @@ def view(line: str, listen: str | None) -> None:
     The page shows pictures, verdicts, and why. The line need not run: then the page shows the last verdicts of its
     journal, with their pictures in its evidence store. LINE is a line's name or its TOML file, on this PC.
     """
-    from heatline.edge.monitor.sidecar import serve_page
+    require_extra("view")
+    from heatline.edge.monitor.page import serve
 
-    serve_page(line, listen, lambda url: click.echo(f"open {url} (Ctrl-C ends the page)"))
+    serve(line, listen, lambda url: click.echo(f"open {url} (Ctrl-C ends the page)"))

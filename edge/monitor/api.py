@@ -19,8 +19,8 @@ from starlette.routing import Route
 from heatline.edge.bundle.manifest import describe_missed, describe_passing
 from heatline.edge.errors import DeliveryError, HeatlineError, InputError
 from heatline.edge.monitor.held_picture import Cell, HeldPicture, Pictures, Place, Tile, jpeg_of, png_of
-from heatline.edge.monitor.marks import mark_of
-from heatline.edge.monitor.memory import HISTORY_SECONDS, NS, ROWS, Memory, ReviewState, VerdictRow, located, row_of
+from heatline.edge.monitor.marks import Review, mark_of
+from heatline.edge.monitor.memory import HISTORY_SECONDS, NS, ROWS, Memory, VerdictRow, located, row_of
 from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.pictures import Picture, send_mark
 from heatline.edge.monitor.references import References
@@ -79,7 +79,7 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     cells: list[Cell]
     """The highest ones, highest first."""
     source: Place
-    review: ReviewState | None
+    review: Review | None
     """Null: nobody has reviewed it."""
     has_reference: bool
     """Whether the reference that the frame was compared with can be shown."""
@@ -296,7 +296,7 @@ class Api:
         finally:
             self._memory.reviews.forget(mark.id)
 
-    def _review_of(self, picture: HeldPicture) -> ReviewState | None:
+    def _review_of(self, picture: HeldPicture) -> Review | None:
         day = day_of(picture.event.times.captured_at_ns)
         stored = [] if self._store is None else self._store.review_events(picture.id, day)
         return self._memory.reviews.of(picture.id, stored)

@@ -5,18 +5,17 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import anyio
 import msgspec
+from msgspec.structs import asdict
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from heatline.edge.errors import InputError
 from heatline.edge.monitor.api import error
 from heatline.edge.monitor.held_picture import HeldPicture, Pictures
-from heatline.edge.monitor.memory import Memory, ReviewState, VerdictRow, located
+from heatline.edge.monitor.memory import Memory, located
 from heatline.edge.monitor.state import State
-from heatline.edge.wire.events import HeatmapPng, Verdict, VerdictEvent
 
 logger = logging.getLogger(__name__)
 
@@ -30,53 +29,6 @@ LARGEST_MESSAGE = 4096
 LOCATED_WITHIN_SECONDS = 2.0
 """A disk that does not answer does not keep a page empty for longer."""
 ENDED_OR_WRONG = 1008
-
-
-class StateMessage(State, frozen=True, kw_only=True, tag="state"):
-    sent_ms: float
-    """By this PC's monotonic clock: a browser detects from it how late messages come."""
-
-
-class VerdictMessage(VerdictRow, frozen=True, kw_only=True, tag="verdict"):
-    pass
-
-
-class VerdictsMessage(msgspec.Struct, frozen=True, kw_only=True, tag="verdicts"):
-    """The last rows, oldest first, once at the start."""
-
-    rows: list[VerdictRow]
-
-
-class MissedMessage(msgspec.Struct, frozen=True, kw_only=True, tag="missed"):
-    """This browser was too slow: these rows will not come."""
-
-    rows: int
-
-
-class ReviewMessage(msgspec.Struct, frozen=True, kw_only=True, tag="review"):
-    """The marks of a picture have changed."""
-
-    id: str
-    """Of the picture."""
-    review: ReviewState | None
-
-
-class PictureMessage(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
-    """The newest frame of a camera. Binary messages follow: its JPEG, and if it has a heatmap, the heatmap's PNG."""
-
-    camera: str
-    id: str
-    verdict: Verdict
-    age_ms: float
-    """Time since capture when this message was sent."""
-    sent_ms: float
-    """As of the state's message."""
-    hw: tuple[int, int]
-    """Of the frame, px."""
-    shown_hw: tuple[int, int]
-    """Of the JPEG, px."""
-    event: VerdictEvent
-    heatmap: HeatmapPng | None
 
 
 class Ack(msgspec.Struct, frozen=True, tag="ack", forbid_unknown_fields=True):
@@ -100,8 +52,8 @@ class _Viewer:
     unacked: dict[str, str] = field(default_factory=dict)
     """The picture that the browser has not drawn yet, by camera."""
 
-    async def send(self, message: msgspec.Struct) -> None:
-        await self.socket.send_text(msgspec.json.encode(message).decode())
+    async def send(self, kind: str, **fields: object) -> None:
+        await self.socket.send_text(msgspec.json.encode({"type": kind, **fields}).decode())
 
     def wants(self, picture: HeldPicture) -> bool:
         camera = picture.event.camera
@@ -173,22 +125,21 @@ class Live:
                 rows = await anyio.to_thread.run_sync(located, rows, self._pictures, abandon_on_cancel=True)
         except (InputError, TimeoutError):  # the evidence store cannot be read: the page asks again for a picture
             rows = [msgspec.structs.replace(row, picture=None) for row in rows]
-        await viewer.send(VerdictsMessage(rows=rows))
+        await viewer.send("verdicts", rows=rows)
         while True:
             viewer.changed.clear()
             if loop.time() >= state_at_s or memory.state_changes != seen:
                 seen = memory.state_changes
-                await viewer.send(StateMessage(**_fields(self._state()), sent_ms=memory.clock_ns() / 1e6))
+                await viewer.send("state", **asdict(self._state()), sent_ms=memory.clock_ns() / 1e6)
                 state_at_s = loop.time() + STATE_EVERY_SECONDS
-            news = memory.rows_after(cursor, ROWS_BEHIND)
-            cursor = news.cursor
-            if news.missed:
-                await viewer.send(MissedMessage(rows=news.missed))
-            for row in news.rows:
-                await viewer.send(VerdictMessage(**_fields(row)))
+            rows, missed, cursor = memory.rows_after(cursor, ROWS_BEHIND)
+            if missed:
+                await viewer.send("missed", rows=missed)
+            for row in rows:
+                await viewer.send("verdict", **asdict(row))
             changed, reviewed = memory.reviews.news_after(reviewed)
             for name in changed:
-                await viewer.send(ReviewMessage(id=name, review=memory.reviews.of(name)))
+                await viewer.send("review", id=name, review=memory.reviews.of(name))
             for picture in memory.pictures.newest():
                 if viewer.wants(picture):
                     await self._send_picture(viewer, picture)
@@ -204,22 +155,17 @@ class Live:
         height, width = picture.image.shape[:2]
         now_ns = self._memory.clock_ns()
         await viewer.send(
-            PictureMessage(
-                camera=event.camera,
-                id=picture.id,
-                verdict=event.verdict,
-                age_ms=max(0, now_ns - event.times.captured_monotonic_ns) / 1e6,
-                sent_ms=now_ns / 1e6,
-                hw=(height, width),
-                shown_hw=jpeg.hw,
-                event=event,
-                heatmap=picture.heatmap(),
-            )
+            "picture",
+            camera=event.camera,
+            id=picture.id,
+            verdict=event.verdict,
+            age_ms=max(0, now_ns - event.times.captured_monotonic_ns) / 1e6,
+            sent_ms=now_ns / 1e6,  # by this PC's monotonic clock: a browser detects from it how late messages come
+            hw=(height, width),
+            shown_hw=jpeg.hw,
+            event=event,
+            heatmap=picture.heatmap(),
         )
         await viewer.socket.send_bytes(jpeg.data)
         if heatmap is not None:
             await viewer.socket.send_bytes(heatmap)
-
-
-def _fields(struct: msgspec.Struct) -> dict[str, Any]:
-    return {name: getattr(struct, name) for name in struct.__struct_fields__}

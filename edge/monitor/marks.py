@@ -3,7 +3,6 @@
 import math
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -16,62 +15,33 @@ MANIFEST = "manifest.jsonl"
 """Beside exported frames: a `ManifestRow` for each."""
 
 
-@dataclass(frozen=True)
-class Review:
-    """The marks that count for one picture: the last one of each reviewer, oldest first. At least one."""
+class OneMark(msgspec.Struct, frozen=True, kw_only=True):
+    """The last mark of one reviewer."""
 
-    events: tuple[ReviewEvent, ...]
-
-    @property
-    def marks(self) -> list[Mark]:
-        return [event.mark for event in self.events]
-
-    @property
-    def truths(self) -> set[Truth]:
-        """What the reviewers say that the part is."""
-        return {truth_of(mark) for mark in self.marks}
-
-    @property
-    def truth(self) -> Truth | None:
-        """What the part is; None: the reviewers contradict each other."""
-        return self.truths.pop() if len(self.truths) == 1 else None
-
-    @property
-    def kind(self) -> MarkKind | None:
-        """Whether the verdict is right, a false alarm, or missed a defect; None: the reviewers contradict each other.
-
-        A DEFECT that one calls right, while another finds a further defect, missed a defect.
-        """
-        if self.truth is None:
-            return None
-        kinds = {mark.kind for mark in self.marks}
-        return "missed" if "missed" in kinds else kinds.pop()
-
-    @property
-    def missed_xy(self) -> list[tuple[int, int]]:
-        """Where the missed defects are, px of the frame, each position once."""
-        return list(dict.fromkeys(xy for mark in self.marks for xy in mark.at_xy))
-
-    @property
-    def reviewers(self) -> list[str]:
-        """The names of the reviewers whose marks count."""
-        return [mark.by for mark in self.marks]
+    by: str
+    kind: MarkKind
+    at_xy: list[tuple[int, int]]
+    """Where the missed defects are, px of the frame."""
+    at_ns: int
+    """UTC, ns since 1970."""
 
 
-class ReviewRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What reviewers say of a frame."""
+class Review(msgspec.Struct, frozen=True, kw_only=True):
+    """What all reviewers of a frame say of its verdict."""
 
     truth: Truth | None
-    """Null: they contradict each other."""
+    """What the part is; null: they contradict each other."""
     kind: MarkKind | None
-    """Null likewise."""
+    """Whether the verdict is right, a false alarm, or missed a defect; null likewise. A DEFECT that one calls right,
+    while another finds a further defect, missed a defect."""
     missed_xy: list[tuple[int, int]]
-    """Where the missed defects are, px of the frame."""
+    """Where the missed defects are, px of the frame, each position once."""
     by: list[str]
-
-    @classmethod
-    def of(cls, review: Review) -> "ReviewRow":
-        return cls(truth=review.truth, kind=review.kind, missed_xy=review.missed_xy, by=review.reviewers)
+    """The reviewers whose marks count."""
+    at_ns: int = 0
+    """Of the last mark."""
+    marks: list[OneMark] = []
+    """Those that count, oldest first."""
 
 
 class ManifestRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +53,7 @@ class ManifestRow(msgspec.Struct, frozen=True, kw_only=True):
     line: str
     day: str
     event: VerdictEvent
-    review: ReviewRow | None = None
+    review: Review | None = None
     """Null: nobody has reviewed the frame."""
 
 
@@ -114,7 +84,22 @@ def combine(events: Iterable[ReviewEvent]) -> dict[str, Review]:
         last.pop(event.mark.by, None)
         if event.mark.kind != "withdrawn":
             last[event.mark.by] = event
-    return {picture: Review(tuple(last.values())) for picture, last in by_picture.items() if last}
+    return {picture: _review_of(list(last.values())) for picture, last in by_picture.items() if last}
+
+
+def _review_of(events: Sequence[ReviewEvent]) -> Review:
+    marks = [event.mark for event in events]
+    truths, kinds = {truth_of(mark) for mark in marks}, {mark.kind for mark in marks}
+    is_agreed = len(truths) == 1
+    kind: MarkKind | None = "missed" if "missed" in kinds else marks[0].kind
+    return Review(
+        truth=truths.pop() if is_agreed else None,
+        kind=kind if is_agreed else None,
+        missed_xy=list(dict.fromkeys(xy for mark in marks for xy in mark.at_xy)),
+        by=[mark.by for mark in marks],
+        at_ns=events[-1].at_ns,
+        marks=[OneMark(by=e.mark.by, kind=e.mark.kind, at_xy=e.mark.at_xy, at_ns=e.at_ns) for e in events],
+    )
 
 
 def mark_of(event: VerdictEvent, kind: MarkKind, by: str, at_xy: Sequence[tuple[int, int]] = ()) -> Mark:

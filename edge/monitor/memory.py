@@ -8,13 +8,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from statistics import median
-from typing import NamedTuple
 
 import msgspec
 
 from heatline.edge.monitor.held_picture import HeldPicture, PictureMemory, Pictures, Place, picture_id
-from heatline.edge.monitor.marks import Truth, combine, merged
-from heatline.edge.wire.events import MarkKind, ReviewEvent, StatusEvent, Verdict, VerdictEvent, in_words
+from heatline.edge.monitor.marks import Review, combine, merged
+from heatline.edge.wire.events import ReviewEvent, StatusEvent, Verdict, VerdictEvent, in_words
 
 ROWS = 2000
 HISTORY_SECONDS = 3600
@@ -26,31 +25,6 @@ NS = 1_000_000_000
 MOST_PICTURES = 20_000
 """Pictures whose marks are remembered. The oldest are forgotten; the evidence store has their marks, too."""
 MOST_NEWS = 200
-
-
-class OneMark(msgspec.Struct, frozen=True, kw_only=True):
-    """The mark of one reviewer."""
-
-    by: str
-    kind: MarkKind
-    at_xy: list[tuple[int, int]]
-    """Where the missed defects are, px of the frame."""
-    at_ns: int
-    """UTC, ns since 1970."""
-
-
-class ReviewState(msgspec.Struct, frozen=True, kw_only=True):
-    """What all reviewers of a frame say of its verdict."""
-
-    kind: MarkKind | None
-    """Null: they contradict each other."""
-    truth: Truth | None
-    """Null likewise."""
-    by: list[str]
-    at_ns: int
-    """Of the last mark."""
-    marks: list[OneMark]
-    """The last one of each reviewer, oldest first."""
 
 
 class VerdictRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +49,7 @@ class VerdictRow(msgspec.Struct, frozen=True, kw_only=True):
     picture: Place | None
     """Where its picture is; null: there is none. That of a verdict that has just come may still be on its way."""
     product: str | None
-    review: ReviewState | None = None
+    review: Review | None = None
     """Null: nobody has reviewed it."""
 
 
@@ -110,7 +84,7 @@ class Reviews:
                 events = self._events.setdefault(name, [])
                 events.append(event)
                 self._events.move_to_end(name)
-                self._reviewed[name] = _review_of(events) is not None
+                self._reviewed[name] = bool(combine(merged(events)))
                 if len(self._events) > MOST_PICTURES:
                     del self._reviewed[self._events.popitem(last=False)[0]]
                 self._news.append(name)
@@ -118,14 +92,14 @@ class Reviews:
         if expected is not None and expected.set_running_or_notify_cancel():
             expected.set_result(event)
 
-    def of(self, picture: str, stored: Iterable[ReviewEvent] = ()) -> ReviewState | None:
+    def of(self, picture: str, stored: Iterable[ReviewEvent] = ()) -> Review | None:
         """Return the review of a picture; None: nobody has reviewed it.
 
         Args:
             stored: its review events in the evidence store, which may hold older ones.
         """
         with self._lock:
-            return _review_of([*stored, *self._events.get(picture, ())])
+            return combine(merged([*stored, *self._events.get(picture, ())])).get(picture)
 
     def marked(self) -> dict[str, bool]:
         """Return all pictures with marks, and whether these make a review."""
@@ -139,15 +113,6 @@ class Reviews:
         with self._lock:
             new = min(self._added - cursor, len(self._news))
             return list(dict.fromkeys(islice(self._news, len(self._news) - new, None))), self._added
-
-
-def _review_of(events: Iterable[ReviewEvent]) -> ReviewState | None:
-    """Return the review that the events of one picture make. Some may come twice, and in any order."""
-    for review in combine(merged(events)).values():
-        marks = [OneMark(by=e.mark.by, kind=e.mark.kind, at_xy=e.mark.at_xy, at_ns=e.at_ns) for e in review.events]
-        at_ns = review.events[-1].at_ns
-        return ReviewState(kind=review.kind, truth=review.truth, by=review.reviewers, at_ns=at_ns, marks=marks)
-    return None
 
 
 class Second(msgspec.Struct):
@@ -190,16 +155,6 @@ class CameraMemory:
         now_s = now_ns // NS
         last = islice(reversed(self.seconds), RATE_OVER_SECONDS + 1)
         return sum(each.frames for each in last if 0 < now_s - each.at_s <= RATE_OVER_SECONDS) / RATE_OVER_SECONDS
-
-
-class News(NamedTuple):
-    """Rows that a reader has not read yet."""
-
-    rows: list[VerdictRow]
-    missed: int
-    """Number of older ones that it will not get."""
-    cursor: int
-    """Read on from here."""
 
 
 class Memory:
@@ -250,8 +205,7 @@ class Memory:
                 self.restarted_ns = self.heard_ns
                 for camera in self.cameras.values():
                     camera.captured_ns.clear()
-            if before is None or _shown_at_once(before) != _shown_at_once(event):
-                self.state_changes += 1
+            self.state_changes += 1
         self.listener()
 
     def add_verdict(self, event: VerdictEvent, *, live: bool) -> None:
@@ -296,12 +250,14 @@ class Memory:
             rows, cursor = list(islice(self._rows, max(0, len(self._rows) - limit), None)), self._rows_added
         return [self._reviewed(row) for row in rows], cursor
 
-    def rows_after(self, cursor: int, at_most: int) -> News:
-        """Return the rows after a cursor. Of more than `at_most`, the oldest are left out and counted."""
+    def rows_after(self, cursor: int, at_most: int) -> tuple[list[VerdictRow], int, int]:
+        """Return the rows after a cursor, the number of older ones that are left out beyond `at_most`, and the new
+        cursor.
+        """
         with self.lock:
             new = self._rows_added - cursor
             rows, after = self.rows(min(new, at_most))
-        return News(rows, new - len(rows), after)
+        return rows, new - len(rows), after
 
     def scores(self, camera: str, at_most: int) -> list[VerdictRow]:
         """Return the newest rows of a camera that have a score, oldest first."""
@@ -360,10 +316,3 @@ def _add_to_history(seconds: deque[Second], event: VerdictEvent) -> None:
     place.frames += event.verdict != "NO_VERDICT"
     place.events += 1
     place.latency_ms += (event.latency_ms - place.latency_ms) / place.events
-
-
-def _shown_at_once(status: StatusEvent) -> object:
-    """Return the part of a status of which a page shows every change at once."""
-    cameras = {name: (camera.state, camera.reason) for name, camera in status.cameras.items()}
-    handshake = status.handshake.state, status.handshake.reason
-    return status.boot_id, status.state, handshake, cameras, status.bundle, status.product, status.acting

@@ -356,12 +356,13 @@ class Recorder:
         self._scan_at_s = clock() + SCAN_EVERY_SECONDS
         self._log = RateLimitedLog(logger)
 
-    def choose(self, picture: Picture) -> bool:
-        """Have a picture stored that the line did not choose; return False if too many wait. Any thread."""
-        with contextlib.suppress(queue.Full):
+    def choose(self, picture: Picture) -> str | None:
+        """Have a picture stored that the line did not choose; return why it is not, or None. Any thread."""
+        try:
             self._chosen.put_nowait(picture)
-            return True
-        return False
+        except queue.Full:
+            return "too many pictures wait to be stored"
+        return None
 
     def stop(self) -> None:
         """End after the entry in hand. Any thread, also a signal handler."""

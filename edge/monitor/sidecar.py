@@ -10,14 +10,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 
-from heatline.edge.config import LineConfig, WebConfig, load_config
+from heatline.edge.config import LineConfig, load_config
 from heatline.edge.errors import HeatlineError
-from heatline.edge.monitor.pictures import MOST_SLOTS, Picture, PictureClient, picture_socket
+from heatline.edge.monitor.pictures import MOST_SLOTS, PictureClient, picture_socket
 from heatline.edge.monitor.recorder import EvidenceWriter, Limits, Recorder
 from heatline.edge.monitor.store import evidence_folder
 from heatline.edge.util.extras import require_extra
@@ -30,43 +29,6 @@ logger = logging.getLogger("heatline.edge.monitor.sidecar")  # this module is __
 RETRY_PAGE_SECONDS = 10.0
 LEAVE_WITHIN_SECONDS = 2.0
 """An entry in hand is completed in this time at the end, or given up."""
-
-
-def serve_page(
-    line: str, listen: str | None, announce: Callable[[str], None], recorder: Recorder | None = None
-) -> None:
-    """Serve the page of a line until SIGTERM or Ctrl-C.
-
-    Args:
-        listen: `HOST:PORT`; None: as the line's file says.
-        announce: is given the page's address once it can be opened.
-        recorder: stores the pictures that people choose; None: nobody does.
-    Raises:
-        MissingExtraError: the extra `view` is not installed.
-        HeatlineError: the line's file cannot be used, or the page cannot listen there, or would not be protected.
-    """
-    require_extra("view")
-    from heatline.edge.monitor.page import not_chosen, serve
-
-    def choose(picture: Picture) -> str | None:
-        if recorder is None:
-            return not_chosen(picture)
-        return None if recorder.choose(picture) else "too many pictures wait to be stored"
-
-    serve(line, listen, announce, choose)
-
-
-def check_page(web: WebConfig) -> None:
-    """Check that a page can be served as its table says.
-
-    Raises:
-        MissingExtraError: the extra `view` is not installed.
-        HeatlineError: the page cannot listen there, or a file that protects it cannot be used.
-    """
-    require_extra("view")
-    from heatline.edge.monitor.page import check
-
-    check(web)
 
 
 def main() -> int:
@@ -94,7 +56,7 @@ def _work(file: Path, config: LineConfig, recorder: Recorder | None) -> None:
     try:
         while config.web is not None:
             try:
-                serve_page(str(file), None, lambda url: logger.info("the page of the line is %s", url), recorder)
+                _serve(file, recorder)
             except HeatlineError as error:
                 if recorder is None:
                     raise
@@ -111,6 +73,14 @@ def _work(file: Path, config: LineConfig, recorder: Recorder | None) -> None:
             if thread.is_alive():
                 logger.warning("the disk does not answer; the entry in hand is given up")
                 os._exit(0)
+
+
+def _serve(file: Path, recorder: Recorder | None) -> None:
+    require_extra("view")
+    from heatline.edge.monitor.page import not_chosen, serve
+
+    choose = not_chosen if recorder is None else recorder.choose
+    serve(str(file), None, lambda url: logger.info("the page of the line is %s", url), choose)
 
 
 def _recorder(file: Path, config: LineConfig) -> Recorder:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
 from heatline.edge.images import read_rgb
-from heatline.edge.monitor.marks import MANIFEST, ManifestRow, ReviewRow, Truth
+from heatline.edge.monitor.marks import MANIFEST, ManifestRow, Review, Truth
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.util.text import format_count, is_are
 from heatline.edge.wire.events import VerdictEvent
@@ -26,7 +26,7 @@ class MarkedFrame:
     path: Path | None
     """None: its picture is gone."""
     event: VerdictEvent
-    review: ReviewRow
+    review: Review
 
     @property
     def part(self) -> str | None:
@@ -38,9 +38,7 @@ def frames_of_store(store: EvidenceStore) -> list[MarkedFrame]:
     """Return the marked frames of an evidence store, oldest first; errors as `EvidenceStore.entries`."""
     reviews = store.reviews()
     return [
-        MarkedFrame(
-            store.frame_path(entry.picture, entry.day), entry.event, ReviewRow.of(reviews[entry.picture, entry.day])
-        )
+        MarkedFrame(store.frame_path(entry.picture, entry.day), entry.event, reviews[entry.picture, entry.day])
         for entry in store.entries(newest_first=False, is_reviewed=True)
     ]
 

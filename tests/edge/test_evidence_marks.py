@@ -79,7 +79,7 @@ def test_a_withdrawn_mark_leaves_a_picture_that_nobody_has_reviewed(tmp_path: Pa
         add(into, mark(one, "withdrawn", "Ada", 3))
         review = found.review(NAME, DAY)
         assert review is not None
-        assert review.reviewers == ["Bob"]
+        assert review.by == ["Bob"]
         assert found.unreviewed(9) == ([], 0)
         add(into, mark(one, "withdrawn", "Bob", 4))
         assert reviews(tmp_path) == {}

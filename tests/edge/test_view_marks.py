@@ -51,7 +51,7 @@ def test_a_mark_is_answered_once_the_line_has_journalled_it_and_sent_to_all_page
         answer = mark(served, kind="missed", by=" Anna ", at_xy=[[3, 4], [63, 47]])
         assert answer.status == 200
         assert (answer.json["seq"], answer.json["journal_id"], answer.json["id"]) == (1, JOURNAL, came[0].id)
-        review = {"kind": "missed", "truth": "defective", "by": ["Anna"], "at_ns": 1}
+        review = {"kind": "missed", "truth": "defective", "by": ["Anna"], "at_ns": 1, "missed_xy": [[3, 4], [63, 47]]}
         review["marks"] = [{"by": "Anna", "kind": "missed", "at_xy": [[3, 4], [63, 47]], "at_ns": 1}]
         for viewer in (one, other):
             assert next_message(viewer, "review") == {"type": "review", "id": NAME, "review": review}

@@ -171,10 +171,10 @@ def test_the_rows_are_bounded_and_a_reader_learns_how_many_it_missed() -> None:
     _, cursor = memory.rows(50)
     for number in range(1, ROWS + 101):
         memory.add_verdict(verdict(number), live=True)
-    news = memory.rows_after(cursor, 10)
-    assert [row.frame_number for row in news.rows] == list(range(ROWS + 91, ROWS + 101))
-    assert news.missed == ROWS + 90
-    assert memory.rows_after(news.cursor, 10).rows == []
+    rows, missed, after = memory.rows_after(cursor, 10)
+    assert [row.frame_number for row in rows] == list(range(ROWS + 91, ROWS + 101))
+    assert missed == ROWS + 90
+    assert memory.rows_after(after, 10) == ([], 0, after)
     assert len(memory.rows(10 * ROWS)[0]) == ROWS
 
 

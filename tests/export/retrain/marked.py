@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.monitor.marks import MANIFEST, ManifestRow, ReviewRow
+from heatline.edge.monitor.marks import MANIFEST, ManifestRow, Review
 from heatline.edge.util.text import encode_json
 from heatline.edge.wire.events import BundleName, MarkKind, VerdictEvent
 from tests.edge.wire_examples import DEFECT, GOOD
@@ -81,7 +81,7 @@ def row_of(
     event = msgspec.structs.replace(
         example, camera="top", frame_number=number, bundle=bundle, part_id=None, picture=picture, precision="f32"
     )
-    review = ReviewRow(truth=truth, kind=kind, missed_xy=missed_xy, by=["Ada"])  # type: ignore[arg-type]
+    review = Review(truth=truth, kind=kind, missed_xy=missed_xy, by=["Ada"])  # type: ignore[arg-type]
     return ManifestRow(
         file=f"{truth or 'good'}/2026-11-28_{picture}.png",
         picture=picture,
