@@ -24,6 +24,8 @@ from heatline.edge.wire.events import (
     WebState,
 )
 
+WELL = "begun", "recording"
+"""Kinds of journal events after which events are stored."""
 DATE_TIME = "%Y-%m-%d %H:%M:%S"
 Cell = str | int | float | None
 COLUMNS = (
@@ -54,22 +56,21 @@ def describe_event(event: Event) -> EventText:
             colour = {"GOOD": "green", "DEFECT": "red", "NO_VERDICT": "yellow"}[event.verdict]
             return EventText(event.camera, _describe_frame(event), event.verdict, _describe_verdict(event), colour)
         case AlarmEvent():
-            what, colour = (f"{event.alarm} DEAD", "red") if event.active else (f"{event.alarm} is back", "green")
-            return EventText(event.camera, "alarm", what, event.detail, colour)
+            state, colour = ("active", "red") if event.active else ("over", "green")
+            return EventText(event.camera, "", f"{event.alarm} {state}", event.detail, colour)
         case DriftEvent():
-            what, colour = ("drift", "yellow") if event.active else ("drift over", "green")
-            return EventText(event.camera, event.measure, what, event.detail, colour)
+            state, colour = ("active", "yellow") if event.active else ("over", "green")
+            return EventText(event.camera, "", f"{event.measure} {state}", event.detail, colour)
         case ChangeEvent():
             if event.applied:
-                return EventText("", event.change, "active", describe_active(event.product, event.bundle), "green")
-            return EventText("", event.change, "refused", event.detail or "", "red")
+                active = describe_active(event.product, event.bundle)
+                return EventText("", "", f"{event.change} applied", active, "green")
+            return EventText("", "", f"{event.change} refused", event.detail or "", "red")
         case JournalEvent():
-            colour = "green" if event.kind in ("begun", "recording") else "red"
-            return EventText("", "journal", event.kind, event.detail, colour)
+            return EventText("", "", event.kind, event.detail, "green" if event.kind in WELL else "red")
         case ReviewEvent():
             mark = event.mark
-            said = f"{mark.verdict} of {mark.picture}, marked by {mark.by}"
-            return EventText(mark.camera, "review", mark.kind.replace("_", " "), said, "default")
+            return EventText(mark.camera, "", mark.kind, f"{mark.picture}, by {mark.by}", "default")
         case StatusEvent():
             return EventText("", "status", event.state, describe_state(event), "default")
 
@@ -88,24 +89,17 @@ def columns_of(event: Event, seq: int, topic: str, journalled_at_ns: int) -> lis
         cells["acting"] = str(acting).lower()
     if isinstance(event, VerdictEvent | DriftEvent | ChangeEvent):
         cells |= {"bundle": event.bundle.name, "bundle_version": event.bundle.version}
-    match event:
-        case VerdictEvent():
-            cells |= {"regions": len(event.regions), "what": event.reason, "detail": event.description}
-            if event.regions:
-                cells["peak_x"], cells["peak_y"] = event.regions[0].peak_xy
-        case AlarmEvent() | DriftEvent():
-            of = event.alarm if isinstance(event, AlarmEvent) else event.measure
-            cells["what"] = f"{of} {'active' if event.active else 'over'}"
-        case ChangeEvent():
-            cells["what"] = f"{event.change} {'applied' if event.applied else 'refused'}"
-        case JournalEvent():
-            cells["what"] = event.kind
-        case ReviewEvent():
-            mark = event.mark
-            cells |= {"camera": mark.camera, "verdict": mark.verdict, "what": mark.kind}
-            cells["detail"] = f"{mark.picture}, by {mark.by}"
-            if mark.at_xy:
-                cells["peak_x"], cells["peak_y"] = mark.at_xy[0]
+    xy: Sequence[int] = ()
+    if isinstance(event, VerdictEvent):
+        cells |= {"regions": len(event.regions), "what": event.reason, "detail": event.description}
+        xy = event.regions[0].peak_xy if event.regions else ()
+    else:
+        told = describe_event(event)
+        cells |= {"camera": told.camera or None, "what": told.what}
+    if isinstance(event, ReviewEvent):
+        cells |= {"verdict": event.mark.verdict, "detail": told.detail}
+        xy = event.mark.at_xy[0] if event.mark.at_xy else ()
+    cells |= dict(zip(("peak_x", "peak_y"), xy, strict=False))
     return [cells[name] for name in COLUMNS]
 
 

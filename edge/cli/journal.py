@@ -4,7 +4,7 @@ import contextlib
 import csv
 import io
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -107,14 +107,9 @@ def verify(line: str, as_json: bool) -> None:
     other_versions: list[SchemaVersionError] = []
     with JournalReader.open_file(path) as reader, progress_bar() as progress:
         first, last = reader.range()
-        task = progress.add_task("structure", total=None)
-
-        def went_on(done: int, of: int) -> None:
-            progress.update(task, description="events", completed=done, total=of)
-
+        went_on = partial(progress.update, progress.add_task("events", total=None))
         try:
-            for fault in faults(reader, went_on, other_versions.append):
-                found.append(fault)
+            found.extend(faults(reader, lambda done, of: went_on(completed=done, total=of), other_versions.append))
         except JournalError as error:
             if error.kind != "damaged":
                 raise
@@ -179,11 +174,19 @@ def export(
                 "journal: the first event says when this one began"
             )
         end = last if through_seq is None else min(last, through_seq)
+        after, lost = begin, list[tuple[int, int]]()
         # Progress would be between the events if they went to the terminal too.
         with _written_to(out) as file, progress_bar(hidden=out is None) as progress:
-            task = progress.add_task("events", total=max(0, end - begin))
-            went_on = partial(progress.update, task)
-            lost = _write(reader, file, form, begin, end, topics, lambda done: went_on(completed=done))
+            went_on = partial(progress.update, progress.add_task("events", total=max(0, end - begin)))
+            if form == "csv":
+                file.write(_as_csv(COLUMNS))
+            while after < end:
+                page = reader.read(after, through_seq=end, topics=topics)
+                if page.lost_through is not None:
+                    lost.append((after, page.lost_through))
+                file.writelines(_csv_line(each) if form == "csv" else each.header + b"\n" for each in page.records)
+                after = page.through_seq
+                went_on(completed=after - begin)
     if lost:
         runs = ", ".join(f"{after + 1} to {through}" for after, through in lost)
         raise EventsLostError(
@@ -192,35 +195,6 @@ def export(
             after_seq=lost[0][0],
             through_seq=lost[-1][1],
         )
-
-
-def _write(
-    reader: JournalReader,
-    file: BinaryIO,
-    form: Format,
-    begin: int,
-    end: int,
-    topics: tuple[str, ...],
-    went_on: Callable[[int], None],
-) -> list[tuple[int, int]]:
-    """Write the events after `begin` through `end`. Return each deleted run: the event before it and its last event."""
-    line_of = _csv_line if form == "csv" else _json_line
-    if form == "csv":
-        file.write(_as_csv(COLUMNS))
-    lost: list[tuple[int, int]] = []
-    after = begin
-    while after < end:
-        page = reader.read(after, through_seq=end, topics=topics)
-        if page.lost_through is not None:
-            lost.append((after, page.lost_through))
-        file.writelines(map(line_of, page.records))
-        after = page.through_seq
-        went_on(after - begin)
-    return lost
-
-
-def _json_line(record: Record) -> bytes:
-    return record.header + b"\n"
 
 
 def _csv_line(record: Record) -> bytes:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
-import msgspec
 import zmq
+from msgspec.structs import asdict
 
 from heatline.edge import describe
 from heatline.edge.cli.options import FiniteRange, reply_timeout_option
@@ -19,7 +19,7 @@ from heatline.edge.delivery.subscriber import Subscriber, next_status
 from heatline.edge.errors import CommandRefusedError, ConfigError, DeliveryError
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, key_options, name_of
 from heatline.edge.wire.commands import Announced
-from heatline.edge.wire.events import ChangeEvent, HandshakeState, Message, StatusEvent
+from heatline.edge.wire.events import ChangeEvent, Handshake, HandshakeState, Message, StatusEvent
 
 EXIT_CODES: Mapping[HandshakeState, int] = {"READY": 0, "BUSY": 16, "DEGRADED": 17, "NOT_READY": 18}
 """Of `status`. Different from those of errors, so that a script can tell a line that is not ready from a failure."""
@@ -50,18 +50,6 @@ def run(line: Path) -> None:
             exit_immediately(0)
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """The status that a line published, or that none came."""
-
-    state: HandshakeState
-    reason: str | None
-    detail: str | None
-    heartbeat: int | None
-    """None: no status came."""
-    address: str
-    status: StatusEvent | None
-
-
 @click.command(epilog="Example: heatline status line1")
 @click.argument("line")
 @click.option(
@@ -89,36 +77,33 @@ def status(line: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> N
     event = next_status(address, timeout_s, keys)
     if event is None:
         require_authorized(address, keys, zmq.SUB)
-        found = Found(
+        handshake = Handshake(
             state="NOT_READY",
             reason="unreachable",
             detail=f"no status came from {address} within {time.monotonic() - began_s:.1f} s; check that the line "
             "runs, that this is its events.bind, and that this user may connect",
-            heartbeat=None,
-            address=address,
-            status=None,
+            heartbeat=0,
         )
+        report = {**asdict(handshake), "heartbeat": None, "address": address, "status": None}
     else:
-        found = Found(**msgspec.structs.asdict(event.handshake), address=address, status=event)
+        handshake = event.handshake
+        report = {**asdict(handshake), "address": address, "status": event}
     name = name_of(line) if event is None else event.line
-    reason = "" if found.reason is None else f" ({found.reason})"
-    print_report(found, as_json, f"{name}: {found.state}{reason}", _facts(found))
-    click.get_current_context().exit(EXIT_CODES[found.state])
+    reason = "" if handshake.reason is None else f" ({handshake.reason})"
+    facts = {"why": handshake.detail} | ({} if event is None else _facts(event))
+    print_report(report, as_json, f"{name}: {handshake.state}{reason}", facts)
+    click.get_current_context().exit(EXIT_CODES[handshake.state])
 
 
-def _facts(found: Found) -> dict[str, object]:
-    event = found.status
-    if event is None:
-        return {"why": found.detail}
+def _facts(event: StatusEvent) -> dict[str, object]:
     journal = event.journal
     consumers = {} if journal is None else journal.consumers
     return {
-        "why": found.detail,
         "product": event.product,
         "bundle": describe.describe_bundle(event.bundle),
         "engine": f"{event.engine} in {event.precision}",
         "acting": "yes" if event.acting else "no: an ejector must not act on its verdicts",
-        "heartbeat": found.heartbeat,
+        "heartbeat": event.handshake.heartbeat,
         **{f"camera {name}": describe.describe_frames(event, name) for name in event.ledger},
         "journal": journal and describe.describe_journal(journal),
         **{f"consumer {name}": journal and describe.describe_consumer(one, journal) for name, one in consumers.items()},

@@ -40,7 +40,7 @@ ALWAYS_SUBSCRIBED = "status", "alarm", "drift", "change", "journal"
 SILENT_SECONDS = 5.0
 """A line publishes its status about once a second: after this silence it is down, or refuses this client."""
 HEADINGS = "seq", "time", "camera", "frame", "event", "detail"
-WIDEST_FRAME = 12
+WIDEST_FRAME = 10
 """Characters of a file's name that leave room for the detail on a narrow terminal."""
 NARROW = 120
 STATE_STYLES = {"READY": "bold green", "BUSY": "bold yellow", "DEGRADED": "bold yellow", "NOT_READY": "bold red"}

@@ -139,7 +139,14 @@ def test_show_prints_the_journals_contents(folder: Path) -> None:
     }
     assert shown["events"] == [json.loads(header) for header in headers(folder)[-10:]]
     words = run("show", folder).stdout
-    for said in shown["journal_id"], "4 to 21", "4 events, the last was 20", "open DEAD", "it is not there", "part 12":
+    for said in (
+        shown["journal_id"],
+        "4 to 21",
+        "4 events, the last was 20",
+        "open active",
+        "it is not there",
+        "part 12",
+    ):
         assert said in words
 
 
