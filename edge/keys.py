@@ -3,7 +3,6 @@
 A folder of public keys defines who is trusted: one file NAME.pub each. Only its administrator can write it.
 """
 
-import contextlib
 import os
 import re
 import stat
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from heatline.edge.errors import HeatlineError
-from heatline.edge.util.files import open_plain, read_plain
+from heatline.edge.util.files import open_plain, read_plain, replacing, writing
 
 LARGEST_KEY_FILE = 64 * 1024
 PUBLIC_SUFFIX = ".pub"
@@ -54,20 +53,14 @@ def write_new(path: Path, data: bytes, mode: int, kind: type[HeatlineError], *, 
     Raises:
         HeatlineError: the file exists, or cannot be written.
     """
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            if owner_uid is not None:
-                os.fchown(file.fileno(), owner_uid, -1)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except FileExistsError as error:
-        raise kind(f"{path} exists already; keys are never overwritten, name a new file") from error
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        raise kind(f"{path} cannot be written ({error.strerror}); check the folder and its permissions") from error
+    if os.path.lexists(path):
+        raise kind(f"{path} exists already; keys are never overwritten, name a new file")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    with writing(path, kind), replacing(path) as new, open(os.open(new, flags, mode), "wb") as file:
+        os.fchmod(file.fileno(), mode)
+        if owner_uid is not None:
+            os.fchown(file.fileno(), owner_uid, -1)
+        file.write(data)
 
 
 def read_private(path: Path, kind: type[HeatlineError], made_by: str) -> bytes:
@@ -243,9 +236,7 @@ class KeyStore(Generic[K]):
             raise self._kind(
                 f"{self.folder} cannot be written ({error.strerror}); as root, or name another {option}"
             ) from error
-        unfinished = self.folder / f".{name}.{os.getpid()}"  # a line that reads meanwhile must not find half a key
-        write_new(unfinished, data, 0o644, self._kind)
-        unfinished.rename(path)
+        write_new(path, data, 0o644, self._kind)
         return StoredKey(name, key, path)
 
     def remove(self, name: str, option: str) -> bool:

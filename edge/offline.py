@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle, VerifiedEngine
 from heatline.edge.colour import PIXEL_FORMATS, PixelFormat, to_rgb
-from heatline.edge.delivery.numbering import Count
+from heatline.edge.delivery.publisher import Count
 from heatline.edge.errors import EngineError, InputError
 from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.heatmap_picture import ColourScale, outline_foreign, overlay

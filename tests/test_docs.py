@@ -31,8 +31,8 @@ from heatline.edge.cli.line import EXIT_CODES
 from heatline.edge.cli.main import heatline
 from heatline.edge.config import LineFile, load_config
 from heatline.edge.delivery.auth import make_key_pair, read_public_key
-from heatline.edge.delivery.commands import CommandServer
 from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.delivery.servers import CommandServer
 from heatline.edge.heatmap_picture import ColourScale, png
 from heatline.edge.reference.difference import CHANNELS, GreyRange
 from heatline.edge.service.status import REASONS

@@ -8,7 +8,7 @@ key is trusted: only a folder of public keys does, which the machine's administr
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -194,16 +194,6 @@ def _message(digest: str) -> bytes:
     return DOMAIN + bytes.fromhex(digest)
 
 
-class Signed(Protocol):
-    """An opened bundle."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def signed_by(self) -> PublicKey | None: ...
-
-
 class Signer(msgspec.Struct, frozen=True):
     """The signer of a bundle."""
 
@@ -231,34 +221,34 @@ def trust_key(key: PublicKey, name: str, folder: Path) -> StoredKey[PublicKey]:
     return KeyStore(folder, parse_public_key, BundleError).add(name, key, key.to_pem(), "--keys")
 
 
-def signer_of(bundle: Signed, folder: Path) -> Signer | None:
+def signer_of(signed_by: PublicKey | None, folder: Path) -> Signer | None:
     """Return a bundle's signer, with its name if a folder's keys include it; None if the bundle is not signed.
 
     Raises:
         BundleError: the folder or a key cannot be read, or others can write it.
     """
-    if bundle.signed_by is None:
+    if signed_by is None:
         return None
-    names = (each.name for each in trusted_keys(folder) if each.key == bundle.signed_by)
-    return Signer(bundle.signed_by.fingerprint, next(names, None))
+    names = (each.name for each in trusted_keys(folder) if each.key == signed_by)
+    return Signer(signed_by.fingerprint, next(names, None))
 
 
-def require_trusted(bundle: Signed, folder: Path) -> Signer:
+def require_trusted(signed_by: PublicKey | None, folder: Path, bundle: Path) -> Signer:
     """Require that a bundle is signed by a key of a folder.
 
     Raises:
         BundleError: it is not.
     """
-    signer = signer_of(bundle, folder)
+    signer = signer_of(signed_by, folder)
     named = str(folder) if folder.exists() else f"{folder}, which does not exist"
     if signer is None:
         raise BundleError(
-            f"{bundle.path} is not signed, expected a signature by a key of {named}; sign it with heatline bundle "
+            f"{bundle} is not signed, expected a signature by a key of {named}; sign it with heatline bundle "
             "sign, or set allow_unsigned = true in the line's file"
         )
     if signer.trusted_as is None:
         raise BundleError(
-            f"{bundle.path} is signed by key {signer.key}, which is not in {named}; if you know whose key that is, "
+            f"{bundle} is signed by key {signer.key}, which is not in {named}; if you know whose key that is, "
             "add it with heatline bundle trust, or set allow_unsigned = true in the line's file"
         )
     return signer

@@ -134,7 +134,10 @@ def show(bundle_path: Path, as_json: bool) -> None:
 def verify(bundle_path: Path, kind: EngineKind, precision: Precision, folder: Path | None, as_json: bool) -> None:
     """Verify every file of BUNDLE and its signature, if it has one, and run its golden tiles on this machine."""
     opened = open_bundle(bundle_path)
-    signer = signer_of(opened, TRUSTED_KEYS) if folder is None else require_trusted(opened, folder)
+    if folder is None:
+        signer = signer_of(opened.signed_by, TRUSTED_KEYS)
+    else:
+        signer = require_trusted(opened.signed_by, folder, opened.path)
     verified = open_verified_engine(opened, kind, precision)
     engine = verified.engine
     report: dict[str, object] = {

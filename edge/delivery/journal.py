@@ -185,17 +185,8 @@ class Record(NamedTuple):
         return None if self.heatmap is None else zlib.crc32(self.heatmap)
 
 
-class Head(NamedTuple):
-    """Identity of a journal, as it is stored in its file."""
-
-    journal_id: str
-    line: str
-    created_at_ns: int
-    """UTC, ns since 1970."""
-
-
-def read_head(connection: sqlite3.Connection, path: Path) -> Head:
-    """Read the identity of a journal.
+def read_head(connection: sqlite3.Connection, path: Path) -> tuple[str, str, int]:
+    """Return a journal's id, its line, and when it was created (UTC, ns since 1970).
 
     Raises:
         JournalError: a newer heatline created it, or its identity is missing.
@@ -208,10 +199,11 @@ def read_head(connection: sqlite3.Connection, path: Path) -> Head:
             "heatline, or move the file away",
             "foreign",
         )
+    head: tuple[str, str, int] | None
     head = connection.execute("SELECT journal_id, line, created_at_ns FROM journal").fetchone()
     if head is None:
         raise JournalError(f"{path} is damaged (its identity is missing)", "damaged")
-    return Head._make(head)
+    return head
 
 
 def range_in(connection: sqlite3.Connection) -> tuple[int, int]:
@@ -335,14 +327,7 @@ class Journal:
             self._connection.executemany(
                 "REPLACE INTO progress VALUES (?, ?, ?)", [(camera, *how_far) for camera, how_far in progress.items()]
             )
-            size_bytes = size_in(self._connection)
-        self.size_bytes = size_bytes
-        self.topics |= topics
-        self.progress |= progress
-        if records:
-            if not self.first_seq:
-                self.first_seq, self.oldest_at_ns = seqs[0], records[0].at_ns
-            self.last_seq = seqs[-1]
+        self.reload_state()
 
     def oldest(self, bytes_in_all: int) -> list[tuple[int, int, int]]:
         """Return seq, time of journalling (UTC, ns since 1970) and size in bytes of the oldest events.
@@ -377,7 +362,7 @@ class Journal:
                 )
             )
             self._connection.execute("DELETE FROM events WHERE seq <= ?", (through_seq,))
-            self._read_state()
+        self.reload_state()
         return Deleted(first_seq, min(through_seq, self.last_seq), by_topic)
 
     def checkpoint(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from heatline.edge.delivery.journal import FILE_NAME, Deleted, Journal, Record, move_aside
-from heatline.edge.delivery.numbering import Count, Numbering
+from heatline.edge.delivery.publisher import Count, Numbering
 from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import DeliveryError, JournalError
 from heatline.edge.frames import Watermark
@@ -49,7 +49,6 @@ BYTES_AT_ONCE = 4 << 20
 """Most bytes deleted in one transaction, so that no commit waits long for it."""
 _SPARE = 16
 """One part in this many of the budget is spare, for events that arrive during a deletion."""
-SECONDS_BETWEEN_DISCARDED_REPORTS = 10.0
 LARGEST = 2**63 - 1
 """Largest integer of SQLite."""
 
@@ -132,17 +131,6 @@ class _Outage:
                 self.progress[utf8_safe(event.camera)] = _progress_of(event)
 
 
-@dataclass
-class _Discarded:
-    """Events that were deleted before every durable consumer had acknowledged them, and that are not yet reported."""
-
-    first_seq: int
-    last_seq: int = 0
-    events: int = 0
-    by_topic: Counter[str] = field(default_factory=Counter)
-    consumers: set[str] = field(default_factory=set)
-
-
 class JournalWriter(Numbering):
     """Numbers and stores the events of a boot, and adds the counts to its statuses.
 
@@ -197,9 +185,8 @@ class JournalWriter(Numbering):
         """The journal's own events to commit before all others. They get their number then."""
         self._outage: _Outage | None = None
         self._recovered_at_s = float("-inf")
-        self._discarded: _Discarded | None = None
         self._discarded_events = 0
-        self._delete_by_age_at_s = self._report_discarded_at_s = float("-inf")
+        self._delete_by_age_at_s = float("-inf")
         self._first_seq = self._size_bytes = 0
         """The first event and the size of the file after the last successful call."""
         self._begin()
@@ -266,7 +253,6 @@ class JournalWriter(Numbering):
 
     def close(self) -> None:
         """Store the journal's own events that wait, and close the file if the disk answers."""
-        self._report_discarded()
         if self._own_events and self._outage is None:
             self.commit([])
         if not self._disk.close(self._close_file, DISK_SECONDS if self._disk.busy else DISK_SECONDS_AT_START):
@@ -417,7 +403,7 @@ class JournalWriter(Numbering):
     # Deleting events.
 
     def _check_and_discard(self) -> None:
-        """Require that no reader found the journal damaged, delete what is due, and report it.
+        """Require that no reader found the journal damaged, and delete what is due.
 
         Raises:
             JournalError: the file is damaged, or events cannot be deleted.
@@ -426,8 +412,6 @@ class JournalWriter(Numbering):
         if doubt is not None and doubt[0] == self._journalled.journal_id:
             raise JournalError(doubt[1], "damaged")
         self._discard_some()
-        if self._clock() >= self._report_discarded_at_s:
-            self._report_discarded()
 
     def _discard_some(self) -> None:
         """Delete a limited number of events that are due.
@@ -453,33 +437,22 @@ class JournalWriter(Numbering):
             self._delete_by_age_at_s = now_s + RETRY_SECONDS
             return
         self._note_size()
-        missed = [name for name, seq in acked.items() if seq < deleted.last_seq]
+        missed = sorted(name for name, seq in acked.items() if seq < deleted.last_seq)
         if missed:
-            self._discarded = lost = self._discarded or _Discarded(deleted.first_seq)
             events = deleted.last_seq - deleted.first_seq + 1
             self._discarded_events += events
-            lost.last_seq, lost.events = deleted.last_seq, lost.events + events
-            lost.by_topic.update(deleted.by_topic)
-            lost.consumers.update(missed)
-
-    def _report_discarded(self) -> None:
-        lost, self._discarded = self._discarded, None
-        if lost is None:
-            return
-        self._report_discarded_at_s = self._clock() + SECONDS_BETWEEN_DISCARDED_REPORTS
-        names = sorted(lost.consumers)
-        event = self._own(
-            "discarded",
-            f"events {lost.first_seq} to {lost.last_seq} were deleted to make room; "
-            f"{', '.join(names)} did not get all of them",
-            events=lost.events,
-            by_topic=dict(lost.by_topic),
-            first_seq=lost.first_seq,
-            last_seq=lost.last_seq,
-            consumers=names,
-        )
-        self._own_events.append(event)
-        logger.warning("%s", event.detail)
+            event = self._own(
+                "discarded",
+                f"events {deleted.first_seq} to {deleted.last_seq} were deleted to make room; "
+                f"{', '.join(missed)} did not get all of them",
+                events=events,
+                by_topic=deleted.by_topic,
+                first_seq=deleted.first_seq,
+                last_seq=deleted.last_seq,
+                consumers=missed,
+            )
+            self._own_events.append(event)
+            logger.warning("%s", event.detail)
 
     # The file.
 
@@ -495,7 +468,7 @@ class JournalWriter(Numbering):
         journal, known = self._journal, self._journalled
         assert journal is not None
         if journal.journal_id != known.journal_id:
-            self._own_events, self._discarded = [], None  # they belong to another journal
+            self._own_events = []  # they belong to another journal
         elif journal.last_seq < known.last_seq:
             raise JournalError(
                 f"{journal.path} ends with event {journal.last_seq}, and held event {known.last_seq}", "damaged"

@@ -20,7 +20,7 @@ from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.cameras.supervisor import SupervisedCamera
 from heatline.edge.config import LineConfig, load_config
 from heatline.edge.config.products import SET_IN_THE_CAMERA
-from heatline.edge.delivery.commands import Answer
+from heatline.edge.delivery.servers import Answer
 from heatline.edge.errors import CameraError, ConfigError, DeliveryError, HeatlineError
 from heatline.edge.service.events import bundle_name
 from heatline.edge.service.line import Line

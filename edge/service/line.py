@@ -17,11 +17,10 @@ from heatline.edge.cameras.supervisor import CameraAlarm, SupervisedCamera
 from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
 from heatline.edge.config import JournalConfig
 from heatline.edge.delivery.auth import Access
-from heatline.edge.delivery.commands import Answer, CommandServer
 from heatline.edge.delivery.follow import Consumers, FollowServer
 from heatline.edge.delivery.journal_writer import JournalWriter
-from heatline.edge.delivery.numbering import Numbering
-from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.delivery.publisher import Numbering, Publisher
+from heatline.edge.delivery.servers import Answer, CommandServer
 from heatline.edge.delivery.sockets import bind, cannot_bind
 from heatline.edge.errors import CameraError, ConfigError, DeliveryError, Faults
 from heatline.edge.inspection.in_flight_log import InFlightLog

@@ -61,7 +61,10 @@ def prepare(
             )
     bundle = open_bundle(config.bundle)
     # Before any engine reads a graph: a hostile graph could do much damage.
-    signed_by = (signer_of if config.allow_unsigned else require_trusted)(bundle, config.trusted_keys)
+    if config.allow_unsigned:
+        signed_by = signer_of(bundle.signed_by, config.trusted_keys)
+    else:
+        signed_by = require_trusted(bundle.signed_by, config.trusted_keys, bundle.path)
     references = product_references(bundle, [camera.name for camera in config.cameras])
     overlap, tile = config.tiles.overlap_px, bundle.manifest.grid.tile_px
     if overlap is not None and overlap >= tile:

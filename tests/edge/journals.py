@@ -12,7 +12,7 @@ import pytest
 
 from heatline.edge.delivery.journal import FILE_NAME, Record
 from heatline.edge.delivery.journal_writer import JournalWriter
-from heatline.edge.delivery.numbering import Numbering
+from heatline.edge.delivery.publisher import Numbering
 from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import JournalError, JournalFault
 from heatline.edge.wire.events import CountedEvent, Event, JournalEvent, Message, StatusEvent, header_of

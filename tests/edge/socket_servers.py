@@ -7,9 +7,9 @@ from typing import Protocol
 import zmq
 
 from heatline.edge.delivery.auth import Access, SocketName
-from heatline.edge.delivery.commands import CommandServer
 from heatline.edge.delivery.follow import Consumers, FollowServer
 from heatline.edge.delivery.journal import Journal, Record
+from heatline.edge.delivery.servers import CommandServer
 from heatline.edge.wire.commands import Triggered
 from heatline.edge.wire.events import header_of
 from heatline.edge.wire.following import FollowRequest

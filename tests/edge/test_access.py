@@ -160,13 +160,13 @@ def test_running_out_of_descriptors_changes_no_access(secured: Secured, caplog: 
 
 def test_a_key_file_being_written_is_not_read(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
-    rename = Path.rename
+    replace = Path.replace
 
     def list_first(path: Path, to: Path) -> Path:
         seen.append([each.name for each in allow_list(secured.allowed, "listen").all()])
-        return rename(path, to)
+        return replace(path, to)
 
-    monkeypatch.setattr(Path, "rename", list_first)
+    monkeypatch.setattr(Path, "replace", list_first)
     allow(KEY, "mes", secured.allowed, "listen")
     assert seen == [[]]
     assert [(each.name, each.key) for each in allow_list(secured.allowed, "listen").all()] == [("mes", KEY)]

@@ -23,10 +23,9 @@ from hypothesis import strategies as st
 from zmq.utils.monitor import recv_monitor_message
 
 from heatline.edge.cli.line import select, trigger
-from heatline.edge.delivery import commands as command_server
+from heatline.edge.delivery import servers as command_server
 from heatline.edge.delivery.client import Commander
-from heatline.edge.delivery.commands import Answer, CommandServer, Handle
-from heatline.edge.delivery.servers import LONGEST_REQUEST_BYTES
+from heatline.edge.delivery.servers import LONGEST_REQUEST_BYTES, Answer, CommandServer, Handle
 from heatline.edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
 from heatline.edge.wire.commands import (
     Announced,

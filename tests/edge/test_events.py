@@ -14,8 +14,7 @@ import pytest
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.cameras.supervisor import CameraAlarm
-from heatline.edge.delivery.numbering import Numbering
-from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.delivery.publisher import Numbering, Publisher
 from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.inference import Engine
 from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run

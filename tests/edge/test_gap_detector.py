@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.delivery.numbering import Count
+from heatline.edge.delivery.publisher import Count
 from heatline.edge.delivery.subscriber import Gap, GapDetector
 from heatline.edge.wire.events import CountedEvent, Counts
 from tests.edge.wire_examples import ALARM, DEFECT, GOOD

@@ -10,7 +10,7 @@ import pytest
 
 from heatline.edge.bridge.modbus.blocks import Answer, CommandRegisters, Executor, Request
 from heatline.edge.bridge.modbus.registers import COMMANDS, RESPONSE, Command, Outcome, RegisterBank, register_map
-from heatline.edge.delivery.commands import CommandServer
+from heatline.edge.delivery.servers import CommandServer
 from heatline.edge.wire.commands import Announced, Selected, SelectRequest, Triggered, TriggerRequest, refusal
 from tests.edge.followed_line import BUNDLE
 from tests.edge.modbus_plc import served

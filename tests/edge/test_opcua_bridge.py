@@ -23,9 +23,9 @@ from asyncua.client.ua_client import UaClientState
 
 from heatline.edge.bridge.opcua.bridge import LineEndpoints
 from heatline.edge.bridge.opcua.server import CHUNK_BYTES, SUBSCRIPTIONS
-from heatline.edge.delivery.commands import CommandServer
 from heatline.edge.delivery.follower import Follower
 from heatline.edge.delivery.journal import Record
+from heatline.edge.delivery.servers import CommandServer
 from heatline.edge.errors import SupersededError
 from heatline.edge.wire.commands import Selected, SelectRequest, refusal
 from heatline.edge.wire.events import Handshake, JournalEvent, header_of

@@ -82,7 +82,7 @@ def test_a_signed_bundle_states_its_key_and_an_unsigned_one_states_none(
     assert set(made) == {"algorithm", "key", "signature"}
     assert private.public.verifies(bytes.fromhex(made["signature"]), DOMAIN + bytes.fromhex(original.digest))
     assert open_bundle(bundle.path).signed_by is None
-    assert signer_of(bundle, tmp_path) is None
+    assert signer_of(bundle.signed_by, tmp_path) is None
 
 
 def test_a_new_signature_replaces_the_old_one_and_is_readable_by_all(signed: Bundle, tmp_path: Path) -> None:
@@ -164,16 +164,20 @@ def test_only_the_folder_of_trusted_keys_decides_trust(
     original: Bundle, bundle: Bundle, private: PrivateKey, trusted: Path, tmp_path: Path
 ) -> None:
     key = private.public.fingerprint
-    assert signer_of(original, trusted) == require_trusted(original, trusted) == Signer(key, "maker")
+    assert (
+        signer_of(original.signed_by, trusted)
+        == require_trusted(original.signed_by, trusted, original.path)
+        == Signer(key, "maker")
+    )
     make_key(tmp_path / "other")
     trust_key(read_private_key(tmp_path / "other").public, "other", tmp_path / "others")
-    assert signer_of(original, tmp_path / "others") == Signer(key, None)
+    assert signer_of(original.signed_by, tmp_path / "others") == Signer(key, None)
     with pytest.raises(BundleError, match=f"{key}.*heatline bundle trust"):
-        require_trusted(original, tmp_path / "others")
+        require_trusted(original.signed_by, tmp_path / "others", original.path)
     with pytest.raises(BundleError, match=r"is not signed.*allow_unsigned = true"):
-        require_trusted(bundle, trusted)
+        require_trusted(bundle.signed_by, trusted, bundle.path)
     with pytest.raises(BundleError, match="none, which does not exist; if you know"):
-        require_trusted(original, tmp_path / "none")
+        require_trusted(original.signed_by, tmp_path / "none", original.path)
 
 
 # The line.

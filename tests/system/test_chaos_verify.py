@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from heatline.edge.delivery.numbering import Count
+from heatline.edge.delivery.publisher import Count
 from heatline.edge.wire.events import (
     AlarmEvent,
     BundleName,
