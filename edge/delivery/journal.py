@@ -327,7 +327,14 @@ class Journal:
             self._connection.executemany(
                 "REPLACE INTO progress VALUES (?, ?, ?)", [(camera, *how_far) for camera, how_far in progress.items()]
             )
-        self.reload_state()
+            size_bytes = size_in(self._connection)
+        self.size_bytes = size_bytes
+        self.topics |= topics
+        self.progress |= progress
+        if records:
+            if not self.first_seq:
+                self.first_seq, self.oldest_at_ns = seqs[0], records[0].at_ns
+            self.last_seq = seqs[-1]
 
     def oldest(self, bytes_in_all: int) -> list[tuple[int, int, int]]:
         """Return seq, time of journalling (UTC, ns since 1970) and size in bytes of the oldest events.
