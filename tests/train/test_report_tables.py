@@ -80,7 +80,7 @@ def test_folds_make_one_row_of_means_and_sums() -> None:
 
 
 def test_a_figure_that_a_fold_does_not_know_is_unknown_for_the_row() -> None:
-    about = subject("lite", "vit_tiny_patch16_224", groups=["b"], val_loss=None, seconds=None)
+    about = subject("lite", "vit_tiny_patch16_224", groups=["b"], val_loss=None)
     unknown = evaluation(about, frame=frame_figures(auroc=None, defects=None))
     (result,) = unknown.truths
     assert result.sweep is not None

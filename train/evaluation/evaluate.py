@@ -306,61 +306,46 @@ def _describe_pictures(selection: SelectedPictures) -> str:
 
 def _warnings(selection: SelectedPictures, evaluation: Evaluation, model: EvaluatedModel) -> list[str]:
     """Return the reasons why the figures are worth less than they look."""
-    found = []
     frames, implausible, stand_ins = evaluation.frames, evaluation.implausible, len(evaluation.good_stand_ins)
-    if implausible:
-        defective = sum(frame.defective for frame in implausible)
-        aligned = ", or not aligned with its reference" if model.engine.compares else ""
-        found.append(
-            f"{format_count(len(implausible), 'frame', ',')} {is_are(len(implausible))} not like the product{aligned} "
-            f"({len(implausible) - defective:,} good, {defective:,} defective): the line gives no verdict there, and "
-            "no figure counts them."
-        )
-    if selection.part == "train":
-        found.append("The model was trained on these frames: the figures do not show how it judges new parts.")
-    elif selection.trained_on:
-        found.append(
-            f"The model was trained on the groups of at least {selection.trained_on:,} of the "
-            f"{format_count(len(selection.pictures), 'frame', ',')}: the figures are better than those of new parts."
-        )
-    if selection.set_threshold:
-        found.append(
-            f"{selection.set_threshold:,} of the good frames, or others of their groups, set the threshold: how many "
-            "of them reach it says nothing of new parts."
-        )
-    if not selection.grouped:
-        found.append("The frames have no groups: frames of one part may count several times, and no interval is known.")
-    elif len(selection.groups) < FEWEST_GROUPS:
-        found.append(
-            f"Too few groups: {len(selection.groups)}. With at least {FEWEST_GROUPS}, the report gives intervals of "
-            "its figures."
-        )
-    if not any(frame.defective for frame in frames):
-        found.append("No frame is defective: the rate of misses is not known.")
-    if all(frame.defective for frame in frames):
-        instead = (
-            f"{format_count(stand_ins, 'defective frame', ',')} {'stands' if stand_ins == 1 else 'stand'} in, without "
-            "the tiles that show a defect"
-        )
-        found.append(f"No frame is good: {instead if stand_ins else 'the rate of false rejects is not known'}.")
-    calibration = evaluation.calibration
-    wanted, at_most = calibration.false_reject_per_frame, calibration.false_reject_at_most
-    told = selection.part == CROSS_VALIDATION  # its report tells how many new good frames may be rejected
-    if not told and wanted is not None and at_most is not None and at_most > max(LOOSE, 2 * wanted):
-        found.append(
-            f"Few frames set the thresholds ({calibration.frames:,}): up to {100 * at_most:.0f} % of the good parts "
-            f"may be rejected, where {100 * wanted:g} % is wanted."
-        )
-    return found
+    defective = sum(frame.defective for frame in implausible)
+    aligned = ", or not aligned with its reference" if model.engine.compares else ""
+    instead = (
+        f"{format_count(stand_ins, 'defective frame', ',')} {'stands' if stand_ins == 1 else 'stand'} in, without the "
+        "tiles that show a defect"
+    )
+    calibration, enough = evaluation.calibration, len(selection.groups) >= FEWEST_GROUPS
+    wanted, at_most = calibration.false_reject_per_frame or 0.0, calibration.false_reject_at_most or 0.0
+    # The report of a cross-validation tells how many new good frames may be rejected.
+    is_loose = calibration.false_reject_per_frame is not None and selection.part != CROSS_VALIDATION
+    found = {
+        f"{format_count(len(implausible), 'frame', ',')} {is_are(len(implausible))} not like the product{aligned} "
+        f"({len(implausible) - defective:,} good, {defective:,} defective): the line gives no verdict there, and no "
+        "figure counts them.": implausible,
+        "The model was trained on these frames: the figures do not show how it judges new parts.": selection.part
+        == "train",
+        f"The model was trained on the groups of at least {selection.trained_on:,} of the "
+        f"{format_count(len(selection.pictures), 'frame', ',')}: the figures are better than those of new "
+        "parts.": selection.trained_on,
+        f"{selection.set_threshold:,} of the good frames, or others of their groups, set the threshold: how many of "
+        "them reach it says nothing of new parts.": selection.set_threshold,
+        "The frames have no groups: frames of one part may count several times, and no interval is "
+        "known.": not selection.grouped,
+        f"Too few groups: {len(selection.groups)}. With at least {FEWEST_GROUPS}, the report gives intervals of its "
+        "figures.": selection.grouped and not enough,
+        "No frame is defective: the rate of misses is not known.": not any(frame.defective for frame in frames),
+        f"No frame is good: {instead if stand_ins else 'the rate of false rejects is not known'}.": all(
+            frame.defective for frame in frames
+        ),
+        f"Few frames set the thresholds ({calibration.frames:,}): up to {100 * at_most:.0f} % of the good parts may be "
+        f"rejected, where {100 * wanted:g} % is wanted.": is_loose and at_most > max(LOOSE, 2 * wanted),
+    }
+    return [sentence for sentence, holds in found.items() if holds]
 
 
 def _describe_subject(model: EvaluatedModel, selection: SelectedPictures) -> EvaluationSubject:
     summary = model.summary
     steps, batch = summary.get("steps"), summary.get("batch")
-    recipe = str(summary.get("recipe", "not known"))
-    if steps is not None:
-        recipe += f", {format_count(steps, 'step')}" + (f" of {batch}" if batch else "")
-    pictures = summary.get("labelled") == "pictures"
+    length = "" if steps is None else f", {format_count(steps, 'step')}" + (f" of {batch}" if batch else "")
     return EvaluationSubject(
         name=model.name,
         path=str(model.path),
@@ -370,11 +355,7 @@ def _describe_subject(model: EvaluatedModel, selection: SelectedPictures) -> Eva
         method=model.settings.map.method,
         map_hw=model.settings.map.hw,
         engine=model.engine_description,
-        weights=str(summary.get("weights", {}).get("source", "not known")),
-        recipe=recipe,
-        steps=steps,
-        seconds=summary.get("seconds"),
-        trained_by="labels of whole pictures" if pictures else str(summary.get("truth", "not known")),
+        recipe=str(summary.get("recipe", "not known")) + length,
         data=selection.folder.resolve().name,
         part=selection.part,
         groups=[utf8_safe(group) for group in selection.groups] if selection.grouped else [],

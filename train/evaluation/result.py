@@ -126,15 +126,8 @@ class EvaluationSubject(msgspec.Struct, frozen=True):
     map_hw: tuple[int, int]
     engine: str
     """torch, openvino or onnxruntime, with its precision."""
-    weights: str
-    """Source of the initial weights of the training."""
     recipe: str
     """Name of the recipe, with steps and batch."""
-    steps: int | None
-    seconds: float | None
-    """Duration of the training."""
-    trained_by: str
-    """The truth of the training tiles, or `labels of whole pictures`."""
     data: str
     """Name of the folder of pictures."""
     part: str
