@@ -59,6 +59,15 @@ class ModelConfig(Part, frozen=True, kw_only=True, tag_field="family"):
         return str(self.__struct_config__.tag)
 
 
+class Provenance(msgspec.Struct, frozen=True):
+    """The source of a training's initial weights."""
+
+    source: str
+    """A package and its version, a hub and its model, a file, or "random"."""
+    sha256: str | None = None
+    licence: str | None = None
+
+
 class CnnConfig(ModelConfig, frozen=True, kw_only=True, tag="cnn"):
     """A CNN with a class activation map."""
 

@@ -26,11 +26,10 @@ from heatline.edge.bundle.store import MANIFEST
 from heatline.edge.errors import ConfigError, InputError, TrainingError
 from heatline.edge.util.text import encode_json, list_some
 from heatline.train.compose import read_config, write_config
-from heatline.train.config import DenseRecipeConfig, TrainConfig
+from heatline.train.config import DenseRecipeConfig, Provenance, TrainConfig
 from heatline.train.discovery import Discovery, discover
 from heatline.train.files import write_atomically
 from heatline.train.frames import FILES
-from heatline.train.provenance import Provenance
 from heatline.train.readers import LabelledFolder, LabelledImage, read_folder
 from heatline.train.readers.labelled import read_reviewed
 from heatline.train.references import References, ReferenceSummary

@@ -55,8 +55,8 @@ from heatline.train.frames import FrameStore, TileRule, TileTable, delete_frames
 from heatline.train.models.build import build_model, choose_precision
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.progress import tracked
-from heatline.train.provenance import digest_groups
 from heatline.train.readers import LabelledFolder, LabelledImage
+from heatline.train.readers.labelled import digest_groups
 from heatline.train.run import RunFolder, RunSummary, Split, read_data, split_data
 
 

@@ -27,8 +27,8 @@ from heatline.export.retrain.plan import Plan
 from heatline.export.run_to_bundle import export_run
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.progress import tracked
-from heatline.train.provenance import digest_groups
 from heatline.train.readers import LabelledFolder
+from heatline.train.readers.labelled import digest_groups
 from heatline.train.run import TrainedRun
 
 VERSION_MARK, FOLDER_MARK = "+retrain", "-retrain"

@@ -11,9 +11,8 @@ from heatline.edge.errors import InputError
 from heatline.edge.images import digest_picture
 from heatline.edge.util.text import format_count
 from heatline.train.config import DenseRecipeConfig, TrainConfig
-from heatline.train.provenance import digest_groups
 from heatline.train.readers import LabelledFolder
-from heatline.train.readers.labelled import ReviewedFrame, read_index
+from heatline.train.readers.labelled import ReviewedFrame, digest_groups, read_index
 from heatline.train.run import read_data, restore_config
 
 

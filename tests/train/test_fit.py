@@ -24,10 +24,9 @@ from hypothesis import strategies as st
 from heatline.edge.errors import ConfigError, HeatlineError, InputError, Interrupted, TrainingError
 from heatline.train.batches import BatchSampler, cosine
 from heatline.train.compose import compose
-from heatline.train.config import RecipeConfig, TrainConfig
+from heatline.train.config import Provenance, RecipeConfig, TrainConfig
 from heatline.train.fit import fit
 from heatline.train.models.build import choose_precision
-from heatline.train.provenance import Provenance
 from heatline.train.run import RunFolder, load_run
 from heatline.train.whole_network import COLUMNS, Budget, MetricsTable, _steps, make_logger, merit, read_metrics
 from tests.command import HEATLINE, complaint, heatline

@@ -30,8 +30,8 @@ from heatline.train.frames import FrameStore, TileRule, delete_frames
 from heatline.train.models.build import build_model, choose_precision
 from heatline.train.models.dense import DenseClassifier, check_later_stages
 from heatline.train.progress import is_line_due, tracked
-from heatline.train.provenance import digest_groups
 from heatline.train.readers import LabelledFolder, LabelledImage
+from heatline.train.readers.labelled import digest_groups
 from heatline.train.references import GAINS, ReferenceSummary, describe_reference, find_references, measure_alignment
 from heatline.train.run import RunFolder, RunSummary, read_data, split_data
 

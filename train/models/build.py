@@ -6,12 +6,11 @@ import msgspec
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from heatline.train.config import CnnConfig, VitConfig
+from heatline.train.config import CnnConfig, Provenance, VitConfig
 from heatline.train.models.cnn import cam_classifier
 from heatline.train.models.dense import dense_classifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.models.vit import rollout_classifier
-from heatline.train.provenance import Provenance
 
 
 def choose_precision(wanted: str, accelerator: str) -> tuple[str, str]:

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from heatline.edge.errors import ConfigError
-from heatline.train.config import CnnConfig
+from heatline.train.config import CnnConfig, Provenance
 from heatline.train.models.explained import ExplainedClassifier, in_float32
 from heatline.train.models.weights import create_network, load_pretrained
-from heatline.train.provenance import Provenance
 
 
 class CamClassifier(ExplainedClassifier):

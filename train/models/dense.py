@@ -20,10 +20,9 @@ from torch.nn.functional import avg_pool2d, conv2d, interpolate, softplus
 
 from heatline.edge.errors import ConfigError
 from heatline.edge.reference.difference import CHANNELS
-from heatline.train.config import CnnConfig
+from heatline.train.config import CnnConfig, Provenance
 from heatline.train.models.explained import ExplainedClassifier, Novelty, in_float32, pool
 from heatline.train.models.weights import create_network, load_pretrained
-from heatline.train.provenance import Provenance
 
 # Depthwise convolutions with fixed filters, which make a step of fine-tuning several times as fast on a CPU.
 #

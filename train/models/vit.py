@@ -13,10 +13,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from heatline.edge.errors import ConfigError
-from heatline.train.config import VitConfig
+from heatline.train.config import Provenance, VitConfig
 from heatline.train.models.explained import ExplainedClassifier, in_float32
 from heatline.train.models.weights import create_network, is_plain_vit, load_pretrained
-from heatline.train.provenance import Provenance
 
 # Attention rollout (Abnar & Zuidema 2020, eq. 1, https://arxiv.org/abs/2005.00928) as pure functions.
 #

@@ -16,8 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from heatline.edge.errors import ConfigError, WeightsError
-from heatline.train.config import CnnConfig, ModelConfig, VitConfig
-from heatline.train.provenance import Provenance
+from heatline.train.config import CnnConfig, ModelConfig, Provenance, VitConfig
 
 
 @cache

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path, PurePath, PurePosixPath
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
-from heatline.edge.images import read_rgb
+from heatline.edge.images import digest_picture, read_rgb
 from heatline.edge.picture_folders import DEFECTIVE, GOOD
 from heatline.edge.util.text import encode_json, format_count, utf8_safe
 from heatline.train.readers.annotation import Annotation
@@ -441,3 +441,15 @@ def assign_folds(group: NDArray[np.int64], weight: NDArray[np.float64], folds: i
         load[fold] += share[each]
         count[fold] += 1
     return fold_of
+
+
+def digest_groups(images: Iterable[LabelledImage]) -> list[str]:
+    """Return the digest of one picture of each group, so that the pictures are recognised wherever they lie.
+
+    Raises:
+        InputError: a picture cannot be read.
+    """
+    first: dict[str | None, Path] = {}
+    for image in images:
+        first.setdefault(image.group, image.path)
+    return [digest_picture(path) for path in first.values()]
