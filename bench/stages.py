@@ -40,9 +40,7 @@ from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import Stitcher
 from heatline.edge.geometry.tiling import cut_tile
 from heatline.edge.inference import Precision, infer
-from heatline.edge.inspection.inspector import Inspector
-from heatline.edge.inspection.outcome import Outcome
-from heatline.edge.inspection.setup import Setup
+from heatline.edge.inspection.inspector import Inspector, Outcome, Setup
 from heatline.edge.inspection.verdict import Judgement, Thresholds, judge
 from heatline.edge.reference.reference import Reference
 from heatline.edge.service.events import verdict_message

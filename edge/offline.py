@@ -23,9 +23,15 @@ from heatline.edge.errors import EngineError, InputError
 from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.heatmap_picture import ColourScale, outline_foreign, overlay
 from heatline.edge.images import list_images, read_image
-from heatline.edge.inspection.inspector import Inspector, PendingFrame, product_references
-from heatline.edge.inspection.outcome import Outcome, Unjudged, outcome_of
-from heatline.edge.inspection.setup import Setup
+from heatline.edge.inspection.inspector import (
+    Inspector,
+    Outcome,
+    PendingFrame,
+    Setup,
+    Unjudged,
+    outcome_of,
+    product_references,
+)
 from heatline.edge.inspection.verdict import Judgement
 from heatline.edge.service.events import verdict_message
 from heatline.edge.wire.events import BundleName, Region, Verdict, VerdictEvent

@@ -82,7 +82,7 @@ class SupervisedCamera:
         # The process and its camera.
         self._process: CameraProcess | None = None
         self._restarts = Restarts(FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS)
-        self._opened: Opened | None = None
+        self.opened: Opened | None = None
         """Describes the open camera; None: the camera is not open."""
         self._openings = 0
         self._counters: dict[str, int] = {}
@@ -119,13 +119,13 @@ class SupervisedCamera:
         """
         give_up = None if within_s is None else time.monotonic() + within_s
         with self._at_work():
-            while self._opened is None and not self._interrupted:
+            while self.opened is None and not self._interrupted:
                 if give_up is not None and time.monotonic() > give_up:
                     break
                 self._step(TICK_SECONDS)
                 if self._fault is not None:
                     raise self._error(self._fault.detail)
-        return self._opened
+        return self.opened
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
         """Return the next frame, or a report of frames that cannot be delivered; None if nothing came in time.
@@ -249,13 +249,13 @@ class SupervisedCamera:
         os.eventfd_write(self._wake, 1)
 
     def _serve_triggers(self) -> None:
-        fire = None if self._process is None or self._opened is None else self._process.send
+        fire = None if self._process is None or self.opened is None else self._process.send
         self._intake.serve(time.monotonic_ns(), fire)
 
     def _expire_parts(self) -> None:
         for _ in range(self._intake.expire(time.monotonic_ns())):
             fault = self._liveness.record_missed_trigger()
-            if fault is not None and self._opened is not None:
+            if fault is not None and self.opened is not None:
                 self._fail(fault)
 
     def _do_due_work(self) -> None:
@@ -263,8 +263,8 @@ class SupervisedCamera:
             fault = self._find_timeout()
             if fault is not None:
                 self._fail(fault)
-            elif self._opened is not None:
-                self._request_health(self._opened)
+            elif self.opened is not None:
+                self._request_health(self.opened)
         elif self._restarts.due and self._state[0] != "ENDED":
             self._start()
 
@@ -283,7 +283,7 @@ class SupervisedCamera:
             waited_s = (now_ns - self._requested_ns) / 1e9
             if waited_s > (CAMERA_ANSWERS_WITHIN_SECONDS if self._polls_camera else ANSWER_WITHIN_SECONDS):
                 return Fault("unresponsive", f"its process did not answer within {waited_s:.1f} s")
-        if self._opened is not None:
+        if self.opened is not None:
             return self._liveness.check_silence(now_ns)
         if now_ns - self._started_ns > opened_within_s * 1e9:
             return Fault("open", f"it was not opened within {opened_within_s:.0f} s")
@@ -308,7 +308,7 @@ class SupervisedCamera:
     def _handle(self, message: ProcessMessage) -> None:
         match message:
             case Opened():
-                self._opened = message
+                self.opened = message
                 self._openings += 1
                 self._intake.restart()
                 self._liveness.begin(message, self._now_ns())
@@ -335,7 +335,7 @@ class SupervisedCamera:
                 if cause == "process":
                     self._fail(Fault("process", error))
                 else:
-                    self._fail(Fault("broken" if self._opened else "open", error))
+                    self._fail(Fault("broken" if self.opened else "open", error))
 
     def _handle_frame(self, item: Frame | BadFrame) -> None:
         fault, missing_ids = None, list[int]()
@@ -409,7 +409,7 @@ class SupervisedCamera:
                     missing_ids = self._liveness.missing_ids(item.stamp)
                 bad = None if keep_frames else BadFrame(item.stamp, reason, detail, kind)
                 self._intake.add(item, missing_ids, item.stamp.captured_monotonic_ns, instead=bad)
-        self._opened = None
+        self.opened = None
         if self._interrupted:
             self._intake.give_up(detail)
             self._intake.refuse_all("stopping", "the line is stopping")

@@ -9,6 +9,7 @@ import click
 from msgspec.structs import asdict
 
 from heatline.edge.bundle.signature import describe_signer
+from heatline.edge.cameras.supervisor import SupervisedCamera
 from heatline.edge.cli.bundle_formatting import describe_differences, describe_plausible, reference_facts
 from heatline.edge.cli.output import facts_of, json_option, print_report, print_warnings
 from heatline.edge.config import EvidenceConfig, JournalConfig, LineConfig, load_config
@@ -18,14 +19,13 @@ from heatline.edge.delivery.subscriber import next_status
 from heatline.edge.describe import describe_bundle
 from heatline.edge.errors import CameraError, DeliveryError, Faults, HeatlineError
 from heatline.edge.frames import Frame, FrameRule
-from heatline.edge.inspection.setup import Setup
+from heatline.edge.inspection.inspector import Setup
 from heatline.edge.monitor.feed import check_socket
 from heatline.edge.monitor.pictures import picture_socket
 from heatline.edge.monitor.recorder import check_folder, require_unused
 from heatline.edge.monitor.store import evidence_folder
 from heatline.edge.service.events import bundle_name
 from heatline.edge.service.line import (
-    OpenCamera,
     bound_addresses,
     lock_folder,
     not_served,
@@ -295,15 +295,15 @@ def _describe_product(other: dict[str, Any]) -> str:
     )
 
 
-def _check_camera(open_camera: OpenCamera, setup: Setup | None) -> dict[str, Any]:
+def _check_camera(camera: SupervisedCamera, setup: Setup | None) -> dict[str, Any]:
     """Check a camera's first frame, and return the facts about both.
 
     Args:
         setup: the active product's; None: the frame is not inspected.
     """
-    camera, settings = open_camera.camera, open_camera.camera.settings
-    assert open_camera.opened is not None
-    facts: dict[str, Any] = {"found": open_camera.opened.found, "trigger": settings.triggered}
+    settings = camera.settings
+    assert camera.opened is not None
+    facts: dict[str, Any] = {"found": camera.opened.found, "trigger": settings.triggered}
     if settings.triggered != "free":
         return facts  # it sends no frame until it is triggered, and a check must not trigger it
     frame = camera.grab(FIRST_FRAME_WITHIN_SECONDS)

@@ -1,23 +1,29 @@
-"""The steps that are the same on the line, offline and in evaluation: tile, infer, stitch, judge."""
+"""Inspects frames: the steps that are the same on the line, offline and in evaluation: tile, infer, stitch, judge.
+
+Also by what a line's frame is inspected, its setup, and what comes of it, its outcome.
+"""
 
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from functools import lru_cache
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.bundle import Bundle, Calibration
+from heatline.edge.bundle import Bundle, Calibration, VerifiedEngine
 from heatline.edge.bundle.appearance import Appearance
 from heatline.edge.bundle.manifest import Grid, Map
 from heatline.edge.bundle.plausibility import Plausibility
+from heatline.edge.bundle.signature import Signer
 from heatline.edge.colour import to_rgb
+from heatline.edge.drift import DriftSetup
 from heatline.edge.errors import BundleError, EngineError
-from heatline.edge.frames import Frame
+from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest, Stitcher, TileGrid
+from heatline.edge.heatmap_picture import ColourScale
 from heatline.edge.inference import Engine
 from heatline.edge.inference.engine import ANSWER_WITHIN_SECONDS
 from heatline.edge.inspection.verdict import Judgement, Thresholds, judge
@@ -26,6 +32,8 @@ from heatline.edge.reference.reference import Alignment, Reference
 
 ANY_CAMERA = ""
 """Key of the reference for all cameras that have none of their own."""
+Heatmaps = Literal["never", "defect", "always"]
+"""For which verdicts the event carries the heatmap."""
 WAIT_STEP_SECONDS = 0.5
 NO_REFERENCE = "there is no reference picture to compare the frame with; make one with heatline bundle set-reference"
 STEPS = math.ceil(ANSWER_WITHIN_SECONDS / WAIT_STEP_SECONDS)
@@ -252,3 +260,83 @@ def product_references(bundle: Bundle, cameras: Iterable[str] = (ANY_CAMERA,)) -
     for reference in references.values():
         _ = reference.aligner, reference.range.planes
     return references
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """One product's bundle, engine and settings, all verified on this machine."""
+
+    bundle: Bundle
+    verified: VerifiedEngine
+    inspector: Inspector
+    signed_by: Signer | None = None
+    """None: the bundle is not signed, and the configuration allows that."""
+    product: str | None = None
+    """None: the line has no products."""
+    areas: Mapping[str, RegionOfInterest] = field(default_factory=dict)
+    """Regions of interest by camera; a camera without one is inspected over the whole frame."""
+    acting: bool = True
+    """Whether ejectors may act on its events."""
+    heatmaps: Heatmaps = "never"
+    drift: DriftSetup = field(default_factory=DriftSetup)
+    """What its frames are compared with; the default watches no camera."""
+
+    @cached_property
+    def scale(self) -> ColourScale:
+        """The colour scale of its heatmaps."""
+        return ColourScale.around(self.inspector.thresholds.evidence, self.bundle.manifest.calibration.background)
+
+
+@dataclass(frozen=True)
+class Unjudged:
+    """Why a frame has no judgement: the ledger's bin, the reason in one word, and a description for people."""
+
+    kind: Literal["dropped", "failed"]
+    reason: str
+    detail: str
+    judgement: Judgement | None = None
+    """Of a frame that shows the product in part: for its heatmap and areas; of a misaligned one: for its pose. Its
+    verdict must not be used."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result for one frame. Exactly one of `judgement` and `unjudged` is set."""
+
+    stamp: Stamp
+    judgement: Judgement | None = None
+    unjudged: Unjudged | None = None
+    setup: Setup | None = field(default=None, compare=False)
+    """The setup by which the frame was, or would have been, inspected; the ledger adds it."""
+    frame: Frame | None = field(default=None, compare=False)
+    """The frame with its pixels, which the holder of the outcome must release; None: no pixels came, or the frame was
+    dropped."""
+
+    @property
+    def shown(self) -> Judgement | None:
+        """The judgement whose heatmap and areas may be shown; None: there is none."""
+        inspected = self.inspected
+        return None if inspected is None or inspected.misaligned else inspected
+
+    @property
+    def inspected(self) -> Judgement | None:
+        """The judgement that tells the frame's size and pose; None: there is none."""
+        return self.judgement if self.unjudged is None else self.unjudged.judgement
+
+    def release(self) -> None:
+        """Release the pixels, if there are any."""
+        if self.frame is not None:
+            self.frame.release()
+
+
+def outcome_of(stamp: Stamp, judgement: Judgement, frame: Frame | None = None) -> Outcome:
+    """Return the outcome of a judged frame. A frame that does not show the product, or cannot be compared with its
+    reference, or shows the product only in part and no defect, counts as failed.
+    """
+    if (reject_reason := judgement.reject_reason) is None:
+        return Outcome(stamp, judgement=judgement, frame=frame)
+    if judgement.implausible is not None:
+        return Outcome(stamp, unjudged=Unjudged("failed", "implausible", reject_reason), frame=frame)
+    if judgement.misaligned is not None:
+        return Outcome(stamp, unjudged=Unjudged("failed", "misaligned", reject_reason, judgement), frame=frame)
+    return Outcome(stamp, unjudged=Unjudged("failed", "foreign_area", reject_reason, judgement), frame=frame)

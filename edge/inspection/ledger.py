@@ -22,8 +22,7 @@ from typing import Literal, TypeVar
 from heatline.edge.cameras.settings import Policy
 from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.inspection.in_flight_log import InFlightLog
-from heatline.edge.inspection.outcome import Outcome, Unjudged
-from heatline.edge.inspection.setup import Setup
+from heatline.edge.inspection.inspector import Outcome, Setup, Unjudged
 from heatline.edge.wire.events import Account
 
 PROBE = ""

@@ -20,10 +20,8 @@ from heatline.edge.errors import EngineError, GeometryError, InputError
 from heatline.edge.frames import BadFrame, Frame, FrameRule, Stamp
 from heatline.edge.geometry.region_of_interest import WHOLE_FRAME
 from heatline.edge.inference import Engine
-from heatline.edge.inspection.inspector import PendingFrame
+from heatline.edge.inspection.inspector import Outcome, PendingFrame, Setup, Unjudged, outcome_of
 from heatline.edge.inspection.ledger import PROBE, Ledger
-from heatline.edge.inspection.outcome import Outcome, Unjudged, outcome_of
-from heatline.edge.inspection.setup import Setup
 from heatline.edge.util.process import NamedThread
 
 logger = logging.getLogger(__name__)

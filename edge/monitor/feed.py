@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from heatline.edge.colour import to_rgb
 from heatline.edge.errors import DeliveryError, InputError
 from heatline.edge.frames import Frame
-from heatline.edge.inspection.outcome import Outcome
+from heatline.edge.inspection.inspector import Outcome
 from heatline.edge.monitor.pictures import (
     ALIGNED_TO,
     VERSION,

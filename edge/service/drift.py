@@ -9,8 +9,7 @@ import msgspec
 
 from heatline.edge.colour import to_rgb
 from heatline.edge.drift import CameraReference, DriftMonitor, DriftSetup, describe_drift
-from heatline.edge.inspection.outcome import Outcome
-from heatline.edge.inspection.setup import Setup
+from heatline.edge.inspection.inspector import Outcome, Setup
 from heatline.edge.wire.events import DriftReading
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,8 @@ from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.errors import DeliveryError
 from heatline.edge.heatmap_picture import png as to_png
 from heatline.edge.inspection.in_flight_log import InFlightLog
+from heatline.edge.inspection.inspector import Outcome, Setup
 from heatline.edge.inspection.ledger import Ledger
-from heatline.edge.inspection.outcome import Outcome
-from heatline.edge.inspection.setup import Setup
 from heatline.edge.inspection.verdict import Judgement
 from heatline.edge.util.rate_limited_log import RateLimit
 from heatline.edge.util.text import format_count, on_one_line, utf8_safe

@@ -16,8 +16,8 @@ from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.errors import DeliveryError, EngineError
 from heatline.edge.frames import BadFrame, FrameRule
 from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
+from heatline.edge.inspection.inspector import Outcome, Unjudged
 from heatline.edge.inspection.ledger import Lane, Ledger
-from heatline.edge.inspection.outcome import Outcome, Unjudged
 from heatline.edge.inspection.pipeline import Camera, Pipeline
 from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.monitor.pictures import picture_socket
@@ -181,9 +181,9 @@ class Service:
         )
         opened = at_end.enter_context(opening)
         rules = {each.name: FrameRule(each.size, each.pixel_format) for each in prepared.config.cameras}
-        sources = {name: Camera(each.camera, rules[name]) for name, each in opened.items()}
+        sources = {name: Camera(each, rules[name]) for name, each in opened.items()}
         return Line(
-            cameras={camera: each.camera for camera, each in opened.items()},
+            cameras=opened,
             pipeline=Pipeline(sources, ledger, report, events.pass_probe),
             ledger=ledger,
             in_flight=in_flight,

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import zmq
 
-from heatline.edge.cameras.base import Opened
 from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.cameras.supervisor import CameraAlarm, SupervisedCamera
 from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
@@ -58,15 +57,6 @@ class Line:
     drift: LineDrift
 
 
-@dataclass(frozen=True)
-class OpenCamera:
-    """A supervised camera and what was found when it was opened."""
-
-    camera: SupervisedCamera
-    opened: Opened | None
-    """None: the camera is not open yet."""
-
-
 @contextlib.contextmanager
 def open_cameras(
     settings: Sequence[CameraSettings],
@@ -75,7 +65,7 @@ def open_cameras(
     all_must_open: bool,
     faults: Faults | None = None,
     stopping: Callable[[], bool] = lambda: False,
-) -> Iterator[dict[str, OpenCamera]]:
+) -> Iterator[dict[str, SupervisedCamera]]:
     """Open all cameras at the same time and return them by name. Close them at the end.
 
     Args:
@@ -89,14 +79,13 @@ def open_cameras(
     """
     cameras = [SupervisedCamera(camera, on_alarm) for camera in settings]
 
-    def opened(camera: SupervisedCamera) -> OpenCamera:
+    def open_one(camera: SupervisedCamera) -> None:
         must_open = all_must_open or camera.settings.is_file_source
         try:
-            return OpenCamera(camera, camera.open(None if must_open else OPENED_AT_START_WITHIN_SECONDS))
+            camera.open(None if must_open else OPENED_AT_START_WITHIN_SECONDS)
         except CameraError:
             if must_open:
                 raise
-            return OpenCamera(camera, None)
 
     def interrupt() -> None:
         for camera in cameras:
@@ -106,16 +95,17 @@ def open_cameras(
         executor = at_end.enter_context(ThreadPoolExecutor(len(cameras)))
         at_end.callback(lambda: list(executor.map(SupervisedCamera.close, cameras)))
         at_end.callback(interrupt)
-        openings = [executor.submit(opened, camera) for camera in cameras]
+        openings = [executor.submit(open_one, camera) for camera in cameras]
         at_end.callback(lambda: wait(openings))
         at_end.callback(interrupt)
         while wait(openings, timeout=POLL_SECONDS).not_done:
             if stopping():
                 interrupt()
         found, closed = {}, Faults()
-        for opening in openings:
+        for camera, opening in zip(cameras, openings, strict=True):
             with closed.collected():
-                found[opening.result().camera.name] = opening.result()
+                opening.result()
+                found[camera.name] = camera
         if faults is None:
             closed.raise_found()
         else:

@@ -14,8 +14,7 @@ from heatline.edge.config.tuned import EngineSelection
 from heatline.edge.drift import DriftSetup, references_of
 from heatline.edge.errors import ConfigError, HeatlineError
 from heatline.edge.geometry import RegionOfInterest
-from heatline.edge.inspection.inspector import Inspector, product_references
-from heatline.edge.inspection.setup import Setup
+from heatline.edge.inspection.inspector import Inspector, Setup, product_references
 from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.reference.reference import Reference
 from heatline.edge.util.process import threads_named

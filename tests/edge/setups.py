@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from heatline.edge.bundle import Bundle, VerifiedEngine
 from heatline.edge.geometry import RegionOfInterest
 from heatline.edge.inference import Engine
-from heatline.edge.inspection.inspector import Inspector
-from heatline.edge.inspection.setup import Heatmaps, Setup
+from heatline.edge.inspection.inspector import Heatmaps, Inspector, Setup
 from heatline.edge.inspection.verdict import Thresholds
 
 

@@ -16,7 +16,7 @@ from heatline.edge.bundle.lines import FLAT, SAME, fit_lines, measure_lines
 from heatline.edge.bundle.plausibility import ProductTiles, fit_plausibility
 from heatline.edge.frames import Stamp
 from heatline.edge.geometry import RegionOfInterest, TileGrid
-from heatline.edge.inspection.outcome import outcome_of
+from heatline.edge.inspection.inspector import outcome_of
 from heatline.edge.inspection.verdict import Judgement, TileScores
 from heatline.edge.wire.events import Verdict
 from tests.oracles import components

@@ -15,8 +15,7 @@ from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest, TileGrid
 from heatline.edge.inference import Engine, open_engine
 from heatline.edge.inference.engine import ONNX_GRAPH, Done, Failed, Fill
-from heatline.edge.inspection.inspector import Inspector
-from heatline.edge.inspection.outcome import outcome_of
+from heatline.edge.inspection.inspector import Inspector, outcome_of
 from heatline.edge.inspection.verdict import Judgement
 from heatline.edge.reference.alignment import Pose
 from heatline.edge.reference.difference import Grey, differences, to_grey

@@ -21,9 +21,7 @@ from heatline.edge.errors import BundleError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.inference import Engine
-from heatline.edge.inspection.inspector import Inspector
-from heatline.edge.inspection.outcome import Outcome, Unjudged
-from heatline.edge.inspection.setup import Setup
+from heatline.edge.inspection.inspector import Inspector, Outcome, Setup, Unjudged
 from heatline.edge.service.drift import LineDrift
 from heatline.edge.wire.events import DriftEvent, DriftReading, VerdictEvent
 from tests.command import heatline

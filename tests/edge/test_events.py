@@ -18,9 +18,8 @@ from heatline.edge.delivery.publisher import Numbering, Publisher
 from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.inference import Engine
 from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
+from heatline.edge.inspection.inspector import Heatmaps, Outcome, Setup, Unjudged
 from heatline.edge.inspection.ledger import Lane, Ledger
-from heatline.edge.inspection.outcome import Outcome, Unjudged
-from heatline.edge.inspection.setup import Heatmaps, Setup
 from heatline.edge.service.events import EventEmitter, Heartbeat, verdict_message
 from heatline.edge.wire import events as events_on_wire
 from heatline.edge.wire.events import CameraState, Change, Handshake, Message, from_frames, to_frames

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from heatline.edge.frames import Stamp
-from heatline.edge.inspection.outcome import Outcome, Unjudged
+from heatline.edge.inspection.inspector import Outcome, Unjudged
 from heatline.edge.service.events import ImplausibleLog
 from heatline.edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED
 

@@ -16,9 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from heatline.edge.cameras.settings import Policy
 from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.inspection.inspector import Outcome, Setup, Unjudged
 from heatline.edge.inspection.ledger import JUDGED_WAITING, UNJUDGED_WITH_PIXELS, Lane, Ledger
-from heatline.edge.inspection.outcome import Outcome, Unjudged
-from heatline.edge.inspection.setup import Setup
 from heatline.edge.inspection.verdict import Judgement, TileScores
 from heatline.edge.wire.events import Account
 

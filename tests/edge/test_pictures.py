@@ -24,8 +24,7 @@ from heatline.edge.bundle import Bundle
 from heatline.edge.errors import DeliveryError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.inference import Engine
-from heatline.edge.inspection.outcome import Outcome, Unjudged
-from heatline.edge.inspection.setup import Setup
+from heatline.edge.inspection.inspector import Outcome, Setup, Unjudged
 from heatline.edge.monitor import feed as feed_module
 from heatline.edge.monitor.feed import MOST_CLIENTS, PictureFeed
 from heatline.edge.monitor.pictures import (

@@ -18,11 +18,9 @@ from heatline.edge.errors import EngineError
 from heatline.edge.frames import BadFrame, Frame, FrameRule, Stamp
 from heatline.edge.geometry.region_of_interest import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.inference import Engine
-from heatline.edge.inspection.inspector import Inspector, PendingFrame
+from heatline.edge.inspection.inspector import Inspector, Outcome, PendingFrame, Setup
 from heatline.edge.inspection.ledger import JUDGED_WAITING, UNJUDGED_WITH_PIXELS, Lane, Ledger
-from heatline.edge.inspection.outcome import Outcome
 from heatline.edge.inspection.pipeline import FRAMES_WITH_ENGINE, Camera, Pipeline
-from heatline.edge.inspection.setup import Setup
 from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.wire.events import Account
 from tests.edge.secured import until

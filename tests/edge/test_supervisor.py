@@ -20,11 +20,10 @@ from heatline.edge.cameras.settings import FolderSettings, PatternSettings
 from heatline.edge.cameras.triggering import TriggerAnswer
 from heatline.edge.errors import CameraError
 from heatline.edge.frames import BadFrame, Frame, FrameRule, Stamp
+from heatline.edge.inspection.inspector import Outcome, Setup
 from heatline.edge.inspection.ledger import Lane, Ledger
-from heatline.edge.inspection.outcome import Outcome
 from heatline.edge.inspection.pipeline import Camera as PipelineCamera
 from heatline.edge.inspection.pipeline import Pipeline
-from heatline.edge.inspection.setup import Setup
 from heatline.edge.service.line import command_handler
 from heatline.edge.wire import commands
 from heatline.edge.wire.events import Account
