@@ -17,7 +17,7 @@ from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.inspector import Outcome, Setup
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.verdict import Judgement
-from heatline.edge.util.rate_limited_log import RateLimit
+from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.util.text import format_count, on_one_line, utf8_safe
 from heatline.edge.wire.events import (
     AlarmEvent,
@@ -73,23 +73,20 @@ class Heartbeat:
 
 class ImplausibleLog:
     """Logs frames that do not show the product, or not as its reference: a camera's first one at once, later ones at
-    most every 10 s with their number. For one thread at a time.
+    most every 10 s. For one thread at a time.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limits: defaultdict[str, RateLimit] = defaultdict(lambda: RateLimit(clock))
+        self._logs: defaultdict[str, RateLimitedLog] = defaultdict(lambda: RateLimitedLog(logger, clock))
         """By camera."""
 
     def log(self, outcome: Outcome) -> None:
         """Log the outcome of a frame if it does not show the product, or only in part, or not as its reference."""
         unjudged, stamp = outcome.unjudged, outcome.stamp
-        if unjudged is None or unjudged.reason not in ("implausible", "misaligned", "foreign_area"):
-            return
-        self._limits[stamp.camera].add()
-        if count := self._limits[stamp.camera].due():
+        if unjudged is not None and unjudged.reason in ("implausible", "misaligned", "foreign_area"):
             frame = f"frame {stamp.number}" if stamp.source is None else f"frame {stamp.number} ({stamp.source})"
-            before = f", and {format_count(count - 1, 'frame')} before it" if count > 1 else ""
-            logger.warning("camera %s: %s%s: no verdict, %s", stamp.camera, on_one_line(frame), before, unjudged.detail)
+            words = "camera %s: %s: no verdict, %s"
+            self._logs[stamp.camera].error(words, stamp.camera, on_one_line(frame), unjudged.detail)
 
 
 class EventEmitter:

@@ -6,8 +6,7 @@ while no frame comes.
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from heatline.edge.service.changeover import Changeover
@@ -52,59 +51,53 @@ class Reason(NamedTuple):
     sentence: str
 
 
-@dataclass(frozen=True)
-class Condition:
-    """Everything that decides a line's readiness."""
+def find_reasons(
+    state: State,
+    cameras: Mapping[str, CameraState],
+    quiet_for_s: float,
+    *,
+    has_output: bool = True,
+    waits_for_s: float | None = None,
+    stopping: bool = False,
+    changing: str | None = None,
+    losses: Sequence[str] = (),
+    faults: Mapping[str, str | None] = {},
+) -> list[Reason]:
+    """Return all reasons why a line is not READY, the most severe first.
 
-    state: State
-    cameras: Mapping[str, CameraState]
-    quiet_for_s: float
-    """Seconds since the last output of the last stage."""
-    has_output: bool = True
-    """Whether anything has passed all stages yet."""
-    waits_for_s: float | None = None
-    """How long the line waits for a first subscriber; None: it does not wait."""
-    stopping: bool = False
-    """Whether the line takes no more new frames."""
-    changing: str | None = None
-    """A description of what is being prepared."""
-    losses: Sequence[str] = ()
-    """One sentence per camera whose frames are not inspected."""
-    faults: Mapping[str, str | None] = field(default_factory=dict)
-    """By further reasons, what is wrong; None: nothing."""
-
-    def reasons(self) -> list[Reason]:
-        """Return all reasons why the line is not READY, the most severe first."""
-        order = list(REASONS)
-        return sorted(self._reasons(), key=lambda reason: order.index(reason.code))
-
-    def _reasons(self) -> Iterator[Reason]:
-        if self.state == "STARTING" or (self.state == "RUNNING" and not self.has_output):
-            waiting = ""
-            if self.waits_for_s is not None:
-                waiting = f", and waits up to {self.waits_for_s:g} s for a subscriber (events.wait_for_subscriber_s)"
-            yield Reason("starting", f"the line is starting{waiting}")
-        if self.state == "STOPPED" or self.stopping:
-            yield Reason("stopping", "the line has stopped" if self.state == "STOPPED" else "the line is stopping")
-        if self.quiet_for_s > STALLED_AFTER_SECONDS:
-            yield Reason("stalled", f"the inspection had no output for {int(self.quiet_for_s)} s")
-        # During a change, it is expected that cameras are opened.
-        opening = [name for name, each in self.cameras.items() if each.state == "OPENING" and self.changing is None]
-        gone = [name for name, each in self.cameras.items() if each.state in ("DEAD", "ENDED")]
-        if len(opening) + len(gone) == len(self.cameras) and any(c.state != "ENDED" for c in self.cameras.values()):
-            yield Reason("no_camera", "no camera is available")
-        if self.changing is not None:
-            yield Reason("changing", f"{self.changing} is being prepared")
-        for name, camera in self.cameras.items():
-            if camera.reason is not None:
-                yield Reason("camera_dead", f"camera {name} is dead: {in_words(f'failed.{camera.reason}')}")
-        for name in opening:
-            yield Reason("camera_dead", f"camera {name} is being opened")
-        for sentence in self.losses:
-            yield Reason("frames_lost", sentence)
-        for code, fault in self.faults.items():
-            if fault is not None:
-                yield Reason(code, fault)
+    Args:
+        quiet_for_s: seconds since the last output of the last stage.
+        has_output: whether anything has passed all stages yet.
+        waits_for_s: how long the line waits for a first subscriber; None: it does not wait.
+        stopping: whether the line takes no more new frames.
+        changing: a description of what is being prepared.
+        losses: one sentence per camera whose frames are not inspected.
+        faults: by further reasons, what is wrong; None: nothing.
+    """
+    found = [Reason(code, fault) for code, fault in faults.items() if fault is not None]
+    found += [Reason("frames_lost", sentence) for sentence in losses]
+    if state == "STARTING" or (state == "RUNNING" and not has_output):
+        waiting = ""
+        if waits_for_s is not None:
+            waiting = f", and waits up to {waits_for_s:g} s for a subscriber (events.wait_for_subscriber_s)"
+        found.append(Reason("starting", f"the line is starting{waiting}"))
+    if state == "STOPPED" or stopping:
+        found.append(Reason("stopping", "the line has stopped" if state == "STOPPED" else "the line is stopping"))
+    if quiet_for_s > STALLED_AFTER_SECONDS:
+        found.append(Reason("stalled", f"the inspection had no output for {int(quiet_for_s)} s"))
+    if changing is not None:
+        found.append(Reason("changing", f"{changing} is being prepared"))
+    for name, camera in cameras.items():
+        if camera.reason is not None:
+            found.append(Reason("camera_dead", f"camera {name} is dead: {in_words(f'failed.{camera.reason}')}"))
+    # During a change, it is expected that cameras are opened.
+    opening = [name for name, camera in cameras.items() if camera.state == "OPENING" and changing is None]
+    found += [Reason("camera_dead", f"camera {name} is being opened") for name in opening]
+    gone = [name for name, camera in cameras.items() if camera.state in ("DEAD", "ENDED")]
+    if len(opening) + len(gone) == len(cameras) and any(camera.state != "ENDED" for camera in cameras.values()):
+        found.append(Reason("no_camera", "no camera is available"))
+    order = list(REASONS)
+    return sorted(found, key=lambda reason: order.index(reason.code))
 
 
 def make_handshake(reasons: Sequence[Reason], heartbeat: int) -> Handshake:
@@ -203,9 +196,10 @@ class StatusMonitor:
         line, changeover, verified = self._line, self._changeover, self._line.ledger.setup.verified
         beats, journal = line.heartbeat.count, line.journal.state()
         evidence, web = line.sidecar.evidence(), line.sidecar.web()
-        condition = Condition(
+        cameras = {name: camera.state() for name, camera in line.cameras.items()}
+        reasons = find_reasons(
             state,
-            {name: camera.state() for name, camera in line.cameras.items()},
+            cameras,
             line.heartbeat.quiet_for_s(),
             has_output=beats > 0,
             waits_for_s=self.waits_for_s,
@@ -220,7 +214,6 @@ class StatusMonitor:
                 "evidence_not_stored": None if evidence is None else evidence.fault,
             },
         )
-        reasons = condition.reasons()
         handshake = make_handshake(reasons, beats)
         summary = state, handshake.state, handshake.reason, changeover.last
         if only_if_changed and summary == self._reported:
@@ -229,7 +222,7 @@ class StatusMonitor:
         line.events.emit_status(
             state,
             line.ledger,
-            condition.cameras,
+            cameras,
             handshake,
             lambda: changeover.last,
             line.access.refusals.counts(),

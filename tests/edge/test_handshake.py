@@ -11,8 +11,8 @@ from heatline.edge.service.status import (
     REASONS,
     STALLED_AFTER_SECONDS,
     WINDOW_SECONDS,
-    Condition,
     DropMonitor,
+    find_reasons,
     make_handshake,
 )
 from heatline.edge.wire.events import Account, CameraState
@@ -28,10 +28,10 @@ LIVE, DEAD, OPENING = camera("LIVE"), camera("DEAD", "silent"), camera("OPENING"
 
 
 def test_a_line_that_inspects_what_all_its_cameras_see_is_ready() -> None:
-    found = Condition("RUNNING", {"top": LIVE, "side": camera("IDLE")}, 0.2).reasons()
+    found = find_reasons("RUNNING", {"top": LIVE, "side": camera("IDLE")}, 0.2)
     result = make_handshake(found, 7)
     assert (result.state, result.reason, result.detail, result.heartbeat) == ("READY", None, None, 7)
-    assert Condition("RUNNING", {"top": camera("ENDED")}, 0.0).reasons() == [], "its last frame has come"
+    assert find_reasons("RUNNING", {"top": camera("ENDED")}, 0.0) == [], "its last frame has come"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_each_fault_has_its_reason_code_and_sentence(
     wrong: dict[str, object], state: str, word: str, sentence: str
 ) -> None:
     given_: dict[str, object] = {"state": "RUNNING", "cameras": {"top": LIVE}, "quiet_for_s": 0.0, **wrong}
-    result = make_handshake(Condition(**given_).reasons(), 0)  # type: ignore[arg-type]
+    result = make_handshake(find_reasons(**given_), 0)  # type: ignore[arg-type]
     assert (result.state, result.reason, result.detail) == (state, word, sentence)
 
 
@@ -85,9 +85,9 @@ def test_the_most_severe_reason_comes_first_and_none_is_left_out(
     losses: list[str],
     why: str | None,
 ) -> None:
-    found = Condition(
+    found = find_reasons(
         state, cameras, quiet_for_s, changing=changing, losses=losses, faults={"precision": why}  # type: ignore[arg-type]
-    ).reasons()  # fmt: skip
+    )  # fmt: skip
     result = make_handshake(found, 3)
     order = [GRAVITY.index(REASONS[reason.code]) for reason in found]
     assert order == sorted(order)
