@@ -139,10 +139,9 @@ class Changeover:
             return
         if self._closed:
             answer(commands.refusal("stopping", "the line is stopping"))
-        elif not self._open:
-            answer(commands.refusal("busy", "the line is starting; try again"))
         else:
-            answer(commands.refusal("busy", f"{self.changing or 'another change'} is being prepared; try again"))
+            doing = f"{self.changing or 'another change'} is being prepared" if self._open else "the line is starting"
+            answer(commands.refusal("busy", f"{doing}; try again"))
 
     @property
     def product_not_stored(self) -> str | None:

@@ -7,10 +7,15 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from heatline.edge.cameras.supervisor import CameraAlarm
+from heatline.edge.colour import to_rgb
 from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.drift import CameraReference, DriftMonitor, DriftSetup, describe_drift
 from heatline.edge.errors import DeliveryError
 from heatline.edge.heatmap_picture import png as to_png
 from heatline.edge.inspection.in_flight_log import InFlightLog
@@ -46,6 +51,8 @@ from heatline.edge.wire.events import (
 logger = logging.getLogger(__name__)
 
 NOT_NUMBERED = 0
+RESTARTED = "it is compared with the calibration of the setup that is active now"
+Emit = Callable[[str, str, DriftReading, str, Setup], None]
 
 
 class Heartbeat:
@@ -89,6 +96,74 @@ class ImplausibleLog:
             self._logs[stamp.camera].error(words, stamp.camera, on_one_line(frame), unjudged.detail)
 
 
+@dataclass
+class _Watch:
+    """A camera that is watched by one setup."""
+
+    reference: CameraReference
+    monitor: DriftMonitor
+    next_at_s: float = float("-inf")
+
+
+class LineDrift:
+    """Watches all cameras of a line. One thread calls `add`; any thread may call `state`.
+
+    Args:
+        emit: called with camera, measure, reading, a sentence and the setup if a measure begins or ceases to drift.
+        clock: monotonic, s.
+    """
+
+    def __init__(self, emit: Emit, clock: Callable[[], float] = time.monotonic) -> None:
+        self._emit, self._clock = emit, clock
+        self._watches: dict[str, _Watch | None] = {}
+        self._drifts: dict[str, DriftSetup] = {}
+
+    def add(self, outcome: Outcome) -> None:
+        """Measure a judged frame if one is due. Its pixels must be there still.
+
+        A frame without a verdict does not count: it does not show the product, or its pixels are missing.
+        """
+        setup, frame, judgement = outcome.setup, outcome.frame, outcome.judgement
+        if setup is None or frame is None or judgement is None:
+            return
+        camera = outcome.stamp.camera
+        if self._drifts.get(camera) is not setup.drift:
+            self._begin(camera, setup)
+        watch, now_s = self._watches.get(camera), self._clock()
+        if watch is None or now_s < watch.next_at_s:
+            return
+        watch.next_at_s = now_s + setup.drift.every_s
+        try:
+            good = (judgement.score, judgement.heatmap) if judgement.verdict == "GOOD" else None
+            values = watch.reference.values(to_rgb(frame.image, frame.pixel_format), judgement.pose, good)
+        except Exception:  # a warning must never end inspection
+            logger.exception("camera %s: its drift is not watched any more, as a frame could not be measured", camera)
+            self._watches = {**self._watches, camera: None}
+            return
+        for measure, reading in watch.monitor.add(values):
+            self._report(camera, measure, reading, describe_drift(measure, reading), setup)
+
+    def state(self) -> dict[str, dict[str, DriftReading]]:
+        """Return the present readings by camera and measure; a camera that is not watched is missing."""
+        return {camera: dict(watch.monitor.readings) for camera, watch in self._watches.items() if watch is not None}
+
+    def _begin(self, camera: str, setup: Setup) -> None:
+        """Compare a camera's frames with another setup's reference from now on."""
+        before, self._drifts[camera] = self._watches.get(camera), setup.drift
+        if before is not None:
+            for measure, reading in before.monitor.readings.items():
+                if reading.drifted:
+                    over = msgspec.structs.replace(reading, drifted=False)
+                    self._report(camera, measure, over, RESTARTED, setup)
+        reference = setup.drift.cameras.get(camera)
+        watch = None if reference is None else _Watch(reference, DriftMonitor(reference.expected(), setup.drift.window))
+        self._watches = {**self._watches, camera: watch}
+
+    def _report(self, camera: str, measure: str, reading: DriftReading, detail: str, setup: Setup) -> None:
+        logger.log(logging.WARNING if reading.drifted else logging.INFO, "camera %s: %s: %s", camera, measure, detail)
+        self._emit(camera, measure, reading, detail, setup)
+
+
 class EventEmitter:
     """Emits the events of one boot. Any thread.
 
@@ -115,10 +190,11 @@ class EventEmitter:
         self._heartbeat, self._in_flight, self._setup = heartbeat, in_flight, setup
         self._offer = offer
         self._implausible = ImplausibleLog()
+        self._drift = LineDrift(self.emit_drift)
         self._lock = threading.Lock()
 
     def emit_outcome(self, outcome: Outcome) -> None:
-        """Emit the verdict event of a frame."""
+        """Emit the verdict event of a frame, and what drifts with it."""
         stamp, is_judged = outcome.stamp, outcome.judgement is not None
 
         def sent() -> None:
@@ -133,6 +209,7 @@ class EventEmitter:
             self._implausible.log(outcome)
         assert isinstance(message.event, VerdictEvent)
         self._offer(message.event, outcome)
+        self._drift.add(outcome)
 
     def pass_probe(self) -> None:
         """Pass a probe tile through the publisher like an event. It is not published."""
@@ -224,7 +301,6 @@ class EventEmitter:
         refused: Mapping[str, int],
         evidence: EvidenceState | None = None,
         web: WebState | None = None,
-        drift: Mapping[str, dict[str, DriftReading]] = {},
     ) -> None:
         """Emit the line's status. Its accounts and its last change are read after all events that they cover."""
         with self._lock:
@@ -249,7 +325,7 @@ class EventEmitter:
                 refused=dict(refused),
                 evidence=evidence,
                 web=web,
-                drift=dict(drift),
+                drift=self._drift.state(),
             )
             self._publisher.send(Message(event))
 

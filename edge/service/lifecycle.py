@@ -23,7 +23,6 @@ from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.monitor.pictures import picture_socket
 from heatline.edge.monitor.store import evidence_folder
 from heatline.edge.service.changeover import Changeover, ProductMemory
-from heatline.edge.service.drift import LineDrift
 from heatline.edge.service.events import EventEmitter, Heartbeat
 from heatline.edge.service.line import (
     Line,
@@ -102,7 +101,6 @@ class Service:
             evidence_folder(self._path, config, state_folder())
         at_end.enter_context(lock_folder(folder))
         notify_starting("loading the bundle")
-        self._warn_of_missing_products()
         memory = ProductMemory(folder, [product.name for product in config.products], config.product)
         prepared = prepare(config.of_product(memory.selected or config.product), report_step=notify_starting)
         line = self._open_line(prepared, at_end)
@@ -169,12 +167,6 @@ class Service:
         events = EventEmitter(name, boot_id, publisher, heartbeat, in_flight, prepared.setup, **offer)
         if feed is not None:
             feed.on_mark = events.emit_review
-        drift = LineDrift(events.emit_drift)
-
-        def report(outcome: Outcome) -> None:
-            events.emit_outcome(outcome)
-            drift.add(outcome)
-
         notify_starting("opening the cameras")
         opening = open_cameras(
             prepared.config.cameras, events.emit_alarm, all_must_open=False, stopping=lambda: self._stopping
@@ -184,7 +176,7 @@ class Service:
         sources = {name: Camera(each, rules[name]) for name, each in opened.items()}
         return Line(
             cameras=opened,
-            pipeline=Pipeline(sources, ledger, report, events.pass_probe),
+            pipeline=Pipeline(sources, ledger, events.emit_outcome, events.pass_probe),
             ledger=ledger,
             in_flight=in_flight,
             events=events,
@@ -193,7 +185,6 @@ class Service:
             access=access,
             heartbeat=heartbeat,
             sidecar=sidecar,
-            drift=drift,
         )
 
     def _open_feed(self) -> PictureFeed | None:
@@ -203,12 +194,6 @@ class Service:
         except DeliveryError as error:
             logger.error("%s", error)
             return None
-
-    def _warn_of_missing_products(self) -> None:
-        """Warn at the start, not only when a product is selected. `heatline check` verifies all products in full."""
-        for product in self._config.products:
-            if product.bundle is not None and not product.bundle.is_dir():
-                logger.warning("product %s cannot be selected: there is no folder %s", product.name, product.bundle)
 
     def _wait_for_subscriber(self, line: Line, status: StatusMonitor) -> None:
         wait_s = self._config.events.wait_for_subscriber_s
@@ -262,13 +247,11 @@ class Service:
 def signal_handlers(service: Service) -> Iterator[None]:
     """Stop the service at SIGTERM and SIGINT, and reload it at SIGHUP. Restore the former handlers at the end."""
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        service.stop()
-
-    def reload(_number: int, _frame: FrameType | None) -> None:
-        service.reload()
-
-    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
+    handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {
+        signal.SIGTERM: lambda _number, _frame: service.stop(),
+        signal.SIGINT: lambda _number, _frame: service.stop(),
+        signal.SIGHUP: lambda _number, _frame: service.reload(),
+    }
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

@@ -25,7 +25,6 @@ from heatline.edge.errors import CameraError, ConfigError, DeliveryError, Faults
 from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.pipeline import Pipeline
-from heatline.edge.service.drift import LineDrift
 from heatline.edge.service.events import EventEmitter, Heartbeat
 from heatline.edge.service.sidecar import Sidecar
 from heatline.edge.util.files import open_locked
@@ -54,7 +53,6 @@ class Line:
     access: Access
     heartbeat: Heartbeat
     sidecar: Sidecar
-    drift: LineDrift
 
 
 @contextlib.contextmanager

@@ -228,7 +228,6 @@ class StatusMonitor:
             line.access.refusals.counts(),
             evidence,
             web,
-            line.drift.state(),
         )
         watchdog = ["WATCHDOG=1"] if beats != self._fed_at else []  # only inspection feeds the watchdog
         self._fed_at = beats
