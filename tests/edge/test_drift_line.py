@@ -219,7 +219,9 @@ def test_a_region_of_interest_that_was_not_calibrated_watches_no_score(own: Bund
 
 def test_a_bundle_with_a_damaged_reference_picture_is_refused(own: Bundle, tmp_path: Path) -> None:
     other = ReferencePicture(np.zeros((3, 4), np.uint8), HW)
-    with pytest.raises(BundleError, match=r"grey: uint8 of shape \(3, 4\), expected finite uint8 of shape \(196, 256\)"):
+    with pytest.raises(
+        BundleError, match=r"grey: uint8 of shape \(3, 4\), expected finite uint8 of shape \(196, 256\)"
+    ):
         write_bundle(tmp_path / "other", own.manifest, {**contents_of(), REFERENCE_PICTURE: other.to_bytes()})
     with pytest.raises(BundleError, match=r"no reference\.npz"):
         write_bundle(tmp_path / "none", own.manifest, contents_of())
