@@ -386,16 +386,14 @@ def startup(bundle_path: Path, precision: Precision, out: Path | None, as_json: 
     show_default=True,
     help="Length of a setting's run in the first round.",
 )
-@click.option("--dry-run", is_flag=True, help="Measure, and write nothing beside LINE.")
 @out_option
 @json_option
 def tune(bundle_path: Path, line: Path, out: Path | None, as_json: bool, **options: Any) -> None:
     """Choose engine, device, precision, batch, streams and threads for BUNDLE on this machine, by the latency of LINE's
     frames.
 
-    Writes them to a file beside LINE, which the line reads; keys that LINE sets under [engine] stay. Prints the gain,
-    and leaves the present settings where it is no more than chance. Takes some minutes: stop the line, and run nothing
-    else on the machine.
+    Prints them for LINE's table [engine], and the gain; keys that LINE sets there stay, and so do the present settings
+    where the gain is no more than chance. Takes some minutes: stop the line, and run nothing else on the machine.
     """
     from heatline.bench.tune import measure_tune
 

@@ -4,12 +4,12 @@ Settings are searched in this process, where a frame goes through the line's ins
 what shares the cores with the engine on a line: so the best are compared with the present ones in the real service.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,10 +28,9 @@ from heatline.bench.watched_line import Keys
 from heatline.edge.bundle import Bundle, open_bundle
 from heatline.edge.bundle.golden import GoldenTilesError
 from heatline.edge.cameras.settings import CameraSettings
-from heatline.edge.config import LineConfig, engine_keys_set, load_config
+from heatline.edge.config import LineConfig, load_config
 from heatline.edge.config.engine import EngineConfig
 from heatline.edge.config.products import ThresholdsConfig
-from heatline.edge.config.tuned import Tuned, measured_with, tuned_file, write_tuned
 from heatline.edge.errors import BenchError, BundleError, EngineError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry.region_of_interest import WHOLE_FRAME
@@ -40,6 +39,7 @@ from heatline.edge.inference.engine import PROCESSOR
 from heatline.edge.inference.opening import PRECISIONS
 from heatline.edge.inspection.inspector import ANY_CAMERA, PendingFrame, Setup, product_references
 from heatline.edge.service.loading import prepare
+from heatline.edge.util.files import read_toml
 from heatline.edge.util.process import cores
 from heatline.edge.wire.events import VerdictEvent
 
@@ -136,13 +136,11 @@ class Tune(msgspec.Struct, frozen=True, kw_only=True):
     frames: list[str]
     cores: int
     present: str
-    present_by: str
-    """The file that has them."""
     chosen: str
     why: str
     """Reason of the choice."""
-    written_to: str | None
-    """None: nothing was written."""
+    table: str
+    """The chosen settings as the table [engine] of a line's file."""
     comparison: Comparison | None
     """None: the present settings are the best of the search."""
     tried: list[Row]
@@ -156,11 +154,10 @@ def measure_tune(
     frame_hw: tuple[int, int] | None,
     rate_fps: float | None,
     seconds: float,
-    dry_run: bool,
     rounds: int = ROUNDS,
     report_line: Callable[[str], None],
 ) -> Tune:
-    """Find the best settings for a bundle with the frames of a line, and write them beside the line's file.
+    """Find the best settings for a bundle with the frames of a line.
 
     Args:
         precisions: to choose among; none: all of the bundle. A precision that the line's file sets is used in any case.
@@ -169,16 +166,13 @@ def measure_tune(
         rounds: rounds of present and chosen settings at the end.
     Raises:
         BundleError, ConfigError, CameraError, EngineError: the line could not be run with this bundle.
-        BenchError: a size or rate is unknown, or the file cannot be written.
+        BenchError: a size or rate is unknown.
     """
     from heatline.edge.inference.devices import devices
 
     bundle = open_bundle(bundle_path)
     config = _with_bundle(load_config(line), bundle_path)
-    in_force = config.engine_for(bundle.digest)
-    present, own = spelled_out(in_force.settings, cores()), engine_keys_set(line)
-    if in_force.not_tuned is not None:
-        report_line(in_force.not_tuned)
+    present, own = spelled_out(config.engine, cores()), frozenset(read_toml(line).get("engine", {}))
     shown = shown_by(config, bundle, frame_hw=frame_hw, rate_fps=rate_fps)
     now = Tried(engine=present)
     with opened(now, config) as setup:
@@ -196,9 +190,7 @@ def measure_tune(
             f"{bundle.path} has no graph that passed its gate in {' or '.join(wanted)}; name another --precision, or "
             "leave it out"
         )
-    engines = candidates(
-        in_force.settings, own, cores=cores(), precisions=usable, devices=devices(), most_tiles=most_tiles
-    )
+    engines = candidates(config.engine, own, cores=cores(), precisions=usable, devices=devices(), most_tiles=most_tiles)
     tried = [Tried(engine=engine) for engine in dict.fromkeys([*engines, present])]
     report_line(f"{', '.join(map(str, shown))}; at most {most_tiles} tiles; {cores()} cores; now: {present}")
     best = search(tried, config, shown, seconds=seconds, report_line=report_line)
@@ -209,10 +201,6 @@ def measure_tune(
         comparison = compare(present, best.engine, run, ROUND_SECONDS * seconds, rounds, report_line)
         better, why = is_better(comparison)
         chosen = best.engine if better else present
-    written = None
-    # A file of another machine or version is replaced, even by the present settings.
-    if not dry_run and (chosen != present or in_force.not_tuned is not None):
-        written = _write(line, bundle, chosen, shown)
     return Tune(
         line=str(line),
         bundle=bundle.path.name,
@@ -220,10 +208,9 @@ def measure_tune(
         frames=[str(one) for one in shown],
         cores=cores(),
         present=str(present),
-        present_by=in_force.tuned_by or str(line),
         chosen=str(chosen),
         why=why,
-        written_to=None if written is None else str(written),
+        table="\n".join(["[engine]", *(f"{key} = {json.dumps(value)}" for key, value in asdict(chosen).items())]),
         comparison=comparison,
         tried=[
             Row(
@@ -246,26 +233,6 @@ def _with_bundle(config: LineConfig, path: Path) -> LineConfig:
             return of_product
     # The line's thresholds are logits of another bundle.
     return replace(config.of_product(config.product), bundle=path.absolute(), thresholds=ThresholdsConfig())
-
-
-def _write(line: Path, bundle: Bundle, chosen: EngineConfig, shown: "Sequence[Shown]") -> Path:
-    tuned = Tuned(
-        bundle=bundle.digest,
-        **measured_with(chosen),
-        frames=[str(one) for one in shown],
-        at_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        engine=chosen,
-    )
-    try:
-        written = write_tuned(line, tuned)
-    except OSError as error:
-        raise BenchError(
-            f"{tuned_file(line)} cannot be written ({error.strerror}); run it as another user, or with --dry-run"
-        ) from error
-    now = load_config(line).engine_for(bundle.digest)
-    if now.settings != chosen:
-        raise BenchError(f"{written} is written, but the line would use {now.settings}: {now.not_tuned}")
-    return written
 
 
 # Candidates.
@@ -450,7 +417,7 @@ def opened(one: Tried, config: LineConfig) -> Iterator[Setup | None]:
         BundleError, ConfigError: the bundle cannot be used at all.
     """
     try:
-        setup = prepare(replace(config, engine=one.engine, tuned=None)).setup
+        setup = prepare(replace(config, engine=one.engine)).setup
     except (EngineError, GoldenTilesError) as error:
         one.left_out = str(error)
         yield None

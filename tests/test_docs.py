@@ -29,7 +29,7 @@ from heatline.edge.cameras.supervisor import State
 from heatline.edge.cameras.triggering import FIRE_WITHIN_SECONDS
 from heatline.edge.cli.line import EXIT_CODES
 from heatline.edge.cli.main import heatline
-from heatline.edge.config import LineFile, load_config
+from heatline.edge.config import LineConfig, load_config
 from heatline.edge.delivery.auth import make_key_pair, read_public_key
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.delivery.servers import CommandServer
@@ -177,7 +177,7 @@ def default(field: Any) -> str:
 
 KEYS: list[tuple[Any, str, str | None, tuple[str, str] | None]] = [
     # The struct, its document and heading, and the documented default of a required key and of null.
-    (LineFile, "docs/config.md", None, ("required", "none")),
+    (LineConfig, "docs/config.md", None, ("required", "none")),
     (Manifest, "docs/bundle.md", "## Manifest", None),
     (VerdictEvent, "docs/protocol.md", "## Verdict event", ("", "null")),
     (StatusEvent, "docs/protocol.md", "## Status event", ("", "null")),
@@ -213,7 +213,7 @@ def test_every_key_is_documented_with_its_default(
     text = read(document)
     table = {key: cells for key, cells in rows(section(text, heading) if heading else text).items() if cells}
     exist = {_documented_as(key): field for key, field in keys(kind)}
-    if kind is LineFile:  # docs/cameras.md has the keys of cameras, kind by kind
+    if kind is LineConfig:  # docs/cameras.md has the keys of cameras, kind by kind
         exist = {key: field for key, field in exist.items() if not key.startswith("cameras.")} | {"cameras": None}
     documented = {key for key in table if not NOT_KEYS.match(key)} - (NOT_FIELDS if kind is TrainConfig else set())
     assert documented == exist.keys()
@@ -278,7 +278,7 @@ def choices_of(info: msgspec.inspect.Type) -> set[str]:
 
 def test_every_choice_of_the_configuration_is_documented() -> None:
     text = "".join(map(read, ("docs/config.md", "docs/cameras.md", "docs/genicam.md")))
-    choices = choices_of(msgspec.inspect.type_info(LineFile))
+    choices = choices_of(msgspec.inspect.type_info(LineConfig))
     assert [choice for choice in sorted(choices) if not re.search(f'[`"]{choice}[`"]', text)] == []
 
 

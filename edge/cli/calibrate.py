@@ -343,7 +343,7 @@ def calibrate_camera(
     parent = open_bundle(config.bundle)
     was = parent.manifest.calibration
     new = NewBundle.of(parent, config.bundle, target, version, dry_run)
-    settings = config.engine_for(parent.digest).settings
+    settings = config.engine
     verified = open_verified_engine(parent, settings.kind, settings.precision, device=settings.device)
     known_references = parent.references()
     shared = camera not in known_references and ANY_CAMERA in known_references

@@ -95,7 +95,7 @@ def check(line: Path, as_json: bool) -> None:
         warnings.append("the line runs, and uses its addresses, page, journal and cameras: these were not checked")
     faults.raise_found()
     assert prepared is not None
-    setup, engine = prepared.setup, prepared.engine
+    setup = prepared.setup
     verified = setup.verified
     warnings += _warn_of_extreme_threshold(config, setup)
     report = {
@@ -104,9 +104,7 @@ def check(line: Path, as_json: bool) -> None:
         **_of_setup(setup),
         "model": setup.bundle.manifest.model.name,
         "engine": verified.engine.name,
-        "engine_settings": asdict(engine.settings),
-        "tuned_by": engine.tuned_by,
-        "not_tuned": engine.not_tuned,
+        "engine_settings": asdict(config.engine),
         "precision": verified.engine.precision,
         "fell_back": verified.fell_back,
         "golden_tiles_off_by": verified.differences,
@@ -129,11 +127,11 @@ def check(line: Path, as_json: bool) -> None:
     }
     facts = facts_of(
         report,
-        **dict.fromkeys(("compared_with", "golden_tiles_off_by", "plausible_by_camera", "tuned_by", "warnings")),
+        **dict.fromkeys(("compared_with", "golden_tiles_off_by", "plausible_by_camera", "warnings")),
         **dict.fromkeys(("cameras", "other_products")),
         bundle=describe_bundle(bundle_name(setup)),
         signed_by=describe_signer(setup.signed_by),
-        engine_settings=f"{engine.settings}, from {engine.tuned_by or line}",
+        engine_settings=str(config.engine),
         score_threshold=f"{setup.inspector.thresholds.score:.2f} logits",
         evidence_threshold=f"{setup.inspector.thresholds.evidence:.2f} logits",
         plausible=_describe_plausible(setup),

@@ -1,4 +1,4 @@
-"""The engine's settings, in `line.toml` or tuned. docs/config.md describes every key."""
+"""The engine's settings, in `line.toml`. docs/config.md describes every key."""
 
 from typing import Annotated
 

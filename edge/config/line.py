@@ -28,7 +28,6 @@ from heatline.edge.config.bridges import (
 )
 from heatline.edge.config.engine import EngineConfig, check_engine
 from heatline.edge.config.products import ProductConfig, ThresholdsConfig, check_products, describe_products
-from heatline.edge.config.tuned import EngineSelection, TunedEngines, read_tuned, tuned_file
 from heatline.edge.delivery.auth import is_local, unprotected
 from heatline.edge.errors import ConfigError, Faults
 from heatline.edge.util.files import read_toml
@@ -133,7 +132,7 @@ class SecurityConfig(_Table, frozen=True):
     """The folder of allow-lists; None: `allowed` beside the key."""
 
 
-class LineFile(_Table, frozen=True):
+class LineConfig(_Table, frozen=True):
     """The contents of `line.toml`."""
 
     bundle: Path
@@ -164,13 +163,6 @@ class LineFile(_Table, frozen=True):
     opcua: OpcuaConfig | None = None
     """None: there is no OPC UA bridge."""
 
-
-class LineConfig(LineFile, frozen=True):
-    """The contents of `line.toml`, and the engine settings that were tuned for it."""
-
-    tuned: TunedEngines | None = None
-    """None: there is no file of tuned settings."""
-
     @property
     def listens(self) -> dict[str, str]:
         """All addresses at which the line, its page and its bridges listen, by their keys."""
@@ -186,10 +178,6 @@ class LineConfig(LineFile, frozen=True):
             "journal.bind": self.journal.bind,
         }
         return {key: address for key, address in bound.items() if address is not None}
-
-    def engine_for(self, digest: str) -> EngineSelection:
-        """Return the engine settings for the bundle with that digest."""
-        return EngineSelection(self.engine) if self.tuned is None else self.tuned.select(self.engine, digest)
 
     def of_product(self, name: str | None) -> "LineConfig":
         """Return the configuration with the settings of one product in place.
@@ -224,22 +212,17 @@ def _with_product(config: LineConfig, product: ProductConfig) -> LineConfig:
 
 
 def load_config(path: Path) -> LineConfig:
-    """Read a line's TOML file and its tuned settings. Relative paths in the file start at its folder.
+    """Read a line's TOML file. Relative paths in the file start at its folder.
 
     Raises:
         ConfigError: a file cannot be read, is not TOML, or has a key or value that is not valid.
     """
     tables, here = _read_tables(path), path.absolute().parent
     try:
-        file = msgspec.convert(tables, LineFile, dec_hook=lambda kind, value: here / to_path(kind, value))
+        config = msgspec.convert(tables, LineConfig, dec_hook=lambda kind, value: here / to_path(kind, value))
     except msgspec.ValidationError as error:
         document = "docs/cameras.md" if "$.cameras[" in str(error) else "docs/config.md"
-        raise ConfigError(f"{path}: {describe_misfit(error, tables, LineFile)}; see {document}") from error
-    tuned = read_tuned(tuned_file(path))
-    config = LineConfig(
-        **{key: getattr(file, key) for key in file.__struct_fields__},
-        tuned=TunedEngines(tuned_file(path), tuned, frozenset(tables.get("engine", {}))) if tuned else None,
-    )
+        raise ConfigError(f"{path}: {describe_misfit(error, tables, LineConfig)}; see {document}") from error
     faults = Faults()
     for check, of in _checks(config):
         with faults.collected():
@@ -251,15 +234,6 @@ def load_config(path: Path) -> LineConfig:
         return config
     allowed = config.security.allowed or config.security.key.parent / "allowed"
     return msgspec.structs.replace(config, security=SecurityConfig(key=config.security.key, allowed=allowed))
-
-
-def engine_keys_set(path: Path) -> frozenset[str]:
-    """Return the keys of `[engine]` that a TOML file sets. They are not tuned.
-
-    Raises:
-        ConfigError: the file cannot be read, or is not TOML.
-    """
-    return frozenset(_read_tables(path).get("engine", {}))
 
 
 def _read_tables(path: Path) -> dict[str, Any]:

@@ -3,16 +3,13 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from heatline.edge.bundle import Bundle, VerifiedEngine, open_bundle, open_verified_engine
+from heatline.edge.bundle import Bundle, open_bundle, open_verified_engine
 from heatline.edge.bundle.plausibility import Plausibility
 from heatline.edge.bundle.signature import describe_signer, require_trusted, signer_of
 from heatline.edge.config import LineConfig
-from heatline.edge.config.engine import EngineConfig
-from heatline.edge.config.tuned import EngineSelection
 from heatline.edge.drift import DriftSetup, references_of
-from heatline.edge.errors import ConfigError, HeatlineError
+from heatline.edge.errors import ConfigError
 from heatline.edge.geometry import RegionOfInterest
 from heatline.edge.inspection.inspector import Inspector, Setup, product_references
 from heatline.edge.inspection.verdict import Thresholds
@@ -33,10 +30,6 @@ class PreparedSetup:
     config: LineConfig
     """With one product in its place, if the line has products."""
     setup: Setup
-    engine: EngineSelection
-    """The settings in use."""
-    requested: EngineConfig
-    """The settings tried first. Others are in use if these did not work."""
 
 
 def prepare(
@@ -68,18 +61,24 @@ def prepare(
     overlap, tile = config.tiles.overlap_px, bundle.manifest.grid.tile_px
     if overlap is not None and overlap >= tile:
         raise ConfigError(f"tiles.overlap_px is {overlap}, the bundle's tiles are {tile} px; expected less")
-    engine = config.engine_for(bundle.digest)
-    if engine.not_tuned is not None:
-        logger.warning("%s", engine.not_tuned)
-    requested = engine.settings
     same = active if active is not None and active.setup.bundle.digest == bundle.digest else None
-    if same is not None and requested in (same.requested, same.engine.settings):
+    if same is not None and config.engine == same.config.engine:
         verified = same.setup.verified
-        engine = same.engine if requested == same.requested else engine
     else:
         # Writing a compiled graph stops all threads for a while, so a line that inspects writes none.
         cache = cache_folder() if active is None else None
-        verified, engine = _open(bundle, engine, config.engine, report_step, cache)
+        with threads_named(ENGINE_THREADS):
+            verified = open_verified_engine(
+                bundle,
+                config.engine.kind,
+                config.engine.precision,
+                device=config.engine.device,
+                threads=config.engine.threads,
+                streams=config.engine.streams,
+                batch=config.engine.batch,
+                cache=cache,
+                say=report_step,
+            )
     areas = {camera.name: camera.region_of_interest for camera in config.cameras}
     checked = config.thresholds.check_plausibility in (None, True)
     inspector = Inspector(
@@ -117,7 +116,7 @@ def prepare(
         heatmaps=config.events.heatmaps,
         drift=_drift(config, bundle, areas, references),
     )
-    return PreparedSetup(config, setup, engine, requested)
+    return PreparedSetup(config, setup)
 
 
 def _drift(
@@ -150,49 +149,13 @@ def _plausibility_by_camera(bundle: Bundle, areas: Mapping[str, RegionOfInterest
     return {camera: plausibility for camera, (area, plausibility) in known.items() if areas.get(camera) == area}
 
 
-def _open(
-    bundle: Bundle,
-    engine: EngineSelection,
-    own: EngineConfig,
-    report_step: Callable[[str], None],
-    cache: Path | None,
-) -> tuple[VerifiedEngine, EngineSelection]:
-    """Open an engine for a bundle. If tuned settings do not work, use the line's own, so that the line starts.
-
-    Args:
-        own: the settings of the line's file.
-    """
-    settings = engine.settings
-    try:
-        with threads_named(ENGINE_THREADS):
-            verified = open_verified_engine(
-                bundle,
-                settings.kind,
-                settings.precision,
-                device=settings.device,
-                threads=settings.threads,
-                streams=settings.streams,
-                batch=settings.batch,
-                cache=cache,
-                say=report_step,
-            )
-    except HeatlineError as error:
-        if engine.tuned_by is None:
-            raise
-        untuned = EngineSelection(own, not_tuned=f"{engine.tuned_by} is not used: {error}")
-        logger.warning("%s", untuned.not_tuned)
-        return _open(bundle, untuned, own, report_step, cache)
-    return verified, engine
-
-
 def describe_setup(prepared: PreparedSetup) -> str:
-    """Describe what frames are inspected by: product, bundle, engine, signature and tuning."""
-    setup, engine = prepared.setup, prepared.engine
+    """Describe what frames are inspected by: product, bundle, engine and signature."""
+    setup = prepared.setup
     manifest = setup.bundle.manifest
-    tuned = "" if engine.tuned_by is None else f", tuned by {engine.tuned_by}: {engine.settings}"
     of_product = "" if setup.product is None else f"product {setup.product}, "
     return (
         f"{of_product}{manifest.name} {manifest.version} ({setup.bundle.digest[:12]}) by {setup.verified.engine.name} "
-        f"in {setup.verified.computes_in}, signed by {describe_signer(setup.signed_by)}{tuned}"
+        f"in {setup.verified.computes_in}, signed by {describe_signer(setup.signed_by)}"
         f"{'' if setup.acting else ', not acting'}"
     )

@@ -101,7 +101,7 @@ def retrain(
     else:
         owner = next((each.name for each in config.products if each.name == config.product and each.bundle), None)
         commands = commands_of_line(line, owner, request.bundle, new, sign=not config.allow_unsigned)
-    print_warnings([*result.warnings, *([] if config is None else _warn_of_line(config, result.old.digest))])
+    print_warnings([*result.warnings, *([] if config is None else _warn_of_line(config))])
     if as_json:
         print_json({"result": result, "commands": [command for _, command in commands] if result.better else []})
     else:
@@ -111,14 +111,13 @@ def retrain(
 
 
 def _request_of_line(line: str, config: LineConfig, data: Path | None, out: Path | None, share: float) -> "Request":
-    from heatline.edge.bundle import open_bundle
     from heatline.edge.monitor.store import EvidenceStore
     from heatline.export.retrain.frames import frames_of_store
     from heatline.export.retrain.judge import Judging
     from heatline.export.retrain.retrain import Request
 
     store = EvidenceStore(evidence_of(line))
-    judging = Judging.of_line(config, open_bundle(config.bundle).digest)
+    judging = Judging.of_line(config)
     return Request(config.bundle, frames_of_store(store), str(store.folder), judging, share, data, out)
 
 
@@ -132,12 +131,11 @@ def _request_of_folder(reviewed: Path, bundle: Path, data: Path | None, out: Pat
     return Request(bundle, frames, str(reviewed), Judging.of_frames(frames, open_bundle(bundle)), share, data, out)
 
 
-def _warn_of_line(config: LineConfig, digest: str) -> list[str]:
+def _warn_of_line(config: LineConfig) -> list[str]:
     """Warn of settings of a line that belong to its old bundle.
 
     Args:
         config: with the product's settings in place.
-        digest: of the old bundle.
     """
     warnings = []
     thresholds = config.thresholds
@@ -148,6 +146,4 @@ def _warn_of_line(config: LineConfig, digest: str) -> list[str]:
             f"the line's file sets {keys}, in logits of the old bundle; both bundles were judged by it: remove it to "
             "use the new bundle's own"
         )
-    if config.engine_for(digest).tuned_by is not None:
-        warnings.append("the engine was tuned for the old bundle; run heatline bench tune again for the new one")
     return warnings

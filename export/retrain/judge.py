@@ -41,14 +41,13 @@ class Judging:
     """Regions of interest by camera."""
 
     @classmethod
-    def of_line(cls, config: LineConfig, digest: str) -> "Judging":
+    def of_line(cls, config: LineConfig) -> "Judging":
         """Return the settings of a line.
 
         Args:
             config: with one product in its place, if the line has products.
-            digest: of the bundle whose tuned engine settings apply.
         """
-        engine, thresholds = config.engine_for(digest).settings, config.thresholds
+        engine, thresholds = config.engine, config.thresholds
         return cls(
             precision=engine.precision,
             kind=engine.kind,

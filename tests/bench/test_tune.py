@@ -36,8 +36,7 @@ from heatline.bench.tune import (
 from heatline.edge.bundle import Bundle
 from heatline.edge.config import LineConfig, load_config
 from heatline.edge.config.engine import EngineConfig
-from heatline.edge.config.tuned import Tuned, measured_with, read_tuned, tuned_file, write_tuned
-from heatline.edge.errors import BenchError, BundleError, ConfigError
+from heatline.edge.errors import BenchError, BundleError
 from heatline.edge.reference.reference import Reference
 from tests.bench import made_results as made
 from tests.edge.boards import board, board_bundle
@@ -68,7 +67,7 @@ def shows(line: Path, bundle: Bundle) -> tuple[LineConfig, list[Shown]]:
 
 
 def tuned(bundle: Bundle, line: Path, **keys: Any) -> Tune:
-    given: dict[str, Any] = {"precisions": (), "frame_hw": None, "rate_fps": None, "dry_run": False, "rounds": 2}
+    given: dict[str, Any] = {"precisions": (), "frame_hw": None, "rate_fps": None, "rounds": 2}
     return measure_tune(bundle.path, line, **{**given, "seconds": SECONDS, "report_line": lambda _: None, **keys})
 
 
@@ -213,50 +212,30 @@ def test_settings_are_better_only_beyond_chance(
 Prefer = Callable[[EngineConfig], None]
 
 
-def test_the_best_settings_are_written_and_the_line_uses_them(line: Path, bundle: Bundle, prefer: Prefer) -> None:
+def test_the_best_settings_are_printed_and_the_line_uses_them(line: Path, bundle: Bundle, prefer: Prefer) -> None:
     prefer(BEST)
     out = line.with_name("tune.json")
-    arguments = [bundle.path, line, "--seconds", SECONDS, "--dry-run", "--out", out]
+    arguments = [bundle.path, line, "--seconds", SECONDS, "--out", out]
     shown = CliRunner().invoke(command, list(map(str, arguments)), catch_exceptions=False)
     assert "openvino in f32, 1 thread" in shown.output
     report = json.loads(out.read_text())
-    assert (report["bench"], report["chosen"], report["written_to"]) == ("tune", str(BEST), None)
-    assert not tuned_file(line).exists()
+    assert (report["bench"], report["chosen"]) == ("tune", str(BEST))
     found = tuned(bundle, line)
-    assert (found.chosen, found.written_to) == (str(BEST), str(tuned_file(line)))
-    now = load_config(line).engine_for(bundle.digest)
-    assert (now.settings, now.tuned_by) == (BEST, found.written_to)
-    (written,) = read_tuned(tuned_file(line))
-    assert written.frames == ["top 300x240 at 200/s"]
-    assert {key: getattr(written, key) for key in measured_with(BEST)} == measured_with(BEST)
+    assert found.chosen == str(BEST)
+    assert found.frames == ["top 300x240 at 200/s"]
     assert found.comparison is not None
     assert found.comparison.better_in == len(found.comparison.chosen)
+    line.write_text(line.read_text().replace(FEW_CANDIDATES, found.table))
+    assert load_config(line).engine == BEST
     again = tuned(bundle, line)
-    assert (again.present, again.chosen, again.comparison, again.written_to) == (str(BEST), str(BEST), None, None)
-    assert again.present_by == found.written_to
+    assert (again.present, again.chosen, again.comparison) == (str(BEST), str(BEST), None)
 
 
-def test_an_unknown_rate_or_an_invalid_file_is_refused(line: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_an_unknown_rate_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     line_of_unknown_rate = line_of(tmp_path / "x", bundle, {"b": {"kind": "genicam", "address": "x", "size": [64, 48]}})
     with pytest.raises(BenchError, match="the rate of camera b is unknown; give it with --fps"):
         tuned(bundle, line_of_unknown_rate)
-    tuned_file(line).write_text("nonsense")
-    with pytest.raises(ConfigError, match=r"line\.tuned\.toml is not valid TOML"):
-        tuned(bundle, line)
-
-
-def test_a_file_for_another_machine_is_replaced_even_by_the_present_settings(
-    line: Path, bundle: Bundle, prefer: Prefer
-) -> None:
-    prefer(EngineConfig(threads=1, streams=1, batch=1))
-    engine = EngineConfig(threads=1, streams=1, batch=8)
-    stale = {"bundle": bundle.digest, "engine": engine, **measured_with(engine), "processor": "another one"}
-    write_tuned(line, Tuned(**stale))
-    found = tuned(bundle, line)
-    assert "batches of 1" in found.present == found.chosen
-    assert found.written_to is not None
-    assert str(load_config(line).engine_for(bundle.digest).settings) == found.chosen
 
 
 def test_precisions_that_the_bundle_has_and_the_machine_runs_are_tried(tmp_path: Path, prefer: Prefer) -> None:
@@ -266,15 +245,15 @@ def test_precisions_that_the_bundle_has_and_the_machine_runs_are_tried(tmp_path:
     both = bundle_in(tmp_path / "both", ("f32", "int8"))
     prefer(EngineConfig(precision="int8", threads=1, streams=1, batch=2))
     line = line_of(tmp_path, both, {"top": CAMERA})
-    found = tuned(both, line, dry_run=True, precisions=("f32", "int8", "bf16"))
+    found = tuned(both, line, precisions=("f32", "int8", "bf16"))
     assert precisions(found) == {"f32", "int8"}
     assert " int8," in found.chosen
     with pytest.raises(BundleError, match="has no graph that passed its gate in bf16"):
-        tuned(both, line, dry_run=True, precisions=("bf16",))
+        tuned(both, line, precisions=("bf16",))
     sets = line_of(tmp_path, both, {"top": CAMERA}, f'{FEW_CANDIDATES}\nbatch = 3\nprecision = "f32"')
-    found = tuned(both, sets, dry_run=True, precisions=("int8",))
+    found = tuned(both, sets, precisions=("int8",))
     assert [one.engine for one in found.tried] == ["openvino in f32, 1 thread, 1 stream, batches of 3"]
     far_off = bundle_in(tmp_path / "far", ("f32", "int8"), int8_gain=300.0)
-    found = tuned(far_off, line_of(tmp_path, far_off, {"top": CAMERA}), dry_run=True)
+    found = tuned(far_off, line_of(tmp_path, far_off, {"top": CAMERA}))
     assert " f32," in found.chosen
     assert all("int8 is off by" in str(one.left_out) for one in found.tried if " int8," in one.engine)
