@@ -19,8 +19,8 @@ LONGEST_BYTES = 254
 """Of unit, function and data."""
 IDLE_SECONDS = 60.0
 """A connection that sends no request, or does not read its reply, for so long is closed."""
-FUNCTIONS = (3, 4, 6, 16, 23)
-"""Read holding registers, read input registers, write one register, write registers, and write and read."""
+READING, WRITING = (3, 4, 23), (6, 16, 23)
+"""Read holding registers, read input registers, write and read; write one register, write registers."""
 ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 1, 2, 3
 MOST_READ, MOST_WRITTEN, MOST_WRITTEN_AND_READ = 125, 123, 121
 """Registers in one request; the last is of function 23."""
@@ -107,29 +107,26 @@ def answer(request: bytes, bank: RegisterBank) -> bytes:
         request: at least the function code.
     """
     function = request[0]
-    if function not in FUNCTIONS:
+    if function not in (*READING, *WRITING):
         return _refuse(function, ILLEGAL_FUNCTION)
-    read_address, read_count, address, words = 0, 0, 0, b""
+    read_address, read_count, address, count, size, words = 0, 0, 0, 0, 0, b""
     try:
         match function:
             case 3 | 4:
                 read_address, read_count = struct.unpack(">HH", request[1:])
-                is_valid = 1 <= read_count <= MOST_READ
             case 6:
-                address, words = struct.unpack(">H2s", request[1:])
-                is_valid = True
+                address, words, count, size = *struct.unpack(">H2s", request[1:]), 1, 2
             case 16:
-                address, count, size = struct.unpack_from(">HHB", request, 1)
-                words = request[6:]
-                is_valid = 1 <= count <= MOST_WRITTEN and 2 * count == size == len(words)
+                (address, count, size), words = struct.unpack_from(">HHB", request, 1), request[6:]
             case _:
                 read_address, read_count, address, count, size = struct.unpack_from(">HHHHB", request, 1)
                 words = request[10:]
-                is_valid = 1 <= count <= MOST_WRITTEN_AND_READ and 2 * count == size == len(words)
-                is_valid = is_valid and 1 <= read_count <= MOST_READ
     except struct.error:
-        is_valid = False
-    if not is_valid:
+        return _refuse(function, ILLEGAL_VALUE)
+    most_written = MOST_WRITTEN_AND_READ if function in READING else MOST_WRITTEN
+    is_read = int(function in READING) <= read_count <= MOST_READ
+    is_written = int(function in WRITING) <= count <= most_written and 2 * count == size == len(words)
+    if not (is_read and is_written):
         return _refuse(function, ILLEGAL_VALUE)
     values = struct.unpack(f">{len(words) // 2}H", words)
     if bank.read(read_address, read_count) is None or (values and not bank.write(address, values)):

@@ -88,10 +88,6 @@ caller: ContextVar[User | None] = ContextVar("caller", default=None)
 """The client whose request is executed. Its name is the fingerprint of its certificate; None: it has none."""
 
 
-class RefusedError(Exception):
-    """A client that may not connect, and why, as a sentence."""
-
-
 class Certificates:
     """The folder of certificates. Files in it may change at any time.
 
@@ -145,36 +141,32 @@ class Certificates:
                     self._faults.begin(f"{path} allows nobody to {role}: {error}; expected a certificate, DER or PEM")
         return found
 
-    def require_allowed(self, der: bytes | None) -> str:
-        """Return the fingerprint of a client's certificate that may connect. Store a rejected one.
-
-        Raises:
-            RefusedError: it may not connect.
-        """
+    def refusal(self, der: bytes | None) -> str | None:
+        """Return why a client with that certificate may not connect, and store a rejected one; None: it may."""
         if not der or len(der) > LARGEST_BYTES:
-            raise RefusedError(f"it showed no certificate of at most {LARGEST_BYTES} bytes")
+            return f"it showed no certificate of at most {LARGEST_BYTES} bytes"
         try:
             certificate = uacrypto.x509_from_der(der)  # of a chain, the first
             key, until = certificate.public_key(), certificate.not_valid_after_utc
             since = certificate.not_valid_before_utc
-        except Exception as error:  # the parser raises exceptions of many kinds, all for what an untrusted client sent
-            raise RefusedError("it showed a certificate that cannot be read") from error
+        except Exception:  # the parser raises exceptions of many kinds, all for what an untrusted client sent
+            return "it showed a certificate that cannot be read"
         fingerprint = fingerprint_of(certificate)
         named = f"its certificate {_name_of(certificate)!r} (sha256 {fingerprint})"
         if self.role_of(fingerprint) is None:
             file = self._store_rejected(certificate, fingerprint)
-            raise RefusedError(
+            return (
                 f"{named} is not allowed; if the fingerprint is the client's, move {file} to "
                 f"{self._folder / 'allowed' / 'read'} or {self._folder / 'allowed' / 'command'}"
             )
         if not since <= datetime.now(UTC) <= until:
-            raise RefusedError(
+            return (
                 f"{named} is valid from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC; check both "
                 "clocks, or make a new one at the client"
             )
         if not isinstance(key, rsa.RSAPublicKey) or key.key_size < SMALLEST_KEY_BITS:
-            raise RefusedError(f"{named} has no RSA key of at least {SMALLEST_KEY_BITS} bits; make a new one")
-        return fingerprint
+            return f"{named} has no RSA key of at least {SMALLEST_KEY_BITS} bits; make a new one"
+        return None
 
     def _store_rejected(self, certificate: x509.Certificate, fingerprint: str) -> Path:
         folder = self._folder / "rejected"
@@ -272,11 +264,9 @@ class TrustedPolicy(SecurityPolicyFactory):
     def create(self, peer_certificate: bytes | None) -> Any:
         if self.cls is SecurityPolicyNone:
             return super().create(None)  # nothing proves a certificate that is shown without a signature
-        try:
-            self._certificates.require_allowed(peer_certificate)
-        except RefusedError as error:
-            self._refusals.error("refused a client: %s", error)
-            raise ua.uaerrors.BadUserAccessDenied from error
+        if (refusal := self._certificates.refusal(peer_certificate)) is not None:
+            self._refusals.error("refused a client: %s", refusal)
+            raise ua.uaerrors.BadUserAccessDenied
         return super().create(peer_certificate)
 
 
