@@ -25,6 +25,9 @@ from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.inference.engine import ONNX_GRAPH, weights_of
 from heatline.edge.wire.events import Verdict
 
+AGAIN = "call heatline archive inspect again"
+REPORT = "report.html"
+GRAPH = "graph"
 VERDICTS: tuple[Verdict, ...] = ("GOOD", "DEFECT", "NO_VERDICT")
 EXAMPLES = 5
 """How many pictures without a verdict are named for each reason."""
@@ -104,6 +107,9 @@ def findings_of(part: pa.Table) -> list[Finding]:
     *names, last = Finding.__struct_fields__
     columns = [part.column(name).to_pylist() for name in names]
     return list(map(Finding, *columns, map(len, part.column(last).to_pylist())))
+
+
+# Counted.
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -348,9 +354,7 @@ def _counted(change: Change) -> Counter[str]:
     return counts
 
 
-AGAIN = "call heatline archive inspect again"
-REPORT = "report.html"
-GRAPH = "graph"
+# Read and checked.
 
 
 @dataclass

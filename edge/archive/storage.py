@@ -25,6 +25,8 @@ from heatline.edge.images import SUFFIXES
 from heatline.edge.util.files import open_plain, replacing, sync_folder
 from heatline.edge.util.text import utf8_safe
 
+LABELS = ("good", "defective")
+EXPECTED = "a folder of pictures, a quoted glob, a .txt file of paths, or a Parquet table with a column picture"
 _URI = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?<=://)[^/@?]*@|(?<=[?&])(access_key|secret_key|session_token)=[^&]*&?", re.IGNORECASE)
 
@@ -193,8 +195,7 @@ def _walk(folder: str, name: str, above: frozenset[str]) -> Iterator[str]:
                 yield f"{name}{entry.name}"
 
 
-LABELS = ("good", "defective")
-EXPECTED = "a folder of pictures, a quoted glob, a .txt file of paths, or a Parquet table with a column picture"
+# The pictures of SOURCE.
 
 
 class Listed(NamedTuple):
