@@ -154,7 +154,7 @@ def flops(names: Sequence[str], layers: bool, tile_px: int, out: Path | None, as
     Nothing is computed, and no weights are needed. The last column is the study's Table 1.1.
     """
     require_extra("train")
-    from heatline.bench.flops import STUDY, UNITS, FlopsBench, count, layer_table
+    from heatline.bench.flops import FlopsBench, count, layer_table
     from heatline.train.compose import model_names, read_model
 
     claim(out)
@@ -166,7 +166,7 @@ def flops(names: Sequence[str], layers: bool, tile_px: int, out: Path | None, as
         for config in configs if layers else ():
             click.echo(f"\n{config.name}, FLOPs\n{layer_table(config, tile_px=tile_px)}")
 
-    found = FlopsBench(tile_px=tile_px, units=UNITS, study=STUDY, systems=systems)
+    found = FlopsBench(tile_px=tile_px, systems=systems)
     deliver(new_report("flops", now, found), out, as_json, show)
 
 

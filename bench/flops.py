@@ -22,16 +22,6 @@ from heatline.train.models.cnn import CamClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.models.vit import SumOfProducts
 
-UNITS = (
-    "MACs are multiply-adds, FLOPs = 2 x MACs; fvcore, and papers after it, count MACs and call them FLOPs. Counted: "
-    "convolutions and matrix products of one tile, those of attention too; no activation, normalisation or pooling."
-)
-STUDY = (
-    "Table 1.1 of the study prints multiply-adds, to compare with GMACs: its CNN rows are torchvision's, at each "
-    "model's native resolution (EfficientNetV2-S: 384 px) and with 1000 classes. ViT-tiny and DeiT-tiny are one graph, "
-    "but differ there: 1.25 GMACs with the products of queries, keys and values, 1.08 without."
-)
-
 
 class Flops(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of one model for one tile."""
@@ -50,15 +40,13 @@ class Flops(msgspec.Struct, frozen=True, kw_only=True):
     """Equal for every fusion and discard ratio, as neither is a product."""
     gflops_with_map: float
     study_gflops: float | None
-    """Value of Table 1.1, which is multiply-adds."""
+    """Value of Table 1.1, which is multiply-adds; docs/flops.md says at which resolution and with how many classes."""
 
 
 class FlopsBench(msgspec.Struct, frozen=True, kw_only=True):
     """All models."""
 
     tile_px: int
-    units: str
-    study: str
     systems: list[Flops]
 
 

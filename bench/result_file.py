@@ -22,7 +22,7 @@ def new_report(bench: str, machine: Mapping[str, object], found: msgspec.Struct)
         machine: of `heatline.bench.machine`, taken before the measurement.
         found: the figures.
     """
-    figures: dict[str, Any] = msgspec.to_builtins(found)
+    figures: dict[str, Any] = msgspec.json.decode(encode_json(found))
     return {"bench": bench, "machine": dict(machine), **figures}
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,8 @@ class WatchedProcess:
         log: file to which each run appends its output; None: the output of this process.
         env: added to the environment of this process.
         stdout: another file for its standard output.
+        cwd: its working folder; None: that of this process.
+        pipes: whether `ask` writes to its standard input and reads from its standard output.
     """
 
     def __init__(
@@ -42,9 +45,11 @@ class WatchedProcess:
         *,
         env: Mapping[str, str] | None = None,
         stdout: Path | None = None,
+        cwd: Path | None = None,
+        pipes: bool = False,
     ) -> None:
         self.name, self.command = name, command
-        self._log, self._stdout, self._env = log, stdout or log, env or {}
+        self._log, self._stdout, self._env, self._cwd, self._pipes = log, stdout or log, env or {}, cwd, pipes
         self._process: subprocess.Popen[bytes] | None = None
         self._is_over = True
         self.started_s = 0.0
@@ -61,20 +66,20 @@ class WatchedProcess:
 
     def start(self) -> None:
         assert not self.runs, f"{self.name} runs already"
-        log = None if self._log is None else self._log.open("ab")
-        stdout = None if self._stdout is None else self._stdout.open("ab")
-        try:
+        with contextlib.ExitStack() as files:
+            log, stdout = (
+                None if path is None else files.enter_context(path.open("ab")) for path in (self._log, self._stdout)
+            )
             self._process = subprocess.Popen(
                 [*_DIES_WITH_US, *self.command],
+                bufsize=0,
                 env={name: value for name, value in os.environ.items() if name not in _OF_SYSTEMD} | dict(self._env),
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
+                cwd=self._cwd,
+                stdin=subprocess.PIPE if self._pipes else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if self._pipes else stdout,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C in a terminal ends this process, which ends that one
             )
-        finally:
-            for file in filter(None, (log, stdout)):
-                file.close()
         self._is_over = False
         self.started_s = time.monotonic()
 
@@ -89,8 +94,25 @@ class WatchedProcess:
         """Send SIGKILL and wait until it is gone; do nothing if it has ended."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()
             self._is_over = True
+
+    def ask(self, line: bytes, within_s: float) -> bytes:
+        """Write a line, if any, to its standard input, and return the next one of its standard output.
+
+        Raises:
+            BenchError: it has ended, or does not answer in time.
+        """
+        process = self._started()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(OSError):  # then it has ended, and answers nothing
+            process.stdin.write(line)
+        if not select.select([process.stdout], [], [], within_s)[0]:
+            raise BenchError(f"{self.name} did not answer within {within_s:.0f} s")
+        if not (answer := process.stdout.readline()):
+            raise BenchError(f"{self.name} has ended: {self.log_tail()}")
+        return answer
 
     def pause(self) -> int:
         """Send SIGSTOP; returns the id of the process for `resume`."""

@@ -5,22 +5,20 @@ the engine alone, which copies no pixel.
 """
 
 import json
-import select
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import numpy as np
 
 from heatline.bench.spread import Spread, interleaved
-from heatline.bench.watched_process import log_tail
+from heatline.bench.watched_process import WatchedProcess
 from heatline.edge.errors import BenchError
 from heatline.edge.geometry import TileGrid
 from heatline.edge.inference import Precision
@@ -129,7 +127,7 @@ def measure_peers(
         workers: dict[str, Worker] = {}
         for name in names:
             report_line(f"{name}: trying settings")
-            worker = running(name, pythons[name], SYSTEMS[name].module, prepared.job_file, folder)
+            worker = Worker(name, pythons[name], SYSTEMS[name].module, prepared.job_file, folder)
             workers[name] = stack.enter_context(worker)
         require_same_libraries({name: worker.libraries for name, worker in workers.items()})
         seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -226,14 +224,19 @@ def check_turn(name: str, found: Mapping[str, Any], prepared: "Prepared") -> flo
 
 
 class Worker:
-    """A process that runs one system, idle between its turns."""
+    """A process that runs one system for the duration of the `with` block, idle between its turns.
 
-    def __init__(self, name: str, process: "subprocess.Popen[bytes]", folder: Path, log: Path) -> None:
-        self.name, self._process, self._folder, self._log = name, process, folder, log
-        ready = self._reply()["ready"]
-        self.settings: dict[str, Any] = ready["settings"]
+    Args:
+        folder: working folder of the process, for its log and its answers.
+    """
+
+    def __init__(self, name: str, python: Path, module: str, job: Path, folder: Path) -> None:
+        self.name, self._folder = name, folder
+        command = (python, SERVE, module, job)
+        self.process = WatchedProcess(name, command, folder / f"{name}.log", cwd=folder, pipes=True)
+        self.settings: dict[str, Any] = {}
         """The fastest."""
-        self.libraries: dict[str, str] = ready["libraries"]
+        self.libraries: dict[str, str] = {}
 
     def turn(self) -> tuple[float, Mapping[str, Any]]:
         """Run all frames; return the seconds, and the answers as summed up by `serve.py`.
@@ -242,53 +245,26 @@ class Worker:
             BenchError: it failed, or took too long.
         """
         answers = self._folder / f"{self.name}.npz"
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps({"answers": str(answers)}).encode() + b"\n")
-        except OSError as error:
-            raise BenchError(f"{self.name} has ended: {log_tail(self._log)}") from error
-        seconds: float = self._reply()["seconds"]
+        seconds: float = self._reply(answers=str(answers))["seconds"]
         with np.load(answers) as summed_up:
             return seconds, dict(summed_up)
 
-    def _reply(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], REPLY_WITHIN_SECONDS)[0]:
-            raise BenchError(f"{self.name} did not answer within {REPLY_WITHIN_SECONDS:.0f} s; give a smaller --size")
-        line = self._process.stdout.readline()
-        if not line:
-            raise BenchError(f"{self.name} has ended: {log_tail(self._log)}")
-        reply: dict[str, Any] = json.loads(line)
+    def __enter__(self) -> Self:
+        self.process.start()
+        try:
+            ready = self._reply()["ready"]
+        except BenchError:
+            self.process.kill()
+            raise
+        self.settings, self.libraries = ready["settings"], ready["libraries"]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()  # it has nothing to save
+
+    def _reply(self, **request: str) -> dict[str, Any]:
+        line = json.dumps(request).encode() + b"\n" if request else b""
+        reply: dict[str, Any] = json.loads(self.process.ask(line, REPLY_WITHIN_SECONDS))
         if "error" in reply:
             raise BenchError(f"{self.name} failed: {reply['error']}")
         return reply
-
-
-@contextmanager
-def running(name: str, python: Path, module: str, job: Path, folder: Path) -> Iterator[Worker]:
-    """Run a system in a process for the duration of the `with` block, from when it is warm.
-
-    Args:
-        folder: working folder of the process, for its log and its answers.
-    Raises:
-        BenchError: it cannot be started, or fails.
-    """
-    log = folder / f"{name}.log"
-    with log.open("wb") as log_file:
-        try:
-            process = subprocess.Popen(
-                [str(python), str(SERVE), module, str(job)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log_file,
-                bufsize=0,  # `select` does not see what a buffer holds
-                cwd=folder,  # anomalib leaves a cache where it runs
-                start_new_session=True,  # the bench handles Ctrl-C, and ends its workers
-            )
-        except OSError as error:
-            raise BenchError(f"{python} cannot be run ({error.strerror}); name another Python") from error
-        try:
-            yield Worker(name, process, folder, log)
-        finally:
-            process.kill()  # it has nothing to save
-            process.communicate()

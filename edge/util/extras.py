@@ -7,7 +7,7 @@ from heatline.edge.errors import MissingExtraError
 MODULES = {
     "train": ("torch", "timm", "lightning", "hydra", "torchmetrics", "jinja2", "matplotlib", "optuna", "yaml"),
     "export": ("onnx", "onnxscript", "nncf"),
-    "bench": ("jinja2", "matplotlib", "pymodbus"),
+    "bench": ("jinja2", "matplotlib"),
     "peers": ("pytorch_grad_cam",),
     "wandb": ("wandb",),
     "view": ("starlette", "uvicorn", "websockets", "prometheus_client"),

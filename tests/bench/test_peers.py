@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from heatline.bench.peers.peers import (
     Worker,
     check_turn,
     require_same_libraries,
-    running,
 )
 from heatline.bench.peers.prepare import Expected, Job, Prepared, Scale, as_anomalib_exports, find_difference
 from heatline.bench.peers.serve import summary
@@ -64,22 +62,20 @@ class System:
 """
 
 
-def make_worker(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *, fails: bool, python: str = sys.executable
-) -> AbstractContextManager[Worker]:
+def make_worker(folder: Path, monkeypatch: pytest.MonkeyPatch, *, fails: bool, python: str = sys.executable) -> Worker:
     """Return a worker with a simple system and three frames, whose means are 0, 1 and 2."""
     monkeypatch.setenv("PYTHONPATH", str(folder))
     (folder / "stand_in.py").write_text(STAND_IN)
     np.save(folder / "frames.npy", np.stack([np.full((6, 8, 3), number, np.uint8) for number in range(3)]))
     job = {"frames": str(folder / "frames.npy"), "sample_px": 2, "fails": fails}
     (folder / "job.json").write_text(json.dumps(job))
-    return running("one", Path(python), "stand_in:System", folder / "job.json", folder)
+    return Worker("one", Path(python), "stand_in:System", folder / "job.json", folder)
 
 
 def test_a_system_runs_all_frames_with_its_fastest_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with make_worker(tmp_path, monkeypatch, fails=False) as worker:
         seconds, answers = worker.turn()
-        folder = Path(f"/proc/{worker._process.pid}")
+        folder = Path(f"/proc/{worker.process.pid}")
         assert folder.is_dir()
     assert not folder.is_dir()
     assert worker.settings == {"work": 1}
@@ -94,7 +90,7 @@ def test_a_system_runs_all_frames_with_its_fastest_setting(tmp_path: Path, monke
     [
         (sys.executable, "one failed: ValueError: there is no such model"),
         ("/bin/false", "one has ended"),
-        ("/no/python", "/no/python cannot be run (No such file"),
+        ("/no/python", "one has ended: its log ends with: setpriv: failed to execute /no/python"),
     ],
 )
 def test_a_system_that_cannot_run_is_reported_in_a_sentence(
@@ -254,7 +250,7 @@ def test_heatline_and_the_bare_engine_give_the_expected_answers(tmp_path: Path) 
     np.testing.assert_allclose(found[1], maps, atol=1e-3)
     engine.close()
     for name in (ENGINE, OURS):
-        with running(name, Path(sys.executable), SYSTEMS[name].module, prepared.job_file, tmp_path) as worker:
+        with Worker(name, Path(sys.executable), SYSTEMS[name].module, prepared.job_file, tmp_path) as worker:
             assert worker.settings["streams"] == 1
             _, answers = worker.turn()
         assert check_turn(name, answers, prepared) < 1e-3
