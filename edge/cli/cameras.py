@@ -13,13 +13,26 @@ from heatline.edge.cameras.discovery import Found, list_all
 from heatline.edge.cameras.grab import Grab, Grabbed, Loss, writers
 from heatline.edge.cli.calibrate import calibrate_camera
 from heatline.edge.cli.options import CommandGroup, FiniteRange
-from heatline.edge.cli.output import json_option, print_facts, print_json, print_table, print_warnings, progress_bar
+from heatline.edge.cli.output import (
+    Rows,
+    json_option,
+    print_facts,
+    print_json,
+    print_report,
+    print_warnings,
+    progress_bar,
+)
 from heatline.edge.config import load_config
 from heatline.edge.errors import CameraError
 from heatline.edge.geometry import TileGrid
 from heatline.edge.util.text import format_count, is_are
 
 POLL_SECONDS = 0.05
+NONE_FOUND = (
+    "no camera was found; check power and cable, that this PC has an address in the camera's network, and that the "
+    "firewall accepts UDP from the camera. A camera in another network does not answer, but can be opened by its "
+    "address"
+)
 ALWAYS_SHOWN = "lost_by_camera", "incomplete"
 
 
@@ -42,16 +55,8 @@ def list_(interface: str | None, as_json: bool) -> None:
     """
     listed = list_all(interface)
     print_warnings([] if listed.missing is None else [listed.missing])
-    if as_json:
-        print_json(listed)
-    elif listed.cameras:
-        print_table(("camera", "serial", "in line.toml"), map(_cells, listed.cameras), numbers=())
-    else:
-        click.echo(
-            "no camera was found; check power and cable, that this PC has an address in the camera's network, and that "
-            "the firewall accepts UDP from the camera. A camera in another network does not answer, but can be opened "
-            "by its address"
-        )
+    rows = Rows(("camera", "serial", "in line.toml"), [_cells(each) for each in listed.cameras])
+    print_report(listed, as_json, "" if listed.cameras else NONE_FOUND, rows=rows)
 
 
 def _cells(one: Found) -> tuple[str, str, str]:

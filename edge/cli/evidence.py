@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from heatline.edge.cli.line import POLL_SECONDS, STATUS_WITHIN_SECONDS, first_status
 from heatline.edge.cli.options import VERDICT, CommandGroup, day_option
 from heatline.edge.cli.output import (
+    Rows,
     json_option,
     make_empty,
     print_json,
     print_report,
-    print_table,
     print_warnings,
     progress_bar,
     say,
@@ -97,12 +97,9 @@ def list_(
     reviewed = False if unreviewed else None
     found = list(store.entries(limit=limit, day=day, verdict=verdicts, camera=camera, is_reviewed=reviewed))
     reviews = [store.review(entry.picture, entry.day) for entry in found]
-    if as_json:
-        print_json({"folder": str(store.folder), "entries": found, "reviews": reviews})
-    elif found:
-        print_table(HEADINGS, map(_cells, found, reviews), numbers={"score"})
-    else:
-        click.echo(f"{store.folder} holds no such picture")
+    rows = Rows(HEADINGS, list(map(_cells, found, reviews)), numbers={"score"})
+    report = {"folder": str(store.folder), "entries": found, "reviews": reviews}
+    print_report(report, as_json, "" if found else f"{store.folder} holds no such picture", rows=rows)
 
 
 @evidence.command(epilog="Example: heatline evidence show line1 4f3a09c1-top-1281 --out defect.png")
@@ -328,26 +325,19 @@ def report(line: str, since: str | None, as_json: bool) -> None:
     except (ConfigError, JournalError) as error:
         fault = str(error)
     rows, total = make_report(store, totals, since)
-    if as_json:
-        print_json(
-            {
-                "folder": str(store.folder),
-                "journal": journal,
-                "journal_fault": fault,
-                "journal_since_at_ns": None if totals is None else totals.since_at_ns,
-                "journal_unreadable": 0 if totals is None else totals.unreadable,
-                "since": since,
-                "rows": rows,
-                "total": total,
-            }
-        )
-        return
-    if rows:
-        print_table(RATES, map(_rate_cells, [*rows, total]), numbers=RATES[2:])
-    else:
-        click.echo(f"{store.folder} holds no such picture")
-    for sentence in _notes(total, totals, fault):
-        say(sentence)
+    found = {
+        "folder": str(store.folder),
+        "journal": journal,
+        "journal_fault": fault,
+        "journal_since_at_ns": None if totals is None else totals.since_at_ns,
+        "journal_unreadable": 0 if totals is None else totals.unreadable,
+        "since": since,
+        "rows": rows,
+        "total": total,
+    }
+    table = Rows(RATES, [_rate_cells(each) for each in [*rows, total] if rows], numbers=RATES[2:])
+    title = "" if rows else f"{store.folder} holds no such picture"
+    print_report(found, as_json, title, rows=table, notes=_notes(total, totals, fault))
 
 
 def _totals(path: Path) -> JournalTotals:
@@ -464,16 +454,15 @@ def export(
     missing, contradictory = copied.pop(MISSING, 0), copied.pop(CONTRADICTORY, 0)
     if missing:
         print_warnings([f"{format_count(missing, 'picture')} could not be copied, as they were deleted meanwhile"])
-    if as_json:
-        counts = {"pictures": dict(copied), "missing": missing, "contradictory": contradictory}
-        print_json({"folder": str(out), **counts})
-        return
-    for folder, count in sorted(copied.items()):
-        say(f"{format_count(count, 'picture')} in {out / folder}")
+    notes = [f"{format_count(count, 'picture')} in {out / folder}" for folder, count in sorted(copied.items())]
     if contradictory:
-        say(f"{format_count(contradictory, 'picture')} left out, as their reviewers contradict each other")
+        notes.append(f"{format_count(contradictory, 'picture')} left out, as their reviewers contradict each other")
     if not reviewed:
-        say("The labels are the line's own verdicts: look at the pictures, and move what is wrong, before you train")
+        notes.append(
+            "The labels are the line's own verdicts: look at the pictures, and move what is wrong, before you train"
+        )
+    report = {"folder": str(out), "pictures": dict(copied), "missing": missing, "contradictory": contradictory}
+    print_report(report, as_json, "", notes=notes)
 
 
 def _copy(store: EvidenceStore, entry: EvidenceEntry, out: Path, manifest: BinaryIO, by_review: bool) -> str:

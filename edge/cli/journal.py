@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from heatline.edge.cli.options import CommandGroup, topic_option
-from heatline.edge.cli.output import json_option, print_json, print_report, print_table, progress_bar, say
+from heatline.edge.cli.output import Rows, json_option, print_report, progress_bar, say
 from heatline.edge.delivery.journal import Record
 from heatline.edge.delivery.reader import JournalReader, faults
 from heatline.edge.describe import COLUMNS, DATE_TIME, Cell, columns_of, describe_event, local_time
@@ -72,11 +72,8 @@ def show(line: str, count: int, topics: tuple[str, ...], as_json: bool) -> None:
     }
     for topic, seq in last_of.items():
         facts[topic] = f"{format_count(events.get(topic, 0), 'event')}, the last was {seq}"
-    print_report(report, as_json, str(path), facts)
-    if newest and not as_json:
-        click.echo()
-        rows = (_cells(each.record, each.faults(heatmap=False)) for each in newest)
-        print_table(HEADINGS, rows, numbers={"seq"})
+    rows = Rows(HEADINGS, [_cells(each.record, each.faults(heatmap=False)) for each in newest], numbers={"seq"})
+    print_report(report, as_json, str(path), facts, rows)
 
 
 def _cells(record: Record, faults: Sequence[str]) -> list[str]:
@@ -122,19 +119,17 @@ def verify(line: str, as_json: bool) -> None:
             "other_versions": len(other_versions),
             "faults": found,
         }
-    if as_json:
-        print_json(report)
-    elif other_versions:
+    notes = found[:FAULTS_SHOWN]
+    if other_versions:
         events = format_count(len(other_versions), "event")
-        click.echo(f"only the checksums of {events} were verified: {other_versions[0]}")
-    for fault in [] if as_json else found[:FAULTS_SHOWN]:
-        say(fault)
+        notes.insert(0, f"only the checksums of {events} were verified: {other_versions[0]}")
+    if not found:
+        events = format_count(last - first + 1, "event") if first else "no event"
+        notes.append(f"{path} is intact: {events}, each as it was written")
+    print_report(report, as_json, "", notes=notes)
     if found:
         counted = format_count(len(found), "fault")
         raise JournalError(f"{path} is damaged: {counted}, the first is: {found[0]}", "damaged")
-    if not as_json:
-        events = format_count(last - first + 1, "event") if first else "no event"
-        click.echo(f"{path} is intact: {events}, each as it was written")
 
 
 @journal.command(epilog="Example: heatline journal export line1 --format csv --topic verdict. --out verdicts.csv")

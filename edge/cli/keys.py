@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from heatline.edge.cli.options import CommandGroup
-from heatline.edge.cli.output import json_option, print_json, print_made_key, print_report
+from heatline.edge.cli.output import json_option, print_made_key, print_report
 from heatline.edge.delivery.auth import (
     ALLOWED_KEYS,
     ROLES,
@@ -105,10 +105,8 @@ def allow_key(key_path: Path, roles: tuple[Role, ...], name: str | None, folder:
 def revoke_key(name: str, roles: tuple[Role, ...], folder: Path, as_json: bool) -> None:
     """Revoke the key NAME. A running line disconnects its clients within seconds."""
     revoked = revoke(name, folder, roles or ROLES)
-    if as_json:
-        print_json({"name": name, "revoked": revoked})
-    else:
-        click.echo(f"{name} is no longer allowed to {' or '.join(revoked)}")
+    report = {"name": name, "revoked": revoked}
+    print_report(report, as_json, f"{name} is no longer allowed to {' or '.join(revoked)}")
 
 
 def _name_of(path: Path) -> str:

@@ -219,7 +219,7 @@ def select(line: str, product: str, timeout_s: float, key_files: KeyFiles, as_js
     with Commander(address, timeout_s, keys) as to_line:
         reply = to_line.select(product)
     bundle = describe.describe_bundle(reply.bundle)
-    print_report(reply, as_json, f"product {reply.product} is active, with bundle {bundle}", {})
+    print_report(reply, as_json, f"product {reply.product} is active, with bundle {bundle}")
 
 
 @click.command(epilog="Example: heatline trigger line1 top --part-id P-1")
@@ -242,4 +242,4 @@ def trigger(line: str, camera: str, part_id: str | None, timeout_s: float, key_f
     said = f"{reply.camera}: {part} waits for the next trigger"
     if not isinstance(reply, Announced):
         said = f"{reply.camera}: frame {reply.frame_id}, number {reply.frame_number} since the line's start, {part}"
-    print_report(reply, as_json, said, {})
+    print_report(reply, as_json, said)

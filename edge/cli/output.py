@@ -4,9 +4,9 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TextIO
 
 import click
 import msgspec
@@ -165,12 +165,33 @@ def print_warnings(warnings: Iterable[str]) -> None:
         say(f"warning: {warning}", err=True)
 
 
-def print_report(report: object, as_json: bool, title: str, facts: Mapping[str, object]) -> None:
-    """Print a command's result: the whole report as JSON, or the facts as text."""
+class Rows(NamedTuple):
+    """A table of a report."""
+
+    headings: Sequence[str]
+    cells: Sequence[Sequence[str]]
+    numbers: Container[str] = ()
+    """Columns that are aligned to the right."""
+
+
+def print_report(
+    report: object,
+    as_json: bool,
+    title: str,
+    facts: Mapping[str, object] | None = None,
+    rows: Rows | None = None,
+    notes: Iterable[str] = (),
+) -> None:
+    """Print a command's result: the whole report as JSON, or for people a title with facts, a table and sentences."""
     if as_json:
         print_json(report)
-    else:
-        print_facts(title, facts)
+        return
+    if title:
+        print_facts(title, facts or {})
+    if rows is not None and rows.cells:
+        print_table(*rows)
+    for sentence in notes:
+        say(sentence)
 
 
 def facts_of(report: object, **words: object) -> dict[str, object]:
