@@ -1,13 +1,12 @@
 """Files that appear whole or not at all, and file locks for processes that share a folder."""
 
-import fcntl
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from heatline.edge.errors import TrainingError
-from heatline.edge.util.files import replacing
+from heatline.edge.util.files import open_locked, replacing
 
 
 def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
@@ -26,15 +25,9 @@ def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
         ) from error
 
 
-# File locks for processes that share the folder of a study or a search.
-#
-# The kernel releases the locks of a process when it ends, however it ends. So a held lock means a living process,
-# without process ids, which are reused, or heartbeats, which take time.
-
-
 @contextmanager
 def lock_file(file: Path, wait: bool = False) -> Iterator[bool]:
-    """Take a lock until the context ends; yield whether it was free.
+    """Take a lock, which is a living process, until the context ends; yield whether it was free.
 
     Args:
         file: the lock file; created if missing.
@@ -44,39 +37,24 @@ def lock_file(file: Path, wait: bool = False) -> Iterator[bool]:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        lock = file.open("a")
+        lock = open_locked(file, os.O_RDWR | os.O_CREAT, wait=wait)
+    except BlockingIOError:
+        yield False
+        return
     except OSError as error:
         raise TrainingError(
             f"{file} cannot be written ({error.strerror}); make room, or choose another place"
         ) from error
-    with lock:
-        if wait:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield True
-        else:
-            yield _take_now(lock)
-
-
-def _take_now(lock: IO[str]) -> bool:
-    """Take the lock unless another process holds it; wait for processes that only test it, as `is_locked` does."""
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            fcntl.flock(lock, fcntl.LOCK_UN)
-        else:
-            return True
+    try:
+        yield True
+    finally:
+        os.close(lock)
 
 
 def is_locked(file: Path) -> bool:
-    """Whether a living process holds the lock; creates no file, and blocks others only for a moment."""
+    """Whether a living process holds the lock; creates no file, and holds it only for a moment."""
     try:
-        with file.open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        os.close(open_locked(file, os.O_RDONLY))
     except FileNotFoundError:
         return False
     except BlockingIOError:

@@ -60,8 +60,12 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def open_locked(path: Path, flags: int, mode: int = 0o640) -> int:
-    """Open a file or a folder, and lock it against other processes while the descriptor is open.
+def open_locked(path: Path, flags: int, mode: int = 0o640, *, wait: bool = False) -> int:
+    """Open a file or a folder, and lock it against other processes while the descriptor is open. The kernel releases
+    the lock when the process ends, however it ends.
+
+    Args:
+        wait: whether to wait until the lock is free.
 
     Raises:
         BlockingIOError: another process has locked it.
@@ -69,7 +73,7 @@ def open_locked(path: Path, flags: int, mode: int = 0o640) -> int:
     """
     fd = os.open(path, flags | os.O_CLOEXEC, mode)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         os.close(fd)
         raise
