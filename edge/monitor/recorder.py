@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.config import EvidenceConfig
 from heatline.edge.delivery.reader import JournalReader
-from heatline.edge.errors import DeliveryError, HeatlineError, InputError, JournalError, MessageError
+from heatline.edge.errors import DeliveryError, HeatlineError, InputError, MessageError
 from heatline.edge.heatmap_picture import ColourScale, png
 from heatline.edge.monitor.marks import combine
 from heatline.edge.monitor.pictures import Picture, PictureClient
@@ -64,6 +64,8 @@ PNG_OPTIONS = (
 )
 """The cheapest lossless PNG of OpenCV that is also small; docs/evidence.md has the figures."""
 MIB = 1 << 20
+STORE, TIDY, LOOK = "a picture was not stored", "the evidence store", "marks of people are not stored"
+"""What failed, for the log."""
 LOCK = "evidence.lock"
 REVIEW_TOPIC = "review"
 MOST_MARKS = 100_000
@@ -73,7 +75,7 @@ MOST_CHOSEN = 16
 REPORT_EVERY_SECONDS = 1.0
 LOOK_EVERY_SECONDS = 1.0
 """Between looks for new marks."""
-TIDY_EVERY_SECONDS, SCAN_EVERY_SECONDS = 60.0, 3600.0
+TIDY_EVERY_SECONDS = 60.0
 RETRY_EVERY_SECONDS = 10.0
 """Between attempts to open a store that cannot be opened."""
 HUNG_AFTER_SECONDS = 5.0
@@ -124,7 +126,7 @@ class EvidenceWriter:
             at_end.callback(os.close, self._lock)
             self._index = _open_index(folder)
             at_end.callback(self._index.close)
-            self.scan()
+            self._scan()
             self._at_end = at_end.pop_all()
 
     def __enter__(self) -> Self:
@@ -234,23 +236,22 @@ class EvidenceWriter:
         with self._writing():
             self._make_room(0)
 
-    def scan(self) -> None:
+    def _scan(self) -> None:
         """Delete the files that a killed writer left without an entry, and the entries whose frames others deleted.
 
         Raises:
-            InputError: the folder cannot be read or written.
+            sqlite3.Error, OSError: the folder cannot be read or written.
         """
-        with self._writing():
-            known = set(self._index.execute("SELECT picture, day FROM pictures"))
-            found: set[Key] = set()
-            for day in [each for each in self._folder.iterdir() if is_day(each.name) and each.is_dir()]:
-                for file in day.glob(f"*{FRAME}*"):  # a half written one has another name: it begins with a dot
-                    key = file.name.strip(".").partition(".")[0], day.name
-                    if key not in known or file.name.startswith("."):
-                        file.unlink()
-                    elif file.name == f"{key[0]}{FRAME}":
-                        found.add(key)
-            self._delete(known - found)
+        known = set(self._index.execute("SELECT picture, day FROM pictures"))
+        found: set[Key] = set()
+        for day in [each for each in self._folder.iterdir() if is_day(each.name) and each.is_dir()]:
+            for file in day.glob(f"*{FRAME}*"):  # a half written one has another name: it begins with a dot
+                key = file.name.strip(".").partition(".")[0], day.name
+                if key not in known or file.name.startswith("."):
+                    file.unlink()
+                elif file.name == f"{key[0]}{FRAME}":
+                    found.add(key)
+        self._delete(known - found)
 
     def state(self) -> EvidenceState:
         """Return how much is stored.
@@ -346,14 +347,12 @@ class Recorder:
         self._state = EvidenceState()
         self._is_counted = False
         """Whether it is known what the store holds, or that it cannot be opened."""
-        self._store_fault: str | None = None
-        self._tidy_fault: str | None = None
-        self._marks_fault: str | None = None
+        self._faults: dict[str, str] = {}
+        """By the work that failed."""
         self._began_s: float | None = None
         """When the present work on the disk began; None: there is none."""
         self._worker = threading.current_thread()
         self._look_at_s = self._tidy_at_s = clock()
-        self._scan_at_s = clock() + SCAN_EVERY_SECONDS
         self._log = RateLimitedLog(logger)
 
     def choose(self, picture: Picture) -> str | None:
@@ -378,7 +377,7 @@ class Recorder:
         except DeliveryError as error:
             logger.info("%s", error)
         self._store_chosen()
-        self._work(self._look)
+        self._work(LOOK, self._look)
         self._ended.set()
         self._pictures.report(self.state(), counted=self._is_counted, web_fault=self.web_fault)
         if self._writer is not None:
@@ -388,7 +387,7 @@ class Recorder:
         """Return what is stored, what came and could not be stored, and what is wrong now. The line adds what it did
         not send. Any thread.
         """
-        fault, began_s = self._store_fault or self._tidy_fault, self._began_s
+        fault, began_s = self._faults.get(STORE) or self._faults.get(TIDY), self._began_s
         hung_s = 0.0 if began_s is None else self._clock() - began_s
         if hung_s >= HUNG_AFTER_SECONDS and not waits_for_processor(self._worker):
             fault = f"the disk has not answered for {hung_s:.0f} s; check the disk"
@@ -402,23 +401,28 @@ class Recorder:
     def _step(self) -> None:
         """Do what is due, and store a picture if one comes within a moment."""
         if self._clock() >= self._tidy_at_s:
-            self._work(self._tidy)
+            self._work(TIDY, self._tidy)
         if self._clock() >= self._look_at_s:
             self._look_at_s = self._clock() + LOOK_EVERY_SECONDS
-            self._work(self._look)
+            self._work(LOOK, self._look)
         self._store_chosen()
         picture = self._pictures.receive(LOOK_EVERY_SECONDS)
         if picture is not None:
-            self._work(self._store, picture, False)
+            self._work(STORE, self._store, picture, False)
 
     def _store_chosen(self) -> None:
         while not self._chosen.empty():
-            self._work(self._store, self._chosen.get(), True)
+            self._work(STORE, self._store, self._chosen.get(), True)
 
-    def _work(self, call: Callable[..., None], *arguments: object) -> None:
+    def _work(self, what: str, call: Callable[..., None], *arguments: object) -> None:
+        """Work on the disk. A fault stays until the same work succeeds."""
         self._began_s = self._clock()
         try:
             call(*arguments)
+            self._faults.pop(what, None)
+        except HeatlineError as error:
+            self._faults[what] = utf8_safe(str(error))
+            self._log.error("%s: %s", what, error)
         finally:
             self._began_s = None
 
@@ -427,42 +431,25 @@ class Recorder:
         try:
             if self._writer is not None:
                 kept, skipped = self._writer.write(picture, is_chosen=is_chosen), False
-                self._store_fault = None
-        except HeatlineError as error:
-            self._store_fault = utf8_safe(str(error))
-            self._log.error("a picture was not stored: %s", error)
         finally:
             picture.release()
-        self._count(kept=kept, skipped=skipped)
+            self._count(kept=kept, skipped=skipped)
 
     def _look(self) -> None:
         """Copy the marks that are new in the journal."""
-        if self._writer is None or self._journal is None:
-            return
-        try:
+        if self._writer is not None and self._journal is not None:
             with JournalReader.open(self._journal) as journal:
                 self._writer.read_marks(journal)
-            self._marks_fault = None
-        except (JournalError, InputError) as error:
-            if str(error) != self._marks_fault:
-                self._marks_fault = str(error)
-                self._log.error("marks of people are not stored: %s", error)
 
     def _tidy(self) -> None:
         """Open the store if it is not open, and delete what is beyond its limits."""
         try:
             if self._writer is None:
                 self._writer = self._open_writer()
-            if self._clock() >= self._scan_at_s:
-                self._scan_at_s = self._clock() + SCAN_EVERY_SECONDS
-                self._writer.scan()
             self._writer.tidy()
-            self._tidy_fault = None
-        except HeatlineError as error:
-            self._tidy_fault = utf8_safe(str(error))
-            self._log.error("the evidence store: %s", error)
-        self._tidy_at_s = self._clock() + (RETRY_EVERY_SECONDS if self._writer is None else TIDY_EVERY_SECONDS)
-        self._count()
+        finally:
+            self._tidy_at_s = self._clock() + (RETRY_EVERY_SECONDS if self._writer is None else TIDY_EVERY_SECONDS)
+            self._count()
 
     def _count(self, *, kept: bool = False, skipped: bool = False) -> None:
         found = EvidenceState()

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -169,38 +169,25 @@ def report(store: EvidenceStore, totals: JournalTotals | None, since: str | None
     return rows, _row(None, None, total, _false_reject(counts.values()))
 
 
-def _counted(entry: EvidenceEntry, review: Review | None, covered_ns: int | None) -> Iterator[str]:
-    """Yield the names of the counts that an entry belongs to."""
-    verdict = entry.event.verdict
+def _counted(entry: EvidenceEntry, review: Review | None, covered_ns: int | None) -> list[str]:
+    """Return the names of the counts that an entry belongs to."""
+    verdict, is_chosen = entry.event.verdict, entry.is_chosen
     if verdict == "NO_VERDICT":
-        return
+        return []
     is_good = verdict == "GOOD"
-    if not is_good:
-        yield "stored_defects"
-    elif not entry.is_chosen:
-        yield "stored_goods"
+    names = ([] if is_chosen else ["stored_goods"]) if is_good else ["stored_defects"]
     if review is None:
-        return
+        return names
     if review.truth is None:
-        yield "contradictory"
-        return
+        return [*names, "contradictory"]
     missed = review.kind == "missed"
     if is_good:
-        kind = "chosen" if entry.is_chosen else "reviewed"
-        yield f"{kind}_goods"
-        if missed:
-            yield "chosen_missed" if entry.is_chosen else "missed"
-        return
-    is_covered = covered_ns is not None and entry.event.times.captured_at_ns >= covered_ns
-    names = ["reviewed_defects"]
-    if review.truth == "good":
-        names.append("false_alarms")
-    for name in names:
-        yield name
-        if is_covered:
-            yield f"covered_{name}"
-    if missed:
-        yield "incomplete_defects"
+        of_good = ["chosen_goods", "chosen_missed"] if is_chosen else ["reviewed_goods", "missed"]
+        return names + of_good[: 1 + missed]
+    reviewed = ["reviewed_defects", "false_alarms"][: 1 + (review.truth == "good")]
+    if covered_ns is not None and entry.event.times.captured_at_ns >= covered_ns:
+        reviewed += [f"covered_{name}" for name in reviewed]
+    return [*names, *reviewed, *["incomplete_defects"][: int(missed)]]
 
 
 def _row(day: str | None, camera: str | None, counts: Counter[str], false_reject: Estimate | None) -> Row:

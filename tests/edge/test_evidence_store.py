@@ -300,13 +300,11 @@ def test_a_clock_that_was_set_back_deletes_nothing_and_its_later_entries_are_fou
 
 
 def test_what_others_delete_is_counted_again(tmp_path: Path) -> None:
+    store(tmp_path, *(picture(number, at_ns=NOON_NS + number * DAY_NS) for number in range(4)))
+    other = tmp_path / "2026-11-28" / "readme.txt"
+    other.write_text("ours")
+    (tmp_path / "2026-11-29" / "b007b007-top-1.png").unlink()
     with writer(tmp_path) as into:
-        for number in range(4):
-            into.write(picture(number, at_ns=NOON_NS + number * DAY_NS))
-        other = tmp_path / "2026-11-28" / "readme.txt"
-        other.write_text("ours")
-        (tmp_path / "2026-11-29" / "b007b007-top-1.png").unlink()
-        into.scan()
         assert into.state().stored == 3
         assert room(tmp_path) - room_of(4) == into.state().size_bytes
     with writer(tmp_path, replace(ALL, keep_bytes=0)) as into:
