@@ -1,4 +1,7 @@
-"""Answers requests of the page and of other programs: state, verdicts, scores, what a verdict rests on, and marks."""
+"""Answers requests of the page and of other programs: state, verdicts, scores, what a verdict rests on, and marks.
+
+docs/view.md describes the answers.
+"""
 
 import asyncio
 import logging
@@ -18,16 +21,15 @@ from starlette.routing import Route
 
 from heatline.edge.bundle.manifest import describe_missed, describe_passing
 from heatline.edge.errors import DeliveryError, HeatlineError, InputError
-from heatline.edge.monitor.held_picture import Cell, HeldPicture, Pictures, Place, Tile, jpeg_of, png_of
+from heatline.edge.monitor.held_picture import HeldPicture, Pictures, References, jpeg_of, png_of
 from heatline.edge.monitor.marks import Review, mark_of
-from heatline.edge.monitor.memory import HISTORY_SECONDS, NS, ROWS, Memory, VerdictRow, located, row_of
+from heatline.edge.monitor.memory import HISTORY_SECONDS, NS, ROWS, Memory, located, row_of
 from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.pictures import Picture, send_mark
-from heatline.edge.monitor.references import References
 from heatline.edge.monitor.state import State
 from heatline.edge.monitor.store import EvidenceStore, day_of
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.wire.events import HeatmapPng, Mark, MarkKind, ReviewEvent, StatusEvent, Verdict, VerdictEvent
+from heatline.edge.wire.events import Mark, MarkKind, ReviewEvent, StatusEvent
 
 _log = RateLimitedLog(logging.getLogger(__name__))
 Handler = Callable[[Request], Response | Awaitable[Response]]
@@ -46,54 +48,6 @@ MOST_MARKS_PER_MINUTE = 300
 """Of all reviewers together: marks fill the journal, which deletes its oldest events if it is full."""
 
 
-class History(msgspec.Struct, frozen=True, kw_only=True):
-    """Rate and latency of each camera, one value per second; null: no verdict came in it."""
-
-    t: list[int]
-    """UTC, s since 1970."""
-    rate: dict[str, list[int | None]]
-    latency_ms: dict[str, list[float | None]]
-
-
-class Scores(msgspec.Struct, frozen=True, kw_only=True):
-    """The last scores of a camera, oldest first."""
-
-    scores: list[float]
-    verdicts: list[Verdict]
-    score_threshold: float | None
-    """Of the newest; null: no frame has a score."""
-    missed: str | None
-    """Which kinds of known defects a cross-validation of this threshold missed; null: none, or not known."""
-    from_ns: int | None
-    to_ns: int | None
-
-
-class Why(msgspec.Struct, frozen=True, kw_only=True):
-    """What the verdict of a frame rests on."""
-
-    event: VerdictEvent
-    heatmap: HeatmapPng | None
-    tiles: list[Tile]
-    """Highest first."""
-    tile_px: int | None
-    cells: list[Cell]
-    """The highest ones, highest first."""
-    source: Place
-    review: Review | None
-    """Null: nobody has reviewed it."""
-    has_reference: bool
-    """Whether the reference that the frame was compared with can be shown."""
-
-
-class Queue(msgspec.Struct, frozen=True, kw_only=True):
-    """Frames that nobody has reviewed."""
-
-    rows: list[VerdictRow]
-    """Newest first."""
-    count: int
-    """Of all of them."""
-
-
 class MarkRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a person says of a verdict."""
 
@@ -101,19 +55,6 @@ class MarkRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     kind: MarkKind
     by: str
     at_xy: list[tuple[int, int]] = []
-
-
-class Marked(msgspec.Struct, frozen=True, kw_only=True):
-    """The line has journalled a mark."""
-
-    id: str
-    """Of the mark."""
-    seq: int
-    journal_id: str
-    stored: bool
-    """Whether the picture is stored, or will be in a moment, so that a training can use it."""
-    detail: str | None
-    """Why not, as a sentence."""
 
 
 _decode_mark = msgspec.json.Decoder(MarkRequest).decode
@@ -201,35 +142,32 @@ class Api:
             )
         rows = self._memory.scores(camera, _number(request, "n", 1000, 1, ROWS))
         threshold = rows[-1].score_threshold if rows else None
-        scored = [(row.frame_score, row.verdict) for row in rows if row.frame_score is not None]
-        return json(
-            Scores(
-                scores=[score for score, _ in scored],
-                verdicts=[verdict for _, verdict in scored],
-                score_threshold=threshold,
-                missed=self._missed(self._memory.status, threshold),
-                from_ns=rows[0].at_ns if rows else None,
-                to_ns=rows[-1].at_ns if rows else None,
-            )
-        )
+        answer = {
+            "scores": [row.frame_score for row in rows],
+            "verdicts": [row.verdict for row in rows],
+            "score_threshold": threshold,
+            "missed": self._missed(self._memory.status, threshold),
+            "from_ns": rows[0].at_ns if rows else None,
+            "to_ns": rows[-1].at_ns if rows else None,
+        }
+        return json(answer)
 
     def review(self, request: Request) -> Response:
         return json(self._unreviewed(_number(request, "limit", 50, 1, MOST_QUEUED)))
 
     def why(self, request: Request) -> Response:
         found = self._find(request.path_params["id"])
-        return json(
-            Why(
-                event=found.event,
-                heatmap=found.heatmap(),
-                tiles=found.highest_tiles(),
-                tile_px=None if found.evidence is None else found.evidence.tiles.tile_px,
-                cells=found.highest_cells(),
-                source=found.source,
-                review=self._review_of(found),
-                has_reference=self._references.of(found.event) is not None,
-            )
-        )
+        answer = {
+            "event": found.event,
+            "heatmap": found.heatmap(),
+            "tiles": found.highest_tiles(),
+            "tile_px": None if found.evidence is None else found.evidence.tiles.tile_px,
+            "cells": found.highest_cells(),
+            "source": found.source,
+            "review": self._review_of(found),
+            "has_reference": self._references.of(found.event) is not None,
+        }
+        return json(answer)
 
     def heatmap_png(self, request: Request) -> Response:
         found = self._find(request.path_params["id"])
@@ -247,7 +185,7 @@ class Api:
             raise HTTPException(413, f"the mark has more than {LARGEST_MARK} bytes; name fewer positions")
         return json(await run_in_threadpool(self._mark, body))
 
-    def _mark(self, body: bytes) -> Marked:
+    def _mark(self, body: bytes) -> dict[str, object]:
         try:
             wanted = _decode_mark(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
@@ -275,7 +213,8 @@ class Api:
             raise HTTPException(
                 503, "the line has received the mark, but its journal stores no events now; mark it again when it does"
             )
-        return Marked(id=mark.id, seq=event.seq, journal_id=event.journal_id, stored=detail is None, detail=detail)
+        known = {"id": mark.id, "seq": event.seq, "journal_id": event.journal_id}
+        return {**known, "stored": detail is None, "detail": detail}
 
     def _journalled(self, mark: Mark) -> ReviewEvent:
         """Send a mark to the line, and return its event."""
@@ -301,7 +240,7 @@ class Api:
         stored = [] if self._store is None else self._store.review_events(picture.id, day)
         return self._memory.reviews.of(picture.id, stored)
 
-    def _unreviewed(self, limit: int) -> Queue:
+    def _unreviewed(self, limit: int) -> dict[str, object]:
         """Return the newest frames that nobody has reviewed; of a line that stores no evidence, the DEFECTs in memory.
 
         Raises:
@@ -312,10 +251,10 @@ class Api:
             held = [each.event for name, each in self._memory.pictures.all().items() if not marked.get(name)]
             rows = [row_of(event) for event in held if event.verdict == "DEFECT"]
             rows.sort(key=lambda row: row.at_ns, reverse=True)
-            return Queue(rows=rows[:limit], count=len(rows))
+            return {"rows": rows[:limit], "count": len(rows)}
         entries, count = store.unreviewed(limit, marked)
         shown = [entry.event for entry in entries if store.frame_path(entry.picture, entry.day)]
-        return Queue(rows=[msgspec.structs.replace(row_of(event), picture="evidence") for event in shown], count=count)
+        return {"rows": [msgspec.structs.replace(row_of(event), picture="evidence") for event in shown], "count": count}
 
     def _jpeg(self, make: Make) -> Handler:
         """Return what answers with what `make` makes of the requested picture, as frames are shown."""
@@ -385,8 +324,8 @@ def frame_of(picture: HeldPicture) -> NDArray[np.uint8]:
 _BOX = {"x0": 0, "y0": 0, "x1": LARGEST_COORDINATE, "y1": LARGEST_COORDINATE}
 
 
-def history(memory: Memory, seconds: int) -> History:
-    """Return the last seconds of each camera, up to the last whole one."""
+def history(memory: Memory, seconds: int) -> dict[str, object]:
+    """Return rate and latency of each camera, one value per second up to the last whole one; None: no verdict came."""
     end = memory.wall_ns() // NS
     times = list(range(end - seconds, end))
     rate: dict[str, list[int | None]] = {}
@@ -397,7 +336,7 @@ def history(memory: Memory, seconds: int) -> History:
             found = [by_second.get(at_s) for at_s in times]
             rate[name] = [None if each is None else each.frames for each in found]
             latency[name] = [None if each is None else round(each.latency_ms, 3) for each in found]
-    return History(t=times, rate=rate, latency_ms=latency)
+    return {"t": times, "rate": rate, "latency_ms": latency}
 
 
 def json(value: object, status: int = 200) -> Response:

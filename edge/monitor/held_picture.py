@@ -1,5 +1,6 @@
 """Holds judged frames for viewers, finds stored ones, and encodes each at most once, only if somebody looks."""
 
+import contextlib
 import logging
 import threading
 from collections import OrderedDict
@@ -13,13 +14,20 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.errors import InputError
+from heatline.edge.bundle import Calibration
+from heatline.edge.bundle.store import Bundle, read_manifest
+from heatline.edge.config import load_config
+from heatline.edge.errors import HeatlineError, InputError
 from heatline.edge.heatmap_picture import ColourScale, png
 from heatline.edge.images import read_image, read_rgb
 from heatline.edge.inspection.verdict import TileScores
 from heatline.edge.monitor.pictures import Evidence, Picture
 from heatline.edge.monitor.store import EvidenceEntry, EvidenceStore
-from heatline.edge.wire.events import HeatmapPng, VerdictEvent
+from heatline.edge.reference.alignment import Pose
+from heatline.edge.reference.difference import to_grey
+from heatline.edge.reference.reference import Reference
+from heatline.edge.wire import events as wire
+from heatline.edge.wire.events import HeatmapPng, StatusEvent, VerdictEvent
 
 logger = logging.getLogger(__name__)
 
@@ -27,24 +35,10 @@ SHOWN_WIDTH_PX = 1600
 JPEG_QUALITY = 85
 MOST_CELLS = 16
 Place = Literal["memory", "evidence"]
+UNMOVED = wire.Pose(x_px=0, y_px=0, degrees=0, confidence=0, error_px=0)
+"""Of a misaligned frame: its own pose is not to be relied on."""
 OPENED = 4
 """Stored pictures that stay open: a page asks for several views of one."""
-
-
-class Tile(msgspec.Struct, frozen=True):
-    """An inspected tile."""
-
-    yx: tuple[int, int]
-    """Top left corner, px of the frame."""
-    logit: float
-
-
-class Cell(msgspec.Struct, frozen=True):
-    """A cell of the heatmap."""
-
-    xy: tuple[int, int]
-    """Centre, px of the frame."""
-    logit: float
 
 
 class Jpeg(NamedTuple):
@@ -108,16 +102,17 @@ class HeldPicture:
         """Return the scale of the heatmap's picture."""
         return None if self.evidence is None else self.evidence.png_scale
 
-    def highest_tiles(self) -> list[Tile]:
-        """Return all inspected tiles, highest first."""
+    def highest_tiles(self) -> list[dict[str, object]]:
+        """Return all inspected tiles, highest first: the top left corner of each, px of the frame, and its logit."""
         if self.evidence is None:
             return []
         tiles = self.evidence.tiles
         order = np.argsort(-tiles.logits, kind="stable")
-        return [Tile((int(tiles.origins_yx[i][0]), int(tiles.origins_yx[i][1])), float(tiles.logits[i])) for i in order]
+        of_each = zip(tiles.origins_yx[order].tolist(), tiles.logits[order].tolist(), strict=True)
+        return [{"yx": yx, "logit": logit} for yx, logit in of_each]
 
-    def highest_cells(self) -> list[Cell]:
-        """Return the cells with the highest evidence, highest first."""
+    def highest_cells(self) -> list[dict[str, object]]:
+        """Return the cells with the highest evidence: the centre of each, px of the frame, and its logit."""
         if self.evidence is None:
             return []
         heatmap, cell = self.evidence.heatmap, self.evidence.cell_px
@@ -126,7 +121,7 @@ class HeldPicture:
         highest = np.argsort(-flat, kind="stable")[:count]
         ys, xs = np.unravel_index(highest, heatmap.shape)
         centres = zip((xs * cell + cell // 2).tolist(), (ys * cell + cell // 2).tolist(), strict=True)
-        return [Cell(xy, float(flat[i])) for xy, i in zip(centres, highest, strict=True)]
+        return [{"xy": xy, "logit": float(flat[i])} for xy, i in zip(centres, highest, strict=True)]
 
     @cached_property
     def _jpeg(self) -> Jpeg:
@@ -288,3 +283,80 @@ def _evidence(entry: EvidenceEntry, store: EvidenceStore) -> Evidence | None:
 
 def _size_bytes(pictures: Sequence[HeldPicture]) -> int:
     return sum(each.size_bytes for each in pictures)
+
+
+class References:
+    """The reference pictures of a line's bundle. Any thread may use it, but not the event loop: it reads the disk.
+
+    Args:
+        file: the line's file, which names its bundles.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._calibrations: dict[str, Calibration] = {}
+        self._pictures: dict[str, dict[str, Reference]] = {}
+        """By the bundle's digest, of the one that was asked for last; then by camera."""
+
+    def calibration_of(self, status: StatusEvent) -> Calibration | None:
+        """Return the calibration of the line's bundle, which is read once; None: the line's file names another."""
+        digest = status.bundle.digest
+        if digest not in self._calibrations and (bundle := self._bundle(digest, status.product)):
+            self._calibrations = {digest: bundle.manifest.calibration}
+        return self._calibrations.get(digest)
+
+    def of(self, event: VerdictEvent) -> Reference | None:
+        """Return what a frame was compared with; None: it was not compared, or the line uses another bundle now."""
+        if event.pose is None:
+            return None
+        digest = event.bundle.digest
+        if digest not in self._pictures and (bundle := self._bundle(digest, event.product)):
+            with contextlib.suppress(HeatlineError):  # the line itself reports it
+                self._pictures = {digest: bundle.references()}
+        found = self._pictures.get(digest, {})
+        return found.get(event.camera) or found.get("")
+
+    def _bundle(self, digest: str, product: str | None) -> Bundle | None:
+        """Return the bundle that the line's file names, if it has this digest."""
+        with contextlib.suppress(HeatlineError):  # the line itself reports it
+            path = load_config(self._file).of_product(product).bundle
+            manifest, found = read_manifest(path)
+            return Bundle(path, manifest, found) if found == digest else None
+        return None
+
+    def moved(self, picture: HeldPicture) -> NDArray[np.uint8] | None:
+        """Return the reference as the frame shows it, RGB [H, W, 3]; None: as `of`.
+
+        Px that the reference does not show are those of the frame.
+        """
+        if (reference := self.of(picture.event)) is None:
+            return None
+        image = picture.image
+        rgb = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image.copy()
+        matrix, size = _motion(picture.event, reference)
+        moved = cv2.warpAffine(reference.rgb, matrix, size, dst=rgb, borderMode=cv2.BORDER_TRANSPARENT)
+        return np.asarray(moved, np.uint8)
+
+    def difference(self, picture: HeldPicture) -> NDArray[np.uint8] | None:
+        """Return how far each px of the frame lies beyond the reference's grey within 1 px, grey [H, W]; None: as `of`.
+
+        Before that, the frame gets the brightness of the reference. Px that the reference does not show or does not
+        know do not differ.
+        """
+        if (reference := self.of(picture.event)) is None:
+            return None
+        grey = picture.image if picture.image.ndim == 2 else to_grey(picture.image)
+        matched = cv2.convertScaleAbs(grey, alpha=(np.median(reference.grey) + 1) / (np.median(grey) + 1))
+        matrix, size = _motion(picture.event, reference)
+        low, high = (
+            cv2.warpAffine(plane, matrix, size, borderValue=beyond)
+            for plane, beyond in zip(reference.range.planes[0], (0, 255), strict=True)
+        )
+        return np.asarray(cv2.max(cv2.subtract(matched, high), cv2.subtract(low, matched)), np.uint8)
+
+
+def _motion(event: VerdictEvent, reference: Reference) -> tuple[NDArray[np.float64], tuple[int, int]]:
+    """Return the matrix that moves the reference to where the frame shows it, and the frame's width and height."""
+    pose = UNMOVED if event.pose is None or event.reason == "failed.misaligned" else event.pose
+    height, width = reference.frame_hw
+    return Pose(**msgspec.structs.asdict(pose)).matrix((height, width)), (width, height)

@@ -412,15 +412,6 @@ def test_too_many_programs_are_refused_with_the_reason_until_one_leaves(line: Li
         clients.enter_context(line.connect())
 
 
-def test_connections_of_another_user_are_refused(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed_module, "peer_uid", lambda _: 12345)
-    with PictureClient(line.path) as client, pytest.raises(DeliveryError, match="refuses other users than its own"):
-        client.receive(WITHIN_SECONDS)
-    monkeypatch.setattr(os, "geteuid", lambda: 54321)
-    with pytest.raises(DeliveryError, match="another user's program is there"):
-        PictureClient(line.path)
-
-
 CLIENT = """
 import sys
 from pathlib import Path
