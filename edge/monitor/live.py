@@ -86,31 +86,32 @@ class Live:
         self._viewers.append(viewer)
         try:
             await socket.accept()
-            tasks = {asyncio.create_task(self._read(viewer)), asyncio.create_task(self._write(viewer))}
-            try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-            for outcome in outcomes:
-                if isinstance(outcome, Exception) and not isinstance(outcome, WebSocketDisconnect | OSError):
-                    logger.error("the connection of a page is closed", exc_info=outcome)
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._read(viewer))
+                both.create_task(self._write(viewer))
+        except* (WebSocketDisconnect, OSError):
+            pass
+        except* Exception as bugs:
+            logger.error("the connection of a page is closed", exc_info=bugs)
         finally:
             self._viewers.remove(viewer)
 
     async def _read(self, viewer: _Viewer) -> None:
-        """Take acknowledgements until the page is closed, or sends something else."""
+        """Take acknowledgements until the page is closed, or sends something else.
+
+        Raises:
+            WebSocketDisconnect: it has.
+        """
         while True:
             message = await viewer.socket.receive()
             if message["type"] == "websocket.disconnect":
-                return
+                raise WebSocketDisconnect
             try:
                 ack = _ack.decode(message.get("text") or message.get("bytes") or b"")
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 reason = 'a message came that is not valid; expected {"type":"ack","camera":NAME,"id":ID}'
                 await viewer.socket.close(ENDED_OR_WRONG, reason)
-                return
+                raise WebSocketDisconnect from None
             if viewer.unacked.get(ack.camera) == ack.id:
                 del viewer.unacked[ack.camera]
                 viewer.changed.set()

@@ -17,14 +17,19 @@ Key = tuple[str, str]
 """Day and camera."""
 
 
-class Share(msgspec.Struct, frozen=True, kw_only=True):
-    """A share with its 95 % interval (Clopper and Pearson)."""
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """An estimated share, with its 95 % interval."""
 
-    count: int
-    of: int
     share: float
     low: float
     high: float
+
+
+class Share(Estimate, frozen=True, kw_only=True):
+    """An observed share; its interval is that of Clopper and Pearson."""
+
+    count: int
+    of: int
 
     @classmethod
     def observed(cls, count: int, of: int) -> "Share | None":
@@ -33,14 +38,6 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
             return None
         low, high = interval(count, of)
         return cls(count=count, of=of, share=count / of, low=low, high=high)
-
-
-class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """An estimated share, with the 95 % interval that follows from that of the false alarms."""
-
-    share: float
-    low: float
-    high: float
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,4 @@
-"""A listening socket for asyncio's servers that no client can occupy: it bounds how many connect, and for how long
-without a request, the TLS handshake included.
-"""
+"""A listening socket for asyncio's servers that no client can occupy: it bounds how many connect."""
 
 import asyncio
 import contextlib
@@ -38,7 +36,6 @@ class _Client:
     since_s: float = field(default_factory=time.monotonic)
     requested_s: float | None = None
     """When its last request came; None: none was complete yet, so it is not at work."""
-    deadline: asyncio.TimerHandle | None = None
 
 
 class Listener(socket.socket):
@@ -58,7 +55,6 @@ class Listener(socket.socket):
         most: number of clients at work.
         refused: begins the sentence of an error, e.g. "the page cannot listen on".
         remedy: ends it.
-        request_within_s: time for a request; see `waits`.
         allows: whether an address may connect.
     Raises:
         DeliveryError: the address cannot be bound.
@@ -71,14 +67,13 @@ class Listener(socket.socket):
         refused: str,
         remedy: str,
         *,
-        request_within_s: float = math.inf,
         quiet_s: float = math.inf,
         allows: Callable[[str], bool] = lambda _: True,
     ) -> None:
         host, _, port = listen.rpartition(":")
         host = {"*": "::" if socket.has_dualstack_ipv6() else "0.0.0.0"}.get(host, host.strip("[]"))
         super().__init__(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        self._most, self._request_within_s, self._quiet_s, self._allows = most, request_within_s, quiet_s, allows
+        self._most, self._quiet_s, self._allows = most, quiet_s, allows
         self._clients: dict[Any, _Client] = {}
         """By the peer's address and port."""
         self._open: list[socket.socket] = []
@@ -118,7 +113,6 @@ class Listener(socket.socket):
             raise ConnectionAbortedError
         self._open.append(connection)
         self._clients[peer] = client = _Client(connection, peer)
-        self._wait(client)
         self._make_room_for(client)
         return connection, peer
 
@@ -127,17 +121,8 @@ class Listener(socket.socket):
         client = self._clients.get(transport.get_extra_info("peername"))
         if client is not None:
             was_at_work, client.requested_s = client.requested_s is not None, time.monotonic()
-            if client.deadline is not None:
-                client.deadline.cancel()
-                client.deadline = None
             if not was_at_work:
                 self._make_room_for(client)
-
-    def waits(self, transport: asyncio.BaseTransport) -> None:
-        """Disconnect a client whose next request is not complete within `request_within_s`."""
-        client = self._clients.get(transport.get_extra_info("peername"))
-        if client is not None and client.deadline is None:
-            self._wait(client)
 
     async def disconnect_all(self) -> None:
         """Disconnect all clients, and return when their connections are closed.
@@ -153,12 +138,6 @@ class Listener(socket.socket):
                     connection.close()
             await asyncio.sleep(0.01)
             self._open = [each for each in self._open if each.fileno() >= 0]
-
-    def _wait(self, client: _Client) -> None:
-        if self._request_within_s < math.inf:
-            client.deadline = asyncio.get_running_loop().call_later(
-                self._request_within_s, _disconnect, client.connection
-            )
 
     def _make_room_for(self, client: _Client) -> None:
         """Disconnect one of those that are at work, or of those that are not, if there is one more than places."""
