@@ -85,7 +85,7 @@ class Sidecar:
         if not self._serves:
             return None
         report = self._report()
-        return WebState(fault=self.fault if report is None else report.web_fault)
+        return WebState(fault=(report and report.web_fault) or self.fault)
 
     @property
     def recorder_is_starting(self) -> bool:
