@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,13 +106,17 @@ class InFlightLog:
         return msgspec.json.encode(_Line(self._boot_id, camera, self._reported[camera], announced)) + b"\n"
 
     def _append(self, line: bytes) -> None:
+        if self._fd is None:
+            return
+        try:
+            if os.write(self._fd, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._fail(error)
+            return
+        self._appended_bytes += len(line)
         if self._appended_bytes >= ROTATE_BYTES:
             self._rewrite()
-        elif self._fd is not None:
-            with self._faults_noted():
-                if os.write(self._fd, line) < len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                self._appended_bytes += len(line)
 
     def _rewrite(self) -> None:
         if self.path is None:
@@ -121,26 +125,25 @@ class InFlightLog:
         lines += [self._line(camera, each) for camera, waiting in self._in_flight.items() for each in waiting]
         new = self.path.with_name(f".{self.path.name}.new")
         self._close()
-        with self._faults_noted():
+        try:
             new.write_bytes(b"".join(lines))
             new.replace(self.path)
             self._fd, self._appended_bytes = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), 0
-            if self.fault is not None:
-                self.fault = None
-                logger.info("%s is written again", self.path)
-
-    @contextlib.contextmanager
-    def _faults_noted(self) -> Iterator[None]:
-        try:
-            yield
         except OSError as error:
-            assert self.path is not None
-            self._close()
-            with contextlib.suppress(OSError):
-                os.truncate(self.path, 0)  # it would tell of frames that are reported by then
-            if self.fault is None:
-                logger.error("%s cannot be written (%s): %s", self.path, error.strerror, _CONSEQUENCE)
-            self.fault = f"{self.path.parent} cannot be written: {_CONSEQUENCE}"
+            self._fail(error)
+            return
+        if self.fault is not None:
+            self.fault = None
+            logger.info("%s is written again", self.path)
+
+    def _fail(self, error: OSError) -> None:
+        assert self.path is not None
+        self._close()
+        with contextlib.suppress(OSError):
+            os.truncate(self.path, 0)  # it would tell of frames that are reported by then
+        if self.fault is None:
+            logger.error("%s cannot be written (%s): %s", self.path, error.strerror, _CONSEQUENCE)
+        self.fault = f"{self.path.parent} cannot be written: {_CONSEQUENCE}"
 
     def _close(self) -> None:
         if self._fd is not None:

@@ -299,9 +299,9 @@ class Unjudged:
     verdict must not be used."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outcome:
-    """The result for one frame. Exactly one of `judgement` and `unjudged` is set."""
+    """The result for one frame. Exactly one of `judgement` and `unjudged` is set. One thread at a time uses it."""
 
     stamp: Stamp
     judgement: Judgement | None = None

@@ -193,7 +193,9 @@ class Ledger:
                 return
             del self._open[key]
             self._judged += outcome.judgement is not None
-            entry.outcome = self._with_bounded_pixels(outcome)
+            self._bound_pixels(outcome)
+            outcome.setup = entry.setup
+            entry.outcome = outcome
             self._ended.notify()
 
     def pop(self) -> Outcome | None:
@@ -244,29 +246,27 @@ class Ledger:
         frame.release()
         self.complete(Outcome(frame.stamp, unjudged=_DROPPED[reason]))
 
-    def _with_bounded_pixels(self, outcome: Outcome) -> Outcome:
-        if outcome.judgement is not None or outcome.frame is None:
-            return outcome
-        before = [entry.outcome for entry in self._cameras[outcome.stamp.camera].entries]
-        unjudged = sum(each is not None and each.judgement is None and each.frame is not None for each in before)
-        if unjudged < UNJUDGED_WITH_PIXELS and not self._finished:
-            return outcome
-        outcome.release()
-        return replace(outcome, frame=None)
+    def _bound_pixels(self, outcome: Outcome) -> None:
+        if outcome.judgement is None and outcome.frame is not None:
+            before = [entry.outcome for entry in self._cameras[outcome.stamp.camera].entries]
+            unjudged = sum(each is not None and each.judgement is None and each.frame is not None for each in before)
+            if unjudged >= UNJUDGED_WITH_PIXELS or self._finished:
+                outcome.release()
+                outcome.frame = None
 
     def _expire(self) -> int | None:
         """Complete all frames whose deadline has passed. Return the next deadline, or None."""
         expired = {key: entry for key, entry in self._open.items() if _is_due(entry.stamp)}
         for key, entry in expired.items():
-            entry.outcome = Outcome(entry.stamp, unjudged=_TOO_LATE)
+            entry.outcome = Outcome(entry.stamp, unjudged=_TOO_LATE, setup=entry.setup)
             del self._open[key]
         deadlines = [entry.stamp.due_monotonic_ns for entry in self._open.values()]
         return min((due_ns for due_ns in deadlines if due_ns is not None), default=None)
 
     def _pop(self, entries: deque[_Entry]) -> Outcome:
         entry = entries.popleft()
-        assert entry.outcome is not None
-        outcome = replace(entry.outcome, setup=entry.setup)
+        outcome = entry.outcome
+        assert outcome is not None
         if outcome.judgement is not None:
             self._judged -= 1
             self._room.notify_all()
@@ -278,7 +278,7 @@ class Ledger:
             following = entries.popleft().outcome
             assert following is not None
             following.release()
-            outcome = replace(outcome, stamp=outcome.stamp.extended_to(following.stamp))
+            outcome.stamp = outcome.stamp.extended_to(following.stamp)
         return outcome
 
 
