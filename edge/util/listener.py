@@ -3,12 +3,11 @@
 import asyncio
 import contextlib
 import logging
-import math
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from heatline.edge.errors import DeliveryError
@@ -16,8 +15,6 @@ from heatline.edge.util.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
 
-MODBUS_QUIET_SECONDS = 5.0
-"""A PLC that connects again and again without closing may replace those of its own connections that are as quiet."""
 GONE_AFTER_SECONDS = 20
 """The kernel drops a connection whose peer does not answer, or reads nothing, for so long."""
 ACCEPTED_AT_ONCE = 16
@@ -31,28 +28,20 @@ WAITING_CONNECTIONS = 1024
 @dataclass
 class _Client:
     connection: socket.socket
-    peer: Any
-    """Address and port."""
-    since_s: float = field(default_factory=time.monotonic)
-    requested_s: float | None = None
-    """When its last request came; None: none was complete yet, so it is not at work."""
+    address: str
+    is_replaced: bool = False
+    """Whether another one has its place, so that its transport will close it."""
 
 
 class Listener(socket.socket):
-    """A bound socket. It has `most` places for clients at work, and as many for those without a complete request.
+    """A bound socket. It has `most` places.
 
-    Who only connects disconnects no client at work: it takes a place of the second kind, if necessary that of the
-    oldest of the address that has most of them. A client takes a place of the first kind when its first request is
-    complete, and if all are taken, that of
-
-    1. the quietest of the address that has most of them, if that address still has as many then as the client's;
-    2. the quietest of its own address, if it was quiet for `quiet_s`.
-
-    If there is none, the client is disconnected.
+    If all are taken, a new connection takes the place of the oldest one of the address that has most. So who only
+    connects disconnects no client of another address, unless that has several connections; who has one keeps it.
 
     Args:
         listen: `HOST:PORT`; the host `*` is every address, the port 0 is any free one.
-        most: number of clients at work.
+        most: number of places.
         refused: begins the sentence of an error, e.g. "the page cannot listen on".
         remedy: ends it.
         allows: whether an address may connect.
@@ -66,18 +55,14 @@ class Listener(socket.socket):
         most: int,
         refused: str,
         remedy: str,
-        *,
-        quiet_s: float = math.inf,
         allows: Callable[[str], bool] = lambda _: True,
     ) -> None:
         host, _, port = listen.rpartition(":")
         host = {"*": "::" if socket.has_dualstack_ipv6() else "0.0.0.0"}.get(host, host.strip("[]"))
         super().__init__(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        self._most, self._quiet_s, self._allows = most, quiet_s, allows
-        self._clients: dict[Any, _Client] = {}
-        """By the peer's address and port."""
-        self._open: list[socket.socket] = []
-        """All accepted ones that are not closed yet, also of a disconnected client whose port a new one has."""
+        self._most, self._allows = most, allows
+        self._open: list[_Client] = []
+        """All accepted ones that are not closed yet, in their order."""
         self._full = RateLimitedLog(logger)
         try:
             self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -111,18 +96,10 @@ class Listener(socket.socket):
         if not self._allows(peer[0]):
             connection.close()
             raise ConnectionAbortedError
-        self._open.append(connection)
-        self._clients[peer] = client = _Client(connection, peer)
-        self._make_room_for(client)
+        self._open = [each for each in self._open if each.connection.fileno() >= 0]
+        self._open.append(_Client(connection, peer[0]))
+        self._make_room()
         return connection, peer
-
-    def requested(self, transport: asyncio.BaseTransport) -> None:
-        """Note that a request of a client is complete: it is at work."""
-        client = self._clients.get(transport.get_extra_info("peername"))
-        if client is not None:
-            was_at_work, client.requested_s = client.requested_s is not None, time.monotonic()
-            if not was_at_work:
-                self._make_room_for(client)
 
     async def disconnect_all(self) -> None:
         """Disconnect all clients, and return when their connections are closed.
@@ -132,34 +109,25 @@ class Listener(socket.socket):
         """
         give_up_s = time.monotonic() + TRANSPORT_SECONDS
         while self._open:
-            for connection in self._open:
-                _disconnect(connection)
+            for client in self._open:
+                _disconnect(client.connection)
                 if time.monotonic() > give_up_s:
-                    connection.close()
+                    client.connection.close()
             await asyncio.sleep(0.01)
-            self._open = [each for each in self._open if each.fileno() >= 0]
+            self._open = [each for each in self._open if each.connection.fileno() >= 0]
 
-    def _make_room_for(self, client: _Client) -> None:
-        """Disconnect one of those that are at work, or of those that are not, if there is one more than places."""
-        self._clients = {peer: each for peer, each in self._clients.items() if each.connection.fileno() >= 0}
-        self._open = [each for each in self._open if each.fileno() >= 0]
-        is_at_work = client.requested_s is not None
-        alike = [each for each in self._clients.values() if (each.requested_s is not None) == is_at_work]
-        if len(alike) <= self._most:
+    def _make_room(self) -> None:
+        """Disconnect one if there is one more than places."""
+        staying = [each for each in self._open if not each.is_replaced]
+        if len(staying) <= self._most:
             return
-        self._full.error("all %d connections are in use; the last new one is from %s", self._most, client.peer[0])
-        count = Counter(each.peer[0] for each in alike)
-        most, now_s = max(count.values()), time.monotonic()
-        if not is_at_work or most > count[client.peer[0]]:
-            replaced = [each for each in alike if count[each.peer[0]] == most]
-        else:
-            replaced = [
-                each
-                for each in alike
-                if each.peer[0] == client.peer[0] and now_s - (each.requested_s or now_s) >= self._quiet_s
-            ] or [client]
-        quietest = min(replaced, key=lambda each: each.requested_s or each.since_s)
-        _disconnect(self._clients.pop(quietest.peer).connection)
+        self._full.error("all %d connections are in use; the last new one is from %s", self._most, staying[-1].address)
+        count = Counter(each.address for each in staying)
+        most = max(count.values())
+        oldest = next(each for each in staying if count[each.address] == most)
+        replaced = oldest if most > 1 else staying[-1]
+        replaced.is_replaced = True
+        _disconnect(replaced.connection)
 
 
 def _disconnect(connection: socket.socket) -> None:

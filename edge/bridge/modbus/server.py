@@ -8,7 +8,7 @@ import struct
 
 from heatline.edge.bridge.modbus.registers import RegisterBank
 from heatline.edge.config.bridges import ModbusConfig
-from heatline.edge.util.listener import ACCEPTED_AT_ONCE, MODBUS_QUIET_SECONDS, Listener
+from heatline.edge.util.listener import ACCEPTED_AT_ONCE, Listener
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,7 @@ class ModbusServer:
             self._config.max_connections,
             "the Modbus bridge cannot listen on",
             "end what uses this address, or set another one in modbus.listen",
-            quiet_s=MODBUS_QUIET_SECONDS,
-            allows=self._is_allowed,
+            self._is_allowed,
         )
         self._server = await asyncio.start_server(
             self._accepted, sock=self._listener, backlog=ACCEPTED_AT_ONCE, limit=2 * LONGEST_BYTES
@@ -81,7 +80,6 @@ class ModbusServer:
         return False
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        assert self._listener is not None
         try:
             # A client that goes, is silent, or sends no Modbus: there is no way to find its next request.
             with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
@@ -91,7 +89,6 @@ class ModbusServer:
                         if protocol != 0 or not 2 <= length <= LONGEST_BYTES:
                             break
                         request = await reader.readexactly(length - 1)
-                        self._listener.requested(writer.transport)
                         reply = answer(request, self._bank)
                         writer.write(HEADER.pack(transaction, 0, len(reply) + 1, unit) + reply)
                         await writer.drain()
