@@ -17,7 +17,7 @@ from heatline.edge.cli.output import Rows, json_option, print_report, progress_b
 from heatline.edge.delivery.journal import Record
 from heatline.edge.delivery.reader import JournalReader, faults
 from heatline.edge.describe import COLUMNS, DATE_TIME, Cell, columns_of, describe_event, local_time
-from heatline.edge.errors import EventsLostError, JournalError, MessageError, SchemaVersionError
+from heatline.edge.errors import EventsLostError, JournalError, MessageError
 from heatline.edge.target import journal_of
 from heatline.edge.util.files import replacing, writing
 from heatline.edge.util.text import format_count, spreadsheet_cell
@@ -101,12 +101,11 @@ def verify(line: str, as_json: bool) -> None:
     """
     path = journal_of(line)
     found: list[str] = []
-    other_versions: list[SchemaVersionError] = []
     with JournalReader.open_file(path) as reader, progress_bar() as progress:
         first, last = reader.range()
         went_on = partial(progress.update, progress.add_task("events", total=None))
         try:
-            found.extend(faults(reader, lambda done, of: went_on(completed=done, total=of), other_versions.append))
+            found.extend(faults(reader, lambda done, of: went_on(completed=done, total=of)))
         except JournalError as error:
             if error.kind != "damaged":
                 raise
@@ -116,13 +115,9 @@ def verify(line: str, as_json: bool) -> None:
             "journal_id": reader.journal_id,
             "first_seq": first,
             "last_seq": last,
-            "other_versions": len(other_versions),
             "faults": found,
         }
     notes = found[:FAULTS_SHOWN]
-    if other_versions:
-        events = format_count(len(other_versions), "event")
-        notes.insert(0, f"only the checksums of {events} were verified: {other_versions[0]}")
     if not found:
         events = format_count(last - first + 1, "event") if first else "no event"
         notes.append(f"{path} is intact: {events}, each as it was written")

@@ -179,7 +179,7 @@ def test_readers_read_while_the_journal_is_written(tmp_path: Path) -> None:
     def read() -> None:
         with JournalReader.open(tmp_path) as reader:
             after = 0
-            while not (stop.is_set() and after == reader.last_seq):
+            while not (stop.is_set() and after == reader.range()[1]):
                 page = reader.read(after, heatmaps=True, at_most=7)
                 if page.records != records(after + 1, page.through_seq):
                     wrong.append(page)

@@ -17,7 +17,7 @@ import pytest
 from heatline.edge.delivery.journal import FILE_NAME, PAGE_BYTES, Journal
 from heatline.edge.delivery.reader import VERIFIED_AT_ONCE, JournalReader, Page, faults
 from heatline.edge.describe import COLUMNS, utc
-from heatline.edge.errors import InputError, SchemaVersionError
+from heatline.edge.errors import InputError
 from heatline.edge.util.text import format_count
 from heatline.edge.wire.events import Message
 from tests.command import HEATLINE, complaint, heatline, process_env
@@ -195,26 +195,14 @@ def sql(statement: str) -> Callable[[Path], None]:
     return lambda folder: change(folder, statement)
 
 
-OTHER_ID = "ab" * 16
-NO_HEATMAP = sql("UPDATE events SET heatmap = NULL, heatmap_crc = NULL WHERE seq = 8")
-BEFORE_IT = "as the one before it under its topic, and that is event"
-OTHER_TOPIC = [
-    "event 15: its header, its topic or its time is not what was written (its checksum differs)",
-    "event 15: it is stored under topic change, and belongs under alarm",
-    f"event 15: its header names event 10 {BEFORE_IT} 11",
-    f"event 16: its header names event 11 {BEFORE_IT} 15",
-    f"event 20: its header names event 15 {BEFORE_IT} 10",
-]
 DAMAGES: list[tuple[Callable[[Path], None], list[str]]] = [
-    (rot(b'{"type"', b'"type"'), ["event 9: a message came whose header is not an event: "]),
-    (NO_HEATMAP, ["event 8: its heatmap is missing, and its header says otherwise"]),
-    (rot(b'"seq":9', b'"seq":8'), ["event 9: its header says that it is event 8 of journal"]),
-    (sql(f"UPDATE journal SET journal_id = '{OTHER_ID}'"), [f"event {n}: its header says that" for n in range(1, 22)]),
-    (sql("UPDATE events SET topic = 'change' WHERE seq = 15"), OTHER_TOPIC),
-    (rot(b'"previous_seq":10', b'"previous_seq":9', 15), [f"event 15: its header names event 9 {BEFORE_IT} 10"]),
     (
-        rot(b'"previous_seq":10', b'"previous_seq":null', 15),
-        ["event 15: a message came whose header is not an event: "],
+        sql("UPDATE events SET topic = 'change' WHERE seq = 15"),
+        ["event 15: its header, its topic or its time is not what was written (its checksum differs)"],
+    ),
+    (
+        sql("UPDATE events SET heatmap = NULL WHERE seq = 8"),
+        ["event 8: its heatmap is not what was written (its checksum differs)"],
     ),
     (
         sql("DELETE FROM events WHERE seq IN (7, 8, 12)"),
@@ -253,7 +241,6 @@ def test_verify_ignores_events_deleted_or_written_meanwhile(tmp_path: Path) -> N
     journal.commit(mixed_messages(4 * VERIFIED_AT_ONCE))
     assert journal._journal is not None
     looked_at = []
-    other_versions: list[SchemaVersionError] = []
 
     def went_on(done: int, of: int) -> None:
         looked_at.append((done, of))
@@ -261,12 +248,11 @@ def test_verify_ignores_events_deleted_or_written_meanwhile(tmp_path: Path) -> N
         journal.commit(mixed_messages(10))
 
     with JournalReader.open(tmp_path) as reader:
-        assert list(faults(reader, went_on, other_versions.append)) == []
+        assert list(faults(reader, went_on)) == []
         assert len(looked_at) > 2
         assert looked_at[-1][0] == looked_at[-1][1]
         journal._journal.discard(10_000)
-        assert list(faults(reader, lambda _done, _of: None, other_versions.append)) == []
-    assert other_versions == []
+        assert list(faults(reader, lambda _done, _of: None)) == []
     journal.close()
 
 
@@ -375,9 +361,7 @@ def test_events_of_schema_version_1_are_shown_verified_and_exported_as_they_are(
     assert shown.stdout.count(sentence) == 21
     verified = run("verify", folder)
     assert (verified.returncode, verified.stderr) == (0, "")
-    assert f"only the checksums of 21 events were verified: {sentence}\n" in verified.stdout
     assert "is intact: 24 events" in verified.stdout
-    assert facts("verify", folder)["other_versions"] == 21
     assert exported(folder).encode() == lines(headers(folder))
     result = run("export", folder, "--format", "csv")
     assert result.returncode == 0

@@ -105,7 +105,7 @@ class _LinePc:
         if not (self._state / "journal.db").exists():
             return []
         with JournalReader.open(self._state) as journal:
-            found, through, last = list[str](), 0, journal.last_seq
+            found, through, last = list[str](), 0, journal.range()[1]
             while through < last:
                 page = journal.read(through, through_seq=last, topics=("verdict.",))
                 found += [f"{journal.journal_id}-{each.seq}" for each in page.records]

@@ -126,7 +126,7 @@ class Environment:
         found: dict[str, list[Stored]] = {}
         for path in [*sorted(self.state.glob("journal.db.damaged-*")), self.state / "journal.db"]:
             with JournalReader.open_file(path) as journal:
-                records, through, last = list[Stored](), 0, journal.last_seq
+                records, through, last = list[Stored](), 0, journal.range()[1]
                 while through < last:
                     page = journal.read(through, through_seq=last)
                     records += [Stored(each.seq, each.topic, each.header) for each in page.records]

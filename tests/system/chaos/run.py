@@ -149,7 +149,7 @@ class ChaosRun:
     def _wanted(self) -> Mapping[str, tuple[str, int] | None]:
         """Return the last event in the journal for each durable consumer."""
         with JournalReader.open(self._environment.state) as journal:
-            last_seq = journal.last_seq
+            last_seq = journal.range()[1]
         if last_seq != self._wanted_up_to:
             expected = Expected(self._environment.journals(), [])
             for name, client in self.clients.items():
