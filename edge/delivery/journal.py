@@ -336,24 +336,17 @@ class Journal:
                 self.first_seq, self.oldest_at_ns = seqs[0], records[0].at_ns
             self.last_seq = seqs[-1]
 
-    def oldest(self, bytes_in_all: int) -> list[tuple[int, int, int]]:
+    def oldest(self, at_most: int) -> list[tuple[int, int, int]]:
         """Return seq, time of journalling (UTC, ns since 1970) and size in bytes of the oldest events.
 
-        Args:
-            bytes_in_all: return as many events as reach this size together.
         Raises:
             JournalError: the events cannot be read.
         """
-        found: list[tuple[int, int, int]] = []
-        sql = "SELECT seq, at_ns, length(header) + ifnull(length(heatmap), 0) FROM events ORDER BY seq"
+        sql = "SELECT seq, at_ns, length(header) + ifnull(length(heatmap), 0) FROM events ORDER BY seq LIMIT ?"
         try:
-            with contextlib.closing(self._connection.execute(sql)) as rows:
-                while bytes_in_all > 0 and (row := rows.fetchone()) is not None:
-                    found.append(row)
-                    bytes_in_all -= row[2]
+            return self._connection.execute(sql, (at_most,)).fetchall()
         except sqlite3.Error as error:
             raise journal_error(error, self.path) from error
-        return found
 
     def discard(self, through_seq: int) -> Deleted:
         """Delete the oldest events, through this one, in one transaction. Delete many events in several calls.

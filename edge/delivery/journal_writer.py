@@ -45,8 +45,8 @@ DISK_SECONDS_AT_START = 10.0
 """Limit while the line starts or ends, when no events wait."""
 RETRY_SECONDS = 1.0
 """Between two attempts to journal events again."""
-BYTES_AT_ONCE = 4 << 20
-"""Most bytes deleted in one transaction, so that no commit waits long for it."""
+EVENTS_AT_ONCE, BYTES_AT_ONCE = 1000, 4 << 20
+"""Most events and bytes deleted in one transaction, so that no commit waits long for it."""
 _SPARE = 16
 """One part in this many of the budget is spare, for events that arrive during a deletion."""
 LARGEST = 2**63 - 1
@@ -429,7 +429,7 @@ class JournalWriter(Numbering):
         given = min(acked.values(), default=journal.last_seq)
 
         def discard() -> Deleted | None:
-            through = _through(journal.oldest(BYTES_AT_ONCE), given, too_much, self._keep_bytes // 32, before_ns)
+            through = _through(journal.oldest(EVENTS_AT_ONCE), given, too_much, self._keep_bytes // 32, before_ns)
             return None if through is None else journal.discard(through)
 
         deleted = self._run_with_room(journal, discard)
@@ -578,7 +578,7 @@ def _through(
     wanted = max(too_much, at_least) if too_much > 0 else 0
     through, freed = None, 0
     for seq, at_ns, size in free or (oldest if wanted else []):
-        if freed >= wanted and not (free and at_ns < before_ns):
+        if freed >= BYTES_AT_ONCE or (freed >= wanted and not (free and at_ns < before_ns)):
             break
         through, freed = seq, freed + size
     return through

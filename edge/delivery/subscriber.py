@@ -65,13 +65,10 @@ class GapDetector:
     def counts(self, counts: Counts, boot_id: str) -> list[Gap]:
         """Record the counts of a status; return the gaps up to there."""
         found = []
-        reported: list[tuple[str | None, dict[str, int]]] = []
-        if counts.unjournalled:
-            reported.append((None, counts.unjournalled))
-        if counts.journal_id is not None:
-            reported.append((counts.journal_id, counts.journalled))
-        for journal_id, topics in reported:
-            count = self._count(journal_id, boot_id, max(topics.values(), default=0))
+        for journal_id, topics in ((None, counts.unjournalled), (counts.journal_id, counts.journalled)):
+            if not topics:
+                continue
+            count = self._count(journal_id, boot_id, max(topics.values()))
             for topic, last_seq in topics.items():
                 known = count.topics.get(topic, count.since)
                 count.topics[topic] = last_seq
