@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from heatline.edge.errors import HeatlineError
-from heatline.edge.util.files import open_plain, read_plain, replacing, writing
+from heatline.edge.util.files import open_plain, replacing, writing
 
 LARGEST_KEY_FILE = 64 * 1024
 PUBLIC_SUFFIX = ".pub"
@@ -85,12 +85,8 @@ def read_secret(path: Path, kind: type[HeatlineError], expected: str, replace: s
     Raises:
         HeatlineError: it cannot be read, or others than its owner may read or write it.
     """
-    try:
-        with open_plain(path) as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            data = file.read(LARGEST_KEY_FILE)
-    except OSError as error:
-        raise kind(f"{path} cannot be read ({error.strerror}); {expected}") from error
+    data, found = _read(path, kind, expected)
+    mode = stat.S_IMODE(found.st_mode)
     if mode & NOT_ITS_OWNERS_ALONE:
         raise kind(
             f"{path} can be used by others than its owner (mode {mode:04o}, expected 0600); {replace} if others "
@@ -105,12 +101,7 @@ def read_public(path: Path, kind: type[HeatlineError], made_by: str) -> bytes:
     Raises:
         HeatlineError: it cannot be read.
     """
-    try:
-        return read_plain(path, LARGEST_KEY_FILE)
-    except OSError as error:
-        raise kind(
-            f"{path} cannot be read ({error.strerror}); name a public key, KEY{PUBLIC_SUFFIX} of {made_by}"
-        ) from error
+    return _read(path, kind, f"name a public key, KEY{PUBLIC_SUFFIX} of {made_by}")[0]
 
 
 def read_trusted(path: Path, kind: type[HeatlineError]) -> bytes:
@@ -119,12 +110,18 @@ def read_trusted(path: Path, kind: type[HeatlineError]) -> bytes:
     Raises:
         HeatlineError: it cannot be read, or others could have written it.
     """
+    data, found = _read(path, kind, "everyone must be able to read it")
+    check_permissions(path, found, kind)
+    return data
+
+
+def _read(path: Path, kind: type[HeatlineError], expected: str) -> tuple[bytes, os.stat_result]:
+    """Return a key file's content, as far as a key can be long, and its state when it was read."""
     try:
         with open_plain(path) as file:
-            check_permissions(path, os.fstat(file.fileno()), kind)
-            return file.read(LARGEST_KEY_FILE)
+            return file.read(LARGEST_KEY_FILE), os.fstat(file.fileno())
     except OSError as error:
-        raise kind(f"{path} cannot be read ({error.strerror}); everyone must be able to read it") from error
+        raise kind(f"{path} cannot be read ({error.strerror}); {expected}") from error
 
 
 def refuse_if_others_can_write(folder: Path, kind: type[HeatlineError]) -> None:

@@ -60,9 +60,17 @@ def cannot_bind(key: str, address: str, error: zmq.ZMQError) -> DeliveryError:
     Args:
         key: names the address in the line's file.
     """
+    scheme, _, path = address.partition("://")
+    reasons = {
+        errno.EEXIST: f"{path} is not a socket; remove it, or set {key} to another path",
+        errno.ENOENT: f"the folder {Path(path).parent} does not exist; make it, or set {key} to another path",
+        errno.ENAMETOOLONG: f"its path is longer than 107 bytes; set {key} to a shorter one",
+    }
+    if scheme == "ipc" and error.errno in reasons:
+        return DeliveryError(f"{address} cannot be bound, as {reasons[error.errno]}")
     return DeliveryError(
-        f"{address} cannot be bound ({error.strerror}); another line may use it, or this machine has no such "
-        f"address or folder; set {key}"
+        f"{address} cannot be bound ({error.strerror}); another line may use it, or it is not an address of this "
+        f"machine; set {key}"
     )
 
 

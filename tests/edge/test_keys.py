@@ -192,7 +192,7 @@ def test_a_file_that_holds_no_public_key_is_refused(kind: Kind, tmp_path: Path) 
     for data, message in [
         *((data, kind.no_public) for data in (b"", b"ssh-ed25519 AAAA maker", b"-----BEGIN PUBLIC KEY-----\n")),
         (of_a_curve, kind.no_public),
-        (b"#" * (LARGEST_KEY_FILE + 1), "it is larger than 65,536 bytes"),
+        (b"#" * (LARGEST_KEY_FILE + 1), kind.no_public),
         (with_password(), "holds a private key, which stays with its owner"),
     ]:
         assert message in kind.refusal(kind.read_public, written(tmp_path / "k.pub", data))
