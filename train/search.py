@@ -538,16 +538,18 @@ def _describe_data(config: TrainConfig) -> str:
     data = read_data(config)
     split = split_data(config, data)
     images = [
-        (part, image.group, image.path.name, image.defective, _sizes([image.path, *image.truth_files]))
+        (
+            part,
+            image.group,
+            image.path.name,
+            image.defective,
+            [file.stat().st_size for file in (image.path, *image.truth_files)],
+        )
         for part in ("train", "val")
         for image in split.images(data, part)
     ]
     digest = sha256(repr((data.truth, images)).encode()).hexdigest()[:12]
     return f"{format_count(len(images), 'picture')} with {data.truth} (digest {digest})"
-
-
-def _sizes(files: Sequence[Path]) -> list[int]:
-    return [file.stat().st_size for file in files]
 
 
 def _check_settings(study: Study, settings: dict[str, Any]) -> None:

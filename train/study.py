@@ -269,27 +269,6 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """What differs from the plan."""
 
 
-class Remaining(msgspec.Struct, frozen=True, kw_only=True):
-    """Remaining work."""
-
-    train: int
-    """Number of runs to train."""
-    evaluate: int
-    """Number of runs to evaluate, including those to train."""
-    seconds: float | None
-    """Estimated time to train, by the mean of the trained runs of each model, or of all; None if no run is trained."""
-    unlike: int
-    """Number of runs that were trained with other settings than the plan's; the study does not change them."""
-
-    def describe(self) -> str:
-        """Return the text that the command prints."""
-        known = "time not known" if self.seconds is None else f"about {format_duration(self.seconds)}"
-        parts = [f"{self.train} to train ({known})"] if self.train else []
-        parts += [f"{self.evaluate} to evaluate"] if self.evaluate else []
-        parts += [f"{self.unlike} unlike the plan"] if self.unlike else []
-        return ", ".join(parts) or "nothing"
-
-
 class StudyStatus(msgspec.Struct, frozen=True, kw_only=True):
     """State of the selected runs."""
 
@@ -297,7 +276,8 @@ class StudyStatus(msgspec.Struct, frozen=True, kw_only=True):
     runs: list[Progress]
     missing: list[str]
     """Data sets of the plan that do not exist; their runs are not counted."""
-    remaining: Remaining
+    remaining: str
+    """What is left to do, as the command prints it."""
     failed: dict[str, str] = {}
     """Runs that failed in this call, with the reason."""
     report: str | None = None
@@ -349,7 +329,7 @@ class Study:
         """Return the state of the selected runs."""
         progress = {run.name: read_progress(run, self._out) for run in self._all}
         runs = [progress[run.name] for run in self.runs]
-        remaining = estimate_remaining(runs, progress.values())
+        remaining = describe_remaining(runs, progress.values())
         return StudyStatus(out=str(self._out), runs=runs, missing=self.missing, remaining=remaining)
 
     def work(
@@ -537,8 +517,14 @@ def _is_evaluated(evaluation: Path, summary: Path) -> bool:
         return False
 
 
-def estimate_remaining(runs: Sequence[Progress], every: Iterable[Progress]) -> Remaining:
-    """Estimate the remaining work of some runs, by the times of all runs of the study."""
+def describe_remaining(runs: Sequence[Progress], every: Iterable[Progress]) -> str:
+    """Describe the remaining work of some runs.
+
+    The time is estimated by the mean of the trained runs of each model, or of all.
+
+    Args:
+        every: all runs of the study.
+    """
     times: dict[str, list[float]] = {}
     for run in every:
         if run.seconds is not None and run.state in ("done", "evaluated"):
@@ -546,12 +532,13 @@ def estimate_remaining(runs: Sequence[Progress], every: Iterable[Progress]) -> R
     of_all = [seconds for each in times.values() for seconds in each]
     to_train = [run for run in runs if run.state in ("to do", "half done")]
     left = [mean(times.get(run.model, of_all)) * (1 - run.steps / run.of_steps) for run in to_train if of_all]
-    return Remaining(
-        train=len(to_train),
-        evaluate=len(to_train) + sum(run.state == "done" for run in runs),
-        seconds=sum(left) if left or not to_train else None,
-        unlike=sum(run.state == "unlike the plan" for run in runs),
-    )
+    known = f"about {format_duration(sum(left))}" if left else "time not known"
+    counts = {
+        f"to train ({known})": len(to_train),
+        "to evaluate": len(to_train) + sum(run.state == "done" for run in runs),
+        "unlike the plan": sum(run.state == "unlike the plan" for run in runs),
+    }
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing"
 
 
 def format_duration(seconds: float) -> str:

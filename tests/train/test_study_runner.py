@@ -26,7 +26,7 @@ from heatline.train.study import (
     Progress,
     Study,
     StudyStatus,
-    estimate_remaining,
+    describe_remaining,
     format_duration,
     lock_path,
     read_plan,
@@ -217,10 +217,10 @@ def test_remaining_time_is_estimated_from_trained_runs_of_the_same_model_or_of_a
     ]
     known = [("a", 100.0), ("a", 300.0), ("b", 4000.0)]
     done = [progress(f"{model}{s}", "done", 200, s, model) for model, s in known]
-    remaining = estimate_remaining(todo, [*todo, *done])
-    assert (remaining.train, remaining.evaluate, remaining.seconds) == (3, 4, 200 + 1000 + 1250)
-    assert remaining.describe() == "3 to train (about 41 min), 4 to evaluate"
-    assert estimate_remaining([progress("a", "unlike the plan")], []).describe() == "1 unlike the plan"
+    assert format_duration(200 + 1000 + 1250) == "41 min"
+    assert describe_remaining(todo, [*todo, *done]) == "3 to train (about 41 min), 4 to evaluate"
+    assert describe_remaining([progress("a", "unlike the plan")], []) == "1 unlike the plan"
+    assert describe_remaining([progress("a", "evaluated")], []) == "nothing"
     assert [format_duration(seconds) for seconds in (4, 61, 3540, 9725)] == ["4 s", "1 min", "59 min", "2 h 42 min"]
 
 
@@ -321,7 +321,7 @@ def test_a_run_with_other_settings_is_reported_and_not_changed(data: Path, finis
     before = checkpoints(finished)
     status = work(Study(plan(PLAN.replace("steps: 4", "steps: 6")), data, finished))
     assert set(states(status).values()) == {"unlike the plan"}
-    assert status.remaining.describe() == "2 unlike the plan"
+    assert status.remaining == "2 unlike the plan"
     assert status.failed[SECOND] == (
         "recipe.steps is 6 in the plan and was 4 in the training; "
         f"delete {finished.resolve() / SECOND}, or choose another --out"

@@ -97,6 +97,6 @@ def _print(status: "StudyStatus") -> None:
     ]
     print_table(("run", "state", "steps", "time", "initial weights", ""), rows, numbers=("steps", "time"))
     done = sum(run.state == "evaluated" for run in status.runs)
-    click.echo(f"{done} of {len(status.runs)} runs are evaluated; remaining: {status.remaining.describe()}")
+    click.echo(f"{done} of {len(status.runs)} runs are evaluated; remaining: {status.remaining}")
     if status.report is not None:
         click.echo(f"the report is in {status.report}")
