@@ -2,10 +2,8 @@
 
 import contextlib
 import logging
-import os
-import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
@@ -62,8 +60,8 @@ class Collector:
         self._ended = threading.Event()
         self._log = RateLimitedLog(logger)
         self._threads = [
-            NamedThread("view events", _ending_the_process(self._events)),
-            NamedThread("view pictures", _ending_the_process(self._read_pictures)),
+            NamedThread("view events", self._events),
+            NamedThread("view pictures", self._read_pictures),
         ]
 
     def __enter__(self) -> Self:
@@ -158,16 +156,3 @@ class Collector:
                 picture.release()
             self._metrics.add_picture(held)
             self._memory.add_picture(held)
-
-
-def _ending_the_process(work: Callable[[], None]) -> Callable[[], None]:
-    """Return work whose bug ends this process, which the line starts again: a page that stands still is worse."""
-
-    def run() -> None:
-        try:
-            work()
-        except Exception:
-            logger.exception("the page ends")
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    return run

@@ -127,13 +127,6 @@ class Second(msgspec.Struct):
     events: int = 0
 
 
-class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
-    """Thresholds in logits."""
-
-    score: float
-    evidence: float
-
-
 @dataclass
 class CameraMemory:
     """The last frames of one camera."""
@@ -187,8 +180,8 @@ class Memory:
         self.pictures_fault: str | None = None
         """Why no picture comes, as a sentence."""
         self.cameras = {name: CameraMemory() for name in cameras}
-        self.thresholds: Thresholds | None = None
-        """Of the newest verdict."""
+        self.thresholds: dict[str, float] | None = None
+        """`score` and `evidence` of the newest verdict, logits."""
         self.state_changes = 0
         """Counts changes of the line's state that a page shows at once."""
         self.listener: Callable[[], None] = lambda: None
@@ -223,7 +216,7 @@ class Memory:
                     camera.newest_ns = event.times.captured_monotonic_ns
                     camera.captured_ns.append(camera.newest_ns)
             _add_to_history(camera.seconds, event)
-            self.thresholds = Thresholds(score=event.score_threshold, evidence=event.evidence_threshold)
+            self.thresholds = {"score": event.score_threshold, "evidence": event.evidence_threshold}
             self._rows.append(row_of(event))
             self._rows_added += 1
         self.listener()

@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import logging
+import os
 import re
 import signal
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import FrameType
@@ -36,6 +39,8 @@ from heatline.edge.monitor.store import EvidenceStore, evidence_of
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, journal_of, name_of
 from heatline.edge.util.listener import ACCEPTED_AT_ONCE, Listener
 from heatline.edge.util.process import yield_processor
+
+logger = logging.getLogger(__name__)
 
 STATIC = Path(__file__).with_name("static")
 MOST_CONNECTIONS = 128
@@ -89,6 +94,7 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None], choose
         app = application(file, name_of(line), memory, metrics, store, picture_socket(file), choose)
         server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
         signal.signal(signal.SIGTERM, _leave)
+        threading.excepthook = _end_at_a_bug
         cv2.setNumThreads(1)  # the other cores belong to inspection
         yield_processor()
         with collector:
@@ -229,3 +235,9 @@ def _url(listen: str, bound: socket.socket, web: WebConfig) -> str:
 def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
     """End in order, also when uvicorn raises SIGTERM again after its own end."""
     raise SystemExit(0)
+
+
+def _end_at_a_bug(failed: threading.ExceptHookArgs) -> None:
+    """End this process, which the line starts again: a page that stands still is worse."""
+    logger.error("the page ends", exc_info=failed.exc_value)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -6,7 +6,7 @@ from statistics import median, quantiles
 import msgspec
 
 from heatline.edge.drift import describe_change, describe_limits
-from heatline.edge.monitor.memory import NS, CameraMemory, Memory, Thresholds
+from heatline.edge.monitor.memory import NS, CameraMemory, Memory
 from heatline.edge.util.text import format_count, is_are
 from heatline.edge.wire.events import (
     Account,
@@ -29,13 +29,6 @@ STALE_AFTER_SECONDS = 2.0
 RESTART_SHOWN_SECONDS = 60.0
 
 
-class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """Time from capture to the hand-over of the verdict, over the last verdicts."""
-
-    median: float
-    p95: float
-
-
 class Camera(msgspec.Struct, frozen=True, kw_only=True):
     """A camera, and its frames."""
 
@@ -43,7 +36,8 @@ class Camera(msgspec.Struct, frozen=True, kw_only=True):
     """That of its last status; UNKNOWN while the line does not run."""
     detail: str | None
     rate_fps: float
-    latency_ms: Latency | None
+    latency_ms: dict[str, float] | None
+    """`median` and `p95` of the time from capture to the hand-over of the verdict, over the last verdicts."""
     newest_age_ms: float | None
     """Time since the capture of its newest frame; null: none came since this page's program started."""
     frame_period_ms: float | None
@@ -71,8 +65,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     product: str | None
     acting: bool | None
     precision: str | None
-    thresholds: Thresholds | None
-    """Of the newest verdict."""
+    thresholds: dict[str, float] | None
+    """`score` and `evidence` of the newest verdict, logits."""
     words: list[str]
     """Sentences for people, the most severe first."""
 
@@ -148,7 +142,7 @@ def _camera(memory: Memory, name: str, running: bool, now_ns: int) -> Camera:
         state=known.state if known else "UNKNOWN",
         detail=known.detail or (known.reason and in_words(f"failed.{known.reason}")) if known else None,
         rate_fps=camera.rate_fps(memory.wall_ns()) if running else 0.0,
-        latency_ms=Latency(median=median(latencies), p95=_p95(latencies)) if latencies else None,
+        latency_ms={"median": median(latencies), "p95": _p95(latencies)} if latencies else None,
         newest_age_ms=None if age_ns is None else age_ns / 1e6,
         frame_period_ms=None if period_ns is None else period_ns / 1e6,
         stale=age_ns is None or age_ns > limit_ns,
