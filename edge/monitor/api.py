@@ -114,24 +114,24 @@ class Api:
         reading = [Route(path, handler) for path, handler in handlers.items()]
         return [*reading, Route("/api/marks", self.mark, methods=["POST"])]
 
-    def healthz(self, _: Request) -> Response:
+    async def healthz(self, _: Request) -> Response:
         return json({"status": "the program of the page works; /readyz says whether the line does"})
 
-    def readyz(self, _: Request) -> Response:
+    async def readyz(self, _: Request) -> Response:
         handshake = self._state().handshake
         return json(handshake, 200 if handshake.state in ("READY", "BUSY") else 503)
 
     async def metrics(self, _: Request) -> Response:
         return Response(await asyncio.to_thread(self._metrics.exposition), media_type=METRICS_TYPE)
 
-    def state(self, _: Request) -> Response:
+    async def state(self, _: Request) -> Response:
         return json(self._state())
 
     def verdicts(self, request: Request) -> Response:
         rows, _ = self._memory.rows(_number(request, "limit", 50, 1, ROWS))
         return json({"rows": located(rows, self._pictures)})
 
-    def history(self, request: Request) -> Response:
+    async def history(self, request: Request) -> Response:
         return json(history(self._memory, _number(request, "seconds", 600, 1, HISTORY_SECONDS)))
 
     def scores(self, request: Request) -> Response:
