@@ -38,7 +38,7 @@ from heatline.edge.inference import Precision
 from heatline.edge.inference.engine import PROCESSOR
 from heatline.edge.inference.opening import PRECISIONS
 from heatline.edge.inspection.inspector import ANY_CAMERA, PendingFrame, Setup, product_references
-from heatline.edge.service.loading import prepare
+from heatline.edge.service.changeover import prepare
 from heatline.edge.util.files import read_toml
 from heatline.edge.util.process import cores
 from heatline.edge.wire.events import VerdictEvent

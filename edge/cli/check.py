@@ -24,6 +24,7 @@ from heatline.edge.monitor.feed import check_socket
 from heatline.edge.monitor.pictures import picture_socket
 from heatline.edge.monitor.recorder import check_folder, require_unused
 from heatline.edge.monitor.store import evidence_folder
+from heatline.edge.service.changeover import PreparedSetup, prepare
 from heatline.edge.service.events import bundle_name
 from heatline.edge.service.line import (
     bound_addresses,
@@ -32,7 +33,6 @@ from heatline.edge.service.line import (
     open_cameras,
     require_distinct,
 )
-from heatline.edge.service.loading import PreparedSetup, prepare
 from heatline.edge.target import KeyFiles, endpoint_of
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.process import require_limits
@@ -61,7 +61,7 @@ def check(line: Path, as_json: bool) -> None:
     state = state_folder(otherwise=STATE_FOLDERS / line.stem if line.absolute().parent == LINES else None)
     for name, level in (
         ("heatline.edge.cameras", logging.CRITICAL),
-        ("heatline.edge.service.loading", logging.WARNING),
+        ("heatline.edge.service.changeover", logging.WARNING),
     ):
         logging.getLogger(name).setLevel(level)  # the report or the error has the same text
     # In the order of `heatline.edge.service.lifecycle`, so that the first fault is the one that run ends with.

@@ -108,10 +108,6 @@ class Ledger:
         with self._lock:
             return {name: camera.account() for name, camera in self._cameras.items() if name != PROBE}
 
-    def captured(self, camera: str) -> int:
-        """Return how many frames a camera has announced."""
-        return self._cameras[camera].captured
-
     @property
     def setup(self) -> Setup:
         """The active setup, which inspects frames that are announced now."""

@@ -22,7 +22,7 @@ from heatline.edge.inspection.pipeline import Camera, Pipeline
 from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.monitor.pictures import picture_socket
 from heatline.edge.monitor.store import evidence_folder
-from heatline.edge.service.changeover import Changeover, ProductMemory
+from heatline.edge.service.changeover import Changeover, PreparedSetup, ProductMemory, describe_setup, prepare
 from heatline.edge.service.events import EventEmitter, Heartbeat
 from heatline.edge.service.line import (
     Line,
@@ -33,7 +33,6 @@ from heatline.edge.service.line import (
     require_distinct,
     serve_commands,
 )
-from heatline.edge.service.loading import PreparedSetup, describe_setup, prepare
 from heatline.edge.service.sidecar import Sidecar
 from heatline.edge.service.status import StatusMonitor
 from heatline.edge.util.systemd import notify, notify_starting, publish_address, state_folder

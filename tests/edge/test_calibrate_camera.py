@@ -16,7 +16,7 @@ from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.config import load_config
 from heatline.edge.errors import BundleError
 from heatline.edge.frames import Frame, Stamp
-from heatline.edge.service.loading import prepare
+from heatline.edge.service.changeover import prepare
 from tests.command import complaint, heatline
 from tests.edge.lines import write_pictures
 from tests.edge.test_plausibility import CHANNELS, frames

@@ -21,7 +21,7 @@ from heatline.edge.bundle.plausibility import RIDGE, Plausibility, ProductTiles,
 from heatline.edge.config import load_config
 from heatline.edge.errors import BundleError
 from heatline.edge.frames import Frame, Stamp
-from heatline.edge.service.loading import prepare
+from heatline.edge.service.changeover import prepare
 from tests.command import heatline
 from tests.small_bundle import contents_of, manifest, white_frame
 
