@@ -436,12 +436,20 @@ def load(pictures: Pictures, number: int, picture: str) -> Loaded:
         StorageError: the storage does not answer.
     """
     stamp, content = Stamp("archive", number, picture), None
+    storage, name = pictures.place(picture)
     try:
-        data = _read(*pictures.place(picture), picture)
+        data = storage.read(name)
         content = xxhash.xxh3_64_hexdigest(data)
         return Loaded(content, Frame(stamp, *decode_image(picture, data)))
     except InputError as error:
-        return Loaded(content, BadFrame(stamp, "unreadable", str(error)))
+        sentence = str(error)
+    except (FileNotFoundError, StorageError) as error:
+        if isinstance(error, StorageError) and not storage.is_local:  # it may answer later
+            raise
+        cause = error if isinstance(error, FileNotFoundError) else error.__cause__
+        reason = getattr(cause, "strerror", None) or "No such file or directory"
+        sentence = f"{picture} cannot be read ({reason}); check the path and its permissions"
+    return Loaded(content, BadFrame(stamp, "unreadable", sentence))
 
 
 def read_ahead(load: Callable[[Item], Result], items: Iterable[Item], depth: int = READ_AHEAD) -> Iterator[Result]:
@@ -466,23 +474,6 @@ def _open_shipped(digest: str, files: Files, job: Job) -> tuple[BundleInspector,
             raise BundleError(f"bundle {bundle.digest[:12]}… came, expected {digest[:12]}…; do not change it meanwhile")
         verified = open_verified_engine(bundle, job.engine, job.precision, threads=1)
         return BundleInspector(bundle, verified), verified
-
-
-def _read(storage: Storage, name: str, picture: str) -> bytes:
-    """Read a picture's file.
-
-    Raises:
-        InputError: the file cannot be read, now or later.
-        StorageError: the storage does not answer.
-    """
-    try:
-        return storage.read(name)
-    except (FileNotFoundError, StorageError) as error:
-        if isinstance(error, StorageError) and not storage.is_local:  # it may answer later
-            raise
-        cause = error if isinstance(error, FileNotFoundError) else error.__cause__
-        reason = getattr(cause, "strerror", None) or "No such file or directory"
-        raise InputError(f"{picture} cannot be read ({reason}); check the path and its permissions") from error
 
 
 def _found(loaded: Loaded, result: InspectionResult) -> Row:

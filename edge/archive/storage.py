@@ -26,6 +26,7 @@ from heatline.edge.util.files import open_plain, replacing, sync_folder
 from heatline.edge.util.text import utf8_safe
 
 LABELS = ("good", "defective")
+EXPECTED_LABELS = "good or defective, or none"
 EXPECTED = "a folder of pictures, a quoted glob, a .txt file of paths, or a Parquet table with a column picture"
 _URI = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?<=://)[^/@?]*@|(?<=[?&])(access_key|secret_key|session_token)=[^&]*&?", re.IGNORECASE)
@@ -305,23 +306,16 @@ def _table(storage: Storage, shown: str) -> Iterator[Listed]:
                 "or path, and optionally group and label"
             )
         columns = [path, *(name for name in ("group", "label") if name in names)]
-        for batch in table.to_batches(columns=columns):
-            yield from _rows(batch, path, shown)
+        for row in (row for batch in table.to_batches(columns=columns) for row in batch.to_pylist()):
+            picture, label = str(row[path] or ""), row.get("label")
+            if not picture:
+                raise InputError(f"{shown} has a row without a path in its column {path}; write it again")
+            if label not in (None, *LABELS):
+                raise InputError(f"{shown} has the label {label!r} for {picture}; expected {EXPECTED_LABELS}")
+            group = row.get("group")
+            yield Listed(picture, _parent(picture) if group is None else str(group), label)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{shown} cannot be read as Parquet ({last_line(error)}); write it again") from error
-
-
-def _rows(batch: pa.RecordBatch, path: str, shown: str) -> Iterator[Listed]:
-    columns = {name: batch.column(name).cast(pa.string()).to_pylist() for name in batch.schema.names}
-    nothing: list[str | None] = [None] * batch.num_rows
-    for picture, group, label in zip(
-        columns[path], columns.get("group", nothing), columns.get("label", nothing), strict=True
-    ):
-        if not picture:
-            raise InputError(f"{shown} has a row without a path in its column {path}; write it again")
-        if label is not None and label not in LABELS:
-            raise InputError(f"{shown} has the label {label!r} for {picture}; expected {' or '.join(LABELS)}, or none")
-        yield Listed(picture, _parent(picture) if group is None else group, label)
 
 
 def _is_picture(path: str) -> bool:
