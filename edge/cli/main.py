@@ -67,6 +67,8 @@ class HeatlineGroup(CommandGroup):
 
             found = list(entry_points(group="heatline.commands", name=name))
             if not found:
+                # click suggests similar names of these
+                self.commands = dict.fromkeys(self.list_commands(context), self)
                 return None
             command = found[0].load()
         assert isinstance(command, click.Command)

@@ -93,7 +93,11 @@ def test_a_wrong_command_line_is_exit_code_2_and_a_wrong_address_7_without_a_tra
         assert (result.returncode, result.stdout) == (2, "")
         assert "Error:" in result.stderr
         assert "Traceback" not in result.stderr
-    for typed, suggested in (("tran", "Did you mean 'train'"), ("qqq", ""), ("bundle shw", "Did you mean 'show'?")):
+    for typed, suggested in (
+        ("tran", "Did you mean one of: 'retrain', 'train'?"),
+        ("qqq", ""),
+        ("bundle shw", "Did you mean 'show'?"),
+    ):
         message = heatline(*typed.split()).stderr
         assert suggested in message
         assert ("Did you mean" in message) == bool(suggested)
@@ -155,10 +159,10 @@ def test_check_and_run_spare_a_file_at_an_ipc_address_and_check_leaves_no_socket
     precious, before = tmp_path / "precious.txt", line.read_text()
     precious.write_text("mine")
     for path, words in (
-        (precious, f"{precious} is not a socket; remove it, or set events.bind to another path"),
-        (tmp_path / "frames", "frames is not a socket"),
-        (tmp_path / "none" / "socket", f"the folder {tmp_path}/none does not exist; make it, or set events.bind"),
-        (tmp_path / ("x" * 108), "its path is longer than 107 bytes; set events.bind to a shorter one"),
+        (precious, f"{precious} cannot be bound (File exists); another line may use it"),
+        (tmp_path / "frames", "frames cannot be bound (File exists); another line may use it"),
+        (tmp_path / "none" / "socket", "cannot be bound (No such file or directory"),
+        (tmp_path / ("x" * 108), "cannot be bound (File name too long"),
     ):
         line.write_text(before.replace(address, f"ipc://{path}"))
         results = [heatline(command, line) for command in ("check", "run")]
