@@ -159,10 +159,10 @@ def test_check_and_run_spare_a_file_at_an_ipc_address_and_check_leaves_no_socket
     precious, before = tmp_path / "precious.txt", line.read_text()
     precious.write_text("mine")
     for path, words in (
-        (precious, f"{precious} cannot be bound (File exists); another line may use it"),
-        (tmp_path / "frames", "frames cannot be bound (File exists); another line may use it"),
-        (tmp_path / "none" / "socket", "cannot be bound (No such file or directory"),
-        (tmp_path / ("x" * 108), "cannot be bound (File name too long"),
+        (precious, f"{precious} is not a socket; remove it, or set events.bind to another path"),
+        (tmp_path / "frames", "frames is not a socket"),
+        (tmp_path / "none" / "socket", f"the folder {tmp_path}/none does not exist; make it, or set events.bind"),
+        (tmp_path / ("x" * 108), "its path is longer than 107 bytes; set events.bind to a shorter one"),
     ):
         line.write_text(before.replace(address, f"ipc://{path}"))
         results = [heatline(command, line) for command in ("check", "run")]
