@@ -12,7 +12,7 @@ import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.sockets import PARTS_KEPT, monitor, monitor_event, receive
+from heatline.edge.delivery.sockets import PARTS_KEPT, monitor, monitor_event, ms_until, receive
 from heatline.edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
 from heatline.edge.wire.commands import (
     Announced,
@@ -248,7 +248,7 @@ class Commander(Client):
     def _ask(self, request: Request) -> Reply:
         until_s = time.monotonic() + self.timeout_s
         self._send(to_bytes(request), until_s)
-        while self._socket.poll(_ms_left(until_s)):
+        while self._socket.poll(ms_until(until_s)):
             reply = reply_from(receive(self._socket, PARTS_KEPT)[-1])
             if reply.request_id == request.request_id:
                 return reply
@@ -260,7 +260,7 @@ class Commander(Client):
         )
 
     def _send(self, data: bytes, until_s: float) -> None:
-        while self._socket.poll(_ms_left(until_s), zmq.POLLOUT):
+        while self._socket.poll(ms_until(until_s), zmq.POLLOUT):
             with contextlib.suppress(zmq.Again):  # the line has gone again meanwhile
                 self._socket.send(data, zmq.NOBLOCK)
                 return
@@ -272,7 +272,3 @@ class Commander(Client):
             f"{self._address} was not reached within {self.timeout_s:g} s, and the command was not sent; "
             "is the line running, and is its commands.bind this address?"
         )
-
-
-def _ms_left(until_s: float) -> int:
-    return max(0, round((until_s - time.monotonic()) * 1000))

@@ -13,7 +13,7 @@ import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client import Client, client_socket, connect, require_authorized
-from heatline.edge.delivery.sockets import PARTS_KEPT, notice_vanished_peers, receive
+from heatline.edge.delivery.sockets import PARTS_KEPT, ms_until, notice_vanished_peers, receive
 from heatline.edge.errors import (
     AccessError,
     DeliveryError,
@@ -316,7 +316,7 @@ class Follower(Client):
                 self._follow()
             assert self._socket is not None
             silent_s = self._received_s + HEARTBEATS_MISSED * self._heartbeat_s
-            if self._socket.poll(_ms_until(min(silent_s, until_s))):
+            if self._socket.poll(ms_until(min(silent_s, until_s))):
                 self._received_s = time.monotonic()
                 try:
                     self._take(receive(self._socket, 2 * LARGEST_WINDOW + 2))
@@ -480,9 +480,3 @@ def _connected(context: zmq.Context["zmq.Socket[bytes]"], address: str, keys: Cl
     notice_vanished_peers(socket)
     connect(socket, address, "tcp://127.0.0.1:5558")
     return socket
-
-
-def _ms_until(then_s: float) -> int | None:
-    """Return the time left, None if unlimited. Rounded up, so that the caller does not poll with 0 ms repeatedly."""
-    left_s = then_s - time.monotonic()
-    return None if left_s == float("inf") else max(0, int(left_s * 1000) + 1)

@@ -4,15 +4,15 @@ docs/commands.md describes the protocol of commands.
 """
 
 import contextlib
-import itertools
 import logging
 import os
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Generic, NamedTuple
+from typing import Any, ClassVar, Generic
 
 import msgspec
 import zmq
@@ -193,8 +193,9 @@ class RouterServer(SocketServer, Generic[RequestT]):
         self._access.refusals.note(self.name, refused.reason, refused.detail)
 
 
-class _Requester(NamedTuple):
-    """Sender of a request, to whom the reply goes."""
+@dataclass(frozen=True, eq=False)
+class _Requester:
+    """Sender of one request, to whom the reply goes."""
 
     route: Route
     request_id: str | None = None
@@ -218,9 +219,8 @@ class CommandServer(RouterServer[commands.Request]):
     def __init__(self, address: str, handle: Handle, access: Access | None = None) -> None:
         super().__init__(address, access)
         self._handle = handle
-        self._unanswered: dict[int, _Requester] = {}
+        self._unanswered: set[_Requester] = set()
         self._answered: deque[tuple[_Requester, commands.Reply]] = deque()
-        self._numbers = itertools.count()
 
     def _serve(self, socket: zmq.Socket[bytes], authenticator: Authenticator) -> None:
         while not self._closing:
@@ -236,33 +236,28 @@ class CommandServer(RouterServer[commands.Request]):
             return
         with self._lock:
             full = len(self._unanswered) >= UNANSWERED_AT_MOST
-            number = next(self._numbers)
             if not full:
-                self._unanswered[number] = requester
+                self._unanswered.add(requester)
         if full:
             detail = (
                 f"{UNANSWERED_AT_MOST} requests wait for their reply already; wait for replies before you send more"
             )
             self._send(socket, requester, commands.refusal("busy", detail))
             return
-        answer = partial(self._answer, number)
+        answer = partial(self._answer, requester)
         try:
             self._handle(request, answer)
         except Exception as error:
             self._faults.error("%s: the request %s failed", self.address, request, exc_info=error)
-            answer(
-                commands.refusal(
-                    "fault", "heatline failed at this request, which is a fault of its own; see the line's log"
-                )
-            )
+            detail = "heatline failed at this request, which is a fault of its own; see the line's log"
+            answer(commands.refusal("fault", detail))
 
-    def _answer(self, number: int, reply: commands.Reply) -> None:
+    def _answer(self, requester: _Requester, reply: commands.Reply) -> None:
         with self._lock:
-            requester = self._unanswered.get(number)
-            if requester is None:  # it was answered before, or refused because the server stopped
+            if requester not in self._unanswered:  # it was answered before, or refused because the server stopped
                 return
             to_bytes(reply)  # a reply that cannot be encoded fails here, in its maker's thread
-            del self._unanswered[number]
+            self._unanswered.remove(requester)
             self._answered.append((requester, reply))
             self._wake_up()
 
@@ -282,7 +277,7 @@ class CommandServer(RouterServer[commands.Request]):
         """Refuse the requests that wait for their reply, and those that wait to be read."""
         self._send_answers(socket)
         with self._lock:
-            waiting = list(self._unanswered.values())
+            waiting = list(self._unanswered)
             self._unanswered.clear()
         stopping = commands.refusal("stopping", "the line stops; ask again once it has started")
         for requester in waiting:

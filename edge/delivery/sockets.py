@@ -5,6 +5,7 @@ import errno
 import os
 import socket as sockets
 import struct
+import time
 from pathlib import Path
 
 import zmq
@@ -117,3 +118,9 @@ def receive_frames(socket: zmq.Socket[bytes], parts_kept: int) -> list[zmq.Frame
         if len(parts) < parts_kept:
             parts.append(part)
     return parts
+
+
+def ms_until(then_s: float) -> int | None:
+    """Return the time left, None if unlimited. Rounded up, so that the caller does not poll with 0 ms repeatedly."""
+    left_s = then_s - time.monotonic()
+    return None if left_s == float("inf") else max(0, int(left_s * 1000) + 1)
