@@ -17,15 +17,6 @@ from numpy.typing import NDArray
 from heatline.edge.bundle import Bundle
 from heatline.edge.bundle.appearance import ImageStatistics
 from heatline.edge.bundle.manifest import QUANTILES, Measure, Reference
-from heatline.edge.bundle.reference_picture import (
-    LONGEST_PX,
-    Grey,
-    ReferencePicture,
-    Shift,
-    measure_shift,
-    reduce,
-    thin,
-)
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.reference.alignment import Pose
 from heatline.edge.reference.reference import Reference as ProductReference
@@ -44,12 +35,12 @@ MARGIN = 0.25
 RETURN = 0.2
 """A measure that has drifted must come back this much further, as a share of the distance from the bound to the median:
 otherwise a warning would begin and end all the time."""
-LOWEST_MATCH = 0.2
-"""With a lower peak of the correlation, a shift means nothing: pictures without a common content have up to 0.15."""
-REGISTERED_SHARE = 0.9
-"""The share of the calibration frames that must match the mean of the others."""
-TOLERATED_PX = 1.0
-"""Tolerated shift, px of the reduced picture: 0.4 % of the frame's longer side."""
+TOLERATED_SHIFT = 1 / 256
+"""Tolerated shift, as a share of the frame's longer side."""
+THINNED_PX = 768
+"""Least longest side of a large frame when its pixels are averaged. To average all pixels of a frame of 20 MP takes
+0.1 s, for which the verdict of the next frame would wait."""
+NO_REFERENCE = "the bundle compares frames with no reference"
 RELATIVE_SLACK: dict[Measure, float] = {"brightness": 0.03, "sharpness": 0.05}
 """Tolerated difference as a share of the median: frames of one still part are all alike."""
 ABSOLUTE_SLACK: dict[Measure, float] = {"saturation": 0.02, "turn": 0.1, "match": 0.05, "score": 0.25, "evidence": 0.25}
@@ -100,7 +91,6 @@ class PictureSample:
     """Of `ImageStatistics`."""
     saturation: float
     """0: grey, 1: pure colours. It does not depend on the brightness."""
-    reduced: Grey
     pose: Pose | None = None
     """Of an aligned frame. None: there is no reference of the product."""
 
@@ -108,7 +98,7 @@ class PictureSample:
     def of(cls, rgb: NDArray[np.uint8]) -> "PictureSample":
         """Measure an RGB uint8 frame [H, W, 3]."""
         grey = ImageStatistics.of(rgb)
-        return cls((rgb.shape[0], rgb.shape[1]), grey.brightness, grey.sharpness, saturation_of(rgb), reduce(rgb))
+        return cls((rgb.shape[0], rgb.shape[1]), grey.brightness, grey.sharpness, saturation_of(rgb))
 
 
 def saturation_of(rgb: NDArray[np.uint8]) -> float:
@@ -120,6 +110,16 @@ def saturation_of(rgb: NDArray[np.uint8]) -> float:
     highest, lowest = small.max(axis=2).astype(np.int64), small.min(axis=2)
     total = int(highest.sum())
     return float((highest - lowest).sum()) / total if total else 0.0
+
+
+def thin(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return each n-th pixel of each n-th row of a large RGB uint8 frame [H, W, 3], and a smaller frame as it is."""
+    height, width = rgb.shape[:2]
+    step = max(height, width) // THINNED_PX
+    if step < 2:
+        return rgb
+    size = max(1, width // step), max(1, height // step)
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
 def pose_values(pose: Pose) -> dict[Measure, float]:
@@ -149,7 +149,7 @@ class ExpectedRange(NamedTuple):
 
 def fit_reference(
     samples: Sequence[PictureSample], scores: Sequence[float], evidence: Sequence[float], why_unscored: str = ""
-) -> tuple[Reference | None, ReferencePicture | None]:
+) -> Reference | None:
     """Derive the reference from frames; None: there are fewer than 10.
 
     Args:
@@ -157,10 +157,9 @@ def fit_reference(
         scores: of good frames that did not train the model, logits.
         evidence: the median of each such frame's heatmap, logits.
         why_unscored: why there are no scores, if there are none.
-    Returns: the reference for the manifest, and the picture to measure a shift against.
     """
     if len(samples) < FEWEST_FRAMES:
-        return None, None
+        return None
     values: dict[Measure, Sequence[float]] = {
         "brightness": [each.brightness for each in samples],
         "sharpness": [each.sharpness for each in samples],
@@ -172,28 +171,21 @@ def fit_reference(
     else:
         unwatched["saturation"] = "the pictures are grey"
     poses = [pose_values(each.pose) for each in samples if each.pose is not None]
-    picture, shifts, reason = (None, [], "") if poses else _fit_picture(samples)
     if poses:
         values |= {measure: [each[measure] for each in poses] for measure in OF_POSE}
-    elif picture is not None:
-        found = [each for each in shifts if each.match >= LOWEST_MATCH]
-        values["shift_x"], values["shift_y"] = [each.x_px for each in found], [each.y_px for each in found]
-        values["match"] = [each.match for each in shifts]
     else:
-        unwatched |= dict.fromkeys(("shift_x", "shift_y", "match"), reason)
+        unwatched |= dict.fromkeys(OF_POSE, NO_REFERENCE)
     if len(scores) >= FEWEST_SCORES:
         values["score"], values["evidence"] = scores, evidence
     else:
         few = f"this needs {FEWEST_SCORES} good frames, and {len(scores)} came"
         unwatched |= dict.fromkeys(("score", "evidence"), why_unscored or few)
-    reference = Reference(
+    return Reference(
         frames=len(samples),
         measures={name: [float(each) for each in np.quantile(of, QUANTILES)] for name, of in values.items()},
         unwatched=unwatched,
-        frame_hw=samples[0].frame_hw if poses else None if picture is None else picture.frame_hw,
-        picture_hw=None if picture is None else (picture.grey.shape[0], picture.grey.shape[1]),
+        frame_hw=samples[0].frame_hw if poses else None,
     )
-    return reference, picture
 
 
 def expected_range(reference: Reference, measure: Measure) -> ExpectedRange:
@@ -201,7 +193,7 @@ def expected_range(reference: Reference, measure: Measure) -> ExpectedRange:
     _, low, median, high, _ = reference.measures[measure]
     slack = RELATIVE_SLACK.get(measure, 0.0) * abs(median) + ABSOLUTE_SLACK.get(measure, 0.0)
     if measure in ("shift_x", "shift_y") and reference.frame_hw is not None:
-        slack = TOLERATED_PX * max(reference.frame_hw) / max(reference.picture_hw or [LONGEST_PX])
+        slack = TOLERATED_SHIFT * max(reference.frame_hw)
     below = low - MARGIN * (median - low)
     above = high + MARGIN * (high - median)
     return ExpectedRange(min(below, median - slack), median, None if measure == "match" else max(above, median + slack))
@@ -212,31 +204,12 @@ def choose_evenly(count: int) -> set[int]:
     return set(evenly(count, MOST_FRAMES))
 
 
-def _fit_picture(samples: Sequence[PictureSample]) -> tuple[ReferencePicture | None, list[Shift], str]:
-    """Return the mean picture and the shift of each frame against the mean of the others; None and a reason if the
-    frames do not show the same in the same place.
-    """
-    if len({each.frame_hw for each in samples}) > 1:
-        return None, [], "the frames differ in size"
-    total = np.sum([each.reduced for each in samples], axis=0, dtype=np.float64)
-    # Without the frame itself, which would always match its share of the mean.
-    shifts = [
-        measure_shift((total - each.reduced) / (len(samples) - 1), each.reduced, each.frame_hw) for each in samples
-    ]
-    matching = sum(each.match >= LOWEST_MATCH for each in shifts)
-    if matching < REGISTERED_SHARE * len(samples):
-        return None, [], f"only {matching} of {len(samples)} frames show what the others show in the same place"
-    mean = np.rint(total / len(samples)).astype(np.uint8)
-    return ReferencePicture(mean, samples[0].frame_hw), shifts, ""
-
-
 @dataclass(frozen=True, eq=False)
 class CameraReference:
     """The reference of one camera.
 
     Args:
         reference: of the bundle.
-        picture: to measure shifts against.
         area: the region whose bounding box is measured.
         scored: whether scores and evidence of the camera's frames come from the same region as the reference's.
         farthest: the largest values of a pose that alignment finds. Where they are given, the pose tells the shift: a
@@ -244,7 +217,6 @@ class CameraReference:
     """
 
     reference: Reference
-    picture: ReferencePicture | None
     area: RegionOfInterest = WHOLE_FRAME
     scored: bool = True
     farthest: Mapping[Measure, float] = field(default_factory=dict)
@@ -255,8 +227,6 @@ class CameraReference:
         found = {
             each: expected_range(self.reference, each) for each in measures if self.scored or each not in OF_EVIDENCE
         }
-        if self.farthest and "turn" not in measures:  # its shifts were measured against another picture
-            found = {each: expected for each, expected in found.items() if each not in OF_POSE}
         for each, farthest in self.farthest.items():
             half, known = farthest / 2, found.get(each)
             if known is None or known.high is None or abs(known.median) > half:
@@ -280,13 +250,8 @@ class CameraReference:
             "sharpness": sample.sharpness,
             "saturation": sample.saturation,
         }
-        shift = None if self.picture is None else self.picture.shift_of(sample.reduced, sample.frame_hw)
         if pose is not None:
             values |= pose_values(pose)
-        elif shift is not None:
-            values["match"] = shift.match
-            if shift.match >= LOWEST_MATCH:
-                values["shift_x"], values["shift_y"] = shift.x_px, shift.y_px
         if good is not None:
             values["score"] = good[0]
             values["evidence"] = float(np.nanmedian(good[1]))
@@ -314,22 +279,18 @@ def references_of(
         areas: the present region of interest of each camera. A camera that was calibrated separately, with the same
             region, has its own reference.
         products: what frames are aligned with, by camera, "" for all others.
-    Raises:
-        BundleError: a reference picture does not fit the manifest.
     """
     calibration = bundle.manifest.calibration
     found = {}
     for camera, area in areas.items():
         if (product := products.get(camera) or products.get("")) is not None:
-            found[camera] = CameraReference(Reference(frames=1, measures={}), None, area, scored=False)
+            found[camera] = CameraReference(Reference(frames=1, measures={}), area, scored=False)
         own = calibration.plausible_by_camera.get(camera)
         if own is not None and RegionOfInterest.from_polygons(own.roi, own.exclude) == area:
             if own.reference is not None:
-                found[camera] = CameraReference(own.reference, bundle.reference_picture(camera), area)
+                found[camera] = CameraReference(own.reference, area)
         elif calibration.reference is not None:
-            found[camera] = CameraReference(
-                calibration.reference, bundle.reference_picture(), scored=area == WHOLE_FRAME
-            )
+            found[camera] = CameraReference(calibration.reference, scored=area == WHOLE_FRAME)
         if product is not None:
             px, degrees = product.aligner.farthest
             found[camera] = replace(found[camera], farthest={"shift_x": px, "shift_y": px, "turn": degrees})

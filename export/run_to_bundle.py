@@ -13,7 +13,6 @@ from heatline.edge import __version__
 from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
 from heatline.edge.bundle.manifest import (
     PRODUCT_TILES,
-    REFERENCE_PICTURE,
     SCHEMA,
     Grid,
     Map,
@@ -142,7 +141,7 @@ def export_run(
             plausibility, appearances = fit_product(validating.images, grid, engine, of_product)
         # Frames that the model was trained on score lower than new ones.
         scored = scored if validating.are_new else []
-        drift, picture = fit_reference(
+        drift = fit_reference(
             appearances,
             [frame.highest_logit for frame in scored],
             [frame.median_evidence for frame in scored],
@@ -208,8 +207,6 @@ def export_run(
     files = {**graphs, GOLDEN: golden.to_bytes()}
     if plausibility.tiles is not None:
         files[PRODUCT_TILES] = plausibility.tiles.to_bytes()
-    if picture is not None:
-        files[REFERENCE_PICTURE] = picture.to_bytes()
     if of_product is not None:
         files[product_picture_of("")] = of_product.to_png()
     return write_bundle(target, manifest, files)

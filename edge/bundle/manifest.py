@@ -19,8 +19,6 @@ SCHEMA = 13
 
 PRODUCT_TILES = "product_tiles.npz"
 """The file of the features of the product's tiles."""
-REFERENCE_PICTURE = "reference.npz"
-"""The file of the picture that shifts are measured against."""
 MOST_FEATURES = 4096
 
 Positive = Annotated[int, Meta(gt=0)]
@@ -104,7 +102,6 @@ Range = tuple[Finite, Finite | None]
 Measure = Literal["brightness", "sharpness", "saturation", "shift_x", "shift_y", "turn", "match", "score", "evidence"]
 """What drift compares, see `heatline.edge.drift`."""
 QUANTILES = 0.0, 0.05, 0.5, 0.95, 1.0
-PicturePx = Annotated[int, Meta(ge=1, le=256)]
 
 
 class Reference(_Part, frozen=True):
@@ -117,9 +114,7 @@ class Reference(_Part, frozen=True):
     unwatched: dict[Measure, str] = {}
     """Why a measure is missing."""
     frame_hw: tuple[Positive, Positive] | None = None
-    """Size of the frames, px, to which the reference picture belongs."""
-    picture_hw: tuple[PicturePx, PicturePx] | None = None
-    """Size of the reference picture, px; none: there is none, and no shift is measured."""
+    """Size of the frames, px, that are compared with a reference; none: they are not."""
 
 
 class Areas(_Part, frozen=True):
@@ -390,11 +385,6 @@ def product_tiles_of(camera: str) -> str:
     return f"product_tiles.{camera}.npz"
 
 
-def reference_picture_of(camera: str) -> str:
-    """Return the name of the file with the reference picture of one camera."""
-    return f"reference.{camera}.npz"
-
-
 def product_picture_of(camera: str) -> str:
     """Return the name of the file with the reference that frames of one camera are compared with; empty: of all."""
     return f"product.{camera}.png" if camera else "product.png"
@@ -471,25 +461,12 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[object, str]]:
             and (features is None or tiles not in manifest.files),
             f"states a plausible distance of features, and has no {tiles} or no features",
         )
-        if each.reference is not None:
-            picture = reference_picture_of(camera) if camera else REFERENCE_PICTURE
-            yield from _reference_contradictions(each.reference, picture, picture in manifest.files)
+        for measure, quantiles in ({} if each.reference is None else each.reference.measures).items():
+            yield quantiles != sorted(quantiles), f"states quantiles {quantiles} of {measure}, expected rising ones"
     yield manifest.references and not compares, "has references, and its graph compares with none"
     for reference in manifest.references.values():
         yield reference.file not in manifest.files, f"names the reference {reference.file} and lists no such file"
     yield from _precision_contradictions(manifest)
-
-
-def _reference_contradictions(reference: Reference, picture: str, is_listed: bool) -> Iterator[tuple[object, str]]:
-    for measure, quantiles in reference.measures.items():
-        yield quantiles != sorted(quantiles), f"states quantiles {quantiles} of {measure}, expected rising ones"
-    by_pose = "turn" in reference.measures  # then a shift is one against the picture of the product
-    shifts = not by_pose and {"shift_x", "shift_y", "match"} & reference.measures.keys()
-    has_picture = reference.picture_hw is not None and reference.frame_hw is not None and is_listed
-    yield (
-        (shifts or reference.picture_hw is not None) and not has_picture,
-        f"states a reference for shifts, and has no {picture} or no size for it",
-    )
 
 
 def _precision_contradictions(manifest: Manifest) -> Iterator[tuple[object, str]]:

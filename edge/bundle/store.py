@@ -13,15 +13,12 @@ import msgspec
 from heatline.edge.bundle.golden import GoldenTiles
 from heatline.edge.bundle.manifest import (
     PRODUCT_TILES,
-    REFERENCE_PICTURE,
     Manifest,
     Plausible,
     decode_manifest,
     product_tiles_of,
-    reference_picture_of,
 )
 from heatline.edge.bundle.plausibility import Plausibility, ProductTiles
-from heatline.edge.bundle.reference_picture import ReferencePicture
 from heatline.edge.bundle.signature import SIGNATURE, PrivateKey, PublicKey, read_signature, write_signature
 from heatline.edge.errors import BundleError
 from heatline.edge.geometry import RegionOfInterest
@@ -94,21 +91,6 @@ class Bundle:
             raise BundleError(f"{self.path} states limits of cells, and has no cells; export the bundle again")
         return Plausibility(plausible, tiles)
 
-    def reference_picture(self, camera: str | None = None) -> ReferencePicture | None:
-        """Read the picture that shifts are measured against; None: there is none.
-
-        Args:
-            camera: of `plausible_by_camera`; None: the picture for all other cameras.
-        Raises:
-            BundleError: the file does not fit the manifest.
-        """
-        calibration = self.manifest.calibration
-        reference = calibration.reference if camera is None else calibration.plausible_by_camera[camera].reference
-        if reference is None or reference.picture_hw is None or reference.frame_hw is None:
-            return None
-        file = REFERENCE_PICTURE if camera is None else reference_picture_of(camera)
-        return ReferencePicture.load(self.path / file, reference.picture_hw, reference.frame_hw)
-
     def references(self) -> dict[str, Reference]:
         """Read the references that frames are compared with, by camera, "" for all others; empty: there is none.
 
@@ -175,8 +157,6 @@ def open_bundle(path: Path) -> Bundle:
     bundle.references()
     bundle.plausibility()
     bundle.plausibility_by_camera()
-    for camera in (None, *manifest.calibration.plausible_by_camera):
-        bundle.reference_picture(camera)
     return bundle
 
 

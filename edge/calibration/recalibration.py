@@ -19,17 +19,14 @@ from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
 from heatline.edge.bundle.appearance import Appearance
 from heatline.edge.bundle.manifest import (
     PRODUCT_TILES,
-    REFERENCE_PICTURE,
     SCHEMA,
     CameraPlausible,
     ProductReference,
     product_picture_of,
     product_tiles_of,
-    reference_picture_of,
 )
 from heatline.edge.bundle.manifest import Reference as DriftReference
 from heatline.edge.bundle.plausibility import ProductTiles
-from heatline.edge.bundle.reference_picture import ReferencePicture
 from heatline.edge.calibration import GoodFrame
 from heatline.edge.calibration.statistics import interval
 from heatline.edge.colour import to_rgb
@@ -377,22 +374,15 @@ def record_of_camera(camera: str, plausible: CameraPlausible, frames_are: str) -
     return {"camera": camera, **msgspec.to_builtins(plausible), "frames_are": frames_are}
 
 
-def files_of_frames(
-    tiles: ProductTiles | None, picture: ReferencePicture | None, camera: str | None = None
-) -> dict[str, bytes | None]:
-    """Return the files that tell what good frames look like.
+def files_of_frames(tiles: ProductTiles | None, camera: str | None = None) -> dict[str, bytes | None]:
+    """Return the file that tells what good frames look like.
 
     Args:
         tiles: the features of the product's tiles; None: unknown.
-        picture: the mean picture; None: there is none.
-        camera: the camera that both hold for; None: all cameras.
+        camera: the camera that it holds for; None: all cameras.
     """
-    return {
-        PRODUCT_TILES if camera is None else product_tiles_of(camera): None if tiles is None else tiles.to_bytes(),
-        REFERENCE_PICTURE if camera is None else reference_picture_of(camera): None
-        if picture is None
-        else picture.to_bytes(),
-    }
+    name = PRODUCT_TILES if camera is None else product_tiles_of(camera)
+    return {name: None if tiles is None else tiles.to_bytes()}
 
 
 def without_poses(calibration: Calibration, camera: str, others: Collection[str]) -> Calibration:

@@ -242,7 +242,7 @@ def calibrate(
     )
     if not {*trained, *made_of}.isdisjoint(pictures.files):  # their scores show nothing of new frames
         calibration = replace(calibration, held_out_rejected=None, false_reject_at_most=None)
-    reference, picture = fit_reference(
+    reference = fit_reference(
         samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
     )
     calibration = replace(
@@ -270,7 +270,7 @@ def calibrate(
         recalibrated_manifest(
             parent, calibration, new.version, verified.engine, record_of_thresholds(calibration), made
         ),
-        files_of_frames(plausibility.tiles, picture) | ({} if made is None else made.content),
+        files_of_frames(plausibility.tiles) | ({} if made is None else made.content),
         as_json,
         {
             "engine": kind,
@@ -358,7 +358,7 @@ def calibrate_camera(
     reference_of = None if made is None else made.of
     frames, appearances, samples = pictures.run(inspector, progress(f"frames of {camera}"), area, reference_of)
     known, everywhere = fit_plausibility(appearances), parent.plausibility()
-    reference, picture = fit_reference(
+    reference = fit_reference(
         samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
     )
     warnings = _warn_of_outliers(pictures, appearances, {copy for _, copy in find_copies(pictures.files)})
@@ -373,7 +373,7 @@ def calibrate_camera(
     record = record_of_camera(camera, plausible, frames_are)
     new.finish(
         recalibrated_manifest(parent, calibration, new.version, verified.engine, record, made),
-        files_of_frames(known.tiles, picture, camera) | ({} if made is None else made.content),
+        files_of_frames(known.tiles, camera) | ({} if made is None else made.content),
         as_json,
         {"camera": camera, "plausible": plausible, "frames_are": frames_are, "warnings": warnings},
         {

@@ -10,12 +10,10 @@ import msgspec
 from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
 from heatline.edge.bundle.manifest import (
     PRODUCT_TILES,
-    REFERENCE_PICTURE,
     Measure,
     ProductReference,
     Reference,
     product_tiles_of,
-    reference_picture_of,
 )
 from heatline.edge.calibration.recalibration import next_in_series
 from heatline.edge.drift import OF_POSE
@@ -105,14 +103,14 @@ def carry_over(old: Bundle, new: Manifest, *, finetuned: bool) -> tuple[Calibrat
         for camera, each in was.calibration.plausible_by_camera.items()
     }
     calibration = msgspec.structs.replace(calibration, plausible_by_camera=by_camera)
-    names = [name(camera) for camera in by_camera for name in (product_tiles_of, reference_picture_of)]
+    names = [product_tiles_of(camera) for camera in by_camera]
     if has_appearance_of_line(was):
         calibration = msgspec.structs.replace(
             calibration,
             plausible=was.calibration.plausible,
             reference=_without_model(was.calibration.reference, new) or calibration.reference,
         )
-        names += [PRODUCT_TILES, REFERENCE_PICTURE]
+        names.append(PRODUCT_TILES)
     return calibration, _read(old, [name for name in names if name in was.files])
 
 

@@ -11,7 +11,6 @@ import pytest
 from heatline.edge.bundle import Bundle, open_bundle, write_bundle
 from heatline.edge.bundle.manifest import (
     PRODUCT_TILES,
-    REFERENCE_PICTURE,
     CameraPlausible,
     Manifest,
     ProductReference,
@@ -26,7 +25,7 @@ from heatline.train.readers import LabelledFolder
 from heatline.train.run import TrainedRun, restore_config
 from tests.export.retrain.conftest import Trained
 
-FILES = PRODUCT_TILES, REFERENCE_PICTURE, "product_tiles.side.npz", "reference.side.npz"
+FILES = PRODUCT_TILES, "product_tiles.side.npz"
 QUANTILES = [1.0, 2.0, 3.0, 4.0, 5.0]
 REFERENCE = Reference(77, {"brightness": QUANTILES, "score": QUANTILES, "evidence": QUANTILES}, {"saturation": "grey"})
 
