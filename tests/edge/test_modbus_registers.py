@@ -23,7 +23,6 @@ from heatline.edge.bridge.modbus.registers import (
     HANDSHAKE_STATES,
     MAILBOX,
     MOST_CAMERAS,
-    MOST_PER_REQUEST,
     PART_ID_CHARACTERS,
     RESULT_REASONS,
     Entry,
@@ -43,6 +42,7 @@ from heatline.edge.bridge.modbus.registers import (
     result_values,
     symbol_file,
 )
+from heatline.edge.bridge.modbus.server import MOST_READ
 from heatline.edge.errors import ConfigError, EventsLostError
 from heatline.edge.wire.commands import Reason
 from heatline.edge.wire.events import CameraState, HandshakeState, JournalEvent, VerdictEvent, header_of
@@ -63,7 +63,7 @@ def test_blocks_do_not_overlap_and_each_fits_one_request() -> None:
     blocks = register_map(MOST_CAMERAS)
     for block, following in itertools.pairwise(blocks):
         assert block.end <= following.address, following.prefix
-    assert all(block.end - block.address <= MOST_PER_REQUEST for block in blocks)
+    assert all(block.end - block.address <= MOST_READ for block in blocks)
     assert blocks[-1].end <= 65536
     names = [block.name_of(name) for block in blocks for name in block.fields]
     assert len(set(names)) == len(names)

@@ -24,8 +24,6 @@ MAP_VERSION = 1
 """Counts up with every change of an address or of a meaning."""
 PART_ID_CHARACTERS = 64
 """As many as a trigger may name."""
-MOST_PER_REQUEST = 125
-"""Registers in one request, by the standard. Every block fits."""
 MOST_CAMERAS = 100
 
 Value = int | str | bytes
