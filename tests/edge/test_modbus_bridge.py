@@ -194,7 +194,7 @@ def test_a_table_that_cannot_be_used_is_one_sentence(tmp_path: Path, modbus: str
 
 def test_a_line_without_a_file_or_without_a_journal_is_one_sentence(tmp_path: Path) -> None:
     done = heatline("bridge", "modbus", "tcp://127.0.0.1:5558")
-    assert (done.returncode, "name a line configuration" in complaint(done)) == (ConfigError.exit_code, True)
+    assert (done.returncode, "is an address" in complaint(done)) == (ConfigError.exit_code, True)
     file = write_line(tmp_path, "[modbus]\n")
     file.write_text(file.read_text().replace(f'[journal]\nbind = "ipc://{tmp_path}/follow"', ""))
     done = heatline("bridge", "modbus", file)
