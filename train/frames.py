@@ -17,7 +17,6 @@ from heatline.edge.geometry.tiling import TileGrid, cut_tile
 from heatline.train.discovery import THUMBNAIL_PX, thumbnail
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledImage
-from heatline.train.readers.annotation import MarkedObjects
 
 # The cache of decoded frames, in memory-mapped files.
 #
@@ -178,7 +177,7 @@ def fingerprint(images: Sequence[LabelledImage]) -> str:
     digest = sha256()
     for image in images:
         annotation = image.annotation
-        classes = annotation.classes if isinstance(annotation, MarkedObjects) else None
+        classes = None if annotation is None else annotation.classes
         labels: tuple[object, ...] = (
             image.defective, image.labels_only, type(annotation).__name__, classes and sorted(classes)
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,38 +20,6 @@ OnUnusable = Callable[[Path, InputError], None]
 def stop(file: Path, error: InputError) -> None:
     """Raise the error: reading ends at the first file that cannot be used."""
     raise error
-
-
-class Annotation(Protocol):
-    """The marked defects of one picture. A new format needs a module with such a class and an entry in `TRUTHS`."""
-
-    @property
-    def file(self) -> Path:
-        """The file that holds the annotation."""
-
-    def objects(self) -> Counter[str]:
-        """Count the marked objects of each class, whether the class counts as a defect or not.
-
-        A known class without objects counts 0. Masks have no classes, so their result is empty. Errors as `mask`.
-        """
-
-    def marks_defects(self) -> bool:
-        """Whether any defect is marked. Errors as `mask`."""
-
-    def is_exact(self) -> bool:
-        """Whether the marks follow the outline of the defects; boxes overstate defects. Errors as `mask`."""
-
-    def masks_by_class(self, frame_hw: tuple[int, int]) -> dict[str, NDArray[np.bool_]]:
-        """Return the defective pixels of each class that counts as a defect; empty for masks. Errors as `mask`."""
-
-    def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Return the defective pixels, bool [H, W].
-
-        Args:
-            frame_hw: size of the picture, px.
-        Raises:
-            InputError: the file cannot be read, or was made for a picture of another size.
-        """
 
 
 # The shapes of annotations (boxes, polygons, circles, runs), and the pixels that each covers.
@@ -203,11 +171,17 @@ class Marks:
     frame_hw: tuple[int, int] | None
     """Size of the annotated picture, px; None: the file does not state it."""
     objects: tuple[MarkedObject, ...]
+    known: Collection[str] = ()
+    """Classes that the format or the file lists, whether the picture has objects of them or not."""
 
 
 @dataclass(frozen=True)
-class MarkedObjects(ABC):
-    """An `Annotation` that consists of objects with classes; each format implements `marks`."""
+class Annotation(ABC):
+    """The marked defects of one picture: objects with classes, from a file.
+
+    A new format needs a class that implements `marks`, and an entry in `TRUTHS`. All methods raise `InputError` if the
+    file cannot be read.
+    """
 
     file: Path
     classes: frozenset[str] | None
@@ -215,18 +189,10 @@ class MarkedObjects(ABC):
 
     @abstractmethod
     def marks(self) -> Marks:
-        """Read the marked objects from the file.
-
-        Raises:
-            InputError: it is damaged, or no file of this format.
-        """
+        """Read the marked objects from the file."""
 
     def lines(self) -> list[tuple[int, str]]:
-        """Return the lines of a text file that are not empty, with their numbers.
-
-        Raises:
-            InputError: it cannot be read.
-        """
+        """Return the lines of a text file that are not empty, with their numbers."""
         try:
             lines = self.file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -241,37 +207,47 @@ class MarkedObjects(ABC):
         return str(self.file)
 
     def objects(self) -> Counter[str]:
-        """Count the objects of each class."""
-        return Counter(marked.name for marked in self.marks().objects)
+        """Count the objects of each class, whether it counts as a defect or not; known classes without any count 0."""
+        marks = self.marks()
+        counts = Counter(dict.fromkeys(marks.known, 0))
+        counts.update(marked.name for marked in marks.objects)
+        return counts
+
+    def defects(self) -> list[MarkedObject]:
+        """Return the objects whose class counts as a defect."""
+        return [marked for marked in self.marks().objects if self.classes is None or marked.name in self.classes]
 
     def marks_defects(self) -> bool:
-        """Whether any object is a defect."""
-        return any(self._is_defect(marked) for marked in self.marks().objects)
+        """Whether any defect is marked."""
+        return bool(self.defects())
 
     def is_exact(self) -> bool:
-        """Whether no defect is a box."""
-        defects = filter(self._is_defect, self.marks().objects)
+        """Whether the marks follow the outline of the defects; boxes overstate defects."""
         loose = Box | Rectangle | RelativeBox
-        return not any(isinstance(shape, loose) for marked in defects for shape in marked.shapes)
+        return not any(isinstance(shape, loose) for marked in self.defects() for shape in marked.shapes)
 
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Return the defective pixels, bool [H, W]: those inside objects that are defects."""
+        """Return the defective pixels, bool [H, W], of a picture of this size, px.
+
+        Raises:
+            InputError: the file was made for a picture of another size.
+        """
         mask = np.zeros(frame_hw, np.bool_)
         for of_class in self.masks_by_class(frame_hw).values():
             mask |= of_class
         return mask
 
     def masks_by_class(self, frame_hw: tuple[int, int]) -> dict[str, NDArray[np.bool_]]:
-        """Return the pixels inside the objects of each class that is a defect."""
-        marks = self.marks()
-        if marks.frame_hw is not None and marks.frame_hw != frame_hw:
-            height, width = marks.frame_hw
+        """Return the defective pixels of each class, as `mask`; empty for masks."""
+        made_for = self.marks().frame_hw
+        if made_for is not None and made_for != frame_hw:
+            height, width = made_for
             raise InputError(
                 f"{self.where} was made for a picture of {height}x{width} px (height x width), its picture is "
                 f"{frame_hw[0]}x{frame_hw[1]}; defects must be marked on the picture they belong to"
             )
         masks: dict[str, NDArray[np.bool_]] = {}
-        for marked in filter(self._is_defect, marks.objects):
+        for marked in self.defects():
             mask = masks.setdefault(marked.name, np.zeros(frame_hw, np.bool_))
             for shape in marked.shapes:
                 try:
@@ -281,6 +257,3 @@ class MarkedObjects(ABC):
                         f"{self.where} has a {marked.description} that {error}; correct it, or remove it"
                     ) from error
         return masks
-
-    def _is_defect(self, marked: MarkedObject) -> bool:
-        return self.classes is None or marked.name in self.classes

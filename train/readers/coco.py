@@ -5,7 +5,6 @@ its `bbox`. It finds a picture by the end of `file_name`. https://cocodataset.or
 format; only `rleFrString` in pycocotools' maskApi.c describes the compressed string.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,7 @@ import msgspec
 
 from heatline.edge.errors import InputError
 from heatline.edge.picture_folders import Place
-from heatline.train.readers.annotation import Box, MarkedObject, MarkedObjects, Marks, Polygon, Runs, Shape
+from heatline.train.readers.annotation import Annotation, Box, MarkedObject, Marks, Polygon, Runs, Shape
 
 
 class _Image(msgspec.Struct):
@@ -42,11 +41,6 @@ class _Object(msgspec.Struct):
     segmentation: list[list[float]] | _Runs | None = None
 
 
-class _Probe(msgspec.Struct):
-    images: list[msgspec.Raw]
-    annotations: list[msgspec.Raw]
-
-
 class _File(msgspec.Struct):
     images: list[_Image]
     categories: list[_Category]
@@ -54,38 +48,24 @@ class _File(msgspec.Struct):
 
 
 @dataclass(frozen=True)
-class _Entry:
+class CocoObjects(Annotation):
     """A file's entries for one picture."""
 
     image: _Image
     names: dict[int, str]
     """Class names by category id."""
-    objects: list[_Object]
-
-
-@dataclass(frozen=True)
-class CocoObjects(MarkedObjects):
-    """The objects of one picture."""
-
-    entry: _Entry
+    entries: list[_Object]
 
     @property
     def where(self) -> str:
-        return f"{self.file} (image {self.entry.image.file_name})"
+        return f"{self.file} (image {self.image.file_name})"
 
     def marks(self) -> Marks:
-        image = self.entry.image
-        size = None if image.height is None or image.width is None else (image.height, image.width)
-        return Marks(size, tuple(self._mark(entry) for entry in self.entry.objects))
-
-    def objects(self) -> Counter[str]:
-        """Count the objects of each class; the file's other categories count 0."""
-        counts = Counter(dict.fromkeys(self.entry.names.values(), 0))
-        counts.update(self.entry.names[entry.category_id] for entry in self.entry.objects)
-        return counts
+        size = None if self.image.height is None or self.image.width is None else (self.image.height, self.image.width)
+        return Marks(size, tuple(map(self._mark, self.entries)), self.names.values())
 
     def _mark(self, entry: _Object) -> MarkedObject:
-        name = self.entry.names[entry.category_id]
+        name = self.names[entry.category_id]
         description = f"{name} (annotation {entry.id})"
         try:
             return MarkedObject(name, _shapes(entry), description)
@@ -100,35 +80,28 @@ def read(files: Mapping[Path, Place], classes: frozenset[str] | None) -> Iterato
         InputError: a file is damaged, or refers to an id that it does not list.
     """
     for file, (*folders, _) in files.items():
-        for image, entry in _entries(file):
+        try:
+            content = msgspec.json.decode(file.read_bytes(), type=_File)
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise InputError(
+                f"{file} is not a COCO annotation ({error}); expected its JSON, export it again"
+            ) from error
+        names = {category.id: category.name for category in content.categories}
+        objects: dict[int | str, list[_Object]] = {image.id: [] for image in content.images}
+        for entry in content.annotations:
+            for kind, number, listed in (("image", entry.image_id, objects), ("category", entry.category_id, names)):
+                if number not in listed:
+                    raise InputError(f"{file} has an annotation {entry.id} of {kind} {number}, which it does not list")
+            objects[entry.image_id].append(entry)
+        for image in content.images:
             name = PurePosixPath(image.file_name.replace("\\", "/"))
-            yield (*folders, *name.parent.parts, name.stem), CocoObjects(file, classes, entry)
+            place = (*folders, *name.parent.parts, name.stem)
+            yield place, CocoObjects(file, classes, image, names, objects[image.id])
 
 
 def is_coco(file: Path) -> bool:
-    """Whether a JSON file lists pictures and annotations, as COCO's does, or is damaged: `read` says how."""
-    try:
-        msgspec.json.decode(file.read_bytes(), type=_Probe)
-    except msgspec.ValidationError:
-        return False
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass
-    return True
-
-
-def _entries(file: Path) -> list[tuple[_Image, _Entry]]:
-    try:
-        content = msgspec.json.decode(file.read_bytes(), type=_File)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{file} is not a COCO annotation ({error}); expected its JSON, export it again") from error
-    names = {category.id: category.name for category in content.categories}
-    objects: dict[int | str, list[_Object]] = {image.id: [] for image in content.images}
-    for entry in content.annotations:
-        for kind, number, listed in (("image", entry.image_id, objects), ("category", entry.category_id, names)):
-            if number not in listed:
-                raise InputError(f"{file} has an annotation {entry.id} of {kind} {number}, which it does not list")
-        objects[entry.image_id].append(entry)
-    return [(image, _Entry(image, names, objects[image.id])) for image in content.images]
+    """Whether a JSON file among the pictures lists pictures; `read` says what is wrong with it."""
+    return b'"images"' in file.read_bytes()
 
 
 def _shapes(entry: _Object) -> tuple[Shape, ...]:

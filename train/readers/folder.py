@@ -12,6 +12,7 @@ If the caller accepts mixtures, only the label of a defective picture without an
 Pictures of one group show the same thing (a board, an item, a place), so a split must keep them together.
 """
 
+import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -20,13 +21,12 @@ from pathlib import Path
 
 from heatline.edge.errors import InputError
 from heatline.edge.images import SUFFIXES
-from heatline.edge.picture_folders import EXPECTED, Layout, Place, Root, find_layout
+from heatline.edge.picture_folders import DEFECTIVE, EXPECTED, GOOD, Layout, Place, Root, find_layout
 from heatline.edge.util.text import utf8_safe
-from heatline.train.readers import coco, yolo
+from heatline.train.readers import coco
 from heatline.train.readers.annotation import Annotation, OnUnusable, stop
 from heatline.train.readers.labelled import LabelledFolder, LabelledImage
-from heatline.train.readers.labels_csv import Places, read_labels
-from heatline.train.readers.per_picture import DeepPcbBoxes, LabelMePolygons, MaskPng, VocBoxes
+from heatline.train.readers.per_picture import DeepPcbBoxes, LabelMePolygons, MaskPng, VocBoxes, read_yolo
 
 Read = Callable[[Mapping[Path, Place], frozenset[str] | None], Iterable[tuple[Place, Annotation]]]
 """Takes files of annotations, and the classes that are defects (None: all); returns each picture's annotation."""
@@ -38,7 +38,7 @@ def _per_picture(kind: Callable[[Path, frozenset[str] | None], Annotation]) -> R
 
 def _masks(files: Mapping[Path, Place], classes: frozenset[str] | None) -> Iterable[tuple[Place, Annotation]]:
     """List masks, which may be called as their picture with `_mask` appended; they have no classes."""
-    return (((*place[:-1], place[-1].removesuffix("_mask")), MaskPng(file)) for file, place in files.items())
+    return (((*place[:-1], place[-1].removesuffix("_mask")), MaskPng(file, classes)) for file, place in files.items())
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ TRUTHS: dict[str, tuple[Format, ...]] = {
     "coco": (
         Format(("annotations",), (".json",), coco.read, lambda file, of_picture: not of_picture and coco.is_coco(file)),
     ),
-    "yolo": (Format(("labels",), (".txt",), yolo.read, lambda file, of_picture: of_picture),),
+    "yolo": (Format(("labels",), (".txt",), read_yolo, lambda file, of_picture: of_picture),),
     "boxes": (
         Format(("annotations",), (".xml",), _per_picture(VocBoxes), lambda file, of_picture: of_picture),
         Format(("boxes",), (".txt",), _per_picture(DeepPcbBoxes)),
@@ -160,6 +160,102 @@ def truths_in(layout: Layout) -> list[str]:
     if layout.is_sorted or (layout.folder / "labels.csv").exists():
         truths.append(LABELS_ONLY)
     return truths
+
+
+class Places:
+    """Pictures by their places.
+
+    A shorter place is that of a picture if it is the end of the picture's, and a longer one if the picture's is its
+    end: tools name a picture by its file name, by a path in the folder, or by one on another machine.
+
+    Args:
+        places: of the pictures.
+        rather: pictures that are meant where several could be.
+    """
+
+    def __init__(self, places: Mapping[Path, Place], rather: Collection[Path] = ()) -> None:
+        self._places, self._rather = places, rather
+        self._of_name: dict[str, list[Path]] = {}
+        for path, place in places.items():
+            self._of_name.setdefault(place[-1], []).append(path)
+
+    def find(self, place: Place) -> Path | None:
+        """Return the picture with this place; None: there is none.
+
+        Raises:
+            InputError: it could be that of several pictures.
+        """
+        could_be = [path for path in self._of_name.get(place[-1], ()) if _end_alike(self._places[path], place)]
+        could_be = [path for path in could_be if path in self._rather] or could_be
+        could_be = [path for path in could_be if self._places[path] == place] or could_be
+        if len(could_be) > 1:
+            raise InputError(
+                f"{'/'.join(place)} could be {could_be[0]} or {could_be[1]}; name its folders too, or rename a picture"
+            )
+        return could_be[0] if could_be else None
+
+
+def _end_alike(one: Place, other: Place) -> bool:
+    length = min(len(one), len(other))
+    return one[-length:] == other[-length:]
+
+
+MOST_SHOWN = 60
+"""How many characters of a header are shown."""
+
+
+def read_labels(
+    file: Path, pictures: Mapping[Path, Place], on_unusable: OnUnusable
+) -> dict[Path, dict[str, str]] | None:
+    """Read the rows by picture; return None if there is no such file.
+
+    The column `image` has the file name, with the folders that it needs to be unique.
+
+    Args:
+        pictures: their places.
+        on_unusable: called for each row that cannot be used, and for each picture without a row.
+    Raises:
+        InputError: the file is damaged, or lacks the columns `image` and `label`.
+    """
+    if not file.exists():
+        return None
+    try:
+        table = csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines(), restkey="", restval="")
+        rows = list(table)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file} cannot be read ({error}); expected CSV in UTF-8") from error
+    if not rows or not {"image", "label"} <= set(table.fieldnames or ()):
+        header = ",".join(table.fieldnames or ())
+        came = "has no rows" if not rows else f"begins with {header[:MOST_SHOWN]!r}"
+        raise InputError(
+            f"{file} {came}, expected rows with the columns image and label, separated by commas, e.g. "
+            "image,label,group"
+        )
+    names = Places({path: (*place[:-1], path.name) for path, place in pictures.items()})
+    row_of: dict[Path, dict[str, str]] = {}
+    named: set[Path] = set()
+    for row in rows:
+        name = row["image"]
+        try:
+            path = names.find(tuple(name.replace("\\", "/").split("/")))
+            if path is None:
+                raise InputError(f"{name} has a label and no picture; {file} and images/ must name the same files")
+            named.add(path)
+            label = row["label"].casefold()
+            if label not in GOOD | DEFECTIVE:
+                raise InputError(f"{file} labels {name} as {row['label']!r}; expected good or defective, or OK or NG")
+            row["label"] = "good" if label in GOOD else "defective"
+            if path in row_of:
+                raise InputError(f"{file} names {name} twice; leave one row")
+            row_of[path] = row
+        except InputError as error:
+            on_unusable(file, error)
+    for path in pictures:
+        if path not in named:
+            on_unusable(
+                path, InputError(f"{path.name} has no label; {file} and images/ must name the same files: add a row")
+            )
+    return row_of
 
 
 @dataclass(frozen=True)
