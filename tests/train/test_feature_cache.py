@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from heatline.edge.errors import TrainingError
-from heatline.train.features.cache import FeatureCache, Features, default_folder, key_of
+from heatline.train.dense.cache import FeatureCache, Features, default_folder, key_of
 from tests.edge.fault_disks import small_disk
 
 SHAPES = ((4, 4, 3), (2, 2, 5))

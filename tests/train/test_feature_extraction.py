@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from heatline.edge.errors import InputError, TrainingError
-from heatline.train.features.cache import FeatureCache, key_of
-from heatline.train.features.extract import BATCH, compile_trunk, extract, feature_shapes
+from heatline.train.dense.cache import FeatureCache, key_of
+from heatline.train.dense.extraction import BATCH, compile_trunk, extract, feature_shapes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -18,10 +18,10 @@ from heatline.edge.reference.difference import CELL_PX, CHANNELS, to_grey
 from heatline.edge.reference.reference import Reference, _middle
 from heatline.train.compose import compose
 from heatline.train.config import DenseRecipeConfig
+from heatline.train.dense.cache import Features
 from heatline.train.dense.copies import Kind, Painter, digest_pictures, grid_samples, plan_copies
 from heatline.train.dense.differences import ComparedFeatures, compare_samples
 from heatline.train.dense.tiles import label_tiles
-from heatline.train.features.cache import Features
 from heatline.train.frames import FrameStore, TileRule
 from heatline.train.readers import LabelledFolder, LabelledImage, read_folder
 from heatline.train.references import References, find_references

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from heatline.train.batches import augment, rotate
 from heatline.train.config import AugmentConfig, DenseRecipeConfig
+from heatline.train.dense.cache import key_of
 from heatline.train.dense.tiles import DenseTiles, LabelKind, defective_share
-from heatline.train.features.cache import key_of
 from heatline.train.frames import FrameStore, cut, move_tile
 from heatline.train.readers import LabelledImage
 from heatline.train.synthetic import draw_defect, draw_shape, move, transplant

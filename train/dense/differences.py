@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from heatline.edge.reference.alignment import Pose
 from heatline.edge.reference.difference import CELL_PX, CHANNELS, to_grey
+from heatline.train.dense.cache import Features
 from heatline.train.dense.copies import Kind, Painter, Sample
-from heatline.train.features.cache import Features
 from heatline.train.frames import FrameStore
 from heatline.train.references import References
 

@@ -1,21 +1,169 @@
-"""Provides the features of all samples of a training, from the cache or by extracting them into it."""
+"""Provides the features of all samples of a training: from the cache, or extracted into it by OpenVINO.
+
+Each request has a thread, which prepares the tiles, waits for the engine and stores the features, so tiles are prepared
+while the engine computes others. There is one request more than the engine processes at once. OpenVINO's own callbacks
+are not used: they abort after Python has exited (see edge/inference/openvino_engine.py).
+"""
 
 import functools
+import os
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
-from rich.progress import Progress
+import numpy as np
+import openvino as ov
+import torch
+from numpy.typing import NDArray
+from openvino.preprocess import PrePostProcessor
+from rich.progress import Progress as Bars
+from torch import nn
 
-from heatline.edge.inference.devices import computes_bf16, shared_core
+from heatline.edge.errors import TrainingError, last_line
+from heatline.edge.inference import Precision
+from heatline.edge.inference.devices import computes_bf16, settings_on, shared_core
 from heatline.edge.inference.engine import PROCESSOR
 from heatline.train.config import FeaturesConfig
+from heatline.train.dense.cache import FeatureCache, Features, default_folder, key_of
 from heatline.train.dense.copies import Kind, Painter, Sample
-from heatline.train.features.cache import FeatureCache, Features, default_folder, key_of
-from heatline.train.features.extract import extract, feature_shapes
 from heatline.train.models.dense import DenseClassifier, TileFeatures
 from heatline.train.progress import is_line_due
+
+BATCH = 8
+FillTile = Callable[[NDArray[np.uint8]], object]
+"""Writes one tile, RGB uint8 [H, W, 3], into the given array. Several threads may call it, each for another tile."""
+Progress = Callable[[int, int], object]
+"""Gets the number of finished tiles and the total."""
+
+
+def feature_shapes(trunk: nn.Module, tile_px: int) -> list[tuple[int, int, int]]:
+    """Return [h, w, c] of each stage of a trunk, as the cache stores them."""
+    with torch.inference_mode():
+        stages = trunk(torch.zeros(1, tile_px, tile_px, 3, dtype=torch.uint8))
+    return [(stage.shape[2], stage.shape[3], stage.shape[1]) for stage in stages]
+
+
+def compile_trunk(trunk: nn.Module, tile_px: int, precision: Precision = "f32") -> ov.CompiledModel:
+    """Compile the trunk with OpenVINO: `BATCH` tiles uint8 [N, H, W, 3] to stages float16 [N, h, w, c].
+
+    Raises:
+        TrainingError: OpenVINO cannot use it.
+    """
+    tile = torch.zeros(1, tile_px, tile_px, 3, dtype=torch.uint8)
+    try:
+        # OpenVINO would also trace, and check the trace by a second computation: three times as long.
+        with torch.inference_mode(), warnings.catch_warnings(action="ignore"):  # torch.jit warns of Python values
+            traced = torch.jit.trace(trunk, tile, check_trace=False)  # type: ignore[no-untyped-call]
+        model = ov.convert_model(traced, input=[ov.PartialShape([BATCH, tile_px, tile_px, 3])])
+        steps = PrePostProcessor(model)
+        for stage in range(len(model.outputs)):
+            steps.output(stage).model().set_layout(ov.Layout("NCHW"))
+            steps.output(stage).tensor().set_layout(ov.Layout("NHWC")).set_element_type(ov.Type.f16)
+        settings = settings_on(PROCESSOR, precision, threads=len(os.sched_getaffinity(0)), streams=0)
+        return shared_core().compile_model(steps.build(), PROCESSOR, settings)
+    except Exception as error:  # OpConversionFailure among others, which is no RuntimeError
+        raise TrainingError(f"OpenVINO cannot use the trunk of this model: {last_line(error)}") from error
+
+
+def extract(
+    trunk: nn.Module,
+    tiles: Iterable[tuple[bytes, FillTile]],
+    cache: FeatureCache,
+    *,
+    tile_px: int,
+    in_bf16: Collection[bytes] = (),
+    progress: Progress = lambda done, total: None,
+) -> int:
+    """Extract the features of the tiles that the cache does not hold.
+
+    After an interruption or an error, the cache holds the features computed until then.
+
+    Args:
+        tiles: key and `FillTile` function of each tile.
+        in_bf16: keys of tiles that are computed in bf16, the others in f32.
+        progress: called after each batch.
+    Returns:
+        The number of extracted tiles.
+    Raises:
+        TrainingError: the features do not fit the cache's limit, or its disk, or the engine fails.
+    """
+    fill_of = dict(tiles)
+    missing = cache.missing(fill_of)
+    if not missing:
+        return 0
+    parts: dict[Precision, list[bytes]] = {"f32": [], "bf16": []}
+    for key in missing:
+        parts["bf16" if key in in_bf16 else "f32"].append(key)
+    done = 0
+    for precision, keys in parts.items():
+        if keys:
+            compiled = compile_trunk(trunk, tile_px, precision)
+            with closing(_extract_all(compiled, keys, fill_of, cache)) as counts:  # an error of `progress` ends it
+                for count in counts:
+                    done += count
+                    progress(done, len(missing))
+    return done
+
+
+def _extract_all(
+    compiled: ov.CompiledModel, keys: Sequence[bytes], fill_of: Mapping[bytes, FillTile], cache: FeatureCache
+) -> Generator[int, None, None]:
+    """Extract and store the features of these keys; yield the number of tiles after each batch."""
+    at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
+    idle = SimpleQueue[ov.InferRequest]()
+    for _ in range(at_once):
+        idle.put(compiled.create_infer_request())
+
+    def extract_batch(batch: Sequence[bytes]) -> int:
+        request = idle.get()
+        try:
+            for key, tile in zip(batch, request.get_input_tensor().data, strict=False):  # the last may be smaller
+                fill_of[key](tile)
+            _infer(request)
+            cache.write(batch, [output.data[: len(batch)] for output in request.output_tensors])
+        finally:
+            idle.put(request)
+        return len(batch)
+
+    with ThreadPoolExecutor(at_once, "extract") as pool:
+        batches = [pool.submit(extract_batch, keys[start : start + BATCH]) for start in range(0, len(keys), BATCH)]
+        try:
+            for batch in as_completed(batches):
+                yield batch.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # running batches finish and are stored
+
+
+def _infer(request: ov.InferRequest) -> None:
+    try:
+        request.start_async()
+        request.wait()
+    except RuntimeError as error:
+        raise TrainingError(f"OpenVINO cannot compute features: {last_line(error)}") from error
+
+
+class Shown:
+    """The progress of one kind of work: a bar, or a line now and then where no terminal shows bars.
+
+    Args:
+        line: text of a line, with places for what is done and for the total.
+    """
+
+    def __init__(self, bars: Bars, title: str, report_line: Callable[[str], None], line: str) -> None:
+        self._bars, self._report_line, self._line = bars, report_line, line
+        self._task, self._done = bars.add_task(title, total=None), 0
+
+    def update(self, done: int, total: int) -> None:
+        """Show that so much is done."""
+        self._bars.update(self._task, completed=done, total=total, visible=done < total)
+        if not self._bars.console.is_terminal and is_line_due(self._done, done, total):
+            self._report_line(self._line.format(done, total))
+        self._done = done
 
 
 @dataclass(frozen=True)
@@ -46,8 +194,8 @@ def extract_features(
     config: FeaturesConfig,
     report_line: Callable[[str], None],
     *,
-    bf16: bool = False,
-    progress: Progress | None = None,
+    bf16: bool,
+    progress: Bars,
 ) -> Extracted:
     """Extract the features that the cache lacks.
 
@@ -72,24 +220,10 @@ def extract_features(
             keys[row] = key_of(keys[row], "bf16")
         in_bf16 = {keys[row] for row in rows}
     fills = [(key, functools.partial(painter.paint, sample)) for key, sample in zip(keys, samples, strict=True)]
-    task = None if progress is None else progress.add_task("extracting features", total=len(samples))
-    reported = 0
-
-    def advance(done: int, total: int) -> None:
-        nonlocal reported
-        if progress is None or task is None:
-            return
-        progress.update(task, completed=done, total=total)
-        if not progress.console.is_terminal and is_line_due(reported, done, total):
-            report_line(f"features of {done} of {total} tiles and copies are extracted")
-        reported = done
-
+    shown = Shown(progress, "extracting features", report_line, "features of {} of {} tiles and copies are extracted")
     cache = FeatureCache(
         folder, trunk.identity, feature_shapes(trunk, tile_px), limit_bytes=limit, report_line=report_line
     )
     began = time.monotonic()
-    count = extract(trunk, fills, cache, tile_px=tile_px, in_bf16=in_bf16, progress=advance)
-    seconds = time.monotonic() - began
-    if progress is not None and task is not None:
-        progress.remove_task(task)
-    return Extracted(Features(cache, keys, bf16=bf16), count, seconds)
+    count = extract(trunk, fills, cache, tile_px=tile_px, in_bf16=in_bf16, progress=shown.update)
+    return Extracted(Features(cache, keys, bf16=bf16), count, time.monotonic() - began)

@@ -15,9 +15,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from heatline.edge.errors import DivergedError
 from heatline.train.batches import cosine, log_sum_exp
 from heatline.train.config import DenseRecipeConfig
+from heatline.train.dense.cache import Features
 from heatline.train.dense.samples import Draw, Sampler, Samples
 from heatline.train.dense.tiles import LabelKind
-from heatline.train.features.cache import Features
 from heatline.train.models.dense import TOP_CELLS, DenseHead, FineTuned
 from heatline.train.models.explained import MOST_CELLS, Novelty, Prototypes, concatenate_cells, pool
 

@@ -18,7 +18,7 @@ from heatline.train.config import DenseRecipeConfig, TrainConfig
 from heatline.train.dense.copies import Painter, digest_pictures, grid_samples, plan_copies
 from heatline.train.dense.cross_validation import cross_validate, divide_groups
 from heatline.train.dense.differences import ComparedFeatures, compare_samples
-from heatline.train.dense.extraction import extract_features
+from heatline.train.dense.extraction import Shown, extract_features
 from heatline.train.dense.fit_head import DEFECTIVE_CELL
 from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.samples import Samples, gather_samples
@@ -29,7 +29,7 @@ from heatline.train.files import write_atomically
 from heatline.train.frames import FrameStore, TileRule, delete_frames
 from heatline.train.models.build import build_model, choose_precision
 from heatline.train.models.dense import DenseClassifier, check_later_stages
-from heatline.train.progress import is_line_due, tracked
+from heatline.train.progress import tracked
 from heatline.train.readers import LabelledFolder, LabelledImage
 from heatline.train.readers.labelled import digest_groups
 from heatline.train.references import GAINS, ReferenceSummary, describe_reference, find_references, measure_alignment
@@ -108,7 +108,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
         differences, random_state = None, torch.get_rng_state()
         everything = counted = np.ones(len(tiles), np.bool_)
         if references is not None:
-            comparing_pictures = progress.add_task("comparing pictures", total=len(store))
+            comparing = progress.add_task("comparing pictures", total=len(store))
             differences, poses = compare_samples(
                 store,
                 references,
@@ -116,9 +116,8 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
                 planned,
                 tiles.table.frame[[sample.row for sample in planned]],
                 tile_px,
-                lambda: progress.advance(comparing_pictures),
+                lambda: progress.advance(comparing),
             )
-            progress.remove_task(comparing_pictures)
             counted = np.isin(tiles.table.frame, [*poses])
             misaligned = [frame for frame, pose in sorted(poses.items()) if pose is None]
             if misaligned:
@@ -128,21 +127,18 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
                     f"pictures without a reference: {list_some(lacking, 3)}; they are trained on by their features "
                     "alone, and no figure with the reference counts them"
                 )
-            comparing, _ = build_model(config.model, tile_px)  # fine-tuning changes the trunk of each
-            assert isinstance(comparing, DenseClassifier), "as above"
-            comparing.head = comparing.head.untrained(compares=True)
-            variants.append(comparing.eval())
+            other, _ = build_model(config.model, tile_px)  # fine-tuning changes the trunk of each
+            assert isinstance(other, DenseClassifier), "as above"
+            other.head = other.head.untrained(compares=True)
+            variants.append(other.eval())
         total, done = steps * (folds + 1 if folds > 1 else 1) * len(variants), 0
-        training = progress.add_task("training", total=total)
-        lock = Lock()
+        shown, lock = Shown(progress, "training", report_line, "{} of {} steps are done"), Lock()
 
         def on_step() -> None:
             nonlocal done
             with lock:
-                progress.advance(training)
                 done += 1
-                if not progress.console.is_terminal and is_line_due(done - 1, done, total):
-                    report_line(f"{done} of {total} steps are done")
+                shown.update(done, total)
 
         trained = []
         for variant in variants:

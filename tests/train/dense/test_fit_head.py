@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import DivergedError
 from heatline.train.config import DenseRecipeConfig
+from heatline.train.dense.cache import Features
 from heatline.train.dense.fit_head import USED_FOR, HeadTraining, predict
 from heatline.train.dense.tiles import LabelKind
 from heatline.train.evaluation.figures import auroc
-from heatline.train.features.cache import Features
 from heatline.train.models.dense import TOP_CELLS, DenseHead, FineTuned
 from tests.train.dense.small import features_of, new_head, recipe_with, samples_of, squares, stored, tiles_of
 
