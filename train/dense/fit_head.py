@@ -19,7 +19,7 @@ from heatline.train.dense.cache import Features
 from heatline.train.dense.samples import Draw, Sampler, Samples
 from heatline.train.dense.tiles import LabelKind
 from heatline.train.models.dense import TOP_CELLS, DenseHead, FineTuned
-from heatline.train.models.explained import MOST_CELLS, Novelty, Prototypes, concatenate_cells, pool
+from heatline.train.models.explained import MOST_CELLS, Novelty, concatenate_cells, pool
 
 POSITIVE_WEIGHT = 0.25
 """Weight of positives in the cross-entropy of tiles and bags; good tiles have the rest."""
@@ -294,7 +294,7 @@ class HeadTraining:
         good = np.concatenate(cells)
         good = good[rng.permutation(len(good))[:MOST_CELLS]]
         head = network.head if isinstance(network, FineTuned) else network
-        head.novelty = Novelty.of(Prototypes.of(good, self._seed))
+        head.novelty = Novelty.of(good, self._seed)
 
     def _run(self, network: Network, optimiser: Optimizer, steps: range, on_step: OnStep, rate: str) -> None:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -25,18 +25,11 @@ def choose_precision(wanted: str, accelerator: str) -> tuple[str, str]:
         if torch.cuda.is_bf16_supported(False):
             return "bf16-mixed", "the GPU multiplies bf16"
         return "32-true", "the GPU does not multiply bf16"
-    found = sorted(_cpu_flags() & {"avx512_bf16", "amx_bf16"})
-    if found:
-        return "bf16-mixed", f"the processor has {found[0]}"
+    flags = Path("/proc/cpuinfo").read_text().split()
+    for flag in ("amx_bf16", "avx512_bf16"):
+        if flag in flags:
+            return "bf16-mixed", f"the processor has {flag}"
     return "32-true", "the processor has neither avx512_bf16 nor amx_bf16"
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return set()
-    return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def build_model(config: CnnConfig | VitConfig, tile_px: int) -> tuple[ExplainedClassifier, Provenance]:

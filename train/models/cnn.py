@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from heatline.edge.errors import ConfigError
 from heatline.train.config import CnnConfig, Provenance
 from heatline.train.models.explained import ExplainedClassifier, in_float32
-from heatline.train.models.weights import create_network, load_pretrained
+from heatline.train.models.weights import create_network, last_stages, load_pretrained
 
 
 class CamClassifier(ExplainedClassifier):
@@ -74,12 +74,19 @@ def cam_classifier(config: CnnConfig, tile_px: int) -> tuple[CamClassifier, Prov
         WeightsError: the configured weights are not available.
     """
     network = create_network(config.timm)
-    strides = _strides(network, config)
-    stride = config.stride or strides[-1]
+    stages = last_stages(network, config)
+    stride = config.stride or [*stages][-1]
+    if stride not in stages:
+        raise ConfigError(
+            f"model.stride is {stride}, and the stages of {config.timm} have {[*stages]}; choose one of them"
+        )
     provenance = load_pretrained(network, config)
     mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
     try:
-        _cut_after(network, stride, strides)
+        if stride == [*stages][-1]:
+            network.reset_classifier(0, "")
+        else:
+            network.prune_intermediate_layers([stages[stride][0]], prune_norm=True)
         with torch.enable_grad():
             features = network.eval().forward_features(torch.zeros(1, 3, tile_px, tile_px))
     except Exception as error:  # an unusual network may raise anything
@@ -96,31 +103,6 @@ def cam_classifier(config: CnnConfig, tile_px: int) -> tuple[CamClassifier, Prov
     cells = tile_px // stride
     remove_unused_layers(features, network)
     return CamClassifier(_TimmFeatures(network.train()), features.shape[1], (cells, cells), mean, std), provenance
-
-
-def _strides(network: Any, config: CnnConfig) -> list[int]:
-    """Return the stride of each stage, input px per cell.
-
-    Raises:
-        ConfigError: timm lists no stages, or none of the configured stride.
-    """
-    strides = [info["reduction"] for info in getattr(network, "feature_info", None) or ()]
-    if not strides or not hasattr(network, "prune_intermediate_layers"):
-        raise ConfigError(f"timm lists no stages of {config.timm} at which it could be cut; choose another model")
-    if config.stride is not None and config.stride not in strides:
-        raise ConfigError(
-            f"model.stride is {config.stride}, and the stages of {config.timm} have {strides}; choose one of them"
-        )
-    return strides
-
-
-def _cut_after(network: Any, stride: int, strides: list[int]) -> None:
-    """Remove from a timm CNN, in place, its head and all stages after the last one of `stride` (input px per cell)."""
-    if stride == strides[-1]:
-        network.reset_classifier(0, "")
-    else:
-        last = len(strides) - 1 - strides[::-1].index(stride)
-        network.prune_intermediate_layers([last], prune_norm=True)
 
 
 def _describe_map_problem(features: Any, tile_px: int, stride: int) -> str | None:

