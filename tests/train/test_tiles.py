@@ -44,7 +44,7 @@ def recipe() -> RecipeConfig:
 def frame_with(tmp_path: Path, mask: NDArray[np.bool_], defective: bool = True) -> FrameStore:
     cv2.imwrite(str(tmp_path / "frame.png"), np.full(mask.shape, 90, np.uint8))
     cv2.imwrite(str(tmp_path / "mask.png"), mask.astype(np.uint8))
-    image = LabelledImage(tmp_path / "frame.png", "a", defective, MaskPng(tmp_path / "mask.png"))
+    image = LabelledImage(tmp_path / "frame.png", "a", defective, MaskPng(tmp_path / "mask.png", None))
     return FrameStore.build([image], tmp_path / "cache")
 
 
