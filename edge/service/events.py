@@ -56,10 +56,9 @@ Emit = Callable[[str, str, DriftReading, str, Setup], None]
 
 
 class Heartbeat:
-    """Counts frames and probes that passed all stages, from the hand-over to the publisher. For any thread."""
+    """Counts frames and probes that passed all stages, up to the publisher, whose thread alone counts."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self.count = 0
         self.begin()
 
@@ -69,9 +68,8 @@ class Heartbeat:
 
     def beat(self) -> None:
         """Count one output."""
-        with self._lock:
-            self.count += 1
-            self._last_ns = time.monotonic_ns()
+        self.count += 1
+        self._last_ns = time.monotonic_ns()
 
     def quiet_for_s(self) -> float:
         """Return the seconds since the last beat, or since `begin` before the first beat."""
