@@ -173,7 +173,8 @@ class JournalWriter(Numbering):
         self._keep_ns, self._keep_bytes = int(keep_s * 1e9), keep_bytes - keep_bytes // _SPARE
         self._acked, self._consumers, self._clock, self._wall_ns = acked, consumers, clock, wall_ns
         self._log = RateLimitedLog(logger, clock)
-        self._disk, self._within_s = DiskThread(folder), DISK_SECONDS_AT_START
+        self._disk = DiskThread(folder)
+        self._starting = True
         self._journal: Journal | None = None
         """The open journal. While a call has not returned, the disk's thread may still be using it."""
         self._damage: str | None = None
@@ -190,7 +191,7 @@ class JournalWriter(Numbering):
         self._first_seq = self._size_bytes = 0
         """The first event and the size of the file after the last successful call."""
         self._begin()
-        self._within_s = DISK_SECONDS
+        self._starting = False
         self._publish()
 
     def _begin(self) -> None:
@@ -323,7 +324,7 @@ class JournalWriter(Numbering):
         Raises:
             JournalError: the call has not returned in time.
         """
-        return self._disk.run(call, self._within_s)
+        return self._disk.run(call, DISK_SECONDS_AT_START if self._starting else DISK_SECONDS)
 
     def _run_with_room(self, journal: Journal, call: Callable[[], T]) -> T:
         """Make a call that takes room. On a full disk, free pages of both files can still be used.
