@@ -246,6 +246,21 @@ class Deleted(NamedTuple):
     by_topic: dict[str, int]
 
 
+def _make(path: Path, line: str) -> None:
+    """Create a journal, which readers see only when it is whole."""
+    new = path.with_name(f".{path.name}.new")
+    for file in (*database_files(new), *database_files(path)):  # of a start that was cut off, or of a deleted journal
+        file.unlink(missing_ok=True)
+    new.touch()
+    new.chmod(FILE_MODE)  # SQLite gives its -wal and -shm files the same
+    with contextlib.closing(connect(new, "mode=rw", BUSY_SECONDS)) as connection:
+        connection.executescript(_TABLES)
+        row = SCHEMA_VERSION, uuid.uuid4().hex, line, time.time_ns()
+        connection.execute("INSERT INTO journal VALUES (1, ?, ?, ?, ?)", row)
+    new.rename(path)
+    sync_folder(path.parent)
+
+
 class Journal:
     """The journal, for writing by one thread. Create it with `open`."""
 
@@ -283,13 +298,11 @@ class Journal:
                 lock = hold(folder, os.O_RDONLY | os.O_CREAT)
                 if_it_fails.callback(os.close, lock)
                 if not path.exists():
-                    path.touch()
-                    path.chmod(FILE_MODE)  # SQLite gives its -wal and -shm files the same
-                    sync_folder(folder)
+                    _make(path, line)
                 connection = connect(path, "mode=rw", BUSY_SECONDS)
                 if_it_fails.callback(connection.close)
                 journal = cls(path, connection, lock)
-                journal._prepare(line)
+                journal._prepare()
                 journal.reload_state()
                 require_own(path, journal.line, line)
                 journal._take_room()
@@ -384,19 +397,12 @@ class Journal:
             os.close(self._lock)
             self._lock = -1
 
-    def _prepare(self, line: str) -> None:
-        """Set the connection up, and create the tables in a new file."""
+    def _prepare(self) -> None:
         run = self._connection.execute
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")
         run("PRAGMA cell_size_check = ON")
         run(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
-        if run("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
-            with self._transaction():
-                for statement in _TABLES.split(";"):
-                    run(statement)
-                row = SCHEMA_VERSION, uuid.uuid4().hex, line, time.time_ns()
-                run("INSERT INTO journal VALUES (1, ?, ?, ?, ?)", row)
 
     def _take_room(self) -> None:
         """Allocate room for the -wal file, if the disk has plenty."""
