@@ -203,7 +203,8 @@ class JsonLines:
                 raise
 
     def take(self, events: Sequence[Delivered]) -> None:
-        new = [event for event in events if not self._has(event)]
+        last = self._last
+        new = [each for each in events if last is None or last.journal_id != each.journal_id or each.seq > last.seq]
         if not new:
             return
         size = os.fstat(self._fd).st_size
@@ -217,14 +218,11 @@ class JsonLines:
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._fd, size)
                 raise
-        self._last = new[-1].journal_id, new[-1].seq
+        self._last = _Known(new[-1].journal_id, new[-1].seq)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
-
-    def _has(self, event: Delivered) -> bool:
-        return self._last is not None and self._last[0] == event.journal_id and event.seq <= self._last[1]
 
     def _last_line(self) -> bytes:
         """Return the file's last complete line. Cut off an incomplete line that a crash has left."""
@@ -244,16 +242,15 @@ class JsonLines:
             say(f"heatline: {self._path} ended with an incomplete event, which was cut off", err=True)
         return last
 
-    def _event_of(self, line: bytes) -> tuple[str, int] | None:
+    def _event_of(self, line: bytes) -> "_Known | None":
         if not line:
             return None
         try:
-            known = msgspec.json.decode(line, type=_Known)
+            return msgspec.json.decode(line, type=_Known)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(
                 f"the last line of {self._path} is not an event of a journal; name another file"
             ) from error
-        return known.journal_id, known.seq
 
 
 class _Known(msgspec.Struct):
