@@ -37,12 +37,6 @@ class Nodes:
             return [tensor]
         return self.add_with_outputs(len(sizes), "Split", tensor, self.ints(*sizes), axis=axis)
 
-    def split_evenly(self, tensor: str, parts: int, axis: int) -> list[str]:
-        """Split a tensor along an axis into parts of equal size; the axis's length need not be known."""
-        if parts == 1:
-            return [tensor]
-        return self.add_with_outputs(parts, "Split", tensor, axis=axis, num_outputs=parts)
-
     def truth(self, condition: str) -> str:
         """Convert true to 1.0 and false to 0.0."""
         return self.add("Cast", condition, to=TensorProto.FLOAT)

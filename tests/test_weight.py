@@ -1,6 +1,7 @@
 """The weight of the packages: a ceiling rises only by an equal cut elsewhere; sub-packages import one way."""
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -38,6 +39,10 @@ def imported(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+ROOMS = ["cameras", "inspection", "delivery", "monitor"]
+SHARED = {"heatline.edge.cameras.base", "heatline.edge.cameras.settings"}
+
+
 @pytest.mark.parametrize("package", CEILINGS)
 def test_a_package_is_under_its_ceiling(package: str) -> None:
     files, most = CEILINGS[package]
@@ -67,3 +72,34 @@ def test_no_module_imports_what_a_library_keeps_private() -> None:
         for name in imported(tree)
         if not name.startswith("heatline.") and any(part.startswith("_") for part in name.split(".")[:-1])
     ]
+
+
+def way_of_a_frame() -> list[str]:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    return re.findall(r"^[0-9]+\. `(edge/[a-z_/]+\.py)`", text, re.MULTILINE)
+
+
+def test_a_frame_meets_at_most_twelve_modules_in_the_order_of_the_rooms() -> None:
+    way = way_of_a_frame()
+    assert 10 <= len(way) <= 12
+    assert [name for name in way if not (ROOT / name).is_file()] == []
+    rooms = [name.split("/")[1] for name in way if name.split("/")[1] in ROOMS]
+    assert rooms == sorted(rooms, key=ROOMS.index)
+    diagram = (ROOT / "CONTRIBUTING.md").read_text().split("```")[1::2]
+    assert [Path(name).stem for name in way if not any(Path(name).stem in each for each in diagram)] == []
+
+
+@pytest.mark.parametrize("number", range(len(ROOMS)), ids=ROOMS)
+def test_a_room_imports_no_room_behind_it_and_of_those_before_only_what_they_share(number: int) -> None:
+    others = tuple(f"heatline.edge.{room}." for room in ROOMS if room != ROOMS[number])
+    found = {
+        name
+        for path, tree in trees("edge").items()
+        if path.relative_to(ROOT).parts[1] == ROOMS[number]
+        for name in imported(tree)
+        if name.startswith(others)
+    }
+    behind = tuple(f"heatline.edge.{room}." for room in ROOMS[number + 1 :])
+    assert not {name for name in found if name.startswith(behind)}
+    if ROOMS[number] != "monitor":  # it stands on the others
+        assert {name.rpartition(".")[0] for name in found} <= SHARED
