@@ -11,7 +11,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -251,7 +251,7 @@ class EvidenceWriter:
                     file.unlink()
                 elif file.name == f"{key[0]}{FRAME}":
                     found.add(key)
-        self._delete(known - found)
+        self._delete(list(known - found))
 
     def state(self) -> EvidenceState:
         """Return how much is stored.
@@ -295,12 +295,15 @@ class EvidenceWriter:
             held -= freed
         self._delete(victims)
 
-    def _delete(self, keys: Collection[Key]) -> None:
-        """Delete entries: first their rows, as a picture is stored if and only if it has one."""
-        with self._index as index:
-            index.executemany("DELETE FROM pictures WHERE picture = ? AND day = ?", keys)
-        for picture, day in keys:
-            _delete_files(self._folder / day, picture)
+    def _delete(self, keys: Sequence[Key]) -> None:
+        """Delete entries: first their rows, as a picture is stored if and only if it has one. On a full disk, the files
+        of the first make room for what SQLite needs to delete the others.
+        """
+        for some in (keys[:1], keys[1:]):
+            with self._index as index:
+                index.executemany("DELETE FROM pictures WHERE picture = ? AND day = ?", some)
+            for picture, day in some:
+                _delete_files(self._folder / day, picture)
 
     def _is_reviewed(self, key: Key) -> bool:
         rows = self._index.execute("SELECT event FROM marks WHERE picture = ? AND day = ? ORDER BY rowid", key)
@@ -318,7 +321,7 @@ class EvidenceWriter:
                 yield
         except sqlite3.Error as error:
             raise InputError(
-                f"{self._folder / INDEX} cannot be used ({error}); check the disk and the permissions"
+                f"{self._folder / INDEX} cannot be used ({error}); make room on the disk, or check the permissions"
             ) from error
 
 
@@ -584,6 +587,7 @@ def _open_index(folder: Path) -> sqlite3.Connection:
         index = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
         at_error.callback(index.close)
         index.execute("PRAGMA synchronous = EXTRA")  # what was committed survives a power cut
+        index.execute("PRAGMA journal_mode = PERSIST")  # its room is there when the disk is full
         if not path.stat().st_size:
             path.chmod(FILE_MODE)
             index.executescript(SCHEMA)
