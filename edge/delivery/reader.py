@@ -111,6 +111,8 @@ class JournalReader:
                 require_plain(path.stat().st_mode)  # SQLite would wait at a pipe for ever
                 connection = connect(path, how, BUSY_SECONDS)
                 if_it_fails.callback(connection.close)
+                if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+                    raise FileNotFoundError(path)  # the line was killed before it had made the tables; it will
                 reader = cls(path, connection, alone)
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise JournalError(

@@ -16,7 +16,7 @@ from heatline.bench.watched_line import ALL_GOOD, Keys, free_address, line_proce
 from heatline.bench.watched_process import HEATLINE, WatchedProcess
 from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.reader import JournalReader
-from heatline.edge.errors import BenchError
+from heatline.edge.errors import BenchError, JournalError
 from tests.edge.brokers import OPEN, Broker, Plant
 from tests.needs import find
 from tests.system.command import Result, parser, positive, report_line, run
@@ -102,9 +102,13 @@ class _LinePc:
 
     def journalled(self) -> list[str]:
         """Return the ids of all results in the journal, in order."""
-        if not (self._state / "journal.db").exists():
+        try:
+            journal = JournalReader.open(self._state)
+        except JournalError as error:
+            if error.kind != "missing":
+                raise
             return []
-        with JournalReader.open(self._state) as journal:
+        with journal:
             found, through, last = list[str](), 0, journal.range()[1]
             while through < last:
                 page = journal.read(through, through_seq=last, topics=("verdict.",))
