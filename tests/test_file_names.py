@@ -99,7 +99,6 @@ def run(command: str, folder: Path, new: Path) -> int:
         ("select {line} p --timeout 0", 7),
         ("trigger {line} top --timeout 0", 7),
         ("watch {line} --timeout 0 --save {new}", 0),
-        ("data show {folder} --picture {new}.png", 0),
         ("data show {none}", 9),
     ],
 )

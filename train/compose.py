@@ -174,7 +174,7 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
             values["out"] = f"runs/{values['model']['name']}"
     except MissingConfigException as error:
         # Models without a file here were handled above.
-        groups = [(item, item.split("=")[0]) for item in overrides if item.split("=")[0] in ("recipe", "logger")]
+        groups = [(item, item.split("=")[0]) for item in overrides if item.split("=")[0] == "recipe"]
         wrong = [(item, group) for item, group in groups if item.partition("=")[2].strip("'\"") not in _choices(group)]
         choice, group = wrong[0] if wrong else ("a choice", "recipe")
         raise ConfigError(f"{choice} is none of the choices: {', '.join(_choices(group))}") from error
@@ -242,16 +242,14 @@ def _refuse_what_has_no_effect(values: dict[str, Any]) -> None:
             f"{', '.join(_DENSE_PRECISIONS)}"
         )
     runs_on = {
-        "logger": (values["logger"]["name"], ("csv",)),
         "trainer.accelerator": (values["trainer"]["accelerator"], ("auto", "cpu")),
-        "trainer.devices": (values["trainer"]["devices"], (1, "1", "auto")),
         "trainer.workers": (values["trainer"]["workers"], (0,)),
     }
     for key, (came, expected) in runs_on.items():
         if came not in expected:
             raise ConfigError(
-                f"{key}={came} has no effect on recipe={recipe['name']}, which trains on the CPU in one process and "
-                f"logs nothing; expected {key}={expected[0]}: leave it out, or choose recipe=finetune or study"
+                f"{key}={came} has no effect on recipe={recipe['name']}, which trains on the CPU in one process; "
+                f"expected {key}={expected[0]}: leave it out, or choose recipe=finetune or study"
             )
 
 
@@ -345,7 +343,7 @@ def _resumed(values: dict[str, Any], overrides: Sequence[str]) -> TrainConfig:
 
 
 def _lookup(values: Any, key: str) -> Any:
-    """Return the value of a dotted key; for `model`, `recipe` and `logger`, the name of the choice."""
+    """Return the value of a dotted key; for `model` and `recipe`, the name of the choice."""
     for name in key.split("."):
         values = values.get(name)
-    return values["name"] if key in ("model", "recipe", "logger") else values
+    return values["name"] if key in ("model", "recipe") else values

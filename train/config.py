@@ -109,7 +109,7 @@ class RecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="finet
 
     name: str
     epochs: Positive | None
-    """Passes over the training tiles (or over the pictures, if only these are labelled); None: `steps` is used."""
+    """Passes over the training tiles; None: `steps` is used."""
     steps: Positive | None
     """Number of steps, instead of epochs; one step is one batch."""
     validate_every: Positive | None
@@ -119,9 +119,7 @@ class RecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="finet
     select: Literal["average_precision", "accuracy"]
     """Metric on the validation groups that chooses the best checkpoint."""
     batch: Annotated[int, Meta(ge=2)]
-    """Tiles per step that get a gradient; they determine the memory."""
-    bags: Annotated[int, Meta(ge=2)]
-    """Pictures per step, if only whole pictures are labelled."""
+    """Tiles per step; they determine the memory."""
     optimiser: Literal["adamw", "adam"]
     lr: Annotated[float, Meta(gt=0)]
     """The highest learning rate."""
@@ -215,23 +213,11 @@ class TrainerConfig(Part, frozen=True, kw_only=True):
 
     accelerator: str
     """"auto", "cpu", "gpu", "mps", ..."""
-    devices: int | str | list[int]
-    """Their number, "auto", or their indices."""
     precision: str
     """"auto": bf16-mixed if the machine has bf16 multiplication, else 32-true. Or either of these; recipes
     that train the whole network accept any precision of Lightning."""
     workers: Natural
     """Processes that cut and augment batches; 0: the training process does it."""
-
-
-class LoggerConfig(Part, frozen=True, kw_only=True):
-    """The logger for metrics, in addition to `metrics.csv`."""
-
-    name: Literal["csv", "wandb"]
-    project: str
-    """Project of Weights & Biases."""
-    mode: Literal["online", "offline"]
-    """"offline" writes into the run's folder; `wandb sync` uploads that later."""
 
 
 REFERENCE_WORDS = ("auto", "on", "off")
@@ -261,7 +247,6 @@ class TrainConfig(Part, frozen=True, kw_only=True):
     recipe: RecipeConfig | DenseRecipeConfig
     features: FeaturesConfig
     trainer: TrainerConfig
-    logger: LoggerConfig
 
     @property
     def finetune(self) -> RecipeConfig:

@@ -60,54 +60,36 @@ SAME_THING = 0.9
 _BLOCK = 1024  # pictures compared with all others at a time: 40 MB of correlations for 10,000
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A picture and the most similar picture of an earlier part."""
-
-    part: str
-    number: int
-    """Index within its part."""
-    other_part: str
-    other_number: int
-    likeness: float
-    """Correlation of their filtered thumbnails, at most 1."""
-
-
 def thumbnail(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Shrink a picture, RGB uint8 [H, W, 3], to grey uint8 [32, 32]; each px is the mean of its area."""
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.resize(grey, (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def near_duplicates_across(thumbnails: Mapping[str, NDArray[np.uint8]]) -> list[Pair]:
-    """Find each picture's most similar near-duplicate in an earlier part; return the pairs, the most similar first.
+def near_duplicates_across(
+    thumbnails: NDArray[np.uint8], parts: Sequence[str] | NDArray[np.str_]
+) -> list[tuple[int, int, float]]:
+    """Find each picture's most similar near-duplicate in an earlier part.
 
     Args:
-        thumbnails: by part (train, val and test, for example), uint8 [n, 32, 32], made by `thumbnail`.
+        thumbnails: uint8 [n, 32, 32], made by `thumbnail`.
+        parts: part of each picture (train, val and test, for example); the first to occur is the earliest.
+    Returns:
+        Index of the picture, index of the other, and the correlation of their filtered thumbnails, the most similar
+        first.
     """
-    names = list(thumbnails)
-    sizes = [len(thumbnails[name]) for name in names]
-    part = np.repeat(np.arange(len(names)), sizes)
-    number = np.concatenate([np.arange(size) for size in sizes]) if sizes else part
-    if len(part) < 2:
-        return []
+    numbers = {name: at for at, name in enumerate(dict.fromkeys(parts))}
+    part = np.array([numbers[name] for name in parts], np.int64)
     pairs = []
-    for rows, likeness, same in _compare_blocks(np.concatenate([thumbnails[name] for name in names])):
+    for rows, likeness, same in _compare_blocks(thumbnails) if len(part) else ():
         same &= part[None, :] < part[rows, None]
         likeness[~same] = -1
         best = likeness.argmax(axis=1)
-        for row in np.flatnonzero(same.any(axis=1)):
-            this, other = rows.start + row, best[row]
-            pairs.append(
-                Pair(
-                    names[part[this]],
-                    int(number[this]),
-                    names[part[other]],
-                    int(number[other]),
-                    float(likeness[row, other]),
-                )
-            )
-    return sorted(pairs, key=lambda pair: -pair.likeness)
+        pairs += [
+            (rows.start + int(row), int(best[row]), float(likeness[row, best[row]]))
+            for row in np.flatnonzero(same.any(axis=1))
+        ]
+    return sorted(pairs, key=lambda pair: -pair[2])
 
 
 def near_duplicate_chains(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:

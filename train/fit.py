@@ -1,7 +1,6 @@
 """Trains a model: from a configuration to a run's folder."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,22 +38,20 @@ def fit(
         InputError, WeightsError, TrainingError: data or weights cannot be used, or the training failed.
         Interrupted: Ctrl-C or SIGTERM; the training can be resumed.
     """
-    run, leads = RunFolder(Path(config.out)), is_main_process()
+    run = RunFolder(Path(config.out))
     if run.folder.is_file() or run.folder.resolve() == Path(config.data):
         raise ConfigError(
             f"out={run.folder} is {'a file' if run.folder.is_file() else 'the data'}; name a folder for it"
         )
-    if not leads:
-        report_line = logger.debug
-    elif run.config.exists() and not config.resume:
+    if run.config.exists() and not config.resume:
         raise ConfigError(
             f"{run.folder} already holds a run; continue it with resume=true, or choose another folder with out="
         )
-    elif (foreign := run.foreign_entry()) is not None:
+    if (foreign := run.foreign_entry()) is not None:
         raise ConfigError(
             f"out={run.folder} holds {utf8_safe(foreign)!r}, which no training wrote; name a new or an empty folder"
         )
-    finished = leads and run.summary.exists() and run.read_summary().finished
+    finished = run.summary.exists() and run.read_summary().finished
     if finished and not lacks_report(run):
         report_line(f"{run.folder} is already finished")
         return run
@@ -75,13 +72,5 @@ def fit(
 
     from heatline.train.whole_network import train_whole_network  # Lightning takes seconds to import
 
-    train_whole_network(config, run, report_line, callbacks, cache, leads=leads)
+    train_whole_network(config, run, report_line, callbacks, cache)
     return run
-
-
-def is_main_process() -> bool:
-    """Whether this is the one process that writes files and reports, of those that train on several devices.
-
-    Lightning starts the others with the same command line and their rank in the environment.
-    """
-    return os.environ.get("LOCAL_RANK", "0") == "0"

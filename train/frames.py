@@ -36,7 +36,7 @@ class _Entry(msgspec.Struct, frozen=True):
     mask_at: int | None
     """None: no pixel is defective, or only the label is known."""
     thumbnail: bytes
-    """See `near_duplicates.thumbnail`."""
+    """See `discovery.thumbnail`."""
 
 
 class _Index(msgspec.Struct, frozen=True):
@@ -107,9 +107,9 @@ class FrameStore:
         view: NDArray[np.uint8] = self._pixels[start : start + height * width * 3].reshape(height, width, 3)
         return view
 
-    def thumbnails(self, frames: Sequence[int]) -> NDArray[np.uint8]:
-        """Return these frames' thumbnails, uint8 [n, 32, 32], made by `near_duplicates.thumbnail` when decoding."""
-        joined = b"".join(self._entries[frame].thumbnail for frame in frames)
+    def thumbnails(self) -> NDArray[np.uint8]:
+        """Return the frames' thumbnails, uint8 [n, 32, 32], made by `discovery.thumbnail` when decoding."""
+        joined = b"".join(entry.thumbnail for entry in self._entries)
         return np.frombuffer(joined, np.uint8).reshape(-1, THUMBNAIL_PX, THUMBNAIL_PX)
 
     def is_unplaced(self, frame: int) -> bool:

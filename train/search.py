@@ -60,12 +60,6 @@ class SearchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Batch sizes to choose among."""
     lr: tuple[Rate, Rate] | None = None
     """Lowest and highest learning rate, drawn log-uniformly; None: the recipe's interval for the model's family."""
-    startup: Annotated[int, Meta(ge=0)] = 4
-    """Number of trials that are drawn at random before TPE starts, and completed before any is pruned."""
-    prune: bool = True
-    """End a trial whose best validation so far is below the median of the others' at the same share of the training."""
-    warmup: Annotated[float, Meta(ge=0, lt=1)] = 0.3
-    """Share of a trial before which it is never pruned."""
     storage: str | None = None
     """URL of a database for Optuna, or `journal:FILE`; None: a SQLite file in the search's folder."""
     name: str | None = None
@@ -258,6 +252,10 @@ METRICS = {"accuracy": "val_accuracy", "average_precision": "val_ap"}
 """Column of a run's metrics, by objective."""
 PER_MILLE = 1000
 """Validations are reported at their share of the training, as steps per epoch depend on the batch size."""
+STARTUP = 4
+"""Number of trials that are drawn at random before TPE starts, and completed before any is pruned."""
+WARM_UP = 300
+"""Per mille of a trial before which it is never pruned."""
 HEARTBEAT_S = 60
 GRACE_S = 180
 """A trial that sends no heartbeat for this time has failed, and is tried once more."""
@@ -296,7 +294,7 @@ def search(overrides: Sequence[str], report_line: Callable[[str], None] = logger
 
     with lock_file(out / "search.lock", wait=True), warnings.catch_warnings():  # Optuna's tables are made once
         warnings.simplefilter("ignore", ExperimentalWarning)
-        study = open_study(url, options.name or config.model.name, options)
+        study = open_study(url, options.name or config.model.name)
         with using_storage(url):
             _check_settings(study, settings)
             _check_folder(study, out)
@@ -366,8 +364,7 @@ class _Objective:
         """
         # Each trial has its own seed, so that different workers, and a restarted one, do not draw the same values.
         seed = int(np.random.SeedSequence((self._config.seed, trial.number)).generate_state(1)[0])
-        startup = self._search.startup
-        trial.study.sampler = optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed, constant_liar=True)
+        trial.study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed, constant_liar=True)
         batch = int(trial.suggest_categorical("batch", sorted(set(self._search.batches))))
         lr = trial.suggest_float("lr", *_interval(self._config, self._search), log=True)
         folder = self._out / "trials" / f"{trial.number:04d}"
@@ -429,15 +426,13 @@ def _delete_checkpoints(study: Study, out: Path) -> None:
 # The study: opened in its storage, and checked against the settings it was started with.
 
 
-def open_study(url: str, name: str, search: SearchConfig) -> Study:
+def open_study(url: str, name: str) -> Study:
     """Open the study of this name in the database at a URL, or create it.
 
     Raises:
         ConfigError: the storage cannot be opened.
     """
-    warm_up = round(PER_MILLE * search.warmup)
-    median = optuna.pruners.MedianPruner(n_startup_trials=search.startup, n_warmup_steps=warm_up)
-    pruner = median if search.prune else optuna.pruners.NopPruner()
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=WARM_UP)
     # SQLite allows one writer at a time; the others wait for up to so many seconds. Without a pool, each connection is
     # closed after its use.
     engine = {"connect_args": {"timeout": 60}, "poolclass": NullPool} if url.startswith("sqlite") else None
@@ -516,20 +511,13 @@ def _shared_settings(config: TrainConfig, search: SearchConfig) -> dict[str, Any
     Raises:
         ConfigError: the settings do not fit a search.
     """
-    lr, devices = _interval(config, search), config.trainer.devices
-    if devices not in (1, "1") and not (isinstance(devices, list) and len(devices) == 1):
-        raise ConfigError(
-            f"trainer.devices is {devices}; a search trains each trial on one device: start a worker per device, with "
-            "trainer.devices=[0], trainer.devices=[1], ... and the same out="
-        )
-    values = msgspec.to_builtins(config)
+    lr, values = _interval(config, search), msgspec.to_builtins(config)
     flat = {"data": _describe_data(config), "seed": config.seed, "truth": config.truth, "classes": config.classes}
     for part in ("split", "tiles", "model", "recipe"):
         flat |= {f"{part}.{name}": value for name, value in values[part].items()}
     for key in ("lr", "lr_interval", "batch", "select"):
         flat.pop(f"recipe.{key}")
     flat |= {"search.objective": search.objective, "search.batches": sorted(set(search.batches)), "search.lr": lr}
-    flat |= {"search.startup": search.startup, "search.prune": search.prune, "search.warmup": search.warmup}
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(flat))  # as the storage returns it
     return plain
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +17,8 @@ from heatline.edge.colour import PixelFormat, to_rgb
 from heatline.edge.errors import InputError
 from heatline.edge.geometry import TileGrid
 from heatline.edge.geometry.tiling import OVERLAP_PX, TILE_PX
-from heatline.edge.heatmap_picture import draw_outlines
 from heatline.edge.images import SUFFIXES, read_image
 from heatline.edge.picture_folders import Layout, find_layout
-from heatline.edge.util.files import writing
 from heatline.edge.util.text import on_one_line, utf8_safe
 from heatline.train.adequacy import defect_areas, describe_expectation, describe_few_groups, describe_small_defects
 from heatline.train.discovery import Discovery, describe_near_duplicates, discover, near_duplicates_across, thumbnail
@@ -262,19 +259,13 @@ def _find_near_duplicates(
     data: LabelledFolder, thumbnails: NDArray[np.uint8], groups: Counter[str] | None
 ) -> list[NearDuplicate]:
     """Find near-duplicates across groups; without groups, among all pictures."""
-    members: dict[str, list[int]] = {}
-    for number, image in enumerate(data.images):
-        members.setdefault(image.name if groups is None else str(image.group), []).append(number)
-    pairs = near_duplicates_across({group: thumbnails[numbers] for group, numbers in members.items()})
+    images = data.images
+    of = [image.name if groups is None else str(image.group) for image in images]
     return [
         NearDuplicate(
-            utf8_safe(str(data.images[members[pair.part][pair.number]].path)),
-            pair.part,
-            utf8_safe(str(data.images[members[pair.other_part][pair.other_number]].path)),
-            pair.other_part,
-            round(pair.likeness, 3),
+            utf8_safe(str(images[one].path)), of[one], utf8_safe(str(images[other].path)), of[other], round(likeness, 3)
         )
-        for pair in pairs
+        for one, other, likeness in near_duplicates_across(thumbnails, of)
     ]
 
 
@@ -319,70 +310,3 @@ def _find_warnings(
         )
         warnings.append(describe_near_duplicates(len(near_duplicates), picture, other, place))
     return warnings
-
-
-COLUMNS, EACH, LONGEST_NAME = 4, 8, 36
-"""Pictures side by side, number of pictures of each label, and characters of a name; its end distinguishes it."""
-CELL_WH, TITLE_PX, GAP_PX = (392, 294), 46, 8
-"""Size of a picture's place, height of the two lines above it, and the gap between places."""
-OUTLINE_RGB = (0, 230, 255)
-GROUND_RGB, TEXT_RGB, QUIET_RGB = (32, 36, 42), (255, 255, 255), (176, 186, 196)
-FONT = cv2.FONT_HERSHEY_SIMPLEX
-
-
-def write_contact_sheet(file: Path, images: Sequence[LabelledImage]) -> None:
-    """Write a PNG of eight defective and eight good pictures, evenly chosen from the folder.
-
-    Args:
-        images: pictures that cannot be used are skipped.
-    Raises:
-        InputError: no picture can be used, or the file cannot be written.
-    """
-    cells = [*_cells(images, defective=True), *_cells(images, defective=False)]
-    if not cells:
-        raise InputError(f"{file} would be empty, as no picture can be used; correct the folder first")
-    cells += [np.full_like(cells[0], GROUND_RGB)] * (-len(cells) % COLUMNS)
-    rows = [np.concatenate(cells[start : start + COLUMNS], axis=1) for start in range(0, len(cells), COLUMNS)]
-    with writing(file):
-        file.write_bytes(cv2.imencode(".png", cv2.cvtColor(np.concatenate(rows), cv2.COLOR_RGB2BGR))[1].tobytes())
-
-
-def _cells(images: Sequence[LabelledImage], *, defective: bool) -> list[NDArray[np.uint8]]:
-    """Draw pictures that are evenly spaced among those of a label; the next one replaces an unusable one."""
-    of_label = [image for image in images if image.defective == defective]
-    cells = []
-    for part in np.array_split(np.arange(len(of_label)), max(min(EACH, len(of_label)), 1)):
-        for number in part:
-            try:
-                cells.append(_draw_cell(of_label[number]))
-            except InputError:  # the folder's summary reports it
-                continue
-            break
-    return cells
-
-
-def _draw_cell(image: LabelledImage) -> NDArray[np.uint8]:
-    """Draw a picture that fits its place, with its annotations outlined, below its name, label and size, RGB."""
-    pixels = image.pixels()
-    height, width = pixels.shape[:2]
-    mask = image.mask((height, width))
-    scale = min(CELL_WH[0] / width, CELL_WH[1] / height)
-    size_wh = max(1, round(scale * width)), max(1, round(scale * height))
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    shown = np.asarray(cv2.resize(pixels, size_wh, interpolation=interpolation), np.uint8)
-    if mask is not None:
-        # Dilate before shrinking: a defect smaller than a px of the cell must not vanish, nor hide under its outline.
-        reach = np.ones((2 * round(4 / scale) + 1,) * 2, np.uint8)
-        grown = cv2.resize(cv2.dilate(mask.view(np.uint8), reach), size_wh, interpolation=cv2.INTER_NEAREST)
-        outlines, _ = cv2.findContours(grown, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        draw_outlines(shown, [np.asarray(outline, np.int32) for outline in outlines], OUTLINE_RGB, 2)
-    cell = np.full((TITLE_PX + CELL_WH[1] + GAP_PX, CELL_WH[0] + GAP_PX, 3), GROUND_RGB, np.uint8)
-    cell[TITLE_PX : TITLE_PX + size_wh[1], : size_wh[0]] = shown
-    label = (
-        f"{'defective' if image.defective else 'good'}{', by its label' if image.defective and mask is None else ''}"
-    )
-    name = image.name.encode("ascii", "replace").decode()  # OpenCV's fonts have no other characters
-    name = name if len(name) <= LONGEST_NAME else f"...{name[-LONGEST_NAME:]}"
-    cv2.putText(cell, name, (0, 18), FONT, 0.5, TEXT_RGB, 1, cv2.LINE_AA)
-    cv2.putText(cell, f"{label}, {width}x{height} px", (0, 37), FONT, 0.5, QUIET_RGB, 1, cv2.LINE_AA)
-    return cell

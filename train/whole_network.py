@@ -2,18 +2,14 @@
 
 import csv
 import logging
-import math
-import os
 import signal
-import time
-import uuid
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import lightning
 import msgspec
@@ -22,8 +18,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, Timer
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import Adam, AdamW, Optimizer
@@ -33,22 +28,9 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryAveragePrecision
 
 from heatline.edge.errors import ConfigError, DivergedError, Interrupted, TrainingError
-from heatline.edge.util.extras import require_extra
 from heatline.edge.util.text import format_count, is_are, list_some
-from heatline.train.batches import (
-    Bags,
-    Batch,
-    BatchSampler,
-    EvaluationBags,
-    EvaluationBatches,
-    Steps,
-    TrainingBags,
-    TrainingBatches,
-    cosine,
-    draw_tiles,
-    log_sum_exp,
-)
-from heatline.train.config import LoggerConfig, RecipeConfig, TrainConfig
+from heatline.train.batches import Batch, BatchSampler, EvaluationBatches, Steps, TrainingBatches, cosine
+from heatline.train.config import RecipeConfig, TrainConfig
 from heatline.train.discovery import describe_near_duplicates, near_duplicates_across
 from heatline.train.files import write_atomically
 from heatline.train.frames import FrameStore, TileRule, TileTable, delete_frames, grid_tiles
@@ -68,8 +50,6 @@ class Prepared:
     split: Split
     store: FrameStore
     rule: TileRule
-    labelled: Literal["tiles", "pictures"]
-    """Whether each tile has a label of its own, or only the picture that it is cut from."""
     train: TileTable
     """Tiles that the training may draw."""
     val: TileTable
@@ -86,7 +66,7 @@ def prepare(config: TrainConfig, cache: Path, report_line: Callable[[str], None]
         report_line: gets lines about the data, for people.
     Raises:
         ConfigError, InputError: as `read_data`, `split_data` and `FrameStore.build`.
-        TrainingError: a part lacks a class, or the disk is full.
+        TrainingError: a picture larger than a tile has only a label, a part lacks a class, or the disk is full.
     """
     data = read_data(config, report_line)
     split = split_data(config, data)
@@ -105,13 +85,16 @@ def prepare(config: TrainConfig, cache: Path, report_line: Callable[[str], None]
         for part, numbers in frames.items()
     }
     _warn_of_near_duplicates(store, frames, report_line)
-    as_bags = any(
-        image.labels_only and max(store.frame_hw(frame)) > rule.tile_px for frame, image in enumerate(store.images)
-    )
-    labelled: Literal["tiles", "pictures"] = "pictures" if as_bags else "tiles"
+    for frame, image in enumerate(store.images):
+        if image.labels_only and max(store.frame_hw(frame)) > rule.tile_px:
+            raise TrainingError(
+                f"{image.name} is larger than a tile of {rule.tile_px} px and has only a label, and recipe="
+                f"{config.recipe.name} needs to know which tiles are defective; mark the defects, or choose "
+                "recipe=heatline"
+            )
     counts = {part: table.counts() for part, table in tables.items()}
     for part, count in counts.items():
-        report_line(_describe_part(part, parts[part], count, labelled))
+        report_line(_describe_part(part, parts[part], count))
         if not count["defective"] or count["defective"] == len(tables[part]):
             raise TrainingError(
                 f"of the {format_count(len(tables[part]), 'tile')} of the {part} groups "
@@ -120,29 +103,22 @@ def prepare(config: TrainConfig, cache: Path, report_line: Callable[[str], None]
                 "other groups in split.val "
                 "and split.test"
             )
-    if as_bags:
-        report_line("only whole pictures are labelled: each is trained on as a bag of its tiles (multiple-instance)")
     train = tables["train"].drop_ambiguous() if config.finetune.skip_ambiguous else tables["train"]
-    return Prepared(data, split, store, rule, labelled, train, tables["val"], counts)
+    return Prepared(data, split, store, rule, train, tables["val"], counts)
 
 
 def _warn_of_near_duplicates(store: FrameStore, frames: dict[str, range], report_line: Callable[[str], None]) -> None:
     """Report near-duplicates across training and validation: the model would be validated on what it was trained on."""
-    pairs = near_duplicates_across({part: store.thumbnails(numbers) for part, numbers in frames.items()})
+    parts = [part for part, numbers in frames.items() for _ in numbers]
+    pairs = near_duplicates_across(store.thumbnails(), parts)
     if pairs:
-        first = pairs[0]
-        picture, other = (
-            store.images[frames[part][number]].name
-            for part, number in ((first.part, first.number), (first.other_part, first.other_number))
-        )
-        report_line(describe_near_duplicates(len(pairs), f"{picture} ({first.part})", f"{other} ({first.other_part})"))
+        picture, other = (f"{store.images[number].name} ({parts[number]})" for number in pairs[0][:2])
+        report_line(describe_near_duplicates(len(pairs), picture, other))
 
 
-def _describe_part(part: str, pictures: Sequence[LabelledImage], tiles: dict[str, int], labelled: str) -> str:
+def _describe_part(part: str, pictures: Sequence[LabelledImage], tiles: dict[str, int]) -> str:
     defective = sum(image.defective for image in pictures)
     counts = f"{part}: {format_count(len(pictures), 'picture')}, {defective} of them defective; "
-    if labelled == "pictures":
-        return f"{counts}{format_count(sum(tiles.values()), 'tile')}"
     share = tiles["defective"] / sum(tiles.values())
     return f"{counts}tiles: " + ", ".join(f"{n} {kind}" for kind, n in tiles.items()) + f" ({100 * share:.1f} %)"
 
@@ -153,7 +129,7 @@ PLATEAU_PATIENCE = 2
 
 @dataclass(frozen=True)
 class Budget:
-    """Length of a training in steps; one step is one batch on each device."""
+    """Length of a training in steps; one step is one batch."""
 
     steps: int
     validate_every: int
@@ -167,7 +143,7 @@ class Budget:
 
         Args:
             samples: number of samples; an epoch is one pass over them.
-            per_step: samples per step, on all devices together.
+            per_step: samples per step.
         """
         epoch = -(-samples // per_step)
         steps = recipe.steps if recipe.epochs is None else recipe.epochs * epoch
@@ -202,14 +178,10 @@ class ClassifierTraining(lightning.LightningModule):
         self._plateau_state: dict[str, Any] | None = None
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 1_009 + self.global_rank)
-
-    def logits(self, batch: Batch) -> Tensor:
-        """Return one logit per label of the batch."""
-        return self.model.logits(batch.tiles)
+        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 1_009)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        logits = self.logits(batch)
+        logits = self.model.logits(batch.tiles)
         loss = binary_cross_entropy_with_logits(logits + self.shift, batch.labels)
         self._require_finite(loss, "the loss")
         self.train_loss.update(loss.detach())
@@ -217,7 +189,7 @@ class ClassifierTraining(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        logits, labels = self.logits(batch), batch.labels
+        logits, labels = self.model.logits(batch.tiles), batch.labels
         self._require_finite(logits.sum(), "the sum of the validation logits")
         self.val_loss.update(binary_cross_entropy_with_logits(logits, labels), weight=len(labels))
         self.val_positive.update(labels)
@@ -226,7 +198,7 @@ class ClassifierTraining(lightning.LightningModule):
             metric.update(logits.double().sigmoid(), labels.long())
 
     def _require_finite(self, value: Tensor, name: str) -> None:
-        if not reduce_decision(self.trainer, bool(torch.isfinite(value)), by_all=True):
+        if not torch.isfinite(value):
             raise DivergedError(
                 f"{name} became {value.item()} at step {self.global_step}; lower the learning rate: recipe.lr"
             )
@@ -290,40 +262,6 @@ class ClassifierTraining(lightning.LightningModule):
         return (AdamW if self.recipe.optimiser == "adamw" else Adam)(groups, lr=self.recipe.lr)
 
 
-class BagTraining(ClassifierTraining):
-    """Classifier training whose samples are bags (see `bags`)."""
-
-    def logits(self, batch: Batch) -> Tensor:
-        """Return the bags' logits [bags]; in training, at most `recipe.batch` tiles get a gradient."""
-        assert batch.bag is not None, "a batch of bags has the bag of each tile"
-        bags, most = len(batch.labels), self.recipe.batch
-        if not self.training:
-            return log_sum_exp(self._evaluate(batch.tiles), batch.bag, bags)
-        if len(batch.tiles) <= most:
-            return log_sum_exp(self.model.logits(batch.tiles), batch.bag, bags)
-        self.model.eval()  # normalisation as on the line; its averages do not change
-        logits = self._evaluate(batch.tiles)
-        self.model.train()
-        drawn = draw_tiles(logits, batch.bag, bags, most)
-        return log_sum_exp(logits.index_put((drawn,), self.model.logits(batch.tiles[drawn])), batch.bag, bags)
-
-    @torch.no_grad()
-    def _evaluate(self, tiles: Tensor) -> Tensor:
-        """Return the tiles' logits [N] without gradient, in batches of at most max(`recipe.batch`, 64) tiles."""
-        return torch.cat([self.model.logits(part) for part in torch.split(tiles, max(self.recipe.batch, 64))])
-
-
-def reduce_decision(trainer: lightning.Trainer, decision: bool, *, by_all: bool) -> bool:
-    """Combine the decisions of all devices: a device that stopped alone would leave the others waiting.
-
-    Args:
-        by_all: whether all must agree; otherwise one is enough.
-    """
-    if trainer.world_size == 1:
-        return decision
-    return trainer.strategy.reduce_boolean_decision(decision, all=by_all)
-
-
 def merit(chosen: Tensor, loss: Tensor) -> Tensor:
     """Return the figure that the best checkpoint maximises: the chosen metric to three digits, then a lower loss.
 
@@ -344,25 +282,18 @@ class MetricsTable(Callback):
         self._file = file
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
         self._write([row for row in read_metrics(self._file) if row["step"] <= trainer.global_step])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         train_loss: Any = pl_module.train_loss
-        mean_train_loss = float(train_loss.compute())  # a reduction over all devices, so each must call it
-        train_loss.reset()
-        if not trainer.is_global_zero:
-            return
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         values |= {
             "step": trainer.global_step,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "train_loss": mean_train_loss,
+            "train_loss": float(train_loss.compute()),
         }
+        train_loss.reset()
         self._write([*read_metrics(self._file), {name: values[name] for name in COLUMNS}])
-        for logger in trainer.loggers:  # Lightning itself logs the metrics of validation
-            logger.log_metrics({name: values[name] for name in ("lr", "train_loss")}, step=trainer.global_step)
 
     def _write(self, rows: list[dict[str, float]]) -> None:
         write_atomically(self._file, lambda path: _write_table(path, rows))
@@ -384,49 +315,6 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
             {name: int(value) if name == "step" else float(value) for name, value in row.items()}
             for row in csv.DictReader(lines)
         ]
-
-
-class Stopwatch(Callback):
-    """Counts tiles and seconds of training; checkpoints store the counts, so a resumed training continues them.
-
-    The throughput excludes validations and the first step after each start, which is slower than the others.
-    """
-
-    def __init__(self) -> None:
-        self._tiles, self._training_s, self._earlier_s = 0, 0.0, 0.0
-        self._started, self._mark = time.monotonic(), float("nan")
-
-    @property
-    def tiles_per_s(self) -> float | None:
-        return self._tiles / self._training_s if self._training_s else None
-
-    @property
-    def seconds(self) -> float:
-        return self._earlier_s + time.monotonic() - self._started
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        now = time.monotonic()
-        if now > self._mark:  # false while the mark is NaN: there is no earlier step to compare with
-            # Of bags, count only tiles with a gradient: the others were only evaluated.
-            training: Any = pl_module
-            self._tiles += min(len(batch.tiles), training.recipe.batch) * trainer.world_size
-            self._training_s += now - self._mark
-        self._mark = now
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._mark = float("nan")
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._mark = time.monotonic()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"tiles": self._tiles, "training_s": self._training_s, "seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._tiles, self._training_s = state_dict["tiles"], state_dict["training_s"]
-        self._earlier_s = state_dict["seconds"]
 
 
 class GracefulStop(Callback):
@@ -458,56 +346,9 @@ class GracefulStop(Callback):
         signal.signal(signal.SIGTERM, self._on_signal)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if reduce_decision(trainer, self._is_stopping, by_all=False):
+        if self._is_stopping:
             trainer.save_checkpoint(self._checkpoint)
             raise Interrupted(f"stopped after step {trainer.global_step} of {trainer.max_steps}; {self._how_to_resume}")
-
-
-def make_logger(config: LoggerConfig, run: Path, hyperparameters: dict[str, Any]) -> Logger | None:
-    """Create the configured logger; return None for "csv", as the table of metrics is always written.
-
-    Args:
-        run: the run's folder; it names the logged run and stores its id, so that a resumed training continues it.
-        hyperparameters: the configuration of the training.
-    Raises:
-        MissingExtraError: the package wandb is not installed.
-        TrainingError: the logger cannot start: no key, no network or no disk space.
-    """
-    if config.name == "csv":
-        return None
-    require_extra("wandb")
-    import wandb
-    from lightning.pytorch.loggers import WandbLogger
-
-    os.environ.setdefault("WANDB_SILENT", "true")  # heatline reports progress and errors itself
-    os.environ.setdefault("WANDB_CONSOLE", "off")
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        identity = run / "wandb-id.txt"
-        if not identity.exists():
-            identity.write_text(uuid.uuid4().hex)
-        logger = WandbLogger(
-            project=config.project,
-            name=run.name,
-            id=identity.read_text(),
-            save_dir=run,
-            offline=config.mode == "offline",
-            resume="allow",
-        )
-        logger.log_hyperparams(hyperparameters)
-    except (wandb.Error, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise TrainingError(
-            f"Weights & Biases cannot log the run ({reason}); correct this, or set logger.mode=offline or logger=csv"
-        ) from error
-    return logger
-
-
-def close_logger(logger: Logger) -> None:
-    """End the logged run, so that the next training of this process starts a new one."""
-    end = getattr(getattr(logger, "experiment", None), "finish", None)
-    if end is not None:
-        end()
 
 
 @dataclass(frozen=True)
@@ -522,45 +363,24 @@ class Assembly:
     val_batches: Dataset[Batch]
 
 
-def assemble(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier, devices: int = 1) -> Assembly:
+def assemble(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier) -> Assembly:
     """Assemble the training of `model`, and initialise its logits to the log-odds that a tile is defective.
 
-    Args:
-        devices: number of devices; each takes a batch per step.
     Raises:
         TrainingError: one class is missing.
     """
-    assembly = (_on_tiles if prepared.labelled == "tiles" else _on_pictures)(config, prepared, model, devices)
-    assembly.training.to(memory_format=torch.channels_last)
-    return assembly
-
-
-def _on_tiles(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier, devices: int) -> Assembly:
     recipe, tiles, store = config.finetune, prepared.train, prepared.store
     sampler = BatchSampler(tiles.defective, recipe.batch, recipe.defective_share_of_batch, config.seed)
-    budget = Budget.of(recipe, len(tiles), recipe.batch * devices)
+    budget = Budget.of(recipe, len(tiles), recipe.batch)
     model.start_from(sampler.natural_log_odds)
+    training = ClassifierTraining(model, recipe, budget, sampler.shift, config.seed)
+    training.to(memory_format=torch.channels_last)
     return Assembly(
-        ClassifierTraining(model, recipe, budget, sampler.shift, config.seed),
+        training,
         budget,
         sampler.defective_share,
         lambda steps: TrainingBatches(store, tiles, prepared.rule, sampler, recipe, steps),
         EvaluationBatches(store, prepared.val, config.tiles.tile_px),
-    )
-
-
-def _on_pictures(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier, devices: int) -> Assembly:
-    recipe, store, tile_px = config.finetune, prepared.store, config.tiles.tile_px
-    bags = Bags.of(store, prepared.train)
-    sampler = BatchSampler(bags.defective, recipe.bags, recipe.defective_share_of_batch, config.seed)
-    budget = Budget.of(recipe, len(bags), recipe.bags * devices)
-    model.start_from(sampler.natural_log_odds - math.log(bags.sizes.mean()))  # a bag's odds are the sum of its tiles'
-    return Assembly(
-        BagTraining(model, recipe, budget, sampler.shift, config.seed),
-        budget,
-        sampler.defective_share,
-        lambda steps: TrainingBags(store, bags, tile_px, sampler, recipe, steps),
-        EvaluationBags(store, Bags.of(store, prepared.val), tile_px),
     )
 
 
@@ -570,14 +390,8 @@ def train_whole_network(
     report_line: Callable[[str], None],
     callbacks: Sequence[Callback],
     cache: Path | None,
-    *,
-    leads: bool,
 ) -> None:
-    """Train all weights, starting from the run's checkpoint if it has one; arguments and errors as `fit`.
-
-    Args:
-        leads: whether this is the process that writes, see `is_main_process`.
-    """
+    """Train all weights, starting from the run's checkpoint if it has one; arguments and errors as `fit`."""
     torch.manual_seed(config.seed)
     resumed = run.last.exists()
     if resumed:  # the checkpoint holds all weights, and the summary their provenance
@@ -586,10 +400,10 @@ def train_whole_network(
     else:
         model, weights = build_model(config.model, config.tiles.tile_px)
     precision, reason = choose_precision(config.trainer.precision, config.trainer.accelerator)
-    flags = {"accelerator": config.trainer.accelerator, "devices": config.trainer.devices, "precision": precision}
-    devices = _trainer(flags, logger=False, barebones=True).world_size  # refuses wrong flags before any work
+    flags = {"accelerator": config.trainer.accelerator, "precision": precision}
+    _trainer(flags, barebones=True)  # refuses wrong flags before any work
     prepared = prepare(config, cache or run.cache, report_line)
-    assembly = assemble(config, prepared, model, devices)
+    assembly = assemble(config, prepared, model)
     report_line(f"precision {precision}: {reason}")
     report_line(_describe_plan(assembly))
 
@@ -604,7 +418,7 @@ def train_whole_network(
         truth=prepared.data.truth,
         groups={part: list(getattr(prepared.split, part)) for part in ("train", "val", "test")},
         digests=digest_groups(prepared.split.images(prepared.data, "train")),
-        labelled=prepared.labelled,
+        labelled="tiles",
         tiles=prepared.counts,
         weights=weights,
         precision=precision,
@@ -612,12 +426,11 @@ def train_whole_network(
         seconds=0.0,
         versions={name: version(name) for name in ("heatline", "torch", "lightning", "timm")},
     )
-    stopwatch = Stopwatch()
+    timer = Timer()
     stop = GracefulStop(run.last, f"resume it with: heatline train out={run.folder} resume=true")
-    if leads:
-        run.begin(config)
-        if not resumed:  # a resumed training needs the provenance, even after a kill
-            run.write_summary(summary)
+    run.begin(config)
+    if not resumed:  # a resumed training needs the provenance, even after a kill
+        run.write_summary(summary)
     trainer = _trainer(
         flags,
         deterministic=torch.cuda.is_available(),
@@ -625,15 +438,12 @@ def train_whole_network(
         max_steps=assembly.budget.steps,
         val_check_interval=assembly.budget.validate_every,
         num_sanity_val_steps=0,
-        logger=(make_logger(config.logger, run.folder, msgspec.to_builtins(config)) if leads else None) or False,
-        log_every_n_steps=1,
-        use_distributed_sampler=False,  # `_steps` distributes batches; each device validates on everything
         enable_model_summary=False,
         plugins=[_AtomicCheckpoints()],
         callbacks=[
             _StepsBar(console_kwargs={"stderr": True}),
             MetricsTable(run.metrics),
-            stopwatch,
+            timer,
             stop,
             *callbacks,
             *_checkpointing(config, run),
@@ -659,22 +469,18 @@ def train_whole_network(
             )
         ended = True  # and the last checkpoint is written
     finally:
-        for each in trainer.loggers:
-            close_logger(each)
-        if leads:
-            best = _best_row(run)
-            run.write_summary(
-                msgspec.structs.replace(
-                    summary,
-                    finished=ended and (trainer.global_step >= assembly.budget.steps or trainer.should_stop),
-                    steps=trainer.global_step,
-                    best_step=None if best is None else int(best["step"]),
-                    val={name: value for name, value in (best or {}).items() if name.startswith("val_")},
-                    tiles_per_s=stopwatch.tiles_per_s,
-                    seconds=stopwatch.seconds,
-                )
+        best = _best_row(run)
+        run.write_summary(
+            msgspec.structs.replace(
+                summary,
+                finished=ended and (trainer.global_step >= assembly.budget.steps or trainer.should_stop),
+                steps=trainer.global_step,
+                best_step=None if best is None else int(best["step"]),
+                val={name: value for name, value in (best or {}).items() if name.startswith("val_")},
+                seconds=timer.time_elapsed(),
             )
-    if leads and cache is None:
+        )
+    if cache is None:
         delete_frames(run.cache)
 
 
@@ -687,7 +493,7 @@ def _trainer(flags: dict[str, Any], **more: Any) -> Trainer:
     # Hide its lines about GPUs and services.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
-        return Trainer(**flags, **more)
+        return Trainer(**flags, devices=1, logger=False, **more)
     except (MisconfigurationException, ValueError, TypeError) as error:
         settings = ", ".join(f"trainer.{key}={value}" for key, value in flags.items())
         raise ConfigError(f"Lightning cannot train with {settings}: {' '.join(str(error).split())}") from error
@@ -707,13 +513,12 @@ def _checkpointing(config: TrainConfig, run: RunFolder) -> list[Callback]:
 
 
 def _steps(trainer: Trainer, total: int) -> Steps:
-    """Return the batch numbers from the trainer's step on, distributed to devices and then to workers in turn."""
+    """Return the batch numbers from the trainer's step on, distributed to workers in turn."""
 
     def steps() -> Iterable[int]:
         worker = get_worker_info()
         first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        own_steps = range(trainer.global_step + first, total, stride)
-        return (step * trainer.world_size + trainer.global_rank for step in own_steps)
+        return range(trainer.global_step + first, total, stride)
 
     return steps
 

@@ -9,7 +9,6 @@ MODULES = {
     "export": ("onnx", "onnxscript", "nncf"),
     "bench": ("jinja2", "matplotlib"),
     "peers": ("pytorch_grad_cam",),
-    "wandb": ("wandb",),
     "view": ("starlette", "uvicorn", "websockets", "prometheus_client"),
     "mqtt": ("paho",),
     "opcua": ("asyncua",),
@@ -17,7 +16,7 @@ MODULES = {
     "cluster": ("ray", "pyarrow", "jinja2"),
 }
 """The modules of each extra that heatline imports."""
-INCLUDED = {"export": ("train",), "peers": ("train", "export"), "wandb": ("train",)}
+INCLUDED = {"export": ("train",), "peers": ("train", "export")}
 """The extras that an extra installs too."""
 
 

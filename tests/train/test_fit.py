@@ -10,7 +10,6 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -28,8 +27,8 @@ from heatline.train.config import Provenance, RecipeConfig, TrainConfig
 from heatline.train.fit import fit
 from heatline.train.models.build import choose_precision
 from heatline.train.run import RunFolder, load_run
-from heatline.train.whole_network import COLUMNS, Budget, MetricsTable, _steps, make_logger, merit, read_metrics
-from tests.command import HEATLINE, complaint, heatline
+from heatline.train.whole_network import COLUMNS, Budget, MetricsTable, merit, read_metrics
+from tests.command import complaint, heatline
 from tests.train.blobs import draw_blobs, sort_tiles, write_labels
 from tests.train.trained import NAMED_SPLIT, SMALL
 
@@ -92,8 +91,6 @@ def test_a_run_writes_the_documented_files(run: RunFolder) -> None:
     majority = 1 - summary.tiles["val"]["defective"] / sum(summary.tiles["val"].values())
     assert summary.val["val_majority_share"] == pytest.approx(max(majority, 1 - majority))
     assert summary.tiles["train"]["ambiguous"] > 0  # training leaves them out, evaluation does not
-    assert summary.tiles_per_s is not None
-    assert summary.tiles_per_s > 0
     assert summary.seconds > 0
     assert torch.__version__.startswith(summary.versions["torch"])  # which may lack the build, as in 2.13.0+cpu
 
@@ -295,7 +292,6 @@ def test_good_and_defective_folders_train_by_the_studys_recipe(tmp_path: Path) -
         (["model.weights=nowhere.pth"], HeatlineError, "model.weights=nowhere.pth is not a file"),
         (["trainer.accelerator=abacus"], ConfigError, "Lightning cannot train with accelerator=abacus"),
         (["trainer.precision=3-bit"], ConfigError, "precision=3-bit"),
-        (["trainer.devices=0"], ConfigError, "devices=0"),
         (["out=DATA"], ConfigError, "is the data; name a folder"),
         (["out=FILE"], ConfigError, "is a file; name a folder"),
     ],
@@ -403,63 +399,6 @@ def test_the_best_checkpoint_is_chosen_by_the_metric_of_the_recipe(blobs: Path, 
     assert [row["step"] for row in rows] == [3, 6]
     best = max(rows, key=lambda row: (round(row["val_accuracy"], 3), -row["val_loss"]))
     assert run.read_summary().best_step == best["step"]
-
-
-@pytest.mark.long
-def test_several_devices_share_the_batches_of_a_training(blobs: Path, tmp_path: Path) -> None:
-    asked = [f"data={blobs}", f"out={tmp_path / 'run'}", *SMALL, *NAMED_SPLIT]
-    command = [HEATLINE, "train", *asked, "trainer.accelerator=cpu", "trainer.devices=2", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | ONE_THREAD, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["finished"]  # only one of them prints
-    run = RunFolder(tmp_path / "run")
-    assert run.read_summary().finished
-    assert [row["step"] for row in read_metrics(run.metrics)] == [3, 6]
-    assert load_run(run.folder).model.map_hw == (4, 4)
-
-
-@given(st.integers(1, 4), st.integers(0, 9), st.integers(0, 20))
-def test_each_batch_goes_to_one_device(devices: int, done: int, total: int) -> None:
-    """`_steps` uses only the trainer's rank and number of devices."""
-    dealt = [
-        list(_steps(SimpleNamespace(global_step=done, world_size=devices, global_rank=rank), total)())  # type: ignore[arg-type]
-        for rank in range(devices)
-    ]
-    in_all = range(done * devices, max(done, total) * devices)
-    assert sorted(number for mine in dealt for number in mine) == list(in_all)
-    assert all(mine == sorted(mine) for mine in dealt)
-
-
-def test_weights_and_biases_is_used_without_a_network_and_knows_a_resumed_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started: list[dict[str, Any]] = []
-
-    def record(**settings: Any) -> SimpleNamespace:
-        started.append(settings)
-        return SimpleNamespace(log_hyperparams=lambda values: settings.update(values=values))
-
-    monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger", record)
-    config = compose(["data=x", "recipe=finetune", "logger=wandb", "logger.project=lines"]).logger
-    for name in ("run", "run", "another"):
-        make_logger(config, tmp_path / name, {"seed": 3})
-    first, resumed, another = started
-    assert (first["offline"], first["save_dir"], first["project"]) == (True, tmp_path / "run", "lines")
-    assert resumed == first
-    assert another["id"] != first["id"]
-    assert another["values"] == {"seed": 3}
-
-
-@pytest.mark.long
-def test_weights_and_biases_gets_the_metrics_without_a_network(blobs: Path, tmp_path: Path) -> None:
-    for name in ("run", "another"):  # two runs in one process
-        fit(configured(blobs, tmp_path / name, "recipe.steps=1", "logger=wandb", "logger.project=lines"))
-    (logged,), (another,) = ((tmp_path / name / "wandb").glob("offline-run-*/*.wandb") for name in ("run", "another"))
-    assert another.name != logged.name
-    content = logged.read_bytes()
-    for key in (b"val_ap", b"val_accuracy", b"train_loss", b"lines", b"test_efficientnet"):
-        assert key in content
-    assert read_metrics(tmp_path / "run" / "metrics.csv")  # the table is still written
 
 
 def test_the_learning_rate_rises_over_the_warm_up_and_falls_to_zero() -> None:

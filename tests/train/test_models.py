@@ -1,13 +1,7 @@
 """The eight models with a file, other timm models by name, and `heatline models`."""
 
-import builtins
 import json
-import runpy
-import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from heatline.edge.errors import ConfigError
-from heatline.train import models
 from heatline.train.commands.models import DENSE_MODELS
 from heatline.train.compose import compose, model_names, read_model
 from heatline.train.config import CnnConfig, VitConfig
@@ -254,27 +247,3 @@ def test_the_command_refuses_what_a_training_would_refuse(name: str) -> None:
     shown = heatline("models", name)
     assert shown.returncode == ConfigError.exit_code
     assert name in complaint(shown)
-
-
-def test_timm_is_imported_while_wandb_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    imported, found = builtins.__import__, []
-
-    def record(name: str, *arguments: Any) -> ModuleType:
-        if name == "timm":
-            found.append(sys.modules.get("wandb", "free"))
-        return imported(name, *arguments)
-
-    monkeypatch.delitem(sys.modules, "wandb", raising=False)
-    monkeypatch.setattr(builtins, "__import__", record)
-    runpy.run_path(str(Path(models.__file__)))
-    assert (found, "wandb" in sys.modules) == ([None], False), "None in place of a module: it cannot be imported"
-
-
-@pytest.mark.long
-def test_models_are_imported_without_wandb_which_can_be_imported_later() -> None:
-    """It leaves folders among the temporary files."""
-    lines = (
-        "import sys, heatline.train.models.build; print('wandb' in sys.modules); import wandb; print(wandb.__name__)"
-    )
-    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "wandb"]

@@ -48,7 +48,7 @@ ROOT = Path(__file__).parents[2]
 TRAINING = [item for item in SMALL if not item.startswith("recipe")]
 """Overrides without a recipe, as a search has its own default."""
 SHORT = (
-    "recipe.steps=4", "recipe.validate_every=2", "recipe.jitter_px=20", "search.batches=[4,8]", "search.startup=2",
+    "recipe.steps=4", "recipe.validate_every=2", "recipe.jitter_px=20", "search.batches=[4,8]",
 )  # fmt: skip
 
 
@@ -223,13 +223,12 @@ def test_untrainable_trials_count_and_end_the_search_with_advice(pictures: Path,
 
 SHARE_OUT = """
 import sys
-from heatline.train.search import SearchConfig
 from heatline.train.search import open_study, run_trials
 
 url, count = sys.argv[1:]
 print("opening", flush=True)
 sys.stdin.readline()
-study = open_study(url, "shared", SearchConfig())
+study = open_study(url, "shared")
 ran = []
 
 def objective(trial):
@@ -312,7 +311,7 @@ def test_the_trial_of_a_dead_worker_is_tried_once_more_after_its_last_heartbeat(
         draw_x(trial)
         raise SystemExit  # the storage does not learn of it
 
-    study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "s", SearchConfig())
+    study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "s")
     with pytest.raises(SystemExit):
         run_trials(study, die, 2)
     run_trials(study, draw_x, 1)
@@ -336,7 +335,7 @@ def test_a_trial_that_another_worker_failed_is_replaced(tmp_path: Path) -> None:
             trial.report(0.5, 1)
         return draw_x(trial)
 
-    study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "s", SearchConfig())
+    study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "s")
     run_trials(study, suspended, 1)
     run_trials(study, suspended, 2)
     assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "FAIL", "COMPLETE"]
@@ -350,8 +349,8 @@ def test_trials_are_pruned_by_the_median_after_warm_up_and_first_trials(tmp_path
         study.tell(trial, state=TrialState.PRUNED)
         return prune
 
-    study = open_study(f"sqlite:///{tmp_path / 'a.db'}", "s", SearchConfig(startup=2, warmup=0.3))
-    for value in (0.8, 0.9):
+    study = open_study(f"sqlite:///{tmp_path / 'a.db'}", "s")
+    for value in (0.8, 0.8, 0.9, 0.9):
         assert not is_pruned(study, 500, 0.1)  # too few completed trials
         trial = study.ask()
         for share in (200, 500):
@@ -360,8 +359,6 @@ def test_trials_are_pruned_by_the_median_after_warm_up_and_first_trials(tmp_path
     assert is_pruned(study, 500, 0.84)
     assert not is_pruned(study, 500, 0.86)
     assert not is_pruned(study, 200, 0.1)
-    never = open_study(f"sqlite:///{tmp_path / 'a.db'}", "s", SearchConfig(prune=False))
-    assert not is_pruned(never, 500, 0.1)
 
 
 # Storages.
@@ -408,7 +405,7 @@ def test_a_storage_that_cannot_be_opened_is_reported_in_one_sentence(
 
 def test_a_storage_that_disappears_is_reported_in_one_sentence(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    study = open_study(url, "s", SearchConfig())
+    study = open_study(url, "s")
     (tmp_path / "study.db").write_bytes(b"gone " * 1000)
     message = r"the storage sqlite:.* does not answer any more \(.*\); restore it"
     with pytest.raises(TrainingError, match=message), using_storage(url):
@@ -430,7 +427,6 @@ def test_a_storage_that_disappears_is_reported_in_one_sentence(tmp_path: Path) -
         (["resume=true"], "the same command, given again, continues the search"),
         (["recipe.stepz=3"], "there is no key 'recipe.stepz'"),
         (["recipe=heatline"], "recipe=heatline does not train the whole network; choose recipe=finetune or study"),
-        (["trainer.devices=2"], "trainer.devices is 2; a search trains each trial on one device"),
         (["recipe.lr_interval=[0.1,0.01]"], "recipe.lr_interval is [0.1, 0.01]; expected the lower rate first"),
     ],
 )

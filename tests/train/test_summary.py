@@ -12,18 +12,11 @@ import pytest
 from heatline.edge.errors import InputError
 from heatline.train.discovery import discover
 from heatline.train.frames import FrameStore
-from heatline.train.readers import read_folder
 from heatline.train.summary import (
-    CELL_WH,
-    COLUMNS,
-    GAP_PX,
-    OUTLINE_RGB,
-    TITLE_PX,
     Groups,
     ReadingOptions,
     Size,
     summarise_folder,
-    write_contact_sheet,
 )
 from tests.command import heatline
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
@@ -229,37 +222,6 @@ def test_labels_and_classes_on_the_command_line(tmp_path: Path) -> None:
     assert "tiles: " not in text
 
 
-def test_a_contact_sheet_outlines_defects_and_skips_unusable_pictures(tmp_path: Path) -> None:
-    folder = draw_blobs(tmp_path / "blobs", per_group=2)
-    (folder / "images" / "a_0.png").write_bytes(b"no picture")
-    show(str(folder), "--picture", str(tmp_path / "sheet.png"))
-    sheet = cv2.imread(str(tmp_path / "sheet.png"))
-    assert sheet is not None
-    assert sheet.shape == (3 * (TITLE_PX + CELL_WH[1] + GAP_PX), COLUMNS * (CELL_WH[0] + GAP_PX), 3)
-    outlined = (sheet == OUTLINE_RGB[::-1]).all(axis=2)
-    cells = [cell.any() for row in np.array_split(outlined, 3) for cell in np.array_split(row, COLUMNS, axis=1)]
-    assert cells == [True] * 7 + [False] * 5, "seven defective pictures, then four good ones"
-    with pytest.raises(InputError, match="cannot be written"):
-        write_contact_sheet(tmp_path / "no" / "sheet.png", read_folder(folder).images)
-    with pytest.raises(InputError, match="no picture can be used"):
-        write_contact_sheet(tmp_path / "sheet.png", read_folder(folder).images[:1])
-
-
-def test_a_long_picture_fits_its_place_and_an_outline_shows_on_its_own_colour(tmp_path: Path) -> None:
-    for folder in ("images", "masks"):
-        (tmp_path / folder).mkdir()
-    picture, mask = np.full((2000, 100, 3), OUTLINE_RGB[::-1], np.uint8), np.zeros((2000, 100), np.uint8)
-    mask[1500:1510, 40:60] = 255
-    cv2.imwrite(str(tmp_path / "images" / "long.png"), picture)
-    cv2.imwrite(str(tmp_path / "masks" / "long.png"), mask)
-    write_contact_sheet(tmp_path / "sheet.png", read_folder(tmp_path).images)
-    sheet = cv2.imread(str(tmp_path / "sheet.png"))
-    assert sheet is not None
-    shown = sheet[TITLE_PX : TITLE_PX + CELL_WH[1], : round(100 * CELL_WH[1] / 2000)]
-    dark = np.flatnonzero((shown < 100).all(axis=2).any(axis=1)) / CELL_WH[1]
-    assert 0.7 < dark.min() < dark.max() < 0.8, "1500 of 2000 px is at three quarters"
-
-
 @pytest.mark.parametrize(
     ("folder", "asked", "shares"),
     [
@@ -284,10 +246,9 @@ def test_names_that_are_no_utf8_are_shown_with_question_marks(tmp_path: Path) ->
         os.rename(folder / label / f"{label[0]}00.png", os.fsencode(folder / label) + b"/\xff\xe4_%d.png" % number)
     (folder / "good" / "\udcff.txt").write_text("")
     (folder / "good" / "\udcfe.png").write_bytes(b"no picture")
-    summary = json.loads(show(str(folder), "--json", "--picture", str(tmp_path / "sheet.png")))
+    summary = json.loads(show(str(folder), "--json"))
     assert (summary["good"], summary["defective"]) == (3, 3)
     assert sorted(Path(file["file"]).name for file in summary["unusable"]) == ["?.png", "?.txt"]
-    assert cv2.imread(str(tmp_path / "sheet.png")) is not None
     assert "?.txt is not a PNG" in show(str(folder), "--pattern", "(.)")
     data = discover(folder).read()
     json.dumps(data.groups(), ensure_ascii=False).encode()

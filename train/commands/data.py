@@ -31,11 +31,6 @@ def data() -> None:
 @click.option("--pattern", help="Instead, a regular expression on file names; its first parenthesis is the group.")
 @click.option("--classes", help="Annotated classes that are defects, separated by commas; default: all.")
 @click.option("--tile-px", type=click.IntRange(32, 4096), default=TILE_PX, show_default=True, help="Side of a tile.")
-@click.option(
-    "--picture",
-    type=click.Path(path_type=Path),
-    help="Also draw some pictures with their annotations into this PNG file.",
-)
 @json_option
 def show(
     folder: Path,
@@ -44,7 +39,6 @@ def show(
     pattern: str | None,
     classes: str | None,
     tile_px: int,
-    picture: Path | None,
     as_json: bool,
 ) -> None:
     """Show what FOLDER holds and which files cannot be used.
@@ -52,7 +46,7 @@ def show(
     It prints the reasons, and what would make a model look better than it is.
     The options are those of a training: truth, split.group, split.pattern and so on.
     """
-    from heatline.train.summary import ReadingOptions, summarise_folder, write_contact_sheet
+    from heatline.train.summary import ReadingOptions, summarise_folder
 
     options = ReadingOptions(
         truth=truth,
@@ -62,9 +56,6 @@ def show(
         tile_px=tile_px,
     )
     found = summarise_folder(folder, options, tracked("pictures"))
-    if picture is not None:
-        images = options.read(folder, lambda file, error: None, None).images  # the survey names what cannot be used
-        write_contact_sheet(picture, images)
     if as_json:
         print_json(found)
     else:

@@ -32,7 +32,7 @@ def search(overrides: tuple[str, ...], as_json: bool) -> None:
 
     Takes the keys of `heatline train`, where the default is recipe=finetune, and these: search.trials,
     search.objective (accuracy or average_precision, on the validation groups), search.batches, search.lr,
-    search.startup, search.prune, search.warmup, search.storage, search.name. Each trial is a run in
+    search.storage, search.name. Each trial is a run in
     out/trials; groups in split.test are not used.
 
     The same command, given again, continues a search that ended early; two such commands at a time share the

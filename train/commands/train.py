@@ -60,7 +60,7 @@ def train(
     recipe.finetune_steps=400 also trains the CNN's later stages, often finds more, and takes ten minutes longer.
     recipe=finetune and study train the whole network; groups in split.val choose the best checkpoint.
 
-    model=... (see `heatline models`), recipe=... and logger=... each choose a file in train/configs; other keys set
+    model=... (see `heatline models`), and recipe=... each choose a file in train/configs; other keys set
     values. After Ctrl-C or SIGTERM, resume=true continues; recipe=heatline then uses the features that are already
     extracted.
     --json prints the run's summary.
@@ -80,11 +80,9 @@ def train(
     config = compose(_with_folder(overrides))  # before torch is imported, so that errors are reported at once
     if not config.resume:  # a finished run needs none
         find_layout(Path(config.data))
-    from heatline.train.fit import fit, is_main_process
+    from heatline.train.fit import fit
 
     run = fit(config, report_line=lambda line: click.echo(line, err=True))
-    if not is_main_process():
-        return
     summary = run.read_summary()
     if as_json:
         print_json({"run": str(run.folder), **msgspec.structs.asdict(summary)})
@@ -161,14 +159,13 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
             "time": f"{summary.seconds:.0f} s",
             "next": f"heatline export {folder} --to BUNDLE",
         }
-    unit, kept = ("tile", ", all") if summary.labelled == "tiles" else ("bag", "")
     return {
         "best": f"step {summary.best_step} of {summary.steps}",
         "validation groups": ", ".join(summary.groups["val"]),
-        f"{unit} AP{kept}": f"{val['val_ap']:.3f}",
-        f"{unit} AUROC{kept}": f"{val['val_auroc']:.3f}",
+        "tile AP, all": f"{val['val_ap']:.3f}",
+        "tile AUROC, all": f"{val['val_auroc']:.3f}",
         "accuracy": f"{val['val_accuracy']:.3f} (always the majority: {val['val_majority_share']:.3f})",
-        "throughput": f"{summary.tiles_per_s or 0:.0f} tiles/s in {summary.precision}",
+        "precision": summary.precision,
         "time": f"{summary.seconds:.0f} s",
         "next": f"heatline export {folder} --to BUNDLE",
     }
