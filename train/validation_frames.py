@@ -18,7 +18,7 @@ from heatline.edge.errors import EngineError, InputError
 from heatline.edge.geometry import Stitcher, TileGrid
 from heatline.edge.inference import Engine, infer
 from heatline.edge.inference.engine import Done, Failed, Fill
-from heatline.train.dense.out_of_fold import OutOfFold
+from heatline.train.dense.tiles import OutOfFold
 from heatline.train.readers import LabelledImage
 from heatline.train.run import RunFolder
 

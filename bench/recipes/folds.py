@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from heatline.edge.errors import BenchError
 from heatline.edge.geometry import TileGrid
 from heatline.train.config import TrainConfig
-from heatline.train.dense.out_of_fold import OutOfFold
-from heatline.train.dense.tiles import DenseTiles, LabelKind, label_tiles
+from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold, label_tiles
 from heatline.train.fit import fit
 from heatline.train.frames import FrameStore, TileRule, cut
 from heatline.train.run import RunFolder, load_run, read_data

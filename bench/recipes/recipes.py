@@ -21,7 +21,7 @@ from heatline.edge.util.page import markdown_table, plain
 from heatline.train.compose import compose
 from heatline.train.config import DenseRecipeConfig, TrainConfig
 from heatline.train.dense.cross_validation import divide_groups
-from heatline.train.dense.out_of_fold import OutOfFold
+from heatline.train.dense.tiles import OutOfFold
 from heatline.train.dense.train import train_dense
 from heatline.train.run import RunFolder
 

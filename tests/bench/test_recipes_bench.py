@@ -26,7 +26,7 @@ from heatline.edge.errors import BenchError, ConfigError, InputError
 from heatline.train.compose import compose
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.cross_validation import divide_groups
-from heatline.train.dense.out_of_fold import OutOfFold
+from heatline.train.dense.tiles import OutOfFold
 from heatline.train.frames import cut
 from tests.train.blobs import draw_blobs
 

@@ -30,8 +30,8 @@ from heatline.edge.inference.devices import computes_bf16, shared_core
 from heatline.edge.inference.engine import PROCESSOR, infer_features
 from heatline.edge.inspection.inspector import Inspector
 from heatline.train.compose import compose, read_config
-from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.samples import Sampler
+from heatline.train.dense.tiles import OutOfFold
 from heatline.train.evaluation.evaluate import EvaluationOptions, select_pictures
 from heatline.train.evaluation.evaluated import prepare_run
 from heatline.train.evaluation.result import read_evaluation

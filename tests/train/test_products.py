@@ -19,9 +19,8 @@ import torch
 from heatline.train.compose import compose, read_config
 from heatline.train.evaluation.result import read_evaluation
 from heatline.train.fit import fit
-from heatline.train.products.page import PAGE, ProductResult, cells_of, worst_first
-from heatline.train.products.plan import Plan
-from heatline.train.products.task import LOG, own_processors
+from heatline.train.products.plan import LOG, Plan, own_processors
+from heatline.train.products.train import PAGE, ProductResult, cells_of, worst_first
 from heatline.train.run import RunFolder
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, process_env
 from tests.ray_head import AGENTS, descendants, is_alive, ray_head

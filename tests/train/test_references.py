@@ -20,7 +20,7 @@ from heatline.train.compose import compose
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.cache import Features
 from heatline.train.dense.copies import Kind, Painter, digest_pictures, grid_samples, plan_copies
-from heatline.train.dense.differences import ComparedFeatures, compare_samples
+from heatline.train.dense.extraction import ComparedFeatures, compare_samples
 from heatline.train.dense.tiles import label_tiles
 from heatline.train.frames import FrameStore, TileRule
 from heatline.train.readers import LabelledFolder, LabelledImage, read_folder

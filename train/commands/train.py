@@ -101,8 +101,7 @@ def _train_products(
     require_extra("cluster")
     if folders := [item for item in overrides if "=" not in item]:
         raise click.UsageError(f"--products names the folder of all products, so {folders[0]!r} has no meaning")
-    from heatline.train.products.page import COLUMNS, TEXTS, cells_of
-    from heatline.train.products.train import train_products
+    from heatline.train.products.train import COLUMNS, TEXTS, cells_of, train_products
 
     report, errors = train_products(
         folder, overrides, lambda line: click.echo(visible(line), err=True), address, processors

@@ -14,9 +14,8 @@ from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.cache import Features
 from heatline.train.dense.copies import Kind
 from heatline.train.dense.fit_head import HeadTraining, Network, predict, prototype_distances
-from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.samples import MARKED, Samples
-from heatline.train.dense.tiles import DenseTiles, LabelKind
+from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold
 from heatline.train.models.dense import TOP_CELLS, DenseClassifier, DenseHead, FineTuned, LaterStages
 from heatline.train.models.explained import EVIDENCE_SHARE
 from heatline.train.readers.labelled import assign_folds

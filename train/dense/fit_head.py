@@ -1,7 +1,7 @@
 """Trains a dense head on cached features."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -278,19 +278,17 @@ class HeadTraining:
         steps = range(self._steps, self._steps + recipe.finetune_steps)
         self._run(network, optimiser, steps, on_step, "recipe.finetune_lr")
 
+    @torch.no_grad()
     def fit_prototypes(self, network: Network) -> None:
         """Give the head prototypes of good cells from its training tiles; they do not change its map yet."""
         rows = self._sampler.choose_tiles(PROTOTYPES_BY_TILES)
         rng = np.random.default_rng(self._seed)
         cells: list[NDArray[np.float32]] = []
-        with torch.no_grad():
-            for start in range(0, len(rows), BATCH):
-                cell_features = concatenate_cells(
-                    network.taps(load_stages(self._features, rows[start : start + BATCH])), network.strides
-                )
-                flat = cell_features.permute(0, 2, 3, 1).flatten(1, 2).numpy()  # (N, h * w, channels)
-                each = min(flat.shape[1], -(-MOST_CELLS // len(rows)))
-                cells += [tile[rng.permutation(len(tile))[:each]] for tile in flat]
+        for stages in batches(self._features, rows):
+            cell_features = concatenate_cells(network.taps(stages), network.strides)
+            flat = cell_features.permute(0, 2, 3, 1).flatten(1, 2).numpy()  # (N, h * w, channels)
+            each = min(flat.shape[1], -(-MOST_CELLS // len(rows)))
+            cells += [tile[rng.permutation(len(tile))[:each]] for tile in flat]
         good = np.concatenate(cells)
         good = good[rng.permutation(len(good))[:MOST_CELLS]]
         head = network.head if isinstance(network, FineTuned) else network
@@ -369,6 +367,12 @@ def load_stages(features: Features, rows: NDArray[np.int64], bf16: bool = False)
     return as_tensors(features[rows] if bf16 else features.exact(rows), bf16)
 
 
+def batches(features: Features, rows: NDArray[np.int64], bf16: bool = False) -> Iterator[list[Tensor]]:
+    """Yield `load_stages` of at most `BATCH` samples at a time."""
+    for start in range(0, len(rows), BATCH):
+        yield load_stages(features, rows[start : start + BATCH], bf16)
+
+
 def as_tensors(stages: Stages, bf16: bool) -> list[Tensor]:
     """Return each stage's features [N, h, w, channels] as a tensor [N, channels, h, w], channels last in memory."""
     dtype = torch.bfloat16 if bf16 else torch.float32
@@ -378,25 +382,19 @@ def as_tensors(stages: Stages, bf16: bool) -> list[Tensor]:
     return [each.to(dtype).permute(0, 3, 1, 2) for each in floats]
 
 
+@torch.no_grad()
 def prototype_distances(network: Network, features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return each cell's distance [n, h, w] to the head's prototypes of good cells, of samples by index."""
     head = network.head if isinstance(network, FineTuned) else network
     assert head.novelty is not None, "the caller fitted prototypes"
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(rows), BATCH):
-            taps = network.taps(load_stages(features, rows[start : start + BATCH]))
-            parts.append(head.novelty.distance(taps, head.strides).numpy())
-    return np.concatenate(parts)
+    distance = head.novelty.distance
+    return np.concatenate([distance(network.taps(stages), head.strides).numpy() for stages in batches(features, rows)])
 
 
+@torch.no_grad()
 def predict(
     network: Network, features: Features, rows: NDArray[np.int64], bf16: bool
 ) -> Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Return logits [n] and maps [n, h, w] of samples by index, one pair per batch, without gradient."""
-    batches = []
-    with torch.no_grad():
-        for start in range(0, len(rows), BATCH):
-            maps = forward(network, load_stages(features, rows[start : start + BATCH], bf16), bf16)
-            batches.append((pool(maps, TOP_CELLS).numpy(), maps.numpy()))
-    return batches
+    maps = [forward(network, stages, bf16) for stages in batches(features, rows, bf16)]
+    return [(pool(each, TOP_CELLS).numpy(), each.numpy()) for each in maps]

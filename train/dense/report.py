@@ -14,7 +14,7 @@ from heatline.edge.reference.reference import Reference
 from heatline.edge.util.page import Block, Cell, Column, Line, Picture, Section, Table, jpeg_uri, number
 from heatline.edge.util.text import format_count, list_some
 from heatline.train.adequacy import describe_threshold_transfer
-from heatline.train.dense.out_of_fold import OutOfFold
+from heatline.train.dense.tiles import OutOfFold
 from heatline.train.evaluation.evaluate import CROSS_VALIDATION, EvaluationOptions, evaluate_pictures, select_pictures
 from heatline.train.evaluation.evaluated import prepare_run
 from heatline.train.evaluation.figures import auroc

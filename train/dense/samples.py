@@ -99,11 +99,10 @@ class Sampler:
         def pool(known: tuple[LabelKind, ...], *kinds: Kind) -> NDArray[np.int64]:
             return np.flatnonzero(usable & np.isin(samples.known, known) & np.isin(samples.kind, kinds))
 
-        self._located, self._located_reviewed = _separate_reviewed(
-            [pool(MARKED, Kind.TILE), pool(MARKED, Kind.COPY)], samples.reviewed
-        )
-        self._good, self._good_reviewed = _separate_reviewed(
-            [pool((LabelKind.GOOD,), Kind.TILE), pool((LabelKind.GOOD,), Kind.COPY)], samples.reviewed
+        self._located = [pool(MARKED, Kind.TILE), pool(MARKED, Kind.COPY)]
+        self._good = [pool((LabelKind.GOOD,), Kind.TILE), pool((LabelKind.GOOD,), Kind.COPY)]
+        self._located_reviewed, self._good_reviewed = (
+            [pool[samples.reviewed[pool]] for pool in pools] for pools in (self._located, self._good)
         )
         self._synthetic = [pool(MARKED, Kind.SYNTHETIC), pool(MARKED, Kind.TRANSPLANT)]
         bagged = pool((LabelKind.BAGGED,), Kind.TILE)
@@ -141,13 +140,6 @@ class Sampler:
         """Choose at most `count` of the grid tiles that may be drawn; return their indices, sorted."""
         tiles = np.concatenate([self._located[0], self._good[0], *self._bags])
         return np.sort(np.random.default_rng(self._seed).permutation(tiles)[:count])
-
-
-def _separate_reviewed(
-    pools: list[NDArray[np.int64]], reviewed: NDArray[np.bool_]
-) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
-    """Return all pools, and the reviewed samples of each."""
-    return pools, [pool[reviewed[pool]] for pool in pools]
 
 
 def _draw_with_reviewed(

@@ -1,12 +1,18 @@
-"""The tiles of a training and how precisely their defects are known, from a picture's label to an exact mask."""
+"""The tiles of a training: how precisely their defects are known, and their predictions by a cross-validation.
+
+Importing this does not import torch.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from heatline.edge.errors import InputError
+from heatline.train.files import write_atomically
 from heatline.train.frames import FrameStore, TileRule, TileTable, grid_tiles
 
 
@@ -118,3 +124,39 @@ def defective_share(mask: NDArray[np.bool_], cells: int) -> NDArray[np.float32]:
     side = len(mask) // cells
     share: NDArray[np.float32] = mask.reshape(cells, side, cells, side).mean(axis=(1, 3), dtype=np.float32)
     return share
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Predictions of tiles by heads that were not trained on the tiles' groups."""
+
+    frames: NDArray[np.str_]
+    """Names of the pictures, in the order of their tiles."""
+    fold: NDArray[np.int64]
+    """Fold of each picture."""
+    logit: NDArray[np.float32]
+    """[N], logit of each grid tile, frame by frame in the grid's order."""
+    map: NDArray[np.float16]
+    """[N, h, w], map of each grid tile, in logits."""
+
+    def write(self, file: Path) -> None:
+        """Write the file; errors as `write_atomically`."""
+
+        def write(path: Path) -> None:
+            with path.open("wb") as opened:
+                np.savez(opened, frames=self.frames, fold=self.fold, logit=self.logit, map=self.map)
+
+        write_atomically(file, write)
+
+    @classmethod
+    def read(cls, file: Path) -> "OutOfFold":
+        """Read the file.
+
+        Raises:
+            InputError: it does not exist, or is damaged.
+        """
+        try:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+                return cls(arrays["frames"], arrays["fold"], arrays["logit"], arrays["map"])
+        except Exception as error:  # a damaged archive may raise anything
+            raise InputError(f"{file} cannot be read ({error}); train again") from error

@@ -17,12 +17,10 @@ from heatline.train.adequacy import defect_areas, describe_expectation, describe
 from heatline.train.config import DenseRecipeConfig, TrainConfig
 from heatline.train.dense.copies import Painter, digest_pictures, grid_samples, plan_copies
 from heatline.train.dense.cross_validation import cross_validate, divide_groups
-from heatline.train.dense.differences import ComparedFeatures, compare_samples
-from heatline.train.dense.extraction import Shown, extract_features
+from heatline.train.dense.extraction import ComparedFeatures, Shown, compare_samples, extract_features
 from heatline.train.dense.fit_head import DEFECTIVE_CELL
-from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.samples import Samples, gather_samples
-from heatline.train.dense.tiles import DenseTiles, LabelKind, label_tiles
+from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold, label_tiles
 from heatline.train.discovery import describe_unvalidated
 from heatline.train.evaluation.figures import auroc, average_precision
 from heatline.train.files import write_atomically

@@ -1,15 +1,21 @@
-"""The products of a folder, and the configuration of each one's training."""
+"""The products of a folder, and the training of one, as Ray runs it on a node. Importing this does not import torch."""
 
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from heatline.edge.errors import ConfigError, InputError
+from heatline.edge.cluster import check_same_version
+from heatline.edge.errors import ConfigError, HeatlineError, InputError
 from heatline.edge.picture_folders import layout_of
+from heatline.edge.util.text import format_count
 from heatline.train.compose import compose, with_folder
 from heatline.train.config import REFERENCE_WORDS, DenseRecipeConfig, TrainConfig
+from heatline.train.files import lock_file
 from heatline.train.run import RunFolder
 
 _ONE_EACH = {
@@ -102,3 +108,64 @@ def _with_absolute_path(override: str) -> str:
     if key not in _PATHS or value in ("imagenet", "none", "null") or value[:1] in ("", "'", '"'):
         return override
     return f"{key}={Path(value).resolve()}"
+
+
+@contextmanager
+def own_processors(count: int) -> Iterator[None]:
+    """Limit this process to `count` processors that no other training in this context has.
+
+    Its threads, also those of PyTorch and OpenVINO, then share these, as if the machine had no others. If other
+    trainings hold too many, processors are shared.
+
+    Raises:
+        TrainingError: the locks, in the folder for temporary files, cannot be written.
+    """
+    before = os.sched_getaffinity(0)
+    locks = Path(tempfile.gettempdir()) / f"heatline-processors-{os.getuid()}"
+    with ExitStack() as held:
+        own = list[int]()
+        for number in sorted(before):
+            if len(own) < count and held.enter_context(lock_file(locks / str(number))):
+                own.append(number)
+        own += sorted(before - {*own})[: count - len(own)]
+        os.sched_setaffinity(0, own)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
+
+
+LOG = "training.log"
+"""File of the run's folder: what the training reported."""
+
+
+def train_product(config: TrainConfig, version: str, processors: int) -> HeatlineError | None:
+    """Train a product, or resume its training; return the error if it cannot be trained.
+
+    Another process that trains it into the same folder, such as one whose driver has died, is waited for.
+
+    Args:
+        config: its configuration; `resume` is set if the folder holds a run.
+        version: of heatline, where the command was given.
+        processors: number of processors of this node that the training uses.
+    """
+    try:
+        check_same_version(version)
+        run = RunFolder(Path(config.out))
+        lock = run.folder.parent / ".locks" / run.folder.name
+        with lock_file(lock, wait=True), own_processors(processors):
+            from heatline.train.fit import fit  # PyTorch counts the processors as it is imported
+
+            lines = [f"on {os.uname().nodename}, with {format_count(processors, 'processor')}"]
+
+            def log(line: str) -> None:
+                lines.append(line)
+                if run.config.exists():  # only then is the folder this training's
+                    with (run.folder / LOG).open("a", encoding="utf-8", errors="replace") as file:
+                        file.writelines(f"{each}\n" for each in lines)
+                    lines.clear()
+
+            fit(msgspec.structs.replace(config, resume=run.config.exists()), report_line=log)
+    except HeatlineError as error:
+        return error
+    return None

@@ -14,9 +14,8 @@ from heatline.train.dense import cross_validation
 from heatline.train.dense.cache import Features
 from heatline.train.dense.cross_validation import cross_validate, divide_groups
 from heatline.train.dense.fit_head import HeadTraining, predict
-from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.samples import Samples
-from heatline.train.dense.tiles import DenseTiles, LabelKind
+from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold
 from heatline.train.evaluation.figures import auroc
 from heatline.train.models.dense import DenseClassifier, DenseHead, FineTuned, LaterStages, Trunk
 from tests.train.dense.small import CHANNELS, features_of, new_head, recipe_with, samples_of, squares, stored, tiles_of

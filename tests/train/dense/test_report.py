@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.report import _describe_disagreement
+from heatline.train.dense.tiles import OutOfFold
 from heatline.train.evaluation.result import FrameAnswer
 
 
