@@ -111,9 +111,13 @@ def test_a_stride_that_a_network_does_not_have_and_an_unknown_network_are_refuse
 @pytest.mark.parametrize(
     ("name", "tile_px", "excerpt"),
     [
-        ("test_vit", 160, r"test_vit \(VisionTransformer\) cannot .*: its features \[1, 101, 64\] are tokens"),
-        ("swin_tiny_patch4_window7_224", 224, r"its features \[1, 7, 7, 768\] have their channels last"),
-        ("inception_v3", 224, r"its 5x5 cells of 32 px do not cover a tile of 224 px exactly"),
+        (
+            "test_vit",
+            160,
+            r"test_vit \(VisionTransformer\) cannot .* features \[1, 101, 64\], expected \[1, channels",
+        ),
+        ("swin_tiny_patch4_window7_224", 224, r"has features \[1, 7, 7, 768\], expected \[1, channels, h, w\]"),
+        ("inception_v3", 224, r"of a tile of 224 px it has features \[1, 2048, 5, 5\], .* with cells of 32 px"),
         ("crossvit_9_240", 224, r"cannot be cut at stride 17 .*: Only token or avg pooling is supported"),
     ],
 )

@@ -256,15 +256,20 @@ def _measure_cells(
     return {} if found is None else {"val_cell_ap": found}
 
 
+TILES_OF = {
+    LabelKind.GOOD: "good",
+    LabelKind.MASKED: "with masked defects",
+    LabelKind.BOXED: "with boxed defects",
+    LabelKind.BAGGED: "of pictures labelled as a whole",
+    LabelKind.POINTED: "at points of missed defects",
+    LabelKind.UNKNOWN: "beside them, not used",
+}
+
+
 def _describe_tiles(images: list[LabelledImage], tiles: DenseTiles) -> str:
     defective = sum(image.defective for image in images)
     counts = {known: len(tiles.of(known)) for known in LabelKind}
-    parts = [f"{counts[LabelKind.GOOD]} good"]
-    parts += [f"{counts[LabelKind.MASKED]} with masked defects"] if counts[LabelKind.MASKED] else []
-    parts += [f"{counts[LabelKind.BOXED]} with boxed defects"] if counts[LabelKind.BOXED] else []
-    parts += [f"{counts[LabelKind.BAGGED]} of pictures labelled as a whole"] if counts[LabelKind.BAGGED] else []
-    parts += [f"{counts[LabelKind.POINTED]} at points of missed defects"] if counts[LabelKind.POINTED] else []
-    parts += [f"{counts[LabelKind.UNKNOWN]} beside them, not used"] if counts[LabelKind.UNKNOWN] else []
+    parts = [f"{count} {TILES_OF[known]}" for known, count in counts.items() if count or known == LabelKind.GOOD]
     pictures = f"{format_count(len(images), 'picture')} in {format_count(len(tiles.groups), 'group')}"
     return f"{pictures}, {defective} defective; tiles: {', '.join(parts)}"
 

@@ -95,28 +95,15 @@ def cam_classifier(config: CnnConfig, tile_px: int) -> tuple[CamClassifier, Prov
             f"({type(error).__name__}: {' '.join(str(error).split())}); choose another model.stride or tiles.tile_px, "
             "or another model"
         ) from error
-    if problem := _describe_map_problem(features, tile_px, stride):
+    cells, shape = tile_px // stride, list(getattr(features, "shape", ()))
+    if len(shape) != 4 or shape[2:] != [tile_px / stride] * 2:
         raise ConfigError(
-            f"{config.timm} ({type(network).__name__}) cannot be explained by a class activation map: {problem}; "
-            "choose a CNN with features [tiles, channels, h, w], or a ViT that is timm's VisionTransformer"
+            f"{config.timm} ({type(network).__name__}) cannot be explained by a class activation map: of a tile of "
+            f"{tile_px} px it has features {shape}, expected [1, channels, h, w] with cells of {stride} px that cover "
+            "the tile; choose another CNN, or a ViT that is timm's VisionTransformer"
         )
-    cells = tile_px // stride
     remove_unused_layers(features, network)
     return CamClassifier(_TimmFeatures(network.train()), features.shape[1], (cells, cells), mean, std), provenance
-
-
-def _describe_map_problem(features: Any, tile_px: int, stride: int) -> str | None:
-    """Describe why features of a tile give no map; None if they are [1, channels, h, w] with cells of `stride` px."""
-    if not isinstance(features, Tensor):
-        return f"its features are a {type(features).__name__} of several tensors"
-    shape, cells = list(features.shape), tile_px / stride
-    if len(shape) != 4:
-        return f"its features {shape} are tokens, not cells of a picture"
-    if shape[2:] == [cells, cells]:
-        return None
-    if shape[1:3] == [cells, cells]:
-        return f"its features {shape} have their channels last"
-    return f"its {shape[2]}x{shape[3]} cells of {stride} px do not cover a tile of {tile_px} px exactly"
 
 
 def remove_unused_layers(features: Tensor, network: nn.Module) -> None:

@@ -56,22 +56,19 @@ class Format:
         """Return the files in a folder, with their places."""
         found: dict[Path, Place] = {}
         for root in self.roots(layout):
-            found |= {path: place for path, place in root.files.items() if self._fits(path)}
+            found |= {path: place for path, place in root.files.items() if path.suffix.lower() in self.suffixes}
         pictures = {path.with_suffix(""): place for path, place in layout.places.items()}
         for root in (*layout.roots, *layout.levels):
             found |= {
                 path: pictures.get(path.with_suffix(""), place)
                 for path, place in root.files.items()
-                if self._fits(path) and self.beside(path, path.with_suffix("") in pictures)
+                if path.suffix.lower() in self.suffixes and self.beside(path, path.with_suffix("") in pictures)
             }
         return found
 
     def roots(self, layout: Layout) -> list[Root]:
         """Return the folders of such files."""
         return [root for level in layout.levels for root in level.children(self.subfolders)]
-
-    def _fits(self, path: Path) -> bool:
-        return path.suffix.lower() in self.suffixes
 
 
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff")

@@ -61,7 +61,7 @@ def find_scheme(paths: Sequence[PurePath]) -> NameScheme | None:
     tokens = [_tokens(path) for path in paths]
     for place in range(min(map(len, tokens), default=0)):
         words = [token[place] for token in tokens]
-        if len(set(words)) == 1 or not all(map(_has_digit, words)):
+        if len(set(words)) == 1 or not all(re.search(r"\d", word) for word in words):
             continue
         if any(_is_condition(token, place) for token in tokens):
             continue
@@ -133,10 +133,6 @@ def _is_condition(token: Sequence[str], place: int) -> bool:
         return True
     before = _CONDITION.fullmatch(token[place - 1]) if place else None
     return before is not None and not before[2]
-
-
-def _has_digit(word: str) -> bool:
-    return any(character.isdigit() for character in word)
 
 
 FOLDS = 5
