@@ -4,7 +4,7 @@ Pictures of one thing must stay in one group; otherwise a model is tested on wha
 from the first of these that the folder has:
 
 1. the column `group` of `labels.csv`, or else a column with the name of a physical thing (`THINGS`);
-2. the part of the file name that names a thing (see `file_names`), near-duplicate pictures in one group;
+2. the part of the file name that names a thing (see `find_scheme`), near-duplicate pictures in one group;
 3. each picture by itself, near-duplicates in one group;
 4. each picture by itself.
 

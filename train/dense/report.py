@@ -111,7 +111,7 @@ def write_run_report(run: TrainedRun) -> Path:
     selection = select_pictures(model, EvaluationOptions(truths=(run.data.truth,), part="train"))
     selection = replace(selection, part=CROSS_VALIDATION, trained_on=0)
     evaluation = evaluate_pictures(model, selection, folder, tracked("pictures of the report"))
-    folds = run.summary.folds
+    folds, good = run.summary.folds, [frame for frame in evaluation.frames if not frame.defective]
     evaluation = msgspec.structs.replace(
         evaluation,
         rests_on=f"{folds}-fold cross-validation over {len(run.split.train)} groups: every frame is answered by a "
@@ -121,7 +121,10 @@ def write_run_report(run: TrainedRun) -> Path:
             *evaluation.warnings,
             f"Rejected good frames: {describe_bound(evaluation.calibration)}.",
             *describe_threshold_transfer(
-                *_good_scores(evaluation.frames), FALSE_REJECT, evaluation.calibration.coldest_defect
+                [frame.score for frame in good],
+                [frame.group for frame in good],
+                FALSE_REJECT,
+                evaluation.calibration.coldest_defect,
             ),
             *_describe_disagreement(OutOfFold.read(RunFolder(run.folder).out_of_fold), evaluation.frames),
         ],
@@ -132,12 +135,6 @@ def write_run_report(run: TrainedRun) -> Path:
         [folder], folder, title=f"{run.data.name}: cross-validation", sections=[] if section is None else [section]
     )
     return page
-
-
-def _good_scores(frames: list[FrameAnswer]) -> tuple[list[float], list[str | None]]:
-    """Return scores and groups of the good frames."""
-    good = [frame for frame in frames if not frame.defective]
-    return [frame.score for frame in good], [frame.group for frame in good]
 
 
 def _describe_disagreement(out_of_fold: OutOfFold, frames: list[FrameAnswer]) -> list[str]:
