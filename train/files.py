@@ -25,6 +25,23 @@ def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
         ) from error
 
 
+def make_folder(folder: Path, option: str) -> Path:
+    """Make a folder, and return it.
+
+    Args:
+        option: that chooses another place.
+    Raises:
+        TrainingError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(
+            f"{folder} cannot be made ({error.strerror}); free disk space, or choose another place with {option}"
+        ) from error
+    return folder
+
+
 @contextmanager
 def lock_file(file: Path, wait: bool = False) -> Iterator[bool]:
     """Take a lock, which is a living process, until the context ends; yield whether it was free.

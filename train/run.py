@@ -28,7 +28,7 @@ from heatline.edge.util.text import encode_json, list_some
 from heatline.train.compose import read_config, write_config
 from heatline.train.config import DenseRecipeConfig, Provenance, TrainConfig
 from heatline.train.discovery import Discovery, discover
-from heatline.train.files import write_atomically
+from heatline.train.files import make_folder, write_atomically
 from heatline.train.frames import FILES
 from heatline.train.readers import LabelledFolder, LabelledImage, read_folder
 from heatline.train.readers.labelled import read_reviewed
@@ -208,12 +208,7 @@ class RunFolder:
         Raises:
             TrainingError: the folder cannot be written.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrainingError(
-                f"{self.folder} cannot be written ({error.strerror}); make room, or choose another place with out="
-            ) from error
+        make_folder(self.folder, "out=")
         if not (config.resume and self.config.exists()):  # rewriting it could fail on a full disk
             write_atomically(self.config, lambda file: write_config(config, file))
 

@@ -15,12 +15,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from heatline.edge.errors import ConfigError, HeatlineError, InputError, Interrupted, TrainingError, WeightsError
+from heatline.edge.errors import ConfigError, HeatlineError, InputError, Interrupted, WeightsError
 from heatline.edge.util.text import encode_json
 from heatline.train.compose import compose, read_config
 from heatline.train.config import TrainConfig
 from heatline.train.evaluation.result import FILE, SCHEMA, read_evaluation
-from heatline.train.files import is_locked, lock_file, write_atomically
+from heatline.train.files import is_locked, lock_file, make_folder, write_atomically
 from heatline.train.fit import fit
 from heatline.train.progress import tracked
 from heatline.train.run import RunFolder
@@ -445,30 +445,12 @@ def _copy_figures(evaluations: dict[str, Path], tables: Path, results: Path) -> 
         plain = msgspec.structs.replace(
             evaluation,
             subject=msgspec.structs.replace(evaluation.subject, path=name),
-            truths=[msgspec.structs.replace(truth, gallery=[]) for truth in evaluation.truths],
             gallery=[],
         )
         contents[results / f"{name}.json"] = msgspec.json.format(encode_json(plain)) + b"\n"
     for file, content in contents.items():
         make_folder(file.parent, "--results")
         write_atomically(file, partial(Path.write_bytes, data=content))
-
-
-def make_folder(folder: Path, option: str) -> Path:
-    """Make a folder, and return it.
-
-    Args:
-        option: that chooses another place.
-    Raises:
-        TrainingError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(
-            f"{folder} cannot be made ({error.strerror}); free disk space, or choose another place with {option}"
-        ) from error
-    return folder
 
 
 # Progress, read from the folders of the runs.

@@ -6,9 +6,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from heatline.edge.bundle import Calibration
-from heatline.train.evaluation.figures import Figures, FrameFigures, RuleFigures, TileFigures
+from heatline.train.evaluation.figures import Columns, Figures, FrameFigures, RuleFigures, TileFigures
 from heatline.train.evaluation.result import (
     Evaluation,
     EvaluationSubject,
@@ -20,6 +21,14 @@ from heatline.train.evaluation.result import (
 from heatline.train.evaluation.sweep import SweepFigures
 
 FUSIONS, RATIOS = ["min", "mean", "max"], [0.0, 0.2, 0.6, 0.8, 0.9]
+
+
+def columns(of: np.dtype[np.void], group: Sequence[int] | np.ndarray, **values: ArrayLike) -> Columns:
+    """Return rows of type `TILE` or `FRAME`, by field; fields that are not named are 0."""
+    rows = np.zeros(len(group), of)
+    for name, column in {"group": group, **values}.items():
+        rows[name] = column
+    return rows
 
 
 def rule_figures(precision: float = 0.5, recall: float = 0.5, **known: Any) -> RuleFigures:
@@ -80,7 +89,6 @@ def evaluation(
     seed: int = 0,
     **known: Any,
 ) -> Evaluation:
-    frame_gallery = [item for item in gallery or [] if item.tile_yx is None]
     figures = Figures(
         tile or tile_figures(), study or rule_figures(), line or rule_figures(0.7, 0.6), frame or frame_figures()
     )
@@ -91,14 +99,13 @@ def evaluation(
             intervals=intervals or {},
             intervals_are="no intervals: a bootstrap needs at least 10 groups, and there are 2",
             sweep=sweep_figures(seed) if about.family == "vit" else None,
-            gallery=[item for item in gallery or [] if item.tile_yx is not None],
         )
         for truth in truths
     ]
     calibration = Calibration(0.7, 5.5, -6.0, 0.05, 36, "good frames of the validation groups")
     values: dict[str, Any] = {
         "frames": answers(seed, groups=about.groups) if frames is None else frames,
-        "gallery": frame_gallery,
+        "gallery": gallery or [],
         "rests_on": "the test groups (2 groups, 60 frames)",
     }
     return Evaluation(about, calibration, results, **(values | known))
@@ -122,18 +129,12 @@ def answers(seed: int = 0, defective: int = 20, good: int = 40, groups: Sequence
     ]
 
 
-def gallery_of(about: EvaluationSubject, tiles: int = 3) -> list[GalleryItem]:
-    """Return frames, examples and failures, and the fusions and ratios of a ViT; their files are not written."""
-    frames = [
-        GalleryItem(kind, f"{kind}-{at}.png", f"board-{at:02}.jpg", None, 3.5 - 2 * at, "frame; heatmap")  # type: ignore[arg-type]
+def gallery(frames: int = 3) -> list[GalleryItem]:
+    """Return frames of each kind; their files are not written."""
+    return [
+        GalleryItem(kind, f"{kind}-{at}.png", f"board-{at:02}.jpg", 3.5 - 2 * at, "frame; heatmap")  # type: ignore[arg-type]
         for kind in ("escaped", "rejected")
-        for at in range(tiles)
-    ]
-    kinds = ["example", "missed", "false", *(("fusions", "ratios") if about.family == "vit" else ())]
-    return frames + [
-        GalleryItem(kind, f"{kind}-{at}.png", f"board-{at:02}.jpg", (222 * at, 444), 3.5 - 2 * at, "tile, truth, map")  # type: ignore[arg-type]
-        for kind in kinds
-        for at in range(tiles)
+        for at in range(frames)
     ]
 
 
@@ -142,6 +143,6 @@ def write(made: Evaluation, folder: Path, with_pictures: bool = True) -> Path:
     folder.mkdir(parents=True)
     write_evaluation(made, folder)
     if with_pictures:
-        for item in [*made.gallery, *(item for truth in made.truths for item in truth.gallery)]:
+        for item in made.gallery:
             cv2.imwrite(str(folder / item.file), np.full((8, 24, 3), 90, np.uint8))
     return folder

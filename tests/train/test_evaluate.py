@@ -14,7 +14,7 @@ from heatline.edge.geometry import TileGrid
 from heatline.edge.images import read_rgb
 from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model
 from heatline.train.evaluation.figures import FrameFigures, RuleFigures, TileFigures
-from heatline.train.evaluation.observe import clean_tiles, tile_row
+from heatline.train.evaluation.observe import tile_row
 from tests.small_bundle import GAIN, TILE, answer, bundle_in, dark_square, white_frame
 from tests.train.placed_squares import PLACES, boxes, folder, grouped, reported, run
 
@@ -187,15 +187,6 @@ def test_all_truths_are_evaluated_in_one_pass_with_the_figures_of_single_evaluat
     names = [line.partition("  ")[0] for line in printed.splitlines()[1:]]
     assert len(names) == len(set(names)), "each figure stands there once"
     assert {"missed defective frames", "picture AUROC", "tile AP, by masks", "tile AP, by boxes"} <= set(names)
-
-
-def test_a_tile_is_clean_if_no_truth_touches_it() -> None:
-    """A box is wider than its defect, so the neighbouring tile is defective by the box."""
-    masks, boxes = (np.zeros((3, 8, 8), np.bool_) for _ in range(2))
-    masks[0, 4, 7] = boxes[0, 4, 5:] = boxes[1, 4, :2] = True
-    assert clean_tiles([masks], 3).tolist() == [False, True, True]
-    assert clean_tiles([masks, boxes], 3).tolist() == [False, False, True]
-    assert clean_tiles([], 3).all()
 
 
 @pytest.mark.parametrize(

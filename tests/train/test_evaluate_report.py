@@ -18,7 +18,7 @@ from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model
 from heatline.train.evaluation.result import read_evaluation
 from tests.command import complaint, heatline
 from tests.small_bundle import dark_square, white_frame
-from tests.train.placed_squares import PLACES, folder, grouped, many_groups, reported, run, with_training_groups
+from tests.train.placed_squares import PLACES, grouped, many_groups, reported, run, with_training_groups
 
 
 def test_a_part_selects_the_groups_that_the_bundle_names(
@@ -163,7 +163,7 @@ def test_there_are_no_figures_if_no_frame_shows_the_product(tmp_path: Path, bund
     ("stems", "message"),
     [
         ({"c1", "c2"}, ["No frame is defective: the rate of misses is not known."]),
-        ({"b1", "b2"}, ["No frame is good: 2 defective frames stand in, without the tiles that show a defect."]),
+        ({"b1", "b2"}, ["No frame is good: the rate of false rejects is not known."]),
     ],
 )
 def test_frames_of_one_class_cause_a_warning(
@@ -216,34 +216,21 @@ def test_copies_of_training_pictures_are_recognised_whatever_their_groups(tmp_pa
     assert warnings[0].startswith("The model was trained on the groups of at least 2 of the 6 frames")
 
 
-def test_clean_tiles_of_defective_frames_stand_in_for_missing_good_frames(tmp_path: Path, bundle: Bundle) -> None:
-    """Each frame has a square in one tile; one frame also has an unmarked square in the other tile."""
-    data = folder(tmp_path / "data", PLACES, PLACES)
-    twice = dark_square(dark_square(white_frame((224, 446)), *PLACES["a1"]), 80, 300)
-    cv2.imwrite(str(data / "images" / "a1.png"), twice)
-    evaluation = evaluate_model(bundle.path, EvaluationOptions(data))
-    threshold = evaluation.calibration.score_threshold
-    assert [frame.score >= threshold for frame in evaluation.frames] == [True] * 3
-    assert sorted(score >= threshold for score in evaluation.good_stand_ins) == [False, False, True]
-
-
 def test_an_evaluation_is_written_with_its_gallery_into_a_folder(tmp_path: Path, bundle: Bundle) -> None:
     data = grouped(tmp_path / "data")
     evaluation = evaluate_model(bundle.path, EvaluationOptions(data), tmp_path / "out")
     assert read_evaluation(tmp_path / "out") == evaluation
-    gallery = evaluation.truths[0].gallery
-    assert [item.image for item in gallery if item.kind == "missed"] == [f"{stem}.png" for stem in PLACES]
     assert [(item.kind, item.image) for item in evaluation.gallery if item.kind == "rejected"] == [
         ("rejected", f"images/{stem}.png") for stem in ("a2", "c1", "c2")
     ]
     escaped = {item.image for item in evaluation.gallery if item.kind == "escaped"}
     assert escaped == {f"images/{stem}.png" for stem in PLACES}
-    assert all((tmp_path / "out" / item.file).is_file() for item in [*gallery, *evaluation.gallery])
+    assert all((tmp_path / "out" / item.file).is_file() for item in evaluation.gallery)
     unwritten = evaluate_model(bundle.path, EvaluationOptions(data))
-    assert (unwritten.truths[0].gallery, unwritten.truths[0].figures) == ([], evaluation.truths[0].figures)
+    assert (unwritten.gallery, unwritten.truths) == ([], evaluation.truths)
     for content, message in (
-        ('{"schema": 4}', r"evaluation\.json cannot be read .* evaluate again"),
-        ('{"schema": 2}', r"evaluation\.json has schema 2, this version reads 4; evaluate again"),
+        ('{"schema": 5}', r"evaluation\.json cannot be read .* evaluate again"),
+        ('{"schema": 2}', r"evaluation\.json has schema 2, this version reads 5; evaluate again"),
     ):
         (tmp_path / "out" / "evaluation.json").write_text(content)
         with pytest.raises(InputError, match=message):

@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from heatline.train.evaluation.figures import (
+    FRAME,
+    TILE,
+    Columns,
     Figures,
-    FrameColumns,
-    TileColumns,
     auroc,
     average_precision,
     compute_figures,
 )
+from tests.train.evaluations import columns
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -103,10 +105,11 @@ FRAME_ROWS = st.lists(
 )
 
 
-def tile_columns(rows: list[Any]) -> TileColumns:
+def tile_columns(rows: list[Any]) -> Columns:
     group, logit, defective, distance_px, on_truth, px, ambiguous = zip(*rows, strict=True) if rows else ((),) * 7
     bad = np.array(defective, np.bool_)
-    return TileColumns(
+    return columns(
+        TILE,
         group=np.array(group, np.int64),
         logit=np.array(logit, np.float64),
         defective=bad,
@@ -118,10 +121,11 @@ def tile_columns(rows: list[Any]) -> TileColumns:
     )
 
 
-def frame_columns(rows: list[Any]) -> FrameColumns:
+def frame_columns(rows: list[Any]) -> Columns:
     group, logit, defective, placed, defects, hit, false, px = zip(*rows, strict=True) if rows else ((),) * 8
     known, logits = np.array(placed, np.bool_), np.array(logit, np.float64)
-    return FrameColumns(
+    return columns(
+        FRAME,
         group=np.array(group, np.int64),
         logit=logits,
         defective=np.array(defective, np.bool_),

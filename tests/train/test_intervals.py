@@ -7,40 +7,23 @@ import pytest
 from numpy.typing import NDArray
 
 from heatline.edge.calibration.statistics import RESAMPLES, SEED
-from heatline.train.evaluation.figures import FrameColumns, TileColumns, compute_figures, compute_intervals, rates
+from heatline.train.evaluation.figures import FRAME, TILE, Columns, compute_figures, compute_intervals, rates
+from tests.train.evaluations import columns
 
-NO_TILES = TileColumns(
-    group=np.zeros(0, np.int64),
-    logit=np.zeros(0),
-    defective=np.zeros(0, np.bool_),
-    ambiguous=np.zeros(0, np.bool_),
-    score_threshold=np.zeros(0),
-    distance_px=np.zeros(0),
-    on_truth=np.zeros(0),
-    study_px=np.zeros((0, 4), np.int64),
-)
+NO_TILES = np.zeros(0, TILE)
 
 
 def frames(
     group: list[int], logit: list[float], defective: list[bool], px: list[tuple[int, int, int, int]] | None = None
-) -> FrameColumns:
+) -> Columns:
     """Return frames that are not placed unless `px` is given; a logit of at least 0 is DEFECT."""
-    count, logits = len(group), np.array(logit)
-    return FrameColumns(
-        group=np.array(group, np.int64),
-        logit=logits,
-        defective=np.array(defective),
-        rejected=logits >= 0,
-        placed=np.full(count, px is not None),
-        defects=np.zeros(count, np.int64),
-        hit=np.zeros(count, np.int64),
-        false_regions=np.zeros(count, np.int64),
-        line_px=np.zeros((count, 4), np.int64) if px is None else np.array(px, np.int64),
-    )
+    logits = np.array(logit)
+    known = {} if px is None else {"placed": True, "line_px": px}
+    return columns(FRAME, group, logit=logits, defective=defective, rejected=logits >= 0, **known)
 
 
-def intervals_of(columns: FrameColumns, groups: int) -> tuple[dict[str, tuple[float, float]], str]:
-    return compute_intervals(partial(compute_figures, NO_TILES, columns, 16.0), groups)
+def intervals_of(of_frames: Columns, groups: int) -> tuple[dict[str, tuple[float, float]], str]:
+    return compute_intervals(partial(compute_figures, NO_TILES, of_frames, 16.0), groups)
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -119,7 +102,7 @@ def test_a_figure_that_many_resamples_lack_has_no_interval() -> None:
 def test_figures_of_pixels_have_no_interval_if_few_groups_are_placed() -> None:
     """A resample without placed frames does not know the figures of pixels."""
     columns = frames(list(range(10)), [1.0] * 10, [True] * 10, [(10, 0, 0, 90)] * 10)
-    columns.placed[1:] = False
+    columns["placed"][1:] = False
     assert intervals_of(columns, 10)[0] == {}
     # A figure that is equal in every group has no interval either: 0 escapes of 10 do not prove a rate of 0.
     assert intervals_of(frames(list(range(10)), [1.0] * 10, [True] * 10, [(10, 10, 20, 60)] * 10), 10)[0] == {}

@@ -6,14 +6,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from heatline.edge.errors import InputError
+from heatline.edge.errors import InputError, TrainingError
 from heatline.train.evaluation.line_view import NAMES
 from heatline.train.evaluation.report import write_report
 from heatline.train.evaluation.result import DefectKind, Evaluation, FrameAnswer
 from tests.train.evaluations import (
     answers,
     evaluation,
-    gallery_of,
+    gallery,
     subject,
     write,
 )
@@ -37,7 +37,7 @@ def several_evaluations() -> list[Evaluation]:
         subject("vit", "vit_tiny_patch16_224"),
         subject("v2_d", "efficientnetv2_s_d", data="magnetic_tile"),
     ]
-    return [evaluation(about, gallery=gallery_of(about), seed=at) for at, about in enumerate(subjects)]
+    return [evaluation(about, gallery=gallery(), seed=at) for at, about in enumerate(subjects)]
 
 
 def test_the_page_loads_nothing_and_shows_the_figures_of_the_tables(tmp_path: Path) -> None:
@@ -192,28 +192,17 @@ def test_what_is_missed_by_class_and_by_size_stands_on_the_page_and_in_the_table
     assert "Missed by class" not in report(tmp_path / "none", made)[0]
 
 
-def test_rejected_frames_are_listed_by_their_missed_defects(tmp_path: Path) -> None:
-    frames = [
-        FrameAnswer("all.png", None, True, 5.0, 3, 3, 0),
-        FrameAnswer("one.png", None, True, 5.0, 3, 2, 0),
-        FrameAnswer("two.png", None, True, 5.0, 3, 1, 0),
-        FrameAnswer("escaped.png", None, True, -5.0, 3, 0, 0),
-        FrameAnswer("unplaced.png", None, True, 5.0),
-    ]
-    page, _ = report(tmp_path, evaluation(subject("lite"), frames=frames))
-    part = page[page.index("Defects missed in frames") :]
-    names = re.findall(r"<li>(.*?) <span>(.*?)</span></li>", part[: part.index("</ol>")])
-    assert names == [("two.png", "2 of 3 defects missed"), ("one.png", "1 of 3 defects missed")]
+def test_without_good_frames_no_rate_of_false_rejects_is_known(tmp_path: Path) -> None:
+    page, _ = report(tmp_path, evaluation(subject("lite"), frames=[FrameAnswer("a.png", None, True, 5.0)]))
+    assert Page(page).now["rejectedShare"] == ["not known"]
+    assert "Misses against false rejects" not in page
 
 
-def test_stand_ins_for_good_frames_are_counted_and_not_listed(tmp_path: Path) -> None:
-    frames = [FrameAnswer("a.png", None, True, 5.0)]
-    page, _ = report(tmp_path, evaluation(subject("lite"), frames=frames, good_stand_ins=[-1.0, 2.0]))
-    assert set(Page(page).now["rejected"]) == {"1"}
-    assert "Defective frames stand in" in page
-    none, _ = report(tmp_path / "none", evaluation(subject("lite"), frames=frames))
-    assert Page(none).now["rejectedShare"] == ["not known"]
-    assert "Misses against false rejects" not in none
+def test_only_the_calibrated_threshold_has_intervals(tmp_path: Path) -> None:
+    ends = {"frame.escape_rate": (0.021, 0.25), "frame.false_reject_rate": (0.01, 0.1)}
+    (positions,) = Page(report(tmp_path, evaluation(subject("lite"), intervals=ends))[0]).positions
+    for name, interval in (("missedShare", "[2.1, 25.0]"), ("rejectedShare", "[1.0, 10.0]")):
+        assert [at for at, text in enumerate(positions[name]) if text.endswith(interval)] == [positions["start"]]
 
 
 @pytest.mark.parametrize(
@@ -225,14 +214,14 @@ def test_stand_ins_for_good_frames_are_counted_and_not_listed(tmp_path: Path) ->
         ([4.0], ["-0.50", "1.50", "3.50"], []),
     ],
 )
-def test_frames_and_tiles_on_the_wrong_side_of_their_threshold_are_shown(
+def test_frames_on_the_wrong_side_of_their_threshold_are_shown(
     tmp_path: Path, thresholds: list[float], missed: list[str], false: list[str]
 ) -> None:
     """Each kind has the logits 3.5, 1.5 and -0.5; a logit that reaches the threshold is judged defective."""
     folds = []
     for group, threshold in zip("ab", thresholds, strict=False):
         about = subject("v2", groups=[group])
-        made = evaluation(about, gallery=gallery_of(about))
+        made = evaluation(about, gallery=gallery())
         calibration = msgspec.structs.replace(made.calibration, score_threshold=threshold)
         folds.append(msgspec.structs.replace(made, calibration=calibration))
     page = report(tmp_path, *folds)[0]
@@ -241,18 +230,16 @@ def test_frames_and_tiles_on_the_wrong_side_of_their_threshold_are_shown(
     else:
         assert "from the evidence threshold of its fold</span>" in page
     pictures = [item for item in Page(page).items if item.tag == "figure" and not item.is_hidden]
-    for is_tile in (False, True):
-        of_kind = [item for item in pictures if ("tile at" in item.text) == is_tile]
-        assert sorted(item.text.split()[-1] for item in of_kind if item.side == "missed") == sorted(missed)
-        assert sorted(item.text.split()[-1] for item in of_kind if item.side == "rejected") == sorted(false)
+    assert sorted(item.text.split()[-1] for item in pictures if item.side == "missed") == sorted(missed)
+    assert sorted(item.text.split()[-1] for item in pictures if item.side == "rejected") == sorted(false)
 
 
 def test_names_from_users_files_are_escaped(tmp_path: Path) -> None:
     nasty = "<script>alert(1)</script>|x\"' onload=alert(1)"
     about = subject(nasty, data=nasty, part=nasty, groups=[nasty], recipe=nasty, path=nasty, engine=nasty)
-    gallery = [msgspec.structs.replace(item, image=nasty, caption=nasty) for item in gallery_of(about, 1)]
+    items = [msgspec.structs.replace(item, image=nasty, caption=nasty) for item in gallery(1)]
     frames = [FrameAnswer(nasty, nasty, is_bad, 1.0, 2, 1, 0) for is_bad in (True, False)]
-    made = evaluation(about, gallery=gallery, truths=(nasty,), frames=frames, warnings=[nasty], rests_on=nasty)
+    made = evaluation(about, gallery=items, truths=(nasty,), frames=frames, warnings=[nasty], rests_on=nasty)
     folder = write(made, tmp_path / "in")
     page, text = write_report([folder], tmp_path / "out", nasty, study=True)
     assert Page(page.read_text()).tags.count("script") == 2  # those of the page itself
@@ -265,7 +252,7 @@ def test_names_from_users_files_are_escaped(tmp_path: Path) -> None:
 def test_files_that_are_not_pictures_of_the_evaluation_are_not_shown(tmp_path: Path) -> None:
     """One lies elsewhere, one is text, one is empty, and one is missing."""
     about = subject("v2")
-    items = gallery_of(about, 2)[:4]
+    items = gallery(2)
     folder = write(evaluation(about, gallery=items), tmp_path / "in")
     (folder / items[0].file).rename(tmp_path / "elsewhere.png")
     (folder / items[0].file).symlink_to(tmp_path / "elsewhere.png")
@@ -285,5 +272,5 @@ def test_a_report_without_an_evaluation_is_refused(tmp_path: Path) -> None:
         write_report([tmp_path], tmp_path / "out")
     (tmp_path / "file").touch()
     folder = write(evaluation(subject()), tmp_path / "in")
-    with pytest.raises(InputError, match="name another folder"):
+    with pytest.raises(TrainingError, match="choose another place with --out"):
         write_report([folder], tmp_path / "file" / "out")

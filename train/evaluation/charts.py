@@ -4,7 +4,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +14,8 @@ import numpy as np
 from cycler import cycler
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
-
-from heatline.edge.calibration.statistics import ENDS, FEWEST_GROUPS, FEWEST_KNOWN
-from heatline.train.evaluation.figures import draw_groups
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#b5a000")
 """Okabe and Ito's colours, which colour-blind readers can distinguish, without black and with a yellow that is visible
@@ -71,7 +67,7 @@ def to_svg(figure: Figure, label: str, *, is_stretched: bool = False) -> Markup:
     )
 
 
-# Effect of each score threshold: defective frames missed and good frames rejected, with 95 % intervals.
+# Effect of each score threshold: defective frames missed and good frames rejected.
 #
 # Thresholds are positions of a slider, evenly spaced in logits. They include the calibrated threshold. The first
 # rejects every frame, the last rejects none.
@@ -79,26 +75,10 @@ def to_svg(figure: Figure, label: str, *, is_stretched: bool = False) -> Markup:
 POSITIONS = 250
 """Highest number of steps between the lowest and the highest score."""
 
-Interval = tuple[float, float] | None
-"""95 % interval of a share; None if too few groups are known."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The scores of the frames of one class."""
-
-    scores: NDArray[np.float64]
-    """[N], logits: the highest of each frame's tiles."""
-    groups: tuple[str, ...] = ()
-    """[N], group of each frame; empty if the frames have no groups."""
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
 
 @dataclass(frozen=True)
 class Explorer:
-    """Counts and intervals at each position."""
+    """Counts at each position."""
 
     thresholds: NDArray[np.float64]
     """[positions], logits, ascending."""
@@ -106,10 +86,6 @@ class Explorer:
     """[positions], defective frames judged GOOD."""
     rejected: NDArray[np.int64]
     """[positions], good frames judged DEFECT."""
-    missed_interval: list[Interval]
-    """[positions], of the share of defective frames that are missed."""
-    rejected_interval: list[Interval]
-    """[positions], of the share of good frames that are rejected."""
     start: int
     """Position of the calibrated threshold."""
     defective: int
@@ -124,25 +100,18 @@ class Explorer:
         return int(np.searchsorted(self.thresholds, score, side="right"))
 
 
-def explore(defective: Scores, good: Scores, calibrated: float) -> Explorer:
+def explore(defective: NDArray[np.float64], good: NDArray[np.float64], calibrated: float) -> Explorer:
     """Count missed and rejected frames at each position.
 
     Args:
-        defective, good: scores of the frames with that label.
+        defective, good: scores of the frames with that label, logits: the highest of each frame's tiles.
         calibrated: the calibrated score threshold, logits.
     """
-    thresholds, start, digits = _positions(np.concatenate([defective.scores, good.scores]), calibrated)
-    names = sorted({*defective.groups, *good.groups})
-    is_grouped = len(defective.groups) == len(defective) and len(good.groups) == len(good)
-    resamples = draw_groups(len(names)).T if is_grouped and len(names) >= FEWEST_GROUPS else None
-    missed, missed_interval = _below(thresholds, defective, names, resamples)
-    passed, passed_interval = _below(thresholds, good, names, resamples)
+    thresholds, start, digits = _positions(np.concatenate([defective, good]), calibrated)
     return Explorer(
         thresholds=thresholds,
-        missed=missed,
-        rejected=len(good) - passed,
-        missed_interval=missed_interval,
-        rejected_interval=[interval and (1 - interval[1], 1 - interval[0]) for interval in passed_interval],
+        missed=np.searchsorted(np.sort(defective), thresholds),
+        rejected=len(good) - np.searchsorted(np.sort(good), thresholds),
         start=start,
         defective=len(defective),
         good=len(good),
@@ -162,27 +131,6 @@ def _round_step(least: float) -> float:
     """Return the smallest of 1, 2 or 5 times a power of ten that is not below `least`, and at least 0.001."""
     power = 10.0 ** math.floor(math.log10(max(least, 0.001)))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
-
-
-def _below(
-    thresholds: NDArray[np.float64], frames: Scores, names: Sequence[str], resamples: NDArray[np.float64] | None
-) -> tuple[NDArray[np.int64], list[Interval]]:
-    """Return the number of frames below each threshold [positions], and intervals of their share."""
-    first_below = np.searchsorted(thresholds, frames.scores, side="right")
-    if resamples is None:
-        counts = np.bincount(first_below, minlength=len(thresholds))
-        return np.cumsum(counts[: len(thresholds)]), [None] * len(thresholds)
-    number = {name: at for at, name in enumerate(names)}
-    by_group = np.zeros((len(thresholds), len(names)), np.int64)
-    np.add.at(by_group, (first_below, np.array([number[name] for name in frames.groups], np.intp)), 1)
-    below = np.cumsum(by_group, axis=0)
-    total = below[-1] @ resamples  # the last threshold lies above all scores
-    known = total > 0
-    shares = (below @ resamples)[:, known] / total[known]
-    if known.sum() < FEWEST_KNOWN:
-        return below.sum(axis=1), [None] * len(thresholds)
-    ends = np.quantile(shares, ENDS, axis=1).T.tolist()
-    return below.sum(axis=1), [(low, high) if low < high else None for low, high in ends]
 
 
 FIRST, SECOND = "#6c8ebf", "#d98032"
@@ -246,53 +194,4 @@ def curve(explorer: Explorer) -> Figure:
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="good frames rejected", ylabel="defective frames missed")
     axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    return figure
-
-
-@report_style()
-def bars(models: Mapping[str, Mapping[str, float | None]]) -> Figure:
-    """Draw grouped bars from 0 to 1, with their values above them.
-
-    Args:
-        models: values of two models by the names of their groups, by the models' names.
-    """
-    (first, full), (second, cut) = models.items()
-    figure = Figure((1.2 + 0.95 * len(full), 3.0))
-    axes = figure.subplots()
-    for name, values, offset, colour in (first, full, -0.2, FIRST), (second, cut, 0.2, SECOND):
-        heights = [value or 0.0 for value in values.values()]
-        drawn = axes.bar(np.arange(len(full)) + offset, heights, 0.38, color=colour, label=name)
-        axes.bar_label(drawn, ["-" if one is None else f"{one:.3f}" for one in values.values()], fontsize="small")
-    axes.set_xticks(np.arange(len(full)), list(full))
-    axes.set_ylim(0, 1.08)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    axes.grid(visible=False, axis="x")
-    return figure
-
-
-@report_style()
-def heatmap(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], title: str) -> Figure:
-    """Draw a cell per value with the value in it, coloured from the lowest to the highest; the best is ringed.
-
-    Args:
-        values: [rows][columns].
-    """
-    figure = Figure((1.0 + 0.55 * len(columns), 1.1 + 0.4 * len(rows)))
-    axes = figure.subplots()
-    cells = np.array(values)
-    low, high = cells.min(), cells.max()
-    axes.pcolormesh(cells, cmap="viridis", vmin=low, vmax=high if high > low else low + 1)
-    for (y, x), value in np.ndenumerate(cells):
-        is_best = value == high > low
-        is_dark = high == low or value - low < 0.6 * (high - low)
-        ink = "white" if is_dark else "black"
-        axes.text(x + 0.5, y + 0.5, f"{value:.3f}", ha="center", va="center", size="small", color=ink)
-        if is_best:
-            axes.add_patch(Rectangle((x + 0.04, y + 0.04), 0.92, 0.92, fill=False, edgecolor="red", linewidth=2))
-    axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
-    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
-    axes.invert_yaxis()
-    axes.set_xlabel("discard ratio")
-    axes.set_title(title)
-    axes.grid(visible=False)
     return figure

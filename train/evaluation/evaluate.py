@@ -16,7 +16,7 @@ from heatline.edge.picture_folders import find_layout
 from heatline.edge.util.text import format_count, is_are, utf8_safe
 from heatline.train.evaluation.evaluated import EvaluatedModel, open_model
 from heatline.train.evaluation.figures import compute_figures, compute_intervals
-from heatline.train.evaluation.gallery import FrameGallery, Gallery, draw_gallery, relative_name
+from heatline.train.evaluation.gallery import FrameGallery, relative_name
 from heatline.train.evaluation.observe import Observed, Picture, observe
 from heatline.train.evaluation.result import (
     Evaluation,
@@ -106,13 +106,12 @@ def evaluate_pictures(
     """Evaluate an open model on selected pictures; other arguments and errors as for `evaluate_model`."""
     sweep_tiles = _sweep_function(model)
     sweep = None if sweep_tiles is None else Sweep(sweep_tiles)
-    galleries = {truth: Gallery(len(selection.groups)) for truth in selection.truths}
     calibration = model.settings.calibration
     frame_gallery = None if folder is None else FrameGallery(calibration, selection.folder)
     references = None if model.run is None else model.run.references
     if references is not None:
         references = references.on(selection.folder, [picture.image for picture in selection.pictures])
-    found = observe(model, selection.pictures, galleries, sweep, track, frame_gallery, references)
+    found = observe(model, selection.pictures, selection.truths, sweep, track, frame_gallery, references)
     implausible = [
         ImplausibleFrame(*_image_and_group(selection, picture), picture.image.defective, found.rejected[at])
         for at, picture in enumerate(selection.pictures)
@@ -121,9 +120,9 @@ def evaluate_pictures(
     judged = [picture for at, picture in enumerate(selection.pictures) if at not in found.rejected]
     counted = replace(selection, pictures=tuple(judged))
     truths = []
-    for truth, columns in found.by_truth.items():
+    for truth, (of_tiles, of_frames) in found.by_truth.items():
         figures = partial(
-            compute_figures, columns.tiles, columns.frames, model.cell_px, set_threshold=selection.set_threshold > 0
+            compute_figures, of_tiles, of_frames, model.cell_px, set_threshold=selection.set_threshold > 0
         )
         intervals, intervals_are = compute_intervals(figures, len(selection.groups) if selection.grouped else 0)
         truths.append(
@@ -132,23 +131,16 @@ def evaluate_pictures(
                 figures=figures(np.ones(len(selection.groups))),
                 intervals=intervals,
                 intervals_are=intervals_are,
-                sweep=sweep.figures(truth) if sweep is not None and columns.frames.placed.any() else None,
-                gallery=[]
-                if folder is None
-                else draw_gallery(galleries[truth], truth, calibration, sweep_tiles, folder),
+                sweep=sweep.figures(truth) if sweep is not None and of_frames["placed"].any() else None,
             )
         )
-    frames = _frame_answers(model, counted, found)
-    first = next(iter(found.by_truth.values()))
-    stand_ins = [] if any(not frame.defective for frame in frames) else first.scores_without_defects
     evaluation = Evaluation(
         subject=_describe_subject(model, counted),
         calibration=calibration,
         truths=truths,
-        frames=frames,
+        frames=_frame_answers(model, counted, found),
         gallery=[] if folder is None or frame_gallery is None else frame_gallery.write(folder),
         rests_on=_describe_pictures(counted),
-        good_stand_ins=stand_ins,
         implausible=implausible,
         set_threshold=selection.set_threshold,
     )
@@ -260,18 +252,18 @@ def _sweep_function(model: EvaluatedModel) -> SweepTiles | None:
 
 def _frame_answers(model: EvaluatedModel, selection: SelectedPictures, found: Observed) -> list[FrameAnswer]:
     """Return an answer per frame, with its defects by the first truth."""
-    of = next(iter(found.by_truth.values())).frames
+    _, of = next(iter(found.by_truth.values()))
     answers = []
     for at, picture in enumerate(selection.pictures):
         path, loose = picture.image.path, model.loose_held_out.get(picture.image.path)
         defects, hit, false_regions = (
-            int(column[at]) if of.placed[at] else None for column in (of.defects, of.hit, of.false_regions)
+            int(of[name][at]) if of["placed"][at] else None for name in ("defects", "hit", "false_regions")
         )
         answers.append(
             FrameAnswer(
                 *_image_and_group(selection, picture),
-                bool(of.defective[at]),
-                float(of.logit[at]),
+                bool(of["defective"][at]),
+                float(of["logit"][at]),
                 defects,
                 hit,
                 false_regions,
@@ -306,13 +298,9 @@ def _describe_pictures(selection: SelectedPictures) -> str:
 
 def _warnings(selection: SelectedPictures, evaluation: Evaluation, model: EvaluatedModel) -> list[str]:
     """Return the reasons why the figures are worth less than they look."""
-    frames, implausible, stand_ins = evaluation.frames, evaluation.implausible, len(evaluation.good_stand_ins)
+    frames, implausible = evaluation.frames, evaluation.implausible
     defective = sum(frame.defective for frame in implausible)
     aligned = ", or not aligned with its reference" if model.engine.compares else ""
-    instead = (
-        f"{format_count(stand_ins, 'defective frame', ',')} {'stands' if stand_ins == 1 else 'stand'} in, without the "
-        "tiles that show a defect"
-    )
     calibration, enough = evaluation.calibration, len(selection.groups) >= FEWEST_GROUPS
     wanted, at_most = calibration.false_reject_per_frame or 0.0, calibration.false_reject_at_most or 0.0
     # The report of a cross-validation tells how many new good frames may be rejected.
@@ -333,9 +321,7 @@ def _warnings(selection: SelectedPictures, evaluation: Evaluation, model: Evalua
         f"Too few groups: {len(selection.groups)}. With at least {FEWEST_GROUPS}, the report gives intervals of its "
         "figures.": selection.grouped and not enough,
         "No frame is defective: the rate of misses is not known.": not any(frame.defective for frame in frames),
-        f"No frame is good: {instead if stand_ins else 'the rate of false rejects is not known'}.": all(
-            frame.defective for frame in frames
-        ),
+        "No frame is good: the rate of false rejects is not known.": all(frame.defective for frame in frames),
         f"Few frames set the thresholds ({calibration.frames:,}): up to {100 * at_most:.0f} % of the good parts may be "
         f"rejected, where {100 * wanted:g} % is wanted.": is_loose and at_most > max(LOOSE, 2 * wanted),
     }

@@ -5,7 +5,6 @@ computes the same figures with other weights.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -98,48 +97,38 @@ class Figures(msgspec.Struct, frozen=True):
     frame: FrameFigures
 
 
-@dataclass(frozen=True)
-class TileColumns:
-    """One row per tile of all placed frames."""
+Columns = NDArray[np.void]
+"""One row per tile of all placed frames, of type `TILE`, or per frame, of type `FRAME`."""
 
-    group: NDArray[np.int64]
-    """Number of the group."""
-    logit: NDArray[np.float64]
-    defective: NDArray[np.bool_]
-    """By the 1 % rule."""
-    ambiguous: NDArray[np.bool_]
-    """Whether it has a defective pixel, and is good by the 1 % rule."""
-    score_threshold: NDArray[np.float64]
-    """Of its frame, logits."""
-    distance_px: NDArray[np.float64]
-    """From the map's peak to the nearest true pixel; NaN for a good tile."""
-    on_truth: NDArray[np.float64]
-    """Share of the map's positive evidence that lies on the truth; NaN for a good tile."""
-    study_px: NDArray[np.int64]
-    """[tiles, 4]: true positive, false positive, false negative, true negative px by the study's rule."""
-
-
-@dataclass(frozen=True)
-class FrameColumns:
-    """One row per frame."""
-
-    group: NDArray[np.int64]
-    logit: NDArray[np.float64]
-    """Highest logit of its tiles."""
-    defective: NDArray[np.bool_]
-    rejected: NDArray[np.bool_]
-    """Whether the verdict is DEFECT."""
-    placed: NDArray[np.bool_]
-    defects: NDArray[np.int64]
-    """This count and the next two are 0 for frames that are not placed."""
-    hit: NDArray[np.int64]
-    false_regions: NDArray[np.int64]
-    line_px: NDArray[np.int64]
-    """[frames, 4], as `TileColumns.study_px`, by the line's rule; 0 for frames that are not placed."""
+TILE = np.dtype(
+    [
+        ("group", "i8"),  # its number
+        ("logit", "f8"),
+        ("defective", "?"),  # by the 1 % rule
+        ("ambiguous", "?"),  # it has a defective pixel, and is good by the 1 % rule
+        ("score_threshold", "f8"),  # of its frame, logits
+        ("distance_px", "f8"),  # from the map's peak to the nearest true pixel; NaN for a good tile
+        ("on_truth", "f8"),  # share of the map's positive evidence that lies on the truth; NaN for a good tile
+        ("study_px", "i8", (4,)),  # true positive, false positive, false negative, true negative by the study's rule
+    ]
+)
+FRAME = np.dtype(
+    [
+        ("group", "i8"),
+        ("logit", "f8"),  # the highest of its tiles
+        ("defective", "?"),
+        ("rejected", "?"),  # the verdict is DEFECT
+        ("placed", "?"),  # the place of its defects is known; if not, what follows is 0
+        ("defects", "i8"),
+        ("hit", "i8"),
+        ("false_regions", "i8"),
+        ("line_px", "i8", (4,)),  # as `study_px`, by the line's rule
+    ]
+)
 
 
 def compute_figures(
-    tiles: TileColumns, frames: FrameColumns, cell_px: float, weights: Weights, *, set_threshold: bool = False
+    tiles: Columns, frames: Columns, cell_px: float, weights: Weights, *, set_threshold: bool = False
 ) -> Figures:
     """Compute the figures with weights of groups.
 
@@ -153,31 +142,38 @@ def compute_figures(
         frame = msgspec.structs.replace(frame, false_reject_rate=None)
     if frame.frames == frame.unplaced:
         return Figures(None, None, None, frame)
-    on_truth = tiles.distance_px == 0
-    study = _rule(tiles, on_truth, tiles.logit > 0, tiles.study_px, weights[tiles.group], weights)
-    line = _rule(tiles, on_truth, tiles.logit >= tiles.score_threshold, frames.line_px, weights[frames.group], weights)
+    on_truth = tiles["distance_px"] == 0
+    study = _rule(tiles, on_truth, tiles["logit"] > 0, tiles["study_px"], weights[tiles["group"]], weights)
+    line = _rule(
+        tiles,
+        on_truth,
+        tiles["logit"] >= tiles["score_threshold"],
+        frames["line_px"],
+        weights[frames["group"]],
+        weights,
+    )
     return Figures(_tiles(tiles, cell_px, weights), study, line, frame)
 
 
-def _tiles(tiles: TileColumns, cell_px: float, weights: Weights) -> TileFigures:
-    weight = weights[tiles.group]
-    total, defective = float(weight.sum()), float(weight[tiles.defective].sum())
-    of_defective, clear = weight[tiles.defective], ~tiles.ambiguous
-    ranked = tiles.logit[clear], tiles.defective[clear], weight[clear]
+def _tiles(tiles: Columns, cell_px: float, weights: Weights) -> TileFigures:
+    weight = weights[tiles["group"]]
+    total, defective = float(weight.sum()), float(weight[tiles["defective"]].sum())
+    of_defective, clear = weight[tiles["defective"]], ~tiles["ambiguous"]
+    ranked = tiles["logit"][clear], tiles["defective"][clear], weight[clear]
     return TileFigures(
         tiles=round(total),
         defective=round(defective),
         majority_share=max(defective, total - defective) / total if total else 0.0,
         average_precision=average_precision(*ranked),
         auroc=auroc(*ranked),
-        pointing=_mean(tiles.distance_px[tiles.defective] == 0, of_defective),
-        pointing_within_cell=_mean(tiles.distance_px[tiles.defective] <= cell_px, of_defective),
-        weighting=_mean(tiles.on_truth[tiles.defective], of_defective),
+        pointing=_mean(tiles["distance_px"][tiles["defective"]] == 0, of_defective),
+        pointing_within_cell=_mean(tiles["distance_px"][tiles["defective"]] <= cell_px, of_defective),
+        weighting=_mean(tiles["on_truth"][tiles["defective"]], of_defective),
     )
 
 
 def _rule(
-    tiles: TileColumns,
+    tiles: Columns,
     on_truth: NDArray[np.bool_],
     called_defective: NDArray[np.bool_],
     px: NDArray[np.int64],
@@ -185,7 +181,7 @@ def _rule(
     weights: Weights,
 ) -> RuleFigures:
     pixels = PixelCounts(*(round(float(count)) for count in px_weight @ px))
-    weight = weights[tiles.group]
+    weight = weights[tiles["group"]]
     return RuleFigures(
         true_positive_px=pixels.true_positive,
         false_positive_px=pixels.false_positive,
@@ -196,24 +192,27 @@ def _rule(
         f1=pixels.f1,
         jaccard=pixels.jaccard,
         accuracy=pixels.accuracy,
-        pointing_gated=_mean((on_truth & called_defective)[tiles.defective], weight[tiles.defective]),
-        classification_accuracy=_mean(called_defective == tiles.defective, weight) or 0.0,
+        pointing_gated=_mean((on_truth & called_defective)[tiles["defective"]], weight[tiles["defective"]]),
+        classification_accuracy=_mean(called_defective == tiles["defective"], weight) or 0.0,
     )
 
 
-def _frames(frames: FrameColumns, weights: Weights) -> FrameFigures:
-    weight = weights[frames.group]
+def _frames(frames: Columns, weights: Weights) -> FrameFigures:
+    weight = weights[frames["group"]]
 
     def count(which: NDArray[np.generic]) -> int:
         return round(float(weight @ which.astype(np.float64)))
 
-    defects, hit, false_regions = count(frames.defects), count(frames.hit), count(frames.false_regions)
-    placed, good, defective = count(frames.placed), count(~frames.defective), count(frames.defective)
-    escaped, rejected = count(frames.defective & ~frames.rejected), count(~frames.defective & frames.rejected)
+    defects, hit, false_regions = count(frames["defects"]), count(frames["hit"]), count(frames["false_regions"])
+    placed, good, defective = count(frames["placed"]), count(~frames["defective"]), count(frames["defective"])
+    escaped, rejected = (
+        count(frames["defective"] & ~frames["rejected"]),
+        count(~frames["defective"] & frames["rejected"]),
+    )
     known = placed > 0
     return FrameFigures(
         frames=count(np.ones(len(weight))),
-        unplaced=count(~frames.placed),
+        unplaced=count(~frames["placed"]),
         defects=defects if known else None,
         defects_hit=hit if known else None,
         defects_missed=defects - hit if known else None,
@@ -226,8 +225,8 @@ def _frames(frames: FrameColumns, weights: Weights) -> FrameFigures:
         good_frames=good,
         rejected_frames=rejected,
         false_reject_rate=rejected / good if good else None,
-        average_precision=average_precision(frames.logit, frames.defective, weight),
-        auroc=auroc(frames.logit, frames.defective, weight),
+        average_precision=average_precision(frames["logit"], frames["defective"], weight),
+        auroc=auroc(frames["logit"], frames["defective"], weight),
     )
 
 

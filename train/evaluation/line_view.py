@@ -14,13 +14,14 @@ from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.util.page import Picture, jpeg_uri
 from heatline.edge.util.text import format_count
 from heatline.train.evaluation import charts
-from heatline.train.evaluation.charts import Explorer, Scores, explore, to_svg
+from heatline.train.evaluation.charts import Explorer, explore, to_svg
 from heatline.train.evaluation.gallery import TRUTH_RGB
 from heatline.train.evaluation.result import FrameAnswer, GalleryItem, Kind
 from heatline.train.evaluation.rows import Row, StoredEvaluation, format_percent, kinds_table
 
 NAMES = 30
 """Highest number of names in a list; the others are counted."""
+RATES = "escape_rate", "false_reject_rate"
 NOT_A_RATE = "not a rate: these frames set the threshold"
 GROUND = 112
 """Grey of the picture that the legend's scale tints, as cold places of a heatmap show the picture itself."""
@@ -45,7 +46,7 @@ def line_view(row: Row, truth: str) -> dict[str, Any]:
     in the page's script. Lists begin with the worst: of missed frames the lowest score, of rejected ones the highest.
 
     Args:
-        truth: the truth whose tiles are shown.
+        truth: the truth whose figures have the intervals at the calibrated threshold.
     """
     thresholds = {fold.evaluation.calibration.score_threshold for fold in row.folds}
     is_one = len(thresholds) == 1
@@ -66,11 +67,13 @@ def line_view(row: Row, truth: str) -> dict[str, Any]:
         is_bad: [(fold, each) for fold in row.folds for each in fold.evaluation.frames if each.defective == is_bad]
         for is_bad in (True, False)
     }
-    stand_ins = [shift(fold, score) for fold in row.folds for score in fold.evaluation.good_stand_ins]
-    defective, good = _scores(of_class[True], [], shift), _scores(of_class[False], stand_ins, shift)
+    defective, good = (
+        np.array([shift(fold, frame.score, frame.threshold) for fold, frame in of_class[is_bad]], np.float64)
+        for is_bad in (True, False)
+    )
     explorer = explore(defective, good, thresholds.pop() if is_one else 0.0)
     is_rate = not any(fold.evaluation.set_threshold for fold in row.folds)
-    positions = _positions(explorer, is_rate)
+    positions = _positions(explorer, is_rate, [row.interval(truth, f"frame.{name}") for name in RATES])
     at = explorer.start
     missed, rejected = int(explorer.missed[at]), int(explorer.rejected[at])
     no_verdict = [
@@ -86,7 +89,7 @@ def line_view(row: Row, truth: str) -> dict[str, Any]:
         f"Misses against false rejects; at the calibrated {explorer.thresholds[at]:.2f}: {missed} of "
         f"{explorer.defective} missed, {rejected} of {explorer.good} rejected"
     )
-    kinds: tuple[Kind, ...] = ("escaped", "rejected", "missed", "false")
+    kinds: tuple[Kind, ...] = ("escaped", "rejected")
     return {
         "label": row.label,
         "rests_on": list(dict.fromkeys(fold.evaluation.rests_on for fold in row.folds)),
@@ -104,38 +107,37 @@ def line_view(row: Row, truth: str) -> dict[str, Any]:
         },
         "missed": _list_frames(of_class[True], 1, shift, explorer),
         "rejected": _list_frames(of_class[False], -1, shift, explorer),
-        "has_stand_ins": bool(stand_ins),
-        "partly_missed": _partly_missed(row),
         "no_verdict": no_verdict,
         "most": NAMES,
-        "pictures": {kind: _pictures(row, kind, truth, shift, explorer) for kind in kinds},
+        "pictures": {kind: _pictures(row, kind, shift, explorer) for kind in kinds},
         "kinds": kinds_table(row),
         "legend": _legend(row),
-        "scores": to_svg(charts.scores(defective.scores, good.scores, explorer), scored, is_stretched=True),
+        "scores": to_svg(charts.scores(defective, good, explorer), scored, is_stretched=True),
         "curve": to_svg(charts.curve(explorer), calibrated) if len(defective) and len(good) and is_rate else None,
     }
 
 
-def _scores(frames: Sequence[tuple[StoredEvaluation, FrameAnswer]], stand_ins: Sequence[float], shift: Shift) -> Scores:
-    """Return the scores of the frames of one class, and those that stand in for missing good frames."""
-    scores = [shift(fold, frame.score, frame.threshold) for fold, frame in frames]
-    groups = tuple(frame.group for _, frame in frames if frame.group is not None)
-    return Scores(np.array([*scores, *stand_ins], np.float64), groups)
+def _positions(explorer: Explorer, is_rate: bool, intervals: Sequence[tuple[float, float] | None]) -> dict[str, Any]:
+    """Return the texts of each position.
 
+    Args:
+        intervals: of the shares that are missed and rejected at the calibrated threshold, if known.
+    """
+    of_missed, of_rejected = intervals
 
-def _positions(explorer: Explorer, is_rate: bool) -> dict[str, Any]:
-    missed = zip(explorer.missed.tolist(), explorer.missed_interval, strict=True)
-    rejected = zip(explorer.rejected.tolist(), explorer.rejected_interval, strict=True)
+    def shares(counts: list[int], total: int, interval: tuple[float, float] | None) -> list[str]:
+        return [
+            format_percent(some / total, interval if at == explorer.start else None) if total else "not known"
+            for at, some in enumerate(counts)
+        ]
 
-    def share(some: int, total: int, interval: tuple[float, float] | None) -> str:
-        return format_percent(some / total, interval) if total else "not known"
-
+    rejected = explorer.rejected.tolist()
     return {
         "threshold": [f"{threshold:.{explorer.digits}f}" for threshold in explorer.thresholds.tolist()],
         "missed": explorer.missed.tolist(),
-        "rejected": explorer.rejected.tolist(),
-        "missedShare": [share(some, explorer.defective, interval) for some, interval in missed],
-        "rejectedShare": [share(some, explorer.good, ends) if is_rate else NOT_A_RATE for some, ends in rejected],
+        "rejected": rejected,
+        "missedShare": shares(explorer.missed.tolist(), explorer.defective, of_missed),
+        "rejectedShare": shares(rejected, explorer.good, of_rejected) if is_rate else [NOT_A_RATE] * len(rejected),
         "defective": explorer.defective,
         "good": explorer.good,
         "start": explorer.start,
@@ -153,33 +155,20 @@ def _list_frames(
     ]
 
 
-def _partly_missed(row: Row) -> list[ListedFrame]:
-    """Return rejected frames with defects that are not found, the most missed defects first."""
-    found = [
-        (frame.hit - frame.defects, frame.image, format_count(frame.defects, "defect"))
-        for fold in row.folds
-        for frame in fold.evaluation.frames
-        if frame.defects is not None and frame.hit is not None and frame.hit < frame.defects
-        if frame.score >= fold.evaluation.threshold_of(frame)
-    ]
-    return [ListedFrame(name, f"{-lacking} of {defects} missed") for lacking, name, defects in sorted(found)]
-
-
-def _pictures(row: Row, kind: Kind, truth: str, shift: Shift, explorer: Explorer) -> list[Picture]:
+def _pictures(row: Row, kind: Kind, shift: Shift, explorer: Explorer) -> list[Picture]:
     """Return the gallery's pictures of a kind, the worst first."""
-    sign = 1 if kind in ("escaped", "missed") else -1
+    sign = 1 if kind == "escaped" else -1
     found = []
     for fold in row.folds:
-        result = fold.by_truth(truth)
         own = {frame.image: frame.threshold for frame in fold.evaluation.frames}
-        for item in [*fold.evaluation.gallery, *(result.gallery if result else ())]:
+        for item in fold.evaluation.gallery:
             if item.kind == kind:
                 found.append((sign * shift(fold, item.logit, own.get(item.image)), fold.folder, item))
     found.sort(key=lambda entry: entry[0])
     return [embed_item(folder, item, explorer.at(sign * key), explorer.digits) for key, folder, item in found]
 
 
-def embed_item(folder: Path, item: GalleryItem, at: int | None = None, digits: int = 2) -> Picture:
+def embed_item(folder: Path, item: GalleryItem, at: int, digits: int) -> Picture:
     """Embed an item of a gallery; without its picture if that is missing, is none, or lies outside the folder.
 
     Args:
@@ -191,14 +180,7 @@ def embed_item(folder: Path, item: GalleryItem, at: int | None = None, digits: i
     is_there = file.is_relative_to(folder.resolve()) and file.is_file() and file.stat().st_size
     bgr = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR) if is_there else None
     uri = None if bgr is None else jpeg_uri(np.asarray(bgr, np.uint8))
-    score = f"{'score' if item.tile_yx is None else 'logit'} {item.logit:.{digits}f}"
-    return Picture(uri, item_name(item), score, item.caption, at)
-
-
-def item_name(item: GalleryItem) -> str:
-    if item.tile_yx is None:
-        return item.image
-    return f"{item.image}, tile at y {item.tile_yx[0]}, x {item.tile_yx[1]}"
+    return Picture(uri, item.image, f"score {item.logit:.{digits}f}", item.caption, at)
 
 
 # The legend of pictures with heatmaps.
@@ -239,7 +221,7 @@ def _legend(row: Row) -> dict[str, Any]:
     if any(other != one for other in others):
         marks = {"region from the evidence threshold of its fold": thresholds.evidence}
     found = (
-        "found: the regions of a DEFECT frame; in a single tile, where its map reaches the evidence threshold. "
+        "found: the regions of a DEFECT frame. "
         "A bright place without it lies in a tile below the score threshold: alone, it rejects nothing"
     )
     return make_legend(

@@ -1,6 +1,6 @@
 """Inspect each labelled picture once, as the line does, and compare the result with every truth."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
@@ -13,8 +13,8 @@ from heatline.edge.geometry.regions import found_cells
 from heatline.edge.inspection.inspector import PendingFrame
 from heatline.edge.inspection.verdict import Judgement, Thresholds
 from heatline.train.evaluation.evaluated import EvaluatedModel
-from heatline.train.evaluation.figures import FrameColumns, TileColumns
-from heatline.train.evaluation.gallery import FrameGallery, FrameView, Gallery, TileView
+from heatline.train.evaluation.figures import FRAME, TILE, Columns
+from heatline.train.evaluation.gallery import FrameGallery, FrameView
 from heatline.train.evaluation.result import DefectKind
 from heatline.train.evaluation.scoring import (
     PixelCounts,
@@ -46,21 +46,11 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class TruthColumns:
-    """Columns of all pictures by one truth."""
-
-    tiles: TileColumns
-    frames: FrameColumns
-    scores_without_defects: list[float]
-    """Per placed defective frame, the highest logit of its clean tiles (without a true pixel by any truth), shifted as
-    the model's threshold is from that of the frame; frames without clean tiles are left out."""
-
-
-@dataclass(frozen=True)
 class Observed:
     """What was observed of all pictures."""
 
-    by_truth: dict[str, TruthColumns]
+    by_truth: dict[str, tuple[Columns, Columns]]
+    """Rows of tiles and of frames, see `figures`."""
     thresholds: list[float]
     """Score threshold of each frame with a verdict, logits."""
     kinds: list[list[DefectKind]]
@@ -72,7 +62,7 @@ class Observed:
 def observe(
     model: EvaluatedModel,
     pictures: Sequence[Picture],
-    galleries: Mapping[str, Gallery],
+    truths: Sequence[str],
     sweep: Sweep | None,
     track: Track,
     frame_gallery: FrameGallery | None = None,
@@ -81,20 +71,18 @@ def observe(
     """Inspect all pictures, and collect the columns that figures are computed from.
 
     Pictures that do not show the product, or not where its reference shows it, get no verdict from the line. They are
-    in no column and no gallery.
+    in no row and not in the gallery.
 
     Args:
-        galleries: pick the tiles to show, by truth.
         sweep: counts all variants of the map of a ViT's run.
-        frame_gallery: picks the frames to show, with their truth by the first of `galleries`.
+        frame_gallery: picks the frames to show, with their truth by the first of `truths`.
         references: what a run compares the pictures with; None: nothing, or what a bundle holds.
     Raises:
         InputError: a picture or its truth cannot be used.
         EngineError: the engine gives no usable answer.
     """
     inspector, calibration = model.inspector(), model.settings.calibration
-    tiles, frames = ({truth: list[tuple[Any, ...]]() for truth in galleries} for _ in range(2))
-    without_defects = {truth: list[float]() for truth in galleries}
+    tiles, frames = ({truth: list[tuple[Any, ...]]() for truth in truths} for _ in range(2))
     found = Observed({}, [], [], {})
     tracked = track([picture.image for picture in pictures])
     for number, (picture, image) in enumerate(zip(pictures, tracked, strict=True)):
@@ -115,7 +103,6 @@ def observe(
             if mask is not None and (mask.any() or not picture.by_truth[truth].defective)
         }
         tile_masks = {truth: cut_mask(mask, grid) for truth, mask in placed.items()}
-        clean = clean_tiles(tile_masks.values(), len(grid))
         found.thresholds.append(thresholds.score)
         found.kinds.append(_score_kinds(picture, placed, pending, judgement, model.cell_px) if image.defective else [])
         for truth, rows in frames.items():
@@ -124,13 +111,10 @@ def observe(
             if mask is not None:
                 counts = astuple(score_frame(judgement.regions, mask, model.cell_px))
                 pixels = PixelCounts.of(line_mask(pending, judgement, thresholds), mask)
-                if defective and clean.any():
-                    shift = calibration.score_threshold - thresholds.score
-                    without_defects[truth].append(float(pending.logits[clean].max()) + shift)
             is_defect, is_placed = judgement.verdict == "DEFECT", mask is not None
             rows.append((picture.group, judgement.score, defective, is_defect, is_placed, *counts, astuple(pixels)))
         if frame_gallery is not None:
-            mask, cell_px = placed.get(next(iter(galleries))), pending.stitcher.cell_px
+            mask, cell_px = placed.get(truths[0]), pending.stitcher.cell_px
             pose = judgement.pose
             shown = None if reference is None or pose is None else reference.moved_to(pose)
             frame_gallery.add(FrameView(image.path, rgb, mask, image.defective, judgement, cell_px, shown))
@@ -142,21 +126,10 @@ def observe(
             for truth, of_tiles in tile_masks.items():
                 row = tile_row(model.family, logit, tile_map, of_tiles[tile], called, inside_hw, thresholds.score)
                 tiles[truth].append((picture.group, *row))
-        pixels_of_tiles = grid.tiles(rgb)
-        for truth, of_tiles in tile_masks.items():
-            galleries[truth].add(
-                TileView(
-                    picture.group, image.path.name, yx, cut, mask, bool(mask.mean() > DEFECTIVE_SHARE), logit, tile_map
-                )
-                for yx, cut, mask, logit, tile_map in zip(
-                    grid.origins_yx, pixels_of_tiles, of_tiles, pending.logits.tolist(), pending.maps, strict=True
-                )
-            )
         if sweep is not None:
-            sweep.add(pixels_of_tiles, pending.logits, tile_masks, inside_hw)
-    for truth in galleries:
-        columns = TileColumns(*_columns(tiles[truth], TILE)), FrameColumns(*_columns(frames[truth], FRAME))
-        found.by_truth[truth] = TruthColumns(*columns, without_defects[truth])
+            sweep.add(grid.tiles(rgb), pending.logits, tile_masks, inside_hw)
+    for truth in truths:
+        found.by_truth[truth] = np.array(tiles[truth], TILE), np.array(frames[truth], FRAME)
     return found
 
 
@@ -169,7 +142,7 @@ def tile_row(
     inside_hw: tuple[int, int],
     threshold: float,
 ) -> tuple[Any, ...]:
-    """Return the fields of `TileColumns` after the group.
+    """Return the fields of `TILE` after the group.
 
     Args:
         family: of the model: "cnn" or "vit".
@@ -187,16 +160,6 @@ def tile_row(
     inside = np.s_[: inside_hw[0], : inside_hw[1]]
     pixels = astuple(PixelCounts.of(called[inside], mask[inside]))
     return logit, defective, ambiguous, threshold, distance_px, on_truth, pixels
-
-
-TILE = "i8", "f8", "?", "?", "f8", "f8", "f8", "(4,)i8"
-FRAME = "i8", "f8", "?", "?", "?", "i8", "i8", "i8", "(4,)i8"
-"""Types of the columns of `TileColumns` and `FrameColumns`."""
-
-
-def _columns(rows: list[tuple[Any, ...]], types: Sequence[str]) -> list[NDArray[Any]]:
-    table = np.array(rows, ",".join(types))
-    return [table[name] for name in table.dtype.names or ()]
 
 
 def _score_kinds(
@@ -232,21 +195,6 @@ def cut_mask(mask: NDArray[np.bool_], grid: TileGrid) -> NDArray[np.bool_]:
         part = mask[y : y + grid.tile_px, x : x + grid.tile_px]
         tile[: part.shape[0], : part.shape[1]] = part
     return tiles
-
-
-def clean_tiles(masks: Iterable[NDArray[np.bool_]], tiles: int) -> NDArray[np.bool_]:
-    """Return which tiles have no true pixel by any truth, bool [tiles].
-
-    So a tile in a box, beside the defect itself, is not clean.
-
-    Args:
-        masks: of each truth, [tiles, tile, tile].
-        tiles: number of tiles.
-    """
-    clean = np.ones(tiles, np.bool_)
-    for mask in masks:
-        clean &= ~mask.any(axis=(1, 2))
-    return clean
 
 
 def line_mask(pending: PendingFrame, judgement: Judgement, thresholds: Thresholds) -> NDArray[np.bool_]:

@@ -17,7 +17,7 @@ from heatline.train.evaluation.rows import (
     thresholds_table,
     tiles_table,
 )
-from heatline.train.files import write_atomically
+from heatline.train.files import make_folder, write_atomically
 
 PAGE, TABLES = "report.html", "tables.md"
 NOTES = (
@@ -90,10 +90,7 @@ def write_report(
     missed = [Block(view["label"], tables=[view["kinds"]]) for view in views if view["kinds"] is not None]
     missed_by_kind = Section("kinds", "Missed by class and by size", "", missed)
     text = sections_markdown(title, [missed_by_kind, figures, *sections, *chapter], notes)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be made ({error.strerror}); name another folder for the report") from error
+    make_folder(out, "--out")
     write_atomically(out / PAGE, lambda place: place.write_text(html, encoding="utf-8", errors="replace"))
     write_atomically(out / TABLES, lambda place: place.write_text(text, encoding="utf-8", errors="replace"))
     return out / PAGE, out / TABLES

@@ -19,34 +19,25 @@ from heatline.train.evaluation.sweep import SweepFigures
 from heatline.train.files import write_atomically
 from heatline.train.run import RunFolder
 
-SCHEMA = 4
+SCHEMA = 5
 FILE = "evaluation.json"
 LOOSE = 0.05
 """A second share of false rejects, whose misses are printed beside those of the wanted share."""
 
-Kind = Literal["escaped", "rejected", "example", "missed", "false", "fusions", "ratios"]
+Kind = Literal["escaped", "rejected"]
 
 
 class GalleryItem(msgspec.Struct, frozen=True):
-    """A picture of the report, in a file beside `evaluation.json`.
-
-    `escaped` and `rejected` show a whole frame twice: with its truth outlined, and under its heatmap. `example`,
-    `missed` and `false` show three squares side by side: the tile, the tile with its truth outlined, the tile under its
-    map. `fusions` shows the tile and its rollout by min, mean and max fusion at one discard ratio, `ratios` by mean
-    fusion at several ratios.
-    """
+    """A whole frame, twice: with its truth outlined, and under its heatmap; in a file beside `evaluation.json`."""
 
     kind: Kind
-    """`escaped`: the defective frames of the lowest scores. `rejected`: the good frames of the highest scores.
-    `example`: tiles chosen by their names, the same for every model. `missed`: the defective tiles of the lowest
-    logits. `false`: the good tiles of the highest logits. A threshold decides which of them are failures."""
+    """`escaped`: the defective frames of the lowest scores. `rejected`: the good frames of the highest scores. A
+    threshold decides which of them are failures."""
     file: str
     """Relative to the folder of `evaluation.json`."""
     image: str
-    tile_yx: tuple[int, int] | None
-    """Top left corner, px; None for a whole frame."""
     logit: float
-    """Logit of the tile, or score of the frame."""
+    """Score of the frame."""
     caption: str
     """What the picture shows, from left to right or from top to bottom."""
 
@@ -109,7 +100,6 @@ class TruthEvaluation(msgspec.Struct, frozen=True):
     """Basis of the intervals, or why there are none."""
     sweep: SweepFigures | None
     """All fusions and discard ratios; None unless a ViT is evaluated from its run."""
-    gallery: list[GalleryItem]
 
 
 class EvaluationSubject(msgspec.Struct, frozen=True):
@@ -158,8 +148,6 @@ class Evaluation(msgspec.Struct, frozen=True):
     groups`."""
     warnings: list[str] = []
     """Sentences that the report shows before any figure."""
-    good_stand_ins: list[float] = []
-    """If no frame is good: scores of defective frames computed without the tiles that a truth touches."""
     implausible: list[ImplausibleFrame] = []
     """Frames without a verdict; no figure counts them."""
     set_threshold: int = 0

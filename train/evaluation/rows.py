@@ -22,7 +22,6 @@ from heatline.train.evaluation.result import (
     LOOSE,
     Evaluation,
     EvaluationSubject,
-    GalleryItem,
     TruthEvaluation,
     count_kinds,
 )
@@ -120,16 +119,6 @@ class Row:
             for name in SHARES
         }
         return msgspec.structs.replace(sweeps[0], **tables)
-
-    def gallery(self, truth: str, kind: str) -> list[tuple[Path, GalleryItem]]:
-        """Return the gallery items of a kind, each with the folder of its evaluation."""
-        return [
-            (fold.folder, item)
-            for fold in self.folds
-            if (found := fold.by_truth(truth)) is not None
-            for item in found.gallery
-            if item.kind == kind
-        ]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The optional last chapter of the report: the study's tables and charts, with its published figures beside ours.
+"""The optional last chapter of the report: the study's tables, with its published figures beside ours.
 
 Ranks are as in the study's tables: per metric, and their mean. 1 is best, and for every metric more is better.
 Equal values share the mean of their ranks. A missing value has no rank; it is not ranked last, as it is not known. Mean
@@ -6,14 +6,10 @@ ranks of all peers must rest on the same metrics, so they leave out a metric tha
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import dataclass
 from typing import Any
 
-from heatline.edge.util.page import UNKNOWN, Block, Cell, Chart, Column, Line, Section, Table, number
-from heatline.train.evaluation import charts
-from heatline.train.evaluation.charts import to_svg
-from heatline.train.evaluation.line_view import embed_item, item_name
+from heatline.edge.util.page import UNKNOWN, Block, Cell, Column, Line, Section, Table, number
 from heatline.train.evaluation.published import PUBLISHED, STUDY_DATA
 from heatline.train.evaluation.rows import (
     PictureSet,
@@ -65,11 +61,6 @@ def study_chapter(picture_sets: Sequence[PictureSet]) -> list[Section]:
     if ranked:
         published = [published_ranks(data) for data in STUDY_DATA]
         ranked.append(Block("Published, and recomputed from the published values", tables=published))
-    bars = [
-        _full_against_cut(pictures, truth)
-        for pictures, truth in several
-        if any(row.subject.family == "cnn" for row in pictures.rows_with(truth))
-    ]
     sections = [
         Section(
             "study-trainings",
@@ -85,42 +76,15 @@ def study_chapter(picture_sets: Sequence[PictureSet]) -> list[Section]:
         ),
         Section("study-ranks", "Ranks", "The lowest mean rank wins, as in the study.", ranked),
         Section(
-            "bars",
-            "Full against cut",
-            "A cut model (_d) ends at stride 16, so its map has four times the cells. Figures are by the study's rule, "
-            "as in its Figs. 3.6 and 3.8.",
-            bars,
-        ),
-        Section(
             "sweeps",
             "Fusions and discard ratios",
-            "Attention rollout for every fusion of heads and discard ratio, by the study's rule, as in its Fig. 3.10. "
-            "The best cell is ringed; colours range from the lowest to the highest value of each chart.",
+            "Attention rollout for every fusion of heads and discard ratio, by the study's rule, as in its Fig. 3.10.",
             [
-                _sweep(sweep, f"{row.label}, {pictures.data}, {truth}", len(row.folds))
+                Block(f"{row.label}, {pictures.data}, {truth}", tables=[sweep_table(sweep)])
                 for pictures, truth in each
                 for row in pictures.rows_with(truth)
                 if (sweep := row.sweep(truth)) is not None
             ],
-        ),
-        Section(
-            "examples",
-            "Tile, truth, map",
-            "The same tiles for every model, chosen by their names only. Each picture shows, from left to right, the "
-            "tile, its truth and its map.",
-            [block for pictures, truth in each for block in _examples(pictures, truth)],
-        ),
-        Section(
-            "fusions",
-            "Maps over fusions",
-            "Fusion by min, mean and max, as in the study's Fig. 3.11.",
-            _variants(picture_sets, "fusions"),
-        ),
-        Section(
-            "ratios",
-            "Maps over discard ratios",
-            "Mean fusion at several discard ratios, as in the study's Fig. 3.12.",
-            _variants(picture_sets, "ratios"),
         ),
     ]
     return [section for section in sections if section.blocks]
@@ -403,62 +367,20 @@ def _rank(place: float | None) -> Cell:
     return UNKNOWN if place is None else Cell(f"{place:g}", place)
 
 
-# Charts and pictures.
-
-
-def _full_against_cut(pictures: PictureSet, truth: str) -> Block:
-    """Return bars for each CNN against each of its `_d`, without the accuracy of pixels, nearly 1 for every map."""
-    rows = [row for row in pictures.rows_with(truth) if row.subject.family == "cnn"]
-    block = Block(f"{pictures.data}, {truth}")
-    for base in dict.fromkeys(row.subject.model.removesuffix("_d") for row in rows):
-        fulls, cuts = ([row for row in rows if row.subject.model == name] for name in (base, f"{base}_d"))
-        if not fulls or not cuts:
-            block.notes.append(f"{base}: {base if not fulls else f'{base}_d'} is missing; evaluate it too.")
-        for pair in product(fulls, cuts):
-            common, warning = compare_rows(pair, truth)
-            if not common:
-                block.notes.append(warning)
-                continue
-            values = {
-                row.label: {
-                    name: row.figure(truth, _own_field(field))
-                    for field, name in STUDY_METRICS.items()
-                    if field != "accuracy"
-                }
-                for row in common
-            }
-            title = f"{' against '.join(values)}, {truth}"
-            block.charts.append(Chart(to_svg(charts.bars(values), title), warning))
-    return block
-
-
-def _sweep(sweep: SweepFigures, heading: str, folds: int) -> Block:
-    block = Block(heading)
-    for field in SHARES:
-        name, values = MAP_METRICS.get(field, field), getattr(sweep, field)
-        if any(value is None for line in values for value in line):
-            reason = "no tile is defective" if folds == 1 else "not every fold has a defective tile"
-            block.notes.append(f"{name}: not known, as {reason}.")
-        else:
-            chart = charts.heatmap(values, sweep.fusions, [f"{ratio:g}" for ratio in sweep.ratios], name)
-            block.charts.append(Chart(to_svg(chart, name)))
-    return block
-
-
-def _examples(pictures: PictureSet, truth: str) -> list[Block]:
-    """Return a block per tile, with its pictures of all models."""
-    shown: dict[str, list[Any]] = {}
-    for row in pictures.rows_with(truth):
-        for folder, item in row.gallery(truth, "example"):
-            shown.setdefault(item_name(item), []).append(replace(embed_item(folder, item), name=row.label))
-    return [Block(f"{pictures.data}, {truth}: {tile}", pictures=shown[tile]) for tile in sorted(shown)]
-
-
-def _variants(picture_sets: Sequence[PictureSet], kind: str) -> list[Block]:
-    """Return a block per ViT, with its pictures of one truth only."""
-    return [
-        Block(f"{row.label}, {pictures.data}", pictures=[embed_item(*each) for each in row.gallery(truth, kind)])
-        for pictures in picture_sets
-        for row in pictures.rows
-        for truth in [each for each in pictures.truths if row.gallery(each, kind)][:1]
+def sweep_table(sweep: SweepFigures) -> Table:
+    """Return the figures of every fusion and discard ratio."""
+    lines = [
+        Line(
+            [
+                Cell(fusion),
+                Cell(f"{ratio:g}"),
+                *(number(getattr(sweep, field)[row][column]) for field in SHARES),
+            ],
+            starts_group=column == 0,
+        )
+        for row, fusion in enumerate(sweep.fusions)
+        for column, ratio in enumerate(sweep.ratios)
     ]
+    figures = [Column(MAP_METRICS.get(field, field), "high") for field in SHARES]
+    columns = [Column("fusion", is_text=True), Column("discard ratio"), *figures]
+    return Table("Fusions and discard ratios", columns, lines)

@@ -18,15 +18,12 @@ for (const part of document.querySelectorAll("[data-positions]")) {
       item.hidden = item.dataset.side === "missed" ? !isGood : isGood;
     }
     for (const list of part.querySelectorAll("[data-list]")) {
-      const named = list.dataset.list !== "tiles";
-      const shown = list.querySelectorAll(`${named ? "li" : "figure"}[data-at]:not([hidden])`).length;
-      const count = named ? now[list.dataset.list] : shown;
+      const shown = list.querySelectorAll("li[data-at]:not([hidden])").length;
+      const count = now[list.dataset.list];
       list.querySelector(".none").hidden = count > 0;
       const more = list.querySelector(".more");
-      if (more) {
-        more.hidden = count <= shown;
-        more.textContent = `and ${(count - shown).toLocaleString("en")} more`;
-      }
+      more.hidden = count <= shown;
+      more.textContent = `and ${(count - shown).toLocaleString("en")} more`;
     }
     slider.value = at;
     const missedWords = positions.defective ? `${missed} of ${positions.defective} missed, ` : "";
