@@ -1,20 +1,19 @@
 """Payloads of the MQTT bridge, one JSON object each. docs/plant-mqtt.md is the authority, schemas/ has their schema."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from heatline.edge.wire.events import (
+    AlarmEvent,
     BundleName,
-    ForeignArea,
+    ChangeEvent,
     HandshakeState,
-    HeatmapPng,
-    Mark,
-    Pose,
-    Region,
+    JournalEvent,
+    ReviewEvent,
     State,
-    Verdict,
+    VerdictEvent,
 )
 
 SCHEMA_VERSION = 1
@@ -26,49 +25,69 @@ LostKind = Literal["deleted", "live_only", "recording", "unrecorded", "unreadabl
 broker refuses the message for what it is, such as its size."""
 
 
-class ResultPayload(msgspec.Struct, frozen=True, kw_only=True, tag="result", tag_field="type"):
-    """The verdict of a frame, or the reason why a run of frames has none. Scores and thresholds are in logits."""
+def _payload(tag: str, event: type[msgspec.Struct], meaning: str, names: str, **own: Any) -> Any:
+    """Return the struct of a payload.
 
-    schema_version: int = SCHEMA_VERSION
-    id: str
-    """Idempotency key: the same whenever this result comes again."""
-    line: str
-    camera: str
-    evaluation: Annotated[int, Meta(ge=0, le=3)]
-    """ResultEvaluationEnum of OPC 40001-101: 1 OK, 2 NotOK, 3 NotDecidable. Never 0."""
-    verdict: Verdict
-    is_simulated: bool
-    """True while the line is being commissioned: nobody may act on this result."""
-    captured_at: str
-    """UTC, as in RFC 3339."""
-    camera_timestamp_ns: int | None = None
-    part_id: str | None = None
-    product: str | None = None
-    frame_id: int | None = None
-    last_frame_id: int | None = None
-    frame_number: int
-    frames: int = 1
-    """Number of frames that this result stands for."""
-    source: str | None = None
-    frame_hw: tuple[int, int] | None = None
-    reason: str | None = None
-    detail: str | None = None
-    score: float | None = None
-    score_threshold: float
-    evidence_threshold: float
-    regions: list[Region] = []
-    foreign_areas: list[ForeignArea] = []
-    precision: str
-    bundle: BundleName
-    latency_ms: float
-    chunks: dict[str, float] = {}
-    picture: str | None = None
-    pose: Pose | None = None
-    heatmap: HeatmapPng | None = None
-    """Scale of the PNG under the topic of heatmaps; null: none is sent."""
-    boot_id: str
-    journal_id: str
-    seq: int
+    Args:
+        event: its fields mean the same in the payload, if they have the same name.
+        names: of the payload's fields, in order.
+        own: types of the fields that are not the event's; with their default, if they have one.
+    """
+    fields: dict[str, Any] = {"schema_version": (int, SCHEMA_VERSION), "id": (str,), "line": (str,), "at": (str,)}
+    for each in msgspec.structs.fields(event):
+        default = msgspec.field(default=each.default, default_factory=each.default_factory)
+        fields.setdefault(each.name, (each.type, *([] if each.required else [default])))
+    fields |= own
+    return msgspec.defstruct(
+        f"{tag.title()}Payload",
+        [(name, *fields[name]) for name in ("schema_version", "id", "line", *names.split())],
+        namespace={"__doc__": meaning},
+        module=__name__,
+        frozen=True,
+        kw_only=True,
+        tag=tag,
+        tag_field="type",
+    )
+
+
+ResultPayload = _payload(
+    "result",
+    VerdictEvent,
+    "The verdict of a frame, or the reason why a run of frames has none. Scores and thresholds are in logits.",
+    "camera evaluation verdict is_simulated captured_at camera_timestamp_ns part_id product frame_id last_frame_id "
+    "frame_number frames source frame_hw reason detail score score_threshold evidence_threshold regions foreign_areas "
+    "precision bundle latency_ms chunks picture pose heatmap boot_id journal_id seq",
+    evaluation=(Annotated[int, Meta(ge=0, le=3)],),  # ResultEvaluationEnum of OPC 40001-101, never 0
+    is_simulated=(bool,),
+    captured_at=(str,),
+    camera_timestamp_ns=(int | None, None),
+    frame_id=(int | None, None),
+    score=(float | None, None),
+    journal_id=(str,),
+)
+LostPayload = _payload(
+    "lost",
+    JournalEvent,
+    "Results that will not come, or may not.",
+    "at kind detail events by_topic journal_id first_seq last_seq",
+    kind=(LostKind,),
+)
+AlarmPayload = _payload(
+    "alarm",
+    AlarmEvent,
+    "A camera died, or is back. While it is dead, nothing that it sees is inspected.",
+    "at camera alarm detail active began_at is_simulated product",
+    began_at=(str,),
+    is_simulated=(bool,),
+)
+ChangePayload = _payload(
+    "change",
+    ChangeEvent,
+    "A reload or a selection of a product was applied, or refused.",
+    "at change applied detail product bundle is_simulated",
+    is_simulated=(bool,),
+)
+ReviewPayload = _payload("review", ReviewEvent, "A person marked a verdict.", "at mark")
 
 
 class StatePayload(msgspec.Struct, frozen=True, kw_only=True, tag="state", tag_field="type"):
@@ -97,57 +116,4 @@ class StatePayload(msgspec.Struct, frozen=True, kw_only=True, tag="state", tag_f
     """Why results wait at the line although the broker is connected; null: they do not."""
 
 
-class _Told(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """What everything has that the line tells beside results."""
-
-    schema_version: int = SCHEMA_VERSION
-    id: str
-    line: str
-    at: str
-
-
-class LostPayload(_Told, frozen=True, kw_only=True, tag="lost"):
-    """Results that will not come, or may not."""
-
-    kind: LostKind
-    detail: str
-    events: int | None = None
-    """Number of events concerned; null if unknown."""
-    by_topic: dict[str, int] = {}
-    """Number of events concerned, by their topic in docs/protocol.md."""
-    journal_id: str | None = None
-    first_seq: int | None = None
-    last_seq: int | None = None
-    """First and last `seq` of the events concerned; null if no journal counts them."""
-
-
-class AlarmPayload(_Told, frozen=True, kw_only=True, tag="alarm"):
-    """A camera died, or is back. While it is dead, nothing that it sees is inspected."""
-
-    camera: str
-    alarm: str
-    detail: str
-    active: bool
-    began_at: str
-    is_simulated: bool
-    product: str | None = None
-
-
-class ChangePayload(_Told, frozen=True, kw_only=True, tag="change"):
-    """A reload or a selection of a product was applied, or refused."""
-
-    change: Literal["reload", "select"]
-    applied: bool
-    detail: str | None = None
-    product: str | None
-    bundle: BundleName
-    is_simulated: bool
-
-
-class ReviewPayload(_Told, frozen=True, kw_only=True, tag="review"):
-    """A person marked a verdict."""
-
-    mark: Mark
-
-
-Payload = ResultPayload | StatePayload | LostPayload | AlarmPayload | ChangePayload | ReviewPayload
+Payload: Any = ResultPayload | StatePayload | LostPayload | AlarmPayload | ChangePayload | ReviewPayload
