@@ -6,7 +6,7 @@ A folder of public keys defines who is trusted: one file NAME.pub each. Only its
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -170,11 +170,18 @@ class KeyStore(Generic[K]):
     Args:
         parse: returns the key in the content of a file, whose path is for the error's message.
         kind: class of the errors to raise.
+        suffixes: of the keys' files.
     """
 
-    def __init__(self, folder: Path, parse: Callable[[bytes, Path], K], kind: type[HeatlineError]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        parse: Callable[[bytes, Path], K],
+        kind: type[HeatlineError],
+        suffixes: Collection[str] = (PUBLIC_SUFFIX,),
+    ) -> None:
         self.folder = folder
-        self._parse, self._kind = parse, kind
+        self._parse, self._kind, self._suffixes = parse, kind, suffixes
 
     def files(self) -> list[Path]:
         """Return the files of all keys, by name; none if there is no folder.
@@ -183,7 +190,7 @@ class KeyStore(Generic[K]):
             HeatlineError: the folder cannot be read, or others can write it.
         """
         try:
-            found = sorted(path for path in self.folder.iterdir() if path.name.endswith(PUBLIC_SUFFIX))
+            found = sorted(path for path in self.folder.iterdir() if path.suffix.lower() in self._suffixes)
             refuse_if_others_can_write(self.folder, self._kind)
         except FileNotFoundError:
             return []
@@ -208,6 +215,21 @@ class KeyStore(Generic[K]):
             HeatlineError: as of `files` and `read`.
         """
         return [self.read(path) for path in self.files()]
+
+    def valid(self) -> tuple[list[StoredKey[K]], list[HeatlineError]]:
+        """Return the keys that can be trusted, and why others, or all, cannot be."""
+        found: list[StoredKey[K]] = []
+        faults: list[HeatlineError] = []
+        try:
+            for path in self.files():
+                try:
+                    found.append(self.read(path))
+                except HeatlineError as error:
+                    if path.exists():  # otherwise it was revoked just now
+                        faults.append(error)
+        except HeatlineError as error:
+            faults.append(error)
+        return found, faults
 
     def add(self, name: str, key: K, data: bytes, option: str) -> StoredKey[K]:
         """Add a key, and create the folder if there is none. A key that is already there keeps its name.

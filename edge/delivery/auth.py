@@ -6,7 +6,6 @@ Commands write it, and a running line reads it about once a second.
 """
 
 import contextlib
-import errno
 import hashlib
 import ipaddress
 import logging
@@ -64,7 +63,6 @@ metadata
 curve
     public-key = "{public}"
 """
-_SHORTAGES = errno.EMFILE, errno.ENFILE, errno.ENOMEM
 
 
 # Keys.
@@ -211,10 +209,6 @@ def revoke(name: str, folder: Path, roles: Collection[Role] = ROLES) -> list[Rol
     return had
 
 
-def _is_shortage(error: AccessError) -> bool:
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _SHORTAGES
-
-
 # Access to a line.
 
 
@@ -260,9 +254,8 @@ class Refusals:
 class Access:
     """Who may connect, which the authenticators of all of a line's sockets share. Any thread.
 
-    A file or folder of allowed keys that is damaged, or that others can write, authorizes nobody. It is logged, and the
-    other keys stay allowed. If files cannot be read for lack of memory or descriptors, the lists stay as they were:
-    otherwise a client that opens many connections would disconnect all others.
+    A file or folder of allowed keys that is damaged, cannot be read, or that others can write, authorizes nobody. It is
+    logged, and the other keys stay allowed.
 
     Args:
         key: the line's key, which is allowed in every role: who can read its private half is the line. None: its
@@ -321,29 +314,14 @@ class Access:
             if self._allowed is None or now_s - self._refreshed_s <= at_most_s_old:
                 return
             faults: list[str] = []
-            self._keys = {role: self._read(allow_list(self._allowed, role), role, faults) for role in ROLES}
+            for role in ROLES:
+                found, refused = allow_list(self._allowed, role).valid()
+                self._keys[role] = self._own.union(each.key for each in found)
+                faults += [f"not all keys are allowed to {role}: {error}" for error in refused]
             self._refreshed_s = now_s
             for fault in faults if faults != self._faults else ():  # each is logged once
                 logger.error("%s", fault)
             self._faults = faults
-
-    def _read(self, store: KeyStore[bytes], role: Role, faults: list[str]) -> frozenset[bytes]:
-        found = set(self._own)
-        try:
-            for path in store.files():
-                try:
-                    found.add(store.read(path).key)
-                except AccessError as error:
-                    if _is_shortage(error):
-                        raise
-                    if path.exists():  # otherwise it was revoked just now
-                        faults.append(f"a key is not allowed to {role}: {error}")
-        except AccessError as error:
-            if _is_shortage(error):
-                faults.append(f"the keys that may {role} stay as they were: {error}")
-                return self._keys[role]
-            faults.append(f"nobody is allowed to {role}: {error}")
-        return frozenset(found)
 
 
 def unprotected(name: str, address: str) -> str:

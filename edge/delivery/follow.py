@@ -87,18 +87,11 @@ class Consumers:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
-        self._aside = folder / f"{FILE_NAME}.damaged"
-        self._try_again_s = 0.0
         self.fault: str | None = None
         """Why acknowledgements cannot be stored now, as a sentence; None while they can."""
         self.positions: Mapping[str, Position] = self._read()
         """The position of each consumer by name. A snapshot, which is never changed."""
         self._written: Mapping[str, Position] = self.positions
-
-    @property
-    def lost_consumers(self) -> bool:
-        """Whether a damaged file was moved aside, so that a name that looks new may have existed before."""
-        return self._aside.exists()
 
     def acked(self, journal_id: str) -> dict[str, int]:
         """Return the last event of a journal that each consumer acknowledged, as it is on the disk. After a crash, a
@@ -128,27 +121,16 @@ class Consumers:
             self.positions = {**self.positions, name: Position(journal_id, seq, time.time_ns())}
 
     def seen(self, name: str) -> None:
-        """Record that a consumer sent a request. It is stored with its next acknowledgement, and at the end."""
+        """Record that a consumer sent a request. The next `write` stores it."""
         if name in self.positions:
             position = self.positions[name]._replace(seen_at_ns=time.time_ns())
             self.positions = {**self.positions, name: position}
 
-    def write(self, *, seen: bool = False) -> None:
-        """Store the acknowledgements on the disk. If that fails, a later call tries again.
-
-        Args:
-            seen: whether the times of the last requests are worth a write.
-        """
-        compared = 3 if seen else 2
-        changed = any(self._written[name][:compared] != each[:compared] for name, each in self.positions.items())
-        if changed and time.monotonic() >= self._try_again_s:
+    def write(self) -> None:
+        """Store the acknowledgements on the disk. If that fails, a later call tries again."""
+        if self.positions != self._written:
             with contextlib.suppress(JournalError):
                 self._store(self.positions)
-
-    def close(self) -> None:
-        """Store the acknowledgements."""
-        self._try_again_s = 0.0
-        self.write(seen=True)
 
     def _read(self) -> dict[str, Position]:
         try:
@@ -158,11 +140,8 @@ class Consumers:
         except OSError as error:
             raise journal_error(error, self._path) from error
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            self._path.replace(self._aside)
-            logger.error(
-                "%s is damaged; it was moved to %s, and all consumers start with the first event in the journal",
-                self._path, self._aside,
-            )  # fmt: skip
+            aside = self._path.replace(self._path.with_name(f"{FILE_NAME}.damaged"))
+            logger.error("%s was damaged; it is %s now, and all consumers are new", self._path, aside)
             return {}
 
     def _store(self, positions: Mapping[str, Position]) -> None:
@@ -175,7 +154,7 @@ class Consumers:
             fault = journal_error(error, self._path)
             if self.fault is None:
                 logger.error("the acknowledgements of durable consumers cannot be stored; trying again: %s", fault)
-            self.fault, self._try_again_s = str(fault), time.monotonic() + SECONDS_BETWEEN_TRIES
+            self.fault = str(fault)
             raise fault from error
         if self.fault is not None:
             logger.info("%s can be written again: the acknowledgements of durable consumers are stored", self._path)
@@ -491,9 +470,8 @@ class FollowServer(RouterServer[Request]):
             raise JournalError(journal.fault or "the journal was not read yet")
         if request.name not in self._consumers.positions:
             first = journal.first_seq - 1 if journal.first_seq else journal.last_seq
-            # A consumer that existed before must not miss the events sent meanwhile.
-            from_next = request.start == "next" and not self._consumers.lost_consumers
-            self._consumers.register(request.name, journal.journal_id, journal.last_seq if from_next else first)
+            after_seq = journal.last_seq if request.start == "next" else first
+            self._consumers.register(request.name, journal.journal_id, after_seq)
 
     def _begin(self, socket: zmq.Socket[bytes], subscription: Subscription) -> None:
         """Begin to send to a consumer, after the last event that it acknowledged."""

@@ -34,7 +34,6 @@ SCANNED_AT_MOST = 20_000
 VERIFIED_AT_ONCE = 100
 STRUCTURE_FAULTS = 100
 """Faults of the file's structure that are reported at most. Faults of events are all reported."""
-MIB = 1 << 20
 
 _EVENT = "seq, at_ns, topic, header"
 _ALL = "true"
@@ -277,12 +276,11 @@ def _condition(topics: Iterable[str]) -> tuple[str, list[int | str]]:
 # Whether a line could keep its journal in a folder.
 
 
-def check_place(folder: Path, line: str, budget_bytes: int) -> str | None:
+def check_place(folder: Path, line: str) -> str | None:
     """See that a line can keep its journal in a folder. Nothing is written there.
 
     Args:
         folder: need not exist yet.
-        budget_bytes: of the journal.
     Returns: what the user should know all the same, as a sentence; None: nothing.
 
     Raises:
@@ -291,14 +289,12 @@ def check_place(folder: Path, line: str, budget_bytes: int) -> str | None:
     """
     path = folder / FILE_NAME
     try:
-        there = require_writable(folder)
-        if there == folder:
+        if require_writable(folder) == folder:
             with contextlib.suppress(FileNotFoundError):
                 os.close(hold(folder, os.O_RDONLY))
             if path.exists():
                 with JournalReader.open(folder) as journal:
                     require_own(path, journal.line, line)
-        disk = os.statvfs(there)
     except NotADirectoryError as error:
         raise JournalError(
             f"{path} cannot be written, {error.filename} is not a folder; set journal.folder to one"
@@ -309,13 +305,6 @@ def check_place(folder: Path, line: str, budget_bytes: int) -> str | None:
         return f"{error}; the line will move it aside and begin another"
     except OSError as error:
         raise journal_error(error, path) from error
-    used = sum(file.stat().st_size for file in database_files(path) if file.exists())
-    room = disk.f_bavail * disk.f_frsize + used
-    if room < budget_bytes:
-        return (
-            f"there is room for {room / MIB:.1f} MiB of events in {folder}, and journal.retain_mib is "
-            f"{budget_bytes / MIB:.0f}; make room, or set less"
-        )
     return None
 
 

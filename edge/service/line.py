@@ -160,7 +160,8 @@ def open_journal(
         yield Numbering()
         return
     with contextlib.ExitStack() as at_end:
-        consumers = at_end.enter_context(contextlib.closing(Consumers(folder)))
+        consumers = Consumers(folder)
+        at_end.callback(consumers.write)
         server = None
         if config.bind is not None:
             server = FollowServer(config.bind, folder, consumers, access=access)

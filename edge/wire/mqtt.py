@@ -35,7 +35,7 @@ def _payload(tag: str, event: type[msgspec.Struct], meaning: str, names: str, **
     """
     fields: dict[str, Any] = {"schema_version": (int, SCHEMA_VERSION), "id": (str,), "line": (str,), "at": (str,)}
     for each in msgspec.structs.fields(event):
-        default = msgspec.field(default=each.default, default_factory=each.default_factory)
+        default = msgspec.field(default=each.default, default_factory=each.default_factory)  # type: ignore[call-overload]  # one is none
         fields.setdefault(each.name, (each.type, *([] if each.required else [default])))
     fields |= own
     return msgspec.defstruct(

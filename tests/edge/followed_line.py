@@ -76,7 +76,7 @@ class FollowedLine:
 
     def stop(self) -> None:
         self.server.close()
-        self.consumers.close()
+        self.consumers.write()
 
     def restart(self) -> None:
         self.stop()

@@ -81,7 +81,7 @@ class Follow:
 
     def close(self) -> None:
         self._server.close()
-        self._consumers.close()
+        self._consumers.write()
         self.journal.close()
 
 

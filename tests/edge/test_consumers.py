@@ -35,7 +35,7 @@ def open_(tmp_path: Path) -> Iterator[Open]:
 
         def open_(folder: Path = tmp_path) -> Consumers:
             consumers = Consumers(folder)
-            opened.callback(consumers.close)
+            opened.callback(consumers.write)
             return consumers
 
         yield open_
@@ -53,12 +53,6 @@ def acked_on_disk(folder: Path) -> dict[str, int]:
     path = folder / FILE_NAME
     data = path.read_bytes() if path.exists() else b"{}"
     return {name: each.acked_seq for name, each in msgspec.json.decode(data, type=dict[str, Position]).items()}
-
-
-def write_at_once(consumers: Consumers) -> None:
-    """Write without the pause after a failure."""
-    consumers._try_again_s = 0.0
-    consumers.write()
 
 
 def test_only_acknowledgements_on_disk_count(
@@ -81,7 +75,7 @@ def test_the_time_of_a_consumers_last_message_is_stored(consumers: Consumers, op
     later = consumers.positions["mes1"]
     assert later.seen_at_ns >= first > 10**18
     assert later._replace(seen_at_ns=first) == Position(JOURNAL, 1, first)
-    consumers.close()
+    consumers.write()
     assert open_().positions == {"mes1": later}
 
 
@@ -106,7 +100,8 @@ class Model(RuleBasedStateMachine):
     def register(self, name: str, journal: str, seq: int) -> None:
         if name not in self.memory:
             self.consumers.register(name, journal, seq)
-            self.memory[name] = self.disk[name] = journal, seq
+            self.memory[name] = journal, seq
+            self.disk = dict(self.memory)
 
     @rule(name=names, journal=st.sampled_from([JOURNAL, OTHER]), seq=st.integers(0, 2**63 - 1))
     def acknowledge(self, name: str, journal: str, seq: int) -> None:
@@ -119,7 +114,7 @@ class Model(RuleBasedStateMachine):
     def forget(self, name: str) -> None:
         self.consumers.forget(name)
         self.memory.pop(name, None)
-        self.disk.pop(name, None)
+        self.disk = dict(self.memory)
 
     @rule()
     def write(self) -> None:
@@ -128,7 +123,7 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        self.consumers.close()
+        self.consumers.write()
         self.consumers = Consumers(self.folder)
         self.disk = dict(self.memory)
 
@@ -144,7 +139,7 @@ class Model(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "consumers"):
-            self.consumers.close()
+            self.consumers.write()
 
     make_folder: Callable[[], Path]
 
@@ -173,7 +168,7 @@ def test_a_disk_full_from_the_start_registers_no_consumer_until_it_has_room(
         filler.unlink()
         consumers.register("mes1", JOURNAL, 0)
         assert (consumers.fault, acked_on_disk(disk)) == (None, {"mes1": 0})
-        consumers.close()
+        consumers.write()
 
 
 def test_acknowledgements_wait_in_memory_until_a_full_disk_has_room(tmp_path: Path, open_: Open) -> None:
@@ -187,7 +182,7 @@ def test_acknowledgements_wait_in_memory_until_a_full_disk_has_room(tmp_path: Pa
         assert (consumers.positions["mes1"].acked_seq, consumers.acked(JOURNAL)) == (2, {"mes1": 1})
         assert acked_on_disk(disk) == {"mes1": 1}, "after a crash, event 2 comes again"
         filler.unlink()
-        consumers.close()
+        consumers.write()
         assert acked_on_disk(disk) == {"mes1": 2}
 
 
@@ -202,13 +197,13 @@ def test_changes_wait_in_memory_until_the_disk_can_be_written(
         if kind is failing_disk:
             fail(disk)  # while the file is open
         else:
-            consumers.close()
+            consumers.write()
             make_read_only(disk)
             consumers = open_(disk)
             assert consumers.positions["mes1"].acked_seq == 1, "the file can be read"
         consumers.acknowledge("mes1", JOURNAL, 2)
         consumers.write()
-        write_at_once(consumers)
+        consumers.write()
         cannot = "cannot be (written|used)"
         assert re.search(cannot, consumers.fault or "")
         assert (consumers.positions["mes1"].acked_seq, consumers.acked(JOURNAL)) == (2, {"mes1": 1})
@@ -220,10 +215,10 @@ def test_changes_wait_in_memory_until_the_disk_can_be_written(
         assert [record.levelname for record in caplog.records] == ["ERROR"]
         if kind is small_disk:
             make_writable(disk)
-            write_at_once(consumers)
+            consumers.write()
             assert (consumers.fault, acked_on_disk(disk)) == (None, {"mes1": 2})
             assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
-        consumers.close()
+        consumers.write()
 
 
 # Files.
@@ -233,18 +228,13 @@ def test_changes_wait_in_memory_until_the_disk_can_be_written(
 def test_a_damaged_file_is_moved_aside_and_its_consumers_are_lost(
     consumers: Consumers, open_: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, damaged: bytes
 ) -> None:
-    consumers.close()
-    assert not consumers.lost_consumers
+    consumers.write()
     (tmp_path / FILE_NAME).write_bytes(damaged)
     reopened = open_()
-    assert (reopened.positions, reopened.fault, reopened.lost_consumers) == ({}, None, True)
+    assert (reopened.positions, reopened.fault) == ({}, None)
     (record,) = caplog.records
-    assert re.search("is damaged.*the first event in the journal", record.getMessage())
-    reopened.register("mes1", JOURNAL, 0)
-    reopened.close()
-    assert open_().lost_consumers, "until the damaged file is deleted"
-    (tmp_path / f"{FILE_NAME}.damaged").unlink()
-    assert not open_().lost_consumers
+    assert re.search("was damaged.*all consumers are new", record.getMessage())
+    assert (tmp_path / f"{FILE_NAME}.damaged").read_bytes() == damaged
 
 
 KILLED = """
@@ -270,4 +260,4 @@ def test_written_acknowledgements_survive_a_kill(open_: Open, tmp_path: Path) ->
     written = int([line for line in lines if line.endswith("\n")][-1])
     consumers = open_()
     assert consumers.positions["mes1"].acked_seq in (written, written + 1)
-    assert (consumers.fault, consumers.lost_consumers) == (None, False)
+    assert consumers.fault is None

@@ -205,8 +205,9 @@ def test_a_follower_survives_restarts_of_the_line_without_duplicates(tmp_path: P
         follower.acknowledge()
         line.wait_until_acked(7)
         line.stop()
-        with contextlib.closing(Consumers(line.folder)) as consumers:
-            consumers.acknowledge("mes1", line.journal_id, 1)
+        consumers = Consumers(line.folder)
+        consumers.acknowledge("mes1", line.journal_id, 1)
+        consumers.write()
         line.start()
         assert line.acked() == 1
         events += line.add(DEFECT)

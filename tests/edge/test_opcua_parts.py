@@ -228,7 +228,8 @@ def test_a_list_that_others_can_write_allows_nobody_and_a_bad_file_does_not_conc
         (folder / "allowed" / "read").chmod(0o755)
     assert certificates.role_of(fingerprint) == "read"
     (logged,) = (record.message for record in caplog.records)
-    assert "junk.der allows nobody to read" in logged
+    assert "not all certificates are allowed to read" in logged
+    assert "junk.der holds no certificate" in logged
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from heatline.edge import __version__
 from heatline.edge.config.bridges import OpcuaConfig
 from heatline.edge.errors import AccessError, DeliveryError
-from heatline.edge.keys import read_private, read_trusted, refuse_if_others_can_write, write_new
+from heatline.edge.keys import KeyStore, read_private, write_new
 from heatline.edge.util.rate_limited_log import FaultLog, RateLimitedLog
 from heatline.edge.util.text import on_one_line
 
@@ -126,19 +126,11 @@ class Certificates:
         """
         found: Role | None = None
         for role in ROLES:
-            folder = self._folder / "allowed" / role
-            try:
-                refuse_if_others_can_write(folder, AccessError)
-                files = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
-            except (AccessError, OSError) as error:
-                self._faults.begin(f"nobody is allowed to {role}: {error}")
-                continue
-            for path in files:
-                try:
-                    if fingerprint_of(_parsed(read_trusted(path, AccessError))) == fingerprint:
-                        found = role
-                except (AccessError, ValueError) as error:
-                    self._faults.begin(f"{path} allows nobody to {role}: {error}; expected a certificate, DER or PEM")
+            allowed, faults = KeyStore(self._folder / "allowed" / role, _fingerprint_in, AccessError, SUFFIXES).valid()
+            for fault in faults:
+                self._faults.begin(f"not all certificates are allowed to {role}: {fault}")
+            if fingerprint in [each.key for each in allowed]:
+                found = role
         return found
 
     def refusal(self, der: bytes | None) -> str | None:
@@ -209,10 +201,13 @@ def fingerprint_of(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
-def _parsed(data: bytes) -> x509.Certificate:
-    if data.startswith(b"-----"):
-        return x509.load_pem_x509_certificate(data)
-    return x509.load_der_x509_certificate(data)
+def _fingerprint_in(data: bytes, where: Path) -> str:
+    """Return the fingerprint of the certificate in the content of a file."""
+    load = x509.load_pem_x509_certificate if data.startswith(b"-----") else x509.load_der_x509_certificate
+    try:
+        return fingerprint_of(load(data))
+    except ValueError as error:
+        raise AccessError(f"{where} holds no certificate, DER or PEM ({error})") from error
 
 
 def _name_of(certificate: x509.Certificate) -> str:
