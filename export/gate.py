@@ -113,6 +113,8 @@ ENOUGH_TILES = 50
 COARSE = 0.5
 """A larger share of the map is not a place: the border of fewer than 7x7 cells."""
 TINY = 1e-30
+MAP_ALLOWED = "; --allow map allowed it"
+"""Ends the warning about a failed check that the user allowed."""
 
 
 def reorient(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -157,7 +159,7 @@ def check_maps(maps: NDArray[np.float32], *, allow: bool = False) -> MapChecks:
         if limit == WARN:
             checks.warnings.append(f"the map may be {sentence}")
         elif allow:
-            checks.warnings.append(f"the map is {sentence}; --allow map allowed it")
+            checks.warnings.append(f"the map is {sentence}{MAP_ALLOWED}")
         else:
             raise ExportError(f"the map is {sentence}, or allow it with --allow map")
     return checks

@@ -1,24 +1,34 @@
 """`heatline retrain`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from heatline.edge.cli.options import FiniteRange
-from heatline.edge.cli.output import json_option, print_json, print_warnings, progress_console
+from heatline.edge.cli.output import Rows, json_option, print_report, print_warnings, progress_console
 from heatline.edge.config import LineConfig, load_config
-from heatline.edge.monitor.store import evidence_of
+from heatline.edge.describe import describe_bundle
+from heatline.edge.errors import InputError
+from heatline.edge.monitor.store import EvidenceStore, evidence_of
 from heatline.edge.target import file_of
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.process import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
-    from heatline.export.retrain.retrain import Request
+    from heatline.export.retrain.retrain import Retrained
 
 NOT_BETTER = 22
 """Exit code of a retraining that is finished, but whose bundle is not offered: an answer, not an error."""
 
+RATES = {
+    "false_alarms": "false alarms, held out",
+    "missed": "missed, held out",
+    "no_verdict": "no verdict, held out",
+    "finds": "finds kept, all reviewed",
+}
+FIGURES = {"val_picture_auroc": "picture AUROC, cross-validated", "val_ap": "tile AP, cross-validated"}
 EXAMPLES = """
 Example:
 
@@ -45,7 +55,7 @@ Example:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder of the retraining. Default: in runs/, by the bundle's name and the marks.",
+    help="Folder of the retraining. Default: in runs/, by the bundle's name and the time.",
 )
 @click.option(
     "--hold-out",
@@ -74,76 +84,78 @@ def retrain(
     them. If the new one is better, the commands are printed that deploy it, and that go back. Nothing else
     changes: the line goes on with its bundle.
 
-    After Ctrl-C or SIGTERM, the same command continues. The exit code is 22 if the new bundle is not better.
+    After Ctrl-C or SIGTERM, give the command again with a new --out. The exit code is 22 if the new
+    bundle is not better.
     """
     require_extra("export")
-    if (line is None) == (reviewed is None) or (reviewed is None) != (bundle is None):
-        raise click.UsageError("name either LINE, or --reviewed FOLDER together with --bundle BUNDLE")
-    if product is not None and line is None:
-        raise click.UsageError("--product belongs to LINE; leave it out with --reviewed")
-    from heatline.export.retrain.report import commands_of_folder, commands_of_line, print_result
+    from heatline.edge.bundle import open_bundle
+    from heatline.export.retrain.frames import frames_of_folder, frames_of_store
+    from heatline.export.retrain.judge import Judging
     from heatline.export.retrain.retrain import retrain as run_retraining
 
-    if line is None:
-        assert reviewed is not None, "checked above"
-        assert bundle is not None, "checked above"
-        config, request = None, _request_of_folder(reviewed, bundle, data, out, share)
-    else:
+    if product is not None and line is None:
+        raise click.UsageError("--product belongs to LINE; leave it out with --reviewed")
+    config: LineConfig | None = None
+    if line is not None and reviewed is None and bundle is None:
         config = load_config(file_of(line))
         config = config.of_product(config.product if product is None else product)
-        request = _request_of_line(line, config, data, out, share)
-    result = run_retraining(
-        request, lambda text: progress_console().print(text, style="dim", highlight=False, markup=False)
+        store = EvidenceStore(evidence_of(line))
+        frames, where, bundle, judging = frames_of_store(store), store.folder, config.bundle, Judging.of_line(config)
+    elif line is None and reviewed is not None and bundle is not None:
+        frames, where = frames_of_folder(reviewed), reviewed
+        judging = Judging.of_frames(frames, open_bundle(bundle))
+    else:
+        raise click.UsageError("name either LINE, or --reviewed FOLDER together with --bundle BUNDLE")
+    if not frames:
+        raise InputError(
+            f"nobody has marked a frame in {where} whose picture is still there; mark verdicts on the line's page first"
+        )
+
+    def report_line(text: str) -> None:
+        progress_console().print(text, style="dim", highlight=False, markup=False)
+
+    result = run_retraining(bundle, frames, judging, share, data, out, report_line)
+    print_warnings(result.warnings)
+    commands = _commands(line, config, bundle, Path(result.bundle)) if result.better else {}
+    notes = [f"bundle  {result.bundle}", *(f"{purpose}\n  {command}" for purpose, command in commands.items())]
+    if not result.better:
+        notes.append(f"not better, and not offered: {'; '.join(result.comparison.reasons)}")
+    print_report(
+        {"result": result, "commands": [*commands.values()]}, as_json, "", rows=_side_by_side(result), notes=notes
     )
-    new = Path(result.bundle)
-    if config is None or line is None:
-        commands = commands_of_folder(request.bundle, new)
-    else:
-        owner = next((each.name for each in config.products if each.name == config.product and each.bundle), None)
-        commands = commands_of_line(line, owner, request.bundle, new, sign=not config.allow_unsigned)
-    print_warnings([*result.warnings, *([] if config is None else _warn_of_line(config))])
-    if as_json:
-        print_json({"result": result, "commands": [command for _, command in commands] if result.better else []})
-    else:
-        print_result(result, commands)
     if not result.better:
         click.get_current_context().exit(NOT_BETTER)
 
 
-def _request_of_line(line: str, config: LineConfig, data: Path | None, out: Path | None, share: float) -> "Request":
-    from heatline.edge.monitor.store import EvidenceStore
-    from heatline.export.retrain.frames import frames_of_store
-    from heatline.export.retrain.judge import Judging
-    from heatline.export.retrain.retrain import Request
-
-    store = EvidenceStore(evidence_of(line))
-    judging = Judging.of_line(config)
-    return Request(config.bundle, frames_of_store(store), str(store.folder), judging, share, data, out)
-
-
-def _request_of_folder(reviewed: Path, bundle: Path, data: Path | None, out: Path | None, share: float) -> "Request":
-    from heatline.edge.bundle import open_bundle
-    from heatline.export.retrain.frames import frames_of_folder
-    from heatline.export.retrain.judge import Judging
-    from heatline.export.retrain.retrain import Request
-
-    frames = frames_of_folder(reviewed)
-    return Request(bundle, frames, str(reviewed), Judging.of_frames(frames, open_bundle(bundle)), share, data, out)
+def _side_by_side(result: "Retrained") -> Rows:
+    old, new = result.comparison.old, result.comparison.new
+    rows = [(name, str(getattr(old, key)), str(getattr(new, key))) for key, name in RATES.items()]
+    rows += [
+        (name, f"{result.val_old[key]:.3f}", f"{result.val_new[key]:.3f}")
+        for key, name in FIGURES.items()
+        if key in result.val_old and key in result.val_new
+    ]
+    return Rows(("", f"old: {describe_bundle(result.old)}", f"new: {describe_bundle(result.new)}"), rows)
 
 
-def _warn_of_line(config: LineConfig) -> list[str]:
-    """Warn of settings of a line that belong to its old bundle.
+def _commands(line: str | None, config: LineConfig | None, old: Path, new: Path) -> dict[str, str]:
+    """Return the commands that deploy the new bundle, and the old one again, by their purpose.
 
     Args:
-        config: with the product's settings in place.
+        line, config: None: the bundles are not on their line's PC.
     """
-    warnings = []
-    thresholds = config.thresholds
-    named = [key for key in ("score", "evidence") if getattr(thresholds, key) is not None]
-    if named:
-        keys = " and ".join(f"thresholds.{key}" for key in named)
-        warnings.append(
-            f"the line's file sets {keys}, in logits of the old bundle; both bundles were judged by it: remove it to "
-            "use the new bundle's own"
-        )
-    return warnings
+    if line is None or config is None:
+        return {
+            "copy it to the line PC, and deploy it there:": f"heatline reload LINE --bundle {shlex.quote(new.name)}",
+            "to go back:": f"heatline reload LINE --bundle {shlex.quote(old.resolve().name)}",
+        }
+    has_own = any(each.name == config.product and each.bundle for each in config.products)
+    of_product = f" --product {shlex.quote(str(config.product))}" if has_own else ""
+    paths = {"to deploy it:": shlex.quote(str(new.absolute())), "to go back:": shlex.quote(str(old.absolute()))}
+    commands = {
+        purpose: f"heatline reload {shlex.quote(line)} --bundle {path}{of_product}" for purpose, path in paths.items()
+    }
+    if config.allow_unsigned:
+        return commands
+    sign = f"heatline bundle sign {paths['to deploy it:']} --key KEY"
+    return {"the line accepts only signed bundles; sign it first:": sign, **commands}

@@ -1,9 +1,8 @@
 """The reviewed frames of a line, from its store or an exported folder, and which of them a retraining can use."""
 
 import contextlib
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -23,23 +22,18 @@ from heatline.edge.wire.events import VerdictEvent
 class MarkedFrame:
     """A frame that people have marked."""
 
-    path: Path | None
-    """None: its picture is gone."""
+    path: Path
     event: VerdictEvent
     review: Review
 
-    @property
-    def part(self) -> str | None:
-        """What the frame shows, by its trigger; None: not known."""
-        return self.event.part_id
-
 
 def frames_of_store(store: EvidenceStore) -> list[MarkedFrame]:
-    """Return the marked frames of an evidence store, oldest first; errors as `EvidenceStore.entries`."""
+    """Return the marked frames of a store whose pictures are there, oldest first; errors as `EvidenceStore.entries`."""
     reviews = store.reviews()
     return [
-        MarkedFrame(store.frame_path(entry.picture, entry.day), entry.event, reviews[entry.picture, entry.day])
+        MarkedFrame(path, entry.event, reviews[entry.picture, entry.day])
         for entry in store.entries(newest_first=False, is_reviewed=True)
+        if (path := store.frame_path(entry.picture, entry.day)) is not None
     ]
 
 
@@ -49,30 +43,14 @@ def frames_of_folder(folder: Path) -> list[MarkedFrame]:
     Raises:
         InputError: it is none.
     """
-    file = folder / MANIFEST
     try:
-        rows = [msgspec.json.decode(line, type=ManifestRow) for line in file.read_bytes().splitlines()]
-    except OSError as error:
+        rows = [msgspec.json.decode(line, type=ManifestRow) for line in (folder / MANIFEST).read_bytes().splitlines()]
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{file} cannot be read ({error.strerror}); name a folder that heatline evidence export --reviewed wrote"
+            f"{folder} has no readable list of exported frames ({error}); name a folder that heatline evidence export "
+            "--reviewed wrote"
         ) from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not a list of exported frames ({error}); export the evidence again") from error
-    inside = folder.resolve()
-    found = []
-    for row in rows:
-        path = folder / row.file
-        if not path.resolve().is_relative_to(inside):
-            raise InputError(f"{file} names {row.file!r}, which is outside its folder; export the evidence again")
-        if row.review is not None:
-            found.append(MarkedFrame(path if path.is_file() else None, row.event, row.review))
-    return found
-
-
-CONTRADICTORY = "contradictory marks"
-ANOTHER_BUNDLE = "a verdict of another bundle"
-GONE = "a picture that is gone"
-UNREADABLE = "a picture that cannot be read"
+    return [MarkedFrame(folder / row.file, row.event, row.review) for row in rows if row.review is not None]
 
 
 @dataclass(frozen=True)
@@ -91,65 +69,41 @@ class UsableFrame:
 
 @dataclass(frozen=True)
 class Selection:
-    """The usable frames, each once, and how many others there are by their reason."""
+    """The usable frames, each once."""
 
     frames: list[UsableFrame]
-    left_out: Counter[str]
     contradictory: frozenset[str] = frozenset()
-    """Digests of the frames whose marks contradict each other, as far as they can be read."""
-
-    def describe_left_out(self) -> str | None:
-        """Describe the other frames in a sentence; None: there are none."""
-        if not self.left_out:
-            return None
-        count = self.left_out.total()
-        reasons = ", ".join(f"{number} with {reason}" for reason, number in sorted(self.left_out.items()))
-        return f"{format_count(count, 'marked frame')} {is_are(count)} left out: {reasons}"
+    """Digests of the frames whose marks contradict each other."""
+    left_out: str | None = None
+    """A sentence about the marked frames that cannot be used; None: there are none."""
 
 
-def select_frames(marked: Iterable[MarkedFrame], bundle_name: str) -> Selection:
+def select_frames(marked: Sequence[MarkedFrame], bundle_name: str) -> Selection:
     """Read all marked frames, and return those that can be used.
 
     Frames with the same pixels count once; if their marks contradict each other, none of them is used.
     """
-    left_out: Counter[str] = Counter()
-    contradictory: set[str] = set()
-    by_digest: dict[str, list[UsableFrame]] = {}
+    by_digest: dict[str, list[MarkedFrame]] = {}
     for frame in marked:
-        if frame.event.bundle.name != bundle_name:
-            left_out[ANOTHER_BUNDLE] += 1
-        elif frame.review.truth is None:
-            left_out[CONTRADICTORY] += 1
-            if frame.path is not None:
-                with contextlib.suppress(InputError):
-                    contradictory.add(digest_pixels(read_rgb(frame.path)))
-        elif frame.path is None:
-            left_out[GONE] += 1
-        else:
-            try:
-                digest = digest_pixels(read_rgb(frame.path))
-            except InputError:
-                left_out[UNREADABLE] += 1
-                continue
-            part = frame.part
-            usable = UsableFrame(
-                path=frame.path,
-                digest=digest,
-                truth=frame.review.truth,
-                camera=frame.event.camera,
-                group=group_name(digest[:16] if part is None else f"part {part}"),
-                missed_xy=tuple(frame.review.missed_xy),
-            )
-            by_digest.setdefault(digest, []).append(usable)
-    frames = []
+        if frame.event.bundle.name == bundle_name:
+            with contextlib.suppress(InputError):  # counted below
+                by_digest.setdefault(digest_pixels(read_rgb(frame.path)), []).append(frame)
+    frames, contradictory, left_out = [], set(), len(marked)
     for digest, copies in by_digest.items():
-        if digest in contradictory or len({copy.truth for copy in copies}) > 1:
-            left_out[CONTRADICTORY] += len(copies)
+        truth, *others = {copy.review.truth for copy in copies}
+        if truth is None or others:
             contradictory.add(digest)
             continue
-        points = tuple(dict.fromkeys(point for copy in copies for point in copy.missed_xy))
-        frames.append(replace(copies[0], missed_xy=points))
-    return Selection(frames, left_out, frozenset(contradictory))
+        left_out -= len(copies)
+        event = copies[0].event
+        points = tuple(dict.fromkeys(point for copy in copies for point in copy.review.missed_xy))
+        group = group_name(digest[:16] if event.part_id is None else f"part {event.part_id}")
+        frames.append(UsableFrame(copies[0].path, digest, truth, event.camera, group, points))
+    sentence = (
+        f"{format_count(left_out, 'marked frame')} {is_are(left_out)} left out: marks that contradict each other, "
+        "verdicts of another bundle, or pictures that are gone or damaged"
+    )
+    return Selection(frames, frozenset(contradictory), sentence if left_out else None)
 
 
 def group_name(thing: str) -> str:

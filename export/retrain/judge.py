@@ -116,8 +116,6 @@ ERRORS: tuple[tuple[str, Truth, Verdict], ...] = (
     ("missed defect", "defective", "GOOD"),
 )
 """Each kind of wrong verdict: its name, the truth, and the verdict."""
-FEW = 20
-"""With fewer held-out frames, the result says how little they show."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,6 +141,12 @@ class Rate(msgspec.Struct, frozen=True):
     @classmethod
     def measure(cls, count: int, of: int) -> "Rate":
         return cls(count, of, interval(count, of) if of else None)
+
+    def __str__(self) -> str:
+        if self.interval is None:
+            return "no such frame"
+        low, high = self.interval
+        return f"{self.count} of {self.of} ({100 * low:.0f} to {100 * high:.0f} %)"
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,19 +177,6 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Files of the frames in which only the old bundle finds a defect."""
     held_out: int
 
-    @property
-    def better(self) -> bool:
-        return not self.reasons
-
-    def describe_support(self) -> str | None:
-        """Describe how little few frames show; None: there are enough."""
-        if self.held_out >= FEW:
-            return None
-        return (
-            f"{format_count(self.held_out, 'frame')} that neither bundle was trained on cannot show much: look at the "
-            "intervals, and review more frames"
-        )
-
 
 def compare(answers: Sequence[Answer]) -> Comparison:
     """Compare both bundles. The new one is better if it makes fewer errors on the held-out frames, if no more of these,
@@ -213,18 +204,6 @@ def compare(answers: Sequence[Answer]) -> Comparison:
             f"{lost[0]}"
         )
     return Comparison(old=old, new=new, reasons=reasons, lost=lost, held_out=sum(answer.held_out for answer in answers))
-
-
-def describe_untested(answers: Sequence[Answer]) -> str | None:
-    """Describe what no reviewed frame can show of the new bundle; None: there are frames of both kinds."""
-    untested = []
-    if not _count(answers, "old", "defective", "DEFECT"):
-        untested.append("right DEFECT, so nothing shows whether the new bundle finds what the old one finds")
-    if not _count(answers, "old", "good", "GOOD"):
-        untested.append("right GOOD, so nothing shows whether it rejects good parts that the old one passes")
-    if not untested:
-        return None
-    return f"no reviewed frame is a {'; none is a '.join(untested)}: mark such verdicts as right, and retrain again"
 
 
 def _figures(answers: Sequence[Answer], name: str) -> Figures:

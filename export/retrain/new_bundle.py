@@ -1,7 +1,7 @@
 """Exports a retrained run as the next version of its bundle, and carries over what was calibrated on the line."""
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ from heatline.edge.bundle.manifest import (
 )
 from heatline.edge.calibration.recalibration import next_in_series
 from heatline.edge.drift import OF_POSE
-from heatline.edge.errors import BundleError
 from heatline.edge.inspection.inspector import ANY_CAMERA
-from heatline.export.gate import REFUSE
+from heatline.export.gate import MAP_ALLOWED
 from heatline.export.retrain.origin import Retraining
 from heatline.export.retrain.plan import Plan
 from heatline.export.run_to_bundle import export_run
@@ -92,8 +91,6 @@ def carry_over(old: Bundle, new: Manifest, *, finetuned: bool) -> tuple[Calibrat
     Args:
         finetuned: whether the new training changed the network.
     Returns: the calibration, and the files that belong to it.
-    Raises:
-        BundleError: a file of the old bundle cannot be read.
     """
     was, calibration = old.manifest, new.calibration
     if not has_same_features(was, new, finetuned=finetuned):
@@ -111,29 +108,15 @@ def carry_over(old: Bundle, new: Manifest, *, finetuned: bool) -> tuple[Calibrat
             reference=_without_model(was.calibration.reference, new) or calibration.reference,
         )
         names.append(PRODUCT_TILES)
-    return calibration, _read(old, [name for name in names if name in was.files])
+    return calibration, {name: (old.path / name).read_bytes() for name in names if name in was.files}
 
 
 def carry_references(old: Bundle, new: Manifest) -> tuple[dict[str, ProductReference], dict[str, bytes]]:
-    """Return the references of the new bundle, those that were set on the line before its training's, and their files.
-
-    Raises:
-        BundleError: a file of the old bundle cannot be read.
-    """
+    """Return the references of the new bundle, the line's own before those of its training, and their files."""
     was = old.manifest.references
     if not _compares(new):
         return new.references, {}
-    return {**new.references, **was}, _read(old, [each.file for each in was.values()])
-
-
-def _read(old: Bundle, names: Iterable[str]) -> dict[str, bytes]:
-    files = {}
-    for name in names:
-        try:
-            files[name] = (old.path / name).read_bytes()
-        except OSError as error:
-            raise BundleError(f"{old.path / name} cannot be read ({error.strerror}); copy the bundle again") from error
-    return files
+    return {**new.references, **was}, {each.file: (old.path / each.file).read_bytes() for each in was.values()}
 
 
 def _compares(manifest: Manifest) -> bool:
@@ -179,14 +162,12 @@ def describe_calibrations(old: Manifest, new: Manifest, bundle: Path) -> list[st
 
 def is_calibrated(manifest: Manifest) -> bool:
     """Return whether `heatline calibrate` set the thresholds."""
-    records = manifest.provenance.get("calibrations", [])
-    return isinstance(records, list) and any("false_reject" in record for record in records)
+    return any("false_reject" in record for record in manifest.provenance.get("calibrations", []))
 
 
 def has_appearance_of_line(manifest: Manifest) -> bool:
     """Return whether the plausible appearance is that of the line: by `heatline calibrate`, or carried over since."""
-    retraining = manifest.provenance.get("retraining")
-    return is_calibrated(manifest) or (isinstance(retraining, dict) and retraining.get("appearance_of_line") is True)
+    return is_calibrated(manifest) or manifest.provenance.get("retraining", {}).get("appearance_of_line", False)
 
 
 def has_same_features(old: Manifest, new: Manifest, *, finetuned: bool) -> bool:
@@ -202,19 +183,10 @@ def has_same_features(old: Manifest, new: Manifest, *, finetuned: bool) -> bool:
     )
 
 
-def describe_map_failure(old: Manifest, new: Manifest) -> str | None:
-    """Describe that the new map fails a check that the old one passed; None: it does not."""
-    if _fails_map_check(new) and not _fails_map_check(old):
-        assert new.map_checks is not None, "it failed them"
-        return new.map_checks.warnings[0].removesuffix("; --allow map allowed it")
-    return None
-
-
-def _fails_map_check(manifest: Manifest) -> bool:
-    checks = manifest.map_checks
-    return checks is not None and any(
-        check is not None and check.beyond_chance > REFUSE for check in (checks.stuck, checks.border)
-    )
+def failed_map_checks(manifest: Manifest) -> list[str]:
+    """Return a sentence about each check that the map fails."""
+    warnings = [] if manifest.map_checks is None else manifest.map_checks.warnings
+    return [each.removesuffix(MAP_ALLOWED) for each in warnings if each.endswith(MAP_ALLOWED)]
 
 
 def _is_finetuned(run: TrainedRun) -> bool:

@@ -8,7 +8,6 @@ import msgspec
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.errors import InputError
-from heatline.edge.images import digest_picture
 from heatline.edge.util.text import format_count
 from heatline.train.config import DenseRecipeConfig, TrainConfig
 from heatline.train.readers import LabelledFolder
@@ -68,10 +67,9 @@ class Origin:
     retraining: Retraining
     """The reviewed frames that it was trained on."""
 
-    def read_folder(self) -> tuple[LabelledFolder, list[str]]:
+    def read_folder(self) -> LabelledFolder:
         """Read the training folder as the training did, without reviewed frames.
 
-        Returns: the pictures, and sentences about what has changed.
         Raises:
             InputError: it is gone, or holds other pictures than the bundle was trained on.
         """
@@ -82,39 +80,24 @@ class Origin:
                 "name where it is now with --data"
             )
         data = read_data(msgspec.structs.replace(self.config, reviewed=None))
-        trained = set(self.groups["train"])
-        digests = frozenset(digest_groups(image for image in data.images if image.group in trained))
-        if missing := self.digests - digests:
-            if missing <= {digest_picture(image.path) for image in data.images}:
-                raise InputError(
-                    f"the pictures of {folder} are in other groups than when the bundle was trained, as labels.csv has "
-                    "changed or this version groups pictures differently; train again with heatline train"
-                )
+        if missing := self.digests - {
+            *digest_groups(each for each in data.images if each.group in self.groups["train"])
+        }:
             raise InputError(
                 f"{folder} is not the folder that the bundle was trained on: the pictures of {len(missing)} of its "
-                f"{format_count(len(self.digests), 'group')} are missing or have changed; restore them, or name the "
-                "right folder with --data"
+                f"{format_count(len(self.digests), 'group')} are missing, have changed or are in other groups; restore "
+                "them, name the right folder with --data, or train again with heatline train"
             )
-        known = {group for part in self.groups.values() for group in part}
-        added = {str(image.group) for image in data.images} - known
-        notes = []
-        if added:
-            notes.append(
-                f"{folder} has {format_count(len(added), 'group')} more than when the bundle was trained; the new "
-                "model is trained on them too"
-            )
-        return data, notes
+        return data
 
-    def read_former(self) -> tuple[list[ReviewedFrame], list[str]]:
-        """Return the reviewed frames that the bundle was trained on, as far as they still exist, and sentences."""
+    def read_former(self) -> tuple[list[ReviewedFrame], str | None]:
+        """Return the reviewed frames that the bundle was trained on, and a sentence if they do not exist any more."""
         if self.config.reviewed is None:
-            return [], []
+            return [], None
         try:
-            return read_index(Path(self.config.reviewed)), []
+            return read_index(Path(self.config.reviewed)), None
         except InputError as error:
-            return [], [
-                f"the frames of earlier retrainings are left out, unless their evidence is still there: {error}"
-            ]
+            return [], f"the frames of earlier retrainings are left out, unless their evidence is still there: {error}"
 
 
 def origin_of(bundle: Bundle, data: Path | None) -> Origin:

@@ -6,16 +6,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from heatline.edge.errors import InputError
-from heatline.edge.util.text import encode_json, format_count
+from heatline.edge.util.text import format_count
 from heatline.edge.wire.events import Verdict
 from heatline.export.retrain.frames import Selection, UsableFrame, digest_pixels
 from heatline.export.retrain.origin import Origin
 from heatline.train.discovery import merge_near_duplicates, thumbnails_of
-from heatline.train.frames import fingerprint
 from heatline.train.readers import LabelledFolder, LabelledImage
 from heatline.train.readers.labelled import ReviewedFrame
 
@@ -45,15 +41,12 @@ def choose_held_out(candidates: Sequence[Candidate], share: float = SHARE) -> se
     At least one group of each kind that has one is trained on. A hash of their names orders the groups, so the same
     marks give the same result on every machine.
     """
-    pinned = pinned_groups(candidates)
-    groups_of = {
-        kind: {each.group for each in candidates if each.kind == kind and each.group not in pinned} for kind in ORDER
-    }
+    groups_of = groups_by_kind(candidates)
     held_out: set[str] = set()
     for kind in ORDER:
         groups = groups_of[kind]
         wanted = max(1, round(share * len(groups))) if len(groups) > 1 else 0
-        for group in sorted(groups - held_out, key=_hash):
+        for group in sorted(groups - held_out, key=lambda name: sha256(name.encode()).digest()):
             if len(groups & held_out) >= wanted:
                 break
             if all(len(others - held_out - {group}) >= 1 for others in groups_of.values() if group in others):
@@ -61,25 +54,14 @@ def choose_held_out(candidates: Sequence[Candidate], share: float = SHARE) -> se
     return held_out
 
 
-def count_corrections(candidates: Sequence[Candidate]) -> dict[Kind, int]:
-    """Count the groups of each kind of correction that the old bundle was not trained on."""
-    pinned = pinned_groups(candidates)
+def groups_by_kind(candidates: Sequence[Candidate]) -> dict[Kind, set[str]]:
+    """Return the groups of each kind of frame that the old bundle was not trained on."""
+    pinned = {candidate.group for candidate in candidates if candidate.pinned}
     return {
-        kind: len({each.group for each in candidates if each.kind == kind and each.group not in pinned})
-        for kind in CORRECTIONS
+        kind: {each.group for each in candidates if each.kind == kind and each.group not in pinned} for kind in ORDER
     }
 
 
-def pinned_groups(candidates: Sequence[Candidate]) -> set[str]:
-    """Return the groups that the old bundle was trained on."""
-    return {candidate.group for candidate in candidates if candidate.pinned}
-
-
-def _hash(group: str) -> bytes:
-    return sha256(group.encode()).digest()
-
-
-GOOD, DEFECTIVE = "good", "defective"
 WITHOUT_SIMILARITY = (
     "A part without a part id may then be both trained on and held out, so that the new bundle looks better than it is"
 )
@@ -97,18 +79,8 @@ class Plan:
     """Digests of the frames that neither bundle is trained on."""
     groups: frozenset[str]
     """Groups that are trained on, by the names that their parts give them, those of earlier retrainings included."""
-    notes: tuple[str, ...] = ()
-    """Sentences about what the plan could not take into account."""
-
-    def digest(self, parent: str, data: LabelledFolder) -> str:
-        """Return a digest of everything that the training depends on.
-
-        Args:
-            parent: digest of the old bundle.
-            data: the training folder. If its pictures or labels change, the digest changes.
-        """
-        rows = sorted(encode_json(frame) for _, frame in self.trained)
-        return sha256(b"\n".join([parent.encode(), fingerprint(data.images).encode(), *rows])).hexdigest()
+    note: str | None = None
+    """A sentence about what the plan could not take into account."""
 
 
 def plan_retraining(
@@ -129,7 +101,7 @@ def plan_retraining(
     Raises:
         InputError: there are too few corrections, or marks contradict the training folder.
     """
-    frames, in_folder, notes = _group(selection.frames, data, former)
+    frames, in_folder, note = _group(selection.frames, data, former)
     verdicts = judge(frames)
     trained_digests = {*origin.retraining.trained, *(row.digest for _, row in former)}
     trained_groups = {image.group for image in data.images} | {row.group for _, row in former}
@@ -145,10 +117,20 @@ def plan_retraining(
         )
         for marked, frame, verdict in zip(selection.frames, frames, verdicts, strict=True)
     ]
-    counts = count_corrections(candidates)
-    if max(counts.values()) < NEEDED:
-        pinned = pinned_groups(candidates)
-        raise InputError(_describe_too_few(selection, counts, sum(each.group in pinned for each in candidates)))
+    new = groups_by_kind(candidates)
+    if max(len(new[kind]) for kind in CORRECTIONS) < NEEDED:
+        trained = sum(each.group not in set().union(*new.values()) for each in candidates)
+        on_trained = (
+            f", {trained} of them on parts that count as trained on (same part id, or a picture that looks alike)"
+        )
+        raise InputError(
+            f"there are too few marks to learn from: {format_count(len(frames), 'usable frame')}"
+            f"{on_trained if trained else ''}, with {format_count(len(new['false alarm']), 'false alarm')} and "
+            f"{format_count(len(new['missed']), 'missed defect')} of this bundle on new parts"
+            f"{f' ({selection.left_out})' if selection.left_out else ''}; expected at least {NEEDED} false alarms, or "
+            f"{NEEDED} missed defects, of different new parts: mark more verdicts on parts that the training folder "
+            "does not show"
+        )
     groups = choose_held_out(candidates, share)
     if not any(each.group in groups and each.kind in CORRECTIONS for each in candidates):
         raise InputError(
@@ -157,8 +139,8 @@ def plan_retraining(
         )
     held_out = frozenset(frame.digest for frame in frames if frame.group in groups)
     replaced = {*(frame.digest for frame in frames), *selection.contradictory}
-    trained = [(path, row) for path, row in former if row.digest not in replaced]
-    trained += [
+    rows = [(path, row) for path, row in former if row.digest not in replaced]
+    rows += [
         (frame.path, _row(frame))
         for frame in frames
         # Pictures of a test group are never trained on, nor are frames that resemble them.
@@ -166,11 +148,11 @@ def plan_retraining(
     ]
     own_groups = {frame.group for frame in selection.frames if frame.digest not in held_out}
     return Plan(
-        trained,
+        rows,
         list(zip(frames, verdicts, strict=True)),
         held_out,
         frozenset({*own_groups, *origin.retraining.groups}),
-        notes,
+        note,
     )
 
 
@@ -182,9 +164,8 @@ def kind_of(frame: UsableFrame, verdict: Verdict) -> Kind:
 
 
 def _row(frame: UsableFrame) -> ReviewedFrame:
-    folder = GOOD if frame.truth == "good" else DEFECTIVE
     return ReviewedFrame(
-        file=f"{folder}/{frame.digest[:32]}{frame.path.suffix.lower()}",
+        file=f"{frame.truth}/{frame.digest[:32]}{frame.path.suffix.lower()}",
         digest=frame.digest,
         truth=frame.truth,
         group=frame.group,
@@ -194,7 +175,7 @@ def _row(frame: UsableFrame) -> ReviewedFrame:
 
 def _group(
     frames: Sequence[UsableFrame], data: LabelledFolder, former: Sequence[tuple[Path, ReviewedFrame]]
-) -> tuple[list[UsableFrame], set[str], tuple[str, ...]]:
+) -> tuple[list[UsableFrame], set[str], str | None]:
     """Put near-duplicate frames into one group, also with pictures of the training folder and former frames.
 
     Returns: the frames with their groups, the digests of those that the training folder has, and a sentence if
@@ -208,49 +189,21 @@ def _group(
     thumbnails = thumbnails_of(images)
     names = [str(image.group) for image in images]
     merged, note = merge_near_duplicates(thumbnails, names)
-    notes = () if note is None or merged != names else (f"{note} {WITHOUT_SIMILARITY}",)
     fixed = len(data.images) + len(before)
-    of_root: dict[str, str] = {}
-    for root, name in zip(merged[:fixed], names[:fixed], strict=True):
-        of_root.setdefault(root, name)
+    own_name = dict(zip(reversed(merged[:fixed]), reversed(names[:fixed]), strict=True))  # the first name counts
     grouped = [
-        replace(frame, group=of_root.get(root, root)) for frame, root in zip(frames, merged[fixed:], strict=True)
+        replace(frame, group=own_name.get(root, root)) for frame, root in zip(frames, merged[fixed:], strict=True)
     ]
-    return grouped, _find_in_folder(frames, thumbnails[fixed:], data.images, thumbnails[: len(data.images)]), notes
-
-
-def _find_in_folder(
-    frames: Sequence[UsableFrame],
-    thumbnails: Sequence[NDArray[np.uint8] | None],
-    pictures: Sequence[LabelledImage],
-    of_pictures: Sequence[NDArray[np.uint8] | None],
-) -> set[str]:
-    """Return the digests of the frames whose pixels are those of a picture of the training folder."""
-    alike: dict[bytes, list[LabelledImage]] = {}
-    for picture, small in zip(pictures, of_pictures, strict=True):
-        if small is not None:
-            alike.setdefault(small.tobytes(), []).append(picture)
-    found = set()
-    for frame, small in zip(frames, thumbnails, strict=True):
-        for picture in alike.get(b"" if small is None else small.tobytes(), []):
-            if digest_pixels(picture.pixels()) != frame.digest:
+    small = [None if each is None else each.tobytes() for each in thumbnails]
+    in_folder = set()
+    for frame, looks in zip(frames, small[fixed:], strict=True):
+        for picture, alike in zip(data.images, small, strict=False):
+            if alike != looks or digest_pixels(picture.pixels()) != frame.digest:
                 continue
             if picture.defective != (frame.truth == "defective"):
                 raise InputError(
-                    f"{picture.path} is labelled {DEFECTIVE if picture.defective else GOOD} in the training folder, "
-                    f"and people marked the same frame as {frame.truth}; correct the label, or withdraw the mark"
+                    f"{picture.path} is labelled {'defective' if picture.defective else 'good'} in the training folder,"
+                    f" and people marked the same frame as {frame.truth}; correct the label, or withdraw the mark"
                 )
-            found.add(frame.digest)
-    return found
-
-
-def _describe_too_few(selection: Selection, counts: dict[Kind, int], trained: int) -> str:
-    usable, left_out = len(selection.frames), selection.describe_left_out()
-    on_trained = f", {trained} of them on parts that count as trained on (same part id, or a picture that looks alike)"
-    return (
-        f"there are too few marks to learn from: {format_count(usable, 'usable frame')}"
-        f"{on_trained if trained else ''}, with {format_count(counts['false alarm'], 'false alarm')} and "
-        f"{format_count(counts['missed'], 'missed defect')} of this bundle on new parts"
-        f"{'' if left_out is None else f' ({left_out})'}; expected at least {NEEDED} false alarms, or {NEEDED} missed "
-        "defects, of different new parts: mark more verdicts on parts that the training folder does not show"
-    )
+            in_folder.add(frame.digest)
+    return grouped, in_folder, None if note is None or merged != names else f"{note} {WITHOUT_SIMILARITY}"

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.export.retrain.plan import ORDER, Candidate, choose_held_out, count_corrections
+from heatline.export.retrain.plan import ORDER, Candidate, choose_held_out, groups_by_kind
 
 CANDIDATES = st.lists(
     st.builds(
@@ -65,4 +65,9 @@ def test_only_groups_that_the_old_bundle_was_not_trained_on_count_as_corrections
         Candidate("c", "false alarm", False),
         Candidate("d", "right GOOD", False),
     ]
-    assert count_corrections(candidates) == {"missed": 1, "false alarm": 1}
+    assert groups_by_kind(candidates) == {
+        "missed": {"a"},
+        "false alarm": {"c"},
+        "right DEFECT": set(),
+        "right GOOD": {"d"},
+    }
