@@ -104,17 +104,6 @@ def read_public(path: Path, kind: type[HeatlineError], made_by: str) -> bytes:
     return _read(path, kind, f"name a public key, KEY{PUBLIC_SUFFIX} of {made_by}")[0]
 
 
-def read_trusted(path: Path, kind: type[HeatlineError]) -> bytes:
-    """Return the content of a public key's file in a folder of trusted keys.
-
-    Raises:
-        HeatlineError: it cannot be read, or others could have written it.
-    """
-    data, found = _read(path, kind, "everyone must be able to read it")
-    check_permissions(path, found, kind)
-    return data
-
-
 def _read(path: Path, kind: type[HeatlineError], expected: str) -> tuple[bytes, os.stat_result]:
     """Return a key file's content, as far as a key can be long, and its state when it was read."""
     try:
@@ -206,7 +195,9 @@ class KeyStore(Generic[K]):
         Raises:
             HeatlineError: it cannot be read, is not a key, or others can write it.
         """
-        return StoredKey(path.name.removesuffix(PUBLIC_SUFFIX), self._parse(read_trusted(path, self._kind), path), path)
+        data, found = _read(path, self._kind, "everyone must be able to read it")
+        check_permissions(path, found, self._kind)
+        return StoredKey(path.name.removesuffix(PUBLIC_SUFFIX), self._parse(data, path), path)
 
     def all(self) -> list[StoredKey[K]]:
         """Return all keys, by name.

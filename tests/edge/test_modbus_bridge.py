@@ -12,9 +12,10 @@ import msgspec
 import pytest
 
 from heatline.edge.bridge.line import LineState
-from heatline.edge.bridge.modbus.blocks import Feed, LatestVerdicts, Mailbox, StatusBlock
+from heatline.edge.bridge.modbus.blocks import TOPICS, LatestVerdicts, Mailbox, StatusBlock, feed
 from heatline.edge.bridge.modbus.registers import LINE, MAILBOX, Entry, RegisterBank, camera_block, register_map
 from heatline.edge.config import load_config
+from heatline.edge.delivery.follower import Follower
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.errors import ConfigError, SupersededError
 from heatline.edge.service.changeover import require_exchangeable
@@ -170,7 +171,8 @@ def test_the_end_acknowledges_what_the_plc_has_and_nothing_else(line: FollowedLi
         if entry.seq == 2:
             is_over.set()
 
-    Feed(line.address, None, "modbus", "first", PLACES, mailbox, show).run(is_over)
+    with Follower(line.address, "modbus", topics=TOPICS, timeout_s=0.25) as events:
+        feed(events, PLACES, mailbox, show, is_over)
     line.wait_until_acked(2 if is_acknowledged else 1, "modbus")
     line.wait_until_gone("modbus")
     assert line.acked("modbus") == (2 if is_acknowledged else 1)

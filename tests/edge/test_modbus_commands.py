@@ -1,6 +1,7 @@
 """The PLC's commands: each is executed once, echoed and reset, and the first error stays until it is acknowledged."""
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from heatline.edge.bridge.modbus.blocks import Answer, CommandRegisters, Executor, Request
+from heatline.edge.bridge.modbus.blocks import Answer, CommandRegisters, Request, execute
 from heatline.edge.bridge.modbus.registers import COMMANDS, RESPONSE, Command, Outcome, RegisterBank, register_map
 from heatline.edge.delivery.servers import CommandServer
 from heatline.edge.wire.commands import Announced, Selected, SelectRequest, Triggered, TriggerRequest, refusal
@@ -162,12 +163,13 @@ def test_commands_reach_the_line_and_its_answer_the_plc(address: str, tmp_path: 
     line_server = CommandServer(at_line, line)
     line_server.start()
     with served(address) as server, contextlib.closing(line_server):
-        plc, executor = server.plc(), Executor((at_line, None), PLACES)
+        plc = server.plc()
 
-        def execute(request: Request) -> None:
-            threading.Thread(target=lambda: server.soon(registers.answered, request, executor.execute(request))).start()
+        def answer_soon(request: Request) -> None:
+            answered = functools.partial(execute, (at_line, None), PLACES)
+            threading.Thread(target=lambda: server.soon(registers.answered, request, answered(request))).start()
 
-        registers = server.call(CommandRegisters, server.bank, PLACES, execute)
+        registers = server.call(CommandRegisters, server.bank, PLACES, answer_soon)
 
         def run(code: int, **arguments: Any) -> tuple[int, int]:
             plc.command(code, **arguments)
@@ -189,5 +191,5 @@ def test_a_line_that_takes_no_commands_or_is_not_there_is_an_outcome(
 ) -> None:
     monkeypatch.setattr("heatline.edge.bridge.modbus.blocks.TRIGGER_WITHIN_SECONDS", 0.05)
     request = Request(Command.TRIGGER, 1, 0, None)
-    assert Executor(None, PLACES).execute(request) == Answer(Outcome.NO_COMMANDS)
-    assert Executor((f"ipc://{tmp_path}/nobody", None), PLACES).execute(request) == Answer(Outcome.NO_REPLY)
+    assert execute(None, PLACES, request) == Answer(Outcome.NO_COMMANDS)
+    assert execute((f"ipc://{tmp_path}/nobody", None), PLACES, request) == Answer(Outcome.NO_REPLY)

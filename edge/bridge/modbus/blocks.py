@@ -44,9 +44,9 @@ from heatline.edge.errors import AccessError, CommandRefusedError, EventsLostErr
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.wire.commands import Announced
 from heatline.edge.wire.events import Account, StatusEvent, VerdictEvent
-from heatline.edge.wire.following import Start
 
 logger = logging.getLogger(__name__)
+_failed_commands = RateLimitedLog(logger)
 
 TOPICS = (VERDICTS, "journal")
 STANDS_STILL_AFTER_SECONDS = 5.0
@@ -98,59 +98,37 @@ class Mailbox:
         self.acknowledged.set()
 
 
-class Feed:
-    """Brings the journal's results to the mailbox, one at a time, and acknowledges them to the line.
+def feed(
+    events: Follower,
+    places: IdMap,
+    mailbox: Mailbox,
+    on_server: Callable[..., object],
+    is_over: threading.Event,
+) -> None:
+    """Bring the journal's results to the mailbox, one at a time, and acknowledge them to the line, until the end.
+
+    What was shown and not acknowledged comes again at the next start.
 
     Args:
-        address: the line's `journal.bind`.
-        name: of the durable consumer.
-        start: where a new name begins.
         on_server: calls a function in the thread of the server, soon.
+    Raises: as `Follower.receive`, without EventsLostError.
     """
-
-    def __init__(
-        self,
-        address: str,
-        keys: ClientKeys | None,
-        name: str,
-        start: Start,
-        places: IdMap,
-        mailbox: Mailbox,
-        on_server: Callable[..., object],
-    ) -> None:
-        self._address, self._keys, self._name, self._start = address, keys, name, start
-        self._places, self._mailbox, self._on_server = places, mailbox, on_server
-
-    def run(self, is_over: threading.Event) -> None:
-        """Follow until the end. What was shown and not acknowledged comes again at the next start.
-
-        Raises: as `Follower.receive`, without EventsLostError.
-        """
-        with Follower(
-            self._address, self._name, topics=TOPICS, start=self._start, timeout_s=TICK_SECONDS, keys=self._keys
-        ) as events:
-            while not is_over.is_set():
-                entry = self._next(events)
-                if entry is not None and not self._is_acknowledged(entry, events, is_over):
-                    return
-            events.acknowledge()
-
-    def _next(self, events: Follower) -> Entry | None:
+    while not is_over.is_set():
         try:
             delivered = events.receive()
+            entry = None if delivered is None else entry_of(delivered, places)
         except EventsLostError as lost:
             logger.error("%s; the mailbox shows it to the PLC", lost)
-            return lost_entry(lost)
-        return None if delivered is None else entry_of(delivered, self._places)
-
-    def _is_acknowledged(self, entry: Entry, events: Follower, is_over: threading.Event) -> bool:
-        """Show an entry, and wait until it is acknowledged; return whether it was before the end."""
-        acknowledged = self._mailbox.acknowledged
-        acknowledged.clear()
-        self._on_server(self._mailbox.show, entry)
-        while not acknowledged.wait(TICK_SECONDS) and not is_over.is_set():
+            entry = lost_entry(lost)
+        if entry is None:
+            continue
+        mailbox.acknowledged.clear()
+        on_server(mailbox.show, entry)
+        while not mailbox.acknowledged.wait(TICK_SECONDS):
+            if is_over.is_set():
+                return
             events.hold()
-        return acknowledged.is_set()
+    events.acknowledge()
 
 
 class LatestVerdicts:
@@ -385,31 +363,25 @@ class CommandRegisters:
         self._bank.put(RESPONSE, values)
 
 
-class Executor:
-    """Sends commands to the line, and waits for its answers.
+def execute(at_line: tuple[str, ClientKeys | None] | None, places: IdMap, request: Request) -> Answer:
+    """Send a command to the line, and wait for its answer.
 
     Args:
         at_line: the line's `commands.bind`, and the keys for it; None: it takes no commands.
     """
-
-    def __init__(self, at_line: tuple[str, ClientKeys | None] | None, places: IdMap) -> None:
-        self._at_line, self._places, self._log = at_line, places, RateLimitedLog(logger)
-
-    def execute(self, request: Request) -> Answer:
-        """Execute a command at the line."""
-        if self._at_line is None:
-            return Answer(Outcome.NO_COMMANDS)
-        address, keys = self._at_line
-        is_select = request.code == Command.SELECT
-        try:
-            with Commander(address, SELECT_WITHIN_SECONDS if is_select else TRIGGER_WITHIN_SECONDS, keys) as line:
-                if is_select:
-                    line.select(self._places.products[request.product - 1])
-                    return Answer(Outcome.DONE)
-                reply = line.trigger(self._places.cameras[request.camera - 1], request.part_id)
-        except HeatlineError as error:
-            self._log.error("a command of the PLC failed: %s", error)
-            if isinstance(error, CommandRefusedError):
-                return Answer(refusal(error.reason))
-            return Answer(Outcome.NO_ACCESS if isinstance(error, AccessError) else Outcome.NO_REPLY)
-        return Answer(Outcome.ANNOUNCED) if isinstance(reply, Announced) else Answer(Outcome.DONE, reply.frame_number)
+    if at_line is None:
+        return Answer(Outcome.NO_COMMANDS)
+    is_select = request.code == Command.SELECT
+    timeout_s = SELECT_WITHIN_SECONDS if is_select else TRIGGER_WITHIN_SECONDS
+    try:
+        with Commander(at_line[0], timeout_s, at_line[1]) as line:
+            if is_select:
+                line.select(places.products[request.product - 1])
+                return Answer(Outcome.DONE)
+            reply = line.trigger(places.cameras[request.camera - 1], request.part_id)
+    except HeatlineError as error:
+        _failed_commands.error("a command of the PLC failed: %s", error)
+        if isinstance(error, CommandRefusedError):
+            return Answer(refusal(error.reason))
+        return Answer(Outcome.NO_ACCESS if isinstance(error, AccessError) else Outcome.NO_REPLY)
+    return Answer(Outcome.ANNOUNCED) if isinstance(reply, Announced) else Answer(Outcome.DONE, reply.frame_number)

@@ -6,12 +6,11 @@ Their topics are PREFIX/LINE/KIND, and below it the camera where one is concerne
 import re
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
 
-from heatline.edge.bridge.line import EVALUATIONS, LineState
+from heatline.edge.bridge.line import EVALUATIONS, LineState, time_at
 from heatline.edge.errors import ConfigError, EventsLostError, MessageError, SchemaVersionError
 from heatline.edge.util.text import encode_json
 from heatline.edge.wire.events import AlarmEvent, ChangeEvent, JournalEvent, ReviewEvent, VerdictEvent
@@ -32,7 +31,6 @@ STATE_EXPIRES_SECONDS = 5
 """The broker then deletes a retained state: a bridge that hangs leaves none."""
 _LEVEL = re.compile(r"[^+#/\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 """A level of a topic: MQTT reserves `+`, `#` and `/`."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LOST = ("live_only", "recording", "unrecorded")
 """Journal events about events that no journal holds. A consumer that `discarded` concerns gets an `EventsLostError`."""
 _OTHERS = {"schema_version", "line", "journal_id", "heatmap"}
@@ -207,7 +205,7 @@ def utc(at_ns: int) -> str:
     >>> utc(1_790_000_000_123_456_789)
     '2026-09-21T14:13:20.123456Z'
     """
-    return (_EPOCH + timedelta(microseconds=at_ns // 1000)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return time_at(at_ns).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def now() -> str:

@@ -14,7 +14,7 @@ import json
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
@@ -22,7 +22,7 @@ import msgspec
 from asyncua import Node, Server, ua
 from asyncua.server.event_generator import EventGenerator
 
-from heatline.edge.bridge.line import EVALUATIONS
+from heatline.edge.bridge.line import EVALUATIONS, time_at
 from heatline.edge.wire.events import Account, CameraState, Handshake, StatusEvent, VerdictEvent
 
 Values = Mapping[str, Any]
@@ -133,7 +133,7 @@ RESULT_FIELDS: tuple[Field[VerdictEvent], ...] = (
     Field(
         "CreationTime",
         DateTime,
-        lambda r: _time(r.times.captured_at_ns),
+        lambda r: time_at(r.times.captured_at_ns),
         "When the frame was captured, UTC; 1970-01-01 if unknown after a crash.",
     ),
     Field("ExternalRecipeId", String, lambda r: r.product or "", "The product; empty if the line has none."),
@@ -228,10 +228,6 @@ def values_of(fields: tuple[Field[T], ...], source: T) -> Values:
 def _u32(number: int) -> int:
     """Counters that PLCs can read begin again at 0."""
     return number & LARGEST_UINT32
-
-
-def _time(ns: int) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ns // 1000)
 
 
 NAMESPACE = "urn:heatline:bridge"
