@@ -79,7 +79,7 @@ def client_socket(
 
 
 def connect(socket: zmq.Socket[bytes], address: str, example: str) -> None:
-    """Connect a socket. Close it if the address is not valid.
+    """Connect the only socket of its context. If the address is not valid, end both.
 
     Args:
         example: a valid address, for the error message.
@@ -90,6 +90,7 @@ def connect(socket: zmq.Socket[bytes], address: str, example: str) -> None:
         socket.connect(address)
     except zmq.ZMQError as error:
         socket.close()
+        socket.context.term()
         raise DeliveryError(
             f"{address} is not an address to connect to ({error.strerror}); expected e.g. {example}"
         ) from error
@@ -186,11 +187,7 @@ class Commander(Client):
         self._address, self._keys = address, keys
         self._ids = itertools.count(1)
         self._context = zmq.Context()
-        try:
-            self._socket = self._connected()
-        except DeliveryError:
-            self._context.term()
-            raise
+        self._socket = self._connected()
 
     def trigger(self, camera: str, part_id: str | None = None) -> Triggered | Announced:
         """Trigger a camera. Return the frame, or that the part id waits for the hardware trigger.

@@ -134,11 +134,7 @@ class Follower(Client):
         self._ended: HeatlineError | None = None
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
-        try:
-            self._follow()
-        except DeliveryError:
-            self._context.term()
-            raise
+        self._follow()
 
     def _forget_events(self) -> None:
         """Begin as if nothing had been received."""

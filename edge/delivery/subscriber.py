@@ -11,7 +11,6 @@ import zmq
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client import Client, client_socket, connect
 from heatline.edge.delivery.sockets import PARTS_KEPT, notice_vanished_peers, receive
-from heatline.edge.errors import DeliveryError
 from heatline.edge.wire.events import LARGEST_PART_BYTES, CountedEvent, Counts, Message, StatusEvent, from_frames
 
 SILENT_AFTER_SECONDS = 3.0
@@ -182,11 +181,7 @@ class Subscriber(Client):
         for topic in {*topics, STATUS}:  # statuses show what was missed, and that the line is there
             self._socket.setsockopt_string(zmq.SUBSCRIBE, topic)
         self._address, self._heard_s = address, time.monotonic()
-        try:
-            connect(self._socket, address, "tcp://127.0.0.1:5556")
-        except DeliveryError:
-            self.close()
-            raise
+        connect(self._socket, address, "tcp://127.0.0.1:5556")
 
     def __iter__(self) -> Iterator[Received]:
         while (received := self.receive()) is not None:
