@@ -349,16 +349,16 @@ def _totals(path: Path) -> JournalTotals:
 
 def _rate_cells(row: Row) -> list[str]:
     return [
-        row.day or "all",
-        row.camera or "all",
-        "" if row.frames is None else str(row.frames),
-        "" if row.defects is None else str(row.defects),
-        str(row.reviewed_defects),
-        _share(row.false_alarm),
-        str(row.stored_goods),
-        str(row.reviewed_goods),
-        _share(row.missed),
-        str(row.contradictory),
+        row["day"] or "all",
+        row["camera"] or "all",
+        "" if row["frames"] is None else str(row["frames"]),
+        "" if row["defects"] is None else str(row["defects"]),
+        str(row["reviewed_defects"]),
+        _share(row["false_alarm"]),
+        str(row["stored_goods"]),
+        str(row["reviewed_goods"]),
+        _share(row["missed"]),
+        str(row["contradictory"]),
     ]
 
 
@@ -379,19 +379,19 @@ def _notes(total: Row, totals: JournalTotals | None, fault: str | None) -> list[
         "false alarms: share of the reviewed DEFECTs. missed: share of the reviewed GOODs among those that the line "
         "stored. In brackets: 95 % interval. A share is only as good as the choice of what was reviewed."
     )
-    if total.false_reject is not None:
+    if (rejected := total["false_reject"]) is not None:
         notes.append(
-            f"About {_range(total.false_reject)} of all frames were rejected although they are good, if the reviewed "
+            f"About {_range(rejected)} of all frames were rejected although they are good, if the reviewed "
             "DEFECTs of a day and camera are like the others: share of false alarms x DEFECT / frames, since the "
             "journal's oldest verdict. Days with DEFECTs of which none is reviewed are left out."
         )
-    if total.chosen_goods:
+    if chosen := total["chosen_goods"]:
         notes.append(
-            f"Not in a share: {format_count(total.chosen_goods, 'reviewed GOOD frame')} that people chose, "
-            f"{total.chosen_missed} of them with a missed defect."
+            f"Not in a share: {format_count(chosen, 'reviewed GOOD frame')} that people chose, "
+            f"{total['chosen_missed']} of them with a missed defect."
         )
-    if total.incomplete_defects:
-        notes.append(f"{format_count(total.incomplete_defects, 'reviewed DEFECT')} missed a further defect.")
+    if incomplete := total["incomplete_defects"]:
+        notes.append(f"{format_count(incomplete, 'reviewed DEFECT')} missed a further defect.")
     return notes
 
 

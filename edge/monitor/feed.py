@@ -57,9 +57,10 @@ SLOT_STEP_BYTES = 1 << 20
 
 
 class StoreReport(NamedTuple):
-    """What the evidence store reported last."""
+    """What an evidence store reported last."""
 
     state: EvidenceState
+    """It counts since that store was started."""
     at_monotonic_s: float
     web_fault: str | None
 
@@ -123,13 +124,11 @@ class PictureFeed:
         """Is given each mark that a program sends, on the feed's thread."""
         self._lock = threading.Lock()
         self._clients: list[_Client] = []
-        self._former = EvidenceState()
-        """The last report of the evidence store that ended last, with the counts of all that have ended."""
+        self._evidence = EvidenceState()
+        """What the evidence store holds, with the counts of all stores since the start."""
         self._closing = False
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._listener = _bind(path)
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._wake, selectors.EVENT_READ)
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._log = RateLimitedLog(logger)
         self._thread = NamedThread("pictures", self._run)
@@ -145,7 +144,7 @@ class PictureFeed:
             return
         with self._lock:
             if self._count_unstored and event.verdict != "GOOD" and self._store() is None:
-                self._former = _plus(self._former, skipped=1)
+                self._skip(1)
             takers = [client for client in self._clients if client.wants(event)]
             if not takers:
                 return
@@ -160,6 +159,8 @@ class PictureFeed:
             slot = ring.take()
         if slot is None:
             client.skipped += 1
+            if client.report is not None:
+                self._skip(1)
             return
         for array, place in zip(content.arrays, content.places, strict=True):
             ring.view(slot, place.shape, place.kind, place.at)[...] = array
@@ -186,26 +187,26 @@ class PictureFeed:
         report of that one; None: none is connected.
         """
         with self._lock:
-            store, former = self._store(), self._former
-            if store is None or store.report is None:
-                return former, None
-            state = _plus(store.report.state, kept=former.kept, skipped=former.skipped + store.skipped)
-            return state, store.report
+            store = self._store()
+            return self._evidence, None if store is None else store.report
 
     def close(self) -> None:
         """Disconnect all clients, which can still read what they have, and remove the socket."""
         if self._closing:
             return
         self._closing = True
-        os.eventfd_write(self._wake, 1)
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes the feed's thread
         self._thread.join()
+        self._listener.close()
         with contextlib.suppress(OSError):
             self._path.unlink()
         self._selector.close()
-        os.close(self._wake)
 
     def _store(self) -> _Client | None:
         return next((client for client in self._clients if client.report is not None), None)
+
+    def _skip(self, pictures: int) -> None:
+        self._evidence = replace(self._evidence, skipped=self._evidence.skipped + pictures)
 
     # On the feed's own thread.
 
@@ -218,7 +219,6 @@ class PictureFeed:
                     self._drop(key.data)
         for client in list(self._clients):
             self._drop(client)
-        self._listener.close()
 
     def _accept(self) -> None:
         try:
@@ -263,8 +263,13 @@ class PictureFeed:
             case ReleaseSlot(generation, slot) if client.ring.release(generation, slot):
                 pass
             case Report(state, counted, web_fault) if client.wishes is not None:
-                if not counted:  # the store holds what it held
-                    state = replace(self._former, kept=state.kept, skipped=state.skipped, fault=state.fault)
+                total, last = self._evidence, EvidenceState() if client.report is None else client.report.state
+                self._evidence = replace(
+                    state if counted else total,  # if not, the store holds what it held
+                    kept=total.kept + state.kept - last.kept,
+                    skipped=total.skipped + state.skipped - last.skipped,
+                    fault=state.fault,
+                )
                 client.report = StoreReport(state, time.monotonic(), web_fault)
             case _:
                 raise ValueError(f"{type(message).__name__} out of place")
@@ -273,10 +278,8 @@ class PictureFeed:
         with self._lock:
             self._clients.remove(client)
             if client.report is not None:
-                # What it held when it ended is hardly stored.
-                state, lost = client.report.state, client.skipped + len(client.ring.held)
-                kept, skipped = self._former.kept, self._former.skipped + lost
-                self._former = _plus(replace(state, fault=None), kept=kept, skipped=skipped)
+                self._skip(len(client.ring.held))  # what it held when it ended is hardly stored
+                self._evidence = replace(self._evidence, fault=None)
         self._selector.unregister(client.channel.socket)
         client.channel.close()
         client.ring = RingWriter(client.send)  # free the memory: this thread may still name the client for a while
@@ -314,10 +317,6 @@ def _content_of(event: VerdictEvent, outcome: Outcome, frame: Frame) -> _Content
         places.append(Array(array.dtype.str, array.shape, at))
         at += -(-array.nbytes // ALIGNED_TO) * ALIGNED_TO
     return _Content(arrays, places, at, facts)
-
-
-def _plus(state: EvidenceState, *, kept: int = 0, skipped: int = 0) -> EvidenceState:
-    return replace(state, kept=state.kept + kept, skipped=state.skipped + skipped)
 
 
 def check_socket(path: Path) -> None:

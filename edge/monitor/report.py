@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 
@@ -15,6 +16,13 @@ from heatline.edge.wire.events import SCHEMA_VERSION, Verdict
 _ROUNDING = 1e-9
 Key = tuple[str, str]
 """Day and camera."""
+Row = dict[str, Any]
+"""The marks of a day's frames of a camera, or of all: day, camera, counts and shares. docs/review.md describes each."""
+OF_JOURNAL = "frames", "defects", "no_verdict"
+OF_STORE = (
+    *("stored_defects", "reviewed_defects", "incomplete_defects"),
+    *("stored_goods", "reviewed_goods", "chosen_goods", "chosen_missed", "contradictory"),
+)
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,42 +46,6 @@ class Share(Estimate, frozen=True, kw_only=True):
             return None
         low, high = interval(count, of)
         return cls(count=count, of=of, share=count / of, low=low, high=high)
-
-
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """The marks of a day's frames of a camera, or of all."""
-
-    day: str | None
-    """UTC day of capture; null: all."""
-    camera: str | None
-    """Null: all."""
-    frames: int | None
-    """Frames with GOOD or DEFECT in the journal; null: the journal does not hold them."""
-    defects: int | None
-    """Of these, frames with DEFECT."""
-    no_verdict: int | None
-    """Frames without a verdict in the journal."""
-    stored_defects: int
-    reviewed_defects: int
-    """Stored frames with DEFECT on which all reviewers agree."""
-    false_alarm: Share | None
-    """Share of the reviewed DEFECTs whose part is good."""
-    incomplete_defects: int
-    """Reviewed DEFECTs in which a further defect was missed."""
-    stored_goods: int
-    """GOOD frames that the line chose to store."""
-    reviewed_goods: int
-    missed: Share | None
-    """Share of the reviewed GOODs whose part is defective."""
-    chosen_goods: int
-    """Reviewed GOOD frames that people chose; they are in no share."""
-    chosen_missed: int
-    """Of these, frames whose part is defective."""
-    contradictory: int
-    """Frames on which reviewers contradict each other; they are in no share."""
-    false_reject: Estimate | None
-    """Estimated share of `frames` that are good and got DEFECT: the share of false alarms, times `defects`, divided by
-    `frames`. Only DEFECTs that the journal holds count. For all, each day and camera counts by its frames."""
 
 
 class JournalTotals:
@@ -188,25 +160,15 @@ def _counted(entry: EvidenceEntry, review: Review | None, covered_ns: int | None
 
 
 def _row(day: str | None, camera: str | None, counts: Counter[str], false_reject: Estimate | None) -> Row:
-    is_journalled = counts["journalled"] > 0
-    return Row(
-        day=day,
-        camera=camera,
-        frames=counts["frames"] if is_journalled else None,
-        defects=counts["defects"] if is_journalled else None,
-        no_verdict=counts["no_verdict"] if is_journalled else None,
-        stored_defects=counts["stored_defects"],
-        reviewed_defects=counts["reviewed_defects"],
-        false_alarm=Share.observed(counts["false_alarms"], counts["reviewed_defects"]),
-        incomplete_defects=counts["incomplete_defects"],
-        stored_goods=counts["stored_goods"],
-        reviewed_goods=counts["reviewed_goods"],
-        missed=Share.observed(counts["missed"], counts["reviewed_goods"]),
-        chosen_goods=counts["chosen_goods"],
-        chosen_missed=counts["chosen_missed"],
-        contradictory=counts["contradictory"],
-        false_reject=false_reject,
-    )
+    return {
+        "day": day,
+        "camera": camera,
+        **{name: counts[name] if counts["journalled"] else None for name in OF_JOURNAL},
+        **{name: counts[name] for name in OF_STORE},
+        "false_alarm": Share.observed(counts["false_alarms"], counts["reviewed_defects"]),
+        "missed": Share.observed(counts["missed"], counts["reviewed_goods"]),
+        "false_reject": false_reject,
+    }
 
 
 def _false_reject(strata: Iterable[Counter[str]]) -> Estimate | None:

@@ -51,9 +51,9 @@ def main() -> int:
 def _work(file: Path, config: LineConfig, recorder: Recorder | None) -> None:
     """Serve the page, while a thread stores pictures, until SIGTERM or the end of the line."""
     thread = NamedThread("evidence", _record, recorder)
-    if recorder is not None:
-        thread.start()
     try:
+        if recorder is not None:
+            thread.start()
         while config.web is not None:
             try:
                 _serve(file, recorder)
@@ -67,7 +67,7 @@ def _work(file: Path, config: LineConfig, recorder: Recorder | None) -> None:
         yield_processor()
         thread.join()
     finally:
-        if recorder is not None:
+        if recorder is not None and thread.is_alive():
             recorder.stop()
             thread.join(LEAVE_WITHIN_SECONDS)
             if thread.is_alive():

@@ -318,8 +318,20 @@ def test_a_damaged_journal_stops_no_storing(
 # As a process.
 
 
-def recorder_process(file: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "heatline.edge.monitor.sidecar", file]
+HANGING = """
+import sys, threading
+from heatline.edge.monitor import sidecar
+def open_writer(*_):
+    print("the disk hangs", file=sys.stderr, flush=True)
+    threading.Event().wait()
+sidecar.EvidenceWriter = open_writer
+sys.exit(sidecar.main())
+"""
+"""The process, on a disk that does not answer."""
+
+
+def recorder_process(file: Path, *program: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, *(program or ("-m", "heatline.edge.monitor.sidecar")), file]
     return subprocess.Popen(command, env=process_env(None), stderr=subprocess.PIPE, text=True)
 
 
@@ -334,6 +346,21 @@ def test_sigterm_ends_the_process(
         _, errors = process.communicate(timeout=WITHIN_SECONDS)
     assert (process.returncode, errors) == (0, "")
     assert names(tmp_path / "evidence") == []
+
+
+def test_a_disk_that_does_not_answer_holds_up_no_end(
+    tmp_path: Path, bundle: Bundle, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    file = line_with_evidence(tmp_path, bundle, address, tmp_path / "evidence")
+    feed = PictureFeed(picture_socket(file))
+    with contextlib.closing(feed), recorder_process(file, "-c", HANGING) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "the disk hangs\n"
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=WITHIN_SECONDS)
+    assert process.returncode == 0
+    assert "the entry in hand is given up" in errors
 
 
 def test_what_keeps_the_process_from_its_work_is_one_sentence_in_the_log(

@@ -11,8 +11,7 @@ from websockets.exceptions import InvalidStatus
 
 from heatline.edge.config import WebConfig
 from heatline.edge.errors import AccessError, DeliveryError
-from heatline.edge.monitor.access import read_token
-from heatline.edge.monitor.page import listening_socket
+from heatline.edge.monitor.page import listening_socket, read_token
 from tests.command import WITHIN_SECONDS
 from tests.edge.brokers import Authority
 from tests.edge.view_pages import Answer, Page, next_message, page
