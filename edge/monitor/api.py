@@ -26,7 +26,7 @@ from heatline.edge.monitor.marks import Review, mark_of
 from heatline.edge.monitor.memory import HISTORY_SECONDS, NS, ROWS, Memory, located, row_of
 from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.pictures import Picture, send_mark
-from heatline.edge.monitor.state import State
+from heatline.edge.monitor.state import describe, readiness
 from heatline.edge.monitor.store import EvidenceStore, day_of
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.wire.events import Mark, MarkKind, ReviewEvent, StatusEvent
@@ -64,6 +64,7 @@ class Api:
     """The API of one line.
 
     Args:
+        line: its name.
         pictures: those in memory and in `store`.
         store: None: the line stores no evidence.
         file: the line's file, which names its bundle.
@@ -74,19 +75,18 @@ class Api:
 
     def __init__(
         self,
+        line: str,
         memory: Memory,
         pictures: Pictures,
         metrics: Metrics,
         store: EvidenceStore | None,
-        state: Callable[[], State],
         file: Path,
         socket: Path,
         choose: Choose,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._memory, self._pictures, self._metrics, self._store = memory, pictures, metrics, store
-        self._state, self._socket = state, socket
-        self._choose, self._clock = choose, clock
+        self._line, self._socket, self._choose, self._clock = line, socket, choose, clock
         self._references = References(file)
         self._marked_s: deque[float] = deque(maxlen=MOST_MARKS_PER_MINUTE)
 
@@ -118,14 +118,14 @@ class Api:
         return json({"status": "the program of the page works; /readyz says whether the line does"})
 
     async def readyz(self, _: Request) -> Response:
-        handshake = self._state().handshake
+        handshake = readiness(self._memory)
         return json(handshake, 200 if handshake.state in ("READY", "BUSY") else 503)
 
     async def metrics(self, _: Request) -> Response:
         return Response(await asyncio.to_thread(self._metrics.exposition), media_type=METRICS_TYPE)
 
     async def state(self, _: Request) -> Response:
-        return json(self._state())
+        return json(describe(self._memory, self._line))
 
     def verdicts(self, request: Request) -> Response:
         rows, _ = self._memory.rows(_number(request, "limit", 50, 1, ROWS))
@@ -136,19 +136,18 @@ class Api:
 
     def scores(self, request: Request) -> Response:
         camera = request.query_params.get("camera", "")
-        if camera not in self._state().cameras:
-            raise HTTPException(
-                404, f"there is no camera {camera[:64]!r}; expected one of {', '.join(self._state().cameras)}"
-            )
+        cameras = describe(self._memory, self._line)["cameras"]
+        if camera not in cameras:
+            raise HTTPException(404, f"there is no camera {camera[:64]!r}; expected one of {', '.join(cameras)}")
         rows = self._memory.scores(camera, _number(request, "n", 1000, 1, ROWS))
-        threshold = rows[-1].score_threshold if rows else None
+        threshold = rows[-1]["score_threshold"] if rows else None
         answer = {
-            "scores": [row.frame_score for row in rows],
-            "verdicts": [row.verdict for row in rows],
+            "scores": [row["frame_score"] for row in rows],
+            "verdicts": [row["verdict"] for row in rows],
             "score_threshold": threshold,
             "missed": self._missed(self._memory.status, threshold),
-            "from_ns": rows[0].at_ns if rows else None,
-            "to_ns": rows[-1].at_ns if rows else None,
+            "from_ns": rows[0]["at_ns"] if rows else None,
+            "to_ns": rows[-1]["at_ns"] if rows else None,
         }
         return json(answer)
 
@@ -250,11 +249,11 @@ class Api:
         if (store := self._store) is None:
             held = [each.event for name, each in self._memory.pictures.all().items() if not marked.get(name)]
             rows = [row_of(event) for event in held if event.verdict == "DEFECT"]
-            rows.sort(key=lambda row: row.at_ns, reverse=True)
+            rows.sort(key=lambda row: row["at_ns"], reverse=True)
             return {"rows": rows[:limit], "count": len(rows)}
         entries, count = store.unreviewed(limit, marked)
         shown = [entry.event for entry in entries if store.frame_path(entry.picture, entry.day)]
-        return {"rows": [msgspec.structs.replace(row_of(event), picture="evidence") for event in shown], "count": count}
+        return {"rows": [row_of(event) | {"picture": "evidence"} for event in shown], "count": count}
 
     def _jpeg(self, make: Make) -> Handler:
         """Return what answers with what `make` makes of the requested picture, as frames are shown."""

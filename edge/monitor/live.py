@@ -3,19 +3,17 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import anyio
 import msgspec
-from msgspec.structs import asdict
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from heatline.edge.errors import InputError
 from heatline.edge.monitor.api import error
 from heatline.edge.monitor.held_picture import HeldPicture, Pictures
 from heatline.edge.monitor.memory import Memory, located
-from heatline.edge.monitor.state import State
+from heatline.edge.monitor.state import describe
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +62,11 @@ class Live:
     """All open pages of a line.
 
     Args:
-        state: describes the line as it is now.
+        line: its name.
     """
 
-    def __init__(self, memory: Memory, pictures: Pictures, state: Callable[[], State]) -> None:
-        self._memory, self._pictures, self._state = memory, pictures, state
+    def __init__(self, line: str, memory: Memory, pictures: Pictures) -> None:
+        self._line, self._memory, self._pictures = line, memory, pictures
         self._viewers: list[_Viewer] = []
 
     def notify(self) -> None:
@@ -125,19 +123,19 @@ class Live:
             async with asyncio.timeout(LOCATED_WITHIN_SECONDS):
                 rows = await anyio.to_thread.run_sync(located, rows, self._pictures, abandon_on_cancel=True)
         except (InputError, TimeoutError):  # the evidence store cannot be read: the page asks again for a picture
-            rows = [msgspec.structs.replace(row, picture=None) for row in rows]
+            rows = [row | {"picture": None} for row in rows]
         await viewer.send("verdicts", rows=rows)
         while True:
             viewer.changed.clear()
             if loop.time() >= state_at_s or memory.state_changes != seen:
                 seen = memory.state_changes
-                await viewer.send("state", **asdict(self._state()), sent_ms=memory.clock_ns() / 1e6)
+                await viewer.send("state", **describe(memory, self._line), sent_ms=memory.clock_ns() / 1e6)
                 state_at_s = loop.time() + STATE_EVERY_SECONDS
             rows, missed, cursor = memory.rows_after(cursor, ROWS_BEHIND)
             if missed:
                 await viewer.send("missed", rows=missed)
             for row in rows:
-                await viewer.send("verdict", **asdict(row))
+                await viewer.send("verdict", **row)
             changed, reviewed = memory.reviews.news_after(reviewed)
             for name in changed:
                 await viewer.send("review", id=name, review=memory.reviews.of(name))

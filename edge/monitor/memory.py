@@ -8,12 +8,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from statistics import median
+from typing import Any
 
 import msgspec
 
-from heatline.edge.monitor.held_picture import HeldPicture, PictureMemory, Pictures, Place, picture_id
+from heatline.edge.monitor.held_picture import HeldPicture, PictureMemory, Pictures, picture_id
 from heatline.edge.monitor.marks import Review, combine, merged
-from heatline.edge.wire.events import ReviewEvent, StatusEvent, Verdict, VerdictEvent, in_words
+from heatline.edge.wire.events import ReviewEvent, StatusEvent, VerdictEvent, in_words
 
 ROWS = 2000
 HISTORY_SECONDS = 3600
@@ -27,30 +28,13 @@ MOST_PICTURES = 20_000
 MOST_NEWS = 200
 
 
-class VerdictRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A verdict, in short."""
-
-    id: str
-    """Id of its picture, also if there is none."""
-    camera: str
-    frame_number: int
-    frame_id: int | None
-    part_id: str | None
-    source: str | None
-    at_ns: int
-    """Time of capture: UTC, ns since 1970."""
-    verdict: Verdict
-    reason: str | None
-    detail: str | None
-    frame_score: float | None
-    score_threshold: float
-    latency_ms: float
-    regions: int
-    picture: Place | None
-    """Where its picture is; null: there is none. That of a verdict that has just come may still be on its way."""
-    product: str | None
-    review: Review | None = None
-    """Null: nobody has reviewed it."""
+Row = dict[str, Any]
+"""A verdict in short, as docs/view.md describes it."""
+OF_EVENT = (
+    *("camera", "frame_number", "frame_id", "part_id", "source", "verdict", "reason", "frame_score"),
+    *("score_threshold", "latency_ms", "product"),
+)
+"""What a row has of its event."""
 
 
 class Reviews:
@@ -186,7 +170,7 @@ class Memory:
         """Counts changes of the line's state that a page shows at once."""
         self.listener: Callable[[], None] = lambda: None
         """Called after each change, from any thread."""
-        self._rows: deque[VerdictRow] = deque(maxlen=ROWS)
+        self._rows: deque[Row] = deque(maxlen=ROWS)
         self._rows_added = 0
 
     def add_status(self, event: StatusEvent) -> None:
@@ -237,13 +221,13 @@ class Memory:
             self.state_changes += 1
         self.listener()
 
-    def rows(self, limit: int) -> tuple[list[VerdictRow], int]:
+    def rows(self, limit: int) -> tuple[list[Row], int]:
         """Return the newest rows, oldest first, and the cursor after them."""
         with self.lock:
             rows, cursor = list(islice(self._rows, max(0, len(self._rows) - limit), None)), self._rows_added
         return [self._reviewed(row) for row in rows], cursor
 
-    def rows_after(self, cursor: int, at_most: int) -> tuple[list[VerdictRow], int, int]:
+    def rows_after(self, cursor: int, at_most: int) -> tuple[list[Row], int, int]:
         """Return the rows after a cursor, the number of older ones that are left out beyond `at_most`, and the new
         cursor.
         """
@@ -252,47 +236,37 @@ class Memory:
             rows, after = self.rows(min(new, at_most))
         return rows, new - len(rows), after
 
-    def scores(self, camera: str, at_most: int) -> list[VerdictRow]:
+    def scores(self, camera: str, at_most: int) -> list[Row]:
         """Return the newest rows of a camera that have a score, oldest first."""
         with self.lock:
-            scored = [row for row in self._rows if row.camera == camera and row.frame_score is not None]
+            scored = [row for row in self._rows if row["camera"] == camera and row["frame_score"] is not None]
         return scored[-at_most:]
 
-    def _reviewed(self, row: VerdictRow) -> VerdictRow:
-        review = self.reviews.of(row.id)
-        return row if review is None else msgspec.structs.replace(row, review=review)
+    def _reviewed(self, row: Row) -> Row:
+        return row | {"review": self.reviews.of(row["id"])}
 
 
-def row_of(event: VerdictEvent) -> VerdictRow:
+def row_of(event: VerdictEvent) -> Row:
     """Return a verdict in short, without its review."""
-    return VerdictRow(
-        id=picture_id(event),
-        camera=event.camera,
-        frame_number=event.frame_number,
-        frame_id=event.frame_id,
-        part_id=event.part_id,
-        source=event.source,
-        at_ns=event.times.captured_at_ns,
-        verdict=event.verdict,
-        reason=event.reason,
-        detail=event.detail or (event.reason and in_words(event.reason)),
-        frame_score=event.frame_score,
-        score_threshold=event.score_threshold,
-        latency_ms=event.latency_ms,
-        regions=len(event.regions),
-        picture=None if event.picture is None else "memory",
-        product=event.product,
-    )
+    return {
+        **{name: getattr(event, name) for name in OF_EVENT},
+        "id": picture_id(event),
+        "at_ns": event.times.captured_at_ns,
+        "detail": event.detail or (event.reason and in_words(event.reason)),
+        "regions": len(event.regions),
+        "picture": None if event.picture is None else "memory",  # it may still be on its way
+        "review": None,
+    }
 
 
-def located(rows: Sequence[VerdictRow], pictures: Pictures) -> list[VerdictRow]:
+def located(rows: Sequence[Row], pictures: Pictures) -> list[Row]:
     """Return rows that say where their pictures are.
 
     Raises:
         InputError: the evidence store cannot be read.
     """
-    places = pictures.places([row.id for row in rows])
-    return [msgspec.structs.replace(row, picture=places.get(row.id)) for row in rows]
+    places = pictures.places([row["id"] for row in rows])
+    return [row | {"picture": places.get(row["id"])} for row in rows]
 
 
 def _shows_frame(event: VerdictEvent) -> bool:

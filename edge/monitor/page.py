@@ -44,7 +44,6 @@ from heatline.edge.monitor.live import LARGEST_MESSAGE, Live
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.pictures import MOST_SLOTS, Picture, picture_socket
-from heatline.edge.monitor.state import State, describe
 from heatline.edge.monitor.store import EvidenceStore, evidence_of
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, journal_of, name_of
 from heatline.edge.util.files import open_plain
@@ -204,12 +203,9 @@ def application(
         choose: as for `Api`.
     """
 
-    def state() -> State:
-        return describe(memory, line)
-
     pictures = Pictures(memory.pictures, store)
-    live = Live(memory, pictures, state)
-    api = Api(memory, pictures, metrics, store, state, file, socket, choose)
+    live = Live(line, memory, pictures)
+    api = Api(line, memory, pictures, metrics, store, file, socket, choose)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

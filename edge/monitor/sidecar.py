@@ -54,9 +54,10 @@ def _work(file: Path, config: LineConfig, recorder: Recorder | None) -> None:
     try:
         if recorder is not None:
             thread.start()
-        while config.web is not None:
+        while True:  # a join would not do: a signal that interrupts it marks the thread as ended
             try:
-                _serve(file, recorder)
+                if config.web is not None:
+                    _serve(file, recorder)
             except HeatlineError as error:
                 if recorder is None:
                     raise
@@ -64,8 +65,6 @@ def _work(file: Path, config: LineConfig, recorder: Recorder | None) -> None:
                     logger.error("the page is not served: %s", error)
                 recorder.web_fault = utf8_safe(str(error))
             time.sleep(RETRY_PAGE_SECONDS)
-        yield_processor()
-        thread.join()
     finally:
         if recorder is not None and thread.is_alive():
             recorder.stop()

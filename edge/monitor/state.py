@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from statistics import median, quantiles
+from typing import Any
 
 import msgspec
 
@@ -10,11 +11,8 @@ from heatline.edge.monitor.memory import NS, CameraMemory, Memory
 from heatline.edge.util.text import format_count, is_are
 from heatline.edge.wire.events import (
     Account,
-    BundleName,
     CameraState,
     Consumer,
-    DriftReading,
-    EvidenceState,
     Handshake,
     JournalState,
     StatusEvent,
@@ -27,6 +25,8 @@ STALE_AFTER_PERIODS = 3
 STALE_AFTER_SECONDS = 2.0
 """At least."""
 RESTART_SHOWN_SECONDS = 60.0
+OF_STATUS = "journal", "evidence", "bundle", "product", "acting", "precision"
+"""What the page shows as the line reported it last; null: it has not reported."""
 
 
 class Camera(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,33 +46,8 @@ class Camera(msgspec.Struct, frozen=True, kw_only=True):
     ledger: Account | None
 
 
-class State(msgspec.Struct, frozen=True, kw_only=True):
-    """A line as it is now."""
-
-    line: str
-    running: bool
-    now_ns: int
-    """UTC, ns since 1970."""
-    handshake: Handshake
-    cameras: dict[str, Camera]
-    journal: JournalState | None
-    consumers: dict[str, Consumer]
-    evidence: EvidenceState | None
-    """Null: no pictures are stored."""
-    drift: dict[str, dict[str, DriftReading]]
-    """By camera and measure: how the last frames compare with the calibration."""
-    bundle: BundleName | None
-    product: str | None
-    acting: bool | None
-    precision: str | None
-    thresholds: dict[str, float] | None
-    """`score` and `evidence` of the newest verdict, logits."""
-    words: list[str]
-    """Sentences for people, the most severe first."""
-
-
-def describe(memory: Memory, line: str) -> State:
-    """Describe the line as it is now."""
+def describe(memory: Memory, line: str) -> dict[str, Any]:
+    """Describe the line as it is now, as docs/view.md says."""
     with memory.lock:
         status, now_ns = memory.status, memory.clock_ns()
         running = is_running(memory)
@@ -80,24 +55,18 @@ def describe(memory: Memory, line: str) -> State:
             [*(status.ledger if status else ()), *(status.cameras if status else ()), *memory.cameras]
         )
         cameras = {name: _camera(memory, name, running, now_ns) for name in names}
-        journal = status.journal if status else None
-        return State(
-            line=status.line if status else line,
-            running=running,
-            now_ns=memory.wall_ns(),
-            handshake=readiness(memory),
-            cameras=cameras,
-            journal=journal,
-            consumers=journal.consumers if journal else {},
-            evidence=status.evidence if status else None,
-            drift=status.drift if status and running else {},
-            bundle=status.bundle if status else None,
-            product=status.product if status else None,
-            acting=status.acting if status else None,
-            precision=status.precision if status else None,
-            thresholds=memory.thresholds,
-            words=_words(memory, running, cameras, now_ns),
-        )
+        return {
+            **{name: getattr(status, name, None) for name in OF_STATUS},
+            "line": status.line if status else line,
+            "running": running,
+            "now_ns": memory.wall_ns(),
+            "handshake": readiness(memory),
+            "cameras": cameras,
+            "consumers": status.journal.consumers if status and status.journal else {},
+            "drift": status.drift if status and running else {},
+            "thresholds": memory.thresholds,
+            "words": _words(memory, running, cameras, now_ns),
+        }
 
 
 def is_running(memory: Memory) -> bool:

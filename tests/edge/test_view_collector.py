@@ -21,7 +21,7 @@ def until(fact: Callable[[], bool]) -> None:
 
 
 def numbers(memory: Memory) -> list[int]:
-    return [row.frame_number for row in memory.rows(100)[0]]
+    return [row["frame_number"] for row in memory.rows(100)[0]]
 
 
 def collector(folder: Path, address: str, memory: Memory, metrics: Metrics | None = None) -> Collector:

@@ -1,6 +1,7 @@
 """What the page remembers: bounded rows and pictures, ages by the monotonic clock, and a line's state in words."""
 
 import re
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -10,7 +11,7 @@ from heatline.edge.bridge.modbus.registers import RESULT_REASONS
 from heatline.edge.monitor.api import history
 from heatline.edge.monitor.held_picture import PictureMemory
 from heatline.edge.monitor.memory import ROWS, Memory, row_of
-from heatline.edge.monitor.state import State, describe
+from heatline.edge.monitor.state import describe
 from heatline.edge.wire.events import CameraState, DriftReading, StatusEvent
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import Clock, frame, memory_with, picture, verdict
@@ -36,14 +37,14 @@ def running(clock: Clock) -> Memory:
     return memory
 
 
-def state_of(memory: Memory) -> State:
+def state_of(memory: Memory) -> dict[str, Any]:
     return describe(memory, "line1")
 
 
 def test_a_line_that_works_needs_no_words() -> None:
     state = state_of(running(Clock()))
-    assert (state.running, state.handshake.state, state.words) == (True, "READY", [])
-    top = state.cameras["top"]
+    assert (state["running"], state["handshake"].state, state["words"]) == (True, "READY", [])
+    top = state["cameras"]["top"]
     assert (top.state, top.stale, top.newest_age_ms) == ("LIVE", False, 0)
     assert top.frame_period_ms == pytest.approx(100)
     assert top.rate_fps == pytest.approx(3.0, abs=1.0)  # 30 frames in the last 10 whole seconds
@@ -53,12 +54,12 @@ def test_a_picture_is_stale_after_three_frame_periods_but_not_before_two_seconds
     clock = Clock()
     memory = running(clock)
     clock.now_s += 1.9
-    assert not state_of(memory).cameras["top"].stale
+    assert not state_of(memory)["cameras"]["top"].stale
     clock.now_s += 0.2
     memory.add_status(ready())
     state = state_of(memory)
-    assert state.cameras["top"].stale
-    assert state.words == ["Camera top (LIVE): no frame for 2 s."]
+    assert state["cameras"]["top"].stale
+    assert state["words"] == ["Camera top (LIVE): no frame for 2 s."]
 
 
 def test_a_slow_camera_is_stale_only_after_three_of_its_periods() -> None:
@@ -68,9 +69,9 @@ def test_a_slow_camera_is_stale_only_after_three_of_its_periods() -> None:
         clock.now_s += 10
         memory.add_verdict(verdict(number, clock), live=True)
     clock.now_s += 29
-    assert not state_of(memory).cameras["top"].stale
+    assert not state_of(memory)["cameras"]["top"].stale
     clock.now_s += 2
-    assert state_of(memory).cameras["top"].stale
+    assert state_of(memory)["cameras"]["top"].stale
 
 
 def test_dropped_frames_are_no_new_picture() -> None:
@@ -78,7 +79,7 @@ def test_dropped_frames_are_no_new_picture() -> None:
     memory = running(clock)
     clock.now_s += 5
     memory.add_verdict(verdict(31, clock, "NO_VERDICT", reason="dropped.overload"), live=True)
-    assert state_of(memory).cameras["top"].stale
+    assert state_of(memory)["cameras"]["top"].stale
 
 
 def test_a_line_that_falls_silent_does_not_look_alive() -> None:
@@ -86,10 +87,10 @@ def test_a_line_that_falls_silent_does_not_look_alive() -> None:
     memory = running(clock)
     clock.now_s += 4
     state = state_of(memory)
-    assert (state.running, state.handshake.state) == (False, "NOT_READY")
-    assert state.words[0].startswith("Nothing came from the line for 4 s: it was killed, it hangs")
-    assert state.words[1] == "The pictures and figures on this page are the last that came."
-    assert (state.cameras["top"].state, state.cameras["top"].rate_fps, state.cameras["top"].stale) == (
+    assert (state["running"], state["handshake"].state) == (False, "NOT_READY")
+    assert state["words"][0].startswith("Nothing came from the line for 4 s: it was killed, it hangs")
+    assert state["words"][1] == "The pictures and figures on this page are the last that came."
+    assert (state["cameras"]["top"].state, state["cameras"]["top"].rate_fps, state["cameras"]["top"].stale) == (
         "UNKNOWN",
         0,
         True,
@@ -100,43 +101,43 @@ def test_a_line_that_stops_or_was_started_again_says_so() -> None:
     clock = Clock()
     memory = running(clock)
     memory.add_status(ready(state="STOPPED"))
-    assert state_of(memory).words[0].startswith("The line has stopped at ")
+    assert state_of(memory)["words"][0].startswith("The line has stopped at ")
     clock.now_s += 30
     memory.add_status(ready(boot_id="another"))
     clock.now_s += 2
     state = state_of(memory)
-    assert state.running
-    assert state.words == ["Camera top (LIVE): no frame for 32 s.", "The line was started again 2 s ago."]
+    assert state["running"]
+    assert state["words"] == ["Camera top (LIVE): no frame for 32 s.", "The line was started again 2 s ago."]
     clock.now_s += 60
     memory.add_status(ready(boot_id="another"))
-    assert "started again" not in " ".join(state_of(memory).words)
+    assert "started again" not in " ".join(state_of(memory)["words"])
 
 
 def test_a_line_that_was_never_heard_says_so() -> None:
     memory = Memory()
     memory.add_verdict(verdict(1), live=False)
     state = state_of(memory)
-    assert state.words == ["The line does not run, or has not reported yet: no status came from it."]
-    assert state.cameras["top"].newest_age_ms is None, "a verdict of the journal is not a new frame"
-    assert state.cameras["top"].stale
+    assert state["words"] == ["The line does not run, or has not reported yet: no status came from it."]
+    assert state["cameras"]["top"].newest_age_ms is None, "a verdict of the journal is not a new frame"
+    assert state["cameras"]["top"].stale
 
 
 def test_every_reason_of_a_frame_without_verdict_has_plain_words() -> None:
     for reason in RESULT_REASONS:
-        detail = row_of(verdict(kind="NO_VERDICT", reason=reason, detail=None)).detail
+        detail = row_of(verdict(kind="NO_VERDICT", reason=reason, detail=None))["detail"]
         assert detail is not None
         assert not re.search("[._]", detail), detail
     dead = CameraState(state="DEAD", reason="silent", since_at_ns=1)
     memory = running(Clock())
     memory.add_status(ready(cameras={"top": dead}))
-    assert state_of(memory).cameras["top"].detail == "no frames come"
+    assert state_of(memory)["cameras"]["top"].detail == "no frames come"
 
 
 def test_drift_is_told_in_words() -> None:
     memory = running(Clock())
     shift = DriftReading(value=36.0, calibrated=0.0, low=-3.0, high=3.0, frames=30, drifted=True)
     memory.add_status(ready(drift={"top": {"shift_x": shift}}))
-    assert state_of(memory).words == [
+    assert state_of(memory)["words"] == [
         "Camera top, compared with the calibration: the part lies further right (36, -3 to 3 expected)."
     ]
 
@@ -145,7 +146,7 @@ def test_cameras_come_in_the_order_of_the_line_s_file() -> None:
     memory = Memory(cameras=["top", "side"])
     for camera in ("side", "top"):
         memory.add_verdict(verdict(1, camera=camera), live=False)
-    assert list(state_of(memory).cameras) == ["top", "side"]
+    assert list(state_of(memory)["cameras"]) == ["top", "side"]
     assert list(history(memory, 10)["rate"]) == ["top", "side"]  # type: ignore[call-overload]
 
 
@@ -156,7 +157,7 @@ def test_words_put_the_most_severe_first() -> None:
     status = JOURNAL_STATUS.event
     assert isinstance(status, StatusEvent)
     memory.add_status(msgspec.structs.replace(status, acting=False))
-    words = state_of(memory).words
+    words = state_of(memory)["words"]
     begins = (
         "DEGRADED: camera side is dead",
         "Consumer mes1 is away, and 3 events are stored for it.",
@@ -173,7 +174,7 @@ def test_the_rows_are_bounded_and_a_reader_learns_how_many_it_missed() -> None:
     for number in range(1, ROWS + 101):
         memory.add_verdict(verdict(number), live=True)
     rows, missed, after = memory.rows_after(cursor, 10)
-    assert [row.frame_number for row in rows] == list(range(ROWS + 91, ROWS + 101))
+    assert [row["frame_number"] for row in rows] == list(range(ROWS + 91, ROWS + 101))
     assert missed == ROWS + 90
     assert memory.rows_after(after, 10) == ([], 0, after)
     assert len(memory.rows(10 * ROWS)[0]) == ROWS

@@ -122,7 +122,7 @@ def test_drift_is_shown_relative_to_the_values_to_expect() -> None:
     assert found['heatline_drifted{camera="top",measure="match"}'] == 0
     promtool("check", "metrics", text=metrics.exposition().decode())
     sentence = "Camera top, compared with the calibration: the pictures are darker (96.2, 110 to 131 expected)."
-    assert sentence in describe(memory, "line1").words
+    assert sentence in describe(memory, "line1")["words"]
     clock.now_s += 4
     memory.listener()
     assert not any(name.startswith("heatline_drift") for name in values(metrics))
