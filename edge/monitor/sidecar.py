@@ -54,16 +54,18 @@ def _work(file: Path, config: LineConfig, recorder: Recorder | None) -> None:
     try:
         if recorder is not None:
             thread.start()
-        while True:  # a join would not do: a signal that interrupts it marks the thread as ended
+        while config.web is not None:
             try:
-                if config.web is not None:
-                    _serve(file, recorder)
+                _serve(file, recorder)
             except HeatlineError as error:
                 if recorder is None:
                     raise
                 if recorder.web_fault != str(error):
                     logger.error("the page is not served: %s", error)
                 recorder.web_fault = utf8_safe(str(error))
+            time.sleep(RETRY_PAGE_SECONDS)
+        yield_processor()
+        while True:  # a join would not do: a signal that interrupts it marks the thread as ended
             time.sleep(RETRY_PAGE_SECONDS)
     finally:
         if recorder is not None and thread.is_alive():
