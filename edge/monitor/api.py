@@ -23,10 +23,9 @@ from heatline.edge.bundle.manifest import describe_missed, describe_passing
 from heatline.edge.errors import DeliveryError, HeatlineError, InputError
 from heatline.edge.monitor.held_picture import HeldPicture, Pictures, References, jpeg_of, png_of
 from heatline.edge.monitor.marks import Review, mark_of
-from heatline.edge.monitor.memory import HISTORY_SECONDS, NS, ROWS, Memory, located, row_of
+from heatline.edge.monitor.memory import HISTORY_SECONDS, NS, ROWS, Memory, describe, located, readiness, row_of
 from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.pictures import Picture, send_mark
-from heatline.edge.monitor.state import describe, readiness
 from heatline.edge.monitor.store import EvidenceStore, day_of
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.wire.events import Mark, MarkKind, ReviewEvent, StatusEvent

@@ -12,8 +12,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from heatline.edge.errors import InputError
 from heatline.edge.monitor.api import error
 from heatline.edge.monitor.held_picture import HeldPicture, Pictures
-from heatline.edge.monitor.memory import Memory, located
-from heatline.edge.monitor.state import describe
+from heatline.edge.monitor.memory import Memory, describe, located
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,7 @@ from prometheus_client.registry import Collector
 
 from heatline.edge import __version__
 from heatline.edge.monitor.held_picture import HeldPicture
-from heatline.edge.monitor.memory import NS, Memory
-from heatline.edge.monitor.state import is_running, lag, readiness
+from heatline.edge.monitor.memory import NS, Memory, is_running, lag, readiness
 from heatline.edge.wire.events import (
     CameraState,
     DriftReading,

@@ -10,8 +10,7 @@ import pytest
 from heatline.edge.bridge.modbus.registers import RESULT_REASONS
 from heatline.edge.monitor.api import history
 from heatline.edge.monitor.held_picture import PictureMemory
-from heatline.edge.monitor.memory import ROWS, Memory, row_of
-from heatline.edge.monitor.state import describe
+from heatline.edge.monitor.memory import ROWS, Memory, describe, row_of
 from heatline.edge.wire.events import CameraState, DriftReading, StatusEvent
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import Clock, frame, memory_with, picture, verdict

@@ -7,9 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from heatline.edge.monitor.memory import Memory
+from heatline.edge.monitor.memory import Memory, describe
 from heatline.edge.monitor.metrics import Metrics
-from heatline.edge.monitor.state import describe
 from heatline.edge.wire.events import Account, EvidenceState, Pose, StatusEvent
 from tests.edge.reviewed import review_of
 from tests.edge.status_only_line import a_status
