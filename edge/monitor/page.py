@@ -12,10 +12,8 @@ import re
 import signal
 import socket
 import ssl
-import stat
 import threading
 from collections.abc import AsyncIterator, Callable
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -30,13 +28,13 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from heatline.edge.config import WebConfig, load_config
 from heatline.edge.delivery.auth import is_local
 from heatline.edge.errors import AccessError, ConfigError, HeatlineError
-from heatline.edge.keys import NOT_ITS_OWNERS_ALONE
+from heatline.edge.keys import read_secret
 from heatline.edge.monitor.api import Api, Choose, error, failed, read_body, refused
 from heatline.edge.monitor.collector import Collector
 from heatline.edge.monitor.held_picture import Pictures
@@ -46,7 +44,6 @@ from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.pictures import MOST_SLOTS, Picture, picture_socket
 from heatline.edge.monitor.store import EvidenceStore, evidence_of
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, journal_of, name_of
-from heatline.edge.util.files import open_plain
 from heatline.edge.util.listener import ACCEPTED_AT_ONCE, Listener
 from heatline.edge.util.process import yield_processor
 
@@ -62,7 +59,7 @@ OPEN_PATHS = "/login", "/healthz"
 """Answered without a token."""
 COOKIE_SECONDS = 30 * 86400
 SHORTEST_TOKEN = 16
-LARGEST_TOKEN_FILE = LARGEST_FORM = 4096
+LARGEST_FORM = 4096
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob:; form-action 'self'; frame-ancestors 'none'; "
     "base-uri 'none'; object-src 'none'",
@@ -154,6 +151,7 @@ def server_of(app: Starlette, bound: socket.socket, web: WebConfig, *, only_loca
         log_level="critical",  # it has a line for each request that is not valid: a hostile client could fill the disk
         access_log=False,
         server_header=False,
+        headers=[*SECURITY_HEADERS.items()],
         proxy_headers=False,
         timeout_graceful_shutdown=END_WITHIN_SECONDS,
         ssl_certfile=web.certificate,
@@ -273,19 +271,8 @@ def read_token(path: Path) -> str:
     Raises:
         AccessError: the file cannot be read, others can use it, or it holds no token.
     """
-    try:
-        with open_plain(path) as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            token = file.read(LARGEST_TOKEN_FILE).decode("ascii", "replace").strip()
-    except OSError as problem:
-        raise AccessError(
-            f"{path} cannot be read ({problem.strerror}); make a token with: (umask 077; openssl rand -hex 24 > {path})"
-        ) from problem
-    if mode & NOT_ITS_OWNERS_ALONE:
-        raise AccessError(
-            f"{path} can be used by others than its owner (mode {mode:04o}, expected 0600); write a new token into "
-            f"it if others may have read it, and then: chmod 600 {path}"
-        )
+    make = f"make a token with: (umask 077; openssl rand -hex 24 > {path})"
+    token = read_secret(path, AccessError, make, "write a new token into it").decode("ascii", "replace").strip()
     if len(token) < SHORTEST_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:
         raise AccessError(
             f"{path} holds no token; expected one line of at least {SHORTEST_TOKEN} letters and digits, e.g. from: "
@@ -319,11 +306,11 @@ class Access:
         if answer is None and scope["type"] == "http" and scope["path"] == "/login" and self._token is not None:
             answer = await self._login(Request(scope, receive), self._token)
         if answer is None:
-            await self._app(scope, receive, _with_headers(send) if scope["type"] == "http" else send)
+            await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await WebSocket(scope, receive, send).send_denial_response(answer)
         else:
-            await answer(scope, receive, _with_headers(send))
+            await answer(scope, receive, send)
 
     def _refuse(self, connection: HTTPConnection) -> Response | None:
         """Return the answer to a request that must not pass."""
@@ -334,7 +321,7 @@ class Access:
             )
         if connection.scope.get("method") not in ("GET", "HEAD") and not _same_origin(headers):
             return error(403, "the request came from a page of another address; use the line's own page")
-        if self._token is None or connection.scope["path"] in OPEN_PATHS or self._is_known(headers):
+        if self._token is None or connection.scope["path"] in OPEN_PATHS or self._is_known(connection):
             return None
         if "text/html" in headers.get("accept", "") and connection.scope["type"] == "http":
             return RedirectResponse("/login", 303)
@@ -342,13 +329,9 @@ class Access:
         answer.headers["www-authenticate"] = "Bearer"
         return answer
 
-    def _is_known(self, headers: Headers) -> bool:
+    def _is_known(self, connection: HTTPConnection) -> bool:
         """Return whether a request has the token or its cookie."""
-        try:
-            found = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
-        except CookieError:
-            found = None
-        cookie, bearer = "" if found is None else found.value, headers.get("authorization", "")
+        cookie, bearer = connection.cookies.get(self._cookie, ""), connection.headers.get("authorization", "")
         is_cookie = hmac.compare_digest(cookie.encode(), self._cookie_value.encode())
         return is_cookie or hmac.compare_digest(bearer.encode(), f"Bearer {self._token}".encode())
 
@@ -378,13 +361,3 @@ def _same_origin(headers: Headers) -> bool:
     """
     origin = headers.get("origin")
     return origin is None or origin.partition("://")[2].lower() == headers.get("host", "").lower()
-
-
-def _with_headers(send: Send) -> Send:
-    async def send_with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            added = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
-            message["headers"] = [*message.get("headers", []), *added]
-        await send(message)
-
-    return send_with_headers

@@ -3,9 +3,10 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from heatline.edge.calibration.statistics import interval
 from heatline.edge.delivery.reader import JournalReader
@@ -82,9 +83,6 @@ class JournalTotals:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self.unreadable += 1
             return
-        if found.schema_version != SCHEMA_VERSION:
-            self.unreadable += 1
-            return
         at_ns = found.times.captured_at_ns
         self.since_at_ns = at_ns if self.since_at_ns is None else min(self.since_at_ns, at_ns)
         self.counts.setdefault((day_of(at_ns), found.camera), Counter())[found.verdict] += found.frames
@@ -97,7 +95,7 @@ class _Times(msgspec.Struct):
 class _Verdict(msgspec.Struct):
     """What is counted of a verdict event. Reading no more is several times as fast."""
 
-    schema_version: int
+    schema_version: Annotated[int, Meta(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
     camera: str
     verdict: Verdict
     times: _Times
