@@ -109,13 +109,6 @@ class NewReference:
             judged[file] = inspector.finish(inspector.start(frame, area, reference=reference))
         return judged
 
-    def warnings(self) -> list[str]:
-        """Describe where half of the frames may have a faint defect, of which the reference shows a ghost."""
-        place = self.reference.find_faint_ghost(self._pictures)
-        x, y = place or (0, 0)
-        found = f"none of the frames shows what their median shows at x {x}, y {y}"
-        return [f"{found}: half of them may have a faint defect there; check them, or name more"] if place else []
-
     @cached_property
     def stated(self) -> ProductReference:
         """What the manifest says of it."""

@@ -57,7 +57,6 @@ FALLIBLE: Final[dict[str, tuple[Any, ...]]] = {
     "camera_create_stream": (c_void_p, c_void_p, c_void_p, c_void_p),
     "camera_start_acquisition": (None, c_void_p),
     "camera_stop_acquisition": (None, c_void_p),
-    "camera_gv_set_packet_size": (None, c_void_p, c_int),
     "camera_gv_get_packet_size": (c_uint, c_void_p),
     "camera_gv_auto_packet_size": (c_uint, c_void_p),
     "device_set_features_from_string": (None, c_void_p, c_char_p),

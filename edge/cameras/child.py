@@ -28,8 +28,7 @@ from heatline.edge.cameras.process import (
     FireTrigger,
     FrameReady,
     FromCamera,
-    HealthReply,
-    HealthRequest,
+    Health,
     ToCamera,
     TriggerResult,
 )
@@ -55,6 +54,7 @@ logger = logging.getLogger(__name__)
 GRAB_TIMEOUT_SECONDS = 0.5
 SLOT_WITHIN_SECONDS = 0.25
 """A line that drops the oldest frame frees a slot sooner. After this time the line is overloaded."""
+HEALTH_EVERY_SECONDS = 1.0
 SPARE_SLOTS = 11
 """Slots besides those of the frames that wait to be inspected: a frame's pixels are held until its event is sent. One
 is written, one is on its way to the line, one is cut into tiles, two are with the engine, one is judged, two wait with
@@ -94,6 +94,9 @@ class CameraServer:
         try:
             opened = self._source.open()
             self._line.send(msgspec.structs.replace(opened, found=utf8_safe(opened.found)))
+            # A camera that runs freely shows by its frames that it is there.
+            polled = opened.can_be_polled and self._settings.triggered != "free"
+            NamedThread("health", self._report_health, polled).start()
             while not self._stopping.is_set():
                 item = self._source.grab(GRAB_TIMEOUT_SECONDS)
                 if isinstance(item, Frame):
@@ -148,10 +151,6 @@ class CameraServer:
                 match message:
                     case ReleaseSlot(generation, slot):
                         self._ring.release(generation, slot)
-                    case HealthRequest(camera):
-                        self._line.send(
-                            HealthReply(self._source.answers() if camera else None, dict(self._source.counters()))
-                        )
                     case FireTrigger(number, not_after_ns):
                         self._line.send(TriggerResult(number, self._fire(not_after_ns)))
                     case Close():
@@ -163,6 +162,13 @@ class CameraServer:
             logger.exception("camera %s: its process failed", self._settings.name)
             os._exit(1)
         os._exit(0)  # the line has ended, so nothing waits for the camera any more
+
+    def _report_health(self, polled: bool) -> None:
+        """Report once a second that this process works, on a thread of its own since polling may take seconds."""
+        with contextlib.suppress(ConnectionError):  # the line has ended
+            while not self._stopping.is_set():
+                self._line.send(Health(self._source.answers() if polled else None, dict(self._source.counters())))
+                self._stopping.wait(HEALTH_EVERY_SECONDS)
 
     def _fire(self, not_after_ns: int) -> str | None:
         if time.monotonic_ns() > not_after_ns:

@@ -45,7 +45,6 @@ _NUMBERS: Final = (
 GVSP_CONFIGURATION: Final = 0x0960
 """GigE Vision bootstrap register; bit 1 from the left is set if frame ids have 64 bits."""
 IDS_HAVE_64_BITS: Final = 0x4000_0000
-NEVER_RESEND: Final = 0
 _CONTROL_LOST: Final = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
 
 USEFUL_COUNTERS: Final = {
@@ -301,7 +300,7 @@ class GenicamCamera(FrameSource):
         _line_bytes(pixel_format, width)
         found = f"{found} at {self._address}, {width}x{height} {pixel_format.name}"
         if gige:
-            found += f", packets of {self._set_packet_size()} bytes"
+            found += f", packets of {aravis.camera_gv_auto_packet_size(self._camera)} bytes"
         period_s = self._period_s()
         self._start_stream(gige)
         self._highest_frame_id = HIGHEST_16_BIT_ID if gige and not self._ids_have_64_bits() else None
@@ -427,30 +426,14 @@ class GenicamCamera(FrameSource):
             aravis.camera_set_chunks(camera, ",".join(chunks))
         self._chunk_parser = aravis.camera_create_chunk_parser(camera)
 
-    def _set_packet_size(self) -> int:
-        size, camera = self._settings.packet_bytes, self._camera
-        if size:
-            with self._naming("packet_bytes", size):
-                aravis.camera_gv_set_packet_size(camera, size)
-        else:
-            size = aravis.camera_gv_auto_packet_size(camera)
-        return size
-
     def _start_stream(self, gige: bool) -> None:
-        requested, camera = self._settings.packet_bytes, self._camera
-        stream = aravis.camera_create_stream(camera, None, None)  # tests the packet size; may change it
+        camera = self._camera
+        stream = aravis.camera_create_stream(camera, None, None)
         if not stream:
             raise self._error("it opens no stream of frames")
         self._stream = stream
         payload = aravis.camera_get_payload(camera)
         if gige:
-            if requested and (accepted := aravis.camera_gv_get_packet_size(camera)) != requested:
-                raise self._error(
-                    f"packets of {requested} bytes do not come through from it, those of {accepted} do; raise the MTU "
-                    "of network card and switch, or set packet_bytes to 0"
-                )
-            if not self._settings.resend:
-                aravis.g_object_set(stream, "packet-resend", NEVER_RESEND, None)
             size = min(max(SOCKET_BUFFER_FRAMES * payload, MIN_SOCKET_BUFFER_BYTES), MAX_SOCKET_BUFFER_BYTES)
             aravis.g_object_set(stream, "socket-buffer-size", size, None)
             self._advice = _buffer_advice(size)

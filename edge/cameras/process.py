@@ -36,8 +36,8 @@ class FrameReady(Message, frozen=True):
     digest: int | None
 
 
-class HealthReply(Message, frozen=True):
-    """Reply to `HealthRequest`. `camera_answers` is None if the camera itself was not polled."""
+class Health(Message, frozen=True):
+    """Comes once a second while the camera is open; `camera_answers` is None if the camera itself is not polled."""
 
     camera_answers: bool | None
     counters: dict[str, int]
@@ -62,12 +62,6 @@ class Ended(Message, frozen=True):
 # To the camera's process, besides `ReleaseSlot`.
 
 
-class HealthRequest(Message, frozen=True):
-    """Request a `HealthReply`; `camera`: poll the camera, too."""
-
-    camera: bool
-
-
 class FireTrigger(Message, frozen=True):
     """Trigger the camera, unless `not_after_ns` has passed."""
 
@@ -80,11 +74,11 @@ class Close(Message, frozen=True):
     """Close the camera and end."""
 
 
-FromCamera = Opened | FrameReady | BadFrame | HealthReply | TriggerResult | Ended
-ToCamera = ReleaseSlot | HealthRequest | FireTrigger | Close
+FromCamera = Opened | FrameReady | BadFrame | Health | TriggerResult | Ended
+ToCamera = ReleaseSlot | FireTrigger | Close
 
 
-ProcessMessage = Opened | Frame | BadFrame | HealthReply | TriggerResult | Ended
+ProcessMessage = Opened | Frame | BadFrame | Health | TriggerResult | Ended
 
 
 class CameraProcess:
@@ -131,7 +125,7 @@ class CameraProcess:
         return self._received(message) if isinstance(message, FrameReady) else message
 
     def send(self, message: ToCamera) -> None:
-        """Send a message, or drop it if the socket is full: a process that does not read fails its health check."""
+        """Send a message, or drop it if the socket is full: a process that hangs is noticed by its health."""
         with contextlib.suppress(OSError):
             self._channel.send(message)
 

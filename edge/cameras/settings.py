@@ -147,9 +147,6 @@ class GenicamSettings(_Triggerable, frozen=True, kw_only=True, tag="genicam"):
     rate_fps: Rate | None = None
     region: tuple[Px, Px, Size, Size] | None = None
     """x, y, width, height, px of the sensor; None: as the camera is set."""
-    packet_bytes: Annotated[int, Meta(ge=0, le=16384)] = 0
-    """0: negotiated."""
-    resend: bool = True
     buffers: Annotated[int, Meta(ge=2, le=256)] = 8
     trigger_line: str = "Line1"
     """TriggerSource of hardware triggers."""

@@ -5,7 +5,6 @@ and network cameras that send RTSP, through PyAV.
 import logging
 import os
 import re
-import stat
 import threading
 import time
 from abc import abstractmethod
@@ -132,7 +131,13 @@ class V4l2Camera(StreamSource[NDArray[np.uint8]]):
 
     def open(self) -> Opened:
         silence_opencv_log()
-        self._check_device()
+        try:
+            os.close(os.open(self._settings.device, os.O_RDWR | os.O_NONBLOCK))  # OpenCV gives no reason
+        except OSError as error:
+            raise self._error(
+                f"cannot be opened ({error.strerror}); is the camera plugged in? Set device to one of /dev/video*, and "
+                "add the user that runs the line to the group of the device, usually video"
+            ) from error
         self._capture = cv2.VideoCapture(str(self._settings.device), cv2.CAP_V4L2)
         if not self._capture.isOpened():
             raise self._error("is not a video device that captures, or another program uses it; set device")
@@ -163,21 +168,6 @@ class V4l2Camera(StreamSource[NDArray[np.uint8]]):
 
     def _to_frame(self, stamp: Stamp, picture: NDArray[np.uint8]) -> Frame:
         return Frame(stamp, picture, "BGR8")
-
-    def _check_device(self) -> None:
-        """Find out why a device cannot be opened, since OpenCV gives no reason."""
-        device = self._settings.device
-        try:
-            if not stat.S_ISCHR(device.stat().st_mode):
-                raise self._error("is not a device; set device to one of /dev/video*")
-            os.close(os.open(device, os.O_RDWR | os.O_NONBLOCK))
-        except FileNotFoundError as error:
-            raise self._error("is not there; is the camera plugged in? Set device to one of /dev/video*") from error
-        except OSError as error:
-            raise self._error(
-                f"cannot be opened ({error.strerror}); add the user that runs the line to the group of the device, "
-                "usually video"
-            ) from error
 
     def _set_up(self, capture: cv2.VideoCapture) -> Opened:
         """Apply the settings, and read back what the driver accepted."""

@@ -18,8 +18,7 @@ from heatline.edge.cameras.liveness import Fault, Liveness
 from heatline.edge.cameras.process import (
     CameraProcess,
     Ended,
-    HealthReply,
-    HealthRequest,
+    Health,
     ProcessMessage,
     TriggerResult,
 )
@@ -36,11 +35,12 @@ FIRST_BACKOFF_SECONDS = 0.25
 MAX_BACKOFF_SECONDS = 5.0
 CLOSE_WITHIN_SECONDS = 1.0
 """The camera's process is killed after this time: closing a camera that is gone takes seconds."""
-ASK_EVERY_SECONDS = 1.0
-"""Time from one health request to a camera's process to the next."""
-ANSWER_WITHIN_SECONDS = 2.0
-CAMERA_ANSWERS_WITHIN_SECONDS = 8.0
-"""A register read of a missing camera fails after 2.5 s, or after 5 s if it waits for another read."""
+IDLE_AFTER_SECONDS = 1.0
+HEALTH_WITHIN_SECONDS = 3.0
+"""A camera's process reports its health once a second."""
+CAMERA_ANSWERS_WITHIN_SECONDS = 9.0
+"""The same of a process that polls its camera: a register read of a missing camera fails after 2.5 s, or after 5 s if
+it waits for another read."""
 ENDED_BY_GOOD_FRAMES_ONLY = ("silent", "frozen", "clock", "stale", "frame_ids")
 """Faults of a camera that still answers requests: only good frames disprove them."""
 TICK_SECONDS = 0.05
@@ -86,10 +86,8 @@ class SupervisedCamera:
         """Describes the open camera; None: the camera is not open."""
         self._openings = 0
         self._counters: dict[str, int] = {}
-        self._started_ns = self._replied_ns = 0
-        self._requested_ns: int | None = None
-        """When the health request was sent that has no reply yet."""
-        self._polls_camera = False
+        self._heard_ns = 0
+        """When the process was started, opened its camera or last reported its health."""
         # The state.
         self._state: tuple[State, int] = ("OPENING", time.time_ns())
         self._fault: Fault | None = None
@@ -263,52 +261,33 @@ class SupervisedCamera:
             fault = self._find_timeout()
             if fault is not None:
                 self._fail(fault)
-            elif self.opened is not None:
-                self._request_health(self.opened)
         elif self._restarts.due and self._state[0] != "ENDED":
             self._start()
 
     def _start(self) -> None:
         """Start the process, which opens the camera."""
-        self._requested_ns, self._started_ns, self._replied_ns = None, self._now_ns(), self._now_ns()
+        self._heard_ns = self._now_ns()
         try:
             self._process = CameraProcess(self.settings)
         except OSError as error:
             self._fail(Fault("process", f"its process cannot be started: {error}"))
 
     def _find_timeout(self) -> Fault | None:
-        """Return a fault if the process has not replied, or not opened the camera, in time, or the camera is silent."""
-        now_ns, opened_within_s = self._now_ns(), self.settings.opened_within_s
-        if self._requested_ns is not None:
-            waited_s = (now_ns - self._requested_ns) / 1e9
-            if waited_s > (CAMERA_ANSWERS_WITHIN_SECONDS if self._polls_camera else ANSWER_WITHIN_SECONDS):
-                return Fault("unresponsive", f"its process did not answer within {waited_s:.1f} s")
-        if self.opened is not None:
-            return self._liveness.check_silence(now_ns)
-        if now_ns - self._started_ns > opened_within_s * 1e9:
-            return Fault("open", f"it was not opened within {opened_within_s:.0f} s")
-        return None
-
-    def _request_health(self, opened: Opened) -> None:
-        """Ask the process whether it answers, if that is due, and have it poll a camera that shows no sign of life.
-
-        A camera that sends frames is not polled; a camera that waits for a trigger shows no other sign of life.
-        """
+        """Return a fault if the process has not opened the camera in time, shows no health, or the camera is silent."""
         now_ns = self._now_ns()
-        needs_polling = opened.can_be_polled and self.settings.triggered != "free"
-        may_be_back = needs_polling and self._fault is not None and not self._needs_good_frame
-        asked_lately = now_ns - self._replied_ns < ASK_EVERY_SECONDS * 1e9
-        if self._process is None or self._requested_ns is not None or (asked_lately and not may_be_back):
-            return
-        is_quiet = self._liveness.quiet_for_ns(now_ns) > ASK_EVERY_SECONDS * 1e9
-        self._polls_camera = may_be_back or (needs_polling and is_quiet)
-        self._requested_ns = now_ns
-        self._process.send(HealthRequest(self._polls_camera))
+        waited_s = (now_ns - self._heard_ns) / 1e9
+        if self.opened is None:
+            within_s = self.settings.opened_within_s
+            return Fault("open", f"it was not opened within {within_s:.0f} s") if waited_s > within_s else None
+        polled = self.opened.can_be_polled and self.settings.triggered != "free"
+        if waited_s > (CAMERA_ANSWERS_WITHIN_SECONDS if polled else HEALTH_WITHIN_SECONDS):
+            return Fault("unresponsive", f"its process did not answer within {waited_s:.1f} s")
+        return self._liveness.check_silence(now_ns)
 
     def _handle(self, message: ProcessMessage) -> None:
         match message:
             case Opened():
-                self.opened = message
+                self.opened, self._heard_ns = message, self._now_ns()
                 self._openings += 1
                 self._intake.restart()
                 self._liveness.begin(message, self._now_ns())
@@ -318,11 +297,12 @@ class SupervisedCamera:
                 self._end_reconfiguration(None)
             case Frame() | BadFrame():
                 self._handle_frame(message)
-            case HealthReply(camera_answers, counters):
-                self._requested_ns, self._replied_ns, self._counters = None, self._now_ns(), counters
+            case Health(camera_answers, counters):
+                self._heard_ns, self._counters = self._now_ns(), counters
+                is_quiet = self._liveness.quiet_for_ns(self._heard_ns) > IDLE_AFTER_SECONDS * 1e9
                 if camera_answers is False:
                     self._fail(Fault("unreachable", "it does not answer when it is asked"))
-                elif camera_answers and not self._needs_good_frame:
+                elif camera_answers and (self._fault is not None or is_quiet) and not self._needs_good_frame:
                     self._mark_alive("IDLE")
             case TriggerResult(number, error):
                 self._intake.record_result(number, error)

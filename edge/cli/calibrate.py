@@ -225,7 +225,7 @@ def calibrate(
     references, kept = product_references(parent), before
     if made is not None:
         own = _cameras_with_own(was)
-        warnings += _warn_of_own_references(own) + made.warnings()
+        warnings += _warn_of_own_references(own)
         references, kept = {ANY_CAMERA: made.reference}, without_poses(before, ANY_CAMERA, own)
     inspector = Inspector(was, verified.engine, references=references)
 
@@ -362,7 +362,7 @@ def calibrate_camera(
         samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
     )
     warnings = _warn_of_outliers(pictures, appearances, {copy for _, copy in find_copies(pictures.files)})
-    warnings += [] if made is None else [*made.warnings(), THRESHOLDS_STAY]
+    warnings += [] if made is None else [THRESHOLDS_STAY]
     warnings += [] if verified.fell_back is None else [verified.fell_back]
     warnings += [] if everywhere is None else _warn_of_wider_bounds(everywhere, known)
     warnings += _warn_of_no_drift(len(frames)) if reference is None else []
@@ -437,7 +437,6 @@ def set_reference(
         warnings.append(_refuse_most(rejected, len(judged), was.calibration.score_threshold))
         made = NewReference([file for file in judged if file not in rejected], pictures.names, camera)
     warnings += [words for frames, words in FEW.items() if frames == len(made.files)]
-    warnings += made.warnings()
     unlike = {file: why for file, found in judged.items() if not found.misaligned and (why := found.reject_reason)}
     if unlike:
         file, why = next(iter(unlike.items()))

@@ -15,7 +15,7 @@ from heatline.edge.errors import BundleError, GeometryError, InputError
 from heatline.edge.geometry import TileGrid
 from heatline.edge.images import read_image
 from heatline.edge.reference.alignment import Aligner, Pose
-from heatline.edge.reference.difference import Grey, GreyRange, differences, match_light, to_grey
+from heatline.edge.reference.difference import Grey, GreyRange, differences, to_grey
 
 MOST_FRAMES = 12
 """More frames hardly change their median."""
@@ -27,9 +27,6 @@ MOST_FIRST = 3
 """So many pictures are tried as the first, as one with a stain or a glare may fit no other."""
 GHOST = 48
 """Excess of grey over the reference's range by which a frame shows something else; as `GreyRange` measures it."""
-FAINT = 12
-"""Excess of softened grey by which a picture shows something else. Good frames with noise of 6 grey levels give at most
-3; 12 of BSData up to 12, but 4 of them, or of HRIPCB, up to 24, so this is no reason to refuse."""
 ROWS_AT_A_TIME = 64
 """Rows of all frames whose median is computed at once: it bounds the memory."""
 
@@ -181,26 +178,6 @@ class Reference:
                 "so their median would show a ghost there; choose pictures of good parts of one design only"
             )
 
-    def find_faint_ghost(self, pictures: Sequence[NDArray[np.uint8]]) -> tuple[int, int] | None:
-        """Return the place (x, y) that differs in all pictures, where it differs most: a stain of half of them makes a
-        median that none shows. None: everywhere, a picture shows about what the reference shows.
-
-        Light is matched first. Means of 8x8 px are compared within 2 px, so that noise and slight motion do not count.
-
-        Args:
-            pictures: those that it was made from.
-        """
-        low, high = (grow(_softened(self.grey), np.ones((3, 3), np.uint8)) for grow in (cv2.erode, cv2.dilate))
-        nearest, flags = np.full_like(low, 255), cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
-        for picture in pictures:
-            grey, moved = to_grey(picture), self.grey.copy()  # it stays where the picture shows nothing
-            matrix = self.aligner.find(grey).matrix(self.frame_hw)
-            cv2.warpAffine(grey, matrix, self.frame_hw[::-1], moved, flags, cv2.BORDER_TRANSPARENT)
-            soft = _softened(match_light(moved, moved, self.grey))
-            nearest = np.minimum(nearest, np.maximum(cv2.subtract(soft, high), cv2.subtract(low, soft)))
-        y, x = np.unravel_index(int(nearest.argmax()), nearest.shape)
-        return (2 * int(x), 2 * int(y)) if nearest.max() > FAINT else None
-
     def to_png(self) -> bytes:
         """Return the content of its file; unknown px are transparent."""
         bgr = cv2.cvtColor(self.rgb, cv2.COLOR_RGB2BGR)
@@ -232,12 +209,6 @@ class Reference:
                 "a new one with heatline bundle set-reference"
             )
         return cls(rgb, frames, made_of, unknown)
-
-
-def _softened(grey: Grey) -> Grey:
-    """Return half the picture's size, as means of 8x8 px."""
-    halved = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.blur(halved, (4, 4)), np.uint8)
 
 
 def _median(pictures: Sequence[NDArray[np.uint8]], unseen: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint8]:

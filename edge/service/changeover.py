@@ -498,31 +498,21 @@ def require_exchangeable(now: LineConfig, wanted: LineConfig) -> None:
         ConfigError: something does.
     """
     ours, theirs = _set_at_start(now), _set_at_start(wanted)
-    for key in ours:
-        if ours[key] != theirs[key]:
-            raise ConfigError(f"{key} was {ours[key]!r} and is {theirs[key]!r} now; restart the line to activate this")
-    names = [[camera.name for camera in config.cameras] for config in (now, wanted)]
-    if names[0] != names[1]:
-        raise ConfigError(
-            f"the cameras were {', '.join(names[0])} and are {', '.join(names[1])} now; "
-            "restart the line to activate this"
-        )
-    for old, new in zip(now.cameras, wanted.cameras, strict=True):
-        if type(old) is not type(new):
-            raise ConfigError(f"camera {old.name} is of another kind now; restart the line to activate this")
-        differing = [
-            key for key in old.__struct_fields__ if key not in EXCHANGEABLE and getattr(old, key) != getattr(new, key)
-        ]
-        if differing:
-            raise ConfigError(f"{', '.join(differing)} of camera {old.name} changed; restart the line to activate this")
+    for key in ours | theirs:
+        was, is_now = ours.get(key), theirs.get(key)
+        if was != is_now:
+            raise ConfigError(f"{key} was {was!r} and is {is_now!r} now; restart the line to activate this")
 
 
 def _set_at_start(config: LineConfig) -> dict[str, object]:
-    """Return the addresses and the tables of a line that only a start reads, by their keys in its file."""
+    """Return what only a start reads: addresses, whole tables, and most of each camera, by their keys in the file."""
     found: dict[str, object] = {"events.bind": config.events.bind, "commands.bind": config.commands.bind}
-    for name in ("journal", "security", "evidence", "web"):
-        table = getattr(config, name)
+    tables = {name: getattr(config, name) for name in ("journal", "security", "evidence", "web")}
+    for name, table in tables.items():
         found[f"[{name}]"] = "absent" if table is None else "present"
-        for key, value in ({} if table is None else asdict(table)).items():
-            found[f"{name}.{key}"] = str(value) if isinstance(value, Path) else value
-    return found
+        found |= {f"{name}.{key}": value for key, value in ({} if table is None else asdict(table)).items()}
+    found["cameras"] = ", ".join(camera.name for camera in config.cameras)
+    for camera in config.cameras:
+        of_camera = {"kind": camera.__struct_config__.tag, **asdict(camera)}
+        found |= {f"{key} of camera {camera.name}": of_camera[key] for key in of_camera.keys() - EXCHANGEABLE}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in found.items()}

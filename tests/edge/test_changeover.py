@@ -183,7 +183,7 @@ def test_a_reload_activates_the_file_and_an_invalid_file_changes_nothing(
         assert before.score_threshold == 3.5
         good = file.read_text()
         edits: list[tuple[str, str, str]] = [
-            ('name = "top"', 'name = "rear"', "the cameras were top and are rear now; restart the line"),
+            ('name = "top"', 'name = "rear"', "cameras was 'top' and is 'rear' now; restart the line"),
             (str(bundle.path), "/nowhere", "/nowhere"),
             (address, "tcp://127.0.0.1:1", f"events.bind was '{address}'"),
             ("[commands]", "[journal]\nretain_days = 1.5\n\n[commands]", "journal.retain_days was 30.0 and is 1.5 now"),
@@ -193,7 +193,7 @@ def test_a_reload_activates_the_file_and_an_invalid_file_changes_nothing(
                 "[evidence] was 'absent' and is 'present' now; restart the line",
             ),
             ("[commands]", f'[security]\nkey = "{key}"\n\n[commands]', f"security.key was None and is '{key}'"),
-            ("rate_fps = 40", "rate_fps = 20", "rate_fps of camera top changed; restart the line"),
+            ("rate_fps = 40", "rate_fps = 20", "rate_fps of camera top was 40.0 and is 20.0 now; restart the line"),
             ("[[cameras]]", "[[nonsense", "is not valid TOML"),
             ("acting = false", "speed = 3", "it does not know the key speed"),
             ("allow_unsigned = true", "", "signed"),

@@ -231,15 +231,12 @@ def test_every_contradiction_in_a_lines_file_is_reported(line: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "run"])
-@pytest.mark.parametrize(
-    ("limit", "words"), [("n 48", "may open 48 files"), ("v 1300000", "may use 1.2 GiB of address space")]
-)
-def test_a_process_with_too_low_limits_ends_in_one_sentence(line: Path, command: str, limit: str, words: str) -> None:
-    typed = ["bash", "-c", f'ulimit -{limit}; exec "$@"', "-", str(HEATLINE), command, str(line)]
+def test_a_process_with_too_few_files_ends_in_one_sentence(line: Path, command: str) -> None:
+    typed = ["bash", "-c", 'ulimit -n 48; exec "$@"', "-", str(HEATLINE), command, str(line)]
     ended = subprocess.run(
         typed, env=process_env({}), text=True, capture_output=True, timeout=WITHIN_SECONDS, check=False
     )
-    assert (ended.returncode, words in complaint(ended)) == (3, True), ended.stderr
+    assert (ended.returncode, "may open 48 files" in complaint(ended)) == (3, True), ended.stderr
 
 
 def test_addresses_are_bound_together_whatever_their_names_and_families(address: str) -> None:

@@ -89,9 +89,9 @@ def camera_on(path: str | Path = "/dev/null", **keys: object) -> V4l2Camera:
 def test_a_missing_device_or_a_file_that_is_none_is_a_camera_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no device")
     for path, message in {
-        tmp_path / "video0": r"/video0 is not there; is the camera plugged in\? Set device",
-        tmp_path: r" is not a device; set device to one of /dev/video\*",
-        tmp_path / "file": r"/file is not a device; set device to one of /dev/video\*",
+        tmp_path / "video0": r"/video0 cannot be opened \(No such file or directory\); is the camera plugged in\?",
+        tmp_path: r" cannot be opened \(Is a directory\); .* Set device to one of /dev/video\*",
+        tmp_path / "file": "/file is not a video device that captures, or another",
         Path("/dev/null"): "/dev/null is not a video device that captures, or another",
     }.items():
         with pytest.raises(CameraError, match=f"^camera usb: .*{message}"):

@@ -26,7 +26,6 @@ from heatline.edge.wire.events import VerdictEvent
 from tests.edge.gv_cameras import AravisCamera, aravis_camera, noise
 from tests.system.cameras.trial import Seen, Trial, run_trial
 
-PACKET_BYTES = 8000
 PICTURES = 4
 """Number of pictures that a GigE Vision camera shows in turn."""
 HIGHEST_FPS: Mapping[str, float] = {"genicam": 1000.0, "pattern": 10_000.0}
@@ -56,7 +55,7 @@ class Load(msgspec.Struct, frozen=True):
         """Return their tables in a configuration."""
         own: Keys = {"draw_size": [self.hw[1], self.hw[0]]}
         if device is not None:
-            own = {"address": device.address, "packet_bytes": PACKET_BYTES}
+            own = {"address": device.address}
         return [
             {"kind": self.kind, "name": f"cam{number}", "rate_fps": rate_fps, **own} for number in range(self.cameras)
         ]
