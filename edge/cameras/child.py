@@ -166,9 +166,8 @@ class CameraServer:
     def _report_health(self, polled: bool) -> None:
         """Report once a second that this process works, on a thread of its own since polling may take seconds."""
         with contextlib.suppress(ConnectionError):  # the line has ended
-            while not self._stopping.is_set():
+            while not self._stopping.wait(HEALTH_EVERY_SECONDS):
                 self._line.send(Health(self._source.answers() if polled else None, dict(self._source.counters())))
-                self._stopping.wait(HEALTH_EVERY_SECONDS)
 
     def _fire(self, not_after_ns: int) -> str | None:
         if time.monotonic_ns() > not_after_ns:

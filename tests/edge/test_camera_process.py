@@ -26,8 +26,7 @@ from heatline.edge.cameras.process import (
     CameraProcess,
     Ended,
     FireTrigger,
-    HealthReply,
-    HealthRequest,
+    Health,
     ProcessMessage,
     TriggerResult,
 )
@@ -46,8 +45,19 @@ class Running:
     def __init__(self, settings: CameraSettings) -> None:
         self.process = CameraProcess(settings)
 
+    def health(self) -> Health:
+        """Wait for the next report of its health, and return it."""
+        while not isinstance(message := self._receive(), Health):
+            pass
+        return message
+
     def next(self) -> ProcessMessage:
-        """Wait for the next message, and return it."""
+        """Wait for the next message that is no report of its health, and return it."""
+        while isinstance(message := self._receive(), Health):
+            pass
+        return message
+
+    def _receive(self) -> ProcessMessage:
         give_up = time.monotonic() + WITHIN_SECONDS
         poll = select.poll()
         poll.register(self.process.fileno(), select.POLLIN)
@@ -226,8 +236,7 @@ def test_a_blocking_camera_waits_for_a_slot_and_loses_nothing() -> None:
     with running(eager_camera(frames=30)) as camera:
         camera.opened()
         kept = camera.frames(SLOTS)
-        camera.process.send(HealthRequest(False))
-        assert camera.next() == HealthReply(None, {}), "it answers while it waits for a slot"
+        assert camera.health() == Health(None, {}), "it reports while it waits for a slot"
         assert camera.process.receive() is None
         assert [shown_by(frame) for frame in kept] == list(range(1, SLOTS + 1))
         for frame_id in range(SLOTS + 1, 31):
@@ -244,15 +253,13 @@ def test_a_blocking_camera_waits_for_a_slot_and_loses_nothing() -> None:
 # Requests.
 
 
-def test_health_requests_get_replies_and_triggers_get_results_and_frames() -> None:
+def test_health_comes_by_itself_and_triggers_get_results_and_frames() -> None:
     """A signal for the terminal's foreground does not end the process before its line does."""
     with running(drawn_camera(trigger="software")) as camera:
         camera.opened()
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(camera.process.pid, number)
-        for asked, answers in ((False, None), (True, True)):
-            camera.process.send(HealthRequest(asked))
-            assert camera.next() == HealthReply(answers, {})
+        assert [camera.health(), camera.health()] == [Health(True, {})] * 2
         for frame_id in (1, 2):
             camera.process.send(FireTrigger(frame_id, time.monotonic_ns() + 60 * 10**9))
             messages = [camera.next(), camera.next()]
