@@ -6,8 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from heatline.edge.errors import ConfigError
-from heatline.edge.inference.engine import PROCESSOR, EngineKind, Precision
-from heatline.edge.inference.opening import PRECISIONS
+from heatline.edge.inference.engine import PRECISIONS, PROCESSOR, EngineKind, Precision
 
 Device = Annotated[
     str, Meta(pattern=r"^(CPU|GPU(\.[0-9]{1,2})?|NPU)\Z", description="CPU, GPU, GPU.0, GPU.1 and so on, or NPU")

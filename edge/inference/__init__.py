@@ -1,6 +1,5 @@
 """Engines: tiles in, logits and maps out, asynchronously."""
 
-from heatline.edge.inference.engine import Engine, EngineKind, Precision, infer
-from heatline.edge.inference.opening import open_engine
+from heatline.edge.inference.engine import Engine, EngineKind, Precision, infer, open_engine
 
 __all__ = ["Engine", "EngineKind", "Precision", "infer", "open_engine"]

@@ -233,7 +233,7 @@ def give_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow a camera of this process to be slow on a busy machine, and open it again without delay."""
     monkeypatch.setattr(supervisor, "FIRST_BACKOFF_SECONDS", 0.02)
     monkeypatch.setattr(supervisor, "MAX_BACKOFF_SECONDS", 0.1)
-    monkeypatch.setattr(supervisor, "ANSWER_WITHIN_SECONDS", WITHIN_SECONDS)
+    monkeypatch.setattr(supervisor, "HEALTH_WITHIN_SECONDS", WITHIN_SECONDS)
     monkeypatch.setattr(liveness, "MIN_SILENCE_SECONDS", WITHIN_SECONDS)
     monkeypatch.setattr(triggering, "FIRE_WITHIN_SECONDS", WITHIN_SECONDS)
 
