@@ -139,7 +139,6 @@ def test_a_missing_gige_device_does_not_stop_another_camera(
 def test_a_waiting_triggered_camera_is_idle_and_one_without_answer_is_dead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(supervisor, "ASK_EVERY_SECONDS", 0.05)
     monkeypatch.setattr(supervisor, "MAX_BACKOFF_SECONDS", 0.25)
     with aravis_camera(pictures=whites()) as device:
         settings = GenicamSettings(name="cam", address=device.address, trigger="software", trigger_timeout_ms=5000)
