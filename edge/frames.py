@@ -43,6 +43,11 @@ class Stamp:
         last = self.frame_id if self.last_frame_id is None else self.last_frame_id
         return last is not None and other.frame_id in (last + 1, 1 if last == 65535 else last + 1)
 
+    @property
+    def last_number(self) -> int:
+        """The ledger's number of the last frame."""
+        return self.number + self.frames - 1
+
     def with_number(self, number: int) -> "Stamp":
         """Return a copy with its number in the ledger."""
         return replace(self, number=number)

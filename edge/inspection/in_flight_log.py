@@ -23,22 +23,8 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = "in-flight"
 ROTATE_BYTES = 1 << 20
+_KEPT = "camera", "frame_id", "last_frame_id", "frames", "number", "part_id", "captured_at_ns"
 _CONSEQUENCE = "after a crash nobody will know which frames were in flight"
-
-
-class _Announced(msgspec.Struct, array_like=True):
-    """A frame, or a run of frames, as in its stamp."""
-
-    number: int
-    frames: int
-    frame_id: int | None
-    last_frame_id: int | None
-    captured_at_ns: int
-    part_id: str | None
-
-    @property
-    def last(self) -> int:
-        return self.number + self.frames - 1
 
 
 class _Line(msgspec.Struct, array_like=True):
@@ -46,7 +32,8 @@ class _Line(msgspec.Struct, array_like=True):
     camera: str
     reported: int
     """Number of the camera's last reported frame."""
-    announced: _Announced | None = None
+    announced: Stamp | None = None
+    """A frame, or a run of frames."""
 
 
 class InFlightLog:
@@ -64,7 +51,7 @@ class InFlightLog:
         """Why the frames in flight would be unknown after a crash; None while they are written down."""
         self._lock = threading.Lock()
         self._reported: dict[str, int] = {}
-        self._in_flight: dict[str, deque[_Announced]] = {}
+        self._in_flight: dict[str, deque[Stamp]] = {}
         self._fd: int | None = None
         self._appended_bytes = 0
 
@@ -88,21 +75,20 @@ class InFlightLog:
         """Note that a numbered frame, or a run of frames, was announced."""
         with self._lock:
             if stamp.camera in self._in_flight:
-                announced = msgspec.convert(stamp, _Announced, from_attributes=True)
-                self._in_flight[stamp.camera].append(announced)
-                self._append(self._line(stamp.camera, announced))
+                self._in_flight[stamp.camera].append(stamp)
+                self._append(self._line(stamp.camera, stamp))
 
     def reported(self, stamp: Stamp) -> None:
         """Note that the event of a frame, or of a run of frames, is out."""
         with self._lock:
             if stamp.camera in self._in_flight:
-                self._reported[stamp.camera] = last = stamp.number + stamp.frames - 1
+                self._reported[stamp.camera] = last = stamp.last_number
                 waiting = self._in_flight[stamp.camera]
-                while waiting and waiting[0].last <= last:
+                while waiting and waiting[0].last_number <= last:
                     waiting.popleft()
                 self._append(self._line(stamp.camera))
 
-    def _line(self, camera: str, announced: _Announced | None = None) -> bytes:
+    def _line(self, camera: str, announced: Stamp | None = None) -> bytes:
         return msgspec.json.encode(_Line(self._boot_id, camera, self._reported[camera], announced)) + b"\n"
 
     def _append(self, line: bytes) -> None:
@@ -196,7 +182,7 @@ def read_previous_run(path: Path | None, journalled: Mapping[str, Watermark] = {
         data, written_at_ns = (b"", 0) if path is None else (path.read_bytes(), path.stat().st_mtime_ns)
     except OSError:
         return PreviousRun()
-    boot_id, reported, announced = "", dict[str, Watermark](), dict[str, list[_Announced]]()
+    boot_id, reported, announced = "", dict[str, Watermark](), dict[str, list[Stamp]]()
     for line in data.splitlines():
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
             entry = msgspec.json.decode(line, type=_Line)
@@ -209,17 +195,18 @@ def read_previous_run(path: Path | None, journalled: Mapping[str, Watermark] = {
         reached = reported[camera].frame_number
         if in_journal.boot_id == boot_id:
             reached = max(reached, in_journal.frame_number)
-        in_flight += _stamps(camera, [each for each in frames if each.last > reached])
+        in_flight += _runs([each for each in frames if each.last_number > reached])
     return PreviousRun(in_flight, reported, boot_id, written_at_ns)
 
 
-def _stamps(camera: str, frames: list[_Announced]) -> list[Stamp]:
-    stamps: list[Stamp] = []
+def _runs(frames: list[Stamp]) -> list[Stamp]:
+    """Join frames that follow one another, without what only their own run knew: its clock, and their files."""
+    runs: list[Stamp] = []
     for each in frames:
-        stamp = Stamp(camera, **msgspec.structs.asdict(each))
-        before = stamps[-1] if stamps else None
+        stamp = Stamp(**{name: getattr(each, name) for name in _KEPT})
+        before = runs[-1] if runs else None
         if before is not None and before.part_id is stamp.part_id is None and before.is_followed_by(stamp):
-            stamps[-1] = before.extended_to(stamp)
+            runs[-1] = before.extended_to(stamp)
         else:
-            stamps.append(stamp)
-    return stamps
+            runs.append(stamp)
+    return runs

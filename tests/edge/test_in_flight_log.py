@@ -63,7 +63,7 @@ def test_announced_frames_that_were_not_reported_are_found_once(
 def test_a_file_that_has_grown_is_written_anew_with_what_is_in_flight(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(in_flight_log, "ROTATE_BYTES", 2000)
+    monkeypatch.setattr(in_flight_log, "ROTATE_BYTES", 500)
     log, sizes = begin_log(tmp_path / "f", {"top": 0, "side": 7}), list[int]()
     log.announced(frame(1, part_id="P-1"))
     for number in range(2, 200):
