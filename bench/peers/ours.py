@@ -1,7 +1,6 @@
 """OpenVINO alone, and heatline: the line's inspector, by which a frame is judged while the next one is inferred."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from heatline.bench.engines import BareEngine, inspect_pipelined, read_graph
 from heatline.edge.bundle.manifest import Calibration, Grid, Map
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.inference import open_engine
-from heatline.edge.inspection.inspector import Inspector, PendingFrame
+from heatline.edge.inspection.inspector import Inspector, PendingFrame, Settings
 
 LIBRARIES = ["heatline", "openvino", "numpy"]
 
@@ -42,15 +41,6 @@ class Alone:
         return [(answer["logit"], None, False) for answer in self._engine.answers()]
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """As a bundle has them."""
-
-    grid: Grid
-    map: Map
-    calibration: Calibration
-
-
 class Line:
     """Cuts, infers, stitches and judges."""
 
@@ -68,7 +58,7 @@ class Line:
         thresholds = job["score_threshold"], job["evidence_threshold"]
         calibration = Calibration(*thresholds, 0.0, 0.01, frames=len(job["origins_yx"]), frames_are="drawn")
         grid = Grid(tile_px=job["tile_px"], overlap_px=job["overlap_px"])
-        self._inspector = Inspector(_Settings(grid, Map("", tuple(job["map_hw"])), calibration), self._engine)
+        self._inspector = Inspector(Settings(grid, Map("", tuple(job["map_hw"])), calibration), self._engine)
 
     def __call__(self, frames: Any) -> list[tuple[Any, Any, bool]]:
         shown = (Frame(Stamp("bench", number), image, "RGB8") for number, image in enumerate(frames))

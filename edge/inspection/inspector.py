@@ -8,14 +8,14 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle, Calibration, VerifiedEngine
 from heatline.edge.bundle.appearance import Appearance
-from heatline.edge.bundle.manifest import Grid, Map
+from heatline.edge.bundle.manifest import Grid, Manifest, Map
 from heatline.edge.bundle.plausibility import Plausibility
 from heatline.edge.bundle.signature import Signer
 from heatline.edge.colour import to_rgb
@@ -104,17 +104,13 @@ class PendingFrame:
             self._complete.set()
 
 
-class Settings(Protocol):
-    """The settings of an inspection: those of a bundle's manifest, or of a model that has no bundle yet."""
+@dataclass(frozen=True)
+class Settings:
+    """Settings of an inspection by a model that has no bundle yet."""
 
-    @property
-    def grid(self) -> Grid: ...
-
-    @property
-    def map(self) -> Map: ...
-
-    @property
-    def calibration(self) -> Calibration: ...
+    grid: Grid
+    map: Map
+    calibration: Calibration
 
 
 class Inspector:
@@ -130,7 +126,7 @@ class Inspector:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: Manifest | Settings,
         engine: Engine,
         *,
         thresholds: Thresholds | None = None,

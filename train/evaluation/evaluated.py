@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from heatline.edge.bundle import Bundle, Calibration, open_bundle, open_verified_engine
-from heatline.edge.bundle.manifest import Grid, Map
+from heatline.edge.bundle.manifest import Grid, Manifest, Map
 from heatline.edge.bundle.plausibility import Plausibility
 from heatline.edge.bundle.pooling import identity_of
 from heatline.edge.bundle.store import MANIFEST
 from heatline.edge.errors import InputError
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.inference.engine import Done, Engine, Failed, Fill
-from heatline.edge.inspection.inspector import Inspector, product_references
+from heatline.edge.inspection.inspector import Inspector, Settings, product_references
 from heatline.edge.reference.difference import CHANNELS
 from heatline.edge.reference.reference import Reference
 from heatline.train.compose import read_config
@@ -56,22 +56,13 @@ class TorchEngine(Engine):
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of an inspector, as in a bundle's manifest."""
-
-    grid: Grid
-    map: Map
-    calibration: Calibration
-
-
-@dataclass(frozen=True)
 class EvaluatedModel:
     """An open model, with its engine and thresholds."""
 
     path: Path
     kind: Literal["run", "bundle"]
     model_name: str
-    settings: Settings
+    settings: Manifest | Settings
     engine: Engine
     engine_description: str
     """Name and precision."""
@@ -154,7 +145,7 @@ def _open_bundle(bundle: Bundle, kind: EngineKind, precision: Precision) -> Eval
         path=bundle.path,
         kind="bundle",
         model_name=manifest.model.name,
-        settings=Settings(manifest.grid, manifest.map, manifest.calibration),
+        settings=manifest,
         engine=verified.engine,
         engine_description=f"{verified.engine.name} {verified.computes_in}",
         summary={**training, **data, "weights": manifest.provenance.get("weights", {})},
