@@ -34,8 +34,8 @@ from heatline.edge.config.products import ThresholdsConfig
 from heatline.edge.errors import BenchError, BundleError, EngineError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry.region_of_interest import WHOLE_FRAME
-from heatline.edge.inference import Precision
-from heatline.edge.inference.engine import PRECISIONS, PROCESSOR
+from heatline.edge.inference import PRECISIONS, Precision
+from heatline.edge.inference.engine import PROCESSOR
 from heatline.edge.inspection.inspector import ANY_CAMERA, PendingFrame, Setup, product_references
 from heatline.edge.service.changeover import prepare
 from heatline.edge.util.files import read_toml

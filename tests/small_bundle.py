@@ -36,7 +36,8 @@ from heatline.edge.bundle.manifest import (
 )
 from heatline.edge.bundle.store import MANIFEST
 from heatline.edge.errors import BundleError
-from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, PRECISIONS, Precision
+from heatline.edge.inference import PRECISIONS
+from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, Precision
 from heatline.edge.reference.difference import CHANNELS
 from heatline.edge.reference.reference import Reference
 from heatline.export.openvino_ir import to_openvino

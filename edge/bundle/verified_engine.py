@@ -9,14 +9,12 @@ from pathlib import Path
 from heatline.edge.bundle.golden import GoldenTilesError, check_golden
 from heatline.edge.bundle.store import Bundle
 from heatline.edge.errors import BundleError, EngineError
+from heatline.edge.inference import open_engine, require_device, require_precision
 from heatline.edge.inference.engine import (
     PROCESSOR,
     Engine,
     EngineKind,
     Precision,
-    open_engine,
-    require_device,
-    require_precision,
 )
 
 logger = logging.getLogger(__name__)

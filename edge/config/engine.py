@@ -6,7 +6,8 @@ import msgspec
 from msgspec import Meta
 
 from heatline.edge.errors import ConfigError
-from heatline.edge.inference.engine import PRECISIONS, PROCESSOR, EngineKind, Precision
+from heatline.edge.inference import PRECISIONS, EngineKind, Precision
+from heatline.edge.inference.engine import PROCESSOR
 
 Device = Annotated[
     str, Meta(pattern=r"^(CPU|GPU(\.[0-9]{1,2})?|NPU)\Z", description="CPU, GPU, GPU.0, GPU.1 and so on, or NPU")
