@@ -16,11 +16,11 @@ from heatline.edge.inference.engine import DIFFERENCE, FEATURES
 from heatline.edge.reference.difference import CHANNELS
 from heatline.export.nodes import EXPLANATION
 from heatline.export.rollout_graph import (
-    ClassTokenRow,
+    EXACT,
+    UNDER_BF16,
+    Digits,
     Rollout,
     append_rollout,
-    class_token_row,
-    class_token_row_under_bf16,
 )
 from heatline.train.models.cnn import CamClassifier
 from heatline.train.models.dense import DenseClassifier
@@ -89,13 +89,13 @@ def with_rollout(attention: onnx.ModelProto, model: RolloutClassifier) -> Graphs
         ExportError: as in `to_graphs`.
     """
 
-    def build(row: ClassTokenRow) -> bytes:
+    def build(digits: Digits) -> bytes:
         graph = onnx.ModelProto()
         graph.CopyFrom(attention)
-        append_rollout(graph, rollout_of(model), _attentions(model), "logit", row)
+        append_rollout(graph, rollout_of(model), _attentions(model), "logit", digits)
         return _finish(graph, model)
 
-    return Graphs(build(class_token_row), build(class_token_row_under_bf16))
+    return Graphs(build(EXACT), build(UNDER_BF16))
 
 
 def to_bare_onnx(model: ExplainedClassifier, tile_px: int) -> bytes:

@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,13 @@ def writing_graph(folder: Path) -> Iterator[None]:
     """
     with writing(folder, BundleError, or_else=", or set TMPDIR to a folder on another disk"):
         yield
+
+
+def write_graphs(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files into a temporary folder; errors as `writing_graph`."""
+    with writing_graph(folder):
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,7 @@ def to_ir(onnx_graph: bytes) -> Ir:
     """
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / ONNX_GRAPH
-        with writing_graph(source.parent):
-            source.write_bytes(onnx_graph)
+        write_graphs(source.parent, {ONNX_GRAPH: onnx_graph})
         try:
             read = shared_core().read_model(source)
             results = sorted(read.get_results(), key=lambda result: "map" not in result.output(0).get_names())

@@ -21,7 +21,7 @@ from heatline.edge.errors import EngineError, ExportError, PrecisionError
 from heatline.edge.inference import Engine, Precision, infer, open_engine
 from heatline.edge.inference.engine import GRAPHS, OPENVINO_GRAPH
 from heatline.edge.util.text import format_count
-from heatline.export.openvino_ir import Ir, writing_graph
+from heatline.export.openvino_ir import Ir, write_graphs
 from heatline.export.quantise import VARIANTS, first_layers, in_f32_under_bf16, output_layer, quantise
 from heatline.export.validation_tiles import ValidationTiles
 from heatline.train.validation_frames import Inputs
@@ -277,35 +277,34 @@ def evaluate_candidates(
         allow: accept a candidate that fails, except beyond `MOST_TOLERANCE`.
         say: called with a description of each attempt.
     """
-    failed: list[Attempt] = []
-    last_that_runs: tuple[Made, Attempt] | None = None
+    tried: list[tuple[Attempt, Made | None]] = []
     for candidate in candidates:
         made: Made | None = None
         figures: list[Agreement] = []
-        unsupported = False
+        can_run = True
         try:
             made, figures = _evaluate_candidate(precision, candidate, validation, golden)
             missed = describe_missed_limits(precision, validation, figures)
             if made is None:
                 missed.append(f"golden tiles are off by more than {MOST_TOLERANCE:g} of the scale")
         except (EngineError, ExportError) as error:
-            unsupported = isinstance(error, PrecisionError)
-            missed = [f"the machine of the export has no {precision}" if unsupported else str(error)]
-        attempt = Attempt(candidate.description, figures, missed)
+            can_run = not isinstance(error, PrecisionError)  # else no other variant runs on this machine either
+            missed = [str(error) if can_run else f"the machine of the export has no {precision}"]
         say(f"{precision}, {candidate.description}: {'; '.join(missed) or 'agrees with the model'}")
-        if made is not None and not missed:
-            return EvaluatedModel(PrecisionGate(made.graph, None, [*failed, attempt]), made)
-        failed.append(attempt)
-        if made is not None:
-            last_that_runs = made, attempt
-        elif unsupported:  # no other variant runs on this machine either
+        tried.append((Attempt(candidate.description, figures, missed), made))
+        if not missed or not can_run:
             break
-    if allow and last_that_runs is not None:
-        made, attempt = last_that_runs
-        others = [each for each in failed if each is not attempt]
-        return EvaluatedModel(PrecisionGate(made.graph, "; ".join(attempt.missed), [*others, attempt]), made)
-    failed.sort(key=lambda attempt: bool(attempt.agreement))  # the reason of a variant that runs says more
-    return EvaluatedModel(PrecisionGate(None, "; ".join(failed[-1].missed), failed), None)
+    # The result belongs to the last: one that passed, or one that runs, whose reason says more.
+    tried.sort(key=lambda one: (not one[0].missed, one[1] is not None, bool(one[0].agreement)))
+    attempt, made = tried[-1]
+    if attempt.missed and not allow:
+        made = None
+    gate = PrecisionGate(
+        graph=None if made is None else made.graph,
+        reason="; ".join(attempt.missed) or None,
+        attempts=[each for each, _ in tried],
+    )
+    return EvaluatedModel(gate, made)
 
 
 def _evaluate_candidate(
@@ -320,9 +319,7 @@ def _evaluate_candidate(
     ir = candidate.make()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        with writing_graph(folder):
-            for name, data in ir.files(candidate.graph).items():
-                (folder / name).write_bytes(data)
+        write_graphs(folder, ir.files(candidate.graph))
 
         def opened(batch: int) -> "contextlib.closing[Engine]":
             tile_px, graph = validation.tile_px, candidate.graph

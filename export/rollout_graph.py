@@ -5,7 +5,7 @@ of a discard ratio then has most of the cost. A graph's cost is the number of it
 and write; these nodes are those that are fast in OpenVINO."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,19 +37,15 @@ class Rollout:
         return discarded(self.tokens * self.tokens, self.discard_ratio)
 
 
-ClassTokenRow = Callable[[Nodes, Rollout, Sequence[str]], str]
-"""Computes the row of the class token [N, tokens] in the rollout from the attention of the layers."""
-
-
 def append_rollout(
-    graph: ModelProto, rollout: Rollout, attentions: Sequence[str], logit: str, class_token_row: ClassTokenRow
+    graph: ModelProto, rollout: Rollout, attentions: Sequence[str], logit: str, digits: "Digits"
 ) -> None:
     """Add the rollout's nodes to a graph, with the output `map` [N, h, w].
 
     Args:
         attentions: tensors [N, heads, tokens, tokens], first layer first; rows sum to 1.
         logit: the tensor [N] that the map spreads over the patches.
-        class_token_row: adds the nodes for the row.
+        digits: of the thresholds of a discard ratio.
     Raises:
         ExportError: the model has more tokens than can be counted.
     """
@@ -62,7 +58,7 @@ def append_rollout(
     nodes = Nodes()
     patches = nodes.add(
         "Slice",
-        class_token_row(nodes, rollout, attentions),
+        class_token_row(nodes, rollout, attentions, digits),
         nodes.ints(rollout.prefix_tokens),
         nodes.ints(tokens),
         nodes.ints(1),
@@ -198,17 +194,10 @@ LAYERS_AT_ONCE = 6
 """Half of ViT-tiny's twelve. All twelve need the fewest nodes, but with eight tiles per request exceed the cache."""
 
 
-def class_token_row(nodes: Nodes, rollout: Rollout, attentions: Sequence[str]) -> str:
-    """Return the exact row of the class token [N, tokens]; see `heatline.train.models.vit.class_token_row`."""
-    return _row(nodes, rollout, attentions, EXACT)
-
-
-def class_token_row_under_bf16(nodes: Nodes, rollout: Rollout, attentions: Sequence[str]) -> str:
-    """Return the row with a coarser threshold, for attention that comes from rounded products."""
-    return _row(nodes, rollout, attentions, UNDER_BF16)
-
-
-def _row(nodes: Nodes, rollout: Rollout, attentions: Sequence[str], digits: Digits) -> str:
+def class_token_row(nodes: Nodes, rollout: Rollout, attentions: Sequence[str], digits: Digits) -> str:
+    """Return the row of the class token [N, tokens]; with digits `EXACT` it is that of
+    `heatline.train.models.vit.class_token_row`.
+    """
     layers: list[_Layer] = []
     for first in range(0, len(attentions), LAYERS_AT_ONCE):
         layers += _layers(nodes, rollout, attentions[first : first + LAYERS_AT_ONCE], digits)

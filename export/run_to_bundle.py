@@ -2,15 +2,20 @@
 
 import contextlib
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import cv2
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from heatline.edge import __version__
 from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
+from heatline.edge.bundle.appearance import Appearance
+from heatline.edge.bundle.areas import FEWEST_GROUPS
 from heatline.edge.bundle.manifest import (
     PRODUCT_TILES,
     SCHEMA,
@@ -24,20 +29,22 @@ from heatline.edge.bundle.manifest import (
     Tensors,
     product_picture_of,
 )
+from heatline.edge.bundle.plausibility import Plausibility, fit_plausibility
 from heatline.edge.bundle.pooling import identity_of
 from heatline.edge.bundle.store import GOLDEN, require_new_folder
 from heatline.edge.calibration import GoodFrame, describe_support
-from heatline.edge.drift import fit_reference
+from heatline.edge.drift import PictureSample, fit_reference
 from heatline.edge.errors import InputError
-from heatline.edge.inference import Precision, infer, open_engine
-from heatline.edge.inference.engine import DIFFERENCE, FEATURES, ONNX_GRAPH, OPENVINO_GRAPH
+from heatline.edge.geometry import TileGrid
+from heatline.edge.inference import Engine, Precision, infer, open_engine
+from heatline.edge.inference.engine import DIFFERENCE, FEATURES, ONNX_GRAPH, OPENVINO_GRAPH, infer_features
 from heatline.edge.reference.reference import Reference
+from heatline.edge.util.sampling import evenly
 from heatline.edge.util.text import list_some
 from heatline.export.gate import TOLERANCE, check_maps, pass_gate, reorient, torch_answers
 from heatline.export.onnx_graph import to_graphs
-from heatline.export.openvino_ir import to_ir, writing_graph
+from heatline.export.openvino_ir import to_ir, write_graphs
 from heatline.export.precisions import PRECISIONS, Say, make_precisions
-from heatline.export.product import fit_product
 from heatline.export.validation_tiles import divide_by_group, good_tiles, quantisation_tiles, select_validation_tiles
 from heatline.train.adequacy import describe_threshold_transfer
 from heatline.train.evaluation.evaluated import TorchEngine
@@ -115,7 +122,7 @@ def export_run(
     samples = quantisation_tiles(others, grid, run.references) if "int8" in precisions else None
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        _write(folder, {ONNX_GRAPH: exported.onnx, **f32.files(OPENVINO_GRAPH)})
+        write_graphs(folder, {ONNX_GRAPH: exported.onnx, **f32.files(OPENVINO_GRAPH)})
         with contextlib.closing(open_engine("openvino", folder, tiles.tile_px)) as engine:
             validation = run_validation(
                 track(validating.images),
@@ -172,7 +179,7 @@ def export_run(
             say=say,
         )
         graphs = {ONNX_GRAPH: exported.onnx, **made.files}
-        _write(folder, graphs)
+        write_graphs(folder, graphs)
         gate = pass_gate(golden, folder, model.top_cells)
     tensors = Tensors(
         Tensor("tiles", "uint8", [None, tiles.tile_px, tiles.tile_px, 3]),
@@ -298,12 +305,6 @@ def _check_maps(model: ExplainedClassifier, folder: Path, tiles: Inputs, allow: 
     return check_maps(np.abs(maps) if isinstance(model, RolloutClassifier) else maps, allow=allow)
 
 
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    with writing_graph(folder):
-        for name, data in files.items():
-            (folder / name).write_bytes(data)
-
-
 def _provenance(run: TrainedRun) -> dict[str, object]:
     """Return the bundle's provenance: data, weights, training."""
     summary, config = msgspec.to_builtins(run.summary), run.config
@@ -322,3 +323,61 @@ def _provenance(run: TrainedRun) -> dict[str, object]:
             "config": describe_config(config, compares=run.references is not None),
         },
     }
+
+
+MOST_FRAMES = 150
+"""How many evenly spread frames are used."""
+
+
+def fit_product(
+    images: Sequence[LabelledImage], grid: Grid, engine: Engine, reference: Reference | None
+) -> tuple[Plausibility, list[PictureSample]]:
+    """Derive the plausible ranges from good and defective frames, as a defect covers only few tiles.
+
+    What areas look like comes from good frames; where there are too few, from defective ones without their defects.
+
+    Args:
+        reference: that the bundle compares frames with, by which drift watches their poses; None: it has none.
+    Returns: the ranges, and of these frames what drift is measured against.
+
+    Raises:
+        InputError: a picture cannot be read.
+        EngineError: the engine failed.
+    """
+    chosen = [images[index] for index in evenly(len(images), MOST_FRAMES)]
+    groups = [image.group or image.name_in_folder for image in chosen]
+    good_groups = {group for image, group in zip(chosen, groups, strict=True) if not image.defective}
+    appearances, samples = [], []
+    for image in chosen:
+        rgb = image.pixels()
+        appearance = appearance_of(rgb, grid, engine)
+        if image.defective:
+            mask = image.mask((rgb.shape[0], rgb.shape[1])) if len(good_groups) < FEWEST_GROUPS else None
+            appearance = replace(appearance, cells=None) if mask is None else without(appearance, mask)
+        appearances.append(appearance.thinned(keep_cells=True))
+        pose, misaligned = (None, None) if reference is None else reference.pose_of(rgb)
+        samples.append(replace(PictureSample.of(rgb), pose=None if misaligned else pose))
+    return fit_plausibility(appearances, groups), samples
+
+
+def appearance_of(rgb: NDArray[np.uint8], grid: Grid, engine: Engine) -> Appearance:
+    """Measure the appearance of an RGB uint8 frame [H, W, 3]."""
+    tiles = TileGrid((rgb.shape[0], rgb.shape[1]), grid.tile_px, grid.overlap_px)
+    return Appearance.of(rgb, tiles, infer_features(engine, tiles.tiles(rgb)))
+
+
+def without(appearance: Appearance, mask: NDArray[np.bool_]) -> Appearance:
+    """Return a copy in which the cells at and beside defects are not known (NaN).
+
+    Args:
+        mask: the defects' pixels, bool [H, W].
+    """
+    if appearance.cells is None or appearance.grid is None:
+        return appearance
+    rows, columns = appearance.cells.shape[1:3]
+    marked = appearance.grid.tiles(mask.astype(np.uint8)[..., None])[..., 0]  # [tiles, tile_px, tile_px]
+    cells = appearance.cells.copy()
+    for of_tile, tile in zip(cells, marked, strict=True):
+        share = cv2.resize(tile.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+        of_tile[cv2.dilate(share, np.ones((3, 3))) > 0] = np.nan
+    return replace(appearance, cells=cells if np.isfinite(cells).any() else None)

@@ -180,7 +180,7 @@ def divide_by_group(
 
 
 def quantisation_tiles(images: Sequence[LabelledImage], grid: Grid, references: "References | None" = None) -> Inputs:
-    """Select quantisation samples from as many frames as possible; the selection is reproducible.
+    """Select quantisation samples.
 
     Raises:
         InputError: there is no frame.
@@ -190,48 +190,55 @@ def quantisation_tiles(images: Sequence[LabelledImage], grid: Grid, references: 
             "there is no image in the training groups, and int8 needs some as quantisation samples; choose other "
             "groups with split.val and split.test, or leave int8 out with --precision"
         )
-    chosen = _shuffled(images)[:QUANTISATION_TILES]
-    per_image = -(-QUANTISATION_TILES // len(chosen))
+    return _sample(images, grid, references, QUANTISATION_TILES)
+
+
+def good_tiles(images: Sequence[LabelledImage], grid: Grid, references: "References | None" = None) -> Inputs:
+    """Select at most `GOOD_TILES` tiles without a defective pixel; there may be none.
+
+    If no frame is good, they come from defective frames with a mask.
+    """
+    return _sample(
+        [image for image in images if not image.defective] or images, grid, references, GOOD_TILES, clean=True
+    )
+
+
+def _sample(
+    images: Sequence[LabelledImage], grid: Grid, references: "References | None", most: int, *, clean: bool = False
+) -> Inputs:
+    """Select at most so many tiles from as many images as possible; the selection is reproducible.
+
+    Args:
+        clean: only tiles without a defective pixel.
+    """
+    chosen = _shuffled(images)[:most]
+    per_image = -(-most // max(len(chosen), 1))
     rng = np.random.default_rng(0)
     samples = []
     for image in chosen:
         if (inputs := cut_frame(image, grid, references)) is not None:
-            some = rng.permutation(len(inputs[0]))[:per_image]
+            usable = np.flatnonzero(_is_clean(image, grid)) if clean and image.defective else len(inputs[0])
+            some = rng.permutation(usable)[:per_image]
             samples.append([each[some] for each in inputs])  # copies, so that the frame's memory is freed
-    return tuple(np.concatenate(column)[:QUANTISATION_TILES] for column in zip(*samples, strict=True))
-
-
-def good_tiles(images: Sequence[LabelledImage], grid: Grid, references: "References | None" = None) -> Inputs:
-    """Select at most `GOOD_TILES` tiles without a defective pixel, from as many good frames as possible.
-
-    If no frame is good, they come from defective frames with a mask; there may be none.
-    """
-    frames = [image for image in images if not image.defective] or images
-    chosen = _shuffled(frames)[:GOOD_TILES]
-    per_image = -(-GOOD_TILES // max(len(chosen), 1))
-    rng = np.random.default_rng(0)
-    found = []
-    for image in chosen:
-        rgb = image.pixels()
-        mask = image.mask((rgb.shape[0], rgb.shape[1])) if image.defective else np.zeros(rgb.shape[:2], np.bool_)
-        inputs = None if mask is None else graph_inputs(image, rgb, _tiles_of(rgb, grid), references)
-        if mask is not None and inputs is not None:
-            clean = ~_tiles_of(rgb, grid).tiles(mask[..., None].view(np.uint8)).any(axis=(1, 2, 3))
-            some = rng.permutation(np.flatnonzero(clean))[:per_image]
-            found.append([each[some] for each in inputs])
-    if not found:
+    if not samples:
         return (np.empty((0, grid.tile_px, grid.tile_px, 3), np.uint8),)
-    return tuple(np.concatenate(column)[:GOOD_TILES] for column in zip(*found, strict=True))
+    return tuple(np.concatenate(column)[:most] for column in zip(*samples, strict=True))
+
+
+def _is_clean(image: LabelledImage, grid: Grid) -> NDArray[np.bool_]:
+    """Return for each tile of a defective frame whether it has no defective pixel; without a mask none is known."""
+    rgb = image.pixels()
+    mask = image.mask((rgb.shape[0], rgb.shape[1]))
+    defective = np.ones(rgb.shape[:2], np.bool_) if mask is None else mask
+    tiles = TileGrid((rgb.shape[0], rgb.shape[1]), grid.tile_px, grid.overlap_px)
+    return np.asarray(~tiles.tiles(defective[..., None].view(np.uint8)).any(axis=(1, 2, 3)))
 
 
 def cut_frame(image: LabelledImage, grid: Grid, references: "References | None" = None) -> Inputs | None:
     """Return what a graph takes for all tiles of one frame; None: it cannot be aligned with its reference."""
     rgb = image.pixels()
-    return graph_inputs(image, rgb, _tiles_of(rgb, grid), references)
-
-
-def _tiles_of(rgb: NDArray[np.uint8], grid: Grid) -> TileGrid:
-    return TileGrid((rgb.shape[0], rgb.shape[1]), grid.tile_px, grid.overlap_px)
+    tiles = TileGrid((rgb.shape[0], rgb.shape[1]), grid.tile_px, grid.overlap_px)
+    return graph_inputs(image, rgb, tiles, references)
 
 
 def _shuffled(images: Sequence[LabelledImage]) -> list[LabelledImage]:

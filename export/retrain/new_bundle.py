@@ -19,8 +19,7 @@ from heatline.edge.calibration.recalibration import next_in_series
 from heatline.edge.drift import OF_POSE
 from heatline.edge.inspection.inspector import ANY_CAMERA
 from heatline.export.gate import MAP_ALLOWED
-from heatline.export.retrain.origin import Retraining
-from heatline.export.retrain.plan import Plan
+from heatline.export.retrain.plan import Plan, Retraining
 from heatline.export.run_to_bundle import export_run
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.progress import tracked

@@ -21,8 +21,7 @@ from heatline.edge.wire.events import BundleName
 from heatline.export.retrain.frames import MarkedFrame, select_frames
 from heatline.export.retrain.judge import Answer, Comparison, Judging, compare, judge_frames
 from heatline.export.retrain.new_bundle import FOLDER_MARK, describe_calibrations, export_next, failed_map_checks
-from heatline.export.retrain.origin import Origin, origin_of
-from heatline.export.retrain.plan import Plan, plan_retraining
+from heatline.export.retrain.plan import Origin, Plan, origin_of, plan_retraining
 from heatline.train.files import write_atomically
 from heatline.train.fit import fit
 from heatline.train.readers import LabelledFolder

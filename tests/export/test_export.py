@@ -23,8 +23,7 @@ from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import TileGrid
 from heatline.edge.inference import EngineKind, infer, open_engine
 from heatline.edge.inspection.inspector import Inspector
-from heatline.export.product import fit_product
-from heatline.export.run_to_bundle import _find_reference, export_run
+from heatline.export.run_to_bundle import _find_reference, export_run, fit_product
 from heatline.train.evaluation.evaluated import TorchEngine
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier

@@ -17,7 +17,7 @@ from heatline.edge.inference.devices import shared_core
 from heatline.export import rollout_graph
 from heatline.export.nodes import Nodes
 from heatline.export.onnx_graph import OPSET
-from heatline.export.rollout_graph import UNDER_BF16, ClassTokenRow, Rollout
+from heatline.export.rollout_graph import EXACT, UNDER_BF16, Digits, Rollout
 from heatline.train.models.vit import discard_lowest
 
 LAYERS = 2
@@ -68,12 +68,12 @@ def row_after(layers: Matrices, discard: Callable[[NDArray[np.float32]], None]) 
     return rows
 
 
-def graph_of(way: ClassTokenRow, tokens: int, discarded: int) -> ModelProto:
+def graph_of(digits: Digits, tokens: int, discarded: int) -> ModelProto:
     """From `fused_0`, `fused_1` [N, 1, tokens, tokens] to `row`."""
     rollout = Rollout(tokens, 1, 1, (1, tokens - 1), "max", (discarded + 0.5) / tokens**2)
     assert rollout.discarded == discarded
     nodes, names = Nodes(), [f"fused_{number}" for number in range(LAYERS)]
-    row = way(nodes, rollout, names)
+    row = rollout_graph.class_token_row(nodes, rollout, names, digits)
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 1, tokens, tokens]) for name in names]
     outputs = [helper.make_tensor_value_info(row, TensorProto.FLOAT, ["N", tokens])]
     graph = helper.make_graph([], "discard", inputs, outputs)
@@ -102,18 +102,18 @@ def in_openvino(graph: ModelProto) -> Run:
 
 @lru_cache
 def counting(tokens: int, discarded: int) -> Run:
-    return in_openvino(graph_of(rollout_graph.class_token_row, tokens, discarded))
+    return in_openvino(graph_of(EXACT, tokens, discarded))
 
 
 @lru_cache
 def counting_in_onnxruntime(tokens: int, discarded: int) -> Run:
-    session = in_onnxruntime(graph_of(rollout_graph.class_token_row, tokens, discarded))
+    session = in_onnxruntime(graph_of(EXACT, tokens, discarded))
     return lambda layers: session.run(None, fed(layers))[0]  # type: ignore[no-any-return]
 
 
 @lru_cache
 def coarse_counting(tokens: int, discarded: int) -> Run:
-    return in_openvino(graph_of(rollout_graph.class_token_row_under_bf16, tokens, discarded))
+    return in_openvino(graph_of(UNDER_BF16, tokens, discarded))
 
 
 def assert_same(came: NDArray[np.float32], known: NDArray[np.float64]) -> None:
@@ -165,7 +165,7 @@ def test_realistic_attention_gives_the_result_of_a_sort(discarded: int) -> None:
 def test_layers_in_several_groups_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollout_graph, "LAYERS_AT_ONCE", 1)
     layers = attention(9, 2, 1.0)
-    apart = in_openvino(graph_of(rollout_graph.class_token_row, 9, 40))
+    apart = in_openvino(graph_of(EXACT, 9, 40))
     assert_same(apart(layers), row_by_sorting(layers, 40))
 
 

@@ -11,8 +11,7 @@ from heatline.edge.errors import InputError
 from heatline.edge.monitor.marks import Truth
 from heatline.edge.wire.events import Verdict
 from heatline.export.retrain.frames import Selection, UsableFrame, digest_pixels, group_name
-from heatline.export.retrain.origin import Origin, Retraining
-from heatline.export.retrain.plan import Plan, plan_retraining
+from heatline.export.retrain.plan import Origin, Plan, Retraining, plan_retraining
 from heatline.train.config import TrainConfig
 from heatline.train.readers import LabelledFolder, LabelledImage
 from heatline.train.readers.labelled import ReviewedFrame
