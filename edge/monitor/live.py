@@ -100,12 +100,9 @@ class Live:
             WebSocketDisconnect: it has.
         """
         while True:
-            message = await viewer.socket.receive()
-            if message["type"] == "websocket.disconnect":
-                raise WebSocketDisconnect
             try:
-                ack = _ack.decode(message.get("text") or message.get("bytes") or b"")
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                ack = _ack.decode(await viewer.socket.receive_text())
+            except (KeyError, msgspec.MsgspecError, UnicodeError, RecursionError):  # bytes have no text
                 reason = 'a message came that is not valid; expected {"type":"ack","camera":NAME,"id":ID}'
                 await viewer.socket.close(ENDED_OR_WRONG, reason)
                 raise WebSocketDisconnect from None

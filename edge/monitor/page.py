@@ -12,11 +12,10 @@ import re
 import signal
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 from urllib.parse import parse_qs
 
 import cv2
@@ -117,7 +116,7 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None], choose
     with listening_socket(listen) as bound:
         app = application(file, name_of(line), memory, metrics, store, picture_socket(file), choose)
         server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
-        signal.signal(signal.SIGTERM, _leave)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after its own end
         threading.excepthook = _end_at_a_bug
         cv2.setNumThreads(1)  # the other cores belong to inspection
         yield_processor()
@@ -252,11 +251,6 @@ def _url(listen: str, bound: socket.socket, web: WebConfig) -> str:
     if host in ("*", "0.0.0.0", "[::]"):
         host = socket.gethostname()
     return f"{'http' if web.certificate is None else 'https'}://{host}:{bound.getsockname()[1]}/"
-
-
-def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """End in order, also when uvicorn raises SIGTERM again after its own end."""
-    raise SystemExit(0)
 
 
 def _end_at_a_bug(failed: threading.ExceptHookArgs) -> None:
