@@ -15,7 +15,6 @@ from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.images import list_images, read_image
 from heatline.edge.util.text import format_count, utf8_safe
 
-MAX_PRELOADED_BYTES = 4 << 30
 HIGHEST_RATE_FPS = 10000.0
 """A file without a frame rate may state an impossible one."""
 
@@ -39,7 +38,7 @@ class FolderCamera(FrameSource):
         except InputError as error:
             raise CameraError(f"camera {self.name}: {error}") from error
         if self._settings.preload:
-            self._read_all()
+            self._preloaded = {path: _read(path) for path in self._files}
         return Opened(
             found=f"{format_count(len(self._files), 'picture')} in {self._settings.path}",
             period_s=self._pace.period_s,
@@ -60,18 +59,6 @@ class FolderCamera(FrameSource):
         if isinstance(picture, InputError):
             return BadFrame(stamp, "unreadable", str(picture))
         return Frame(stamp, *picture)
-
-    def _read_all(self) -> None:
-        total_bytes = 0
-        for number, path in enumerate(self._files, start=1):
-            self._preloaded[path] = picture = _read(path)
-            total_bytes += 0 if isinstance(picture, InputError) else picture[0].nbytes
-            if total_bytes > MAX_PRELOADED_BYTES:
-                raise CameraError(
-                    f"camera {self.name}: the first {number} of {format_count(len(self._files), 'picture')} in "
-                    f"{self._settings.path} take {total_bytes / 2**30:.1f} GiB, expected at most "
-                    f"{MAX_PRELOADED_BYTES / 2**30:.0f}; show fewer, or leave preload out"
-                )
 
 
 def _read(path: Path) -> Picture | InputError:

@@ -432,14 +432,17 @@ def reconfigure(
     """
     pairs = [(old, new) for old, new in zip(before, after, strict=True) if _own_settings(old) != _own_settings(new)]
     proceed = threading.Event()
-    errors = _wait_for_results(_request(cameras, [new for _, new in pairs], proceed), len(pairs))
+    # Each camera reports, as opening one has a time limit.
+    results = _request(cameras, [new for _, new in pairs], proceed)
+    errors = [error for error in [results.get() for _ in pairs] if error is not None]
     if errors:
         at_once = threading.Event()
         at_once.set()
         # Requested before the others proceed, so that no frame with the refused settings is inspected.
         results = _request(cameras, [old for old, _ in pairs], at_once, keep_frames=False)
         proceed.set()
-        _wait_for_results(results, len(pairs))
+        for _ in pairs:
+            results.get()
         raise CameraError("; ".join(errors))
     try:
         yield
@@ -464,11 +467,6 @@ def _request(
 
         cameras[settings.name].reconfigure(settings, opened, keep_frames=keep_frames)
     return results
-
-
-def _wait_for_results(results: "queue.SimpleQueue[str | None]", count: int) -> list[str]:
-    """Return the errors once all cameras have reported. Each one does, as opening a camera has a time limit."""
-    return [error for error in [results.get() for _ in range(count)] if error is not None]
 
 
 def _own_settings(settings: CameraSettings) -> dict[str, object]:
