@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import GoldenTiles
-from heatline.edge.bundle.difference import correlation
 from heatline.edge.bundle.manifest import Agreement, Attempt, MapGate, PrecisionGate
 from heatline.edge.errors import EngineError, ExportError, PrecisionError
 from heatline.edge.inference import Engine, Precision, infer, open_engine
@@ -61,11 +60,18 @@ def measure_agreement(validation: ValidationTiles, engine: Engine) -> Agreement:
         batch=engine.batch,
         logit_difference=float(np.abs(logit - validation.logit).max()),
         flips=int(flips.sum()),
-        map_correlation=correlation(validation.map, maps),
+        map_correlation=_correlation(validation.map, maps),
         iou_median=float(np.median(overlap)) if overlap.size else None,
         iou_p5=float(np.percentile(overlap, 5)) if overlap.size else None,
         near_p5=float(np.percentile(near, 5)) if near.size else None,
     )
+
+
+def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float | None:
+    """Return Pearson's correlation over all cells together; None if one side is constant."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+    return found if np.isfinite(found) else None
 
 
 def describe_missed_limits(

@@ -6,9 +6,7 @@ few. The bootstrap draws whole groups, with replacement (Efron & Tibshirani 1993
 one group show the same thing; with few groups an interval is not reliable, and none is given.
 """
 
-import bisect
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev, variance
 
@@ -60,17 +58,6 @@ def interval(count: int, n: int) -> tuple[float, float]:
     """Return the two-sided confidence interval, with half of the error probability on each side."""
     one_sided = (1.0 + CONFIDENCE) / 2
     return 1.0 - upper_bound(n - count, n, one_sided), upper_bound(count, n, one_sided)
-
-
-def frames_to_show(share: float, count: int) -> int:
-    """Return the smallest number of frames that show a share > 0 if `count` of them reach the threshold: the upper
-    bound is then at most that share.
-
-    >>> frames_to_show(0.01, 0), frames_to_show(0.01, 1)
-    (299, 473)
-    """
-    candidates = range(count + 1, sys.maxsize)
-    return candidates[bisect.bisect_left(candidates, CONFIDENCE - 1.0, key=lambda n: -cdf(count, n, share))]
 
 
 def t_cdf(t: float, degrees: int) -> float:

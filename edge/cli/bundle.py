@@ -1,16 +1,15 @@
 """`heatline bundle`: shows, verifies, compares, signs and trusts bundles."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
-from msgspec import UNSET
+import numpy as np
+from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle, GoldenTiles, open_bundle, open_verified_engine, sign_bundle
-from heatline.edge.bundle.difference import Answers, AnswersDifference, Change, answers_difference, manifest_changes
 from heatline.edge.bundle.manifest import describe_missed
 from heatline.edge.bundle.signature import (
     TRUSTED_KEYS,
@@ -39,16 +38,13 @@ from heatline.edge.cli.bundle_formatting import (
 )
 from heatline.edge.cli.calibrate import set_reference
 from heatline.edge.cli.options import CommandGroup, engine_option, precision_option
-from heatline.edge.cli.output import facts_of, json_option, print_made_key, print_report, print_table, say
+from heatline.edge.cli.output import Rows, facts_of, json_option, print_made_key, print_report
 from heatline.edge.inference import EngineKind, Precision, infer, open_engine
 from heatline.edge.keys import StoredKey, public_half
 from heatline.edge.util.text import format_count
 
-SHA256 = re.compile("[0-9a-f]{64}")
-ATTEMPTS = re.compile(r"map_gate\.precisions\.\w+\.attempts")
-"""Dozens of figures, which --json prints."""
 LONGEST_SHOWN = 120
-"""Characters of a value in the table; --json prints all of them."""
+"""Characters of a value in a table."""
 
 keys_option = click.option(
     "--keys",
@@ -165,45 +161,46 @@ def verify(bundle_path: Path, kind: EngineKind, precision: Precision, folder: Pa
 @engine_option
 @json_option
 def diff(a_path: Path, b_path: Path, kind: EngineKind, as_json: bool) -> None:
-    """Print what changed from bundle A to bundle B: model, calibration, gate, and the verdicts on B's golden tiles.
+    """Print what changed from bundle A to bundle B: the manifest's keys, and the verdicts on B's golden tiles.
 
     Verifies the files of both. Each bundle judges the tiles by its own score threshold.
     """
     a, b = open_bundle(a_path), open_bundle(b_path)
-    changes = manifest_changes(a.manifest, b.manifest)
-    golden = b.golden()
-    expected_px, tile_px, obstacle = a.manifest.grid.tile_px, golden.tiles.shape[1], None
-    if tile_px != expected_px:
-        obstacle = f"not compared, as A takes tiles of {expected_px} px and these are {tile_px} px"
+    if a.digest == b.digest and a.signed_by == b.signed_by:
+        print_report({"same": True, "changes": {}}, as_json, f"{a_path} and {b_path} are the same, digest {a.digest}")
+        return
+    of_a, of_b = (_identify(each) | dict(_flat(msgspec.to_builtins(each.manifest))) for each in (a, b))
+    values = {key: (of_a.get(key), of_b.get(key)) for key in {**of_a, **of_b}}
+    changes = {key: each for key, each in values.items() if each[0] != each[1]}
+    golden, compared = b.golden(), a.manifest.grid.tile_px == b.manifest.grid.tile_px
+    report: dict[str, Any] = {"same": False, "changes": changes, "golden_tiles_of_b": None}
+    if not compared:
+        title = f"golden tiles of B: not compared, as A takes tiles of {a.manifest.grid.tile_px} px"
     elif golden.difference is None and a.manifest.tensors.difference is not None:
-        obstacle = "not compared, as A compares tiles with a reference, and these have none"
-    answers = None if obstacle else answers_difference(_answers(a, golden, kind), _answers(b, golden, kind))
-    report = {
-        "a": _identify(a),
-        "b": _identify(b),
-        "same": a.digest == b.digest,
-        "changes": changes,
-        "engine": kind,
-        "golden_tiles_of_b": answers,
-        "not_compared_because": obstacle,
-    }
-    signers = [_identify(each)["signed_by"] or "nobody" for each in (a, b)]
-    signature = [] if signers[0] == signers[1] else [Change("signed_by", *signers)]  # it is not in the manifest
-    for section, found in {} if as_json else {"signature": signature, **changes}.items():
-        if rows := [_cells(each) for each in found if not ATTEMPTS.match(each.key)]:
-            say(section)
-            print_table(("", "A", "B"), rows, numbers=())
-    title, facts = f"golden tiles of B, both by {kind} in f32", {} if answers is None else _facts(answers)
-    if a.digest == b.digest:
-        title, facts = f"{a_path} and {b_path} are the same bundle, digest {a.digest}", {}
-    elif obstacle is not None:
-        title = f"golden tiles of B: {obstacle}"
-    print_report(report, as_json, title, facts)
+        title = "golden tiles of B: not compared, as A compares tiles with a reference, and these have none"
+    else:
+        defects = [_defects(each, golden, kind) for each in (a, b)]
+        flipped = np.flatnonzero(defects[0] != defects[1]).tolist()
+        report["golden_tiles_of_b"] = {"tiles": len(golden.tiles), "flipped": flipped}
+        title = f"verdicts that flip: {len(flipped)} of {format_count(len(golden.tiles), 'golden tile')} of B"
+    rows = [(key, *map(_shorten, each)) for key, each in changes.items()]
+    print_report(report, as_json, title, rows=Rows(("", "A", "B"), rows))
 
 
-def _answers(opened: Bundle, golden: GoldenTiles, kind: EngineKind) -> Answers:
+def _defects(opened: Bundle, golden: GoldenTiles, kind: EngineKind) -> NDArray[np.bool_]:
+    """Return which tiles are DEFECT by a bundle's own score threshold, [N]."""
     engine = open_engine(kind, opened.path, opened.manifest.grid.tile_px)
-    return Answers(*infer(engine, golden.tiles, golden.difference), opened.manifest.calibration.score_threshold)
+    logit, _ = infer(engine, golden.tiles, golden.difference)
+    return np.asarray(logit >= opened.manifest.calibration.score_threshold)
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested tables by their dotted keys; a list counts as one value."""
+    if isinstance(value, dict):
+        for name, inside in value.items():
+            yield from _flat(inside, f"{key}.{name}" if key else name)
+    else:
+        yield key, value
 
 
 def _identify(opened: Bundle) -> dict[str, object]:
@@ -215,31 +212,10 @@ def _identify(opened: Bundle) -> dict[str, object]:
     }
 
 
-def _cells(change: Change) -> tuple[str, str, str]:
-    return change.key, _format_value(change.a), _format_value(change.b)
-
-
-def _format_value(value: Any) -> str:
-    if value is UNSET:
-        return "-"
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    if SHA256.fullmatch(text):
-        return f"{text[:12]}…"
+def _shorten(value: object) -> str:
+    """Return a value of the table; --json prints all of it."""
+    text = value if isinstance(value, str) else "-" if value is None else msgspec.json.encode(value).decode()
     return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
-
-
-def _facts(answers: AnswersDifference) -> Mapping[str, object]:
-    flips = [answers.answers[tile] for tile in answers.flipped]
-    facts: dict[str, object] = {
-        "verdicts that flip": f"{len(flips)} of {format_count(answers.tiles, 'tile')}",
-        "largest logit difference": f"{answers.largest_logit_difference:.3g}",
-        "map correlation": "none, as the maps differ in size or one is the same everywhere"
-        if answers.map_correlation is None
-        else f"{answers.map_correlation:.4f} over all cells",
-    }
-    for flip in flips:
-        facts[f"tile {flip.tile}"] = f"{flip.a} ({flip.a_logit:.3f}) -> {flip.b} ({flip.b_logit:.3f})"
-    return facts
 
 
 @bundle.command(epilog="Example: heatline bundle keygen maker.key")

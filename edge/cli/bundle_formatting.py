@@ -1,13 +1,11 @@
 """Describes a bundle: what set its thresholds, what frames must look like, and how its precisions agree."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import get_args
 
 from heatline.edge.bundle import Calibration, Manifest
 from heatline.edge.bundle.manifest import (
-    Agreement,
     Areas,
-    Attempt,
     Gate,
     MapChecks,
     MapGate,
@@ -19,7 +17,6 @@ from heatline.edge.bundle.manifest import (
     ScoreBy,
 )
 from heatline.edge.bundle.plausibility import ranges
-from heatline.edge.bundle.pooling import top_cells_of
 from heatline.edge.calibration.statistics import CONFIDENCE, interval
 from heatline.edge.inference.engine import GRAPHS
 from heatline.edge.util.text import format_count
@@ -28,8 +25,6 @@ NOT_KNOWN = "not known: every frame gets a verdict"
 """Says that a bundle does not know what frames must look like."""
 NOT_WATCHED = "nothing: the bundle has no frames to compare with"
 """Says that a line does not warn of drift."""
-IDENTITY = " - logit"
-"""End of the name of the difference between a pooled map and its logit, see `GoldenTiles.off_identity`."""
 
 
 def describe_range(low: float, high: float | None) -> str:
@@ -164,23 +159,9 @@ def describe_differences(off_by: Mapping[str, float]) -> str:
 
 def describe_gate(gate: Gate) -> str:
     """Describe by how much f32 differed from the model at the export."""
-    answers = {name: value for name, value in gate.largest_difference.items() if not name.endswith(IDENTITY)}
-    differences = (
-        f"largest difference from the trained model on {format_count(gate.tiles, 'golden tile')}, as a share of the "
-        f"scale: {describe_differences(answers)}, allowed {gate.tolerance:.0e}"
-    )
-    for name in gate.largest_difference.keys() - answers.keys():
-        top_cells = top_cells_of(name)
-        cells = "its cells" if top_cells is None else f"its {top_cells} highest cells"
-        differences += (
-            f"; the map explains the logit: the mean of {cells} differs from the logit by at most "
-            f"{gate.largest_difference[name]:.1e} of the scale"
-        )
-    if not gate.map_rounding:
-        return differences
     return (
-        f"{differences}; rounding is counted separately: it moved {gate.maps_moved} of the maps by more, by "
-        f"{gate.largest_move:.1e} at most, and could move them by {gate.map_rounding:.1e}"
+        f"largest difference from the trained model on {format_count(gate.tiles, 'golden tile')}, as a share of the "
+        f"scale: {describe_differences(gate.largest_difference)}, allowed {gate.tolerance:.0e}"
     )
 
 
@@ -204,52 +185,19 @@ def precision_facts(manifest: Manifest) -> dict[str, str]:
         return {"precisions": "only f32"}
     return {
         "precisions": ", ".join(manifest.precisions),
-        "compared with the model": _describe_map_gate(gate, manifest.calibration),
-        **{each: _describe_precision(gate.precisions[each], gate.tiles) for each in GRAPHS if each in gate.precisions},
+        "compared with the model": _describe_map_gate(gate),
+        **{each: _describe_precision(gate.precisions[each]) for each in GRAPHS if each in gate.precisions},
     }
 
 
-def describe_attempts(attempts: Sequence[Attempt], tiles: int) -> str:
-    """Describe the last attempt to make a precision, and how it agrees with the model."""
-    if not attempts:
-        return "not compared with the model"
-    number = f"{len(attempts)} attempts, the last " if len(attempts) > 1 else ""
-    return f"{number}{attempts[-1].how}: {_describe_agreement(attempts[-1].agreement, tiles)}"
-
-
-def _describe_map_gate(gate: MapGate, calibration: Calibration) -> str:
-    described = (
-        f"on {gate.tiles} {gate.tiles_are}, {gate.tiles_with_region} with a region"
-        f"{'' if gate.tiles_with_region else ', so no map is judged'}, "
-        f"{gate.tiles_on_threshold} on the score threshold; flips by the score threshold "
+def _describe_map_gate(gate: MapGate) -> str:
+    return (
+        f"on {gate.tiles} {gate.tiles_are}, {gate.tiles_with_region} with a region; flips by the score threshold "
         f"{gate.score_threshold:.2f}, regions by the evidence threshold {gate.evidence_threshold:.2f}"
     )
-    thresholds = calibration.score_threshold, calibration.evidence_threshold
-    if thresholds == (gate.score_threshold, gate.evidence_threshold):
-        return described
-    return f"{described}; both thresholds are those of the export, and the bundle's have changed since"
 
 
-def _describe_precision(gate: PrecisionGate, tiles: int) -> str:
+def _describe_precision(gate: PrecisionGate) -> str:
     if gate.graph is None:
-        result = f"left out: {gate.reason}"
-    else:
-        result = f"shipped as {gate.graph}" + ("" if gate.reason is None else f", although {gate.reason}")
-    return f"{result}; {describe_attempts(gate.attempts, tiles)}"
-
-
-def _describe_agreement(agreement: Sequence[Agreement], tiles: int) -> str:
-    """Describe each figure at its worst batch size."""
-    if not agreement:
-        return "not compared with the model"
-    return (
-        f"at worst {max(one.flips for one in agreement)} of {format_count(tiles, 'tile')} flip, map correlation "
-        f"{_least(one.map_correlation for one in agreement)}, region IoU {_least(one.iou_median for one in agreement)} "
-        f"(5th percentile {_least(one.iou_p5 for one in agreement)}, within a cell "
-        f"{_least(one.near_p5 for one in agreement)})"
-    )
-
-
-def _least(figures: Iterable[float | None]) -> str:
-    known = list(figures)
-    return "none" if None in known else f"{min(one for one in known if one is not None):.4f}"
+        return f"left out: {gate.reason}"
+    return f"shipped as {gate.graph}" + ("" if gate.reason is None else f", although {gate.reason}")

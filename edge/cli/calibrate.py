@@ -9,13 +9,13 @@ import click
 from msgspec.structs import replace
 from rich.progress import track
 
-from heatline.edge.bundle import Bundle, Calibration, Manifest, open_bundle, open_verified_engine
+from heatline.edge.bundle import Bundle, Manifest, open_bundle, open_verified_engine
 from heatline.edge.bundle.appearance import Appearance
 from heatline.edge.bundle.manifest import CameraPlausible
-from heatline.edge.bundle.plausibility import Plausibility, find_outliers, fit_plausibility
+from heatline.edge.bundle.plausibility import find_outliers, fit_plausibility
 from heatline.edge.bundle.store import require_new_folder
 from heatline.edge.calibration import calibrate as calibrate_by_share
-from heatline.edge.calibration import count_allowed_rejects, count_rejected, describe_support
+from heatline.edge.calibration import count_rejected, describe_support
 from heatline.edge.calibration.recalibration import (
     FEWEST_FRAMES,
     NAMED,
@@ -33,7 +33,6 @@ from heatline.edge.calibration.recalibration import (
     without_poses,
     write_recalibrated,
 )
-from heatline.edge.calibration.statistics import CONFIDENCE, cdf, frames_to_show
 from heatline.edge.cli.bundle_formatting import (
     count_frames,
     describe_bound,
@@ -42,7 +41,6 @@ from heatline.edge.cli.bundle_formatting import (
     describe_reference,
     describe_rule,
     describe_strong,
-    percent,
 )
 from heatline.edge.cli.options import FiniteRange, engine_option, precision_option
 from heatline.edge.cli.output import json_option, print_report, print_warnings, progress_console
@@ -57,11 +55,8 @@ from heatline.edge.inspection.verdict import Judgement
 from heatline.edge.util.text import format_count, is_are, list_some
 
 SUFFIX = ".bundle"
-UNLIKELY = 0.01
 SMALLEST = 1e-6
 """The smallest share except 0. To show a smaller one takes more frames than anyone can take."""
-FAR_WIDER = 1.5
-"""A bound of the features that is wider than the old one by more than this factor gives a warning."""
 THRESHOLDS_STAY = (
     "the thresholds come from frames that were compared with another reference; set them again with heatline calibrate"
 )
@@ -253,17 +248,8 @@ def calibrate(
     )
     rejected = count_rejected(frames, before.score_threshold)
     warnings += _warn_of_no_drift(len(frames)) if reference is None else []
-    warnings += _warn_of_newly_plausible(pictures.files, appearances, parent.plausibility(), plausibility)
     warnings += [few] if (few := describe_support(calibration)) is not None else []
-    warnings += _warn_of_high_frames(len(frames), rejected, before)
     shift = summarise_shift(pictures, frames, calibration.held_out_rejected)
-    support = {
-        "confidence": CONFIDENCE,
-        "beyond_the_frames": false_reject > 0 and count_allowed_rejects(len(frames), false_reject) == 0,
-        "frames_with_none": frames_to_show(false_reject, 0) if false_reject > 0 else None,
-        "frames_with_one": frames_to_show(false_reject, 1) if false_reject > 0 else None,
-    }
-    farthest = None if before.plausible is None else before.plausible.distance
     highest = ", ".join(f"{frame.file} {frame.highest_logit:.2f}" for frame in shift.highest)
     compared_with = {name: each.made_of for name, each in references.items()}
     new.finish(
@@ -279,14 +265,12 @@ def calibrate(
             "calibration": calibration,
             "compared_with": compared_with,
             "good_frames": shift,
-            "support": support,
             "before": {
                 "version": was.version,
                 "digest": parent.digest,
                 "score_threshold": before.score_threshold,
                 "evidence_threshold": before.evidence_threshold,
                 "rejected": rejected,
-                "farthest_features": farthest,
             },
             "warnings": warnings,
         },
@@ -298,11 +282,9 @@ def calibrate(
             "score threshold": f"{calibration.score_threshold:.2f} logits, was {before.score_threshold:.2f}",
             "evidence threshold": f"{calibration.evidence_threshold:.2f} logits, was {before.evidence_threshold:.2f}",
             "strong evidence": describe_strong(calibration),
-            "a frame must be": describe_plausible(calibration.plausible)
-            + ("" if farthest is None else f" (features: before, at most {farthest:.3g})"),
+            "a frame must be": describe_plausible(calibration.plausible),
             "drift is watched by": describe_reference(reference),
             "false rejects": f"{describe_bound(calibration)}; by the old threshold {rejected} of {shift.frames}",
-            "what they support": _describe_support(calibration, support),
             "highest scores": f"{highest}; check that they are truly good",
             "fell back": verified.fell_back,
         },
@@ -357,14 +339,13 @@ def calibrate_camera(
     )
     reference_of = None if made is None else made.of
     frames, appearances, samples = pictures.run(inspector, progress(f"frames of {camera}"), area, reference_of)
-    known, everywhere = fit_plausibility(appearances), parent.plausibility()
+    known = fit_plausibility(appearances)
     reference = fit_reference(
         samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
     )
     warnings = _warn_of_outliers(pictures, appearances, {copy for _, copy in find_copies(pictures.files)})
     warnings += [] if made is None else [THRESHOLDS_STAY]
     warnings += [] if verified.fell_back is None else [verified.fell_back]
-    warnings += [] if everywhere is None else _warn_of_wider_bounds(everywhere, known)
     warnings += _warn_of_no_drift(len(frames)) if reference is None else []
     roi, exclude = ([list(polygon) for polygon in polygons] for polygons in (area.roi, area.exclude))
     plausible = CameraPlausible(known.plausible, roi, exclude, reference)
@@ -422,14 +403,8 @@ def set_reference(
     pictures = GoodPictures(good)
     made = NewReference(pictures.files, pictures.names, camera)
     engine = open_verified_engine(parent, "openvino", "f32").engine
-    area, bounds = parent.plausibility_by_camera().get(camera) or (WHOLE_FRAME, None)
-    inspector = Inspector(
-        was,
-        engine,
-        plausibility=parent.plausibility(),
-        plausibility_by_camera={} if bounds is None else {camera: bounds},
-    )
-    judged = made.judged(inspector, area, progress("good frames"))
+    area, _ = parent.plausibility_by_camera().get(camera) or (WHOLE_FRAME, None)
+    judged = made.judged(Inspector(was, engine), area, progress("good frames"))
     warnings, rejected = [], dict[Path, Judgement]()
     if len(judged) >= FEWEST_FRAMES:
         rejected = {file: found for file, found in judged.items() if found.misaligned or found.verdict == "DEFECT"}
@@ -437,14 +412,6 @@ def set_reference(
         warnings.append(_refuse_most(rejected, len(judged), was.calibration.score_threshold))
         made = NewReference([file for file in judged if file not in rejected], pictures.names, camera)
     warnings += [words for frames, words in FEW.items() if frames == len(made.files)]
-    unlike = {file: why for file, found in judged.items() if not found.misaligned and (why := found.reject_reason)}
-    if unlike:
-        file, why = next(iter(unlike.items()))
-        warnings.append(
-            f"{len(unlike)} of {format_count(len(judged), 'frame')} {is_are(len(unlike))} unlike the product that "
-            f"{bundle_path} knows, as {file}: {why}; a line gives such frames no verdict until heatline "
-            "calibrate has run"
-        )
     own = _cameras_with_own(was)
     warnings += [THRESHOLDS_STAY, *([] if camera else _warn_of_own_references(own))]
     record = {"camera": camera or None, "left_out": [file.name for file in rejected]}
@@ -562,73 +529,3 @@ def _warn_of_own_references(cameras: Sequence[str]) -> list[str]:
 def _warn_of_no_drift(frames: int) -> list[str]:
     few = f"{format_count(frames, 'frame')} {is_are(frames)} too few to warn of drift by"
     return [f"{few}; name at least {FEWEST_OF_DRIFT}"]
-
-
-def _warn_of_high_frames(frames: int, rejected_before: int, before: Calibration) -> list[str]:
-    """Warn if the old thresholds reject more of the good frames than chance allows: some may be defective."""
-    allowed = before.false_reject_per_frame
-    if not rejected_before or 1 - cdf(rejected_before - 1, frames, allowed) >= UNLIKELY:
-        return []
-    return [
-        f"the old thresholds reject {rejected_before} of these {format_count(frames, 'good frame')}, but "
-        f"{percent(allowed)} are expected: check these frames before you use the bundle, as a defective frame among "
-        "them hides similar defects"
-    ]
-
-
-def _warn_of_newly_plausible(
-    files: Sequence[Path], appearances: Sequence[Appearance], before: Plausibility | None, now: Plausibility
-) -> list[str]:
-    """Warn of good frames that got no verdict before, and of features whose bounds are much wider or gone."""
-    if before is None:
-        return []
-    reasons = map(before.any_reject_reason, appearances)
-    refused = [(file, why) for file, why in zip(files, reasons, strict=True) if why is not None]
-    if not refused:
-        return _warn_of_wider_bounds(before, now)
-    file, why = refused[0]
-    count = f"{len(refused)} of {format_count(len(appearances), 'frame')}"
-    return [
-        f"{count} got no verdict before, as {file}: {why}; check them, as similar frames get a verdict now",
-        *_warn_of_wider_bounds(before, now),
-    ]
-
-
-def _warn_of_wider_bounds(before: Plausibility, now: Plausibility) -> list[str]:
-    """Warn if the new bound of the features is much wider than the old one, or gone."""
-    was, is_now = before.plausible.distance, now.plausible.distance
-    if before.knows_areas and is_now is not None and not now.knows_areas:
-        return [
-            "these frames have too few cells to know the product's areas, so a frame that was covered in part may be "
-            "GOOD; name more"
-        ]
-    if was is None:
-        return []
-    if is_now is None:
-        return [
-            "these frames are too few to know the product's features, so another product may get a verdict; name more"
-        ]
-    if is_now <= FAR_WIDER * was:
-        return []
-    return [
-        f"features may lie up to {is_now:.3g} standard deviations from those of the product, and the old bundle allows "
-        f"{was:.3g}: the frames are too few, or some do not show the product; name more, and remove those"
-    ]
-
-
-def _describe_support(calibration: Calibration, support: Mapping[str, Any]) -> str:
-    """Describe what this number of good frames can show about the requested share of false rejects."""
-    bound, share = calibration.false_reject_at_most, calibration.false_reject_per_frame
-    if bound is None:
-        return "not known: the model was trained on some of these frames, or the reference was made from some"
-    frames = format_count(calibration.frames, "good frame")
-    described = f"{frames}: with {percent(CONFIDENCE)} confidence the false-reject rate is at most {percent(bound)}"
-    if not share:
-        return f"{described}; no number of frames shows that none is ever rejected"
-    described += (
-        f"; to show {percent(share)} takes {format_count(support['frames_with_none'], 'frame')} of which none reaches "
-        f"the threshold, or {support['frames_with_one']} frames of which one reaches it"
-    )
-    if support["beyond_the_frames"]:
-        described += "; these frames are too few for that share, so the threshold is above the highest of them"
-    return described

@@ -12,7 +12,7 @@ from heatline.edge.bundle.signature import describe_signer
 from heatline.edge.cameras.supervisor import SupervisedCamera
 from heatline.edge.cli.bundle_formatting import describe_differences, describe_plausible, reference_facts
 from heatline.edge.cli.output import facts_of, json_option, print_report, print_warnings
-from heatline.edge.config import EvidenceConfig, JournalConfig, LineConfig, load_config
+from heatline.edge.config import JournalConfig, LineConfig, load_config
 from heatline.edge.delivery.auth import Access, fingerprint
 from heatline.edge.delivery.reader import check_place
 from heatline.edge.delivery.subscriber import next_status
@@ -78,7 +78,7 @@ def check(line: Path, as_json: bool) -> None:
     others = _check_other_products(config, prepared, faults)
     with faults.collected():
         access = Access.read(config.security.key, config.security.allowed)
-    warnings = _warn_of_bridges(config)
+    warnings: list[str] = []
     cameras: dict[str, Any] = {}
     if _check_addresses(line, config, to_bind, faults):
         with faults.collected(), lock_folder(state or config.journal.folder):
@@ -98,7 +98,7 @@ def check(line: Path, as_json: bool) -> None:
     setup = prepared.setup
     verified = setup.verified
     warnings += _warn_of_extreme_threshold(config, setup)
-    report = {
+    report: dict[str, Any] = {
         "line": line.stem,
         "product": config.product,
         **_of_setup(setup),
@@ -125,6 +125,9 @@ def check(line: Path, as_json: bool) -> None:
         "warnings": warnings,
         "line_key": None if access.key is None else fingerprint(access.key.public),
     }
+    journal, evidence = config.journal, config.evidence
+    goods = f" and 1 of {evidence.good_every} GOOD frames" if evidence and evidence.good_every else ""
+    calibration, unchecked = setup.bundle.manifest.calibration, setup.inspector.plausibility is None
     facts = facts_of(
         report,
         **dict.fromkeys(("compared_with", "golden_tiles_off_by", "plausible_by_camera", "warnings")),
@@ -134,10 +137,13 @@ def check(line: Path, as_json: bool) -> None:
         engine_settings=str(config.engine),
         score_threshold=f"{setup.inspector.thresholds.score:.2f} logits",
         evidence_threshold=f"{setup.inspector.thresholds.evidence:.2f} logits",
-        plausible=_describe_plausible(setup),
-        drift_watched=_describe_drift(config, setup),
-        journal=_describe_journal(config.journal),
-        evidence=None if config.evidence is None else _describe_evidence(config.evidence, pictures),
+        plausible="not checked, as thresholds.check_plausibility is false"
+        if unchecked and calibration.plausible is not None
+        else describe_plausible(calibration.plausible),
+        own_bounds=", ".join(report["plausible_by_camera"]) or None,
+        drift_watched=", ".join(report["drift_watched"]) or "of no camera",
+        journal=f"in {journal.folder or state}" + (f", served at {journal.bind}" if journal.bind else ""),
+        evidence=evidence and f"DEFECT, NO_VERDICT{goods} are stored in {pictures}",
     )
     facts |= {
         "golden tiles": f"off by {describe_differences(verified.differences)} of the scale",
@@ -207,21 +213,6 @@ def _check_journal(line: Path, config: JournalConfig, state: Path | None) -> lis
     return [] if warning is None else [warning]
 
 
-def _warn_of_bridges(config: LineConfig) -> list[str]:
-    """Warn of bridges that would have nothing to carry, or lack a file."""
-    warnings, served = [], config.journal.bind is not None and config.journal.retain_mib > 0
-    for name in ("mqtt", "modbus", "opcua"):
-        if (table := getattr(config, name)) is None:
-            continue
-        if not served:
-            warnings.append(f"[{name}] carries no result, as the line does not serve its journal; set journal.bind")
-        files = {key: value for key, value in asdict(table).items() if key != "folder" and isinstance(value, Path)}
-        warnings += [
-            f"{name}.{key} is {path}, which does not exist" for key, path in files.items() if not path.exists()
-        ]
-    return warnings
-
-
 def _warn_of_extreme_threshold(config: LineConfig, setup: Setup) -> list[str]:
     """Warn if the line's score threshold is above or below the scores of all golden tiles, good and defective."""
     score = config.of_product(config.product).thresholds.score
@@ -238,20 +229,6 @@ def _warn_of_extreme_threshold(config: LineConfig, setup: Setup) -> list[str]:
     ]
 
 
-def _describe_journal(config: JournalConfig) -> str:
-    if not config.retain_mib:
-        return "no events are stored"
-    stored = (
-        "in the state folder of the service; nowhere if run by hand" if config.folder is None else f"in {config.folder}"
-    )
-    return stored if config.bind is None else f"{stored}, served at {config.bind}"
-
-
-def _describe_evidence(config: EvidenceConfig, folder: Path | None) -> str:
-    goods = f" and 1 of {config.good_every} GOOD frames" if config.good_every else ""
-    return f"pictures with DEFECT and NO_VERDICT{goods} are stored in {folder}"
-
-
 def _check_other_products(config: LineConfig, first: PreparedSetup | None, faults: Faults) -> dict[str, Any]:
     """Verify the products that are not active at first, and return what each is inspected by."""
     found = {}
@@ -265,24 +242,6 @@ def _check_other_products(config: LineConfig, first: PreparedSetup | None, fault
         if first is None or setup.verified is not first.setup.verified:
             setup.verified.engine.close()
     return found
-
-
-def _describe_plausible(setup: Setup) -> str:
-    calibration, inspector = setup.bundle.manifest.calibration, setup.inspector
-    if inspector.plausibility is None and calibration.plausible is not None:
-        return "not checked, as thresholds.check_plausibility is false"
-    described = describe_plausible(calibration.plausible)
-    cameras = ", ".join(sorted(inspector.plausibility_by_camera))
-    return f"{described}; camera {cameras} has its own bounds" if cameras else described
-
-
-def _describe_drift(config: LineConfig, setup: Setup) -> str:
-    if not config.drift.watch:
-        return "of no camera, as drift.watch is false"
-    if unwatched := sorted({camera.name for camera in config.cameras} - setup.drift.cameras.keys()):
-        names = ", ".join(unwatched)
-        return f"not of {names}, as the bundle does not say what to compare with; run heatline calibrate"
-    return f"of {', '.join(sorted(setup.drift.cameras))}"
 
 
 def _describe_product(other: dict[str, Any]) -> str:

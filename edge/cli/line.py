@@ -1,9 +1,14 @@
 """`heatline run`, `status`, `reload`, `select` and `trigger`: a line, and what it is asked and told to do."""
 
+import contextlib
+import json
 import os
+import re
 import signal
 import time
+import tomllib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import click
@@ -11,13 +16,15 @@ import zmq
 from msgspec.structs import asdict
 
 from heatline.edge import describe
+from heatline.edge.bundle import open_bundle
 from heatline.edge.cli.options import FiniteRange, reply_timeout_option
 from heatline.edge.cli.output import exit_immediately, json_option, print_report, say
-from heatline.edge.config.bundle_key import changed_bundle
+from heatline.edge.config import load_config
 from heatline.edge.delivery.client import Commander, require_authorized
 from heatline.edge.delivery.subscriber import Subscriber, next_status
 from heatline.edge.errors import CommandRefusedError, ConfigError, DeliveryError
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, key_options, name_of
+from heatline.edge.util.files import replacing, writing
 from heatline.edge.wire.commands import Announced
 from heatline.edge.wire.events import ChangeEvent, Handshake, HandshakeState, Message, StatusEvent
 
@@ -25,6 +32,7 @@ EXIT_CODES: Mapping[HandshakeState, int] = {"READY": 0, "BUSY": 16, "DEGRADED": 
 """Of `status`. Different from those of errors, so that a script can tell a line that is not ready from a failure."""
 STATUS_WITHIN_SECONDS = 5.0
 """A running line publishes its status about once a second."""
+BUNDLE_LINE = re.compile(r"""^([ \t]*bundle[ \t]*=[ \t]*)("(?:[^"\\\n]|\\.)*"|'[^'\n]*')""", re.MULTILINE)
 POLL_SECONDS = 0.5
 """Longest wait of the subscriber for a message."""
 
@@ -38,7 +46,6 @@ def run(line: Path) -> None:
     At SIGHUP, reads LINE again; if it cannot be used, nothing changes.
     """
     # Imported here, as the other commands do not need it.
-    from heatline.edge.config import load_config
     from heatline.edge.service.lifecycle import Service, signal_handlers
     from heatline.edge.util.process import require_limits
 
@@ -141,15 +148,64 @@ def reload(line: str, bundle: Path | None, product: str | None, timeout_s: float
         return
     if "://" in line:
         raise click.UsageError(f"--bundle changes a line's file, and {line} is an address; name the line or its file")
-    with changed_bundle(file_of(line), bundle.absolute(), product) as change:
-        _reload(line, timeout_s, key_files, on_request=change.keep)
+    file, bundle = file_of(line), bundle.absolute()
+    config = load_config(file)
+    config.of_product(product or config.product)
+    open_bundle(bundle)
+    before = file.read_bytes()
+    after = with_bundle(before.decode("utf-8-sig"), bundle, product, file).encode()
+    try:
+        _reload(line, timeout_s, key_files, partial(_rewrite, file, after))
+    except CommandRefusedError as error:
+        is_ours = file.read_bytes() == after
+        if is_ours:
+            _rewrite(file, before)
+        state = "is as before" if is_ours else "was changed meanwhile, and is left so: correct its bundle by hand"
+        raise CommandRefusedError(error.reason, f"{error.detail}; {file} {state}") from error
 
 
-def _reload(line: str, timeout_s: float, key_files: KeyFiles, on_request: Callable[[], None] = lambda: None) -> None:
+def with_bundle(text: str, bundle: Path, product: str | None, file: Path) -> str:
+    """Return the text of a line's file with another bundle. Comments, order and all other keys stay.
+
+    Of all lines that could be the key, it changes the one whose change gives the wanted tables, so that it needs no
+    TOML parser that writes.
+
+    Args:
+        product: one that the file has, whose bundle is changed; None: the line's own.
+        file: for messages.
+    Raises:
+        ConfigError: no line is the key.
+    """
+    wanted = tomllib.loads(text)
+    owner = wanted if product is None else next(each for each in wanted["products"] if each["name"] == product)
+    owner["bundle"] = str(bundle)
+    for found in BUNDLE_LINE.finditer(text):
+        # TOML has no surrogate pairs, so only the characters that must be escaped are.
+        changed = f"{text[: found.start(2)]}{json.dumps(str(bundle), ensure_ascii=False)}{text[found.end(2) :]}"
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            if tomllib.loads(changed) == wanted:
+                return changed
+    where = "bundle" if product is None else f"bundle of product {product}"
+    raise ConfigError(f'{file} has no line that sets {where}; write it there by hand: bundle = "{bundle}"')
+
+
+def _rewrite(file: Path, data: bytes) -> None:
+    """Replace a file. It keeps its mode and owner, so that the line's user can still read it."""
+    with writing(file, ConfigError), replacing(file) as new:
+        status = file.stat()
+        new.write_bytes(data)
+        new.chmod(status.st_mode & 0o7777)
+        if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+            os.chown(new, status.st_uid, status.st_gid)
+
+
+def _reload(
+    line: str, timeout_s: float, key_files: KeyFiles, before_request: Callable[[], None] = lambda: None
+) -> None:
     """Reload the line's file.
 
     Args:
-        on_request: called once the line is asked.
+        before_request: called just before the line is asked; it runs, and can be asked.
     Raises:
         CommandRefusedError: the line refuses the file.
         AccessError, ConfigError, DeliveryError: the line was not asked, or its answer is not known.
@@ -161,13 +217,14 @@ def _reload(line: str, timeout_s: float, key_files: KeyFiles, on_request: Callab
             require_authorized(address, keys, zmq.SUB)
             raise DeliveryError(f"nothing came from {address}, so no line was asked to reload; is the line running?")
         try:
+            os.kill(status.pid, 0)
+            before_request()
             os.kill(status.pid, signal.SIGHUP)
         except OSError as error:
             raise DeliveryError(
                 f"process {status.pid} cannot be asked to reload ({error.strerror}); check that the line runs on this "
                 "machine, and run this as the line's user or as root"
             ) from error
-        on_request()
         change = _wait_for_change(events, status, timeout_s)
     if not change.applied:
         raise CommandRefusedError(None, change.detail or "the line's log says why")

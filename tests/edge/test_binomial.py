@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from heatline.edge.calibration.statistics import cdf, frames_to_show, interval, upper_bound
+from heatline.edge.calibration.statistics import cdf, interval, upper_bound
 
 
 def exact_tail(count: int, n: int, share: float | Fraction) -> Fraction:
@@ -64,11 +64,3 @@ def test_each_side_of_the_interval_fails_in_at_most_one_of_forty_cases(n: int, d
         assert float(1 - exact_tail(count - 1, n, low)) == pytest.approx(0.025, rel=1e-6)
     assert (low == 0) is (count == 0)
     assert (high == 1) is (count == n)
-
-
-def test_one_frame_less_does_not_show_the_share() -> None:
-    for share, count in ((0.3, 4), (0.05, 1), (0.01, 0)):
-        n = frames_to_show(share, count)
-        assert exact_tail(count, n, share) <= Fraction(1, 20) < exact_tail(count, n - 1, share)
-    assert (frames_to_show(0.01, 0), frames_to_show(0.01, 1), frames_to_show(0.05, 0)) == (299, 473, 59)
-    assert frames_to_show(1e-9, 0) == pytest.approx(math.log(0.05) / -1e-9, rel=1e-6)

@@ -202,17 +202,8 @@ def test_check_and_run_refuse_two_names_of_one_address_and_pictures_without_a_fo
         assert complaint(heatline("run", line)) == complaint(result)
 
 
-def test_check_warns_of_bridges_without_results_or_files_and_refuses_a_page_without_pictures(
-    tmp_path: Path, line: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_refuses_a_page_without_pictures(tmp_path: Path, line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = line.read_text()
-    line.write_text(f'{before}\n[mqtt]\nbroker = "mqtts://b:8883"\nca = "ca.pem"\n[modbus]\n')
-    warnings = one_object(heatline("check", line, "--json").stdout)["warnings"]
-    assert [each.partition(",")[0] for each in warnings] == [
-        "[mqtt] carries no result",
-        f"mqtt.ca is {tmp_path}/ca.pem",
-        "[modbus] carries no result",
-    ]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "heatline").write_text("")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))

@@ -12,8 +12,6 @@ import openvino
 import pytest
 
 from heatline.edge.bundle import Bundle, open_bundle, open_verified_engine
-from heatline.edge.bundle.manifest import Gate
-from heatline.edge.cli.bundle_formatting import describe_gate
 from heatline.edge.errors import BundleError, ConfigError, EngineError, PrecisionError
 from heatline.edge.inference import Precision, infer, open_engine
 from heatline.export.openvino_ir import to_openvino
@@ -292,27 +290,11 @@ def test_a_line_with_an_unavailable_precision_is_refused(f32_alone: Bundle, tmp_
 
 def test_show_lists_the_result_for_each_precision(all_three: Bundle, f32_alone: Bundle) -> None:
     text = shown("bundle", "show", all_three.path)
-    assert re.search(
-        r"int8 +shipped as model_int8.xml; without changes: at worst 3 of 40 tiles flip, map correlation 0.9800, "
-        r"region IoU 0.8000 \(5th percentile 0.6000, within a cell none\)",
-        text,
-    )
-    assert "on 40 tiles of validation frames, 12 with a region, 1 on the score threshold; flips by the score" in text
+    assert re.search("int8 +shipped as model_int8.xml *\n", text)
+    assert "on 40 tiles of validation frames, 12 with a region; flips by the score" in text
     text = shown("bundle", "show", f32_alone.path)
     assert re.search("precisions +f32 *\n", text)
-    assert re.search(f"int8 +left out: {LEFT_OUT}; all of it: at worst 3 of 40 tiles flip", text)
-
-
-@pytest.mark.parametrize(
-    ("pooling", "cells"), [("mean(map)", "its cells"), ("top-mean(map, 16)", "its 16 highest cells")]
-)
-def test_the_gate_is_described_without_formulas(pooling: str, cells: str) -> None:
-    gate = Gate(tiles=16, tolerance=1e-4, largest_difference={"logit": 2e-6, "map": 4e-6, f"{pooling} - logit": 1e-7})
-    assert describe_gate(gate) == (
-        "largest difference from the trained model on 16 golden tiles, as a share of the scale: logit 2.0e-06, "
-        f"map 4.0e-06, allowed 1e-04; the map explains the logit: the mean of {cells} differs from the logit by at "
-        "most 1.0e-07 of the scale"
-    )
+    assert re.search(f"int8 +left out: {LEFT_OUT} *\n", text)
 
 
 def test_show_works_without_optional_figures(folder: Path) -> None:
@@ -322,14 +304,7 @@ def test_show_works_without_optional_figures(folder: Path) -> None:
             each |= {"map_correlation": None, "iou_median": None, "iou_p5": None}
 
     text = shown("bundle", "show", edit_manifest(folder, fewer))
-    assert "shipped as model_f32.xml; without changes: not compared with the model" in text
-    assert "map correlation none, region IoU none (5th percentile none, within a cell none)" in text
-
-
-def test_diff_leaves_the_figures_of_attempts_to_json(all_three: Bundle, f32_alone: Bundle) -> None:
-    text = shown("bundle", "diff", f32_alone.path, all_three.path)
-    assert "map_gate.precisions.int8" in text
-    assert "attempts" not in text
+    assert "shipped as model_f32.xml" in text
 
 
 def test_a_calibration_records_its_precision_and_retains_the_gate(
@@ -346,6 +321,3 @@ def test_a_calibration_records_its_precision_and_retains_the_gate(
         (record,) = new.provenance["calibrations"]
         assert (record["engine"], record["precision"]) == ("openvino", came)
         assert open_precision(open_bundle(target), "int8").engine.precision == came
-    assert "evidence threshold 20.00; both thresholds are those of the export" in shown(
-        "bundle", "show", tmp_path / "int8"
-    )

@@ -138,16 +138,6 @@ def test_a_camera_gets_its_own_reference_and_the_others_keep_theirs(tmp_path: Pa
     assert (wrong.returncode, "is not a camera name" in wrong.stderr) == (2, True)
 
 
-def test_frames_unlike_the_old_product_cause_a_warning(tmp_path: Path) -> None:
-    dark = Plausible(12, (1, 999), (1, 999), (0, 90), (0, None), (0, None), None)
-    old = board_bundle(tmp_path / "old.bundle", {"": Reference(OLD)})
-    edit_manifest(old.path, lambda manifest: manifest["calibration"].update(plausible=msgspec.to_builtins(dark)))
-    report = reported(old.path, write_pictures(tmp_path / "good", frames(OLD, 3)))
-    assert report["warnings"][0].startswith(f"3 of 3 frames are unlike the product that {old.path} knows, as")
-    assert "brightness" in report["warnings"][0]
-    assert report["written"] == str(tmp_path / "old-ref1.bundle")
-
-
 @pytest.mark.parametrize(
     ("camera", "others", "forget"), [("", ["side"], {"", "top"}), ("side", [], {"side"}), ("rear", [], set())]
 )
