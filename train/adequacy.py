@@ -171,7 +171,7 @@ def describe_threshold_transfer(
     return [
         f"a threshold does not suit every group: set by the other groups, it would reject {worst}, all good, where "
         f"{100 * share:.1f} % was wanted; before you use the line for a new group (place, board, lot), calibrate with "
-        f"{format_count(frames_to_show(share, 0), 'good frame') if share else 'many good frames'} of it (heatline "
+        f"{format_count(frames_to_show(share), 'good frame') if share else 'many good frames'} of it (heatline "
         "calibrate)"
     ]
 

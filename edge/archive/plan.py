@@ -23,7 +23,6 @@ from heatline.edge.errors import InputError, StorageError, last_line
 ARCHIVE, PICTURES = "archive.json", "pictures.parquet"
 FORMAT = 1
 PART_PICTURES = 256
-METADATA_KEY = b"heatline"
 PLAN_SCHEMA = pa.schema(
     [
         pa.field("number", pa.int64(), nullable=False),
@@ -89,17 +88,6 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
     pictures: int
     bundles: dict[str, UsedBundle]
     """By digest."""
-
-
-class WorkerNote(msgspec.Struct, frozen=True, kw_only=True):
-    """The worker that wrote a file, as JSON in the file's metadata under the key `heatline`."""
-
-    host: str
-    processor: str
-    heatline: str
-    openvino: str
-    golden: dict[str, float]
-    """The largest difference of each output on the golden tiles, as a share of its scale."""
 
 
 @dataclass(frozen=True)
@@ -249,9 +237,9 @@ def file_of(digest: str, part: int) -> str:
     return f"{_folder_of(digest)}/part-{part:06d}.parquet"
 
 
-def encode(rows: Sequence[Row], note: WorkerNote) -> bytes:
+def encode(rows: Sequence[Row]) -> bytes:
     """Return the bytes of a part's file."""
-    table = pa.Table.from_pylist(list(rows), SCHEMA.with_metadata({METADATA_KEY: msgspec.json.encode(note)}))
+    table = pa.Table.from_pylist(list(rows), SCHEMA)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
@@ -263,8 +251,8 @@ def finished_parts(dest: Storage, digest: str) -> set[int]:
     return {int(name[1]) for name in names if name}
 
 
-def read_part(dest: Storage, digest: str, part: int) -> tuple[pa.Table, WorkerNote]:
-    """Read a part's verdicts by a bundle, and who wrote them.
+def read_part(dest: Storage, digest: str, part: int) -> pa.Table:
+    """Read a part's verdicts by a bundle.
 
     Raises:
         FileNotFoundError: there is no file.
@@ -273,10 +261,8 @@ def read_part(dest: Storage, digest: str, part: int) -> tuple[pa.Table, WorkerNo
     """
     data = dest.read(file_of(digest, part))
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
-        note = msgspec.json.decode(file.schema_arrow.metadata[METADATA_KEY], type=WorkerNote)
-        return file.read().select(SCHEMA.names), note
-    except (pa.ArrowException, OSError, KeyError, TypeError, msgspec.DecodeError) as error:  # OSError: damaged pages
+        return pq.read_table(io.BytesIO(data)).select(SCHEMA.names)
+    except (pa.ArrowException, OSError, KeyError) as error:  # OSError: damaged pages
         raise InputError(
             f"{dest.path(file_of(digest, part))} is damaged, or no file of verdicts; delete it, and call heatline "
             "archive inspect again"

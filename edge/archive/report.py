@@ -13,7 +13,7 @@ import numpy as np
 from pyarrow.fs import FileType
 
 from heatline.edge.archive.plan import Plan
-from heatline.edge.archive.results import GRAPH, ORDER, ORDER_OF_CHANGED, REPORT, SEVERITY, VERDICTS, Finding, Results
+from heatline.edge.archive.results import ORDER, ORDER_OF_CHANGED, REPORT, SEVERITY, VERDICTS, Finding, Results
 from heatline.edge.archive.storage import Storage
 from heatline.edge.util.page import jpeg_uri, page_templates
 from heatline.edge.util.text import format_count
@@ -147,25 +147,7 @@ def make_report(plan: Plan, results: Results) -> str:
         more_flips=0 if comparison is None else comparison.counts(None)["flip"] - len(flips),
         more_worst=len(worst) - len(shown),
         warnings=list(_warnings(results)),
-        difference=None if results.differ_in is None else describe_difference(results.differ_in),
         folder=dest.root if dest.is_local else None,
-    )
-
-
-def describe_difference(differ_in: Sequence[str]) -> str:
-    """Say in what two bundles differ.
-
-    >>> describe_difference(["score threshold", "evidence threshold"])
-    'Both bundles have the same graph. They differ only in the score threshold and the evidence threshold.'
-    >>> describe_difference(["graph", "grid", "score threshold"])
-    'The bundles have different graph files. They also differ in the grid and the score threshold.'
-    """
-    *most, last = [f"the {each}" for each in differ_in if each != GRAPH] or [""]
-    others = f"{', '.join(most)} and {last}" if most else last
-    if GRAPH in differ_in:
-        return "The bundles have different graph files." + (f" They also differ in {others}." if others else "")
-    return "Both bundles have the same graph. " + (
-        f"They differ only in {others}." if others else "They differ in nothing that changes a verdict."
     )
 
 
@@ -179,19 +161,6 @@ def _warnings(results: Results) -> Iterator[str]:
                 f"{format_count(others, 'picture', ',')} had another content when the other bundle inspected {them}, "
                 f"or could be read in one run only. The comparison leaves {them} out, as the bundle is not the cause."
             )
-    for name, bundle, digest in results.bundles():
-        own = [each for each in results.workers if each.digest == digest]
-        if len({each.processor for each in own}) > 1 and {each.precision for each in own} != {"f32"}:
-            yield (
-                f"{name} ran in {' and '.join(sorted({each.precision for each in own}))} on different processors: "
-                "verdicts close to the threshold may depend on the processor."
-            )
-        for each in own:
-            if each.precision != bundle.precision:
-                yield (
-                    f"{name} inspected {format_count(each.pictures, 'picture', ',')} in {each.precision} instead of "
-                    f"{bundle.precision}, on {each.processor}."
-                )
 
 
 def _show(dest: Storage, digest: str, finding: Finding) -> Shown:

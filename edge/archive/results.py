@@ -15,19 +15,14 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from heatline.edge.archive.plan import Plan, UsedBundle, WorkerNote, file_of, finished_parts, read_part
+from heatline.edge.archive.plan import Plan, UsedBundle, file_of, finished_parts, read_part
 from heatline.edge.archive.storage import is_uri, without_password
-from heatline.edge.bundle import Bundle
-from heatline.edge.bundle.manifest import PRODUCT_TILES, product_picture_of
 from heatline.edge.calibration.statistics import describe_basis, interval, ratio_interval
 from heatline.edge.errors import InputError
-from heatline.edge.inference import EngineKind, Precision
-from heatline.edge.inference.engine import ONNX_GRAPH, weights_of
 from heatline.edge.wire.events import Verdict
 
 AGAIN = "call heatline archive inspect again"
 REPORT = "report.html"
-GRAPH = "graph"
 VERDICTS: tuple[Verdict, ...] = ("GOOD", "DEFECT", "NO_VERDICT")
 EXAMPLES = 5
 """How many pictures without a verdict are named for each reason."""
@@ -357,29 +352,6 @@ def _counted(change: Change) -> Counter[str]:
 # Read and checked.
 
 
-@dataclass
-class Workers:
-    """Workers on the same model of processor, with the same software and precision."""
-
-    digest: str
-    """Of the bundle."""
-    processor: str
-    heatline: str
-    openvino: str
-    precision: str
-    """The precision that was used; `f32` if the processor does not support the requested one."""
-    pictures: int = 0
-    hosts: set[str] = field(default_factory=set)
-    golden: dict[str, float] = field(default_factory=dict)
-    """The largest difference of each output on the golden tiles, of all these workers, as a share of its scale."""
-
-    def add(self, note: WorkerNote, pictures: int) -> None:
-        self.pictures += pictures
-        self.hosts.add(note.host)
-        for output, difference in note.golden.items():
-            self.golden[output] = max(self.golden.get(output, 0.0), difference)
-
-
 @dataclass(frozen=True)
 class Results:
     """What was found in a complete DEST."""
@@ -388,14 +360,10 @@ class Results:
     """By digest; the first is the new one, the second the old one, if there is one to compare with."""
     summary: Summary
     comparison: Comparison | None
-    workers: list[Workers]
-    """The new bundle's workers first, then by the number of pictures."""
     verdicts: dict[str, Counter[str]]
     """The number of pictures by verdict, for each bundle by its digest."""
     called: Mapping[str, str] = field(default_factory=dict)
     """Paths of the bundles on the command line, by digest."""
-    differ_in: Sequence[str] | None = None
-    """In what both bundles differ, as `difference_of` says; None: not known."""
 
     def bundles(self) -> list[tuple[str, UsedBundle, str]]:
         """Return name, use and digest of each bundle, the new one first. The name has what people typed, or the digest
@@ -433,7 +401,6 @@ def read_results(
     *,
     worst: int = 50,
     called: Mapping[str, str] | None = None,
-    differ_in: Sequence[str] | None = None,
 ) -> Results:
     """Read all verdicts of a bundle, and check that each picture of the plan has exactly one row.
 
@@ -444,7 +411,6 @@ def read_results(
         against: digest of the old bundle to compare with.
         worst: how many of the worst pictures and flips to remember.
         called: paths of the bundles on the command line, by digest.
-        differ_in: in what both bundles differ; None: not known.
     Raises:
         InputError: a file of verdicts is missing or damaged, or has other pictures than the plan.
     """
@@ -456,14 +422,10 @@ def read_results(
             )
     verdicts = {each: Counter[str]() for each in digests}
     summary, comparison = Summary(worst), None if against is None else Comparison(worst)
-    workers: dict[tuple[str, ...], Workers] = {}
     for part in range(plan.parts):
         found = []
         for each in digests:
-            table, note = _read(plan, each, part)
-            precision = table.column("precision")[0].as_py()
-            key = each, note.processor, note.heatline, note.openvino, precision
-            workers.setdefault(key, Workers(*key)).add(note, len(table))
+            table = _read(plan, each, part)
             verdicts[each].update(table.column("verdict").to_pylist())
             found.append(findings_of(table))
         for finding in found[0]:
@@ -472,34 +434,7 @@ def read_results(
             for new, old in zip(*found, strict=True):
                 comparison.add(Change(old, new))
     used = {each: plan.archive.bundles[each] for each in digests}
-    ordered = sorted(workers.values(), key=lambda each: (each.digest != digest, -each.pictures, each.processor))
-    return Results(used, summary, comparison, ordered, verdicts, called or {}, differ_in)
-
-
-def difference_of(new: Bundle, old: Bundle, engine: EngineKind, precision: Precision) -> list[str]:
-    """Return in what two bundles differ.
-
-    The names are `graph`, `grid`, `reference`, `score threshold`, `evidence threshold`, `strong evidence`, `plausible
-    frames`. Without the first three, each picture has the same scores with both. Graphs count as different if their
-    files are, which two exports of one model can cause too.
-    """
-    values = [_values(bundle, engine, precision) for bundle in (new, old)]
-    return [name for name, value in values[0].items() if value != values[1][name]]
-
-
-def _values(bundle: Bundle, engine: EngineKind, precision: Precision) -> dict[str, object]:
-    manifest = bundle.manifest
-    graph = bundle.graph_for(precision)
-    files = (ONNX_GRAPH,) if engine == "onnxruntime" else (graph, weights_of(graph))
-    return {
-        GRAPH: [manifest.files.get(name) for name in files],
-        "grid": (manifest.grid, manifest.map, manifest.tensors, manifest.colour),
-        "reference": manifest.files.get(product_picture_of("")),
-        "score threshold": manifest.calibration.score_threshold,
-        "evidence threshold": manifest.calibration.evidence_threshold,
-        "strong evidence": manifest.calibration.strong_evidence,
-        "plausible frames": (manifest.calibration.plausible, manifest.files.get(PRODUCT_TILES)),
-    }
+    return Results(used, summary, comparison, verdicts, called or {})
 
 
 def outcome_of(out: str, results: Results, inspected: int) -> Inspected:
@@ -520,11 +455,11 @@ def outcome_of(out: str, results: Results, inspected: int) -> Inspected:
             | {name.lower(): results.verdicts[digest][name] for name in VERDICTS}
             for _, used, digest in results.bundles()
         },
-        against=None if results.comparison is None else _changes(results.comparison, results.differ_in),
+        against=None if results.comparison is None else _changes(results.comparison),
     )
 
 
-def _changes(comparison: Comparison, differ_in: Sequence[str] | None) -> dict[str, Any]:
+def _changes(comparison: Comparison) -> dict[str, Any]:
     total, counts = comparison.figures(None), comparison.counts(None)
     return {
         "compared": total["pictures"] - total["other_files"],
@@ -532,7 +467,6 @@ def _changes(comparison: Comparison, differ_in: Sequence[str] | None) -> dict[st
         **{name: counts[counted] for name, (counted, _) in CHANGE_RATES.items()},
         "escapes": _mistakes(total["escapes"]),
         "false_rejects": _mistakes(total["false_rejects"]),
-        "differ_in": differ_in,
     }
 
 
@@ -542,16 +476,16 @@ def _mistakes(paired: Figures | None) -> dict[str, int] | None:
     return {"pictures": paired["pictures"]} | {name: paired[name].count for name in ("old", "new", "added", "removed")}
 
 
-def _read(plan: Plan, digest: str, part: int) -> tuple[pa.Table, WorkerNote]:
+def _read(plan: Plan, digest: str, part: int) -> pa.Table:
     name = file_of(digest, part)
     try:
-        table, note = read_part(plan.dest, digest, part)
+        table = read_part(plan.dest, digest, part)
     except FileNotFoundError as error:
         raise InputError(f"{plan.dest.path(name)} is missing; {AGAIN}") from error
     first = part * plan.archive.part_pictures
     if table.column("number").to_pylist() != list(range(first, first + plan.part_size(part))):
         raise InputError(f"{plan.dest.path(name)} holds other pictures than the plan; delete it, and {AGAIN}")
-    return table, note
+    return table
 
 
 def _address_in(folder: str, name: str) -> str:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import cv2
 import msgspec
-import openvino
 import pyarrow as pa
 import xxhash
 from pyarrow.fs import FileType
@@ -32,7 +31,6 @@ from heatline.edge.archive.plan import (
     Plan,
     Row,
     UsedBundle,
-    WorkerNote,
     encode,
     file_of,
     finished_parts,
@@ -40,7 +38,7 @@ from heatline.edge.archive.plan import (
     write_plan,
 )
 from heatline.edge.archive.report import Draw, write_overlays, write_report
-from heatline.edge.archive.results import Finding, Inspected, difference_of, outcome_of, read_results
+from heatline.edge.archive.results import Finding, Inspected, outcome_of, read_results
 from heatline.edge.archive.storage import Storage, is_uri, list_source, without_password
 from heatline.edge.bundle import Bundle, VerifiedEngine, open_bundle, open_verified_engine
 from heatline.edge.bundle.signature import SIGNATURE
@@ -60,7 +58,7 @@ from heatline.edge.heatmap_picture import jpeg
 from heatline.edge.images import decode_image
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.offline import BundleInspector, InspectionResult
-from heatline.edge.util.process import cores, processor
+from heatline.edge.util.process import cores
 from heatline.edge.util.text import format_count, is_are
 
 PARTS_PER_WORKER = 4
@@ -181,7 +179,6 @@ def inspect_archive(
         *used,
         worst=worst,
         called={bundle.digest: str(bundle.path) for bundle in bundles},
-        differ_in=difference_of(bundles[0], bundles[1], engine, precision) if len(bundles) > 1 else None,
     )
     draw = drawer(bundles, Pictures(_absolute(source), plan.archive.folder), engine, precision)
     write_overlays(
@@ -359,16 +356,6 @@ class Worker:
             )
         opened = {digest: _open_shipped(digest, files, job) for digest, files in bundles.items()}
         self._inspectors = {digest: inspector for digest, (inspector, _) in opened.items()}
-        self._notes = {
-            digest: WorkerNote(
-                host=host,
-                processor=processor(),
-                heatline=__version__,
-                openvino=openvino.get_version(),
-                golden=verified.differences,
-            )
-            for digest, (_, verified) in opened.items()
-        }
         self.warnings = [f"{host}: {verified.fell_back}" for _, verified in opened.values() if verified.fell_back]
         """Why it computes in another precision than the requested one."""
 
@@ -384,7 +371,7 @@ class Worker:
             for digest, result in zip(digests, results, strict=True):
                 rows[digest].append(row | _found(loaded, result))
         for digest in digests:
-            self._dest.write(file_of(digest, part), encode(rows[digest], self._notes[digest]))
+            self._dest.write(file_of(digest, part), encode(rows[digest]))
         return sum(row["verdict"] == "NO_VERDICT" for each in rows.values() for row in each)
 
     def _results(

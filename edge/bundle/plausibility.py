@@ -111,6 +111,11 @@ class Plausibility:
         deviations = self.deviations(appearance)
         return f"it does not look like the product: {'; '.join(deviations)}" if deviations else None
 
+    @property
+    def knows_areas(self) -> bool:
+        """Whether the cells of frames are compared, and not only their lines."""
+        return self.plausible.areas is not None and self.plausible.areas.cell is not None
+
     def foreign_areas(self, appearance: Appearance) -> list[ForeignArea]:
         """Return the areas of a frame that the product cannot show, each with its place."""
         limits, tiles = self.plausible.areas, self.tiles

@@ -60,6 +60,15 @@ def interval(count: int, n: int) -> tuple[float, float]:
     return 1.0 - upper_bound(n - count, n, one_sided), upper_bound(count, n, one_sided)
 
 
+def frames_to_show(share: float) -> int:
+    """Return the smallest number of frames that show a share > 0 if none of them reaches the threshold.
+
+    >>> frames_to_show(0.01), frames_to_show(0.05)
+    (299, 59)
+    """
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-share))
+
+
 def t_cdf(t: float, degrees: int) -> float:
     """P(T <= t), by the finite sums of Abramowitz and Stegun, Handbook of Mathematical Functions (1964), 26.7.3-4."""
     angle = math.atan(t / math.sqrt(degrees))

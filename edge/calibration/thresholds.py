@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from heatline.edge.bundle.manifest import Calibration, ScoreBy
 from heatline.edge.calibration.statistics import (
     CONFIDENCE,
+    frames_to_show,
     prediction_bound,
     prediction_bound_of_groups,
     upper_bound,
@@ -182,10 +183,9 @@ def describe_support(calibration: Calibration) -> str | None:
         if cases < of_cases:
             parts = f"one new part in {of_cases}" if cases == 1 else f"{cases} of {of_cases} new parts"
             next_group = f"; up to {parts} may be rejected"
-    enough = math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-share))
     return (
         f"{frames} cannot show a false-reject rate of {100 * share:.3g} %: with {100 * CONFIDENCE:.0f} % confidence it "
-        f"is at most {100 * bound:.3g} %{next_group}; {format_count(enough, 'good frame')} of the "
+        f"is at most {100 * bound:.3g} %{next_group}; {format_count(frames_to_show(share), 'good frame')} of the "
         "line of which none reaches the threshold would show it (heatline calibrate)"
     )
 

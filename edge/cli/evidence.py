@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import click
-import numpy as np
 import zmq
-from numpy.typing import NDArray
 
 from heatline.edge.cli.line import POLL_SECONDS, STATUS_WITHIN_SECONDS, first_status
 from heatline.edge.cli.options import VERDICT, CommandGroup, day_option
@@ -29,8 +27,6 @@ from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.delivery.subscriber import Subscriber
 from heatline.edge.describe import describe_bundle, describe_event, utc
 from heatline.edge.errors import ConfigError, DeliveryError, InputError, JournalError
-from heatline.edge.heatmap_picture import outline_foreign, outline_regions, png, tint
-from heatline.edge.images import read_image, read_rgb
 from heatline.edge.monitor.marks import MANIFEST, ManifestRow, Review, mark_of
 from heatline.edge.monitor.pictures import picture_socket, send_mark
 from heatline.edge.monitor.report import Estimate, JournalTotals, Row, Share
@@ -102,55 +98,24 @@ def list_(
     print_report(report, as_json, "" if found else f"{store.folder} holds no such picture", rows=rows)
 
 
-@evidence.command(epilog="Example: heatline evidence show line1 4f3a09c1-top-1281 --out defect.png")
+@evidence.command(epilog="Example: heatline evidence show line1 4f3a09c1-top-1281")
 @click.argument("line")
 @click.argument("picture", metavar="ID")
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="PNG to write: the frame, its heatmap and regions."
-)
 @json_option
-def show(line: str, picture: str, out: Path | None, as_json: bool) -> None:
+def show(line: str, picture: str, as_json: bool) -> None:
     """Print what LINE stored with the picture ID, and where.
 
-    LINE is as for `list`. ID is the field `picture` of an event, or the last column of `list`. Without --out, the
-    command writes nothing.
+    LINE is as for `list`. ID is the field `picture` of an event, or the last column of `list`.
     """
     store = EvidenceStore(evidence_of(line))
     entry = store.require(picture)
     review = store.review(picture, entry.day)
     frame = store.frame_path(picture, entry.day)
     heatmap = store.heatmap_path(picture, entry.day)
-    if out is not None:
-        if out.suffix.lower() != ".png":
-            raise InputError(f"--out is {out}, and the picture is a PNG; name a file that ends in .png")
-        shown = draw(entry, frame, heatmap)
-        with writing(out), replacing(out, unique=True) as new:
-            new.write_bytes(png(shown))
     paths = {"frame": frame and str(frame), "heatmap": heatmap and str(heatmap)}
     report = {**paths, "entry": entry, "review": review}
     facts = _facts(entry, review) | {"picture": frame or "deleted", "heatmap": heatmap}
     print_report(report, as_json, f"{entry.event.verdict}, picture {picture}", facts)
-    if out is not None and not as_json:
-        without = "" if heatmap else ": the frame, as it has no heatmap"
-        click.echo(f"{out} is written{without}")
-
-
-def draw(entry: EvidenceEntry, frame: Path | None, heatmap: Path | None) -> NDArray[np.uint8]:
-    """Return the frame with its heatmap and regions, as far as it has them: RGB uint8 [H, W, 3].
-
-    Raises:
-        InputError: a picture cannot be read.
-    """
-    if frame is None:
-        raise InputError(f"the frame of picture {entry.picture} is gone; it was deleted by hand, or a moment ago")
-    rgb = read_rgb(frame)
-    if heatmap is not None and entry.heatmap is not None:
-        grey, _ = read_image(heatmap)
-        if grey.shape != entry.heatmap.hw or grey.dtype != np.uint8:
-            raise InputError(f"{heatmap} is not the heatmap that its entry describes; the frame is {frame}")
-        rgb = tint(rgb, grey.astype(np.uint8), entry.heatmap.cell_px)
-    regions = entry.event.regions
-    return outline_foreign(outline_regions(rgb, regions), [area.box_xyxy for area in entry.event.foreign_areas])
 
 
 def _cells(entry: EvidenceEntry, review: Review | None) -> list[str]:
@@ -364,34 +329,23 @@ def _rate_cells(row: Row) -> list[str]:
 
 def _notes(total: Row, totals: JournalTotals | None, fault: str | None) -> list[str]:
     """Return what the figures are shares of, and what is not in them."""
-    if totals is None:
-        notes = [f"The numbers of all frames are not known: {fault}."]
-    elif totals.since_at_ns is None:
-        notes = ["The numbers of all frames are not known: the journal holds no verdict."]
+    if totals is None or totals.since_at_ns is None:
+        counted = f"The numbers of all frames are not known: {fault or 'the journal holds no verdict'}."
     else:
-        notes = [
+        counted = (
             "frames (with GOOD or DEFECT) and DEFECT are counted in the journal, which holds verdicts since "
             f"{utc(totals.since_at_ns)}."
-        ]
-    if totals is not None and totals.unreadable:
-        notes.append(f"{format_count(totals.unreadable, 'verdict')} of another version in the journal are not counted.")
-    notes.append(
+        )
+    notes = [
+        counted,
         "false alarms: share of the reviewed DEFECTs. missed: share of the reviewed GOODs among those that the line "
-        "stored. In brackets: 95 % interval. A share is only as good as the choice of what was reviewed."
-    )
+        "stored. In brackets: 95 % interval. A share is only as good as the choice of what was reviewed.",
+    ]
     if (rejected := total["false_reject"]) is not None:
         notes.append(
             f"About {_range(rejected)} of all frames were rejected although they are good, if the reviewed "
-            "DEFECTs of a day and camera are like the others: share of false alarms x DEFECT / frames, since the "
-            "journal's oldest verdict. Days with DEFECTs of which none is reviewed are left out."
+            "DEFECTs of a day and camera are like the others."
         )
-    if chosen := total["chosen_goods"]:
-        notes.append(
-            f"Not in a share: {format_count(chosen, 'reviewed GOOD frame')} that people chose, "
-            f"{total['chosen_missed']} of them with a missed defect."
-        )
-    if incomplete := total["incomplete_defects"]:
-        notes.append(f"{format_count(incomplete, 'reviewed DEFECT')} missed a further defect.")
     return notes
 
 

@@ -205,10 +205,6 @@ def test_a_text_that_would_write_to_a_terminal_is_refused(folder: Path) -> None:
             (folder / MANIFEST).write_text(right)
 
 
-def a_map_of(*hw: int) -> Change:
-    return lambda m: (m["map"].update(hw=hw), m["tensors"]["map"].update(shape=[None, *hw]))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -222,16 +218,12 @@ def a_map_of(*hw: int) -> Change:
         (lambda m: m["tensors"]["tiles"].update(dtype="float32"), "declares tiles"),
         (lambda m: m["tensors"]["logit"].update(shape=[None, 2]), "declares logit"),  # two classes
         (lambda m: m["map"].update(hw=[7, 7]), "declares map"),  # map and tensor disagree
-        (a_map_of(TILE + 1, TILE), "maps of 225x224 cells; expected at most a cell per px"),
-        (lambda m: m["map"].update(identity="top-mean(map, 197) == logit"), "expected at most 196 cells"),
         (lambda m: m["map"].update(identity="top-mean(map, 0) == logit"), "at `$.map.identity`"),
         (lambda m: m["map"].update(identity="max(map) == logit"), "at `$.map.identity`"),
         (lambda m: m["files"].pop(GOLDEN), f"lists no {GOLDEN}"),
         (lambda m: m["files"].update({MANIFEST: "0" * 64}), "lists manifest.json"),
         (lambda m: m["files"].update({SIGNATURE: "0" * 64}), "lists manifest.sig"),
-        (lambda m: m["grid"].update(overlap_px=TILE), "expected less than a tile"),  # no step between tiles
-        (lambda m: m["grid"].update(heatmap_cell_px=TILE + 1), "more than a tile"),  # tiles without a cell
-        (lambda m: m["tolerances"].pop("f32"), "no tolerance for f32"),
+        (lambda m: m["tolerances"].pop("f32"), "has f32, and tolerances for"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(folder: Path, change: Change, message: str) -> None:
@@ -269,12 +261,11 @@ def test_a_bundle_returns_its_references(comparing: Bundle, references: dict[str
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m["files"].pop("product.png"), "names the reference product.png and lists no such file"),
+        (lambda m: m["files"].pop("product.png"), "needs product.png and lists no such file"),
         (lambda m: m["references"][""].update(frame_hw=[91, 120]), "120x90 px, the manifest says 120x91"),
         (lambda m: m["references"][""].update(frame_hw=[0, 120]), "at `$.references"),
         (lambda m: m["references"][""].update(file="../product.png"), "at `$.references"),
         (lambda m: m["references"].update({"a camera": m["references"][""]}), "at `key` in `$.references"),
-        (lambda m: m["tensors"].pop("difference"), "its graph compares with none"),
         (lambda m: m["tensors"]["difference"].update(shape=[None, 28, 28, 4]), "declares difference"),
         (lambda m: m["grid"].update(tile_px=220), "declares tiles"),
     ],

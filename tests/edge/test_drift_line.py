@@ -16,7 +16,6 @@ from heatline.edge.bundle.appearance import Appearance, ImageStatistics
 from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.calibration import GoodFrame
 from heatline.edge.drift import DriftSetup, PictureSample, fit_reference, references_of
-from heatline.edge.errors import BundleError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.inference import Engine
@@ -206,18 +205,6 @@ def test_a_region_of_interest_that_was_not_calibrated_watches_no_score(own: Bund
     part = RegionOfInterest.from_polygons([[(0, 0), (100, 0), (100, 100)]])
     found = references_of(own, {"whole": WHOLE_FRAME, "part": part})
     assert found["whole"].expected().keys() - found["part"].expected().keys() == {"score", "evidence"}
-
-
-def test_a_bundle_with_falling_quantiles_is_refused(own: Bundle, tmp_path: Path) -> None:
-    calibration = own.manifest.calibration
-    assert calibration.reference is not None
-    falling = msgspec.structs.replace(calibration.reference, measures={"score": [2.0, 1.0, 0.0, 0.0, 0.0]})
-    with pytest.raises(BundleError, match="expected rising ones"):
-        write_bundle(
-            tmp_path / "falling",
-            msgspec.structs.replace(own.manifest, calibration=msgspec.structs.replace(calibration, reference=falling)),
-            contents_of(),
-        )
 
 
 def test_calibration_stores_the_reference(bundle: Bundle, tmp_path: Path) -> None:

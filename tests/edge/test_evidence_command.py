@@ -15,8 +15,7 @@ from rich.console import Console
 
 from heatline.edge.cli.watch import EventTable
 from heatline.edge.describe import COLUMNS, columns_of
-from heatline.edge.geometry import Region
-from heatline.edge.heatmap_picture import ColourScale, overlay
+from heatline.edge.heatmap_picture import ColourScale
 from heatline.edge.images import read_rgb
 from heatline.edge.offline import InspectionResult
 from heatline.edge.wire.events import ForeignArea, Pose
@@ -159,25 +158,6 @@ def test_the_foreign_area_and_the_pose_of_a_defect_are_told_in_words(tmp_path: P
         assert f"foreign area: {why}" in str(text)
 
 
-def test_show_writes_the_overlay_that_the_judgement_gives(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "overlay.png"
-    result = run("show", folder, "b007b007-top-2", "--out", out)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.endswith(f"{out} is written\n")
-    judged = picture(2, "DEFECT", at_ns=NOON_NS + SECOND_NS)
-    assert judged.evidence is not None
-    regions = [Region(r.box_xyxy, r.contour_xy, r.area_px, r.peak_xy, r.score) for r in judged.event.regions]
-    expected = overlay(judged.image, judged.evidence.heatmap, 8, regions, ColourScale(*judged.evidence.scale))
-    np.testing.assert_array_equal(read_rgb(out), expected)
-
-
-def test_show_writes_the_plain_frame_if_there_is_no_heatmap(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "frame.png"
-    result = run("show", folder, "b007b007-side-3", "--out", out)
-    assert result.stdout.endswith(f"{out} is written: the frame, as it has no heatmap\n")
-    np.testing.assert_array_equal(read_rgb(out), frame(3))
-
-
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "b007b007-top-2.json", "..", "a b"])
 def test_an_id_that_could_lead_elsewhere_is_refused(folder: Path, name: str) -> None:
     result = run("show", folder, "--", name)
@@ -185,22 +165,10 @@ def test_an_id_that_could_lead_elsewhere_is_refused(folder: Path, name: str) -> 
     assert "is not a picture id; expected up to 128 letters" in complaint(result)
 
 
-def test_mistakes_with_show_are_named(folder: Path, tmp_path: Path) -> None:
+def test_mistakes_with_show_are_named(folder: Path) -> None:
     assert "holds no picture b007b007-top-9; it was not stored or is deleted" in complaint(
         run("show", folder, "b007b007-top-9")
     )
-    jpeg = run("show", folder, "b007b007-top-2", "--out", tmp_path / "a.jpg")
-    assert "the picture is a PNG; name a file that ends in .png" in complaint(jpeg)
-    assert "cannot be written" in complaint(run("show", folder, "b007b007-top-2", "--out", tmp_path / "no" / "a.png"))
-    day = folder / "2026-11-28"
-    assert cv2.imwrite(str(day / "b007b007-top-2.heatmap.png"), frame(1))
-    other = run("show", folder, "b007b007-top-2", "--out", tmp_path / "a.png")
-    assert "is not the heatmap that its entry describes" in complaint(other)
-    (day / "b007b007-top-2.png").unlink()
-    assert "is gone; it was deleted by hand" in complaint(
-        run("show", folder, "b007b007-top-2", "--out", tmp_path / "a.png")
-    )
-    assert not (tmp_path / "a.png").exists()
 
 
 # export

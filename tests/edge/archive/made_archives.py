@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from heatline.edge.archive.plan import Plan, Row, UsedBundle, WorkerNote, encode, file_of, write_plan
+from heatline.edge.archive.plan import Plan, Row, UsedBundle, encode, file_of, write_plan
 from heatline.edge.archive.storage import Storage
 from heatline.edge.wire.events import Verdict
 
@@ -41,23 +41,12 @@ class Made:
     seen: Mapping[str, Seen] = field(default_factory=dict)
 
 
-def note(processor: str = "Processor A", host: str = "node-1", difference: float = 1e-6) -> WorkerNote:
-    return WorkerNote(
-        host=host, processor=processor, heatline="1.0", openvino="2026.1", golden={"logit": difference, "map": 2e-6}
-    )
-
-
 def made_archive(
     folder: Path,
     pictures: Sequence[Made],
-    notes: Mapping[tuple[str, int], WorkerNote] | None = None,
     part_pictures: int = PART,
 ) -> Plan:
-    """Write a DEST.
-
-    Args:
-        notes: the worker by digest and part, in place of `note()`.
-    """
+    """Write a DEST."""
     digests = list(pictures[0].seen)
     plan = write_plan(
         Storage.at(str(folder)),
@@ -81,9 +70,8 @@ def made_archive(
     for digest in digests:
         rows = [_row(number, each, digest, used[digest]) for number, each in enumerate(pictures)]
         for part in range(plan.parts):
-            worker = (notes or {}).get((digest, part), note())
             rows_of_part = rows[part_pictures * part : part_pictures * (part + 1)]
-            plan.dest.write(file_of(digest, part), encode(rows_of_part, worker))
+            plan.dest.write(file_of(digest, part), encode(rows_of_part))
     return plan
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from heatline.edge.archive.results import difference_of, outcome_of, read_results
+from heatline.edge.archive.results import outcome_of, read_results
 from heatline.edge.bundle import Bundle, open_bundle
 from heatline.edge.cli import archive
 from heatline.edge.cli.archive import ArchiveProgress
@@ -16,7 +16,7 @@ from heatline.edge.cli.output import progress_bar
 from tests.command import heatline
 from tests.edge.archive.archives import inspected_here, write_archive
 from tests.edge.archive.made_archives import NEW, OLD, Made, Seen, made_archive
-from tests.small_bundle import bundle_in, copy_of, edit_manifest, int8_of_gain, put
+from tests.small_bundle import copy_of, edit_manifest
 
 
 def other_threshold(bundle: Bundle, folder: Path) -> Bundle:
@@ -44,7 +44,6 @@ def test_the_command_prints_what_changes_and_json_has_the_same_numbers(tmp_path:
         "inspected now": "0 pictures",
         f"darkness 1 ({new.path})": "0 DEFECT, 6 GOOD, 0 NO_VERDICT",
         f"darkness 1 ({bundle.path})": "2 DEFECT, 4 GOOD, 0 NO_VERDICT",
-        "bundles differ in": "score threshold",
         "other verdict": "2 of 6 pictures",
         "DEFECT to GOOD": "2",
         "GOOD to DEFECT": "0",
@@ -58,7 +57,6 @@ def test_the_command_prints_what_changes_and_json_has_the_same_numbers(tmp_path:
     overlays = list(dest.glob("overlays/*/*"))
     assert [cv2.imread(str(path)).shape for path in overlays] == [(230, 300, 3)] * 4, "at full size"
     page = (dest / "report.html").read_text()
-    assert "Both bundles have the same graph. They differ only in the score threshold." in page
     assert "darkness 1 (new.bundle) against darkness 1 (darkness)" in page
     again = heatline(*command, "--json", env={"PATH": ""})
     assert "overlays:" not in again.stderr, "none is drawn again"
@@ -68,7 +66,6 @@ def test_the_command_prints_what_changes_and_json_has_the_same_numbers(tmp_path:
         "compared": 6, "other_files": 0, "flips": 2, "defect_to_good": 2, "good_to_defect": 0, "lost": 0, "gained": 0,
         "escapes": {"pictures": 2, "old": 0, "new": 2, "added": 2, "removed": 0},
         "false_rejects": {"pictures": 4, "old": 0, "new": 0, "added": 0, "removed": 0},
-        "differ_in": ["score threshold"],
     }  # fmt: skip
 
 
@@ -86,15 +83,6 @@ def test_changes_are_those_of_all_pictures_and_no_label_is_no_zero(tmp_path: Pat
     assert (found["compared"], found["other_files"], found["flips"]) == (8, 1, 6)
     assert (found["defect_to_good"], found["good_to_defect"], found["lost"], found["gained"]) == (2, 1, 1, 2)
     assert (found["escapes"], found["false_rejects"]) == (None, None)
-
-
-def test_bundles_differ_in_graph_or_thresholds(tmp_path: Path, bundle: Bundle) -> None:
-    calibrated = other_threshold(bundle, tmp_path / "calibrated")
-    assert difference_of(calibrated, bundle, "openvino", "f32") == ["score threshold"]
-    first = bundle_in(tmp_path / "first")
-    second = open_bundle(put(copy_of(first, tmp_path / "second"), int8_of_gain(1.1)))
-    assert difference_of(first, second, "openvino", "f32") == []
-    assert difference_of(first, second, "openvino", "int8") == ["graph"]
 
 
 def test_without_a_terminal_a_line_is_printed_now_and_then(

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from heatline.edge.archive import report
-from heatline.edge.archive.report import make_report, name_of, wanted_overlays, write_overlays, write_report
+from heatline.edge.archive.report import name_of, wanted_overlays, write_overlays, write_report
 from heatline.edge.archive.results import Finding, Results, read_results
 from heatline.edge.heatmap_picture import JPEG_SIDE_PX, jpeg
-from tests.edge.archive.made_archives import NEW, OLD, UNREADABLE, Made, Seen, made_archive, note
+from tests.edge.archive.made_archives import NEW, OLD, UNREADABLE, Made, Seen, made_archive
 
 SAME = Made("day 1", "good", {OLD: Seen(-1.0), NEW: Seen(-1.5)})
 ESCAPE = Made("day 1", "defective", {OLD: Seen(0.25), NEW: Seen(-0.25)})
@@ -176,36 +176,13 @@ def test_the_page_is_bounded_and_says_where_the_rest_is(tmp_path: Path, monkeypa
     assert found[0][1:] == ("DEFECT", "GOOD", 1.0, -1.0)
 
 
-def test_the_page_names_processors_and_what_they_may_change(tmp_path: Path) -> None:
-    notes = {
-        (NEW, 0): note("Processor A"),
-        (NEW, 1): note("Processor B", "node-2", difference=3e-3),
-        (OLD, 0): note("Processor A"),
-        (OLD, 1): note("Processor A", "node-2"),
-    }
-    plan = made_archive(tmp_path, ALL, notes)
-    results = read_results(plan, NEW, OLD)
-    used = [(each.digest, each.processor, each.pictures, len(each.hosts), each.golden) for each in results.workers]
-    assert used == [
-        (NEW, "Processor A", 4, 1, {"logit": 1e-6, "map": 2e-6}),
-        (NEW, "Processor B", 3, 1, {"logit": 3e-3, "map": 2e-6}),
-        (OLD, "Processor A", 7, 2, {"logit": 1e-6, "map": 2e-6}),
-    ]
-    page = Page(make_report(plan, results))
-    assert "logit 3.0e-03, map 2.0e-06" in page.text
-
-
-def test_archive_compare_md_lists_flips_and_workers_as_it_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_archive_compare_md_lists_flips_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made_archive(tmp_path, ALL)
     monkeypatch.chdir(tmp_path)
     query = block_of("sql").replace("OLD/", f"{OLD}/").replace("NEW/", f"{NEW}/")
     found = duckdb.sql(query).fetchall()
     assert [row[0] for row in found if row[3] and row[4]] == ["day 2/1.png", "<day 3>/3.png", "day 1/2.png"]
     assert len(found) == 4
-    exec(block_of("python"), {})
-    assert "part-000001.parquet node-1 Processor A {'logit': 1e-06, 'map': 2e-06}" in capsys.readouterr().out
 
 
 def block_of(language: str) -> str:

@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from heatline.edge import __version__
 from heatline.edge.archive import run
-from heatline.edge.archive.plan import PICTURES, Pictures, file_of, read_part, read_plan
+from heatline.edge.archive.plan import PICTURES, Pictures, file_of, read_plan
 from heatline.edge.archive.results import read_results
 from heatline.edge.archive.run import Job, Worker, read_ahead
 from heatline.edge.archive.storage import Storage
@@ -129,14 +129,6 @@ def test_pandas_duckdb_and_pyarrow_read_the_verdicts_as_they_are(dest: Path, bun
     ]
     defects = ds.dataset(folder, partitioning="hive").to_table(filter=ds.field("verdict") == "DEFECT")
     assert defects["number"].to_pylist() == [row["number"] for row in rows if row["verdict"] == "DEFECT"]
-
-
-def test_a_files_metadata_names_the_worker_and_its_golden_tiles(dest: Path, bundle: Bundle) -> None:
-    for part in range(3):
-        _, note = read_part(Storage.at(str(dest)), bundle.digest, part)
-        assert set(note.golden) == {"logit", "map"}
-        assert max(note.golden.values()) < 1e-4
-        assert note.processor
 
 
 def test_a_worker_with_another_version_or_without_source_or_dest_refuses(
