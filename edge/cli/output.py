@@ -135,20 +135,14 @@ def print_facts(title: str, facts: Mapping[str, object]) -> None:
         click.echo(f"{name:<{width}}  " + value.replace("\n", "\n" + " " * (width + 2)))
 
 
-def table_console(*, markup: bool = True, quiet: bool = False) -> "Console":
-    """Return the console for tables. Output to a file or a pipe is not wrapped, so that it can be searched."""
-    from rich.console import Console
-
-    return Console(markup=markup, quiet=quiet, width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
-
-
 def print_table(headings: Iterable[str], rows: Iterable[Iterable[str]], numbers: Container[str]) -> None:
-    """Print a table.
+    """Print a table. Output to a file or a pipe is not wrapped, so that it can be searched.
 
     Args:
         numbers: columns that are aligned to the right.
     """
     from rich import box
+    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -156,7 +150,7 @@ def print_table(headings: Iterable[str], rows: Iterable[Iterable[str]], numbers:
         table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(visible, row))
-    table_console(markup=False).print(table)
+    Console(markup=False, width=None if sys.stdout.isatty() else WIDTH_OF_FILES).print(table)
 
 
 def print_warnings(warnings: Iterable[str]) -> None:

@@ -2,21 +2,15 @@
 
 import contextlib
 import time
-from collections import deque
 from pathlib import Path
 from typing import BinaryIO
 
 import click
 import msgspec
 import zmq
-from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from heatline.edge.cli.options import FiniteRange, topic_option
-from heatline.edge.cli.output import json_option, make_empty, print_json, say, table_console, visible
+from heatline.edge.cli.output import json_option, make_empty, print_json, say
 from heatline.edge.delivery.client import require_authorized
 from heatline.edge.delivery.subscriber import Gap, NewBoot, Notice, Subscriber
 from heatline.edge.describe import (
@@ -31,19 +25,13 @@ from heatline.edge.errors import MessageError
 from heatline.edge.target import KeyFiles, endpoint_of, key_options
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.files import writing
-from heatline.edge.wire.events import Event, Message, StatusEvent, VerdictEvent
+from heatline.edge.util.text import on_one_line
+from heatline.edge.wire.events import Message, StatusEvent, VerdictEvent
 
-MAX_ROWS = 200
-LINES_BESIDE_ROWS = 8
 ALWAYS_SUBSCRIBED = "status", "alarm", "drift", "change", "journal"
 """These events report that the line has stopped, a camera's death, the active setup, and whether events are stored."""
 SILENT_SECONDS = 5.0
 """A line publishes its status about once a second: after this silence it is down, or refuses this client."""
-HEADINGS = "seq", "time", "camera", "frame", "event", "detail"
-WIDEST_FRAME = 10
-"""Characters of a file's name that leave room for the detail on a narrow terminal."""
-NARROW = 120
-STATE_STYLES = {"READY": "bold green", "BUSY": "bold yellow", "DEGRADED": "bold yellow", "NOT_READY": "bold red"}
 
 
 @click.command(epilog="Example: heatline watch line1")
@@ -65,12 +53,11 @@ def watch(
 ) -> None:
     """Show LINE's events as they come.
 
-    The newest event is at the bottom. With --json, prints each event's header on one line.
+    Prints each event on one line, and the line's state when it changes. With --json, prints each event's header.
     LINE is a line's name, its TOML file, or the address of its events.
 
     Ends when the line reports that it has stopped.
     """
-    table = EventTable()
     address, keys = endpoint_of(line, "events", key_files)
     require_authorized(address, keys, zmq.SUB)
     with contextlib.ExitStack() as stack:
@@ -87,8 +74,7 @@ def watch(
                 keys=keys,
             )
         )
-        live = stack.enter_context(Live(table, console=table_console(quiet=as_json), refresh_per_second=8))
-        verdicts = 0
+        verdicts, state = 0, ""
         while True:
             try:
                 received = events.receive()
@@ -101,10 +87,7 @@ def watch(
                     continue
                 return
             if not isinstance(received, Message):
-                if as_json:
-                    say(f"heatline: {received}", err=True)
-                table.add_notice(received)
-                live.update(table)
+                say(f"heatline: {received}", err=True) if as_json else click.echo(_notice_line(received))
                 continue
             event = received.event
             if event.topic.startswith(topics):
@@ -112,8 +95,12 @@ def watch(
                     _save(received, save, saved)
                 if as_json:
                     print_json(event)
-            table.add(event)
-            live.update(table)
+            if isinstance(event, StatusEvent):
+                state, before = f"{event.line}: {event.state}, {describe_state(event)}", state
+                if state != before and not as_json:
+                    say("\n".join([state, *(f"{camera} {describe_frames(event, camera)}" for camera in event.ledger)]))
+            elif not as_json:
+                click.echo(line_of(event.seq, happened_at_ns(event), describe_event(event)))
             verdicts += isinstance(event, VerdictEvent)
             if (count and verdicts >= count) or (isinstance(event, StatusEvent) and event.state == "STOPPED"):
                 return
@@ -126,64 +113,20 @@ def _save(message: Message, folder: Path, lines: BinaryIO) -> None:
         (folder / f"{message.event.seq:06d}.png").write_bytes(message.png)
 
 
-class EventTable:
-    """A table of the last events, with the line's status below it."""
-
-    def __init__(self) -> None:
-        self._rows: deque[tuple[str, str, EventText]] = deque(maxlen=MAX_ROWS)
-        self._status = Text("waiting for the line", style="dim")
-
-    def add(self, event: Event) -> None:
-        """Add an event."""
-        if isinstance(event, StatusEvent):
-            self._status = _status(event)
-        else:
-            self._rows.append((str(event.seq), _clock(happened_at_ns(event)), describe_event(event)))
-
-    def add_notice(self, notice: Notice) -> None:
-        """Add a row for missed events, a restart of the line, or its silence."""
-        seq, detail = "", str(notice)
-        what = "new boot" if isinstance(notice, NewBoot) else "silence"
-        if isinstance(notice, Gap):
-            seq, what, detail = f"after {notice.after_seq} up to {notice.through_seq}", "missed", notice.topic
-        self._rows.append((seq, _clock(time.time_ns()), EventText("", "", what, detail, "yellow")))
-
-    def __rich_console__(self, console: Console, _options: ConsoleOptions) -> RenderResult:
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for heading in HEADINGS:
-            is_cut = heading in ("frame", "detail")  # file names and sentences; --json prints all of them
-            widest = WIDEST_FRAME if heading == "frame" and console.width < NARROW else None
-            table.add_column(heading, justify="right" if heading == "seq" else "left", no_wrap=not is_cut)
-            table.columns[-1].max_width = widest
-        # A live display must fit the screen, so it shows the newest rows; a file gets all rows.
-        is_screen = console.is_terminal
-        rows = list(self._rows)[-max(console.height - LINES_BESIDE_ROWS, 5) :] if is_screen else list(self._rows)
-        for seq, at, event in rows:
-            what = Text(event.what, style=f"bold {event.colour}")
-            table.add_row(seq, at, event.camera, _one_line(event.subject), what, _one_line(event.detail))
-        yield table
-        yield self._status
-        if not is_screen:
-            yield ""
+def line_of(seq: object, at_ns: int, told: EventText) -> str:
+    """Return an event as one line for a terminal."""
+    subject, what, detail = map(on_one_line, (told.subject, told.what, told.detail))
+    styled = click.style(what, fg=None if told.colour == "default" else told.colour, bold=True)
+    parts = [f"{seq:>6}", local_time(at_ns, "%H:%M:%S"), told.camera, subject, styled, detail]
+    return "  ".join(filter(None, parts))
 
 
-def _one_line(text: str) -> Text:
-    """Return a text that is cut instead of wrapped. A name may hold brackets, which are no markup."""
-    return Text(visible(text), no_wrap=True, overflow="ellipsis")
-
-
-def _status(event: StatusEvent) -> Text:
-    """Describe the line: whether it is ready for the next part, the active product, and each camera's frames."""
-    text = Text(f"{event.line}: {event.state}, ", style="bold")
-    state, *more = describe_state(event).splitlines()
-    text.append(state, style=STATE_STYLES[event.handshake.state])
-    for line in [*more, *(f"{camera} {describe_frames(event, camera)}" for camera in event.ledger)]:
-        text.append(f"\n{visible(line)}", style="not bold")
-    return text
-
-
-def _clock(at_ns: int) -> str:
-    return local_time(at_ns, "%H:%M:%S")
+def _notice_line(notice: Notice) -> str:
+    """Return what is printed of missed events, a restart of the line, or its silence."""
+    seq, what, detail = "", "new boot" if isinstance(notice, NewBoot) else "silence", str(notice)
+    if isinstance(notice, Gap):
+        seq, what, detail = f"after {notice.after_seq} up to {notice.through_seq}", "missed", notice.topic
+    return line_of(seq, time.time_ns(), EventText("", "", what, detail, "yellow"))
 
 
 @click.command(epilog="Example: heatline view line1")

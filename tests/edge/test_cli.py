@@ -18,12 +18,10 @@ import msgspec
 import numpy as np
 import pytest
 import zmq
-from rich.console import Console
 
 import heatline.edge.cli.check as check_module
 from heatline.edge import __version__
 from heatline.edge.bundle import Bundle
-from heatline.edge.cli.watch import HEADINGS, EventTable
 from heatline.edge.delivery.auth import fingerprint, make_key_pair
 from heatline.edge.delivery.journal import Journal
 from heatline.edge.delivery.publisher import Publisher
@@ -553,7 +551,7 @@ def test_watch_saves_only_into_a_new_folder(address: str, publisher: Publisher, 
     assert (tmp_path / "saved" / "events.jsonl").read_bytes() == saved
 
 
-def test_watch_shows_a_table(address: str, publisher: Publisher) -> None:
+def test_watch_prints_each_event_on_one_line(address: str, publisher: Publisher) -> None:
     odd: list[dict[str, Any]] = [
         {"source": "[/nothing] [bold]brackets"},
         {"source": "\x1b[2Jclear the screen"},
@@ -584,26 +582,6 @@ def test_watch_shows_a_table(address: str, publisher: Publisher) -> None:
         "the page is not served: its process was killed",
     ):
         assert re.search(fact, out), f"{fact}\n{out}"
-
-
-def test_watch_cuts_names_and_sentences_instead_of_wrapping_rows() -> None:
-    dark = good(
-        seq=123456, verdict="NO_VERDICT", reason="failed.implausible", source="board_00017_of_the_late_shift.png",
-        detail="it does not look like the product: brightness 3, expected 60 to 140",
-    )  # fmt: skip
-    for width in (200, 80):
-        table, console = EventTable(), Console(width=width, height=40, force_terminal=True, color_system=None)
-        for event in (good(seq=123455), dark, DEFECT.event, CHANGE, LIVE_ONLY):
-            table.add(event.event if isinstance(event, Message) else event)
-        with console.capture() as shown:
-            console.print(table)
-        rows = [row.rstrip() for row in shown.get().splitlines() if row.strip()]
-        assert tuple(rows[0].split()) == tuple(" ".join(HEADINGS).split())
-        assert len(rows) == 2 + 5 + 1, "heading, rule, five events and what is below"
-        assert max(map(len, rows)) <= width
-        assert "NO_VERDICT" in rows[3]
-        assert "failed.implausible: it" in rows[3]
-        assert ("brightness 3, expected 60 to 140" in rows[3]) is (width == 200)
 
 
 def test_watch_ends_after_the_given_verdicts_or_a_silence(address: str, publisher: Publisher) -> None:

@@ -11,10 +11,9 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
-from rich.console import Console
 
-from heatline.edge.cli.watch import EventTable
-from heatline.edge.describe import COLUMNS, columns_of
+from heatline.edge.cli.watch import line_of
+from heatline.edge.describe import COLUMNS, columns_of, describe_event
 from heatline.edge.heatmap_picture import ColourScale
 from heatline.edge.images import read_rgb
 from heatline.edge.offline import InspectionResult
@@ -148,13 +147,9 @@ def test_the_foreign_area_and_the_pose_of_a_defect_are_told_in_words(tmp_path: P
     told = run("show", tmp_path / "evidence", str(event.picture)).stdout.split()
     assert f"foreign area: {why}" in " ".join(told)
     assert "pose 12.0 px right, -3.0 px down, 0.50 degrees clockwise of the reference" in " ".join(told)
-    table, console = EventTable(), Console(width=200)
-    table.add(event)
-    with console.capture() as shown:
-        console.print(table)
     row = dict(zip(COLUMNS, columns_of(event, 1, event.topic, NOON_NS), strict=True))
     result = InspectionResult(event, None, 8, None, ColourScale(-4, 6))
-    for text in (shown.get(), row["detail"], str(result)):
+    for text in (line_of(1, 0, describe_event(event)), row["detail"], str(result)):
         assert f"foreign area: {why}" in str(text)
 
 
