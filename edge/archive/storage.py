@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from heatline.edge.util.text import utf8_safe
 
 LABELS = ("good", "defective")
 EXPECTED_LABELS = "good or defective, or none"
-EXPECTED = "a folder of pictures, a quoted local glob, a .txt file of paths, or a Parquet table with a column picture"
+EXPECTED = "a folder of pictures, a quoted glob, a .txt file of paths, or a Parquet table with a column picture"
 _URI = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?<=://)[^/@?]*@|(?<=[?&])(access_key|secret_key|session_token)=[^&]*&?", re.IGNORECASE)
 
@@ -49,7 +50,8 @@ class Storage:
             InputError: the URI is not one that pyarrow knows.
             StorageError: the storage does not answer.
         """
-        _utf8(address)
+        if utf8_safe(address) != address:
+            raise _not_utf8(utf8_safe(address))
         if not is_uri(address):
             return cls(fs.LocalFileSystem(), os.path.abspath(address))
         try:
@@ -171,10 +173,8 @@ def without_password(address: str) -> str:
     return _PASSWORD.sub("", address).rstrip("?&") if is_uri(address) else address
 
 
-def _utf8(name: str) -> str:
-    if (shown := utf8_safe(name)) != name:
-        raise InputError(f"{shown} has a name that is not UTF-8, which Parquet needs; rename it")
-    return name
+def _not_utf8(shown: str) -> InputError:
+    return InputError(f"{shown} has a name that is not UTF-8, which Parquet needs; rename it")
 
 
 def _walk(folder: str, name: str, above: frozenset[str]) -> Iterator[str]:
@@ -188,7 +188,8 @@ def _walk(folder: str, name: str, above: frozenset[str]) -> Iterator[str]:
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            _utf8(entry.path)
+            if utf8_safe(entry.name) != entry.name:
+                raise _not_utf8(utf8_safe(entry.path))
             if os.path.isdir(entry.path):  # `entry.is_dir` raises on a link that leads to itself
                 yield from _walk(entry.path, f"{name}{entry.name}/", above | {real})
             else:
@@ -215,8 +216,7 @@ def list_source(source: str) -> tuple[str, list[Listed]]:
         StorageError: its storage does not answer.
     """
     shown = without_password(source)
-    is_pattern = not is_uri(source) and glob.has_magic(source) and not os.path.exists(source)
-    folder, pictures = (_glob if is_pattern else _plain)(source)
+    folder, pictures = (_glob if _is_glob(source) else _plain)(source)
     found = list(pictures)
     if not found:
         raise InputError(f"{shown} has no picture; expected {EXPECTED}")
@@ -228,6 +228,12 @@ def list_source(source: str) -> tuple[str, list[Listed]]:
                 f"{shown} has {each.picture} twice, as {before.label} and as {each.label}; correct one of the two"
             )
     return folder, sorted(once.values(), key=lambda each: each.picture)
+
+
+def _is_glob(source: str) -> bool:
+    if is_uri(source):  # a question mark begins a URI's options
+        return "*" in source.partition("?")[0]
+    return glob.has_magic(source) and Storage.at(source).kind() == FileType.NotFound
 
 
 def _plain(source: str) -> tuple[str, Iterable[Listed]]:
@@ -248,14 +254,35 @@ def _plain(source: str) -> tuple[str, Iterable[Listed]]:
     return storage.root, (Listed(path, _parent(path)) for path in pictures)
 
 
-def _glob(pattern: str) -> tuple[str, Iterable[Listed]]:
-    """Find the local pictures that a pattern matches, and the folder before its first wildcard."""
-    parts = os.path.abspath(pattern).split("/")
+def _glob(source: str) -> tuple[str, Iterable[Listed]]:
+    """Find the pictures that a pattern matches: `*` and `?` within a name, `**` any folders."""
+    storage, patterns = _split(Storage.at(source))
+    files = storage.tree()
+    return storage.root, (
+        Listed(path, _parent(path)) for path in files if _is_picture(path) and _matches(path.split("/"), patterns)
+    )
+
+
+def _split(whole: Storage) -> tuple[Storage, list[str]]:
+    """Return the folder before the first wildcard of a pattern, and the patterns of the names below it."""
+    parts = whole.root.split("/")
     fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-    root = "/".join(parts[:fixed]) or "/"
-    names = glob.glob("/".join(parts[fixed:]), root_dir=root, recursive=True, include_hidden=True)
-    files = (name for name in names if _is_picture(name) and not os.path.isdir(os.path.join(root, name)))
-    return root, (Listed(_utf8(name), _parent(name)) for name in files)
+    return Storage(whole.files, "/".join(parts[:fixed]) or "/"), parts[fixed:]
+
+
+def _matches(names: list[str], patterns: list[str]) -> bool:
+    """Return whether each name of a path matches its pattern.
+
+    >>> _matches(["a", "b", "1.png"], ["**", "*.png"]), _matches(["a", "1.png"], ["*.png"])
+    (True, False)
+    """
+    if not names or not patterns:
+        return not names and not patterns
+    if patterns == ["**"]:
+        return True
+    if patterns[0] == "**":
+        return _matches(names, patterns[1:]) or _matches(names[1:], patterns)
+    return fnmatchcase(names[0], patterns[0]) and _matches(names[1:], patterns[1:])
 
 
 def _lines(storage: Storage, shown: str) -> Iterator[Listed]:

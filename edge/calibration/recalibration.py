@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,7 +27,6 @@ from heatline.edge.bundle.manifest import (
 from heatline.edge.bundle.manifest import Reference as DriftReference
 from heatline.edge.bundle.plausibility import ProductTiles
 from heatline.edge.calibration import GoodFrame
-from heatline.edge.calibration.statistics import interval
 from heatline.edge.colour import to_rgb
 from heatline.edge.drift import OF_POSE, PictureSample, choose_evenly
 from heatline.edge.errors import BundleError, EngineError, InputError
@@ -36,7 +34,7 @@ from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.images import digest_picture, read_image, read_rgb
 from heatline.edge.inference import Engine
-from heatline.edge.inspection.inspector import ANY_CAMERA, Inspector, PendingFrame
+from heatline.edge.inspection.inspector import Inspector, PendingFrame
 from heatline.edge.inspection.verdict import Judgement
 from heatline.edge.picture_folders import good_pictures
 from heatline.edge.reference.reference import MOST_FRAMES, Reference
@@ -123,42 +121,12 @@ class NewReference:
 
 MOST_WITH_CELLS = 150
 """How many pictures show what the product's areas look like: the cells of more would fill the memory."""
+REFERENCE_FRAMES = "reference_frames"
+"""In the provenance: digests of the frames that made the current reference, by camera."""
 NAMED = 3
 """How many of the highest-scoring frames are listed."""
 
 Track = Callable[[Sequence[Path]], Iterable[Path]]
-
-
-class HighFrame(msgspec.Struct, frozen=True):
-    """A good frame with a high logit; the user should check whether it really is good."""
-
-    file: str
-    highest_logit: float
-
-
-class Shift(msgspec.Struct, frozen=True):
-    """Good frames of one shift, and how many of them a score threshold from other frames rejects."""
-
-    frames_are: str
-    frames: int
-    rejected: int | None
-    """None, as the next two: not known, as there are no other frames."""
-    rejected_share: float | None
-    interval: tuple[float, float] | None
-    """Confidence interval of the rejected share, two-sided, 95 % (Clopper and Pearson)."""
-    highest: list[HighFrame] = msgspec.field(name="hottest")
-
-
-class _Data(msgspec.Struct, frozen=True):
-    """`provenance.data`, as far as it is needed here."""
-
-    digests: list[str] = []
-
-
-class _Provenance(msgspec.Struct, frozen=True):
-    data: _Data = _Data()
-    reference_frames: dict[str, list[str]] = {}
-    """Digests of the frames that made the current reference, by camera."""
 
 
 class GoodPictures:
@@ -232,68 +200,26 @@ class GoodPictures:
         return frames, appearances, samples
 
 
-def find_trained(manifest: Manifest, files: Iterable[Path]) -> list[Path]:
-    """Return the files that the bundle's model was trained on, as far as it knows them: one picture of each group.
+def find_known(digests: object, files: Iterable[Path]) -> list[Path]:
+    """Return the files of some digests, as a bundle's provenance may have them.
 
     Raises:
         InputError: a file cannot be read.
     """
-    return _among(_provenance(manifest).data.digests, files)
-
-
-def find_made_of(manifest: Manifest, files: Iterable[Path]) -> list[Path]:
-    """Return the files that the reference of all cameras without one of their own was made from, as far as it is known.
-
-    Raises:
-        InputError: a file cannot be read.
-    """
-    return _among(_provenance(manifest).reference_frames.get(ANY_CAMERA, []), files)
-
-
-def _among(digests: Collection[str], files: Iterable[Path]) -> list[Path]:
-    return [file for file in files if digest_picture(file) in digests] if digests else []
-
-
-def _provenance(manifest: Manifest) -> _Provenance:
-    try:
-        return msgspec.convert(manifest.provenance, _Provenance)
-    except msgspec.ValidationError:  # of a bundle that heatline did not export
-        return _Provenance()
+    return [file for file in files if digest_picture(file) in digests] if isinstance(digests, list) else []
 
 
 def find_copies(files: Sequence[Path]) -> list[tuple[int, int]]:
     """Find files with the same bytes. Return pairs of indices: the first such file, and its copy.
 
-    No camera takes the same picture twice, so a copy is no further evidence. Only files of equal size are read.
+    No camera takes the same picture twice, so a copy is no further evidence.
 
     Raises:
         InputError: a file cannot be read.
     """
-    sizes = [_size(file) for file in files]
-    files_of_size = Counter(sizes)
     first_by_digest: dict[str, int] = {}
-    copies = []
-    for index, (file, size) in enumerate(zip(files, sizes, strict=True)):
-        if files_of_size[size] > 1 and (first := first_by_digest.setdefault(_sha256(file), index)) != index:
-            copies.append((first, index))
-    return copies
-
-
-def summarise_shift(pictures: GoodPictures, frames: Sequence[GoodFrame], count: int | None) -> Shift:
-    """Describe a shift.
-
-    Args:
-        count: how many of its frames a score threshold from other frames rejects; None: not known.
-    """
-    ordered = sorted(zip(pictures.files, frames, strict=True), key=lambda one: -one[1].highest_logit)
-    return Shift(
-        frames_are=f"good frames of {pictures.names}",
-        frames=len(frames),
-        rejected=count,
-        rejected_share=None if count is None else count / len(frames),
-        interval=None if count is None else interval(count, len(frames)),
-        highest=[HighFrame(str(file), frame.highest_logit) for file, frame in ordered[:NAMED]],
-    )
+    firsts = [first_by_digest.setdefault(digest_picture(file), index) for index, file in enumerate(files)]
+    return [(first, index) for index, first in enumerate(firsts) if first != index]
 
 
 def recalibrated_manifest(
@@ -328,7 +254,7 @@ def recalibrated_manifest(
         **details,
     }
     before = was.provenance.get(records, [])
-    references, made_of = was.references, _provenance(was).reference_frames
+    references, made_of = was.references, was.provenance.get(REFERENCE_FRAMES, {})
     if reference is not None:
         references = {**references, reference.camera: reference.stated}
         made_of = {**made_of, reference.camera: reference.digests}
@@ -343,7 +269,7 @@ def recalibrated_manifest(
         provenance={
             **was.provenance,
             records: [*(before if isinstance(before, list) else [before]), record],
-            **({"reference_frames": made_of} if made_of else {}),
+            **({REFERENCE_FRAMES: made_of} if made_of else {}),
         },
     )
 
@@ -452,18 +378,3 @@ def _finish(pending: PendingFrame, inspector: Inspector) -> GoodFrame:
     if pending.features is not None and not np.isfinite(pending.features).all():
         raise EngineError(f"{pending.frame.stamp.source}: the network answered with features that are not finite")
     return GoodFrame.of(pending.logits, judgement.heatmap)
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror}); check the path and its permissions") from error
-
-
-def _sha256(file: Path) -> str:
-    try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror}); check the path and its permissions") from error

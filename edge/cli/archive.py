@@ -106,9 +106,9 @@ def inspect_archive(
 ) -> None:
     """Inspect the pictures of SOURCE with one process per core, and write the verdicts to DEST as Parquet.
 
-    SOURCE is a folder, a .txt file of paths, or a Parquet table with a column picture, on this machine or at a URI
-    such as s3://bucket/photos; or a quoted local glob. The same command continues what was interrupted. A picture that
-    cannot be inspected gets NO_VERDICT, and the exit code is then 9.
+    SOURCE is a folder, a quoted glob, a .txt file of paths, or a Parquet table with a column picture; on this machine
+    or at a URI such as s3://bucket/photos. The same command continues what was interrupted. A picture that cannot be
+    inspected gets NO_VERDICT, and the exit code is then 9.
     """
     require_extra("cluster")
     bundles = [open_bundle(path) for path in (bundle_path, against) if path is not None]

@@ -19,17 +19,16 @@ from heatline.edge.calibration import count_rejected, describe_support
 from heatline.edge.calibration.recalibration import (
     FEWEST_FRAMES,
     NAMED,
+    REFERENCE_FRAMES,
     GoodPictures,
     NewReference,
     files_of_frames,
     find_copies,
-    find_made_of,
-    find_trained,
+    find_known,
     next_in_series,
     recalibrated_manifest,
     record_of_camera,
     record_of_thresholds,
-    summarise_shift,
     without_poses,
     write_recalibrated,
 )
@@ -200,8 +199,9 @@ def calibrate(
     warnings = _warn_of_copies(pictures.files, copies)
     parent = open_bundle(bundle_path)
     was, before = parent.manifest, parent.manifest.calibration
-    trained = find_trained(was, pictures.files)
-    made_of = find_made_of(was, pictures.files) if keep_reference else []
+    known = was.provenance
+    trained = find_known(known.get("data", {}).get("digests"), pictures.files)
+    made_of = find_known(known.get(REFERENCE_FRAMES, {}).get(ANY_CAMERA), pictures.files) if keep_reference else []
     warnings += _warn_of_known(
         trained,
         "the model was trained on",
@@ -249,8 +249,9 @@ def calibrate(
     rejected = count_rejected(frames, before.score_threshold)
     warnings += _warn_of_no_drift(len(frames)) if reference is None else []
     warnings += [few] if (few := describe_support(calibration)) is not None else []
-    shift = summarise_shift(pictures, frames, calibration.held_out_rejected)
-    highest = ", ".join(f"{frame.file} {frame.highest_logit:.2f}" for frame in shift.highest)
+    by_score = sorted(zip(pictures.files, frames, strict=True), key=lambda one: -one[1].highest_logit)[:NAMED]
+    hottest = [{"file": str(file), "highest_logit": frame.highest_logit} for file, frame in by_score]
+    highest = ", ".join(f"{file} {frame.highest_logit:.2f}" for file, frame in by_score)
     compared_with = {name: each.made_of for name, each in references.items()}
     new.finish(
         recalibrated_manifest(
@@ -264,7 +265,7 @@ def calibrate(
             "fell_back": verified.fell_back,
             "calibration": calibration,
             "compared_with": compared_with,
-            "good_frames": shift,
+            "good_frames": {"frames": len(frames), "rejected": calibration.held_out_rejected, "hottest": hottest},
             "before": {
                 "version": was.version,
                 "digest": parent.digest,
@@ -284,7 +285,7 @@ def calibrate(
             "strong evidence": describe_strong(calibration),
             "a frame must be": describe_plausible(calibration.plausible),
             "drift is watched by": describe_reference(reference),
-            "false rejects": f"{describe_bound(calibration)}; by the old threshold {rejected} of {shift.frames}",
+            "false rejects": f"{describe_bound(calibration)}; by the old threshold {rejected} of {len(frames)}",
             "highest scores": f"{highest}; check that they are truly good",
             "fell back": verified.fell_back,
         },
