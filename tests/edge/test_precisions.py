@@ -90,7 +90,7 @@ HOSTILE: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda m: gate_of(m, "f32").update(graph=None, reason="no need"), "leaves out f32; every bundle has it"),
     (lambda m: gate_of(m, "bf16").update(graph="model_bf16.xml"), "needs model_bf16.xml and lists no such file"),
     (lambda m: m["files"].pop("model_int8.bin"), "needs model_int8.bin and lists no such file"),
-    (lambda m: m["tolerances"].pop("int8"), "has f32, bf16, int8, and tolerances for f32, bf16"),
+    (lambda m: m["tolerances"].pop("int8"), "has f32, bf16, int8, and tolerances for bf16, f32"),
     (lambda m: gate_of(m, "int8").update(graph=None, reason="slow"), "has f32, bf16, and tolerances for"),
     (lambda m: m["map_gate"]["precisions"].pop("int8"), "has f32, bf16, and tolerances for"),
     (lambda m: m.update(map_gate=None), "has f32, and tolerances for"),
