@@ -13,8 +13,7 @@ from heatline.bench.machine import machine
 from heatline.bench.result_file import claim, deliver, new_report
 from heatline.bench.tables import print_tables
 from heatline.edge.bundle import open_bundle
-from heatline.edge.cli.options import CommandGroup, FiniteRange
-from heatline.edge.cli.output import json_option, print_json, visible
+from heatline.edge.cli.output import CommandGroup, FiniteRange, json_option, print_json, visible
 from heatline.edge.errors import BenchError, ConfigError
 from heatline.edge.geometry.tiling import OVERLAP_PX, TILE_PX
 from heatline.edge.inference import Precision

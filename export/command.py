@@ -15,8 +15,7 @@ from heatline.edge.cli.bundle_formatting import (
     precision_facts,
     reference_facts,
 )
-from heatline.edge.cli.options import FiniteRange
-from heatline.edge.cli.output import json_option, print_facts, print_json, progress_console
+from heatline.edge.cli.output import FiniteRange, json_option, print_facts, print_json, progress_console
 from heatline.edge.inference import Precision
 from heatline.edge.util.extras import require_extra
 from heatline.train.progress import tracked

@@ -9,8 +9,17 @@ import click
 import msgspec
 
 from heatline.edge.bundle import open_bundle, open_verified_engine
-from heatline.edge.cli.options import CommandGroup, engine_option, precision_option
-from heatline.edge.cli.output import json_option, make_empty, print_json, print_report, progress_bar, say
+from heatline.edge.cli.output import (
+    CommandGroup,
+    engine_option,
+    json_option,
+    make_empty,
+    precision_option,
+    print_json,
+    print_report,
+    progress_bar,
+    say,
+)
 from heatline.edge.errors import InputError
 from heatline.edge.heatmap_picture import png
 from heatline.edge.images import list_images

@@ -2,8 +2,7 @@
 
 import click
 
-from heatline.edge.cli.options import CommandGroup
-from heatline.edge.cli.output import say
+from heatline.edge.cli.output import CommandGroup, say
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, key_options, name_of
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.systemd import state_folder

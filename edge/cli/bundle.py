@@ -37,8 +37,16 @@ from heatline.edge.cli.bundle_formatting import (
     reference_facts,
 )
 from heatline.edge.cli.calibrate import set_reference
-from heatline.edge.cli.options import CommandGroup, engine_option, precision_option
-from heatline.edge.cli.output import Rows, facts_of, json_option, print_made_key, print_report
+from heatline.edge.cli.output import (
+    CommandGroup,
+    Rows,
+    engine_option,
+    facts_of,
+    json_option,
+    precision_option,
+    print_made_key,
+    print_report,
+)
 from heatline.edge.inference import EngineKind, Precision, infer, open_engine
 from heatline.edge.keys import StoredKey, public_half
 from heatline.edge.util.text import format_count

@@ -41,8 +41,15 @@ from heatline.edge.cli.bundle_formatting import (
     describe_rule,
     describe_strong,
 )
-from heatline.edge.cli.options import FiniteRange, engine_option, precision_option
-from heatline.edge.cli.output import json_option, print_report, print_warnings, progress_console
+from heatline.edge.cli.output import (
+    FiniteRange,
+    engine_option,
+    json_option,
+    precision_option,
+    print_report,
+    print_warnings,
+    progress_console,
+)
 from heatline.edge.config import load_config
 from heatline.edge.drift import FEWEST_FRAMES as FEWEST_OF_DRIFT
 from heatline.edge.drift import fit_reference

@@ -12,8 +12,9 @@ import click
 from heatline.edge.cameras.discovery import Found, list_all
 from heatline.edge.cameras.grab import Grab, Grabbed, Loss, writers
 from heatline.edge.cli.calibrate import calibrate_camera
-from heatline.edge.cli.options import CommandGroup, FiniteRange
 from heatline.edge.cli.output import (
+    CommandGroup,
+    FiniteRange,
     Rows,
     json_option,
     print_facts,

@@ -11,9 +11,11 @@ import click
 import zmq
 
 from heatline.edge.cli.line import POLL_SECONDS, STATUS_WITHIN_SECONDS, first_status
-from heatline.edge.cli.options import VERDICT, CommandGroup, day_option
 from heatline.edge.cli.output import (
+    VERDICT,
+    CommandGroup,
     Rows,
+    day_option,
     json_option,
     make_empty,
     print_json,

@@ -14,8 +14,7 @@ import click
 import msgspec
 import zmq
 
-from heatline.edge.cli.options import FiniteRange, topic_option
-from heatline.edge.cli.output import say
+from heatline.edge.cli.output import FiniteRange, say, topic_option
 from heatline.edge.delivery.client import require_authorized
 from heatline.edge.delivery.follower import Follower, forget
 from heatline.edge.errors import EventsLostError, InputError

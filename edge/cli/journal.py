@@ -12,8 +12,7 @@ from typing import BinaryIO, Literal
 import click
 import msgspec
 
-from heatline.edge.cli.options import CommandGroup, topic_option
-from heatline.edge.cli.output import Rows, json_option, print_report, progress_bar, say
+from heatline.edge.cli.output import CommandGroup, Rows, json_option, print_report, progress_bar, say, topic_option
 from heatline.edge.delivery.journal import Record
 from heatline.edge.delivery.reader import JournalReader, faults
 from heatline.edge.describe import COLUMNS, DATE_TIME, Cell, columns_of, describe_event, local_time

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-from heatline.edge.cli.options import CommandGroup
-from heatline.edge.cli.output import json_option, print_made_key, print_report
+from heatline.edge.cli.output import CommandGroup, json_option, print_made_key, print_report
 from heatline.edge.delivery.auth import (
     ALLOWED_KEYS,
     ROLES,

@@ -17,8 +17,7 @@ from msgspec.structs import asdict
 
 from heatline.edge import describe
 from heatline.edge.bundle import open_bundle
-from heatline.edge.cli.options import FiniteRange, reply_timeout_option
-from heatline.edge.cli.output import exit_immediately, json_option, print_report, say
+from heatline.edge.cli.output import FiniteRange, exit_immediately, json_option, print_report, reply_timeout_option, say
 from heatline.edge.config import load_config
 from heatline.edge.delivery.client import Commander, require_authorized
 from heatline.edge.delivery.subscriber import Subscriber, next_status

@@ -10,8 +10,13 @@ from typing import Any, TextIO
 import click
 
 from heatline.edge import __version__
-from heatline.edge.cli.options import CommandGroup
-from heatline.edge.cli.output import ReaderHasGoneError, exit_immediately, replace_standard_streams, visible
+from heatline.edge.cli.output import (
+    CommandGroup,
+    ReaderHasGoneError,
+    exit_immediately,
+    replace_standard_streams,
+    visible,
+)
 from heatline.edge.errors import HeatlineError
 from heatline.edge.util.extras import extra_of
 

@@ -9,8 +9,7 @@ import click
 import msgspec
 import zmq
 
-from heatline.edge.cli.options import FiniteRange, topic_option
-from heatline.edge.cli.output import json_option, make_empty, print_json, say
+from heatline.edge.cli.output import FiniteRange, json_option, make_empty, print_json, say, topic_option
 from heatline.edge.delivery.client import require_authorized
 from heatline.edge.delivery.subscriber import Gap, NewBoot, Notice, Subscriber
 from heatline.edge.describe import (

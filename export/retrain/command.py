@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from heatline.edge.cli.options import FiniteRange
-from heatline.edge.cli.output import Rows, json_option, print_report, print_warnings, progress_console
+from heatline.edge.cli.output import FiniteRange, Rows, json_option, print_report, print_warnings, progress_console
 from heatline.edge.config import LineConfig, load_config
 from heatline.edge.describe import describe_bundle
 from heatline.edge.errors import InputError

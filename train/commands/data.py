@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from heatline.edge.cli.options import CommandGroup
-from heatline.edge.cli.output import json_option, print_facts, print_json
+from heatline.edge.cli.output import CommandGroup, json_option, print_facts, print_json
 from heatline.edge.errors import InputError
 from heatline.edge.geometry.tiling import TILE_PX
 from heatline.edge.util.text import format_count

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from heatline.edge.cli.options import FiniteRange, precision_option
-from heatline.edge.cli.output import json_option, print_facts, print_json
+from heatline.edge.cli.output import FiniteRange, json_option, precision_option, print_facts, print_json
 from heatline.edge.errors import InputError
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.picture_folders import find_layout
