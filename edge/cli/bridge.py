@@ -3,9 +3,8 @@
 import click
 
 from heatline.edge.cli.output import CommandGroup, say
-from heatline.edge.target import KeyFiles, endpoint_of, file_of, key_options, name_of
+from heatline.edge.target import KeyFiles, file_of, key_options
 from heatline.edge.util.extras import require_extra
-from heatline.edge.util.systemd import state_folder
 
 
 @click.group(cls=CommandGroup, epilog="Example: heatline bridge mqtt line1")
@@ -40,20 +39,10 @@ def opcua(line: str, key_files: KeyFiles) -> None:
     LINE is a line's name or its TOML file, on this PC. Its table [opcua] says where to listen. Clients need a
     certificate that is allowed; the first start makes the server's own.
     """
-    from heatline.edge.bridge.line import load_with_table
-
-    config = load_with_table(line, "opcua")
-    assert config.opcua is not None
-    events, journal = (endpoint_of(line, socket, key_files) for socket in ("events", "journal"))
-    commands = None if config.commands.bind is None else endpoint_of(line, "commands", key_files)
     require_extra("opcua")
-    from heatline.edge.bridge.opcua.bridge import LineEndpoints, run_bridge
+    from heatline.edge.bridge.opcua.bridge import run_bridge
 
-    folder = config.opcua.folder or state_folder(otherwise=file_of(line).absolute().parent / "opcua")
-    assert folder is not None
-    cameras = [camera.name for camera in config.cameras]
-    endpoints = LineEndpoints(events=events, journal=journal, commands=commands)
-    run_bridge(name_of(line), cameras, config.opcua, folder, endpoints, lambda sentence: say(sentence, err=True))
+    run_bridge(line, key_files, lambda sentence: say(sentence, err=True))
 
 
 @bridge.command(epilog="Example: heatline bridge modbus line1")

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from heatline.edge.bridge.line import end
-from heatline.edge.bridge.opcua.bridge import Bridge, LineEndpoints
+from heatline.edge.bridge.opcua.bridge import Bridge, Endpoint
 from heatline.edge.bridge.opcua.server import SUBSCRIPTIONS
 from heatline.edge.config.bridges import OpcuaConfig
 from tests.command import HEATLINE, process_env
@@ -132,7 +132,7 @@ class ServedBridge:
 
 @contextlib.contextmanager
 def threaded_bridge(
-    folder: Path, endpoints: LineEndpoints, cameras: list[str], **config: Any
+    folder: Path, endpoints: tuple[Endpoint, Endpoint, Endpoint | None], cameras: list[str], **config: Any
 ) -> Iterator[ServedBridge]:
     """Run a bridge in a thread of this process."""
     port = free_port()
@@ -148,7 +148,7 @@ def threaded_bridge(
                 cameras,
                 OpcuaConfig(listen=f"127.0.0.1:{port.number}", start="first", **config),
                 folder,
-                endpoints,
+                *endpoints,
             )
             control.update(loop=asyncio.get_running_loop(), bridge=bridge)
             served.subscriptions = bridge._server.iserver.subscription_service.subscriptions

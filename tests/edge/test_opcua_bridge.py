@@ -21,7 +21,6 @@ import pytest
 from asyncua import Client, ua
 from asyncua.client.ua_client import UaClientState
 
-from heatline.edge.bridge.opcua.bridge import LineEndpoints
 from heatline.edge.bridge.opcua.server import CHUNK_BYTES, SUBSCRIPTIONS
 from heatline.edge.delivery.follower import Follower
 from heatline.edge.delivery.journal import Record
@@ -87,7 +86,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, identities: tuple[Identity,
 
     commands = CommandServer(addresses[2], select)
     commands.start()
-    endpoints = LineEndpoints((addresses[0], None), (addresses[1], None), (addresses[2], None))
+    endpoints = ((addresses[0], None), (addresses[1], None), (addresses[2], None))
     with (
         FollowedLine(folder / "journal-files", addresses[1]) as line,
         StatusOnlyLine(addresses[0], a_status(handshake=READY)) as status,
@@ -302,7 +301,7 @@ def test_a_client_that_closes_its_session_does_not_keep_its_connection(
 ) -> None:
     monkeypatch.setattr("heatline.edge.bridge.opcua.server.SESSION_WITHIN_SECONDS", 1.0)
     nowhere = (f"ipc://{tmp_path}/none", None)
-    endpoints = LineEndpoints(nowhere, nowhere, None)
+    endpoints = (nowhere, nowhere, None)
 
     async def run(bridge: ServedBridge) -> None:
         async with bridge.client() as client:
@@ -533,7 +532,7 @@ def test_the_report_of_a_loss_comes_again_until_a_client_has_acknowledged_a_late
         _journal(line, ("journal", header_of(report)))
         result = line.add(GOOD)[0]
         for is_acknowledged in (False, True):
-            endpoints = LineEndpoints(nowhere, (journal, None), None)
+            endpoints = (nowhere, (journal, None), None)
             with threaded_bridge(tmp_path / "pki", endpoints, ["top"], hold=1) as bridge:
                 bridge.allow(identities[1], "command")
 

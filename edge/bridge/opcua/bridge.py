@@ -13,7 +13,15 @@ from typing import Any
 from asyncua import ua
 from asyncua.crypto.permission_rules import User
 
-from heatline.edge.bridge.line import VERDICTS, LineState, end_by_signals, in_thread, serve, unjournalled_results
+from heatline.edge.bridge.line import (
+    VERDICTS,
+    LineState,
+    end_by_signals,
+    in_thread,
+    load_with_table,
+    serve,
+    unjournalled_results,
+)
 from heatline.edge.bridge.opcua.address_space import (
     RECIPE_PREPARED,
     RECIPES,
@@ -44,7 +52,9 @@ from heatline.edge.delivery.client import Commander
 from heatline.edge.delivery.follow import BYTES_UNACKNOWLEDGED
 from heatline.edge.delivery.follower import Follower
 from heatline.edge.errors import CommandRefusedError, EventsLostError, HeatlineError, MessageError
+from heatline.edge.target import KeyFiles, endpoint_of, file_of, name_of
 from heatline.edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.util.systemd import state_folder
 from heatline.edge.util.text import on_one_line
 from heatline.edge.wire.events import JournalEvent, VerdictEvent
 from heatline.edge.wire.following import Delivered
@@ -306,26 +316,27 @@ def _outputs(result: HeldResult) -> list[Any]:
     return [*result.values.values(), result.content, Error.OK]
 
 
-@dataclass(frozen=True)
-class LineEndpoints:
-    """Where a line is reached, and with which keys."""
-
-    events: Endpoint
-    journal: Endpoint
-    commands: Endpoint | None
-    """None: the line takes no commands."""
-
-
 class Bridge:
     """The server of one line.
 
     Args:
         line: its name.
         cameras: names of its cameras.
+        folder: of its certificates.
+        events, journal, commands: where the line is reached, and with which keys; None: it takes no commands.
     """
 
-    def __init__(self, line: str, cameras: list[str], config: OpcuaConfig, folder: Path, at: LineEndpoints) -> None:
-        self._config, self._at = config, at
+    def __init__(
+        self,
+        line: str,
+        cameras: list[str],
+        config: OpcuaConfig,
+        folder: Path,
+        events: Endpoint,
+        journal: Endpoint,
+        commands: Endpoint | None,
+    ) -> None:
+        self._config, self._events, self._journal, self._commands = config, events, journal, commands
         self._certificates = Certificates(folder, line, config.host_port[0])
         self._server = BridgeServer(f"heatline {line}", self._certificates, config)
         self._space = AddressSpace(self._server, cameras)
@@ -348,12 +359,12 @@ class Bridge:
         """
         await self._server.prepare()
         await self._space.build()
-        commands = self._at.commands
+        commands = self._commands
         commander = None if commands is None else lambda: Commander(commands[0], SELECT_WITHIN_SECONDS, commands[1])
         await Methods(self._space, self._held, self._server.clients.may_command, commander, self._count).add()
         await self._count()
         async with self._server:
-            with LineState(*self._at.events) as line:
+            with LineState(*self._events) as line:
                 announce(
                     f"OPC UA: opc.tcp://{self._config.listen}; the server's certificate is "
                     f"{self._certificates.certificate_path}, sha256 {fingerprint_of(self._certificates.certificate)}"
@@ -362,7 +373,7 @@ class Bridge:
 
     def _follow(self, is_over: threading.Event) -> None:
         """Follow the line's results, and pass them to the event loop. On a thread of its own."""
-        address, keys = self._at.journal
+        address, keys = self._journal
         with Follower(
             address,
             self._config.name,
@@ -452,21 +463,25 @@ class Bridge:
         await self._space.write_counters(self._counters, latest_is_newest=not self._held.is_full)
 
 
-def run_bridge(
-    line: str,
-    cameras: list[str],
-    config: OpcuaConfig,
-    folder: Path,
-    endpoints: LineEndpoints,
-    announce: Callable[[str], None],
-) -> None:
+def run_bridge(line: str, key_files: KeyFiles, announce: Callable[[str], None]) -> None:
     """Run a line's OPC UA bridge until SIGTERM or Ctrl-C.
 
-    Raises: as `Bridge`.
+    Args:
+        line: the line's name or its file.
+        announce: is given a sentence once clients can connect.
+    Raises: as `Bridge`, and ConfigError: the line's file has no table `[opcua]`, or cannot be used.
     """
+    config = load_with_table(line, "opcua")
+    opcua = config.opcua
+    assert opcua is not None
+    folder = opcua.folder or state_folder(otherwise=file_of(line).absolute().parent / "opcua")
+    assert folder is not None
+    events, journal = (endpoint_of(line, socket, key_files) for socket in ("events", "journal"))
+    commands = None if config.commands.bind is None else endpoint_of(line, "commands", key_files)
 
     async def run() -> None:
-        bridge = Bridge(line, cameras, config, folder, endpoints)
+        cameras = [camera.name for camera in config.cameras]
+        bridge = Bridge(name_of(line), cameras, opcua, folder, events, journal, commands)
         end_by_signals(bridge.ended)
         await bridge.run(announce)
 
