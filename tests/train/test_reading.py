@@ -12,6 +12,7 @@ from heatline.edge.bundle import Bundle, write_bundle
 from heatline.train.compose import compose
 from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model
 from heatline.train.readers import LabelledImage
+from heatline.train.readers.labelled import digest_groups
 from heatline.train.run import describe_reading, read_as, read_data
 from tests.train.blobs import draw_blobs, write_labels
 from tests.train.placed_squares import grouped
@@ -77,8 +78,9 @@ def test_evaluation_knows_the_discovered_groups_that_trained_a_bundle(tmp_path: 
     rows = [line.split(",") for line in (data / "labels.csv").read_text().split()[1:]]
     write_labels(data, [(image, label, group) for image, label, group in rows], "board")
     config = compose([f"data={data}", "discover=true"])
+    trained_on = [image for image in read_data(config).images if image.group in ("a", "b")]
     provenance = {
-        "data": {"data": "data", "groups": {"train": ["a", "b"], "test": ["c"]}}
+        "data": {"data": "data", "groups": {"train": ["a", "b"], "test": ["c"]}, "digests": digest_groups(trained_on)}
         | {"read": describe_reading(config, "masks")}
     }
     trained = write_bundle(
