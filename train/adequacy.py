@@ -35,6 +35,18 @@ was not (docs/training.md)."""
 ENOUGH_GOOD = 20
 """Groups: a good picture of a new one, if like them, scores highest, and is rejected, in at most 1 of 21 cases."""
 
+MEASURED = {
+    10: ((34, 100), (0.0, 13.8), 5),
+    25: ((30, 93), (0.0, 10.2), 4),
+    50: ((24, 87), (1.0, 10.0), 3),
+    100: ((17, 88), (0.0, 1.1), 3),
+}
+"""By number of pictures that trained, at export's default threshold: the lowest and the highest percentage of new
+defective pictures found and of new good ones rejected, and how many sets with as many pictures were measured
+(docs/training.md)."""
+RAREST_SHARE = 5
+"""In the measured sets, at least one picture in so many had the rarer label."""
+
 UNLIKELY = 0.01
 """Significance level of the warning about thresholds."""
 
@@ -105,6 +117,27 @@ def describe_few_groups(images: Sequence[LabelledImage]) -> list[str]:
             f"{format_count(ENOUGH_GOOD - len(with_good), 'other group')}"
         )
     return warnings
+
+
+def describe_expectation(images: Sequence[LabelledImage]) -> str | None:
+    """Describe what so many pictures gave on the measured sets; None without defects, which was not measured.
+
+    Of pictures with one label, no more count than such a set would have.
+    """
+    defective = sum(image.defective for image in images)
+    if not defective:
+        return None
+    good = len(images) - defective
+    count = min(len(images), RAREST_SHARE * min(good, defective)) if good else defective
+    number = max((each for each in MEASURED if each <= count), default=min(MEASURED))
+    (least, most), rejected, sets = MEASURED[number]
+    more = ", and more pictures did not always find more at this threshold" if number == max(MEASURED) else ""
+    unlike = "" if not any(image.labels_only and image.defective for image in images) else "; yours are not all marked"
+    return (
+        f"on {sets} measured sets, {number} pictures with marked defects found {least} to {most} % of new defective "
+        f"pictures and rejected {rejected[0]:.0f} to {rejected[1]:.1f} % of new good ones at export's threshold"
+        f"{more}{unlike}"
+    )
 
 
 def describe_threshold_transfer(

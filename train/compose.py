@@ -218,27 +218,39 @@ def _refuse_what_has_no_effect(values: dict[str, Any]) -> None:
     Raises:
         ConfigError: there are any.
     """
-    split, trainer, name = values["split"], values["trainer"], values["recipe"]["name"]
-    rules: list[tuple[str, object, tuple[object, ...], str]] = []
-    if values["discover"] is True:
-        why = "discover=true, which finds groups itself"
-        rules = [("split.group", split["group"], ("group",), why), ("split.pattern", split["pattern"], (None,), why)]
-    if values["recipe"]["kind"] == "dense":
-        why = f"recipe={name}, which trains on the CPU in one process"
-        rules += [
-            ("trainer.precision", trainer["precision"], _DENSE_PRECISIONS, why),
-            ("trainer.accelerator", trainer["accelerator"], ("auto", "cpu"), why),
-            ("trainer.workers", trainer["workers"], (0,), why),
-        ]
-    else:
-        rules += [
-            ("reviewed", values["reviewed"], (None,), f"recipe={name}, which cannot use points of missed defects"),
-            ("reference", values["reference"], ("auto", "off"), f"recipe={name}, which compares frames with none"),
-        ]
-    for key, came, expected, why in rules:
+    split, recipe = values["split"], values["recipe"]
+    for key, default in (("group", "group"), ("pattern", None)):
+        if values["discover"] is True and split[key] != default:
+            raise ConfigError(
+                f"split.{key}={split[key]} came with discover=true, which finds groups itself; leave one of them out"
+            )
+    if recipe["kind"] != "dense":
+        if values["reviewed"] is not None:
+            raise ConfigError(
+                f"reviewed={values['reviewed']} came with recipe={recipe['name']}, which cannot use points of missed "
+                "defects; choose recipe=heatline"
+            )
+        if values["reference"] not in ("auto", "off"):
+            raise ConfigError(
+                f"reference={values['reference']} came with recipe={recipe['name']}, which compares frames with none; "
+                "choose recipe=heatline"
+            )
+        return
+    if (precision := values["trainer"]["precision"]) not in _DENSE_PRECISIONS:
+        raise ConfigError(
+            f"recipe={recipe['name']} cannot train in trainer.precision={precision}; expected one of "
+            f"{', '.join(_DENSE_PRECISIONS)}"
+        )
+    runs_on = {
+        "trainer.accelerator": (values["trainer"]["accelerator"], ("auto", "cpu")),
+        "trainer.workers": (values["trainer"]["workers"], (0,)),
+    }
+    for key, (came, expected) in runs_on.items():
         if came not in expected:
-            others = ", ".join("null" if each is None else str(each) for each in expected)
-            raise ConfigError(f"{key}={came} came with {why}; expected {others}: leave one of them out")
+            raise ConfigError(
+                f"{key}={came} has no effect on recipe={recipe['name']}, which trains on the CPU in one process; "
+                f"expected {key}={expected[0]}: leave it out, or choose recipe=finetune or study"
+            )
 
 
 def _either_steps_or_epochs(overrides: Sequence[str]) -> list[str]:

@@ -12,7 +12,8 @@ Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Strength = Annotated[float, Meta(ge=0, le=1)]
-Names = list[str]
+Names = list[str | int | float]
+"""Names are text; an older version wrote some as numbers."""
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -4,6 +4,7 @@ A frame is never compared with a reference that was made from itself, nor, where
 frames of its own group: on the line, a frame is new to the reference.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -52,6 +53,18 @@ GAINS = {
 """Figures of a cross-validation that are named beside each other."""
 
 
+class AlignmentFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """How the aligned frames lie to their references."""
+
+    frames: int
+    median_shift_px: float
+    highest_shift_px: float
+    highest_degrees: float
+    highest_error_px: float
+    """See `Pose`."""
+    lowest_confidence: float
+
+
 class ReferenceSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The reference that a training could compare frames with, and what it gained."""
 
@@ -63,6 +76,8 @@ class ReferenceSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the model compares with it."""
     misaligned: list[str]
     """Names of the pictures that could not be aligned with it."""
+    alignment: AlignmentFigures | None = None
+    """Of all other pictures; None: there are none."""
     without: dict[str, float]
     """Metrics of the cross-validation without it; empty: not measured, as it had to be used."""
     compared: dict[str, float]
@@ -270,6 +285,21 @@ def describe_reference(found: ReferenceSummary) -> str:
         if key in found.without and key in found.compared
     )
     return f"the reference {'is kept' if found.kept else 'gains nothing and is not kept'}: {gained or 'no figure'}"
+
+
+def measure_alignment(poses: Sequence[Pose]) -> AlignmentFigures | None:
+    """Return the figures of the aligned frames' poses; None: there are none."""
+    if not poses:
+        return None
+    shifts = [math.hypot(pose.x_px, pose.y_px) for pose in poses]
+    return AlignmentFigures(
+        frames=len(poses),
+        median_shift_px=float(np.median(shifts)),
+        highest_shift_px=max(shifts),
+        highest_degrees=max(abs(pose.degrees) for pose in poses),
+        highest_error_px=max(pose.error_px for pose in poses),
+        lowest_confidence=min(pose.confidence for pose in poses),
+    )
 
 
 def _why_unlike(found: References, images: Sequence[LabelledImage], sizes: Sequence[tuple[int, int]]) -> str | None:

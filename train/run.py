@@ -12,6 +12,7 @@
 """
 
 import textwrap
+import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -53,13 +54,17 @@ class Split:
         return [image for image in data.images if image.group in groups]
 
 
-def split_by_name(groups: Sequence[str], val: Sequence[str], test: Sequence[str], *, needs_val: bool = True) -> Split:
+def split_by_name(
+    groups: Sequence[str], val: Sequence[object], test: Sequence[object], *, needs_val: bool = True
+) -> Split:
     """Split by the names of the val and test groups; all other groups train.
+
+    A name matches the group of the same spelling; otherwise a number matches the only group with that number.
 
     Args:
         needs_val: whether at least one val group must be named.
     Raises:
-        ConfigError: a name matches no group, is in both lists, or no group is left to train or validate.
+        ConfigError: a name matches no group or several, is in both lists, or no group is left to train or validate.
     """
     val_groups, test_groups = ({_find(groups, name) for name in names} for names in (val, test))
     if both := val_groups & test_groups:
@@ -126,10 +131,17 @@ def _draw(groups: Sequence[str], fractions: Sequence[float], seed: int) -> tuple
     return drawn[val + test :], drawn[:val], drawn[val : val + test]
 
 
-def _find(groups: Sequence[str], name: str) -> str:
-    if name not in groups:
-        raise ConfigError(f"there is no group {name!r} to split off; the groups are {list_some(sorted(groups), 20)}")
-    return name
+def _find(groups: Sequence[str], name: object) -> str:
+    text = str(name)
+    if text in groups:
+        return text
+    if text.isdecimal():
+        same = sorted(group for group in groups if group.isdecimal() and int(group) == int(text))
+        if len(same) == 1:
+            return same[0]
+        if same:
+            raise ConfigError(f"group {text} could be any of {', '.join(same)}; write it in full, as {same[0]}")
+    raise ConfigError(f"there is no group {text!r} to split off; the groups are {list_some(sorted(groups), 20)}")
 
 
 if TYPE_CHECKING:
@@ -295,6 +307,9 @@ def load_run(folder: Path, data: LabelledFolder | None = None) -> TrainedRun:
         )
     model, _ = build_model(msgspec.structs.replace(config.model, weights="none"), config.tiles.tile_px)
     try:
+        with zipfile.ZipFile(run.best) as archive:
+            if (damaged := archive.testzip()) is not None:  # torch does not check the checksums
+                raise ValueError(f"{damaged} in it is damaged")
         checkpoint: dict[str, Any] = torch.load(run.best, map_location="cpu", weights_only=True)
         prefix = "model."
         state = {key[len(prefix) :]: value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)}
@@ -349,7 +364,7 @@ def describe_reading(config: TrainConfig, truth: str | None) -> dict[str, Any]:
     """
     return {
         "truth": truth,
-        "classes": config.classes,
+        "classes": class_names(config),
         "group": config.split.group,
         "pattern": config.split.pattern,
         "discover": config.discover,
@@ -374,6 +389,11 @@ def read_as(
     if reading.get("discover"):
         return (found or discover(folder, truth)).read(classes, truth, mixed=reading.get("mixed", True))
     return read_folder(folder, truth, group, reading.get("pattern"), classes, mixed=mixed)
+
+
+def class_names(config: TrainConfig) -> list[str] | None:
+    """Return the annotated classes that are defects, as text."""
+    return None if config.classes is None else [str(name) for name in config.classes]
 
 
 def split_data(config: TrainConfig, data: LabelledFolder) -> Split:

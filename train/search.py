@@ -146,7 +146,7 @@ class SearchReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_report(study: Study, search: SearchConfig, storage: str, training: Sequence[str], out: Path) -> SearchReport:
-    """Write `trials.csv`, and once a trial is complete `best.yaml`; return the report.
+    """Write `trials.csv`, and once a trial is complete `best.yaml` and `parallel_coordinates.svg`; return the report.
 
     Args:
         storage: URL of the storage, as it is printed.
@@ -160,8 +160,9 @@ def make_report(study: Study, search: SearchConfig, storage: str, training: Sequ
     files = [out / "trials.csv"]
     write_atomically(files[0], lambda path: _write_table(path, rows))
     if best is not None:
-        files.append(out / "best.yaml")
+        files += [out / "best.yaml", out / "parallel_coordinates.svg"]
         write_atomically(files[1], lambda path: path.write_bytes(encode_yaml(best)))
+        write_atomically(files[2], lambda path: _draw(path, study, search.objective))
     states = [trial.state for trial in trials]
     return SearchReport(
         name=study.study_name,
@@ -217,6 +218,26 @@ def _write_table(file: Path, rows: Sequence[TrialRow]) -> None:
         table = csv.DictWriter(lines, TrialRow.__struct_fields__)
         table.writeheader()
         table.writerows(msgspec.structs.asdict(row) for row in rows)
+
+
+def _draw(file: Path, study: Study, objective: str) -> None:
+    """Draw a line per completed trial over learning rate and batch size, as in the study's Figs. 3.2 and 3.3."""
+    import matplotlib as mpl
+    from matplotlib import pyplot
+    from optuna.visualization.matplotlib import plot_parallel_coordinate
+
+    # Optuna sets its own style. The agg backend opens no window.
+    with mpl.rc_context({"backend": "agg"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        # Matplotlib warns if all trials have the same value.
+        warnings.filterwarnings("ignore", "Attempting to set identical", UserWarning)
+        axes = plot_parallel_coordinate(study, params=["lr", "batch"], target_name=objective.replace("_", " "))
+        axes.set_title(f"{study.study_name}: completed trials")
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        figure.set_size_inches(10, 5)  # in a narrower chart, the colour bar covers the ticks beside it
+        figure.savefig(file, format="svg", bbox_inches="tight")
+        pyplot.close(figure)
 
 
 # Run a search from its overrides to its report: Optuna's TPE over batch size and learning rate.
@@ -276,6 +297,7 @@ def search(overrides: Sequence[str], report_line: Callable[[str], None] = logger
         study = open_study(url, options.name or config.model.name)
         with using_storage(url):
             _check_settings(study, settings)
+            _check_folder(study, out)
     try:
         with using_storage(url), tempfile.TemporaryDirectory(prefix="frames-", dir=out) as cache:
             objective = _Objective(config, options, out, Path(cache), report_line)
@@ -533,3 +555,15 @@ def _check_settings(study: Study, settings: dict[str, Any]) -> None:
                 f"{key} is {settings.get(key)} and was {stored.get(key)} when the search {study.study_name!r} was "
                 "started; continue with the old value, or start another search with out= and search.name="
             )
+
+
+def _check_folder(study: Study, out: Path) -> None:
+    """Check that the runs in a folder are those of the study.
+
+    Raises:
+        ConfigError: another search trained one of them.
+    """
+    own = {trial.user_attrs.get("run") for trial in study.get_trials(deepcopy=False)}
+    for run in sorted((out / "trials").glob("*")):
+        if str(run) not in own:
+            raise ConfigError(f"{run} belongs to another search; choose another folder with out=")

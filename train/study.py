@@ -20,7 +20,7 @@ from heatline.edge.util.text import encode_json
 from heatline.train.compose import compose, read_config
 from heatline.train.config import TrainConfig
 from heatline.train.evaluation.result import FILE, SCHEMA, read_evaluation
-from heatline.train.files import lock_file, make_folder, write_atomically
+from heatline.train.files import is_locked, lock_file, make_folder, write_atomically
 from heatline.train.fit import fit
 from heatline.train.progress import tracked
 from heatline.train.run import RunFolder
@@ -194,7 +194,7 @@ class Run:
                 trained = trained[part] if isinstance(trained, dict) and part in trained else None
             if key in ("model", "recipe") and isinstance(trained, dict):
                 trained = trained["name"]
-            if trained != (list(wanted) if isinstance(wanted, tuple) else wanted):
+            if _comparable(trained) != _comparable(wanted):
                 return f"{key} is {wanted} in the plan and was {trained} in the training"
         return None
 
@@ -229,6 +229,11 @@ def _format_override(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _comparable(value: Any) -> Any:
+    """Return a value for comparison; groups on a command line may have been read as numbers."""
+    return [str(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 # Train, evaluate and report the runs of a plan; an interrupted study continues.
 #
 # Progress is read from the folders of the runs, so a kill loses only the steps since the last checkpoint. Several
@@ -258,6 +263,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Duration of the training, once it is done."""
     weights: str | None = None
     """Source of the initial weights, once the training has begun."""
+    at_work: bool = False
+    """Whether a process works on it."""
     why: str | None = None
     """What differs from the plan."""
 
@@ -457,7 +464,8 @@ def lock_path(run: Run, out: Path) -> Path:
 def read_progress(run: Run, out: Path) -> Progress:
     """Read the progress of a run. Another run in its folder is `unlike the plan`."""
     folder = RunFolder(out / run.name)
-    progress = Progress(run=run.name, model=run.model.name, state="to do", of_steps=run.steps)
+    at_work = is_locked(lock_path(run, out))
+    progress = Progress(run=run.name, model=run.model.name, state="to do", of_steps=run.steps, at_work=at_work)
     if not folder.config.exists():
         return progress
     try:

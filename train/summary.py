@@ -20,7 +20,7 @@ from heatline.edge.geometry.tiling import OVERLAP_PX, TILE_PX
 from heatline.edge.images import SUFFIXES, read_image
 from heatline.edge.picture_folders import Layout, find_layout
 from heatline.edge.util.text import on_one_line, utf8_safe
-from heatline.train.adequacy import defect_areas, describe_few_groups, describe_small_defects
+from heatline.train.adequacy import defect_areas, describe_expectation, describe_few_groups, describe_small_defects
 from heatline.train.discovery import Discovery, describe_near_duplicates, discover, near_duplicates_across, thumbnail
 from heatline.train.frames import DEFECTIVE_SHARE, TileRule
 from heatline.train.progress import Track
@@ -130,6 +130,8 @@ class FolderSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Number of clean, ambiguous (up to 1 % defective) and defective tiles; None: the folder has only labels."""
     near_duplicates: list[NearDuplicate]
     """Near-duplicate pictures in different groups; without groups, all pairs."""
+    expectation: str | None
+    """Sentence: what so many pictures gave on measured sets; None without defects."""
     warnings: list[str]
     unusable: list[UnusableFile]
 
@@ -197,6 +199,7 @@ def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter)
         if inspected.tiles
         else None,
         near_duplicates=near_duplicates,
+        expectation=describe_expectation(inspected.images),
         warnings=[
             on_one_line(utf8_safe(text))
             for text in [

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from heatline.train.adequacy import (
+    MEASURED,
     defect_areas,
+    describe_expectation,
     describe_few_groups,
     describe_small_defects,
     describe_threshold_transfer,
@@ -65,6 +67,18 @@ def test_few_groups_or_defects_are_reported_with_what_is_missing(
     warnings = describe_few_groups(images(good, defective))
     assert len(warnings) == len(excerpts)
     assert all(excerpt in warning for excerpt, warning in zip(excerpts, warnings, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("good", "defective", "measured"),
+    [(2, 1, 10), (12, 12, 10), (20, 5, 25), (0, 30, 25), (240, 10, 50), (4_000, 1_000, max(MEASURED))],
+)
+def test_what_so_many_pictures_gave_on_measured_sets_is_said(good: int, defective: int, measured: int) -> None:
+    sentence = describe_expectation(images(good, defective))
+    assert sentence is not None
+    (least, most), _, sets = MEASURED[measured]
+    assert f"on {sets} measured sets, {measured} pictures with marked defects found {least} to {most} %" in sentence
+    assert describe_expectation(images(good, 0)) is None
 
 
 def test_groups_that_are_not_known_are_not_counted() -> None:

@@ -124,6 +124,7 @@ def test_a_run_reports_its_assumptions_and_writes_all_its_files(first: tuple[Run
     run, output = first
     assert "Pictures are good or defective by labels.csv; where the defects are, by masks." in output
     assert "Groups are the column 'group' of labels.csv: 4 groups." in output
+    assert "to expect: on 5 measured sets, 10 pictures with marked defects found " in output
     assert "warning: only 4 groups have a good picture" in output
     assert "no reference: the pictures show no fixed pose: " in output
     assert "12 steps for each of 2 folds and for the model" in output
@@ -162,10 +163,10 @@ def test_a_training_says_which_classes_pass_and_counts_by_thresholds_of_the_othe
     evaluation = read_evaluation(run.report)
     shown = dict(re.split("  +", line, maxsplit=1) for line in done.stdout.splitlines()[1:])
     assert next(iter(shown)) == "escapes"
-    assert "whole kinds of defects pass: all speck 4 of 4" in shown["escapes"]
-    assert ", all below 16x16 px 4 of 4" in shown["escapes"]
-    assert shown["missed by class"].startswith("speck 4 of 4")
-    assert shown["missed by size"].startswith("below 16x16 px 4 of 4")
+    assert "whole kinds of defects pass: all speck 4 of 4 (at 5 %, " in shown["escapes"]
+    assert ", all below 16x16 px 4 of 4 (at 5 %, " in shown["escapes"]
+    assert shown["missed by class"].startswith("speck 4 of 4 (at 5 %, ")
+    assert shown["missed by size"].startswith("below 16x16 px 4 of 4 (at 5 %, ")
     assert evaluation.warnings[0] == shown["escapes"]
 
     # The report and the command name the same figures.
@@ -470,6 +471,10 @@ def test_a_training_compares_boards_in_a_fixed_pose_without_settings(compared: t
     assert (found.scope, found.kept, found.misaligned) == ("product", True, [])
     assert {**run.read_summary().val, "val_cell_ap": found.compared["val_cell_ap"]} == found.compared
     assert found.compared["val_ap"] > found.without["val_ap"]
+    assert found.alignment is not None
+    assert found.alignment.frames == 16
+    assert 1 < found.alignment.median_shift_px < found.alignment.highest_shift_px < 2 * 6 * 2**0.5
+    assert found.alignment.lowest_confidence > 0.6
     loaded = load_run(run.folder)
     assert isinstance(loaded.model, DenseClassifier)
     assert loaded.model.compares
@@ -481,12 +486,14 @@ def test_the_report_of_a_training_shows_its_reference_and_what_it_gained(compare
     page = compared[0].page.read_text(encoding="utf-8")
     found = compared[0].read_summary().reference
     assert found is not None
+    assert found.alignment is not None
     section = page[page.index('<section id="reference">') :]
     section = section[: section.index("</section>")]
     assert "All pictures are compared with one reference; the model compares frames with it." in " ".join(
         section.split()
     )
     assert "median of 8 pictures" in section
+    assert f"at most {found.alignment.highest_shift_px:.1f} px" in section
     assert f"{found.without['val_ap']:.3f}" in section
     assert f"{found.compared['val_ap']:.3f}" in section
     assert "frame with its true defects; its reference; its heatmap" in page
@@ -503,7 +510,8 @@ def test_frames_that_cannot_be_aligned_are_named_have_no_verdict_and_set_no_thre
     assert "warning: 2 pictures (b_1.png, c_2.png) cannot be aligned with the reference; a line gives" in output
     found = run.read_summary().reference
     assert found is not None
-    assert found.misaligned == ["b_1.png", "c_2.png"]
+    assert found.alignment is not None
+    assert (found.misaligned, found.alignment.frames) == (["b_1.png", "c_2.png"], 14)
     (run.report / "report.html").unlink()
     assert heatline("train", f"out={run.folder}", "resume=true").returncode == 0
     assert "2 pictures cannot be aligned, and a line gives" in run.page.read_text(encoding="utf-8")
@@ -533,7 +541,8 @@ def test_other_pictures_are_compared_with_templates_and_designs_of_their_own(
     assert "pictures without a reference: line.png; they are trained on by their features alone, and no" in output
     found = run.read_summary().reference
     assert found is not None
-    assert found.misaligned == []
+    assert found.alignment is not None
+    assert (found.misaligned, found.alignment.frames) == ([], 15)
     references = load_run(run.folder).references
     assert references is not None
     assert references.designs == ["a", "b", "c", "d"]

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -112,7 +113,7 @@ def test_a_search_stores_a_run_per_trial_and_the_checkpoints_of_the_best(
     assert {row.batch for row in report.trials} <= {4, 8}
     assert all(1e-4 <= (row.lr or 0) <= 1e-2 for row in report.trials)  # the recipe's interval for a CNN
     assert sorted(path.name for path in out.iterdir()) == [
-        "best.yaml", "search.lock", "study.db", "trials", "trials.csv",
+        "best.yaml", "parallel_coordinates.svg", "search.lock", "study.db", "trials", "trials.csv",
     ]  # fmt: skip
     assert report.best is not None
     for row in report.trials:
@@ -131,11 +132,14 @@ def test_a_search_stores_a_run_per_trial_and_the_checkpoints_of_the_best(
     assert sum(line.startswith("train: ") for line in lines) == 1  # the data are described only once
 
 
-def test_the_table_and_the_best_trial_are_written(searched: tuple[Path, SearchReport, list[str]]) -> None:
+def test_the_table_the_chart_and_the_best_trial_are_written(searched: tuple[Path, SearchReport, list[str]]) -> None:
     out, report, _ = searched
     rows = table_of(out)
     assert [(row["trial"], row["state"]) for row in rows] == [("0", "complete"), ("1", "pruned"), ("2", "complete")]
     assert [float(row["lr"]) for row in rows] == [row.lr for row in report.trials]
+    picture = ElementTree.parse(out / "parallel_coordinates.svg")
+    (trials,) = [group for group in picture.iter() if group.get("id") == "LineCollection_1"]
+    assert len([path for path in trials.iter() if path.tag.endswith("path")]) == 2  # of the completed trials
     best = msgspec.yaml.decode((out / "best.yaml").read_bytes())
     assert best == msgspec.to_builtins(report.best)
     program, command, *overrides = shlex.split(best["command"])
@@ -193,10 +197,7 @@ def test_ctrl_c_fails_the_trial_and_the_same_command_continues(
         ("search.lr=[1e-5,1e-3]", r"search.lr is \[1e-05, 0.001\] and was \[0.0001, 0.01\]"),
         ("split.val=[b]", r"data is .* and was"),
         ("data=OTHER", r"data is 9 pictures with masks \(digest .*\) and was 9 pictures"),
-        (
-            "search.storage=sqlite:///OTHER.db",
-            "0000 already holds a run; continue it with resume=true",
-        ),
+        ("search.storage=sqlite:///OTHER.db", "0000 belongs to another search; choose another folder with out="),
     ],
 )
 def test_a_command_with_other_settings_is_refused(
@@ -445,8 +446,7 @@ def test_a_folder_with_other_content_is_refused(trained_run: Path, blobs: Path, 
     assert set(trained_run.iterdir()) == before
     out = tmp_path / "out"
     (out / "trials" / "0000").mkdir(parents=True)
-    (out / "trials" / "0000" / "config.yaml").touch()
-    with pytest.raises(ConfigError, match="0000 already holds a run"):
+    with pytest.raises(ConfigError, match="0000 belongs to another search; choose another folder"):
         search(overrides_for(blobs, out))
 
 

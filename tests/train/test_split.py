@@ -46,18 +46,22 @@ def test_rare_groups_with_defects_are_split_like_the_others() -> None:
         assert [len(part) for part in (split.train, split.val, split.test)] == [70, 10, 20]
 
 
-def test_groups_are_named_by_their_whole_texts() -> None:
-    assert split_by_name(BOARDS, ["08"], ["10", "12"]) == Split(("01", "04", "07"), ("08",), ("10", "12"))
+def test_named_groups_are_found_without_their_leading_zeros() -> None:
+    for val, test in ((["08"], ["10", "12"]), ([8], [10, 12])):  # as a command line may read 08
+        assert split_by_name(BOARDS, val, test) == Split(("01", "04", "07"), ("08",), ("10", "12"))
+    assert split_by_name(BOARDS, ["8"], []) == Split(("01", "04", "07", "10", "12"), ("08",), ())
     assert split_by_name(["8", "08", "9"], ["08"], []).val == ("08",)
+    assert split_by_name(["8", "08", "9"], [8], []).val == ("8",)
 
 
 @pytest.mark.parametrize(
     ("groups", "val", "test", "excerpt"),
     [
         (BOARDS, ["99"], [], "there is no group '99' to split off; the groups are 01, 04, 07, 08, 10, 12"),
-        (BOARDS, ["08"], ["08"], "group '08' is in split.val and in split.test"),
+        (BOARDS, ["08"], [8], "group '08' is in split.val and in split.test"),
         (BOARDS, [], ["10"], "split.test is given and split.val is not"),
         (BOARDS, BOARDS, [], r"take all groups \(6\)"),
+        (["08", "008", "9"], [8], [], "group 8 could be any of 008, 08; write it in full"),
     ],
 )
 def test_an_inconsistent_split_by_name_is_refused(

@@ -18,7 +18,7 @@ from heatline.edge.errors import ConfigError, InputError, Interrupted, TrainingE
 from heatline.train.batches import BatchSampler
 from heatline.train.compose import compose, read_config
 from heatline.train.evaluation.result import FILE, SCHEMA, read_evaluation
-from heatline.train.files import lock_file
+from heatline.train.files import is_locked, lock_file
 from heatline.train.run import RunFolder
 from heatline.train.study import (
     DEFAULT_PLAN,
@@ -274,8 +274,8 @@ def test_a_crashed_study_continues_and_ends_with_the_same_runs(data: Path, tmp_p
             work(Study(plan(), data, out))
     study = Study(plan(), data, out)
     first, second = study.status().runs
-    assert first.state == "evaluated"
-    assert (second.state, second.steps) == ("half done", 2)
+    assert (first.state, first.at_work) == ("evaluated", False)
+    assert (second.state, second.steps, second.at_work) == ("half done", 2, False)
     before = checkpoints(out / first.run)
     lines: list[str] = []
     status = work(study, lines)
@@ -298,7 +298,7 @@ def test_ctrl_c_ends_a_study_in_good_order(data: Path, tmp_path: Path) -> None:
         study.work(evaluate=interrupt, report=report)
     assert raised.value.exit_code == 130
     (run,) = study.status().runs
-    assert run.state == "done"
+    assert (run.state, run.at_work) == ("done", False)
 
 
 def test_a_failed_run_does_not_stop_others_and_the_exit_code_is_11(data: Path, tmp_path: Path) -> None:
@@ -334,11 +334,13 @@ def test_a_run_with_other_settings_is_reported_and_not_changed(data: Path, finis
 def test_a_run_that_another_process_works_on_is_skipped(data: Path, tmp_path: Path) -> None:
     study = Study(plan(), data, tmp_path / "study", [SECOND])
     lock = lock_path(study.runs[0], tmp_path / "study")
+    assert not is_locked(lock)
     with lock_file(lock) as ours:
         assert ours
         lines: list[str] = []
         (run,) = work(study, lines).runs
-    assert (run.state, lines) == ("to do", [])
+    assert (run.state, run.at_work, lines) == ("to do", True, [])
+    assert not study.status().runs[0].at_work
 
 
 # Weights.

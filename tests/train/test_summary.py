@@ -203,6 +203,7 @@ def test_the_command_prints_for_people_and_for_programs(tmp_path: Path) -> None:
     text = show(str(folder), "--tile-px", "64")
     assert "11: 4 good, 7 defective" in text
     assert f"unusable: {folder / 'images' / 'a_0.png'} is not a picture that can be decoded" in text
+    assert "to expect: on 5 measured sets, 10 pictures with marked defects found " in text
     assert text.rstrip().endswith("1 file cannot be used")
     summary = json.loads(show(str(folder), "--json"))
     assert (summary["good"], summary["defective"], summary["groups"]["count"]) == (4, 7, 4)

@@ -98,6 +98,8 @@ def _print(found: "FolderSummary") -> None:
     print_facts(found.folder, facts)
     for assumption in found.assumptions:
         click.echo(f"assumed: {assumption}")
+    if found.expectation:
+        click.echo(f"to expect: {found.expectation}")
     for warning in found.warnings:
         click.echo(f"warning: {warning}")
     for file in found.unusable:

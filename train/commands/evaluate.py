@@ -1,5 +1,8 @@
 """`heatline evaluate`."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,9 +111,7 @@ def evaluate(
         require_model(path)  # before torch is imported, so that errors are reported at once
     if data is not None:
         find_layout(data)
-    if out is not None:
-        _make_new_folder(out)
-    with show_progress(f"opening {', '.join(map(str, models))}") as track:
+    with _atomic_folder(out) as folder, show_progress(f"opening {', '.join(map(str, models))}") as track:
         from heatline.train.evaluation.evaluate import (
             EvaluationOptions,
             evaluate_pictures,
@@ -135,17 +136,17 @@ def evaluate(
         for path in models:  # all are opened first, so that an error of the last is reported before the first is run
             model = open_model(path, engine, precision, false_reject, track(f"thresholds of {path.name}"))
             opened.append((path, model, select_pictures(model, options)))
-        folders = {} if out is None else {path: out / "models" / name for path, name in names.items()}
+        folders = {} if folder is None else {path: folder / "models" / name for path, name in names.items()}
         evaluations = []
         for path, model, selection in opened:
             _warn_of_training_pictures(path, selection)
             evaluations.append(
                 evaluate_pictures(model, selection, folders.get(path), track(f"pictures of {path.name}"))
             )
-        if out is not None:
+        if folder is not None:
             from heatline.train.evaluation.report import write_report
 
-            write_report(list(folders.values()), out, study=study)
+            write_report(list(folders.values()), folder, study=study)
     if not as_json:
         for path, evaluation in zip(models, evaluations, strict=True):
             _print(path, evaluation)
@@ -161,16 +162,24 @@ def evaluate(
         print_json({"evaluations": evaluations})
 
 
-def _make_new_folder(out: Path) -> None:
-    """Make a folder to write into.
+@contextmanager
+def _atomic_folder(out: Path | None) -> Iterator[Path | None]:
+    """Yield a folder to write into. What it holds is in `out` at the end; `out` stays empty on an error.
 
     Raises:
-        InputError: it exists and is not empty, or cannot be made.
+        InputError: `out` exists and is not empty, or cannot be written.
     """
+    if out is None:
+        yield None
+        return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already and is not empty; name a new folder with --out")
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=out) as partial:
+            yield Path(partial)
+            for entry in list(Path(partial).iterdir()):
+                entry.rename(out / entry.name)
 
 
 def _warn_of_training_pictures(path: Path, selection: "SelectedPictures") -> None:

@@ -91,7 +91,7 @@ def _print(status: "StudyStatus") -> None:
             f"{run.steps} of {run.of_steps}" if run.steps else "",
             "" if run.seconds is None else format_duration(run.seconds),
             run.weights or "",
-            status.failed.get(run.run) or run.why or "",
+            status.failed.get(run.run) or run.why or ("in progress" if run.at_work else ""),
         )
         for run in status.runs
     ]

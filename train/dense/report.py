@@ -21,7 +21,7 @@ from heatline.train.evaluation.figures import auroc
 from heatline.train.evaluation.report import write_report
 from heatline.train.evaluation.result import FrameAnswer, write_evaluation
 from heatline.train.progress import tracked
-from heatline.train.references import GAINS, References
+from heatline.train.references import GAINS, AlignmentFigures, References
 from heatline.train.run import RunFolder, TrainedRun
 
 SHOWN = 6
@@ -39,7 +39,7 @@ def reference_section(run: TrainedRun) -> Section | None:
     found = run.summary.reference
     if found is None:
         return None
-    notes = []
+    notes = [] if found.alignment is None else [_describe(found.alignment)]
     if found.misaligned:
         notes.append(
             f"{format_count(len(found.misaligned), 'picture')} cannot be aligned, and a line gives such frames no "
@@ -59,6 +59,15 @@ def reference_section(run: TrainedRun) -> Section | None:
         "Reference",
         f"{found.found[:1].upper()}{found.found[1:]}; the model {does} frames with it.",
         [Block("Reference and alignment", notes=notes, pictures=strip), *([gains] if lines else [])],
+    )
+
+
+def _describe(alignment: AlignmentFigures) -> str:
+    return (
+        f"{format_count(alignment.frames, 'picture')} could be aligned: shifted by {alignment.median_shift_px:.1f} px "
+        f"(median), at most {alignment.highest_shift_px:.1f} px, and turned by at most {alignment.highest_degrees:.2f} "
+        f"degrees; the error is at most {alignment.highest_error_px:.2f} px, the lowest confidence "
+        f"{alignment.lowest_confidence:.2f}."
     )
 
 

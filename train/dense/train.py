@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from heatline.edge.cli.output import progress_console
 from heatline.edge.util.text import format_count, list_some
-from heatline.train.adequacy import defect_areas, describe_few_groups, describe_small_defects
+from heatline.train.adequacy import defect_areas, describe_expectation, describe_few_groups, describe_small_defects
 from heatline.train.config import DenseRecipeConfig, TrainConfig
 from heatline.train.dense.copies import Painter, digest_pictures, grid_samples, plan_copies
 from heatline.train.dense.cross_validation import cross_validate, divide_groups
@@ -30,7 +30,7 @@ from heatline.train.models.dense import DenseClassifier, check_later_stages
 from heatline.train.progress import tracked
 from heatline.train.readers import LabelledFolder, LabelledImage
 from heatline.train.readers.labelled import digest_groups
-from heatline.train.references import GAINS, ReferenceSummary, describe_reference, find_references
+from heatline.train.references import GAINS, ReferenceSummary, describe_reference, find_references, measure_alignment
 from heatline.train.run import RunFolder, RunSummary, read_data, split_data
 
 ReportLine = Callable[[str], None]
@@ -78,6 +78,8 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
     if not config.discover and (mixture := data.describe_mixture()):  # the assumptions above include it
         report_line(mixture)
     report_line(_describe_tiles(images, tiles))
+    if expectation := describe_expectation(images):
+        report_line(f"to expect: {expectation}")
     for line in _find_warnings(store, images, tiles, rule):
         report_line(line)
 
@@ -161,6 +163,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
                 kept=model.compares,
                 found=why,
                 misaligned=[images[frame].name for frame in misaligned],
+                alignment=measure_alignment([pose for pose in poses.values() if pose is not None]),
                 without={} if trained[0][0].compares else trained[0][2],
                 compared=trained[-1][2],
             )

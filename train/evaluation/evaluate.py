@@ -29,8 +29,7 @@ from heatline.train.evaluation.result import (
     write_evaluation,
 )
 from heatline.train.evaluation.rows import unique_ends
-from heatline.train.evaluation.sweep import Sweep
-from heatline.train.models.vit import RolloutClassifier
+from heatline.train.evaluation.sweep import Sweep, SweepTiles
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledFolder, LabelledImage
 from heatline.train.readers.folder import LABELS_ONLY, truths_in
@@ -105,8 +104,8 @@ def evaluate_pictures(
     model: EvaluatedModel, selection: SelectedPictures, folder: Path | None = None, track: Track = iter
 ) -> Evaluation:
     """Evaluate an open model on selected pictures; other arguments and errors as for `evaluate_model`."""
-    classifier = None if model.run is None else model.run.model
-    sweep = Sweep(classifier.sweep) if isinstance(classifier, RolloutClassifier) else None
+    sweep_tiles = _sweep_function(model)
+    sweep = None if sweep_tiles is None else Sweep(sweep_tiles)
     calibration = model.settings.calibration
     frame_gallery = None if folder is None else FrameGallery(calibration, selection.folder)
     references = None if model.run is None else model.run.references
@@ -240,11 +239,23 @@ def _select(
     return images, part or f"groups {', '.join(options.groups or ())}"
 
 
+def _sweep_function(model: EvaluatedModel) -> SweepTiles | None:
+    """Return the function that computes all rollouts of a ViT's run; None for other models."""
+    if model.run is None or model.family != "vit":
+        return None
+    from heatline.train.models.vit import RolloutClassifier
+
+    classifier = model.run.model
+    assert isinstance(classifier, RolloutClassifier)
+    return classifier.sweep
+
+
 def _frame_answers(model: EvaluatedModel, selection: SelectedPictures, found: Observed) -> list[FrameAnswer]:
     """Return an answer per frame, with its defects by the first truth."""
     _, of = next(iter(found.by_truth.values()))
     answers = []
     for at, picture in enumerate(selection.pictures):
+        path, loose = picture.image.path, model.loose_held_out.get(picture.image.path)
         defects, hit, false_regions = (
             int(of[name][at]) if of["placed"][at] else None for name in ("defects", "hit", "false_regions")
         )
@@ -256,7 +267,8 @@ def _frame_answers(model: EvaluatedModel, selection: SelectedPictures, found: Ob
                 defects,
                 hit,
                 false_regions,
-                threshold=found.thresholds[at] if picture.image.path in model.held_out else None,
+                threshold=found.thresholds[at] if path in model.held_out else None,
+                loose_threshold=model.loose_threshold if loose is None else loose.score_threshold,
                 kinds=found.kinds[at],
             )
         )

@@ -22,6 +22,7 @@ from heatline.edge.reference.difference import CHANNELS
 from heatline.edge.reference.reference import Reference
 from heatline.train.compose import read_config
 from heatline.train.config import RecipeConfig, TrainConfig
+from heatline.train.evaluation.result import LOOSE
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.progress import Track
@@ -78,6 +79,9 @@ class EvaluatedModel:
     """What frames of the product look like; None: not known, as of every run."""
     held_out: Mapping[Path, Calibration] = field(default_factory=dict)
     """Thresholds for the pictures that set the model's own, by the others of these pictures."""
+    loose_threshold: float | None = None
+    """The score threshold for `LOOSE` false rejects; None: not known, or not larger than the wanted share."""
+    loose_held_out: Mapping[Path, Calibration] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -179,6 +183,7 @@ def prepare_run(
     )
     summary: RunSummary = run.summary
     found = HeldOut.calibrate(validation, frames, false_reject, model.top_cells)
+    loose = HeldOut.calibrate(validation, frames, LOOSE, model.top_cells) if false_reject < LOOSE else None
     # Thresholds by recorded answers do not judge the answers of the final model, which was trained on these pictures.
     judges = cross_validated or frames.recorded is None
     description = f"{engine.name} {engine.precision}"
@@ -202,6 +207,8 @@ def prepare_run(
         reading=describe_reading(run.config, summary.truth),
         run=run,
         held_out=found.of_parts if judges else {},
+        loose_threshold=None if loose is None else loose.calibration.score_threshold,
+        loose_held_out={} if loose is None or not judges else loose.of_parts,
     )
 
 

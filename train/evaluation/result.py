@@ -21,6 +21,8 @@ from heatline.train.run import RunFolder
 
 SCHEMA = 5
 FILE = "evaluation.json"
+LOOSE = 0.05
+"""A second share of false rejects, whose misses are printed beside those of the wanted share."""
 
 Kind = Literal["escaped", "rejected"]
 
@@ -68,6 +70,8 @@ class FrameAnswer(msgspec.Struct, frozen=True):
     false_regions: int | None = None
     threshold: float | None = None
     """The score threshold that judged it, if other frames of the data set it; None: that of the evaluation."""
+    loose_threshold: float | None = None
+    """The same for `LOOSE` false rejects; None: not known."""
     kinds: list[DefectKind] = []
     """Classes and sizes of its defects; empty for a good frame."""
 
@@ -211,6 +215,8 @@ class Verdicts(msgspec.Struct, frozen=True):
     rejected: int
     """Good pictures that reach the threshold."""
     good: int
+    loose_missed: int | None = None
+    """Defective pictures below the threshold for `LOOSE` false rejects; None: not known."""
 
 
 class KindVerdicts(msgspec.Struct, frozen=True):
@@ -221,14 +227,16 @@ class KindVerdicts(msgspec.Struct, frozen=True):
     missed: int
     """Pictures in which no tile that shows such a defect reaches the threshold."""
     pictures: int
+    loose_missed: int | None
+    """The same at the threshold for `LOOSE` false rejects; None: not known."""
 
     @property
     def escapes(self) -> bool:
         return passes(self.missed, self.pictures)
 
     def describe(self) -> str:
-        """Describe the counts, as "Blowhole 18 of 18"."""
-        return f"{self.name} {self.missed} of {self.pictures}"
+        """Describe the counts, as "Blowhole 18 of 18 (at 5 %, 6)"."""
+        return f"{self.name} {self.missed} of {self.pictures}{_describe_loose(self.loose_missed)}"
 
 
 def count_verdicts(evaluation: Evaluation) -> Verdicts:
@@ -240,6 +248,7 @@ def count_verdicts(evaluation: Evaluation) -> Verdicts:
         defective=len(defective),
         rejected=sum(frame.score >= evaluation.threshold_of(frame) for frame in good),
         good=len(good),
+        loose_missed=_count_below((frame.score, frame.loose_threshold) for frame in defective),
     )
 
 
@@ -248,19 +257,21 @@ def count_kinds(evaluations: Iterable[Evaluation]) -> list[KindVerdicts]:
 
     If all defects have one class, or one size, it says nothing and is left out.
     """
-    found: dict[tuple[Literal["class", "size"], str], list[tuple[DefectKind, float]]] = {}
+    found: dict[tuple[Literal["class", "size"], str], list[tuple[DefectKind, float, float | None]]] = {}
     for evaluation in evaluations:
         for frame in evaluation.frames:
             for kind in frame.kinds:
-                found.setdefault((kind.by, kind.name), []).append((kind, evaluation.threshold_of(frame)))
-    area = {key: median(kind.area_px or 0 for kind, _ in judged) for key, judged in found.items()}
+                judged = kind, evaluation.threshold_of(frame), frame.loose_threshold
+                found.setdefault((kind.by, kind.name), []).append(judged)
+    area = {key: median(kind.area_px or 0 for kind, _, _ in judged) for key, judged in found.items()}
     several = {by for by in ("class", "size") if sum(key[0] == by for key in found) > 1}
     return [
         KindVerdicts(
             by,
             on_one_line(name),
-            missed=sum(kind.score < threshold for kind, threshold in found[by, name]),
+            missed=sum(kind.score < threshold for kind, threshold, _ in found[by, name]),
             pictures=len(found[by, name]),
+            loose_missed=_count_below((kind.score, loose) for kind, _, loose in found[by, name]),
         )
         for by, name in sorted(found, key=lambda key: (key[0], area[key], key[1]))
         if by in several
@@ -279,7 +290,7 @@ def describe_escapes(evaluation: Evaluation, kinds: Sequence[KindVerdicts]) -> s
         return None
     at = "At this threshold" if wanted is None else f"At {100 * wanted:g} % false rejects"
     of = format_count(verdicts.defective, "defective picture", ",")
-    text = f"{at}, {verdicts.missed:,} of {of} pass"
+    text = f"{at}, {verdicts.missed:,} of {of} pass{_describe_loose(verdicts.loose_missed)}"
     if escaping:
         named = (f"{'all' if kind.missed == kind.pictures else 'nearly all'} {kind.describe()}" for kind in escaping)
         text += f"; whole kinds of defects pass: {', '.join(named)}"
@@ -293,3 +304,14 @@ def describe_kinds(evaluation: Evaluation) -> dict[str, str]:
     by = {each: ", ".join(kind.describe() for kind in kinds if kind.by == each) for each in ("class", "size")}
     facts = {"escapes": escapes or "", **{f"missed by {each}": counts for each, counts in by.items()}}
     return {name: fact for name, fact in facts.items() if fact}
+
+
+def _count_below(judged: Iterable[tuple[float, float | None]]) -> int | None:
+    """Count the scores below their thresholds; None if a threshold is not known."""
+    scored = list(judged)
+    known = [score < threshold for score, threshold in scored if threshold is not None]
+    return sum(known) if len(known) == len(scored) else None
+
+
+def _describe_loose(missed: int | None) -> str:
+    return "" if missed is None else f" (at {100 * LOOSE:g} %, {missed:,})"

@@ -19,6 +19,7 @@ import msgspec
 from heatline.edge.util.page import UNKNOWN, Cell, Column, Line, Table, count, number
 from heatline.edge.util.text import format_count
 from heatline.train.evaluation.result import (
+    LOOSE,
     Evaluation,
     EvaluationSubject,
     TruthEvaluation,
@@ -293,7 +294,7 @@ def _cell(row: Row, truth: str, name: str) -> Cell:
 def kinds_table(row: Row) -> Table | None:
     """Return the table of the pictures missed by class and by size of their defects; None if neither is known."""
     counted = count_kinds(fold.evaluation for fold in row.folds)
-    names = "pictures", "missed", "share missed"
+    names = "pictures", "missed", "share missed", f"missed at {100 * LOOSE:g} % false rejects"
     lines = [
         Line(
             (
@@ -301,6 +302,7 @@ def kinds_table(row: Row) -> Table | None:
                 count(kind.pictures),
                 count(kind.missed),
                 Cell(format_percent(kind.missed / kind.pictures, None)),
+                count(kind.loose_missed),
             ),
             starts_group=at > 0 and counted[at - 1].by != kind.by,
         )
