@@ -1,7 +1,7 @@
 """The page's part on one model: the slider, the frames on its wrong side, and their pictures."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,13 +9,14 @@ import cv2
 import msgspec
 import numpy as np
 
-from heatline.edge.heatmap_picture import OUTLINE_RGB, ColourScale, tint
+from heatline.edge.heatmap_picture import OUTLINE_RGB, ColourScale
 from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.util.page import Picture, jpeg_uri
 from heatline.edge.util.text import format_count
 from heatline.train.evaluation import charts
 from heatline.train.evaluation.charts import Explorer, explore, to_svg
 from heatline.train.evaluation.gallery import TRUTH_RGB
+from heatline.train.evaluation.legend import make_legend
 from heatline.train.evaluation.result import FrameAnswer, GalleryItem, Kind
 from heatline.train.evaluation.rows import Row, StoredEvaluation, format_percent, kinds_table
 
@@ -23,10 +24,6 @@ NAMES = 30
 """Highest number of names in a list; the others are counted."""
 RATES = "escape_rate", "false_reject_rate"
 NOT_A_RATE = "not a rate: these frames set the threshold"
-GROUND = 112
-"""Grey of the picture that the legend's scale tints, as cold places of a heatmap show the picture itself."""
-STEPS, HEIGHT_PX = 512, 16
-
 Shift = Callable[[StoredEvaluation, float, float | None], float]
 
 
@@ -184,30 +181,6 @@ def embed_item(folder: Path, item: GalleryItem, at: int, digits: int) -> Picture
 
 
 # The legend of pictures with heatmaps.
-
-
-def make_legend(
-    scale: ColourScale,
-    thresholds: Mapping[str, float],
-    ends: tuple[str, str],
-    outlines: Mapping[str, tuple[int, int, int]],
-) -> dict[str, Any]:
-    """Return what the macro `legend_of` shows for pictures that share a colour scale.
-
-    Args:
-        thresholds: logits by the text that is printed beside them. The scale includes all of them.
-        ends: texts at the ends of the scale.
-        outlines: colours of outlines in the pictures, RGB, by their meaning.
-    """
-    low, high = min(scale.low, *thresholds.values()), max(scale.high, *thresholds.values())
-    grey = scale.grey(np.linspace(low, high, STEPS, dtype=np.float32)[None])
-    colours = tint(np.full((HEIGHT_PX, STEPS, 3), GROUND, np.uint8), np.repeat(grey, HEIGHT_PX, axis=0), 1)
-    return {
-        "uri": jpeg_uri(np.asarray(cv2.cvtColor(colours, cv2.COLOR_RGB2BGR), np.uint8)),
-        "ends": ends,
-        "percent": {text: round(100 * (value - low) / (high - low), 2) for text, value in thresholds.items()},
-        "outlines": outlines,
-    }
 
 
 def _legend(row: Row) -> dict[str, Any]:
