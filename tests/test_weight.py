@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CEILINGS = {  # files, statements without docstrings
-    "edge": (165, 17_450),
+    "edge": (165, 17_520),
     "train": (70, 7_400),
     "export": (20, 1_600),
     "bench": (45, 3_600),
@@ -70,7 +70,7 @@ def test_no_module_imports_what_a_library_keeps_private() -> None:
         for package in CEILINGS
         for path, tree in trees(package).items()
         for name in imported(tree)
-        if not name.startswith("heatline.") and any(part.startswith("_") for part in name.split(".")[:-1])
+        if not name.startswith("heatline.") and any(part.startswith("_") for part in name.split("."))
     ]
 
 

@@ -116,13 +116,13 @@ class CameraProcess:
         """Return the next message; None if none waits."""
         try:
             message = self._channel.receive()
+            if isinstance(message, FrameReady):
+                return self._received(message)
         except BlockingIOError:
             return None
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             return Ended(f"what it sent cannot be read: {error}", "process")
-        if message is None:
-            return Ended(f"its process {self._describe_end()}", "process")
-        return self._received(message) if isinstance(message, FrameReady) else message
+        return Ended(f"its process {self._describe_end()}", "process") if message is None else message
 
     def send(self, message: ToCamera) -> None:
         """Send a message, or drop it if the socket is full: a process that hangs is noticed by its health."""
@@ -155,7 +155,8 @@ class CameraProcess:
         return False
 
     def _received(self, ready: FrameReady) -> Frame:
-        assert self._channel.ring is not None
+        if self._channel.ring is None:
+            raise ValueError("a frame came before its memory")
         released = ReleaseSlot(self._channel.ring.generation, ready.slot)
         image = self._channel.ring.view(ready.slot, (*ready.hw, 3))
         return Frame(

@@ -138,19 +138,20 @@ class Ledger:
     def hand_over(self, frame: Frame) -> None:
         """Have an announced frame inspected, or drop one by the lane's policy; once closed, drop each new frame."""
         camera, dropped = self._cameras[frame.stamp.camera], None
+        reason: Literal["overload", "stopped"] = "overload"
         with self._lock:
             capacity, policy = camera.lane.capacity, camera.lane.policy
             if policy == "block":
                 self._room.wait_for(lambda: len(camera.waiting) < capacity or self._closed)
             if self._closed or (policy == "drop_newest" and len(camera.waiting) >= capacity):
-                dropped = frame
+                dropped, reason = frame, "stopped" if self._closed else "overload"
             else:
                 if len(camera.waiting) >= capacity:
                     dropped = camera.waiting.popleft()
                 camera.waiting.append(frame)
                 self._arrived.notify()
         if dropped is not None:
-            self._drop(dropped, "stopped" if self._closed else "overload")
+            self._drop(dropped, reason)
 
     @property
     def waiting(self) -> int:

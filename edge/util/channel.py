@@ -13,7 +13,7 @@ import os
 import queue
 import socket
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 import numpy as np
@@ -31,12 +31,15 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Base of all messages."""
 
 
+Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
+
+
 class NewRing(Message, frozen=True):
     """Memory of the arrays from now on; its file descriptor comes with the message."""
 
     generation: int
-    slots: int
-    slot_bytes: int
+    slots: Size
+    slot_bytes: Size
 
 
 class ReleaseSlot(Message, frozen=True):
