@@ -38,7 +38,9 @@ from heatline.edge.wire.requests import Refused, to_bytes
 
 logger = logging.getLogger(__name__)
 
-FILE_NAME = "consumers.json"
+FILE_NAME, FORMER_FILE_NAME = "consumers.json", "consumers.db"
+NOT_KNOWN = "(not known)"
+"""Takes the place of the consumers' names while the file cannot be read."""
 MOST_CONSUMERS = 64
 HEARTBEAT_SECONDS = 1.0
 SEND_HIGH_WATER_MARK = 8
@@ -77,27 +79,38 @@ class Consumers:
     """The durable consumers of a line, and their positions: a file beside the journal.
 
     A fault of the disk ends nothing: acknowledgements stay in memory, the fault is logged, and `write` tries again. One
-    thread changes consumers; any thread may read them.
+    thread changes consumers; any thread may read them. Until the file is read, there are no consumers, none can be
+    added, and no event counts as acknowledged: it could be deleted although a consumer did not get it.
 
     Args:
         folder: folder of the journal.
-    Raises:
-        JournalError: the file cannot be read. Without it, events could be deleted that a consumer did not get.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
         self.fault: str | None = None
         """Why acknowledgements cannot be stored now, as a sentence; None while they can."""
-        self.positions: Mapping[str, Position] = self._read()
+        self.positions: Mapping[str, Position] = {}
         """The position of each consumer by name. A snapshot, which is never changed."""
-        self._written: Mapping[str, Position] = self.positions
+        self._written: Mapping[str, Position] | None = None
+        """What the file holds; None: it was not read yet."""
+        self.write()
+
+    @property
+    def has_lost_names(self) -> bool:
+        """Whether a damaged file, or that of an earlier heatline, lies beside this one: a name that seems new may be
+        one of these.
+        """
+        return any(self._path.with_name(name).exists() for name in (f"{FILE_NAME}.damaged", FORMER_FILE_NAME))
 
     def acked(self, journal_id: str) -> dict[str, int]:
         """Return the last event of a journal that each consumer acknowledged, as it is on the disk. After a crash, a
         consumer continues after it: later events must not be deleted.
         """
-        return {name: each.in_journal(journal_id) for name, each in self._written.items()}
+        written = self._written
+        if written is None:
+            return {NOT_KNOWN: 0}
+        return {name: each.in_journal(journal_id) for name, each in written.items()}
 
     def register(self, name: str, journal_id: str, acked_seq: int) -> None:
         """Register a new consumer, for which events are retained from now on. It is on the disk when this returns.
@@ -127,8 +140,17 @@ class Consumers:
             self.positions = {**self.positions, name: position}
 
     def write(self) -> None:
-        """Store the acknowledgements on the disk. If that fails, a later call tries again."""
-        if self.positions != self._written:
+        """Store the acknowledgements on the disk, or read the file first. If that fails, a later call tries again."""
+        if self._written is None:
+            try:
+                positions = self._read()
+            except OSError as error:
+                self._failed(error, "the positions of durable consumers cannot be read")
+                return
+            if self.fault is not None:
+                logger.info("%s is read: durable consumers are served", self._path)
+            self.fault, self.positions, self._written = None, positions, positions
+        elif self.positions != self._written:
             with contextlib.suppress(JournalError):
                 self._store(self.positions)
 
@@ -137,25 +159,29 @@ class Consumers:
             return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Position])
         except FileNotFoundError:
             return {}
-        except OSError as error:
-            raise journal_error(error, self._path) from error
         except (msgspec.MsgspecError, UnicodeDecodeError):
             aside = self._path.replace(self._path.with_name(f"{FILE_NAME}.damaged"))
             logger.error("%s was damaged; it is %s now, and all consumers are new", self._path, aside)
             return {}
 
+    def _failed(self, error: OSError, what: str) -> JournalError:
+        """Note a fault, and log it if it is new."""
+        fault = journal_error(error, self._path)
+        if self.fault is None:
+            logger.error("%s; trying again: %s", what, fault)
+        self.fault = str(fault)
+        return fault
+
     def _store(self, positions: Mapping[str, Position]) -> None:
+        if self._written is None:
+            raise JournalError(self.fault or f"{self._path} was not read yet")
         try:
             make_folder(self._path.parent)
             with replacing(self._path) as new:
                 new.write_bytes(msgspec.json.encode(positions))
             sync_folder(self._path.parent)
         except OSError as error:
-            fault = journal_error(error, self._path)
-            if self.fault is None:
-                logger.error("the acknowledgements of durable consumers cannot be stored; trying again: %s", fault)
-            self.fault = str(fault)
-            raise fault from error
+            raise self._failed(error, "the acknowledgements of durable consumers cannot be stored") from error
         if self.fault is not None:
             logger.info("%s can be written again: the acknowledgements of durable consumers are stored", self._path)
         self.fault, self.positions, self._written = None, positions, positions
@@ -470,7 +496,8 @@ class FollowServer(RouterServer[Request]):
             raise JournalError(journal.fault or "the journal was not read yet")
         if request.name not in self._consumers.positions:
             first = journal.first_seq - 1 if journal.first_seq else journal.last_seq
-            after_seq = journal.last_seq if request.start == "next" else first
+            is_next = request.start == "next" and not self._consumers.has_lost_names
+            after_seq = journal.last_seq if is_next else first
             self._consumers.register(request.name, journal.journal_id, after_seq)
 
     def _begin(self, socket: zmq.Socket[bytes], subscription: Subscription) -> None:

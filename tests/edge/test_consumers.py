@@ -17,6 +17,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from heatline.edge.delivery.follow import (
     FILE_NAME,
+    NOT_KNOWN,
     Consumers,
     Position,
 )
@@ -221,6 +222,29 @@ def test_changes_wait_in_memory_until_the_disk_can_be_written(
         consumers.write()
 
 
+@pytest.mark.parametrize("is_damaged", [False, True], ids=["unreadable", "damaged"])
+def test_until_the_file_is_read_no_event_counts_as_acknowledged(
+    consumers: Consumers, open_: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, is_damaged: bool
+) -> None:
+    """As on a disk that fails, and on a read-only one from which a damaged file cannot be moved aside."""
+    obstacle = tmp_path / (f"{FILE_NAME}.damaged" if is_damaged else FILE_NAME)
+    (tmp_path / FILE_NAME).rename(tmp_path / "elsewhere")
+    obstacle.mkdir()
+    if is_damaged:
+        (tmp_path / FILE_NAME).write_bytes(b"{")
+    reopened = open_()
+    reopened.write()
+    assert (reopened.acked(JOURNAL), reopened.positions) == ({NOT_KNOWN: 0}, {})
+    for change in (lambda: reopened.register("mes1", JOURNAL, 9), lambda: reopened.forget("mes1")):
+        with pytest.raises(JournalError, match="cannot be used"):
+            change()
+    assert [record.levelname for record in caplog.records] == ["ERROR"], "it is logged once"
+    obstacle.rmdir()
+    (tmp_path / "elsewhere").rename(tmp_path / FILE_NAME)
+    reopened.write()
+    assert (reopened.fault, reopened.acked(JOURNAL)) == (None, {"mes1": 1})
+
+
 # Files.
 
 
@@ -235,6 +259,7 @@ def test_a_damaged_file_is_moved_aside_and_its_consumers_are_lost(
     (record,) = caplog.records
     assert re.search("was damaged.*all consumers are new", record.getMessage())
     assert (tmp_path / f"{FILE_NAME}.damaged").read_bytes() == damaged
+    assert reopened.has_lost_names
 
 
 KILLED = """

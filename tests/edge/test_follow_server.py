@@ -147,6 +147,16 @@ def test_a_new_consumer_starts_with_the_first_stored_or_the_next_event(line: Fol
     assert nothing_left.batch()[1] == later
 
 
+@pytest.mark.parametrize("name", ["consumers.json.damaged", "consumers.db"])
+def test_after_damage_to_the_consumer_list_new_names_start_with_the_first_event(line: FollowedLine, name: str) -> None:
+    """The name may be one that was in the damaged file, or in that of an earlier heatline."""
+    events = line.add(*[GOOD] * 3)
+    (line.folder / name).write_bytes(b"")
+    one = line.client()
+    assert one.follow(start="next").acked_seq == 0
+    assert one.events(3) == events
+
+
 def test_events_of_other_topics_are_skipped_and_count_as_acknowledged(line: FollowedLine) -> None:
     events = line.add(GOOD, DEFECT, "verdict.side.DEFECT", ALARM, GOOD)
     one = line.client()
