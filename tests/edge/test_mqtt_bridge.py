@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from paho.mqtt.client import MQTTMessageInfo
 
 from heatline.edge.bridge.line import LineState
-from heatline.edge.bridge.mqtt.bridge import CONNECTIONS_THAT_PROVE, Connection
+from heatline.edge.bridge.mqtt.bridge import CONNECTIONS_THAT_PROVE, Connection, NotConnectedError
 from heatline.edge.bridge.mqtt.bridge import Bridge as Carrier
-from heatline.edge.bridge.mqtt.messages import Messages
+from heatline.edge.bridge.mqtt.messages import Messages, Publication
 from heatline.edge.config import load_config
 from heatline.edge.delivery.follower import Follower
 from heatline.edge.errors import SupersededError
@@ -358,6 +359,62 @@ def test_a_message_that_is_too_large_for_the_broker_is_told_and_the_next_ones_co
         assert "a heatmap of 4000 bytes" in lost["detail"]
         assert plant.of("heatmap") == []
         assert "the broker does not take a message" in bridge.log
+
+
+def test_only_the_messages_that_ended_a_connection_are_refused_and_others_of_their_size_come(site: Site) -> None:
+    site.write("heatmaps = true", republish_s=60)
+    site.broker.settings = f"{OPEN}\nmessage_size_limit 3900"
+    with site.broker, site.bridge():
+        with Plant(site.broker) as plant:
+            bad = [event for _ in range(2) for event in site.line.add(DEFECT, png=bytes(4000))]
+            wait_until(lambda: {each.json["first_seq"] for each in plant.of("lost")} == {1, 2}, "both are reported")
+            assert set(plant.ids()) == {event.key for event in bad}
+        site.broker.kill()
+        site.broker.settings = OPEN
+        site.broker.start()
+        with Plant(site.broker) as plant:
+            site.line.add(DEFECT, png=bytes(4000))
+            wait_until(lambda: bool(plant.of("heatmap")), "the heatmap of the third event comes")
+            assert 3 not in {each.json["first_seq"] for each in plant.of("lost")}
+            assert len(plant.of("heatmap")) == 1
+
+
+def test_after_a_message_that_ended_the_connection_several_are_in_flight_again(site: Site) -> None:
+    site.write("heatmaps = true\nwait_for_subscriber = false", republish_s=60)
+    site.broker.settings = f"{OPEN}\nmessage_size_limit 3900"
+    config, published = load_config(site.file).mqtt, list[str]()
+    assert config is not None
+    messages, give_up_s = Messages("heatline", "line1", heatmaps=True), time.monotonic() + WITHIN_SECONDS
+
+    class Counted(Connection):
+        def publish(self, publication: Publication) -> MQTTMessageInfo:
+            published.append(publication.topic)
+            return super().publish(publication)
+
+    with (
+        site.broker,
+        Follower(site.line.address, "mqtt", timeout_s=0.1, heatmaps=True, keep_position=True) as follower,
+        LineState(site.events) as state,
+    ):
+
+        def is_enough() -> bool:
+            is_reported = any("lost" in each for each in published)
+            if is_reported and not site.broker.is_paused and published[-1].endswith("state"):
+                site.broker.pause()
+                published.clear()
+                site.line.add(*[GOOD] * 5)
+            results = [each for each in published if "result" in each]
+            return (site.broker.is_paused and len(results) > 1) or time.monotonic() > give_up_s
+
+        site.line.add(DEFECT, png=bytes(4000))
+        carrier = Carrier(follower, state, messages, config, is_enough)
+        while not is_enough():
+            connection = Counted(config, "bridge", messages.offline())
+            assert connection.answered.wait(WITHIN_SECONDS)
+            with contextlib.suppress(NotConnectedError):
+                carrier.carry(connection)
+            connection.close(messages.offline())
+        assert time.monotonic() < give_up_s, "one message is published at a time"
 
 
 def test_a_broker_that_takes_no_message_does_not_fill_the_log(site: Site) -> None:

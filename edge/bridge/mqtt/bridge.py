@@ -43,6 +43,8 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
 CONNECTIONS_THAT_PROVE = 10
 """What the broker has taken on so many connections does not come again: otherwise ever more would come again on a
 network that fails every few seconds, and nothing new any more."""
+REFUSED_KEPT = 1000
+"""Messages that are known to end a connection: more than come again in `CONNECTIONS_THAT_PROVE` connections."""
 NO_SUBSCRIBERS = 0x10
 CONNECTED_WITHIN_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 10
@@ -250,6 +252,11 @@ class _Entry:
     publication: Publication
     event: Delivered
 
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """The message, also when it comes again."""
+        return self.event.journal_id, self.event.seq, self.publication.topic
+
 
 class Bridge:
     """Publishes what a line has journalled, in order, and its state. Never more than a batch is in hand.
@@ -279,10 +286,10 @@ class Bridge:
         self._fault_log, self._report_log = FaultLog(logger), RateLimitedLog(logger)
         self._proofs: deque[Delivered] = deque(maxlen=CONNECTIONS_THAT_PROVE)
         """The last events that the broker took on the last connections."""
-        self._largest_bytes = 1 << 32
-        """What is larger has made the broker end a connection."""
-        self._is_careful = False
-        """Whether one message is published at a time, to find the one that ends the connection."""
+        self._refused: deque[tuple[str, int, str]] = deque(maxlen=REFUSED_KEPT)
+        """Messages that have made the broker end a connection."""
+        self._careful_through: Delivered | None = None
+        """Up to this event, one message is published at a time, to find the one that ends the connection."""
         self._is_confirmed = False
         """Whether the last answer was not a refusal; until then, one message is published at a time."""
         self._state_due_s = 0.0
@@ -316,7 +323,9 @@ class Bridge:
                 entries, through = self._next_batch()
                 self._deliver(connection, entries)
                 if through is not None and not self._ended():
-                    last = through
+                    last, careful = through, self._careful_through
+                    if careful and (careful.journal_id != through.journal_id or careful.seq <= through.seq):
+                        self._careful_through = None
                     taken.append((connection.heard_s, through))
                 while taken and taken[0][0] <= connection.heard_s - self._config.republish_s:
                     self._follower.settle(taken.popleft()[1])
@@ -339,12 +348,13 @@ class Bridge:
     def _deliver(self, connection: Connection, left: list[_Entry]) -> None:
         """Publish messages until the broker has taken all, and process the PUBACKs of states."""
         while (left or not connection.acks.empty()) and not self._ended():
-            is_single = self._is_careful or not self._is_confirmed
+            is_single = self._careful_through is not None or not self._is_confirmed
             most = 1 if is_single else max(1, min(WINDOW, connection.receive_maximum - 1))  # one is for the state
-            largest_bytes = min(connection.largest_bytes, self._largest_bytes)
             for entry in left[:most]:
-                if entry.publication.size_bytes > largest_bytes:
-                    self._report(entry, f"it takes packets of up to {largest_bytes} bytes")
+                if entry.key in self._refused:
+                    self._report(entry, "it ends the connection when this message comes")
+                elif entry.publication.size_bytes > connection.largest_bytes:
+                    self._report(entry, f"it takes packets of up to {connection.largest_bytes} bytes")
             in_flight = dict[int, _Entry]()
             try:
                 for entry in left[:most]:
@@ -352,9 +362,11 @@ class Bridge:
                 self._await_acks(connection, left, in_flight)
             except NotConnectedError:
                 if connection.was_ended_by_message and in_flight:
-                    self._is_careful = len(in_flight) > 1
-                    if not self._is_careful:
-                        self._largest_bytes = next(iter(in_flight.values())).publication.size_bytes - 1
+                    *_, newest = in_flight.values()
+                    if len(in_flight) > 1:
+                        self._careful_through = newest.event
+                    else:
+                        self._refused.append(newest.key)
                 raise
 
     def _await_acks(self, connection: Connection, left: list[_Entry], in_flight: dict[int, _Entry]) -> None:
