@@ -223,7 +223,8 @@ class PictureFeed:
     def _accept(self) -> None:
         try:
             end, _ = self._listener.accept()
-        except OSError:  # it has gone, or this process has no descriptor left
+        except OSError:  # it has gone, or this process has no descriptor left, and the selector would come at once
+            time.sleep(0.1)
             return
         end.setblocking(False)
         client = _Client(end)

@@ -3,11 +3,13 @@
 import contextlib
 import gc
 import os
+import resource
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -486,6 +488,24 @@ def test_clients_that_come_and_go_leave_nothing_behind(line: Line) -> None:
 
 
 # The socket.
+
+
+def test_a_line_without_a_descriptor_left_waits_for_one(line: Line) -> None:
+    ident = line.feed._thread.ident
+    assert ident is not None
+    clock = time.pthread_getcpuclockid(ident)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))  # those that are open stay
+        try:
+            client.connect(os.fspath(line.path))
+            before_s = time.clock_gettime(clock)
+            time.sleep(1.0)
+            assert time.clock_gettime(clock) - before_s < 0.2
+            assert len(line.feed._clients) == 0
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        until(lambda: len(line.feed._clients) == 1)
 
 
 def test_only_this_user_can_reach_the_socket(line: Line) -> None:
