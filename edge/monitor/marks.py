@@ -119,6 +119,8 @@ def mark_of(event: VerdictEvent, kind: MarkKind, by: str, at_xy: Sequence[tuple[
         )
     if kind == "missed" and not at_xy:
         raise InputError("no position of the missed defect came; name at least one, in px of the frame")
+    if not by.strip():
+        raise InputError("the name of the reviewer is empty; say who marks the picture")
     height, width = event.frame_hw or (math.inf, math.inf)
     outside = next(((x, y) for x, y in at_xy if not (0 <= x < width and 0 <= y < height)), None)
     if outside is not None:

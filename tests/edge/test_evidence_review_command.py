@@ -308,7 +308,7 @@ def test_a_mark_that_is_not_journalled_is_no_success(tmp_path: Path, bundle: Bun
         ((name(1), "missed", "--by", "Ada", "--at", "64,0"), INPUT, "(64, 0) lies outside the frame, which is 64 px"),
         ((name(1), "missed", "--by", "Ada", "--at", "-1,0"), INPUT, "(-1, 0) lies outside the frame"),
         ((name(1), "right", "--by", "Ada", "--at", "1,1"), INPUT, "--at came with right; --at belongs to missed only"),
-        ((name(1), "right", "--by", " "), INPUT, "Expected `str` of length >= 1 - at `$.by`"),
+        ((name(1), "right", "--by", " "), INPUT, "the name of the reviewer is empty; say who marks the picture"),
         (
             (name(1), "right", "--by", "A\x1b]0;x"),
             INPUT,

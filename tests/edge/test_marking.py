@@ -36,7 +36,7 @@ def test_a_mark_has_the_facts_of_its_verdict() -> None:
         (GOOD, "missed", "Ada", [(WIDTH, 0)], f"({WIDTH}, 0) lies outside the frame, which is {WIDTH} px wide"),
         (GOOD, "missed", "Ada", [(0, HEIGHT)], f"(0, {HEIGHT}) lies outside the frame"),
         (GOOD, "missed", "Ada", [(-1, 0)], "(-1, 0) lies outside the frame"),
-        (GOOD, "right", " ", [], "Expected `str` of length >= 1 - at `$.by`"),
+        (GOOD, "right", " ", [], "the name of the reviewer is empty; say who marks the picture"),
         (GOOD, "right", "A" * 65, [], "Expected `str` of length <= 64 - at `$.by`"),
         (GOOD, "right", "A\x1b[2J", [], "Expected printable characters"),
         (msgspec.structs.replace(GOOD, picture="../secret"), "right", "Ada", [], "'../secret' cannot be marked"),

@@ -97,7 +97,7 @@ def test_two_reviewers_at_once_do_not_lose_each_others_marks(tmp_path: Path) -> 
         ({"kind": "missed", "at_xy": [[-1, 0]]}, 400, "lies outside the frame"),
         ({"kind": "missed", "at_xy": [[1, 1]] * 65}, 400, "length <= 64"),
         ({"kind": "right", "at_xy": [[1, 1]]}, 400, "Expected positions for `missed` only"),
-        ({"by": "  "}, 400, "length >= 1 - at `$.by`"),
+        ({"by": "  "}, 400, "the name of the reviewer is empty; say who marks"),
         ({"by": "x" * 65}, 400, "length <= 64 - at `$.by`"),
         ({"by": "Jo\nhn"}, 400, "printable characters"),
         ({"kind": "maybe"}, 400, "this is not a mark"),
