@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import queue
+import re
 import sqlite3
 import threading
 import time
@@ -67,6 +68,8 @@ MIB = 1 << 20
 STORE, TIDY, LOOK = "a picture was not stored", "the evidence store", "marks of people are not stored"
 """What failed, for the log."""
 LOCK = "evidence.lock"
+OWN_FILE = re.compile(r"(?P<half>\.)?(?P<picture>[A-Za-z0-9]{8}-[A-Za-z0-9_-]+-[0-9]+)(\.heatmap)?\.png(?(half)\.new|)")
+"""Files of pictures, also half written ones: only such files are deleted."""
 REVIEW_TOPIC = "review"
 MOST_MARKS = 100_000
 """Marks that are read at once."""
@@ -244,13 +247,14 @@ class EvidenceWriter:
         """
         known = set(self._index.execute("SELECT picture, day FROM pictures"))
         found: set[Key] = set()
-        for day in [each for each in self._folder.iterdir() if is_day(each.name) and each.is_dir()]:
-            for file in day.glob(f"*{FRAME}*"):  # a half written one has another name: it begins with a dot
-                key = file.name.strip(".").partition(".")[0], day.name
-                if key not in known or file.name.startswith("."):
-                    file.unlink()
-                elif file.name == f"{key[0]}{FRAME}":
+        for day in [each for each in self._folder.iterdir() if is_day(each.name)]:
+            for file in day.iterdir():  # raises if it cannot be read: its entries stay
+                key = file.name.removesuffix(FRAME), day.name
+                own = OWN_FILE.fullmatch(file.name)
+                if key in known:
                     found.add(key)
+                elif own and (own["half"] or (own["picture"], day.name) not in known):
+                    file.unlink()
         self._delete(list(known - found))
 
     def state(self) -> EvidenceState:
@@ -359,12 +363,16 @@ class Recorder:
         self._log = RateLimitedLog(logger)
 
     def choose(self, picture: Picture) -> str | None:
-        """Have a picture stored that the line did not choose; return why it is not, or None. Any thread."""
+        """Have a picture stored that the line did not choose; return why it is not, or None. Any thread.
+
+        While a fault stands it is tried, which ends the fault if the disk has room again.
+        """
+        fault = self.state().fault or (None if self._writer else "the evidence store is not open yet")
         try:
             self._chosen.put_nowait(picture)
         except queue.Full:
             return "too many pictures wait to be stored"
-        return None
+        return fault
 
     def stop(self) -> None:
         """End after the entry in hand. Any thread, also a signal handler."""
@@ -581,7 +589,7 @@ def _open_index(folder: Path) -> sqlite3.Connection:
         sqlite3.Error, OSError: it cannot be opened.
     """
     path = folder / INDEX
-    if not path.exists() and any(is_day(each.name) for each in folder.iterdir()):
+    if (not path.exists() or not path.stat().st_size) and any(is_day(each.name) for each in folder.iterdir()):
         raise InputError(f"{folder} holds pictures and no {INDEX} that describes them; move the folders of days away")
     with contextlib.ExitStack() as at_error:
         index = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 
 from heatline.edge.config import LineConfig, load_config
-from heatline.edge.errors import HeatlineError
+from heatline.edge.errors import DeliveryError, HeatlineError
 from heatline.edge.monitor.pictures import MOST_SLOTS, PictureClient, picture_socket
 from heatline.edge.monitor.recorder import EvidenceWriter, Limits, Recorder
 from heatline.edge.monitor.store import evidence_folder
@@ -39,7 +39,13 @@ def main() -> int:
     file = Path(sys.argv[1])
     try:
         config = load_config(file)
-        recorder = None if config.evidence is None else _recorder(file, config)
+        recorder = None
+        try:
+            recorder = None if config.evidence is None else _recorder(file, config)
+        except DeliveryError as error:
+            if config.web is None:
+                raise
+            logger.error("no pictures are stored: %s", error)
         with contextlib.suppress(SystemExit):
             _work(file, config, recorder)
     except HeatlineError as error:

@@ -32,7 +32,7 @@ from tests.edge.evidences import mark, names, picture, writer
 from tests.edge.fault_disks import failing_disk, fill, frozen, small_disk
 from tests.edge.journals import make_writer
 from tests.edge.lines import RunningLine, children, running, small_frames, write_line, write_pictures
-from tests.edge.secured import until
+from tests.edge.secured import free_port, until
 
 
 class Offered:
@@ -208,6 +208,27 @@ def test_a_store_that_cannot_be_opened_is_reported_and_opened_later(
     assert stored(tmp_path) == [2]
 
 
+def test_a_picture_that_people_choose_while_a_fault_stands_is_said_not_to_be_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "RETRY_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(recorder_module, "LOOK_EVERY_SECONDS", 0.01)
+    other = writer(tmp_path)
+    running = Running(Offered(), lambda: writer(tmp_path))
+    until(lambda: running.recorder.state().fault is not None)
+    assert "is in use by another running line" in str(running.recorder.choose(picture(1)))
+    other.close()
+    until(lambda: running.recorder.state().fault is None)
+    running.recorder.choose(picture(name="no/name"))
+    until(lambda: running.recorder.state().fault is not None)
+    assert "is not a picture id" in str(running.recorder.choose(picture(2)))
+    until(lambda: running.recorder.state().fault is None)
+    assert running.recorder.choose(picture(3)) is None
+    until(lambda: 3 in stored(tmp_path))
+    running.recorder.stop()
+    running.join()
+
+
 def test_a_picture_that_cannot_be_stored_is_counted_and_the_next_one_clears_the_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,6 +395,19 @@ def test_what_keeps_the_process_from_its_work_is_one_sentence_in_the_log(
     assert len(errors.splitlines()) == 1
 
 
+def test_the_page_is_served_without_the_pictures_of_the_line(tmp_path: Path, bundle: Bundle, address: str) -> None:
+    port = free_port()
+    keys = f'[web]\nlisten = "127.0.0.1:{port.number}"'
+    file = line_with_evidence(tmp_path, bundle, address, tmp_path / "evidence", keys)
+    with recorder_process(file) as process:
+        assert process.stderr is not None
+        assert "no pictures are stored: there are no pictures at" in process.stderr.readline()
+        assert "the page of the line is http://" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=WITHIN_SECONDS)
+    assert process.returncode == 0
+
+
 # With a line.
 
 
@@ -437,7 +471,7 @@ def test_a_line_stores_its_defects_and_some_good_frames_and_the_commands_find_th
     assert heard.last.evidence is not None
     assert len(ids) == len(defects) + len(goods) >= heard.last.evidence.kept >= 6
     assert len(goods) in range(len(defects) * 2 // 3 - 2, len(defects) * 2 // 3 + 3), "one in three of twice as many"
-    shown = heatline("evidence", "show", file, str(defects[0]), "--out", tmp_path / "overlay.png")
+    shown = heatline("evidence", "show", file, str(defects[0]))
     assert (shown.returncode, shown.stderr) == (0, "")
     exported = heatline("evidence", "export", file, tmp_path / "new")
     assert f"{len(defects)} pictures in" in exported.stdout

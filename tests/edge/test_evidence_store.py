@@ -196,7 +196,11 @@ def test_only_one_program_writes_at_a_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "reason"),
-    [(b"no index", "file is not a database"), (None, "has schema version 9, this heatline knows version 1")],
+    [
+        (b"no index", "file is not a database"),
+        (b"", r"holds pictures and no index\.sqlite"),
+        (None, "has schema version 9, this heatline knows version 1"),
+    ],
 )
 def test_an_index_that_cannot_be_read_is_refused_and_its_pictures_stay(
     tmp_path: Path, damage: bytes | None, reason: str
@@ -207,8 +211,11 @@ def test_an_index_that_cannot_be_read_is_refused_and_its_pictures_stay(
             index.execute("PRAGMA user_version = 9")
     else:
         (tmp_path / INDEX).write_bytes(damage)
-    with pytest.raises(InputError, match=reason):
-        list(found.entries())
+    if damage == b"":
+        assert list(found.entries()) == [], "to a reader, it is being made"
+    else:
+        with pytest.raises(InputError, match=reason):
+            list(found.entries())
     with pytest.raises(InputError, match=reason):
         writer(tmp_path)
     (tmp_path / INDEX).unlink()
@@ -409,15 +416,31 @@ def test_leftovers_of_a_killed_writer_are_deleted_at_the_next_start_and_nothing_
     day = tmp_path / "2026-11-28"
     for name in ("b007b007-top-2.png", "b007b007-top-2.heatmap.png"):
         (day / name).write_bytes(b"half")
-    others = [day / "notes.txt", day / "b.o.jpg", tmp_path / "b007b007-top-2.png", tmp_path / "2026" / "x.png"]
+    (day / ".b007b007-top-1.png.new").write_bytes(b"half")
+    mine = ["notes.txt", "b.o.png", "copy_of_b007b007-top-1.png", "b007b007-top-1.png.bak", ".b007b007-top-2.png"]
+    others = [*(day / name for name in mine), tmp_path / "b007b007-top-2.png", tmp_path / "2026" / "x.png"]
     for path in others:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"mine")
     writer(tmp_path).close()
     assert sorted(path.name for path in day.iterdir()) == sorted(
-        ["b007b007-top-1.heatmap.png", "b007b007-top-1.png", "notes.txt", "b.o.jpg"]
+        ["b007b007-top-1.heatmap.png", "b007b007-top-1.png", *mine]
     )
     assert all(path.exists() for path in others)
+
+
+def test_a_day_that_cannot_be_read_keeps_its_entries_and_the_store_closed(tmp_path: Path) -> None:
+    store(tmp_path, picture(1))
+    day = tmp_path / "2026-11-28"
+    day.rename(tmp_path / "away")
+    day.symlink_to(day)  # root may read any folder, and nobody a link to itself
+    with pytest.raises(InputError, match="Too many levels of symbolic links"):
+        writer(tmp_path)
+    assert stored(tmp_path) == ["b007b007-top-1"]
+    day.unlink()
+    (tmp_path / "away").rename(day)
+    with writer(tmp_path) as into:
+        assert into.state().stored == 1
 
 
 @pytest.mark.parametrize("steps", [(1, 2, 3), pytest.param(range(1, 22), marks=pytest.mark.long)])
