@@ -177,7 +177,7 @@ class Consumers:
             raise JournalError(self.fault or f"{self._path} was not read yet")
         try:
             make_folder(self._path.parent)
-            with replacing(self._path) as new:
+            with replacing(self._path, unique=True) as new:
                 new.write_bytes(msgspec.json.encode(positions))
             sync_folder(self._path.parent)
         except OSError as error:

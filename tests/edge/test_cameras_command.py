@@ -179,7 +179,7 @@ def test_the_printed_report_ends_with_the_error_of_a_camera_that_does_not_open(t
     result = heatline("cameras", "grab", config, "-n", "5", env={"COLUMNS": "300"}, cwd=tmp_path)
     sentence = f"camera gone: {tmp_path / 'nowhere'} is not a folder; name a folder of pictures"
     assert result.returncode == CameraError.exit_code
-    assert complaint(result).startswith(f"heatline: {sentence}; camera absent: /dev/no-such-device is not there")
+    assert complaint(result).startswith(f"heatline: {sentence}; camera absent: /dev/no-such-device cannot be opened (")
     rows = [text.rstrip() for text in result.stdout.splitlines() if text.strip()]
     assert rows[:3] == [
         "camera top: 5 of 5 frames",

@@ -100,7 +100,7 @@ def test_the_page_and_the_evidence_work_in_the_sandbox(booted: Boot) -> None:
     assert (state["running"], set(state["cameras"]), state["evidence"]["fault"]) == (True, set(CAMERAS), None)
     assert result["listed"]["folder"] == "/var/lib/heatline/line1/evidence"
     assert result["listed"]["entries"]
-    assert len(result["nice"]) == 4, "two cameras, the recorder and the page"
+    assert len(result["nice"]) == 3, "two cameras and the monitor"
     assert result["nice"][2:] == [19, 19]
 
 
