@@ -161,7 +161,7 @@ def test_a_disk_that_does_not_answer_is_reported_and_takes_no_more_pictures(
     offered = Offered(picture(1), picture(2))
     running = Running(offered, lambda: hanging)
     assert hanging.hangs.wait(30)
-    until(lambda: "the disk has not answered for" in str(offered.reports[-1].fault))
+    until(lambda: offered.reports and "the disk has not answered for" in str(offered.reports[-1].fault))
     assert (offered.waiting, offered.released) == (1, [])
     monkeypatch.setattr(recorder_module, "HUNG_AFTER_SECONDS", 60.0)
     hanging.answers.set()

@@ -101,7 +101,7 @@ def test_the_page_and_the_evidence_work_in_the_sandbox(booted: Boot) -> None:
     assert result["listed"]["folder"] == "/var/lib/heatline/line1/evidence"
     assert result["listed"]["entries"]
     assert len(result["nice"]) == 3, "two cameras and the monitor"
-    assert result["nice"][2:] == [19, 19]
+    assert result["nice"][2:] == [19]
 
 
 def test_it_runs_without_rights_and_systemd_finds_little_exposed(booted: Boot) -> None:
