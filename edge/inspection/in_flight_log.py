@@ -1,12 +1,12 @@
 """A small file that shows, after a crash, which frames were in flight. It survives kill -9.
 
-A camera's events leave in the order of its frames, so the frames in flight are those after the last reported one. Each
-line of the file is one announcement or one report, in JSON; a file that has grown is written anew with what is still in
-flight. It is not synced: no frame waits for the disk, and a power cut may lose it.
+A camera's events leave in the order of its frames, so the frames in flight are those after the last reported one. The
+file has two areas, allocated at the start, so that a disk that is full later does not matter. Each line of an area is
+one announcement or one report, in JSON; when an area is full, the other one begins with what is still in flight. The
+area with the higher turn holds. The file is not synced: no frame waits for the disk, and a power cut may lose it.
 """
 
 import contextlib
-import errno
 import logging
 import os
 import threading
@@ -22,12 +22,17 @@ from heatline.edge.frames import Stamp, Watermark
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "in-flight"
-ROTATE_BYTES = 1 << 20
+AREA_BYTES = 1 << 19
+_HEADER = "{:019d}\n"
+"""First line of an area: its turn. It is written last, so an area that is not complete yet does not hold."""
+_HEADER_BYTES = len(_HEADER.format(0))
 _KEPT = "camera", "frame_id", "last_frame_id", "frames", "number", "part_id", "captured_at_ns"
 _CONSEQUENCE = "after a crash nobody will know which frames were in flight"
 
 
 class _Line(msgspec.Struct, array_like=True):
+    turn: int
+    """Lines of an earlier turn remain in an area until they are overwritten."""
     boot_id: str
     camera: str
     reported: int
@@ -53,7 +58,7 @@ class InFlightLog:
         self._reported: dict[str, int] = {}
         self._in_flight: dict[str, deque[Stamp]] = {}
         self._fd: int | None = None
-        self._appended_bytes = 0
+        self._turn, self._at, self._end = 0, 0, 0
 
     def begin(self, reported: Mapping[str, int]) -> None:
         """Overwrite the file, and write down from now on which frames are in flight.
@@ -89,32 +94,35 @@ class InFlightLog:
                 self._append(self._line(stamp.camera))
 
     def _line(self, camera: str, announced: Stamp | None = None) -> bytes:
-        return msgspec.json.encode(_Line(self._boot_id, camera, self._reported[camera], announced)) + b"\n"
+        return msgspec.json.encode(_Line(self._turn, self._boot_id, camera, self._reported[camera], announced)) + b"\n"
 
     def _append(self, line: bytes) -> None:
         if self._fd is None:
             return
+        if self._at + len(line) > self._end:
+            self._rewrite()
+            return
         try:
-            if os.write(self._fd, line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._at += os.pwrite(self._fd, line, self._at)
         except OSError as error:
             self._fail(error)
-            return
-        self._appended_bytes += len(line)
-        if self._appended_bytes >= ROTATE_BYTES:
-            self._rewrite()
 
     def _rewrite(self) -> None:
+        """Begin the other area with what is in flight."""
         if self.path is None:
             return
-        lines = [self._line(camera) for camera in self._reported]
-        lines += [self._line(camera, each) for camera, waiting in self._in_flight.items() for each in waiting]
-        new = self.path.with_name(f".{self.path.name}.new")
-        self._close()
         try:
-            new.write_bytes(b"".join(lines))
-            new.replace(self.path)
-            self._fd, self._appended_bytes = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), 0
+            if self._fd is None:
+                self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                os.posix_fallocate(self._fd, 0, 2 * AREA_BYTES)
+                self._turn = max(map(_turn_of, _areas(self.path)))
+            self._turn += 1
+            lines = [self._line(camera) for camera in self._reported]
+            lines += [self._line(camera, each) for camera, waiting in self._in_flight.items() for each in waiting]
+            start = self._turn % 2 * AREA_BYTES
+            self._end = start + AREA_BYTES
+            self._at = start + _HEADER_BYTES + os.pwrite(self._fd, b"".join(lines), start + _HEADER_BYTES)
+            os.pwrite(self._fd, _HEADER.format(self._turn).encode(), start)
         except OSError as error:
             self._fail(error)
             return
@@ -124,17 +132,24 @@ class InFlightLog:
 
     def _fail(self, error: OSError) -> None:
         assert self.path is not None
-        self._close()
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
         with contextlib.suppress(OSError):
             os.truncate(self.path, 0)  # it would tell of frames that are reported by then
         if self.fault is None:
             logger.error("%s cannot be written (%s): %s", self.path, error.strerror, _CONSEQUENCE)
         self.fault = f"{self.path.parent} cannot be written: {_CONSEQUENCE}"
 
-    def _close(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+
+def _areas(path: Path) -> tuple[bytes, bytes]:
+    data = path.read_bytes()
+    return data[:AREA_BYTES], data[AREA_BYTES:]
+
+
+def _turn_of(area: bytes) -> int:
+    header = area[: _HEADER_BYTES - 1]
+    return int(header) if header.isdigit() else 0
 
 
 @dataclass(frozen=True)
@@ -178,14 +193,18 @@ def read_previous_run(path: Path | None, journalled: Mapping[str, Watermark] = {
         journalled: per camera, how far its events are in the journal. The run may have crashed between the journal's
             commit and the write to this log.
     """
+    if path is None:
+        return PreviousRun()
     try:
-        data, written_at_ns = (b"", 0) if path is None else (path.read_bytes(), path.stat().st_mtime_ns)
+        area, written_at_ns = max(_areas(path), key=_turn_of), path.stat().st_mtime_ns
     except OSError:
         return PreviousRun()
     boot_id, reported, announced = "", dict[str, Watermark](), dict[str, list[Stamp]]()
-    for line in data.splitlines():
+    for line in area[_HEADER_BYTES:].split(b"\n"):
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
             entry = msgspec.json.decode(line, type=_Line)
+            if entry.turn != _turn_of(area):
+                break
             boot_id = entry.boot_id
             reported[entry.camera] = Watermark(boot_id, entry.reported)
             announced.setdefault(entry.camera, []).extend(filter(None, [entry.announced]))

@@ -1,6 +1,5 @@
 """The in-flight log after a crash: every frame that was not reported is found once, for any order of events."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from heatline.edge.frames import Stamp, Watermark
 from heatline.edge.inspection import in_flight_log
 from heatline.edge.inspection.in_flight_log import InFlightLog, read_previous_run
 from tests.edge.fault_boots import begin_log
+from tests.edge.fault_disks import fill, small_disk
 
 UNKNOWN_AFTER_A_CRASH = "after a crash nobody will know which frames were in flight"
 
@@ -60,20 +60,35 @@ def test_announced_frames_that_were_not_reported_are_found_once(
     assert all(stamp.last_frame_id in (None, stamp.number + stamp.frames + 999) for stamp in found)
 
 
-def test_a_file_that_has_grown_is_written_anew_with_what_is_in_flight(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("area_bytes", [2000, 2050, 4000])
+def test_a_full_area_is_followed_by_the_other_with_what_is_in_flight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, area_bytes: int
 ) -> None:
-    monkeypatch.setattr(in_flight_log, "ROTATE_BYTES", 500)
-    log, sizes = begin_log(tmp_path / "f", {"top": 0, "side": 7}), list[int]()
-    log.announced(frame(1, part_id="P-1"))
-    for number in range(2, 200):
-        log.announced(frame(number))
-        sizes.append((tmp_path / "f").stat().st_size)
-        if number > 5:
-            log.reported(frame(number - 5))
-    assert max(sizes) < 3000
-    assert facts_of(read_previous_run(tmp_path / "f").in_flight) == [(195, 5, 1195, None)]
-    assert read_previous_run(tmp_path / "f").reported["side"].frame_number == 7
+    monkeypatch.setattr(in_flight_log, "AREA_BYTES", area_bytes)
+    for boot in "first", "second":
+        log, size = begin_log(tmp_path / "f", {"top": 0, "side": 7}, boot), (tmp_path / "f").stat().st_size
+        log.announced(frame(1, part_id="P-1"))
+        for number in range(2, 200):
+            log.announced(frame(number))
+            if number > 5:
+                log.reported(frame(number - 5))
+            found = read_previous_run(tmp_path / "f")
+            numbers = [n for stamp in found.in_flight for n in range(stamp.number, stamp.number + stamp.frames)]
+            assert numbers == list(range(max(number - 4, 1), number + 1))
+            assert found.reported["side"] == Watermark(boot, 7)
+        assert (tmp_path / "f").stat().st_size == size == 2 * area_bytes
+
+
+def test_on_a_disk_that_is_full_by_now_the_log_is_written(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", mib=4) as disk:
+        log = begin_log(disk / "f", {"top": 0})
+        fill(disk)
+        for number in range(1, 5001):
+            log.announced(frame(number))
+            if number > 3:
+                log.reported(frame(number - 3))
+        assert log.fault is None
+        assert facts_of(read_previous_run(disk / "f").in_flight) == [(4998, 3, 5998, None)]
 
 
 def test_an_unwritable_folder_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -122,32 +137,3 @@ def test_reported_frames_that_the_journal_lacks_are_counted(tmp_path: Path) -> N
     found = last.unjournalled({}, last.written_at_ns - 1)
     assert found == {"top": 9}, "the journal existed, and the crash came before its first event"
     assert last.unjournalled({"top": Watermark("boot-1", 9)}, last.written_at_ns - 1) == {}
-
-
-def test_a_truncated_log_does_not_end_the_line(tmp_path: Path) -> None:
-    """With a file mapped into memory, this would be a bus error. The next frame is written as before."""
-    log = begin_log(tmp_path / "f", {"top": 0})
-    log.announced(frame(1))
-    os.truncate(tmp_path / "f", 0)
-    log.announced(frame(2))
-    log.reported(frame(1))
-    assert log.fault is None
-    assert facts_of(read_previous_run(tmp_path / "f").in_flight) == [(2, 1, 1002, None)]
-
-
-def test_a_log_that_cannot_be_written_any_longer_names_no_frames_until_it_can(tmp_path: Path) -> None:
-    """A full disk: the file is a link to a device that has no room."""
-    log = begin_log(tmp_path / "f", {"top": 0})
-    log.announced(frame(1))
-    os.rename(tmp_path / "f", tmp_path / "other")
-    (tmp_path / "f").symlink_to("/dev/full")
-    log._fd = os.open(tmp_path / "f", os.O_WRONLY)
-    log.reported(frame(1))
-    log.announced(frame(2))
-    assert log.fault is not None
-    (tmp_path / "f").unlink()
-    assert read_previous_run(tmp_path / "f").reported == {}
-    log.retry()
-    assert log.fault is None
-    log.announced(frame(3))
-    assert facts_of(read_previous_run(tmp_path / "f").in_flight) == [(2, 2, 1002, None)]
