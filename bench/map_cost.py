@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
+from torch import Tensor, nn
 
 from heatline.bench.engines import BareEngine
 from heatline.bench.pictures import draw_shapes
@@ -28,11 +29,13 @@ from heatline.edge.geometry.tiling import TILE_PX
 from heatline.edge.inference import Precision
 from heatline.edge.inference.devices import require_bf16, shared_core
 from heatline.edge.inference.engine import PROCESSOR
-from heatline.export.onnx_graph import Graphs, to_attention, to_bare_onnx, to_graphs, with_rollout
+from heatline.export.onnx_graph import Graphs, export_module, to_attention, to_graphs, with_rollout
 from heatline.export.openvino_ir import Ir, to_ir
 from heatline.export.quantise import Quantisation, quantise
 from heatline.train.config import CnnConfig, VitConfig
 from heatline.train.models.build import build_model
+from heatline.train.models.cnn import CamClassifier
+from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.models.vit import Fusion, RolloutClassifier, method_of
 
@@ -206,6 +209,28 @@ class ModelGraphs:
     def _bare(self) -> bytes:
         """The classifier as other projects export it."""
         return to_bare_onnx(self._model, self._tile_px)
+
+
+class _Bare(nn.Module):
+    """A usual classifier: features, pooling and one Linear layer, or a ViT's class token and its head."""
+
+    def __init__(self, model: ExplainedClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        model = self.model
+        if isinstance(model, CamClassifier) and model.top_cells is None:
+            pooled = model.features(model.normalised(tiles)).mean(dim=(2, 3))  # (N, channels)
+            return nn.functional.linear(pooled, model.head.weight.flatten(1), model.head.bias)[:, 0]
+        if isinstance(model, DenseClassifier):  # its features of stride 16, and the sum instead of a Linear layer
+            return model.features(tiles)[-1].mean(dim=(2, 3)).sum(dim=1)
+        return model.logits(tiles)
+
+
+def to_bare_onnx(model: ExplainedClassifier, tile_px: int) -> bytes:
+    """Export the classifier without its map: `tiles` in, `logit` out; errors as `to_graphs`."""
+    return export_module(_Bare(model), tile_px, ["logit"]).SerializeToString(deterministic=True)  # type: ignore[no-any-return]
 
 
 def drawn_tiles(count: int, tile_px: int) -> NDArray[np.uint8]:

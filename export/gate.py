@@ -29,11 +29,7 @@ BATCHES = (1, 7)
 def torch_answers(
     model: ExplainedClassifier, tiles: NDArray[np.uint8], difference: NDArray[np.uint8] | None = None
 ) -> GoldenTiles:
-    """Return the tiles [N, tile, tile, 3] with the model's answers in f32.
-
-    Args:
-        difference: [N, cells, cells, channels], if the model compares tiles with a reference.
-    """
+    """Return tiles [N, tile, tile, 3], their differences [N, cells, cells, channels] and the model's answers in f32."""
     inputs = [torch.from_numpy(each) for each in (tiles, difference) if each is not None]
     with torch.inference_mode():
         logit, maps = model.eval()(*inputs)
@@ -131,10 +127,8 @@ def reorient(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def check_maps(maps: NDArray[np.float32], *, allow: bool = False) -> MapChecks:
     """Check the maps [N, h, w] of reoriented good tiles.
 
-    Args:
-        allow: warn instead of refusing the map.
     Raises:
-        ExportError: far too much evidence lies in the same place.
+        ExportError: far too much evidence lies in the same place; with `allow`, that is a warning.
     """
     if (count := effective_tiles(maps)) < ENOUGH_TILES:
         few = (

@@ -1,4 +1,4 @@
-"""Exports classifier and map as one ONNX graph, and also the classifier without its map, for comparison."""
+"""Exports classifier and map as one ONNX graph."""
 
 import io
 import logging
@@ -15,14 +15,7 @@ from heatline.edge.errors import ExportError
 from heatline.edge.inference.engine import DIFFERENCE, FEATURES
 from heatline.edge.reference.difference import CHANNELS
 from heatline.export.nodes import EXPLANATION
-from heatline.export.rollout_graph import (
-    EXACT,
-    UNDER_BF16,
-    Digits,
-    Rollout,
-    append_rollout,
-)
-from heatline.train.models.cnn import CamClassifier
+from heatline.export.rollout_graph import EXACT, UNDER_BF16, Digits, Rollout, append_rollout
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.models.vit import RolloutClassifier
@@ -50,7 +43,6 @@ def to_graphs(model: ExplainedClassifier, tile_px: int) -> Graphs:
     """Export a model: `tiles` uint8 [N, tile, tile, 3] in; `logit` f32 [N] and `map` f32 [N, h, w] out; any N.
 
     A model that compares has a second input, `difference` uint8 [N, cells, cells, CHANNELS].
-
     Two exports of one model give the same bytes.
 
     Raises:
@@ -60,34 +52,27 @@ def to_graphs(model: ExplainedClassifier, tile_px: int) -> Graphs:
         return with_rollout(to_attention(model, tile_px), model)
     if isinstance(model, DenseClassifier):
         difference = [*model.map_hw, CHANNELS] if model.compares else None
-        graph = _export(_WithFeatures(model), tile_px, ["logit", "map", FEATURES], difference)
+        graph = export_module(_WithFeatures(model), tile_px, ["logit", "map", FEATURES], difference)
         _name_the_explanation(graph, f"model.{model.explained_from}")
     else:
-        graph = _export(model, tile_px, ["logit", "map"])
+        graph = export_module(model, tile_px, ["logit", "map"])
         _name_the_explanation(graph, model.explained_from)
     data = _finish(graph, model)
     return Graphs(data, data)
 
 
 def to_attention(model: RolloutClassifier, tile_px: int) -> onnx.ModelProto:
-    """Export a ViT up to its `logit` and the attention of every layer. The graph is the same for every rollout.
+    """Export a ViT up to its `logit` and the attention of every layer; errors as in `to_graphs`.
 
-    It also serves as the classifier without its map: each layer's attention is written as products and a softmax.
-
-    Raises:
-        ExportError: the model cannot be exported.
+    The graph is the same for every rollout, and serves as the classifier without its map.
     """
-    graph = _export(_WithAttention(model), tile_px, ["logit", *_attentions(model)])
+    graph = export_module(_WithAttention(model), tile_px, ["logit", *_attentions(model)])
     del graph.graph.output[1:]
     return graph
 
 
 def with_rollout(attention: onnx.ModelProto, model: RolloutClassifier) -> Graphs:
-    """Add the rollout of this ViT to the graph of `to_attention`.
-
-    Raises:
-        ExportError: as in `to_graphs`.
-    """
+    """Add the rollout of this ViT to the graph of `to_attention`; errors as in `to_graphs`."""
 
     def build(digits: Digits) -> bytes:
         graph = onnx.ModelProto()
@@ -96,17 +81,6 @@ def with_rollout(attention: onnx.ModelProto, model: RolloutClassifier) -> Graphs
         return _finish(graph, model)
 
     return Graphs(build(EXACT), build(UNDER_BF16))
-
-
-def to_bare_onnx(model: ExplainedClassifier, tile_px: int) -> bytes:
-    """Export the classifier without its map: `tiles` in, `logit` out. A ViT's attention is one node per layer.
-
-    Raises:
-        ExportError: as in `to_graphs`.
-    """
-    graph = _export(_Bare(model), tile_px, ["logit"])
-    onnx.checker.check_model(graph, full_check=True)
-    return graph.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
 
 
 class _WithFeatures(nn.Module):
@@ -128,24 +102,6 @@ class _WithAttention(nn.Module):
         return logits, *layers
 
 
-class _Bare(nn.Module):
-    """A usual classifier: features, pooling and one Linear layer, or a ViT's class token and its head."""
-
-    def __init__(self, model: ExplainedClassifier) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tiles: Tensor) -> Tensor:
-        model = self.model
-        if isinstance(model, CamClassifier) and model.top_cells is None:
-            pooled = model.features(model.normalised(tiles)).mean(dim=(2, 3))  # (N, channels)
-            return nn.functional.linear(pooled, model.head.weight.flatten(1), model.head.bias)[:, 0]
-        if isinstance(model, DenseClassifier):  # its features of stride 16, and the sum instead of a Linear layer
-            pooled = model.features(tiles)[-1].mean(dim=(2, 3))
-            return pooled.sum(dim=1)
-        return model.logits(tiles)
-
-
 def _attentions(model: RolloutClassifier) -> list[str]:
     return [f"attention_{number}" for number in range(len(model.network.blocks))]
 
@@ -164,7 +120,7 @@ def rollout_of(model: RolloutClassifier) -> Rollout:
     )
 
 
-def _export(
+def export_module(
     module: nn.Module, tile_px: int, outputs: list[str], difference: list[int] | None = None
 ) -> onnx.ModelProto:
     """Export a module by torch's exporter, and remove the notes about the exporting machine.
@@ -201,11 +157,7 @@ def _export(
 
 
 def _name_the_explanation(graph: onnx.ModelProto, first: str) -> None:
-    """Rename all nodes that depend on the weight `first`, to distinguish the explanation from the features.
-
-    Raises:
-        ExportError: torch's exporter has given the head's weight another name.
-    """
+    """Rename all nodes that depend on the weight `first`, to distinguish the explanation from the features."""
     reached = {first} & {weight.name for weight in graph.graph.initializer}
     if not reached:
         raise ExportError(

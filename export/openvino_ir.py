@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +11,13 @@ from openvino.passes import ConstantFolding, Manager
 
 from heatline.edge.errors import BundleError, ExportError, last_line
 from heatline.edge.inference.devices import shared_core
-from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, weights_of
+from heatline.edge.inference.engine import ONNX_GRAPH, weights_of
 from heatline.edge.util.files import writing
 
 
-@contextlib.contextmanager
-def writing_graph(folder: Path) -> Iterator[None]:
-    """Blame the disk, and not the model, if a graph cannot be written into a temporary folder.
-
-    Raises:
-        BundleError: it cannot be written.
-    """
-    with writing(folder, BundleError, or_else=", or set TMPDIR to a folder on another disk"):
-        yield
+def writing_graph(folder: Path) -> "contextlib.AbstractContextManager[None]":
+    """Blame the disk, and not the model, by a BundleError if a graph cannot be written into a temporary folder."""
+    return writing(folder, BundleError, or_else=", or set TMPDIR to a folder on another disk")
 
 
 def write_graphs(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -58,11 +52,6 @@ class Ir:
     def files(self, graph: str) -> dict[str, bytes]:
         """Return the contents by file name, for a graph with this file name."""
         return {graph: self.xml, weights_of(graph): self.weights}
-
-
-def to_openvino(onnx_graph: bytes) -> dict[str, bytes]:
-    """Return the two files of the IR in f32, by their names in a bundle; errors as in `to_ir`."""
-    return to_ir(onnx_graph).files(OPENVINO_GRAPH)
 
 
 def to_ir(onnx_graph: bytes) -> Ir:

@@ -220,11 +220,7 @@ def export_run(
 
 
 def _find_reference(run: TrainedRun, design: str | None, say: Say) -> Reference | None:
-    """Return the reference that the bundle gets; None: the model compares with none, or each design has its own.
-
-    Raises:
-        InputError: the run has no reference of this design, or it cannot be made.
-    """
+    """Return the reference that the bundle gets; None: the model compares with none, or each design has its own."""
     references = run.references
     designs = [] if references is None else references.designs
     if design is not None and design not in designs:
@@ -268,11 +264,7 @@ def _missed(run: TrainedRun, held_out: HeldOut) -> list[Missed]:
 
 
 def _warnings(calibration: Calibration, good: Sequence[GoodFrame], are_new: bool) -> list[str]:
-    """Describe what the thresholds do not show, and where they may not hold.
-
-    Args:
-        are_new: whether the model was not trained on these frames.
-    """
+    """Describe what the thresholds do not show, and where they may not hold; `are_new`: frames not trained on."""
     few = describe_support(calibration)
     carrying = describe_threshold_transfer(
         [frame.highest_logit for frame in good],
@@ -339,10 +331,6 @@ def fit_product(
     Args:
         reference: that the bundle compares frames with, by which drift watches their poses; None: it has none.
     Returns: the ranges, and of these frames what drift is measured against.
-
-    Raises:
-        InputError: a picture cannot be read.
-        EngineError: the engine failed.
     """
     chosen = [images[index] for index in evenly(len(images), MOST_FRAMES)]
     groups = [image.group or image.name_in_folder for image in chosen]
@@ -367,11 +355,7 @@ def appearance_of(rgb: NDArray[np.uint8], grid: Grid, engine: Engine) -> Appeara
 
 
 def without(appearance: Appearance, mask: NDArray[np.bool_]) -> Appearance:
-    """Return a copy in which the cells at and beside defects are not known (NaN).
-
-    Args:
-        mask: the defects' pixels, bool [H, W].
-    """
+    """Return a copy without (NaN) the cells at and beside defects, whose pixels are `mask`, bool [H, W]."""
     if appearance.cells is None or appearance.grid is None:
         return appearance
     rows, columns = appearance.cells.shape[1:3]

@@ -9,7 +9,7 @@ groups, so that a quantisation is never evaluated on its own samples.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,8 @@ from heatline.edge.util.text import format_count
 from heatline.export.gate import TOLERANCE
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledImage
+from heatline.train.references import References
 from heatline.train.validation_frames import Inputs, graph_inputs
-
-if TYPE_CHECKING:
-    from heatline.train.references import References
 
 ENOUGH_TILES, ENOUGH_WITH_REGION = 500, 200
 GOOD_TILES = 240
@@ -79,13 +77,10 @@ class ValidationTiles:
 
 
 class RegionFinder:
-    """Finds regions in single tiles, by the line's own stitching, smoothing and threshold, as frames of one tile.
-
-    Args:
-        scale: largest absolute value of a map.
-    """
+    """Finds regions in single tiles, by the line's own stitching, smoothing and threshold, as frames of one tile."""
 
     def __init__(self, grid: Grid, map_hw: tuple[int, int], evidence_threshold: float, scale: float) -> None:
+        # The scale is the largest absolute value of a map.
         tile = TileGrid((grid.tile_px, grid.tile_px), grid.tile_px, 0)
         self._stitcher = Stitcher(tile, map_hw, grid.heatmap_cell_px, grid.smoothing_px)
         self.evidence_threshold, self._rounding = evidence_threshold, TOLERANCE * scale
@@ -115,19 +110,16 @@ def select_validation_tiles(
     scale: float,
     track: Track = iter,
     are: str = "of the validation groups",
-    references: "References | None" = None,
+    references: References | None = None,
 ) -> ValidationTiles:
     """Select enough tiles of the images: all tiles of the first frames, and those with a region of later frames.
 
     This and the other functions leave out frames that cannot be aligned with their reference.
 
     Args:
-        images: at least one.
         model: the model itself, behind the interface of an engine.
         scale: largest absolute value of a map: float32 rounds each value by at most `TOLERANCE` of it.
-        track: wraps the iteration over the images, to show its progress.
         are: a description of the images.
-        references: that the model compares the images with; None: it compares with none.
     """
     find_regions = RegionFinder(grid, map_hw, calibration.evidence_threshold, scale)
     selected: list[tuple[NDArray[Any], ...]] = []
@@ -158,14 +150,12 @@ def select_validation_tiles(
 def divide_by_group(
     images: Sequence[LabelledImage],
 ) -> tuple[list[LabelledImage], list[LabelledImage], str]:
-    """Divide the frames of a run without validation groups. Return frames for validation tiles, other frames for
-    quantisation, and a description of the first.
+    """Divide the frames of a run without validation groups into those for validation tiles, others for quantisation.
 
     No group is in both parts. If there is only one group, no frame is in both; a single frame is in both. Both parts
     get good and defective groups, if there are enough.
 
-    Args:
-        images: at least one.
+    Returns: both, and a description of the first.
     """
     groups: dict[str | None, list[LabelledImage]] = {}
     for image in _shuffled(images):
@@ -179,12 +169,8 @@ def divide_by_group(
     return validation, others, "of the training groups"
 
 
-def quantisation_tiles(images: Sequence[LabelledImage], grid: Grid, references: "References | None" = None) -> Inputs:
-    """Select quantisation samples.
-
-    Raises:
-        InputError: there is no frame.
-    """
+def quantisation_tiles(images: Sequence[LabelledImage], grid: Grid, references: References | None = None) -> Inputs:
+    """Select quantisation samples; an InputError if there is no frame."""
     if not images:
         raise InputError(
             "there is no image in the training groups, and int8 needs some as quantisation samples; choose other "
@@ -193,7 +179,7 @@ def quantisation_tiles(images: Sequence[LabelledImage], grid: Grid, references: 
     return _sample(images, grid, references, QUANTISATION_TILES)
 
 
-def good_tiles(images: Sequence[LabelledImage], grid: Grid, references: "References | None" = None) -> Inputs:
+def good_tiles(images: Sequence[LabelledImage], grid: Grid, references: References | None = None) -> Inputs:
     """Select at most `GOOD_TILES` tiles without a defective pixel; there may be none.
 
     If no frame is good, they come from defective frames with a mask.
@@ -204,13 +190,9 @@ def good_tiles(images: Sequence[LabelledImage], grid: Grid, references: "Referen
 
 
 def _sample(
-    images: Sequence[LabelledImage], grid: Grid, references: "References | None", most: int, *, clean: bool = False
+    images: Sequence[LabelledImage], grid: Grid, references: References | None, most: int, *, clean: bool = False
 ) -> Inputs:
-    """Select at most so many tiles from as many images as possible; the selection is reproducible.
-
-    Args:
-        clean: only tiles without a defective pixel.
-    """
+    """Select at most so many tiles from as many images as possible, reproducibly; `clean`: without defective pixels."""
     chosen = _shuffled(images)[:most]
     per_image = -(-most // max(len(chosen), 1))
     rng = np.random.default_rng(0)
@@ -234,7 +216,7 @@ def _is_clean(image: LabelledImage, grid: Grid) -> NDArray[np.bool_]:
     return np.asarray(~tiles.tiles(defective[..., None].view(np.uint8)).any(axis=(1, 2, 3)))
 
 
-def cut_frame(image: LabelledImage, grid: Grid, references: "References | None" = None) -> Inputs | None:
+def cut_frame(image: LabelledImage, grid: Grid, references: References | None = None) -> Inputs | None:
     """Return what a graph takes for all tiles of one frame; None: it cannot be aligned with its reference."""
     rgb = image.pixels()
     tiles = TileGrid((rgb.shape[0], rgb.shape[1]), grid.tile_px, grid.overlap_px)

@@ -40,7 +40,7 @@ from heatline.edge.inference import PRECISIONS
 from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, Precision
 from heatline.edge.reference.difference import CHANNELS
 from heatline.edge.reference.reference import Reference
-from heatline.export.openvino_ir import to_openvino
+from heatline.export.openvino_ir import to_ir
 
 TILE, CELLS, GAIN, BIAS = 224, 14, 100.0, 2.0
 GOLDEN = "golden.npz"
@@ -61,6 +61,11 @@ def answer(
         maps += difference.reshape(len(tiles), CELLS, 2, CELLS, 2, CHANNELS).mean(axis=(2, 4, 5)) * GAIN / 255
     maps -= BIAS
     return maps.mean(axis=(1, 2)).astype(np.float32), maps.astype(np.float32)
+
+
+def to_openvino(onnx_graph: bytes) -> dict[str, bytes]:
+    """Return the two files of the IR in f32, by their names in a bundle."""
+    return to_ir(onnx_graph).files(OPENVINO_GRAPH)
 
 
 def graph(gain: float = GAIN, *, compares: bool = False) -> bytes:

@@ -138,11 +138,7 @@ def _side_by_side(result: "Retrained") -> Rows:
 
 
 def _commands(line: str | None, config: LineConfig | None, old: Path, new: Path) -> dict[str, str]:
-    """Return the commands that deploy the new bundle, and the old one again, by their purpose.
-
-    Args:
-        line, config: None: the bundles are not on their line's PC.
-    """
+    """Return the commands that deploy the new bundle, and the old one again, by their purpose."""
     if line is None or config is None:
         return {
             "copy it to the line PC, and deploy it there:": f"heatline reload LINE --bundle {shlex.quote(new.name)}",

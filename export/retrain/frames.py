@@ -38,11 +38,7 @@ def frames_of_store(store: EvidenceStore) -> list[MarkedFrame]:
 
 
 def frames_of_folder(folder: Path) -> list[MarkedFrame]:
-    """Return the marked frames of a folder that `heatline evidence export --reviewed` wrote.
-
-    Raises:
-        InputError: it is none.
-    """
+    """Return the marked frames of a folder that `heatline evidence export --reviewed` wrote; else an InputError."""
     try:
         rows = [msgspec.json.decode(line, type=ManifestRow) for line in (folder / MANIFEST).read_bytes().splitlines()]
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:

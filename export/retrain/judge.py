@@ -42,11 +42,7 @@ class Judging:
 
     @classmethod
     def of_line(cls, config: LineConfig) -> "Judging":
-        """Return the settings of a line.
-
-        Args:
-            config: with one product in its place, if the line has products.
-        """
+        """Return the settings of a line, with one product in its place, if the line has products."""
         engine, thresholds = config.engine, config.thresholds
         return cls(
             precision=engine.precision,
@@ -69,12 +65,7 @@ class Judging:
 
 
 def judge_frames(bundle: Bundle, frames: Sequence[UsableFrame], judging: Judging, track: Track = iter) -> list[Verdict]:
-    """Return a bundle's verdict on each frame.
-
-    Raises:
-        BundleError, EngineError: the bundle cannot be used on this machine.
-        InputError: a picture cannot be read any more.
-    """
+    """Return a bundle's verdict on each frame; a BundleError or EngineError if it cannot be used on this machine."""
     manifest = bundle.manifest
     verified = open_verified_engine(bundle, judging.kind, judging.precision, device=judging.device)
     inspector = Inspector(

@@ -8,13 +8,7 @@ from typing import Any
 import msgspec
 
 from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
-from heatline.edge.bundle.manifest import (
-    PRODUCT_TILES,
-    Measure,
-    ProductReference,
-    Reference,
-    product_tiles_of,
-)
+from heatline.edge.bundle.manifest import PRODUCT_TILES, Measure, ProductReference, Reference, product_tiles_of
 from heatline.edge.calibration.recalibration import next_in_series
 from heatline.edge.drift import OF_POSE
 from heatline.edge.inspection.inspector import ANY_CAMERA
@@ -42,8 +36,6 @@ def export_next(
 
     Args:
         folder: the training folder, without reviewed frames.
-    Raises:
-        ExportError, BundleError, InputError: as `export_run`.
     """
     was = old.manifest
     with tempfile.TemporaryDirectory(prefix=".heatline-", dir=target.parent) as scratch:
@@ -82,14 +74,9 @@ def export_next(
 
 
 def carry_over(old: Bundle, new: Manifest, *, finetuned: bool) -> tuple[Calibration, dict[str, bytes]]:
-    """Return the new bundle's calibration, with the plausible appearance, and the reference of drift, that were
-    calibrated on the line.
+    """Return the new bundle's calibration, with appearance and reference of drift as calibrated on the line, and files.
 
-    It holds for the new model too if the features of the frozen network are the same.
-
-    Args:
-        finetuned: whether the new training changed the network.
-    Returns: the calibration, and the files that belong to it.
+    They hold for the new model too if the features of the frozen network are the same.
     """
     was, calibration = old.manifest, new.calibration
     if not has_same_features(was, new, finetuned=finetuned):
@@ -135,11 +122,7 @@ def _without_model(reference: Reference | None, new: Manifest) -> Reference | No
 
 
 def describe_calibrations(old: Manifest, new: Manifest, bundle: Path) -> list[str]:
-    """Describe which calibrations of the line must be done again, and whether its references are of use.
-
-    Args:
-        bundle: the new bundle's folder.
-    """
+    """Describe which calibrations of the line must be done again, and whether its references are of use."""
     notes = []
     if is_calibrated(old):
         notes.append(

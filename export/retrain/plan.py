@@ -223,7 +223,6 @@ def plan_retraining(
 
     Args:
         judge: returns the old bundle's verdicts.
-        data: the training folder.
         former: the frames of earlier retrainings.
         share: of the groups of each kind that are held out.
     Raises:

@@ -66,11 +66,8 @@ def retrain(
         share: of the groups of each kind that are held out.
         data: the folder of the training's pictures; None: as the bundle says.
         out: the folder of the retraining; None: below `runs/`, by the bundle's name and the time.
-        say: gets lines about the work, for people.
     Raises:
-        InputError: frames, training folder or bundle cannot be used.
-        BundleError, ConfigError, WeightsError, TrainingError, ExportError, EngineError: as a training and an export.
-        Interrupted: Ctrl-C or SIGTERM.
+        HeatlineError: frames, training folder or bundle cannot be used, or as a training and an export.
     """
     old = open_bundle(bundle)
     origin = origin_of(old, data)

@@ -29,14 +29,13 @@ from heatline.edge.errors import Faults
 from heatline.edge.images import read_rgb
 from heatline.edge.service.line import bound_addresses, require_distinct
 from heatline.edge.wire.events import BundleName, Event, Message, StatusEvent, VerdictEvent, WebState
-from heatline.export.openvino_ir import to_openvino
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, heatline_process, process_env
 from tests.edge.evidences import writer
 from tests.edge.fault_disks import small_disk
 from tests.edge.lines import small_frames, started, write_line, write_pictures
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.wire_examples import CHANGE, DEFECT, GOOD, HANDSHAKE, LIVE_ONLY, NO_VERDICT, REFUSED_CHANGE, STATUS
-from tests.small_bundle import GAIN, copy_of, dark_square, graph, put, white_frame
+from tests.small_bundle import GAIN, copy_of, dark_square, graph, put, to_openvino, white_frame
 
 OWN = [
     "archive", "bridge", "bundle", "cameras", "calibrate", "check", "evidence", "follow", "inspect", "journal", "keys",

@@ -15,8 +15,8 @@ from heatline.edge.errors import EngineError
 from heatline.edge.inference import EngineKind, infer, open_engine
 from heatline.edge.inference.engine import ABANDONED_REQUESTS, ONNX_GRAPH
 from heatline.edge.inference.openvino_engine import TILES_PER_WAKEUP, OpenVinoEngine, _Request
-from heatline.export.openvino_ir import to_openvino
 from tests.command import WITHIN_SECONDS
+from tests.small_bundle import to_openvino
 
 SIDE = 16
 REAL_BUNDLE = Path(__file__).parents[2] / "examples" / "drawn_boards" / "bundle"

@@ -12,9 +12,8 @@ from heatline.edge.bundle import Bundle, check_golden, open_bundle
 from heatline.edge.errors import BundleError, EngineError
 from heatline.edge.inference import EngineKind, open_engine
 from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS
-from heatline.export.openvino_ir import to_openvino
 from tests.command import complaint, heatline
-from tests.small_bundle import GAIN, TILE, copy_of, edit_manifest, graph, graph_with, put, refusal
+from tests.small_bundle import GAIN, TILE, copy_of, edit_manifest, graph, graph_with, put, refusal, to_openvino
 
 ENGINES: tuple[EngineKind, ...] = ("openvino", "onnxruntime")
 

@@ -14,7 +14,6 @@ import pytest
 from heatline.edge.bundle import Bundle, open_bundle, open_verified_engine
 from heatline.edge.errors import BundleError, ConfigError, EngineError, PrecisionError
 from heatline.edge.inference import Precision, infer, open_engine
-from heatline.export.openvino_ir import to_openvino
 from tests.command import complaint, heatline
 from tests.edge.lines import notify_socket, running, small_frames, write_line, write_pictures
 from tests.small_bundle import (
@@ -31,6 +30,7 @@ from tests.small_bundle import (
     int8_of_gain,
     put,
     refusal,
+    to_openvino,
 )
 
 TILES = golden_tiles()

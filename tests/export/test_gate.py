@@ -13,8 +13,7 @@ from heatline.edge.errors import ExportError
 from heatline.edge.inference.engine import ONNX_GRAPH
 from heatline.export import gate
 from heatline.export.gate import TOLERANCE, pass_gate
-from heatline.export.openvino_ir import to_openvino
-from tests.small_bundle import CELLS, golden_tiles, graph
+from tests.small_bundle import CELLS, golden_tiles, graph, to_openvino
 
 
 @pytest.fixture
