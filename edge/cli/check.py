@@ -31,7 +31,6 @@ from heatline.edge.service.line import (
     lock_folder,
     not_served,
     open_cameras,
-    require_distinct,
 )
 from heatline.edge.target import KeyFiles, endpoint_of
 from heatline.edge.util.extras import require_extra
@@ -52,8 +51,7 @@ def check(line: Path, as_json: bool) -> None:
 
     Checks the configuration, every product's bundle with its signature and its golden tiles on this machine, every
     camera's first frame, the keys, the addresses, the files of its page, and the folders of journal and pictures. What
-    the line uses itself while it runs is not checked then: addresses, page, journal and cameras. Addresses of bridges,
-    which run independently, are only compared with the line's.
+    the line uses itself while it runs is not checked then: addresses, page, journal and cameras.
     """
     require_limits()
     config, faults = load_config(line), Faults()
@@ -65,9 +63,6 @@ def check(line: Path, as_json: bool) -> None:
     ):
         logging.getLogger(name).setLevel(level)  # the report or the error has the same text
     # In the order of `heatline.edge.service.lifecycle`, so that the first fault is the one that run ends with.
-    with faults.collected():
-        require_distinct(line, config.listens)
-    to_bind = {} if faults.found else config.addresses  # the same fault is not found twice
     pictures, prepared, access = None, None, Access()
     with faults.collected():
         if config.evidence is not None:
@@ -80,7 +75,7 @@ def check(line: Path, as_json: bool) -> None:
         access = Access.read(config.security.key, config.security.allowed)
     warnings: list[str] = []
     cameras: dict[str, Any] = {}
-    if _check_addresses(line, config, to_bind, faults):
+    if _check_addresses(line, config, faults):
         with faults.collected(), lock_folder(state or config.journal.folder):
             warnings += _check_journal(line, config.journal, state)
         with faults.collected():
@@ -169,12 +164,12 @@ def _of_setup(setup: Setup) -> dict[str, Any]:
     }
 
 
-def _check_addresses(line: Path, config: LineConfig, to_bind: dict[str, str], faults: Faults) -> bool:
+def _check_addresses(line: Path, config: LineConfig, faults: Faults) -> bool:
     """Check that the line can listen on its addresses and serve its page and its pictures; return False if it does so
     now, as it runs.
     """
     found = Faults()
-    with bound_addresses(to_bind, found), found.collected():
+    with bound_addresses(config.addresses, found), found.collected():
         if config.web is not None:
             require_extra("view")
             from heatline.edge.monitor.page import check as check_page

@@ -164,12 +164,6 @@ class LineConfig(_Table, frozen=True):
     """None: there is no OPC UA bridge."""
 
     @property
-    def listens(self) -> dict[str, str]:
-        """All addresses at which the line, its page and its bridges listen, by their keys."""
-        tables = {"web": self.web, "modbus": self.modbus, "opcua": self.opcua}
-        return self.addresses | {f"{key}.listen": f"tcp://{each.listen}" for key, each in tables.items() if each}
-
-    @property
     def addresses(self) -> dict[str, str]:
         """All addresses that the line binds itself, by their keys."""
         bound = {

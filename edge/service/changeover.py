@@ -34,7 +34,7 @@ from heatline.edge.reference.reference import Reference
 from heatline.edge.service.events import bundle_name
 from heatline.edge.service.line import Line
 from heatline.edge.util.files import replacing, sync_folder
-from heatline.edge.util.process import NamedThread, threads_named
+from heatline.edge.util.process import NamedThread
 from heatline.edge.util.systemd import cache_folder, notify, notify_reloading
 from heatline.edge.util.text import utf8_safe
 from heatline.edge.wire import commands
@@ -42,8 +42,6 @@ from heatline.edge.wire.events import Change
 
 logger = logging.getLogger(__name__)
 
-ENGINE_THREADS = "engine"
-"""Name of an engine's own threads."""
 CLOSE_WITHIN_SECONDS = 2.0
 PRODUCT_FILE = "product"
 EXCHANGEABLE = {"roi", "exclude", *SET_IN_THE_CAMERA}
@@ -96,18 +94,17 @@ def prepare(
     else:
         # Writing a compiled graph stops all threads for a while, so a line that inspects writes none.
         cache = cache_folder() if active is None else None
-        with threads_named(ENGINE_THREADS):
-            verified = open_verified_engine(
-                bundle,
-                config.engine.kind,
-                config.engine.precision,
-                device=config.engine.device,
-                threads=config.engine.threads,
-                streams=config.engine.streams,
-                batch=config.engine.batch,
-                cache=cache,
-                say=report_step,
-            )
+        verified = open_verified_engine(
+            bundle,
+            config.engine.kind,
+            config.engine.precision,
+            device=config.engine.device,
+            threads=config.engine.threads,
+            streams=config.engine.streams,
+            batch=config.engine.batch,
+            cache=cache,
+            say=report_step,
+        )
     areas = {camera.name: camera.region_of_interest for camera in config.cameras}
     checked = config.thresholds.check_plausibility in (None, True)
     inspector = Inspector(

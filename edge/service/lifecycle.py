@@ -30,7 +30,6 @@ from heatline.edge.service.line import (
     lock_folder,
     open_cameras,
     open_journal,
-    require_distinct,
     serve_commands,
 )
 from heatline.edge.service.sidecar import Sidecar
@@ -95,7 +94,6 @@ class Service:
     def _start(self, at_end: contextlib.ExitStack) -> tuple[Line, Changeover]:
         """Open all parts of the line. They are closed at the end in reverse order."""
         config, folder = self._config, self._state_folder
-        require_distinct(self._path, config.listens)
         if config.evidence is not None:
             evidence_folder(self._path, config, state_folder())
         at_end.enter_context(lock_folder(folder))

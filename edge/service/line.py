@@ -1,7 +1,6 @@
 """The parts of a running line: opens its cameras and its journal, takes its commands, and checks its addresses."""
 
 import contextlib
-import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from heatline.edge.delivery.journal_writer import JournalWriter
 from heatline.edge.delivery.publisher import Numbering, Publisher
 from heatline.edge.delivery.servers import Answer, CommandServer
 from heatline.edge.delivery.sockets import bind, cannot_bind
-from heatline.edge.errors import CameraError, ConfigError, DeliveryError, Faults
+from heatline.edge.errors import CameraError, DeliveryError, Faults
 from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.pipeline import Pipeline
@@ -230,36 +229,6 @@ def _to_reply(request: commands.TriggerRequest, result: TriggerAnswer) -> comman
     return commands.Triggered(
         camera=request.camera, part_id=request.part_id, frame_id=result.frame_id, frame_number=result.frame_number
     )
-
-
-def require_distinct(file: Path, addresses: Mapping[str, str]) -> None:
-    """Require that no two addresses take each other's place, also by a wildcard. Names of hosts are not looked up: what
-    else cannot be bound is found when it is bound.
-
-    Args:
-        file: the line's file, for the message.
-        addresses: by the keys that name them.
-    Raises:
-        ConfigError: two do.
-    """
-    places = {key: _place(address) for key, address in addresses.items()}
-    for (one, (port, host)), (other, (others_port, others_host)) in itertools.combinations(places.items(), 2):
-        hosts = {host, others_host}
-        of_ipv4 = "0.0.0.0" in hosts and not any("[" in each for each in hosts)
-        if port == others_port and (len(hosts) == 1 or "*" in hosts or of_ipv4):
-            raise ConfigError(
-                f"{file}: {one} is {addresses[one]!r} and {other} is {addresses[other]!r}, and only one program can "
-                "listen there; give each another address"
-            )
-
-
-def _place(address: str) -> tuple[str, str]:
-    """Return port and host of an address, `*`: all of this PC; of ipc, path and scheme."""
-    scheme, _, rest = address.partition("://")
-    if scheme == "ipc":
-        return os.path.realpath(rest), scheme
-    host, _, port = rest.rpartition(":")
-    return port, {"localhost": "127.0.0.1", "[::]": "*"}.get(host, host)
 
 
 @contextlib.contextmanager

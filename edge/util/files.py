@@ -156,17 +156,8 @@ def open_plain(path: Path, *, follow: bool = False) -> io.BufferedReader:
     Raises:
         OSError: the path is not a regular file, or cannot be read; `strerror` describes it.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | (0 if follow else os.O_NOFOLLOW) | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        require_plain(path.stat(follow_symlinks=follow).st_mode)  # a link or a socket cannot be opened at all
-        raise
-    try:
-        require_plain(os.fstat(descriptor).st_mode)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return os.fdopen(descriptor, "rb")
+    require_plain(path.stat(follow_symlinks=follow).st_mode)
+    return path.open("rb")
 
 
 def read_plain(path: Path, at_most: int, *, follow: bool = False) -> bytes:
