@@ -14,8 +14,6 @@ FOREIGN_RGB = (255, 176, 0)
 """Of areas that the product cannot show."""
 DARK_RGB = (0, 0, 0)
 MAX_COVER = 0.75
-JPEG_SIDE_PX = 65_500
-"""The longest side that libjpeg writes."""
 
 
 @dataclass(frozen=True)
@@ -43,23 +41,6 @@ def png(picture: NDArray[np.uint8]) -> bytes:
     """Encode a picture, grey [H, W] or RGB [H, W, 3], as PNG."""
     data = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".png", data)[1].tobytes()
-
-
-def jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:
-    """Encode a picture, RGB [H, W, 3], as JPEG with colours in full resolution. A side of more than `JPEG_SIDE_PX` is
-    made smaller.
-    """
-    ratio = JPEG_SIDE_PX / max(picture.shape[:2])
-    if ratio < 1:
-        wh = [max(1, int(side * ratio)) for side in picture.shape[1::-1]]
-        picture = cv2.resize(picture, wh, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    options = [
-        cv2.IMWRITE_JPEG_QUALITY,
-        quality,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    ]
-    return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
 def overlay(

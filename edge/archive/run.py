@@ -1,8 +1,7 @@
 """Inspects an archive: plans it once, has Ray inspect the missing parts, and checks that nothing is missing.
 
 Each part is one task. Ray places it where a processor is free, also on a node that joined later, and starts it again,
-`RETRIES` times, if its process or its node ends. What is finished is in DEST. The memory of a worker holds a few
-decoded pictures and the rows of one part, however many pictures the archive has.
+`RETRIES` times, if its process or its node ends. The command writes what comes back into DEST.
 """
 
 import os
@@ -11,9 +10,11 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache
 from itertools import tee
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import cv2
 import msgspec
@@ -22,44 +23,33 @@ import xxhash
 from pyarrow.fs import FileType
 
 from heatline.edge import __version__
-from heatline.edge.archive.plan import (
-    ARCHIVE,
+from heatline.edge.archive.storage import Storage, is_uri, list_source, without_password
+from heatline.edge.archive.verdicts import (
     PART_PICTURES,
     PICTURES,
-    Archive,
-    Pictures,
+    SCHEMA,
     Plan,
     Row,
-    UsedBundle,
-    encode,
-    file_of,
-    finished_parts,
+    compare,
+    count_verdicts,
+    highest,
+    missing_parts,
     read_plan,
+    read_verdicts,
     write_plan,
+    write_verdicts,
 )
-from heatline.edge.archive.report import Draw, write_overlays, write_report
-from heatline.edge.archive.results import Finding, Inspected, outcome_of, read_results
-from heatline.edge.archive.storage import Storage, is_uri, list_source, without_password
-from heatline.edge.bundle import Bundle, VerifiedEngine, open_bundle, open_verified_engine
+from heatline.edge.bundle import Bundle, open_bundle, open_verified_engine
 from heatline.edge.bundle.signature import SIGNATURE
 from heatline.edge.bundle.store import MANIFEST
 from heatline.edge.cluster import STORE_BYTES, check_same_version, interruptible, open_cluster
-from heatline.edge.errors import (
-    BundleError,
-    EngineError,
-    HeatlineError,
-    InputError,
-    Interrupted,
-    StorageError,
-    last_line,
-)
+from heatline.edge.errors import EngineError, HeatlineError, InputError, StorageError, last_line
 from heatline.edge.frames import BadFrame, Frame, Stamp
-from heatline.edge.heatmap_picture import jpeg
 from heatline.edge.images import decode_image
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.offline import BundleInspector, InspectionResult
 from heatline.edge.util.process import cores
-from heatline.edge.util.text import format_count, is_are
+from heatline.edge.util.text import format_count
 
 PARTS_PER_WORKER = 4
 """The least number of parts per worker: in a small archive, a part has fewer pictures."""
@@ -67,8 +57,6 @@ RETRIES = 3
 """One does not suffice: a node may lose its power at any part."""
 MOST_QUEUED = 1000
 """Parts that Ray knows at a time, without --workers."""
-OVERLAY_QUALITY = 90
-"""At full size. PNG takes five times the space: 3.5 instead of 0.65 MB for boards of 1600 x 1250 px."""
 READ_AHEAD = 2
 """How many pictures are read and decoded while others are inspected."""
 
@@ -84,20 +72,23 @@ class Observer(Protocol):
     def say(self, sentence: str) -> None:
         """Show a sentence."""
 
-    def progress(self, what: str, done: int, of: int, more: str) -> None:
-        """Show how many pictures are inspected, or overlays drawn, and more about them."""
+    def progress(self, done: int, of: int, unjudged: int) -> None:
+        """Show how many pictures are inspected, and how many verdicts are missing."""
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker must know, besides the bundles."""
+class Job(NamedTuple):
+    """What a worker must know."""
 
     heatline: str
     """The version of the process that asks."""
     source: str
-    dest: str
-    archive: Archive
+    """With its password."""
+    folder: str
+    """As in the plan."""
     engine: EngineKind
     precision: Precision
+    bundles: Mapping[str, Files]
+    """By digest."""
 
 
 class Part(NamedTuple):
@@ -105,6 +96,21 @@ class Part(NamedTuple):
 
     number: int
     digests: Sequence[str]
+
+
+class Inspected(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command prints at the end. docs/archive.md describes it."""
+
+    dest: str
+    pictures: int
+    inspected: int
+    """The number of pictures that this run inspected; the others were there."""
+    bundles: dict[str, dict[str, Any]]
+    """Path, name, version and numbers of verdicts by digest; the first is BUNDLE, the second OLD."""
+    against: dict[str, Any] | None
+    """The numbers of pictures whose verdict changes from OLD to BUNDLE; None: without --against."""
+    worst: list[Row]
+    """The worst flips, or without --against the pictures with the highest scores."""
 
 
 @interruptible()
@@ -118,16 +124,16 @@ def inspect_archive(
     workers: int | None = None,
     engine: EngineKind = "openvino",
     precision: Precision = "f32",
-    worst: int = 50,
+    worst: int = 20,
 ) -> Inspected:
-    """Inspect each picture of SOURCE with each bundle, as far as DEST does not have it, and write the report.
+    """Inspect each picture of SOURCE with each bundle, as far as DEST does not have it, and count.
 
     Args:
         bundles: BUNDLE, and OLD if there is one.
         out: DEST, a path or a URI.
         address: of a Ray cluster; None: this machine.
         workers: the most workers; None: one per processor.
-        worst: how many pictures the report shows, and how many flips.
+        worst: how many of the worst pictures to name.
     Raises:
         InputError: SOURCE or DEST cannot be used.
         StorageError: SOURCE or DEST does not answer.
@@ -135,182 +141,123 @@ def inspect_archive(
         EngineError, BundleError: a worker cannot use a bundle, or a part ended all its workers.
         Interrupted: Ctrl-C or SIGTERM.
     """
-    dest = Storage.at(out)
-    if dest.kind() == FileType.File:
-        raise InputError(f"{without_password(out)} is a file; name a folder with --out")
-    used = {bundle.digest: _used(bundle, engine, precision) for bundle in bundles}
-    plan, listed = read_plan(dest), None
-    if plan is None:
-        _require_empty(dest, out)
-        listed = list_source(source)
-    else:
-        _require_source(plan, source)
-        plan = plan.with_bundles(used)
-        observer.say(
-            f"{without_password(out)} has a plan of {format_count(plan.archive.pictures, 'picture')}; "
-            "SOURCE is not listed again"
-        )
-    missing = [] if plan is None else _missing(plan, list(used))
-    inspected = 0
-    if plan is None or missing:
+    dest, here = Storage.at(out), source if is_uri(source) else os.path.abspath(source)
+    for bundle in bundles:
+        bundle.graph_for(precision)
+    keys = {bundle.digest: key_of(bundle.digest, engine, precision) for bundle in bundles}
+    plan = _plan(dest, here, PARTS_PER_WORKER * (workers or cores()), observer)
+    lacking = {digest: set(missing_parts(plan, key)) for digest, key in keys.items()}
+    parts = [
+        Part(part, [digest for digest in keys if part in lacking[digest]])
+        for part in sorted(set().union(*lacking.values()))
+    ]
+    if parts:
         files = {bundle.digest: files_of(bundle) for bundle in bundles}
+        job = Job(__version__, here, plan.folder, engine, precision, files)
         size = sum(len(data) for each in files.values() for data in each.values())
         with open_cluster(address, workers or cores(), store_bytes=STORE_BYTES + 2 * size):
-            import ray
+            _inspect(job, plan, parts, workers or MOST_QUEUED, observer)
+    verdicts = [read_verdicts(plan, key) for key in keys.values()]
+    against, named = None, highest(verdicts[0], worst)
+    if len(verdicts) == 2:
+        against, named = compare(verdicts[1], verdicts[0], worst)
+    return Inspected(
+        dest=without_password(out),
+        pictures=plan.pictures,
+        inspected=sum(plan.size_of(part.number) for part in parts),
+        bundles={
+            bundle.digest: {
+                "path": str(bundle.path),
+                "name": bundle.manifest.name,
+                "version": bundle.manifest.version,
+                **count_verdicts(found),
+            }
+            for bundle, found in zip(bundles, verdicts, strict=True)
+        },
+        against=against,
+        worst=named,
+    )
 
-            if listed is not None:
-                most = workers or max(1, int(ray.cluster_resources().get("CPU", 0)))  # type: ignore[no-untyped-call]
-                part_pictures = min(PART_PICTURES, max(1, len(listed[1]) // (PARTS_PER_WORKER * most)))
-                plan = write_plan(dest, _normal(source), *listed, part_pictures)
-                listed, plan = None, plan.with_bundles(used)
-                missing = _missing(plan, list(used))
-            assert plan is not None
-            job = Job(
-                heatline=__version__,
-                source=_absolute(source),
-                dest=_absolute(out),
-                archive=plan.archive,
-                engine=engine,
-                precision=precision,
+
+def key_of(digest: str, engine: EngineKind, precision: Precision) -> str:
+    """Return what names a bundle's verdicts in DEST: another engine or precision may give others."""
+    return f"{digest}-{engine}-{precision}"
+
+
+def _plan(dest: Storage, source: str, fewest_parts: int, observer: Observer) -> Plan:
+    """Return the plan of DEST, and write it before if DEST is new."""
+    shown, root = without_password(source), dest.root
+    if dest.kind() == FileType.File:
+        raise InputError(f"{root} is a file; name a folder with --out")
+    plan = read_plan(dest)
+    if plan is None:
+        if dest.list_files():
+            raise InputError(
+                f"{root} is not empty and has no {PICTURES}, so it holds something else; name another folder with --out"
             )
-            inspected = _inspect(job, ray.put(files), plan, missing, workers or MOST_QUEUED, observer)
-    results = read_results(
-        plan,
-        *used,
-        worst=worst,
-        called={bundle.digest: str(bundle.path) for bundle in bundles},
-    )
-    draw = drawer(bundles, Pictures(_absolute(source), plan.archive.folder), engine, precision)
-    write_overlays(
-        dest, results, draw, lambda done, of: observer.progress("overlays", done, of, "drawn for the report")
-    )
-    write_report(plan, results)
-    return outcome_of(out, results, inspected)
+        folder, listed = list_source(source)
+        write_plan(dest, shown, folder, listed, min(PART_PICTURES, max(1, len(listed) // fewest_parts)))
+        plan = read_plan(dest)
+        assert plan is not None
+    elif plan.source != shown:
+        raise InputError(f"{root} has the verdicts of {plan.source}, and {shown} came; name another --out")
+    else:
+        observer.say(f"{root} has a plan of {format_count(plan.pictures, 'picture')}; SOURCE is not listed again")
+    return plan
 
 
-def drawer(bundles: Iterable[Bundle], pictures: Pictures, engine: EngineKind, precision: Precision) -> Draw:
-    """Return the function that draws overlays with some bundles."""
-    by_digest = {bundle.digest: bundle for bundle in bundles}
-
-    def draw(digest: str, findings: Sequence[Finding]) -> Iterator[tuple[Finding, bytes | None]]:
-        bundle = by_digest[digest]
-        with BundleInspector(bundle, open_verified_engine(bundle, engine, precision)) as inspector:
-            ahead = read_ahead(lambda each: load(pictures, each.number, each.picture), findings)
-            for finding, loaded in zip(findings, ahead, strict=True):
-                if loaded.content != finding.content:  # the file has changed
-                    yield finding, None
-                    continue
-                (result,) = inspector.inspect_frames([loaded.frame])
-                picture = result.overlay() if result.has_overlay else result.picture
-                yield finding, None if result.frame is None else jpeg(picture, OVERLAY_QUALITY)
-
-    return draw
-
-
-def _inspect(job: Job, files: Any, plan: Plan, missing: Sequence[Part], most: int, observer: Observer) -> int:
-    """Have Ray inspect parts, `most` at a time, and return the number of their pictures.
-
-    Args:
-        files: the reference of the bundles' files.
-    """
+def _inspect(job: Job, plan: Plan, parts: Sequence[Part], most: int, observer: Observer) -> None:
+    """Have Ray inspect parts, `most` at a time, and write their verdicts."""
     import ray
-    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
+    from ray.exceptions import RayError, RayTaskError
 
-    task = ray.remote(num_cpus=1, max_retries=RETRIES)(inspect_part).options(retry_exceptions=[MemoryError])
-    waiting, running, failed, said = deque(missing), dict[Any, Part](), list[str](), set[str]()
+    # In a list, as Ray would send the bundles with each part.
+    shipped = [ray.put(job)]
+    task = ray.remote(num_cpus=1, max_retries=RETRIES)(inspect_part)
+    waiting, running, failed, said = deque(parts), dict[Any, Part](), list[str](), set[str]()
     inspected = unjudged = 0
-    total = sum(plan.part_size(part.number) for part in missing)
-    try:
-        while waiting or running:
-            observer.progress("pictures", inspected, total, f"{unjudged} without verdict")
-            while waiting and len(running) < most:
-                part = waiting.popleft()
-                running[task.remote(job, [files], *part)] = part
-            (ended, *_), _ = ray.wait([*running], num_returns=1)
-            part = running.pop(ended)
-            try:
-                without_verdict, warnings = ray.get(ended)
-            except RayError as error:
-                cause = error.cause if isinstance(error, RayTaskError) else error
-                if isinstance(cause, HeatlineError):
-                    raise cause from error
-                if not isinstance(cause, WorkerCrashedError | NodeDiedError | OutOfMemoryError | MemoryError):
-                    raise EngineError(
-                        f"a worker ended with an unexpected error ({last_line(error)}); install heatline with the "
-                        "extra cluster on every node, and look at Ray's logs"
-                    ) from error
-                failed.append(plan.name_of_part(part.number))
-                observer.say(f"part {part.number} ended its worker {RETRIES + 1} times and has failed")
-                continue
-            inspected += plan.part_size(part.number)
-            unjudged += without_verdict
-            for sentence in warnings:
-                if sentence not in said:
-                    observer.say(sentence)
-            said.update(warnings)
-        observer.progress("pictures", inspected, total, f"{unjudged} without verdict")
-    except KeyboardInterrupt as error:
-        there = plan.archive.pictures - total + inspected
-        raise Interrupted(
-            f"interrupted; {there} of {format_count(plan.archive.pictures, 'picture')} {is_are(there)} inspected, and "
-            "the same command continues with the others"
-        ) from error
+    total = sum(plan.size_of(part.number) for part in parts)
+    while waiting or running:
+        observer.progress(inspected, total, unjudged)
+        while waiting and len(running) < most:
+            part = waiting.popleft()
+            running[task.remote(shipped, plan.rows_of(part.number), part.digests)] = part
+        (ended, *_), _ = ray.wait([*running], num_returns=1)
+        part = running.pop(ended)
+        try:
+            tables, warnings = ray.get(ended)
+        except RayTaskError as error:
+            if isinstance(error.cause, HeatlineError):
+                raise error.cause from error
+            raise EngineError(
+                f"a worker ended with an unexpected error ({last_line(error)}); install heatline with the extra "
+                "cluster on every node, and look at Ray's logs"
+            ) from error
+        except RayError:  # the task's process or node has ended each time
+            pictures = [row["picture"] for row in plan.rows_of(part.number)]
+            failed.append(f"{pictures[0]} to {pictures[-1]}")
+            observer.say(f"part {part.number} ended its worker {RETRIES + 1} times and has failed")
+            continue
+        for digest, table in zip(part.digests, tables, strict=True):
+            write_verdicts(plan.dest, key_of(digest, job.engine, job.precision), part.number, table)
+            unjudged += table["verdict"].to_pylist().count("NO_VERDICT")
+        inspected += plan.size_of(part.number)
+        for sentence in [each for each in warnings if each not in said]:
+            observer.say(sentence)
+            said.add(sentence)
+    observer.progress(inspected, total, unjudged)
     if failed:
         raise EngineError(
             f"a picture among {', and among '.join(failed)} ended its worker {RETRIES + 1} times, and they have no "
             "verdicts; look at these files and at the memory of the nodes, take the picture out of SOURCE, and "
             "call the same command again"
         )
-    return inspected
 
 
-def _missing(plan: Plan, digests: Sequence[str]) -> list[Part]:
-    """Return the parts of which DEST lacks verdicts, with the bundles that lack them."""
-    finished = {digest: finished_parts(plan.dest, digest) for digest in digests}
-    wanted = (
-        Part(number, [digest for digest in digests if number not in finished[digest]]) for number in range(plan.parts)
-    )
-    return [part for part in wanted if part.digests]
-
-
-def _used(bundle: Bundle, engine: EngineKind, precision: Precision) -> UsedBundle:
-    bundle.graph_for(precision)
-    manifest = bundle.manifest
-    return UsedBundle(
-        name=manifest.name,
-        version=manifest.version,
-        engine=engine,
-        precision=precision,
-        score_threshold=manifest.calibration.score_threshold,
-        evidence_threshold=manifest.calibration.evidence_threshold,
-    )
-
-
-def _require_source(plan: Plan, source: str) -> None:
-    if plan.archive.source != _normal(source):
-        raise InputError(
-            f"{plan.dest.root} has the verdicts of {plan.archive.source}, and {_normal(source)} came; name another "
-            "--out"
-        )
-
-
-def _require_empty(dest: Storage, out: str) -> None:
-    entries = [info.base_name for info in dest.entries()]
-    if any(not name.startswith(".") and name != PICTURES for name in entries):  # a plan that was cut off may be there
-        raise InputError(
-            f"{without_password(out)} is not empty and has no {ARCHIVE}, so it holds something else; name another "
-            "folder with --out"
-        )
-
-
-def _absolute(address: str) -> str:
-    """Return an address that means the same in every process."""
-    return address if is_uri(address) else os.path.abspath(address)
-
-
-def _normal(source: str) -> str:
-    """Return SOURCE as `archive.json` has it."""
-    return without_password(_absolute(source))
+def files_of(bundle: Bundle) -> Files:
+    """Read the files of a bundle, its signature included."""
+    names = [MANIFEST, *bundle.manifest.files, *([] if bundle.signed_by is None else [SIGNATURE])]
+    return {name: (bundle.path / name).read_bytes() for name in names}
 
 
 # On a node.
@@ -327,116 +274,101 @@ class Loaded(NamedTuple):
 class Worker:
     """Inspects parts with verified engines, on one processor.
 
-    Args:
-        bundles: files by digest.
     Raises:
         ConfigError: another version of heatline is installed here.
         EngineError: an engine does not start.
         BundleError: the golden tiles fail here.
-        StorageError: SOURCE or DEST cannot be seen from here.
+        StorageError: SOURCE cannot be seen from here.
     """
 
-    def __init__(self, job: Job, bundles: Mapping[str, Files]) -> None:
+    def __init__(self, job: Job) -> None:
         check_same_version(job.heatline)
         cv2.setNumThreads(1)
         pa.set_cpu_count(1)
-        host = socket.gethostname()
-        self._dest, self._pictures = Storage.at(job.dest), Pictures(job.source, job.archive.folder)
-        plan = read_plan(self._dest)
-        if plan is None or not plan.is_of(job.archive):
+        host, self._folder = socket.gethostname(), Storage(Storage.at(job.source).files, job.folder)
+        if self._folder.is_local and self._folder.kind() == FileType.NotFound:
             raise StorageError(
-                f"{host} does not see {self._dest.path(ARCHIVE)}; --out must be a place that every node reaches by "
-                "the same name"
+                f"{host} does not see {job.folder}; SOURCE must be a place that every node reaches by the same name"
             )
-        self._plan = plan
-        if self._pictures.folder.kind() == FileType.NotFound and self._pictures.folder.is_local:
-            raise StorageError(
-                f"{host} does not see {job.archive.folder}; SOURCE must be a place that every node reaches by the same "
-                "name"
-            )
-        opened = {digest: _open_shipped(digest, files, job) for digest, files in bundles.items()}
-        self._inspectors = {digest: inspector for digest, (inspector, _) in opened.items()}
-        self.warnings = [f"{host}: {verified.fell_back}" for _, verified in opened.values() if verified.fell_back]
+        self._inspectors = dict[str, BundleInspector]()
+        self.warnings = list[str]()
         """Why it computes in another precision than the requested one."""
+        for digest, files in job.bundles.items():
+            with tempfile.TemporaryDirectory(prefix="heatline-bundle-") as folder:
+                for name, data in files.items():
+                    (Path(folder) / name).write_bytes(data)
+                bundle = open_bundle(Path(folder))
+                verified = open_verified_engine(bundle, job.engine, job.precision, threads=1)
+                self._inspectors[digest] = BundleInspector(bundle, verified)
+            self.warnings += [f"{host}: {verified.fell_back}"] if verified.fell_back else []
 
-    def inspect(self, part: int, digests: Sequence[str]) -> int:
-        """Inspect a part with some of the bundles, and write their files. Return how many rows have no verdict.
+    def inspect(self, rows: Sequence[Row], digests: Sequence[str]) -> list[pa.Table]:
+        """Inspect pictures, rows of the plan, with some of the bundles, and return the verdicts of each.
+
+        A picture is read and decoded once for all bundles.
 
         Raises:
-            StorageError: SOURCE or DEST does not answer.
+            StorageError: SOURCE does not answer.
         """
-        rows: dict[str, list[Row]] = {digest: [] for digest in digests}
-        planned = self._plan.read_part(part).to_pylist()
-        for row, (loaded, results) in zip(planned, self._results(planned, digests), strict=True):
-            for digest, result in zip(digests, results, strict=True):
-                rows[digest].append(row | _found(loaded, result))
-        for digest in digests:
-            self._dest.write(file_of(digest, part), encode(rows[digest]))
-        return sum(row["verdict"] == "NO_VERDICT" for each in rows.values() for row in each)
-
-    def _results(
-        self, rows: Sequence[Row], digests: Sequence[str]
-    ) -> Iterator[tuple[Loaded, Sequence[InspectionResult]]]:
-        """Inspect pictures with each bundle; a picture is read and decoded once for all."""
-        loaded = read_ahead(lambda row: load(self._pictures, row["number"], row["picture"]), rows)
-        first, *copies = tee(loaded, 1 + len(digests))
+        first, *copies = tee(read_ahead(self.load, rows), 1 + len(digests))
         results = [
             self._inspectors[digest].inspect_frames(each.frame for each in copy)
             for digest, copy in zip(digests, copies, strict=True)
         ]
-        for each, *found in zip(first, *results, strict=True):
-            yield each, found
+        found: list[list[Row]] = [[] for _ in digests]
+        for row, loaded, *of_picture in zip(rows, first, *results, strict=True):
+            for verdicts, result in zip(found, of_picture, strict=True):
+                verdicts.append(row | _verdict(loaded, result))
+        return [pa.Table.from_pylist(verdicts, SCHEMA) for verdicts in found]
+
+    def load(self, row: Row) -> Loaded:
+        """Read and decode a picture. A file that cannot be read, or holds no picture, is a bad frame.
+
+        Raises:
+            StorageError: the storage does not answer.
+        """
+        picture, content = row["picture"], None
+        stamp = Stamp("archive", row["number"], picture)
+        storage, name = self._folder, picture
+        if is_uri(picture):
+            parts = urlsplit(picture)
+            storage, name = _bucket(parts._replace(path="/").geturl()), unquote(parts.path).lstrip("/")
+        try:
+            data = storage.read(name)
+            content = xxhash.xxh3_64_hexdigest(data)
+            return Loaded(content, Frame(stamp, *decode_image(picture, data)))
+        except FileNotFoundError:
+            sentence = f"{picture} cannot be read (No such file or directory); check the path"
+        except (InputError, StorageError) as error:
+            if isinstance(error, StorageError) and not storage.is_local:  # it may answer later
+                raise
+            sentence = str(error)
+        return Loaded(content, BadFrame(stamp, "unreadable", sentence))
 
 
-_worker: Worker | None = None
-"""That of this process. Ray gives a process the tasks of one job only."""
+@lru_cache(maxsize=64)
+def _bucket(address: str) -> Storage:
+    return Storage.at(address)
 
 
-def inspect_part(job: Job, bundles: Sequence[Any], part: int, digests: Sequence[str]) -> tuple[int, list[str]]:
-    """Inspect a part, as a task of Ray. Return the number of rows without verdict, and the worker's warnings.
+@cache
+def _worker(job: Any) -> Worker:
+    """Return this process's worker for a job, by its reference. Ray gives a process the tasks of one job only."""
+    import ray
+
+    return Worker(ray.get(job))
+
+
+def inspect_part(job: Sequence[Any], rows: Sequence[Row], digests: Sequence[str]) -> tuple[list[pa.Table], list[str]]:
+    """Inspect a part, as a task of Ray. Return the verdicts of each bundle, and the worker's warnings.
 
     Args:
-        bundles: one reference to the files by digest, which Ray would otherwise send with each part.
+        job: the reference of the `Job`.
     Raises:
         HeatlineError: as `Worker`.
     """
-    global _worker
-    if _worker is None:
-        import ray
-
-        _worker = Worker(job, ray.get(bundles[0]))
-    return _worker.inspect(part, digests), _worker.warnings
-
-
-def files_of(bundle: Bundle) -> Files:
-    """Read the files of a bundle, its signature included."""
-    names = [MANIFEST, *bundle.manifest.files]
-    if bundle.signed_by is not None:
-        names.append(SIGNATURE)
-    return {name: (bundle.path / name).read_bytes() for name in names}
-
-
-def load(pictures: Pictures, number: int, picture: str) -> Loaded:
-    """Read and decode a picture. A file that cannot be read, or holds no picture, is a bad frame.
-
-    Raises:
-        StorageError: the storage does not answer.
-    """
-    stamp, content = Stamp("archive", number, picture), None
-    storage, name = pictures.place(picture)
-    try:
-        data = storage.read(name)
-        content = xxhash.xxh3_64_hexdigest(data)
-        return Loaded(content, Frame(stamp, *decode_image(picture, data)))
-    except InputError as error:
-        sentence = str(error)
-    except (FileNotFoundError, StorageError) as error:
-        if isinstance(error, StorageError) and not storage.is_local:  # it may answer later
-            raise
-        cause = error if isinstance(error, FileNotFoundError) else error.__cause__
-        reason = getattr(cause, "strerror", None) or "No such file or directory"
-        sentence = f"{picture} cannot be read ({reason}); check the path and its permissions"
-    return Loaded(content, BadFrame(stamp, "unreadable", sentence))
+    worker = _worker(job[0])
+    return worker.inspect(rows, digests), worker.warnings
 
 
 def read_ahead(load: Callable[[Item], Result], items: Iterable[Item], depth: int = READ_AHEAD) -> Iterator[Result]:
@@ -451,19 +383,7 @@ def read_ahead(load: Callable[[Item], Result], items: Iterable[Item], depth: int
             yield ahead.popleft().result()
 
 
-def _open_shipped(digest: str, files: Files, job: Job) -> tuple[BundleInspector, VerifiedEngine]:
-    """Open a bundle, and run its golden tiles."""
-    with tempfile.TemporaryDirectory(prefix="heatline-bundle-") as folder:
-        for name, data in files.items():
-            (Path(folder) / name).write_bytes(data)
-        bundle = open_bundle(Path(folder))
-        if bundle.digest != digest:
-            raise BundleError(f"bundle {bundle.digest[:12]}… came, expected {digest[:12]}…; do not change it meanwhile")
-        verified = open_verified_engine(bundle, job.engine, job.precision, threads=1)
-        return BundleInspector(bundle, verified), verified
-
-
-def _found(loaded: Loaded, result: InspectionResult) -> Row:
+def _verdict(loaded: Loaded, result: InspectionResult) -> Row:
     """Return what a bundle found in a picture, in the columns that the plan does not have."""
     event, frame = result.event, loaded.frame
     height, width = frame.image.shape[:2] if isinstance(frame, Frame) else (None, None)

@@ -1,17 +1,12 @@
-"""Reads and writes files at a local path or at any URI of pyarrow's file systems, such as `s3://bucket/folder`.
-
-The pictures of SOURCE are those of a folder, a glob, a text file of paths, or a Parquet table with a column of paths.
-"""
+"""Files at a local path or at a URI of pyarrow's file systems, such as `s3://bucket/folder`; the pictures of SOURCE."""
 
 import contextlib
-import glob
 import os
 import posixpath
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,12 +17,11 @@ from pyarrow.fs import FileType
 
 from heatline.edge.errors import InputError, StorageError, last_line
 from heatline.edge.images import SUFFIXES
-from heatline.edge.util.files import open_plain, replacing, sync_folder
+from heatline.edge.util.files import replacing, sync_folder
 from heatline.edge.util.text import utf8_safe
 
 LABELS = ("good", "defective")
-EXPECTED_LABELS = "good or defective, or none"
-EXPECTED = "a folder of pictures, a quoted glob, a .txt file of paths, or a Parquet table with a column picture"
+EXPECTED = "a folder of pictures, a .txt file of paths, or a Parquet table with a column picture"
 _URI = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?<=://)[^/@?]*@|(?<=[?&])(access_key|secret_key|session_token)=[^&]*&?", re.IGNORECASE)
 
@@ -42,16 +36,12 @@ class Storage:
 
     @classmethod
     def at(cls, address: str) -> "Storage":
-        """Find the file system of an address.
+        """Find the file system of a local path or a URI.
 
-        Args:
-            address: a local path, or a URI.
         Raises:
             InputError: the URI is not one that pyarrow knows.
             StorageError: the storage does not answer.
         """
-        if utf8_safe(address) != address:
-            raise _not_utf8(utf8_safe(address))
         if not is_uri(address):
             return cls(fs.LocalFileSystem(), os.path.abspath(address))
         try:
@@ -76,9 +66,14 @@ class Storage:
         """Return the path of a file in this folder, or of an absolute path of the same file system."""
         return posixpath.normpath(posixpath.join(self.root, name))
 
-    def under(self, name: str) -> "Storage":
-        """Return the storage of a folder in this one."""
-        return Storage(self.files, self.path(name))
+    def kind(self) -> FileType:
+        """Return what is there: a file, a folder, something else, or nothing.
+
+        Raises:
+            StorageError: the storage does not answer.
+        """
+        with self._reported("", "read"):
+            return self.files.get_file_info([self.root])[0].type
 
     def read(self, name: str = "") -> bytes:
         """Return the bytes of a file.
@@ -87,12 +82,8 @@ class Storage:
             FileNotFoundError: there is no file.
             StorageError: the storage does not answer.
         """
-        with self._reported(name, "read"):
-            if self.is_local:
-                with open_plain(Path(self.path(name)), follow=True) as plain:  # a pipe would never end
-                    return plain.read()
-            with self.files.open_input_stream(self.path(name)) as file:
-                return bytes(file.read())
+        with self._reported(name, "read"), self.files.open_input_stream(self.path(name)) as file:
+            return bytes(file.read())
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file that is complete or absent, also after a crash or a power cut. It replaces an older one.
@@ -111,39 +102,20 @@ class Storage:
                 with self.files.open_output_stream(self.path(name)) as file:
                     file.write(data)
 
-    def tree(self) -> list[str]:
-        """Return all files of this folder and of those in it, relative to it; none if it does not exist.
+    def list_files(self, name: str = "") -> list[str]:
+        """Return the files of a folder and of those in it, relative to it, sorted; none if it does not exist.
 
-        Links to folders are followed, but not into a folder that holds them: that would never end.
+        Links are followed; one that leads nowhere is left out.
 
         Raises:
             InputError: a name is not UTF-8.
-            StorageError: a folder cannot be listed.
+            StorageError: a folder cannot be listed, or holds a link to one above.
         """
-        if not self.is_local:
-            entries = self.entries(recursive=True)
-            return [posixpath.relpath(entry.path, self.root) for entry in entries if entry.type == fs.FileType.File]
-        with self._reported("", "listed"):
-            return sorted(_walk(self.root, "", frozenset())) if os.path.isdir(self.root) else []
-
-    def entries(self, name: str = "", *, recursive: bool = False) -> list[fs.FileInfo]:
-        """Return the entries of a folder, sorted by path; none if it does not exist.
-
-        Raises:
-            StorageError: it cannot be listed.
-        """
-        selector = fs.FileSelector(self.path(name), recursive=recursive, allow_not_found=True)
+        folder = self.path(name)
+        selector = fs.FileSelector(folder, recursive=True, allow_not_found=True)
         with self._reported(name, "listed"):
-            return sorted(self.files.get_file_info(selector), key=lambda entry: entry.path)
-
-    def kind(self, name: str = "") -> fs.FileType:
-        """Return what is there: a file, a folder, something else, or nothing.
-
-        Raises:
-            StorageError: the storage does not answer.
-        """
-        with self._reported(name, "read"):
-            return self.files.get_file_info([self.path(name)])[0].type
+            found = self.files.get_file_info(selector)
+            return sorted(posixpath.relpath(each.path, folder) for each in found if each.type == FileType.File)
 
     @contextlib.contextmanager
     def _reported(self, name: str, done: str) -> Iterator[None]:
@@ -151,11 +123,14 @@ class Storage:
             yield
         except FileNotFoundError:
             raise
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or last_line(error)
+        except UnicodeError as error:
+            raise InputError(
+                f"{utf8_safe(self.path(name))} is or holds a name that is not UTF-8, which Parquet needs; rename it"
+            ) from error
+        except (OSError, pa.ArrowException) as error:
             raise StorageError(
-                f"{self.path(name)} cannot be {done} ({reason}); check the path, its permissions and the network, and "
-                "call the same command again"
+                f"{self.path(name)} cannot be {done} ({last_line(error)}); check the path, its permissions and the "
+                "network, and call the same command again"
             ) from error
 
 
@@ -173,32 +148,6 @@ def without_password(address: str) -> str:
     return _PASSWORD.sub("", address).rstrip("?&") if is_uri(address) else address
 
 
-def _not_utf8(shown: str) -> InputError:
-    return InputError(f"{shown} has a name that is not UTF-8, which Parquet needs; rename it")
-
-
-def _walk(folder: str, name: str, above: frozenset[str]) -> Iterator[str]:
-    """Yield the files of a folder, `name/` before each.
-
-    Args:
-        above: the real paths of the folders that hold it.
-    """
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if utf8_safe(entry.name) != entry.name:
-                raise _not_utf8(utf8_safe(entry.path))
-            if os.path.isdir(entry.path):  # `entry.is_dir` raises on a link that leads to itself
-                yield from _walk(entry.path, f"{name}{entry.name}/", above | {real})
-            else:
-                yield f"{name}{entry.name}"
-
-
-# The pictures of SOURCE.
-
-
 class Listed(NamedTuple):
     """A picture of SOURCE."""
 
@@ -212,14 +161,23 @@ def list_source(source: str) -> tuple[str, list[Listed]]:
     """Return the folder in which relative paths of SOURCE start, and its pictures, each once, sorted by path.
 
     Raises:
-        InputError: it is none of the four kinds, or has no picture.
+        InputError: it is none of the three kinds, or has no picture.
         StorageError: its storage does not answer.
     """
-    shown = without_password(source)
-    folder, pictures = (_glob if _is_glob(source) else _plain)(source)
-    found = list(pictures)
-    if not found:
-        raise InputError(f"{shown} has no picture; expected {EXPECTED}")
+    shown, storage = without_password(source), Storage.at(source)
+    kind, folder = storage.kind(), posixpath.dirname(storage.root)
+    if kind == FileType.File and storage.root.lower().endswith(".txt"):
+        found = _lines(storage, shown)
+    elif kind == FileType.File and storage.root.lower().endswith(".parquet"):
+        found = _table(storage, shown)
+    elif kind == FileType.Directory:
+        folder, files = storage.root, storage.list_files()
+        found = [Listed(path, _parent(path)) for path in files if posixpath.splitext(path)[1].lower() in SUFFIXES]
+        if not found and any(path.endswith(".parquet") for path in files):
+            found = _table(storage, shown)
+    else:
+        came = "does not exist" if kind == FileType.NotFound else "is a file of another kind"
+        raise InputError(f"{shown} {came}; expected {EXPECTED}")
     once: dict[str, Listed] = {}
     for each in found:
         before = once.setdefault(posixpath.normpath(posixpath.join(folder, each.picture)), each)
@@ -227,99 +185,40 @@ def list_source(source: str) -> tuple[str, list[Listed]]:
             raise InputError(
                 f"{shown} has {each.picture} twice, as {before.label} and as {each.label}; correct one of the two"
             )
+    if not once:
+        raise InputError(f"{shown} has no picture; expected {EXPECTED}")
     return folder, sorted(once.values(), key=lambda each: each.picture)
 
 
-def _is_glob(source: str) -> bool:
-    if is_uri(source):  # a question mark begins a URI's options
-        return "*" in source.partition("?")[0]
-    return glob.has_magic(source) and Storage.at(source).kind() == FileType.NotFound
-
-
-def _plain(source: str) -> tuple[str, Iterable[Listed]]:
-    shown, storage = without_password(source), Storage.at(source)
-    kind = storage.kind()
-    if kind == FileType.NotFound:
-        raise InputError(f"{shown} does not exist; expected {EXPECTED}")
-    if kind == FileType.File and storage.root.lower().endswith(".txt"):
-        return posixpath.dirname(storage.root), _lines(storage, shown)
-    if kind == FileType.File and storage.root.lower().endswith(".parquet"):
-        return posixpath.dirname(storage.root), _table(storage, shown)
-    if kind != FileType.Directory:
-        raise InputError(f"{shown} is a file of another kind; expected {EXPECTED}")
-    files = storage.tree()
-    pictures = [path for path in files if _is_picture(path)]
-    if not pictures and any(path.endswith(".parquet") for path in files):
-        return storage.root, _table(storage, shown)
-    return storage.root, (Listed(path, _parent(path)) for path in pictures)
-
-
-def _glob(source: str) -> tuple[str, Iterable[Listed]]:
-    """Find the pictures that a pattern matches: `*` and `?` within a name, `**` any folders."""
-    storage, patterns = _split(Storage.at(source))
-    files = storage.tree()
-    return storage.root, (
-        Listed(path, _parent(path)) for path in files if _is_picture(path) and _matches(path.split("/"), patterns)
-    )
-
-
-def _split(whole: Storage) -> tuple[Storage, list[str]]:
-    """Return the folder before the first wildcard of a pattern, and the patterns of the names below it."""
-    parts = whole.root.split("/")
-    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-    return Storage(whole.files, "/".join(parts[:fixed]) or "/"), parts[fixed:]
-
-
-def _matches(names: list[str], patterns: list[str]) -> bool:
-    """Return whether each name of a path matches its pattern.
-
-    >>> _matches(["a", "b", "1.png"], ["**", "*.png"]), _matches(["a", "1.png"], ["*.png"])
-    (True, False)
-    """
-    if not names or not patterns:
-        return not names and not patterns
-    if patterns == ["**"]:
-        return True
-    if patterns[0] == "**":
-        return _matches(names, patterns[1:]) or _matches(names[1:], patterns)
-    return fnmatchcase(names[0], patterns[0]) and _matches(names[1:], patterns[1:])
-
-
-def _lines(storage: Storage, shown: str) -> Iterator[Listed]:
+def _lines(storage: Storage, shown: str) -> Iterable[Listed]:
     try:
         text = storage.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{shown} is not UTF-8 ({error.reason} at byte {error.start}); convert it") from error
-    for line in text.split("\n"):  # splitlines() would also split at characters that names may have
-        if line.strip():
-            yield Listed(line.strip(), _parent(line.strip()))
+    lines = (line.strip() for line in text.split("\n"))  # splitlines() would also split at characters of names
+    return [Listed(line, _parent(line)) for line in lines if line]
 
 
 def _table(storage: Storage, shown: str) -> Iterator[Listed]:
     try:
         table = ds.dataset(storage.root, filesystem=storage.files, format="parquet", partitioning="hive")
         names = set(table.schema.names)
-        path = next((name for name in ("picture", "path") if name in names), None)
-        if path is None:
+        if "picture" not in names:
             raise InputError(
-                f"{shown} has the columns {', '.join(sorted(names))}; expected one with the pictures' paths, picture "
-                "or path, and optionally group and label"
+                f"{shown} has the columns {', '.join(sorted(names))}; expected picture, with the pictures' paths, and "
+                "optionally group and label"
             )
-        columns = [path, *(name for name in ("group", "label") if name in names)]
-        for row in (row for batch in table.to_batches(columns=columns) for row in batch.to_pylist()):
-            picture, label = str(row[path] or ""), row.get("label")
-            if not picture:
-                raise InputError(f"{shown} has a row without a path in its column {path}; write it again")
-            if label not in (None, *LABELS):
-                raise InputError(f"{shown} has the label {label!r} for {picture}; expected {EXPECTED_LABELS}")
-            group = row.get("group")
+        batches = table.to_batches(columns=sorted(names & {"picture", "group", "label"}))
+        for row in (row for batch in batches for row in batch.to_pylist()):
+            picture, group, label = str(row["picture"] or ""), row.get("group"), row.get("label")
+            if not picture or label not in (None, *LABELS):
+                raise InputError(
+                    f"{shown} has the picture {picture!r} with the label {label!r}; expected a path, and good, "
+                    "defective or null"
+                )
             yield Listed(picture, _parent(picture) if group is None else str(group), label)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{shown} cannot be read as Parquet ({last_line(error)}); write it again") from error
-
-
-def _is_picture(path: str) -> bool:
-    return posixpath.splitext(path)[1].lower() in SUFFIXES
 
 
 def _parent(path: str) -> str:

@@ -10,9 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev, variance
 
-import numpy as np
-from numpy.typing import NDArray
-
 CONFIDENCE = 0.95
 
 
@@ -148,23 +145,3 @@ def describe_basis(groups: int) -> str:
     if groups < FEWEST_GROUPS:
         return f"no intervals: a bootstrap needs at least {FEWEST_GROUPS} groups, and there are {groups}"
     return f"95 % intervals by a bootstrap over {groups} groups, {RESAMPLES} resamples, percentiles"
-
-
-def ratio_interval(counts: NDArray[np.int64], totals: NDArray[np.int64]) -> tuple[float, float] | None:
-    """Return the 95 % interval of the sum of the counts [groups], divided by the sum of the totals [groups].
-
-    Groups with equal values are drawn together, so the memory grows with the number of different values only. None:
-    there are too few groups, too many resamples have a total of 0, or the ratio is equal in all resamples: with 0 of
-    4 pictures counted, it is not certain to be 0.
-    """
-    groups = len(counts)
-    if groups < FEWEST_GROUPS:
-        return None
-    values, alike = np.unique(np.stack([counts, totals], axis=1), axis=0, return_counts=True)
-    rng = np.random.default_rng(SEED)
-    sums = np.array([rng.multinomial(groups, alike / groups) @ values for _ in range(RESAMPLES)])
-    known = sums[sums[:, 1] > 0]
-    if len(known) < FEWEST_KNOWN:
-        return None
-    low, high = np.quantile(known[:, 0] / known[:, 1], ENDS).tolist()
-    return (low, high) if low < high else None

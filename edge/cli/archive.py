@@ -3,7 +3,7 @@
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -11,6 +11,7 @@ import msgspec
 from heatline.edge.bundle import open_bundle, open_verified_engine
 from heatline.edge.cli.output import (
     CommandGroup,
+    Rows,
     engine_option,
     json_option,
     make_empty,
@@ -30,9 +31,9 @@ from heatline.edge.util.files import replacing, writing
 from heatline.edge.util.text import format_count, on_one_line
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
-    from heatline.edge.archive.results import Inspected
+    from heatline.edge.archive.run import Inspected
 
 LINE_SECONDS = 30.0
 """How often a line is printed if standard error is not a terminal."""
@@ -83,11 +84,11 @@ def archive() -> None:
 
 @archive.command(
     "inspect",
-    epilog="Example: heatline archive inspect new.bundle 'photos/**/*.png' --out judged/ --against old.bundle",
+    epilog="Example: heatline archive inspect new.bundle photos/ --out judged/ --against old.bundle",
 )
 @click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.argument("source", metavar="SOURCE")
-@click.option("--out", required=True, metavar="DEST", help="Folder or URI for verdicts, plan and report.")
+@click.option("--out", required=True, metavar="DEST", help="Folder or URI for plan and verdicts.")
 @click.option(
     "--against", metavar="OLD", type=click.Path(path_type=Path), help="Also inspect with the bundle OLD, and compare."
 )
@@ -96,7 +97,11 @@ def archive() -> None:
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Largest number of processes. Default: one per processor.")
 @click.option(
-    "--worst", type=click.IntRange(min=0), default=50, show_default=True, help="Number of pictures in the report."
+    "--worst",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Number of pictures to name.",
 )
 @engine_option
 @precision_option
@@ -115,8 +120,8 @@ def inspect_archive(
 ) -> None:
     """Inspect the pictures of SOURCE with one process per core, and write the verdicts to DEST as Parquet.
 
-    SOURCE is a folder, a quoted glob, a .txt file of paths, or a Parquet table with a column picture; on this machine
-    or at a URI such as s3://bucket/photos. The same command continues what was interrupted. A picture that cannot be
+    SOURCE is a folder, a .txt file of paths, or a Parquet table with a column picture; on this machine or at a URI such
+    as s3://bucket/photos. The same command continues what was interrupted. A picture that cannot be
     inspected gets NO_VERDICT, and the exit code is then 9.
     """
     require_extra("cluster")
@@ -137,7 +142,8 @@ def inspect_archive(
             precision=precision,
             worst=worst,
         )
-    print_report(found, as_json, f"{found.dest} holds {format_count(found.pictures, 'picture')}", _facts(found))
+    title = f"{found.dest} holds {format_count(found.pictures, 'picture')}"
+    print_report(found, as_json, title, _facts(found), _worst_rows(found))
     unjudged = sum(counts["no_verdict"] for counts in found.bundles.values())
     if unjudged:
         raise InputError(
@@ -146,27 +152,22 @@ def inspect_archive(
 
 
 class ArchiveProgress:
-    """Shows on standard error how far an inspection is: bars on a terminal, else a line now and then."""
+    """Shows on standard error how far an inspection is: a bar on a terminal, else a line now and then."""
 
     def __init__(self, bars: "Progress") -> None:
-        self._bars = bars
-        self._tasks: dict[str, TaskID] = {}
-        self._printed_s = 0.0
+        self._bars, self._task, self._due_s = bars, bars.add_task("", visible=False), 0.0
 
     def say(self, sentence: str) -> None:
         """Print a sentence."""
         say(on_one_line(sentence), err=True)
 
-    def progress(self, what: str, done: int, of: int, more: str) -> None:
-        """Show how many are done."""
-        is_first = what not in self._tasks
-        if is_first:
-            self._tasks[what] = self._bars.add_task(what, total=of)
-        self._bars.update(self._tasks[what], description=f"{what}, {more}", completed=done)
-        is_due = is_first or done == of or time.monotonic() - self._printed_s >= LINE_SECONDS
-        if is_due and not self._bars.console.is_terminal:
-            self._printed_s = time.monotonic()
-            self.say(f"{what}: {done} of {of}, {more}")
+    def progress(self, done: int, of: int, unjudged: int) -> None:
+        """Show how many pictures are inspected."""
+        more = f"{unjudged} without verdict"
+        self._bars.update(self._task, description=f"pictures, {more}", completed=done, total=of, visible=True)
+        if not self._bars.console.is_terminal and (done == of or time.monotonic() >= self._due_s):
+            self._due_s = time.monotonic() + LINE_SECONDS
+            self.say(f"pictures: {done} of {of}, {more}")
 
 
 def _facts(found: "Inspected") -> dict[str, object]:
@@ -174,12 +175,10 @@ def _facts(found: "Inspected") -> dict[str, object]:
     for counts in found.bundles.values():
         name = "{name} {version}".format(**counts) + " ({path})".format(**counts) * (found.against is not None)
         facts[name] = "{defect} DEFECT, {good} GOOD, {no_verdict} NO_VERDICT".format(**counts)
-    return facts | ({} if found.against is None else _changes(found.against)) | {"report": found.report}
-
-
-def _changes(changes: dict[str, Any]) -> dict[str, object]:
-    """Return what a changeover would change."""
-    facts: dict[str, object] = {
+    changes = found.against
+    if changes is None:
+        return facts
+    facts |= {
         "other verdict": f"{changes['flips']} of {format_count(changes['compared'], 'picture')}",
         "DEFECT to GOOD": changes["defect_to_good"],
         "GOOD to DEFECT": changes["good_to_defect"],
@@ -198,3 +197,16 @@ def _changes(changes: dict[str, Any]) -> dict[str, object]:
     if others := changes["other_files"]:
         facts["not compared"] = f"{format_count(others, 'picture')}, whose content changed between the runs"
     return facts
+
+
+def _worst_rows(found: "Inspected") -> Rows:
+    """Return the worst pictures as a table; numbers are logits."""
+    headings = list(found.worst[0]) if found.worst else []
+    cells = [[_cell(value) for value in row.values()] for row in found.worst]
+    return Rows(headings, cells, {"margin", "moved"})
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

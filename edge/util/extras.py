@@ -13,7 +13,7 @@ MODULES = {
     "mqtt": ("paho",),
     "opcua": ("asyncua",),
     "rtsp": ("av",),
-    "cluster": ("ray", "pyarrow", "jinja2"),
+    "cluster": ("ray", "pyarrow"),
 }
 """The modules of each extra that heatline imports."""
 INCLUDED = {"export": ("train",), "peers": ("train", "export")}

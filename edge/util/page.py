@@ -196,12 +196,8 @@ def plain(text: str) -> str:
     return " ".join(text.replace("](", "]\\(").split())
 
 
-def jpeg_uri(bgr: NDArray[np.uint8], longer_side_px: int | None = None) -> str:
-    """Encode a BGR picture [H, W, 3] as a data URI, made smaller if its longer side is longer."""
-    ratio = 1.0 if longer_side_px is None else min(1.0, longer_side_px / max(bgr.shape[:2]))
-    if ratio < 1:
-        small_wh = [max(1, round(side * ratio)) for side in bgr.shape[1::-1]]
-        bgr = np.asarray(cv2.resize(bgr, small_wh, interpolation=cv2.INTER_AREA), np.uint8)
+def jpeg_uri(bgr: NDArray[np.uint8]) -> str:
+    """Encode a BGR picture [H, W, 3] as a data URI."""
     jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
 

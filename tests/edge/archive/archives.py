@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 import xxhash
 
 from heatline.edge import __version__
-from heatline.edge.archive import run
-from heatline.edge.archive.plan import Pictures, Plan, UsedBundle, read_plan, write_plan
-from heatline.edge.archive.run import Job, Loaded, Worker, files_of, inspect_part
+from heatline.edge.archive.run import Job, Loaded, Worker, files_of, inspect_part, key_of
 from heatline.edge.archive.storage import Storage, list_source, without_password
+from heatline.edge.archive.verdicts import Plan, Row, read_plan, write_plan, write_verdicts
 from heatline.edge.bundle import Bundle
 from heatline.edge.frames import BadFrame
 from tests.conftest import write_picture
@@ -24,7 +24,7 @@ DEADLY = b"\x89PNG deadly IEND\xaeB`\x82"
 DEADLY_CONTENT = xxhash.xxh3_64_hexdigest(DEADLY)
 
 Table = list[dict[str, Any]]
-load_as_ever = run.load
+load_as_ever = Worker.load
 
 
 def write_archive(folder: Path, count: int, hw: tuple[int, int] = (230, 300)) -> Path:
@@ -38,52 +38,35 @@ def write_archive(folder: Path, count: int, hw: tuple[int, int] = (230, 300)) ->
     return folder
 
 
-def plan_of(bundles: Sequence[Bundle], source: Path | str, dest: Path | str, part_pictures: int = 4) -> Plan:
+def plan_of(source: Path | str, dest: Path | str, part_pictures: int = 4) -> Plan:
     """Write a plan as the command does, with parts of this size."""
-    listed = list_source(str(source))
-    used = {
-        bundle.digest: UsedBundle(
-            name=bundle.manifest.name,
-            version=bundle.manifest.version,
-            engine="openvino",
-            precision="f32",
-            score_threshold=bundle.manifest.calibration.score_threshold,
-            evidence_threshold=bundle.manifest.calibration.evidence_threshold,
-        )
-        for bundle in bundles
-    }
-    plan = write_plan(Storage.at(str(dest)), without_password(str(source)), *listed, part_pictures)
-    return plan.with_bundles(used)
-
-
-def opened(bundles: Sequence[Bundle], dest: Path | str, source: Path | str | None = None) -> Worker:
-    """Return a worker with the bundles, for the plan of DEST."""
-    plan = read_plan(Storage.at(str(dest)))
+    storage = Storage.at(str(dest))
+    write_plan(storage, without_password(str(source)), *list_source(str(source)), part_pictures)
+    plan = read_plan(storage)
     assert plan is not None
-    job = Job(
-        heatline=__version__,
-        source=str(source or plan.archive.source),
-        dest=str(dest),
-        archive=plan.archive,
-        engine="openvino",
-        precision="f32",
-    )
-    return Worker(job, {bundle.digest: files_of(bundle) for bundle in bundles})
+    return plan
+
+
+def worker_of(bundles: Sequence[Bundle], plan: Plan, source: Path | str | None = None) -> Worker:
+    """Return a worker with the bundles."""
+    files = {bundle.digest: files_of(bundle) for bundle in bundles}
+    return Worker(Job(__version__, str(source or plan.source), plan.folder, "openvino", "f32", files))
 
 
 def inspected_here(bundles: Sequence[Bundle], source: Path | str, dest: Path | str, part_pictures: int = 4) -> Table:
     """Inspect an archive in this process, without Ray and without faults, and return the table."""
-    plan = plan_of(bundles, source, dest, part_pictures)
-    here = opened(bundles, dest, source)
+    plan = plan_of(source, dest, part_pictures)
+    here, digests = worker_of(bundles, plan, source), [bundle.digest for bundle in bundles]
     for part in range(plan.parts):
-        here.inspect(part, [bundle.digest for bundle in bundles])
+        for digest, verdicts in zip(digests, here.inspect(plan.rows_of(part), digests), strict=True):
+            write_verdicts(plan.dest, key_of(digest, "openvino", "f32"), part, verdicts)
     return table_of(dest)
 
 
 def table_of(dest: Path | str) -> Table:
     """Return all rows of DEST, as any reader of Parquet sees them, by bundle and number."""
-    storage = Storage.at(str(dest)).under("verdicts")
-    table = ds.dataset(storage.root, filesystem=storage.files, partitioning="hive").to_table()
+    storage = Storage.at(str(dest))
+    table = ds.dataset(storage.path("verdicts"), filesystem=storage.files, partitioning="hive").to_table()
     return sorted(table.to_pylist(), key=lambda row: (row["bundle"], row["number"]))
 
 
@@ -92,19 +75,15 @@ def parts_in(dest: Path) -> list[Path]:
     return sorted(dest.glob("verdicts/*/part-*.parquet"))
 
 
-def load_and_die(pictures: Pictures, number: int, picture: str) -> Loaded:
+def load_and_die(worker: Worker, row: Row) -> Loaded:
     """Load a picture; one with the content `DEADLY` kills this process."""
-    loaded = load_as_ever(pictures, number, picture)
-    if is_deadly(loaded):
+    loaded = load_as_ever(worker, row)
+    if isinstance(loaded.frame, BadFrame) and loaded.content == DEADLY_CONTENT:
         os.kill(os.getpid(), signal.SIGKILL)
     return loaded
 
 
-def inspect_part_and_die(*arguments: Any) -> tuple[int, list[str]]:
+def inspect_part_and_die(*arguments: Any) -> tuple[list[pa.Table], list[str]]:
     """The task of Ray, whose process is killed at pictures with the content `DEADLY`."""
-    run.load = load_and_die
+    Worker.load = load_and_die  # type: ignore[method-assign]
     return inspect_part(*arguments)
-
-
-def is_deadly(loaded: Loaded) -> bool:
-    return isinstance(loaded.frame, BadFrame) and loaded.content == DEADLY_CONTENT

@@ -123,7 +123,7 @@ def kill(pid: int) -> None:
 def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
     tmp_path: Path, source: Path, expected: Table, bundle: Bundle, head: str
 ) -> None:
-    plan_of([bundle], source, tmp_path, PART)
+    plan_of(source, tmp_path, PART)
     command = "archive", "inspect", bundle.path, source, "--out", tmp_path, "--worst", "5", "--json"
     with subprocess.Popen([HEATLINE, *command, "--address", head], env=process_env(None)) as driver:
         wait_for(lambda: parts_in(tmp_path))
@@ -145,7 +145,6 @@ def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
         "path": str(bundle.path), "name": "darkness", "version": "1", "good": 40, "defect": 20, "no_verdict": 0
     }  # fmt: skip
     assert table_of(tmp_path) == expected
-    assert not (tmp_path / "_attempts").exists()
     before = {path: path.stat().st_mtime_ns for path in parts_in(tmp_path)}
     again = heatline(*command, env={"PATH": ""})  # without Ray
     assert (again.returncode, json.loads(again.stdout)["inspected"]) == (0, 0), again.stderr
@@ -185,7 +184,7 @@ def test_a_killed_node_costs_only_its_part_and_one_that_joins_is_used(
 ) -> None:
     # A node that is added sets a handler of SIGTERM, which only the main thread may.
     monkeypatch.setattr("ray._private.utils.set_sigterm_handler", lambda _: None)
-    plan_of([bundle], source, tmp_path, PART)
+    plan_of(source, tmp_path, PART)
     lost = cluster.add_node(**NODE)
     cluster.wait_for_nodes()
     joined = []
@@ -218,7 +217,7 @@ def test_a_part_that_kills_its_workers_is_named_and_the_others_are_inspected(
     deadly = source / "left" / "0002.png"
     expected = {row["picture"]: row for row in inspected_here([bundle], source, tmp_path / "whole")}
     deadly.write_bytes(DEADLY)
-    plan_of([bundle], source, tmp_path / "dest")
+    plan_of(source, tmp_path / "dest")
     monkeypatch.setattr(run, "inspect_part", inspect_part_and_die)
     result = heatline(
         "archive", "inspect", bundle.path, source, "--out", tmp_path / "dest", "--address", cluster.address
@@ -256,7 +255,7 @@ def test_a_run_that_is_ended_leaves_no_process_and_the_same_command_continues(
     old = bundle_in(tmp_path / "old", ["f32"])
     expected = inspected_here([bundle, old], source, tmp_path / "whole", PART)
     dest = tmp_path / "dest"
-    plan_of([], source, dest, PART)
+    plan_of(source, dest, PART)
     with local_run(bundle, source, dest) as ended:
         wait_for(lambda: parts_in(dest))
         below = {pid: title(pid) for pid in tree(ended.pid)[1:]}
@@ -299,7 +298,7 @@ def is_alive(pid: int) -> bool:
 def test_a_machine_outside_the_cluster_uses_it_as_a_client(
     tmp_path: Path, source: Path, expected: Table, bundle: Bundle, cluster: Cluster
 ) -> None:
-    plan_of([bundle], source, tmp_path, PART)
+    plan_of(source, tmp_path, PART)
     result = heatline(
         "archive",
         "inspect",
@@ -320,25 +319,20 @@ def test_a_machine_outside_the_cluster_uses_it_as_a_client(
 def test_a_dest_of_something_else_is_refused(tmp_path: Path, bundle: Bundle) -> None:
     source = write_archive(tmp_path / "source", 2)
     dest = tmp_path / "dest"
-    plan_of([bundle], source, dest)
+    plan_of(source, dest)
     other = write_archive(tmp_path / "other", 1)
-    (tmp_path / "full" / "x").mkdir(parents=True)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("")
     (tmp_path / "file").write_text("")
     (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "archive.json").write_text('{"format": 9}')
-    changed = json.loads((dest / "archive.json").read_text()) | {"format": 2}
-    newer = tmp_path / "newer"
-    newer.mkdir()
-    (newer / "archive.json").write_text(json.dumps(changed))
+    (tmp_path / "old" / "pictures.parquet").write_text("x")
     for arguments, code, words in (
         ((other, "--out", dest), 9, f"has the verdicts of {source}, and {other} came"),
-        ((source, "--out", dest, "--engine", "onnxruntime"), 9, "with openvino in f32, and onnxruntime in f32 came"),
         ((source, "--out", dest, "--against", bundle.path), 9, "is the same bundle"),
         ((source, "--out", dest, "--precision", "int8"), 4, "has no int8"),
-        ((source, "--out", tmp_path / "full"), 9, "is not empty and has no archive.json"),
+        ((source, "--out", tmp_path / "full"), 9, "is not empty and has no pictures.parquet"),
         ((source, "--out", tmp_path / "file"), 9, "is a file"),
         ((source, "--out", tmp_path / "old"), 9, "is not heatline's"),
-        ((source, "--out", newer), 9, "has format 2, this version of heatline reads 1"),
         ((tmp_path / "none", "--out", tmp_path / "new"), 9, "does not exist"),
         (
             (source, "--out", tmp_path / "new", "--address", "127.0.0.1:1"),
@@ -349,5 +343,5 @@ def test_a_dest_of_something_else_is_refused(tmp_path: Path, bundle: Bundle) -> 
     ):
         result = heatline("archive", "inspect", bundle.path, *arguments)
         assert (result.returncode, words in complaint(result)) == (code, True), result.stderr
-    assert not (tmp_path / "new").exists() or not list((tmp_path / "new").iterdir())
+    assert not (tmp_path / "new" / "verdicts").exists()
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["x"]

@@ -13,25 +13,17 @@ import duckdb
 import pandas
 import pyarrow.dataset as ds
 import pytest
-from msgspec.structs import replace
 from pyarrow import fs
 
 from heatline.edge import __version__
 from heatline.edge.archive import run
-from heatline.edge.archive.plan import PICTURES, Pictures, file_of, read_plan
-from heatline.edge.archive.results import read_results
-from heatline.edge.archive.run import Job, Worker, read_ahead
+from heatline.edge.archive.run import Job, Worker, key_of, read_ahead
 from heatline.edge.archive.storage import Storage
+from heatline.edge.archive.verdicts import PICTURES, count_verdicts, file_of, read_plan, read_verdicts
 from heatline.edge.bundle import Bundle
 from heatline.edge.errors import ConfigError, InputError, StorageError
 from tests.command import heatline
-from tests.edge.archive.archives import (
-    inspected_here,
-    opened,
-    plan_of,
-    table_of,
-    write_archive,
-)
+from tests.edge.archive.archives import inspected_here, table_of, write_archive
 from tests.small_bundle import bundle_in
 
 DAMAGED = {"cut.png": b"\x89PNG half of it", "empty.jpg": b"", "text.bmp": b"no picture"}
@@ -73,23 +65,23 @@ def test_verdicts_scores_and_regions_are_those_of_heatline_inspect(
         ]
         assert [row["height"], row["width"]] == (event["frame_hw"] or [None, None])
         assert (row["score_threshold"], row["evidence_threshold"]) == (-1.0, 20.0)
-        assert (row["precision"], row["bundle"]) == (event["precision"], event["bundle"]["digest"])
+        assert row["precision"] == event["precision"]
+        assert row["bundle"] == key_of(event["bundle"]["digest"], "openvino", "f32")
     assert {row["verdict"] for row in rows} == {"GOOD", "DEFECT", "NO_VERDICT"}
 
 
 def test_each_picture_has_a_row_also_one_that_cannot_be_read(tmp_path: Path, bundle: Bundle) -> None:
     write_archive(tmp_path, 2)
-    os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
-    names = ["left/0000.png", "missing.png", "right/0001.png", "pipe.png", "folder.png", "left"]
+    names = ["left/0000.png", "missing.png", "right/0001.png", "folder.png", "left"]
     (tmp_path / "list.txt").write_text("\n".join([*names, names[0]]))
     rows = {row["picture"]: row for row in inspected_here([bundle], tmp_path / "list.txt", tmp_path / "dest")}
     assert sorted(rows) == sorted(names)
-    assert [row["number"] for row in rows.values()] == list(range(6))
-    for name in ("missing.png", "pipe.png", "folder.png", "left"):
+    assert [row["number"] for row in rows.values()] == list(range(5))
+    for name in ("missing.png", "folder.png", "left"):
         row = rows[name]
         assert (row["verdict"], row["reason"], row["content"]) == ("NO_VERDICT", "failed.unreadable", None)
-        assert row["detail"].startswith(f"{name} cannot be read (")
+        assert f"{name} cannot be read (" in row["detail"]
         assert (row["score"], row["width"], row["regions"]) == (None, None, [])
     assert rows["left/0000.png"]["verdict"] == "DEFECT"
     assert len(rows["left/0000.png"]["content"]) == 16
@@ -113,7 +105,7 @@ def test_pandas_duckdb_and_pyarrow_read_the_verdicts_as_they_are(dest: Path, bun
     folder = dest / "verdicts"
     frame = pandas.read_parquet(folder).sort_values("number")
     assert frame["picture"].tolist() == [row["picture"] for row in rows]
-    assert frame["bundle"].astype(str).unique().tolist() == [bundle.digest]
+    assert frame["bundle"].astype(str).unique().tolist() == [key_of(bundle.digest, "openvino", "f32")]
     assert [len(regions) for regions in frame["regions"]] == [len(row["regions"]) for row in rows]
     with duckdb.connect() as database:
         counted = database.execute(
@@ -131,28 +123,12 @@ def test_pandas_duckdb_and_pyarrow_read_the_verdicts_as_they_are(dest: Path, bun
     assert defects["number"].to_pylist() == [row["number"] for row in rows if row["verdict"] == "DEFECT"]
 
 
-def test_a_worker_with_another_version_or_without_source_or_dest_refuses(
-    tmp_path: Path, source: Path, dest: Path, bundle: Bundle
-) -> None:
-    plan = read_plan(Storage.at(str(dest)))
-    assert plan is not None
-    job = Job(
-        heatline=__version__,
-        source=str(source),
-        dest=str(dest),
-        archive=plan.archive,
-        engine="openvino",
-        precision="f32",
-    )
+def test_a_worker_with_another_version_or_without_source_refuses(tmp_path: Path, source: Path) -> None:
+    job = Job(__version__, str(source), str(source), "openvino", "f32", {})
     with pytest.raises(ConfigError, match="install the same version on all nodes"):
-        Worker(replace(job, heatline="0.0.1"), {})
-    with pytest.raises(StorageError, match="--out must be a place that every node reaches by the same name"):
-        Worker(replace(job, dest=str(tmp_path)), {})
-    moved = write_archive(tmp_path / "moved", 1)
-    away = plan_of([bundle], moved, tmp_path / "away")
-    moved.rename(tmp_path / "gone")
+        Worker(job._replace(heatline="0.0.1"))
     with pytest.raises(StorageError, match="SOURCE must be a place that every node reaches by the same name"):
-        Worker(replace(job, source=str(moved), dest=str(tmp_path / "away"), archive=away.archive), {})
+        Worker(job._replace(folder=str(tmp_path / "gone")))
 
 
 def test_reading_ahead_keeps_the_order_and_loads_no_more_than_a_few_items() -> None:
@@ -166,18 +142,18 @@ MEASURE = """
 import sys
 from pathlib import Path
 from heatline.edge.bundle import open_bundle
-from tests.edge.archive.archives import opened, plan_of
+from tests.edge.archive.archives import plan_of, worker_of
 
 def peak_mb():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 
 bundle, source, dest, few, many = open_bundle(Path(sys.argv[1])), sys.argv[2], sys.argv[3], *map(int, sys.argv[4:])
-plan = plan_of([bundle], source, dest, few)
-here = opened([bundle], dest)
-here.inspect(0, [bundle.digest])
+plan = plan_of(source, dest, few)
+here = worker_of([bundle], plan)
+here.inspect(plan.rows_of(0), [bundle.digest])
 before = peak_mb()
 for part in range(1, many // few):
-    here.inspect(part, [bundle.digest])
+    here.inspect(plan.rows_of(part), [bundle.digest])
 print(peak_mb() - before)
 """
 MOST_GROWTH_MB = 30
@@ -230,9 +206,7 @@ def test_source_and_dest_may_be_in_an_object_store(
     rows = inspected_here([bundle], bucket.format("photos"), bucket.format("judged"))
     assert rows == table_of(dest)
     stored = Storage.at(bucket.format("judged"))
-    assert b"secret" not in stored.read("archive.json")
-    pattern = inspected_here([bundle], bucket.format("photos/*/*.png"), bucket.format("matched"))
-    assert [row["picture"] for row in pattern] == [row["picture"] for row in rows if "/" in row["picture"]]
+    assert b"secret" not in stored.read(PICTURES)
 
 
 def test_an_object_that_is_missing_has_no_verdict_and_a_store_that_is_away_ends_the_part(
@@ -248,11 +222,9 @@ def test_an_object_that_is_missing_has_no_verdict_and_a_store_that_is_away_ends_
         ("DEFECT", None),
         ("NO_VERDICT", "failed.unreadable"),
     ]
-    away = Pictures(str(tmp_path), str(tmp_path)).place(
-        "s3://x:y@b/k.png?endpoint_override=127.0.0.1:1&scheme=http&region=r"
-    )
+    (tmp_path / "list.txt").write_text("s3://x:y@b/k.png?endpoint_override=127.0.0.1:1&scheme=http&region=r")
     with pytest.raises(StorageError, match="call the same command again"):
-        away[0].read(away[1])
+        inspected_here([bundle], tmp_path / "list.txt", tmp_path / "away")
 
 
 # DEST.
@@ -272,23 +244,18 @@ def test_a_file_is_complete_or_absent(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_of_dest_is_named(tmp_path: Path, dest: Path, bundle: Bundle) -> None:
-    copy = tmp_path / "copy"
+    copy, key = tmp_path / "copy", key_of(bundle.digest, "openvino", "f32")
     shutil.copytree(dest, copy)
     plan = read_plan(Storage.at(str(copy)))
     assert plan is not None
-    results = read_results(plan, bundle.digest)
-    assert results.verdicts[bundle.digest] == Counter(row["verdict"] for row in table_of(dest))
-    file = copy / file_of(bundle.digest, 1)
+    found = Counter(row["verdict"].lower() for row in table_of(dest))
+    assert count_verdicts(read_verdicts(plan, key)) == found
+    file = copy / file_of(key, 1)
     whole = file.read_bytes()
     for damaged in (b"", b"PAR1", whole[: len(whole) // 2], whole[:200] + b"\xff" * 6 + whole[206:]):
         file.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"part-000001\.parquet is damaged, or no file of verdicts; delete it"):
-            read_results(plan, bundle.digest)
-    file.write_bytes(whole)
-    file.with_name("part-000003.parquet").write_bytes(whole)
-    with pytest.raises(InputError, match=r"part-000003\.parquet is of no part of the plan; delete it"):
-        read_results(plan, bundle.digest)
-    inspecting = opened([bundle], copy)
+        with pytest.raises(InputError, match=r"part-000001\.parquet does not hold the verdicts .*; delete it"):
+            read_verdicts(plan, key)
     (copy / PICTURES).write_bytes((copy / PICTURES).read_bytes()[:100])
-    with pytest.raises(StorageError, match=r"pictures\.parquet cannot be read \(.*\); put it back"):
-        inspecting.inspect(0, [bundle.digest])
+    with pytest.raises(InputError, match=r"pictures\.parquet is not heatline's \(.*\); name another --out"):
+        read_plan(plan.dest)
