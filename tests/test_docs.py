@@ -21,6 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 from heatline.edge import errors
+from heatline.edge.bridge.mqtt import BridgeState
 from heatline.edge.bundle import Bundle, Manifest
 from heatline.edge.cameras import liveness, supervisor
 from heatline.edge.cameras.liveness import MAX_LOST_FRAMES
@@ -36,7 +37,7 @@ from heatline.edge.delivery.servers import CommandServer
 from heatline.edge.heatmap_picture import ColourScale, png
 from heatline.edge.reference.difference import CHANNELS, GreyRange
 from heatline.edge.service.status import REASONS
-from heatline.edge.wire import following, mqtt
+from heatline.edge.wire import following
 from heatline.edge.wire.commands import Selected, refusal
 from heatline.edge.wire.events import (
     AlarmEvent,
@@ -185,10 +186,7 @@ KEYS: list[tuple[Any, str, str | None, tuple[str, str] | None]] = [
     (ChangeEvent, "docs/protocol.md", "## Change event", ("", "null")),
     (JournalEvent, "docs/protocol.md", "## Journal event", ("", "null")),
     (ReviewEvent, "docs/protocol.md", "## Review event", ("", "null")),
-    *(
-        (kind, "docs/plant-mqtt.md", f"## {kind.__struct_config__.tag.title()}", ("", "null"))
-        for kind in get_args(mqtt.Payload)
-    ),
+    (BridgeState, "docs/plant-mqtt.md", "## State", ("", "null")),
     (TrainConfig, "docs/training.md", "## Keys", None),
 ]
 NOT_FIELDS = {"model", "recipe", "logger"}  # of a training: choices of a file each

@@ -25,7 +25,7 @@ def mqtt(line: str) -> None:
     mqtt.republish_s; until then the line keeps it. LINE is a line's name or its TOML file, on this PC.
     """
     require_extra("mqtt")
-    from heatline.edge.bridge.mqtt.bridge import run_bridge
+    from heatline.edge.bridge.mqtt import run_bridge
 
     run_bridge(line)
 

@@ -47,21 +47,18 @@ class _BridgeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class MqttConfig(_BridgeConfig, frozen=True, kw_only=True):
-    """The broker to publish to, how to log in there, and what to publish."""
+    """The broker to publish to, and how to log in there."""
 
     name: ConsumerName = "mqtt"
     broker: Broker
     prefix: Prefix = "heatline"
     """Levels of the topics before the line's name."""
-    heatmaps: bool = False
     user: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     password_file: Path | None = None
     ca: Path | None = None
     """None: the authorities that this PC's system trusts."""
     certificate: Path | None = None
     key: Path | None = None
-    client_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,128}\Z")] | None = None
-    """None: made of the names of line and consumer."""
     wait_for_subscriber: bool = True
     """Whether a result, or the report of a loss, that nobody subscribes to waits at the line until somebody does."""
     republish_s: Annotated[float, Meta(ge=0, le=3600)] = 60.0

@@ -92,6 +92,11 @@ class Received:
     def json(self) -> Any:
         return json.loads(self.payload)
 
+    @property
+    def id(self) -> str:
+        """The id of its event."""
+        return str(dict(self.properties["UserProperty"])["id"])
+
 
 class Plant:
     """A program of the plant that subscribes to topics, and again after each reconnect: brokers lose sessions.
@@ -154,7 +159,7 @@ class Plant:
 
     def ids(self, kind: str = "result") -> list[str]:
         """Return the ids of what came, each once, in the order in which they came first."""
-        return list(dict.fromkeys(each.json["id"] for each in self.of(kind)))
+        return list(dict.fromkeys(each.id for each in self.of(kind)))
 
     def _connected(self, client: paho.Client, *_: object) -> None:
         self.connections += 1

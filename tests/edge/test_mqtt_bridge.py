@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import signal
 import socket
 import subprocess
@@ -11,14 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from paho.mqtt.client import MQTTMessageInfo
 
-from heatline.edge.bridge.line import LineState
-from heatline.edge.bridge.mqtt.bridge import CONNECTIONS_THAT_PROVE, Connection, NotConnectedError
-from heatline.edge.bridge.mqtt.bridge import Bridge as Carrier
-from heatline.edge.bridge.mqtt.messages import Messages, Publication
-from heatline.edge.config import load_config
-from heatline.edge.delivery.follower import Follower
 from heatline.edge.errors import SupersededError
 from heatline.edge.wire.following import Delivered
 from tests.command import HEATLINE, process_env
@@ -94,9 +86,9 @@ def site(tmp_path: Path, address: str) -> Iterator[Site]:
         yield site
 
 
-def test_results_come_in_order_with_their_heatmaps_and_are_acknowledged_and_the_state_is_retained(site: Site) -> None:
-    site.write("heatmaps = true\nprefix = 'acme/plant1'")
-    good, defect, alarm = site.line.add(GOOD) + site.line.add(DEFECT, png=b"a picture") + site.line.add(ALARM)
+def test_results_come_in_order_and_are_acknowledged_and_the_state_is_retained(site: Site) -> None:
+    site.write("prefix = 'acme/plant1'")
+    added = good, defect, alarm = site.line.add(GOOD, DEFECT, ALARM)
     with (
         site.broker,
         Plant(site.broker) as plant,
@@ -107,19 +99,12 @@ def test_results_come_in_order_with_their_heatmaps_and_are_acknowledged_and_the_
         shake = a_status().handshake
         wait_until(lambda: bool(plant.of("alarm")), "the alarm came")
         wait_until(lambda: plant.of("state")[-1].json["heartbeat"] == shake.heartbeat, "the line is heard")
-        results = [each.json for each in plant.of("result")]
-        assert [(each["id"], each["evaluation"], each["verdict"]) for each in results] == [
-            (good.key, 1, "GOOD"),
-            (defect.key, 2, "DEFECT"),
+        assert [(each.topic, each.payload) for each in plant.received if "/state" not in each.topic] == [
+            ("acme/plant1/line1/result/top", good.header),
+            ("acme/plant1/line1/result/top", defect.header),
+            ("acme/plant1/line1/alarm", alarm.header),
         ]
-        assert {each.topic for each in plant.of("result")} == {"acme/plant1/line1/result/top"}
-        (heatmap,) = plant.of("heatmap")
-        assert (heatmap.topic, heatmap.payload) == ("acme/plant1/line1/heatmap/top", b"a picture")
-        assert (heatmap.properties["ContentType"], heatmap.properties["UserProperty"]) == (
-            "image/png",
-            [("id", defect.key)],
-        )
-        assert [each.json["id"] for each in plant.of("alarm")] == [alarm.key]
+        assert plant.ids() + plant.ids("alarm") == [each.key for each in added]
         state = plant.of("state")[-1]
         assert (state.json["online"], state.json["state"], state.json["reason"]) == (True, shake.state, shake.reason)
         assert state.properties["MessageExpiryInterval"] <= 5
@@ -159,8 +144,7 @@ def test_a_broker_that_is_killed_and_has_lost_its_sessions_costs_no_result(site:
         wait_until(lambda: len(plant.ids()) == len(events), "all came")
         assert set(plant.ids()) == {event.key for event in events}
         for each in plant.of("result"):  # duplicates are the same result
-            event = next(event for event in events if event.key == each.json["id"])
-            assert each.json["part_id"] == json.loads(event.header)["part_id"]
+            assert each.payload == next(event for event in events if event.key == each.id).header
         assert plant.connections == kills + 1
 
 
@@ -180,35 +164,6 @@ def test_what_a_killed_broker_has_taken_and_not_passed_on_comes_again_until_it_i
         with site.bridge():
             wait_until(lambda: plant.ids() == [event.key for event in events], "all came")
             site.line.wait_until_acked(60, "mqtt")
-
-
-def test_on_a_network_that_fails_again_and_again_not_ever_more_results_come_again(site: Site) -> None:
-    site.write(republish_s=60)
-    config, messages = load_config(site.file).mqtt, Messages("heatline", "line1")
-    site.line.add(*[GOOD] * 5)
-    assert config is not None
-    with (
-        site.broker,
-        Plant(site.broker) as plant,
-        Follower(site.line.address, "mqtt", timeout_s=0.1, keep_position=True) as follower,
-    ):
-        for number in range(CONNECTIONS_THAT_PROVE):
-            assert site.line.acked("mqtt") <= 0
-            connection = Connection(config, "bridge", messages.offline())
-            assert connection.answered.wait(WITHIN_SECONDS)
-            all_came_s: list[float] = []
-
-            def is_enough(expected: int = 5 * (number + 1), all_came_s: list[float] = all_came_s) -> bool:
-                if len(plant.of("result")) >= expected:
-                    all_came_s.append(time.monotonic())
-                return bool(all_came_s) and time.monotonic() > all_came_s[0] + 0.3  # their PUBACKs came, too
-
-            if number == 0:
-                bridge = Carrier(follower, LineState(site.events), messages, config, is_enough)
-            bridge._ended = is_enough
-            bridge.carry(connection)
-            connection.close(messages.offline())
-        site.line.wait_until_acked(5, "mqtt")
 
 
 def test_nothing_is_acknowledged_while_no_broker_answers_and_a_stop_ends_the_bridge(site: Site) -> None:
@@ -346,86 +301,21 @@ def test_results_that_the_broker_does_not_authorize_wait_until_it_does(site: Sit
         wait_until(lambda: plant.of("state")[-1].json["delivery_fault"] is None, "the fault is over")
 
 
-@pytest.mark.parametrize("limit", ["max_packet_size 2000", "message_size_limit 2000"])
-def test_a_message_that_is_too_large_for_the_broker_is_told_and_the_next_ones_come(site: Site, limit: str) -> None:
-    site.write("heatmaps = true")
-    site.broker.settings = f"{OPEN}\n{limit}"
-    large, last = site.line.add(DEFECT, png=bytes(4000)) + site.line.add(GOOD)
-    with site.broker, Plant(site.broker) as plant, site.bridge() as bridge:
-        site.line.wait_until_acked(2, "mqtt")
-        wait_until(lambda: plant.ids() == [large.key, last.key] and bool(plant.of("lost")), "results and the report")
-        (lost,) = [each.json for each in plant.of("lost")]
-        assert (lost["kind"], lost["first_seq"]) == ("refused", 1)
-        assert "a heatmap of 4000 bytes" in lost["detail"]
-        assert plant.of("heatmap") == []
-        assert "the broker does not take a message" in bridge.log
-
-
-def test_only_the_messages_that_ended_a_connection_are_refused_and_others_of_their_size_come(site: Site) -> None:
-    site.write("heatmaps = true", republish_s=60)
-    site.broker.settings = f"{OPEN}\nmessage_size_limit 3900"
-    with site.broker, site.bridge():
-        with Plant(site.broker) as plant:
-            bad = [event for _ in range(2) for event in site.line.add(DEFECT, png=bytes(4000))]
-            wait_until(lambda: {each.json["first_seq"] for each in plant.of("lost")} == {1, 2}, "both are reported")
-            assert set(plant.ids()) == {event.key for event in bad}
-        site.broker.kill()
-        site.broker.settings = OPEN
-        site.broker.start()
-        with Plant(site.broker) as plant:
-            site.line.add(DEFECT, png=bytes(4000))
-            wait_until(lambda: bool(plant.of("heatmap")), "the heatmap of the third event comes")
-            assert 3 not in {each.json["first_seq"] for each in plant.of("lost")}
-            assert len(plant.of("heatmap")) == 1
-
-
-def test_after_a_message_that_ended_the_connection_several_are_in_flight_again(site: Site) -> None:
-    site.write("heatmaps = true\nwait_for_subscriber = false", republish_s=60)
-    site.broker.settings = f"{OPEN}\nmessage_size_limit 3900"
-    config, published = load_config(site.file).mqtt, list[str]()
-    assert config is not None
-    messages, give_up_s = Messages("heatline", "line1", heatmaps=True), time.monotonic() + WITHIN_SECONDS
-
-    class Counted(Connection):
-        def publish(self, publication: Publication) -> MQTTMessageInfo:
-            published.append(publication.topic)
-            return super().publish(publication)
-
-    with (
-        site.broker,
-        Follower(site.line.address, "mqtt", timeout_s=0.1, heatmaps=True, keep_position=True) as follower,
-        LineState(site.events) as state,
-    ):
-
-        def is_enough() -> bool:
-            is_reported = any("lost" in each for each in published)
-            if is_reported and not site.broker.is_paused and published[-1].endswith("state"):
-                site.broker.pause()
-                published.clear()
-                site.line.add(*[GOOD] * 5)
-            results = [each for each in published if "result" in each]
-            return (site.broker.is_paused and len(results) > 1) or time.monotonic() > give_up_s
-
-        site.line.add(DEFECT, png=bytes(4000))
-        carrier = Carrier(follower, state, messages, config, is_enough)
-        while not is_enough():
-            connection = Counted(config, "bridge", messages.offline())
-            assert connection.answered.wait(WITHIN_SECONDS)
-            with contextlib.suppress(NotConnectedError):
-                carrier.carry(connection)
-            connection.close(messages.offline())
-        assert time.monotonic() < give_up_s, "one message is published at a time"
-
-
-def test_a_broker_that_takes_no_message_does_not_fill_the_log(site: Site) -> None:
+def test_events_that_are_too_large_for_the_broker_are_reported_and_the_next_ones_come(site: Site) -> None:
+    events = site.line.add(*[GOOD] * 20)
     site.broker.settings = f"{OPEN}\nmax_packet_size 900"
     with site.broker, Plant(site.broker) as plant, site.bridge() as bridge:
-        events = site.line.add(*[GOOD] * 200)
-        wait_until(lambda: len(plant.ids("lost")) == len(events), "all are reported")
-        site.line.wait_until_acked(len(events), "mqtt")
+        site.line.wait_until_acked(20, "mqtt")
+        reports = [each.json for each in plant.of("lost")]
+        assert [(each["kind"], each["first_seq"], each["last_seq"]) for each in reports] == [
+            ("refused", event.seq, event.seq) for event in events
+        ]
         assert plant.ids() == []
-        assert bridge.end() == 0
-        assert 1 <= bridge.log.count("the broker does not take a message") < 20
+        assert bridge.log.count("is reported as lost") == 1
+    site.broker.settings = OPEN
+    with site.broker, Plant(site.broker) as plant, site.bridge():
+        last = site.line.add(GOOD)
+        wait_until(lambda: plant.ids() == [last[0].key], "the next one comes")
 
 
 def test_results_wait_for_a_subscriber_unless_nobody_needs_them(site: Site) -> None:

@@ -67,11 +67,6 @@ def test_a_missing_file_is_an_access_error_before_anything_is_connected(file: Pa
     )
 
 
-def test_a_name_that_no_topic_can_have_is_refused(tmp_path: Path) -> None:
-    sentence = refused(tmp_path / "line#1.toml", '[mqtt]\nbroker = "mqtt://localhost:1883"', ConfigError.exit_code)
-    assert "the line's name is 'line#1', which cannot be part of an MQTT topic" in sentence
-
-
 def test_a_changed_table_neither_restarts_the_line_nor_is_refused_by_it(file: Path) -> None:
     file.write_text(LINE)
     before = load_config(file)

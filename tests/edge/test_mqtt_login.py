@@ -5,45 +5,58 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
-from heatline.edge.bridge.mqtt.bridge import Connection, NotConnectedError, read_password, tls_context
-from heatline.edge.bridge.mqtt.messages import Publication
+from heatline.edge.bridge.mqtt import Connection, NotConnectedError, Publication, log_in
 from heatline.edge.config.bridges import MqttConfig
 from heatline.edge.errors import AccessError
 from tests.edge.brokers import OPEN, Authority, Broker, Plant, broker_at
 from tests.edge.followed_line import WITHIN_SECONDS, wait_until
 
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")  # paho's, of a handshake
 WILL, LAST = (Publication(f"line/{name}", b"{}", retain=True) for name in ("will", "last"))
 
 
 def connect(config: MqttConfig) -> Connection:
-    """Connect, until the broker has accepted or the connection has ended."""
+    """Connect; raise the sentence with which that fails."""
     connection = Connection(config, "bridge", WILL)
-    assert connection.answered.wait(WITHIN_SECONDS)
+    try:
+        connection.open(lambda: None, lambda: False)
+    except NotConnectedError:
+        connection.close(LAST)
+        raise
     return connection
 
 
 def refusal(config: MqttConfig) -> str:
     """Return the sentence with which a connection fails."""
-    connection = connect(config)
-    connection.close(LAST)
-    assert not connection.is_up
-    assert connection.fault is not None
-    return connection.fault
+    with pytest.raises(NotConnectedError) as refused:
+        connect(config)
+    return str(refused.value)
 
 
 def accepted(config: MqttConfig) -> None:
     """Check that a message gets through."""
-    connection = connect(config)
-    mid = connection.publish(Publication("line/result/top", b"{}", "a-1")).mid
-    ack = connection.acks.get(timeout=20)
-    assert ack is not None
-    assert (ack[0], ack[1].is_failure) == (mid, False)
+    connection, message = connect(config), Publication("line/result/top", b"{}", "a-1")
+    connection.publish(message)
+    while not connection.answered:
+        connection.process(WITHIN_SECONDS)
+    ((answered, reason),) = connection.answered
+    assert (answered, reason.is_failure) == (message, False)
     connection.close(LAST)
-    assert not connection.is_up
     with pytest.raises(NotConnectedError):
-        connection.publish(WILL)
+        connection.process(0.0)
+
+
+def _fault_of(connection: Connection) -> str:
+    """Wait for the end of a connection; return why it ended."""
+    try:
+        while True:
+            connection.process(WITHIN_SECONDS)
+    except NotConnectedError as fault:
+        return str(fault)
 
 
 @pytest.fixture
@@ -134,9 +147,9 @@ def test_another_client_with_the_same_id_is_told(tmp_path: Path, address: str) -
         config = MqttConfig(broker=f"mqtt://127.0.0.1:{broker.port}")
         first = connect(config)
         second = connect(config)
-        wait_until(lambda: not first.is_up, "the first has ended")
-        assert "(Session taken over)" in (first.fault or "")
-        second.close(LAST)
+        assert "(Session taken over)" in _fault_of(first)
+        for each in (first, second):
+            each.close(LAST)
 
 
 def test_the_broker_publishes_the_last_will_of_a_client_that_vanishes_and_not_of_one_that_logs_off(
@@ -157,23 +170,17 @@ def test_the_broker_publishes_the_last_will_of_a_client_that_vanishes_and_not_of
 
 
 def test_a_password_is_read_from_a_file_of_its_owner_alone(tmp_path: Path) -> None:
-    file = tmp_path / "password"
+    file, client = tmp_path / "password", paho.Client(CallbackAPIVersion.VERSION2)
+    config = MqttConfig(broker="mqtt://127.0.0.1:1883", user="line1", password_file=file)
+    with pytest.raises(AccessError, match=r"cannot be read \(No such file"):
+        log_in(client, config)
     file.write_text("ein Paßwort \r\n")
     file.chmod(0o600)
-    assert read_password(file) == "ein Paßwort "
-
-    def complains(content: bytes, mode: int, of: str) -> None:
-        file.write_bytes(content)
-        file.chmod(mode)
-        with pytest.raises(AccessError, match=of):
-            read_password(file)
-
-    complains(b"x", 0o640, r"mode 0640, expected 0600")
-    complains(b"\n", 0o600, "holds no password")
-    complains(b"\xff", 0o600, "holds no password")
-    complains(b"two\nlines", 0o600, "holds no password")
-    with pytest.raises(AccessError, match=r"cannot be read \(No such file"):
-        read_password(tmp_path / "none")
+    log_in(client, config)
+    assert client.password == "ein Paßwort "
+    file.chmod(0o640)
+    with pytest.raises(AccessError, match="mode 0640, expected 0600"):
+        log_in(client, config)
 
 
 @pytest.mark.parametrize("spoil", ["missing", "no certificate", "another key"])
@@ -182,11 +189,11 @@ def test_a_file_that_cannot_be_used_for_tls_is_an_access_error(
 ) -> None:
     certificate, key = authority.sign("bridge")
     config = MqttConfig(broker="mqtts://b:8883", ca=authority.certificate, certificate=certificate, key=key)
-    tls_context(config)
+    log_in(paho.Client(CallbackAPIVersion.VERSION2), config)
     changes: dict[str, Callable[[], MqttConfig]] = {
         "missing": lambda: msgspec.structs.replace(config, ca=tmp_path / "none.pem"),
         "no certificate": lambda: msgspec.structs.replace(config, ca=key),
         "another key": lambda: msgspec.structs.replace(config, key=authority.sign("other")[1]),
     }
     with pytest.raises(AccessError, match=re.escape("cannot be used (")):
-        tls_context(changes[spoil]())
+        log_in(paho.Client(CallbackAPIVersion.VERSION2), changes[spoil]())

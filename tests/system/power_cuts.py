@@ -163,7 +163,7 @@ def measure_power_cuts(
         with contextlib.suppress(BenchError):
             _wait_until(lambda: len(plant.ids()) >= len(wanted), "all results came")
         plant.leave()
-        received = [(each.json["camera"], each.json["seq"], each.json["id"]) for each in plant.of("result")]
+        received = [(each.json["camera"], each.json["seq"], each.id) for each in plant.of("result")]
     missing, repeated, out_of_order = verify(wanted, received)
     return PowerCuts(
         seed=seed,

@@ -1,4 +1,4 @@
-"""`make schemas`: writes the JSON Schemas of events, requests and payloads from their structs."""
+"""`make schemas`: writes the JSON Schemas of events and requests from their structs."""
 
 from inspect import cleandoc
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from heatline.edge.wire import commands, following, mqtt, requests
+from heatline.edge.wire import commands, following, requests
 from heatline.edge.wire.events import (
     SCHEMA_VERSION,
     AlarmEvent,
@@ -35,7 +35,6 @@ def schemas() -> dict[str, bytes]:
         ("command-reply", requests.SCHEMA_VERSION, commands.Reply),
         ("follow-request", requests.SCHEMA_VERSION, following.Request),
         ("follow-reply", requests.SCHEMA_VERSION, following.Reply),
-        ("mqtt", mqtt.SCHEMA_VERSION, mqtt.Payload),
     ]
     return {f"{name}-v{version}.json": _text(message) for name, version, message in messages}
 
