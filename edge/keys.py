@@ -1,6 +1,6 @@
-"""Files of keys of any kind: written once, and read only if nobody else could have read or changed them.
+"""Files of keys of any kind: written once, and a private one is read only if nobody else could have read it.
 
-A folder of public keys defines who is trusted: one file NAME.pub each. Only its administrator can write it.
+A folder of public keys defines who is trusted: one file NAME.pub each. Who can write it decides who is trusted.
 """
 
 import os
@@ -17,7 +17,6 @@ from heatline.edge.util.files import open_plain, replacing, writing
 LARGEST_KEY_FILE = 64 * 1024
 PUBLIC_SUFFIX = ".pub"
 NOT_ITS_OWNERS_ALONE = stat.S_IRWXG | stat.S_IRWXO
-WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
 
 K = TypeVar("K")
@@ -28,18 +27,15 @@ def public_half(path: Path) -> Path:
     return path.with_name(path.name + PUBLIC_SUFFIX)
 
 
-def write_pair(
-    path: Path, private: bytes, public: bytes, kind: type[HeatlineError], *, owner_uid: int | None = None
-) -> None:
+def write_pair(path: Path, private: bytes, public: bytes, kind: type[HeatlineError]) -> None:
     """Write a private key to a new file that only its owner may read, and its public half to a new file beside it.
 
     Args:
         kind: class of the error to raise.
-        owner_uid: user who owns the private file; None: the current user.
     Raises:
         HeatlineError: one of the files exists, or cannot be written.
     """
-    write_new(path, private, 0o600, kind, owner_uid=owner_uid)
+    write_new(path, private, 0o600, kind)
     try:
         write_new(public_half(path), public, 0o644, kind)
     except HeatlineError:
@@ -47,7 +43,7 @@ def write_pair(
         raise
 
 
-def write_new(path: Path, data: bytes, mode: int, kind: type[HeatlineError], *, owner_uid: int | None = None) -> None:
+def write_new(path: Path, data: bytes, mode: int, kind: type[HeatlineError]) -> None:
     """Write a new file, completely or not at all, with exactly these permissions whatever the umask.
 
     Raises:
@@ -58,8 +54,6 @@ def write_new(path: Path, data: bytes, mode: int, kind: type[HeatlineError], *, 
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     with writing(path, kind), replacing(path) as new, open(os.open(new, flags, mode), "wb") as file:
         os.fchmod(file.fileno(), mode)
-        if owner_uid is not None:
-            os.fchown(file.fileno(), owner_uid, -1)
         file.write(data)
 
 
@@ -113,37 +107,6 @@ def _read(path: Path, kind: type[HeatlineError], expected: str) -> tuple[bytes, 
         raise kind(f"{path} cannot be read ({error.strerror}); {expected}") from error
 
 
-def refuse_if_others_can_write(folder: Path, kind: type[HeatlineError]) -> None:
-    """Require that only root and this user can write a folder and those above it: a writer decides who is trusted.
-
-    Raises:
-        HeatlineError: others can write one of them.
-        OSError: a folder cannot be examined.
-    """
-    resolved = folder.resolve()
-    for place in dict.fromkeys([resolved, *resolved.parents, *folder.absolute().parents]):
-        check_permissions(place, place.stat(), kind, above=place != resolved)
-
-
-def check_permissions(path: Path, found: os.stat_result, kind: type[HeatlineError], *, above: bool = False) -> None:
-    """Require that others cannot write a folder. A parent may be sticky like /tmp: files of others are safe there.
-
-    Raises:
-        HeatlineError: others than root and this user can write it.
-    """
-    mode = stat.S_IMODE(found.st_mode)
-    if mode & WRITABLE_BY_OTHERS and not (above and mode & stat.S_ISVTX):
-        raise kind(
-            f"{path} can be written by others (mode {mode:04o}), who could then say which keys are trusted; "
-            f"look at what is in it, then: chmod go-w {path}"
-        )
-    if found.st_uid not in (0, os.geteuid()):
-        raise kind(
-            f"{path} belongs to user {found.st_uid}, who could then say which keys are trusted; look at what is in "
-            f"it, then: chown root {path}"
-        )
-
-
 @dataclass(frozen=True)
 class StoredKey(Generic[K]):
     """A public key of a folder, and its name there."""
@@ -172,55 +135,44 @@ class KeyStore(Generic[K]):
         self.folder = folder
         self._parse, self._kind, self._suffixes = parse, kind, suffixes
 
-    def files(self) -> list[Path]:
-        """Return the files of all keys, by name; none if there is no folder.
+    def all(self) -> list[StoredKey[K]]:
+        """Return all keys, by name; none if there is no folder.
 
         Raises:
-            HeatlineError: the folder cannot be read, or others can write it.
+            HeatlineError: the folder or a key cannot be read, or a file is not a key.
         """
-        try:
-            found = sorted(path for path in self.folder.iterdir() if path.suffix.lower() in self._suffixes)
-            refuse_if_others_can_write(self.folder, self._kind)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise self._kind(
-                f"{self.folder} cannot be read ({error.strerror}); name a folder of trusted keys that everyone may read"
-            ) from error
+        found, faults = self.valid()
+        if faults:
+            raise faults[0]
         return found
+
+    def valid(self) -> tuple[list[StoredKey[K]], list[HeatlineError]]:
+        """Return the keys that can be read, by name, and why others, or all, cannot be."""
+        found: list[StoredKey[K]] = []
+        faults: list[HeatlineError] = []
+        try:
+            files = sorted(path for path in self.folder.iterdir() if path.suffix.lower() in self._suffixes)
+        except FileNotFoundError:
+            files = []
+        except OSError as error:
+            files = []
+            faults.append(self._kind(f"{self.folder} cannot be read ({error.strerror}); let everyone read it"))
+        for path in files:
+            try:
+                found.append(self.read(path))
+            except HeatlineError as error:
+                if os.path.lexists(path):  # otherwise it was revoked just now
+                    faults.append(error)
+        return found, faults
 
     def read(self, path: Path) -> StoredKey[K]:
         """Return the key in a file of the folder.
 
         Raises:
-            HeatlineError: it cannot be read, is not a key, or others can write it.
+            HeatlineError: it cannot be read, or is not a key.
         """
-        data, found = _read(path, self._kind, "everyone must be able to read it")
-        check_permissions(path, found, self._kind)
+        data, _ = _read(path, self._kind, "everyone must be able to read it")
         return StoredKey(path.name.removesuffix(PUBLIC_SUFFIX), self._parse(data, path), path)
-
-    def all(self) -> list[StoredKey[K]]:
-        """Return all keys, by name.
-
-        Raises:
-            HeatlineError: as of `files` and `read`.
-        """
-        return [self.read(path) for path in self.files()]
-
-    def valid(self) -> tuple[list[StoredKey[K]], list[HeatlineError]]:
-        """Return the keys that can be trusted, and why others, or all, cannot be."""
-        found: list[StoredKey[K]] = []
-        faults: list[HeatlineError] = []
-        try:
-            for path in self.files():
-                try:
-                    found.append(self.read(path))
-                except HeatlineError as error:
-                    if path.exists():  # otherwise it was revoked just now
-                        faults.append(error)
-        except HeatlineError as error:
-            faults.append(error)
-        return found, faults
 
     def add(self, name: str, key: K, data: bytes, option: str) -> StoredKey[K]:
         """Add a key, and create the folder if there is none. A key that is already there keeps its name.
@@ -229,7 +181,7 @@ class KeyStore(Generic[K]):
             data: content of the key's file.
             option: the command's option that names another folder.
         Raises:
-            HeatlineError: the name is invalid or another key's, the folder cannot be written, or others can write it.
+            HeatlineError: the name is invalid or another key's, or the folder cannot be written.
         """
         path = self._path_of(name)
         for other in self.all():
@@ -241,7 +193,6 @@ class KeyStore(Generic[K]):
             for missing in reversed([each for each in (self.folder, *self.folder.parents) if not each.exists()]):
                 missing.mkdir()
                 missing.chmod(0o755)  # whatever the umask: the service runs as another user
-            refuse_if_others_can_write(self.folder, self._kind)
         except OSError as error:
             raise self._kind(
                 f"{self.folder} cannot be written ({error.strerror}); as root, or name another {option}"

@@ -1,6 +1,5 @@
 """`heatline keys new`, `list`, `allow` and `revoke`: access to a line from other machines."""
 
-import pwd
 from pathlib import Path
 
 import click
@@ -17,7 +16,6 @@ from heatline.edge.delivery.auth import (
     read_public_key,
     revoke,
 )
-from heatline.edge.errors import AccessError
 from heatline.edge.keys import PUBLIC_SUFFIX, public_half
 
 allowed_option = click.option(
@@ -38,16 +36,16 @@ def keys() -> None:
     """
 
 
-@keys.command(epilog="Example: heatline keys new /etc/heatline/keys/line.key --owner heatline")
+@keys.command(epilog="Example: heatline keys new /etc/heatline/keys/line.key")
 @click.argument("key_path", metavar="KEY", type=click.Path(path_type=Path))
-@click.option("--owner", help="User who shall own KEY, for a line's key the service's user heatline. Default: you.")
 @json_option
-def new(key_path: Path, owner: str | None, as_json: bool) -> None:
+def new(key_path: Path, as_json: bool) -> None:
     """Make a key of a line or of a client: KEY, only for its owner, and KEY.pub, for the others.
 
-    Neither file is ever overwritten. KEY has no password: keep it only where it is used.
+    Neither file is ever overwritten. KEY has no password: keep it only where it is used. The key of a line
+    must belong to the user of its service: chown heatline KEY.
     """
-    pair = make_key_pair(key_path, None if owner is None else _uid_of(owner))
+    pair = make_key_pair(key_path)
     print_made_key(key_path, public_half(key_path), "curve25519", fingerprint(pair.public), as_json)
 
 
@@ -98,12 +96,11 @@ def allow_key(key_path: Path, roles: tuple[Role, ...], name: str | None, folder:
 
 @keys.command("revoke", epilog="Example: heatline keys revoke mes")
 @click.argument("name")
-@click.option("--role", "roles", type=click.Choice(ROLES), multiple=True, help="Role to revoke. Default: all.")
 @allowed_option
 @json_option
-def revoke_key(name: str, roles: tuple[Role, ...], folder: Path, as_json: bool) -> None:
+def revoke_key(name: str, folder: Path, as_json: bool) -> None:
     """Revoke the key NAME. A running line disconnects its clients within seconds."""
-    revoked = revoke(name, folder, roles or ROLES)
+    revoked = revoke(name, folder)
     report = {"name": name, "revoked": revoked}
     print_report(report, as_json, f"{name} is no longer allowed to {' or '.join(revoked)}")
 
@@ -111,10 +108,3 @@ def revoke_key(name: str, roles: tuple[Role, ...], folder: Path, as_json: bool) 
 def _name_of(path: Path) -> str:
     """Return the name of a key, such as `mes` for `mes.key.pub`."""
     return path.name.removesuffix(PUBLIC_SUFFIX).removesuffix(".key")
-
-
-def _uid_of(user: str) -> int:
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        raise AccessError(f"this machine has no user {user!r}; name one that it has with --owner") from None

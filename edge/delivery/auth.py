@@ -5,17 +5,15 @@ that ZeroMQ, its files and this module use. Allow-lists are a folder with one fo
 Commands write it, and a running line reads it about once a second.
 """
 
-import contextlib
 import hashlib
 import ipaddress
 import logging
-import os
 import re
 import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self, get_args
@@ -23,7 +21,6 @@ from typing import Literal, Self, get_args
 import zmq
 from zmq.utils import z85
 
-from heatline.edge.delivery.sockets import bind, monitor, monitor_event
 from heatline.edge.errors import AccessError
 from heatline.edge.keys import PUBLIC_SUFFIX, KeyStore, StoredKey, read_private, read_public, write_pair
 from heatline.edge.util.process import NamedThread
@@ -48,7 +45,6 @@ to wait as long before it can try again."""
 LOOK_EVERY_SECONDS = 1.0
 AS_OF_SECONDS = 0.1
 """Age of the allow-list for a new connection, so that many connections do not read the disk each."""
-FAILURES = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 """Address of the authentication requests in each context: ZAP 1.0 (https://rfc.zeromq.org/spec/27)."""
 ALLOWED, NOT_ALLOWED = (b"200", b"OK"), (b"300", b"not allowed")
@@ -100,18 +96,16 @@ class ClientKeys:
         socket.setsockopt(zmq.CURVE_SECRETKEY, self.own.secret)
 
 
-def make_key_pair(path: Path, owner_uid: int | None = None) -> KeyPair:
+def make_key_pair(path: Path) -> KeyPair:
     """Create a key in a new file that only its owner may read, and its public half in a file beside it.
 
-    Args:
-        owner_uid: user who owns the file, which only root can set; None: the current user.
     Raises:
         AccessError: one of the files exists, or cannot be written.
     """
     public, secret = zmq.curve_keypair()
     what = "Keep this half secret: its holder can pretend to be its owner."
     private = _FILE.format(half="secret", what=what, public=public.decode()) + f'    secret-key = "{secret.decode()}"\n'
-    write_pair(path, private.encode(), to_file(public), AccessError, owner_uid=owner_uid)
+    write_pair(path, private.encode(), to_file(public), AccessError)
     return KeyPair(public, secret)
 
 
@@ -190,22 +184,20 @@ def allow(key: bytes, name: str, folder: Path, role: Role) -> StoredKey[bytes]:
     """Allow a key in a role. A key that is allowed already keeps its name.
 
     Raises:
-        AccessError: the name is invalid or another key's, the folder cannot be written, or others can write it.
+        AccessError: the name is invalid or another key's, or the folder cannot be written.
     """
     return allow_list(folder, role).add(name, key, to_file(key), "--allowed")
 
 
-def revoke(name: str, folder: Path, roles: Collection[Role] = ROLES) -> list[Role]:
-    """Revoke a key; return the roles that it had.
+def revoke(name: str, folder: Path) -> list[Role]:
+    """Revoke a key in all roles; return those that it had.
 
     Raises:
-        AccessError: the name is invalid, the key has none of the roles, or the folder cannot be written.
+        AccessError: the name is invalid, there is no such key, or the folder cannot be written.
     """
-    had = [role for role in roles if allow_list(folder, role).remove(name, "--allowed")]
+    had = [role for role in ROLES if allow_list(folder, role).remove(name, "--allowed")]
     if not had:
-        raise AccessError(
-            f"{folder} has no key {name!r} to {' or '.join(roles)}; heatline keys list shows which it has"
-        )
+        raise AccessError(f"{folder} has no key {name!r}; heatline keys list shows which it has")
     return had
 
 
@@ -254,7 +246,7 @@ class Refusals:
 class Access:
     """Who may connect, which the authenticators of all of a line's sockets share. Any thread.
 
-    A file or folder of allowed keys that is damaged, cannot be read, or that others can write, authorizes nobody. It is
+    A file or folder of allowed keys that is damaged or cannot be read authorizes nobody. It is
     logged, and the other keys stay allowed.
 
     Args:
@@ -278,7 +270,7 @@ class Access:
         """Read the files that a line's configuration names.
 
         Raises:
-            AccessError: there is no folder, or a file in it cannot be read, is not a key, or can be written by others.
+            AccessError: there is no folder, or a file in it cannot be read or is not a key.
         """
         if key is None:
             return cls()
@@ -328,8 +320,9 @@ def unprotected(name: str, address: str) -> str:
     """Return a sentence about an address that other machines can reach although the line has no key."""
     return (
         f"{name} is {address!r}, which other machines can reach, and the line has no key to protect it with; make one "
-        f'with heatline keys new {LINE_KEY} --owner heatline and set key = "{LINE_KEY}" under [security], or bind an '
-        "address that this machine alone can reach, e.g. tcp://127.0.0.1:5556 or ipc:///run/heatline/NAME/socket"
+        f"with heatline keys new {LINE_KEY}, give it to the service (chown heatline {LINE_KEY}), and set "
+        f'key = "{LINE_KEY}" under [security], or bind an address that this machine alone can reach, e.g. '
+        "tcp://127.0.0.1:5556 or ipc:///run/heatline/NAME/socket"
     )
 
 
@@ -347,44 +340,32 @@ def _is_loopback(host: str) -> bool:
 
 
 class Authenticator:
-    """Authorizes the clients of one socket, which must be the only one that its context has bound.
+    """Authorizes the clients of one socket, which must be the only one that its context binds.
 
-    The thread that owns the socket creates the authenticator before the socket is bound, and uses it. A thread of the
-    authenticator's own answers ZeroMQ's authentication requests (ZAP) and counts failed handshakes; it ends with the
-    context.
+    Created before the socket is bound, by the thread that owns the socket. A thread of its own answers ZeroMQ's
+    authentication requests (ZAP); it ends with the context.
 
     Args:
         access: the keys that may connect; it must have the line's own unless the address is local.
         name: name of the socket among the line's.
-        address: address that `bind` binds. At a local address, every client may connect.
+        address: address that will be bound. At a local one, every client may connect.
     Raises:
         ZMQError: ZeroMQ cannot authenticate on this socket.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], access: Access, name: SocketName, address: str) -> None:
-        self.secured = not is_local(address)
-        self._socket, self._access, self._name, self._address = socket, access, name, address
+        self._socket, self._access, self._name = socket, access, name
         self._role = ROLE_OF[name]
-        self._authorized: set[bytes] = set()
-        self._revoked = threading.Event()
-        self._is_bound = True
         self._faults = RateLimitedLog(logger)
+        self._thread: NamedThread | None = None
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_WITHIN_MS)
-        questions = self._protect() if self.secured else None
-        self._thread = NamedThread(f"auth {name}", self._watch, monitor(socket, FAILURES), questions)
-        self._thread.start()
-
-    def bind(self) -> None:
-        """Bind the address.
-
-        Raises:
-            ZMQError: the address cannot be bound.
-        """
-        bind(self._socket, self._address)
+        if not is_local(address):
+            self._thread = NamedThread(f"auth {name}", self._answer_all, self._protect())
+            self._thread.start()
 
     def authorizes(self, part: zmq.Frame) -> bool:
         """Return whether the sender of a message is still allowed. If not, count a refusal."""
-        if not self.secured:
+        if self._thread is None:
             return True
         key = _sender(part)
         if self._access.allows(self._role, key):
@@ -392,34 +373,10 @@ class Authenticator:
         self._access.refusals.note(self._name, "revoked", f"a message by {_named(key)}, which is not allowed any more")
         return False
 
-    def tick(self) -> None:
-        """Disconnect all clients if one of them is no longer allowed: ZeroMQ cannot disconnect a single one. Clients
-        that are allowed reconnect by themselves. Called a few times a second.
-        """
-        if self._revoked.is_set():
-            self._revoked.clear()
-            logger.info(
-                "%s: a key is not allowed any more; all clients are disconnected, the others reconnect", self._name
-            )
-            self._disconnect_all()
-        if not self._is_bound:  # ZeroMQ releases the address a moment after `unbind`
-            with contextlib.suppress(zmq.ZMQError):
-                self.bind()
-                self._is_bound = True
-
     def join(self) -> None:
         """Wait for the authenticator's thread, after the socket is closed and its context is terminated."""
-        self._thread.join()
-
-    def _disconnect_all(self) -> None:
-        """End all connections, and drop the messages that wait to be sent."""
-        socket = self._socket
-        linger_ms = socket.getsockopt(zmq.LINGER)
-        socket.setsockopt(zmq.LINGER, 0)
-        with contextlib.suppress(zmq.ZMQError):  # it is not bound
-            socket.unbind(socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0"))
-        socket.setsockopt(zmq.LINGER, linger_ms)
-        self._is_bound = False
+        if self._thread is not None:
+            self._thread.join()
 
     def _protect(self) -> zmq.Socket[bytes]:
         """Make ZeroMQ encrypt and ask who may connect; return the socket of its ZAP requests."""
@@ -436,27 +393,17 @@ class Authenticator:
 
     # The authenticator's thread.
 
-    def _watch(self, reports: zmq.Socket[bytes], questions: zmq.Socket[bytes] | None) -> None:
-        opened = [each for each in (reports, questions) if each is not None]
-        poller = zmq.Poller()
-        for each in opened:
-            poller.register(each, zmq.POLLIN)
-        try:
+    def _answer_all(self, questions: zmq.Socket[bytes]) -> None:
+        with questions:
             while True:
                 try:
-                    ready = dict(poller.poll(round(LOOK_EVERY_SECONDS * 1000)))
-                    if questions is not None and questions in ready:
+                    if questions.poll(round(LOOK_EVERY_SECONDS * 1000)):
                         self._answer(questions)
-                    if reports in ready:
-                        self._note_failure(*monitor_event(reports.recv_multipart()))
-                    self._check_revoked()
+                    self._access.refresh(LOOK_EVERY_SECONDS / 2)
                 except zmq.ContextTerminated:
                     return
                 except Exception as error:  # without this thread, nobody could connect any more
                     self._faults.error("%s: its authenticator failed", self._name, exc_info=error)
-        finally:
-            for each in opened:
-                each.close(0)
 
     def _answer(self, questions: zmq.Socket[bytes]) -> None:
         version, request_id, _domain, address, _identity, _mechanism, client = questions.recv_multipart()
@@ -464,30 +411,12 @@ class Authenticator:
         try:
             self._access.refresh(AS_OF_SECONDS)
             if self._access.allows(self._role, key):
-                self._authorized.add(key)
                 status = ALLOWED
             else:
                 detail = f"{_named(key)} from {address.decode()}, which is not allowed to {self._role}"
                 self._access.refusals.note(self._name, "auth", detail)
         finally:
             questions.send_multipart([version, request_id, *status, key if status is ALLOWED else b"", b""])
-
-    def _note_failure(self, event: int, value: int) -> None:
-        if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-            detail = "a client failed its handshake; does it use a key, none, or another line's?"
-            self._access.refusals.note(self._name, "protocol", detail)
-        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-            detail = f"a connection ended before its handshake was complete ({os.strerror(value)})"
-            self._access.refusals.note(self._name, "handshake", detail)
-
-    def _check_revoked(self) -> None:
-        if not self.secured:
-            return
-        self._access.refresh(LOOK_EVERY_SECONDS / 2)
-        revoked = {key for key in self._authorized if not self._access.allows(self._role, key)}
-        if revoked:
-            self._authorized -= revoked
-            self._revoked.set()
 
 
 def _sender(part: zmq.Frame) -> bytes:

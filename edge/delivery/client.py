@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import socket as sockets
 import time
 from abc import ABC, abstractmethod
 from types import TracebackType
@@ -12,7 +11,7 @@ import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.sockets import PARTS_KEPT, monitor, monitor_event, ms_until, receive
+from heatline.edge.delivery.sockets import monitor, monitor_event, ms_until, receive
 from heatline.edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
 from heatline.edge.wire.commands import (
     Announced,
@@ -31,8 +30,6 @@ LONGEST_REPLY_BYTES = 65536
 CONNECTED_WITHIN_SECONDS = 1.0
 ANSWERED_WITHIN_SECONDS = 5.0
 """A line disconnects a client that is not authorized after 3 s at the latest."""
-_GREETING_BEGINS = b"\xff"
-"""First byte of ZMTP, which both sides send at once."""
 _FAILURES = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _OUTCOMES = _FAILURES | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_HANDSHAKE_SUCCEEDED
 
@@ -120,8 +117,6 @@ def describe_refusal(address: str, keys: ClientKeys | None, socket_type: int) ->
         socket.disable_monitor()
     if outcome is None or not outcome & _FAILURES:
         return None
-    if outcome == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and not _greets(address):
-        return None
     if keys is None:
         return (
             f"{address} closed the connection: it requires keys, or it is not a line; name your private key, which "
@@ -131,19 +126,6 @@ def describe_refusal(address: str, keys: ClientKeys | None, socket_type: int) ->
         f"{address} closed the connection: it takes no keys, it is not the line of this public key, or your key is not "
         "allowed there for this (on the line PC: heatline keys list, heatline keys allow)"
     )
-
-
-def _greets(address: str) -> bool:
-    """Return whether ZeroMQ answers. A proxy before a line that is down accepts a connection, and ends it silently."""
-    scheme, _, rest = address.partition("://")
-    host, _, port = rest.rpartition(":")
-    if scheme == "ipc":
-        return True
-    try:
-        with sockets.create_connection((host.strip("[]"), int(port)), CONNECTED_WITHIN_SECONDS) as peer:
-            return peer.recv(1) == _GREETING_BEGINS
-    except OSError:
-        return False
 
 
 def require_authorized(address: str, keys: ClientKeys | None, socket_type: int) -> None:
@@ -246,7 +228,7 @@ class Commander(Client):
         until_s = time.monotonic() + self.timeout_s
         self._send(to_bytes(request), until_s)
         while self._socket.poll(ms_until(until_s)):
-            reply = reply_from(receive(self._socket, PARTS_KEPT)[-1])
+            reply = reply_from(receive(self._socket)[-1])
             if reply.request_id == request.request_id:
                 return reply
         # On a new connection, the command is not sent later, and a late reply is not taken for the next command's.

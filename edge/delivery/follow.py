@@ -38,7 +38,7 @@ from heatline.edge.wire.requests import Refused, to_bytes
 
 logger = logging.getLogger(__name__)
 
-FILE_NAME, FORMER_FILE_NAME = "consumers.json", "consumers.db"
+FILE_NAME = "consumers.json"
 NOT_KNOWN = "(not known)"
 """Takes the place of the consumers' names while the file cannot be read."""
 MOST_CONSUMERS = 64
@@ -50,8 +50,6 @@ SECONDS_BETWEEN_WRITES = 1.0
 """Interval at which acknowledgements are stored."""
 SECONDS_BETWEEN_TRIES = 1.0
 """After a fault of the disk or of the journal."""
-SUPERSEDED_KEPT = 16
-"""Clients of a name that are refused because a newer one came."""
 PASSES_AT_THE_END = 100
 BYTES_PER_BATCH = 1 << 20
 """A larger event makes a batch of its own."""
@@ -98,10 +96,8 @@ class Consumers:
 
     @property
     def has_lost_names(self) -> bool:
-        """Whether a damaged file, or that of an earlier heatline, lies beside this one: a name that seems new may be
-        one of these.
-        """
-        return any(self._path.with_name(name).exists() for name in (f"{FILE_NAME}.damaged", FORMER_FILE_NAME))
+        """Whether a damaged file lies beside this one: a name that seems new may be one of these."""
+        return self._path.with_name(f"{FILE_NAME}.damaged").exists()
 
     def acked(self, journal_id: str) -> dict[str, int]:
         """Return the last event of a journal that each consumer acknowledged, as it is on the disk. After a crash, a
@@ -387,7 +383,6 @@ class FollowServer(RouterServer[Request]):
         """Functions to call, on the server's thread, with the id of a damaged journal and what is wrong with it."""
         self._journal = JournalTail(folder, self.on_damaged)
         self._subscriptions: dict[str, Subscription] = {}
-        self._superseded: dict[str, deque[str]] = {}
         self._wrote_s = float("-inf")
 
     def wake(self) -> None:
@@ -427,11 +422,12 @@ class FollowServer(RouterServer[Request]):
     def _run_once(self, socket: zmq.Socket[bytes], authenticator: Authenticator, woken: bool) -> bool:
         """Do all work that is due; return whether more is left."""
         try:
-            authenticator.tick()
+            # Before the journal is read: a new consumer begins in the journal as it is after its request.
+            requests = list(self._requests(socket, authenticator, REQUESTS_AT_ONCE))
             if self._journal.refresh(at_once=woken):
                 for subscription in list(self._subscriptions.values()):
                     self._begin(socket, subscription)
-            for route, request in self._requests(socket, authenticator, REQUESTS_AT_ONCE):
+            for route, request in requests:
                 self._take(socket, route, request)
             more = [self._push(socket, subscription) for subscription in list(self._subscriptions.values())]
             now_s = time.monotonic()
@@ -458,10 +454,6 @@ class FollowServer(RouterServer[Request]):
 
     def _follow(self, socket: zmq.Socket[bytes], route: Route, request: FollowRequest) -> None:
         name, positions = request.name, self._consumers.positions
-        newer = f"a newer client follows as {name}; only one can"
-        if request.client in self._superseded.get(name, ()):
-            self._refuse(socket, route, "superseded", newer)
-            return
         if name not in positions and len(positions) >= MOST_CONSUMERS:
             detail = (
                 f"there are {MOST_CONSUMERS} consumers already; remove one that is not used any more "
@@ -476,8 +468,7 @@ class FollowServer(RouterServer[Request]):
             return
         before = self._subscriptions.pop(name, None)
         if before is not None and before.request.client != request.client:
-            self._superseded.setdefault(name, deque(maxlen=SUPERSEDED_KEPT)).append(before.request.client)
-            self._refuse(socket, before.route, "superseded", newer)
+            self._refuse(socket, before.route, "superseded", f"a newer client follows as {name}; only one can")
         other = self._subscription_of(route)
         if other is not None:  # a socket follows under one name only
             self._end(other)
@@ -560,7 +551,6 @@ class FollowServer(RouterServer[Request]):
             except JournalError as error:
                 self._refuse(socket, route, "unavailable", f"{error}; ask again", request.request_id)
                 return
-            self._superseded.pop(name, None)
             self._send(socket, route, [to_bytes(Forgotten(request_id=request.request_id, name=name))])
 
     # Events.

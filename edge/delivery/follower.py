@@ -13,7 +13,7 @@ import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client import Client, client_socket, connect, require_authorized
-from heatline.edge.delivery.sockets import PARTS_KEPT, ms_until, notice_vanished_peers, receive
+from heatline.edge.delivery.sockets import ms_until, notice_vanished_peers, receive
 from heatline.edge.errors import (
     AccessError,
     DeliveryError,
@@ -315,7 +315,7 @@ class Follower(Client):
             if self._socket.poll(ms_until(min(silent_s, until_s))):
                 self._received_s = time.monotonic()
                 try:
-                    self._take(receive(self._socket, 2 * LARGEST_WINDOW + 2))
+                    self._take(receive(self._socket))
                 except MessageError:
                     self._drop()
                     raise
@@ -454,7 +454,7 @@ def forget(address: str, name: str, timeout_s: float = 10.0, keys: ClientKeys | 
                 f"{address} did not reply within {timeout_s:g} s; is the line running, and is its journal.bind this "
                 "address?"
             )
-        reply = reply_from(receive(socket, PARTS_KEPT)[0])
+        reply = reply_from(receive(socket)[0])
     if isinstance(reply, Refused):
         raise DeliveryError(f"{address} refuses ({reply.reason}): {reply.detail}")
     if reply != Forgotten(request_id=request.request_id, name=name):

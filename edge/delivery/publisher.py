@@ -221,7 +221,6 @@ class Publisher(SocketServer):
     def _serve(self, socket: zmq.Socket[bytes], authenticator: Authenticator) -> None:
         closing = False
         while not closing:
-            authenticator.tick()
             self._take_subscriptions(socket)
             group, closing = self._next_group()
             messages = [each.message for each in group if each.message is not None]

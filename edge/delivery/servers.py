@@ -18,7 +18,7 @@ import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import Access, Authenticator, SocketName
-from heatline.edge.delivery.sockets import PARTS_KEPT, cannot_bind, receive_frames
+from heatline.edge.delivery.sockets import bind, cannot_bind
 from heatline.edge.errors import DeliveryError
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
@@ -94,7 +94,7 @@ class SocketServer(ABC):
             try:
                 self._set_up(socket)
                 authenticator = Authenticator(socket, self._access, self.name, self.address)
-                authenticator.bind()
+                bind(socket, self.address)
             except zmq.ZMQError as error:
                 self._error = error
                 return
@@ -176,7 +176,7 @@ class RouterServer(SocketServer, Generic[RequestT]):
         """
         for _ in range(at_most):
             try:
-                frames = receive_frames(socket, PARTS_KEPT)
+                frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
             if not authenticator.authorizes(frames[-1]):

@@ -13,8 +13,6 @@ import zmq
 from heatline.edge.errors import DeliveryError
 
 GONE_AFTER_MS = 3000
-PARTS_KEPT = 4
-"""Parts of a message that are read: the client, the delimiter, the request, and one that shows too many parts."""
 _MONITOR = "inproc://monitor"
 _EVENT_AND_VALUE = struct.Struct("=Hi")
 
@@ -61,17 +59,9 @@ def cannot_bind(key: str, address: str, error: zmq.ZMQError) -> DeliveryError:
     Args:
         key: names the address in the line's file.
     """
-    scheme, _, path = address.partition("://")
-    reasons = {
-        errno.EEXIST: f"{path} is not a socket; remove it, or set {key} to another path",
-        errno.ENOENT: f"the folder {Path(path).parent} does not exist; make it, or set {key} to another path",
-        errno.ENAMETOOLONG: f"its path is longer than 107 bytes; set {key} to a shorter one",
-    }
-    if scheme == "ipc" and error.errno in reasons:
-        return DeliveryError(f"{address} cannot be bound, as {reasons[error.errno]}")
     return DeliveryError(
-        f"{address} cannot be bound ({error.strerror}); another line may use it, or it is not an address of this "
-        f"machine; set {key}"
+        f"{address} cannot be bound ({error.strerror}); another line may use it, it is not an address of this machine, "
+        f"or its folder does not exist; set {key}"
     )
 
 
@@ -101,23 +91,13 @@ def monitor_event(parts: list[bytes]) -> tuple[int, int]:
     return event, value
 
 
-def receive(socket: zmq.Socket[bytes], parts_kept: int) -> list[bytes]:
-    """Return the first parts of a message. The other parts, of which there may be any number, are dropped one by one.
+def receive(socket: zmq.Socket[bytes]) -> list[bytes]:
+    """Return the parts of a message that has arrived.
 
     Raises:
-        Again: no message has arrived.
+        Again: none has.
     """
-    return [frame.bytes for frame in receive_frames(socket, parts_kept)]
-
-
-def receive_frames(socket: zmq.Socket[bytes], parts_kept: int) -> list[zmq.Frame]:
-    """Return the first parts of a message as frames, which include what ZeroMQ knows of the sender."""
-    parts = [socket.recv(zmq.NOBLOCK, copy=False)]
-    while socket.getsockopt(zmq.RCVMORE):
-        part = socket.recv(copy=False)
-        if len(parts) < parts_kept:
-            parts.append(part)
-    return parts
+    return socket.recv_multipart(zmq.NOBLOCK)
 
 
 def ms_until(then_s: float) -> int | None:

@@ -10,7 +10,7 @@ import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client import Client, client_socket, connect
-from heatline.edge.delivery.sockets import PARTS_KEPT, notice_vanished_peers, receive
+from heatline.edge.delivery.sockets import notice_vanished_peers, receive
 from heatline.edge.wire.events import LARGEST_PART_BYTES, CountedEvent, Counts, Message, StatusEvent, from_frames
 
 SILENT_AFTER_SECONDS = 3.0
@@ -198,7 +198,7 @@ class Subscriber(Client):
         while not self._ready:
             left_ms = max(0.0, (until_s - time.monotonic()) * 1000)
             if self._socket.poll(int(min(left_ms, TICK_EVERY_MS))):
-                self._take(receive(self._socket, PARTS_KEPT))
+                self._take(receive(self._socket))
             else:
                 self._note_silence()
             if not self._ready and time.monotonic() >= until_s:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import zmq
 
-from heatline.edge.delivery.auth import Access, ClientKeys, KeyPair, Role, allow, make_key_pair, revoke
+from heatline.edge.delivery.auth import Access, ClientKeys, KeyPair, Role, allow, allow_list, make_key_pair
 
 WITHIN_SECONDS = 40.0
 """Bound on waiting, so that a test fails instead of hanging; never a measured time."""
@@ -87,7 +87,7 @@ class Secured:
         allow(pair.public, self._name(pair), self.allowed, role)
 
     def revoke(self, pair: KeyPair, role: Role) -> None:
-        revoke(self._name(pair), self.allowed, [role])
+        assert allow_list(self.allowed, role).remove(self._name(pair), "--allowed")
 
     def _name(self, pair: KeyPair) -> str:
         return f"k{pair.public.hex()[:16]}"

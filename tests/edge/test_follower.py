@@ -404,7 +404,7 @@ VIOLATIONS = [
     (batch_of(1, [2]), "after event j-1 came, expected one after j-0"),
     (batch_of(0, [], journal_id="k"), "after event k-0 came, expected one after j-0"),
     (batch_of(0, [2, 1]), "came after 2"),
-    ([*batch_of(0, [1]), *[b""] * 3000], "a batch of 2002 part"),
+    ([*batch_of(0, [1]), *[b""] * 3000], "a batch of 3003 part"),
 ]
 
 
