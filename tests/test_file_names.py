@@ -94,7 +94,6 @@ def run(command: str, folder: Path, new: Path) -> int:
         ("cameras grab {line} -n 1 --out {new}", 0),
         ("journal show {line}", 0),
         ("journal show {none}", 19),
-        ("journal verify {line}", 0),
         ("status {line} --timeout 0.05", 18),
         ("select {line} p --timeout 0", 7),
         ("trigger {line} top --timeout 0", 7),
@@ -116,7 +115,7 @@ def test_a_command_accepts_a_path_that_is_not_utf8(
         ("reload {line} --timeout 0", 7),
         ("journal export {line} --out {new}", 0),
         ("journal export {line} --format csv", 0),
-        ("follow {line} --name mes --jsonl {new} --heatmaps {new}.folder --timeout 0", 0),
+        ("follow {line} --name mes --jsonl {new} --timeout 0", 0),
     ],
 )
 def test_a_command_without_json_accepts_a_path_that_is_not_utf8(

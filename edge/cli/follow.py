@@ -19,7 +19,7 @@ from heatline.edge.delivery.client import require_authorized
 from heatline.edge.delivery.follower import Follower, forget
 from heatline.edge.errors import EventsLostError, InputError
 from heatline.edge.target import KeyFiles, endpoint_of, key_options
-from heatline.edge.util.files import open_locked, replacing, sync_folder, writing
+from heatline.edge.util.files import open_locked, sync_folder, writing
 from heatline.edge.util.process import sigterm_as_ctrl_c
 from heatline.edge.util.text import format_count
 from heatline.edge.wire.following import CONSUMER_NAME, LARGEST_WINDOW, Delivered, Start
@@ -50,7 +50,6 @@ def _name(_: click.Context, __: click.Parameter, name: str) -> str:
 @topic_option
 @click.option("--exec", "command", help="Command to run for each event, until it succeeds.")
 @click.option("--jsonl", type=click.Path(path_type=Path), help="File to which each event is appended once.")
-@click.option("--heatmaps", type=click.Path(path_type=Path), help="Folder for heatmaps (KEY.png).")
 @click.option(
     "--from",
     "start",
@@ -69,7 +68,6 @@ def follow(
     topics: tuple[str, ...],
     command: str | None,
     jsonl: Path | None,
-    heatmaps: Path | None,
     start: Start,
     count: int | None,
     timeout_s: float | None,
@@ -83,8 +81,7 @@ def follow(
 
     Prints one event per line, as JSON. With --jsonl, appends each event once to a file, and acknowledges it when it is
     on the disk. With --exec, runs a command for each event. The command gets the event on its standard input, and its
-    key, topic and picture in HEATLINE_KEY, HEATLINE_TOPIC and HEATLINE_HEATMAP. If it fails, it is run again after a
-    pause, until it succeeds.
+    key and topic in HEATLINE_KEY and HEATLINE_TOPIC. If it fails, it is run again after a pause, until it succeeds.
 
     Events that are lost are reported on standard error, and at the end the number of events received.
     """
@@ -102,22 +99,11 @@ def follow(
         open_.enter_context(sigterm_as_ctrl_c())
         sink: Sink = _print
         if command is not None:
-            sink = partial(_run_until_it_succeeds, command, heatmaps)
+            sink = partial(_run_until_it_succeeds, command)
         elif jsonl is not None:
             sink = open_.enter_context(contextlib.closing(JsonLines(jsonl))).take
-        if heatmaps is not None:
-            with writing(heatmaps):
-                heatmaps.mkdir(parents=True, exist_ok=True)
         events = open_.enter_context(
-            Follower(
-                address,
-                name,
-                topics=topics,
-                heatmaps=heatmaps is not None,
-                start=start,
-                timeout_s=timeout_s,
-                keys=keys,
-            )
+            Follower(address, name, topics=topics, start=start, timeout_s=timeout_s, keys=keys)
         )
         at_once = LARGEST_WINDOW if command is None else 1
         received, last = 0, ""
@@ -129,8 +115,6 @@ def follow(
                 continue
             if not batch:
                 break
-            if heatmaps is not None:
-                _write_heatmaps(heatmaps, batch)
             sink(batch)
             received, last = received + len(batch), f", the last is {batch[-1].key}"
             if received == count:
@@ -144,13 +128,12 @@ def _print(events: Sequence[Delivered]) -> None:
     sys.stdout.buffer.flush()
 
 
-def _run_until_it_succeeds(command: str, heatmaps: Path | None, events: Sequence[Delivered]) -> None:
+def _run_until_it_succeeds(command: str, events: Sequence[Delivered]) -> None:
     """Run a shell command for each event, with its header on standard input, until it succeeds. After an interruption,
     the event is not acknowledged, and comes again.
     """
     for event in events:
-        picture = "" if heatmaps is None or event.png is None else str((heatmaps / f"{event.key}.png").absolute())
-        environment = {"HEATLINE_KEY": event.key, "HEATLINE_TOPIC": event.topic, "HEATLINE_HEATMAP": picture}
+        environment = {"HEATLINE_KEY": event.key, "HEATLINE_TOPIC": event.topic}
         pause_s = FIRST_PAUSE_SECONDS
         while True:
             try:
@@ -164,20 +147,6 @@ def _run_until_it_succeeds(command: str, heatmaps: Path | None, events: Sequence
             say(f"heatline: the command {failure} at event {event.key}; trying again in {pause_s:g} s", err=True)
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_SECONDS)
-
-
-def _write_heatmaps(folder: Path, events: Sequence[Delivered]) -> None:
-    """Write the events' pictures, KEY.png.
-
-    Raises:
-        InputError: a picture cannot be written.
-    """
-    with writing(folder):
-        for event in events:
-            if event.png is not None:
-                with replacing(folder / f"{event.key}.png") as new:
-                    new.write_bytes(event.png)
-        sync_folder(folder)
 
 
 class JsonLines:
@@ -206,17 +175,11 @@ class JsonLines:
         new = [each for each in events if last is None or last.journal_id != each.journal_id or each.seq > last.seq]
         if not new:
             return
-        size = os.fstat(self._fd).st_size
         with writing(self._path):
-            try:
-                left = memoryview(b"".join(map(_line, new)))
-                while left:
-                    left = left[os.write(self._fd, left) :]
-                os.fsync(self._fd)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(self._fd, size)
-                raise
+            left = memoryview(b"".join(map(_line, new)))
+            while left:  # what an interruption leaves of the last event is cut off at the next start
+                left = left[os.write(self._fd, left) :]
+            os.fsync(self._fd)
         self._last = _Known(new[-1].journal_id, new[-1].seq)
 
     def close(self) -> None:

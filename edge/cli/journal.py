@@ -1,4 +1,4 @@
-"""`heatline journal`: shows, verifies and exports a line's journal."""
+"""`heatline journal`: shows and exports a line's journal."""
 
 import contextlib
 import csv
@@ -14,23 +14,21 @@ import msgspec
 
 from heatline.edge.cli.output import CommandGroup, Rows, json_option, print_report, progress_bar, say, topic_option
 from heatline.edge.delivery.journal import Record
-from heatline.edge.delivery.reader import JournalReader, faults
+from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.describe import COLUMNS, DATE_TIME, Cell, columns_of, describe_event, local_time
-from heatline.edge.errors import EventsLostError, JournalError, MessageError
+from heatline.edge.errors import MessageError
 from heatline.edge.target import journal_of
 from heatline.edge.util.files import replacing, writing
 from heatline.edge.util.text import format_count, spreadsheet_cell
 from heatline.edge.wire.events import event_from
 
-FAULTS_SHOWN = 20
 HEADINGS = "seq", "time", "topic", "frame", "event", "detail"
-SEQ = click.IntRange(0, 2**63 - 1)
 Format = Literal["jsonl", "csv"]
 
 
 @click.group(cls=CommandGroup, epilog="Example: heatline journal show line1")
 def journal() -> None:
-    """Read, verify and export the journal of a line's events.
+    """Read and export the journal of a line's events.
 
     Run this on the line PC. It also works while the line runs, and on a disk that is full or read-only.
     """
@@ -60,7 +58,7 @@ def show(line: str, count: int, topics: tuple[str, ...], as_json: bool) -> None:
             "last_seq": last,
             "size_bytes": size_bytes,
             "topics": {topic: {"events": events.get(topic, 0), "last_seq": seq} for topic, seq in last_of.items()},
-            "events": [msgspec.Raw(stored.record.header) for stored in newest],
+            "events": [msgspec.Raw(record.header) for record in newest],
         }
     facts = {
         "journal id": reader.journal_id,
@@ -71,59 +69,18 @@ def show(line: str, count: int, topics: tuple[str, ...], as_json: bool) -> None:
     }
     for topic, seq in last_of.items():
         facts[topic] = f"{format_count(events.get(topic, 0), 'event')}, the last was {seq}"
-    rows = Rows(HEADINGS, [_cells(each.record, each.faults(heatmap=False)) for each in newest], numbers={"seq"})
+    rows = Rows(HEADINGS, list(map(_cells, newest)), numbers={"seq"})
     print_report(report, as_json, str(path), facts, rows)
 
 
-def _cells(record: Record, faults: Sequence[str]) -> list[str]:
-    """Return a row of the table.
-
-    Args:
-        faults: the parts of the event that have changed since they were written.
-    """
+def _cells(record: Record) -> list[str]:
+    """Return a row of the table."""
     begin = [str(record.seq), local_time(record.at_ns, DATE_TIME), record.topic]
     try:
         told = describe_event(event_from(record.header))
     except MessageError as error:
         return [*begin, "", "", str(error)]
-    return [*begin, told.subject, told.what, "; ".join(filter(None, [told.detail, *faults]))]
-
-
-@journal.command(epilog="Example: heatline journal verify line1")
-@click.argument("line")
-@json_option
-def verify(line: str, as_json: bool) -> None:
-    """Verify all of LINE's journal: its structure, its sequence without gaps, and every event.
-
-    LINE is a line's name, its TOML file, the journal's folder, or its file. The exit code is 19 if it has a fault.
-    Reads the whole file, which loads the disk: if the line runs, do this in a quiet hour.
-    """
-    path = journal_of(line)
-    found: list[str] = []
-    with JournalReader.open_file(path) as reader, progress_bar() as progress:
-        first, last = reader.range()
-        went_on = partial(progress.update, progress.add_task("events", total=None))
-        try:
-            found.extend(faults(reader, lambda done, of: went_on(completed=done, total=of)))
-        except JournalError as error:
-            if error.kind != "damaged":
-                raise
-            found.append(f"it cannot be read any further: {error}")
-        report = {
-            "path": str(path),
-            "journal_id": reader.journal_id,
-            "first_seq": first,
-            "last_seq": last,
-            "faults": found,
-        }
-    notes = found[:FAULTS_SHOWN]
-    if not found:
-        events = format_count(last - first + 1, "event") if first else "no event"
-        notes.append(f"{path} is intact: {events}, each as it was written")
-    print_report(report, as_json, "", notes=notes)
-    if found:
-        counted = format_count(len(found), "fault")
-        raise JournalError(f"{path} is damaged: {counted}, the first is: {found[0]}", "damaged")
+    return [*begin, told.subject, told.what, told.detail]
 
 
 @journal.command(epilog="Example: heatline journal export line1 --format csv --topic verdict. --out verdicts.csv")
@@ -137,53 +94,28 @@ def verify(line: str, as_json: bool) -> None:
     help="jsonl: every event's header as it was journalled, one per line. csv: the columns of docs/journal.md.",
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write. Default: standard output.")
-@click.option("--after", "after_seq", type=SEQ, help="Only events after this one. Default: from the oldest.")
-@click.option("--through", "through_seq", type=SEQ, help="Only events up to this one. Default: to the newest.")
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Only events after this one. Default: all.")
 @topic_option
-def export(
-    line: str,
-    form: Format,
-    out: Path | None,
-    after_seq: int | None,
-    through_seq: int | None,
-    topics: tuple[str, ...],
-) -> None:
+def export(line: str, form: Format, out: Path | None, after: int, topics: tuple[str, ...]) -> None:
     """Write the events of LINE's journal as JSON lines or CSV, without heatmaps, in their order.
 
     LINE is a line's name, its TOML file, the journal's folder, or its file. The output file appears when it is
-    complete. The exit code is 20 if events after --after are already deleted; the others are written.
+    complete. A consumer that wants what is new since the last time is `heatline follow`.
     """
     path = journal_of(line)
     with JournalReader.open_file(path) as reader:
         first, last = reader.range()
-        begin = (first - 1 if first else last) if after_seq is None else after_seq
-        if begin > last:
-            raise JournalError(
-                f"{path} ends with event {last}, so it has none after {begin}; --after may be a number of an earlier "
-                "journal: the first event says when this one began"
-            )
-        end = last if through_seq is None else min(last, through_seq)
-        after, lost = begin, list[tuple[int, int]]()
+        begin = after = max(after, first - 1)
         # Progress would be between the events if they went to the terminal too.
         with _written_to(out) as file, progress_bar(hidden=out is None) as progress:
-            went_on = partial(progress.update, progress.add_task("events", total=max(0, end - begin)))
+            went_on = partial(progress.update, progress.add_task("events", total=max(0, last - begin)))
             if form == "csv":
                 file.write(_as_csv(COLUMNS))
-            while after < end:
-                page = reader.read(after, through_seq=end, topics=topics)
-                if page.lost_through is not None:
-                    lost.append((after, page.lost_through))
+            while after < last:
+                page = reader.read(after, through_seq=last, topics=topics)
                 file.writelines(_csv_line(each) if form == "csv" else each.header + b"\n" for each in page.records)
                 after = page.through_seq
                 went_on(completed=after - begin)
-    if lost:
-        runs = ", ".join(f"{after + 1} to {through}" for after, through in lost)
-        raise EventsLostError(
-            f"{path}: events {runs} are deleted; the others are written",
-            journal_id=reader.journal_id,
-            after_seq=lost[0][0],
-            through_seq=lost[-1][1],
-        )
 
 
 def _csv_line(record: Record) -> bytes:

@@ -8,34 +8,27 @@ process on that file, including SQLite's.
 import contextlib
 import errno
 import os
-import re
 import sqlite3
 import time
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
-
-import msgspec
+from typing import NamedTuple, Self
 
 from heatline.edge.errors import DeliveryError, JournalError
 from heatline.edge.frames import Watermark
 from heatline.edge.util.files import FILE_MODE, make_folder, open_locked, sync_folder
 
-T = TypeVar("T")
-
 FILE_NAME = "journal.db"
 SCHEMA_VERSION = 1
 """Counts up when an older heatline could not read or write the journal."""
-DAMAGED_KEPT = 2
-"""Number of damaged journals that are kept; older ones are deleted."""
+EVENTS_AT_ONCE, BYTES_AT_ONCE = 1000, 4 << 20
+"""Most events and bytes deleted in one transaction, so that no commit waits long for it."""
 PAGE_BYTES = 4096
 BUSY_SECONDS = 0.2
 """How long to wait for another process that has locked the file."""
-WAL_BYTES = 8 << 20
-"""Room that the -wal file takes at once, so that free pages of the journal can still be used if the disk fills up."""
-WAL_KEPT_BYTES = 2 * WAL_BYTES
+WAL_KEPT_BYTES = 16 << 20
 """A reader that takes long makes the -wal file grow. Afterwards it is truncated to this size."""
 
 _TABLES = """
@@ -59,11 +52,21 @@ CREATE TABLE topics (topic TEXT PRIMARY KEY, last_seq INTEGER NOT NULL) WITHOUT 
 CREATE TABLE progress (camera TEXT PRIMARY KEY, boot_id TEXT NOT NULL, frame_number INTEGER NOT NULL) WITHOUT ROWID;
 """
 # In a row, the header stands before the heatmap: reading headers alone never touches the pages of pictures.
+_DUE = """
+SELECT max(seq) FROM (
+    SELECT seq, at_ns, sum(size) OVER (ORDER BY seq) - size AS freed
+    FROM (
+        SELECT seq, at_ns, length(header) + ifnull(length(heatmap), 0) AS size
+        FROM events WHERE seq <= ? ORDER BY seq LIMIT ?
+    )
+)
+WHERE freed < ? AND (at_ns < ? OR freed < ?)
+"""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DAMAGED_SENTENCES = "Could not decode", "no such table", "no such column", "malformed database schema"
-"""Python's own error for invalid text, that of `_typed`, and SQLite's: the statements themselves are right."""
+"""Python's own error for invalid text, and SQLite's: the statements themselves are right."""
 
 
 def journal_error(error: sqlite3.Error | OSError, path: Path) -> JournalError:
@@ -135,26 +138,22 @@ def require_own(path: Path, owner: str, line: str) -> None:
 
 
 def move_aside(path: Path) -> Path:
-    """Rename a damaged journal with its -wal and -shm files, and delete the oldest of those that were moved before.
+    """Rename a damaged journal with its -wal and -shm files, in place of the one that was moved aside before.
 
     Returns: the new path.
 
     Raises:
         JournalError: the journal could not be renamed.
     """
-    numbered = f"{path.name}.damaged-"
+    aside = path.with_name(f"{path.name}.damaged")
     try:
-        there = [entry.name for entry in path.parent.iterdir()]
-        numbers = sorted({int(found[1]) for name in there if (found := re.match(rf"{re.escape(numbered)}(\d+)", name))})
-        aside = path.with_name(f"{numbered}{numbers[-1] + 1 if numbers else 1}")
+        for file in database_files(aside):
+            file.unlink(missing_ok=True)
         # The database first: without its -wal file it would look complete, and lack its newest events.
         for old, new in zip(database_files(path), database_files(aside), strict=True):
             with contextlib.suppress(FileNotFoundError):
                 old.rename(new)
         sync_folder(path.parent)
-        for oldest in numbers[: len(numbers) + 1 - DAMAGED_KEPT]:
-            for file in database_files(path.with_name(f"{numbered}{oldest}")):
-                file.unlink(missing_ok=True)
     except OSError as error:
         raise journal_error(error, path) from error
     return aside
@@ -221,21 +220,13 @@ def size_in(connection: sqlite3.Connection) -> int:
 
 def topics_in(connection: sqlite3.Connection) -> dict[str, int]:
     """Return the last `seq` of each topic."""
-    return _typed(connection.execute("SELECT topic, last_seq FROM topics"), dict[str, int])
+    return dict(connection.execute("SELECT topic, last_seq FROM topics"))
 
 
 def progress_in(connection: sqlite3.Connection) -> dict[str, Watermark]:
     """Return the last frame that was reported for each camera."""
     rows = connection.execute("SELECT camera, boot_id, frame_number FROM progress")
-    return _typed(((camera, how_far) for camera, *how_far in rows), dict[str, Watermark])
-
-
-def _typed(rows: Iterable[tuple[Any, Any]], kind: type[T]) -> T:
-    """Return rows as a dictionary of this type. SQLite stores any type in a column, and a damaged file may hold any."""
-    try:
-        return msgspec.convert(dict(rows), kind)
-    except msgspec.ValidationError as error:
-        raise sqlite3.DatabaseError(f"Could not decode a row: {error}") from error
+    return {camera: Watermark(boot_id, frame_number) for camera, boot_id, frame_number in rows}
 
 
 class Deleted(NamedTuple):
@@ -305,7 +296,6 @@ class Journal:
                 journal._prepare()
                 journal.reload_state()
                 require_own(path, journal.line, line)
-                journal._take_room()
             except (sqlite3.Error, OSError) as error:
                 raise journal_error(error, path) from error
             if_it_fails.pop_all()
@@ -349,17 +339,25 @@ class Journal:
                 self.first_seq, self.oldest_at_ns = seqs[0], records[0].at_ns
             self.last_seq = seqs[-1]
 
-    def oldest(self, at_most: int) -> list[tuple[int, int, int]]:
-        """Return seq, time of journalling (UTC, ns since 1970) and size in bytes of the oldest events.
+    def due(self, acked_seq: int, before_ns: int, too_much: int) -> int | None:
+        """Return the last event to delete at once; None: none is due.
 
-        Raises:
-            JournalError: the events cannot be read.
+        Of the events that every durable consumer acknowledged, those that are too old or exceed the budget are due; of
+        others, where there are no such, those that exceed the budget.
+
+        Args:
+            acked_seq: the last event that every durable consumer acknowledged.
+            before_ns: time before which events are too old: UTC, ns since 1970.
+            too_much: bytes beyond the budget; 0: none.
         """
-        sql = "SELECT seq, at_ns, length(header) + ifnull(length(heatmap), 0) FROM events ORDER BY seq LIMIT ?"
+        is_free = self.first_seq <= acked_seq
+        limits = acked_seq if is_free else self.last_seq, EVENTS_AT_ONCE, BYTES_AT_ONCE
         try:
-            return self._connection.execute(sql, (at_most,)).fetchall()
+            row = self._connection.execute(_DUE, (*limits, before_ns if is_free else 0, too_much)).fetchone()
         except sqlite3.Error as error:
             raise journal_error(error, self.path) from error
+        through: int | None = row[0]
+        return through
 
     def discard(self, through_seq: int) -> Deleted:
         """Delete the oldest events, through this one, in one transaction. Delete many events in several calls.
@@ -403,14 +401,6 @@ class Journal:
         run("PRAGMA synchronous = FULL")
         run("PRAGMA cell_size_check = ON")
         run(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
-
-    def _take_room(self) -> None:
-        """Allocate room for the -wal file, if the disk has plenty."""
-        disk = os.statvfs(self.path.parent)
-        if disk.f_bavail * disk.f_frsize < 10 * WAL_BYTES:
-            return
-        with contextlib.suppress(OSError), database_files(self.path)[1].open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, WAL_BYTES)
 
     def _read_state(self) -> None:
         self.journal_id, self.line, self.created_at_ns = read_head(self._connection, self.path)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,8 +46,6 @@ DISK_SECONDS_AT_START = 10.0
 """Limit while the line starts or ends, when no events wait."""
 RETRY_SECONDS = 1.0
 """Between two attempts to journal events again."""
-EVENTS_AT_ONCE, BYTES_AT_ONCE = 1000, 4 << 20
-"""Most events and bytes deleted in one transaction, so that no commit waits long for it."""
 _SPARE = 16
 """One part in this many of the budget is spare, for events that arrive during a deletion."""
 LARGEST = 2**63 - 1
@@ -292,7 +291,8 @@ class JournalWriter(Numbering):
             if isinstance(event, VerdictEvent):
                 reached[event.camera] = _progress_of(event)
         if records:
-            self._append(records, reached)
+            assert self._journal is not None
+            self._run_with_room(self._journal, partial(self._journal.append, records, reached))
         self._journalled, self._own_events = count, []
         self._note_size()
         for callback in self.on_commit if records else ():
@@ -301,11 +301,6 @@ class JournalWriter(Numbering):
             except Exception as error:  # the events are stored nevertheless
                 self._as_journal_error(error)
         return done
-
-    def _append(self, records: Sequence[Record], progress: Mapping[str, Watermark]) -> None:
-        journal = self._journal
-        assert journal is not None
-        self._run_with_room(journal, lambda: journal.append(records, progress))
 
     def _send_live_only(self, messages: Sequence[Message]) -> list[Message]:
         """Number events in this boot's own count, after the event that reports the outage."""
@@ -422,15 +417,17 @@ class JournalWriter(Numbering):
         """
         journal, now_s = self._journal, self._clock()
         assert journal is not None
-        too_much = journal.size_bytes - self._keep_bytes
+        too_much = max(0, journal.size_bytes - self._keep_bytes)
         before_ns = self._wall_ns() - self._keep_ns if now_s >= self._delete_by_age_at_s else 0
-        if too_much <= 0 and (journal.oldest_at_ns is None or journal.oldest_at_ns >= before_ns):
+        if not too_much and (journal.oldest_at_ns is None or journal.oldest_at_ns >= before_ns):
             return
         acked = self._acked(journal.journal_id)
-        given = min(acked.values(), default=journal.last_seq)
+        acked_seq = min(acked.values(), default=journal.last_seq)
+        # Not every new event leads to a deletion.
+        wanted = max(too_much, self._keep_bytes // 32) if too_much else 0
 
         def discard() -> Deleted | None:
-            through = _through(journal.oldest(EVENTS_AT_ONCE), given, too_much, self._keep_bytes // 32, before_ns)
+            through = journal.due(acked_seq, before_ns, wanted)
             return None if through is None else journal.discard(through)
 
         deleted = self._run_with_room(journal, discard)
@@ -560,26 +557,3 @@ class JournalWriter(Numbering):
 def _progress_of(event: VerdictEvent) -> Watermark:
     """Return how far a camera's frames are reported with this event."""
     return Watermark(event.boot_id, min(event.frame_number + event.frames - 1, LARGEST))
-
-
-def _through(
-    oldest: Sequence[tuple[int, int, int]], given: int, too_much: int, at_least: int, before_ns: int
-) -> int | None:
-    """Return the last event to delete: of those that every durable consumer acknowledged, those that are too old or
-    exceed the budget; of others, where there are no such, those that exceed the budget.
-
-    Args:
-        oldest: seq, time of journalling, and bytes of each.
-        given: the last event that every durable consumer acknowledged.
-        too_much: bytes beyond the budget; 0 or less: none.
-        at_least: bytes to delete if the budget is exceeded, so that not every new event leads to a deletion.
-        before_ns: time before which events are too old.
-    """
-    free = [event for event in oldest if event[0] <= given]
-    wanted = max(too_much, at_least) if too_much > 0 else 0
-    through, freed = None, 0
-    for seq, at_ns, size in free or (oldest if wanted else []):
-        if freed >= BYTES_AT_ONCE or (freed >= wanted and not (free and at_ns < before_ns)):
-            break
-        through, freed = seq, freed + size
-    return through

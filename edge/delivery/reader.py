@@ -1,4 +1,4 @@
-"""Reads and verifies the journal: in any process, while it is written, and on a read-only disk."""
+"""Reads the journal: in any process, while it is written, and on a read-only disk."""
 
 import contextlib
 import os
@@ -31,9 +31,6 @@ BUSY_SECONDS = 5.0
 """How long to wait for another process that has locked the file."""
 SCANNED_AT_MOST = 20_000
 """Events scanned in one transaction, so that a filter that matches nothing does not keep it open for long."""
-VERIFIED_AT_ONCE = 100
-STRUCTURE_FAULTS = 100
-"""Faults of the file's structure that are reported at most. Faults of events are all reported."""
 
 _EVENT = "seq, at_ns, topic, header"
 _ALL = "true"
@@ -47,29 +44,6 @@ class Page(NamedTuple):
     """All requested events up to this one that are in the journal were read."""
     lost_through: int | None
     """Requested events up to this one were deleted; None: none were."""
-
-
-class StoredRecord(NamedTuple):
-    """An event as it is stored, with its checksums."""
-
-    record: Record
-    header_crc: int | None
-    """As it was stored with the event."""
-    heatmap_crc: int | None
-
-    def faults(self, heatmap: bool = True) -> list[str]:
-        """Return a sentence for each part of the event that does not match its checksum.
-
-        Args:
-            heatmap: whether the heatmap was read.
-        """
-        try:
-            header_differs = self.record.header_crc != self.header_crc
-            heatmap_differs = heatmap and self.record.heatmap_crc != self.heatmap_crc
-        except TypeError:  # SQLite stores any type in a column, and a damaged file may hold any
-            header_differs, heatmap_differs = True, False
-        parts = {"its header, its topic or its time": header_differs, "its heatmap": heatmap_differs}
-        return [f"{part} is not what was written (its checksum differs)" for part, differs in parts.items() if differs]
 
 
 class JournalReader:
@@ -110,8 +84,6 @@ class JournalReader:
                 require_plain(path.stat().st_mode)  # SQLite would wait at a pipe for ever
                 connection = connect(path, how, BUSY_SECONDS)
                 if_it_fails.callback(connection.close)
-                if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
-                    raise FileNotFoundError(path)  # the line was killed before it had made the tables; it will
                 reader = cls(path, connection, alone)
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise JournalError(
@@ -179,37 +151,27 @@ class JournalReader:
             left = at_most_bytes
             cut_off = False
             with contextlib.closing(self._connection.execute(rows, (begin, end, *prefixes, at_most))) as found:
-                for stored in map(_stored, found):
-                    record, faults = stored.record, stored.faults(heatmaps)
+                for row in found:
+                    record, fault = Record._make(row[:5]), _fault(row, heatmaps)
                     left -= len(record.header) + len(record.heatmap or b"")
-                    cut_off = bool(records) and (left < 0 or bool(faults))  # events before a damaged one are delivered
+                    # Events before a damaged one are delivered.
+                    cut_off = bool(records) and (left < 0 or fault is not None)
                     if cut_off:
                         break
-                    if faults:
-                        raise JournalError(f"{self.path} is damaged (event {record.seq}: {faults[0]})", "damaged")
+                    if fault is not None:
+                        raise JournalError(f"{self.path} is damaged (event {record.seq}: {fault})", "damaged")
                     records.append(record)
         through = records[-1].seq if cut_off or len(records) == at_most else max(end, after_seq)
         if wanted == _ALL and [record.seq for record in records] != list(range(begin + 1, through + 1)):
             raise JournalError(f"{self.path} is damaged (events after event {begin} are missing)", "damaged")
         return Page(records, through, lost_through)
 
-    def newest(self, at_most: int, topics: Iterable[str] = ("",)) -> list[StoredRecord]:
-        """Return the newest events of these topics, in order, without heatmaps, even if they are damaged."""
+    def newest(self, at_most: int, topics: Iterable[str] = ("",)) -> list[Record]:
+        """Return the newest events of these topics, in order, without heatmaps and without those that are damaged."""
         wanted, prefixes = _condition(topics)
         rows = self._rows(f"{wanted} ORDER BY seq DESC LIMIT ?", heatmaps=False)
         found = self._ask(lambda connection: connection.execute(rows, (*prefixes, at_most)).fetchall())
-        return [_stored(row) for row in reversed(found)]
-
-    def stored(self, after_seq: int, through_seq: int, at_most: int) -> list[StoredRecord]:
-        """Read events after one up to another, even if some are missing or damaged."""
-        rows = self._rows("seq > ? AND seq <= ? ORDER BY seq LIMIT ?", heatmaps=True)
-        found = self._ask(lambda connection: connection.execute(rows, (after_seq, through_seq, at_most)).fetchall())
-        return [_stored(row) for row in found]
-
-    def faults_of_structure(self, at_most: int) -> list[str]:
-        """Return what SQLite finds wrong with the file. It reads the whole file."""
-        rows = self._ask(lambda connection: connection.execute(f"PRAGMA integrity_check({at_most})").fetchall())
-        return [line for (text,) in rows if text != "ok" for line in text.splitlines()]
+        return [Record._make(row[:5]) for row in reversed(found) if _fault(row, heatmap=False) is None]
 
     def close(self) -> None:
         """Close the file."""
@@ -252,8 +214,18 @@ class JournalReader:
             raise journal_error(error, self.path) from error
 
 
-def _stored(row: tuple[Any, ...]) -> StoredRecord:
-    return StoredRecord(Record._make(row[:5]), *row[5:])
+def _fault(row: tuple[Any, ...], heatmap: bool) -> str | None:
+    """Return why a row is not the event that was written, as a sentence; None: it is.
+
+    Args:
+        heatmap: whether the heatmap was read.
+    """
+    record, header_crc, heatmap_crc = Record._make(row[:5]), *row[5:]
+    if record.header_crc != header_crc:
+        return "its header, its topic or its time is not what was written (its checksum differs)"
+    if heatmap and record.heatmap_crc != heatmap_crc:
+        return "its heatmap is not what was written (its checksum differs)"
+    return None
 
 
 def _is_written(path: Path) -> bool:
@@ -306,35 +278,3 @@ def check_place(folder: Path, line: str) -> str | None:
     except OSError as error:
         raise journal_error(error, path) from error
     return None
-
-
-# Verifying.
-
-
-def faults(reader: JournalReader, on_progress: Callable[[int, int], None]) -> Iterator[str]:
-    """Yield a sentence for each fault of a journal: of its structure, its numbers, and every byte of its events. The
-    journal may be written meanwhile.
-
-    Args:
-        on_progress: called with the number of events that were read so far, and of all.
-    Raises:
-        JournalError: the rest of the journal cannot be read.
-    """
-    yield from reader.faults_of_structure(STRUCTURE_FAULTS)
-    first, last = reader.range()
-    after = first - 1 if first else last
-    while after < last:
-        stored = reader.stored(after, last, VERIFIED_AT_ONCE)
-        deleted_through = min((reader.range()[0] or last + 1) - 1, last)
-        after = max(after, deleted_through)  # events that retention deleted meanwhile are not missing
-        for each in stored:
-            seq = each.record.seq
-            if seq > after + 1:
-                yield f"events {after + 1} to {seq - 1} are missing"
-            for fault in each.faults():
-                yield f"event {seq}: {fault}"
-            after = max(after, seq)
-        if after < last and len(stored) < VERIFIED_AT_ONCE:
-            yield f"events {after + 1} to {last} are missing"
-            after = last
-        on_progress(after - first + 1, last - first + 1)

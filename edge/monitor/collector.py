@@ -103,9 +103,9 @@ class Collector:
         """Remember the newest events of these topics that the journal has, but those that are known."""
         try:
             with JournalReader.open_file(self._journal) as reader:
-                for stored in [each for topic in topics for each in reader.newest(TOPICS[topic], [topic])]:
+                for record in [each for topic in topics for each in reader.newest(TOPICS[topic], [topic])]:
                     with contextlib.suppress(MessageError):  # of another schema version, or damaged
-                        self._remember(event_from(stored.record.header), is_new=is_new)
+                        self._remember(event_from(record.header), is_new=is_new)
         except JournalError as error:
             if error.kind != "missing":  # otherwise the line has not run yet, or has no journal
                 self._log.error("earlier verdicts are not shown: %s", error)

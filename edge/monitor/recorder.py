@@ -200,15 +200,10 @@ class EvidenceWriter:
             if last <= after:
                 return
             events = []
-            for stored in journal.newest(min(MOST_MARKS, last - after), [REVIEW_TOPIC]):
-                if stored.record.seq <= after:
-                    continue
-                if faults := stored.faults(heatmap=False):
-                    logger.warning("mark %d of the journal is left out: %s", stored.record.seq, faults[0])
-                    continue
+            for record in journal.newest(min(MOST_MARKS, last - after), [REVIEW_TOPIC]):
                 with contextlib.suppress(MessageError):
-                    event = event_from(stored.record.header)
-                    if isinstance(event, ReviewEvent):
+                    event = event_from(record.header)
+                    if record.seq > after and isinstance(event, ReviewEvent):
                         events.append(event)
             self.add_marks(events, journal.journal_id, last)
 

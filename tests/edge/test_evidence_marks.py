@@ -276,15 +276,12 @@ def test_another_journal_is_read_from_its_beginning_and_the_marks_of_the_former_
             assert marks.read() == [1, 2]
 
 
-def test_a_damaged_mark_is_left_out_and_those_around_it_are_read(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_mark_is_left_out_and_those_around_it_are_read(tmp_path: Path) -> None:
     with contextlib.closing(make_writer(tmp_path)) as journal:
         journal.commit([marked(1), good(), marked(2), good(), marked(3)])
     change(tmp_path, "UPDATE events SET header = x'00' WHERE topic = 'review' AND seq = 4")
     with reading(tmp_path) as marks:
         assert marks.read() == [1, 3]
-    assert "mark 4 of the journal is left out" in caplog.text
 
 
 def test_a_mark_of_another_schema_version_is_left_out(tmp_path: Path) -> None:

@@ -297,11 +297,6 @@ STATEMENTS = (
     "DELETE FROM journal",
     "DROP TABLE progress",
     "UPDATE topics SET last_seq = 499",
-    "INSERT INTO topics VALUES ('change', 'none')",
-    "INSERT INTO topics VALUES (X'00', 1)",
-    "INSERT INTO progress VALUES ('top', 'boot', 'none')",
-    "INSERT INTO progress VALUES (X'00', 'boot', 1)",
-    "INSERT INTO progress VALUES ('top', X'00', 1)",
 )
 DAMAGES: dict[str, Callable[[Path], None]] = {
     **{f"cut at {n}": lambda folder, n=n: os.truncate(folder / FILE_NAME, n) for n in (50, 4096, 20_000)},
@@ -378,13 +373,14 @@ def write(folder: Path, text: str) -> None:
         (folder / f"{FILE_NAME}{end}").write_text(text)
 
 
-def moved_aside(folder: Path) -> dict[str, str]:
-    """Return the contents of the files moved aside, by the end of their names."""
-    return {path.name.removeprefix(f"{FILE_NAME}.damaged-"): path.read_text() for path in folder.glob("*.damaged-*")}
-
-
-def test_the_newest_two_damaged_journals_are_kept(tmp_path: Path) -> None:
-    for number in range(1, 5):
-        write(tmp_path, str(number))
-        assert move_aside(tmp_path / FILE_NAME) == tmp_path / f"{FILE_NAME}.damaged-{number}"
-    assert moved_aside(tmp_path) == {f"{number}{end}": str(number) for number in (3, 4) for end in SUFFIXES}
+def test_the_newest_damaged_journal_is_kept(tmp_path: Path) -> None:
+    aside = tmp_path / f"{FILE_NAME}.damaged"
+    for text in ("older", "newer"):
+        write(tmp_path, text)
+        assert move_aside(tmp_path / FILE_NAME) == aside
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        f"{aside.name}{end}": "newer" for end in SUFFIXES
+    }
+    (tmp_path / FILE_NAME).write_text("without side files")
+    move_aside(tmp_path / FILE_NAME)
+    assert list(tmp_path.iterdir()) == [aside]

@@ -261,4 +261,4 @@ def test_a_consumer_that_reaches_a_damaged_event_continues_in_a_new_journal(line
         assert "event 50: its header" in begun.event.detail
     wait_until(lambda: line.journal.journal_id == begun.journal_id, "the line counts by the new journal")
     assert begun.journal_id != old_id
-    assert (tmp_path / "state" / "journal.db.damaged-1").exists()
+    assert (tmp_path / "state" / "journal.db.damaged").exists()

@@ -78,7 +78,7 @@ def reviewed(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Iterat
 def journalled_marks(view: View) -> list[Mark]:
     """Return the marks in the journal, oldest first, since the last one that was taken back."""
     with JournalReader.open(view.folder) as journal:
-        events = [event_from(each.record.header) for each in journal.newest(1000, ["review"])]
+        events = [event_from(each.header) for each in journal.newest(1000, ["review"])]
     found = [event.mark for event in events if isinstance(event, ReviewEvent)]
     last = max((place for place, mark in enumerate(found) if mark.by == "Reset"), default=-1)
     return found[last + 1 :]

@@ -124,7 +124,7 @@ class Environment:
     def journals(self) -> dict[str, list[Stored]]:
         """Read all of the line's journals, in the order of their begin."""
         found: dict[str, list[Stored]] = {}
-        for path in [*sorted(self.state.glob("journal.db.damaged-*")), self.state / "journal.db"]:
+        for path in [*self.state.glob("journal.db.damaged"), self.state / "journal.db"]:
             with JournalReader.open_file(path) as journal:
                 records, through, last = list[Stored](), 0, journal.range()[1]
                 while through < last:
