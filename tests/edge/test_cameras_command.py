@@ -1,37 +1,25 @@
 """`heatline cameras`: grabs from real cameras as a line's configuration states, and their reports."""
 
-import contextlib
 import json
-import os
-import select
+import re
 import signal
-import statistics
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any, BinaryIO
+from typing import Any
 
-import cv2
 import msgspec
 import numpy as np
 import pytest
 
 from heatline.edge.cameras import aravis
-from heatline.edge.cameras import grab as grab_module
-from heatline.edge.cameras.base import Opened
 from heatline.edge.cameras.discovery import video_devices
-from heatline.edge.cameras.grab import REGION_RGB, SHADE, TILE_RGB, Grab, Loss, draw_region, writers
 from heatline.edge.cameras.pattern import pattern
-from heatline.edge.cameras.settings import FolderSettings, PatternSettings
 from heatline.edge.errors import CameraError, InputError
-from heatline.edge.frames import BadFrame, Frame, Stamp
-from heatline.edge.geometry import RegionOfInterest, TileGrid
 from heatline.edge.images import read_image, read_rgb
-from heatline.edge.wire.events import CameraState
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.gv_cameras import aravis_camera, noise
 from tests.edge.lines import started, write_pictures
+from tests.edge.supervised import until
 
 HW = (5, 12)
 
@@ -90,23 +78,23 @@ def files(folder: Path) -> list[str]:
 # Grab: pictures.
 
 
-def test_frames_of_every_camera_are_saved_exactly_and_numbers_continue(tmp_path: Path) -> None:
+def test_frames_of_every_camera_are_saved_exactly_beside_earlier_ones(tmp_path: Path) -> None:
     config = line(tmp_path, top=pattern_camera("first_frame_id = 65533"), **{"top-1": pattern_camera()})
     outcome = grabbed(config, "-n", 6)
     for name, ids in {"top": [65533, 65534, 65535, 1, 2, 3], "top-1": [1, 2, 3, 4, 5, 6]}.items():
         one = outcome.cameras[name]
-        assert one["saved"] == [f"{name}-{n:05d}-{frame_id}.png" for n, frame_id in enumerate(ids, start=1)]
+        assert one["saved"] == sorted(one["saved"])
         for file, frame_id in zip(one["saved"], ids, strict=True):
+            assert re.fullmatch(rf"{name}-20[0-9]{{6}}T[0-9]{{6}}\.[0-9]{{6}}-{frame_id}\.png", file)
             image, pixel_format = read_image(outcome.out / file)
             assert pixel_format == "Mono8"
             np.testing.assert_array_equal(image, pattern(frame_id, HW))
-        assert (one["frames"], one["asked"], one["problem"]) == (6, 6, None)
+        assert one["problem"] is None
         assert one["formats"] == {"12x5 px Mono8": 6}
-        assert one["rate_set_fps"] == pytest.approx(500)
         assert one["rate_fps"] > 0
         assert one["losses"] == {}
     again = grabbed(config, "-n", 1, "--camera", "top")
-    assert again.top["saved"] == ["top-00007-65533.png"]
+    assert again.frame_ids == [65533]
     assert len(files(outcome.out)) == 13
 
 
@@ -123,7 +111,7 @@ def test_each_format_is_saved_and_unreadable_frames_are_counted(tmp_path: Path) 
     np.testing.assert_array_equal(read_image(second)[0], grey)
     np.testing.assert_array_equal(read_image(last)[0], deep // 256)
     assert outcome.top["formats"] == {"9x7 px BGR8": 1, "9x7 px Mono8": 3, "9x7 px Mono16": 1}
-    assert (outcome.top["frames"], outcome.top["losses"]["unreadable"]["frames"]) == (5, 1)
+    assert (len(outcome.top["saved"]), outcome.top["losses"]["unreadable"]["frames"]) == (5, 1)
     assert "4.png is not a picture" in outcome.top["losses"]["unreadable"]["detail"]
     assert not outcome.top["ids_show_gaps"]
 
@@ -134,7 +122,6 @@ def test_each_format_is_saved_and_unreadable_frames_are_counted(tmp_path: Path) 
 def test_a_frame_that_the_camera_lost_is_reported_and_not_counted(tmp_path: Path) -> None:
     outcome = grabbed(line(tmp_path, top=pattern_camera("lose_frames = [2, 3, 5]")), "-n", 4)
     assert outcome.frame_ids == [1, 4, 6, 7]
-    assert outcome.top["jitter_ms"] is None, "only 6 and 7 came one after the other"
     assert outcome.top["losses"] == {
         "lost_by_camera": {"frames": 3, "detail": "the camera counted it and it never arrived"}
     }
@@ -143,36 +130,23 @@ def test_a_frame_that_the_camera_lost_is_reported_and_not_counted(tmp_path: Path
 def test_software_triggers_are_sent_one_by_one_and_missing_frames_are_reported(tmp_path: Path) -> None:
     keys = 'trigger = "software"\nignore_triggers = [2]\ntrigger_timeout_ms = 400'
     outcome = grabbed(line(tmp_path, top=pattern_camera(keys)), "-n", 3)
-    assert (outcome.top["trigger"], outcome.top["frames"], outcome.top["rate_set_fps"]) == ("software", 3, None)
     assert outcome.frame_ids == [1, 2, 3]
     assert {reason: loss["frames"] for reason, loss in outcome.top["losses"].items()} == {"no_frame": 1}
 
 
-def test_a_frozen_camera_is_reported_as_dead_and_the_grab_continues(tmp_path: Path) -> None:
+def test_a_frozen_camera_is_reported_and_the_grab_continues(tmp_path: Path) -> None:
     outcome = grabbed(line(tmp_path, top=pattern_camera("freeze_at = 2")), "-n", 8)
     # It shows the pictures 1, 2, 2, 2; the next one is a fault, and the camera is opened again.
     assert outcome.frame_ids == [1, 2, 3, 4, 1, 2, 3, 4]
-    assert outcome.top["losses"]["frozen"]["frames"] >= 1
-    (died,) = outcome.top["died"]
-    assert died.startswith("frozen: more than 3 frames one after the other were identical")
-
-
-def test_frames_that_the_line_would_refuse_are_saved_with_a_warning(tmp_path: Path) -> None:
-    outcome = grabbed(line(tmp_path, top=pattern_camera("size = [5, 12]\nroi = [[[0, 8], [4, 8], [4, 11]]]")), "-n", 2)
-    assert files(outcome.out) == ["top-00001-1.png", "top-00002-2.png"]
-    refused, area = outcome.top["warnings"]
-    assert refused == (
-        "the line would refuse 2 of these frames (wrong_size): 12x5 px came, 5x12 px expected; "
-        "see size and pixel_format"
-    )
-    assert area.startswith("no pixel of a frame of 12x5 px is in the region of interest")
-    assert f"warning: camera top: {refused}\n" in outcome.result.stderr
+    frozen = outcome.top["losses"]["frozen"]
+    assert frozen["frames"] >= 1
+    assert frozen["detail"].startswith("more than 3 frames one after the other were identical")
 
 
 def test_the_printed_report_ends_with_the_error_of_a_camera_that_does_not_open(tmp_path: Path) -> None:
     config = line(
         tmp_path,
-        top=pattern_camera("lose_frames = [2]\nsize = [12, 5]\nroi = [[[0, 0], [3, 0], [3, 3]]]"),
+        top=pattern_camera("lose_frames = [2]"),
         gone=folder_camera(tmp_path / "nowhere"),
         absent='kind = "v4l2"\ndevice = "/dev/no-such-device"',
     )
@@ -186,16 +160,10 @@ def test_the_printed_report_ends_with_the_error_of_a_camera_that_does_not_open(t
         "found   drawn pictures of 12x5 px, Mono8",
         "frames  5 of 12x5 px Mono8",
     ]
-    assert rows[3].startswith("rate    ")
-    assert rows[3].endswith(" frames/s, set to 500")
-    assert rows[4].endswith(" ms at worst, by arrival")
-    assert rows[5:10] == [
-        "losses  lost_by_camera 1: the camera counted it and it never arrived; incomplete 0",
-        "saved   5: grabbed/top-00001-1.png to top-00005-6.png",
-        "area    grabbed/top-area.png: 1 of 1 tile is inspected, for tiles of 224 px",
-        "camera gone: 0 of 5 frames",
-        f"problem  {sentence}",
-    ]
+    assert re.fullmatch(r"rate    [0-9.e+]+ frames/s", rows[3])
+    assert rows[4] == "losses  lost_by_camera 1: the camera counted it and it never arrived"
+    assert re.fullmatch(r"saved   grabbed/top-\S+-1.png to top-\S+-6.png", rows[5])
+    assert rows[6:8] == ["camera gone: 0 of 5 frames", f"problem  {sentence}"]
 
 
 # Grab: its end.
@@ -228,128 +196,26 @@ def test_an_unknown_camera_or_unwritable_folder_is_refused_before_cameras_are_op
     assert "cannot be written (Not a directory); check the disk" in complaint(result)
 
 
-def test_a_full_disk_ends_the_grab_and_keeps_what_was_written(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_any_more_ends_the_grab(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "top-00002-2.png").symlink_to("/dev/full")
-    outcome = Grabbed(line(tmp_path, top=pattern_camera()), "-n", 99999)
-    assert outcome.failed(InputError).startswith(f"{out} cannot be written (No space left on device); ")
-    assert "until it was stopped" in outcome.top["problem"]
-    assert outcome.top["saved"] == files(out)
-
-
-@contextlib.contextmanager
-def opened(pipe: Path) -> Iterator[BinaryIO]:
-    """Wait until something was written to a pipe; return its reading end."""
-    with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
-        assert select.select([reader], [], [], WITHIN_SECONDS)[0], "nothing was written"
-        yield reader
-
-
-def test_ctrl_c_ends_the_grab_with_the_frames_so_far(tmp_path: Path) -> None:
-    """The first picture goes into a pipe: the signal comes while it is written."""
-    out = tmp_path / "out"
-    out.mkdir()
-    os.mkfifo(out / "top-00001-1.png")
     config = line(tmp_path, top=pattern_camera())
-    with started(HEATLINE, "cameras", "grab", config, "-n", "99999", "--out", out, "--json") as process:
-        with opened(out / "top-00001-1.png") as pipe:
-            process.send_signal(signal.SIGINT)
-            written = pipe.read()
-        stdout, log = process.communicate(timeout=WITHIN_SECONDS)
+    with started(HEATLINE, "cameras", "grab", config, "-n", "99999", "--out", out) as process:
+        until(lambda: out.exists() and bool(files(out)), "a picture")
+        out.rename(tmp_path / "gone")
+        _, log = process.communicate(timeout=WITHIN_SECONDS)
+    assert process.returncode == InputError.exit_code
+    assert log.splitlines()[-1].startswith(f"heatline: {out} cannot be written (No such file or directory); ")
+
+
+def test_ctrl_c_ends_the_grab_and_keeps_the_pictures(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    config = line(tmp_path, top=pattern_camera())
+    with started(HEATLINE, "cameras", "grab", config, "-n", "99999", "--out", out) as process:
+        until(lambda: out.exists() and bool(files(out)), "a picture")
+        process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=WITHIN_SECONDS)
     assert (process.returncode, log.splitlines()[-1]) == (130, "heatline: interrupted")
-    first = cv2.imdecode(np.frombuffer(written, np.uint8), cv2.IMREAD_UNCHANGED)
-    np.testing.assert_array_equal(first, pattern(1, HW))
-    top = json.loads(stdout)["cameras"]["top"]
-    assert 1 <= top["frames"] < 99999
-    assert top["saved"] == files(out)
-    assert top["problem"] == f"camera top: {top['frames']} of 99999 frames came until it was stopped"
-
-
-# Grab: the disk.
-
-
-def test_a_grab_waits_for_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grab_module, "MAX_WAITING_PICTURES", 1)
-    counted = threading.Semaphore(0)
-    (picture,) = noise(1, 4, 4)
-    pictures = write_pictures(tmp_path / "in", {f"{n}.png": picture for n in range(3)})  # type: ignore[misc]
-    (tmp_path / "out").mkdir()
-    with writers() as pool:
-        os.mkfifo(tmp_path / "out" / "top-00001-1.png")  # written once it is read
-        settings = FolderSettings(name="top", path=pictures)
-        grab = Grab(settings, 3, WITHIN_SECONDS, tmp_path / "out", pool, threading.Event())
-        running = threading.Thread(target=grab.run, args=(counted.release,))
-        running.start()
-        assert counted.acquire(timeout=WITHIN_SECONDS)
-        running.join(0.2)  # it would have ended by then
-        assert running.is_alive()
-        (tmp_path / "out" / "top-00001-1.png").read_bytes()
-        running.join(WITHIN_SECONDS)
-    assert len(grab.report().saved) == 3
-
-
-# Grab: numbers.
-
-
-def test_rate_and_jitter_are_those_of_the_intervals_without_a_lost_frame(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A camera whose frames come at known times; after the third, one is lost."""
-
-    class Scripted:
-        def __init__(self, *_: object) -> None:
-            self._items: list[Frame | BadFrame] = [
-                Frame(Stamp("top", n, captured_monotonic_ns=ms * 1_000_000), np.zeros((5, 12, 3), np.uint8), "RGB8")
-                for n, ms in enumerate((0, 10, 22, 100, 109), start=1)
-            ]
-            self._items.insert(3, BadFrame(Stamp("top", None), "incomplete", "a packet was lost"))
-
-        def open(self, _within_s: float) -> Opened:
-            return Opened(found="a camera", period_s=0.01)
-
-        def grab(self, _timeout_s: float) -> Frame | BadFrame:
-            return self._items.pop(0)
-
-        def state(self) -> CameraState:
-            return CameraState(state="LIVE", since_at_ns=0)
-
-        def close(self) -> None:
-            pass
-
-    monkeypatch.setattr(grab_module, "SupervisedCamera", Scripted)
-    with writers() as pool:
-        settings = PatternSettings(name="top")
-        grab = Grab(settings, 5, 60.0, tmp_path, pool, threading.Event())
-        grab.run(lambda: None)
-    report = grab.report()
-    assert (report.jitter_ms, report.worst_jitter_ms) == pytest.approx((statistics.pstdev([10, 12, 9]), 12 - 31 / 3))
-    assert (report.rate_fps, report.rate_set_fps) == pytest.approx((4 / 0.109, 100))
-    assert report.losses == {"incomplete": Loss(1, "a packet was lost")}
-
-
-# Grab: the region of interest.
-
-
-def test_the_region_of_interest_is_drawn_into_the_first_frame(tmp_path: Path) -> None:
-    size = "size = [600, 300]\ndraw_size = [600, 300]\nroi = [[[300, 30], [340, 30], [340, 60], [300, 60]]]"
-    outcome = grabbed(line(tmp_path, top=f'kind = "pattern"\nrate_fps = 500\n{size}'), "-n", 1)
-    assert outcome.top["area"] == {"file": "top-area.png", "tiles_looked_at": 1, "tiles": 6}
-    picture, frame = read_rgb(outcome.out / "top-area.png"), pattern(1, (300, 600))
-    # Tiles of 224 px lie at x 0, 222, 376 and y 0, 76: only the one at (222, 0) shows some of the region.
-    inside, outside = np.s_[70:220, 230:440], np.s_[:, 450:]
-    np.testing.assert_array_equal(picture[inside], np.dstack([frame[inside]] * 3))
-    np.testing.assert_array_equal(picture[outside], np.dstack([frame[outside] // SHADE] * 3))
-    assert tuple(picture[30, 300]) == tuple(picture[60, 320]) == REGION_RGB
-    assert tuple(picture[0, 222]) == tuple(picture[223, 445]) == TILE_RGB
-
-
-def test_a_colour_frame_keeps_its_colours_and_excluded_areas_are_outlined() -> None:
-    (frame,) = noise(1, 224, 224, 3)
-    area = RegionOfInterest.from_polygons([], [[(50, 50), (100, 50), (100, 100), (50, 100)]])
-    picture = draw_region(frame.astype(np.uint8), TileGrid((224, 224), region_of_interest=area))
-    np.testing.assert_array_equal(picture[60:90, 60:90], frame[60:90, 60:90])
-    assert tuple(picture[75, 49]) == tuple(picture[75, 101]) == REGION_RGB
+    np.testing.assert_array_equal(read_image(out / files(out)[0])[0], pattern(1, HW))
 
 
 # A GigE Vision camera.
@@ -361,15 +227,13 @@ def test_a_grab_of_a_gige_camera_reports_counters_and_waits_for_edges(tmp_path: 
         outcome = grabbed(line(tmp_path, top=keys), "-n", 150)  # longer than a second: the counters come once
         edges = line(tmp_path, top=f'{keys}\ntrigger = "hardware"\ntrigger_line = "Line0"')
         waited = heatline("cameras", "grab", edges, "--timeout", "0.2", cwd=tmp_path)
-    assert outcome.top["frames"] == 150
+    assert len(outcome.top["saved"]) == 150
     for name, frame_id in zip(outcome.top["saved"], outcome.frame_ids, strict=True):
         np.testing.assert_array_equal(read_image(outcome.out / name)[0], device.picture(frame_id))
     assert outcome.top["counters"]["completed"] >= 5
     assert outcome.top["counters"]["received_packets"] > outcome.top["counters"]["completed"]
-    assert outcome.top["rate_set_fps"] == pytest.approx(100)
     assert waited.returncode == CameraError.exit_code
-    assert "camera top waits for edges on its Line0\n" in waited.stderr
-    sentence = "camera top: 0 of 10 frames came within 0.2 s; check that the trigger's edges reach its Line0"
+    sentence = "camera top: 0 of 10 frames came within 0.2 s; raise --timeout, or check losses and trigger"
     assert complaint(waited) == f"heatline: {sentence}"
     assert "camera top: 0 of 10 frames" in waited.stdout
 
@@ -378,8 +242,8 @@ def test_a_grab_of_a_gige_camera_reports_counters_and_waits_for_edges(tmp_path: 
 
 
 def listed(*arguments: str) -> CompletedProcess[str]:
-    """Return the cameras found on loopback and on this machine."""
-    result = heatline("cameras", "list", "--interface", "lo", *arguments)
+    """Return the cameras found."""
+    result = heatline("cameras", "list", *arguments)
     assert result.returncode == 0, result.stderr
     return result
 
