@@ -1,8 +1,6 @@
-"""Finds cameras: lists them with their keys for line.toml, and resolves the address that a configuration names."""
+"""Lists the cameras that are connected, with their keys for line.toml."""
 
 import contextlib
-import ipaddress
-import socket
 from pathlib import Path
 
 import msgspec
@@ -22,13 +20,6 @@ class Found(msgspec.Struct, frozen=True):
     """With its vendor."""
     protocol: str
     serial: str = ""
-    physical: str = ""
-    """MAC address of a GigE Vision camera, GUID of a USB3 Vision camera."""
-    id: str = ""
-    """The name that Aravis gives it."""
-
-    def __str__(self) -> str:
-        return f"{self.model} {self.serial} at {self.keys['address']}"
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -39,15 +30,11 @@ class Listed(msgspec.Struct, frozen=True):
     """Why GigE Vision and USB3 Vision cameras could not be searched; None: they were."""
 
 
-def list_all(interface: str | None = None) -> Listed:
-    """Return the GigE Vision and USB3 Vision cameras that answer, then the V4L2 devices.
-
-    Args:
-        interface: network interface to search; None: all of them.
-    """
+def list_all() -> Listed:
+    """Return the GigE Vision and USB3 Vision cameras that answer, then the V4L2 devices."""
     try:
-        return Listed(list_cameras(interface) + video_devices(), None)
-    except (CameraError, MissingExtraError) as error:
+        return Listed(list_cameras() + video_devices(), None)
+    except MissingExtraError as error:
         return Listed(video_devices(), str(error))
 
 
@@ -63,65 +50,38 @@ def video_devices(devices: Path = Path("/dev"), sysfs: Path = Path("/sys/class/v
     return found
 
 
-def list_cameras(interface: str | None = None) -> list[Found]:
-    """Return the cameras that answer within a second, on USB and on the network.
+def list_cameras() -> list[Found]:
+    """Return the cameras that answer within a second, on USB and, by broadcast, on the network.
 
-    Args:
-        interface: network interface to search; None: all of them, by broadcast.
     Raises:
         MissingExtraError: the Aravis library is not installed.
-        CameraError: the library is too old to search a single interface.
     """
     aravis.load()
-    if interface is not None:
-        aravis.gv_interface_set_discovery_interface_name(interface)
-    try:
-        aravis.update_device_list()
-    finally:
-        if interface is not None:
-            aravis.gv_interface_set_discovery_interface_name(None)
+    aravis.update_device_list()
     found = [_device(index) for index in range(aravis.get_n_devices())]
     return sorted(found, key=lambda camera: (camera.protocol, camera.keys["address"]))
 
 
 def _device(index: int) -> Found:
-    names = ("id", "vendor", "model", "serial_nbr", "address", "protocol", "physical_id")
+    names = ("id", "vendor", "model", "serial_nbr", "address", "protocol")
     texts = (getattr(aravis, f"get_device_{name}")(index) or "" for name in names)
-    device_id, vendor, model, serial, address, protocol, physical = texts
+    device_id, vendor, model, serial, address, protocol = texts
     # Aravis opens a camera of the network by its address, one on USB by its id.
     keys = {"kind": "genicam", "address": address if protocol == "GigEVision" else device_id}
-    return Found(keys, f"{vendor} {model}", PROTOCOLS.get(protocol, protocol), serial, physical, device_id)
+    return Found(keys, f"{vendor} {model}", PROTOCOLS.get(protocol, protocol), serial)
 
 
-def resolve_address(address: str | None, interface: str | None = None) -> str:
-    """Return the name by which Aravis opens a configured camera. Only an IP address needs no search.
+def only_camera() -> str:
+    """Return the address of the only camera that answers.
 
-    Args:
-        address: IP address, host name, serial number, id or physical address; None: the only camera.
     Raises:
-        CameraError: no camera, or more than one, has this address.
+        CameraError: there is none, or more than one.
     """
-    with contextlib.suppress(ValueError):
-        return str(ipaddress.IPv4Address(address or ""))
-    found = list_cameras(interface)
-    where = "USB or any network interface" if interface is None else f"USB or network interface {interface}"
-    answered = "; ".join(map(str, found)) or "none"
-    matches = [camera for camera in found if address in (None, camera.id, camera.serial, camera.physical)]
-    if len(matches) == 1:
-        return matches[0].keys["address"]
-    if address is None:
+    addresses = [camera.keys["address"] for camera in list_cameras()]
+    if len(addresses) != 1:
         raise CameraError(
-            f"exactly one camera was expected on {where} and {len(found)} answered ({answered}); "
-            "set address to one of them, or to the camera's IP address if broadcasts do not reach it"
+            f"exactly one GigE Vision or USB3 Vision camera was expected and {len(addresses)} answered "
+            f"({', '.join(addresses) or 'none'}); set address to one of them, or to the camera's IP address if "
+            "broadcasts do not reach it"
         )
-    if matches:
-        raise CameraError(
-            f"{len(matches)} cameras have the address {address!r} ({answered}); set address to an IP address or id"
-        )
-    try:
-        return socket.gethostbyname(address)
-    except (OSError, UnicodeError) as error:
-        raise CameraError(
-            f"no camera with serial number or id {address!r} answers on {where} (found: {answered}) and no host has "
-            "this name; see `heatline cameras list`, or set address to the camera's IP address"
-        ) from error
+    return addresses[0]

@@ -139,11 +139,9 @@ class GenicamSettings(_Triggerable, frozen=True, kw_only=True, tag="genicam"):
     """A GigE Vision or USB3 Vision camera, through Aravis. Feature names are GenICam's (SFNC)."""
 
     address: Annotated[str, Meta(min_length=1)] | None = None
-    """IP address, host name, serial number or id as `heatline cameras list` shows it; None: the only camera."""
-    interface: str | None = None
-    """Network interface on which cameras are searched; None: all."""
+    """As Aravis takes it: IP address, host name, MAC address, or Vendor-Serial; None: the only camera."""
     exposure_us: Annotated[float, Meta(gt=0, le=1e8)] | None = None
-    gain_db: Annotated[float, Meta(ge=-100, le=100)] | None = None
+    gain_db: Annotated[float, Meta(ge=0, le=100)] | None = None
     rate_fps: Rate | None = None
     region: tuple[Px, Px, Size, Size] | None = None
     """x, y, width, height, px of the sensor; None: as the camera is set."""

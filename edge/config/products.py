@@ -39,7 +39,7 @@ class ProductCamera(_Table, frozen=True):
     roi: list[Polygon] | None = None
     exclude: list[Polygon] | None = None
     exposure_us: Annotated[float, Meta(gt=0, le=1e8)] | None = None
-    gain_db: Annotated[float, Meta(ge=-100, le=100)] | None = None
+    gain_db: Annotated[float, Meta(ge=0, le=100)] | None = None
     exposure: Annotated[float, Meta(ge=-1e9, le=1e9)] | None = None
     gain: Annotated[float, Meta(ge=-1e9, le=1e9)] | None = None
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from heatline.edge.cameras import aravis, genicam
+from heatline.edge.cameras import aravis
 from heatline.edge.cameras.base import Opened
-from heatline.edge.cameras.discovery import list_cameras, resolve_address
+from heatline.edge.cameras.discovery import list_cameras
 from heatline.edge.cameras.genicam import GenicamCamera
 from heatline.edge.cameras.settings import GenicamSettings
 from heatline.edge.errors import CameraError, MissingExtraError
@@ -147,7 +147,6 @@ def test_settings_reach_the_camera_and_its_properties_are_reported(device: Aravi
     assert packets is not None
     assert opened_as == Opened(
         found=f"Aravis Fake {device.serial} at {device.address}, 64x48 Mono8, {packets[0]}, 125 frames/s",
-        highest_frame_id=65535,
         ids_show_gaps=True,
         period_s=1 / 125,
         can_be_polled=True,
@@ -157,7 +156,6 @@ def test_settings_reach_the_camera_and_its_properties_are_reported(device: Aravi
         assert aravis.camera_get_exposure_time(handle) == 1234
         assert aravis.camera_get_gain(handle) == 4
         assert aravis.camera_get_frame_rate(handle) == 125
-        assert aravis.camera_gv_get_packet_size(handle) == int(packets[1])
 
 
 def test_a_frame_has_timestamps_of_both_host_clocks_and_of_the_camera(device: AravisCamera) -> None:
@@ -192,28 +190,6 @@ def test_a_region_of_the_sensor_equals_that_part_of_the_full_picture() -> None:
     ):
         frame = grab_frame(camera)
         np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id)[11 : 11 + 17, 7 : 7 + 33])
-
-
-@pytest.mark.parametrize(
-    ("sent", "becomes"),
-    [("Mono12p", "Mono12"), ("Mono10p", "Mono10"), ("Mono12Packed", "Mono12"), ("Mono10Packed", "Mono10")],
-)
-def test_packed_formats_are_unpacked_to_16_bits(sent: str, becomes: str) -> None:
-    with viva_camera(width=52, height=40, pixel_format=sent) as device, opened(device.ip) as camera:
-        frame = grab_frame(camera)
-    assert (frame.pixel_format, frame.image.dtype, frame.image.shape) == (becomes, np.uint16, (40, 52))
-    assert frame.image.max() < 1 << int(becomes.removeprefix("Mono"))
-
-
-def test_packed_formats_are_chosen_and_lines_that_end_within_a_byte_are_refused() -> None:
-    with viva_camera(width=50, height=40) as device, opened(device.ip, pixel_format="Mono16") as camera:
-        frame = grab_frame(camera)
-    assert (frame.pixel_format, frame.image.dtype) == ("Mono16", np.uint16)
-    with (
-        viva_camera(width=51, height=40, pixel_format="Mono10p") as device,
-        pytest.raises(CameraError, match=r"Mono10p with lines of 51 px, which end within a byte, .* multiple of 4"),
-    ):
-        opening(device.ip)
 
 
 # Triggers.
@@ -260,13 +236,8 @@ def test_lost_packets_are_requested_again() -> None:
     assert counted["resend_requests"] >= counted["resent_packets"] >= 2  # a busy machine may need several requests
 
 
-def test_a_frame_with_lost_packets_is_reported_with_its_id_and_advice(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_frame_with_lost_packets_is_reported_with_its_id_and_advice() -> None:
     """The frame may lose its first packet, which holds its id and its times."""
-    granted = tmp_path / "rmem_max"
-    granted.write_text("212992\n")
-    monkeypatch.setattr(genicam, "HIGHEST_SOCKET_BUFFER", granted)
     with (
         viva_camera(width=320, height=240, drop_packets=[(2, 3), (4, 0)], packet_resend=False) as device,
         opened(device.ip, buffers=2) as camera,
@@ -281,7 +252,7 @@ def test_a_frame_with_lost_packets_is_reported_with_its_id_and_advice(
     ]
     assert "missing-packets" in bad[0].detail
     assert "packets were lost" in bad[0].detail
-    assert "net.core.rmem_max is 212992, raise it to 1048576 or more" in bad[0].detail
+    assert "docs/genicam.md" in bad[0].detail
     assert bad[1].stamp.camera_timestamp_ns is None, "it has another frame's"
     assert (counted["completed"], counted["failures"], counted["resent_packets"]) == (3, 2, 0)
 
@@ -305,11 +276,9 @@ def test_lost_frames_do_not_use_up_the_buffers() -> None:
 
 
 @pytest.mark.usefixtures("plain_sockets")
-def test_stray_packets_are_ignored_unless_nothing_else_comes() -> None:
-    """A test packet may come late; a camera that sends compressed video sends no other packets.
-
-    The camera is one of this test alone: a stray has the frame number 0, and with the numbers of some hundred frames
-    later, aravis takes the camera's frames for late ones and leaves them out.
+def test_stray_packets_are_ignored() -> None:
+    """A test packet may come late. The camera is one of this test alone: a stray has the frame number 0, and with the
+    numbers of some hundred frames later, aravis takes the camera's frames for late ones and leaves them out.
     """
     port_of = aravis.Function("arv_gv_stream_get_port", ctypes.c_uint16, ctypes.c_void_p)
     with (
@@ -320,15 +289,7 @@ def test_stray_packets_are_ignored_unless_nothing_else_comes() -> None:
         strays.connect(("127.0.0.1", port_of(camera._stream)))
         strays.send(bytes(1000))
         assert camera.grab(0.1) is None
-        for _ in range(2 * genicam.MAX_STRAY_BUFFERS):
-            strays.send(bytes(1000))
         triggered_frame(camera)
-        for _ in range(genicam.MAX_STRAY_BUFFERS):
-            strays.send(bytes(1000))
-            assert camera.grab(0.01) is None
-        for _ in range(4):
-            strays.send(bytes(1000))
-        assert "sends payloads that are not pictures" in str(fails_in_the_end(camera))
 
 
 # Chunks.
@@ -435,13 +396,13 @@ def test_repeated_openings_leave_no_resources_behind(device: AravisCamera, times
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        ({"exposure_us": 5}, "exposure_us 5 does not suit it: .* offers 10 to 1e\\+07, and it stands at"),
-        ({"gain_db": 11}, "gain_db 11 does not suit it: .* offers 0 to 10, and it stands at"),
-        ({"rate_fps": 2000}, "rate_fps 2000 does not suit it: .* offers 0.1 to 1000"),
-        ({"pixel_format": "BGR8"}, "no pixel format BGR8; it offers .*Mono8.*RGB8"),
-        ({"region": (1, 0, 64, 48)}, "region .* does not suit it: x \\+ width may be 1 to 64 px"),
-        ({"trigger": "hardware"}, "no trigger source Line1; it offers Line0, Software"),
-        ({"chunks": ["ExposureTime"]}, "no chunk ExposureTime that is a number; it offers none"),
+        ({"exposure_us": 5}, "it refuses exposure_us 5 .* lower than allowed minimum '10'"),
+        ({"gain_db": 11}, "it refuses gain_db 11 .* greater than allowed maximum '10'"),
+        ({"rate_fps": 2000}, "rate_fps 2000 does not suit it: it stands at 1000"),
+        ({"pixel_format": "BGR8"}, "it refuses pixel_format BGR8"),
+        ({"region": (0, 0, 65, 48)}, "it refuses region .* greater than allowed maximum '64'"),
+        ({"trigger": "hardware"}, "it refuses trigger Line1"),
+        ({"chunks": ["ExposureTime"]}, "it refuses chunks"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -456,35 +417,32 @@ def test_the_second_camera_accepts_a_rate_after_a_trigger_and_named_chunks() -> 
     with viva_camera(width=64, height=48) as device:
         assert opening(device.ip, trigger="software").period_s is None
         assert opening(device.ip, rate_fps=50).period_s == pytest.approx(1 / 50)
-        with pytest.raises(CameraError, match=r"no chunk ImageInfo that is a number; it offers Timestamp, Exposure"):
-            opening(device.ip, chunks=["ImageInfo"])
+        with pytest.raises(CameraError, match=r"it refuses chunks"):
+            opening(device.ip, chunks=["Nothing"])
 
 
 # Discovery.
 
 
-def test_a_camera_is_found_by_broadcast_and_opened_by_serial_number_or_id(device: AravisCamera) -> None:
-    (found,) = (camera for camera in list_cameras("lo") if camera.serial == device.serial)
-    assert (found.model, found.keys["address"]) == ("Aravis Fake", device.address)
-    assert (found.protocol, found.id) == ("GigE Vision", f"Aravis-Fake-{device.serial}")
-    with opened(found.id, interface="lo") as camera:
+def test_a_camera_is_found_by_broadcast_and_opened_by_its_name(device: AravisCamera) -> None:
+    (found,) = (camera for camera in list_cameras() if camera.serial == device.serial)
+    assert (found.model, found.keys["address"], found.protocol) == ("Aravis Fake", device.address, "GigE Vision")
+    with opened(f"Aravis-Fake-{device.serial}") as camera:
         grab_frame(camera)
-    assert resolve_address(device.serial, "lo") == device.address
-    assert resolve_address("localhost", "lo") == "127.0.0.1", "a name that no camera has may be a host's"
-    with pytest.raises(CameraError, match=r"no camera with serial number or id 'no such' answers on .* lo .*list"):
-        resolve_address("no such", "lo")
+    with pytest.raises(CameraError, match=r"camera cam at no-such: it cannot be opened .*heatline cameras list"):
+        opening("no-such")
 
 
 IN_A_NETWORK_OF_ITS_OWN = """
-from heatline.edge.cameras.discovery import resolve_address
+from heatline.edge.cameras.discovery import only_camera
 from heatline.edge.errors import CameraError
 from tests.edge.gv_cameras import aravis_camera
 
 with aravis_camera():
-    print(resolve_address(None))
+    print(only_camera())
     with aravis_camera():
         try:
-            resolve_address(None)
+            only_camera()
         except CameraError as error:
             print(error)
 """
@@ -501,7 +459,7 @@ def test_without_an_address_the_only_camera_is_chosen() -> None:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     of_one, _, of_two = result.stdout.partition("\n")
     assert of_one == "127.0.0.1", result.stderr
-    assert "exactly one camera was expected on USB or any network interface and 2 answered (Aravis Fake HL" in of_two
+    assert "camera was expected and 2 answered (127.0.0.1, 127.0.0.2)" in of_two
 
 
 def test_a_missing_library_is_reported_with_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
