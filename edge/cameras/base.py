@@ -11,6 +11,9 @@ from heatline.edge.errors import CameraError
 from heatline.edge.frames import BadFrame, Frame
 from heatline.edge.util.channel import Message
 
+HIGHEST_16_BIT_ID = 65535
+"""GigE Vision cameras count in 16 bits and skip 0: 1 follows."""
+
 
 class EndOfFrames(Exception):
     """The camera has shown its last frame: the end of a file source, not a fault."""
@@ -21,10 +24,8 @@ class Opened(Message, frozen=True, kw_only=True):
 
     found: str
     """Description for people: model, serial number, size, pixel format."""
-    highest_frame_id: int | None = None
-    """The id after which 1 follows, e.g. 65535; None: ids do not wrap. Only for cameras whose ids show gaps."""
     ids_show_gaps: bool = False
-    """Whether a missing frame id means a lost frame."""
+    """Whether a missing frame id means a lost frame. Ids may wrap from 65535 to 1."""
     period_s: float | None = None
     """Time from one frame to the next; None: the camera does not know it, or does not run freely."""
     can_be_polled: bool = False

@@ -4,14 +4,13 @@ from collections import deque
 from dataclasses import dataclass
 from statistics import median
 
-from heatline.edge.cameras.base import Opened
+from heatline.edge.cameras.base import HIGHEST_16_BIT_ID, Opened
 from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.frames import Stamp
 
 FIRST_FRAME_WITHIN_SECONDS = 5.0
 MIN_SILENCE_SECONDS = 0.5
 """Lower limit for fast cameras: a shorter silence may be caused by the host."""
-STILL_CLOCK_FRAMES = 3
 MISSED_TRIGGERS = 3
 MAX_LOST_FRAMES = 32767
 """A larger step from one id to the next is not a loss: the camera has restarted its count."""
@@ -32,16 +31,9 @@ class Fault:
 
 
 class FrameIds:
-    """Follows one camera's frame ids from one opening to the next.
+    """Follows one camera's frame ids since it was opened. They may wrap from 65535 to 1."""
 
-    GigE Vision counts in 16 bits and skips 0: after 65535 comes 1.
-
-    Args:
-        highest: the id after which 1 comes again; None: ids do not wrap.
-    """
-
-    def __init__(self, highest: int | None) -> None:
-        self._highest = highest
+    def __init__(self) -> None:
         self._last: int | None = None
 
     def next(self, frame_id: int, last_frame_id: int | None = None) -> list[int]:
@@ -53,29 +45,25 @@ class FrameIds:
         last, self._last = self._last, frame_id if last_frame_id is None else last_frame_id
         if last is None:
             return []
-        step = frame_id - last
-        if self._highest is not None:
-            step %= self._highest
-        # Modulo the highest id, a step back is a very long step forward.
+        wraps = frame_id < last <= HIGHEST_16_BIT_ID  # or steps back, which is a very long step forward then
+        step = frame_id - last + HIGHEST_16_BIT_ID * wraps
         if not 0 < step <= MAX_LOST_FRAMES:
             raise ValueError(f"frame id {frame_id} came after {last}")
-        return [self._after(last, steps) for steps in range(1, step)]
-
-    def _after(self, frame_id: int, steps: int) -> int:
-        return frame_id + steps if self._highest is None else (frame_id + steps - 1) % self._highest + 1
+        missing = range(last + 1, last + step)
+        return [missed - HIGHEST_16_BIT_ID if wraps and missed > HIGHEST_16_BIT_ID else missed for missed in missing]
 
 
 class CameraClock:
     """Estimates the offset between a camera's clock and the host's from the fastest frames.
 
     The offset is at most (arrival - timestamp) of any frame; the minimum is the best estimate. As the clocks drift
-    apart, the estimate may rise, but no faster than `SKEW`.
+    apart, the estimate may rise, but no faster than `SKEW`. A timestamp that runs back begins a new estimate.
     """
 
     def __init__(self) -> None:
         self._offset_ns: int | None = None
         """An integer: a float that counts ns since 1970 cannot rise by less than 256."""
-        self._at_ns = 0
+        self._at_ns = self._timestamp_ns = 0
 
     def age_ns(self, camera_timestamp_ns: int, arrived_ns: int) -> int:
         """Return how much longer than the fastest frame this one took, ns.
@@ -85,11 +73,11 @@ class CameraClock:
             arrived_ns: time of arrival on the host's monotonic clock.
         """
         offset = arrived_ns - camera_timestamp_ns
-        if self._offset_ns is None:
+        if self._offset_ns is None or camera_timestamp_ns < self._timestamp_ns:
             self._offset_ns = offset
         else:
             self._offset_ns = min(offset, self._offset_ns + round(SKEW * (arrived_ns - self._at_ns)))
-        self._at_ns = arrived_ns
+        self._at_ns, self._timestamp_ns = arrived_ns, camera_timestamp_ns
         return offset - self._offset_ns
 
 
@@ -104,18 +92,15 @@ class Liveness:
         self._settings = settings
         self._digest: int | None = None
         self._identical = 0
-        self._clock_stands = False
         self.taken_ns = 0
         """Estimate of when the last frame was taken, on the host's monotonic clock, ns."""
         self.begin(Opened(found=""), 0)
 
     def begin(self, opened: Opened, now_ns: int) -> None:
-        """Reset all but the memory of a frozen picture and of a clock that stands still: the camera was opened."""
+        """Reset all but the memory of a frozen picture: the camera was opened."""
         self._opened = opened
         self._clock = CameraClock()
-        self._ids = FrameIds(opened.highest_frame_id)
-        self._last_timestamp: int | None = None
-        self._still = 0
+        self._ids = FrameIds()
         self._identical_since_opening = -1  # the first picture has no predecessor
         self._missed_triggers = 0
         self._periods: deque[int] = deque(maxlen=_PERIODS_KEPT)
@@ -139,7 +124,7 @@ class Liveness:
         self._last_captured_ns, self._quiet_since_ns = stamp.captured_monotonic_ns, now_ns
         self._missed_triggers = 0
         frozen = self._check_picture(digest)
-        return self._check_clock(stamp) or frozen
+        return self._check_age(stamp) or frozen
 
     def record_missed_trigger(self) -> Fault | None:
         """Count a trigger that brought no frame; return a fault if there were too many in a row."""
@@ -179,20 +164,11 @@ class Liveness:
             closes=self._identical_since_opening >= limit,
         )
 
-    def _check_clock(self, stamp: Stamp) -> Fault | None:
-        timestamp, last = stamp.camera_timestamp_ns, self._last_timestamp
+    def _check_age(self, stamp: Stamp) -> Fault | None:
         self.taken_ns = stamp.captured_monotonic_ns
-        if timestamp is None:
+        if stamp.camera_timestamp_ns is None:
             return None
-        self._last_timestamp = timestamp
-        if last is not None and timestamp < last:
-            return Fault("clock", f"the camera's clock ran back by {(last - timestamp) / 1e6:.3f} ms")
-        self._still = self._still + 1 if timestamp == last else 0
-        closes = self._still >= STILL_CLOCK_FRAMES
-        self._clock_stands = closes or (self._clock_stands and (last is None or timestamp == last))
-        if self._clock_stands:
-            return Fault("clock", "the camera's clock stood still", closes)
-        age_ns = self._clock.age_ns(timestamp, stamp.captured_monotonic_ns)
+        age_ns = self._clock.age_ns(stamp.camera_timestamp_ns, stamp.captured_monotonic_ns)
         self.taken_ns -= age_ns
         limit_ms = self._settings.stale_after_ms
         if age_ns <= limit_ms * 1e6:

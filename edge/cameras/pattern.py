@@ -6,13 +6,10 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.cameras.base import EndOfFrames, FrameSource, Opened, Pace
+from heatline.edge.cameras.base import HIGHEST_16_BIT_ID, EndOfFrames, FrameSource, Opened, Pace
 from heatline.edge.cameras.settings import PatternSettings
 from heatline.edge.errors import CameraError
 from heatline.edge.frames import BadFrame, Frame, Stamp
-
-HIGHEST_FRAME_ID = 65535
-"""GigE Vision cameras count in 16 bits; 1 follows 65535."""
 
 
 def pattern(frame_id: int, hw: tuple[int, int]) -> NDArray[np.uint8]:
@@ -33,7 +30,7 @@ def frame_id_of(image: NDArray[np.uint8]) -> int:
 
 def _ramp(words: int) -> NDArray[np.uint8]:
     """Return bytes that hold the picture of every frame id at its own offset, so that drawing is a view."""
-    counting = np.arange(words + HIGHEST_FRAME_ID, dtype=np.uint32) % HIGHEST_FRAME_ID + 1
+    counting = np.arange(words + HIGHEST_16_BIT_ID, dtype=np.uint32) % HIGHEST_16_BIT_ID + 1
     ramp = counting.astype("<u2").view(np.uint8)
     ramp.flags.writeable = False
     return ramp
@@ -66,7 +63,6 @@ class PatternCamera(FrameSource):
         self._opened_at_ns = time.monotonic_ns()
         return Opened(
             found="drawn pictures of {}x{} px, Mono8".format(*self._settings.draw_size),
-            highest_frame_id=HIGHEST_FRAME_ID,
             ids_show_gaps=True,
             period_s=self._pace.period_s if self._settings.trigger == "free" else None,
             can_be_polled=True,
@@ -108,4 +104,4 @@ class PatternCamera(FrameSource):
         return Frame(stamp, _cut(self._ramp, self._id(shown), self._hw), "Mono8")
 
     def _id(self, taken: int) -> int:
-        return (self._settings.first_frame_id + taken - 2) % HIGHEST_FRAME_ID + 1
+        return (self._settings.first_frame_id + taken - 2) % HIGHEST_16_BIT_ID + 1

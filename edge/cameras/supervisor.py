@@ -41,7 +41,7 @@ HEALTH_WITHIN_SECONDS = 3.0
 CAMERA_ANSWERS_WITHIN_SECONDS = 9.0
 """The same of a process that polls its camera: a register read of a missing camera fails after 2.5 s, or after 5 s if
 it waits for another read."""
-ENDED_BY_GOOD_FRAMES_ONLY = ("silent", "frozen", "clock", "stale", "frame_ids")
+ENDED_BY_GOOD_FRAMES_ONLY = ("silent", "frozen", "stale", "frame_ids")
 """Faults of a camera that still answers requests: only good frames disprove them."""
 TICK_SECONDS = 0.05
 

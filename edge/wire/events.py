@@ -48,7 +48,6 @@ WORDS: Mapping[str, str] = {
     "failed.foreign_area": "something covers the product, or a part of the picture is lost",
     "failed.engine": "the computation failed",
     "failed.frozen": "the same picture comes again and again",
-    "failed.clock": "its clock stands still or runs back",
     "failed.stale": "frames are too old when they arrive",
     "failed.frame_ids": "its frame numbers run back or leap",
     "failed.silent": "no frames come",

@@ -108,14 +108,6 @@ class AravisCamera:
         """Repeat the picture of one frame: a sensor that hangs."""
         self._tell("freeze", frozen=frozen)
 
-    def stop_clock(self, stopped: bool = True) -> None:
-        """Make the timestamps of frames stand still."""
-        self._tell("stop_clock", stopped=stopped)
-
-    def turn_clock_back(self, seconds: float) -> None:
-        """Make the timestamps of frames jump back once."""
-        self._tell("turn_clock_back", seconds=seconds)
-
     def fall_behind(self, seconds: float) -> None:
         """Make frames grow older up to this age, as if a buffer filled up: timestamps advance slowly."""
         self._tell("fall_behind", seconds=seconds)
@@ -317,8 +309,8 @@ class _Device:
         self._pictures: list[Picture] = []
         self._left_out = self._age_ns = self._to_fall_behind_ns = 0
         self._frozen: bytes | None = None
-        self._freezing = self._stopped = False
-        self._timestamp_ns = self._now_ns = 0
+        self._freezing = False
+        self._now_ns = 0
         self._fill = _FILL(self._on_fill)
 
     def start(self, address: str, serial: str, pictures: list[Picture], pixel_format: str, rate_fps: float) -> None:
@@ -340,14 +332,6 @@ class _Device:
     def freeze(self, frozen: bool) -> None:
         with self._lock:
             self._freezing, self._frozen = frozen, None
-
-    def stop_clock(self, stopped: bool) -> None:
-        with self._lock:
-            self._stopped = stopped
-
-    def turn_clock_back(self, seconds: float) -> None:
-        with self._lock:
-            self._age_ns += round(seconds * 1e9)
 
     def fall_behind(self, seconds: float) -> None:
         with self._lock:
@@ -399,9 +383,8 @@ class _Device:
             older_ns = min((self._now_ns - before_ns) * 9 // 10, self._to_fall_behind_ns)
             self._to_fall_behind_ns -= older_ns
             self._age_ns += older_ns
-            if not self._stopped:
-                self._timestamp_ns = self._now_ns - self._age_ns
-            aravis.buffer_set_timestamp(buffer, self._timestamp_ns)
+            timestamp_ns = self._now_ns - self._age_ns
+            aravis.buffer_set_timestamp(buffer, timestamp_ns)
             x, y, width, height = (self._get(name) for name in ("x", "y", "width", "height"))
             size = width * height * (pixel_format >> 16 & 0xFF) // 8
             shown = self._frozen

@@ -354,7 +354,6 @@ RESULT_REASONS: Mapping[str, int] = {
     "failed.foreign_area": 26,
     "failed.misaligned": 27,
     "failed.frozen": 40,
-    "failed.clock": 41,
     "failed.stale": 42,
     "failed.frame_ids": 43,
     "failed.silent": 44,
