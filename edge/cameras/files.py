@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from heatline.edge.cameras.base import EndOfFrames, FrameSource, Opened, Pace
 from heatline.edge.cameras.settings import FolderSettings, VideoSettings
 from heatline.edge.colour import PixelFormat
-from heatline.edge.errors import CameraError, GeometryError, InputError
+from heatline.edge.errors import CameraError, InputError
 from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.images import list_images, read_image
 from heatline.edge.util.text import format_count, utf8_safe
@@ -53,9 +53,6 @@ class FolderCamera(FrameSource):
         self._shown += 1
         stamp = Stamp(self.name, self._shown, utf8_safe(path.name))
         picture = self._preloaded.get(path) or _read(path)
-        if isinstance(picture, GeometryError) and isinstance(self._settings.size, tuple):
-            width, height = self._settings.size
-            return BadFrame(stamp, "wrong_size", f"a larger picture came, {width}x{height} px expected")
         if isinstance(picture, InputError):
             return BadFrame(stamp, "unreadable", str(picture))
         return Frame(stamp, *picture)
@@ -71,9 +68,8 @@ def _read(path: Path) -> Picture | InputError:
 class VideoCamera(FrameSource):
     """Shows the frames of a video, BGR8; frame ids count from 1 and continue over every loop.
 
-    A file states how many frames it has. Before that many have come, a read without a frame stands for a frame that
-    cannot be decoded or is missing at the file's end. FFmpeg skips some frames without an error: they are reported at
-    the end.
+    A file states how many frames it has. Before that many have come, a read without a frame stands for one that cannot
+    be decoded or is missing at the file's end. FFmpeg skips some frames without an error: they count at the end.
     """
 
     def __init__(self, settings: VideoSettings) -> None:
@@ -84,8 +80,6 @@ class VideoCamera(FrameSource):
         """Number of frames that the file states; 0: it states none."""
         self._shown = self._shown_of_loop = 0
         """Numbers of frames, unreadable ones included."""
-        self._read_ahead: NDArray[np.uint8] | None = None
-        """The frame after a run of unreadable ones."""
 
     def open(self) -> Opened:
         silence_opencv_log()
@@ -102,22 +96,26 @@ class VideoCamera(FrameSource):
         )
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
+        assert self._capture is not None, "grabbed before it was opened"
         if not self._pace.await_frame(self._shown, timeout_s):
             return None
-        stamp = self._stamp(1)  # its time includes reading and decoding
-        image = self._read()
-        if image is not None:
-            self._count(1)
-            return Frame(stamp, image, "BGR8")
-        missing = self._announced - self._shown_of_loop
-        if missing > 0:
-            return self._skip_unreadable(missing)
-        if not self._settings.loop or self._shown_of_loop == 0:  # an empty file would loop without end
-            raise EndOfFrames
-        self.close()
-        self._capture = self._open_file()
-        self._shown_of_loop = 0
-        return self.grab(timeout_s)
+        path = self._settings.path
+        stamp = Stamp(self.name, self._shown + 1, path.name)  # its time includes reading and decoding
+        read, image = self._capture.read()
+        if not read and self._shown_of_loop >= self._announced:
+            if not self._settings.loop or self._shown_of_loop == 0:  # an empty file would loop without end
+                raise EndOfFrames
+            self.close()
+            self._capture = self._open_file()
+            self._shown_of_loop = 0
+            return self.grab(timeout_s)
+        self._shown += 1
+        self._shown_of_loop += 1
+        if read:
+            return Frame(stamp, np.asarray(image, np.uint8), "BGR8")
+        states = f"{path} states {format_count(self._announced, 'frame')}"
+        remedy = "it is damaged or cut off, copy it again"
+        return BadFrame(stamp, "unreadable", f"{states}, and frame {self._shown_of_loop} cannot be read; {remedy}")
 
     def close(self) -> None:
         if self._capture is not None:
@@ -143,38 +141,6 @@ class VideoCamera(FrameSource):
             )
         self._announced = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
         return capture
-
-    def _read(self) -> NDArray[np.uint8] | None:
-        image, self._read_ahead = self._read_ahead, None
-        if image is None:
-            assert self._capture is not None, "grabbed before it was opened"
-            read, decoded = self._capture.read()
-            image = np.asarray(decoded, np.uint8) if read else None
-        return image
-
-    def _skip_unreadable(self, missing: int) -> BadFrame:
-        """Return the run of unreadable frames up to the next readable one, at most all that are missing."""
-        unreadable = 1
-        while unreadable < missing and self._read_ahead is None:
-            self._read_ahead = self._read()
-            unreadable += self._read_ahead is None
-        stamp = self._stamp(unreadable)
-        self._count(unreadable)
-        return BadFrame(
-            stamp,
-            "unreadable",
-            f"{self._settings.path} states {format_count(self._announced, 'frame')}, of which {unreadable} cannot be "
-            f"read after frame {self._shown_of_loop - unreadable}; it is damaged or cut off, copy it again",
-        )
-
-    def _stamp(self, frames: int) -> Stamp:
-        """Return the stamp of this many next frames."""
-        last = None if frames == 1 else self._shown + frames
-        return Stamp(self.name, self._shown + 1, self._settings.path.name, last_frame_id=last, frames=frames)
-
-    def _count(self, frames: int) -> None:
-        self._shown += frames
-        self._shown_of_loop += frames
 
 
 def silence_opencv_log() -> None:

@@ -4,7 +4,6 @@ The process may hang, crash or be killed; frames that have arrived stay valid. `
 """
 
 import contextlib
-import os
 import select
 import socket
 import subprocess
@@ -14,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from heatline.edge.cameras.base import Opened
-from heatline.edge.cameras.settings import CameraSettings, FolderSettings, to_bytes
+from heatline.edge.cameras.settings import CameraSettings, to_bytes
 from heatline.edge.colour import PixelFormat
 from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.util.channel import Channel, Message, ReleaseSlot
@@ -96,7 +95,7 @@ class CameraProcess:
                 child.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
                 # The name is for `ps`.
                 command = CHILD_MODULE, str(child.fileno()), settings.name
-                self._process = start_child(*command, env=_environment(settings), pass_fds=[child.fileno()])
+                self._process = start_child(*command, pass_fds=[child.fileno()])
             line.send(to_bytes(msgspec.structs.replace(settings, roi=[], exclude=[])))  # keys that only the line uses
         except BaseException:
             line.close()
@@ -168,12 +167,3 @@ class CameraProcess:
             return describe_end(self._process.wait(1.0))
         except subprocess.TimeoutExpired:
             return "closed its socket"
-
-
-def _environment(settings: CameraSettings) -> dict[str, str]:
-    own = dict(os.environ)
-    own.pop("STATE_DIRECTORY", None)  # a process that decodes foreign streams must not see it
-    if isinstance(settings, FolderSettings) and isinstance(settings.size, tuple):
-        width, height = settings.size  # OpenCV compares them with a picture's header before it decodes it
-        own |= {"OPENCV_IO_MAX_IMAGE_WIDTH": str(width), "OPENCV_IO_MAX_IMAGE_HEIGHT": str(height)}
-    return own

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from heatline.edge.util.process import yield_processor
@@ -62,22 +62,17 @@ class Restarts:
         self.reset()
 
 
-def start_child(
-    module: str, *arguments: str, env: Mapping[str, str] | None = None, pass_fds: Sequence[int] = ()
-) -> subprocess.Popen[bytes]:
+def start_child(module: str, *arguments: str, pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     """Start a Python module as a child process.
 
-    Args:
-        env: its environment; None: this process's. Variables that systemd means for the line are withheld.
     Raises:
         OSError: no process can be started.
     """
-    variables = os.environ if env is None else env
     return subprocess.Popen(
         [sys.executable, "-P", "-m", module, *arguments],  # -P: import nothing from the working directory
         stdin=subprocess.DEVNULL,
         stdout=sys.__stderr__,  # standard output is the line's
-        env={name: value for name, value in variables.items() if name not in WITHHELD_VARIABLES},
+        env={name: value for name, value in os.environ.items() if name not in WITHHELD_VARIABLES},
         pass_fds=pass_fds,
         process_group=0,  # Ctrl-C in a terminal must reach the line only
     )
