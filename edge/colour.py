@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
 
-COLOUR = "rgb8-1"
+Colour = Literal["rgb8-1"]
+COLOUR: Colour = "rgb8-1"
 
 PixelFormat = Literal[
     "Mono8", "Mono10", "Mono12", "Mono16", "RGB8", "BGR8", "BGRA8", "BGR16",

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from heatline.edge.colour import PixelFormat, to_rgb
 from heatline.edge.errors import GeometryError, InputError
-from heatline.edge.util.files import open_plain
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -82,8 +81,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
 
 def _read(path: Path) -> bytes:
     try:
-        with open_plain(path, follow=True) as file:
-            return file.read()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from heatline.edge.errors import HeatlineError
-from heatline.edge.util.files import open_plain, replacing, writing
+from heatline.edge.util.files import replacing, writing
 
 LARGEST_KEY_FILE = 64 * 1024
 PUBLIC_SUFFIX = ".pub"
@@ -101,7 +101,7 @@ def read_public(path: Path, kind: type[HeatlineError], made_by: str) -> bytes:
 def _read(path: Path, kind: type[HeatlineError], expected: str) -> tuple[bytes, os.stat_result]:
     """Return a key file's content, as far as a key can be long, and its state when it was read."""
     try:
-        with open_plain(path) as file:
+        with path.open("rb") as file:
             return file.read(LARGEST_KEY_FILE), os.fstat(file.fileno())
     except OSError as error:
         raise kind(f"{path} cannot be read ({error.strerror}); {expected}") from error

@@ -13,7 +13,6 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import GoldenTiles
-from heatline.edge.bundle.golden import MOST_ROUNDING
 from heatline.edge.bundle.manifest import Gate, MapCheck, MapChecks
 from heatline.edge.errors import ExportError
 from heatline.edge.inference import infer, open_engine
@@ -22,6 +21,8 @@ from heatline.train.models.explained import ExplainedClassifier
 
 TOLERANCE = 1e-4
 """The largest difference, as a share of the output's scale: its largest absolute value over the golden tiles."""
+MOST_ROUNDING = 0.5
+"""Largest `map_rounding`, as a share of the maps' scale: beyond it, rounding could turn a map into any other."""
 BATCHES = (1, 7)
 """The batch sizes, as a tile's answer must not depend on the other tiles; 7 leaves a partial batch at the end."""
 

@@ -32,7 +32,7 @@ from heatline.edge.bundle.manifest import (
 from heatline.edge.bundle.plausibility import Plausibility, fit_plausibility
 from heatline.edge.bundle.pooling import identity_of
 from heatline.edge.bundle.store import GOLDEN, require_new_folder
-from heatline.edge.calibration import GoodFrame, describe_support
+from heatline.edge.calibration.thresholds import GoodFrame, describe_support
 from heatline.edge.drift import PictureSample, fit_reference
 from heatline.edge.errors import InputError
 from heatline.edge.geometry import TileGrid

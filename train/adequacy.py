@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.calibration import score_threshold
 from heatline.edge.calibration.statistics import frames_to_show
+from heatline.edge.calibration.thresholds import score_threshold
 from heatline.edge.util.text import format_count
 from heatline.train.readers import LabelledImage
 

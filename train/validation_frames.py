@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.bundle.manifest import Calibration, Grid
-from heatline.edge.calibration import GoodFrame, divide, lowest_defect_of, set_thresholds
+from heatline.edge.calibration.thresholds import GoodFrame, divide, lowest_defect_of, set_thresholds
 from heatline.edge.errors import EngineError, InputError
 from heatline.edge.geometry import Stitcher, TileGrid
 from heatline.edge.inference import Engine, infer

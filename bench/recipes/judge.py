@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.bench.recipes.folds import Answers, Truth
-from heatline.edge.calibration import EVIDENCE_QUANTILE, STRONG_SHARE, GoodFrame, calibrate, lowest_defect_of, threshold
+from heatline.edge.calibration.thresholds import (
+    EVIDENCE_QUANTILE,
+    STRONG_SHARE,
+    GoodFrame,
+    calibrate,
+    lowest_defect_of,
+    threshold,
+)
 from heatline.edge.geometry import Stitcher
 from heatline.edge.geometry.regions import found_cells
 from heatline.edge.geometry.stitching import HEATMAP_CELL_PX

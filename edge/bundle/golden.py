@@ -1,7 +1,6 @@
 """Golden tiles: tiles with known answers, which verify a bundle on the machine that will use it."""
 
 import io
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,18 +8,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.bundle.arrays import Arrays
+from heatline.edge.bundle.arrays import read_arrays
 from heatline.edge.bundle.manifest import Manifest
 from heatline.edge.bundle.pooling import pool, pooling_of
 from heatline.edge.errors import BundleError
 from heatline.edge.inference.engine import DIFFERENCE, Engine, infer, infer_features
-
-MOST_TILES = 256
-MOST_BYTES = 2**30
-"""Memory limit for golden tiles and their answers, whatever a file claims."""
-
-MOST_ROUNDING = 0.5
-"""Largest `map_rounding`, as a share of the maps' scale: beyond it, rounding could turn a map into any other."""
 
 
 class GoldenTilesError(BundleError):
@@ -61,24 +53,10 @@ class GoldenTiles:
             BundleError: the tiles do not fit the manifest, or the file holds no golden tiles.
         """
         tile = manifest.grid.tile_px
-        expected: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
-            "tiles": ((tile, tile, 3), np.uint8),
-            "logit": ((), np.float32),
-            "map": (manifest.map.hw, np.float32),
-        }
+        shapes = {"tiles": (None, tile, tile, 3), "logit": (None,), "map": (None, *manifest.map.hw)}
         if manifest.tensors.difference is not None:
-            expected[DIFFERENCE] = tuple(int(side or 0) for side in manifest.tensors.difference.shape[1:]), np.uint8
-        bytes_per_tile = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in expected.values())
-        most = min(MOST_TILES, MOST_BYTES // bytes_per_tile)
-        arrays = Arrays(path, "golden tiles", most * bytes_per_tile)
-        count = len(arrays.get("tiles", ()))
-        if not 1 <= count <= most:
-            raise BundleError(f"{path} has {count:,} tiles, expected 1 to {most}; export the bundle again")
-        found = {name: arrays.take(name, (count, *shape), dtype) for name, (shape, dtype) in expected.items()}
-        rounding = arrays.take("map_rounding", (count,)) if "map_rounding" in arrays else None
-        golden = cls(**found, map_rounding=rounding)
-        golden._require_small_rounding(path)
-        return golden
+            shapes[DIFFERENCE] = tuple(manifest.tensors.difference.shape)
+        return cls(**read_arrays(path, "golden tiles", shapes))
 
     def differences(self, logit: NDArray[np.float32], maps: NDArray[np.float32]) -> dict[str, float]:
         """Return the largest difference of each output, as a share of its scale, its largest absolute value over these
@@ -108,13 +86,6 @@ class GoldenTiles:
         """Return how far logits [N] differ from the pooled maps [N, h, w], as a share of the logits' scale."""
         off = np.abs(pool(maps, top_cells) - logit).max()
         return {f"{pooling_of(top_cells)} - logit": float(off) / self.scale("logit")}
-
-    def _require_small_rounding(self, path: Path) -> None:
-        if self.map_rounding is not None and not (self.map_rounding.min() >= 0 and self.rounding <= MOST_ROUNDING):
-            raise BundleError(
-                f"{path} has map_rounding of {self.map_rounding.min():.1e} to {self.map_rounding.max():.1e} logits, "
-                f"expected 0 to {MOST_ROUNDING:g} of the maps' scale, {self.scale('map'):.1e}; export the bundle again"
-            )
 
 
 def check_golden(golden: GoldenTiles, engine: Engine, manifest: Manifest) -> dict[str, float]:

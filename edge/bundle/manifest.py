@@ -1,6 +1,6 @@
 """The bundle's manifest, `manifest.json`: its structs, and the checks when it is read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -8,11 +8,10 @@ from msgspec import Meta
 
 from heatline.edge.bundle.lines import LineMeasure
 from heatline.edge.bundle.pooling import IDENTITY, identity_of, top_cells_of
-from heatline.edge.colour import COLOUR
+from heatline.edge.colour import COLOUR, Colour
 from heatline.edge.errors import BundleError
 from heatline.edge.geometry.stitching import HEATMAP_CELL_PX
-from heatline.edge.inference.engine import DIFFERENCE, GRAPHS, OPENVINO_GRAPH, Precision, weights_of
-from heatline.edge.reference.difference import CELL_PX, CHANNELS
+from heatline.edge.inference.engine import GRAPHS, OPENVINO_GRAPH, Precision
 
 SCHEMA = 13
 """Increases with every change of the manifest; only bundles of this schema are read."""
@@ -27,6 +26,8 @@ Share = Annotated[float, Meta(ge=0, lt=1)]
 ScoreBy = Literal["quantile", "tail", "margin"]
 """How the score threshold was set for a wanted share, see `heatline.edge.calibration.thresholds.score_threshold`."""
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Printable = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
+"""It stands in logs and on terminals."""
 PlainName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=100)]
 """A file name without a path: a manifest cannot point outside its bundle."""
 
@@ -165,7 +166,7 @@ class CameraPlausible(_Part, frozen=True):
 class Missed(_Part, frozen=True):
     """How many defective frames of one kind were judged GOOD."""
 
-    kind: str
+    kind: Printable
     """A class of defects, or a range of sizes."""
     missed: Annotated[int, Meta(ge=0)]
     frames: Annotated[int, Meta(ge=1)]
@@ -331,8 +332,8 @@ class Manifest(_Part, frozen=True):
     """The content of `manifest.json`. Unknown keys are refused, as a reader cannot apply them."""
 
     schema: Positive
-    name: str
-    version: str
+    name: Printable
+    version: Printable
     created_at: str
     made_by: str
     model: Model
@@ -346,7 +347,7 @@ class Manifest(_Part, frozen=True):
     provenance: dict[str, Any]
     """The origin of data and weights, and how the model was trained."""
     files: dict[PlainName, Sha256]
-    colour: str = COLOUR
+    colour: Colour = COLOUR
     map_gate: MapGate | None = None
     """Which precisions the bundle has, and why; none: only f32."""
     map_checks: MapChecks | None = None
@@ -393,7 +394,7 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
     """Decode and check the manifest in `data`.
 
     Raises:
-        BundleError: the data is not a manifest, has another schema, or contradicts itself.
+        BundleError: the data is not a manifest, or has another schema.
     """
     try:
         schema = msgspec.json.decode(data, type=_SchemaOnly).schema
@@ -403,46 +404,7 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{where} is not a bundle manifest: {error}; export the bundle again") from error
-    for contradicts, sentence in _contradictions(manifest):
-        if contradicts:
-            raise BundleError(f"{where} {sentence}; export the bundle again")
     return manifest
-
-
-def _contradictions(manifest: Manifest) -> Iterator[tuple[object, str]]:
-    """Yield what could contradict itself in a manifest: whether it does, and a sentence that says so."""
-    grid, tensors, calibration = manifest.grid, manifest.tensors, manifest.calibration
-    kinds = [missed.kind for missed in calibration.missed]
-    for text in (manifest.name, manifest.version, *kinds):  # they stand in logs and on terminals
-        yield not text.isprintable(), f"names {text!r}; expected printable characters"
-    yield manifest.colour != COLOUR, f"was made for colour {manifest.colour!r}, this heatline has {COLOUR!r}"
-    expected = {
-        "tiles": Tensor("tiles", "uint8", [None, grid.tile_px, grid.tile_px, 3]),
-        "logit": Tensor("logit", "float32", [None]),
-        "map": Tensor("map", "float32", [None, *manifest.map.hw]),
-    }
-    if tensors.difference is not None:
-        cells = grid.tile_px // CELL_PX
-        expected[DIFFERENCE] = Tensor(DIFFERENCE, "uint8", [None, cells, cells, CHANNELS])
-    for name, tensor in expected.items():
-        declared = getattr(tensors, name)
-        yield declared != tensor, f"declares {name} as {declared}, expected {tensor}"
-    # Only the sums of listed files are verified.
-    plausible = {PRODUCT_TILES: calibration.plausible} | {
-        product_tiles_of(camera): each.plausible for camera, each in calibration.plausible_by_camera.items()
-    }
-    needed = [name for name, each in plausible.items() if each is not None and each.distance is not None]
-    needed += [reference.file for reference in manifest.references.values()]
-    for precision in manifest.precisions:
-        graph = manifest.graph_for(precision) or OPENVINO_GRAPH
-        needed += [graph, weights_of(graph)]
-    for name in needed:
-        yield name not in manifest.files, f"needs {name} and lists no such file"
-    yield "f32" not in manifest.precisions, "leaves out f32; every bundle has it"
-    yield (
-        {*manifest.precisions} != {*manifest.tolerances},
-        f"has {', '.join(manifest.precisions)}, and tolerances for {', '.join(manifest.tolerances)}",
-    )
 
 
 class _SchemaOnly(msgspec.Struct):

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.bundle.appearance import FAR_PX, STATISTICS, Appearance, Floats
-from heatline.edge.bundle.areas import FEWEST_GROUPS, PROJECTED, PROTOTYPES, ProductCells, find_areas, fit_areas, folds
-from heatline.edge.bundle.arrays import Arrays
+from heatline.edge.bundle.areas import FEWEST_GROUPS, ProductCells, find_areas, fit_areas, folds
+from heatline.edge.bundle.arrays import read_arrays
 from heatline.edge.bundle.manifest import Plausible
 from heatline.edge.wire.events import ForeignArea
 
@@ -76,14 +76,10 @@ class ProductTiles:
         Raises:
             BundleError: the file holds no features, or features with another number of channels.
         """
-        at_most = 4 * (channels * (channels + 1 + PROJECTED) + PROTOTYPES * PROJECTED)
-        arrays = Arrays(path, "features of tiles", at_most)
-        cells = None
-        if "projection" in arrays:
-            count, projected = arrays.get("prototypes", np.zeros((0, 0))).shape
-            projection = arrays.take("projection", (channels, projected))
-            cells = ProductCells(projection, arrays.take("prototypes", (count, projected)))
-        return cls(arrays.take("mean", (channels,)), arrays.take("whitening", (channels, channels)), cells)
+        shapes = {"mean": (channels,), "whitening": (channels, channels)}
+        arrays = read_arrays(path, "features of tiles", shapes)
+        cells = ProductCells(arrays["projection"], arrays["prototypes"]) if "projection" in arrays else None
+        return cls(arrays["mean"], arrays["whitening"], cells)
 
     def to_bytes(self) -> bytes:
         """Return the content of the file."""

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from heatline.edge.errors import BundleError
 from heatline.edge.keys import KeyStore, StoredKey, read_private, read_public, write_pair
-from heatline.edge.util.files import read_plain, replacing, writing
+from heatline.edge.util.files import replacing, writing
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 TRUSTED_KEYS = Path("/etc/heatline/trusted")
 """The default folder of a machine's trusted keys."""
 SIGNATURE = "manifest.sig"
-LARGEST_SIGNATURE = 4096
 DOMAIN = b"heatline bundle 1\0"
 """Prefix of the signed bytes: a signature that the same key made for anything else is not valid for a bundle."""
 MADE_BY = "heatline bundle keygen"
@@ -160,7 +159,7 @@ def read_signature(folder: Path, digest: str) -> PublicKey | None:
     """
     path = folder / SIGNATURE
     try:
-        data = read_plain(path, LARGEST_SIGNATURE)
+        data = path.read_bytes()
         signature = msgspec.json.decode(data, type=Signature)
     except FileNotFoundError:
         return None

@@ -26,7 +26,7 @@ from heatline.edge.bundle.manifest import (
 )
 from heatline.edge.bundle.manifest import Reference as DriftReference
 from heatline.edge.bundle.plausibility import ProductTiles
-from heatline.edge.calibration import GoodFrame
+from heatline.edge.calibration.thresholds import GoodFrame
 from heatline.edge.colour import to_rgb
 from heatline.edge.drift import OF_POSE, PictureSample, choose_evenly
 from heatline.edge.errors import BundleError, EngineError, InputError

@@ -14,8 +14,6 @@ from heatline.edge.bundle.appearance import Appearance
 from heatline.edge.bundle.manifest import CameraPlausible
 from heatline.edge.bundle.plausibility import find_outliers, fit_plausibility
 from heatline.edge.bundle.store import require_new_folder
-from heatline.edge.calibration import calibrate as calibrate_by_share
-from heatline.edge.calibration import count_rejected, describe_support
 from heatline.edge.calibration.recalibration import (
     FEWEST_FRAMES,
     NAMED,
@@ -32,6 +30,8 @@ from heatline.edge.calibration.recalibration import (
     without_poses,
     write_recalibrated,
 )
+from heatline.edge.calibration.thresholds import calibrate as calibrate_by_share
+from heatline.edge.calibration.thresholds import count_rejected, describe_support
 from heatline.edge.cli.bundle_formatting import (
     count_frames,
     describe_bound,

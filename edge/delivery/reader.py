@@ -23,7 +23,7 @@ from heatline.edge.delivery.journal import (
 )
 from heatline.edge.errors import JournalError
 from heatline.edge.frames import Watermark
-from heatline.edge.util.files import require_plain, require_writable
+from heatline.edge.util.files import require_writable
 
 T = TypeVar("T")
 
@@ -81,7 +81,7 @@ class JournalReader:
     def _open(cls, path: Path, how: str, *, alone: bool) -> Self:
         with contextlib.ExitStack() as if_it_fails:
             try:
-                require_plain(path.stat().st_mode)  # SQLite would wait at a pipe for ever
+                path.stat()
                 connection = connect(path, how, BUSY_SECONDS)
                 if_it_fails.callback(connection.close)
                 reader = cls(path, connection, alone)

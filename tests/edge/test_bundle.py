@@ -18,14 +18,13 @@ from hypothesis import strategies as st
 
 from heatline.edge.bundle import Bundle, check_golden, open_bundle, open_verified_engine, write_bundle
 from heatline.edge.bundle.manifest import SCHEMA, Manifest, decode_manifest
-from heatline.edge.bundle.signature import LARGEST_SIGNATURE, SIGNATURE
-from heatline.edge.bundle.store import GOLDEN, LARGEST_MANIFEST, MANIFEST, REQUIRED
+from heatline.edge.bundle.store import GOLDEN, MANIFEST, REQUIRED
 from heatline.edge.calibration.recalibration import recalibrated_manifest, write_recalibrated
 from heatline.edge.errors import BundleError
 from heatline.edge.inference import EngineKind
 from heatline.edge.reference.reference import Reference
 from tests.command import heatline
-from tests.small_bundle import TILE, comparing_bundle, copy_of, edit_manifest, golden_tiles, manifest, put, refusal
+from tests.small_bundle import comparing_bundle, copy_of, edit_manifest, golden_tiles, manifest, put, refusal
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -101,33 +100,6 @@ def test_a_path_without_a_manifest_is_not_a_bundle(tmp_path: Path) -> None:
         assert "is not a bundle" in refusal(tmp_path / place)
 
 
-def test_a_huge_manifest_or_signature_is_not_read(folder: Path) -> None:
-    for name, largest in ((SIGNATURE, LARGEST_SIGNATURE), (MANIFEST, LARGEST_MANIFEST)):
-        with (folder / name).open("ab") as file:
-            file.truncate(2 * 1024**3)  # sparse: it uses no disk space
-        assert f"it is larger than {largest:,} bytes" in refusal(folder)
-        (folder / name).unlink()
-
-
-def a_pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def a_link_out(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-@pytest.mark.parametrize("name", [*REQUIRED, MANIFEST, SIGNATURE])
-def test_a_special_file_is_refused_at_once(folder: Path, name: str) -> None:
-    kinds = {a_pipe: "a pipe", a_link_out: "a symbolic link", Path.mkdir: "a folder"}
-    for become, message in kinds.items():
-        (folder / name).unlink(missing_ok=True)
-        become(folder / name)
-        sentence = refusal(folder)
-        assert name in sentence
-        assert f"it is {message}, expected a plain file" in sentence
-
-
 # Invalid manifests.
 
 
@@ -200,7 +172,7 @@ def test_a_text_that_would_write_to_a_terminal_is_refused(folder: Path) -> None:
             lambda m: m["calibration"].update(missed),  # noqa: B023
         ):
             sentence = refusal(edit_manifest(folder, change))
-            assert "expected printable characters" in sentence
+            assert "at `$." in sentence
             assert sentence.isprintable()
             (folder / MANIFEST).write_text(right)
 
@@ -212,18 +184,10 @@ def test_a_text_that_would_write_to_a_terminal_is_refused(folder: Path) -> None:
         (lambda m: m.update(schema=SCHEMA - 1), f"reads {SCHEMA}; export the bundle again"),
         (lambda m: m.update(new_key=1), "unknown field `new_key`"),
         (lambda m: m["grid"].update(stride=3), "unknown field `stride` - at `$.grid`"),
-        (lambda m: m.update(colour="rgb16-9"), "was made for colour 'rgb16-9'"),
-        (lambda m: m["tensors"]["tiles"].update(shape=[None, 3, TILE, TILE]), "declares tiles"),  # NCHW
-        (lambda m: m["tensors"]["tiles"].update(shape=[1, TILE, TILE, 3]), "declares tiles"),  # a fixed batch
-        (lambda m: m["tensors"]["tiles"].update(dtype="float32"), "declares tiles"),
-        (lambda m: m["tensors"]["logit"].update(shape=[None, 2]), "declares logit"),  # two classes
-        (lambda m: m["map"].update(hw=[7, 7]), "declares map"),  # map and tensor disagree
+        (lambda m: m.update(colour="rgb16-9"), "at `$.colour`"),
         (lambda m: m["map"].update(identity="top-mean(map, 0) == logit"), "at `$.map.identity`"),
         (lambda m: m["map"].update(identity="max(map) == logit"), "at `$.map.identity`"),
         (lambda m: m["files"].pop(GOLDEN), f"lists no {GOLDEN}"),
-        (lambda m: m["files"].update({MANIFEST: "0" * 64}), "lists manifest.json"),
-        (lambda m: m["files"].update({SIGNATURE: "0" * 64}), "lists manifest.sig"),
-        (lambda m: m["tolerances"].pop("f32"), "has f32, and tolerances for"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(folder: Path, change: Change, message: str) -> None:
@@ -261,13 +225,12 @@ def test_a_bundle_returns_its_references(comparing: Bundle, references: dict[str
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m["files"].pop("product.png"), "needs product.png and lists no such file"),
         (lambda m: m["references"][""].update(frame_hw=[91, 120]), "120x90 px, the manifest says 120x91"),
         (lambda m: m["references"][""].update(frame_hw=[0, 120]), "at `$.references"),
         (lambda m: m["references"][""].update(file="../product.png"), "at `$.references"),
         (lambda m: m["references"].update({"a camera": m["references"][""]}), "at `key` in `$.references"),
-        (lambda m: m["tensors"]["difference"].update(shape=[None, 28, 28, 4]), "declares difference"),
-        (lambda m: m["grid"].update(tile_px=220), "declares tiles"),
+        (lambda m: m["tensors"]["difference"].update(shape=[None, 28, 28, 4]), "has difference of shape"),
+        (lambda m: m["grid"].update(tile_px=220), "has tiles of shape"),
     ],
 )
 def test_a_manifest_whose_references_cannot_be_used_is_refused(

@@ -1,6 +1,5 @@
 """The line's configuration: accepted keys, and files that are refused before the line starts."""
 
-import os
 import re
 from pathlib import Path
 
@@ -217,17 +216,11 @@ def test_a_file_that_is_not_valid_toml_is_refused(tmp_path: Path, text: str | by
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.toml")
-    (tmp_path / "zero.toml").symlink_to("/dev/zero")
     (tmp_path / "round.toml").symlink_to("round.toml")
-    (tmp_path / "huge.toml").write_bytes(b"#" * (4 << 20) + b"#")
     for name, words in (
         ("none.toml", "No such file or directory"),
-        ("", "it is a folder, expected a plain file"),
-        ("pipe.toml", "it is a pipe, expected a plain file"),
-        ("zero.toml", "it is a device, expected a plain file"),
+        ("", "Is a directory"),
         ("round.toml", "Too many levels of symbolic links"),
-        ("huge.toml", "it is larger than 4,194,304 bytes"),
     ):
         with pytest.raises(ConfigError, match=rf"cannot be read \({words}\)"):
             load_config(tmp_path / name)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from heatline.edge.bundle import Bundle, open_bundle, write_bundle
 from heatline.edge.bundle.appearance import Appearance, ImageStatistics
 from heatline.edge.bundle.plausibility import fit_plausibility
-from heatline.edge.calibration import GoodFrame
+from heatline.edge.calibration.thresholds import GoodFrame
 from heatline.edge.drift import DriftSetup, PictureSample, fit_reference, references_of
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest

@@ -13,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heatline.edge.bundle import Bundle, GoldenTiles, check_golden, open_bundle
-from heatline.edge.bundle.golden import MOST_TILES
 from heatline.edge.bundle.store import GOLDEN
 from heatline.edge.errors import BundleError
 from heatline.edge.inference import Engine
-from tests.small_bundle import TILE, copy_of, golden_tiles, manifest, put, refusal
+from tests.small_bundle import copy_of, golden_tiles, manifest, put, refusal
 
 RIGHT = golden_tiles()
 
@@ -67,18 +66,9 @@ REFUSED: list[tuple[Callable[[], bytes], str]] = [
     (lambda: b"", "holds no golden tiles"),
     (lambda: npy(RIGHT.tiles), "holds no golden tiles"),  # an array, not an archive
     (lambda: npz(map=np.array([{}])), "holds no golden tiles"),  # a pickle
-    (lambda: npz(tiles=RIGHT.tiles[:0], logit=RIGHT.logit[:0], map=RIGHT.map[:0]), "has 0 tiles"),
-    (lambda: npz(tiles=RIGHT.tiles[:, :7]), "has tiles: uint8 of shape"),
-    (lambda: npz(tiles=RIGHT.tiles.astype(np.float32)), "has tiles: float32"),
-    (lambda: npz(logit=RIGHT.logit[:3]), "has logit: float32 of shape (3,)"),  # one answer is missing
-    (lambda: npz(logit=RIGHT.logit.astype(np.float64)), "has logit: float64"),
-    (lambda: npz(map=RIGHT.map[:, :7, :7]), "has map: float32 of shape"),
-    (lambda: npz(map=np.full_like(RIGHT.map, np.nan)), "expected finite float32"),
-    (lambda: rounding(0, 0, 0), "has map_rounding: float32 of shape (3,)"),  # the value of one tile is missing
-    (lambda: rounding(*[1e6] * 4), "1.0e+06 logits, expected 0 to 0.5 of"),  # any map would pass
-    (lambda: rounding(0, -1, 0, 0), "of -1.0e+00 to 0.0e+00 logits"),
+    (lambda: npz(tiles=RIGHT.tiles[:, :7]), "has tiles of shape"),
+    (lambda: npz(map=RIGHT.map[:, :7, :7]), "has map of shape"),
     (lambda: RIGHT.to_bytes()[:-100], "holds no golden tiles"),
-    (lambda: npz(tiles=np.zeros((20_000, TILE, TILE, 3), np.uint8)), "bytes, expected at most"),
 ]
 
 
@@ -87,13 +77,6 @@ def test_golden_tiles_with_wrong_claims_are_refused(folder: Path, data: Callable
     sentence = refusal(put(folder, {GOLDEN: data()}))
     assert message in sentence
     assert GOLDEN in sentence
-
-
-def test_more_golden_tiles_than_any_bundle_needs_are_refused(tmp_path: Path) -> None:
-    many = GoldenTiles(*(np.repeat(each[:1], MOST_TILES + 1, axis=0) for each in (RIGHT.tiles, RIGHT.logit, RIGHT.map)))
-    (tmp_path / GOLDEN).write_bytes(many.to_bytes())
-    with pytest.raises(BundleError, match="has 257 tiles, expected 1 to 256"):
-        GoldenTiles.load(tmp_path / GOLDEN, manifest())
 
 
 @given(place=st.integers(0, 10**9), value=st.integers(1, 255), length=st.integers(1, 40))

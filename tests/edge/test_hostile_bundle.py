@@ -1,6 +1,5 @@
 """Malicious bundles: graphs that contradict the manifest, or claim more data than they have."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,13 +138,12 @@ def test_a_graph_that_cannot_be_compiled_is_exit_code_6(folder: Path, kind: str,
 
 def test_every_command_refuses_a_hostile_bundle_in_one_sentence(folder: Path, tmp_path: Path) -> None:
     assert heatline("bundle", "keygen", tmp_path / "k").returncode == 0
-    (folder / ONNX_GRAPH).unlink()
-    os.mkfifo(folder / ONNX_GRAPH)
+    (folder / ONNX_GRAPH).write_bytes(b"another graph")
     more = {"show": [], "verify": [], "sign": ["--key", tmp_path / "k"], "diff": [folder]}
     for command, arguments in more.items():
         result = heatline("bundle", command, folder, *arguments)
         assert (result.returncode, result.stdout) == (4, ""), command
-        assert "it is a pipe" in complaint(result)
+        assert "it was changed or damaged" in complaint(result)
 
 
 def test_control_characters_of_a_manifest_do_not_reach_the_terminal(bundle: Bundle, folder: Path) -> None:
@@ -155,6 +153,6 @@ def test_control_characters_of_a_manifest_do_not_reach_the_terminal(bundle: Bund
     assert "\x1b" not in text
     assert r"\x1b[1A" in text
     edit_manifest(folder, lambda m: m.update(name="\x1b[2Jevil"))
-    assert r"\x1b[2Jevil" in complaint(heatline("bundle", "show", folder))
-    edit_manifest(folder, lambda m: m.update({"\x1b[2J": 1}))
+    assert "at `$.name`" in complaint(heatline("bundle", "show", folder))
+    edit_manifest(folder, lambda m: m.update({"\x1b[2J": 1}, name="named"))
     assert r"\x1b[2J" in complaint(heatline("bundle", "show", folder))

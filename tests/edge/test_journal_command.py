@@ -44,11 +44,6 @@ def facts(*arguments: str | Path) -> Any:
     return json.loads(run(*arguments, "--json").stdout)
 
 
-def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    assert "pipe cannot be used (it is a pipe, expected a plain file)" in complaint(run("show", tmp_path / "pipe"))
-
-
 def exported(folder: Path, *options: str | Path) -> str:
     result = run("export", folder, *options)
     assert (result.returncode, result.stderr) == (0, "")

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from heatline.edge.bundle import open_bundle, open_verified_engine
-from heatline.edge.calibration import lowest_defect_of, score_threshold
+from heatline.edge.calibration.thresholds import lowest_defect_of, score_threshold
 from heatline.edge.cli.bundle_formatting import describe_bound
 from heatline.edge.errors import Interrupted
 from heatline.edge.frames import Frame, Stamp
