@@ -1,6 +1,10 @@
-"""Searches for the batch size and learning rate of a recipe, over as many processes as take part."""
+"""Searches for the batch size and learning rate of a recipe, over as many processes as take part.
 
-import csv
+Optuna is called directly and not through Hydra's multirun, whose sampler sees only the final value of a job and cannot
+prune. Optuna shares the trials among workers: its storage holds them, its heartbeat tells which worker died, and its
+callbacks try that trial again and end the search.
+"""
+
 import logging
 import shlex
 import shutil
@@ -8,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,23 +22,23 @@ import optuna
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from msgspec import Meta
-from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import MaxTrialsCallback, Study
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import NullPool, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from heatline.edge.errors import ConfigError, DivergedError, Interrupted, TrainingError
+from heatline.edge.errors import ConfigError, DivergedError, HeatlineError, Interrupted, TrainingError
 from heatline.edge.util.text import format_count, utf8_safe
 from heatline.edge.util.validation import describe_misfit
-from heatline.train.compose import compose, encode_yaml, with_recipe
+from heatline.train.compose import compose, with_recipe
 from heatline.train.config import TrainConfig
-from heatline.train.files import lock_file, write_atomically
+from heatline.train.files import lock_file
 from heatline.train.fit import fit
-from heatline.train.run import RunFolder, read_data, split_data
+from heatline.train.run import RunFolder
 
-Rate = Annotated[float, Meta(gt=0)]
+logger = logging.getLogger(__name__)
 
 PREFIX = "search."
 _TEXTS = ("storage", "name")
@@ -45,6 +49,21 @@ _CHOSEN = {
     "recipe.select": "a trial stores the checkpoint that is best by search.objective",
     "resume": "the same command, given again, continues the search",
 }
+METRICS = {"accuracy": "val_accuracy", "average_precision": "val_ap"}
+"""Column of a run's metrics, by objective."""
+PER_MILLE = 1000
+"""Validations are reported at their share of the training, as steps per epoch depend on the batch size."""
+STARTUP = 4
+"""Number of trials that are drawn at random before TPE starts, and completed before any is pruned."""
+WARM_UP = 300
+"""Per mille of a trial before which it is never pruned."""
+HEARTBEAT_S = 60
+GRACE_S = 180
+"""A trial that sends no heartbeat for this time has failed, and is tried once more."""
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+Rate = Annotated[float, Meta(gt=0)]
+ReportLine = Callable[[str], None]
 
 
 class SearchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -61,19 +80,109 @@ class SearchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     lr: tuple[Rate, Rate] | None = None
     """Lowest and highest learning rate, drawn log-uniformly; None: the recipe's interval for the model's family."""
     storage: str | None = None
-    """URL of a database for Optuna, or `journal:FILE`; None: a SQLite file in the search's folder."""
+    """URL of a database for Optuna; None: a SQLite file in the search's folder."""
     name: str | None = None
     """Name of the study in the storage; None: the model's name."""
-
-    def __post_init__(self) -> None:
-        if self.lr is not None and self.lr[0] >= self.lr[1]:
-            raise ValueError(f"the interval is {list(self.lr)}, expected the lower rate first: {sorted(self.lr)}")
 
 
 class _Overrides(msgspec.Struct):
     """The outer level of the keys, so that messages name keys as users write them."""
 
     search: SearchConfig
+
+
+class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A trial that was begun."""
+
+    trial: int
+    state: str
+    """"complete", "pruned", "failed" or "running"."""
+    lr: float | None
+    batch: int | None
+    value: float | None
+    """Best of its validations; None before the first validation."""
+    step: int | None
+    """Step of that validation."""
+    seconds: float | None
+    reason: str | None
+    """Why it was pruned."""
+    run: str | None
+    """Folder of its run, on the machine that trained it."""
+
+
+class SearchReport(msgspec.Struct, frozen=True, kw_only=True):
+    """State and results of a search."""
+
+    name: str
+    storage: str
+    objective: str
+    wanted: int
+    """Number of trials that the search shall have."""
+    finished: int
+    """Number of completed and pruned trials of all workers."""
+    running: int
+    """Number of trials that other workers run."""
+    trials: list[TrialRow]
+    best: TrialRow | None
+    command: str | None
+    """Command that trains the best trial again."""
+
+
+def search(overrides: Sequence[str], report_line: ReportLine = logger.info) -> SearchReport:
+    """Run trials of a search until enough are finished; return a report.
+
+    Each further worker may finish one more, as all begin trials on their own.
+
+    Args:
+        overrides: `key=value`; keys with `search.` are those of the search, others those of
+            `heatline.train.compose.compose`.
+        report_line: gets lines for people.
+    Raises:
+        ConfigError: an override is wrong, or differs from the settings that the study was started with; the storage
+            cannot be opened.
+        InputError, WeightsError, TrainingError: as for `fit`; the storage does not answer; no trial was completed.
+        Interrupted: Ctrl-C or SIGTERM; the same command continues.
+    """
+    options, training = parse(overrides)
+    # The default recipe does not train the whole network, and has no batch size.
+    training = with_recipe(training, "finetune")
+    config = compose(training)
+    if not any(item.startswith("out=") for item in training):
+        config = msgspec.structs.replace(config, out=f"searches/{config.model.name}")
+    out = Path(config.out).resolve()
+    settings = _shared_settings(config, options)  # checks the recipe, before anything is written
+    if RunFolder(out).config.exists():
+        raise ConfigError(f"{out} holds a run of `heatline train`; choose another folder with out=")
+    url = options.storage or f"sqlite:///{out / 'study.db'}"
+    printed_url = hide_password(url)
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # `report_line` reports the trials
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        with lock_file(out / "search.lock", wait=True):  # Optuna's tables are made once
+            study = open_study(url, options.name or config.model.name)
+            _check_settings(study, settings)
+        with using_storage(url, TrainingError):
+            try:
+                with tempfile.TemporaryDirectory(prefix="frames-", dir=out) as cache:
+                    objective = _Objective(config, options, out, Path(cache), report_line)
+                    after_each = partial(_report_trial, study, report_line=report_line, out=out)
+                    run_trials(study, objective, options.trials, after_each)
+            except (Interrupted, KeyboardInterrupt) as error:
+                done = len(study.get_trials(deepcopy=False, states=FINISHED))
+                raise Interrupted(
+                    f"stopped with {done} of {format_count(options.trials, 'trial')} finished; continue with the same "
+                    "command"
+                ) from error
+            finally:
+                _delete_checkpoints(study, out)
+            report = _report(study, options, printed_url, training, out)
+    if report.best is None and not report.running:
+        reason = next(row.reason for row in reversed(report.trials) if row.state == "pruned")
+        raise TrainingError(
+            f"none of {format_count(report.finished, 'trial')} was completed ({reason}); search lower rates with "
+            "search.lr=[low,high] in another folder"
+        )
+    return report
 
 
 def parse(overrides: Sequence[str]) -> tuple[SearchConfig, list[str]]:
@@ -98,223 +207,59 @@ def parse(overrides: Sequence[str]) -> tuple[SearchConfig, list[str]]:
     return read.search, [item for item in overrides if not item.startswith(PREFIX)]
 
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+def open_study(url: str, name: str) -> Study:
+    """Open the study of this name in the database at a URL, or create it.
 
-
-class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `trials.csv`."""
-
-    trial: int
-    state: str
-    """"complete", "pruned", "failed" or "running"."""
-    lr: float | None
-    batch: int | None
-    value: float | None
-    """Best of its validations; None before the first validation."""
-    step: int | None
-    """Step of that validation."""
-    seconds: float | None
-    reason: str | None
-    """Why it was pruned."""
-    run: str | None
-    """Folder of its run, on the machine that trained it."""
-
-
-class BestTrial(TrialRow, frozen=True, kw_only=True):
-    """Content of `best.yaml`."""
-
-    objective: str
-    command: str
-    """Command that trains it again."""
-
-
-class SearchReport(msgspec.Struct, frozen=True, kw_only=True):
-    """State and results of a search."""
-
-    name: str
-    storage: str
-    objective: str
-    wanted: int
-    """Number of trials that the search shall have."""
-    finished: int
-    """Number of completed and pruned trials of all workers."""
-    running: int
-    """Number of trials that other workers run."""
-    trials: list[TrialRow]
-    best: BestTrial | None
-    files: list[str]
-
-
-def make_report(study: Study, search: SearchConfig, storage: str, training: Sequence[str], out: Path) -> SearchReport:
-    """Write `trials.csv`, and once a trial is complete `best.yaml` and `parallel_coordinates.svg`; return the report.
-
-    Args:
-        storage: URL of the storage, as it is printed.
-        training: overrides of `heatline train` that the search was given.
-        out: folder of the search.
     Raises:
-        TrainingError: the disk is full, or cannot be written.
+        ConfigError: the storage cannot be opened.
     """
-    trials = study.get_trials(deepcopy=False)
-    rows, best = trial_rows(trials), _best_trial(trials, search.objective, training, out)
-    files = [out / "trials.csv"]
-    write_atomically(files[0], lambda path: _write_table(path, rows))
-    if best is not None:
-        files += [out / "best.yaml", out / "parallel_coordinates.svg"]
-        write_atomically(files[1], lambda path: path.write_bytes(encode_yaml(best)))
-        write_atomically(files[2], lambda path: _draw(path, study, search.objective))
-    states = [trial.state for trial in trials]
-    return SearchReport(
-        name=study.study_name,
-        storage=storage,
-        objective=search.objective,
-        wanted=search.trials,
-        finished=sum(state in FINISHED for state in states),
-        running=states.count(TrialState.RUNNING),
-        trials=rows,
-        best=best,
-        files=[str(file) for file in files],
-    )
-
-
-def trial_rows(trials: Sequence[FrozenTrial]) -> list[TrialRow]:
-    """Return a row per trial that was begun."""
-    return [
-        TrialRow(
-            trial=trial.number,
-            state={"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower()),
-            lr=trial.params.get("lr"),
-            batch=trial.params.get("batch"),
-            value=max(trial.intermediate_values.values(), default=None),
-            step=trial.user_attrs.get("step"),
-            seconds=None if trial.duration is None else round(trial.duration.total_seconds(), 1),
-            reason=trial.user_attrs.get("reason"),
-            run=trial.user_attrs.get("run"),
+    # SQLite allows one writer at a time; the others wait for up to so many seconds. Without a pool, each connection is
+    # closed after its use.
+    engine = {"connect_args": {"timeout": 60}, "poolclass": NullPool} if url.startswith("sqlite") else None
+    with using_storage(url, ConfigError):
+        return optuna.create_study(
+            storage=RDBStorage(
+                url,
+                engine,
+                heartbeat_interval=HEARTBEAT_S,
+                grace_period=GRACE_S,
+                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=1),
+            ),
+            study_name=name,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=WARM_UP),
         )
-        for trial in trials
-        if trial.state != TrialState.WAITING
-    ]
 
 
-def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """Return the completed trial with the highest value, the first of equal ones; None if there is none."""
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
-
-
-def _best_trial(trials: Sequence[FrozenTrial], objective: str, training: Sequence[str], out: Path) -> BestTrial | None:
-    best = best_of(trials)
-    if best is None:
-        return None
-    (row,) = trial_rows([best])
-    overrides = [item for item in training if not item.startswith("out=")]
-    overrides += [f"recipe.select={objective}", f"recipe.lr={row.lr!r}", f"recipe.batch={row.batch}"]
-    command = shlex.join(["heatline", "train", *overrides, f"out={out / 'best'}"])
-    return BestTrial(**msgspec.structs.asdict(row), objective=objective, command=command)
-
-
-def _write_table(file: Path, rows: Sequence[TrialRow]) -> None:
-    with file.open("w", newline="", errors="replace") as lines:
-        table = csv.DictWriter(lines, TrialRow.__struct_fields__)
-        table.writeheader()
-        table.writerows(msgspec.structs.asdict(row) for row in rows)
-
-
-def _draw(file: Path, study: Study, objective: str) -> None:
-    """Draw a line per completed trial over learning rate and batch size, as in the study's Figs. 3.2 and 3.3."""
-    import matplotlib as mpl
-    from matplotlib import pyplot
-    from optuna.visualization.matplotlib import plot_parallel_coordinate
-
-    # Optuna sets its own style. The agg backend opens no window.
-    with mpl.rc_context({"backend": "agg"}), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        # Matplotlib warns if all trials have the same value.
-        warnings.filterwarnings("ignore", "Attempting to set identical", UserWarning)
-        axes = plot_parallel_coordinate(study, params=["lr", "batch"], target_name=objective.replace("_", " "))
-        axes.set_title(f"{study.study_name}: completed trials")
-        figure = axes.get_figure(root=True)
-        assert figure is not None
-        figure.set_size_inches(10, 5)  # in a narrower chart, the colour bar covers the ticks beside it
-        figure.savefig(file, format="svg", bbox_inches="tight")
-        pyplot.close(figure)
-
-
-# Run a search from its overrides to its report: Optuna's TPE over batch size and learning rate.
-#
-# Optuna is called directly and not through Hydra's multirun, whose sampler sees only the final value of a job and
-# cannot prune. Here each validation is reported to the study at once. Optuna shares the trials among workers: its
-# storage holds them, its heartbeat tells which worker died, and its callbacks try that trial again and end the search.
-
-logger = logging.getLogger(__name__)
-
-METRICS = {"accuracy": "val_accuracy", "average_precision": "val_ap"}
-"""Column of a run's metrics, by objective."""
-PER_MILLE = 1000
-"""Validations are reported at their share of the training, as steps per epoch depend on the batch size."""
-STARTUP = 4
-"""Number of trials that are drawn at random before TPE starts, and completed before any is pruned."""
-WARM_UP = 300
-"""Per mille of a trial before which it is never pruned."""
-HEARTBEAT_S = 60
-GRACE_S = 180
-"""A trial that sends no heartbeat for this time has failed, and is tried once more."""
-
-
-def search(overrides: Sequence[str], report_line: Callable[[str], None] = logger.info) -> SearchReport:
-    """Run trials of a search until enough are finished; return a report.
-
-    Args:
-        overrides: `key=value`; keys with `search.` are those of the search, others those of
-            `heatline.train.compose.compose`.
-        report_line: gets lines for people.
-    Raises:
-        ConfigError: an override is wrong, or differs from the settings that the study was started with.
-        InputError, WeightsError, TrainingError: as for `fit`; the storage does not answer; no trial was completed.
-        Interrupted: Ctrl-C or SIGTERM; the same command continues.
-    """
-    options, training = parse(overrides)
-    # The default recipe does not train the whole network, and has no batch size.
-    training = with_recipe(training, "finetune")
-    config = compose(training)
-    if not any(item.startswith("out=") for item in training):
-        config = msgspec.structs.replace(config, out=f"searches/{config.model.name}")
-    out = Path(config.out).resolve()
-    settings = _shared_settings(config, options)  # checks the recipe, before anything is written
-    if RunFolder(out).config.exists():
-        raise ConfigError(f"{out} holds a run of `heatline train`; choose another folder with out=")
-    url = options.storage or f"sqlite:///{out / 'study.db'}"
-    printed_url = hide_password(url)
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # `report_line` reports the trials
-
-    def report() -> SearchReport:
-        with using_storage(url):
-            _delete_checkpoints(study, out)
-            return make_report(study, options, printed_url, training, out)
-
-    with lock_file(out / "search.lock", wait=True), warnings.catch_warnings():  # Optuna's tables are made once
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        study = open_study(url, options.name or config.model.name)
-        with using_storage(url):
-            _check_settings(study, settings)
-            _check_folder(study, out)
+@contextmanager
+def using_storage(url: str, kind: type[HeatlineError]) -> Iterator[None]:
+    """Translate the errors of a storage into one of this kind."""
     try:
-        with using_storage(url), tempfile.TemporaryDirectory(prefix="frames-", dir=out) as cache:
-            objective = _Objective(config, options, out, Path(cache), report_line)
-            run_trials(study, objective, options.trials, lambda trial: _report_trial(study, trial, report_line, out))
-    except (Interrupted, KeyboardInterrupt) as error:
-        raise Interrupted(
-            f"stopped with {report().finished} of {format_count(options.trials, 'trial')} finished; continue with "
-            "the same command"
+        yield
+    except (ImportError, SQLAlchemyError, StorageInternalError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        if isinstance(error, ImportError):
+            reason = f"its driver is not installed ({reason})"
+        raise kind(
+            f"search.storage={hide_password(url)} cannot be used: {reason}; name or restore a database that can be "
+            "reached, then give the same command again"
         ) from error
-    found = report()
-    if found.best is None and not found.running:
-        reason = next(row.reason for row in reversed(found.trials) if row.state == "pruned")
-        raise TrainingError(
-            f"none of {format_count(found.finished, 'trial')} was completed ({reason}); search lower rates "
-            f"with search.lr=[low,high] in another folder; {out / 'trials.csv'} lists the trials"
-        )
-    return found
+
+
+def hide_password(url: str) -> str:
+    """Return the URL of a storage without its password.
+
+    Raises:
+        ConfigError: the text is not the URL of a database.
+    """
+    try:
+        return make_url(utf8_safe(url)).render_as_string(hide_password=True)
+    except ArgumentError as error:
+        raise ConfigError(
+            f"search.storage={url} is not the URL of a database; expected one such as sqlite:////srv/searches.db or "
+            "postgresql+psycopg://user@host/database"
+        ) from error
 
 
 def run_trials(
@@ -323,20 +268,10 @@ def run_trials(
     trials: int,
     after_each: Callable[[FrozenTrial], None] = lambda trial: None,
 ) -> None:
-    """Run trials until this many of all workers are finished; pruned trials count, failed ones do not.
-
-    Each other worker may finish one more, as all begin trials on their own.
-    """
-    end = MaxTrialsCallback(trials, FINISHED)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        while len(study.get_trials(deepcopy=False, states=FINISHED)) < trials:
-            try:
-                study.optimize(objective, callbacks=[lambda _, trial: after_each(trial), end], gc_after_trial=True)
-            except (UpdateFinishedTrialError, ValueError) as error:
-                # Another worker failed this trial, as this one was suspended or disconnected for too long.
-                if isinstance(error, ValueError) and not str(error).startswith("Cannot tell"):
-                    raise
+    """Run trials until this many of all workers are finished; pruned trials count, failed ones do not."""
+    if len(study.get_trials(deepcopy=False, states=FINISHED)) < trials:
+        end = MaxTrialsCallback(trials, FINISHED)
+        study.optimize(objective, callbacks=[lambda _, trial: after_each(trial), end], gc_after_trial=True)
 
 
 class _Objective:
@@ -344,14 +279,12 @@ class _Objective:
 
     Args:
         config: of the training; its batch size and learning rate are replaced.
-        search: settings of the search.
         out: folder of the search.
         cache: folder for decoded frames of all trials.
-        report_line: gets lines for people.
     """
 
     def __init__(
-        self, config: TrainConfig, search: SearchConfig, out: Path, cache: Path, report_line: Callable[[str], None]
+        self, config: TrainConfig, search: SearchConfig, out: Path, cache: Path, report_line: ReportLine
     ) -> None:
         self._config, self._search, self._out, self._cache = config, search, out, cache
         self._report_line = self._report_data = report_line
@@ -381,7 +314,6 @@ class _Objective:
             trial.set_user_attr("reason", reason)
             raise optuna.TrialPruned(reason) from error
         self._report_data = lambda line: None  # the data are the same for all trials
-        assert validations.best is not None, "a finished training was validated"
         return validations.best
 
 
@@ -390,11 +322,11 @@ class _ValidationReporter(Callback):
 
     def __init__(self, trial: optuna.Trial, metric: str) -> None:
         self._trial, self._metric = trial, metric
-        self.best: float | None = None
+        self.best = -np.inf
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         value = float(trainer.callback_metrics[self._metric])
-        if self.best is None or value > self.best:
+        if value > self.best:
             self.best = value
             self._trial.set_user_attr("step", trainer.global_step)
         self._trial.report(value, round(PER_MILLE * trainer.global_step / trainer.max_steps))
@@ -404,115 +336,26 @@ class _ValidationReporter(Callback):
             raise optuna.TrialPruned
 
 
-def _report_trial(study: Study, trial: FrozenTrial, report_line: Callable[[str], None], out: Path) -> None:
-    """Report a finished trial, and delete all checkpoints except those of the best."""
-    best = best_of(study.get_trials(deepcopy=False))
-    (row,) = trial_rows([trial])
-    value = "no value" if row.value is None else f"best validation {row.value:.4f}"
-    so_far = "" if best is None else f"; best so far {best.value:.4f}, trial {best.number}"
-    report_line(f"trial {row.trial} {row.state}: {value}{so_far}")
-    _delete_checkpoints(study, out)
-
-
-def _delete_checkpoints(study: Study, out: Path) -> None:
-    """Delete the checkpoints of all finished trials except the best."""
-    trials = study.get_trials(deepcopy=False)
-    best = best_of(trials)
-    for trial in trials:
-        if trial.state.is_finished() and trial is not best:
-            shutil.rmtree(out / "trials" / f"{trial.number:04d}" / "checkpoints", ignore_errors=True)
-
-
-# The study: opened in its storage, and checked against the settings it was started with.
-
-
-def open_study(url: str, name: str) -> Study:
-    """Open the study of this name in the database at a URL, or create it.
-
-    Raises:
-        ConfigError: the storage cannot be opened.
-    """
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=WARM_UP)
-    # SQLite allows one writer at a time; the others wait for up to so many seconds. Without a pool, each connection is
-    # closed after its use.
-    engine = {"connect_args": {"timeout": 60}, "poolclass": NullPool} if url.startswith("sqlite") else None
-    try:
-        retry = RetryHeartbeatStaleTrialCallback(max_retry=1)
-        storage = RDBStorage(
-            url,
-            engine,
-            heartbeat_interval=HEARTBEAT_S,
-            grace_period=GRACE_S,
-            heartbeat_stale_trial_callback=retry,
-        )
-        return optuna.create_study(
-            storage=storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
-        )
-    except (ImportError, SQLAlchemyError, StorageInternalError, RuntimeError, OSError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        if isinstance(error, ImportError):
-            reason = f"its driver is not installed ({reason})"
-        raise ConfigError(f"search.storage={hide_password(url)} cannot be opened: {reason}; {_EXPECTED}") from error
-
-
-_EXPECTED = (
-    "expected the URL of a database that can be reached, e.g. sqlite:////srv/searches.db or "
-    "postgresql+psycopg://user@host/database"
-)
-
-
-def hide_password(url: str) -> str:
-    """Return the URL of a storage without its password.
-
-    Raises:
-        ConfigError: the text is not the URL of a database.
-    """
-    try:
-        return make_url(utf8_safe(url)).render_as_string(hide_password=True)
-    except ArgumentError as error:
-        raise ConfigError(f"search.storage={url} is not the URL of a database; {_EXPECTED}") from error
-
-
-@contextmanager
-def using_storage(url: str) -> Iterator[None]:
-    """Translate the errors of an open storage.
-
-    Raises:
-        TrainingError: the storage does not answer any more.
-    """
-    try:
-        yield
-    except (SQLAlchemyError, StorageInternalError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise TrainingError(
-            f"the storage {hide_password(url)} does not answer any more ({reason}); restore it, then give the "
-            "same command again to continue"
-        ) from error
-
-
 def _interval(config: TrainConfig, search: SearchConfig) -> tuple[float, float]:
     """Return the interval of learning rates.
 
     Raises:
         ConfigError: it is empty.
     """
-    lr = search.lr or config.finetune.lr_interval
+    key, lr = ("search.lr", search.lr) if search.lr else ("recipe.lr_interval", config.finetune.lr_interval)
     if lr[0] >= lr[1]:
-        raise ConfigError(f"recipe.lr_interval is {list(lr)}; expected the lower rate first")
+        raise ConfigError(f"{key} is {list(lr)}; expected the lower rate first")
     return lr
 
 
 def _shared_settings(config: TrainConfig, search: SearchConfig) -> dict[str, Any]:
-    """Return the settings that must be equal for all workers of a study, by key.
-
-    Paths and devices may differ. Pictures are compared by the names, sizes and labels of those that train and validate;
-    no picture is opened.
+    """Return the settings that must be equal for all workers of a study, by key; paths and devices may differ.
 
     Raises:
         ConfigError: the settings do not fit a search.
     """
     lr, values = _interval(config, search), msgspec.to_builtins(config)
-    flat = {"data": _describe_data(config), "seed": config.seed, "truth": config.truth, "classes": config.classes}
+    flat = {"seed": config.seed, "truth": config.truth, "classes": config.classes}
     for part in ("split", "tiles", "model", "recipe"):
         flat |= {f"{part}.{name}": value for name, value in values[part].items()}
     for key in ("lr", "lr_interval", "batch", "select"):
@@ -520,24 +363,6 @@ def _shared_settings(config: TrainConfig, search: SearchConfig) -> dict[str, Any
     flat |= {"search.objective": search.objective, "search.batches": sorted(set(search.batches)), "search.lr": lr}
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(flat))  # as the storage returns it
     return plain
-
-
-def _describe_data(config: TrainConfig) -> str:
-    data = read_data(config)
-    split = split_data(config, data)
-    images = [
-        (
-            part,
-            image.group,
-            image.path.name,
-            image.defective,
-            [file.stat().st_size for file in (image.path, *image.truth_files)],
-        )
-        for part in ("train", "val")
-        for image in split.images(data, part)
-    ]
-    digest = sha256(repr((data.truth, images)).encode()).hexdigest()[:12]
-    return f"{format_count(len(images), 'picture')} with {data.truth} (digest {digest})"
 
 
 def _check_settings(study: Study, settings: dict[str, Any]) -> None:
@@ -557,13 +382,67 @@ def _check_settings(study: Study, settings: dict[str, Any]) -> None:
             )
 
 
-def _check_folder(study: Study, out: Path) -> None:
-    """Check that the runs in a folder are those of the study.
+def _row(trial: FrozenTrial) -> TrialRow:
+    return TrialRow(
+        trial=trial.number,
+        state={"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower()),
+        lr=trial.params.get("lr"),
+        batch=trial.params.get("batch"),
+        value=max(trial.intermediate_values.values(), default=None),
+        step=trial.user_attrs.get("step"),
+        seconds=None if trial.duration is None else round(trial.duration.total_seconds(), 1),
+        reason=trial.user_attrs.get("reason"),
+        run=trial.user_attrs.get("run"),
+    )
 
-    Raises:
-        ConfigError: another search trained one of them.
+
+def _best(study: Study) -> FrozenTrial | None:
+    """Return the completed trial with the highest value, the first of equal ones; None if there is none."""
+    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    return max(complete, key=lambda trial: trial.value or 0.0, default=None)
+
+
+def _report_trial(study: Study, trial: FrozenTrial, report_line: ReportLine, out: Path) -> None:
+    """Report a finished trial, and delete all checkpoints except those of the best."""
+    best, row = _best(study), _row(trial)
+    value = "no value" if row.value is None else f"best validation {row.value:.4f}"
+    so_far = "" if best is None else f"; best so far {best.value:.4f}, trial {best.number}"
+    report_line(f"trial {row.trial} {row.state}: {value}{so_far}")
+    _delete_checkpoints(study, out)
+
+
+def _delete_checkpoints(study: Study, out: Path) -> None:
+    """Delete the checkpoints of all finished trials except the best."""
+    best = _best(study)
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state.is_finished() and (best is None or trial.number != best.number):
+            shutil.rmtree(out / "trials" / f"{trial.number:04d}" / "checkpoints", ignore_errors=True)
+
+
+def _report(study: Study, search: SearchConfig, storage: str, training: Sequence[str], out: Path) -> SearchReport:
+    """Return the report.
+
+    Args:
+        storage: URL of the storage, as it is printed.
+        training: overrides of `heatline train` that the search was given.
+        out: folder of the search.
     """
-    own = {trial.user_attrs.get("run") for trial in study.get_trials(deepcopy=False)}
-    for run in sorted((out / "trials").glob("*")):
-        if str(run) not in own:
-            raise ConfigError(f"{run} belongs to another search; choose another folder with out=")
+    trials, found = study.get_trials(deepcopy=False), _best(study)
+    best = command = None
+    if found is not None:
+        best = _row(found)
+        overrides = [item for item in training if not item.startswith("out=")]
+        overrides += [f"recipe.select={search.objective}", f"recipe.lr={best.lr!r}", f"recipe.batch={best.batch}"]
+        command = shlex.join(["heatline", "train", *overrides, f"out={out / 'best'}"])
+    states = [trial.state for trial in trials]
+    return SearchReport(
+        name=study.study_name,
+        storage=storage,
+        objective=search.objective,
+        wanted=search.trials,
+        finished=sum(state in FINISHED for state in states),
+        running=states.count(TrialState.RUNNING),
+        trials=[_row(trial) for trial in trials if trial.state != TrialState.WAITING],
+        best=best,
+        command=command,
+    )

@@ -1,16 +1,11 @@
 """`heatline search`."""
 
-from typing import TYPE_CHECKING
-
 import click
 import msgspec
 
 from heatline.edge.cli.output import json_option, print_facts, print_json, print_table, progress_console
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.process import sigterm_as_ctrl_c
-
-if TYPE_CHECKING:
-    from heatline.train.search import SearchReport
 
 EXAMPLES = """
 Example:
@@ -49,27 +44,8 @@ def search(overrides: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json(msgspec.to_builtins(report))
         return
-    _print_trials(report)
-    others = f", {report.running} running in other workers" if report.running else ""
-    facts = {"trials": f"{report.finished} of {report.wanted} finished{others}"}
-    if (best := report.best) is not None:
-        facts |= {
-            "best": f"trial {best.trial}: {best.objective.replace('_', ' ')} {best.value:.4f} at step {best.step}",
-            "learning rate": f"{best.lr:.3g}",
-            "batch": str(best.batch),
-        }
-    facts["files"] = "\n".join(report.files)
-    if best is not None:
-        facts["next"] = f"heatline export {best.run} --to BUNDLE"
-    title = f"search {report.name} in {report.storage}"
-    print_facts(title, facts)
-    if best is not None:
-        click.echo(f"To train it again: {best.command}")  # in one line, for copying
-
-
-def _print_trials(report: "SearchReport") -> None:
+    best = report.best
     names = "trial", "lr", "batch", report.objective.replace("_", " "), "step", "s", "state"
-    best = None if report.best is None else report.best.trial
     rows = [
         (
             str(row.trial),
@@ -78,8 +54,15 @@ def _print_trials(report: "SearchReport") -> None:
             "" if row.value is None else f"{row.value:.4f}",
             str(row.step or ""),
             "" if row.seconds is None else f"{row.seconds:.0f}",
-            "best" if row.trial == best else row.state + (f": {row.reason}" if row.reason else ""),
+            "best" if row == best else row.state + (f": {row.reason}" if row.reason else ""),
         )
         for row in report.trials
     ]
     print_table(names, rows, numbers=names[:-1])
+    others = f", {report.running} running in other workers" if report.running else ""
+    facts = {"trials": f"{report.finished} of {report.wanted} finished{others}"}
+    if best is not None:
+        facts["next"] = f"heatline export {best.run} --to BUNDLE"
+    print_facts(f"search {report.name} in {report.storage}", facts)
+    if report.command is not None:
+        click.echo(f"To train the best again: {report.command}")  # in one line, for copying
