@@ -66,14 +66,3 @@ def lock_file(file: Path, wait: bool = False) -> Iterator[bool]:
         yield True
     finally:
         os.close(lock)
-
-
-def is_locked(file: Path) -> bool:
-    """Whether a living process holds the lock; creates no file, and holds it only for a moment."""
-    try:
-        os.close(open_locked(file, os.O_RDONLY))
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False

@@ -1,7 +1,6 @@
 """`heatline study`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -10,9 +9,6 @@ from heatline.edge.cli.output import json_option, print_json, print_table, progr
 from heatline.edge.errors import TrainingError
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.process import sigterm_as_ctrl_c
-
-if TYPE_CHECKING:
-    from heatline.train.study import StudyStatus
 
 EXAMPLES = """
 Example:
@@ -74,29 +70,23 @@ def study(
     if as_json:
         print_json(msgspec.to_builtins(status))
     else:
-        _print(status)
+        rows = [
+            (
+                run.run,
+                run.state,
+                str(run.steps or ""),
+                "" if run.seconds is None else f"{run.seconds:.0f}",
+                run.weights or "",
+                status.failed.get(run.run) or run.why or "",
+            )
+            for run in status.runs
+        ]
+        print_table(("run", "state", "steps", "s", "initial weights", ""), rows, numbers=("steps", "s"))
+        done = sum(run.state == "evaluated" for run in status.runs)
+        click.echo(f"{done} of {len(status.runs)} runs are evaluated")
+        if status.report is not None:
+            click.echo(f"the report is in {status.report}")
     if status.failed:
         name, why = next(iter(status.failed.items()))
         others = f", and {len(status.failed) - 1} more" if len(status.failed) > 1 else ""
         raise TrainingError(f"{name} failed ({why}){others}; correct that, then give the same command again")
-
-
-def _print(status: "StudyStatus") -> None:
-    from heatline.train.study import format_duration
-
-    rows = [
-        (
-            run.run,
-            run.state,
-            f"{run.steps} of {run.of_steps}" if run.steps else "",
-            "" if run.seconds is None else format_duration(run.seconds),
-            run.weights or "",
-            status.failed.get(run.run) or run.why or ("in progress" if run.at_work else ""),
-        )
-        for run in status.runs
-    ]
-    print_table(("run", "state", "steps", "time", "initial weights", ""), rows, numbers=("steps", "time"))
-    done = sum(run.state == "evaluated" for run in status.runs)
-    click.echo(f"{done} of {len(status.runs)} runs are evaluated; remaining: {status.remaining}")
-    if status.report is not None:
-        click.echo(f"the report is in {status.report}")
