@@ -101,7 +101,7 @@ def _train_products(
     require_extra("cluster")
     if folders := [item for item in overrides if "=" not in item]:
         raise click.UsageError(f"--products names the folder of all products, so {folders[0]!r} has no meaning")
-    from heatline.train.products.train import COLUMNS, TEXTS, cells_of, train_products
+    from heatline.train.products import COLUMNS, TEXTS, cells_of, train_products
 
     report, errors = train_products(
         folder, overrides, lambda line: click.echo(visible(line), err=True), address, processors
@@ -112,9 +112,8 @@ def _train_products(
         print_table(
             COLUMNS,
             map(cells_of, report.products),
-            numbers=[name for at, name in enumerate(COLUMNS) if at not in TEXTS],
+            numbers=[name for name in COLUMNS if name not in TEXTS],
         )
-        click.echo(visible(f"page: {report.page}"))
     if errors:
         name, first = next(iter(errors.items()))
         kinds = {type(error) for error in errors.values()}

@@ -1,0 +1,362 @@
+"""Trains many products, one folder each: a Ray task per product, on this machine or on a cluster, and a table.
+
+Importing this does not import torch, which counts the processors as it is imported.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from heatline.edge import __version__
+from heatline.edge.cluster import check_same_version, interruptible, open_cluster
+from heatline.edge.errors import ConfigError, HeatlineError, InputError, Interrupted, TrainingError, last_line
+from heatline.edge.picture_folders import layout_of
+from heatline.edge.util.process import cores
+from heatline.edge.util.text import format_count
+from heatline.train.compose import compose, with_folder
+from heatline.train.config import REFERENCE_WORDS, DenseRecipeConfig, TrainConfig
+from heatline.train.files import lock_file
+from heatline.train.run import RunFolder
+
+if TYPE_CHECKING:
+    from heatline.train.evaluation.result import Verdicts
+
+WARNING = "warning: "
+RETRIES = 3
+"""A training is started so many times more if its process or its node dies."""
+COLUMNS = "product", "tile AP", "picture AUROC", "missed", "rejected", "time", "warnings", "run"
+TEXTS = "product", "run"
+"""Columns that hold text; the others hold figures."""
+
+_ONE_EACH = {
+    "data": "each folder in the folder of products is a product",
+    "reviewed": "it belongs to one product; train that one without --products",
+    "resume": "the same command, given again, continues",
+}
+"""Keys that many products cannot share, and why."""
+_PATHS = ("features.folder", "model.weights")
+
+
+def plan_products(folder: Path, overrides: Sequence[str]) -> dict[str, TrainConfig]:
+    """Return the configuration of each product's training, by the product's name.
+
+    Args:
+        folder: has one folder per product, each as `heatline train FOLDER` takes it.
+        overrides: `key=value` for all products; `out` is the folder of their runs, by default `runs/` and the name of
+            `folder`.
+    Raises:
+        InputError: `folder` holds no folders, or is itself a product.
+        ConfigError: an override is wrong, cannot be shared, or differs from that of a run that has begun; the recipe
+            trains the whole network; the runs would be among the products.
+    """
+    for item in overrides:
+        key, _, value = item.partition("=")
+        if key in _ONE_EACH:
+            raise ConfigError(f"{item} cannot be given with --products: {_ONE_EACH[key]}")
+        if key == "reference" and value not in REFERENCE_WORDS:
+            raise ConfigError(f"{item} cannot be given with --products: a picture shows one product; train that alone")
+    folder = folder.resolve()
+    out = Path("runs", folder.name)
+    shared = []
+    for key, _, value in (item.partition("=") for item in overrides):
+        if key == "out":
+            out = Path(value)
+        elif key in _PATHS and value not in ("imagenet", "none", "null"):
+            shared.append(f"{key}={Path(value).resolve()}")  # the working directory of a node is another one
+        else:
+            shared.append(f"{key}={value}")
+    out = out.resolve()
+    if out.is_relative_to(folder):
+        raise ConfigError(f"out={out} lies among the products; name a folder outside {folder}")
+    configs = dict[str, TrainConfig]()
+    for data in _folders_in(folder):
+        run = RunFolder(out / data.name)
+        resume = ["resume=true"] if run.config.exists() else []
+        config = compose(with_folder([*shared, f"out={run.folder}", *resume], str(data)))
+        if not isinstance(config.recipe, DenseRecipeConfig):
+            raise ConfigError(
+                f"recipe={config.recipe.name} trains the whole network, which --products does not; leave it out, or "
+                "train each product with a command of its own"
+            )
+        configs[data.name] = config
+    return configs
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; name a folder with one folder per product")
+    if (layout := layout_of(folder)) and layout.roots[0].deep:
+        raise InputError(
+            f"{folder} is itself a folder of pictures; train it without --products, or name the folder above it"
+        )
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not folders:
+        raise InputError(f"{folder} holds no folder; put each product's pictures into a folder of its own there")
+    return folders
+
+
+@contextmanager
+def own_processors(count: int) -> Iterator[None]:
+    """Limit this process to `count` processors that no other training in this context has.
+
+    Its threads, also those of PyTorch and OpenVINO, then share these, as if the machine had no others. If other
+    trainings hold too many, processors are shared.
+
+    Raises:
+        TrainingError: the locks, in the folder for temporary files, cannot be written.
+    """
+    before = os.sched_getaffinity(0)
+    locks = Path(tempfile.gettempdir()) / f"heatline-processors-{os.getuid()}"
+    with ExitStack() as held:
+        own = list[int]()
+        for number in sorted(before):
+            if len(own) < count and held.enter_context(lock_file(locks / str(number))):
+                own.append(number)
+        own += sorted(before - {*own})[: count - len(own)]
+        os.sched_setaffinity(0, own)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
+
+
+def log_of(run: RunFolder) -> Path:
+    """Return the file beside a run's folder that holds what its training reported."""
+    return run.folder.with_name(f"{run.folder.name}.log")
+
+
+def train_product(config: TrainConfig, version: str, processors: int) -> HeatlineError | None:
+    """Train a product, or resume its training; return the error if it cannot be trained.
+
+    Another process that trains it into the same folder, such as one whose driver has died, is waited for.
+
+    Args:
+        config: its configuration; `resume` is set if the folder holds a run.
+        version: of heatline, where the command was given.
+        processors: number of processors of this node that the training uses.
+    """
+    try:
+        check_same_version(version)
+        run = RunFolder(Path(config.out))
+        lock = run.folder.parent / ".locks" / run.folder.name
+        with lock_file(lock, wait=True), own_processors(processors):
+            from heatline.train.fit import fit  # PyTorch counts the processors as it is imported
+
+            with log_of(run).open("a", encoding="utf-8", errors="replace") as log:
+
+                def report_line(line: str) -> None:
+                    print(line, file=log, flush=True)
+
+                report_line(f"on {os.uname().nodename}, with {format_count(processors, 'processor')}")
+                fit(msgspec.structs.replace(config, resume=run.config.exists()), report_line)
+    except HeatlineError as error:
+        return error
+    return None
+
+
+class ProductResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Result of a product; all figures are None if it failed, or if it was not cross-validated."""
+
+    product: str
+    run: str
+    """Folder of its run."""
+    failed: str | None = None
+    """Why it could not be trained."""
+    tile_ap: float | None = None
+    """Average precision of tiles that are not ambiguous, cross-validated."""
+    auroc: float | None = None
+    """Picture AUROC, cross-validated."""
+    threshold: float | None = None
+    """The report's score threshold."""
+    verdicts: "Verdicts | None" = None
+    """Pictures that it misses and rejects, cross-validated."""
+    seconds: float | None = None
+    """Duration of the training."""
+    warnings: list[str] = []
+    """Of the training and of its report."""
+
+
+class ProductsReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Results of all products."""
+
+    out: str
+    """Folder of the runs."""
+    products: list[ProductResult]
+    """Worst first: those that failed, then by the average precision of tiles, then those without one."""
+
+
+def read_result(product: str, run: RunFolder) -> ProductResult:
+    """Read the result of a finished run.
+
+    Raises:
+        InputError: its folder cannot be read.
+    """
+    from heatline.train.evaluation.result import count_verdicts, read_evaluation
+
+    summary = run.read_summary()
+    evaluation = read_evaluation(run.report) if run.out_of_fold.exists() else None
+    log = log_of(run)
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    # Each once: a training that was started again wrote them again.
+    warnings = dict.fromkeys(line.removeprefix(WARNING) for line in lines if line.startswith(WARNING))
+    return ProductResult(
+        product=product,
+        run=str(run.folder),
+        tile_ap=summary.val.get("val_ap"),
+        auroc=summary.val.get("val_picture_auroc"),
+        threshold=None if evaluation is None else evaluation.calibration.score_threshold,
+        verdicts=None if evaluation is None else count_verdicts(evaluation),
+        seconds=summary.seconds,
+        warnings=[*warnings, *(() if evaluation is None else evaluation.warnings)],
+    )
+
+
+def worst_first(results: list[ProductResult]) -> list[ProductResult]:
+    """Sort results: those that failed, then by the average precision of tiles, then those without one."""
+
+    def rank(result: ProductResult) -> tuple[bool, bool, float, str]:
+        ap = result.tile_ap
+        return result.failed is None, ap is None, 0.0 if ap is None else ap, result.product
+
+    return sorted(results, key=rank)
+
+
+def cells_of(result: ProductResult) -> list[str]:
+    """Return the cells of a product's row, in the order of `COLUMNS`; the last says why a product failed."""
+    of = result.verdicts
+    return [
+        result.product,
+        _figure(result.tile_ap),
+        _figure(result.auroc),
+        f"{of.missed} of {of.defective}" if of and of.defective else "-",
+        f"{of.rejected} of {of.good}" if of and of.good else "-",
+        "-" if result.seconds is None else f"{result.seconds:.0f} s",
+        "-" if result.failed else str(len(result.warnings)),
+        f"failed: {result.failed}" if result.failed else result.run,
+    ]
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+@interruptible()
+def train_products(
+    folder: Path,
+    overrides: Sequence[str],
+    report_line: Callable[[str], None],
+    address: str | None = None,
+    processors: int | None = None,
+) -> tuple[ProductsReport, dict[str, HeatlineError]]:
+    """Train each product of a folder that is not trained yet.
+
+    Args:
+        folder: has one folder per product; it and the folder of the runs have the same path on all nodes.
+        overrides: `key=value` for all products, see `plan_products`.
+        report_line: gets lines for people.
+        address: of a Ray cluster; None: this machine.
+        processors: number of processors per product; default: 2, or the only one of this machine.
+    Returns:
+        The results, and the errors of the products that failed.
+    Raises:
+        InputError, ConfigError: as `plan_products`; this machine has fewer
+            processors.
+        DeliveryError: Ray does not start, or cannot be joined.
+        TrainingError: the folder of the runs cannot be written.
+        Interrupted: Ctrl-C or SIGTERM; the same call continues.
+    """
+    from heatline.train.evaluation.result import is_complete
+
+    here = cores()
+    processors = processors or (min(2, here) if address is None else 2)
+    if address is None and processors > here:
+        raise ConfigError(
+            f"--processors {processors} came, and this machine has {here}; use at most these, or join a cluster with "
+            "--address"
+        )
+    configs = plan_products(folder, overrides)
+    runs = {name: RunFolder(Path(config.out)) for name, config in configs.items()}
+    out = next(iter(runs.values())).folder.parent
+    waiting = {name: config for name, config in configs.items() if not is_complete(runs[name])}
+    errors = dict[str, HeatlineError]()
+    done = len(configs) - len(waiting)
+    report_line(
+        f"{format_count(len(configs), 'product')}: {done} already trained, {len(waiting)} to train, with "
+        f"{format_count(processors, 'processor')} each; runs in {out}"
+    )
+    try:
+        if waiting:
+            with open_cluster(address):
+                _train_all(waiting, processors, report_line, errors)
+    except KeyboardInterrupt as error:
+        done = sum(map(is_complete, runs.values()))
+        raise Interrupted(
+            f"stopped with {done} of {format_count(len(runs), 'product')} trained; continue with the same command"
+        ) from error
+    results = []
+    for name, run in runs.items():
+        try:
+            if name not in errors:
+                results.append(read_result(name, run))
+        except HeatlineError as error:  # the folder of the runs is not the one that the nodes see
+            errors[name] = error
+        if name in errors:
+            results.append(ProductResult(product=name, run=str(run.folder), failed=str(errors[name])))
+    return ProductsReport(out=str(out), products=worst_first(results)), errors
+
+
+def _train_all(
+    configs: dict[str, TrainConfig],
+    processors: int,
+    report_line: Callable[[str], None],
+    errors: dict[str, HeatlineError],
+) -> None:
+    """Run the training of each product as a task of the open cluster, in any order.
+
+    Args:
+        configs: of each product, by its name.
+        processors: per product.
+        errors: gets those of the products that fail, by their names.
+    """
+    import ray
+
+    # A process per task: a second training in it would have the threads and processors of the first.
+    remote = ray.remote(num_cpus=processors, max_retries=RETRIES, max_calls=1)(train_product)
+    tasks = {
+        remote.options(name=f"train {name}").remote(config, __version__, processors): name
+        for name, config in configs.items()
+    }
+    of = len(tasks)
+    while tasks:
+        (task, *_), _ = ray.wait([*tasks], num_returns=1)
+        name = tasks.pop(task)
+        error = _outcome(task, report_line)
+        if error is not None:
+            errors[name] = error
+        outcome = "is trained" if error is None else f"failed: {error}"
+        report_line(f"{name} {outcome} ({of - len(tasks)} of {of})")
+
+
+def _outcome(task: Any, report_line: Callable[[str], None]) -> HeatlineError | None:
+    """Return the error of an ended task; None: its product is trained."""
+    import ray
+    from ray.exceptions import OutOfMemoryError, RayError
+
+    try:
+        error: HeatlineError | None = ray.get(task)
+    except OutOfMemoryError:
+        return TrainingError(
+            "its node had no memory left; let fewer products train at once, with more --processors each"
+        )
+    except RayError as died:
+        report_line(str(died))
+        return TrainingError(
+            f"its process died {RETRIES + 1} times, or met an unexpected error ({last_line(died)}); train this product "
+            "with a command of its own to see why, and check that all nodes have the same heatline"
+        )
+    return error
