@@ -20,7 +20,7 @@ from heatline.edge.delivery.sockets import monitor_event
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["edge", "train", "export", "bench", "heatline"]
 """Each package may import the packages before it."""
-EXTRAS = {"torch", "timm", "lightning", "hydra", "torchmetrics", "optuna"}
+EXTRAS = {"torch", "timm", "lightning", "torchmetrics", "optuna"}
 FOREIGN = EXTRAS | {"heatline.train", "heatline.export", "heatline.bench", "heatline.api"}
 NOT_AT_START = {"asyncio", "rich", "email", "openvino", "onnxruntime", "cryptography"}
 """What other commands, engines or signatures need: the start of a line waits for all that it imports."""

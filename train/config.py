@@ -12,8 +12,6 @@ Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Strength = Annotated[float, Meta(ge=0, le=1)]
-Names = list[str | int | float]
-"""Names are text; an older version wrote some as numbers."""
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -27,9 +25,9 @@ class SplitConfig(Part, frozen=True, kw_only=True):
     """Column of `labels.csv` that names the group."""
     pattern: str | None
     """Replaces the column: a regular expression on the file name; its first parenthesis is the group."""
-    val: Names
+    val: list[str]
     """Names of groups that choose the best checkpoint."""
-    test: Names
+    test: list[str]
     """Names of groups that training leaves out."""
     fractions: list[float]
     """Shares of groups for train, val, test, if none is named."""
@@ -231,7 +229,7 @@ class TrainConfig(Part, frozen=True, kw_only=True):
     """Whether to discover truth and groups in the folder, see `heatline.train.discovery`."""
     truth: Literal["masks", "derived_masks", "polygons", "coco", "yolo", "boxes", "labels"] | None
     """Source of the labels; None: the first truth that the folder has."""
-    classes: Names | None
+    classes: list[str] | None
     """Annotated classes that are defects; None: all."""
     reviewed: str | None = None
     """A folder of reviewed frames that `heatline retrain` wrote, which are trained on too; None: none."""

@@ -364,7 +364,7 @@ def describe_reading(config: TrainConfig, truth: str | None) -> dict[str, Any]:
     """
     return {
         "truth": truth,
-        "classes": class_names(config),
+        "classes": config.classes,
         "group": config.split.group,
         "pattern": config.split.pattern,
         "discover": config.discover,
@@ -389,11 +389,6 @@ def read_as(
     if reading.get("discover"):
         return (found or discover(folder, truth)).read(classes, truth, mixed=reading.get("mixed", True))
     return read_folder(folder, truth, group, reading.get("pattern"), classes, mixed=mixed)
-
-
-def class_names(config: TrainConfig) -> list[str] | None:
-    """Return the annotated classes that are defects, as text."""
-    return None if config.classes is None else [str(name) for name in config.classes]
 
 
 def split_data(config: TrainConfig, data: LabelledFolder) -> Split:

@@ -1,8 +1,7 @@
 """Searches for the batch size and learning rate of a recipe, over as many processes as take part.
 
-Optuna is called directly and not through Hydra's multirun, whose sampler sees only the final value of a job and cannot
-prune. Optuna shares the trials among workers: its storage holds them, its heartbeat tells which worker died, and its
-callbacks try that trial again and end the search.
+Optuna shares the trials among workers: its storage holds them, its heartbeat tells which worker died, and its callbacks
+try that trial again and end the search.
 """
 
 import logging
@@ -32,7 +31,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from heatline.edge.errors import ConfigError, DivergedError, HeatlineError, Interrupted, TrainingError
 from heatline.edge.util.text import format_count, utf8_safe
 from heatline.edge.util.validation import describe_misfit
-from heatline.train.compose import compose, with_recipe
+from heatline.train.compose import compose
 from heatline.train.config import TrainConfig
 from heatline.train.files import lock_file
 from heatline.train.fit import fit
@@ -145,7 +144,8 @@ def search(overrides: Sequence[str], report_line: ReportLine = logger.info) -> S
     """
     options, training = parse(overrides)
     # The default recipe does not train the whole network, and has no batch size.
-    training = with_recipe(training, "finetune")
+    if not any(item.startswith("recipe=") for item in training):
+        training = ["recipe=finetune", *training]
     config = compose(training)
     if not any(item.startswith("out=") for item in training):
         config = msgspec.structs.replace(config, out=f"searches/{config.model.name}")

@@ -5,7 +5,7 @@ import importlib.util
 from heatline.edge.errors import MissingExtraError
 
 MODULES = {
-    "train": ("torch", "timm", "lightning", "hydra", "torchmetrics", "jinja2", "matplotlib", "optuna", "yaml"),
+    "train": ("torch", "timm", "lightning", "torchmetrics", "jinja2", "matplotlib", "optuna", "yaml"),
     "export": ("onnx", "onnxscript", "nncf"),
     "bench": ("jinja2", "matplotlib"),
     "peers": ("pytorch_grad_cam",),

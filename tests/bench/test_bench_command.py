@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 WITHOUT_EXTRAS = """
 import sys
-extras = "torch timm lightning hydra torchmetrics optuna onnx onnxscript nncf jinja2 matplotlib pytest".split()
+extras = "torch timm lightning torchmetrics optuna onnx onnxscript nncf jinja2 matplotlib pytest".split()
 sys.modules.update(dict.fromkeys(extras))  # importing any of these fails
 import heatline.bench.command, heatline.bench.tune, heatline.bench.startup
 import heatline.bench.stages, heatline.bench.peers.peers

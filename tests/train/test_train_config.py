@@ -45,8 +45,8 @@ def test_a_written_configuration_is_read_back(tmp_path: Path) -> None:
         ("[597500_315]", ["597500_315"]),
         ("[08, 1e5 ,1_000,0x1f,.5]", ["08", "1e5", "1_000", "0x1f", ".5"]),
         ("[yes,null,True,inf,~]", ["yes", "null", "True", "inf", "~"]),
-        (r"""["a,b",'c d',it's,'it\'s',5']""", ["a,b", "c d", "it's", "it's", "5'"]),
-        ("[NG/IMG_1,{a},$b,(c)]", ["NG/IMG_1", "{a}", "$b", "(c)"]),
+        (r"""["a,b",'c d',it's,'it''s',5']""", ["a,b", "c d", "it's", "it's", "5'"]),
+        ("[NG/IMG_1,'{a}',$b,(c)]", ["NG/IMG_1", "{a}", "$b", "(c)"]),
         ("10,12", ["10", "12"]),
         ("[]", []),
     ],
@@ -66,8 +66,7 @@ def test_texts_of_any_key_are_not_parsed() -> None:
 @pytest.mark.parametrize("text", [r"^(\d+)_", "a=b,c (d)", "it's", "[x]", "${model.name}", "12", r"C:\pictures"])
 def test_paths_and_patterns_are_not_parsed(text: str) -> None:
     config = compose(["data=x", f"split.pattern={text}", f"out={text}"])
-    expected = text.replace("${model.name}", "efficientnet_lite0_d")
-    assert (config.split.pattern, config.out) == (expected, expected)
+    assert (config.split.pattern, config.out) == (text, text)
     assert compose(["data=x", "split.pattern=null"]).split.pattern is None
 
 
@@ -75,12 +74,15 @@ def test_paths_and_patterns_are_not_parsed(text: str) -> None:
     ("overrides", "excerpt"),
     [
         ([], "data is missing; name the folder of pictures: data=FOLDER"),
-        (["data=x", "recipe.stepz=3"], "no key 'recipe.stepz'; recipe has name, epochs, "),
-        (["data=x", "steps=3"], "there is no key 'steps'; the configuration has data, discover, "),
-        (["data=x", "hydra.verbose=true"], "there is no key 'hydra.verbose'; the configuration has data, "),
-        (["data=x", f"seed={2**32}"], "seed is 4294967296; expected `int` <= 4294967295"),
+        (
+            ["data=x", "recipe.stepz=3"],
+            "model=efficientnet_lite0_d; recipe has name, ",
+        ),
+        (["data=x", "steps=3"], "there is no key 'steps' with recipe=heatline and "),
+        (["data=x", "data.folder=y"], "there is no key 'data.folder' with "),
+        (["data=x", f"seed={2**32}"], "seed is '4294967296'; expected `int` <= 4294967295"),
         (["data=x", f"seed={2**70}"], "seed"),
-        (["data=x", "+foo=1"], "it does not know the key foo; expected data, "),
+        (["data=x", "+seed=1"], "there is no key '+seed' with "),
         (["data=x", "model=resnet18", "recipe=mine"], "recipe=mine is none of the choices: finetune, heatline, study"),
         (["data=x", "recipe.steps=many", "recipe=finetune"], "recipe.steps is 'many'; expected `int"),
         (
@@ -91,21 +93,25 @@ def test_paths_and_patterns_are_not_parsed(text: str) -> None:
             ["data=x", "recipe=finetune", "recipe.epochs=null", "recipe.steps=null"],
             "leave one of them out, or set it to",
         ),
-        (["data=x", "recipe.batch=8"], "Key 'batch' is not in struct; another model or recipe has it"),
-        (["data=x", "recipe=finetune", "recipe.folds=3"], "Key 'folds' is not in struct; another model or recipe has"),
+        (["data=x", "recipe.batch=8"], "there is no key 'recipe.batch' with recipe=heatline and "),
+        (["data=x", "recipe=finetune", "recipe.folds=3"], "there is no key 'recipe.folds' with recipe=finetune and "),
         (
             ["data=x", "model=vit_tiny_patch16_224"],
             "recipe=heatline trains a dense head on a CNN, and model=vit_tiny_p",
         ),
-        (["data=x", "trainer.accelerator=gpu"], "trainer.accelerator=gpu has no effect on recipe=heatline"),
-        (["data=x", "trainer.workers=4"], "expected trainer.workers=0: leave it out, or choose recipe=finetune"),
+        (["data=x", "trainer.accelerator=gpu"], "trainer.accelerator=gpu cannot be used by recipe=heatline"),
+        (["data=x", "trainer.workers=4"], "expected 0: leave it out, or choose recipe=finetune"),
         (
             ["data=x", "trainer.precision=16-true"],
-            "recipe=heatline cannot train in trainer.precision=16-true; expected ",
+            "trainer.precision=16-true cannot be used by recipe=heatline; expected auto or 32-true or bf16-mixed",
         ),
         (["data=x", "discover=true", "split.group=board"], "split.group=board came with discover=true, which finds"),
         (["data=x", "discover=true", "split.pattern=^(.)"], "split.pattern=^(.) came with discover=true"),
-        (["data=x", "split.val=[08"], "cannot be understood"),
+        (
+            ["data=x", "recipe=finetune", "reference=on"],
+            "reference=on cannot be used by recipe=finetune; ",
+        ),
+        (["data=x", "split.val=[08"], "split.val=[08 cannot be understood; expected a list"),
         (["resume=true", "out=nowhere"], "nowhere holds no run to resume"),
     ],
 )
@@ -133,7 +139,7 @@ def test_a_resumed_run_uses_its_own_file_and_refuses_other_settings(tmp_path: Pa
         "data=pictures",
         "model=efficientnet_lite0",
         "recipe.steps=50",
-        "recipe.width=32",
+        "model.width=32",
         f"out={run}",
         "resume=true",
     ]
@@ -141,12 +147,9 @@ def test_a_resumed_run_uses_its_own_file_and_refuses_other_settings(tmp_path: Pa
     for change, excerpt in (
         ("recipe.steps=60", "recipe.steps is 60 and was 50"),
         ("data=elsewhere", "data is .*elsewhere and was .*pictures"),
-        ("recipe.width=16", "model.width is 16 and was 32"),
-        ("recipe.fractions=[0.8,0,0.2]", r"split.fractions is \[0.8, 0, 0.2\] and was \[1.0, 0.0, 0.0\]"),
-        ("+foo=1", "there is no key 'foo'; the configuration has data, "),
-        ("++recipe.foo=1", "there is no key 'recipe.foo'"),
-        ("~seed", "seed is None and was 3"),
-        ("hydra.verbose=true", "there is no key 'hydra.verbose'"),
+        ("model.width=16", "model.width is 16 and was 32"),
+        ("split.fractions=[0.8,0,0.2]", r"split.fractions is \[0.8, 0.0, 0.2\] and was \[1.0, 0.0, 0.0\]"),
+        ("foo=1", "there is no key 'foo' with "),
         ("model=mobilenetv3_large", "model is mobilenetv3_large_dense and was efficientnet_lite0_dense when"),
     ):
         with pytest.raises(ConfigError, match=excerpt):
