@@ -313,14 +313,15 @@ class _Guesses:
         yield from _find_columns(self._columns(), len(images))
         scheme = find_scheme([PurePath(image.name_in_folder) for image in images])
         if scheme is not None:
-            kinds = sorted(set(scheme.things))
+            things, part = scheme
+            kinds = sorted(set(things))
             yield from self._merged(
-                scheme.things,
-                scheme.part,
-                f"{scheme.part}, near-duplicate pictures in one",
-                f"Groups are {scheme.part} ({', '.join(kinds[:3])}, ...): "
-                f"{format_count(len(kinds), 'group')}. This is a guess: that pictures of one "
-                f"thing have it in common. If not, use split.group or {self._data.suggest_pattern(scheme.things)}.",
+                things,
+                part,
+                f"{part}, near-duplicate pictures in one",
+                f"Groups are {part} ({', '.join(kinds[:3])}, ...): {format_count(len(kinds), 'group')}. This is a "
+                "guess: that pictures of one thing have it in common. If not, use split.group or "
+                f"{self._data.suggest_pattern(things)}.",
             )
         names = [image.place for image in images]
         alone = (

@@ -355,7 +355,7 @@ def _shared_settings(config: TrainConfig, search: SearchConfig) -> dict[str, Any
         ConfigError: the settings do not fit a search.
     """
     lr, values = _interval(config, search), msgspec.to_builtins(config)
-    flat = {"seed": config.seed, "truth": config.truth, "classes": config.classes}
+    flat: dict[str, Any] = {"seed": config.seed, "truth": config.truth, "classes": config.classes}
     for part in ("split", "tiles", "model", "recipe"):
         flat |= {f"{part}.{name}": value for name, value in values[part].items()}
     for key in ("lr", "lr_interval", "batch", "select"):

@@ -26,7 +26,7 @@ from tests.train.test_near_duplicates import again, scene
 def groups_of(names: list[str]) -> list[str] | None:
 
     scheme = find_scheme([PurePath(name) for name in names])
-    return None if scheme is None else scheme.things
+    return None if scheme is None else scheme[0]
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,6 @@ def groups_of(names: list[str]) -> list[str] | None:
 )  # fmt: skip
 def test_the_leftmost_part_that_repeats_names_the_thing(names: list[str], groups: list[str] | None) -> None:
     assert groups_of(names) == groups
-
-
-def test_digits_that_do_not_divide_further_are_the_number_of_the_thing() -> None:
-    boards, pictures = ("00041", "12000", "12100", "20085"), range(0, 120, 3)
-    names = [f"{board}{picture:03d}{end}.png" for board in boards for picture in pictures for end in ("_test", "_temp")]
-    assert groups_of(names) == [name[:5] for name in names]
-    assert groups_of([f"{number:05d}.png" for number in range(3000)]) is None
 
 
 @given(

@@ -110,10 +110,6 @@ def labelled(*rows: tuple[str, str]) -> Callable[[Path], None]:
         ),
         (lambda at: [file.unlink() for file in (at / "images").iterdir()], "holds no picture"),
         (
-            lambda at: [file.unlink() for file in (at / "masks").iterdir()],
-            "masks holds no *.png or *.bmp or *.tif or *.tiff; put the annotations",
-        ),
-        (
             lambda at: ((at / "masks").rename(at / "elsewhere"), (at / "labels.csv").unlink()),
             "neither annotations nor labels.csv say which are defective; expected good/ and defective/",
         ),
@@ -121,7 +117,7 @@ def labelled(*rows: tuple[str, str]) -> Callable[[Path], None]:
         (lambda at: (at / "labels.csv").write_text("name,kind\na_0.png,good\n"), "the columns image and label"),
         (
             lambda at: (at / "labels.csv").write_text("image;label\na_0.png;good\n"),
-            "begins with 'image;label', expected rows with the columns image and label, separated by commas",
+            "labels.csv has no rows with the columns image and label, separated by commas; begin it with image",
         ),
     ],
 )
@@ -151,7 +147,7 @@ def test_missing_folders_classes_truths_and_groups_are_named(tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"finds no group in the file name a_0\.png"):
         read_folder(folder, group_pattern="(z)")
     (tmp_path / "tiles" / "good").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"defective/ is missing; add it with defective pictures, or train on good"):
+    with pytest.raises(InputError, match="good holds no picture; expected files ending in"):
         read_folder(tmp_path / "tiles")
 
 
@@ -202,7 +198,7 @@ def test_labels_of_one_class_are_refused(tmp_path: Path) -> None:
         read_folder(folder)
     tiles = sort_tiles(tmp_path / "tiles", count=1)
     (tiles / "good" / "g00.png").unlink()
-    with pytest.raises(InputError, match="good holds no picture"):
+    with pytest.raises(InputError, match="only one class: every picture is"):
         read_folder(tiles)
 
 
@@ -246,8 +242,8 @@ def test_masks_may_lie_next_to_sorted_pictures(tmp_path: Path, stems: tuple[str,
         assert mask is None if image.labels_only else (mask is not None and mask.all())
     if len(stems) == 3:
         assert [image.annotation is None for image in read_folder(folder).images] == [True] * 3 + [False] * 3
-    else:
-        with pytest.raises(InputError, match="has no annotation of its name" if stems else "holds no .*truth=labels$"):
+    elif stems:
+        with pytest.raises(InputError, match="has no annotation of its name"):
             read_folder(folder)
     assert all(image.labels_only for image in read_folder(folder, "labels").images)
 
@@ -272,7 +268,9 @@ def test_only_good_pictures_are_read_if_the_caller_accepts_that(tmp_path: Path) 
     folder = sort_tiles(tmp_path / "tiles", count=2)
     for file in (folder / "defective").iterdir():
         file.unlink()
-    with pytest.raises(InputError, match="defective holds no picture"):
+    with pytest.raises(
+        InputError, match="holds no defective picture; a classifier needs some: add them, or train on good"
+    ):
         read_folder(folder)
     assert len(read_folder(folder, mixed=True).images) == 2
     (folder / "defective").rmdir()
@@ -281,7 +279,7 @@ def test_only_good_pictures_are_read_if_the_caller_accepts_that(tmp_path: Path) 
     write_labels(table, [("p.png", "good", "a"), ("q.png", "good", "b")])
     assert read_folder(table, mixed=True).groups() == ["a", "b"]
     (folder / "good").rename(folder / "defective")
-    with pytest.raises(InputError, match="only one class: good/ is missing"):
+    with pytest.raises(InputError, match="only one class: every picture is defective"):
         read_folder(folder, mixed=True)
 
 

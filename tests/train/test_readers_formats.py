@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from heatline.edge.errors import InputError
 from heatline.train.readers import read_folder
 from heatline.train.readers.annotation import Box, Circle, Polygon, Runs
-from heatline.train.readers.coco import CocoObjects, _run_lengths
+from heatline.train.readers.coco import CocoObjects
 from heatline.train.readers.per_picture import LabelMePolygons, VocBoxes
 from tests.train.blobs import draw_plain, write_labels
 
@@ -84,27 +84,11 @@ def run_lengths(mask: Mask) -> list[int]:
     return counts
 
 
-def compressed(counts: list[int]) -> str:
-    """As `rleToString` of COCO's maskApi.c does it."""
-    text = ""
-    for number, count in enumerate(counts):
-        value = count - counts[number - 2] if number > 2 else count
-        more = True
-        while more:
-            bits, value = value & 31, value >> 5
-            more = value != (-1 if bits & 16 else 0)
-            text += chr(48 + bits + (32 if more else 0))
-    return text
-
-
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1), st.floats(0, 1))
-def test_run_lengths_give_back_the_mask_they_came_from_also_compressed(
-    height: int, width: int, seed: int, density: float
-) -> None:
+def test_run_lengths_give_back_the_mask_they_came_from(height: int, width: int, seed: int, density: float) -> None:
     mask = np.random.default_rng(seed).random((height, width)) < density
     counts = run_lengths(mask)
     assert np.array_equal(drawn(Runs(mask.shape, counts), mask.shape), mask)
-    assert _run_lengths(compressed(counts)) == counts
 
 
 # LabelMe.
@@ -182,15 +166,6 @@ def test_coco_marks_polygons_run_lengths_and_boxes(tmp_path: Path) -> None:
     assert np.array_equal(q.mask(HW), rectangle(39, 29, 39, 29))  # a box that is smaller than a px covers one
     assert p.annotation is not None
     assert p.annotation.objects() == {"pit": 2, "rust": 1, "dent": 0}
-
-
-def test_run_lengths_that_pycocotools_compressed_are_read(tmp_path: Path) -> None:
-    # pycocotools 2.0.11, mask.encode of the mask below.
-    text = "i4a0=000007C600000000000000000000000000000000000000000S8M"
-    mask = rectangle(5, 3, 8, 19) | rectangle(9, 10, 30, 13) | rectangle(39, 29, 39, 29)
-    assert compressed(run_lengths(mask)) == text
-    folder = coco(tmp_path, {"segmentation": {"size": HW, "counts": text}})
-    assert np.array_equal(read_folder(folder).images[0].mask(HW), mask)
 
 
 def test_coco_may_come_in_several_files_but_each_picture_in_one(tmp_path: Path) -> None:
@@ -353,8 +328,7 @@ DAMAGE: list[tuple[Callable[[Path], Path], str]] = [
     (lambda at: coco(at, {"segmentation": {"size": [40, 30], "counts": [1200]}}), "was made for a picture of 40x30 px"),
     (lambda at: coco(at, {"segmentation": {"size": HW, "counts": [10**15]}}), "expected 1200"),
     (lambda at: coco(at, {"segmentation": {"size": HW, "counts": [1300, -100]}}), "none below 0"),
-    (lambda at: coco(at, {"segmentation": {"size": HW, "counts": "a!"}}), "expected 1200"),
-    (lambda at: coco(at, {"segmentation": {"size": HW, "counts": "i4a"}}), "expected 1200"),
+    (lambda at: coco(at, {"segmentation": {"size": HW, "counts": "i4a"}}), "Expected `array`, got `str`"),
     (lambda at: deeppcb(at, "1 2 3 4\n"), "line 1 of .*p.txt is '1 2 3 4'; expected five whole numbers"),
     (lambda at: deeppcb(at, "1 1 5 5 1\n1 1 50 5 1\n"), "box 1,1 to 50,5 px in line 2 that does not lie in its pic"),
     (lambda at: deeppcb(at, "5 1 5 5 1\n"), "has no area"),
@@ -389,7 +363,7 @@ def test_coco_and_voc_in_one_folder_are_read_separately(tmp_path: Path) -> None:
 def test_a_file_with_changed_bytes_is_read_or_refused_without_a_crash(file: str, data: st.DataObject) -> None:
     make: dict[str, Callable[[Path], Path]] = {
         "labelme/p.json": lambda at: labelme(at, TRIANGLE),
-        "annotations/instances.json": lambda at: coco(at, {"segmentation": {"size": HW, "counts": "i4a0"}}),
+        "annotations/instances.json": lambda at: coco(at, {"segmentation": {"size": HW, "counts": [40, 1160]}}),
         "annotations/p.xml": voc,
         "boxes/p.txt": lambda at: deeppcb(at, "5 3 9 7 1\n20 10 22 11 6\n"),
     }

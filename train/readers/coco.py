@@ -1,8 +1,7 @@
 """Objects in COCO's JSON: one or more files for all pictures, in `annotations/` or beside the pictures.
 
-The reader uses an object's `segmentation` (polygons, or run lengths as numbers or as COCO's compressed string), or else
-its `bbox`. It finds a picture by the end of `file_name`. https://cocodataset.org/#format-data describes the
-format; only `rleFrString` in pycocotools' maskApi.c describes the compressed string.
+The reader uses an object's `segmentation` (polygons, or run lengths as numbers), or else its `bbox`. It finds a picture
+by the end of `file_name`. https://cocodataset.org/#format-data describes the format.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +29,7 @@ class _Category(msgspec.Struct):
 
 class _Runs(msgspec.Struct):
     size: tuple[int, int]
-    counts: list[int] | str
+    counts: list[int]
 
 
 class _Object(msgspec.Struct):
@@ -111,8 +110,7 @@ def _shapes(entry: _Object) -> tuple[Shape, ...]:
         ValueError: it has none; the message continues "an object that ...".
     """
     if isinstance(entry.segmentation, _Runs):
-        counts = entry.segmentation.counts
-        return (Runs(entry.segmentation.size, _run_lengths(counts) if isinstance(counts, str) else counts),)
+        return (Runs(entry.segmentation.size, entry.segmentation.counts),)
     if entry.segmentation:
         return tuple(_polygon(numbers) for numbers in entry.segmentation)
     if not entry.bbox:
@@ -130,25 +128,3 @@ def _polygon(numbers: list[float]) -> Polygon:
     if len(numbers) % 2:
         raise ValueError(f"has a polygon of {len(numbers)} numbers; expected pairs of x and y")
     return Polygon(list(zip(numbers[::2], numbers[1::2], strict=True)))
-
-
-def _run_lengths(text: str) -> list[int]:
-    """Decode run lengths from COCO's compressed string.
-
-    A run length is a little-endian number with 5 bits per character; characters start at "0". Bit 32 of a character
-    means that more follow; bit 16 of the last one means a negative number. From the fourth number on, each is the
-    difference to the number two before it. Of a damaged string, the sum is wrong: `Runs` says so.
-    """
-    counts: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-        value = shift = 0
-    return counts

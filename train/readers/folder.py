@@ -105,20 +105,22 @@ def read_folder(
 
     Args:
         truth: a key of `TRUTHS` or `LABELS_ONLY`; default the first one that the folder has.
-        group_column: column of `labels.csv` that names each picture's group.
+        group_column: column of `labels.csv`; in the sorted layout, each picture is a group.
         group_pattern: replaces the column: a regular expression on file names, or with a `/` on paths below the
-            folder; its first parenthesis is the group. In the sorted layout without a pattern, each picture is a group.
+            folder; its first parenthesis is the group.
         classes: annotated classes that are defects; objects of other classes are good. Default all.
         mixed: whether the caller accepts defective pictures without annotation, or whose annotation marks nothing
             (they become `labels_only`), next to annotated ones, and folders without any defective picture.
     Raises:
-        InputError: no such folder, no pictures, another layout, labels that do not match the pictures, an unknown
-            class, or a damaged annotation, as far as it is read; without `mixed`, a defective picture without
-            annotation, or no defective picture.
+        InputError: the folder has none of the layouts, labels that do not match its pictures, only one class, or a
+            damaged annotation, as far as it is read.
     """
     data = list_folder(folder, truth, group_column, group_pattern, classes, mixed=mixed)
     if not mixed and not any(image.defective for image in data.images):
-        raise InputError(f"{folder} holds no defective picture; a classifier needs defective pictures: add some")
+        raise InputError(
+            f"{folder} holds no defective picture; a classifier needs some: add them, or train on good "
+            "pictures only, with recipe=heatline"
+        )
     if all(image.defective and image.labels_only for image in data.images):
         raise InputError(
             f"{folder} holds only one class: every picture is defective, and no annotation says which part of it is "
@@ -146,6 +148,10 @@ def list_folder(
     """
     pattern = None if group_pattern is None else _compile(group_pattern)
     layout = find_layout(folder)
+    if not layout.places:
+        raise InputError(
+            f"{layout.roots[0].folder} holds no picture; expected files ending in {', '.join(sorted(SUFFIXES))}"
+        )
     if classes is not None and not classes:
         raise InputError("classes is empty, so nothing counts as a defect; name at least one, or leave it out for all")
     return _Reader(layout, group_column, pattern, classes, mixed, on_unusable).read(truth)
@@ -197,10 +203,6 @@ def _end_alike(one: Place, other: Place) -> bool:
     return one[-length:] == other[-length:]
 
 
-MOST_SHOWN = 60
-"""How many characters of a header are shown."""
-
-
 def read_labels(
     file: Path, pictures: Mapping[Path, Place], on_unusable: OnUnusable
 ) -> dict[Path, dict[str, str]] | None:
@@ -222,11 +224,8 @@ def read_labels(
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file} cannot be read ({error}); expected CSV in UTF-8") from error
     if not rows or not {"image", "label"} <= set(table.fieldnames or ()):
-        header = ",".join(table.fieldnames or ())
-        came = "has no rows" if not rows else f"begins with {header[:MOST_SHOWN]!r}"
         raise InputError(
-            f"{file} {came}, expected rows with the columns image and label, separated by commas, e.g. "
-            "image,label,group"
+            f"{file} has no rows with the columns image and label, separated by commas; begin it with image,label,group"
         )
     names = Places({path: (*place[:-1], path.name) for path, place in pictures.items()})
     row_of: dict[Path, dict[str, str]] = {}
@@ -271,7 +270,6 @@ class _Reader:
         return self.layout.folder
 
     def read(self, truth: str | None) -> LabelledFolder:
-        self._require_both_labels()
         places = self.layout.places if self.layout.is_sorted else self._unique(self.layout.places)
         truths = truths_in(self.layout)
         truth = self._choose_truth(truth, truths)
@@ -326,29 +324,6 @@ class _Reader:
             )
         return replace(image, defective=True, annotation=annotation)
 
-    def _require_both_labels(self) -> None:
-        """Refuse folders without pictures, and sorted ones without one of the labels, unless the caller accepts that.
-
-        Without `mixed`, also an empty folder of defective pictures is refused.
-        """
-        roots = self.layout.roots
-        of_label = {label: [root for root in roots if root.label == label] for label in ("good", "defective")}
-        if roots[0].label is None:
-            of_label = {"": list(roots)}
-        elif self.mixed and not any(root.pictures() for root in of_label["defective"]):
-            del of_label["defective"]
-        for label, its in of_label.items():
-            if not its:
-                alternative = "" if label == "good" else ", or train on good pictures only, with recipe=heatline"
-                raise InputError(
-                    f"{self.folder} has only one class: {label}/ is missing; add it with {label} pictures{alternative}"
-                )
-        for its in of_label.values():
-            if not any(root.pictures() for root in its):
-                raise InputError(
-                    f"{its[0].folder} holds no picture; expected files ending in {', '.join(sorted(SUFFIXES))}"
-                )
-
     def _unique(self, places: Mapping[Path, Place]) -> dict[Path, Place]:
         first: dict[Place, Path] = {}
         for path, place in places.items():
@@ -368,15 +343,6 @@ class _Reader:
             raise InputError(
                 f"{self.folder} has no truth {truth!r}{needs}; it has {', '.join(truths) or 'none'}: choose one"
             )
-        if truth is None and (not truths or (truths == [LABELS_ONLY] and not self.mixed)):
-            # An empty folder for annotations is more likely a mistake than intended.
-            for form in (form for formats in TRUTHS.values() for form in formats):
-                for root in form.roots(self.layout):
-                    raise InputError(
-                        f"{root.folder} holds no {' or '.join(f'*{suffix}' for suffix in form.suffixes)}; put the "
-                        "annotations there, or choose truth=labels"
-                        + ("" if self.layout.is_sorted else " with a labels.csv")
-                    )
         if not truths:
             raise InputError(
                 f"{self.folder} holds pictures, and neither annotations nor labels.csv say which are defective; "
@@ -396,22 +362,17 @@ class _Reader:
             )
         found: dict[Path, Annotation] = {}
         unmatched: dict[str, Annotation] = {}
-        forms = [(form, files) for form in TRUTHS.get(truth, ()) if (files := form.files(self.layout))]
-        if len(forms) > 1:
-            raise InputError(
-                f"{self.folder} has {truth} in {' and in '.join(str(next(iter(files)).parent) for _, files in forms)}; "
-                "leave one"
-            )
+        read: list[Annotation] = []
         not_good = {path for root in self.layout.roots if root.label != "good" for path in root.pictures()}
         pictures = Places(places, not_good)
-        for form, files in forms:
+        for form in TRUTHS.get(truth, ()):
+            files = form.files(self.layout)
             try:
                 annotations = list(form.read(files, None if classes is None else frozenset(classes)))
             except InputError as error:
                 self.on_unusable(next(iter(files)), error)
                 continue
-            if classes is not None:
-                self._check_classes(classes, [annotation for _, annotation in annotations])
+            read += [annotation for _, annotation in annotations]
             for place, annotation in annotations:
                 try:
                     path = pictures.find(place)
@@ -423,6 +384,8 @@ class _Reader:
                         found[path] = annotation
                 except InputError as error:
                     self.on_unusable(annotation.file, error)
+        if classes is not None:
+            self._check_classes(classes, read)
         return found, unmatched
 
     def _check_classes(self, classes: Sequence[str], annotations: Collection[Annotation]) -> None:

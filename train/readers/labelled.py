@@ -4,7 +4,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal
 
@@ -20,10 +19,9 @@ from heatline.train.readers.annotation import Annotation
 
 # Guesses which part of a file name names the thing that the picture shows, if nothing else does.
 #
-# Names such as `board07_cam2_0013`, `kos01_Part4` or `00041000` follow a scheme: the thing comes first and a counter
-# last. So the leftmost part that differs between names, but is not different in every name, is taken as the thing.
-# Parts that are a condition of the photograph (`exp3`, `cam2`) are skipped: one thing is photographed under several
-# conditions.
+# Names such as `board07_cam2_0013` or `kos01_Part4` follow a scheme: the thing comes first and a counter last. So the
+# leftmost part that differs between names, but is not different in every name, is taken as the thing. Parts that are a
+# condition of the photograph (`exp3`, `cam2`) are skipped: one thing is photographed under several conditions.
 #
 # The guess may be wrong. It prefers few, large groups: a group that is too large costs data, but a divided one makes
 # the figures too good.
@@ -37,22 +35,12 @@ _FOLDER_PATTERN, _ALONE_PATTERNS = r"([^/]+)/[^/]+$", (r"^(.+)\.", r"^(.+/.+)\."
 _CONDITION = re.compile(
     r"(exp|exposure|cam|camera|view|light|led|channel|ch|gain|focus|angle|rot|zoom|crop)(\d*)", re.IGNORECASE
 )
-_SHORTEST_NUMBER = 4
-"""Digits: a shorter number does not consist of a thing's number and a counter."""
 
 
-@dataclass(frozen=True)
-class NameScheme:
-    """The part of file names that names a thing."""
+def find_scheme(paths: Sequence[PurePath]) -> tuple[list[str], str] | None:
+    """Find the part of file names that names a thing; return each name's thing, and a phrase for the part.
 
-    things: list[str]
-    """The thing in each file name."""
-    part: str
-    """Phrase for messages: which part of the name this is."""
-
-
-def find_scheme(paths: Sequence[PurePath]) -> NameScheme | None:
-    """Find the scheme of file names; return None if there is none, or if it gives fewer than `FEWEST_GROUPS` groups.
+    None: there is no scheme, or it gives fewer than `FEWEST_GROUPS` groups.
 
     Args:
         paths: below the folder. Parts that repeat a folder or the label are no scheme: `good/good_001.png` and
@@ -60,17 +48,13 @@ def find_scheme(paths: Sequence[PurePath]) -> NameScheme | None:
     """
     tokens = [_tokens(path) for path in paths]
     for place in range(min(map(len, tokens), default=0)):
-        words = [token[place] for token in tokens]
-        if len(set(words)) == 1 or not all(re.search(r"\d", word) for word in words):
+        things = [token[place] for token in tokens]
+        if len(set(things)) == 1 or not all(re.search(r"\d", thing) for thing in things):
             continue
         if any(_is_condition(token, place) for token in tokens):
             continue
-        length = _thing_digits(words)
-        things = [word[:length] for word in words]
         if (groups := len(set(things))) < len(set(map(tuple, tokens))):  # where each folder counts from 1, names repeat
-            part = f"part {place + 1} of the file name"
-            part = f"the first {length} characters of {part}" if length else part
-            return NameScheme(things, part) if groups >= FEWEST_GROUPS else None
+            return (things, f"part {place + 1} of the file name") if groups >= FEWEST_GROUPS else None
     return None
 
 
@@ -107,24 +91,6 @@ def _tokens(path: PurePath) -> list[str]:
     """Return the parts of the file name; one that repeats a folder or the label is empty."""
     said = GOOD | DEFECTIVE | {folder.casefold() for folder in path.parts[:-1]}
     return ["" if word.casefold() in said else word for word in re.split(f"[{SEPARATORS}]+", path.stem)]
-
-
-def _thing_digits(words: Sequence[str]) -> int | None:
-    """Return how many leading digits are the thing's number if a counter follows without separator, as in 00041000.
-
-    A thing's number has more digits than it needs to be unique, so the number of distinct prefixes stays the same from
-    one length to the next until the counter begins. None: there is no length for which this holds.
-    """
-    sizes = set(map(len, words))
-    if len(sizes) > 1 or min(sizes) < _SHORTEST_NUMBER or not all(word.isascii() and word.isdigit() for word in words):
-        return None
-    counts = [len({word[:length] for word in words}) for length in range(1, min(sizes) + 1)]
-    stable = [count for count, following in pairwise(counts) if count == following]
-    likely = [count for count in stable if FEWEST_GROUPS <= count <= len(set(words)) / 2]
-    if not likely:
-        return None
-    longest = max(likely, key=likely.count)
-    return len(counts) - counts[::-1].index(longest)
 
 
 def _is_condition(token: Sequence[str], place: int) -> bool:
