@@ -117,7 +117,7 @@ def test_a_training_needs_only_a_folder(blobs: Path, tmp_path: Path) -> None:
     )
     assert run.read_summary().recipe == "heatline"
     assert run.report.joinpath("report.html").exists()
-    assert any((tmp_path / "heatline" / "features").rglob("*.f16"))
+    assert any((tmp_path / "heatline" / "features").glob("*.features"))
 
 
 def test_a_run_reports_its_assumptions_and_writes_all_its_files(first: tuple[RunFolder, str], blobs: Path) -> None:

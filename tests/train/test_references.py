@@ -20,7 +20,7 @@ from heatline.train.compose import compose
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.cache import Features
 from heatline.train.dense.copies import Kind, Painter, digest_pictures, grid_samples, plan_copies
-from heatline.train.dense.extraction import ComparedFeatures, compare_samples
+from heatline.train.dense.extraction import compare_samples
 from heatline.train.dense.tiles import label_tiles
 from heatline.train.frames import FrameStore, TileRule
 from heatline.train.readers import LabelledFolder, LabelledImage, read_folder
@@ -268,19 +268,6 @@ def test_a_picture_of_the_set_is_not_compared_with_itself_and_a_defective_one_is
         find(boards, str(file))
 
 
-class Counted(Features):
-    """Features that are the numbers of their rows."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-        return (rows,)
-
-
 def test_differences_stay_in_step_with_the_samples_and_are_oriented_as_their_copies(
     boards: LabelledFolder, tmp_path: Path
 ) -> None:
@@ -321,8 +308,9 @@ def test_differences_stay_in_step_with_the_samples_and_are_oriented_as_their_cop
         turned += not np.array_equal(painted, tile)
     assert turned > 0
     rows = np.array([5, 2, len(samples) - 1])
-    features, difference = ComparedFeatures(Counted(len(samples)), found)[rows]
-    np.testing.assert_array_equal(features, rows)
+    numbers = np.arange(len(samples), dtype=np.float16).view(np.uint8).reshape(-1, 2)
+    features, difference = Features([*numbers], [(1, 1, 1)]).with_differences(found).take(rows)
+    np.testing.assert_array_equal(features.ravel(), rows)
     np.testing.assert_array_equal(difference, found[rows])
 
 

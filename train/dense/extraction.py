@@ -10,13 +10,10 @@ import functools
 import os
 import time
 import warnings
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -32,6 +29,7 @@ from heatline.edge.inference.devices import computes_bf16, settings_on, shared_c
 from heatline.edge.inference.engine import PROCESSOR
 from heatline.edge.reference.alignment import Pose
 from heatline.edge.reference.difference import CELL_PX, CHANNELS, to_grey
+from heatline.edge.util.text import format_count
 from heatline.train.config import FeaturesConfig
 from heatline.train.dense.cache import FeatureCache, Features, default_folder, key_of
 from heatline.train.dense.copies import Kind, Painter, Sample
@@ -96,30 +94,34 @@ def extract(
     Returns:
         The number of extracted tiles.
     Raises:
-        TrainingError: the features do not fit the cache's limit, or its disk, or the engine fails.
+        TrainingError: the features do not fit the cache's limit, or its disk.
     """
     fill_of = dict(tiles)
     missing = cache.missing(fill_of)
-    if not missing:
-        return 0
-    parts: dict[Precision, list[bytes]] = {"f32": [], "bf16": []}
-    for key in missing:
-        parts["bf16" if key in in_bf16 else "f32"].append(key)
     done = 0
-    for precision, keys in parts.items():
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, len(missing))
+
+    in_f32 = [key for key in missing if key not in in_bf16]
+    others = [key for key in missing if key in in_bf16]
+    parts: list[tuple[Precision, list[bytes]]] = [("f32", in_f32), ("bf16", others)]
+    for precision, keys in parts:
         if keys:
-            compiled = compile_trunk(trunk, tile_px, precision)
-            with closing(_extract_all(compiled, keys, fill_of, cache)) as counts:  # an error of `progress` ends it
-                for count in counts:
-                    done += count
-                    progress(done, len(missing))
+            _extract_all(compile_trunk(trunk, tile_px, precision), keys, fill_of, cache, advance)
     return done
 
 
 def _extract_all(
-    compiled: ov.CompiledModel, keys: Sequence[bytes], fill_of: Mapping[bytes, FillTile], cache: FeatureCache
-) -> Generator[int, None, None]:
-    """Extract and store the features of these keys; yield the number of tiles after each batch."""
+    compiled: ov.CompiledModel,
+    keys: Sequence[bytes],
+    fill_of: Mapping[bytes, FillTile],
+    cache: FeatureCache,
+    advance: Callable[[int], None],
+) -> None:
+    """Extract and store the features of these keys; `advance` gets the number of tiles of each batch."""
     at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
     idle = SimpleQueue[ov.InferRequest]()
     for _ in range(at_once):
@@ -130,7 +132,8 @@ def _extract_all(
         try:
             for key, tile in zip(batch, request.get_input_tensor().data, strict=False):  # the last may be smaller
                 fill_of[key](tile)
-            _infer(request)
+            request.start_async()
+            request.wait()
             cache.write(batch, [output.data[: len(batch)] for output in request.output_tensors])
         finally:
             idle.put(request)
@@ -140,17 +143,9 @@ def _extract_all(
         batches = [pool.submit(extract_batch, keys[start : start + BATCH]) for start in range(0, len(keys), BATCH)]
         try:
             for batch in as_completed(batches):
-                yield batch.result()
+                advance(batch.result())
         finally:
             pool.shutdown(cancel_futures=True)  # running batches finish and are stored
-
-
-def _infer(request: ov.InferRequest) -> None:
-    try:
-        request.start_async()
-        request.wait()
-    except RuntimeError as error:
-        raise TrainingError(f"OpenVINO cannot compute features: {last_line(error)}") from error
 
 
 class Shown:
@@ -172,26 +167,6 @@ class Shown:
         self._done = done
 
 
-@dataclass(frozen=True)
-class Extracted:
-    """Features by sample index, valid while the cache is open."""
-
-    features: Features
-    count: int
-    """Number of samples that were not in the cache."""
-    seconds: float
-
-    @property
-    def tiles_per_s(self) -> float | None:
-        """Extraction rate; None: all were in the cache."""
-        return self.count / self.seconds if self.count else None
-
-    def __str__(self) -> str:
-        if not self.count:
-            return "all were in the cache"
-        return f"{self.count} extracted in {self.seconds:.0f} s, {self.tiles_per_s:.0f} tiles/s"
-
-
 def extract_features(
     model: DenseClassifier,
     tile_px: int,
@@ -202,22 +177,20 @@ def extract_features(
     *,
     bf16: bool,
     progress: Bars,
-) -> Extracted:
-    """Extract the features that the cache lacks.
+) -> tuple[Features, float | None]:
+    """Return the features of the samples, and how many tiles/s were extracted; None: all were in the cache.
 
     Those of tiles are extracted in f32, because predictions from them set thresholds. Copies are only trained on.
 
     Args:
-        bf16: whether features are given in bf16, and copies extracted in it if the processor computes in bf16 itself,
-            which is twice as fast there.
-        report_line: gets a sentence about damaged features, and up to 10 lines of progress if no terminal shows a bar.
+        bf16: whether copies are extracted in bf16, where the processor computes in it: twice as fast.
+        report_line: gets a line about what was extracted, and up to 10 of progress if no terminal shows a bar.
         progress: gets a task while features are extracted.
     Raises:
         TrainingError: OpenVINO cannot use the trunk, or the features cannot be stored.
     """
     trunk = TileFeatures(model, tile_px).eval()
     folder = default_folder() if config.folder is None else Path(config.folder)
-    limit = int(config.limit_gb * 1e9)
     keys = [painter.key(sample) for sample in samples]
     in_bf16: set[bytes] = set()
     if bf16 and computes_bf16(shared_core(), PROCESSOR):
@@ -227,12 +200,19 @@ def extract_features(
         in_bf16 = {keys[row] for row in rows}
     fills = [(key, functools.partial(painter.paint, sample)) for key, sample in zip(keys, samples, strict=True)]
     shown = Shown(progress, "extracting features", report_line, "features of {} of {} tiles and copies are extracted")
-    cache = FeatureCache(
-        folder, trunk.identity, feature_shapes(trunk, tile_px), limit_bytes=limit, report_line=report_line
-    )
+    cache = FeatureCache(folder, trunk.identity, feature_shapes(trunk, tile_px), limit_bytes=int(config.limit_gb * 1e9))
     began = time.monotonic()
     count = extract(trunk, fills, cache, tile_px=tile_px, in_bf16=in_bf16, progress=shown.update)
-    return Extracted(Features(cache, keys, bf16=bf16), count, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    tiles = sum(sample.kind == Kind.TILE for sample in samples)
+    copies = len(samples) - tiles
+    extracted = (
+        f"{count} extracted in {seconds:.0f} s, {count / seconds:.0f} tiles/s" if count else "all were in the cache"
+    )
+    report_line(
+        f"features of {format_count(tiles, 'tile')} and {copies} {'copy' if copies == 1 else 'copies'}: {extracted}"
+    )
+    return cache.read(keys), count / seconds if count else None
 
 
 # The differences of all samples of a training to their references, computed once before the training.
@@ -296,23 +276,3 @@ def compare_samples(
         finally:
             pool.shutdown(cancel_futures=True)
     return found, poses
-
-
-class ComparedFeatures(Features):
-    """Features of the trunk, followed by the differences of the same samples.
-
-    Args:
-        differences: uint8 [N, cells, cells, CHANNELS].
-    """
-
-    def __init__(self, features: Features, differences: NDArray[np.uint8]) -> None:
-        self._features, self._differences = features, differences
-
-    def __len__(self) -> int:
-        return len(self._features)
-
-    def __getitem__(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
-        return (*self._features[rows], self._differences[rows])
-
-    def exact(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
-        return (*self._features.exact(rows), self._differences[rows])

@@ -264,7 +264,7 @@ class HeadTraining:
         recipe = self._recipe
         torch.nn.init.constant_(head.out.bias, START - self._shift)  # type: ignore[arg-type]
         head.floor.fill_(FLOOR - self._shift)
-        head.standardise(load_stages(self._features, self._sampler.choose_tiles(STANDARDISE_BY)))
+        head.standardise(as_tensors(self._features.take(self._sampler.choose_tiles(STANDARDISE_BY))))
         head.dropout.generator = torch.Generator().manual_seed(self._seed)
         optimiser = AdamW(head.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
         self._run(head, optimiser, range(self._steps), on_step, "recipe.lr")
@@ -311,7 +311,7 @@ class HeadTraining:
 
     def _maps(self, network: Network, draw: Draw, step: int) -> StepMaps:
         bags = [self._choose_of_bag(network, bag, step) for bag in draw.bags]
-        whole = self._features[np.concatenate([draw.located, draw.good, *bags])]
+        whole = self._features.take(np.concatenate([draw.located, draw.good, *bags]), bf16=self._bf16)
         mosaics, share = self._synthetic(network, draw.synthetic, step)
         stages = [np.concatenate(parts) for parts in zip(whole, mosaics, strict=True)]
         maps = forward(network, as_tensors(stages, self._bf16), self._bf16)
@@ -336,7 +336,7 @@ class HeadTraining:
         Stages that are fine-tuned see far beyond the seams, so they get whole tiles; so do heads with small maps, and
         those on stages with an odd number of cells.
         """
-        stages, share = self._features[rows], self._samples.share[rows]
+        stages, share = self._features.take(rows, bf16=self._bf16), self._samples.share[rows]
         is_divided = share.shape[1] >= FEWEST_CELLS and not any(stage.shape[1] % PER_SIDE for stage in stages)
         if not len(rows) or isinstance(network, FineTuned) or not is_divided:
             return stages, share
@@ -362,24 +362,17 @@ def forward(network: Network, stages: list[Tensor], bf16: bool) -> Tensor:
         return network(stages)  # type: ignore[no-any-return]
 
 
-def load_stages(features: Features, rows: NDArray[np.int64], bf16: bool = False) -> list[Tensor]:
-    """Load each stage's features [N, channels, h, w] of samples by index, channels last in memory."""
-    return as_tensors(features[rows] if bf16 else features.exact(rows), bf16)
-
-
 def batches(features: Features, rows: NDArray[np.int64], bf16: bool = False) -> Iterator[list[Tensor]]:
-    """Yield `load_stages` of at most `BATCH` samples at a time."""
+    """Yield each stage's features [n, channels, h, w] of at most `BATCH` samples at a time."""
     for start in range(0, len(rows), BATCH):
-        yield load_stages(features, rows[start : start + BATCH], bf16)
+        yield as_tensors(features.take(rows[start : start + BATCH], bf16=bf16), bf16)
 
 
-def as_tensors(stages: Stages, bf16: bool) -> list[Tensor]:
-    """Return each stage's features [N, h, w, channels] as a tensor [N, channels, h, w], channels last in memory."""
-    dtype = torch.bfloat16 if bf16 else torch.float32
+def as_tensors(stages: Stages, bf16: bool = False) -> list[Tensor]:
+    """Return each stage [N, h, w, channels] as a tensor [N, channels, h, w], channels last in memory."""
     tensors = [torch.from_numpy(stage) for stage in stages]
-    # From float16 via float32: half the time of float16 to bfloat16.
     floats = [each.view(torch.bfloat16) if each.dtype == torch.int16 else each.float() for each in tensors]
-    return [each.to(dtype).permute(0, 3, 1, 2) for each in floats]
+    return [(each.bfloat16() if bf16 else each).permute(0, 3, 1, 2) for each in floats]
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from heatline.train.adequacy import defect_areas, describe_expectation, describe
 from heatline.train.config import DenseRecipeConfig, TrainConfig
 from heatline.train.dense.copies import Painter, digest_pictures, grid_samples, plan_copies
 from heatline.train.dense.cross_validation import cross_validate, divide_groups
-from heatline.train.dense.extraction import ComparedFeatures, Shown, compare_samples, extract_features
+from heatline.train.dense.extraction import Shown, compare_samples, extract_features
 from heatline.train.dense.fit_head import DEFECTIVE_CELL
 from heatline.train.dense.samples import Samples, gather_samples
 from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold, label_tiles
@@ -26,7 +26,7 @@ from heatline.train.evaluation.figures import auroc, average_precision
 from heatline.train.files import write_atomically
 from heatline.train.frames import FrameStore, TileRule, delete_frames
 from heatline.train.models.build import build_model, choose_precision
-from heatline.train.models.dense import DenseClassifier, check_later_stages
+from heatline.train.models.dense import DenseClassifier
 from heatline.train.progress import tracked
 from heatline.train.readers import LabelledFolder, LabelledImage
 from heatline.train.readers.labelled import digest_groups
@@ -57,8 +57,6 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
     model, weights = build_model(config.model, tile_px)
     assert isinstance(model, DenseClassifier), "the recipe made the model one with a dense head"
     model.eval()
-    if recipe.finetune_steps:
-        check_later_stages(model, tile_px)
     precision, reason = choose_precision(config.trainer.precision, "cpu")
     bf16 = precision.startswith("bf16")
     data = read_data(config, report_line)
@@ -89,12 +87,9 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
     painter = Painter(store, tiles, digests, recipe.augment, tile_px, model.map_hw[0])
     planned = [*grid_samples(tiles), *plan_copies(tiles, store, digests, recipe, tile_px)]
     with Progress(console=progress_console(), transient=True) as progress:
-        extracted = extract_features(
+        features, tiles_per_s = extract_features(
             model, tile_px, painter, planned, config.features, report_line, bf16=bf16, progress=progress
         )
-        copied = len(planned) - len(tiles)
-        copies = f"{copied} {'copy' if copied == 1 else 'copies'}"
-        report_line(f"features of {format_count(len(tiles), 'tile')} and {copies}: {extracted}")
         samples = gather_samples(tiles, planned, painter)
         validated = f"each of {folds} folds and for the model" if folds > 1 else "the model, without a cross-validation"
         not_validated = None
@@ -141,12 +136,8 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
         trained = []
         for variant in variants:
             torch.set_rng_state(random_state)  # a model that is kept is the one that would have been trained alone
-            features = extracted.features
-            if variant.compares and differences is not None:
-                features = ComparedFeatures(features, differences)
-            out_of_fold = cross_validate(
-                variant, tiles, samples, features, recipe, config.seed, bf16=bf16, on_step=on_step
-            )
+            seen = features if not variant.compares or differences is None else features.with_differences(differences)
+            out_of_fold = cross_validate(variant, tiles, samples, seen, recipe, config.seed, bf16=bf16, on_step=on_step)
             gains = {}
             if out_of_fold is not None and references is not None:
                 gains = _measure(tiles, out_of_fold, counted) | _measure_cells(tiles, samples, out_of_fold, counted)
@@ -192,7 +183,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
             tiles={"train": tiles.table.counts()},
             weights=weights,
             precision=precision,
-            tiles_per_s=extracted.tiles_per_s,
+            tiles_per_s=tiles_per_s,
             seconds=time.monotonic() - started,
             versions={name: version(name) for name in ("heatline", "torch", "openvino", "timm")},
             folds=None if out_of_fold is None else int(out_of_fold.fold.max()) + 1,

@@ -7,7 +7,6 @@ from typing import Any
 import cv2
 import msgspec
 import numpy as np
-import pytest
 import torch
 from numpy.typing import NDArray
 
@@ -97,15 +96,12 @@ def samples_of(
     )
 
 
-def stored(folder: Path, stages: Sequence[NDArray[np.float16]], *, bf16: bool = False) -> Features:
+def stored(folder: Path, stages: Sequence[NDArray[np.float16]]) -> Features:
     """Read features [n, h, w, c] of each stage from a cache."""
     keys = [key_of(number) for number in range(len(stages[0]))]
-    cache = FeatureCache(folder, "small", [stage.shape[1:] for stage in stages], report_line=pytest.fail)
-    cache.missing(keys)
-    cache.write(keys, stages)
-    features = Features(cache, keys, bf16=bf16)
-    features[np.arange(len(keys))]  # loads them into memory
-    return features
+    cache = FeatureCache(folder, "small", [stage.shape[1:] for stage in stages])
+    cache.write(cache.missing(keys), stages)
+    return cache.read(keys)
 
 
 CELLS = 8

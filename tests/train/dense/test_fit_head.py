@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_mosaics_teach_which_cells_are_defective(tmp_path: Path, bf16: bool) -> 
     tiles = tiles_of([LabelKind.GOOD] * 24 + [LabelKind.MASKED] * 16, [0] * 24 + [1] * 16)
     share = np.concatenate([np.zeros((24, 16, 16), np.float32), tested])
     samples = samples_of(tiles, share, [(row, row, one) for row, one in enumerate(drawn)])
-    features = stored(tmp_path, features_of(np.concatenate([share, drawn]), 3), bf16=bf16)
+    features = stored(tmp_path, features_of(np.concatenate([share, drawn]), 3))
     head = new_head()
     training = HeadTraining(samples, features, TRAINED, recipe_with(), 0, bf16=bf16)
     mosaics, labels = training._synthetic(head, np.arange(40, 45), 0)
@@ -152,7 +153,7 @@ def test_every_step_is_counted_and_the_head_is_left_in_evaluation_mode(tmp_path:
 
 def test_features_that_are_not_finite_end_the_training_with_a_sentence(tmp_path: Path) -> None:
     task = masked(tmp_path / "whole")
-    stages = [stage.copy() for stage in task.features[np.arange(len(task.samples))]]
+    stages = [stage.copy() for stage in task.features.take(np.arange(len(task.samples)))]
     stages[1][:] = np.nan
     damaged = stored(tmp_path / "damaged", stages)
     training = HeadTraining(task.samples, damaged, TRAINED, recipe_with(), 0, bf16=False)
@@ -168,20 +169,17 @@ def test_a_far_too_high_learning_rate_ends_the_training_with_a_sentence(tmp_path
 class Counted(Features):
     """Counts how often each row is read."""
 
-    def __init__(self, features: Features, count: int) -> None:
-        self._features, self.reads = features, np.zeros(count, np.int64)
+    def __init__(self, features: Features) -> None:
+        self._features, self.reads = features, np.zeros(len(features), np.int64)
 
-    def __getitem__(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float16], ...]:
+    def take(self, rows: NDArray[np.int64], *, bf16: bool = False) -> list[NDArray[Any]]:
         np.add.at(self.reads, rows, 1)
-        return self._features[rows]
-
-    def exact(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float16], ...]:
-        return self[rows]
+        return self._features.take(rows, bf16=bf16)
 
 
 def test_all_tiles_of_a_bag_are_evaluated_now_and_then_and_none_of_another_group(tmp_path: Path) -> None:
     task = bagged(tmp_path)
-    counted = Counted(task.features, len(task.samples))
+    counted = Counted(task.features)
     steps, bags = 60, 4
     recipe = recipe_with(steps=steps, bags=bags, tiles_per_bag=1)  # only the highest tile of a bag gets a gradient
     HeadTraining(task.samples, counted, TRAINED, recipe, 0, bf16=False).train(new_head())
@@ -201,7 +199,7 @@ def test_predictions_are_maps_and_means_of_their_highest_cells_in_order(tmp_path
     logits, maps = (
         np.concatenate(parts) for parts in zip(*predict(head, task.features, rows, bf16=False), strict=True)
     )
-    stages = [torch.from_numpy(stage).float().permute(0, 3, 1, 2) for stage in task.features[rows]]
+    stages = [torch.from_numpy(stage).float().permute(0, 3, 1, 2) for stage in task.features.take(rows)]
     with torch.no_grad():
         np.testing.assert_allclose(maps, head(stages).numpy(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(logits, np.sort(maps.reshape(4, -1))[:, -TOP_CELLS:].mean(axis=1), rtol=1e-5, atol=1e-6)
