@@ -16,7 +16,7 @@ CAVEAT = (
 )
 
 
-@click.command(epilog="Example: heatline models resnet18 deit_small_patch16_224")
+@click.command(epilog="Example: heatline models resnet18 efficientnet_lite0_d")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @json_option
 def models(names: tuple[str, ...], as_json: bool) -> None:
@@ -24,8 +24,7 @@ def models(names: tuple[str, ...], as_json: bool) -> None:
 
     Prints parameters, operations for a tile of 224 px, and the cells of its map.
     Without a NAME, it lists the models with a file in train/configs/model, and CNNs with the dense head of
-    recipe=heatline. NAME is one of them, or the timm name of a CNN or plain ViT, with or without its pretrained tag;
-    a CNN may have `_dense` after its name. Names that `model=NAME` refuses are refused here.
+    recipe=heatline, which have `_dense` after their name. NAME is one of them, or the timm name of another CNN or ViT.
     """
     require_extra("train")
     from heatline.train.compose import model_names, read_model

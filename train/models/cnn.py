@@ -3,12 +3,13 @@
 from typing import Any
 
 import torch
+from timm.models.mobilenetv3 import MobileNetV3
 from torch import Tensor, nn
 
 from heatline.edge.errors import ConfigError
 from heatline.train.config import CnnConfig, Provenance
 from heatline.train.models.explained import ExplainedClassifier, in_float32
-from heatline.train.models.weights import create_network, last_stages, load_pretrained
+from heatline.train.models.weights import create_network, load_pretrained
 
 
 class CamClassifier(ExplainedClassifier):
@@ -69,55 +70,32 @@ def cam_classifier(config: CnnConfig, tile_px: int) -> tuple[CamClassifier, Prov
     Weights are loaded strictly into the whole network; then the stages after the cut, and timm's own head, are removed.
 
     Raises:
-        ConfigError: timm has no such model, the model has no stage of that stride or cannot be cut there, or its
-            features are not a grid of cells that cover the tile.
+        ConfigError: timm has no such model, or it has no stage of that stride, or its features are not a grid of
+            cells that cover the tile.
         WeightsError: the configured weights are not available.
     """
     network = create_network(config.timm)
-    stages = last_stages(network, config)
-    stride = config.stride or [*stages][-1]
-    if stride not in stages:
+    stages = {stage["reduction"]: number for number, stage in enumerate(getattr(network, "feature_info", ()))}
+    last = max(stages, default=0)
+    stride = config.stride or last
+    if stride not in stages or tile_px % stride:
         raise ConfigError(
-            f"model.stride is {stride}, and the stages of {config.timm} have {[*stages]}; choose one of them"
+            f"model.stride is {stride}, the stages of {config.timm} have {[*stages]}, and tiles {tile_px} px; choose a "
+            "stride of a stage that divides tiles.tile_px"
         )
     provenance = load_pretrained(network, config)
     mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
-    try:
-        if stride == [*stages][-1]:
-            network.reset_classifier(0, "")
-        else:
-            network.prune_intermediate_layers([stages[stride][0]], prune_norm=True)
-        with torch.enable_grad():
-            features = network.eval().forward_features(torch.zeros(1, 3, tile_px, tile_px))
-    except Exception as error:  # an unusual network may raise anything
+    if stride < last:
+        network.prune_intermediate_layers([stages[stride]], prune_norm=True)
+    network.reset_classifier(0, "")
+    if isinstance(network, MobileNetV3):
+        network.conv_head = network.norm_head = nn.Identity()  # timm has them between pooling and classifier
+    cells = tile_px // stride
+    with torch.no_grad():
+        features = network.eval().forward_features(torch.zeros(1, 3, tile_px, tile_px))
+    if tuple(features.shape[2:]) != (cells, cells):
         raise ConfigError(
-            f"{config.timm} cannot be cut at stride {stride} and run on tiles of {tile_px} px "
-            f"({type(error).__name__}: {' '.join(str(error).split())}); choose another model.stride or tiles.tile_px, "
-            "or another model"
-        ) from error
-    cells, shape = tile_px // stride, list(getattr(features, "shape", ()))
-    if len(shape) != 4 or shape[2:] != [tile_px / stride] * 2:
-        raise ConfigError(
-            f"{config.timm} ({type(network).__name__}) cannot be explained by a class activation map: of a tile of "
-            f"{tile_px} px it has features {shape}, expected [1, channels, h, w] with cells of {stride} px that cover "
-            "the tile; choose another CNN, or a ViT that is timm's VisionTransformer"
+            f"{config.timm} cannot be explained by a class activation map: of a tile of {tile_px} px it has features "
+            f"{list(features.shape)}, expected [1, channels, {cells}, {cells}]; choose a model of `heatline models`"
         )
-    remove_unused_layers(features, network)
     return CamClassifier(_TimmFeatures(network.train()), features.shape[1], (cells, cells), mean, std), provenance
-
-
-def remove_unused_layers(features: Tensor, network: nn.Module) -> None:
-    """Remove from a network, in place, each layer whose weights do not influence the features.
-
-    timm keeps the layers between pooling and classifier (the 1x1 convolution of MobileNetV3, VGG's two large ones):
-    they would be counted, saved and shipped, and never run.
-    """
-    weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
-    gradients = torch.autograd.grad(features, list(weights.values()), torch.ones_like(features), allow_unused=True)
-    unused = {name for (name, _), gradient in zip(weights.items(), gradients, strict=True) if gradient is None}
-    for name, module in list(network.named_modules()):
-        own = {f"{name}.{inside}" for inside, _ in module.named_parameters()}
-        if name and own and own <= unused:
-            parent, _, leaf = name.rpartition(".")
-            setattr(network.get_submodule(parent), leaf, nn.Identity())
-            unused -= own

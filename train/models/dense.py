@@ -7,7 +7,6 @@ rest of the tile does not hide a small defect."""
 
 import copy
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
@@ -22,7 +21,7 @@ from heatline.edge.errors import ConfigError
 from heatline.edge.reference.difference import CHANNELS
 from heatline.train.config import CnnConfig, Provenance
 from heatline.train.models.explained import ExplainedClassifier, Novelty, in_float32, pool
-from heatline.train.models.weights import create_network, last_stages, load_pretrained
+from heatline.train.models.weights import create_network, load_pretrained
 
 # Depthwise convolutions with fixed filters, which make a step of fine-tuning several times as fast on a CPU.
 #
@@ -72,22 +71,11 @@ class FixedDepthwise(nn.Module):
 
 
 def fix_depthwise_filters(network: nn.Module) -> None:
-    """Replace each depthwise convolution that `FixedDepthwise` supports, in place."""
+    """Replace each depthwise convolution, in place; those of EfficientNet and MobileNetV3 have square filters."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.Conv2d) and type(child) in (nn.Conv2d, Conv2dSame) and _is_plain(child):
+            if isinstance(child, nn.Conv2d) and 1 < child.groups == child.in_channels and child.bias is None:
                 setattr(module, name, FixedDepthwise(child))
-
-
-def _is_plain(conv: nn.Conv2d) -> bool:
-    """Whether it has one square filter per channel, no bias, no dilation, and numeric or timm's `same` padding."""
-    square = [conv.kernel_size, conv.stride, *([] if isinstance(conv, Conv2dSame) else [conv.padding])]
-    return (
-        1 < conv.groups == conv.in_channels == conv.out_channels
-        and conv.bias is None
-        and conv.dilation == (1, 1)
-        and all(isinstance(pair, tuple) and len(set(pair)) == 1 for pair in square)
-    )
 
 
 STRIDES = (4, 8, 16)
@@ -132,21 +120,17 @@ class LaterStages(nn.Module):
     Batch normalisation keeps the pretrained averages, and depthwise filters stay fixed.
 
     Args:
-        trunk: the trunk whose stages are copied.
-    Raises:
-        ConfigError: the stages are not consecutively numbered modules.
+        trunk: the trunk whose stages are copied; they are numbered modules.
     """
 
     def __init__(self, trunk: Trunk) -> None:
         super().__init__()
-        self.names = _numbered_between(trunk.taps[0], trunk.taps[-1])
-        modules = dict(trunk.network.named_modules())
-        if not self.names or not set(self.names) <= set(modules):
-            raise _cannot_be_fine_tuned(trunk)
-        self.stages = nn.ModuleList(copy.deepcopy(modules[name]) for name in self.names)
+        (module, first), (_, last) = (_numbered(name) for name in (trunk.taps[0], trunk.taps[-1]))
+        self.names = [f"{module}{number}" for number in range(first + 1, last + 1)]
+        self.stages = nn.ModuleList(copy.deepcopy(trunk.network.get_submodule(name)) for name in self.names)
         self._is_tap = [name in trunk.taps for name in self.names]
-        for module in self.stages.modules():
-            module._forward_hooks.clear()  # copied from the trunk
+        for each in self.stages.modules():
+            each._forward_hooks.clear()  # copied from the trunk
         self.requires_grad_(True)
         fix_depthwise_filters(self.stages)
 
@@ -169,41 +153,6 @@ class LaterStages(nn.Module):
         """Copy the weights into the trunk."""
         for name, stage in zip(self.names, self.stages, strict=True):
             trunk.network.get_submodule(name).load_state_dict(stage.state_dict())
-
-
-def check_later_stages(model: "DenseClassifier", tile_px: int) -> None:
-    """Refuse a network whose later stages cannot be fine-tuned, before its features are extracted.
-
-    Modules may be numbered and yet have other modules between them, like the transitions of a DenseNet. So this checks
-    that the stages reproduce the trunk's features of a tile, up to rounding.
-
-    Args:
-        model: in evaluation mode.
-        tile_px: side of its tiles.
-    Raises:
-        ConfigError: the stages do not reproduce them.
-    """
-    trunk = model.trunk
-    stages = LaterStages(trunk).eval()
-    image = torch.rand(1, 3, tile_px, tile_px, generator=torch.Generator().manual_seed(0))
-    try:
-        with torch.no_grad():
-            expected = trunk(image)
-            computed = stages(expected[0])
-    except Exception as error:  # an unusual network may raise anything
-        raise _cannot_be_fine_tuned(trunk) from error
-    if [each.shape for each in computed] != [each.shape for each in expected] or not all(
-        torch.allclose(one, other, rtol=1e-2, atol=1e-2 * float(other.abs().max()))
-        for one, other in zip(computed, expected, strict=True)
-    ):
-        raise _cannot_be_fine_tuned(trunk)
-
-
-def _cannot_be_fine_tuned(trunk: Trunk) -> ConfigError:
-    return ConfigError(
-        f"the stages of {type(trunk.network).__name__} after {trunk.taps[0]} do not follow each other by number, so "
-        "they cannot be fine-tuned; choose another model, or recipe.finetune_steps=0"
-    )
 
 
 class ChannelDropout(nn.Module):
@@ -475,65 +424,40 @@ def dense_classifier(config: CnnConfig, tile_px: int) -> tuple[DenseClassifier, 
     """Build a timm CNN, cut after stride 16, with an untrained dense head; return it with its weights' provenance.
 
     Raises:
-        ConfigError: timm has no such model, the model has no stages of strides 4, 8 and 16, or it cannot be cut there.
+        ConfigError: timm has no such model, or it has no stages of strides 4, 8 and 16, or tiles do not divide into
+            cells of 16 px.
         WeightsError: the configured weights are not available.
     """
     network = create_network(config.timm)
-    last = last_stages(network, config)
-    if not set(STRIDES) <= set(last):
+    stages = {
+        stage["reduction"]: (number, stage["module"])
+        for number, stage in enumerate(getattr(network, "feature_info", ()))
+    }
+    if not set(STRIDES) <= set(stages) or tile_px % STRIDES[-1]:
         raise ConfigError(
-            f"{config.timm} has stages of strides {sorted(last)}, and the recipe needs "
-            f"{', '.join(map(str, STRIDES))}; choose a CNN that has them, or recipe=finetune"
+            f"{config.timm} has stages of strides {sorted(stages)}, and tiles have {tile_px} px; recipe=heatline needs "
+            f"strides {', '.join(map(str, STRIDES))}, and tiles.tile_px a multiple of {STRIDES[-1]}"
         )
-    stages = [last[stride] for stride in STRIDES]
     provenance = load_pretrained(network, config)
     mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
-    sample = torch.zeros(1, 3, tile_px, tile_px)
-    try:
-        network.prune_intermediate_layers([max(number for number, _ in stages)], prune_norm=True)
-        names = [name for _, name in stages]
-        if before := _stage_before(network, names[-1]):
-            names.insert(-1, before)
-        trunk = Trunk(network.eval(), names)
-        with torch.no_grad():
-            features = list(trunk(sample))
-        if before and features[-2].shape[2:] != features[-1].shape[2:]:  # `before` has a finer stride
-            trunk.taps = (*trunk.taps[:-2], trunk.taps[-1])
-            del features[-2]
-    except Exception as error:  # an unusual network may raise anything
-        raise ConfigError(
-            f"{config.timm} cannot be cut at stride {STRIDES[-1]} and run on tiles of {tile_px} px "
-            f"({type(error).__name__}: {' '.join(str(error).split())}); choose another model or tiles.tile_px, or "
-            "recipe=finetune"
-        ) from error
-    strides = [tile_px // each.shape[-1] for each in features]
-    if sorted(set(strides)) != list(STRIDES) or any(
-        each.shape[2:] != (tile_px / stride, tile_px / stride) for each, stride in zip(features, strides, strict=True)
-    ):
-        raise ConfigError(
-            f"{config.timm} has features of {[tuple(each.shape[1:]) for each in features]} for tiles of {tile_px} px, "
-            f"expected cells of {', '.join(map(str, STRIDES))} px; choose tiles.tile_px as a multiple of "
-            f"{STRIDES[-1]}, another model, or recipe=finetune"
-        )
+    network.prune_intermediate_layers([stages[STRIDES[-1]][0]], prune_norm=True)
+    fine, middle, coarse = (stages[stride][1] for stride in STRIDES)
+    module, number = _numbered(coarse)
+    taps = dict.fromkeys((fine, middle, f"{module}{number - 1}", coarse))  # timm lists the last module of a stride
+    trunk = Trunk(network.eval(), [*taps])
     trunk.requires_grad_(False)
+    with torch.no_grad():
+        features = trunk(torch.zeros(1, 3, tile_px, tile_px))
     cells = tile_px // MAP_STRIDE
+    strides = [tile_px // each.shape[-1] for each in features]
     head = DenseHead([each.shape[1] for each in features], strides, config.width)
     return DenseClassifier(trunk, head, (cells, cells), mean, std), provenance
 
 
-def _numbered_between(first: str, last: str) -> list[str]:
-    """Return the names of the modules after `first` up to `last`: for blocks.1 and blocks.4, blocks.2 to blocks.4."""
-    begin, end = re.fullmatch(r"(.*?)([0-9]+)", first), re.fullmatch(r"(.*?)([0-9]+)", last)
-    if begin is None or end is None or begin[1] != end[1]:
-        return []
-    return [f"{begin[1]}{number}" for number in range(int(begin[2]) + 1, int(end[2]) + 1)]
-
-
-def _stage_before(network: nn.Module, name: str) -> str | None:
-    """Return the module numbered one less (`blocks.3` for `blocks.4`): timm lists only the last stage of a stride."""
-    match = re.fullmatch(r"(.*?)([0-9]+)", name)
-    before = f"{match[1]}{int(match[2]) - 1}" if match else ""
-    return before if before in dict(network.named_modules()) else None
+def _numbered(module: str) -> tuple[str, int]:
+    """Return the parts of a module's name: for blocks.4, `blocks.` and 4."""
+    name = module.rstrip("0123456789")
+    return name, int(module[len(name) :])
 
 
 def _sum(tensors: Sequence[Tensor]) -> Tensor:

