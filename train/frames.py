@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError, TrainingError
 from heatline.edge.geometry.tiling import TileGrid, cut_tile
-from heatline.train.discovery import THUMBNAIL_PX, thumbnail
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledImage
 
@@ -35,8 +34,6 @@ class _Entry(msgspec.Struct, frozen=True):
     pixels_at: int
     mask_at: int | None
     """None: no pixel is defective, or only the label is known."""
-    thumbnail: bytes
-    """See `discovery.thumbnail`."""
 
 
 class _Index(msgspec.Struct, frozen=True):
@@ -107,11 +104,6 @@ class FrameStore:
         view: NDArray[np.uint8] = self._pixels[start : start + height * width * 3].reshape(height, width, 3)
         return view
 
-    def thumbnails(self) -> NDArray[np.uint8]:
-        """Return the frames' thumbnails, uint8 [n, 32, 32], made by `discovery.thumbnail` when decoding."""
-        joined = b"".join(entry.thumbnail for entry in self._entries)
-        return np.frombuffer(joined, np.uint8).reshape(-1, THUMBNAIL_PX, THUMBNAIL_PX)
-
     def is_unplaced(self, frame: int) -> bool:
         """Whether a picture is defective but its annotation marks nothing, so that its tiles' labels are unknown."""
         image = self.images[frame]
@@ -165,7 +157,7 @@ def _decode(images: Iterable[LabelledImage], folder: Path) -> list[_Entry]:
             mask = image.mask(frame_hw)
             marked = mask is not None and bool(mask.any())
             mask_at = masks_file.tell() if marked else None
-            entries.append(_Entry(frame_hw, pixels_file.tell(), mask_at, thumbnail(pixels).tobytes()))
+            entries.append(_Entry(frame_hw, pixels_file.tell(), mask_at))
             pixels_file.write(np.ascontiguousarray(pixels).data)
             if marked and mask is not None:
                 masks_file.write(mask.view(np.uint8).data)

@@ -22,15 +22,14 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
-from torchmetrics import MeanMetric
+from torch.utils.data import DataLoader, get_worker_info
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryAveragePrecision
 
 from heatline.edge.errors import ConfigError, DivergedError, Interrupted, TrainingError
 from heatline.edge.util.text import format_count, is_are, list_some
 from heatline.train.batches import Batch, BatchSampler, EvaluationBatches, Steps, TrainingBatches, cosine
 from heatline.train.config import RecipeConfig, TrainConfig
-from heatline.train.discovery import describe_near_duplicates, near_duplicates_across
 from heatline.train.files import write_atomically
 from heatline.train.frames import FrameStore, TileRule, TileTable, delete_frames, grid_tiles
 from heatline.train.models.build import build_model, choose_precision
@@ -83,7 +82,6 @@ def prepare(config: TrainConfig, cache: Path, report_line: Callable[[str], None]
         part: grid_tiles(store, (frame for frame in numbers if not store.is_unplaced(frame)), rule)
         for part, numbers in frames.items()
     }
-    _warn_of_near_duplicates(store, frames, report_line)
     for frame, image in enumerate(store.images):
         if image.labels_only and max(store.frame_hw(frame)) > rule.tile_px:
             raise TrainingError(
@@ -106,15 +104,6 @@ def prepare(config: TrainConfig, cache: Path, report_line: Callable[[str], None]
     return Prepared(data, split, store, rule, train, tables["val"], counts)
 
 
-def _warn_of_near_duplicates(store: FrameStore, frames: dict[str, range], report_line: Callable[[str], None]) -> None:
-    """Report near-duplicates across training and validation: the model would be validated on what it was trained on."""
-    parts = [part for part, numbers in frames.items() for _ in numbers]
-    pairs = near_duplicates_across(store.thumbnails(), parts)
-    if pairs:
-        picture, other = (f"{store.images[number].name} ({parts[number]})" for number in pairs[0][:2])
-        report_line(describe_near_duplicates(len(pairs), picture, other))
-
-
 def _describe_part(part: str, pictures: Sequence[LabelledImage], tiles: dict[str, int]) -> str:
     defective = sum(image.defective for image in pictures)
     counts = f"{part}: {format_count(len(pictures), 'picture')}, {defective} of them defective; "
@@ -122,6 +111,10 @@ def _describe_part(part: str, pictures: Sequence[LabelledImage], tiles: dict[str
     return f"{counts}tiles: " + ", ".join(f"{n} {kind}" for kind, n in tiles.items()) + f" ({100 * share:.1f} %)"
 
 
+COLUMNS = (
+    "step", "lr", "train_loss", "val_loss", "val_ap", "val_auroc", "val_accuracy", "val_majority_share",
+)  # fmt: skip
+"""Of `metrics.csv`."""
 PLATEAU_PATIENCE = 2
 """The plateau schedule lowers the learning rate after more than this many validations in a row without improvement."""
 
@@ -173,6 +166,8 @@ class ClassifierTraining(lightning.LightningModule):
         self.train_loss.persistent(True)  # a checkpoint between two validations stores the partial sum
         self.val_loss, self.val_accuracy, self.val_positive = MeanMetric(), BinaryAccuracy(), MeanMetric()
         self.val_ap, self.val_auroc = BinaryAveragePrecision(), BinaryAUROC()
+        self.rows: list[dict[str, float]] = []
+        """Metrics of each validation; a checkpoint holds those up to its own."""
         self._plateau: ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] | None = None
 
@@ -210,15 +205,20 @@ class ClassifierTraining(lightning.LightningModule):
             "val_loss": self.val_loss.compute(),
             "val_accuracy": self.val_accuracy.compute(),
             "val_majority_share": torch.maximum(share, 1 - share),
+            "train_loss": self.train_loss.compute(),
         }
-        for metric in (self.val_loss, self.val_accuracy, self.val_positive, self.val_ap, self.val_auroc):
-            metric.reset()
+        for metric in self.children():
+            if isinstance(metric, Metric):
+                metric.reset()
         chosen = {"average_precision": "val_ap", "accuracy": "val_accuracy"}[self.recipe.select]
-        values["val_merit"] = merit(values[chosen], values["val_loss"])
-        self.log("val_ap", values.pop("val_ap"), prog_bar=True)
-        self.log_dict(values)
+        self.log("val_ap", values["val_ap"], prog_bar=True)
+        self.log_dict({name: value for name, value in values.items() if name not in ("val_ap", "train_loss")})
+        self.log("val_merit", merit(values[chosen], values["val_loss"]))
         if self._plateau is not None:
             self._plateau.step(float(values["val_loss"]))
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        numbers = {"step": self.global_step, "lr": rate, **{name: float(value) for name, value in values.items()}}
+        self.rows.append({name: numbers[name] for name in COLUMNS})
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, and a schedule by step.
@@ -236,10 +236,12 @@ class ClassifierTraining(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rows"] = self.rows
         if self._plateau is not None:
             checkpoint["plateau"] = self._plateau.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.rows = checkpoint["rows"]
         self._plateau_state = checkpoint.get("plateau")  # its optimiser is created later
 
     def _optimizer(self) -> Optimizer:
@@ -269,40 +271,17 @@ def merit(chosen: Tensor, loss: Tensor) -> Tensor:
     return chosen.round(decimals=3) - 1e-4 * loss.clamp(0, 1)
 
 
-COLUMNS = (
-    "step", "lr", "train_loss", "val_loss", "val_ap", "val_auroc", "val_accuracy", "val_majority_share",
-)  # fmt: skip
-
-
 class MetricsTable(Callback):
-    """Writes a row per validation. A training that resumes at a step drops the rows of later steps."""
+    """Writes a table with a row per validation."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write([row for row in read_metrics(self._file) if row["step"] <= trainer.global_step])
-
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        train_loss: Any = pl_module.train_loss
-        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        values |= {
-            "step": trainer.global_step,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "train_loss": float(train_loss.compute()),
-        }
-        train_loss.reset()
-        self._write([*read_metrics(self._file), {name: values[name] for name in COLUMNS}])
-
-    def _write(self, rows: list[dict[str, float]]) -> None:
-        write_atomically(self._file, lambda path: _write_table(path, rows))
-
-
-def _write_table(file: Path, rows: list[dict[str, float]]) -> None:
-    with file.open("w", newline="") as lines:
-        table = csv.DictWriter(lines, COLUMNS)
-        table.writeheader()
-        table.writerows(rows)
+        rows: Any = pl_module.rows
+        lines = [COLUMNS, *([str(row[name]) for name in COLUMNS] for row in rows)]
+        text = "".join(f"{','.join(line)}\n" for line in lines)
+        write_atomically(self._file, lambda path: path.write_text(text))
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
@@ -310,16 +289,13 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
     if not file.exists():
         return []
     with file.open(newline="") as lines:
-        return [
-            {name: int(value) if name == "step" else float(value) for name, value in row.items()}
-            for row in csv.DictReader(lines)
-        ]
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
 
 
 class GracefulStop(Callback):
     """On Ctrl-C or SIGTERM, writes a checkpoint and ends before the next step, so that no update is left half done.
 
-    A second signal ends the training at once; it can then be resumed from the previous checkpoint. Use it as a context
+    A second signal ends the training at once; it is then resumed from the previous checkpoint. Use it as a context
     manager around the training.
     """
 
@@ -337,7 +313,7 @@ class GracefulStop(Callback):
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._is_stopping:
-            raise Interrupted(f"stopped at once; its last checkpoint can be resumed: {self._how_to_resume}")
+            raise Interrupted(f"stopped at once; {self._how_to_resume}")
         self._is_stopping = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -348,39 +324,6 @@ class GracefulStop(Callback):
         if self._is_stopping:
             trainer.save_checkpoint(self._checkpoint)
             raise Interrupted(f"stopped after step {trainer.global_step} of {trainer.max_steps}; {self._how_to_resume}")
-
-
-@dataclass(frozen=True)
-class Assembly:
-    """The parts of a training, except the trainer."""
-
-    training: ClassifierTraining
-    budget: Budget
-    defective_share_of_batch: float | None
-    """Defective share of each batch; None: samples come in their natural proportion."""
-    train_batches: Callable[[Steps], IterableDataset[Batch]]
-    val_batches: Dataset[Batch]
-
-
-def assemble(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier) -> Assembly:
-    """Assemble the training of `model`, and initialise its logits to the log-odds that a tile is defective.
-
-    Raises:
-        TrainingError: one class is missing.
-    """
-    recipe, tiles, store = config.finetune, prepared.train, prepared.store
-    sampler = BatchSampler(tiles.defective, recipe.batch, recipe.defective_share_of_batch, config.seed)
-    budget = Budget.of(recipe, len(tiles), recipe.batch)
-    model.start_from(sampler.natural_log_odds)
-    training = ClassifierTraining(model, recipe, budget, sampler.shift, config.seed)
-    training.to(memory_format=torch.channels_last)
-    return Assembly(
-        training,
-        budget,
-        sampler.defective_share,
-        lambda steps: TrainingBatches(store, tiles, prepared.rule, sampler, recipe, steps),
-        EvaluationBatches(store, prepared.val, config.tiles.tile_px),
-    )
 
 
 def train_whole_network(
@@ -402,9 +345,16 @@ def train_whole_network(
     flags = {"accelerator": config.trainer.accelerator, "precision": precision}
     _trainer(flags, barebones=True)  # refuses wrong flags before any work
     prepared = prepare(config, cache or run.cache, report_line)
-    assembly = assemble(config, prepared, model)
+    recipe, tiles, store = config.finetune, prepared.train, prepared.store
+    sampler = BatchSampler(tiles.defective, recipe.batch, recipe.defective_share_of_batch, config.seed)
+    budget = Budget.of(recipe, len(tiles), recipe.batch)
+    model.start_from(sampler.natural_log_odds)
+    training = ClassifierTraining(model, recipe, budget, sampler.shift, config.seed)
+    training.to(memory_format=torch.channels_last)
     report_line(f"precision {precision}: {reason}")
-    report_line(_describe_plan(assembly))
+    share = sampler.defective_share
+    balance = "their natural proportion" if share is None else f"{100 * share:.0f} % of them defective"
+    report_line(f"{format_count(budget.steps, 'step')}, a validation every {budget.validate_every}; batches: {balance}")
 
     summary = RunSummary(
         finished=False,
@@ -434,8 +384,8 @@ def train_whole_network(
         flags,
         deterministic=torch.cuda.is_available(),
         max_epochs=-1,
-        max_steps=assembly.budget.steps,
-        val_check_interval=assembly.budget.validate_every,
+        max_steps=budget.steps,
+        val_check_interval=budget.validate_every,
         num_sanity_val_steps=0,
         enable_model_summary=False,
         plugins=[_AtomicCheckpoints()],
@@ -448,6 +398,7 @@ def train_whole_network(
             *_checkpointing(config, run),
         ],
     )
+    batches = TrainingBatches(store, tiles, prepared.rule, sampler, recipe, _steps(trainer, budget.steps))
     ended = False
     try:
         with stop, warnings.catch_warnings():
@@ -456,26 +407,24 @@ def train_whole_network(
             warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)  # between Lightning and torch
             warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # of the folder that is resumed
             trainer.fit(
-                assembly.training,
-                DataLoader(
-                    assembly.train_batches(_steps(trainer, assembly.budget.steps)),
-                    batch_size=None,
-                    num_workers=config.trainer.workers,
-                ),
-                DataLoader(assembly.val_batches, batch_size=None),
+                training,
+                DataLoader(batches, batch_size=None, num_workers=config.trainer.workers),
+                DataLoader(EvaluationBatches(store, prepared.val, config.tiles.tile_px), batch_size=None),
                 ckpt_path=run.last if resumed else None,
                 weights_only=True,
             )
         ended = True  # and the last checkpoint is written
     finally:
-        best = _best_row(run)
+        best = {}
+        if run.best.exists():
+            best = torch.load(run.best, map_location="cpu", weights_only=True)["rows"][-1]
         run.write_summary(
             msgspec.structs.replace(
                 summary,
-                finished=ended and (trainer.global_step >= assembly.budget.steps or trainer.should_stop),
+                finished=ended and (trainer.global_step >= budget.steps or trainer.should_stop),
                 steps=trainer.global_step,
-                best_step=None if best is None else int(best["step"]),
-                val={name: value for name, value in (best or {}).items() if name.startswith("val_")},
+                best_step=best.get("step"),
+                val={name: value for name, value in best.items() if name.startswith("val_")},
                 seconds=timer.time_elapsed(),
             )
         )
@@ -522,18 +471,6 @@ def _steps(trainer: Trainer, total: int) -> Steps:
     return steps
 
 
-def _describe_plan(assembly: Assembly) -> str:
-    """Describe the number of steps and how batches are balanced."""
-    budget, share = assembly.budget, assembly.defective_share_of_batch
-    balance = (
-        "batches hold good and defective samples in their natural proportion"
-        if share is None
-        else f"{100 * share:.0f} % of each batch is defective, and the loss corrects the odds for it "
-        f"({assembly.training.shift:+.2f} logits)"
-    )
-    return f"{format_count(budget.steps, 'step')}, a validation every {budget.validate_every}; {balance}"
-
-
 class _AtomicCheckpoints(TorchCheckpointIO):
     """Writes checkpoints atomically: after a full disk or a power cut, the previous one is intact."""
 
@@ -552,11 +489,3 @@ class _StepsBar(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         return f"{'training':{len(self.validation_description)}}"
-
-
-def _best_row(run: RunFolder) -> dict[str, float] | None:
-    """Return the metrics of the best checkpoint; None if there is none yet."""
-    if not run.best.exists():
-        return None
-    step = torch.load(run.best, map_location="cpu", weights_only=True)["global_step"]
-    return next((row for row in read_metrics(run.metrics) if row["step"] == step), None)
