@@ -34,13 +34,8 @@ def load_with_table(line: str, table: Literal["mqtt", "opcua", "modbus"]) -> Lin
     Args:
         line: the line's name or its file.
     Raises:
-        ConfigError: the line is an address, or its file cannot be used or has no such table.
+        ConfigError: the line's file cannot be used, or has no such table.
     """
-    if "://" in line:
-        raise ConfigError(
-            f"{line} is an address, and the bridge needs the table [{table}] of the line's file; give the line's name "
-            "or its file"
-        )
     file = file_of(line)
     config = load_config(file)
     if getattr(config, table) is None:

@@ -77,14 +77,12 @@ class MqttConfig(_BridgeConfig, frozen=True, kw_only=True):
 
 
 class ModbusConfig(_BridgeConfig, frozen=True, kw_only=True):
-    """The Modbus bridge: its address, who may connect, and how results and integers are given."""
+    """The Modbus bridge: its address, who may connect, and how integers are given."""
 
     name: ConsumerName = "modbus"
     listen: Listen = "127.0.0.1:1502"
     allow: list[str] = []
     """Networks whose clients may connect, beside this machine."""
-    acknowledge: Literal["plc", "offered"] = "plc"
-    """Who acknowledges a result to the journal: the PLC, or the bridge as soon as the registers show it."""
     max_connections: Annotated[int, Meta(ge=1, le=256)] = 8
     word_order: WordOrder = "high_first"
 

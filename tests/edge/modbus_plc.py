@@ -10,15 +10,28 @@ from typing import Any, Literal, Self
 import msgspec
 from pymodbus.client import ModbusTcpClient
 
-from heatline.edge.bridge.modbus.registers import BEGIN, COMMANDS, END, MAILBOX, Block, RegisterBank, register_map
+from heatline.edge.bridge.modbus.registers import (
+    BEGIN,
+    COMMANDS,
+    END,
+    ID,
+    MAILBOX,
+    TEXT,
+    UDINT,
+    UINT,
+    ULINT,
+    Block,
+    RegisterBank,
+    register_map,
+)
 from heatline.edge.bridge.modbus.server import ModbusServer
 from heatline.edge.config.bridges import ModbusConfig
 from tests.edge.followed_line import WITHIN_SECONDS, wait_until
 
 TYPES = {
-    "UINT": ModbusTcpClient.DATATYPE.UINT16,
-    "UDINT": ModbusTcpClient.DATATYPE.UINT32,
-    "ULINT": ModbusTcpClient.DATATYPE.UINT64,
+    UINT: ModbusTcpClient.DATATYPE.UINT16,
+    UDINT: ModbusTcpClient.DATATYPE.UINT32,
+    ULINT: ModbusTcpClient.DATATYPE.UINT64,
 }
 Values = Mapping[str, Any]
 
@@ -42,16 +55,16 @@ class Plc:
 
     def values(self, block: Block, words: list[int]) -> Values:
         found: dict[str, Any] = {}
-        for name, each in block.fields.items():
+        for name, kind in block.fields.items():
             at = block.addresses[name] - block.address
-            own = words[at : at + each.registers]
+            own = words[at : at + kind.registers]
             data = b"".join(word.to_bytes(2, "big") for word in own)
-            if each.kind == "TEXT":
+            if kind is TEXT:
                 found[name] = data.rstrip(b"\0").decode("ascii")
-            elif each.kind == "BYTES":
+            elif kind is ID:
                 found[name] = data.hex()
             else:
-                found[name] = self.client.convert_from_registers(own, TYPES[each.kind], word_order=self._order)
+                found[name] = self.client.convert_from_registers(own, TYPES[kind], word_order=self._order)
         assert found.get(BEGIN) == found.get(END), "a block that is read at once is never torn"
         return found
 

@@ -12,7 +12,7 @@ from tests.command import complaint, heatline
 def test_an_address_or_a_file_without_the_table_is_one_sentence(bridge: str, tmp_path: Path) -> None:
     result = heatline("bridge", bridge, "tcp://127.0.0.1:5558")
     assert result.returncode == 3
-    assert f"is an address, and the bridge needs the table [{bridge}] of the line's file" in complaint(result)
+    assert "cannot be read (No such file or directory); name a line configuration" in complaint(result)
     file = tmp_path / "line1.toml"
     file.write_text('bundle = "none"\n[[cameras]]\nkind = "pattern"\nname = "top"\n')
     result = heatline("bridge", bridge, file)

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from heatline.edge.bridge.line import LineState
-from heatline.edge.bridge.modbus.blocks import TOPICS, LatestVerdicts, Mailbox, StatusBlock, feed
+from heatline.edge.bridge.modbus.bridge import TOPICS, LatestVerdicts, Mailbox, StatusBlock, feed
 from heatline.edge.bridge.modbus.registers import LINE, MAILBOX, Entry, RegisterBank, camera_block, register_map
 from heatline.edge.config import load_config
 from heatline.edge.delivery.follower import Follower
@@ -147,23 +147,10 @@ def test_two_bridges_of_one_name_end_the_older_with_a_sentence(
         assert "refuses modbus (superseded)" in sentences[0]
 
 
-def test_what_is_offered_is_acknowledged_without_a_plc(line: FollowedLine, tmp_path: Path, address: str) -> None:
-    listen = address.removeprefix("tcp://")
-    file = write_line(
-        tmp_path, f'[modbus]\nlisten = "{listen}"\nacknowledge = "offered"\nname = "other"\nstart = "first"\n'
-    )
-    line.add(*[GOOD] * 20, DEFECT)
-    with bridged(file, int(address.rpartition(":")[2])) as (_, plc):
-        line.wait_until_acked(21, "other")
-        values = plc.read(MAILBOX)
-        assert (values["seq"], values["verdict"]) == (21, 2)
-        assert values["number"] == values["acknowledged"]
-
-
 @pytest.mark.parametrize("is_acknowledged", [False, True])
 def test_the_end_acknowledges_what_the_plc_has_and_nothing_else(line: FollowedLine, is_acknowledged: bool) -> None:
     line.add(GOOD, GOOD)
-    mailbox, is_over = Mailbox(RegisterBank(register_map(2), "high_first"), "plc"), threading.Event()
+    mailbox, is_over = Mailbox(RegisterBank(register_map(2), "high_first")), threading.Event()
 
     def show(_: object, entry: Entry) -> None:
         if is_acknowledged or entry.seq == 1:
@@ -196,19 +183,12 @@ def test_a_table_that_cannot_be_used_is_one_sentence(tmp_path: Path, modbus: str
 
 def test_a_line_without_a_file_or_without_a_journal_is_one_sentence(tmp_path: Path) -> None:
     done = heatline("bridge", "modbus", "tcp://127.0.0.1:5558")
-    assert (done.returncode, "is an address" in complaint(done)) == (ConfigError.exit_code, True)
+    assert (done.returncode, "cannot be read" in complaint(done)) == (ConfigError.exit_code, True)
     file = write_line(tmp_path, "[modbus]\n")
     file.write_text(file.read_text().replace(f'[journal]\nbind = "ipc://{tmp_path}/follow"', ""))
     done = heatline("bridge", "modbus", file)
     assert (done.returncode, "set journal.bind there" in complaint(done)) == (ConfigError.exit_code, True)
     assert heatline("bridge", "modbus").returncode == 2
-
-
-def test_the_symbols_are_printed_for_a_line_and_without_one(tmp_path: Path) -> None:
-    done = heatline("bridge", "modbus", "--symbols", write_line(tmp_path, ""))
-    assert done.returncode == 0
-    assert "camera2_verdict;404;1;UINT;read;Camera side:" in done.stdout
-    assert "camera2" not in heatline("bridge", "modbus", "--symbols").stdout
 
 
 def test_a_changed_table_never_concerns_the_running_line(tmp_path: Path) -> None:
@@ -239,44 +219,42 @@ class FakeState(LineState):
 
 
 class Watched:
-    """A panel with a clock that the test moves."""
+    """The registers of a line's state."""
 
     def __init__(self) -> None:
         self.bank = RegisterBank(register_map(2), "high_first")
-        self.state, self.now_s, self.beat = FakeState(), 100.0, 0
+        self.state, self.beat = FakeState(), 0
         self.latest = LatestVerdicts(self.bank, CAMERAS, PLACES)
-        self.panel = StatusBlock(self.bank, self.state, PLACES, CAMERAS, self.latest, "modbus", lambda: self.now_s)
+        self.panel = StatusBlock(self.bank, self.state, PLACES, CAMERAS, self.latest)
 
     def hear(self, state: str = "READY", reason: str | None = None, moves: bool = True, **what: object) -> None:
         self.beat += moves
         handshake = msgspec.convert({"state": state, "reason": reason, "heartbeat": self.beat}, Handshake)
         self.state.set_to, self.state.heard = a_status(handshake=handshake, **what), True
 
-    def beats(self, seconds: int, hear: bool = True, **how: object) -> int:
-        """Return how often the heartbeat changes in so many seconds."""
+    def beats(self, times: int, hear: bool = True, **how: object) -> int:
+        """Return how often the heartbeat changes."""
         before = self.line("heartbeat")
-        for _ in range(seconds):
+        for _ in range(times):
             if hear:
                 self.hear(**how)  # type: ignore[arg-type]
-            for _ in range(4):
-                asyncio.run(self.panel.refresh())
-                self.now_s += 0.25
+            asyncio.run(self.panel.refresh())
         return self.line("heartbeat") - before
 
     def line(self, name: str) -> int:
         return self.bank.number(LINE, name)
 
 
-def test_the_heartbeat_changes_each_second_only_while_the_line_is_heard_and_inspects() -> None:
+def test_the_heartbeat_is_that_of_the_line_and_stands_still_while_the_line_is_not_heard() -> None:
     watched = Watched()
-    assert (watched.line("state"), watched.line("state_reason")) == (4, 6)
     assert watched.beats(3, hear=False) == 0, "nothing was heard yet"
+    assert (watched.line("heartbeat"), watched.line("state"), watched.line("state_reason")) == (0, 4, 6)
+    watched.beats(1)
     assert watched.beats(10) == 10
     assert watched.beats(10, state="DEGRADED", reason="camera_dead") == 10
-    assert watched.beats(10, moves=False) <= 5, "the line's own heartbeat stands still"
-    assert watched.beats(3, moves=False) == 0
+    assert watched.beats(3, moves=False) == 0, "the line's own heartbeat stands still"
     assert watched.beats(3) == 3
-    assert watched.beats(5, state="NOT_READY", reason="stalled") == 0
+    assert watched.beats(5, state="NOT_READY", reason="stalled", moves=False) == 0
     assert (watched.line("state"), watched.line("state_reason")) == (4, 3)
     watched.state.heard = False
     assert watched.beats(5, hear=False) == 0
@@ -302,7 +280,7 @@ def test_the_state_of_line_and_cameras_is_copied() -> None:
         "dropped": sum(account.dropped.values()),
     }  # fmt: skip
     assert (watched.bank.number(top, "state"), watched.bank.number(side, "state")) == (2, 4)
-    assert watched.bank.value(LINE, "boot_id") == bytes.fromhex(a_status().boot_id)
+    assert watched.bank.data(LINE, "boot_id") == bytes.fromhex(a_status().boot_id)
 
 
 def verdict(seq: int, topic: str = GOOD) -> VerdictEvent:
@@ -317,7 +295,7 @@ def test_no_verdict_stays_of_a_line_that_is_silent_or_a_camera_that_is_dead() ->
     watched.hear()
     asyncio.run(watched.panel.refresh())
     for name in ("top", "side", "nobody"):
-        watched.latest.show(verdict(1, f"verdict.{name}.GOOD"))
+        watched.latest.take(verdict(1, f"verdict.{name}.GOOD"))
     assert (watched.bank.number(top, "verdict"), watched.bank.number(top, "results")) == (1, 1)
     watched.hear()  # in which side is dead
     asyncio.run(watched.panel.refresh())

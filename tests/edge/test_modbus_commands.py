@@ -1,4 +1,4 @@
-"""The PLC's commands: each is executed once, echoed and reset, and the first error stays until it is acknowledged."""
+"""The PLC's commands: each is executed once, echoed and reset."""
 
 import contextlib
 import functools
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from heatline.edge.bridge.modbus.blocks import Answer, CommandRegisters, Request, execute
+from heatline.edge.bridge.modbus.bridge import Answer, CommandRegisters, Request, execute
 from heatline.edge.bridge.modbus.registers import COMMANDS, RESPONSE, Command, Outcome, RegisterBank, register_map
 from heatline.edge.delivery.servers import CommandServer
 from heatline.edge.wire.commands import Announced, Selected, SelectRequest, Triggered, TriggerRequest, refusal
@@ -17,7 +17,7 @@ from tests.edge.followed_line import BUNDLE
 from tests.edge.modbus_plc import served
 from tests.edge.test_modbus_registers import PLACES
 
-DONE = Answer(Outcome.DONE, 5)
+DONE = Outcome.DONE, 5
 
 
 class Registers:
@@ -45,13 +45,6 @@ class Registers:
         busy, command, outcome = (self.bank.number(RESPONSE, name) for name in ("busy", "command", "outcome"))
         return busy, command, outcome
 
-    @property
-    def error(self) -> tuple[int, int, int]:
-        first, command, errors = (
-            self.bank.number(RESPONSE, name) for name in ("first_error", "first_error_command", "errors")
-        )
-        return first, command, errors
-
 
 @pytest.fixture
 def registers() -> Registers:
@@ -76,20 +69,6 @@ def test_a_command_is_executed_once_echoed_and_reset_by_the_plc(registers: Regis
     assert len(registers.executed) == 2
 
 
-def test_the_first_error_stays_until_it_is_acknowledged(registers: Registers) -> None:
-    for answer in (Answer(Outcome.LINE_NO_FRAME), DONE, Answer(Outcome.LINE_BUSY)):
-        registers.write(Command.TRIGGER)
-        registers.answer(answer)
-        registers.write(0)
-    registers.write(Command.SELECT, product=3)
-    assert registers.response == (0, Command.SELECT, Outcome.UNKNOWN_PRODUCT)
-    assert registers.error == (Outcome.LINE_NO_FRAME, Command.TRIGGER, 3)
-    registers.write(0)
-    registers.write(Command.ACKNOWLEDGE_ERROR)
-    assert registers.response == (0, Command.ACKNOWLEDGE_ERROR, Outcome.DONE)
-    assert registers.error == (0, 0, 0)
-
-
 @pytest.mark.parametrize(
     ("what", "outcome"),
     [
@@ -108,17 +87,15 @@ def test_a_wrong_argument_ends_a_command_before_it_reaches_the_line(
 ) -> None:
     registers.write(**what)
     assert registers.response == (0, what["code"], outcome)
-    assert registers.error == (outcome, what["code"], 1)
     assert registers.executed == []
 
 
-def test_a_command_that_follows_another_without_0_is_an_error_and_not_executed(registers: Registers) -> None:
+def test_a_command_that_follows_another_without_0_is_not_executed(registers: Registers) -> None:
     registers.write(Command.TRIGGER)
     registers.answer()
     for _ in range(3):
         registers.write(Command.SELECT)
     assert registers.response == (0, Command.TRIGGER, Outcome.DONE), "the response is still the first command's"
-    assert registers.error == (Outcome.NOT_RESET, Command.SELECT, 1)
     assert len(registers.executed) == 1
 
 
@@ -128,9 +105,8 @@ def test_a_command_written_while_one_that_was_given_up_is_executed_is_refused(re
     assert registers.response == (1, 0, 0), "still being executed"
     registers.write(Command.TRIGGER, part_id=b"P-2")
     assert registers.response == (1, 0, 0)
-    registers.answer(Answer(Outcome.NO_REPLY))
+    registers.answer((Outcome.NO_REPLY, 0))
     assert registers.response == (0, Command.TRIGGER, Outcome.LINE_BUSY)
-    assert registers.error == (Outcome.NO_REPLY, Command.TRIGGER, 2)
     registers.write(0)
     registers.write(Command.TRIGGER, part_id=b"P-3")
     assert [request.part_id for request in registers.executed] == ["P-1", "P-3"]
@@ -141,7 +117,6 @@ def test_the_answer_of_a_command_that_was_given_up_is_not_taken_for_the_next(reg
     registers.write(0)
     registers.answer()
     assert registers.response == (0, 0, 0)
-    assert registers.error == (0, 0, 0)
 
 
 def test_commands_reach_the_line_and_its_answer_the_plc(address: str, tmp_path: Path) -> None:
@@ -181,7 +156,6 @@ def test_commands_reach_the_line_and_its_answer_the_plc(address: str, tmp_path: 
         assert run(Command.TRIGGER, camera=2) == (Outcome.ANNOUNCED, 0)
         assert run(Command.SELECT, product=2) == (Outcome.DONE, 0)
         assert run(Command.TRIGGER, camera=1, part_id="refused") == (Outcome.LINE_CAMERA_DEAD, 0)
-        assert plc.read(RESPONSE)["first_error"] == Outcome.LINE_CAMERA_DEAD
     assert [getattr(each, "part_id", None) for each in requested] == ["P-1", None, None, "refused"]
     assert [getattr(each, "product", None) for each in requested] == [None, None, "4712", None]
 
@@ -189,7 +163,7 @@ def test_commands_reach_the_line_and_its_answer_the_plc(address: str, tmp_path: 
 def test_a_line_that_takes_no_commands_or_is_not_there_is_an_outcome(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("heatline.edge.bridge.modbus.blocks.TRIGGER_WITHIN_SECONDS", 0.05)
+    monkeypatch.setattr("heatline.edge.bridge.modbus.bridge.TRIGGER_WITHIN_SECONDS", 0.05)
     request = Request(Command.TRIGGER, 1, 0, None)
-    assert execute(None, PLACES, request) == Answer(Outcome.NO_COMMANDS)
-    assert execute((f"ipc://{tmp_path}/nobody", None), PLACES, request) == Answer(Outcome.NO_REPLY)
+    assert execute(None, PLACES, request) == (Outcome.NO_COMMANDS, 0)
+    assert execute((f"ipc://{tmp_path}/nobody", None), PLACES, request) == (Outcome.NO_REPLY, 0)

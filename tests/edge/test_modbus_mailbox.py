@@ -6,7 +6,7 @@ from collections import deque
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from heatline.edge.bridge.modbus.blocks import Mailbox
+from heatline.edge.bridge.modbus.bridge import Mailbox
 from heatline.edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX, Entry, EntryKind, RegisterBank, register_map
 from tests.edge.test_modbus_registers import JOURNAL, OTHER_JOURNAL
 
@@ -26,7 +26,7 @@ class Bridge:
 
     def __init__(self) -> None:
         self.bank = RegisterBank(register_map(1), "high_first")
-        self.mailbox = Mailbox(self.bank, "plc")
+        self.mailbox = Mailbox(self.bank)
 
     def show(self, entry: Entry) -> None:
         self.mailbox.acknowledged.clear()
@@ -69,16 +69,6 @@ def test_a_number_that_the_plc_still_writes_acknowledges_the_same_result_after_a
     assert bridge.mailbox.acknowledged.is_set()
     bridge.show(result(7, OTHER_JOURNAL))
     assert not bridge.mailbox.acknowledged.is_set(), "a new journal counts from 1 on, and its results are others"
-
-
-def test_what_is_acknowledged_when_offered_stays_until_the_next_result() -> None:
-    bank = RegisterBank(register_map(1), "high_first")
-    mailbox = Mailbox(bank, "offered")
-    for entry in (result(1), result(2)):
-        mailbox.acknowledged.clear()
-        mailbox.show(entry)
-        assert mailbox.acknowledged.is_set()
-        assert (bank.number(MAILBOX, "kind"), bank.number(MAILBOX, "number")) == (EntryKind.RESULT, entry.number)
 
 
 def test_a_loss_waits_for_the_plc_and_is_counted() -> None:

@@ -1,9 +1,6 @@
 """The register map: addresses, numbers and values, and reads that are torn."""
 
-import csv
-import io
 import itertools
-import re
 import struct
 from collections.abc import Sequence
 from typing import Any, get_args, get_type_hints
@@ -25,22 +22,21 @@ from heatline.edge.bridge.modbus.registers import (
     MOST_CAMERAS,
     PART_ID_CHARACTERS,
     RESULT_REASONS,
+    UDINT,
+    UINT,
+    ULINT,
     Entry,
     EntryKind,
-    Field,
     IdMap,
+    Kind,
     Outcome,
-    PartIdState,
     RegisterBank,
-    decode,
     encode,
     entry_of,
     lost_entry,
-    part_id_registers,
     refusal,
     register_map,
     result_values,
-    symbol_file,
 )
 from heatline.edge.bridge.modbus.server import MOST_READ
 from heatline.edge.errors import ConfigError, EventsLostError
@@ -65,7 +61,7 @@ def test_blocks_do_not_overlap_and_each_fits_one_request() -> None:
         assert block.end <= following.address, following.prefix
     assert all(block.end - block.address <= MOST_READ for block in blocks)
     assert blocks[-1].end <= 65536
-    names = [block.name_of(name) for block in blocks for name in block.fields]
+    names = [f"{block.prefix}_{name}" for block in blocks for name in block.fields]
     assert len(set(names)) == len(names)
     with pytest.raises(ConfigError, match="101 cameras, and the register map has room for 100"):
         register_map(MOST_CAMERAS + 1)
@@ -97,50 +93,28 @@ def test_the_document_has_the_tables_of_the_code() -> None:
     document = read("docs/plant-modbus.md")
     for block in register_map(1):
         offset = FIRST_CAMERA_ADDRESS if block.prefix == "camera1" else 0
-        for name, field in block.fields.items():
-            at = block.addresses[name] - offset
-            assert f"| {at} | `{block.name_of(name)}` | {field.type} | {field.meaning} |\n" in document
+        for name, kind in block.fields.items():
+            assert f"| {block.addresses[name] - offset} | `{block.prefix}_{name}` | {kind.name} | " in document
     for codes in (HANDSHAKE_REASONS, RESULT_REASONS, {each.name: each.value for each in Outcome}):
         for word, number in codes.items():
             assert f"| {number} | `{word}` |\n" in document
     assert f"{FIRST_CAMERA_ADDRESS} + {CAMERA_STRIDE} " in document
 
 
-def test_the_symbol_file_has_each_register_once_and_needs_no_quotes() -> None:
-    text = symbol_file(["top", "Bühne;2"])
-    assert text.isascii()
-    assert '"' not in text
-    header, *found = csv.reader(io.StringIO(text, newline=""), delimiter=";")
-    assert header == ["Name", "Address", "Registers", "Type", "Access", "Comment"]
-    expected = [
-        (block.name_of(name), block.addresses[name], field.registers, "read/write" if block.is_written else "read")
-        for block in register_map(2)
-        for name, field in block.fields.items()
-    ]
-    assert [(name, int(at), int(count), access) for name, at, count, _, access, _ in found] == expected
-    assert {kind for _, _, _, kind, _, _ in found} == {"UINT", "UDINT", "ULINT", "STRING[64]", "ARRAY[0..7] OF WORD"}
-    assert all(re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) for name, *_ in found), "identifiers of IEC 61131-3"
-    assert all(len(row) == 6 for row in found)
-    assert {comment for *_, comment in found if comment.startswith("Camera B")}
-
-
 # Values.
 
 
-@given(value=st.integers(0, 2**64 - 1), kind=st.sampled_from(["UINT", "UDINT", "ULINT"]))
-def test_integers_are_big_endian_words_in_the_configured_order(value: int, kind: Any) -> None:
-    field = Field("n", kind, "")
-    letter = {1: "H", 2: "I", 4: "Q"}[field.registers]
-    expected = value % (1 << 16 * field.registers)
-    words = list(struct.unpack(f">{field.registers}H", struct.pack(f">{letter}", expected)))
-    assert encode(field, value, "high_first") == words
-    assert encode(field, value, "low_first") == words[::-1]
-    for order in ("high_first", "low_first"):
-        assert decode(field, encode(field, value, order), order) == expected
+@given(value=st.integers(0, 2**64 - 1), kind=st.sampled_from([UINT, UDINT, ULINT]))
+def test_integers_are_big_endian_words_in_the_configured_order(value: int, kind: Kind) -> None:
+    letter = {1: "H", 2: "I", 4: "Q"}[kind.registers]
+    expected = value % (1 << 16 * kind.registers)
+    words = list(struct.unpack(f">{kind.registers}H", struct.pack(f">{letter}", expected)))
+    assert encode(kind, value, "high_first") == words
+    assert encode(kind, value, "low_first") == words[::-1]
 
 
 def test_the_word_order_is_that_of_integers_only() -> None:
-    for name, value in (("part_id", "P-4711"), ("journal_id", bytes(range(16)))):
+    for name, value in (("part_id", b"P-4711"), ("journal_id", bytes(range(16)))):
         field = MAILBOX.fields[name]
         assert encode(field, value, "low_first") == encode(field, value, "high_first")
 
@@ -153,19 +127,9 @@ def test_a_part_id_is_complete_in_its_registers_or_they_are_empty_and_say_why(pa
     assert values["part_id_length"] == len(part_id or "")
     words = encode(MAILBOX.fields["part_id"], values["part_id"], "high_first")
     held = struct.pack(f">{len(words)}H", *words).rstrip(b"\0")
-    if values["part_id_state"] == PartIdState.COMPLETE:
-        assert part_id is not None
-        assert held == part_id.encode("ascii").rstrip(b"\0")
-    else:
-        assert held == b""
-        wrong = part_id is None or not part_id.isascii() or len(part_id) > PART_ID_CHARACTERS
-        assert wrong
-
-
-def test_a_part_id_of_any_length_that_a_trigger_takes_fits() -> None:
-    assert part_id_registers("x" * 64)[0] is PartIdState.COMPLETE
-    assert part_id_registers("x" * 65) == (PartIdState.TOO_LONG, "")
-    assert part_id_registers("ü") == (PartIdState.NOT_ASCII, "")
+    fits = part_id is not None and part_id.isascii() and len(part_id) <= PART_ID_CHARACTERS
+    assert held == (part_id.encode() if part_id is not None and fits else b"")
+    assert values["part_id_state"] == (0 if part_id is None else 1 if fits else 2)
 
 
 def test_a_result_has_the_numbers_of_its_event() -> None:

@@ -72,12 +72,12 @@ def is_refused(client: socket.socket) -> bool:
 
 def test_a_plc_reads_by_both_functions_and_writes_only_commands(server: Served) -> None:
     plc = server.plc()
-    server.call(server.bank.put, LINE, {"heartbeat": 7, "lag": 70000})
+    server.call(server.bank.put, LINE, {"heartbeat": 7, "losses": 70000})
     by_input = plc.client.read_input_registers(LINE.address, count=LINE.end - LINE.address, device_id=1)
     by_holding = plc.client.read_holding_registers(LINE.address, count=LINE.end - LINE.address, device_id=1)
     assert by_input.registers == by_holding.registers
     values = plc.read(LINE)
-    assert (values["heartbeat"], values["lag"], values["sequence_begin"]) == (7, 70000, 1)
+    assert (values["heartbeat"], values["losses"], values["sequence_begin"]) == (7, 70000, 1)
     plc.command(0, camera=2, part_id="P-1")
     assert plc.read(COMMANDS)["part_id"] == "P-1"
     assert plc.read(COMMANDS)["camera"] == 2
@@ -99,7 +99,7 @@ def test_the_word_order_is_as_configured(address: str, word_order: str) -> None:
     ("sent", "code"),
     [
         (request(6, LINE.addresses["heartbeat"], 1), NO_ADDRESS),
-        (request(6, RESPONSE.addresses["first_error"], 0), NO_ADDRESS),
+        (request(6, RESPONSE.addresses["outcome"], 0), NO_ADDRESS),
         (request(16, COMMANDS.end - 1, 2, data=b"\x04\0\0\0\0"), NO_ADDRESS),  # its last register is not a command's
         (request(23, 0, 1, LINE.address, 1, data=b"\x02\0\0"), NO_ADDRESS),
         (request(4, LINE.end - 1, 2), NO_ADDRESS),

@@ -32,7 +32,6 @@ class ModbusServer:
     def __init__(self, bank: RegisterBank, config: ModbusConfig) -> None:
         self._bank, self._config = bank, config
         self._networks = config.networks
-        self._tasks: set[asyncio.Task[None]] = set()
         self._refused = RateLimitedLog(logger)
         self._listener: Listener | None = None
         self._server: asyncio.Server | None = None
@@ -51,24 +50,15 @@ class ModbusServer:
             self._is_allowed,
         )
         self._server = await asyncio.start_server(
-            self._accepted, sock=self._listener, backlog=ACCEPTED_AT_ONCE, limit=2 * LONGEST_BYTES
+            self._serve, sock=self._listener, backlog=ACCEPTED_AT_ONCE, limit=2 * LONGEST_BYTES
         )
 
     async def close(self) -> None:
-        """Close all connections; no request is executed afterwards."""
+        """Close all connections."""
         if self._server is not None:
             self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._listener is not None:
             await self._listener.disconnect_all()
-        await asyncio.gather(*self._tasks, return_exceptions=True)  # of those accepted meanwhile
-
-    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _is_allowed(self, peer: str) -> bool:
         found = ipaddress.ip_address(peer.partition("%")[0])
