@@ -125,19 +125,9 @@ def check_mqtt(mqtt: MqttConfig) -> None:
     """Check what concerns more than one key.
 
     Raises:
-        ConfigError: keys do not fit together.
+        ConfigError: others could read the messages.
     """
-    if (mqtt.certificate is None) != (mqtt.key is None):
-        missing, given = ("certificate", "key") if mqtt.certificate is None else ("key", "certificate")
-        raise ConfigError(f"mqtt.{given} is set and mqtt.{missing} is not; a client certificate needs both")
-    if mqtt.password_file is not None and mqtt.user is None:
-        raise ConfigError("mqtt.password_file is set and mqtt.user is not; set both")
-    if mqtt.has_tls:
-        return
-    for key in ("ca", "certificate"):
-        if getattr(mqtt, key) is not None:
-            raise ConfigError(f"mqtt.{key} is set, but mqtt.broker is {mqtt.broker!r}, without TLS; expected mqtts://")
-    if not mqtt.allow_plaintext and not is_local(re.sub("^mqtt:", "tcp:", mqtt.broker)):
+    if not mqtt.has_tls and not mqtt.allow_plaintext and not is_local(re.sub("^mqtt:", "tcp:", mqtt.broker)):
         raise ConfigError(
             f"mqtt.broker is {mqtt.broker!r}, on another machine and without TLS, so that others could read and change "
             "results and the password; expected mqtts://, or set allow_plaintext = true in a network that you trust"

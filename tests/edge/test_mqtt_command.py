@@ -43,9 +43,6 @@ def refused(file: Path, keys: str, code: int, line: str = LINE) -> str:
         ('[mqtt]\nbroker = "mqtts://b:0"', "without TLS, PORT 1 to 65535"),
         ('[mqtt]\nbroker = "mqtt://10.0.0.1:1883"', "on another machine and without TLS"),
         ('[mqtt]\nbroker = "mqtts://b:8883"\nprefix = "acme/#"', "expected levels of a topic"),
-        ('[mqtt]\nbroker = "mqtts://b:8883"\nkey = "k"', "mqtt.key is set and mqtt.certificate is not"),
-        ('[mqtt]\nbroker = "mqtts://b:8883"\npassword_file = "p"', "mqtt.password_file is set and mqtt.user is not"),
-        ('[mqtt]\nbroker = "mqtt://localhost:1883"\nca = "ca.pem"', "without TLS; expected mqtts://"),
     ],
 )
 def test_a_wrong_table_is_a_configuration_error(file: Path, keys: str, problem: str) -> None:
