@@ -54,25 +54,21 @@ class Identity:
         return f"urn:{self.name}"
 
 
-def make_identity(folder: Path, name: str, days: tuple[int, int] = (-1, 30), bits: int = 2048) -> Identity:
-    """Write a client's certificate and key.
-
-    Args:
-        days: from now, from and until when the certificate is valid.
-    """
+def make_identity(folder: Path, name: str) -> Identity:
+    """Write a client's certificate and key."""
     identity = Identity(name, folder)
-    key = rsa.generate_private_key(public_exponent=65537, key_size=bits)
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
-    since, until = (now + datetime.timedelta(days=each) for each in days)
+    day = datetime.timedelta(days=1)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(since)
-        .not_valid_after(until)
+        .not_valid_before(now - day)
+        .not_valid_after(now + 30 * day)
         .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity.uri)]), critical=False)
         .sign(key, hashes.SHA256())
     )
@@ -235,16 +231,9 @@ async def read(client: Client, path: str) -> tuple[Any, str]:
     return data.Value.Value, data.StatusCode.name
 
 
-async def ids(client: Client, camera: str = "", part: str = "", evaluation: int = -1, at_most: int = 0) -> list[str]:
-    """Return what GetResultIdListFiltered finds."""
-    found, error = await call(
-        client,
-        "ResultManagement.GetResultIdListFiltered",
-        camera,
-        part,
-        ua.Variant(evaluation, ua.VariantType.Int32),
-        ua.Variant(at_most, ua.VariantType.UInt32),
-    )
+async def ids(client: Client) -> list[str]:
+    """Return the ids of held results."""
+    found, error = await call(client, "ResultManagement.GetResultIdList")
     assert error == 0
     return list(found)
 

@@ -1,4 +1,4 @@
-"""Parts of the OPC UA bridge: held results, states, certificates and limits."""
+"""Parts of the OPC UA bridge: held results, certificates and limits."""
 
 import os
 import re
@@ -18,14 +18,11 @@ from hypothesis import strategies as st
 from heatline.edge.bridge.line import EVALUATIONS
 from heatline.edge.bridge.opcua.address_space import (
     EVENT_FIELDS,
-    RESULT_CONTENT,
     RESULT_FIELDS,
-    VisionState,
     node_names,
     values_of,
-    vision_state,
 )
-from heatline.edge.bridge.opcua.bridge import IDS_AT_MOST, INPUTS, OUTPUTS, Error, HeldResult, HeldResults
+from heatline.edge.bridge.opcua.bridge import METHODS, Error, HeldResult, HeldResults
 from heatline.edge.bridge.opcua.server import (
     CONNECTIONS,
     QUEUED_EVENTS,
@@ -38,10 +35,9 @@ from heatline.edge.bridge.opcua.server import (
 )
 from heatline.edge.delivery.follow import BYTES_UNACKNOWLEDGED
 from heatline.edge.errors import AccessError
-from heatline.edge.wire.events import CameraState, Handshake, VerdictEvent
+from heatline.edge.wire.events import VerdictEvent
 from heatline.edge.wire.following import Delivered
 from tests.edge.opcua_clients import Identity, make_identity
-from tests.edge.status_only_line import a_status
 from tests.edge.wire_examples import DEFECT
 
 PLANT = Path(__file__).parents[2] / "docs" / "plant-opcua.md"
@@ -65,45 +61,10 @@ def test_the_journal_is_acknowledged_up_to_the_first_result_that_waits(steps: li
             held.add(Delivered("j", seq, b"{}"), HeldResult(f"j-{seq}", {}, "") if is_result else None)
         through = next((seq - 1 for seq, _, done in expected if not done), len(expected))
         assert (held.done_through.seq if held.done_through else 0) == through
-        settled = max((seq for seq, is_result, _ in expected[:through] if is_result or not wait), default=0)
+        settled = max((seq for seq, is_result, _ in expected[:through] if is_result), default=0)
         assert (held.settled_through.seq if held.settled_through else 0) == settled
         results = [f"j-{seq}" for seq, is_result, done in expected if is_result and not (wait and done)]
-        assert [each.id for each in held] == (results if wait else results[-3:])
-
-
-def _camera(state: Any) -> CameraState:
-    return CameraState(state=state, since_at_ns=0)
-
-
-@pytest.mark.parametrize(
-    ("handshake", "reason", "camera", "in_flight", "expected"),
-    [
-        ("READY", None, "LIVE", 0, VisionState.CONTINUOUS_EXECUTION),
-        ("DEGRADED", "frames_lost", "LIVE", 3, VisionState.CONTINUOUS_EXECUTION),
-        ("READY", None, "IDLE", 0, VisionState.READY),
-        ("READY", None, "IDLE", 1, VisionState.SINGLE_EXECUTION),
-        ("READY", None, "ENDED", 0, VisionState.READY),
-        ("BUSY", "changing", "LIVE", 0, VisionState.INITIALIZED),
-        ("NOT_READY", "starting", "OPENING", 0, VisionState.PREOPERATIONAL),
-        ("NOT_READY", "stopping", "LIVE", 0, VisionState.HALTED),
-        ("NOT_READY", "stopped", "LIVE", 0, VisionState.HALTED),
-        ("NOT_READY", "unreachable", "LIVE", 0, VisionState.ERROR),
-        ("NOT_READY", "stalled", "LIVE", 0, VisionState.ERROR),
-        ("NOT_READY", "a reason of a later version", "LIVE", 0, VisionState.ERROR),
-    ],
-)
-def test_each_handshake_has_its_state(
-    handshake: Any, reason: str | None, camera: str, in_flight: int, expected: VisionState
-) -> None:
-    status = a_status(cameras={"top": _camera(camera)})
-    ledger = {"top": type(status.ledger["top"])(captured=in_flight, in_flight=in_flight)}
-    status = a_status(cameras={"top": _camera(camera)}, ledger=ledger)
-    assert vision_state(status, Handshake(state=handshake, reason=reason, heartbeat=1)) == expected
-
-
-def test_a_line_that_was_never_heard_is_in_error() -> None:
-    ready = Handshake(state="READY", heartbeat=1)
-    assert vision_state(None, ready) == VisionState.ERROR
+        assert held.ids == (results if wait else results[-3:])
 
 
 def test_the_numbers_are_those_of_the_specifications() -> None:
@@ -172,22 +133,6 @@ def test_the_role_is_that_of_the_folder_and_read_anew(
     pem = x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
     (folder / "allowed" / "command" / "mes.pem").write_bytes(pem)
     assert certificates.role_of(fingerprint) == "command"
-
-
-@pytest.mark.parametrize(
-    ("days", "bits", "sentence"),
-    [
-        ((-9, -1), 2048, "is valid from"),
-        ((1, 9), 2048, "is valid from"),
-        ((-1, 9), 1024, "no RSA key of at least 2048"),
-    ],
-)
-def test_an_allowed_certificate_must_be_valid(
-    folder: Path, certificates: Certificates, tmp_path: Path, days: tuple[int, int], bits: int, sentence: str
-) -> None:
-    der = make_identity(tmp_path, "old", days, bits).der.read_bytes()
-    (folder / "allowed" / "read" / "old.der").write_bytes(der)
-    assert sentence in (certificates.refusal(der) or "")
 
 
 @pytest.mark.parametrize("shown", [None, b"", b"\x30\x82\xff\xff", b"-----BEGIN", bytes(9000)])
@@ -280,8 +225,8 @@ def test_the_documented_nodes_are_those_of_the_server() -> None:
     rows = _rows(PLANT.read_text())
     for path, field in node_names().items():
         below = path.removeprefix("VisionSystem.").replace("CAMERA", "NAME")
-        assert rows[field.name if ".LatestResult." in path else below] == [field.kind.name, field.meaning], path
-    assert rows["ResultContent"] == [RESULT_CONTENT.kind.name, RESULT_CONTENT.meaning]
+        assert rows[field.name if ".LatestResult." in path else below][0] == field.kind.name, path
+    assert rows["ResultContent"][0] == "String"
 
 
 def test_the_documented_methods_events_and_errors_are_those_of_the_server() -> None:
@@ -293,10 +238,9 @@ def test_the_documented_methods_events_and_errors_are_those_of_the_server() -> N
             ", ".join(f"{name} {kind.name}{'[]' if is_array else ''}" for name, kind, is_array in arguments) or "none"
         )
 
-    result = [(field.name, field.kind, False) for field in (*RESULT_FIELDS, RESULT_CONTENT)]
-    for name, inputs in INPUTS.items():
-        outputs = OUTPUTS[name]
-        shown = "all fields of a result, Error Int32" if list(outputs[:-1]) == result else described(outputs)
+    for path, (inputs, outputs) in METHODS.items():
+        shown = described(outputs) if len(outputs) < len(RESULT_FIELDS) else "all fields of a result, Error Int32"
+        name = path.rpartition(".")[2]
         assert rows[name][:2] == [described(inputs), shown], name
     for name, fields in EVENT_FIELDS.items():
         shown = "all fields of a result but ResultContent"
@@ -305,7 +249,5 @@ def test_the_documented_methods_events_and_errors_are_those_of_the_server() -> N
         assert rows[name][0] == shown, name
     for error in Error:
         assert str(int(error)) in rows, error
-    for state in VisionState:
-        assert str(int(state)) in rows, state
-    for number in (CONNECTIONS, IDS_AT_MOST, SUBSCRIPTIONS, QUEUED_EVENTS):
+    for number in (CONNECTIONS, SUBSCRIPTIONS, QUEUED_EVENTS):
         assert f"{number:,}" in text or str(number) in text

@@ -1,10 +1,10 @@
 """The nodes of a line in an OPC UA server: variables, methods and events, with names that are the same for every line.
 
-Fields of a result have the names and numbers of OPC 40001-101.
+docs/plant-opcua.md explains each. Fields of a result have the names and numbers of OPC 40001-101.
 
 ns=2;s=VisionSystem
-ns=2;s=VisionSystem.Line.CurrentState                             and so on: the line
-ns=2;s=VisionSystem.ResultManagement.GetLatestResult              and so on: methods
+ns=2;s=VisionSystem.Line.Handshake                                and so on: the line
+ns=2;s=VisionSystem.ResultManagement.GetResultById                and so on: methods
 ns=2;s=VisionSystem.ResultManagement.LatestResult.ResultId        and so on: the newest result
 ns=2;s=VisionSystem.RecipeManagement.PrepareRecipe
 ns=2;s=VisionSystem.Cameras.top.Captured                          and so on: for each camera
@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -47,53 +46,6 @@ class Field(Generic[T]):
     name: str
     kind: ua.VariantType
     of: Callable[[T], Any]
-    meaning: str
-
-
-@dataclass(frozen=True)
-class LineNow:
-    """What the line said last, if anything, and the handshake as of now."""
-
-    status: StatusEvent | None
-    handshake: Handshake
-    is_heard: bool
-
-
-VisionState = IntEnum(
-    "VisionState",
-    {
-        "PREOPERATIONAL": 1,
-        "HALTED": 2,
-        "ERROR": 3,
-        "INITIALIZED": 5,
-        "READY": 6,
-        "SINGLE_EXECUTION": 7,
-        "CONTINUOUS_EXECUTION": 8,
-    },
-)
-"""StateNumbers of VisionStateMachineType and VisionAutomaticModeStateMachineType of OPC 40100-1, version 1.00."""
-
-
-def vision_state(status: StatusEvent | None, handshake: Handshake) -> VisionState:
-    """Return the state of a line; one that is not heard is in error.
-
-    Args:
-        status: the last one that came.
-        handshake: as of now, `NOT_READY` if the line is not heard.
-    """
-    if status is None:
-        return VisionState.ERROR
-    match handshake.state:
-        case "NOT_READY":
-            not_begun = {"starting": VisionState.PREOPERATIONAL, "stopping": VisionState.HALTED}
-            return {**not_begun, "stopped": VisionState.HALTED}.get(handshake.reason or "", VisionState.ERROR)
-        case "BUSY":
-            return VisionState.INITIALIZED
-    states = {camera.state for camera in status.cameras.values()}
-    if "IDLE" not in states:
-        return VisionState.CONTINUOUS_EXECUTION if "LIVE" in states else VisionState.READY
-    in_flight = any(account.in_flight for account in status.ledger.values())
-    return VisionState.SINGLE_EXECUTION if in_flight else VisionState.READY
 
 
 def _result_state(event: VerdictEvent) -> int:
@@ -108,106 +60,52 @@ def _details(event: VerdictEvent) -> str:
 
 
 RESULT_FIELDS: tuple[Field[VerdictEvent], ...] = (
-    Field(
-        "ResultId",
-        String,
-        lambda r: f"{r.journal_id}-{r.seq}",
-        "`JOURNAL_ID-SEQ`: the same whenever the result comes again.",
-    ),
-    Field(
-        "ResultEvaluation",
-        Int32,
-        lambda r: EVALUATIONS[r.verdict],
-        "1 OK (GOOD), 2 NotOK (DEFECT), 3 NotDecidable (NO_VERDICT); 0 Undefined: no result has come yet.",
-    ),
-    Field("IsSimulated", Boolean, lambda r: not r.acting, "True while the line is being commissioned: do not act."),
-    Field("IsPartial", Boolean, lambda _: False, "Always false: a result is whole."),
-    Field(
-        "ResultState",
-        Int32,
-        _result_state,
-        "1 Completed; 3 Aborted: the frame was dropped; 4 Failed: it could not be inspected.",
-    ),
-    Field("ResultEvaluationDetails", String, _details, "Why there is no verdict; else empty."),
-    Field("PartId", String, lambda r: r.part_id or "", "The part, if its trigger named one; else empty."),
-    Field(
-        "CreationTime",
-        DateTime,
-        lambda r: time_at(r.times.captured_at_ns),
-        "When the frame was captured, UTC; 1970-01-01 if unknown after a crash.",
-    ),
-    Field("ExternalRecipeId", String, lambda r: r.product or "", "The product; empty if the line has none."),
-    Field("InternalRecipeId", String, lambda r: r.bundle.digest, "The digest of the bundle."),
-    Field("Camera", String, lambda r: r.camera, "The camera."),
-    Field("FrameNumber", Int64, lambda r: r.frame_number, "The line's number of the frame, per camera and boot."),
-    Field("Frames", UInt32, lambda r: _u32(r.frames), "Number of frames that the result stands for."),
-    Field(
-        "FrameScore",
-        Double,
-        lambda r: float("nan") if r.frame_score is None else r.frame_score,
-        "The highest logit of the frame's tiles; NaN without a verdict.",
-    ),
-    Field("ScoreThreshold", Double, lambda r: r.score_threshold, "The threshold that was applied, logits."),
-    Field("Regions", UInt32, lambda r: _u32(len(r.regions)), "Number of defects."),
+    Field("ResultId", String, lambda r: f"{r.journal_id}-{r.seq}"),
+    Field("ResultEvaluation", Int32, lambda r: EVALUATIONS[r.verdict]),
+    Field("IsSimulated", Boolean, lambda r: not r.acting),
+    Field("IsPartial", Boolean, lambda _: False),
+    Field("ResultState", Int32, _result_state),
+    Field("ResultEvaluationDetails", String, _details),
+    Field("PartId", String, lambda r: r.part_id or ""),
+    Field("CreationTime", DateTime, lambda r: time_at(r.times.captured_at_ns)),
+    Field("ExternalRecipeId", String, lambda r: r.product or ""),
+    Field("InternalRecipeId", String, lambda r: r.bundle.digest),
+    Field("Camera", String, lambda r: r.camera),
+    Field("FrameNumber", Int64, lambda r: r.frame_number),
+    Field("Frames", UInt32, lambda r: _u32(r.frames)),
+    Field("FrameScore", Double, lambda r: float("nan") if r.frame_score is None else r.frame_score),
+    Field("ScoreThreshold", Double, lambda r: r.score_threshold),
+    Field("Regions", UInt32, lambda r: _u32(len(r.regions))),
 )
-RESULT_CONTENT: Field[VerdictEvent] = Field(
-    "ResultContent",
-    String,
-    lambda r: "",
-    "The whole [verdict event](protocol.md#verdict-event) as JSON; empty if it is longer than 65,536 bytes.",
-)
-"""Only methods return it."""
-
-LINE_FIELDS: tuple[Field[LineNow], ...] = (
-    Field(
-        "Handshake",
-        String,
-        lambda h: h.handshake.state,
-        "`READY`, `BUSY`, `DEGRADED` or `NOT_READY` ([protocol.md](protocol.md#handshake)).",
-    ),
-    Field("Reason", String, lambda h: h.handshake.reason or "", "Why it is not READY, one word; else empty."),
-    Field("Detail", String, lambda h: h.handshake.detail or "", "The same as a sentence, for people."),
-    Field(
-        "CurrentState",
-        Int32,
-        lambda h: int(vision_state(h.status, h.handshake)),
-        "State of the machine of OPC 40100-1, [below](#the-state-machine).",
-    ),
+LINE_FIELDS: tuple[Field[Handshake], ...] = (
+    Field("Handshake", String, lambda h: h.state),
+    Field("Reason", String, lambda h: h.reason or ""),
+    Field("Detail", String, lambda h: h.detail or ""),
 )
 """They are known, and Good, even if the line is silent: then they say so."""
 HEARD_FIELDS: tuple[Field[StatusEvent], ...] = (
-    Field(
-        "Heartbeat",
-        UInt32,
-        lambda s: _u32(s.handshake.heartbeat),
-        "Grows at least every other second while the line inspects.",
-    ),
-    Field("Acting", Boolean, lambda s: s.acting, "False while the line is being commissioned."),
-    Field("Product", String, lambda s: s.product or "", "The active product; empty if the line has none."),
-    Field("Bundle", String, lambda s: f"{s.bundle.name} {s.bundle.version}", "The active bundle: name and version."),
-    Field("BootId", String, lambda s: s.boot_id, "Changes with each start of the line."),
+    Field("Heartbeat", UInt32, lambda s: _u32(s.handshake.heartbeat)),
+    Field("Acting", Boolean, lambda s: s.acting),
+    Field("Product", String, lambda s: s.product or ""),
+    Field("Bundle", String, lambda s: f"{s.bundle.name} {s.bundle.version}"),
+    Field("BootId", String, lambda s: s.boot_id),
 )
 CAMERA_FIELDS: tuple[Field[tuple[CameraState, Account]], ...] = (
-    Field("State", String, lambda c: c[0].state, "`OPENING`, `LIVE`, `IDLE`, `DEAD` or `ENDED`."),
-    Field("StateReason", String, lambda c: c[0].reason or "", "Why it is dead, one word; else empty."),
-    Field("Captured", UInt32, lambda c: _u32(c[1].captured), "Frames since the line's start."),
-    Field("Inspected", UInt32, lambda c: _u32(c[1].inspected), "Of these, frames with a verdict."),
-    Field("Dropped", UInt32, lambda c: _u32(sum(c[1].dropped.values())), "Frames that were dropped."),
-    Field("Failed", UInt32, lambda c: _u32(sum(c[1].failed.values())), "Frames that could not be inspected."),
-    Field("InFlight", UInt32, lambda c: _u32(c[1].in_flight), "Frames that are being inspected."),
-    Field("Ledger", String, lambda c: msgspec.json.encode(c[1]).decode(), "The ledger with its reasons, as JSON."),
-    Field("Openings", UInt32, lambda c: _u32(c[0].openings), "Times that it was opened since the line's start."),
-    Field("Counters", String, lambda c: json.dumps(c[0].counters), "Counters of its transport, as JSON."),
+    Field("State", String, lambda c: c[0].state),
+    Field("StateReason", String, lambda c: c[0].reason or ""),
+    Field("Captured", UInt32, lambda c: _u32(c[1].captured)),
+    Field("Inspected", UInt32, lambda c: _u32(c[1].inspected)),
+    Field("Dropped", UInt32, lambda c: _u32(sum(c[1].dropped.values()))),
+    Field("Failed", UInt32, lambda c: _u32(sum(c[1].failed.values()))),
+    Field("InFlight", UInt32, lambda c: _u32(c[1].in_flight)),
+    Field("Ledger", String, lambda c: msgspec.json.encode(c[1]).decode()),
+    Field("Openings", UInt32, lambda c: _u32(c[0].openings)),
+    Field("Counters", String, lambda c: json.dumps(c[0].counters)),
 )
 COUNTER_FIELDS: tuple[Field["Counters"], ...] = (
-    Field("HeldResults", UInt32, lambda c: _u32(c.held), "Results that `GetResultIdListFiltered` finds."),
-    Field(
-        "LostEvents",
-        UInt32,
-        lambda c: _u32(c.lost),
-        "Events of the line that this bridge cannot get any more. A loss of unknown size counts as 1.",
-    ),
-    Field("LastLoss", String, lambda c: c.last_loss, "The last of these losses as a sentence; else empty."),
+    Field("HeldResults", UInt32, lambda c: _u32(c.held)),
+    Field("LostEvents", UInt32, lambda c: _u32(c.lost)),
+    Field("LastLoss", String, lambda c: c.last_loss),
 )
 
 
@@ -238,16 +136,15 @@ LINE, RESULTS, RECIPES, CAMERAS = (
     f"{ROOT}.{name}" for name in ("Line", "ResultManagement", "RecipeManagement", "Cameras")
 )
 LATEST = "LatestResult"
-RESULT_READY, STATE_CHANGED = "ResultReadyEventType", "StateChangedEventType"
+RESULT_READY = "ResultReadyEventType"
 RECIPE_PREPARED, RESULTS_LOST = "RecipePreparedEventType", "ResultsLostEventType"
 EVENT_FIELDS: dict[str, tuple[tuple[str, ua.VariantType], ...]] = {
     RESULT_READY: tuple((field.name, field.kind) for field in RESULT_FIELDS),
-    STATE_CHANGED: (("OldState", Int32), ("NewState", Int32), ("Reason", String)),
     RECIPE_PREPARED: (("ExternalId", String), ("InternalId", String), ("Error", Int32)),
-    RESULTS_LOST: (("LostEvents", ua.VariantType.UInt32),),
+    RESULTS_LOST: (("LostEvents", UInt32),),
 }
 """Fields of the types of events, beside those of BaseEventType."""
-SEVERITIES = {RESULT_READY: 100, STATE_CHANGED: 300, RECIPE_PREPARED: 300, RESULTS_LOST: 800}
+SEVERITIES = {RESULT_READY: 100, RECIPE_PREPARED: 300, RESULTS_LOST: 800}
 GOOD = ua.StatusCode()
 UNCERTAIN = ua.StatusCode(ua.StatusCodes.UncertainLastUsableValue)
 WAITING = ua.StatusCode(ua.StatusCodes.BadWaitingForInitialData)
@@ -300,21 +197,10 @@ class AddressSpace:
     async def add_method(
         self, path: str, function: Method, inputs: Sequence[Argument], outputs: Sequence[Argument]
     ) -> None:
-        """Add a method. Its function gets plain values of the declared types, and returns the outputs in order, or a
-        status code.
-        """
+        """Add a method. Its function gets what the client sent, and returns the outputs in order, or a status code."""
 
         async def call(_: ua.NodeId, *given: ua.Variant) -> Any:
-            if len(given) != len(inputs):
-                few = len(given) < len(inputs)
-                return ua.StatusCode(ua.StatusCodes.BadArgumentsMissing if few else ua.StatusCodes.BadTooManyArguments)
-            values = []
-            for variant, (_name, kind, is_array) in zip(given, inputs, strict=True):
-                value = [] if is_array and variant.Value is None else variant.Value
-                if value != [] and (variant.VariantType != kind or isinstance(value, list) != is_array):
-                    return ua.StatusCode(ua.StatusCodes.BadTypeMismatch)
-                values.append("" if kind == String and value is None else value)
-            returned = await function(*values)
+            returned = await function(*(variant.Value for variant in given))
             if isinstance(returned, ua.StatusCode):
                 return returned
             return [
@@ -325,10 +211,14 @@ class AddressSpace:
         node = self._server.get_node(_node_id(path.rpartition(".")[0]))
         await node.add_method(_node_id(path), _name_in(path), call, _arguments(inputs), _arguments(outputs))
 
-    async def write_line(self, line: LineNow) -> None:
-        """Write what the line said last. If it is silent, its values stay and become uncertain."""
-        await self._set(LINE, values_of(LINE_FIELDS, line))
-        status = line.status if line.is_heard else None
+    async def write_line(self, handshake: Handshake, status: StatusEvent | None) -> None:
+        """Write the state of the line.
+
+        Args:
+            handshake: as of now.
+            status: the last one; None: the line is silent, and its values stay and become uncertain.
+        """
+        await self._set(LINE, values_of(LINE_FIELDS, handshake))
         await self._mark(is_heard=status is not None, is_newest=self._latest_is_newest)
         if status is not None:
             await self._set(LINE, values_of(HEARD_FIELDS, status))

@@ -4,14 +4,13 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from asyncua import ua
-from asyncua.crypto.permission_rules import User
 
 from heatline.edge.bridge.line import (
     VERDICTS,
@@ -25,25 +24,19 @@ from heatline.edge.bridge.line import (
 from heatline.edge.bridge.opcua.address_space import (
     RECIPE_PREPARED,
     RECIPES,
-    RESULT_CONTENT,
     RESULT_FIELDS,
     RESULT_READY,
     RESULTS,
     RESULTS_LOST,
-    STATE_CHANGED,
     AddressSpace,
     Argument,
     Boolean,
     Counters,
     Int32,
-    LineNow,
     Method,
     String,
-    UInt32,
     Values,
-    VisionState,
     values_of,
-    vision_state,
 )
 from heatline.edge.bridge.opcua.server import BridgeServer, Certificates, caller, fingerprint_of
 from heatline.edge.config.bridges import OpcuaConfig
@@ -72,53 +65,31 @@ SELECT_WITHIN_SECONDS = 120.0
 
 Endpoint = tuple[str, ClientKeys | None]
 News = list[Delivered] | EventsLostError
-IDS_AT_MOST = 1000
-"""Results in one call."""
 ANSWER_SECONDS = 0.5
 """A client's call waits so long for the product; its connection, which it may watch, waits with it. An event reports
 what takes longer."""
 LONGEST_PRODUCT = 64
 """Characters of a product's name."""
-ANY_EVALUATION = -1
-
-
-Error = IntEnum(
-    "Error",
-    {
-        "OK": 0,
-        "REFUSED": -1,
-        "NO_REPLY": -2,
-        "NO_COMMANDS": -3,
-        "BUSY": -4,
-        "UNKNOWN_RESULT": -5,
-        "NO_RESULT": -6,
-    },
-)
+Error = IntEnum("Error", {"OK": 0, "REFUSED": -1, "NO_REPLY": -2, "NO_COMMANDS": -3, "BUSY": -4, "UNKNOWN_RESULT": -5})
 """`Error` of a method. As in the specifications, 0 is OK, and an application's own errors are negative."""
 _RESULT: tuple[Argument, ...] = (
-    *((field.name, field.kind, False) for field in (*RESULT_FIELDS, RESULT_CONTENT)),
+    *((field.name, field.kind, False) for field in RESULT_FIELDS),
+    ("ResultContent", String, False),
     ("Error", Int32, False),
 )
-INPUTS: dict[str, tuple[Argument, ...]] = {
-    "GetLatestResult": (),
-    "GetResultById": (("ResultId", String, False),),
-    "GetResultIdListFiltered": (
-        ("Camera", String, False),
-        ("PartId", String, False),
-        ("ResultEvaluation", Int32, False),
-        ("MaxResults", UInt32, False),
+METHODS: dict[str, tuple[Sequence[Argument], Sequence[Argument]]] = {
+    f"{RESULTS}.GetResultById": ((("ResultId", String, False),), _RESULT),
+    f"{RESULTS}.GetResultIdList": ((), (("ResultIdList", String, True), ("Error", Int32, False))),
+    f"{RESULTS}.AcknowledgeResults": (
+        (("ResultIds", String, True),),
+        (("ErrorPerResultId", Int32, True), ("Error", Int32, False)),
     ),
-    "AcknowledgeResults": (("ResultIds", String, True),),
-    "PrepareRecipe": (("ExternalId", String, False),),
+    f"{RECIPES}.PrepareRecipe": (
+        (("ExternalId", String, False),),
+        (("InternalIdOut", String, False), ("IsCompleted", Boolean, False), ("Error", Int32, False)),
+    ),
 }
-OUTPUTS: dict[str, tuple[Argument, ...]] = {
-    "GetLatestResult": _RESULT,
-    "GetResultById": _RESULT,
-    "GetResultIdListFiltered": (("ResultIdList", String, True), ("Error", Int32, False)),
-    "AcknowledgeResults": (("ErrorPerResultId", Int32, True), ("Error", Int32, False)),
-    "PrepareRecipe": (("InternalIdOut", String, False), ("IsCompleted", Boolean, False), ("Error", Int32, False)),
-}
-_NOTHING: list[Any] = [ua.get_default_value(kind) for _, kind, _ in _RESULT[:-1]]
+"""Inputs and outputs."""
 
 
 @dataclass(frozen=True)
@@ -129,14 +100,6 @@ class HeldResult:
     values: Values
     content: str
     """The event as JSON; empty if it is too long to be held."""
-
-
-@dataclass
-class _InHand:
-    event: Delivered
-    done: bool
-    settles: bool
-    """Whether a client has, with this event, also what came before it. A report of a loss has no acknowledgement."""
 
 
 class HeldResults:
@@ -150,38 +113,33 @@ class HeldResults:
     def __init__(self, at_most: int, wait: bool) -> None:
         self._at_most, self._wait = at_most, wait
         self._results: dict[str, HeldResult] = {}
-        self._in_hand: deque[_InHand] = deque()
-        """Events that the line has no acknowledgement of."""
-        self._waiting: dict[str, _InHand] = {}
-        """Those of them that wait for a client."""
+        self._in_hand: deque[tuple[Delivered, HeldResult | None]] = deque()
+        """Events that the line has no acknowledgement of, and their results."""
         self.latest: HeldResult | None = None
         """It can be got even if it is acknowledged."""
         self.done_through: Delivered | None = None
         """Up to this event, none needs room at the line any more. Any thread may read it."""
         self.settled_through: Delivered | None = None
-        """After this event, all come again at the next start. Any thread may read it."""
+        """After this result, all events come again at the next start: a report of a loss has no acknowledgement. Any
+        thread may read it."""
 
     @property
     def is_full(self) -> bool:
         """Whether no more results come before clients have acknowledged some: the latest may not be the line's."""
-        held_bytes = sum(len(each.event.header) for each in self._in_hand)  # the line sends no more beyond a limit
+        held_bytes = sum(len(event.header) for event, _ in self._in_hand)  # the line sends no more beyond a limit
         return self._wait and (len(self._in_hand) >= self._at_most or held_bytes >= BYTES_UNACKNOWLEDGED)
 
-    def __iter__(self) -> Iterator[HeldResult]:
-        return iter(self._results.values())
-
-    def __len__(self) -> int:
-        return len(self._results)
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the results, the oldest first."""
+        return list(self._results)
 
     def add(self, event: Delivered, result: HeldResult | None) -> None:
         """Add the next event of the journal, and its result; None: it has none."""
-        in_hand = _InHand(event, result is None or not self._wait, result is not None or not self._wait)
-        self._in_hand.append(in_hand)
+        self._in_hand.append((event, result))
         if result is not None:
             self._results[result.id] = self.latest = result
-            if self._wait:
-                self._waiting[result.id] = in_hand
-            elif len(self._results) > self._at_most:
+            if not self._wait and len(self._results) > self._at_most:
                 del self._results[next(iter(self._results))]
         self._advance()
 
@@ -193,127 +151,22 @@ class HeldResults:
 
     def acknowledge(self, result_id: str) -> bool:
         """Record that a client has stored a result; return whether it was held. One that waited is held no more."""
-        waited = self._waiting.pop(result_id, None)
-        if waited is None:
-            return result_id in self._results
-        waited.done = True
-        del self._results[result_id]
-        self._advance()
+        if result_id not in self._results:
+            return False
+        if self._wait:
+            del self._results[result_id]
+            self._advance()
         return True
 
     def _advance(self) -> None:
-        while self._in_hand and self._in_hand[0].done:
-            in_hand = self._in_hand.popleft()
-            if in_hand.settles:
-                self.settled_through = in_hand.event
-            self.done_through = in_hand.event
-
-
-class Methods:
-    """The methods of one server.
-
-    Args:
-        may_command: whether a client may acknowledge results and select products.
-        commander: makes a connection to the line's commands; None: it takes none.
-        on_acknowledged: called after results were acknowledged.
-    """
-
-    def __init__(
-        self,
-        space: AddressSpace,
-        held: HeldResults,
-        may_command: Callable[[User | None], bool],
-        commander: Callable[[], Commander] | None,
-        on_acknowledged: Callable[[], Awaitable[None]],
-    ) -> None:
-        self._space, self._held, self._may_command = space, held, may_command
-        self._commander, self._on_acknowledged = commander, on_acknowledged
-        self._preparing: asyncio.Task[list[Any]] | None = None
-        self._refused = RateLimitedLog(logger)
-
-    async def add(self) -> None:
-        """Add the methods to the address space."""
-        functions: dict[str, Method] = {
-            f"{RESULTS}.GetLatestResult": self.get_latest_result,
-            f"{RESULTS}.GetResultById": self.get_result_by_id,
-            f"{RESULTS}.GetResultIdListFiltered": self.get_result_id_list,
-            f"{RESULTS}.AcknowledgeResults": self.acknowledge_results,
-            f"{RECIPES}.PrepareRecipe": self.prepare_recipe,
-        }
-        for path, function in functions.items():
-            name = path.rpartition(".")[2]
-            await self._space.add_method(path, function, INPUTS[name], OUTPUTS[name])
-
-    async def get_latest_result(self) -> list[Any]:
-        """Return the newest result, also if it is acknowledged."""
-        latest = self._held.latest
-        return [*_NOTHING, Error.NO_RESULT] if latest is None else _outputs(latest)
-
-    async def get_result_by_id(self, result_id: str) -> list[Any]:
-        """Return a result that is held."""
-        found = self._held.find(result_id)
-        return [*_NOTHING, Error.UNKNOWN_RESULT] if found is None else _outputs(found)
-
-    async def get_result_id_list(self, camera: str, part_id: str, evaluation: int, at_most: int) -> list[Any]:
-        """Return the ids of held results, the oldest first. An empty text, -1 and 0 match everything."""
-        found: list[str] = []
-        for each in self._held:
-            fits = camera in ("", each.values["Camera"]) and part_id in ("", each.values["PartId"])
-            if fits and evaluation in (ANY_EVALUATION, each.values["ResultEvaluation"]):
-                found.append(each.id)
-        return [found[: at_most or None], Error.OK]
-
-    async def acknowledge_results(self, ids: Sequence[str]) -> Any:
-        """Acknowledge results that the client has stored."""
-        if not self._is_allowed("AcknowledgeResults"):
-            return ua.StatusCode(ua.StatusCodes.BadUserAccessDenied)
-        if len(ids) > IDS_AT_MOST:
-            return ua.StatusCode(ua.StatusCodes.BadTooManyOperations)
-        errors = [Error.OK if self._held.acknowledge(each) else Error.UNKNOWN_RESULT for each in ids]
-        await self._on_acknowledged()
-        return [errors, Error.UNKNOWN_RESULT] if any(errors) else [[], Error.OK]
-
-    async def prepare_recipe(self, product: str) -> Any:
-        """Select a product. What takes longer than a client waits goes on, and an event reports its end."""
-        if not self._is_allowed("PrepareRecipe"):
-            return ua.StatusCode(ua.StatusCodes.BadUserAccessDenied)
-        if self._commander is None:
-            return ["", True, Error.NO_COMMANDS]
-        if not 0 < len(product) <= LONGEST_PRODUCT:  # neither sent, logged nor told to the other clients
-            return ["", True, Error.REFUSED]
-        if self._preparing is not None and not self._preparing.done():
-            return ["", True, Error.BUSY]
-        self._preparing = asyncio.create_task(self._prepare(product, self._commander))
-        await asyncio.wait({self._preparing}, timeout=ANSWER_SECONDS)
-        return self._preparing.result() if self._preparing.done() else ["", False, Error.OK]
-
-    async def _prepare(self, product: str, commander: Callable[[], Commander]) -> list[Any]:
-        """Select a product, and return the outputs of the method."""
-
-        def select() -> tuple[str, Error, str]:
-            try:
-                with commander() as line:
-                    return line.select(product).bundle.digest, Error.OK, f"product {product} is active"
-            except HeatlineError as error:
-                return "", Error.REFUSED if isinstance(error, CommandRefusedError) else Error.NO_REPLY, str(error)
-
-        bundle, error, detail = await in_thread("opcua select", select)
-        logger.info("product %s: %s", on_one_line(product), detail)
-        values = {"ExternalId": product, "InternalId": bundle, "Error": error}
-        await self._space.emit(RECIPE_PREPARED, values, detail)
-        return [bundle, True, error]
-
-    def _is_allowed(self, method: str) -> bool:
-        client = caller.get()
-        if self._may_command(client):
-            return True
-        name = "without a certificate" if client is None else client.name
-        self._refused.error("refused %s of a client that may only read: %s", method, name)
-        return False
-
-
-def _outputs(result: HeldResult) -> list[Any]:
-    return [*result.values.values(), result.content, Error.OK]
+        while self._in_hand:
+            event, result = self._in_hand[0]
+            if self._wait and result is not None and result.id in self._results:
+                return
+            self._in_hand.popleft()
+            self.done_through = event
+            if result is not None:
+                self.settled_through = event
 
 
 class Bridge:
@@ -342,8 +195,8 @@ class Bridge:
         self._space = AddressSpace(self._server, cameras)
         self._held = HeldResults(config.hold, wait=config.acknowledge == "client")
         self._counters = Counters()
-        self._losses = RateLimitedLog(logger)
-        self._before: VisionState | None = None
+        self._losses, self._refused = RateLimitedLog(logger), RateLimitedLog(logger)
+        self._preparing: asyncio.Task[list[Any]] | None = None
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()
 
@@ -359,9 +212,7 @@ class Bridge:
         """
         await self._server.prepare()
         await self._space.build()
-        commands = self._commands
-        commander = None if commands is None else lambda: Commander(commands[0], SELECT_WITHIN_SECONDS, commands[1])
-        await Methods(self._space, self._held, self._server.clients.may_command, commander, self._count).add()
+        await self._add_methods()
         await self._count()
         async with self._server:
             with LineState(*self._events) as line:
@@ -402,13 +253,7 @@ class Bridge:
 
     async def _refresh(self, line: LineState) -> None:
         """Write the line's state, and disconnect clients that are not allowed any more."""
-        now = LineNow(line.status, line.handshake(), line.is_heard)
-        await self._space.write_line(now)
-        state, before = vision_state(now.status, now.handshake), self._before
-        if before is not None and before != state:
-            values = {"OldState": int(before), "NewState": int(state), "Reason": now.handshake.reason or ""}
-            await self._space.emit(STATE_CHANGED, values, now.handshake.detail or now.handshake.state)
-        self._before = state
+        await self._space.write_line(line.handshake(), line.status if line.is_heard else None)
         self._server.disconnect_revoked()
 
     async def _take(self, news: News) -> None:
@@ -459,8 +304,78 @@ class Bridge:
         await self._space.emit(RESULTS_LOST, {"LostEvents": self._counters.lost}, sentence)
 
     async def _count(self) -> None:
-        self._counters.held = len(self._held)
+        self._counters.held = len(self._held.ids)
         await self._space.write_counters(self._counters, latest_is_newest=not self._held.is_full)
+
+    # Methods.
+
+    async def _add_methods(self) -> None:
+        """Add the methods to the address space."""
+        functions: tuple[Method, ...] = (
+            self._get_result_by_id,
+            self._get_result_id_list,
+            self._acknowledge_results,
+            self._prepare_recipe,
+        )
+        for (path, arguments), function in zip(METHODS.items(), functions, strict=True):
+            await self._space.add_method(path, function, *arguments)
+
+    async def _get_result_by_id(self, result_id: str) -> list[Any]:
+        """Return a result that is held, or the newest one."""
+        found = self._held.find(result_id)
+        if found is None:
+            return [*(ua.get_default_value(kind) for _, kind, _ in _RESULT[:-1]), Error.UNKNOWN_RESULT]
+        return [*found.values.values(), found.content, Error.OK]
+
+    async def _get_result_id_list(self) -> list[Any]:
+        """Return the ids of held results, the oldest first."""
+        return [self._held.ids, Error.OK]
+
+    async def _acknowledge_results(self, ids: Sequence[str] | None) -> Any:
+        """Acknowledge results that the client has stored."""
+        if not self._is_allowed("AcknowledgeResults"):
+            return ua.StatusCode(ua.StatusCodes.BadUserAccessDenied)
+        errors = [Error.OK if self._held.acknowledge(each) else Error.UNKNOWN_RESULT for each in ids or ()]
+        await self._count()
+        return [errors, Error.UNKNOWN_RESULT] if any(errors) else [[], Error.OK]
+
+    async def _prepare_recipe(self, product: str) -> Any:
+        """Select a product. What takes longer than a client waits goes on, and an event reports its end."""
+        if not self._is_allowed("PrepareRecipe"):
+            return ua.StatusCode(ua.StatusCodes.BadUserAccessDenied)
+        if self._commands is None:
+            return ["", True, Error.NO_COMMANDS]
+        if not 0 < len(product) <= LONGEST_PRODUCT:  # neither sent, logged nor told to the other clients
+            return ["", True, Error.REFUSED]
+        if self._preparing is not None and not self._preparing.done():
+            return ["", True, Error.BUSY]
+        self._preparing = asyncio.create_task(self._prepare(product, self._commands))
+        await asyncio.wait({self._preparing}, timeout=ANSWER_SECONDS)
+        return self._preparing.result() if self._preparing.done() else ["", False, Error.OK]
+
+    async def _prepare(self, product: str, at_line: Endpoint) -> list[Any]:
+        """Select a product, and return the outputs of the method."""
+
+        def select() -> tuple[str, Error, str]:
+            try:
+                with Commander(at_line[0], SELECT_WITHIN_SECONDS, at_line[1]) as line:
+                    return line.select(product).bundle.digest, Error.OK, f"product {product} is active"
+            except HeatlineError as error:
+                return "", Error.REFUSED if isinstance(error, CommandRefusedError) else Error.NO_REPLY, str(error)
+
+        bundle, error, detail = await in_thread("opcua select", select)
+        logger.info("product %s: %s", on_one_line(product), detail)
+        values = {"ExternalId": product, "InternalId": bundle, "Error": error}
+        await self._space.emit(RECIPE_PREPARED, values, detail)
+        return [bundle, True, error]
+
+    def _is_allowed(self, method: str) -> bool:
+        client = caller.get()
+        if self._server.clients.may_command(client):
+            return True
+        name = "without a certificate" if client is None else client.name
+        self._refused.error("refused %s of a client that may only read: %s", method, name)
+        return False
 
 
 def run_bridge(line: str, key_files: KeyFiles, announce: Callable[[str], None]) -> None:

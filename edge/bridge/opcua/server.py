@@ -23,7 +23,7 @@ from asyncua import Server, ua
 from asyncua.common.connection import TransportLimits
 from asyncua.crypto import uacrypto
 from asyncua.crypto.cert_gen import dump_private_key_as_pem, generate_private_key, generate_self_signed_app_certificate
-from asyncua.crypto.permission_rules import PermissionRuleset, User, UserRole
+from asyncua.crypto.permission_rules import SimpleRoleRuleset, User, UserRole
 from asyncua.crypto.security_policies import SecurityPolicyFactory, SecurityPolicyNone
 from asyncua.server.internal_server import InternalServer
 from asyncua.server.internal_session import InternalSession
@@ -51,7 +51,6 @@ VALID_DAYS = 3650
 LARGEST_BYTES = 8192
 REJECTED_AT_MOST = 20
 """Number of rejected certificates that are stored; the oldest are deleted."""
-SMALLEST_KEY_BITS = 2048
 CONNECTIONS = 64
 SESSION_WITHIN_SECONDS = 10.0
 """A client that has not opened a session by then is disconnected."""
@@ -59,30 +58,7 @@ CHUNK_BYTES, MESSAGE_BYTES = 65535, 1 << 20
 SUBSCRIPTIONS = 40
 QUEUED_EVENTS = 1000
 """Per monitored item; the oldest are dropped."""
-PERMITTED = frozenset(
-    ua.NodeId(getattr(ua.ObjectIds, f"{name}Request_Encoding_DefaultBinary"))
-    for name in (
-        "Read",
-        "Browse",
-        "TranslateBrowsePathsToNodeIds",
-        "RegisterNodes",
-        "UnregisterNodes",
-        "CreateSubscription",
-        "ModifySubscription",
-        "DeleteSubscriptions",
-        "SetPublishingMode",
-        "CreateMonitoredItems",
-        "ModifyMonitoredItems",
-        "DeleteMonitoredItems",
-        "SetMonitoringMode",
-        "Publish",
-        "Republish",
-        "Call",
-        "CloseSecureChannel",
-    )
-)
-"""Requests that a client with a session may send. No client can write: it calls methods instead."""
-
+WRITE = ua.NodeId(ua.ObjectIds.WriteRequest_Encoding_DefaultBinary)
 _NOBODY = User(UserRole.Anonymous)
 caller: ContextVar[User | None] = ContextVar("caller", default=None)
 """The client whose request is executed. Its name is the fingerprint of its certificate; None: it has none."""
@@ -139,26 +115,16 @@ class Certificates:
             return f"it showed no certificate of at most {LARGEST_BYTES} bytes"
         try:
             certificate = uacrypto.x509_from_der(der)  # of a chain, the first
-            key, until = certificate.public_key(), certificate.not_valid_after_utc
-            since = certificate.not_valid_before_utc
         except Exception:  # the parser raises exceptions of many kinds, all for what an untrusted client sent
             return "it showed a certificate that cannot be read"
         fingerprint = fingerprint_of(certificate)
-        named = f"its certificate {_name_of(certificate)!r} (sha256 {fingerprint})"
-        if self.role_of(fingerprint) is None:
-            file = self._store_rejected(certificate, fingerprint)
-            return (
-                f"{named} is not allowed; if the fingerprint is the client's, move {file} to "
-                f"{self._folder / 'allowed' / 'read'} or {self._folder / 'allowed' / 'command'}"
-            )
-        if not since <= datetime.now(UTC) <= until:
-            return (
-                f"{named} is valid from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC; check both "
-                "clocks, or make a new one at the client"
-            )
-        if not isinstance(key, rsa.RSAPublicKey) or key.key_size < SMALLEST_KEY_BITS:
-            return f"{named} has no RSA key of at least {SMALLEST_KEY_BITS} bits; make a new one"
-        return None
+        if self.role_of(fingerprint) is not None:
+            return None
+        file, allowed = self._store_rejected(certificate, fingerprint), self._folder / "allowed"
+        return (
+            f"its certificate {_name_of(certificate)!r} (sha256 {fingerprint}) is not allowed; if the fingerprint is "
+            f"the client's, move {file} to {allowed / 'read'} or {allowed / 'command'}"
+        )
 
     def _store_rejected(self, certificate: x509.Certificate, fingerprint: str) -> Path:
         folder = self._folder / "rejected"
@@ -214,12 +180,12 @@ def _name_of(certificate: x509.Certificate) -> str:
     return on_one_line(certificate.subject.rfc4514_string()).removeprefix("CN=")[:64]
 
 
-class Permissions(PermissionRuleset):
-    """Permits what `PERMITTED` names, and remembers who asks: asyncua does not tell methods."""
+class Permissions(SimpleRoleRuleset):
+    """asyncua's, without writing: clients call methods instead. Remembers who asks: asyncua does not tell methods."""
 
     def check_validity(self, user: User, action_type: ua.NodeId, body: object) -> bool:
         caller.set(user)
-        return action_type in PERMITTED
+        return action_type != WRITE and bool(super().check_validity(user, action_type, body))
 
 
 class Clients(UserManager):
