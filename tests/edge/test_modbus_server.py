@@ -14,6 +14,7 @@ from heatline.edge.errors import DeliveryError
 from tests.edge.followed_line import WITHIN_SECONDS
 from tests.edge.modbus_plc import Plc, Served, served
 from tests.edge.secured import free_port
+from tests.test_docs import read
 
 READ_LINE = (4, LINE.address, LINE.end - LINE.address)
 OTHER_PROTOCOL = struct.pack(">HHHBBHH", 1, 7, 6, 1, *READ_LINE)
@@ -191,6 +192,8 @@ def test_a_client_that_does_not_read_its_replies_is_disconnected(
 
 
 def test_a_new_connection_takes_the_place_of_the_oldest_of_its_address(address: str) -> None:
+    """So who attacks from a client's own address ends it, which the document names as a limit."""
+    assert "**whoever connects from a client's address can disconnect that client**" in read("docs/security.md")
     with served(address, max_connections=3) as server, contextlib.ExitStack() as open_:
         clients = [open_.enter_context(connected(server.port)) for _ in range(3)]
         for client in (*clients, clients[0]):
