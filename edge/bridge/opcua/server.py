@@ -98,7 +98,7 @@ class Certificates:
     def role_of(self, fingerprint: str) -> Role | None:
         """Return the highest role of the certificate with that fingerprint; None: it is not allowed.
 
-        A file or folder that others can write allows nobody, and is logged.
+        A file that is no certificate allows nobody, and is logged.
         """
         found: Role | None = None
         for role in ROLES:
