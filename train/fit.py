@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from heatline.edge.errors import ConfigError, Interrupted
 from heatline.edge.util.text import utf8_safe
 from heatline.train.config import DenseRecipeConfig, TrainConfig
-from heatline.train.dense.report import write_run_report
 from heatline.train.dense.train import train_dense
 from heatline.train.evaluation.result import lacks_report
+from heatline.train.evaluation.run_report import write_run_report
 from heatline.train.run import RunFolder, load_run
 
 if TYPE_CHECKING:

@@ -342,7 +342,7 @@ def _copy_figures(evaluations: dict[str, Path], tables: Path, results: Path) -> 
     for name, folder in evaluations.items():
         evaluation = read_evaluation(folder)
         subject = msgspec.structs.replace(evaluation.subject, path=name)
-        plain = msgspec.structs.replace(evaluation, subject=subject, gallery=[])
+        plain = msgspec.structs.replace(evaluation, subject=subject)
         contents[results / f"{name}.json"] = msgspec.json.format(encode_json(plain)) + b"\n"
     for file, content in contents.items():
         make_folder(file.parent, "--results")

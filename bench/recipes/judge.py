@@ -20,8 +20,15 @@ from heatline.edge.calibration.thresholds import (
 from heatline.edge.geometry import Stitcher
 from heatline.edge.geometry.regions import found_cells
 from heatline.edge.geometry.stitching import HEATMAP_CELL_PX
-from heatline.train.evaluation.figures import auroc, average_precision
-from heatline.train.evaluation.scoring import GATE_LOGIT, PixelCounts, enlarged, peak_distance_px, study_mask
+from heatline.train.evaluation.scoring import (
+    GATE_LOGIT,
+    count_pixels,
+    enlarged,
+    peak_distance_px,
+    pixel_rates,
+    study_mask,
+)
+from heatline.train.metrics import auroc, average_precision
 from heatline.train.validation_frames import smoothing_px
 
 REJECTED = 0.05
@@ -213,13 +220,14 @@ def pixel_average_precision(cells: Iterable[tuple[Floats, Counts, Counts]]) -> f
 
 
 def _study_f1(truth: Truth, answers: Answers, rows: NDArray[np.int64]) -> float | None:
-    counts = PixelCounts()
+    counts = np.zeros(4, np.int64)
     for row in rows:
         if answers.logit[row] > GATE_LOGIT or not truth.is_clean[row]:
             inside = np.s_[: truth.inside_hw(row)[0], : truth.inside_hw(row)[1]]
             found = study_mask(_map(answers, row), float(answers.logit[row]), truth.rule.tile_px)
-            counts += PixelCounts.of(found[inside], truth.mask(row)[inside])
-    return counts.f1 if counts.true_positive + counts.false_negative else None
+            counts += count_pixels(found[inside], truth.mask(row)[inside])
+    hit, _, missed, _ = counts
+    return pixel_rates(counts)["f1"] if hit + missed else None
 
 
 def _map(answers: Answers, row: int) -> Floats:

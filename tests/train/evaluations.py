@@ -9,18 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from heatline.edge.bundle import Calibration
-from heatline.train.evaluation.figures import Columns, Figures, FrameFigures, RuleFigures, TileFigures
-from heatline.train.evaluation.result import (
-    Evaluation,
-    EvaluationSubject,
-    FrameAnswer,
-    GalleryItem,
-    TruthEvaluation,
-    write_evaluation,
-)
-from heatline.train.evaluation.sweep import SweepFigures
-
-FUSIONS, RATIOS = ["min", "mean", "max"], [0.0, 0.2, 0.6, 0.8, 0.9]
+from heatline.train.evaluation.figures import Columns, Figures
+from heatline.train.evaluation.result import Evaluation, EvaluationSubject, FrameAnswer, write_evaluation
+from heatline.train.models.vit import FUSIONS
 
 
 def columns(of: np.dtype[np.void], group: Sequence[int] | np.ndarray, **values: ArrayLike) -> Columns:
@@ -31,32 +22,28 @@ def columns(of: np.dtype[np.void], group: Sequence[int] | np.ndarray, **values: 
     return rows
 
 
-def rule_figures(precision: float = 0.5, recall: float = 0.5, **known: Any) -> RuleFigures:
+def rule_figures(name: str, precision: float = 0.5, recall: float = 0.5) -> Figures:
     f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-    values: dict[str, Any] = {
-        "true_positive_px": 100, "false_positive_px": 50, "false_negative_px": 50, "true_negative_px": 9800,
-        "precision": precision, "recall": recall, "f1": f1, "jaccard": f1 / (2 - f1), "accuracy": 0.99,
-        "pointing_gated": 0.6, "classification_accuracy": 0.95,
+    values = {"precision": precision, "recall": recall, "f1": f1, "jaccard": f1 / (2 - f1), "accuracy": 0.99}
+    return {f"{name}.{field}": value for field, value in values.items()}
+
+
+def made_figures(family: str = "cnn", seed: int = 0, **known: float | None) -> Figures:
+    """Return figures by dotted name; of `known`, the first `__` is the dot."""
+    figures: Figures = {
+        "tile.tiles": 1200, "tile.defective": 90, "tile.average_precision": 0.8, "tile.auroc": 0.95,
+        "tile.accuracy": 0.95, "study.pointing": 0.7, "study.pointing_gated": 0.6,
+        "frame.frames": 30, "frame.unplaced": 0, "frame.defects": 60, "frame.defects_hit": 50,
+        "frame.hit_rate": 50 / 60, "frame.false_regions": 6, "frame.false_regions_per_frame": 0.2,
+        "frame.defective_frames": 20, "frame.escaped_frames": 2, "frame.escape_rate": 0.1, "frame.good_frames": 10,
+        "frame.rejected_frames": 1, "frame.false_reject_rate": 0.1, "frame.average_precision": 0.97,
+        "frame.auroc": 0.96, **rule_figures("study"), **rule_figures("line", 0.7, 0.6),
     }  # fmt: skip
-    return RuleFigures(**(values | known))
-
-
-def tile_figures(**known: Any) -> TileFigures:
-    values: dict[str, Any] = {
-        "tiles": 1200, "defective": 90, "majority_share": 0.925, "average_precision": 0.8, "auroc": 0.95,
-        "pointing": 0.7, "pointing_within_cell": 0.9, "weighting": 0.4,
-    }  # fmt: skip
-    return TileFigures(**(values | known))
-
-
-def frame_figures(**known: Any) -> FrameFigures:
-    values: dict[str, Any] = {
-        "frames": 30, "unplaced": 0, "defects": 60, "defects_hit": 50, "defects_missed": 10, "hit_rate": 50 / 60,
-        "false_regions": 6,
-        "false_regions_per_frame": 0.2, "defective_frames": 20, "escaped_frames": 2, "escape_rate": 0.1,
-        "good_frames": 10, "rejected_frames": 1, "false_reject_rate": 0.1, "average_precision": 0.97, "auroc": 0.96,
-    }  # fmt: skip
-    return FrameFigures(**(values | known))
+    rng = np.random.default_rng(seed)
+    for fusion in FUSIONS if family == "vit" else ():
+        names = ("precision", "recall", "f1", "jaccard", "accuracy", "pointing", "pointing_gated")
+        figures |= {f"{fusion}.{name}": float(rng.random()) for name in names}
+    return figures | {name.replace("__", "."): value for name, value in known.items()}
 
 
 def subject(name: str = "run", model: str = "efficientnetv2_s_d", **known: Any) -> EvaluationSubject:
@@ -70,45 +57,24 @@ def subject(name: str = "run", model: str = "efficientnetv2_s_d", **known: Any) 
     return EvaluationSubject(**(values | known))
 
 
-def sweep_figures(seed: int = 0) -> SweepFigures:
-    rng = np.random.default_rng(seed)
-    names = ("precision", "recall", "f1", "jaccard", "accuracy", "pointing", "pointing_gated", "weighting")
-    return SweepFigures(FUSIONS, RATIOS, **{name: rng.random((3, len(RATIOS))).round(4).tolist() for name in names})
-
-
 def evaluation(
     about: EvaluationSubject,
-    tile: TileFigures | None = None,
-    study: RuleFigures | None = None,
-    line: RuleFigures | None = None,
-    frame: FrameFigures | None = None,
-    truths: tuple[str, ...] = ("masks",),
+    figures: Figures | None = None,
     intervals: dict[str, tuple[float, float]] | None = None,
-    gallery: list[GalleryItem] | None = None,
     frames: list[FrameAnswer] | None = None,
     seed: int = 0,
     **known: Any,
 ) -> Evaluation:
-    figures = Figures(
-        tile or tile_figures(), study or rule_figures(), line or rule_figures(0.7, 0.6), frame or frame_figures()
-    )
-    results = [
-        TruthEvaluation(
-            truth=truth,
-            figures=figures,
-            intervals=intervals or {},
-            intervals_are="no intervals: a bootstrap needs at least 10 groups, and there are 2",
-            sweep=sweep_figures(seed) if about.family == "vit" else None,
-        )
-        for truth in truths
-    ]
-    calibration = Calibration(0.7, 5.5, -6.0, 0.05, 36, "good frames of the validation groups")
     values: dict[str, Any] = {
+        "truth": "masks",
+        "calibration": Calibration(0.7, 5.5, -6.0, 0.05, 36, "good frames of the validation groups"),
+        "figures": made_figures(about.family, seed) if figures is None else figures,
+        "intervals": intervals or {},
+        "intervals_are": "no intervals: a bootstrap needs at least 10 groups, and there are 2",
         "frames": answers(seed, groups=about.groups) if frames is None else frames,
-        "gallery": gallery or [],
         "rests_on": "the test groups (2 groups, 60 frames)",
     }
-    return Evaluation(about, calibration, results, **(values | known))
+    return Evaluation(about, **(values | known))
 
 
 def answers(seed: int = 0, defective: int = 20, good: int = 40, groups: Sequence[str] = ()) -> list[FrameAnswer]:
@@ -129,11 +95,11 @@ def answers(seed: int = 0, defective: int = 20, good: int = 40, groups: Sequence
     ]
 
 
-def gallery(frames: int = 3) -> list[GalleryItem]:
-    """Return frames of each kind; their files are not written."""
+def pictured(frames: int = 3) -> list[FrameAnswer]:
+    """Return frames of each label with a picture; their files are not written."""
     return [
-        GalleryItem(kind, f"{kind}-{at}.png", f"board-{at:02}.jpg", 3.5 - 2 * at, "frame; heatmap")  # type: ignore[arg-type]
-        for kind in ("escaped", "rejected")
+        FrameAnswer(f"board-{at:02}.jpg", None, is_bad, 3.5 - 2 * at, picture=f"{is_bad}-{at}.png")
+        for is_bad in (True, False)
         for at in range(frames)
     ]
 
@@ -143,6 +109,7 @@ def write(made: Evaluation, folder: Path, with_pictures: bool = True) -> Path:
     folder.mkdir(parents=True)
     write_evaluation(made, folder)
     if with_pictures:
-        for item in made.gallery:
-            cv2.imwrite(str(folder / item.file), np.full((8, 24, 3), 90, np.uint8))
+        for frame in made.frames:
+            if frame.picture is not None:
+                cv2.imwrite(str(folder / frame.picture), np.full((8, 24, 3), 90, np.uint8))
     return folder

@@ -34,6 +34,7 @@ from heatline.train.dense.samples import Sampler
 from heatline.train.dense.tiles import OutOfFold
 from heatline.train.evaluation.evaluate import EvaluationOptions, select_pictures
 from heatline.train.evaluation.evaluated import prepare_run
+from heatline.train.evaluation.gallery import GAP_PX
 from heatline.train.evaluation.result import read_evaluation
 from heatline.train.fit import fit
 from heatline.train.frames import FrameStore, TileRule, grid_tiles
@@ -170,15 +171,12 @@ def test_a_training_says_which_classes_pass_and_counts_by_thresholds_of_the_othe
     assert evaluation.warnings[0] == shown["escapes"]
 
     # The report and the command name the same figures.
-    figures = evaluation.truths[0].figures
-    assert figures.tile is not None
-    assert figures.tile.average_precision is not None
-    assert shown["tile AP"] == f"{figures.tile.average_precision:.3f}"
-    assert shown["picture AUROC"] == f"{figures.frame.auroc:.3f}"
-    assert shown["missed"].startswith(f"{figures.frame.escaped_frames} of 8 ")
-    assert shown["rejected good pictures"].startswith(
-        f"{figures.frame.rejected_frames} of 4, each judged by a threshold"
-    )
+    figures = evaluation.figures
+    assert shown["tile AP"] == f"{figures['tile.average_precision']:.3f}"
+    assert shown["picture AUROC"] == f"{figures['frame.auroc']:.3f}"
+    assert shown["missed"].startswith(f"{figures['frame.escaped_frames']} of 8 ")
+    judged = f"{figures['frame.rejected_frames']} of 4, each judged by a threshold"
+    assert shown["rejected good pictures"].startswith(judged)
 
     # Each picture is judged by a threshold from the other folds.
     fold_of = dict(
@@ -191,7 +189,7 @@ def test_a_training_says_which_classes_pass_and_counts_by_thresholds_of_the_othe
         expected, _ = score_threshold([score for score, _ in good], 0.01, lowest, [group for _, group in good])
         assert frame.threshold == pytest.approx(expected)
     rejected = sum(frame.score >= (frame.threshold or 0) for frame in evaluation.frames if not frame.defective)
-    assert evaluation.calibration.held_out_rejected == figures.frame.rejected_frames == rejected
+    assert evaluation.calibration.held_out_rejected == figures["frame.rejected_frames"] == rejected
 
     # The bundle and its line's page tell the same.
     calibration = open_bundle(export(run, tmp_path / "bundle")).manifest.calibration
@@ -496,7 +494,9 @@ def test_the_report_of_a_training_shows_its_reference_and_what_it_gained(compare
     assert f"at most {found.alignment.highest_shift_px:.1f} px" in section
     assert f"{found.without['val_ap']:.3f}" in section
     assert f"{found.compared['val_ap']:.3f}" in section
-    assert "frame with its true defects; its reference; its heatmap" in page
+    height, width, _ = load_run(compared[0].folder).data.images[0].pixels().shape
+    shapes = {cv2.imread(str(file)).shape for file in (compared[0].report / "pictures").iterdir()}  # type: ignore[union-attr]
+    assert shapes == {(height, 3 * width + 2 * GAP_PX, 3)}, "the frame, its reference and its heatmap"
 
 
 def test_frames_that_cannot_be_aligned_are_named_have_no_verdict_and_set_no_threshold(

@@ -14,11 +14,12 @@ from heatline.edge.bundle.manifest import Plausible
 from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.errors import InputError
 from heatline.edge.images import digest_picture
-from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model, unique_names
+from heatline.train.commands.evaluate import _unique_names as unique_names
+from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model
 from heatline.train.evaluation.result import read_evaluation
 from tests.command import complaint, heatline
 from tests.small_bundle import dark_square, white_frame
-from tests.train.placed_squares import PLACES, grouped, many_groups, reported, run, with_training_groups
+from tests.train.placed_squares import grouped, many_groups, reported, run, with_training_groups
 
 
 def test_a_part_selects_the_groups_that_the_bundle_names(
@@ -30,14 +31,12 @@ def test_a_part_selects_the_groups_that_the_bundle_names(
     test, by_default = reported(*arguments, "--part", "test"), reported(*arguments)
     assert test == by_default
     assert (test["subject"]["part"], test["subject"]["groups"], test["subject"]["pictures"]) == ("test", ["b"], 2)
-    assert test["truths"] == reported(*arguments, "--groups", " b ")["truths"]
-    assert test["truths"][0]["figures"]["frame"]["defective_frames"] == 2
+    assert test["figures"]["frame.defective_frames"] == 2
     assert reported(*arguments, "--part", "all")["subject"]["pictures"] == 6
     chosen = run(*arguments, "--part", "train", "--json").stderr
     assert chosen == f"opening {trained.path}\n", "no warning, as they were chosen explicitly"
     warning = run(*arguments, "--part", "all").stderr
-    assert f"{trained.path} was trained on the groups of at least 2 of the 6 pictures: leave them out" in warning
-    assert reported(*arguments, "--pattern", "^(.)", "--part", "test") == test
+    assert f"{trained.path} was trained on the groups of at least 2 of the 6 pictures: name other pictures" in warning
     monkeypatch.chdir(data)
     assert reported(trained.path, "--data", ".")["subject"]["part"] == "test"  # the folder's name is resolved
     other = with_training_groups(tmp_path / "other", bundle, None, train=["a"], val=["c"], test=["b"])
@@ -49,12 +48,8 @@ def test_a_part_selects_the_groups_that_the_bundle_names(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--part", "test", "--groups", "a"], "--groups and --part both select groups"),
-        (["--pattern", "(.)", "--group", "group"], "--group and --pattern both name the source of groups"),
-        (["--part", "val"], "names no groups as val; name groups with --groups, or choose --part all"),
-        (["--part", "test", "--pattern", "(x?.)$"], "'b' is missing; groups were read from what '(x?.)$' finds"),
-        (["--groups", "a,z"], "has no picture of the group 'z'; it has a, b, c"),
-        (["--group", "board"], "column 'board' of labels.csv"),
+        (["--part", "val"], "names no groups as val; choose --part all"),
+        (["--part", "test"], "'z' is missing; groups were read from "),
         (["--truth", "boxes"], "has no truth 'boxes'; it has masks, labels"),
     ],
 )
@@ -85,11 +80,12 @@ def test_a_wrong_model_or_folder_is_refused_in_one_sentence(tmp_path: Path, bund
 def test_rates_of_ten_groups_or_more_have_intervals(tmp_path: Path, bundle: Bundle) -> None:
     arguments = (bundle.path, "--data", many_groups(tmp_path / "data"))
     evaluation = reported(*arguments)
-    (found,) = evaluation["truths"]
-    low, high = found["intervals"]["frame.escape_rate"]
-    assert 0 <= low < found["figures"]["frame"]["escape_rate"] == 2 / 8 < high <= 0.7
-    assert found["intervals"].keys() >= {"tile.average_precision", "study.f1", "line.recall"}
-    assert "frame.false_reject_rate" not in found["intervals"], "none of four good frames is rejected in any resample"
+    low, high = evaluation["intervals"]["frame.escape_rate"]
+    assert 0 <= low < evaluation["figures"]["frame.escape_rate"] == 2 / 8 < high <= 0.7
+    assert evaluation["intervals"].keys() >= {"tile.average_precision", "study.f1", "line.recall"}
+    assert "frame.false_reject_rate" not in evaluation["intervals"], (
+        "none of four good frames is rejected in any resample"
+    )
     printed = run(*arguments)
     assert f"missed defective frames  2 of 8: 0.2500  [{low:.4f}, {high:.4f}]" in printed.stdout
     assert "rejected good frames     0 of 4: 0.0000\n" in printed.stdout
@@ -108,9 +104,8 @@ def test_every_frame_is_stored_with_its_name_and_the_lines_answer(tmp_path: Path
     assert [frame.defective for frame in frames] == [True, False, True, True, False, False]
     assert [frame.defects for frame in frames] == [1, 0, 1, 1, 0, 0]
     assert [frame.score >= threshold for frame in frames] == [frame.defective for frame in frames]
-    of = evaluation.truths[0].figures.frame
-    assert sum(frame.hit or 0 for frame in frames) == of.defects_hit
-    assert sum(frame.false_regions or 0 for frame in frames) == of.false_regions
+    assert sum(frame.hit or 0 for frame in frames) == evaluation.figures["frame.defects_hit"]
+    assert sum(frame.false_regions or 0 for frame in frames) == evaluation.figures["frame.false_regions"]
     assert evaluation.warnings == ["Too few groups: 3. With at least 10, the report gives intervals of its figures."]
 
 
@@ -136,10 +131,9 @@ def test_frames_that_do_not_show_the_product_count_in_no_figure(tmp_path: Path, 
     assert refused == [("images/a2.png", "a", False), ("images/b1.png", "b", True)]
     assert all("brightness 2, expected" in frame.why for frame in evaluation.implausible)
     assert [frame.image for frame in evaluation.frames] == [f"images/{stem}.png" for stem in ("a1", "b2", "c1", "c2")]
-    figures = evaluation.truths[0].figures
-    assert figures.tile is not None
-    assert (figures.frame.frames, figures.frame.good_frames, figures.frame.defective_frames) == (4, 2, 2)
-    assert (figures.frame.rejected_frames, figures.tile.tiles, evaluation.subject.pictures) == (0, 8, 4)
+    names = "frame.frames", "frame.good_frames", "frame.defective_frames", "frame.rejected_frames", "tile.tiles"
+    assert [evaluation.figures[name] for name in names] == [4, 2, 2, 0, 8]
+    assert evaluation.subject.pictures == 4
     assert evaluation.rests_on == "all frames of data (3 groups, 4 frames)"
     assert evaluation.warnings[0].startswith("2 frames are not like the product (1 good, 1 defective): the line gives")
     assert "no verdict: 2 of 6 frames (good 1, defective 1), counted in no figure" in done.stdout
@@ -156,7 +150,7 @@ def test_there_are_no_figures_if_no_frame_shows_the_product(tmp_path: Path, bund
     done = run(knowing.path, "--data", grouped(tmp_path / "data"), "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     evaluation = read_evaluation(tmp_path / "out" / "models" / "knowing")
-    assert (len(evaluation.implausible), evaluation.frames, evaluation.truths[0].figures.tile) == (6, [], None)
+    assert (len(evaluation.implausible), evaluation.frames, evaluation.figures["frame.frames"]) == (6, [], 0)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +164,8 @@ def test_frames_of_one_class_cause_a_warning(
     tmp_path: Path, bundle: Bundle, stems: set[str], message: list[str]
 ) -> None:
     (group,) = {stem[0] for stem in stems}
-    warnings = evaluate_model(bundle.path, EvaluationOptions(grouped(tmp_path / "data"), groups=(group,))).warnings
+    trained = with_training_groups(tmp_path / "trained", bundle, None, train=["z"], test=[group])
+    warnings = evaluate_model(trained.path, EvaluationOptions(grouped(tmp_path / "data"), part="test")).warnings
     assert [warning for warning in warnings if warning.startswith("No frame")] == message
 
 
@@ -198,7 +193,7 @@ def test_no_rate_is_told_of_good_frames_that_set_the_threshold(tmp_path: Path, b
     trained = with_training_groups(tmp_path / "trained", bundle, data, train=["a"], val=["c"], test=["b"])
     printed = run(trained.path, "--data", data, "--part", "all", "--out", tmp_path / "out").stdout
     assert "rejected good frames     0 of 3, not a rate: 2 of them set the threshold" in printed
-    assert read_evaluation(tmp_path / "out" / "models" / "trained").truths[0].figures.frame.false_reject_rate is None
+    assert read_evaluation(tmp_path / "out" / "models" / "trained").figures["frame.false_reject_rate"] is None
     assert "| 0 of 3 not a rate |" in (tmp_path / "out" / "tables.md").read_text()
     assert "not a rate: these frames set the threshold" in (tmp_path / "out" / "report.html").read_text()
     (warning,) = [each for each in reported(trained.path, "--data", data, "--part", "val")["warnings"] if "set" in each]
@@ -220,17 +215,13 @@ def test_an_evaluation_is_written_with_its_gallery_into_a_folder(tmp_path: Path,
     data = grouped(tmp_path / "data")
     evaluation = evaluate_model(bundle.path, EvaluationOptions(data), tmp_path / "out")
     assert read_evaluation(tmp_path / "out") == evaluation
-    assert [(item.kind, item.image) for item in evaluation.gallery if item.kind == "rejected"] == [
-        ("rejected", f"images/{stem}.png") for stem in ("a2", "c1", "c2")
-    ]
-    escaped = {item.image for item in evaluation.gallery if item.kind == "escaped"}
-    assert escaped == {f"images/{stem}.png" for stem in PLACES}
-    assert all((tmp_path / "out" / item.file).is_file() for item in evaluation.gallery)
+    assert all((tmp_path / "out" / str(frame.picture)).is_file() for frame in evaluation.frames)
     unwritten = evaluate_model(bundle.path, EvaluationOptions(data))
-    assert (unwritten.gallery, unwritten.truths) == ([], evaluation.truths)
+    assert ({frame.picture for frame in unwritten.frames}, unwritten.figures) == ({None}, evaluation.figures)
+    other = (tmp_path / "out" / "evaluation.json").read_text().replace('"schema": 6', '"schema": 5')
     for content, message in (
-        ('{"schema": 5}', r"evaluation\.json cannot be read .* evaluate again"),
-        ('{"schema": 2}', r"evaluation\.json has schema 2, this version reads 5; evaluate again"),
+        ('{"schema": 6}', r"evaluation\.json cannot be read .* evaluate again"),
+        (other, r"evaluation\.json has schema 5, this version reads 6; evaluate again"),
     ):
         (tmp_path / "out" / "evaluation.json").write_text(content)
         with pytest.raises(InputError, match=message):
@@ -244,7 +235,7 @@ def test_several_models_are_reported_in_a_new_folder(tmp_path: Path, bundle: Bun
     done = run(*models, "--data", data, "--out", out, "--json")  # a corrected command can be given again
     assert done.returncode == 0, done.stderr
     first, second = json.loads(done.stdout)["evaluations"]
-    assert first["truths"][0]["figures"] == second["truths"][0]["figures"]
+    assert first["figures"] == second["figures"]
     assert sorted(path.parent.name for path in out.rglob("evaluation.json")) == ["first-boards", "second-boards"]
     assert "the report is in" in done.stderr
     assert "Comparison with the study" not in (out / "report.html").read_text()
@@ -267,7 +258,7 @@ def test_several_models_are_reported_in_a_new_folder(tmp_path: Path, bundle: Bun
 
 def test_models_are_named_by_the_shortest_unique_end_of_their_paths(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a/vit", "b/vit", "b/cnn")]
-    assert list(unique_names(paths).values()) == ["a-vit", "b-vit", "cnn"]
+    assert list(unique_names(paths).values()) == ["a-vit", "b-vit", "b-cnn"]
     assert unique_names([tmp_path / "run"]) == {tmp_path / "run": "run"}
     with pytest.raises(InputError, match="are one folder; name each model once"):
         unique_names([tmp_path / "run", tmp_path / "other" / ".." / "run"])

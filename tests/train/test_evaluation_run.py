@@ -2,12 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import cv2
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,6 +23,7 @@ from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model
 from heatline.train.evaluation.evaluated import open_model
 from heatline.train.evaluation.observe import line_mask
 from heatline.train.evaluation.result import Evaluation
+from heatline.train.models.vit import FUSIONS
 from tests.command import heatline
 from tests.train.blobs import draw_blobs, sort_tiles
 from tests.train.trained import NAMED_SPLIT, SMALL
@@ -49,16 +48,10 @@ def vit_run(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluate_into(model: Path, options: EvaluationOptions, folder: Path) -> Evaluation:
     """Evaluate a model, and check that its gallery is written into a folder."""
     evaluation = evaluate_model(model, options, folder)
-    assert evaluation.gallery
-    assert all((folder / item.file).is_file() for item in evaluation.gallery)
+    files = [frame.picture for frame in evaluation.frames if frame.picture is not None]
+    assert files
+    assert all((folder / file).is_file() for file in files)
     return evaluation
-
-
-def flat(value: Any, name: str = "") -> Mapping[str, Any]:
-    """Return the leaves of a JSON value, by dotted name."""
-    if not isinstance(value, dict):
-        return {name: value}
-    return {path: leaf for key, below in value.items() for path, leaf in flat(below, f"{name}.{key}").items()}
 
 
 @pytest.mark.parametrize("family", ["cnn", pytest.param("vit", marks=pytest.mark.long)])
@@ -75,19 +68,19 @@ def test_a_run_and_its_bundle_have_the_same_figures(
         assert heatline("export", run, "--to", bundle, *options).returncode == 0
     by_run = evaluate_into(run, EvaluationOptions(part="all", false_reject=0.0), tmp_path / "left")
     by_bundle = evaluate_model(bundle, EvaluationOptions(blobs, part="all"))
-    one, other = (flat(msgspec.to_builtins(each.truths[0].figures)) for each in (by_run, by_bundle))
-    assert one.keys() == other.keys()
+    one, other = by_run.figures, by_bundle.figures
+    assert one.keys() - other.keys() == ({name for name in one if name.startswith(FUSIONS)})
+    assert other.keys() <= one.keys()
+    one = {name: value for name, value in one.items() if name in other}  # a bundle has one map
     for name, value in one.items():
         tolerance = 20 if name.endswith("_px") else 1e-3
         assert value == pytest.approx(other[name], abs=tolerance, nan_ok=False), name
-    assert by_run.truths[0].truth == "masks"
-    assert by_run.truths[0].figures.frame.frames == 12
+    assert (by_run.truth, by_run.figures["frame.frames"]) == ("masks", 12)
     thresholds = [
         (each.calibration.score_threshold, each.calibration.evidence_threshold) for each in (by_run, by_bundle)
     ]
     assert thresholds[0] == pytest.approx(thresholds[1], rel=1e-3, abs=1e-4)
     assert by_run.calibration.frames_are == by_bundle.calibration.frames_are
-    assert by_bundle.truths[0].sweep is None  # a bundle has one map
 
     run_subject, bundle_subject = by_run.subject, by_bundle.subject
     assert (run_subject.kind, run_subject.engine, bundle_subject.kind, bundle_subject.engine) == (
@@ -107,26 +100,17 @@ def test_a_run_and_its_bundle_have_the_same_figures(
     assert (run_subject.map_hw, run_subject.data, run_subject.recipe) == ((4, 4), "blobs", "finetune, 6 steps of 8")
 
 
-def test_only_the_run_of_a_vit_has_a_sweep_which_includes_its_own_map(
+def test_only_the_run_of_a_vit_has_figures_of_every_fusion_which_include_its_own(
     trained_run: Path, vit_run: Path, tmp_path: Path
 ) -> None:
-    of_cnn = evaluate_into(trained_run, EvaluationOptions(), tmp_path / "cnn").truths[0]
-    assert of_cnn.sweep is None
+    of_cnn = evaluate_into(trained_run, EvaluationOptions(), tmp_path / "cnn").figures
+    assert not {name for name in of_cnn if name.startswith(FUSIONS)}
     evaluation = evaluate_into(vit_run, EvaluationOptions(part="all"), tmp_path / "vit")
-    (found,) = evaluation.truths
-    assert found.sweep is not None
-    assert found.figures.study is not None
-    assert found.figures.tile is not None
-    fusion, ratio = found.sweep.fusions.index("max"), found.sweep.ratios.index(0.0)  # as the model is configured
     assert evaluation.subject.method == "rollout-max"
-    own = {
-        **{name: getattr(found.figures.study, name) for name in ("precision", "recall", "f1", "jaccard", "accuracy")},
-        "pointing": found.figures.tile.pointing,
-        "pointing_gated": found.figures.study.pointing_gated,
-        "weighting": found.figures.tile.weighting,
-    }
-    for name, value in own.items():
-        assert getattr(found.sweep, name)[fusion][ratio] == pytest.approx(value, abs=1e-4), name
+    for name in ("precision", "recall", "f1", "jaccard", "accuracy", "pointing", "pointing_gated"):
+        own = evaluation.figures[f"study.{name}"]
+        assert evaluation.figures[f"max.{name}"] == pytest.approx(own, abs=1e-4), name
+        assert f"min.{name}" in evaluation.figures
 
 
 def test_a_run_is_evaluated_on_its_test_groups_by_default(trained_run: Path) -> None:
@@ -134,7 +118,7 @@ def test_a_run_is_evaluated_on_its_test_groups_by_default(trained_run: Path) -> 
     assert (done.returncode, done.stderr) == (0, f"opening {trained_run}\n")
     (evaluation,) = json.loads(done.stdout)["evaluations"]
     assert (evaluation["subject"]["part"], evaluation["subject"]["groups"]) == ("test", ["d"])
-    assert evaluation["truths"][0]["figures"]["frame"]["frames"] == 3
+    assert evaluation["figures"]["frame.frames"] == 3
 
 
 def test_the_false_reject_option_sets_the_thresholds_of_runs_only(trained_run: Path, trained_bundle: Path) -> None:
@@ -172,10 +156,10 @@ def test_a_run_trained_on_labels_is_evaluated_by_frames(tmp_path: Path) -> None:
     data = sort_tiles(tmp_path / "tiles")
     run = trained_vit(data, tmp_path / "run", "split.fractions=[0.4,0.3,0.3]")
     evaluation = evaluate_model(run, EvaluationOptions(), tmp_path / "left")
-    (found,) = evaluation.truths
-    assert (found.truth, found.sweep, found.figures.tile) == ("labels", None, None)
-    assert evaluation.subject.part == "test"
-    assert found.figures.frame.frames == found.figures.frame.unplaced == len(evaluation.subject.groups)
+    assert (evaluation.truth, evaluation.subject.part) == ("labels", "test")
+    assert {name.partition(".")[0] for name in evaluation.figures} == {"frame"}
+    groups = len(evaluation.subject.groups)
+    assert (evaluation.figures["frame.frames"], evaluation.figures["frame.unplaced"]) == (groups, groups)
     assert (tmp_path / "left" / "evaluation.json").is_file()
 
 

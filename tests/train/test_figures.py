@@ -1,30 +1,21 @@
 """Figures from columns: the order of scores, rules and frames, compared with slow counts; and the effect of weights."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heatline.train.evaluation.figures import (
-    FRAME,
-    TILE,
-    Columns,
-    Figures,
-    auroc,
-    average_precision,
-    compute_figures,
-)
+from heatline.train.evaluation.figures import FRAME, Columns, Figures, compute_figures, tile_type
+from heatline.train.metrics import auroc, average_precision
 from tests.train.evaluations import columns
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAN = float("nan")
-CELL = 16.0
+MAPS = ("study", "min")
 THRESHOLD = 1.0
 
 SCORES = st.sampled_from([-2.0, -0.5, 0.0, 1.0, 1.5, 3.0])
@@ -82,9 +73,8 @@ TILE_ROWS = st.lists(
         st.integers(0, 3),  # group
         SCORES,
         st.booleans(),
-        st.sampled_from([0.0, 5.0, CELL, CELL + 1]),  # px from peak to truth
-        st.sampled_from([0.0, 0.25, 1.0]),  # share on truth
-        st.tuples(*[st.integers(0, 50)] * 4),
+        st.tuples(*[st.sampled_from([0.0, 0.5, 5.0])] * 2),  # px from each map's peak to the truth
+        st.tuples(*[st.tuples(*[st.integers(0, 50)] * 4)] * 2),
         st.booleans(),  # ambiguous, unless it is defective
     ),
     max_size=8,
@@ -106,18 +96,16 @@ FRAME_ROWS = st.lists(
 
 
 def tile_columns(rows: list[Any]) -> Columns:
-    group, logit, defective, distance_px, on_truth, px, ambiguous = zip(*rows, strict=True) if rows else ((),) * 7
+    group, logit, defective, distance_px, px, ambiguous = zip(*rows, strict=True) if rows else ((),) * 6
     bad = np.array(defective, np.bool_)
     return columns(
-        TILE,
+        tile_type(len(MAPS)),
         group=np.array(group, np.int64),
         logit=np.array(logit, np.float64),
         defective=bad,
         ambiguous=np.array(ambiguous, np.bool_) & ~bad,
-        score_threshold=np.full(len(bad), THRESHOLD),
-        distance_px=np.where(bad, np.array(distance_px, np.float64), NAN),
-        on_truth=np.where(bad, np.array(on_truth, np.float64), NAN),
-        study_px=np.array(px, np.int64).reshape(-1, 4),
+        distance_px=np.where(bad[:, None], np.array(distance_px, np.float64).reshape(-1, 2), NAN),
+        px=np.array(px, np.int64).reshape(-1, 2, 4),
     )
 
 
@@ -140,16 +128,7 @@ def frame_columns(rows: list[Any]) -> Columns:
 
 def figures(tiles: list[Any], frames: list[Any], weights: list[int] | None = None) -> Figures:
     weight = np.ones(4) if weights is None else np.array(weights, np.float64)
-    return compute_figures(tile_columns(tiles), frame_columns(frames), CELL, weight)
-
-
-def flat(found: Figures) -> Mapping[str, Any]:
-    parts = {part: getattr(found, part) for part in ("tile", "study", "line", "frame")}
-    return {
-        f"{part}.{name}": value
-        for part, values in parts.items()
-        for name, value in ({"": None} if values is None else msgspec.structs.asdict(values)).items()
-    }
+    return compute_figures(tile_columns(tiles), frame_columns(frames), MAPS, weight)
 
 
 @given(TILE_ROWS, FRAME_ROWS, st.lists(st.integers(0, 3), min_size=4, max_size=4))
@@ -157,7 +136,7 @@ def test_weights_have_the_effect_of_repeated_groups(tiles: list[Any], frames: li
     placed = {row[0] for row in frames if row[3]}
     tiles = [row for row in tiles if row[0] in placed]  # tiles are of placed frames
     again = [[row for row in rows for _ in range(weights[row[0]])] for rows in (tiles, frames)]
-    weighted, repeats = flat(figures(tiles, frames, weights)), flat(figures(*again))
+    weighted, repeats = figures(tiles, frames, weights), figures(*again)
     assert weighted.keys() == repeats.keys()
     for name, value in weighted.items():
         assert type(value) is type(repeats[name]), name
@@ -165,12 +144,12 @@ def test_weights_have_the_effect_of_repeated_groups(tiles: list[Any], frames: li
 
 
 TILES = [
-    # group, logit, defective, peak to truth in px, share on truth, px of the study's rule, ambiguous
-    (0, 2.0, True, 0.0, 0.5, (30, 10, 20, 40), False),  # found, and peaks on the truth
-    (0, 0.5, True, 0.0, 0.25, (0, 10, 50, 40), False),  # above probability 0.5, below the line's threshold
-    (1, -1.0, True, CELL, 0.0, (0, 0, 60, 40), False),  # missed, its peak just one cell away
-    (1, 1.0, False, 0.0, 0.0, (0, 20, 0, 80), False),  # good, and exactly at the threshold
-    (2, -3.0, False, 0.0, 0.0, (0, 0, 0, 100), False),
+    # group, logit, defective, px from each map's peak to the truth, px of the study's rule of each map, ambiguous
+    (0, 2.0, True, (0.0, 0.0), ((30, 10, 20, 40), (1, 2, 3, 94)), False),  # found, and both peaks on the truth
+    (0, 0.5, True, (0.0, 9.0), ((0, 10, 50, 40), (0, 0, 50, 50)), False),  # above probability 0.5
+    (1, -1.0, True, (0.5, 0.0), ((0, 0, 60, 40), (0, 0, 60, 40)), False),  # missed
+    (1, 1.0, False, (0.0, 0.0), ((0, 20, 0, 80), (0, 0, 0, 100)), False),
+    (2, -3.0, False, (0.0, 0.0), ((0, 0, 0, 100), (0, 0, 0, 100)), False),
 ]
 FRAMES = [
     # group, logit, defective, placed, defects, hit, false regions, px of the line's rule
@@ -182,60 +161,61 @@ FRAMES = [
 ]
 
 
+def of(found: Figures, part: str, *names: str) -> list[float | None]:
+    return [found[f"{part}.{name}"] for name in names]
+
+
 def test_figures_match_a_hand_calculation() -> None:
     found = figures(TILES, FRAMES)
-    tile, study, line, frame = found.tile, found.study, found.line, found.frame
-    assert tile is not None
-    assert study is not None
-    assert line is not None
-    assert (tile.tiles, tile.defective, tile.majority_share, tile.pointing_within_cell) == (5, 3, 0.6, 1)
-    assert (tile.pointing, tile.weighting) == (pytest.approx(2 / 3), pytest.approx(0.25))
+    assert of(found, "tile", "tiles", "defective", "accuracy") == [5, 3, pytest.approx(3 / 5)]
     # By score: defective, good, defective, defective, good.
-    assert (tile.average_precision, tile.auroc) == pytest.approx(((1 + 2 / 3 + 3 / 4) / 3, 4 / 6))
+    assert of(found, "tile", "average_precision", "auroc") == pytest.approx([(1 + 2 / 3 + 3 / 4) / 3, 4 / 6])
 
-    assert (study.true_positive_px, study.false_positive_px, study.false_negative_px) == (30, 40, 130)
-    assert study.true_negative_px == 300
-    rates = (study.precision, study.recall, study.f1, study.jaccard, study.accuracy)
-    assert rates == pytest.approx((30 / 70, 30 / 160, 60 / 230, 30 / 200, 330 / 500))
-    assert study.pointing_gated == pytest.approx(2 / 3)  # at probability one half
-    assert study.classification_accuracy == pytest.approx(3 / 5)
-    assert (line.true_positive_px, line.false_positive_px, line.false_negative_px) == (25, 55, 135)
-    assert line.true_negative_px == 585
-    assert line.pointing_gated == pytest.approx(1 / 3)  # a logit equal to the score threshold is DEFECT
-    assert line.classification_accuracy == pytest.approx(2 / 5)
+    pixels = "true_positive_px", "false_positive_px", "false_negative_px", "true_negative_px"
+    rates = "precision", "recall", "f1", "jaccard", "accuracy"
+    assert of(found, "study", *pixels) == [30, 40, 130, 300]
+    assert of(found, "study", *rates) == pytest.approx([30 / 70, 30 / 160, 60 / 230, 30 / 200, 330 / 500])
+    assert of(found, "min", *pixels) == [1, 2, 113, 384]
+    assert of(found, "min", *rates) == pytest.approx([1 / 3, 1 / 114, 2 / 117, 1 / 116, 385 / 500])
+    assert of(found, "line", *pixels) == [25, 55, 135, 585]
+    assert of(found, "line", *rates) == pytest.approx([25 / 80, 25 / 160, 50 / 240, 25 / 215, 610 / 800])
+    # The gate is probability one half, which the tile with the lowest logit does not reach.
+    assert of(found, "study", "pointing", "pointing_gated") == pytest.approx([2 / 3, 2 / 3])
+    assert of(found, "min", "pointing", "pointing_gated") == pytest.approx([2 / 3, 1 / 3])
 
-    assert (frame.frames, frame.unplaced) == (5, 1)
-    assert (frame.defects, frame.defects_hit, frame.defects_missed, frame.false_regions) == (3, 1, 2, 3)
-    assert frame.false_regions_per_frame == 3 / 4  # of placed frames
-    assert (frame.defective_frames, frame.escaped_frames, frame.good_frames, frame.rejected_frames) == (3, 1, 2, 1)
-    assert (frame.escape_rate, frame.false_reject_rate, frame.auroc) == pytest.approx((1 / 3, 0.5, 5 / 6))
+    assert of(found, "frame", "frames", "unplaced", "defects", "defects_hit", "false_regions") == [5, 1, 3, 1, 3]
+    # False regions are per placed frame.
+    assert of(found, "frame", "hit_rate", "false_regions_per_frame") == pytest.approx([1 / 3, 3 / 4])
+    counts = "defective_frames", "escaped_frames", "good_frames", "rejected_frames"
+    assert of(found, "frame", *counts) == [3, 1, 2, 1]
+    assert of(found, "frame", "escape_rate", "false_reject_rate", "auroc") == pytest.approx([1 / 3, 0.5, 5 / 6])
 
 
 def test_tiles_of_one_class_have_no_auroc_and_good_tiles_no_pointing() -> None:
-    good = figures([row for row in TILES if not row[2]], FRAMES).tile
-    assert good is not None
-    assert (good.tiles, good.defective, good.majority_share) == (2, 0, 1)
-    assert (good.average_precision, good.auroc) == (None, None)
-    assert (good.pointing, good.pointing_within_cell, good.weighting) == (None, None, None)
-    rule = figures([row for row in TILES if not row[2]], FRAMES).study
-    assert rule is not None
-    assert rule.pointing_gated is None
-    bad = figures([row for row in TILES if row[2]], FRAMES).tile
-    assert bad is not None
-    assert (bad.average_precision, bad.majority_share) == (None, 1)
+    good = figures([row for row in TILES if not row[2]], FRAMES)
+    assert of(good, "tile", "tiles", "defective", "average_precision", "auroc") == [2, 0, None, None]
+    assert of(good, "study", "pointing", "pointing_gated") == [None, None]
+    bad = figures([row for row in TILES if row[2]], FRAMES)
+    assert of(bad, "tile", "average_precision", "accuracy") == [None, pytest.approx(2 / 3)]
 
 
 def test_ambiguous_tiles_have_no_rank() -> None:
     """As the highest-scoring good tile, it would halve the precision; counts and the study's rule keep it."""
-    hot = (0, 9.0, False, 0.0, 0.0, (0, 0, 0, 100), True)
-    without, found = figures(TILES, FRAMES).tile, figures([*TILES, hot], FRAMES).tile
-    assert without is not None
-    assert found is not None
-    assert (found.average_precision, found.auroc) == (without.average_precision, without.auroc)
-    assert (found.tiles, found.defective) == (6, 3)
+    hot = (0, 9.0, False, (0.0, 0.0), ((0, 0, 0, 100), (0, 0, 0, 100)), True)
+    without, found = figures(TILES, FRAMES), figures([*TILES, hot], FRAMES)
+    ranked = "average_precision", "auroc"
+    assert of(found, "tile", *ranked) == of(without, "tile", *ranked)
+    assert of(found, "tile", "tiles", "defective") == [6, 3]
+    assert found["study.true_negative_px"] == 400
 
 
 def test_empty_columns_have_counts_of_zero_and_no_rates() -> None:
     for nothing in (figures([], []), figures(TILES, FRAMES, [0, 0, 0, 0])):
-        assert (nothing.tile, nothing.study, nothing.line) == (None, None, None)
-        assert (nothing.frame.frames, nothing.frame.escape_rate, nothing.frame.auroc) == (0, None, None)
+        assert {name.partition(".")[0] for name in nothing} == {"frame"}
+        assert of(nothing, "frame", "frames", "escape_rate", "auroc") == [0, None, None]
+
+
+def test_good_frames_that_set_the_threshold_give_no_rate() -> None:
+    weight = np.ones(4)
+    found = compute_figures(tile_columns(TILES), frame_columns(FRAMES), MAPS, weight, set_threshold=True)
+    assert of(found, "frame", "rejected_frames", "good_frames", "false_reject_rate") == [1, 2, None]

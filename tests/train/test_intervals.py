@@ -7,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from heatline.edge.calibration.statistics import RESAMPLES, SEED
-from heatline.train.evaluation.figures import FRAME, TILE, Columns, compute_figures, compute_intervals, rates
+from heatline.train.evaluation.figures import FRAME, Columns, compute_figures, compute_intervals, tile_type
 from tests.train.evaluations import columns
 
-NO_TILES = np.zeros(0, TILE)
+NO_TILES = np.zeros(0, tile_type(1))
 
 
 def frames(
@@ -23,7 +23,7 @@ def frames(
 
 
 def intervals_of(of_frames: Columns, groups: int) -> tuple[dict[str, tuple[float, float]], str]:
-    return compute_intervals(partial(compute_figures, NO_TILES, of_frames, 16.0), groups)
+    return compute_intervals(partial(compute_figures, NO_TILES, of_frames, ["study"]), groups)
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -106,10 +106,3 @@ def test_figures_of_pixels_have_no_interval_if_few_groups_are_placed() -> None:
     assert intervals_of(columns, 10)[0] == {}
     # A figure that is equal in every group has no interval either: 0 escapes of 10 do not prove a rate of 0.
     assert intervals_of(frames(list(range(10)), [1.0] * 10, [True] * 10, [(10, 10, 20, 60)] * 10), 10)[0] == {}
-
-
-def test_rates_are_all_figures_except_counts_and_unknown_values() -> None:
-    known = dict(rates(compute_figures(NO_TILES, frames([0, 0], [1.0, -1.0], [True, False]), 16.0, np.ones(1))))
-    assert known == {
-        "frame.escape_rate": 0.0, "frame.false_reject_rate": 0.0, "frame.average_precision": 1.0, "frame.auroc": 1.0,
-    }  # fmt: skip

@@ -91,5 +91,3 @@ def test_evaluation_knows_the_discovered_groups_that_trained_a_bundle(tmp_path: 
     assert evaluate_model(trained.path, EvaluationOptions(data)).subject.groups == ["c"]
     everything = evaluate_model(trained.path, EvaluationOptions(data, part="all"))
     assert everything.warnings[0].startswith("The model was trained on the groups of at least 4 of the 6 frames")
-    by_name = evaluate_model(trained.path, EvaluationOptions(data, part="all", pattern="(.)[.]png$"))
-    assert by_name.subject.groups == ["1", "2"]  # named groups take precedence

@@ -13,7 +13,7 @@ from heatline.train.evaluation.result import DefectKind, Evaluation, FrameAnswer
 from tests.train.evaluations import (
     answers,
     evaluation,
-    gallery,
+    pictured,
     subject,
     write,
 )
@@ -37,7 +37,7 @@ def several_evaluations() -> list[Evaluation]:
         subject("vit", "vit_tiny_patch16_224"),
         subject("v2_d", "efficientnetv2_s_d", data="magnetic_tile"),
     ]
-    return [evaluation(about, gallery=gallery(), seed=at) for at, about in enumerate(subjects)]
+    return [evaluation(about, frames=[*pictured(), *answers(at)], seed=at) for at, about in enumerate(subjects)]
 
 
 def test_the_page_loads_nothing_and_shows_the_figures_of_the_tables(tmp_path: Path) -> None:
@@ -57,15 +57,13 @@ def test_the_page_loads_nothing_and_shows_the_figures_of_the_tables(tmp_path: Pa
         re.sub(r"\s", "", "".join(re.sub("<.*?>", "", fact))) for fact in re.findall(r"<d[dt]>(.*?)</d[dt]>", page)
     }
     assert cells <= on_page | facts
-    figures = several_evaluations()[2].truths[0].figures
-    assert figures.tile is not None
-    assert re.search(rf"\| vit \| .*\| \**{figures.tile.auroc:.4f}\** \|", text)
+    assert re.search(r"\| vit \| .*\| \**0\.9500\** \|", text)
 
 
 def test_the_study_has_an_optional_chapter_at_the_end(tmp_path: Path) -> None:
     with_study, text = report(tmp_path / "with", *several_evaluations(), study=True)
     without, plain = report(tmp_path / "without", *several_evaluations())
-    for text_part in ("Comparison with the study", "Zabulis", "ViT_tiny fmin", "discard ratio"):
+    for text_part in ("Comparison with the study", "Zabulis", "ViT_tiny fmin"):
         assert text_part in with_study
         assert text_part not in without
     assert "Tables 3.2 and 3.3" in text
@@ -83,7 +81,7 @@ def test_the_parts_of_the_page_stand_in_order(
     made = evaluation(subject("lite"), warnings=warnings, rests_on="5-fold cross-validation over 38 groups")
     page, _ = report(tmp_path, made)
     in_order = [*warnings, "At a threshold of", "<input", 'class="confusion"', "5-fold cross-validation over 38 groups",
-                "Defective frames missed", "Good frames rejected", 'id="figures"', "Misses against false rejects",
+                "Defective frames missed", "Good frames rejected", 'id="figures"',
                 "How the figures are measured"]  # fmt: skip
     places = [page.index(part, page.index("<body")) for part in in_order]
     assert places == sorted(places)
@@ -195,7 +193,6 @@ def test_what_is_missed_by_class_and_by_size_stands_on_the_page_and_in_the_table
 def test_without_good_frames_no_rate_of_false_rejects_is_known(tmp_path: Path) -> None:
     page, _ = report(tmp_path, evaluation(subject("lite"), frames=[FrameAnswer("a.png", None, True, 5.0)]))
     assert Page(page).now["rejectedShare"] == ["not known"]
-    assert "Misses against false rejects" not in page
 
 
 def test_only_the_calibrated_threshold_has_intervals(tmp_path: Path) -> None:
@@ -221,7 +218,7 @@ def test_frames_on_the_wrong_side_of_their_threshold_are_shown(
     folds = []
     for group, threshold in zip("ab", thresholds, strict=False):
         about = subject("v2", groups=[group])
-        made = evaluation(about, gallery=gallery())
+        made = evaluation(about, frames=pictured())
         calibration = msgspec.structs.replace(made.calibration, score_threshold=threshold)
         folds.append(msgspec.structs.replace(made, calibration=calibration))
     page = report(tmp_path, *folds)[0]
@@ -237,9 +234,8 @@ def test_frames_on_the_wrong_side_of_their_threshold_are_shown(
 def test_names_from_users_files_are_escaped(tmp_path: Path) -> None:
     nasty = "<script>alert(1)</script>|x\"' onload=alert(1)"
     about = subject(nasty, data=nasty, part=nasty, groups=[nasty], recipe=nasty, path=nasty, engine=nasty)
-    items = [msgspec.structs.replace(item, image=nasty, caption=nasty) for item in gallery(1)]
-    frames = [FrameAnswer(nasty, nasty, is_bad, 1.0, 2, 1, 0) for is_bad in (True, False)]
-    made = evaluation(about, gallery=items, truths=(nasty,), frames=frames, warnings=[nasty], rests_on=nasty)
+    frames = [FrameAnswer(nasty, nasty, is_bad, 1.0, 2, 1, 0, picture=f"{is_bad}.png") for is_bad in (True, False)]
+    made = evaluation(about, truth=nasty, frames=frames, warnings=[nasty], rests_on=nasty)
     folder = write(made, tmp_path / "in")
     page, text = write_report([folder], tmp_path / "out", nasty, study=True)
     assert Page(page.read_text()).tags.count("script") == 2  # those of the page itself
@@ -250,19 +246,20 @@ def test_names_from_users_files_are_escaped(tmp_path: Path) -> None:
 
 
 def test_files_that_are_not_pictures_of_the_evaluation_are_not_shown(tmp_path: Path) -> None:
-    """One lies elsewhere, one is text, one is empty, and one is missing."""
+    """One is text, one is empty, one is missing, and one is a folder."""
     about = subject("v2")
-    items = gallery(2)
-    folder = write(evaluation(about, gallery=items), tmp_path / "in")
-    (folder / items[0].file).rename(tmp_path / "elsewhere.png")
-    (folder / items[0].file).symlink_to(tmp_path / "elsewhere.png")
-    (folder / items[1].file).write_text("no picture")
-    (folder / items[2].file).write_text("")
-    (folder / items[3].file).unlink()
-    text = write_report([folder], tmp_path / "out")[0].read_text()
-    pictures = [attributes for tag, attributes in Page(text).elements if tag == "img" and "src" in attributes]
+    frames = pictured(2)
+    folder = write(evaluation(about, frames=frames), tmp_path / "in")
+    text, empty, missing, folder_instead = (folder / str(frame.picture) for frame in frames)
+    text.write_text("no picture")
+    empty.write_text("")
+    missing.unlink()
+    folder_instead.unlink()
+    folder_instead.mkdir()
+    page = write_report([folder], tmp_path / "out")[0].read_text()
+    pictures = [attributes for tag, attributes in Page(page).elements if tag == "img" and "src" in attributes]
     assert [str(attributes["alt"]).partition(" of ")[0] for attributes in pictures] == ["Colour scale"], "of the legend"
-    assert MISSING in text
+    assert MISSING in page
 
 
 def test_a_report_without_an_evaluation_is_refused(tmp_path: Path) -> None:

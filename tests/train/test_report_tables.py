@@ -1,41 +1,16 @@
-"""The report's rows and folds, tables and charts."""
+"""The report's rows and folds, and its tables."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
-import msgspec
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from matplotlib.patches import Rectangle
 
 from heatline.edge.util.page import Cell, Column, Line, Table
-from heatline.train.evaluation import charts, study_chapter
-from heatline.train.evaluation.charts import explore, to_svg
+from heatline.train.evaluation import study_chapter
 from heatline.train.evaluation.result import Evaluation
-from heatline.train.evaluation.rows import (
-    PictureSet,
-    StoredEvaluation,
-    compare_rows,
-    describe_mismatch,
-    folds_table,
-    frames_table,
-    make_rows,
-    tiles_table,
-)
-from tests.train.evaluations import (
-    RATIOS,
-    evaluation,
-    frame_figures,
-    rule_figures,
-    subject,
-    sweep_figures,
-    tile_figures,
-)
+from heatline.train.evaluation.rows import PictureSet, StoredEvaluation, figure_tables, make_rows
+from tests.train.evaluations import evaluation, made_figures, rule_figures, subject
 
 
 def rows_of(evaluations: Iterable[Evaluation]) -> list[PictureSet]:
@@ -45,6 +20,12 @@ def rows_of(evaluations: Iterable[Evaluation]) -> list[PictureSet]:
 def only_set(pictures: list[PictureSet]) -> PictureSet:
     (only,) = pictures
     return only
+
+
+def table_of(pictures: PictureSet, title: str) -> Table:
+    """Return the table of the line's figures with a title."""
+    (found,) = [table for table in figure_tables(pictures) if table.title == title]
+    return found
 
 
 def line_of(table: Table, name: str) -> dict[str, str]:
@@ -61,56 +42,47 @@ def column(table: Table, name: str) -> list[str]:
 # Rows and folds.
 
 
-def fold(groups: list[str], **known: float) -> Evaluation:
-    return evaluation(subject("lite", groups=groups, path=f"runs/{groups[0]}/lite"), tile_figures(**known))
+def fold(group: str, **known: float) -> Evaluation:
+    return evaluation(subject("lite", groups=[group], path=f"runs/{group}/lite"), made_figures(**known))
 
 
 def test_folds_make_one_row_of_means_and_sums() -> None:
-    pictures = only_set(
-        rows_of([fold(["a"], auroc=0.9, tiles=10), fold(["b"], auroc=0.7, tiles=30), fold(["c"], auroc=0.2)])
-    )
+    two = [fold("a", tile__auroc=0.9, tile__tiles=10), fold("b", tile__auroc=0.7, tile__tiles=30)]
+    pictures = only_set(rows_of([*two, fold("c", tile__auroc=0.2)]))
     (row,) = pictures.rows
     assert [stored.subject.groups for stored in row.folds] == [["a"], ["b"], ["c"]]
-    assert row.figure("masks", "tile.auroc") == pytest.approx((0.9 + 0.7 + 0.2) / 3)
-    assert row.count("masks", "tile.tiles") == 10 + 30 + 1200
-    table = folds_table(pictures, "masks")
-    assert table is not None
-    assert column(table, "groups left out") == ["a", "b", "c"]
-    assert line_of(tiles_table(pictures, "masks"), "lite")["tile AUROC"] == "0.6000"
+    assert row.figure("tile.auroc") == pytest.approx((0.9 + 0.7 + 0.2) / 3)
+    assert row.count("tile.tiles") == 10 + 30 + 1200
+    assert column(table_of(pictures, "Folds"), "groups left out") == ["a", "b", "c"]
+    assert line_of(table_of(pictures, "Tiles and pixels"), "lite")["tile AUROC"] == "0.6000"
 
 
 def test_a_figure_that_a_fold_does_not_know_is_unknown_for_the_row() -> None:
     about = subject("lite", "vit_tiny_patch16_224", groups=["b"], val_loss=None)
-    unknown = evaluation(about, frame=frame_figures(auroc=None, defects=None))
-    (result,) = unknown.truths
-    assert result.sweep is not None
-    sweep = msgspec.structs.replace(result.sweep, pointing=[[None] * len(RATIOS)] * 3)
-    figures = msgspec.structs.replace(result.figures, study=None)
-    unknown = msgspec.structs.replace(unknown, truths=[msgspec.structs.replace(result, sweep=sweep, figures=figures)])
-    pictures = only_set(rows_of([evaluation(subject("lite", "vit_tiny_patch16_224", groups=["a"])), unknown]))
+    figures = made_figures("vit", frame__auroc=None, frame__defects=None, max__pointing=None)
+    del figures["study.f1"]
+    pictures = only_set(
+        rows_of([evaluation(subject("lite", "vit_tiny_patch16_224", groups=["a"])), evaluation(about, figures)])
+    )
     (row,) = pictures.rows
-    assert row.figure("masks", "frame.auroc") is None
-    assert row.figure("boxes", "frame.auroc") is None
-    assert row.figure("masks", "study.f1") is None
-    assert row.figure("masks", "frame.hit_rate") == 50 / 60
-    mean = row.sweep("masks")
-    assert mean is not None
-    assert (mean.f1, mean.pointing) == (sweep_figures().f1, [[None] * len(RATIOS)] * 3)
-    line = line_of(frames_table(pictures, "masks"), "lite")
+    assert (row.figure("frame.auroc"), row.figure("study.f1"), row.figure("max.pointing")) == (None, None, None)
+    assert row.figure("max.f1") == made_figures("vit")["max.f1"]
+    assert row.figure("frame.hit_rate") == 50 / 60
+    line = line_of(table_of(pictures, "Frames and defects"), "lite")
     assert line["defective frames missed"] == "4 of 40"
     assert not {"defects hit by a peak", "picture AUROC"} & line.keys(), "no column of dashes"
     assert line_of(study_chapter.trials(pictures), "lite")["validation loss"] == "-"
 
 
 def test_evaluations_without_disjoint_groups_are_separate_rows() -> None:
-    pictures = only_set(
-        rows_of(evaluation(subject("lite", path=path)) for path in ["first/lite", "second/lite", "second/lite"])
-    )
-    assert {row.label for row in pictures.rows} == {"first/lite", "second/lite (1)", "second/lite (2)"}
-    assert folds_table(pictures, "masks") is None
+    pictures = only_set(rows_of(evaluation(subject("lite", path=path)) for path in ["first/lite", "second/lite"]))
+    assert {row.label for row in pictures.rows} == {"first/lite", "second/lite"}
+    assert "Folds" not in {table.title for table in figure_tables(pictures)}
     assert len(only_set(rows_of([evaluation(subject("lite", groups=[])) for _ in range(2)])).rows) == 2
-    pictures = rows_of([evaluation(subject("lite")), evaluation(subject("lite", data="tiles"))])
-    assert [(each.data, each.rows[0].label) for each in pictures] == [("hripcb", "lite"), ("tiles", "lite")]
+    pictures_of = rows_of([evaluation(subject("lite")), evaluation(subject("lite", data="tiles"))])
+    assert [(each.data, each.rows[0].label) for each in pictures_of] == [("hripcb", "lite"), ("tiles", "lite")]
+    by_truth = rows_of([evaluation(subject("lite")), evaluation(subject("lite"), truth="boxes")])
+    assert [each.title for each in by_truth] == ["hripcb, by boxes", "hripcb, by masks"]
 
 
 # The same pictures.
@@ -121,51 +93,43 @@ def folded(name: str, folds: dict[str, float], model: str = "efficientnetv2_s_d"
     return [
         evaluation(
             subject(name, model, groups=[group], path=f"runs/{group}/{name}"),
-            tile_figures(average_precision=value, pointing=value),
-            rule_figures(value, value),
-            rule_figures(value, value),
-            frame_figures(average_precision=value, auroc=value, hit_rate=value),
+            made_figures(
+                tile__average_precision=value, study__pointing=value, frame__auroc=value, frame__average_precision=value
+            )
+            | rule_figures("study", value, value)
+            | rule_figures("line", value, value),
         )
         for group, value in folds.items()
     ]
 
 
-def test_rows_of_different_folds_are_ranked_over_their_common_folds() -> None:
-    """Over all its folds `many` is the best row; on the common fold it is the worst."""
-    evaluations = [
-        *folded("many", {"a": 0.1, "b": 0.9, "c": 0.95}),
-        *folded("one", {"a": 0.3}),
-        *folded("two", {"a": 0.2, "b": 0.3}),
-    ]
-    pictures = only_set(rows_of(evaluations))
-    assert pictures.rows[0].figure("masks", "study.f1") == pytest.approx(0.65)
-    table = study_chapter.study_ranks(pictures, "masks")
-    means = {name: float(line_of(table, name)["mean across"]) for name in ("many", "one", "two")}
-    assert means["one"] < means["two"] < means["many"]
-    assert "over the common ones: group a (30 pictures)" in table.warning
-    assert f"**{table.warning}**" in table.markdown(2)
+def test_rows_of_the_same_folds_are_ranked() -> None:
+    evaluations = [*folded("low", {"a": 0.1, "b": 0.5}), *folded("high", {"a": 0.9, "b": 0.7})]
+    table = study_chapter.study_ranks(only_set(rows_of(evaluations)))
+    assert table.warning == ""
+    assert [line_of(table, name)["F1"] for name in ("high", "low")] == ["1", "2"]
+    means = {name: float(line_of(table, name)["mean across"]) for name in ("high", "low")}
+    assert means["high"] < means["low"]
 
 
-def test_rows_without_a_common_fold_are_not_ranked_and_have_a_warning() -> None:
-    pictures = only_set(rows_of([*folded("left", {"a": 0.1, "b": 0.9}), *folded("right", {"c": 0.3})]))
-    table = study_chapter.study_ranks(pictures, "masks")
-    for name in ("left", "right"):
-        assert set(list(line_of(table, name).values())[2:]) == {"-"}
-    assert table.warning.startswith("Not compared: no fold is common to all rows. left: group a (30 pictures) and")
-
-
-def test_tables_mark_no_best_value_if_rows_rest_on_different_folds() -> None:
+def test_rows_of_different_folds_are_not_ranked_and_no_value_is_marked_as_best() -> None:
     same, other = (
         only_set(rows_of([*folded("x", {"a": 0.1, "b": 0.9}), *folded("y", folds)]))
         for folds in ({"a": 0.3, "b": 0.4}, {"a": 0.3})
     )
-    assert line_of(tiles_table(other, "masks"), "x")["tile AP"] == "0.5000"
-    makers = (study_chapter.maps, tiles_table, frames_table)
-    for make in makers:
-        assert make(same, "masks").warning == ""
-        assert "**0.5000**" in make(same, "masks").markdown(0)
-        (bold,) = [line for line in make(other, "masks").markdown(0).splitlines() if "**" in line]
-        assert "y: group a (30 pictures)." in bold
+    assert line_of(table_of(other, "Tiles and pixels"), "x")["tile AP"] == "0.5000"
+    ranks = study_chapter.study_ranks(other)
+    assert set(list(line_of(ranks, "x").values())[2:]) == {"-"}
+    assert f"**{ranks.warning}**" in ranks.markdown(2)
+    for make in (
+        study_chapter.maps,
+        lambda pictures: table_of(pictures, "Tiles and pixels"),
+        lambda pictures: table_of(pictures, "Frames and defects"),
+    ):
+        assert make(same).warning == ""
+        assert "**0.5000**" in make(same).markdown(0)
+        (bold,) = [line for line in make(other).markdown(0).splitlines() if "**" in line]
+        assert "Rows rest on different pictures and do not compare" in bold
 
 
 @pytest.mark.parametrize(
@@ -182,28 +146,42 @@ def test_tables_mark_no_best_value_if_rows_rest_on_different_folds() -> None:
 def test_pictures_are_the_same_by_their_groups_or_without_groups_by_their_part(
     first: dict[str, Any], second: dict[str, Any], is_same: bool
 ) -> None:
-    rows = only_set(rows_of([evaluation(subject("a", **first)), evaluation(subject("b", **second))])).rows
-    assert (describe_mismatch(rows, "masks") == "") == is_same
-    assert bool(compare_rows(rows, "masks")[0]) == is_same
+    pictures = only_set(rows_of([evaluation(subject("a", **first)), evaluation(subject("b", **second))]))
+    assert (pictures.mismatch == "") == is_same
 
 
 # Tables.
 
 
-def test_only_the_models_own_map_has_intervals_in_the_table_of_maps() -> None:
-    ends = {"study.f1": (0.4, 0.6), "tile.pointing": (0.61, 0.75), "study.classification_accuracy": (0.9, 0.97)}
-    vit = evaluation(subject("vit", "vit_tiny_patch16_224", method="rollout-max"), intervals=ends)
-    table = study_chapter.maps(only_set(rows_of([evaluation(subject("cut"), intervals=ends), vit])), "masks")
-    intervals = {
-        line.cells[0].text: {table.columns[at].name for at, cell in enumerate(line.cells) if cell.interval}
-        for line in table.lines
-        if not line.is_published
-    }
-    own_map, other_map = {"F1", "pointing", "classification"}, {"classification"}
-    assert intervals == {"cut": own_map, "vit fmin": other_map, "vit fmean": other_map, "vit fmax": own_map}
+def test_every_fusion_of_a_vit_has_a_row_with_the_studys_figures_below() -> None:
+    ends = {"study.f1": (0.4, 0.6), "max.f1": (0.2, 0.8), "tile.accuracy": (0.9, 0.97)}
+    vit = evaluation(subject("vit", "vit_tiny_patch16_224", method="rollout-max-discard-0.9"), intervals=ends)
+    pictures = only_set(rows_of([evaluation(subject("cut"), intervals=ends), vit]))
+    table = study_chapter.maps(pictures)
+    labels = [line.cells[0].text for line in table.lines if not line.is_published]
+    assert labels == ["cut", "vit fmin", "vit fmean", "vit fmax", "vit fmax, discard 0.9"]
+    shown = [line_of(table, label)["F1"] for label in labels]
+    known = made_figures("vit")
+    assert shown == ["0.50", f"{known['min.f1']:.4f}", f"{known['mean.f1']:.4f}", f"{known['max.f1']:.2f}", "0.50"]
     assert "| 0.50 [0.40, 0.60] |" in table.markdown(0)
-    assert line_of(table, "vit fmax")["pointing"] == "0.70"
-    assert line_of(table, "vit fmin")["F1"] == f"{sweep_figures().f1[0][0]:.4f}"
+    assert {line_of(table, label)["classification"] for label in labels} == {"0.95"}
+    theirs = [(line.cells[0].text, line.cells[2].text) for line in table.lines if line.is_published]
+    assert theirs[:4] == [
+        ("EfficientNetV2_s_d", "0.5482"), ("EfficientNetV2_s_d", "0.1364"),
+        ("ViT_tiny fmin", "0.2726"), ("ViT_tiny fmin", "0.1264"),
+    ]  # fmt: skip
+    ranks = study_chapter.study_ranks(pictures)
+    printed = [(line.cells[0].text, line.cells[-1].text) for line in ranks.lines if line.is_published]
+    assert printed[:4] == [
+        ("EfficientNetV2_s_d", "1.67"), ("EfficientNetV2_s_d", "2.5"),
+        ("ViT_tiny fmin", "5"), ("ViT_tiny fmin", "3.83"),
+    ]  # fmt: skip
+
+
+def test_a_bundle_of_a_vit_has_one_row() -> None:
+    vit = evaluation(subject("vit", "vit_tiny_patch16_224", method="rollout-max"), made_figures())
+    table = study_chapter.maps(only_set(rows_of([vit])))
+    assert [line.cells[0].text for line in table.lines if not line.is_published] == ["vit fmax"]
 
 
 def test_a_figure_with_a_wide_interval_has_few_digits() -> None:
@@ -213,8 +191,8 @@ def test_a_figure_with_a_wide_interval_has_few_digits() -> None:
         ((0.6111, 0.6131), "0.6123 [0.6111, 0.6131]"),
         ((0.6123, 0.6123), "0.61 [0.61, 0.61]"),
     ):
-        made = evaluation(subject("lite"), tile_figures(auroc=0.6123), intervals={"tile.auroc": ends})
-        assert f"| {shown} |" in tiles_table(only_set(rows_of([made])), "masks").markdown(0)
+        made = evaluation(subject("lite"), made_figures(tile__auroc=0.6123), intervals={"tile.auroc": ends})
+        assert f"| {shown} |" in table_of(only_set(rows_of([made])), "Tiles and pixels").markdown(0)
 
 
 def test_the_best_of_our_values_is_marked_unless_all_are_equal() -> None:
@@ -228,56 +206,13 @@ def test_the_best_of_our_values_is_marked_unless_all_are_equal() -> None:
 
 def test_counts_have_their_share_and_its_interval() -> None:
     ends = {"frame.escape_rate": (0.021, 0.25)}
-    line = frames_table(only_set(rows_of([evaluation(subject("one"), intervals=ends)])), "masks").markdown()
+    pictures = only_set(rows_of([evaluation(subject("one"), intervals=ends)]))
+    line = table_of(pictures, "Frames and defects").markdown()
     assert "| one | 2 of 20 10.0 % [2.1, 25.0] | 1 of 10 10.0 % | 50 of 60 83.3 % |" in line
 
 
 def test_a_fold_without_good_frames_leaves_the_share_of_the_others() -> None:
-    figures = frame_figures(), frame_figures(good_frames=0, rejected_frames=0, false_reject_rate=None)
-    folds = [evaluation(subject(groups=[str(at)]), frame=each) for at, each in enumerate(figures)]
-    line = frames_table(only_set(rows_of(folds)), "masks").markdown(0)
+    none = made_figures(frame__good_frames=0, frame__rejected_frames=0, frame__false_reject_rate=None)
+    folds = [evaluation(subject(groups=[str(at)]), each) for at, each in enumerate((made_figures(), none))]
+    line = table_of(only_set(rows_of(folds)), "Frames and defects").markdown(0)
     assert "| 4 of 40 10.0 % | 1 of 10 10.0 % |" in line
-
-
-# Charts.
-
-
-def test_charts_are_well_formed() -> None:
-    curve = to_svg(charts.curve(explore(np.array([1.0, 2.0]), np.array([0.0]), 1.2)), "a & b <")
-    found = explore(np.array([1.0]), np.array([]), 1.2)
-    single = to_svg(charts.scores(np.array([1.0]), np.array([]), found), "<no good frames>", is_stretched=True)
-    for svg in (curve, single):
-        assert ElementTree.fromstring(svg).get("role") == "img"
-        assert not re.search(r"https?://|<script|\bhref=\"[^#]", svg)
-
-
-def test_the_curve_has_a_corner_at_every_position() -> None:
-    found = explore(np.array([1.0, 2.0]), np.array([0.0, 1.5]), 1.2)
-    (axes,) = charts.curve(found).axes
-    line, dot = axes.lines
-    assert line.get_drawstyle() == "steps-pre", "between two positions the line takes the worse corner"
-    np.testing.assert_array_equal(line.get_xydata(), np.column_stack([found.rejected / 2, found.missed / 2]))
-    np.testing.assert_array_equal(dot.get_xydata(), [[found.rejected[found.start] / 2, found.missed[found.start] / 2]])
-
-
-@given(st.lists(st.floats(-9, 9), min_size=1, max_size=20), st.floats(-9, 9))
-def test_a_bar_of_the_chart_of_scores_lies_on_one_side_of_the_calibrated_threshold(
-    scores: list[float], calibrated: float
-) -> None:
-    good = np.array(scores)
-    found = explore(good, np.array([]), calibrated)
-    edges, (of_good, _) = charts.count_scores(good, np.array([]), found)
-    assert of_good.sum() == len(scores)
-    assert of_good[edges[:-1] >= calibrated].sum() == np.count_nonzero(good >= calibrated)
-
-
-def test_the_chart_of_scores_draws_every_frame_at_its_score() -> None:
-    """Bars of good frames are above the axis, those of defective frames below; heights are roots of counts."""
-    found = explore(np.full(4, 3.0), np.array([-3.0]), 0.0)
-    (axes,) = charts.scores(np.full(4, 3.0), np.array([-3.0]), found).axes
-    assert axes.get_xlim() == (found.thresholds[0], found.thresholds[-1]), "along the slider"
-    good, bad = [bar for bar in axes.patches if isinstance(bar, Rectangle)]
-    assert good.get_x() <= -3.0 <= good.get_x() + good.get_width() / 0.9
-    assert bad.get_x() <= 3.0 <= bad.get_x() + bad.get_width() / 0.9
-    assert (good.get_y(), bad.get_y()) == (0, 0)
-    assert (good.get_height(), bad.get_height()) == (0.5, -1)

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from heatline.edge.geometry import Region
 from heatline.train.evaluation.scoring import (
     FrameScore,
-    PixelCounts,
+    count_pixels,
     label_defects,
+    match_regions,
     peak_distance_px,
-    score_frame,
-    share_on_truth,
+    pixel_rates,
     study_mask,
 )
 from tests.oracles import bilinear
@@ -39,22 +39,25 @@ def mask(*squares: tuple[int, int, int], side: int = 400) -> NDArray[np.bool_]:
 # Pixels.
 
 
-@given(st.lists(arrays(np.bool_, (2, 5, 7)), min_size=1, max_size=3))
-def test_pixels_are_counted_one_by_one_over_all_masks(masks: list[NDArray[np.bool_]]) -> None:
-    pairs = [(bool(f), bool(t)) for found, true in masks for f, t in zip(found.ravel(), true.ravel(), strict=True)]
-    slow = PixelCounts(*(pairs.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))))
-    assert sum((PixelCounts.of(*pair) for pair in masks), PixelCounts()) == slow
+@given(arrays(np.bool_, (2, 5, 7)))
+def test_pixels_are_counted_one_by_one(masks: NDArray[np.bool_]) -> None:
+    pairs = [(bool(found), bool(true)) for found, true in zip(masks[0].ravel(), masks[1].ravel(), strict=True)]
+    kinds = (True, True), (True, False), (False, True), (False, False)
+    assert count_pixels(*masks) == tuple(pairs.count(kind) for kind in kinds)
 
 
-def test_rates_of_counts_match_a_hand_calculation() -> None:
-    counts = PixelCounts(true_positive=30, false_positive=10, false_negative=20, true_negative=940)
-    assert (counts.precision, counts.recall, counts.accuracy) == (0.75, 0.6, 0.97)
-    assert (counts.f1, counts.jaccard) == (pytest.approx(2 / 3), 0.5)
-    nothing = PixelCounts(true_negative=100)
-    assert (nothing.precision, nothing.recall, nothing.f1, nothing.jaccard, nothing.accuracy) == (0, 0, 0, 0, 1)
-    missed = PixelCounts(false_negative=100)
-    assert (missed.precision, missed.recall, missed.f1, missed.jaccard, missed.accuracy) == (0, 0, 0, 0, 0)
-    assert PixelCounts().accuracy == 0
+@pytest.mark.parametrize(
+    ("counts", "rates"),
+    [
+        ((30, 10, 20, 940), (0.75, 0.6, 2 / 3, 0.5, 0.97)),
+        ((0, 0, 0, 100), (0, 0, 0, 0, 1)),
+        ((0, 0, 100, 0), (0, 0, 0, 0, 0)),
+        ((0, 0, 0, 0), (0, 0, 0, 0, 0)),
+    ],
+)
+def test_rates_of_counts_match_a_hand_calculation(counts: tuple[int, ...], rates: tuple[float, ...]) -> None:
+    names = "precision", "recall", "f1", "jaccard", "accuracy"
+    assert pixel_rates(counts) == pytest.approx(dict(zip(names, rates, strict=True)))
 
 
 # The study's mask.
@@ -100,12 +103,13 @@ def test_a_constant_map_has_an_empty_mask(value: float) -> None:
     ],
 )
 def test_a_defect_is_hit_by_a_peak_within_a_cell_of_it(peaks: list[tuple[int, int]], expected: FrameScore) -> None:
-    assert score_frame([region(*peak) for peak in peaks], mask((100, 100, 20)), CELL) == expected
+    assert match_regions([region(*peak) for peak in peaks], mask((100, 100, 20)), CELL).score == expected
 
 
 def test_one_peak_hits_two_near_defects_and_a_good_frame_has_false_regions() -> None:
-    assert score_frame([region(130, 110)], mask((100, 100, 20), (100, 140, 20)), CELL) == FrameScore(2, 2, 0)
-    assert score_frame([region(5, 5)], mask(), CELL) == FrameScore(0, 0, 1)
+    two = match_regions([region(130, 110)], mask((100, 100, 20), (100, 140, 20)), CELL)
+    assert two.score == FrameScore(2, 2, 0)
+    assert match_regions([region(5, 5)], mask(), CELL).score == FrameScore(0, 0, 1)
 
 
 @pytest.mark.parametrize(("gap", "defects"), [(4, 1), (CELL, 1), (CELL + 2, 2), (100, 2)])
@@ -121,7 +125,7 @@ def test_pieces_closer_than_a_cell_are_one_defect(gap: int, defects: int) -> Non
 )
 def test_every_region_either_hits_or_is_false(peaks: list[tuple[int, int]], y: int, x: int) -> None:
     truth = mask((y, x, 20))
-    score = score_frame([region(*peak) for peak in peaks], truth, CELL)
+    score = match_regions([region(*peak) for peak in peaks], truth, CELL).score
     rows, columns = np.nonzero(truth)
     far = [bool(((rows - peak[1]) ** 2 + (columns - peak[0]) ** 2).min() > CELL**2) for peak in peaks]
     assert score == FrameScore(1, int(not all(far)), sum(far))
@@ -139,23 +143,3 @@ def test_the_peak_of_a_map_lies_at_the_centre_of_its_cell_and_not_in_the_padding
     tile_map[13, 13] = 9
     assert peak_distance_px(tile_map, truth) > 100
     assert peak_distance_px(tile_map, truth, (100, 200)) < 1.5
-
-
-@given(
-    arrays(np.float32, (3, 4), elements=st.integers(-9, 9).map(np.float32)),
-    arrays(np.bool_, (TILE, TILE)),
-    st.tuples(st.integers(1, TILE), st.integers(1, TILE)),
-)
-def test_the_share_on_the_truth_sums_positive_evidence_pixel_by_pixel(
-    tile_map: NDArray[np.float32], truth: NDArray[np.bool_], inside_hw: tuple[int, int]
-) -> None:
-    """A map that is negative everywhere has a share of 0."""
-    total = on_truth = 0.0
-    for y in range(inside_hw[0]):
-        for x in range(inside_hw[1]):
-            value = max(bilinear(tile_map.astype(np.float64), (y + 0.5) * 3 / TILE, (x + 0.5) * 4 / TILE), 0.0)
-            total += value
-            on_truth += value * bool(truth[y, x])
-    # The share of a sum that is 0 but for rounding is anything.
-    assert share_on_truth(tile_map, truth, inside_hw) * total == pytest.approx(on_truth, abs=1e-5 * max(total, 1))
-    assert share_on_truth(-abs(tile_map) - 1, truth, inside_hw) == 0

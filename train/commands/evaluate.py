@@ -1,8 +1,9 @@
 """`heatline evaluate`."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from heatline.train.run import require_model
 
 if TYPE_CHECKING:
     from heatline.train.evaluation.evaluate import SelectedPictures
-    from heatline.train.evaluation.result import Evaluation, TruthEvaluation
+    from heatline.train.evaluation.result import Evaluation
 
 NAMED = 10
 """Highest number of frames without a verdict that are printed; the report and --json name more."""
@@ -30,7 +31,7 @@ Example:
 
 \b
   heatline evaluate runs/pcb pcb.bundle --data pcb/ --out report
-  heatline evaluate pcb.bundle --data pcb/ --group board --groups 10,12 --truth boxes
+  heatline evaluate pcb.bundle --data pcb/ --part all --truth boxes
   heatline evaluate runs/* --out report --study
 """
 
@@ -43,14 +44,9 @@ Example:
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for report.html, tables.md and all figures.")
 @click.option(
     "--truth",
-    "truths",
-    multiple=True,
     type=click.Choice([*TRUTHS, LABELS_ONLY]),
-    help="Annotations to compare with; may be repeated.  [default: all in the folder]",
+    help="Annotations to compare with.  [default: those of the training, else the first in the folder]",
 )
-@click.option("--group", "column", help="Column of labels.csv that names groups.  [default: as in the training]")
-@click.option("--pattern", help="Instead, a regular expression on file names; its first parenthesis is the group.")
-@click.option("--groups", help="Only these groups, separated by commas.")
 @click.option(
     "--part",
     type=click.Choice(["test", "val", "train", "all"]),
@@ -82,10 +78,7 @@ def evaluate(
     models: tuple[Path, ...],
     data: Path | None,
     out: Path | None,
-    truths: tuple[str, ...],
-    column: str | None,
-    pattern: str | None,
-    groups: str | None,
+    truth: str | None,
     part: str | None,
     engine: EngineKind,
     precision: Precision,
@@ -101,37 +94,18 @@ def evaluate(
     the effect of another threshold.
     """
     require_extra("train")
-    if groups is not None and part is not None:
-        raise click.UsageError("--groups and --part both select groups; leave one out")
     if study and out is None:
         raise click.UsageError("--study adds a chapter to the report; name the report's folder with --out")
-    if pattern is not None and column is not None:
-        raise click.UsageError("--group and --pattern both name the source of groups; leave one out")
     for path in models:
         require_model(path)  # before torch is imported, so that errors are reported at once
     if data is not None:
         find_layout(data)
     with _atomic_folder(out) as folder, show_progress(f"opening {', '.join(map(str, models))}") as track:
-        from heatline.train.evaluation.evaluate import (
-            EvaluationOptions,
-            evaluate_pictures,
-            select_pictures,
-            unique_names,
-        )
+        from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_pictures, select_pictures
         from heatline.train.evaluation.evaluated import open_model
 
-        options = EvaluationOptions(
-            data=data,
-            truths=truths or None,
-            part=part,
-            groups=None if groups is None else tuple(name.strip() for name in groups.split(",")),
-            column=column,
-            pattern=pattern,
-            engine=engine,
-            precision=precision,
-            false_reject=false_reject,
-        )
-        names = unique_names(models)
+        options = EvaluationOptions(data, truth, part, engine, precision, false_reject)
+        names = _unique_names(models)
         opened = []
         for path in models:  # all are opened first, so that an error of the last is reported before the first is run
             model = open_model(path, engine, precision, false_reject, track(f"thresholds of {path.name}"))
@@ -186,8 +160,7 @@ def _warn_of_training_pictures(path: Path, selection: "SelectedPictures") -> Non
     if selection.trained_on:
         click.echo(
             f"{path} was trained on the groups of at least {selection.trained_on} of the "
-            f"{format_count(len(selection.pictures), 'picture')}: leave them out with --groups, or name other "
-            "pictures with --data",
+            f"{format_count(len(selection.images), 'picture')}: name other pictures with --data",
             err=True,
         )
 
@@ -205,64 +178,58 @@ def _print(path: Path, evaluation: "Evaluation") -> None:
             f"{len(evaluation.implausible) - defective}, defective {defective}), counted in no figure",
             facts,
         )
-    for each in evaluation.truths:
-        unplaced = each.figures.frame.unplaced
-        if unplaced:
-            click.echo(
-                f"{unplaced} of the {format_count(subject.pictures, 'picture')} {is_are(unplaced)} only labelled good "
-                f"or defective, without the place of the defect ({each.truth})",
-                err=True,
-            )
-    truths = " and ".join(each.truth for each in evaluation.truths)
-    print_facts(f"{path} on {subject.data} ({subject.part}), by {truths}", _facts(evaluation))
-    for sentence in dict.fromkeys(each.intervals_are for each in evaluation.truths):
-        click.echo(sentence, err=True)
-
-
-def _facts(evaluation: "Evaluation") -> dict[str, str]:
-    """Return the figures that decide whether the model can be used; those that all truths share, once."""
+    if unplaced := evaluation.figures["frame.unplaced"]:
+        click.echo(
+            f"{unplaced} of the {format_count(subject.pictures, 'picture')} {is_are(int(unplaced))} only labelled good "
+            "or defective, without the place of the defect",
+            err=True,
+        )
     from heatline.train.evaluation.result import describe_kinds
 
-    by_truth = {each.truth: _figures(each, evaluation.set_threshold) for each in evaluation.truths}
-    first = next(iter(by_truth.values()))
-    figures: dict[str, str] = {}
-    for name, value in first.items():
-        if all(each[name] == value for each in by_truth.values()):
-            figures[name] = value
-        else:
-            figures |= {f"{name}, by {truth}": each[name] for truth, each in by_truth.items()}
-    return {
+    facts = {
         **describe_kinds(evaluation),
-        **figures,
+        **_figures(evaluation),
         "score threshold": f"{evaluation.calibration.score_threshold:.2f} logits",
     }
+    print_facts(f"{path} on {subject.data} ({subject.part}), by {evaluation.truth}", facts)
+    click.echo(evaluation.intervals_are, err=True)
 
 
-def _figures(found: "TruthEvaluation", set_threshold: int) -> dict[str, str]:
-    """Return figures with their intervals.
+FIGURES = {
+    "missed defective frames": ("frame.escape_rate", "frame.escaped_frames", "frame.defective_frames"),
+    "rejected good frames": ("frame.false_reject_rate", "frame.rejected_frames", "frame.good_frames"),
+    "defects hit by a peak": ("frame.hit_rate", "frame.defects_hit", "frame.defects"),
+    "picture AUROC": ("frame.auroc",),
+    "tile AP": ("tile.average_precision",),
+    "pixel F1": ("line.f1",),
+}
+"""The figures that decide whether the model can be used; of a share, also those of part and whole."""
 
-    Args:
-        set_threshold: number of good frames that set the threshold, so that their rejects are not a rate.
+
+def _figures(evaluation: "Evaluation") -> dict[str, str]:
+    """Return figures with their intervals."""
+    of, facts = evaluation.figures, {}
+    for title, (name, *counts) in FIGURES.items():
+        value, interval = of.get(name), evaluation.intervals.get(name)
+        counted = " of ".join(str(of[count]) for count in counts)
+        if value is not None:
+            ends = f"  [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
+            facts[title] = f"{counted}: {value:.4f}{ends}" if counted else f"{value:.4f}{ends}"
+        elif name == "frame.false_reject_rate" and evaluation.set_threshold:
+            facts[title] = f"{counted}, not a rate: {evaluation.set_threshold} of them set the threshold"
+        else:
+            facts[title] = "not known"
+    return facts
+
+
+def _unique_names(models: Sequence[Path]) -> dict[Path, str]:
+    """Return a name per model: the end of its path, of as many folders as tell all models apart.
+
+    Raises:
+        InputError: two paths are one folder.
     """
-    frame, tile, line = found.figures.frame, found.figures.tile, found.figures.line
-
-    def described(name: str, value: float | None, counted: str = "") -> str:
-        if value is None:
-            return "not known"
-        low_high = found.intervals.get(name)
-        return f"{counted}{value:.4f}" + (f"  [{low_high[0]:.4f}, {low_high[1]:.4f}]" if low_high else "")
-
-    missed = f"{frame.escaped_frames} of {frame.defective_frames}: "
-    rejected = f"{frame.rejected_frames} of {frame.good_frames}"
-    return {
-        "missed defective frames": described("frame.escape_rate", frame.escape_rate, missed),
-        "rejected good frames": f"{rejected}, not a rate: {set_threshold} of them set the threshold"
-        if set_threshold
-        else described("frame.false_reject_rate", frame.false_reject_rate, f"{rejected}: "),
-        "defects hit by a peak": described(
-            "frame.hit_rate", frame.hit_rate, f"{frame.defects_hit} of {frame.defects}: "
-        ),
-        "picture AUROC": described("frame.auroc", frame.auroc),
-        "tile AP": described("tile.average_precision", None if tile is None else tile.average_precision),
-        "pixel F1": described("line.f1", None if line is None else line.f1),
-    }
+    places = [path.resolve().parts for path in models]
+    if len(set(places)) < len(models):
+        raise InputError(f"{', '.join(map(str, models))}: two of them are one folder; name each model once")
+    depth = next(depth for depth in count(1) if len({parts[-depth:] for parts in places}) == len(models))
+    return {path: "-".join(parts[-depth:]) for path, parts in zip(models, places, strict=True)}

@@ -22,9 +22,9 @@ from heatline.train.dense.fit_head import DEFECTIVE_CELL
 from heatline.train.dense.samples import Samples, gather_samples
 from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold, label_tiles
 from heatline.train.discovery import describe_unvalidated
-from heatline.train.evaluation.figures import auroc, average_precision
 from heatline.train.files import write_atomically
 from heatline.train.frames import FrameStore, TileRule, delete_frames
+from heatline.train.metrics import auroc, average_precision
 from heatline.train.models.build import build_model, choose_precision
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.progress import tracked

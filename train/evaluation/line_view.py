@@ -1,30 +1,46 @@
-"""The page's part on one model: the slider, the frames on its wrong side, and their pictures."""
+"""The page's part on one model: the slider, the frames on its wrong side, and their pictures.
+
+The slider counts in logits above the threshold that judged each frame, as folds and frames may have their own.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
-import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from heatline.edge.heatmap_picture import OUTLINE_RGB, ColourScale
 from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.util.page import Picture, jpeg_uri
-from heatline.edge.util.text import format_count
-from heatline.train.evaluation import charts
-from heatline.train.evaluation.charts import Explorer, explore, to_svg
 from heatline.train.evaluation.gallery import TRUTH_RGB
 from heatline.train.evaluation.legend import make_legend
-from heatline.train.evaluation.result import FrameAnswer, GalleryItem, Kind
-from heatline.train.evaluation.rows import Row, StoredEvaluation, format_percent, kinds_table
+from heatline.train.evaluation.result import FrameAnswer
+from heatline.train.evaluation.rows import Row, format_percent, kinds_table
 
 NAMES = 30
 """Highest number of names in a list; the others are counted."""
-RATES = "escape_rate", "false_reject_rate"
+POSITIONS = 250
+"""Highest number of the slider's steps between the lowest and the highest score."""
+BINS = 60
+LEAST_HEIGHT = 2.5
+"""Least height of a bar, in percent of the chart's, so that a single frame is visible."""
+GOOD_COLOUR, DEFECTIVE_COLOUR = "#6c8ebf", "#d98032"
+"""Two hues that colour-blind readers can distinguish, also by lightness."""
 NOT_A_RATE = "not a rate: these frames set the threshold"
-Shift = Callable[[StoredEvaluation, float, float | None], float]
+SHOWS = "the frame with its true defects, its reference if it has one, and its heatmap with the regions found"
+
+
+class JudgedFrame(NamedTuple):
+    """A frame, and what judged it."""
+
+    above: float
+    """Its score less the threshold that judged it: a frame of at least 0 is DEFECT."""
+    frame: FrameAnswer
+    folder: Path
+    """Of its picture."""
 
 
 class ListedFrame(NamedTuple):
@@ -36,156 +52,150 @@ class ListedFrame(NamedTuple):
     """First position of the slider that judges it GOOD; None if it does not follow the slider."""
 
 
-def line_view(row: Row, truth: str) -> dict[str, Any]:
+class Bar(NamedTuple):
+    """A bar of the chart of scores, in percent of its width and height."""
+
+    left: float
+    width: float
+    top: float
+    height: float
+    colour: str
+
+
+def line_view(row: Row) -> dict[str, Any]:
     """Return what `line.html.jinja` shows of one model.
 
     `positions` and `start` hold the texts at each position of the slider and at the calibrated threshold, by the names
     in the page's script. Lists begin with the worst: of missed frames the lowest score, of rejected ones the highest.
-
-    Args:
-        truth: the truth whose figures have the intervals at the calibrated threshold.
     """
-    thresholds = {fold.evaluation.calibration.score_threshold for fold in row.folds}
-    is_one = len(thresholds) == 1
-
-    def shift(fold: StoredEvaluation, score: float, own: float | None = None) -> float:
-        """Return a score on a scale that all thresholds share: that of the threshold if there is one.
-
-        Args:
-            own: the threshold that judged it; None: that of the fold.
-        """
-        calibrated = fold.evaluation.calibration.score_threshold
-        if is_one and own is None:
-            return score
-        above, zero = score - (calibrated if own is None else own), calibrated if is_one else 0.0
-        return max(zero + above, zero) if above >= 0 else min(zero + above, math.nextafter(zero, -math.inf))
-
-    of_class = {
-        is_bad: [(fold, each) for fold in row.folds for each in fold.evaluation.frames if each.defective == is_bad]
-        for is_bad in (True, False)
-    }
-    defective, good = (
-        np.array([shift(fold, frame.score, frame.threshold) for fold, frame in of_class[is_bad]], np.float64)
-        for is_bad in (True, False)
-    )
-    explorer = explore(defective, good, thresholds.pop() if is_one else 0.0)
-    is_rate = not any(fold.evaluation.set_threshold for fold in row.folds)
-    positions = _positions(explorer, is_rate, [row.interval(truth, f"frame.{name}") for name in RATES])
-    at = explorer.start
-    missed, rejected = int(explorer.missed[at]), int(explorer.rejected[at])
-    no_verdict = [
-        ListedFrame(frame.image, f"{'defective' if frame.defective else 'good'}: {frame.why}")
-        for fold in row.folds
-        for frame in fold.evaluation.implausible
+    every = [
+        JudgedFrame(frame.score - evaluation.threshold_of(frame), frame, folder)
+        for evaluation, folder in row.folds
+        for frame in evaluation.frames
     ]
-    scored = (
-        f"Scores of the frames: {format_count(len(good), 'good frame', ',')} above the axis, "
-        f"{format_count(len(defective), 'defective frame', ',')} below it"
+    defective = sorted(
+        (each for each in every if each.frame.defective), key=lambda each: (each.above, each.frame.image)
     )
-    calibrated = (
-        f"Misses against false rejects; at the calibrated {explorer.thresholds[at]:.2f}: {missed} of "
-        f"{explorer.defective} missed, {rejected} of {explorer.good} rejected"
+    good = sorted(
+        (each for each in every if not each.frame.defective), key=lambda each: (-each.above, each.frame.image)
     )
-    kinds: tuple[Kind, ...] = ("escaped", "rejected")
+    places, start, digits = slider_places([each.above for each in every])
+    missed = np.searchsorted([each.above for each in defective], places).tolist()
+    rejected = (len(good) - np.searchsorted([each.above for each in reversed(good)], places)).tolist()
+    thresholds = {evaluation.calibration.score_threshold for evaluation, _ in row.folds}
+    zero = thresholds.pop() if len(thresholds) == 1 else None
+    is_rate = not any(evaluation.set_threshold for evaluation, _ in row.folds)
+    positions = {
+        "threshold": [f"{place + (zero or 0.0):.{digits}f}" for place in places.tolist()],
+        "missed": missed,
+        "rejected": rejected,
+        "missedShare": _shares(missed, len(defective), start, row.interval("frame.escape_rate")),
+        "rejectedShare": _shares(rejected, len(good), start, row.interval("frame.false_reject_rate"))
+        if is_rate
+        else [NOT_A_RATE] * len(rejected),
+        "defective": len(defective),
+        "good": len(good),
+        "start": start,
+    }
+    counts = {
+        "missed": missed[start],
+        "rejected": rejected[start],
+        "caught": len(defective) - missed[start],
+        "passed": len(good) - rejected[start],
+    }
     return {
         "label": row.label,
-        "rests_on": list(dict.fromkeys(fold.evaluation.rests_on for fold in row.folds)),
-        "scale": "logits" if is_one else "logits above the threshold of each fold",
-        "explorer": explorer,
-        "positions": msgspec.json.encode(positions).decode(),
+        "rests_on": list(dict.fromkeys(evaluation.rests_on for evaluation, _ in row.folds)),
+        "scale": "logits" if zero is not None else "logits above the threshold of each fold",
+        "positions": positions,
         "start": {
-            "threshold": positions["threshold"][at],
-            "missed": f"{missed:,}",
-            "rejected": f"{rejected:,}",
-            "caught": f"{explorer.defective - missed:,}",
-            "passed": f"{explorer.good - rejected:,}",
-            "missedShare": positions["missedShare"][at],
-            "rejectedShare": positions["rejectedShare"][at],
+            **{name: f"{number:,}" for name, number in counts.items()},
+            **{name: positions[name][start] for name in ("threshold", "missedShare", "rejectedShare")},
         },
-        "missed": _list_frames(of_class[True], 1, shift, explorer),
-        "rejected": _list_frames(of_class[False], -1, shift, explorer),
-        "no_verdict": no_verdict,
+        "missed": _list_frames(defective, places, digits),
+        "rejected": _list_frames(good, places, digits),
+        "pictures": {"missed": _pictures(defective, places, digits), "rejected": _pictures(good, places, digits)},
+        "no_verdict": [
+            ListedFrame(frame.image, f"{'defective' if frame.defective else 'good'}: {frame.why}")
+            for evaluation, _ in row.folds
+            for frame in evaluation.implausible
+        ],
         "most": NAMES,
-        "pictures": {kind: _pictures(row, kind, shift, explorer) for kind in kinds},
         "kinds": kinds_table(row),
         "legend": _legend(row),
-        "scores": to_svg(charts.scores(defective, good, explorer), scored, is_stretched=True),
-        "curve": to_svg(charts.curve(explorer), calibrated) if len(defective) and len(good) and is_rate else None,
+        "bars": score_bars([each.above for each in good], [each.above for each in defective], places),
     }
 
 
-def _positions(explorer: Explorer, is_rate: bool, intervals: Sequence[tuple[float, float] | None]) -> dict[str, Any]:
-    """Return the texts of each position.
+def slider_places(above: Sequence[float]) -> tuple[NDArray[np.float64], int, int]:
+    """Return the positions of the slider, the number of the calibrated one, and the decimals that tell them apart.
 
-    Args:
-        intervals: of the shares that are missed and rejected at the calibrated threshold, if known.
+    They are evenly spaced logits above the calibrated threshold, which is 0. The first rejects every frame, the last
+    none.
     """
-    of_missed, of_rejected = intervals
-
-    def shares(counts: list[int], total: int, interval: tuple[float, float] | None) -> list[str]:
-        return [
-            format_percent(some / total, interval if at == explorer.start else None) if total else "not known"
-            for at, some in enumerate(counts)
-        ]
-
-    rejected = explorer.rejected.tolist()
-    return {
-        "threshold": [f"{threshold:.{explorer.digits}f}" for threshold in explorer.thresholds.tolist()],
-        "missed": explorer.missed.tolist(),
-        "rejected": rejected,
-        "missedShare": shares(explorer.missed.tolist(), explorer.defective, of_missed),
-        "rejectedShare": shares(rejected, explorer.good, of_rejected) if is_rate else [NOT_A_RATE] * len(rejected),
-        "defective": explorer.defective,
-        "good": explorer.good,
-        "start": explorer.start,
-    }
+    low, high = min(0.0, *above, 0.0), max(0.0, *above, 0.0)
+    power = 10.0 ** math.floor(math.log10(max((high - low) / POSITIONS, 0.001)))
+    step = next(each * power for each in (1, 2, 5, 10) if each * power >= (high - low) / POSITIONS)
+    before, after = (math.ceil(reach / step) + 1 for reach in (-low, high))
+    places = np.asarray(step * np.arange(-before, after + 1), np.float64)
+    return places, before, 2 if step >= 0.01 else 3
 
 
-def _list_frames(
-    frames: Sequence[tuple[StoredEvaluation, FrameAnswer]], sign: int, shift: Shift, explorer: Explorer
-) -> list[ListedFrame]:
-    """Return the frames of one class, the lowest product of sign and score first, at most `NAMES` of them."""
-    keyed = [(sign * shift(fold, frame.score, frame.threshold), frame.image, frame.score) for fold, frame in frames]
+def _shares(counts: Sequence[int], total: int, start: int, interval: tuple[float, float] | None) -> list[str]:
+    """Return the share at each position, with the interval at the calibrated threshold."""
+    if not total:
+        return ["not known"] * len(counts)
+    return [format_percent(some / total, interval if at == start else None) for at, some in enumerate(counts)]
+
+
+def _at(judged: JudgedFrame, places: NDArray[np.float64]) -> int:
+    """Return the first position that judges a frame GOOD; before it, the verdict is DEFECT."""
+    return int(np.searchsorted(places, judged.above, side="right"))
+
+
+def _list_frames(frames: Sequence[JudgedFrame], places: NDArray[np.float64], digits: int) -> list[ListedFrame]:
     return [
-        ListedFrame(name, f"{score:.{explorer.digits}f}", explorer.at(sign * key))
-        for key, name, score in sorted(keyed)[:NAMES]
+        ListedFrame(each.frame.image, f"{each.frame.score:.{digits}f}", _at(each, places)) for each in frames[:NAMES]
     ]
 
 
-def _pictures(row: Row, kind: Kind, shift: Shift, explorer: Explorer) -> list[Picture]:
-    """Return the gallery's pictures of a kind, the worst first."""
-    sign = 1 if kind == "escaped" else -1
-    found = []
-    for fold in row.folds:
-        own = {frame.image: frame.threshold for frame in fold.evaluation.frames}
-        for item in fold.evaluation.gallery:
-            if item.kind == kind:
-                found.append((sign * shift(fold, item.logit, own.get(item.image)), fold.folder, item))
-    found.sort(key=lambda entry: entry[0])
-    return [embed_item(folder, item, explorer.at(sign * key), explorer.digits) for key, folder, item in found]
+def _pictures(frames: Sequence[JudgedFrame], places: NDArray[np.float64], digits: int) -> list[Picture]:
+    """Embed the frames that have a picture; without it if it is missing or cannot be read."""
+    pictures = []
+    for each in frames:
+        if each.frame.picture is not None:
+            file = each.folder / each.frame.picture
+            bgr = cv2.imread(str(file)) if file.is_file() else None
+            uri = None if bgr is None else jpeg_uri(np.asarray(bgr, np.uint8))
+            caption = f"score {each.frame.score:.{digits}f}"
+            pictures.append(Picture(uri, each.frame.image, caption, SHOWS, _at(each, places)))
+    return pictures
 
 
-def embed_item(folder: Path, item: GalleryItem, at: int, digits: int) -> Picture:
-    """Embed an item of a gallery; without its picture if that is missing, is none, or lies outside the folder.
+def score_bars(good: Sequence[float], defective: Sequence[float], places: NDArray[np.float64]) -> list[Bar]:
+    """Return the histogram of scores along the slider: good frames above the axis, defective frames below it.
 
-    Args:
-        folder: of the evaluation.
-        at: first position of the slider that judges it GOOD.
-        digits: decimals of its score.
+    Heights are square roots of the counts, so that a single frame is visible beside a thousand. No bar lies on both
+    sides of the calibrated threshold.
     """
-    file = (folder / item.file).resolve()
-    is_there = file.is_relative_to(folder.resolve()) and file.is_file() and file.stat().st_size
-    bgr = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR) if is_there else None
-    uri = None if bgr is None else jpeg_uri(np.asarray(bgr, np.uint8))
-    return Picture(uri, item.image, f"score {item.logit:.{digits}f}", item.caption, at)
-
-
-# The legend of pictures with heatmaps.
+    low, high = float(places[0]), float(places[-1])
+    width = (high - low) / BINS
+    edges = width * np.arange(-math.ceil(-low / width), math.ceil(high / width) + 1)
+    counts = [np.histogram(scores, edges)[0].tolist() for scores in (good, defective)]
+    most = max(1, *(count for of_label in counts for count in of_label))
+    bars = []
+    for of_label, colour in zip(counts, (GOOD_COLOUR, DEFECTIVE_COLOUR), strict=True):
+        for edge, count in zip(edges.tolist(), of_label, strict=False):
+            if count:
+                height = max(LEAST_HEIGHT, 50 * math.sqrt(count / most))
+                top = 50 - height if colour == GOOD_COLOUR else 50.0
+                bars.append(Bar(100 * (edge - low) / (high - low), 90 / BINS, top, height, colour))
+    return bars
 
 
 def _legend(row: Row) -> dict[str, Any]:
     """Return the colour scale of the pictures. Folds have scales of their own, so with several it has no figures."""
-    one, *others = (fold.evaluation.calibration for fold in row.folds)
+    one, *others = (evaluation.calibration for evaluation, _ in row.folds)
     thresholds = Thresholds.of(one)
     marks = {
         f"region from {thresholds.evidence:.2f} logits": thresholds.evidence,

@@ -1,191 +1,213 @@
-"""Inspect each labelled picture once, as the line does, and compare the result with every truth."""
+"""Inspect each labelled picture once, as the line does, and compare the result with its truth."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import TileGrid
 from heatline.edge.geometry.regions import found_cells
+from heatline.edge.heatmap_picture import ColourScale
 from heatline.edge.inspection.inspector import PendingFrame
 from heatline.edge.inspection.verdict import Judgement, Thresholds
+from heatline.edge.util.text import utf8_safe
 from heatline.train.evaluation.evaluated import EvaluatedModel
-from heatline.train.evaluation.figures import FRAME, TILE, Columns
-from heatline.train.evaluation.gallery import FrameGallery, FrameView
-from heatline.train.evaluation.result import DefectKind
+from heatline.train.evaluation.figures import FRAME, Columns, tile_type
+from heatline.train.evaluation.gallery import FrameGallery, draw_frame
+from heatline.train.evaluation.result import DefectKind, FrameAnswer, ImplausibleFrame
 from heatline.train.evaluation.scoring import (
-    PixelCounts,
+    GATE_LOGIT,
+    count_pixels,
     divide_by_size,
+    match_regions,
     peak_distance_px,
-    score_frame,
-    share_on_truth,
     study_mask,
 )
-from heatline.train.evaluation.sweep import Sweep
 from heatline.train.frames import DEFECTIVE_SHARE
+from heatline.train.models.vit import FUSIONS, RolloutClassifier
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledImage
 from heatline.train.references import References
 
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture with its annotation by each truth."""
-
-    by_truth: Mapping[str, LabelledImage]
-    group: int
-    """Number of its group."""
-
-    @property
-    def image(self) -> LabelledImage:
-        """The picture with its first truth."""
-        return next(iter(self.by_truth.values()))
+BATCH = 16
+"""Highest number of tiles per forward pass of a rollout with all fusions."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Observed:
     """What was observed of all pictures."""
 
-    by_truth: dict[str, tuple[Columns, Columns]]
-    """Rows of tiles and of frames, see `figures`."""
-    thresholds: list[float]
-    """Score threshold of each frame with a verdict, logits."""
-    kinds: list[list[DefectKind]]
-    """Of each frame with a verdict; empty for good frames."""
-    rejected: dict[int, str]
-    """Why pictures have no verdict, by their index."""
+    maps: tuple[str, ...]
+    """Names of the maps of each tile."""
+    frames: list[FrameAnswer] = field(default_factory=list)
+    implausible: list[ImplausibleFrame] = field(default_factory=list)
+    tile_rows: list[tuple[Any, ...]] = field(default_factory=list)
+    frame_rows: list[tuple[Any, ...]] = field(default_factory=list)
+
+    @property
+    def columns(self) -> tuple[Columns, Columns]:
+        """Columns of the tiles and of the frames, see `figures`."""
+        return np.array(self.tile_rows, tile_type(len(self.maps))), np.array(self.frame_rows, FRAME)
 
 
 def observe(
     model: EvaluatedModel,
-    pictures: Sequence[Picture],
-    truths: Sequence[str],
-    sweep: Sweep | None,
-    track: Track,
-    frame_gallery: FrameGallery | None = None,
+    images: Sequence[LabelledImage],
+    groups: Sequence[int],
+    folder: Path,
+    track: Track = iter,
+    gallery: FrameGallery | None = None,
     references: References | None = None,
 ) -> Observed:
-    """Inspect all pictures, and collect the columns that figures are computed from.
+    """Inspect all pictures.
 
     Pictures that do not show the product, or not where its reference shows it, get no verdict from the line. They are
     in no row and not in the gallery.
 
     Args:
-        sweep: counts all variants of the map of a ViT's run.
-        frame_gallery: picks the frames to show, with their truth by the first of `truths`.
+        groups: number of each picture's group.
+        folder: of the pictures.
+        gallery: picks the frames to show.
         references: what a run compares the pictures with; None: nothing, or what a bundle holds.
     Raises:
         InputError: a picture or its truth cannot be used.
         EngineError: the engine gives no usable answer.
     """
     inspector, calibration = model.inspector(), model.settings.calibration
-    tiles, frames = ({truth: list[tuple[Any, ...]]() for truth in truths} for _ in range(2))
-    found = Observed({}, [], [], {})
-    tracked = track([picture.image for picture in pictures])
-    for number, (picture, image) in enumerate(zip(pictures, tracked, strict=True)):
-        rgb = image.pixels()
+    scale = ColourScale.around(calibration.evidence_threshold, calibration.background)
+    rollout = _other_fusions(model)
+    found = Observed(("study",) if rollout is None else ("study", *FUSIONS))
+    for number, (group, image) in enumerate(zip(groups, track(images), strict=True)):
+        rgb, name = image.pixels(), relative_name(folder, image.path)
+        named_group = None if image.group is None else utf8_safe(image.group)
         thresholds = inspector.thresholds = Thresholds.of(model.held_out.get(image.path, calibration))
         reference = None if references is None else references.of(image)
         frame = Frame(Stamp("evaluate", number + 1, image.path.name), rgb, "RGB8")
         pending = inspector.start(frame, reference=reference)
         judgement = inspector.finish(pending)
         if judgement.reject_reason is not None:
-            found.rejected[number] = judgement.reject_reason
+            found.implausible.append(ImplausibleFrame(name, named_group, image.defective, judgement.reject_reason))
             continue
         grid = pending.stitcher.grid
-        masks = {truth: of_truth.mask(grid.frame_hw) for truth, of_truth in picture.by_truth.items()}
-        placed = {
-            truth: mask
-            for truth, mask in masks.items()
-            if mask is not None and (mask.any() or not picture.by_truth[truth].defective)
-        }
-        tile_masks = {truth: cut_mask(mask, grid) for truth, mask in placed.items()}
-        found.thresholds.append(thresholds.score)
-        found.kinds.append(_score_kinds(picture, placed, pending, judgement, model.cell_px) if image.defective else [])
-        for truth, rows in frames.items():
-            defective, mask = picture.by_truth[truth].defective, placed.get(truth)
-            counts, pixels = (0, 0, 0), PixelCounts()
-            if mask is not None:
-                counts = astuple(score_frame(judgement.regions, mask, model.cell_px))
-                pixels = PixelCounts.of(line_mask(pending, judgement, thresholds), mask)
-            is_defect, is_placed = judgement.verdict == "DEFECT", mask is not None
-            rows.append((picture.group, judgement.score, defective, is_defect, is_placed, *counts, astuple(pixels)))
-        if frame_gallery is not None:
-            mask, cell_px = placed.get(truths[0]), pending.stitcher.cell_px
+        mask = image.mask(grid.frame_hw)
+        if mask is not None and image.defective and not mask.any():
+            mask = None
+        counts = (None, None, None) if mask is None else match_regions(judgement.regions, mask, model.cell_px).score
+        defects, hit, false_regions = counts
+        loose = model.loose_held_out.get(image.path)
+        if gallery is not None:
             pose = judgement.pose
             shown = None if reference is None or pose is None else reference.moved_to(pose)
-            frame_gallery.add(FrameView(image.path, rgb, mask, image.defective, judgement, cell_px, shown))
-        if not placed:
-            continue
-        inside_hw = min(grid.tile_px, grid.frame_hw[0]), min(grid.tile_px, grid.frame_hw[1])
-        for tile, (logit, tile_map) in enumerate(zip(pending.logits.tolist(), pending.maps, strict=True)):
-            called = study_mask(tile_map, logit, grid.tile_px)
-            for truth, of_tiles in tile_masks.items():
-                row = tile_row(model.family, logit, tile_map, of_tiles[tile], called, inside_hw, thresholds.score)
-                tiles[truth].append((picture.group, *row))
-        if sweep is not None:
-            sweep.add(grid.tiles(rgb), pending.logits, tile_masks, inside_hw)
-    for truth in truths:
-        found.by_truth[truth] = np.array(tiles[truth], TILE), np.array(frames[truth], FRAME)
+            draw = partial(draw_frame, rgb, mask, shown, judgement, pending.stitcher.cell_px, scale)
+            gallery.add(len(found.frames), judgement.score, image.defective, draw)
+        found.frames.append(
+            FrameAnswer(
+                name,
+                named_group,
+                image.defective,
+                judgement.score,
+                defects,
+                hit,
+                false_regions,
+                threshold=thresholds.score if image.path in model.held_out else None,
+                loose_threshold=model.loose_threshold if loose is None else loose.score_threshold,
+                kinds=list(_score_kinds(image, mask, pending, judgement, model.cell_px)) if image.defective else [],
+            )
+        )
+        px = (0, 0, 0, 0) if mask is None else count_pixels(line_mask(pending, judgement, thresholds), mask)
+        is_defect = judgement.verdict == "DEFECT"
+        verdict = group, judgement.score, image.defective, is_defect, mask is not None
+        found.frame_rows.append((*verdict, defects or 0, hit or 0, false_regions or 0, px))
+        if mask is not None:
+            masks = cut_mask(mask, grid)
+            maps = pending.maps[:, None]
+            if rollout is not None:
+                maps = np.concatenate([maps, rollout(grid.tiles(rgb), pending.logits, masks)], axis=1)
+            inside_hw = min(grid.tile_px, grid.frame_hw[0]), min(grid.tile_px, grid.frame_hw[1])
+            for logit, tile_maps, tile_mask in zip(pending.logits.tolist(), maps, masks, strict=True):
+                found.tile_rows.append((group, *tile_row(model.family, logit, tile_maps, tile_mask, inside_hw)))
     return found
+
+
+def relative_name(folder: Path, path: Path) -> str:
+    """Return a picture's name for reports: its path below the folder of pictures, or its file name."""
+    return utf8_safe(path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name)
+
+
+Rollout = Callable[[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]], NDArray[np.float32]]
+
+
+def _other_fusions(model: EvaluatedModel) -> Rollout | None:
+    """Return the function that computes the maps of tiles by every fusion of a ViT's run; None for other models."""
+    if model.run is None or not isinstance(classifier := model.run.model, RolloutClassifier):
+        return None
+
+    def rollout(tiles: NDArray[np.uint8], logits: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return maps [N, fusions, h, w]; 0 of tiles whose maps count in no figure, as they are and look good."""
+        maps = np.zeros((len(tiles), len(FUSIONS), *classifier.map_hw), np.float32)
+        needed = np.flatnonzero((logits > GATE_LOGIT) | masks.any(axis=(1, 2)))
+        device = next(classifier.parameters()).device
+        for start in range(0, len(needed), BATCH):
+            batch = needed[start : start + BATCH]
+            maps[batch] = classifier.all_fusions(torch.from_numpy(tiles[batch]).to(device)).cpu().numpy()
+        return maps
+
+    return rollout
 
 
 def tile_row(
     family: str,
     logit: float,
-    tile_map: NDArray[np.float32],
+    maps: NDArray[np.float32],
     mask: NDArray[np.bool_],
-    called: NDArray[np.bool_],
     inside_hw: tuple[int, int],
-    threshold: float,
 ) -> tuple[Any, ...]:
-    """Return the fields of `TILE` after the group.
+    """Return the fields of `tile_type` after the group.
 
     Args:
         family: of the model: "cnn" or "vit".
+        maps: [maps, h, w].
         mask: true pixels [tile, tile].
-        called: pixels that the study's rule calls defective.
         inside_hw: part of the tile that is in the frame.
-        threshold: the score threshold, logits.
     """
     # A rollout's map is relevance times logit: with a negative logit, its lowest value is the most relevant.
-    relevance = tile_map * np.sign(np.float32(logit)) if family == "vit" else tile_map
+    sign = np.sign(np.float32(logit)) if family == "vit" else np.float32(1)
     defective = bool(mask.mean() > DEFECTIVE_SHARE)
-    ambiguous = bool(mask.any()) and not defective
-    distance_px = peak_distance_px(relevance, mask, inside_hw) if defective else float("nan")
-    on_truth = share_on_truth(relevance, mask, inside_hw) if defective else float("nan")
     inside = np.s_[: inside_hw[0], : inside_hw[1]]
-    pixels = astuple(PixelCounts.of(called[inside], mask[inside]))
-    return logit, defective, ambiguous, threshold, distance_px, on_truth, pixels
+    distances = [peak_distance_px(each * sign, mask, inside_hw) if defective else float("nan") for each in maps]
+    px = [count_pixels(study_mask(each, logit, len(mask))[inside], mask[inside]) for each in maps]
+    return logit, defective, bool(mask.any()) and not defective, distances, px
 
 
 def _score_kinds(
-    picture: Picture,
-    placed: Mapping[str, NDArray[np.bool_]],
+    image: LabelledImage,
+    mask: NDArray[np.bool_] | None,
     pending: PendingFrame,
     judgement: Judgement,
     cell_px: float,
-) -> list[DefectKind]:
-    """Return the classes and sizes of a picture's defects, by the first truth that knows them.
+) -> Iterator[DefectKind]:
+    """Yield the classes and sizes of a picture's defects.
 
     The only class, or size, has the score of the frame. One of several has the highest logit of the tiles that show it.
     """
-    by_class = next((found for truth in placed if (found := picture.by_truth[truth].masks_by_class(placed[truth]))), {})
-    named = None if by_class or not picture.image.defective else picture.image.class_name
-    kinds = [] if named is None else [DefectKind("class", named, judgement.score)]
-    by_size = divide_by_size(next(iter(placed.values())), cell_px) if placed else {}
-
-    def score(by: Literal["class", "size"], masks: dict[str, NDArray[np.bool_]]) -> Iterator[DefectKind]:
-        masks = {name: mask for name, mask in masks.items() if mask.any()}
-        for name, mask in masks.items():
-            shows = cut_mask(mask, pending.stitcher.grid).any(axis=(1, 2))
-            of_tiles = float(pending.logits[shows].max()) if len(masks) > 1 and shows.any() else judgement.score
-            yield DefectKind(by, name, of_tiles, int(mask.sum()))
-
-    return [*kinds, *score("class", by_class), *score("size", by_size)]
+    by_class = {} if mask is None else image.masks_by_class(mask)
+    if not by_class and image.class_name is not None:
+        yield DefectKind("class", image.class_name, judgement.score)
+    divisions: dict[Literal["class", "size"], dict[str, NDArray[np.bool_]]] = {"class": by_class}
+    if mask is not None:
+        divisions["size"] = divide_by_size(mask, cell_px)
+    for by, masks in divisions.items():
+        shown = {name: of_kind for name, of_kind in masks.items() if of_kind.any()}
+        for name, of_kind in shown.items():
+            shows = cut_mask(of_kind, pending.stitcher.grid).any(axis=(1, 2))
+            of_tiles = float(pending.logits[shows].max()) if len(shown) > 1 and shows.any() else judgement.score
+            yield DefectKind(by, name, of_tiles, int(of_kind.sum()))
 
 
 def cut_mask(mask: NDArray[np.bool_], grid: TileGrid) -> NDArray[np.bool_]:

@@ -15,31 +15,13 @@ from heatline.edge.bundle.manifest import passes
 from heatline.edge.errors import InputError
 from heatline.edge.util.text import encode_json, format_count, on_one_line
 from heatline.train.evaluation.figures import Figures
-from heatline.train.evaluation.sweep import SweepFigures
 from heatline.train.files import write_atomically
 from heatline.train.run import RunFolder
 
-SCHEMA = 5
+SCHEMA = 6
 FILE = "evaluation.json"
 LOOSE = 0.05
 """A second share of false rejects, whose misses are printed beside those of the wanted share."""
-
-Kind = Literal["escaped", "rejected"]
-
-
-class GalleryItem(msgspec.Struct, frozen=True):
-    """A whole frame, twice: with its truth outlined, and under its heatmap; in a file beside `evaluation.json`."""
-
-    kind: Kind
-    """`escaped`: the defective frames of the lowest scores. `rejected`: the good frames of the highest scores. A
-    threshold decides which of them are failures."""
-    file: str
-    """Relative to the folder of `evaluation.json`."""
-    image: str
-    logit: float
-    """Score of the frame."""
-    caption: str
-    """What the picture shows, from left to right or from top to bottom."""
 
 
 class DefectKind(msgspec.Struct, frozen=True):
@@ -64,7 +46,7 @@ class FrameAnswer(msgspec.Struct, frozen=True):
     score: float
     """Highest logit of its tiles."""
     defects: int | None = None
-    """Defects by the first truth; None, as the next two, if the place of the defect is not known."""
+    """None, as the next two, if the place of the defect is not known."""
     hit: int | None = None
     """Defects that are hit at the calibrated thresholds."""
     false_regions: int | None = None
@@ -74,6 +56,9 @@ class FrameAnswer(msgspec.Struct, frozen=True):
     """The same for `LOOSE` false rejects; None: not known."""
     kinds: list[DefectKind] = []
     """Classes and sizes of its defects; empty for a good frame."""
+    picture: str | None = None
+    """File, relative to `evaluation.json`: the frame with its truth, its reference, and under its heatmap. Defective
+    frames of the lowest scores have one, and good ones of the highest."""
 
 
 class ImplausibleFrame(msgspec.Struct, frozen=True):
@@ -86,20 +71,6 @@ class ImplausibleFrame(msgspec.Struct, frozen=True):
     """By its label."""
     why: str
     """The reason, with its figures."""
-
-
-class TruthEvaluation(msgspec.Struct, frozen=True):
-    """Result by one truth."""
-
-    truth: str
-    """masks, derived_masks, polygons, coco, boxes or labels."""
-    figures: Figures
-    intervals: dict[str, tuple[float, float]]
-    """95 % intervals by dotted name, as `study.f1`, from a bootstrap over groups; empty where there are too few."""
-    intervals_are: str
-    """Basis of the intervals, or why there are none."""
-    sweep: SweepFigures | None
-    """All fusions and discard ratios; None unless a ViT is evaluated from its run."""
 
 
 class EvaluationSubject(msgspec.Struct, frozen=True):
@@ -137,15 +108,18 @@ class Evaluation(msgspec.Struct, frozen=True):
     """Content of `evaluation.json`."""
 
     subject: EvaluationSubject
+    truth: str
+    """masks, derived_masks, polygons, coco, boxes or labels."""
     calibration: Calibration
-    truths: list[TruthEvaluation]
+    figures: Figures
+    intervals: dict[str, tuple[float, float]]
+    """95 % intervals of figures, from a bootstrap over groups; empty where there are too few."""
+    intervals_are: str
+    """Basis of the intervals, or why there are none."""
     frames: list[FrameAnswer]
     """In the order of the pictures, without those in `implausible`."""
-    gallery: list[GalleryItem]
-    """Pictures of whole frames, the worst of each kind first."""
     rests_on: str
-    """Basis of the figures, as `the test groups of pcb (5 groups, 12 frames)` or `5-fold cross-validation over 38
-    groups`."""
+    """Basis of the figures, as `the test groups of pcb (5 groups, 12 frames)`."""
     warnings: list[str] = []
     """Sentences that the report shows before any figure."""
     implausible: list[ImplausibleFrame] = []
@@ -159,18 +133,10 @@ class Evaluation(msgspec.Struct, frozen=True):
         return self.calibration.score_threshold if frame.threshold is None else frame.threshold
 
 
-class _Versioned(msgspec.Struct):
-    """The field that every version of `evaluation.json` has."""
-
-    schema: int
-
-
-def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
-    """Write `evaluation.json` into a folder, atomically; return its path."""
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Write `evaluation.json` into a folder, atomically."""
     text = msgspec.json.format(encode_json(evaluation)) + b"\n"
-    file = folder / FILE
-    write_atomically(file, lambda place: place.write_bytes(text))
-    return file
+    write_atomically(folder / FILE, lambda place: place.write_bytes(text))
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -181,13 +147,12 @@ def read_evaluation(folder: Path) -> Evaluation:
     """
     file = folder / FILE
     try:
-        content = file.read_bytes()
-        schema = msgspec.json.decode(content, type=_Versioned).schema
-        if schema != SCHEMA:  # checked first, because a file of another version may have another form
-            raise InputError(f"{file} has schema {schema}, this version reads {SCHEMA}; evaluate again")
-        return msgspec.json.decode(content, type=Evaluation)
+        evaluation = msgspec.json.decode(file.read_bytes(), type=Evaluation)
     except (OSError, msgspec.MsgspecError) as error:
         raise InputError(f"{file} cannot be read ({error}); evaluate again") from error
+    if evaluation.schema != SCHEMA:
+        raise InputError(f"{file} has schema {evaluation.schema}, this version reads {SCHEMA}; evaluate again")
+    return evaluation
 
 
 def lacks_report(run: RunFolder) -> bool:
@@ -215,14 +180,13 @@ class Verdicts(msgspec.Struct, frozen=True):
     rejected: int
     """Good pictures that reach the threshold."""
     good: int
-    loose_missed: int | None = None
-    """Defective pictures below the threshold for `LOOSE` false rejects; None: not known."""
 
 
 class KindVerdicts(msgspec.Struct, frozen=True):
-    """Pictures with defects of one class, or of one size."""
+    """Defective pictures, or those with defects of one class, or of one size."""
 
-    by: Literal["class", "size"]
+    by: Literal["class", "size"] | None
+    """None: all defective pictures."""
     name: str
     missed: int
     """Pictures in which no tile that shows such a defect reaches the threshold."""
@@ -234,22 +198,20 @@ class KindVerdicts(msgspec.Struct, frozen=True):
     def escapes(self) -> bool:
         return passes(self.missed, self.pictures)
 
+    @property
+    def loosely(self) -> str:
+        return "" if self.loose_missed is None else f" (at {100 * LOOSE:g} %, {self.loose_missed:,})"
+
     def describe(self) -> str:
         """Describe the counts, as "Blowhole 18 of 18 (at 5 %, 6)"."""
-        return f"{self.name} {self.missed} of {self.pictures}{_describe_loose(self.loose_missed)}"
+        return f"{self.name} {self.missed} of {self.pictures}{self.loosely}"
 
 
 def count_verdicts(evaluation: Evaluation) -> Verdicts:
     """Count the pictures that are judged wrongly."""
-    defective = [frame for frame in evaluation.frames if frame.defective]
-    good = [frame for frame in evaluation.frames if not frame.defective]
-    return Verdicts(
-        missed=sum(frame.score < evaluation.threshold_of(frame) for frame in defective),
-        defective=len(defective),
-        rejected=sum(frame.score >= evaluation.threshold_of(frame) for frame in good),
-        good=len(good),
-        loose_missed=_count_below((frame.score, frame.loose_threshold) for frame in defective),
-    )
+    calls = [(frame.defective, frame.score >= evaluation.threshold_of(frame)) for frame in evaluation.frames]
+    missed, rejected = calls.count((True, False)), calls.count((False, True))
+    return Verdicts(missed, missed + calls.count((True, True)), rejected, rejected + calls.count((False, False)))
 
 
 def count_kinds(evaluations: Iterable[Evaluation]) -> list[KindVerdicts]:
@@ -257,25 +219,30 @@ def count_kinds(evaluations: Iterable[Evaluation]) -> list[KindVerdicts]:
 
     If all defects have one class, or one size, it says nothing and is left out.
     """
-    found: dict[tuple[Literal["class", "size"], str], list[tuple[DefectKind, float, float | None]]] = {}
+    found: dict[tuple[Literal["class", "size"], str], list[_Judged]] = {}
     for evaluation in evaluations:
         for frame in evaluation.frames:
             for kind in frame.kinds:
-                judged = kind, evaluation.threshold_of(frame), frame.loose_threshold
+                judged = kind.score, evaluation.threshold_of(frame), frame.loose_threshold, kind.area_px or 0
                 found.setdefault((kind.by, kind.name), []).append(judged)
-    area = {key: median(kind.area_px or 0 for kind, _, _ in judged) for key, judged in found.items()}
-    several = {by for by in ("class", "size") if sum(key[0] == by for key in found) > 1}
-    return [
-        KindVerdicts(
-            by,
-            on_one_line(name),
-            missed=sum(kind.score < threshold for kind, threshold, _ in found[by, name]),
-            pictures=len(found[by, name]),
-            loose_missed=_count_below((kind.score, loose) for kind, _, loose in found[by, name]),
-        )
-        for by, name in sorted(found, key=lambda key: (key[0], area[key], key[1]))
-        if by in several
-    ]
+    several = [by for by in ("class", "size") if sum(key[0] == by for key in found) > 1]
+    smallest_first = sorted(found, key=lambda key: (key[0], median(area for *_, area in found[key]), key[1]))
+    return [_count(by, on_one_line(name), found[by, name]) for by, name in smallest_first if by in several]
+
+
+_Judged = tuple[float, float, float | None, int]
+"""Score, threshold, loose threshold and area in px of the defects of one kind in a picture."""
+
+
+def _count(by: Literal["class", "size"] | None, name: str, judged: Sequence[_Judged]) -> KindVerdicts:
+    loose = [score < loose for score, _, loose, _ in judged if loose is not None]
+    return KindVerdicts(
+        by,
+        name,
+        missed=sum(score < threshold for score, threshold, _, _ in judged),
+        pictures=len(judged),
+        loose_missed=sum(loose) if len(loose) == len(judged) else None,
+    )
 
 
 def describe_escapes(evaluation: Evaluation, kinds: Sequence[KindVerdicts]) -> str | None:
@@ -284,13 +251,15 @@ def describe_escapes(evaluation: Evaluation, kinds: Sequence[KindVerdicts]) -> s
     Args:
         kinds: of `count_kinds`.
     """
-    verdicts, wanted = count_verdicts(evaluation), evaluation.calibration.false_reject_per_frame
+    frames = [frame for frame in evaluation.frames if frame.defective]
+    judged = [(frame.score, evaluation.threshold_of(frame), frame.loose_threshold, 0) for frame in frames]
+    every, wanted = _count(None, "", judged), evaluation.calibration.false_reject_per_frame
     escaping = [kind for kind in kinds if kind.escapes]
-    if not verdicts.missed or (not escaping and 2 * verdicts.missed < verdicts.defective):
+    if not every.missed or (not escaping and 2 * every.missed < every.pictures):
         return None
     at = "At this threshold" if wanted is None else f"At {100 * wanted:g} % false rejects"
-    of = format_count(verdicts.defective, "defective picture", ",")
-    text = f"{at}, {verdicts.missed:,} of {of} pass{_describe_loose(verdicts.loose_missed)}"
+    of = format_count(every.pictures, "defective picture", ",")
+    text = f"{at}, {every.missed:,} of {of} pass{every.loosely}"
     if escaping:
         named = (f"{'all' if kind.missed == kind.pictures else 'nearly all'} {kind.describe()}" for kind in escaping)
         text += f"; whole kinds of defects pass: {', '.join(named)}"
@@ -300,18 +269,6 @@ def describe_escapes(evaluation: Evaluation, kinds: Sequence[KindVerdicts]) -> s
 def describe_kinds(evaluation: Evaluation) -> dict[str, str]:
     """Return what passes at the threshold, by name: the sentence of `describe_escapes`, classes, and sizes."""
     kinds = count_kinds([evaluation])
-    escapes = describe_escapes(evaluation, kinds)
     by = {each: ", ".join(kind.describe() for kind in kinds if kind.by == each) for each in ("class", "size")}
-    facts = {"escapes": escapes or "", **{f"missed by {each}": counts for each, counts in by.items()}}
+    facts = {"escapes": describe_escapes(evaluation, kinds), **{f"missed by {each}": by[each] for each in by}}
     return {name: fact for name, fact in facts.items() if fact}
-
-
-def _count_below(judged: Iterable[tuple[float, float | None]]) -> int | None:
-    """Count the scores below their thresholds; None if a threshold is not known."""
-    scored = list(judged)
-    known = [score < threshold for score, threshold in scored if threshold is not None]
-    return sum(known) if len(known) == len(scored) else None
-
-
-def _describe_loose(missed: int | None) -> str:
-    return "" if missed is None else f" (at {100 * LOOSE:g} %, {missed:,})"

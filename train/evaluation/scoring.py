@@ -1,8 +1,9 @@
 """Compare regions and maps with the true defects, by the line's rule and by the study's. Needs no torch."""
 
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,8 +20,7 @@ SIZES = (
 )
 
 
-@dataclass(frozen=True)
-class FrameScore:
+class FrameScore(NamedTuple):
     """Counts of one frame's regions and true defects."""
 
     defects: int
@@ -44,11 +44,6 @@ class Matches:
     @property
     def score(self) -> FrameScore:
         return FrameScore(int(self.defects.max(initial=0)), len(self.hit), len(self.false))
-
-
-def score_frame(regions: Sequence[Region], mask: NDArray[np.bool_], tolerance_px: float) -> FrameScore:
-    """Score the regions of a frame; arguments as for `match_regions`."""
-    return match_regions(regions, mask, tolerance_px).score
 
 
 def match_regions(regions: Sequence[Region], mask: NDArray[np.bool_], tolerance_px: float) -> Matches:
@@ -102,22 +97,6 @@ def peak_distance_px(
     return float(np.sqrt(((true_y - y) ** 2 + (true_x - x) ** 2).min()))
 
 
-def share_on_truth(
-    tile_map: NDArray[np.float32], mask: NDArray[np.bool_], inside_hw: tuple[int, int] | None = None
-) -> float:
-    """Return the share of a map's positive evidence on the truth: the weighting game (Raatikainen & Rahtu 2022).
-
-    The share is 0 if no evidence is positive.
-
-    Args:
-        tile_map, mask, inside_hw: as for `peak_distance_px`.
-    """
-    positive = np.maximum(enlarged(tile_map, mask.shape[0], inside_hw), 0, dtype=np.float64)
-    height, width = positive.shape
-    total = float(positive.sum())
-    return float(positive[mask[:height, :width]].sum()) / total if total else 0.0
-
-
 def enlarged(
     tile_map: NDArray[np.float32], tile_px: int, inside_hw: tuple[int, int] | None = None
 ) -> NDArray[np.float32]:
@@ -143,49 +122,23 @@ def _defects_near(defects: NDArray[np.int32], point_xy: tuple[int, int], reach_p
     return set(part[rows[near], columns[near]].tolist())
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
+def count_pixels(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Count the true positive, false positive, false negative and true negative pixels of two masks of one shape."""
+    hit, positive, defective = (int(np.count_nonzero(mask)) for mask in (found & true, found, true))
+    return hit, positive - hit, defective - hit, true.size - positive - defective + hit
 
 
-@dataclass(frozen=True)
-class PixelCounts:
-    """Pixels of any number of tiles or frames, by prediction (positive: found) and truth. A rate of 0/0 is 0."""
-
-    true_positive: int = 0
-    false_positive: int = 0
-    false_negative: int = 0
-    true_negative: int = 0
-
-    @classmethod
-    def of(cls, found: NDArray[np.bool_], true: NDArray[np.bool_]) -> "PixelCounts":
-        """Count the pixels of two masks of the same shape."""
-        hit, positive, defective = (int(np.count_nonzero(mask)) for mask in (found & true, found, true))
-        return cls(hit, positive - hit, defective - hit, true.size - positive - defective + hit)
-
-    def __add__(self, other: "PixelCounts") -> "PixelCounts":
-        return PixelCounts(*(mine + others for mine, others in zip(astuple(self), astuple(other), strict=True)))
-
-    @property
-    def precision(self) -> float:
-        return _ratio(self.true_positive, self.true_positive + self.false_positive)
-
-    @property
-    def recall(self) -> float:
-        return _ratio(self.true_positive, self.true_positive + self.false_negative)
-
-    @property
-    def f1(self) -> float:
-        wrong = self.false_positive + self.false_negative
-        return _ratio(2 * self.true_positive, 2 * self.true_positive + wrong)
-
-    @property
-    def jaccard(self) -> float:
-        return _ratio(self.true_positive, self.true_positive + self.false_positive + self.false_negative)
-
-    @property
-    def accuracy(self) -> float:
-        right = self.true_positive + self.true_negative
-        return _ratio(right, right + self.false_positive + self.false_negative)
+def pixel_rates(counts: Iterable[float]) -> dict[str, float]:
+    """Return the rates of pixels counted as by `count_pixels`, over any number of masks; 0/0 is 0."""
+    hit, false, missed, passed = counts
+    shares = {
+        "precision": (hit, hit + false),
+        "recall": (hit, hit + missed),
+        "f1": (2 * hit, 2 * hit + false + missed),
+        "jaccard": (hit, hit + false + missed),
+        "accuracy": (hit + passed, hit + false + missed + passed),
+    }
+    return {name: float(part / whole) if whole else 0.0 for name, (part, whole) in shares.items()}
 
 
 GATE_LOGIT = 0.0
@@ -197,12 +150,8 @@ LEVEL = 127
 def study_mask(tile_map: NDArray[np.float32], logit: float, tile_px: int) -> NDArray[np.bool_]:
     """Return the pixels of one tile that the study's rule (its section 2.5) calls defective, bool [tile, tile].
 
-    Each tile's map becomes a mask by itself: enlarged to the tile, stretched to 0..255 and thresholded at 127. The mask
-    is empty if the classifier calls the tile good. So a mask shows *where* a tile is hottest and not how hot it is; the
-    line judges by evidence in logits instead.
-
-    The enlargement is bilinear and half-pixel correct: the value of a cell lies at its centre. Levels are not rounded
-    to integers. A map with the same value everywhere has an empty mask.
+    Each tile's map becomes a mask by itself: enlarged to the tile, bilinear and half-pixel correct, stretched to 0..255
+    and thresholded at 127. Levels are not rounded. A map with the same value everywhere has an empty mask.
 
     Args:
         tile_map: [h, w], finite; in any unit.

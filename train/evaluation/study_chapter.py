@@ -1,32 +1,13 @@
-"""The optional last chapter of the report: the study's tables, with its published figures beside ours.
-
-Ranks are as in the study's tables: per metric, and their mean. 1 is best, and for every metric more is better.
-Equal values share the mean of their ranks. A missing value has no rank; it is not ranked last, as it is not known. Mean
-ranks of all peers must rest on the same metrics, so they leave out a metric that any peer lacks.
-"""
+"""The optional last chapter of the report: the study's tables, with its published figures beside ours."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from heatline.edge.util.page import UNKNOWN, Block, Cell, Column, Line, Section, Table, number
-from heatline.train.evaluation.published import PUBLISHED, STUDY_DATA
-from heatline.train.evaluation.rows import (
-    PictureSet,
-    Row,
-    compare_rows,
-    describe_intervals,
-    describe_mismatch,
-    figure_cell,
-    mean_if_known,
-    with_mismatch_warning,
-)
-from heatline.train.evaluation.sweep import SHARES, SweepFigures
+from heatline.train.evaluation.published import PUBLISHED
+from heatline.train.evaluation.rows import PictureSet, Row, describe_intervals, figure_cell, mean_if_known
+from heatline.train.models.vit import FUSIONS
 
-Values = Sequence[float | None]
-
-RATIO_OF_TABLES = 0.0
-"""Discard ratio of a ViT's three fusions in the table of maps; the study does not state its ratio."""
 STUDY_METRICS = {
     "f1": "F1",
     "precision": "precision",
@@ -35,11 +16,9 @@ STUDY_METRICS = {
     "recall": "recall",
     "pointing": "pointing",
 }
-"""The six figures by which the study ranks, in its order: fields of `RuleFigures` and of `SweepFigures`, with names."""
-CLASSIFICATION = "classification_accuracy"
-"""Equal for all fusions, as they share the classifier."""
-MAP_METRICS = {**STUDY_METRICS, "pointing_gated": "pointing, gated", CLASSIFICATION: "classification"}
-"""Columns of the table of maps."""
+"""The six figures of a map by which the study ranks, in its order."""
+MAP_METRICS = {**STUDY_METRICS, "pointing_gated": "pointing, gated", "classification_accuracy": "classification"}
+"""Columns of the table of maps. The last is equal for all fusions, as they share the classifier."""
 NOTES = (
     "The study's rule makes a mask of each tile by itself: the map is enlarged to the tile, stretched to 0..255 and "
     "thresholded at 127; at a probability of at most 0.5 the mask is empty. Pixels are pooled over all tiles.",
@@ -55,56 +34,41 @@ NOTES = (
 
 def study_chapter(picture_sets: Sequence[PictureSet]) -> list[Section]:
     """Return all sections with content. Ranks need several rows."""
-    each = [(pictures, truth) for pictures in picture_sets for truth in pictures.truths]
-    several = [(pictures, truth) for pictures, truth in each if len(pictures.rows_with(truth)) > 1]
-    ranked = [Block(f"{pictures.data}, {truth}", tables=[study_ranks(pictures, truth)]) for pictures, truth in several]
-    if ranked:
-        published = [published_ranks(data) for data in STUDY_DATA]
-        ranked.append(Block("Published, and recomputed from the published values", tables=published))
+    several = [pictures for pictures in picture_sets if len(pictures.rows) > 1]
     sections = [
         Section(
             "study-trainings",
             "Trainings, with the study's Tables 3.2 and 3.3",
             "Our trainings; below each, the best trials of the same model in the study.",
-            [Block(pictures.data, tables=[trials(pictures)]) for pictures in picture_sets],
+            [Block(pictures.title, tables=[trials(pictures)]) for pictures in picture_sets],
         ),
         Section(
             "study-maps",
             "Maps by the study's rule",
             "Our figures; below each, the study's figures of the same model on its own data.",
-            [Block(f"{pictures.data}, {truth}", tables=[maps(pictures, truth)]) for pictures, truth in each],
+            [Block(pictures.title, tables=[maps(pictures)]) for pictures in picture_sets],
         ),
-        Section("study-ranks", "Ranks", "The lowest mean rank wins, as in the study.", ranked),
         Section(
-            "sweeps",
-            "Fusions and discard ratios",
-            "Attention rollout for every fusion of heads and discard ratio, by the study's rule, as in its Fig. 3.10.",
-            [
-                Block(f"{row.label}, {pictures.data}, {truth}", tables=[sweep_table(sweep)])
-                for pictures, truth in each
-                for row in pictures.rows_with(truth)
-                if (sweep := row.sweep(truth)) is not None
-            ],
+            "study-ranks",
+            "Ranks",
+            "The lowest mean rank wins, as in the study.",
+            [Block(pictures.title, tables=[study_ranks(pictures)]) for pictures in several],
         ),
     ]
     return [section for section in sections if section.blocks]
-
-
-# Our trainings and maps, each above the same model of the study.
 
 
 def trials(pictures: PictureSet) -> Table:
     """Return the table of trainings, with the best trials of the same model in the study's Tables 3.2 and 3.3."""
     columns = [
         *(Column(name, is_text=True) for name in ("name", "figures of", "recipe")),
-        *(Column(name) for name in ("learning rate", "validation loss", "validation accuracy")),
-        *(Column(f"test accuracy, {truth}") for truth in pictures.truths),
+        *(Column(name) for name in ("learning rate", "validation loss", "validation accuracy", "test accuracy")),
     ]
     lines = []
     for row in pictures.rows:
         subjects = [fold.subject for fold in row.folds]
         rates = sorted({subject.lr for subject in subjects if subject.lr is not None})
-        ends = list(dict.fromkeys([*rates[:1], *rates[-1:]]))
+        ends = dict.fromkeys([*rates[:1], *rates[-1:]])
         ours = (
             Cell(row.label),
             Cell("ours"),
@@ -112,133 +76,96 @@ def trials(pictures: PictureSet) -> Table:
             Cell(" to ".join(f"{lr:g}" for lr in ends) or UNKNOWN.text),
             number(mean_if_known([subject.val_loss for subject in subjects]), 3),
             number(mean_if_known([subject.val_accuracy for subject in subjects])),
-            *(figure_cell(row, truth, f"study.{CLASSIFICATION}") for truth in pictures.truths),
+            figure_cell(row, "tile.accuracy"),
         )
         lines.append(Line(ours, starts_group=True))
         for name, data in _closer_first(pictures.data):
-            if (trial := data["trials"].get(row.subject.model)) is None:
-                continue
-            theirs = (
-                Cell(row.subject.model),
-                Cell(name),
-                Cell(f"best of ten trials, batch {trial['batch']}"),
-                Cell(f"{trial['lr']:.5f}".rstrip("0")),
-                number(trial["loss"], 3),
-                number(trial["validation_accuracy"] / 100),
-                number(trial["test_accuracy"] / 100),
-                *[Cell("")] * (len(pictures.truths) - 1),
-            )
-            lines.append(Line(theirs, is_published=True))
-    absent = sorted({row.subject.model for row in pictures.rows} - PUBLISHED["data"]["PCB"]["trials"].keys())
+            if (trial := data["trials"].get(row.subject.model)) is not None:
+                theirs = (
+                    Cell(row.subject.model),
+                    Cell(name),
+                    Cell(f"best of ten trials, batch {trial['batch']}"),
+                    Cell(f"{trial['lr']:.5f}".rstrip("0")),
+                    number(trial["loss"], 3),
+                    number(trial["validation_accuracy"] / 100),
+                    number(trial["test_accuracy"] / 100),
+                )
+                lines.append(Line(theirs, is_published=True))
     notes = [
         "Ours: the highest learning rate; loss and accuracy of the validation tiles at the best checkpoint; the test "
         "accuracy is the share of the evaluated tiles that are classified correctly at probability 0.5. Figures of "
         "folds are means. Losses of different recipes, labels and data are not comparable.",
-        f"Published: {PUBLISHED['source']}, Tables {_numbers_of('trials')}; {PUBLISHED['training']}.",
-        *([f"Not in the study: {', '.join(absent)}."] if absent else []),
+        f"Published: {PUBLISHED['source']}, Tables {_numbers_of('trials')}; {PUBLISHED['training']}. A model without "
+        "such rows is not in the study.",
     ]
-    mismatches = (describe_mismatch(pictures.rows_with(truth), truth) for truth in pictures.truths)
-    warning = next(filter(None, mismatches), "")
-    return Table("Trainings, with the study's Tables 3.2 and 3.3", columns, lines, notes, warning)
+    return Table("Trainings, with the study's Tables 3.2 and 3.3", columns, lines, notes, pictures.mismatch)
 
 
-@dataclass(frozen=True)
-class MapRow:
-    """A row of the table of maps: a model, or one fusion of it."""
+class MapRow(NamedTuple):
+    """A row of the table of maps: a model, or one fusion of a ViT's heads."""
 
     label: str
     row: Row
     fusion: str | None
     """None for a CNN."""
-    figures: dict[str, float | None]
-    """By `MAP_METRICS`."""
-    is_own: bool = True
-    """Whether this is the model's own map; else it is a map of its sweep."""
+    map: str
+    """The first part of its figures' names."""
+
+    def field(self, metric: str) -> str:
+        """Return the name of a figure of `MAP_METRICS`."""
+        return "tile.accuracy" if metric == "classification_accuracy" else f"{self.map}.{metric}"
 
 
-def map_rows(rows: Sequence[Row], truth: str) -> list[MapRow]:
-    """Return a row per model. A ViT with a sweep has a row per fusion, and one for its own map if it discards."""
-    found: list[MapRow] = []
+def map_rows(rows: Sequence[Row]) -> list[MapRow]:
+    """Return a row per model; for a ViT's run one per fusion without discard, and its own map if that discards."""
+    found = []
     for row in rows:
         method, _, discarded = row.subject.method.partition("-discard-")
-        own_fusion, ratio = method.removeprefix("rollout-") if method != "cam" else None, float(discarded or 0)
-        own = {field: row.figure(truth, _own_field(field)) for field in MAP_METRICS}
-        sweep = row.sweep(truth)
-        swept: list[str] = []
-        if sweep is not None and RATIO_OF_TABLES in sweep.ratios:
-            swept, column = sweep.fusions, sweep.ratios.index(RATIO_OF_TABLES)
-            fields = [field for field in MAP_METRICS if field != CLASSIFICATION]
-            for line, fusion in enumerate(swept):
-                is_own = (fusion, RATIO_OF_TABLES) == (own_fusion, ratio)
-                of_fusion = {} if is_own else {field: getattr(sweep, field)[line][column] for field in fields}
-                found.append(MapRow(f"{row.label} f{fusion}", row, fusion, own | of_fusion, is_own))
-        if own_fusion not in swept or ratio != RATIO_OF_TABLES:
-            label = row.label if own_fusion is None else f"{row.label} f{own_fusion}"
-            label += f", discard {ratio:g}" if ratio else ""
-            found.append(MapRow(label, row, own_fusion, own))
+        own = None if method == "cam" else method.removeprefix("rollout-")
+        swept = [fusion for fusion in FUSIONS if row.figure(f"{fusion}.f1") is not None]
+        found += [MapRow(f"{row.label} f{fusion}", row, fusion, fusion) for fusion in swept]
+        if discarded or not swept:
+            label = row.label if own is None else f"{row.label} f{own}"
+            found.append(MapRow(label + (f", discard {discarded}" if discarded else ""), row, own, "study"))
     return found
 
 
-def _own_field(field: str) -> str:
-    """Return the dotted name of a figure of the model's own map in an evaluation."""
-    return "tile.pointing" if field == "pointing" else f"study.{field}"
-
-
-def maps(pictures: PictureSet, truth: str) -> Table:
+def maps(pictures: PictureSet) -> Table:
     """Return the table of maps by the study's rule, with the same model of its Tables 3.4 and 3.6 below ours."""
     columns = [
         Column("name", is_text=True),
         Column("figures of", is_text=True),
         *(Column(name, "high") for name in MAP_METRICS.values()),
     ]
-    rows = map_rows(pictures.rows_with(truth), truth)
     lines = []
-    absent = set()
-    for mine in rows:
-        figures = [
-            figure_cell(mine.row, truth, _own_field(field))
-            if mine.is_own or field == CLASSIFICATION
-            else number(mine.figures[field])
-            for field in MAP_METRICS
-        ]
+    for mine in map_rows(pictures.rows):
+        figures = [figure_cell(mine.row, mine.field(metric)) for metric in MAP_METRICS]
         lines.append(Line([Cell(mine.label), Cell("ours"), *figures], starts_group=True))
-        model = {"ours": mine.row.subject.model, "fusion": mine.fusion}
-        name = next((name for name, known in PUBLISHED["models"].items() if known == model), None)
-        if name is None:
-            absent.add(mine.row.subject.model)
-            blank = [Cell("")] * len(MAP_METRICS)
-            lines.append(Line([Cell(""), Cell("not in the study"), *blank], is_published=True))
-            continue
-        for study, data in _closer_first(pictures.data):
-            printed = [number(data["maps"][name].get(field)) for field in MAP_METRICS]
+        for name, study, theirs in _published(mine, pictures):
+            printed = [number(theirs.get(metric)) for metric in MAP_METRICS]
             lines.append(Line([Cell(name), Cell(study), *printed], is_published=True))
     notes = [
         "The study's rule: each tile's map is stretched to 0..255 and thresholded at 127; the mask is empty at a "
         f"probability of at most 0.5. Published: {PUBLISHED['source']}, Tables {_numbers_of('maps')}; it does not "
-        "state whether its pointing game is gated.",
-        *describe_intervals(pictures.rows_with(truth), truth),
+        "state whether its pointing game is gated. A model without such rows is not in the study.",
+        "Rows fmin, fmean and fmax of a ViT's run discard nothing: the study does not state the ratio of its tables.",
+        *describe_intervals(pictures.rows),
     ]
-    if any(mine.fusion for mine in rows):
-        notes.append(
-            f"Rows fmin, fmean and fmax of a ViT with a sweep are at a discard ratio of {RATIO_OF_TABLES:g}: the study "
-            "does not state the ratio of its tables."
-        )
-    if any(not mine.is_own for mine in rows):
-        notes.append("Rows of fusions other than the model's own have an interval only for the classification.")
-    if absent:
-        notes.append(f"Not in the study: {', '.join(sorted(absent))}.")
-    return with_mismatch_warning(
-        Table("Maps by the study's rule", columns, lines, notes), pictures.rows_with(truth), truth
-    )
+    title, warning = "Maps by the study's rule", pictures.mismatch
+    return Table(title, columns, lines, notes, warning, is_compared=not warning)
+
+
+def _published(mine: MapRow, pictures: PictureSet) -> list[tuple[str, str, dict[str, float]]]:
+    """Return the study's figures of the same model: its name there, the title of the study's data, and the figures."""
+    model = {"ours": mine.row.subject.model, "fusion": mine.fusion}
+    names = [name for name, known in PUBLISHED["models"].items() if known == model]
+    return [(name, study, data["maps"][name]) for name in names for study, data in _closer_first(pictures.data)]
 
 
 def _closer_first(data: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return the study's data with their titles, the more similar first, judged by the name of ours.
-
-    PCB is closer to boards, GID to others.
-    """
+    """Return the study's data with their titles, the more similar first, judged by the name of ours."""
     boards = any(word in data.lower() for word in ("pcb", "board"))
-    closer, other = STUDY_DATA if boards else STUDY_DATA[::-1]
+    closer, other = ("PCB", "GID") if boards else ("GID", "PCB")
     return [
         (f"study, {closer} (closer)", PUBLISHED["data"][closer]),
         (f"study, {other}", PUBLISHED["data"][other]),
@@ -249,11 +176,8 @@ def _numbers_of(table: str) -> str:
     return " and ".join(f"{data['tables'][table]} ({name})" for name, data in PUBLISHED["data"].items())
 
 
-# Ranks.
-
-
-def ranks(values: Values) -> list[float | None]:
-    """Return the rank of each value among its peers, from 1; ties share a rank, a missing value has None.
+def ranks(values: Sequence[float | None]) -> list[float | None]:
+    """Return the rank of each value among its peers, from 1; ties share the mean rank, a missing value has none.
 
     Args:
         values: unrounded, of one metric, one per peer; higher is better.
@@ -265,122 +189,50 @@ def ranks(values: Values) -> list[float | None]:
     ]
 
 
-def mean_ranks(table: Sequence[Values]) -> list[float | None]:
-    """Return each peer's mean rank over metrics; None for all peers if no metric is known for all.
+def mean_ranks(table: Sequence[Sequence[float | None]], families: Sequence[str]) -> list[float | None]:
+    """Return each peer's mean rank within its family; None if no metric is known for all of the family.
 
     Args:
         table: [metrics][peers], unrounded; higher is better.
-    """
-    unknown: list[Values] = [[None] * len(values) for values in table]
-    complete: list[Values] = [ranks(values) for values in table if None not in values]
-    return [mean_if_known(places) for places in zip(*(complete or unknown), strict=True)]
-
-
-def mean_ranks_within(table: Sequence[Values], families: Sequence[str]) -> list[float | None]:
-    """Return each peer's mean rank within its family.
-
-    Args:
-        table: as for `mean_ranks`.
-        families: [peers], the family of each peer.
+        families: [peers].
     """
     means: list[float | None] = [None] * len(families)
     for family in set(families):
         members = [peer for peer, its in enumerate(families) if its == family]
-        for peer, place in zip(members, mean_ranks([[values[m] for m in members] for values in table]), strict=True):
-            means[peer] = place
+        of_family = [[values[member] for member in members] for values in table]
+        known = [ranks(values) for values in of_family if None not in values]
+        for at, member in enumerate(members):
+            means[member] = mean_if_known([places[at] for places in known])
     return means
 
 
-def study_ranks(pictures: PictureSet, truth: str) -> Table:
-    """Return the ranks by the study's six metrics, within families and across."""
-    every = pictures.rows_with(truth)
-    common, warning = compare_rows(every, truth)
-    rows = map_rows(common or every, truth)
+def study_ranks(pictures: PictureSet) -> Table:
+    """Return the ranks by the study's six metrics, within families and across; none if pictures differ."""
+    rows = map_rows(pictures.rows)
     families = [mine.row.subject.family for mine in rows]
-    values = [[mine.figures[field] if common else None for mine in rows] for field in STUDY_METRICS]
-    of_metrics, across, within = list(map(ranks, values)), mean_ranks(values), mean_ranks_within(values, families)
+    values = [
+        [None if pictures.mismatch else mine.row.figure(mine.field(metric)) for mine in rows]
+        for metric in STUDY_METRICS
+    ]
+    places = [*map(ranks, values), mean_ranks(values, [""] * len(rows)), mean_ranks(values, families)]
     columns = [
         Column("name", is_text=True),
-        Column("family", is_text=True),
+        Column("ranks of", is_text=True),
         *(Column(name, "low") for name in (*STUDY_METRICS.values(), "mean across")),
         Column("mean within family"),
     ]
-    lines = [
-        Line(
-            [
-                Cell(mine.label),
-                Cell("CNN" if families[at] == "cnn" else "ViT"),
-                *(_rank(places[at]) for places in of_metrics),
-                number(across[at], 2),
-                number(within[at], 2),
-            ],
-            starts_group=at > 0 and families[at] != families[at - 1],
-        )
-        for at, mine in enumerate(rows)
+    lines = []
+    for at, mine in enumerate(rows):
+        ours = [UNKNOWN if of[at] is None else Cell(f"{of[at]:.3g}", of[at]) for of in places]
+        family = "CNN" if families[at] == "cnn" else "ViT"
+        lines.append(Line([Cell(mine.label), Cell(f"ours, {family}"), *ours], starts_group=True))
+        for name, study, figures in _published(mine, pictures):
+            blank = [Cell("")] * (len(columns) - 3)
+            printed = Cell(f"{figures['mean_rank']:g}", figures["mean_rank"])
+            lines.append(Line([Cell(name), Cell(study), *blank, printed], is_published=True))
+    notes = [
+        "1 is best. Ranks per metric are across families. A mean leaves out a metric that is unknown for any row.",
+        f"Published: {PUBLISHED['source']}, Tables {_numbers_of('ranks')}, as printed. Six of these twenty means do "
+        "not agree with the study's own figures.",
     ]
-    note = (
-        "1 is best; equal values share the mean of their ranks. Ranks per metric are across families. An unknown value "
-        "has no rank, and a mean leaves out a metric that is unknown for any of the compared rows."
-    )
-    return Table("Ranks by the study's metrics", columns, lines, [note], warning)
-
-
-def published_ranks(data: str) -> Table:
-    """Return the study's mean ranks as printed, with those computed from its published values."""
-    printed = PUBLISHED["data"][data]["maps"]
-    families = ["cnn" if PUBLISHED["models"][name]["fusion"] is None else "vit" for name in printed]
-    values = [[figures[field] for figures in printed.values()] for field in STUDY_METRICS]
-    of_metrics = [mean_ranks_within([column], families) for column in values]
-    within, across = mean_ranks_within(values, families), mean_ranks(values)
-    columns = [
-        Column("model", is_text=True),
-        *map(Column, STUDY_METRICS.values()),
-        Column("mean within family"),
-        Column("as printed"),
-        Column("agrees", is_text=True),
-        Column("mean across"),
-    ]
-    lines = [
-        Line(
-            [
-                Cell(name),
-                *(_rank(places[at]) for places in of_metrics),
-                number(within[at], 2),
-                Cell(f"{figures['mean_rank']:g}", figures["mean_rank"]),
-                Cell("yes" if abs((within[at] or 0) - figures["mean_rank"]) < 0.05 else "no"),
-                number(across[at], 2),
-            ],
-            is_published=True,
-            starts_group=at > 0 and families[at] != families[at - 1],
-        )
-        for at, (name, figures) in enumerate(printed.items())
-    ]
-    tables = PUBLISHED["data"][data]["tables"]
-    note = (
-        f"{PUBLISHED['source']}. Ranks per metric are within the family, computed here from Table {tables['maps']}; as "
-        f"printed: Table {tables['ranks']}."
-    )
-    return Table(f"Study, {data}: ranks", columns, lines, [note])
-
-
-def _rank(place: float | None) -> Cell:
-    return UNKNOWN if place is None else Cell(f"{place:g}", place)
-
-
-def sweep_table(sweep: SweepFigures) -> Table:
-    """Return the figures of every fusion and discard ratio."""
-    lines = [
-        Line(
-            [
-                Cell(fusion),
-                Cell(f"{ratio:g}"),
-                *(number(getattr(sweep, field)[row][column]) for field in SHARES),
-            ],
-            starts_group=column == 0,
-        )
-        for row, fusion in enumerate(sweep.fusions)
-        for column, ratio in enumerate(sweep.ratios)
-    ]
-    figures = [Column(MAP_METRICS.get(field, field), "high") for field in SHARES]
-    columns = [Column("fusion", is_text=True), Column("discard ratio"), *figures]
-    return Table("Fusions and discard ratios", columns, lines)
+    return Table("Ranks by the study's metrics, with its Tables 3.5 and 3.7", columns, lines, notes, pictures.mismatch)

@@ -27,6 +27,7 @@ from heatline.train.models.weights import create_network, load_pretrained
 # depend on its batch.
 
 Fusion = Literal["min", "mean", "max"]
+FUSIONS: tuple[Fusion, ...] = ("min", "mean", "max")
 
 
 def method_of(fusion: Fusion, discard_ratio: float) -> str:
@@ -50,39 +51,23 @@ def discard_lowest(fused: Tensor, discard_ratio: float) -> Tensor:
 
     Of equal entries, the first in row order are discarded.
     """
-    count = discarded(fused[0].numel(), discard_ratio)
+    flat = fused.flatten(1)
+    count = discarded(flat.shape[1], discard_ratio)
     if count == 0:
         return fused
-    return _zero_below(fused, smallest_kept(fused, [discard_ratio])[0], count)
-
-
-def smallest_kept(fused: Tensor, discard_ratios: Sequence[float]) -> Tensor:
-    """Return the smallest entry that `discard_lowest` keeps, [ratios, N], of each matrix [N, tokens, tokens].
-
-    One sort per matrix serves all ratios.
-    """
-    flat = fused.flatten(1)
-    ranks = [discarded(flat.shape[1], ratio) for ratio in discard_ratios]
     if flat.is_cpu:  # numpy sorts several times as fast: torch also returns the indices
-        return torch.from_numpy(np.sort(flat.numpy(), axis=1)[:, ranks].T)
-    return flat.sort(dim=1).values[:, ranks].T
+        least = torch.from_numpy(np.sort(flat.detach().numpy(), axis=1)[:, count, None])
+    else:
+        least = flat.sort(dim=1).values[:, count, None]
+    equal = flat == least
+    equal_to_discard = count - (flat < least).sum(dim=1, keepdim=True)
+    kept = (flat > least) | (equal & (equal.cumsum(dim=1) > equal_to_discard))
+    return torch.where(kept, flat, 0.0).view_as(fused)
 
 
 def discarded(entries: int, discard_ratio: float) -> int:
     """Return how many of a matrix's entries are discarded."""
     return math.floor(discard_ratio * entries)
-
-
-def _zero_below(fused: Tensor, smallest: Tensor, count: int) -> Tensor:
-    """Set `count` entries of each matrix [N, tokens, tokens] to zero.
-
-    These are all entries below the smallest one to keep, `smallest` [N], and then the first of those that equal it.
-    """
-    flat, least = fused.flatten(1), smallest[:, None]
-    equal = flat == least
-    equal_to_discard = count - (flat < least).sum(dim=1, keepdim=True)
-    kept = (flat > least) | (equal & (equal.cumsum(dim=1) > equal_to_discard))
-    return torch.where(kept, flat, 0.0).view_as(fused)
 
 
 def class_token_row(layers: Sequence[Tensor]) -> Tensor:
@@ -100,29 +85,6 @@ def class_token_row(layers: Sequence[Tensor]) -> Tensor:
         share = row / (1 + fused.sum(dim=-1)).unsqueeze(1)
         row = share @ fused + share
     return row[:, 0]
-
-
-def class_token_rows(layers: Sequence[Tensor], discard_ratios: Sequence[float]) -> Tensor:
-    """Return the rollout's rows of the class token for each discard ratio, [ratios, N, tokens], of N >= 1 tiles.
-
-    Each row equals `class_token_row` after `discard_lowest`, with one sort per matrix instead of one per ratio. Tiles
-    are processed one by one: a tile's matrices fit into the CPU's cache, which makes a batch several times as fast.
-
-    Args:
-        layers: fused attention [N, tokens, tokens] before the discard, first layer first; without gradient.
-        discard_ratios: at least one.
-    """
-    smallest = [smallest_kept(fused, discard_ratios) for fused in layers]
-
-    def row(ratio: int, tile: slice) -> Tensor:
-        count = discarded(layers[0][0].numel(), discard_ratios[ratio])
-        kept = [
-            _zero_below(fused[tile], least[ratio, tile], count) for fused, least in zip(layers, smallest, strict=True)
-        ]
-        return class_token_row(kept)
-
-    tiles = [slice(tile, tile + 1) for tile in range(len(layers[0]))]
-    return torch.stack([torch.cat([row(ratio, tile) for tile in tiles]) for ratio in range(len(discard_ratios))])
 
 
 def relevance(row: Tensor, prefix_tokens: int) -> Tensor:
@@ -191,22 +153,18 @@ class RolloutClassifier(ExplainedClassifier):
         return self._attention_pass(self.normalised(tiles), lambda attention: attention)
 
     @torch.no_grad()
-    def sweep(self, tiles: Tensor, fusions: Sequence[Fusion], discard_ratios: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Return logits [N] and maps [N, fusions, ratios, h, w] of RGB tiles uint8 [N, H, W, 3], N >= 1, in one pass.
+    def all_fusions(self, tiles: Tensor) -> Tensor:
+        """Return the maps float32 [N, fusions, h, w] of RGB tiles uint8 [N, H, W, 3] by each of `FUSIONS`.
 
-        Both are float32. Each map is that of a classifier with this fusion and discard ratio; the model's own settings
-        have no effect. Memory: layers * tokens * tokens floats per tile and fusion, 5.6 MB per tile for a ViT-tiny and
-        three fusions.
+        Nothing is discarded; the model's own settings have no effect.
         """
 
         def fuse_all(attention: Tensor) -> list[Tensor]:
-            return [fuse_heads(attention, fusion) for fusion in fusions]
+            return [fuse_heads(attention, fusion) for fusion in FUSIONS]
 
         logits, layers = self._attention_pass(self.normalised(tiles), fuse_all)
         with in_float32(tiles.device):
-            rows = [class_token_rows(fused, discard_ratios) for fused in zip(*layers, strict=True)]
-            maps = [torch.stack([self._map(row, logits) for row in of_fusion], dim=1) for of_fusion in rows]
-            return logits, torch.stack(maps, dim=1)
+            return torch.stack([self._map(class_token_row(of), logits) for of in zip(*layers, strict=True)], dim=1)
 
     @torch.inference_mode()
     def map_rounding(self, tiles: Tensor) -> Tensor:

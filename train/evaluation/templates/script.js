@@ -1,7 +1,7 @@
 // Updates everything that follows the slider. Without a script the page shows the calibrated threshold.
 for (const part of document.querySelectorAll("[data-positions]")) {
   const positions = JSON.parse(part.dataset.positions), last = positions.threshold.length - 1;
-  const slider = part.querySelector("input"), mark = part.querySelector(".mark"), hand = part.querySelector(".hand");
+  const slider = part.querySelector("input"), mark = part.querySelector(".mark");
   const chart = part.querySelector(".scores svg");
   const show = (at) => {
     const missed = positions.missed[at], rejected = positions.rejected[at];
@@ -29,10 +29,6 @@ for (const part of document.querySelectorAll("[data-positions]")) {
     const missedWords = positions.defective ? `${missed} of ${positions.defective} missed, ` : "";
     slider.setAttribute("aria-valuetext", `${now.threshold}: ${missedWords}${rejected} of ${positions.good} rejected`);
     mark.style.left = `${(100 * at) / last}%`;
-    if (hand) {
-      hand.style.left = `${100 * (left + width * (rejected / positions.good))}%`;
-      hand.style.bottom = `${100 * (bottom + height * (missed / positions.defective))}%`;
-    }
   };
   show(positions.start);
   slider.addEventListener("input", () => show(Number(slider.value)));

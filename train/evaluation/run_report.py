@@ -17,9 +17,9 @@ from heatline.train.adequacy import describe_threshold_transfer
 from heatline.train.dense.tiles import OutOfFold
 from heatline.train.evaluation.evaluate import CROSS_VALIDATION, EvaluationOptions, evaluate_pictures, select_pictures
 from heatline.train.evaluation.evaluated import prepare_run
-from heatline.train.evaluation.figures import auroc
 from heatline.train.evaluation.report import write_report
 from heatline.train.evaluation.result import FrameAnswer, write_evaluation
+from heatline.train.metrics import auroc
 from heatline.train.progress import tracked
 from heatline.train.references import GAINS, AlignmentFigures, References
 from heatline.train.run import RunFolder, TrainedRun
@@ -108,7 +108,7 @@ def write_run_report(run: TrainedRun) -> Path:
     """
     folder = RunFolder(run.folder).report
     model = prepare_run(run, FALSE_REJECT, tracked("thresholds of the report"), cross_validated=True)
-    selection = select_pictures(model, EvaluationOptions(truths=(run.data.truth,), part="train"))
+    selection = select_pictures(model, EvaluationOptions(truth=run.data.truth, part="train"))
     selection = replace(selection, part=CROSS_VALIDATION, trained_on=0)
     evaluation = evaluate_pictures(model, selection, folder, tracked("pictures of the report"))
     folds, good = run.summary.folds, [frame for frame in evaluation.frames if not frame.defective]

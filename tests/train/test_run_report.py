@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from heatline.train.dense.report import _describe_disagreement
 from heatline.train.dense.tiles import OutOfFold
 from heatline.train.evaluation.result import FrameAnswer
+from heatline.train.evaluation.run_report import _describe_disagreement
 
 
 @pytest.mark.parametrize(
