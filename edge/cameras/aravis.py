@@ -50,7 +50,6 @@ FALLIBLE: Final[dict[str, tuple[Any, ...]]] = {
     "camera_stop_acquisition": (None, c_void_p),
     "camera_gv_auto_packet_size": (c_uint, c_void_p),
     "device_set_features_from_string": (None, c_void_p, c_char_p),
-    "device_read_memory": (c_int, c_void_p, c_uint64, c_uint32, c_void_p),
     "chunk_parser_get_float_value": (c_double, c_void_p, c_void_p, c_char_p),
     "chunk_parser_get_integer_value": (c_int64, c_void_p, c_void_p, c_char_p),
 }

@@ -28,12 +28,10 @@ class Opened(Message, frozen=True, kw_only=True):
     """Whether a missing frame id means a lost frame. Ids may wrap from 65535 to 1."""
     period_s: float | None = None
     """Time from one frame to the next; None: the camera does not know it, or does not run freely."""
-    can_be_polled: bool = False
-    """Whether `answers` polls the camera itself."""
 
 
 class FrameSource(ABC):
-    """One camera. One thread opens, grabs and closes; another may interrupt, trigger and poll meanwhile."""
+    """One camera. One thread opens, grabs and closes; another may interrupt and trigger meanwhile."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -73,10 +71,6 @@ class FrameSource(ABC):
             CameraError: it cannot be triggered, or did not take the trigger.
         """
         raise CameraError(f"camera {self.name} cannot be triggered; set its trigger to software")
-
-    def answers(self) -> bool:
-        """Poll the camera, by a register read for example; return whether it answers. False may take seconds."""
-        return True
 
     def counters(self) -> Mapping[str, int]:
         """Return the counters of the transport since `open`, e.g. of packets lost and resent."""

@@ -94,9 +94,7 @@ class CameraServer:
         try:
             opened = self._source.open()
             self._line.send(msgspec.structs.replace(opened, found=utf8_safe(opened.found)))
-            # A camera that runs freely shows by its frames that it is there.
-            polled = opened.can_be_polled and self._settings.triggered != "free"
-            NamedThread("health", self._report_health, polled).start()
+            NamedThread("health", self._report_health).start()
             while not self._stopping.is_set():
                 item = self._source.grab(GRAB_TIMEOUT_SECONDS)
                 if isinstance(item, Frame):
@@ -163,11 +161,11 @@ class CameraServer:
             os._exit(1)
         os._exit(0)  # the line has ended, so nothing waits for the camera any more
 
-    def _report_health(self, polled: bool) -> None:
-        """Report once a second that this process works, on a thread of its own since polling may take seconds."""
+    def _report_health(self) -> None:
+        """Report once a second that this process works, on a thread of its own since a `grab` may wait."""
         with contextlib.suppress(ConnectionError):  # the line has ended
             while not self._stopping.wait(HEALTH_EVERY_SECONDS):
-                self._line.send(Health(self._source.answers() if polled else None, dict(self._source.counters())))
+                self._line.send(Health(dict(self._source.counters())))
 
     def _fire(self, not_after_ns: int) -> str | None:
         if time.monotonic_ns() > not_after_ns:

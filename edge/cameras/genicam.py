@@ -125,17 +125,6 @@ class GenicamCamera(FrameSource):
             except AravisError as error:
                 raise self._error(f"it did not take the trigger ({error})") from error
 
-    def answers(self) -> bool:
-        """Read the camera's memory; return whether it answers. False may take five seconds."""
-        with self._in_use:
-            if not self._started or self._control_lost.is_set():
-                return False
-            try:
-                aravis.device_read_memory(self._device, 0, 4, ctypes.create_string_buffer(4))
-            except AravisError:
-                return False
-            return True
-
     def counters(self) -> Mapping[str, int]:
         with self._in_use:
             if not (stream := self._stream):
@@ -196,7 +185,6 @@ class GenicamCamera(FrameSource):
             found=f"{found}, {rate_fps:.4g} frames/s" if rate_fps > 0 else found,
             ids_show_gaps=True,
             period_s=1 / rate_fps if rate_fps > 0 else None,
-            can_be_polled=True,
         )
 
     def _apply_settings(self) -> PixelFormat:

@@ -65,7 +65,6 @@ class PatternCamera(FrameSource):
             found="drawn pictures of {}x{} px, Mono8".format(*self._settings.draw_size),
             ids_show_gaps=True,
             period_s=self._pace.period_s if self._settings.trigger == "free" else None,
-            can_be_polled=True,
         )
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:

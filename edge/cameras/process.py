@@ -36,9 +36,8 @@ class FrameReady(Message, frozen=True):
 
 
 class Health(Message, frozen=True):
-    """Comes once a second while the camera is open; `camera_answers` is None if the camera itself is not polled."""
+    """Comes once a second while the camera is open."""
 
-    camera_answers: bool | None
     counters: dict[str, int]
 
 

@@ -8,7 +8,6 @@ import re
 import threading
 import time
 from abc import abstractmethod
-from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import cv2
@@ -48,11 +47,11 @@ class StreamSource(FrameSource, Generic[T]):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._changed = threading.Condition()
-        self._waiting: deque[tuple[Stamp, T] | Stamp] = deque()
-        """The newest picture is the last; a stamp alone is that of a run of pictures that were replaced."""
-        self._keeps_first = False
-        """Whether the first picture follows a run that was reported. It cannot be replaced, or a slow reader would get
-        reports of losses only."""
+        self._newest: tuple[Stamp, T] | None = None
+        self._replaced: Stamp | None = None
+        """The run of pictures before the newest that were not taken."""
+        self._next: tuple[Stamp, T] | None = None
+        """The picture after a run that was reported: if newer ones replaced it, a slow reader would get losses only."""
         self._end: str | None = None
         """Why no more pictures come."""
         self._receiver: NamedThread | None = None
@@ -75,29 +74,28 @@ class StreamSource(FrameSource, Generic[T]):
     def put(self, stamp: Stamp, picture: T) -> None:
         """Store a picture that was received; it replaces the one before if that was not taken."""
         with self._changed:
-            if len(self._waiting) > self._keeps_first:
-                lost = self._waiting.pop()
-                run = lost[0] if isinstance(lost, tuple) else lost
-                if self._waiting and isinstance(before := self._waiting[-1], Stamp):
-                    self._waiting.pop()
-                    run = before.extended_to(run)
-                self._waiting.append(run)
-            self._waiting.append((stamp, picture))
+            if self._newest is not None:
+                lost, _ = self._newest
+                self._replaced = lost if self._replaced is None else self._replaced.extended_to(lost)
+            self._newest = stamp, picture
             self._changed.notify_all()
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self.interrupted.is_set() or self._waiting or self._end, timeout_s)
-            if self.interrupted.is_set() or not (self._waiting or self._end):
-                return None
-            if not self._waiting:
-                raise CameraError(self._end)
-            item = self._waiting.popleft()
-            self._keeps_first = isinstance(item, Stamp)
-        if isinstance(item, Stamp):
+        replaced = None
+        if self._next is None:
+            with self._changed:
+                self._changed.wait_for(lambda: self.interrupted.is_set() or self._newest or self._end, timeout_s)
+                if self.interrupted.is_set() or not (self._newest or self._end):
+                    return None
+                if self._newest is None:
+                    raise CameraError(self._end)
+                self._next, self._newest = self._newest, None
+                replaced, self._replaced = self._replaced, None
+        if replaced is not None:
             detail = "newer frames came before these were taken; have the camera send fewer or smaller ones"
-            return BadFrame(item, "overload", detail, "dropped")
-        return self._to_frame(*item)
+            return BadFrame(replaced, "overload", detail, "dropped")
+        picture, self._next = self._next, None
+        return self._to_frame(*picture)
 
     def interrupt(self) -> None:
         with self._changed:

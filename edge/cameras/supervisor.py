@@ -38,11 +38,8 @@ CLOSE_WITHIN_SECONDS = 1.0
 IDLE_AFTER_SECONDS = 1.0
 HEALTH_WITHIN_SECONDS = 3.0
 """A camera's process reports its health once a second."""
-CAMERA_ANSWERS_WITHIN_SECONDS = 9.0
-"""The same of a process that polls its camera: a register read of a missing camera fails after 2.5 s, or after 5 s if
-it waits for another read."""
 ENDED_BY_GOOD_FRAMES_ONLY = ("silent", "frozen", "stale", "frame_ids")
-"""Faults of a camera that still answers requests: only good frames disprove them."""
+"""Faults of a camera that can be opened: only good frames disprove them."""
 TICK_SECONDS = 0.05
 
 State = Literal["OPENING", "LIVE", "IDLE", "DEAD", "ENDED"]
@@ -279,8 +276,7 @@ class SupervisedCamera:
         if self.opened is None:
             within_s = self.settings.opened_within_s
             return Fault("open", f"it was not opened within {within_s:.0f} s") if waited_s > within_s else None
-        polled = self.opened.can_be_polled and self.settings.triggered != "free"
-        if waited_s > (CAMERA_ANSWERS_WITHIN_SECONDS if polled else HEALTH_WITHIN_SECONDS):
+        if waited_s > HEALTH_WITHIN_SECONDS:
             return Fault("unresponsive", f"its process did not answer within {waited_s:.1f} s")
         return self._liveness.check_silence(now_ns)
 
@@ -292,18 +288,18 @@ class SupervisedCamera:
                 self._intake.restart()
                 self._liveness.begin(message, self._now_ns())
                 logger.info("camera %s is open: %s", self.name, message.found)
-                if self._fault is None:
-                    self._set_state("LIVE" if self.settings.triggered == "free" else "IDLE")
+                if self.settings.triggered != "free" and not self._needs_good_frame:
+                    self._mark_alive("IDLE")
+                elif self._fault is None:
+                    self._set_state("LIVE")
                 self._end_reconfiguration(None)
             case Frame() | BadFrame():
                 self._handle_frame(message)
-            case Health(camera_answers, counters):
+            case Health(counters):
                 self._heard_ns, self._counters = self._now_ns(), counters
                 is_quiet = self._liveness.quiet_for_ns(self._heard_ns) > IDLE_AFTER_SECONDS * 1e9
-                if camera_answers is False:
-                    self._fail(Fault("unreachable", "it does not answer when it is asked"))
-                elif camera_answers and (self._fault is not None or is_quiet) and not self._needs_good_frame:
-                    self._mark_alive("IDLE")
+                if is_quiet and self._fault is None and self.settings.triggered != "free":
+                    self._set_state("IDLE")
             case TriggerResult(number, error):
                 self._intake.record_result(number, error)
             case Ended(None):
@@ -339,7 +335,7 @@ class SupervisedCamera:
 
     @property
     def _needs_good_frame(self) -> bool:
-        """Whether only a good frame ends the fault, since the camera answers requests in spite of it."""
+        """Whether only a good frame ends the fault, since the camera can be opened in spite of it."""
         return self._fault is not None and self._fault.reason in ENDED_BY_GOOD_FRAMES_ONLY
 
     def _set_state(self, state: State) -> None:

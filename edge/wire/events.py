@@ -51,7 +51,6 @@ WORDS: Mapping[str, str] = {
     "failed.stale": "frames are too old when they arrive",
     "failed.frame_ids": "its frame numbers run back or leap",
     "failed.silent": "no frames come",
-    "failed.unreachable": "it does not answer",
     "failed.unresponsive": "its program does not answer",
     "failed.process": "its program ended or does not start",
     "failed.broken": "it cannot be used any longer",
@@ -227,7 +226,7 @@ class Account(msgspec.Struct, frozen=True):
 
 
 class CameraState(msgspec.Struct, frozen=True, kw_only=True):
-    """State of a camera. IDLE: it waits for a trigger and answers register reads."""
+    """State of a camera. IDLE: it is open and waits for a trigger."""
 
     state: Literal["OPENING", "LIVE", "IDLE", "DEAD", "ENDED"]
     reason: str | None = None

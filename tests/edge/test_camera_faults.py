@@ -155,7 +155,7 @@ def test_a_waiting_triggered_camera_is_idle_and_one_without_answer_is_dead(
             camera.until(lambda: len(camera.alarms) == 2, "its return")
             camera.trigger("last")
             camera.until_frames(1)
-    assert camera.states == [("unreachable", True), ("unreachable", False)]
+    assert camera.states == [("broken", True), ("broken", False)]
     assert camera.answer_to("in vain").refused == "camera_dead"
     assert [(seen.stamp.part_id, seen.reason) for seen in camera.seen] == [
         ("first", None), ("in vain", "no_frame"), ("last", None)

@@ -209,7 +209,7 @@ def test_a_blocking_camera_waits_for_a_slot_and_loses_nothing() -> None:
     with running(eager_camera(frames=30)) as camera:
         camera.opened()
         kept = camera.frames(SLOTS)
-        assert camera.health() == Health(None, {}), "it reports while it waits for a slot"
+        assert camera.health() == Health({}), "it reports while it waits for a slot"
         assert camera.process.receive() is None
         assert [shown_by(frame) for frame in kept] == list(range(1, SLOTS + 1))
         for frame_id in range(SLOTS + 1, 31):
@@ -232,7 +232,7 @@ def test_health_comes_by_itself_and_triggers_get_results_and_frames() -> None:
         camera.opened()
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(camera.process.pid, number)
-        assert [camera.health(), camera.health()] == [Health(True, {})] * 2
+        assert [camera.health(), camera.health()] == [Health({})] * 2
         for frame_id in (1, 2):
             camera.process.send(FireTrigger(frame_id, time.monotonic_ns() + 60 * 10**9))
             messages = [camera.next(), camera.next()]

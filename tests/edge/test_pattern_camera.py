@@ -82,7 +82,6 @@ def test_opening_reports_properties_and_starts_the_cameras_clock() -> None:
     found = camera.open()
     assert "320x200 px" in found.found
     assert (found.ids_show_gaps, found.period_s) == (True, 0.01)
-    assert found.can_be_polled
     assert PatternCamera(PatternSettings(name="top", trigger="software")).open().period_s is None
     first, second = (grabbed(camera).stamp.camera_timestamp_ns or -1 for _ in range(2))
     assert 0 <= first <= second <= time.monotonic_ns() - before

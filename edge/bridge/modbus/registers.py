@@ -252,7 +252,6 @@ RESULT_REASONS: Mapping[str, int] = {
     "failed.stale": 42,
     "failed.frame_ids": 43,
     "failed.silent": 44,
-    "failed.unreachable": 45,
     "failed.unresponsive": 46,
     "failed.process": 47,
     "failed.broken": 48,

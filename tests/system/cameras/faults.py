@@ -28,8 +28,8 @@ STEADY_FRAMES = 8
 """Number of inspected frames before a fault is injected."""
 NOTICED_WITHIN_SECONDS = 30.0
 BACK_WITHIN_SECONDS = 60.0
-ASKED_AFTER_SECONDS = 2.0
-"""After this time, a camera that waits for triggers is polled once a second."""
+IDLE_SECONDS = 2.0
+"""How long a camera has waited for triggers before a fault is injected."""
 
 FaultName = Literal[
     "camera process killed",
@@ -201,7 +201,7 @@ class _Camera:
             START_WITHIN_SECONDS,
             "a camera that waits for triggers",
         )
-        self.line.receive_for(ASKED_AFTER_SECONDS + self.phase)
+        self.line.receive_for(IDLE_SECONDS + self.phase)
 
     def _await_alarm(self, injected_ns: int) -> AlarmEvent:
         """Wait for the first alarm after this time."""
