@@ -58,21 +58,17 @@ class StreamSource(FrameSource, Generic[T]):
 
     @abstractmethod
     def _receive(self) -> str:
-        """Put pictures, on a thread of its own, until they end or `interrupted` is set; then close their source and
-        return the reason of the end.
-        """
+        """Put pictures until they end or `interrupted` is set; then close their source and return why."""
 
     @abstractmethod
     def _to_frame(self, stamp: Stamp, picture: T) -> Frame | BadFrame:
         """Convert a picture that is shown."""
 
     def start(self, source: str) -> None:
-        """Start to receive from a source with this description."""
         self._receiver = NamedThread(f"receive {self.name}", self._run, source)
         self._receiver.start()
 
     def put(self, stamp: Stamp, picture: T) -> None:
-        """Store a picture that was received; it replaces the one before if that was not taken."""
         with self._changed:
             if self._newest is not None:
                 lost, _ = self._newest
@@ -168,7 +164,6 @@ class V4l2Camera(StreamSource[NDArray[np.uint8]]):
         return Frame(stamp, picture, "BGR8")
 
     def _set_up(self, capture: cv2.VideoCapture) -> Opened:
-        """Apply the settings, and read back what the driver accepted."""
         wanted = self._settings
         capture.set(cv2.CAP_PROP_BUFFERSIZE, BUFFERS)
         if wanted.fourcc is not None:  # before the size, which depends on it
