@@ -122,12 +122,8 @@ def load(library: str | None = None) -> ctypes.CDLL:
 
 
 class Function:
-    """One function of the library, looked up at its first call. Converts between str and UTF-8.
-
-    Args:
-        result: C type of the result; None: no result.
-        arguments: C types of the arguments.
-        fails: whether the function takes a GError, which is raised as AravisError.
+    """One function of the library, with its C types, looked up at its first call. Converts between str and UTF-8. With
+    `fails`, it takes a GError, which is raised as AravisError.
     """
 
     def __init__(self, name: str, result: Any, *arguments: Any, fails: bool = False) -> None:

@@ -1,6 +1,4 @@
-"""What all cameras have in common. Each runs in a process of its own (`heatline.edge.cameras.child`), which may be
-killed; a camera is opened once in its life.
-"""
+"""What all cameras have in common. Each is opened once in its life, in a process of its own (`cameras.child`)."""
 
 import threading
 import time
@@ -77,15 +75,9 @@ class FrameSource(ABC):
         return {}
 
 
-# Cameras that show pictures at a rate of their own.
-
-
 class Pace:
-    """Times at which frames are due: a grid that begins with the first. A late reader catches up and misses none.
-
-    Args:
-        rate_fps: frames per second; None: every frame is due at once.
-        interrupted: ends every wait.
+    """Times at which frames are due: a grid that begins with the first, or at once if there is no rate. A late reader
+    catches up and misses none. `interrupted` ends every wait.
     """
 
     def __init__(self, rate_fps: float | None, interrupted: threading.Event) -> None:
@@ -94,7 +86,6 @@ class Pace:
 
     @property
     def period_s(self) -> float | None:
-        """Time from one frame to the next; None: there is no rate."""
         return None if self._rate_fps is None else 1 / self._rate_fps
 
     def await_frame(self, before: int, timeout_s: float) -> bool:

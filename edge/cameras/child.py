@@ -1,7 +1,5 @@
-"""A camera's process: `python -m heatline.edge.cameras.child FD`, where FD is its end of the socket to the line.
-
-The process may hang, crash or be killed: the line notices and starts another one. Frames are converted to RGB directly
-into the shared memory.
+"""A camera's process: `python -m heatline.edge.cameras.child FD`, where FD is its end of the socket to the line. It may
+hang, crash or be killed. Frames are converted to RGB directly into the shared memory.
 """
 
 import contextlib
@@ -32,16 +30,7 @@ from heatline.edge.cameras.process import (
     ToCamera,
     TriggerResult,
 )
-from heatline.edge.cameras.settings import (
-    CameraSettings,
-    FolderSettings,
-    GenicamSettings,
-    PatternSettings,
-    RtspSettings,
-    V4l2Settings,
-    VideoSettings,
-    from_bytes,
-)
+from heatline.edge.cameras.settings import CameraSettings, from_bytes
 from heatline.edge.colour import to_rgb
 from heatline.edge.errors import CameraError, HeatlineError, InputError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame
@@ -59,29 +48,25 @@ SPARE_SLOTS = 11
 """Slots besides those of the frames that wait to be inspected: a frame's pixels are held until its event is sent. One
 is written, one is on its way to the line, one is cut into tiles, two are with the engine, one is judged, two wait with
 their judgement and two without one to be reported, and one is reported."""
-
-
-SOURCES: dict[type[CameraSettings], tuple[str, str]] = {
-    FolderSettings: ("files", "FolderCamera"),
-    VideoSettings: ("files", "VideoCamera"),
-    PatternSettings: ("pattern", "PatternCamera"),
-    GenicamSettings: ("genicam", "GenicamCamera"),
-    V4l2Settings: ("streams", "V4l2Camera"),
-    RtspSettings: ("streams", "RtspCamera"),
+SOURCES = {
+    "folder": ("files", "FolderCamera"),
+    "video": ("files", "VideoCamera"),
+    "pattern": ("pattern", "PatternCamera"),
+    "genicam": ("genicam", "GenicamCamera"),
+    "v4l2": ("streams", "V4l2Camera"),
+    "rtsp": ("streams", "RtspCamera"),
 }
 """Module and class of each kind of camera."""
 
 
 def make_source(settings: CameraSettings) -> FrameSource:
     """Create the camera that the settings describe, not opened yet. Only its own kind's library is loaded."""
-    module, name = SOURCES[type(settings)]
+    module, name = SOURCES[str(settings.__struct_config__.tag)]
     source: FrameSource = getattr(import_module(f"heatline.edge.cameras.{module}"), name)(settings)
     return source
 
 
 class CameraServer:
-    """Serves one camera to the line until the camera ends or the line closes it."""
-
     def __init__(self, settings: CameraSettings, line: Channel[FromCamera, ToCamera]) -> None:
         self._settings, self._line = settings, line
         self._source: FrameSource = make_source(settings)
@@ -89,7 +74,7 @@ class CameraServer:
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Open the camera, grab until the end, and close it."""
+        """Serve the camera until it ends or the line closes it."""
         NamedThread("commands", self._handle_commands).start()
         try:
             opened = self._source.open()
@@ -143,7 +128,6 @@ class CameraServer:
         return None
 
     def _handle_commands(self) -> None:
-        """Handle the line's messages, on a thread of its own since a `grab` may block the other one."""
         try:
             while (message := self._line.receive()) is not None:
                 match message:
@@ -162,7 +146,6 @@ class CameraServer:
         os._exit(0)  # the line has ended, so nothing waits for the camera any more
 
     def _report_health(self) -> None:
-        """Report once a second that this process works, on a thread of its own since a `grab` may wait."""
         with contextlib.suppress(ConnectionError):  # the line has ended
             while not self._stopping.wait(HEALTH_EVERY_SECONDS):
                 self._line.send(Health(dict(self._source.counters())))

@@ -12,8 +12,6 @@ PROTOCOLS = {"GigEVision": "GigE Vision", "USB3Vision": "USB3 Vision"}
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A camera that was found."""
-
     keys: dict[str, str]
     """Its keys in line.toml."""
     model: str
@@ -23,8 +21,6 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """Output of `heatline cameras list`."""
-
     cameras: list[Found]
     missing: str | None
     """Why GigE Vision and USB3 Vision cameras could not be searched; None: they were."""

@@ -63,10 +63,7 @@ FORMATS: Final[dict[int, PixelFormat]] = {
 
 
 class GenicamCamera(FrameSource):
-    """A GigE Vision or USB3 Vision camera.
-
-    The library fills buffers that this class owns: an image is valid until the next `grab` or `close`.
-    """
+    """The library fills buffers that this class owns: an image is valid until the next `grab` or `close`."""
 
     def __init__(self, settings: GenicamSettings) -> None:
         super().__init__(settings.name)
@@ -150,8 +147,6 @@ class GenicamCamera(FrameSource):
             self._camera = self._device = self._stream = self._chunk_parser = 0
             self._started, self._lent_buffer = False, None
             self._memory.clear()
-
-    # Opening.
 
     def _open(self) -> Opened:
         aravis.load()
@@ -237,11 +232,7 @@ class GenicamCamera(FrameSource):
         return sent
 
     def _set_number(self, key: str, requested: float, feature: str) -> None:
-        """Set a number, and check that the camera has accepted it, but for rounding.
-
-        Args:
-            feature: its name in the library.
-        """
+        """Set a number, and check that the camera has accepted it, but for rounding."""
         camera, tolerance = self._camera, 0.5 if feature == "gain" else 0.05 * requested
         with self._naming(key, requested):
             getattr(aravis, f"camera_set_{feature}")(camera, requested)
@@ -265,13 +256,8 @@ class GenicamCamera(FrameSource):
         aravis.camera_start_acquisition(self._camera)
         self._started = True
 
-    # Grabbing.
-
     def _push(self, buffer: int) -> None:
-        """Queue a buffer for the library, without the last frame's id and times.
-
-        They come with a frame's first packet; if that is lost, those of the last frame would stay.
-        """
+        # The id and the times of the last frame would stay if the first packet of the next one is lost.
         aravis.buffer_set_frame_id(buffer, 0)
         aravis.buffer_set_timestamp(buffer, 0)
         aravis.buffer_set_system_timestamp(buffer, 0)
@@ -333,10 +319,8 @@ class GenicamCamera(FrameSource):
         if not aravis.buffer_get_n_parts(buffer) or aravis.buffer_get_part_data_type(buffer, 0) != aravis.IMAGE_PART:
             raise self._error("it sends payloads that are not pictures; set its payload type, or switch chunks off")
         width, height = aravis.buffer_get_image_width(buffer), aravis.buffer_get_image_height(buffer)
-        code, padding = (
-            aravis.buffer_get_image_pixel_format(buffer),
-            aravis.outputs(aravis.buffer_get_image_padding, buffer, c_int, c_int)[0],
-        )
+        padding, _ = aravis.outputs(aravis.buffer_get_image_padding, buffer, c_int, c_int)
+        code = aravis.buffer_get_image_pixel_format(buffer)
         sent = FORMATS.get(code)
         if sent is None:
             raise self._error(f"it sends pixel format {code:#010x}, which is not supported; set pixel_format")
@@ -355,8 +339,6 @@ class GenicamCamera(FrameSource):
         if not sent.endswith("8"):
             lines = lines.view(np.uint16)
         return (lines if lines.shape[1] == width else lines.reshape(height, width, -1)), sent
-
-    # Errors.
 
     def _error(self, message: str) -> CameraError:
         return CameraError(f"camera {self.name} at {self._address}: {message}")

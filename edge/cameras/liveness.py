@@ -21,7 +21,7 @@ _PERIODS_KEPT = 16
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of a camera: one word for the reason, and a sentence with what came and what was expected."""
+    """A fault of a camera: a word, and a sentence with what came and what was expected."""
 
     reason: str
     detail: str
@@ -31,7 +31,7 @@ class Fault:
 
 
 class FrameIds:
-    """Follows one camera's frame ids since it was opened. They may wrap from 65535 to 1."""
+    """Follows a camera's frame ids since it was opened. They may wrap from 65535 to 1."""
 
     def __init__(self) -> None:
         self._last: int | None = None
@@ -66,12 +66,7 @@ class CameraClock:
         self._at_ns = self._timestamp_ns = 0
 
     def age_ns(self, camera_timestamp_ns: int, arrived_ns: int) -> int:
-        """Return how much longer than the fastest frame this one took, ns.
-
-        Args:
-            camera_timestamp_ns: time of the frame on the camera's clock.
-            arrived_ns: time of arrival on the host's monotonic clock.
-        """
+        """Return how much longer than the fastest frame this one took, ns. It arrived on the host's monotonic clock."""
         offset = arrived_ns - camera_timestamp_ns
         if self._offset_ns is None or camera_timestamp_ns < self._timestamp_ns:
             self._offset_ns = offset
@@ -82,10 +77,8 @@ class CameraClock:
 
 
 class Liveness:
-    """Checks the frames of one camera, over all its openings.
-
-    It reads no clock itself. `now_ns` is a monotonic clock of the line that stands still while the line takes no
-    frames, so that this does not count as silence of the camera.
+    """Checks the frames of one camera, over all its openings. `now_ns` is a monotonic clock that stands still while the
+    line takes no frames, so that this does not count as silence of the camera.
     """
 
     def __init__(self, settings: CameraSettings) -> None:
@@ -118,7 +111,7 @@ class Liveness:
         return self._ids.next(stamp.frame_id, stamp.last_frame_id)
 
     def check_frame(self, stamp: Stamp, digest: int | None, now_ns: int) -> Fault | None:
-        """Record a frame; return a fault if the frame cannot be trusted."""
+        """Record a frame; return why it cannot be trusted."""
         if self._last_captured_ns is not None:
             self._periods.append(stamp.captured_monotonic_ns - self._last_captured_ns)
         self._last_captured_ns, self._quiet_since_ns = stamp.captured_monotonic_ns, now_ns
@@ -134,7 +127,7 @@ class Liveness:
         return Fault("silent", f"{self._missed_triggers} triggers one after the other brought no frame")
 
     def check_silence(self, now_ns: int) -> Fault | None:
-        """Return a fault if the camera has been silent for too long. Triggered cameras and file cameras may be."""
+        """Return a fault of a camera that runs freely and has been silent for too long."""
         if self._settings.triggered != "free" or self._settings.is_file_source:
             return None
         waited_s, limit_s = self.quiet_for_ns(now_ns) / 1e9, self._silent_after_s()
@@ -178,9 +171,7 @@ class Liveness:
         )
 
     def _silent_after_s(self) -> float:
-        """Return the set number of periods; of the stated period and the measured one the longer counts, as a camera
-        may be slower than its setting, e.g. by its exposure.
-        """
+        # Of the stated period and the measured one the longer counts: a camera may be slower than its setting.
         periods_s = [] if self._opened.period_s is None else [self._opened.period_s]
         if len(self._periods) >= 3:
             periods_s.append(median(self._periods) / 1e9)

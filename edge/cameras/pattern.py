@@ -13,11 +13,8 @@ from heatline.edge.frames import BadFrame, Frame, Stamp
 
 
 def pattern(frame_id: int, hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return the picture of a frame, Mono8 [H, W].
-
-    Read row by row as 16-bit words, low byte first, the picture counts up as frame ids do: the first word is the frame
-    id, and 1 follows 65535. So pixels in the wrong place, or of another frame, are detected; as 65535 is odd, no step
-    by a power of two leads to the same words.
+    """Return the picture of a frame, Mono8 [H, W]. Read row by row as 16-bit words, low byte first, it counts up from
+    its frame id as ids do, so that pixels in the wrong place or of another frame are detected.
     """
     words = -(-hw[0] * hw[1] // 2)
     return _cut(_ramp(words), frame_id, hw)
@@ -54,9 +51,7 @@ class PatternCamera(FrameSource):
         self._pace = Pace(settings.rate_fps, self.interrupted)
         self._triggers = 0
         self._waiting_triggers = threading.Semaphore(0)
-        """Triggers that wait for their frame."""
         self._taken = 0
-        """Number of frames, lost ones included."""
         self._opened_at_ns = 0
 
     def open(self) -> Opened:
@@ -90,7 +85,6 @@ class PatternCamera(FrameSource):
             self._waiting_triggers.release()
 
     def _await_frame(self, timeout_s: float) -> bool:
-        """Wait until the next frame can be taken; return whether it can."""
         if self._settings.trigger == "free":
             return self._pace.await_frame(self._taken, timeout_s)
         if self.interrupted.is_set():

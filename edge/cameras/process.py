@@ -1,6 +1,5 @@
-"""The process of one camera as the line sees it, and the messages between the two.
-
-The process may hang, crash or be killed; frames that have arrived stay valid. `heatline.edge.cameras.child` runs in it.
+"""The process of one camera as the line sees it, and the messages between the two. It may hang, crash or be killed;
+frames that have arrived stay valid. `heatline.edge.cameras.child` runs in it.
 """
 
 import contextlib
@@ -36,7 +35,7 @@ class FrameReady(Message, frozen=True):
 
 
 class Health(Message, frozen=True):
-    """Comes once a second while the camera is open."""
+    """Comes once a second while the camera is open, with the counters of its transport."""
 
     counters: dict[str, int]
 
@@ -74,8 +73,6 @@ class Close(Message, frozen=True):
 
 FromCamera = Opened | FrameReady | BadFrame | Health | TriggerResult | Ended
 ToCamera = ReleaseSlot | FireTrigger | Close
-
-
 ProcessMessage = Opened | Frame | BadFrame | Health | TriggerResult | Ended
 
 
@@ -107,11 +104,10 @@ class CameraProcess:
         return self._process.pid
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable when a message waits."""
         return self._channel.fileno()
 
     def receive(self) -> ProcessMessage | None:
-        """Return the next message; None if none waits."""
+        """Return the next message; None: none waits."""
         try:
             message = self._channel.receive()
             if isinstance(message, FrameReady):
@@ -145,7 +141,7 @@ class CameraProcess:
         return messages
 
     def _read_to_end(self, messages: list[ProcessMessage]) -> bool:
-        """Append the messages that wait; return whether the process has ended."""
+        """Append what waits; return whether the process has ended."""
         while (message := self.receive()) is not None:
             if isinstance(message, Ended) and message.cause == "process":
                 return True

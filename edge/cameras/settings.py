@@ -50,7 +50,6 @@ class _Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def region_of_interest(self) -> RegionOfInterest:
-        """The region of the frames that is inspected."""
         return RegionOfInterest.from_polygons(self.roi, self.exclude)
 
     @property
@@ -185,13 +184,7 @@ CameraSettings = FolderSettings | VideoSettings | PatternSettings | GenicamSetti
 
 
 def check_polygons(camera: CameraSettings, where: str = "") -> None:
-    """Check that a camera's polygons leave something to inspect.
-
-    Args:
-        where: prefix of the error message, e.g. the file that names the camera.
-    Raises:
-        ConfigError: the polygons leave nothing, or the frame size is unknown.
-    """
+    """Raise ConfigError, beginning with `where`, if a camera's polygons leave nothing or the frame size is unknown."""
     subject = f"{where}camera {camera.name}"
     if not (camera.roi or camera.exclude):
         return

@@ -1,7 +1,5 @@
-"""Keeps one camera open: opens it in a process of its own, notices its death, reports it once, and opens it again.
-
-Each opening runs in a new process, so that no fault of a driver reaches the line. Every frame that a process announced
-is returned by `grab`, itself or as a `BadFrame`.
+"""Keeps one camera open. Each opening runs in a new process, so that no fault of a driver reaches the line. Every frame
+that a process announced is returned by `grab`, itself or as a `BadFrame`.
 """
 
 import contextlib
@@ -15,13 +13,7 @@ from typing import Literal
 
 from heatline.edge.cameras.base import EndOfFrames, Opened
 from heatline.edge.cameras.liveness import Fault, Liveness
-from heatline.edge.cameras.process import (
-    CameraProcess,
-    Ended,
-    Health,
-    ProcessMessage,
-    TriggerResult,
-)
+from heatline.edge.cameras.process import CameraProcess, Ended, Health, ProcessMessage, TriggerResult
 from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.cameras.triggering import Intake, TriggerRequest
 from heatline.edge.errors import CameraError, HeatlineError, MissingExtraError
@@ -65,18 +57,13 @@ class _Reconfiguration:
 
 
 class SupervisedCamera:
-    """A camera in a process of its own.
-
-    One thread opens, grabs and closes. Any thread may interrupt, trigger, reconfigure and read the state.
-
-    Args:
-        on_alarm: called on the thread that grabs when the camera dies and when it recovers.
+    """One thread opens, grabs and closes; it calls `on_alarm` when the camera dies and when it recovers. Any thread may
+    interrupt, trigger, reconfigure and read the state.
     """
 
     def __init__(self, settings: CameraSettings, on_alarm: Callable[[CameraAlarm], None]) -> None:
         self.name, self.settings, self._on_alarm = settings.name, settings, on_alarm
         self._intake, self._liveness = Intake(settings), Liveness(settings)
-        # The process and its camera.
         self._process: CameraProcess | None = None
         self._restarts = Restarts(FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS)
         self.opened: Opened | None = None
@@ -85,7 +72,6 @@ class SupervisedCamera:
         self._counters: dict[str, int] = {}
         self._heard_ns = 0
         """When the process was started, opened its camera or last reported its health."""
-        # The state.
         self._state: tuple[State, int] = ("OPENING", time.time_ns())
         self._fault: Fault | None = None
         """What is wrong with the camera; None once it has shown that it is alive."""
@@ -95,7 +81,6 @@ class SupervisedCamera:
         self._requested: _Reconfiguration | None = None
         self._reconfiguring: _Reconfiguration | None = None
         """The reconfiguration that has begun and whose camera is not open yet."""
-        # The line.
         self._left_ns = time.monotonic_ns()
         """When `open` or `grab` last returned."""
         self._away_ns = 0
@@ -104,10 +89,8 @@ class SupervisedCamera:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def open(self, within_s: float | None = None) -> Opened | None:
-        """Try to open the camera once; `grab` tries again after a failure.
+        """Try to open the camera once; `grab` tries again after a failure. None: not in time, or interrupted.
 
-        Args:
-            within_s: the time limit. After it, and after `interrupt`, the method returns None.
         Raises:
             CameraError: the camera is missing or cannot be used.
             MissingExtraError: a library is not installed.
@@ -174,9 +157,8 @@ class SupervisedCamera:
         """Close the camera and open it with other settings of its own, such as its exposure. Do so one at a time.
 
         Args:
-            on_opened: called on the thread that grabs, with None once the camera is open, else with the error. No frame
-                comes before it returns. For a dead camera it is called at once, and the settings apply when the camera
-                can be opened again.
+            on_opened: called on the thread that grabs, with None or the error, before any frame comes. A dead camera
+                gets the settings when it can be opened again; then this is called at once.
             keep_frames: whether frames that were announced before still come; else they are dropped as `changeover`.
         """
         if self._interrupted:
@@ -186,7 +168,6 @@ class SupervisedCamera:
         self._wake_up()
 
     def state(self) -> CameraState:
-        """Return the current state."""
         (state, since_at_ns), fault = self._state, self._fault
         return CameraState(
             state=state,
@@ -262,7 +243,6 @@ class SupervisedCamera:
             self._start()
 
     def _start(self) -> None:
-        """Start the process, which opens the camera."""
         self._heard_ns = self._now_ns()
         try:
             self._process = CameraProcess(self.settings)
@@ -270,7 +250,6 @@ class SupervisedCamera:
             self._fail(Fault("process", f"its process cannot be started: {error}"))
 
     def _find_timeout(self) -> Fault | None:
-        """Return a fault if the process has not opened the camera in time, shows no health, or the camera is silent."""
         now_ns = self._now_ns()
         waited_s = (now_ns - self._heard_ns) / 1e9
         if self.opened is None:
@@ -339,12 +318,10 @@ class SupervisedCamera:
         return self._fault is not None and self._fault.reason in ENDED_BY_GOOD_FRAMES_ONLY
 
     def _set_state(self, state: State) -> None:
-        """Enter a state; the time of entry stays if the camera is in it already."""
         if state != self._state[0]:
             self._state = state, time.time_ns()
 
     def _mark_alive(self, state: State) -> None:
-        """Clear the fault, and report the camera's recovery if an alarm is active."""
         self._restarts.reset()
         alarm, self._alarm, self._fault = self._alarm, None, None
         self._set_state(state)
@@ -376,7 +353,7 @@ class SupervisedCamera:
         *,
         keep_frames: bool = False,
     ) -> None:
-        """Close the camera, and discard frames that it had announced for this reason, unless `keep_frames` is set."""
+        """Close the camera, and discard the frames that it had announced, unless `keep_frames` is set."""
         process, self._process = self._process, None
         for item in [] if process is None else process.close(within_s):
             if isinstance(item, Frame | BadFrame):

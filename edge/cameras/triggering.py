@@ -1,11 +1,8 @@
 """Triggers of one camera: assigns frames to parts, and reports parts whose trigger brought no frame.
 
-A software trigger is sent at once or refused: sent later, its frame would show what has moved under the camera since.
-One part waits at a time, so that no frame is assigned to another part. With hardware triggers parts are announced.
-
 A part is expected from the moment its trigger is sent (software) or its id is announced (hardware). A frame shows the
-part that was expected last when the frame was taken. This rule goes by time and not by count, so that a lost frame or
-an ignored trigger costs its own part the verdict and no other part.
+part that was expected last when the frame was taken: by time and not by count, a lost frame or an ignored trigger
+costs its own part the verdict and no other part.
 """
 
 import time
@@ -26,7 +23,7 @@ Refusal = Literal["not_triggered", "busy", "camera_dead", "no_frame", "stopping"
 
 @dataclass(frozen=True)
 class TriggerAnswer:
-    """Outcome of a trigger: its frame; neither frame nor refusal, if it announced a part; or the refusal."""
+    """Outcome of a trigger: its frame, a refusal, or neither if it announced a part."""
 
     frame_id: int | None = None
     frame_number: int = 0
@@ -37,15 +34,11 @@ class TriggerAnswer:
 
 @dataclass(frozen=True)
 class TriggerRequest:
-    """A request for a frame of a part."""
-
     part_id: str | None
     answer: Callable[[TriggerAnswer], None]
     requested_ns: int = field(default_factory=time.monotonic_ns)
-    """Time of the request on the host's monotonic clock."""
 
     def refuse(self, refused: Refusal, detail: str) -> None:
-        """Answer that the frame of this request does not come."""
         self.answer(TriggerAnswer(refused=refused, detail=detail))
 
 
@@ -63,7 +56,6 @@ class ExpectedParts(deque[ExpectedPart]):
 
     @property
     def next_give_up_ns(self) -> int | None:
-        """When the wait of the oldest part ends; None: no part waits."""
         return self[0].give_up_ns if self else None
 
     def match_frame(self, taken_ns: int) -> tuple[ExpectedPart | None, list[ExpectedPart]]:
@@ -72,11 +64,9 @@ class ExpectedParts(deque[ExpectedPart]):
         return (passed.pop() if passed else None), passed
 
     def pop_expired(self, now_ns: int) -> list[ExpectedPart]:
-        """Remove and return the parts whose wait has ended."""
         return self._pop_while(lambda part: part.give_up_ns <= now_ns)
 
     def pop_all(self) -> list[ExpectedPart]:
-        """Remove and return all parts."""
         return self._pop_while(lambda _part: True)
 
     def _pop_while(self, condition: Callable[[ExpectedPart], bool]) -> list[ExpectedPart]:
@@ -87,9 +77,8 @@ class ExpectedParts(deque[ExpectedPart]):
 
 
 class Intake:
-    """The frames of one camera on their way to the line, over all its openings: numbers them as the ledger does,
-    assigns the part that each shows, and reports frames and parts that did not come. Any thread may request a part; the
-    thread that grabs does all else.
+    """Numbers the frames of one camera over all its openings as the ledger does, assigns the part that each shows, and
+    reports frames and parts that did not come. Any thread may request a part; the thread that grabs does all else.
     """
 
     def __init__(self, settings: CameraSettings) -> None:
@@ -115,7 +104,6 @@ class Intake:
     # Triggers.
 
     def request(self, request: TriggerRequest) -> None:
-        """Request a frame of a part, or announce the part of the next frame."""
         if self._settings.triggered == "free":
             request.refuse("not_triggered", f"camera {self._settings.name} runs freely")
         else:
@@ -124,8 +112,8 @@ class Intake:
     def serve(self, now_ns: int, fire: Callable[[FireTrigger], None] | None) -> None:
         """Send the triggers that were requested, or record the parts that were announced.
 
-        Args:
-            fire: triggers the camera; None: the camera is not open.
+        A trigger is sent at once or refused: sent later, its frame would show what has moved under the camera since.
+        One part waits at a time. `fire` is None while the camera is not open.
         """
         hardware = self._settings.triggered == "hardware"
         while self._requests:
@@ -150,7 +138,6 @@ class Intake:
                 fire(FireTrigger(self._trigger_number, request.requested_ns + round(FIRE_WITHIN_SECONDS * 1e9)))
 
     def record_result(self, number: int, error: str | None) -> None:
-        """Record whether the trigger of this number was sent."""
         if error is not None and number == self._trigger_number:
             self.give_up(error)
 
@@ -171,7 +158,6 @@ class Intake:
         self._miss(self.parts.pop_all(), reason)
 
     def refuse_all(self, refused: Refusal, detail: str) -> None:
-        """Refuse the requests that were not served yet."""
         while self._requests:
             self._requests.popleft().refuse(refused, detail)
 

@@ -43,18 +43,12 @@ class NewRing(Message, frozen=True):
 
 
 class ReleaseSlot(Message, frozen=True):
-    """The reader does not use a slot any more."""
-
     generation: int
     slot: int
 
 
 class RingWriter:
-    """Slots to write to. One thread writes, any thread may release.
-
-    Args:
-        announce: sends a message with a file descriptor to the reader.
-    """
+    """Slots to write to. One thread writes, any thread may release; `announce` sends the ring to the reader."""
 
     def __init__(self, announce: Callable[[NewRing, int], object]) -> None:
         self._announce = announce
@@ -106,11 +100,7 @@ class RingWriter:
 
 
 class RingReader:
-    """The ring that a message announced, read-only; takes over the descriptor.
-
-    Raises:
-        ValueError: the memory is smaller than the message says.
-    """
+    """The ring that a message announced, read-only; takes over the descriptor. ValueError: it is smaller than said."""
 
     def __init__(self, ring: NewRing, fd: int) -> None:
         self.generation, self._slot_bytes = ring.generation, ring.slot_bytes
@@ -125,10 +115,8 @@ class RingReader:
 
 
 class Channel(Generic[S, R]):
-    """One end of a socket that keeps packets apart (SOCK_SEQPACKET). Any thread may send; one thread receives.
-
-    Args:
-        messages: the type of the messages that come, without `NewRing`.
+    """One end of a socket that keeps packets apart (SOCK_SEQPACKET), to which `messages` and `NewRing` come. Any thread
+    may send; one thread receives.
     """
 
     def __init__(self, end: socket.socket, messages: Any) -> None:
@@ -143,11 +131,7 @@ class Channel(Generic[S, R]):
         return self.socket.fileno()
 
     def send(self, message: S | NewRing, fd: int | None = None) -> None:
-        """Send a message.
-
-        Raises:
-            OSError: the other process has ended, or does not read and this end does not block.
-        """
+        """Send a message. OSError: the other process has ended, or does not read and this end does not block."""
         socket.send_fds(self.socket, [self._encoder.encode(message)], [] if fd is None else [fd])
 
     def receive(self) -> R | None:

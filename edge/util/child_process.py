@@ -27,23 +27,15 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Restarts:
-    """When to start a process: at once, and after each failure later, with pauses that double.
-
-    Args:
-        first_s: the first pause.
-        longest_s: the longest pause.
-        clock: monotonic, in seconds.
-    """
+    """When to start a process: at once, and after each failure later, with pauses that double, s."""
 
     def __init__(self, first_s: float, longest_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._first_s, self._longest_s, self._clock = first_s, longest_s, clock
         self._pause_s = 0.0
         self.at_s = clock()
-        """When to start next."""
 
     @property
     def due(self) -> bool:
-        """Whether to start now."""
         return self._clock() >= self.at_s
 
     def later(self) -> float:
@@ -63,11 +55,7 @@ class Restarts:
 
 
 def start_child(module: str, *arguments: str, pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
-    """Start a Python module as a child process.
-
-    Raises:
-        OSError: no process can be started.
-    """
+    """Start a Python module as a child process. OSError: none can be started."""
     return subprocess.Popen(
         [sys.executable, "-P", "-m", module, *arguments],  # -P: import nothing from the working directory
         stdin=subprocess.DEVNULL,
@@ -79,11 +67,7 @@ def start_child(module: str, *arguments: str, pass_fds: Sequence[int] = ()) -> s
 
 
 def start_sidecar(module: str, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a Python module as a child process that dies with this one and never is in its way.
-
-    Raises:
-        OSError: no process can be started.
-    """
+    """Start a Python module as a child process that dies with this one and never is in its way."""
     return start_child(__name__, str(os.getpid()), module, *arguments)
 
 

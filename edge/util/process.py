@@ -18,11 +18,7 @@ LEAST_FILES = 256
 
 
 def require_limits() -> None:
-    """Raise the number of files that this process may open, and require as many as the smallest line needs.
-
-    Raises:
-        ConfigError: the system allows less.
-    """
+    """Raise the number of files that this process may open. ConfigError: the smallest line needs more."""
     with contextlib.suppress(OSError, ValueError):  # the unit forbids these calls, and sets limits itself
         files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         if (wanted := FILES if most < 0 else min(most, FILES)) > files >= 0:  # negative: no limit
