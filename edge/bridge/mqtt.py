@@ -40,9 +40,8 @@ STATE_EVERY_SECONDS = 1.0
 STATE_EXPIRES_SECONDS = 5
 """The broker then deletes a retained state: a bridge that hangs leaves none."""
 PAUSE_SECONDS = 1.0
-"""After a refusal that may pass."""
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
-"""After a connection. Also after one that worked: another client may have the same id, and end it each time."""
+"""After a refusal, and after a connection. Also after one that worked: another client may have the same id, and end it
+each time."""
 NO_SUBSCRIBERS = 0x10
 CONNECTED_WITHIN_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 10
@@ -442,12 +441,11 @@ def run_bridge(line: str) -> None:
             config.republish_s,
             max(1, config.republish_s // 2),
         )
-        log, pause_s = FaultLog(logger, is_faulty=True), FIRST_PAUSE_SECONDS
+        log = FaultLog(logger, is_faulty=True)
         while not ended.is_set():
             connection = Connection(config, f"heatline-{name}-{config.name}", messages.offline(*LOST))
             try:
                 connection.open(bridge.tick, ended.is_set)
-                pause_s = FIRST_PAUSE_SECONDS
                 log.end(f"connected to {config.broker}")
                 notify(f"STATUS=connected to {config.broker}")
                 bridge.carry(connection)
@@ -456,8 +454,7 @@ def run_bridge(line: str) -> None:
                 notify(f"STATUS={fault}")
             finally:
                 connection.close(messages.offline(*STOPPED, time.time_ns()))
-            resume_s = time.monotonic() + pause_s
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_SECONDS)
+            resume_s = time.monotonic() + PAUSE_SECONDS
             while time.monotonic() < resume_s and not ended.wait(TICK_SECONDS):
                 bridge.tick()
         notify("STOPPING=1")
