@@ -39,32 +39,21 @@ SPLIT = "split"
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 """A name that can be a folder on any file system."""
-Positive = Annotated[int, Meta(ge=1)]
 
 
-class _PlanStruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
-
-
-class Budget(_PlanStruct, frozen=True, kw_only=True):
-    """Budget of every training."""
-
-    steps: Positive
-    batch: Annotated[int, Meta(ge=2)]
-    """Tiles per step."""
-    validate_every: Positive
-    """Steps between validations."""
-
-
-class StudyModel(_PlanStruct, frozen=True, kw_only=True):
+class StudyModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A model, by its name in `heatline train`."""
 
     name: Name
     weights: str = "imagenet"
     """A value of `model.weights`."""
 
+    def settings(self) -> dict[str, Any]:
+        """Return the keys of `heatline train`."""
+        return {"model": self.name, "model.weights": self.weights}
 
-class StudyData(_PlanStruct, frozen=True, kw_only=True):
+
+class StudyData(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A data set, and its split."""
 
     name: Name
@@ -94,41 +83,21 @@ class StudyData(_PlanStruct, frozen=True, kw_only=True):
         return chosen | {"split.val": [validating], "split.test": [fold]}
 
 
-class Plan(_PlanStruct, frozen=True, kw_only=True):
-    """Plan of a study."""
-
-    budget: Budget
-    recipe: Literal["finetune", "study"] = "finetune"
-    """A recipe that trains whole networks."""
-    seed: Annotated[int, Meta(ge=0)] = 0
-    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    """Shares of the groups for train, val and test, for data sets without `leave_one_out`."""
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    settings: dict[str, Any]
+    """Keys of `heatline train` for all runs, such as `recipe.steps`."""
     models: Annotated[list[StudyModel], Meta(min_length=1)]
     data: Annotated[list[StudyData], Meta(min_length=1)]
-    settings: dict[str, Any] = {}
-    """Further keys of `heatline train` for all runs, such as `trainer.precision`."""
 
     def runs(self) -> list["Run"]:
         """Return all runs in the order of work: every model on the first fold of every data set, then further folds."""
         folds = [[(data, fold) for fold in data.leave_one_out or [SPLIT]] for data in self.data]
         return [
-            Run(data, fold, model, self._settings(model) | data.settings(fold))
+            Run(data, fold, model, {"recipe": "finetune"} | self.settings | model.settings() | data.settings(fold))
             for each in zip_longest(*folds)
             for data, fold in filter(None, each)
             for model in self.models
         ]
-
-    def _settings(self, model: StudyModel) -> dict[str, Any]:
-        return self.settings | {
-            "model": model.name,
-            "model.weights": model.weights,
-            "recipe": self.recipe,
-            "seed": self.seed,
-            "split.fractions": list(self.fractions),
-            "recipe.steps": self.budget.steps,
-            "recipe.batch": self.budget.batch,
-            "recipe.validate_every": self.budget.validate_every,
-        }
 
 
 @dataclass(frozen=True)
@@ -147,22 +116,13 @@ class Run:
         return f"{self.data.name}/{self.fold}/{self.model.name}"
 
     def overrides(self, data: Path, out: Path) -> list[str]:
-        """Return the overrides of its training for `heatline.train.compose.compose`.
-
-        Args:
-            data: folder of all data sets.
-            out: folder of the study.
-        """
+        """Return the overrides of its training, of the folders of all data sets and of the study."""
         keys = {"data": str(data / self.data.folder), "out": str(out / self.name), **self.settings}
-        return [f"{key}={_format_override(value)}" for key, value in keys.items()]
+        return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in keys.items()]
 
 
 def read_plan(file: Path) -> Plan:
-    """Read the plan in a YAML file.
-
-    Raises:
-        ConfigError: the file cannot be read, or is not a plan.
-    """
+    """Read the plan in a YAML file."""
     try:
         return msgspec.yaml.decode(file.read_bytes(), type=Plan)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -170,16 +130,7 @@ def read_plan(file: Path) -> Plan:
         raise ConfigError(f"{file} is not a plan: {reason}; docs/study.md describes its keys") from error
 
 
-def _format_override(value: Any) -> str:
-    """Format a value for `heatline.train.compose.compose`, which quotes texts."""
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_format_override, value))}]"
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """Progress of one run."""
-
     run: str
     """Its folder below the folder of the study: data/fold/model."""
     state: Literal["to do", "half done", "done", "evaluated", "unlike the plan"]
@@ -214,9 +165,6 @@ class Study:
         data: folder of all data sets.
         out: folder of the study.
         only: shell patterns of `data/fold/model`; empty: all runs.
-    Raises:
-        InputError: `data` has none of the data sets.
-        ConfigError: no run matches `only`.
     """
 
     def __init__(self, plan: Plan, data: Path, out: Path, only: Sequence[str] = ()) -> None:
@@ -287,11 +235,7 @@ class Study:
             report_line(f"{run.name}: failed: {failed[run.name]}")
 
     def _configure(self, run: Run) -> TrainConfig:
-        """Return the configuration of a run, of one that has begun to resume it.
-
-        Raises:
-            ConfigError: the plan's keys are wrong, or other than those that the run has begun with.
-        """
+        """Return the configuration of a run; if it has begun, to resume it with the same keys, else a `ConfigError`."""
         resume = ["resume=true"] if RunFolder(self._out / run.name).config.exists() else []
         return compose([*run.overrides(self._data, self._out), *resume])
 
@@ -329,15 +273,7 @@ class Study:
 
 
 def _copy_figures(evaluations: dict[str, Path], tables: Path, results: Path) -> None:
-    """Copy figures, without pictures and without paths of this machine, into a folder that can be published.
-
-    Args:
-        evaluations: folder of each evaluation, by the run's name.
-        results: gets a file `<name>.json` per run, and the report's tables.
-    Raises:
-        InputError: an evaluation cannot be read.
-        TrainingError: the folder cannot be written.
-    """
+    """Copy figures and tables, without pictures and paths of this machine, into a folder that can be published."""
     contents = {results / tables.name: tables.read_bytes()}
     for name, folder in evaluations.items():
         evaluation = read_evaluation(folder)
@@ -349,7 +285,7 @@ def _copy_figures(evaluations: dict[str, Path], tables: Path, results: Path) -> 
         write_atomically(file, partial(Path.write_bytes, data=content))
 
 
-class _Schema(msgspec.Struct):
+class _Versioned(msgspec.Struct):
     schema: int = 0
 
 
@@ -358,6 +294,6 @@ def _is_evaluated(run: RunFolder) -> bool:
     evaluation = run.folder / "evaluation" / FILE
     try:
         is_newer = evaluation.stat().st_mtime_ns >= run.summary.stat().st_mtime_ns
-        return is_newer and msgspec.json.decode(evaluation.read_bytes(), type=_Schema).schema == SCHEMA
+        return is_newer and msgspec.json.decode(evaluation.read_bytes(), type=_Versioned).schema == SCHEMA
     except (OSError, msgspec.MsgspecError):
         return False

@@ -28,7 +28,7 @@ Example:
     "--plan",
     "plan_file",
     type=click.Path(path_type=Path),
-    help="YAML file with models, data and budget.  [default: train/configs/study.yaml]",
+    help="YAML file with models, data and settings.  [default: train/configs/study.yaml]",
 )
 @click.option("--only", metavar="GLOB", multiple=True, help="Only runs whose DATA/FOLD/MODEL matches; may be repeated.")
 @click.option(
