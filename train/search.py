@@ -11,7 +11,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,17 +24,16 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import MaxTrialsCallback, Study
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import NullPool, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import NullPool
+from sqlalchemy.exc import SQLAlchemyError
 
 from heatline.edge.errors import ConfigError, DivergedError, HeatlineError, Interrupted, TrainingError
-from heatline.edge.util.text import format_count, utf8_safe
+from heatline.edge.util.text import format_count
 from heatline.edge.util.validation import describe_misfit
 from heatline.train.compose import compose
 from heatline.train.config import TrainConfig
 from heatline.train.files import lock_file
 from heatline.train.fit import fit
-from heatline.train.run import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -110,10 +108,7 @@ class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SearchReport(msgspec.Struct, frozen=True, kw_only=True):
-    """State and results of a search."""
-
     name: str
-    storage: str
     objective: str
     wanted: int
     """Number of trials that the search shall have."""
@@ -129,8 +124,6 @@ class SearchReport(msgspec.Struct, frozen=True, kw_only=True):
 
 def search(overrides: Sequence[str], report_line: ReportLine = logger.info) -> SearchReport:
     """Run trials of a search until enough are finished; return a report.
-
-    Each further worker may finish one more, as all begin trials on their own.
 
     Args:
         overrides: `key=value`; keys with `search.` are those of the search, others those of
@@ -151,22 +144,22 @@ def search(overrides: Sequence[str], report_line: ReportLine = logger.info) -> S
         config = msgspec.structs.replace(config, out=f"searches/{config.model.name}")
     out = Path(config.out).resolve()
     settings = _shared_settings(config, options)  # checks the recipe, before anything is written
-    if RunFolder(out).config.exists():
-        raise ConfigError(f"{out} holds a run of `heatline train`; choose another folder with out=")
     url = options.storage or f"sqlite:///{out / 'study.db'}"
-    printed_url = hide_password(url)
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # `report_line` reports the trials
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         with lock_file(out / "search.lock", wait=True):  # Optuna's tables are made once
             study = open_study(url, options.name or config.model.name)
             _check_settings(study, settings)
-        with using_storage(url, TrainingError):
+        with using_storage(TrainingError):
             try:
                 with tempfile.TemporaryDirectory(prefix="frames-", dir=out) as cache:
-                    objective = _Objective(config, options, out, Path(cache), report_line)
-                    after_each = partial(_report_trial, study, report_line=report_line, out=out)
-                    run_trials(study, objective, options.trials, after_each)
+                    run_trials(
+                        study,
+                        lambda trial: _train_trial(trial, config, options, out, Path(cache), report_line),
+                        options.trials,
+                        lambda trial: _report_trial(study, trial, report_line, out),
+                    )
             except (Interrupted, KeyboardInterrupt) as error:
                 done = len(study.get_trials(deepcopy=False, states=FINISHED))
                 raise Interrupted(
@@ -175,7 +168,7 @@ def search(overrides: Sequence[str], report_line: ReportLine = logger.info) -> S
                 ) from error
             finally:
                 _delete_checkpoints(study, out)
-            report = _report(study, options, printed_url, training, out)
+            report = _report(study, options, training, out)
     if report.best is None and not report.running:
         reason = next(row.reason for row in reversed(report.trials) if row.state == "pruned")
         raise TrainingError(
@@ -186,11 +179,7 @@ def search(overrides: Sequence[str], report_line: ReportLine = logger.info) -> S
 
 
 def parse(overrides: Sequence[str]) -> tuple[SearchConfig, list[str]]:
-    """Return the keys of the search, and the overrides that remain for `heatline.train.compose.compose`.
-
-    Raises:
-        ConfigError: a key is unknown or chosen by the search itself, or a value has the wrong type.
-    """
+    """Return the keys of the search, and the overrides that remain for `heatline.train.compose.compose`."""
     for item in overrides:
         if (key := item.partition("=")[0]) in _CHOSEN:
             raise ConfigError(f"{item} cannot be given to a search: {_CHOSEN[key]}")
@@ -208,15 +197,11 @@ def parse(overrides: Sequence[str]) -> tuple[SearchConfig, list[str]]:
 
 
 def open_study(url: str, name: str) -> Study:
-    """Open the study of this name in the database at a URL, or create it.
-
-    Raises:
-        ConfigError: the storage cannot be opened.
-    """
+    """Open the study of this name in the database at a URL, or create it."""
     # SQLite allows one writer at a time; the others wait for up to so many seconds. Without a pool, each connection is
     # closed after its use.
     engine = {"connect_args": {"timeout": 60}, "poolclass": NullPool} if url.startswith("sqlite") else None
-    with using_storage(url, ConfigError):
+    with using_storage(ConfigError):
         return optuna.create_study(
             storage=RDBStorage(
                 url,
@@ -233,32 +218,15 @@ def open_study(url: str, name: str) -> Study:
 
 
 @contextmanager
-def using_storage(url: str, kind: type[HeatlineError]) -> Iterator[None]:
-    """Translate the errors of a storage into one of this kind."""
+def using_storage(kind: type[HeatlineError]) -> Iterator[None]:
+    """Translate the errors of a storage into one of this kind, without its URL, which may hold a password."""
     try:
         yield
     except (ImportError, SQLAlchemyError, StorageInternalError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
-        if isinstance(error, ImportError):
-            reason = f"its driver is not installed ({reason})"
         raise kind(
-            f"search.storage={hide_password(url)} cannot be used: {reason}; name or restore a database that can be "
-            "reached, then give the same command again"
-        ) from error
-
-
-def hide_password(url: str) -> str:
-    """Return the URL of a storage without its password.
-
-    Raises:
-        ConfigError: the text is not the URL of a database.
-    """
-    try:
-        return make_url(utf8_safe(url)).render_as_string(hide_password=True)
-    except ArgumentError as error:
-        raise ConfigError(
-            f"search.storage={url} is not the URL of a database; expected one such as sqlite:////srv/searches.db or "
-            "postgresql+psycopg://user@host/database"
+            f"the database of the search, search.storage, cannot be used: {reason}; name or restore one that can be "
+            "reached, such as sqlite:////srv/searches.db, then give the same command again"
         ) from error
 
 
@@ -274,47 +242,36 @@ def run_trials(
         study.optimize(objective, callbacks=[lambda _, trial: after_each(trial), end], gc_after_trial=True)
 
 
-class _Objective:
-    """Trains a trial with the batch size and learning rate that the sampler draws.
+def _train_trial(
+    trial: optuna.Trial, config: TrainConfig, search: SearchConfig, out: Path, cache: Path, report_line: ReportLine
+) -> float:
+    """Train with the batch size and learning rate that the sampler draws; return the best of the run's validations.
 
     Args:
-        config: of the training; its batch size and learning rate are replaced.
-        out: folder of the search.
         cache: folder for decoded frames of all trials.
+    Raises:
+        optuna.TrialPruned: the trial is below the median, or its batch size and learning rate cannot be trained.
     """
-
-    def __init__(
-        self, config: TrainConfig, search: SearchConfig, out: Path, cache: Path, report_line: ReportLine
-    ) -> None:
-        self._config, self._search, self._out, self._cache = config, search, out, cache
-        self._report_line = self._report_data = report_line
-
-    def __call__(self, trial: optuna.Trial) -> float:
-        """Return the best of the run's validations; errors as for `fit`, and:
-
-        Raises:
-            optuna.TrialPruned: the trial is below the median, or its batch size and learning rate cannot be trained.
-        """
-        # Each trial has its own seed, so that different workers, and a restarted one, do not draw the same values.
-        seed = int(np.random.SeedSequence((self._config.seed, trial.number)).generate_state(1)[0])
-        trial.study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed, constant_liar=True)
-        batch = int(trial.suggest_categorical("batch", sorted(set(self._search.batches))))
-        lr = trial.suggest_float("lr", *_interval(self._config, self._search), log=True)
-        folder = self._out / "trials" / f"{trial.number:04d}"
-        trial.set_user_attr("run", str(folder))
-        self._report_line(f"trial {trial.number}: lr {lr:.2e}, batch {batch}")
-        validations = _ValidationReporter(trial, METRICS[self._search.objective])
-        recipe = msgspec.structs.replace(self._config.finetune, batch=batch, lr=lr, select=self._search.objective)
-        config = msgspec.structs.replace(self._config, recipe=recipe, out=str(folder))
-        try:
-            fit(config, report_line=self._report_data, callbacks=[validations], cache=self._cache)
-        except (DivergedError, torch.OutOfMemoryError) as error:  # another learning rate or batch size may work
-            # Pruned, not failed, so that it counts and the search ends, and so that TPE avoids its values.
-            reason = str(error).splitlines()[0]
-            trial.set_user_attr("reason", reason)
-            raise optuna.TrialPruned(reason) from error
-        self._report_data = lambda line: None  # the data are the same for all trials
-        return validations.best
+    # Each trial has its own seed, so that different workers, and a restarted one, do not draw the same values.
+    seed = int(np.random.SeedSequence((config.seed, trial.number)).generate_state(1)[0])
+    trial.study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed, constant_liar=True)
+    batch = int(trial.suggest_categorical("batch", sorted(set(search.batches))))
+    lr = trial.suggest_float("lr", *_interval(config, search), log=True)
+    folder = out / "trials" / f"{trial.number:04d}"
+    trial.set_user_attr("run", str(folder))
+    report_line(f"trial {trial.number}: lr {lr:.2e}, batch {batch}")
+    validations = _ValidationReporter(trial, METRICS[search.objective])
+    recipe = msgspec.structs.replace(config.finetune, batch=batch, lr=lr, select=search.objective)
+    config = msgspec.structs.replace(config, recipe=recipe, out=str(folder))
+    report_data = (lambda line: None) if trial.number else report_line  # the data are the same for all trials
+    try:
+        fit(config, report_line=report_data, callbacks=[validations], cache=cache)
+    except (DivergedError, torch.OutOfMemoryError) as error:  # another learning rate or batch size may work
+        # Pruned, not failed, so that it counts and the search ends, and so that TPE avoids its values.
+        reason = str(error).splitlines()[0]
+        trial.set_user_attr("reason", reason)
+        raise optuna.TrialPruned(reason) from error
+    return validations.best
 
 
 class _ValidationReporter(Callback):
@@ -337,11 +294,6 @@ class _ValidationReporter(Callback):
 
 
 def _interval(config: TrainConfig, search: SearchConfig) -> tuple[float, float]:
-    """Return the interval of learning rates.
-
-    Raises:
-        ConfigError: it is empty.
-    """
     key, lr = ("search.lr", search.lr) if search.lr else ("recipe.lr_interval", config.finetune.lr_interval)
     if lr[0] >= lr[1]:
         raise ConfigError(f"{key} is {list(lr)}; expected the lower rate first")
@@ -349,11 +301,7 @@ def _interval(config: TrainConfig, search: SearchConfig) -> tuple[float, float]:
 
 
 def _shared_settings(config: TrainConfig, search: SearchConfig) -> dict[str, Any]:
-    """Return the settings that must be equal for all workers of a study, by key; paths and devices may differ.
-
-    Raises:
-        ConfigError: the settings do not fit a search.
-    """
+    """Return the settings that must be equal for all workers of a study, by key; paths and devices may differ."""
     lr, values = _interval(config, search), msgspec.to_builtins(config)
     flat: dict[str, Any] = {"seed": config.seed, "truth": config.truth, "classes": config.classes}
     for part in ("split", "tiles", "model", "recipe"):
@@ -366,11 +314,7 @@ def _shared_settings(config: TrainConfig, search: SearchConfig) -> dict[str, Any
 
 
 def _check_settings(study: Study, settings: dict[str, Any]) -> None:
-    """Record the settings of a new study, or compare them with those of an existing one.
-
-    Raises:
-        ConfigError: the study was started with other settings.
-    """
+    """Record the settings of a new study, or compare them with those that an existing one was started with."""
     if "settings" not in study.user_attrs:
         study.set_user_attr("settings", settings)
     stored = study.user_attrs["settings"]
@@ -419,14 +363,7 @@ def _delete_checkpoints(study: Study, out: Path) -> None:
             shutil.rmtree(out / "trials" / f"{trial.number:04d}" / "checkpoints", ignore_errors=True)
 
 
-def _report(study: Study, search: SearchConfig, storage: str, training: Sequence[str], out: Path) -> SearchReport:
-    """Return the report.
-
-    Args:
-        storage: URL of the storage, as it is printed.
-        training: overrides of `heatline train` that the search was given.
-        out: folder of the search.
-    """
+def _report(study: Study, search: SearchConfig, training: Sequence[str], out: Path) -> SearchReport:
     trials, found = study.get_trials(deepcopy=False), _best(study)
     best = command = None
     if found is not None:
@@ -437,7 +374,6 @@ def _report(study: Study, search: SearchConfig, storage: str, training: Sequence
     states = [trial.state for trial in trials]
     return SearchReport(
         name=study.study_name,
-        storage=storage,
         objective=search.objective,
         wanted=search.trials,
         finished=sum(state in FINISHED for state in states),

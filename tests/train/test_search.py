@@ -27,7 +27,6 @@ from heatline.train.search import (
     GRACE_S,
     SearchConfig,
     SearchReport,
-    hide_password,
     open_study,
     run_trials,
     search,
@@ -353,8 +352,8 @@ def test_other_folders_share_a_search_through_its_storage(
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("nonsense", "search.storage=nonsense is not the URL of a database; expected one such as"),
-        ("mysql://me:secret@host/x", r"mysql://me:\*\*\*@host/x cannot be used: its driver is not ins"),
+        ("nonsense", "cannot be used: Could not parse SQLAlchemy URL"),
+        ("mysql://me:secret@host/x", "cannot be used: No module named 'MySQLdb'"),
         ("sqlite:////nowhere/at/all.db", "cannot be used: unable to open database file"),
         ("sqlite:///FOLDER/text.db", "cannot be used: file is not a database"),
     ],
@@ -368,15 +367,14 @@ def test_a_storage_that_cannot_be_opened_is_reported_in_one_sentence(
         search(overrides_for(blobs, tmp_path / "out", f"search.storage={url}"))
     assert "\n" not in str(raised.value)
     assert "secret" not in str(raised.value)
-    assert hide_password("postgresql+psycopg://me:secret@host/x") == "postgresql+psycopg://me:***@host/x"
 
 
 def test_a_storage_that_disappears_is_reported_in_one_sentence(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
     study = open_study(url, "s")
     (tmp_path / "study.db").write_bytes(b"gone " * 1000)
-    message = r"search.storage=sqlite:.* cannot be used: .*; name or restore a database"
-    with pytest.raises(TrainingError, match=message), using_storage(url, TrainingError):
+    message = r"search.storage, cannot be used: .*; name or restore one"
+    with pytest.raises(TrainingError, match=message), using_storage(TrainingError):
         study.ask()
 
 
@@ -405,13 +403,6 @@ def test_a_wrong_command_line_is_refused_in_one_sentence(
         search([f"data={blobs}", f"out={tmp_path / 'out'}", *overrides])
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()
-
-
-def test_the_folder_of_a_training_is_refused(trained_run: Path, blobs: Path) -> None:
-    before = set(trained_run.iterdir())
-    with pytest.raises(ConfigError, match="holds a run of `heatline train`"):
-        search(overrides_for(blobs, trained_run))
-    assert set(trained_run.iterdir()) == before
 
 
 def test_the_command_prints_its_report_as_text_and_as_json(

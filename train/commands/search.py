@@ -63,6 +63,6 @@ def search(overrides: tuple[str, ...], as_json: bool) -> None:
     facts = {"trials": f"{report.finished} of {report.wanted} finished{others}"}
     if best is not None:
         facts["next"] = f"heatline export {best.run} --to BUNDLE"
-    print_facts(f"search {report.name} in {report.storage}", facts)
+    print_facts(f"search {report.name}", facts)
     if report.command is not None:
         click.echo(f"To train the best again: {report.command}")  # in one line, for copying
