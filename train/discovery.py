@@ -1,25 +1,15 @@
-"""Discovery of a folder's truth and groups, without settings.
+"""Discovery of a folder's truth and groups, without settings; docs/training.md (Split) has the order of the guesses.
 
-Pictures of one thing must stay in one group; otherwise a model is tested on what it was trained on. The groups come
-from the first of these that the folder has:
-
-1. the column `group` of `labels.csv`, or else a column with the name of a physical thing (`THINGS`);
-2. the part of the file name that names a thing (see `find_scheme`), near-duplicate pictures in one group;
-3. each picture by itself, near-duplicates in one group;
-4. each picture by itself.
-
-All but the column `group` are guesses. One that puts all good or all defective pictures into one group is not made: a
-model could not be trained without that group, so nothing could be validated. Nor is one that leaves a fold of the
-cross-validation without good or without defective pictures, if single pictures would not. Every assumption is reported.
+Pictures of one thing must stay in one group; otherwise a model is tested on what it was trained on.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from os import sched_getaffinity
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -38,20 +28,9 @@ from heatline.train.readers.labelled import find_scheme, lone_label, why_not_val
 # near-duplicates if their thumbnails correlate by at least `SAME_PICTURE`, or by at least `SAME_THING` after the mean
 # of all thumbnails is subtracted: what all pictures of a fixed camera share says nothing about a pair.
 #
-# Both thresholds were chosen on real pictures, with the known groups as truth (recall: share of the pictures in groups
-# of two or more for which another picture of the group was found; false: pairs found across groups, of all such pairs):
-#
-# ==================  ======  ==========================================================================================
-# HRIPCB, 25          1.00    no false pair; six boards, each one photograph with defects drawn in
-# magnetic tile,      0.76    95 of 632,278 false, in 77 pictures; many show one tile that has two names. Exposures that
-# 1,128                       crop the tile differently are missed
-# DeepPCB, 1,275      0.03    none of 712,253 false; a group is a board, and its pictures show different parts of it
-# KolektorSDD, 56     0.00    2 of 1,525 false: the same photographs under two names (kos38 and kos39); the
-#                             parts of an item differ
-# BSData, 242         0.68    899 of 27,773 false, in 160 pictures: thumbnails of places on one spindle look alike
-# ==================  ======  ==========================================================================================
-#
-# A warning is therefore a reason to look at the pictures; the absence of a warning proves nothing.
+# Of five real sets with known groups, the thresholds find all pictures of HRIPCB's boards, 0.76 of magnetic tile's
+# blocks and 0.68 of BSData's places with 3 % false pairs at most, and nearly none where the pictures of a group show
+# different parts of it (DeepPCB, KolektorSDD): that none are found proves nothing.
 
 THUMBNAIL_PX = 32
 HIGH_PASS_SIGMA_PX = 4.0
@@ -110,13 +89,7 @@ def near_duplicate_chains(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def describe_near_duplicates(count: int, picture: str, other: str, place: str = "in another part of the split") -> str:
-    """Describe near-duplicate pictures in a sentence.
-
-    Args:
-        count: number of pairs.
-        picture, other: the most similar pair.
-        place: where the other picture of each pair lies.
-    """
+    """Describe so many near-duplicate pictures, of which `picture` and `other` are the most similar, in a sentence."""
     return (
         f"{format_count(count, 'picture')} {'looks' if count == 1 else 'look'} nearly identical to one {place}, as do "
         f"{picture} and {other}; if they show the same "
@@ -157,8 +130,7 @@ THINGS = frozenset(
         "batch", "serial", "specimen", "sample", "wafer", "coil", "roll", "sheet", "plate",
     }
 )  # fmt: skip
-"""Names of columns that name a physical thing, without the ending id, no, nr or number. Conditions of the photograph,
-such as exposure or camera, are never groups: one thing is photographed under several conditions."""
+"""Columns that name a physical thing, without the ending id, no, nr or number; no conditions, as exposure or camera."""
 
 ENOUGH_GROUPS = 10
 """Of several columns, discovery takes the one with the fewest groups that has at least this many."""
@@ -173,8 +145,6 @@ ALONE = "file names, each a group"
 
 @dataclass(frozen=True)
 class Discovery:
-    """The truth and groups of a folder, and the assumptions behind them."""
-
     folder: Path
     truth: str
     """A key of `readers.folder.TRUTHS`, or `LABELS_ONLY`."""
@@ -188,26 +158,12 @@ class Discovery:
     def read(
         self, classes: Sequence[str] | None = None, truth: str | None = None, *, mixed: bool = True
     ) -> LabelledFolder:
-        """Read the folder's pictures, with these groups.
-
-        Args:
-            classes: annotated classes that are defects. Default all.
-            truth: replaces the discovered truth.
-            mixed: whether annotations and labels may be mixed.
-        Raises:
-            InputError: as `read_folder`.
-        """
-        return self.regroup(read_folder(self.folder, truth or self.truth, classes=classes, mixed=mixed))
-
-    def regroup(self, data: LabelledFolder) -> LabelledFolder:
-        """Return the folder's pictures with these groups."""
+        """Read the folder's pictures as `read_folder` does, with these groups."""
+        data = read_folder(self.folder, truth or self.truth, classes=classes, mixed=mixed)
         return data.with_groups(self.groups, self.groups_are)
 
 
-@dataclass(frozen=True)
-class _Guess:
-    """Groups that pictures might have."""
-
+class _Guess(NamedTuple):
     names: Sequence[str]
     """Each picture's group."""
     are: str
@@ -225,11 +181,11 @@ def discover(folder: Path, truth: str | None = None) -> Discovery:
     Raises:
         InputError: it is not a folder of labelled pictures, or has no such truth.
     """
-    data = list_folder(folder, truth, on_unusable=_ignore, mixed=True)
+    data = list_folder(folder, truth, on_unusable=lambda file, error: None, mixed=True)
     assumptions = [_describe_truth(data)]
     if not any(image.defective for image in data.images):
         assumptions.append("No picture is defective: a training can only use synthetic defects on good pictures.")
-    for guess in _Guesses(data).each():
+    for guess in _guess_groups(data):
         why_not = why_not_validated(data.images, guess.names)
         if why_not is None or guess.are == ALONE or guess.are == GROUP_COLUMN:  # the user's own
             break
@@ -240,11 +196,7 @@ def discover(folder: Path, truth: str | None = None) -> Discovery:
 
 
 def describe_unvalidated(data: LabelledFolder, images: Sequence[LabelledImage]) -> str:
-    """Explain in a sentence why there is no cross-validation over these pictures, and what to type.
-
-    Args:
-        data: the folder of the pictures.
-    """
+    """Explain in a sentence why there is no cross-validation over these pictures of a folder, and what to type."""
     for label in ("good", "defective"):
         of_label = [image for image in images if image.defective == (label == "defective")]
         groups = {str(image.group) for image in of_label}
@@ -262,10 +214,6 @@ def describe_unvalidated(data: LabelledFolder, images: Sequence[LabelledImage]) 
         f"all good or all defective tiles are in one group, by {data.groups_are}; name other groups: "
         f"{data.suggest_pattern()}"
     )
-
-
-def _ignore(file: Path, error: InputError) -> None:
-    pass
 
 
 def _describe_truth(data: LabelledFolder) -> str:
@@ -297,53 +245,45 @@ def _describe_truth(data: LabelledFolder) -> str:
     )
 
 
-class _Guesses:
-    """The groups that a folder's pictures might have."""
-
-    def __init__(self, data: LabelledFolder) -> None:
-        self._data = data
-
-    @cached_property
-    def _thumbnails(self) -> list[NDArray[np.uint8] | None]:
-        return thumbnails_of(self._data.images)
-
-    def each(self) -> Iterator[_Guess]:
-        """Yield the guesses, the best first; the last one is always possible."""
-        images = self._data.images
-        yield from _find_columns(self._columns(), len(images))
-        scheme = find_scheme([PurePath(image.name_in_folder) for image in images])
-        if scheme is not None:
-            things, part = scheme
-            kinds = sorted(set(things))
-            yield from self._merged(
-                things,
-                part,
-                f"{part}, near-duplicate pictures in one",
-                f"Groups are {part} ({', '.join(kinds[:3])}, ...): {format_count(len(kinds), 'group')}. This is a "
-                "guess: that pictures of one thing have it in common. If not, use split.group or "
-                f"{self._data.suggest_pattern(things)}.",
-            )
-        names = [image.place for image in images]
-        alone = (
-            "Each picture is a group of its own, as neither a column of labels.csv nor the file names say which "
-            "pictures show one thing. If several do, the figures are too good: name the column with split.group, or "
-            f"the part of the file name with {self._data.suggest_pattern(names)}."
+def _guess_groups(data: LabelledFolder) -> Iterator[_Guess]:
+    """Yield the groups that the pictures might have, the best first; the last guess is always possible."""
+    images = data.images
+    rows = [data.rows[image.path] for image in images if image.path in data.rows]
+    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ()) if name}
+    yield from _find_columns(columns, len(images))
+    thumbnails = thumbnails_of(images)
+    scheme = find_scheme([PurePath(image.name_in_folder) for image in images])
+    if scheme is not None:
+        things, part = scheme
+        kinds = sorted(set(things))
+        assumption = (
+            f"Groups are {part} ({', '.join(kinds[:3])}, ...): {format_count(len(kinds), 'group')}. This is a guess: "
+            "that pictures of one thing have it in common. If not, use split.group or "
+            f"{data.suggest_pattern(things)}."
         )
-        yield from self._merged(names, ALONE, "near-duplicate pictures", alone)
+        yield from _merged(
+            images, thumbnails, _Guess(things, part, [assumption]), f"{part}, near-duplicate pictures in one"
+        )
+    names = [image.place for image in images]
+    assumption = (
+        "Each picture is a group of its own, as neither a column of labels.csv nor the file names say which pictures "
+        "show one thing. If several do, the figures are too good: name the column with split.group, or the part of the "
+        f"file name with {data.suggest_pattern(names)}."
+    )
+    yield from _merged(images, thumbnails, _Guess(names, ALONE, [assumption]), "near-duplicate pictures")
 
-    def _merged(self, names: Sequence[str], are: str, merged_are: str, assumption: str) -> Iterator[_Guess]:
-        """Yield the guess with near-duplicate pictures in one group, and then without."""
-        note = None
-        if lone_label(self._data.images, names) is None:
-            merged, note = merge_near_duplicates(self._thumbnails, names)
-        if note and merged != list(names):
-            yield _Guess(merged, merged_are, [assumption, str(note)])
+
+def _merged(
+    images: Sequence[LabelledImage], thumbnails: Sequence[NDArray[np.uint8] | None], guess: _Guess, merged_are: str
+) -> Iterator[_Guess]:
+    """Yield a guess with near-duplicate pictures in one group, and then without."""
+    note = None
+    if lone_label(images, guess.names) is None:
+        merged, note = merge_near_duplicates(thumbnails, guess.names)
+        if note and merged != guess.names:
+            yield _Guess(merged, merged_are, [*guess.assumptions, note])
             note = None
-        yield _Guess(names, are, [assumption, note] if note else [assumption])
-
-    def _columns(self) -> dict[str, list[str]]:
-        rows = [self._data.rows[image.path] for image in self._data.images if image.path in self._data.rows]
-        return {name: [row[name] for row in rows] for name in (rows[0] if rows else ()) if name}
+    yield guess._replace(assumptions=[*guess.assumptions, *filter(None, [note])])
 
 
 def _find_columns(columns: Mapping[str, Sequence[str]], pictures: int) -> Iterator[_Guess]:

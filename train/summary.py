@@ -56,7 +56,7 @@ class ReadingOptions:
             on_unusable,
             mixed=True,
         )
-        return data if discovery is None else discovery.regroup(data)
+        return data if discovery is None else data.with_groups(discovery.groups, discovery.groups_are)
 
     def discover(self, folder: Path) -> Discovery | None:
         """Return what a training assumes of the folder; None if the options name the groups. Errors as `discover`."""

@@ -102,7 +102,11 @@ def labelled(*rows: tuple[str, str]) -> Callable[[Path], None]:
         (labelled(), "holds no defective picture"),
         (lambda at: (at / "images" / "a_0.png").unlink(), "a_0.png has a label and no picture"),
         (lambda at: write_picture(at / "images" / "new.png"), "new.png has no label"),
-        (lambda at: write_picture(at / "images" / "a_0.jpg"), "a_0.png and a_0.jpg differ only in their ending"),
+        (lambda at: write_picture(at / "images" / "a_0.jpg"), "a_0.jpg has no label"),
+        (
+            lambda at: ((at / "labels.csv").unlink(), write_picture(at / "images" / "a_0.jpg")),
+            "a_0.png; name its folders too, or rename a picture",
+        ),
         (lambda at: (at / "masks" / "a_0.png").unlink(), "labelled defective and has no annotation of its name"),
         (
             lambda at: (at / "images").rename(at / "pictures"),

@@ -32,8 +32,6 @@ SLACK_PX = 1
 
 
 class Shape(Protocol):
-    """An area of a picture."""
-
     def draw(self, mask: NDArray[np.bool_]) -> None:
         """Set the shape's pixels in a mask [H, W].
 
@@ -94,19 +92,17 @@ class RelativePolygon:
 
     def draw(self, mask: NDArray[np.bool_]) -> None:
         height, width = mask.shape
-        self._draw(mask, [(x * width, y * height) for x, y in self.corners])
-
-    def _draw(self, mask: NDArray[np.bool_], corners: Sequence[tuple[float, float]]) -> None:
-        Polygon(corners).draw(mask)
+        Polygon([(x * width, y * height) for x, y in self.corners]).draw(mask)
 
 
 class RelativeBox(RelativePolygon):
     """A box by two such corners; it covers at least one px."""
 
-    def _draw(self, mask: NDArray[np.bool_], corners: Sequence[tuple[float, float]]) -> None:
-        (x0, y0), (x1, y1) = corners
-        left, top = min(round(x0), mask.shape[1] - 1), min(round(y0), mask.shape[0] - 1)
-        Box(left, top, max(round(x1), left + 1), max(round(y1), top + 1)).draw(mask)
+    def draw(self, mask: NDArray[np.bool_]) -> None:
+        height, width = mask.shape
+        (x0, y0), (x1, y1) = self.corners
+        left, top = min(round(x0 * width), width - 1), min(round(y0 * height), height - 1)
+        Box(left, top, max(round(x1 * width), left + 1), max(round(y1 * height), top + 1)).draw(mask)
 
 
 class Rectangle(Polygon):
@@ -115,10 +111,7 @@ class Rectangle(Polygon):
 
 @dataclass(frozen=True)
 class Circle:
-    """All pixels whose centre is at most `radius` px from (x, y).
-
-    The centre must lie in the picture; the rim may leave it.
-    """
+    """All pixels whose centre is at most `radius` px from (x, y), which must lie in the picture."""
 
     x: float
     y: float
@@ -155,10 +148,8 @@ def _outside(mask: NDArray[np.bool_]) -> str:
 
 @dataclass(frozen=True)
 class MarkedObject:
-    """One object of an annotation."""
-
     name: str
-    """Class name."""
+    """Of its class."""
     shapes: tuple[Shape, ...]
     description: str
     """Phrase for messages: the object's kind, and its place in the file or picture."""
@@ -166,8 +157,6 @@ class MarkedObject:
 
 @dataclass(frozen=True)
 class Marks:
-    """The marked objects of one picture."""
-
     frame_hw: tuple[int, int] | None
     """Size of the annotated picture, px; None: the file does not state it."""
     objects: tuple[MarkedObject, ...]
@@ -179,8 +168,7 @@ class Marks:
 class Annotation(ABC):
     """The marked defects of one picture: objects with classes, from a file.
 
-    A new format needs a class that implements `marks`, and an entry in `TRUTHS`. All methods raise `InputError` if the
-    file cannot be read.
+    All methods raise `InputError` if the file cannot be read.
     """
 
     file: Path
@@ -227,11 +215,7 @@ class Annotation(ABC):
         return not any(isinstance(shape, loose) for marked in self.defects() for shape in marked.shapes)
 
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Return the defective pixels, bool [H, W], of a picture of this size, px.
-
-        Raises:
-            InputError: the file was made for a picture of another size.
-        """
+        """Return the defective pixels, bool [H, W], of a picture of this size, px; another size is an `InputError`."""
         mask = np.zeros(frame_hw, np.bool_)
         for of_class in self.masks_by_class(frame_hw).values():
             mask |= of_class

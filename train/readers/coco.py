@@ -60,7 +60,8 @@ class CocoObjects(Annotation):
         return f"{self.file} (image {self.image.file_name})"
 
     def marks(self) -> Marks:
-        size = None if self.image.height is None or self.image.width is None else (self.image.height, self.image.width)
+        height, width = self.image.height, self.image.width
+        size = None if height is None or width is None else (height, width)
         return Marks(size, tuple(map(self._mark, self.entries)), self.names.values())
 
     def _mark(self, entry: _Object) -> MarkedObject:
@@ -73,11 +74,7 @@ class CocoObjects(Annotation):
 
 
 def read(files: Mapping[Path, Place], classes: frozenset[str] | None) -> Iterator[tuple[Place, CocoObjects]]:
-    """Read files of annotations; return them with the places of their pictures.
-
-    Raises:
-        InputError: a file is damaged, or refers to an id that it does not list.
-    """
+    """Read files of annotations; return them with the places of their pictures."""
     for file, (*folders, _) in files.items():
         try:
             content = msgspec.json.decode(file.read_bytes(), type=_File)
@@ -104,11 +101,7 @@ def is_coco(file: Path) -> bool:
 
 
 def _shapes(entry: _Object) -> tuple[Shape, ...]:
-    """Return the shapes of an object.
-
-    Raises:
-        ValueError: it has none; the message continues "an object that ...".
-    """
+    """Return the shapes of an object; the message of a `ValueError` continues "an object that ..."."""
     if isinstance(entry.segmentation, _Runs):
         return (Runs(entry.segmentation.size, entry.segmentation.counts),)
     if entry.segmentation:

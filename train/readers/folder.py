@@ -1,13 +1,4 @@
-"""Reads a folder of labelled pictures.
-
-`heatline.edge.picture_folders` finds the pictures, of which two kinds of folders exist:
-
-- unsorted, with annotations in one or more of the formats of `TRUTHS`, and optionally `labels.csv` with the columns
-  `image`, `label` (good or defective) and one for the group. Without `labels.csv`, a picture is defective if its
-  annotation marks a defect; without annotations, only the labels of `labels.csv` are known.
-- sorted: the folder is the label, and may name the class of the defects; there may be annotations too.
-
-If the caller accepts mixtures, only the label of a defective picture without annotation is used.
+"""Reads a folder of labelled pictures: sorted by their labels, or with `labels.csv`, annotations, or both.
 
 Pictures of one group show the same thing (a board, an item, a place), so a split must keep them together.
 """
@@ -21,7 +12,7 @@ from pathlib import Path
 
 from heatline.edge.errors import InputError
 from heatline.edge.images import SUFFIXES
-from heatline.edge.picture_folders import DEFECTIVE, EXPECTED, GOOD, Layout, Place, Root, find_layout
+from heatline.edge.picture_folders import DEFECTIVE, EXPECTED, GOOD, Layout, Place, find_layout
 from heatline.edge.util.text import utf8_safe
 from heatline.train.readers import coco
 from heatline.train.readers.annotation import Annotation, OnUnusable, stop
@@ -37,7 +28,7 @@ def _per_picture(kind: Callable[[Path, frozenset[str] | None], Annotation]) -> R
 
 
 def _masks(files: Mapping[Path, Place], classes: frozenset[str] | None) -> Iterable[tuple[Place, Annotation]]:
-    """List masks, which may be called as their picture with `_mask` appended; they have no classes."""
+    """List masks, which may be called as their picture with `_mask` appended."""
     return (((*place[:-1], place[-1].removesuffix("_mask")), MaskPng(file, classes)) for file, place in files.items())
 
 
@@ -55,7 +46,7 @@ class Format:
     def files(self, layout: Layout) -> dict[Path, Place]:
         """Return the files in a folder, with their places."""
         found: dict[Path, Place] = {}
-        for root in self.roots(layout):
+        for root in (child for level in layout.levels for child in level.children(self.subfolders)):
             found |= {path: place for path, place in root.files.items() if path.suffix.lower() in self.suffixes}
         pictures = {path.with_suffix(""): place for path, place in layout.places.items()}
         for root in (*layout.roots, *layout.levels):
@@ -65,10 +56,6 @@ class Format:
                 if path.suffix.lower() in self.suffixes and self.beside(path, path.with_suffix("") in pictures)
             }
         return found
-
-    def roots(self, layout: Layout) -> list[Root]:
-        """Return the folders of such files."""
-        return [root for level in layout.levels for root in level.children(self.subfolders)]
 
 
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
@@ -168,11 +155,10 @@ def truths_in(layout: Layout) -> list[str]:
 class Places:
     """Pictures by their places.
 
-    A shorter place is that of a picture if it is the end of the picture's, and a longer one if the picture's is its
-    end: tools name a picture by its file name, by a path in the folder, or by one on another machine.
+    Tools name a picture by its file name, by a path in the folder, or by one on another machine: the shorter place must
+    be the end of the longer one.
 
     Args:
-        places: of the pictures.
         rather: pictures that are meant where several could be.
     """
 
@@ -183,11 +169,7 @@ class Places:
             self._of_name.setdefault(place[-1], []).append(path)
 
     def find(self, place: Place) -> Path | None:
-        """Return the picture with this place; None: there is none.
-
-        Raises:
-            InputError: it could be that of several pictures.
-        """
+        """Return the picture with this place; None: there is none. If it could be several, it is an `InputError`."""
         could_be = [path for path in self._of_name.get(place[-1], ()) if _end_alike(self._places[path], place)]
         could_be = [path for path in could_be if path in self._rather] or could_be
         could_be = [path for path in could_be if self._places[path] == place] or could_be
@@ -208,13 +190,9 @@ def read_labels(
 ) -> dict[Path, dict[str, str]] | None:
     """Read the rows by picture; return None if there is no such file.
 
-    The column `image` has the file name, with the folders that it needs to be unique.
-
     Args:
         pictures: their places.
         on_unusable: called for each row that cannot be used, and for each picture without a row.
-    Raises:
-        InputError: the file is damaged, or lacks the columns `image` and `label`.
     """
     if not file.exists():
         return None
@@ -256,8 +234,6 @@ def read_labels(
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads a folder of any layout."""
-
     layout: Layout
     group_column: str
     pattern: re.Pattern[str] | None
@@ -265,28 +241,22 @@ class _Reader:
     mixed: bool
     on_unusable: OnUnusable
 
-    @property
-    def folder(self) -> Path:
-        return self.layout.folder
-
     def read(self, truth: str | None) -> LabelledFolder:
-        places = self.layout.places if self.layout.is_sorted else self._unique(self.layout.places)
-        truths = truths_in(self.layout)
-        truth = self._choose_truth(truth, truths)
+        places = self.layout.places
+        truth = self._choose_truth(truth)
         if self.layout.is_sorted and self.pattern is None and self.group_column != "group":
             raise InputError(
-                f"{self.folder} has no labels.csv, whose column {self.group_column!r} would name the groups; add one, "
-                "or name the groups by split.pattern"
+                f"{self.layout.folder} has no labels.csv, whose column {self.group_column!r} would name the groups; "
+                "add one, or name the groups by split.pattern"
             )
-        rows = None
-        if not self.layout.is_sorted:
-            rows = read_labels(self.folder / "labels.csv", places, self.on_unusable)
+        table = self.layout.folder / "labels.csv"
+        rows = None if self.layout.is_sorted else read_labels(table, places, self.on_unusable)
         annotations, unmatched = self._annotations(truth, places)
         often = Counter(places.values())
         images = []
         for root in self.layout.roots:
             for path in root.pictures():
-                if path not in places or (rows is not None and path not in rows):
+                if rows is not None and path not in rows:
                     continue
                 row = {} if rows is None else rows[path]
                 place = places[path]
@@ -297,7 +267,7 @@ class _Reader:
                         self._group_of(path, name if root.label else row.get(self.group_column)),
                         defective=False,
                         annotation=None,
-                        folder=self.folder,
+                        folder=self.layout.folder,
                         place=name,
                         class_name=self.layout.defect_of(root, path) or row.get("cls") or row.get("class") or None,
                     )
@@ -305,7 +275,9 @@ class _Reader:
                     images.append(image if image.defective else replace(image, class_name=None))
                 except InputError as error:
                     self.on_unusable(path, error)
-        return LabelledFolder(self.folder, truth, tuple(images), self._describe_groups(rows), unmatched, rows or {})
+        return LabelledFolder(
+            self.layout.folder, truth, tuple(images), self._describe_groups(rows), unmatched, rows or {}
+        )
 
     def _labelled(
         self, image: LabelledImage, label: str | None, annotations: Mapping[Path, Annotation], truth: str
@@ -324,28 +296,16 @@ class _Reader:
             )
         return replace(image, defective=True, annotation=annotation)
 
-    def _unique(self, places: Mapping[Path, Place]) -> dict[Path, Place]:
-        first: dict[Place, Path] = {}
-        for path, place in places.items():
-            if first.setdefault(place, path) is not path:
-                self.on_unusable(
-                    path,
-                    InputError(
-                        f"{path} and {first[place].name} differ only in their ending, so an annotation could be of "
-                        "either; rename one, or remove it"
-                    ),
-                )
-        return {path: place for place, path in first.items()}
-
-    def _choose_truth(self, truth: str | None, truths: Sequence[str]) -> str:
+    def _choose_truth(self, truth: str | None) -> str:
+        truths = truths_in(self.layout)
         if truth is not None and truth not in truths:
             needs = " (labels.csv is missing)" if truth == LABELS_ONLY else ""
             raise InputError(
-                f"{self.folder} has no truth {truth!r}{needs}; it has {', '.join(truths) or 'none'}: choose one"
+                f"{self.layout.folder} has no truth {truth!r}{needs}; it has {', '.join(truths) or 'none'}: choose one"
             )
         if not truths:
             raise InputError(
-                f"{self.folder} holds pictures, and neither annotations nor labels.csv say which are defective; "
+                f"{self.layout.folder} holds pictures, and neither annotations nor labels.csv say which are defective; "
                 f"{EXPECTED}"
             )
         return truth or truths[0]
@@ -354,12 +314,7 @@ class _Reader:
         self, truth: str, places: Mapping[Path, Place]
     ) -> tuple[dict[Path, Annotation], dict[str, Annotation]]:
         """Return the annotations by picture, and those without a picture by its name; none for `LABELS_ONLY`."""
-        classes = self.classes
-        if classes is not None and (truth == LABELS_ONLY or truth.endswith("masks")):
-            raise InputError(
-                f"classes names {', '.join(classes)}, and the {truth} of {self.folder} have no classes; choose another "
-                "truth, or leave classes out"
-            )
+        classes = None if self.classes is None else frozenset(self.classes)
         found: dict[Path, Annotation] = {}
         unmatched: dict[str, Annotation] = {}
         read: list[Annotation] = []
@@ -368,7 +323,7 @@ class _Reader:
         for form in TRUTHS.get(truth, ()):
             files = form.files(self.layout)
             try:
-                annotations = list(form.read(files, None if classes is None else frozenset(classes)))
+                annotations = list(form.read(files, classes))
             except InputError as error:
                 self.on_unusable(next(iter(files)), error)
                 continue
@@ -384,21 +339,22 @@ class _Reader:
                         found[path] = annotation
                 except InputError as error:
                     self.on_unusable(annotation.file, error)
-        if classes is not None:
-            self._check_classes(classes, read)
+        self._check_classes(read)
         return found, unmatched
 
-    def _check_classes(self, classes: Sequence[str], annotations: Collection[Annotation]) -> None:
+    def _check_classes(self, annotations: Collection[Annotation]) -> None:
+        if self.classes is None:
+            return
         known: Counter[str] = Counter()
         for annotation in annotations:
             try:
                 known.update(annotation.objects())
             except InputError as error:
                 self.on_unusable(annotation.file, error)
-        for name in classes:
+        for name in self.classes:
             if name not in known:
                 raise InputError(
-                    f"{self.folder} has no class {name!r}; its classes are {', '.join(sorted(known)) or 'none'}"
+                    f"{self.layout.folder} has no class {name!r}; its classes are {', '.join(sorted(known)) or 'none'}"
                 )
 
     def _is_defective(self, label: str | None, annotation: Annotation | None) -> bool:
@@ -413,7 +369,7 @@ class _Reader:
         """Return the group that the pattern finds in the file name, or with a `/` in the path; else `default`."""
         if self.pattern is None:
             return utf8_safe(default) if default else None
-        name = path.relative_to(self.folder).as_posix() if "/" in self.pattern.pattern else path.name
+        name = path.relative_to(self.layout.folder).as_posix() if "/" in self.pattern.pattern else path.name
         found = self.pattern.search(name)
         if found is None or not found[1]:
             raise InputError(

@@ -17,7 +17,7 @@ from heatline.edge.picture_folders import DEFECTIVE, GOOD
 from heatline.edge.util.text import encode_json, format_count, utf8_safe
 from heatline.train.readers.annotation import Annotation
 
-# Guesses which part of a file name names the thing that the picture shows, if nothing else does.
+# Which part of a file name names the thing that the picture shows, if nothing else does.
 #
 # Names such as `board07_cam2_0013` or `kos01_Part4` follow a scheme: the thing comes first and a counter last. So the
 # leftmost part that differs between names, but is not different in every name, is taken as the thing. Parts that are a
@@ -61,11 +61,8 @@ def find_scheme(paths: Sequence[PurePath]) -> tuple[list[str], str] | None:
 def find_patterns(paths: Sequence[PurePath], known: Sequence[str | None]) -> Iterator[tuple[str, list[str]]]:
     """Yield regular expressions that take a part of each path, with the parts that they take, the likeliest first.
 
-    An expression is of the file name, or, if it has a `/`, of the path; its first parenthesis is the part. None of them
-    divides the pictures as `known` does, or only joins the equal numbers of folders that each count from 1.
-
-    Args:
-        known: each picture's group now.
+    None of them divides the pictures as `known`, their groups now, or only joins the equal numbers of folders that each
+    count from 1.
     """
     numbers = [" ".join(_tokens(path)) for path in paths]
     used = "".join(each for each in "_. +()-" if each == "." or any(each in path.stem for path in paths))
@@ -107,8 +104,6 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """One picture with its label, group and annotation."""
-
     path: Path
     group: str | None
     """Pictures of one group stay together in a split; None: the group is unknown."""
@@ -141,11 +136,7 @@ class LabelledImage:
         return utf8_safe(below.as_posix())
 
     def objects(self) -> Counter[str]:
-        """Count its marked objects by class; or else the picture by its `class_name`.
-
-        Raises:
-            InputError: the annotation is damaged.
-        """
+        """Count its marked objects by class, or else the picture by its `class_name`."""
         marked = Counter[str]() if self.annotation is None else self.annotation.objects()
         return marked or Counter(() if self.class_name is None else (utf8_safe(self.class_name),))
 
@@ -155,18 +146,12 @@ class LabelledImage:
         return () if self.annotation is None else (self.annotation.file,)
 
     def pixels(self) -> NDArray[np.uint8]:
-        """Decode the picture to RGB uint8 [H, W, 3], by the line's own colour function.
-
-        Raises:
-            InputError: the picture cannot be decoded.
-        """
+        """Decode the picture to RGB uint8 [H, W, 3], by the line's own colour function."""
         return read_rgb(self.path)
 
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_] | None:
         """Return the defective pixels, bool [H, W]; None if only the label is known.
 
-        Args:
-            frame_hw: size of the picture, px.
         Raises:
             InputError: the annotation cannot be used, or contradicts the label "good".
         """
@@ -187,21 +172,13 @@ class LabelledImage:
 
         Args:
             mask: of all classes, from `mask`.
-        Raises:
-            InputError: as `mask`.
         """
         height, width = mask.shape
         known = {} if self.annotation is None else self.annotation.masks_by_class((height, width))
         return known or ({} if self.class_name is None else {self.class_name: mask})
 
     def has_exact_mask(self) -> bool:
-        """Whether `mask` is exact to the pixel: from masks or polygons, or of a good picture.
-
-        False if the mask consists of boxes, which overstate defects, or if there is no mask.
-
-        Raises:
-            InputError: the annotation is damaged.
-        """
+        """Whether `mask` is exact to the pixel: of masks or polygons, or of a good picture; boxes overstate defects."""
         if self.annotation is not None:
             return self.annotation.is_exact()
         return not self.labels_only
@@ -257,11 +234,7 @@ class LabelledFolder:
         return self.folder.name
 
     def groups(self) -> list[str]:
-        """Return all groups, sorted.
-
-        Raises:
-            InputError: the group of a picture is unknown.
-        """
+        """Return all groups, sorted; an unknown one is an `InputError`."""
         if unknown := [image.name for image in self.images if image.group is None]:
             raise InputError(
                 f"{self.folder} cannot be split, as {unknown[0]} has no group by {self.groups_are}; name the column "
@@ -286,12 +259,7 @@ class LabelledFolder:
         return "split.pattern"
 
     def with_groups(self, groups: Mapping[Path, str], groups_are: str) -> "LabelledFolder":
-        """Return the same pictures with other groups.
-
-        Args:
-            groups: each picture's group by its path; missing: it is unknown.
-            groups_are: phrase for messages: where the groups come from.
-        """
+        """Return the same pictures with the groups of their paths, and a phrase where these come from."""
         images = tuple(replace(image, group=groups.get(image.path)) for image in self.images)
         return replace(self, images=images, groups_are=groups_are)
 
@@ -308,15 +276,12 @@ class LabelledFolder:
         )
 
 
-# Reviewed frames of a line: a folder that `heatline retrain` writes, whose pictures are trained on besides the data.
-#
-# `frames.jsonl` has a row for each picture: its label as people gave it, its group, and where defects were missed.
-
 INDEX = "frames.jsonl"
+"""Of a folder of reviewed frames, which `heatline retrain` writes, and which are trained on besides the data."""
 
 
 class ReviewedFrame(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `frames.jsonl`."""
+    """A row of `frames.jsonl`: a picture, with the label that people gave it."""
 
     file: str
     """Path of the picture in the folder: `good/` or `defective/`, and its name."""
@@ -329,38 +294,22 @@ class ReviewedFrame(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_index(folder: Path) -> list[ReviewedFrame]:
-    """Read the rows of a folder of reviewed frames.
-
-    Raises:
-        InputError: the folder is none, or a picture is missing.
-    """
+    """Read the rows of a folder of reviewed frames."""
     try:
         lines = (folder / INDEX).read_bytes().splitlines()
-        frames = [msgspec.json.decode(line, type=ReviewedFrame) for line in lines]
+        return [msgspec.json.decode(line, type=ReviewedFrame) for line in lines]
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(
             f"{folder} is not a folder of reviewed frames ({error}); name the one that heatline retrain wrote"
         ) from error
-    for frame in frames:
-        if not (folder / frame.file).is_file():
-            raise InputError(f"{folder / frame.file} is missing, and {INDEX} beside it lists it; restore it")
-    return frames
 
 
 def write_index(folder: Path, frames: list[ReviewedFrame]) -> None:
-    """Write the rows.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
     (folder / INDEX).write_bytes(b"".join(encode_json(frame) + b"\n" for frame in frames))
 
 
 def read_reviewed(folder: Path) -> list[LabelledImage]:
-    """Return the labelled pictures of a folder of reviewed frames; errors as `read_index`.
-
-    Of a defective one, only the label is known, and points at which defects were missed.
-    """
+    """Return reviewed frames as labelled pictures; of a defective one, the label and missed points are known."""
     return [
         LabelledImage(
             folder / frame.file,
@@ -378,8 +327,8 @@ def read_reviewed(folder: Path) -> list[LabelledImage]:
 def assign_folds(group: NDArray[np.int64], weight: NDArray[np.float64], folds: int, seed: int) -> NDArray[np.int64]:
     """Assign each group a fold, so that all folds have about the same weight of every kind.
 
-    This is a greedy, stratified assignment: groups come in descending order of their rarest kind's weight, the rarest
-    kind first, and each goes to the fold with the least weight of that kind so far. `seed` orders equal groups.
+    Groups come in descending order of their rarest kind's weight, the rarest kind first, and each goes to the fold with
+    the least weight of that kind so far. `seed` orders equal groups.
 
     Args:
         group: [N], group of each sample, from 0.
@@ -406,11 +355,7 @@ def assign_folds(group: NDArray[np.int64], weight: NDArray[np.float64], folds: i
 
 
 def digest_groups(images: Iterable[LabelledImage]) -> list[str]:
-    """Return the digest of one picture of each group, so that the pictures are recognised wherever they lie.
-
-    Raises:
-        InputError: a picture cannot be read.
-    """
+    """Return the digest of one picture of each group, so that the pictures are recognised wherever they lie."""
     first: dict[str | None, Path] = {}
     for image in images:
         first.setdefault(image.group, image.path)

@@ -37,8 +37,6 @@ TYPES = {1: "open", 2: "short", 3: "mousebite", 4: "spur", 5: "copper", 6: "pin-
 
 
 class DeepPcbBoxes(Annotation):
-    """The boxes of one picture."""
-
     def marks(self) -> Marks:
         return Marks(None, tuple(self._box(number, line) for number, line in self.lines()), TYPES.values())
 
@@ -119,8 +117,6 @@ _decoder = msgspec.json.Decoder(_File)
 
 
 class LabelMePolygons(Annotation):
-    """The shapes of one picture."""
-
     def marks(self) -> Marks:
         try:
             content = _decoder.decode(self.file.read_bytes())
@@ -128,9 +124,8 @@ class LabelMePolygons(Annotation):
             raise InputError(
                 f"{self.file} is not a LabelMe annotation ({error}); expected its JSON, save it again"
             ) from error
-        size = None
-        if content.image_height is not None and content.image_width is not None:
-            size = content.image_height, content.image_width
+        height, width = content.image_height, content.image_width
+        size = None if height is None or width is None else (height, width)
         return Marks(size, tuple(self._mark(number, shape) for number, shape in enumerate(content.shapes, start=1)))
 
     def _mark(self, number: int, shape: _Shape) -> MarkedObject:
@@ -200,8 +195,6 @@ class _Dataset(msgspec.Struct):
 
 @dataclass(frozen=True)
 class YoloObjects(Annotation):
-    """The objects of one picture."""
-
     names: Mapping[int, str]
 
     def marks(self) -> Marks:
@@ -211,19 +204,17 @@ class YoloObjects(Annotation):
         kind, *words = line.split()
         try:
             at = [float(word) for word in words]
-            number_of_class = int(float(kind))  # some tools write 0.0
-            if number_of_class != float(kind) or number_of_class < 0:
-                at = []
-            name = self.names.get(number_of_class, str(number_of_class))
-        except (ValueError, OverflowError):
-            at = []
-        if len(at) == 5:
+            is_class = float(kind).is_integer() and float(kind) >= 0  # some tools write 0.0
+        except ValueError:
+            is_class = False
+        if is_class and len(at) == 5:
             del at[4]
-        if len(at) < 4 or len(at) % 2 or not all(-SLACK < value < 1 + SLACK for value in at):
+        if not is_class or len(at) < 4 or len(at) % 2 or not all(-SLACK < value < 1 + SLACK for value in at):
             raise InputError(
                 f"line {number} of {self.file} is {line[:60]!r}; expected YOLO's class cx cy w h, or class x1 y1 x2 y2 "
                 "x3 y3 ..., with a class from 0 and coordinates from 0 to 1"
             )
+        name = self.names.get(int(float(kind)), str(int(float(kind))))
         if len(at) == 4:
             x, y, width, height = at
             corners = [(x - width / 2, y - height / 2), (x + width / 2, y + height / 2)]
@@ -241,11 +232,7 @@ def _clip(corners: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def read_yolo(files: Mapping[Path, Place], classes: frozenset[str] | None) -> Iterator[tuple[Place, YoloObjects]]:
-    """List annotations with the places of their pictures.
-
-    Raises:
-        InputError: the file with the names of classes cannot be read.
-    """
+    """List annotations with the places of their pictures; a file of class names may raise `InputError`."""
     names: dict[Path, dict[int, str]] = {}
     for file, place in files.items():
         if file.parent not in names:
