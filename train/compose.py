@@ -35,9 +35,10 @@ def compose(overrides: Sequence[str]) -> TrainConfig:
     _choose_head(values)
     values["data"] = values["data"] or ""
     values["out"] = values["out"] or f"runs/{values['model']['name']}"
-    for key in ("data", "reviewed", "reference"):
-        if values[key] and values[key] not in REFERENCE_WORDS:
-            values[key] = str(Path(values[key]).resolve())
+    paths = (values, "data"), (values, "reviewed"), (values, "reference"), (values["features"], "folder")
+    for part, key in (*paths, (values["model"], "weights")):
+        if part[key] and part[key] not in (*REFERENCE_WORDS, "imagenet", "none"):
+            part[key] = str(Path(part[key]).resolve())
     config = _convert(values, "the command line", strict=False)
     if config.resume:
         return _resumed(config, given)

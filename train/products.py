@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -39,7 +39,6 @@ _ONE_EACH = {
     "resume": "the same command, given again, continues",
 }
 """Keys that many products cannot share, and why."""
-_PATHS = ("features.folder", "model.weights")
 
 
 def plan_products(folder: Path, overrides: Sequence[str]) -> dict[str, TrainConfig]:
@@ -51,8 +50,7 @@ def plan_products(folder: Path, overrides: Sequence[str]) -> dict[str, TrainConf
             `folder`.
     Raises:
         InputError: `folder` holds no folders, or is itself a product.
-        ConfigError: an override is wrong, cannot be shared, or differs from that of a run that has begun; the recipe
-            trains the whole network; the runs would be among the products.
+        ConfigError: an override is wrong, cannot be shared, or differs from that of a run that has begun.
     """
     for item in overrides:
         key, _, value = item.partition("=")
@@ -61,16 +59,9 @@ def plan_products(folder: Path, overrides: Sequence[str]) -> dict[str, TrainConf
         if key == "reference" and value not in REFERENCE_WORDS:
             raise ConfigError(f"{item} cannot be given with --products: a picture shows one product; train that alone")
     folder = folder.resolve()
-    out = Path("runs", folder.name)
-    shared = []
-    for key, _, value in (item.partition("=") for item in overrides):
-        if key == "out":
-            out = Path(value)
-        elif key in _PATHS and value not in ("imagenet", "none", "null"):
-            shared.append(f"{key}={Path(value).resolve()}")  # the working directory of a node is another one
-        else:
-            shared.append(f"{key}={value}")
-    out = out.resolve()
+    given = dict(item.partition("=")[::2] for item in overrides)
+    out = Path(given.pop("out", f"runs/{folder.name}")).resolve()
+    shared = [f"{key}={value}" for key, value in given.items()]
     if out.is_relative_to(folder):
         raise ConfigError(f"out={out} lies among the products; name a folder outside {folder}")
     configs = dict[str, TrainConfig]()
@@ -102,13 +93,9 @@ def _folders_in(folder: Path) -> list[Path]:
 
 @contextmanager
 def own_processors(count: int) -> Iterator[None]:
-    """Limit this process to `count` processors that no other training in this context has.
+    """Limit this process, and so PyTorch and OpenVINO, to `count` processors that no other such training has.
 
-    Its threads, also those of PyTorch and OpenVINO, then share these, as if the machine had no others. If other
-    trainings hold too many, processors are shared.
-
-    Raises:
-        TrainingError: the locks, in the folder for temporary files, cannot be written.
+    If other trainings hold too many, processors are shared.
     """
     before = os.sched_getaffinity(0)
     locks = Path(tempfile.gettempdir()) / f"heatline-processors-{os.getuid()}"
@@ -136,9 +123,7 @@ def train_product(config: TrainConfig, version: str, processors: int) -> Heatlin
     Another process that trains it into the same folder, such as one whose driver has died, is waited for.
 
     Args:
-        config: its configuration; `resume` is set if the folder holds a run.
         version: of heatline, where the command was given.
-        processors: number of processors of this node that the training uses.
     """
     try:
         check_same_version(version)
@@ -182,20 +167,14 @@ class ProductResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProductsReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Results of all products."""
-
     out: str
     """Folder of the runs."""
     products: list[ProductResult]
-    """Worst first: those that failed, then by the average precision of tiles, then those without one."""
+    """Worst first."""
 
 
 def read_result(product: str, run: RunFolder) -> ProductResult:
-    """Read the result of a finished run.
-
-    Raises:
-        InputError: its folder cannot be read.
-    """
+    """Read the result of a finished run."""
     from heatline.train.evaluation.result import count_verdicts, read_evaluation
 
     summary = run.read_summary()
@@ -218,12 +197,7 @@ def read_result(product: str, run: RunFolder) -> ProductResult:
 
 def worst_first(results: list[ProductResult]) -> list[ProductResult]:
     """Sort results: those that failed, then by the average precision of tiles, then those without one."""
-
-    def rank(result: ProductResult) -> tuple[bool, bool, float, str]:
-        ap = result.tile_ap
-        return result.failed is None, ap is None, 0.0 if ap is None else ap, result.product
-
-    return sorted(results, key=rank)
+    return sorted(results, key=lambda each: (not each.failed, each.tile_ap is None, each.tile_ap or 0.0, each.product))
 
 
 def cells_of(result: ProductResult) -> list[str]:
@@ -231,18 +205,13 @@ def cells_of(result: ProductResult) -> list[str]:
     of = result.verdicts
     return [
         result.product,
-        _figure(result.tile_ap),
-        _figure(result.auroc),
+        *("-" if figure is None else f"{figure:.3f}" for figure in (result.tile_ap, result.auroc)),
         f"{of.missed} of {of.defective}" if of and of.defective else "-",
         f"{of.rejected} of {of.good}" if of and of.good else "-",
         "-" if result.seconds is None else f"{result.seconds:.0f} s",
         "-" if result.failed else str(len(result.warnings)),
         f"failed: {result.failed}" if result.failed else result.run,
     ]
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 @interruptible()
@@ -253,21 +222,15 @@ def train_products(
     address: str | None = None,
     processors: int | None = None,
 ) -> tuple[ProductsReport, dict[str, HeatlineError]]:
-    """Train each product of a folder that is not trained yet.
+    """Train each product of a folder that is not trained yet; return all results, and the errors of those that failed.
 
     Args:
-        folder: has one folder per product; it and the folder of the runs have the same path on all nodes.
-        overrides: `key=value` for all products, see `plan_products`.
+        folder, overrides: see `plan_products`; folders have the same path on all nodes.
         report_line: gets lines for people.
         address: of a Ray cluster; None: this machine.
         processors: number of processors per product; default: 2, or the only one of this machine.
-    Returns:
-        The results, and the errors of the products that failed.
     Raises:
-        InputError, ConfigError: as `plan_products`; this machine has fewer
-            processors.
         DeliveryError: Ray does not start, or cannot be joined.
-        TrainingError: the folder of the runs cannot be written.
         Interrupted: Ctrl-C or SIGTERM; the same call continues.
     """
     from heatline.train.evaluation.result import is_complete
@@ -298,15 +261,12 @@ def train_products(
         raise Interrupted(
             f"stopped with {done} of {format_count(len(runs), 'product')} trained; continue with the same command"
         ) from error
-    results = []
-    for name, run in runs.items():
-        try:
-            if name not in errors:
-                results.append(read_result(name, run))
-        except HeatlineError as error:  # the folder of the runs is not the one that the nodes see
-            errors[name] = error
-        if name in errors:
-            results.append(ProductResult(product=name, run=str(run.folder), failed=str(errors[name])))
+    results = [
+        ProductResult(product=name, run=str(run.folder), failed=str(errors[name]))
+        if name in errors
+        else read_result(name, run)
+        for name, run in runs.items()
+    ]
     return ProductsReport(out=str(out), products=worst_first(results)), errors
 
 
@@ -316,13 +276,7 @@ def _train_all(
     report_line: Callable[[str], None],
     errors: dict[str, HeatlineError],
 ) -> None:
-    """Run the training of each product as a task of the open cluster, in any order.
-
-    Args:
-        configs: of each product, by its name.
-        processors: per product.
-        errors: gets those of the products that fail, by their names.
-    """
+    """Run the training of each product as a task of the open cluster; put those that fail into `errors`."""
     import ray
 
     # A process per task: a second training in it would have the threads and processors of the first.
@@ -345,18 +299,14 @@ def _train_all(
 def _outcome(task: Any, report_line: Callable[[str], None]) -> HeatlineError | None:
     """Return the error of an ended task; None: its product is trained."""
     import ray
-    from ray.exceptions import OutOfMemoryError, RayError
+    from ray.exceptions import RayError
 
     try:
-        error: HeatlineError | None = ray.get(task)
-    except OutOfMemoryError:
-        return TrainingError(
-            "its node had no memory left; let fewer products train at once, with more --processors each"
-        )
-    except RayError as died:
+        return cast(HeatlineError | None, ray.get(task))
+    except RayError as died:  # the kernel or Ray may have ended it for its memory, too
         report_line(str(died))
         return TrainingError(
-            f"its process died {RETRIES + 1} times, or met an unexpected error ({last_line(died)}); train this product "
-            "with a command of its own to see why, and check that all nodes have the same heatline"
+            f"its process died {RETRIES + 1} times, or met an unexpected error ({last_line(died)}); train it with a "
+            "command of its own to see why, and if memory was short, let fewer products train at once, with more "
+            "--processors each"
         )
-    return error

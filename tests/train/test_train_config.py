@@ -59,7 +59,7 @@ def test_names_in_lists_are_text(tmp_path: Path, key: str, value: str, names: li
 
 
 def test_texts_of_any_key_are_not_parsed() -> None:
-    assert compose(["data=x", "recipe=finetune", "model.weights=007"]).model.weights == "007"
+    assert compose(["data=x", "recipe=finetune", "trainer.precision=007"]).trainer.precision == "007"
     assert compose(["data=x", "classes=null"]).classes is None
 
 

@@ -8,7 +8,7 @@ import click
 from heatline.edge.cli.output import CommandGroup, json_option, print_facts, print_json
 from heatline.edge.errors import InputError
 from heatline.edge.geometry.tiling import TILE_PX
-from heatline.edge.util.text import format_count
+from heatline.edge.util.text import format_count, list_some
 from heatline.train.progress import tracked
 from heatline.train.readers.folder import LABELS_ONLY, TRUTHS
 
@@ -51,7 +51,7 @@ def show(
         truth=truth,
         group_column=column,
         group_pattern=pattern,
-        classes=None if classes is None else _names(classes),
+        classes=None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
         tile_px=tile_px,
     )
     found = summarise_folder(folder, options, tracked("pictures"))
@@ -63,30 +63,21 @@ def show(
         raise InputError(f"{folder} holds no labelled picture that can be used; mend what is listed")
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _print(found: "FolderSummary") -> None:
-    """Print the summary of a folder for people."""
     others = [truth for truth in found.truths if truth != found.truth]
+    by_label = found.labels_only if found.truth != LABELS_ONLY else 0
+    also = f" ({by_label} of them by their label only)" if by_label else ""
     facts: dict[str, object] = {
         "truth": f"{found.truth} (also found: {', '.join(others)})" if others else found.truth,
-        "pictures": f"{found.good + found.defective}: {found.good} good, {found.defective} defective"
-        + (
-            f" ({found.labels_only} of them by their label only)"
-            if found.labels_only and found.truth != LABELS_ONLY
-            else ""
-        ),
+        "pictures": f"{found.good + found.defective}: {found.good} good, {found.defective} defective{also}",
     }
     if found.sizes:
-        facts["sizes"] = _describe_sizes(found)
+        sizes = [f"{size.width}x{size.height} px ({size.pictures})" for size in found.sizes]
+        facts["sizes"] = list_some(sizes, 5)
         facts["colours"] = ", ".join(f"{colour} ({count})" for colour, count in found.colours.items())
-    if found.groups:
-        facts["groups"] = (
-            f"{found.groups.count} by {found.groups_are}, of {found.groups.smallest} to "
-            f"{format_count(found.groups.largest, 'picture')}"
-        )
+    if (groups := found.groups) is not None:
+        largest = format_count(groups.largest, "picture")
+        facts["groups"] = f"{groups.count} by {found.groups_are}, of {groups.smallest} to {largest}"
     if found.classes:
         facts["classes"] = ", ".join(f"{name} ({count})" for name, count in found.classes.items())
     if found.tiles:
@@ -106,15 +97,4 @@ def _print(found: "FolderSummary") -> None:
         click.echo(f"unusable: {file.why}")
     click.echo(
         f"{format_count(len(found.unusable), 'file')} cannot be used" if found.unusable else "all files can be used"
-    )
-
-
-def _describe_sizes(found: "FolderSummary") -> str:
-    widths, heights = [size.width for size in found.sizes], [size.height for size in found.sizes]
-    common = ", ".join(f"{size.width}x{size.height} ({size.pictures})" for size in found.sizes[:3])
-    if len(found.sizes) == 1:
-        return f"{common} px"
-    return (
-        f"{len(found.sizes)} sizes from {min(widths)} to {max(widths)} px wide and {min(heights)} to {max(heights)} px "
-        f"high, most often {common}"
     )

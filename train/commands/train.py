@@ -93,11 +93,7 @@ def train(
 def _train_products(
     folder: Path, overrides: Sequence[str], address: str | None, processors: int | None, as_json: bool
 ) -> None:
-    """Train the products of a folder, and print their table.
-
-    Raises:
-        HeatlineError: products failed; of their kind if they all failed in one way, else a `TrainingError`.
-    """
+    """Train the products of a folder, and print their table; an error has their kind if all failed in one way."""
     require_extra("cluster")
     if folders := [item for item in overrides if "=" not in item]:
         raise click.UsageError(f"--products names the folder of all products, so {folders[0]!r} has no meaning")
@@ -109,11 +105,7 @@ def _train_products(
     if as_json:
         print_json(msgspec.to_builtins(report))
     else:
-        print_table(
-            COLUMNS,
-            map(cells_of, report.products),
-            numbers=[name for name in COLUMNS if name not in TEXTS],
-        )
+        print_table(COLUMNS, map(cells_of, report.products), numbers=[name for name in COLUMNS if name not in TEXTS])
     if errors:
         name, first = next(iter(errors.items()))
         kinds = {type(error) for error in errors.values()}
@@ -123,11 +115,7 @@ def _train_products(
 
 
 def _with_folder(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides with the folder of pictures, an argument without `=`, as a key.
-
-    Raises:
-        ConfigError: there are several folders.
-    """
+    """Return the overrides with the folder of pictures, an argument without `=`, as a key."""
     folders = [item for item in overrides if "=" not in item]
     if not folders:
         return list(overrides)
@@ -135,7 +123,7 @@ def _with_folder(overrides: Sequence[str]) -> list[str]:
         raise ConfigError(f"{' '.join(overrides)!r} names several folders of pictures; train on one of them")
     from heatline.train.compose import with_folder
 
-    return with_folder([item for item in overrides if "=" in item], folders[0])
+    return with_folder([item for item in overrides if item != folders[0]], folders[0])
 
 
 def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
