@@ -1,4 +1,7 @@
-"""The configuration of a training: `heatline.train.compose` composes it, these structs check it."""
+"""The configuration of a training: `heatline.train.compose` composes it, these structs check it.
+
+docs/training.md (Keys) describes each key.
+"""
 
 from typing import Annotated, Literal
 
@@ -19,23 +22,16 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class SplitConfig(Part, frozen=True, kw_only=True):
-    """How groups are found and split."""
-
     group: str
-    """Column of `labels.csv` that names the group."""
     pattern: str | None
     """Replaces the column: a regular expression on the file name; its first parenthesis is the group."""
     val: list[str]
-    """Names of groups that choose the best checkpoint."""
     test: list[str]
-    """Names of groups that training leaves out."""
     fractions: list[float]
     """Shares of groups for train, val, test, if none is named."""
 
 
 class TilesConfig(Part, frozen=True, kw_only=True):
-    """How frames are cut into labelled tiles."""
-
     tile_px: Annotated[int, Meta(ge=32, le=4096)]
     overlap_px: Natural
     defective_share: Annotated[float, Meta(ge=0, lt=1)]
@@ -43,8 +39,6 @@ class TilesConfig(Part, frozen=True, kw_only=True):
 
 
 class ModelConfig(Part, frozen=True, kw_only=True, tag_field="family"):
-    """A model's name and origin; common to all families."""
-
     name: str
     timm: str
     """The timm model, with its pretrained tag."""
@@ -74,7 +68,6 @@ class CnnConfig(ModelConfig, frozen=True, kw_only=True, tag="cnn"):
     head: Literal["cam", "dense"] = "cam"
     """cam: one layer on features of `stride`. dense: a head on those of strides 4, 8 and 16, for recipe=heatline."""
     width: Positive = 32
-    """Hidden channels of a dense head."""
 
 
 class VitConfig(ModelConfig, frozen=True, kw_only=True, tag="vit"):
@@ -91,15 +84,12 @@ class AugmentConfig(Part, frozen=True, kw_only=True):
 
     flips: bool
     rotate: bool
-    """Rotation by 0, 90, 180 or 270 degrees."""
     brightness: Strength
     contrast: Strength
     gain: Strength
-    """Drawn per channel."""
     noise: Strength
     """Highest standard deviation; applied to a quarter of the tiles."""
     blur: bool
-    """Light blur; applied to a quarter of the tiles."""
 
 
 class RecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="finetune"):
@@ -107,31 +97,23 @@ class RecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="finet
 
     name: str
     epochs: Positive | None
-    """Passes over the training tiles; None: `steps` is used."""
     steps: Positive | None
-    """Number of steps, instead of epochs; one step is one batch."""
     validate_every: Positive | None
     """Steps between validations; None: an epoch. A validation always follows the last step."""
     patience: Positive | None
     """Training ends early after this many validations in a row without a better checkpoint; None: never."""
     select: Literal["average_precision", "accuracy"]
-    """Metric on the validation groups that chooses the best checkpoint."""
     batch: Annotated[int, Meta(ge=2)]
-    """Tiles per step; they determine the memory."""
     optimiser: Literal["adamw", "adam"]
     lr: Annotated[float, Meta(gt=0)]
-    """The highest learning rate."""
     lr_interval: tuple[Annotated[float, Meta(gt=0)], Annotated[float, Meta(gt=0)]]
-    """Interval that a search draws the learning rate from."""
     weight_decay: Annotated[float, Meta(ge=0)]
     schedule: Literal["cosine", "plateau"]
     """"cosine": up over the warm-up, then down to zero. "plateau": a tenth whenever validation loss stops falling."""
     warmup: Strength
-    """Share of the steps over which a cosine schedule rises."""
     defective_share_of_batch: Share | None
     """Defective share of each batch; None: tiles come in their natural proportion."""
     jitter_px: Natural
-    """Highest distance of a tile from its place in the grid."""
     skip_ambiguous: bool
     """Whether training leaves out ambiguous tiles: those with too few defective px to be defective."""
     augment: AugmentConfig
@@ -162,9 +144,7 @@ class DenseRecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="
     steps: Positive | None
     """Number of steps; None: it grows with the number of tiles, see `steps_for`."""
     located: Positive
-    """Tiles per step whose defects are marked."""
     good: Positive
-    """Good tiles per step."""
     synthetic: Natural
     """Good tiles with a synthetic defect per step; of large tiles a quarter is used, see `mosaic`."""
     bags: Positive
@@ -175,16 +155,13 @@ class DenseRecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="
     """The highest learning rate; it rises over the warm-up and falls to zero as a cosine."""
     weight_decay: Annotated[float, Meta(ge=0)]
     warmup: Strength
-    """Share of the steps over which the learning rate rises."""
     finetune_steps: Natural
     """Additional steps in which the later stages of the trunk are also trained; 0: the trunk stays frozen."""
     finetune_lr: Annotated[float, Meta(gt=0)]
     """The highest learning rate of these stages."""
     jitter_px: Natural
-    """Highest distance of a copy from its tile's place."""
     copies: CopiesConfig
     augment: AugmentConfig
-    """Augmentation of the copies."""
 
     def steps_for(self, tiles: int) -> int:
         """Return the number of steps that train the head: `steps`, or three per ten tiles, from 400 to 9,000.
@@ -207,15 +184,11 @@ class FeaturesConfig(Part, frozen=True, kw_only=True):
 
 
 class TrainerConfig(Part, frozen=True, kw_only=True):
-    """The hardware of a training: flags that are passed unchanged to Lightning's Trainer."""
-
     accelerator: str
-    """"auto", "cpu", "gpu", "mps", ..."""
     precision: str
     """"auto": bf16-mixed if the machine has bf16 multiplication, else 32-true. Or either of these; recipes
     that train the whole network accept any precision of Lightning."""
     workers: Natural
-    """Processes that cut and augment batches; 0: the training process does it."""
 
 
 REFERENCE_WORDS = ("auto", "on", "off")
@@ -226,11 +199,8 @@ class TrainConfig(Part, frozen=True, kw_only=True):
 
     data: str
     discover: bool
-    """Whether to discover truth and groups in the folder, see `heatline.train.discovery`."""
     truth: Literal["masks", "derived_masks", "polygons", "coco", "yolo", "boxes", "labels"] | None
-    """Source of the labels; None: the first truth that the folder has."""
     classes: list[str] | None
-    """Annotated classes that are defects; None: all."""
     reviewed: str | None = None
     """A folder of reviewed frames that `heatline retrain` wrote, which are trained on too; None: none."""
     reference: str = "auto"

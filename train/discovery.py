@@ -299,11 +299,9 @@ def _find_columns(columns: Mapping[str, Sequence[str]], pictures: int) -> Iterat
     }
     few = {name: count < ENOUGH_GROUPS for name, count in things.items()}
     for name in sorted(things, key=lambda name: (few[name], -counts[name] if few[name] else counts[name])):
-        others = [f"{other} ({count})" for other, count in things.items() if other != name]
-        instead = f"; {', '.join(others)} would be possible too" if others else ""
         what = (
             f"Groups are the column {name!r} of labels.csv, as it has the name of a thing: {counts[name]} groups of "
-            f"{pictures} pictures{instead}."
+            f"{pictures} pictures."
         )
         yield _Guess(columns[name], f"column {name!r} of labels.csv", [what])
 

@@ -6,6 +6,7 @@ import msgspec
 from heatline.edge.cli.output import json_option, print_json, print_table
 from heatline.edge.geometry.tiling import TILE_PX
 from heatline.edge.util.extras import require_extra
+from heatline.train.compose import model_names, read_model
 from heatline.train.evaluation.published import STUDY_GFLOPS
 
 DENSE_MODELS = ("efficientnet_lite0_dense", "mobilenetv3_large_dense", "efficientnetv2_s_dense")
@@ -27,7 +28,6 @@ def models(names: tuple[str, ...], as_json: bool) -> None:
     recipe=heatline, which have `_dense` after their name. NAME is one of them, or the timm name of another CNN or ViT.
     """
     require_extra("train")
-    from heatline.train.compose import model_names, read_model
     from heatline.train.models.build import size_of
 
     rows = []

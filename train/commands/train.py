@@ -13,6 +13,8 @@ from heatline.edge.picture_folders import find_layout
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.process import sigterm_as_ctrl_c
 from heatline.edge.util.text import format_count
+from heatline.train.compose import compose, read_config, with_folder
+from heatline.train.config import DenseRecipeConfig
 
 if TYPE_CHECKING:
     from heatline.train.run import RunSummary
@@ -75,8 +77,6 @@ def train(
         return
     if address is not None or processors is not None:
         raise click.UsageError("--address and --processors belong to --products")
-    from heatline.train.compose import compose
-
     config = compose(_with_folder(overrides))  # before torch is imported, so that errors are reported at once
     if not config.resume:  # a finished run needs none
         find_layout(Path(config.data))
@@ -121,8 +121,6 @@ def _with_folder(overrides: Sequence[str]) -> list[str]:
         return list(overrides)
     if len(folders) > 1 or any(item.startswith("data=") for item in overrides):
         raise ConfigError(f"{' '.join(overrides)!r} names several folders of pictures; train on one of them")
-    from heatline.train.compose import with_folder
-
     return with_folder([item for item in overrides if item != folders[0]], folders[0])
 
 
@@ -160,8 +158,6 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
 def _verdicts(summary: "RunSummary", folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Return the first figures of the report, cross-validated: what escapes, and the others."""
     from heatline.edge.cli.bundle_formatting import describe_bound
-    from heatline.train.compose import read_config
-    from heatline.train.config import DenseRecipeConfig
     from heatline.train.evaluation.result import count_verdicts, describe_kinds, read_evaluation
     from heatline.train.run import RunFolder
 

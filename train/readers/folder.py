@@ -339,23 +339,18 @@ class _Reader:
                         found[path] = annotation
                 except InputError as error:
                     self.on_unusable(annotation.file, error)
-        self._check_classes(read)
-        return found, unmatched
-
-    def _check_classes(self, annotations: Collection[Annotation]) -> None:
-        if self.classes is None:
-            return
-        known: Counter[str] = Counter()
-        for annotation in annotations:
+        known: set[str] = set()
+        for annotation in read if self.classes else ():
             try:
-                known.update(annotation.objects())
+                known |= annotation.objects().keys()
             except InputError as error:
                 self.on_unusable(annotation.file, error)
-        for name in self.classes:
+        for name in self.classes or ():
             if name not in known:
                 raise InputError(
                     f"{self.layout.folder} has no class {name!r}; its classes are {', '.join(sorted(known)) or 'none'}"
                 )
+        return found, unmatched
 
     def _is_defective(self, label: str | None, annotation: Annotation | None) -> bool:
         if label is None:
