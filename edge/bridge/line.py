@@ -29,10 +29,8 @@ EVALUATIONS: dict[Verdict, int] = {"GOOD": 1, "DEFECT": 2, "NO_VERDICT": 3}
 
 
 def load_with_table(line: str, table: Literal["mqtt", "opcua", "modbus"]) -> LineConfig:
-    """Return the configuration of a line, which has the bridge's table.
+    """Return the configuration of a line that is named by its name or its file.
 
-    Args:
-        line: the line's name or its file.
     Raises:
         ConfigError: the line's file cannot be used, or has no such table.
     """

@@ -99,11 +99,7 @@ class Publication:
 
 
 class Messages:
-    """Makes the messages of one line.
-
-    Args:
-        prefix: levels of the topics before the line's name.
-    """
+    """Makes the messages of one line."""
 
     def __init__(self, prefix: str, line: str) -> None:
         self._base, self._line = f"{prefix}/{line}", line
@@ -130,11 +126,7 @@ class Messages:
         return Publication(f"{self._base}/lost", encode_json(lost), f"{first.key}-{kind}")
 
     def state(self, line: LineState, fault: str | None) -> Publication:
-        """Return the present state.
-
-        Args:
-            fault: why results wait although the broker is connected; None: they do not.
-        """
+        """Return the present state, and why results wait although the broker is connected, if they do."""
         known: dict[str, Any] = {}
         if (status := line.status) is not None:
             known = {"acting": status.acting, "product": status.product, "boot_id": status.boot_id}
@@ -185,11 +177,8 @@ class Connection:
         client.on_connect, client.on_disconnect, client.on_publish = self._connected, self._ended, self._published
 
     def open(self, wait: Callable[[], object], has_ended: Callable[[], bool]) -> None:
-        """Connect and log in.
+        """Connect and log in, unless the bridge has ended. Calls `wait` several times a second.
 
-        Args:
-            wait: is called several times a second.
-            has_ended: whether to give up.
         Raises:
             NotConnectedError: the broker cannot be used, or refuses.
         """
@@ -403,14 +392,9 @@ class Bridge:
 def run_bridge(line: str) -> None:
     """Publish a line's results until SIGTERM or Ctrl-C.
 
-    Args:
-        line: the line's name or its file.
-    Raises:
+    Raises: as `Follower.receive_batch`, and
         ConfigError: the line's file has no table `[mqtt]`, or cannot be used.
         AccessError: a file that the table names cannot be used.
-        SupersededError: a newer bridge follows under this name.
-        DeliveryError: the line refuses for another reason that is final.
-        MessageError: the line sends what this version does not know.
     """
     config, name = load_with_table(line, "mqtt").mqtt, name_of(line)
     assert config is not None

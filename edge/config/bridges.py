@@ -122,11 +122,7 @@ class OpcuaConfig(_BridgeConfig, frozen=True, kw_only=True):
 
 
 def check_mqtt(mqtt: MqttConfig) -> None:
-    """Check what concerns more than one key.
-
-    Raises:
-        ConfigError: others could read the messages.
-    """
+    """Raise a ConfigError if others could read the messages."""
     if not mqtt.has_tls and not mqtt.allow_plaintext and not is_local(re.sub("^mqtt:", "tcp:", mqtt.broker)):
         raise ConfigError(
             f"mqtt.broker is {mqtt.broker!r}, on another machine and without TLS, so that others could read and change "
@@ -135,11 +131,7 @@ def check_mqtt(mqtt: MqttConfig) -> None:
 
 
 def check_modbus(modbus: ModbusConfig) -> None:
-    """Check what concerns more than one key.
-
-    Raises:
-        ConfigError: a key does not fit the others.
-    """
+    """Raise a ConfigError if other machines could connect that nobody named."""
     if not modbus.networks and not is_local(f"tcp://{modbus.listen}"):
         raise ConfigError(
             f"modbus.listen is {modbus.listen!r}, which other machines can reach, and Modbus has no login; name the "
@@ -148,11 +140,7 @@ def check_modbus(modbus: ModbusConfig) -> None:
 
 
 def check_opcua(opcua: OpcuaConfig) -> None:
-    """Check what concerns more than one key.
-
-    Raises:
-        ConfigError: other machines could read without a certificate.
-    """
+    """Raise a ConfigError if other machines could read without a certificate."""
     if opcua.unprotected and not is_local(f"tcp://{opcua.listen}"):
         raise ConfigError(
             f"opcua.unprotected is true, and opcua.listen is {opcua.listen!r}, which other machines can reach; remove "

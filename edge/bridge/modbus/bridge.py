@@ -102,11 +102,7 @@ class Mailbox:
 
 
 def feed(
-    events: Follower,
-    places: IdMap,
-    mailbox: Mailbox,
-    on_server: Callable[..., object],
-    is_over: threading.Event,
+    events: Follower, places: IdMap, mailbox: Mailbox, on_server: Callable[..., object], is_over: threading.Event
 ) -> None:
     """Bring the journal's results to the mailbox, one at a time, and acknowledge them to the line, until the end.
 
@@ -223,8 +219,7 @@ class Request:
 class CommandRegisters:
     """The registers of commands and responses. Only the thread of the server uses it.
 
-    Args:
-        execute: begins to execute a trigger or a selection, whose answer is given to `answered`.
+    `execute` begins to execute a trigger or a selection, whose answer is given to `answered`.
     """
 
     def __init__(self, bank: RegisterBank, places: IdMap, execute: Callable[[Request], object]) -> None:
@@ -328,12 +323,9 @@ def execute(at_line: tuple[str, ClientKeys | None] | None, places: IdMap, reques
 def run_bridge(line: str) -> None:
     """Serve a line over Modbus TCP until SIGTERM or Ctrl-C.
 
-    Raises:
-        AccessError: the line does not authorize this bridge.
-        ConfigError: the line's file cannot be used.
-        SupersededError: a newer bridge follows under this name.
-        DeliveryError: the bridge cannot listen, or the line refuses for another reason that is final.
-        MessageError: what came is not of a line that this version understands.
+    Raises: as `Follower.receive`, and
+        ConfigError: the line's file has no table `[modbus]`, or cannot be used.
+        DeliveryError: the bridge cannot listen.
     """
     config = load_with_table(line, "modbus")
     assert config.modbus is not None

@@ -123,11 +123,7 @@ FIRST_CAMERA_ADDRESS, CAMERA_STRIDE = 300, 100
 
 
 def camera_block(place: int) -> Block:
-    """Return the block of a camera.
-
-    Args:
-        place: in the line's file, from 1 on.
-    """
+    """Return the block of a camera, by its place in the line's file, from 1 on."""
     counters = dict.fromkeys(("captured", "inspected", "dropped", "failed", "in_flight"), UDINT)
     fields = {"state": UINT, "results": UDINT, **RESULT_FIELDS, **counters}
     return Block(f"camera{place}", FIRST_CAMERA_ADDRESS + CAMERA_STRIDE * (place - 1), fields)
@@ -159,11 +155,7 @@ def encode(kind: Kind, value: Value, order: WordOrder) -> list[int]:
 
 
 class RegisterBank:
-    """Holds all registers. Only the thread of the server uses it, so that no request sees half a change.
-
-    Args:
-        order: the order of the words of integers of more than 16 bit.
-    """
+    """Holds all registers. Only the thread of the server uses it, so that no request sees half a change."""
 
     def __init__(self, blocks: Sequence[Block], order: WordOrder) -> None:
         self._order: WordOrder = order

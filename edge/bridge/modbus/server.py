@@ -88,11 +88,7 @@ class ModbusServer:
 
 
 def answer(request: bytes, bank: RegisterBank) -> bytes:
-    """Return the reply to a request: function code and data.
-
-    Args:
-        request: at least the function code.
-    """
+    """Return the reply to a request, which has at least its function code: function code and data."""
     function = request[0]
     if function not in (*READING, *WRITING):
         return _refuse(function, ILLEGAL_FUNCTION)

@@ -164,12 +164,7 @@ class _Variable:
 
 
 class AddressSpace:
-    """A line's nodes.
-
-    Args:
-        server: prepared.
-        cameras: names of the line's cameras.
-    """
+    """A line's nodes in a server that is prepared."""
 
     def __init__(self, server: Server, cameras: Iterable[str]) -> None:
         self._server, self._cameras = server, tuple(cameras)
@@ -228,11 +223,7 @@ class AddressSpace:
                     await self._set(f"{CAMERAS}.{name}", values_of(CAMERA_FIELDS, (state, account)))
 
     async def write_result(self, values: Values, of_all: bool) -> None:
-        """Write the newest result of a camera.
-
-        Args:
-            of_all: whether it is also the newest one of all cameras.
-        """
+        """Write the newest result of a camera, and maybe of all cameras."""
         if values["Camera"] in self._cameras:
             await self._set(f"{CAMERAS}.{values['Camera']}.{LATEST}", values)
         if of_all:
@@ -248,11 +239,7 @@ class AddressSpace:
     async def emit(
         self, kind: str, values: Values, message: str, event_id: str | None = None, at: datetime | None = None
     ) -> None:
-        """Send an event to the clients that listen for it.
-
-        Args:
-            event_id: None: one that no other event has.
-        """
+        """Send an event to the clients that listen for it; without an id, with one that no other event has."""
         now = datetime.now(UTC)
         event = self._events[kind].event
         for name, value in values.items():

@@ -173,8 +173,6 @@ class Bridge:
     """The server of one line.
 
     Args:
-        line: its name.
-        cameras: names of its cameras.
         folder: of its certificates.
         events, journal, commands: where the line is reached, and with which keys; None: it takes no commands.
     """
@@ -201,14 +199,9 @@ class Bridge:
         self.ended: asyncio.Future[None] = self._loop.create_future()
 
     async def run(self, announce: Callable[[str], None]) -> None:
-        """Serve until `ended`.
+        """Serve until `ended`, and announce it in a sentence once clients can connect.
 
-        Args:
-            announce: is given a sentence once clients can connect.
-        Raises:
-            SupersededError: a newer bridge follows under this name.
-            DeliveryError: nothing can listen at the address, or the line refuses for another reason that is final.
-            AccessError: the line does not authorize this client.
+        Raises: as `Follower.receive_batch`, and DeliveryError: nothing can listen at the address.
         """
         await self._server.prepare()
         await self._space.build()
@@ -292,11 +285,7 @@ class Bridge:
         return held
 
     async def _lose(self, events: int, sentence: str) -> None:
-        """Count and report a loss.
-
-        Args:
-            events: how many events are lost; 0: it is not known.
-        """
+        """Count and report a loss of so many events; 0: it is not known of how many."""
         self._losses.error("%s", sentence)
         self._counters.lost += max(1, events)  # a client that watches the counter must see every loss
         self._counters.last_loss = sentence
@@ -381,10 +370,7 @@ class Bridge:
 def run_bridge(line: str, key_files: KeyFiles, announce: Callable[[str], None]) -> None:
     """Run a line's OPC UA bridge until SIGTERM or Ctrl-C.
 
-    Args:
-        line: the line's name or its file.
-        announce: is given a sentence once clients can connect.
-    Raises: as `Bridge`, and ConfigError: the line's file has no table `[opcua]`, or cannot be used.
+    Raises: as `Bridge.run`, and ConfigError: the line's file has no table `[opcua]`, or cannot be used.
     """
     config = load_with_table(line, "opcua")
     opcua = config.opcua

@@ -65,12 +65,10 @@ caller: ContextVar[User | None] = ContextVar("caller", default=None)
 
 
 class Certificates:
-    """The folder of certificates. Files in it may change at any time.
+    """The folder of certificates, which is made if it does not exist. Files in it may change at any time.
 
     Args:
-        folder: created if it does not exist.
-        line: name of the line, which becomes part of the server's own certificate.
-        host: address at which the server listens.
+        line, host: name of the line and where it listens, for the server's own certificate.
     Raises:
         AccessError: the folder cannot be used, the own certificate is damaged, or others can read the key.
     """
@@ -239,11 +237,7 @@ class _OneConnectionSessions(InternalServer):
 
 
 class BridgeServer(Server):
-    """An asyncua server that accepts only allowed clients.
-
-    Args:
-        name: of the server.
-    """
+    """An asyncua server that accepts only allowed clients."""
 
     def __init__(self, name: str, certificates: Certificates, config: OpcuaConfig) -> None:
         self.clients = Clients(certificates, config.unprotected)
