@@ -22,7 +22,6 @@ from heatline.edge.frames import Frame, FrameRule
 from heatline.edge.inspection.inspector import Setup
 from heatline.edge.monitor.feed import check_socket
 from heatline.edge.monitor.pictures import picture_socket
-from heatline.edge.monitor.recorder import check_folder, require_unused
 from heatline.edge.monitor.store import evidence_folder
 from heatline.edge.service.changeover import PreparedSetup, prepare
 from heatline.edge.service.events import bundle_name
@@ -34,6 +33,7 @@ from heatline.edge.service.line import (
 )
 from heatline.edge.target import KeyFiles, endpoint_of
 from heatline.edge.util.extras import require_extra
+from heatline.edge.util.files import require_writable, writing
 from heatline.edge.util.process import require_limits
 from heatline.edge.util.systemd import LINES, STATE_FOLDERS, state_folder
 from heatline.edge.util.text import format_count, utf8_safe
@@ -67,7 +67,8 @@ def check(line: Path, as_json: bool) -> None:
     with faults.collected():
         if config.evidence is not None:
             pictures = evidence_folder(line, config, state)
-            check_folder(pictures, config.evidence)
+            with writing(pictures, or_else=", or set another evidence.folder"):
+                require_writable(pictures)
     with faults.collected():
         prepared = prepare(config.of_product(config.product))
     others = _check_other_products(config, prepared, faults)
@@ -78,9 +79,6 @@ def check(line: Path, as_json: bool) -> None:
     if _check_addresses(line, config, faults):
         with faults.collected(), lock_folder(state or config.journal.folder):
             warnings += _check_journal(line, config.journal, state)
-        with faults.collected():
-            if pictures is not None:
-                require_unused(pictures)
         settings = config.of_product(config.product).cameras
         with open_cameras(settings, lambda _: None, all_must_open=True, faults=faults) as opened:
             for name, camera in opened.items():

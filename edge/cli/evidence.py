@@ -2,20 +2,18 @@
 
 import re
 import shutil
-import time
 from collections import Counter
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import click
-import zmq
+import msgspec
 
-from heatline.edge.cli.line import POLL_SECONDS, STATUS_WITHIN_SECONDS, first_status
+from heatline.edge.calibration.statistics import interval
 from heatline.edge.cli.output import (
     VERDICT,
     CommandGroup,
     Rows,
-    day_option,
     json_option,
     make_empty,
     print_json,
@@ -24,26 +22,29 @@ from heatline.edge.cli.output import (
     progress_bar,
     say,
 )
-from heatline.edge.delivery.client import require_authorized
-from heatline.edge.delivery.reader import JournalReader
-from heatline.edge.delivery.subscriber import Subscriber
 from heatline.edge.describe import describe_bundle, describe_event, utc
-from heatline.edge.errors import ConfigError, DeliveryError, InputError, JournalError
-from heatline.edge.monitor.marks import MANIFEST, ManifestRow, Review, mark_of
-from heatline.edge.monitor.pictures import picture_socket, send_mark
-from heatline.edge.monitor.report import Estimate, JournalTotals, Row, Share
-from heatline.edge.monitor.report import report as make_report
+from heatline.edge.errors import ConfigError, InputError
+from heatline.edge.monitor.marks import MANIFEST, ManifestRow, mark_of
+from heatline.edge.monitor.pictures import add_mark, picture_socket
 from heatline.edge.monitor.store import JUDGED, EvidenceEntry, EvidenceStore, evidence_of
-from heatline.edge.target import KeyFiles, endpoint_of, file_of, is_line, journal_of, key_options
+from heatline.edge.target import file_of, is_line, journal_of
 from heatline.edge.util.files import replacing, writing
 from heatline.edge.util.text import encode_json, format_count
-from heatline.edge.wire.events import Mark, MarkKind, Message, ReviewEvent, StatusEvent, Verdict
+from heatline.edge.wire.events import MarkKind, Verdict
 
 HEADINGS = "time (UTC)", "verdict", "camera", "part", "score", "reason", "review", "id"
-RATES = (
-    *("day (UTC)", "camera", "frames", "DEFECT", "DEFECT reviewed", "false alarms"),
-    *("GOOD stored", "GOOD reviewed", "missed", "contradictory"),
-)
+RATES = {
+    "day (UTC)": "day",
+    "camera": "camera",
+    "DEFECT": "stored_defects",
+    "DEFECT reviewed": "reviewed_defects",
+    "false alarms": "false_alarm",
+    "GOOD": "stored_goods",
+    "GOOD reviewed": "reviewed_goods",
+    "missed": "missed",
+    "contradictory": "contradictory",
+}
+"""Columns of the report, and the fields that they show."""
 SAID = {"right": "right", "false_alarm": "false alarm", "missed": "missed a defect"}
 """What a reviewer says of a verdict by a mark of this kind."""
 KINDS: dict[str, MarkKind] = {
@@ -56,9 +57,12 @@ FOLDERS: dict[Verdict, str] = {"GOOD": "good", "DEFECT": "defective", "NO_VERDIC
 """Subfolder of each verdict; `heatline train` reads the first two."""
 MISSING, CONTRADICTORY = "", "contradictory"
 """What is counted instead of a subfolder."""
-CONFIRMED_WITHIN_SECONDS = 5.0
-STORED_WITHIN_SECONDS = 2.0
-"""The store is written up to a second later than the journal."""
+SINCE = click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%d"]),
+    callback=lambda _context, _option, at: at and f"{at:%Y-%m-%d}",
+    help="Only pictures of this UTC day and later ones, as 2026-11-28.",
+)
 
 
 @click.group(cls=CommandGroup, epilog="Example: heatline evidence list line1 --verdict DEFECT")
@@ -69,9 +73,9 @@ def evidence() -> None:
     """
 
 
-@evidence.command("list", epilog="Example: heatline evidence list line1 --day 2026-11-28 --verdict DEFECT")
+@evidence.command("list", epilog="Example: heatline evidence list line1 --since 2026-11-28 --verdict DEFECT")
 @click.argument("line")
-@day_option("--day", "Only pictures of this UTC day, as 2026-11-28.")
+@SINCE
 @click.option("--verdict", type=VERDICT, help="Only pictures with this verdict.")
 @click.option("--camera", help="Only pictures of this camera.")
 @click.option("--unreviewed", is_flag=True, help="Only pictures with GOOD or DEFECT that nobody has reviewed.")
@@ -79,7 +83,7 @@ def evidence() -> None:
 @json_option
 def list_(
     line: str,
-    day: str | None,
+    since: str | None,
     verdict: Verdict | None,
     camera: str | None,
     unreviewed: bool,
@@ -91,12 +95,11 @@ def list_(
     LINE is a line's name, its TOML file, or the folder of the pictures. Times and days are UTC.
     """
     store = EvidenceStore(evidence_of(line))
-    verdicts = [each for each in JUDGED if verdict in (None, each)] if unreviewed else verdict
+    verdicts = [each for each in (JUDGED if unreviewed else FOLDERS) if verdict in (None, each)]
     reviewed = False if unreviewed else None
-    found = list(store.entries(limit=limit, day=day, verdict=verdicts, camera=camera, is_reviewed=reviewed))
-    reviews = [store.review(entry.picture, entry.day) for entry in found]
-    rows = Rows(HEADINGS, list(map(_cells, found, reviews)), numbers={"score"})
-    report = {"folder": str(store.folder), "entries": found, "reviews": reviews}
+    found = list(store.entries(limit=limit, since=since, verdicts=verdicts, camera=camera, is_reviewed=reviewed))
+    rows = Rows(HEADINGS, list(map(_cells, found)), numbers={"score"})
+    report = {"folder": str(store.folder), "entries": found}
     print_report(report, as_json, "" if found else f"{store.folder} holds no such picture", rows=rows)
 
 
@@ -111,17 +114,15 @@ def show(line: str, picture: str, as_json: bool) -> None:
     """
     store = EvidenceStore(evidence_of(line))
     entry = store.require(picture)
-    review = store.review(picture, entry.day)
     frame = store.frame_path(picture, entry.day)
     heatmap = store.heatmap_path(picture, entry.day)
     paths = {"frame": frame and str(frame), "heatmap": heatmap and str(heatmap)}
-    report = {**paths, "entry": entry, "review": review}
-    facts = _facts(entry, review) | {"picture": frame or "deleted", "heatmap": heatmap}
-    print_report(report, as_json, f"{entry.event.verdict}, picture {picture}", facts)
+    facts = _facts(entry) | {"picture": frame or "deleted", "heatmap": heatmap}
+    print_report({**paths, "entry": entry}, as_json, f"{entry.event.verdict}, picture {picture}", facts)
 
 
-def _cells(entry: EvidenceEntry, review: Review | None) -> list[str]:
-    event = entry.event
+def _cells(entry: EvidenceEntry) -> list[str]:
+    event, review = entry.event, entry.review
     score = "" if event.frame_score is None else f"{event.frame_score:.2f}"
     return [
         _utc(event.times.captured_at_ns),
@@ -135,8 +136,8 @@ def _cells(entry: EvidenceEntry, review: Review | None) -> list[str]:
     ]
 
 
-def _facts(entry: EvidenceEntry, review: Review | None) -> dict[str, object]:
-    event = entry.event
+def _facts(entry: EvidenceEntry) -> dict[str, object]:
+    event, review = entry.event, entry.review
     told = describe_event(event)
     facts: dict[str, object] = {
         "line, camera": f"{entry.line}, {event.camera}",
@@ -182,16 +183,7 @@ def _positions(_context: click.Context, _option: click.Parameter, texts: tuple[s
     help="Where a missed defect is, px of the frame; may be repeated.",
 )
 @json_option
-@key_options
-def mark(
-    line: str,
-    picture: str,
-    kind: str,
-    by: str,
-    at_xy: list[tuple[int, int]],
-    as_json: bool,
-    key_files: KeyFiles,
-) -> None:
+def mark(line: str, picture: str, kind: str, by: str, at_xy: list[tuple[int, int]], as_json: bool) -> None:
     """Say that the verdict of the stored picture ID is right or wrong.
 
     \b
@@ -212,151 +204,95 @@ def mark(
     if kind != "missed" and at_xy:
         raise InputError(f"--at came with {kind}; --at belongs to missed only, so leave it out")
     made = mark_of(entry.event, KINDS[kind], by, at_xy)
-    review = store.review(picture, entry.day)
-    if made.kind == "withdrawn" and (review is None or made.by not in review.by):
+    if made.kind == "withdrawn" and (entry.review is None or made.by not in entry.review.by):
         raise InputError(
             f"{made.by} has no mark of picture {picture} to withdraw; heatline evidence show {line} {picture} prints "
             "the marks"
         )
-    event = _send(line, made, key_files)
+    event = add_mark(picture_socket(file_of(line)), journal_of(line), made)
     if as_json:
-        print_json({"journalled": event.journal_id is not None, "event": event})
-    if event.journal_id is None:
-        raise JournalError(
-            f"the line {event.line} published the mark of picture {picture}, but has no journal now, so the mark will "
-            "be lost; see heatline status, and mark the picture again later"
-        )
-    if not as_json:
-        done = (
-            f"the mark of {made.by} of picture {picture} is withdrawn"
-            if made.kind == "withdrawn"
-            else f"picture {picture} is marked as {kind} by {made.by}"
-        )
-        say(f"{event.line}: {done}, event {event.seq}")
-    give_up_s = time.monotonic() + STORED_WITHIN_SECONDS
-    while time.monotonic() < give_up_s and made.id not in _stored_marks(store, entry):
-        time.sleep(POLL_SECONDS / 10)  # so that the next command finds it in the store
-    if made.kind != "withdrawn" and store.frame_path(picture, entry.day) is None:
-        print_warnings(
-            [f"the frame of picture {picture} is gone, so the mark counts in the report and not in a retraining"]
-        )
-
-
-def _stored_marks(store: EvidenceStore, entry: EvidenceEntry) -> set[str]:
-    return {event.mark.id for event in store.review_events(entry.picture, entry.day)}
-
-
-def _send(line: str, made: Mark, key_files: KeyFiles) -> ReviewEvent:
-    """Send a mark to the running line, and return its event.
-
-    Raises:
-        DeliveryError: the line does not run, or the event did not come.
-    """
-    address, keys = endpoint_of(line, "events", key_files)
-    with Subscriber(address, topics=["review", "status"], timeout_s=POLL_SECONDS, keys=keys) as events:
-        status = first_status(events, STATUS_WITHIN_SECONDS)
-        if status is None or status.state == "STOPPED":
-            require_authorized(address, keys, zmq.SUB)
-            raise DeliveryError(f"nothing came from {address}, so nothing is marked; start the line, and try again")
-        send_mark(picture_socket(file_of(line)), made)
-        give_up_s = time.monotonic() + CONFIRMED_WITHIN_SECONDS
-        while time.monotonic() < give_up_s:
-            received = events.receive()
-            event = received.event if isinstance(received, Message) else None
-            if isinstance(event, ReviewEvent) and event.mark.id == made.id:
-                return event
-            if isinstance(event, StatusEvent) and event.state == "STOPPED":
-                break
-    raise DeliveryError(
-        f"the line {status.line} did not confirm the mark of picture {made.picture}, which may be journalled or not; "
-        f"see heatline journal show {line} --topic review"
+        print_json({"event": event})
+        return
+    done = (
+        f"the mark of {made.by} of picture {picture} is withdrawn"
+        if made.kind == "withdrawn"
+        else f"picture {picture} is marked as {kind} by {made.by}"
     )
+    say(f"{event.line}: {done}, event {event.seq}")
 
 
 @evidence.command(epilog="Example: heatline evidence report line1 --since 2026-11-21")
 @click.argument("line")
-@day_option("--since", "Only frames of this UTC day and later ones, as 2026-11-28.")
+@SINCE
 @json_option
 def report(line: str, since: str | None, as_json: bool) -> None:
-    """Report how many of LINE's verdicts reviewers found wrong, by day and camera.
+    """Report how many of LINE's stored verdicts reviewers found wrong, by day and camera.
 
     The share of false alarms is that of the reviewed DEFECTs, the share of missed defects that of the reviewed GOODs
-    which the line stored. Intervals are 95 % (Clopper and Pearson). A share is only as good as the choice of what was
-    reviewed. LINE is as for `list`; the numbers of all frames are known only if LINE has a journal.
+    which the line chose to store. Intervals are 95 % (Clopper and Pearson). A share is only as good as the choice of
+    what was reviewed. LINE is as for `list`.
     """
     store = EvidenceStore(evidence_of(line))
-    journal, totals, fault = None, None, None
-    try:
-        path = journal_of(line)
-        totals, journal = _totals(path), str(path)
-    except (ConfigError, JournalError) as error:
-        fault = str(error)
-    rows, total = make_report(store, totals, since)
-    found = {
-        "folder": str(store.folder),
-        "journal": journal,
-        "journal_fault": fault,
-        "journal_since_at_ns": None if totals is None else totals.since_at_ns,
-        "journal_unreadable": 0 if totals is None else totals.unreadable,
-        "since": since,
-        "rows": rows,
-        "total": total,
-    }
-    table = Rows(RATES, [_rate_cells(each) for each in [*rows, total] if rows], numbers=RATES[2:])
-    title = "" if rows else f"{store.folder} holds no such picture"
-    print_report(found, as_json, title, rows=table, notes=_notes(total, totals, fault))
-
-
-def _totals(path: Path) -> JournalTotals:
-    with JournalReader.open_file(path) as reader, progress_bar() as progress:
-        first, last = reader.range()
-        task = progress.add_task("events", total=last - first + 1)
-        return JournalTotals.read(reader, lambda seq: progress.update(task, completed=seq - first + 1))
-
-
-def _rate_cells(row: Row) -> list[str]:
-    return [
-        row["day"] or "all",
-        row["camera"] or "all",
-        "" if row["frames"] is None else str(row["frames"]),
-        "" if row["defects"] is None else str(row["defects"]),
-        str(row["reviewed_defects"]),
-        _share(row["false_alarm"]),
-        str(row["stored_goods"]),
-        str(row["reviewed_goods"]),
-        _share(row["missed"]),
-        str(row["contradictory"]),
-    ]
-
-
-def _notes(total: Row, totals: JournalTotals | None, fault: str | None) -> list[str]:
-    """Return what the figures are shares of, and what is not in them."""
-    if totals is None or totals.since_at_ns is None:
-        counted = f"The numbers of all frames are not known: {fault or 'the journal holds no verdict'}."
-    else:
-        counted = (
-            "frames (with GOOD or DEFECT) and DEFECT are counted in the journal, which holds verdicts since "
-            f"{utc(totals.since_at_ns)}."
-        )
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for entry in store.entries(since=since, verdicts=JUDGED):
+        counts.setdefault((entry.day, entry.event.camera), Counter()).update(_counted(entry))
+    rows = [_rates(day, camera, counts[day, camera]) for day, camera in sorted(counts)]
+    total = _rates("all", "all", sum(counts.values(), Counter()))
+    cells = [[_rate_text(row[field]) for field in RATES.values()] for row in [*rows, total] if rows]
     notes = [
-        counted,
-        "false alarms: share of the reviewed DEFECTs. missed: share of the reviewed GOODs among those that the line "
-        "stored. In brackets: 95 % interval. A share is only as good as the choice of what was reviewed.",
+        "false alarms: share of the reviewed DEFECTs. missed: share of the reviewed GOODs. In brackets: 95 % interval. "
+        "A share is only as good as the choice of what was reviewed."
     ]
-    if (rejected := total["false_reject"]) is not None:
-        notes.append(
-            f"About {_range(rejected)} of all frames were rejected although they are good, if the reviewed "
-            "DEFECTs of a day and camera are like the others."
-        )
-    return notes
+    title = "" if rows else f"{store.folder} holds no such picture"
+    found = {"folder": str(store.folder), "since": since, "rows": rows, "total": total}
+    print_report(found, as_json, title, rows=Rows(tuple(RATES), cells, numbers=set(RATES)), notes=notes)
 
 
-def _share(found: Share | None) -> str:
-    return "" if found is None else f"{found.count}: {_range(found)}"
+class Share(msgspec.Struct, frozen=True):
+    """An observed share, with its 95 % interval of Clopper and Pearson."""
+
+    count: int
+    of: int
+    share: float
+    low: float
+    high: float
 
 
-def _range(found: Share | Estimate) -> str:
-    return f"{_percent(found.share)} % ({_percent(found.low)} to {_percent(found.high)} %)"
+def _counted(entry: EvidenceEntry) -> list[str]:
+    """Return the names of the counts that an entry with GOOD or DEFECT belongs to."""
+    review, is_good = entry.review, entry.event.verdict == "GOOD"
+    if is_good and entry.is_chosen:  # people mark such a frame because they see a defect in it: it is no sample
+        return []
+    names = ["stored_goods" if is_good else "stored_defects"]
+    if review is None:
+        return names
+    if review.truth is None:
+        return [*names, "contradictory"]
+    names.append("reviewed_goods" if is_good else "reviewed_defects")
+    is_wrong = review.truth == ("defective" if is_good else "good")
+    return [*names, "wrong_goods" if is_good else "wrong_defects"] if is_wrong else names
+
+
+def _rates(day: str, camera: str, counts: Counter[str]) -> dict[str, Any]:
+    """Return the counts and shares of a day's frames of a camera, or of all."""
+    names = "stored_defects", "reviewed_defects", "stored_goods", "reviewed_goods", "contradictory"
+    return {
+        "day": day,
+        "camera": camera,
+        **{name: counts[name] for name in names},
+        "false_alarm": _share(counts["wrong_defects"], counts["reviewed_defects"]),
+        "missed": _share(counts["wrong_goods"], counts["reviewed_goods"]),
+    }
+
+
+def _share(count: int, of: int) -> Share | None:
+    return Share(count, of, count / of, *interval(count, of)) if of else None
+
+
+def _rate_text(value: Share | str | int | None) -> str:
+    if isinstance(value, Share):
+        return f"{value.count}: {_percent(value.share)} % ({_percent(value.low)} to {_percent(value.high)} %)"
+    return "" if value is None else str(value)
 
 
 def _percent(share: float) -> str:
@@ -370,7 +306,7 @@ def _percent(share: float) -> str:
 @evidence.command(epilog="Example: heatline evidence export line1 new-pictures --since 2026-11-21")
 @click.argument("line")
 @click.argument("out", type=click.Path(path_type=Path))
-@day_option("--since", "Only pictures of this UTC day and later ones, as 2026-11-28.")
+@SINCE
 @click.option(
     "--verdict",
     "verdicts",
@@ -393,8 +329,8 @@ def export(
     review of each picture. After Ctrl-C, the pictures copied so far are complete.
     """
     store = EvidenceStore(evidence_of(line))
-    entries = store.entries(newest_first=False, since=since, is_reviewed=True if reviewed else None)
-    wanted = [(entry.day, entry.picture) for entry in entries if entry.event.verdict in verdicts]
+    entries = store.entries(newest_first=False, since=since, verdicts=verdicts, is_reviewed=True if reviewed else None)
+    wanted = [(entry.day, entry.picture) for entry in entries]  # not the entries, which have all tiles
     if not wanted:
         kind = "reviewed picture" if reviewed else "picture"
         raise InputError(f"{store.folder} holds no {kind} to export; heatline evidence list shows what there is")
@@ -430,8 +366,7 @@ def _copy(store: EvidenceStore, entry: EvidenceEntry, out: Path, manifest: Binar
     Raises:
         OSError: it cannot be copied.
     """
-    review = store.review(entry.picture, entry.day)
-    folder = FOLDERS[entry.event.verdict]
+    review, folder = entry.review, FOLDERS[entry.event.verdict]
     if by_review:
         if review is None:  # the last mark was withdrawn meanwhile
             return MISSING

@@ -255,12 +255,6 @@ topic_option = click.option(
 VERDICT = click.Choice(get_args(Verdict))
 
 
-def day_option(name: str, help_text: str) -> Callable[[Command], Command]:
-    """Give a command an option for a UTC day, which its function gets as `YYYY-MM-DD`."""
-    day = click.DateTime(["%Y-%m-%d"])
-    return click.option(name, type=day, help=help_text, callback=lambda _context, _option, at: at and f"{at:%Y-%m-%d}")
-
-
 def reply_timeout_option(seconds: float, until: str) -> Callable[[Command], Command]:
     """Give a command that sends a line a request the option `--timeout`.
 

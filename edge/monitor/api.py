@@ -5,8 +5,6 @@ docs/view.md describes the answers.
 
 import asyncio
 import logging
-import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -20,15 +18,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from heatline.edge.bundle.manifest import describe_missed, describe_passing
-from heatline.edge.errors import DeliveryError, HeatlineError, InputError
+from heatline.edge.errors import DeliveryError, HeatlineError, InputError, JournalError
 from heatline.edge.monitor.held_picture import HeldPicture, Pictures, References, jpeg_of, png_of
 from heatline.edge.monitor.marks import Review, mark_of
-from heatline.edge.monitor.memory import HISTORY_SECONDS, NS, ROWS, Memory, describe, located, readiness, row_of
+from heatline.edge.monitor.memory import HISTORY_SECONDS, ROWS, Memory, describe, readiness, row_of
 from heatline.edge.monitor.metrics import Metrics
-from heatline.edge.monitor.pictures import Picture, send_mark
-from heatline.edge.monitor.store import EvidenceStore, day_of
+from heatline.edge.monitor.pictures import Picture, add_mark
+from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.wire.events import Mark, MarkKind, ReviewEvent, StatusEvent
+from heatline.edge.wire.events import MarkKind, StatusEvent
 
 _log = RateLimitedLog(logging.getLogger(__name__))
 Handler = Callable[[Request], Response | Awaitable[Response]]
@@ -42,9 +40,6 @@ MOST_QUEUED = 1000
 """Frames to review that one answer has."""
 LARGEST_MARK = 8192
 """Bytes."""
-JOURNALLED_WITHIN_SECONDS = 5.0
-MOST_MARKS_PER_MINUTE = 300
-"""Of all reviewers together: marks fill the journal, which deletes its oldest events if it is full."""
 
 
 class MarkRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,8 +63,8 @@ class Api:
         store: None: the line stores no evidence.
         file: the line's file, which names its bundle.
         socket: the line's socket for pictures, which also takes marks.
+        journal: file of the line's journal.
         choose: has a picture stored that the line did not choose; returns why it is not, as a sentence, or None.
-        clock: monotonic, seconds.
     """
 
     def __init__(
@@ -81,13 +76,12 @@ class Api:
         store: EvidenceStore | None,
         file: Path,
         socket: Path,
+        journal: Path,
         choose: Choose,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._memory, self._pictures, self._metrics, self._store = memory, pictures, metrics, store
-        self._line, self._socket, self._choose, self._clock = line, socket, choose, clock
+        self._line, self._socket, self._journal, self._choose = line, socket, journal, choose
         self._references = References(file)
-        self._marked_s: deque[float] = deque(maxlen=MOST_MARKS_PER_MINUTE)
 
     def routes(self) -> list[Route]:
         """Return all routes."""
@@ -126,12 +120,11 @@ class Api:
     async def state(self, _: Request) -> Response:
         return json(describe(self._memory, self._line))
 
-    def verdicts(self, request: Request) -> Response:
-        rows, _ = self._memory.rows(_number(request, "limit", 50, 1, ROWS))
-        return json({"rows": located(rows, self._pictures)})
+    async def verdicts(self, request: Request) -> Response:
+        return json({"rows": self._memory.rows(_number(request, "limit", 50, 1, ROWS))})
 
     async def history(self, request: Request) -> Response:
-        return json(history(self._memory, _number(request, "seconds", 600, 1, HISTORY_SECONDS)))
+        return json(self._memory.history(_number(request, "seconds", 600, 1, HISTORY_SECONDS)))
 
     def scores(self, request: Request) -> Response:
         camera = request.query_params.get("camera", "")
@@ -161,8 +154,8 @@ class Api:
             "tiles": found.highest_tiles(),
             "tile_px": None if found.evidence is None else found.evidence.tiles.tile_px,
             "cells": found.highest_cells(),
-            "source": found.source,
             "review": self._review_of(found),
+            "others": [row_of(each.event) for each in self._memory.pictures.of(found.event.camera)],
             "has_reference": self._references.of(found.event) is not None,
         }
         return json(answer)
@@ -176,8 +169,6 @@ class Api:
 
     async def mark(self, request: Request) -> Response:
         """Send a mark to the line, and answer once it is journalled."""
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise HTTPException(415, "expected a mark as JSON, with Content-Type: application/json")
         body = await read_body(request, LARGEST_MARK)
         if body is None:
             raise HTTPException(413, f"the mark has more than {LARGEST_MARK} bytes; name fewer positions")
@@ -189,54 +180,28 @@ class Api:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
             expected = "picture, kind, by, and at_xy if missed"
             raise HTTPException(400, f"this is not a mark: {problem}; expected {expected}") from problem
-        now_s = self._clock()
-        if len(self._marked_s) == MOST_MARKS_PER_MINUTE and now_s - self._marked_s[0] < 60:
-            raise HTTPException(429, f"{MOST_MARKS_PER_MINUTE} marks came within a minute, which is the most; wait")
-        self._marked_s.append(now_s)
         found = self._find(wanted.picture)
-        verdict = found.event.verdict
         try:
             mark = mark_of(found.event, wanted.kind, wanted.by, wanted.at_xy)
         except InputError as problem:
-            may_be = verdict == "DEFECT" or (verdict == "GOOD" and wanted.kind != "false_alarm")
-            raise HTTPException(400 if may_be else 409, str(problem)) from problem
+            raise HTTPException(400, str(problem)) from problem
         if mark.kind == "withdrawn" and mark.by not in getattr(self._review_of(found), "by", ()):
             raise HTTPException(409, f"{mark.by} has no mark of this picture to take back")
         detail = None
-        if found.source == "memory" and not self._pictures.stored([found.id]):
+        if self._pictures.entry(found.id) is None:
             not_stored = self._choose(Picture(found.event, found.image, found.evidence))
             detail = not_stored and f"The mark counts, but no training can use the picture: {not_stored}."
-        event = self._journalled(mark)
-        if event.journal_id is None:
-            raise HTTPException(
-                503, "the line has received the mark, but its journal stores no events now; mark it again when it does"
-            )
+        try:
+            event = add_mark(self._socket, self._journal, mark)
+        except (DeliveryError, JournalError) as problem:
+            raise HTTPException(503, str(problem)) from problem
+        self._memory.add_review(event)  # else a question right after the answer would not find it
         known = {"id": mark.id, "seq": event.seq, "journal_id": event.journal_id}
         return {**known, "stored": detail is None, "detail": detail}
 
-    def _journalled(self, mark: Mark) -> ReviewEvent:
-        """Send a mark to the line, and return its event."""
-        journalled = self._memory.reviews.expect(mark.id)
-        try:
-            send_mark(self._socket, mark)
-            return journalled.result(JOURNALLED_WITHIN_SECONDS)
-        except DeliveryError as problem:
-            if isinstance(problem.__cause__, FileNotFoundError | ConnectionRefusedError):  # nobody listens
-                raise HTTPException(503, "the line does not run: start it, then mark again") from problem
-            raise HTTPException(503, f"the line journals marks, and it cannot be reached: {problem}") from problem
-        except TimeoutError as problem:
-            raise HTTPException(
-                504,
-                "it is unknown whether the mark is journalled: no event of it came from the line within "
-                f"{JOURNALLED_WITHIN_SECONDS:.0f} s; if the picture does not show the mark in a moment, mark it again",
-            ) from problem
-        finally:
-            self._memory.reviews.forget(mark.id)
-
     def _review_of(self, picture: HeldPicture) -> Review | None:
-        day = day_of(picture.event.times.captured_at_ns)
-        stored = [] if self._store is None else self._store.review_events(picture.id, day)
-        return self._memory.reviews.of(picture.id, stored)
+        entry = self._pictures.entry(picture.id)
+        return self._memory.reviews.of(picture.id, None if entry is None else entry.review)
 
     def _unreviewed(self, limit: int) -> dict[str, object]:
         """Return the newest frames that nobody has reviewed; of a line that stores no evidence, the DEFECTs in memory.
@@ -244,15 +209,15 @@ class Api:
         Raises:
             InputError: the evidence store cannot be read.
         """
-        marked = self._memory.reviews.marked()  # the store has a mark a second later
+        reviews = self._memory.reviews
         if (store := self._store) is None:
-            held = [each.event for name, each in self._memory.pictures.all().items() if not marked.get(name)]
+            held = [each.event for name, each in self._memory.pictures.all().items() if reviews.of(name) is None]
             rows = [row_of(event) for event in held if event.verdict == "DEFECT"]
             rows.sort(key=lambda row: row["at_ns"], reverse=True)
             return {"rows": rows[:limit], "count": len(rows)}
-        entries, count = store.unreviewed(limit, marked)
+        entries, count = store.unreviewed(limit, reviews.recent())
         shown = [entry.event for entry in entries if store.frame_path(entry.picture, entry.day)]
-        return {"rows": [row_of(event) | {"picture": "evidence"} for event in shown], "count": count}
+        return {"rows": [row_of(event) for event in shown], "count": count}
 
     def _jpeg(self, make: Make) -> Handler:
         """Return what answers with what `make` makes of the requested picture, as frames are shown."""
@@ -322,21 +287,6 @@ def frame_of(picture: HeldPicture) -> NDArray[np.uint8]:
 _BOX = {"x0": 0, "y0": 0, "x1": LARGEST_COORDINATE, "y1": LARGEST_COORDINATE}
 
 
-def history(memory: Memory, seconds: int) -> dict[str, object]:
-    """Return rate and latency of each camera, one value per second up to the last whole one; None: no verdict came."""
-    end = memory.wall_ns() // NS
-    times = list(range(end - seconds, end))
-    rate: dict[str, list[int | None]] = {}
-    latency: dict[str, list[float | None]] = {}
-    with memory.lock:
-        for name, camera in memory.cameras.items():
-            by_second = {each.at_s: each for each in camera.seconds}
-            found = [by_second.get(at_s) for at_s in times]
-            rate[name] = [None if each is None else each.frames for each in found]
-            latency[name] = [None if each is None else round(each.latency_ms, 3) for each in found]
-    return {"t": times, "rate": rate, "latency_ms": latency}
-
-
 def json(value: object, status: int = 200) -> Response:
     """Return a value as JSON that no browser stores."""
     return Response(msgspec.json.encode(value), status, {"cache-control": "no-store"}, "application/json")
@@ -347,18 +297,10 @@ def error(status: int, sentence: str) -> Response:
     return json({"error": sentence}, status)
 
 
-async def refused(request: Request, problem: Exception) -> Response:
+async def refused(_: Request, problem: Exception) -> Response:
     """Answer a request that no route takes, or that was refused."""
     assert isinstance(problem, HTTPException)
-    headers, path = problem.headers or {}, request.url.path[:200]
-    sentence = problem.detail
-    if sentence == "Not Found":
-        sentence = f"there is nothing at {path!a}; docs/view.md lists what the page answers"
-    elif "Allow" in headers:
-        sentence = f"{request.method[:20]!a} came for {path!a}; expected {headers['Allow'].replace(', ', ' or ')}"
-    answer = error(problem.status_code, sentence)
-    answer.headers.update(headers)
-    return answer
+    return error(problem.status_code, problem.detail)
 
 
 async def failed(_: Request, problem: Exception) -> Response:

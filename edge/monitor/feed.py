@@ -11,7 +11,6 @@ import logging
 import os
 import selectors
 import socket
-import stat
 import threading
 import time
 from collections import Counter
@@ -31,15 +30,12 @@ from heatline.edge.frames import Frame
 from heatline.edge.inspection.inspector import Outcome
 from heatline.edge.monitor.pictures import (
     ALIGNED_TO,
-    VERSION,
     AddMark,
     Array,
     EvidenceFacts,
     Hello,
     PictureReady,
-    Refused,
     Report,
-    ToClient,
     ToLine,
 )
 from heatline.edge.util.channel import Channel, NewRing, ReleaseSlot, RingWriter
@@ -69,15 +65,13 @@ class _Client:
     """A connected program. The feed's lock protects it."""
 
     def __init__(self, end: socket.socket) -> None:
-        self.channel: Channel[ToClient, ToLine] = Channel(end, ToLine)
+        self.channel: Channel[PictureReady, ToLine] = Channel(end, ToLine)
         self.ring = RingWriter(self.send)
         self.wishes: Hello | None = None
         """None: it has not said yet what it wants, or is disconnected."""
         self.goods: Counter[str] = Counter()
         self.next_good_ns: dict[str, int] = {}
         """By camera: it wants no GOOD frame that was captured before this time, monotonic."""
-        self.skipped = 0
-        """Number of pictures that it wanted and did not get, as it was too slow."""
         self.report: StoreReport | None = None
 
     def wants(self, event: VerdictEvent) -> bool:
@@ -93,7 +87,7 @@ class _Client:
         self.next_good_ns[event.camera] = captured_ns + self.wishes.good_interval_ms * 1_000_000
         return True
 
-    def send(self, message: ToClient | NewRing, fd: int | None = None) -> None:
+    def send(self, message: PictureReady | NewRing, fd: int | None = None) -> None:
         """Send a message, or disconnect a client that cannot take it."""
         try:
             self.channel.send(message, fd)
@@ -112,14 +106,12 @@ class PictureFeed:
 
     Args:
         path: the socket, see `picture_socket`. A socket that a killed line left there is replaced.
-        count_unstored: whether to count the frames with DEFECT and NO_VERDICT that come while no evidence store is
-            connected.
     Raises:
         DeliveryError: the socket cannot be bound.
     """
 
-    def __init__(self, path: Path, *, count_unstored: bool = False) -> None:
-        self._path, self._count_unstored = path, count_unstored
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self.on_mark: Callable[[Mark], None] = lambda _mark: None
         """Is given each mark that a program sends, on the feed's thread."""
         self._lock = threading.Lock()
@@ -140,11 +132,9 @@ class PictureFeed:
         """Give each client that wants the picture of an outcome a copy of it, if it has a slot free. The caller still
         owns the frame.
         """
-        if outcome.frame is None or not (self._clients or self._count_unstored):
+        if outcome.frame is None or not self._clients:
             return
         with self._lock:
-            if self._count_unstored and event.verdict != "GOOD" and self._store() is None:
-                self._skip(1)
             takers = [client for client in self._clients if client.wants(event)]
             if not takers:
                 return
@@ -158,7 +148,6 @@ class PictureFeed:
         if wishes is not None and len(ring.held) < wishes.slots and self._has_room(client, wishes, content.size):
             slot = ring.take()
         if slot is None:
-            client.skipped += 1
             if client.report is not None:
                 self._skip(1)
             return
@@ -226,12 +215,11 @@ class PictureFeed:
         except OSError:  # it has gone, or this process has no descriptor left, and the selector would come at once
             time.sleep(0.1)
             return
-        end.setblocking(False)
-        client = _Client(end)
         if len(self._clients) >= MOST_CLIENTS:
-            client.send(Refused(f"more than {MOST_CLIENTS} programs at once"))
             end.close()
             return
+        end.setblocking(False)
+        client = _Client(end)
         with self._lock:
             self._clients.append(client)
         self._selector.register(end, selectors.EVENT_READ, client)
@@ -257,19 +245,15 @@ class PictureFeed:
     def _handle(self, client: _Client, message: ToLine) -> None:
         match message:
             case Hello() if client.wishes is None:
-                if message.version != VERSION:
-                    client.send(Refused(f"programs of picture version {message.version}; it knows version {VERSION}"))
-                    raise ValueError(f"picture version {message.version}, this line knows {VERSION}")
                 client.wishes = message
             case ReleaseSlot(generation, slot) if client.ring.release(generation, slot):
                 pass
-            case Report(state, counted, web_fault) if client.wishes is not None:
+            case Report(state, web_fault) if client.wishes is not None:
                 total, last = self._evidence, EvidenceState() if client.report is None else client.report.state
                 self._evidence = replace(
-                    state if counted else total,  # if not, the store holds what it held
+                    state,
                     kept=total.kept + state.kept - last.kept,
                     skipped=total.skipped + state.skipped - last.skipped,
-                    fault=state.fault,
                 )
                 client.report = StoreReport(state, time.monotonic(), web_fault)
             case _:
@@ -330,29 +314,11 @@ def check_socket(path: Path) -> None:
     path.unlink()
 
 
-def _make_private(folder: Path) -> None:
-    """Create the folder of a socket if it does not exist.
-
-    Raises:
-        DeliveryError: it cannot be created, or others could put their own socket there.
-    """
-    try:
-        folder.mkdir(0o700, exist_ok=True)
-        found = folder.lstat()
-    except OSError as error:
-        raise DeliveryError(f"the folder {folder} cannot be created: {error.strerror}") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise DeliveryError(
-            f"{folder} belongs to another user, or others can write it; expected a folder of this user alone: delete it"
-        )
-
-
 def _bind(path: Path) -> socket.socket:
-    _make_private(path.parent)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+        path.parent.mkdir(0o700, exist_ok=True)
+        path.unlink(missing_ok=True)
         listener.bind(os.fspath(path))
         path.chmod(0o600)
         listener.listen(MOST_CLIENTS)

@@ -4,10 +4,10 @@ import contextlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import msgspec
@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 SHOWN_WIDTH_PX = 1600
 JPEG_QUALITY = 85
 MOST_CELLS = 16
-Place = Literal["memory", "evidence"]
 UNMOVED = wire.Pose(x_px=0, y_px=0, degrees=0, confidence=0, error_px=0)
 """Of a misaligned frame: its own pose is not to be relied on."""
 OPENED = 4
@@ -54,7 +53,6 @@ class HeldPicture:
 
     Args:
         load_image: returns the frame, grey [H, W] or RGB [H, W, 3].
-        source: where it is held.
     """
 
     def __init__(
@@ -62,9 +60,8 @@ class HeldPicture:
         event: VerdictEvent,
         load_image: Callable[[], NDArray[np.uint8]],
         evidence: Evidence | None,
-        source: Place = "memory",
     ) -> None:
-        self.event, self.evidence, self.source = event, evidence, source
+        self.event, self.evidence = event, evidence
         self.id = picture_id(event)
         self.size_bytes = 0
         """Of the arrays that this picture itself holds."""
@@ -203,6 +200,11 @@ class PictureMemory:
         with self._lock:
             return [held[-1] for held in self._pictures.values()]
 
+    def of(self, camera: str) -> list[HeldPicture]:
+        """Return the pictures of a camera, oldest first."""
+        with self._lock:
+            return list(self._pictures.get(camera, ()))
+
     def all(self) -> dict[str, HeldPicture]:
         """Return all pictures by their ids."""
         with self._lock:
@@ -236,23 +238,18 @@ class Pictures:
                     self._opened.popitem(last=False)
         return stored
 
-    def stored(self, ids: Collection[str]) -> set[str]:
-        """Return those of these ids that the evidence store has."""
-        return set() if self._store is None else {picture for picture, _ in self._store.held(ids)}
-
-    def places(self, ids: Collection[str]) -> dict[str, Place]:
-        """Return where the pictures with these ids are, of those that there are."""
-        stored: dict[str, Place] = dict.fromkeys(self.stored(ids), "evidence")
-        return stored | dict.fromkeys(set(ids) & self._memory.all().keys(), "memory")
+    def entry(self, wanted: str) -> EvidenceEntry | None:
+        """Return the entry of a picture in the evidence store; None: it has none."""
+        return None if self._store is None else self._store.find(wanted)
 
     def _open(self, wanted: str) -> HeldPicture | None:
-        entry = None if self._store is None else self._store.find(wanted)
+        entry = self.entry(wanted)
         if entry is None or self._store is None:
             return None
         frame = self._store.frame_path(entry.picture, entry.day)
         if frame is None:  # it was deleted a moment ago
             return None
-        return HeldPicture(entry.event, lambda: _read_frame(frame), _evidence(entry, self._store), "evidence")
+        return HeldPicture(entry.event, lambda: _read_frame(frame), _evidence(entry, self._store))
 
 
 def _read_frame(path: Path) -> NDArray[np.uint8]:

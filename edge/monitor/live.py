@@ -3,28 +3,21 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import anyio
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from heatline.edge.errors import InputError
-from heatline.edge.monitor.api import error
-from heatline.edge.monitor.held_picture import HeldPicture, Pictures
-from heatline.edge.monitor.memory import Memory, describe, located
+from heatline.edge.monitor.held_picture import HeldPicture
+from heatline.edge.monitor.memory import Memory, describe
 
 logger = logging.getLogger(__name__)
 
-MOST_VIEWERS = 16
 ROWS_AT_START = 50
-ROWS_BEHIND = 200
-"""Rows that wait for a slow browser; older ones are left out and counted."""
 STATE_EVERY_SECONDS = 1.0
 LARGEST_MESSAGE = 4096
 """Bytes that a browser may send at once."""
-LOCATED_WITHIN_SECONDS = 2.0
-"""A disk that does not answer does not keep a page empty for longer."""
 ENDED_OR_WRONG = 1008
 
 
@@ -49,8 +42,8 @@ class _Viewer:
     unacked: dict[str, str] = field(default_factory=dict)
     """The picture that the browser has not drawn yet, by camera."""
 
-    async def send(self, kind: str, **fields: object) -> None:
-        await self.socket.send_text(msgspec.json.encode({"type": kind, **fields}).decode())
+    async def send(self, message: Mapping[str, object]) -> None:
+        await self.socket.send_text(msgspec.json.encode(message).decode())
 
     def wants(self, picture: HeldPicture) -> bool:
         camera = picture.event.camera
@@ -64,8 +57,8 @@ class Live:
         line: its name.
     """
 
-    def __init__(self, line: str, memory: Memory, pictures: Pictures) -> None:
-        self._line, self._memory, self._pictures = line, memory, pictures
+    def __init__(self, line: str, memory: Memory) -> None:
+        self._line, self._memory = line, memory
         self._viewers: list[_Viewer] = []
 
     def notify(self) -> None:
@@ -75,10 +68,6 @@ class Live:
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve one page until it is closed."""
-        if len(self._viewers) >= MOST_VIEWERS:
-            sentence = f"{MOST_VIEWERS} pages of this line are open, which is the most; close one and reload this page"
-            await socket.send_denial_response(error(503, sentence))
-            return
         viewer = _Viewer(socket)
         self._viewers.append(viewer)
         try:
@@ -112,29 +101,18 @@ class Live:
 
     async def _write(self, viewer: _Viewer) -> None:
         memory, loop = self._memory, asyncio.get_running_loop()
-        _, reviewed = memory.reviews.news_after(0)
-        rows, cursor = memory.rows(ROWS_AT_START)
-        state_at_s, seen = 0.0, -1
-        try:
-            async with asyncio.timeout(LOCATED_WITHIN_SECONDS):
-                rows = await anyio.to_thread.run_sync(located, rows, self._pictures, abandon_on_cancel=True)
-        except (InputError, TimeoutError):  # the evidence store cannot be read: the page asks again for a picture
-            rows = [row | {"picture": None} for row in rows]
-        await viewer.send("verdicts", rows=rows)
+        cursor, state_at_s, seen = memory.now, 0.0, -1
+        await viewer.send({"type": "verdicts", "rows": memory.rows(ROWS_AT_START)})
         while True:
             viewer.changed.clear()
             if loop.time() >= state_at_s or memory.state_changes != seen:
                 seen = memory.state_changes
-                await viewer.send("state", **describe(memory, self._line), sent_ms=memory.clock_ns() / 1e6)
+                sent = {"type": "state", "sent_ms": memory.clock_ns() / 1e6}
+                await viewer.send(sent | describe(memory, self._line))
                 state_at_s = loop.time() + STATE_EVERY_SECONDS
-            rows, missed, cursor = memory.rows_after(cursor, ROWS_BEHIND)
-            if missed:
-                await viewer.send("missed", rows=missed)
-            for row in rows:
-                await viewer.send("verdict", **row)
-            changed, reviewed = memory.reviews.news_after(reviewed)
-            for name in changed:
-                await viewer.send("review", id=name, review=memory.reviews.of(name))
+            news, cursor = memory.news_after(cursor)
+            for message in news:
+                await viewer.send(message)
             for picture in memory.pictures.newest():
                 if viewer.wants(picture):
                     await self._send_picture(viewer, picture)
@@ -149,18 +127,19 @@ class Live:
         viewer.sent[event.camera] = viewer.unacked[event.camera] = picture.id
         height, width = picture.image.shape[:2]
         now_ns = self._memory.clock_ns()
-        await viewer.send(
-            "picture",
-            camera=event.camera,
-            id=picture.id,
-            verdict=event.verdict,
-            age_ms=max(0, now_ns - event.times.captured_monotonic_ns) / 1e6,
-            sent_ms=now_ns / 1e6,  # by this PC's monotonic clock: a browser detects from it how late messages come
-            hw=(height, width),
-            shown_hw=jpeg.hw,
-            event=event,
-            heatmap=picture.heatmap(),
-        )
+        message = {
+            "type": "picture",
+            "camera": event.camera,
+            "id": picture.id,
+            "verdict": event.verdict,
+            "age_ms": max(0, now_ns - event.times.captured_monotonic_ns) / 1e6,
+            "sent_ms": now_ns / 1e6,  # by this PC's monotonic clock: a browser detects from it how late messages come
+            "hw": (height, width),
+            "shown_hw": jpeg.hw,
+            "event": event,
+            "heatmap": picture.heatmap(),
+        }
+        await viewer.send(message)
         await viewer.socket.send_bytes(jpeg.data)
         if heatmap is not None:
             await viewer.socket.send_bytes(heatmap)

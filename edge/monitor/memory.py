@@ -1,4 +1,4 @@
-"""Remembers what a line has sent: its status, the last verdicts, the marks, and the history of each camera.
+"""Remembers what a line has sent: its status, the last verdicts, the marks, and the last frames of each camera.
 
 From that, it describes the line as it is now, for the page, the API and `/readyz`: facts, and sentences for people.
 """
@@ -6,8 +6,7 @@ From that, it describes the line as it is now, for the page, the API and `/ready
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice, pairwise
@@ -17,7 +16,7 @@ from typing import Any
 import msgspec
 
 from heatline.edge.drift import describe_change, describe_limits
-from heatline.edge.monitor.held_picture import HeldPicture, PictureMemory, Pictures, picture_id
+from heatline.edge.monitor.held_picture import HeldPicture, PictureMemory, picture_id
 from heatline.edge.monitor.marks import Review, combine, merged
 from heatline.edge.util.text import format_count, is_are
 from heatline.edge.wire.events import (
@@ -33,21 +32,20 @@ from heatline.edge.wire.events import (
 )
 
 ROWS = 2000
-HISTORY_SECONDS = 3600
 LATENCIES = 100
 """Verdicts of a camera over which its latency is summed up."""
 FRAMES_FOR_PERIOD = 20
-RATE_OVER_SECONDS = 10
+HISTORY_SECONDS = 3600
 NS = 1_000_000_000
 MOST_PICTURES = 20_000
 """Pictures whose marks are remembered. The oldest are forgotten; the evidence store has their marks, too."""
-MOST_NEWS = 200
+RECENT = 200
+"""Marks that the evidence store may not have yet."""
 SILENT_AFTER_SECONDS = 3.0
 """A line reports its status about once a second."""
 STALE_AFTER_PERIODS = 3
 STALE_AFTER_SECONDS = 2.0
 """At least."""
-RESTART_SHOWN_SECONDS = 60.0
 OF_STATUS = "journal", "evidence", "bundle", "product", "acting", "precision"
 """What the page shows as the line reported it last; null: it has not reported."""
 
@@ -68,71 +66,44 @@ class Reviews:
         self._lock = threading.Lock()
         self._events: OrderedDict[str, list[ReviewEvent]] = OrderedDict()
         """By picture."""
-        self._reviewed: dict[str, bool] = {}
-        self._expected: dict[str, Future[ReviewEvent]] = {}
-        self._news: deque[str] = deque(maxlen=MOST_NEWS)
-        self._added = 0
-
-    def expect(self, mark_id: str) -> "Future[ReviewEvent]":
-        """Return what will hold the event of a mark. Call `forget` if it is not wanted any more."""
-        with self._lock:
-            return self._expected.setdefault(mark_id, Future())
-
-    def forget(self, mark_id: str) -> None:
-        """Stop to expect a mark."""
-        with self._lock:
-            self._expected.pop(mark_id, None)
+        self._recent: deque[str] = deque(maxlen=RECENT)
 
     def add(self, event: ReviewEvent) -> None:
-        """Remember a mark. One that no journal holds does not count: nobody finds it later."""
+        """Remember a mark."""
         name = event.mark.picture
         with self._lock:
-            expected = self._expected.pop(event.mark.id, None)
-            if event.journal_id is not None:
-                events = self._events.setdefault(name, [])
-                events.append(event)
-                self._events.move_to_end(name)
-                self._reviewed[name] = bool(combine(merged(events)))
-                if len(self._events) > MOST_PICTURES:
-                    del self._reviewed[self._events.popitem(last=False)[0]]
-                self._news.append(name)
-                self._added += 1
-        if expected is not None and expected.set_running_or_notify_cancel():
-            expected.set_result(event)
+            self._events.setdefault(name, []).append(event)
+            self._events.move_to_end(name)
+            if len(self._events) > MOST_PICTURES:
+                self._events.popitem(last=False)
+            self._recent.append(name)
 
-    def of(self, picture: str, stored: Iterable[ReviewEvent] = ()) -> Review | None:
+    def of(self, picture: str, stored: Review | None = None) -> Review | None:
         """Return the review of a picture; None: nobody has reviewed it.
 
         Args:
-            stored: its review events in the evidence store, which may hold older ones.
+            stored: what the evidence store says, for a picture of whose marks none came.
         """
         with self._lock:
-            return combine(merged([*stored, *self._events.get(picture, ())])).get(picture)
+            events = self._events.get(picture)
+            return stored if events is None else combine(merged(events)).get(picture)
 
-    def marked(self) -> dict[str, bool]:
-        """Return all pictures with marks, and whether these make a review."""
+    def recent(self) -> dict[str, bool]:
+        """Return the pictures that were marked last, and whether the marks make a review."""
         with self._lock:
-            return dict(self._reviewed)
-
-    def news_after(self, cursor: int) -> tuple[list[str], int]:
-        """Return the pictures whose marks have changed, each once, and the cursor after them. Of very many, the oldest
-        are left out.
-        """
-        with self._lock:
-            new = min(self._added - cursor, len(self._news))
-            return list(dict.fromkeys(islice(self._news, len(self._news) - new, None))), self._added
+            names = set(self._recent)
+        return {name: self.of(name) is not None for name in names}
 
 
 class Second(msgspec.Struct):
     """The verdicts of a camera in one second."""
 
-    at_s: int
-    """UTC, s since 1970."""
     frames: int = 0
     """GOOD or DEFECT."""
-    latency_ms: float = 0.0
-    """Mean of all verdicts."""
     events: int = 0
+    """All verdicts."""
+    latency_ms: float = 0.0
+    """Sum of all verdicts."""
 
 
 @dataclass
@@ -143,7 +114,17 @@ class CameraMemory:
     """Monotonic time of capture of the newest frame that came live."""
     captured_ns: deque[int] = field(default_factory=lambda: deque(maxlen=FRAMES_FOR_PERIOD))
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES))
-    seconds: deque[Second] = field(default_factory=lambda: deque(maxlen=HISTORY_SECONDS))
+    seconds: dict[int, Second] = field(default_factory=dict)
+    """By UTC, s since 1970."""
+
+    def count(self, event: VerdictEvent) -> None:
+        """Count a verdict in its second."""
+        second = self.seconds.setdefault(event.times.captured_at_ns // NS, Second())
+        second.frames += event.verdict != "NO_VERDICT"
+        second.events += 1
+        second.latency_ms += event.latency_ms
+        if len(self.seconds) > HISTORY_SECONDS:
+            del self.seconds[next(iter(self.seconds))]
 
     @property
     def frame_period_ns(self) -> float | None:
@@ -152,10 +133,9 @@ class CameraMemory:
         return median(steps) if steps else None
 
     def rate_fps(self, now_ns: int) -> float:
-        """Return the verdicts GOOD or DEFECT per second, over the last whole seconds."""
-        now_s = now_ns // NS
-        last = islice(reversed(self.seconds), RATE_OVER_SECONDS + 1)
-        return sum(each.frames for each in last if 0 < now_s - each.at_s <= RATE_OVER_SECONDS) / RATE_OVER_SECONDS
+        """Return the frames per second over the last frames, monotonic."""
+        frames = self.captured_ns
+        return len(frames) * NS / max(1, now_ns - frames[0]) if frames else 0.0
 
 
 class Memory:
@@ -181,8 +161,6 @@ class Memory:
         """The last one that came live."""
         self.heard_ns: int | None = None
         """Monotonic time of the last event that came live."""
-        self.restarted_ns: int | None = None
-        """Monotonic time at which another boot of the line was noticed."""
         self.fault: str | None = None
         """Why no event can come, as a sentence."""
         self.pictures_fault: str | None = None
@@ -195,17 +173,15 @@ class Memory:
         self.listener: Callable[[], None] = lambda: None
         """Called after each change, from any thread."""
         self._rows: deque[Row] = deque(maxlen=ROWS)
-        self._rows_added = 0
+        self._news: deque[Row | str] = deque(maxlen=ROWS)
+        """Rows, and ids of pictures whose marks have changed."""
+        self._news_added = 0
 
     def add_status(self, event: StatusEvent) -> None:
         """Remember the line's status."""
         with self.lock:
-            before, self.status = self.status, event
+            self.status = event
             self.heard_ns = self.clock_ns()
-            if before is not None and before.boot_id != event.boot_id:
-                self.restarted_ns = self.heard_ns
-                for camera in self.cameras.values():
-                    camera.captured_ns.clear()
             self.state_changes += 1
         self.listener()
 
@@ -223,10 +199,10 @@ class Memory:
                 if _shows_frame(event):
                     camera.newest_ns = event.times.captured_monotonic_ns
                     camera.captured_ns.append(camera.newest_ns)
-            _add_to_history(camera.seconds, event)
+            camera.count(event)
             self.thresholds = {"score": event.score_threshold, "evidence": event.evidence_threshold}
             self._rows.append(row_of(event))
-            self._rows_added += 1
+            self._add_news(self._rows[-1])
         self.listener()
 
     def add_picture(self, picture: HeldPicture) -> None:
@@ -235,9 +211,12 @@ class Memory:
         self.listener()
 
     def add_review(self, event: ReviewEvent) -> None:
-        """Remember a person's mark."""
-        self.reviews.add(event)
-        self.listener()
+        """Remember a person's mark. One that no journal holds does not count: nobody finds it later."""
+        if event.journal_id is not None:
+            self.reviews.add(event)
+            with self.lock:
+                self._add_news(event.mark.picture)
+            self.listener()
 
     def changed(self) -> None:
         """Report a change that was made directly."""
@@ -245,26 +224,56 @@ class Memory:
             self.state_changes += 1
         self.listener()
 
-    def rows(self, limit: int) -> tuple[list[Row], int]:
-        """Return the newest rows, oldest first, and the cursor after them."""
+    def rows(self, limit: int) -> list[Row]:
+        """Return the newest rows, oldest first."""
         with self.lock:
-            rows, cursor = list(islice(self._rows, max(0, len(self._rows) - limit), None)), self._rows_added
-        return [self._reviewed(row) for row in rows], cursor
+            rows = list(islice(self._rows, max(0, len(self._rows) - limit), None))
+        return [self._reviewed(row) for row in rows]
 
-    def rows_after(self, cursor: int, at_most: int) -> tuple[list[Row], int, int]:
-        """Return the rows after a cursor, the number of older ones that are left out beyond `at_most`, and the new
-        cursor.
+    def news_after(self, cursor: int) -> tuple[list[Row], int]:
+        """Return what is new after a cursor, as messages for a page, and the new cursor. Of very many, the oldest are
+        left out.
         """
         with self.lock:
-            new = self._rows_added - cursor
-            rows, after = self.rows(min(new, at_most))
-        return rows, new - len(rows), after
+            new = min(self._news_added - cursor, len(self._news))
+            news, cursor = list(islice(self._news, len(self._news) - new, None)), self._news_added
+        return [
+            {"type": "review", "id": each, "review": self.reviews.of(each)}
+            if isinstance(each, str)
+            else {"type": "verdict", **self._reviewed(each)}
+            for each in news
+        ], cursor
+
+    @property
+    def now(self) -> int:
+        """The cursor after all news."""
+        with self.lock:
+            return self._news_added
 
     def scores(self, camera: str, at_most: int) -> list[Row]:
         """Return the newest rows of a camera that have a score, oldest first."""
         with self.lock:
             scored = [row for row in self._rows if row["camera"] == camera and row["frame_score"] is not None]
         return scored[-at_most:]
+
+    def history(self, seconds: int) -> dict[str, object]:
+        """Return rate and latency of each camera by second, up to the last whole one; None: no verdict came."""
+        end = self.wall_ns() // NS
+        times = range(end - seconds, end)
+        with self.lock:
+            found = {name: [camera.seconds.get(at_s) for at_s in times] for name, camera in self.cameras.items()}
+            return {
+                "t": list(times),
+                "rate": {name: [each and each.frames for each in row] for name, row in found.items()},
+                "latency_ms": {
+                    name: [each and round(each.latency_ms / each.events, 3) for each in row]
+                    for name, row in found.items()
+                },
+            }
+
+    def _add_news(self, news: Row | str) -> None:
+        self._news.append(news)
+        self._news_added += 1
 
     def _reviewed(self, row: Row) -> Row:
         return row | {"review": self.reviews.of(row["id"])}
@@ -278,35 +287,14 @@ def row_of(event: VerdictEvent) -> Row:
         "at_ns": event.times.captured_at_ns,
         "detail": event.detail or (event.reason and in_words(event.reason)),
         "regions": len(event.regions),
-        "picture": None if event.picture is None else "memory",  # it may still be on its way
+        "picture": event.picture,
         "review": None,
     }
-
-
-def located(rows: Sequence[Row], pictures: Pictures) -> list[Row]:
-    """Return rows that say where their pictures are.
-
-    Raises:
-        InputError: the evidence store cannot be read.
-    """
-    places = pictures.places([row["id"] for row in rows])
-    return [row | {"picture": places.get(row["id"])} for row in rows]
 
 
 def _shows_frame(event: VerdictEvent) -> bool:
     """Return whether the camera delivered the frame, also if it got no verdict."""
     return event.verdict != "NO_VERDICT" or event.frame_hw is not None or event.picture is not None
-
-
-def _add_to_history(seconds: deque[Second], event: VerdictEvent) -> None:
-    at_s = event.times.captured_at_ns // NS
-    place = next((each for each in islice(reversed(seconds), RATE_OVER_SECONDS) if each.at_s == at_s), None)
-    if place is None:
-        place = Second(at_s)
-        seconds.append(place)
-    place.frames += event.verdict != "NO_VERDICT"
-    place.events += 1
-    place.latency_ms += (event.latency_ms - place.latency_ms) / place.events
 
 
 class Camera(msgspec.Struct, frozen=True, kw_only=True):
@@ -345,7 +333,7 @@ def describe(memory: Memory, line: str) -> dict[str, Any]:
             "consumers": status.journal.consumers if status and status.journal else {},
             "drift": status.drift if status and running else {},
             "thresholds": memory.thresholds,
-            "words": _words(memory, running, cameras, now_ns),
+            "words": _words(memory, running, cameras),
         }
 
 
@@ -390,7 +378,7 @@ def _camera(memory: Memory, name: str, running: bool, now_ns: int) -> Camera:
     return Camera(
         state=known.state if known else "UNKNOWN",
         detail=known.detail or (known.reason and in_words(f"failed.{known.reason}")) if known else None,
-        rate_fps=camera.rate_fps(memory.wall_ns()) if running else 0.0,
+        rate_fps=camera.rate_fps(now_ns) if running else 0.0,
         latency_ms={"median": median(latencies), "p95": _p95(latencies)} if latencies else None,
         newest_age_ms=None if age_ns is None else age_ns / 1e6,
         frame_period_ms=None if period_ns is None else period_ns / 1e6,
@@ -403,7 +391,7 @@ def _p95(values: list[float]) -> float:
     return values[0] if len(values) == 1 else quantiles(values, n=20, method="inclusive")[-1]
 
 
-def _words(memory: Memory, running: bool, cameras: dict[str, Camera], now_ns: int) -> list[str]:
+def _words(memory: Memory, running: bool, cameras: dict[str, Camera]) -> list[str]:
     """Return what a person should know, the most severe first. Dead cameras and full disks are in the handshake."""
     status = memory.status
     words = [] if running else [_why_not_running(memory)]
@@ -423,8 +411,6 @@ def _words(memory: Memory, running: bool, cameras: dict[str, Camera], now_ns: in
             words.append(f"No pictures come from the line: {_sentence(memory.pictures_fault)}")
         if not status.acting:
             words.append("The line is being commissioned: no ejector may act on its verdicts.")
-        if memory.restarted_ns is not None and now_ns - memory.restarted_ns < RESTART_SHOWN_SECONDS * NS:
-            words.append(f"The line was started again {(now_ns - memory.restarted_ns) / NS:.0f} s ago.")
     return words
 
 

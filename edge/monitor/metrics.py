@@ -4,7 +4,7 @@ Names and units follow the conventions of Prometheus. docs/monitoring.md describ
 """
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, get_args
 
 import numpy as np
@@ -16,9 +16,13 @@ from heatline.edge import __version__
 from heatline.edge.monitor.held_picture import HeldPicture
 from heatline.edge.monitor.memory import NS, Memory, is_running, lag, readiness
 from heatline.edge.wire.events import (
+    Account,
     CameraState,
+    Consumer,
     DriftReading,
+    EvidenceState,
     HandshakeState,
+    JournalState,
     MarkKind,
     ReviewEvent,
     StatusEvent,
@@ -121,172 +125,106 @@ class _Family(NamedTuple):
     help: str
     labels: tuple[str, ...]
     samples: Callable[[StatusEvent], Samples]
-    counts: bool = False
-    """Since the line started."""
-    is_of_now: bool = False
-    """It would be wrong for a line that does not report."""
 
     def made(self, status: StatusEvent) -> Metric:
-        """Return the metric with its values."""
-        name = f"heatline_{self.name}"
-        family = (CounterMetricFamily if self.counts else GaugeMetricFamily)(name, self.help, labels=self.labels)
+        """Return the metric with its values; one that ends in `_total` is a counter."""
+        kind = CounterMetricFamily if self.name.endswith("_total") else GaugeMetricFamily
+        family = kind(f"heatline_{self.name}", self.help, labels=self.labels)
         for labels, value in self.samples(status):
             family.add_metric(labels, value)
         return family
 
 
-CAMERA, CONSUMER, DRIFT = ("camera",), ("consumer",), ("camera", "measure")
-_FAMILIES = (
-    _Family("acting", "1 if ejectors may act on verdicts.", (), lambda s: [((), s.acting)], is_of_now=True),
+def _distance(reading: DriftReading) -> float:
+    """Return 0 for the median of the calibration, -1 and 1 for the lowest and the highest value to expect."""
+    below = reading.value < reading.calibrated
+    bound = reading.low if below else reading.high
+    if bound is None or bound == reading.calibrated:
+        return 0.0
+    return (reading.value - reading.calibrated) / abs(bound - reading.calibrated)
+
+
+def _of_journal(value: Callable[[JournalState], float]) -> Callable[[StatusEvent], Samples]:
+    return lambda status: [] if status.journal is None else [((), value(status.journal))]
+
+
+def _of_consumers(value: Callable[[Consumer, JournalState], float]) -> Callable[[StatusEvent], Samples]:
+    return lambda status: [
+        ((name,), value(each, journal))
+        for journal in [status.journal]
+        if journal is not None
+        for name, each in journal.consumers.items()
+    ]
+
+
+def _of_evidence(value: Callable[[EvidenceState], float]) -> Callable[[StatusEvent], Samples]:
+    return lambda status: [] if status.evidence is None else [((), value(status.evidence))]
+
+
+def _of_frames(value: Callable[[Account], float]) -> Callable[[StatusEvent], Samples]:
+    return lambda status: [((name,), value(account)) for name, account in status.ledger.items()]
+
+
+def _of_reasons(counts: Callable[[Account], Mapping[str, int]]) -> Callable[[StatusEvent], Samples]:
+    return lambda status: [
+        ((name, reason), count) for name, each in status.ledger.items() for reason, count in counts(each).items()
+    ]
+
+
+def _of_drift(value: Callable[[DriftReading], float]) -> Callable[[StatusEvent], Samples]:
+    return lambda status: [
+        ((name, measure), value(reading))
+        for name, readings in status.drift.items()
+        for measure, reading in readings.items()
+    ]
+
+
+def _states(status: StatusEvent) -> Samples:
+    return [((name, each), of.state == each) for name, of in status.cameras.items() for each in CAMERA_STATES]
+
+
+NONE, CAMERA, REASON, CONSUMER, DRIFT = (), ("camera",), ("camera", "reason"), ("consumer",), ("camera", "measure")
+_OF_NOW = (
+    _Family("acting", "1 if ejectors may act on verdicts.", NONE, lambda s: [((), s.acting)]),
+    _Family("camera_state", "1 for the state of the camera.", ("camera", "state"), _states),
+    _Family("journal_recording", "1 if events are stored.", NONE, _of_journal(lambda j: j.live_only is None)),
+    _Family("consumer_connected", "1 if it is connected.", CONSUMER, _of_consumers(lambda each, _: each.connected)),
+    _Family("drift", "Distance from the calibration: beyond -1 or 1 it has drifted.", DRIFT, _of_drift(_distance)),
+    _Family("drifted", "1 while the measure has drifted.", DRIFT, _of_drift(lambda reading: reading.drifted)),
+    _Family("evidence_recording", "1 if pictures are stored.", NONE, _of_evidence(lambda e: e.fault is None)),
+)
+"""They would be wrong for a line that does not report."""
+_LAST = (
+    _Family("heartbeats_total", "Frames and probes that passed.", NONE, lambda s: [((), s.handshake.heartbeat)]),
     _Family(
-        "camera_state",
-        "1 for the state of the camera.",
-        ("camera", "state"),
-        lambda s: [
-            ((name, each), camera.state == each) for name, camera in s.cameras.items() for each in CAMERA_STATES
-        ],
-        is_of_now=True,
-    ),
-    _Family(
-        "journal_recording",
-        "1 if events are stored.",
-        (),
-        lambda s: [((), s.journal.live_only is None)] if s.journal else [],
-        is_of_now=True,
-    ),
-    _Family(
-        "consumer_connected",
-        "1 if the consumer is connected.",
-        CONSUMER,
-        lambda s: [((name,), each.connected) for name, each in s.journal.consumers.items()] if s.journal else [],
-        is_of_now=True,
-    ),
-    _Family(
-        "drift",
-        "Distance of the last frames from the calibration: beyond -1 or 1 they have drifted.",
-        DRIFT,
-        lambda s: [((name, each), _distance(of)) for name, drift in s.drift.items() for each, of in drift.items()],
-        is_of_now=True,
-    ),
-    _Family(
-        "drifted",
-        "1 while the measure has drifted.",
-        DRIFT,
-        lambda s: [((name, each), of.drifted) for name, drift in s.drift.items() for each, of in drift.items()],
-        is_of_now=True,
-    ),
-    _Family(
-        "evidence_recording",
-        "1 if pictures are stored.",
-        (),
-        lambda s: [((), s.evidence.fault is None)] if s.evidence else [],
-        is_of_now=True,
-    ),
-    _Family(
-        "heartbeats",
-        "Frames and probes that passed the whole line, since it started.",
-        (),
-        lambda s: [((), s.handshake.heartbeat)],
-        counts=True,
-    ),
-    _Family(
-        "refused_messages",
-        "Refused messages and connections, since the line started.",
+        "refused_messages_total",
+        "Refused messages and connections.",
         ("socket", "reason"),
         lambda s: [(name.partition(".")[::2], count) for name, count in s.refused.items()],
-        counts=True,
     ),
+    _Family("captured_frames_total", "Captured frames.", CAMERA, _of_frames(lambda a: a.captured)),
+    _Family("inspected_frames_total", "Frames with GOOD or DEFECT.", CAMERA, _of_frames(lambda a: a.inspected)),
+    _Family("dropped_frames_total", "Frames that were not inspected.", REASON, _of_reasons(lambda a: a.dropped)),
+    _Family("failed_frames_total", "Frames whose inspection failed.", REASON, _of_reasons(lambda a: a.failed)),
+    _Family("in_flight_frames", "Frames whose verdict is not out yet.", CAMERA, _of_frames(lambda a: a.in_flight)),
     _Family(
-        "captured_frames",
-        "Captured frames, since the line started.",
-        CAMERA,
-        lambda s: [((name,), account.captured) for name, account in s.ledger.items()],
-        counts=True,
-    ),
-    _Family(
-        "inspected_frames",
-        "Frames with the verdict GOOD or DEFECT, since the line started.",
-        CAMERA,
-        lambda s: [((name,), account.inspected) for name, account in s.ledger.items()],
-        counts=True,
-    ),
-    _Family(
-        "dropped_frames",
-        "Frames that were not inspected, since the line started.",
-        ("camera", "reason"),
-        lambda s: [((name, why), count) for name, each in s.ledger.items() for why, count in each.dropped.items()],
-        counts=True,
-    ),
-    _Family(
-        "failed_frames",
-        "Frames whose inspection failed, since the line started.",
-        ("camera", "reason"),
-        lambda s: [((name, why), count) for name, each in s.ledger.items() for why, count in each.failed.items()],
-        counts=True,
-    ),
-    _Family(
-        "in_flight_frames",
-        "Frames whose verdict is not out yet.",
-        CAMERA,
-        lambda s: [((name,), account.in_flight) for name, account in s.ledger.items()],
-    ),
-    _Family(
-        "camera_openings",
-        "Times that the camera was opened, since the line started.",
+        "camera_openings_total",
+        "Times that the camera was opened.",
         CAMERA,
         lambda s: [((name,), camera.openings) for name, camera in s.cameras.items()],
-        counts=True,
     ),
+    _Family("journal_size_bytes", "Size of the journal.", NONE, _of_journal(lambda j: j.size_bytes)),
+    _Family("unjournalled_events_total", "Events that no journal holds.", NONE, _of_journal(lambda j: j.unjournalled)),
     _Family(
-        "journal_size_bytes", "Size of the journal.", (), lambda s: [((), s.journal.size_bytes)] if s.journal else []
+        "discarded_events_total", "Deleted before all consumers had them.", NONE, _of_journal(lambda j: j.discarded)
     ),
-    _Family(
-        "unjournalled_events",
-        "Events that no journal holds, since the line started.",
-        (),
-        lambda s: [((), s.journal.unjournalled)] if s.journal else [],
-        counts=True,
-    ),
-    _Family(
-        "discarded_events",
-        "Events that were deleted before every consumer had them, since the line started.",
-        (),
-        lambda s: [((), s.journal.discarded)] if s.journal else [],
-        counts=True,
-    ),
-    _Family(
-        "consumer_lag_events",
-        "Events that the consumer has not acknowledged.",
-        CONSUMER,
-        lambda s: [((name,), lag(each, s.journal)) for name, each in s.journal.consumers.items()] if s.journal else [],
-    ),
-    _Family(
-        "evidence_kept_pictures",
-        "Stored pictures, since the line started.",
-        (),
-        lambda s: [((), s.evidence.kept)] if s.evidence else [],
-        counts=True,
-    ),
-    _Family(
-        "evidence_skipped_pictures",
-        "Pictures that should have been stored and were not, since the line started.",
-        (),
-        lambda s: [((), s.evidence.skipped)] if s.evidence else [],
-        counts=True,
-    ),
-    _Family(
-        "evidence_pictures",
-        "Pictures in the evidence store.",
-        (),
-        lambda s: [((), s.evidence.stored)] if s.evidence else [],
-    ),
-    _Family(
-        "evidence_size_bytes",
-        "Size of the evidence store.",
-        (),
-        lambda s: [((), s.evidence.size_bytes)] if s.evidence else [],
-    ),
+    _Family("consumer_lag_events", "Events that it has not acknowledged.", CONSUMER, _of_consumers(lag)),
+    _Family("evidence_kept_pictures_total", "Stored pictures.", NONE, _of_evidence(lambda e: e.kept)),
+    _Family("evidence_skipped_pictures_total", "Pictures not stored.", NONE, _of_evidence(lambda e: e.skipped)),
+    _Family("evidence_pictures", "Pictures in the evidence store.", NONE, _of_evidence(lambda e: e.stored)),
+    _Family("evidence_size_bytes", "Size of the evidence store.", NONE, _of_evidence(lambda e: e.size_bytes)),
 )
+"""Of the last status; those that end in `_total` count since the line started."""
 
 
 class _LineCollector(Collector):
@@ -319,9 +257,8 @@ class _LineCollector(Collector):
                 "precision": status.precision,
             }
             yield InfoMetricFamily("heatline_bundle", "The active bundle, and how it is computed.", bundle)
-            for family in _FAMILIES:
-                if running or not family.is_of_now:
-                    yield family.made(status)
+            for family in [*_LAST, *(_OF_NOW if running else ())]:
+                yield family.made(status)
             ages = GaugeMetricFamily(
                 "heatline_newest_frame_age_seconds", "Time since the newest frame was captured.", labels=["camera"]
             )
@@ -329,12 +266,3 @@ class _LineCollector(Collector):
                 if camera.newest_ns is not None:
                     ages.add_metric([name], max(0, memory.clock_ns() - camera.newest_ns) / NS)
             yield ages
-
-
-def _distance(reading: DriftReading) -> float:
-    """Return 0 for the median of the calibration, -1 and 1 for the lowest and the highest value to expect."""
-    below = reading.value < reading.calibrated
-    bound = reading.low if below else reading.high
-    if bound is None or bound == reading.calibrated:
-        return 0.0
-    return (reading.value - reading.calibrated) / abs(bound - reading.calibrated)

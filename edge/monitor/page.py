@@ -99,6 +99,7 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None], choose
             "[web] in the line's file, or listen on this machine alone, e.g. 127.0.0.1:8420"
         )
     address, keys = endpoint_of(line, "events", KeyFiles())
+    journal = journal_of(line)
     memory = Memory(cameras=[camera.name for camera in config.cameras])
     metrics = Metrics(memory)
     collector = Collector(
@@ -106,7 +107,7 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None], choose
         metrics,
         address=address,
         keys=keys,
-        journal=journal_of(line),
+        journal=journal,
         pictures=picture_socket(file),
         slots=min(len(config.cameras) + 1, MOST_SLOTS),  # cameras may be triggered at once
     )
@@ -114,7 +115,7 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None], choose
     with contextlib.suppress(ConfigError):  # it stores no pictures, or has no folder for them: the line reports that
         store = EvidenceStore(evidence_of(line))
     with listening_socket(listen) as bound:
-        app = application(file, name_of(line), memory, metrics, store, picture_socket(file), choose)
+        app = application(file, name_of(line), memory, metrics, store, picture_socket(file), journal, choose)
         server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after its own end
         threading.excepthook = _end_at_a_bug
@@ -188,6 +189,7 @@ def application(
     metrics: Metrics,
     store: EvidenceStore | None,
     socket: Path,
+    journal: Path,
     choose: Choose = not_chosen,
 ) -> Starlette:
     """Return the application, which is not protected yet.
@@ -196,13 +198,12 @@ def application(
         file: the line's file.
         line: its name.
         store: None: the line stores no evidence.
-        socket: the line's socket for pictures, which also takes marks.
-        choose: as for `Api`.
+        socket, journal, choose: as for `Api`.
     """
 
     pictures = Pictures(memory.pictures, store)
-    live = Live(line, memory, pictures)
-    api = Api(line, memory, pictures, metrics, store, file, socket, choose)
+    live = Live(line, memory)
+    api = Api(line, memory, pictures, metrics, store, file, socket, journal, choose)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

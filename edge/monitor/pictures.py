@@ -1,8 +1,8 @@
 """Judged frames with their pixels, from a running line to other programs of this PC: what a picture is, the messages
-that bring it, and the end of the program that receives it.
+that bring it, and the end of the program that receives it. It also sends marks to the line.
 
-A message is one packet of a Unix socket that only the line's user and root can open, as MessagePack. The event, the
-heatmap, the tiles and the pixels of a picture lie in shared memory.
+A message is a packet of a Unix socket that only the line's user and root can open. The event, the heatmap, the tiles
+and the pixels of a picture lie in shared memory.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +22,13 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import DeliveryError
 from heatline.edge.inspection.verdict import TileScores
 from heatline.edge.util.channel import Channel, Message, ReleaseSlot, RingReader
 from heatline.edge.util.systemd import LINES, RUNTIME_FOLDERS, runtime_folder
-from heatline.edge.wire.events import EvidenceState, HeatmapPng, Mark, VerdictEvent
+from heatline.edge.wire.events import EvidenceState, HeatmapPng, Mark, ReviewEvent, VerdictEvent, event_from
 
-VERSION = 2
 MOST_SLOTS = 16
 ALIGNED_TO = 64
 """Arrays begin at multiples of a cache line."""
@@ -35,6 +36,8 @@ ALIGNED_TO = 64
 Count = Annotated[int, Meta(ge=0, le=1 << 31)]
 _decode_event = msgspec.json.Decoder(VerdictEvent).decode
 SOCKET_NAME = "pictures"
+JOURNALLED_WITHIN_SECONDS = 5.0
+POLL_SECONDS = 0.05
 LONGEST_STEM = 40
 """Characters of a line's name in a socket's name: the path of a Unix socket has at most 107 bytes."""
 
@@ -76,32 +79,22 @@ class Picture:
 class Hello(Message, frozen=True):
     """The first message of a client: how many pictures it can hold, and which it wants."""
 
-    version: int
     slots: Annotated[int, Meta(ge=1, le=MOST_SLOTS)]
     good_every: Count
     good_interval_ms: Count = 0
 
 
 class Report(Message, frozen=True):
-    """The state of the evidence store."""
+    """The state of the evidence store, and why the line's page is not served, as a sentence."""
 
     state: EvidenceState
-    counted: bool
-    """Whether it is known what the store holds; if not, the state does not say it."""
     web_fault: str | None = None
-    """Why the line's page is not served, as a sentence."""
 
 
 class AddMark(Message, frozen=True):
     """A person marked a verdict. A program that sends nothing else needs no `Hello`."""
 
     mark: Mark
-
-
-class Refused(Message, frozen=True):
-    """The line ends the connection, for a reason that completes the sentence `the line refuses ...`."""
-
-    reason: str
 
 
 class Array(msgspec.Struct, frozen=True, array_like=True):
@@ -133,7 +126,6 @@ class PictureReady(Message, frozen=True):
 
 
 ToLine = Hello | ReleaseSlot | Report | AddMark
-ToClient = Refused | PictureReady
 
 
 class PictureClient:
@@ -153,9 +145,9 @@ class PictureClient:
     """
 
     def __init__(self, path: Path, *, slots: int = 1, good_every: int = 1, good_interval_ms: int = 0) -> None:
-        self._line: Channel[ToLine, ToClient] = _connect(path)
-        with contextlib.suppress(ConnectionError):  # it has refused this program; `receive` gives the reason
-            self._line.send(Hello(VERSION, slots, good_every, good_interval_ms))
+        self._line: Channel[ToLine, PictureReady] = _connect(path)
+        with contextlib.suppress(ConnectionError):  # `receive` then says that the line has ended
+            self._line.send(Hello(slots, good_every, good_interval_ms))
 
     def __enter__(self) -> Self:
         return self
@@ -173,7 +165,7 @@ class PictureClient:
         poll.register(self._line, select.POLLIN)
         if not poll.poll(None if timeout_s is None else timeout_s * 1e3):
             return None
-        message: ToClient | None = None
+        message: PictureReady | None = None
         try:
             with contextlib.suppress(OSError):
                 message = self._line.receive()
@@ -181,23 +173,15 @@ class PictureClient:
             raise DeliveryError("the line sent what this version does not know; update this program") from error
         if message is None:
             raise DeliveryError("the line has ended")
-        if isinstance(message, Refused):
-            raise DeliveryError(f"the line refuses {message.reason}")
         assert self._line.ring is not None  # it comes before the first picture
         return self._picture(message, self._line.ring)
 
-    def report(self, state: EvidenceState, *, counted: bool = True, web_fault: str | None = None) -> None:
-        """Send the line this program's state, which its status then shows. Any thread.
-
-        The recorder reports as soon as it is connected, and then about once a second: a line that hears nothing for
-        some seconds says in its status that no pictures are stored.
-
-        Args:
-            counted: whether it is known what the store holds; if not, the line goes on to show what it knew before.
-            web_fault: why the line's page is not served, as a sentence.
+    def report(self, state: EvidenceState, *, web_fault: str | None = None) -> None:
+        """Send the line the state of the evidence store, and why the page is not served, which its status then shows.
+        Any thread. A line that hears nothing for some seconds says in its status that no pictures are stored.
         """
         with contextlib.suppress(OSError):  # `receive` then says that the line has ended
-            self._line.send(Report(state, counted, web_fault))
+            self._line.send(Report(state, web_fault))
 
     def close(self) -> None:
         """Close the connection. Pictures that were received can still be read."""
@@ -218,17 +202,33 @@ class PictureClient:
         return Picture(_decode_event(event.data), image, evidence, release)
 
 
-def send_mark(path: Path, mark: Mark) -> None:
-    """Send a line a mark. That it is journalled is known once its review event comes.
+def add_mark(path: Path, journal: Path, mark: Mark) -> ReviewEvent:
+    """Send a mark to a line's socket, and return its event once the line's journal has it.
 
     Raises:
-        DeliveryError: the line does not run, or this user may not connect.
+        DeliveryError: the line does not run, this user may not connect, or the journal does not have it in time.
+        JournalError: the line has no journal, or it cannot be read.
     """
-    with contextlib.closing(_connect(path)) as line, contextlib.suppress(ConnectionError):
-        line.send(AddMark(mark))
+    with contextlib.closing(_connect(path)) as line, JournalReader.open_file(journal) as reader:
+        after = reader.range()[1]
+        with contextlib.suppress(ConnectionError):
+            line.send(AddMark(mark))
+        give_up_s = time.monotonic() + JOURNALLED_WITHIN_SECONDS
+        while time.monotonic() < give_up_s:
+            page = reader.read(after, topics=["review"])
+            for record in page.records:
+                event = event_from(record.header)
+                if isinstance(event, ReviewEvent) and event.mark.id == mark.id:
+                    return event
+            after = page.through_seq
+            time.sleep(POLL_SECONDS)
+    raise DeliveryError(
+        f"the line did not journal the mark of picture {mark.picture} within {JOURNALLED_WITHIN_SECONDS:g} s, so it "
+        "may be lost; see heatline status, and mark the picture again if it does not show the mark in a moment"
+    )
 
 
-def _connect(path: Path) -> Channel[ToLine, ToClient]:
+def _connect(path: Path) -> Channel[ToLine, PictureReady]:
     found = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         found.connect(os.fspath(path))
@@ -238,7 +238,7 @@ def _connect(path: Path) -> Channel[ToLine, ToClient]:
             f"there are no pictures at {path} ({error.strerror or error}); check that the line runs, and that this "
             "user is the line's user or root"
         ) from error
-    return Channel(found, ToClient)
+    return Channel(found, PictureReady)
 
 
 def picture_socket(line: Path) -> Path:

@@ -8,11 +8,10 @@ import contextlib
 import logging
 import os
 import queue
-import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -48,11 +47,9 @@ from heatline.edge.util.files import (
     make_folder,
     open_locked,
     replacing,
-    require_writable,
     sync_folder,
     writing,
 )
-from heatline.edge.util.process import NamedThread, waits_for_processor
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.util.text import utf8_safe
 from heatline.edge.wire.events import EvidenceState, ReviewEvent, event_from
@@ -65,24 +62,19 @@ PNG_OPTIONS = (
 )
 """The cheapest lossless PNG of OpenCV that is also small; docs/evidence.md has the figures."""
 MIB = 1 << 20
-STORE, TIDY, LOOK = "a picture was not stored", "the evidence store", "marks of people are not stored"
+STORE, TIDY, MARKS = "a picture was not stored", "the evidence store", "marks of people are not stored"
 """What failed, for the log."""
 LOCK = "evidence.lock"
-OWN_FILE = re.compile(r"(?P<half>\.)?(?P<picture>[A-Za-z0-9]{8}-[A-Za-z0-9_-]+-[0-9]+)(\.heatmap)?\.png(?(half)\.new|)")
-"""Files of pictures, also half written ones: only such files are deleted."""
 REVIEW_TOPIC = "review"
 MOST_MARKS = 100_000
 """Marks that are read at once."""
 MOST_CHOSEN = 16
 """Pictures that people chose and that wait."""
-REPORT_EVERY_SECONDS = 1.0
 LOOK_EVERY_SECONDS = 1.0
-"""Between looks for new marks."""
+"""Between looks for new marks, and reports to the line."""
 TIDY_EVERY_SECONDS = 60.0
 RETRY_EVERY_SECONDS = 10.0
 """Between attempts to open a store that cannot be opened."""
-HUNG_AFTER_SECONDS = 5.0
-"""A call to the disk that takes longer is reported as a fault."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +92,6 @@ class Limits:
     @classmethod
     def of(cls, config: EvidenceConfig) -> Self:
         return cls(keep_s=config.retain_days * 86400, keep_bytes=config.retain_mib * MIB)
-
-
-class NoRoomError(InputError):
-    """An entry that does not fit the limits."""
 
 
 class EvidenceWriter:
@@ -125,11 +113,10 @@ class EvidenceWriter:
         self._folder, self._line, self._limits, self._wall_ns = folder, line, limits, wall_ns
         with self._writing(), contextlib.ExitStack() as at_end:
             make_folder(folder)
-            self._lock = hold(folder, os.O_RDWR | os.O_CREAT)
-            at_end.callback(os.close, self._lock)
+            at_end.callback(os.close, hold(folder, os.O_RDWR | os.O_CREAT))
             self._index = _open_index(folder)
             at_end.callback(self._index.close)
-            self._scan()
+            self._delete_leftovers()
             self._at_end = at_end.pop_all()
 
     def __enter__(self) -> Self:
@@ -147,8 +134,7 @@ class EvidenceWriter:
 
         Args:
             is_chosen: a person chose it, not the line.
-        Returns: whether it is a new entry. It is none if it is stored already; then its entry says from now on that the
-            line chose it, if it did.
+        Returns: whether it is a new entry; if not, it is stored already.
 
         Raises:
             InputError: it cannot be stored; nothing of it is left. The message gives the reason.
@@ -157,16 +143,10 @@ class EvidenceWriter:
         key, folder = (entry.picture, entry.day), self._folder / entry.day
         with self._writing():
             if self._index.execute("SELECT 1 FROM pictures WHERE picture = ? AND day = ?", key).fetchone():
-                if not is_chosen:
-                    self._change(
-                        "UPDATE pictures SET entry = json_set(entry, '$.is_chosen', json('false')) "
-                        "WHERE picture = ? AND day = ?",
-                        *key,
-                    )
                 return False
             files = _files_of(picture)
             size_bytes = sum(room_of(len(content)) for content in files.values())
-            self._make_room(size_bytes)
+            self._make_room(size_bytes, key)
             try:
                 make_folder(folder)
                 for ending, content in files.items():
@@ -175,19 +155,21 @@ class EvidenceWriter:
                         half.chmod(FILE_MODE)
                 sync_folder(folder)
                 at_ns, verdict, camera = entry.event.times.captured_at_ns, entry.event.verdict, entry.event.camera
-                self._change(
-                    "INSERT INTO pictures (picture, day, captured_at_ns, verdict, camera, size_bytes, is_reviewed, "
-                    "entry) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    *(*key, at_ns, verdict, camera, size_bytes, self._is_reviewed(key), json.encode(entry)),
-                )
+                row = *key, at_ns, verdict, camera, size_bytes, self._review_of(key), json.encode(entry)
+                with self._index as index:
+                    index.execute(
+                        "INSERT INTO pictures (picture, day, captured_at_ns, verdict, camera, size_bytes, review, "
+                        "entry) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                        row,
+                    )
+                    index.execute("DELETE FROM leftovers")
             except BaseException:
-                _delete_files(folder, entry.picture)
+                self._delete_leftovers()
                 raise
         return True
 
     def read_marks(self, journal: JournalReader) -> None:
-        """Copy the marks that a journal has and this store does not know yet. One that is damaged, or that another
-        version wrote, is left out.
+        """Copy the marks that a journal has and this store does not know yet, but those of another version.
 
         Raises:
             JournalError: the journal cannot be read.
@@ -221,8 +203,8 @@ class EvidenceWriter:
                 key = mark.picture, day_of(mark.captured_at_ns)
                 row = journal_id, event.seq, *key, mark.captured_at_ns, json.encode(event)
                 index.execute("INSERT OR IGNORE INTO marks VALUES (?, ?, ?, ?, ?, ?)", row)
-                reviewed = self._is_reviewed(key)
-                index.execute("UPDATE pictures SET is_reviewed = ? WHERE picture = ? AND day = ?", (reviewed, *key))
+                review = self._review_of(key)
+                index.execute("UPDATE pictures SET review = ? WHERE picture = ? AND day = ?", (review, *key))
             index.execute("INSERT OR REPLACE INTO journals VALUES (?, ?)", (journal_id, read_through))
 
     def tidy(self) -> None:
@@ -233,24 +215,7 @@ class EvidenceWriter:
         """
         with self._writing():
             self._make_room(0)
-
-    def _scan(self) -> None:
-        """Delete the files that a killed writer left without an entry, and the entries whose frames others deleted.
-
-        Raises:
-            sqlite3.Error, OSError: the folder cannot be read or written.
-        """
-        known = set(self._index.execute("SELECT picture, day FROM pictures"))
-        found: set[Key] = set()
-        for day in [each for each in self._folder.iterdir() if is_day(each.name)]:
-            for file in day.iterdir():  # raises if it cannot be read: its entries stay
-                key = file.name.removesuffix(FRAME), day.name
-                own = OWN_FILE.fullmatch(file.name)
-                if key in known:
-                    found.add(key)
-                elif own and (own["half"] or (own["picture"], day.name) not in known):
-                    file.unlink()
-        self._delete(list(known - found))
+            self._change("DELETE FROM leftovers")
 
     def state(self) -> EvidenceState:
         """Return how much is stored.
@@ -264,11 +229,13 @@ class EvidenceWriter:
             ).fetchone()
         return EvidenceState(stored=stored, size_bytes=size_bytes, oldest_at_ns=oldest_at_ns)
 
-    def _make_room(self, size_bytes: int) -> None:
+    def _make_room(self, size_bytes: int, *coming: Key) -> None:
         """Delete entries until the limits hold with another entry.
 
+        Args:
+            coming: the other entry; its files are leftovers until it has its row.
         Raises:
-            NoRoomError: no deletion can make that much room; nothing was deleted for it.
+            InputError: no deletion can make that much room; nothing was deleted for it.
             sqlite3.Error, OSError: the folder cannot be read, or an entry cannot be deleted.
         """
         before_ns = self._wall_ns() - int(self._limits.keep_s * 1e9)
@@ -277,36 +244,41 @@ class EvidenceWriter:
             before_ns,
         )
         if size_bytes > self._limits.keep_bytes:
-            raise NoRoomError(
+            raise InputError(
                 f"a picture takes {size_bytes / MIB:.1f} MiB, and evidence.retain_mib is "
                 f"{self._limits.keep_bytes / MIB:.0f}; set more"
             )
-        held, victims = self.state().size_bytes, list[Key]()
+        held, victims = self.state().size_bytes, list[tuple[int]]()
         lacking = require_room(self._folder, self._limits, size_bytes, held)
         target = min(held - lacking, self._limits.keep_bytes - size_bytes)
-        for *key, freed, may_be_old, at_ns in self._index.execute(
-            "SELECT picture, day, size_bytes, NOT is_reviewed, captured_at_ns FROM pictures "
-            "ORDER BY is_reviewed, captured_at_ns, number"
+        for number, freed, is_old in self._index.execute(
+            "SELECT number, size_bytes, review IS NULL AND captured_at_ns < ? FROM pictures "
+            "ORDER BY review IS NOT NULL, captured_at_ns, number",
+            (before_ns,),
         ):
-            if held <= target and not (may_be_old and at_ns < before_ns):
+            if held <= target and not is_old:
                 break
-            victims.append((key[0], key[1]))
+            victims.append((number,))
             held -= freed
-        self._delete(victims)
-
-    def _delete(self, keys: Sequence[Key]) -> None:
-        """Delete entries: first their rows, as a picture is stored if and only if it has one. On a full disk, the files
-        of the first make room for what SQLite needs to delete the others.
-        """
-        for some in (keys[:1], keys[1:]):
+        for some, also in ((victims[:1], coming), (victims[1:], ())):  # the first makes room for what SQLite needs
             with self._index as index:
-                index.executemany("DELETE FROM pictures WHERE picture = ? AND day = ?", some)
-            for picture, day in some:
-                _delete_files(self._folder / day, picture)
+                index.executemany("DELETE FROM pictures WHERE number = ?", some)
+                index.executemany("INSERT INTO leftovers VALUES (?, ?)", also)
+            self._delete_leftovers()
 
-    def _is_reviewed(self, key: Key) -> bool:
+    def _delete_leftovers(self) -> None:
+        """Delete the files of entries that are deleted, or that a writer did not complete; other files stay."""
+        for picture, day in self._index.execute("SELECT picture, day FROM leftovers").fetchall():
+            for name in (f"{picture}{HEATMAP}", f"{picture}{FRAME}"):
+                (self._folder / day / name).unlink(missing_ok=True)
+                (self._folder / day / f".{name}.new").unlink(missing_ok=True)  # half written
+            with contextlib.suppress(OSError):  # something else is in it
+                (self._folder / day).rmdir()
+
+    def _review_of(self, key: Key) -> bytes | None:
         rows = self._index.execute("SELECT event FROM marks WHERE picture = ? AND day = ? ORDER BY rowid", key)
-        return bool(combine(json.decode(event, type=ReviewEvent) for (event,) in rows))
+        review = combine(json.decode(event, type=ReviewEvent) for (event,) in rows).get(key[0])
+        return None if review is None else json.encode(review)
 
     def _change(self, sql: str, *values: object) -> None:
         with self._index as index:
@@ -347,13 +319,8 @@ class Recorder:
         self._ended = threading.Event()
         self._writer: EvidenceWriter | None = None
         self._state = EvidenceState()
-        self._is_counted = False
-        """Whether it is known what the store holds, or that it cannot be opened."""
         self._faults: dict[str, str] = {}
         """By the work that failed."""
-        self._began_s: float | None = None
-        """When the present work on the disk began; None: there is none."""
-        self._worker = threading.current_thread()
         self._look_at_s = self._tidy_at_s = clock()
         self._log = RateLimitedLog(logger)
 
@@ -370,47 +337,31 @@ class Recorder:
         return fault
 
     def stop(self) -> None:
-        """End after the entry in hand. Any thread, also a signal handler."""
+        """End after the picture in hand. Any thread."""
         self._ended.set()
 
     def run(self) -> None:
-        """Store pictures."""
-        self._worker = threading.current_thread()
-        NamedThread("evidence state", self._report).start()
+        """Store what comes; at the end of the line, what waits."""
         try:
             while not self._ended.is_set():
                 self._step()
         except DeliveryError as error:
             logger.info("%s", error)
         self._store_chosen()
-        self._work(LOOK, self._look)
-        self._ended.set()
-        self._pictures.report(self.state(), counted=self._is_counted, web_fault=self.web_fault)
+        self._look()
         if self._writer is not None:
             self._writer.close()
 
     def state(self) -> EvidenceState:
-        """Return what is stored, what came and could not be stored, and what is wrong now. The line adds what it did
-        not send. Any thread.
-        """
-        fault, began_s = self._faults.get(STORE) or self._faults.get(TIDY), self._began_s
-        hung_s = 0.0 if began_s is None else self._clock() - began_s
-        if hung_s >= HUNG_AFTER_SECONDS and not waits_for_processor(self._worker):
-            fault = f"the disk has not answered for {hung_s:.0f} s; check the disk"
-        return replace(self._state, fault=fault)
-
-    def _report(self) -> None:
-        while not self._ended.is_set():
-            self._pictures.report(self.state(), counted=self._is_counted, web_fault=self.web_fault)
-            self._ended.wait(REPORT_EVERY_SECONDS)
+        """Return what is stored, what came and could not be stored, and what is wrong now. Any thread."""
+        return replace(self._state, fault=self._faults.get(STORE) or self._faults.get(TIDY))
 
     def _step(self) -> None:
         """Do what is due, and store a picture if one comes within a moment."""
         if self._clock() >= self._tidy_at_s:
             self._work(TIDY, self._tidy)
         if self._clock() >= self._look_at_s:
-            self._look_at_s = self._clock() + LOOK_EVERY_SECONDS
-            self._work(LOOK, self._look)
+            self._look()
         self._store_chosen()
         picture = self._pictures.receive(LOOK_EVERY_SECONDS)
         if picture is not None:
@@ -422,15 +373,12 @@ class Recorder:
 
     def _work(self, what: str, call: Callable[..., None], *arguments: object) -> None:
         """Work on the disk. A fault stays until the same work succeeds."""
-        self._began_s = self._clock()
         try:
             call(*arguments)
             self._faults.pop(what, None)
         except HeatlineError as error:
             self._faults[what] = utf8_safe(str(error))
             self._log.error("%s: %s", what, error)
-        finally:
-            self._began_s = None
 
     def _store(self, picture: Picture, is_chosen: bool) -> None:
         kept, skipped = False, True
@@ -442,7 +390,12 @@ class Recorder:
             self._count(kept=kept, skipped=skipped)
 
     def _look(self) -> None:
-        """Copy the marks that are new in the journal."""
+        """Copy the marks that are new in the journal, and tell the line this program's state."""
+        self._look_at_s = self._clock() + LOOK_EVERY_SECONDS
+        self._work(MARKS, self._read_marks)
+        self._pictures.report(self.state(), web_fault=self.web_fault)
+
+    def _read_marks(self) -> None:
         if self._writer is not None and self._journal is not None:
             with JournalReader.open(self._journal) as journal:
                 self._writer.read_marks(journal)
@@ -462,36 +415,6 @@ class Recorder:
         with contextlib.suppress(InputError):  # the next picture reports it
             found = self._state if self._writer is None else self._writer.state()
         self._state = replace(found, kept=self._state.kept + kept, skipped=self._state.skipped + skipped)
-        self._is_counted = True
-
-
-def check_folder(folder: Path, config: EvidenceConfig) -> None:
-    """Check that pictures could be stored in a folder, which need not exist yet. Nothing of the check stays there.
-
-    Raises:
-        InputError: they could not.
-    """
-    limits = Limits.of(config)
-    try:
-        there = require_writable(folder)
-        held = sum(room_of(file.stat().st_size) for file in folder.glob(f"*/*{FRAME}"))
-        require_room(there, limits, 1, held)
-    except OSError as error:
-        raise InputError(
-            f"no pictures can be stored in {folder} ({error.strerror}: {error.filename or folder}); set "
-            "evidence.folder to a folder in which the line's user can write"
-        ) from error
-
-
-def require_unused(folder: Path) -> None:
-    """Require that no running line stores pictures in a folder, which need not exist.
-
-    Raises:
-        DeliveryError: one does.
-        InputError: its lock cannot be taken.
-    """
-    with writing(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        os.close(hold(folder, os.O_RDWR))
 
 
 def hold(folder: Path, flags: int) -> int:
@@ -519,14 +442,14 @@ def require_room(folder: Path, limits: Limits, size_bytes: int, held: int) -> in
     Returns: the bytes of free space that the disk lacks for it.
 
     Raises:
-        NoRoomError: there would be none.
+        InputError: there would be none.
         OSError: the folder cannot be read.
     """
     disk = os.statvfs(folder)
     spare = max(limits.spare_bytes, round(disk.f_blocks * disk.f_frsize * limits.spare_share))
     lacking = max(0, spare + size_bytes - disk.f_bavail * disk.f_frsize)
     if lacking > held:
-        raise NoRoomError(
+        raise InputError(
             f"the disk of {folder} lacks {lacking / MIB:.0f} MiB of the free space that it must keep "
             f"({limits.spare_bytes / MIB:.0f} MiB, or {limits.spare_share:.0%} of the disk if that is more), and all "
             f"stored pictures take less ({held / MIB:.0f} MiB); make room on the disk"
@@ -597,13 +520,3 @@ def _open_index(folder: Path) -> sqlite3.Connection:
         require_version(index, path)
         at_error.pop_all()
     return index
-
-
-def _delete_files(folder: Path, picture: str) -> None:
-    """Delete the files of a picture, and its folder if nothing else is in it. What cannot be deleted is found by the
-    next scan.
-    """
-    with contextlib.suppress(OSError):
-        for ending in (HEATMAP, FRAME):
-            (folder / f"{picture}{ending}").unlink(missing_ok=True)
-        folder.rmdir()

@@ -14,10 +14,10 @@ import msgspec
 
 from heatline.edge.config import LineConfig, load_config
 from heatline.edge.errors import ConfigError, InputError
-from heatline.edge.monitor.marks import Review, combine
+from heatline.edge.monitor.marks import Review
 from heatline.edge.target import file_of, name_of, named_here
 from heatline.edge.util.systemd import LINES, STATE_FOLDERS
-from heatline.edge.wire.events import HeatmapPng, ReviewEvent, Verdict, VerdictEvent
+from heatline.edge.wire.events import HeatmapPng, Verdict, VerdictEvent
 
 FOLDER, INDEX = "evidence", "index.sqlite"
 FRAME, HEATMAP = ".png", ".heatmap.png"
@@ -27,22 +27,24 @@ JUDGED: tuple[Verdict, ...] = ("GOOD", "DEFECT")
 READ_AT_ONCE = 500
 """Entries: a reader holds up the recorder while it reads."""
 BUSY_SECONDS = 5.0
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = f"""
 BEGIN;
 CREATE TABLE pictures (
   number INTEGER PRIMARY KEY, picture TEXT NOT NULL, day TEXT NOT NULL, captured_at_ns INTEGER NOT NULL,
-  verdict TEXT NOT NULL, camera TEXT NOT NULL, size_bytes INTEGER NOT NULL, is_reviewed INTEGER NOT NULL,
+  verdict TEXT NOT NULL, camera TEXT NOT NULL, size_bytes INTEGER NOT NULL, review BLOB,
   entry BLOB NOT NULL, UNIQUE (picture, day));
-CREATE INDEX by_age ON pictures (is_reviewed, captured_at_ns, number, size_bytes);
+CREATE INDEX by_age ON pictures (review IS NOT NULL, captured_at_ns, number, size_bytes);
 CREATE INDEX by_capture ON pictures (captured_at_ns, number);
 CREATE TABLE marks (
   journal_id TEXT NOT NULL, seq INTEGER NOT NULL, picture TEXT NOT NULL, day TEXT NOT NULL,
   captured_at_ns INTEGER NOT NULL, event BLOB NOT NULL, UNIQUE (journal_id, seq));
 CREATE INDEX by_picture ON marks (picture, day);
 CREATE TABLE journals (journal_id TEXT PRIMARY KEY, read_through INTEGER NOT NULL);
+CREATE TABLE leftovers (picture TEXT NOT NULL, day TEXT NOT NULL);  -- whose files must be deleted
 CREATE TRIGGER forget AFTER DELETE ON pictures BEGIN
   DELETE FROM marks WHERE picture = old.picture AND day = old.day;
+  INSERT INTO leftovers VALUES (old.picture, old.day);
 END;
 PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
@@ -80,6 +82,8 @@ class EvidenceEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Null: the frame was not judged."""
     is_chosen: bool = False
     """Stored because a person marked it on the page; false: the line chose it, by its verdict or as each n-th GOOD."""
+    review: Review | None = None
+    """What reviewers say of it; null: nobody has reviewed it."""
 
     @property
     def day(self) -> str:
@@ -88,7 +92,7 @@ class EvidenceEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _decode_entry = msgspec.json.Decoder(EvidenceEntry).decode
-_decode_mark = msgspec.json.Decoder(ReviewEvent).decode
+_decode_review = msgspec.json.Decoder(Review).decode
 
 
 class EvidenceStore:
@@ -108,36 +112,37 @@ class EvidenceStore:
         *,
         newest_first: bool = True,
         limit: int | None = None,
-        day: str | None = None,
         since: str | None = None,
-        verdict: Verdict | Collection[Verdict] | None = None,
+        verdicts: Collection[Verdict] | None = None,
         camera: str | None = None,
         is_reviewed: bool | None = None,
     ) -> Iterator[EvidenceEntry]:
-        """Return entries in the order of capture.
+        """Return the entries that match all filters, in the order of capture.
 
         Args:
-            limit: number of entries; None: all.
-            day: only of this UTC day, `YYYY-MM-DD`.
-            since: only of this UTC day and later ones.
-            verdict: only with this verdict, or one of these.
-            camera: only of this camera.
-            is_reviewed: only with a mark of a person, or only without.
+            since: this UTC day and later ones, `YYYY-MM-DD`.
         """
-        where, values = _condition(day, since, verdict, camera, is_reviewed)
+        filters = {
+            "day >= ?": since,
+            "verdict IN (SELECT value FROM json_each(?))": None if verdicts is None else _json(verdicts),
+            "camera = ?": camera,
+            "(review IS NOT NULL) = ?": is_reviewed,
+        }
+        used = {condition: value for condition, value in filters.items() if value is not None}
+        where = " AND ".join(["1", *used])
         after, order, than = ((1 << 63) - 1, "DESC", "<") if newest_first else (-1, "ASC", ">")
         at, left = (after, after), limit
         while left is None or left > 0:
             rows = self._query(
-                f"SELECT captured_at_ns, number, entry FROM pictures WHERE {where} AND (captured_at_ns, number) {than} "
-                f"(?, ?) ORDER BY captured_at_ns {order}, number {order} LIMIT ?",
-                *(*values, *at, READ_AT_ONCE if left is None else min(left, READ_AT_ONCE)),
+                f"SELECT captured_at_ns, number, entry, review FROM pictures WHERE {where} "
+                f"AND (captured_at_ns, number) {than} (?, ?) ORDER BY captured_at_ns {order}, number {order} LIMIT ?",
+                *(*used.values(), *at, READ_AT_ONCE if left is None else min(left, READ_AT_ONCE)),
             )
             if not rows:
                 return
             at, left = rows[-1][:2], None if left is None else left - len(rows)
-            for _, _, entry in rows:
-                yield _decode_entry(entry)
+            for row in rows:
+                yield _entry(*row[2:])
 
     def unreviewed(self, limit: int, newer: Mapping[str, bool] | None = None) -> tuple[list[EvidenceEntry], int]:
         """Return the newest entries with GOOD or DEFECT that nobody has reviewed, newest first, and the number of all.
@@ -145,24 +150,23 @@ class EvidenceStore:
         Args:
             newer: pictures with marks that this store may not have yet: whether they are reviewed.
         """
+        newer = newer or {}
+        known = [_json(name for name in newer if newer[name] is wanted) for wanted in (True, False)]
         where = (
             "verdict != 'NO_VERDICT' AND picture NOT IN (SELECT value FROM json_each(?)) "
-            "AND (NOT is_reviewed OR picture IN (SELECT value FROM json_each(?)))"
+            "AND (review IS NULL OR picture IN (SELECT value FROM json_each(?)))"
         )
-        marked = (newer or {}).items()
-        known = [_json(name for name, reviewed in marked if reviewed == wanted) for wanted in (True, False)]
-        newest = f"SELECT entry FROM pictures WHERE {where} ORDER BY captured_at_ns DESC, number DESC LIMIT ?"
-        entries = [_decode_entry(entry) for (entry,) in self._query(newest, *known, limit)]
+        newest = f"SELECT entry, NULL FROM pictures WHERE {where} ORDER BY captured_at_ns DESC, number DESC LIMIT ?"
         counted = self._query(f"SELECT count(*) FROM pictures WHERE {where}", *known)
-        return entries, counted[0][0] if counted else 0
+        return [_entry(*row) for row in self._query(newest, *known, limit)], counted[0][0] if counted else 0
 
     def find(self, picture: str, day: str | None = None) -> EvidenceEntry | None:
         """Return the entry of a picture that was captured on a UTC day, or of the newest one; None: there is none."""
         rows = self._query(
-            "SELECT entry FROM pictures WHERE picture = ? AND day = coalesce(?, day) ORDER BY day DESC LIMIT 1",
+            "SELECT entry, review FROM pictures WHERE picture = ? AND day = coalesce(?, day) ORDER BY day DESC LIMIT 1",
             *(picture, day),
         )
-        return _decode_entry(rows[0][0]) if rows else None
+        return _entry(*rows[0]) if rows else None
 
     def require(self, picture: str) -> EvidenceEntry:
         """Return the entry of a picture.
@@ -177,28 +181,6 @@ class EvidenceStore:
                 "shows what there is"
             )
         return entry
-
-    def held(self, pictures: Iterable[str]) -> set[Key]:
-        """Return those of these pictures that are stored, each with its day."""
-        wanted = "SELECT picture, day FROM pictures WHERE picture IN (SELECT value FROM json_each(?))"
-        return set(self._query(wanted, _json(pictures)))
-
-    def reviews(self, since: str | None = None) -> dict[Key, Review]:
-        """Return the review of each stored picture that has one, of this UTC day and later ones."""
-        rows = self._query("SELECT day, event FROM marks WHERE day >= ? ORDER BY rowid", since or "")
-        by_day: dict[str, list[ReviewEvent]] = {}
-        for day, event in rows:
-            by_day.setdefault(day, []).append(_decode_mark(event))
-        return {(name, day): review for day, events in by_day.items() for name, review in combine(events).items()}
-
-    def review_events(self, picture: str, day: str) -> list[ReviewEvent]:
-        """Return the review events of a picture in the order of their journal; those of a former journal come first."""
-        rows = self._query("SELECT event FROM marks WHERE picture = ? AND day = ? ORDER BY rowid", picture, day)
-        return [_decode_mark(event) for (event,) in rows]
-
-    def review(self, picture: str, day: str) -> Review | None:
-        """Return what reviewers say of a picture; None: nothing."""
-        return combine(self.review_events(picture, day)).get(picture)
 
     def frame_path(self, picture: str, day: str) -> Path | None:
         """Return the lossless PNG of a stored frame; None: it is gone."""
@@ -304,24 +286,9 @@ def day_of(at_ns: int) -> str:
     return datetime.fromtimestamp(max(0, min(at_ns, LARGEST_NS)) // 10**9, UTC).strftime("%Y-%m-%d")
 
 
-def _condition(
-    day: str | None,
-    since: str | None,
-    verdict: Verdict | Collection[Verdict] | None,
-    camera: str | None,
-    is_reviewed: bool | None,
-) -> tuple[str, list[object]]:
-    """Return the SQL condition of these filters, and its values."""
-    verdicts = [verdict] if isinstance(verdict, str) else verdict
-    filters = {
-        "day = ?": day,
-        "day >= ?": since,
-        "verdict IN (SELECT value FROM json_each(?))": None if verdicts is None else _json(verdicts),
-        "camera = ?": camera,
-        "is_reviewed = ?": is_reviewed,
-    }
-    used = {condition: value for condition, value in filters.items() if value is not None}
-    return " AND ".join(["1", *used]), list(used.values())
+def _entry(content: bytes, review: bytes | None) -> EvidenceEntry:
+    entry = _decode_entry(content)
+    return entry if review is None else msgspec.structs.replace(entry, review=_decode_review(review))
 
 
 def _json(texts: Iterable[str]) -> str:

@@ -187,7 +187,7 @@ class Service:
     def _open_feed(self) -> PictureFeed | None:
         """Serve the line's pictures. If that is not possible, inspect without."""
         try:
-            return PictureFeed(picture_socket(self._path), count_unstored=self._config.evidence is not None)
+            return PictureFeed(picture_socket(self._path))
         except DeliveryError as error:
             logger.error("%s", error)
             return None

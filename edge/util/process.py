@@ -75,12 +75,3 @@ class NamedThread(threading.Thread):
 
     def __init__(self, name: str, target: Callable[..., object], *args: object) -> None:
         super().__init__(name=name, target=target, args=args, daemon=True)
-
-
-def waits_for_processor(thread: threading.Thread) -> bool:
-    """Return whether a thread computes, or would if others left it a core; one that waits for a disk does not."""
-    try:
-        stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
-    except OSError:  # it has not started, or has ended
-        return False
-    return stat.rpartition(")")[2].split()[0] == "R"

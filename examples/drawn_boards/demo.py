@@ -234,7 +234,7 @@ def check(boards: list[InspectedBoard], final: StatusEvent) -> list[Check]:
 def check_pictures(out: Path, events: list[VerdictEvent], final: StatusEvent, page: LinePage) -> list[Check]:
     """Check the evidence store, and the page of the line, which shows the run also after its end."""
     defects = {event.picture for event in events if event.verdict == "DEFECT"}
-    stored = {entry.picture for entry in EvidenceStore(out / "evidence").entries(verdict="DEFECT")}
+    stored = {entry.picture for entry in EvidenceStore(out / "evidence").entries(verdicts=["DEFECT"])}
     reported = 0 if final.evidence is None else final.evidence.kept
     rows = page.verdicts(len(events))
     shown = {(row["id"], row["verdict"]) for row in rows} & {(event.picture, event.verdict) for event in events}

@@ -29,11 +29,10 @@ class MarkedFrame:
 
 def frames_of_store(store: EvidenceStore) -> list[MarkedFrame]:
     """Return the marked frames of a store whose pictures are there, oldest first; errors as `EvidenceStore.entries`."""
-    reviews = store.reviews()
     return [
-        MarkedFrame(path, entry.event, reviews[entry.picture, entry.day])
+        MarkedFrame(path, entry.event, entry.review)
         for entry in store.entries(newest_first=False, is_reviewed=True)
-        if (path := store.frame_path(entry.picture, entry.day)) is not None
+        if entry.review is not None and (path := store.frame_path(entry.picture, entry.day)) is not None
     ]
 
 

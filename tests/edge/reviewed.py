@@ -1,7 +1,6 @@
 """Lines that take marks, for tests of the page: the real socket, and a memory that gets the events of the marks."""
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import msgspec
 from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.monitor.marks import mark_of
 from heatline.edge.monitor.memory import Memory
-from heatline.edge.wire.events import Mark, ReviewEvent, VerdictEvent
+from heatline.edge.wire.events import Mark, Message, ReviewEvent, VerdictEvent
+from tests.edge.journals import make_writer
 from tests.edge.view_pages import verdict
 
 JOURNAL = "journal-1"
@@ -36,24 +36,27 @@ def review_of(by: str = "Anna", kind: Any = "right", number: int = 1, seq: int =
 
 @contextlib.contextmanager
 def line_with_marks(
-    folder: Path, memory: Memory, *, journal_id: str | None = JOURNAL, before: Callable[[Mark], None] = lambda _: None
+    folder: Path, memory: Memory, *, is_journalled: bool = True, before: Callable[[Mark], None] = lambda _: None
 ) -> Iterator[tuple[Path, list[Mark]]]:
-    """A line that journals each mark; its socket, and the marks that came.
+    """A line that journals each mark in `folder`; its socket, and the marks that came.
 
     Args:
         before: is given each mark before its event is sent.
     """
     came: list[Mark] = []
-    seqs = itertools.count(1)
+    with contextlib.closing(make_writer(folder)) as journal:
 
-    def take(mark: Mark) -> None:
-        came.append(msgspec.structs.replace(mark))
-        before(mark)
-        memory.add_review(review_event(mark, next(seqs), journal_id))
+        def take(mark: Mark) -> None:
+            came.append(msgspec.structs.replace(mark))
+            before(mark)
+            if is_journalled:
+                *_, sent = journal.commit([Message(msgspec.structs.replace(review_event(mark, 0), journal_id=None))])
+                assert isinstance(sent.event, ReviewEvent)
+                memory.add_review(sent.event)
 
-    feed = PictureFeed(folder / "pictures" / "line")
-    feed.on_mark = take
-    try:
-        yield folder / "pictures" / "line", came
-    finally:
-        feed.close()
+        feed = PictureFeed(folder / "pictures" / "line")
+        feed.on_mark = take
+        try:
+            yield folder / "pictures" / "line", came
+        finally:
+            feed.close()

@@ -71,12 +71,12 @@ def test_the_newest_pictures_are_listed_first(folder: Path) -> None:
     ("options", "numbers"),
     [
         ((), [4, 3, 2, 1]),
-        (("--day", "2026-11-28"), [3, 2, 1]),
+        (("--since", "2026-11-29"), [4]),
         (("--verdict", "DEFECT"), [4, 2]),
         (("--camera", "side"), [3]),
         (("--limit", "1"), [4]),
-        (("--day", "2026-11-28", "--verdict", "DEFECT", "--limit", "5"), [2]),
-        (("--day", "2001-01-01"), []),
+        (("--since", "2026-11-28", "--verdict", "DEFECT", "--limit", "1"), [4]),
+        (("--since", "2026-11-30"), []),
     ],
 )
 def test_filters_combine(folder: Path, options: tuple[str, ...], numbers: list[int]) -> None:
@@ -91,7 +91,7 @@ def test_an_empty_list_says_so(folder: Path) -> None:
 
 @pytest.mark.parametrize("day", ["yesterday", "2026-13-01", "../etc", "2026-11-28x"])
 def test_what_is_no_day_is_refused(folder: Path, day: str) -> None:
-    result = run("list", folder, "--day", day)
+    result = run("list", folder, "--since", day)
     assert result.returncode == 2
     assert "does not match the format" in result.stderr
 

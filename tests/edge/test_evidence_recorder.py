@@ -42,7 +42,6 @@ class Offered:
         self._near, self._far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._waiting: deque[Picture] = deque()
         self.reports: list[EvidenceState] = []
-        self.counted: list[bool] = []
         self.released: list[int] = []
         self.offer(*pictures)
 
@@ -74,9 +73,8 @@ class Offered:
             return None
         return self._waiting.popleft()
 
-    def report(self, state: EvidenceState, *, counted: bool, web_fault: str | None) -> None:
+    def report(self, state: EvidenceState, *, web_fault: str | None) -> None:
         self.reports.append(state)
-        self.counted.append(counted)
 
 
 class Running:
@@ -134,8 +132,7 @@ def test_every_picture_is_stored_released_and_counted_also_those_that_wait_when_
     Running(offered, lambda: writer(tmp_path)).join()
     assert stored(tmp_path) == offered.released == [0, 1, 2, 3]
     first, *_, last = offered.reports
-    assert first == EvidenceState(), "it reports as soon as it is connected"
-    assert (offered.counted[0], offered.counted[-1]) == (False, True), "it does not know the store at once"
+    assert first == EvidenceState(), "it reports as soon as it has opened the store"
     assert (last.kept, last.skipped, last.stored, last.fault) == (4, 0, 4, None)
     assert last.size_bytes > 0
     assert last.oldest_at_ns == picture().event.times.captured_at_ns
@@ -153,46 +150,11 @@ def test_it_ends_after_the_entry_in_hand_if_it_is_stopped(tmp_path: Path, hangin
     assert offered.reports[-1].kept == 1
 
 
-def test_a_disk_that_does_not_answer_is_reported_and_takes_no_more_pictures(
-    tmp_path: Path, hanging: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recorder_module, "HUNG_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(recorder_module, "REPORT_EVERY_SECONDS", 0.01)
-    offered = Offered(picture(1), picture(2))
-    running = Running(offered, lambda: hanging)
-    assert hanging.hangs.wait(30)
-    until(lambda: offered.reports and "the disk has not answered for" in str(offered.reports[-1].fault))
-    assert (offered.waiting, offered.released) == (1, [])
-    monkeypatch.setattr(recorder_module, "HUNG_AFTER_SECONDS", 60.0)
-    hanging.answers.set()
-    until(lambda: offered.reports[-1].kept == 2 and offered.reports[-1].fault is None)
-    running.recorder.stop()
-    running.join()
-
-
-def test_a_recorder_that_gets_no_processor_blames_no_disk_and_stores_what_waits_when_the_line_ends(
-    tmp_path: Path, hanging: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recorder_module, "HUNG_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(recorder_module, "REPORT_EVERY_SECONDS", 0.01)
-    monkeypatch.setattr(recorder_module, "waits_for_processor", lambda _: True)
-    offered = Offered(picture(1), picture(2))
-    offered.end()
-    running = Running(offered, lambda: hanging)
-    assert hanging.hangs.wait(30)
-    before = len(offered.reports)
-    until(lambda: len(offered.reports) > before + 1)
-    hanging.answers.set()
-    running.join()
-    assert stored(tmp_path) == [1, 2]
-    assert {report.fault for report in offered.reports} == {None}
-
-
 def test_a_store_that_cannot_be_opened_is_reported_and_opened_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder_module, "RETRY_EVERY_SECONDS", 0.05)
-    monkeypatch.setattr(recorder_module, "REPORT_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(recorder_module, "LOOK_EVERY_SECONDS", 0.01)
     other = writer(tmp_path)
     offered = Offered(picture(1))
     running = Running(offered, lambda: writer(tmp_path))
@@ -232,7 +194,7 @@ def test_a_picture_that_people_choose_while_a_fault_stands_is_said_not_to_be_sto
 def test_a_picture_that_cannot_be_stored_is_counted_and_the_next_one_clears_the_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder_module, "REPORT_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(recorder_module, "LOOK_EVERY_SECONDS", 0.01)
     offered = Offered(picture(1), picture(name="no/name"))
     running = Running(offered, lambda: writer(tmp_path))
     until(lambda: "is not a picture id" in str(offered.reports[-1:]))
@@ -247,7 +209,7 @@ def test_a_picture_that_cannot_be_stored_is_counted_and_the_next_one_clears_the_
 def test_a_picture_that_the_page_brought_before_is_neither_counted_again_nor_a_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder_module, "REPORT_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(recorder_module, "LOOK_EVERY_SECONDS", 0.01)
     with writer(tmp_path) as into:
         into.write(picture(1), is_chosen=True)
     offered = Offered(picture(1))
@@ -278,21 +240,20 @@ def sent(of: Picture, kind: MarkKind = "right") -> Message:
 
 
 def reviewed(folder: Path) -> set[str]:
-    return {picture for picture, _ in EvidenceStore(folder).reviews()}
+    return {entry.picture for entry in EvidenceStore(folder).entries(is_reviewed=True)}
 
 
 def test_marks_of_before_and_during_a_run_and_pictures_that_people_chose_are_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder_module, "LOOK_EVERY_SECONDS", 0.01)
-    monkeypatch.setattr(recorder_module, "REPORT_EVERY_SECONDS", 0.01)
     folder = tmp_path / "evidence"
     pictures = [picture(number) for number in range(5)]
     with contextlib.closing(make_writer(tmp_path)) as journal:
         journal.commit([sent(pictures[0]), sent(pictures[1])])  # while no recorder ran
         offered = Offered(pictures[0])
         running = Running(offered, lambda: writer(folder), tmp_path)
-        until(lambda: reviewed(folder) == {"b007b007-top-0", "b007b007-top-1"})
+        until(lambda: reviewed(folder) == {"b007b007-top-0"})
         offered.offer(pictures[1], pictures[2])
         journal.commit([sent(pictures[2]), sent(pictures[0], "withdrawn")])
         until(lambda: reviewed(folder) == {"b007b007-top-1", "b007b007-top-2"})
@@ -309,12 +270,11 @@ def test_marks_of_before_and_during_a_run_and_pictures_that_people_chose_are_sto
 
 def test_what_was_marked_last_is_stored_when_the_line_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "LOOK_EVERY_SECONDS", 3600.0)
-    monkeypatch.setattr(recorder_module, "REPORT_EVERY_SECONDS", 0.01)
     folder = tmp_path / "evidence"
     with contextlib.closing(make_writer(tmp_path)) as journal:
         offered = Offered(picture(1))
         running = Running(offered, lambda: writer(folder), tmp_path)
-        until(lambda: offered.reports[-1:] != [] and offered.reports[-1].kept == 1)
+        until(lambda: offered.released == [1])
         journal.commit([sent(picture(1))])
         offered.end()
         running.join()

@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,13 +30,12 @@ from heatline.edge.inspection.inspector import Outcome, Setup, Unjudged
 from heatline.edge.monitor import feed as feed_module
 from heatline.edge.monitor.feed import MOST_CLIENTS, PictureFeed
 from heatline.edge.monitor.pictures import (
-    VERSION,
+    AddMark,
     Hello,
     Picture,
     PictureClient,
     Report,
     picture_socket,
-    send_mark,
 )
 from heatline.edge.service.events import verdict_message
 from heatline.edge.util.channel import ReleaseSlot, RingWriter
@@ -175,7 +174,6 @@ def test_a_client_gets_good_frames_of_a_camera_no_sooner_than_it_wants_and_all_o
         line.offer(line.judge(DARK, captured_ms=1902))
         pictures = [received(client) for _ in range(5)]
         assert client.receive(0) is None
-        assert line.feed._clients[0].skipped == 0, "frames that it does not want are not missed"
     captured = [(p.event.camera, p.event.verdict, p.event.times.captured_monotonic_ns // 1_000_000) for p in pictures]
     assert captured == [
         ("top", "GOOD", 1000),
@@ -186,19 +184,17 @@ def test_a_client_gets_good_frames_of_a_camera_no_sooner_than_it_wants_and_all_o
     ]
 
 
-def test_a_client_that_holds_its_pictures_gets_no_more_and_those_that_it_missed_are_counted(line: Line) -> None:
+def test_a_client_that_holds_its_pictures_gets_no_more(line: Line) -> None:
     with line.connect(slots=2) as slow, line.connect(slots=16) as quick:
         line.show(*[WHITE] * 5)
         first, second = received(slow), received(slow)
         assert slow.receive(0) is None
-        assert [client.skipped for client in line.feed._clients] == [3, 0]
         second.release()
         second.release()  # once is enough
         until(lambda: len(line.feed._clients[0].ring.held) == 1)
         line.show(DARK, WHITE)
         third = received(slow)
         assert third.event.frame_number == 6
-        assert line.feed._clients[0].skipped == 4
         assert np.array_equal(third.image, DARK)
         assert np.array_equal(first.image, WHITE), "nobody writes to a slot that is held"
         assert [received(quick).event.frame_number for _ in range(7)] == list(range(1, 8))
@@ -281,30 +277,24 @@ def test_a_client_for_which_there_is_no_memory_is_disconnected(line: Line, monke
 # The evidence store's state.
 
 
-def test_reports_are_summed_over_all_stores_and_frames_without_a_store_are_counted(
-    tmp_path: Path, setup: Setup
-) -> None:
-    feed = PictureFeed(tmp_path / "pictures" / "line", count_unstored=True)
+def test_reports_are_summed_over_all_stores(tmp_path: Path, setup: Setup) -> None:
+    feed = PictureFeed(tmp_path / "pictures" / "line")
     line = Line(feed, setup, feed._path)
     try:
         line.show(DARK, WHITE, DARK)
-        assert feed.evidence() == (EvidenceState(skipped=2), None)
+        assert feed.evidence() == (EvidenceState(), None)
         with line.connect() as store:
             store.report(EvidenceState(kept=5, skipped=1, stored=7, fault="full"))
             until(lambda: feed.evidence()[1] is not None)
-            assert feed.evidence()[0] == EvidenceState(kept=5, skipped=3, stored=7, fault="full")
+            assert feed.evidence()[0] == EvidenceState(kept=5, skipped=1, stored=7, fault="full")
             line.show(DARK, DARK)  # one is held, one is skipped: both are lost with the store
-            assert feed.evidence()[0].skipped == 4
+            assert feed.evidence()[0].skipped == 2
             received(store).release()
             until(lambda: not feed._clients[0].ring.held)
             line.show(DARK)
-            assert feed.evidence()[0].skipped == 4, "a count never falls, also when the next picture is sent"
+            assert feed.evidence()[0].skipped == 2, "a count never falls, also when the next picture is sent"
         until(lambda: feed.evidence()[1] is None)
-        assert feed.evidence()[0] == EvidenceState(kept=5, skipped=5, stored=7), "what is stored is there still"
-        with line.connect() as store:
-            store.report(EvidenceState(), counted=False)
-            until(lambda: feed.evidence()[1] is not None)
-            assert feed.evidence()[0] == EvidenceState(kept=5, skipped=5, stored=7), "it has not looked yet"
+        assert feed.evidence()[0] == EvidenceState(kept=5, skipped=3, stored=7), "what is stored is there still"
     finally:
         feed.close()
 
@@ -331,7 +321,7 @@ def is_disconnected(end: socket.socket) -> bool:
 
 
 encode = msgspec.msgpack.encode
-HELLO = encode(Hello(VERSION, 1, 1))
+HELLO = encode(Hello(1, 1))
 HOSTILE: list[tuple[bytes, ...]] = [
     (b"\xc1",),
     (b"x" * 100_000,),
@@ -339,13 +329,12 @@ HOSTILE: list[tuple[bytes, ...]] = [
     (encode(ReleaseSlot(1, 0)),),
     (HELLO, encode(ReleaseSlot(1, 0))),
     (HELLO, encode(ReleaseSlot(-1, -1))),
-    (encode(Hello(VERSION + 1, 1, 1)),),
-    (encode(Hello(VERSION, 0, 1)),),
-    (encode(Hello(VERSION, 1000, 1)),),
-    (encode(Hello(VERSION, 1, -1)),),
-    (encode(Report(EvidenceState(), True)),),
-    (HELLO, encode(["Report", b"nonsense", True])),
-    (HELLO, encode(["Report", {"kept": "many"}, True])),
+    (encode(Hello(0, 1)),),
+    (encode(Hello(1000, 1)),),
+    (encode(Hello(1, -1)),),
+    (encode(Report(EvidenceState())),),
+    (HELLO, encode(["Report", b"nonsense"])),
+    (HELLO, encode(["Report", {"kept": "many"}])),
     (HELLO, encode(["NewRing", 1, 1, 1])),
     (encode(["AddMark", {"kind": "right", "by": "\n"}]),),
 ]
@@ -357,13 +346,9 @@ def test_marks_come_in_order_from_programs_that_want_no_pictures(line: Line) -> 
     example = GOLDEN["review"].event
     assert isinstance(example, ReviewEvent)
     sent = [replace_fields(example.mark, id=str(number)) for number in range(20)]
-    for mark in sent:
-        send_mark(line.path, mark)
-    until(lambda: len(came) == len(sent))
+    with raw(line.path, *(encode(AddMark(mark)) for mark in sent)):
+        until(lambda: len(came) == len(sent))
     assert came == sent
-    line.feed.close()
-    with pytest.raises(DeliveryError, match="check that the line runs"):
-        send_mark(line.path, sent[0])
 
 
 @pytest.mark.parametrize("messages", HOSTILE, ids=range(len(HOSTILE)))
@@ -395,7 +380,7 @@ def test_arbitrary_bytes_leave_no_client_behind(
 
 
 def test_a_forged_release_of_another_slot_ends_the_client(line: Line) -> None:
-    with raw(line.path, encode(Hello(VERSION, 2, 1))) as end:
+    with raw(line.path, encode(Hello(2, 1))) as end:
         until(lambda: line.known() == 1)
         line.show(WHITE)
         (given,) = line.feed._clients[0].ring.held
@@ -404,10 +389,10 @@ def test_a_forged_release_of_another_slot_ends_the_client(line: Line) -> None:
     line.show(WHITE)  # for nobody
 
 
-def test_too_many_programs_are_refused_with_the_reason_until_one_leaves(line: Line) -> None:
+def test_too_many_programs_are_disconnected_until_one_leaves(line: Line) -> None:
     with contextlib.ExitStack() as clients:
         first, *_ = [clients.enter_context(line.connect()) for _ in range(MOST_CLIENTS)]
-        with PictureClient(line.path) as one_more, pytest.raises(DeliveryError, match="refuses more than 8 programs"):
+        with PictureClient(line.path) as one_more, pytest.raises(DeliveryError, match="the line has ended"):
             one_more.receive(WITHIN_SECONDS)
         first.close()
         until(lambda: len(line.feed._clients) == MOST_CLIENTS - 1)
@@ -461,7 +446,6 @@ def test_a_program_that_is_killed_or_stands_still_delays_nothing(line: Line, end
             stop(process.pid)
         line.show(*[DARK] * 30)
         assert len(line.feed._clients[0].ring.held) <= 2
-        assert line.feed._clients[0].skipped >= 28
         if end == "stopped and never reads":
             process.send_signal(signal.SIGCONT)
             assert process.stdout.readline() == "2\n", "it goes on with what was sent"
@@ -513,9 +497,8 @@ def test_only_this_user_can_reach_the_socket(line: Line) -> None:
     assert stat.S_IMODE(line.path.parent.stat().st_mode) == 0o700
 
 
-@pytest.mark.parametrize("make", [lambda p: (p.mkdir(), p.chmod(0o777)), lambda p: p.symlink_to("/tmp"), Path.touch])
-def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
-    make(tmp_path / "shared")
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "shared").touch()
     with pytest.raises(DeliveryError, match="shared"):
         PictureFeed(tmp_path / "shared" / "line")
 

@@ -154,7 +154,7 @@ def test_a_picture_in_memory_tells_why() -> None:
     name = "01234567-top-1"
     with page(memory) as served:
         why = served.get(f"/api/pictures/{name}").json
-        assert why["source"] == "memory"
+        assert [row["id"] for row in why["others"]] == [name]
         assert why["event"]["frame_number"] == 1
         assert why["tiles"] == [{"yx": [0, 32], "logit": 3.25}, {"yx": [0, 0], "logit": -2.0}]
         assert why["tile_px"] == 32
@@ -210,7 +210,6 @@ def test_a_stored_picture_tells_why_too(tmp_path: Path) -> None:
     name = stored(tmp_path, image)
     with page(store=EvidenceStore(tmp_path)) as served:
         why = served.get(f"/api/pictures/{name}").json
-        assert why["source"] == "evidence"
         assert why["cells"][0] == {"xy": [44, 20], "logit": pytest.approx(10.25)}
         assert why["tiles"][0] == {"yx": [0, 32], "logit": 3.25}
         np.testing.assert_array_equal(decoded(served.get(f"/api/pictures/{name}/frame.png").body), image)
@@ -238,7 +237,7 @@ def test_the_page_and_its_files_are_served() -> None:
         assert served.request("POST", "/api/state", "", {}).status == 405
 
 
-def test_rows_say_where_their_pictures_are(tmp_path: Path) -> None:
+def test_rows_name_their_pictures(tmp_path: Path) -> None:
     memory = Memory()
     name = stored(tmp_path, speckled())
     memory.add_verdict(verdict(1, picture=name), live=True)
@@ -248,7 +247,7 @@ def test_rows_say_where_their_pictures_are(tmp_path: Path) -> None:
     memory.add_verdict(verdict(4), live=True)
     with page(memory, store=EvidenceStore(tmp_path)) as served:
         rows = served.get("/api/verdicts").json["rows"]
-        assert [row["picture"] for row in rows] == ["evidence", None, "memory", None]
+        assert [row["picture"] for row in rows] == [name, "01234567-top-2", "01234567-top-3", None]
         with served.live() as viewer:
             assert next_message(viewer, "verdicts")["rows"] == rows
 

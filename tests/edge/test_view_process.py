@@ -66,7 +66,7 @@ def until(page: Page, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any
     raise AssertionError("the state that was waited for did not come")
 
 
-def test_it_follows_a_line_that_starts_restarts_and_stops(tmp_path: Path, address: str) -> None:
+def test_it_follows_a_line_that_starts_and_stops(tmp_path: Path, address: str) -> None:
     with viewing(line_file(tmp_path, address)) as (_, page):
         never = until(page, lambda state: not state["running"])
         assert never["words"][0].startswith("The line does not run, or has not reported yet")
@@ -74,8 +74,6 @@ def test_it_follows_a_line_that_starts_restarts_and_stops(tmp_path: Path, addres
         with StatusOnlyLine(address, a_status()) as line:
             state = until(page, lambda state: state["running"])
             assert state["bundle"]["name"] == "boards"
-            line.status = a_status(boot_id="another")
-            until(page, lambda state: any("was started again" in word for word in state["words"]))
             line.status = a_status(boot_id="another", state="STOPPED")
             stopped = until(page, lambda state: not state["running"])
             assert stopped["words"][0].startswith("The line has stopped at ")
@@ -176,7 +174,6 @@ def test_a_defect_of_a_running_line_is_on_its_own_page(bundle: Bundle, tmp_path:
             assert heatmap is not None
             assert heatmap.startswith(b"\x89PNG")
             why = page.get(f"/api/pictures/{message['id']}").json
-            assert why["source"] == "memory"
             threshold = message["event"]["score_threshold"]
             assert why["tiles"][0]["logit"] == pytest.approx(message["event"]["frame_score"])
             assert why["tiles"][0]["logit"] >= threshold
@@ -192,7 +189,7 @@ def test_a_defect_of_a_running_line_is_on_its_own_page(bundle: Bundle, tmp_path:
         assert_every_frame_has_its_event(one.end(), ["top"])
     with viewing(tmp_path / "line.toml") as (_, page):  # the line has ended: its evidence is still there
         why = page.get(f"/api/pictures/{message['id']}").json
-        assert (why["source"], why["event"]["source"]) == ("evidence", defect)
+        assert why["event"]["source"] == defect
 
 
 @pytest.fixture
@@ -220,7 +217,9 @@ def test_a_good_frame_that_is_marked_on_the_lines_own_page_is_stored(
         """Mark a GOOD frame of which the page has the picture."""
         with contextlib.suppress(OSError):  # the page is not served yet
             rows = page.get("/api/verdicts").json["rows"]
-            for name in [row["id"] for row in rows if row["verdict"] == "GOOD" and row["picture"] == "memory"]:
+            for name in [row["id"] for row in rows if row["verdict"] == "GOOD"]:
+                if page.get(f"/api/pictures/{name}").status == 404:
+                    continue
                 body = json.dumps({"picture": name, "kind": "right", "by": "Ada"})
                 answer = page.request("POST", "/api/marks", body, {"Content-Type": "application/json"})
                 assert (answer.status, answer.json["stored"]) == (200, True)
@@ -238,8 +237,7 @@ def test_a_good_frame_that_is_marked_on_the_lines_own_page_is_stored(
         one.until(is_marked)
         one.end()
     entry = EvidenceStore(folders[0]).require(names[0])
-    review = EvidenceStore(folders[0]).review(entry.picture, entry.day)
-    assert (entry.is_chosen, entry.event.verdict, review is not None) == (True, "GOOD", True)
+    assert (entry.is_chosen, entry.event.verdict, entry.review is not None) == (True, "GOOD", True)
 
 
 def test_a_line_starts_its_page_again_when_it_is_killed(

@@ -45,41 +45,28 @@ def test_events_in_any_order_and_twice_make_the_reviews_of_the_journal(events: A
             assert state == review
 
 
-def test_stored_marks_count_unless_the_page_knows_newer_ones() -> None:
-    found, former = Reviews(), [review_of("Anna", seq=1), review_of("Ben", "false_alarm", seq=2)]
+def test_stored_reviews_count_until_a_mark_comes() -> None:
+    found, former = Reviews(), combine([review_of("Anna", seq=1), review_of("Ben", "false_alarm", seq=2)])[NAME]
+    assert found.of(NAME, former) == former
+    found.add(review_of("Anna", seq=7))
     state = found.of(NAME, former)
     assert state is not None
-    assert (state.by, state.kind, state.at_ns) == (["Anna", "Ben"], None, 2)
-    found.add(former[0])
-    found.add(review_of("Anna", "withdrawn", seq=7))
-    state = found.of(NAME, former)
-    assert state is not None
-    assert (state.by, state.kind) == (["Ben"], "false_alarm")
-    found.add(review_of("Ben", "withdrawn", seq=8))
+    assert (state.by, state.kind) == (["Anna"], "right")
+    found.add(review_of("Anna", "withdrawn", seq=8))
     assert found.of(NAME, former) is None
 
 
 def test_marks_that_no_journal_holds_do_not_count_and_pictures_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "MOST_PICTURES", 3)
-    found = Reviews()
-    found.add(review_of(journal_id=None))
+    known = Memory()
+    known.add_review(review_of(journal_id=None))
+    found = known.reviews
     assert found.of(NAME) is None
     for number in range(1, 6):
-        found.add(review_of(number=number, seq=number))
+        known.add_review(review_of(number=number, seq=number))
     names = [f"01234567-top-{number}" for number in range(1, 6)]
     assert [name for name in names if found.of(name) is not None] == names[2:]
-    assert found.marked() == dict.fromkeys(names[2:], True)
-
-
-def test_a_reader_gets_each_changed_picture_once() -> None:
-    found = Reviews()
-    found.add(review_of(seq=1))
-    _, start = found.news_after(0)
-    for number, seq in ((2, 2), (3, 3), (2, 4)):
-        found.add(review_of(number=number, seq=seq))
-    pictures, cursor = found.news_after(start)
-    assert pictures == ["01234567-top-2", "01234567-top-3"]
-    assert found.news_after(cursor) == ([], cursor)
+    assert {name for name, reviewed in found.recent().items() if reviewed} == {*names[2:]}
 
 
 def at(seconds: int) -> Any:
@@ -106,7 +93,7 @@ def test_the_queue_has_the_newest_first_and_empties(tmp_path: Path) -> None:
     known = Memory()
     with page(known, store=EvidenceStore(tmp_path)) as served:
         assert queued(served) == ([4, 2, 1], 3)
-        assert {row["picture"] for row in served.get("/api/review").json["rows"]} == {"evidence"}
+        assert served.get("/api/review").json["rows"][0]["picture"] == "01234567-top-4"
         assert queued(served, 1) == ([4], 3)
         known.add_review(review_of(number=4, seq=1))
         add(tmp_path, 5)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from websockets.sync.client import ClientConnection, connect
 
 from heatline.edge.config import WebConfig
+from heatline.edge.delivery.journal import FILE_NAME
 from heatline.edge.inspection.verdict import TileScores
 from heatline.edge.monitor.api import Choose
 from heatline.edge.monitor.held_picture import HeldPicture
@@ -136,14 +137,15 @@ def page(
     """Serve a page until the context ends.
 
     Args:
-        line_socket: where the line takes marks.
+        line_socket: where the line takes marks, in a folder beside its journal.
         file: the line's file.
         choose: takes the pictures that people choose.
     """
     memory = memory or Memory()
     metrics = Metrics(memory)
     with listening_socket("127.0.0.1:0") as bound:
-        app = application(file, LINE, memory, metrics, store, line_socket, choose)
+        journal = line_socket.parent.parent / FILE_NAME
+        app = application(file, LINE, memory, metrics, store, line_socket, journal, choose)
         server = server_of(app, bound, web or WebConfig(), only_local=only_local)
         port = bound.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})

@@ -437,15 +437,15 @@ def test_a_mark_that_no_journal_stores_is_shown_as_failed(browser: Browser, view
     browser.driver.execute_script(f"document.querySelector('{cell}').focus()")
     browser.press("r")
     browser.until(f"document.querySelector('{cell}').dataset.review === '!'")
-    assert "its journal stores no events now" in browser.js(f"document.querySelector('{cell}').title")
-    assert "its journal stores no events now" in browser.text("#marks-notice")
+    assert "There is no journal" in browser.js(f"document.querySelector('{cell}').title")
+    assert "There is no journal" in browser.text("#marks-notice")
     browser.press("v")
     browser.until("document.querySelector('#review').dataset.picture")
     assert browser.text("#marks-notice") == ""
     browser.press("r")
     browser.until("document.querySelector('#review .own small:first-of-type')?.dataset.state === 'failed'")
     browser.until("document.querySelector('#review .notice').innerText")
-    assert browser.text("#review").count("its journal stores no events now") == 1
+    assert browser.text("#review").count("There is no journal") == 1
     assert (browser.text("#review .own .sign"), browser.text("#review .own small")) == ("!", "failed")
     browser.press(ESCAPE)
     assert browser.js("[...document.querySelectorAll('.notice')].map((each) => each.textContent)") == ["", ""]
@@ -602,7 +602,9 @@ def test_a_stopped_line_shows_since_when_no_frame_came_and_its_cameras_in_the_or
 
 def test_the_panel_of_a_frame_without_verdict_has_no_heading_without_content(browser: Browser) -> None:
     memory = Memory()
-    event = verdict(1, kind="NO_VERDICT", reason="failed.wrong_size", detail=None, frame_hw=None)
+    event = verdict(
+        1, kind="NO_VERDICT", reason="failed.wrong_size", detail=None, frame_hw=None, picture="01234567-top-1"
+    )
     memory.add_verdict(event, live=True)
     memory.add_picture(HeldPicture.copy_of(Picture(event, frame(), None)))
     with page(memory) as served_page:

@@ -3,7 +3,7 @@
 import { Announcer } from "./announcer.js";
 import { Camera } from "./camera.js";
 import { History } from "./history.js";
-import { Live, exceptUnreachable, getJson } from "./live.js";
+import { Live, exceptUnreachable } from "./live.js";
 import { isTyping, kindOf } from "./marking.js";
 import { Marks, reviewSymbol, reviewWords, sentSymbol, sentWords } from "./marks.js";
 import { Review } from "./review.js";
@@ -15,9 +15,6 @@ const REFRESH_MS = 200;
 const HISTORY_MS = 5000;
 const SCORES_MS = 10_000;
 const QUEUE_MS = 10_000;
-const ROWS_PER_CAMERA = 60;
-/** Share of the pictures in memory that may leave it while the panel loads; they are not asked for. */
-const LEAVING = 0.2;
 
 const cameras = new Map();
 const announcer = new Announcer();
@@ -27,7 +24,7 @@ const status = new Status();
 const marks = new Marks();
 const why = new Why(marks, {
   neighbour: (row, steps) => cameras.get(row.camera)?.strip.neighbour(row.id, steps),
-  open: openWhy,
+  open: (row) => why.open(row),
   opened: (row) => cameras.forEach((camera) => camera.strip.mark(row.id)),
   closed: (row) => {
     cameras.forEach((camera) => camera.strip.mark(null));
@@ -55,19 +52,9 @@ function setOpacity(percent) {
   review.opacity = percent;
 }
 
-/** Open the panel for a row. Pictures leave the server's memory, so it is asked which ones it still has. */
-async function openWhy(row) {
-  const path = `/api/verdicts?limit=${Math.min(2000, ROWS_PER_CAMERA * cameras.size)}`;
-  const { rows } = await getJson(path).catch(() => ({ rows: [row] }));
-  const inMemory = rows.filter((each) => each.camera === row.camera && each.picture === "memory");
-  inMemory.sort((a, b) => a.at_ns - b.at_ns);
-  const others = inMemory.slice(Math.floor(LEAVING * inMemory.length));
-  await why.open(rows.find((each) => each.id === row.id) ?? { ...row, picture: null }, others);
-}
-
 function cameraOf(name) {
   if (!cameras.has(name)) {
-    const camera = new Camera(name, openWhy);
+    const camera = new Camera(name, (row) => why.open(row));
     cameras.set(name, camera);
     document.getElementById("cameras").append(camera.root);
     camera.opacity = opacity;
@@ -98,7 +85,7 @@ function markFocused(kind) {
   const refusal = kind === "withdrawn" ? "" : marks.refusal(row, kind);
   if (refusal) marks.say(refusal);
   else if (kind === "withdrawn") marks.takeBack(row);
-  else if (kind === "missed") openWhy(row).then(() => why.point());
+  else if (kind === "missed") why.open(row).then(() => why.point());
   else marks.send(row, kind);
   return true;
 }

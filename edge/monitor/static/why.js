@@ -8,6 +8,8 @@ import { LETTERS, clock, dateAndClock, fillFacts, logit, make, number, setShape,
 
 const SVG = "http://www.w3.org/2000/svg";
 const CELLS_LISTED = 8;
+/** Share of the pictures in memory that may leave it while the panel loads; they are not asked for. */
+const LEAVING = 0.2;
 /** A crop shows at least so many px of the frame around its region. */
 const SMALLEST_CROP_PX = 128;
 
@@ -57,15 +59,10 @@ export class Why {
     this.#stage.opacity = percent / 100;
   }
 
-  /**
-   * Explain a verdict.
-   * @param row its picture may no longer exist.
-   * @param others rows of the camera's pictures in memory, oldest first.
-   */
-  async open(row, others) {
+  /** Explain a verdict; its picture may no longer exist. */
+  async open(row) {
     const opening = ++this.#opening;
     this.#row = row;
-    this.#others = others;
     this.#root.hidden = false;
     this.#root.focus();
     this.#root.scrollTop = 0;
@@ -112,7 +109,8 @@ export class Why {
   }
 
   async #showPicture(row, picture, opening) {
-    const { event, heatmap, tiles, tile_px: tilePx, cells } = picture;
+    const { event, heatmap, tiles, tile_px: tilePx, cells, others } = picture;
+    this.#others = others.slice(Math.floor(LEAVING * others.length));
     const path = `/api/pictures/${row.id}`;
     const [frame, heat] = await Promise.all([
       getBlob(`${path}/frame.jpg`),
@@ -280,7 +278,7 @@ const rowFacts = (row) => [
   ["Product", row.product],
 ];
 
-const eventFacts = (row, { event, source }) => [
+const eventFacts = (row, { event }) => [
   ...rowFacts(row),
   ["Evidence threshold, logits", logit(event.evidence_threshold)],
   ["Bundle", `${event.bundle.name} ${event.bundle.version}`],
@@ -288,5 +286,5 @@ const eventFacts = (row, { event, source }) => [
   ["Precision", event.precision],
   ["Pose", poseWords(event.pose)],
   ["Acting", event.acting ? "yes" : "no, this is a trial"],
-  ["Picture", `${event.picture ?? row.id}, from ${source === "memory" ? "memory" : "the stored evidence"}`],
+  ["Picture", event.picture ?? row.id],
 ];

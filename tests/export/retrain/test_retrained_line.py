@@ -52,7 +52,7 @@ def test_three_marks_remove_a_systematic_false_alarm_of_a_line(
         assert before == expected | {f"label{number}.png": "DEFECT" for number in range(LABELS)}
 
         def stored() -> dict[str, str]:
-            return {str(entry.event.source): entry.picture for entry in store.entries(verdict="DEFECT")}
+            return {str(entry.event.source): entry.picture for entry in store.entries(verdicts=["DEFECT"])}
 
         until(lambda: len(stored()) == LABELS + BLOBS)
         marks = {f"label{number}.png": "false-alarm" for number in range(LABELS)}
@@ -61,7 +61,7 @@ def test_three_marks_remove_a_systematic_false_alarm_of_a_line(
         for source, kind in marks.items():
             marked = heatline("evidence", "mark", file, pictures[source], kind, "--by", "Ada")
             assert marked.returncode == 0, marked.stderr
-        until(lambda: {picture for picture, _ in store.reviews()} >= set(pictures.values()))
+        until(lambda: {entry.picture for entry in store.entries(is_reviewed=True)} >= set(pictures.values()))
 
         retrained = heatline("retrain", file)
         assert retrained.returncode == 0, retrained.stdout + retrained.stderr
