@@ -17,7 +17,7 @@ from heatline.edge.calibration.recalibration import GoodPictures
 from heatline.edge.errors import InputError, MissingExtraError
 from heatline.train.discovery import discover
 from heatline.train.readers import LabelledImage, read_folder
-from heatline.train.summary import ReadingOptions, summarise_folder
+from heatline.train.summary import summarise_folder
 from tests.train.blobs import draw_plain, write_labels
 
 HW = HEIGHT, WIDTH = 24, 32
@@ -308,7 +308,7 @@ def test_folders_with_pictures_beside_sorted_ones_that_are_not_read_are_named_an
     for name in files:
         write_picture(tmp_path / f"{name}.png", SAMPLE[1])
     assert f" (not read: {unread})" in discover(tmp_path).assumptions[0]
-    shown = summarise_folder(tmp_path, ReadingOptions())
+    shown = summarise_folder(tmp_path)
     assert shown.warnings[0] == f"pictures in folders that are not read: {unread}"
     read = {"bad", "defect"} & {Path(name).parent.name for name in files}
     assert shown.good + shown.defective == len(SAMPLE) + len(read)
@@ -320,9 +320,9 @@ def test_templates_are_neither_pictures_nor_a_class_nor_unread(
     tmp_path: Path, layout: Callable[[Path, Sequence[Drawn]], None]
 ) -> None:
     layout(tmp_path, SAMPLE)
-    classes = set(summarise_folder(tmp_path, ReadingOptions()).classes)
+    classes = set(summarise_folder(tmp_path).classes)
     write_picture(tmp_path / "templates" / "1.png", SAMPLE[1])
-    shown = summarise_folder(tmp_path, ReadingOptions())
+    shown = summarise_folder(tmp_path)
     assert (shown.good + shown.defective, set(shown.classes)) == (len(SAMPLE), classes)
     assert "templates" not in " ".join([*discover(tmp_path).assumptions, *shown.warnings])
 
@@ -339,7 +339,7 @@ def test_control_characters_in_names_of_folders_are_escaped_in_sentences(tmp_pat
     write_picture(tmp_path / "data" / "defective" / "2.png", SAMPLE[1])
     sentences = [
         *discover(tmp_path / "data").assumptions,
-        *summarise_folder(tmp_path / "data", ReadingOptions()).warnings,
+        *summarise_folder(tmp_path / "data").warnings,
     ]
     with pytest.raises(InputError) as raised:
         read_folder(tmp_path / "products")

@@ -28,33 +28,16 @@ def data() -> None:
     "--group", "column", help="Column of labels.csv that names groups; default: found, and printed as an assumption."
 )
 @click.option("--pattern", help="Instead, a regular expression on file names; its first parenthesis is the group.")
-@click.option("--classes", help="Annotated classes that are defects, separated by commas; default: all.")
-@click.option("--tile-px", type=click.IntRange(32, 4096), default=TILE_PX, show_default=True, help="Side of a tile.")
 @json_option
-def show(
-    folder: Path,
-    truth: str | None,
-    column: str | None,
-    pattern: str | None,
-    classes: str | None,
-    tile_px: int,
-    as_json: bool,
-) -> None:
+def show(folder: Path, truth: str | None, column: str | None, pattern: str | None, as_json: bool) -> None:
     """Show what FOLDER holds and which files cannot be used.
 
     It prints the reasons, and what would make a model look better than it is.
-    The options are those of a training: truth, split.group, split.pattern and so on.
+    The options are those of a training: truth, split.group and split.pattern.
     """
-    from heatline.train.summary import ReadingOptions, summarise_folder
+    from heatline.train.summary import summarise_folder
 
-    options = ReadingOptions(
-        truth=truth,
-        group_column=column,
-        group_pattern=pattern,
-        classes=None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
-        tile_px=tile_px,
-    )
-    found = summarise_folder(folder, options, tracked("pictures"))
+    found = summarise_folder(folder, truth, column, pattern, tracked("pictures"))
     if as_json:
         print_json(found)
     else:
@@ -72,20 +55,18 @@ def _print(found: "FolderSummary") -> None:
         "pictures": f"{found.good + found.defective}: {found.good} good, {found.defective} defective{also}",
     }
     if found.sizes:
-        sizes = [f"{size.width}x{size.height} px ({size.pictures})" for size in found.sizes]
+        sizes = [f"{size} px ({count})" for size, count in found.sizes.items()]
         facts["sizes"] = list_some(sizes, 5)
         facts["colours"] = ", ".join(f"{colour} ({count})" for colour, count in found.colours.items())
-    if (groups := found.groups) is not None:
-        largest = format_count(groups.largest, "picture")
-        facts["groups"] = f"{groups.count} by {found.groups_are}, of {groups.smallest} to {largest}"
+    if found.groups:
+        fewest, most = min(found.groups.values()), format_count(max(found.groups.values()), "picture")
+        facts["groups"] = f"{len(found.groups)} by {found.groups_are}, of {fewest} to {most}"
     if found.classes:
         facts["classes"] = ", ".join(f"{name} ({count})" for name, count in found.classes.items())
     if found.tiles:
         total = sum(found.tiles.values())
         clean, ambiguous, defective = (f"{100 * count / total:.1f} %" for count in found.tiles.values())
-        facts[f"{found.tile_px} px tiles"] = (
-            f"{total}: {clean} clean, {ambiguous} up to 1 % defective, {defective} over 1 %"
-        )
+        facts[f"{TILE_PX} px tiles"] = f"{total}: {clean} clean, {ambiguous} up to 1 % defective, {defective} over 1 %"
     print_facts(found.folder, facts)
     for assumption in found.assumptions:
         click.echo(f"assumed: {assumption}")
@@ -94,7 +75,7 @@ def _print(found: "FolderSummary") -> None:
     for warning in found.warnings:
         click.echo(f"warning: {warning}")
     for file in found.unusable:
-        click.echo(f"unusable: {file.why}")
+        click.echo(f"unusable: {file}")
     click.echo(
         f"{format_count(len(found.unusable), 'file')} cannot be used" if found.unusable else "all files can be used"
     )
