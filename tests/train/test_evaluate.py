@@ -116,7 +116,7 @@ def test_a_defective_picture_without_a_place_counts_only_as_a_frame(tmp_path: Pa
     assert of(after, "frame", *VERDICTS) == [4, 1, 3, 0]
     assert before["frame.auroc"] == 1
     assert after["frame.auroc"] == pytest.approx((3 + 0.5) / 4)  # it looks like the three good frames
-    assert "1 of the 7 pictures is only labelled good or defective" in run(bundle.path, "--data", data).stderr
+    assert "1 of the 7 frames is only labelled good or defective" in run(bundle.path, "--data", data).stderr
 
 
 def test_pictures_with_labels_only_count_as_frames(tmp_path: Path, bundle: Bundle) -> None:

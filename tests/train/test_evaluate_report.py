@@ -33,10 +33,9 @@ def test_a_part_selects_the_groups_that_the_bundle_names(
     assert (test["subject"]["part"], test["subject"]["groups"], test["subject"]["pictures"]) == ("test", ["b"], 2)
     assert test["figures"]["frame.defective_frames"] == 2
     assert reported(*arguments, "--part", "all")["subject"]["pictures"] == 6
-    chosen = run(*arguments, "--part", "train", "--json").stderr
-    assert chosen == f"opening {trained.path}\n", "no warning, as they were chosen explicitly"
-    warning = run(*arguments, "--part", "all").stderr
-    assert f"{trained.path} was trained on the groups of at least 2 of the 6 pictures: name other pictures" in warning
+    assert "The model was trained on these frames" in run(*arguments, "--part", "train").stderr
+    warning = f"{trained.path}: The model was trained on the groups of at least 2 of the 6 frames: the figures are "
+    assert warning in run(*arguments, "--part", "all").stderr
     monkeypatch.chdir(data)
     assert reported(trained.path, "--data", ".")["subject"]["part"] == "test"  # the folder's name is resolved
     other = with_training_groups(tmp_path / "other", bundle, None, train=["a"], val=["c"], test=["b"])
@@ -87,8 +86,8 @@ def test_rates_of_ten_groups_or_more_have_intervals(tmp_path: Path, bundle: Bund
         "none of four good frames is rejected in any resample"
     )
     printed = run(*arguments)
-    assert f"missed defective frames  2 of 8: 0.2500  [{low:.4f}, {high:.4f}]" in printed.stdout
-    assert "rejected good frames     0 of 4: 0.0000\n" in printed.stdout
+    assert f"defective frames missed  2 of 8 25.0 % [{100 * low:.1f}, {100 * high:.1f}]" in printed.stdout
+    assert "good frames rejected     0 of 4 0.0 %\n" in printed.stdout
     assert "--out FOLDER writes a report with all figures" in printed.stderr
     assert evaluation["rests_on"] == "all frames of data (12 groups, 12 frames)"
     assert evaluation["warnings"] == []
@@ -136,7 +135,7 @@ def test_frames_that_do_not_show_the_product_count_in_no_figure(tmp_path: Path, 
     assert evaluation.subject.pictures == 4
     assert evaluation.rests_on == "all frames of data (3 groups, 4 frames)"
     assert evaluation.warnings[0].startswith("2 frames are not like the product (1 good, 1 defective): the line gives")
-    assert "no verdict: 2 of 6 frames (good 1, defective 1), counted in no figure" in done.stdout
+    assert f"{knowing.path}: {evaluation.warnings[0]}" in done.stderr
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Frames without a verdict" in page
     assert "images/<wbr>b1.png <span>defective: it does not look like the product: brightness 2" in page
@@ -192,7 +191,7 @@ def test_no_rate_is_told_of_good_frames_that_set_the_threshold(tmp_path: Path, b
     data = grouped(tmp_path / "data")
     trained = with_training_groups(tmp_path / "trained", bundle, data, train=["a"], val=["c"], test=["b"])
     printed = run(trained.path, "--data", data, "--part", "all", "--out", tmp_path / "out").stdout
-    assert "rejected good frames     0 of 3, not a rate: 2 of them set the threshold" in printed
+    assert "good frames rejected     0 of 3 not a rate" in printed
     assert read_evaluation(tmp_path / "out" / "models" / "trained").figures["frame.false_reject_rate"] is None
     assert "| 0 of 3 not a rate |" in (tmp_path / "out" / "tables.md").read_text()
     assert "not a rate: these frames set the threshold" in (tmp_path / "out" / "report.html").read_text()
@@ -251,7 +250,7 @@ def test_several_models_are_reported_in_a_new_folder(tmp_path: Path, bundle: Bun
     for place, message in (
         (out, "report exists already and is not empty; name a new folder with --out"),
         (tmp_path / "file", "exists already"),
-        (tmp_path / "file" / "below", "cannot be written"),
+        (tmp_path / "file" / "below", "cannot be made (Not a directory)"),
     ):
         assert message in complaint(run(*models, "--data", data, "--out", place))
 

@@ -1,8 +1,6 @@
 """`heatline evaluate`."""
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,18 +12,14 @@ from heatline.edge.errors import InputError
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.picture_folders import find_layout
 from heatline.edge.util.extras import require_extra
-from heatline.edge.util.files import writing
-from heatline.edge.util.text import format_count, is_are
+from heatline.train.files import make_folder
 from heatline.train.progress import show_progress
 from heatline.train.readers.folder import LABELS_ONLY, TRUTHS
 from heatline.train.run import require_model
 
 if TYPE_CHECKING:
-    from heatline.train.evaluation.evaluate import SelectedPictures
     from heatline.train.evaluation.result import Evaluation
 
-NAMED = 10
-"""Highest number of frames without a verdict that are printed; the report and --json name more."""
 EXAMPLES = """
 Example:
 
@@ -100,7 +94,9 @@ def evaluate(
         require_model(path)  # before torch is imported, so that errors are reported at once
     if data is not None:
         find_layout(data)
-    with _atomic_folder(out) as folder, show_progress(f"opening {', '.join(map(str, models))}") as track:
+    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out} exists already and is not empty; name a new folder with --out")
+    with show_progress(f"opening {', '.join(map(str, models))}") as track:
         from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_pictures, select_pictures
         from heatline.train.evaluation.evaluated import open_model
 
@@ -110,17 +106,17 @@ def evaluate(
         for path in models:  # all are opened first, so that an error of the last is reported before the first is run
             model = open_model(path, engine, precision, false_reject, track(f"thresholds of {path.name}"))
             opened.append((path, model, select_pictures(model, options)))
-        folders = {} if folder is None else {path: folder / "models" / name for path, name in names.items()}
-        evaluations = []
-        for path, model, selection in opened:
-            _warn_of_training_pictures(path, selection)
-            evaluations.append(
-                evaluate_pictures(model, selection, folders.get(path), track(f"pictures of {path.name}"))
-            )
-        if folder is not None:
+        folders = {}
+        if out is not None:
+            folders = {path: make_folder(out / "models" / name, "--out") for path, name in names.items()}
+        evaluations = [
+            evaluate_pictures(model, selection, folders.get(path), track(f"pictures of {path.name}"))
+            for path, model, selection in opened
+        ]
+        if out is not None:
             from heatline.train.evaluation.report import write_report
 
-            write_report(list(folders.values()), folder, study=study)
+            write_report(list(folders.values()), out, study=study)
     if not as_json:
         for path, evaluation in zip(models, evaluations, strict=True):
             _print(path, evaluation)
@@ -136,90 +132,21 @@ def evaluate(
         print_json({"evaluations": evaluations})
 
 
-@contextmanager
-def _atomic_folder(out: Path | None) -> Iterator[Path | None]:
-    """Yield a folder to write into. What it holds is in `out` at the end; `out` stays empty on an error.
-
-    Raises:
-        InputError: `out` exists and is not empty, or cannot be written.
-    """
-    if out is None:
-        yield None
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists already and is not empty; name a new folder with --out")
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=out) as partial:
-            yield Path(partial)
-            for entry in list(Path(partial).iterdir()):
-                entry.rename(out / entry.name)
-
-
-def _warn_of_training_pictures(path: Path, selection: "SelectedPictures") -> None:
-    if selection.trained_on:
-        click.echo(
-            f"{path} was trained on the groups of at least {selection.trained_on} of the "
-            f"{format_count(len(selection.images), 'picture')}: name other pictures with --data",
-            err=True,
-        )
-
-
 def _print(path: Path, evaluation: "Evaluation") -> None:
-    subject = evaluation.subject
-    if evaluation.implausible:
-        defective = sum(frame.defective for frame in evaluation.implausible)
-        total = len(evaluation.implausible) + len(evaluation.frames)
-        facts = {frame.image: frame.why for frame in evaluation.implausible[:NAMED]}
-        if (more := len(evaluation.implausible) - NAMED) > 0:
-            facts["and"] = f"{more} more"
-        print_facts(
-            f"no verdict: {len(evaluation.implausible)} of {format_count(total, 'frame')} (good "
-            f"{len(evaluation.implausible) - defective}, defective {defective}), counted in no figure",
-            facts,
-        )
-    if unplaced := evaluation.figures["frame.unplaced"]:
-        click.echo(
-            f"{unplaced} of the {format_count(subject.pictures, 'picture')} {is_are(int(unplaced))} only labelled good "
-            "or defective, without the place of the defect",
-            err=True,
-        )
+    """Print the figures that decide whether the model can be used, with what makes them worth less."""
     from heatline.train.evaluation.result import describe_kinds
+    from heatline.train.evaluation.rows import Row, StoredEvaluation, describe_row
 
     facts = {
         **describe_kinds(evaluation),
-        **_figures(evaluation),
+        **describe_row(Row(path.name, (StoredEvaluation(evaluation, path),))),
         "score threshold": f"{evaluation.calibration.score_threshold:.2f} logits",
     }
-    print_facts(f"{path} on {subject.data} ({subject.part}), by {evaluation.truth}", facts)
+    print_facts(f"{path} on {evaluation.subject.data} ({evaluation.subject.part}), by {evaluation.truth}", facts)
+    for warning in evaluation.warnings:
+        if warning != facts.get("escapes"):
+            click.echo(f"{path}: {warning}", err=True)
     click.echo(evaluation.intervals_are, err=True)
-
-
-FIGURES = {
-    "missed defective frames": ("frame.escape_rate", "frame.escaped_frames", "frame.defective_frames"),
-    "rejected good frames": ("frame.false_reject_rate", "frame.rejected_frames", "frame.good_frames"),
-    "defects hit by a peak": ("frame.hit_rate", "frame.defects_hit", "frame.defects"),
-    "picture AUROC": ("frame.auroc",),
-    "tile AP": ("tile.average_precision",),
-    "pixel F1": ("line.f1",),
-}
-"""The figures that decide whether the model can be used; of a share, also those of part and whole."""
-
-
-def _figures(evaluation: "Evaluation") -> dict[str, str]:
-    """Return figures with their intervals."""
-    of, facts = evaluation.figures, {}
-    for title, (name, *counts) in FIGURES.items():
-        value, interval = of.get(name), evaluation.intervals.get(name)
-        counted = " of ".join(str(of[count]) for count in counts)
-        if value is not None:
-            ends = f"  [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
-            facts[title] = f"{counted}: {value:.4f}{ends}" if counted else f"{value:.4f}{ends}"
-        elif name == "frame.false_reject_rate" and evaluation.set_threshold:
-            facts[title] = f"{counted}, not a rate: {evaluation.set_threshold} of them set the threshold"
-        else:
-            facts[title] = "not known"
-    return facts
 
 
 def _unique_names(models: Sequence[Path]) -> dict[Path, str]:

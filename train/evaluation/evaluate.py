@@ -208,6 +208,7 @@ def _warnings(selection: SelectedPictures, evaluation: Evaluation, model: Evalua
     defective = sum(frame.defective for frame in implausible)
     aligned = ", or not aligned with its reference" if model.engine.compares else ""
     calibration, groups = evaluation.calibration, len(set(selection.groups))
+    unplaced = evaluation.figures["frame.unplaced"] or 0
     wanted, at_most = calibration.false_reject_per_frame or 0.0, calibration.false_reject_at_most or 0.0
     # The report of a cross-validation tells how many new good frames may be rejected.
     is_loose = calibration.false_reject_per_frame is not None and selection.part != CROSS_VALIDATION
@@ -226,6 +227,8 @@ def _warnings(selection: SelectedPictures, evaluation: Evaluation, model: Evalua
         "known.": not selection.grouped,
         f"Too few groups: {groups}. With at least {FEWEST_GROUPS}, the report gives intervals of its "
         "figures.": selection.grouped and groups < FEWEST_GROUPS,
+        f"{unplaced:,} of the {format_count(len(frames), 'frame', ',')} {is_are(int(unplaced))} only labelled good or "
+        "defective, without the place of the defect: only figures of frames count them.": unplaced,
         "No frame is defective: the rate of misses is not known.": not any(frame.defective for frame in frames),
         "No frame is good: the rate of false rejects is not known.": all(frame.defective for frame in frames),
         f"Few frames set the thresholds ({calibration.frames:,}): up to {100 * at_most:.0f} % of the good parts may be "

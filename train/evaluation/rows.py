@@ -130,6 +130,7 @@ FIGURES: dict[str, tuple[Literal["high", "low"] | None, str | tuple[str, str, st
 }
 """Columns: which value is best, and the figure's name; of a share, those of part, whole and rate."""
 OF_FRAMES, OF_TILES = list(FIGURES)[:6], list(FIGURES)[6:]
+OF_COMMAND = (*OF_FRAMES[:3], "picture AUROC", "tile AP", "pixel F1")
 OF_FOLDS = ("defective frames missed", "good frames rejected", "defects hit by a peak", "tile AP", "pixel F1")
 
 
@@ -180,6 +181,14 @@ def _cell(row: Row, column: str) -> Cell:
     if any(frames and share is None for frames, share in of_folds):
         return Cell(f"{some:,} of {total:,}", None, "not a rate")
     return Cell(f"{some:,} of {total:,}", some / total, format_percent(some / total, row.interval(rate)))
+
+
+def describe_row(row: Row) -> dict[str, str]:
+    """Return the figures that decide whether the model can be used, by name."""
+    cells = {name: _cell(row, name) for name in OF_COMMAND}
+    return {
+        name: "not known" if cell is UNKNOWN else f"{cell.text} {cell.interval}".strip() for name, cell in cells.items()
+    }
 
 
 def kinds_table(row: Row) -> Table | None:
