@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import msgspec
 
@@ -22,9 +22,6 @@ from heatline.train.compose import compose, with_folder
 from heatline.train.config import REFERENCE_WORDS, DenseRecipeConfig, TrainConfig
 from heatline.train.files import lock_file
 from heatline.train.run import RunFolder
-
-if TYPE_CHECKING:
-    from heatline.train.evaluation.result import Verdicts
 
 WARNING = "warning: "
 RETRIES = 3
@@ -158,8 +155,8 @@ class ProductResult(msgspec.Struct, frozen=True, kw_only=True):
     """Picture AUROC, cross-validated."""
     threshold: float | None = None
     """The report's score threshold."""
-    verdicts: "Verdicts | None" = None
-    """Pictures that it misses and rejects, cross-validated."""
+    figures: dict[str, int | float | None] = {}
+    """Of the report, cross-validated, by dotted name."""
     seconds: float | None = None
     """Duration of the training."""
     warnings: list[str] = []
@@ -175,7 +172,7 @@ class ProductsReport(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_result(product: str, run: RunFolder) -> ProductResult:
     """Read the result of a finished run."""
-    from heatline.train.evaluation.result import count_verdicts, read_evaluation
+    from heatline.train.evaluation.result import read_evaluation
 
     summary = run.read_summary()
     evaluation = read_evaluation(run.report) if run.out_of_fold.exists() else None
@@ -189,7 +186,7 @@ def read_result(product: str, run: RunFolder) -> ProductResult:
         tile_ap=summary.val.get("val_ap"),
         auroc=summary.val.get("val_picture_auroc"),
         threshold=None if evaluation is None else evaluation.calibration.score_threshold,
-        verdicts=None if evaluation is None else count_verdicts(evaluation),
+        figures={} if evaluation is None else evaluation.figures,
         seconds=summary.seconds,
         warnings=[*warnings, *(() if evaluation is None else evaluation.warnings)],
     )
@@ -202,12 +199,12 @@ def worst_first(results: list[ProductResult]) -> list[ProductResult]:
 
 def cells_of(result: ProductResult) -> list[str]:
     """Return the cells of a product's row, in the order of `COLUMNS`; the last says why a product failed."""
-    of = result.verdicts
+    of = result.figures
     return [
         result.product,
         *("-" if figure is None else f"{figure:.3f}" for figure in (result.tile_ap, result.auroc)),
-        f"{of.missed} of {of.defective}" if of and of.defective else "-",
-        f"{of.rejected} of {of.good}" if of and of.good else "-",
+        f"{of['frame.escaped_frames']} of {of['frame.defective_frames']}" if of.get("frame.defective_frames") else "-",
+        f"{of['frame.rejected_frames']} of {of['frame.good_frames']}" if of.get("frame.good_frames") else "-",
         "-" if result.seconds is None else f"{result.seconds:.0f} s",
         "-" if result.failed else str(len(result.warnings)),
         f"failed: {result.failed}" if result.failed else result.run,

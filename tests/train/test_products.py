@@ -128,7 +128,10 @@ def test_products_train_as_each_alone_though_a_worker_is_killed_and_one_has_no_l
     summary, evaluation = boards.read_summary(), read_evaluation(boards.report)
     assert (row["tile_ap"], row["seconds"]) == (summary.val["val_ap"], summary.seconds)
     defective = sum(frame.defective for frame in evaluation.frames)
-    assert (row["verdicts"]["defective"], row["threshold"]) == (defective, evaluation.calibration.score_threshold)
+    assert (row["figures"]["frame.defective_frames"], row["threshold"]) == (
+        defective,
+        evaluation.calibration.score_threshold,
+    )
     assert {*evaluation.warnings} < {*row["warnings"]}, "those of the training are there too"
     draw_blobs(products / "new", per_group=1)
     refused = heatline(*command, "recipe.steps=13")

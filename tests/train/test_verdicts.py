@@ -10,7 +10,6 @@ from heatline.train.evaluation.result import (
     Evaluation,
     FrameAnswer,
     count_kinds,
-    count_verdicts,
     describe_escapes,
     describe_kinds,
 )
@@ -66,10 +65,3 @@ def test_many_pictures_that_pass_are_told_also_if_no_class_is_known(scores: list
     found = judged(*one, frame(0.0, []))
     assert describe_escapes(found, count_kinds([found])) == sentence
     assert count_kinds([found]) == [], "a single class says nothing"
-
-
-def test_each_frame_is_counted_by_the_threshold_that_judged_it() -> None:
-    """The good frame is the highest, so it reaches the threshold that the others set, and not the one that it set."""
-    found = judged(frame(0.5, [], threshold=0.4), frame(0.5, []), frame(2.0, [kind("a", 2.0, 4)], threshold=3.0))
-    verdicts = count_verdicts(found)
-    assert (verdicts.rejected, verdicts.good, verdicts.missed, verdicts.defective) == (1, 2, 1, 1)

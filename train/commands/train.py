@@ -158,18 +158,18 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
 def _verdicts(summary: "RunSummary", folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Return the first figures of the report, cross-validated: what escapes, and the others."""
     from heatline.edge.cli.bundle_formatting import describe_bound
-    from heatline.train.evaluation.result import count_verdicts, describe_kinds, read_evaluation
+    from heatline.train.evaluation.result import describe_kinds, read_evaluation
     from heatline.train.run import RunFolder
 
     run = RunFolder(folder)
     evaluation, recipe = read_evaluation(run.report), read_config(run.config).recipe
-    of = count_verdicts(evaluation)
-    found = {}
-    if of.defective:
-        found["missed"] = f"{of.missed} of {format_count(of.defective, 'defective picture')}"
+    found, of = {}, evaluation.figures
+    missed, defective = of["frame.escaped_frames"], of["frame.defective_frames"]
+    if defective:
+        found["missed"] = f"{missed} of {format_count(int(defective), 'defective picture')}"
     is_frozen = isinstance(recipe, DenseRecipeConfig) and not recipe.finetune_steps
-    if of.missed and is_frozen and summary.labelled == "tiles":  # only measured with marked defects
+    if missed and is_frozen and summary.labelled == "tiles":  # only measured with marked defects
         found["to try"] = "recipe.finetune_steps=400, which often finds more and takes about ten minutes longer"
-    if of.good:
+    if of["frame.good_frames"]:
         found["rejected good pictures"] = describe_bound(evaluation.calibration)
     return describe_kinds(evaluation), found

@@ -171,17 +171,6 @@ def is_complete(run: RunFolder) -> bool:
     return run.summary.exists() and run.read_summary().finished and not lacks_report(run)
 
 
-class Verdicts(msgspec.Struct, frozen=True):
-    """Pictures at the score threshold that judged each."""
-
-    missed: int
-    """Defective pictures below the threshold."""
-    defective: int
-    rejected: int
-    """Good pictures that reach the threshold."""
-    good: int
-
-
 class KindVerdicts(msgspec.Struct, frozen=True):
     """Defective pictures, or those with defects of one class, or of one size."""
 
@@ -205,13 +194,6 @@ class KindVerdicts(msgspec.Struct, frozen=True):
     def describe(self) -> str:
         """Describe the counts, as "Blowhole 18 of 18 (at 5 %, 6)"."""
         return f"{self.name} {self.missed} of {self.pictures}{self.loosely}"
-
-
-def count_verdicts(evaluation: Evaluation) -> Verdicts:
-    """Count the pictures that are judged wrongly."""
-    calls = [(frame.defective, frame.score >= evaluation.threshold_of(frame)) for frame in evaluation.frames]
-    missed, rejected = calls.count((True, False)), calls.count((False, True))
-    return Verdicts(missed, missed + calls.count((True, True)), rejected, rejected + calls.count((False, False)))
 
 
 def count_kinds(evaluations: Iterable[Evaluation]) -> list[KindVerdicts]:

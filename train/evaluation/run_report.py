@@ -14,12 +14,10 @@ from heatline.edge.reference.reference import Reference
 from heatline.edge.util.page import Block, Cell, Column, Line, Picture, Section, Table, jpeg_uri, number
 from heatline.edge.util.text import format_count, list_some
 from heatline.train.adequacy import describe_threshold_transfer
-from heatline.train.dense.tiles import OutOfFold
 from heatline.train.evaluation.evaluate import CROSS_VALIDATION, EvaluationOptions, evaluate_pictures, select_pictures
 from heatline.train.evaluation.evaluated import prepare_run
 from heatline.train.evaluation.report import write_report
-from heatline.train.evaluation.result import FrameAnswer, write_evaluation
-from heatline.train.metrics import auroc
+from heatline.train.evaluation.result import write_evaluation
 from heatline.train.progress import tracked
 from heatline.train.references import GAINS, AlignmentFigures, References
 from heatline.train.run import RunFolder, TrainedRun
@@ -93,10 +91,6 @@ def _picture(name: str, reference: Reference | None) -> Picture:
 
 FALSE_REJECT = 0.01
 """Share of good frames that the report's first thresholds reject; the default of `heatline export`."""
-DISAGREE = 0.15
-"""The report warns if the folds' AUROC over pictures differs by more."""
-OFF_SCALE = 0.05
-"""It also warns if the AUROC over all pictures is lower than that of every fold by more."""
 
 
 def write_run_report(run: TrainedRun) -> Path:
@@ -126,7 +120,6 @@ def write_run_report(run: TrainedRun) -> Path:
                 FALSE_REJECT,
                 evaluation.calibration.coldest_defect,
             ),
-            *_describe_disagreement(OutOfFold.read(RunFolder(run.folder).out_of_fold), evaluation.frames),
         ],
     )
     write_evaluation(evaluation, folder)
@@ -135,31 +128,3 @@ def write_run_report(run: TrainedRun) -> Path:
         [folder], folder, title=f"{run.data.name}: cross-validation", sections=[] if section is None else [section]
     )
     return page
-
-
-def _describe_disagreement(out_of_fold: OutOfFold, frames: list[FrameAnswer]) -> list[str]:
-    """Describe folds that differ in how well they separate pictures, or in their scale; empty if they agree."""
-    score = np.array([frame.score for frame in frames])
-    defective = np.array([frame.defective for frame in frames])
-    fold_of = dict(zip(out_of_fold.frames.tolist(), out_of_fold.fold.tolist(), strict=True))
-    fold_of_frame = np.array([fold_of.get(frame.image, -1) for frame in frames])  # only frames with a verdict
-    values = [
-        value
-        for fold in np.unique(out_of_fold.fold)
-        if (value := auroc(score, defective, (fold_of_frame == fold).astype(np.float64))) is not None
-    ]
-    if len(values) < 2:
-        return []
-    low, high, pooled = min(values), max(values), auroc(score, defective, np.ones(len(score))) or 0.0
-    if high - low <= DISAGREE and low - pooled <= OFF_SCALE:
-        return []
-    why = (
-        f", and {pooled:.2f} over all pictures: the model of each fold has a scale of its own, on which the same score "
-        "means another risk"
-        if pooled < low
-        else ""
-    )
-    return [
-        f"The folds disagree: the picture AUROC is {low:.2f} in one and {high:.2f} in another{why}. The result depends "
-        "on which groups are trained on; add pictures of more groups."
-    ]
