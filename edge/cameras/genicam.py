@@ -33,18 +33,6 @@ _NUMBERS: Final = (
     ("rate_fps", "frame_rate", "AcquisitionFrameRateEnable=true"),
 )
 """Numbers that are set, in this order: key, name in the library, and what must be set before."""
-USEFUL_COUNTERS: Final = {
-    "n_completed_buffers": "completed",
-    "n_failures": "failures",
-    "n_timeouts": "timeouts",
-    "n_missing_frames": "missing_frames",
-    "n_underruns": "underruns",
-    "n_received_packets": "received_packets",
-    "n_missing_packets": "missing_packets",
-    "n_resend_requests": "resend_requests",
-    "n_resent_packets": "resent_packets",
-}
-"""The library's names of a stream's counters, and ours. docs/genicam.md describes each."""
 FORMATS: Final[dict[int, PixelFormat]] = {
     0x01080001: "Mono8",
     0x01100003: "Mono10",
@@ -126,11 +114,10 @@ class GenicamCamera(FrameSource):
         with self._in_use:
             if not (stream := self._stream):
                 return {}
-            known = {aravis.stream_get_info_name(stream, index) for index in range(aravis.stream_get_n_infos(stream))}
+            names = [aravis.stream_get_info_name(stream, index) for index in range(aravis.stream_get_n_infos(stream))]
             return {
-                ours: aravis.stream_get_info_uint64_by_name(stream, theirs)
-                for theirs, ours in USEFUL_COUNTERS.items()
-                if theirs in known
+                name.removeprefix("n_").removesuffix("_buffers"): aravis.stream_get_info_uint64_by_name(stream, name)
+                for name in names
             }
 
     def close(self) -> None:
