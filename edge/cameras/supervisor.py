@@ -240,14 +240,11 @@ class SupervisedCamera:
             if fault is not None:
                 self._fail(fault)
         elif self._restarts.due and self._state[0] != "ENDED":
-            self._start()
-
-    def _start(self) -> None:
-        self._heard_ns = self._now_ns()
-        try:
-            self._process = CameraProcess(self.settings)
-        except OSError as error:
-            self._fail(Fault("process", f"its process cannot be started: {error}"))
+            self._heard_ns = self._now_ns()
+            try:
+                self._process = CameraProcess(self.settings)
+            except OSError as error:
+                self._fail(Fault("process", f"its process cannot be started: {error}"))
 
     def _find_timeout(self) -> Fault | None:
         now_ns = self._now_ns()

@@ -34,7 +34,7 @@ from heatline.edge.service.line import (
 from heatline.edge.target import KeyFiles, endpoint_of
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.files import require_writable, writing
-from heatline.edge.util.process import require_limits
+from heatline.edge.util.process import raise_limits
 from heatline.edge.util.systemd import LINES, STATE_FOLDERS, state_folder
 from heatline.edge.util.text import format_count, utf8_safe
 
@@ -53,7 +53,7 @@ def check(line: Path, as_json: bool) -> None:
     camera's first frame, the keys, the addresses, the files of its page, and the folders of journal and pictures. What
     the line uses itself while it runs is not checked then: addresses, page, journal and cameras.
     """
-    require_limits()
+    raise_limits()
     config, faults = load_config(line), Faults()
     # A service has its state folder from systemd, whoever checks its line.
     state = state_folder(otherwise=STATE_FOLDERS / line.stem if line.absolute().parent == LINES else None)

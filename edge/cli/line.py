@@ -46,9 +46,9 @@ def run(line: Path) -> None:
     """
     # Imported here, as the other commands do not need it.
     from heatline.edge.service.lifecycle import Service, signal_handlers
-    from heatline.edge.util.process import require_limits
+    from heatline.edge.util.process import raise_limits
 
-    require_limits()
+    raise_limits()
     service = Service(line, load_config(line))
     with signal_handlers(service):
         service.run()

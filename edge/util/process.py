@@ -11,24 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from heatline.edge.errors import ConfigError
-
 FILES = 65536
-LEAST_FILES = 256
 
 
-def require_limits() -> None:
-    """Raise the number of files that this process may open. ConfigError: the smallest line needs more."""
+def raise_limits() -> None:
+    """Raise the number of files that this process may open, as far as the system allows."""
     with contextlib.suppress(OSError, ValueError):  # the unit forbids these calls, and sets limits itself
         files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         if (wanted := FILES if most < 0 else min(most, FILES)) > files >= 0:  # negative: no limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
-            files = wanted
-        if 0 <= files < LEAST_FILES:
-            raise ConfigError(
-                f"this process may open {files} files, expected at least {LEAST_FILES}; raise the limit, by ulimit -n "
-                "or LimitNOFILE= of the unit"
-            )
 
 
 LOWEST_PRIORITY = 19

@@ -215,15 +215,6 @@ def test_every_contradiction_in_a_lines_file_is_reported(line: Path) -> None:
         assert sentence.startswith(f"heatline: {line}: ")
 
 
-@pytest.mark.parametrize("command", ["check", "run"])
-def test_a_process_with_too_few_files_ends_in_one_sentence(line: Path, command: str) -> None:
-    typed = ["bash", "-c", 'ulimit -n 48; exec "$@"', "-", str(HEATLINE), command, str(line)]
-    ended = subprocess.run(
-        typed, env=process_env({}), text=True, capture_output=True, timeout=WITHIN_SECONDS, check=False
-    )
-    assert (ended.returncode, "may open 48 files" in complaint(ended)) == (3, True), ended.stderr
-
-
 def test_addresses_are_bound_together_whatever_their_names_and_families(address: str) -> None:
     faults, port = Faults(), address.rpartition(":")[2]
     hosts = {"events.bind": "lo", "commands.bind": "127.0.0.1", "journal.bind": "[::1]"}
