@@ -9,7 +9,6 @@ HeatlineError
 │   └── PrecisionError       a precision that this processor does not compute in
 ├── DeliveryError        7   an address that cannot be bound or reached, or a state folder or journal that another
 │                            running line uses
-│   ├── StorageError         a storage that holds an archive's pictures or verdicts, and does not answer or refuses
 │   └── SupersededError  23  a newer consumer follows under this one's name
 ├── MessageError         8   bytes on the wire that are not a valid message
 │   └── SchemaVersionError   a message of another schema version
@@ -67,10 +66,6 @@ class PrecisionError(EngineError):
 
 class DeliveryError(HeatlineError):
     exit_code = 7
-
-
-class StorageError(DeliveryError):
-    """A storage that does not answer or refuses: the same command may work later."""
 
 
 class SupersededError(DeliveryError):

@@ -10,20 +10,18 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
+from functools import cache
 from itertools import tee
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import msgspec
 import pyarrow as pa
 import xxhash
-from pyarrow.fs import FileType
 
 from heatline.edge import __version__
-from heatline.edge.archive.storage import Storage, is_uri, list_source, without_password
+from heatline.edge.archive.source import folder_of, list_source
 from heatline.edge.archive.verdicts import (
     PART_PICTURES,
     PICTURES,
@@ -32,7 +30,6 @@ from heatline.edge.archive.verdicts import (
     Row,
     compare,
     count_verdicts,
-    highest,
     missing_parts,
     read_plan,
     read_verdicts,
@@ -43,7 +40,7 @@ from heatline.edge.bundle import Bundle, open_bundle, open_verified_engine
 from heatline.edge.bundle.signature import SIGNATURE
 from heatline.edge.bundle.store import MANIFEST
 from heatline.edge.cluster import STORE_BYTES, check_same_version, interruptible, open_cluster
-from heatline.edge.errors import EngineError, HeatlineError, InputError, StorageError, last_line
+from heatline.edge.errors import EngineError, HeatlineError, InputError, last_line
 from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.images import decode_image
 from heatline.edge.inference import EngineKind, Precision
@@ -57,23 +54,16 @@ RETRIES = 3
 """One does not suffice: a node may lose its power at any part."""
 MOST_QUEUED = 1000
 """Parts that Ray knows at a time, without --workers."""
+WORST = 20
+"""How many flips are named."""
 READ_AHEAD = 2
 """How many pictures are read and decoded while others are inspected."""
 
 Files = dict[str, bytes]
 """The files of a bundle, by name."""
+Progress = Callable[[int, int, int], None]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class Observer(Protocol):
-    """Shows what happens."""
-
-    def say(self, sentence: str) -> None:
-        """Show a sentence."""
-
-    def progress(self, done: int, of: int, unjudged: int) -> None:
-        """Show how many pictures are inspected, and how many verdicts are missing."""
 
 
 class Job(NamedTuple):
@@ -81,10 +71,8 @@ class Job(NamedTuple):
 
     heatline: str
     """The version of the process that asks."""
-    source: str
-    """With its password."""
-    folder: str
-    """As in the plan."""
+    folder: Path
+    """The folder that relative paths of pictures start from."""
     engine: EngineKind
     precision: Precision
     bundles: Mapping[str, Files]
@@ -110,42 +98,41 @@ class Inspected(msgspec.Struct, frozen=True, kw_only=True):
     against: dict[str, Any] | None
     """The numbers of pictures whose verdict changes from OLD to BUNDLE; None: without --against."""
     worst: list[Row]
-    """The worst flips, or without --against the pictures with the highest scores."""
+    """The worst flips, at most `WORST`; without --against none."""
 
 
 @interruptible()
 def inspect_archive(
     bundles: Sequence[Bundle],
-    source: str,
-    out: str,
-    observer: Observer,
+    source: Path,
+    dest: Path,
+    say: Callable[[str], None],
+    progress: Progress,
     *,
     address: str | None = None,
     workers: int | None = None,
     engine: EngineKind = "openvino",
     precision: Precision = "f32",
-    worst: int = 20,
 ) -> Inspected:
     """Inspect each picture of SOURCE with each bundle, as far as DEST does not have it, and count.
 
     Args:
         bundles: BUNDLE, and OLD if there is one.
-        out: DEST, a path or a URI.
+        say: shows a sentence.
+        progress: shows how many pictures are inspected, of how many, and how many of them have no verdict.
         address: of a Ray cluster; None: this machine.
         workers: the most workers; None: one per processor.
-        worst: how many of the worst pictures to name.
     Raises:
         InputError: SOURCE or DEST cannot be used.
-        StorageError: SOURCE or DEST does not answer.
         DeliveryError: the cluster does not answer.
         EngineError, BundleError: a worker cannot use a bundle, or a part ended all its workers.
         Interrupted: Ctrl-C or SIGTERM.
     """
-    dest, here = Storage.at(out), source if is_uri(source) else os.path.abspath(source)
+    dest, source = dest.absolute(), Path(os.path.abspath(source))
     for bundle in bundles:
         bundle.graph_for(precision)
     keys = {bundle.digest: key_of(bundle.digest, engine, precision) for bundle in bundles}
-    plan = _plan(dest, here, PARTS_PER_WORKER * (workers or cores()), observer)
+    plan = _plan(dest, source, PARTS_PER_WORKER * (workers or cores()), say)
     lacking = {digest: set(missing_parts(plan, key)) for digest, key in keys.items()}
     parts = [
         Part(part, [digest for digest in keys if part in lacking[digest]])
@@ -153,16 +140,15 @@ def inspect_archive(
     ]
     if parts:
         files = {bundle.digest: files_of(bundle) for bundle in bundles}
-        job = Job(__version__, here, plan.folder, engine, precision, files)
+        job = Job(__version__, folder_of(source), engine, precision, files)
         size = sum(len(data) for each in files.values() for data in each.values())
         with open_cluster(address, workers or cores(), store_bytes=STORE_BYTES + 2 * size):
-            _inspect(job, plan, parts, workers or MOST_QUEUED, observer)
+            _inspect(job, plan, parts, workers or MOST_QUEUED, say, progress)
     verdicts = [read_verdicts(plan, key) for key in keys.values()]
-    against, named = None, highest(verdicts[0], worst)
-    if len(verdicts) == 2:
-        against, named = compare(verdicts[1], verdicts[0], worst)
+    new, *old = verdicts
+    against, worst = compare(old[0], new, WORST) if old else (None, [])
     return Inspected(
-        dest=without_password(out),
+        dest=str(dest),
         pictures=plan.pictures,
         inspected=sum(plan.size_of(part.number) for part in parts),
         bundles={
@@ -175,7 +161,7 @@ def inspect_archive(
             for bundle, found in zip(bundles, verdicts, strict=True)
         },
         against=against,
-        worst=named,
+        worst=worst,
     )
 
 
@@ -184,29 +170,28 @@ def key_of(digest: str, engine: EngineKind, precision: Precision) -> str:
     return f"{digest}-{engine}-{precision}"
 
 
-def _plan(dest: Storage, source: str, fewest_parts: int, observer: Observer) -> Plan:
+def _plan(dest: Path, source: Path, fewest_parts: int, say: Callable[[str], None]) -> Plan:
     """Return the plan of DEST, and write it before if DEST is new."""
-    shown, root = without_password(source), dest.root
-    if dest.kind() == FileType.File:
-        raise InputError(f"{root} is a file; name a folder with --out")
     plan = read_plan(dest)
     if plan is None:
-        if dest.list_files():
+        if dest.exists() and any(dest.iterdir()):
             raise InputError(
-                f"{root} is not empty and has no {PICTURES}, so it holds something else; name another folder with --out"
+                f"{dest} is not empty and has no {PICTURES}, so it holds something else; name another folder with --out"
             )
-        folder, listed = list_source(source)
-        write_plan(dest, shown, folder, listed, min(PART_PICTURES, max(1, len(listed) // fewest_parts)))
+        listed = list_source(source)
+        write_plan(dest, source, listed, min(PART_PICTURES, max(1, len(listed) // fewest_parts)))
         plan = read_plan(dest)
         assert plan is not None
-    elif plan.source != shown:
-        raise InputError(f"{root} has the verdicts of {plan.source}, and {shown} came; name another --out")
+    elif plan.source != str(source):
+        raise InputError(f"{dest} has the verdicts of {plan.source}, and {source} came; name another --out")
     else:
-        observer.say(f"{root} has a plan of {format_count(plan.pictures, 'picture')}; SOURCE is not listed again")
+        say(f"{dest} has a plan of {format_count(plan.pictures, 'picture')}; SOURCE is not listed again")
     return plan
 
 
-def _inspect(job: Job, plan: Plan, parts: Sequence[Part], most: int, observer: Observer) -> None:
+def _inspect(
+    job: Job, plan: Plan, parts: Sequence[Part], most: int, say: Callable[[str], None], progress: Progress
+) -> None:
     """Have Ray inspect parts, `most` at a time, and write their verdicts."""
     import ray
     from ray.exceptions import RayError, RayTaskError
@@ -218,7 +203,7 @@ def _inspect(job: Job, plan: Plan, parts: Sequence[Part], most: int, observer: O
     inspected = unjudged = 0
     total = sum(plan.size_of(part.number) for part in parts)
     while waiting or running:
-        observer.progress(inspected, total, unjudged)
+        progress(inspected, total, unjudged)
         while waiting and len(running) < most:
             part = waiting.popleft()
             running[task.remote(shipped, plan.rows_of(part.number), part.digests)] = part
@@ -236,16 +221,16 @@ def _inspect(job: Job, plan: Plan, parts: Sequence[Part], most: int, observer: O
         except RayError:  # the task's process or node has ended each time
             pictures = [row["picture"] for row in plan.rows_of(part.number)]
             failed.append(f"{pictures[0]} to {pictures[-1]}")
-            observer.say(f"part {part.number} ended its worker {RETRIES + 1} times and has failed")
+            say(f"part {part.number} ended its worker {RETRIES + 1} times and has failed")
             continue
         for digest, table in zip(part.digests, tables, strict=True):
             write_verdicts(plan.dest, key_of(digest, job.engine, job.precision), part.number, table)
             unjudged += table["verdict"].to_pylist().count("NO_VERDICT")
         inspected += plan.size_of(part.number)
         for sentence in [each for each in warnings if each not in said]:
-            observer.say(sentence)
+            say(sentence)
             said.add(sentence)
-    observer.progress(inspected, total, unjudged)
+    progress(inspected, total, unjudged)
     if failed:
         raise EngineError(
             f"a picture among {', and among '.join(failed)} ended its worker {RETRIES + 1} times, and they have no "
@@ -278,16 +263,16 @@ class Worker:
         ConfigError: another version of heatline is installed here.
         EngineError: an engine does not start.
         BundleError: the golden tiles fail here.
-        StorageError: SOURCE cannot be seen from here.
+        InputError: SOURCE cannot be seen from here.
     """
 
     def __init__(self, job: Job) -> None:
         check_same_version(job.heatline)
         cv2.setNumThreads(1)
         pa.set_cpu_count(1)
-        host, self._folder = socket.gethostname(), Storage(Storage.at(job.source).files, job.folder)
-        if self._folder.is_local and self._folder.kind() == FileType.NotFound:
-            raise StorageError(
+        host, self._folder = socket.gethostname(), job.folder
+        if not self._folder.exists():
+            raise InputError(
                 f"{host} does not see {job.folder}; SOURCE must be a place that every node reaches by the same name"
             )
         self._inspectors = dict[str, BundleInspector]()
@@ -306,9 +291,6 @@ class Worker:
         """Inspect pictures, rows of the plan, with some of the bundles, and return the verdicts of each.
 
         A picture is read and decoded once for all bundles.
-
-        Raises:
-            StorageError: SOURCE does not answer.
         """
         first, *copies = tee(read_ahead(self.load, rows), 1 + len(digests))
         results = [
@@ -322,33 +304,18 @@ class Worker:
         return [pa.Table.from_pylist(verdicts, SCHEMA) for verdicts in found]
 
     def load(self, row: Row) -> Loaded:
-        """Read and decode a picture. A file that cannot be read, or holds no picture, is a bad frame.
-
-        Raises:
-            StorageError: the storage does not answer.
-        """
+        """Read and decode a picture. A file that cannot be read, or holds no picture, is a bad frame."""
         picture, content = row["picture"], None
         stamp = Stamp("archive", row["number"], picture)
-        storage, name = self._folder, picture
-        if is_uri(picture):
-            parts = urlsplit(picture)
-            storage, name = _bucket(parts._replace(path="/").geturl()), unquote(parts.path).lstrip("/")
         try:
-            data = storage.read(name)
+            data = (self._folder / picture).read_bytes()
             content = xxhash.xxh3_64_hexdigest(data)
             return Loaded(content, Frame(stamp, *decode_image(picture, data)))
-        except FileNotFoundError:
-            sentence = f"{picture} cannot be read (No such file or directory); check the path"
-        except (InputError, StorageError) as error:
-            if isinstance(error, StorageError) and not storage.is_local:  # it may answer later
-                raise
+        except OSError as error:
+            sentence = f"{picture} cannot be read ({error.strerror}); check the path and its permissions"
+        except InputError as error:
             sentence = str(error)
         return Loaded(content, BadFrame(stamp, "unreadable", sentence))
-
-
-@lru_cache(maxsize=64)
-def _bucket(address: str) -> Storage:
-    return Storage.at(address)
 
 
 @cache

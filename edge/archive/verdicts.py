@@ -7,6 +7,7 @@ part. A file is complete or absent, so those that are there say how far the work
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from heatline.edge.archive.storage import Listed, Storage
+from heatline.edge.archive.source import Listed
 from heatline.edge.errors import InputError, last_line
+from heatline.edge.util.files import replacing, writing
 
 PICTURES = "pictures.parquet"
 PART_PICTURES = 256
@@ -65,12 +67,9 @@ Mask: TypeAlias = NDArray[np.bool_]
 class Plan:
     """The pictures of a DEST, in parts."""
 
-    dest: Storage
+    dest: Path
     file: pq.ParquetFile
     source: str
-    """SOURCE as on the command line, without passwords."""
-    folder: str
-    """The folder that relative paths of pictures start from, in SOURCE's file system."""
 
     @property
     def pictures(self) -> int:
@@ -88,33 +87,31 @@ class Plan:
         return list(self.file.read_row_group(part).to_pylist())
 
 
-def read_plan(dest: Storage) -> Plan | None:
+def read_plan(dest: Path) -> Plan | None:
     """Return the plan of a DEST; None: it has none.
 
     Raises:
         InputError: it is damaged, or none of heatline's.
-        StorageError: DEST does not answer.
     """
     try:
-        file = pq.ParquetFile(io.BytesIO(dest.read(PICTURES)))
-        metadata = file.schema_arrow.metadata
-        return Plan(dest, file, metadata[b"source"].decode(), metadata[b"folder"].decode())
+        file = pq.ParquetFile(dest / PICTURES)
+        return Plan(dest, file, file.schema_arrow.metadata[b"source"].decode())
     except FileNotFoundError:
         return None
     except (pa.ArrowException, OSError, KeyError, TypeError) as error:
-        raise InputError(f"{dest.path(PICTURES)} is not heatline's ({last_line(error)}); name another --out") from error
+        raise InputError(f"{dest / PICTURES} is not heatline's ({last_line(error)}); name another --out") from error
 
 
-def write_plan(dest: Storage, source: str, folder: str, listed: Sequence[Listed], part_pictures: int) -> None:
+def write_plan(dest: Path, source: Path, listed: Sequence[Listed], part_pictures: int) -> None:
     """Write the plan of a new DEST.
 
     Raises:
-        StorageError: it cannot be written.
+        InputError: it cannot be written.
     """
     rows = zip(*((number, *each) for number, each in enumerate(listed)), strict=True)
     columns = [pa.array(column, field.type) for column, field in zip(rows, PLAN_SCHEMA, strict=True)]
-    table = pa.table(columns, PLAN_SCHEMA.with_metadata({"source": source, "folder": folder}))
-    dest.write(PICTURES, _encode(table, row_group_size=part_pictures))
+    table = pa.table(columns, PLAN_SCHEMA.with_metadata({"source": str(source)}))
+    _write(dest / PICTURES, table, part_pictures)
 
 
 def file_of(key: str, part: int) -> str:
@@ -123,22 +120,21 @@ def file_of(key: str, part: int) -> str:
     Args:
         key: names the bundle and how it inspects, as `key_of` of `heatline.edge.archive.run`.
     """
-    return f"{_folder_of(key)}/part-{part:06d}.parquet"
+    return f"verdicts/bundle={key}/part-{part:06d}.parquet"
 
 
-def write_verdicts(dest: Storage, key: str, part: int, verdicts: pa.Table) -> None:
+def write_verdicts(dest: Path, key: str, part: int, verdicts: pa.Table) -> None:
     """Write a part's verdicts.
 
     Raises:
-        StorageError: they cannot be written.
+        InputError: they cannot be written.
     """
-    dest.write(file_of(key, part), _encode(verdicts))
+    _write(dest / file_of(key, part), verdicts)
 
 
 def missing_parts(plan: Plan, key: str) -> list[int]:
     """Return the parts without verdicts."""
-    there = {f"{_folder_of(key)}/{name}" for name in plan.dest.list_files(_folder_of(key))}
-    return [part for part in range(plan.parts) if file_of(key, part) not in there]
+    return [part for part in range(plan.parts) if not (plan.dest / file_of(key, part)).exists()]
 
 
 def read_verdicts(plan: Plan, key: str) -> pa.Table:
@@ -146,18 +142,17 @@ def read_verdicts(plan: Plan, key: str) -> pa.Table:
 
     Raises:
         InputError: a file is damaged, or has other pictures than the plan.
-        StorageError: DEST does not answer.
     """
     tables, first = list[pa.Table](), 0
     for part in range(plan.parts):
-        name, end = file_of(key, part), first + plan.size_of(part)
+        path, end = plan.dest / file_of(key, part), first + plan.size_of(part)
         try:
-            table = pq.read_table(io.BytesIO(plan.dest.read(name)), columns=COMPARED)
+            table = pq.read_table(path, columns=COMPARED, partitioning=None)
             if table["number"].to_pylist() != list(range(first, end)):
                 raise ValueError("it holds other pictures than the plan")
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise InputError(
-                f"{plan.dest.path(name)} does not hold the verdicts of its pictures ({last_line(error)}); delete it, "
+                f"{path} does not hold the verdicts of its pictures ({last_line(error)}); delete it, "
                 "and call heatline archive inspect again"
             ) from error
         tables.append(table)
@@ -169,15 +164,6 @@ def count_verdicts(verdicts: pa.Table) -> dict[str, int]:
     """Return how often each verdict came."""
     found = _column(verdicts, "verdict")
     return {name.lower(): int((found == name).sum()) for name in ("GOOD", "DEFECT", "NO_VERDICT")}
-
-
-def highest(verdicts: pa.Table, most: int) -> list[Row]:
-    """Return the pictures with the highest score minus threshold, the highest first."""
-    margins = _margins(verdicts)
-    judged = np.flatnonzero(~np.isnan(margins))
-    order = judged[np.argsort(-margins[judged], kind="stable")][:most]
-    chosen = verdicts.take(pa.array(order)).select(["picture", "group", "label", "verdict"]).to_pylist()
-    return [row | {"margin": float(margins[index])} for row, index in zip(chosen, order, strict=True)]
 
 
 def compare(old: pa.Table, new: pa.Table, most: int) -> tuple[dict[str, Any], list[Row]]:
@@ -205,7 +191,7 @@ def compare(old: pa.Table, new: pa.Table, most: int) -> tuple[dict[str, Any], li
     changes["false_rejects"] = _mistakes(judged & (label == "good"), was == "DEFECT", now == "DEFECT")
     escapes = (label == "defective") & (now == "GOOD")
     right = ((label == "defective") & (now == "DEFECT")) | ((label == "good") & (now == "GOOD"))
-    margins = _margins(old), _margins(new)
+    margins = [np.asarray(_column(each, "score") - _column(each, "score_threshold"), np.float64) for each in (old, new)]
     moved = np.nan_to_num(np.abs(margins[1] - margins[0]), nan=-1.0)
     found = np.flatnonzero(flips)
     order = found[np.lexsort((-moved[found], np.where(escapes, 0, np.where(right, 2, 1))[found]))][:most]
@@ -226,20 +212,15 @@ def _mistakes(labelled: Mask, was_wrong: Mask, is_wrong: Mask) -> dict[str, int]
     return {name: int(mask.sum()) for name, mask in masks.items()} if labelled.any() else None
 
 
-def _margins(verdicts: pa.Table) -> NDArray[np.float64]:
-    """Return score minus threshold, logits; nan: there is no verdict."""
-    return np.asarray(_column(verdicts, "score") - _column(verdicts, "score_threshold"), np.float64)
-
-
 def _column(verdicts: pa.Table, name: str) -> NDArray[Any]:
     return np.asarray(verdicts[name].to_numpy())
 
 
-def _folder_of(key: str) -> str:
-    return f"verdicts/bundle={key}"
-
-
-def _encode(table: pa.Table, row_group_size: int | None = None) -> bytes:
+def _write(path: Path, table: pa.Table, row_group_size: int | None = None) -> None:
+    """Write a file that is complete or absent."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, row_group_size=row_group_size, compression="zstd")
-    return buffer.getvalue()
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, unique=True) as new:
+            new.write_bytes(buffer.getvalue())

@@ -13,6 +13,7 @@ from heatline.edge.cli.output import (
     CommandGroup,
     Rows,
     engine_option,
+    facts_of,
     json_option,
     make_empty,
     precision_option,
@@ -87,8 +88,10 @@ def archive() -> None:
     epilog="Example: heatline archive inspect new.bundle photos/ --out judged/ --against old.bundle",
 )
 @click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
-@click.argument("source", metavar="SOURCE")
-@click.option("--out", required=True, metavar="DEST", help="Folder or URI for plan and verdicts.")
+@click.argument("source", metavar="SOURCE", type=click.Path(path_type=Path))
+@click.option(
+    "--out", "dest", required=True, metavar="DEST", type=click.Path(path_type=Path), help="Folder of plan and verdicts."
+)
 @click.option(
     "--against", metavar="OLD", type=click.Path(path_type=Path), help="Also inspect with the bundle OLD, and compare."
 )
@@ -96,33 +99,24 @@ def archive() -> None:
     "--address", metavar="ADDRESS", help="Ray cluster: ray://HOST:PORT, or HOST:PORT of one with this machine."
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Largest number of processes. Default: one per processor.")
-@click.option(
-    "--worst",
-    type=click.IntRange(min=0),
-    default=20,
-    show_default=True,
-    help="Number of pictures to name.",
-)
 @engine_option
 @precision_option
 @json_option
 def inspect_archive(
     bundle_path: Path,
-    source: str,
-    out: str,
+    source: Path,
+    dest: Path,
     against: Path | None,
     address: str | None,
     workers: int | None,
-    worst: int,
     kind: EngineKind,
     precision: Precision,
     as_json: bool,
 ) -> None:
     """Inspect the pictures of SOURCE with one process per core, and write the verdicts to DEST as Parquet.
 
-    SOURCE is a folder, a .txt file of paths, or a Parquet table with a column picture; on this machine or at a URI such
-    as s3://bucket/photos. The same command continues what was interrupted. A picture that cannot be
-    inspected gets NO_VERDICT, and the exit code is then 9.
+    SOURCE is a folder, a .txt file of paths, or a Parquet table with a column picture. The same command continues what
+    was interrupted. A picture that cannot be inspected gets NO_VERDICT, and the exit code is then 9.
     """
     require_extra("cluster")
     bundles = [open_bundle(path) for path in (bundle_path, against) if path is not None]
@@ -134,13 +128,13 @@ def inspect_archive(
         found = run.inspect_archive(
             bundles,
             source,
-            out,
+            dest,
+            _say,
             ArchiveProgress(bars),
             address=address,
             workers=workers,
             engine=kind,
             precision=precision,
-            worst=worst,
         )
     title = f"{found.dest} holds {format_count(found.pictures, 'picture')}"
     print_report(found, as_json, title, _facts(found), _worst_rows(found))
@@ -157,17 +151,17 @@ class ArchiveProgress:
     def __init__(self, bars: "Progress") -> None:
         self._bars, self._task, self._due_s = bars, bars.add_task("", visible=False), 0.0
 
-    def say(self, sentence: str) -> None:
-        """Print a sentence."""
-        say(on_one_line(sentence), err=True)
-
-    def progress(self, done: int, of: int, unjudged: int) -> None:
-        """Show how many pictures are inspected."""
+    def __call__(self, done: int, of: int, unjudged: int) -> None:
+        """Show how many pictures are inspected, and how many of them have no verdict."""
         more = f"{unjudged} without verdict"
         self._bars.update(self._task, description=f"pictures, {more}", completed=done, total=of, visible=True)
         if not self._bars.console.is_terminal and (done == of or time.monotonic() >= self._due_s):
             self._due_s = time.monotonic() + LINE_SECONDS
-            self.say(f"pictures: {done} of {of}, {more}")
+            _say(f"pictures: {done} of {of}, {more}")
+
+
+def _say(sentence: str) -> None:
+    say(on_one_line(sentence), err=True)
 
 
 def _facts(found: "Inspected") -> dict[str, object]:
@@ -175,35 +169,25 @@ def _facts(found: "Inspected") -> dict[str, object]:
     for counts in found.bundles.values():
         name = "{name} {version}".format(**counts) + " ({path})".format(**counts) * (found.against is not None)
         facts[name] = "{defect} DEFECT, {good} GOOD, {no_verdict} NO_VERDICT".format(**counts)
-    changes = found.against
-    if changes is None:
-        return facts
-    facts |= {
-        "other verdict": f"{changes['flips']} of {format_count(changes['compared'], 'picture')}",
-        "DEFECT to GOOD": changes["defect_to_good"],
-        "GOOD to DEFECT": changes["good_to_defect"],
-        "verdict lost": changes["lost"],
-        "verdict gained": changes["gained"],
-    }
-    for key, name, label in (
-        ("escapes", "new escapes", "defective"),
-        ("false_rejects", "new false rejects", "good"),
-    ):
-        if mistakes := changes[key]:
-            pictures = format_count(mistakes["pictures"], f"{label} picture")
-            facts[name] = f"{mistakes['added']} of {pictures}; in all {mistakes['new']} instead of {mistakes['old']}"
-        else:
-            facts[name] = f"not known: no picture with the label {label} has a verdict"
-    if others := changes["other_files"]:
-        facts["not compared"] = f"{format_count(others, 'picture')}, whose content changed between the runs"
+    if (changes := found.against) is not None:
+        escapes = _describe_mistakes(changes["escapes"], "defective")
+        false_rejects = _describe_mistakes(changes["false_rejects"], "good")
+        facts |= facts_of(changes, escapes=escapes, false_rejects=false_rejects)
     return facts
 
 
+def _describe_mistakes(mistakes: dict[str, int] | None, label: str) -> str:
+    if mistakes is None:
+        return f"not known: no picture with the label {label} has a verdict"
+    pictures = format_count(mistakes["pictures"], f"{label} picture")
+    return "{added} new, {removed} gone; {new} instead of {old} of ".format(**mistakes) + pictures
+
+
 def _worst_rows(found: "Inspected") -> Rows:
-    """Return the worst pictures as a table; numbers are logits."""
+    """Return the worst flips as a table; `moved` is in logits."""
     headings = list(found.worst[0]) if found.worst else []
     cells = [[_cell(value) for value in row.values()] for row in found.worst]
-    return Rows(headings, cells, {"margin", "moved"})
+    return Rows(headings, cells, {"moved"})
 
 
 def _cell(value: object) -> str:

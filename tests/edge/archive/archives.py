@@ -12,7 +12,7 @@ import xxhash
 
 from heatline.edge import __version__
 from heatline.edge.archive.run import Job, Loaded, Worker, files_of, inspect_part, key_of
-from heatline.edge.archive.storage import Storage, list_source, without_password
+from heatline.edge.archive.source import folder_of, list_source
 from heatline.edge.archive.verdicts import Plan, Row, read_plan, write_plan, write_verdicts
 from heatline.edge.bundle import Bundle
 from heatline.edge.frames import BadFrame
@@ -38,35 +38,33 @@ def write_archive(folder: Path, count: int, hw: tuple[int, int] = (230, 300)) ->
     return folder
 
 
-def plan_of(source: Path | str, dest: Path | str, part_pictures: int = 4) -> Plan:
+def plan_of(source: Path, dest: Path, part_pictures: int = 4) -> Plan:
     """Write a plan as the command does, with parts of this size."""
-    storage = Storage.at(str(dest))
-    write_plan(storage, without_password(str(source)), *list_source(str(source)), part_pictures)
-    plan = read_plan(storage)
+    write_plan(dest, source, list_source(source), part_pictures)
+    plan = read_plan(dest)
     assert plan is not None
     return plan
 
 
-def worker_of(bundles: Sequence[Bundle], plan: Plan, source: Path | str | None = None) -> Worker:
+def worker_of(bundles: Sequence[Bundle], source: Path) -> Worker:
     """Return a worker with the bundles."""
     files = {bundle.digest: files_of(bundle) for bundle in bundles}
-    return Worker(Job(__version__, str(source or plan.source), plan.folder, "openvino", "f32", files))
+    return Worker(Job(__version__, folder_of(source), "openvino", "f32", files))
 
 
-def inspected_here(bundles: Sequence[Bundle], source: Path | str, dest: Path | str, part_pictures: int = 4) -> Table:
+def inspected_here(bundles: Sequence[Bundle], source: Path, dest: Path, part_pictures: int = 4) -> Table:
     """Inspect an archive in this process, without Ray and without faults, and return the table."""
     plan = plan_of(source, dest, part_pictures)
-    here, digests = worker_of(bundles, plan, source), [bundle.digest for bundle in bundles]
+    here, digests = worker_of(bundles, source), [bundle.digest for bundle in bundles]
     for part in range(plan.parts):
         for digest, verdicts in zip(digests, here.inspect(plan.rows_of(part), digests), strict=True):
             write_verdicts(plan.dest, key_of(digest, "openvino", "f32"), part, verdicts)
     return table_of(dest)
 
 
-def table_of(dest: Path | str) -> Table:
+def table_of(dest: Path) -> Table:
     """Return all rows of DEST, as any reader of Parquet sees them, by bundle and number."""
-    storage = Storage.at(str(dest))
-    table = ds.dataset(storage.path("verdicts"), filesystem=storage.files, partitioning="hive").to_table()
+    table = ds.dataset(dest / "verdicts", partitioning="hive").to_table()
     return sorted(table.to_pylist(), key=lambda row: (row["bundle"], row["number"]))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from heatline.edge.archive.storage import Listed, Storage
+from heatline.edge.archive.source import Listed
 from heatline.edge.archive.verdicts import SCHEMA, Plan, Row, read_plan, write_plan, write_verdicts
 from heatline.edge.wire.events import Verdict
 
@@ -39,11 +39,10 @@ class Made:
     seen: Mapping[str, Seen] = field(default_factory=dict)
 
 
-def made_archive(folder: Path, pictures: Sequence[Made], part_pictures: int = 4) -> Plan:
+def made_archive(dest: Path, pictures: Sequence[Made], part_pictures: int = 4) -> Plan:
     """Write a DEST."""
-    dest = Storage.at(str(folder))
     listed = [Listed(f"{each.group}/{number}.png", each.group, each.label) for number, each in enumerate(pictures)]
-    write_plan(dest, "/pictures", "/pictures", listed, part_pictures)
+    write_plan(dest, Path("/pictures"), listed, part_pictures)
     plan = read_plan(dest)
     assert plan is not None
     for key in pictures[0].seen:

@@ -124,7 +124,7 @@ def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
     tmp_path: Path, source: Path, expected: Table, bundle: Bundle, head: str
 ) -> None:
     plan_of(source, tmp_path, PART)
-    command = "archive", "inspect", bundle.path, source, "--out", tmp_path, "--worst", "5", "--json"
+    command = "archive", "inspect", bundle.path, source, "--out", tmp_path, "--json"
     with subprocess.Popen([HEATLINE, *command, "--address", head], env=process_env(None)) as driver:
         wait_for(lambda: parts_in(tmp_path))
         driver.kill()
@@ -331,7 +331,7 @@ def test_a_dest_of_something_else_is_refused(tmp_path: Path, bundle: Bundle) -> 
         ((source, "--out", dest, "--against", bundle.path), 9, "is the same bundle"),
         ((source, "--out", dest, "--precision", "int8"), 4, "has no int8"),
         ((source, "--out", tmp_path / "full"), 9, "is not empty and has no pictures.parquet"),
-        ((source, "--out", tmp_path / "file"), 9, "is a file"),
+        ((source, "--out", tmp_path / "file"), 9, "is not heatline's"),
         ((source, "--out", tmp_path / "old"), 9, "is not heatline's"),
         ((tmp_path / "none", "--out", tmp_path / "new"), 9, "does not exist"),
         (

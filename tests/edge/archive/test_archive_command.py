@@ -33,24 +33,26 @@ def test_the_command_prints_what_changes_and_json_has_the_same_numbers(tmp_path:
     pq.write_table(pa.table({"picture": paths, "label": labels}), source)
     new = other_threshold(bundle, tmp_path / "new.bundle")
     inspected_here([new, bundle], source, dest)
-    command = "archive", "inspect", new.path, source, "--out", dest, "--against", bundle.path, "--worst", "2"
+    command = "archive", "inspect", new.path, source, "--out", dest, "--against", bundle.path
     result = heatline(*command, env={"PATH": ""})  # without Ray
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    printed = dict(line.split("  ", 1) for line in lines[1:11])
+    printed = dict(line.split("  ", 1) for line in lines[1:13])
     assert {name: value.strip() for name, value in printed.items()} == {
         "inspected now": "0 pictures",
         f"darkness 1 ({new.path})": "0 DEFECT, 6 GOOD, 0 NO_VERDICT",
         f"darkness 1 ({bundle.path})": "2 DEFECT, 4 GOOD, 0 NO_VERDICT",
-        "other verdict": "2 of 6 pictures",
-        "DEFECT to GOOD": "2",
-        "GOOD to DEFECT": "0",
-        "verdict lost": "0",
-        "verdict gained": "0",
-        "new escapes": "2 of 2 defective pictures; in all 2 instead of 0",
-        "new false rejects": "0 of 4 good pictures; in all 0 instead of 0",
+        "compared": "6",
+        "other files": "0",
+        "flips": "2",
+        "defect to good": "2",
+        "good to defect": "0",
+        "lost": "0",
+        "gained": "0",
+        "escapes": "2 new, 0 gone; 2 instead of 0 of 2 defective pictures",
+        "false rejects": "0 new, 0 gone; 0 instead of 0 of 4 good pictures",
     }
-    worst = [line.split() for line in lines[11:] if ".png" in line]
+    worst = [line.split() for line in lines[13:] if ".png" in line]
     assert [row[2:5] for row in worst] == [["defective", "GOOD", "DEFECT"]] * 2
     again = heatline(*command, "--json", env={"PATH": ""})
     found = json.loads(again.stdout)
@@ -70,8 +72,8 @@ def test_without_a_terminal_a_line_is_printed_now_and_then(
     shown = ArchiveProgress(progress_bar(hidden=True))
     for second in range(32):
         now_s = float(second)
-        shown.progress(2 * second, 100, 1)
-    shown.progress(100, 100, 1)
+        shown(2 * second, 100, 1)
+    shown(100, 100, 1)
     assert capsys.readouterr().err.splitlines() == [
         "pictures: 0 of 100, 1 without verdict",
         "pictures: 60 of 100, 1 without verdict",

@@ -6,22 +6,19 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 import pandas
 import pyarrow.dataset as ds
 import pytest
-from pyarrow import fs
 
 from heatline.edge import __version__
 from heatline.edge.archive import run
 from heatline.edge.archive.run import Job, Worker, key_of, read_ahead
-from heatline.edge.archive.storage import Storage
 from heatline.edge.archive.verdicts import PICTURES, count_verdicts, file_of, read_plan, read_verdicts
 from heatline.edge.bundle import Bundle
-from heatline.edge.errors import ConfigError, InputError, StorageError
+from heatline.edge.errors import ConfigError, InputError
 from tests.command import heatline
 from tests.edge.archive.archives import inspected_here, table_of, write_archive
 from tests.small_bundle import bundle_in
@@ -124,11 +121,11 @@ def test_pandas_duckdb_and_pyarrow_read_the_verdicts_as_they_are(dest: Path, bun
 
 
 def test_a_worker_with_another_version_or_without_source_refuses(tmp_path: Path, source: Path) -> None:
-    job = Job(__version__, str(source), str(source), "openvino", "f32", {})
+    job = Job(__version__, source, "openvino", "f32", {})
     with pytest.raises(ConfigError, match="install the same version on all nodes"):
         Worker(job._replace(heatline="0.0.1"))
-    with pytest.raises(StorageError, match="SOURCE must be a place that every node reaches by the same name"):
-        Worker(job._replace(folder=str(tmp_path / "gone")))
+    with pytest.raises(InputError, match="SOURCE must be a place that every node reaches by the same name"):
+        Worker(job._replace(folder=tmp_path / "gone"))
 
 
 def test_reading_ahead_keeps_the_order_and_loads_no_more_than_a_few_items() -> None:
@@ -147,9 +144,9 @@ from tests.edge.archive.archives import plan_of, worker_of
 def peak_mb():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 
-bundle, source, dest, few, many = open_bundle(Path(sys.argv[1])), sys.argv[2], sys.argv[3], *map(int, sys.argv[4:])
+bundle, (source, dest), (few, many) = open_bundle(Path(sys.argv[1])), map(Path, sys.argv[2:4]), map(int, sys.argv[4:])
 plan = plan_of(source, dest, few)
-here = worker_of([bundle], plan)
+here = worker_of([bundle], source)
 here.inspect(plan.rows_of(0), [bundle.digest])
 before = peak_mb()
 for part in range(1, many // few):
@@ -177,76 +174,13 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path, bundle
     assert float(measured.stdout) < MOST_GROWTH_MB
 
 
-# Object stores.
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """A bucket of a local S3 server: the URI of a name in it, with `{}` for the name."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        options = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
-        files, _ = fs.FileSystem.from_uri(f"s3://testing:secret@pictures?{options}")
-        files.create_dir("pictures")
-        yield f"s3://testing:secret@pictures/{{}}?{options}"
-    finally:
-        server.stop()
-
-
-def test_source_and_dest_may_be_in_an_object_store(
-    bucket: str, tmp_path: Path, source: Path, dest: Path, bundle: Bundle
-) -> None:
-    there = Storage.at(bucket.format("photos"))
-    for file in sorted(path for path in source.rglob("*") if path.is_file()):
-        there.write(str(file.relative_to(source)), file.read_bytes())
-    rows = inspected_here([bundle], bucket.format("photos"), bucket.format("judged"))
-    assert rows == table_of(dest)
-    stored = Storage.at(bucket.format("judged"))
-    assert b"secret" not in stored.read(PICTURES)
-
-
-def test_an_object_that_is_missing_has_no_verdict_and_a_store_that_is_away_ends_the_part(
-    bucket: str, tmp_path: Path, bundle: Bundle
-) -> None:
-    uris = [bucket.format("photos/missing.png"), bucket.format("photos/left/0000.png")]
-    Storage.at(bucket.format("photos")).write(
-        "left/0000.png", (write_archive(tmp_path / "p", 1) / "left/0000.png").read_bytes()
-    )
-    (tmp_path / "list.txt").write_text("\n".join(uris))
-    rows = inspected_here([bundle], tmp_path / "list.txt", tmp_path / "dest")
-    assert sorted((row["verdict"], row["reason"]) for row in rows) == [
-        ("DEFECT", None),
-        ("NO_VERDICT", "failed.unreadable"),
-    ]
-    (tmp_path / "list.txt").write_text("s3://x:y@b/k.png?endpoint_override=127.0.0.1:1&scheme=http&region=r")
-    with pytest.raises(StorageError, match="call the same command again"):
-        inspected_here([bundle], tmp_path / "list.txt", tmp_path / "away")
-
-
 # DEST.
-
-
-def test_a_file_is_complete_or_absent(tmp_path: Path) -> None:
-    storage = Storage.at(str(tmp_path))
-    storage.write("folder/file", b"one")
-    storage.write("folder/file", b"two")
-    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file"]
-    assert storage.read("folder/file") == b"two"
-    (tmp_path / "folder" / "file").unlink()
-    (tmp_path / "folder" / "file").mkdir()
-    with pytest.raises(StorageError, match="cannot be written"):
-        storage.write("folder/file", b"three")
-    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file"], "no temporary file is left"
 
 
 def test_a_damaged_file_of_dest_is_named(tmp_path: Path, dest: Path, bundle: Bundle) -> None:
     copy, key = tmp_path / "copy", key_of(bundle.digest, "openvino", "f32")
     shutil.copytree(dest, copy)
-    plan = read_plan(Storage.at(str(copy)))
+    plan = read_plan(copy)
     assert plan is not None
     found = Counter(row["verdict"].lower() for row in table_of(dest))
     assert count_verdicts(read_verdicts(plan, key)) == found
