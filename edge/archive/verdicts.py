@@ -147,7 +147,8 @@ def read_verdicts(plan: Plan, key: str) -> pa.Table:
     for part in range(plan.parts):
         path, end = plan.dest / file_of(key, part), first + plan.size_of(part)
         try:
-            table = pq.read_table(path, columns=COMPARED, partitioning=None)
+            with pq.ParquetFile(path) as file:
+                table = file.read(COMPARED)
             if table["number"].to_pylist() != list(range(first, end)):
                 raise ValueError("it holds other pictures than the plan")
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:

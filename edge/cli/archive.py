@@ -11,7 +11,6 @@ import msgspec
 from heatline.edge.bundle import open_bundle, open_verified_engine
 from heatline.edge.cli.output import (
     CommandGroup,
-    Rows,
     engine_option,
     facts_of,
     json_option,
@@ -137,7 +136,8 @@ def inspect_archive(
             precision=precision,
         )
     title = f"{found.dest} holds {format_count(found.pictures, 'picture')}"
-    print_report(found, as_json, title, _facts(found), _worst_rows(found))
+    flips = ["{was} to {verdict}: {picture}".format(**row) for row in found.worst]
+    print_report(found, as_json, title, _facts(found), notes=flips)
     unjudged = sum(counts["no_verdict"] for counts in found.bundles.values())
     if unjudged:
         raise InputError(
@@ -181,16 +181,3 @@ def _describe_mistakes(mistakes: dict[str, int] | None, label: str) -> str:
         return f"not known: no picture with the label {label} has a verdict"
     pictures = format_count(mistakes["pictures"], f"{label} picture")
     return "{added} new, {removed} gone; {new} instead of {old} of ".format(**mistakes) + pictures
-
-
-def _worst_rows(found: "Inspected") -> Rows:
-    """Return the worst flips as a table; `moved` is in logits."""
-    headings = list(found.worst[0]) if found.worst else []
-    cells = [[_cell(value) for value in row.values()] for row in found.worst]
-    return Rows(headings, cells, {"moved"})
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)

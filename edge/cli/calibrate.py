@@ -1,7 +1,7 @@
 """`heatline calibrate`, `cameras calibrate` and `bundle set-reference`: a new bundle from good frames."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +11,8 @@ from rich.progress import track
 
 from heatline.edge.bundle import Bundle, Manifest, open_bundle, open_verified_engine
 from heatline.edge.bundle.appearance import Appearance
-from heatline.edge.bundle.manifest import CameraPlausible
-from heatline.edge.bundle.plausibility import find_outliers, fit_plausibility
+from heatline.edge.bundle.manifest import CameraPlausible, Reference
+from heatline.edge.bundle.plausibility import Plausibility, find_outliers, fit_plausibility
 from heatline.edge.bundle.store import require_new_folder
 from heatline.edge.calibration.recalibration import (
     FEWEST_FRAMES,
@@ -30,8 +30,8 @@ from heatline.edge.calibration.recalibration import (
     without_poses,
     write_recalibrated,
 )
+from heatline.edge.calibration.thresholds import GoodFrame, count_rejected, describe_support
 from heatline.edge.calibration.thresholds import calibrate as calibrate_by_share
-from heatline.edge.calibration.thresholds import count_rejected, describe_support
 from heatline.edge.cli.bundle_formatting import (
     count_frames,
     describe_bound,
@@ -54,11 +54,11 @@ from heatline.edge.config import load_config
 from heatline.edge.drift import FEWEST_FRAMES as FEWEST_OF_DRIFT
 from heatline.edge.drift import fit_reference
 from heatline.edge.errors import BundleError, ConfigError, InputError
-from heatline.edge.geometry import WHOLE_FRAME
+from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.inspection.inspector import ANY_CAMERA, Inspector, product_references
 from heatline.edge.inspection.verdict import Judgement
-from heatline.edge.util.text import format_count, is_are, list_some
+from heatline.edge.util.text import format_count, is_are
 
 SUFFIX = ".bundle"
 SMALLEST = 1e-6
@@ -82,10 +82,9 @@ keep_reference_option = click.option(
 
 
 def new_bundle_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options `--to`, `--version` and `--dry-run`."""
+    """Give a command the options `--to` and `--dry-run`."""
     for option in (
         click.option("--dry-run", is_flag=True, help="Print the result, but write nothing."),
-        click.option("--version", help="Version of the new bundle. Default: the old one with a number, as +cal1."),
         click.option(
             "--to", "target", type=click.Path(path_type=Path), help="Folder of the new bundle. Default: beside the old."
         ),
@@ -103,27 +102,16 @@ class NewBundle(NamedTuple):
     dry_run: bool
 
     @classmethod
-    def of(
-        cls, parent: Bundle, path: Path, target: Path | None, version: str | None, dry_run: bool, mark: str = "cal"
-    ) -> "NewBundle":
-        """Choose folder and version from `--to` and `--version`, or from the old bundle. Check that the bundle can be
-        written there before any frame is run.
+    def of(cls, parent: Bundle, path: Path, target: Path | None, dry_run: bool, mark: str = "cal") -> "NewBundle":
+        """Choose the folder, from `--to` or the old bundle, and the version. Check that the bundle can be written there
+        before any frame is run.
 
         Args:
             path: of the old bundle, as on the command line.
             mark: says in both names how the bundle was made.
         Raises:
-            UsageError: the version is not valid.
             BundleError: the bundle cannot be written there.
         """
-        was = parent.manifest.version
-        version = next_in_series(was, f"+{mark}") if version is None else version
-        if version.strip() in ("", was):
-            raise click.UsageError(f"--version {version!r} does not identify the new bundle; expected not {was!r}")
-        if not version.isprintable():
-            raise click.UsageError(
-                f"--version {version!r} cannot be printed on one line; expected printable characters"
-            )
         if target is None:
             beside = path if path.name not in ("", "..") else path.resolve()
             suffix = SUFFIX if beside.name.endswith(SUFFIX) else ""
@@ -132,7 +120,7 @@ class NewBundle(NamedTuple):
             if path.resolve() in target.resolve().parents:
                 raise BundleError(f"{target} lies in {path}, which must not change; name another folder with --to")
             require_new_folder(target)
-        return cls(parent, target, version, dry_run)
+        return cls(parent, target, next_in_series(parent.manifest.version, f"+{mark}"), dry_run)
 
     def finish(
         self,
@@ -185,7 +173,6 @@ def calibrate(
     false_reject: float,
     keep_reference: bool,
     target: Path | None,
-    version: str | None,
     dry_run: bool,
     kind: EngineKind,
     precision: Precision,
@@ -202,8 +189,7 @@ def calibrate(
             f"--false-reject {false_reject} is too small; expected 0, or at least {SMALLEST} and below 1"
         )
     pictures = GoodPictures(good)
-    copies = find_copies(pictures.files)
-    warnings = _warn_of_copies(pictures.files, copies)
+    warnings = _warn_of_copies(pictures.files)
     parent = open_bundle(bundle_path)
     was, before = parent.manifest, parent.manifest.calibration
     known = was.provenance
@@ -221,7 +207,7 @@ def calibrate(
         ": they differ less from it than new parts do, so the thresholds may be too low and the bounds do not hold; "
         "calibrate on other frames, or without --keep-reference",
     )
-    new = NewBundle.of(parent, bundle_path, target, version, dry_run)
+    new = NewBundle.of(parent, bundle_path, target, dry_run)
     verified = open_verified_engine(parent, kind, precision)
     made = _new_reference(pictures, parent, keep=keep_reference)
     references, kept = product_references(parent), before
@@ -231,10 +217,8 @@ def calibrate(
         references, kept = {ANY_CAMERA: made.reference}, without_poses(before, ANY_CAMERA, own)
     inspector = Inspector(was, verified.engine, references=references)
 
-    reference_of = None if made is None else made.of
-    frames, appearances, samples = pictures.run(inspector, progress("good frames"), reference_of=reference_of)
-    warnings += _warn_of_outliers(pictures, appearances, {copy for _, copy in copies})
-    plausibility = fit_plausibility(appearances)
+    frames, plausibility, reference, learned = _learn(pictures, inspector, "good frames", made)
+    warnings += learned
     calibration = calibrate_by_share(
         frames,
         false_reject,
@@ -242,11 +226,8 @@ def calibrate(
         top_cells=was.map.top_cells,
         lowest_defect=before.coldest_defect,
     )
-    if not {*trained, *made_of}.isdisjoint(pictures.files):  # their scores show nothing of new frames
+    if trained or made_of:  # their scores show nothing of new frames
         calibration = replace(calibration, held_out_rejected=None, false_reject_at_most=None)
-    reference = fit_reference(
-        samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
-    )
     calibration = replace(
         calibration,
         plausible=plausibility.plausible,
@@ -254,7 +235,6 @@ def calibrate(
         reference=reference,
     )
     rejected = count_rejected(frames, before.score_threshold)
-    warnings += _warn_of_no_drift(len(frames)) if reference is None else []
     warnings += [few] if (few := describe_support(calibration)) is not None else []
     by_score = sorted(zip(pictures.files, frames, strict=True), key=lambda one: -one[1].highest_logit)[:NAMED]
     hottest = [{"file": str(file), "highest_logit": frame.highest_logit} for file, frame in by_score]
@@ -314,7 +294,6 @@ def calibrate_camera(
     product: str | None,
     keep_reference: bool,
     target: Path | None,
-    version: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -332,7 +311,7 @@ def calibrate_camera(
     pictures = GoodPictures(good)
     parent = open_bundle(config.bundle)
     was = parent.manifest.calibration
-    new = NewBundle.of(parent, config.bundle, target, version, dry_run)
+    new = NewBundle.of(parent, config.bundle, target, dry_run)
     settings = config.engine
     verified = open_verified_engine(parent, settings.kind, settings.precision, device=settings.device)
     known_references = parent.references()
@@ -345,16 +324,9 @@ def calibrate_camera(
         overlap_px=config.tiles.overlap_px,
         references={ANY_CAMERA: references.get(camera) or references[ANY_CAMERA]} if references else None,
     )
-    reference_of = None if made is None else made.of
-    frames, appearances, samples = pictures.run(inspector, progress(f"frames of {camera}"), area, reference_of)
-    known = fit_plausibility(appearances)
-    reference = fit_reference(
-        samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
-    )
-    warnings = _warn_of_outliers(pictures, appearances, {copy for _, copy in find_copies(pictures.files)})
+    frames, known, reference, warnings = _learn(pictures, inspector, f"frames of {camera}", made, area)
     warnings += [] if made is None else [THRESHOLDS_STAY]
     warnings += [] if verified.fell_back is None else [verified.fell_back]
-    warnings += _warn_of_no_drift(len(frames)) if reference is None else []
     roi, exclude = ([list(polygon) for polygon in polygons] for polygons in (area.roi, area.exclude))
     plausible = CameraPlausible(known.plausible, roi, exclude, reference)
     frames_are = f"good frames of {pictures.names}"
@@ -368,7 +340,7 @@ def calibrate_camera(
         {
             f"a frame of camera {camera} must be": describe_plausible(known.plausible),
             "drift is watched by": describe_reference(reference),
-            "set by": f"{count_frames(len(appearances), frames_are)}, in {verified.engine.precision}",
+            "set by": f"{count_frames(len(frames), frames_are)}, in {verified.engine.precision}",
         },
     )
 
@@ -388,15 +360,14 @@ def set_reference(
     good: tuple[Path, ...],
     camera: str,
     target: Path | None,
-    version: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Write a copy of BUNDLE that compares frames with a reference made from GOOD_FRAMES, without training.
 
     Use this for another line, another design, or a changed product. GOOD_FRAMES are pictures of different good parts,
-    or folders of them; at most 12 are used. A frame that the model rejects when it is compared with the others is left
-    out. BUNDLE does not change. The new bundle is not signed.
+    or folders of them; at most 12 are used. None may be one that the model rejects when it is compared with the others.
+    BUNDLE does not change. The new bundle is not signed.
     """
     parent = open_bundle(bundle_path)
     was = parent.manifest
@@ -407,34 +378,27 @@ def set_reference(
         )
     if not re.fullmatch(r"[A-Za-z0-9_-]{0,64}", camera):
         raise click.UsageError(f"--camera {camera!r} is not a camera name; expected up to 64 letters, digits, - and _")
-    new = NewBundle.of(parent, bundle_path, target, version, dry_run, "ref")
+    new = NewBundle.of(parent, bundle_path, target, dry_run, "ref")
     pictures = GoodPictures(good)
     made = NewReference(pictures.files, pictures.names, camera)
     engine = open_verified_engine(parent, "openvino", "f32").engine
     area, _ = parent.plausibility_by_camera().get(camera) or (WHOLE_FRAME, None)
     judged = made.judged(Inspector(was, engine), area, progress("good frames"))
-    warnings, rejected = [], dict[Path, Judgement]()
     if len(judged) >= FEWEST_FRAMES:
-        rejected = {file: found for file, found in judged.items() if found.misaligned or found.verdict == "DEFECT"}
-    if rejected:
-        warnings.append(_refuse_most(rejected, len(judged), was.calibration.score_threshold))
-        made = NewReference([file for file in judged if file not in rejected], pictures.names, camera)
-    warnings += [words for frames, words in FEW.items() if frames == len(made.files)]
+        _require_good(judged, was.calibration.score_threshold)
     own = _cameras_with_own(was)
+    warnings = [words for frames, words in FEW.items() if frames == len(made.files)]
     warnings += [THRESHOLDS_STAY, *([] if camera else _warn_of_own_references(own))]
-    record = {"camera": camera or None, "left_out": [file.name for file in rejected]}
     calibration = without_poses(was.calibration, camera, own)
-    left_out = [str(file) for file in rejected]
     of = f"camera {camera}" if camera else "cameras without a reference of their own"
     new.finish(
-        recalibrated_manifest(parent, calibration, new.version, engine, record, made, records="references"),
+        recalibrated_manifest(
+            parent, calibration, new.version, engine, {"camera": camera or None}, made, records="references"
+        ),
         made.content,
         as_json,
-        {"camera": camera or None, "reference": made.stated, "left_out": left_out, "warnings": warnings},
-        {
-            f"frames of {of}": f"are compared with {describe_product_reference(made.stated)}",
-            "left out": list_some(left_out, NAMED) or "none",
-        },
+        {"camera": camera or None, "reference": made.stated, "warnings": warnings},
+        {f"frames of {of}": f"are compared with {describe_product_reference(made.stated)}"},
     )
 
 
@@ -460,28 +424,55 @@ def _new_reference(pictures: GoodPictures, parent: Bundle, camera: str = "", *, 
     return made
 
 
-def _refuse_most(rejected: Mapping[Path, Judgement], frames: int, threshold: float) -> str:
-    """Describe the frames that are left out.
+def _learn(
+    pictures: GoodPictures,
+    inspector: Inspector,
+    title: str,
+    made: NewReference | None,
+    area: RegionOfInterest | None = None,
+) -> tuple[list[GoodFrame], Plausibility, Reference | None, list[str]]:
+    """Inspect good frames, and return what scores they have, how they look, and what drift is measured against.
+
+    Args:
+        made: what each frame is compared with; None: with the inspector's references.
+        area: the region of interest; None: the whole picture.
+    Returns: the scores by frame, the looks, the drift's reference (None: too few frames), and warnings.
+    Raises:
+        InputError: a picture cannot be used, or is the only one that looks like it.
+    """
+    frames, appearances, samples = pictures.run(inspector, progress(title), area, None if made is None else made.of)
+    warnings = _warn_of_outliers(pictures, appearances)
+    reference = fit_reference(
+        samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
+    )
+    if reference is None:
+        few = f"{format_count(len(frames), 'frame')} {is_are(len(frames))} too few to warn of drift by"
+        warnings.append(f"{few}; name at least {FEWEST_OF_DRIFT}")
+    return frames, fit_plausibility(appearances), reference, warnings
+
+
+def _require_good(judged: Mapping[Path, Judgement], threshold: float) -> None:
+    """Require that the model rejects no frame that is compared with the others.
 
     Raises:
-        InputError: they are not the minority.
+        InputError: it rejects one.
     """
-    file, worst = next(iter(rejected.items()))
-    why = worst.misaligned or f"score {worst.score:.2f}, threshold {threshold:.2f}"
-    found = f"{len(rejected)} of {frames} frames {is_are(len(rejected))} rejected when compared with the others"
-    if 2 * len(rejected) >= frames:
+    rejected = {file: found for file, found in judged.items() if found.misaligned or found.verdict == "DEFECT"}
+    if rejected:
+        file, worst = next(iter(rejected.items()))
+        why = worst.misaligned or f"score {worst.score:.2f}, threshold {threshold:.2f}"
         raise InputError(
-            f"{found}, first {file} ({why}): name good frames only; or if all are good, set thresholds and reference "
-            "together with heatline calibrate"
+            f"{len(rejected)} of {len(judged)} frames {is_are(len(rejected))} rejected when compared with the others, "
+            f"first {file} ({why}): leave them out; or if all are good, set thresholds and reference together with "
+            "heatline calibrate"
         )
-    names = list_some([str(each) for each in rejected], NAMED)
-    return f"{found} and left out, as probably defective or of another design: {names} ({why})"
 
 
 # What a person must know before the new bundle is used.
 
 
-def _warn_of_copies(files: Sequence[Path], copies: Sequence[tuple[int, int]]) -> list[str]:
+def _warn_of_copies(files: Sequence[Path]) -> list[str]:
+    copies = find_copies(files)
     if not copies:
         return []
     original, copy = copies[0]
@@ -497,14 +488,13 @@ def _warn_of_known(known: Sequence[Path], what: str, so: str) -> list[str]:
     return [f"{what} {known[0]}{more}{so}"] if known else []
 
 
-def _warn_of_outliers(pictures: GoodPictures, appearances: Sequence[Appearance], copies: Collection[int]) -> list[str]:
-    """Warn of good frames that look like no other.
+def _warn_of_outliers(pictures: GoodPictures, appearances: Sequence[Appearance]) -> list[str]:
+    """Warn of good frames that look like no other, except their copies.
 
-    Args:
-        copies: indices of pictures that are copies of others; they do not count.
     Raises:
         InputError: there is only one: the bounds would depend on it.
     """
+    copies = {copy for _, copy in find_copies(pictures.files)}
     own = [index for index in range(len(appearances)) if index not in copies]
     found = find_outliers([appearances[index] for index in own])
     if not found:
@@ -532,8 +522,3 @@ def _warn_of_own_references(cameras: Sequence[str]) -> list[str]:
     names = ", ".join(cameras)
     keeps = f"camera {names} keeps a reference of its own; set it with heatline bundle set-reference --camera"
     return [keeps] if cameras else []
-
-
-def _warn_of_no_drift(frames: int) -> list[str]:
-    few = f"{format_count(frames, 'frame')} {is_are(frames)} too few to warn of drift by"
-    return [f"{few}; name at least {FEWEST_OF_DRIFT}"]

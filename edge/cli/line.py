@@ -75,10 +75,7 @@ def status(line: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> N
     LINE is a line's name, its TOML file, or the address of its events. Exit codes: 0 READY, 16 BUSY, 17 DEGRADED,
     18 NOT_READY, also if no status came from the line.
     """
-    try:
-        address, keys = endpoint_of(line, "events", key_files)
-    except ConfigError as error:
-        raise ConfigError(f"{error}; or name the address of the line's events, e.g. tcp://127.0.0.1:5556") from error
+    address, keys = endpoint_of(line, "events", key_files)
     began_s = time.monotonic()
     event = next_status(address, timeout_s, keys)
     if event is None:

@@ -56,6 +56,8 @@ class StandardStream(io.TextIOWrapper):
         try:
             yield
         except OSError as error:
+            # What is left, and Python's last flush, must not fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             if self.is_output and isinstance(error, BrokenPipeError):
                 raise ReaderHasGoneError from error
             if self.is_output:
@@ -276,8 +278,7 @@ class CommandGroup(click.Group):
     """A click group with headings.
 
     Args:
-        sections: names of commands by heading; default: one heading for all. A command in no section is listed under
-            `Other commands`.
+        sections: names of commands by heading; default: one heading for all.
     """
 
     def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]] | None = None, **more: Any) -> None:
@@ -286,17 +287,16 @@ class CommandGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands as click does, but without cutting sentences off."""
-        rows = {}
-        for name in self.list_commands(ctx):
-            command = self.get_command(ctx, name)
-            if command is not None and not command.hidden:
-                rows[name] = command.get_short_help_str(limit=10_000)
-        widest = max(map(len, rows), default=0)
-        sections = self._sections or {"Commands": list(rows)}
-        named = {name for names in sections.values() for name in names}
-        for heading, names in {**sections, "Other commands": [name for name in rows if name not in named]}.items():
+        names = self.list_commands(ctx)
+        widest = max(map(len, names), default=0)
+        for heading, listed in (self._sections or {"Commands": names}).items():
+            commands = {name: self.get_command(ctx, name) for name in listed if name in names}
             # Names are padded, so that the sentences of all sections are in one column.
-            found = [(name.ljust(widest), rows[name]) for name in names if name in rows]
-            if found:
+            rows = [
+                (name.ljust(widest), command.get_short_help_str(limit=10_000))
+                for name, command in commands.items()
+                if command is not None and not command.hidden
+            ]
+            if rows:
                 with formatter.section(heading):
-                    formatter.write_dl(found)
+                    formatter.write_dl(rows)

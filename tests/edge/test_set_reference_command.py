@@ -26,7 +26,7 @@ from heatline.edge.wire.events import Event, VerdictEvent
 from tests.command import complaint, heatline
 from tests.edge.boards import board, board_bundle, moved
 from tests.edge.lines import running, write_line_with, write_pictures
-from tests.small_bundle import copy_of, dark_square, edit_manifest
+from tests.small_bundle import dark_square, edit_manifest
 
 OLD, NEW = board(), board(seed=1)
 STAY = (
@@ -71,7 +71,7 @@ def test_a_new_design_is_inspected_without_training(tmp_path: Path, old: Bundle)
     before = {path.name: path.read_bytes() for path in old.path.iterdir()}
     good = write_pictures(tmp_path / "good", frames(NEW, 5))
     report = reported(old.path, good, "--to", tmp_path / "new.bundle")
-    assert (report["version"], report["left_out"], report["warnings"]) == ("1+ref1", [], [STAY])
+    assert (report["version"], report["warnings"]) == ("1+ref1", [STAY])
     assert {path.name: path.read_bytes() for path in old.path.iterdir()} == before
     new = open_bundle(tmp_path / "new.bundle")
     assert report["digest"] == new.digest
@@ -94,25 +94,13 @@ def test_a_new_design_is_inspected_without_training(tmp_path: Path, old: Bundle)
     assert "5 good frames of good" in changes
 
 
-def test_a_defective_frame_is_left_out_and_named(tmp_path: Path, old: Bundle) -> None:
+def test_a_frame_that_the_model_rejects_among_the_others_is_refused_by_name(tmp_path: Path, old: Bundle) -> None:
     pictures = frames(OLD, 3) | {"01.png": dark_square(moved(OLD, 2, -1), 300, 400)}
     good = write_pictures(tmp_path / "good", pictures)
-    report = reported(old.path, good, "--to", tmp_path / "new.bundle")
-    assert report["left_out"] == [str(good / "01.png")]
-    assert report["warnings"][0].startswith("1 of 3 frames is rejected when compared with the others and left out")
-    assert report["warnings"][1] == "of 2 frames nobody can tell which is defective; name at least 3"
-    reference = open_bundle(tmp_path / "new.bundle").references()[""]
-    assert reference.frames == 2
-    assert reference.rgb[290:330, 390:430].min() > 100, "the defect is not in it"
-
-
-def test_thresholds_that_reject_most_frames_set_no_reference(tmp_path: Path, old: Bundle) -> None:
-    strict = edit_manifest(
-        copy_of(old, tmp_path / "strict"), lambda manifest: manifest["calibration"].update(score_threshold=-5.0)
-    )
-    sentence = refused(9, strict, write_pictures(tmp_path / "good", frames(OLD, 3)))
-    assert "3 of 3 frames are rejected when compared with the others, first" in sentence
+    sentence = refused(9, old.path, good, "--to", tmp_path / "new.bundle")
+    assert f"1 of 3 frames is rejected when compared with the others, first {good / '01.png'} (score" in sentence
     assert "set thresholds and reference together with heatline calibrate" in sentence
+    assert not (tmp_path / "new.bundle").exists()
 
 
 def test_few_frames_cause_a_warning(tmp_path: Path, old: Bundle) -> None:
@@ -242,8 +230,9 @@ def test_real_frames_make_a_reference_without_a_ghost(real_data: Path, name: str
 def test_copies_of_a_frame_do_not_judge_each_other(tmp_path: Path, old: Bundle) -> None:
     defective = dark_square(moved(OLD, 4, -2), 300, 400)
     good = write_pictures(tmp_path / "good", frames(OLD, 3) | {"2.png": defective, "3.png": defective})
-    report = reported(old.path, good, "--dry-run")
-    assert (report["left_out"], report["reference"]["frames"]) == ([str(good / "2.png")], 3)
+    assert f"1 of 4 frames is rejected when compared with the others, first {good / '2.png'}" in refused(
+        9, old.path, good, "--dry-run"
+    )
     scores = json.loads(heatline("calibrate", old.path, good, "--dry-run", "--json").stdout)["good_frames"]["hottest"]
     assert scores[0]["highest_logit"] == pytest.approx(scores[1]["highest_logit"])
     assert scores[0]["highest_logit"] > scores[2]["highest_logit"] + 1

@@ -169,9 +169,9 @@ def test_a_wildcard_address_is_reached_at_loopback(tmp_path: Path) -> None:
         assert endpoint_of(str(file), "events", KeyFiles())[0] == reached
 
 
-def test_an_unusable_file_is_refused_with_an_alternative(tmp_path: Path) -> None:
+def test_an_unusable_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "line1.toml").write_text("nonsense")
     for name in ("line1.toml", "missing.toml"):
         result = ask(tmp_path / name)
         assert result.returncode == 3
-        assert "or name the address of the line's events" in complaint(result)
+        assert name in complaint(result)
