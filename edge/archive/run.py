@@ -179,13 +179,10 @@ def _plan(dest: Path, source: Path, fewest_parts: int, say: Callable[[str], None
                 f"{dest} is not empty and has no {PICTURES}, so it holds something else; name another folder with --out"
             )
         listed = list_source(source)
-        write_plan(dest, source, listed, min(PART_PICTURES, max(1, len(listed) // fewest_parts)))
-        plan = read_plan(dest)
-        assert plan is not None
-    elif plan.source != str(source):
+        return write_plan(dest, source, listed, min(PART_PICTURES, max(1, len(listed) // fewest_parts)))
+    if plan.source != str(source):
         raise InputError(f"{dest} has the verdicts of {plan.source}, and {source} came; name another --out")
-    else:
-        say(f"{dest} has a plan of {format_count(plan.pictures, 'picture')}; SOURCE is not listed again")
+    say(f"{dest} has a plan of {format_count(plan.pictures, 'picture')}; SOURCE is not listed again")
     return plan
 
 

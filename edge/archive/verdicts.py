@@ -102,8 +102,8 @@ def read_plan(dest: Path) -> Plan | None:
         raise InputError(f"{dest / PICTURES} is not heatline's ({last_line(error)}); name another --out") from error
 
 
-def write_plan(dest: Path, source: Path, listed: Sequence[Listed], part_pictures: int) -> None:
-    """Write the plan of a new DEST.
+def write_plan(dest: Path, source: Path, listed: Sequence[Listed], part_pictures: int) -> Plan:
+    """Write the plan of a new DEST, and return it.
 
     Raises:
         InputError: it cannot be written.
@@ -112,6 +112,7 @@ def write_plan(dest: Path, source: Path, listed: Sequence[Listed], part_pictures
     columns = [pa.array(column, field.type) for column, field in zip(rows, PLAN_SCHEMA, strict=True)]
     table = pa.table(columns, PLAN_SCHEMA.with_metadata({"source": str(source)}))
     _write(dest / PICTURES, table, part_pictures)
+    return Plan(dest, pq.ParquetFile(dest / PICTURES), str(source))
 
 
 def file_of(key: str, part: int) -> str:

@@ -61,8 +61,6 @@ from heatline.edge.inspection.verdict import Judgement
 from heatline.edge.util.text import format_count, is_are
 
 SUFFIX = ".bundle"
-SMALLEST = 1e-6
-"""The smallest share except 0. To show a smaller one takes more frames than anyone can take."""
 THRESHOLDS_STAY = (
     "the thresholds come from frames that were compared with another reference; set them again with heatline calibrate"
 )
@@ -184,10 +182,6 @@ def calibrate(
     Prints which false-reject rate the frames can show, and which frames to check. BUNDLE does not change. The new
     bundle is not signed.
     """
-    if 0 < false_reject < SMALLEST:
-        raise click.UsageError(
-            f"--false-reject {false_reject} is too small; expected 0, or at least {SMALLEST} and below 1"
-        )
     pictures = GoodPictures(good)
     warnings = _warn_of_copies(pictures.files)
     parent = open_bundle(bundle_path)

@@ -218,7 +218,6 @@ def test_an_invalid_argument_is_exit_code_2(tmp_path: Path, own: Bundle) -> None
     for arguments, message in (
         (["--false-reject", "nan"], "nan"),
         (["--false-reject", "1"], "0<=x<1"),
-        (["--false-reject", "1e-7"], "at least 1e-06"),
     ):
         result = heatline("calibrate", own.path, good, *arguments)
         assert (result.returncode, result.stdout) == (2, "")

@@ -13,7 +13,7 @@ import xxhash
 from heatline.edge import __version__
 from heatline.edge.archive.run import Job, Loaded, Worker, files_of, inspect_part, key_of
 from heatline.edge.archive.source import folder_of, list_source
-from heatline.edge.archive.verdicts import Plan, Row, read_plan, write_plan, write_verdicts
+from heatline.edge.archive.verdicts import Plan, Row, write_plan, write_verdicts
 from heatline.edge.bundle import Bundle
 from heatline.edge.frames import BadFrame
 from tests.conftest import write_picture
@@ -40,10 +40,7 @@ def write_archive(folder: Path, count: int, hw: tuple[int, int] = (230, 300)) ->
 
 def plan_of(source: Path, dest: Path, part_pictures: int = 4) -> Plan:
     """Write a plan as the command does, with parts of this size."""
-    write_plan(dest, source, list_source(source), part_pictures)
-    plan = read_plan(dest)
-    assert plan is not None
-    return plan
+    return write_plan(dest, source, list_source(source), part_pictures)
 
 
 def worker_of(bundles: Sequence[Bundle], source: Path) -> Worker:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from heatline.edge.archive.source import Listed
-from heatline.edge.archive.verdicts import SCHEMA, Plan, Row, read_plan, write_plan, write_verdicts
+from heatline.edge.archive.verdicts import SCHEMA, Plan, Row, write_plan, write_verdicts
 from heatline.edge.wire.events import Verdict
 
 OLD, NEW = "0" * 64, "1" * 64
@@ -42,9 +42,7 @@ class Made:
 def made_archive(dest: Path, pictures: Sequence[Made], part_pictures: int = 4) -> Plan:
     """Write a DEST."""
     listed = [Listed(f"{each.group}/{number}.png", each.group, each.label) for number, each in enumerate(pictures)]
-    write_plan(dest, Path("/pictures"), listed, part_pictures)
-    plan = read_plan(dest)
-    assert plan is not None
+    plan = write_plan(dest, Path("/pictures"), listed, part_pictures)
     for key in pictures[0].seen:
         for part in range(plan.parts):
             rows = [row | _verdict(pictures[row["number"]].seen[key], key) for row in plan.rows_of(part)]
