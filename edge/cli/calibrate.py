@@ -72,11 +72,6 @@ FEW = {
 good_argument = click.argument(
     "good", metavar="GOOD_FRAMES...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
-keep_reference_option = click.option(
-    "--keep-reference",
-    is_flag=True,
-    help="Compare frames with the bundle's reference. Default: with a new one, made from GOOD_FRAMES.",
-)
 
 
 def new_bundle_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -160,7 +155,11 @@ class NewBundle(NamedTuple):
     show_default=True,
     help="Wanted share of good frames that are rejected.",
 )
-@keep_reference_option
+@click.option(
+    "--keep-reference",
+    is_flag=True,
+    help="Compare frames with the bundle's reference. Default: with a new one, made from GOOD_FRAMES.",
+)
 @new_bundle_options
 @engine_option
 @precision_option
@@ -203,7 +202,7 @@ def calibrate(
     )
     new = NewBundle.of(parent, bundle_path, target, dry_run)
     verified = open_verified_engine(parent, kind, precision)
-    made = _new_reference(pictures, parent, keep=keep_reference)
+    made = _new_reference(pictures, parent, keep_reference)
     references, kept = product_references(parent), before
     if made is not None:
         own = _cameras_with_own(was)
@@ -278,7 +277,6 @@ def calibrate(
 @click.argument("camera")
 @good_argument
 @click.option("--product", help="Product whose bundle and region of interest to use. Default: the line's first.")
-@keep_reference_option
 @new_bundle_options
 @json_option
 def calibrate_camera(
@@ -286,7 +284,6 @@ def calibrate_camera(
     camera: str,
     good: tuple[Path, ...],
     product: str | None,
-    keep_reference: bool,
     target: Path | None,
     dry_run: bool,
     as_json: bool,
@@ -294,7 +291,7 @@ def calibrate_camera(
     """Set what frames of CAMERA must look like from GOOD_FRAMES, pictures or folders of them, and write a new bundle.
 
     Use this if the cameras of LINE differ in light, distance or view. Only the camera's region of interest counts.
-    A camera with a reference of its own gets a new one. Thresholds do not change. The new bundle is not signed.
+    Thresholds and references do not change. The new bundle is not signed.
     """
     config = load_config(line)
     config = config.of_product(config.product if product is None else product)
@@ -308,18 +305,14 @@ def calibrate_camera(
     new = NewBundle.of(parent, config.bundle, target, dry_run)
     settings = config.engine
     verified = open_verified_engine(parent, settings.kind, settings.precision, device=settings.device)
-    known_references = parent.references()
-    shared = camera not in known_references and ANY_CAMERA in known_references
-    made = _new_reference(pictures, parent, camera, keep=keep_reference or shared)
-    references = product_references(parent, [camera]) if made is None else {camera: made.reference}
+    references = product_references(parent, [camera])
     inspector = Inspector(
         parent.manifest,
         verified.engine,
         overlap_px=config.tiles.overlap_px,
         references={ANY_CAMERA: references.get(camera) or references[ANY_CAMERA]} if references else None,
     )
-    frames, known, reference, warnings = _learn(pictures, inspector, f"frames of {camera}", made, area)
-    warnings += [] if made is None else [THRESHOLDS_STAY]
+    frames, known, reference, warnings = _learn(pictures, inspector, f"frames of {camera}", None, area)
     warnings += [] if verified.fell_back is None else [verified.fell_back]
     roi, exclude = ([list(polygon) for polygon in polygons] for polygons in (area.roi, area.exclude))
     plausible = CameraPlausible(known.plausible, roi, exclude, reference)
@@ -327,8 +320,8 @@ def calibrate_camera(
     calibration = replace(was, plausible_by_camera={**was.plausible_by_camera, camera: plausible})
     record = record_of_camera(camera, plausible, frames_are)
     new.finish(
-        recalibrated_manifest(parent, calibration, new.version, verified.engine, record, made),
-        files_of_frames(known.tiles, camera) | ({} if made is None else made.content),
+        recalibrated_manifest(parent, calibration, new.version, verified.engine, record),
+        files_of_frames(known.tiles, camera),
         as_json,
         {"camera": camera, "plausible": plausible, "frames_are": frames_are, "warnings": warnings},
         {
@@ -401,7 +394,7 @@ def progress(title: str) -> Callable[[Sequence[Path]], Iterable[Path]]:
     return lambda files: track(files, title, console=console, disable=not (console.is_terminal and files))
 
 
-def _new_reference(pictures: GoodPictures, parent: Bundle, camera: str = "", *, keep: bool) -> NewReference | None:
+def _new_reference(pictures: GoodPictures, parent: Bundle, keep: bool) -> NewReference | None:
     """Return the reference that good frames make; None: the bundle compares with none, or keeps its own.
 
     Raises:
@@ -409,7 +402,7 @@ def _new_reference(pictures: GoodPictures, parent: Bundle, camera: str = "", *, 
     """
     if keep or parent.manifest.tensors.difference is None:
         return None
-    made = NewReference(pictures.files, pictures.names, camera)
+    made = NewReference(pictures.files, pictures.names)
     if (count := len(made.files)) < FEWEST_FRAMES:
         raise InputError(
             f"{format_count(count, 'different good frame')} came, and a new reference needs {FEWEST_FRAMES}, "
