@@ -5,17 +5,9 @@ from typing import Literal
 
 import click
 
-from heatline.edge.bundle.manifest import describe_missed
 from heatline.edge.bundle.store import require_new_folder
-from heatline.edge.cli.bundle_formatting import (
-    count_frames,
-    describe_bound,
-    describe_gate,
-    describe_map_checks,
-    precision_facts,
-    reference_facts,
-)
-from heatline.edge.cli.output import FiniteRange, json_option, print_facts, print_json, progress_console
+from heatline.edge.cli.bundle_formatting import bundle_facts
+from heatline.edge.cli.output import FiniteRange, json_option, print_report, progress_console
 from heatline.edge.inference import Precision
 from heatline.edge.util.extras import require_extra
 from heatline.train.progress import tracked
@@ -107,24 +99,6 @@ def export(
         track=tracked("validation frames"),
         say=lambda line: progress_console().print(line, style="dim", highlight=False, markup=False),
     )
-    manifest = bundle.manifest
-    if as_json:
-        print_json({"bundle": str(bundle.path), "digest": bundle.digest, "manifest": manifest})
-        return
-    calibration = manifest.calibration
-    print_facts(
-        f"{bundle.path} is written",
-        {
-            "digest": bundle.digest,
-            "export gate": describe_gate(manifest.gate),
-            "map checks": describe_map_checks(manifest.map_checks),
-            **reference_facts(manifest),
-            "score threshold": f"{calibration.score_threshold:.2f} logits",
-            "evidence threshold": f"{calibration.evidence_threshold:.2f} logits",
-            "calibrated on": count_frames(calibration.frames, calibration.frames_are),
-            "false rejects": describe_bound(calibration),
-            "missed defects": describe_missed(calibration.missed) or "not known by class and size",
-            **precision_facts(manifest),
-            "size": f"{sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6:.1f} MB",
-        },
-    )
+    report = {"bundle": str(bundle.path), "digest": bundle.digest, "manifest": bundle.manifest}
+    size = f"{sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6:.1f} MB"
+    print_report(report, as_json, f"{bundle.path} is written", bundle_facts(bundle) | {"size": size})

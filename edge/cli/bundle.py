@@ -8,7 +8,6 @@ import click
 import msgspec
 
 from heatline.edge.bundle import Bundle, open_bundle, open_verified_engine, sign_bundle
-from heatline.edge.bundle.manifest import describe_missed
 from heatline.edge.bundle.signature import (
     TRUSTED_KEYS,
     PublicKey,
@@ -21,19 +20,7 @@ from heatline.edge.bundle.signature import (
     trust_key,
     trusted_keys,
 )
-from heatline.edge.cli.bundle_formatting import (
-    count_frames,
-    describe_bound,
-    describe_differences,
-    describe_gate,
-    describe_map_checks,
-    describe_plausible,
-    describe_reference,
-    describe_rule,
-    describe_strong,
-    precision_facts,
-    reference_facts,
-)
+from heatline.edge.cli.bundle_formatting import bundle_facts, describe_differences, fingerprint_of
 from heatline.edge.cli.calibrate import set_reference
 from heatline.edge.cli.output import (
     CommandGroup,
@@ -80,46 +67,8 @@ def show(bundle_path: Path, as_json: bool) -> None:
     --json prints the manifest, its digest, and the fingerprint of the key that signed it.
     """
     opened = open_bundle(bundle_path)
-    manifest = opened.manifest
-    fingerprint = None if opened.signed_by is None else opened.signed_by.fingerprint
-    calibration = manifest.calibration
-    print_report(
-        {"digest": opened.digest, "signed_by": fingerprint, "manifest": manifest},
-        as_json,
-        f"{manifest.name} {manifest.version}",
-        {
-            "digest": opened.digest,
-            "signed by": "nobody" if fingerprint is None else f"key {fingerprint}",
-            "made": f"{manifest.created_at} by {manifest.made_by}",
-            "model": f"{manifest.model.name} ({manifest.model.source}), {manifest.model.parameters:,} parameters",
-            "map": f"{manifest.map.method}, {manifest.map.hw[0]}x{manifest.map.hw[1]} cells, {manifest.map.identity}",
-            "tiles": f"{manifest.grid.tile_px} px, overlap {manifest.grid.overlap_px} px, heatmap cell "
-            f"{manifest.grid.heatmap_cell_px} px, smoothed by {manifest.grid.smoothing_px:g} px, "
-            f"colour {manifest.colour}",
-            **reference_facts(manifest),
-            "score threshold": f"{calibration.score_threshold:.2f} logits",
-            "evidence threshold": f"{calibration.evidence_threshold:.2f} logits",
-            "strong evidence": describe_strong(calibration),
-            "calibrated by": f"{describe_rule(calibration)}, on "
-            f"{count_frames(calibration.frames, calibration.frames_are)}",
-            "a frame must be": describe_plausible(calibration.plausible),
-            **{
-                f"a frame of camera {name} must be": describe_plausible(each.plausible)
-                for name, each in calibration.plausible_by_camera.items()
-            },
-            "drift is watched by": describe_reference(calibration.reference),
-            **{
-                f"drift of camera {name} is watched by": describe_reference(each.reference)
-                for name, each in calibration.plausible_by_camera.items()
-            },
-            "false rejects": describe_bound(calibration),
-            "missed defects": describe_missed(calibration.missed) or "not known by class and size",
-            "export gate": describe_gate(manifest.gate),
-            "map checks": describe_map_checks(manifest.map_checks),
-            **precision_facts(manifest),
-            "files": ", ".join(sorted(manifest.files)),
-        },
-    )
+    report = {"digest": opened.digest, "signed_by": fingerprint_of(opened), "manifest": opened.manifest}
+    print_report(report, as_json, f"{opened.manifest.name} {opened.manifest.version}", bundle_facts(opened))
 
 
 @bundle.command(epilog="Example: heatline bundle verify boards.bundle --engine onnxruntime")
@@ -190,7 +139,7 @@ def _identify(opened: Bundle) -> dict[str, object]:
         "name": opened.manifest.name,
         "version": opened.manifest.version,
         "digest": opened.digest,
-        "signed_by": None if opened.signed_by is None else opened.signed_by.fingerprint,
+        "signed_by": fingerprint_of(opened),
     }
 
 
@@ -223,7 +172,7 @@ def sign(bundle_path: Path, key_path: Path, as_json: bool) -> None:
     key = read_private_key(key_path)
     opened = open_bundle(bundle_path)
     sign_bundle(opened, key)
-    before = None if opened.signed_by is None else opened.signed_by.fingerprint
+    before = fingerprint_of(opened)
     report = {**_identify(opened), "signed_by": key.public.fingerprint, "replaced": before}
     replaced = "nothing, it was not signed" if before is None else f"the signature by key {before}"
     print_report(report, as_json, f"{bundle_path} is signed", facts_of(report, replaced=replaced))

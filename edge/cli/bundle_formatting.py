@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import get_args
 
-from heatline.edge.bundle import Calibration, Manifest
+from heatline.edge.bundle import Bundle, Calibration, Manifest
 from heatline.edge.bundle.manifest import (
     Areas,
-    Gate,
     MapChecks,
     MapGate,
     Measure,
@@ -15,6 +14,7 @@ from heatline.edge.bundle.manifest import (
     ProductReference,
     Reference,
     ScoreBy,
+    describe_missed,
 )
 from heatline.edge.bundle.plausibility import ranges
 from heatline.edge.calibration.statistics import CONFIDENCE, interval
@@ -25,6 +25,45 @@ NOT_KNOWN = "not known: every frame gets a verdict"
 """Says that a bundle does not know what frames must look like."""
 NOT_WATCHED = "nothing: the bundle has no frames to compare with"
 """Says that a line does not warn of drift."""
+
+
+def fingerprint_of(bundle: Bundle) -> str | None:
+    """Return the fingerprint of the key that signed a bundle."""
+    return None if bundle.signed_by is None else bundle.signed_by.fingerprint
+
+
+def bundle_facts(bundle: Bundle) -> dict[str, str]:
+    """Describe a bundle for people: what it is, what set its thresholds, and what showed that it computes rightly."""
+    manifest, signer = bundle.manifest, fingerprint_of(bundle)
+    calibration, gate, cameras = manifest.calibration, manifest.gate, manifest.calibration.plausible_by_camera
+    return {
+        "digest": bundle.digest,
+        "signed by": "nobody" if signer is None else f"key {signer}",
+        "made": f"{manifest.created_at} by {manifest.made_by}",
+        "model": f"{manifest.model.name} ({manifest.model.source}), {manifest.model.parameters:,} parameters",
+        "map": f"{manifest.map.method}, {manifest.map.hw[0]}x{manifest.map.hw[1]} cells, {manifest.map.identity}",
+        "tiles": f"{manifest.grid.tile_px} px, overlap {manifest.grid.overlap_px} px, heatmap cell "
+        f"{manifest.grid.heatmap_cell_px} px, smoothed by {manifest.grid.smoothing_px:g} px, colour {manifest.colour}",
+        **reference_facts(manifest),
+        "score threshold": f"{calibration.score_threshold:.2f} logits",
+        "evidence threshold": f"{calibration.evidence_threshold:.2f} logits",
+        "strong evidence": describe_strong(calibration),
+        "calibrated by": f"{describe_rule(calibration)}, on {count_frames(calibration.frames, calibration.frames_are)}",
+        "a frame must be": describe_plausible(calibration.plausible),
+        **{f"a frame of camera {name} must be": describe_plausible(each.plausible) for name, each in cameras.items()},
+        "drift is watched by": describe_reference(calibration.reference),
+        **{
+            f"drift of camera {name} is watched by": describe_reference(each.reference)
+            for name, each in cameras.items()
+        },
+        "false rejects": describe_bound(calibration),
+        "missed defects": describe_missed(calibration.missed) or "not known by class and size",
+        "export gate": f"largest difference from the trained model on {format_count(gate.tiles, 'golden tile')}, as a "
+        f"share of the scale: {describe_differences(gate.largest_difference)}, allowed {gate.tolerance:.0e}",
+        "map checks": _describe_map_checks(manifest.map_checks),
+        **_precision_facts(manifest),
+        "files": ", ".join(sorted(manifest.files)),
+    }
 
 
 def describe_range(low: float, high: float | None) -> str:
@@ -157,15 +196,7 @@ def describe_differences(off_by: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {share:.1e}" for name, share in off_by.items())
 
 
-def describe_gate(gate: Gate) -> str:
-    """Describe by how much f32 differed from the model at the export."""
-    return (
-        f"largest difference from the trained model on {format_count(gate.tiles, 'golden tile')}, as a share of the "
-        f"scale: {describe_differences(gate.largest_difference)}, allowed {gate.tolerance:.0e}"
-    )
-
-
-def describe_map_checks(checks: MapChecks | None) -> str:
+def _describe_map_checks(checks: MapChecks | None) -> str:
     """Describe how much of good tiles' maps lies in one place, with the warnings of these checks."""
     if checks is None:
         return "not checked"
@@ -178,7 +209,7 @@ def describe_map_checks(checks: MapChecks | None) -> str:
     return "; ".join([*figures, f"on {format_count(checks.tiles, 'good tile')}", *checks.warnings])
 
 
-def precision_facts(manifest: Manifest) -> dict[str, str]:
+def _precision_facts(manifest: Manifest) -> dict[str, str]:
     """Return one fact per precision, after a fact on the tiles that they were compared on."""
     gate = manifest.map_gate
     if gate is None:
