@@ -1,4 +1,4 @@
-"""The `heatline` command: its own subcommands and those of other packages, and its exit codes."""
+"""The `heatline` command: its subcommands and exit codes."""
 
 import logging
 import sys
@@ -20,12 +20,17 @@ from heatline.edge.errors import HeatlineError
 from heatline.edge.util.extras import extra_of
 
 INTERRUPTED = 130
+EDGE, TRAIN, EXPORT = "heatline.edge.cli", "heatline.train.commands", "heatline.export"
 COMMANDS = {
-    **dict.fromkeys(("run", "status", "reload", "select", "trigger"), "line"),
-    **dict.fromkeys(("inspect", "archive"), "archive"),
-    **dict.fromkeys(("watch", "view"), "watch"),
-    **{name: name for name in ("check", "follow", "cameras", "bundle", "calibrate", "journal", "evidence")},
-    **{name: name for name in ("keys", "bridge")},
+    **dict.fromkeys(("run", "status", "reload", "select", "trigger"), f"{EDGE}.line"),
+    **dict.fromkeys(("inspect", "archive"), f"{EDGE}.archive"),
+    **dict.fromkeys(("watch", "view"), f"{EDGE}.watch"),
+    **{name: f"{EDGE}.{name}" for name in ("check", "follow", "cameras", "bundle", "calibrate", "journal", "evidence")},
+    **{name: f"{EDGE}.{name}" for name in ("keys", "bridge")},
+    **{name: f"{TRAIN}.{name}" for name in ("data", "train", "search", "study", "evaluate", "models")},
+    "export": f"{EXPORT}.command",
+    "retrain": f"{EXPORT}.retrain.command",
+    "bench": "heatline.bench.command",
 }
 """The module of each command. It is imported only when it is used, so that a line starts faster."""
 SECTIONS = {
@@ -46,11 +51,11 @@ SECTIONS = {
     ),
     "Measure": ("bench",),
 }
-"""Commands by heading of the help, with those of other packages."""
+"""Commands by heading of the help."""
 
 
 class HeatlineGroup(CommandGroup):
-    """A group that other packages add to, through the entry-point group `heatline.commands`."""
+    """The commands of `COMMANDS`."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -59,22 +64,13 @@ class HeatlineGroup(CommandGroup):
             raise ReaderHasGoneError from error
 
     def list_commands(self, context: click.Context) -> list[str]:
-        from importlib.metadata import entry_points
-
-        return sorted({*COMMANDS, *entry_points(group="heatline.commands").names})
+        return sorted(COMMANDS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name in COMMANDS:
-            command = getattr(import_module(f"heatline.edge.cli.{COMMANDS[name]}"), name)
-        else:
-            from importlib.metadata import entry_points
-
-            found = list(entry_points(group="heatline.commands", name=name))
-            if not found:
-                # click suggests similar names of these
-                self.commands = dict.fromkeys(self.list_commands(context), self)
-                return None
-            command = found[0].load()
+        if name not in COMMANDS:
+            self.commands = dict.fromkeys(COMMANDS, self)  # click suggests similar names of these
+            return None
+        command = getattr(import_module(COMMANDS[name]), name)
         assert isinstance(command, click.Command)
         return command
 
