@@ -69,7 +69,7 @@ class Root:
             folders[:] = [
                 name
                 for name in folders
-                if self.deep and not name.startswith(".") and not _leads_back(Path(parent, name))
+                if self.deep and not name.startswith(".") and not leads_back(Path(parent, name))
             ]
             below = Path(parent).relative_to(self.folder).parts
             for path in (Path(parent, name) for name in names if not name.startswith(".")):
@@ -236,7 +236,7 @@ def layout_of(folder: Path) -> Layout | None:
     return Layout(folder, levels, tuple(roots)) if roots else None
 
 
-def _leads_back(folder: Path) -> bool:
+def leads_back(folder: Path) -> bool:
     """Whether a folder is a link to one that it lies in, on whichever path it was reached."""
     if not folder.is_symlink():
         return False

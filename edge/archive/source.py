@@ -4,14 +4,14 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
 
 from heatline.edge.errors import InputError, last_line
 from heatline.edge.images import SUFFIXES
+from heatline.edge.picture_folders import leads_back
 from heatline.edge.util.text import utf8_safe
 
 LABELS = ("good", "defective")
@@ -33,7 +33,7 @@ def folder_of(source: Path) -> Path:
 
 
 def list_source(source: Path) -> list[Listed]:
-    """Return the pictures of SOURCE, each once, sorted by path. Links are followed.
+    """Return the pictures of SOURCE, each once, sorted by path. Links are followed, but not to a folder above.
 
     Raises:
         InputError: it is none of the three kinds, cannot be read, or has no picture.
@@ -42,6 +42,7 @@ def list_source(source: Path) -> list[Listed]:
     try:
         str(source).encode()
         for each in _pictures(source):
+            each.picture.encode()
             before = once.setdefault(os.path.normpath(folder_of(source) / each.picture), each)
             if before.label != each.label:
                 raise InputError(
@@ -62,10 +63,12 @@ def list_source(source: Path) -> list[Listed]:
 def _pictures(source: Path) -> Iterator[Listed]:
     kind = source.suffix.lower()
     if source.is_dir():
-        for file in fs.LocalFileSystem().get_file_info(fs.FileSelector(str(source), recursive=True)):
-            if file.type == fs.FileType.File and os.path.splitext(file.path)[1].lower() in SUFFIXES:
-                picture = file.path.removeprefix(str(source)).lstrip("/")
-                yield Listed(picture, _parent(picture))
+        for parent, folders, names in os.walk(source, onerror=_refuse, followlinks=True):
+            folders[:] = [name for name in folders if not leads_back(Path(parent, name))]
+            group = os.path.relpath(parent, source)
+            for name in names:
+                if os.path.splitext(name)[1].lower() in SUFFIXES:
+                    yield Listed(os.path.normpath(os.path.join(group, name)), group)
     elif kind == ".txt":
         # splitlines() would also split at characters of names.
         for line in map(str.strip, source.read_bytes().decode("utf-8-sig").split("\n")):
@@ -94,6 +97,10 @@ def _table(source: Path) -> Iterator[Listed]:
                     "defective or null"
                 )
             yield Listed(picture, _parent(picture) if group is None else str(group), label)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise error
 
 
 def _parent(path: str) -> str:
