@@ -30,11 +30,7 @@ STORE_BYTES = 80 * 2**20
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """End work that the same command continues at Ctrl-C and at SIGTERM; call it in the main thread.
-
-    Raises:
-        Interrupted: one of the two came.
-    """
+    """End work that the same command continues at Ctrl-C and at SIGTERM; call it in the main thread."""
     try:
         with sigterm_as_ctrl_c():
             yield
@@ -106,12 +102,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def _check_that_it_answers(address: str) -> None:
-    """Connect to an address once, as Ray would wait for minutes, and could not be interrupted.
-
-    Raises:
-        OSError: nothing answers.
-        ValueError: it is not an address.
-    """
+    """Connect to an address once, as Ray would wait for minutes, and could not be interrupted."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal()):
         raise ValueError("expected HOST:PORT or ray://HOST:PORT")
@@ -131,11 +122,7 @@ def _describe_failure(address: str | None, error: Exception) -> str:
 
 
 def check_same_version(expected: str) -> None:
-    """Check, on a node, that it has the version of heatline that gave it its work.
-
-    Raises:
-        ConfigError: it has another one.
-    """
+    """Check, on a node, that it has the version of heatline that gave it its work."""
     if __version__ != expected:
         raise ConfigError(
             f"the node {os.uname().nodename} has heatline {__version__}, and the command that started the work has "

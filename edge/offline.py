@@ -2,8 +2,6 @@
 tiles, engine, stitching and verdict rule as a line.
 """
 
-import base64
-import html
 import os
 import uuid
 from collections.abc import Iterable, Iterator
@@ -12,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,20 +35,18 @@ from heatline.edge.wire.events import BundleName, Region, Verdict, VerdictEvent
 
 Picture: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | str | os.PathLike[str]
 """An array of pixels, or the path of a picture."""
-LARGEST_SHOWN_PX = 800
-"""Longer side of the picture that a notebook shows."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class InspectionResult:
-    """What a bundle found in one picture.
+    """What a bundle found in one picture. `overlay` draws it.
 
         result = inspector.inspect("board.png")
         if result.verdict == "DEFECT":
             for region in result.regions:
                 print(region.box_xyxy, region.area_px, region.score)
 
-    A notebook shows it as a picture with its verdict.
+    Only GOOD and DEFECT are verdicts on the part.
     """
 
     event: VerdictEvent
@@ -141,18 +136,6 @@ class InspectionResult:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self}>"
-
-    def _repr_html_(self) -> str:
-        """Return the HTML that a notebook shows."""
-        text = f"<p>{html.escape(str(self))}</p>"
-        if self.frame is None:
-            return text
-        shown = self.overlay() if self.has_overlay else self.picture
-        ratio = min(1.0, LARGEST_SHOWN_PX / max(shown.shape[:2]))
-        small_wh = [max(1, round(side * ratio)) for side in shown.shape[1::-1]]
-        small = cv2.cvtColor(cv2.resize(shown, small_wh, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
-        jpeg = base64.b64encode(cv2.imencode(".jpg", small)[1].tobytes()).decode()
-        return f'<img src="data:image/jpeg;base64,{jpeg}">{text}'
 
 
 class BundleInspector:

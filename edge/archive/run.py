@@ -70,7 +70,7 @@ class Job(NamedTuple):
     """What a worker must know."""
 
     heatline: str
-    """The version of the process that asks."""
+    """Its version."""
     folder: Path
     """The folder that relative paths of pictures start from."""
     engine: EngineKind
@@ -122,11 +122,6 @@ def inspect_archive(
         progress: shows how many pictures are inspected, of how many, and how many of them have no verdict.
         address: of a Ray cluster; None: this machine.
         workers: the most workers; None: one per processor.
-    Raises:
-        InputError: SOURCE or DEST cannot be used.
-        DeliveryError: the cluster does not answer.
-        EngineError, BundleError: a worker cannot use a bundle, or a part ended all its workers.
-        Interrupted: Ctrl-C or SIGTERM.
     """
     dest, source = dest.absolute(), Path(os.path.abspath(source))
     for bundle in bundles:
@@ -254,14 +249,7 @@ class Loaded(NamedTuple):
 
 
 class Worker:
-    """Inspects parts with verified engines, on one processor.
-
-    Raises:
-        ConfigError: another version of heatline is installed here.
-        EngineError: an engine does not start.
-        BundleError: the golden tiles fail here.
-        InputError: SOURCE cannot be seen from here.
-    """
+    """Inspects parts with verified engines, on one processor."""
 
     def __init__(self, job: Job) -> None:
         check_same_version(job.heatline)
@@ -285,10 +273,7 @@ class Worker:
             self.warnings += [f"{host}: {verified.fell_back}"] if verified.fell_back else []
 
     def inspect(self, rows: Sequence[Row], digests: Sequence[str]) -> list[pa.Table]:
-        """Inspect pictures, rows of the plan, with some of the bundles, and return the verdicts of each.
-
-        A picture is read and decoded once for all bundles.
-        """
+        """Inspect pictures, each read once for all bundles, and return the verdicts of each bundle."""
         first, *copies = tee(read_ahead(self.load, rows), 1 + len(digests))
         results = [
             self._inspectors[digest].inspect_frames(each.frame for each in copy)
@@ -327,9 +312,7 @@ def inspect_part(job: Sequence[Any], rows: Sequence[Row], digests: Sequence[str]
     """Inspect a part, as a task of Ray. Return the verdicts of each bundle, and the worker's warnings.
 
     Args:
-        job: the reference of the `Job`.
-    Raises:
-        HeatlineError: as `Worker`.
+        job: in a list, the reference of the `Job`.
     """
     worker = _worker(job[0])
     return worker.inspect(rows, digests), worker.warnings

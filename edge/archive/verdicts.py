@@ -88,11 +88,7 @@ class Plan:
 
 
 def read_plan(dest: Path) -> Plan | None:
-    """Return the plan of a DEST; None: it has none.
-
-    Raises:
-        InputError: it is damaged, or none of heatline's.
-    """
+    """Return the plan of a DEST; None: it has none."""
     try:
         file = pq.ParquetFile(dest / PICTURES)
         return Plan(dest, file, file.schema_arrow.metadata[b"source"].decode())
@@ -103,11 +99,7 @@ def read_plan(dest: Path) -> Plan | None:
 
 
 def write_plan(dest: Path, source: Path, listed: Sequence[Listed], part_pictures: int) -> Plan:
-    """Write the plan of a new DEST, and return it.
-
-    Raises:
-        InputError: it cannot be written.
-    """
+    """Write the plan of a new DEST, and return it."""
     rows = zip(*((number, *each) for number, each in enumerate(listed)), strict=True)
     columns = [pa.array(column, field.type) for column, field in zip(rows, PLAN_SCHEMA, strict=True)]
     table = pa.table(columns, PLAN_SCHEMA.with_metadata({"source": str(source)}))
@@ -116,20 +108,12 @@ def write_plan(dest: Path, source: Path, listed: Sequence[Listed], part_pictures
 
 
 def file_of(key: str, part: int) -> str:
-    """Return the name of a part's verdicts in DEST.
-
-    Args:
-        key: names the bundle and how it inspects, as `key_of` of `heatline.edge.archive.run`.
-    """
+    """Return the name of a part's verdicts in DEST, by a bundle and how it inspects: see `key_of`."""
     return f"verdicts/bundle={key}/part-{part:06d}.parquet"
 
 
 def write_verdicts(dest: Path, key: str, part: int, verdicts: pa.Table) -> None:
-    """Write a part's verdicts.
-
-    Raises:
-        InputError: they cannot be written.
-    """
+    """Write a part's verdicts."""
     _write(dest / file_of(key, part), verdicts)
 
 
@@ -139,11 +123,7 @@ def missing_parts(plan: Plan, key: str) -> list[int]:
 
 
 def read_verdicts(plan: Plan, key: str) -> pa.Table:
-    """Return the columns `COMPARED` of all verdicts, and check that each picture of the plan has exactly one.
-
-    Raises:
-        InputError: a file is damaged, or has other pictures than the plan.
-    """
+    """Return the columns `COMPARED` of all verdicts, and check that each picture of the plan has exactly one."""
     tables, first = list[pa.Table](), 0
     for part in range(plan.parts):
         path, end = plan.dest / file_of(key, part), first + plan.size_of(part)

@@ -96,14 +96,11 @@ class NewBundle(NamedTuple):
 
     @classmethod
     def of(cls, parent: Bundle, path: Path, target: Path | None, dry_run: bool, mark: str = "cal") -> "NewBundle":
-        """Choose the folder, from `--to` or the old bundle, and the version. Check that the bundle can be written there
-        before any frame is run.
+        """Choose folder and version, and check before any frame is run that the bundle can be written.
 
         Args:
             path: of the old bundle, as on the command line.
             mark: says in both names how the bundle was made.
-        Raises:
-            BundleError: the bundle cannot be written there.
         """
         if target is None:
             beside = path if path.name not in ("", "..") else path.resolve()
@@ -127,8 +124,6 @@ class NewBundle(NamedTuple):
 
         Args:
             files: those that the parent does not have, or has with another content.
-        Raises:
-            BundleError: the bundle cannot be written.
         """
         written = None if self.dry_run else write_recalibrated(self.target, self.parent, manifest, files)
         digest = None if written is None else written.digest
@@ -395,11 +390,7 @@ def progress(title: str) -> Callable[[Sequence[Path]], Iterable[Path]]:
 
 
 def _new_reference(pictures: GoodPictures, parent: Bundle, keep: bool) -> NewReference | None:
-    """Return the reference that good frames make; None: the bundle compares with none, or keeps its own.
-
-    Raises:
-        InputError: the frames are too few for it, or as `NewReference`.
-    """
+    """Return the reference that good frames make; None: the bundle compares with none, or keeps its own."""
     if keep or parent.manifest.tensors.difference is None:
         return None
     made = NewReference(pictures.files, pictures.names)
@@ -424,8 +415,6 @@ def _learn(
         made: what each frame is compared with; None: with the inspector's references.
         area: the region of interest; None: the whole picture.
     Returns: the scores by frame, the looks, the drift's reference (None: too few frames), and warnings.
-    Raises:
-        InputError: a picture cannot be used, or is the only one that looks like it.
     """
     frames, appearances, samples = pictures.run(inspector, progress(title), area, None if made is None else made.of)
     warnings = _warn_of_outliers(pictures, appearances)
@@ -439,11 +428,7 @@ def _learn(
 
 
 def _require_good(judged: Mapping[Path, Judgement], threshold: float) -> None:
-    """Require that the model rejects no frame that is compared with the others.
-
-    Raises:
-        InputError: it rejects one.
-    """
+    """Require that the model rejects no frame that is compared with the others."""
     rejected = {file: found for file, found in judged.items() if found.misaligned or found.verdict == "DEFECT"}
     if rejected:
         file, worst = next(iter(rejected.items()))
@@ -476,10 +461,8 @@ def _warn_of_known(known: Sequence[Path], what: str, so: str) -> list[str]:
 
 
 def _warn_of_outliers(pictures: GoodPictures, appearances: Sequence[Appearance]) -> list[str]:
-    """Warn of good frames that look like no other, except their copies.
-
-    Raises:
-        InputError: there is only one: the bounds would depend on it.
+    """Warn of good frames that look like no other, except their copies; refuse a single one, as the bounds would depend
+    on it.
     """
     copies = {copy for _, copy in find_copies(pictures.files)}
     own = [index for index in range(len(appearances)) if index not in copies]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from msgspec.structs import asdict
 
 from heatline.edge.bundle.signature import describe_signer
 from heatline.edge.cameras.supervisor import SupervisedCamera
@@ -25,12 +24,7 @@ from heatline.edge.monitor.pictures import picture_socket
 from heatline.edge.monitor.store import evidence_folder
 from heatline.edge.service.changeover import PreparedSetup, prepare
 from heatline.edge.service.events import bundle_name
-from heatline.edge.service.line import (
-    bound_addresses,
-    lock_folder,
-    not_served,
-    open_cameras,
-)
+from heatline.edge.service.line import bound_addresses, lock_folder, not_served, open_cameras
 from heatline.edge.target import KeyFiles, endpoint_of
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.files import require_writable, writing
@@ -57,11 +51,9 @@ def check(line: Path, as_json: bool) -> None:
     config, faults = load_config(line), Faults()
     # A service has its state folder from systemd, whoever checks its line.
     state = state_folder(otherwise=STATE_FOLDERS / line.stem if line.absolute().parent == LINES else None)
-    for name, level in (
-        ("heatline.edge.cameras", logging.CRITICAL),
-        ("heatline.edge.service.changeover", logging.WARNING),
-    ):
-        logging.getLogger(name).setLevel(level)  # the report or the error has the same text
+    # The report or the error has the same text.
+    logging.getLogger("heatline.edge.cameras").setLevel(logging.CRITICAL)
+    logging.getLogger("heatline.edge.service.changeover").setLevel(logging.WARNING)
     # In the order of `heatline.edge.service.lifecycle`, so that the first fault is the one that run ends with.
     pictures, prepared, access = None, None, Access()
     with faults.collected():
@@ -95,9 +87,7 @@ def check(line: Path, as_json: bool) -> None:
         "line": line.stem,
         "product": config.product,
         **_of_setup(setup),
-        "model": setup.bundle.manifest.model.name,
         "engine": verified.engine.name,
-        "engine_settings": asdict(config.engine),
         "precision": verified.engine.precision,
         "fell_back": verified.fell_back,
         "golden_tiles_off_by": verified.differences,
@@ -123,17 +113,15 @@ def check(line: Path, as_json: bool) -> None:
     calibration, unchecked = setup.bundle.manifest.calibration, setup.inspector.plausibility is None
     facts = facts_of(
         report,
-        **dict.fromkeys(("compared_with", "golden_tiles_off_by", "plausible_by_camera", "warnings")),
-        **dict.fromkeys(("cameras", "other_products")),
+        **dict.fromkeys(("compared_with", "golden_tiles_off_by", "warnings", "cameras", "other_products")),
         bundle=describe_bundle(bundle_name(setup)),
         signed_by=describe_signer(setup.signed_by),
-        engine_settings=str(config.engine),
         score_threshold=f"{setup.inspector.thresholds.score:.2f} logits",
         evidence_threshold=f"{setup.inspector.thresholds.evidence:.2f} logits",
         plausible="not checked, as thresholds.check_plausibility is false"
         if unchecked and calibration.plausible is not None
         else describe_plausible(calibration.plausible),
-        own_bounds=", ".join(report["plausible_by_camera"]) or None,
+        plausible_by_camera=", ".join(report["plausible_by_camera"]) or None,
         drift_watched=", ".join(report["drift_watched"]) or "of no camera",
         journal=f"in {journal.folder or state}" + (f", served at {journal.bind}" if journal.bind else ""),
         evidence=evidence and f"DEFECT, NO_VERDICT{goods} are stored in {pictures}",
@@ -192,11 +180,7 @@ def _runs(line: Path) -> bool:
 
 
 def _check_journal(line: Path, config: JournalConfig, state: Path | None) -> list[str]:
-    """Check the journal's folder and return warnings about it.
-
-    Raises:
-        JournalError: the journal cannot be stored there.
-    """
+    """Check the journal's folder and return warnings about it."""
     folder = config.folder_in(state)
     if folder is None:
         return [] if config.bind is None else [not_served(config.bind)]
@@ -246,11 +230,7 @@ def _describe_product(other: dict[str, Any]) -> str:
 
 
 def _check_camera(camera: SupervisedCamera, setup: Setup | None) -> dict[str, Any]:
-    """Check a camera's first frame, and return the facts about both.
-
-    Args:
-        setup: the active product's; None: the frame is not inspected.
-    """
+    """Check a camera's first frame, and return the facts about both. Without a setup, the frame is not inspected."""
     settings = camera.settings
     assert camera.opened is not None
     facts: dict[str, Any] = {"found": camera.opened.found, "trigger": settings.triggered}

@@ -169,8 +169,6 @@ def with_bundle(text: str, bundle: Path, product: str | None, file: Path) -> str
     Args:
         product: one that the file has, whose bundle is changed; None: the line's own.
         file: for messages.
-    Raises:
-        ConfigError: no line is the key.
     """
     wanted = tomllib.loads(text)
     owner = wanted if product is None else next(each for each in wanted["products"] if each["name"] == product)
@@ -203,8 +201,7 @@ def _reload(
     Args:
         before_request: called just before the line is asked; it runs, and can be asked.
     Raises:
-        CommandRefusedError: the line refuses the file.
-        AccessError, ConfigError, DeliveryError: the line was not asked, or its answer is not known.
+        CommandRefusedError: the line refuses the file. After other errors, it is not known whether it took it.
     """
     address, keys = endpoint_of(line, "events", key_files)
     with Subscriber(address, topics=["change", "status"], timeout_s=min(timeout_s, POLL_SECONDS), keys=keys) as events:

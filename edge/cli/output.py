@@ -36,18 +36,13 @@ class StandardStream(io.TextIOWrapper):
     is_output = False
 
     def write(self, text: str, /) -> int:
-        """Write text.
-
-        Raises:
-            InputError: the output cannot be written.
-            ReaderHasGoneError: the reader has closed the output.
-        """
+        """Write text, all of it."""
         with self._translated_errors():
             super().write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush the stream. Raises as `write`."""
+        """Flush the stream."""
         with self._translated_errors():
             super().flush()
 
@@ -101,12 +96,7 @@ def progress_bar(*, hidden: bool = False) -> "Progress":
 
 
 def make_empty(folder: Path, option: str) -> None:
-    """Make the folder that an option names for the output.
-
-    Raises:
-        InputError: the folder is not empty.
-        OSError: the folder cannot be made.
-    """
+    """Make the folder that an option names for the output, and refuse one that is not empty."""
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise InputError(
@@ -140,10 +130,8 @@ def print_facts(title: str, facts: Mapping[str, object]) -> None:
 
 
 def print_table(headings: Iterable[str], rows: Iterable[Iterable[str]], numbers: Container[str]) -> None:
-    """Print a table. Output to a file or a pipe is not wrapped, so that it can be searched.
-
-    Args:
-        numbers: columns that are aligned to the right.
+    """Print a table, `numbers` aligned to the right. Output to a file or a pipe is not wrapped, so that it can be
+    searched.
     """
     from rich import box
     from rich.console import Console
@@ -258,12 +246,7 @@ VERDICT = click.Choice(get_args(Verdict))
 
 
 def reply_timeout_option(seconds: float, until: str) -> Callable[[Command], Command]:
-    """Give a command that sends a line a request the option `--timeout`.
-
-    Args:
-        seconds: the default.
-        until: the end of the help text, such as "for the reply".
-    """
+    """Give a command that sends a line a request the option `--timeout`, whose help says until when it waits."""
     return click.option(
         "--timeout",
         "timeout_s",
