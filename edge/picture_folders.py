@@ -50,29 +50,19 @@ class Root:
     """Whether its subfolders belong to it."""
 
     def children(self, names: Collection[str]) -> list["Root"]:
-        """Return the subfolders with one of these names, compared without case.
-
-        Raises:
-            InputError: the folder cannot be read.
-        """
+        """Return the subfolders with one of these names, compared without case."""
         return [Root(child, self.at) for child in _folders(self.folder) if child.name.casefold() in names]
 
     @cached_property
     def files(self) -> dict[Path, Place]:
-        """The places of its files, sorted by path; hidden ones, and links to a folder above, are left out.
-
-        Raises:
-            InputError: a folder cannot be read.
-        """
+        """The places of its files, sorted by path; hidden ones, and links to a folder above, are left out."""
         found: dict[Path, Place] = {}
         for parent, folders, names in os.walk(self.folder, onerror=_refuse, followlinks=True):
             folders[:] = [
-                name
-                for name in folders
-                if self.deep and not name.startswith(".") and not leads_back(Path(parent, name))
+                name for name in folders if self.deep and name[0] != "." and not leads_back(Path(parent, name))
             ]
             below = Path(parent).relative_to(self.folder).parts
-            for path in (Path(parent, name) for name in names if not name.startswith(".")):
+            for path in (Path(parent, name) for name in names if name[0] != "."):
                 found[path] = (*self.at, *below, path.stem)
         return dict(sorted(found.items()))
 
@@ -197,11 +187,7 @@ def good_pictures(folder: Path) -> list[Path]:
 
 
 def layout_of(folder: Path) -> Layout | None:
-    """Return where a folder has its pictures; None: it has none of the layouts.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """Return where a folder has its pictures; None: it has none of the layouts."""
     top = Root(folder, deep=False)
     parts = [Root(child.folder, (child.folder.name,), deep=False) for child in top.children(PARTS)]
     levels = (top, *parts)
