@@ -1,6 +1,7 @@
 """The `heatline` command: its subcommands and exit codes."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -91,7 +92,7 @@ def main() -> None:
     log_to(sys.stderr)
     replace_standard_streams()
     code = run()
-    if (code and _engine_was_loaded()) or _engine_never_answered():
+    if (code and (_engine_was_loaded() or not _takes_all(sys.stdout))) or _engine_never_answered():
         exit_immediately(code)
     sys.exit(code)
 
@@ -118,6 +119,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo("heatline: interrupted", err=True)
         return INTERRUPTED
     except ReaderHasGoneError:
+        # The final flush must not fail on the closed pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
@@ -128,6 +131,15 @@ def log_to(stream: TextIO) -> logging.Handler:
     logging.getLogger().addHandler(handler)
     logging.getLogger("heatline").setLevel(logging.INFO)
     return handler
+
+
+def _takes_all(stream: TextIO) -> bool:
+    """Return whether a stream can be flushed. If not, an ordinary exit of Python would report it again."""
+    try:
+        stream.flush()
+    except (OSError, HeatlineError, ReaderHasGoneError):
+        return False
+    return True
 
 
 def _engine_was_loaded() -> bool:

@@ -51,8 +51,6 @@ class StandardStream(io.TextIOWrapper):
         try:
             yield
         except OSError as error:
-            # What is left, and Python's last flush, must not fail again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             if self.is_output and isinstance(error, BrokenPipeError):
                 raise ReaderHasGoneError from error
             if self.is_output:

@@ -147,5 +147,5 @@ def test_a_bundle_stores_the_product_tiles_of_each_camera(tmp_path: Path) -> Non
     _, opened = open_bundle(tmp_path / "a").plausibility_by_camera()["top"]
     for each in frames(20, seed=7):
         assert opened.reject_reason(each) == known.reject_reason(each)
-    with pytest.raises(BundleError, match=r"needs product_tiles\.top\.npz and lists no such file"):
+    with pytest.raises(BundleError, match=r"product_tiles\.top\.npz holds no features of tiles"):
         write_bundle(tmp_path / "b", made, contents_of())
