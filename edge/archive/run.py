@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import cv2
-import msgspec
 import pyarrow as pa
 import xxhash
 
@@ -86,21 +85,6 @@ class Part(NamedTuple):
     digests: Sequence[str]
 
 
-class Inspected(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command prints at the end. docs/archive.md describes it."""
-
-    dest: str
-    pictures: int
-    inspected: int
-    """The number of pictures that this run inspected; the others were there."""
-    bundles: dict[str, dict[str, Any]]
-    """Path, name, version and numbers of verdicts by digest; the first is BUNDLE, the second OLD."""
-    against: dict[str, Any] | None
-    """The numbers of pictures whose verdict changes from OLD to BUNDLE; None: without --against."""
-    worst: list[Row]
-    """The worst flips, at most `WORST`; without --against none."""
-
-
 @interruptible()
 def inspect_archive(
     bundles: Sequence[Bundle],
@@ -113,8 +97,10 @@ def inspect_archive(
     workers: int | None = None,
     engine: EngineKind = "openvino",
     precision: Precision = "f32",
-) -> Inspected:
+) -> dict[str, Any]:
     """Inspect each picture of SOURCE with each bundle, as far as DEST does not have it, and count.
+
+    Returns: the report that docs/archive.md describes.
 
     Args:
         bundles: BUNDLE, and OLD if there is one.
@@ -142,22 +128,18 @@ def inspect_archive(
     verdicts = [read_verdicts(plan, key) for key in keys.values()]
     new, *old = verdicts
     against, worst = compare(old[0], new, WORST) if old else (None, [])
-    return Inspected(
-        dest=str(dest),
-        pictures=plan.pictures,
-        inspected=sum(plan.size_of(part.number) for part in parts),
-        bundles={
-            bundle.digest: {
-                "path": str(bundle.path),
-                "name": bundle.manifest.name,
-                "version": bundle.manifest.version,
-                **count_verdicts(found),
-            }
-            for bundle, found in zip(bundles, verdicts, strict=True)
-        },
-        against=against,
-        worst=worst,
-    )
+    counts = {
+        bundle.digest: {
+            "path": str(bundle.path),
+            "name": bundle.manifest.name,
+            "version": bundle.manifest.version,
+            **count_verdicts(found),
+        }
+        for bundle, found in zip(bundles, verdicts, strict=True)
+    }
+    inspected = sum(plan.size_of(part.number) for part in parts)
+    report = {"dest": str(dest), "pictures": plan.pictures, "inspected": inspected, "bundles": counts}
+    return report | {"against": against, "worst": worst}
 
 
 def key_of(digest: str, engine: EngineKind, precision: Precision) -> str:

@@ -3,7 +3,7 @@
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -32,8 +32,6 @@ from heatline.edge.util.text import format_count, on_one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-    from heatline.edge.archive.run import Inspected
 
 LINE_SECONDS = 30.0
 """How often a line is printed if standard error is not a terminal."""
@@ -135,13 +133,13 @@ def inspect_archive(
             engine=kind,
             precision=precision,
         )
-    title = f"{found.dest} holds {format_count(found.pictures, 'picture')}"
-    flips = ["{was} to {verdict}: {picture}".format(**row) for row in found.worst]
+    title = f"{found['dest']} holds {format_count(found['pictures'], 'picture')}"
+    flips = ["{was} to {verdict}: {picture}".format(**row) for row in found["worst"]]
     print_report(found, as_json, title, _facts(found), notes=flips)
-    unjudged = sum(counts["no_verdict"] for counts in found.bundles.values())
+    unjudged = sum(counts["no_verdict"] for counts in found["bundles"].values())
     if unjudged:
         raise InputError(
-            f"{format_count(unjudged, 'row')} of {found.dest} got no verdict; the columns reason and detail say why"
+            f"{format_count(unjudged, 'row')} of {found['dest']} got no verdict; the columns reason and detail say why"
         )
 
 
@@ -164,12 +162,12 @@ def _say(sentence: str) -> None:
     say(on_one_line(sentence), err=True)
 
 
-def _facts(found: "Inspected") -> dict[str, object]:
-    facts: dict[str, object] = {"inspected now": format_count(found.inspected, "picture")}
-    for counts in found.bundles.values():
-        name = "{name} {version}".format(**counts) + " ({path})".format(**counts) * (found.against is not None)
+def _facts(found: dict[str, Any]) -> dict[str, object]:
+    facts: dict[str, object] = {"inspected now": format_count(found["inspected"], "picture")}
+    for counts in found["bundles"].values():
+        name = "{name} {version}".format(**counts) + " ({path})".format(**counts) * (found["against"] is not None)
         facts[name] = "{defect} DEFECT, {good} GOOD, {no_verdict} NO_VERDICT".format(**counts)
-    if (changes := found.against) is not None:
+    if (changes := found["against"]) is not None:
         escapes = _describe_mistakes(changes["escapes"], "defective")
         false_rejects = _describe_mistakes(changes["false_rejects"], "good")
         facts |= facts_of(changes, escapes=escapes, false_rejects=false_rejects)

@@ -7,7 +7,6 @@ from heatline.edge.bundle import Bundle, Calibration, Manifest
 from heatline.edge.bundle.manifest import (
     Areas,
     MapChecks,
-    MapGate,
     Measure,
     Plausible,
     PrecisionGate,
@@ -216,16 +215,11 @@ def _precision_facts(manifest: Manifest) -> dict[str, str]:
         return {"precisions": "only f32"}
     return {
         "precisions": ", ".join(manifest.precisions),
-        "compared with the model": _describe_map_gate(gate),
+        "compared with the model": f"on {gate.tiles} {gate.tiles_are}, {gate.tiles_with_region} with a region; flips "
+        f"by the score threshold {gate.score_threshold:.2f}, regions by the evidence threshold "
+        f"{gate.evidence_threshold:.2f}",
         **{each: _describe_precision(gate.precisions[each]) for each in GRAPHS if each in gate.precisions},
     }
-
-
-def _describe_map_gate(gate: MapGate) -> str:
-    return (
-        f"on {gate.tiles} {gate.tiles_are}, {gate.tiles_with_region} with a region; flips by the score threshold "
-        f"{gate.score_threshold:.2f}, regions by the evidence threshold {gate.evidence_threshold:.2f}"
-    )
 
 
 def _describe_precision(gate: PrecisionGate) -> str:

@@ -64,10 +64,7 @@ SUFFIX = ".bundle"
 THRESHOLDS_STAY = (
     "the thresholds come from frames that were compared with another reference; set them again with heatline calibrate"
 )
-FEW = {
-    1: "a defect in a single frame cannot be seen, and the line would call it good; name at least 3 frames",
-    2: "of 2 frames nobody can tell which is defective; name at least 3",
-}
+FEW = "of 1 or 2 frames nobody can tell which is defective, and the line would call its defect good; name at least 3"
 
 good_argument = click.argument(
     "good", metavar="GOOD_FRAMES...", nargs=-1, required=True, type=click.Path(path_type=Path)
@@ -369,8 +366,9 @@ def set_reference(
     if len(judged) >= FEWEST_FRAMES:
         _require_good(judged, was.calibration.score_threshold)
     own = _cameras_with_own(was)
-    warnings = [words for frames, words in FEW.items() if frames == len(made.files)]
-    warnings += [THRESHOLDS_STAY, *([] if camera else _warn_of_own_references(own))]
+    warnings = [THRESHOLDS_STAY, *([] if camera else _warn_of_own_references(own))]
+    if len(judged) < FEWEST_FRAMES:
+        warnings.insert(0, FEW)
     calibration = without_poses(was.calibration, camera, own)
     of = f"camera {camera}" if camera else "cameras without a reference of their own"
     new.finish(

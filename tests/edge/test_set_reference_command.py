@@ -106,8 +106,8 @@ def test_a_frame_that_the_model_rejects_among_the_others_is_refused_by_name(tmp_
 def test_few_frames_cause_a_warning(tmp_path: Path, old: Bundle) -> None:
     pictures = write_pictures(tmp_path / "good", frames(OLD, 2))
     one, two = (reported(old.path, *files, "--dry-run") for files in ([pictures / "00.png"], [pictures]))
-    assert one["warnings"][0].startswith("a defect in a single frame cannot be seen")
-    assert two["warnings"][0] == "of 2 frames nobody can tell which is defective; name at least 3"
+    for report in (one, two):
+        assert report["warnings"][0].startswith("of 1 or 2 frames nobody can tell which is defective")
     assert one["written"] is None
     assert list(tmp_path.iterdir()) == [pictures]
 
