@@ -22,7 +22,7 @@ from heatline.edge.errors import ConfigError, HeatlineError, InputError, Interru
 from heatline.edge.util.text import encode_json
 from heatline.train.compose import compose
 from heatline.train.config import TrainConfig
-from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model
+from heatline.train.evaluation.evaluate import evaluate_model
 from heatline.train.evaluation.report import write_report
 from heatline.train.evaluation.result import FILE, SCHEMA, read_evaluation
 from heatline.train.files import lock_file, make_folder, write_atomically
@@ -226,8 +226,8 @@ class Study:
             if before.state != "evaluated":
                 report_line(f"{run.name}: evaluating")
                 shutil.rmtree(out / "evaluation", ignore_errors=True)  # else old pictures would remain
-                options = EvaluationOptions(data=self._data / run.data.folder, part="test")
-                evaluate_model(out, options, make_folder(out / "evaluation", "--out"), tracked("evaluating"))
+                folder, track = make_folder(out / "evaluation", "--out"), tracked("evaluating")
+                evaluate_model(out, self._data / run.data.folder, part="test", folder=folder, track=track)
         except Interrupted:
             raise
         except (HeatlineError, OutOfMemoryError) as error:

@@ -32,7 +32,7 @@ from heatline.edge.inspection.inspector import Inspector
 from heatline.train.compose import compose, read_config
 from heatline.train.dense.samples import Sampler
 from heatline.train.dense.tiles import OutOfFold
-from heatline.train.evaluation.evaluate import EvaluationOptions, select_pictures
+from heatline.train.evaluation.evaluate import select_pictures
 from heatline.train.evaluation.evaluated import prepare_run
 from heatline.train.evaluation.gallery import GAP_PX
 from heatline.train.evaluation.result import read_evaluation
@@ -257,7 +257,7 @@ def test_the_bundle_states_its_pooling_and_has_thresholds_from_out_of_fold_predi
     assert calibration.groups == 4
     judged_by_itself = prepare_run(run, 0.01)
     assert judged_by_itself.settings.calibration.held_out_rejected is not None
-    assert select_pictures(judged_by_itself, EvaluationOptions()).set_threshold == 4
+    assert select_pictures(judged_by_itself).set_threshold == 4
     assert judged_by_itself.held_out == {}, "the folds' models set the thresholds, the final model gives the scores"
     assert calibration.evidence_threshold <= calibration.score_threshold
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from heatline.edge.bundle import Bundle
 from heatline.edge.geometry import TileGrid
 from heatline.edge.images import read_rgb
-from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model
+from heatline.train.evaluation.evaluate import evaluate_model
 from heatline.train.evaluation.figures import Figures
 from heatline.train.evaluation.observe import tile_row
 from tests.small_bundle import GAIN, TILE, answer, bundle_in, dark_square, white_frame
@@ -19,7 +19,7 @@ from tests.train.placed_squares import PLACES, boxes, folder, grouped, reported,
 
 
 def evaluate(path: Path, bundle: Bundle) -> Figures:
-    return evaluate_model(bundle.path, EvaluationOptions(path)).figures
+    return evaluate_model(bundle.path, path).figures
 
 
 def of(found: Figures, part: str, *names: str) -> list[float | None]:
@@ -125,7 +125,7 @@ def test_pictures_with_labels_only_count_as_frames(tmp_path: Path, bundle: Bundl
         side = {"white": 0, "dark": 48, "darker": 60}[name.partition("/")[2]]
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(tmp_path / "data" / f"{name}.png"), dark_square(white_frame((224, 224)), 50, 50, side))
-    evaluation = evaluate_model(bundle.path, EvaluationOptions(tmp_path / "data"))
+    evaluation = evaluate_model(bundle.path, tmp_path / "data")
     found = evaluation.figures
     assert (evaluation.truth, {name.partition(".")[0] for name in found}) == ("labels", {"frame"})
     assert of(found, "frame", "frames", "unplaced", *DEFECTS) == [4, 4, None, None, None]
@@ -140,7 +140,7 @@ def test_the_option_selects_the_truth(tmp_path: Path, bundle: Bundle) -> None:
     """Masks and boxes lie in different places, and one picture has no box."""
     data = grouped(tmp_path / "data")
     boxes(data, {**PLACES, "a1": (10, 250), "b2": None, "a2": None, "c1": None, "c2": None})
-    masks, by_boxes = (evaluate_model(bundle.path, EvaluationOptions(data, truth)) for truth in (None, "boxes"))
+    masks, by_boxes = (evaluate_model(bundle.path, data, truth) for truth in (None, "boxes"))
     assert (masks.truth, by_boxes.truth) == ("masks", "boxes")
     assert of(masks.figures, "frame", "unplaced", "defects_hit") == [0, 3]
     assert of(by_boxes.figures, "frame", "unplaced", "defects_hit") == [1, 1]

@@ -15,7 +15,7 @@ from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.errors import InputError
 from heatline.edge.images import digest_picture
 from heatline.train.commands.evaluate import _unique_names as unique_names
-from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model
+from heatline.train.evaluation.evaluate import evaluate_model
 from heatline.train.evaluation.result import read_evaluation
 from tests.command import complaint, heatline
 from tests.small_bundle import dark_square, white_frame
@@ -66,14 +66,14 @@ def test_a_wrong_model_or_folder_is_refused_in_one_sentence(tmp_path: Path, bund
     (tmp_path / "empty").mkdir()
     for path, what in (tmp_path / "empty", "is neither a run nor a bundle"), (tmp_path / "nowhere", "does not exist"):
         with pytest.raises(InputError, match=f"{what}; name a folder that `heatline train`"):
-            evaluate_model(path, EvaluationOptions(tmp_path))
+            evaluate_model(path, tmp_path)
     (tmp_path / "empty" / "config.yaml").touch()
     with pytest.raises(InputError, match=r"empty is not finished; .*: heatline train out=.*empty resume=true"):
-        evaluate_model(tmp_path / "empty", EvaluationOptions(tmp_path))
+        evaluate_model(tmp_path / "empty", tmp_path)
     with pytest.raises(InputError, match="nowhere does not exist"):
-        evaluate_model(bundle.path, EvaluationOptions(tmp_path / "nowhere"))
+        evaluate_model(bundle.path, tmp_path / "nowhere")
     with pytest.raises(InputError, match="does not record the folder of its pictures; name a folder with --data"):
-        evaluate_model(bundle.path, EvaluationOptions(part="all"))
+        evaluate_model(bundle.path, part="all")
 
 
 def test_rates_of_ten_groups_or_more_have_intervals(tmp_path: Path, bundle: Bundle) -> None:
@@ -95,8 +95,7 @@ def test_rates_of_ten_groups_or_more_have_intervals(tmp_path: Path, bundle: Bund
 
 def test_every_frame_is_stored_with_its_name_and_the_lines_answer(tmp_path: Path, bundle: Bundle) -> None:
     """The figures count the same frames."""
-    options = EvaluationOptions(grouped(tmp_path / "data"))
-    evaluation = evaluate_model(bundle.path, options)
+    evaluation = evaluate_model(bundle.path, grouped(tmp_path / "data"))
     frames, threshold = evaluation.frames, evaluation.calibration.score_threshold
     assert [frame.image for frame in frames] == [f"images/{stem}.png" for stem in ("a1", "a2", "b1", "b2", "c1", "c2")]
     assert [frame.group for frame in frames] == ["a", "a", "b", "b", "c", "c"]
@@ -139,7 +138,7 @@ def test_frames_that_do_not_show_the_product_count_in_no_figure(tmp_path: Path, 
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Frames without a verdict" in page
     assert "images/<wbr>b1.png <span>defective: it does not look like the product: brightness 2" in page
-    without = evaluate_model(bundle.path, EvaluationOptions(data))
+    without = evaluate_model(bundle.path, data)
     assert (len(without.frames), without.implausible) == (6, [])
 
 
@@ -164,7 +163,7 @@ def test_frames_of_one_class_cause_a_warning(
 ) -> None:
     (group,) = {stem[0] for stem in stems}
     trained = with_training_groups(tmp_path / "trained", bundle, None, train=["z"], test=[group])
-    warnings = evaluate_model(trained.path, EvaluationOptions(grouped(tmp_path / "data"), part="test")).warnings
+    warnings = evaluate_model(trained.path, grouped(tmp_path / "data"), part="test").warnings
     assert [warning for warning in warnings if warning.startswith("No frame")] == message
 
 
@@ -177,9 +176,7 @@ def test_few_calibration_frames_and_training_frames_cause_warnings(tmp_path: Pat
     manifest = msgspec.structs.replace(trained.manifest, calibration=loose)
     files = {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
     trained = write_bundle(tmp_path / "loose", manifest, files)
-    of_all, of_training = (
-        evaluate_model(trained.path, EvaluationOptions(data, part=part)).warnings for part in ("all", "train")
-    )
+    of_all, of_training = (evaluate_model(trained.path, data, part=part).warnings for part in ("all", "train"))
     assert of_all[0].startswith("The model was trained on the groups of at least 2 of the 6 frames")
     assert of_training[0].startswith("The model was trained on these frames: ")
     assert of_all[-1] == (
@@ -206,16 +203,16 @@ def test_copies_of_training_pictures_are_recognised_whatever_their_groups(tmp_pa
     manifest = msgspec.structs.replace(bundle.manifest, provenance=provenance)
     files = {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
     trained = write_bundle(tmp_path / "trained", manifest, files)
-    warnings = evaluate_model(trained.path, EvaluationOptions(data)).warnings
+    warnings = evaluate_model(trained.path, data).warnings
     assert warnings[0].startswith("The model was trained on the groups of at least 2 of the 6 frames")
 
 
 def test_an_evaluation_is_written_with_its_gallery_into_a_folder(tmp_path: Path, bundle: Bundle) -> None:
     data = grouped(tmp_path / "data")
-    evaluation = evaluate_model(bundle.path, EvaluationOptions(data), tmp_path / "out")
+    evaluation = evaluate_model(bundle.path, data, folder=tmp_path / "out")
     assert read_evaluation(tmp_path / "out") == evaluation
     assert all((tmp_path / "out" / str(frame.picture)).is_file() for frame in evaluation.frames)
-    unwritten = evaluate_model(bundle.path, EvaluationOptions(data))
+    unwritten = evaluate_model(bundle.path, data)
     assert ({frame.picture for frame in unwritten.frames}, unwritten.figures) == ({None}, evaluation.figures)
     other = (tmp_path / "out" / "evaluation.json").read_text().replace('"schema": 6', '"schema": 5')
     for content, message in (

@@ -19,7 +19,7 @@ from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import Stitcher, TileGrid
 from heatline.edge.inspection.inspector import PendingFrame
 from heatline.edge.inspection.verdict import Thresholds, judge
-from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model, select_pictures
+from heatline.train.evaluation.evaluate import evaluate_model, select_pictures
 from heatline.train.evaluation.evaluated import open_model
 from heatline.train.evaluation.observe import line_mask
 from heatline.train.evaluation.result import Evaluation
@@ -45,9 +45,9 @@ def vit_run(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained_vit(blobs, tmp_path_factory.mktemp("vit") / "run", *NAMED_SPLIT)
 
 
-def evaluate_into(model: Path, options: EvaluationOptions, folder: Path) -> Evaluation:
+def evaluate_into(folder: Path, model: Path, **options: Any) -> Evaluation:
     """Evaluate a model, and check that its gallery is written into a folder."""
-    evaluation = evaluate_model(model, options, folder)
+    evaluation = evaluate_model(model, folder=folder, **options)
     files = [frame.picture for frame in evaluation.frames if frame.picture is not None]
     assert files
     assert all((folder / file).is_file() for file in files)
@@ -66,8 +66,8 @@ def test_a_run_and_its_bundle_have_the_same_figures(
         bundle = tmp_path / "bundle"
         options = ("--precision", "f32", "--false-reject", "0")
         assert heatline("export", run, "--to", bundle, *options).returncode == 0
-    by_run = evaluate_into(run, EvaluationOptions(part="all", false_reject=0.0), tmp_path / "left")
-    by_bundle = evaluate_model(bundle, EvaluationOptions(blobs, part="all"))
+    by_run = evaluate_into(tmp_path / "left", run, part="all", false_reject=0.0)
+    by_bundle = evaluate_model(bundle, blobs, part="all")
     one, other = by_run.figures, by_bundle.figures
     assert one.keys() - other.keys() == ({name for name in one if name.startswith(FUSIONS)})
     assert other.keys() <= one.keys()
@@ -103,9 +103,9 @@ def test_a_run_and_its_bundle_have_the_same_figures(
 def test_only_the_run_of_a_vit_has_figures_of_every_fusion_which_include_its_own(
     trained_run: Path, vit_run: Path, tmp_path: Path
 ) -> None:
-    of_cnn = evaluate_into(trained_run, EvaluationOptions(), tmp_path / "cnn").figures
+    of_cnn = evaluate_into(tmp_path / "cnn", trained_run).figures
     assert not {name for name in of_cnn if name.startswith(FUSIONS)}
-    evaluation = evaluate_into(vit_run, EvaluationOptions(part="all"), tmp_path / "vit")
+    evaluation = evaluate_into(tmp_path / "vit", vit_run, part="all")
     assert evaluation.subject.method == "rollout-max"
     for name in ("precision", "recall", "f1", "jaccard", "accuracy", "pointing", "pointing_gated"):
         own = evaluation.figures[f"study.{name}"]
@@ -135,7 +135,7 @@ def test_a_run_without_its_pictures_is_refused_in_one_sentence(blobs: Path, trai
     config = moved / "config.yaml"
     config.write_text(config.read_text().replace(str(blobs), str(tmp_path / "gone")))
     with pytest.raises(InputError, match=r"was trained on .*gone, which is not a folder any more") as raised:
-        evaluate_model(moved, EvaluationOptions(blobs))
+        evaluate_model(moved, blobs)
     assert "\n" not in str(raised.value)
 
 
@@ -146,16 +146,16 @@ def test_pictures_of_the_training_are_recognised_by_their_content(
     """Not by the name of their folder."""
     model = open_model(request.getfixturevalue(f"trained_{kind}"))
     moved = Path(shutil.copytree(blobs, tmp_path / "moved"))
-    assert select_pictures(model, EvaluationOptions(moved)).part == "test"
-    assert select_pictures(model, EvaluationOptions(moved, part="all")).trained_on == 6
-    others = select_pictures(model, EvaluationOptions(draw_blobs(tmp_path / "blobs", seed=1)))
+    assert select_pictures(model, moved).part == "test"
+    assert select_pictures(model, moved, part="all").trained_on == 6
+    others = select_pictures(model, draw_blobs(tmp_path / "blobs", seed=1))
     assert (others.part, others.trained_on) == ("all", 0)
 
 
 def test_a_run_trained_on_labels_is_evaluated_by_frames(tmp_path: Path) -> None:
     data = sort_tiles(tmp_path / "tiles")
     run = trained_vit(data, tmp_path / "run", "split.fractions=[0.4,0.3,0.3]")
-    evaluation = evaluate_model(run, EvaluationOptions(), tmp_path / "left")
+    evaluation = evaluate_model(run, folder=tmp_path / "left")
     assert (evaluation.truth, evaluation.subject.part) == ("labels", "test")
     assert {name.partition(".")[0] for name in evaluation.figures} == {"frame"}
     groups = len(evaluation.subject.groups)

@@ -10,7 +10,7 @@ import pytest
 
 from heatline.edge.bundle import Bundle, write_bundle
 from heatline.train.compose import compose
-from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model
+from heatline.train.evaluation.evaluate import evaluate_model
 from heatline.train.readers import LabelledImage
 from heatline.train.readers.labelled import digest_groups
 from heatline.train.run import describe_reading, read_as, read_data
@@ -88,6 +88,6 @@ def test_evaluation_knows_the_discovered_groups_that_trained_a_bundle(tmp_path: 
         msgspec.structs.replace(bundle.manifest, provenance=provenance),
         {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files},
     )
-    assert evaluate_model(trained.path, EvaluationOptions(data)).subject.groups == ["c"]
-    everything = evaluate_model(trained.path, EvaluationOptions(data, part="all"))
+    assert evaluate_model(trained.path, data).subject.groups == ["c"]
+    everything = evaluate_model(trained.path, data, part="all")
     assert everything.warnings[0].startswith("The model was trained on the groups of at least 4 of the 6 frames")

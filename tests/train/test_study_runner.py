@@ -16,7 +16,6 @@ import pytest
 from heatline.edge.errors import ConfigError, InputError, Interrupted, TrainingError
 from heatline.train.batches import BatchSampler
 from heatline.train.compose import compose
-from heatline.train.evaluation.evaluate import EvaluationOptions
 from heatline.train.evaluation.result import FILE, SCHEMA, read_evaluation
 from heatline.train.files import lock_file
 from heatline.train.progress import Track
@@ -43,7 +42,7 @@ ONE_MODEL = PLAN.replace("  - {name: test_vit, weights: none}\n", "")
 FIRST, SECOND = "blobs/split/test_efficientnet", "blobs/split/test_vit"
 
 
-def evaluate(run: Path, options: EvaluationOptions, folder: Path, track: Track) -> None:
+def evaluate(run: Path, data: Path, *, part: str, folder: Path, track: Track) -> None:
     """Stand in for an evaluation."""
     assert RunFolder(run).read_summary().finished
     (folder / FILE).write_text(json.dumps({"schema": SCHEMA}))
@@ -243,7 +242,7 @@ def test_a_crashed_study_continues_and_ends_with_the_same_runs(data: Path, tmp_p
 
 
 def test_ctrl_c_ends_a_study_in_good_order(data: Path, tmp_path: Path) -> None:
-    def interrupt(*arguments: object) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     study = Study(plan(ONE_MODEL), data, tmp_path / "study")

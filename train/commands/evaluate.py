@@ -97,15 +97,14 @@ def evaluate(
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out} exists already and is not empty; name a new folder with --out")
     with show_progress(f"opening {', '.join(map(str, models))}") as track:
-        from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_pictures, select_pictures
+        from heatline.train.evaluation.evaluate import evaluate_pictures, select_pictures
         from heatline.train.evaluation.evaluated import open_model
 
-        options = EvaluationOptions(data, truth, part, engine, precision, false_reject)
         names = _unique_names(models)
         opened = []
         for path in models:  # all are opened first, so that an error of the last is reported before the first is run
             model = open_model(path, engine, precision, false_reject, track(f"thresholds of {path.name}"))
-            opened.append((path, model, select_pictures(model, options)))
+            opened.append((path, model, select_pictures(model, data, truth, part)))
         folders = {}
         if out is not None:
             folders = {path: make_folder(out / "models" / name, "--out") for path, name in names.items()}

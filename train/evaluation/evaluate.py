@@ -9,7 +9,6 @@ import numpy as np
 from heatline.edge.calibration.statistics import FEWEST_GROUPS
 from heatline.edge.errors import InputError
 from heatline.edge.images import digest_picture
-from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.picture_folders import find_layout
 from heatline.edge.util.text import format_count, is_are, utf8_safe
 from heatline.train.evaluation.evaluated import EvaluatedModel, open_model
@@ -17,6 +16,7 @@ from heatline.train.evaluation.figures import Figures, Weights, compute_figures,
 from heatline.train.evaluation.gallery import FrameGallery
 from heatline.train.evaluation.observe import observe
 from heatline.train.evaluation.result import (
+    LOOSE,
     Evaluation,
     EvaluationSubject,
     count_kinds,
@@ -29,26 +29,6 @@ from heatline.train.readers.folder import truths_in
 from heatline.train.run import read_as
 
 ALL, CROSS_VALIDATION = "all", "cross-validation"
-LOOSE = 0.05
-"""A warning is given if the bound of the false-reject rate is above this share."""
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """The pictures, the truth and the engine of an evaluation."""
-
-    data: Path | None = None
-    """Folder of pictures; None: the folder that the run was trained on."""
-    truth: str | None = None
-    """None: that of the training if the folder has it, else the first of the folder."""
-    part: str | None = None
-    """test, val, train or all. None: test, if the model names test groups and the folder has them, else all."""
-    engine: EngineKind = "openvino"
-    """Engine of a bundle."""
-    precision: Precision = "f32"
-    """Precision of a bundle."""
-    false_reject: float = 0.01
-    """Share of good frames that the thresholds of a run may reject; a bundle has its own thresholds."""
 
 
 @dataclass(frozen=True)
@@ -74,21 +54,28 @@ class SelectedPictures:
 
 
 def evaluate_model(
-    path: Path, options: EvaluationOptions, folder: Path | None = None, track: Track = iter
+    path: Path,
+    data: Path | None = None,
+    truth: str | None = None,
+    part: str | None = None,
+    *,
+    folder: Path | None = None,
+    false_reject: float = 0.01,
+    track: Track = iter,
 ) -> Evaluation:
-    """Open a model and evaluate it.
+    """Open a run's folder or a bundle and evaluate it.
 
     Args:
-        path: a run's folder or a bundle.
+        data, truth, part: as for `select_pictures`.
         folder: gets `evaluation.json` and the gallery; None: nothing is written.
+        false_reject: share of good frames that the thresholds of a run may reject.
         track: wraps the pictures, to show progress.
     Raises:
-        InputError: an option names something that does not exist, or a picture or its truth cannot be used.
-        BundleError, TrainingError, ExportError, EngineError: the model cannot be used.
-        InputError, TrainingError: `folder` cannot be written.
+        InputError: as `select_pictures`; or a picture or its truth cannot be used.
+        BundleError, TrainingError, ExportError, EngineError: the model cannot be used, or `folder` not be written.
     """
-    model = open_model(path, options.engine, options.precision, options.false_reject, track)
-    return evaluate_pictures(model, select_pictures(model, options), folder, track)
+    model = open_model(path, false_reject=false_reject, track=track)
+    return evaluate_pictures(model, select_pictures(model, data, truth, part), folder, track)
 
 
 def evaluate_pictures(
@@ -132,22 +119,29 @@ def evaluate_pictures(
     return evaluation
 
 
-def select_pictures(model: EvaluatedModel, options: EvaluationOptions) -> SelectedPictures:
-    """Return the pictures that the options select.
+def select_pictures(
+    model: EvaluatedModel, data: Path | None = None, truth: str | None = None, part: str | None = None
+) -> SelectedPictures:
+    """Return the pictures of an evaluation.
 
+    Args:
+        data: their folder; None: that which the run was trained on.
+        truth: None: that of the training if the folder has it, else the first of the folder.
+        part: test, val, train or all; None: test, if the model names test groups and was trained on the folder, else
+            all.
     Raises:
         InputError: there is no such folder, truth or part.
     """
-    folder = options.data or model.data
+    folder = data or model.data
     if folder is None:
         raise InputError(f"{model.path} does not record the folder of its pictures; name a folder with --data")
     truths = truths_in(find_layout(folder))
     trained_by = model.reading.get("truth")
-    truth = options.truth or (trained_by if trained_by in truths else truths[0])
+    truth = truth or (trained_by if trained_by in truths else truths[0])
     labelled = _read(folder, truth, model)
     digests = set(model.summary.get("digests", []))
     known = {image.path for image in labelled.images if digest_picture(image.path) in digests} if digests else set()
-    images, part = _select(model, options.part, labelled, is_same=bool(known))
+    images, part = _select(model, part, labelled, is_same=bool(known))
     trained = model.groups("train") | {image.group for image in labelled.images if image.path in known and image.group}
     trained_on = sum(image.path in known or image.group in trained for image in images) if known else 0
     setting = (model.groups("val") or trained) if known else set()

@@ -21,12 +21,12 @@ from heatline.edge.inspection.inspector import Inspector, Settings, product_refe
 from heatline.edge.reference.difference import CHANNELS
 from heatline.edge.reference.reference import Reference
 from heatline.train.compose import read_config
-from heatline.train.config import RecipeConfig, TrainConfig
+from heatline.train.config import RecipeConfig
 from heatline.train.evaluation.result import LOOSE
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.progress import Track
-from heatline.train.run import RunFolder, RunSummary, TrainedRun, describe_reading, load_run, require_model
+from heatline.train.run import RunFolder, TrainedRun, describe_reading, load_run, require_model
 from heatline.train.validation_frames import HeldOut, run_validation, smoothing_px, validation_frames
 
 
@@ -181,14 +181,15 @@ def prepare_run(
         are=frames.are,
         references=run.references,
     )
-    summary: RunSummary = run.summary
+    summary, recipe = run.summary, run.config.recipe
+    batch = recipe.batch if isinstance(recipe, RecipeConfig) else None
     found = HeldOut.calibrate(validation, frames, false_reject, model.top_cells)
     loose = HeldOut.calibrate(validation, frames, LOOSE, model.top_cells) if false_reject < LOOSE else None
     # Thresholds by recorded answers do not judge the answers of the final model, which was trained on these pictures.
     judges = cross_validated or frames.recorded is None
     description = f"{engine.name} {engine.precision}"
     if cross_validated:
-        recorded = validation_frames(run).recorded
+        recorded = validation_frames(run).recorded  # again, as each answers once
         assert recorded is not None, "the run was cross-validated"
         engine, description = recorded, "cross-validated"
     return EvaluatedModel(
@@ -202,7 +203,7 @@ def prepare_run(
         ),
         engine=engine,
         engine_description=description,
-        summary={**msgspec.to_builtins(summary), **_batch_and_rate(run.config)},
+        summary={**msgspec.to_builtins(summary), "batch": batch, "lr": recipe.lr},
         data=Path(run.config.data),
         reading=describe_reading(run.config, summary.truth),
         run=run,
@@ -210,8 +211,3 @@ def prepare_run(
         loose_threshold=None if loose is None else loose.calibration.score_threshold,
         loose_held_out={} if loose is None or not judges else loose.of_parts,
     )
-
-
-def _batch_and_rate(config: TrainConfig) -> dict[str, Any]:
-    recipe = config.recipe
-    return {"batch": recipe.batch if isinstance(recipe, RecipeConfig) else None, "lr": recipe.lr}

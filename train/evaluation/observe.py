@@ -1,6 +1,6 @@
 """Inspect each labelled picture once, as the line does, and compare the result with its truth."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,7 @@ class Observed:
     """What was observed of all pictures."""
 
     maps: tuple[str, ...]
-    """Names of the maps of each tile."""
+    """Names of each tile's maps."""
     frames: list[FrameAnswer] = field(default_factory=list)
     implausible: list[ImplausibleFrame] = field(default_factory=list)
     tile_rows: list[tuple[Any, ...]] = field(default_factory=list)
@@ -81,7 +81,8 @@ def observe(
     """
     inspector, calibration = model.inspector(), model.settings.calibration
     scale = ColourScale.around(calibration.evidence_threshold, calibration.background)
-    rollout = _other_fusions(model)
+    trained = None if model.run is None else model.run.model
+    rollout = trained if isinstance(trained, RolloutClassifier) else None
     found = Observed(("study",) if rollout is None else ("study", *FUSIONS))
     for number, (group, image) in enumerate(zip(groups, track(images), strict=True)):
         rgb, name = image.pixels(), relative_name(folder, image.path)
@@ -100,7 +101,7 @@ def observe(
             mask = None
         counts = (None, None, None) if mask is None else match_regions(judgement.regions, mask, model.cell_px).score
         defects, hit, false_regions = counts
-        loose = model.loose_held_out.get(image.path)
+        held_out, loose = model.held_out.get(image.path), model.loose_held_out.get(image.path)
         if gallery is not None:
             pose = judgement.pose
             shown = None if reference is None or pose is None else reference.moved_to(pose)
@@ -115,7 +116,7 @@ def observe(
                 defects,
                 hit,
                 false_regions,
-                threshold=thresholds.score if image.path in model.held_out else None,
+                threshold=None if held_out is None else held_out.score_threshold,
                 loose_threshold=model.loose_threshold if loose is None else loose.score_threshold,
                 kinds=list(_score_kinds(image, mask, pending, judgement, model.cell_px)) if image.defective else [],
             )
@@ -128,7 +129,7 @@ def observe(
             masks = cut_mask(mask, grid)
             maps = pending.maps[:, None]
             if rollout is not None:
-                maps = np.concatenate([maps, rollout(grid.tiles(rgb), pending.logits, masks)], axis=1)
+                maps = np.concatenate([maps, fusion_maps(rollout, grid.tiles(rgb), pending.logits, masks)], axis=1)
             inside_hw = min(grid.tile_px, grid.frame_hw[0]), min(grid.tile_px, grid.frame_hw[1])
             for logit, tile_maps, tile_mask in zip(pending.logits.tolist(), maps, masks, strict=True):
                 found.tile_rows.append((group, *tile_row(model.family, logit, tile_maps, tile_mask, inside_hw)))
@@ -140,25 +141,20 @@ def relative_name(folder: Path, path: Path) -> str:
     return utf8_safe(path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name)
 
 
-Rollout = Callable[[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]], NDArray[np.float32]]
+def fusion_maps(
+    classifier: RolloutClassifier, tiles: NDArray[np.uint8], logits: NDArray[np.float32], masks: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Return the maps of tiles by every fusion, [N, fusions, h, w].
 
-
-def _other_fusions(model: EvaluatedModel) -> Rollout | None:
-    """Return the function that computes the maps of tiles by every fusion of a ViT's run; None for other models."""
-    if model.run is None or not isinstance(classifier := model.run.model, RolloutClassifier):
-        return None
-
-    def rollout(tiles: NDArray[np.uint8], logits: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return maps [N, fusions, h, w]; 0 of tiles whose maps count in no figure, as they are and look good."""
-        maps = np.zeros((len(tiles), len(FUSIONS), *classifier.map_hw), np.float32)
-        needed = np.flatnonzero((logits > GATE_LOGIT) | masks.any(axis=(1, 2)))
-        device = next(classifier.parameters()).device
-        for start in range(0, len(needed), BATCH):
-            batch = needed[start : start + BATCH]
-            maps[batch] = classifier.all_fusions(torch.from_numpy(tiles[batch]).to(device)).cpu().numpy()
-        return maps
-
-    return rollout
+    They are 0 for tiles whose maps count in no figure, as they are good and look good.
+    """
+    maps = np.zeros((len(tiles), len(FUSIONS), *classifier.map_hw), np.float32)
+    needed = np.flatnonzero((logits > GATE_LOGIT) | masks.any(axis=(1, 2)))
+    device = next(classifier.parameters()).device
+    for start in range(0, len(needed), BATCH):
+        batch = needed[start : start + BATCH]
+        maps[batch] = classifier.all_fusions(torch.from_numpy(tiles[batch]).to(device)).cpu().numpy()
+    return maps
 
 
 def tile_row(

@@ -42,7 +42,6 @@ class FrameAnswer(msgspec.Struct, frozen=True):
     """Path below the folder of pictures."""
     group: str | None
     defective: bool
-    """By its label."""
     score: float
     """Highest logit of its tiles."""
     defects: int | None = None
@@ -65,10 +64,8 @@ class ImplausibleFrame(msgspec.Struct, frozen=True):
     """A frame without a verdict, because it does not show the product."""
 
     image: str
-    """Path below the folder of pictures."""
     group: str | None
     defective: bool
-    """By its label."""
     why: str
     """The reason, with its figures."""
 
@@ -113,7 +110,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     calibration: Calibration
     figures: Figures
     intervals: dict[str, tuple[float, float]]
-    """95 % intervals of figures, from a bootstrap over groups; empty where there are too few."""
+    """95 % intervals of figures, from a bootstrap over groups."""
     intervals_are: str
     """Basis of the intervals, or why there are none."""
     frames: list[FrameAnswer]
@@ -121,15 +118,13 @@ class Evaluation(msgspec.Struct, frozen=True):
     rests_on: str
     """Basis of the figures, as `the test groups of pcb (5 groups, 12 frames)`."""
     warnings: list[str] = []
-    """Sentences that the report shows before any figure."""
     implausible: list[ImplausibleFrame] = []
-    """Frames without a verdict; no figure counts them."""
     set_threshold: int = 0
     """Number of good frames of the groups that set the threshold that judges them: their rejects are not a rate."""
     schema: int = SCHEMA
 
     def threshold_of(self, frame: FrameAnswer) -> float:
-        """Return the score threshold that judged a frame, logits."""
+        """Return the score threshold that judged a frame."""
         return self.calibration.score_threshold if frame.threshold is None else frame.threshold
 
 
@@ -192,7 +187,6 @@ class KindVerdicts(msgspec.Struct, frozen=True):
         return "" if self.loose_missed is None else f" (at {100 * LOOSE:g} %, {self.loose_missed:,})"
 
     def describe(self) -> str:
-        """Describe the counts, as "Blowhole 18 of 18 (at 5 %, 6)"."""
         return f"{self.name} {self.missed} of {self.pictures}{self.loosely}"
 
 
@@ -228,11 +222,7 @@ def _count(by: Literal["class", "size"] | None, name: str, judged: Sequence[_Jud
 
 
 def describe_escapes(evaluation: Evaluation, kinds: Sequence[KindVerdicts]) -> str | None:
-    """Describe in a sentence what passes at the threshold; None: no kind escapes, and most defective pictures do not.
-
-    Args:
-        kinds: of `count_kinds`.
-    """
+    """Describe what passes at the threshold; None: no kind escapes, and most defective pictures do not."""
     frames = [frame for frame in evaluation.frames if frame.defective]
     judged = [(frame.score, evaluation.threshold_of(frame), frame.loose_threshold, 0) for frame in frames]
     every, wanted = _count(None, "", judged), evaluation.calibration.false_reject_per_frame

@@ -37,7 +37,7 @@ class Row:
 
     @property
     def subject(self) -> EvaluationSubject:
-        """Subject of the first fold, for the fields that all folds share."""
+        """That of the first fold, for the fields that all folds share."""
         return self.folds[0].subject
 
     @property
@@ -156,8 +156,7 @@ def figure_tables(pictures: PictureSet) -> list[Table]:
         if len(row.folds) > 1
         for fold in row.folds
     ]
-    note = "A row of the other tables is the mean over its folds, with equal weights; its counts are their sums."
-    return tables + [Table("Folds", [*columns, *map(Column, OF_FOLDS)], folds, [note])] * bool(folds)
+    return tables + [Table("Folds", [*columns, *map(Column, OF_FOLDS)], folds)] * bool(folds)
 
 
 def _compared(title: str, pictures: PictureSet, names: Sequence[str], notes: Sequence[str] = ()) -> Table:
@@ -218,16 +217,9 @@ def kinds_table(row: Row) -> Table | None:
 
 def thresholds_table(rows: Sequence[Row]) -> Table:
     """Return the table of the line's thresholds and their calibration."""
-    columns = (
-        Column("name", is_text=True),
-        Column("model", is_text=True),
-        Column("score threshold"),
-        Column("evidence threshold"),
-        Column("wanted false reject per frame"),
-        Column("calibrated on", is_text=True),
-        Column("frames"),
-        Column("evaluated", is_text=True),
-    )
+    names = "score threshold", "evidence threshold", "wanted false reject per frame", "frames"
+    texts = "name", "model", "calibrated on", "evaluated"
+    columns = [Column(name, is_text=True) for name in texts] + [Column(name) for name in names]
     lines = []
     for row in rows:
         for fold in row.folds:
@@ -236,12 +228,12 @@ def thresholds_table(rows: Sequence[Row]) -> Table:
             cells = (
                 Cell(row.label + fold_of),
                 Cell(f"{subject.model}, {subject.method}, {'x'.join(map(str, subject.map_hw))}"),
+                Cell(calibration.frames_are),
+                Cell(f"{subject.kind}, {subject.engine}"),
                 number(calibration.score_threshold, 2),
                 number(calibration.evidence_threshold, 2),
                 number(calibration.false_reject_per_frame, 2),
-                Cell(calibration.frames_are),
                 count(calibration.frames),
-                Cell(f"{subject.kind}, {subject.engine}"),
             )
             lines.append(Line(cells))
     return Table("Models and thresholds, in logits", columns, lines)

@@ -14,7 +14,7 @@ from heatline.edge.reference.reference import Reference
 from heatline.edge.util.page import Block, Cell, Column, Line, Picture, Section, Table, jpeg_uri, number
 from heatline.edge.util.text import format_count, list_some
 from heatline.train.adequacy import describe_threshold_transfer
-from heatline.train.evaluation.evaluate import CROSS_VALIDATION, EvaluationOptions, evaluate_pictures, select_pictures
+from heatline.train.evaluation.evaluate import CROSS_VALIDATION, evaluate_pictures, select_pictures
 from heatline.train.evaluation.evaluated import prepare_run
 from heatline.train.evaluation.report import write_report
 from heatline.train.evaluation.result import write_evaluation
@@ -102,7 +102,7 @@ def write_run_report(run: TrainedRun) -> Path:
     """
     folder = RunFolder(run.folder).report
     model = prepare_run(run, FALSE_REJECT, tracked("thresholds of the report"), cross_validated=True)
-    selection = select_pictures(model, EvaluationOptions(truth=run.data.truth, part="train"))
+    selection = select_pictures(model, truth=run.data.truth, part="train")
     selection = replace(selection, part=CROSS_VALIDATION, trained_on=0)
     evaluation = evaluate_pictures(model, selection, folder, tracked("pictures of the report"))
     folds, good = run.summary.folds, [frame for frame in evaluation.frames if not frame.defective]

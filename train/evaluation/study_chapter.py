@@ -145,9 +145,8 @@ def maps(pictures: PictureSet) -> Table:
             printed = [number(theirs.get(metric)) for metric in MAP_METRICS]
             lines.append(Line([Cell(name), Cell(study), *printed], is_published=True))
     notes = [
-        "The study's rule: each tile's map is stretched to 0..255 and thresholded at 127; the mask is empty at a "
-        f"probability of at most 0.5. Published: {PUBLISHED['source']}, Tables {_numbers_of('maps')}; it does not "
-        "state whether its pointing game is gated. A model without such rows is not in the study.",
+        f"Published: {PUBLISHED['source']}, Tables {_numbers_of('maps')}; it does not state whether its pointing game "
+        "is gated. A model without such rows is not in the study.",
         "Rows fmin, fmean and fmax of a ViT's run discard nothing: the study does not state the ratio of its tables.",
         *describe_intervals(pictures.rows),
     ]
