@@ -57,7 +57,7 @@ AT_REST_SECONDS = 0.01
 NEAR_ENOUGH = 1e-3
 """Share of the largest logit: how far an answer may be from the one that the same tile had before."""
 WITHIN_SECONDS = 30.0
-KEEP_SECONDS, KEEP_BYTES = 1e9, 4 << 30
+KEEP_BYTES = 4 << 30
 NUMBERS = ("seq", "previous_seq", "journal_id")
 """What publisher and journal add to an event."""
 
@@ -261,7 +261,7 @@ def publish(prepared: Prepared, at_end: ExitStack, *, journal: bool = False) -> 
     message, address, writer = prepared.message(), free_address(), None
     if journal:
         place = Path(at_end.enter_context(tempfile.TemporaryDirectory()))
-        writer = JournalWriter("bench", "0" * 32, place, KEEP_SECONDS, KEEP_BYTES, lambda _: {})
+        writer = JournalWriter("bench", "0" * 32, place, KEEP_BYTES, lambda _: {})
         at_end.callback(writer.close)
     publisher = Publisher(address, writer)
     publisher.start()

@@ -186,8 +186,8 @@ def _check_journal(line: Path, config: JournalConfig, state: Path | None) -> lis
         return [] if config.bind is None else [not_served(config.bind)]
     if folder == state and not folder.exists():  # systemd makes it for the service's user
         return []
-    warning = check_place(folder, utf8_safe(line.stem))
-    return [] if warning is None else [warning]
+    check_place(folder, utf8_safe(line.stem))
+    return []
 
 
 def _warn_of_extreme_threshold(config: LineConfig, setup: Setup) -> list[str]:

@@ -19,7 +19,7 @@ from heatline.edge.describe import COLUMNS, DATE_TIME, Cell, columns_of, describ
 from heatline.edge.errors import MessageError
 from heatline.edge.target import journal_of
 from heatline.edge.util.files import replacing, writing
-from heatline.edge.util.text import format_count, spreadsheet_cell
+from heatline.edge.util.text import spreadsheet_cell
 from heatline.edge.wire.events import event_from
 
 HEADINGS = "seq", "time", "topic", "frame", "event", "detail"
@@ -47,8 +47,8 @@ def show(line: str, count: int, topics: tuple[str, ...], as_json: bool) -> None:
     path = journal_of(line)
     with JournalReader.open_file(path) as reader:
         first, last = reader.range()
-        events, newest = reader.tally(), reader.newest(count, topics)
-        size_bytes, last_of = reader.size_bytes(), dict(sorted(reader.topics().items()))
+        newest, last_of = reader.newest(count, topics), dict(sorted(reader.topics().items()))
+        size_bytes = reader.size_bytes()
         report = {
             "path": str(path),
             "journal_id": reader.journal_id,
@@ -57,7 +57,7 @@ def show(line: str, count: int, topics: tuple[str, ...], as_json: bool) -> None:
             "first_seq": first,
             "last_seq": last,
             "size_bytes": size_bytes,
-            "topics": {topic: {"events": events.get(topic, 0), "last_seq": seq} for topic, seq in last_of.items()},
+            "topics": last_of,
             "events": [msgspec.Raw(record.header) for record in newest],
         }
     facts = {
@@ -67,8 +67,7 @@ def show(line: str, count: int, topics: tuple[str, ...], as_json: bool) -> None:
         "events": f"{first} to {last}" if first else f"none, up to {last}",
         "size": f"{size_bytes / 2**20:.1f} MiB",
     }
-    for topic, seq in last_of.items():
-        facts[topic] = f"{format_count(events.get(topic, 0), 'event')}, the last was {seq}"
+    facts |= {topic: f"the last was {seq}" for topic, seq in last_of.items()}
     rows = Rows(HEADINGS, list(map(_cells, newest)), numbers={"seq"})
     print_report(report, as_json, str(path), facts, rows)
 

@@ -67,7 +67,6 @@ class JournalConfig(_Table, frozen=True):
     """None: the service's state folder (systemd); without one, no events are stored."""
     bind: Address | None = None
     """None: durable consumers are not served."""
-    retain_days: Annotated[float, Meta(gt=0, le=36500)] = 30.0
     retain_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 1024
     """0: no events are stored."""
 

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import zmq
 
-from heatline.edge.delivery.auth import Access, Authenticator
+from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.journal import journal_error
 from heatline.edge.delivery.reader import JournalReader, Page
 from heatline.edge.delivery.servers import REQUESTS_AT_ONCE, Route, RouterServer
@@ -32,16 +32,14 @@ from heatline.edge.wire.following import (
     Reason,
     Request,
     batch_parts,
-    refusal,
 )
-from heatline.edge.wire.requests import Refused, to_bytes
+from heatline.edge.wire.requests import Refused, refuse, to_bytes
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "consumers.json"
 NOT_KNOWN = "(not known)"
 """Takes the place of the consumers' names while the file cannot be read."""
-MOST_CONSUMERS = 64
 HEARTBEAT_SECONDS = 1.0
 SEND_HIGH_WATER_MARK = 8
 """Messages queued for a client that does not read. Dropped messages are sent again."""
@@ -49,7 +47,7 @@ TICK_MS = 100
 SECONDS_BETWEEN_WRITES = 1.0
 """Interval at which acknowledgements are stored."""
 SECONDS_BETWEEN_TRIES = 1.0
-"""After a fault of the disk or of the journal."""
+"""After a fault of the journal."""
 PASSES_AT_THE_END = 100
 BYTES_PER_BATCH = 1 << 20
 """A larger event makes a batch of its own."""
@@ -79,9 +77,6 @@ class Consumers:
     A fault of the disk ends nothing: acknowledgements stay in memory, the fault is logged, and `write` tries again. One
     thread changes consumers; any thread may read them. Until the file is read, there are no consumers, none can be
     added, and no event counts as acknowledged: it could be deleted although a consumer did not get it.
-
-    Args:
-        folder: folder of the journal.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -109,19 +104,11 @@ class Consumers:
         return {name: each.in_journal(journal_id) for name, each in written.items()}
 
     def register(self, name: str, journal_id: str, acked_seq: int) -> None:
-        """Register a new consumer, for which events are retained from now on. It is on the disk when this returns.
-
-        Raises:
-            JournalError: the disk cannot be written, and the consumer is not registered.
-        """
+        """Register a new consumer on the disk, or raise a JournalError: from now on, events are retained for it."""
         self._store({**self.positions, name: Position(journal_id, acked_seq, time.time_ns())})
 
     def forget(self, name: str) -> None:
-        """Remove a consumer. It is removed from the disk when this returns.
-
-        Raises:
-            JournalError: the disk cannot be written, and the consumer is still registered.
-        """
+        """Remove a consumer from the disk; otherwise like `register`."""
         self._store({each: position for each, position in self.positions.items() if each != name})
 
     def acknowledge(self, name: str, journal_id: str, seq: int) -> None:
@@ -132,22 +119,15 @@ class Consumers:
     def seen(self, name: str) -> None:
         """Record that a consumer sent a request. The next `write` stores it."""
         if name in self.positions:
-            position = self.positions[name]._replace(seen_at_ns=time.time_ns())
-            self.positions = {**self.positions, name: position}
+            self.acknowledge(name, *self.positions[name][:2])
 
     def write(self) -> None:
         """Store the acknowledgements on the disk, or read the file first. If that fails, a later call tries again."""
-        if self._written is None:
-            try:
-                positions = self._read()
-            except OSError as error:
-                self._failed(error, "the positions of durable consumers cannot be read")
-                return
-            if self.fault is not None:
-                logger.info("%s is read: durable consumers are served", self._path)
-            self.fault, self.positions, self._written = None, positions, positions
-        elif self.positions != self._written:
-            with contextlib.suppress(JournalError):
+        with contextlib.suppress(JournalError):
+            if self._written is None:
+                with self._disk():
+                    self.positions = self._written = self._read()
+            elif self.positions != self._written:
                 self._store(self.positions)
 
     def _read(self) -> dict[str, Position]:
@@ -160,39 +140,39 @@ class Consumers:
             logger.error("%s was damaged; it is %s now, and all consumers are new", self._path, aside)
             return {}
 
-    def _failed(self, error: OSError, what: str) -> JournalError:
-        """Note a fault, and log it if it is new."""
-        fault = journal_error(error, self._path)
-        if self.fault is None:
-            logger.error("%s; trying again: %s", what, fault)
-        self.fault = str(fault)
-        return fault
-
     def _store(self, positions: Mapping[str, Position]) -> None:
         if self._written is None:
             raise JournalError(self.fault or f"{self._path} was not read yet")
-        try:
+        with self._disk():
             make_folder(self._path.parent)
             with replacing(self._path, unique=True) as new:
                 new.write_bytes(msgspec.json.encode(positions))
             sync_folder(self._path.parent)
+        self.positions = self._written = positions
+
+    @contextlib.contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Log a fault of the disk, and raise it as a JournalError."""
+        try:
+            yield
         except OSError as error:
-            raise self._failed(error, "the acknowledgements of durable consumers cannot be stored") from error
+            fault = journal_error(error, self._path)
+            if self.fault is None:
+                logger.error("%s; the positions of durable consumers wait for it", fault)
+            self.fault = str(fault)
+            raise fault from error
         if self.fault is not None:
-            logger.info("%s can be written again: the acknowledgements of durable consumers are stored", self._path)
-        self.fault, self.positions, self._written = None, positions, positions
+            logger.info("%s can be used again", self._path)
+        self.fault = None
 
 
 class JournalTail:
     """The end of the journal of a folder, read by one thread: opened again when the file is replaced, and tried again
     when it cannot be read.
-
-    Args:
-        on_damaged: called with the id of a damaged journal and a sentence about the damage.
     """
 
-    def __init__(self, folder: Path, on_damaged: Sequence[Callable[[str, str], None]] = ()) -> None:
-        self._folder, self._on_damaged = folder, on_damaged
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._reader: JournalReader | None = None
         self._try_again_s = float("-inf")
         self.journal_id: str | None = None
@@ -202,45 +182,28 @@ class JournalTail:
         self.fault: str | None = None
         """Why the journal cannot be read now, as a sentence; None while it can."""
 
-    def refresh(self, at_once: bool = False) -> bool:
-        """Read the first and the last number of the journal.
-
-        Args:
-            at_once: do not wait for the next attempt that is due.
-        Returns: whether the journal is another one now.
-        """
-        if not at_once and time.monotonic() < self._try_again_s:
+    def refresh(self) -> bool:
+        """Read the first and the last number of the journal; return whether the journal is another one now."""
+        if self._reader is not None and not self._reader.is_in_place:
+            self.close()
+        if time.monotonic() < self._try_again_s:
             return False
-        if self._reader is not None:
-            try:
-                self._reader.require_in_place()
-            except JournalError:
-                self.close()
-        try:
-            if self._reader is None:
-                self._reader = JournalReader.open(self._folder)
-            self.first_seq, self.last_seq = self._reader.range()
-        except JournalError as error:
-            self._failed(error)
-            return False
-        if self.fault is not None:
-            logger.info("%s can be read again", self._reader.path)
-        before, self.journal_id, self.fault = self.journal_id, self._reader.journal_id, None
-        return before != self.journal_id
+        with contextlib.suppress(JournalError), self._faults_noted():
+            reader = self._reader = self._reader or JournalReader.open(self._folder)
+            self.first_seq, self.last_seq = reader.range()
+            before, self.journal_id = self.journal_id, reader.journal_id
+            if self.fault is not None:
+                logger.info("%s can be read again", reader.path)
+            self.fault = None
+            return before != self.journal_id
+        return False
 
     def read(self, after_seq: int, **wanted: Any) -> Page:
-        """Read events as `JournalReader.read` does.
-
-        Raises:
-            JournalError: the journal cannot be read now.
-        """
+        """Read events as `JournalReader.read` does."""
         if self._reader is None:
             raise JournalError(self.fault or "the journal is being opened")
-        try:
+        with self._faults_noted():
             page = self._reader.read(after_seq, **wanted)
-        except JournalError as error:
-            self._failed(error)
-            raise
         self.last_seq = max(self.last_seq, page.through_seq if page.records else 0)
         return page
 
@@ -250,15 +213,18 @@ class JournalTail:
             self._reader.close()
             self._reader = None
 
-    def _failed(self, error: JournalError) -> None:
-        if error.kind == "damaged" and self.journal_id is not None:
-            for callback in self._on_damaged:
-                callback(self.journal_id, str(error))
-        self.close()
-        self._try_again_s = time.monotonic() + SECONDS_BETWEEN_TRIES
-        if self.fault is None:
-            logger.error("%s; durable consumers wait until it can be read", error)
-        self.fault = str(error)
+    @contextlib.contextmanager
+    def _faults_noted(self) -> Iterator[None]:
+        """After a fault, close the file."""
+        try:
+            yield
+        except JournalError as error:
+            self.close()
+            self._try_again_s = time.monotonic() + SECONDS_BETWEEN_TRIES
+            if self.fault is None:
+                logger.error("%s; durable consumers wait until it can be read", error)
+            self.fault = str(error)
+            raise
 
 
 @dataclass
@@ -295,11 +261,7 @@ class Subscription:
         self.unacknowledged_bytes = 0
 
     def next_page(self, journal: JournalTail) -> Page | None:
-        """Return the next page of the journal, as far as the window allows; None if there is no event or no room.
-
-        Raises:
-            JournalError: the journal cannot be read now.
-        """
+        """Return the next page of the journal, as far as the window allows; None if there is no event or no room."""
         room = self.request.window - len(self.unacknowledged)
         bytes_left = BYTES_UNACKNOWLEDGED - self.unacknowledged_bytes
         full = time.monotonic() < self.full_s + FULL_SECONDS
@@ -314,11 +276,7 @@ class Subscription:
         )
 
     def batch(self, page: Page, last_seq: int) -> list[bytes]:
-        """Return the parts of the message for a page.
-
-        Args:
-            last_seq: the newest event of the journal.
-        """
+        """Return the parts of the message for a page of a journal whose newest event is `last_seq`."""
         batch = Batch(
             journal_id=self.journal_id,
             after_seq=self.sent_through,
@@ -353,14 +311,8 @@ class Subscription:
 class FollowServer(RouterServer[Request]):
     """Sends events as far as the consumers' windows allow. When it is closed, it first sends what is in the journal.
 
-    A consumer that reads nothing has at most `BYTES_UNACKNOWLEDGED` and one event in flight.
-
-    Args:
-        address: ZeroMQ address to bind, `tcp://...` or `ipc://...`.
-        folder: folder of the journal.
-        consumers: positions of the consumers.
-        heartbeat_s: longest time between two batches to a consumer, which may be empty.
-        access: who may connect, if the address is not local.
+    A consumer that reads nothing has at most `BYTES_UNACKNOWLEDGED` and one event in flight. At least every
+    `heartbeat_s`, it gets a batch, which may be empty.
     """
 
     thread_name = "follow"
@@ -379,9 +331,7 @@ class FollowServer(RouterServer[Request]):
         super().__init__(address, access)
         self._consumers = consumers
         self._heartbeat_s = heartbeat_s
-        self.on_damaged: list[Callable[[str, str], None]] = []
-        """Functions to call, on the server's thread, with the id of a damaged journal and what is wrong with it."""
-        self._journal = JournalTail(folder, self.on_damaged)
+        self._journal = JournalTail(folder)
         self._subscriptions: dict[str, Subscription] = {}
         self._wrote_s = float("-inf")
 
@@ -408,28 +358,28 @@ class FollowServer(RouterServer[Request]):
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending reports a client that has gone or takes nothing
         notice_vanished_peers(socket)
 
-    def _serve(self, socket: zmq.Socket[bytes], authenticator: Authenticator) -> None:
+    def _serve(self) -> None:
         more = False
         while not self._closing:
-            woken = self._wait(socket, 0 if more else TICK_MS)
-            more = self._run_once(socket, authenticator, woken)
+            self._wait(0 if more else TICK_MS)
+            more = self._run_once()
         for _ in range(PASSES_AT_THE_END):
-            if not self._run_once(socket, authenticator, woken=True):
+            if not self._run_once():
                 break
         self._consumers.write()
         self._journal.close()
 
-    def _run_once(self, socket: zmq.Socket[bytes], authenticator: Authenticator, woken: bool) -> bool:
+    def _run_once(self) -> bool:
         """Do all work that is due; return whether more is left."""
         try:
             # Before the journal is read: a new consumer begins in the journal as it is after its request.
-            requests = list(self._requests(socket, authenticator, REQUESTS_AT_ONCE))
-            if self._journal.refresh(at_once=woken):
+            requests = list(self._requests(REQUESTS_AT_ONCE))
+            if self._journal.refresh():
                 for subscription in list(self._subscriptions.values()):
-                    self._begin(socket, subscription)
+                    self._begin(subscription)
             for route, request in requests:
-                self._take(socket, route, request)
-            more = [self._push(socket, subscription) for subscription in list(self._subscriptions.values())]
+                self._take(route, request)
+            more = [self._push(subscription) for subscription in list(self._subscriptions.values())]
             now_s = time.monotonic()
             if now_s - self._wrote_s >= SECONDS_BETWEEN_WRITES:
                 self._consumers.write()
@@ -441,47 +391,36 @@ class FollowServer(RouterServer[Request]):
 
     # Requests.
 
-    def _take(self, socket: zmq.Socket[bytes], route: Route, request: Request | Refused) -> None:
+    def _take(self, route: Route, request: Request | Refused) -> None:
         match request:
             case Refused():
-                self._send(socket, route, [to_bytes(request)])
+                self._send(route, [to_bytes(request)])
             case FollowRequest():
-                self._follow(socket, route, request)
+                self._follow(route, request)
             case AckRequest():
-                self._acknowledge(socket, route, request)
+                self._acknowledge(route, request)
             case ForgetRequest():
-                self._forget(socket, route, request)
+                self._forget(route, request)
 
-    def _follow(self, socket: zmq.Socket[bytes], route: Route, request: FollowRequest) -> None:
-        name, positions = request.name, self._consumers.positions
-        if name not in positions and len(positions) >= MOST_CONSUMERS:
-            detail = (
-                f"there are {MOST_CONSUMERS} consumers already; remove one that is not used any more "
-                "(heatline follow --forget)"
-            )
-            self._refuse(socket, route, "too_many_consumers", detail)
-            return
+    def _follow(self, route: Route, request: FollowRequest) -> None:
+        name = request.name
         try:
             self._require_registered(request)
         except JournalError as error:
-            self._refuse(socket, route, "unavailable", f"{error}; follow again")
+            self._refuse(route, "unavailable", f"{error}; follow again")
             return
         before = self._subscriptions.pop(name, None)
         if before is not None and before.request.client != request.client:
-            self._refuse(socket, before.route, "superseded", f"a newer client follows as {name}; only one can")
+            self._refuse(before.route, "superseded", f"a newer client follows as {name}; only one can")
         other = self._subscription_of(route)
         if other is not None:  # a socket follows under one name only
             self._end(other)
         self._subscriptions[name] = subscription = Subscription(route, request)
         self._consumers.seen(name)
-        self._begin(socket, subscription)
+        self._begin(subscription)
 
     def _require_registered(self, request: FollowRequest) -> None:
-        """Register a new consumer.
-
-        Raises:
-            JournalError: the journal cannot be read now, or the consumer cannot be registered.
-        """
+        """Register a new consumer; raise a JournalError if the journal cannot be read now, or no disk be written."""
         journal = self._journal
         if journal.journal_id is None:
             raise JournalError(journal.fault or "the journal was not read yet")
@@ -491,7 +430,7 @@ class FollowServer(RouterServer[Request]):
             after_seq = journal.last_seq if is_next else first
             self._consumers.register(request.name, journal.journal_id, after_seq)
 
-    def _begin(self, socket: zmq.Socket[bytes], subscription: Subscription) -> None:
+    def _begin(self, subscription: Subscription) -> None:
         """Begin to send to a consumer, after the last event that it acknowledged."""
         name, journal = subscription.request.name, self._journal
         assert journal.journal_id is not None
@@ -512,60 +451,59 @@ class FollowServer(RouterServer[Request]):
             heartbeat_s=self._heartbeat_s,
             former=former,
         )
-        if self._send(socket, subscription.route, [to_bytes(following)]):
+        if self._send(subscription.route, [to_bytes(following)]):
             subscription.sent_s = time.monotonic()
         else:
             self._end(subscription)
 
-    def _acknowledge(self, socket: zmq.Socket[bytes], route: Route, request: AckRequest) -> None:
+    def _acknowledge(self, route: Route, request: AckRequest) -> None:
         subscription = self._subscription_of(route)
         if subscription is None or subscription.request.name != request.name:
-            self._refuse(socket, route, "not_following", f"this client does not follow as {request.name}; follow first")
+            self._refuse(route, "not_following", f"this client does not follow as {request.name}; follow first")
         elif subscription.journal_id != request.journal_id:
             detail = f"the line's journal is {subscription.journal_id} now; the acknowledgement names another one"
-            self._refuse(socket, route, "other_journal", detail)
+            self._refuse(route, "other_journal", detail)
         elif request.seq > subscription.sent_through:
             detail = (
                 f"event {request.seq} was acknowledged, but only events up to {subscription.sent_through} were sent"
             )
-            self._refuse(socket, route, "not_sent", detail)
+            self._refuse(route, "not_sent", detail)
         else:
             subscription.acknowledge(request.seq)
             if not request.keep_position:
                 subscription.acked_seq = request.seq
                 self._record_position(subscription)
 
-    def _forget(self, socket: zmq.Socket[bytes], route: Route, request: ForgetRequest) -> None:
+    def _forget(self, route: Route, request: ForgetRequest) -> None:
         name, names = request.name, sorted(self._consumers.positions)
         if name in self._subscriptions:
-            self._send_page(socket, self._subscriptions[name], None)  # notices a client that has gone
+            self._send_page(self._subscriptions[name], None)  # notices a client that has gone
         if name not in names:
             known = f"there are {', '.join(names)}" if names else "there is none"
             detail = f"there is no consumer {name}; {known}"
-            self._refuse(socket, route, "unknown_consumer", detail, request.request_id)
+            self._refuse(route, "unknown_consumer", detail, request.request_id)
         elif name in self._subscriptions:
-            self._refuse(socket, route, "busy", f"a client follows as {name}; end it first", request.request_id)
+            self._refuse(route, "busy", f"a client follows as {name}; end it first", request.request_id)
         else:
             try:
                 self._consumers.forget(name)
             except JournalError as error:
-                self._refuse(socket, route, "unavailable", f"{error}; ask again", request.request_id)
+                self._refuse(route, "unavailable", f"{error}; ask again", request.request_id)
                 return
-            self._send(socket, route, [to_bytes(Forgotten(request_id=request.request_id, name=name))])
+            self._send(route, [to_bytes(Forgotten(request_id=request.request_id, name=name))])
 
     # Events.
 
-    def _push(self, socket: zmq.Socket[bytes], subscription: Subscription) -> bool:
-        """Send a consumer at most one batch, as far as its window allows; return whether there is more.
-
-        An empty batch is a heartbeat, which also notices a client that has gone.
+    def _push(self, subscription: Subscription) -> bool:
+        """Send a consumer at most one batch, as far as its window allows; return whether there is more. An empty batch
+        is a heartbeat, which also notices a client that has gone.
         """
         try:
             page = subscription.next_page(self._journal)
         except JournalError:  # logged before, and tried again
             page = None
         if page is not None and (page.records or page.lost_through is not None):
-            if not self._send_page(socket, subscription, page):
+            if not self._send_page(subscription, page):
                 subscription.full_s = time.monotonic()
                 return False
         elif page is not None:
@@ -573,13 +511,13 @@ class FollowServer(RouterServer[Request]):
             if subscription.acked_seq >= subscription.last_event:
                 self._record_position(subscription)
         if time.monotonic() - subscription.sent_s >= self._heartbeat_s:
-            self._send_page(socket, subscription, None)
+            self._send_page(subscription, None)
         return page is not None and subscription.scanned_through < self._journal.last_seq
 
-    def _send_page(self, socket: zmq.Socket[bytes], subscription: Subscription, page: Page | None) -> bool:
+    def _send_page(self, subscription: Subscription, page: Page | None) -> bool:
         """Send a page, or a heartbeat; return whether the client took it."""
         sent = page or Page([], subscription.scanned_through, None)
-        took = self._send(socket, subscription.route, subscription.batch(sent, self._journal.last_seq))
+        took = self._send(subscription.route, subscription.batch(sent, self._journal.last_seq))
         if took:
             subscription.sent(sent)
         if took or page is None:
@@ -603,13 +541,13 @@ class FollowServer(RouterServer[Request]):
         if self._subscriptions.get(subscription.request.name) is subscription:
             del self._subscriptions[subscription.request.name]
 
-    def _send(self, socket: zmq.Socket[bytes], route: Route, parts: Sequence[bytes]) -> bool:
+    def _send(self, route: Route, parts: Sequence[bytes]) -> bool:
         """Send parts; return whether the client took them. The subscription of a client that has gone ends."""
         for _ in range(2):
             try:
-                socket.send_multipart([*route, *parts], zmq.NOBLOCK)
+                self._socket.send_multipart([*route, *parts], zmq.NOBLOCK)
             except zmq.Again:
-                socket.getsockopt(zmq.EVENTS)  # has ZeroMQ process what the client read meanwhile
+                self._socket.getsockopt(zmq.EVENTS)  # has ZeroMQ process what the client read meanwhile
             except zmq.ZMQError as error:
                 if error.errno != zmq.EHOSTUNREACH:
                     raise
@@ -621,9 +559,7 @@ class FollowServer(RouterServer[Request]):
                 return True
         return False
 
-    def _refuse(
-        self, socket: zmq.Socket[bytes], route: Route, reason: Reason, detail: str, request_id: str | None = None
-    ) -> None:
-        refused = refusal(reason, detail, request_id)
+    def _refuse(self, route: Route, reason: Reason, detail: str, request_id: str | None = None) -> None:
+        refused = refuse(reason, detail, request_id)
         self._count(refused)
-        self._send(socket, route, [to_bytes(refused)])
+        self._send(route, [to_bytes(refused)])

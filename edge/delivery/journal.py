@@ -1,8 +1,7 @@
 """The journal's file: a SQLite database that holds a line's events in a gapless count. This module writes it.
 
-One `Journal` writes. Any number of readers (`heatline.edge.delivery.reader`), in any process, may read meanwhile. The
-service opens the file only through SQLite: when a process closes any descriptor of a file, POSIX drops all locks of the
-process on that file, including SQLite's.
+Any number of readers, in any process, may read meanwhile. The service opens the file only through SQLite: when a
+process closes any descriptor of a file, POSIX drops all locks of the process on that file, including SQLite's.
 """
 
 import contextlib
@@ -11,7 +10,6 @@ import os
 import sqlite3
 import time
 import uuid
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -21,7 +19,7 @@ from heatline.edge.frames import Watermark
 from heatline.edge.util.files import FILE_MODE, make_folder, open_locked, sync_folder
 
 FILE_NAME = "journal.db"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Counts up when an older heatline could not read or write the journal."""
 EVENTS_AT_ONCE, BYTES_AT_ONCE = 1000, 4 << 20
 """Most events and bytes deleted in one transaction, so that no commit waits long for it."""
@@ -43,8 +41,6 @@ CREATE TABLE events (
     seq INTEGER PRIMARY KEY,
     at_ns INTEGER NOT NULL,
     topic TEXT NOT NULL,
-    header_crc INTEGER NOT NULL,
-    heatmap_crc INTEGER,
     header BLOB NOT NULL,
     heatmap BLOB
 );
@@ -54,13 +50,13 @@ CREATE TABLE progress (camera TEXT PRIMARY KEY, boot_id TEXT NOT NULL, frame_num
 # In a row, the header stands before the heatmap: reading headers alone never touches the pages of pictures.
 _DUE = """
 SELECT max(seq) FROM (
-    SELECT seq, at_ns, sum(size) OVER (ORDER BY seq) - size AS freed
+    SELECT seq, sum(size) OVER (ORDER BY seq) - size AS freed
     FROM (
-        SELECT seq, at_ns, length(header) + ifnull(length(heatmap), 0) AS size
+        SELECT seq, length(header) + ifnull(length(heatmap), 0) AS size
         FROM events WHERE seq <= ? ORDER BY seq LIMIT ?
     )
 )
-WHERE freed < ? AND (at_ns < ? OR freed < ?)
+WHERE freed < ?
 """
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -70,11 +66,7 @@ _DAMAGED_SENTENCES = "Could not decode", "no such table", "no such column", "mal
 
 
 def journal_error(error: sqlite3.Error | OSError, path: Path) -> JournalError:
-    """Return an error of SQLite or of the disk as a journal error.
-
-    Args:
-        path: of the journal.
-    """
+    """Return an error of SQLite or of the disk as an error of the journal at this path."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _DAMAGED or str(error).startswith(_DAMAGED_SENTENCES):
         return JournalError(f"{path} is not a journal, or it is damaged ({error})", "damaged")
@@ -101,22 +93,13 @@ def connect(path: Path, how: str, busy_s: float) -> sqlite3.Connection:
     Args:
         how: parameters of SQLite's URI, such as `mode=ro`.
         busy_s: how long to wait for another process that has locked the file.
-    Raises:
-        sqlite3.Error: it cannot be opened.
     """
     uri = f"{path.absolute().as_uri()}?{how}"
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=busy_s)
 
 
 def hold(folder: Path, flags: int) -> int:
-    """Lock the journal of a folder against other lines, for as long as the returned descriptor is open.
-
-    Args:
-        flags: with which the file is opened that is locked.
-    Raises:
-        DeliveryError: another line holds the lock.
-        OSError: the lock cannot be taken.
-    """
+    """Lock the journal of a folder against other lines, for as long as the returned descriptor is open."""
     try:
         return open_locked(folder / "journal.lock", flags)
     except BlockingIOError as error:
@@ -126,11 +109,7 @@ def hold(folder: Path, flags: int) -> int:
 
 
 def require_own(path: Path, owner: str, line: str) -> None:
-    """Require that a journal is a line's own.
-
-    Raises:
-        JournalError: it bears another line's name.
-    """
+    """Raise a JournalError if a journal bears another line's name."""
     if owner != line:
         raise JournalError(
             f"{path} is the journal of line {owner}, not of {line}; give each line its own journal.folder", "foreign"
@@ -138,13 +117,7 @@ def require_own(path: Path, owner: str, line: str) -> None:
 
 
 def move_aside(path: Path) -> Path:
-    """Rename a damaged journal with its -wal and -shm files, in place of the one that was moved aside before.
-
-    Returns: the new path.
-
-    Raises:
-        JournalError: the journal could not be renamed.
-    """
+    """Rename a damaged journal with its -wal and -shm files, in place of one moved aside before; return its path."""
     aside = path.with_name(f"{path.name}.damaged")
     try:
         for file in database_files(aside):
@@ -173,29 +146,14 @@ class Record(NamedTuple):
     heatmap: bytes | None = None
     """The PNG; None if the event has none or it was not requested."""
 
-    @property
-    def header_crc(self) -> int:
-        """The CRC-32 of the event without its heatmap."""
-        return zlib.crc32(self.header, zlib.crc32(f"{self.seq} {self.at_ns} {self.topic} ".encode()))
-
-    @property
-    def heatmap_crc(self) -> int | None:
-        """The CRC-32 of the heatmap; None if there is none."""
-        return None if self.heatmap is None else zlib.crc32(self.heatmap)
-
 
 def read_head(connection: sqlite3.Connection, path: Path) -> tuple[str, str, int]:
-    """Return a journal's id, its line, and when it was created (UTC, ns since 1970).
-
-    Raises:
-        JournalError: a newer heatline created it, or its identity is missing.
-        sqlite3.Error: the file cannot be read.
-    """
+    """Return a journal's id, its line, and when it was created (UTC, ns since 1970)."""
     version = connection.execute("SELECT schema_version FROM journal").fetchone()
     if version is not None and version != (SCHEMA_VERSION,):
         raise JournalError(
-            f"{path} is a journal of version {version[0]}, this heatline knows version {SCHEMA_VERSION}; update "
-            "heatline, or move the file away",
+            f"{path} is a journal of version {version[0]}, this heatline knows version {SCHEMA_VERSION}; use the "
+            "heatline that wrote it, or move the file away",
             "foreign",
         )
     head: tuple[str, str, int] | None
@@ -227,14 +185,6 @@ def progress_in(connection: sqlite3.Connection) -> dict[str, Watermark]:
     """Return the last frame that was reported for each camera."""
     rows = connection.execute("SELECT camera, boot_id, frame_number FROM progress")
     return {camera: Watermark(boot_id, frame_number) for camera, boot_id, frame_number in rows}
-
-
-class Deleted(NamedTuple):
-    """Events that were deleted."""
-
-    first_seq: int
-    last_seq: int
-    by_topic: dict[str, int]
 
 
 def _make(path: Path, line: str) -> None:
@@ -269,15 +219,11 @@ class Journal:
         """Last reported frame of each camera, also after its events were deleted."""
         self.size_bytes = 0
         """Size of the pages in use. Pages of deleted events are used again, and not returned to the disk."""
-        self.oldest_at_ns: int | None = None
-        """Time when the oldest event was journalled: UTC, ns since 1970; None if there is none."""
 
     @classmethod
     def open(cls, folder: Path, line: str) -> Self:
-        """Open the journal of a folder. Create the folder and the journal if they do not exist.
+        """Open the journal of a folder for its line. Create both if they do not exist.
 
-        Args:
-            line: name of the line that owns the journal.
         Raises:
             DeliveryError: another running line uses it.
             JournalError: it cannot be used.
@@ -301,31 +247,35 @@ class Journal:
             if_it_fails.pop_all()
         return journal
 
-    def reload_state(self) -> None:
-        """Read the state from the file. After a failed commit, only the file knows what was stored.
+    # Each of the following raises JournalError if the file contradicts itself, or cannot be read or written.
 
-        Raises:
-            JournalError: the file contradicts itself, cannot be read, or no longer be written.
-        """
+    def reload_state(self) -> None:
+        """Read the state from the file. After a failed commit, only the file knows what was stored."""
         with self._transaction():
-            self._read_state()
+            self.journal_id, self.line, self.created_at_ns = read_head(self._connection, self.path)
+            self.first_seq, self.last_seq = range_in(self._connection)
+            self.topics, self.progress = topics_in(self._connection), progress_in(self._connection)
+            self.size_bytes = size_in(self._connection)
+            (newest,) = self._connection.execute("SELECT max(seq) FROM events").fetchone()
+            if newest not in (None, self.last_seq):
+                raise JournalError(
+                    f"{self.path} is damaged (it counts {self.last_seq} events, and ends with {newest})", "damaged"
+                )
 
     def append(self, records: Sequence[Record], progress: Mapping[str, Watermark]) -> None:
-        """Store events, all or none. They are on the disk when this returns.
+        """Store events, all or none. They are on the disk when this returns. After an error, they may be stored
+        nevertheless: call `reload_state`.
 
         Args:
             records: their numbers continue those of the journal.
             progress: by camera, the last frame that these events report.
-        Raises:
-            JournalError: the commit failed. The events may be stored nevertheless: call `reload_state`.
         """
         seqs = [record.seq for record in records]
         if seqs != list(range(self.last_seq + 1, self.last_seq + 1 + len(seqs))):
             raise ValueError(f"events {seqs} cannot follow event {self.last_seq}")
         topics = {record.topic: record.seq for record in records}
-        rows = [(*record[:3], record.header_crc, record.heatmap_crc, *record[3:]) for record in records]
         with self._transaction():
-            self._connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", records)
             self._connection.executemany("REPLACE INTO topics VALUES (?, ?)", topics.items())
             self._connection.executemany(
                 "REPLACE INTO progress VALUES (?, ?, ?)", [(camera, *how_far) for camera, how_far in progress.items()]
@@ -335,57 +285,31 @@ class Journal:
         self.topics |= topics
         self.progress |= progress
         if records:
-            if not self.first_seq:
-                self.first_seq, self.oldest_at_ns = seqs[0], records[0].at_ns
-            self.last_seq = seqs[-1]
+            self.first_seq, self.last_seq = self.first_seq or seqs[0], seqs[-1]
 
-    def due(self, acked_seq: int, before_ns: int, too_much: int) -> int | None:
-        """Return the last event to delete at once; None: none is due.
-
-        Of the events that every durable consumer acknowledged, those that are too old or exceed the budget are due; of
-        others, where there are no such, those that exceed the budget.
+    def due(self, acked_seq: int, too_much: int) -> int:
+        """Return the last event to delete at once: of those that every durable consumer acknowledged; of others if
+        there are none.
 
         Args:
             acked_seq: the last event that every durable consumer acknowledged.
-            before_ns: time before which events are too old: UTC, ns since 1970.
-            too_much: bytes beyond the budget; 0: none.
+            too_much: bytes beyond the budget, more than 0.
         """
-        is_free = self.first_seq <= acked_seq
-        limits = acked_seq if is_free else self.last_seq, EVENTS_AT_ONCE, BYTES_AT_ONCE
-        try:
-            row = self._connection.execute(_DUE, (*limits, before_ns if is_free else 0, too_much)).fetchone()
-        except sqlite3.Error as error:
-            raise journal_error(error, self.path) from error
-        through: int | None = row[0]
-        return through
+        last = acked_seq if self.first_seq <= acked_seq else self.last_seq
+        with self._errors():
+            (through,) = self._connection.execute(_DUE, (last, EVENTS_AT_ONCE, min(too_much, BYTES_AT_ONCE))).fetchone()
+        return int(through)
 
-    def discard(self, through_seq: int) -> Deleted:
-        """Delete the oldest events, through this one, in one transaction. Delete many events in several calls.
-
-        Raises:
-            JournalError: it failed; either all of the events are still stored, or none.
-        """
-        first_seq = self.first_seq
+    def discard(self, through_seq: int) -> None:
+        """Delete the oldest events, through this one, in one transaction. Delete many events in several calls."""
         with self._transaction():
-            by_topic = dict(
-                self._connection.execute(
-                    "SELECT topic, count(*) FROM events WHERE seq <= ? GROUP BY topic", (through_seq,)
-                )
-            )
             self._connection.execute("DELETE FROM events WHERE seq <= ?", (through_seq,))
         self.reload_state()
-        return Deleted(first_seq, min(through_seq, self.last_seq), by_topic)
 
     def checkpoint(self) -> None:
-        """Write the -wal file's pages into the database, so that the -wal file is used again from its start.
-
-        Raises:
-            JournalError: the database cannot be written.
-        """
-        try:
+        """Write the -wal file's pages into the database, so that the -wal file is used again from its start."""
+        with self._errors():
             self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
-        except sqlite3.Error as error:
-            raise journal_error(error, self.path) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -402,30 +326,22 @@ class Journal:
         run("PRAGMA cell_size_check = ON")
         run(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
 
-    def _read_state(self) -> None:
-        self.journal_id, self.line, self.created_at_ns = read_head(self._connection, self.path)
-        self.first_seq, self.last_seq = range_in(self._connection)
-        self.topics, self.progress = topics_in(self._connection), progress_in(self._connection)
-        self.size_bytes = size_in(self._connection)
-        oldest = self._connection.execute("SELECT at_ns FROM events ORDER BY seq LIMIT 1").fetchone()
-        self.oldest_at_ns = None if oldest is None else oldest[0]
-        (newest,) = self._connection.execute("SELECT max(seq) FROM events").fetchone()
-        if newest not in (None, self.last_seq):
-            raise JournalError(
-                f"{self.path} is damaged (it counts {self.last_seq} events, and ends with {newest})", "damaged"
-            )
-
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         """Run the body in one transaction: all of its changes or none."""
+        with self._errors():
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")  # fails if none has begun
+                raise
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
             yield
-            self._connection.execute("COMMIT")
-        except BaseException as error:
-            with contextlib.suppress(sqlite3.Error):
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
-                raise journal_error(error, self.path) from error
-            raise
+        except sqlite3.Error as error:
+            raise journal_error(error, self.path) from error

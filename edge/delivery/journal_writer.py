@@ -1,9 +1,8 @@
 """Numbers and journals events before they are sent. If no journal can take them, they are sent live only, and a journal
-event reports that.
-
-Nothing here waits for a disk longer than `DISK_SECONDS`, and no fault of the journal is raised.
+event reports that. Nothing here waits for a disk longer than `DISK_SECONDS`, and no fault of the journal is raised.
 """
 
+import contextlib
 import logging
 import queue
 import time
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from heatline.edge.delivery.journal import FILE_NAME, Deleted, Journal, Record, move_aside
+from heatline.edge.delivery.journal import FILE_NAME, Journal, Record, move_aside
 from heatline.edge.delivery.publisher import Count, Numbering
 from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import DeliveryError, JournalError
@@ -69,11 +68,8 @@ class DiskThread:
         return self._last is not None and not self._last.done()
 
     def run(self, call: Callable[[], T], within_s: float) -> T:
-        """Make a call, and return its result or raise its error.
-
-        Raises:
-            JournalError: the call has not returned in time and continues; or an earlier call still runs, and this one
-                is not made.
+        """Make a call, and return its result or raise its error. It is a JournalError if the call has not returned in
+        time, and continues, or if an earlier call still runs, and this one is not made.
         """
         made = None if self.busy else self._begin(call, within_s)
         if made is None or not made.done():
@@ -136,11 +132,7 @@ class JournalWriter(Numbering):
     One thread calls it, except where a method says otherwise.
 
     Args:
-        line: name of the line.
-        boot_id: id of this boot.
-        folder: folder of the journal.
-        keep_s: age in seconds above which events are deleted that every durable consumer has acknowledged.
-        keep_bytes: size above which the oldest events are deleted.
+        keep_bytes: size above which the oldest events are deleted, if possible those that all consumers acknowledged.
         acked: returns, for a journal's id, the last event that each durable consumer acknowledged. Any thread.
         consumers: returns the durable consumers for the statuses.
         clock: seconds, monotonic.
@@ -157,7 +149,6 @@ class JournalWriter(Numbering):
         line: str,
         boot_id: str,
         folder: Path,
-        keep_s: float,
         keep_bytes: int,
         acked: Callable[[str], Mapping[str, int]],
         *,
@@ -166,10 +157,10 @@ class JournalWriter(Numbering):
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         super().__init__()
-        self.on_commit: list[Callable[[], None]] = []
-        """Functions to call after each commit."""
+        self.on_commit: Callable[[], None] = lambda: None
+        """Called after each commit."""
         self._line, self._boot_id, self._folder = line, boot_id, folder
-        self._keep_ns, self._keep_bytes = int(keep_s * 1e9), keep_bytes - keep_bytes // _SPARE
+        self._keep_bytes = keep_bytes - keep_bytes // _SPARE
         self._acked, self._consumers, self._clock, self._wall_ns = acked, consumers, clock, wall_ns
         self._log = RateLimitedLog(logger, clock)
         self._disk = DiskThread(folder)
@@ -178,15 +169,11 @@ class JournalWriter(Numbering):
         """The open journal. While a call has not returned, the disk's thread may still be using it."""
         self._damage: str | None = None
         """Why the journal's file must be moved aside first; None: it must not."""
-        self._doubt: tuple[str, str] | None = None
-        """The journal that a reader found damaged, and the damage."""
         self._why_new = "there was no journal"
-        self._own_events: list[JournalEvent] = []
-        """The journal's own events to commit before all others. They get their number then."""
+        self._begun: list[JournalEvent] = []
+        """The first event of a new journal, until it is committed, before all others."""
         self._outage: _Outage | None = None
-        self._recovered_at_s = float("-inf")
         self._discarded_events = 0
-        self._delete_by_age_at_s = float("-inf")
         self._first_seq = self._size_bytes = 0
         """The first event and the size of the file after the last successful call."""
         self._begin()
@@ -221,9 +208,8 @@ class JournalWriter(Numbering):
     # The publisher's thread calls these methods.
 
     def commit(self, messages: Sequence[Message]) -> list[Message]:
-        """Number and store events, and add the counts to statuses; return the messages to send, in order.
-
-        It never raises: events that cannot be stored are numbered in this boot's own count.
+        """Number and store events, and add the counts to statuses; return the messages to send, in order. It never
+        raises: events that cannot be stored are numbered in this boot's own count.
         """
         done: list[Message] | None = None
         if self._outage is None:
@@ -240,20 +226,20 @@ class JournalWriter(Numbering):
         """Try again to store events, delete what is due; return the messages to send. Never raises."""
         if self._outage is None:
             try:
-                self._check_and_discard()
+                self._discard_some()
             except Exception as error:
                 self._begin_outage(error)
         sent: list[Message] = []
         if self._outage is not None and self._clock() >= self._outage.retry_at_s:
             sent += self._recover(self._outage)
-        if self._own_events if self._outage is None else not self._outage.reported:
+        if self._begun if self._outage is None else not self._outage.reported:
             sent += self.commit([])
         self._publish()
         return sent
 
     def close(self) -> None:
-        """Store the journal's own events that wait, and close the file if the disk answers."""
-        if self._own_events and self._outage is None:
+        """Store the first event of a new journal if it waits, and close the file if the disk answers."""
+        if self._begun and self._outage is None:
             self.commit([])
         if not self._disk.close(self._close_file, DISK_SECONDS if self._disk.busy else DISK_SECONDS_AT_START):
             logger.error("the journal in %s is not closed, because its disk does not answer", self._folder)
@@ -263,22 +249,14 @@ class JournalWriter(Numbering):
     def state(self) -> JournalState | None:
         return self._state
 
-    def mark_corrupt(self, journal_id: str, reason: str) -> None:
-        """Move this journal aside and begin a new one, if it is in use: a reader found it damaged. Any thread."""
-        self._doubt = journal_id, reason
-
     # Storing events.
 
     def _store(self, messages: Sequence[Message], progress: Mapping[str, Watermark] | None = None) -> list[Message]:
-        """Store events, after the journal's own events that wait.
-
-        Args:
-            progress: by camera, the last frame that was reported before.
-        Raises:
-            JournalError: none of the events is stored, as far as is known.
+        """Store events, after the first of a new journal, and by camera the last frame that was reported before. After
+        an error, none is stored, as far as is known.
         """
         count = self._journalled.copy()
-        done = self._complete([*map(Message, self._own_events), *messages], count)
+        done = self._complete([*map(Message, self._begun), *messages], count)
         at_ns = self._wall_ns()
         records: list[Record] = []
         reached = dict(progress or {})
@@ -293,13 +271,10 @@ class JournalWriter(Numbering):
         if records:
             assert self._journal is not None
             self._run_with_room(self._journal, partial(self._journal.append, records, reached))
-        self._journalled, self._own_events = count, []
+        self._journalled, self._begun = count, []
         self._note_size()
-        for callback in self.on_commit if records else ():
-            try:
-                callback()
-            except Exception as error:  # the events are stored nevertheless
-                self._as_journal_error(error)
+        if records:
+            self.on_commit()
         return done
 
     def _send_live_only(self, messages: Sequence[Message]) -> list[Message]:
@@ -314,19 +289,11 @@ class JournalWriter(Numbering):
         return self._complete(messages, self._live)
 
     def _run(self, call: Callable[[], T]) -> T:
-        """Return the result of a call that waits for the disk.
-
-        Raises:
-            JournalError: the call has not returned in time.
-        """
+        """Return the result of a call that waits for the disk. It is a JournalError if it has not returned in time."""
         return self._disk.run(call, DISK_SECONDS_AT_START if self._starting else DISK_SECONDS)
 
     def _run_with_room(self, journal: Journal, call: Callable[[], T]) -> T:
-        """Make a call that takes room. On a full disk, free pages of both files can still be used.
-
-        Raises:
-            JournalError: as the call does, or it has not returned in time.
-        """
+        """Make a call that takes room. On a full disk, free pages of both files can still be used."""
         try:
             return self._run(call)
         except JournalError as error:
@@ -339,25 +306,18 @@ class JournalWriter(Numbering):
 
     def _begin_outage(self, error: Exception) -> None:
         """Begin an outage: events are sent live only."""
-        fault, now_s = self._as_journal_error(error), self._clock()
+        fault = self._as_journal_error(error)
         logger.error("events are not journalled from now on: %s", fault)
         self._close_after(fault)
-        soonest_s = now_s if self._damage is not None else now_s + RETRY_SECONDS  # a new journal replaces a damaged one
-        retry_at_s = max(soonest_s, self._recovered_at_s + RETRY_SECONDS)
-        self._outage = _Outage(fault, retry_at_s, self._live.last_seq + 1)
+        self._outage = _Outage(fault, self._clock() + RETRY_SECONDS, self._live.last_seq + 1)
 
     def _close_after(self, fault: JournalError) -> None:
-        """Close the file after a fault.
-
-        It stays open if the disk is full, since opening takes room that may be missing, or if the disk does not answer.
-        """
+        """Close the file after a fault, unless the disk is full, since opening takes room, or does not answer."""
         if fault.kind == "damaged":
             self._damage = str(fault)
         if fault.kind not in ("full", "hung"):
-            try:
+            with contextlib.suppress(Exception):
                 self._run(self._close_file)
-            except Exception as error:
-                self._as_journal_error(error)
 
     def _recover(self, outage: _Outage) -> list[Message]:
         """Try to store events again; return the messages to send then. The first one reports the missing events."""
@@ -373,12 +333,10 @@ class JournalWriter(Numbering):
             done = self._store(list(map(Message, reports)), outage.progress)
         except Exception as error:
             fault = self._as_journal_error(error)
-            if fault.kind != outage.error.kind:
-                logger.error("events still cannot be journalled: %s", fault)
             self._close_after(fault)
             outage.error, outage.retry_at_s = fault, self._clock() + RETRY_SECONDS
             return []
-        self._outage, self._recovered_at_s = None, self._clock()
+        self._outage = None
         logger.info("events are journalled again, in journal %s", self._journalled.journal_id)
         return done
 
@@ -398,82 +356,46 @@ class JournalWriter(Numbering):
 
     # Deleting events.
 
-    def _check_and_discard(self) -> None:
-        """Require that no reader found the journal damaged, and delete what is due.
-
-        Raises:
-            JournalError: the file is damaged, or events cannot be deleted.
-        """
-        doubt, self._doubt = self._doubt, None
-        if doubt is not None and doubt[0] == self._journalled.journal_id:
-            raise JournalError(doubt[1], "damaged")
-        self._discard_some()
-
     def _discard_some(self) -> None:
-        """Delete a limited number of events that are due.
-
-        Raises:
-            JournalError: the journal cannot be read or written.
-        """
-        journal, now_s = self._journal, self._clock()
+        """Delete a limited number of events that are due."""
+        journal = self._journal
         assert journal is not None
-        too_much = max(0, journal.size_bytes - self._keep_bytes)
-        before_ns = self._wall_ns() - self._keep_ns if now_s >= self._delete_by_age_at_s else 0
-        if not too_much and (journal.oldest_at_ns is None or journal.oldest_at_ns >= before_ns):
+        too_much = journal.size_bytes - self._keep_bytes
+        if too_much <= 0 or not journal.first_seq:
             return
         acked = self._acked(journal.journal_id)
         acked_seq = min(acked.values(), default=journal.last_seq)
-        # Not every new event leads to a deletion.
-        wanted = max(too_much, self._keep_bytes // 32) if too_much else 0
+        too_much = max(too_much, self._keep_bytes // 32)  # not every new event leads to a deletion
+        first = journal.first_seq
 
-        def discard() -> Deleted | None:
-            through = journal.due(acked_seq, before_ns, wanted)
-            return None if through is None else journal.discard(through)
+        def discard() -> int:
+            through = journal.due(acked_seq, too_much)
+            journal.discard(through)
+            return through
 
-        deleted = self._run_with_room(journal, discard)
-        if deleted is None:  # missing acknowledgements keep the events
-            self._delete_by_age_at_s = now_s + RETRY_SECONDS
-            return
+        through = self._run_with_room(journal, discard)
         self._note_size()
-        missed = sorted(name for name, seq in acked.items() if seq < deleted.last_seq)
+        missed = sorted(name for name, seq in acked.items() if seq < through)
         if missed:
-            events = deleted.last_seq - deleted.first_seq + 1
-            self._discarded_events += events
-            event = self._own(
-                "discarded",
-                f"events {deleted.first_seq} to {deleted.last_seq} were deleted to make room; "
-                f"{', '.join(missed)} did not get all of them",
-                events=events,
-                by_topic=deleted.by_topic,
-                first_seq=deleted.first_seq,
-                last_seq=deleted.last_seq,
-                consumers=missed,
-            )
-            self._own_events.append(event)
-            logger.warning("%s", event.detail)
+            self._discarded_events += through - first + 1
+            lost_to = ", ".join(missed)
+            logger.warning("events %d to %d were deleted to make room; not all reached %s", first, through, lost_to)
 
     # The file.
 
     def _take_over(self) -> None:
         """Open the journal, or a new one in place of a damaged one, and take the counts from the file. It may hold the
-        events of the last attempt, although that seemed to fail.
-
-        Raises:
-            DeliveryError: another running line uses the journal.
-            JournalError: no journal can be opened; or the disk lost stored events, whose numbers new ones would get.
+        events of the last attempt, although that seemed to fail; or lack stored ones, whose numbers new ones would get.
         """
         self._run(self._open_file)
         journal, known = self._journal, self._journalled
         assert journal is not None
-        if journal.journal_id != known.journal_id:
-            self._own_events = []  # they belong to another journal
-        elif journal.last_seq < known.last_seq:
+        if journal.journal_id == known.journal_id and journal.last_seq < known.last_seq:
             raise JournalError(
                 f"{journal.path} ends with event {journal.last_seq}, and held event {known.last_seq}", "damaged"
             )
         self._journalled = Count(journal.journal_id, journal.topics, journal.last_seq)
-        if journal.last_seq == 0:
-            self._own_events = [self._own("begun", self._why_new)]
+        self._begun = [] if journal.last_seq else [self._own("begun", self._why_new)]
         self._note_size()
 
     def _note_size(self) -> None:
@@ -507,7 +429,7 @@ class JournalWriter(Numbering):
     # Reporting the state.
 
     def _own(self, kind: str, detail: str, **fields: object) -> JournalEvent:
-        """Return one of the journal's own events, without its number."""
+        """Return a journal event, without its number."""
         event = JournalEvent(
             boot_id=self._boot_id,
             seq=0,
@@ -529,7 +451,7 @@ class JournalWriter(Numbering):
         return JournalError(f"events could not be journalled ({type(error).__name__}: {error}); see the log")
 
     def _publish(self) -> None:
-        super()._publish()
+        """Replace the snapshot that other threads read."""
         self._state = self._state_at(self._journalled, {})
 
     def _journal_state(self, journalled: Count) -> JournalState:

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 import zmq
 
-from heatline.edge.delivery.auth import Access, Authenticator
+from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.servers import SocketServer
 from heatline.edge.delivery.sockets import notice_vanished_peers
 from heatline.edge.errors import DeliveryError
@@ -43,12 +43,8 @@ Sent = Callable[[], None]
 
 
 class Count:
-    """A gapless count of events, with the last number of each topic.
-
-    Args:
-        journal_id: the journal whose events it counts; None: it counts a boot's events that no journal holds.
-        topics: the last number of each topic.
-        last_seq: the last number of all topics.
+    """A gapless count of a journal's events or, without its id, of a boot's events that no journal holds: the last
+    number of each topic, and of all.
     """
 
     def __init__(self, journal_id: str | None, topics: Mapping[str, int] | None = None, last_seq: int = 0) -> None:
@@ -84,26 +80,14 @@ class Numbering:
         self._live = Count(None)
         """Count of this boot's events that no journal holds."""
         self._journalled = Count(None)
-        self._counts = self._counts_at(self._journalled)
 
     def commit(self, messages: Sequence[Message]) -> list[Message]:
         """Number events and add the counts to statuses; return the messages to send, in order."""
-        done = self._complete(messages, self._live)
-        self._publish()
-        return done
+        return self._complete(messages, self._live)
 
     def tick(self) -> list[Message]:
         """Do the periodic work; return the messages to send for it."""
         return []
-
-    def counts(self) -> Counts:
-        """Return how far events are counted. Any thread."""
-        return self._counts
-
-    @property
-    def journal_id(self) -> str | None:
-        """Id of the journal in use; None if there is none or it cannot be read. Any thread."""
-        return self._counts.journal_id
 
     def state(self) -> JournalState | None:
         """Return the state of the journal, without its consumers; None if the line has no journal. Any thread."""
@@ -111,10 +95,6 @@ class Numbering:
 
     def close(self) -> None:
         """Release what is open."""
-
-    def _publish(self) -> None:
-        """Replace the snapshot that other threads read. A snapshot is never changed."""
-        self._counts = self._counts_at(self._journalled)
 
     def _complete(self, messages: Sequence[Message], count: Count) -> list[Message]:
         """Return messages with their place in a count."""
@@ -132,19 +112,17 @@ class Numbering:
     def _status(self, status: StatusEvent, count: Count) -> StatusEvent:
         """Return a status with a count's numbers."""
         journalled = self._journalled if count is self._live else count
+        counts = Counts(
+            journal_id=journalled.journal_id,
+            journalled=dict(journalled.topics),
+            unjournalled=dict(self._live.topics),
+        )
         return msgspec.structs.replace(
             status,
             last_seq=count.last_seq,
             journal_id=count.journal_id,
-            counts=self._counts_at(journalled),
+            counts=counts,
             journal=self._journal_state(journalled),
-        )
-
-    def _counts_at(self, journalled: Count) -> Counts:
-        return Counts(
-            journal_id=journalled.journal_id,
-            journalled=dict(journalled.topics),
-            unjournalled=dict(self._live.topics),
         )
 
     def _journal_state(self, journalled: Count) -> JournalState | None:
@@ -159,13 +137,7 @@ class _HandedOver(NamedTuple):
 
 
 class Publisher(SocketServer):
-    """An XPUB socket behind a queue.
-
-    Args:
-        address: ZeroMQ address to bind, `tcp://...` or `ipc://...`.
-        journal: numbers and stores messages before they are sent; None: they are sent as they are.
-        access: who may listen, if the address is not local.
-    """
+    """An XPUB socket behind a queue. The journal, if there is one, numbers and stores messages before they are sent."""
 
     thread_name = "publish"
     kind = zmq.XPUB
@@ -181,20 +153,12 @@ class Publisher(SocketServer):
         self._committed_s = float("-inf")
 
     def send(self, message: Message, sent: Sent | None = None) -> None:
-        """Queue a message to be sent. Returns at once: the socket never blocks.
-
-        Raises:
-            DeliveryError: the publisher is not running.
-        """
+        """Queue a message to be sent. Returns at once; raises a DeliveryError if the publisher is not running."""
         header_of(message.event)  # an event that cannot be encoded fails here, in its maker's thread
         self._put(_HandedOver(message, sent))
 
     def probe(self, sent: Sent) -> None:
-        """Pass through the queue like a message, and send nothing.
-
-        Raises:
-            DeliveryError: the publisher is not running.
-        """
+        """Pass through the queue like a message, and send nothing."""
         self._put(_HandedOver(None, sent))
 
     def wait_for_subscriber(self, timeout_s: float) -> bool:
@@ -218,25 +182,26 @@ class Publisher(SocketServer):
         super()._set_up(socket)
         notice_vanished_peers(socket)
 
-    def _serve(self, socket: zmq.Socket[bytes], authenticator: Authenticator) -> None:
+    def _serve(self) -> None:
         closing = False
         while not closing:
-            self._take_subscriptions(socket)
+            self._take_subscriptions()
             group, closing = self._next_group()
             messages = [each.message for each in group if each.message is not None]
             if self._journal is not None:
                 messages = [*(self._journal.commit(messages) if messages else []), *self._journal.tick()]
             for message in messages:
-                socket.send_multipart(to_frames(message))
+                self._socket.send_multipart(to_frames(message))
             for each in group:
                 if each.sent is not None:
                     each.sent()
 
-    def _take_subscriptions(self, socket: zmq.Socket[bytes]) -> None:
+    def _take_subscriptions(self) -> None:
         with contextlib.suppress(zmq.Again):  # no more have come
             for _ in range(SUBSCRIPTIONS_AT_ONCE):
-                message = socket.recv(zmq.NOBLOCK)
-                if message[:1] == b"\x01" and _takes_verdicts(message[1:]):
+                message = self._socket.recv(zmq.NOBLOCK)
+                prefix = message[1:]
+                if message[:1] == b"\x01" and (prefix.startswith(VERDICTS) or VERDICTS.startswith(prefix)):
                     self._listened_to.set()
 
     def _next_group(self) -> tuple[list[_HandedOver], bool]:
@@ -256,7 +221,3 @@ class Publisher(SocketServer):
                     return group, True
                 group.append(following)
         return group, False
-
-
-def _takes_verdicts(prefix: bytes) -> bool:
-    return prefix.startswith(VERDICTS) or VERDICTS.startswith(prefix)

@@ -5,7 +5,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 from heatline.edge.delivery.journal import (
     FILE_NAME,
@@ -32,7 +32,6 @@ BUSY_SECONDS = 5.0
 SCANNED_AT_MOST = 20_000
 """Events scanned in one transaction, so that a filter that matches nothing does not keep it open for long."""
 
-_EVENT = "seq, at_ns, topic, header"
 _ALL = "true"
 
 
@@ -59,11 +58,7 @@ class JournalReader:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Open the journal of a folder.
-
-        Raises:
-            JournalError: the folder has no journal, or it cannot be read.
-        """
+        """Open the journal of a folder; raise a JournalError if there is none, or it cannot be read."""
         return cls.open_file(folder / FILE_NAME)
 
     @classmethod
@@ -112,10 +107,6 @@ class JournalReader:
         """Return the last frame that was reported for each camera."""
         return self._ask(progress_in)
 
-    def tally(self) -> dict[str, int]:
-        """Return the number of events of each topic."""
-        return self._ask(lambda connection: dict(connection.execute("SELECT topic, count(*) FROM events GROUP BY 1")))
-
     def read(
         self,
         after_seq: int,
@@ -129,16 +120,13 @@ class JournalReader:
         """Read events in order.
 
         Args:
-            after_seq: read events after this one.
             through_seq: read events up to this one; None: to the last.
             topics: prefixes of the topics to read, as in ZeroMQ.
             at_most: most events to read; read on from the page's `through_seq`.
             at_most_bytes: most bytes of headers and heatmaps to read; one event is read whatever its size.
-            heatmaps: whether to read heatmaps.
-        Raises:
-            JournalError: the first of the events is missing or damaged, or the file was replaced or cannot be read.
         """
-        self.require_in_place()
+        if not self.is_in_place:
+            raise JournalError(f"{self.path} was replaced while it was open; open it again", "replaced")
         wanted, prefixes = _condition(topics)
         with self._snapshot():
             first, last = range_in(self._connection)
@@ -151,15 +139,11 @@ class JournalReader:
             left = at_most_bytes
             cut_off = False
             with contextlib.closing(self._connection.execute(rows, (begin, end, *prefixes, at_most))) as found:
-                for row in found:
-                    record, fault = Record._make(row[:5]), _fault(row, heatmaps)
+                for record in map(Record._make, found):
                     left -= len(record.header) + len(record.heatmap or b"")
-                    # Events before a damaged one are delivered.
-                    cut_off = bool(records) and (left < 0 or fault is not None)
+                    cut_off = bool(records) and left < 0
                     if cut_off:
                         break
-                    if fault is not None:
-                        raise JournalError(f"{self.path} is damaged (event {record.seq}: {fault})", "damaged")
                     records.append(record)
         through = records[-1].seq if cut_off or len(records) == at_most else max(end, after_seq)
         if wanted == _ALL and [record.seq for record in records] != list(range(begin + 1, through + 1)):
@@ -167,11 +151,11 @@ class JournalReader:
         return Page(records, through, lost_through)
 
     def newest(self, at_most: int, topics: Iterable[str] = ("",)) -> list[Record]:
-        """Return the newest events of these topics, in order, without heatmaps and without those that are damaged."""
+        """Return the newest events of these topics, in order, without heatmaps."""
         wanted, prefixes = _condition(topics)
         rows = self._rows(f"{wanted} ORDER BY seq DESC LIMIT ?", heatmaps=False)
         found = self._ask(lambda connection: connection.execute(rows, (*prefixes, at_most)).fetchall())
-        return [Record._make(row[:5]) for row in reversed(found) if _fault(row, heatmap=False) is None]
+        return list(map(Record._make, reversed(found)))
 
     def close(self) -> None:
         """Close the file."""
@@ -184,18 +168,16 @@ class JournalReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def require_in_place(self) -> None:
-        """Require that the open file is still the one at its path, and that nobody writes if nobody did."""
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the open file is still the one at its path, and nobody writes if nobody did."""
         try:
-            in_place = self.path.stat().st_ino == self._inode and not (self._alone and _is_written(self.path))
+            return self.path.stat().st_ino == self._inode and not (self._alone and _is_written(self.path))
         except OSError:
-            in_place = False
-        if not in_place:
-            raise JournalError(f"{self.path} was replaced while it was open; open it again", "replaced")
+            return False
 
     def _rows(self, condition: str, heatmaps: bool) -> str:
-        heatmap = "heatmap" if heatmaps else "NULL"
-        return f"SELECT {_EVENT}, {heatmap}, header_crc, heatmap_crc FROM events WHERE {condition}"
+        return f"SELECT seq, at_ns, topic, header, {'heatmap' if heatmaps else 'NULL'} FROM events WHERE {condition}"
 
     def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         with self._snapshot():
@@ -212,20 +194,6 @@ class JournalReader:
                 self._connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise journal_error(error, self.path) from error
-
-
-def _fault(row: tuple[Any, ...], heatmap: bool) -> str | None:
-    """Return why a row is not the event that was written, as a sentence; None: it is.
-
-    Args:
-        heatmap: whether the heatmap was read.
-    """
-    record, header_crc, heatmap_crc = Record._make(row[:5]), *row[5:]
-    if record.header_crc != header_crc:
-        return "its header, its topic or its time is not what was written (its checksum differs)"
-    if heatmap and record.heatmap_crc != heatmap_crc:
-        return "its heatmap is not what was written (its checksum differs)"
-    return None
 
 
 def _is_written(path: Path) -> bool:
@@ -245,36 +213,13 @@ def _condition(topics: Iterable[str]) -> tuple[str, list[int | str]]:
     return f"({' OR '.join(['substr(topic, 1, ?) = ?'] * len(prefixes)) or 'false'})", values
 
 
-# Whether a line could keep its journal in a folder.
-
-
-def check_place(folder: Path, line: str) -> str | None:
-    """See that a line can keep its journal in a folder. Nothing is written there.
-
-    Args:
-        folder: need not exist yet.
-    Returns: what the user should know all the same, as a sentence; None: nothing.
-
-    Raises:
-        DeliveryError: another running line uses it.
-        JournalError: the journal cannot be kept there, or is another line's, or of another heatline.
-    """
+def check_place(folder: Path, line: str) -> None:
+    """Raise a DeliveryError or JournalError if a line cannot keep its journal in a folder. Nothing is written there."""
     path = folder / FILE_NAME
     try:
-        if require_writable(folder) == folder:
-            with contextlib.suppress(FileNotFoundError):
-                os.close(hold(folder, os.O_RDONLY))
-            if path.exists():
-                with JournalReader.open(folder) as journal:
-                    require_own(path, journal.line, line)
-    except NotADirectoryError as error:
-        raise JournalError(
-            f"{path} cannot be written, {error.filename} is not a folder; set journal.folder to one"
-        ) from error
-    except JournalError as error:
-        if error.kind != "damaged":
-            raise
-        return f"{error}; the line will move it aside and begin another"
+        if require_writable(folder) == folder and path.exists():
+            os.close(hold(folder, os.O_RDONLY))
+            with JournalReader.open(folder) as journal:
+                require_own(path, journal.line, line)
     except OSError as error:
         raise journal_error(error, path) from error
-    return None

@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 OPENED_AT_START_WITHIN_SECONDS = 5.0
 POLL_SECONDS = 0.05
-SECONDS_PER_DAY = 86400
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,6 @@ def open_journal(
         state_folder: the journal's folder if the configuration names none; None: events are then not stored.
         access: the clients that may follow.
     Raises:
-        AccessError: other machines can reach the address, and the line has no key to protect it.
         DeliveryError: the address for durable consumers cannot be bound.
         JournalError: the journal belongs to another line or to a newer heatline.
     """
@@ -168,17 +166,15 @@ def open_journal(
             line,
             boot_id,
             folder,
-            config.retain_days * SECONDS_PER_DAY,
             config.retain_mib << 20,
             consumers.acked,
             consumers=dict if server is None else server.states,
         )
         at_end.callback(writer.close)
         if server is not None:
-            server.on_damaged.append(writer.mark_corrupt)
             server.start()
             at_end.callback(server.close)
-            writer.on_commit.append(server.wake)
+            writer.on_commit = server.wake
         yield writer
 
 
@@ -191,7 +187,6 @@ def serve_commands(
     Args:
         address: None: the line takes no commands.
     Raises:
-        AccessError: other machines can reach the address, and the line has no key to protect it.
         DeliveryError: the address cannot be bound.
     """
     with contextlib.ExitStack() as at_end:

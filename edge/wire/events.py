@@ -453,8 +453,7 @@ class JournalEvent(_LineEvent, frozen=True, kw_only=True, tag="journal"):
 
     kind: str
     """`begun`: a new journal. `live_only`: from now on events are not journalled. `recording`: events are journalled
-    again. `unrecorded`: the boot before sent events that are not in the journal. `discarded`: events were deleted
-    before a durable consumer acknowledged them."""
+    again. `unrecorded`: the boot before sent events that are not in the journal."""
     detail: str
     events: int | None = None
     """Number of events concerned; null if unknown."""
@@ -465,8 +464,6 @@ class JournalEvent(_LineEvent, frozen=True, kw_only=True, tag="journal"):
     first_seq: int | None = None
     last_seq: int | None = None
     """First and last `seq` of the events concerned."""
-    consumers: list[str] = []
-    """Durable consumers that will never get them."""
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from heatline.edge.wire.events import CountedEvent, Event, JournalEvent, Message
 from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD
 
 LINE = "line1"
-LONG_S, LARGE = 30 * 86400.0, 1 << 30
+LARGE = 1 << 30
 """Retention that deletes nothing: seconds and bytes."""
 
 Row = tuple[int, str, bytes, bytes | None]
@@ -61,7 +61,6 @@ def make_writer(
     acked: dict[str, int] | None = None,
     *,
     boot_id: str = "boot",
-    keep_s: float = LONG_S,
     keep_bytes: int = LARGE,
 ) -> Any:
     """A `JournalWriter`; without a folder, only a `Numbering`."""
@@ -70,9 +69,7 @@ def make_writer(
     clocks = clocks or Clocks()
     acked_seqs = {} if acked is None else acked
     clock, wall_ns = clocks.monotonic_s, clocks.wall_ns
-    return JournalWriter(
-        LINE, boot_id, folder, keep_s, keep_bytes, lambda _: dict(acked_seqs), clock=clock, wall_ns=wall_ns
-    )
+    return JournalWriter(LINE, boot_id, folder, keep_bytes, lambda _: dict(acked_seqs), clock=clock, wall_ns=wall_ns)
 
 
 def counted(messages: Sequence[Message]) -> list[CountedEvent]:
@@ -122,9 +119,7 @@ def make_version_1(folder: Path) -> None:
         for new, old in renamed.items():
             header = header.replace(new, old)
         assert header != record.header
-        changed = record._replace(header=header)
-        statement = "UPDATE events SET header = ?, header_crc = ? WHERE seq = ?"
-        change(folder, statement, header, changed.header_crc, record.seq)
+        change(folder, "UPDATE events SET header = ? WHERE seq = ?", header, record.seq)
 
 
 def fails(*kinds: JournalFault, match: str = ".") -> pytest.RaisesExc[JournalError]:

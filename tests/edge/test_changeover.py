@@ -186,7 +186,7 @@ def test_a_reload_activates_the_file_and_an_invalid_file_changes_nothing(
             ('name = "top"', 'name = "rear"', "cameras was 'top' and is 'rear' now; restart the line"),
             (str(bundle.path), "/nowhere", "/nowhere"),
             (address, "tcp://127.0.0.1:1", f"events.bind was '{address}'"),
-            ("[commands]", "[journal]\nretain_days = 1.5\n\n[commands]", "journal.retain_days was 30.0 and is 1.5 now"),
+            ("[commands]", "[journal]\nretain_mib = 15\n\n[commands]", "journal.retain_mib was 1024 and is 15 now"),
             (
                 "[commands]",
                 "[evidence]\n\n[commands]",

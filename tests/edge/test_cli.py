@@ -255,8 +255,8 @@ def test_check_tests_the_journals_folder_without_writing(tmp_path: Path, line: P
     Journal.open(tmp_path / "other", "line2").close()
     with contextlib.closing(Journal.open(tmp_path / "held", "line")):
         for folder, code, words in (
-            ("file", 19, "is not a folder; set journal.folder to one"),
-            ("file/below", 19, "is not a folder; set journal.folder to one"),
+            ("file", 19, "cannot be used (Not a directory); check journal.folder"),
+            ("file/below", 19, "cannot be used (Not a directory); check journal.folder"),
             ("other", 19, "is the journal of line line2, not of line"),
             ("held", 7, "is in use by another running line; give each line its own journal.folder"),
         ):

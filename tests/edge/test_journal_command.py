@@ -94,14 +94,14 @@ def test_a_journal_is_named_by_line_folder_or_file(tmp_path: Path, folder: Path)
 
 def test_a_file_that_is_no_readable_journal_is_refused_in_one_sentence(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "letter").write_text("Dear Sir or Madam, " * 100)
-    change(folder, "UPDATE journal SET schema_version = 2")
+    change(folder, "UPDATE journal SET schema_version = 3")
     named = [
         (tmp_path / "nothing" / "here", 19, "there is no journal"),
         ("line-that-never-was", 19, "/var/lib/heatline/line-that-never-was/journal.db"),
         (tmp_path / "letter", 19, "is damaged"),
         ("tcp://127.0.0.1:5556", 3, "is an address"),
         (tmp_path / "line.toml", 3, "line.toml"),
-        (folder, 19, "update heatline"),
+        (folder, 19, "this heatline knows version 2"),
     ]
     for command in ("show", "export"):
         for name, code, words in named:
@@ -120,20 +120,20 @@ def test_show_prints_the_journals_contents(folder: Path) -> None:
     with JournalReader.open(folder) as reader:
         assert (shown["journal_id"], shown["size_bytes"]) == (reader.journal_id, reader.size_bytes())
     assert (shown["first_seq"], shown["last_seq"], shown["line"]) == (4, 21, LINE)
-    assert {topic: (each["events"], each["last_seq"]) for topic, each in shown["topics"].items()} == {
-        "alarm": (4, 20),
-        "change": (4, 21),
-        "journal": (0, 1),
-        "verdict.side.GOOD": (4, 19),
-        "verdict.top.DEFECT": (3, 18),
-        "verdict.top.GOOD": (3, 17),
+    assert shown["topics"] == {
+        "alarm": 20,
+        "change": 21,
+        "journal": 1,
+        "verdict.side.GOOD": 19,
+        "verdict.top.DEFECT": 18,
+        "verdict.top.GOOD": 17,
     }
     assert shown["events"] == [json.loads(header) for header in headers(folder)[-10:]]
     words = run("show", folder).stdout
     for said in (
         shown["journal_id"],
         "4 to 21",
-        "4 events, the last was 20",
+        "the last was 20",
         "open active",
         "it is not there",
         "part 12",
@@ -150,20 +150,19 @@ def test_show_prints_the_requested_events_and_skips_unreadable_ones(folder: Path
     assert shown("-n", "3", "--topic", "verdict.top.", "--topic", "verdict.side.") == [17, 18, 19]
     assert shown("-n", "0") == []
     change(folder, "UPDATE events SET header = ? WHERE seq = 20", b'{"type": "\xff')
-    assert shown("-n", "3") == [19, 21]
-    assert "is damaged (event 20: its header, its topic or its time is not what" in complaint(run("export", folder))
+    result = run("show", folder)
+    assert result.returncode == 0
+    assert "header is not an event" in result.stdout
 
 
 def rot(old: bytes, new: bytes, seq: int = 9) -> Callable[[Path], None]:
-    """Change a header together with its checksum."""
+    """Change a header."""
 
     def damage(folder: Path) -> None:
         with JournalReader.open(folder) as reader:
             record = all_records(reader)[seq - 1]
         assert old in record.header
-        changed = record._replace(header=record.header.replace(old, new))
-        set_it = "UPDATE events SET header = ?, header_crc = ? WHERE seq = ?"
-        change(folder, set_it, changed.header, changed.header_crc, seq)
+        change(folder, "UPDATE events SET header = ? WHERE seq = ?", record.header.replace(old, new), seq)
 
     return damage
 

@@ -36,7 +36,7 @@ GOLDEN_FRAMES = {
         *("status-handshake", "alarm-product", "change", "change-refused"),
         # With a journal.
         *("verdict-journalled", "alarm-journalled", "change-journalled", "status-journal"),
-        *("journal-live-only", "journal-discarded"),
+        "journal-live-only",
         # With an evidence store and a page.
         *("verdict-picture", "status-evidence", "no-verdict-area"),
         # With a reference.
