@@ -1,4 +1,4 @@
-"""Files of keys of any kind: written once, and a private one is read only if nobody else could have read it.
+"""Files of keys of any kind. A private key is read only if nobody but its owner could have read it.
 
 A folder of public keys defines who is trusted: one file NAME.pub each. Who can write it decides who is trusted.
 """
@@ -16,7 +16,6 @@ from heatline.edge.util.files import replacing, writing
 
 LARGEST_KEY_FILE = 64 * 1024
 PUBLIC_SUFFIX = ".pub"
-NOT_ITS_OWNERS_ALONE = stat.S_IRWXG | stat.S_IRWXO
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
 
 K = TypeVar("K")
@@ -27,14 +26,11 @@ def public_half(path: Path) -> Path:
     return path.with_name(path.name + PUBLIC_SUFFIX)
 
 
-def write_pair(path: Path, private: bytes, public: bytes, kind: type[HeatlineError]) -> None:
-    """Write a private key to a new file that only its owner may read, and its public half to a new file beside it.
+# Each function raises an error of the class `kind` if the file cannot be used.
 
-    Args:
-        kind: class of the error to raise.
-    Raises:
-        HeatlineError: one of the files exists, or cannot be written.
-    """
+
+def write_pair(path: Path, private: bytes, public: bytes, kind: type[HeatlineError]) -> None:
+    """Write a private key to a new file that only its owner may read, and its public half to a new file beside it."""
     write_new(path, private, 0o600, kind)
     try:
         write_new(public_half(path), public, 0o644, kind)
@@ -44,11 +40,7 @@ def write_pair(path: Path, private: bytes, public: bytes, kind: type[HeatlineErr
 
 
 def write_new(path: Path, data: bytes, mode: int, kind: type[HeatlineError]) -> None:
-    """Write a new file, completely or not at all, with exactly these permissions whatever the umask.
-
-    Raises:
-        HeatlineError: the file exists, or cannot be written.
-    """
+    """Write a new file, completely or not at all, with exactly these permissions whatever the umask."""
     if os.path.lexists(path):
         raise kind(f"{path} exists already; keys are never overwritten, name a new file")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
@@ -58,30 +50,21 @@ def write_new(path: Path, data: bytes, mode: int, kind: type[HeatlineError]) -> 
 
 
 def read_private(path: Path, kind: type[HeatlineError], made_by: str) -> bytes:
-    """Return the content of a private key's file.
-
-    Args:
-        made_by: the command that creates such keys.
-    Raises:
-        HeatlineError: it cannot be read, is a public one, or others than its owner may read or write it.
-    """
+    """Return the content of a private key's file, which the command `made_by` creates."""
     if path.suffix == PUBLIC_SUFFIX:
         raise kind(f"{path} holds a public key and no private one; name the private one that {made_by} made with it")
     return read_secret(path, kind, f"name a private key made by {made_by}", "make a new key")
 
 
 def read_secret(path: Path, kind: type[HeatlineError], expected: str, replace: str) -> bytes:
-    """Return the content of a file that only its owner can use.
+    """Return the content of a file that only its owner can read and write.
 
     Args:
         expected: what to do if it cannot be read.
         replace: what to do if others may have read it.
-    Raises:
-        HeatlineError: it cannot be read, or others than its owner may read or write it.
     """
-    data, found = _read(path, kind, expected)
-    mode = stat.S_IMODE(found.st_mode)
-    if mode & NOT_ITS_OWNERS_ALONE:
+    data, mode = _read(path, kind, expected)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise kind(
             f"{path} can be used by others than its owner (mode {mode:04o}, expected 0600); {replace} if others "
             f"may have read it, otherwise: chmod 600 {path}"
@@ -90,19 +73,15 @@ def read_secret(path: Path, kind: type[HeatlineError], expected: str, replace: s
 
 
 def read_public(path: Path, kind: type[HeatlineError], made_by: str) -> bytes:
-    """Return the content of a public key's file.
-
-    Raises:
-        HeatlineError: it cannot be read.
-    """
+    """Return the content of a public key's file."""
     return _read(path, kind, f"name a public key, KEY{PUBLIC_SUFFIX} of {made_by}")[0]
 
 
-def _read(path: Path, kind: type[HeatlineError], expected: str) -> tuple[bytes, os.stat_result]:
-    """Return a key file's content, as far as a key can be long, and its state when it was read."""
+def _read(path: Path, kind: type[HeatlineError], expected: str) -> tuple[bytes, int]:
+    """Return a key file's content, as far as a key can be long, and its permissions."""
     try:
         with path.open("rb") as file:
-            return file.read(LARGEST_KEY_FILE), os.fstat(file.fileno())
+            return file.read(LARGEST_KEY_FILE), stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     except OSError as error:
         raise kind(f"{path} cannot be read ({error.strerror}); {expected}") from error
 
@@ -117,11 +96,10 @@ class StoredKey(Generic[K]):
 
 
 class KeyStore(Generic[K]):
-    """A folder of trusted public keys.
+    """A folder of trusted public keys. All of its errors are of the class `kind`.
 
     Args:
         parse: returns the key in the content of a file, whose path is for the error's message.
-        kind: class of the errors to raise.
         suffixes: of the keys' files.
     """
 
@@ -136,11 +114,7 @@ class KeyStore(Generic[K]):
         self._parse, self._kind, self._suffixes = parse, kind, suffixes
 
     def all(self) -> list[StoredKey[K]]:
-        """Return all keys, by name; none if there is no folder.
-
-        Raises:
-            HeatlineError: the folder or a key cannot be read, or a file is not a key.
-        """
+        """Return all keys, by name; none if there is no folder. Raise if one cannot be read or is not a key."""
         found, faults = self.valid()
         if faults:
             raise faults[0]
@@ -150,38 +124,25 @@ class KeyStore(Generic[K]):
         """Return the keys that can be read, by name, and why others, or all, cannot be."""
         found: list[StoredKey[K]] = []
         faults: list[HeatlineError] = []
+        files: list[Path] = []
         try:
             files = sorted(path for path in self.folder.iterdir() if path.suffix.lower() in self._suffixes)
         except FileNotFoundError:
-            files = []
+            pass
         except OSError as error:
-            files = []
             faults.append(self._kind(f"{self.folder} cannot be read ({error.strerror}); let everyone read it"))
         for path in files:
             try:
-                found.append(self.read(path))
+                data, _ = _read(path, self._kind, "everyone must be able to read it")
+                found.append(StoredKey(path.name.removesuffix(PUBLIC_SUFFIX), self._parse(data, path), path))
             except HeatlineError as error:
                 if os.path.lexists(path):  # otherwise it was revoked just now
                     faults.append(error)
         return found, faults
 
-    def read(self, path: Path) -> StoredKey[K]:
-        """Return the key in a file of the folder.
-
-        Raises:
-            HeatlineError: it cannot be read, or is not a key.
-        """
-        data, _ = _read(path, self._kind, "everyone must be able to read it")
-        return StoredKey(path.name.removesuffix(PUBLIC_SUFFIX), self._parse(data, path), path)
-
     def add(self, name: str, key: K, data: bytes, option: str) -> StoredKey[K]:
-        """Add a key, and create the folder if there is none. A key that is already there keeps its name.
-
-        Args:
-            data: content of the key's file.
-            option: the command's option that names another folder.
-        Raises:
-            HeatlineError: the name is invalid or another key's, or the folder cannot be written.
+        """Add a key by the content of its file, and create the folder if there is none. A key that is already there
+        keeps its name. `option` is the command's for another folder.
         """
         path = self._path_of(name)
         for other in self.all():
@@ -189,32 +150,20 @@ class KeyStore(Generic[K]):
                 return other
         if path.exists():
             raise self._kind(f"{self.folder} has another key with the name {name!r}; choose another name with --name")
-        try:
+        with writing(self.folder, self._kind, or_else=f", or name another {option}"):
             for missing in reversed([each for each in (self.folder, *self.folder.parents) if not each.exists()]):
                 missing.mkdir()
                 missing.chmod(0o755)  # whatever the umask: the service runs as another user
-        except OSError as error:
-            raise self._kind(
-                f"{self.folder} cannot be written ({error.strerror}); as root, or name another {option}"
-            ) from error
         write_new(path, data, 0o644, self._kind)
         return StoredKey(name, key, path)
 
     def remove(self, name: str, option: str) -> bool:
-        """Remove a key; return whether it was there.
-
-        Raises:
-            HeatlineError: the name is invalid, or the folder cannot be written.
-        """
+        """Remove a key; return whether it was there."""
         path = self._path_of(name)
-        try:
-            path.unlink()
-        except (FileNotFoundError, NotADirectoryError):
+        if not os.path.lexists(path):
             return False
-        except OSError as error:
-            raise self._kind(
-                f"{path} cannot be deleted ({error.strerror}); as root, or name another {option}"
-            ) from error
+        with writing(path, self._kind, or_else=f", or name another {option}"):
+            path.unlink()
         return True
 
     def _path_of(self, name: str) -> Path:

@@ -38,6 +38,8 @@ def key_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @functools.wraps(command)
     def with_keys(*arguments: Any, own_key: Path | None, line_key: Path | None, **options: Any) -> Any:
+        if own_key is None and line_key is not None:
+            raise click.UsageError("--line-key needs --key, your own key")
         return command(*arguments, key_files=KeyFiles(own_key, line_key), **options)
 
     return with_keys
@@ -59,25 +61,17 @@ def is_line(line: str) -> bool:
 
 
 def endpoint_of(line: str, socket: SocketName, files: KeyFiles) -> tuple[str, ClientKeys | None]:
-    """Return the address of one of a line's sockets, and the keys to connect with; None: it needs none.
-
-    Raises:
-        AccessError: a key cannot be used.
-        ConfigError: the line's file cannot be used, or names no address for the socket.
-        UsageError: the key options do not fit the line.
-    """
+    """Return the address of one of a line's sockets, and the keys to connect with; None: it needs none."""
     if _is_address(line):
-        return line, _keys_of_address(files)
+        if files.own is not None and files.line is None:
+            raise click.UsageError("--key needs --line-key, the line's public key")
+        return line, None if files.own is None or files.line is None else ClientKeys.read(files.own, files.line)
     bound = _bound(line, socket)
     return _to_connect(bound), _keys_of_line(line, bound, files)
 
 
 def journal_of(line: str) -> Path:
-    """Return the journal file of a line that is named by its name, its file, or the journal's folder or file.
-
-    Raises:
-        ConfigError: the line's file cannot be used, or what was named is neither.
-    """
+    """Return the journal file of a line that is named by its name, its file, or the journal's folder or file."""
     named, is_configured = named_here(line)
     if is_configured:
         folder = load_config(file_of(line)).journal.folder
@@ -115,18 +109,10 @@ def _bound(line: str, socket: SocketName) -> str:
     return bound
 
 
-def _keys_of_address(files: KeyFiles) -> ClientKeys | None:
-    if files.own is None and files.line is None:
-        return None
-    if files.own is None or files.line is None:
-        raise click.UsageError("--key and --line-key are needed together: your private key and the line's public one")
-    return ClientKeys.read(files.own, files.line)
-
-
 def _keys_of_line(line: str, bound: str, files: KeyFiles) -> ClientKeys | None:
     """Return the keys for a line of this machine. A user who can read the line's own key may connect with it."""
     if is_local(bound):
-        if files != (None, None):
+        if files.own is not None:
             raise click.UsageError(f"{line} has the address {bound}, which needs no keys; omit --key and --line-key")
         return None
     key = load_config(file_of(line)).security.key
@@ -134,8 +120,6 @@ def _keys_of_line(line: str, bound: str, files: KeyFiles) -> ClientKeys | None:
         raise ConfigError(f"{file_of(line)} names no key, but the line has the address {bound}; set security.key")
     if files.own is not None:
         return ClientKeys.read(files.own, files.line or public_half(key))
-    if files.line is not None:
-        raise click.UsageError("--line-key needs --key, your own key")
     try:
         pair = read_key_pair(key)
     except AccessError as error:

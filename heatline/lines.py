@@ -81,7 +81,7 @@ def follow(
         start: where a new name begins: with the `first` event in the journal, or with the `next` one.
         timeout_s: seconds without an event after which the iteration ends. None: never.
     Raises:
-        DeliveryError: the address or the name is not valid.
+        DeliveryError: the address is not valid, or, from the iteration, the line refuses the name.
         AccessError: a key cannot be used, or, from the iteration, the line does not authorize this client.
         EventsLostError: from the iteration: events were deleted. Iterate again to continue after them.
     """

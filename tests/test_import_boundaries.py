@@ -11,11 +11,6 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from zmq.utils.monitor import parse_monitor_message
-
-from heatline.edge.delivery.sockets import monitor_event
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["edge", "train", "export", "bench", "heatline"]
@@ -121,14 +116,6 @@ def test_no_module_that_the_default_training_imports_names_lightning() -> None:
             waiting |= {*imported_at_once(path), name.rpartition(".")[0]} - seen - {""}
     assert {"torch", "timm", "heatline.train.dense.train"} <= seen
     assert {name.partition(".")[0] for name in seen} & LIGHTNING == set()
-
-
-@given(event=st.sampled_from([1, 2, 4, 128, 256, 512, 1024, 4096, 16384]), value=st.integers(0, 2**28))
-def test_events_of_a_monitor_are_read_as_pyzmq_reads_them(event: int, value: int) -> None:
-    """pyzmq's own reader imports asyncio."""
-    parts = [event.to_bytes(2, sys.byteorder) + value.to_bytes(4, sys.byteorder), b"tcp://127.0.0.1:1"]
-    expected = parse_monitor_message(parts)
-    assert monitor_event(parts) == (int(expected["event"]), int(expected["value"]))
 
 
 def imported_by(path: Path) -> set[str]:

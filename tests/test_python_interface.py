@@ -244,9 +244,6 @@ def test_a_missing_or_refusing_line_is_one_sentence(tmp_path: Path) -> None:
     assert "was not reached" in message
     message = one_sentence(lambda: heatline.subscribe("line1"), heatline.DeliveryError)
     assert "line1 is not an address" in message
-    assert "a line would refuse this request" in one_sentence(
-        lambda: heatline.follow(nobody, "MES 1"), heatline.DeliveryError
-    )
     half = one_sentence(lambda: heatline.subscribe(nobody, key=tmp_path / "mes.key"), heatline.AccessError)
     assert "key and line_key go together" in half
 

@@ -1,8 +1,7 @@
 """Signatures of bundles: ed25519 keys, the detached signature `manifest.sig`, and the keys that a machine trusts.
 
-The signature is over the digest of `manifest.json` and so over all files it lists. It contains the signer's public key,
-so that every machine notices damage, even one that does not know the key. The bundle itself never decides whether the
-key is trusted: only a folder of public keys does, which the machine's administrator writes.
+The signature is over the digest of `manifest.json` and so over all files. It contains the signer's public key, so that
+every machine notices damage; only the machine's own folder of public keys decides whether that key is trusted.
 """
 
 import hashlib
@@ -20,7 +19,7 @@ from heatline.edge.util.files import replacing, writing
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-# cryptography is imported where it is used: it would delay every start by 40 ms.
+# cryptography is imported where it is used: it would delay every start by 40 ms. All errors are BundleErrors.
 
 TRUSTED_KEYS = Path("/etc/heatline/trusted")
 """The default folder of a machine's trusted keys."""
@@ -76,11 +75,7 @@ class PrivateKey:
 
 
 def make_key(path: Path) -> PublicKey:
-    """Write a new private key to a new file that only its owner may read, and its public half to a file beside it.
-
-    Raises:
-        BundleError: one of the files exists, or cannot be written.
-    """
+    """Write a new private key to a new file that only its owner may read, and its public half to a file beside it."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -92,11 +87,7 @@ def make_key(path: Path) -> PublicKey:
 
 
 def read_private_key(path: Path) -> PrivateKey:
-    """Read the private key in a PEM file.
-
-    Raises:
-        BundleError: the file cannot be read, holds no such key, or others than its owner may read or write it.
-    """
+    """Read the private key in a PEM file, which only its owner may read and write."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -111,20 +102,12 @@ def read_private_key(path: Path) -> PrivateKey:
 
 
 def read_public_key(path: Path) -> PublicKey:
-    """Read the public key in a PEM file.
-
-    Raises:
-        BundleError: the file cannot be read, or holds no such key.
-    """
+    """Read the public key in a PEM file."""
     return parse_public_key(read_public(path, BundleError, MADE_BY), path)
 
 
 def parse_public_key(data: bytes, where: Path) -> PublicKey:
-    """Parse the public key in the bytes of a PEM file.
-
-    Raises:
-        BundleError: the bytes hold no such key.
-    """
+    """Parse the public key in the bytes of a PEM file."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -152,11 +135,7 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_signature(folder: Path, digest: str) -> PublicKey | None:
-    """Return the key that signed the bundle with this digest; None if it is not signed.
-
-    Raises:
-        BundleError: the signature is not valid for this bundle.
-    """
+    """Return the key that signed the bundle with this digest; None if it is not signed."""
     path = folder / SIGNATURE
     try:
         data = path.read_bytes()
@@ -168,7 +147,8 @@ def read_signature(folder: Path, digest: str) -> PublicKey | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{path} is not a signature of a bundle: {error}; copy the bundle again") from error
     key = PublicKey(bytes.fromhex(signature.key))
-    if signature.to_bytes() != data or not key.verifies(bytes.fromhex(signature.signature), _message(digest)):
+    signed = DOMAIN + bytes.fromhex(digest)
+    if signature.to_bytes() != data or not key.verifies(bytes.fromhex(signature.signature), signed):
         raise BundleError(
             f"{path} does not fit the manifest.json beside it: one of them was changed after it was signed by key "
             f"{key.fingerprint}; copy the bundle again, and do not use it if that does not help"
@@ -177,20 +157,12 @@ def read_signature(folder: Path, digest: str) -> PublicKey | None:
 
 
 def write_signature(folder: Path, digest: str, key: PrivateKey) -> None:
-    """Sign the bundle with this digest; an earlier signature is replaced atomically.
-
-    Raises:
-        BundleError: the signature cannot be written.
-    """
-    signature = Signature("ed25519", key.public.raw.hex(), key.sign(_message(digest)).hex())
+    """Sign the bundle with this digest; an earlier signature is replaced atomically."""
+    signature = Signature("ed25519", key.public.raw.hex(), key.sign(DOMAIN + bytes.fromhex(digest)).hex())
     path = folder / SIGNATURE
     with writing(path, BundleError), replacing(path, unique=True) as new:
         new.write_bytes(signature.to_bytes())
         new.chmod(0o644)
-
-
-def _message(digest: str) -> bytes:
-    return DOMAIN + bytes.fromhex(digest)
 
 
 class Signer(msgspec.Struct, frozen=True):
@@ -203,29 +175,17 @@ class Signer(msgspec.Struct, frozen=True):
 
 
 def trusted_keys(folder: Path) -> list[StoredKey[PublicKey]]:
-    """Return all keys of a folder, sorted by name; none if there is no folder.
-
-    Raises:
-        BundleError: the folder or a key cannot be read, or others can write it.
-    """
+    """Return all keys of a folder, sorted by name; none if there is no folder."""
     return KeyStore(folder, parse_public_key, BundleError).all()
 
 
 def trust_key(key: PublicKey, name: str, folder: Path) -> StoredKey[PublicKey]:
-    """Add a key to a folder of trusted keys. A key that is already there keeps its name.
-
-    Raises:
-        BundleError: the name is invalid or taken by another key, the folder cannot be written, or others can write it.
-    """
+    """Add a key to a folder of trusted keys. A key that is already there keeps its name."""
     return KeyStore(folder, parse_public_key, BundleError).add(name, key, key.to_pem(), "--keys")
 
 
 def signer_of(signed_by: PublicKey | None, folder: Path) -> Signer | None:
-    """Return a bundle's signer, with its name if a folder's keys include it; None if the bundle is not signed.
-
-    Raises:
-        BundleError: the folder or a key cannot be read, or others can write it.
-    """
+    """Return a bundle's signer, with its name if a folder's keys include it; None if the bundle is not signed."""
     if signed_by is None:
         return None
     names = (each.name for each in trusted_keys(folder) if each.key == signed_by)
@@ -233,11 +193,7 @@ def signer_of(signed_by: PublicKey | None, folder: Path) -> Signer | None:
 
 
 def require_trusted(signed_by: PublicKey | None, folder: Path, bundle: Path) -> Signer:
-    """Require that a bundle is signed by a key of a folder.
-
-    Raises:
-        BundleError: it is not.
-    """
+    """Require that a bundle is signed by a key of a folder."""
     signer = signer_of(signed_by, folder)
     named = str(folder) if folder.exists() else f"{folder}, which does not exist"
     if signer is None:

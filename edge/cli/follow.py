@@ -1,8 +1,8 @@
 """`heatline follow`: receives every event of a line, and stores it for good before it acknowledges it."""
 
 import contextlib
+import mmap
 import os
-import re
 import subprocess
 import sys
 import time
@@ -22,31 +22,18 @@ from heatline.edge.target import KeyFiles, endpoint_of, key_options
 from heatline.edge.util.files import open_locked, sync_folder, writing
 from heatline.edge.util.process import sigterm_as_ctrl_c
 from heatline.edge.util.text import format_count
-from heatline.edge.wire.following import CONSUMER_NAME, LARGEST_WINDOW, Delivered, Start
+from heatline.edge.wire.following import LARGEST_WINDOW, Delivered, Start
 
 EVENT_PREFIX = b'{"type":"'
-READ_BACKWARD_BYTES = 64 << 10
-"""Bytes read at a time from the end of a file, in search of its last line."""
-FIRST_PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 60.0
+PAUSE_SECONDS = 5.0
 
 Sink = Callable[[Sequence[Delivered]], None]
 """Stores events, in order: when it returns, it has stored them for good."""
 
 
-def _name(_: click.Context, __: click.Parameter, name: str) -> str:
-    if not re.fullmatch(CONSUMER_NAME, name):
-        raise click.BadParameter(
-            f"{name!r} is not valid; expected 1 to 64 letters, digits, dots, hyphens and underscores."
-        )
-    return name
-
-
 @click.command(epilog="Example: heatline follow line1 --name mes1 --jsonl events.jsonl")
 @click.argument("line")
-@click.option(
-    "--name", required=True, callback=_name, help="The consumer's name: the line stores its position under this name."
-)
+@click.option("--name", required=True, help="The consumer's name: the line stores its position under this name.")
 @topic_option
 @click.option("--exec", "command", help="Command to run for each event, until it succeeds.")
 @click.option("--jsonl", type=click.Path(path_type=Path), help="File to which each event is appended once.")
@@ -133,28 +120,22 @@ def _run_until_it_succeeds(command: str, events: Sequence[Delivered]) -> None:
     the event is not acknowledged, and comes again.
     """
     for event in events:
-        environment = {"HEATLINE_KEY": event.key, "HEATLINE_TOPIC": event.topic}
-        pause_s = FIRST_PAUSE_SECONDS
+        environment = os.environ | {"HEATLINE_KEY": event.key, "HEATLINE_TOPIC": event.topic}
         while True:
             try:
-                code = subprocess.run(command, shell=True, input=_line(event), env=os.environ | environment).returncode
+                code = subprocess.run(command, shell=True, input=_line(event), env=environment).returncode
             except (OSError, ValueError) as error:
                 failure = f"could not be started ({error})"
             else:
                 if code == 0:
                     break
                 failure = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
-            say(f"heatline: the command {failure} at event {event.key}; trying again in {pause_s:g} s", err=True)
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_SECONDS)
+            say(f"heatline: the command {failure} at event {event.key}; trying again in {PAUSE_SECONDS:g} s", err=True)
+            time.sleep(PAUSE_SECONDS)
 
 
 class JsonLines:
-    """Appends each event that is not in a file yet to it, as one line of JSON.
-
-    Raises:
-        InputError: the file cannot be used, or another follower writes to it.
-    """
+    """Appends each event that is not in a file yet to it, as one line of JSON. All of its errors are InputErrors."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -188,14 +169,13 @@ class JsonLines:
 
     def _last_line(self) -> bytes:
         """Return the file's last complete line. Cut off an incomplete line that a crash has left."""
-        size = end = os.fstat(self._fd).st_size
-        tail = b""
-        while end and tail.count(b"\n") < 2:
-            begin = max(0, end - READ_BACKWARD_BYTES)
-            tail = os.pread(self._fd, end - begin, begin) + tail
-            end = begin
-        complete, _, torn = tail.rpartition(b"\n")
-        last = complete.rpartition(b"\n")[2]
+        size = os.fstat(self._fd).st_size
+        if not size:
+            return b""
+        with mmap.mmap(self._fd, size, access=mmap.ACCESS_READ) as content:
+            ends = max(0, content.rfind(b"\n"))
+            last = content[content.rfind(b"\n", 0, ends) + 1 : ends]
+            torn = content[content.rfind(b"\n") + 1 :]
         if torn:
             # Only a file of events is cut.
             if self._event_of(last) is None and not torn.startswith(EVENT_PREFIX[: len(torn)]):

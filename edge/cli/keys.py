@@ -82,7 +82,8 @@ def allow_key(key_path: Path, roles: tuple[Role, ...], name: str | None, folder:
     Compare the fingerprint with its owner's over another channel, such as the telephone.
     """
     key = read_public_key(key_path)
-    key_name = _name_of(key_path) if name is None else name
+    of_file = key_path.name.removesuffix(PUBLIC_SUFFIX).removesuffix(".key")  # such as mes for mes.key.pub
+    key_name = of_file if name is None else name
     allowed = [allow(key, key_name, folder, role) for role in roles]
     report = {
         "name": allowed[0].name,
@@ -103,8 +104,3 @@ def revoke_key(name: str, folder: Path, as_json: bool) -> None:
     revoked = revoke(name, folder)
     report = {"name": name, "revoked": revoked}
     print_report(report, as_json, f"{name} is no longer allowed to {' or '.join(revoked)}")
-
-
-def _name_of(path: Path) -> str:
-    """Return the name of a key, such as `mes` for `mes.key.pub`."""
-    return path.name.removesuffix(PUBLIC_SUFFIX).removesuffix(".key")

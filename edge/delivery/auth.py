@@ -24,7 +24,7 @@ from zmq.utils import z85
 from heatline.edge.errors import AccessError
 from heatline.edge.keys import PUBLIC_SUFFIX, KeyStore, StoredKey, read_private, read_public, write_pair
 from heatline.edge.util.process import NamedThread
-from heatline.edge.util.rate_limited_log import RateLimit, RateLimitedLog
+from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.util.text import on_one_line
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ curve
 """
 
 
-# Keys.
+# Keys. Each function raises an AccessError if a file or a folder cannot be used.
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,7 @@ class ClientKeys:
 
     @classmethod
     def read(cls, own: Path, line: Path) -> Self:
-        """Read a client's private key file and the line's public key file.
-
-        Raises:
-            AccessError: a file cannot be used.
-        """
+        """Read a client's private key file and the line's public key file."""
         return cls(read_key_pair(own), read_public_key(line))
 
     def apply(self, socket: zmq.Socket[bytes]) -> None:
@@ -97,11 +93,7 @@ class ClientKeys:
 
 
 def make_key_pair(path: Path) -> KeyPair:
-    """Create a key in a new file that only its owner may read, and its public half in a file beside it.
-
-    Raises:
-        AccessError: one of the files exists, or cannot be written.
-    """
+    """Create a key in a new file that only its owner may read, and its public half in a file beside it."""
     public, secret = zmq.curve_keypair()
     what = "Keep this half secret: its holder can pretend to be its owner."
     private = _FILE.format(half="secret", what=what, public=public.decode()) + f'    secret-key = "{secret.decode()}"\n'
@@ -115,37 +107,21 @@ def to_file(public: bytes) -> bytes:
 
 
 def read_key_pair(path: Path) -> KeyPair:
-    """Read a private key's file.
-
-    Raises:
-        AccessError: it cannot be read, is not a key, or others than its owner may read or write it.
-    """
+    """Read a private key's file, which only its owner may read and write."""
     found = _entries(read_private(path, AccessError, MADE_BY))
     public, secret = found.get("public-key"), found.get("secret-key")
-    if public is not None and secret is None:
-        raise AccessError(
-            f"{path} holds a public key and no private one; name the private one that {MADE_BY} made with it"
-        )
     if public is None or secret is None or zmq.curve_public(secret) != public:
         raise AccessError(f"{path} holds no CurveZMQ key, or a damaged one; make one with {MADE_BY}")
     return KeyPair(public, secret)
 
 
 def read_public_key(path: Path) -> bytes:
-    """Read a public key's file.
-
-    Raises:
-        AccessError: it cannot be read, or is not a key.
-    """
+    """Read a public key's file."""
     return parse_public_key(read_public(path, AccessError, MADE_BY), path)
 
 
 def parse_public_key(data: bytes, where: Path) -> bytes:
-    """Parse the content of a public key's file.
-
-    Raises:
-        AccessError: it is not a key.
-    """
+    """Parse the content of a public key's file."""
     if b"secret-key" in data or b"PRIVATE KEY" in data:
         raise AccessError(f"{where} holds a private key, which stays with its owner; name its public half, a .pub file")
     public = _entries(data).get("public-key")
@@ -176,25 +152,17 @@ def _is_key(text: bytes) -> bool:
 
 
 def allow_list(folder: Path, role: Role) -> KeyStore[bytes]:
-    """Return the keys in a folder of allow-lists that are allowed in a role. All of its errors are AccessErrors."""
+    """Return the keys in a folder of allow-lists that are allowed in a role."""
     return KeyStore(folder / role, parse_public_key, AccessError)
 
 
 def allow(key: bytes, name: str, folder: Path, role: Role) -> StoredKey[bytes]:
-    """Allow a key in a role. A key that is allowed already keeps its name.
-
-    Raises:
-        AccessError: the name is invalid or another key's, or the folder cannot be written.
-    """
+    """Allow a key in a role. A key that is allowed already keeps its name."""
     return allow_list(folder, role).add(name, key, to_file(key), "--allowed")
 
 
 def revoke(name: str, folder: Path) -> list[Role]:
-    """Revoke a key in all roles; return those that it had.
-
-    Raises:
-        AccessError: the name is invalid, there is no such key, or the folder cannot be written.
-    """
+    """Revoke a key in all roles; return those that it had."""
     had = [role for role in ROLES if allow_list(folder, role).remove(name, "--allowed")]
     if not had:
         raise AccessError(f"{folder} has no key {name!r}; heatline keys list shows which it has")
@@ -205,37 +173,22 @@ def revoke(name: str, folder: Path) -> list[Role]:
 
 
 class Refusals:
-    """Number of refusals of each socket since the start, by reason. Any thread.
-
-    The first refusal of a kind is logged at once, and those that follow are summed up at a later one.
-
-    Args:
-        clock: monotonic, seconds.
-    """
+    """Number of refusals of each socket since the start, by reason; each is logged at a limited rate. Any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
-        self._limits: dict[str, RateLimit] = {}
+        self._logs: dict[str, RateLimitedLog] = {}
 
     def note(self, socket: str, reason: str, detail: str) -> None:
-        """Count a refusal.
-
-        Args:
-            socket: `events`, `commands` or `journal`.
-            reason: one word, from a fixed list.
-            detail: sentence for the log.
-        """
+        """Count a refusal of a socket, for a reason of one word; the detail is a sentence for the log."""
         name = f"{socket}.{reason}"
         with self._lock:
             self._counts[name] += 1
-            limit = self._limits.setdefault(name, RateLimit(self._clock))
-            limit.add()
-            count = limit.due()
-        if count:
-            times = f"{count} times, the last time: " if count > 1 else ""
-            logger.warning("refused (%s): %s%s", name, times, on_one_line(detail))
+            self._logs.setdefault(name, RateLimitedLog(logger, self._clock)).error(
+                "refused (%s): %s", name, on_one_line(detail)
+            )
 
     def counts(self) -> Mapping[str, int]:
         """Return the counts by `SOCKET.REASON`."""
@@ -246,12 +199,11 @@ class Refusals:
 class Access:
     """Who may connect, which the authenticators of all of a line's sockets share. Any thread.
 
-    A file or folder of allowed keys that is damaged or cannot be read authorizes nobody. It is
-    logged, and the other keys stay allowed.
+    A file or folder of allowed keys that is damaged or cannot be read authorizes nobody, and is logged.
 
     Args:
         key: the line's key, which is allowed in every role: who can read its private half is the line. None: its
-            sockets can be bound at local addresses only.
+            sockets can be bound at local addresses only, which the configuration sees to.
         allowed: folder of its allow-lists; None: nobody else is allowed.
     """
 
@@ -267,11 +219,7 @@ class Access:
 
     @classmethod
     def read(cls, key: Path | None, allowed: Path | None) -> Self:
-        """Read the files that a line's configuration names.
-
-        Raises:
-            AccessError: there is no folder, or a file in it cannot be read or is not a key.
-        """
+        """Read the files that a line's configuration names; raise an AccessError if one cannot be used."""
         if key is None:
             return cls()
         own = read_key_pair(key)
@@ -283,17 +231,6 @@ class Access:
         for role in ROLES:
             allow_list(allowed, role).all()
         return cls(own, allowed)
-
-    def require_protected(self, name: str, address: str) -> None:
-        """Require that an address is local, or that the line has a key to protect it.
-
-        Args:
-            name: the configuration's key of the address.
-        Raises:
-            AccessError: neither is the case.
-        """
-        if self.key is None and not is_local(address):
-            raise AccessError(unprotected(name, address))
 
     def allows(self, role: Role, key: bytes) -> bool:
         """Return whether a key is allowed in a role, as of the last refresh."""
@@ -342,15 +279,9 @@ def _is_loopback(host: str) -> bool:
 class Authenticator:
     """Authorizes the clients of one socket, which must be the only one that its context binds.
 
-    Created before the socket is bound, by the thread that owns the socket. A thread of its own answers ZeroMQ's
-    authentication requests (ZAP); it ends with the context.
-
-    Args:
-        access: the keys that may connect; it must have the line's own unless the address is local.
-        name: name of the socket among the line's.
-        address: address that will be bound. At a local one, every client may connect.
-    Raises:
-        ZMQError: ZeroMQ cannot authenticate on this socket.
+    Created before the socket is bound to the address. At a local one, every client may connect; for others, the access
+    must have the line's key. A thread of its own answers ZeroMQ's authentication requests (ZAP); it ends with the
+    context.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], access: Access, name: SocketName, address: str) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import sys
 import time
 from abc import ABC, abstractmethod
 from types import TracebackType
@@ -11,7 +12,7 @@ import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.sockets import monitor, monitor_event, ms_until, receive
+from heatline.edge.delivery.sockets import ms_until
 from heatline.edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
 from heatline.edge.wire.commands import (
     Announced,
@@ -57,13 +58,7 @@ def client_socket(
     keys: ClientKeys | None,
     largest_part_bytes: int,
 ) -> zmq.Socket[bytes]:
-    """Return a socket that reconnects to a line by itself, and is not connected yet.
-
-    Args:
-        kind: `zmq.SUB` or `zmq.DEALER`.
-        keys: required by a line on another machine.
-        largest_part_bytes: the socket disconnects from a line that sends a larger part.
-    """
+    """Return a socket that is not connected yet. It reconnects by itself, but not to a line that sends larger parts."""
     socket = context.socket(kind)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
@@ -76,13 +71,7 @@ def client_socket(
 
 
 def connect(socket: zmq.Socket[bytes], address: str, example: str) -> None:
-    """Connect the only socket of its context. If the address is not valid, end both.
-
-    Args:
-        example: a valid address, for the error message.
-    Raises:
-        DeliveryError: the address is not valid.
-    """
+    """Connect the only socket of its context. If the address is not valid, end both, and raise a DeliveryError."""
     try:
         socket.connect(address)
     except zmq.ZMQError as error:
@@ -98,22 +87,19 @@ def describe_refusal(address: str, keys: ClientKeys | None, socket_type: int) ->
 
     ZeroMQ reconnects silently when it is refused. A user must know whether the key or the line is missing, and a
     durable consumer must end in the first case and wait in the second.
-
-    Args:
-        socket_type: type of the client's socket, e.g. `zmq.SUB`.
     """
     with (
         zmq.Context() as context,
         client_socket(context, socket_type, address, keys, -1) as socket,
-        monitor(socket, _OUTCOMES | zmq.EVENT_CONNECTED) as outcomes,
+        socket.get_monitor_socket(_OUTCOMES | zmq.EVENT_CONNECTED) as outcomes,
     ):
         try:
             socket.connect(address)
+            outcome = _next(outcomes, CONNECTED_WITHIN_SECONDS)
+            if outcome == zmq.EVENT_CONNECTED:
+                outcome = _next(outcomes, ANSWERED_WITHIN_SECONDS)
         except zmq.ZMQError:  # the address is not valid, which connecting the client reports
-            return None
-        outcome = _next(outcomes, CONNECTED_WITHIN_SECONDS)
-        if outcome == zmq.EVENT_CONNECTED:
-            outcome = _next(outcomes, ANSWERED_WITHIN_SECONDS)
+            outcome = None
         socket.disable_monitor()
     if outcome is None or not outcome & _FAILURES:
         return None
@@ -129,11 +115,7 @@ def describe_refusal(address: str, keys: ClientKeys | None, socket_type: int) ->
 
 
 def require_authorized(address: str, keys: ClientKeys | None, socket_type: int) -> None:
-    """Require that a line does not refuse this client. If no line is there, none does.
-
-    Raises:
-        AccessError: the line refuses it.
-    """
+    """Raise an AccessError if a line refuses this client. If no line is there, none does."""
     for _ in range(2):  # a line that was just ending, or disconnected another client, looks the same once
         refused = describe_refusal(address, keys, socket_type)
         if refused is None:
@@ -144,8 +126,7 @@ def require_authorized(address: str, keys: ClientKeys | None, socket_type: int) 
 def _next(outcomes: zmq.Socket[bytes], within_s: float) -> int | None:
     if not outcomes.poll(round(within_s * 1000)):
         return None
-    event, _ = monitor_event(outcomes.recv_multipart())
-    return event
+    return int.from_bytes(outcomes.recv_multipart()[0][:2], sys.byteorder)  # pyzmq's own reader imports asyncio
 
 
 class Commander(Client):
@@ -159,7 +140,6 @@ class Commander(Client):
     Args:
         address: the line's `commands.bind`.
         timeout_s: how long to wait for a reply; may be changed between commands.
-        keys: required by a line on another machine.
     Raises:
         DeliveryError: the address is not valid.
     """
@@ -186,14 +166,7 @@ class Commander(Client):
         return reply
 
     def select(self, product: str) -> Selected:
-        """Activate a product; return when it is active.
-
-        Raises:
-            CommandRefusedError: the line refuses the command, and the product before stays active.
-            AccessError: the line does not authorize this client.
-            DeliveryError: no line is there, or no reply came in time.
-            MessageError: the reply is not valid.
-        """
+        """Activate a product; return when it is active. Errors are those of `trigger`."""
         reply = self._granted(SelectRequest, product=product)
         if not isinstance(reply, Selected):
             raise MessageError(f"this is not a reply to a selection: {reply}")
@@ -228,7 +201,7 @@ class Commander(Client):
         until_s = time.monotonic() + self.timeout_s
         self._send(to_bytes(request), until_s)
         while self._socket.poll(ms_until(until_s)):
-            reply = reply_from(receive(self._socket)[-1])
+            reply = reply_from(self._socket.recv_multipart()[-1])
             if reply.request_id == request.request_id:
                 return reply
         # On a new connection, the command is not sent later, and a late reply is not taken for the next command's.

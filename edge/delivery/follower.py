@@ -6,14 +6,14 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client import Client, client_socket, connect, require_authorized
-from heatline.edge.delivery.sockets import ms_until, notice_vanished_peers, receive
+from heatline.edge.delivery.sockets import ms_until, notice_vanished_peers
 from heatline.edge.errors import (
     AccessError,
     DeliveryError,
@@ -22,7 +22,8 @@ from heatline.edge.errors import (
     MessageError,
     SupersededError,
 )
-from heatline.edge.util.text import on_one_line
+from heatline.edge.util.rate_limited_log import FaultLog
+from heatline.edge.util.text import on_one_line, utf8_safe
 from heatline.edge.wire.events import LARGEST_PART_BYTES
 from heatline.edge.wire.following import (
     LARGEST_WINDOW,
@@ -53,8 +54,6 @@ LINGER_MS = 1000
 """For the last acknowledgement."""
 SECONDS_BETWEEN_ACKS = 0.1
 
-R = TypeVar("R", FollowRequest, ForgetRequest)
-
 
 class _Lost(NamedTuple):
     """Stands for deleted events. It is handed out and acknowledged like an event."""
@@ -73,11 +72,10 @@ class Follower(Client):
             for delivered in events:
                 store(delivered.key, delivered.header)
 
-    **An event is acknowledged when the next one is requested**, or by `acknowledge`. Closing the follower acknowledges
-    nothing: the event that the loop held when it ended is delivered again, with the same `key`, to the next follower of
-    that name, as is every event whose acknowledgement did not reach the line. One follower gets no event twice.
-    With `explicit`, only `acknowledge` does, and up to `window` events can be held meanwhile. With `keep_position`,
-    acknowledging only lets the line send more, and `settle` is what stores the position.
+    **An event is acknowledged when the next one is requested**, or by `acknowledge`; with `explicit`, only by the
+    latter. Closing the follower acknowledges nothing: an event whose acknowledgement did not reach the line comes
+    again, with the same `key`, to the next follower of that name. One follower gets no event twice.
+    With `keep_position`, acknowledging only lets the line send more, and `settle` stores the position.
 
     It reconnects by itself. If events were deleted, it raises `EventsLostError` once, and continues when it is asked
     again.
@@ -87,14 +85,12 @@ class Follower(Client):
         name: name of the consumer, under which the line stores its position.
         topics: prefixes of topics, e.g. `verdict.top.DEFECT`; default: all.
         window: number of events that may be in flight, unacknowledged: 1 to 1000.
-        heatmaps: whether events come with their heatmaps.
         start: where a new name begins: with the `first` event in the journal, or with the `next` one.
         timeout_s: seconds without an event after which the iteration ends; None: never.
         explicit: whether requesting the next event acknowledges nothing.
         keep_position: whether all events come again, to the next follower or after `rewind`, that are not settled.
-        keys: required by a line on another machine.
     Raises:
-        DeliveryError: the address, the name or the window is not valid.
+        DeliveryError: the address is not valid.
     """
 
     def __init__(
@@ -117,20 +113,18 @@ class Follower(Client):
         self._settled: Delivered | None = None
         self._stored_seq = 0
         """The last settled event that was told to the line on this connection."""
-        self._request = _checked_request(
-            FollowRequest,
-            name=name,
+        self._request = FollowRequest(
+            name=utf8_safe(name),
             client=uuid.uuid4().hex,
             window=window,
-            topics=list(topics),
+            topics=tuple(map(utf8_safe, topics)),
             heatmaps=heatmaps,
             start=start,
         )
         self._forget_events()
         self._heartbeat_s = HEARTBEAT_SECONDS
         self._received_s = 0.0
-        self._pause_until_s = 0.0
-        self._silent = False
+        self._log = FaultLog(logger)
         self._ended: HeatlineError | None = None
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
@@ -178,10 +172,7 @@ class Follower(Client):
         return batch[0] if batch else None
 
     def receive_batch(self, at_most: int = LARGEST_WINDOW) -> list[Delivered]:
-        """Return the next events, or none if none came in time. The events before are acknowledged, unless `explicit`.
-
-        Raises: as `receive`.
-        """
+        """Return the next events, or none if none came in time; otherwise like `receive`."""
         if not self._explicit:
             self._finish()
         until_s = float("inf") if self._timeout_s is None else time.monotonic() + self._timeout_s
@@ -192,11 +183,7 @@ class Follower(Client):
                 return events
 
     def acknowledge(self, through: Delivered | None = None) -> None:
-        """Acknowledge all events that were handed out, including the last one.
-
-        Args:
-            through: the last event to acknowledge, of those that were handed out together; None: all of them.
-        """
+        """Acknowledge the events that were handed out, through this one; None: all of them."""
         if through is None:
             self._finish()
         else:
@@ -215,11 +202,8 @@ class Follower(Client):
 
     def hold(self) -> None:
         """Receive what has come, and keep it. Call it now and then while you store the last event for long: otherwise a
-        newer client of this name, or a restart of the line, is noticed only at the next event.
-
-        The last event stays unacknowledged; those before it are acknowledged.
-
-        Raises: as `receive`, without EventsLostError.
+        newer client of this name, or a restart of the line, is noticed only at the next event. The last event stays
+        unacknowledged. Errors are those of `receive`, without EventsLostError.
         """
         self._acknowledge(at_once=True)
         while self._take_next(time.monotonic()):
@@ -237,11 +221,7 @@ class Follower(Client):
     # Events that were received, over any number of connections.
 
     def _taken(self, at_most: int) -> list[Delivered]:
-        """Hand out the next events, none if there are none.
-
-        Raises:
-            EventsLostError: the next events were deleted.
-        """
+        """Hand out the next events, none if there are none; raise if they were deleted."""
         taken: list[Delivered] = []
         while self._waiting and len(taken) < at_most:
             if isinstance(self._waiting[0], _Lost) and taken:
@@ -268,11 +248,7 @@ class Follower(Client):
     # Acknowledging.
 
     def _acknowledge(self, at_once: bool) -> None:
-        """Send the acknowledgements that are due, if any.
-
-        Args:
-            at_once: do not wait for more events to acknowledge together.
-        """
+        """Send the acknowledgements that are due; `at_once`: without waiting for more to send together."""
         journal_id, settled = self._journal_id, self._settled
         if self._socket is None or journal_id is None or not self._following:
             return
@@ -300,22 +276,18 @@ class Follower(Client):
     # Receiving.
 
     def _take_next(self, until_s: float) -> bool:
-        """Wait for a message and process it; return whether one came in time."""
+        """Wait for a message and process it; return whether one came in time. After a refusal, it also pauses."""
         if self._ended is not None:
             raise self._ended
         while True:
             if self._socket is None:
-                pause_s = min(self._pause_until_s, until_s) - time.monotonic()
-                time.sleep(max(0.0, pause_s))
-                if self._pause_until_s > until_s:
-                    return False
                 self._follow()
             assert self._socket is not None
             silent_s = self._received_s + HEARTBEATS_MISSED * self._heartbeat_s
             if self._socket.poll(ms_until(min(silent_s, until_s))):
                 self._received_s = time.monotonic()
                 try:
-                    self._take(receive(self._socket))
+                    self._take(self._socket.recv_multipart())
                 except MessageError:
                     self._drop()
                     raise
@@ -328,9 +300,7 @@ class Follower(Client):
 
     def _take_silence(self) -> None:
         """Follow again, unless the line is there and does not authorize this client."""
-        if not self._silent:
-            logger.warning("%s is silent; following again until it answers", self._address)
-        self._silent = True
+        self._log.begin(f"{self._address} is silent", "; following again until it answers")
         answered = self._following
         self._drop()
         if not answered:
@@ -353,11 +323,7 @@ class Follower(Client):
                 raise MessageError(f"this is not a reply to a consumer that follows: {reply}")
 
     def _begin(self, following: Following) -> None:
-        """Start after the event that the line names.
-
-        Raises:
-            MessageError: the reply is for another consumer.
-        """
+        """Start after the event that the line names."""
         if following.name != self._request.name:
             raise MessageError(f"the line follows {following.name!r}, expected {self._request.name!r}")
         before, after_seq, newest_seq = self._journal_id, self._received_seq, self._newest_seq
@@ -376,19 +342,11 @@ class Follower(Client):
                 self._lose(sentence, before, after_seq, max(newest_seq, after_seq), acked_seq)
         self._following, self._position, self._newest_seq = True, acked_seq, following.last_seq
         self._acked_seq, self._stored_seq = acked_seq if following.former is None else -1, acked_seq
-        if self._silent:
-            logger.info("%s answers", self._address)
-        self._silent = False
+        self._log.end(f"{self._address} answers")
         self._heartbeat_s = max(following.heartbeat_s, SHORTEST_HEARTBEAT_SECONDS)
 
     def _add(self, batch: Batch, parts: list[bytes]) -> None:
-        """Add the events of a batch.
-
-        Args:
-            parts: all parts of the message; the batch is the first.
-        Raises:
-            MessageError: the parts do not match the batch, or do not continue what came before.
-        """
+        """Add the events of a batch, the first of these parts. It must continue what came before."""
         events = events_of(batch, parts)
         if not self._following or (batch.journal_id, batch.after_seq) != (self._journal_id, self._position):
             raise MessageError(
@@ -413,12 +371,10 @@ class Follower(Client):
             kind = SupersededError if refused.reason == "superseded" else DeliveryError
             self._ended = kind(f"{self._address} refuses {self._request.name} ({refused.reason}): {refused.detail}")
             raise self._ended
-        if not self._silent:
-            refusal = on_one_line(shortened(f"({refused.reason}): {refused.detail}"))
-            logger.warning("%s refuses %s; following again", self._address, refusal)
-        self._silent = True
+        refusal = on_one_line(shortened(f"({refused.reason}): {refused.detail}"))
+        self._log.begin(f"{self._address} refuses {refusal}", "; following again")
         self._drop()
-        self._pause_until_s = time.monotonic() + PAUSE_SECONDS[refused.reason]
+        time.sleep(PAUSE_SECONDS[refused.reason])
 
     # The socket.
 
@@ -437,14 +393,8 @@ class Follower(Client):
 
 
 def forget(address: str, name: str, timeout_s: float = 10.0, keys: ClientKeys | None = None) -> None:
-    """Remove a consumer: the line retains no events for it any more.
-
-    Raises:
-        AccessError: the line does not authorize this client.
-        DeliveryError: the address is not valid, no line answers, or it refuses.
-        MessageError: the reply is not valid.
-    """
-    request = _checked_request(ForgetRequest, request_id=uuid.uuid4().hex, name=name)
+    """Remove a consumer: the line retains no events for it any more. Errors are those of `Follower.receive`."""
+    request = ForgetRequest(request_id=uuid.uuid4().hex, name=utf8_safe(name))
     with zmq.Context() as context, _connected(context, address, keys) as socket:
         with contextlib.suppress(zmq.Again):  # a line that disconnects at once takes nothing
             socket.send(to_bytes(request), zmq.NOBLOCK)
@@ -454,21 +404,11 @@ def forget(address: str, name: str, timeout_s: float = 10.0, keys: ClientKeys | 
                 f"{address} did not reply within {timeout_s:g} s; is the line running, and is its journal.bind this "
                 "address?"
             )
-        reply = reply_from(receive(socket)[0])
+        reply = reply_from(socket.recv_multipart()[0])
     if isinstance(reply, Refused):
         raise DeliveryError(f"{address} refuses ({reply.reason}): {reply.detail}")
     if reply != Forgotten(request_id=request.request_id, name=name):
         raise MessageError(f"this is not a reply to a forget request: {reply}")
-
-
-def _checked_request(kind: type[R], **content: Any) -> R:
-    """Return a request. Refuse an invalid one without sending it, as the line would."""
-    try:
-        request = msgspec.convert({"type": kind.__struct_config__.tag, **content}, kind)
-        to_bytes(request)
-    except (msgspec.ValidationError, UnicodeEncodeError) as error:
-        raise DeliveryError(f"a line would refuse this request: {error}; see docs/durable.md") from error
-    return request
 
 
 def _connected(context: zmq.Context["zmq.Socket[bytes]"], address: str, keys: ClientKeys | None) -> zmq.Socket[bytes]:

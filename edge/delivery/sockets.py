@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import socket as sockets
-import struct
 import time
 from pathlib import Path
 
@@ -13,8 +12,6 @@ import zmq
 from heatline.edge.errors import DeliveryError
 
 GONE_AFTER_MS = 3000
-_MONITOR = "inproc://monitor"
-_EVENT_AND_VALUE = struct.Struct("=Hi")
 
 
 def notice_vanished_peers(socket: zmq.Socket[bytes]) -> None:
@@ -38,9 +35,7 @@ def bind(socket: zmq.Socket[bytes], address: str) -> None:
     """Bind an address that no other program has bound.
 
     For ipc, ZeroMQ silently takes the path from its owner, and deletes a file there, so this function looks first.
-
-    Raises:
-        ZMQError: the address cannot be bound; `cannot_bind` describes it.
+    `cannot_bind` describes the ZMQError of an address that cannot be bound.
     """
     scheme, _, path = address.partition("://")
     if scheme == "ipc":
@@ -54,50 +49,11 @@ def bind(socket: zmq.Socket[bytes], address: str) -> None:
 
 
 def cannot_bind(key: str, address: str, error: zmq.ZMQError) -> DeliveryError:
-    """Return the error of an address that `bind` could not bind.
-
-    Args:
-        key: names the address in the line's file.
-    """
+    """Return the error of an address that `bind` could not bind, which this key of the line's file names."""
     return DeliveryError(
         f"{address} cannot be bound ({error.strerror}); another line may use it, it is not an address of this machine, "
         f"or its folder does not exist; set {key}"
     )
-
-
-def monitor(socket: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
-    """Start the socket monitor of a socket. Only one socket of a context can be monitored.
-
-    Args:
-        events: the events to report, e.g. `zmq.EVENT_DISCONNECTED`.
-    Returns: a socket that receives the reports, for `monitor_event`. The caller closes it.
-    """
-    socket.monitor(_MONITOR, events)
-    reports: zmq.Socket[bytes] = socket.context.socket(zmq.PAIR)
-    reports.setsockopt(zmq.RCVHWM, 0)  # ZeroMQ blocks if the queue is full
-    reports.connect(_MONITOR)
-    return reports
-
-
-def monitor_event(parts: list[bytes]) -> tuple[int, int]:
-    """Return the event, such as `zmq.EVENT_CLOSED`, and its value, from a message of a socket monitor.
-
-    The parser of pyzmq is not used: its module imports asyncio, which makes the start of a line a tenth slower.
-
-    >>> monitor_event([b"\\x00\\x02\\x08\\x00\\x00\\x00", b"tcp://127.0.0.1:5556"])
-    (512, 8)
-    """
-    event, value = _EVENT_AND_VALUE.unpack(parts[0])
-    return event, value
-
-
-def receive(socket: zmq.Socket[bytes]) -> list[bytes]:
-    """Return the parts of a message that has arrived.
-
-    Raises:
-        Again: none has.
-    """
-    return socket.recv_multipart(zmq.NOBLOCK)
 
 
 def ms_until(then_s: float) -> int | None:

@@ -4,13 +4,13 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client import Client, client_socket, connect
-from heatline.edge.delivery.sockets import notice_vanished_peers, receive
+from heatline.edge.delivery.sockets import notice_vanished_peers
 from heatline.edge.wire.events import LARGEST_PART_BYTES, CountedEvent, Counts, Message, StatusEvent, from_frames
 
 SILENT_AFTER_SECONDS = 3.0
@@ -39,71 +39,49 @@ class Gap:
 
 
 class GapDetector:
-    """Follows the counts of one line, for the topics that are subscribed to.
-
-    Args:
-        prefixes: prefixes of the subscribed topics.
-    """
+    """Follows the counts of one line, for the topics with these prefixes."""
 
     def __init__(self, prefixes: Iterable[str]) -> None:
         self._prefixes = tuple(prefixes)
-        self._counts: dict[bool, _Count] = {}
-        """The count of the current journal, and under False that of the current boot."""
+        self._since: dict[str, int] = {}
+        """By count, which is a journal or a boot: only events after this one concern the subscriber."""
+        self._last: dict[tuple[str, str], int] = {}
+        """By count and topic, the last event that is known."""
         self._knows_counts = False
         """A status has named the counts: a count that is new after that began after the subscriber joined."""
         self._journal_id: str | None = None
 
     def event(self, event: CountedEvent) -> Gap | None:
         """Record an event; return the gap before it, if there is one."""
-        previous = event.previous_seq
-        count = self._count(event.journal_id, event.boot_id, event.seq - 1)
-        known = count.topics.get(event.topic, count.since)
-        count.topics[event.topic] = event.seq
-        return Gap(event.journal_id, event.boot_id, event.topic, known, previous) if previous > known else None
+        journal_id, boot_id, topic, previous = event.journal_id, event.boot_id, event.topic, event.previous_seq
+        known = self._advance(journal_id, boot_id, topic, event.seq, event.seq - 1)
+        return Gap(journal_id, boot_id, topic, known, previous) if previous > known else None
 
     def counts(self, counts: Counts, boot_id: str) -> list[Gap]:
         """Record the counts of a status; return the gaps up to there."""
         found = []
         for journal_id, topics in ((None, counts.unjournalled), (counts.journal_id, counts.journalled)):
-            if not topics:
-                continue
-            count = self._count(journal_id, boot_id, max(topics.values()))
+            newest = max(topics.values(), default=0)
             for topic, last_seq in topics.items():
-                known = count.topics.get(topic, count.since)
-                count.topics[topic] = last_seq
+                known = self._advance(journal_id, boot_id, topic, last_seq, newest)
                 if topic.startswith(self._prefixes) and last_seq > known:
                     found.append(Gap(journal_id, boot_id, topic, known, last_seq))
         self._knows_counts = True
         self._journal_id = counts.journal_id or self._journal_id
         return found
 
-    def _count(self, journal_id: str | None, boot_id: str, before: int) -> "_Count":
-        """Return a count, as far as it is known.
+    def _advance(self, journal_id: str | None, boot_id: str, topic: str, seq: int, before: int) -> int:
+        """Record the last event of a topic; return the one that was known before.
 
-        A count that is new after the first status began after the subscriber joined, so all of its events concern the
-        subscriber. Of a count that is known at joining, only later events do. The position of a journal is unknown
-        while it cannot be read.
-
-        Args:
-            before: number of events that were counted before this message.
+        All events of a count that is new after the first status concern the subscriber; of a count that it finds at
+        joining, only those after `before` do. The position of a journal is unknown while it cannot be read.
         """
-        name, is_journal = journal_id or boot_id, journal_id is not None
-        if is_journal not in self._counts or self._counts[is_journal].name != name:
-            is_new = self._knows_counts and (not is_journal or self._journal_id is not None)
-            self._counts[is_journal] = _Count(name, since=0 if is_new else before)
-        return self._counts[is_journal]
-
-
-@dataclass
-class _Count:
-    """How far a count is known."""
-
-    name: str
-    """Id of the journal or of the boot."""
-    since: int
-    """Only events after this one concern the subscriber."""
-    topics: dict[str, int] = field(default_factory=dict)
-    """The last event of each topic."""
+        count = journal_id or boot_id
+        is_new = self._knows_counts and (journal_id is None or self._journal_id is not None)
+        since = self._since.setdefault(count, 0 if is_new else before)
+        known = self._last.get((count, topic), since)
+        self._last[count, topic] = seq
+        return known
 
 
 @dataclass(frozen=True)
@@ -151,8 +129,7 @@ class Subscriber(Client):
     Args:
         address: the line's `events.bind`.
         topics: prefixes of topics, e.g. `verdict.top.DEFECT`; default: all.
-        timeout_s: seconds without a message after which the iteration ends, `LineLost` not counted; None: never.
-        keys: required by a line on another machine.
+        timeout_s: seconds without a message or notice after which the iteration ends; None: never.
     Raises:
         DeliveryError: the address is not valid.
     """
@@ -173,8 +150,6 @@ class Subscriber(Client):
         self._boot_id: str | None = None
         self._silent_since_s: float | None = None
         """Start of a silence that counts; None: the line is lost, has stopped, or has sent nothing yet."""
-        self._until_s: float | None = None
-        """End of the wait that a `LineLost` interrupted; None: the next call starts a new wait."""
         self._context = zmq.Context()
         self._socket = client_socket(self._context, zmq.SUB, address, keys, LARGEST_PART_BYTES)
         notice_vanished_peers(self._socket)
@@ -188,25 +163,17 @@ class Subscriber(Client):
             yield received
 
     def receive(self) -> Received | None:
-        """Return the next message or notice, or None if none came in time.
-
-        Raises:
-            MessageError: the message is not valid.
-        """
-        until_s = time.monotonic() + self._timeout_s if self._until_s is None else self._until_s
-        self._until_s = None
+        """Return the next message or notice, or None if none came in time. A message may be a MessageError."""
+        until_s = time.monotonic() + self._timeout_s
         while not self._ready:
             left_ms = max(0.0, (until_s - time.monotonic()) * 1000)
             if self._socket.poll(int(min(left_ms, TICK_EVERY_MS))):
-                self._take(receive(self._socket))
+                self._take(self._socket.recv_multipart())
             else:
                 self._note_silence()
             if not self._ready and time.monotonic() >= until_s:
                 return None
-        received = self._ready.popleft()
-        if isinstance(received, LineLost):
-            self._until_s = until_s
-        return received
+        return self._ready.popleft()
 
     def close(self) -> None:
         """Close the socket; may be called twice."""
@@ -245,12 +212,7 @@ class Subscriber(Client):
 
 
 def next_status(address: str, timeout_s: float, keys: ClientKeys | None = None) -> StatusEvent | None:
-    """Return the next status of a line, or None if none came in time. A line sends one about once a second.
-
-    Raises:
-        DeliveryError: the address is not valid.
-        MessageError: the message is not valid.
-    """
+    """Return the next status of a line, or None if none came in time. A line sends one about once a second."""
     with Subscriber(address, topics=[STATUS], timeout_s=timeout_s, keys=keys) as events:
         for received in events:
             if isinstance(received, Message) and isinstance(received.event, StatusEvent):

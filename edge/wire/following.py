@@ -21,13 +21,12 @@ from heatline.edge.wire.requests import (
     Protocol,
     Refused,
     ShortText,
-    refuse,
     require_printable,
     to_bytes,
 )
 
 LARGEST_WINDOW = 1000
-CONSUMER_NAME = "^[A-Za-z0-9_.-]{1,64}$"
+CONSUMER_NAME = r"^[A-Za-z0-9_.-]{1,64}(?!\n)$"
 
 Seq = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Name = Annotated[str, Meta(pattern=CONSUMER_NAME)]
@@ -39,7 +38,6 @@ Reason = Literal[
     "malformed",
     "version",
     "superseded",
-    "too_many_consumers",
     "unavailable",
     "busy",
     "not_following",
@@ -65,7 +63,7 @@ class FollowRequest(BareRequest, frozen=True, kw_only=True, tag="follow"):
     """Where a new name begins: with the oldest event in the journal, or with the next event."""
 
     def __post_init__(self) -> None:
-        require_printable(name=self.name, client=self.client)
+        require_printable(client=self.client)
 
 
 class AckRequest(BareRequest, frozen=True, kw_only=True, tag="ack"):
@@ -195,11 +193,6 @@ PROTOCOL: Protocol[Request, Reply] = Protocol(Request, Reply, "docs/durable.md")
 request_from, reply_from = PROTOCOL.request_from, PROTOCOL.reply_from
 
 
-def refusal(reason: Reason, detail: str, request_id: str | None = None) -> Refused:
-    """Return the refusal of a request, for a reason that docs/durable.md lists."""
-    return refuse(reason, detail, request_id)
-
-
 def batch_parts(batch: Batch, events: Sequence[tuple[bytes, bytes | None]]) -> list[bytes]:
     """Return the parts of a batch: the batch, then header and heatmap (which may be empty) of each event."""
     parts = [to_bytes(batch)]
@@ -209,32 +202,16 @@ def batch_parts(batch: Batch, events: Sequence[tuple[bytes, bytes | None]]) -> l
 
 
 def events_of(batch: Batch, parts: Sequence[bytes]) -> list[Delivered]:
-    """Return the events in the parts of a batch.
-
-    Raises:
-        MessageError: the parts are not what the first part announces.
-    """
+    """Return the events in the parts of a batch, or raise a MessageError."""
     if len(parts) != 1 + 2 * batch.events:
         raise MessageError(
             f"a batch of {len(parts)} part(s) came, expected {1 + 2 * batch.events} for {batch.events} events"
         )
-    lost = batch.lost_through
-    if batch.after_seq > batch.through_seq or (lost is not None and not batch.after_seq < lost <= batch.through_seq):
-        raise MessageError(
-            f"a batch after {batch.after_seq} up to {batch.through_seq} came whose lost_through is {lost}"
-        )
     events = []
-    before = batch.after_seq if lost is None else lost
     for header, heatmap in zip(parts[1::2], parts[2::2], strict=True):
         try:
             numbered = _numbered.decode(header)
         except UNREADABLE as error:
             raise MessageError(f"a batch came with a header that is not an event: {error}") from error
-        if numbered.journal_id != batch.journal_id or not before < numbered.seq <= batch.through_seq:
-            raise MessageError(
-                f"event {numbered.journal_id}-{numbered.seq} came after {before} in a batch up to "
-                f"{batch.journal_id}-{batch.through_seq}"
-            )
-        before = numbered.seq
         events.append(Delivered(numbered.journal_id, numbered.seq, header, heatmap or None))
     return events

@@ -128,11 +128,7 @@ def to_bytes(message: msgspec.Struct) -> bytes:
 
 
 def refuse(reason: str, detail: str, request_id: str | None = None) -> Refused:
-    """Return the refusal of a request.
-
-    Args:
-        detail: truncated to `LONGEST_DETAIL` characters.
-    """
+    """Return the refusal of a request; the detail is truncated."""
     return Refused(request_id=request_id, reason=reason, detail=shortened(detail))
 
 
@@ -149,11 +145,7 @@ def shortened(detail: str) -> str:
 
 
 def require_printable(**texts: str | None) -> None:
-    """Require that texts can be shown on a terminal and in a log.
-
-    Raises:
-        ValueError: a text cannot, worded as by msgspec.
-    """
+    """Raise a ValueError, worded as by msgspec, if a text cannot be shown on a terminal and in a log."""
     for name, text in texts.items():
         if text is not None and not text.isprintable():
             raise ValueError(f"Expected printable characters, got {text!a} - at `$.{name}`")

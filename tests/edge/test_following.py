@@ -26,11 +26,10 @@ from heatline.edge.wire.following import (
     Request,
     batch_parts,
     events_of,
-    refusal,
     reply_from,
     request_from,
 )
-from heatline.edge.wire.requests import SCHEMA_VERSION, Refused, to_bytes
+from heatline.edge.wire.requests import SCHEMA_VERSION, Refused, refuse, to_bytes
 from tests.edge.follow_examples import DATA, EVENTS, HEADERS, JOURNAL, PNG, REPLIES, REQUESTS, frames_of
 from tests.edge.wire_examples import unpack
 
@@ -131,7 +130,7 @@ def test_invalid_requests_are_refused_in_one_short_sentence() -> None:
         assert excerpt.lower() in reply.detail.lower(), content  # msgspec 0.22 and 0.23 differ in case
         assert "\n" not in reply.detail
         assert len(to_bytes(reply)) < 1000
-    assert len(refusal("malformed", "x" * 10_000).detail) == 300
+    assert len(refuse("malformed", "x" * 10_000).detail) == 300
 
 
 def test_a_refusal_has_the_request_id_if_it_is_readable() -> None:
@@ -220,13 +219,6 @@ def test_events_of_later_types_and_versions_are_passed_on_unparsed() -> None:
 PARTS = frames_of(batch())
 INVALID_BATCHES: list[tuple[Batch, list[bytes], str]] = [
     (batch(), PARTS[:-1], "a batch of 4 part"),
-    (batch(through_seq=9), PARTS, "event .*-10 came after 8 in a batch up to .*-9"),
-    (batch(after_seq=8), PARTS, "event .*-8 came after 8"),
-    (batch(journal_id="other"), PARTS, "event .*-8 came"),
-    (batch(after_seq=12), PARTS, "a batch after 12 up to 11"),
-    (batch(lost_through=7), PARTS, "whose lost_through is 7"),
-    (batch(lost_through=12), PARTS, "whose lost_through is 12"),
-    (batch(), [b"", HEADERS[0], b"", HEADERS[0], b""], "event .*-8 came after 8"),
     (batch(), [b"", b"{}", b"", HEADERS[0], b""], "not an event"),
 ]
 

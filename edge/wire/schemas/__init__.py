@@ -2,21 +2,11 @@
 
 from inspect import cleandoc
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
-from heatline.edge.wire import commands, following, requests
-from heatline.edge.wire.events import (
-    SCHEMA_VERSION,
-    AlarmEvent,
-    ChangeEvent,
-    DriftEvent,
-    JournalEvent,
-    ReviewEvent,
-    StatusEvent,
-    VerdictEvent,
-)
+from heatline.edge.wire import commands, events, following, requests
 
 FOLDER = Path(__file__).parent
 
@@ -24,13 +14,7 @@ FOLDER = Path(__file__).parent
 def schemas() -> dict[str, bytes]:
     """Return the text of each schema by file name."""
     messages: list[tuple[str, int, Any]] = [
-        ("verdict", SCHEMA_VERSION, VerdictEvent),
-        ("status", SCHEMA_VERSION, StatusEvent),
-        ("alarm", SCHEMA_VERSION, AlarmEvent),
-        ("drift", SCHEMA_VERSION, DriftEvent),
-        ("change", SCHEMA_VERSION, ChangeEvent),
-        ("journal", SCHEMA_VERSION, JournalEvent),
-        ("review", SCHEMA_VERSION, ReviewEvent),
+        *((str(each.__struct_config__.tag), events.SCHEMA_VERSION, each) for each in get_args(events.Event)),
         ("command-request", requests.SCHEMA_VERSION, commands.Request),
         ("command-reply", requests.SCHEMA_VERSION, commands.Reply),
         ("follow-request", requests.SCHEMA_VERSION, following.Request),
