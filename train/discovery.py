@@ -22,15 +22,13 @@ from heatline.train.readers import LabelledFolder, LabelledImage, read_folder
 from heatline.train.readers.folder import LABELS_ONLY, list_folder, truths_in
 from heatline.train.readers.labelled import find_scheme, lone_label, why_not_validated
 
-# Near-duplicate pictures: in different parts of a split they make a model's figures too good.
+# Near-duplicate pictures make a model's figures too good if they are in different parts of a split.
 #
-# Pictures are compared by thumbnails after a high-pass filter, which removes differences of exposure. Two pictures are
-# near-duplicates if their thumbnails correlate by at least `SAME_PICTURE`, or by at least `SAME_THING` after the mean
-# of all thumbnails is subtracted: what all pictures of a fixed camera share says nothing about a pair.
-#
-# Of five real sets with known groups, the thresholds find all pictures of HRIPCB's boards, 0.76 of magnetic tile's
-# blocks and 0.68 of BSData's places with 3 % false pairs at most, and nearly none where the pictures of a group show
-# different parts of it (DeepPCB, KolektorSDD): that none are found proves nothing.
+# Pictures are compared by thumbnails after a high-pass filter, which removes differences of exposure. Two of them are
+# near-duplicates if they correlate by `SAME_PICTURE`, or by `SAME_THING` after the mean of all is subtracted: what all
+# pictures of a fixed camera share says nothing about a pair. Of five real sets, this finds all pictures of HRIPCB's
+# boards, 0.76 of magnetic tile's blocks and 0.68 of BSData's places with 3 % false pairs at most, and nearly none where
+# pictures of a group show different parts of it (DeepPCB, KolektorSDD): that none are found proves nothing.
 
 THUMBNAIL_PX = 32
 HIGH_PASS_SIGMA_PX = 4.0

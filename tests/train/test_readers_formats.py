@@ -311,8 +311,11 @@ DAMAGE: list[tuple[Callable[[Path], Path], str]] = [
     (lambda at: labelme_text(at, '{"shapes": ['), r"p.json is not a LabelMe annotation \(Input data was truncated"),
     (lambda at: labelme_text(at, '{"x":' + "[" * 100_000), "p.json is not a LabelMe annotation"),
     (lambda at: labelme_text(at, "{}"), "missing required field `shapes`"),
-    (lambda at: labelme(at, ("a", "linestrip", [[1, 1], [5, 5]])), r"has a linestrip \(a, shape 1\); expected poly"),
-    (lambda at: labelme(at, ("a", "rectangle", [[1, 1]])), "of 1 points; expected 2"),
+    (
+        lambda at: labelme(at, ("a", "linestrip", [[1, 1], [5, 5]])),
+        r"has a linestrip \(a, shape 1\) of 2 points; expected a poly",
+    ),
+    (lambda at: labelme(at, ("a", "rectangle", [[1, 1]])), "of 1 points; expected a polygon, or"),
     (lambda at: labelme(at, ("a", "polygon", [[1, 1], [2, 2]])), "has 2 corners; expected at least 3"),
     (lambda at: labelme(at, ("a", "polygon", [[1, 1], [9, 2], [50, 2]])), r"polygon \(a, shape 1\) that does not lie"),
     (lambda at: labelme(at, TRIANGLE, imageWidth=41), "was made for a picture of 30x41 px"),

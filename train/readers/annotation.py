@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import cv2
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,13 +23,19 @@ def stop(file: Path, error: InputError) -> None:
     raise error
 
 
-# The shapes of annotations (boxes, polygons, circles, runs), and the pixels that each covers.
-#
-# Coordinates count px from 0 at the picture's upper left pixel, unless they are relative. Annotation tools round, and
-# count from 0 or from 1, so a shape may extend beyond its picture by `SLACK_PX` and is clipped there. A shape that
-# extends further is an error: it belongs to another picture.
+T = TypeVar("T")
+
+
+def read_json(file: Path, kind: type[T], name: str) -> T:
+    """Read an annotation of the format of this name."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=kind)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{file} is not a {name} annotation ({error}); expected its JSON, export it again") from error
+
 
 SLACK_PX = 1
+"""By which a shape may extend beyond its picture, from rounding, and is clipped; px count from 0 at the upper left."""
 
 
 class Shape(Protocol):

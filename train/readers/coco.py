@@ -12,7 +12,7 @@ import msgspec
 
 from heatline.edge.errors import InputError
 from heatline.edge.picture_folders import Place
-from heatline.train.readers.annotation import Annotation, Box, MarkedObject, Marks, Polygon, Runs, Shape
+from heatline.train.readers.annotation import Annotation, Box, MarkedObject, Marks, Polygon, Runs, Shape, read_json
 
 
 class _Image(msgspec.Struct):
@@ -76,12 +76,7 @@ class CocoObjects(Annotation):
 def read(files: Mapping[Path, Place], classes: frozenset[str] | None) -> Iterator[tuple[Place, CocoObjects]]:
     """Read files of annotations; return them with the places of their pictures."""
     for file, (*folders, _) in files.items():
-        try:
-            content = msgspec.json.decode(file.read_bytes(), type=_File)
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise InputError(
-                f"{file} is not a COCO annotation ({error}); expected its JSON, export it again"
-            ) from error
+        content = read_json(file, _File, "COCO")
         names = {category.id: category.name for category in content.categories}
         objects: dict[int | str, list[_Object]] = {image.id: [] for image in content.images}
         for entry in content.annotations:

@@ -17,15 +17,6 @@ from heatline.edge.picture_folders import DEFECTIVE, GOOD
 from heatline.edge.util.text import encode_json, format_count, utf8_safe
 from heatline.train.readers.annotation import Annotation
 
-# Which part of a file name names the thing that the picture shows, if nothing else does.
-#
-# Names such as `board07_cam2_0013` or `kos01_Part4` follow a scheme: the thing comes first and a counter last. So the
-# leftmost part that differs between names, but is not different in every name, is taken as the thing. Parts that are a
-# condition of the photograph (`exp3`, `cam2`) are skipped: one thing is photographed under several conditions.
-#
-# The guess may be wrong. It prefers few, large groups: a group that is too large costs data, but a divided one makes
-# the figures too good.
-
 SEPARATORS = r"_\-. +()"
 FEWEST_GROUPS = 3
 """Fewer groups cannot be split into train, val and test."""
@@ -40,7 +31,10 @@ _CONDITION = re.compile(
 def find_scheme(paths: Sequence[PurePath]) -> tuple[list[str], str] | None:
     """Find the part of file names that names a thing; return each name's thing, and a phrase for the part.
 
-    None: there is no scheme, or it gives fewer than `FEWEST_GROUPS` groups.
+    In names such as `board07_cam2_0013`, the thing comes first and a counter last. So the leftmost part that differs,
+    but not in every name, is the thing, unless it is a condition of the photograph. This prefers few, large groups: a
+    group that is too large costs data, but a divided one makes the figures too good. None: there is no such part, or it
+    gives fewer than `FEWEST_GROUPS` groups.
 
     Args:
         paths: below the folder. Parts that repeat a folder or the label are no scheme: `good/good_001.png` and

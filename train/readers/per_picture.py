@@ -25,18 +25,19 @@ from heatline.train.readers.annotation import (
     RelativeBox,
     RelativePolygon,
     Shape,
+    read_json,
 )
 
-# Boxes in DeepPCB's text files: one file per picture, with its stem, and a line `x1 y1 x2 y2 type` per defect.
-#
-# Spaces or commas separate the numbers. Px count from 0; x1 and y1 belong to the box, x2 and y2 do not. DeepPCB does
-# not document this; of 2,149 of its boxes (every fourth file), the defect reaches column x1 in 28, row y1 in 42, column
-# x2 in 5 and row y2 in none. Type numbers are those of its README; an unknown number is its own class name.
-
 TYPES = {1: "open", 2: "short", 3: "mousebite", 4: "spur", 5: "copper", 6: "pin-hole"}
+"""Of DeepPCB's README; an unknown number is its own class name."""
 
 
 class DeepPcbBoxes(Annotation):
+    """A line `x1 y1 x2 y2 type` per defect; px count from 0, and x2 and y2 do not belong to the box.
+
+    DeepPCB does not document this; of 2,149 of its boxes, the defect reaches column x1 in 28 and column x2 in 5.
+    """
+
     def marks(self) -> Marks:
         return Marks(None, tuple(self._box(number, line) for number, line in self.lines()), TYPES.values())
 
@@ -52,13 +53,8 @@ class DeepPcbBoxes(Annotation):
         )
 
 
-# Boxes in Pascal VOC XML: one file per picture, with the picture's stem, and one `object/bndbox` per defect.
-#
-# Boxes overstate defects: in the study's PCB images the changed pixels cover about a sixth of their box.
-
-
 class VocBoxes(Annotation):
-    """The boxes of one picture. VOC counts px from 1; both corners belong to the box."""
+    """Pascal VOC's XML, an `object/bndbox` per defect; px count from 1, and both corners belong to the box."""
 
     def marks(self) -> Marks:
         try:
@@ -95,12 +91,6 @@ class VocBoxes(Annotation):
             ) from error
 
 
-# Polygons in LabelMe's JSON: one file per picture, with the picture's stem.
-#
-# A shape is a polygon, a rectangle (two opposite corners) or a circle (centre and a point on the rim). Lines and points
-# have no area and are refused. Coordinates are rounded to whole px.
-
-
 class _Shape(msgspec.Struct):
     label: str
     points: list[tuple[float, float]]
@@ -113,17 +103,11 @@ class _File(msgspec.Struct, rename="camel"):
     image_width: int | None = None
 
 
-_decoder = msgspec.json.Decoder(_File)
-
-
 class LabelMePolygons(Annotation):
+    """LabelMe's JSON: polygons, rectangles (two opposite corners) and circles (centre and a point on the rim)."""
+
     def marks(self) -> Marks:
-        try:
-            content = _decoder.decode(self.file.read_bytes())
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise InputError(
-                f"{self.file} is not a LabelMe annotation ({error}); expected its JSON, save it again"
-            ) from error
+        content = read_json(self.file, _File, "LabelMe")
         height, width = content.image_height, content.image_width
         size = None if height is None or width is None else (height, width)
         return Marks(size, tuple(self._mark(number, shape) for number, shape in enumerate(content.shapes, start=1)))
@@ -143,11 +127,9 @@ class LabelMePolygons(Annotation):
             case "circle" if len(points) == 2:
                 (x, y), (rim_x, rim_y) = points
                 return Circle(x, y, hypot(rim_x - x, rim_y - y))
-            case "rectangle" | "circle":
-                raise InputError(f"{self.file} has a {description} of {len(points)} points; expected 2, draw it again")
         raise InputError(
-            f"{self.file} has a {description}; expected polygons, rectangles or circles, as only they have an area: "
-            "draw one of these"
+            f"{self.file} has a {description} of {len(points)} points; expected a polygon, or a rectangle or circle of "
+            "2 points: draw one of these"
         )
 
 
@@ -176,14 +158,8 @@ class MaskPng(Annotation):
         return np.asarray(colours.any(axis=2))
 
 
-# Objects in YOLO's text files: one file per picture, with its stem, and a line per object.
-#
-# A line is `class cx cy w h`, a box by its centre and size, or `class x1 y1 x2 y2 x3 y3 ...`, a polygon. Coordinates
-# are shares of the picture's width and height, 0 to 1; what extends beyond the picture by less than `SLACK` of it, from
-# rounding, is clipped. A box may end with the confidence of a detector, which is ignored. Names of classes come from
-# one of the files `NAMES`; without them, a class has its number for a name.
-
 SLACK = 0.1
+"""Share of the picture by which a shape of YOLO may extend beyond it, from rounding, and is clipped."""
 
 NAMES = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names")
 """Files that name classes, beside the folder of the pictures or of the annotations."""
@@ -195,6 +171,11 @@ class _Dataset(msgspec.Struct):
 
 @dataclass(frozen=True)
 class YoloObjects(Annotation):
+    """A box `class cx cy w h` or a polygon `class x1 y1 x2 y2 x3 y3 ...` per line, in shares of the picture.
+
+    A box may end with the confidence of a detector, which is ignored. A class without a name has its number for one.
+    """
+
     names: Mapping[int, str]
 
     def marks(self) -> Marks:
