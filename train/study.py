@@ -42,45 +42,32 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 
 
 class StudyModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A model, by its name in `heatline train`."""
-
     name: Name
-    weights: str = "imagenet"
-    """A value of `model.weights`."""
-
-    def settings(self) -> dict[str, Any]:
-        """Return the keys of `heatline train`."""
-        return {"model": self.name, "model.weights": self.weights}
+    """Value of `model` in `heatline train`."""
+    settings: dict[str, Any] = {}
+    """Further keys of its trainings, such as `model.weights`."""
 
 
 class StudyData(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A data set, and its split."""
-
     name: Name
     folder: str
     """Folder below the folder of all data sets."""
-    truth: Literal["masks", "derived_masks", "polygons", "coco", "yolo", "boxes", "labels"] | None = None
-    """Truth of the training; None: the first that the folder has."""
-    group: str | None = None
-    """Column of `labels.csv` that names groups; None: "group"."""
-    pattern: str | None = None
-    """Instead, a regular expression on file names; its first parenthesis is the group."""
+    settings: dict[str, Any] = {}
+    """Keys of its trainings: `truth`, `split.group` and so on."""
     leave_one_out: Annotated[list[Name], Meta(min_length=3)] | None = None
     """Groups that are tested one at a time, in this order; None: one split by fractions."""
 
-    def settings(self, fold: str) -> dict[str, Any]:
-        """Return the keys of `heatline train` that split the data for a fold.
+    def split(self, fold: str) -> dict[str, Any]:
+        """Return the keys that split the data for a fold.
 
         The group after the tested one in sorted order, and the first after the last, chooses the best checkpoint. All
         other groups train.
         """
-        keys = {"truth": self.truth, "split.group": self.group, "split.pattern": self.pattern}
-        chosen = {key: value for key, value in keys.items() if value is not None}
         if self.leave_one_out is None:
-            return chosen
+            return {}
         order = sorted(self.leave_one_out)
         validating = order[(order.index(fold) + 1) % len(order)]
-        return chosen | {"split.val": [validating], "split.test": [fold]}
+        return {"split.val": [validating], "split.test": [fold]}
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -92,8 +79,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     def runs(self) -> list["Run"]:
         """Return all runs in the order of work: every model on the first fold of every data set, then further folds."""
         folds = [[(data, fold) for fold in data.leave_one_out or [SPLIT]] for data in self.data]
+        common = {"recipe": "finetune"} | self.settings
         return [
-            Run(data, fold, model, {"recipe": "finetune"} | self.settings | model.settings() | data.settings(fold))
+            Run(data, fold, model, common | data.settings | data.split(fold) | {"model": model.name} | model.settings)
             for each in zip_longest(*folds)
             for data, fold in filter(None, each)
             for model in self.models

@@ -30,15 +30,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[2]
 PLAN = """
 models:
-  - {name: test_efficientnet, weights: none}
-  - {name: test_vit, weights: none}
+  - {name: test_efficientnet, settings: {model.weights: none}}
+  - {name: test_vit, settings: {model.weights: none}}
 data:
-  - {name: blobs, folder: blobs, truth: masks}
+  - {name: blobs, folder: blobs, settings: {truth: masks}}
 settings:
   {recipe: finetune, recipe.steps: 4, recipe.batch: 4, recipe.validate_every: 2, split.fractions: [0.5, 0.25, 0.25],
    tiles.tile_px: 64, recipe.jitter_px: 20, trainer.precision: 32-true}
 """
-ONE_MODEL = PLAN.replace("  - {name: test_vit, weights: none}\n", "")
+ONE_MODEL = PLAN.replace("  - {name: test_vit, settings: {model.weights: none}}\n", "")
 FIRST, SECOND = "blobs/split/test_efficientnet", "blobs/split/test_vit"
 
 
@@ -172,7 +172,7 @@ def test_the_status_prints_the_progress_and_does_nothing(data: Path, tmp_path: P
     assert re.search(rf"^ *{FIRST} +to do", shown.stdout, flags=re.MULTILINE)
     assert "0 of 2 runs are evaluated" in shown.stdout
     assert not out.exists()
-    more = PLAN.replace("settings:", "  - {name: gears, folder: gears}\nsettings:")
+    more = PLAN.replace("\nsettings:", "\n  - {name: gears, folder: gears}\nsettings:")
     shown = command(data, out, tmp_path, more, "--status", "--json")
     assert [run["state"] for run in json.loads(shown.stdout)["runs"]] == ["to do", "to do"]
     assert f"gears is left out: {data} does not have it" in shown.stderr
@@ -257,7 +257,7 @@ def test_ctrl_c_ends_a_study_in_good_order(data: Path, tmp_path: Path) -> None:
 
 def test_a_failed_run_does_not_stop_others_and_the_exit_code_is_11(data: Path, tmp_path: Path) -> None:
     """There is no group z to test."""
-    text = ONE_MODEL.replace("truth: masks", "truth: masks, leave_one_out: [z, a, c]")
+    text = ONE_MODEL.replace("{truth: masks}", "{truth: masks}, leave_one_out: [z, a, c]")
     fails, works = "blobs/z/test_efficientnet", "blobs/a/test_efficientnet"
     lines: list[str] = []
     status = work(Study(plan(text), data, tmp_path / "study", ["*/z/*", "*/a/*"]), lines)

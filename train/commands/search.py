@@ -3,7 +3,7 @@
 import click
 import msgspec
 
-from heatline.edge.cli.output import json_option, print_facts, print_json, print_table, progress_console
+from heatline.edge.cli.output import json_option, print_facts, print_json, print_table, visible
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.process import sigterm_as_ctrl_c
 
@@ -36,11 +36,7 @@ def search(overrides: tuple[str, ...], as_json: bool) -> None:
     require_extra("train")
     from heatline.train.search import search as run_search
 
-    console = progress_console()
-    report = run_search(
-        overrides,
-        report_line=lambda line: console.print(line, soft_wrap=True, markup=False, highlight=console.is_terminal),
-    )
+    report = run_search(overrides, report_line=lambda line: click.echo(visible(line), err=True))
     if as_json:
         print_json(msgspec.to_builtins(report))
         return

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from heatline.edge.cli.output import json_option, print_json, print_table, progress_console
+from heatline.edge.cli.output import json_option, print_json, print_table, visible
 from heatline.edge.errors import TrainingError
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.process import sigterm_as_ctrl_c
@@ -57,16 +57,10 @@ def study(
     require_extra("train")
     from heatline.train.study import DEFAULT_PLAN, Study, read_plan
 
-    console = progress_console()
     work = Study(read_plan(plan_file or DEFAULT_PLAN), data, out, only)
     for name in work.missing:
         click.echo(f"{name} is left out: {data} does not have it", err=True)
-    if only_status:
-        status = work.status()
-    else:
-        status = work.work(
-            results, lambda line: console.print(line, soft_wrap=True, markup=False, highlight=console.is_terminal)
-        )
+    status = work.status() if only_status else work.work(results, lambda line: click.echo(visible(line), err=True))
     if as_json:
         print_json(msgspec.to_builtins(status))
     else:
