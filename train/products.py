@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
 
 import msgspec
 
@@ -163,13 +162,6 @@ class ProductResult(msgspec.Struct, frozen=True, kw_only=True):
     """Of the training and of its report."""
 
 
-class ProductsReport(msgspec.Struct, frozen=True, kw_only=True):
-    out: str
-    """Folder of the runs."""
-    products: list[ProductResult]
-    """Worst first."""
-
-
 def read_result(product: str, run: RunFolder) -> ProductResult:
     """Read the result of a finished run."""
     from heatline.train.evaluation.result import read_evaluation
@@ -218,8 +210,8 @@ def train_products(
     report_line: Callable[[str], None],
     address: str | None = None,
     processors: int | None = None,
-) -> tuple[ProductsReport, dict[str, HeatlineError]]:
-    """Train each product of a folder that is not trained yet; return all results, and the errors of those that failed.
+) -> tuple[list[ProductResult], dict[str, HeatlineError]]:
+    """Train each product that is not trained yet; return all results, worst first, and the errors of those that failed.
 
     Args:
         folder, overrides: see `plan_products`; folders have the same path on all nodes.
@@ -264,7 +256,7 @@ def train_products(
         else read_result(name, run)
         for name, run in runs.items()
     ]
-    return ProductsReport(out=str(out), products=worst_first(results)), errors
+    return worst_first(results), errors
 
 
 def _train_all(
@@ -275,6 +267,7 @@ def _train_all(
 ) -> None:
     """Run the training of each product as a task of the open cluster; put those that fail into `errors`."""
     import ray
+    from ray.exceptions import RayError
 
     # A process per task: a second training in it would have the threads and processors of the first.
     remote = ray.remote(num_cpus=processors, max_retries=RETRIES, max_calls=1)(train_product)
@@ -286,24 +279,17 @@ def _train_all(
     while tasks:
         (task, *_), _ = ray.wait([*tasks], num_returns=1)
         name = tasks.pop(task)
-        error = _outcome(task, report_line)
+        error: HeatlineError | None
+        try:
+            error = ray.get(task)
+        except RayError as died:  # the kernel or Ray may have ended it for its memory, too
+            report_line(str(died))
+            error = TrainingError(
+                f"its process died {RETRIES + 1} times, or met an unexpected error ({last_line(died)}); train it with "
+                "a command of its own to see why, and if memory was short, let fewer products train at once, with more "
+                "--processors each"
+            )
         if error is not None:
             errors[name] = error
         outcome = "is trained" if error is None else f"failed: {error}"
         report_line(f"{name} {outcome} ({of - len(tasks)} of {of})")
-
-
-def _outcome(task: Any, report_line: Callable[[str], None]) -> HeatlineError | None:
-    """Return the error of an ended task; None: its product is trained."""
-    import ray
-    from ray.exceptions import RayError
-
-    try:
-        return cast(HeatlineError | None, ray.get(task))
-    except RayError as died:  # the kernel or Ray may have ended it for its memory, too
-        report_line(str(died))
-        return TrainingError(
-            f"its process died {RETRIES + 1} times, or met an unexpected error ({last_line(died)}); train it with a "
-            "command of its own to see why, and if memory was short, let fewer products train at once, with more "
-            "--processors each"
-        )

@@ -4,7 +4,6 @@ Optuna shares the trials among workers: its storage holds them, its heartbeat te
 try that trial again and end the search.
 """
 
-import logging
 import shlex
 import shutil
 import tempfile
@@ -34,8 +33,6 @@ from heatline.train.compose import compose
 from heatline.train.config import TrainConfig
 from heatline.train.files import lock_file
 from heatline.train.fit import fit
-
-logger = logging.getLogger(__name__)
 
 PREFIX = "search."
 _TEXTS = ("storage", "name")
@@ -122,7 +119,7 @@ class SearchReport(msgspec.Struct, frozen=True, kw_only=True):
     """Command that trains the best trial again."""
 
 
-def search(overrides: Sequence[str], report_line: ReportLine = logger.info) -> SearchReport:
+def search(overrides: Sequence[str], report_line: ReportLine = print) -> SearchReport:
     """Run trials of a search until enough are finished; return a report.
 
     Args:

@@ -5,7 +5,6 @@ processes may work in one folder; a lock gives each run to one process at a time
 """
 
 import json
-import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,8 +29,6 @@ from heatline.train.fit import fit
 from heatline.train.progress import tracked
 from heatline.train.run import RunFolder
 from heatline.train.whole_network import read_metrics
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_PLAN = Path(__file__).parent / "configs" / "study.yaml"
 SPLIT = "split"
@@ -172,7 +169,7 @@ class Study:
         """Return the state of the selected runs."""
         return StudyStatus(out=str(self._out), runs=[*map(self._progress, self.runs)], missing=self.missing)
 
-    def work(self, results: Path | None = None, report_line: Callable[[str], None] = logger.info) -> StudyStatus:
+    def work(self, results: Path | None, report_line: Callable[[str], None]) -> StudyStatus:
         """Train and evaluate the runs that are not done, and report on all that are; return the new state.
 
         If a run fails, the failure is reported and the others continue. A run that another process works on is left to

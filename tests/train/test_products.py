@@ -210,7 +210,7 @@ def test_the_worst_product_is_first() -> None:
         (["--products", "FOLDER/products", "recipe=finetune"], 3, "recipe=finetune trains the whole network"),
         (["--products", "FOLDER/products", "out=FOLDER/products/runs"], 3, "lies among the products"),
         (["--products", "FOLDER/products", "--processors", "9999"], 3, "--processors 9999 came, and this machine has"),
-        (["--products", "FOLDER/products", "FOLDER"], 2, "has no meaning"),
+        (["--products", "FOLDER/products", "FOLDER"], 3, "there is no key"),
         (["FOLDER/products/boards", "--address", "x:1"], 2, "--address and --processors belong to --products"),
     ],
 )

@@ -62,7 +62,7 @@ def work(study: Study, lines: list[str] | None = None, evaluate: Callable[..., N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("heatline.train.study.evaluate_model", evaluate)
         patch.setattr("heatline.train.study.write_report", report)
-        return study.work(report_line=[].append if lines is None else lines.append)
+        return study.work(None, [].append if lines is None else lines.append)
 
 
 def states(status: StudyStatus) -> dict[str, str]:

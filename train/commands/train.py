@@ -95,17 +95,15 @@ def _train_products(
 ) -> None:
     """Train the products of a folder, and print their table; an error has their kind if all failed in one way."""
     require_extra("cluster")
-    if folders := [item for item in overrides if "=" not in item]:
-        raise click.UsageError(f"--products names the folder of all products, so {folders[0]!r} has no meaning")
     from heatline.train.products import COLUMNS, TEXTS, cells_of, train_products
 
-    report, errors = train_products(
+    results, errors = train_products(
         folder, overrides, lambda line: click.echo(visible(line), err=True), address, processors
     )
     if as_json:
-        print_json(msgspec.to_builtins(report))
+        print_json({"products": msgspec.to_builtins(results)})
     else:
-        print_table(COLUMNS, map(cells_of, report.products), numbers=[name for name in COLUMNS if name not in TEXTS])
+        print_table(COLUMNS, map(cells_of, results), numbers=[name for name in COLUMNS if name not in TEXTS])
     if errors:
         name, first = next(iter(errors.items()))
         kinds = {type(error) for error in errors.values()}
