@@ -45,15 +45,12 @@ def open_cluster(
     """Start Ray on this machine, or join the cluster at an address, until the context ends; call it in the main thread.
 
     Without an address, Ray listens on loopback only, has no dashboard, and ends with this process, however it ends: its
-    workers at once, two idle agents of Ray within a minute. The environment variable RAY_ADDRESS has no effect. What is
-    printed on standard output meanwhile is lost. SIGTERM has the effect that it had before.
+    workers at once, two idle agents of Ray within a minute. RAY_ADDRESS has no effect. What is printed on standard
+    output meanwhile is lost. SIGTERM has the effect that it had before.
 
     Args:
         address: `HOST:PORT` of a cluster's head, on one of its nodes, or `ray://HOST:PORT` from anywhere.
         processors: of this machine that Ray may use; default: those that this process may use.
-        store_bytes: size of the object store of this machine.
-    Raises:
-        DeliveryError: Ray does not start, or the cluster cannot be joined.
     """
     os.environ.update(SETTINGS)  # Ray's processes inherit them
     if address is None:

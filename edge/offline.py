@@ -240,8 +240,6 @@ class BundleInspector:
         bundle = self.bundle
         return f"<{type(self).__name__} {bundle.name} {bundle.version} in {self.precision}>"
 
-    # From a picture to its result.
-
     def _frame_or_bad_frame(self, picture: Picture, pixel_format: PixelFormat) -> Frame | BadFrame:
         if not isinstance(picture, str | os.PathLike):
             return self._frame(picture, pixel_format)

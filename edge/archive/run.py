@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import cv2
 import pyarrow as pa
 import xxhash
+from msgspec.structs import asdict
 
 from heatline.edge import __version__
 from heatline.edge.archive.source import folder_of, list_source
@@ -98,9 +99,8 @@ def inspect_archive(
     engine: EngineKind = "openvino",
     precision: Precision = "f32",
 ) -> dict[str, Any]:
-    """Inspect each picture of SOURCE with each bundle, as far as DEST does not have it, and count.
-
-    Returns: the report that docs/archive.md describes.
+    """Inspect each picture of SOURCE with each bundle, as far as DEST does not have it, and return the report that
+    docs/archive.md describes.
 
     Args:
         bundles: BUNDLE, and OLD if there is one.
@@ -219,9 +219,6 @@ def files_of(bundle: Bundle) -> Files:
     return {name: (bundle.path / name).read_bytes() for name in names}
 
 
-# On a node.
-
-
 class Loaded(NamedTuple):
     """A picture that was read."""
 
@@ -291,11 +288,7 @@ def _worker(job: Any) -> Worker:
 
 
 def inspect_part(job: Sequence[Any], rows: Sequence[Row], digests: Sequence[str]) -> tuple[list[pa.Table], list[str]]:
-    """Inspect a part, as a task of Ray. Return the verdicts of each bundle, and the worker's warnings.
-
-    Args:
-        job: in a list, the reference of the `Job`.
-    """
+    """Inspect a part, as a task of Ray: `job` holds its reference. Return the verdicts of each bundle, and warnings."""
     worker = _worker(job[0])
     return worker.inspect(rows, digests), worker.warnings
 
@@ -326,10 +319,7 @@ def _verdict(loaded: Loaded, result: InspectionResult) -> Row:
         "score": event.frame_score,
         "score_threshold": event.score_threshold,
         "evidence_threshold": event.evidence_threshold,
-        "regions": [
-            {"box_xyxy": each.box_xyxy, "peak_xy": each.peak_xy, "area_px": each.area_px, "score": each.score}
-            for each in event.regions
-        ],
+        "regions": [asdict(region) for region in event.regions],
         "precision": event.precision,
         "bundle_name": event.bundle.name,
         "bundle_version": event.bundle.version,

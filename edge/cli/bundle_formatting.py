@@ -20,11 +20,6 @@ from heatline.edge.calibration.statistics import CONFIDENCE, interval
 from heatline.edge.inference.engine import GRAPHS
 from heatline.edge.util.text import format_count
 
-NOT_KNOWN = "not known: every frame gets a verdict"
-"""Says that a bundle does not know what frames must look like."""
-NOT_WATCHED = "nothing: the bundle has no frames to compare with"
-"""Says that a line does not warn of drift."""
-
 
 def fingerprint_of(bundle: Bundle) -> str | None:
     """Return the fingerprint of the key that signed a bundle."""
@@ -83,7 +78,7 @@ def _format_number(number: float) -> str:
 def describe_plausible(plausible: Plausible | None) -> str:
     """Describe what frames must look like to get a verdict."""
     if plausible is None:
-        return NOT_KNOWN
+        return "not known: every frame gets a verdict"
     size = " x ".join(describe_range(*px) for px in (plausible.width_px, plausible.height_px))
     statistics = "; ".join(f"{name} {describe_range(*found)}" for name, found in ranges(plausible).items())
     statistics += "; detail is not known" if plausible.detail is None else ""
@@ -111,7 +106,7 @@ def describe_areas(areas: Areas | None) -> str:
 def describe_reference(reference: Reference | None) -> str:
     """Describe what drift is watched by, and what not and why."""
     if reference is None:
-        return NOT_WATCHED
+        return "nothing: the bundle has no frames to compare with"
     parts = [", ".join(each for each in get_args(Measure) if each in reference.measures)]
     reasons: dict[str, list[str]] = {}
     for measure, reason in reference.unwatched.items():

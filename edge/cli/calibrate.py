@@ -438,9 +438,6 @@ def _require_good(judged: Mapping[Path, Judgement], threshold: float) -> None:
         )
 
 
-# What a person must know before the new bundle is used.
-
-
 def _warn_of_copies(files: Sequence[Path]) -> list[str]:
     copies = find_copies(files)
     if not copies:

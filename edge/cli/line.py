@@ -17,7 +17,7 @@ from msgspec.structs import asdict
 
 from heatline.edge import describe
 from heatline.edge.bundle import open_bundle
-from heatline.edge.cli.output import FiniteRange, exit_immediately, json_option, print_report, reply_timeout_option, say
+from heatline.edge.cli.output import exit_immediately, json_option, print_report, reply_timeout_option, say
 from heatline.edge.config import load_config
 from heatline.edge.delivery.client import Commander, require_authorized
 from heatline.edge.delivery.subscriber import Subscriber, next_status
@@ -58,14 +58,7 @@ def run(line: Path) -> None:
 
 @click.command(epilog="Example: heatline status line1")
 @click.argument("line")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=FiniteRange(min=0, min_open=True, max=3600),
-    default=3.0,
-    show_default=True,
-    help="Seconds to wait for the line's status, which comes about once a second.",
-)
+@reply_timeout_option(3.0, "for the line's status, which comes about once a second")
 @key_options
 @json_option
 def status(line: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> None:

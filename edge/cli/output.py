@@ -207,9 +207,6 @@ def exit_immediately(code: int) -> NoReturn:
     os._exit(code)
 
 
-# Options, and groups of commands.
-
-
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
