@@ -154,5 +154,4 @@ class Collector:
                 held = HeldPicture.copy_of(picture)
             finally:
                 picture.release()
-            self._metrics.add_picture(held)
             self._memory.add_picture(held)

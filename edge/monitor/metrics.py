@@ -7,13 +7,11 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, get_args
 
-import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from heatline.edge import __version__
-from heatline.edge.monitor.held_picture import HeldPicture
 from heatline.edge.monitor.memory import NS, Memory, is_running, lag, readiness
 from heatline.edge.wire.events import (
     Account,
@@ -32,15 +30,6 @@ from heatline.edge.wire.events import (
 
 LATENCY_SECONDS = 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 LOGITS = -32, -16, -12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12, 16, 32
-POSE = {
-    "x_px": "How far to the right of the reference the newest frame with a verdict shows the part.",
-    "y_px": "How far below the reference the newest frame with a verdict shows the part.",
-    "degrees": "How far it is turned, clockwise as seen.",
-    "confidence": "Share of the places in the newest compared frame that agree with its pose, 0 to 1.",
-    "error_px": "Median distance of those places from its pose.",
-}
-OF_UNRELIABLE = "confidence", "error_px"
-"""What counts of the pose of a frame without a verdict."""
 disable_created_metrics()  # type: ignore[no-untyped-call]  # nothing reads these series
 CAMERA_STATES: tuple[str, ...] = get_args(CameraState.__annotations__["state"])
 
@@ -60,22 +49,12 @@ class Metrics:
             self._registry, "latency_seconds", "Time from capture to the hand-over of the verdict.", LATENCY_SECONDS
         )
         self._score = _histogram(self._registry, "frame_score_logits", "Score of frames, in logits.", LOGITS)
-        self._evidence = _histogram(
-            self._registry,
-            "frame_evidence_logits",
-            "Highest evidence in the heatmap of shown frames, in logits.",
-            LOGITS,
-        )
         self._reviews = Counter(
             "heatline_reviews",
             "Marks that people gave verdicts, by kind, since this exporter started.",
             ["camera", "kind"],
             registry=self._registry,
         )
-        self._poses = {
-            name: Gauge(f"heatline_pose_{name}", text, ["camera"], registry=self._registry)
-            for name, text in POSE.items()
-        }
         self._registry.register(_LineCollector(memory))
 
     def add(self, event: VerdictEvent | ReviewEvent) -> None:
@@ -92,18 +71,6 @@ class Metrics:
         self._latency.labels(event.camera).observe(event.latency_ms / 1000)
         if event.frame_score is not None:
             self._score.labels(event.camera).observe(event.frame_score)
-        for name, gauge in self._poses.items():
-            if event.pose is None and event.reason is None:  # the line has changed to a bundle without a reference
-                gauge.remove(event.camera)
-            elif event.pose is not None and (event.reason is None or name in OF_UNRELIABLE):
-                gauge.labels(event.camera).set(getattr(event.pose, name))
-
-    def add_picture(self, picture: HeldPicture) -> None:
-        """Count the evidence of a picture."""
-        if picture.evidence is not None:
-            highest = np.nanmax(picture.evidence.heatmap, initial=-np.inf)
-            if np.isfinite(highest):
-                self._evidence.labels(picture.event.camera).observe(float(highest))
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

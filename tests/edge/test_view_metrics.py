@@ -9,18 +9,15 @@ import pytest
 
 from heatline.edge.monitor.memory import Memory, describe
 from heatline.edge.monitor.metrics import Metrics
-from heatline.edge.wire.events import Account, EvidenceState, Pose, StatusEvent
+from heatline.edge.wire.events import Account, EvidenceState, StatusEvent
 from tests.edge.reviewed import review_of
 from tests.edge.status_only_line import a_status
-from tests.edge.view_pages import Clock, memory_with, page, picture, verdict
+from tests.edge.view_pages import Clock, memory_with, page, verdict
 from tests.edge.wire_examples import GOLDEN, JOURNAL_STATUS
 from tests.needs import need
 
 MONITORING = Path(__file__).parents[2] / "examples" / "monitoring"
 ROOT = Path(__file__).parents[2]
-
-
-POSE = Pose(x_px=-3.5, y_px=12.25, degrees=0.5, confidence=0.75, error_px=0.25)
 
 
 def a_journal_status() -> StatusEvent:
@@ -45,10 +42,9 @@ def full() -> tuple[Memory, Metrics, Clock]:
     drift = drifted_status().drift
     memory.add_status(msgspec.structs.replace(status, ledger=ledger, evidence=evidence, drift=drift))
     for number, kind in enumerate(("GOOD", "DEFECT", "DEFECT", "NO_VERDICT"), 1):
-        event = verdict(number, clock, kind, latency_ms=240.0, pose=POSE)
+        event = verdict(number, clock, kind, latency_ms=240.0)
         memory.add_verdict(event, live=True)
         metrics.add(event)
-    metrics.add_picture(picture(verdict(2, clock)))
     metrics.add(review_of(kind="missed"))
     return memory, metrics, clock
 
@@ -98,7 +94,6 @@ def test_the_lines_own_counts_are_shown() -> None:
     assert found['heatline_latency_seconds_bucket{camera="top",le="0.25"}'] == 4
     assert found['heatline_latency_seconds_sum{camera="top"}'] == pytest.approx(0.96)
     assert found['heatline_frame_score_logits_bucket{camera="top",le="3.0"}'] == 1
-    assert found['heatline_frame_evidence_logits_bucket{camera="top",le="12.0"}'] == 1
     assert found['heatline_newest_frame_age_seconds{camera="top"}'] == 0
     clock.now_s += 4
     memory.listener()
@@ -133,27 +128,6 @@ def test_frames_without_a_verdict_are_counted_by_their_reason_and_number() -> No
     found = values(metrics)
     assert found['heatline_frames_total{camera="top",reason="dropped.lost_by_camera",verdict="NO_VERDICT"}'] == 7
     assert found['heatline_frames_total{camera="top",reason="",verdict="DEFECT"}'] == 0, "present before the first"
-
-
-def poses(metrics: Metrics) -> dict[str, float]:
-    """Return the values of the pose of camera top, by their name."""
-    found = (
-        (re.fullmatch(r'heatline_pose_(\w+){camera="top"}', name), value) for name, value in values(metrics).items()
-    )
-    return {match[1]: value for match, value in found if match is not None}
-
-
-def test_the_pose_of_the_newest_compared_frame_is_shown() -> None:
-    metrics = full()[1]
-    aligned = msgspec.structs.asdict(POSE)
-    assert poses(metrics) == aligned
-    wrong = Pose(x_px=40.0, y_px=-40.0, degrees=2.0, confidence=0.25, error_px=1.5)
-    metrics.add(verdict(5, kind="NO_VERDICT", reason="failed.misaligned", pose=wrong))
-    assert poses(metrics) == aligned | {"confidence": 0.25, "error_px": 1.5}, "the rest is not to be relied on"
-    metrics.add(verdict(6, kind="NO_VERDICT", reason="dropped.overload"))
-    assert poses(metrics), "a frame that was not inspected says nothing"
-    metrics.add(verdict(7, kind="GOOD"))
-    assert not poses(metrics), "the line has changed to a bundle without a reference"
 
 
 def test_a_restart_of_the_line_resets_its_counts_and_no_others() -> None:
