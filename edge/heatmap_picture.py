@@ -55,13 +55,7 @@ def overlay(
 
 
 def tint(rgb: NDArray[np.uint8], grey: NDArray[np.uint8], cell_px: int) -> NDArray[np.uint8]:
-    """Return the frame tinted by its heatmap: cold places stay as they are; colour and cover grow with the evidence.
-
-    Args:
-        rgb: [H, W, 3].
-        grey: the heatmap on a `ColourScale`, one value per cell.
-        cell_px: side of a cell, px of the frame.
-    """
+    """Return the frame tinted by its heatmap, grey on a `ColourScale`: colour and cover grow with the evidence."""
     height, width = rgb.shape[:2]
     # Enlarge whole cells, then crop: the last cells may extend beyond the frame.
     full_wh = (grey.shape[1] * cell_px, grey.shape[0] * cell_px)
@@ -93,10 +87,9 @@ def outline_foreign(rgb: NDArray[np.uint8], boxes: Sequence[tuple[int, int, int,
 def draw_outlines(
     picture: NDArray[np.uint8], contours: Sequence[NDArray[np.int32]], rgb: tuple[int, int, int], thick: int
 ) -> None:
-    """Draw closed contours into a picture, each over a wider dark line, so that it shows on any ground.
+    """Draw closed contours into a picture, RGB [H, W, 3], each over a wider dark line, so that it shows on any ground.
 
     Args:
-        picture: RGB [H, W, 3], changed in place.
         contours: each [points, 2] or [points, 1, 2], x and y in px.
         thick: width of the line in `rgb`, px.
     """

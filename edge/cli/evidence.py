@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
-import msgspec
 
 from heatline.edge.calibration.statistics import interval
 from heatline.edge.cli.output import (
@@ -16,11 +15,9 @@ from heatline.edge.cli.output import (
     Rows,
     json_option,
     make_empty,
-    print_json,
     print_report,
     print_warnings,
     progress_bar,
-    say,
 )
 from heatline.edge.describe import describe_bundle, describe_event, utc
 from heatline.edge.errors import ConfigError, InputError
@@ -210,15 +207,9 @@ def mark(line: str, picture: str, kind: str, by: str, at_xy: list[tuple[int, int
             "the marks"
         )
     event = add_mark(picture_socket(file_of(line)), journal_of(line), made)
-    if as_json:
-        print_json({"event": event})
-        return
-    done = (
-        f"the mark of {made.by} of picture {picture} is withdrawn"
-        if made.kind == "withdrawn"
-        else f"picture {picture} is marked as {kind} by {made.by}"
-    )
-    say(f"{event.line}: {done}, event {event.seq}")
+    done = "no longer marked" if made.kind == "withdrawn" else f"marked as {kind}"
+    title = f"{event.line}: picture {picture} is {done} by {made.by}, event {event.seq}"
+    print_report({"event": event}, as_json, title)
 
 
 @evidence.command(epilog="Example: heatline evidence report line1 --since 2026-11-21")
@@ -248,16 +239,6 @@ def report(line: str, since: str | None, as_json: bool) -> None:
     print_report(found, as_json, title, rows=Rows(tuple(RATES), cells, numbers=set(RATES)), notes=notes)
 
 
-class Share(msgspec.Struct, frozen=True):
-    """An observed share, with its 95 % interval of Clopper and Pearson."""
-
-    count: int
-    of: int
-    share: float
-    low: float
-    high: float
-
-
 def _counted(entry: EvidenceEntry) -> list[str]:
     """Return the names of the counts that an entry with GOOD or DEFECT belongs to."""
     review, is_good = entry.review, entry.event.verdict == "GOOD"
@@ -285,22 +266,19 @@ def _rates(day: str, camera: str, counts: Counter[str]) -> dict[str, Any]:
     }
 
 
-def _share(count: int, of: int) -> Share | None:
-    return Share(count, of, count / of, *interval(count, of)) if of else None
+def _share(count: int, of: int) -> dict[str, float] | None:
+    """Return an observed share with its 95 % interval of Clopper and Pearson."""
+    if not of:
+        return None
+    low, high = interval(count, of)
+    return {"count": count, "of": of, "share": count / of, "low": low, "high": high}
 
 
-def _rate_text(value: Share | str | int | None) -> str:
-    if isinstance(value, Share):
-        return f"{value.count}: {_percent(value.share)} % ({_percent(value.low)} to {_percent(value.high)} %)"
+def _rate_text(value: dict[str, float] | str | int | None) -> str:
+    if isinstance(value, dict):
+        share, low, high = (f"{100 * value[name]:.3g}" for name in ("share", "low", "high"))
+        return f"{value['count']}: {share} % ({low} to {high} %)"
     return "" if value is None else str(value)
-
-
-def _percent(share: float) -> str:
-    """Format a share as percent: one decimal below 10 %, or two below 0.1 %, as rates of rejects are that low."""
-    percent = 100 * share
-    if percent == 0 or percent >= 9.95:  # 9.95 is 10 when rounded
-        return f"{percent:.0f}"
-    return f"{percent:.1f}" if percent >= 0.1 else f"{percent:.2f}"
 
 
 @evidence.command(epilog="Example: heatline evidence export line1 new-pictures --since 2026-11-21")

@@ -1,7 +1,4 @@
-"""Answers requests of the page and of other programs: state, verdicts, scores, what a verdict rests on, and marks.
-
-docs/view.md describes the answers.
-"""
+"""Answers requests of the page and of other programs, as docs/view.md describes."""
 
 import asyncio
 import logging
@@ -19,7 +16,7 @@ from starlette.routing import Route
 
 from heatline.edge.bundle.manifest import describe_missed, describe_passing
 from heatline.edge.errors import DeliveryError, HeatlineError, InputError, JournalError
-from heatline.edge.monitor.held_picture import HeldPicture, Pictures, References, jpeg_of, png_of
+from heatline.edge.monitor.held_picture import HeldPicture, Pictures, References, jpeg_of, picture_id, png_of
 from heatline.edge.monitor.marks import Review, mark_of
 from heatline.edge.monitor.memory import HISTORY_SECONDS, ROWS, Memory, describe, readiness, row_of
 from heatline.edge.monitor.metrics import Metrics
@@ -144,7 +141,15 @@ class Api:
         return json(answer)
 
     def review(self, request: Request) -> Response:
-        return json(self._unreviewed(_number(request, "limit", 50, 1, MOST_QUEUED)))
+        limit, store = _number(request, "limit", 50, 1, MOST_QUEUED), self._store
+        if store is None:  # it has the DEFECTs in memory
+            events = [each.event for each in self._memory.pictures.all().values() if each.event.verdict == "DEFECT"]
+            rows = [row_of(event) for event in events if self._memory.review_of(picture_id(event)) is None]
+            rows.sort(key=lambda row: row["at_ns"], reverse=True)
+            return json({"rows": rows[:limit], "count": len(rows)})
+        entries, count = store.unreviewed(limit, self._memory.marked())
+        shown = [entry.event for entry in entries if store.frame_path(entry.picture, entry.day)]
+        return json({"rows": [row_of(event) for event in shown], "count": count})
 
     def why(self, request: Request) -> Response:
         found = self._find(request.path_params["id"])
@@ -201,23 +206,7 @@ class Api:
 
     def _review_of(self, picture: HeldPicture) -> Review | None:
         entry = self._pictures.entry(picture.id)
-        return self._memory.reviews.of(picture.id, None if entry is None else entry.review)
-
-    def _unreviewed(self, limit: int) -> dict[str, object]:
-        """Return the newest frames that nobody has reviewed; of a line that stores no evidence, the DEFECTs in memory.
-
-        Raises:
-            InputError: the evidence store cannot be read.
-        """
-        reviews = self._memory.reviews
-        if (store := self._store) is None:
-            held = [each.event for name, each in self._memory.pictures.all().items() if reviews.of(name) is None]
-            rows = [row_of(event) for event in held if event.verdict == "DEFECT"]
-            rows.sort(key=lambda row: row["at_ns"], reverse=True)
-            return {"rows": rows[:limit], "count": len(rows)}
-        entries, count = store.unreviewed(limit, reviews.recent())
-        shown = [entry.event for entry in entries if store.frame_path(entry.picture, entry.day)]
-        return {"rows": [row_of(event) for event in shown], "count": count}
+        return self._memory.review_of(picture.id, None if entry is None else entry.review)
 
     def _jpeg(self, make: Make) -> Handler:
         """Return what answers with what `make` makes of the requested picture, as frames are shown."""
@@ -253,11 +242,7 @@ class Api:
         return found
 
     def _missed(self, status: StatusEvent | None, threshold: float | None) -> str | None:
-        """Describe what the line's bundle is known to miss; None if the line uses another threshold than the bundle's.
-
-        Args:
-            threshold: score threshold of the line's newest verdict, logits.
-        """
+        """Describe what the line's bundle is known to miss; None if the line uses another score threshold, logits."""
         calibration = None if status is None else self._references.calibration_of(status)
         if calibration is None or calibration.score_threshold != threshold:
             return None

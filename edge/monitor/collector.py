@@ -97,7 +97,6 @@ class Collector:
                             self._read_journal([each for each in TOPICS if topic.startswith(each)])
         except DeliveryError as error:
             self._memory.fault = str(error)
-            self._memory.changed()
 
     def _read_journal(self, topics: Iterable[str], *, is_new: bool = True) -> None:
         """Remember the newest events of these topics that the journal has, but those that are known."""
@@ -140,9 +139,7 @@ class Collector:
                     self._memory.pictures_fault = None
                     self._receive(client)
             except DeliveryError as error:
-                if self._memory.pictures_fault != str(error):
-                    self._memory.pictures_fault = str(error)
-                    self._memory.changed()
+                self._memory.pictures_fault = str(error)
             self._ended.wait(RETRY_SECONDS)
 
     def _receive(self, client: PictureClient) -> None:

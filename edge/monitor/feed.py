@@ -1,9 +1,7 @@
-"""The line's side of the pictures: gives each program that connects the pictures that it wants. Only programs of the
-line's user and of root can open its socket.
+"""The line's side of the pictures: gives each program that connects the pictures that it wants.
 
 No program can delay the line. Each has a ring of its own, whose slots it must release; a picture for which it has no
-slot free is skipped and counted. Messages are small and never wait for room. A program that sends anything unexpected
-is disconnected.
+slot free is skipped. A program that sends anything unexpected is disconnected.
 """
 
 import contextlib
@@ -102,13 +100,7 @@ class _Client:
 
 
 class PictureFeed:
-    """Gives a line's pictures to programs that connect to a socket.
-
-    Args:
-        path: the socket, see `picture_socket`. A socket that a killed line left there is replaced.
-    Raises:
-        DeliveryError: the socket cannot be bound.
-    """
+    """Gives a line's pictures to programs that connect to a socket. One that a killed line left there is replaced."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -129,9 +121,7 @@ class PictureFeed:
     # On the thread that reports.
 
     def offer(self, event: VerdictEvent, outcome: Outcome) -> None:
-        """Give each client that wants the picture of an outcome a copy of it, if it has a slot free. The caller still
-        owns the frame.
-        """
+        """Give each client that wants the picture of an outcome a copy of it, if it has a slot free."""
         if outcome.frame is None or not self._clients:
             return
         with self._lock:
@@ -282,11 +272,7 @@ class _Content(NamedTuple):
 
 
 def _content_of(event: VerdictEvent, outcome: Outcome, frame: Frame) -> _Content:
-    """Return the picture of an outcome. Its arrays are views, but for a grey image.
-
-    Raises:
-        InputError: the pixels do not fit their format.
-    """
+    """Return the picture of an outcome. Its arrays are views, but for a grey image."""
     rgb = to_rgb(frame.image, frame.pixel_format)
     is_mono = frame.camera_format.startswith("Mono")  # its three channels are the same
     arrays: list[NDArray[Any]] = [np.frombuffer(header_of(event), np.uint8)]
@@ -305,11 +291,7 @@ def _content_of(event: VerdictEvent, outcome: Outcome, frame: Frame) -> _Content
 
 
 def check_socket(path: Path) -> None:
-    """Check that a line which does not run could serve its pictures.
-
-    Raises:
-        DeliveryError: it could not.
-    """
+    """Check that a line which does not run could serve its pictures."""
     _bind(path).close()
     path.unlink()
 

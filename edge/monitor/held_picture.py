@@ -56,10 +56,7 @@ class HeldPicture:
     """
 
     def __init__(
-        self,
-        event: VerdictEvent,
-        load_image: Callable[[], NDArray[np.uint8]],
-        evidence: Evidence | None,
+        self, event: VerdictEvent, load_image: Callable[[], NDArray[np.uint8]], evidence: Evidence | None
     ) -> None:
         self.event, self.evidence = event, evidence
         self.id = picture_id(event)
@@ -148,11 +145,7 @@ def jpeg_of(image: NDArray[np.uint8]) -> Jpeg:
 
 
 def png_of(image: NDArray[np.uint8], box_xyxy: tuple[int, int, int, int]) -> bytes:
-    """Encode the part of a picture in a box.
-
-    Raises:
-        ValueError: no part of the box lies in the picture.
-    """
+    """Encode the part of a picture in a box; a `ValueError` says that no part of the box lies in the picture."""
     height, width = image.shape[:2]
     x0, y0, x1, y1 = (max(0, each) for each in box_xyxy)
     part = image[y0 : min(y1, height), x0 : min(x1, width)]
@@ -172,10 +165,8 @@ class PictureMemory:
     """The last pictures of each camera. Any thread may use it.
 
     Args:
-        per_camera: pictures to hold of each camera. The page shows a place on 20 of them, as the oldest may be gone
-            before they are loaded.
-        most_bytes: bytes to hold of all cameras; beyond it, the camera with the most bytes loses its oldest one. The
-            newest of each camera always stays.
+        most_bytes: of all cameras; beyond it, the camera with the most bytes loses its oldest one. The newest of each
+            camera always stays.
     """
 
     def __init__(self, per_camera: int = 25, most_bytes: int = 400 << 20) -> None:
@@ -212,13 +203,7 @@ class PictureMemory:
 
 
 class Pictures:
-    """All pictures of a line, in memory and stored. Any thread may use it, but not the event loop: it reads the disk.
-
-    Every method raises `InputError` if the evidence store cannot be read.
-
-    Args:
-        store: None: the line stores no evidence.
-    """
+    """All pictures of a line, in memory and stored. Any thread may use it but the event loop: it reads the disk."""
 
     def __init__(self, memory: PictureMemory, store: EvidenceStore | None) -> None:
         self._memory, self._store = memory, store
@@ -283,10 +268,8 @@ def _size_bytes(pictures: Sequence[HeldPicture]) -> int:
 
 
 class References:
-    """The reference pictures of a line's bundle. Any thread may use it, but not the event loop: it reads the disk.
-
-    Args:
-        file: the line's file, which names its bundles.
+    """The reference pictures of the bundles that a line's file names. Any thread may use it, but not the event loop: it
+    reads the disk.
     """
 
     def __init__(self, file: Path) -> None:
@@ -322,10 +305,7 @@ class References:
         return None
 
     def moved(self, picture: HeldPicture) -> NDArray[np.uint8] | None:
-        """Return the reference as the frame shows it, RGB [H, W, 3]; None: as `of`.
-
-        Px that the reference does not show are those of the frame.
-        """
+        """Return the reference as the frame shows it, RGB [H, W, 3], and the frame beyond it; None: as `of`."""
         if (reference := self.of(picture.event)) is None:
             return None
         image = picture.image
@@ -335,10 +315,8 @@ class References:
         return np.asarray(moved, np.uint8)
 
     def difference(self, picture: HeldPicture) -> NDArray[np.uint8] | None:
-        """Return how far each px of the frame lies beyond the reference's grey within 1 px, grey [H, W]; None: as `of`.
-
-        Before that, the frame gets the brightness of the reference. Px that the reference does not show or does not
-        know do not differ.
+        """Return how far each px of the frame, in the reference's brightness, lies beyond its grey within 1 px: grey
+        [H, W], 0 where the reference does not reach; None: as `of`.
         """
         if (reference := self.of(picture.event)) is None:
             return None

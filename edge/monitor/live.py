@@ -101,12 +101,11 @@ class Live:
 
     async def _write(self, viewer: _Viewer) -> None:
         memory, loop = self._memory, asyncio.get_running_loop()
-        cursor, state_at_s, seen = memory.now, 0.0, -1
+        cursor, state_at_s = memory.now, 0.0
         await viewer.send({"type": "verdicts", "rows": memory.rows(ROWS_AT_START)})
         while True:
             viewer.changed.clear()
-            if loop.time() >= state_at_s or memory.state_changes != seen:
-                seen = memory.state_changes
+            if loop.time() >= state_at_s:
                 sent = {"type": "state", "sent_ms": memory.clock_ns() / 1e6}
                 await viewer.send(sent | describe(memory, self._line))
                 state_at_s = loop.time() + STATE_EVERY_SECONDS

@@ -71,12 +71,9 @@ def merged(events: Iterable[ReviewEvent]) -> list[ReviewEvent]:
 
 
 def combine(events: Iterable[ReviewEvent]) -> dict[str, Review]:
-    """Return the review of each picture that has one.
+    """Return the review of each picture that has one, of events in the order of their journal.
 
     The last mark of a reviewer replaces the reviewer's former marks of that picture; a withdrawn one leaves none.
-
-    Args:
-        events: in the order of their journal.
     """
     by_picture: dict[str, dict[str, ReviewEvent]] = {}
     for event in events:
@@ -103,11 +100,8 @@ def _review_of(events: Sequence[ReviewEvent]) -> Review:
 
 
 def mark_of(event: VerdictEvent, kind: MarkKind, by: str, at_xy: Sequence[tuple[int, int]] = ()) -> Mark:
-    """Return a new mark of a frame's verdict.
+    """Return a new mark of a frame's verdict, with missed defects at px of the frame.
 
-    Args:
-        by: the reviewer's name; spaces at its ends are removed.
-        at_xy: where the missed defects are, px of the frame.
     Raises:
         InputError: such a verdict cannot be marked so; the message says what to do.
     """

@@ -1,7 +1,4 @@
-"""Remembers what a line has sent: its status, the last verdicts, the marks, and the last frames of each camera.
-
-From that, it describes the line as it is now, for the page, the API and `/readyz`: facts, and sentences for people.
-"""
+"""Remembers what a line has sent, and describes the line as it is now: facts, and sentences for people."""
 
 import threading
 import time
@@ -10,17 +7,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice, pairwise
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from heatline.edge.drift import describe_change, describe_limits
 from heatline.edge.monitor.held_picture import HeldPicture, PictureMemory, picture_id
 from heatline.edge.monitor.marks import Review, combine, merged
 from heatline.edge.util.text import format_count, is_are
 from heatline.edge.wire.events import (
-    Account,
     CameraState,
     Consumer,
     Handshake,
@@ -57,42 +54,6 @@ OF_EVENT = (
     *("score_threshold", "latency_ms", "product"),
 )
 """What a row has of its event."""
-
-
-class Reviews:
-    """The marks of a line's verdicts. The collector writes them, any thread may read them."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._events: OrderedDict[str, list[ReviewEvent]] = OrderedDict()
-        """By picture."""
-        self._recent: deque[str] = deque(maxlen=RECENT)
-
-    def add(self, event: ReviewEvent) -> None:
-        """Remember a mark."""
-        name = event.mark.picture
-        with self._lock:
-            self._events.setdefault(name, []).append(event)
-            self._events.move_to_end(name)
-            if len(self._events) > MOST_PICTURES:
-                self._events.popitem(last=False)
-            self._recent.append(name)
-
-    def of(self, picture: str, stored: Review | None = None) -> Review | None:
-        """Return the review of a picture; None: nobody has reviewed it.
-
-        Args:
-            stored: what the evidence store says, for a picture of whose marks none came.
-        """
-        with self._lock:
-            events = self._events.get(picture)
-            return stored if events is None else combine(merged(events)).get(picture)
-
-    def recent(self) -> dict[str, bool]:
-        """Return the pictures that were marked last, and whether the marks make a review."""
-        with self._lock:
-            names = set(self._recent)
-        return {name: self.of(name) is not None for name in names}
 
 
 class Second(msgspec.Struct):
@@ -144,7 +105,7 @@ class Memory:
     Args:
         clock_ns: the monotonic clock of this PC, which also stamps frames.
         wall_ns: UTC.
-        cameras: names of the line's cameras, in the order of its configuration.
+        cameras: in the order of the line's file.
     """
 
     def __init__(
@@ -156,7 +117,10 @@ class Memory:
         self.clock_ns, self.wall_ns = clock_ns, wall_ns
         self.lock = threading.RLock()
         self.pictures = PictureMemory()
-        self.reviews = Reviews()
+        self._marks: OrderedDict[str, list[ReviewEvent]] = OrderedDict()
+        """By picture."""
+        self._marked: deque[str] = deque(maxlen=RECENT)
+        """Pictures that were marked last."""
         self.status: StatusEvent | None = None
         """The last one that came live."""
         self.heard_ns: int | None = None
@@ -168,10 +132,8 @@ class Memory:
         self.cameras = {name: CameraMemory() for name in cameras}
         self.thresholds: dict[str, float] | None = None
         """`score` and `evidence` of the newest verdict, logits."""
-        self.state_changes = 0
-        """Counts changes of the line's state that a page shows at once."""
         self.listener: Callable[[], None] = lambda: None
-        """Called after each change, from any thread."""
+        """Called after all news, from any thread."""
         self._rows: deque[Row] = deque(maxlen=ROWS)
         self._news: deque[Row | str] = deque(maxlen=ROWS)
         """Rows, and ids of pictures whose marks have changed."""
@@ -182,15 +144,9 @@ class Memory:
         with self.lock:
             self.status = event
             self.heard_ns = self.clock_ns()
-            self.state_changes += 1
-        self.listener()
 
     def add_verdict(self, event: VerdictEvent, *, live: bool) -> None:
-        """Remember a verdict.
-
-        Args:
-            live: it has just come; if not, it was read in the journal.
-        """
+        """Remember a verdict, which came live or was read in the journal."""
         with self.lock:
             camera = self.cameras.setdefault(event.camera, CameraMemory())
             if live:
@@ -212,17 +168,32 @@ class Memory:
 
     def add_review(self, event: ReviewEvent) -> None:
         """Remember a person's mark. One that no journal holds does not count: nobody finds it later."""
-        if event.journal_id is not None:
-            self.reviews.add(event)
-            with self.lock:
-                self._add_news(event.mark.picture)
-            self.listener()
-
-    def changed(self) -> None:
-        """Report a change that was made directly."""
+        if event.journal_id is None:
+            return
+        name = event.mark.picture
         with self.lock:
-            self.state_changes += 1
+            self._marks.setdefault(name, []).append(event)
+            self._marks.move_to_end(name)
+            if len(self._marks) > MOST_PICTURES:
+                self._marks.popitem(last=False)
+            self._marked.append(name)
+            self._add_news(name)
         self.listener()
+
+    def review_of(self, picture: str, stored: Review | None = None) -> Review | None:
+        """Return the review of a picture; None: nobody has reviewed it.
+
+        Args:
+            stored: what the evidence store says, for a picture of whose marks none came.
+        """
+        with self.lock:
+            events = self._marks.get(picture)
+            return stored if events is None else combine(merged(events)).get(picture)
+
+    def marked(self) -> dict[str, bool]:
+        """Return the pictures that were marked last, and whether the marks make a review."""
+        with self.lock:
+            return {name: self.review_of(name) is not None for name in self._marked}
 
     def rows(self, limit: int) -> list[Row]:
         """Return the newest rows, oldest first."""
@@ -238,7 +209,7 @@ class Memory:
             new = min(self._news_added - cursor, len(self._news))
             news, cursor = list(islice(self._news, len(self._news) - new, None)), self._news_added
         return [
-            {"type": "review", "id": each, "review": self.reviews.of(each)}
+            {"type": "review", "id": each, "review": self.review_of(each)}
             if isinstance(each, str)
             else {"type": "verdict", **self._reviewed(each)}
             for each in news
@@ -276,7 +247,7 @@ class Memory:
         self._news_added += 1
 
     def _reviewed(self, row: Row) -> Row:
-        return row | {"review": self.reviews.of(row["id"])}
+        return row | {"review": self.review_of(row["id"])}
 
 
 def row_of(event: VerdictEvent) -> Row:
@@ -295,23 +266,6 @@ def row_of(event: VerdictEvent) -> Row:
 def _shows_frame(event: VerdictEvent) -> bool:
     """Return whether the camera delivered the frame, also if it got no verdict."""
     return event.verdict != "NO_VERDICT" or event.frame_hw is not None or event.picture is not None
-
-
-class Camera(msgspec.Struct, frozen=True, kw_only=True):
-    """A camera, and its frames."""
-
-    state: str
-    """That of its last status; UNKNOWN while the line does not run."""
-    detail: str | None
-    rate_fps: float
-    latency_ms: dict[str, float] | None
-    """`median` and `p95` of the time from capture to the hand-over of the verdict, over the last verdicts."""
-    newest_age_ms: float | None
-    """Time since the capture of its newest frame; null: none came since this page's program started."""
-    frame_period_ms: float | None
-    stale: bool
-    """No frame came for some frame periods: its picture must not look like a new one."""
-    ledger: Account | None
 
 
 def describe(memory: Memory, line: str) -> dict[str, Any]:
@@ -367,35 +321,32 @@ def _why_not_running(memory: Memory) -> str:
     return f"Nothing came from the line for {silent_s:.0f} s: it was killed, it hangs, or the connection is gone."
 
 
-def _camera(memory: Memory, name: str, running: bool, now_ns: int) -> Camera:
+def _camera(memory: Memory, name: str, running: bool, now_ns: int) -> dict[str, Any]:
+    """Describe a camera and its frames."""
     status = memory.status
     known = status.cameras.get(name) if status and running else None
     camera = memory.cameras.get(name, CameraMemory())
     age_ns = None if camera.newest_ns is None else max(0, now_ns - camera.newest_ns)
     period_ns = camera.frame_period_ns
     limit_ns = max(STALE_AFTER_SECONDS * NS, STALE_AFTER_PERIODS * (period_ns or 0))
-    latencies = list(camera.latencies_ms)
-    return Camera(
-        state=known.state if known else "UNKNOWN",
-        detail=known.detail or (known.reason and in_words(f"failed.{known.reason}")) if known else None,
-        rate_fps=camera.rate_fps(now_ns) if running else 0.0,
-        latency_ms={"median": median(latencies), "p95": _p95(latencies)} if latencies else None,
-        newest_age_ms=None if age_ns is None else age_ns / 1e6,
-        frame_period_ms=None if period_ns is None else period_ns / 1e6,
-        stale=age_ns is None or age_ns > limit_ns,
-        ledger=status.ledger.get(name) if status else None,
-    )
+    latencies = np.percentile(camera.latencies_ms, (50, 95)).tolist() if camera.latencies_ms else None
+    return {
+        "state": known.state if known else "UNKNOWN",
+        "detail": known.detail or (known.reason and in_words(f"failed.{known.reason}")) if known else None,
+        "rate_fps": camera.rate_fps(now_ns) if running else 0.0,
+        "latency_ms": latencies and dict(zip(("median", "p95"), latencies, strict=True)),
+        "newest_age_ms": None if age_ns is None else age_ns / 1e6,
+        "frame_period_ms": None if period_ns is None else period_ns / 1e6,
+        "stale": age_ns is None or age_ns > limit_ns,  # its picture must not look like a new one
+        "ledger": status.ledger.get(name) if status else None,
+    }
 
 
-def _p95(values: list[float]) -> float:
-    return values[0] if len(values) == 1 else quantiles(values, n=20, method="inclusive")[-1]
-
-
-def _words(memory: Memory, running: bool, cameras: dict[str, Camera]) -> list[str]:
+def _words(memory: Memory, running: bool, cameras: dict[str, dict[str, Any]]) -> list[str]:
     """Return what a person should know, the most severe first. Dead cameras and full disks are in the handshake."""
     status = memory.status
     words = [] if running else [_why_not_running(memory)]
-    if not running and any(camera.newest_age_ms is not None for camera in cameras.values()):
+    if not running and any(camera["newest_age_ms"] is not None for camera in cameras.values()):
         words.append("The pictures and figures on this page are the last that came.")
     if status is not None and running:
         if status.handshake.state != "READY" and status.handshake.detail is not None:
@@ -403,7 +354,7 @@ def _words(memory: Memory, running: bool, cameras: dict[str, Camera]) -> list[st
         words += [
             _no_frame(name, cameras[name], state)
             for name, state in status.cameras.items()
-            if state.state not in ("DEAD", "ENDED") and cameras[name].stale
+            if state.state not in ("DEAD", "ENDED") and cameras[name]["stale"]
         ]
         words += _about_drift(status)
         words += _about_consumers(status)
@@ -414,11 +365,11 @@ def _words(memory: Memory, running: bool, cameras: dict[str, Camera]) -> list[st
     return words
 
 
-def _no_frame(name: str, camera: Camera, state: CameraState) -> str:
-    if camera.newest_age_ms is None:
+def _no_frame(name: str, camera: dict[str, Any], state: CameraState) -> str:
+    if camera["newest_age_ms"] is None:
         return f"Camera {name} ({state.state}): no frame came since this page's program started."
-    what = "no verdict" if camera.ledger is not None and camera.ledger.in_flight else "no frame"
-    return f"Camera {name} ({state.state}): {what} for {camera.newest_age_ms / 1000:.0f} s."
+    what = "no verdict" if camera["ledger"] is not None and camera["ledger"].in_flight else "no frame"
+    return f"Camera {name} ({state.state}): {what} for {camera['newest_age_ms'] / 1000:.0f} s."
 
 
 def _about_drift(status: StatusEvent) -> list[str]:

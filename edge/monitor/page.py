@@ -84,8 +84,6 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None], choose
         listen: `HOST:PORT`; None: as the line's file says.
         announce: is given the page's address once it can be opened.
         choose: as for `Api`.
-    Raises:
-        HeatlineError: the line's file cannot be used, or the page cannot listen there, or would not be protected.
     """
     file = file_of(line)
     config = load_config(file)
@@ -127,11 +125,7 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None], choose
 
 
 def server_of(app: Starlette, bound: socket.socket, web: WebConfig, *, only_local: bool) -> uvicorn.Server:
-    """Return the server of an application, protected as the configuration says.
-
-    Raises:
-        AccessError: a file that protects it cannot be used.
-    """
+    """Return the server of an application, protected as the configuration says."""
     protected = Access(
         app,
         token=None if web.token_file is None else read_token(web.token_file),
@@ -172,12 +166,7 @@ def server_of(app: Starlette, bound: socket.socket, web: WebConfig, *, only_loca
 
 
 def check(web: WebConfig) -> None:
-    """Check that a page can be served as its table says.
-
-    Raises:
-        AccessError: a file that protects it cannot be used.
-        DeliveryError: it cannot listen there.
-    """
+    """Check that a page can be served as its table says."""
     with listening_socket(web.listen) as bound:
         server_of(Starlette(), bound, web, only_local=web.is_local)
 
@@ -192,15 +181,7 @@ def application(
     journal: Path,
     choose: Choose = not_chosen,
 ) -> Starlette:
-    """Return the application, which is not protected yet.
-
-    Args:
-        file: the line's file.
-        line: its name.
-        store: None: the line stores no evidence.
-        socket, journal, choose: as for `Api`.
-    """
-
+    """Return the application, which is not protected yet. Arguments: as for `Api`."""
     pictures = Pictures(memory.pictures, store)
     live = Live(line, memory)
     api = Api(line, memory, pictures, metrics, store, file, socket, journal, choose)
@@ -233,11 +214,7 @@ def application(
 
 
 def listening_socket(listen: str) -> Listener:
-    """Return a socket that listens on `HOST:PORT`; port 0 is any free one.
-
-    Raises:
-        DeliveryError: the address cannot be bound.
-    """
+    """Return a socket that listens on `HOST:PORT`; port 0 is any free one."""
     return Listener(
         listen,
         MOST_CONNECTIONS,
@@ -261,11 +238,7 @@ def _end_at_a_bug(failed: threading.ExceptHookArgs) -> None:
 
 
 def read_token(path: Path) -> str:
-    """Return the token in a file that only its owner can use.
-
-    Raises:
-        AccessError: the file cannot be read, others can use it, or it holds no token.
-    """
+    """Return the token in a file that only its owner can use."""
     make = f"make a token with: (umask 077; openssl rand -hex 24 > {path})"
     token = read_secret(path, AccessError, make, "write a new token into it").decode("ascii", "replace").strip()
     if len(token) < SHORTEST_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:
@@ -350,9 +323,6 @@ class Access:
 
 
 def _same_origin(headers: Headers) -> bool:
-    """Return whether a request comes from the line's own page, or from no page.
-
-    Browsers send the origin of every page that opens a web socket, or whose request is not GET or HEAD.
-    """
+    """Return whether a request comes from the line's own page, by the origin that browsers send, or from no page."""
     origin = headers.get("origin")
     return origin is None or origin.partition("://")[2].lower() == headers.get("host", "").lower()

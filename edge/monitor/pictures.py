@@ -131,14 +131,10 @@ ToLine = Hello | ReleaseSlot | Report | AddMark
 class PictureClient:
     """A connection to a line's pictures. One thread uses it; any thread may report and release pictures.
 
-    The line sends a picture only while this program holds fewer than `slots`; others it skips and counts. So a slow
-    program gets fewer pictures, never old ones, and never delays the line.
-
     Args:
         path: the line's socket, see `picture_socket`.
-        slots: number of pictures that this program can hold at once, 1 to 16.
-        good_every: of the GOOD frames of each camera, send each n-th; 0: none. Frames with another verdict are always
-            wanted.
+        slots: pictures that this program can hold at once, 1 to 16; while it does, the line skips others.
+        good_every: of the GOOD frames of each camera, send each n-th; 0: none. All others are wanted.
         good_interval_ms: least time between the captures of two GOOD frames of a camera that are sent.
     Raises:
         DeliveryError: the line does not run, or this user may not connect.
@@ -242,10 +238,7 @@ def _connect(path: Path) -> Channel[ToLine, PictureReady]:
 
 
 def picture_socket(line: Path) -> Path:
-    """Return the socket of the line that a file configures, for the line itself and for those who connect to it.
-
-    A service has it in its runtime folder. The lines that a user runs by hand have theirs in a folder of the user.
-    """
+    """Return the socket of the line that a file configures: in the service's runtime folder, or in one of the user."""
     service = runtime_folder()
     if service is None and line.absolute().parent == LINES and (RUNTIME_FOLDERS / line.stem).is_dir():
         service = RUNTIME_FOLDERS / line.stem

@@ -1,7 +1,6 @@
 """Stores the pictures of a running line and people's marks: the only writer of an evidence store.
 
-A picture is stored once its row is in the index, which comes after its files. If the disk is slow, the recorder takes
-fewer pictures, and the line skips and counts others.
+If the disk is slow, the recorder takes fewer pictures, and the line skips and counts others.
 """
 
 import contextlib
@@ -30,6 +29,7 @@ from heatline.edge.monitor.marks import combine
 from heatline.edge.monitor.pictures import Picture, PictureClient
 from heatline.edge.monitor.store import (
     BUSY_SECONDS,
+    DAY,
     FRAME,
     HEATMAP,
     INDEX,
@@ -38,7 +38,6 @@ from heatline.edge.monitor.store import (
     Key,
     Tiles,
     day_of,
-    is_day,
     require_picture,
     require_version,
 )
@@ -97,23 +96,26 @@ class Limits:
 class EvidenceWriter:
     """Writes an evidence store. One thread uses it at a time.
 
-    Entries that people have reviewed are deleted after all others, and not for their age: they are what the next model
-    learns from.
+    Every method raises `InputError` if the folder or its index cannot be read or written.
 
     Args:
         folder: is made if it does not exist.
         line: the line's name.
         wall_ns: UTC, ns since 1970.
     Raises:
-        DeliveryError: another program writes into the folder.
-        InputError: the folder cannot be read or written.
+        DeliveryError: another line writes into the folder.
     """
 
     def __init__(self, folder: Path, line: str, limits: Limits, wall_ns: Callable[[], int] = time.time_ns) -> None:
         self._folder, self._line, self._limits, self._wall_ns = folder, line, limits, wall_ns
         with self._writing(), contextlib.ExitStack() as at_end:
             make_folder(folder)
-            at_end.callback(os.close, hold(folder, os.O_RDWR | os.O_CREAT))
+            try:
+                at_end.callback(os.close, open_locked(folder / LOCK, os.O_RDWR | os.O_CREAT))
+            except BlockingIOError as error:
+                raise DeliveryError(
+                    f"{folder} is in use by another running line; give each line its own evidence.folder"
+                ) from error
             self._index = _open_index(folder)
             at_end.callback(self._index.close)
             self._delete_leftovers()
@@ -130,14 +132,11 @@ class EvidenceWriter:
         self._at_end.close()
 
     def write(self, picture: Picture, *, is_chosen: bool = False) -> bool:
-        """Store a picture. When this returns, it is on the disk.
+        """Store a picture, and return whether it is a new one. When this returns, it is on the disk; if this raises,
+        nothing of it is left.
 
         Args:
             is_chosen: a person chose it, not the line.
-        Returns: whether it is a new entry; if not, it is stored already.
-
-        Raises:
-            InputError: it cannot be stored; nothing of it is left. The message gives the reason.
         """
         entry = _entry_of(picture, self._line, self._wall_ns(), is_chosen=is_chosen)
         key, folder = (entry.picture, entry.day), self._folder / entry.day
@@ -169,12 +168,7 @@ class EvidenceWriter:
         return True
 
     def read_marks(self, journal: JournalReader) -> None:
-        """Copy the marks that a journal has and this store does not know yet, but those of another version.
-
-        Raises:
-            JournalError: the journal cannot be read.
-            InputError: the index cannot be written.
-        """
+        """Copy the marks that a journal has and this store does not know yet, but those of another version."""
         with self._writing():
             position = "SELECT coalesce(max(read_through), 0) FROM journals WHERE journal_id = ?"
             (after,) = self._index.execute(position, (journal.journal_id,)).fetchone()
@@ -194,8 +188,6 @@ class EvidenceWriter:
 
         Args:
             read_through: the journal has no other marks up to this event.
-        Raises:
-            InputError: the index cannot be written.
         """
         with self._writing(), self._index as index:
             for event in events:
@@ -208,21 +200,13 @@ class EvidenceWriter:
             index.execute("INSERT OR REPLACE INTO journals VALUES (?, ?)", (journal_id, read_through))
 
     def tidy(self) -> None:
-        """Delete what is beyond the limits.
-
-        Raises:
-            InputError: the folder cannot be read or written, or the disk has too little free space.
-        """
+        """Delete what is beyond the limits."""
         with self._writing():
             self._make_room(0)
             self._change("DELETE FROM leftovers")
 
     def state(self) -> EvidenceState:
-        """Return how much is stored.
-
-        Raises:
-            InputError: the index cannot be read.
-        """
+        """Return how much is stored."""
         with self._writing():
             stored, size_bytes, oldest_at_ns = self._index.execute(
                 "SELECT count(*), coalesce(sum(size_bytes), 0), min(captured_at_ns) FROM pictures"
@@ -230,13 +214,11 @@ class EvidenceWriter:
         return EvidenceState(stored=stored, size_bytes=size_bytes, oldest_at_ns=oldest_at_ns)
 
     def _make_room(self, size_bytes: int, *coming: Key) -> None:
-        """Delete entries until the limits hold with another entry.
+        """Delete entries until the limits hold with another entry; reviewed ones last, and not for their age, as the
+        next model learns from them. If no deletion can make that much room, nothing is deleted for it.
 
         Args:
             coming: the other entry; its files are leftovers until it has its row.
-        Raises:
-            InputError: no deletion can make that much room; nothing was deleted for it.
-            sqlite3.Error, OSError: the folder cannot be read, or an entry cannot be deleted.
         """
         before_ns = self._wall_ns() - int(self._limits.keep_s * 1e9)
         self._change(
@@ -249,7 +231,7 @@ class EvidenceWriter:
                 f"{self._limits.keep_bytes / MIB:.0f}; set more"
             )
         held, victims = self.state().size_bytes, list[tuple[int]]()
-        lacking = require_room(self._folder, self._limits, size_bytes, held)
+        lacking = self._lacking(size_bytes, held)
         target = min(held - lacking, self._limits.keep_bytes - size_bytes)
         for number, freed, is_old in self._index.execute(
             "SELECT number, size_bytes, review IS NULL AND captured_at_ns < ? FROM pictures "
@@ -265,6 +247,19 @@ class EvidenceWriter:
                 index.executemany("DELETE FROM pictures WHERE number = ?", some)
                 index.executemany("INSERT INTO leftovers VALUES (?, ?)", also)
             self._delete_leftovers()
+
+    def _lacking(self, size_bytes: int, held: int) -> int:
+        """Return the bytes that the disk lacks for another entry, while all entries together hold as many at least."""
+        disk, limits = os.statvfs(self._folder), self._limits
+        spare = max(limits.spare_bytes, round(disk.f_blocks * disk.f_frsize * limits.spare_share))
+        lacking = max(0, spare + size_bytes - disk.f_bavail * disk.f_frsize)
+        if lacking > held:
+            raise InputError(
+                f"the disk of {self._folder} lacks {lacking / MIB:.0f} MiB of the free space that it must keep "
+                f"({limits.spare_bytes / MIB:.0f} MiB, or {limits.spare_share:.0%} of the disk if that is more), and "
+                f"all stored pictures take less ({held / MIB:.0f} MiB); make room on the disk"
+            )
+        return lacking
 
     def _delete_leftovers(self) -> None:
         """Delete the files of entries that are deleted, or that a writer did not complete; other files stay."""
@@ -301,8 +296,7 @@ class Recorder:
 
     Args:
         open_writer: opens the store; it is called again later if it fails.
-        journal: folder of the line's journal; None: the line has none.
-        clock: monotonic, s.
+        journal: folder of the line's journal, if it has one.
     """
 
     def __init__(
@@ -325,10 +319,7 @@ class Recorder:
         self._log = RateLimitedLog(logger)
 
     def choose(self, picture: Picture) -> str | None:
-        """Have a picture stored that the line did not choose; return why it is not, or None. Any thread.
-
-        While a fault stands it is tried, which ends the fault if the disk has room again.
-        """
+        """Have a picture stored that the line did not choose; return why it may not be, or None. Any thread."""
         fault = self.state().fault or (None if self._writer else "the evidence store is not open yet")
         try:
             self._chosen.put_nowait(picture)
@@ -417,46 +408,6 @@ class Recorder:
         self._state = replace(found, kept=self._state.kept + kept, skipped=self._state.skipped + skipped)
 
 
-def hold(folder: Path, flags: int) -> int:
-    """Lock the store of a folder against other lines, for as long as the returned descriptor is open.
-
-    Args:
-        flags: with which the file is opened that is locked.
-    Raises:
-        DeliveryError: another line holds the lock.
-        OSError: the lock cannot be taken.
-    """
-    try:
-        return open_locked(folder / LOCK, flags)
-    except BlockingIOError as error:
-        raise DeliveryError(
-            f"{folder} is in use by another running line; give each line its own evidence.folder"
-        ) from error
-
-
-def require_room(folder: Path, limits: Limits, size_bytes: int, held: int) -> int:
-    """Require that a disk has room for another entry, if need be after all others were deleted.
-
-    Args:
-        held: bytes of all entries.
-    Returns: the bytes of free space that the disk lacks for it.
-
-    Raises:
-        InputError: there would be none.
-        OSError: the folder cannot be read.
-    """
-    disk = os.statvfs(folder)
-    spare = max(limits.spare_bytes, round(disk.f_blocks * disk.f_frsize * limits.spare_share))
-    lacking = max(0, spare + size_bytes - disk.f_bavail * disk.f_frsize)
-    if lacking > held:
-        raise InputError(
-            f"the disk of {folder} lacks {lacking / MIB:.0f} MiB of the free space that it must keep "
-            f"({limits.spare_bytes / MIB:.0f} MiB, or {limits.spare_share:.0%} of the disk if that is more), and all "
-            f"stored pictures take less ({held / MIB:.0f} MiB); make room on the disk"
-        )
-    return lacking
-
-
 def room_of(size_bytes: int) -> int:
     """Return the room of a file on the disk, which is in blocks of 4 KiB on most file systems."""
     return -(-size_bytes // 4096) * 4096
@@ -469,11 +420,6 @@ def encode_frame(image: NDArray[np.uint8]) -> bytes:
 
 
 def _entry_of(picture: Picture, line: str, stored_at_ns: int, *, is_chosen: bool) -> EvidenceEntry:
-    """Return the entry of a picture.
-
-    Raises:
-        InputError: the picture's id cannot be a file name.
-    """
     evidence = picture.evidence
     tiles = None
     if evidence is not None:
@@ -500,14 +446,9 @@ def _files_of(picture: Picture) -> dict[str, bytes]:
 
 
 def _open_index(folder: Path) -> sqlite3.Connection:
-    """Return the open index of a folder, which only the thread in turn uses.
-
-    Raises:
-        InputError: this heatline does not know it, or the folder holds pictures of a store without one.
-        sqlite3.Error, OSError: it cannot be opened.
-    """
+    """Return the open index of a folder, which only the thread in turn uses."""
     path = folder / INDEX
-    if (not path.exists() or not path.stat().st_size) and any(is_day(each.name) for each in folder.iterdir()):
+    if (not path.exists() or not path.stat().st_size) and any(DAY.fullmatch(each.name) for each in folder.iterdir()):
         raise InputError(f"{folder} holds pictures and no {INDEX} that describes them; move the folders of days away")
     with contextlib.ExitStack() as at_error:
         index = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)

@@ -51,7 +51,7 @@ COMMIT;
 """
 LARGEST_NS = 253_402_300_799 * 10**9
 """The end of the year 9999."""
-_PICTURE, _DAY = re.compile(r"[A-Za-z0-9_-]{1,128}"), re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+PICTURE, DAY = re.compile(r"[A-Za-z0-9_-]{1,128}"), re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 Key = tuple[str, str]
 """Picture and day. An id may occur again on another day."""
 
@@ -169,11 +169,7 @@ class EvidenceStore:
         return _entry(*rows[0]) if rows else None
 
     def require(self, picture: str) -> EvidenceEntry:
-        """Return the entry of a picture.
-
-        Raises:
-            InputError: the store has none.
-        """
+        """Return the entry of a picture that must be there."""
         require_picture(picture)
         if (entry := self.find(picture)) is None:
             raise InputError(
@@ -210,12 +206,7 @@ class EvidenceStore:
 
 
 def require_version(index: sqlite3.Connection, path: Path) -> None:
-    """Require that this heatline knows an index.
-
-    Raises:
-        InputError: it does not.
-        sqlite3.Error: it cannot be read.
-    """
+    """Require that this heatline knows an index."""
     (version,) = index.execute("PRAGMA user_version").fetchone()
     if version != SCHEMA_VERSION:
         raise InputError(f"{path} has schema version {version}, this heatline knows version {SCHEMA_VERSION}")
@@ -225,10 +216,7 @@ def evidence_folder(file: Path, config: LineConfig, state_folder: Path | None) -
     """Return the folder of a line's evidence store.
 
     Args:
-        file: the line's file, for the message.
         state_folder: the folder that systemd gives the service; None: none.
-    Raises:
-        ConfigError: the line stores no evidence, or has no folder for it.
     """
     if config.evidence is None:
         raise ConfigError(f"{file} has no table [evidence], so this line stores no pictures; add it to store them")
@@ -244,11 +232,7 @@ def evidence_folder(file: Path, config: LineConfig, state_folder: Path | None) -
 
 
 def evidence_of(line: str) -> Path:
-    """Return the folder of the pictures of a line that is named by its name, its file, or that folder.
-
-    Raises:
-        ConfigError: the line's file cannot be used, or what was named is neither.
-    """
+    """Return the folder of the pictures of a line that is named by its name, its file, or that folder."""
     named, is_configured = named_here(line)
     if is_configured:
         file = file_of(line)
@@ -262,18 +246,9 @@ def evidence_of(line: str) -> Path:
     return found
 
 
-def is_day(name: str) -> bool:
-    """Return whether a text is the name of a day's folder."""
-    return _DAY.fullmatch(name) is not None
-
-
 def require_picture(name: str | None) -> str:
-    """Return the id of a picture. Only such a text may become part of a path.
-
-    Raises:
-        InputError: it cannot be one.
-    """
-    if name is None or not _PICTURE.fullmatch(name):
+    """Return the id of a picture. Only such a text may become part of a path."""
+    if name is None or not PICTURE.fullmatch(name):
         raise InputError(
             f"{name!r} is not a picture id; expected up to 128 letters, digits, hyphens and underscores, as in the "
             "field `picture` of an event"

@@ -1,7 +1,4 @@
-"""Runs the monitor beside a line: one process that stores its pictures and serves its page.
-
-It is started when the line is up, started again when it ends, and ended with the line. It never delays inspection.
-"""
+"""Runs the monitor beside a line: one process that stores its pictures and serves its page."""
 
 import contextlib
 import logging

@@ -353,7 +353,7 @@ def test_on_a_full_disk_nothing_is_left_of_an_entry_and_later_ones_are_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # There is room by the figures, and another program takes it.
-    monkeypatch.setattr("heatline.edge.monitor.recorder.require_room", lambda *_: 0)
+    monkeypatch.setattr("heatline.edge.monitor.recorder.EvidenceWriter._lacking", lambda *_: 0)
     with small_disk(tmp_path / "disk", 2) as disk, writer(disk / "evidence") as into:
         into.write(picture(1))
         filler = fill(disk)

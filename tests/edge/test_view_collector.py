@@ -90,7 +90,7 @@ def test_marks_come_from_the_journal_and_live_and_those_that_were_missed_are_rea
     reviews = [Message(review_of(by, number=number)) for number in (1, 2, 3, 4) for by in ("Anna", "Ben")]
 
     def reviewers(number: int) -> list[str]:
-        found = memory.reviews.of(f"01234567-top-{number}")
+        found = memory.review_of(f"01234567-top-{number}")
         return [] if found is None else found.by
 
     writer.commit([good(), *reviews[:2]])

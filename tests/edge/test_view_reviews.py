@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from heatline.edge.monitor import memory
 from heatline.edge.monitor.marks import combine
-from heatline.edge.monitor.memory import Memory, Reviews
+from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.store import EvidenceStore
 from tests.edge.evidences import writer
 from tests.edge.reviewed import marked, review_of
@@ -34,39 +34,38 @@ def test_events_in_any_order_and_twice_make_the_reviews_of_the_journal(events: A
     journal = [review_of(by, kind, number, seq) for seq, (by, kind, number) in enumerate(events, 1)]
     came = journal + journal[:2]
     order.shuffle(came)
-    found = Reviews()
+    found = Memory()
     for event in came:
-        found.add(event)
+        found.add_review(event)
     expected = combine(journal)
     for name in (NAME, "01234567-top-2"):
-        state, review = found.of(name), expected.get(name)
+        state, review = found.review_of(name), expected.get(name)
         assert (state is None) == (review is None)
         if state is not None and review is not None:
             assert state == review
 
 
 def test_stored_reviews_count_until_a_mark_comes() -> None:
-    found, former = Reviews(), combine([review_of("Anna", seq=1), review_of("Ben", "false_alarm", seq=2)])[NAME]
-    assert found.of(NAME, former) == former
-    found.add(review_of("Anna", seq=7))
-    state = found.of(NAME, former)
+    found, former = Memory(), combine([review_of("Anna", seq=1), review_of("Ben", "false_alarm", seq=2)])[NAME]
+    assert found.review_of(NAME, former) == former
+    found.add_review(review_of("Anna", seq=7))
+    state = found.review_of(NAME, former)
     assert state is not None
     assert (state.by, state.kind) == (["Anna"], "right")
-    found.add(review_of("Anna", "withdrawn", seq=8))
-    assert found.of(NAME, former) is None
+    found.add_review(review_of("Anna", "withdrawn", seq=8))
+    assert found.review_of(NAME, former) is None
 
 
 def test_marks_that_no_journal_holds_do_not_count_and_pictures_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "MOST_PICTURES", 3)
-    known = Memory()
-    known.add_review(review_of(journal_id=None))
-    found = known.reviews
-    assert found.of(NAME) is None
+    found = Memory()
+    found.add_review(review_of(journal_id=None))
+    assert found.review_of(NAME) is None
     for number in range(1, 6):
-        known.add_review(review_of(number=number, seq=number))
+        found.add_review(review_of(number=number, seq=number))
     names = [f"01234567-top-{number}" for number in range(1, 6)]
-    assert [name for name in names if found.of(name) is not None] == names[2:]
-    assert {name for name, reviewed in found.recent().items() if reviewed} == {*names[2:]}
+    assert [name for name in names if found.review_of(name) is not None] == names[2:]
+    assert {name for name, reviewed in found.marked().items() if reviewed} == {*names[2:]}
 
 
 def at(seconds: int) -> Any:
