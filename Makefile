@@ -24,7 +24,7 @@ PACKAGE := pyproject.toml edge/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long test-line-pc check format bench chaos power-cuts soak delivery hostile cameras schemas study demo-bundle package node-clients peers-env clean
+.PHONY: help demo docs test test-long test-line-pc check format bench chaos power-cuts soak delivery hostile cameras schemas study demo-bundle package node-clients peers-env clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -79,6 +79,9 @@ hostile: $(VENV)/.runtime ## Measure the cost of a frame under malformed message
 cameras: $(VENV)/.dev ## Measure the highest rates of cameras, and the time until a line recovers from their faults
 	@$(BIN)/python -m tests.system.cameras $(CAMERAS_ARGS)
 
+docs: $(VENV)/.docs ## Build the site of README and docs/: docs/_build/index.html
+	@$(BIN)/python -m sphinx -q -W -j auto -b html docs docs/_build
+
 schemas: $(VENV)/.runtime ## Write the JSON Schemas of the events from their structs
 	@$(BIN)/python -c 'from heatline.edge.wire.schemas import main; main()'
 
@@ -99,14 +102,14 @@ node-clients: examples/clients/node/node_modules/.made ## Install the packages o
 peers-env: .venv-peers/.made ## Install what `heatline bench peers` compares heatline with, in .venv-peers; some GB
 
 clean: ## Delete everything that make makes: environments, demo-out, caches
-	rm -rf examples/clients/node/node_modules .venv .venv-* demo-out bench-report build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf examples/clients/node/node_modules .venv .venv-* docs/_build demo-out bench-report build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find bench edge examples export heatline tests train -type d -name __pycache__ -prune -exec rm -rf {} +
 
 examples/clients/node/node_modules/.made: examples/clients/node/package.json examples/clients/node/package-lock.json
 	@cd examples/clients/node && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
-# All targets use the environment VENV. Its stamps .made, .runtime and .dev record what is installed; a stamp that is older
+# All targets use the environment VENV. Its stamps .made, .runtime, .dev and .docs record what is installed; a stamp that is older
 # than the package's definition is made again.
 
 $(VENV)/.made:
@@ -130,6 +133,10 @@ $(VENV)/.line-pc: $(PACKAGE) $(VENV)/.runtime
 $(VENV)/.dev: $(PACKAGE) $(VENV)/.runtime
 	@echo "installing the dependencies of development into $(VENV): some GB, some minutes"
 	@$(PIP) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(PACKAGE) $(VENV)/.dev
+	@$(PIP) -e '.[docs]'
 	@touch $@
 
 # The peers may need other versions than heatline, so they have their own environment, with heatline's OpenVINO, PyTorch

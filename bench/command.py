@@ -61,7 +61,9 @@ optional_bundle_argument = click.argument(
     "bundle_path", metavar="[BUNDLE]", type=click.Path(path_type=Path), default=SHIPPED_BUNDLE
 )
 """The demo's bundle if none is named."""
-precision_option = click.option("--precision", type=PRECISIONS, default="f32", show_default=True)
+precision_option = click.option(
+    "--precision", type=PRECISIONS, default="f32", show_default=True, help="Precision to compute in."
+)
 out_option = click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the result there, as JSON."
 )

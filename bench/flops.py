@@ -40,7 +40,7 @@ class Flops(msgspec.Struct, frozen=True, kw_only=True):
     """Equal for every fusion and discard ratio, as neither is a product."""
     gflops_with_map: float
     study_gflops: float | None
-    """Value of Table 1.1, which is multiply-adds; docs/flops.md says at which resolution and with how many classes."""
+    """Value of Table 1.1, which is multiply-adds; docs/bench.md says at which resolution and with how many classes."""
 
 
 class FlopsBench(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,7 +39,7 @@ Picture: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | str | os.PathLike[
 
 @dataclass(frozen=True, eq=False, repr=False)
 class InspectionResult:
-    """What a bundle found in one picture. `overlay` draws it.
+    """What a bundle found in one picture. `overlay` draws it::
 
         result = inspector.inspect("board.png")
         if result.verdict == "DEFECT":

@@ -1,4 +1,4 @@
-"""Figures of one model's answers to one fold, by thresholds that other frames set; docs/recipes.md defines them."""
+"""Figures of one model's answers to one fold, by thresholds that other frames set; docs/recipes-log.md defines them."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence

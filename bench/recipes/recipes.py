@@ -37,7 +37,7 @@ FIGURES = {
     "false_regions": "false regions per defective frame",
     "rejected": "good frames rejected",
 }
-"""Names of figures and of their columns; docs/recipes.md defines them."""
+"""Names of figures and of their columns; docs/recipes-log.md defines them."""
 
 
 class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,7 +208,7 @@ def write_tables(results: Path, targets: dict[str, dict[str, float]]) -> tuple[P
 
 def tables(results: Sequence[RecipeResult], targets: dict[str, dict[str, float]]) -> str:
     """Write all results as Markdown: per set a table of figures with its targets, and one of verdicts."""
-    parts = ["# Recipes", "Mean ± deviation over folds and seeds; docs/recipes.md defines the columns."]
+    parts = ["# Recipes", "Mean ± deviation over folds and seeds; docs/recipes-log.md defines the columns."]
     for name in dict.fromkeys(one.set for one in results):
         mine, goals = [one for one in results if one.set == name], targets.get(name, {})
         rows = [["recipe", *FIGURES.values(), "folds", "seeds"], *(_row(one) for one in mine)]

@@ -26,7 +26,7 @@ SET_BY_BENCH = {"data", "out", "seed", "recipe", "resume", "split.val", "split.t
 
 
 class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A data set; docs/recipes.md describes the keys."""
+    """A data set; docs/recipes-log.md describes the keys."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
     folder: str | None = None
@@ -125,7 +125,7 @@ def read_sets(file: Path, names: Collection[str] = ()) -> list[DataSet]:
         sets = msgspec.yaml.decode(file.read_bytes(), type=list[DataSet])
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{file} is not a list of data sets: {reason}; docs/recipes.md describes its keys") from error
+        raise ConfigError(f"{file} is not a list of data sets: {reason}; see docs/recipes-log.md") from error
     known = [one.name for one in sets]
     for name in names:
         if name not in known:

@@ -221,7 +221,12 @@ class FiniteRange(click.FloatRange):
 
 
 engine_option = click.option(
-    "--engine", "kind", type=click.Choice(["openvino", "onnxruntime"]), default="openvino", show_default=True
+    "--engine",
+    "kind",
+    type=click.Choice(["openvino", "onnxruntime"]),
+    default="openvino",
+    show_default=True,
+    help="What runs the graph; ONNX Runtime only computes in f32.",
 )
 
 precision_option = click.option(

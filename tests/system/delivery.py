@@ -1,4 +1,4 @@
-"""`make delivery`: delay of events at a high rate, live and durable, during inspection (docs/chaos.md).
+"""`make delivery`: delay of events at a high rate, live and durable, during inspection (docs/bench.md).
 
 The line inspects at a share of its highest rate. If that makes too few events, a second camera brings frames of a wrong
 size, which are reported like every frame and not inspected.

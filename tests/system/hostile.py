@@ -1,4 +1,4 @@
-"""`make hostile`: cost of malformed messages for inspection, compared with as many valid ones (docs/chaos.md)."""
+"""`make hostile`: cost of malformed messages for inspection, compared with as many valid ones (docs/bench.md)."""
 
 import sys
 import tempfile

@@ -1,4 +1,4 @@
-"""`make soak`: growth, latency and ledger of the service over a long time (docs/soak.md)."""
+"""`make soak`: growth, latency and ledger of the service over a long time (docs/bench.md)."""
 
 import functools
 import sys

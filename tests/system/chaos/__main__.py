@@ -1,4 +1,4 @@
-"""`make chaos`: check that no event is lost while processes, links and the disk fail (docs/chaos.md)."""
+"""`make chaos`: check that no event is lost while processes, links and the disk fail (docs/bench.md)."""
 
 import secrets
 import sys
