@@ -1,7 +1,4 @@
-"""Warnings about labels or defects that may not suffice for training, each with what to do.
-
-They compare counts and sizes with the rules of training and evaluation. The absence of a warning is not a guarantee.
-"""
+"""Warnings about labels or defects that may not suffice for training, each with what to do."""
 
 import math
 from collections.abc import Sequence
@@ -18,23 +15,17 @@ from heatline.train.readers import LabelledImage
 
 CELL_PX = 8
 """Side of a cell of the default recipe's map, px of the picture."""
-
 FEWEST_CELLS = 4
 """A defect that covers fewer cells of the map has no outline there."""
-
 MOST_AMBIGUOUS = 1 / 3
 """A warning is due if a larger share of the tiles with a defect is ambiguous."""
-
 FEW_GROUPS = 10
 """Figures from fewer groups depend on single groups."""
-
 ENOUGH_DEFECTIVE = 25
 """With as many, the picture AUROC was less than 0.1 below that with all pictures, on every measured fold; with 14 it
 was not (docs/training.md)."""
-
 ENOUGH_GOOD = 20
 """Groups: a good picture of a new one, if like them, scores highest, and is rejected, in at most 1 of 21 cases."""
-
 MEASURED = {
     10: ((34, 100), (0.0, 13.8), 5),
     25: ((30, 93), (0.0, 10.2), 4),
@@ -46,7 +37,6 @@ defective pictures found and of new good ones rejected, and how many sets with a
 (docs/training.md)."""
 RAREST_SHARE = 5
 """In the measured sets, at least one picture in so many had the rarer label."""
-
 UNLIKELY = 0.01
 """Significance level of the warning about thresholds."""
 
@@ -63,10 +53,7 @@ def describe_small_defects(
     """Describe defects that are small for the tiles or the map; return no sentence if they are not.
 
     Args:
-        areas_px: area of each defect, from `defect_areas`.
-        ambiguous: number of tiles whose defective share is above 0 and at most `defective_share`.
-        defective: number of tiles with a larger share.
-        tile_px: side of a tile.
+        ambiguous, defective: tiles with a defective share above 0 and at most `defective_share`, or a larger one.
     """
     warnings = []
     if areas_px and (middle := median(areas_px)) < FEWEST_CELLS * CELL_PX**2:
@@ -149,7 +136,6 @@ def describe_threshold_transfer(
 
     Args:
         highest: highest logit of each good frame, from a model that was not trained on its group.
-        groups: group of each frame.
         share: wanted share of rejected good frames.
         lowest_defect: logit of the lowest-scoring defect, which the threshold takes into account.
     """

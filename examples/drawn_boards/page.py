@@ -17,7 +17,7 @@ from heatline.edge.images import read_rgb
 from heatline.edge.util.page import Picture, jpeg_uri, page_templates
 from heatline.edge.util.text import format_count
 from heatline.edge.wire.events import StatusEvent, VerdictEvent
-from heatline.train.evaluation.legend import make_legend
+from heatline.train.evaluation.gallery import make_legend
 from heatline.train.evaluation.scoring import Matches
 
 SHOWN_WIDTH_PX = 800

@@ -43,9 +43,9 @@ class SelectedPictures:
     part: str
     """test, val, train, all or cross-validation."""
     trained_on: int
-    """Number of pictures whose groups the model was trained on."""
+    """Pictures whose groups the model was trained on."""
     set_threshold: int
-    """Number of good pictures of the groups that set the threshold that judges them."""
+    """Good pictures of the groups that set the threshold that judges them."""
 
     @property
     def groups(self) -> list[str]:
@@ -162,11 +162,7 @@ def _read(folder: Path, truth: str, model: EvaluatedModel) -> LabelledFolder:
 def _select(
     model: EvaluatedModel, part: str | None, labelled: LabelledFolder, *, is_same: bool
 ) -> tuple[list[LabelledImage], str]:
-    """Return the selected pictures, and the name of their part.
-
-    Args:
-        is_same: whether the model was trained on pictures of this folder.
-    """
+    """Return the selected pictures, and the name of their part; `is_same`: the model was trained on this folder."""
     present = {image.group for image in labelled.images}
     if part is None:
         part = "test" if is_same and model.groups("test") and model.groups("test") <= present else ALL
@@ -185,15 +181,11 @@ def _select(
 
 def _describe_pictures(subject: EvaluationSubject) -> str:
     """Describe the frames that the figures rest on, as `the test groups of pcb (5 groups, 12 frames)`."""
-    parts = {
-        "test": "the test groups",
-        "val": "the validation groups",
-        "train": "the training groups",
-        ALL: "all frames",
-    }
+    part = {"val": "validation", "train": "training"}.get(subject.part, subject.part)
+    whose = "all frames" if part == ALL else f"the {part} groups"
     counted = [format_count(len(subject.groups), "group", ",")] * bool(subject.groups)
     counted.append(format_count(subject.pictures, "frame", ","))
-    return f"{parts.get(subject.part, subject.part)} of {subject.data} ({', '.join(counted)})"
+    return f"{whose} of {subject.data} ({', '.join(counted)})"
 
 
 def _warnings(selection: SelectedPictures, evaluation: Evaluation, model: EvaluatedModel) -> list[str]:

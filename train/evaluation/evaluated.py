@@ -65,7 +65,6 @@ class EvaluatedModel:
     settings: Manifest | Settings
     engine: Engine
     engine_description: str
-    """Name and precision."""
     summary: dict[str, Any]
     """Facts of the training: keys of `RunSummary`, as far as known."""
     data: Path | None
@@ -76,7 +75,7 @@ class EvaluatedModel:
     references: Mapping[str, Reference] = field(default_factory=dict)
     """What a bundle compares frames with, by camera; a run has those of its pictures."""
     plausibility: Plausibility | None = None
-    """What frames of the product look like; None: not known, as of every run."""
+    """None: not known, as of every run."""
     held_out: Mapping[Path, Calibration] = field(default_factory=dict)
     """Thresholds for the pictures that set the model's own, by the others of these pictures."""
     loose_threshold: float | None = None
@@ -93,7 +92,6 @@ class EvaluatedModel:
 
     @property
     def cell_px(self) -> float:
-        """Side of a map cell, px."""
         return self.settings.grid.tile_px / min(self.settings.map.hw)
 
     def groups(self, part: str) -> set[str]:
@@ -111,9 +109,7 @@ def open_model(
     false_reject: float = 0.01,
     track: Track = iter,
 ) -> EvaluatedModel:
-    """Open a run's folder or a bundle.
-
-    A run has no thresholds yet. It gets those that its export would set, from its validation frames.
+    """Open a bundle, or a run's folder; a run gets the thresholds that its export would set.
 
     Args:
         engine, precision: of a bundle.

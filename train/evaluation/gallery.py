@@ -1,15 +1,17 @@
 """Pictures of the frames that are judged worst: defective ones of the lowest scores, good ones of the highest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.heatmap_picture import ColourScale, draw_outlines, overlay, png
+from heatline.edge.heatmap_picture import ColourScale, draw_outlines, overlay, png, tint
 from heatline.edge.inspection.verdict import Judgement
+from heatline.edge.util.page import jpeg_uri
 from heatline.train.files import make_folder, write_atomically
 
 FRAMES = 6
@@ -18,6 +20,9 @@ FRAME_PX = 900
 """Longest side of each of a frame's pictures."""
 TRUTH_RGB = (0, 230, 255)
 GAP_PX = 6
+GROUND = 112
+"""Grey of the picture that the legend's scale tints, as cold places of a heatmap show the picture itself."""
+STEPS, HEIGHT_PX = 512, 16
 
 
 class FrameGallery:
@@ -85,3 +90,27 @@ def draw_frame(
         if picture is not None:
             parts += [gap, np.asarray(cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA), np.uint8)]
     return np.concatenate(parts[1:], axis=0 if is_wide else 1)
+
+
+def make_legend(
+    scale: ColourScale,
+    thresholds: Mapping[str, float],
+    ends: tuple[str, str],
+    outlines: Mapping[str, tuple[int, int, int]],
+) -> dict[str, Any]:
+    """Return what the macro `legend_of` shows for pictures that share a colour scale.
+
+    Args:
+        thresholds: logits by the text beside them. The scale includes all.
+        ends: texts at the ends of the scale.
+        outlines: colours of outlines in the pictures, RGB, by their meaning.
+    """
+    low, high = min(scale.low, *thresholds.values()), max(scale.high, *thresholds.values())
+    grey = scale.grey(np.linspace(low, high, STEPS, dtype=np.float32)[None])
+    colours = tint(np.full((HEIGHT_PX, STEPS, 3), GROUND, np.uint8), np.repeat(grey, HEIGHT_PX, axis=0), 1)
+    return {
+        "uri": jpeg_uri(np.asarray(cv2.cvtColor(colours, cv2.COLOR_RGB2BGR), np.uint8)),
+        "ends": ends,
+        "percent": {text: round(100 * (value - low) / (high - low), 2) for text, value in thresholds.items()},
+        "outlines": outlines,
+    }

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from heatline.edge.heatmap_picture import OUTLINE_RGB, ColourScale
 from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.util.page import Picture, jpeg_uri
-from heatline.train.evaluation.gallery import TRUTH_RGB
-from heatline.train.evaluation.legend import make_legend
+from heatline.train.evaluation.gallery import TRUTH_RGB, make_legend
 from heatline.train.evaluation.result import FrameAnswer
 from heatline.train.evaluation.rows import Row, format_percent, kinds_table
 
@@ -175,8 +174,7 @@ def _pictures(frames: Sequence[JudgedFrame], places: NDArray[np.float64], digits
 def score_bars(good: Sequence[float], defective: Sequence[float], places: NDArray[np.float64]) -> list[Bar]:
     """Return the histogram of scores along the slider: good frames above the axis, defective frames below it.
 
-    Heights are square roots of the counts, so that a single frame is visible beside a thousand. No bar lies on both
-    sides of the calibrated threshold.
+    Heights are square roots of the counts. No bar lies on both sides of the calibrated threshold.
     """
     low, high = float(places[0]), float(places[-1])
     width = (high - low) / BINS

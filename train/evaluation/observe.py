@@ -65,10 +65,7 @@ def observe(
     gallery: FrameGallery | None = None,
     references: References | None = None,
 ) -> Observed:
-    """Inspect all pictures.
-
-    Pictures that do not show the product, or not where its reference shows it, get no verdict from the line. They are
-    in no row and not in the gallery.
+    """Inspect all pictures; those without a verdict, as they do not show the product, are in no row and no gallery.
 
     Args:
         groups: number of each picture's group.

@@ -1,8 +1,6 @@
 """Rows of the report's tables: each is one model on one set of pictures, from one evaluation or from its folds.
 
-Evaluations of one name, model, data and truth with disjoint test groups are folds, such as a training per board left
-out. Their figures are averaged with equal weights, and their counts added. Other evaluations of one name are rows of
-their own, labelled by their paths.
+Evaluations of one name, model, data and truth with disjoint test groups are folds; others are rows of their own.
 """
 
 from collections.abc import Iterable, Sequence
