@@ -9,7 +9,7 @@ bundle=${2:-$work/bundle}
 [ -e "$work/boards" ] || python "$here/draw.py" "$work/boards" --count 80 --seed 1 --defects 24
 [ -e "$work/good" ] || python "$here/draw.py" "$work/good" --count 60 --seed 3 --defects 0
 if [ ! -e "$work/run/config.yaml" ]; then
-    heatline train data="$work/boards" truth=masks out="$work/run" seed=1 recipe.folds=1 recipe.width=64 \
+    heatline train data="$work/boards" truth=masks out="$work/run" seed=1 recipe.folds=1 model.width=64 \
         recipe.steps=250 recipe.finetune_steps=400 recipe.finetune_lr=0.0008 recipe.copies.most=0 \
         recipe.located=12 recipe.good=14 recipe.synthetic=2
 else

@@ -619,7 +619,7 @@ def test_a_reference_that_is_wanted_and_cannot_be_is_refused_in_one_sentence(
     assert refused.returncode == 9
     assert "blobs has no fixed pose: " in complaint(refused)
     study = heatline("train", blobs, f"out={tmp_path / 'run'}", "recipe=study", "reference=on")
-    assert "reference=on came with recipe=study, which compares frames with none" in complaint(study)
+    assert "reference=on cannot be used by recipe=study; expected auto or off" in complaint(study)
 
 
 # What goes wrong.
