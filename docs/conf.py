@@ -17,7 +17,6 @@ project = "heatline"
 html_title = "heatline"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
 html_theme = "furo"
-html_static_path = ["_static"]
 html_theme_options = {"navigation_with_keys": True}
 exclude_patterns = ["_build"]
 myst_heading_anchors = 4

@@ -171,7 +171,6 @@ def default(field: Any) -> str:
 
 KEYS: list[tuple[Any, str, str | None, tuple[str, str] | None]] = [
     # The struct, its document and heading, and the documented default of a required key and of null.
-    (LineConfig, "docs/config.md", None, ("required", "none")),
     (VerdictEvent, "docs/protocol.md", "## Verdict event", ("", "null")),
     (StatusEvent, "docs/protocol.md", "## Status event", ("", "null")),
     (AlarmEvent, "docs/protocol.md", "## Alarm event", ("", "null")),
@@ -188,18 +187,7 @@ GENERATED = {
 }
 """The pages of the site whose tables it makes from structs, and the types of the first ones."""
 NOT_FIELDS = {"model", "recipe", "logger"}  # of a training: choices of a file each
-ONCE = {
-    r"^tensors\.\w+": "tensors.*",
-    r"^(calibration\.plausible_by_camera\.(plausible|reference))\..*": r"\1",
-}
-"""Keys that several tables of a manifest have are described once."""
 NOT_KEYS = re.compile(r"dropped\.|failed\.|verdict\.|status$")  # tables of reasons and topics
-
-
-def _documented_as(key: str) -> str:
-    for pattern, name in ONCE.items():
-        key = re.sub(pattern, name, key)
-    return key
 
 
 @pytest.mark.parametrize(("kind", "document", "heading", "defaults"), KEYS)
@@ -208,9 +196,7 @@ def test_every_key_is_documented_with_its_default(
 ) -> None:
     text = read(document)
     table = {key: cells for key, cells in rows(section(text, heading) if heading else text).items() if cells}
-    exist = {_documented_as(key): field for key, field in keys(kind)}
-    if kind is LineConfig:  # docs/cameras.md has the keys of cameras, kind by kind
-        exist = {key: field for key, field in exist.items() if not key.startswith("cameras.")} | {"cameras": None}
+    exist = dict(keys(kind))
     documented = {key for key in table if not NOT_KEYS.match(key)} - (NOT_FIELDS if kind is TrainConfig else set())
     assert documented == exist.keys()
     if defaults is None:
@@ -295,12 +281,6 @@ def choices_of(info: msgspec.inspect.Type) -> set[str]:
         case msgspec.inspect.ListType(item_type=item):
             return choices_of(item)
     return set()
-
-
-def test_every_choice_of_the_configuration_is_documented() -> None:
-    text = "".join(map(read, ("docs/config.md", "docs/cameras.md", "docs/genicam.md")))
-    choices = choices_of(msgspec.inspect.type_info(LineConfig))
-    assert [choice for choice in sorted(choices) if not re.search(f'[`"]{choice}[`"]', text)] == []
 
 
 # Links and examples.

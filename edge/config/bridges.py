@@ -50,22 +50,32 @@ class MqttConfig(_BridgeConfig, frozen=True, kw_only=True):
     """The broker to publish to, and how to log in there."""
 
     name: ConsumerName = "mqtt"
+    """Name of the durable consumer, under which the line stores its position."""
     broker: Broker
+    """The broker, with TLS or without. Without TLS only on this PC, unless `allow_plaintext` is set."""
     prefix: Prefix = "heatline"
-    """Levels of the topics before the line's name."""
+    """What comes before the line's name in all topics, for example `"acme/plant1/boards"`."""
     user: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    """The name to log in with."""
     password_file: Path | None = None
+    """File with the password, in one line. Only its owner may be able to use it (mode 0600)."""
     ca: Path | None = None
-    """None: the authorities that this PC's system trusts."""
+    """File with the certificate of the authority that signed the broker's, PEM. Default: the authorities that this PC
+    trusts."""
     certificate: Path | None = None
+    """File with the certificate to log in with, PEM."""
     key: Path | None = None
+    """File with the certificate's private key, PEM, without a password. Default: it is in the file of the
+    certificate."""
     wait_for_subscriber: bool = True
-    """Whether a result, or the report of a loss, that nobody subscribes to waits at the line until somebody does."""
+    """Whether a result or the report of a loss that nobody subscribes to, as far as the broker knows, waits at the
+    line."""
     republish_s: Annotated[float, Meta(ge=0, le=3600)] = 60.0
-    """What the broker took in the last seconds of a connection, or before this PC lost its power, is published again.
-    The broker must store its messages more often."""
+    """The line hears that a result is delivered only so many seconds after the broker has taken it; results it has
+    not heard this of come again after a lost connection or a restart. The broker must store its messages more often.
+    0: none come again."""
     allow_plaintext: bool = False
-    """Whether messages may cross a network without TLS."""
+    """Whether results and password may cross a network without TLS."""
 
     @property
     def has_tls(self) -> bool:
@@ -80,11 +90,18 @@ class ModbusConfig(_BridgeConfig, frozen=True, kw_only=True):
     """The Modbus bridge: its address, who may connect, and how integers are given."""
 
     name: ConsumerName = "modbus"
+    """The name of the durable consumer. Two bridges of a line need two names."""
     listen: Listen = "127.0.0.1:1502"
+    """The address for PLCs. An address that other machines can reach needs `allow`. A port below 1024, such as
+    Modbus' own 502, needs a privilege."""
     allow: list[str] = []
-    """Networks whose clients may connect, beside this machine."""
+    """Addresses and networks whose clients may connect, e.g. `["10.0.0.5", "10.0.1.0/24"]`. Programs of this machine
+    always may."""
     max_connections: Annotated[int, Meta(ge=1, le=256)] = 8
+    """Number of clients. If one more connects, the oldest one of the address that has most is closed, or the new one
+    (connections)."""
     word_order: WordOrder = "high_first"
+    """Which of the registers of a number of 32 or 64 bit comes first, the highest or the lowest."""
 
     @property
     def networks(self) -> list[Network]:
@@ -106,15 +123,20 @@ class OpcuaConfig(_BridgeConfig, frozen=True, kw_only=True):
     """The OPC UA server: its address, its certificates, and when a result counts as received."""
 
     name: ConsumerName = "opcua"
+    """The name of the durable consumer. Two bridges of a line need two names."""
     listen: Listen = "127.0.0.1:4840"
+    """The address of the server. `*` as HOST: every address of this machine."""
     folder: Path | None = None
-    """Folder of the certificates. None: the bridge's state folder (systemd); else `opcua` beside the line's file."""
+    """Folder of the certificates. Default: the state folder that systemd gives the bridge, else `opcua` beside the
+    line's file."""
     acknowledge: Literal["offered", "client"] = "client"
-    """Whether a result is acknowledged to the line once it is offered, or once a client has acknowledged it."""
+    """When the line may delete a result: when a client has acknowledged it, or when the server holds it and has sent
+    its event; then clients can miss results."""
     hold: Annotated[int, Meta(ge=1, le=LARGEST_WINDOW)] = LARGEST_WINDOW
-    """Number of results that clients can get."""
+    """Number of results that the server holds."""
     unprotected: bool = False
-    """Whether clients of this machine may read without a certificate."""
+    """Whether clients of this machine may read without a certificate. Refused if other machines can reach
+    `listen`."""
 
     @property
     def host_port(self) -> tuple[str, int]:

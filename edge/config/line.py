@@ -42,33 +42,45 @@ class TilesConfig(_Table, frozen=True):
     """The tiling of frames."""
 
     overlap_px: Annotated[int, Meta(ge=0, le=4095)] | None = None
-    """None: as the bundle says."""
+    """Overlap of neighbouring tiles, px. Default: the bundle's. More overlap costs more tiles; docs/bundle.md
+    describes its benefit."""
 
 
 class EventsConfig(_Table, frozen=True):
     """The address of the events, and which heatmaps are sent."""
 
     bind: Address = "tcp://127.0.0.1:5556"
+    """The address at which events are published (docs/protocol.md). A file at PATH that is not a socket is never
+    replaced."""
     heatmaps: Literal["never", "defect", "always"] = "defect"
+    """Which events carry their heatmap as PNG: none, those with DEFECT, or all with a verdict other than
+    NO_VERDICT."""
     wait_for_subscriber_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    """Seconds to wait for a subscriber before the first frame. Use it with file cameras if no event may be missed; on
+    a real line leave it 0."""
 
 
 class CommandsConfig(_Table, frozen=True):
     """The address of the command socket, which takes requests such as triggers."""
 
     bind: Address | None = None
-    """None: the line takes no requests."""
+    """The address at which the line takes requests, such as triggers (docs/commands.md). Without it, the line takes
+    no requests."""
 
 
 class JournalConfig(_Table, frozen=True):
     """The journal: its folder, its limits, and the address for durable consumers."""
 
     folder: Path | None = None
-    """None: the service's state folder (systemd); without one, no events are stored."""
+    """Folder of the journal, which no other line may use. Default: the state folder that systemd gives the service;
+    without that, no events are stored. If systemd gives no state folder, the frames in flight and the selected
+    product are stored here too."""
     bind: Address | None = None
-    """None: durable consumers are not served."""
+    """The address for durable consumers, for example `"tcp://127.0.0.1:5558"`. Without it, the line serves none."""
     retain_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 1024
-    """0: no events are stored."""
+    """Size of the journal, MiB, beyond which the oldest events are deleted, and counted if a durable consumer had not
+    received them. The file can grow further while events come faster than old ones are deleted. 0: no events are
+    stored."""
 
     def folder_in(self, state_folder: Path | None) -> Path | None:
         """Return the folder of the journal; None: events are not stored.
@@ -83,34 +95,43 @@ class EvidenceConfig(_Table, frozen=True):
     """The evidence store: which pictures are stored, where, and its limits."""
 
     folder: Path | None = None
-    """None: `evidence` in the line's state folder."""
+    """Folder of the pictures, which no other line may use. Default: `evidence` in the state folder that systemd gives
+    the service, or in `journal.folder`; without either, this key is required."""
     retain_days: Annotated[float, Meta(gt=0, le=36500)] = 30.0
+    """Pictures older than this are deleted, unless they are reviewed."""
     retain_mib: Annotated[int, Meta(ge=1, le=1 << 24)] = 2048
+    """Size of all pictures together, MiB, beyond which the oldest ones are deleted, reviewed ones last. The index
+    comes on top."""
     good_every: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
-    """Of the GOOD frames of each camera, each n-th is stored; 0: none."""
+    """Of the GOOD frames of each camera, each n-th is stored. 0: none."""
 
 
 class DriftConfig(_Table, frozen=True):
     """Warnings of drift: whether, and over which frames."""
 
     watch: bool = True
+    """Whether drift is watched."""
     frames: Annotated[int, Meta(ge=5, le=1000)] = 30
-    """How many of the last measured frames are compared with the calibration."""
+    """How many of the last measured frames of a camera are compared with the calibration. Fewer warn sooner, and more
+    often by chance."""
     every_s: Annotated[float, Meta(ge=0, le=3600)] = 1.0
-    """At most one frame of a camera is measured in this time."""
+    """Measures at most one frame of a camera in this time, s."""
 
 
 class WebConfig(_Table, frozen=True):
     """The web page: its address, and what protects it."""
 
     listen: Listen = "127.0.0.1:8420"
+    """The address of the page. An address that other machines can reach needs `token_file` or `client_ca`."""
     token_file: Path | None = None
-    """None: the page asks for no token."""
+    """File with the token that the page asks for. Only its owner may be able to read it (mode 0600)."""
     certificate: Path | None = None
+    """File with the certificate of the page, PEM. Needs `key`. Without it, the page is served without TLS."""
     key: Path | None = None
-    """The certificate's private key. None: the page is served without TLS."""
+    """File with the certificate's private key, PEM."""
     client_ca: Path | None = None
-    """Browsers must show a certificate of this authority. None: they need none."""
+    """File with the certificate of the authority that signs the browsers' certificates, PEM. Needs `certificate`. A
+    browser without one of its certificates is refused."""
 
     @property
     def is_local(self) -> bool:
@@ -126,23 +147,30 @@ class SecurityConfig(_Table, frozen=True):
     """The keys that protect addresses which other machines can reach."""
 
     key: Path | None = None
-    """The line's private key. None: the line binds only local addresses."""
+    """The line's private key, made by `heatline keys new`. Without it, an address that other machines can reach is
+    refused with exit code 3."""
     allowed: Path | None = None
-    """The folder of allow-lists; None: `allowed` beside the key."""
+    """Folder of the keys of allowed clients, which `heatline keys allow` fills. Default: `allowed` beside the key.
+    The line reads it again all the time, so a change needs no reload."""
 
 
 class LineConfig(_Table, frozen=True):
     """The contents of `line.toml`."""
 
     bundle: Path
+    """Folder of the bundle to inspect with (docs/bundle.md)."""
     cameras: Annotated[list[CameraSettings], Meta(min_length=1)]
+    """One `[[cameras]]` per camera, at least one (docs/cameras.md). One engine serves all cameras."""
     product: str | None = None
-    """The product that is active until another is selected; None if the line has no products."""
+    """The product that is active until another is selected. Required if there are products."""
     products: list[ProductConfig] = []
+    """One `[[products]]` per product."""
     allow_unsigned: bool = False
-    """Whether a bundle without a trusted signature may be used."""
+    """Whether the line may use a bundle that no trusted key signed."""
     trusted_keys: Path = msgspec.field(default_factory=lambda: TRUSTED_KEYS)  # a schema takes no path for a default
+    """Folder of the public keys that are trusted."""
     acting: bool = True
+    """Whether receivers may act on the verdicts."""
     engine: EngineConfig = EngineConfig()
     tiles: TilesConfig = TilesConfig()
     thresholds: ThresholdsConfig = ThresholdsConfig()
@@ -152,15 +180,15 @@ class LineConfig(_Table, frozen=True):
     security: SecurityConfig = SecurityConfig()
     drift: DriftConfig = DriftConfig()
     evidence: EvidenceConfig | None = None
-    """None: no pictures are stored."""
+    """Which pictures are stored."""
     web: WebConfig | None = None
-    """None: there is no web page."""
+    """The line's page."""
     mqtt: MqttConfig | None = None
-    """Of `heatline bridge mqtt`; the line itself does not use it."""
+    """The broker of the MQTT bridge."""
     modbus: ModbusConfig | None = None
-    """None: there is no Modbus bridge."""
+    """The Modbus bridge."""
     opcua: OpcuaConfig | None = None
-    """None: there is no OPC UA bridge."""
+    """The OPC UA bridge."""
 
     @property
     def addresses(self) -> dict[str, str]:

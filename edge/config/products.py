@@ -26,22 +26,31 @@ class ThresholdsConfig(_Table, frozen=True):
     """Thresholds in logits. None: as the bundle's calibration says."""
 
     score: Logit | None = None
+    """A tile whose logit reaches this value makes its frame DEFECT. Default: the bundle's."""
     evidence: Logit | None = None
+    """Heatmap cells that reach this value form regions. Default: the bundle's."""
     check_plausibility: bool | None = None
-    """Whether a frame that does not look like the product, as the bundle knows it, gets no verdict. None: true, or in a
-    product, the line's value."""
+    """Whether a frame that does not look like the product, as the bundle knows it, or has a foreign area, gets
+    `NO_VERDICT`. Without this key it does."""
 
 
 class ProductCamera(_Table, frozen=True):
     """The settings in which a product's camera differs from the line's. None: as the line says."""
 
     name: Name
+    """The camera's name."""
     roi: list[Polygon] | None = None
+    """What to inspect of the camera's frames (docs/cameras.md). `[]`: the whole frame."""
     exclude: list[Polygon] | None = None
+    """What not to inspect. `[]`: nothing is excluded."""
     exposure_us: Annotated[float, Meta(gt=0, le=1e8)] | None = None
+    """Of a `genicam` camera (docs/genicam.md)."""
     gain_db: Annotated[float, Meta(ge=0, le=100)] | None = None
+    """Of a `genicam` camera."""
     exposure: Annotated[float, Meta(ge=-1e9, le=1e9)] | None = None
+    """Of a `v4l2` camera (docs/cameras.md)."""
     gain: Annotated[float, Meta(ge=-1e9, le=1e9)] | None = None
+    """Of a `v4l2` camera."""
 
     def settings(self) -> dict[str, Any]:
         """Return the values that are set, by key."""
@@ -53,9 +62,14 @@ class ProductConfig(_Table, frozen=True):
     """One product, and the settings in which it differs from the line."""
 
     name: Annotated[str, Meta(min_length=1, max_length=64)]
+    """The product's name, in requests and in every event."""
     bundle: Path | None = None
+    """Folder of the product's bundle. Default: the line's bundle."""
     thresholds: ThresholdsConfig | None = None
+    """The product's own thresholds. Default: the line's thresholds; if the product has its own bundle, that bundle's,
+    because the line's are logits of another bundle."""
     cameras: list[ProductCamera] = []
+    """One per camera whose settings differ for this product. Default of each key below: the camera's own value."""
 
 
 def describe_products(products: Sequence[ProductConfig]) -> str:
