@@ -1,9 +1,8 @@
 """Which tiles and pictures each step trains on, augmented, and its learning rate."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -11,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import IterableDataset
 
 from heatline.edge.errors import TrainingError
-from heatline.train.config import AugmentConfig, RecipeConfig
-from heatline.train.frames import FrameStore, TileRule, TileTable, cut, move_tile
+from heatline.train.config import AugmentConfig, RecipeConfig, TilesConfig
+from heatline.train.frames import FrameStore, TileTable, cut, is_defective, move_tile
 
 
 def cosine(step: int, steps: int, warmup: float) -> float:
@@ -31,32 +30,12 @@ def cosine(step: int, steps: int, warmup: float) -> float:
     return (1 + math.cos(math.pi * (step - rise) / max(1.0, steps - rise))) / 2
 
 
-# Draws the samples of each batch as a pure function of seed and step.
-#
-# A sample is a tile. No state is kept between batches, so a training
-# that is resumed at step k draws batches k, k + 1, ... as if it had never stopped.
-
 _DRAWS, _DETAILS = 0, 1
 """Separate the random streams of one seed."""
 
 
-@dataclass(frozen=True)
-class _Pool:
-    """Samples that fill a fixed number of places of each batch."""
-
-    number: int
-    samples: NDArray[np.int64]
-    places: int
-
-    def draw(self, seed: int, step: int) -> NDArray[np.int64]:
-        """Draw pass after pass over the pool, each pass in a new random order, without a gap between passes."""
-        size, positions = len(self.samples), step * self.places + np.arange(self.places)
-        orders = [_order(seed, self.number, int(position) // size, size) for position in positions]
-        return self.samples[[order[position % size] for order, position in zip(orders, positions, strict=True)]]
-
-
 class BatchSampler:
-    """Draws the samples of each batch, without replacement within a pass.
+    """Draws the samples of each batch as a function of seed and step, without replacement within a pass.
 
     With `defective_share`, defective and good samples come from separate pools: if 3 % of the tiles are defective, most
     randomly drawn batches of 32 would hold none or one. A model trained on such batches has the odds of the *batch*. By
@@ -66,15 +45,11 @@ class BatchSampler:
         shift = log-odds(share in the batch) - log-odds(share among the samples)
 
     has, in its own logit, the odds of the samples as they come (the prior correction of King & Zeng 2001; the logit
-    adjustment of Menon et al. 2021). Validation and the line use that logit unchanged; only the training loss adds the
-    shift.
+    adjustment of Menon et al. 2021). Validation and the line use that logit unchanged.
 
     Args:
         is_defective: bool [samples], label of each sample that the training may draw.
-        batch: samples per batch.
-        defective_share: wanted share of defective samples in each batch; None: samples come in their natural
-            proportion.
-        seed: seed of all draws.
+        defective_share: wanted share of defective samples in each batch; None: their natural proportion.
     Raises:
         TrainingError: one class is missing.
     """
@@ -90,20 +65,22 @@ class BatchSampler:
         self.natural_log_odds = math.log(len(defective) / len(good))
         """Natural logarithm of the odds that a sample is defective."""
         self.shift = 0.0
-        """Added to each logit in the training loss."""
-        self.defective_share: float | None = None
-        """Defective share of each batch; None: the natural proportion."""
-        if defective_share is None:
-            self._pools = [_Pool(0, np.arange(len(is_defective)), batch)]
-        else:
+        self._pools = [(np.arange(len(is_defective)), batch)]
+        """Samples, and how many of them each batch has."""
+        if defective_share is not None:
             places = min(max(round(defective_share * batch), 1), batch - 1)
-            self._pools = [_Pool(0, defective, places), _Pool(1, good, batch - places)]
-            self.defective_share = places / batch
+            self._pools = [(defective, places), (good, batch - places)]
             self.shift = math.log(places / (batch - places)) - self.natural_log_odds
 
     def draw(self, step: int) -> NDArray[np.int64]:
         """Return the samples of batch number `step`, by index."""
-        return np.concatenate([pool.draw(self._seed, step) for pool in self._pools])
+        return np.concatenate([self._draw(number, *pool, step) for number, pool in enumerate(self._pools)])
+
+    def _draw(self, number: int, samples: NDArray[np.int64], places: int, step: int) -> NDArray[np.int64]:
+        """Draw pass after pass over a pool, each pass in a new random order, without a gap between passes."""
+        size, positions = len(samples), step * places + np.arange(places)
+        orders = [_order(self._seed, number, int(position) // size, size) for position in positions]
+        return samples[[order[position % size] for order, position in zip(orders, positions, strict=True)]]
 
     def details(self, step: int) -> np.random.Generator:
         """Return the random generator for other draws of that batch, such as augmentation."""
@@ -115,10 +92,8 @@ def _order(seed: int, pool: int, pass_number: int, length: int) -> NDArray[np.in
     return np.random.default_rng((seed, _DRAWS, pool, pass_number)).permutation(length)
 
 
-# Augmentation of single training tiles; none of it changes whether a tile is defective.
-#
-# Flips and rotations cost one copy of the tile. Brightness, contrast and gain cost one lookup table of 256 values per
-# channel. Noise and blur cost more, so each is applied to a quarter of the tiles.
+# Augmentation of single training tiles; none of it changes whether a tile is defective. Noise and blur cost most, so
+# each is applied to a quarter of the tiles.
 
 _MIRRORED = (None, 0, 1, -1)
 """cv2.flip codes: none, vertical, horizontal, both."""
@@ -176,19 +151,16 @@ class TrainingBatches(IterableDataset[Batch]):
     """The batches of a training.
 
     Args:
-        store: the frames that tiles are cut from.
         tiles: the tiles that may be drawn.
         rule: labels moved tiles.
-        sampler: chooses the tiles of each batch.
-        recipe: sets jitter and augmentation.
-        steps: numbers of the batches to make.
+        steps: numbers of the batches to make; the same number always gives the same batch.
     """
 
     def __init__(
         self,
         store: FrameStore,
         tiles: TileTable,
-        rule: TileRule,
+        rule: TilesConfig,
         sampler: BatchSampler,
         recipe: RecipeConfig,
         steps: Steps,
@@ -197,70 +169,45 @@ class TrainingBatches(IterableDataset[Batch]):
         self._sampler, self._recipe, self._steps = sampler, recipe, steps
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(self.batch, self._steps())
+        return map(self._batch, self._steps())
 
-    def batch(self, step: int) -> Batch:
-        """Return batch number `step`; the same number always gives the same batch."""
-        rows = self._sampler.draw(step)
-        rng = self._sampler.details(step)
+    def _batch(self, step: int) -> Batch:
+        rows, rng = self._sampler.draw(step), self._sampler.details(step)
         tiles = np.empty((len(rows), self._rule.tile_px, self._rule.tile_px, 3), np.uint8)
-        for row, out in zip(rows, tiles, strict=True):
-            cut(self._store, int(self._table.frame[row]), *self.place(int(row), rng), out)
+        for row, out in zip(rows.tolist(), tiles, strict=True):
+            cut(self._store, int(self._table.frame[row]), *self.place(row, rng), out)
             out[:] = augment(out, self._recipe.augment, rng)
         return Batch(torch.from_numpy(tiles), torch.from_numpy(self._table.defective[rows].astype(np.float32)))
 
     def place(self, row: int, rng: np.random.Generator) -> tuple[int, int]:
-        """Draw the top left corner (y, x) of a tile with jitter, px.
+        """Draw the top left corner (y, x) of a tile with jitter, px; its class by the exact px stays the same."""
 
-        The tile stays in its frame and keeps its class by the exact count of defective px at the new place: a good tile
-        must not move onto a defect, nor a defective one off it. So each batch keeps its defective share.
-        """
+        def keeps_class(defect_px: int) -> bool:
+            defective = bool(is_defective(np.array(defect_px), self._rule))
+            is_ambiguous = defect_px > 0 and not defective
+            return defective == self._table.defective[row] and not (is_ambiguous and self._recipe.skip_ambiguous)
+
         frame, yx = int(self._table.frame[row]), (int(self._table.y[row]), int(self._table.x[row]))
-        reach_px = self._recipe.jitter_px
-        return move_tile(self._store, frame, yx, self._rule.tile_px, reach_px, rng, partial(self._keeps_class, row))
-
-    def _keeps_class(self, row: int, defect_px: int) -> bool:
-        defective = bool(self._rule.is_defective(np.array(defect_px)))
-        if self._recipe.skip_ambiguous and not defective and defect_px > 0:
-            return False
-        return defective == bool(self._table.defective[row])
+        return move_tile(self._store, frame, yx, self._rule.tile_px, self._recipe.jitter_px, rng, keeps_class)
 
 
-class EvaluationBatches(Dataset[Batch]):
-    """All tiles of a table in order, without augmentation.
-
-    Args:
-        size: tiles per batch; the last batch may be smaller.
-    """
-
-    def __init__(self, store: FrameStore, tiles: TileTable, tile_px: int, size: int = 64) -> None:
-        self._store, self._table, self._tile_px, self._size = store, tiles, tile_px, size
-
-    def __len__(self) -> int:
-        return -(-len(self._table) // self._size)
-
-    def __getitem__(self, number: int) -> Batch:
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        rows = range(number * self._size, min((number + 1) * self._size, len(self._table)))
-        tiles = np.empty((len(rows), self._tile_px, self._tile_px, 3), np.uint8)
-        for row, out in zip(rows, tiles, strict=True):
-            cut(self._store, int(self._table.frame[row]), int(self._table.y[row]), int(self._table.x[row]), out)
-        labels = self._table.defective[rows.start : rows.stop].astype(np.float32)
-        return Batch(torch.from_numpy(tiles), torch.from_numpy(labels))
+def whole_tiles(store: FrameStore, table: TileTable, tile_px: int, rows: Sequence[int]) -> Batch:
+    """Return tiles of a table as they are."""
+    tiles = np.empty((len(rows), tile_px, tile_px, 3), np.uint8)
+    for row, out in zip(rows, tiles, strict=True):
+        cut(store, int(table.frame[row]), int(table.y[row]), int(table.x[row]), out)
+    return Batch(torch.from_numpy(tiles), torch.from_numpy(table.defective[rows].astype(np.float32)))
 
 
 def log_sum_exp(logits: Tensor, bag: Tensor, bags: int) -> Tensor:
     """Return bag logits [bags] = log(sum of exp(tile logits)) of tile logits [N].
 
-    Of a picture larger than a tile, only the label may be known. Then it is a bag of its tiles, whose odds are the sum
-    of its tiles' odds: to first order those of "at least one tile is defective" for independent tiles (the noisy-or of
-    Maron & Lozano-Perez 1998). So a bag of one tile has the tile's logit, and a tile's logit means the same in a bag of
-    2 and of 200.
+    A picture of which only the label is known is a bag of its tiles. Its odds are the sum of its tiles' odds: to first
+    order those of "at least one tile is defective" for independent tiles (the noisy-or of Maron & Lozano-Perez 1998).
+    So a tile's logit means the same in a bag of 2 and of 200.
 
     Args:
         bag: int64 [N], index of each tile's bag; no bag is empty.
-        bags: number of bags.
     """
     highest = logits.new_full((bags,), -torch.inf).scatter_reduce(0, bag, logits.detach(), "amax")
     summed = logits.new_zeros(bags).index_add(0, bag, (logits - highest[bag]).exp())

@@ -28,7 +28,6 @@ def fit(
     """Train a model, or resume its training; write the run's folder at `config.out`.
 
     Args:
-        config: the configuration of the training.
         report_line: gets lines about the training, for people.
         callbacks: Lightning callbacks for the training of a whole network.
         cache: folder for decoded frames, which stay there; default: the run's folder, until the training is finished.

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError, TrainingError
 from heatline.edge.geometry.tiling import TileGrid, cut_tile
+from heatline.train.config import TilesConfig
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledImage
 
-# The cache of decoded frames, in memory-mapped files.
-#
 # Cutting one tile from a 6 MP JPEG requires decoding all of it, so frames are decoded once and stored on disk as raw
 # bytes; the operating system keeps in memory what fits. A resumed training uses its cache again if pictures and labels
 # have not changed. A finished training deletes it.
@@ -27,46 +26,26 @@ FILES = _PIXELS, _MASKS, _INDEX = "frames.u8", "masks.u8", "index.json"
 """Of a folder of decoded frames."""
 
 
-class _Entry(msgspec.Struct, frozen=True):
-    """The byte offsets of one frame in the two files."""
-
-    hw: tuple[int, int]
-    pixels_at: int
-    mask_at: int | None
-    """None: no pixel is defective, or only the label is known."""
-
-
 class _Index(msgspec.Struct, frozen=True):
     fingerprint: str
-    frames: list[_Entry]
+    frames: list[tuple[int, int, int, int | None]]
+    """Height, width and byte offsets of pixels and mask; no mask: no pixel is defective, or only the label is known."""
 
 
 class FrameStore:
-    """The pixels and masks of labelled pictures, by their index in `images`.
-
-    Args:
-        folder: the cache, made by `build`.
-        images: the pictures that it was built from.
-    """
+    """The pixels and masks of labelled pictures, by their index in `images`; made by `build`."""
 
     def __init__(self, folder: Path, images: Sequence[LabelledImage], index: _Index) -> None:
         self.images = tuple(images)
         self._entries = index.frames
         self._pixels = np.memmap(folder / _PIXELS, np.uint8, "r")
-        has_masks = any(entry.mask_at is not None for entry in self._entries)
+        has_masks = any(mask_at is not None for *_, mask_at in self._entries)
         self._masks = np.memmap(folder / _MASKS, np.uint8, "r") if has_masks else np.empty(0, np.uint8)
 
     @classmethod
-    def build(
-        cls,
-        images: Sequence[LabelledImage],
-        folder: Path,
-        track: Track = iter,
-    ) -> Self:
+    def build(cls, images: Sequence[LabelledImage], folder: Path, track: Track = iter) -> Self:
         """Decode all pictures into `folder`, or use the cache that an interrupted training left there.
 
-        Args:
-            track: wraps the pictures while they are decoded, to show progress.
         Raises:
             InputError: a picture or its annotation cannot be used.
             TrainingError: the disk is full.
@@ -95,19 +74,18 @@ class FrameStore:
         return len(self.images)
 
     def frame_hw(self, frame: int) -> tuple[int, int]:
-        return self._entries[frame].hw
+        return self._entries[frame][:2]
 
     def pixels(self, frame: int) -> NDArray[np.uint8]:
         """Return a frame's pixels, RGB uint8 [H, W, 3], as a view of the file."""
-        height, width = self._entries[frame].hw
-        start = self._entries[frame].pixels_at
+        height, width, start, _ = self._entries[frame]
         view: NDArray[np.uint8] = self._pixels[start : start + height * width * 3].reshape(height, width, 3)
         return view
 
     def is_unplaced(self, frame: int) -> bool:
         """Whether a picture is defective but its annotation marks nothing, so that its tiles' labels are unknown."""
         image = self.images[frame]
-        return image.defective and not image.labels_only and self._entries[frame].mask_at is None
+        return image.defective and not image.labels_only and self._entries[frame][3] is None
 
     def defect_px(self, frame: int, y: int, x: int, tile_px: int) -> int:
         """Count the defective pixels of the frame that the tile at (y, x) covers.
@@ -122,16 +100,13 @@ class FrameStore:
 
     def mask(self, frame: int) -> NDArray[np.bool_] | None:
         """Return a frame's marked defective pixels, bool [H, W]; None if there are none."""
-        (height, width), mask_at = self._entries[frame].hw, self._entries[frame].mask_at
+        height, width, _, mask_at = self._entries[frame]
         if mask_at is None:
             return None
         return self._masks[mask_at : mask_at + height * width].reshape(height, width).view(np.bool_)
 
     def mask_tile(self, frame: int, y: int, x: int, tile_px: int) -> NDArray[np.bool_]:
-        """Return the marked defective pixels of the tile at (y, x), bool [tile, tile].
-
-        Beyond the frame, a tile repeats the frame's edge, including its defects.
-        """
+        """Return the marked defective pixels of the tile at (y, x), bool [tile, tile]; beyond the frame, its edge."""
         mask = self.mask(frame)
         if mask is None:
             return np.zeros((tile_px, tile_px), np.bool_)
@@ -148,18 +123,18 @@ def delete_frames(folder: Path) -> None:
         folder.rmdir()
 
 
-def _decode(images: Iterable[LabelledImage], folder: Path) -> list[_Entry]:
-    entries = []
+def _decode(images: Iterable[LabelledImage], folder: Path) -> list[tuple[int, int, int, int | None]]:
+    entries: list[tuple[int, int, int, int | None]] = []
     with (folder / _PIXELS).open("wb") as pixels_file, (folder / _MASKS).open("wb") as masks_file:
         for image in images:
             pixels = image.pixels()
-            frame_hw = (pixels.shape[0], pixels.shape[1])
-            mask = image.mask(frame_hw)
-            marked = mask is not None and bool(mask.any())
-            mask_at = masks_file.tell() if marked else None
-            entries.append(_Entry(frame_hw, pixels_file.tell(), mask_at))
+            height, width, _ = pixels.shape
+            mask = image.mask((height, width))
+            if mask is not None and not mask.any():
+                mask = None
+            entries.append((height, width, pixels_file.tell(), None if mask is None else masks_file.tell()))
             pixels_file.write(np.ascontiguousarray(pixels).data)
-            if marked and mask is not None:
+            if mask is not None:
                 masks_file.write(mask.view(np.uint8).data)
     return entries
 
@@ -168,13 +143,11 @@ def fingerprint(images: Sequence[LabelledImage]) -> str:
     """Return a digest of all that the cache depends on: path, size, modification time and labels of each file."""
     digest = sha256()
     for image in images:
-        annotation = image.annotation
-        classes = None if annotation is None else annotation.classes
-        labels: tuple[object, ...] = (
-            image.defective, image.labels_only, type(annotation).__name__, classes and sorted(classes)
+        classes = None if image.annotation is None else image.annotation.classes
+        labels = (
+            image.defective, image.labels_only, type(image.annotation).__name__, classes and sorted(classes),
+            image.points_xy,
         )  # fmt: skip
-        if image.points_xy:
-            labels += (image.points_xy,)
         for file in (image.path, *image.truth_files):
             try:
                 stat = os.stat(file)
@@ -185,30 +158,16 @@ def fingerprint(images: Sequence[LabelledImage]) -> str:
     return digest.hexdigest()
 
 
-# Labelled tiles, cut by the line's own geometry.
-#
-# A tile is defective if more than a certain share (the study: 1 %) of its area is defective. Tiles with a smaller share
-# above 0 are ambiguous: the study's rule and evaluation count them as good; the recipe `finetune` does not train on
-# them.
-
 DEFECTIVE_SHARE = 0.01
-"""A tile is defective if more than this share of its area is (the study's rule)."""
-
+"""A tile is defective if more than this share of its area is (the study's rule). Tiles with a smaller share above 0 are
+ambiguous: the study's rule and evaluation count them as good; the recipe `finetune` does not train on them."""
 _TRIES = 8
 """Number of random places that are tried before a tile stays at its own."""
 
 
-@dataclass(frozen=True)
-class TileRule:
-    """Size and overlap of tiles, and the share of defective area above which a tile is defective."""
-
-    tile_px: int
-    overlap_px: int
-    defective_share: float
-
-    def is_defective(self, defect_px: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Label tiles by their defective px; 1 % of 224x224 px are 501.76, so 501 is good and 502 defective."""
-        return np.asarray(defect_px > self.defective_share * self.tile_px**2)
+def is_defective(defect_px: NDArray[np.int64], rule: TilesConfig) -> NDArray[np.bool_]:
+    """Label tiles by their defective px; 1 % of 224x224 px are 501.76, so 501 is good and 502 defective."""
+    return np.asarray(defect_px > rule.defective_share * rule.tile_px**2)
 
 
 @dataclass(frozen=True)
@@ -240,7 +199,7 @@ class TileTable:
         return {"good": len(self) - defective - ambiguous, "ambiguous": ambiguous, "defective": defective}
 
 
-def grid_tiles(store: FrameStore, frames: Iterable[int], rule: TileRule) -> TileTable:
+def grid_tiles(store: FrameStore, frames: Iterable[int], rule: TilesConfig) -> TileTable:
     """Return the grid tiles of those frames, frame by frame in the grid's order.
 
     All tiles of a defective picture without annotation count as defective.
@@ -250,7 +209,7 @@ def grid_tiles(store: FrameStore, frames: Iterable[int], rule: TileRule) -> Tile
         grid = TileGrid(store.frame_hw(frame), rule.tile_px, rule.overlap_px)
         rows += [(frame, y, x, store.defect_px(frame, y, x, rule.tile_px)) for y, x in grid.origins_yx]
     frame_, y_, x_, defect_px = np.asarray(rows, np.int64).reshape(-1, 4).T
-    return TileTable(frame_, y_, x_, defect_px, rule.is_defective(defect_px))
+    return TileTable(frame_, y_, x_, defect_px, is_defective(defect_px, rule))
 
 
 def move_tile(

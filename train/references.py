@@ -1,8 +1,4 @@
-"""The references of a training: which picture each frame is compared with, and whether the product has a fixed pose.
-
-A frame is never compared with a reference that was made from itself, nor, where one reference serves all groups, from
-frames of its own group: on the line, a frame is new to the reference.
-"""
+"""The references of a training: which picture each frame is compared with, and whether the product has a fixed pose."""
 
 import math
 from collections import Counter
@@ -53,18 +49,6 @@ GAINS = {
 """Figures of a cross-validation that are named beside each other."""
 
 
-class AlignmentFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """How the aligned frames lie to their references."""
-
-    frames: int
-    median_shift_px: float
-    highest_shift_px: float
-    highest_degrees: float
-    highest_error_px: float
-    """See `Pose`."""
-    lowest_confidence: float
-
-
 class ReferenceSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The reference that a training could compare frames with, and what it gained."""
 
@@ -76,8 +60,8 @@ class ReferenceSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the model compares with it."""
     misaligned: list[str]
     """Names of the pictures that could not be aligned with it."""
-    alignment: AlignmentFigures | None = None
-    """Of all other pictures; None: there are none."""
+    alignment: dict[str, float]
+    """How all other pictures lie to their references, see `measure_alignment`; empty: there are none."""
     without: dict[str, float]
     """Metrics of the cross-validation without it; empty: not measured, as it had to be used."""
     compared: dict[str, float]
@@ -86,7 +70,11 @@ class ReferenceSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class References:
-    """The references of the pictures of a folder."""
+    """The references of the pictures of a folder.
+
+    A frame is never compared with a reference that was made from itself, nor, where one reference serves all groups,
+    from frames of its own group: on the line, a frame is new to the reference.
+    """
 
     scope: Scope
     """What one reference serves: all pictures (of a file, or a product), one picture, or the pictures of a group."""
@@ -98,11 +86,7 @@ class References:
     _making: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def of(self, image: LabelledImage) -> Reference | None:
-        """Return the reference of a picture; None: there is none for its name or its group, or the picture is the file.
-
-        Raises:
-            InputError: it cannot be made.
-        """
+        """Return the reference of a picture; None: its name or its group has none, or the picture is the file."""
         if self.scope == "file":
             return None if self.is_file(image) else self._of_file
         if self.scope == "templates":
@@ -132,11 +116,7 @@ class References:
         return self if self.scope in ("file", "product") else replace(self, folder=folder, images=tuple(images))
 
     def of_design(self, group: str | None) -> Reference | None:
-        """Return the reference of a design, for a line that inspects it; of scope `group`, the design is the group.
-
-        Raises:
-            InputError: it cannot be made.
-        """
+        """Return the reference of a design, for a line that inspects it; of scope `group`, the design is the group."""
         if self.scope == "file":
             return self._of_file
         sources = self.sources(group)
@@ -204,13 +184,11 @@ def find_references(
 ) -> tuple[References | None, str]:
     """Find the references that the pictures of a training can be compared with.
 
-    Reviewed frames have no say, as nobody knows their template or design. They are compared if all pictures have one
-    reference.
+    Reviewed frames have no say, as nobody knows their template or design.
 
     Args:
         wanted: `auto`, `on`, `off`, or a picture's file.
-        images: the pictures of the training.
-        sizes: height and width of each, px.
+        sizes: height and width of each picture, px.
     Returns: the references and how they were found; or None and why there are none.
     Raises:
         InputError: `wanted` is not `auto`, and there are none.
@@ -239,7 +217,12 @@ def find_references(
         scopes.append("group")
     reasons = []
     if templates := templates_of(data.folder):
-        lacking = [image.name for image in images if _is_own_or_missing(templates.get(image.path.stem), image)]
+        lacking = [
+            image.name
+            for image in images
+            if (template := templates.get(image.path.stem)) is None
+            or digest_picture(template) == digest_picture(image.path)
+        ]
         if lacking:
             reasons.append(f"{TEMPLATES}/ has no picture, or the same file, for {list_some(lacking, 3)}")
         else:
@@ -251,7 +234,11 @@ def find_references(
         except InputError as error:
             reason = str(error)
         if reason is None:
-            return found, _describe(found)
+            how = {
+                "templates": f"each picture is compared with its template in {TEMPLATES}/",
+                "group": f"the pictures of each of {len(found.designs)} groups are compared with a reference of it",
+            }
+            return found, how.get(scope, "all pictures are compared with one reference")
         reasons.append(f"by a reference of each group, {reason}" if scope == "group" else reason)
     if wanted == "on":
         raise InputError(
@@ -259,20 +246,6 @@ def find_references(
             "a picture of a good part with reference=FILE"
         )
     return None, f"the pictures show no fixed pose: {'; '.join(reasons)}"
-
-
-def _is_own_or_missing(template: Path | None, image: LabelledImage) -> bool:
-    return template is None or digest_picture(template) == digest_picture(image.path)
-
-
-def _describe(found: References) -> str:
-    match found.scope:
-        case "templates":
-            return f"each picture is compared with its template in {TEMPLATES}/"
-        case "group":
-            return f"the pictures of each of {len(found.designs)} groups are compared with a reference of the group"
-        case _:
-            return "all pictures are compared with one reference"
 
 
 def describe_reference(found: ReferenceSummary) -> str:
@@ -287,19 +260,19 @@ def describe_reference(found: ReferenceSummary) -> str:
     return f"the reference {'is kept' if found.kept else 'gains nothing and is not kept'}: {gained or 'no figure'}"
 
 
-def measure_alignment(poses: Sequence[Pose]) -> AlignmentFigures | None:
-    """Return the figures of the aligned frames' poses; None: there are none."""
+def measure_alignment(poses: Sequence[Pose]) -> dict[str, float]:
+    """Return the figures of the aligned frames' poses; empty: there are none."""
     if not poses:
-        return None
+        return {}
     shifts = [math.hypot(pose.x_px, pose.y_px) for pose in poses]
-    return AlignmentFigures(
-        frames=len(poses),
-        median_shift_px=float(np.median(shifts)),
-        highest_shift_px=max(shifts),
-        highest_degrees=max(abs(pose.degrees) for pose in poses),
-        highest_error_px=max(pose.error_px for pose in poses),
-        lowest_confidence=min(pose.confidence for pose in poses),
-    )
+    return {
+        "frames": len(poses),
+        "median_shift_px": float(np.median(shifts)),
+        "highest_shift_px": max(shifts),
+        "highest_degrees": max(abs(pose.degrees) for pose in poses),
+        "highest_error_px": max(pose.error_px for pose in poses),
+        "lowest_confidence": min(pose.confidence for pose in poses),
+    }
 
 
 def _why_unlike(found: References, images: Sequence[LabelledImage], sizes: Sequence[tuple[int, int]]) -> str | None:
@@ -352,11 +325,7 @@ def tile_correlations(
 ) -> list[float]:
     """Return the correlation of each tile of an aligned frame with the reference; tiles without contrast are left out.
 
-    What the reference does not show, and marked px, do not count as different.
-
-    Args:
-        rgb: the frame, uint8 [H, W, 3].
-        marked: its defective px, bool [H, W]; None: it has none.
+    What the reference does not show, and `marked` px, bool [H, W], do not count as different.
     """
     grid, seen = TileGrid(reference.frame_hw), to_grey(rgb)
     motion, size = pose.matrix(reference.frame_hw), seen.shape[::-1]

@@ -1,15 +1,4 @@
-"""A run's folder: the files that a training writes, and that export and evaluation read.
-
-- `config.yaml`: the configuration
-- `run.json`: the result, a `RunSummary`
-- `metrics.csv`: a row per validation
-- `checkpoints/last.ckpt`: the checkpoint to resume from
-- `checkpoints/best.ckpt`: the checkpoint to use, the best on the validation groups (see `merit`)
-- `cache/`: decoded frames, until the training is finished
-- `out_of_fold.npz`, of the recipe `heatline`: predictions of the cross-validation's heads for the groups that they were
-  not trained on; thresholds come from it
-- `report/`, of the recipe `heatline`: the cross-validation as a page
-"""
+"""A run's folder: the files that a training writes, and that export and evaluation read."""
 
 import textwrap
 import zipfile
@@ -34,15 +23,14 @@ from heatline.train.readers import LabelledFolder, LabelledImage, read_folder
 from heatline.train.readers.labelled import read_reviewed
 from heatline.train.references import References, ReferenceSummary
 
-# Splits groups into train, val (which chooses the best checkpoint) and test (for the final evaluation).
-#
-# Pictures of one group (a board, an item) show the same thing. A split by picture or by tile would put nearly the same
-# tile into two parts and make the figures too good, so each group is in one part only.
-
 
 @dataclass(frozen=True)
 class Split:
-    """The groups of each part, sorted."""
+    """The groups of each part, sorted: train, val (which chooses the best checkpoint), test (for the final evaluation).
+
+    Pictures of a group show the same thing. A split by picture would put nearly the same tile into two parts and make
+    the figures too good.
+    """
 
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -61,8 +49,6 @@ def split_by_name(
 
     A name matches the group of the same spelling; otherwise a number matches the only group with that number.
 
-    Args:
-        needs_val: whether at least one val group must be named.
     Raises:
         ConfigError: a name matches no group or several, is in both lists, or no group is left to train or validate.
     """
@@ -93,11 +79,16 @@ def split_by_fractions(
     Args:
         fractions: shares of train, val and test; each share above 0 gets at least one group of each kind.
         defective: the groups with defects.
-        needs_val: whether the share of val must be above 0.
     Raises:
         ConfigError: the fractions are not shares, or there are too few groups.
     """
-    check_fractions(fractions, needs_val=needs_val)
+    needed = 2 if needs_val else 1
+    are_shares = len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) <= 1e-6  # false of nan
+    if not are_shares or min(fractions[:needed]) == 0:
+        expected = "the first two above 0, e.g. [0.7,0.1,0.2]" if needs_val else "the first above 0, e.g. [0.8,0,0.2]"
+        raise ConfigError(
+            f"split.fractions is {list(fractions)}; expected three shares (train, val, test) that sum to 1, {expected}"
+        )
     wanted = sum(share > 0 for share in fractions)
     if len(groups) < wanted:
         raise ConfigError(
@@ -109,17 +100,6 @@ def split_by_fractions(
         kinds = [list(groups)]
     drawn = [_draw(kind, fractions, seed) for kind in kinds]
     return Split(*(tuple(sorted(group for parts in drawn for group in parts[part])) for part in range(3)))
-
-
-def check_fractions(fractions: Sequence[float], *, needs_val: bool) -> None:
-    """Refuse fractions that are not shares of train, val and test; arguments and errors as `split_by_fractions`."""
-    needed = 2 if needs_val else 1
-    are_shares = len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) <= 1e-6  # false of nan
-    if not are_shares or min(fractions[:needed]) == 0:
-        expected = "the first two above 0, e.g. [0.7,0.1,0.2]" if needs_val else "the first above 0, e.g. [0.8,0,0.2]"
-        raise ConfigError(
-            f"split.fractions is {list(fractions)}; expected three shares (train, val, test) that sum to 1, {expected}"
-        )
 
 
 def _draw(groups: Sequence[str], fractions: Sequence[float], seed: int) -> tuple[list[str], list[str], list[str]]:
@@ -135,13 +115,12 @@ def _find(groups: Sequence[str], name: object) -> str:
     text = str(name)
     if text in groups:
         return text
-    if text.isdecimal():
-        same = sorted(group for group in groups if group.isdecimal() and int(group) == int(text))
-        if len(same) == 1:
-            return same[0]
-        if same:
-            raise ConfigError(f"group {text} could be any of {', '.join(same)}; write it in full, as {same[0]}")
-    raise ConfigError(f"there is no group {text!r} to split off; the groups are {list_some(sorted(groups), 20)}")
+    same = sorted(group for group in groups if group.isdecimal() and text.isdecimal() and int(group) == int(text))
+    if not same:
+        raise ConfigError(f"there is no group {text!r} to split off; the groups are {list_some(sorted(groups), 20)}")
+    if len(same) > 1:
+        raise ConfigError(f"group {text} could be any of {', '.join(same)}; write it in full, as {same[0]}")
+    return same[0]
 
 
 if TYPE_CHECKING:
@@ -193,36 +172,31 @@ class RunFolder:
         self.folder = folder
         self.config = folder / "config.yaml"
         self.summary = folder / "run.json"
+        """A `RunSummary`."""
         self.metrics = folder / "metrics.csv"
         self.checkpoints = folder / "checkpoints"
         self.last = self.checkpoints / "last.ckpt"
+        """To resume from."""
         self.best = self.checkpoints / "best.ckpt"
+        """The best on the validation groups, see `merit`."""
         self.cache = folder / "cache"
+        """Decoded frames, until the training is finished."""
         self.out_of_fold = folder / "out_of_fold.npz"
         self.report = folder / "report"
         self.page = self.report / "report.html"
 
     def begin(self, config: TrainConfig) -> None:
-        """Create the folder and write the configuration, unless a resumed run has it already.
-
-        Raises:
-            TrainingError: the folder cannot be written.
-        """
+        """Create the folder and write the configuration, unless a resumed run has it already."""
         make_folder(self.folder, "out=")
         if not (config.resume and self.config.exists()):  # rewriting it could fail on a full disk
             write_atomically(self.config, lambda file: write_config(config, file))
 
     def foreign_entry(self) -> str | None:
-        """Return the name of a file or folder that no training wrote; None if there is none, or if this is a run.
-
-        A training that was interrupted while it decoded pictures leaves only decoded frames.
-        """
+        """Return the name of a file or folder that no training wrote; None if there is none, or if this is a run."""
         if self.config.exists() or not self.folder.exists():
             return None
-        entries = [*self.folder.iterdir()]
-        if self.cache.is_dir():
-            entries = [entry for entry in entries if entry != self.cache]
-            entries += [entry for entry in self.cache.iterdir() if entry.name not in FILES]
+        entries = [entry for entry in self.folder.iterdir() if entry != self.cache]
+        entries += [entry for entry in self.cache.glob("*") if entry.name not in FILES]
         return min((str(entry.relative_to(self.folder)) for entry in entries), default=None)
 
     def read_summary(self) -> RunSummary:
@@ -275,11 +249,7 @@ class TrainedRun:
 
 
 def require_model(path: Path) -> None:
-    """Refuse a path that is neither the folder of a training nor a bundle.
-
-    Raises:
-        InputError: it is neither.
-    """
+    """Refuse a path that is neither the folder of a training nor a bundle."""
     if not (path / MANIFEST).exists() and not RunFolder(path).config.exists():
         what = "is neither a run nor a bundle" if path.exists() else "does not exist"
         raise InputError(f"{path} {what}; name a folder that `heatline train` or `heatline export` wrote")
@@ -347,11 +317,7 @@ def describe_config(config: TrainConfig, *, compares: bool) -> dict[str, Any]:
 
 
 def restore_config(values: object, out: Path) -> TrainConfig:
-    """Return the configuration that `describe_config` described, for another run.
-
-    Raises:
-        ValidationError: it is none, or another version of heatline wrote it.
-    """
+    """Return the configuration that `describe_config` described, for another run; a ValidationError if it is none."""
     described: dict[str, Any] = msgspec.convert(values, dict[str, Any])
     return msgspec.convert({**described, "out": str(out), "resume": False}, TrainConfig)
 
@@ -409,10 +375,7 @@ def _split_off_test(config: TrainConfig, groups: list[str], defective: set[str])
     """Split off only the test groups: a cross-validation trains and validates on all others."""
     split = config.split
     if split.val or split.test:
-        named = split_by_name(groups, split.val, split.test, needs_val=False)
-    elif split.fractions[-1:] == [0.0]:
-        check_fractions(split.fractions, needs_val=False)
-        return Split(tuple(groups), (), ())
+        found = split_by_name(groups, split.val, split.test, needs_val=False)
     else:
-        named = split_by_fractions(groups, split.fractions, config.seed, defective, needs_val=False)
-    return Split(tuple(sorted({*named.train, *named.val})), (), named.test)
+        found = split_by_fractions(groups, split.fractions, config.seed, defective, needs_val=False)
+    return Split(tuple(sorted({*found.train, *found.val})), (), found.test)

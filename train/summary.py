@@ -21,7 +21,7 @@ from heatline.edge.picture_folders import Layout, find_layout
 from heatline.edge.util.text import on_one_line, utf8_safe
 from heatline.train.adequacy import defect_areas, describe_expectation, describe_few_groups, describe_small_defects
 from heatline.train.discovery import describe_near_duplicates, discover, near_duplicates_across, thumbnail
-from heatline.train.frames import DEFECTIVE_SHARE, TileRule
+from heatline.train.frames import DEFECTIVE_SHARE
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledFolder, LabelledImage
 from heatline.train.readers.folder import TRUTHS, list_folder, truths_in
@@ -91,9 +91,9 @@ class _Decoded:
         if mask is None:
             return
         self.areas_px += defect_areas(mask)
-        grid, rule = TileGrid((height, width), TILE_PX, OVERLAP_PX), TileRule(TILE_PX, OVERLAP_PX, DEFECTIVE_SHARE)
+        grid = TileGrid((height, width), TILE_PX, OVERLAP_PX)
         defect_px = np.array([np.count_nonzero(mask[y : y + TILE_PX, x : x + TILE_PX]) for y, x in grid.origins_yx])
-        defective = rule.is_defective(defect_px)
+        defective = defect_px > DEFECTIVE_SHARE * TILE_PX**2
         self.tiles["clean"] += int((defect_px == 0).sum())
         self.tiles["ambiguous"] += int(((defect_px > 0) & ~defective).sum())
         self.tiles["defective"] += int(defective.sum())

@@ -37,24 +37,14 @@ SMOOTHING_CELLS = 1.5
 
 
 def smoothing_px(map_hw: tuple[int, int], tile_px: int, cells: float | None) -> float:
-    """Return the standard deviation of the heatmap's smoothing, px.
-
-    Args:
-        cells: the same in map cells; None: chosen by the size of the map.
-    """
+    """Return the standard deviation of the heatmap's smoothing, px; `cells`: the same in map cells, None: by size."""
     if cells is None:
         cells = SMOOTHING_CELLS if min(map_hw) <= 14 else 0.0
     return cells * tile_px / min(map_hw)
 
 
 class RecordedEngine(Engine):
-    """Returns recorded answers in their order. It does not look at the tiles, so they must be those of the recording.
-
-    Args:
-        logits: [N], in the order in which tiles are submitted.
-        maps: [N, h, w].
-        compares: whether the recorded model compares tiles with a reference.
-    """
+    """Returns recorded answers, logits [N] and maps [N, h, w], in the order in which tiles are submitted."""
 
     name = "recorded answers"
     batch = 64
@@ -90,13 +80,10 @@ class ValidationFrames:
 
 
 def validation_frames(run: "TrainedRun") -> ValidationFrames:
-    """Return the validation frames of a run.
+    """Return the validation frames of a run; an InputError if its recorded predictions belong to other pictures.
 
     Reviewed frames are not among those of a cross-validated run: people mark what is wrong, so they would not set the
     thresholds that the line's frames need.
-
-    Raises:
-        InputError: the recorded predictions of the cross-validation are missing, or belong to other pictures.
     """
     if run.split.val:
         return ValidationFrames(run.split.images(run.data, "val"), None, "of the validation groups")
@@ -137,8 +124,8 @@ class HeldOut:
     ) -> "HeldOut":
         """Calibrate on the results of a pass over these frames; errors as `heatline.edge.calibration.set_thresholds`.
 
-        The model scores frames that it was trained on lower than new ones, so these show neither a count of rejects
-        nor a bound.
+        Frames that the model was trained on score lower than new ones, so they show neither a count of rejects nor a
+        bound.
         """
         groups = [image.group or image.name for image in frames.images]
         part_of = frames.folds or dict(zip([image.path for image in frames.images], divide(groups), strict=True))
@@ -202,12 +189,7 @@ class ValidationPass:
 def graph_inputs(
     image: LabelledImage, rgb: NDArray[np.uint8], grid: TileGrid, references: "References | None"
 ) -> Inputs | None:
-    """Return what a graph takes for all tiles of a frame; None: the frame cannot be aligned with its reference.
-
-    Args:
-        rgb: the image's pixels.
-        references: of the frames; None: the graph compares with none.
-    """
+    """Return what a graph takes for all tiles of a frame; None: the frame cannot be aligned with its reference."""
     if references is None:
         return (grid.tiles(rgb),)
     reference = references.of(image)
@@ -232,7 +214,6 @@ def run_validation(
 
     Args:
         are: phrase for messages: which images these are.
-        references: that the model compares the frames with; None: it compares with none.
     Raises:
         InputError: no image that is aligned has a tile without a defect.
     """

@@ -6,6 +6,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -28,14 +29,14 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryAvera
 
 from heatline.edge.errors import ConfigError, DivergedError, Interrupted, TrainingError
 from heatline.edge.util.text import format_count, is_are, list_some
-from heatline.train.batches import Batch, BatchSampler, EvaluationBatches, Steps, TrainingBatches, cosine
-from heatline.train.config import RecipeConfig, TrainConfig
+from heatline.train.batches import Batch, BatchSampler, Steps, TrainingBatches, cosine, whole_tiles
+from heatline.train.config import RecipeConfig, TilesConfig, TrainConfig
 from heatline.train.files import write_atomically
-from heatline.train.frames import FrameStore, TileRule, TileTable, delete_frames, grid_tiles
+from heatline.train.frames import FrameStore, TileTable, delete_frames, grid_tiles
 from heatline.train.models.build import build_model, choose_precision
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.progress import tracked
-from heatline.train.readers import LabelledFolder, LabelledImage
+from heatline.train.readers import LabelledFolder
 from heatline.train.readers.labelled import digest_groups
 from heatline.train.run import RunFolder, RunSummary, Split, read_data, split_data
 
@@ -47,7 +48,7 @@ class Prepared:
     data: LabelledFolder
     split: Split
     store: FrameStore
-    rule: TileRule
+    rule: TilesConfig
     train: TileTable
     """Tiles that the training may draw."""
     val: TileTable
@@ -56,12 +57,8 @@ class Prepared:
 
 
 def prepare(config: TrainConfig, cache: Path, report_line: Callable[[str], None]) -> Prepared:
-    """Decode the pictures of training and validation into `cache` and label their tiles.
+    """Decode the pictures of training and validation into `cache` and label their tiles; those of test stay closed.
 
-    Pictures of the test groups are not opened.
-
-    Args:
-        report_line: gets lines about the data, for people.
     Raises:
         ConfigError, InputError: as `read_data`, `split_data` and `FrameStore.build`.
         TrainingError: a picture larger than a tile has only a label, a part lacks a class, or the disk is full.
@@ -70,18 +67,12 @@ def prepare(config: TrainConfig, cache: Path, report_line: Callable[[str], None]
     split = split_data(config, data)
     parts = {part: split.images(data, part) for part in ("train", "val")}
     store = FrameStore.build([*parts["train"], *parts["val"]], cache, tracked("decoding pictures"))
-    rule = TileRule(**msgspec.structs.asdict(config.tiles))
-    frames = {"train": range(len(parts["train"])), "val": range(len(parts["train"]), len(store))}
-    unplaced = [frame for frame in range(len(store)) if store.is_unplaced(frame)]
-    if unplaced:
+    rule = config.tiles
+    if unplaced := [image.name for frame, image in enumerate(store.images) if store.is_unplaced(frame)]:
         report_line(
             f"{format_count(len(unplaced), 'picture')} {is_are(len(unplaced))} left out: labelled defective "
-            f"without a marked defect, first {store.images[unplaced[0]].name}"
+            f"without a marked defect, first {unplaced[0]}"
         )
-    tables = {
-        part: grid_tiles(store, (frame for frame in numbers if not store.is_unplaced(frame)), rule)
-        for part, numbers in frames.items()
-    }
     for frame, image in enumerate(store.images):
         if image.labels_only and max(store.frame_hw(frame)) > rule.tile_px:
             raise TrainingError(
@@ -89,26 +80,23 @@ def prepare(config: TrainConfig, cache: Path, report_line: Callable[[str], None]
                 f"{config.recipe.name} needs to know which tiles are defective; mark the defects, or choose "
                 "recipe=heatline"
             )
-    counts = {part: table.counts() for part, table in tables.items()}
-    for part, count in counts.items():
-        report_line(_describe_part(part, parts[part], count))
-        if not count["defective"] or count["defective"] == len(tables[part]):
+    begin, tables = 0, {}
+    for part, images in parts.items():
+        frames = range(begin, begin + len(images))
+        begin += len(images)
+        tables[part] = table = grid_tiles(store, (frame for frame in frames if not store.is_unplaced(frame)), rule)
+        count, defective = table.counts(), sum(image.defective for image in images)
+        tiles = ", ".join(f"{number} {kind}" for kind, number in count.items())
+        report_line(f"{part}: {format_count(len(images), 'picture')}, {defective} of them defective; tiles: {tiles}")
+        if not count["defective"] or count["defective"] == len(table):
             raise TrainingError(
-                f"of the {format_count(len(tables[part]), 'tile')} of the {part} groups "
-                f"({list_some(getattr(split, part), 6)}) "
-                f"{count['defective']} {is_are(count['defective'])} defective; each part needs both classes: name "
-                "other groups in split.val "
-                "and split.test"
+                f"of the {format_count(len(table), 'tile')} of the {part} groups "
+                f"({list_some(getattr(split, part), 6)}) {count['defective']} {is_are(count['defective'])} defective; "
+                "each part needs both classes: name other groups in split.val and split.test"
             )
+    counts = {part: table.counts() for part, table in tables.items()}
     train = tables["train"].drop_ambiguous() if config.finetune.skip_ambiguous else tables["train"]
     return Prepared(data, split, store, rule, train, tables["val"], counts)
-
-
-def _describe_part(part: str, pictures: Sequence[LabelledImage], tiles: dict[str, int]) -> str:
-    defective = sum(image.defective for image in pictures)
-    counts = f"{part}: {format_count(len(pictures), 'picture')}, {defective} of them defective; "
-    share = tiles["defective"] / sum(tiles.values())
-    return f"{counts}tiles: " + ", ".join(f"{n} {kind}" for kind, n in tiles.items()) + f" ({100 * share:.1f} %)"
 
 
 COLUMNS = (
@@ -128,14 +116,10 @@ class Budget:
 
     @classmethod
     def of(cls, recipe: RecipeConfig, samples: int, per_step: int) -> "Budget":
-        """Return the budget of a recipe.
+        """Return the budget of a recipe; an epoch is one pass over the samples.
 
         Validations are evenly spaced, at most `recipe.validate_every` steps apart, and the last follows the last step;
         the number of steps is rounded up to allow that.
-
-        Args:
-            samples: number of samples; an epoch is one pass over them.
-            per_step: samples per step.
         """
         epoch = -(-samples // per_step)
         steps = recipe.steps if recipe.epochs is None else recipe.epochs * epoch
@@ -149,9 +133,6 @@ class ClassifierTraining(lightning.LightningModule):
     """Trains by binary cross-entropy on shifted logits (see `BatchSampler`); validation uses the model's own logits.
 
     Args:
-        model: the model to train.
-        recipe: optimiser, schedule and selection of the best checkpoint.
-        budget: length of the training.
         shift: added to each logit in the training loss.
         seed: with the step's number, seeds the model's random numbers (dropout), so that a resumed training draws the
             same ones.
@@ -223,8 +204,7 @@ class ClassifierTraining(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimiser, and a schedule by step.
 
-        This class steps the plateau schedule after each validation. Lightning would do so only after it has written the
-        checkpoint, so a resumed training would lack a step.
+        The plateau schedule is stepped here, as Lightning would step it only after it has written the checkpoint.
         """
         optimizer = self._optimizer()
         if self.recipe.schedule == "plateau":
@@ -252,15 +232,14 @@ class ClassifierTraining(lightning.LightningModule):
             if hasattr(module, "no_weight_decay")
             for name in module.no_weight_decay()
         }
-        decayed: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
+        groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
         for name, value in self.model.named_parameters():
-            (decayed if value.ndim > 1 and name not in excluded else others).append(value)
-        groups = [
-            {"params": decayed, "weight_decay": self.recipe.weight_decay},
-            {"params": others, "weight_decay": 0.0},
+            groups[value.ndim > 1 and name not in excluded].append(value)
+        decays = [
+            {"params": groups[True], "weight_decay": self.recipe.weight_decay},
+            {"params": groups[False], "weight_decay": 0.0},
         ]
-        return (AdamW if self.recipe.optimiser == "adamw" else Adam)(groups, lr=self.recipe.lr)
+        return (AdamW if self.recipe.optimiser == "adamw" else Adam)(decays, lr=self.recipe.lr)
 
 
 def merit(chosen: Tensor, loss: Tensor) -> Tensor:
@@ -352,9 +331,7 @@ def train_whole_network(
     training = ClassifierTraining(model, recipe, budget, sampler.shift, config.seed)
     training.to(memory_format=torch.channels_last)
     report_line(f"precision {precision}: {reason}")
-    share = sampler.defective_share
-    balance = "their natural proportion" if share is None else f"{100 * share:.0f} % of them defective"
-    report_line(f"{format_count(budget.steps, 'step')}, a validation every {budget.validate_every}; batches: {balance}")
+    report_line(f"{format_count(budget.steps, 'step')}, a validation every {budget.validate_every}")
 
     summary = RunSummary(
         finished=False,
@@ -399,6 +376,8 @@ def train_whole_network(
         ],
     )
     batches = TrainingBatches(store, tiles, prepared.rule, sampler, recipe, _steps(trainer, budget.steps))
+    uncut = partial(whole_tiles, store, prepared.val, config.tiles.tile_px)
+    validation: DataLoader[Batch] = DataLoader(range(len(prepared.val)), 64, collate_fn=uncut)  # type: ignore[arg-type]
     ended = False
     try:
         with stop, warnings.catch_warnings():
@@ -409,7 +388,7 @@ def train_whole_network(
             trainer.fit(
                 training,
                 DataLoader(batches, batch_size=None, num_workers=config.trainer.workers),
-                DataLoader(EvaluationBatches(store, prepared.val, config.tiles.tile_px), batch_size=None),
+                validation,
                 ckpt_path=run.last if resumed else None,
                 weights_only=True,
             )
@@ -433,13 +412,8 @@ def train_whole_network(
 
 
 def _trainer(flags: dict[str, Any], **more: Any) -> Trainer:
-    """Create Lightning's Trainer with the configured flags.
-
-    Raises:
-        ConfigError: Lightning does not accept them.
-    """
-    # Hide its lines about GPUs and services.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    """Create Lightning's Trainer; raise a ConfigError if it does not accept the configured flags."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # hides its lines about GPUs and services
     try:
         return Trainer(**flags, devices=1, logger=False, **more)
     except (MisconfigurationException, ValueError, TypeError) as error:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import BenchError
 from heatline.edge.geometry import TileGrid
-from heatline.train.config import TrainConfig
+from heatline.train.config import TilesConfig, TrainConfig
 from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold, label_tiles
 from heatline.train.fit import fit
-from heatline.train.frames import FrameStore, TileRule, cut
+from heatline.train.frames import FrameStore, cut
 from heatline.train.run import RunFolder, load_run, read_data
 
 BATCH = 16
@@ -28,7 +28,7 @@ class Truth:
     """All grid tiles of a data set, frame by frame."""
 
     store: FrameStore
-    rule: TileRule
+    rule: TilesConfig
     tiles: DenseTiles
 
     @classmethod
@@ -42,7 +42,7 @@ class Truth:
             TrainingError: the disk is full.
         """
         store = FrameStore.build(read_data(config).images, decoded)
-        rule = TileRule(**msgspec.structs.asdict(config.tiles))
+        rule = config.tiles
         return cls(store, rule, label_tiles(store, rule))
 
     @cached_property

@@ -30,6 +30,7 @@ from heatline.edge.inference.devices import computes_bf16, shared_core
 from heatline.edge.inference.engine import PROCESSOR, infer_features
 from heatline.edge.inspection.inspector import Inspector
 from heatline.train.compose import compose, read_config
+from heatline.train.config import TilesConfig
 from heatline.train.dense.samples import Sampler
 from heatline.train.dense.tiles import OutOfFold
 from heatline.train.evaluation.evaluate import select_pictures
@@ -37,7 +38,7 @@ from heatline.train.evaluation.evaluated import prepare_run
 from heatline.train.evaluation.gallery import GAP_PX
 from heatline.train.evaluation.result import read_evaluation
 from heatline.train.fit import fit
-from heatline.train.frames import FrameStore, TileRule, grid_tiles
+from heatline.train.frames import FrameStore, grid_tiles
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.readers import LabelledImage, read_folder
 from heatline.train.readers.labelled import ReviewedFrame, write_index
@@ -129,9 +130,9 @@ def test_a_run_reports_its_assumptions_and_writes_all_its_files(first: tuple[Run
     assert "warning: only 4 groups have a good picture" in output
     assert "no reference: the pictures show no fixed pose: " in output
     assert "12 steps for each of 2 folds and for the model" in output
-    extracted = re.findall(r"features of (\d+) of (\d+) tiles and copies are extracted", output)
+    extracted = re.findall(r"extracting features: (\d+) of (\d+)", output)
     assert extracted[-1][0] == extracted[-1][1]
-    assert re.findall(r"(\d+) of 36 steps are done", output)[::9] == ["4", "36"], "as no terminal shows a bar"
+    assert re.findall(r"training, steps: (\d+) of 36", output)[::9] == ["4", "36"], "as no terminal shows a bar"
     assert f"report: {run.report / 'report.html'}" in output
     summary, config = run.read_summary(), read_config(run.config)
     assert (summary.finished, summary.folds, summary.labelled, summary.truth) == (True, 2, "tiles", "masks")
@@ -242,7 +243,7 @@ def test_the_bundle_states_its_pooling_and_has_thresholds_from_out_of_fold_predi
     )
     run, answers = load_run(first[0].folder), OutOfFold.read(first[0].out_of_fold)
     store = FrameStore.build(run.data.images, tmp_path / "frames")
-    frame = grid_tiles(store, range(len(store)), TileRule(64, 2, 0.01)).frame
+    frame = grid_tiles(store, range(len(store)), TilesConfig(tile_px=64, overlap_px=2, defective_share=0.01)).frame
     good, defective = (
         [
             float(answers.logit[frame == number].max())
@@ -469,10 +470,9 @@ def test_a_training_compares_boards_in_a_fixed_pose_without_settings(compared: t
     assert (found.scope, found.kept, found.misaligned) == ("product", True, [])
     assert {**run.read_summary().val, "val_cell_ap": found.compared["val_cell_ap"]} == found.compared
     assert found.compared["val_ap"] > found.without["val_ap"]
-    assert found.alignment is not None
-    assert found.alignment.frames == 16
-    assert 1 < found.alignment.median_shift_px < found.alignment.highest_shift_px < 2 * 6 * 2**0.5
-    assert found.alignment.lowest_confidence > 0.6
+    assert found.alignment["frames"] == 16
+    assert 1 < found.alignment["median_shift_px"] < found.alignment["highest_shift_px"] < 2 * 6 * 2**0.5
+    assert found.alignment["lowest_confidence"] > 0.6
     loaded = load_run(run.folder)
     assert isinstance(loaded.model, DenseClassifier)
     assert loaded.model.compares
@@ -484,14 +484,13 @@ def test_the_report_of_a_training_shows_its_reference_and_what_it_gained(compare
     page = compared[0].page.read_text(encoding="utf-8")
     found = compared[0].read_summary().reference
     assert found is not None
-    assert found.alignment is not None
     section = page[page.index('<section id="reference">') :]
     section = section[: section.index("</section>")]
     assert "All pictures are compared with one reference; the model compares frames with it." in " ".join(
         section.split()
     )
     assert "median of 8 pictures" in section
-    assert f"at most {found.alignment.highest_shift_px:.1f} px" in section
+    assert f"at most {found.alignment['highest_shift_px']:.1f} px" in section
     assert f"{found.without['val_ap']:.3f}" in section
     assert f"{found.compared['val_ap']:.3f}" in section
     height, width, _ = load_run(compared[0].folder).data.images[0].pixels().shape
@@ -510,8 +509,7 @@ def test_frames_that_cannot_be_aligned_are_named_have_no_verdict_and_set_no_thre
     assert "warning: 2 pictures (b_1.png, c_2.png) cannot be aligned with the reference; a line gives" in output
     found = run.read_summary().reference
     assert found is not None
-    assert found.alignment is not None
-    assert (found.misaligned, found.alignment.frames) == (["b_1.png", "c_2.png"], 14)
+    assert (found.misaligned, found.alignment["frames"]) == (["b_1.png", "c_2.png"], 14)
     (run.report / "report.html").unlink()
     assert heatline("train", f"out={run.folder}", "resume=true").returncode == 0
     assert "2 pictures cannot be aligned, and a line gives" in run.page.read_text(encoding="utf-8")
@@ -541,8 +539,7 @@ def test_other_pictures_are_compared_with_templates_and_designs_of_their_own(
     assert "pictures without a reference: line.png; they are trained on by their features alone, and no" in output
     found = run.read_summary().reference
     assert found is not None
-    assert found.alignment is not None
-    assert (found.misaligned, found.alignment.frames) == ([], 15)
+    assert (found.misaligned, found.alignment["frames"]) == ([], 15)
     references = load_run(run.folder).references
     assert references is not None
     assert references.designs == ["a", "b", "c", "d"]

@@ -17,12 +17,12 @@ from heatline.edge.errors import InputError
 from heatline.edge.reference.difference import CELL_PX, CHANNELS, to_grey
 from heatline.edge.reference.reference import Reference, _middle
 from heatline.train.compose import compose
-from heatline.train.config import DenseRecipeConfig
+from heatline.train.config import DenseRecipeConfig, TilesConfig
 from heatline.train.dense.cache import Features
 from heatline.train.dense.copies import Kind, Painter, digest_pictures, grid_samples, plan_copies
 from heatline.train.dense.extraction import compare_samples
 from heatline.train.dense.tiles import label_tiles
-from heatline.train.frames import FrameStore, TileRule
+from heatline.train.frames import FrameStore
 from heatline.train.readers import LabelledFolder, LabelledImage, read_folder
 from heatline.train.references import References, find_references
 from tests.train.boards import BOARD_HW, DEFECT_AT_YX, SQUARE_PX, board, draw_boards, photograph
@@ -63,7 +63,7 @@ def squash(folder: Path) -> None:
             {"groups": ("a", "b"), "designs": True, "good": 4, "defective": 1},
             None,
             "group",
-            "the pictures of each of 2 groups are compared with a reference of the group",
+            "the pictures of each of 2 groups are compared with a reference of it",
         ),
         ({"groups": ("a", "b"), "designs": True, "good": 0, "defective": 5}, None, "group", "of each of 2 groups"),
         ({"designs": True}, with_templates, "templates", "its template in templates/"),
@@ -276,7 +276,10 @@ def test_differences_stay_in_step_with_the_samples_and_are_oriented_as_their_cop
     assert isinstance(recipe, DenseRecipeConfig)
     recipe = msgspec.structs.replace(recipe, synthetic=10)
     store, images = FrameStore.build(boards.images, tmp_path / "frames"), list(boards.images)
-    tiles, digests = label_tiles(store, TileRule(64, 2, 0.01)), digest_pictures(images)
+    tiles, digests = (
+        label_tiles(store, TilesConfig(tile_px=64, overlap_px=2, defective_share=0.01)),
+        digest_pictures(images),
+    )
     painter = Painter(store, tiles, digests, recipe.augment, 64, 8)
     samples = [*grid_samples(tiles), *plan_copies(tiles, store, digests, recipe, 64)]
     assert {sample.kind for sample in samples} == set(Kind)

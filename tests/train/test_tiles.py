@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError, TrainingError
 from heatline.edge.geometry import TileGrid
-from heatline.train.batches import BatchSampler, EvaluationBatches, TrainingBatches, augment
+from heatline.train.batches import BatchSampler, TrainingBatches, augment, whole_tiles
 from heatline.train.compose import compose
-from heatline.train.config import AugmentConfig, RecipeConfig
-from heatline.train.frames import FrameStore, TileRule, TileTable, delete_frames, grid_tiles
+from heatline.train.config import AugmentConfig, RecipeConfig, TilesConfig
+from heatline.train.frames import FrameStore, TileTable, delete_frames, grid_tiles
 from heatline.train.readers import LabelledImage, read_folder
 from heatline.train.readers.per_picture import MaskPng
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles
 
-STUDY_RULE = TileRule(tile_px=224, overlap_px=2, defective_share=0.01)
-RULE = TileRule(tile_px=64, overlap_px=2, defective_share=0.01)
+STUDY_RULE = TilesConfig(tile_px=224, overlap_px=2, defective_share=0.01)
+RULE = TilesConfig(tile_px=64, overlap_px=2, defective_share=0.01)
 FRAME_HW = (150, 200)
 
 
@@ -211,17 +211,15 @@ def test_a_batch_depends_only_on_seed_and_step(store: FrameStore, table: TileTab
 
 
 def test_evaluation_sees_every_tile_once_as_the_line_cuts_it(store: FrameStore, table: TileTable) -> None:
-    evaluation = EvaluationBatches(store, table, 64, size=7)
-    batches = [evaluation[number] for number in range(len(evaluation))]
-    tiles = np.concatenate([batch.tiles.numpy() for batch in batches])
+    evaluated = whole_tiles(store, table, 64, range(len(table)))
+    tiles = evaluated.tiles.numpy()
     assert len(tiles) == len(table)
     grid = TileGrid(FRAME_HW, 64, 2)
     for frame in range(len(store)):
         expected = np.empty((len(grid), 64, 64, 3), np.uint8)
         grid.cut(store.images[frame].pixels(), expected)
         assert np.array_equal(tiles[frame * len(grid) : (frame + 1) * len(grid)], expected)
-    labels = np.concatenate([batch.labels.numpy() for batch in batches])
-    assert np.array_equal(labels, table.defective)  # ambiguous tiles are included, as good
+    assert np.array_equal(evaluated.labels.numpy(), table.defective)  # ambiguous tiles are included, as good
 
 
 NOTHING = AugmentConfig(flips=False, rotate=False, brightness=0, contrast=0, gain=0, noise=0, blur=False)

@@ -13,7 +13,7 @@ from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.picture_folders import find_layout
 from heatline.edge.util.extras import require_extra
 from heatline.train.files import make_folder
-from heatline.train.progress import show_progress
+from heatline.train.progress import tracked
 from heatline.train.readers.folder import LABELS_ONLY, TRUTHS
 from heatline.train.run import require_model
 
@@ -96,26 +96,26 @@ def evaluate(
         find_layout(data)
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out} exists already and is not empty; name a new folder with --out")
-    with show_progress(f"opening {', '.join(map(str, models))}") as track:
-        from heatline.train.evaluation.evaluate import evaluate_pictures, select_pictures
-        from heatline.train.evaluation.evaluated import open_model
+    click.echo(f"opening {', '.join(map(str, models))}", err=True)
+    from heatline.train.evaluation.evaluate import evaluate_pictures, select_pictures
+    from heatline.train.evaluation.evaluated import open_model
 
-        names = _unique_names(models)
-        opened = []
-        for path in models:  # all are opened first, so that an error of the last is reported before the first is run
-            model = open_model(path, engine, precision, false_reject, track(f"thresholds of {path.name}"))
-            opened.append((path, model, select_pictures(model, data, truth, part)))
-        folders = {}
-        if out is not None:
-            folders = {path: make_folder(out / "models" / name, "--out") for path, name in names.items()}
-        evaluations = [
-            evaluate_pictures(model, selection, folders.get(path), track(f"pictures of {path.name}"))
-            for path, model, selection in opened
-        ]
-        if out is not None:
-            from heatline.train.evaluation.report import write_report
+    names = _unique_names(models)
+    opened = []
+    for path in models:  # all are opened first, so that an error of the last is reported before the first is run
+        model = open_model(path, engine, precision, false_reject, tracked(f"thresholds of {path.name}"))
+        opened.append((path, model, select_pictures(model, data, truth, part)))
+    folders = {}
+    if out is not None:
+        folders = {path: make_folder(out / "models" / name, "--out") for path, name in names.items()}
+    evaluations = [
+        evaluate_pictures(model, selection, folders.get(path), tracked(f"pictures of {path.name}"))
+        for path, model, selection in opened
+    ]
+    if out is not None:
+        from heatline.train.evaluation.report import write_report
 
-            write_report(list(folders.values()), out, study=study)
+        write_report(list(folders.values()), out, study=study)
     if not as_json:
         for path, evaluation in zip(models, evaluations, strict=True):
             _print(path, evaluation)

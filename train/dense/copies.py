@@ -1,8 +1,7 @@
-"""Augmented copies of tiles, with and without synthetic defects, for training.
+"""Augmented copies of tiles, with and without synthetic defects, which are drawn once, before the training.
 
-Features are extracted once, so copies are also drawn once, before the training, and not in every step. Numbers describe
-a copy fully: where it is cut and how it is drawn. They are its key in the feature cache, so another training finds the
-copy there, whatever its labels and seed.
+Numbers describe a copy fully: where it is cut and how it is drawn. They are its key in the feature cache, so another
+training finds the copy there, whatever its labels and seed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -144,7 +143,6 @@ class Painter:
 
     Args:
         digests: digest of each picture's content, by its index.
-        config: augmentation of the copies.
         cells: side of the map, cells.
     """
 
@@ -157,10 +155,8 @@ class Painter:
         tile_px: int,
         cells: int,
     ) -> None:
-        self._store, self._tiles, self._digests, self._tile_px, self._cells = store, tiles, digests, tile_px, cells
-        self._rotates, self._flips = config.rotate, config.flips
-        self._without_geometry = msgspec.structs.replace(config, flips=False, rotate=False)
-        self._config_key = repr(config)
+        self._store, self._tiles, self._digests, self._config = store, tiles, digests, config
+        self._tile_px, self._cells = tile_px, cells
 
     def key(self, sample: Sample) -> bytes:
         """Return the sample's key in the feature cache."""
@@ -168,7 +164,8 @@ class Painter:
         picture = self._digests[int(table.frame[sample.row])]
         if sample.kind == Kind.TILE:
             return key_of(picture, *sample.yx)
-        drawn: list[str | int | bytes] = [picture, *sample.yx, VERSION, self._config_key, int(sample.kind), sample.seed]
+        how = VERSION, repr(self._config), int(sample.kind), sample.seed
+        drawn: list[str | int | bytes] = [picture, *sample.yx, *how]
         if sample.donor >= 0:
             row = sample.donor
             drawn += [self._digests[int(table.frame[row])], int(table.y[row]), int(table.x[row])]
@@ -196,7 +193,7 @@ class Painter:
             else:
                 mask = self._mask(sample.donor, self._corner_of(sample.donor))
                 tile, _ = transplant(tile, donor, mask, rng)
-        out[:] = augment(tile, self._without_geometry, rng)
+        out[:] = augment(tile, msgspec.structs.replace(self._config, flips=False, rotate=False), rng)
 
     def defective_share(self, sample: Sample) -> NDArray[np.float32]:
         """Return the defective share of each map cell of a sample, 0..1 [cells, cells].
@@ -227,8 +224,8 @@ class Painter:
         if sample.kind == Kind.TILE:
             return tile
         pixels = tile.view(np.uint8)  # OpenCV copies faster than NumPy, but no bool
-        if self._rotates:
+        if self._config.rotate:
             pixels = rotate(pixels, -sample.seed)
-        if self._flips and (sample.seed // 4) % 2:
+        if self._config.flips and (sample.seed // 4) % 2:
             pixels = np.asarray(cv2.flip(pixels, 1), np.uint8)
         return pixels.view(tile.dtype)

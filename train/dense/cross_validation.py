@@ -60,13 +60,9 @@ def cross_validate(
     Args:
         model: gets the head, and the later stages, that were trained on all groups.
         samples, features: the grid tiles come first.
-        bf16: whether the processor has bf16 multiplication.
         on_step: called after each step of each head, by several threads.
     Returns:
         Each head's predictions of its fold; None if there is only one fold, see `divide_groups`.
-    Raises:
-        ConfigError: as `check_later_stages`.
-        TrainingError, DivergedError: as `HeadTraining`.
     """
     fold_of = divide_groups(tiles, recipe, seed)
     folds = int(fold_of.max()) + 1

@@ -1,10 +1,4 @@
-"""Provides the features of all samples of a training: from the cache, or extracted into it by OpenVINO. And their
-differences to references.
-
-Each request has a thread, which prepares the tiles, waits for the engine and stores the features, so tiles are prepared
-while the engine computes others. There is one request more than the engine processes at once. OpenVINO's own callbacks
-are not used: they abort after Python has exited (see edge/inference/openvino_engine.py).
-"""
+"""Provides the features of all samples of a training, extracted by OpenVINO, and their differences to references."""
 
 import functools
 import os
@@ -35,14 +29,12 @@ from heatline.train.dense.cache import FeatureCache, Features, default_folder, k
 from heatline.train.dense.copies import Kind, Painter, Sample
 from heatline.train.frames import FrameStore
 from heatline.train.models.dense import DenseClassifier, TileFeatures
-from heatline.train.progress import is_line_due
+from heatline.train.progress import Shown
 from heatline.train.references import References
 
 BATCH = 8
 FillTile = Callable[[NDArray[np.uint8]], object]
 """Writes one tile, RGB uint8 [H, W, 3], into the given array. Several threads may call it, each for another tile."""
-Progress = Callable[[int, int], object]
-"""Gets the number of finished tiles and the total."""
 
 
 def feature_shapes(trunk: nn.Module, tile_px: int) -> list[tuple[int, int, int]]:
@@ -81,7 +73,7 @@ def extract(
     *,
     tile_px: int,
     in_bf16: Collection[bytes] = (),
-    progress: Progress = lambda done, total: None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> int:
     """Extract the features of the tiles that the cache does not hold.
 
@@ -90,7 +82,7 @@ def extract(
     Args:
         tiles: key and `FillTile` function of each tile.
         in_bf16: keys of tiles that are computed in bf16, the others in f32.
-        progress: called after each batch.
+        progress: gets the number of finished tiles and the total.
     Returns:
         The number of extracted tiles.
     Raises:
@@ -105,11 +97,9 @@ def extract(
         done += count
         progress(done, len(missing))
 
-    in_f32 = [key for key in missing if key not in in_bf16]
-    others = [key for key in missing if key in in_bf16]
-    parts: list[tuple[Precision, list[bytes]]] = [("f32", in_f32), ("bf16", others)]
-    for precision, keys in parts:
-        if keys:
+    precisions: tuple[Precision, ...] = "f32", "bf16"
+    for precision in precisions:
+        if keys := [key for key in missing if (key in in_bf16) == (precision == "bf16")]:
             _extract_all(compile_trunk(trunk, tile_px, precision), keys, fill_of, cache, advance)
     return done
 
@@ -121,7 +111,11 @@ def _extract_all(
     cache: FeatureCache,
     advance: Callable[[int], None],
 ) -> None:
-    """Extract and store the features of these keys; `advance` gets the number of tiles of each batch."""
+    """Extract and store the features of these keys; `advance` gets the number of tiles of each batch.
+
+    Each request has a thread, so tiles are prepared while the engine computes others. OpenVINO's own callbacks are not
+    used: they abort after Python has exited (see edge/inference/openvino_engine.py).
+    """
     at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
     idle = SimpleQueue[ov.InferRequest]()
     for _ in range(at_once):
@@ -146,25 +140,6 @@ def _extract_all(
                 advance(batch.result())
         finally:
             pool.shutdown(cancel_futures=True)  # running batches finish and are stored
-
-
-class Shown:
-    """The progress of one kind of work: a bar, or a line now and then where no terminal shows bars.
-
-    Args:
-        line: text of a line, with places for what is done and for the total.
-    """
-
-    def __init__(self, bars: Bars, title: str, report_line: Callable[[str], None], line: str) -> None:
-        self._bars, self._report_line, self._line = bars, report_line, line
-        self._task, self._done = bars.add_task(title, total=None), 0
-
-    def update(self, done: int, total: int) -> None:
-        """Show that so much is done."""
-        self._bars.update(self._task, completed=done, total=total, visible=done < total)
-        if not self._bars.console.is_terminal and is_line_due(self._done, done, total):
-            self._report_line(self._line.format(done, total))
-        self._done = done
 
 
 def extract_features(
@@ -199,7 +174,7 @@ def extract_features(
             keys[row] = key_of(keys[row], "bf16")
         in_bf16 = {keys[row] for row in rows}
     fills = [(key, functools.partial(painter.paint, sample)) for key, sample in zip(keys, samples, strict=True)]
-    shown = Shown(progress, "extracting features", report_line, "features of {} of {} tiles and copies are extracted")
+    shown = Shown(progress, "extracting features", report_line)
     cache = FeatureCache(folder, trunk.identity, feature_shapes(trunk, tile_px), limit_bytes=int(config.limit_gb * 1e9))
     began = time.monotonic()
     count = extract(trunk, fills, cache, tile_px=tile_px, in_bf16=in_bf16, progress=shown.update)
@@ -214,8 +189,6 @@ def extract_features(
     )
     return cache.read(keys), count / seconds if count else None
 
-
-# The differences of all samples of a training to their references, computed once before the training.
 
 FARTHEST_PX = 3
 """Alignment leaves errors of about a px, so copies are compared beside their place: farther by chance, at most this."""

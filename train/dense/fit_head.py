@@ -40,13 +40,10 @@ class StepMaps(NamedTuple):
     synthetic: Tensor
     """Good tiles with a synthetic defect."""
     synthetic_share: Tensor
-    """[N, h, w], share of each cell that is defective: 0..1."""
     bagged: Tensor
-    """Tiles of bags."""
-    bag: Tensor
-    """int64 [N], index of each tile's bag."""
-    bags: int
-    """Number of bags."""
+    """Tiles of bags, one bag after the other."""
+    sizes: Sequence[int]
+    """Of the bags."""
 
 
 def step_loss(maps: StepMaps, shift: float, top_cells: int | None) -> Tensor:
@@ -64,18 +61,17 @@ def step_loss(maps: StepMaps, shift: float, top_cells: int | None) -> Tensor:
         shift: added to each logit z and cell c, in logits; see `HeadTraining`.
         top_cells: number of highest cells whose mean is a tile's logit; None: all.
     """
-    good = maps.good + shift
+    good, located = maps.good + shift, maps.located + shift
     loss = (1 - POSITIVE_WEIGHT) * softplus(pool(good, top_cells)).mean() + softplus(good).mean()
-    positives = []
-    if len(maps.located):
-        positives.append(softplus(-pool(maps.located + shift, top_cells)))
-    if maps.bags:
-        bags = log_sum_exp(pool(maps.bagged, top_cells), maps.bag, maps.bags)
+    positives = [softplus(-pool(located, top_cells))] if len(located) else []
+    if maps.sizes:
+        bag = torch.repeat_interleave(torch.arange(len(maps.sizes)), torch.tensor(list(maps.sizes)))
+        bags = log_sum_exp(pool(maps.bagged, top_cells), bag, len(maps.sizes))
         positives.append(softplus(-(bags + shift)))
     if positives:
         loss = loss + POSITIVE_WEIGHT * torch.cat(positives).mean()
-    if len(maps.located):
-        loss = loss + _cell_loss(maps.located + shift, maps.located_share, maps.located_exact)
+    if len(located):
+        loss = loss + _cell_loss(located, maps.located_share, maps.located_exact)
     if len(maps.synthetic):
         exact = torch.ones(len(maps.synthetic), dtype=torch.bool)
         loss = loss + _cell_loss(maps.synthetic + shift, maps.synthetic_share, exact)
@@ -93,15 +89,8 @@ def _mean(values: Tensor, chosen: Tensor) -> Tensor:
     return (values * chosen).sum() / chosen.sum().clamp_min(1)
 
 
-def bag_numbers(bags: Sequence[int]) -> Tensor:
-    """Return the index of each tile's bag, int64 [tiles], for bags of these sizes."""
-    return torch.repeat_interleave(torch.arange(len(bags)), torch.tensor(list(bags), dtype=torch.int64))
-
-
-# Mosaics of tiles with synthetic defects: a window around the defect from each, four windows to a tile.
-#
-# Only single cells enter the loss of such a tile, and most of them are good and far from the defect. A window of a
-# quarter of the tile has what matters, and a mosaic of four costs as much as one tile.
+# Mosaics of tiles with synthetic defects: a window around the defect from each, four windows to a tile. Only single
+# cells enter the loss of such a tile; a window of a quarter has what matters, and a mosaic of four costs as one.
 
 PER_SIDE = 2
 """Windows along each side of a mosaic."""
@@ -158,11 +147,6 @@ def compose_shares(share: NDArray[np.float16], corners: Corners) -> NDArray[np.f
     return mosaics
 
 
-# Chooses which tiles of a bag get a gradient: one half its highest-scoring, the other half at random.
-#
-# Which tiles of a picture score highest changes slowly. So an evaluation of all its tiles is used for some steps, as it
-# takes longer than the gradient of a few tiles.
-
 USED_FOR = 0.05
 """Share of the training's steps for which an evaluation of a bag is used."""
 Evaluate = Callable[[NDArray[np.int64]], NDArray[np.float32]]
@@ -170,7 +154,10 @@ Evaluate = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 
 class BagTiles:
-    """The tiles of each bag in the order of their last evaluation.
+    """Chooses which tiles of a bag get a gradient: one half its highest-scoring, the other half at random.
+
+    Which tiles of a picture score highest changes slowly. So an evaluation of all its tiles is used for some steps, as
+    it takes longer than the gradient of a few tiles.
 
     Args:
         most: number of tiles of a bag that get a gradient.
@@ -227,7 +214,6 @@ class HeadTraining:
     are those of all groups, so that the predictions of all folds have the same scale.
 
     Args:
-        features: features of all samples, by index.
         trained: bool [groups], whether a group is trained on.
         bf16: whether the processor has bf16 multiplication.
     Raises:
@@ -254,13 +240,7 @@ class HeadTraining:
         self._seed = seed
 
     def train(self, head: DenseHead, on_step: OnStep = lambda: None) -> None:
-        """Train a new head and leave it in evaluation mode; the trunk does not change.
-
-        Args:
-            on_step: called after each step.
-        Raises:
-            DivergedError: the loss is not finite.
-        """
+        """Train a new head and leave it in evaluation mode; a DivergedError if the loss is not finite."""
         recipe = self._recipe
         torch.nn.init.constant_(head.out.bias, START - self._shift)  # type: ignore[arg-type]
         head.floor.fill_(FLOOR - self._shift)
@@ -270,7 +250,7 @@ class HeadTraining:
         self._run(head, optimiser, range(self._steps), on_step, "recipe.lr")
 
     def fine_tune(self, network: FineTuned, on_step: OnStep = lambda: None) -> None:
-        """Continue with a trained head and the later stages of its trunk; arguments and errors as `train`."""
+        """Continue with a trained head and the later stages of its trunk; errors as `train`."""
         recipe = self._recipe
         rates = [(network.head, recipe.finetune_lr * HEAD_RATE), (network.stages, recipe.finetune_lr)]
         parameters = [{"params": part.parameters(), "lr": lr} for part, lr in rates]
@@ -326,8 +306,7 @@ class HeadTraining:
             synthetic,
             torch.from_numpy(share.astype(np.float32)),
             bagged,
-            bag_numbers([len(bag) for bag in bags]),
-            len(bags),
+            [len(bag) for bag in bags],
         )
 
     def _synthetic(self, network: Network, rows: NDArray[np.int64], step: int) -> tuple[Stages, NDArray[np.float16]]:

@@ -86,8 +86,7 @@ class Sampler:
     """Draws the samples of each step as a function of seed and step.
 
     Args:
-        samples: all samples; only those of `trained` groups are drawn.
-        trained: bool [groups], whether a group is trained on.
+        trained: bool [groups], whether the samples of a group are drawn.
     Raises:
         TrainingError: there is no good tile, or nothing but good tiles and no synthetic defect.
     """

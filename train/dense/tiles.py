@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
+from heatline.train.config import TilesConfig
 from heatline.train.files import write_atomically
-from heatline.train.frames import FrameStore, TileRule, TileTable, grid_tiles
+from heatline.train.frames import FrameStore, TileTable, grid_tiles
 
 
 class LabelKind(IntEnum):
@@ -68,7 +69,7 @@ class DenseTiles:
         return self.of(LabelKind.MASKED, LabelKind.BOXED, LabelKind.POINTED)
 
 
-def label_tiles(store: FrameStore, rule: TileRule) -> DenseTiles:
+def label_tiles(store: FrameStore, rule: TilesConfig) -> DenseTiles:
     """Divide all frames into grid tiles, and label each with what is known of it.
 
     Defective pictures whose annotation marks nothing are bags, like those without annotation, and like those with
@@ -140,7 +141,6 @@ class OutOfFold:
     """[N, h, w], map of each grid tile, in logits."""
 
     def write(self, file: Path) -> None:
-        """Write the file; errors as `write_atomically`."""
 
         def write(path: Path) -> None:
             with path.open("wb") as opened:
@@ -150,11 +150,7 @@ class OutOfFold:
 
     @classmethod
     def read(cls, file: Path) -> "OutOfFold":
-        """Read the file.
-
-        Raises:
-            InputError: it does not exist, or is damaged.
-        """
+        """Read the file; an InputError if it does not exist, or is damaged."""
         try:
             with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
                 return cls(arrays["frames"], arrays["fold"], arrays["logit"], arrays["map"])

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from threading import Lock
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,20 +13,20 @@ from rich.progress import Progress
 from heatline.edge.cli.output import progress_console
 from heatline.edge.util.text import format_count, list_some
 from heatline.train.adequacy import defect_areas, describe_expectation, describe_few_groups, describe_small_defects
-from heatline.train.config import DenseRecipeConfig, TrainConfig
+from heatline.train.config import DenseRecipeConfig, TilesConfig, TrainConfig
 from heatline.train.dense.copies import Painter, digest_pictures, grid_samples, plan_copies
 from heatline.train.dense.cross_validation import cross_validate, divide_groups
-from heatline.train.dense.extraction import Shown, compare_samples, extract_features
+from heatline.train.dense.extraction import compare_samples, extract_features
 from heatline.train.dense.fit_head import DEFECTIVE_CELL
 from heatline.train.dense.samples import Samples, gather_samples
 from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold, label_tiles
 from heatline.train.discovery import describe_unvalidated
 from heatline.train.files import write_atomically
-from heatline.train.frames import FrameStore, TileRule, delete_frames
+from heatline.train.frames import FrameStore, delete_frames
 from heatline.train.metrics import auroc, average_precision
 from heatline.train.models.build import build_model, choose_precision
 from heatline.train.models.dense import DenseClassifier
-from heatline.train.progress import tracked
+from heatline.train.progress import Shown, tracked
 from heatline.train.readers import LabelledFolder, LabelledImage
 from heatline.train.readers.labelled import digest_groups
 from heatline.train.references import GAINS, ReferenceSummary, describe_reference, find_references, measure_alignment
@@ -47,8 +46,6 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
         report_line: gets lines about the training, for people.
     Returns:
         The pictures, as they were read.
-    Raises:
-        ConfigError, InputError, WeightsError, TrainingError, DivergedError: something cannot be used.
     """
     recipe = config.recipe
     assert isinstance(recipe, DenseRecipeConfig), "the caller chooses by the recipe"
@@ -63,7 +60,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
     split = split_data(config, data)
     images = split.images(data, "train")
     store = FrameStore.build(images, run.cache, tracked("decoding pictures"))
-    rule = TileRule(**msgspec.structs.asdict(config.tiles))
+    rule = config.tiles
     tiles = label_tiles(store, rule)
     folds = int(divide_groups(tiles, recipe, config.seed).max()) + 1
     must_compare = config.reference not in ("auto", "off")
@@ -114,18 +111,17 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
             counted = np.isin(tiles.table.frame, [*poses])
             misaligned = [frame for frame, pose in sorted(poses.items()) if pose is None]
             if misaligned:
-                report_line(_describe_misaligned(images, misaligned))
-            if lacking := [image.name for frame, image in enumerate(images) if frame not in poses]:
                 report_line(
-                    f"pictures without a reference: {list_some(lacking, 3)}; they are trained on by their features "
-                    "alone, and no figure with the reference counts them"
+                    f"warning: {format_count(len(misaligned), 'picture')} "
+                    f"({list_some([images[frame].name for frame in misaligned], 3)}) cannot be aligned with the "
+                    "reference; a line gives such frames no verdict"
                 )
             other, _ = build_model(config.model, tile_px)  # fine-tuning changes the trunk of each
             assert isinstance(other, DenseClassifier), "as above"
             other.head = other.head.untrained(compares=True)
             variants.append(other.eval())
         total, done = steps * (folds + 1 if folds > 1 else 1) * len(variants), 0
-        shown, lock = Shown(progress, "training", report_line, "{} of {} steps are done"), Lock()
+        shown, lock = Shown(progress, "training, steps", report_line), Lock()
 
         def on_step() -> None:
             nonlocal done
@@ -202,14 +198,6 @@ def _prefers_last(trained: Sequence[tuple[DenseClassifier, OutOfFold | None, dic
     return len(trained) > 1 and max(gains, default=0) > LEAST_GAIN and min(gains, default=0) > -LEAST_GAIN
 
 
-def _describe_misaligned(images: Sequence[LabelledImage], frames: Sequence[int]) -> str:
-    named = list_some([images[frame].name for frame in frames], 3)
-    return (
-        f"warning: {format_count(len(frames), 'picture')} ({named}) cannot be aligned with the reference; a line gives "
-        "such frames no verdict"
-    )
-
-
 def _measure(tiles: DenseTiles, out_of_fold: OutOfFold, counted: NDArray[np.bool_]) -> dict[str, float]:
     """Measure how well held-out logits separate tiles and pictures; leave out figures that lack a class.
 
@@ -265,7 +253,7 @@ def _describe_tiles(images: list[LabelledImage], tiles: DenseTiles) -> str:
     return f"{pictures}, {defective} defective; tiles: {', '.join(parts)}"
 
 
-def _find_warnings(store: FrameStore, images: list[LabelledImage], tiles: DenseTiles, rule: TileRule) -> list[str]:
+def _find_warnings(store: FrameStore, images: list[LabelledImage], tiles: DenseTiles, rule: TilesConfig) -> list[str]:
     masks = (store.mask(frame) for frame in range(len(images)))
     areas = [area for mask in masks if mask is not None for area in defect_areas(mask)]
     placed = np.isin(tiles.known, (LabelKind.GOOD, LabelKind.MASKED, LabelKind.BOXED))

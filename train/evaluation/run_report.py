@@ -1,6 +1,6 @@
 """The report of a cross-validated run: what the line would have missed and rejected, by held-out predictions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from heatline.train.evaluation.evaluated import prepare_run
 from heatline.train.evaluation.report import write_report
 from heatline.train.evaluation.result import write_evaluation
 from heatline.train.progress import tracked
-from heatline.train.references import GAINS, AlignmentFigures, References
+from heatline.train.references import GAINS, References
 from heatline.train.run import RunFolder, TrainedRun
 
 SHOWN = 6
@@ -37,7 +37,7 @@ def reference_section(run: TrainedRun) -> Section | None:
     found = run.summary.reference
     if found is None:
         return None
-    notes = [] if found.alignment is None else [_describe(found.alignment)]
+    notes = [_describe(found.alignment)] if found.alignment else []
     if found.misaligned:
         notes.append(
             f"{format_count(len(found.misaligned), 'picture')} cannot be aligned, and a line gives such frames no "
@@ -60,12 +60,12 @@ def reference_section(run: TrainedRun) -> Section | None:
     )
 
 
-def _describe(alignment: AlignmentFigures) -> str:
+def _describe(figures: Mapping[str, float]) -> str:
     return (
-        f"{format_count(alignment.frames, 'picture')} could be aligned: shifted by {alignment.median_shift_px:.1f} px "
-        f"(median), at most {alignment.highest_shift_px:.1f} px, and turned by at most {alignment.highest_degrees:.2f} "
-        f"degrees; the error is at most {alignment.highest_error_px:.2f} px, the lowest confidence "
-        f"{alignment.lowest_confidence:.2f}."
+        f"{format_count(int(figures['frames']), 'picture')} could be aligned: shifted by "
+        f"{figures['median_shift_px']:.1f} px (median), at most {figures['highest_shift_px']:.1f} px, and turned by at "
+        f"most {figures['highest_degrees']:.2f} degrees; the error is at most {figures['highest_error_px']:.2f} px, "
+        f"the lowest confidence {figures['lowest_confidence']:.2f}."
     )
 
 

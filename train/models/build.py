@@ -48,9 +48,7 @@ class ModelSize(msgspec.Struct, frozen=True):
 
     parameters: int
     macs: int
-    """Multiply-adds of convolutions and matrix products for one tile. Other operations are not counted: activations,
-    normalisation, pooling, softmax, and the sort for a discard ratio.
-    """
+    """Multiply-adds of convolutions and matrix products for one tile; nothing else is counted."""
     map_hw: tuple[int, int]
 
 

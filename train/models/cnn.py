@@ -18,15 +18,8 @@ class CamClassifier(ExplainedClassifier):
         map[y, x] = sum over k of weight[k] * features[k, y, x] + bias
         logit = mean of map
 
-    Pooling and a Linear layer are both linear, so their order does not matter: the logit equals that of a Linear layer
-    on pooled features. Layers that timm has between pooling and its own classifier (as in MobileNetV3) are left out,
-    as they would break this identity.
-
-    Args:
-        features: from images [N, 3, H, W] to features [N, channels, h, w].
-        channels: number of feature channels.
-        map_hw: cells of the map, h and w.
-        mean, std: normalisation of RGB in 0..1.
+    Pooling and a Linear layer are both linear, so the logit equals that of a Linear layer on pooled features. Layers
+    that timm has between pooling and its own classifier (as in MobileNetV3) would break this identity.
     """
 
     method = "cam"
@@ -70,8 +63,7 @@ def cam_classifier(config: CnnConfig, tile_px: int) -> tuple[CamClassifier, Prov
     Weights are loaded strictly into the whole network; then the stages after the cut, and timm's own head, are removed.
 
     Raises:
-        ConfigError: timm has no such model, or it has no stage of that stride, or its features are not a grid of
-            cells that cover the tile.
+        ConfigError: timm has no such model, it has no such stage, or its features do not cover the tile.
         WeightsError: the configured weights are not available.
     """
     network = create_network(config.timm)

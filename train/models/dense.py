@@ -23,12 +23,10 @@ from heatline.train.config import CnnConfig, Provenance
 from heatline.train.models.explained import ExplainedClassifier, Novelty, in_float32, pool
 from heatline.train.models.weights import create_network, load_pretrained
 
-# Depthwise convolutions with fixed filters, which make a step of fine-tuning several times as fast on a CPU.
-#
-# On CPUs, torch's backward pass of a depthwise convolution takes 5 to 50 times as long as the forward pass: for the
-# filters, and at stride 2 in bf16 also for the images. The gradient of the filters is not computed here. The gradient
-# of the images is a forward convolution: of the output's gradient, with stride - 1 zeros between its cells, by the
-# rotated filters (transposed convolution; Dumoulin & Visin 2016, section 4.6).
+# Depthwise convolutions with fixed filters make a step of fine-tuning several times as fast on a CPU, where torch's
+# backward pass of a depthwise convolution takes 5 to 50 times as long as the forward pass. The gradient of the filters
+# is not computed; that of the images is a forward convolution: of the output's gradient, with stride - 1 zeros between
+# its cells, by the rotated filters (transposed convolution; Dumoulin & Visin 2016, section 4.6).
 
 
 class _ByImages(torch.autograd.Function):
@@ -89,12 +87,7 @@ TOP_CELLS = 16
 
 
 class Trunk(nn.Module):
-    """A timm CNN up to stride 16.
-
-    Args:
-        network: a timm network, pruned after its last stage of stride 16.
-        taps: names of the modules whose outputs are the features.
-    """
+    """A timm CNN, pruned after its last stage of stride 16; the outputs of the modules `taps` are the features."""
 
     def __init__(self, network: Any, taps: Sequence[str]) -> None:
         super().__init__()
@@ -115,12 +108,9 @@ class Trunk(nn.Module):
 
 
 class LaterStages(nn.Module):
-    """A copy of a trunk's stages after its first tap: the part that fine-tuning trains.
+    """A copy of a trunk's stages after its first tap, numbered modules: the part that fine-tuning trains.
 
     Batch normalisation keeps the pretrained averages, and depthwise filters stay fixed.
-
-    Args:
-        trunk: the trunk whose stages are copied; they are numbered modules.
     """
 
     def __init__(self, trunk: Trunk) -> None:
@@ -174,13 +164,7 @@ class ChannelDropout(nn.Module):
 
 
 class Projection(nn.Module):
-    """Standardises features per channel and projects them to the head's width, in one convolution.
-
-    Args:
-        channels: number of feature channels.
-        width: hidden channels of the head.
-        step: kernel size and stride: step x step cells become one.
-    """
+    """Standardises features per channel and projects them to the head's width: step x step cells become one."""
 
     def __init__(self, channels: int, width: int, step: int) -> None:
         super().__init__()
@@ -209,19 +193,10 @@ class DenseHead(nn.Module):
         channels: feature channels of each tap.
         strides: stride of each tap, input px per cell.
         width: hidden channels.
-        dropout: share of hidden channels that a training step drops.
         compares: whether the last features are differences to a reference, see `heatline.edge.reference.difference`.
     """
 
-    def __init__(
-        self,
-        channels: Sequence[int],
-        strides: Sequence[int],
-        width: int,
-        dropout: float = 0.1,
-        *,
-        compares: bool = False,
-    ) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int, *, compares: bool = False) -> None:
         super().__init__()
         self.channels, self.strides, self.width = tuple(channels), tuple(strides), width
         self.projections = nn.ModuleList(
@@ -230,7 +205,7 @@ class DenseHead(nn.Module):
         )
         self.difference = Projection(CHANNELS, width, 1) if compares else None
         self.norm = nn.BatchNorm2d(width)
-        self.dropout = ChannelDropout(dropout)
+        self.dropout = ChannelDropout(0.1)
         self.block = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, groups=width), nn.Conv2d(width, width, 1), nn.BatchNorm2d(width)
         )
@@ -259,11 +234,7 @@ class DenseHead(nn.Module):
         return self._divide(features)[0]
 
     def untrained(self, *, compares: bool | None = None) -> "DenseHead":
-        """Return a new, untrained head for the same features.
-
-        Args:
-            compares: whether it gets differences to a reference; None: as this one.
-        """
+        """Return a new head for the same features; `compares` None: as this one."""
         compares = self.difference is not None if compares is None else compares
         return DenseHead(self.channels, self.strides, self.width, compares=compares)
 
@@ -277,10 +248,17 @@ class DenseHead(nn.Module):
         if self.difference is not None and difference is not None:
             fine.append(self.difference(difference))
         enlarged = [
-            interpolate(_sum(coarse), scale_factor=stride / MAP_STRIDE, mode="bilinear", align_corners=False)
+            interpolate(
+                functools.reduce(torch.add, coarse),
+                scale_factor=stride / MAP_STRIDE,
+                mode="bilinear",
+                align_corners=False,
+            )
             for stride, coarse in projected.items()
         ]
-        hidden = _sum([*enlarged, *fine])  # the fine ones last: OpenVINO adds them within their convolutions
+        hidden = functools.reduce(
+            torch.add, [*enlarged, *fine]
+        )  # the fine ones last: OpenVINO adds them within their convolutions
         hidden = self.dropout(self.norm(hidden).relu())
         hidden = (hidden + self.block(hidden).relu()).float()
         with in_float32(hidden.device):
@@ -311,14 +289,7 @@ class FineTuned(nn.Module):
 
 
 class DenseClassifier(ExplainedClassifier):
-    """A trunk with a dense head.
-
-    Args:
-        trunk: from normalised images to features.
-        head: from features to the map.
-        map_hw: cells of the map, h and w.
-        mean, std: normalisation of RGB in 0..1.
-    """
+    """A trunk with a dense head."""
 
     method = "dense"
     top_cells = TOP_CELLS
@@ -347,10 +318,7 @@ class DenseClassifier(ExplainedClassifier):
         nn.init.constant_(self.head.out.bias, log_odds)  # type: ignore[arg-type]
 
     def features(self, tiles: Tensor) -> tuple[Tensor, ...]:
-        """Return each tap's features [N, channels, h, w] of RGB tiles uint8 [N, H, W, 3].
-
-        They are extracted once, because training does not change the trunk.
-        """
+        """Return each tap's features [N, channels, h, w] of RGB tiles uint8 [N, H, W, 3]."""
         return self.trunk(self.normalised(tiles))  # type: ignore[no-any-return]
 
     def evidence(self, images: Tensor) -> Tensor:
@@ -397,12 +365,7 @@ def _cell(side: int) -> int:
 
 
 class TileFeatures(nn.Module):
-    """Computes the features of raw tiles; an inference engine runs this part.
-
-    Args:
-        model: a dense classifier, in evaluation mode.
-        tile_px: side of its tiles.
-    """
+    """Computes the features of raw tiles; an inference engine runs this part of a model in evaluation mode."""
 
     def __init__(self, model: DenseClassifier, tile_px: int) -> None:
         super().__init__()
@@ -424,8 +387,7 @@ def dense_classifier(config: CnnConfig, tile_px: int) -> tuple[DenseClassifier, 
     """Build a timm CNN, cut after stride 16, with an untrained dense head; return it with its weights' provenance.
 
     Raises:
-        ConfigError: timm has no such model, or it has no stages of strides 4, 8 and 16, or tiles do not divide into
-            cells of 16 px.
+        ConfigError: timm has no such model, its stages lack a stride, or tiles do not divide into cells of 16 px.
         WeightsError: the configured weights are not available.
     """
     network = create_network(config.timm)
@@ -458,8 +420,3 @@ def _numbered(module: str) -> tuple[str, int]:
     """Return the parts of a module's name: for blocks.4, `blocks.` and 4."""
     name = module.rstrip("0123456789")
     return name, int(module[len(name) :])
-
-
-def _sum(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the sum of tensors of equal shape, in their order."""
-    return functools.reduce(torch.add, tensors)

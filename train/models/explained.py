@@ -19,8 +19,7 @@ from heatline.edge.util.sampling import k_means
 class ExplainedClassifier(nn.Module, ABC):
     """A binary classifier whose map is evidence of a defect in logits, and whose logit is the mean of the map's cells.
 
-    Args:
-        mean, std: normalisation of RGB in 0..1, per channel.
+    `mean` and `std` normalise RGB in 0..1.
     """
 
     method: str
@@ -44,8 +43,7 @@ class ExplainedClassifier(nn.Module, ABC):
     def start_from(self, log_odds: float) -> None:
         """Initialise the head so that every tile's logit is `log_odds`, the natural log-odds of a defect.
 
-        Defective tiles are rare. Otherwise the first steps would fit this rate, at the expense of the pretrained
-        features; with it, the first gradient already separates defective from good.
+        Otherwise the first steps would fit this rate, at the expense of the pretrained features.
         """
         assert isinstance(self.head, nn.Conv2d | nn.Linear), "other heads override this method"
         nn.init.zeros_(self.head.weight)
@@ -56,10 +54,7 @@ class ExplainedClassifier(nn.Module, ABC):
         """Return maps [N, h, w] in logits of normalised images [N, 3, H, W]."""
 
     def logits(self, tiles: Tensor) -> Tensor:
-        """Return the logits of `forward`, float32 [N], of RGB tiles uint8 [N, H, W, 3]; training needs only these.
-
-        A family whose map costs extra time overrides this method to skip the map.
-        """
+        """Return the logits of `forward`; a family whose map costs extra time skips the map here."""
         logits, _ = self(tiles)
         return logits  # type: ignore[no-any-return]
 
@@ -94,30 +89,19 @@ def in_float32(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False)
 
 
-# Prototypes of good cells, and the distance of a cell's features to the nearest one.
-#
-# PatchCore (Roth et al. 2022, https://arxiv.org/abs/2106.08265) uses the distance to the nearest stored cell. Here it
-# is the distance to the nearest of few k-means centres of whitened cells: whitening scales each direction by the
-# variation of good cells in it.
+# Novelty: evidence from the distance to good cells, for dense heads that are trained without known defects. A head that
+# is trained only on synthetic defects recognises what resembles them; this distance finds others.
 
 PROTOTYPES = 256
 MOST_CELLS = 40_000
 """Maximum number of cells that whitening and prototypes are computed from."""
-
-# Novelty: evidence from the distance to good cells, for dense heads that are trained without known defects.
-#
-# A head that is trained only on synthetic defects recognises what resembles them. The distance to prototypes of good
-# cells needs no defects and finds others; it is added to the head's evidence, in plain operators that export.
-
 STRIDES = (8, 16)
 """Strides of the compared features, input px per cell: finer features change with every grain of the surface."""
 NEAREST = 0.3
 """Lower bound of distances, in standard deviations: near a prototype, rounding would decide the distance."""
 EVIDENCE_SHARE = 0.15
 """Weight of the head's evidence relative to novelty, both in standard deviations over good cells that were not trained
-on. Of the values from 0.05 to 0.3 it found most on KolektorSDD and magnetic tile: a lower value misses what resembles
-synthetic defects, a higher one misses other defects.
-"""
+on. Of the values from 0.05 to 0.3 it found most on KolektorSDD and magnetic tile."""
 
 
 class Novelty(nn.Module):
@@ -126,11 +110,8 @@ class Novelty(nn.Module):
         evidence = gain * (max(NEAREST, min over p of ||whitening^T (x - mean) - p||) - offset)
 
     in logits, where x are the cell's features; computed at stride 16 and enlarged bilinearly. The distance is that of
-    PatchCore (Roth et al. 2022, https://arxiv.org/abs/2106.08265), to few whitened centres, not to stored cells.
-
-    Args:
-        channels: channels of all features of `STRIDES` together.
-        prototypes: number of prototypes.
+    PatchCore (Roth et al. 2022, https://arxiv.org/abs/2106.08265), to few k-means centres of whitened cells, not to
+    stored cells: whitening scales each direction by the variation of good cells in it.
     """
 
     def __init__(self, channels: int, prototypes: int = PROTOTYPES) -> None:

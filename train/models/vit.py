@@ -117,8 +117,6 @@ class RolloutClassifier(ExplainedClassifier):
 
     Args:
         network: timm's `VisionTransformer` for images of the tile's size, with a class token and without a head.
-        fusion, discard_ratio: see `rollout`.
-        mean, std: normalisation of RGB in 0..1.
     """
 
     def __init__(
@@ -170,11 +168,8 @@ class RolloutClassifier(ExplainedClassifier):
     def map_rounding(self, tiles: Tensor) -> Tensor:
         """Return how far the maps move when attention is rounded differently, [N] in logits.
 
-        The last digits of two nearly equal entries decide which one a discard ratio drops, and each drop takes weight
-        from another patch. How many digits are certain differs by tile and layer, so they are measured against float64.
-
-        Args:
-            tiles: RGB uint8 [N, H, W, 3].
+        The last digits of two nearly equal entries decide which one a discard ratio drops. How many digits are certain
+        differs by tile and layer, so they are measured against float64.
         """
         if not self.discard_ratio:
             return super().map_rounding(tiles)

@@ -20,11 +20,7 @@ from heatline.train.config import CnnConfig, ModelConfig, Provenance, VitConfig
 
 
 def default_config(name: str) -> CnnConfig | VitConfig:
-    """Return the configuration of a timm model: its `VisionTransformer` is a ViT, every other network a CNN.
-
-    Raises:
-        ConfigError: as `create_network`.
-    """
+    """Return the configuration of a timm model: its `VisionTransformer` is a ViT, every other network a CNN."""
     with torch.device("meta"):
         network = create_network(name)
     if type(network) is VisionTransformer:
@@ -33,11 +29,7 @@ def default_config(name: str) -> CnnConfig | VitConfig:
 
 
 def create_network(name: str) -> Any:
-    """Create a timm network with random weights.
-
-    Raises:
-        ConfigError: timm has no such model, or not with this tag.
-    """
+    """Create a timm network with random weights; a ConfigError if timm has no such model, or not with this tag."""
     try:
         return timm.create_model(name, pretrained=False)
     except RuntimeError as error:

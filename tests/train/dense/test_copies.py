@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heatline.train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig
+from heatline.train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig, TilesConfig
 from heatline.train.dense.copies import Kind, Painter, Sample, plan_copies
 from heatline.train.dense.tiles import DenseTiles, LabelKind, label_tiles
-from heatline.train.frames import FrameStore, TileRule
+from heatline.train.frames import FrameStore
 from heatline.train.readers import read_folder
 from tests.train.dense.small import PLAIN, recipe_with, write_pictures
 
 TILE_PX, CELLS = 32, 8
-RULE = TileRule(tile_px=TILE_PX, overlap_px=2, defective_share=0.01)
+RULE = TilesConfig(tile_px=TILE_PX, overlap_px=2, defective_share=0.01)
 TURNED = msgspec.structs.replace(PLAIN, flips=True, rotate=True)
 RECIPE_MOST = recipe_with().copies.most
 DISTURBED = msgspec.structs.replace(TURNED, brightness=0.1, contrast=0.1, gain=0.1, noise=0.02, blur=True)
@@ -137,7 +137,7 @@ def test_without_masks_nothing_is_transplanted_and_without_good_tiles_nothing_is
 def test_a_frame_of_one_tile_is_not_moved(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "pictures", (TILE_PX * 3, TILE_PX * 3))
     store = FrameStore.build(read_folder(folder, mixed=True).images, tmp_path / "cache")
-    large = TileRule(tile_px=128, overlap_px=2, defective_share=0.01)  # larger than the frame
+    large = TilesConfig(tile_px=128, overlap_px=2, defective_share=0.01)  # larger than the frame
     tiles = label_tiles(store, large)
     digests = [str(number) for number in range(len(store))]
     assert {sample.yx for sample in plan_copies(tiles, store, digests, recipe_with(), 128)} == {(0, 0)}

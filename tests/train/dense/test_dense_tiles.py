@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from heatline.train.config import TilesConfig
 from heatline.train.dense.copies import Painter, digest_pictures, grid_samples
 from heatline.train.dense.samples import Sampler, gather_samples
 from heatline.train.dense.tiles import (
@@ -18,12 +19,12 @@ from heatline.train.dense.tiles import (
     label_tiles,
     tiles_of_points,
 )
-from heatline.train.frames import FrameStore, TileRule
+from heatline.train.frames import FrameStore
 from heatline.train.readers import LabelledImage, read_folder
 from tests.train.blobs import draw_blobs, sort_tiles
 from tests.train.dense.small import PLAIN, recipe_with, write_pictures
 
-RULE = TileRule(tile_px=32, overlap_px=2, defective_share=0.01)
+RULE = TilesConfig(tile_px=32, overlap_px=2, defective_share=0.01)
 
 
 def known_of(folder: Path, cache: Path, **how: object) -> tuple[FrameStore, DenseTiles]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heatline.train.dense.fit_head import StepMaps, bag_numbers, step_loss
+from heatline.train.dense.fit_head import StepMaps, step_loss
 
 CELLS, TOP = 5, 4
 Array = NDArray[np.float64]
@@ -59,7 +59,7 @@ def drawn(seed: int, located: int, good: int, synthetic: int, sizes: list[int]) 
 
 def step(parts: dict[str, Array], sizes: list[int], exact: Array) -> StepMaps:
     tensors = {name: torch.from_numpy(part) for name, part in parts.items()}
-    return StepMaps(located_exact=torch.from_numpy(exact), bag=bag_numbers(sizes), bags=len(sizes), **tensors)
+    return StepMaps(located_exact=torch.from_numpy(exact), sizes=sizes, **tensors)
 
 
 @given(
@@ -114,8 +114,3 @@ def test_cells_in_a_box_do_not_count_and_all_outside_fall() -> None:
     for grad, inside, cells in zip(found["located"].reshape(2, -1), share.reshape(2, -1), lowest, strict=True):
         assert not grad[cells][inside[cells] > 0].any()
         assert (grad[cells][inside[cells] == 0] > 0).all()
-
-
-@given(st.lists(st.integers(1, 9), max_size=6))
-def test_bags_are_numbered_in_their_order(sizes: list[int]) -> None:
-    assert bag_numbers(sizes).tolist() == [bag for bag, size in enumerate(sizes) for _ in range(size)]
