@@ -1,7 +1,7 @@
 """Which tiles and pictures each step trains on, augmented, and its learning rate."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from heatline.edge.errors import TrainingError
 from heatline.train.config import AugmentConfig, RecipeConfig, TilesConfig
@@ -37,10 +37,9 @@ _DRAWS, _DETAILS = 0, 1
 class BatchSampler:
     """Draws the samples of each batch as a function of seed and step, without replacement within a pass.
 
-    With `defective_share`, defective and good samples come from separate pools: if 3 % of the tiles are defective, most
-    randomly drawn batches of 32 would hold none or one. A model trained on such batches has the odds of the *batch*. By
-    Bayes' rule, resampling by class multiplies the odds of every sample by the same factor, so a classifier trained on
-    logit + shift with
+    With `defective_share`, defective and good samples come from separate pools. A model trained on such batches has the
+    odds of the *batch*. By Bayes' rule, resampling by class multiplies the odds of every sample by the same factor, so
+    a classifier trained on logit + shift with
 
         shift = log-odds(share in the batch) - log-odds(share among the samples)
 
@@ -143,7 +142,7 @@ class Batch(NamedTuple):
     """float32 [N]: 1 for defective."""
 
 
-Steps = Callable[[], Iterable[int]]
+Steps = Callable[[], Sequence[int]]
 """Returns the numbers of the batches to make; called when iteration starts."""
 
 
@@ -169,7 +168,9 @@ class TrainingBatches(IterableDataset[Batch]):
         self._sampler, self._recipe, self._steps = sampler, recipe, steps
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(self._batch, self._steps())
+        worker = get_worker_info()  # workers take steps in turn
+        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        return map(self._batch, self._steps()[first::stride])
 
     def _batch(self, step: int) -> Batch:
         rows, rng = self._sampler.draw(step), self._sampler.details(step)

@@ -88,10 +88,7 @@ class FrameStore:
         return image.defective and not image.labels_only and self._entries[frame][3] is None
 
     def defect_px(self, frame: int, y: int, x: int, tile_px: int) -> int:
-        """Count the defective pixels of the frame that the tile at (y, x) covers.
-
-        If only the label is known, all pixels of a defective picture count.
-        """
+        """Count the defective pixels that the tile at (y, x) covers: all, if only the label is known and defective."""
         mask = self.mask(frame)
         if mask is None:
             image = self.images[frame]
@@ -200,10 +197,7 @@ class TileTable:
 
 
 def grid_tiles(store: FrameStore, frames: Iterable[int], rule: TilesConfig) -> TileTable:
-    """Return the grid tiles of those frames, frame by frame in the grid's order.
-
-    All tiles of a defective picture without annotation count as defective.
-    """
+    """Return the grid tiles of those frames, frame by frame in the grid's order."""
     rows = []
     for frame in frames:
         grid = TileGrid(store.frame_hw(frame), rule.tile_px, rule.overlap_px)
@@ -224,7 +218,6 @@ def move_tile(
     """Move a tile at random within its frame; return its new top left corner (y, x), or its own if none is accepted.
 
     Args:
-        reach_px: maximum shift in each direction.
         accepts: whether the tile may lie at a place, by the number of defective px that it covers there.
     """
     (low_y, high_y), (low_x, high_x) = (

@@ -146,8 +146,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     labelled: Literal["tiles", "pictures"]
     """Whether the training labels are of tiles, from annotations, or of whole pictures (multiple-instance)."""
     tiles: dict[str, dict[str, int]]
-    """Number of good, ambiguous and defective tiles of train and val; tiles of a picture without annotation have its
-    label."""
+    """Number of good, ambiguous and defective tiles of train and val."""
     weights: Provenance
     precision: str
     tiles_per_s: float | None
@@ -200,19 +199,12 @@ class RunFolder:
         return min((str(entry.relative_to(self.folder)) for entry in entries), default=None)
 
     def read_summary(self) -> RunSummary:
-        """Read `run.json`.
-
-        Raises:
-            InputError: it does not exist, or another version wrote it.
-        """
+        """Read `run.json`; an InputError if it does not exist, or another version wrote it."""
         if self.config.exists() and not self.summary.exists():
             raise InputError(
                 f"the training in {self.folder} is not finished; resume it with: heatline train out={self.folder} "
                 "resume=true"
             )
-        if not self.summary.exists():
-            lacks = f"it has no {self.summary.name}" if self.folder.exists() else "it does not exist"
-            raise InputError(f"{self.folder} is not a run of `heatline train`: {lacks}; name the folder it wrote")
         try:
             return msgspec.json.decode(self.summary.read_bytes(), type=RunSummary)
         except (OSError, msgspec.MsgspecError) as error:

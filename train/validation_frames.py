@@ -91,16 +91,10 @@ def validation_frames(run: "TrainedRun") -> ValidationFrames:
     if run.summary.folds is None:
         return ValidationFrames(images, None, "of groups that the model was trained on", are_new=False)
     out_of_fold = OutOfFold.read(RunFolder(run.folder).out_of_fold)
-    if list(out_of_fold.frames) != (names := [image.name_in_folder for image in images]):
-        moved = set(out_of_fold.frames) - set(names)
-        if moved and moved <= {image.name_in_folder for image in run.data.images}:
-            raise InputError(
-                f"the pictures of {run.data.folder} are in other groups than when {run.folder} was trained, as "
-                "labels.csv has changed or this version groups pictures differently; train again"
-            )
+    if list(out_of_fold.frames) != [image.name_in_folder for image in images]:
         raise InputError(
-            f"{run.data.folder} holds other pictures than when {run.folder} was trained, and thresholds come from "
-            "these; restore them, or train again"
+            f"{run.data.folder} holds other pictures or groups than when {run.folder} was trained, and thresholds come "
+            "from these; restore them, or train again"
         )
     recorded = RecordedEngine(out_of_fold.logit, out_of_fold.map, compares=run.references is not None)
     folds = {image.path: int(fold) for image, fold in zip(images, out_of_fold.fold, strict=True)}

@@ -4,7 +4,7 @@ import csv
 import logging
 import signal
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryAveragePrecision
 
 from heatline.edge.errors import ConfigError, DivergedError, Interrupted, TrainingError
 from heatline.edge.util.text import format_count, is_are, list_some
-from heatline.train.batches import Batch, BatchSampler, Steps, TrainingBatches, cosine, whole_tiles
-from heatline.train.config import RecipeConfig, TilesConfig, TrainConfig
+from heatline.train.batches import Batch, BatchSampler, TrainingBatches, cosine, whole_tiles
+from heatline.train.config import RecipeConfig, TrainConfig
 from heatline.train.files import write_atomically
 from heatline.train.frames import FrameStore, TileTable, delete_frames, grid_tiles
 from heatline.train.models.build import build_model, choose_precision
@@ -48,7 +48,6 @@ class Prepared:
     data: LabelledFolder
     split: Split
     store: FrameStore
-    rule: TilesConfig
     train: TileTable
     """Tiles that the training may draw."""
     val: TileTable
@@ -96,7 +95,7 @@ def prepare(config: TrainConfig, cache: Path, report_line: Callable[[str], None]
             )
     counts = {part: table.counts() for part, table in tables.items()}
     train = tables["train"].drop_ambiguous() if config.finetune.skip_ambiguous else tables["train"]
-    return Prepared(data, split, store, rule, train, tables["val"], counts)
+    return Prepared(data, split, store, train, tables["val"], counts)
 
 
 COLUMNS = (
@@ -375,9 +374,11 @@ def train_whole_network(
             *_checkpointing(config, run),
         ],
     )
-    batches = TrainingBatches(store, tiles, prepared.rule, sampler, recipe, _steps(trainer, budget.steps))
+    batches = TrainingBatches(
+        store, tiles, config.tiles, sampler, recipe, lambda: range(trainer.global_step, budget.steps)
+    )
     uncut = partial(whole_tiles, store, prepared.val, config.tiles.tile_px)
-    validation: DataLoader[Batch] = DataLoader(range(len(prepared.val)), 64, collate_fn=uncut)  # type: ignore[arg-type]
+    validation = DataLoader[Batch](range(len(prepared.val)), 64, collate_fn=uncut)  # type: ignore[arg-type]
     ended = False
     try:
         with stop, warnings.catch_warnings():
@@ -432,17 +433,6 @@ def _checkpointing(config: TrainConfig, run: RunFolder) -> list[Callback]:
     if config.finetune.patience is not None:
         callbacks.append(EarlyStopping("val_merit", mode="max", patience=config.finetune.patience))
     return callbacks
-
-
-def _steps(trainer: Trainer, total: int) -> Steps:
-    """Return the batch numbers from the trainer's step on, distributed to workers in turn."""
-
-    def steps() -> Iterable[int]:
-        worker = get_worker_info()
-        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        return range(trainer.global_step + first, total, stride)
-
-    return steps
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):

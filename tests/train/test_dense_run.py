@@ -535,8 +535,7 @@ def test_other_pictures_are_compared_with_templates_and_designs_of_their_own(
     cv2.imwrite(str(reviewed / "line.png"), photograph(9, (0, 0), 1)[..., ::-1])
     write_index(reviewed, [ReviewedFrame(file="line.png", digest="0" * 64, truth="defective", group="reviewed:1")])
     words = "reference=on", "split.test=[d]", "discover=false", f"reviewed={reviewed}"
-    run, output = train(data, tmp_path / "run", tiny, *words)
-    assert "pictures without a reference: line.png; they are trained on by their features alone, and no" in output
+    run, _ = train(data, tmp_path / "run", tiny, *words)
     found = run.read_summary().reference
     assert found is not None
     assert (found.misaligned, found.alignment["frames"]) == ([], 15)
@@ -746,7 +745,7 @@ def test_resuming_a_finished_run_rewrites_an_unreadable_report(
 
 @pytest.mark.parametrize(
     ("group", "excerpt"),
-    [("d", "holds other pictures than when"), ("e", "are in other groups than when .* as labels.csv has changed or")],
+    [("d", "holds other pictures or groups than when"), ("e", "holds other pictures or groups than when")],
 )
 def test_pictures_added_or_regrouped_after_the_training_are_refused_at_export(
     blobs: Path, first: tuple[RunFolder, str], tmp_path: Path, group: str, excerpt: str

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from heatline.edge.errors import InputError, TrainingError
 from heatline.train.dense.cache import FeatureCache, key_of
-from heatline.train.dense.extraction import BATCH, compile_trunk, extract, feature_shapes
+from heatline.train.dense.extraction import BATCH, compile_trunk, extract
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,7 +61,7 @@ def filler(number: int) -> Callable[[NDArray[np.uint8]], None]:
 
 
 def cache_in(folder: Path) -> FeatureCache:
-    return FeatureCache(folder, TRUNK.identity, feature_shapes(TRUNK, TILE_PX))
+    return FeatureCache(folder, TRUNK.identity, [(4, 4, 3), (2, 2, 5)])
 
 
 def assert_features_of_torch(cache: FeatureCache, numbers: list[int], *, rtol: float = 2e-3) -> None:
@@ -72,10 +72,6 @@ def assert_features_of_torch(cache: FeatureCache, numbers: list[int], *, rtol: f
     for stage, reference in zip(found, expected, strict=True):
         channels_last = reference.permute(0, 2, 3, 1).numpy()
         np.testing.assert_allclose(stage, channels_last, rtol=rtol, atol=rtol / 2)
-
-
-def test_shapes_are_those_of_channels_last() -> None:
-    assert feature_shapes(TRUNK, TILE_PX) == [(4, 4, 3), (2, 2, 5)]
 
 
 @given(numbers=st.lists(st.integers(0, 60), min_size=1, max_size=5 * BATCH))

@@ -289,7 +289,7 @@ def test_good_and_defective_folders_train_by_the_studys_recipe(tmp_path: Path) -
         (["split.val=[z]"], ConfigError, "there is no group 'z'"),
         (["split.pattern=_(\\d)", "split.val=[2]", "split.test=[]"], TrainingError, "0 are defective"),
         (["split.pattern=_(\\d)", "split.val=[0,1]", "split.test=[]"], TrainingError, "0 are defective"),
-        (["model.weights=nowhere.pth"], HeatlineError, "model.weights=nowhere.pth is not a file"),
+        (["model.weights=nowhere.pth"], HeatlineError, "nowhere.pth is not a file"),
         (["trainer.accelerator=abacus"], ConfigError, "Lightning cannot train with accelerator=abacus"),
         (["trainer.precision=3-bit"], ConfigError, "precision=3-bit"),
         (["out=DATA"], ConfigError, "is the data; name a folder"),
@@ -362,9 +362,9 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_advice(blobs: Path, tm
 
 
 def test_a_folder_that_holds_no_run_or_no_checkpoint_is_not_loaded(run: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is not a run of `heatline train`: it has no run\.json; name the folder"):
+    with pytest.raises(InputError, match=r"is not a run of `heatline train` \(.*run\.json.*\); name the folder"):
         load_run(tmp_path)
-    with pytest.raises(InputError, match="nowhere is not a run of `heatline train`: it does not exist; name"):
+    with pytest.raises(InputError, match=r"nowhere is not a run of `heatline train` \(.*No such file"):
         load_run(tmp_path / "nowhere")
     for name in ("config.yaml", "run.json"):
         (tmp_path / name).write_bytes((run.folder / name).read_bytes())

@@ -93,7 +93,7 @@ class FeatureCache:
         shapes: [h, w, c] of each stage.
         limit_bytes: limit for all files in the folder together, of all trunks.
     Raises:
-        TrainingError: the folder cannot be written.
+        TrainingError: the folder cannot be written, or is full; so do all methods.
     """
 
     def __init__(
@@ -118,8 +118,6 @@ class FeatureCache:
 
         Returns:
             The keys without features, in order, without duplicates.
-        Raises:
-            TrainingError: the features do not fit the limit, or the folder cannot be used.
         """
         needed = dict.fromkeys(keys)
         if (wanted_bytes := len(needed) * self._record_bytes) > self._limit_bytes:
@@ -147,13 +145,7 @@ class FeatureCache:
         return self.missing(needed)  # some of them may have been deleted
 
     def write(self, keys: Sequence[bytes], stages: Sequence[NDArray[np.float16]]) -> None:
-        """Store the features of keys; several threads may do so.
-
-        Args:
-            stages: features of each stage, float16 [n, h, w, c].
-        Raises:
-            TrainingError: the disk is full, or the folder cannot be written.
-        """
+        """Store each stage's features of keys, float16 [n, h, w, c]; several threads may do so."""
         parts = [
             np.frombuffer(b"".join(keys), np.uint8),
             *(np.ascontiguousarray(each).view(np.uint8) for each in stages),
@@ -166,11 +158,7 @@ class FeatureCache:
             raise self._failed(error) from error
 
     def read(self, keys: Sequence[bytes]) -> Features:
-        """Return the features of these keys, in their order.
-
-        Raises:
-            TrainingError: some are missing.
-        """
+        """Return the features of these keys, in their order; a TrainingError if some are missing."""
         stored = self._stored()
         try:
             return Features([stored[key][1] for key in keys], self._shapes)

@@ -37,13 +37,6 @@ FillTile = Callable[[NDArray[np.uint8]], object]
 """Writes one tile, RGB uint8 [H, W, 3], into the given array. Several threads may call it, each for another tile."""
 
 
-def feature_shapes(trunk: nn.Module, tile_px: int) -> list[tuple[int, int, int]]:
-    """Return [h, w, c] of each stage of a trunk, as the cache stores them."""
-    with torch.inference_mode():
-        stages = trunk(torch.zeros(1, tile_px, tile_px, 3, dtype=torch.uint8))
-    return [(stage.shape[2], stage.shape[3], stage.shape[1]) for stage in stages]
-
-
 def compile_trunk(trunk: nn.Module, tile_px: int, precision: Precision = "f32") -> ov.CompiledModel:
     """Compile the trunk with OpenVINO: `BATCH` tiles uint8 [N, H, W, 3] to stages float16 [N, h, w, c].
 
@@ -175,7 +168,9 @@ def extract_features(
         in_bf16 = {keys[row] for row in rows}
     fills = [(key, functools.partial(painter.paint, sample)) for key, sample in zip(keys, samples, strict=True)]
     shown = Shown(progress, "extracting features", report_line)
-    cache = FeatureCache(folder, trunk.identity, feature_shapes(trunk, tile_px), limit_bytes=int(config.limit_gb * 1e9))
+    stages = zip(model.head.strides, model.head.channels, strict=True)
+    shapes = [(tile_px // stride, tile_px // stride, channels) for stride, channels in stages]
+    cache = FeatureCache(folder, trunk.identity, shapes, limit_bytes=int(config.limit_gb * 1e9))
     began = time.monotonic()
     count = extract(trunk, fills, cache, tile_px=tile_px, in_bf16=in_bf16, progress=shown.update)
     seconds = time.monotonic() - began

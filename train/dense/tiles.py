@@ -1,7 +1,4 @@
-"""The tiles of a training: how precisely their defects are known, and their predictions by a cross-validation.
-
-Importing this does not import torch.
-"""
+"""The tiles of a training: how precisely their defects are known, and their predictions by a cross-validation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,12 +100,10 @@ def label_tiles(store: FrameStore, rule: TilesConfig) -> DenseTiles:
 def tiles_of_points(
     points_xy: Sequence[tuple[int, int]], corners_yx: NDArray[np.int64], tile_px: int, frame_hw: tuple[int, int]
 ) -> NDArray[np.bool_]:
-    """Return which tiles have a point well within, see `POINT_MARGIN`; a point outside the frame is in none.
+    """Return which tiles [N] have a point well within, see `POINT_MARGIN`.
 
     Args:
         corners_yx: [N, 2], top left corner of each tile, px.
-    Returns:
-        [N]
     """
     found = np.zeros(len(corners_yx), np.bool_)
     size, margin = np.array(frame_hw), tile_px * POINT_MARGIN

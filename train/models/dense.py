@@ -271,12 +271,7 @@ class FineTuned(nn.Module):
 
     def __init__(self, stages: LaterStages, head: DenseHead) -> None:
         super().__init__()
-        self.stages, self.head = stages, head
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Stride of each tap, input px per cell."""
-        return self.head.strides
+        self.stages, self.head, self.strides = stages, head, head.strides
 
     def taps(self, features: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the features of all taps, computed from those of the first, without the difference to a reference."""
