@@ -77,9 +77,9 @@ def test_drawn_boards(
     training = (*training, *tiny_trunk) if training else training
     train_export_and_run(tmp_path, address, boards, boards / "images", training, ("--precision", "f32"))
     (evaluation,) = run_json("evaluate", tmp_path / "bundle", "--data", boards)["evaluations"]
-    figures = evaluation["truths"][0]["figures"]
-    assert figures["frame"]["frames"] == count
-    assert figures["tile"]["tiles"] == count * 3 * 3
+    figures = evaluation["figures"]
+    assert figures["frame.frames"] == count
+    assert figures["tile.tiles"] == count * 3 * 3
 
 
 @pytest.mark.long
