@@ -2,10 +2,8 @@
 
 import contextlib
 import json
-import signal
 import subprocess
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -42,7 +40,6 @@ class Broker:
         self._process: subprocess.Popen[bytes] | None = None
         self.settings = settings
         self._starts = 0
-        self.is_paused = False
 
     def start(self) -> Self:
         """Start it, and wait until it listens."""
@@ -53,12 +50,6 @@ class Broker:
             self._process = subprocess.Popen([self._program, "-c", file], stdout=output, stderr=output)
         wait_until(lambda: "running" in log.read_text() or self._has_ended(log), "mosquitto runs")
         return self
-
-    def pause(self) -> None:
-        """Until it is killed, it answers nothing."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-        self.is_paused = True
 
     def kill(self) -> None:
         """As by a power cut: nothing that it holds is stored."""
@@ -242,11 +233,3 @@ def _name_of(host: str) -> x509.GeneralName:
     with contextlib.suppress(ValueError):
         return x509.IPAddress(ip_address(host))
     return x509.DNSName(host)
-
-
-@contextlib.contextmanager
-def broker_at(folder: Path, address: str, settings: str = OPEN) -> Iterator[Broker]:
-    """A running broker, in a folder that is made for it."""
-    folder.mkdir(exist_ok=True)
-    with Broker(folder, address, settings) as broker:
-        yield broker

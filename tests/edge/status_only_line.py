@@ -7,7 +7,7 @@ import msgspec
 
 from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.publisher import Publisher
-from heatline.edge.wire.events import ChangeEvent, Message, StatusEvent
+from heatline.edge.wire.events import ChangeEvent, CountedEvent, Message, StatusEvent
 from tests.edge.wire_examples import CHANGE, HANDSHAKE
 
 STATUS_EVERY_SECONDS = 0.01
@@ -34,7 +34,7 @@ class StatusOnlyLine:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._publish_status)
 
-    def send(self, event: StatusEvent | ChangeEvent) -> None:
+    def send(self, event: StatusEvent | CountedEvent) -> None:
         self._publisher.send(Message(event))
 
     def start(self) -> None:

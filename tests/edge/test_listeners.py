@@ -33,7 +33,7 @@ from heatline.edge.delivery.auth import ROLE_OF, Access, ClientKeys, SocketName
 from heatline.edge.delivery.subscriber import Subscriber
 from heatline.edge.util.listener import Listener
 from tests.command import HEATLINE
-from tests.edge import modbus_plc
+from tests.edge.bridged_line import modbus_served
 from tests.edge.lines import RunningLine, line_started, small_frames, write_line, write_pictures
 from tests.edge.secured import Secured, free_port, until
 from tests.edge.socket_servers import SOCKET_SERVERS
@@ -133,7 +133,7 @@ def live_door(folder: Path) -> Iterator[Door]:
 @contextlib.contextmanager
 def modbus_door(folder: Path) -> Iterator[Door]:
     port = free_port()
-    with modbus_plc.served(port.local):
+    with modbus_served(port.local):
 
         @contextlib.contextmanager
         def client(source: str) -> Iterator[Ask]:
