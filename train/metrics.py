@@ -1,7 +1,4 @@
-"""Average precision and AUROC with a weight per item, which a bootstrap over groups needs and torchmetrics lacks.
-
-Both depend only on the order of the scores; equal scores are one step.
-"""
+"""Average precision and AUROC with a weight per item, which a bootstrap over groups needs and torchmetrics lacks."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,7 +1,4 @@
-"""The summary of a folder of pictures, before a model is trained on it.
-
-Training stops at the first file that it cannot use; the summary decodes every picture and annotation and lists each.
-"""
+"""The summary of a folder of pictures, with every file that a training cannot use."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -53,7 +50,7 @@ class FolderSummary(msgspec.Struct, frozen=True, kw_only=True):
     groups: dict[str, int] | None
     """Number of pictures per group; None: not every picture has a group."""
     classes: dict[str, int]
-    """Number of annotated objects per class."""
+    """Annotated objects per class."""
     tiles: dict[str, int] | None
     """Number of clean, ambiguous (up to 1 % defective) and defective tiles; None: the folder has only labels."""
     near_duplicates: list[tuple[str, str]]

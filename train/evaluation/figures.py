@@ -1,7 +1,4 @@
-"""Figures of an evaluation, their intervals, and the columns of tiles and frames that both are computed from.
-
-Groups have weights: the bootstrap computes the same figures with other weights.
-"""
+"""Figures of an evaluation from columns of tiles and frames, and their intervals, by other weights of groups."""
 
 from collections.abc import Callable, Sequence
 

@@ -32,11 +32,7 @@ class FrameGallery:
         self._picked: dict[bool, list[tuple[float, int, NDArray[np.uint8]]]] = {True: [], False: []}
 
     def add(self, number: int, score: float, defective: bool, draw: Callable[[], NDArray[np.uint8]]) -> None:
-        """Offer a frame.
-
-        Args:
-            draw: returns its picture, RGB.
-        """
+        """Offer a frame; `draw` returns its picture, RGB."""
         picked, key = self._picked[defective], score if defective else -score
         if len(picked) < FRAMES or key < picked[-1][0]:
             picked.append((key, number, draw()))
@@ -44,11 +40,7 @@ class FrameGallery:
             del picked[FRAMES:]
 
     def write(self, folder: Path) -> dict[int, str]:
-        """Write the pictures into `folder`/pictures; return their files by the numbers of the frames.
-
-        Raises:
-            TrainingError: the folder or a picture cannot be written.
-        """
+        """Write the pictures into `folder`/pictures; return their files by the numbers of the frames."""
         make_folder(folder / "pictures", "--out")
         files = {}
         for number, picture in [(number, picture) for picked in self._picked.values() for _, number, picture in picked]:
@@ -66,8 +58,6 @@ def draw_frame(
     scale: ColourScale,
 ) -> NDArray[np.uint8]:
     """Draw the frame with its truth outlined, its reference if it has one, and the frame under its heatmap, RGB.
-
-    They stand side by side; those of a wide frame stand one below the other. Each is at most `FRAME_PX` long.
 
     Args:
         mask: defective pixels [H, W]; None: their place is not known.

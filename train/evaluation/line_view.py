@@ -62,10 +62,9 @@ class Bar(NamedTuple):
 
 
 def line_view(row: Row) -> dict[str, Any]:
-    """Return what `line.html.jinja` shows of one model.
+    """Return what `line.html.jinja` shows of one model; lists begin with the worst frame.
 
-    `positions` and `start` hold the texts at each position of the slider and at the calibrated threshold, by the names
-    in the page's script. Lists begin with the worst: of missed frames the lowest score, of rejected ones the highest.
+    `positions` and `start` hold the texts at each position of the slider, and at the calibrated threshold.
     """
     every = [
         JudgedFrame(frame.score - evaluation.threshold_of(frame), frame, folder)
@@ -129,8 +128,7 @@ def line_view(row: Row) -> dict[str, Any]:
 def slider_places(above: Sequence[float]) -> tuple[NDArray[np.float64], int, int]:
     """Return the positions of the slider, the number of the calibrated one, and the decimals that tell them apart.
 
-    They are evenly spaced logits above the calibrated threshold, which is 0. The first rejects every frame, the last
-    none.
+    They are evenly spaced logits above the calibrated threshold; the first rejects every frame, the last none.
     """
     low, high = min(0.0, *above, 0.0), max(0.0, *above, 0.0)
     power = 10.0 ** math.floor(math.log10(max((high - low) / POSITIONS, 0.001)))

@@ -69,12 +69,7 @@ def observe(
 
     Args:
         groups: number of each picture's group.
-        folder: of the pictures.
-        gallery: picks the frames to show.
         references: what a run compares the pictures with; None: nothing, or what a bundle holds.
-    Raises:
-        InputError: a picture or its truth cannot be used.
-        EngineError: the engine gives no usable answer.
     """
     inspector, calibration = model.inspector(), model.settings.calibration
     scale = ColourScale.around(calibration.evidence_threshold, calibration.background)
@@ -141,10 +136,7 @@ def relative_name(folder: Path, path: Path) -> str:
 def fusion_maps(
     classifier: RolloutClassifier, tiles: NDArray[np.uint8], logits: NDArray[np.float32], masks: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """Return the maps of tiles by every fusion, [N, fusions, h, w].
-
-    They are 0 for tiles whose maps count in no figure, as they are good and look good.
-    """
+    """Return the maps of tiles by every fusion, [N, fusions, h, w]; 0 for tiles that are good and look good."""
     maps = np.zeros((len(tiles), len(FUSIONS), *classifier.map_hw), np.float32)
     needed = np.flatnonzero((logits > GATE_LOGIT) | masks.any(axis=(1, 2)))
     device = next(classifier.parameters()).device
@@ -185,10 +177,7 @@ def _score_kinds(
     judgement: Judgement,
     cell_px: float,
 ) -> Iterator[DefectKind]:
-    """Yield the classes and sizes of a picture's defects.
-
-    The only class, or size, has the score of the frame. One of several has the highest logit of the tiles that show it.
-    """
+    """Yield the classes and sizes of a picture's defects; see `DefectKind`."""
     by_class = {} if mask is None else image.masks_by_class(mask)
     if not by_class and image.class_name is not None:
         yield DefectKind("class", image.class_name, judgement.score)

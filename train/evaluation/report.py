@@ -39,8 +39,6 @@ def write_report(
 
     Args:
         folders: each with an `evaluation.json` and its pictures, which may be missing.
-        out: created if it does not exist.
-        study: whether to add a chapter with the study's tables and published figures.
         sections: what is shown after the figures.
     Raises:
         InputError: no folder is given, or one has no evaluation of this version.

@@ -1,7 +1,4 @@
-"""The stored result of an evaluation: `evaluation.json` and its gallery. Reports read nothing else.
-
-It also counts what the thresholds miss and reject, by class and size of the defects, and says it.
-"""
+"""The stored result of an evaluation, `evaluation.json`, and what it says of the kinds of defects that pass."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -54,7 +51,7 @@ class FrameAnswer(msgspec.Struct, frozen=True):
     loose_threshold: float | None = None
     """The same for `LOOSE` false rejects; None: not known."""
     kinds: list[DefectKind] = []
-    """Classes and sizes of its defects; empty for a good frame."""
+    """Of its defects; empty for a good frame."""
     picture: str | None = None
     """File, relative to `evaluation.json`: the frame with its truth, its reference, and under its heatmap. Defective
     frames of the lowest scores have one, and good ones of the highest."""
@@ -67,7 +64,6 @@ class ImplausibleFrame(msgspec.Struct, frozen=True):
     group: str | None
     defective: bool
     why: str
-    """The reason, with its figures."""
 
 
 class EvaluationSubject(msgspec.Struct, frozen=True):
@@ -80,21 +76,20 @@ class EvaluationSubject(msgspec.Struct, frozen=True):
     model: str
     family: Literal["cnn", "vit"]
     method: str
-    """Method of the map: `cam`, `rollout-max`, ..."""
+    """Of the map: `cam`, `rollout-max`, ..."""
     map_hw: tuple[int, int]
     engine: str
     """torch, openvino or onnxruntime, with its precision."""
     recipe: str
-    """Name of the recipe, with steps and batch."""
+    """With steps and batch."""
     data: str
-    """Name of the folder of pictures."""
     part: str
     """test, val, train, all, or a description of the groups."""
     groups: list[str]
     pictures: int
-    """Number of pictures that the figures count: those with a verdict."""
+    """Those with a verdict."""
     lr: float | None = None
-    """The highest learning rate."""
+    """The highest."""
     val_loss: float | None = None
     """On the validation groups, at the checkpoint that was stored."""
     val_accuracy: float | None = None
@@ -135,11 +130,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """Read what `write_evaluation` wrote.
-
-    Raises:
-        InputError: the file cannot be read, or has another schema.
-    """
+    """Read what `write_evaluation` wrote; an `InputError` if it cannot be read, or has another schema."""
     file = folder / FILE
     try:
         evaluation = msgspec.json.decode(file.read_bytes(), type=Evaluation)
@@ -191,10 +182,7 @@ class KindVerdicts(msgspec.Struct, frozen=True):
 
 
 def count_kinds(evaluations: Iterable[Evaluation]) -> list[KindVerdicts]:
-    """Count the pictures by class, then by size of their defects; the smallest defects come first.
-
-    If all defects have one class, or one size, it says nothing and is left out.
-    """
+    """Count the pictures by class, then by size of their defects, smallest first; by neither if all have the same."""
     found: dict[tuple[Literal["class", "size"], str], list[_Judged]] = {}
     for evaluation in evaluations:
         for frame in evaluation.frames:

@@ -35,7 +35,7 @@ class Row:
 
     @property
     def subject(self) -> EvaluationSubject:
-        """That of the first fold, for the fields that all folds share."""
+        """Of the first fold, for the fields that all folds share."""
         return self.folds[0].subject
 
     @property

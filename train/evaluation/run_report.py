@@ -29,11 +29,7 @@ NAMED = 20
 
 
 def reference_section(run: TrainedRun) -> Section | None:
-    """Return the section; None: the run had no reference.
-
-    Raises:
-        InputError: the reference cannot be made again.
-    """
+    """Return the section; None: the run had no reference."""
     found = run.summary.reference
     if found is None:
         return None
@@ -94,12 +90,7 @@ FALSE_REJECT = 0.01
 
 
 def write_run_report(run: TrainedRun) -> Path:
-    """Write `report/report.html` of a cross-validated run; return its path.
-
-    Raises:
-        InputError: its pictures have changed.
-        TrainingError: the folder cannot be written.
-    """
+    """Write `report/report.html` of a cross-validated run; return its path. Errors as `evaluate_pictures`."""
     folder = RunFolder(run.folder).report
     model = prepare_run(run, FALSE_REJECT, tracked("thresholds of the report"), cross_validated=True)
     selection = select_pictures(model, truth=run.data.truth, part="train")

@@ -21,13 +21,11 @@ SIZES = (
 
 
 class FrameScore(NamedTuple):
-    """Counts of one frame's regions and true defects."""
+    """Counts of one frame: a region hits a defect if its peak is at most the tolerance away, and else is false."""
 
     defects: int
     hit: int
-    """Defects with a region whose peak lies on them or at most the tolerance away."""
     false_regions: int
-    """Regions whose peak is farther than the tolerance from every defect."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,8 @@ class Matches:
     defects: NDArray[np.int32]
     """Number of the defect of each pixel, as by `label_defects`."""
     hit: frozenset[int]
-    """Numbers of the defects that were found."""
+    """Their numbers."""
     false: tuple[Region, ...]
-    """Regions that are near no defect."""
 
     @property
     def score(self) -> FrameScore:
@@ -47,11 +44,10 @@ class Matches:
 
 
 def match_regions(regions: Sequence[Region], mask: NDArray[np.bool_], tolerance_px: float) -> Matches:
-    """Compare the regions of a frame with its true defects.
+    """Compare the regions of a frame with its true defects; the tolerance is usually one map cell.
 
     Args:
-        mask: true defective pixels [H, W]. Parts closer to each other than the tolerance are one defect.
-        tolerance_px: usually one map cell.
+        mask: true defective pixels [H, W].
     """
     defects = label_defects(mask, tolerance_px)
     near = [_defects_near(defects, region.peak_xy, tolerance_px) for region in regions]
@@ -60,10 +56,7 @@ def match_regions(regions: Sequence[Region], mask: NDArray[np.bool_], tolerance_
 
 
 def label_defects(mask: NDArray[np.bool_], gap_px: float) -> NDArray[np.int32]:
-    """Return the number of the defect of each pixel, from 1, and 0 for other pixels; the mask's shape.
-
-    Parts of the mask closer than `gap_px` are one defect, as masks derived from pictures are often in pieces.
-    """
+    """Return the number of the defect of each pixel, from 1, else 0; parts closer than `gap_px` are one defect."""
     reach = 2 * (int(gap_px) // 2) + 1
     joined = cv2.dilate(mask.astype(np.uint8), np.ones((reach, reach), np.uint8))
     _, labels = cv2.connectedComponents(joined, connectivity=8)
@@ -71,11 +64,7 @@ def label_defects(mask: NDArray[np.bool_], gap_px: float) -> NDArray[np.int32]:
 
 
 def divide_by_size(mask: NDArray[np.bool_], gap_px: float) -> dict[str, NDArray[np.bool_]]:
-    """Return the defects of each size, smallest first, as masks of the same shape.
-
-    Args:
-        mask, gap_px: as for `label_defects`, which says what one defect is.
-    """
+    """Return the defects of each size, smallest first, as masks of the same shape; arguments of `label_defects`."""
     labels = label_defects(mask, gap_px)
     size = np.searchsorted([side**2 for side in SIDES_PX], np.bincount(labels.ravel()), side="right")
     return {name: mask & (size[labels] == number) for number, name in enumerate(SIZES)}
@@ -84,10 +73,9 @@ def divide_by_size(mask: NDArray[np.bool_], gap_px: float) -> dict[str, NDArray[
 def peak_distance_px(
     tile_map: NDArray[np.float32], mask: NDArray[np.bool_], inside_hw: tuple[int, int] | None = None
 ) -> float:
-    """Return the distance from the peak of a tile's enlarged map to the nearest true pixel, px.
+    """Return the distance from the peak of a tile's enlarged map [h, w] to the nearest true pixel, px.
 
     Args:
-        tile_map: [h, w].
         mask: [tile, tile], with at least one true pixel.
         inside_hw: part of the tile, from its top left, that is in the frame; padding beyond it has no peak.
     """
@@ -100,12 +88,7 @@ def peak_distance_px(
 def enlarged(
     tile_map: NDArray[np.float32], tile_px: int, inside_hw: tuple[int, int] | None = None
 ) -> NDArray[np.float32]:
-    """Enlarge a tile's map [h, w] to the tile, bilinear and half-pixel correct, without the padding.
-
-    Args:
-        tile_px: side of the tile, px.
-        inside_hw: part of the tile, from its top left, that is in the frame; default: all.
-    """
+    """Enlarge a tile's map [h, w] to the tile, bilinear and half-pixel correct, without what is not `inside_hw`."""
     height, width = inside_hw or (tile_px, tile_px)
     large = cv2.resize(tile_map, (tile_px, tile_px), interpolation=cv2.INTER_LINEAR)
     return np.asarray(large[:height, :width], np.float32)
@@ -156,7 +139,6 @@ def study_mask(tile_map: NDArray[np.float32], logit: float, tile_px: int) -> NDA
     Args:
         tile_map: [h, w], finite; in any unit.
         logit: of the tile; at most 0: the mask is empty.
-        tile_px: side of the tile, px.
     """
     if logit <= GATE_LOGIT or tile_map.min() == tile_map.max():
         return np.zeros((tile_px, tile_px), np.bool_)

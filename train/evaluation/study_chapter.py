@@ -24,8 +24,7 @@ NOTES = (
     "thresholded at 127; at a probability of at most 0.5 the mask is empty. Pixels are pooled over all tiles.",
     "Pointing: share of defective tiles whose map has its peak on the truth. Pointing, gated: tiles that the rule "
     "classifies as good count as missed.",
-    "Ranks are computed from unrounded values; equal values share the mean of their ranks. An unknown "
-    "value has no rank.",
+    "Ranks are computed from unrounded values; equal values share the mean of their ranks.",
     f"Published figures: {PUBLISHED['source']}. They were measured on other pictures ("
     + "; ".join(f"{name}, {data['pictures']}" for name, data in PUBLISHED["data"].items())
     + f"; {PUBLISHED['training']}), and the study does not state that its split keeps pictures whole.",
@@ -176,11 +175,7 @@ def _numbers_of(table: str) -> str:
 
 
 def ranks(values: Sequence[float | None]) -> list[float | None]:
-    """Return the rank of each value among its peers, from 1; ties share the mean rank, a missing value has none.
-
-    Args:
-        values: unrounded, of one metric, one per peer; higher is better.
-    """
+    """Return the rank of each unrounded value, from 1, the highest; ties share the mean rank, None has none."""
     known = [value for value in values if value is not None]
     return [
         None if value is None else sum(other > value for other in known) + (known.count(value) + 1) / 2
