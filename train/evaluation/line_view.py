@@ -162,7 +162,8 @@ def _pictures(frames: Sequence[JudgedFrame], places: NDArray[np.float64], digits
     for each in frames:
         if each.frame.picture is not None:
             file = each.folder / each.frame.picture
-            bgr = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR) if file.is_file() else None  # any path
+            data = np.fromfile(file, np.uint8) if file.is_file() else np.zeros(0, np.uint8)  # of any path
+            bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
             uri = None if bgr is None else jpeg_uri(np.asarray(bgr, np.uint8))
             caption = f"score {each.frame.score:.{digits}f}"
             pictures.append(Picture(uri, each.frame.image, caption, SHOWS, _at(each, places)))
