@@ -31,6 +31,7 @@ from heatline.edge.bridge.modbus.registers import (
     MOST_CAMERAS,
     PART_ID_CHARACTERS,
     RESPONSE,
+    RESULT_FIELDS,
     RESULT_REASONS,
     UDINT,
     UINT,
@@ -154,11 +155,15 @@ def test_the_document_has_the_numbers_of_the_code() -> None:
     document = read("docs/plant-modbus.md")
     for block in (LINE, MAILBOX, COMMANDS, RESPONSE, TOP):
         for name, kind in block.fields.items():
-            address = block.addresses[name] - (block.address if block is TOP else 0)
-            assert f"| {address} | `{block.prefix}_{name}` | {kind.name} | " in document
+            if name in RESULT_FIELDS:
+                line = rf"{MAILBOX.addresses[name]}  {TOP.addresses[name]}  {name}"
+            else:
+                line = rf" *{block.addresses[name]}  {block.prefix}_{name}"
+            assert name in (BEGIN, END) or re.search(rf"^{line} +{re.escape(kind.name)}", document, re.MULTILINE), name
+        assert f"{block.address} to {block.end - 1}\n" in document
     for codes in (HANDSHAKE_REASONS, RESULT_REASONS, {each.name: each.value for each in Outcome}):
         for word, number in codes.items():
-            assert re.search(rf"\b{number} (\| )?`{word}`", document), word
+            assert re.search(rf"\b{number}\s+`{word}`", document), word
     assert f"{TOP.address} + {CAMERA_STRIDE} " in document
 
 
