@@ -1,6 +1,6 @@
 """The configuration of a training: `heatline.train.compose` composes it, these structs check it.
 
-docs/training.md (Keys) describes each key.
+The site makes its tables of keys from these structs.
 """
 
 from typing import Annotated, Literal
@@ -23,23 +23,29 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 class SplitConfig(Part, frozen=True, kw_only=True):
     group: str
+    """Column of `labels.csv` that names the group; default: `group`."""
     pattern: str | None
     """Replaces the column: a regular expression on the file name; its first parenthesis is the group."""
     val: list[str]
+    """Groups that choose the best checkpoint."""
     test: list[str]
+    """Groups that training leaves out."""
     fractions: list[float]
     """Shares of groups for train, val, test, if none is named."""
 
 
 class TilesConfig(Part, frozen=True, kw_only=True):
     tile_px: Annotated[int, Meta(ge=32, le=4096)]
+    """Side of a tile, px."""
     overlap_px: Natural
+    """Overlap of neighbouring tiles, px."""
     defective_share: Annotated[float, Meta(ge=0, lt=1)]
     """A tile is defective if more than this share of its area is."""
 
 
 class ModelConfig(Part, frozen=True, kw_only=True, tag_field="family"):
     name: str
+    """The model's name."""
     timm: str
     """The timm model, with its pretrained tag."""
     weights: str
@@ -68,6 +74,7 @@ class CnnConfig(ModelConfig, frozen=True, kw_only=True, tag="cnn"):
     head: Literal["cam", "dense"] = "cam"
     """cam: one layer on features of `stride`. dense: a head on those of strides 4, 8 and 16, for recipe=heatline."""
     width: Positive = 32
+    """Hidden channels of a dense head."""
 
 
 class VitConfig(ModelConfig, frozen=True, kw_only=True, tag="vit"):
@@ -83,37 +90,55 @@ class AugmentConfig(Part, frozen=True, kw_only=True):
     """Augmentation of each training tile; strengths are shares of the full range."""
 
     flips: bool
+    """Mirror tiles."""
     rotate: bool
+    """Rotate them by 0, 90, 180 or 270 degrees."""
     brightness: Strength
+    """Strength, as a share of the full range."""
     contrast: Strength
+    """Strength, likewise."""
     gain: Strength
+    """Strength per channel, likewise."""
     noise: Strength
     """Highest standard deviation; applied to a quarter of the tiles."""
     blur: bool
+    """A light blur, in a quarter of the tiles."""
 
 
 class RecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="finetune"):
     """How the whole network is trained."""
 
     name: str
+    """The recipe's name."""
     epochs: Positive | None
+    """Number of passes over the training tiles."""
     steps: Positive | None
+    """Instead of epochs, the number of steps; one step is one batch. With `heatline`, None: three per ten tiles, at
+    least 400 and at most 9,000."""
     validate_every: Positive | None
     """Steps between validations; None: an epoch. A validation always follows the last step."""
     patience: Positive | None
     """Training ends early after this many validations in a row without a better checkpoint; None: never."""
     select: Literal["average_precision", "accuracy"]
+    """`average_precision` or `accuracy` on the validation groups: chooses the best checkpoint."""
     batch: Annotated[int, Meta(ge=2)]
+    """Tiles per step."""
     optimiser: Literal["adamw", "adam"]
+    """`adamw` or `adam`."""
     lr: Annotated[float, Meta(gt=0)]
+    """The highest learning rate."""
     lr_interval: tuple[Annotated[float, Meta(gt=0)], Annotated[float, Meta(gt=0)]]
+    """Interval in which a search looks for it."""
     weight_decay: Annotated[float, Meta(ge=0)]
+    """Weight decay."""
     schedule: Literal["cosine", "plateau"]
     """"cosine": up over the warm-up, then down to zero. "plateau": a tenth whenever validation loss stops falling."""
     warmup: Strength
+    """Share of the steps over which a cosine schedule rises."""
     defective_share_of_batch: Share | None
     """Defective share of each batch; None: tiles come in their natural proportion."""
     jitter_px: Natural
+    """Highest distance of a tile from its place in the grid, px."""
     skip_ambiguous: bool
     """Whether training leaves out ambiguous tiles: those with too few defective px to be defective."""
     augment: AugmentConfig
@@ -139,12 +164,15 @@ class DenseRecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="
     """How a dense head is trained on the features of a frozen trunk, and cross-validated."""
 
     name: str
+    """The recipe's name."""
     folds: Annotated[int, Meta(ge=1, le=20)]
     """Folds of the cross-validation; fewer if there are fewer groups."""
     steps: Positive | None
     """Number of steps; None: it grows with the number of tiles, see `steps_for`."""
     located: Positive
+    """Tiles per step whose defects are marked."""
     good: Positive
+    """Good tiles per step."""
     synthetic: Natural
     """Good tiles with a synthetic defect per step; of large tiles a quarter is used, see `mosaic`."""
     bags: Positive
@@ -154,12 +182,15 @@ class DenseRecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="
     lr: Annotated[float, Meta(gt=0)]
     """The highest learning rate; it rises over the warm-up and falls to zero as a cosine."""
     weight_decay: Annotated[float, Meta(ge=0)]
+    """Weight decay."""
     warmup: Strength
+    """Share of the steps over which a cosine schedule rises."""
     finetune_steps: Natural
     """Additional steps in which the later stages of the trunk are also trained; 0: the trunk stays frozen."""
     finetune_lr: Annotated[float, Meta(gt=0)]
     """The highest learning rate of these stages."""
     jitter_px: Natural
+    """Highest distance of a tile from its place in the grid, px."""
     copies: CopiesConfig
     augment: AugmentConfig
 
@@ -185,10 +216,12 @@ class FeaturesConfig(Part, frozen=True, kw_only=True):
 
 class TrainerConfig(Part, frozen=True, kw_only=True):
     accelerator: str
+    """`auto`, `cpu`, `gpu`, ...: Lightning's flag."""
     precision: str
     """"auto": bf16-mixed if the machine has bf16 multiplication, else 32-true. Or either of these; recipes
     that train the whole network accept any precision of Lightning."""
     workers: Natural
+    """Processes that cut and augment batches; 0: the training process does it."""
 
 
 REFERENCE_WORDS = ("auto", "on", "off")
@@ -198,21 +231,32 @@ class TrainConfig(Part, frozen=True, kw_only=True):
     """The whole configuration, as stored in `config.yaml` of the run's folder."""
 
     data: str
+    """The folder of pictures. Must be given."""
     discover: bool
+    """`true` discovers the groups in the folder, and the truth if none is named; it is the default of `heatline train
+    FOLDER` without `split.group` and `split.pattern`."""
     truth: Literal["masks", "derived_masks", "polygons", "coco", "yolo", "boxes", "labels"] | None
+    """`masks`, `derived_masks`, `polygons`, `coco`, `yolo`, `boxes` or `labels`; default: the first that the folder
+    has."""
     classes: list[str] | None
+    """Annotated classes that are defects, `[short,spur]`; default: all."""
     reviewed: str | None = None
     """A folder of reviewed frames that `heatline retrain` wrote, which are trained on too; None: none."""
     reference: str = "auto"
     """A picture of a good part that frames are compared with, of recipe `heatline`: `auto`, `on`, `off`, or a file; see
     `heatline.train.references`."""
     out: str
+    """The run's folder; default: `runs/` and the model's name."""
     seed: Seed
+    """Seed of all random choices: split, batches, augmentation. 0 to 4294967295."""
     resume: bool
+    """`true` resumes the run in `out`."""
     split: SplitConfig
     tiles: TilesConfig
     model: CnnConfig | VitConfig
+    """Name of a file in `train/configs/model`, or timm name of a CNN or plain ViT."""
     recipe: RecipeConfig | DenseRecipeConfig
+    """Name of a file in `train/configs/recipe`."""
     features: FeaturesConfig
     trainer: TrainerConfig
 
