@@ -18,8 +18,7 @@ from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT
 
 LINE = "line1"
 NOON_NS = int(datetime(2026, 11, 28, 12, tzinfo=UTC).timestamp()) * 10**9
-SECOND_NS, HOUR_NS, DAY_NS = 10**9, 3600 * 10**9, 86_400 * 10**9
-MIB = 1 << 20
+DAY_NS = 86_400 * 10**9
 ALL = Limits(keep_s=30 * 86400.0, keep_bytes=1 << 30, spare_bytes=0, spare_share=0.0)
 """Deletes nothing of a test."""
 EXAMPLES: dict[Verdict, VerdictEvent] = {
@@ -30,20 +29,12 @@ EXAMPLES: dict[Verdict, VerdictEvent] = {
 
 @dataclass
 class Clock:
-    """The clocks of a recorder; they stand still until a test moves them."""
+    """The clock of a store; it stands still until a test moves it."""
 
     wall_ns: int = NOON_NS
-    seconds: float = 1000.0
-
-    def pass_(self, seconds: float) -> None:
-        self.wall_ns += int(seconds * 1e9)
-        self.seconds += seconds
 
     def read_wall_ns(self) -> int:
         return self.wall_ns
-
-    def read_seconds(self) -> float:
-        return self.seconds
 
 
 def frame(number: int, hw: tuple[int, int] = (48, 64), *, grey: bool = False) -> NDArray[np.uint8]:

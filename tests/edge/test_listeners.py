@@ -37,8 +37,7 @@ from tests.edge.bridged_line import modbus_served
 from tests.edge.lines import RunningLine, line_started, small_frames, write_line, write_pictures
 from tests.edge.secured import Secured, free_port, until
 from tests.edge.socket_servers import SOCKET_SERVERS
-from tests.edge.test_view_access import make_certificates
-from tests.edge.view_pages import page
+from tests.edge.view_pages import make_certificates, page
 
 Attack = Literal["silent", "slow", "repeated"]
 CLIENT, ATTACKER, NEW_CLIENT = "127.0.0.2", "127.0.0.3", "127.0.0.4"

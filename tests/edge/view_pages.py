@@ -1,12 +1,12 @@
-"""Pages of lines for tests: the real server on a real socket, with a memory that the test fills."""
+"""Pages of lines for tests: the real server on a real socket, a memory that the test fills, and a line for marks."""
 
 import contextlib
 import http.client
 import json
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,19 @@ from heatline.edge.config import WebConfig
 from heatline.edge.delivery.journal import FILE_NAME
 from heatline.edge.inspection.verdict import TileScores
 from heatline.edge.monitor.api import Choose
+from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.monitor.held_picture import HeldPicture
+from heatline.edge.monitor.marks import mark_of
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.page import application, listening_socket, not_chosen, server_of
 from heatline.edge.monitor.pictures import Evidence, Picture
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.wire.events import VerdictEvent
+from heatline.edge.wire.events import Mark, Message, ReviewEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS
+from tests.edge.brokers import Authority
+from tests.edge.evidences import ALL, writer
+from tests.edge.journals import make_writer
 from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT
 
 LINE = "line1"
@@ -69,14 +74,88 @@ def frame(value: int = 200, hw: tuple[int, int] = (48, 64)) -> NDArray[np.uint8]
     return np.full((*hw, 3), value, np.uint8)
 
 
-def picture(event: VerdictEvent, image: NDArray[np.uint8] | None = None) -> HeldPicture:
-    """A frame with two tiles, of which the second scores high, and one highest cell."""
+def evidence_of_two_tiles() -> Evidence:
+    """The second of two tiles scores high, and one cell is the highest."""
     heatmap = np.full((6, 8), -2.0, np.float32)
     heatmap[2, 5] = 9.5
     heatmap[0, 0] = np.nan
     tiles = TileScores(np.array([[0, 0], [0, 32]], np.int32), np.array([-2.0, 3.25], np.float32), 32)
-    made = Picture(event, frame() if image is None else image, Evidence(heatmap, 8, (-2.0, 10.25), tiles))
-    return HeldPicture.copy_of(made)
+    return Evidence(heatmap, 8, (-2.0, 10.25), tiles)
+
+
+def picture(event: VerdictEvent, image: NDArray[np.uint8] | None = None, *, is_judged: bool = True) -> HeldPicture:
+    evidence = evidence_of_two_tiles() if is_judged else None
+    return HeldPicture.copy_of(Picture(event, frame() if image is None else image, evidence))
+
+
+def stored(folder: Path, image: NDArray[np.uint8] | None = None, **what: Any) -> str:
+    """Store a picture as the recorder does; return its id."""
+    event = marked(**what)
+    with writer(folder, replace(ALL, keep_s=1e9)) as into:
+        into.write(Picture(event, frame() if image is None else image, evidence_of_two_tiles()))
+    return str(event.picture)
+
+
+# Marks.
+
+JOURNAL = "journal-1"
+NAME = "01234567-top-1"
+"""Of the first frame."""
+
+
+def marked(number: int = 1, kind: str = "DEFECT", **what: Any) -> VerdictEvent:
+    """A verdict whose frame has a picture."""
+    camera = what.get("camera", "top")
+    return verdict(number, kind=kind, **({"picture": f"01234567-{camera}-{number}", "frame_hw": (48, 64)} | what))
+
+
+def review_of(by: str = "Anna", kind: Any = "right", number: int = 1, seq: int = 1, **what: Any) -> ReviewEvent:
+    """The event of a mark, as a journal holds it."""
+    at_xy = [(number, 4)] if kind == "missed" else []
+    return review_event(mark_of(marked(number), kind, by, at_xy), seq, **what)
+
+
+def review_event(mark: Mark, seq: int, journal_id: str | None = JOURNAL) -> ReviewEvent:
+    return ReviewEvent(
+        boot_id="boot", seq=seq, at_ns=seq, line="line1", mark=mark, journal_id=journal_id, previous_seq=seq - 1
+    )
+
+
+@contextlib.contextmanager
+def line_with_marks(
+    folder: Path, memory: Memory, *, is_journalled: bool = True, before: Callable[[Mark], None] = lambda _: None
+) -> Iterator[tuple[Path, list[Mark]]]:
+    """A line that journals each mark in `folder`; its socket, and the marks that came.
+
+    Args:
+        before: is given each mark before its event is sent.
+    """
+    came: list[Mark] = []
+    with contextlib.closing(make_writer(folder)) as journal:
+
+        def take(mark: Mark) -> None:
+            came.append(msgspec.structs.replace(mark))
+            before(mark)
+            if is_journalled:
+                *_, sent = journal.commit([Message(msgspec.structs.replace(review_event(mark, 0), journal_id=None))])
+                assert isinstance(sent.event, ReviewEvent)
+                memory.add_review(sent.event)
+
+        feed = PictureFeed(folder / "pictures" / "line")
+        feed.on_mark = take
+        try:
+            yield folder / "pictures" / "line", came
+        finally:
+            feed.close()
+
+
+# The server.
+
+
+def make_certificates(folder: Path) -> tuple[Path, Path, Path, Path]:
+    """Return an authority's certificate, a certificate that it signed and its key, and another authority's."""
+    authority = Authority(folder)
+    return authority.certificate, *authority.sign("own"), Authority(folder, "other-ca").certificate
 
 
 @dataclass(frozen=True)
