@@ -76,7 +76,7 @@ delivery: $(VENV)/.runtime ## Measure the delay of 500 events a second during in
 hostile: $(VENV)/.runtime ## Measure the cost of a frame under malformed messages
 	@$(BIN)/python -m tests.system.hostile $(HOSTILE_ARGS)
 
-cameras: $(VENV)/.dev ## Measure the highest rates of cameras, and the time until a line recovers from their faults
+cameras: $(VENV)/.dev ## Measure the time until a line notices dead cameras, and inspects again
 	@$(BIN)/python -m tests.system.cameras $(CAMERAS_ARGS)
 
 docs: $(VENV)/.docs ## Build the site of README and docs/: docs/_build/index.html

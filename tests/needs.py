@@ -16,7 +16,6 @@ PACKAGES = {
     "libaravis-0.8-0": "/usr/lib/*/libaravis-0.8.so.0",
     "libfaketime": "/usr/lib/*/faketime/libfaketimeMT.so.1",
     "mosquitto": "mosquitto",
-    "nftables": "nft",
     "nodejs": "node",
     "npm": "npm",
     "prometheus": "promtool",

@@ -62,7 +62,7 @@ from tests.edge.socket_servers import Events
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD, NO_FRAME, NO_VERDICT, REFUSED_CHANGE, STATUS
 from tests.small_bundle import TILE, answer
-from tests.system.cameras.measure import Plan as CamerasPlan
+from tests.system.cameras.measure import FAULTS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -232,54 +232,10 @@ def test_the_site_has_a_table_of_each_struct(page: str) -> None:
     assert sorted(shown) == sorted(exist)
 
 
-CAMERAS = {
-    # Each kind, and where its own keys are described.
-    "folder": ("docs/cameras.md", "## Folder"),
-    "video": ("docs/cameras.md", "## Video"),
-    "rtsp": ("docs/cameras.md", "## RTSP"),
-    "v4l2": ("docs/cameras.md", "## V4L2"),
-    "pattern": ("docs/cameras.md", "## Pattern"),
-    "genicam": ("docs/genicam.md", None),
-}
-KINDS = {one.__struct_config__.tag: one for one in get_args(CameraSettings)}
-
-
-def keys_in(text: str) -> dict[str, str]:
-    """Return the keys in the tables of a text, each with its documented default."""
-    return {key: cells[1] for key, cells in rows(text).items() if len(cells) == 3}
-
-
-def test_every_kind_of_camera_is_documented_and_each_of_its_keys_with_its_default() -> None:
-    assert CAMERAS.keys() == KINDS.keys()
-    assert set(KINDS) <= rows(read("docs/cameras.md")).keys()
-    assert all(f'"{kind}"' in section(read("docs/config.md"), "## Cameras") for kind in KINDS)
-    common = keys_in(section(read("docs/cameras.md"), "## Keys"))
-    assert common.pop("kind") == "required"
-    for kind, (document, heading) in CAMERAS.items():
-        own = keys_in(section(read(document), heading) if heading else read(document))
-        fields = {field.encode_name: field for field in msgspec.structs.fields(KINDS[kind])}
-        assert (common | own).keys() == fields.keys(), kind
-        for key, stands in (common | own).items():
-            if fields[key].required:
-                assert stands == "required", key
-            elif default(fields[key]) == "null":  # the document describes the default in a sentence
-                assert "`" not in stands, key
-            else:
-                assert json.loads(stands.strip("`")) == json.loads(default(fields[key])), key
-
-
-def choices_of(info: msgspec.inspect.Type) -> set[str]:
-    """Return every literal text in a type."""
-    match info:
-        case msgspec.inspect.LiteralType(values=values):
-            return {value for value in values if isinstance(value, str)}
-        case msgspec.inspect.StructType(fields=fields):
-            return {choice for field in fields for choice in choices_of(field.type)}
-        case msgspec.inspect.UnionType(types=types):
-            return {choice for one in types for choice in choices_of(one)}
-        case msgspec.inspect.ListType(item_type=item):
-            return choices_of(item)
-    return set()
+def test_every_kind_of_camera_is_documented() -> None:
+    kinds = {one.__struct_config__.tag for one in get_args(CameraSettings)}
+    assert kinds <= rows(read("docs/cameras.md")).keys()
+    assert all(f'kind = "{kind}"' in read("docs/cameras.md") for kind in kinds)
 
 
 # Links and examples.
@@ -483,8 +439,7 @@ def test_how_soon_a_fault_is_noticed_is_what_was_measured() -> None:
     lines = re.findall(r"^\| (pattern|GigE Vision), [^:]*: (.*?) \|.*?\| (.*) \| (.*) \|$", text, flags=re.MULTILINE)
     kinds = {"pattern": "pattern", "GigE Vision": "genicam"}
     documented = {(kinds[kind], fault): [noticed, again] for kind, fault, noticed, again in lines}
-    scenarios = CamerasPlan().scenarios
-    expected = {(one.load.kind, fault): ["-", "-"] for one in scenarios for fault in one.faults}
+    expected = {(kind, fault): ["-", "-"] for kind, faults in FAULTS.items() for fault in faults}
     for one in json.loads(read(name))["faults"]:
         of = [one[figure]["median"] / 1e3 for figure in ("noticed_ms", "recovered_ms")]
         expected[one["load"]["kind"], one["fault"]] = [f"{seconds:.2f} s" for seconds in of]

@@ -1,4 +1,4 @@
-"""Camera settings of a line's configuration, one struct per kind. docs/cameras.md describes every key."""
+"""Camera settings of a line's configuration, one struct per kind; docs/cameras.md describes the kinds."""
 
 import os
 from pathlib import Path
@@ -33,17 +33,27 @@ class _Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Settings of every kind of camera."""
 
     name: Name
+    """Topics, events and the ledger contain it. Each camera needs a different one."""
     size: tuple[Size, Size] | Literal["first", "any"] = "first"
+    """Width and height of the frames that are inspected, px; `first`: as the first frame."""
     pixel_format: PixelFormat | Literal["first", "any"] = "first"
+    """Format of the frames that are inspected. A `genicam` camera is set to it."""
     on_overload: Policy = "drop_oldest"
+    """What happens when frames come faster than they are inspected."""
     waiting_frames: Annotated[int, Meta(ge=1, le=64)] = 2
+    """How many frames of this camera may wait for inspection."""
     deadline_ms: Milliseconds | None = None
+    """Time limit for the event, from capture or trigger; none: no limit."""
     roi: list[Polygon] = []
-    """Polygons in px (x, y); an empty list: the whole frame."""
+    """Areas to inspect: polygons of corners [x, y], px; an empty list: the whole frame."""
     exclude: list[Polygon] = []
+    """Areas not to inspect, even within `roi`."""
     silent_after_periods: Annotated[float, Meta(ge=2, le=10000)] = 5.0
+    """A camera that runs freely is dead when no frame came for this many periods."""
     frozen_after_frames: FrameCount = 3
+    """The camera is dead when this many frames in a row are identical to the one before; 0: no check."""
     stale_after_ms: Milliseconds = 1000.0
+    """The camera is dead when a frame took this much longer to arrive than the fastest one since the opening."""
 
     is_file_source: ClassVar[bool] = False
     """Whether the camera shows files: a missing file is an error of the configuration, not a dead camera."""
@@ -72,7 +82,9 @@ class _Triggerable(_Camera, frozen=True, kw_only=True):
     """A camera that can take a frame on a trigger."""
 
     trigger: Trigger = "free"
+    """What makes the camera take a frame: itself, a request to the line, or an edge on its trigger line."""
     trigger_timeout_ms: Milliseconds = 1000.0
+    """How long a part waits for its frame."""
 
     @property
     def triggered(self) -> Trigger:
@@ -89,12 +101,17 @@ class FolderSettings(_Camera, frozen=True, kw_only=True, tag="folder"):
     """A camera that shows the pictures of a folder."""
 
     path: Path
+    """The folder. Pictures are PNG, JPEG, BMP, TIFF and WebP, grey or colour, 8 or 16 bits; subfolders are not read."""
     rate_fps: Rate | None = None
+    """Pictures per second; none: as fast as inspection processes them."""
     loop: bool = False
+    """Restart after the last picture; otherwise the camera ends there, and the service when all cameras have ended."""
     preload: bool = False
-    """Read all pictures before the first is shown, and show them from memory."""
+    """Read all pictures before the first is shown, and show them from memory; nothing limits the memory."""
     on_overload: Policy = "block"
+    """A folder can wait."""
     frozen_after_frames: FrameCount = 0
+    """A folder may hold the same picture twice."""
 
     is_file_source: ClassVar[bool] = True
 
@@ -107,11 +124,15 @@ class VideoSettings(_Camera, frozen=True, kw_only=True, tag="video"):
     """A camera that shows a video file."""
 
     path: Path
+    """The file, in any format that OpenCV's FFmpeg reads: MP4, Matroska, AVI and others."""
     rate_fps: Rate | None = None
-    """None: the rate that the file states."""
+    """Frames per second; none: the rate that the file states, or an error if it states none."""
     loop: bool = False
+    """Restart after the last frame; otherwise the camera ends there."""
     on_overload: Policy = "block"
+    """A file can wait."""
     frozen_after_frames: FrameCount = 0
+    """A scene may stand still."""
 
     is_file_source: ClassVar[bool] = True
 
@@ -120,57 +141,72 @@ class PatternSettings(_Triggerable, frozen=True, kw_only=True, tag="pattern"):
     """A simulated camera whose pixels hold frame id and position; it fails on purpose, for rehearsals and tests."""
 
     draw_size: tuple[DrawnPx, DrawnPx] = (640, 480)
-    """Width and height, px."""
+    """Width and height of the pictures, px."""
     rate_fps: Rate | None = 10.0
+    """Frames per second; none: as fast as possible. A triggered camera ignores it."""
     frames: Annotated[int, Meta(ge=1)] | None = None
-    """Number of frames after which the camera ends; None: no end."""
+    """Number of frames after which the camera ends, lost ones included; none: no end."""
     trigger: Literal["free", "software"] = "free"
+    """What makes the camera take a frame: its rate, or a request to the line."""
     first_frame_id: Annotated[int, Meta(ge=1, le=65535)] = 1
+    """Id of the first frame; 1 follows 65535."""
     lose_frames: list[Nth] = []
-    """Frames that are lost, counted from 1: their ids are missing."""
+    """Frames that are lost, counted from 1: they use up their time and their trigger, and their ids are missing."""
     ignore_triggers: list[Nth] = []
-    """Triggers that are ignored, counted from 1."""
+    """Triggers that are ignored, counted from 1: no frame comes, and no id is missing."""
     freeze_at: Annotated[int, Meta(ge=1)] | None = None
-    """From this frame on, the picture repeats."""
+    """From this frame on, the picture repeats, while ids and clock advance."""
 
 
 class GenicamSettings(_Triggerable, frozen=True, kw_only=True, tag="genicam"):
     """A GigE Vision or USB3 Vision camera, through Aravis. Feature names are GenICam's (SFNC)."""
 
     address: Annotated[str, Meta(min_length=1)] | None = None
-    """As Aravis takes it: IP address, host name, MAC address, or Vendor-Serial; None: the only camera."""
+    """As `heatline cameras list` shows it: IP address, host name, MAC address or Vendor-Serial; none: the only one."""
     exposure_us: Annotated[float, Meta(gt=0, le=1e8)] | None = None
+    """Exposure time, microseconds; switches `ExposureAuto` off. The camera may round it by 5 %."""
     gain_db: Annotated[float, Meta(ge=0, le=100)] | None = None
+    """Gain, dB, or the unit of `GainRaw`; switches `GainAuto` off. The camera may round it by 0.5."""
     rate_fps: Rate | None = None
+    """Frames per second of a camera that runs freely. The camera may round it by 5 %."""
     region: tuple[Px, Px, Size, Size] | None = None
-    """x, y, width, height, px of the sensor; None: as the camera is set."""
+    """x, y, width and height, px of the sensor, which the camera must accept exactly; none: as the camera is set."""
     buffers: Annotated[int, Meta(ge=2, le=256)] = 8
+    """Number of frames that may arrive while others wait to be grabbed; each needs the memory of one frame."""
     trigger_line: str = "Line1"
-    """TriggerSource of hardware triggers."""
+    """`TriggerSource` of a hardware trigger, by the camera's name for it."""
     chunks: list[str] = []
-    """Chunk data of every frame that its events include, e.g. ExposureTime."""
+    """Numbers that the camera measures with each frame for its events, by `ChunkSelector` name, e.g. `ExposureTime`."""
 
 
 class V4l2Settings(_Camera, frozen=True, kw_only=True, tag="v4l2"):
     """A V4L2 camera, through OpenCV."""
 
     device: Path = Path("/dev/video0")
+    """The device. Names under /dev/v4l/by-id stay the same when other devices are connected."""
     frame_size: tuple[Size, Size] | None = None
-    """Width and height requested from the driver, px; None: the driver's own."""
+    """Requested width and height, px; if the driver sets others, the camera is refused."""
     fourcc: Annotated[str, Meta(min_length=4, max_length=4)] | None = None
+    """Format between camera and host, e.g. `MJPG`, `YUYV`; if the driver sets another one, the camera is refused."""
     rate_fps: Rate | None = None
+    """Requested frames per second; the log shows the driver's value at start."""
     exposure: Annotated[float, Meta(ge=-1e9, le=1e9)] | None = None
-    """CAP_PROP_EXPOSURE, in the driver's own unit (100 us on most)."""
+    """`exposure_time_absolute` in the driver's own unit, usually 100 us; switches automatic exposure off."""
     gain: Annotated[float, Meta(ge=-1e9, le=1e9)] | None = None
+    """Gain, in the driver's own unit."""
 
 
 class RtspSettings(_Camera, frozen=True, kw_only=True, tag="rtsp"):
     """A network camera that sends RTSP, through PyAV."""
 
     url: Annotated[str, Meta(pattern="^rtsps?://.+", description="rtsp://... or rtsps://...")]
+    """`rtsp://` or `rtsps://`. The camera's messages omit a user and password in it."""
     transport: Literal["tcp", "udp"] = "tcp"
+    """The transport of frames. Over UDP, lost packets are not sent again."""
     open_within_s: Annotated[float, Meta(gt=0, le=600)] = 5.0
+    """Time limit for the camera's answer, and again for the description of its stream."""
     read_within_s: Annotated[float, Meta(gt=0, le=600)] = 1.5
+    """After this time without a packet, the camera is dead."""
     frozen_after_frames: FrameCount = 100
     """An encoder may send a still scene as identical frames."""
 

@@ -54,11 +54,8 @@ class AravisCamera:
         serial: its serial number, which is unique.
     """
 
-    def __init__(
-        self, address: str, pictures: Sequence[Picture], pixel_format: str, rate_fps: float, netns: str | None
-    ) -> None:
+    def __init__(self, address: str, pictures: Sequence[Picture], pixel_format: str, rate_fps: float) -> None:
         self.address, self.serial = address, f"HL{secrets.token_hex(4)}"
-        self._netns = netns
         self._settings: dict[str, Any] = {
             "pictures": list(pictures), "pixel_format": pixel_format, "rate_fps": rate_fps
         }  # fmt: skip
@@ -79,16 +76,15 @@ class AravisCamera:
         """Switch the device on, and wait until it answers. Frame ids begin at `FIRST_FRAME_ID`."""
         assert self._process is None, "it is on"
         ours, theirs = socket.socketpair()
-        within = ["ip", "netns", "exec", self._netns] if self._netns else []
         with theirs:
             self._process = subprocess.Popen(
-                [*within, sys.executable, "-m", "tests.edge.gv_cameras", str(theirs.fileno())],
+                [sys.executable, "-m", "tests.edge.gv_cameras", str(theirs.fileno())],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )
         self._pipe = Connection(ours.detach())
-        self._tell("start", address=self.address, serial=self.serial, **self._settings)
+        self.tell("start", address=self.address, serial=self.serial, **self._settings)
 
     def kill(self) -> None:
         """Cut the power of the device."""
@@ -102,33 +98,10 @@ class AravisCamera:
     def show(self, pictures: Sequence[Picture]) -> None:
         """Show other pictures of the same size from now on."""
         self._settings["pictures"] = list(pictures)
-        self._tell("show", pictures=list(pictures))
+        self.tell("show", pictures=list(pictures))
 
-    def freeze(self, frozen: bool = True) -> None:
-        """Repeat the picture of one frame: a sensor that hangs."""
-        self._tell("freeze", frozen=frozen)
-
-    def fall_behind(self, seconds: float) -> None:
-        """Make frames grow older up to this age, as if a buffer filled up: timestamps advance slowly."""
-        self._tell("fall_behind", seconds=seconds)
-
-    def leave_out(self, frames: int = 1) -> None:
-        """Skip this many frame ids, as if frames were lost before they were sent."""
-        self._tell("leave_out", frames=frames)
-
-    def lose_packets(self, ratio: float) -> None:
-        """Lose this share of stream packets at random. The device resends none."""
-        self._tell("lose_packets", ratio=ratio)
-
-    def resize(self, width: int, height: int, pixel_format: str | None = None) -> None:
-        """Change the size and pixel format of frames while the stream runs."""
-        self._tell("resize", width=width, height=height, pixel_format=pixel_format)
-
-    def trigger_rate(self, rate_fps: float) -> None:
-        """Set how often the device checks for triggers; 25 times a second at first."""
-        self._tell("trigger_rate", rate_fps=rate_fps)
-
-    def _tell(self, what: str, **how: Any) -> None:
+    def tell(self, what: str, **how: Any) -> None:
+        """Call this method of `_Device` in the device's process."""
         assert self._pipe is not None, "it is off"
         self._pipe.send((what, how))
         assert self._pipe.poll(START_WITHIN_S), f"the camera's process did not {what}"
@@ -143,22 +116,20 @@ def aravis_camera(
     *,
     pixel_format: str = "Mono8",
     rate_fps: float = 25.0,
-    netns: str | None = None,
 ) -> Iterator[AravisCamera]:
     """Run Aravis' device.
 
     Args:
-        address: address in the network namespace; without a namespace, a loopback address that no other camera has.
+        address: by default, a loopback address that no other camera has.
         pictures: its pictures; the first one sets the camera's size. None: four different ones of 64x48.
         pixel_format: one of `_CODES`.
-        netns: network namespace of the device.
     """
     need_aravis()
     with contextlib.ExitStack() as stack:
         if address is None:
             address = stack.enter_context(leased())
             stack.enter_context(loopback_has(address))
-        camera = AravisCamera(address, list(pictures) or noise(4, 48, 64), pixel_format, rate_fps, netns)
+        camera = AravisCamera(address, list(pictures) or noise(4, 48, 64), pixel_format, rate_fps)
         try:
             camera.start()
             yield camera
@@ -175,59 +146,6 @@ def viva_camera(**settings: Any) -> Iterator["FakeGigeCamera"]:
     testing = pytest.importorskip("viva_genicam.testing", reason="viva-genicam is not installed")
     with leased() as address, testing.FakeGigeCamera(bind_ip=address, **settings) as camera:
         yield camera
-
-
-class Cable:
-    """A virtual network cable from this PC to a network namespace for an `aravis_camera`.
-
-    Attributes:
-        netns: name of the namespace.
-        address: address of the camera's end.
-    """
-
-    def __init__(self, netns: str, address: str) -> None:
-        self.netns, self.address = netns, address
-
-    def pull(self) -> None:
-        _ip("-n", self.netns, "link", "set", "eth0", "down")
-
-    def plug(self) -> None:
-        _ip("-n", self.netns, "link", "set", "eth0", "up")
-
-    def lose(self, ratio: float) -> None:
-        """Lose this share of the stream's packets at random; commands and their answers still arrive."""
-        need("nftables")
-        rules = "flush ruleset"
-        if ratio:
-            drop = f"udp sport != {GVCP_PORT} numgen random mod 1000000 < {round(ratio * 1e6)} drop;"
-            rules += f"\ntable inet lossy {{ chain out {{ type filter hook output priority 0; {drop} }}; }}\n"
-        _ip("netns", "exec", self.netns, "nft", "-f", "-", given=rules)
-
-
-@contextlib.contextmanager
-def cable() -> Iterator[Cable]:
-    """Create a connected cable; skip the test if no network namespace can be created."""
-    need("iproute2")
-    name = f"hl{secrets.token_hex(4)}"
-    net = f"10.{secrets.randbelow(256)}.{secrets.randbelow(256)}"
-    try:
-        _ip("netns", "add", name)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"a cable that can be pulled needs a network namespace: {error}")
-    try:
-        _ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
-        _ip("address", "add", f"{net}.1/24", "dev", name)
-        _ip("link", "set", name, "up")
-        _ip("-n", name, "address", "add", f"{net}.2/24", "dev", "eth0")
-        _ip("-n", name, "link", "set", "lo", "up")
-        _ip("-n", name, "link", "set", "eth0", "up")
-        yield Cable(name, f"{net}.2")
-    finally:
-        _ip("netns", "del", name)  # deleting one end deletes the cable
-
-
-def _ip(*command: str, given: str | None = None) -> None:
-    subprocess.run(["ip", *command], input=given, check=True, capture_output=True, text=True)
 
 
 def need_aravis() -> None:
@@ -330,24 +248,30 @@ class _Device:
             self._pictures = pictures
 
     def freeze(self, frozen: bool) -> None:
+        """Repeat the picture of one frame: a sensor that hangs."""
         with self._lock:
             self._freezing, self._frozen = frozen, None
 
     def fall_behind(self, seconds: float) -> None:
+        """Make frames grow older up to this age, as if a buffer filled up: timestamps advance slowly."""
         with self._lock:
             self._to_fall_behind_ns += round(seconds * 1e9)
 
     def leave_out(self, frames: int) -> None:
+        """Skip this many frame ids, as if frames were lost before they were sent."""
         with self._lock:
             self._left_out += frames
 
     def lose_packets(self, ratio: float) -> None:
+        """Lose this share of stream packets at random. The device resends none."""
         _set_double_property(self._device, "gvsp-lost-ratio", ratio, None)
 
     def trigger_rate(self, rate_fps: float) -> None:
+        """Set how often the device checks for triggers; 25 times a second at first."""
         _set_trigger_rate(self._registers, rate_fps)
 
-    def resize(self, width: int, height: int, pixel_format: str | None) -> None:
+    def resize(self, width: int, height: int, pixel_format: str | None = None) -> None:
+        """Change the size and pixel format of frames while the stream runs."""
         self._set(acquisition=0)
         for _ in range(2):  # it answers before it reads its registers: only the second answer comes after that
             self._serial_at_address()

@@ -46,17 +46,6 @@ def wait_ns(from_ns: int, seconds: float) -> None:
     until(lambda: time.monotonic_ns() > from_ns + seconds * 1e9, "time going by")
 
 
-def until_unread(fileno: int, frames: int) -> None:
-    """Wait until this many frame messages are unread in a camera's socket."""
-
-    def there() -> bool:
-        count = array.array("i", [0])
-        fcntl.ioctl(fileno, termios.FIONREAD, count)
-        return count[0] >= frames * _FRAME_BYTES
-
-    until(there, f"{frames} frames in the socket")
-
-
 def stop(pid: int) -> None:
     """Send SIGSTOP, and wait until all threads have stopped."""
     os.kill(pid, signal.SIGSTOP)
@@ -69,23 +58,13 @@ def _state_of(task: Path) -> str:
     return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
 
-def mappings() -> set[str]:
-    """Return the frame memories that this process has mapped."""
-    return {line for line in Path("/proc/self/maps").read_text().splitlines() if "heatline-frames" in line}
-
-
-def children() -> set[str]:
-    """Return the child processes of this process, zombies included."""
-    found: set[str] = set()
+def held() -> set[str]:
+    """Return all resources of this process: descriptors, frame memories, Python's threads, children and zombies."""
+    found = {line for line in Path("/proc/self/maps").read_text().splitlines() if "heatline-frames" in line}
+    found |= {f"thread {thread.name} {thread.ident}" for thread in threading.enumerate()}
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(FileNotFoundError):
             found |= {f"child {pid}" for pid in (task / "children").read_text().split()}
-    return found
-
-
-def held() -> set[str]:
-    """Return all resources of this process: descriptors, frame memories, Python's threads, children."""
-    found = mappings() | children() | {f"thread {thread.name} {thread.ident}" for thread in threading.enumerate()}
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):  # the one that lists them
             found.add(f"descriptor {fd} {os.readlink(f'/proc/self/fd/{fd}')}")
@@ -136,7 +115,13 @@ class Watched:
     def until_unread(self, frames: int) -> None:
         """Wait until its process has sent this many frames, without grabbing any."""
         assert self.camera._process is not None, "it is dead"
-        until_unread(self.camera._process.fileno(), frames)
+        fileno, count = self.camera._process.fileno(), array.array("i", [0])
+
+        def there() -> bool:
+            fcntl.ioctl(fileno, termios.FIONREAD, count)
+            return count[0] >= frames * _FRAME_BYTES
+
+        until(there, f"{frames} frames in the socket")
 
     @property
     def frames(self) -> list[Seen]:
@@ -248,6 +233,14 @@ def watched(settings: CameraSettings, *, drawn: bool = True, opened: bool = True
         yield camera
     finally:
         camera.camera.close()
+
+
+class Edges(PatternSettings, frozen=True, kw_only=True, tag="pattern"):
+    """A camera that takes a frame at every external edge, here of its own clock."""
+
+    @property
+    def triggered(self) -> Literal["hardware"]:
+        return "hardware"
 
 
 def drawn_camera(**keys: object) -> PatternSettings:

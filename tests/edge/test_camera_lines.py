@@ -1,289 +1,313 @@
-"""Lines of several cameras, of parts and of deadlines, with the real service, its command socket and real cameras."""
+"""Cameras of a real line, with real devices: faults, parts, deadlines. The line reports each fault, survives it, gives
+no part another part's verdict, and inspects again."""
 
 import itertools
+import os
+import select
+import signal
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.cameras import aravis
 from heatline.edge.delivery.client import Commander
 from heatline.edge.errors import CommandRefusedError
-from heatline.edge.wire.commands import Announced, Triggered
-from heatline.edge.wire.events import StatusEvent, VerdictEvent
+from heatline.edge.wire.commands import Triggered
+from heatline.edge.wire.events import AlarmEvent, Event, StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS
-from tests.edge import gv_cameras
-from tests.edge.gv_cameras import aravis_camera, leased, loopback_has, need_aravis
-from tests.edge.lines import ReceivedEvents, RunningLine, assert_every_frame_has_its_event, running, write_line_with
+from tests.edge.gv_cameras import AravisCamera, aravis_camera
+from tests.edge.lines import (
+    RunningLine,
+    assert_every_frame_has_its_event,
+    children,
+    running,
+    write_line_with,
+    write_pictures,
+)
+from tests.edge.rtsp_server import rtsp_server
 from tests.small_bundle import TILE, answer
 
-MANY_TILES = "[tiles]\noverlap_px = 221\n\n[engine]\nthreads = 1"
-"""Hundreds of tiles in a small frame: only inspection takes long."""
-
-
-@pytest.fixture
-def commands(tmp_path: Path) -> str:
-    return f"ipc://{tmp_path}/commands"
+PATIENT = {"silent_after_periods": 500}
+"""20 s at 25 frames per second: a busy machine may pause without an alarm."""
+SILENT = {"silent_after_periods": 50}
+"""2 s, for tests in which a camera must become silent."""
+PATTERN = {"kind": "pattern", "draw_size": [TILE, TILE], "rate_fps": 25, **PATIENT}
 
 
 def grey(value: int) -> NDArray[np.uint8]:
     return np.full((TILE, TILE), value, np.uint8)
 
 
+WHITES = [grey(value) for value in (255, 254, 253)]
+"""Three different pictures that are all GOOD."""
+
+
+def genicam(device: AravisCamera, **keys: object) -> dict[str, object]:
+    return {"kind": "genicam", "address": device.address, **PATIENT, **keys}
+
+
+def rtsp(url: str) -> dict[str, object]:
+    limits = {"frozen_after_frames": 0, "open_within_s": WITHIN_SECONDS, "read_within_s": 2.0}
+    return {"kind": "rtsp", "url": url, **limits, **PATIENT}
+
+
+def until_alarms(run: RunningLine, active: bool, **expected: str) -> list[AlarmEvent]:
+    """Wait for one alarm of each of these cameras, in any order."""
+    alarms = [run.next_alarm() for _ in expected]
+    assert {alarm.camera: (alarm.alarm, alarm.active) for alarm in alarms} == {
+        camera: (reason, active) for camera, reason in expected.items()
+    }
+    return alarms
+
+
+# Processes.
+
+
+def process_of(run: RunningLine, camera: str) -> int:
+    for pid in children(run.process.pid):
+        if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(f"\0{camera}\0".encode()):
+            return pid
+    raise AssertionError(f"{camera} has no process")
+
+
+def resources(pid: int) -> tuple[int, int, int, int]:
+    """Return the numbers of a process's descriptors, threads, children, and memories of camera processes."""
+    process = Path(f"/proc/{pid}")
+    memories = (process / "maps").read_text().count("memfd:heatline-frames")
+    return len(list((process / "fd").iterdir())), len(list((process / "task").iterdir())), len(children(pid)), memories
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.long)])
+def test_a_killed_or_hanging_process_of_any_camera_is_replaced_without_leftovers(
+    tmp_path: Path, bundle: Bundle, address: str, rounds: int
+) -> None:
+    pytest.importorskip("av", reason="av is not installed")
+    pictures = write_pictures(tmp_path / "f", {f"{n}.png": white for n, white in enumerate(WHITES)})
+    writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (TILE, TILE))
+    for white in WHITES:
+        writer.write(white.repeat(3).reshape(TILE, TILE, 3))
+    writer.release()
+    with aravis_camera(pictures=WHITES) as device, rtsp_server() as server:
+        cameras = {
+            "drawn": PATTERN,
+            "folder": {"kind": "folder", "path": str(pictures), "rate_fps": 10, "loop": True},
+            "video": {"kind": "video", "path": str(tmp_path / "v.avi"), "loop": True},
+            "gige": genicam(device),
+            "network": rtsp(server.url("raw")),
+        }
+        line = write_line_with(tmp_path, bundle.path, address, cameras)
+        with running(line, address) as run:
+            for camera in cameras:
+                run.until_inspected(camera)
+            before = resources(run.process.pid)
+            for camera in [*cameras, "drawn", "drawn"] * rounds:
+                os.kill(process_of(run, camera), signal.SIGKILL)
+                (alarm,) = until_alarms(run, True, **{camera: "process"})
+                assert "SIGKILL" in alarm.detail
+                until_alarms(run, False, **{camera: "process"})
+                for _ in range(2):  # each process begins with the same picture: a third one in a row would be frozen
+                    run.until_inspected(camera)
+            os.kill(process_of(run, "drawn"), signal.SIGSTOP)
+            until_alarms(run, True, drawn="unresponsive")
+            until_alarms(run, False, drawn="unresponsive")
+            # The last frames of each camera's two previous processes may still be referenced.
+            most = (*before[:3], before[3] + 2 * len(cameras) - (3 if rounds == 1 else 0))
+            run.until(lambda _: all(now <= top for now, top in zip(resources(run.process.pid), most, strict=True)))
+            received = run.end()
+    assert_every_frame_has_its_event(received, list(cameras))
+    assert received.last.cameras["drawn"].openings == 3 * rounds + 2
+
+
+def test_camera_processes_end_with_a_line_that_is_killed(tmp_path: Path, bundle: Bundle, address: str) -> None:
+    cameras = {
+        "waits_for_a_trigger": {**PATTERN, "trigger": "software"},
+        "waits_for_a_slot": {**PATTERN, "rate_fps": 10_000, "on_overload": "block"},
+        "sends": {**PATTERN, "rate_fps": 1000},
+    }
+    commands = f'[commands]\nbind = "ipc://{tmp_path}/commands"'
+    line = write_line_with(tmp_path, bundle.path, address, cameras, commands)
+    with running(line, address) as run:
+        run.until_inspected("sends")
+        ended = [os.pidfd_open(process_of(run, camera)) for camera in cameras]
+        run.process.kill()
+        for pidfd in ended:
+            assert select.select([pidfd], [], [], WITHIN_SECONDS)[0], "it outlived its line"
+            os.close(pidfd)
+
+
+# Devices and their cable.
+
+
+@pytest.mark.parametrize("frames", [10, pytest.param(200, marks=pytest.mark.long)])
+def test_devices_that_are_missing_hang_or_die_return_and_stop_no_other_camera(
+    tmp_path: Path, bundle: Bundle, address: str, frames: int
+) -> None:
+    """Closing a missing device takes seconds: if the line waited, frames of the other camera would be lost.
+
+    Args:
+        frames: number of frames of the other camera during each absence.
+    """
+    pytest.importorskip("av", reason="av is not installed")
+    with aravis_camera(pictures=WHITES) as device, rtsp_server() as server:
+        device.kill()
+        lives = {**PATTERN, "rate_fps": 10, "waiting_frames": 64}
+        cameras = {"gige": genicam(device, **SILENT), "network": rtsp(server.url("raw")), "lives": lives}
+        line = write_line_with(tmp_path, bundle.path, address, cameras)
+        with running(line, address) as run:
+            (missing,) = until_alarms(run, True, gige="open")
+            assert "it cannot be opened" in missing.detail
+            device.start()
+            until_alarms(run, False, gige="open")
+            assert run.until_inspected("gige").verdict == "GOOD"
+            run.until_inspected("network")
+            device.kill()
+            server.freeze()
+            begins = until_alarms(run, True, gige="silent", network="broken")
+            for _ in range(frames):
+                run.until_inspected("lives")
+            device.start()
+            server.freeze(False)
+            ends = until_alarms(run, False, gige="silent", network="broken")
+            assert {alarm.began_at_ns for alarm in ends} == {alarm.began_at_ns for alarm in begins}
+            server.kill()
+            until_alarms(run, True, network="broken")
+            server.start()
+            until_alarms(run, False, network="broken")
+            run.until_inspected("network")
+            received = run.end()
+    assert_every_frame_has_its_event(received, list(cameras))
+    dead = [status.cameras["gige"] for status in received.statuses if status.cameras["gige"].state == "DEAD"]
+    assert {state.reason for state in dead} >= {"open"}
+    assert all(event.verdict != "NO_VERDICT" for event in received.of("lives") if event.reason != "dropped.stopped")
+
+
+# What a camera sends.
+
+
+class Misbehaviour(NamedTuple):
+    """A wrong behaviour of a camera, the reason of its frames, and the alarm of the line."""
+
+    begin: dict[str, Any]
+    end: dict[str, Any] | None
+    """None: it ends by itself with the frame that shows it."""
+    reason: str
+    alarm: str | None
+
+
+def resized(width: int = TILE, height: int = TILE, pixel_format: str | None = None) -> dict[str, Any]:
+    return {"what": "resize", "width": width, "height": height, "pixel_format": pixel_format}
+
+
+MISBEHAVIOURS = [
+    Misbehaviour({"what": "freeze", "frozen": True}, {"what": "freeze", "frozen": False}, "frozen", "frozen"),
+    Misbehaviour({"what": "fall_behind", "seconds": 2.4}, None, "stale", "stale"),
+    Misbehaviour({"what": "leave_out", "frames": 40_000}, None, "frame_ids", "frame_ids"),
+    Misbehaviour(resized(200, 200), resized(), "wrong_size", None),
+    Misbehaviour(resized(300, 280), resized(), "wrong_size", "broken"),
+    Misbehaviour(resized(pixel_format="BayerRG8"), resized(pixel_format="Mono8"), "wrong_colour", None),
+]
+
+
+def test_wrong_frames_raise_one_alarm_and_are_never_judged(tmp_path: Path, bundle: Bundle, address: str) -> None:
+    with aravis_camera(pictures=WHITES) as device:
+        camera = genicam(device, frozen_after_frames=5, stale_after_ms=2000, waiting_frames=16)
+        line = write_line_with(tmp_path, bundle.path, address, {"cam": camera})
+        with running(line, address) as run:
+
+            def good_again(event: Event) -> bool:
+                alarms = run.received.alarms
+                is_good = isinstance(event, VerdictEvent) and event.verdict == "GOOD"
+                return is_good and not (alarms and alarms[-1].active)
+
+            for wrong in MISBEHAVIOURS:
+                run.until_inspected()
+                verdicts_before, alarms_before = len(run.received.verdicts), len(run.received.alarms)
+                device.tell(**wrong.begin)
+                failed = f"failed.{wrong.reason}"
+                for _ in range(3 if wrong.end else 1):  # also after the camera was opened again
+                    run.until(lambda event: isinstance(event, VerdictEvent) and event.reason == failed)  # noqa: B023
+                if wrong.end:
+                    device.tell(**wrong.end)
+                run.until(good_again)
+                verdicts, alarms = run.received.verdicts[verdicts_before:], run.received.alarms[alarms_before:]
+                expected = [(wrong.alarm, True), (wrong.alarm, False)] if wrong.alarm else []
+                assert [(alarm.alarm, alarm.active) for alarm in alarms] == expected, failed
+                bad = [n for n, event in enumerate(verdicts) if event.reason == failed]
+                assert {event.verdict for event in verdicts[bad[0] : bad[-1] + 1]} == {"NO_VERDICT"}, failed
+            received = run.end()
+    assert_every_frame_has_its_event(received, ["cam"])
+
+
+# Parts.
+
+LOST = 4
+"""The number of the part whose frame is lost: all after it could be shifted."""
+TOO_LATE = "too late"
+
+
 def score_of_grey(value: int) -> object:
     return pytest.approx(float(answer(np.full((1, TILE, TILE, 3), value, np.uint8))[0][0]), abs=1e-3)
 
 
-# Several cameras, one engine.
+def triggered(line: Commander, camera: str, part: str) -> Triggered | str:
+    """Trigger the frame of a part; return the reply, or the reason of its refusal."""
+    try:
+        reply = line.trigger(camera, part)
+    except CommandRefusedError as refused:
+        # A busy machine that cannot send a trigger at once does not send it.
+        return TOO_LATE if "in time" in str(refused) else refused.reason
+    assert isinstance(reply, Triggered)
+    assert reply.part_id == part
+    return reply
 
 
-def test_a_fast_camera_does_not_starve_a_slow_one(tmp_path: Path, bundle: Bundle, address: str) -> None:
-    size = {"kind": "pattern", "draw_size": [260, 260]}
-    # While it has more frames than may wait, the fast one still has some.
-    slow_camera = {**size, "rate_fps": 4, "frames": 5, "waiting_frames": 3}
-    cameras = {"fast": {**size, "rate_fps": 150, "frames": 200}, "slow": slow_camera}
-    line = write_line_with(tmp_path, bundle.path, address, cameras, f'heatmaps = "never"\n\n{MANY_TILES}')
-    with running(line, address) as run:
-        received = run.until_stopped()
-        assert run.exit_code() == 0
-    assert_every_frame_has_its_event(received, ["fast", "slow"])
-    fast, slow = received.last.ledger["fast"], received.last.ledger["slow"]
-    assert (slow.inspected, slow.dropped, slow.failed) == (5, {}, {})
-    assert fast.captured == 200
-    assert set(fast.dropped) == {"overload"}
-    assert fast.inspected > 0
-
-
-# Parts, by software triggers.
-
-LOST = 4
-"""The number of the part whose trigger or frame is lost."""
-MANY = pytest.mark.parametrize("count", [12, pytest.param(110, marks=pytest.mark.long)])
-"""Number of parts; all after the lost one could be shifted."""
-
-
-TOO_LATE = "too late"
-
-
-def names(count: int) -> list[str]:
-    return [f"P{number}" for number in range(1, count + 1)]
-
-
-def trigger_parts(
-    commands: str, camera: str, count: int, before: Callable[[int], None] = lambda number: None
-) -> dict[str, Triggered | str]:
-    """Trigger the frame of every part in turn; return the replies, or the reasons of refusals.
-
-    Args:
-        before: called with each part's number before its trigger.
-    """
-    replies: dict[str, Triggered | str] = {}
-    with Commander(commands, timeout_s=WITHIN_SECONDS) as line:
-        for number, part in enumerate(names(count), start=1):
-            before(number)
-            try:
-                reply = line.trigger(camera, part)
-            except CommandRefusedError as refused:
-                # A busy machine that cannot send a trigger at once does not send it.
-                replies[part] = TOO_LATE if "in time" in str(refused) else refused.reason
-            else:
-                assert isinstance(reply, Triggered)
-                assert reply.part_id == part
-                replies[part] = reply
-    return replies
-
-
-def until_reported(run: RunningLine, part: str | None) -> None:
-    """Wait for the event of a part, or of a frame without a part."""
-    run.until(lambda event: isinstance(event, VerdictEvent) and event.part_id == part)
-
-
-def events_of_parts(received: ReceivedEvents) -> list[VerdictEvent]:
-    return [event for event in received.verdicts if event.part_id is not None]
-
-
-def assert_one_part_has_no_verdict_and_every_other_its_own(
-    received: ReceivedEvents, replies: dict[str, Triggered | str]
-) -> list[VerdictEvent]:
-    """Check that reply and event of each part name the same frame, and that ids after the lost one do not shift.
-
-    Returns:
-        the events of the parts whose triggers were sent.
-    """
-    assert_every_frame_has_its_event(received, ["top"])
-    events = events_of_parts(received)
-    assert [event.part_id for event in events] == list(replies), "each part has one event, and they are in order"
-    events = [event for event in events if replies[str(event.part_id)] != TOO_LATE]
-    for number, event in enumerate(events, start=1):
-        reply = replies[str(event.part_id)]
-        if number == LOST:
-            assert (event.verdict, event.reason, reply) == ("NO_VERDICT", "dropped.no_frame", "no_frame")
-        else:
-            assert isinstance(reply, Triggered), f"{event.part_id}: {reply}"
-            assert event.verdict != "NO_VERDICT"
-            assert (reply.frame_id, reply.frame_number) == (event.frame_id, event.frame_number)
-    assert received.last.ledger["top"].captured == len(replies), "every trigger is accounted for, and nothing else"
-    assert received.alarms == []
-    return events
-
-
-TRIGGERED = {"trigger": "software", "trigger_timeout_ms": 1500, "on_overload": "block"}
-
-
-@MANY
-@pytest.mark.parametrize("what", [pytest.param("ignore_triggers", marks=pytest.mark.long), "lose_frames"])
-def test_a_lost_frame_costs_its_own_part_the_verdict_and_shifts_no_other(
-    tmp_path: Path, bundle: Bundle, address: str, commands: str, what: str, count: int
+@pytest.mark.parametrize("count", [12, pytest.param(110, marks=pytest.mark.long)])
+def test_each_part_has_the_verdict_on_its_own_pixels_and_a_lost_frame_costs_only_its_own_part(
+    tmp_path: Path, bundle: Bundle, address: str, count: int
 ) -> None:
-    camera = {"kind": "pattern", "draw_size": [64, 48], **TRIGGERED, what: [LOST]}
-    tables = f'heatmaps = "never"\n\n[commands]\nbind = "{commands}"'
-    line = write_line_with(tmp_path, bundle.path, address, {"top": camera}, tables)
-    with running(line, address) as run:
-        run.next()
-        replies = trigger_parts(commands, "top", count)
-        received = run.end()
-    events = assert_one_part_has_no_verdict_and_every_other_its_own(received, replies)
-    # An ignored trigger takes no frame; a lost frame leaves a gap in the ids.
-    skipped = what == "lose_frames"
-    expected = [*range(1, LOST), None, *range(LOST + skipped, len(events) + skipped)]
-    assert [event.frame_id for event in events] == expected
-
-
-@MANY
-def test_each_part_has_the_verdict_on_its_own_pixels_after_losses_and_restarts(
-    tmp_path: Path, bundle: Bundle, address: str, commands: str, count: int
-) -> None:
-    """A GigE Vision camera whose picture changes from part to part, and whose packets are all lost for one of them."""
-
-    def shown(number: int) -> int:
-        return 255 - 2 * number
-
+    """The picture changes from part to part, and all packets of one of them are lost."""
+    replies, commands = dict[str, Triggered | str](), f"ipc://{tmp_path}/commands"
     with aravis_camera(pictures=[grey(255)]) as device:
-        device.trigger_rate(200.0)
-        device.leave_out(128)  # from its first id on, so that the ids wrap among these parts
-
-        def before(number: int) -> None:
-            device.lose_packets(1.0 if number == LOST else 0.0)
-            device.show([grey(shown(number))])
-
-        camera = {"kind": "genicam", "address": device.address, **TRIGGERED}
+        device.tell("trigger_rate", rate_fps=200.0)
+        device.tell("leave_out", frames=128)  # from its first id on, so that the ids wrap among these parts
+        triggers = {"trigger": "software", "trigger_timeout_ms": 1500, "on_overload": "block"}
+        camera = {"kind": "genicam", "address": device.address, **triggers}
         tables = f'heatmaps = "never"\n\n[commands]\nbind = "{commands}"'
         line = write_line_with(tmp_path, bundle.path, address, {"top": camera}, tables)
         with running(line, address) as run:
             run.next()
-            replies = trigger_parts(commands, "top", count, before)
+            with Commander(commands, timeout_s=WITHIN_SECONDS) as commander:
+                for number, part in enumerate((f"P{n}" for n in range(1, count + 1)), start=1):
+                    device.tell("lose_packets", ratio=1.0 if number == LOST else 0.0)
+                    device.show([grey(255 - 2 * number)])
+                    replies[part] = triggered(commander, "top", part)
             received = run.end()
-    events = assert_one_part_has_no_verdict_and_every_other_its_own(received, replies)
-    for event in events:
-        if event.verdict != "NO_VERDICT":
-            assert event.frame_score == score_of_grey(shown(int(str(event.part_id)[1:]))), event.part_id
-    assert {65535, 1} <= {event.frame_id for event in events}
-
-
-# Parts, by edges on a line.
-
-
-class WiredCamera:
-    """Aravis' device in this process, with a wire to its trigger line.
-
-    It has no hardware trigger: with the source Line0 it takes no frame. So after its opening it is switched to its
-    software trigger without the host's knowledge, and triggered on its own side: the host gets a frame without a
-    request.
-    """
-
-    SOURCE, FIRE, SOFTWARE = 0x304, 0x30C, 1
-
-    def __init__(self, address: str) -> None:
-        self.address, self.device = address, gv_cameras._Device()
-        self.device.start(address, "WIRED", [grey(255)], "Mono8", 25.0)
-        self.device.trigger_rate(200.0)
-
-    def show(self, value: int) -> None:
-        self.device.show([grey(value)])
-
-    def edge(self) -> None:
-        gv_cameras._write(self.device._registers, self.SOURCE, self.SOFTWARE)
-        gv_cameras._write(self.device._registers, self.FIRE, 1)
-
-
-@pytest.fixture
-def wired_camera() -> Iterator[WiredCamera]:
-    need_aravis()
-    with leased() as address, loopback_has(address):
-        camera = WiredCamera(address)
-        yield camera
-        aravis.g_object_unref(camera.device._device)
-
-
-@MANY
-def test_an_announced_part_belongs_to_the_next_edge_despite_losses(
-    tmp_path: Path, bundle: Bundle, address: str, commands: str, wired_camera: WiredCamera, count: int
-) -> None:
-    no_edge, no_frame, edge_too_many = 3, 5, 7
-    keys = {"trigger": "hardware", "trigger_line": "Line0", "trigger_timeout_ms": 60_000, "on_overload": "block"}
-    camera = {"kind": "genicam", "address": wired_camera.address, **keys}
-    tables = f'heatmaps = "never"\n\n[commands]\nbind = "{commands}"'
-    line = write_line_with(tmp_path, bundle.path, address, {"top": camera}, tables)
-    with running(line, address) as run, Commander(commands, timeout_s=WITHIN_SECONDS) as commander:
-        run.next()
-        for number, part in enumerate(names(count), start=1):
-            wired_camera.show(255 - 2 * number)
-            assert commander.trigger("top", part) == Announced(request_id=str(number), camera="top", part_id=part)
-            if number == no_edge:
-                continue
-            if number == no_frame:
-                wired_camera.device.leave_out(1)
-                continue
-            wired_camera.edge()
-            until_reported(run, part)
-            if number == edge_too_many:
-                wired_camera.show(254)
-                wired_camera.edge()
-                until_reported(run, None)
-        received = run.end()
     assert_every_frame_has_its_event(received, ["top"])
-    events = events_of_parts(received)
-    assert [event.part_id for event in events] == names(count)
+    events = received.verdicts
+    assert [event.part_id for event in events] == list(replies), "each part has one event, and they are in order"
     for number, event in enumerate(events, start=1):
-        if number in (no_edge, no_frame):
-            assert event.verdict == "NO_VERDICT"
-        else:
+        reply = replies[str(event.part_id)]
+        if number == LOST:
+            assert (event.verdict, event.reason, reply) == ("NO_VERDICT", "dropped.no_frame", "no_frame")
+        elif reply != TOO_LATE:
+            assert isinstance(reply, Triggered), f"{event.part_id}: {reply}"
+            assert (reply.frame_id, reply.frame_number) == (event.frame_id, event.frame_number)
             assert event.frame_score == score_of_grey(255 - 2 * number), event.part_id
-    assert events[no_edge - 1].reason == "dropped.no_frame"
-    assert events[no_frame - 1].reason == "dropped.lost_by_camera"
-    assert events[no_frame - 1].frame_id == (events[no_frame].frame_id or 0) - 1
-    (without_part,) = [event for event in received.verdicts if event.part_id is None]
-    assert without_part.frame_score == score_of_grey(254)
+    assert received.last.ledger["top"].captured == count, "every trigger is accounted for, and nothing else"
+    assert {65535, 1} <= {event.frame_id for event in events}
     assert received.alarms == []
 
 
 # Deadlines.
 
 
-def trigger_until_a_frame_comes(commands: str, camera: str) -> Triggered:
-    """Trigger the parts in turn; a busy machine that cannot take a frame by the deadline refuses."""
-    give_up = time.monotonic() + WITHIN_SECONDS
-    numbers, reason = itertools.count(1), None
-    with Commander(commands, timeout_s=WITHIN_SECONDS) as line:
-        while reason in (None, "busy", "no_frame") and time.monotonic() < give_up:
-            try:
-                reply = line.trigger(camera, f"P{next(numbers)}")
-            except CommandRefusedError as refused:
-                reason = refused.reason
-            else:
-                assert isinstance(reply, Triggered)
-                return reply
-    raise AssertionError(f"no trigger brought a frame: {reason}")
-
-
-def test_a_late_verdict_becomes_no_verdict_at_the_deadline(
-    tmp_path: Path, bundle: Bundle, address: str, commands: str
-) -> None:
-    drawn = {"kind": "pattern", "draw_size": [300, 300]}
+def test_a_late_verdict_becomes_no_verdict_at_the_deadline(tmp_path: Path, bundle: Bundle, address: str) -> None:
+    drawn, commands = {"kind": "pattern", "draw_size": [300, 300]}, f"ipc://{tmp_path}/commands"
     cameras = {
         "late": {**drawn, "draw_size": [260, 260], "rate_fps": 8, "frames": 2, "deadline_ms": 2},
         "in_time": {**drawn, "draw_size": [230, 230], "frames": 1, "deadline_ms": 60_000},
@@ -291,10 +315,13 @@ def test_a_late_verdict_becomes_no_verdict_at_the_deadline(
     }
     tables = f'heatmaps = "never"\n\n[tiles]\noverlap_px = 223\n\n[commands]\nbind = "{commands}"'
     line = write_line_with(tmp_path, bundle.path, address, cameras, tables)
-    with running(line, address) as run:
+    with running(line, address) as run, Commander(commands, timeout_s=WITHIN_SECONDS) as commander:
         run.next()
-        reply = trigger_until_a_frame_comes(commands, "parts")
-        until_reported(run, reply.part_id)
+        give_up, parts, reply = time.monotonic() + WITHIN_SECONDS, itertools.count(), "busy"
+        while isinstance(reply, str):  # a busy machine that cannot take a frame by the deadline refuses
+            assert time.monotonic() < give_up, reply
+            reply = triggered(commander, "parts", f"P{next(parts)}")
+        run.until(lambda event: isinstance(event, VerdictEvent) and event.part_id == reply.part_id)
         run.until(lambda event: isinstance(event, StatusEvent) and event.ledger["in_time"].inspected == 1)
         received = run.end()
     assert_every_frame_has_its_event(received, list(cameras))

@@ -1,27 +1,37 @@
-"""`heatline cameras`: grabs from real cameras as a line's configuration states, and their reports."""
+"""`heatline cameras`: lists real cameras, grabs from them as a line's file states, and sets what their frames must look
+like."""
 
 import json
+import logging
 import re
 import signal
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from heatline.edge.bundle import open_bundle, write_bundle
+from heatline.edge.bundle.appearance import Appearance, ImageStatistics
+from heatline.edge.bundle.manifest import CameraPlausible, Tensor, product_tiles_of
+from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.cameras import aravis
 from heatline.edge.cameras.discovery import video_devices
 from heatline.edge.cameras.pattern import pattern
-from heatline.edge.errors import CameraError, InputError
+from heatline.edge.config import load_config
+from heatline.edge.errors import BundleError, CameraError, InputError
+from heatline.edge.frames import Frame, Stamp
 from heatline.edge.images import read_image, read_rgb
+from heatline.edge.service.changeover import prepare
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.gv_cameras import aravis_camera, noise
 from tests.edge.lines import started, write_pictures
 from tests.edge.supervised import until
-
-HW = (5, 12)
+from tests.edge.test_plausibility import CHANNELS, frames
+from tests.golden import assert_golden
+from tests.small_bundle import contents_of, manifest
 
 
 def line(folder: Path, **keys: str) -> Path:
@@ -41,61 +51,35 @@ def folder_camera(path: Path) -> str:
 
 
 class Grabbed:
-    """A grab into `out` next to the configuration: its JSON report and its error."""
+    """A grab into `out` next to the configuration: its JSON report."""
 
     def __init__(self, config: Path, *arguments: str | int | Path) -> None:
         self.out = config.parent / "out"
         self.result = heatline("cameras", "grab", config, "--out", self.out, "--json", *map(str, arguments))
         self.cameras: dict[str, Any] = json.loads(self.result.stdout)["cameras"]
-
-    @property
-    def top(self) -> dict[str, Any]:
-        """Report of the camera `top`."""
-        found: dict[str, Any] = self.cameras["top"]
-        return found
+        self.top: dict[str, Any] = self.cameras.get("top", {})
 
     @property
     def frame_ids(self) -> list[int]:
         return [int(name.removesuffix(".png").split("-")[-1]) for name in self.top["saved"]]
 
-    def failed(self, error: type[CameraError | InputError]) -> str:
-        """Return the error message of the grab."""
-        assert self.result.returncode == error.exit_code
-        return complaint(self.result).removeprefix("heatline: ")
 
-
-def grabbed(config: Path, *arguments: str | int | Path) -> Grabbed:
-    """Run a grab that succeeds."""
-    outcome = Grabbed(config, *arguments)
-    assert outcome.result.returncode == 0, outcome.result.stderr
-    return outcome
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-# Grab: pictures.
+# Grab.
 
 
 def test_frames_of_every_camera_are_saved_exactly_beside_earlier_ones(tmp_path: Path) -> None:
     config = line(tmp_path, top=pattern_camera("first_frame_id = 65533"), **{"top-1": pattern_camera()})
-    outcome = grabbed(config, "-n", 6)
+    outcome = Grabbed(config, "-n", 6)
     for name, ids in {"top": [65533, 65534, 65535, 1, 2, 3], "top-1": [1, 2, 3, 4, 5, 6]}.items():
         one = outcome.cameras[name]
-        assert one["saved"] == sorted(one["saved"])
         for file, frame_id in zip(one["saved"], ids, strict=True):
             assert re.fullmatch(rf"{name}-20[0-9]{{6}}T[0-9]{{6}}\.[0-9]{{6}}-{frame_id}\.png", file)
             image, pixel_format = read_image(outcome.out / file)
             assert pixel_format == "Mono8"
-            np.testing.assert_array_equal(image, pattern(frame_id, HW))
-        assert one["problem"] is None
-        assert one["formats"] == {"12x5 px Mono8": 6}
-        assert one["rate_fps"] > 0
-        assert one["losses"] == {}
-    again = grabbed(config, "-n", 1, "--camera", "top")
-    assert again.frame_ids == [65533]
-    assert len(files(outcome.out)) == 13
+            np.testing.assert_array_equal(image, pattern(frame_id, (5, 12)))
+        assert (one["problem"], one["losses"], one["formats"]) == (None, {}, {"12x5 px Mono8": 6})
+    assert Grabbed(config, "-n", 1, "--camera", "top").frame_ids == [65533]
+    assert len(list(outcome.out.iterdir())) == 13
 
 
 def test_each_format_is_saved_and_unreadable_frames_are_counted(tmp_path: Path) -> None:
@@ -105,7 +89,7 @@ def test_each_format_is_saved_and_unreadable_frames_are_counted(tmp_path: Path) 
     shown = {"1.png": colour, "2.png": grey, "3.png": grey, "5.png": same_first_row, "6.png": deep}
     pictures = write_pictures(tmp_path / "in", shown)  # type: ignore[arg-type]
     (pictures / "4.png").write_bytes(b"no picture")
-    outcome = grabbed(line(tmp_path, top=folder_camera(pictures)), "-n", 5)
+    outcome = Grabbed(line(tmp_path, top=folder_camera(pictures)), "-n", 5)
     first, second, *_, last = (outcome.out / name for name in outcome.top["saved"])
     np.testing.assert_array_equal(read_rgb(first), colour)
     np.testing.assert_array_equal(read_image(second)[0], grey)
@@ -113,79 +97,51 @@ def test_each_format_is_saved_and_unreadable_frames_are_counted(tmp_path: Path) 
     assert outcome.top["formats"] == {"9x7 px BGR8": 1, "9x7 px Mono8": 3, "9x7 px Mono16": 1}
     assert (len(outcome.top["saved"]), outcome.top["losses"]["unreadable"]["frames"]) == (5, 1)
     assert "4.png is not a picture" in outcome.top["losses"]["unreadable"]["detail"]
-    assert not outcome.top["ids_show_gaps"]
 
 
-# Grab: the report.
+@pytest.mark.parametrize(
+    ("keys", "ids", "losses"),
+    [
+        ("lose_frames = [2, 3, 5]", [1, 4, 6, 7], {"lost_by_camera": 3}),
+        ('trigger = "software"\nignore_triggers = [2]\ntrigger_timeout_ms = 400', [1, 2, 3, 4], {"no_frame": 1}),
+        # It shows the pictures 1, 2, 2, 2; the next one is a fault, and the camera is opened again.
+        ("freeze_at = 2", [1, 2, 3, 4, 1, 2, 3, 4], {"frozen": 1}),
+    ],
+)
+def test_frames_that_do_not_come_are_reported_and_the_grab_continues(
+    tmp_path: Path, keys: str, ids: list[int], losses: dict[str, int]
+) -> None:
+    outcome = Grabbed(line(tmp_path, top=pattern_camera(keys)), "-n", len(ids))
+    assert outcome.result.returncode == 0
+    assert outcome.frame_ids == ids
+    assert outcome.top["losses"].keys() == losses.keys()
+    assert all(outcome.top["losses"][reason]["frames"] >= least for reason, least in losses.items())
 
 
-def test_a_frame_that_the_camera_lost_is_reported_and_not_counted(tmp_path: Path) -> None:
-    outcome = grabbed(line(tmp_path, top=pattern_camera("lose_frames = [2, 3, 5]")), "-n", 4)
-    assert outcome.frame_ids == [1, 4, 6, 7]
-    assert outcome.top["losses"] == {
-        "lost_by_camera": {"frames": 3, "detail": "the camera counted it and it never arrived"}
-    }
-
-
-def test_software_triggers_are_sent_one_by_one_and_missing_frames_are_reported(tmp_path: Path) -> None:
-    keys = 'trigger = "software"\nignore_triggers = [2]\ntrigger_timeout_ms = 400'
-    outcome = grabbed(line(tmp_path, top=pattern_camera(keys)), "-n", 3)
-    assert outcome.frame_ids == [1, 2, 3]
-    assert {reason: loss["frames"] for reason, loss in outcome.top["losses"].items()} == {"no_frame": 1}
-
-
-def test_a_frozen_camera_is_reported_and_the_grab_continues(tmp_path: Path) -> None:
-    outcome = grabbed(line(tmp_path, top=pattern_camera("freeze_at = 2")), "-n", 8)
-    # It shows the pictures 1, 2, 2, 2; the next one is a fault, and the camera is opened again.
-    assert outcome.frame_ids == [1, 2, 3, 4, 1, 2, 3, 4]
-    frozen = outcome.top["losses"]["frozen"]
-    assert frozen["frames"] >= 1
-    assert frozen["detail"].startswith("more than 3 frames one after the other were identical")
-
-
-def test_the_printed_report_ends_with_the_error_of_a_camera_that_does_not_open(tmp_path: Path) -> None:
+def test_the_printed_report_ends_with_the_problem_of_each_camera(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.mp4").write_bytes(b"no video\n" * 100)
     config = line(
         tmp_path,
         top=pattern_camera("lose_frames = [2]"),
+        ends=pattern_camera("frames = 2"),
+        slow=pattern_camera('trigger = "software"\nignore_triggers = [1]\ntrigger_timeout_ms = 60000'),
         gone=folder_camera(tmp_path / "nowhere"),
+        text=f'kind = "video"\npath = "{tmp_path / "text.mp4"}"',
         absent='kind = "v4l2"\ndevice = "/dev/no-such-device"',
     )
-    result = heatline("cameras", "grab", config, "-n", "5", env={"COLUMNS": "300"}, cwd=tmp_path)
-    sentence = f"camera gone: {tmp_path / 'nowhere'} is not a folder; name a folder of pictures"
+    result = heatline("cameras", "grab", config, "-n", "5", "--timeout", "2", env={"COLUMNS": "300"}, cwd=tmp_path)
     assert result.returncode == CameraError.exit_code
-    assert complaint(result).startswith(f"heatline: {sentence}; camera absent: /dev/no-such-device cannot be opened (")
-    rows = [text.rstrip() for text in result.stdout.splitlines() if text.strip()]
-    assert rows[:3] == [
-        "camera top: 5 of 5 frames",
-        "found   drawn pictures of 12x5 px, Mono8",
-        "frames  5 of 12x5 px Mono8",
-    ]
-    assert re.fullmatch(r"rate    [0-9.e+]+ frames/s", rows[3])
-    assert rows[4] == "losses  lost_by_camera 1: the camera counted it and it never arrived"
-    assert re.fullmatch(r"saved   grabbed/top-\S+-1.png to top-\S+-6.png", rows[5])
-    assert rows[6:8] == ["camera gone: 0 of 5 frames", f"problem  {sentence}"]
+    words = result.stdout + complaint(result) + "\n"
+    for varies, word in {r"[0-9.e+]+ frames/s": "RATE frames/s", r"20\d{6}T\d{6}\.\d{6}": "TIME"}.items():
+        words = re.sub(varies, word, words)
+    words = "".join(f"{text.rstrip()}\n" for text in words.splitlines())
+    assert_golden("cameras_grab", words, folder=tmp_path)
+    assert "ffmpeg" not in capfd.readouterr().err.lower()
 
 
-# Grab: its end.
-
-
-def test_a_slow_camera_ends_at_the_timeout(tmp_path: Path) -> None:
-    keys = 'trigger = "software"\nignore_triggers = [1]\ntrigger_timeout_ms = 60000'
-    outcome = Grabbed(line(tmp_path, top=pattern_camera(keys)), "-n", 3, "--timeout", "0.2")
-    sentence = outcome.failed(CameraError)
-    assert sentence.startswith("camera top: 0 of 3 frames came within 0.2 s; ")
-    assert (outcome.top["problem"], outcome.top["saved"]) == (sentence, [])
-
-
-def test_a_camera_without_more_frames_is_reported(tmp_path: Path) -> None:
-    outcome = Grabbed(line(tmp_path, top=pattern_camera("frames = 2")))
-    assert outcome.failed(CameraError).startswith("camera top: 2 of 10 frames came, then it had no more; ")
-    assert len(outcome.top["saved"]) == 2
-
-
-def test_an_unknown_camera_or_unwritable_folder_is_refused_before_cameras_are_opened(
-    tmp_path: Path,
-) -> None:
+def test_an_unknown_camera_or_unwritable_folder_is_refused_before_cameras_are_opened(tmp_path: Path) -> None:
     config = line(tmp_path, gone=folder_camera(tmp_path / "nowhere"))
     result = heatline("cameras", "grab", config, "--camera", "side")
     assert (result.returncode, result.stdout) == (2, "")
@@ -196,71 +152,46 @@ def test_an_unknown_camera_or_unwritable_folder_is_refused_before_cameras_are_op
     assert "cannot be written (Not a directory); check the disk" in complaint(result)
 
 
-def test_a_folder_that_cannot_be_written_any_more_ends_the_grab(tmp_path: Path) -> None:
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_a_grab_ends_by_ctrl_c_or_when_its_folder_is_gone_and_keeps_the_pictures(
+    tmp_path: Path, interrupted: bool
+) -> None:
     out = tmp_path / "out"
     config = line(tmp_path, top=pattern_camera())
     with started(HEATLINE, "cameras", "grab", config, "-n", "99999", "--out", out) as process:
-        until(lambda: out.exists() and bool(files(out)), "a picture")
-        out.rename(tmp_path / "gone")
+        until(lambda: out.exists() and any(out.iterdir()), "a picture")
+        if interrupted:
+            process.send_signal(signal.SIGINT)
+        else:
+            out.rename(tmp_path / "gone")
         _, log = process.communicate(timeout=WITHIN_SECONDS)
-    assert process.returncode == InputError.exit_code
-    assert log.splitlines()[-1].startswith(f"heatline: {out} cannot be written (No such file or directory); ")
+    if interrupted:
+        assert (process.returncode, log.splitlines()[-1]) == (130, "heatline: interrupted")
+        np.testing.assert_array_equal(read_image(min(out.iterdir()))[0], pattern(1, (5, 12)))
+    else:
+        assert process.returncode == InputError.exit_code
+        assert log.splitlines()[-1].startswith(f"heatline: {out} cannot be written (No such file or directory); ")
 
 
-def test_ctrl_c_ends_the_grab_and_keeps_the_pictures(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    config = line(tmp_path, top=pattern_camera())
-    with started(HEATLINE, "cameras", "grab", config, "-n", "99999", "--out", out) as process:
-        until(lambda: out.exists() and bool(files(out)), "a picture")
-        process.send_signal(signal.SIGINT)
-        _, log = process.communicate(timeout=WITHIN_SECONDS)
-    assert (process.returncode, log.splitlines()[-1]) == (130, "heatline: interrupted")
-    np.testing.assert_array_equal(read_image(out / files(out)[0])[0], pattern(1, HW))
-
-
-# A GigE Vision camera.
-
-
-def test_a_grab_of_a_gige_camera_reports_counters_and_waits_for_edges(tmp_path: Path) -> None:
+def test_a_gige_camera_is_listed_and_a_grab_of_it_reports_its_counters(tmp_path: Path) -> None:
     with aravis_camera(rate_fps=100) as device:
+        report, words = json.loads(heatline("cameras", "list", "--json").stdout), heatline("cameras", "list").stdout
         keys = f'kind = "genicam"\naddress = "{device.address}"\non_overload = "block"'
-        outcome = grabbed(line(tmp_path, top=keys), "-n", 150)  # longer than a second: the counters come once
-        edges = line(tmp_path, top=f'{keys}\ntrigger = "hardware"\ntrigger_line = "Line0"')
-        waited = heatline("cameras", "grab", edges, "--timeout", "0.2", cwd=tmp_path)
+        outcome = Grabbed(line(tmp_path, top=keys), "-n", 150)  # longer than a second: the counters come once
+    (found,) = (one for one in report["cameras"] if one["serial"] == device.serial)
+    assert (found["model"], found["protocol"], report["missing"]) == ("Aravis Fake", "GigE Vision", None)
+    assert found["keys"] == {"kind": "genicam", "address": device.address}
+    for text in (device.serial, "Aravis Fake", 'kind = "genicam"', f'address = "{device.address}"'):
+        assert text in words
     assert len(outcome.top["saved"]) == 150
     for name, frame_id in zip(outcome.top["saved"], outcome.frame_ids, strict=True):
         np.testing.assert_array_equal(read_image(outcome.out / name)[0], device.picture(frame_id))
-    assert outcome.top["counters"]["completed"] >= 5
-    assert outcome.top["counters"]["received_packets"] > outcome.top["counters"]["completed"]
-    assert waited.returncode == CameraError.exit_code
-    sentence = "camera top: 0 of 10 frames came within 0.2 s; raise --timeout, or check losses and trigger"
-    assert complaint(waited) == f"heatline: {sentence}"
-    assert "camera top: 0 of 10 frames" in waited.stdout
+    assert outcome.top["counters"]["received_packets"] > outcome.top["counters"]["completed"] >= 5
 
 
-# List.
-
-
-def listed(*arguments: str) -> CompletedProcess[str]:
-    """Return the cameras found."""
-    result = heatline("cameras", "list", *arguments)
-    assert result.returncode == 0, result.stderr
-    return result
-
-
-def test_a_camera_that_answers_is_listed_with_its_keys() -> None:
-    with aravis_camera() as device:
-        report = json.loads(listed("--json").stdout)
-        words = listed().stdout
-    (found,) = (one for one in report["cameras"] if one["serial"] == device.serial)
-    assert report["missing"] is None
-    assert found["keys"] == {"kind": "genicam", "address": device.address}
-    assert (found["model"], found["protocol"]) == ("Aravis Fake", "GigE Vision")
-    for text in (device.serial, "Aravis Fake", 'kind = "genicam"', f'address = "{device.address}"'):
-        assert text in words
-
-
-def test_video_devices_are_listed_by_number_with_their_names(tmp_path: Path) -> None:
+def test_video_devices_are_listed_by_number_with_their_names_also_without_aravis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     devices, about = tmp_path / "dev", tmp_path / "sys"
     devices.mkdir()
     for name in ("video10", "video2", "video", "videocard", "vcs"):
@@ -271,17 +202,113 @@ def test_video_devices_are_listed_by_number_with_their_names(tmp_path: Path) -> 
         ({"kind": "v4l2", "device": str(devices / "video2")}, "HD Webcam: HD Webcam", "V4L2"),
         ({"kind": "v4l2", "device": str(devices / "video10")}, "", "V4L2"),
     ]
-    assert video_devices(tmp_path / "none", about) == []
-
-
-def test_without_aravis_video_devices_are_listed_and_the_missing_library_is_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
     monkeypatch.setattr(aravis, "LIBRARY", "libaravis-0.8.so.999")
-    result = listed("--json")
+    result = heatline("cameras", "list", "--json")
     report = json.loads(result.stdout)
     assert "apt install libaravis-0.8-0" in report["missing"]
     assert report["cameras"] == msgspec.to_builtins(video_devices())
     assert result.stderr == f"warning: {report['missing']}\n"
-    if not report["cameras"]:
-        assert listed().stdout.startswith("no camera was found; check power and cable")
+
+
+# Calibrate.
+
+AREA = "size = [240, 230]\nroi = [[[120, 0], [239, 0], [239, 229], [120, 229]]]"
+LINE = """
+bundle = "{bundle}"
+allow_unsigned = true
+[[cameras]]
+kind = "folder"
+path = "."
+name = "bright"
+[[cameras]]
+kind = "folder"
+path = "."
+name = "dim"
+{area}
+"""
+
+
+def textured(level: int, seed: int) -> NDArray[np.uint8]:
+    """A grey frame with noise: RGB [230, 240, 3]."""
+    noise = np.random.default_rng(seed).integers(-8, 9, (230, 240, 1))
+    return np.clip(level + noise, 0, 255).astype(np.uint8).repeat(3, axis=2)
+
+
+def half_lit(level: int, seed: int) -> NDArray[np.uint8]:
+    """The same with a white left half: light outside the region of interest."""
+    picture = textured(level, seed)
+    picture[:, :120] = 255
+    return picture
+
+
+def refused(config: Path, camera: str, picture: NDArray[np.uint8]) -> str:
+    """Return why the line of this file finds a frame implausible; "" if it does not."""
+    setup = prepare(load_config(config)).setup
+    pending = setup.inspector.start(Frame(Stamp(camera, 1), picture, "RGB8"), setup.areas[camera])
+    return setup.inspector.finish(pending).implausible or ""
+
+
+def test_a_camera_has_its_own_ranges_within_its_region_of_interest_and_keeps_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The bundle knows only bright frames, and its dim camera inspects the right half."""
+    bright = [Appearance((230, 240), ImageStatistics.of(textured(200, seed)), None) for seed in range(3)]
+    made = manifest()
+    calibration = msgspec.structs.replace(made.calibration, plausible=fit_plausibility(bright).plausible)
+    write_bundle(tmp_path / "all.bundle", msgspec.structs.replace(made, calibration=calibration), contents_of())
+    config, good, own = tmp_path / "line.toml", tmp_path / "good", tmp_path / "own"
+    config.write_text(LINE.format(bundle="all.bundle", area=AREA))
+    write_pictures(good, {f"{seed}.png": half_lit(60, seed) for seed in range(6)})
+    command = ("cameras", "calibrate", config)
+
+    dry = heatline(*command, "dim", good, "--dry-run", env={"COLUMNS": "400"})
+    assert "would be written" in dry.stdout
+    assert "6 good frames of good, in f32" in dry.stdout
+    assert not own.exists()
+    report = json.loads(heatline(*command, "dim", good, "--to", own, "--json").stdout)
+    was, now = open_bundle(tmp_path / "all.bundle").manifest, open_bundle(own).manifest
+    assert report["digest"] == open_bundle(own).digest
+    low, high = report["plausible"]["plausible"]["brightness"]
+    assert low < 60 < high < 120, "the white half is beside the area, so that it does not count"
+    of_all = msgspec.structs.replace(now.calibration, plausible_by_camera={})
+    assert of_all == was.calibration, "thresholds, and what all cameras must look like, stay"
+    (record,) = now.provenance["calibrations"]
+    assert (record["camera"], record["parent"]["version"], now.version) == ("dim", was.version, "1+cal1")
+
+    config.write_text(LINE.format(bundle="own", area=AREA))
+    assert refused(config, "dim", half_lit(60, 9)) == refused(config, "bright", textured(200, 9)) == ""
+    assert "brightness" in refused(config, "dim", textured(200, 9))
+    assert "brightness" in refused(config, "bright", textured(60, 9))
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        config.write_text(LINE.format(bundle="own", area=""))
+        assert "brightness" in refused(config, "dim", textured(60, 9)), "the area is another: as of all cameras"
+    assert "camera dim has another region of interest than when it was calibrated" in caplog.text
+    assert "a frame of camera dim must be" in heatline("bundle", "show", own, env={"COLUMNS": "400"}).stdout
+
+    write_pictures(tmp_path / "lit", {f"{seed}.png": textured(200, seed) for seed in range(6)})
+    again = heatline("calibrate", own, tmp_path / "lit", "--to", tmp_path / "again")
+    assert again.returncode == 0, again.stderr
+    both = open_bundle(tmp_path / "again").manifest.calibration.plausible_by_camera
+    assert both == now.calibration.plausible_by_camera, "new thresholds leave them unchanged"
+    unknown = heatline(*command, "side", good)
+    assert unknown.returncode == 3
+    assert complaint(unknown).endswith("line.toml has no camera 'side'; it has bright, dim")
+
+
+def test_a_bundle_stores_the_product_tiles_of_each_camera(tmp_path: Path) -> None:
+    known = fit_plausibility(frames(40))
+    assert known.tiles is not None
+    made = manifest()
+    own = {"top": CameraPlausible(known.plausible, [], [])}
+    made = msgspec.structs.replace(
+        made,
+        calibration=msgspec.structs.replace(made.calibration, plausible_by_camera=own),
+        tensors=msgspec.structs.replace(made.tensors, features=Tensor("features", "float32", [None, CHANNELS])),
+    )
+    write_bundle(tmp_path / "a", made, {**contents_of(), product_tiles_of("top"): known.tiles.to_bytes()})
+    _, opened = open_bundle(tmp_path / "a").plausibility_by_camera()["top"]
+    for each in frames(20, seed=7):
+        assert opened.reject_reason(each) == known.reject_reason(each)
+    with pytest.raises(BundleError, match=r"product_tiles\.top\.npz holds no features of tiles"):
+        write_bundle(tmp_path / "b", made, contents_of())

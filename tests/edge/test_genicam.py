@@ -1,14 +1,11 @@
-"""GigE Vision cameras: real ones, on loopback."""
+"""GigE Vision cameras, real ones on loopback: what they do beyond the contract of all cameras (test_cameras.py)."""
 
 import contextlib
-import ctypes
 import re
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,16 +18,7 @@ from heatline.edge.cameras.genicam import GenicamCamera
 from heatline.edge.cameras.settings import GenicamSettings
 from heatline.edge.errors import CameraError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame
-from tests.edge.gv_cameras import (
-    FIRST_FRAME_ID,
-    ROOT,
-    AravisCamera,
-    aravis_camera,
-    need_aravis,
-    noise,
-    viva_camera,
-)
-from tests.edge.supervised import held, in_thread, until
+from tests.edge.gv_cameras import FIRST_FRAME_ID, ROOT, AravisCamera, aravis_camera, need_aravis, noise, viva_camera
 
 FAST = 200.0
 """Frames per second, so that tests do not wait for frames."""
@@ -45,40 +33,19 @@ def device() -> Iterator[AravisCamera]:
         yield camera
 
 
-@pytest.fixture
-def plain_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Disable packet sockets, which only root may open."""
-    create_stream = aravis.camera_create_stream
-    set_options = aravis.Function("arv_camera_gv_set_stream_options", None, ctypes.c_void_p, ctypes.c_int)
-
-    def create(camera: int, *rest: Any) -> int | None:
-        set_options(camera, 1)
-        return create_stream(camera, *rest)
-
-    monkeypatch.setattr(aravis, "camera_create_stream", create)
-
-
-def settings(address: str | None, **keys: Any) -> GenicamSettings:
-    return GenicamSettings(name="cam", address=address, **keys)
-
-
 @contextlib.contextmanager
 def opened(address: str | None, **keys: Any) -> Iterator[GenicamCamera]:
-    camera = GenicamCamera(settings(address, **keys))
-    camera.open()
-    try:
+    camera = GenicamCamera(GenicamSettings(name="cam", address=address, **keys))
+    with contextlib.closing(camera):
+        camera.open()
         yield camera
-    finally:
-        camera.close()
 
 
 def opening(address: str | None, **keys: Any) -> Opened:
     """Open a camera, close it, and return what `open` reported."""
-    camera = GenicamCamera(settings(address, **keys))
-    try:
+    camera = GenicamCamera(GenicamSettings(name="cam", address=address, **keys))
+    with contextlib.closing(camera):
         return camera.open()
-    finally:
-        camera.close()
 
 
 def grab(camera: GenicamCamera) -> Frame | BadFrame:
@@ -93,17 +60,6 @@ def grab_frame(camera: GenicamCamera) -> Frame:
     return item
 
 
-def fails_in_the_end(camera: GenicamCamera) -> CameraError:
-    """Grab until an error, and return it."""
-    until = time.monotonic() + SOON_S
-    while time.monotonic() < until:
-        try:
-            camera.grab(0.1)
-        except CameraError as failure:
-            return failure
-    raise AssertionError("it went on")
-
-
 # Frames.
 
 
@@ -111,38 +67,30 @@ def fails_in_the_end(camera: GenicamCamera) -> CameraError:
     ("pixel_format", "channels", "dtype"),
     [("Mono8", 1, np.uint8), ("BayerRG8", 1, np.uint8), ("RGB8", 3, np.uint8), ("Mono16", 1, np.uint16)],
 )
-def test_frames_arrive_byte_for_byte_as_the_camera_sent_them(pixel_format: str, channels: int, dtype: type) -> None:
+def test_frames_of_a_region_arrive_byte_for_byte_as_the_camera_sent_them(
+    pixel_format: str, channels: int, dtype: type
+) -> None:
+    """The image is not copied, and stays valid while other frames arrive and after the camera is closed."""
     pictures = noise(4, 37, 51, channels, dtype)
-    with (
-        aravis_camera(pictures=pictures, pixel_format=pixel_format, rate_fps=FAST) as device,
-        opened(device.address) as camera,
-    ):
-        for _ in range(6):
-            frame = grab_frame(camera)
-            assert (frame.pixel_format, frame.image.dtype) == (pixel_format, dtype)
-            np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
-
-
-@pytest.mark.usefixtures("plain_sockets")
-def test_unprivileged_sockets_deliver_the_same_frames() -> None:
-    with (
-        aravis_camera(pictures=noise(3, 240, 320), rate_fps=20) as device,
-        opened(device.address) as camera,
-    ):
-        whole = 0
-        for _ in range(12):
-            item = grab(camera)
-            if isinstance(item, BadFrame):  # a plain socket overflows on a busy machine
-                assert "missing-packets" in item.detail
-            else:
-                np.testing.assert_array_equal(item.image, device.picture(item.stamp.frame_id))
-                whole += 1
-        assert whole >= 6
+    with aravis_camera(pictures=pictures, pixel_format=pixel_format, rate_fps=FAST) as device:
+        with opened(device.address, buffers=3, region=(7, 11, 33, 17)) as camera:
+            for _ in range(6):
+                frame = grab_frame(camera)
+                sent = device.picture(frame.stamp.frame_id)[11 : 11 + 17, 7 : 7 + 33]
+                assert (frame.pixel_format, frame.image.dtype, frame.image.flags.owndata) == (
+                    pixel_format,
+                    dtype,
+                    False,
+                )
+                np.testing.assert_array_equal(frame.image, sent)
+            until = time.monotonic() + SOON_S
+            while camera.counters()["underruns"] == 0 and time.monotonic() < until:  # fills all other buffers
+                time.sleep(0.01)
+        np.testing.assert_array_equal(frame.image, sent)
 
 
 def test_settings_reach_the_camera_and_its_properties_are_reported(device: AravisCamera) -> None:
-    keys: dict[str, Any] = {"exposure_us": 1234, "gain_db": 4, "rate_fps": 125}
-    opened_as = opening(device.address, **keys)
+    opened_as = opening(device.address, exposure_us=1234, gain_db=4, rate_fps=125)
     packets = re.search("packets of ([0-9]+) bytes", opened_as.found)
     assert packets is not None
     assert opened_as == Opened(
@@ -150,77 +98,28 @@ def test_settings_reach_the_camera_and_its_properties_are_reported(device: Aravi
         ids_show_gaps=True,
         period_s=1 / 125,
     )
-    with opened(device.address, **keys) as camera:
-        handle = camera._camera
-        assert aravis.camera_get_exposure_time(handle) == 1234
-        assert aravis.camera_get_gain(handle) == 4
-        assert aravis.camera_get_frame_rate(handle) == 125
+    handle = aravis.camera_new(device.address)  # another application: the settings stay in the camera
+    assert aravis.camera_get_exposure_time(handle) == 1234
+    assert (aravis.camera_get_gain(handle), aravis.camera_get_frame_rate(handle)) == (4, 125)
+    aravis.g_object_unref(handle)
 
 
-def test_a_frame_has_timestamps_of_both_host_clocks_and_of_the_camera(device: AravisCamera) -> None:
-    with opened(device.address, rate_fps=FAST) as camera:
-        grab(camera)
-        began_ns, began_monotonic_ns = time.time_ns(), time.monotonic_ns()
-        while (first := grab_frame(camera).stamp).captured_monotonic_ns < began_monotonic_ns:
-            pass
-        second = grab_frame(camera).stamp
-    assert began_ns - 1e6 <= first.captured_at_ns <= second.captured_at_ns <= time.time_ns()
-    assert first.captured_monotonic_ns <= second.captured_monotonic_ns <= time.monotonic_ns()
-    assert first.camera_timestamp_ns is not None
-    assert second.camera_timestamp_ns is not None
-    assert first.camera_timestamp_ns < second.camera_timestamp_ns
-
-
-def test_an_image_is_not_copied_and_stays_valid_while_other_frames_arrive(device: AravisCamera) -> None:
-    with opened(device.address, buffers=3, rate_fps=FAST) as camera:
-        frame = grab_frame(camera)
-        until = time.monotonic() + SOON_S
-        while camera.counters()["underruns"] == 0 and time.monotonic() < until:  # fills all other buffers
-            time.sleep(0.01)
-        assert not frame.image.flags.owndata
-        np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
-    np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
-
-
-def test_a_region_of_the_sensor_equals_that_part_of_the_full_picture() -> None:
-    with (
-        aravis_camera(pictures=noise(3, 60, 80), rate_fps=FAST) as device,
-        opened(device.address, region=(7, 11, 33, 17)) as camera,
-    ):
-        frame = grab_frame(camera)
-        np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id)[11 : 11 + 17, 7 : 7 + 33])
-
-
-# Triggers.
-
-
-def triggered_frame(camera: GenicamCamera) -> Frame:
-    """Trigger a frame. The simulated device overlooks about one trigger in a hundred, and takes no frame then."""
-    for _ in range(5):
-        camera.trigger()
-        item = camera.grab(SOON_S / 10)
-        if item is not None:
-            assert isinstance(item, Frame)
-            return item
-    raise AssertionError("no frame came")
-
-
-def test_a_software_trigger_takes_exactly_one_frame() -> None:
-    with aravis_camera() as device, opened(device.address, trigger="software") as camera:
-        device.trigger_rate(FAST)
-        assert camera.grab(0.1) is None
-        for count in range(3):
-            frame = triggered_frame(camera)
-            assert frame.stamp.frame_id == FIRST_FRAME_ID + count
-            assert camera.grab(0.03) is None
-
-
-def test_with_a_hardware_trigger_no_frame_comes_without_an_edge(device: AravisCamera) -> None:
-    assert opening(device.address, trigger="hardware", trigger_line="Line0").period_s is None
-    with opened(device.address, trigger="hardware", trigger_line="Line0") as camera:
-        assert camera.grab(0.1) is None
-        with pytest.raises(CameraError, match=r"set its trigger to software"):
-            camera.trigger()
+def test_a_trigger_takes_exactly_one_frame_and_without_an_edge_none_comes() -> None:
+    with aravis_camera() as device:
+        device.tell("trigger_rate", rate_fps=FAST)
+        with opened(device.address, trigger="software") as camera:
+            assert camera.grab(0.1) is None
+            for count in range(3):
+                item = None
+                while item is None:  # the simulated device overlooks about one trigger in a hundred
+                    camera.trigger()
+                    item = camera.grab(SOON_S / 10)
+                assert item.stamp.frame_id == FIRST_FRAME_ID + count
+                assert camera.grab(0.03) is None
+        with opened(device.address, trigger="hardware", trigger_line="Line0") as camera:
+            assert camera.grab(0.1) is None
+            with pytest.raises(CameraError, match=r"set its trigger to software"):
+                camera.trigger()
 
 
 # Losses.
@@ -234,63 +133,23 @@ def test_lost_packets_are_requested_again() -> None:
     assert counted["resend_requests"] >= counted["resent_packets"] >= 2  # a busy machine may need several requests
 
 
-def test_a_frame_with_lost_packets_is_reported_with_its_id_and_advice() -> None:
-    """The frame may lose its first packet, which holds its id and its times."""
+def test_a_frame_with_lost_packets_is_reported_with_its_id_and_one_that_vanished_leaves_a_gap() -> None:
+    """The frame may lose its first packet, which holds its id and its times. Two buffers are enough for all."""
+    lost = [(2, 3), (4, 0), *((6, packet) for packet in range(80))]
     with (
-        viva_camera(width=320, height=240, drop_packets=[(2, 3), (4, 0)], packet_resend=False) as device,
+        viva_camera(width=320, height=240, drop_packets=lost, packet_resend=False) as device,
         opened(device.ip, buffers=2) as camera,
     ):
-        items = [grab(camera) for _ in range(5)]
+        items = [grab(camera) for _ in range(7)]
         counted = camera.counters()
-    assert [item.stamp.frame_id for item in items] == [1, 2, 3, 4, 5]
+    assert [item.stamp.frame_id for item in items] == [1, 2, 3, 4, 5, 7, 8]
     bad = [item for item in items if isinstance(item, BadFrame)]
     assert [(item.stamp.frame_id, item.reason, item.kind) for item in bad] == [
-        (2, "incomplete", "failed"),
-        (4, "incomplete", "failed"),
-    ]
-    assert "missing-packets" in bad[0].detail
-    assert "packets were lost" in bad[0].detail
-    assert "docs/genicam.md" in bad[0].detail
+        (2, "incomplete", "failed"), (4, "incomplete", "failed")
+    ]  # fmt: skip
+    assert re.search(r"missing-packets.*packets were lost.*docs/genicam\.md", bad[0].detail)
     assert bad[1].stamp.camera_timestamp_ns is None, "it has another frame's"
-    assert (counted["completed"], counted["failures"], counted["resent_packets"]) == (3, 2, 0)
-
-
-def test_a_frame_of_which_nothing_arrives_leaves_a_gap_in_the_ids() -> None:
-    whole = [(3, packet) for packet in range(80)]
-    with viva_camera(width=320, height=240, drop_packets=whole) as device, opened(device.ip) as camera:
-        ids = [grab_frame(camera).stamp.frame_id for _ in range(4)]
-        assert ids in ([1, 2, 4, 5], [2, 4, 5, 6]), "the first frame may be sent before the host listens"
-        assert camera.counters()["missing_frames"] >= 1
-
-
-def test_lost_frames_do_not_use_up_the_buffers() -> None:
-    with aravis_camera(rate_fps=FAST) as device, opened(device.address, buffers=2) as camera:
-        device.lose_packets(0.5)
-        bad = 0
-        while bad < 10:
-            bad += isinstance(grab(camera), BadFrame)
-        device.lose_packets(0)
-        assert any(not isinstance(grab(camera), BadFrame) for _ in range(100))
-
-
-@pytest.mark.usefixtures("plain_sockets")
-def test_stray_packets_are_ignored() -> None:
-    """A test packet may come late. The camera is one of this test alone: a stray has the frame number 0, and with the
-    numbers of some hundred frames later, aravis takes the camera's frames for late ones and leaves them out.
-    """
-    port_of = aravis.Function("arv_gv_stream_get_port", ctypes.c_uint16, ctypes.c_void_p)
-    with (
-        aravis_camera(rate_fps=FAST) as device,
-        opened(device.address, trigger="software") as camera,
-        socket.socket(type=socket.SOCK_DGRAM) as strays,
-    ):
-        strays.connect(("127.0.0.1", port_of(camera._stream)))
-        strays.send(bytes(1000))
-        assert camera.grab(0.1) is None
-        triggered_frame(camera)
-
-
-# Chunks.
+    assert (counted["completed"], counted["failures"], counted["resent_packets"]) == (5, 2, 0)
 
 
 def test_chunks_come_with_every_frame_and_stay_out_of_the_image() -> None:
@@ -307,15 +166,15 @@ def test_chunks_come_with_every_frame_and_stay_out_of_the_image() -> None:
 def test_changed_frames_are_accepted_unless_they_outgrow_their_buffer() -> None:
     """The library reports a truncated frame as complete."""
     with aravis_camera(pictures=noise(2, 90, 90), rate_fps=FAST) as device:
-        device.resize(60, 40)
+        device.tell("resize", width=60, height=40)
         with opened(device.address) as camera:
             grab_frame(camera)
-            device.resize(20, 30, "BayerRG8")
+            device.tell("resize", width=20, height=30, pixel_format="BayerRG8")
             while (frame := grab_frame(camera)).image.shape != (30, 20):
                 pass
             assert frame.pixel_format == "BayerRG8"
             np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id)[:30, :20])
-            device.resize(90, 90, "Mono8")
+            device.tell("resize", width=90, height=90, pixel_format="Mono8")
             while isinstance(item := grab(camera), Frame):
                 assert item.image.shape == (30, 20)
             assert item.reason == "incomplete"
@@ -329,58 +188,14 @@ def test_changed_frames_are_accepted_unless_they_outgrow_their_buffer() -> None:
 # The end of a camera.
 
 
-def test_a_camera_without_power_is_silent_and_can_be_opened_afterwards() -> None:
-    with aravis_camera(rate_fps=FAST) as device:
-        with opened(device.address) as camera:
-            grab_frame(camera)
-            device.kill()
-            while camera.grab(0.05) is not None:
-                pass
-            device.start()
-            assert "control of it was lost" in str(fails_in_the_end(camera))  # restarted: nobody controls it
-        with opened(device.address) as camera:
-            frame = grab_frame(camera)
-            np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
-
-
 def test_a_camera_under_foreign_control_is_refused_and_lost_control_ends_the_frames() -> None:
     with viva_camera(width=64, height=48) as device, opened(device.ip) as camera:
         with pytest.raises(CameraError, match=r"camera cam at 127.* another application controls it, and only one can"):
             opening(device.ip)
         grab_frame(camera)
         device.revoke_control()
-        assert "another application controls it" in str(fails_in_the_end(camera))
-
-
-def test_a_camera_can_be_counted_and_interrupted_while_a_thread_waits_for_a_frame() -> None:
-    with aravis_camera() as device, opened(device.address, trigger="software") as camera:
-        waiting = in_thread(lambda: camera.grab(1000.0))
-        assert camera.counters()["completed"] == 0
-        camera.interrupt()
-        waiting.join(SOON_S)
-        assert not waiting.is_alive()
-        camera.trigger()
-        assert camera.grab(1000.0) is None
-    assert camera.counters() == {}
-    with pytest.raises(CameraError, match=r"not open"):
-        camera.trigger()
-
-
-@pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.long)])
-def test_repeated_openings_leave_no_resources_behind(device: AravisCamera, times: int) -> None:
-    def threads() -> int:
-        """No resource of the library stays either."""
-        return len(list(Path("/proc/self/task").iterdir()))
-
-    opening(device.address)
-    before, threads_before = held(), threads()
-    for _ in range(times):
-        with opened(device.address) as camera:
-            grab_frame(camera)
-        with pytest.raises(CameraError):
-            opening(device.address, exposure_us=1e8)
-    until(lambda: threads() <= threads_before, "the end of threads that were joined")
-    assert held() - before == set()
+        with pytest.raises(CameraError, match=r"control of it was lost: .* another application controls it"):
+            list(iter(lambda: grab(camera), None))
 
 
 # Settings.
@@ -457,7 +272,7 @@ def test_without_an_address_the_only_camera_is_chosen() -> None:
 
 def test_a_missing_library_is_reported_with_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aravis, "LIBRARY", "libaravis-0.8.so.999")
-    for ask in (list_cameras, GenicamCamera(settings("127.0.0.1")).open):
+    for ask in (list_cameras, GenicamCamera(GenicamSettings(name="cam", address="127.0.0.1")).open):
         with pytest.raises(
             MissingExtraError, match=r"libaravis-0.8.so.999 cannot be loaded .* apt install libaravis-0.8-0"
         ):

@@ -1,33 +1,22 @@
-"""`make cameras`: the highest frame rates of cameras, and how soon a line recovers from dead ones (docs/cameras.md)."""
+"""`make cameras`: how soon a line notices dead cameras, and inspects again (docs/cameras.md)."""
 
 import sys
 from argparse import Namespace
 
 from heatline.edge.bundle import Bundle
-from tests.system.cameras.measure import Plan, faults, measure_cameras
+from tests.system.cameras.measure import FAULTS, measure_cameras
 from tests.system.command import Result, parser, report_line, run
 
 
 def _measure(_: Namespace, bundle: Bundle) -> Result:
-    cameras = measure_cameras(bundle, Plan(), report_line)
-    facts = {f"{rate.load}, {rate.way}": rate.fact for rate in cameras.rates}
-    facts |= {f"{times.load}, {times.fault}": times.fact for times in cameras.faults}
-    facts |= {f"left out: {name}": reason for name, reason in cameras.left_out.items()}
-    facts |= {f"failed: {name}": reason for name, reason in cameras.failed.items()}
-    return Result(cameras, facts, faults(cameras))
-
-
-def main() -> None:
-    sys.exit(
-        run(
-            "cameras",
-            parser(
-                "Measure the highest frame rates of cameras, and how soon a line recovers from dead ones."
-            ).parse_args(),
-            _measure,
-        )
-    )
+    cameras = measure_cameras(bundle, FAULTS, [0.5, 1.0, 2.0, 3.0, 4.0], report_line)
+    facts = {
+        f"{one.kind}, {one.fault}": f"noticed after {one.noticed_ms:.0f} ms, recovered after {one.recovered_ms:.0f} ms"
+        for one in cameras.faults
+    }
+    return Result(cameras, facts, [f"{name}: {reason}" for name, reason in cameras.failed.items()])
 
 
 if __name__ == "__main__":
-    main()
+    arguments = parser("Measure how soon a line notices dead cameras, and inspects again.").parse_args()
+    sys.exit(run("cameras", arguments, _measure))

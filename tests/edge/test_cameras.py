@@ -1,0 +1,709 @@
+"""All kinds of cameras: one contract for each of them, and then what only one kind does."""
+
+import contextlib
+import itertools
+import queue
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heatline.edge.cameras.base import EndOfFrames, FrameSource, Opened, Pace
+from heatline.edge.cameras.child import make_source
+from heatline.edge.cameras.files import FolderCamera, VideoCamera
+from heatline.edge.cameras.pattern import PatternCamera, frame_id_of, pattern
+from heatline.edge.cameras.settings import (
+    CameraSettings,
+    FolderSettings,
+    GenicamSettings,
+    RtspSettings,
+    V4l2Settings,
+    VideoSettings,
+)
+from heatline.edge.cameras.streams import RtspCamera, StreamSource, V4l2Camera
+from heatline.edge.errors import CameraError, MissingExtraError
+from heatline.edge.frames import BadFrame, Frame, Stamp
+from tests.edge.gv_cameras import AravisCamera, aravis_camera
+from tests.edge.lines import write_pictures
+from tests.edge.rtsp_server import BLUE, FPS, GREEN, RED, RtspServer, rtsp_server
+from tests.edge.supervised import WITHIN_SECONDS, drawn_camera, held, in_thread
+
+PATIENT = {"open_within_s": WITHIN_SECONDS, "read_within_s": WITHIN_SECONDS}
+"""Long, as a healthy server may be slow on a busy machine."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three pictures of different grey."""
+    return write_pictures(tmp_path / "f", {f"{i}.png": np.full((4, 6, 3), 40 * i, np.uint8) for i in (1, 2, 3)})
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """Five frames of 64x48 px for 8 frames/s, the n-th one's blue 40 n and red 255."""
+    path = tmp_path / "belt.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 8.0, (64, 48))
+    for n in range(1, 6):
+        writer.write(np.full((48, 64, 3), (40 * n, 0, 255), np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def server() -> Iterator[RtspServer]:
+    pytest.importorskip("av", reason="the extra rtsp is not installed")
+    with rtsp_server() as server:
+        yield server
+
+
+class Device:
+    """Simulates OpenCV's capture of a V4L2 camera with two sizes: it falls back to these, and refuses a gain."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, float]] = []
+        self.has = {cv2.CAP_PROP_FOURCC: float(cv2.VideoWriter.fourcc(*"YUYV")), cv2.CAP_PROP_FPS: 30.0}
+        self.ready = queue.Queue[float | None]()
+        """Timestamps of the next frames; None: a read that fails."""
+        self.times: Iterator[int] | None = None
+        """Those of a camera that sends all the time."""
+        self.released = threading.Event()
+
+    def __call__(self, path: str, backend: int) -> "Device":
+        assert backend == cv2.CAP_V4L2
+        self.has |= {cv2.CAP_PROP_FRAME_WIDTH: 640.0, cv2.CAP_PROP_FRAME_HEIGHT: 480.0, cv2.CAP_PROP_POS_MSEC: 0.0}
+        return self
+
+    def isOpened(self) -> bool:
+        return True
+
+    def set(self, which: int, value: float) -> bool:
+        self.asked.append((which, value))
+        if which == cv2.CAP_PROP_FRAME_HEIGHT and self.asked[-2][1] > 640:
+            self.has |= {cv2.CAP_PROP_FRAME_WIDTH: 1280.0, cv2.CAP_PROP_FRAME_HEIGHT: 720.0}
+        elif which not in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT) and value != UNKNOWN:
+            self.has[which] = value
+        return which != cv2.CAP_PROP_GAIN
+
+    def get(self, which: int) -> float:
+        return self.has[which]
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        if self.times is not None:
+            time.sleep(0.005)
+        at_ms = self.ready.get() if self.times is None else float(next(self.times))
+        if at_ms is None:
+            return False, None
+        self.has[cv2.CAP_PROP_POS_MSEC] = at_ms
+        return True, np.full((480, 640, 3), int(at_ms) % 256, np.uint8)
+
+    def release(self) -> None:
+        self.released.set()
+
+
+UNKNOWN = float(cv2.VideoWriter.fourcc(*"H264"))
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    device = Device()
+    monkeypatch.setattr("heatline.edge.cameras.streams.cv2.VideoCapture", device)
+    yield device
+    device.ready.put(None)
+
+
+# The contract.
+
+
+class Example:
+    """One camera: how it is configured, what its frames show, and what makes it wait, disappear and return."""
+
+    missing = "is not a folder|cannot be read|cannot be opened"
+    first_id: int | None = 1
+
+    def __init__(self, settings: CameraSettings, waiting: CameraSettings | None = None) -> None:
+        self.settings, self.waiting = settings, waiting or settings
+
+    def is_right(self, frame: Frame) -> bool:
+        raise NotImplementedError
+
+    def pause(self) -> None:
+        """Let no more frames come from the camera with the settings `waiting`."""
+
+    def disappear(self) -> None:
+        raise NotImplementedError
+
+    def appear(self) -> None:
+        raise NotImplementedError
+
+
+class Files(Example):
+    def __init__(self, kind: Callable[..., CameraSettings], path: Path, blues: int) -> None:
+        super().__init__(
+            kind(name="top", path=path, loop=True, rate_fps=200),
+            kind(name="top", path=path, loop=True, rate_fps=1 / 3600),
+        )
+        self.path, self.blues = path, blues
+
+    def is_right(self, frame: Frame) -> bool:
+        shown = ((frame.stamp.frame_id or 0) - 1) % self.blues + 1
+        return frame.pixel_format == "BGR8" and abs(float(frame.image[..., 0].mean()) - 40 * shown) < 4
+
+    def disappear(self) -> None:
+        self.path.rename(self.path.with_suffix(".away"))
+
+    def appear(self) -> None:
+        self.path.with_suffix(".away").rename(self.path)
+
+
+class Drawn(Example):
+    def is_right(self, frame: Frame) -> bool:
+        return np.array_equal(frame.image, pattern(frame.stamp.frame_id or 0, (5, 12)))
+
+
+class Webcam(Example):
+    def __init__(self, device: Device, path: Path) -> None:
+        super().__init__(V4l2Settings(name="top", device=path))
+        self.device, self.path = device, path
+        device.times = itertools.count(1)
+        path.touch()
+
+    def is_right(self, frame: Frame) -> bool:
+        return frame.pixel_format == "BGR8" and frame.image[0, 0, 0] == (frame.stamp.camera_timestamp_ns or 0) // 10**6
+
+    def pause(self) -> None:
+        self.device.times = None
+
+    def disappear(self) -> None:
+        self.path.unlink()
+
+    def appear(self) -> None:
+        self.path.touch()
+
+
+class Gige(Example):
+    first_id = None  # its count begins before the host listens
+
+    def __init__(self, device: AravisCamera) -> None:
+        address = device.address
+        super().__init__(
+            GenicamSettings(name="top", address=address, rate_fps=200),
+            GenicamSettings(name="top", address=address, trigger="software"),
+        )
+        self.device, self.disappear, self.appear = device, device.kill, device.start  # type: ignore[method-assign]
+
+    def is_right(self, frame: Frame) -> bool:
+        return np.array_equal(frame.image, self.device.picture(frame.stamp.frame_id))
+
+
+class Network(Example):
+    def __init__(self, server: RtspServer) -> None:
+        super().__init__(RtspSettings(name="top", url=server.url("raw"), open_within_s=60, read_within_s=300))
+        self.server, self.disappear, self.appear = server, server.kill, server.start  # type: ignore[method-assign]
+        self.pause = server.freeze  # type: ignore[method-assign]
+
+    def is_right(self, frame: Frame) -> bool:
+        return frame.pixel_format == "RGB8" and bool((frame.image == (RED, GREEN, BLUE)).all())
+
+
+@pytest.fixture(params=["folder", "video", "pattern", "v4l2", "genicam", "rtsp"])
+def example(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Example]:
+    with contextlib.ExitStack() as stack:
+        match request.param:
+            case "folder":
+                yield Files(FolderSettings, request.getfixturevalue("folder"), 3)
+            case "video":
+                yield Files(VideoSettings, request.getfixturevalue("video"), 5)
+            case "pattern":
+                yield Drawn(drawn_camera(), drawn_camera(trigger="software"))
+            case "v4l2":
+                yield Webcam(request.getfixturevalue("device"), tmp_path / "video0")
+            case "genicam":
+                yield Gige(stack.enter_context(aravis_camera(rate_fps=200.0)))
+            case "rtsp":
+                yield Network(request.getfixturevalue("server"))
+
+
+@contextlib.contextmanager
+def opened(settings: CameraSettings) -> Iterator[FrameSource]:
+    camera = make_source(settings)
+    try:
+        assert camera.open().found
+        yield camera
+    finally:
+        camera.close()
+
+
+def grabbed(camera: FrameSource) -> Frame | BadFrame:
+    one = camera.grab(WITHIN_SECONDS)
+    assert one is not None
+    return one
+
+
+def frames_of(camera: FrameSource, count: int, first_id: int | None = 1) -> Iterator[Frame]:
+    """Grab this many frames, and check that every id comes once, in a frame or in a run of replaced ones."""
+    while count:
+        one = grabbed(camera)
+        first_id = one.stamp.frame_id if first_id is None else first_id
+        assert (one.stamp.camera, one.stamp.frame_id) == ("top", first_id)
+        first_id = (one.stamp.last_frame_id or first_id or 0) % 65535 + 1
+        if isinstance(one, Frame):
+            count -= 1
+            yield one
+        else:
+            assert (one.reason, one.kind) == ("overload", "dropped")
+
+
+def test_frames_come_as_they_were_sent_and_each_has_its_number_and_its_time(example: Example) -> None:
+    before_ns = time.monotonic_ns()
+    with opened(example.settings) as camera:
+        for frame in frames_of(camera, 7, example.first_id):
+            assert example.is_right(frame), frame.stamp
+            assert before_ns <= frame.stamp.captured_monotonic_ns <= time.monotonic_ns()
+            before_ns = frame.stamp.captured_monotonic_ns
+            assert abs(time.time_ns() - frame.stamp.captured_at_ns) < WITHIN_SECONDS * 1e9
+        assert camera.counters().get("failures", 0) == 0
+
+
+def test_an_interruption_ends_a_grab_that_waits_and_every_later_one(example: Example) -> None:
+    with opened(example.waiting) as camera:
+        example.pause()
+        while camera.grab(0.2) is not None:
+            pass  # frames on their way
+        came = list[object]()
+        thread = in_thread(lambda: came.append(camera.grab(3600.0)))
+        camera.interrupt()
+        thread.join(WITHIN_SECONDS)
+        with contextlib.suppress(CameraError):
+            camera.trigger()
+        assert came + [camera.grab(3600.0) for _ in range(3)] == [None] * 4
+
+
+def test_one_that_is_missing_is_an_error_that_names_it_until_it_is_back(example: Example) -> None:
+    if isinstance(example, Drawn):
+        return  # it is never missing
+    example.disappear()
+    with pytest.raises(CameraError, match=f"^camera top(:| at) .*({example.missing}).*; "), opened(example.settings):
+        pass
+    example.appear()
+    with opened(example.settings) as camera:
+        assert len(list(frames_of(camera, 1, example.first_id))) == 1
+
+
+@pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.long)])
+def test_openings_leave_no_resources_behind(example: Example, times: int) -> None:
+    before = set[str]()
+    for n in range(1 + times):
+        with opened(example.settings) as camera:
+            list(frames_of(camera, 1, example.first_id))
+        before = held() if n == 0 else before
+    assert held() - before == set()
+
+
+# Files.
+
+
+def shown(camera: FrameSource, count: int) -> list[tuple[str, int | None]]:
+    """Return the type and the id of each item."""
+    came = [grabbed(camera) for _ in range(count)]
+    return [(type(one).__name__, one.stamp.frame_id) for one in came]
+
+
+def test_pictures_come_by_name_until_the_end_and_unreadable_ones_are_reported(folder: Path, tmp_path: Path) -> None:
+    (folder / "1.png").write_bytes(b"no picture")
+    with opened(FolderSettings(name="top", path=folder)) as camera:
+        (folder / "2.png").unlink()
+        for n, detail in ((1, "1.png"), (2, "No such file")):
+            bad = grabbed(camera)
+            assert isinstance(bad, BadFrame)
+            assert (bad.stamp.frame_id, bad.stamp.source, bad.reason) == (n, f"{n}.png", "unreadable")
+            assert detail in bad.detail
+        assert (last := grabbed(camera)).stamp.source == "3.png"
+        assert last.stamp.frame_id == 3
+        for _ in range(2):
+            with pytest.raises(EndOfFrames):
+                camera.grab(1.0)
+    with pytest.raises(CameraError, match=r"camera top: .* holds no picture"):
+        FolderCamera(FolderSettings(name="top", path=tmp_path)).open()
+
+
+def test_a_preloaded_folder_is_shown_from_memory(folder: Path) -> None:
+    (folder / "2.png").write_bytes(b"no picture")
+    settings = FolderSettings(name="top", path=folder, loop=True, preload=True)
+    with opened(settings) as camera:
+        for path in folder.iterdir():
+            path.unlink()
+        came = [grabbed(camera) for _ in range(6)]
+    values = [one.image[0, 0, 0] if isinstance(one, Frame) else one.reason for one in came]
+    assert values == [40, "unreadable", 120, 40, "unreadable", 120]
+    assert settings.opened_within_s == 600.0, "preloading may take long"
+
+
+def test_a_video_has_the_files_rate_unless_it_is_configured(video: Path) -> None:
+    found = VideoCamera(VideoSettings(name="top", path=video)).open()
+    assert (found.period_s, VideoCamera(VideoSettings(name="top", path=video, rate_fps=4)).open().period_s) == (
+        1 / 8,
+        1 / 4,
+    )
+    assert found.found == f"5 frames of 64x48 px, BGR8, in {video}, at 8 frames/s"
+
+
+def chunks(video: Path) -> list[slice]:
+    """Return the position of each frame's JPEG in an AVI file."""
+    data, found = video.read_bytes(), list[slice]()
+    at = data.index(b"movi")
+    while (at := data.find(b"00dc", at)) >= 0 and len(found) < 5:
+        found.append(slice(at + 8, at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")))
+        at = found[-1].stop
+    return found
+
+
+def test_each_frame_of_a_damaged_video_is_reported_in_every_loop(video: Path, tmp_path: Path) -> None:
+    whole, where = video.read_bytes(), chunks(video)
+    settings = VideoSettings(name="top", path=video, rate_fps=10_000)
+    data = bytearray(whole)
+    for at in (where[1], where[3], where[4]):
+        data[at] = bytes(at.stop - at.start)
+    video.write_bytes(data)
+    came = [("Frame", 1), ("BadFrame", 2), ("Frame", 3), ("BadFrame", 4), ("BadFrame", 5)]
+    with opened(VideoSettings(name="top", path=video, rate_fps=10_000, loop=True)) as camera:
+        assert shown(camera, 10) == came + [(kind, n + 5) for kind, n in came]
+    video.write_bytes(whole[: where[1].stop])
+    with opened(settings) as camera:
+        assert shown(camera, 2) == [("Frame", 1), ("Frame", 2)]
+        for frame_id in (3, 4, 5):
+            bad = grabbed(camera)
+            assert isinstance(bad, BadFrame)
+            assert (bad.reason, bad.stamp.frame_id, bad.stamp.source) == ("unreadable", frame_id, "belt.avi")
+            assert f"states 5 frames, and frame {frame_id} cannot be read" in bad.detail
+        with pytest.raises(EndOfFrames):
+            camera.grab(1.0)
+    for name, content in {"empty.mp4": b"", "text.mp4": b"no video\n" * 100}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CameraError, match=rf"camera top: .*{name} cannot be read as a video; expected"):
+            VideoCamera(VideoSettings(name="top", path=tmp_path / name)).open()
+
+
+# The pattern.
+
+
+@given(frame_id=st.integers(1, 65535), hw=st.tuples(st.integers(1, 9), st.integers(2, 9)))
+def test_pixels_follow_the_formula_of_frame_id_and_position(frame_id: int, hw: tuple[int, int]) -> None:
+    """The formula of docs/cameras.md, pixel by pixel."""
+    words = [1 + (frame_id - 1 + i // 2) % 65535 for i in range(hw[0] * hw[1])]
+    pixels = [word // 256 if i % 2 else word % 256 for i, word in enumerate(words)]
+    image = pattern(frame_id, hw)
+    assert image.ravel().tolist() == pixels
+    assert frame_id_of(image) == frame_id
+
+
+@pytest.mark.parametrize(
+    ("keys", "triggers", "seen"),
+    [
+        ({"frames": 6, "lose_frames": [1, 4, 6], "first_frame_id": 65534}, 0, [65535, 1, 3]),
+        ({"frames": 5, "freeze_at": 3}, 0, [1, 2, 3, 4, 5]),
+        ({"trigger": "software", "ignore_triggers": [2]}, 3, [1, 2]),
+        ({"trigger": "software", "lose_frames": [2], "rate_fps": 0.001}, 3, [1, 3]),
+    ],
+)
+def test_frames_are_lost_frozen_or_ignored_on_purpose(keys: dict[str, Any], triggers: int, seen: list[int]) -> None:
+    camera = PatternCamera(drawn_camera(**{"rate_fps": None} | keys))
+    found = camera.open()
+    assert (found.ids_show_gaps, found.period_s) == (True, None)
+    for _ in range(triggers):
+        camera.trigger()
+    frames = [grabbed(camera) for _ in seen]
+    assert [frame.stamp.frame_id for frame in frames] == seen
+    drawn = [frame_id_of(frame.image) for frame in frames if isinstance(frame, Frame)]
+    assert drawn == [min(frame_id, keys.get("freeze_at", 65535)) for frame_id in seen]
+    if triggers:
+        assert camera.grab(0.0) is None
+    else:
+        with pytest.raises(EndOfFrames):
+            camera.grab(1.0)
+        with pytest.raises(CameraError, match="camera top runs freely; set its trigger to software to trigger it"):
+            camera.trigger()
+
+
+def test_frames_are_due_at_the_rate_and_a_late_consumer_catches_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("heatline.edge.cameras.base.time.monotonic", lambda: now)
+
+    class Interrupted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            nonlocal now
+            now += timeout or 0.0
+            return self.is_set()
+
+    pace, taken_at = Pace(4, Interrupted()), list[float]()
+    for n in range(6):
+        assert pace.await_frame(n, 10.0)
+        taken_at.append(now - 1000)
+        now += 0.6 if n == 1 else 0.1  # once, longer than two frames
+    assert taken_at == pytest.approx([0, 0.25, 0.85, 0.95, 1.05, 1.25])
+    assert (pace.await_frame(6, 0.1), now - 1000) == (False, pytest.approx(1.45)), "a wait ends in time"
+
+
+# Streams: the newest picture.
+
+
+class Stream(StreamSource[int]):
+    """A camera that sends until its end is known."""
+
+    def __init__(self) -> None:
+        super().__init__("top")
+        self.ends = queue.Queue[str]()
+
+    def open(self) -> Opened:
+        self.start("a device")
+        return Opened(found="a device")
+
+    def _receive(self) -> str:
+        return self.ends.get()
+
+    def _to_frame(self, stamp: Stamp, picture: int) -> Frame:
+        return Frame(stamp, np.full((1, 1), picture, np.uint8), "Mono8")
+
+
+@given(steps=st.lists(st.integers(0, 3), max_size=40))
+def test_every_picture_comes_once_itself_or_in_a_run_and_every_second_item_is_a_picture(steps: list[int]) -> None:
+    """Each step puts this many pictures and takes once; at last the stream ends."""
+    stream, accounted, last, came = Stream(), list[int](), 0, list[type]()
+    for count in steps + [0] * 4:
+        for _ in range(count):
+            last += 1
+            stream.put(Stamp("top", last), last % 256)
+        one = stream.grab(0.0)
+        if one is not None:
+            first = one.stamp.frame_id or 0
+            assert (one.stamp.last_frame_id or first) - first + 1 == one.stamp.frames
+            accounted += range(first, first + one.stamp.frames)
+            came.append(type(one))
+            assert isinstance(one, BadFrame) or one.image[0, 0] == first % 256
+    assert accounted == list(range(1, last + 1))
+    assert all(Frame in pair for pair in itertools.pairwise(came)), "a slow reader gets no losses only"
+
+
+def test_the_newest_picture_can_be_taken_after_the_end_and_then_its_reason_follows() -> None:
+    stream, came = Stream(), list[object]()
+    stream.open()
+    stream.put(Stamp("top", 1), 1)
+    stream.put(Stamp("top", 2), 2)
+    stream.ends.put("was unplugged")
+    assert shown(stream, 2) == [("BadFrame", 1), ("Frame", 2)]
+    with pytest.raises(CameraError, match=r"^camera top: a device was unplugged$"):
+        stream.grab(3600.0)
+    waiting = Stream()
+    thread = in_thread(lambda: came.append(waiting.grab(3600.0)))
+    waiting.put(Stamp("top", 1), 1)
+    thread.join(WITHIN_SECONDS)
+    assert [type(one) for one in came] == [Frame]
+
+
+# V4L2.
+
+
+def webcam(path: str | Path = "/dev/null", **keys: Any) -> V4l2Camera:
+    return V4l2Camera(V4l2Settings(name="usb", device=Path(path), **keys))
+
+
+def test_a_file_that_is_no_video_device_is_a_camera_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path, message in {
+        tmp_path: r" cannot be opened \(Is a directory\); .* Set device to one of /dev/video\*",
+        Path("/dev/null"): "/dev/null is not a video device that captures, or another",
+    }.items():
+        with pytest.raises(CameraError, match=f"^camera usb: .*{message}"):
+            webcam(path).open()
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("heatline.edge.cameras.streams.os.open", refuse)  # root may open everything
+    with pytest.raises(CameraError, match=r"/dev/null cannot be opened \(Permission denied\); .* to the group"):
+        webcam().open()
+
+
+@pytest.mark.parametrize(
+    ("keys", "rate_fps", "found"),
+    [
+        ({}, -1.0, "640x480 px, YUYV shown as BGR8"),
+        ({"frame_size": (1280, 720), "fourcc": "MJPG", "rate_fps": 15.0, "exposure": 100.0}, 30.0,
+         "1280x720 px, MJPG shown as BGR8, 15 frames/s"),
+        ({"frame_size": (1000, 1000)}, 30.0, "took 1280x720 px when asked for 1000x1000 px; set frame_size to what"),
+        ({"fourcc": "H264"}, 30.0, "took YUYV when asked for H264; set fourcc to what"),
+        ({"gain": 12.0}, 30.0, "does not take gain = 12; leave gain out"),
+    ],
+)  # fmt: skip
+def test_settings_are_requested_from_the_driver_and_its_values_reported(
+    device: Device, keys: dict[str, Any], rate_fps: float, found: str
+) -> None:
+    device.has[cv2.CAP_PROP_FPS] = rate_fps
+    camera = webcam(**keys)
+    if "shown as" not in found:
+        with pytest.raises(CameraError, match=f"^camera usb: /dev/null {found}"):
+            camera.open()
+        assert device.released.is_set()
+        return
+    said, asked = camera.open(), [which for which, _ in device.asked]
+    assert (said.found, said.ids_show_gaps) == (f"/dev/null: {found}", False)
+    assert said.period_s == (1 / 15 if keys else None)
+    if keys:
+        assert asked.index(cv2.CAP_PROP_FOURCC) < asked.index(cv2.CAP_PROP_FRAME_WIDTH)
+        assert asked.index(cv2.CAP_PROP_AUTO_EXPOSURE) < asked.index(cv2.CAP_PROP_EXPOSURE)
+        assert (cv2.CAP_PROP_AUTO_EXPOSURE, 1) in device.asked
+    else:
+        assert asked == [cv2.CAP_PROP_BUFFERSIZE]
+
+
+def test_frames_have_the_drivers_clock_if_it_has_one_and_a_read_that_fails_ends_the_camera(device: Device) -> None:
+    camera = webcam()
+    camera.open()
+    for at_ms, clock_ns in ((5000.25, 5_000_250_000), (5000.25, 5_000_250_000), (0.0, None)):
+        device.ready.put(at_ms)  # the second frame repeats, as after a timeout
+        assert grabbed(camera).stamp.camera_timestamp_ns == clock_ns
+    device.ready.put(None)
+    with pytest.raises(CameraError, match=r"^camera usb: /dev/null brought no frame; was it unplugged"):
+        camera.grab(WITHIN_SECONDS)
+    assert device.released.wait(WITHIN_SECONDS)
+
+
+# RTSP.
+
+
+def network_camera(url: str, **keys: Any) -> RtspCamera:
+    return RtspCamera(RtspSettings(name="top", url=url, **(PATIENT | keys)))
+
+
+@contextlib.contextmanager
+def opened_at(url: str, **keys: Any) -> Iterator[RtspCamera]:
+    with contextlib.closing(network_camera(url, **keys)) as camera:
+        camera.open()
+        yield camera
+
+
+def last_words(camera: RtspCamera) -> str:
+    """Return why no more frames come."""
+    try:
+        while True:
+            grabbed(camera)
+    except CameraError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_an_encoded_stream_arrives_over_either_transport_until_its_server_hangs_or_ends(
+    server: RtspServer, transport: str
+) -> None:
+    url, stamps = server.url("h264"), list[tuple[int, int]]()
+    with opened_at(url, transport=transport, read_within_s=1.0) as camera:
+        for frame in frames_of(camera, 3):
+            np.testing.assert_allclose(frame.image.mean((0, 1)), (RED, GREEN, BLUE), atol=4)
+            stamps.append((frame.stamp.frame_id or 0, frame.stamp.camera_timestamp_ns or 0))
+        for frame_id, clock_ns in stamps:
+            assert clock_ns - stamps[0][1] == pytest.approx((frame_id - stamps[0][0]) * 1e9 / FPS, abs=1e6)
+        server.freeze()
+        assert last_words(camera) == f"camera top: {url} sent nothing for 1 s; check the camera and its cable"
+    with pytest.raises(CameraError, match=r"h264 did not answer within 0\.3 s; .* or raise open_within_s"):
+        network_camera(url, open_within_s=0.3).open()
+    server.freeze(False)
+    with opened_at(url, transport="tcp") as camera:
+        server.kill()
+        assert last_words(camera) == f"camera top: {url} ended its stream; was the camera restarted?"
+
+
+@contextlib.contextmanager
+def relay(to_port: int, passed_on: Callable[[bytes], bytes]) -> Iterator[int]:
+    """A port that relays an RTSP connection, with a function that may change each RTP packet."""
+
+    def run() -> None:
+        down, _ = listener.accept()
+        up = socket.create_connection(("127.0.0.1", to_port))
+        upward = in_thread(lambda: pump(down, up))
+        with down, up, up.makefile("rb") as came, contextlib.suppress(OSError):
+            while first := came.read(1):
+                if first == b"$":  # RTP among the text: channel, length, packet
+                    channel, length = came.read(1), came.read(2)
+                    packet = came.read(int.from_bytes(length, "big"))
+                    packet = passed_on(packet) if channel == b"\0" else packet
+                    down.sendall(first + channel + len(packet).to_bytes(2, "big") + packet)
+                else:
+                    down.sendall(first + came.readline())
+            for end in (down, up):
+                end.shutdown(socket.SHUT_RDWR)
+        upward.join(WITHIN_SECONDS)
+
+    def pump(source: socket.socket, to: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                to.sendall(data)
+            to.shutdown(socket.SHUT_RDWR)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = in_thread(run)
+        yield listener.getsockname()[1]
+        thread.join(WITHIN_SECONDS)
+
+
+KEY_FRAME = 5
+"""Type of the H.264 unit of a key frame."""
+GROUP = 5
+"""Interval between key frames, in frames."""
+
+
+def test_a_damaged_frame_and_those_that_depend_on_it_are_unreadable(server: RtspServer) -> None:
+    key_frames = 0
+
+    def damaged(packet: bytes) -> bytes:
+        """Cut off the end of the third key frame, after a camera has decoded some."""
+        nonlocal key_frames
+        key_frames += packet[12] & 31 == KEY_FRAME
+        is_third = key_frames == 3 and packet[12] & 31 == KEY_FRAME
+        return packet[: 13 + (len(packet) - 13) // 10] if is_third else packet
+
+    with relay(server.port, damaged) as port, opened_at(f"rtsp://127.0.0.1:{port}/h264") as camera:
+        seen = [grabbed(camera)]
+        while not (isinstance(seen[-1], Frame) and any(map(unreadable, seen))):
+            seen.append(grabbed(camera))
+    assert 1 <= sum(map(unreadable, seen)) <= GROUP
+    next_id = 1
+    for one in seen:
+        assert one.stamp.frame_id == next_id
+        next_id += one.stamp.frames
+
+
+def unreadable(one: Frame | BadFrame) -> bool:
+    return isinstance(one, BadFrame) and (one.reason, one.kind) == ("unreadable", "failed")
+
+
+@pytest.mark.parametrize("reply", ["401 Unauthorized", "404 Not Found"])
+def test_a_server_that_refuses_is_a_camera_error_that_shows_no_password(reply: str) -> None:
+    def run() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            while request := connection.recv(65536):
+                cseq = request.partition(b"CSeq: ")[2].partition(b"\r\n")[0]
+                connection.sendall(f"RTSP/1.0 {reply}\r\nCSeq: {cseq.decode()}\r\n\r\n".encode())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = in_thread(run)
+        url = f"rtsp://user:secret@127.0.0.1:{listener.getsockname()[1]}/cam"
+        sentence = (
+            f"^camera top: rtsp://127[^@]*/cam cannot be opened .*{reply[:3]}.*; check that the camera is on, and url"
+        )
+        with pytest.raises(CameraError, match=sentence):
+            network_camera(url).open()
+        thread.join(WITHIN_SECONDS)
+
+
+def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingExtraError, match=r"camera top needs the extra rtsp: pip install 'heatline\[rtsp\]'"):
+        network_camera("rtsp://127.0.0.1/cam").open()
