@@ -39,7 +39,11 @@ class StructTable(SphinxDirective):
         struct = getattr(importlib.import_module(module), name)
         self.env.note_dependency(inspect.getsourcefile(struct) or "")
         lines = [inspect.cleandoc(struct.__doc__ or ""), "", "| key | type | default | meaning |", "|---|---|---|---|"]
-        for field in kinds.type_info(struct).fields:  # type: ignore[attr-defined]
+        info = kinds.type_info(struct)
+        assert isinstance(info, kinds.StructType)
+        if info.tag_field:
+            lines.append(f'| `{info.tag_field}` | `"{info.tag}"` | required | |')
+        for field in info.fields:
             meaning = " ".join(_docstring(struct, field.name).split())
             lines.append(f"| `{field.encode_name}` | {_type(field.type)} | {_default(field)} | {meaning} |")
         return self.parse_text_to_nodes("\n".join(lines))

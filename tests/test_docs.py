@@ -42,17 +42,11 @@ from heatline.edge.wire import commands as line_commands
 from heatline.edge.wire import following
 from heatline.edge.wire.commands import Selected, refusal
 from heatline.edge.wire.events import (
-    AlarmEvent,
     BundleName,
-    ChangeEvent,
     Event,
     Handshake,
     HandshakeState,
-    JournalEvent,
     Message,
-    ReviewEvent,
-    StatusEvent,
-    VerdictEvent,
     from_frames,
 )
 from heatline.edge.wire.schemas import FOLDER, schemas
@@ -171,12 +165,6 @@ def default(field: Any) -> str:
 
 KEYS: list[tuple[Any, str, str | None, tuple[str, str] | None]] = [
     # The struct, its document and heading, and the documented default of a required key and of null.
-    (VerdictEvent, "docs/protocol.md", "## Verdict event", ("", "null")),
-    (StatusEvent, "docs/protocol.md", "## Status event", ("", "null")),
-    (AlarmEvent, "docs/protocol.md", "## Alarm event", ("", "null")),
-    (ChangeEvent, "docs/protocol.md", "## Change event", ("", "null")),
-    (JournalEvent, "docs/protocol.md", "## Journal event", ("", "null")),
-    (ReviewEvent, "docs/protocol.md", "## Review event", ("", "null")),
     (BridgeState, "docs/plant-mqtt.md", "## State", ("", "null")),
 ]
 GENERATED = {

@@ -33,7 +33,9 @@ class TriggerRequest(IdentifiedRequest, frozen=True, kw_only=True, tag="trigger"
     """Take a frame of the next part: at once with a software trigger, else at the next edge of the hardware trigger."""
 
     camera: ShortText
+    """The camera's name."""
     part_id: ShortText | None = None
+    """The part that the frame will show: printable characters. The reply and every event of the frame contain it."""
 
     def __post_init__(self) -> None:
         require_printable(camera=self.camera, part_id=self.part_id)
@@ -43,6 +45,7 @@ class SelectRequest(IdentifiedRequest, frozen=True, kw_only=True, tag="select"):
     """Activate one of the line's products."""
 
     product: ShortText
+    """The product's name."""
 
     def __post_init__(self) -> None:
         require_printable(product=self.product)
@@ -54,9 +57,9 @@ class Triggered(IdentifiedReply, frozen=True, kw_only=True, tag="triggered"):
     camera: str
     part_id: str | None = None
     frame_id: int
-    """The camera's number of the frame, as in its verdict event."""
+    """The camera's number of the frame, as in its event; it may wrap, and restarts with the camera."""
     frame_number: int
-    """Number of the frame since boot, per camera: 1, 2, 3, ..."""
+    """The line's number of the frame, as in its event: 1, 2, 3, ... per camera and boot."""
 
 
 class Announced(IdentifiedReply, frozen=True, kw_only=True, tag="announced"):
@@ -71,6 +74,7 @@ class Selected(IdentifiedReply, frozen=True, kw_only=True, tag="selected"):
 
     product: str
     bundle: BundleName
+    """The bundle that is active with it."""
 
 
 Request = TriggerRequest | SelectRequest

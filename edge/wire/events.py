@@ -67,6 +67,7 @@ class Region(msgspec.Struct, frozen=True):
     contour_xy: list[tuple[int, int]]
     """Outline, exact to one heatmap cell."""
     area_px: int
+    """Area."""
     peak_xy: tuple[int, int]
     """Position of the highest evidence."""
     score: float
@@ -79,6 +80,7 @@ class ForeignArea(msgspec.Struct, frozen=True):
     box_xyxy: tuple[int, int, int, int]
     """Left, top, right, bottom; right and bottom are the first px outside the box."""
     why: str
+    """What is unusual there, as a sentence for people."""
     """What is unusual there, as a sentence."""
 
 
@@ -86,9 +88,9 @@ class Pose(msgspec.Struct, frozen=True):
     """Where the frame shows what the product's reference picture shows."""
 
     x_px: float
-    """Shift at the frame's centre; positive: further right."""
+    """Shift at the frame's centre, px; positive: further right."""
     y_px: float
-    """Shift at the frame's centre; positive: further down."""
+    """Shift at the frame's centre, px; positive: further down."""
     degrees: float
     """Turn around the frame's centre; positive: clockwise as seen."""
     confidence: float
@@ -101,10 +103,11 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     """Time of capture. Both host clocks are read at capture."""
 
     captured_at_ns: int
-    """UTC, ns since 1970."""
+    """Arrival at the line PC, or when the loss was detected: UTC, ns since 1970; 0: unknown after a crash."""
     captured_monotonic_ns: int
-    """Monotonic clock of the host, ns."""
+    """The same instant on the host's monotonic clock, ns, for durations on that host only."""
     camera_timestamp_ns: int | None = None
+    """The camera's clock, ns from an arbitrary start; null if it has none."""
     """Clock of the camera, ns; null if it has none."""
 
 
@@ -114,15 +117,20 @@ class BundleName(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     version: str
     digest: str
+    """sha256 of its manifest."""
 
 
 class HeatmapPng(msgspec.Struct, frozen=True, kw_only=True):
     """Scale of the heatmap PNG that follows the header: grey, 8 bit, linear between the two values, clipped."""
 
     hw: tuple[int, int]
+    """Height and width of the PNG, in cells."""
     cell_px: int
+    """Side of a cell, px of the frame; the cell (row, column) begins at (row, column) times this."""
     logit_at_0: float
+    """Evidence of grey 0, logits."""
     logit_at_255: float
+    """Evidence of grey 255, logits."""
 
 
 class _CountedEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -130,7 +138,9 @@ class _CountedEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type")
 
     schema_version: int = SCHEMA_VERSION
     boot_id: str
+    """Id of the run of the service; new at each start."""
     seq: int
+    """Its number in the count of all events except statuses: 1, 2, 3, ... without a gap."""
     journal_id: str | None = None
     """The journal that holds the event and counts `seq`; null: none, and `seq` counts such events of the boot."""
     previous_seq: int
@@ -156,12 +166,13 @@ class VerdictEvent(_CountedEvent, frozen=True, kw_only=True, tag="verdict"):
     """
 
     camera: str
+    """The camera's name, without dots."""
     frame_id: int | None
-    """The camera's number of the frame, which may wrap and restart; null if no frame came."""
+    """The camera's number of the frame, which may wrap and restart; null: none came, or it is unknown after a crash."""
     last_frame_id: int | None = None
-    """The camera's number of the last frame of a run."""
+    """The camera's number of the last frame of a run, which may be less than `frame_id`; null for one frame."""
     frame_number: int
-    """The ledger's number of the frame, or of the first frame of a run: 1, 2, 3, ... per camera and boot."""
+    """The line's number of the frame, or of the first of a run: 1, 2, 3, ... per camera and boot."""
     frames: int = 1
     """Number of frames that this event stands for."""
     source: str | None = None
@@ -175,22 +186,28 @@ class VerdictEvent(_CountedEvent, frozen=True, kw_only=True, tag="verdict"):
     reason: str | None = None
     """Reason why there is no verdict: `KIND.REASON` as in the ledger; null for GOOD and DEFECT."""
     detail: str | None = None
-    """The reason as a sentence."""
+    """The reason as a sentence for people; do not parse it."""
     frame_score: float | None = None
+    """The highest logit of the frame's tiles; null without a verdict."""
     score_threshold: float
+    """The score threshold that was applied, logits."""
     evidence_threshold: float
+    """The evidence threshold that was applied, logits."""
     precision: str
+    """Precision in which the engine computed: `f32`, `bf16` or `int8`."""
     bundle: BundleName
     product: str | None = None
     """Product that the frame was inspected as; null if the line has no products."""
     regions: list[Region] = []
+    """The defects, highest score first; empty unless DEFECT."""
     foreign_areas: list[ForeignArea] = []
     """Areas that the product cannot show. Unless the verdict is DEFECT, it is NO_VERDICT because of them."""
     latency_ms: float
-    """Time from capture to the hand-over to the publisher."""
+    """Time from capture to the hand-over to the publisher, ms."""
     acting: bool
-    """False while a line is being commissioned: no ejector may fire on this event."""
+    """False while the line is being commissioned: do not act on this event."""
     heatmap: HeatmapPng | None = None
+    """How to read the PNG in part 3; null: there is none."""
     chunks: dict[str, float] = {}
     """Values that the camera measured with the frame, by name of the chunk."""
     picture: str | None = None
@@ -213,10 +230,15 @@ class Account(msgspec.Struct, frozen=True):
     """Frames of a camera since boot, by outcome."""
 
     captured: int = 0
+    """Frames that the camera announced, and parts whose trigger brought none."""
     inspected: int = 0
+    """Frames judged GOOD or DEFECT."""
     dropped: dict[str, int] = {}
+    """Frames that were dropped before their inspection, by reason."""
     failed: dict[str, int] = {}
+    """Frames that could not be inspected, by reason."""
     in_flight: int = 0
+    """Frames in flight; 0 in an orderly `STOPPED`."""
 
     @property
     def balanced(self) -> bool:
@@ -230,10 +252,11 @@ class CameraState(msgspec.Struct, frozen=True, kw_only=True):
 
     state: Literal["OPENING", "LIVE", "IDLE", "DEAD", "ENDED"]
     reason: str | None = None
-    """Reason why it is dead, one word."""
+    """While it is dead: the present fault, one word."""
     detail: str | None = None
+    """The same as a sentence for people."""
     since_at_ns: int
-    """UTC, ns since 1970."""
+    """When this state began: UTC, ns since 1970."""
     openings: int = 0
     """Number of times it was opened since the start."""
     counters: dict[str, int] = {}
@@ -257,6 +280,7 @@ class Consumer(msgspec.Struct, frozen=True, kw_only=True):
     acked_seq: int
     """All events up to this one were acknowledged."""
     connected: bool
+    """Whether a client follows under this name now."""
     seen_at_ns: int | None = None
     """Time of its last request: UTC, ns since 1970."""
 
@@ -271,6 +295,7 @@ class JournalState(msgspec.Struct, frozen=True, kw_only=True):
     last_seq: int = 0
     """The newest event that it counted."""
     size_bytes: int = 0
+    """Size of its events, plus what an open read transaction made `journal.db-wal` grow."""
     live_only: str | None = None
     """Why events are not journalled now, as a sentence; null while they are."""
     unjournalled: int = 0
@@ -278,6 +303,7 @@ class JournalState(msgspec.Struct, frozen=True, kw_only=True):
     discarded: int = 0
     """Number of events that were deleted, since boot, before every durable consumer had acknowledged them."""
     consumers: dict[str, Consumer] = {}
+    """The durable consumers, by name."""
 
 
 class EvidenceState(msgspec.Struct, frozen=True, kw_only=True):
@@ -290,6 +316,7 @@ class EvidenceState(msgspec.Struct, frozen=True, kw_only=True):
     stored: int = 0
     """Number of pictures in the store."""
     size_bytes: int = 0
+    """Size of the store."""
     oldest_at_ns: int | None = None
     """When the frame of the oldest picture was captured: UTC, ns since 1970; null if there is none."""
     fault: str | None = None
@@ -327,10 +354,11 @@ class Handshake(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the line is ready for the next part. A PLC program waits for it."""
 
     state: HandshakeState
+    """Whether parts may come."""
     reason: str | None = None
     """The most severe reason why the line is not READY, one word."""
     detail: str | None = None
-    """All reasons, as a sentence."""
+    """All reasons, as a sentence for people; do not parse it."""
     heartbeat: int
     """Counts frames whose verdict was sent and, while no frames come, probe tiles that went the same way. It stops when
     inspection stops."""
@@ -343,7 +371,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     applied: bool
     """False: it was refused, and the setup before it is still active."""
     detail: str | None = None
-    """Why it was refused, as a sentence."""
+    """Why it was refused, as a sentence for people."""
     at_ns: int
     """UTC, ns since 1970."""
 
@@ -353,32 +381,39 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
 
     schema_version: int = SCHEMA_VERSION
     boot_id: str
+    """As in this boot's verdict events."""
     at_ns: int
     """UTC, ns since 1970."""
     line: str
     state: State
+    """State of the service."""
     last_seq: int
     """`seq` of the last event that is not a status; 0 before the first."""
     ledger: dict[str, Account]
+    """Per camera, its frames since the start by outcome."""
     cameras: dict[str, CameraState]
+    """Per camera, its state."""
     bundle: BundleName
     engine: str
+    """`openvino` or `onnxruntime`."""
     precision: str
+    """As in verdict events."""
     acting: bool
+    """As in verdict events."""
     product: str | None = None
     """The active product; null if the line has no products."""
     pid: int
     """Process id of the service."""
     handshake: Handshake
     last_change: Change | None = None
-    """Null before the first."""
+    """Outcome of the last reload or selection; null before the first."""
     journal_id: str | None = None
     """The journal that counts `last_seq`. Null: `last_seq` counts this boot's events that no journal holds."""
     counts: Counts
     journal: JournalState | None = None
     """Null if the line has no journal."""
     refused: dict[str, int] = {}
-    """Number of refusals since the start, by socket and reason."""
+    """Number of refusals since the start, by socket and reason, such as `events.auth`."""
     evidence: EvidenceState | None = None
     """Null if the line stores no pictures."""
     web: WebState | None = None
@@ -396,13 +431,15 @@ class AlarmEvent(_LineEvent, frozen=True, kw_only=True, tag="alarm"):
 
     camera: str
     alarm: str
-    """The fault, one word."""
+    """The first fault, one word; the same in both events."""
     detail: str
+    """The same as a sentence for people; do not parse it."""
     active: bool
-    """False: the fault is over."""
+    """True: the camera is dead. False: it is back."""
     began_at_ns: int
-    """UTC, ns since 1970."""
+    """When the fault was detected: UTC, ns since 1970. The same in both events, so it links them."""
     acting: bool
+    """As in verdict events."""
     product: str | None = None
     """The active product; null if the line has no products."""
 
@@ -416,21 +453,23 @@ class DriftEvent(_LineEvent, frozen=True, kw_only=True, tag="drift"):
     measure: str
     """`brightness`, `sharpness`, `saturation`, `shift_x`, `shift_y`, `turn`, `match`, `score` or `evidence`."""
     active: bool
-    """False: the drift is over."""
+    """True: it differs. False: it does not any more."""
     value: float
     """Median of the last measured frames."""
     low: float
+    """Lowest value to expect."""
     high: float | None
     """The lowest and the highest value to expect after the calibration; null: no limit."""
     frames: int
     """Number of frames that the value comes from."""
     detail: str
-    """What changed, what it usually means, and what to do."""
+    """What changed, what it usually means, and what to do, as a sentence for people; do not parse it."""
     bundle: BundleName
     """The bundle whose calibration the frames are compared with."""
     product: str | None = None
     """The product that the frames were inspected as; null if the line has no products."""
     acting: bool
+    """As in verdict events."""
 
 
 class ChangeEvent(_LineEvent, frozen=True, kw_only=True, tag="change"):
@@ -438,14 +477,15 @@ class ChangeEvent(_LineEvent, frozen=True, kw_only=True, tag="change"):
 
     change: Literal["reload", "select"]
     applied: bool
-    """False: it was refused, and the setup before it is still active."""
+    """True: the line inspects by it now. False: it was refused, and the line inspects as before."""
     detail: str | None = None
-    """Why it was refused, as a sentence."""
+    """Why it was refused, as a sentence for people; do not parse it."""
     product: str | None
-    """The product that is active now."""
+    """The product that is active now; null if the line has no products."""
     bundle: BundleName
     """The bundle that is active now."""
     acting: bool
+    """As in verdict events from now on."""
 
 
 class JournalEvent(_LineEvent, frozen=True, kw_only=True, tag="journal"):
@@ -455,6 +495,7 @@ class JournalEvent(_LineEvent, frozen=True, kw_only=True, tag="journal"):
     """`begun`: a new journal. `live_only`: from now on events are not journalled. `recording`: events are journalled
     again. `unrecorded`: the boot before sent events that are not in the journal."""
     detail: str
+    """The same as a sentence for people; do not parse it."""
     events: int | None = None
     """Number of events concerned; null if unknown."""
     by_topic: dict[str, int] = {}
@@ -462,8 +503,9 @@ class JournalEvent(_LineEvent, frozen=True, kw_only=True, tag="journal"):
     of_boot: str | None = None
     """`boot_id` of the events concerned, if no journal holds them."""
     first_seq: int | None = None
+    """The first of the events concerned."""
     last_seq: int | None = None
-    """First and last `seq` of the events concerned."""
+    """The last of the events concerned."""
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
@@ -474,6 +516,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     picture: PictureId
     """Id of the frame's picture, as in its verdict event."""
     camera: CameraName
+    """The camera of the frame."""
     captured_at_ns: Annotated[int, Meta(ge=0)]
     """UTC, ns since 1970, as in the verdict event."""
     verdict: Literal["GOOD", "DEFECT"]
@@ -481,10 +524,11 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     bundle: Digest
     """Digest of the bundle that gave the verdict."""
     kind: MarkKind
+    """What the reviewer says."""
     at_xy: Annotated[list[tuple[Coordinate, Coordinate]], Meta(max_length=MOST_POINTS)] = []
-    """Where the missed defects are, px of the frame; empty for other kinds."""
+    """Where the missed defects are, px of the frame: at least one for `missed`, else none."""
     by: ShortText
-    """The reviewer's name."""
+    """The reviewer's name, as the reviewer entered it."""
 
     def __post_init__(self) -> None:
         require_printable(by=self.by)
@@ -500,6 +544,7 @@ class ReviewEvent(_LineEvent, frozen=True, kw_only=True, tag="review"):
     """A person marked a verdict. docs/review.md says what marks mean together."""
 
     mark: Mark
+    """The mark. `at_ns` is its time."""
 
 
 Event = VerdictEvent | StatusEvent | AlarmEvent | DriftEvent | ChangeEvent | JournalEvent | ReviewEvent

@@ -52,13 +52,15 @@ class FollowRequest(BareRequest, frozen=True, kw_only=True, tag="follow"):
     """Send a consumer all events after the last one that it acknowledged, and continue with new events."""
 
     name: Name
+    """The consumer's. A new name is registered, and from then on the journal retains events for it."""
     client: ShortText
-    """Unique among the clients of the name: only the newest client of a name is served."""
+    """Unique among the clients of the name, such as a UUID per start: only the newest client is served."""
     window: Annotated[int, Meta(ge=1, le=LARGEST_WINDOW)] = 100
-    """Number of events that may be sent and not yet acknowledged."""
+    """Number of events that may be in flight, unacknowledged."""
     topics: Topics = ("",)
-    """Prefixes of topics."""
+    """Prefixes of topics; they replace those of an earlier request."""
     heatmaps: bool = False
+    """Whether to send heatmaps."""
     start: Start = "first"
     """Where a new name begins: with the oldest event in the journal, or with the next event."""
 
@@ -70,8 +72,11 @@ class AckRequest(BareRequest, frozen=True, kw_only=True, tag="ack"):
     """Acknowledges all events up to `seq`. It has no reply."""
 
     name: Name
+    """The consumer's, as it follows on this connection."""
     journal_id: ShortText
+    """As in the batch."""
     seq: Seq
+    """At most the `through_seq` of the last batch that was received."""
     keep_position: bool | msgspec.UnsetType = msgspec.UNSET  # not written if unset: older lines do not know it
     """Whether the line only sends more: the next follow request gets the same events again."""
 
@@ -80,6 +85,7 @@ class ForgetRequest(IdentifiedRequest, frozen=True, kw_only=True, tag="forget"):
     """Remove a consumer: the journal retains no events for it any more."""
 
     name: Name
+    """The consumer's. No client may be following under it."""
 
 
 Request = FollowRequest | AckRequest | ForgetRequest
@@ -89,7 +95,9 @@ class Former(msgspec.Struct, frozen=True, kw_only=True):
     """Position of a consumer in the journal before this one."""
 
     journal_id: JournalId
+    """Its id."""
     acked_seq: Seq
+    """The last event of it that was acknowledged; later ones cannot be delivered any more."""
 
 
 class Following(BareReply, frozen=True, kw_only=True, tag="following"):
@@ -97,7 +105,9 @@ class Following(BareReply, frozen=True, kw_only=True, tag="following"):
 
     name: str
     journal_id: JournalId
+    """The journal that is followed."""
     acked_seq: Seq
+    """The events after this one follow; 0 in a journal that is new to the consumer."""
     first_seq: Seq
     """The oldest event that the journal holds; 0 if it holds none."""
     last_seq: Seq
@@ -112,14 +122,17 @@ class Batch(BareReply, frozen=True, kw_only=True, tag="batch"):
     """All requested events after `after_seq` up to `through_seq`. Header and heatmap of each follow as parts."""
 
     journal_id: JournalId
+    """The journal that counts these events."""
     after_seq: Seq
+    """The batch begins after this event; it is the `through_seq` of the batch before."""
     through_seq: Seq
+    """The batch goes up to this event."""
     last_seq: Seq
     """The newest event in the journal."""
     events: Annotated[int, Meta(ge=0, le=LARGEST_WINDOW)]
     """Number of events in this batch."""
     lost_through: Seq | None = None
-    """Events after `after_seq` up to this one were deleted; null: none were."""
+    """Events after `after_seq` up to this one were deleted; repeated until acknowledged. Null: none were."""
 
 
 class Forgotten(IdentifiedReply, frozen=True, kw_only=True, tag="forgotten"):

@@ -26,13 +26,14 @@ class BareRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     # Unknown fields are refused: a part id or a topic under a misspelt name must not be lost silently.
 
     schema_version: int = SCHEMA_VERSION
+    """Always write it."""
 
 
 class IdentifiedRequest(BareRequest, frozen=True, kw_only=True):
     """Fields of every request that one reply answers."""
 
     request_id: RequestId | None = None
-    """Chosen by the client, returned with the reply."""
+    """Chosen by the client; the reply contains it."""
 
 
 class BareReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -45,6 +46,7 @@ class IdentifiedReply(BareReply, frozen=True, kw_only=True):
     """Fields of every reply that answers one request."""
 
     request_id: str | None = None
+    """As in the request; null if it had none, or none could be read."""
 
 
 class Refused(IdentifiedReply, frozen=True, kw_only=True, tag="refused"):
@@ -53,7 +55,7 @@ class Refused(IdentifiedReply, frozen=True, kw_only=True, tag="refused"):
     reason: str
     """One word."""
     detail: str
-    """The reason as a sentence, for people."""
+    """The reason as a sentence for people; do not parse it."""
 
 
 class Envelope(msgspec.Struct):

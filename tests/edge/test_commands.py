@@ -545,21 +545,6 @@ def section(heading: str) -> str:
     return re.split(rf"^#{{1,{level}}} ", below, maxsplit=1, flags=re.MULTILINE)[0]
 
 
-@pytest.mark.parametrize("kind", [*get_args(Request), *get_args(Reply)])
-def test_every_field_is_documented_with_its_default(kind: type[msgspec.Struct]) -> None:
-    tag = str(kind.__struct_config__.tag)
-    rows = re.findall(
-        r"^\| `(\w+)` \|([^|]*)\|([^|]*)\|[^|]+\|$",
-        section(f"{'##' if kind in get_args(Request) else '###'} {tag.title()}"),
-        flags=re.MULTILINE,
-    )
-    table = {name: (kind.strip(), default.strip()) for name, kind, default in rows}
-    assert table.pop("type") == (f'`"{tag}"`', "")
-    assert {name: default for name, (_, default) in table.items()} == {
-        field.name: "" if field.required else json.dumps(field.default) for field in msgspec.structs.fields(kind)
-    }
-
-
 def test_every_reason_and_this_schema_version_are_documented() -> None:
     documented = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", section("### Refused"), flags=re.MULTILINE)
     assert documented == list(get_args(Reason))
