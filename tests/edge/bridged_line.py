@@ -3,10 +3,8 @@
 import asyncio
 import contextlib
 import functools
-import json
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
@@ -28,7 +26,6 @@ from heatline.edge.bridge.modbus.registers import (
     COMMANDS,
     END,
     ID,
-    MAILBOX,
     TEXT,
     UDINT,
     UINT,
@@ -38,7 +35,6 @@ from heatline.edge.bridge.modbus.registers import (
     register_map,
 )
 from heatline.edge.bridge.modbus.server import ModbusServer
-from heatline.edge.bridge.opcua.server import SUBSCRIPTIONS
 from heatline.edge.config.bridges import ModbusConfig
 from tests.command import HEATLINE, process_env
 from tests.edge.followed_line import WITHIN_SECONDS, FollowedLine, wait_until
@@ -133,7 +129,6 @@ class Plc:
     def __init__(self, port: int, word_order: Literal["big", "little"] = "big") -> None:
         self._order: Literal["big", "little"] = word_order
         self.client = ModbusTcpClient("127.0.0.1", port=port, timeout=WITHIN_SECONDS, retries=0)
-        wait_until(self.client.connect, f"the bridge listens on {port}")
 
     def read(self, block: Block) -> Values:
         """Read a block in one request."""
@@ -179,14 +174,8 @@ class Plc:
         wait_until(is_wanted, description or f"{block.prefix} has {wanted}")
         return found[-1]
 
-    def take(self) -> Values:
-        """Wait for something in the mailbox, and acknowledge it."""
-        wait_until(lambda: self.read(MAILBOX)["kind"] != 0, "the mailbox shows something")
-        values = self.read(MAILBOX)
-        self.acknowledge(values["number"])
-        return values
-
     def __enter__(self) -> Self:
+        wait_until(self.client.connect, "the bridge listens")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -354,21 +343,3 @@ async def until_held(client: Client, expected: list[str]) -> None:
 async def acknowledge(client: Client, *result_ids: str) -> Any:
     given = ua.Variant(list(result_ids), ua.VariantType.String, is_array=True)
     return await call(client, "ResultManagement.AcknowledgeResults", given)
-
-
-def main() -> None:
-    """Take all subscriptions, print a line, and wait to be killed: `python -m tests.edge.bridged_line FACTS`."""
-    folder, port, name, identities = json.loads(sys.argv[1])
-
-    async def run() -> None:
-        async with OpcuaDoor(Path(folder), port).connected(Identity(name, Path(identities))) as client:
-            for _ in range(SUBSCRIPTIONS):
-                await Listener().subscribe(client, "ResultReadyEventType")
-            print("subscribed", flush=True)
-            await asyncio.Event().wait()
-
-    asyncio.run(run())
-
-
-if __name__ == "__main__":
-    main()

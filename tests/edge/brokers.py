@@ -163,25 +163,24 @@ class Plant:
 
 
 class Authority:
-    """Signs certificates, which it writes to a folder as NAME.pem and NAME.key.
+    """Signs certificates, which it writes to a folder as NAME.pem and NAME.key."""
 
-    Args:
-        strict: whether its own certificate has the key usage that RFC 5280 requires, which openssl leaves out.
-    """
-
-    def __init__(self, folder: Path, name: str = "ca", *, strict: bool = True) -> None:
-        self._folder, self._name = folder, x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    def __init__(self, folder: Path, name: str = "ca") -> None:
+        self._folder, self._name = folder, _named(name)
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self.certificate = folder / f"{name}.pem"
-        own = self._signed(self._name, self._key.public_key(), days=1, is_authority=True, has_usage=strict)
-        self._write(self.certificate, own)
+        usage = dict.fromkeys(
+            ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+             "encipher_only", "decipher_only"), False,
+        )  # fmt: skip
+        may_sign = x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage)
+        self.certificate = self._write(name, self._key, 1, x509.BasicConstraints(True, None), may_sign)
 
     def sign(self, name: str, host: str = "127.0.0.1", days: int = 1) -> tuple[Path, Path]:
         """Return the files of a certificate and its key; `days`: until it expires, negative if it has."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate, private = self._folder / f"{name}.pem", self._folder / f"{name}.key"
-        self._write(certificate, self._signed(subject, key.public_key(), days, host=host))
+        key, private = ec.generate_private_key(ec.SECP256R1()), self._folder / f"{name}.key"
+        uses = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+        names = x509.SubjectAlternativeName([_name_of(host)])
+        certificate = self._write(name, key, days, x509.BasicConstraints(False, None), uses, names)
         private.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -190,43 +189,29 @@ class Authority:
         private.chmod(0o600)
         return certificate, private
 
-    def _signed(
-        self,
-        subject: x509.Name,
-        key: ec.EllipticCurvePublicKey,
-        days: int,
-        host: str = "",
-        is_authority: bool = False,
-        has_usage: bool = False,
-    ) -> x509.Certificate:
-        now = datetime.now(UTC)
+    def _write(self, name: str, key: ec.EllipticCurvePrivateKey, days: int, *extensions: x509.ExtensionType) -> Path:
+        now, path = datetime.now(UTC), self._folder / f"{name}.pem"
         builder = (
             x509.CertificateBuilder()
-            .subject_name(subject)
+            .subject_name(_named(name))
             .issuer_name(self._name)
-            .public_key(key)
+            .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(days=2))
             .not_valid_after(now + timedelta(days=days))
-            .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
-        if has_usage:
-            usage = dict.fromkeys(
-                ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
-                 "encipher_only", "decipher_only"), False,
-            )  # fmt: skip
-            builder = builder.add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
-        if not is_authority:
-            uses = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
-            names = x509.SubjectAlternativeName([_name_of(host)])
-            builder = builder.add_extension(uses, critical=False).add_extension(names, critical=False)
-        return builder.sign(self._key, hashes.SHA256())
+        identifiers = (
+            x509.SubjectKeyIdentifier.from_public_key(key.public_key()),
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+        )
+        for extension in (*identifiers, *extensions):
+            builder = builder.add_extension(extension, isinstance(extension, x509.BasicConstraints | x509.KeyUsage))
+        path.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        return path
 
-    @staticmethod
-    def _write(path: Path, certificate: x509.Certificate) -> None:
-        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+def _named(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
 def _name_of(host: str) -> x509.GeneralName:

@@ -5,7 +5,6 @@ request byte by byte, or connect again and again. No request of the client may s
 third address must be served.
 """
 
-import asyncio
 import contextlib
 import functools
 import itertools
@@ -23,15 +22,12 @@ from typing import Literal, get_args
 
 import pytest
 import zmq
-from websockets.exceptions import ConnectionClosedError
-from websockets.sync.client import connect
 
 from heatline.bench.watched_line import POLL_SECONDS
 from heatline.edge.bundle import Bundle
 from heatline.edge.config import WebConfig
 from heatline.edge.delivery.auth import ROLE_OF, Access, ClientKeys, SocketName
 from heatline.edge.delivery.subscriber import Subscriber
-from heatline.edge.util.listener import Listener
 from tests.command import HEATLINE
 from tests.edge.bridged_line import modbus_served
 from tests.edge.lines import RunningLine, line_started, small_frames, write_line, write_pictures
@@ -119,29 +115,6 @@ def metrics_door(folder: Path, tls: bool, once: bool) -> Iterator[Door]:
 
 
 @contextlib.contextmanager
-def live_door(_: Path) -> Iterator[Door]:
-    with page() as served:
-
-        @contextlib.contextmanager
-        def client(source: str) -> Iterator[Ask]:
-            with (
-                socket.create_connection(("127.0.0.1", served.port), ANSWER_WITHIN_SECONDS, (source, 0)) as connection,
-                contextlib.suppress(ConnectionClosedError),
-                connect(f"ws://127.0.0.1:{served.port}/live", sock=connection, max_queue=None) as viewer,
-            ):
-
-                def ask() -> bool:
-                    try:
-                        return viewer.ping().wait(ANSWER_WITHIN_SECONDS)
-                    except ConnectionClosedError:
-                        return False
-
-                yield ask
-
-        yield Door(served.port, "HTTP", client)
-
-
-@contextlib.contextmanager
 def modbus_door(_: Path) -> Iterator[Door]:
     port = free_port()
     with modbus_served(port.local):
@@ -170,10 +143,7 @@ def zeromq_door(folder: Path, name: SocketName, with_keys: bool) -> Iterator[Doo
         yield Door(port.number, "ZeroMQ", client)
 
 
-DOORS: dict[str, Callable[[Path], "contextlib.AbstractContextManager[Door]"]] = {
-    "live view": live_door,
-    "Modbus": modbus_door,
-}
+DOORS: dict[str, Callable[[Path], "contextlib.AbstractContextManager[Door]"]] = {"Modbus": modbus_door}
 for tls, once in itertools.product((False, True), repeat=2):
     name = ("metrics" if once else "page") + (" with TLS" if tls else "")
     DOORS[name] = functools.partial(metrics_door, tls=tls, once=once)
@@ -263,22 +233,6 @@ def test_a_client_at_work_is_served_and_a_new_one_admitted(door: Door, attack: A
             while not is_admitted():
                 assert time.monotonic() < give_up, "a new client is not admitted"
     assert is_admitted(), "after the attack, the attackers before it in the queue are gone"
-
-
-def test_a_connection_that_its_server_forgets_is_closed() -> None:
-    async def closed_between_acceptance_and_transport() -> bytes:
-        listener = Listener("127.0.0.1:0", 1, "", "")
-        listener.settimeout(ANSWER_WITHIN_SECONDS)
-        with socket.create_connection(listener.getsockname()) as client:
-            listener.accept()
-            await listener.disconnect_all()
-            listener.close()
-            return client.recv(1)
-
-    async def bounded() -> bytes:
-        return await asyncio.wait_for(closed_between_acceptance_and_transport(), ANSWER_WITHIN_SECONDS)
-
-    assert asyncio.run(bounded()) == b""
 
 
 def test_silent_connections_do_not_use_up_the_descriptors_of_a_line(

@@ -199,11 +199,6 @@ WILL, LAST = (Publication(f"line/{name}", b"{}", retain=True) for name in ("will
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")  # paho's, of a handshake
 
 
-def process_until_the_end(connection: Connection) -> None:
-    while True:
-        connection.process(WITHIN_SECONDS)
-
-
 def refusal(config: MqttConfig) -> str:
     """Return the sentence with which a connection fails; empty: a message is taken."""
     connection = Connection(config, "bridge", WILL)
@@ -222,43 +217,30 @@ def refusal(config: MqttConfig) -> str:
 def test_only_a_broker_of_the_authority_with_its_name_and_a_valid_date_gets_results(
     tmp_path: Path, address: str
 ) -> None:
-    authority, other = Authority(tmp_path), Authority(tmp_path, "other-ca")
-    broker = Broker(tmp_path, address)
+    authority, other, broker = Authority(tmp_path), Authority(tmp_path, "other-ca"), Broker(tmp_path, address)
     config = MqttConfig(broker=f"mqtts://127.0.0.1:{broker.port}", ca=authority.certificate)
     foreign, own = other.sign("foreign"), authority.sign("own")
-    shown = [msgspec.structs.replace(config, certificate=files[0], key=files[1]) for files in (foreign, own)]
-    plain = MqttConfig(broker=f"mqtt://127.0.0.1:{broker.port}")
-    client_required = f"require_certificate true\ncafile {authority.certificate}"
+    local = "127.0.0.1"
     for days, host, more, attempts in [
-        (-1, "127.0.0.1", "", [(config, "cannot be used (certificate has expired); check mqtt.broker, mqtt.ca")]),
-        (1, "elsewhere.example", "", [(config, "certificate is not valid for '127.0.0.1'")]),
-        (
-            1,
-            "127.0.0.1",
-            "",
-            [
-                (msgspec.structs.replace(config, ca=other.certificate), "unable to get local issuer certificate"),
-                (msgspec.structs.replace(config, ca=None), "unable to get local issuer certificate"),
-                (plain, "it may require TLS (mqtts://)"),
-                (config, ""),
-            ],
-        ),
-        (
-            1,
-            "127.0.0.1",
-            client_required,
-            [
-                (config, "or a certificate (mqtt.certificate and mqtt.key)"),
-                (shown[0], "did not take the connection"),
-                (shown[1], ""),
-            ],
-        ),
-    ]:
+        (-1, local, "", [({}, "cannot be used (certificate has expired); check mqtt.broker, mqtt.ca")]),
+        (1, "elsewhere.example", "", [({}, "certificate is not valid for '127.0.0.1'")]),
+        (1, local, "", [
+            ({"ca": other.certificate}, "unable to get local issuer certificate"),
+            ({"ca": None}, "unable to get local issuer certificate"),
+            ({"ca": None, "broker": f"mqtt://127.0.0.1:{broker.port}"}, "it may require TLS (mqtts://)"),
+            ({}, ""),
+        ]),
+        (1, local, f"require_certificate true\ncafile {authority.certificate}", [
+            ({}, "or a certificate (mqtt.certificate and mqtt.key)"),
+            ({"certificate": foreign[0], "key": foreign[1]}, "did not take the connection"),
+            ({"certificate": own[0], "key": own[1]}, ""),
+        ]),
+    ]:  # fmt: skip
         certificate, key = authority.sign("broker", host, days)
         broker.settings = f"certfile {certificate}\nkeyfile {key}\n{OPEN}\n{more}"
         with broker:
-            for attempt, sentence in attempts:
-                found = refusal(attempt)
+            for changes, sentence in attempts:
+                found = refusal(msgspec.structs.replace(config, **changes))
                 assert (sentence in found) if sentence else not found, found
 
 
@@ -274,14 +256,3 @@ def test_a_wrong_password_is_told_and_the_right_one_is_taken(tmp_path: Path, add
         assert "refuses the connection (Not authorized); correct mqtt.user" in refusal(config)
         password.write_text("ein Paßwort \r\n")
         assert refusal(config) == ""
-
-
-def test_another_client_with_the_same_id_is_told(tmp_path: Path, address: str) -> None:
-    with Broker(tmp_path, address) as broker:
-        config = MqttConfig(broker=f"mqtt://127.0.0.1:{broker.port}")
-        first = Connection(config, "bridge", WILL)
-        first.open(lambda: None, lambda: False)
-        assert refusal(config) == ""
-        with pytest.raises(NotConnectedError, match="Session taken over"):
-            process_until_the_end(first)
-        first.close(LAST)
