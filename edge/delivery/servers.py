@@ -63,7 +63,7 @@ class SocketServer(ABC):
         self._thread = NamedThread(self.thread_name, self._run)
 
     def start(self) -> None:
-        """Bind the address; raise a DeliveryError if that is not possible, or an AccessError if others could reach it."""
+        """Bind the address; a DeliveryError if that is not possible, an AccessError if others could reach it."""
         if self._access.key is None and not is_local(self.address):
             raise AccessError(unprotected(f"{self.name}.bind", self.address))
         context = zmq.Context()
