@@ -1,4 +1,4 @@
-"""A line's pictures, received by programs through the real socket; and programs that misbehave."""
+"""A line's pictures, received by programs through the real socket; programs that misbehave; and overloaded lines."""
 
 import contextlib
 import gc
@@ -19,48 +19,36 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace as replace_fields
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle
+from heatline.edge.cameras.pattern import frame_id_of
+from heatline.edge.delivery.subscriber import Subscriber
 from heatline.edge.errors import DeliveryError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.inference import Engine
 from heatline.edge.inspection.inspector import Outcome, Setup, Unjudged
 from heatline.edge.monitor import feed as feed_module
 from heatline.edge.monitor.feed import MOST_CLIENTS, PictureFeed
-from heatline.edge.monitor.pictures import (
-    AddMark,
-    Hello,
-    Picture,
-    PictureClient,
-    Report,
-    picture_socket,
-)
+from heatline.edge.monitor.pictures import Hello, Picture, PictureClient, Report, picture_socket
 from heatline.edge.service.events import verdict_message
-from heatline.edge.util.channel import ReleaseSlot, RingWriter
-from heatline.edge.wire.events import EvidenceState, Mark, ReviewEvent, VerdictEvent
-from tests.command import process_env
+from heatline.edge.util.channel import ReleaseSlot
+from heatline.edge.wire.events import EvidenceState, VerdictEvent
+from tests.command import heatline, process_env
+from tests.edge.lines import (
+    POLL_SECONDS,
+    RunningLine,
+    assert_every_frame_has_its_event,
+    line_started,
+    write_line_with,
+)
 from tests.edge.secured import until
 from tests.edge.setups import setup_of
-from tests.edge.supervised import held, stop
-from tests.edge.wire_examples import GOLDEN
+from tests.edge.supervised import held, in_thread, stop
 from tests.small_bundle import dark_square, white_frame
 
 WITHIN_SECONDS = 20.0
 WHITE, DARK = white_frame(), dark_square(white_frame(), 100, 300)
-
-
-@pytest.fixture
-def setup(bundle: Bundle, openvino: Engine) -> Setup:
-    return setup_of(bundle, openvino)
-
-
-@pytest.fixture
-def feed(tmp_path: Path) -> Iterator[PictureFeed]:
-    feed = PictureFeed(tmp_path / "pictures" / "line")
-    yield feed
-    feed.close()
 
 
 class Line:
@@ -76,8 +64,18 @@ class Line:
         until(lambda: self.known() == before + 1)
         return client
 
+    # The line tells nobody when it has read a message, so these look into the feed.
+
     def known(self) -> int:
+        """The number of clients whose wishes the line knows."""
         return sum(client.wishes is not None for client in self.feed._clients)
+
+    def held(self) -> int:
+        """The number of slots that the first client holds."""
+        return len(self.feed._clients[0].ring.held)
+
+    def has_nobody(self) -> bool:
+        return not self.feed._clients
 
     def judge(
         self, image: NDArray[np.uint8], camera: str = "top", sent_as: str | None = None, captured_ms: int | None = None
@@ -101,8 +99,11 @@ class Line:
 
 
 @pytest.fixture
-def line(feed: PictureFeed, setup: Setup) -> Line:
-    return Line(feed, setup, feed._path)
+def line(tmp_path: Path, bundle: Bundle, openvino: Engine) -> Iterator[Line]:
+    path = tmp_path / "pictures" / "line"
+    made = Line(PictureFeed(path), setup_of(bundle, openvino), path)
+    yield made
+    made.feed.close()
 
 
 def received(client: PictureClient) -> Picture:
@@ -117,18 +118,15 @@ def received(client: PictureClient) -> Picture:
 @pytest.mark.parametrize("sent_as", ["RGB8", "Mono8", "Mono12", "BayerRG8"])
 def test_a_picture_arrives_to_the_last_byte_with_what_its_verdict_rests_on(line: Line, sent_as: str) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (*WHITE.shape[:2], 1), np.uint8)
-    image = (
-        np.repeat(noise, 3, axis=2)
-        if sent_as.startswith("Mono")
-        else np.concatenate([noise, noise // 2, noise // 3], 2)
-    )
+    is_grey = sent_as.startswith("Mono")
+    image = np.concatenate([noise] * 3 if is_grey else [noise, noise // 2, noise // 3], 2)
     with line.connect() as client:
         outcome = line.judge(image, sent_as=sent_as)
         event = line.offer(outcome)
         picture = received(client)
         assert picture.event == event
         assert (event.picture, event.seq, event.journal_id) == ("01234567-top-1", 0, None)
-        assert np.array_equal(picture.image, image[..., 0] if sent_as.startswith("Mono") else image)
+        assert np.array_equal(picture.image, image[..., 0] if is_grey else image)
         judgement, evidence = outcome.judgement, picture.evidence
         assert judgement is not None
         assert evidence is not None
@@ -154,84 +152,63 @@ def test_a_frame_that_was_not_judged_comes_without_evidence_and_one_without_pixe
         assert client.receive(0) is None
 
 
-def test_a_client_gets_what_it_wants_of_each_camera(line: Line) -> None:
-    with line.connect(slots=16, good_every=3) as some, line.connect(slots=16, good_every=0) as bad:
-        for _ in range(7):
-            line.offer(line.judge(WHITE))
-            line.offer(line.judge(WHITE, "side"))
-        line.show(DARK)
-        cameras = [(picture.event.camera, picture.event.verdict) for picture in (received(some) for _ in range(5))]
-        assert cameras == [("top", "GOOD"), ("side", "GOOD")] * 2 + [("top", "DEFECT")]
-        assert received(bad).event.verdict == "DEFECT"
-        assert (some.receive(0), bad.receive(0)) == (None, None)
-
-
-def test_a_client_gets_good_frames_of_a_camera_no_sooner_than_it_wants_and_all_others(line: Line) -> None:
-    with line.connect(slots=16, good_interval_ms=200) as client:
-        for at_ms in (1000, 1100, 1199, 1200, 1350, 1900):
+def test_a_client_gets_good_frames_of_each_camera_as_often_as_it_wants_and_all_others(line: Line) -> None:
+    with (
+        line.connect(slots=16, good_every=3) as some,
+        line.connect(slots=16, good_every=0) as bad,
+        line.connect(slots=16, good_interval_ms=200) as seldom,
+    ):
+        for at_ms in (1000, 1100, 1199, 1200, 1350, 1900, 1950):
             line.offer(line.judge(WHITE, captured_ms=at_ms))
-        line.offer(line.judge(WHITE, "side", captured_ms=1901))
-        line.offer(line.judge(DARK, captured_ms=1902))
-        pictures = [received(client) for _ in range(5)]
-        assert client.receive(0) is None
-    captured = [(p.event.camera, p.event.verdict, p.event.times.captured_monotonic_ns // 1_000_000) for p in pictures]
-    assert captured == [
-        ("top", "GOOD", 1000),
-        ("top", "GOOD", 1200),
-        ("top", "GOOD", 1900),
-        ("side", "GOOD", 1901),
-        ("top", "DEFECT", 1902),
-    ]
+            line.offer(line.judge(WHITE, "side", captured_ms=at_ms + 1))
+        line.offer(line.judge(DARK, captured_ms=1951))
+
+        def came(client: PictureClient, count: int) -> list[tuple[str, str, int]]:
+            pictures = [received(client).event for _ in range(count)]
+            assert client.receive(0) is None
+            return [(e.camera, e.verdict, e.times.captured_monotonic_ns // 1_000_000) for e in pictures]
+
+        last = ("top", "DEFECT", 1951)
+        pairs = [("top", 0), ("side", 1)]
+        assert came(some, 5) == [*((camera, "GOOD", at + ms) for at in (1199, 1900) for camera, ms in pairs), last]
+        assert came(bad, 1) == [last]
+        times = 1000, 1200, 1900
+        assert came(seldom, 7) == [*((camera, "GOOD", at + ms) for at in times for camera, ms in pairs), last]
 
 
-def test_a_client_that_holds_its_pictures_gets_no_more(line: Line) -> None:
+def test_a_client_that_holds_its_pictures_gets_no_more_and_what_it_holds_stays_valid(line: Line) -> None:
+    large = white_frame((900, 1400))
     with line.connect(slots=2) as slow, line.connect(slots=16) as quick:
         line.show(*[WHITE] * 5)
         first, second = received(slow), received(slow)
         assert slow.receive(0) is None
         second.release()
         second.release()  # once is enough
-        until(lambda: len(line.feed._clients[0].ring.held) == 1)
-        line.show(DARK, WHITE)
+        until(lambda: line.held() == 1)
+        line.show(large, WHITE)  # a larger one gets new memory
         third = received(slow)
         assert third.event.frame_number == 6
-        assert np.array_equal(third.image, DARK)
+        assert np.array_equal(third.image, large)
+        third.release()
+        until(lambda: line.held() == 1)
+        line.show(DARK)
+        assert np.array_equal(received(slow).image, DARK)
         assert np.array_equal(first.image, WHITE), "nobody writes to a slot that is held"
-        assert [received(quick).event.frame_number for _ in range(7)] == list(range(1, 8))
+        assert [received(quick).event.frame_number for _ in range(8)] == list(range(1, 9))
 
 
-def test_larger_pictures_get_new_memory_and_earlier_ones_stay_valid(line: Line) -> None:
-    large = white_frame((900, 1400))
-    with line.connect(slots=2) as client:
-        line.show(DARK, large)
-        small, big = received(client), received(client)
-        assert np.array_equal(small.image, DARK)
-        assert np.array_equal(big.image, large)
-        small.release()
-        until(lambda: len(line.feed._clients[0].ring.held) == 1)
-        line.show(DARK, WHITE)
-        assert np.array_equal(received(client).image, DARK)
-        assert np.array_equal(big.image, large)
-        assert client.receive(0) is None, "it holds two"
-
-
-def test_the_memory_of_a_client_is_bounded(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_of_a_client_is_bounded_though_one_picture_may_take_more(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slot_bytes = 2 * feed_module.SLOT_STEP_BYTES
-    monkeypatch.setattr(feed_module, "MOST_BYTES", 3 * slot_bytes)
     assert slot_bytes / 2 < WHITE.nbytes < 0.75 * slot_bytes
-    with line.connect(slots=16) as many, line.connect(slots=2) as few:
-        line.show(*[WHITE] * 4)
-        for client, count in ((many, 3), (few, 2)):
-            assert [received(client).event.frame_number for _ in range(count)] == [1, 2, 3][:count]
+    for most_bytes, slots, count in ((3 * slot_bytes, 16, 3), (3 * slot_bytes, 2, 2), (slot_bytes // 2, 2, 1)):
+        monkeypatch.setattr(feed_module, "MOST_BYTES", most_bytes)
+        with line.connect(slots=slots) as client:
+            shown = line.show(*[WHITE] * 4)
+            assert [received(client).event for _ in range(count)] == shown[:count]
             assert client.receive(0) is None
-
-
-def test_one_picture_may_take_more_than_the_memory(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed_module, "MOST_BYTES", feed_module.SLOT_STEP_BYTES)
-    with line.connect(slots=2) as client:
-        line.show(*[WHITE] * 2)
-        assert np.array_equal(received(client).image, WHITE)
-        assert client.receive(0) is None
+        until(line.has_nobody)
 
 
 def test_pictures_outlive_the_line_and_their_end_is_an_error(line: Line) -> None:
@@ -246,57 +223,23 @@ def test_pictures_outlive_the_line_and_their_end_is_an_error(line: Line) -> None
         assert np.array_equal(first.image, DARK)
     with pytest.raises(DeliveryError, match="check that the line runs"):
         PictureClient(line.path)
-    line.feed = PictureFeed(line.path)
-    assert line.known() == 0
-    line.feed.close()
 
 
-def test_nothing_is_done_for_nobody(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise AssertionError("a picture was prepared")
-
-    outcome = line.judge(WHITE)
-    monkeypatch.setattr(feed_module, "_content_of", fail)
-    line.offer(outcome)
-    with line.connect(good_every=0) as client:
-        line.offer(outcome)
-        assert client.receive(0) is None
-
-
-def test_a_client_for_which_there_is_no_memory_is_disconnected(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(24, "Too many open files")
-
-    with line.connect() as client:
-        monkeypatch.setattr(RingWriter, "make", fail)
-        line.show(WHITE)
-        with pytest.raises(DeliveryError, match="the line has ended"):
-            client.receive(WITHIN_SECONDS)
-
-
-# The evidence store's state.
-
-
-def test_reports_are_summed_over_all_stores(tmp_path: Path, setup: Setup) -> None:
-    feed = PictureFeed(tmp_path / "pictures" / "line")
-    line = Line(feed, setup, feed._path)
-    try:
-        line.show(DARK, WHITE, DARK)
-        assert feed.evidence() == (EvidenceState(), None)
-        with line.connect() as store:
-            store.report(EvidenceState(kept=5, skipped=1, stored=7, fault="full"))
-            until(lambda: feed.evidence()[1] is not None)
-            assert feed.evidence()[0] == EvidenceState(kept=5, skipped=1, stored=7, fault="full")
-            line.show(DARK, DARK)  # one is held, one is skipped: both are lost with the store
-            assert feed.evidence()[0].skipped == 2
-            received(store).release()
-            until(lambda: not feed._clients[0].ring.held)
-            line.show(DARK)
-            assert feed.evidence()[0].skipped == 2, "a count never falls, also when the next picture is sent"
-        until(lambda: feed.evidence()[1] is None)
-        assert feed.evidence()[0] == EvidenceState(kept=5, skipped=3, stored=7), "what is stored is there still"
-    finally:
-        feed.close()
+def test_reports_are_summed_over_all_stores(line: Line) -> None:
+    line.show(DARK, WHITE, DARK)
+    assert line.feed.evidence() == (EvidenceState(), None)
+    with line.connect() as store:
+        store.report(EvidenceState(kept=5, skipped=1, stored=7, fault="full"))
+        until(lambda: line.feed.evidence()[1] is not None)
+        assert line.feed.evidence()[0] == EvidenceState(kept=5, skipped=1, stored=7, fault="full")
+        line.show(DARK, DARK)  # one is held, one is skipped: both are lost with the store
+        assert line.feed.evidence()[0].skipped == 2
+        received(store).release()
+        until(lambda: line.held() == 0)
+        line.show(DARK)
+        assert line.feed.evidence()[0].skipped == 2, "a count never falls, also when the next picture is sent"
+    until(lambda: line.feed.evidence()[1] is None)
+    assert line.feed.evidence()[0] == EvidenceState(kept=5, skipped=3, stored=7), "what is stored is there still"
 
 
 # Programs that misbehave.
@@ -312,12 +255,11 @@ def raw(path: Path, *messages: bytes) -> Iterator[socket.socket]:
         yield end
 
 
-def is_disconnected(end: socket.socket) -> bool:
+def assert_disconnected(end: socket.socket) -> None:
     """Wait for the end of a connection; messages may come before."""
     with contextlib.suppress(ConnectionError):
         while end.recv(1 << 16):
             pass
-    return True
 
 
 encode = msgspec.msgpack.encode
@@ -333,34 +275,26 @@ HOSTILE: list[tuple[bytes, ...]] = [
     (encode(Hello(1000, 1)),),
     (encode(Hello(1, -1)),),
     (encode(Report(EvidenceState())),),
-    (HELLO, encode(["Report", b"nonsense"])),
     (HELLO, encode(["Report", {"kept": "many"}])),
     (HELLO, encode(["NewRing", 1, 1, 1])),
     (encode(["AddMark", {"kind": "right", "by": "\n"}]),),
 ]
 
 
-def test_marks_come_in_order_from_programs_that_want_no_pictures(line: Line) -> None:
-    came: list[Mark] = []
-    line.feed.on_mark = came.append
-    example = GOLDEN["review"].event
-    assert isinstance(example, ReviewEvent)
-    sent = [replace_fields(example.mark, id=str(number)) for number in range(20)]
-    with raw(line.path, *(encode(AddMark(mark)) for mark in sent)):
-        until(lambda: len(came) == len(sent))
-    assert came == sent
-
-
-@pytest.mark.parametrize("messages", HOSTILE, ids=range(len(HOSTILE)))
-def test_a_client_that_sends_what_is_not_valid_is_disconnected_and_others_are_not(
-    line: Line, messages: tuple[bytes, ...]
-) -> None:
+def test_a_client_that_sends_what_is_not_valid_is_disconnected_and_others_are_not(line: Line) -> None:
     with line.connect() as client:
-        with raw(line.path, *messages) as end:
-            assert is_disconnected(end)
+        for messages in HOSTILE:
+            with raw(line.path, *messages) as end:
+                assert_disconnected(end)
         (event,) = line.show(DARK)
         assert received(client).event == event
-    until(lambda: not line.feed._clients)
+    until(line.has_nobody)
+    with raw(line.path, encode(Hello(2, 1))) as end:  # it releases the slot that it was not given
+        until(lambda: line.known() == 1)
+        line.show(WHITE)
+        (given,) = line.feed._clients[0].ring.held
+        end.send(encode(ReleaseSlot(1, 1 - given[1])))
+        assert_disconnected(end)
 
 
 @settings(deadline=None)
@@ -374,19 +308,10 @@ def test_arbitrary_bytes_leave_no_client_behind(
         for message in messages:
             end.send(message)
     until(lambda: not feed._clients)
-    assert feed._thread.is_alive()
+    with PictureClient(path):  # it still listens
+        until(lambda: len(feed._clients) == 1)
     feed.close()
     assert not path.exists()
-
-
-def test_a_forged_release_of_another_slot_ends_the_client(line: Line) -> None:
-    with raw(line.path, encode(Hello(2, 1))) as end:
-        until(lambda: line.known() == 1)
-        line.show(WHITE)
-        (given,) = line.feed._clients[0].ring.held
-        end.send(encode(ReleaseSlot(1, 1 - given[1])))
-        assert is_disconnected(end)
-    line.show(WHITE)  # for nobody
 
 
 def test_too_many_programs_are_disconnected_until_one_leaves(line: Line) -> None:
@@ -395,7 +320,7 @@ def test_too_many_programs_are_disconnected_until_one_leaves(line: Line) -> None
         with PictureClient(line.path) as one_more, pytest.raises(DeliveryError, match="the line has ended"):
             one_more.receive(WITHIN_SECONDS)
         first.close()
-        until(lambda: len(line.feed._clients) == MOST_CLIENTS - 1)
+        until(lambda: line.known() == MOST_CLIENTS - 1)
         clients.enter_context(line.connect())
 
 
@@ -414,7 +339,7 @@ with PictureClient(Path(sys.argv[1]), slots=2) as client:
 
 
 @contextlib.contextmanager
-def program_of(path: Path, what: str) -> Iterator[subprocess.Popen[str]]:
+def program(path: Path, what: str) -> Iterator[subprocess.Popen[str]]:
     """A real process that receives pictures and prints their numbers; it is connected once it prints `connected`."""
     with subprocess.Popen(
         [sys.executable, "-c", CLIENT, str(path), what], stdout=subprocess.PIPE, text=True, env=process_env(None)
@@ -427,37 +352,28 @@ def program_of(path: Path, what: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-@contextlib.contextmanager
-def program(line: Line, what: str) -> Iterator[subprocess.Popen[str]]:
-    """A real process that receives a line's pictures."""
-    with program_of(line.path, what) as process:
-        until(lambda: line.known() == 1)
-        yield process
-
-
-@pytest.mark.parametrize("end", ["killed while it holds pictures", "stopped and never reads", "stopped and killed"])
-def test_a_program_that_is_killed_or_stands_still_delays_nothing(line: Line, end: str) -> None:
+@pytest.mark.parametrize("what", ["holds", "releases"], ids=["holds pictures and is killed", "is stopped, goes on"])
+def test_a_program_that_is_killed_or_stands_still_delays_nothing(line: Line, what: str) -> None:
     gc.collect()
-    with program(line, "releases" if end.startswith("stopped") else "holds") as process:
+    with program(line.path, what) as process:
+        until(lambda: line.known() == 1)
         assert process.stdout is not None
         line.show(WHITE)
         assert process.stdout.readline() == "1\n"
-        if end.startswith("stopped"):
+        if what == "releases":
             stop(process.pid)
         line.show(*[DARK] * 30)
-        assert len(line.feed._clients[0].ring.held) <= 2
-        if end == "stopped and never reads":
+        assert line.held() <= 2
+        if what == "releases":
             process.send_signal(signal.SIGCONT)
             assert process.stdout.readline() == "2\n", "it goes on with what was sent"
-        process.kill()
-        process.wait()
-    until(lambda: not line.feed._clients)
+    until(line.has_nobody)
     line.show(WHITE)
 
 
 def test_clients_that_come_and_go_leave_nothing_behind(line: Line) -> None:
     line.connect().close()
-    until(lambda: not line.feed._clients)
+    until(line.has_nobody)
     gc.collect()
     before = held()
     for turn in range(12):
@@ -465,7 +381,7 @@ def test_clients_that_come_and_go_leave_nothing_behind(line: Line) -> None:
             line.show(WHITE, DARK, DARK)
             if turn % 2:
                 received(client)
-        until(lambda: not line.feed._clients)
+        until(line.has_nobody)
     del client
     gc.collect()
     assert held() - before == set()
@@ -478,40 +394,38 @@ def test_a_line_without_a_descriptor_left_waits_for_one(line: Line) -> None:
     ident = line.feed._thread.ident
     assert ident is not None
     clock = time.pthread_getcpuclockid(ident)
+    outcome = line.judge(WHITE)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as late, line.connect() as client:
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))  # those that are open stay
         try:
-            client.connect(os.fspath(line.path))
+            late.connect(os.fspath(line.path))
             before_s = time.clock_gettime(clock)
             time.sleep(1.0)
             assert time.clock_gettime(clock) - before_s < 0.2
-            assert len(line.feed._clients) == 0
+            line.offer(outcome)  # there is no memory for its pictures
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with pytest.raises(DeliveryError, match="the line has ended"):
+            client.receive(WITHIN_SECONDS)
         until(lambda: len(line.feed._clients) == 1)
 
 
-def test_only_this_user_can_reach_the_socket(line: Line) -> None:
+def test_only_this_user_can_reach_the_socket_and_one_that_a_killed_line_left_is_replaced(
+    line: Line, tmp_path: Path
+) -> None:
     assert stat.S_IMODE(line.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(line.path.parent.stat().st_mode) == 0o700
-
-
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "shared").touch()
     with pytest.raises(DeliveryError, match="shared"):
         PictureFeed(tmp_path / "shared" / "line")
-
-
-def test_a_socket_that_a_killed_line_left_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "pictures" / "line"
-    path.parent.mkdir(0o700)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left:
-        left.bind(os.fspath(path))
+    left = line.path.with_name("left")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as end:
+        end.bind(os.fspath(left))
     with pytest.raises(DeliveryError, match="Connection refused"):
-        PictureClient(path)
-    feed = PictureFeed(path)
-    PictureClient(path).close()
+        PictureClient(left)
+    feed = PictureFeed(left)
+    PictureClient(left).close()
     feed.close()
 
 
@@ -528,3 +442,86 @@ def test_each_line_has_a_socket_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     assert picture_socket(a).parent == tmp_path / "heatline"
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/heatline/line1")
     assert picture_socket(a) == Path("/run/heatline/line1/pictures")
+
+
+# Real lines, whose pictures programs receive, or not: the ledger and the events are the same.
+
+OVERLOADED = {"kind": "pattern", "rate_fps": 1000, "draw_size": [640, 480]}
+LATE = {**OVERLOADED, "deadline_ms": 150.0}
+"""On a busy machine, all its verdicts may be too late."""
+MORE_THAN_MEMORY_HOLDS = 16
+"""A camera has memory for 13 frames."""
+
+
+@contextlib.contextmanager
+def nobody(_path: Path) -> Iterator[None]:
+    yield
+
+
+@contextlib.contextmanager
+def quick(path: Path) -> Iterator[list[Picture]]:
+    """Receive all pictures, copy their pixels and release them; check each against its event."""
+    pictures: list[Picture] = []
+
+    def receive() -> None:
+        with PictureClient(path, slots=4) as client, contextlib.suppress(DeliveryError):
+            while True:
+                picture = client.receive(None)
+                assert picture is not None
+                assert frame_id_of(np.array(picture.image)) == picture.event.frame_id
+                pictures.append(picture)
+                picture.release()
+
+    thread = in_thread(receive)
+    yield pictures
+    thread.join()
+
+
+@contextlib.contextmanager
+def holding(path: Path) -> Iterator[None]:
+    with PictureClient(path, slots=2):
+        yield
+
+
+@contextlib.contextmanager
+def stopped(path: Path) -> Iterator[None]:
+    with program(path, "releases") as process:
+        process.send_signal(signal.SIGSTOP)
+        yield
+
+
+@pytest.mark.parametrize(
+    "client", [quick, stopped, *(pytest.param(each, marks=pytest.mark.long) for each in (nobody, holding))]
+)
+def test_an_overloaded_line_reports_every_frame_whoever_receives_its_pictures(
+    tmp_path: Path, bundle: Bundle, address: str, client: object
+) -> None:
+    line = write_line_with(tmp_path, bundle.path, address, {"top": LATE, "side": OVERLOADED})
+    path = picture_socket(line)
+    with contextlib.ExitStack() as at_end:
+        process = at_end.enter_context(line_started(line))
+        until(path.exists)
+        pictures = at_end.enter_context(client(path))  # type: ignore[operator]
+        # The line begins with its first subscriber.
+        run = RunningLine(process, at_end.enter_context(Subscriber(address, timeout_s=POLL_SECONDS)))
+        dropped: set[str] = set()
+        while dropped != {"top", "side"}:
+            dropped |= {run.until(lambda each: getattr(each, "reason", "") == "dropped.overload").camera}
+        for _ in range(MORE_THAN_MEMORY_HOLDS):  # so nobody keeps the memory of a camera
+            run.until_inspected("side")
+        heard = run.end()
+    assert_every_frame_has_its_event(heard, ["top", "side"])
+    top = heard.last.ledger["top"]
+    assert top.inspected + top.dropped.get("deadline", 0) > 0
+    assert all((event.picture is not None) == (event.verdict != "NO_VERDICT") for event in heard.verdicts)
+    if pictures:
+        published = {event.picture: event for event in heard.verdicts}
+        assert all(picture.event.frame_score == published[picture.event.picture].frame_score for picture in pictures)
+        assert not path.exists()
+    assert pictures is None or pictures
+
+
+def test_evidence_needs_a_folder(tmp_path: Path, bundle: Bundle, address: str) -> None:
+    line = write_line_with(tmp_path, bundle.path, address, {"top": {"kind": "pattern"}}, "[evidence]")
+    result = heatline("run", line)
+    assert (result.returncode, "set evidence.folder or journal.folder" in result.stderr) == (3, True)

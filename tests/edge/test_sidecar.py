@@ -1,43 +1,58 @@
-"""The monitor beside a line: it is started again when it ends, ends with the line, and its faults are shown."""
+"""The monitor beside a line: it is started again, ends with its line, and serves the same page as `heatline view`."""
 
 import contextlib
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.cameras.settings import PatternSettings
 from heatline.edge.config import EvidenceConfig, LineConfig, WebConfig
 from heatline.edge.inference import Engine
 from heatline.edge.monitor.feed import PictureFeed
+from heatline.edge.monitor.memory import Memory
+from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.pictures import picture_socket
+from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.service import sidecar as sidecar_module
 from heatline.edge.service.sidecar import STABLE_AFTER_SECONDS, Sidecar
-from heatline.edge.wire.events import WebState
-from tests.command import WITHIN_SECONDS, process_env
+from heatline.edge.wire.events import StatusEvent, WebState
+from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, process_env
+from tests.edge.journals import counted, make_writer, mixed_messages
+from tests.edge.lines import (
+    assert_every_frame_has_its_event,
+    children,
+    running,
+    small_frames,
+    started,
+    write_line,
+    write_pictures,
+)
 from tests.edge.secured import until
 from tests.edge.setups import setup_of
+from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.supervised import stop
-from tests.edge.test_pictures import DARK, WHITE, Line
+from tests.edge.test_pictures import DARK, Line
+from tests.edge.view_pages import Page, next_message
 
-STAND_IN = "tests.edge.stand_in"
-
-
-@pytest.fixture(autouse=True)
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sidecar_module, "MODULE", STAND_IN)
+# A process that stands in for the monitor.
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A line's file; its contents are what the stand-in shall do."""
+    monkeypatch.setattr(sidecar_module, "MODULE", "tests.edge.stand_in")
     file = tmp_path / "line.toml"
     file.write_text("record")
     return file
@@ -52,7 +67,7 @@ def config(*, evidence: bool = True, web: bool = False) -> LineConfig:
     )
 
 
-def started(file: Path) -> dict[int, dict[str, Any]]:
+def stand_ins(file: Path) -> dict[int, dict[str, Any]]:
     """How each stand-in was started, by its process."""
     found = {}
     for path in file.parent.glob("*.json"):
@@ -70,30 +85,26 @@ def is_gone(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def running(file: Path, of: LineConfig) -> Iterator[tuple[Sidecar, PictureFeed]]:
-    feed = PictureFeed(picture_socket(file))
+def beside(file: Path, of: LineConfig, feed: PictureFeed | None = None) -> Iterator[Sidecar]:
     child = Sidecar(file, of, feed)
     child.start()
     try:
-        yield child, feed
+        yield child
     finally:
         child.close()
 
 
+def fault_of(child: Sidecar) -> str | None:
+    state = child.evidence()
+    assert state is not None
+    return state.fault
+
+
 class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
+    now_s = 100.0
 
     def __call__(self) -> float:
         return self.now_s
-
-
-def step_until(child: Sidecar, done: Callable[[], bool]) -> None:
-    def stepped() -> bool:
-        child.step()
-        return done()
-
-    until(stepped)
 
 
 def test_a_child_that_ends_is_started_again_after_pauses_that_grow_and_shrink(
@@ -103,8 +114,12 @@ def test_a_child_that_ends_is_started_again_after_pauses_that_grow_and_shrink(
     file.write_text("3")
     clock = Clock()
     child, pauses = Sidecar(file, config(), None, clock), list[float]()
+
+    def step_until_ended() -> None:
+        until(lambda: (child.step(), child.process is None)[1])
+
     for _ in range(5):
-        step_until(child, lambda: child.process is None)
+        step_until_ended()
         assert child.fault == "the monitor ended with exit code 3"
         pauses.append(child.restarts.at_s - clock.now_s)
         clock.now_s = child.restarts.at_s - 0.01
@@ -114,11 +129,11 @@ def test_a_child_that_ends_is_started_again_after_pauses_that_grow_and_shrink(
         child.step()
         assert child.process is not None
     assert pauses == pytest.approx([0.5, 1, 2, 3, 3])
-    step_until(child, lambda: child.process is None)
+    step_until_ended()
     file.write_text("wait")
     clock.now_s += 3.0
     child.step()
-    until(lambda: any(child.process is not None and child.process.pid == pid for pid in started(file)))
+    until(lambda: any(child.process is not None and child.process.pid == pid for pid in stand_ins(file)))
     child.step()
     assert child.fault is not None, "it may end at once again"
     clock.now_s += STABLE_AFTER_SECONDS
@@ -126,117 +141,70 @@ def test_a_child_that_ends_is_started_again_after_pauses_that_grow_and_shrink(
     assert child.fault is None
     assert child.process is not None
     child.process.kill()
-    step_until(child, lambda: child.process is None)
+    step_until_ended()
     assert child.fault == "the monitor was ended by SIGKILL"
     assert child.restarts.at_s - clock.now_s == pytest.approx(0.5)
 
 
-def test_a_child_yields_processor_and_memory_to_the_line_and_has_nothing_that_systemd_means_for_it(
+def test_a_child_yields_to_the_line_has_nothing_of_systemd_and_is_killed_if_it_does_not_end(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sidecar_module, "ENDS_WITHIN_SECONDS", 0.2)
+    file.write_text("ignore")
     for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CACHE_DIRECTORY", "STATE_DIRECTORY"):
         monkeypatch.setenv(name, "/nowhere")
-    with running(file, config(web=True, evidence=False)):
-        until(lambda: len(started(file)) == 1)
-    (facts,) = started(file).values()
+    with beside(file, config(web=True, evidence=False)) as child:
+        until(lambda: len(stand_ins(file)) == 1)
+    (facts,) = stand_ins(file).values()
     # Its imports take seconds at the lowest priority; the programs themselves go there once they are up.
     assert (facts["nice"], facts["oom"]) == (max(5, os.getpriority(os.PRIO_PROCESS, 0)), "1000")
     assert facts["argv"] == [facts["argv"][0], str(file)]
     assert {name for name, value in facts["env"].items() if value == "/nowhere"} == {"STATE_DIRECTORY"}
+    assert child.process is not None
+    child.process.wait(WITHIN_SECONDS)  # after SIGKILL, the lowest priority may wait long for its last turn
     assert is_gone(facts["pid"])
 
 
-def test_what_the_recorder_reports_is_the_lines_state_and_it_stores_the_last_picture(
-    file: Path, bundle: Bundle, openvino: Engine
-) -> None:
-    with running(file, config()) as (child, feed):
-        line = Line(feed, setup_of(bundle, openvino), feed._path)
-        assert child.web() is None
-        until(lambda: not child.recorder_is_starting)
-        state = child.evidence()
-        assert state is not None
-        assert state.fault is None
-        line.show(DARK, WHITE)
-        until(lambda: (state := child.evidence()) is not None and state.kept == 2)
-        line.show(DARK)
-    assert (file.parent / "ended").read_text() == "3"
-
-
-def test_a_recorder_that_is_killed_is_a_fault_until_another_one_reports(
+def test_a_recorder_that_is_killed_or_stands_still_is_a_fault_until_it_reports_and_the_last_picture_is_stored(
     file: Path, bundle: Bundle, openvino: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sidecar_module, "FIRST_PAUSE_SECONDS", 0.01)
-    with running(file, config()) as (child, feed):
-        line = Line(feed, setup_of(bundle, openvino), feed._path)
-
-        def fault() -> str | None:
-            state = child.evidence()
-            assert state is not None
-            return state.fault
-
+    monkeypatch.setattr(sidecar_module, "REPORTS_WITHIN_SECONDS", 1.0)
+    feed = PictureFeed(picture_socket(file))
+    with beside(file, config(), feed) as child:
+        line = Line(feed, setup_of(bundle, openvino), picture_socket(file))
         until(lambda: feed.evidence()[1] is not None)
-        (first,) = started(file)
+        assert (child.recorder_is_starting, fault_of(child), child.web()) == (False, None, None)
+        (first,) = stand_ins(file)
         line.show(DARK)
         until(lambda: feed.evidence()[0].kept == 1)
+        stop(first)
+        until(lambda: "has not answered for" in str(fault_of(child)))
+        os.kill(first, signal.SIGCONT)
+        until(lambda: fault_of(child) is None)
         file.write_text("4")  # the next ones end at once
         os.kill(first, signal.SIGKILL)
-        until(lambda: fault() == "the monitor was ended by SIGKILL")
-        until(lambda: fault() == "the monitor ended with exit code 4")
+        until(lambda: fault_of(child) == "the monitor was ended by SIGKILL")
+        until(lambda: fault_of(child) == "the monitor ended with exit code 4")
         assert not child.recorder_is_starting, "the line does not wait for it"
         file.write_text("record")
-        until(lambda: fault() is None and feed.evidence()[1] is not None)
+        until(lambda: fault_of(child) is None and feed.evidence()[1] is not None)
         line.show(DARK)
         until(lambda: feed.evidence()[0].kept == 2)
-        state = child.evidence()
-        assert state is not None
-        assert state.stored == 1
+        line.show(DARK)
+    assert (file.parent / "ended").read_text() == "2", "what the second one stored"
 
 
-def test_a_recorder_that_stands_still_is_a_fault(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sidecar_module, "REPORTS_WITHIN_SECONDS", 1.0)
-    with running(file, config()) as (child, feed):
-        until(lambda: feed.evidence()[1] is not None)
-        (pid,) = started(file)
-        stop(pid)
-        until(lambda: "has not answered for" in str(getattr(child.evidence(), "fault", None)))
-        os.kill(pid, signal.SIGCONT)
-        until(lambda: getattr(child.evidence(), "fault", "") is None)
-
-
-def test_a_page_that_the_recorder_reports_as_not_served_is_told(file: Path) -> None:
+def test_a_page_or_a_store_that_does_not_work_is_told_and_nothing_else_suffers(file: Path) -> None:
     file.write_text("record without page")
-    with running(file, config(web=True)) as (child, _):
+    with beside(file, config(web=True), PictureFeed(picture_socket(file))) as child:
         until(lambda: child.web() == WebState(fault="the address is in use"))
-        state = child.evidence()
-        assert state is not None
-        assert state.fault is None
-
-
-def test_a_page_that_cannot_be_served_is_told_and_nothing_else_suffers(file: Path) -> None:
+        assert fault_of(child) is None
     file.write_text("3")
-    with running(file, config(evidence=False, web=True)) as (child, _):
-        until(lambda: child.web() == WebState(fault="the monitor ended with exit code 3"))
-        assert child.evidence() is None
-
-
-def test_without_pictures_the_store_is_at_fault_and_the_line_does_not_wait(file: Path) -> None:
-    child = Sidecar(file, config(), None)
-    child.start()
-    try:
+    with beside(file, config(web=True)) as child:  # without a socket for pictures
         assert not child.recorder_is_starting
-        until(lambda: "ended with exit code" in str(getattr(child.evidence(), "fault", None)))
-    finally:
-        child.close()
-
-
-def test_a_child_that_does_not_end_is_killed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sidecar_module, "ENDS_WITHIN_SECONDS", 0.2)
-    file.write_text("ignore")
-    with running(file, config(web=True)) as (child, _):
-        until(lambda: len(started(file)) == 1)
-    assert child.process is not None
-    child.process.wait(WITHIN_SECONDS)  # after SIGKILL, the lowest priority may wait long for its last turn
-    assert all(map(is_gone, started(file)))
+        until(lambda: "ended with exit code" in str(fault_of(child)))
+        assert child.web() == WebState(fault="the monitor ended with exit code 3")
 
 
 LINE = """
@@ -253,6 +221,188 @@ time.sleep(1000)
 def test_it_ends_if_its_line_is_killed(file: Path) -> None:
     file.write_text("ignore")
     with subprocess.Popen([sys.executable, "-c", LINE, file], env=process_env(None)) as line:
-        until(lambda: len(started(file)) == 1)
+        until(lambda: len(stand_ins(file)) == 1)
         line.kill()
-        until(lambda: all(map(is_gone, started(file))))
+        until(lambda: all(map(is_gone, stand_ins(file))))
+
+
+# `heatline view`.
+
+
+@contextlib.contextmanager
+def viewing(line: Path) -> Iterator[tuple[subprocess.Popen[str], Page]]:
+    """The real command, and its page."""
+    with started(HEATLINE, "view", line, "--listen", "127.0.0.1:0") as process:
+        assert process.stdout is not None
+        announced = process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/", announced)
+        assert found, announced
+        yield process, page_at(int(found[1]))
+
+
+def page_at(port: int) -> Page:
+    memory = Memory()
+    return Page(port, memory, Metrics(memory))
+
+
+def until_state(page: Page, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Return the first state that is wanted."""
+    give_up = time.monotonic() + WITHIN_SECONDS
+    with page.live() as viewer:
+        while time.monotonic() < give_up:
+            message = viewer.recv(WITHIN_SECONDS)
+            found: dict[str, Any] = json.loads(message) if isinstance(message, str) else {"type": "picture"}
+            if found["type"] == "state" and wanted(found):
+                return found
+    raise AssertionError("the state that was waited for did not come")
+
+
+def stopped_line(folder: Path, address: str, tables: str = "") -> Path:
+    """The file of a line that does not run."""
+    return write_line(folder, Path("boards.bundle"), address, {"top": 'path = "pictures"'}, tables)
+
+
+def test_it_shows_the_journal_of_a_stopped_line_follows_its_starts_and_ends_at_sigterm_with_open_pages(
+    tmp_path: Path, address: str
+) -> None:
+    with contextlib.closing(make_writer(tmp_path)) as journal:
+        events = counted(journal.commit(mixed_messages(20)))
+    verdicts = [event.frame_number for event in events if event.topic.startswith("verdict.")]  # type: ignore[union-attr]
+    line = stopped_line(tmp_path, address, f'[journal]\nfolder = "{tmp_path}"')
+    with viewing(line) as (process, page), contextlib.ExitStack() as viewers:
+        until(lambda: [row["frame_number"] for row in page.get("/api/verdicts").json["rows"]] == verdicts)
+        never = until_state(page, lambda state: not state["running"])
+        assert never["words"][0].startswith("The line does not run, or has not reported yet")
+        with StatusOnlyLine(address, a_status()) as status:
+            assert until_state(page, lambda state: state["running"])["bundle"]["name"] == "boards"
+            status.status = a_status(boot_id="another", state="STOPPED")
+            stopped = until_state(page, lambda state: not state["running"])
+            assert stopped["words"][0].startswith("The line has stopped at ")
+        with StatusOnlyLine(address, a_status(boot_id="third")):
+            until_state(page, lambda state: state["running"])
+        opened = [viewers.enter_context(page.live()) for _ in range(3)]
+        for viewer in opened:
+            next_message(viewer, "state")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WITHIN_SECONDS) == 0
+        for viewer in opened:
+            with pytest.raises(ConnectionClosed):
+                next_message(viewer, "nothing more")
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_ctrl_c_ends_it(tmp_path: Path, address: str) -> None:
+    with viewing(stopped_line(tmp_path, address)) as (process, page):
+        assert page.get("/").headers["content-type"].startswith("text/html")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WITHIN_SECONDS) == 130
+
+
+def test_a_mistake_is_one_sentence_also_of_check(tmp_path: Path, bundle: Bundle, address: str, port: int) -> None:
+    line = stopped_line(tmp_path, address)
+    for listen, words in (
+        ("0.0.0.0:0", "other machines can reach 0.0.0.0:0, and nothing protects the page; set token_file"),
+        ("nonsense", "nonsense"),
+        ("127.0.0.1:99999", "the page's address is '127.0.0.1:99999'; expected HOST:PORT, PORT 0 to 65535"),
+    ):
+        result = heatline("view", line, "--listen", listen)
+        assert (words in complaint(result), result.returncode in (3, 7)) == (True, True), listen
+    write_pictures(tmp_path / "pictures", small_frames(1))
+    token = tmp_path / "token"
+    web = f'[web]\nlisten = "0.0.0.0:{port}"\ntoken_file = "token"\n'
+    line = write_line(tmp_path, bundle.path, address, {"top": f'path = "{tmp_path / "pictures"}"'}, web)
+    missing = heatline("check", line)
+    assert (missing.returncode, "make a token with: " in complaint(missing)) == (21, True)
+    token.write_text("0123456789abcdef")
+    token.chmod(0o600)
+    assert heatline("check", line).returncode == 0
+    with socket.create_server(("0.0.0.0", port)):
+        taken = heatline("check", line)
+    assert (taken.returncode, "the page cannot listen on" in complaint(taken)) == (7, True)
+
+
+# Beside a real line.
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that is reserved until the test ends, as `address` does."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("", 0))
+        yield holder.getsockname()[1]
+
+
+def real_line(folder: Path, bundle: Bundle, address: str, rate_fps: int, tables: str = "") -> Path:
+    write_pictures(folder / "pictures", small_frames(20))
+    camera = f'path = "{folder / "pictures"}"\nrate_fps = {rate_fps}\nloop = true'
+    return write_line(folder, bundle.path, address, {"top": camera}, tables)
+
+
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGKILL, marks=pytest.mark.long), signal.SIGSTOP], ids=["killed", "hangs"]
+)
+def test_a_line_does_not_notice_the_end_of_a_page(
+    how: signal.Signals, bundle: Bundle, tmp_path: Path, address: str
+) -> None:
+    line = real_line(tmp_path, bundle, address, 20)
+    with running(line, address) as one:
+        one.until_inspected()  # the line began when the test subscribed, not when the page did
+        with viewing(line) as (page, _):
+            one.until_inspected_frames(10)
+            page.send_signal(how)
+            one.until_inspected_frames(30)
+            status = one.until(lambda event: isinstance(event, StatusEvent))
+            assert status.handshake.state in ("READY", "BUSY")
+            page.kill()
+            assert_every_frame_has_its_event(one.end(), ["top"])
+
+
+def test_a_line_starts_its_page_again_which_stores_the_good_frame_that_a_person_marks(
+    bundle: Bundle, tmp_path: Path, address: str, port: int
+) -> None:
+    tables = f'[evidence]\nfolder = "evidence"\n[journal]\nfolder = "."\n[web]\nlisten = "127.0.0.1:{port}"\n'
+    line, page, store = (
+        real_line(tmp_path, bundle, address, 2, tables),
+        page_at(port),
+        EvidenceStore(tmp_path / "evidence"),
+    )
+    names: list[str] = []
+
+    def is_marked(_: object) -> bool:
+        """Mark the GOOD frame of which the page has the picture, and wait until it is stored."""
+        with contextlib.suppress(OSError):  # the page is not served yet
+            rows = page.get("/api/verdicts").json["rows"]
+            goods = [row["id"] for row in rows if row["verdict"] == "GOOD"]
+            for name in [] if names else [each for each in goods if page.get(f"/api/pictures/{each}").status == 200]:
+                body = json.dumps({"picture": name, "kind": "right", "by": "Ada"})
+                answer = page.request("POST", "/api/marks", body, {"Content-Type": "application/json"})
+                assert (answer.status, answer.json["stored"]) == (200, True)
+                names.append(name)
+        return bool(names) and store.find(names[0]) is not None
+
+    with running(line, address) as one:
+        one.until_inspected()
+        until(lambda: _answers(page))
+        (web,) = [pid for pid in children(one.process.pid) if b"heatline.edge.monitor.sidecar" in _command_of(pid)]
+        os.kill(web, signal.SIGKILL)
+        one.until(lambda event: isinstance(event, StatusEvent) and event.web is not None and event.web.fault)
+        assert "NOT SERVED NOW (the monitor" in heatline("status", line).stdout
+        one.until(is_marked)
+        received = one.end()
+    entry = store.require(names[0])
+    assert (entry.is_chosen, entry.event.verdict, entry.review is not None) == (True, "GOOD", True)
+    assert all(event.verdict != "NO_VERDICT" for event in received.verdicts)
+    with pytest.raises(OSError, match="refused"):
+        page.get("/healthz")
+
+
+def _answers(page: Page) -> bool:
+    with contextlib.suppress(OSError):
+        return page.get("/healthz").status == 200
+    return False
+
+
+def _command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
