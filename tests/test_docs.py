@@ -56,7 +56,7 @@ from tests.edge.socket_servers import Events
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD, NO_FRAME, NO_VERDICT, REFUSED_CHANGE, STATUS
 from tests.small_bundle import TILE, answer
-from tests.system.cameras.measure import FAULTS
+from tests.system.cameras import FAULTS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [

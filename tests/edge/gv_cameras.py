@@ -1,9 +1,7 @@
 """GigE Vision cameras for tests: real devices that use GVCP and GVSP over UDP, on addresses of loopback.
 
-`aravis_camera` is Aravis' own device in a separate process. It shows given pictures and can be killed, frozen and
-resized. `viva_camera` is a second, independent device with chunks, packet resend and packets that are lost by number.
-
-As a program, this file is the device of one `aravis_camera`.
+`aravis_camera` is Aravis' own device in a separate process, which runs this file. It shows given pictures and can be
+killed, frozen and resized. `viva_camera` is an independent device with chunks, packet resend and packets that are lost.
 """
 
 import contextlib
@@ -33,26 +31,14 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 GVCP_PORT = 3956
-FIRST_FRAME_ID = 65401
-"""The first frame id of Aravis' device after each start: after 135 frames, ids wrap to 1."""
 ADDRESSES = [f"127.0.0.{number}" for number in range(1, 65)]
 START_WITHIN_S = 30.0
 
 Picture = NDArray[np.uint8] | NDArray[np.uint16]
 
 
-def next_frame_id(frame_id: int) -> int:
-    """16-bit ids skip 0."""
-    return frame_id % 65535 + 1
-
-
 class AravisCamera:
-    """A running device. It shows `pictures[frame_id % len(pictures)]`, cropped to the configured region.
-
-    Attributes:
-        address: IP address to open it by.
-        serial: its serial number, which is unique.
-    """
+    """A running device. It shows `pictures[frame_id % len(pictures)]`, cropped to the configured region."""
 
     def __init__(self, address: str, pictures: Sequence[Picture], pixel_format: str, rate_fps: float) -> None:
         self.address, self.serial = address, f"HL{secrets.token_hex(4)}"
@@ -68,12 +54,8 @@ class AravisCamera:
         pictures: list[Picture] = self._settings["pictures"]
         return pictures[frame_id % len(pictures)]
 
-    @property
-    def is_on(self) -> bool:
-        return self._process is not None
-
     def start(self) -> None:
-        """Switch the device on, and wait until it answers. Frame ids begin at `FIRST_FRAME_ID`."""
+        """Switch the device on, and wait until it answers. Frame ids begin at 65401: after 135 frames, they wrap."""
         assert self._process is None, "it is on"
         ours, theirs = socket.socketpair()
         with theirs:
@@ -111,30 +93,22 @@ class AravisCamera:
 
 @contextlib.contextmanager
 def aravis_camera(
-    address: str | None = None,
-    pictures: Sequence[Picture] = (),
-    *,
-    pixel_format: str = "Mono8",
-    rate_fps: float = 25.0,
+    pictures: Sequence[Picture] = (), *, pixel_format: str = "Mono8", rate_fps: float = 25.0
 ) -> Iterator[AravisCamera]:
-    """Run Aravis' device.
+    """Run Aravis' device, on a loopback address that no other camera has.
 
     Args:
-        address: by default, a loopback address that no other camera has.
         pictures: its pictures; the first one sets the camera's size. None: four different ones of 64x48.
         pixel_format: one of `_CODES`.
     """
     need_aravis()
-    with contextlib.ExitStack() as stack:
-        if address is None:
-            address = stack.enter_context(leased())
-            stack.enter_context(loopback_has(address))
+    with leased() as address, loopback_has(address):
         camera = AravisCamera(address, list(pictures) or noise(4, 48, 64), pixel_format, rate_fps)
         try:
             camera.start()
             yield camera
         finally:
-            if camera.is_on:
+            if camera._process is not None:
                 camera.kill()
 
 
@@ -301,7 +275,7 @@ class _Device:
     def _on_fill(self, buffer: int, _: int, __: int, ___: int, pixel_format: int) -> None:
         """Set the picture, the id and the timestamp of the frame that the device sends next."""
         with self._lock:
-            frame_id = next_frame_id(aravis.buffer_get_frame_id(buffer) - 1 + self._left_out)
+            frame_id = (aravis.buffer_get_frame_id(buffer) - 1 + self._left_out) % 65535 + 1  # 16-bit ids skip 0
             aravis.buffer_set_frame_id(buffer, frame_id)
             before_ns, self._now_ns = self._now_ns, aravis.buffer_get_timestamp(buffer)
             older_ns = min((self._now_ns - before_ns) * 9 // 10, self._to_fall_behind_ns)

@@ -7,9 +7,8 @@ import select
 import signal
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -88,15 +87,10 @@ def test_a_killed_or_hanging_process_of_any_camera_is_replaced_without_leftovers
 ) -> None:
     pytest.importorskip("av", reason="av is not installed")
     pictures = write_pictures(tmp_path / "f", {f"{n}.png": white for n, white in enumerate(WHITES)})
-    writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (TILE, TILE))
-    for white in WHITES:
-        writer.write(white.repeat(3).reshape(TILE, TILE, 3))
-    writer.release()
     with aravis_camera(pictures=WHITES) as device, rtsp_server() as server:
         cameras = {
             "drawn": PATTERN,
             "folder": {"kind": "folder", "path": str(pictures), "rate_fps": 10, "loop": True},
-            "video": {"kind": "video", "path": str(tmp_path / "v.avi"), "loop": True},
             "gige": genicam(device),
             "network": rtsp(server.url("raw")),
         }
@@ -189,27 +183,18 @@ def test_devices_that_are_missing_hang_or_die_return_and_stop_no_other_camera(
 # What a camera sends.
 
 
-class Misbehaviour(NamedTuple):
-    """A wrong behaviour of a camera, the reason of its frames, and the alarm of the line."""
-
-    begin: dict[str, Any]
-    end: dict[str, Any] | None
-    """None: it ends by itself with the frame that shows it."""
-    reason: str
-    alarm: str | None
-
-
 def resized(width: int = TILE, height: int = TILE, pixel_format: str | None = None) -> dict[str, Any]:
     return {"what": "resize", "width": width, "height": height, "pixel_format": pixel_format}
 
 
 MISBEHAVIOURS = [
-    Misbehaviour({"what": "freeze", "frozen": True}, {"what": "freeze", "frozen": False}, "frozen", "frozen"),
-    Misbehaviour({"what": "fall_behind", "seconds": 2.4}, None, "stale", "stale"),
-    Misbehaviour({"what": "leave_out", "frames": 40_000}, None, "frame_ids", "frame_ids"),
-    Misbehaviour(resized(200, 200), resized(), "wrong_size", None),
-    Misbehaviour(resized(300, 280), resized(), "wrong_size", "broken"),
-    Misbehaviour(resized(pixel_format="BayerRG8"), resized(pixel_format="Mono8"), "wrong_colour", None),
+    # How a fault begins, and how it ends if not by itself; the reason of its frames, and the alarm of the line.
+    ({"what": "freeze", "frozen": True}, {"what": "freeze", "frozen": False}, "frozen", "frozen"),
+    ({"what": "fall_behind", "seconds": 2.4}, None, "stale", "stale"),
+    ({"what": "leave_out", "frames": 40_000}, None, "frame_ids", "frame_ids"),
+    (resized(200, 200), resized(), "wrong_size", None),
+    (resized(300, 280), resized(), "wrong_size", "broken"),
+    (resized(pixel_format="BayerRG8"), resized(pixel_format="Mono8"), "wrong_colour", None),
 ]
 
 
@@ -224,19 +209,19 @@ def test_wrong_frames_raise_one_alarm_and_are_never_judged(tmp_path: Path, bundl
                 is_good = isinstance(event, VerdictEvent) and event.verdict == "GOOD"
                 return is_good and not (alarms and alarms[-1].active)
 
-            for wrong in MISBEHAVIOURS:
+            for begin, end, reason, alarm in MISBEHAVIOURS:
                 run.until_inspected()
                 verdicts_before, alarms_before = len(run.received.verdicts), len(run.received.alarms)
-                device.tell(**wrong.begin)
-                failed = f"failed.{wrong.reason}"
-                for _ in range(3 if wrong.end else 1):  # also after the camera was opened again
+                device.tell(**begin)
+                failed = f"failed.{reason}"
+                for _ in range(3 if end else 1):  # also after the camera was opened again
                     run.until(lambda event: isinstance(event, VerdictEvent) and event.reason == failed)  # noqa: B023
-                if wrong.end:
-                    device.tell(**wrong.end)
+                if end:
+                    device.tell(**end)
                 run.until(good_again)
                 verdicts, alarms = run.received.verdicts[verdicts_before:], run.received.alarms[alarms_before:]
-                expected = [(wrong.alarm, True), (wrong.alarm, False)] if wrong.alarm else []
-                assert [(alarm.alarm, alarm.active) for alarm in alarms] == expected, failed
+                expected = [(alarm, True), (alarm, False)] if alarm else []
+                assert [(one.alarm, one.active) for one in alarms] == expected, failed
                 bad = [n for n, event in enumerate(verdicts) if event.reason == failed]
                 assert {event.verdict for event in verdicts[bad[0] : bad[-1] + 1]} == {"NO_VERDICT"}, failed
             received = run.end()

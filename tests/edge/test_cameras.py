@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from heatline.edge.cameras.settings import (
 from heatline.edge.cameras.streams import RtspCamera, StreamSource, V4l2Camera
 from heatline.edge.errors import CameraError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame, Stamp
-from tests.edge.gv_cameras import AravisCamera, aravis_camera
+from tests.edge.gv_cameras import aravis_camera
 from tests.edge.lines import write_pictures
 from tests.edge.rtsp_server import BLUE, FPS, GREEN, RED, RtspServer, rtsp_server
 from tests.edge.supervised import WITHIN_SECONDS, drawn_camera, held, in_thread
@@ -123,113 +124,75 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
 # The contract.
 
 
+@dataclass
 class Example:
-    """One camera: how it is configured, what its frames show, and what makes it wait, disappear and return."""
+    """One camera, and what makes it wait, disappear and return."""
 
-    missing = "is not a folder|cannot be read|cannot be opened"
+    settings: CameraSettings
+    is_right: Callable[[Frame], bool]
+    """Whether a frame shows what was sent."""
+    waiting: CameraSettings | None = None
+    """Settings with which the camera waits for its next frame, if `pause` alone does not stop it."""
+    pause: Callable[[], object] = lambda: None
+    disappear: Callable[[], object] | None = None
+    """None: it is never missing."""
+    appear: Callable[[], object] = lambda: None
     first_id: int | None = 1
 
-    def __init__(self, settings: CameraSettings, waiting: CameraSettings | None = None) -> None:
-        self.settings, self.waiting = settings, waiting or settings
 
-    def is_right(self, frame: Frame) -> bool:
-        raise NotImplementedError
-
-    def pause(self) -> None:
-        """Let no more frames come from the camera with the settings `waiting`."""
-
-    def disappear(self) -> None:
-        raise NotImplementedError
-
-    def appear(self) -> None:
-        raise NotImplementedError
-
-
-class Files(Example):
-    def __init__(self, kind: Callable[..., CameraSettings], path: Path, blues: int) -> None:
-        super().__init__(
-            kind(name="top", path=path, loop=True, rate_fps=200),
-            kind(name="top", path=path, loop=True, rate_fps=1 / 3600),
-        )
-        self.path, self.blues = path, blues
-
-    def is_right(self, frame: Frame) -> bool:
-        shown = ((frame.stamp.frame_id or 0) - 1) % self.blues + 1
+def files(kind: Callable[..., CameraSettings], path: Path, blues: int) -> Example:
+    def is_right(frame: Frame) -> bool:
+        shown = ((frame.stamp.frame_id or 0) - 1) % blues + 1
         return frame.pixel_format == "BGR8" and abs(float(frame.image[..., 0].mean()) - 40 * shown) < 4
 
-    def disappear(self) -> None:
-        self.path.rename(self.path.with_suffix(".away"))
-
-    def appear(self) -> None:
-        self.path.with_suffix(".away").rename(self.path)
-
-
-class Drawn(Example):
-    def is_right(self, frame: Frame) -> bool:
-        return np.array_equal(frame.image, pattern(frame.stamp.frame_id or 0, (5, 12)))
-
-
-class Webcam(Example):
-    def __init__(self, device: Device, path: Path) -> None:
-        super().__init__(V4l2Settings(name="top", device=path))
-        self.device, self.path = device, path
-        device.times = itertools.count(1)
-        path.touch()
-
-    def is_right(self, frame: Frame) -> bool:
-        return frame.pixel_format == "BGR8" and frame.image[0, 0, 0] == (frame.stamp.camera_timestamp_ns or 0) // 10**6
-
-    def pause(self) -> None:
-        self.device.times = None
-
-    def disappear(self) -> None:
-        self.path.unlink()
-
-    def appear(self) -> None:
-        self.path.touch()
-
-
-class Gige(Example):
-    first_id = None  # its count begins before the host listens
-
-    def __init__(self, device: AravisCamera) -> None:
-        address = device.address
-        super().__init__(
-            GenicamSettings(name="top", address=address, rate_fps=200),
-            GenicamSettings(name="top", address=address, trigger="software"),
-        )
-        self.device, self.disappear, self.appear = device, device.kill, device.start  # type: ignore[method-assign]
-
-    def is_right(self, frame: Frame) -> bool:
-        return np.array_equal(frame.image, self.device.picture(frame.stamp.frame_id))
-
-
-class Network(Example):
-    def __init__(self, server: RtspServer) -> None:
-        super().__init__(RtspSettings(name="top", url=server.url("raw"), open_within_s=60, read_within_s=300))
-        self.server, self.disappear, self.appear = server, server.kill, server.start  # type: ignore[method-assign]
-        self.pause = server.freeze  # type: ignore[method-assign]
-
-    def is_right(self, frame: Frame) -> bool:
-        return frame.pixel_format == "RGB8" and bool((frame.image == (RED, GREEN, BLUE)).all())
+    away = path.with_suffix(".away")
+    settings, waiting = (kind(name="top", path=path, loop=True, rate_fps=rate) for rate in (200, 1 / 3600))
+    return Example(settings, is_right, waiting, disappear=lambda: path.rename(away), appear=lambda: away.rename(path))
 
 
 @pytest.fixture(params=["folder", "video", "pattern", "v4l2", "genicam", "rtsp"])
 def example(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Example]:
-    with contextlib.ExitStack() as stack:
-        match request.param:
-            case "folder":
-                yield Files(FolderSettings, request.getfixturevalue("folder"), 3)
-            case "video":
-                yield Files(VideoSettings, request.getfixturevalue("video"), 5)
-            case "pattern":
-                yield Drawn(drawn_camera(), drawn_camera(trigger="software"))
-            case "v4l2":
-                yield Webcam(request.getfixturevalue("device"), tmp_path / "video0")
-            case "genicam":
-                yield Gige(stack.enter_context(aravis_camera(rate_fps=200.0)))
-            case "rtsp":
-                yield Network(request.getfixturevalue("server"))
+    match request.param:
+        case "folder":
+            yield files(FolderSettings, request.getfixturevalue("folder"), 3)
+        case "video":
+            yield files(VideoSettings, request.getfixturevalue("video"), 5)
+        case "pattern":
+            yield Example(
+                drawn_camera(),
+                lambda frame: np.array_equal(frame.image, pattern(frame.stamp.frame_id or 0, (5, 12))),
+                drawn_camera(trigger="software"),
+            )
+        case "v4l2":
+            device, path = request.getfixturevalue("device"), tmp_path / "video0"
+            device.times = itertools.count(1)
+            path.touch()
+            yield Example(
+                V4l2Settings(name="top", device=path),
+                lambda frame: frame.image[0, 0, 0] == (frame.stamp.camera_timestamp_ns or 0) // 10**6 % 256,
+                pause=lambda: setattr(device, "times", None),
+                disappear=path.unlink,
+                appear=path.touch,
+            )
+        case "genicam":
+            with aravis_camera(rate_fps=200.0) as gige:
+                yield Example(
+                    GenicamSettings(name="top", address=gige.address, rate_fps=200),
+                    lambda frame: np.array_equal(frame.image, gige.picture(frame.stamp.frame_id)),
+                    GenicamSettings(name="top", address=gige.address, trigger="software"),
+                    disappear=gige.kill,
+                    appear=gige.start,
+                    first_id=None,  # its count begins before the host listens
+                )
+        case "rtsp":
+            server = request.getfixturevalue("server")
+            yield Example(
+                RtspSettings(name="top", url=server.url("raw"), open_within_s=60, read_within_s=300),
+                lambda frame: frame.pixel_format == "RGB8" and bool((frame.image == (RED, GREEN, BLUE)).all()),
+                pause=server.freeze,
+                disappear=server.kill,
+                appear=server.start,
+            )
 
 
 @contextlib.contextmanager
@@ -274,7 +237,7 @@ def test_frames_come_as_they_were_sent_and_each_has_its_number_and_its_time(exam
 
 
 def test_an_interruption_ends_a_grab_that_waits_and_every_later_one(example: Example) -> None:
-    with opened(example.waiting) as camera:
+    with opened(example.waiting or example.settings) as camera:
         example.pause()
         while camera.grab(0.2) is not None:
             pass  # frames on their way
@@ -288,10 +251,11 @@ def test_an_interruption_ends_a_grab_that_waits_and_every_later_one(example: Exa
 
 
 def test_one_that_is_missing_is_an_error_that_names_it_until_it_is_back(example: Example) -> None:
-    if isinstance(example, Drawn):
-        return  # it is never missing
+    if example.disappear is None:
+        return
     example.disappear()
-    with pytest.raises(CameraError, match=f"^camera top(:| at) .*({example.missing}).*; "), opened(example.settings):
+    missing = "is not a folder|cannot be read|cannot be opened"
+    with pytest.raises(CameraError, match=f"^camera top(:| at) .*({missing}).*; "), opened(example.settings):
         pass
     example.appear()
     with opened(example.settings) as camera:
@@ -493,7 +457,7 @@ def test_every_picture_comes_once_itself_or_in_a_run_and_every_second_item_is_a_
 
 
 def test_the_newest_picture_can_be_taken_after_the_end_and_then_its_reason_follows() -> None:
-    stream, came = Stream(), list[object]()
+    stream = Stream()
     stream.open()
     stream.put(Stamp("top", 1), 1)
     stream.put(Stamp("top", 2), 2)
@@ -501,11 +465,6 @@ def test_the_newest_picture_can_be_taken_after_the_end_and_then_its_reason_follo
     assert shown(stream, 2) == [("BadFrame", 1), ("Frame", 2)]
     with pytest.raises(CameraError, match=r"^camera top: a device was unplugged$"):
         stream.grab(3600.0)
-    waiting = Stream()
-    thread = in_thread(lambda: came.append(waiting.grab(3600.0)))
-    waiting.put(Stamp("top", 1), 1)
-    thread.join(WITHIN_SECONDS)
-    assert [type(one) for one in came] == [Frame]
 
 
 # V4L2.
@@ -515,20 +474,13 @@ def webcam(path: str | Path = "/dev/null", **keys: Any) -> V4l2Camera:
     return V4l2Camera(V4l2Settings(name="usb", device=Path(path), **keys))
 
 
-def test_a_file_that_is_no_video_device_is_a_camera_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_no_video_device_is_a_camera_error(tmp_path: Path) -> None:
     for path, message in {
         tmp_path: r" cannot be opened \(Is a directory\); .* Set device to one of /dev/video\*",
         Path("/dev/null"): "/dev/null is not a video device that captures, or another",
     }.items():
         with pytest.raises(CameraError, match=f"^camera usb: .*{message}"):
             webcam(path).open()
-
-    def refuse(*_: object) -> int:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("heatline.edge.cameras.streams.os.open", refuse)  # root may open everything
-    with pytest.raises(CameraError, match=r"/dev/null cannot be opened \(Permission denied\); .* to the group"):
-        webcam().open()
 
 
 @pytest.mark.parametrize(
@@ -589,13 +541,9 @@ def opened_at(url: str, **keys: Any) -> Iterator[RtspCamera]:
         yield camera
 
 
-def last_words(camera: RtspCamera) -> str:
-    """Return why no more frames come."""
-    try:
-        while True:
-            grabbed(camera)
-    except CameraError as error:
-        return str(error)
+def assert_ends(camera: RtspCamera, why: str) -> None:
+    with pytest.raises(CameraError, match=f"^camera top: rtsp://.*/h264 {why}$"):
+        list(iter(lambda: grabbed(camera), None))
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
@@ -610,13 +558,13 @@ def test_an_encoded_stream_arrives_over_either_transport_until_its_server_hangs_
         for frame_id, clock_ns in stamps:
             assert clock_ns - stamps[0][1] == pytest.approx((frame_id - stamps[0][0]) * 1e9 / FPS, abs=1e6)
         server.freeze()
-        assert last_words(camera) == f"camera top: {url} sent nothing for 1 s; check the camera and its cable"
+        assert_ends(camera, "sent nothing for 1 s; check the camera and its cable")
     with pytest.raises(CameraError, match=r"h264 did not answer within 0\.3 s; .* or raise open_within_s"):
         network_camera(url, open_within_s=0.3).open()
     server.freeze(False)
     with opened_at(url, transport="tcp") as camera:
         server.kill()
-        assert last_words(camera) == f"camera top: {url} ended its stream; was the camera restarted?"
+        assert_ends(camera, r"ended its stream; was the camera restarted\?")
 
 
 @contextlib.contextmanager
@@ -683,21 +631,18 @@ def unreadable(one: Frame | BadFrame) -> bool:
     return isinstance(one, BadFrame) and (one.reason, one.kind) == ("unreadable", "failed")
 
 
-@pytest.mark.parametrize("reply", ["401 Unauthorized", "404 Not Found"])
-def test_a_server_that_refuses_is_a_camera_error_that_shows_no_password(reply: str) -> None:
+def test_a_server_that_refuses_is_a_camera_error_that_shows_no_password() -> None:
     def run() -> None:
         connection, _ = listener.accept()
         with connection, contextlib.suppress(OSError):
             while request := connection.recv(65536):
                 cseq = request.partition(b"CSeq: ")[2].partition(b"\r\n")[0]
-                connection.sendall(f"RTSP/1.0 {reply}\r\nCSeq: {cseq.decode()}\r\n\r\n".encode())
+                connection.sendall(b"RTSP/1.0 401 Unauthorized\r\nCSeq: " + cseq + b"\r\n\r\n")
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = in_thread(run)
         url = f"rtsp://user:secret@127.0.0.1:{listener.getsockname()[1]}/cam"
-        sentence = (
-            f"^camera top: rtsp://127[^@]*/cam cannot be opened .*{reply[:3]}.*; check that the camera is on, and url"
-        )
+        sentence = "^camera top: rtsp://127[^@]*/cam cannot be opened .*401.*; check that the camera is on, and url"
         with pytest.raises(CameraError, match=sentence):
             network_camera(url).open()
         thread.join(WITHIN_SECONDS)

@@ -152,25 +152,15 @@ def test_an_unknown_camera_or_unwritable_folder_is_refused_before_cameras_are_op
     assert "cannot be written (Not a directory); check the disk" in complaint(result)
 
 
-@pytest.mark.parametrize("interrupted", [True, False])
-def test_a_grab_ends_by_ctrl_c_or_when_its_folder_is_gone_and_keeps_the_pictures(
-    tmp_path: Path, interrupted: bool
-) -> None:
+def test_ctrl_c_ends_the_grab_and_keeps_the_pictures(tmp_path: Path) -> None:
     out = tmp_path / "out"
     config = line(tmp_path, top=pattern_camera())
     with started(HEATLINE, "cameras", "grab", config, "-n", "99999", "--out", out) as process:
         until(lambda: out.exists() and any(out.iterdir()), "a picture")
-        if interrupted:
-            process.send_signal(signal.SIGINT)
-        else:
-            out.rename(tmp_path / "gone")
+        process.send_signal(signal.SIGINT)
         _, log = process.communicate(timeout=WITHIN_SECONDS)
-    if interrupted:
-        assert (process.returncode, log.splitlines()[-1]) == (130, "heatline: interrupted")
-        np.testing.assert_array_equal(read_image(min(out.iterdir()))[0], pattern(1, (5, 12)))
-    else:
-        assert process.returncode == InputError.exit_code
-        assert log.splitlines()[-1].startswith(f"heatline: {out} cannot be written (No such file or directory); ")
+    assert (process.returncode, log.splitlines()[-1]) == (130, "heatline: interrupted")
+    np.testing.assert_array_equal(read_image(min(out.iterdir()))[0], pattern(1, (5, 12)))
 
 
 def test_a_gige_camera_is_listed_and_a_grab_of_it_reports_its_counters(tmp_path: Path) -> None:
@@ -261,10 +251,6 @@ def test_a_camera_has_its_own_ranges_within_its_region_of_interest_and_keeps_the
     write_pictures(good, {f"{seed}.png": half_lit(60, seed) for seed in range(6)})
     command = ("cameras", "calibrate", config)
 
-    dry = heatline(*command, "dim", good, "--dry-run", env={"COLUMNS": "400"})
-    assert "would be written" in dry.stdout
-    assert "6 good frames of good, in f32" in dry.stdout
-    assert not own.exists()
     report = json.loads(heatline(*command, "dim", good, "--to", own, "--json").stdout)
     was, now = open_bundle(tmp_path / "all.bundle").manifest, open_bundle(own).manifest
     assert report["digest"] == open_bundle(own).digest

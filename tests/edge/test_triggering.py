@@ -40,7 +40,7 @@ class SoftwareTriggers(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.intake = Intake(drawn_camera(trigger="software", trigger_timeout_ms=WITHIN_MS))
+        self.intake = Intake(drawn_camera(trigger="software", trigger_timeout_ms=1000, deadline_ms=WITHIN_MS))
         self.now_ns = self.quiet_until_ns = 0
         self.is_open, self.was_in_time = True, False
         self.waiting: tuple[str, int] | None = None
@@ -50,6 +50,7 @@ class SoftwareTriggers(RuleBasedStateMachine):
         self.lost: list[int] = []
         self.answers: dict[str, list[TriggerAnswer]] = {}
         self.refusals: dict[str, str | None] = {}
+        self.triggered_ns: dict[str, int] = {}
         self.shown: dict[int, str | None] = {}
         """The part of each frame that came, by its mark."""
 
@@ -71,7 +72,7 @@ class SoftwareTriggers(RuleBasedStateMachine):
 
         busy = self.waiting or self.now_ns < self.quiet_until_ns or late_ms
         self.refusals[part_id] = "camera_dead" if not self.is_open else "busy" if busy else None
-        self.answers[part_id] = []
+        self.answers[part_id], self.triggered_ns[part_id] = [], self.now_ns
         self.intake.request(TriggerRequest(part_id, self.answers[part_id].append, self.now_ns - round(late_ms * MS)))
         self.intake.serve(self.now_ns, fire if self.is_open else None)
 
@@ -127,6 +128,9 @@ class SoftwareTriggers(RuleBasedStateMachine):
         waits = [self.waiting[0]] if self.waiting else []
         assert sorted(ended + waits) == sorted(self.answers)
         assert self.intake.number == len(items) == len(self.shown) + len(ended) - sum(map(bool, self.shown.values()))
+        for item in items:  # the deadline counts from the trigger, or from the capture
+            begun_ns = self.triggered_ns.get(item.stamp.part_id or "", item.stamp.captured_monotonic_ns)
+            assert item.stamp.due_monotonic_ns == begun_ns + WITHIN_MS * MS
         for part_id, answers in self.answers.items():
             assert len(answers) == (part_id not in waits)
             for answer in answers:

@@ -7,7 +7,7 @@ import pytest
 from heatline.bench.processes import camera_processes
 from heatline.edge.bundle import Bundle
 from tests.edge.gv_cameras import need_aravis
-from tests.system.cameras.measure import FAULTS, KILLED, Kind, measure_cameras
+from tests.system.cameras import FAULTS, KILLED, Kind, measure_cameras
 
 
 @pytest.mark.parametrize("faults", [{"pattern": [KILLED]}, pytest.param(FAULTS, marks=pytest.mark.long)])

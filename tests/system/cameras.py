@@ -1,12 +1,14 @@
-"""Measures how long a line takes to notice a dead camera, and to inspect again: each fault is injected, and its time is
-compared with the timestamps of events.
+"""`make cameras`: how soon a line notices dead cameras, and inspects again (docs/cameras.md). Each fault is injected,
+and its time is compared with the timestamps of events.
 """
 
 import contextlib
 import os
 import signal
+import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -21,6 +23,7 @@ from heatline.edge.cameras import aravis
 from heatline.edge.errors import BenchError, CameraError, MissingExtraError
 from heatline.edge.wire.events import AlarmEvent, Event, VerdictEvent
 from tests.edge.gv_cameras import AravisCamera, aravis_camera, noise
+from tests.system.command import Result, parser, report_line, run
 
 FPS, HW = 25.0, (480, 640)
 STEADY_FRAMES = 8
@@ -59,7 +62,7 @@ class Cameras(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure_cameras(
-    bundle: Bundle, faults: dict[Kind, list[str]], gone_s: list[float], report_line: Callable[[str], None]
+    bundle: Bundle, faults: dict[Kind, list[str]], gone_s: list[float], report: Callable[[str], None]
 ) -> Cameras:
     """Inject the faults of each kind of camera, also after one that failed.
 
@@ -70,14 +73,14 @@ def measure_cameras(
     found = Cameras(bundle=bundle.path.name, commit=commit(), faults=[], failed={})
     for kind, names in faults.items():
         try:
-            found.faults.extend(_measure(kind, names, bundle, gone_s, report_line))
+            found.faults.extend(_measure(kind, names, bundle, gone_s, report))
         except (BenchError, CameraError, MissingExtraError) as error:
             found.failed[kind] = str(error)
     return found
 
 
 def _measure(
-    kind: Kind, faults: list[str], bundle: Bundle, gone_s: list[float], report_line: Callable[[str], None]
+    kind: Kind, faults: list[str], bundle: Bundle, gone_s: list[float], report: Callable[[str], None]
 ) -> list[FaultTimes]:
     samples: dict[str, list[tuple[str, float, float]]] = {fault: [] for fault in faults}
     with contextlib.ExitStack() as stack:
@@ -94,7 +97,7 @@ def _measure(
             for gone in gone_s:
                 for fault in faults:
                     samples[fault].append(_inject(fault, line, device, gone))
-                    report_line(f"{kind}, {fault}: {samples[fault][-1]}")
+                    report(f"{kind}, {fault}: {samples[fault][-1]}")
             line.stop()
     return [
         FaultTimes(
@@ -155,3 +158,17 @@ def _is_inspected(event: Event) -> bool:
 def _captured_ns(event: Event) -> int:
     assert isinstance(event, VerdictEvent)
     return event.times.captured_at_ns
+
+
+def _run(_: Namespace, bundle: Bundle) -> Result:
+    cameras = measure_cameras(bundle, FAULTS, [0.5, 1.0, 2.0, 3.0, 4.0], report_line)
+    facts = {
+        f"{one.kind}, {one.fault}": f"noticed after {one.noticed_ms:.0f} ms, recovered after {one.recovered_ms:.0f} ms"
+        for one in cameras.faults
+    }
+    return Result(cameras, facts, [f"{name}: {reason}" for name, reason in cameras.failed.items()])
+
+
+if __name__ == "__main__":
+    arguments = parser("Measure how soon a line notices dead cameras, and inspects again.").parse_args()
+    sys.exit(run("cameras", arguments, _run))
