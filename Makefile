@@ -24,7 +24,7 @@ PACKAGE := pyproject.toml edge/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo docs test test-long test-line-pc check format bench chaos power-cuts soak delivery hostile cameras schemas study demo-bundle package node-clients peers-env clean
+.PHONY: help demo docs test test-long test-line-pc check format bench chaos power-cuts soak delivery cameras schemas study demo-bundle package node-clients peers-env clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -72,9 +72,6 @@ soak: $(VENV)/.runtime ## Check that the service does not grow in 100,000 frames
 
 delivery: $(VENV)/.runtime ## Measure the delay of 500 events a second during inspection
 	@$(BIN)/python -m tests.system.delivery $(DELIVERY_ARGS)
-
-hostile: $(VENV)/.runtime ## Measure the cost of a frame under malformed messages
-	@$(BIN)/python -m tests.system.hostile $(HOSTILE_ARGS)
 
 cameras: $(VENV)/.dev ## Measure the time until a line notices dead cameras, and inspects again
 	@$(BIN)/python -m tests.system.cameras $(CAMERAS_ARGS)

@@ -2,75 +2,57 @@
 
 import contextlib
 import json
+import os
 import queue
 import re
-import socket as sockets
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import click
-import msgspec
 import pytest
 import zmq
-from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
-from zmq.utils.monitor import recv_monitor_message
 
-from heatline.edge.cli.line import select, trigger
+from heatline.edge.bundle import Bundle
+from heatline.edge.cli.line import EXIT_CODES
+from heatline.edge.delivery.auth import ClientKeys, read_key_pair
 from heatline.edge.delivery.client import Commander
-from heatline.edge.delivery.servers import LONGEST_REQUEST_BYTES, Answer, CommandServer, Handle
-from heatline.edge.errors import CommandRefusedError, DeliveryError, MessageError
+from heatline.edge.delivery.servers import Answer, CommandServer, Handle
+from heatline.edge.delivery.subscriber import Subscriber
+from heatline.edge.errors import DeliveryError, MessageError
 from heatline.edge.wire.commands import (
     Announced,
     Reason,
     Reply,
     Request,
     Selected,
-    SelectRequest,
     Triggered,
     TriggerRequest,
     refusal,
     reply_from,
     request_from,
 )
-from heatline.edge.wire.events import BundleName
+from heatline.edge.wire.events import BundleName, ChangeEvent, Event, Message, VerdictEvent
 from heatline.edge.wire.requests import SCHEMA_VERSION, Refused, to_bytes
-from tests.edge.secured import nothing_left_open
+from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
+from tests.edge.lines import running, started, write_line_with
+from tests.edge.secured import free_port, until
 
-WITHIN_SECONDS = 20.0
 WITHIN_MS = int(WITHIN_SECONDS * 1000)
+
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "commands.md"
 
-ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=64)
-PRINTABLE = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" "), min_size=1, max_size=64)
-INT = st.integers(-(2**63), 2**63 - 1)
-NAMES: dict[str, Any] = {"request_id": st.none() | ANY_TEXT, "camera": PRINTABLE, "part_id": st.none() | PRINTABLE}
-PRODUCT: dict[str, Any] = {"request_id": st.none() | ANY_TEXT, "product": PRINTABLE}
-REQUEST = st.builds(TriggerRequest, **NAMES) | st.builds(SelectRequest, **PRODUCT)
-REPLY = (
-    st.builds(Triggered, frame_id=INT, frame_number=INT, **NAMES)
-    | st.builds(Announced, **NAMES)
-    | st.builds(Selected, bundle=st.builds(BundleName, name=ANY_TEXT, version=ANY_TEXT, digest=ANY_TEXT), **PRODUCT)
-    | st.builds(Refused, request_id=st.none() | ANY_TEXT, reason=ANY_TEXT, detail=ANY_TEXT)
-)
+
 PLAIN = TriggerRequest(request_id="r", camera="top", part_id="P-1")
-SELECT = SelectRequest(request_id="r", product="4711")
+
+
 BUNDLE = BundleName(name="boards", version="2026.11", digest="ab" * 32)
-
-
-# Bytes.
-
-
-@given(REQUEST | REPLY)
-def test_a_message_is_read_as_it_was_written(message: Request | Reply) -> None:
-    read: Callable[[bytes], Request | Reply] = request_from if isinstance(message, Request) else reply_from
-    assert read(to_bytes(message)) == message
 
 
 def changed(request: Request = PLAIN, omit: str = "", **fields: object) -> bytes:
@@ -78,67 +60,6 @@ def changed(request: Request = PLAIN, omit: str = "", **fields: object) -> bytes
     content = {**json.loads(to_bytes(request)), **fields}
     content.pop(omit, None)
     return json.dumps(content).encode()
-
-
-REFUSED: list[tuple[bytes, str, str]] = [
-    (b"", "malformed", "truncated"),
-    (b'\xef\xbb\xbf{"schema_version":2}', "malformed", "JSON is malformed"),  # a byte order mark
-    (b'{"type":"trigger","schema_version":2,"camera":"\xff"}', "malformed", "utf-8"),
-    (b'{"type":"trigger","schema_version":2,"camera":"\\udc00"}', "malformed", "surrogate"),  # a reply cannot repeat it
-    (b'{"x":' + b"[" * 60_000, "malformed", "recursion"),
-    (changed(type="select"), "malformed", "unknown field `camera`"),  # fields of both requests
-    (changed(type="x" * 60_000), "malformed", "Invalid value"),
-    (changed(type="triggered"), "malformed", "Invalid value"),  # a reply, not a request
-    (changed(omit="schema_version"), "malformed", "missing required field `schema_version`"),
-    (changed(schema_version=True), "malformed", "Expected `int`"),
-    (b'{"type":"trigger","camera":"a","schema_version":' + b"9" * 60_000 + b"}", "malformed", "out of range"),
-    (b'{"type":"trigger","camera":"a","schema_version":' + b"9" * 400 + b"}", "version", "version 999"),
-    (changed(schema_version=3), "version", "version 3 came, this line knows version 2; update the line"),
-    (changed(schema_version=1), "version", "version 1 came, this line knows version 2; update the client"),
-    (changed(schema_version=3, type="eject"), "version", "update the line"),
-    (changed(camera="x" * 65), "malformed", "length <= 64 - at `$.camera`"),
-    (changed(camera="top\n"), "malformed", "printable characters, got 'top\\n' - at `$.camera`"),
-    (changed(part_id=""), "malformed", "length >= 1 - at `$.part_id`"),
-    (changed(part_id="P\x1b[2J"), "malformed", "printable characters"),  # would clear a terminal
-    (changed(part_id="P\u202e1"), "malformed", "printable characters"),  # would reverse the terminal's text
-    (changed(part="P-1"), "malformed", "unknown field `part`"),  # otherwise the part id would be lost silently
-    (changed(SELECT, product="4711\x1b[2J"), "malformed", "printable characters"),
-    (changed(SELECT, camera="top"), "malformed", "unknown field `camera`"),  # a selection is for all cameras
-]
-
-
-@pytest.mark.parametrize(("data", "reason", "excerpt"), REFUSED, ids=range(len(REFUSED)))
-def test_invalid_requests_are_refused_in_one_short_sentence(data: bytes, reason: str, excerpt: str) -> None:
-    reply = request_from(data)
-    assert isinstance(reply, Refused)
-    assert reply.reason == reason
-    assert excerpt.lower() in reply.detail.lower()  # msgspec 0.22 and 0.23 differ in case
-    assert "\n" not in reply.detail
-    assert len(to_bytes(reply)) < 1000, "a refusal does not repeat all of a long request"
-
-
-def test_a_refusal_has_the_request_id_if_it_is_readable() -> None:
-    for readable in (changed(part=1), changed(schema_version=3), b'{"request_id":"r"}'):
-        assert request_from(readable).request_id == "r"
-    for data, excerpt in ((changed(request_id=5), "got `int`"), (changed(request_id="x" * 65), "length <= 64")):
-        refused = request_from(data)
-        assert isinstance(refused, Refused)
-        assert refused.request_id is None
-        assert excerpt in refused.detail
-
-
-def test_new_fields_and_reasons_are_accepted_and_other_versions_are_refused() -> None:
-    assert reply_from(
-        b'{"type":"triggered","schema_version":2,"camera":"a","frame_id":1,"frame_number":2,"exposed_at_ns":3}'
-    ) == Triggered(camera="a", frame_id=1, frame_number=2)
-    later = reply_from(b'{"type":"refused","schema_version":2,"reason":"asleep","detail":"It is night."}')
-    assert later == Refused(reason="asleep", detail="It is night.")
-    for version, side in ((1, "the line"), (3, "this client")):
-        with pytest.raises(MessageError, match=f"version {version} came, this client knows version 2; update {side}"):
-            reply_from(b'{"type":"triggered","schema_version":%d}' % version)
-
-
-# The socket.
 
 
 class PendingTriggers:
@@ -206,13 +127,6 @@ def line(address: str) -> Iterator[Line]:
         yield opened
 
 
-@pytest.fixture(params=["tcp", "ipc"])
-def either_line(request: pytest.FixtureRequest, address: str, tmp_path: Path) -> Iterator[Line]:
-    """A line on TCP and a line on ipc, which bind in different ways."""
-    with contextlib.closing(Line(address if request.param == "tcp" else f"ipc://{tmp_path}/commands")) as opened:
-        yield opened
-
-
 @pytest.fixture
 def pending(line: Line) -> PendingTriggers:
     """Handler of the line's server."""
@@ -241,57 +155,6 @@ def kind_of(data: bytes) -> str:
 
 def reason(socket: "zmq.Socket[bytes]") -> str:
     return kind_of(socket.recv())
-
-
-def test_a_reply_has_a_delimiter_if_the_request_had_one(either_line: Line) -> None:
-    either_line.serve(answer_at_once)
-    requester, dealer = either_line.connect(zmq.REQ), either_line.connect(zmq.DEALER)
-    for number in range(3):
-        send_request(requester, numbered(number))
-        expected = msgspec.structs.replace(triggered_reply(numbered(number)), request_id=str(number))
-        assert reply(requester) == expected
-        for delimiter in ([], [b""]):
-            dealer.send_multipart([*delimiter, to_bytes(numbered(number))])
-            assert dealer.recv_multipart() == [*delimiter, to_bytes(expected)]
-
-
-def test_answers_from_many_threads_reach_the_right_clients(line: Line) -> None:
-    pending = PendingTriggers()
-    server = line.serve(pending)
-    clients = [line.connect(zmq.DEALER) for _ in range(4)]
-    for number in range(25):
-        for index, client in enumerate(clients):
-            send_request(client, numbered(f"{index}-{number}", f"camera{index}"))
-    requests = [pending.next() for _ in range(100)]
-    for index in range(4):
-        part_ids = [request.part_id for request, _ in requests if request.camera == f"camera{index}"]
-        assert part_ids == [f"P-{index}-{number}" for number in range(25)]
-    with ThreadPoolExecutor(8) as threads:
-        for frame_id, (request, answer) in enumerate(reversed(requests)):
-            threads.submit(answer, triggered_reply(request, frame_id))
-    frame_ids = set()
-    for index, client in enumerate(clients):
-        received = [one for one in (reply(client) for _ in range(25)) if isinstance(one, Triggered)]
-        assert {one.request_id for one in received} == {f"{index}-{number}" for number in range(25)}
-        assert all(one.part_id == f"P-{one.request_id}" for one in received)
-        frame_ids |= {one.frame_id for one in received}
-    assert frame_ids == set(range(100))
-    server.close()
-
-
-def test_only_the_first_valid_answer_is_sent(line: Line, pending: PendingTriggers) -> None:
-    client = line.connect(zmq.DEALER)
-    for expected in (1, 2):
-        send_request(client)
-        request, answer = pending.next()
-        with pytest.raises(UnicodeEncodeError):  # in the server's thread, the error would end all commands
-            answer(refusal("no_frame", "\udcff"))
-        answer(triggered_reply(request, expected))
-        answer(triggered_reply(request, 99))
-        answer(refusal("no_frame", "It came too late."))
-        received = reply(client)
-        assert isinstance(received, Triggered)
-        assert received.frame_id == expected
 
 
 def test_a_failing_handler_gives_a_fault_logged_once_and_serving_continues(
@@ -332,22 +195,6 @@ def test_every_message_gets_exactly_one_reply(line: Line) -> None:
         assert not client.poll(0)
 
 
-def test_a_client_that_sends_an_oversized_request_is_disconnected_alone(line: Line) -> None:
-    line.serve(answer_at_once)
-    large, other = line.connect(zmq.DEALER), line.connect(zmq.REQ)
-    padding = LONGEST_REQUEST_BYTES - len(to_bytes(PLAIN))
-    send_request(large, to_bytes(PLAIN) + b" " * padding)  # the longest request that is accepted
-    assert reason(large) == "triggered"
-    with large.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor:
-        send_request(large, to_bytes(PLAIN) + b" " * (padding + 1))
-        assert monitor.poll(WITHIN_MS), "the client is still connected"
-        recv_monitor_message(monitor)
-        large.disable_monitor()
-    for client in (other, large):  # `large` reconnects by itself
-        send_request(client)
-        assert reason(client) == "triggered"
-
-
 def test_a_silent_or_closed_client_does_not_block_other_clients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,9 +221,6 @@ def test_a_silent_or_closed_client_does_not_block_other_clients(
         assert replies < count
 
 
-# Starting and stopping.
-
-
 def test_closing_refuses_waiting_requests_and_ignores_later_answers(line: Line) -> None:
     pending = PendingTriggers()
     server = line.serve(pending)
@@ -395,54 +239,6 @@ def test_closing_refuses_waiting_requests_and_ignores_later_answers(line: Line) 
     assert [one.request_id for one in received if isinstance(one, Triggered)] == ["3"]
     assert {one.reason for one in [*received, reply(plain)] if isinstance(one, Refused)} == {"stopping"}
     assert not pipelining.poll(0)
-
-
-def test_binding_an_address_in_use_fails_and_leaves_its_owner_served(either_line: Line) -> None:
-    either_line.serve(answer_at_once)
-    with pytest.raises(DeliveryError, match=r"another line may use it.*commands\.bind") as caught:
-        either_line.serve(PendingTriggers())
-    assert "\n" not in str(caught.value)
-    client = either_line.connect(zmq.REQ)
-    send_request(client)
-    assert reason(client) == "triggered"
-
-
-def test_a_closed_server_leaves_nothing_open_and_frees_its_address(either_line: Line) -> None:
-    CommandServer(either_line.address, PendingTriggers()).close()
-    with nothing_left_open():
-        for _ in range(3):
-            server = either_line.serve(PendingTriggers())
-            server.close()
-            server.close()
-        for bad in ("tcp://127.0.0.1:x", "ipc:///nowhere/at/all"):
-            with pytest.raises(DeliveryError, match="cannot be bound"):
-                CommandServer(bad, PendingTriggers()).start()
-
-
-def test_ipv6_loopback_can_be_bound() -> None:
-    with sockets.socket(sockets.AF_INET6) as holder:
-        holder.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
-        try:
-            holder.bind(("::1", 0))
-        except OSError:
-            pytest.skip("this machine has no IPv6 loopback")
-        with contextlib.closing(Line(f"tcp://[::1]:{holder.getsockname()[1]}")) as line:
-            line.serve(answer_at_once)
-            assert isinstance(line.commander().trigger("top"), Triggered)
-
-
-# The client.
-
-
-def test_a_commander_refuses_invalid_names(line: Line) -> None:
-    line.serve(answer_at_once)
-    commander = line.commander()
-    for bad in ("4711\udcff", "4711\n", "", "x" * 65, "x" * 100_000):
-        for act in (commander.select, partial(commander.trigger, "top")):
-            with pytest.raises(CommandRefusedError) as caught:
-                act(bad)
-            assert caught.value.reason == "malformed"
-    assert isinstance(commander.trigger("top", "P-1"), Triggered)
 
 
 def test_a_reply_to_another_command_is_a_message_error(line: Line) -> None:
@@ -485,57 +281,6 @@ def test_a_late_reply_does_not_answer_the_next_command(line: Line, pending: Pend
         assert pending_reply.result() == Triggered(
             request_id="3", camera="top", part_id="P-2", frame_id=2, frame_number=2
         )
-
-
-def test_an_invalid_address_is_a_delivery_error() -> None:
-    for bad in ("tcp://127.0.0.1", "smoke://signals"):
-        with pytest.raises(DeliveryError, match="is not an address to connect to"):
-            Commander(bad)
-
-
-# The commands.
-
-
-def test_trigger_and_select_send_their_arguments_and_print_the_reply(line: Line) -> None:
-    requests: list[Request] = []
-
-    def handle(request: Request, answer: Answer) -> None:
-        requests.append(request)
-        if isinstance(request, SelectRequest):
-            answer(Selected(product=request.product, bundle=BUNDLE))
-        else:
-            answer(Announced(camera="side") if request.camera == "side" else triggered_reply(request, 7))
-
-    line.serve(handle)
-
-    def output_of(command: click.Command, *arguments: str) -> str:
-        shown = CliRunner().invoke(command, [line.address, *arguments])
-        assert shown.exit_code == 0, shown.output
-        return shown.output
-
-    assert output_of(trigger, "top", "--part-id", "P-1") == "top: frame 7, number 7 since the line's start, part P-1\n"
-    assert output_of(trigger, "side") == "side: no part id waits for the next trigger\n"
-    assert output_of(select, "4711") == "product 4711 is active, with bundle boards 2026.11 (abababababab)\n"
-    assert requests == [
-        TriggerRequest(request_id="1", camera="top", part_id="P-1"),
-        TriggerRequest(request_id="1", camera="side"),
-        SelectRequest(request_id="1", product="4711"),
-    ]
-    assert json.loads(output_of(trigger, "top", "--timeout", "20", "--json"))["frame_number"] == 7
-    report = json.loads(output_of(select, "4711", "--timeout", "20", "--json"))
-    assert (report["type"], report["product"], report["bundle"]["version"]) == ("selected", "4711", "2026.11")
-
-
-def test_a_refused_command_prints_the_reason_and_has_its_exit_code(line: Line) -> None:
-    line.serve(lambda _, answer: answer(refusal("busy", "5 triggers wait; ask more slowly")))
-    for command in (trigger, select):
-        refused = CliRunner().invoke(command, [line.address, "top"]).exception
-        assert isinstance(refused, CommandRefusedError)
-        assert (refused.exit_code, refused.reason) == (15, "busy")
-        assert str(refused) == "the line refuses (busy): 5 triggers wait; ask more slowly"
-
-
-# The document.
 
 
 def section(heading: str) -> str:
@@ -589,3 +334,165 @@ def test_the_documented_client_works(line: Line) -> None:
         "P-2 announced None",
         "P-3 REFUSED no_frame no frame came within 1 s",
     ]
+
+
+PRODUCTS = """
+[commands]
+bind = "{commands}"
+[[products]]
+name = "4711"
+[[products]]
+name = "4712"
+[[products]]
+name = "9"
+bundle = "gone"
+"""
+
+
+STATES = {0, 16, 17}
+"""Exit codes of `heatline status` for a line that answers and inspects; a busy machine may not keep up."""
+
+
+REFUSED_CODE, ACCESS_DENIED = 15, 21
+
+
+def next_event(events: Subscriber, wanted: Callable[[Any], bool]) -> Event:
+    """Return the next matching event."""
+    give_up = time.monotonic() + WITHIN_SECONDS
+    for message in events:
+        if isinstance(message, Message) and wanted(message.event):
+            return message.event
+        assert time.monotonic() < give_up, "what was waited for did not come"
+    raise AssertionError("nothing came any more")
+
+
+def next_change(events: Subscriber) -> ChangeEvent:
+    change = next_event(events, lambda event: isinstance(event, ChangeEvent))
+    assert isinstance(change, ChangeEvent)
+    return change
+
+
+def typed(*arguments: str | Path) -> str:
+    """Return what a successful command prints."""
+    result = heatline(*arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_a_line_reports_its_status_changes_product_and_reloads(tmp_path: Path, bundle: Bundle, address: str) -> None:
+    commands = f"ipc://{tmp_path}/commands"
+    cameras = {"top": {"kind": "pattern", "rate_fps": 10.0, "draw_size": [300, 230]}}
+    file = write_line_with(
+        tmp_path, bundle.path, address, cameras, PRODUCTS.format(commands=commands), top='product = "4711"'
+    )
+    with (
+        Subscriber(address, topics=["verdict", "change"], timeout_s=WITHIN_SECONDS) as events,
+        started(HEATLINE, "run", file) as service,
+    ):
+        next_event(events, lambda event: isinstance(event, VerdictEvent) and event.verdict != "NO_VERDICT")
+        result = heatline("status", file, "--json", "--timeout", "20")
+        report = json.loads(result.stdout)
+        assert result.returncode == EXIT_CODES[report["state"]]
+        assert report["state"] in ("READY", "DEGRADED"), "a busy machine may not keep up"
+        assert report["heartbeat"] > 0
+        assert report["status"]["product"] == "4711"
+
+        assert "product 4712 is active" in typed("select", commands, "4712")
+        assert next_change(events).applied
+        next_event(events, lambda event: event.product == "4712")
+        for product, reason in (("4713", "unknown_product"), ("9", "unusable")):
+            refused = heatline("select", commands, product)
+            assert refused.returncode == REFUSED_CODE
+            assert f"the line refuses ({reason})" in complaint(refused)
+        change = next_change(events)
+        assert (change.applied, change.product) == (False, "4712")
+
+        assert ": product 4712, bundle " in heatline("reload", file).stdout
+        next_event(events, lambda event: isinstance(event, ChangeEvent) and event.applied)
+        file.write_text("nonsense")
+        assert heatline("reload", file).returncode == 3
+        os.kill(service.pid, signal.SIGHUP)
+        change = next_change(events)
+        assert (change.change, change.applied) == ("reload", False)
+
+        os.kill(service.pid, signal.SIGTERM)
+        assert service.wait(WITHIN_SECONDS) == 0
+    stopped = heatline("status", address, "--timeout", "0.05", "--json")
+    assert (stopped.returncode, json.loads(stopped.stdout)["reason"]) == (18, "unreachable")
+
+
+def test_a_reachable_line_needs_a_key_and_serves_allowed_clients(tmp_path: Path, bundle: Bundle) -> None:
+    ports = [free_port() for _ in range(3)]
+    events, commands, journal = (port.reached for port in ports)
+    cameras = {
+        "top": {"kind": "pattern", "draw_size": [230, 230], "rate_fps": 10.0},
+        "side": {"kind": "pattern", "draw_size": [230, 230], "trigger": "software"},
+    }
+    tables = f'[commands]\nbind = "{ports[1].bound}"\n\n[journal]\nbind = "{ports[2].bound}"\nfolder = "state"'
+    file = write_line_with(tmp_path, bundle.path, ports[0].bound, cameras, tables)
+    keys, mes = tmp_path / "keys", tmp_path / "mes.key"
+
+    def read_advice(sentence: str, pattern: str) -> list[str]:
+        """Return the parts of an advised command, with the paths of this machine."""
+        sentence = sentence.replace("/etc/heatline/keys", str(keys))
+        found = re.search(pattern, sentence.replace("CLIENT.key.pub", f"{mes}.pub"))
+        assert found is not None, sentence
+        return list(found.groups())
+
+    # Without a key or an allowed client, the line does not run, and its message says what to do.
+    refused = heatline("run", file)
+    assert refused.returncode == 3
+    assert complaint(heatline("check", file)) == complaint(refused)
+    command_line, key, table = read_advice(
+        complaint(refused), r"make one with heatline (.*?), give it .*? and set (key = .*?) under (\[security\])"
+    )
+    keys.mkdir()
+    typed(*shlex.split(command_line))
+    file.write_text(f"{file.read_text()}\n{table}\n{key}\n".replace("wait_for_subscriber_s = 60\n", ""))
+    nobody = heatline("check", file)
+    assert nobody.returncode == ACCESS_DENIED
+    (command_line,) = read_advice(complaint(nobody), "allow one with heatline (.*)")
+    typed("keys", "new", mes)
+    typed(*shlex.split(command_line))
+
+    own = read_key_pair(keys / "line.key")
+    options = ["--key", mes, "--line-key", keys / "line.key.pub"]
+    listen = ["watch", events, "--count", "1", "--json"]
+    trigger = ["trigger", commands, "side", "--part-id", "P-1", "--json"]
+    follow = ["follow", journal, "--name", "mes", "--count", "1"]
+
+    def refusal(*arguments: str | Path) -> str:
+        refused = heatline(*arguments, "--timeout", "0.3")
+        return complaint(refused) if refused.returncode == ACCESS_DENIED else ""
+
+    def served(*arguments: str | Path) -> dict[str, object]:
+        """Return what a command prints once it has access: the line reads its lists again after a moment."""
+        printed: list[str] = []
+
+        def is_served() -> bool:
+            result = heatline(*arguments, *options)
+            printed.append(result.stdout)
+            return result.returncode == 0
+
+        until(is_served)
+        found: dict[str, object] = json.loads(printed[-1])
+        return found
+
+    with running(file, events, keys=ClientKeys(own, own.public)) as service:
+        service.until_inspected()
+        assert heatline("status", file).returncode in STATES, "the line's own machine needs no other key"
+        for command in (listen, trigger, follow):
+            assert "closed the connection: it requires keys" in refusal(*command)
+        assert heatline("status", events, *options).returncode in STATES
+        assert served(*listen)["type"] in ("verdict", "status", "alarm")
+        assert "your key is not allowed there" in refusal(*trigger, *options)
+        allow = ["keys", "allow", f"{mes}.pub", "--allowed", keys / "allowed"]
+        typed(*allow, "--role", "command", "--role", "follow")
+        triggered = served(*trigger)
+        assert (triggered["type"], triggered["part_id"]) == ("triggered", "P-1")
+        assert served(*follow)["seq"] == 1
+        typed("keys", "revoke", "mes", "--allowed", keys / "allowed")
+        until(lambda: "your key is not allowed there" in refusal(*listen, *options))
+        service.until_inspected()
+        received = service.end()
+    assert {"events.auth", "commands.auth"} <= received.last.refused.keys()

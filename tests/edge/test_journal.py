@@ -1,26 +1,60 @@
-"""The journal's file holds what was appended, byte for byte, whatever happens to the process or the disk."""
+"""The journal holds what was sent, byte for byte and in one gapless count, whatever happens to process or disk."""
 
 import contextlib
 import os
 import random
+import re
 import shutil
+import sqlite3
 import stat
-import threading
-from collections.abc import Callable
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from heatline.edge.delivery.follow import FILE_NAME as CONSUMERS_FILE
+from heatline.edge.delivery.follow import NOT_KNOWN, Consumers, Position
 from heatline.edge.delivery.journal import FILE_NAME, Journal, Record, move_aside
+from heatline.edge.delivery.journal_writer import RETRY_SECONDS, DiskThread, JournalWriter
+from heatline.edge.delivery.publisher import Numbering
 from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import DeliveryError, JournalError
 from heatline.edge.frames import Watermark
+from heatline.edge.wire.events import Counts, JournalEvent, JournalState, Message, StatusEvent
 from tests.command import WITHIN_SECONDS
-from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, make_writable, small_disk
-from tests.edge.journals import LINE, all_records, change, fails
+from tests.edge.fault_disks import (
+    failing_disk,
+    fill,
+    frozen,
+    make_read_only,
+    make_writable,
+    power_cut,
+    small_disk,
+)
+from tests.edge.journals import (
+    LINE,
+    Clocks,
+    all_records,
+    change,
+    counted,
+    events_in,
+    fails,
+    good,
+    journal_events,
+    make_writer,
+    mixed_messages,
+    rows_of,
+    stored_rows,
+)
+from tests.edge.wire_examples import ALARM, LOST, STATUS
 
 SUFFIXES = "", "-wal", "-shm"
 
@@ -33,7 +67,7 @@ def records(first: int, last: int) -> list[Record]:
     return [record(seq) for seq in range(first, last + 1)]
 
 
-def opened(folder: Path, *appended: Record) -> contextlib.closing[Journal]:
+def appended(folder: Path, *appended: Record) -> contextlib.closing[Journal]:
     """Open the journal of a folder and append records."""
     journal = Journal.open(folder, LINE)
     journal.append(appended, {})
@@ -45,87 +79,21 @@ def read_all(folder: Path) -> list[Record]:
         return all_records(reader)
 
 
-def test_appended_records_are_there_after_reopening(tmp_path: Path) -> None:
-    folder, progress = tmp_path / "not" / "there" / "yet", {"top": Watermark("boot", 7)}
-    with opened(folder) as journal:
-        journal_id = journal.journal_id
-        assert (journal.first_seq, journal.last_seq, journal.topics, journal.progress) == (0, 0, {}, {})
-        journal.append([record(1), record(2, "change")], progress)
-        journal.append([record(3)], {})
-    for reopened in (journal, Journal.open(folder, LINE)):
-        assert (reopened.journal_id, reopened.first_seq, reopened.last_seq) == (journal_id, 1, 3)
-        assert (reopened.topics, reopened.progress) == ({"alarm": 3, "change": 2}, progress)
-        reopened.close()
-    with JournalReader.open(folder) as reader:
-        assert all_records(reader) == [record(1), record(2, "change"), record(3)]
-        assert (reader.journal_id, reader.line) == (journal_id, LINE)
-        assert (reader.topics(), reader.progress()) == ({"alarm": 3, "change": 2}, progress)
-
-
 def test_the_group_may_read_whatever_the_umask(tmp_path: Path) -> None:
     folder, before = tmp_path / "new" / "journal", os.umask(0o077)
     try:
         Journal.open(folder, LINE).close()
         assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o750
-        with opened(folder, *records(1, 2)):
+        with appended(folder, *records(1, 2)):
             assert {stat.S_IMODE((folder / f"{FILE_NAME}{end}").stat().st_mode) for end in SUFFIXES} == {0o640}
         assert stat.S_IMODE(folder.stat().st_mode) == 0o750
     finally:
         os.umask(before)
 
 
-def test_every_commit_is_synchronous(tmp_path: Path) -> None:
-    """Where a disk can be mounted, test_journal_writer.py cuts its power."""
-    with opened(tmp_path) as journal:
-        run = journal._connection.execute
-        assert [run(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")] == ["wal", 2]
-
-
-def test_events_that_do_not_follow_the_last_are_refused(tmp_path: Path) -> None:
-    with opened(tmp_path, *records(1, 3)) as journal:
-        for wrong in ([record(3)], [record(5)], [record(4), record(6)]):
-            with pytest.raises(ValueError, match="cannot follow event 3"):
-                journal.append(wrong, {})
-        journal.append(records(4, 5), {})
-
-
-def test_counts_survive_the_deletion_of_events(tmp_path: Path) -> None:
-    with opened(tmp_path) as journal:
-        journal.append([record(1, "change"), *records(2, 9)], {"top": Watermark("boot", 3)})
-        journal.discard(4)
-        assert journal.first_seq == 5
-        journal.discard(9)
-        assert (journal.first_seq, journal.last_seq) == (0, 9)
-    with opened(tmp_path) as journal:
-        assert (journal.first_seq, journal.last_seq) == (0, 9)
-        assert (journal.topics, journal.progress) == ({"alarm": 9, "change": 1}, {"top": Watermark("boot", 3)})
-        journal.append(records(10, 10), {})
-        assert (journal.first_seq, journal.last_seq) == (10, 10)
-
-
-def test_the_size_is_that_of_the_pages_in_use(tmp_path: Path) -> None:
-    with opened(tmp_path) as journal:
-        empty = journal.size_bytes
-        journal.append([record(seq, size=10_000) for seq in range(1, 101)], {})
-        full = journal.size_bytes
-        assert 1_000_000 < full - empty < 1_400_000
-        journal.discard(90)
-        assert journal.size_bytes < full - 900_000
-
-
-def test_a_journal_belongs_to_one_line(tmp_path: Path) -> None:
-    with opened(tmp_path), pytest.raises(DeliveryError, match="in use by another running line"):
-        Journal.open(tmp_path, LINE)
-    with fails("foreign", match="is the journal of line line1, not of other; give each line its own"):
-        Journal.open(tmp_path, "other")
-    with opened(tmp_path):
-        pass
-
-
-# Reading.
-
-
 TOPIC = st.sampled_from(["verdict.top.GOOD", "verdict.top", "alarm", "é.ü", "a"])
+
+
 OPTIONS = {
     "topics": st.lists(st.sampled_from(["", "verdict.", "verdict.top.GOOD", "a", "al", "é", "x"]), max_size=3),
     "through_seq": st.none() | st.integers(0, 40),
@@ -141,7 +109,7 @@ def test_a_page_equals_what_a_simple_reader_finds(
 ) -> None:
     folder = tmp_path_factory.mktemp("journal")
     stored = [record(seq, topic) for seq, topic in enumerate(topics, start=1)]
-    with opened(folder, *stored) as journal:
+    with appended(folder, *stored) as journal:
         journal.discard(deleted)
     with JournalReader.open(folder) as reader:
         page = reader.read(after, **options)
@@ -166,76 +134,9 @@ def test_a_page_equals_what_a_simple_reader_finds(
     assert page.lost_through == (lost if after < lost else None)
 
 
-def test_a_filter_without_matches_is_read_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heatline.edge.delivery.reader.SCANNED_AT_MOST", 10)
-    with opened(tmp_path, *records(1, 25)), JournalReader.open(tmp_path) as reader:
-        steps = [reader.read(after, topics=["change"]) for after in (0, 10, 20)]
-    assert [(step.records, step.through_seq) for step in steps] == [([], 10), ([], 20), ([], 25)]
-
-
-def test_readers_read_while_the_journal_is_written(tmp_path: Path) -> None:
-    stop, seen, wrong = threading.Event(), threading.Semaphore(0), []
-
-    def read() -> None:
-        with JournalReader.open(tmp_path) as reader:
-            after = 0
-            while not (stop.is_set() and after == reader.range()[1]):
-                page = reader.read(after, heatmaps=True, at_most=7)
-                if page.records != records(after + 1, page.through_seq):
-                    wrong.append(page)
-                after = page.through_seq
-                seen.release()
-
-    with opened(tmp_path, *records(1, 5)) as journal:
-        threads = [threading.Thread(target=read) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for first in range(6, 200, 5):
-            journal.append(records(first, first + 4), {})
-            assert seen.acquire(timeout=WITHIN_SECONDS)
-        stop.set()
-        for thread in threads:
-            thread.join(WITHIN_SECONDS)
-            assert not thread.is_alive()
-    assert wrong == []
-
-
-def test_a_reader_notices_that_its_journal_was_replaced(tmp_path: Path) -> None:
-    with opened(tmp_path, *records(1, 5)) as journal, JournalReader.open(tmp_path) as reader:
-        move_aside(journal.path)
-        with fails("replaced"):
-            reader.read(0)
-
-
-# Disks that are full, read-only, or fail.
-
-
-def append_until_full(journal: Journal) -> str:
-    """Append until the journal is full; return the reason."""
-    while True:
-        try:
-            journal.append(records(journal.last_seq + 1, journal.last_seq + 5), {})
-        except JournalError as error:
-            if error.kind != "full":
-                raise
-            return str(error)
-
-
-def test_a_full_disk_takes_whole_groups_or_nothing_and_stays_readable(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk") as disk, opened(disk, *records(1, 5)) as journal:
-        filler = fill(disk)
-        assert "make room on its disk" in append_until_full(journal)
-        last = journal.last_seq
-        assert read_all(disk) == records(1, last)
-        filler.unlink()
-        journal.reload_state()
-        assert journal.last_seq == last
-        journal.append(records(last + 1, last + 5), {})
-
-
 def test_a_read_only_or_full_disk_is_read_and_not_written(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
-        with opened(disk, *records(1, 50)):
+        with appended(disk, *records(1, 50)):
             pass
         make_read_only(disk)
         assert read_all(disk) == records(1, 50)
@@ -250,43 +151,17 @@ def test_a_read_only_or_full_disk_is_read_and_not_written(tmp_path: Path) -> Non
             Journal.open(disk, LINE)
 
 
-def test_a_reader_without_a_writer_notices_a_new_writer(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk") as disk:
-        with opened(disk, *records(1, 50)):
-            pass
-        filler = fill(disk)
-        with JournalReader.open(disk) as reader:
-            filler.unlink()
-            with opened(disk, *records(51, 52)), fails("replaced"):
-                reader.read(0)
-        assert read_all(disk) == records(1, 52)
-
-
-def test_a_failing_disk_is_not_reported_as_damage(tmp_path: Path) -> None:
-    with failing_disk(tmp_path / "disk") as disk:
-        with opened(disk, *records(1, 50)) as journal:
-            fail(disk)
-            with fails("failed"):
-                journal.append(records(51, 52), {})
-        with fails("failed"), opened(disk, *records(51, 52)):
-            pass
-        assert read_all(disk) == records(1, 50)
-
-
-# Damage.
-
-
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
     """Folder of a closed journal of several pages, which are all in its main file."""
     folder = tmp_path / "whole"
-    with opened(folder, *records(1, 500)):
+    with appended(folder, *records(1, 500)):
         pass
     assert sorted(os.listdir(folder)) == [FILE_NAME, "journal.lock"]
     return folder
 
 
-def overwrite(folder: Path, at: int, length: int) -> None:
+def overwrite_at(folder: Path, at: int, length: int) -> None:
     with (folder / FILE_NAME).open("r+b") as file:
         file.seek(at)
         file.write(random.Random(1).randbytes(length))
@@ -298,10 +173,12 @@ STATEMENTS = (
     "DROP TABLE progress",
     "UPDATE topics SET last_seq = 499",
 )
+
+
 DAMAGES: dict[str, Callable[[Path], None]] = {
     **{f"cut at {n}": lambda folder, n=n: os.truncate(folder / FILE_NAME, n) for n in (50, 4096, 20_000)},
-    "garbage in its head": lambda folder: overwrite(folder, 0, 100),
-    "garbage in its first pages": lambda folder: overwrite(folder, 90, 100_000),
+    "garbage in its head": lambda folder: overwrite_at(folder, 0, 100),
+    "garbage in its first pages": lambda folder: overwrite_at(folder, 90, 100_000),
     **{statement: lambda folder, statement=statement: change(folder, statement) for statement in STATEMENTS},
 }
 
@@ -313,7 +190,7 @@ def test_a_truncated_or_inconsistent_journal_is_damaged(tmp_path: Path, whole: P
         damage(folder)
         with fails("damaged"):
             Journal.open(folder, LINE).close()
-            pytest.fail(f"it was opened: {name}")
+            pytest.fail(f"it was appended: {name}")
 
 
 def test_damage_in_the_middle_is_found_when_it_is_read(tmp_path: Path, whole: Path) -> None:
@@ -321,20 +198,9 @@ def test_damage_in_the_middle_is_found_when_it_is_read(tmp_path: Path, whole: Pa
     change(tmp_path / "gap", "DELETE FROM events WHERE seq = 3")
     with JournalReader.open(tmp_path / "gap") as reader, fails("damaged", match="missing"):
         reader.read(0)
-    overwrite(whole, (whole / FILE_NAME).stat().st_size // 2, 30_000)
+    overwrite_at(whole, (whole / FILE_NAME).stat().st_size // 2, 30_000)
     with fails("damaged"):
         read_all(whole)
-
-
-def test_a_new_journal_ignores_the_log_of_a_deleted_one(tmp_path: Path) -> None:
-    with opened(tmp_path / "it", *records(1, 5)):
-        shutil.copytree(tmp_path / "it", tmp_path / "copy")
-    folder = tmp_path / "copy"
-    (folder / FILE_NAME).unlink()
-    assert (folder / f"{FILE_NAME}-wal").stat().st_size
-    with opened(folder, *records(1, 1)):
-        pass
-    assert read_all(folder) == records(1, 1)
 
 
 def write(folder: Path, text: str) -> None:
@@ -342,14 +208,508 @@ def write(folder: Path, text: str) -> None:
         (folder / f"{FILE_NAME}{end}").write_text(text)
 
 
-def test_the_newest_damaged_journal_is_kept(tmp_path: Path) -> None:
-    aside = tmp_path / f"{FILE_NAME}.damaged"
-    for text in ("older", "newer"):
-        write(tmp_path, text)
-        assert move_aside(tmp_path / FILE_NAME) == aside
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
-        f"{aside.name}{end}": "newer" for end in SUFFIXES
-    }
-    (tmp_path / FILE_NAME).write_text("without side files")
-    move_aside(tmp_path / FILE_NAME)
-    assert list(tmp_path.iterdir()) == [aside]
+WRITER = "heatline.edge.delivery.journal_writer"
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not take a busy machine for a hung disk, and do not wait for locks."""
+    monkeypatch.setattr(f"{WRITER}.DISK_SECONDS", WITHIN_SECONDS)
+    monkeypatch.setattr("heatline.edge.delivery.journal.BUSY_SECONDS", 0.0)
+
+
+@pytest.fixture
+def clocks() -> Clocks:
+    return Clocks()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk."""
+    with small_disk(tmp_path / "disk") as place:
+        yield place
+
+
+@contextlib.contextmanager
+def opened(folder: Path, clocks: Clocks | None = None, *arguments: Any, **options: Any) -> Iterator[JournalWriter]:
+    with contextlib.closing(make_writer(folder, clocks, *arguments, **options)) as journal:
+        yield journal
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lock the journal as another process does, so that nothing can be stored."""
+    with contextlib.closing(sqlite3.connect(folder / FILE_NAME, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def tick_after(journal: JournalWriter, clocks: Clocks, after_s: float = RETRY_SECONDS) -> list[Message]:
+    """Advance the clock, tick, and return the messages to send."""
+    clocks.now_s += after_s
+    return journal.tick()
+
+
+def state_of(journal: JournalWriter) -> JournalState:
+    state = journal.state()
+    assert state is not None
+    return state
+
+
+def ids(messages: list[Message]) -> set[str | None]:
+    return {event.journal_id for event in counted(messages)}
+
+
+def numbers(messages: list[Message]) -> list[tuple[str | None, int, int | None]]:
+    return [(event.journal_id, event.seq, event.previous_seq) for event in counted(messages)]
+
+
+def statuses(messages: list[Message]) -> list[StatusEvent]:
+    return [message.event for message in messages if isinstance(message.event, StatusEvent)]
+
+
+def journal_kinds(messages: list[Message]) -> list[str]:
+    return [event.kind for event in journal_events(messages)]
+
+
+def test_sent_events_survive_a_power_cut(tmp_path: Path) -> None:
+    with failing_disk(tmp_path / "disk") as disk:
+        journal = make_writer(disk)
+        sent = [message for _ in range(5) for message in journal.commit(mixed_messages(7, png_bytes=100))]
+        with power_cut(disk):
+            journal.close()
+        assert stored_rows(disk) == rows_of(sent)
+
+
+def test_without_a_journal_each_boot_has_its_own_count() -> None:
+    numbering = Numbering()
+    sent = numbering.commit([good(), STATUS, ALARM, good()]) + numbering.tick()
+    assert numbers(sent) == [(None, 1, 0), (None, 2, 0), (None, 3, 1)]
+    assert numbering.state() is None
+    (status,) = statuses(sent)
+    assert (status.last_seq, status.journal_id, status.journal) == (1, None, None)
+    assert status.counts == Counts(journal_id=None, unjournalled={"verdict.top.GOOD": 1})
+
+
+def test_watermarks_are_known_at_the_next_start(tmp_path: Path, clocks: Clocks) -> None:
+    boot_id, lost = LOST.event.boot_id, LOST.event
+    with opened(tmp_path, clocks) as journal:
+        assert journal.progress == {}
+        endless = Message(msgspec.structs.replace(lost, camera="endless", frames=2**63))  # more than SQLite can count
+        journal.commit([good("top", 5), good("side", 8), good("top", 6), LOST, endless])
+        with locked(tmp_path):
+            journal.commit([good("side", 9)])  # in an outage as well
+        assert journal_kinds(tick_after(journal, clocks)) == ["recording"]
+    for _ in range(2):
+        with opened(tmp_path, clocks) as journal:
+            last = {"top": lost.frame_number + lost.frames - 1, "side": 9, "endless": 2**63 - 1}
+            assert journal.progress == {camera: Watermark(boot_id, number) for camera, number in last.items()}
+
+
+def test_what_the_boot_before_did_not_record_is_journalled_after_the_outage(tmp_path: Path, clocks: Clocks) -> None:
+    """A subscriber may have missed the live event, and a durable consumer never gets it."""
+    unrecorded = JournalEvent(
+        boot_id="boot", seq=0, previous_seq=0, at_ns=1, line=LINE, kind="unrecorded", detail="2 frames", events=2,
+        of_boot="the boot before",
+    )  # fmt: skip
+    with opened(tmp_path, clocks) as journal:
+        journal.commit([good()])
+        with locked(tmp_path):
+            live = journal.commit([Message(unrecorded)])
+        resumed = tick_after(journal, clocks)
+        later = journal.commit([good()])
+        assert stored_rows(tmp_path)[2:] == rows_of(resumed + later)
+    assert journal_kinds(live) == ["live_only", "unrecorded"]
+    assert journal_kinds(resumed) == ["recording", "unrecorded"]
+    assert numbers(resumed) == [(state_of(journal).journal_id, 3, 1), (state_of(journal).journal_id, 4, 3)]
+    assert msgspec.structs.replace(journal_events(resumed)[1], seq=0, previous_seq=0, journal_id=None) == unrecorded
+
+
+@pytest.mark.parametrize("fault", ["full", "read only"])
+def test_a_writer_recovers_from_an_unwritable_disk_at_its_start(disk: Path, clocks: Clocks, fault: str) -> None:
+    with opened(disk, clocks) as journal:
+        stored = journal.commit([good("top", 3)])
+    break_disk, repair_disk = (
+        (fill, lambda _: (disk / "filler").unlink()) if fault == "full" else (make_read_only, make_writable)
+    )
+    break_disk(disk)
+    with opened(disk, clocks) as journal:
+        assert journal.progress == {"top": Watermark(good().event.boot_id, 3)}
+        (report, *_) = journal_events(journal.commit([good()]))
+        assert report.kind == "live_only"
+        assert ("make room on its disk" if fault == "full" else "cannot be used") in report.detail
+        assert ids(stored) == {state_of(journal).journal_id}
+        repair_disk(disk)
+        stored += tick_after(journal, clocks) + journal.commit([good()])
+        assert journal_kinds(stored) == ["begun", "recording"]
+        assert stored_rows(disk) == rows_of(stored)
+
+
+@contextlib.contextmanager
+def failing_after_storing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    append = Journal.append
+
+    def append_and_fail(self: Journal, *arguments: Any) -> None:
+        append(self, *arguments)
+        raise JournalError("the disk failed at the very end")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", append_and_fail)
+        yield
+
+
+def wait_until_ended(disk: DiskThread) -> None:
+    assert disk._thread is not None
+    disk._thread.join(WITHIN_SECONDS)
+    assert not disk._thread.is_alive()
+
+
+@contextlib.contextmanager
+def hung(disk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Freeze the disk, and do not wait for it."""
+    with frozen(disk), monkeypatch.context() as patch:
+        patch.setattr(f"{WRITER}.DISK_SECONDS", 0.05)
+        patch.setattr(f"{WRITER}.DISK_SECONDS_AT_START", 0.05)
+        yield
+
+
+def wait_until_disk_answers(journal: JournalWriter) -> None:
+    last = journal._disk._last
+    assert last is not None
+    assert not wait([last], WITHIN_SECONDS).not_done
+
+
+def test_a_hung_disk_delays_no_event_no_start_and_no_end(
+    tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with failing_disk(tmp_path / "disk") as disk:
+        with opened(disk, clocks) as journal:
+            stored = journal.commit(mixed_messages(5))
+            with hung(disk, monkeypatch):
+                unstored = journal.commit(mixed_messages(3))
+                assert journal._disk.busy
+                unstored += journal.commit([good("side")])
+                for _ in range(3):
+                    assert tick_after(journal, clocks) == []
+                assert f"the disk of {disk} does not answer" in str(state_of(journal).live_only)
+            wait_until_disk_answers(journal)
+            resumed = tick_after(journal, clocks) + journal.commit(mixed_messages(5))
+        assert ids(unstored) == {None}
+        assert [(event.kind, event.seq, event.events) for event in journal_events(resumed)] == [("recording", 10, 5)]
+        # The late call stored three of them.
+        assert [topic for _, topic, *_ in stored_rows(disk)[6:9]] == [event.topic for event in counted(unstored)[1:4]]
+        with hung(disk, monkeypatch):
+            ended = make_writer(disk, clocks)
+            assert journal_kinds(ended.commit([good()])) == ["live_only"]
+            ended.close()
+        wait_until_ended(ended._disk)  # it closes the file as soon as the disk answers
+        with hung(disk, monkeypatch):
+            journal = make_writer(disk, clocks)
+            assert journal_kinds(journal.commit([good()])) == ["live_only"]
+        with contextlib.closing(journal):
+            wait_until_disk_answers(journal)
+            resumed += tick_after(journal, clocks)
+        assert stored_rows(disk)[:6] + stored_rows(disk)[9:] == rows_of(stored + resumed)
+
+
+def test_an_event_that_cannot_be_encoded_is_sent_live_only(tmp_path: Path, clocks: Clocks) -> None:
+    with opened(tmp_path, clocks) as journal:
+        stored = journal.commit([good()])
+        unstored = journal.commit([good("caf\udce9"), good()])
+        stored += tick_after(journal, clocks) + journal.commit([good()])
+        assert stored_rows(tmp_path) == rows_of(stored)
+    assert ids(unstored) == {None}
+    assert "UnicodeEncodeError" in journal_events(unstored)[0].detail
+    assert journal_events(stored)[-1].by_topic["verdict.caf?.GOOD"] == 1
+
+
+def overwrite(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\xa5" * 8192)
+
+
+def test_a_journal_damaged_at_the_start_is_moved_aside(disk: Path, clocks: Clocks) -> None:
+    with opened(disk, clocks) as journal:
+        journal.commit(mixed_messages(20))
+        old_id = state_of(journal).journal_id
+    overwrite(disk / FILE_NAME, 0)
+    make_read_only(disk)
+    with opened(disk, clocks) as journal:  # until it can be moved aside, events are sent live only
+        assert journal_kinds(journal.commit([good()])) == ["live_only"]
+        make_writable(disk)
+        sent = tick_after(journal, clocks) + journal.commit(mixed_messages(3))
+        assert stored_rows(disk) == rows_of(sent)
+        assert state_of(journal).journal_id != old_id
+    assert [(event.kind, event.seq) for event in journal_events(sent)] == [("begun", 1), ("recording", 2)]
+    assert "is damaged" in journal_events(sent)[0].detail
+    assert "journal.db.damaged" in journal_events(sent)[0].detail
+    assert (disk / "journal.db.damaged").exists()
+
+
+def test_numbers_of_events_that_the_disk_lost_are_not_given_again(
+    tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path, clocks) as journal:
+        journal.commit(mixed_messages(5))
+    older = (tmp_path / FILE_NAME).read_bytes()
+    with opened(tmp_path, clocks) as journal:
+        journal.commit(mixed_messages(5))
+        old_id = state_of(journal).journal_id
+        with failing_after_storing(monkeypatch):  # the file is closed
+            journal.commit([good()])
+        (tmp_path / FILE_NAME).write_bytes(older)
+        assert tick_after(journal, clocks) == []
+        sent = tick_after(journal, clocks) + journal.commit(mixed_messages(5))
+        assert state_of(journal).journal_id not in (None, old_id)
+        assert "ends with event 6, and held event 11" in journal_events(sent)[0].detail
+        assert stored_rows(tmp_path) == rows_of(sent)
+
+
+def test_a_foreign_or_newer_journal_stops_the_start(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal.commit(mixed_messages(5))
+        with pytest.raises(DeliveryError, match="give each line its own"):
+            make_writer(tmp_path)
+    change(tmp_path, "UPDATE journal SET schema_version = 3")
+    change(tmp_path, "ALTER TABLE journal RENAME COLUMN line TO something_else")
+    with fails("foreign", match="version 3, this heatline knows version 2; use the heatline that wrote it"):
+        make_writer(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [FILE_NAME, "journal.lock"], "nothing is moved aside"
+
+
+BUDGET = 100 << 10
+
+
+class AnyOrderOfFaults(RuleBasedStateMachine):
+    """A line's events over boots and faults, compared with lists."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.place = tempfile.TemporaryDirectory()
+        self.folder = Path(self.place.name)
+        self.clocks, self.acked = Clocks(), dict[str, int]()
+        self.boots = 0
+        self.counts: dict[str | None, list[Message]] = defaultdict(list)
+        """All sent messages by their count; under None, this boot's messages that no journal holds."""
+        self.accounted_for = 0
+        """Number of this boot's unjournalled events that the journal has reported as missing."""
+        self.discarded = 0
+        self.locks = contextlib.ExitStack()
+        self.boot()
+
+    def boot(self) -> None:
+        self.boots += 1
+        self.counts[None], self.accounted_for, self.discarded = [], 0, 0
+        self.journal = make_writer(
+            self.folder, self.clocks, self.acked, boot_id=f"boot {self.boots}", keep_bytes=BUDGET
+        )
+
+    def teardown(self) -> None:
+        if hasattr(self, "journal"):
+            self.locks.close()
+            self.journal.close()
+            self.place.cleanup()
+
+    @property
+    def state(self) -> JournalState:
+        return state_of(self.journal)
+
+    # Steps.
+
+    @rule(count=st.integers(0, 40), png_bytes=st.sampled_from([0, 3000, 20_000]), status=st.booleans())
+    def commit(self, count: int, png_bytes: int, status: bool) -> None:
+        messages = [*mixed_messages(count, png_bytes), *([STATUS] if status else [])]
+        sent = self.check_retention(lambda: self.journal.commit(messages))
+        ours = [message.event.topic for message in messages]
+        assert [message.event.topic for message in sent][len(sent) - len(ours) :] == ours
+
+    @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 11.0, 60.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.check_retention(lambda: tick_after(self.journal, self.clocks, seconds))
+
+    @rule(name=st.sampled_from("ab"), share=st.floats(0, 1))
+    def a_consumer_acknowledges(self, name: str, share: float) -> None:
+        self.acked[name] = max(self.acked.get(name, 0), int(share * self.state.last_seq))
+
+    @rule(name=st.sampled_from("ab"))
+    def a_consumer_is_forgotten(self, name: str) -> None:
+        self.acked.pop(name, None)
+
+    @precondition(lambda self: (self.folder / FILE_NAME).exists())
+    @rule()
+    def another_process_locks_the_journal(self) -> None:
+        self.locks.close()
+        with contextlib.suppress(sqlite3.OperationalError):
+            self.locks.enter_context(locked(self.folder))
+
+    @rule()
+    def the_lock_ends(self) -> None:
+        self.locks.close()
+
+    @rule(dies=st.booleans())
+    def the_service_restarts(self, dies: bool) -> None:
+        """Restart, and add the events that closing itself has journalled."""
+        if dies and self.journal._journal is not None:  # a killed process writes nothing more
+            self.journal._journal.close()
+            self.journal._journal = None
+        if dies:
+            self.journal._disk.close(lambda: None, WITHIN_SECONDS)
+        else:
+            self.journal.close()
+        self.locks.close()
+        self.boot()
+        known = self.counts[self.state.journal_id]
+        for event in events_in(self.folder):
+            if event.seq > len(known):  # type: ignore[union-attr]
+                assert event.kind == "begun"  # type: ignore[union-attr]
+                known.append(Message(event))
+
+    # Invariants.
+
+    def add_to_counts(self, sent: list[Message]) -> None:
+        """Check that each event continues its count and its topic, and add it."""
+        for message in sent:
+            for event in counted([message]):
+                count = self.counts[event.journal_id]
+                before = [each.event.seq for each in count if each.event.topic == event.topic]  # type: ignore[union-attr]
+                assert (event.seq, event.previous_seq) == (len(count) + 1, before[-1] if before else 0)
+                count.append(message)
+        for event in journal_events(sent):
+            if event.kind == "recording":
+                unreported = self.counts[None][self.accounted_for :]
+                assert event.events == len(unreported)
+                assert event.by_topic == Counter(message.event.topic for message in unreported)
+                if unreported:
+                    assert (event.first_seq, event.last_seq) == (self.accounted_for + 1, len(self.counts[None]))
+                self.accounted_for = len(self.counts[None])
+
+    def check_retention(self, step: Callable[[], list[Message]]) -> list[Message]:
+        """Take a step; check that it deletes only acknowledged events, unless there is no room."""
+        before, acked = self.state, min(self.acked.values(), default=None)
+        sent = step()
+        after = self.state
+        if after.journal_id != before.journal_id:
+            self.discarded += after.discarded - before.discarded
+        else:
+            first = after.first_seq or after.last_seq + 1
+            was_first = before.first_seq or before.last_seq + 1
+            unacked = 0 if acked is None else max(0, first - max(was_first, acked + 1))
+            if unacked:
+                assert before.size_bytes > BUDGET - BUDGET // 16  # one part in 16 is for events meanwhile
+            self.discarded += unacked
+            assert after.discarded == self.discarded
+        self.add_to_counts(sent)
+        return sent
+
+    @precondition(lambda self: self.state.live_only is None)
+    @rule()
+    def the_line_is_idle(self) -> None:
+        """Check that all due events are deleted."""
+        for _ in range(20):
+            self.time_passes(0)
+        self.time_passes(1)
+        if self.state.live_only is None:
+            assert self.state.size_bytes <= BUDGET
+
+    @invariant()
+    def the_journal_holds_what_was_sent(self) -> None:
+        state = self.state
+        if state.live_only is None:
+            assert self.accounted_for == len(self.counts[None])
+            sent = rows_of(self.counts[state.journal_id])
+            assert state.last_seq == len(sent)
+            assert stored_rows(self.folder) == sent[(state.first_seq or len(sent) + 1) - 1 :]
+
+
+EXAMPLES = min(100, settings().max_examples)  # each example boots a line many times on a real disk
+
+
+AnyOrderOfFaults.TestCase.settings = settings(max_examples=EXAMPLES, stateful_step_count=30)
+
+
+TestAnyOrderOfFaults = AnyOrderOfFaults.TestCase
+
+
+JOURNAL, OTHER = "a" * 32, "b" * 32
+
+
+Open = Callable[..., Consumers]
+
+
+@pytest.fixture
+def open_(tmp_path: Path) -> Iterator[Open]:
+    """Factory of a folder's consumers, which are closed at the end."""
+    with contextlib.ExitStack() as opened:
+
+        def open_(folder: Path = tmp_path) -> Consumers:
+            consumers = Consumers(folder)
+            opened.callback(consumers.write)
+            return consumers
+
+        yield open_
+
+
+@pytest.fixture
+def consumers(open_: Open) -> Consumers:
+    """Consumers with one entry, which has acknowledged event 1."""
+    consumers = open_()
+    consumers.register("mes1", JOURNAL, 1)
+    return consumers
+
+
+def acked_on_disk(folder: Path) -> dict[str, int]:
+    path = folder / CONSUMERS_FILE
+    data = path.read_bytes() if path.exists() else b"{}"
+    return {name: each.acked_seq for name, each in msgspec.json.decode(data, type=dict[str, Position]).items()}
+
+
+def test_only_acknowledgements_on_disk_count(
+    consumers: Consumers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a crash the consumer continues after what is on the disk: the events after that must still exist."""
+    consumers.acknowledge("mes1", JOURNAL, 5)
+    assert (consumers.positions["mes1"].acked_seq, consumers.acked(JOURNAL), acked_on_disk(tmp_path)) == (
+        5, {"mes1": 1}, {"mes1": 1},
+    )  # fmt: skip
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    consumers.write()
+    assert (consumers.acked(JOURNAL), acked_on_disk(tmp_path), len(synced)) == ({"mes1": 5}, {"mes1": 5}, 2)
+
+
+@pytest.mark.parametrize("is_damaged", [False, True], ids=["unreadable", "damaged"])
+def test_until_the_file_is_read_no_event_counts_as_acknowledged(
+    consumers: Consumers, open_: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, is_damaged: bool
+) -> None:
+    """As on a disk that fails, and on a read-only one from which a damaged file cannot be moved aside."""
+    obstacle = tmp_path / (f"{CONSUMERS_FILE}.damaged" if is_damaged else CONSUMERS_FILE)
+    (tmp_path / CONSUMERS_FILE).rename(tmp_path / "elsewhere")
+    obstacle.mkdir()
+    if is_damaged:
+        (tmp_path / CONSUMERS_FILE).write_bytes(b"{")
+    reopened = open_()
+    reopened.write()
+    assert (reopened.acked(JOURNAL), reopened.positions) == ({NOT_KNOWN: 0}, {})
+    for act in (lambda: reopened.register("mes1", JOURNAL, 9), lambda: reopened.forget("mes1")):
+        with pytest.raises(JournalError, match="cannot be used"):
+            act()
+    assert [record.levelname for record in caplog.records] == ["ERROR"], "it is logged once"
+    obstacle.rmdir()
+    (tmp_path / "elsewhere").rename(tmp_path / CONSUMERS_FILE)
+    reopened.write()
+    assert (reopened.fault, reopened.acked(JOURNAL)) == (None, {"mes1": 1})
+
+
+@pytest.mark.parametrize("damaged", [b"something else" * 999, bytes(999), b""], ids=["other", "zeros", "cut"])
+def test_a_damaged_file_is_moved_aside_and_its_consumers_are_lost(
+    consumers: Consumers, open_: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, damaged: bytes
+) -> None:
+    consumers.write()
+    (tmp_path / CONSUMERS_FILE).write_bytes(damaged)
+    reopened = open_()
+    assert (reopened.positions, reopened.fault) == ({}, None)
+    (record,) = caplog.records
+    assert re.search("was damaged.*all consumers are new", record.getMessage())
+    assert (tmp_path / f"{CONSUMERS_FILE}.damaged").read_bytes() == damaged
+    assert reopened.has_lost_names

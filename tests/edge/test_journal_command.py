@@ -5,7 +5,6 @@ import io
 import json
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -14,7 +13,7 @@ import msgspec
 import pytest
 
 from heatline.edge.delivery.journal import FILE_NAME, Journal
-from heatline.edge.delivery.reader import JournalReader, Page
+from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.describe import COLUMNS, utc
 from heatline.edge.errors import InputError
 from heatline.edge.wire.events import Message
@@ -23,7 +22,6 @@ from tests.edge.fault_disks import fill, small_disk
 from tests.edge.journals import (
     LINE,
     Clocks,
-    all_records,
     change,
     good,
     make_version_1,
@@ -33,7 +31,6 @@ from tests.edge.journals import (
 )
 
 ROOT = Path(__file__).parents[2]
-INTERRUPTED = 130
 
 
 def run(*arguments: str | Path) -> CompletedProcess[str]:
@@ -77,9 +74,6 @@ def lines(of: list[bytes]) -> bytes:
     return b"".join(header + b"\n" for header in of)
 
 
-# Resolving the LINE argument.
-
-
 def test_a_journal_is_named_by_line_folder_or_file(tmp_path: Path, folder: Path) -> None:
     line = tmp_path / "line1.toml"
     line.write_text(
@@ -109,9 +103,6 @@ def test_a_file_that_is_no_readable_journal_is_refused_in_one_sentence(tmp_path:
             assert result.returncode == code
             assert words in complaint(result)
     assert not (tmp_path / "nothing").exists(), "reading makes no journal"
-
-
-# Showing.
 
 
 def test_show_prints_the_journals_contents(folder: Path) -> None:
@@ -153,21 +144,6 @@ def test_show_prints_the_requested_events_and_skips_unreadable_ones(folder: Path
     result = run("show", folder)
     assert result.returncode == 0
     assert "header is not an event" in result.stdout
-
-
-def rot(old: bytes, new: bytes, seq: int = 9) -> Callable[[Path], None]:
-    """Change a header."""
-
-    def damage(folder: Path) -> None:
-        with JournalReader.open(folder) as reader:
-            record = all_records(reader)[seq - 1]
-        assert old in record.header
-        change(folder, "UPDATE events SET header = ? WHERE seq = ?", record.header.replace(old, new), seq)
-
-    return damage
-
-
-# Exporting.
 
 
 def test_json_lines_are_the_headers_as_they_were_journalled(tmp_path: Path, folder: Path) -> None:
@@ -244,20 +220,6 @@ def test_csv_has_the_documented_columns_in_order(folder: Path) -> None:
     assert [row["part_id"] for row in rows(folder)[-2:]] == list(nasty.values())
 
 
-def test_what_is_in_the_journal_is_exported_after_events_were_deleted(folder: Path) -> None:
-    discard(folder, 9)
-    assert exported(folder).encode() == lines(headers(folder, after=9))
-
-
-def test_an_unreadable_header_is_left_out_of_csv_and_reported(folder: Path) -> None:
-    rot(b'{"type"', b'"type"')(folder)
-    result = run("export", folder, "--format", "csv")
-    assert result.returncode == 0
-    assert "event 9 is left out" in result.stderr
-    assert [row.split(",")[0] for row in result.stdout.splitlines()[1:]] == [str(s) for s in range(1, 22) if s != 9]
-    assert exported(folder).encode() == lines(headers(folder))
-
-
 def test_events_of_schema_version_1_are_shown_and_exported_as_they_are(folder: Path) -> None:
     make_version_1(folder)
     filled(folder, count=3)
@@ -270,22 +232,6 @@ def test_events_of_schema_version_1_are_shown_and_exported_as_they_are(folder: P
     assert result.returncode == 0
     assert result.stderr.splitlines() == [f"heatline: event {seq} is left out: {sentence}" for seq in range(1, 22)]
     assert [row.split(",")[0] for row in result.stdout.splitlines()[1:]] == ["22", "23", "24"]
-
-
-def test_an_interrupted_export_leaves_no_partial_file(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = JournalReader.read
-
-    def interrupted(reader: JournalReader, after_seq: int, **what: Any) -> Page:
-        if after_seq > 10:
-            assert [path.name for path in tmp_path.iterdir() if path.is_file()], "it is half written"
-            raise KeyboardInterrupt
-        return read(reader, after_seq, **what | {"at_most": 5})
-
-    monkeypatch.setattr(JournalReader, "read", interrupted)
-    assert run("export", folder, "--out", tmp_path / "events.jsonl").returncode == INTERRUPTED
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []
 
 
 def test_an_export_to_a_full_disk_leaves_no_partial_file(tmp_path: Path, folder: Path) -> None:

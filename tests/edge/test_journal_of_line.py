@@ -1,7 +1,6 @@
 """A real line and its journal, over kills and over a full disk."""
 
 import contextlib
-import itertools
 import threading
 from pathlib import Path
 
@@ -11,12 +10,10 @@ from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.follower import Follower
 from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.delivery.subscriber import Gap, NewBoot, Received, Subscriber
-from heatline.edge.errors import MessageError
 from heatline.edge.wire.events import Event, JournalEvent, Message, StatusEvent, VerdictEvent, event_from
 from tests.command import WITHIN_SECONDS
 from tests.edge.fault_boots import boots, die
 from tests.edge.fault_disks import fill, small_disk
-from tests.edge.journals import make_version_1
 from tests.edge.lines import assert_every_frame_has_its_event, running, write_line_with
 
 CAMERA = {"kind": "pattern", "draw_size": [230, 230], "rate_fps": 10.0}
@@ -135,31 +132,6 @@ def test_after_kill_9_numbers_continue_and_no_event_is_lost_unreported(
             if isinstance(event, VerdictEvent) and event.boot_id == boot_id:
                 assert event.frame_number == number + 1
                 number += event.frames
-
-
-def test_a_line_continues_a_version_1_journal_and_sends_its_events_unchanged(
-    tmp_path: Path, bundle: Bundle, address: str
-) -> None:
-    line, served = write_line_with_journal(tmp_path, bundle, address)
-    state = tmp_path / "state"
-    state.mkdir()
-    with boots(line, address, state) as lives:
-        with lives.boot() as run:
-            run.until_inspected()
-            run.end()
-        make_version_1(state)
-        old = journalled(state)
-        with lives.boot() as run, Follower(served, "mes1", timeout_s=WITHIN_SECONDS) as consumer:
-            new = run.until_inspected()
-            received = list(itertools.islice(consumer, new.seq))
-            events = run.end()
-    assert events.journal_events == [], "the journal is not a new one"
-    assert [delivered.header for delivered in received[: len(old)]] == old
-    assert [delivered.topic for delivered in received][-1] == new.topic
-    for delivered in received[: len(old)]:
-        with pytest.raises(MessageError, match="schema version 1 came"):
-            _ = delivered.event
-    assert received[-1].event == new
 
 
 def test_on_a_full_disk_a_line_sends_live_only_and_reports_it(tmp_path: Path, bundle: Bundle, address: str) -> None:

@@ -1,10 +1,12 @@
-"""Key files of both kinds: keys that sign bundles, and CurveZMQ keys of lines and clients.
+"""Key files of both kinds, the allow-lists of a line, and the keys a machine trusts.
 
 Only its owner can read a new private key.
 """
 
 import dataclasses
+import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 import zmq
 import zmq.auth
+from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -30,12 +33,18 @@ from zmq.utils import z85
 
 from heatline.edge.bundle import signature as signing
 from heatline.edge.bundle.signature import trust_key, trusted_keys
+from heatline.edge.cli.keys import keys
 from heatline.edge.delivery import auth
+from heatline.edge.delivery.auth import (
+    fingerprint,
+    is_local,
+    read_key_pair,
+    read_public_key,
+    unprotected,
+)
 from heatline.edge.errors import AccessError, BundleError, HeatlineError
 from heatline.edge.keys import LARGEST_KEY_FILE, public_half
-
-LOOSE = (0o640, 0o604, 0o620, 0o602, 0o610, 0o777)
-"""Modes that give others access to a file."""
+from tests.edge.secured import Secured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +84,8 @@ KINDS = {
         "holds no CurveZMQ public key",
     ),
 }
+
+
 SIGNING, CURVE = KINDS.values()
 
 
@@ -99,9 +110,6 @@ def written(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     path.chmod(0o600)
     return path
-
-
-# Creating.
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
@@ -149,20 +157,6 @@ def test_key_files_work_with_cryptography_and_pyzmq(tmp_path: Path) -> None:
     assert auth.read_public_key(public_file) == read.public
 
 
-# Reading.
-
-
-def test_a_private_key_that_others_can_access_is_refused(kind: Kind, key: Path) -> None:
-    for loose in LOOSE:
-        key.chmod(loose)
-        sentence = kind.refusal(kind.read_private, key)
-        assert f"mode {loose:04o}, expected 0600" in sentence
-        assert f"chmod 600 {key}" in sentence
-    for tight in (0o600, 0o400, 0o700):
-        key.chmod(tight)
-        assert kind.read_private(key).public == kind.read_public(public_half(key))
-
-
 def with_password() -> bytes:
     return Ed25519PrivateKey.generate().private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")
@@ -207,12 +201,6 @@ def test_keys_of_the_other_half_or_kind_are_refused(kind: Kind, key: Path, tmp_p
     assert kind.no_public in kind.refusal(kind.read_public, tmp_path / "other.pub")
 
 
-def test_a_key_that_cannot_be_read_is_refused(kind: Kind, tmp_path: Path) -> None:
-    for path, message in [(tmp_path / "none", "No such file or directory"), (tmp_path, "Is a directory")]:
-        assert message in kind.refusal(kind.read_private, path)
-        assert message in kind.refusal(kind.read_public, path)
-
-
 def zeromq_accepts(key: bytes) -> bool:
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:
         try:
@@ -231,9 +219,6 @@ def test_exactly_the_keys_that_zeromq_accepts_are_read(text: str | bytes) -> Non
         assert auth.parse_public_key(data, Path("k.pub")) == value
     else:
         assert CURVE.no_public in CURVE.refusal(auth.parse_public_key, data, Path("k.pub"))
-
-
-# Trusted keys.
 
 
 @pytest.fixture
@@ -262,13 +247,6 @@ def test_a_key_is_trusted_under_its_name(public: signing.PublicKey, trusted: Pat
     assert trusted_keys(trusted) == [taken]
 
 
-def test_a_name_belongs_to_one_key(public: signing.PublicKey, trusted: Path, tmp_path: Path) -> None:
-    trust_key(public, "maker", trusted)
-    other = signing.make_key(tmp_path / "other")
-    assert "has another key with the name 'maker'" in SIGNING.refusal(trust_key, other, "maker", trusted)
-    assert [each.name for each in trusted_keys(trusted)] == ["maker"]
-
-
 def test_a_name_with_a_path_is_refused(public: signing.PublicKey, trusted: Path) -> None:
     for name in ("", "..", ".hidden", "a/b", "../maker", "/etc/maker", "a\n", "a\0", "x" * 65, "-x"):
         assert "is not a name for a key" in SIGNING.refusal(trust_key, public, name, trusted)
@@ -284,3 +262,109 @@ def test_a_file_without_a_key_in_the_trusted_folder_is_refused(trusted: Path) ->
     assert "cannot be read (Is a directory)" in SIGNING.refusal(trusted_keys, trusted)
     (trusted / "README").touch()
     assert "cannot be read (Not a directory)" in SIGNING.refusal(trusted_keys, trusted / "README")
+
+
+KEY = z85.encode(bytes(range(32)))
+
+
+@pytest.fixture
+def secured(tmp_path: Path) -> Secured:
+    return Secured(tmp_path)
+
+
+def test_addresses_that_only_this_machine_reaches_need_no_key() -> None:
+    for host in ("127.0.0.1", "127.8.9.10", "localhost", "[::1]"):
+        assert is_local(f"tcp://{host}:5557")
+    assert is_local("ipc://@commands")
+
+
+@pytest.mark.parametrize(
+    "reachable_address",
+    [
+        *(f"tcp://{host}:5557" for host in ("*", "0.0.0.0", "[::]", "[::ffff:192.0.2.1]", "192.168.0.4")),
+        *(f"tcp://{host}:5557" for host in ("localhost.example.com", "127.0.0.1;192.0.2.1")),
+        *("tcp://5557", "udp://127.0.0.1:5557", "127.0.0.1:5557", ""),
+    ],
+)
+def test_addresses_that_other_machines_reach_need_a_key(reachable_address: str) -> None:
+    assert not is_local(reachable_address)
+    sentence = unprotected("commands.bind", reachable_address)
+    assert re.search(r"heatline keys new .*chown heatline .*and set key = .* under", sentence)
+    assert "\n" not in sentence
+
+
+UNTRUSTWORTHY: dict[str, tuple[Callable[[Path], object], str]] = {
+    "secret": (lambda bad: bad.write_bytes((bad.parents[2] / "line.key").read_bytes()), "holds a private key"),
+    "damaged": (lambda bad: bad.write_text("nonsense"), "holds no CurveZMQ public key"),
+    "folder": (lambda bad: bad.mkdir(), "Is a directory"),
+}
+"""Key files that a line must not trust: how to create each at a path, and the message."""
+
+
+@pytest.mark.parametrize("kind", UNTRUSTWORTHY)
+def test_an_untrustworthy_key_file_stops_a_start_and_later_excludes_no_other(
+    secured: Secured, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = secured.client("listen")
+    allow_list = secured.access()
+    create, excerpt = UNTRUSTWORTHY[kind]
+    create(secured.allowed / "listen" / "bad.pub")
+    for _ in range(3):
+        allow_list.refresh()
+        assert allow_list.allows("listen", client.own.public)
+    assert not allow_list.allows("listen", KEY)
+    (logged,) = caplog.messages
+    assert excerpt in logged
+    with pytest.raises(AccessError, match=excerpt):
+        secured.access()
+
+
+class Typed:
+    """Commands with one folder of allow-lists."""
+
+    def __init__(self, folder: Path) -> None:
+        self.allowed = folder / "keys" / "allowed"
+
+    def run(self, command: str, *arguments: str | Path) -> str:
+        options = [] if command == "new" else ["--allowed", self.allowed]
+        result = CliRunner().invoke(keys, [command, *map(str, (*options, *arguments))])
+        if result.exception is not None:
+            raise result.exception
+        return result.output
+
+    def refusal(self, command: str, *arguments: str | Path) -> str:
+        with pytest.raises(AccessError) as caught:
+            self.run(command, *arguments)
+        return str(caught.value)
+
+
+@pytest.fixture
+def typed(tmp_path: Path) -> Typed:
+    return Typed(tmp_path)
+
+
+@pytest.fixture
+def mes(typed: Typed, tmp_path: Path) -> Path:
+    """A client's new key."""
+    typed.run("new", tmp_path / "mes.key")
+    return tmp_path / "mes.key"
+
+
+def test_a_key_is_made_allowed_listed_and_revoked(typed: Typed, tmp_path: Path) -> None:
+    mes = tmp_path / "mes.key"
+    report = json.loads(typed.run("new", mes, "--json"))
+    known = fingerprint(read_key_pair(mes).public)
+    public = f"{mes}.pub"
+    assert report == {"private": str(mes), "public": public, "algorithm": "curve25519", "fingerprint": known}
+    assert typed.run("list").startswith("0 allowed in")
+    report = json.loads(typed.run("allow", public, "--role", "listen", "--role", "follow", "--json"))
+    files = [typed.allowed / role / "mes.pub" for role in ("listen", "follow")]
+    assert report["files"] == [str(file) for file in files]
+    assert {read_public_key(file) for file in files} == {read_key_pair(mes).public}
+    listed = json.loads(typed.run("list", "--json"))
+    assert listed == {"keys": [{"name": "mes", "fingerprint": known, "roles": ["listen", "follow"]}]}
+    assert "mes (listen, follow)" in typed.run("list")
+
+    assert json.loads(typed.run("revoke", "mes", "--json")) == {"name": "mes", "revoked": ["listen", "follow"]}
+    assert json.loads(typed.run("list", "--json")) == {"keys": []}
+    assert "has no key 'mes'" in typed.refusal("revoke", "mes")

@@ -5,19 +5,14 @@ Over real sockets, bound at every address of this machine.
 
 import contextlib
 import os
-import signal
 import socket as sockets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 import zmq
-from click.testing import CliRunner
 from zmq.utils.monitor import recv_monitor_message
 
-from heatline.edge.cli.line import reload, status
-from heatline.edge.cli.watch import watch
 from heatline.edge.delivery import auth, client
 from heatline.edge.delivery.auth import (
     ROLE_OF,
@@ -27,14 +22,11 @@ from heatline.edge.delivery.auth import (
     ClientKeys,
     SocketName,
     make_key_pair,
-    read_key_pair,
 )
 from heatline.edge.delivery.client import Commander
 from heatline.edge.errors import AccessError
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Secured, connected, free_port, nothing_left_open, until
-from tests.edge.socket_servers import SOCKET_SERVERS, Events
-
-SOON = "--timeout", "0.3"
+from tests.edge.socket_servers import SOCKET_SERVERS
 
 
 @pytest.fixture(autouse=True)
@@ -101,14 +93,6 @@ def commands(tmp_path: Path) -> Iterator[ReachableSocket]:
         yield reachable
 
 
-# Access.
-
-
-def test_each_socket_requires_one_role() -> None:
-    assert ROLE_OF == {"events": "listen", "commands": "command", "journal": "follow"}
-    assert sorted(ROLE_OF.values()) == sorted(ROLES)
-
-
 def test_allowed_clients_and_the_lines_own_key_are_served_without_refusals(opened: ReachableSocket) -> None:
     for _ in range(2):
         opened.expect_served(opened.keys)
@@ -129,6 +113,8 @@ def test_clients_without_a_key_of_the_role_are_refused(
 
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00"
+
+
 GARBAGE = [
     b"GET / HTTP/1.1\r\nHost: line\r\n\r\n",
     bytes(500),
@@ -226,40 +212,6 @@ def test_an_authenticator_that_does_not_answer_admits_no_client(
                 client.disable_monitor()
 
 
-def test_an_authenticator_that_fails_admits_no_client_and_continues(
-    commands: ReachableSocket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    refresh, fail = commands.access.refresh, True
-
-    def failing(at_most_s_old: float = 0.0) -> None:
-        if fail:
-            raise ZeroDivisionError("boom")
-        refresh(at_most_s_old)
-
-    monkeypatch.setattr(commands.access, "refresh", failing)
-    with commands.connected(commands.keys) as client:
-        with client.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED) as monitor:
-            assert monitor.poll(WITHIN_MS)
-            assert recv_monitor_message(monitor)["event"] == zmq.EVENT_DISCONNECTED
-            client.disable_monitor()
-        until(lambda: "its authenticator failed" in caplog.text)
-        fail = False
-        commands.wait_until_served(client)
-
-
-def test_an_oversized_subscription_disconnects_its_client(address: str, tmp_path: Path) -> None:
-    with contextlib.closing(Events(address, Access(), tmp_path)) as events, connected(address, zmq.SUB) as listener:
-        until(lambda: events.serves(listener, 100))
-        with connected(address, zmq.XSUB) as other, other.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor:
-            other.send(b"\x01status" + bytes(1100))
-            assert monitor.poll(WITHIN_MS)
-            other.disable_monitor()
-        until(lambda: events.serves(listener, 100))
-
-
-# Error messages of clients.
-
-
 def test_a_commander_without_access_gets_an_access_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "HANDSHAKE_WITHIN_MS", 500)
     with contextlib.closing(ReachableSocket("commands", tmp_path)) as opened:
@@ -285,57 +237,6 @@ def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reachabl
     with contextlib.closing(ReachableSocket("events", tmp_path)) as reachable:
         reachable.secured.allow(make_key_pair(tmp_path / "mes.key"), "follow")
         yield reachable
-
-
-ErrorOf = Callable[..., str]
-
-
-@pytest.fixture
-def error_of(events: ReachableSocket, tmp_path: Path) -> ErrorOf:
-    """Run a command at the event socket with that key; return its error message."""
-    keys = ["--key", f"{tmp_path}/mes.key", "--line-key", f"{tmp_path}/line.key.pub"]
-
-    def ask(command: click.Command, *options: str) -> str:
-        error = CliRunner().invoke(command, [events.port.reached, *options, *keys]).exception
-        return str(error) if isinstance(error, AccessError) else f"no AccessError: {error!r}"
-
-    return ask
-
-
-def test_watch_status_and_reload_report_a_refused_key(error_of: ErrorOf) -> None:
-    assert "your key is not allowed there for this" in error_of(watch), "watch does not wait for ever"
-    signals: list[int] = []
-    before = signal.signal(signal.SIGHUP, lambda number, _: signals.append(number))
-    try:
-        for command in (status, reload):
-            assert "your key is not allowed there for this" in error_of(command, *SOON)
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    assert signals == []
-
-
-def test_watch_reports_a_key_revoked_while_it_listens(
-    error_of: ErrorOf, events: ReachableSocket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pair = read_key_pair(tmp_path / "mes.key")
-    events.secured.allow(pair, "listen")
-    require_authorized = client.require_authorized
-    authorized: list[str] = []
-
-    def then_revoke(address: str, keys: ClientKeys | None, socket_type: int) -> None:
-        require_authorized(address, keys, socket_type)
-        authorized.append(address)
-        events.secured.revoke(pair, "listen")
-
-    monkeypatch.setattr(
-        "heatline.edge.cli.watch.require_authorized",
-        lambda *given: (require_authorized if authorized else then_revoke)(*given),
-    )
-    assert "your key is not allowed there for this" in error_of(watch, *SOON)
-    assert len(authorized) == 1
-
-
-# Closing.
 
 
 def test_a_closed_socket_leaves_no_thread_and_no_descriptor(name: SocketName, tmp_path: Path) -> None:

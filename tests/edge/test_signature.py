@@ -1,8 +1,9 @@
 """Signatures: every change is noticed, only the machine decides trust, and a line refuses untrusted bundles."""
 
 import json
-import os
 import shutil
+import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,19 @@ from heatline.edge.bundle.signature import (
     DOMAIN,
     SIGNATURE,
     PrivateKey,
-    Signer,
     make_key,
     read_private_key,
-    read_signature,
-    require_trusted,
     signer_of,
     trust_key,
 )
-from heatline.edge.bundle.store import MANIFEST, REQUIRED
-from heatline.edge.errors import BundleError
+from heatline.edge.bundle.store import MANIFEST
+from heatline.edge.cli.line import with_bundle
+from heatline.edge.errors import CommandRefusedError, ConfigError
 from tests.command import complaint, heatline
 from tests.edge.lines import small_frames, write_line, write_pictures
-from tests.small_bundle import copy_of, edit_manifest, put, refusal
+from tests.edge.status_only_line import StatusOnlyLine, a_change
+from tests.edge.test_reload_command import an_own_status, on_sighup
+from tests.small_bundle import copy_of, edit_manifest, put, refusal, white_frame
 
 WIDE = {"COLUMNS": "200"}
 
@@ -68,9 +69,6 @@ def one_object(text: str) -> dict[str, Any]:
     return value
 
 
-# Valid signatures.
-
-
 def test_a_signed_bundle_states_its_key_and_an_unsigned_one_states_none(
     original: Bundle, private: PrivateKey, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -85,30 +83,6 @@ def test_a_signed_bundle_states_its_key_and_an_unsigned_one_states_none(
     assert signer_of(bundle.signed_by, tmp_path) is None
 
 
-def test_a_new_signature_replaces_the_old_one_and_is_readable_by_all(signed: Bundle, tmp_path: Path) -> None:
-    make_key(tmp_path / "other")
-    other = read_private_key(tmp_path / "other")
-    before = os.umask(0o077)
-    try:
-        sign_bundle(signed, other)
-    finally:
-        os.umask(before)
-    assert open_bundle(signed.path).signed_by == other.public
-    assert sorted(path.name for path in signed.path.iterdir()) == sorted([*REQUIRED, MANIFEST, SIGNATURE])
-    assert (signed.path / SIGNATURE).stat().st_mode & 0o777 == 0o644
-
-
-def test_a_failed_write_leaves_the_old_signature_unchanged(signed: Bundle, private: PrivateKey) -> None:
-    (signed.path / SIGNATURE).unlink()
-    (signed.path / SIGNATURE).mkdir()
-    with pytest.raises(BundleError, match="cannot be written"):
-        sign_bundle(signed, private)
-    assert sorted(path.name for path in signed.path.iterdir()) == sorted([*REQUIRED, MANIFEST, SIGNATURE])
-
-
-# Changed files.
-
-
 @given(data=st.data())
 def test_a_changed_byte_of_manifest_or_signature_is_refused(
     original: Bundle, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -120,14 +94,6 @@ def test_a_changed_byte_of_manifest_or_signature_is_refused(
     folder = copy_of(original, tmp_path_factory.mktemp("changed") / "b")
     (folder / name).write_bytes(content)
     assert SIGNATURE in refusal(folder)
-
-
-@given(st.binary(max_size=300))
-def test_random_bytes_as_a_signature_are_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    folder = tmp_path_factory.mktemp("odd")
-    (folder / SIGNATURE).write_bytes(data)
-    with pytest.raises(BundleError, match="is not a signature of a bundle"):
-        read_signature(folder, "0" * 64)
 
 
 def test_a_manifest_edited_to_match_an_edited_graph_is_refused_by_its_signature(
@@ -155,32 +121,6 @@ def test_an_invalid_signature_file_is_refused(signed: Bundle) -> None:
     ):
         (signed.path / SIGNATURE).write_text(json.dumps(right | change, indent=2) + "\n")
         assert message in refusal(signed.path)
-
-
-# Trust.
-
-
-def test_only_the_folder_of_trusted_keys_decides_trust(
-    original: Bundle, bundle: Bundle, private: PrivateKey, trusted: Path, tmp_path: Path
-) -> None:
-    key = private.public.fingerprint
-    assert (
-        signer_of(original.signed_by, trusted)
-        == require_trusted(original.signed_by, trusted, original.path)
-        == Signer(key, "maker")
-    )
-    make_key(tmp_path / "other")
-    trust_key(read_private_key(tmp_path / "other").public, "other", tmp_path / "others")
-    assert signer_of(original.signed_by, tmp_path / "others") == Signer(key, None)
-    with pytest.raises(BundleError, match=f"{key}.*heatline bundle trust"):
-        require_trusted(original.signed_by, tmp_path / "others", original.path)
-    with pytest.raises(BundleError, match=r"is not signed.*allow_unsigned = true"):
-        require_trusted(bundle.signed_by, trusted, bundle.path)
-    with pytest.raises(BundleError, match="none, which does not exist; if you know"):
-        require_trusted(original.signed_by, tmp_path / "none", original.path)
-
-
-# The line.
 
 
 def line_of(folder: Path, bundle: Path, address: str, trust: str) -> Path:
@@ -218,9 +158,6 @@ def test_a_line_refuses_a_bundle_that_no_trusted_key_signed(
         assert message in complaint(result)
 
 
-# The commands.
-
-
 def test_a_new_key_signs_a_bundle_that_a_machine_then_trusts(bundle: Bundle, tmp_path: Path) -> None:
     """Each command is run twice, for programs and for people."""
     copy_of(bundle, tmp_path / "b")
@@ -247,21 +184,6 @@ def test_a_new_key_signs_a_bundle_that_a_machine_then_trusts(bundle: Bundle, tmp
     assert bundle_command("show", "b", people=f"key {fingerprint}")["signed_by"] == fingerprint
 
 
-def test_verify_refuses_untrusted_bundles_only_if_a_folder_is_named(
-    tmp_path: Path, bundle: Bundle, signed: Bundle, private: PrivateKey
-) -> None:
-    for path, by, message in (
-        (signed.path, {"key": private.public.fingerprint, "trusted_as": None}, "which is not in"),
-        (bundle.path, None, "is not signed"),
-    ):
-        reported = heatline("bundle", "verify", path, "--json")
-        assert reported.returncode == 0, reported.stderr
-        assert one_object(reported.stdout)["signed_by"] == by
-        refused = heatline("bundle", "verify", path, "--keys", tmp_path / "none", "--json")
-        assert (refused.returncode, refused.stdout) == (4, "")
-        assert message in complaint(refused)
-
-
 def test_invalid_bundles_and_keys_are_not_signed_or_trusted(tmp_path: Path, bundle: Bundle, key: Path) -> None:
     before = key.read_bytes()
     shutil.copy(key, tmp_path / "loose")
@@ -283,8 +205,94 @@ def test_invalid_bundles_and_keys_are_not_signed_or_trusted(tmp_path: Path, bund
     assert key.read_bytes() == before
 
 
-def test_a_recalibrated_bundle_is_not_signed(tmp_path: Path, signed: Bundle) -> None:
-    good = write_pictures(tmp_path / "good", small_frames(2))
-    result = heatline("calibrate", signed.path, good, "--to", tmp_path / "new", env=WIDE)
-    assert "nobody, as this is a new bundle" in result.stdout
-    assert open_bundle(tmp_path / "new").signed_by is None
+TEXT = """# The line of hall 3.
+bundle = 'a.bundle'  # by Ada
+note = \"\"\"
+bundle = "in a text"
+\"\"\"
+[[products]]
+name = "lids"
+bundle = "lids.bundle"
+[[products]]
+name = "boards"
+  bundle   =  "boards.bundle"
+"""
+
+
+@pytest.mark.parametrize(
+    ("product", "old"), [(None, "'a.bundle'"), ("lids", '"lids.bundle"'), ("boards", '"boards.bundle"')]
+)
+@pytest.mark.parametrize("bundle", ["/b/new.bundle", '/b/with "quotes" and\ttab', "/b/Prüfling 🏭"])
+def test_only_the_key_changes(product: str | None, old: str, bundle: str) -> None:
+    changed = with_bundle(TEXT, Path(bundle), product, Path("line.toml"))
+    assert changed == TEXT.replace(old, json.dumps(bundle, ensure_ascii=False))
+    tables: dict[str, Any] = tomllib.loads(changed)
+    owner = tables if product is None else next(each for each in tables["products"] if each["name"] == product)
+    assert owner["bundle"] == bundle
+    back = with_bundle(changed, Path("/b/old.bundle"), product, Path("line.toml"))
+    assert back == TEXT.replace(old, '"/b/old.bundle"'), "also a path with quotes can be changed again"
+
+
+def test_a_file_without_the_key_is_not_changed() -> None:
+    with pytest.raises(ConfigError, match="no line that sets bundle; write it there by hand"):
+        with_bundle('"bundle" = "a"\n', Path("b"), None, Path("line.toml"))
+    with pytest.raises(ConfigError, match="no line that sets bundle of product new; write it there by hand"):
+        with_bundle('bundle = "a"\n[[products]]\nname = "new"\n', Path("b"), "new", Path("line.toml"))
+
+
+@pytest.fixture
+def line(bundle: Bundle, address: str, tmp_path: Path) -> Path:
+    write_pictures(tmp_path / "pictures", {"1.png": white_frame((230, 300))})
+    file = write_line(tmp_path, bundle.path, address, {"top": 'path = "pictures"'})
+    file.chmod(0o640)
+    (tmp_path / "new.bundle").symlink_to(bundle.path)
+    return file
+
+
+def reloaded(line: Path, *options: str | Path) -> subprocess.CompletedProcess[str]:
+    return heatline("reload", line, "--bundle", line.parent / "new.bundle", "--timeout", "20", *options)
+
+
+def named_in(line: Path) -> str:
+    return str(tomllib.loads(line.read_text())["bundle"])
+
+
+def test_the_running_line_is_asked_with_the_new_bundle_in_its_file(line: Path, address: str) -> None:
+    link = line.parent / "link.toml"
+    link.symlink_to(line)
+    asked = list[str]()
+
+    def apply() -> None:
+        asked.append(named_in(line))
+        running.send(a_change(change="reload"))
+
+    with StatusOnlyLine(address, an_own_status()) as running, on_sighup(apply):
+        assert reloaded(link).returncode == 0
+    assert asked == [named_in(line)] == [str(line.parent / "new.bundle")]
+    assert link.is_symlink()
+    assert line.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("edited", [False, True], ids=["restored", "edited meanwhile"])
+def test_a_refused_bundle_leaves_the_file_as_before(line: Path, address: str, edited: bool) -> None:
+    before = line.read_bytes()
+    after = b"# Ada's\n" + before if edited else before
+
+    def refuse() -> None:
+        if edited:
+            line.write_bytes(after)
+        running.send(a_change(change="reload", applied=False, detail="no"))
+
+    with StatusOnlyLine(address, an_own_status()) as running, on_sighup(refuse):
+        result = reloaded(line)
+    assert result.returncode == CommandRefusedError.exit_code
+    assert ("was changed meanwhile, and is left so" if edited else f"{line} is as before") in complaint(result)
+    assert line.read_bytes() == after
+    assert line.stat().st_mode & 0o777 == 0o640
+
+
+def test_what_cannot_be_used_is_never_written(line: Path, tmp_path: Path) -> None:
+    before = line.read_bytes()
+    assert "is not a bundle" in complaint(heatline("reload", line, "--bundle", tmp_path))
+    assert "there is no product 'lids'" in complaint(reloaded(line, "--product", "lids"))
+    assert line.read_bytes() == before

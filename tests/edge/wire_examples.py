@@ -1,6 +1,7 @@
 """Messages of schema version 2, read from golden files, which must stay readable as long as that is the version.
 
-A file that exists never changes. A new example is `pack(to_frames(message))` in a file with a new name.
+A file that exists never changes. A new example of an event is `pack(to_frames(message))` in a file with a new name;
+`python -m tests.edge.wire_examples` writes the missing files of the messages of durable consumers.
 """
 
 import struct
@@ -8,6 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from heatline.edge.wire.events import from_frames
+from heatline.edge.wire.following import (
+    AckRequest,
+    Batch,
+    Delivered,
+    Following,
+    FollowRequest,
+    ForgetRequest,
+    Forgotten,
+    Former,
+    Reply,
+    Request,
+    batch_parts,
+)
+from heatline.edge.wire.requests import Refused, to_bytes
 
 DATA = Path(__file__).with_name("data")
 
@@ -55,3 +70,71 @@ STATUS, HANDSHAKE, JOURNAL_STATUS = GOLDEN["status"], GOLDEN["status-handshake"]
 ALARM, CHANGE, REFUSED_CHANGE = GOLDEN["alarm"], GOLDEN["change"], GOLDEN["change-refused"]
 DRIFT = GOLDEN["drift"]
 LIVE_ONLY = GOLDEN["journal-live-only"]
+
+
+JOURNAL, FORMER = "5a6c2b7f7e2e4b0d9f0b6f1a3c4d5e6f", "0123456789abcdef0123456789abcdef"
+PNG = b"\x89PNG\r\n\x1a\n as it was journalled"
+HEADERS = [
+    b'{"type":"verdict","schema_version":2,"boot_id":"0123456789abcdef0123456789abcdef","seq":8,"camera":"top",'
+    b'"frame_id":9,"last_frame_id":null,"frame_number":9,"frames":1,"source":null,"part_id":"P-8","times":'
+    b'{"captured_at_ns":1790000000123456789,"captured_monotonic_ns":987654321,"camera_timestamp_ns":null},"frame_hw":'
+    b'[4,8],"verdict":"DEFECT","reason":null,"detail":null,"frame_score":3.25,"score_threshold":1.5,'
+    b'"evidence_threshold":4.125,"precision":"f32","bundle":{"name":"boards","version":"1","digest":"ab"},"product":null,'
+    b'"journal_id":"5a6c2b7f7e2e4b0d9f0b6f1a3c4d5e6f","previous_seq":5,"regions":[{"box_xyxy":[4,0,8,4],"contour_xy":'
+    b'[[4,0],[4,3],[7,3],[7,0]],"area_px":16,"peak_xy":[6,2],"score":9.5}],"latency_ms":12.5,"acting":true,"heatmap":'
+    b'{"hw":[1,2],"cell_px":4,"logit_at_0":-2.0,"logit_at_255":10.25},"chunks":{}}',
+    b'{"type":"alarm","schema_version":2,"boot_id":"0123456789abcdef0123456789abcdef","seq":10,"at_ns":'
+    b'1790000001000000000,"line":"line1","camera":"side","alarm":"open","detail":"it is not there","active":true,'
+    b'"began_at_ns":1790000000900000000,"acting":true,"product":null,"journal_id":'
+    b'"5a6c2b7f7e2e4b0d9f0b6f1a3c4d5e6f","previous_seq":0}',
+]
+
+REQUESTS: dict[str, Request] = {
+    "follow-v2.bin": FollowRequest(name="mes1", client="6ff3c0de"),
+    "follow-topics-v2.bin": FollowRequest(
+        name="MES-2_line.1",
+        client="a client",
+        window=1000,
+        topics=("verdict.top.DEFECT", "alarm"),
+        heatmaps=True,
+        start="next",
+    ),
+    "ack-v2.bin": AckRequest(name="mes1", journal_id=JOURNAL, seq=10),
+    "ack-keep-v2.bin": AckRequest(name="mes1", journal_id=JOURNAL, seq=10, keep_position=True),
+    "forget-v2.bin": ForgetRequest(request_id="r2", name="mes1"),
+}
+REPLIES: dict[str, Reply] = {
+    "following-v2.bin": Following(
+        name="mes1", journal_id=JOURNAL, acked_seq=7, first_seq=3, last_seq=10, heartbeat_s=1.0
+    ),
+    "following-former-v2.bin": Following(
+        name="mes1",
+        journal_id=JOURNAL,
+        acked_seq=0,
+        first_seq=1,
+        last_seq=10,
+        heartbeat_s=0.5,
+        former=Former(journal_id=FORMER, acked_seq=4711),
+    ),
+    "batch-v2.bin": Batch(journal_id=JOURNAL, after_seq=7, through_seq=11, last_seq=2**53 + 1, events=2),
+    "batch-lost-v2.bin": Batch(journal_id=JOURNAL, after_seq=1, through_seq=11, last_seq=11, events=2, lost_through=4),
+    "batch-empty-v2.bin": Batch(journal_id=JOURNAL, after_seq=11, through_seq=12, last_seq=12, events=0),
+    "forgotten-v2.bin": Forgotten(request_id="r2", name="mes1"),
+    "follow-refused-v2.bin": Refused(
+        request_id="r1", reason="unavailable", detail="/x/journal.db cannot be read (disk I/O error); ask again"
+    ),
+}
+EVENTS = [Delivered(JOURNAL, 8, HEADERS[0], PNG), Delivered(JOURNAL, 10, HEADERS[1])]
+
+
+def frames_of(reply: Reply) -> list[bytes]:
+    if isinstance(reply, Batch):
+        return batch_parts(reply, [(event.header, event.png) for event in EVENTS[: reply.events]])
+    return [to_bytes(reply)]
+
+
+if __name__ == "__main__":
+    messages = {name: [to_bytes(request)] for name, request in REQUESTS.items()}
+    for name, parts in {**messages, **{name: frames_of(reply) for name, reply in REPLIES.items()}}.items():
+        if not (DATA / name).exists():
+            (DATA / name).write_bytes(pack(parts))

@@ -26,8 +26,7 @@ from heatline.bench.watched_process import WatchedProcess
 from heatline.edge.bundle import Bundle
 from heatline.edge.errors import BenchError
 from heatline.edge.wire.events import VerdictEvent
-from tests.system.chaos.client import Role, client_command
-from tests.system.chaos.records import Got, head_of, read_record
+from tests.system.chaos.clients import Got, Role, client_command, head_of, read_record
 from tests.system.command import Result, counts, parser, positive, report_line, run
 
 SHARE_OF_HIGHEST = 0.8

@@ -1,17 +1,20 @@
-"""`make chaos`: nothing is lost under kills, cut links and a full disk, and no process outlives the run."""
+"""`make chaos`: no event is lost under faults, each broken promise is found, and no process outlives a run."""
 
 import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,19 +23,53 @@ from hypothesis import strategies as st
 
 from heatline.bench.watched_process import WatchedProcess
 from heatline.edge.bundle import Bundle
+from heatline.edge.delivery.publisher import Count
 from heatline.edge.errors import BenchError
-from heatline.edge.wire.events import Counts
-from tests.system.chaos.clients import CLIENTS, Client, ClientPlan
-from tests.system.chaos.expected import Broken, Expected, Stored
-from tests.system.chaos.plan import DISK, LINE, LINK_FAULTS, Fault, kills_in, make_plan
-from tests.system.chaos.records import Began, Got, Item, Record, StatusReceived
-from tests.system.chaos.result import Chaos, Verified, faults, measure_chaos, to_facts, verify
+from heatline.edge.wire.events import (
+    AlarmEvent,
+    BundleName,
+    CountedEvent,
+    Counts,
+    JournalEvent,
+    Times,
+    VerdictEvent,
+    header_of,
+)
+from tests.system.chaos.__main__ import Chaos, Verified, faults, measure_chaos, verify
+from tests.system.chaos.checks import (
+    Broken,
+    Expected,
+    Stored,
+    check_durable,
+    check_frames,
+    check_journal,
+    check_live,
+    check_reports,
+    unreceived_events,
+)
+from tests.system.chaos.clients import (
+    CLIENTS,
+    Began,
+    Client,
+    ClientPlan,
+    Got,
+    Item,
+    Missed,
+    Record,
+    StatusReceived,
+    head_of,
+)
+from tests.system.chaos.run import DISK, LINE, LINK_FAULTS, Fault, kills_in, make_plan
+from tests.system.chaos.tcp_proxy import Link, Proxy
 
 WITHIN_SECONDS = 60.0
+
+
 ROOT = Path(__file__).parents[2]
+
+
 CHAOS = [sys.executable, "-m", "tests.system.chaos"]
 
-# A run.
 
 FEW = (
     ClientPlan(name="gateway", kind="Follower", killed=True),
@@ -73,9 +110,6 @@ def test_under_all_faults_all_clients_lose_nothing(tmp_path: Path) -> None:
     assert all(one.events == one.wanted > 0 for one in found.durable.values())
 
 
-# All processes are ended.
-
-
 def until_written(file: Path, text: str) -> None:
     """Wait until a file contains a text."""
     give_up = time.monotonic() + WITHIN_SECONDS
@@ -90,24 +124,6 @@ def has_ended(process: int) -> bool:
         return bool(select.select([process], [], [], WITHIN_SECONDS)[0])
     finally:
         os.close(process)
-
-
-def test_a_process_can_be_killed_and_started_again_and_is_ended_at_the_end(tmp_path: Path) -> None:
-    log, program = tmp_path / "log", "print('here', flush=True); import time; time.sleep(1e6)"
-    with WatchedProcess("sleeper", [sys.executable, "-c", program], log) as sleeper:
-        assert not sleeper.runs
-        sleeper.start()
-        until_written(log, "here\n")
-        first = sleeper.pid
-        assert sleeper.pause() == first
-        sleeper.kill()
-        assert not sleeper.runs
-        sleeper.start()
-        sleeper.resume(first)  # a process that was killed before
-        until_written(log, "here\nhere\n")
-        assert sleeper.check() is None
-        process = os.pidfd_open(sleeper.pid)
-    assert has_ended(process)
 
 
 def test_a_process_that_ends_by_itself_is_reported_and_keeps_its_exit_code(tmp_path: Path) -> None:
@@ -160,11 +176,13 @@ def test_a_run_that_is_ended_leaves_nothing_behind(short_path: Path, number: sig
         assert str(short_path) not in Path("/proc/mounts").read_text()
 
 
-# The plan.
-
 KILLABLE = [client.name for client in CLIENTS if client.killed]
+
+
 STOPPABLE = [client.name for client in CLIENTS if client.stopped]
-LINKS = [link for client in CLIENTS for link in client.links]
+
+
+LINKS = [client.link for client in CLIENTS]
 
 
 @given(st.integers(0, 2**32), st.sampled_from([5.0, 60.0, 300.0]), st.booleans())
@@ -195,9 +213,6 @@ def test_a_seed_always_gives_the_same_plan_with_the_promised_number_of_faults(
         assert all(before.at_s + before.for_s < after.at_s for before, after in pairwise(one))
 
 
-# The result.
-
-
 def verified(folder: Path, durable: Sequence[int], live: Sequence[int], through: int = 5) -> Verified:
     """Verify two clients that received some of the five events in the journal."""
     headers = [
@@ -211,7 +226,7 @@ def verified(folder: Path, durable: Sequence[int], live: Sequence[int], through:
     counts = Counts(journal_id="1234", journalled={"verdict.left.GOOD": 5})
     clients = {}
     for plan, got in zip(FEW, (durable, live), strict=True):
-        clients[plan.name] = client = Client(plan, {}, folder, folder / "hurry")
+        clients[plan.name] = client = Client(plan, "", folder, folder / "hurry")
         items: list[Item] = [Began(at_ns=1), *(Got(at_ns=2, header=msgspec.Raw(headers[seq - 1])) for seq in got)]
         with contextlib.closing(Record(client.record)) as record:
             for item in [*items, *([] if plan.durable else [StatusReceived(at_ns=3, boot_id="boot1", counts=counts)])]:
@@ -232,21 +247,335 @@ def test_the_received_events_of_each_client_are_verified(tmp_path: Path) -> None
     assert found.durable["gateway"].wanted == 4, "events after the clients were ended are not lost"
 
 
-def chaos_with(broken: list[Broken], ended: list[str], noticed: bool | None = None) -> Chaos:
-    return Chaos(
-        bundle="b", commit=None, seed=1, seconds=1, rate_fps=200, plan=[], kills={}, faults={}, boots=1, reporting_s=1,
-        events=100, events_per_s=100, live_only=0, unreceived=0, full_disk_noticed=noticed, recorded_again_s=None,
-        drained_s=1, durable={}, live={}, line=broken, ended=ended,
+JOURNAL = "1234"
+
+
+EVERYTHING = ("",)
+
+
+def verdict(number: int, camera: str = "left", boot: str = "boot1", **changed: Any) -> VerdictEvent:
+    given: dict[str, Any] = {"verdict": "GOOD", "frames": 1, "frame_id": number, "reason": None, **changed}
+    last = given["frame_id"] + given["frames"] - 1 if given["frames"] > 1 else None
+    times = Times(captured_at_ns=1000 * int(boot[-1]) + number, captured_monotonic_ns=1)
+    return VerdictEvent(
+        boot_id=boot, seq=0, camera=camera, last_frame_id=last, frame_number=number, times=times, score_threshold=0,
+        evidence_threshold=0, precision="f32", bundle=BundleName(name="darkness", version="1", digest="0" * 64),
+        latency_ms=1, acting=True, previous_seq=0, **given,
     )  # fmt: skip
 
 
-def test_broken_promises_ended_processes_and_an_unnoticed_full_disk_are_faults() -> None:
-    assert faults(chaos_with([], [])) == faults(chaos_with([], [], True)) == []
-    lost = Broken("mes", "lost", "1 of 5 events did not come: 1234-3")
-    assert faults(chaos_with([lost], ["mes ended with exit code 1"])) == [
-        "mes: 1 of 5 events did not come: 1234-3 (lost)",
-        "mes ended with exit code 1",
-    ]
-    assert len(faults(chaos_with([lost] * 100, []))) == 21
-    assert "on the full disk" in faults(chaos_with([], [], False))[0]
-    assert "100 a second, NOT THE REQUESTED 200" in to_facts(chaos_with([], []))["events"]
+def crashed(number: int, boot: str, frame_id: int, **changed: Any) -> VerdictEvent:
+    """Return a boot's event of a frame that was in flight when the boot before was killed."""
+    of: dict[str, Any] = {"boot": boot, "frame_id": frame_id, "reason": "dropped.crashed", "verdict": "NO_VERDICT"}
+    return verdict(number, **of, **changed)
+
+
+def alarm() -> AlarmEvent:
+    return AlarmEvent(
+        boot_id="boot1", seq=0, at_ns=1, line="line", camera="left", alarm="silent", detail="", active=True,
+        began_at_ns=1, acting=True, previous_seq=0,
+    )  # fmt: skip
+
+
+def unrecorded(events: int, of_boot: str = "boot1", first_seq: int | None = None) -> JournalEvent:
+    """Return the journal's report of events that it does not hold: their numbers, or after a kill only how many."""
+    known: dict[str, Any] = {} if first_seq is None else {"first_seq": first_seq, "last_seq": first_seq + events - 1}
+    return JournalEvent(
+        boot_id="boot3" if first_seq is None else "boot1", seq=0, at_ns=1, line="line", detail="", events=events,
+        kind="unrecorded" if first_seq is None else "recording", of_boot=of_boot, previous_seq=0, **known,
+    )  # fmt: skip
+
+
+def counted(events: Sequence[CountedEvent], journal_id: str | None = JOURNAL) -> list[bytes]:
+    """Headers as a line sends them."""
+    count = Count(journal_id)
+    return [header_of(count.next(event)) for event in events]
+
+
+def stored_of(headers: Sequence[bytes]) -> list[Stored]:
+    return [Stored(head_of(header).seq, head_of(header).topic, header) for header in headers]
+
+
+def expected_of(headers: Sequence[bytes], received: Sequence[bytes] = (), boots: Sequence[str] = ()) -> Expected:
+    return Expected({JOURNAL: stored_of(headers)}, received, boots)
+
+
+def promises(broken: Sequence[Broken]) -> list[str]:
+    return [one.promise for one in broken]
+
+
+def got(headers: Sequence[bytes]) -> list[Item]:
+    return [Got(at_ns=0, header=msgspec.Raw(header)) for header in headers]
+
+
+def missed(topic: str, after_seq: int, through_seq: int, boot: str = "boot1") -> Missed:
+    return Missed(at_ns=0, journal_id=JOURNAL, boot_id=boot, topic=topic, after_seq=after_seq, through_seq=through_seq)
+
+
+HEADERS = counted([verdict(1), verdict(2), verdict(3), verdict(1, "right")])
+
+
+A, B, C, RIGHT = HEADERS
+
+
+OTHER_BYTES = B.replace(b":2", b": 2")
+
+
+(FOREIGN,) = counted([verdict(7)], "5678")
+
+
+(UNJOURNALLED,) = counted([verdict(8)], None)
+
+
+KNOWS = missed("verdict.left.GOOD", 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("came", "broken"),
+    [
+        ([A, B, C], []),
+        ([A, B, A, B, C], []),
+        ([A, C], ["lost"]),
+        ([A, C, B], ["order"]),
+        ([A, OTHER_BYTES, C], ["bytes", "lost"]),
+        ([A, B, OTHER_BYTES, C], ["bytes"]),
+        ([A, B, C, RIGHT], ["unsubscribed"]),
+        ([A, B, C, FOREIGN, UNJOURNALLED, b"{"], ["unknown"] * 3),
+    ],
+)
+def test_a_durable_consumer_must_get_all_events_of_its_topics_in_order(came: list[bytes], broken: list[str]) -> None:
+    found = check_durable("mes", ("verdict.left.",), came, expected_of(HEADERS))
+    assert promises(found.broken) == broken
+
+
+@pytest.mark.parametrize(
+    ("came", "broken"),
+    [
+        (got([A, B, C]), []),
+        ([*got([A]), KNOWS, *got([C])], []),
+        ([*got([A]), Began(at_ns=0), *got([C])], []),
+        (got([A, C]), ["gap"]),
+        ([*got([A, B]), KNOWS, *got([C])], ["gap"]),
+        (got([A, A, B, C]), ["order"]),
+        (got([A, C, B]), ["order"]),
+        (got([A, OTHER_BYTES, C]), ["bytes"]),
+        (got([A, B, C, RIGHT]), ["unsubscribed"]),
+        (got([FOREIGN]), ["unknown"]),
+    ],
+)
+def test_a_live_subscriber_must_report_what_it_missed(came: list[Item], broken: list[str]) -> None:
+    assert promises(check_live("screen", ("verdict.left.",), came, expected_of(HEADERS)).broken) == broken
+
+
+def test_a_subscriber_must_receive_the_journals_report_of_a_killed_boot() -> None:
+    kept = counted([verdict(1), verdict(1, boot="boot3"), unrecorded(2, "boot2"), verdict(2, boot="boot3")])
+    unheld = counted([verdict(1, boot="boot2"), verdict(2, boot="boot2")], None)
+    expected = expected_of(kept, unheld, ["boot1", "boot2", "boot3"])
+    items = got(kept)
+    for came in (items, [*items[:2], missed("journal", 0, 3, "boot3"), items[3]]):
+        found = check_live("screen", EVERYTHING, came, expected)
+        assert (found.broken, found.beyond) == ([], 2)
+    silent = check_live("screen", EVERYTHING, [*items[:2], items[3]], expected)
+    assert any("a killed boot" in one.what for one in silent.broken)
+    assert check_live("lamp", ("verdict.left.",), [*items[:2], items[3]], expected).broken == [], "not subscribed"
+
+
+STORED = stored_of(counted([verdict(1), verdict(2), alarm(), verdict(3)]))
+
+
+SHIFTED = msgspec.structs.replace(STORED[3], header=STORED[3].header.replace(b'"previous_seq":2', b'"previous_seq":1'))
+
+
+@pytest.mark.parametrize(
+    ("stored", "broken"),
+    [
+        (STORED, False),
+        (STORED[2:], False),  # retention deletes the oldest
+        ([STORED[0], *STORED[2:]], True),
+        ([STORED[0], *STORED], True),
+        ([*STORED[:2], msgspec.structs.replace(STORED[2], topic="change"), STORED[3]], True),
+        ([*STORED[:2], msgspec.structs.replace(STORED[2], header=STORED[3].header), STORED[3]], True),
+        ([*STORED[:3], SHIFTED], True),
+    ],
+)
+def test_a_journal_must_have_no_gap_and_no_wrong_topic(stored: list[Stored], broken: bool) -> None:
+    assert set(promises(check_journal(Expected({JOURNAL: stored}, [])))) == ({"journal"} if broken else set())
+
+
+def test_events_that_are_sent_live_as_journalled_must_be_in_the_journal() -> None:
+    assert expected_of([A, B], [A, B]).broken == []
+    assert promises(expected_of([A], [A, B]).broken) == ["unknown"]
+    assert promises(expected_of([A, B], [OTHER_BYTES]).broken) == ["bytes"]
+
+
+FIVE = [verdict(number) for number in range(1, 6)]
+
+
+AGAIN = msgspec.structs.replace(verdict(1), boot_id="boot2", reason="dropped.crashed", verdict="NO_VERDICT")
+
+
+@pytest.mark.parametrize(
+    ("events", "received", "broken"),
+    [
+        ([verdict(1), verdict(1, "right"), verdict(2, frames=5), verdict(7), crashed(1, "boot2", 8),
+          crashed(2, "boot2", 9, frames=2), verdict(4, boot="boot2", frame_id=1)], [], 0),
+        ([verdict(1), verdict(3)], [], 1),
+        ([verdict(2)], [], 1),
+        ([verdict(1), verdict(2), crashed(1, "boot2", 4)], [], 1),
+        ([verdict(1), AGAIN], [], 1),
+        ([verdict(1), msgspec.structs.replace(verdict(1), times=verdict(2).times)], [], 1),
+        # Frames of live-only events count if a subscriber received them, or if the journal reports them.
+        ([*FIVE[:1], unrecorded(3, first_seq=1), *FIVE[4:]], FIVE[1:4], 0),
+        ([*FIVE[:1], unrecorded(3), *FIVE[4:]], [], 0),
+        ([*FIVE[:1], *FIVE[4:]], [], 1),
+        ([*FIVE[:1], unrecorded(3, "boot7"), *FIVE[4:]], [], 1),
+        # The events were sent, but the killed boot had not logged that.
+        ([verdict(1), unrecorded(1), crashed(1, "boot3", 3)], [verdict(2), verdict(3)], 0),
+    ],
+)  # fmt: skip
+def test_each_frame_must_be_reported_once_over_all_boots(
+    events: list[CountedEvent], received: list[CountedEvent], broken: int
+) -> None:
+    expected = expected_of(counted(events), counted(received, None))
+    assert len(check_frames(expected, unreceived_events(expected))) == broken
+
+
+def test_the_journal_must_report_how_many_events_it_does_not_hold() -> None:
+    unheld = counted([verdict(1), verdict(2, frames=3), alarm(), verdict(5)], None)
+    for enough in ([unrecorded(4, first_seq=1)], [unrecorded(5)], [unrecorded(2, first_seq=1), unrecorded(1)]):
+        assert check_reports(expected_of(counted(enough), unheld)) == []
+    for too_few in ([unrecorded(3, first_seq=1)], [unrecorded(4)], [unrecorded(5, "boot7")], [verdict(4)]):
+        assert set(promises(check_reports(expected_of(counted(too_few), unheld)))) == {"report"}
+
+
+WITHIN_SECONDS = 30.0
+
+
+FOR_EVER = 1e6
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    with listening() as listener:
+        yield listener
+
+
+@pytest.fixture
+def link(server: socket.socket) -> Iterator[Link]:
+    with Proxy() as proxy:
+        yield linked(proxy, server)
+
+
+def listening() -> socket.socket:
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(WITHIN_SECONDS)
+    return listener
+
+
+def linked(proxy: Proxy, server: socket.socket) -> Link:
+    return proxy.link("127.0.0.1", server.getsockname()[1])
+
+
+def connect(link: Link) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", link.port), WITHIN_SECONDS)
+
+
+def accept(server: socket.socket) -> socket.socket:
+    connection, _ = server.accept()
+    connection.settimeout(WITHIN_SECONDS)
+    return connection
+
+
+@contextlib.contextmanager
+def connected(link: Link, server: socket.socket) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Connect through the link; return the client's socket and the server's."""
+    before = link.connected
+    with connect(link) as client, accept(server) as at_server:
+        until_done(lambda: link.connected > before)  # the proxy has connected both sides
+        yield client, at_server
+
+
+def received(end: socket.socket, count: int) -> bytes:
+    """Receive this many bytes, or fewer if the connection ends before."""
+    data = b""
+    while len(data) < count and (more := end.recv(count - len(data))):
+        data += more
+    return data
+
+
+def until_done(done: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + WITHIN_SECONDS
+    while not done():
+        assert time.monotonic() < give_up
+        time.sleep(0.002)
+
+
+def nothing_came(end: socket.socket) -> bool:
+    end.setblocking(False)
+    try:
+        end.recv(1)
+    except BlockingIOError:
+        return True
+    finally:
+        end.settimeout(WITHIN_SECONDS)
+    return False
+
+
+def test_a_cut_link_ends_both_and_refuses_connections_until_it_is_healed(server: socket.socket, link: Link) -> None:
+    with connected(link, server) as (client, at_server):
+        link.cut()
+        assert (client.recv(1), at_server.recv(1)) == (b"", b"")
+    with pytest.raises(ConnectionRefusedError):
+        connect(link)
+    link.heal()
+    with connected(link, server) as (client, at_server):
+        client.sendall(b"again")
+        assert received(at_server, 5) == b"again"
+
+
+@pytest.mark.parametrize(
+    ("hold", "release"),
+    [
+        (Link.silence, Link.heal),
+        (lambda link: link.delay(FOR_EVER), lambda link: link.delay(0.01)),
+        (lambda link: link.throttle(1 / FOR_EVER), Link.heal),
+    ],
+    ids=["silent", "delayed", "throttled"],
+)
+def test_bytes_that_a_link_holds_back_come_completely_later(
+    hold: Callable[[Link], None], release: Callable[[Link], None], server: socket.socket, link: Link
+) -> None:
+    with connected(link, server) as (client, at_server):
+        hold(link)
+        client.sendall(b"a pulled cable")
+        until_done(lambda: link.held_bytes >= 13)  # a throttled link lets the first byte through
+        through = received(at_server, 14 - link.held_bytes) if link.held_bytes < 14 else b""
+        assert nothing_came(at_server)
+        release(link)
+        assert through + received(at_server, 14 - len(through)) == b"a pulled cable"
+
+
+CHANGES: dict[str, Callable[[Link], None]] = {
+    "silence": Link.silence,
+    "delay": lambda link: link.delay(0.001),
+    "throttle": lambda link: link.throttle(1e7),
+    "heal": Link.heal,
+}
+
+
+@given(st.lists(st.tuples(st.sampled_from(list(CHANGES)), st.binary(max_size=40_000)), max_size=12))
+def test_bytes_pass_unchanged_whatever_happens_to_an_open_link(changes: list[tuple[str, bytes]]) -> None:
+    whole = b"".join(data for _, data in changes)
+    came = []
+    with listening() as server, Proxy() as proxy:
+        link = linked(proxy, server)
+        with connected(link, server) as (client, at_server):
+            reading = threading.Thread(target=lambda: came.append(received(at_server, len(whole) + 1)))
+            reading.start()
+            for change, data in changes:
+                CHANGES[change](link)
+                client.sendall(data)
+            link.heal()
+            client.shutdown(socket.SHUT_WR)
+            reading.join()
+    assert came == [whole]

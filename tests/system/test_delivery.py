@@ -1,30 +1,30 @@
-"""`make delivery` and `make hostile`: their figures are computed from the events, and both run."""
+"""`make delivery` and `make power-cuts`: their figures, their command line, and both of them run."""
 
 import contextlib
-import random
+import importlib
+import json
+import re
+import signal
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from heatline.bench.spread import Latency, Spread
+from heatline.bench.spread import Latency
 from heatline.edge.bundle import Bundle
 from heatline.edge.errors import BenchError
-from heatline.edge.wire import commands, following
-from heatline.edge.wire.requests import Refused
 from tests.bench import made_results as made
 from tests.system import delivery
-from tests.system.chaos.records import Got, Record
+from tests.system.chaos.clients import Got, Record
+from tests.system.command import Result, run
 from tests.system.delivery import MOST_GROWTH_MS, Delivery, Window, came_at, latency_of, measure_delivery, window_of
 from tests.system.delivery import faults as delivery_faults
-from tests.system.hostile import MOST_PSS_GROWTH_BYTES, Hostile, Round, measure_hostile
-from tests.system.hostile import faults as hostile_faults
-from tests.system.hostile import to_facts as hostile_facts
-from tests.system.hostile_messages import MOST_PARTS, malformed_messages, valid_messages
+from tests.system.power_cuts import PowerCuts, measure_power_cuts, verify
+from tests.system.power_cuts import faults as cut_faults
 
 MS = 1_000_000
 
@@ -97,62 +97,104 @@ def test_events_are_timed_through_a_real_line_with_a_journal_and_without(
     assert {"service", "cameras", "live listener", "durable consumer"} == set(kept.cpu)
 
 
-@given(st.integers(0, 2**32))
-def test_every_malformed_message_is_refused_with_its_reason_and_no_valid_one(seed: int) -> None:
-    messages_of = malformed_messages(random.Random(seed), "cam0", 200)
-    assert messages_of == malformed_messages(random.Random(seed), "cam0", 200)
-    for parts in messages_of["events"]:
-        assert parts[0][:1] not in (b"\x00", b"\x01")
-        assert len(parts) <= MOST_PARTS
-    for read_request, refused, messages in (
-        (commands.request_from, Refused, messages_of["commands"]),
-        (following.request_from, Refused, messages_of["journal"]),
-    ):
-        of_one_part = [parts[0] for parts in messages if len(parts) == 1]
-        assert len(of_one_part) > 100
-        for data in of_one_part:
-            request = read_request(data)
-            assert isinstance(request, refused), data
-            assert request.reason in ("malformed", "version")
-    valid = valid_messages("cam0", "mes", "0" * 32)
-    assert {parts[0][0] for parts in valid["events"]} == {0, 1}
-    assert isinstance(commands.request_from(valid["commands"][0][0]), commands.TriggerRequest)
-    assert isinstance(following.request_from(valid["journal"][0][0]), following.AckRequest)
+@pytest.mark.parametrize("cuts", [2, pytest.param(20, marks=pytest.mark.long)])
+def test_a_durable_subscriber_misses_no_result_when_line_bridge_and_broker_die_together(
+    bundle: Bundle, cuts: int
+) -> None:
+    output: list[str] = []
+    found = measure_power_cuts(
+        bundle,
+        seed=3,
+        cuts=cuts,
+        rate_fps=20,
+        autosave_s=1,
+        republish_s=5,
+        longest_life_s=6,
+        report_line=output.append,
+    )
+    assert cut_faults(found) == []
+    assert (found.cuts, len(output)) == (cuts, cuts)
+    assert found.results > 0
 
 
-def test_messages_that_cost_time_frames_or_memory_and_a_slow_sender_are_faults() -> None:
-    def hostile(ratio: float, sent: int, lost: dict[str, int] | None = None, grown_bytes: int = 1) -> Hostile:
-        one = Round(
-            what="malformed", seconds=10, frames=1000, lost=lost or {}, cpu_ms_per_frame=8, replies={},
-            sent={"events": sent, "commands": 3000, "journal": 3000},
-        )  # fmt: skip
-        rounds = [msgspec.structs.replace(one, what=what) for what in ("nothing", "valid", "malformed")]
-        return Hostile(
-            bundle="b", commit=None, rate_fps=100, messages_per_s=300, rounds=rounds,
-            ratio=ratio, ratio_spread=Spread(ratio, ratio, ratio), pss_bytes=(1, 1 + grown_bytes),
-        )  # fmt: skip
-
-    assert hostile_faults(hostile(1.05, 3000)) == []
-    assert "1.060 times the CPU" in hostile_faults(hostile(1.06, 3000))[0]
-    lossy = hostile(1.0, 3000, {"dropped.overload": 2})
-    assert hostile_faults(lossy) == ["frames were lost: dropped.overload 6"]
-    assert hostile_facts(lossy)["frames lost"] == "dropped.overload 6"
-    assert hostile_faults(hostile(1.0, 3000, grown_bytes=MOST_PSS_GROWTH_BYTES)) == []
-    assert "its PSS grew by 20.0 MB" in hostile_faults(hostile(1.0, 3000, grown_bytes=20_000_000))[0]
-    assert hostile_faults(hostile(1.0, 2000)) == [
-        f"only 2000 {what} messages were sent in 10.0 s" for what in ("valid", "malformed")
+def test_what_is_missing_repeated_or_late_is_counted_and_a_repeated_result_is_not_late() -> None:
+    received = [("left", 1, "j-1"), ("right", 4, "j-4"), ("left", 3, "j-3"), ("left", 1, "j-1"), ("left", 2, "j-2")]
+    assert verify(["j-1", "j-2", "j-3", "j-4", "j-5"], received) == (1, 1, 1)
+    found = PowerCuts(
+        seed=1, autosave_s=1, republish_s=5, cuts=1, away_at_a_cut=0, results=5, missing=1, repeated=1, out_of_order=1
+    )
+    assert cut_faults(found) == ["1 of 5 results are missing", "1 of 5 results came after a later one of their camera"]
+    assert cut_faults(msgspec.structs.replace(found, results=0, missing=0, out_of_order=0)) == [
+        "no result was journalled"
     ]
 
 
-@pytest.mark.long
-def test_a_real_line_refuses_malformed_messages_and_continues_to_inspect(bundle: Bundle) -> None:
-    options: dict[str, Any] = {"rate_fps": 20, "messages_per_s": 50, "seconds": 1, "rounds": 1}
-    found = measure_hostile(bundle, **options, report_line=lambda _line: None)
-    by_what = {each.what: each for each in found.rounds}
-    assert all(each.frames > 0 for each in found.rounds)
-    assert by_what["nothing"].sent == {}
-    assert all(count > 50 for what in ("valid", "malformed") for count in by_what[what].sent.values())
-    refused, valid = by_what["malformed"].replies, by_what["valid"].replies
-    assert min(refused["commands malformed"], refused["journal malformed"], valid["commands not_triggered"]) > 0
-    assert not any("malformed" in kind for kind in valid)
-    assert found.ratio > 0
+class Found(msgspec.Struct):
+    frames: int
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """Restore the signal handlers that `run` sets."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def code_of(measure: Callable[[Namespace, Bundle], Result], bundle: Bundle, out: Path | None) -> int:
+    return run("soak", Namespace(bundle=bundle.path, out=out), measure)
+
+
+def test_a_result_is_printed_and_written_and_a_fault_fails_the_run(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "soak.json"
+    assert code_of(lambda _, given: Result(Found(7), {"frames": 7}, []), bundle, out) == 0
+    assert json.loads(out.read_text()).keys() >= {"bench", "machine", "frames"}
+    assert re.search(r"frames +7", capsys.readouterr().out)
+    assert code_of(lambda *_: Result(Found(8), {"frames": 8}, ["it grows", "it is late"]), bundle, out) == 14
+    assert json.loads(out.read_text())["frames"] == 8, "a result with faults is written too"
+    assert "soak: it grows; it is late" in capsys.readouterr().err
+
+
+def test_an_unwritable_result_file_is_refused_before_the_run(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert code_of(lambda *_: pytest.fail("it ran"), bundle, tmp_path / "nowhere" / "soak.json") == 14
+    assert "name another file with --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("power_cuts", "--rate", "nan"),
+        ("delivery", "--seconds", "0"),
+        ("delivery", "--events", "-1"),
+        ("soak", "--frames", "-1"),
+        ("chaos.__main__", "--seconds", "soon"),
+    ],
+)
+def test_an_invalid_number_is_refused_in_one_sentence(
+    name: str, option: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [name, option, value])
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(f"tests.system.{name}").main()
+    assert f"argument {option}: expected " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_a_run_with_its_clean_up(bundle: Bundle, number: signal.Signals) -> None:
+    over: list[bool] = []
+
+    def measure(*_: object) -> Result:
+        try:
+            signal.raise_signal(number)
+            pytest.fail("the run continued")
+        finally:
+            over.append(True)
+
+    assert code_of(measure, bundle, None) == 130
+    assert over == [True]

@@ -1,18 +1,368 @@
-"""A run under faults, from the line's start until every client has caught up and was ended."""
+"""A run under faults, planned by a seed: from the line's start until every client has caught up and was ended."""
 
+import contextlib
+import os
+import random
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, TypeVar, get_args
 
+import msgspec
+import zmq
+
+from heatline.bench.watched_line import ALL_GOOD, Keys, line_process, write_line_file
 from heatline.bench.watched_process import WatchedProcess
+from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import BenchError, JournalError
-from tests.system.chaos.clients import Client
-from tests.system.chaos.environment import Environment
-from tests.system.chaos.expected import Expected
-from tests.system.chaos.plan import DISK, LINE, Fault
-from tests.system.chaos.records import StatusReceived, head_of, item_of, last_line
-from tests.system.chaos.tcp_proxy import Link
+from heatline.edge.wire.events import StatusEvent, event_from
+from tests.system.chaos.checks import Expected, Stored
+from tests.system.chaos.clients import Client, ClientPlan, StatusReceived, head_of, item_of, last_line
+from tests.system.chaos.tcp_proxy import Link, Proxy
+
+LinkFault = Literal[
+    "cut", "reset", "half-closed to the client", "half-closed to the line", "silent", "delayed", "throttled"
+]
+FaultKind = LinkFault | Literal["killed", "killed as it starts", "stopped", "full"]
+T = TypeVar("T")
+
+LINK_FAULTS: Sequence[LinkFault] = get_args(LinkFault)
+LINE = "line"
+DISK = "disk"
+KILLS_PER_S = 0.4
+"""Of all processes together, 24 in a minute."""
+LEAST_KILLS = 4
+OF_THE_LINE = 1 / 3
+"""Share of the kills that hit the line."""
+TOGETHER = 0.3
+"""Share of the line's kills in which another process is killed at the same moment."""
+AS_IT_STARTS = 0.25
+"""Share of the line's kills after which it is killed again before it reports a frame."""
+STARTING_S = 0.2, 1.5
+"""Its age then."""
+LINK_FAULT_EVERY_S = 4.0
+"""On each link, from the end of a fault to the begin of the next, on average."""
+LINK_FAULT_S = 0.1, 2.5
+SILENT_S = 1.0, 6.0
+"""Longer, so that some peers disconnect."""
+DELAY_S = 0.005, 0.5
+THROTTLED_TO_BYTES_PER_S = 20e3, 200e3
+AWAY_S = 0.0, 1.5
+"""From a kill to the next start."""
+STOPPED_S = 2.0, 6.0
+DISK_FULL_S = 1.0, 3.0
+"""From when the line notices it."""
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """A fault and its target."""
+
+    at_s: float
+    """By a clock that stops while the line is down, so that slow starts make a plan no easier."""
+    kind: FaultKind
+    target: str
+    """A process, a link (`CLIENT events` or `CLIENT journal`), or the disk."""
+    for_s: float
+    """Duration by the wall clock; of a killed process until its restart; of one killed as it starts, its age."""
+    degree: float | None = None
+    """Of a delay, s; of a throttle, bytes per second."""
+
+    def __str__(self) -> str:
+        how = "" if self.kind == "reset" or self.kind.startswith("half-closed") else f" for {self.for_s:.2f} s"
+        if self.degree is not None:
+            how = f" ({self.degree:.3g} {'s' if self.kind == 'delayed' else 'bytes/s'}){how}"
+        return f"{self.at_s:6.2f} s  {self.target} {self.kind}{how}"
+
+
+def make_plan(
+    seed: int,
+    seconds: float,
+    *,
+    killable: Sequence[str],
+    stoppable: Sequence[str],
+    links: Sequence[str],
+    has_disk: bool,
+) -> list[Fault]:
+    """Draw faults within these seconds, in the order of time.
+
+    Args:
+        killable: processes besides the line that may be killed.
+        stoppable: processes that may be stopped for a while.
+        links: through which clients reach the line.
+        has_disk: whether the disk can be filled.
+    """
+    draw = random.Random(seed)
+    kills = max(LEAST_KILLS, round(KILLS_PER_S * seconds))
+    faults = [*_kills(draw, seconds, kills, killable), *_link_faults(draw, seconds, links)]
+    for target in stoppable:
+        faults.append(Fault(draw.uniform(0.1, 0.6) * seconds, "stopped", target, draw.uniform(*STOPPED_S)))
+    if has_disk:
+        faults.append(Fault(draw.uniform(0.3, 0.6) * seconds, "full", DISK, draw.uniform(*DISK_FULL_S)))
+    return sorted(faults, key=lambda fault: fault.at_s)
+
+
+def kills_in(plan: Iterable[Fault]) -> int:
+    """Count the kills of a plan."""
+    return sum(fault.kind.startswith("killed") for fault in plan)
+
+
+def _kills(draw: random.Random, seconds: float, kills: int, killable: Sequence[str]) -> list[Fault]:
+    """Draw kills: those of the line are spread over the time, so that it reports frames between them."""
+    faults: list[Fault] = []
+    of_the_line = max(2, round(kills * OF_THE_LINE))
+    others = _shuffled(draw, killable)
+    slots = [(slot + draw.random()) * seconds / of_the_line for slot in range(of_the_line)]
+    while slots and len(faults) < kills:
+        at_s = slots.pop(0)
+        faults.append(Fault(at_s, "killed", LINE, draw.uniform(*AWAY_S)))
+        if draw.random() < TOGETHER and len(faults) < kills:
+            faults.append(Fault(at_s, "killed", next(others), draw.uniform(*AWAY_S)))
+        if draw.random() < AS_IT_STARTS and slots:
+            slots.pop()
+            faults.append(Fault(at_s, "killed as it starts", LINE, draw.uniform(*STARTING_S)))
+    while len(faults) < kills:
+        faults.append(Fault(draw.random() * seconds, "killed", next(others), draw.uniform(*AWAY_S)))
+    return faults
+
+
+def _link_faults(draw: random.Random, seconds: float, links: Sequence[str]) -> list[Fault]:
+    """Draw faults of links, one after the other on each link, in about equal numbers of each kind."""
+    faults: list[Fault] = []
+    kinds = _shuffled(draw, LINK_FAULTS)
+    for link in links:
+        at_s = draw.expovariate(1 / LINK_FAULT_EVERY_S)
+        while at_s < seconds:
+            kind = next(kinds)
+            for_s = draw.uniform(*(SILENT_S if kind == "silent" else LINK_FAULT_S))
+            faults.append(Fault(at_s, kind, link, for_s, _degree(draw, kind)))
+            at_s += for_s + draw.expovariate(1 / LINK_FAULT_EVERY_S)
+    return faults
+
+
+def _degree(draw: random.Random, kind: LinkFault) -> float | None:
+    match kind:
+        case "delayed":
+            return draw.uniform(*DELAY_S)
+        case "throttled":
+            return draw.uniform(*THROTTLED_TO_BYTES_PER_S)
+        case _:
+            return None
+
+
+def _shuffled(draw: random.Random, values: Sequence[T]) -> Iterator[T]:
+    """Yield all values in random order, repeatedly."""
+    while True:
+        yield from draw.sample(values, len(values))
+
+
+LEAST_DISK_MIB = 64
+BYTES_PER_EVENT = 4000
+"""On the disk, with a margin."""
+PORTS = 20_000, 30_000
+"""Below the ports that the kernel assigns: a client that connects to a stopped server could get the server's port as
+its own, and connect to itself."""
+PIECES = bytes(1 << 20), bytes(4096)
+"""Pieces that fill a disk to its last block."""
+
+
+class SmallDisk:
+    """A file system in memory, mounted at a path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._filler = path / "filler"
+
+    def fill(self) -> None:
+        """Write until the disk has no room."""
+        for piece in PIECES:
+            with contextlib.suppress(OSError), self._filler.open("ab", buffering=0) as file:
+                while True:
+                    file.write(piece)
+
+    def free(self) -> None:
+        """Make room again."""
+        self._filler.unlink(missing_ok=True)
+
+
+class Environment:
+    """All processes of a run, for the duration of the `with` block.
+
+    Args:
+        rate_fps: of all cameras together.
+        seconds: duration of the faults.
+        report_line: takes a line of progress.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        clients: Sequence[ClientPlan],
+        rate_fps: float,
+        seconds: float,
+        report_line: Callable[[str], None],
+    ) -> None:
+        self.seconds = seconds
+        with ExitStack() as begun:
+            self._folder = Path(begun.enter_context(tempfile.TemporaryDirectory(prefix="heatline-chaos-")))
+            disk_mib = max(LEAST_DISK_MIB, round(2 * rate_fps * seconds * BYTES_PER_EVENT / 2**20))
+            disk = self._folder / "disk"
+            disk.mkdir()
+            self.disk = _mounted(disk, disk_mib, begun, report_line)
+            self.state = disk / "state"
+            self.state.mkdir()
+            ports = {"events": _free_port(), "journal": _free_port()}
+            proxy = begun.enter_context(Proxy())
+            self.hurry = self._folder / "hurry"
+            self.clients: dict[str, Client] = {}
+            self.links: dict[str, Link] = {}
+            for plan in clients:
+                self.links[plan.link] = link = proxy.link("127.0.0.1", ports[plan.socket])
+                self.clients[plan.name] = client = Client(plan, link.address, self._folder, self.hurry)
+                begun.enter_context(client.process)
+            self.reference = begun.enter_context(ReferenceSubscriber(f"tcp://127.0.0.1:{ports['events']}"))
+            tables: dict[str, Keys] = {
+                "engine": {"precision": "f32"},
+                "thresholds": ALL_GOOD,
+                "events": {"bind": f"tcp://127.0.0.1:{ports['events']}", "heatmaps": "never"},
+                "journal": {"bind": f"tcp://127.0.0.1:{ports['journal']}", "retain_mib": disk_mib // 2},
+            }
+            camera: Keys = {"kind": "pattern", "draw_size": [64, 48], "rate_fps": rate_fps / 2, "waiting_frames": 16}
+            self.line = begun.enter_context(self._line("line", bundle, {**camera, "trigger": "free"}, tables))
+            self.idle_line = begun.enter_context(self._line("idle", bundle, {**camera, "trigger": "software"}, tables))
+            """The same line with cameras that wait for a trigger, and never get one."""
+            for client in self.clients.values():
+                client.process.start()
+            self._at_end = begun.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._at_end.close()
+
+    def _line(self, name: str, bundle: Bundle, camera: Keys, tables: dict[str, Keys]) -> WatchedProcess:
+        folder = self._folder / name
+        folder.mkdir()
+        config = folder / "line.toml"
+        cameras = [{**camera, "name": side} for side in ("left", "right")]
+        # Without a socket for commands, no camera may wait for a trigger.
+        write_line_file(config, bundle.path, cameras, {**tables, "commands": {"bind": f"ipc://{folder}/commands"}})
+        env = {"STATE_DIRECTORY": str(self.state), "OPENCV_LOG_LEVEL": "SILENT"}
+        return line_process(config, self._folder / f"{name}.log", env=env)
+
+    def keep(self, folder: Path) -> None:
+        """Copy all written files."""
+        shutil.copytree(self._folder, folder, ignore=shutil.ignore_patterns("filler", "commands"), dirs_exist_ok=True)
+
+    def journals(self) -> dict[str, list[Stored]]:
+        """Read all of the line's journals, in the order of their begin."""
+        found: dict[str, list[Stored]] = {}
+        for path in [*self.state.glob("journal.db.damaged"), self.state / "journal.db"]:
+            with JournalReader.open_file(path) as journal:
+                records, through, last = list[Stored](), 0, journal.range()[1]
+                while through < last:
+                    page = journal.read(through, through_seq=last)
+                    records += [Stored(each.seq, each.topic, each.header) for each in page.records]
+                    through = page.through_seq
+                found[journal.journal_id] = records
+        return found
+
+
+def _mounted(place: Path, mib: int, begun: ExitStack, report_line: Callable[[str], None]) -> SmallDisk | None:
+    """Mount a disk until `begun` ends; report and return None if that is not possible."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "heatline-chaos", str(place)]
+    try:
+        subprocess.run(mount, text=True, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
+        report_line(f"NO DISK CAN BE MOUNTED HERE, SO NONE IS FILLED: {why}")
+        return None
+    assert os.path.ismount(place)
+    begun.callback(subprocess.run, ["umount", "--lazy", str(place)], capture_output=True, check=False)
+    return SmallDisk(place)
+
+
+def _free_port() -> int:
+    while True:
+        port = random.randrange(*PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+POLL_MS = 50
+
+
+class ReferenceSubscriber:
+    """Receives in a thread for the duration of the `with` block.
+
+    Args:
+        address: of the line's events.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self.headers: list[bytes] = []
+        """Headers of all events but statuses, in the order of receipt."""
+        self.boots: list[str] = []
+        """Boot ids of the line, in the order of their first event."""
+        self.frames_of_boot = 0
+        """Number of verdict events of the last boot."""
+        self.status: StatusEvent | None = None
+        """The last status."""
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reference", daemon=True)
+
+    @property
+    def live_only(self) -> str | None:
+        """Why events are not recorded, by the last status; None: they are."""
+        journal = None if self.status is None else self.status.journal
+        return None if journal is None else journal.live_only
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ending.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+            socket.setsockopt(zmq.RCVHWM, 0)
+            socket.setsockopt(zmq.RECONNECT_IVL, 10)
+            socket.subscribe("")
+            socket.connect(self._address)
+            while not self._ending.is_set():
+                if socket.poll(POLL_MS):
+                    self._record(socket.recv_multipart())
+
+    def _record(self, parts: list[bytes]) -> None:
+        if len(parts) < 2:
+            return  # a welcome
+        head = head_of(parts[1])
+        if head.boot_id not in self.boots:
+            self.frames_of_boot = 0
+            self.boots.append(head.boot_id)
+        if head.type == "status":
+            status = event_from(parts[1])
+            assert isinstance(status, StatusEvent)
+            self.status = status
+            return
+        self.headers.append(parts[1])
+        self.frames_of_boot += head.type == "verdict" and head.boot_id == self.boots[-1]
+
 
 TICK_S = 0.02
 REPORTS_WITHIN_S = 90.0
@@ -184,8 +534,6 @@ class ChaosRun:
     def _supervise(self) -> None:
         """Restart clients that ended by themselves, and record that."""
         for client in self.clients.values():
-            if client.plan.ends_with_the_line and not self._line.runs:
-                continue
             if (wrong := client.process.check()) is not None:
                 self._report_line(wrong)
                 self.ended.append(wrong)

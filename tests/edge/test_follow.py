@@ -1,10 +1,8 @@
-"""A durable consumer loses no event and gets none twice, whatever is killed and restarted."""
+"""Durable consumers: each gets every event once and in order, whatever is killed, restarted, full or slow."""
 
 import contextlib
 import logging
-import os
-import subprocess
-import sys
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +14,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from heatline.edge.delivery import follower
-from heatline.edge.delivery.follow import Consumers
-from heatline.edge.delivery.follower import Follower, forget
-from heatline.edge.delivery.reader import JournalReader
-from heatline.edge.errors import AccessError, DeliveryError, EventsLostError, MessageError, SupersededError
+from heatline.edge.delivery import follower, reader
+from heatline.edge.delivery.follow import BYTES_UNACKNOWLEDGED
+from heatline.edge.delivery.follower import Follower
+from heatline.edge.errors import EventsLostError, MessageError, SupersededError
 from heatline.edge.wire.following import (
     AckRequest,
     Batch,
@@ -30,9 +27,223 @@ from heatline.edge.wire.following import (
     batch_parts,
     request_from,
 )
-from heatline.edge.wire.requests import Refused, refuse, to_bytes
+from heatline.edge.wire.requests import to_bytes
+from tests.edge.fault_disks import fill, small_disk
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, wait_until
-from tests.edge.secured import Secured, free_port
+
+
+def test_at_most_the_window_is_unacknowledged(line: FollowedLine) -> None:
+    events = line.add(*[GOOD] * 10)
+    one = line.client()
+    one.follow(window=3)
+    assert one.events(3) == events[:3]
+    one.heartbeat()  # there was nothing else to send
+    events += line.add(GOOD)
+    one.heartbeat()
+    for acked, expected in ((1, events[3:4]), (4, events[4:7])):
+        one.ack(acked)
+        assert one.events(len(expected)) == expected
+        one.heartbeat()
+
+
+def test_at_most_four_mebibytes_and_one_event_are_unacknowledged(line: FollowedLine) -> None:
+    events = [event for _ in range(4) for event in line.add(GOOD, png=bytes(3 << 19))]  # 1.5 MiB each
+    one, other = line.client(), line.client()
+    one.follow(window=1000, heatmaps=True)
+    assert [one.batch()[1] for _ in range(3)] == [[event] for event in events[:3]], "two do not fit one batch"
+    one.heartbeat()
+    one.ack(1)
+    assert one.events(1) == events[3:]
+    one.heartbeat()
+    other.follow("other", heatmaps=True, start="next")
+    events = line.add(GOOD) + line.add(GOOD, png=bytes(BYTES_UNACKNOWLEDGED + 1)) + line.add(GOOD)
+    assert other.events(2) == events[:2], "an event that is larger than the limit comes by itself"
+    other.heartbeat()
+    other.ack(events[1].seq)
+    assert other.events(1) == events[2:]
+
+
+def test_consumers_are_independent_and_get_only_their_topics(line: FollowedLine) -> None:
+    events = line.add(*[GOOD, DEFECT] * 10, png=b"a picture")
+    bare = [Delivered(each.journal_id, each.seq, each.header) for each in events]
+    slow, fast, filtered = line.client(), line.client(), line.client()
+    slow.follow("slow", window=1)
+    fast.follow("fast", window=1000, heatmaps=True)
+    filtered.follow("filtered", topics=(DEFECT,))
+    assert fast.events(20) == events
+    assert filtered.events(10) == bare[1::2]
+    assert slow.events(1) == bare[:1]
+    fast.ack(20)
+    filtered.ack(10)
+    line.wait_until_on_disk(slow=0, fast=20, filtered=10)
+    slow.close()
+    line.wait_until_gone("slow")
+    states = line.server.states()
+    assert {name: (state.acked_seq, state.connected) for name, state in states.items()} == {
+        "slow": (0, False), "fast": (20, True), "filtered": (10, True),
+    }  # fmt: skip
+    assert all((state.seen_at_ns or 0) > 10**18 for state in states.values())
+
+
+def test_a_new_consumer_starts_with_the_first_stored_or_the_next_event(line: FollowedLine) -> None:
+    events = line.add(*[GOOD] * 5)
+    line.journal.discard(2)
+    first, following = line.client(), line.client()
+    assert first.follow("a").acked_seq == 2
+    batch, received = first.batch()
+    assert (received, batch.lost_through) == (events[2:], None), "a new consumer has lost nothing"
+    assert following.follow("b", start="next").acked_seq == 5
+    following.heartbeat()
+    later = line.add(ALARM)
+    assert following.events(1) == later
+    assert line.client().follow("b", client="c2", start="first").acked_seq == 5, "the name is no longer new"
+    line.journal.discard(6)
+    nothing_left = line.client()
+    started = nothing_left.follow("c")
+    assert (started.acked_seq, started.first_seq, started.last_seq) == (6, 0, 6)
+    later = line.add(GOOD)
+    assert nothing_left.batch()[1] == later
+
+
+def test_events_of_other_topics_are_skipped_and_count_as_acknowledged(line: FollowedLine) -> None:
+    events = line.add(GOOD, DEFECT, "verdict.side.DEFECT", ALARM, GOOD)
+    one = line.client()
+    one.follow(topics=("verdict.top.D", "alarm"))
+    batch, received = one.batch()
+    assert received == [events[1], events[3]]
+    assert (batch.after_seq, batch.through_seq) == (0, 5)
+    one.ack(4)
+    line.wait_until_on_disk(mes1=5)
+    line.add(*[GOOD] * 7)
+    one.heartbeat_through(12)
+    line.wait_until_on_disk(mes1=12)
+    (alarm,) = line.add(ALARM)
+    line.add(GOOD)
+    assert one.events(1) == [alarm]
+    one.heartbeat_through(14)
+    assert line.acked() == 12, "while an event is unacknowledged, the position stays before it"
+    one.ack(alarm.seq)
+    line.wait_until_on_disk(mes1=14)
+
+
+def test_a_matching_event_is_found_beyond_the_limit_of_one_scan(
+    line: FollowedLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "SCANNED_AT_MOST", 10)
+    line.add(*[GOOD] * 35)
+    expected = line.add(ALARM)
+    one = line.client()
+    one.follow(topics=("alarm",))
+    assert one.events(1) == expected
+
+
+def test_a_newer_client_supersedes_the_older_client_of_its_name(line: FollowedLine) -> None:
+    events = line.add(*[GOOD] * 3)
+    older, newer = line.client(), line.client()
+    older.follow(client="old")
+    assert older.events(3) == events
+    assert newer.follow(client="new").acked_seq == 0
+    assert newer.events(3) == events
+    refused = older.refused()
+    assert (refused.reason, "a newer client follows as mes1" in refused.detail) == ("superseded", True)
+    older.ack(3)
+    assert older.refused().reason == "not_following"
+    assert line.acked() == 0
+    later = line.add(ALARM)
+    assert newer.events(1) == later
+    assert line.refused == {"superseded": 1, "not_following": 1}
+
+
+def test_a_slow_consumer_gets_all_events_in_order(tmp_path: Path) -> None:
+    """More batches wait for it than ZeroMQ queues; the others come when it reads."""
+    address = f"ipc://{tmp_path}/follow"  # buffers less than TCP
+    with FollowedLine(tmp_path / "journal", address) as line:
+        late, watcher = line.client(receive_queue=1), line.client()
+        late.follow("late", window=1000)
+        watcher.follow("watcher", window=1000)
+        events = []
+        for _ in range(150):
+            (one,) = line.add(GOOD, detail="x" * 20_000)
+            assert watcher.events(1) == [one]  # each event is a batch of its own
+            watcher.ack(one.seq)
+            events.append(one)
+        subscription = line.server._subscriptions["late"]
+        assert subscription.full_s > 0, "its queue must become full, otherwise the test shows nothing"
+        assert subscription.scanned_through < events[-1].seq
+        assert late.events(150) == events
+
+
+def test_a_full_disk_stops_neither_serving_nor_acknowledging(address: str, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk, FollowedLine(disk, address) as line:
+        events = line.add(*[GOOD] * 20)
+        first = line.client()
+        first.follow(window=5)
+        assert first.events(5) == events[:5]
+        first.ack(1)
+        line.wait_until_on_disk(mes1=1)
+        fill(disk)
+        first.ack(3)
+        assert first.events(3) == events[5:8]
+        line.restart()
+        again, new = line.client(), line.client()
+        assert again.follow().acked_seq == 1, "what the disk did not take comes again"
+        assert again.events(19) == events[1:]
+        new.send(FollowRequest(name="new", client="c"))
+        assert new.refused().reason == "unavailable", "its events could be deleted before it gets them"
+        (disk / "filler").unlink()
+        again.ack(20)
+        new.follow("new")
+        assert new.events(20) == events
+        line.wait_until_on_disk(mes1=20, new=0)
+        assert line.consumers.fault is None
+
+
+def test_invalid_acknowledgements_are_refused_with_the_reason(line: FollowedLine) -> None:
+    line.add(*[GOOD] * 5)
+    one = line.client()
+    one.ack(0)
+    assert one.refused().reason == "not_following"
+    one.follow(window=2)
+    one.events(2)
+    for bad, reason, excerpt in [
+        (AckRequest(name="mes1", journal_id=line.journal_id, seq=3), "not_sent", "event 3 .* only events up to 2 were"),
+        (AckRequest(name="mes1", journal_id="b" * 32, seq=1), "other_journal", line.journal_id),
+        (AckRequest(name="mes2", journal_id=line.journal_id, seq=1), "not_following", "does not follow as mes2"),
+    ]:
+        one.send(bad)
+        refused = one.refused()
+        assert refused.reason == reason
+        assert re.search(excerpt, refused.detail)
+    assert line.acked() == 0
+    one.ack(2)
+    one.ack(1)  # an old acknowledgement is ignored
+    one.events(2)
+    assert line.acked() == 2
+
+
+def test_invalid_requests_are_refused_counted_and_logged_at_a_limited_rate(
+    line: FollowedLine, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = line.client()
+    one.send(b'{"type":"follow","schema_version":3,"name":"mes1","client":"c"}')
+    assert one.refused().reason == "version"
+    for parts in ([b""], [b"x"] * 2, [b"x"] * 10_000, *[[b'{"type":"\x1b[2J"}']] * 200):
+        one.socket.send_multipart(parts)
+        assert one.refused().reason == "malformed"
+    assert line.refused == {"version": 1, "malformed": 203}
+    logged = [record for record in caplog.records if record.name == "heatline.edge.delivery.auth"]
+    assert 2 <= len(logged) < 12, "any client could fill the disk"
+    assert all(record.getMessage().isprintable() for record in logged)
+    assert line.server.states() == {}
+    one.follow()
+
+
+def test_the_last_journalled_events_are_sent_before_the_server_ends(line: FollowedLine) -> None:
+    one = line.client()
+    one.follow()
+    events = line.add(*[GOOD] * 5, wake=False)
+    line.server.close()
+    assert one.events(5) == events
 
 
 @pytest.fixture
@@ -55,66 +266,6 @@ def take(follower: Follower, count: int) -> list[Delivered]:
     return received
 
 
-def test_iterating_yields_events_in_order_until_the_timeout_and_acknowledges_them(line: FollowedLine) -> None:
-    events, received = line.add(*[GOOD, DEFECT, ALARM] * 50), list[Delivered]()
-    with follow(line, timeout_s=0.2) as follower:
-        wait_until(lambda: received.extend(follower) or len(received) >= 150, "all events came")
-        line.wait_until_acked(150)
-        events += line.add(GOOD)
-        wait_until(lambda: received.extend(follower) or len(received) >= 151, "the iteration can continue")
-        assert received == events
-
-
-# Holding an event.
-
-
-def test_who_holds_an_event_is_told_that_a_newer_client_has_its_name(
-    line: FollowedLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(follower, "SECONDS_BETWEEN_ACKS", WITHIN_SECONDS)
-    line.add(*[GOOD] * 3)
-    with contextlib.ExitStack() as open_:
-        older = open_.enter_context(follow(line))
-        assert take(older, 3)
-        older.hold()
-        line.wait_until_acked(2)
-        newer_has = take(open_.enter_context(follow(line)), 1)
-
-        def is_refused() -> bool:
-            try:
-                older.hold()
-            except SupersededError:
-                return True
-            return False
-
-        wait_until(is_refused, "the older one is refused")
-        assert [each.seq for each in newer_has] == [3], "what was held was not acknowledged"
-
-
-def test_holding_an_event_over_a_restart_of_the_line_brings_no_event_twice(line: FollowedLine) -> None:
-    events = line.add(*[GOOD] * 5)
-    with follow(line) as follower:
-        received = take(follower, 2)
-        line.restart()
-        wait_until(lambda: follower.hold() or line.server.states()["mes1"].connected, "it follows again")
-        events += line.add(GOOD)
-        received += take(follower, 4)
-        assert received == events
-        line.wait_until_acked(5)
-
-
-# Acknowledging.
-
-
-def test_an_event_is_acknowledged_when_the_next_is_requested(line: FollowedLine) -> None:
-    events = line.add(*[GOOD] * 3)
-    with follow(line, window=1) as follower:
-        assert take(follower, 2) == events[:2]
-        line.wait_until_acked(1)
-        assert take(follower, 1) == events[2:]
-        line.wait_until_acked(2)
-
-
 def test_the_last_event_of_an_interrupted_loop_is_not_acknowledged(line: FollowedLine) -> None:
     events = line.add(*[GOOD] * 5)
 
@@ -132,47 +283,6 @@ def test_the_last_event_of_an_interrupted_loop_is_not_acknowledged(line: Followe
         assert take(follower, 2) == events[3:]
 
 
-def test_events_can_be_received_and_acknowledged_in_batches(line: FollowedLine) -> None:
-    events = line.add(*[GOOD] * 250)
-    with follow(line, window=100) as follower:
-        received: list[Delivered] = []
-        while batch := follower.receive_batch(at_most=60):
-            assert 0 < len(batch) <= 60
-            assert line.acked() <= len(received), "the batch in hand is not acknowledged"
-            received += batch
-            if len(received) == 250:
-                break
-        assert received == events
-        follower.acknowledge()
-    line.wait_until_acked(250)
-
-
-def test_a_part_of_a_batch_can_be_acknowledged(line: FollowedLine) -> None:
-    events = line.add(*[GOOD] * 5)
-    with follow(line) as follower:
-        batch: list[Delivered] = []
-        while len(batch) < 5:
-            batch += follower.receive_batch()
-        follower.acknowledge(through=events[2])
-        line.wait_until_acked(3)
-    with follow(line) as follower:
-        assert take(follower, 2) == events[3:]
-
-
-# The line ends and starts.
-
-
-def test_an_explicit_follower_acknowledges_only_what_it_is_told(line: FollowedLine) -> None:
-    added = line.add(GOOD, GOOD, GOOD)
-    with Follower(line.address, "mes1", timeout_s=0.2, explicit=True) as events:
-        assert [events.receive(), events.receive(), events.receive()] == added
-        assert events.receive() is None
-        events.acknowledge(added[1])
-        line.wait_until_acked(2)
-    with Follower(line.address, "mes1") as events:
-        assert events.receive() == added[2]
-
-
 def test_events_that_are_not_settled_come_again_though_the_window_goes_on(line: FollowedLine) -> None:
     added = line.add(*[GOOD] * 5)
     with Follower(line.address, "mes1", timeout_s=WITHIN_SECONDS, window=2, keep_position=True) as events:
@@ -187,79 +297,6 @@ def test_events_that_are_not_settled_come_again_though_the_window_goes_on(line: 
         assert take(events, 1) == added[5:]
         events.settle(added[5])
         line.wait_until_acked(6)
-
-
-def test_a_follower_survives_restarts_of_the_line_without_duplicates(tmp_path: Path) -> None:
-    """Also if the line lost an acknowledgement, as it does when it is killed before writing it."""
-    address = f"ipc://{tmp_path}/follow"
-    with (
-        Follower(address, "mes1", timeout_s=WITHIN_SECONDS, window=10) as follower,
-        FollowedLine(tmp_path / "journal", address) as line,
-    ):
-        events = line.add(*[GOOD] * 5)
-        received = take(follower, 3)
-        line.restart()
-        events += line.add(DEFECT, ALARM)
-        received += take(follower, 4)
-        follower.acknowledge()
-        line.wait_until_acked(7)
-        line.stop()
-        consumers = Consumers(line.folder)
-        consumers.acknowledge("mes1", line.journal_id, 1)
-        consumers.write()
-        line.start()
-        assert line.acked() == 1
-        events += line.add(DEFECT)
-        assert received + take(follower, 1) == events
-        wait_until(lambda: line.acked() >= 7, "the events that came again are acknowledged")
-
-
-LINE = """
-import sys, time
-from pathlib import Path
-from tests.edge.followed_line import DEFECT, GOOD, FollowedLine
-
-line = FollowedLine(Path(sys.argv[1]), sys.argv[2])
-print("there", flush=True)
-while True:
-    line.add(GOOD, DEFECT)
-    time.sleep(0.002)
-"""
-
-
-@contextlib.contextmanager
-def running_line(folder: Path, address: str) -> Iterator["subprocess.Popen[str]"]:
-    """A line in a process of its own that journals continuously and is killed at the end."""
-    with subprocess.Popen(
-        [sys.executable, "-c", LINE, str(folder), address],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    ) as process:
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "there\n"
-            yield process
-        finally:
-            process.kill()
-
-
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.long)])
-def test_a_killed_line_loses_no_event(tmp_path: Path, address: str, kills: int) -> None:
-    """All journalled events come, in order and once."""
-    folder = tmp_path / "journal"
-    received: list[Delivered] = []
-    with Follower(address, "mes1", timeout_s=WITHIN_SECONDS, window=20) as follower:
-        for kill in range(kills):
-            with running_line(folder, address):
-                received += take(follower, 1 + 30 * kill)
-        with FollowedLine(folder, address), JournalReader.open(folder) as reader:
-            records = reader.read(0, at_most=10**6, at_most_bytes=1 << 40).records
-            received += take(follower, len(records) - len(received))
-            assert [(event.seq, event.header) for event in received] == [(each.seq, each.header) for each in records]
-
-
-# Losses.
 
 
 def test_a_loss_is_reported_once_to_each_follower_until_it_is_acknowledged(line: FollowedLine) -> None:
@@ -325,30 +362,6 @@ def test_a_replaced_journal_is_reported_once_to_each_follower_until_it_is_acknow
         wait_until(lambda: line.consumers.positions["later"][:2] == (line.journal_id, 0), "the report is acknowledged")
     with follow(line, "later") as later:
         assert take(later, 1) == events, "the other journal is acknowledged, and the event is not"
-
-
-# Refusals.
-
-
-def test_requests_that_a_line_refuses_are_final(line: FollowedLine, tmp_path: Path) -> None:
-    options: dict[str, Any]
-    for name, options in [("mes 1", {}), ("m\udcff", {}), ("mes1", {"window": 1001}), ("mes1", {"start": "last"})]:
-        with (
-            Follower(line.address, name, timeout_s=WITHIN_SECONDS, **options) as refused,
-            pytest.raises(DeliveryError, match=r"refuses .* \(malformed\): this is not a request") as caught,
-        ):
-            refused.receive()
-        assert "\n" not in str(caught.value)
-    with pytest.raises(DeliveryError, match=r"refuses \(malformed\)"):
-        forget(line.address, "mes 1")
-    for bad in ("tcp://127.0.0.1", "smoke://signals", ""):
-        with pytest.raises(DeliveryError, match="is not an address to connect to"):
-            Follower(bad, "mes1")
-        with pytest.raises(DeliveryError, match="is not an address to connect to"):
-            forget(bad, "mes1")
-
-
-# A line that breaks the protocol.
 
 
 class FakeLine:
@@ -427,39 +440,6 @@ def test_a_protocol_violation_is_a_message_error_and_the_follower_reconnects(
         assert first.client == follower._request.client, "it is the same client"
 
 
-def test_a_refusal_with_an_unknown_reason_is_final(fake: tuple[FakeLine, str]) -> None:
-    line, address = fake
-    with Follower(address, "mes1", timeout_s=WITHIN_SECONDS) as follower:
-        line.receive_request()
-        line.send(to_bytes(Refused(reason="asleep", detail="it is night")))
-        for _ in range(2):
-            with pytest.raises(DeliveryError, match=r"refuses mes1 \(asleep\): it is night"):
-                follower.receive()
-
-
-def test_a_temporary_refusal_is_retried_and_logged_once(
-    fake: tuple[FakeLine, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    reasons = list(follower.PAUSE_SECONDS)
-    monkeypatch.setattr(follower, "PAUSE_SECONDS", dict.fromkeys(reasons, 0.01))
-    line, address = fake
-
-    def answer() -> None:
-        for reason in reasons:
-            line.receive_request()
-            line.send(to_bytes(refuse(reason, "a while")))
-        line.follow()
-        line.send(to_bytes(refuse("other_journal", "an old acknowledgement came late")))
-        line.send(*batch_of(0, [1]))
-
-    answering = threading.Thread(target=answer)
-    answering.start()
-    with Follower(address, "mes1", timeout_s=WITHIN_SECONDS) as events:
-        assert take(events, 1)[0].seq == 1
-    answering.join()
-    assert len([record for record in caplog.records if record.name == "heatline.edge.delivery.follower"]) == 1
-
-
 def test_after_silence_the_same_client_follows_again_and_logs_once(
     fake: tuple[FakeLine, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -490,77 +470,6 @@ def test_after_silence_the_same_client_follows_again_and_logs_once(
     assert len(set(connections)) == len(connections) >= 4
     logged = [record.levelname for record in caplog.records if record.name == "heatline.edge.delivery.follower"]
     assert logged == ["WARNING", "INFO"]
-
-
-def test_acknowledgements_are_grouped(fake: tuple[FakeLine, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower, "SECONDS_BETWEEN_ACKS", 1e9)  # only the number of events counts
-    line, address = fake
-    with Follower(address, "mes1", timeout_s=WITHIN_SECONDS, window=100) as events:
-        line.follow()
-        line.send(*batch_of(0, list(range(1, 101))))
-        take(events, 100)
-        events.acknowledge()
-        seqs: list[int] = []
-        while 100 not in seqs:
-            request = line.receive_request()
-            assert isinstance(request, AckRequest)
-            seqs.append(request.seq)
-        assert seqs == sorted(set(seqs))
-        assert len(seqs) <= 4
-
-
-# Keys.
-
-
-def test_a_client_without_the_follow_role_gets_an_access_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower, "HEARTBEAT_SECONDS", 0.1)
-    secured, port = Secured(tmp_path), free_port()
-    allowed, listener = secured.client("follow"), secured.client("listen")
-    with FollowedLine(tmp_path / "journal", port.bound, access=secured.access()) as line:
-        events = line.add(ALARM)
-        with Follower(port.reached, "mes1", timeout_s=WITHIN_SECONDS, keys=allowed) as follows:
-            assert take(follows, 1) == events
-        with Follower(port.reached, "mes1", timeout_s=WITHIN_SECONDS, keys=listener) as refused:
-            for _ in range(2):
-                with pytest.raises(AccessError, match="closed the connection"):
-                    refused.receive()
-        with pytest.raises(AccessError, match="closed the connection"):
-            forget(port.reached, "mes1", timeout_s=0.5)
-        line.wait_until_gone()
-        forget(port.reached, "mes1", keys=allowed)
-
-
-# Forgetting and closing.
-
-
-def test_forgetting_without_a_valid_reply_is_an_error(fake: tuple[FakeLine, str], tmp_path: Path) -> None:
-    with pytest.raises(DeliveryError, match=r"did not reply within 0\.05 s"):
-        forget(f"ipc://{tmp_path}/nobody", "mes1", timeout_s=0.05)
-    line, address = fake
-    answering = threading.Thread(target=lambda: (line.receive_request(), line.send(to_bytes(following()))))
-    answering.start()
-    with pytest.raises(MessageError, match="not a reply to a forget request"):
-        forget(address, "mes1", timeout_s=WITHIN_SECONDS)
-    answering.join()
-
-
-def test_a_closed_follower_leaves_nothing_open(line: FollowedLine) -> None:
-    line.add(GOOD)
-    with follow(line) as follower:  # the line opens the journal
-        take(follower, 1)
-    line.wait_until_gone()
-    before = set(os.listdir("/proc/self/fd"))
-    for _ in range(3):
-        follower = follow(line)
-        take(follower, 1)
-        follower.close()
-        follower.close()
-    with pytest.raises(DeliveryError):
-        Follower("tcp://127.0.0.1", "mes1")
-    wait_until(lambda: set(os.listdir("/proc/self/fd")) <= before, "descriptors are closed")
-
-
-# Any order of restarts.
 
 
 class RestartsInAnyOrder(RuleBasedStateMachine):

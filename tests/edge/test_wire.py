@@ -1,0 +1,492 @@
+"""Messages on the wire: golden bytes stay readable, messages are read as written, and other bytes are refused."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heatline.edge.errors import MessageError
+from heatline.edge.wire import commands
+from heatline.edge.wire import events as wire
+from heatline.edge.wire.events import (
+    Event,
+    Mark,
+    MarkKind,
+    Message,
+    ReviewEvent,
+    VerdictEvent,
+    from_frames,
+    to_frames,
+)
+from heatline.edge.wire.following import (
+    Batch,
+    Delivered,
+    Former,
+    Reason,
+    Reply,
+    Request,
+    batch_parts,
+    events_of,
+    reply_from,
+    request_from,
+)
+from heatline.edge.wire.requests import SCHEMA_VERSION, Refused, refuse, to_bytes
+from tests.edge.wire_examples import (
+    ALARM,
+    CHANGE,
+    DATA,
+    DEFECT,
+    EVENTS,
+    GOLDEN,
+    GOLDEN_FRAMES,
+    GOOD,
+    HANDSHAKE,
+    LIVE_ONLY,
+    LOST,
+    REPLIES,
+    REQUESTS,
+    STATUS,
+    unpack,
+)
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+FLOAT = st.floats(allow_nan=False, allow_infinity=False)
+
+
+PLAIN = {str: TEXT, float: FLOAT, int: st.integers(-(2**63), 2**63 - 1), bool: st.booleans(), type(None): st.none()}
+
+
+POINTS = st.tuples(st.integers(0, 1 << 20), st.integers(0, 1 << 20))
+
+
+@st.composite
+def marks(draw: st.DrawFn) -> Mark:
+    """Return a mark. Its fields are constrained, and depend on each other."""
+    kind = draw(st.sampled_from(get_args(MarkKind)))
+    return Mark(
+        id=draw(st.from_regex(r"[A-Za-z0-9-]{1,64}", fullmatch=True)),
+        picture=draw(st.from_regex(r"[A-Za-z0-9_-]{1,128}", fullmatch=True)),
+        camera=draw(st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)),
+        captured_at_ns=draw(st.integers(0, 2**63 - 1)),
+        verdict="DEFECT" if kind == "false_alarm" else draw(st.sampled_from(["GOOD", "DEFECT"])),
+        bundle=draw(st.from_regex(r"[0-9a-f]{64}", fullmatch=True)),
+        kind=kind,
+        at_xy=draw(st.lists(POINTS, min_size=1, max_size=3)) if kind == "missed" else [],
+        by=draw(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=64)),
+    )
+
+
+MARKS = marks()
+
+
+def values(kind: Any) -> st.SearchStrategy[Any]:
+    """Return a strategy for all values of a message's type; new fields need no change here."""
+    origin, args = get_origin(kind), get_args(kind)
+    if kind in PLAIN:
+        return PLAIN[kind]
+    if origin is Literal:
+        return st.sampled_from(args)
+    if origin in (Union, UnionType):
+        return st.one_of(*map(values, args))
+    if origin is list:
+        return st.lists(values(args[0]), max_size=3)
+    if origin is dict:
+        return st.dictionaries(values(args[0]), values(args[1]), max_size=3)
+    if origin is tuple:
+        return st.tuples(*map(values, args))
+    if kind is Mark:
+        return MARKS
+    hints = get_type_hints(kind)
+    return st.builds(kind, **{name: values(hint) for name, hint in hints.items() if name != "schema_version"})
+
+
+@given(event=values(Event), png=st.binary(max_size=50))
+def test_a_message_is_received_as_it_was_sent(event: Event, png: bytes) -> None:
+    has_heatmap = isinstance(event, VerdictEvent) and event.heatmap is not None
+    message = Message(event, png if has_heatmap else None)
+    parts = to_frames(message)
+    assert len(parts) == (3 if has_heatmap else 2)
+    assert from_frames(parts) == message
+
+
+def is_contained(old: Any, new: Any) -> bool:
+    """Return whether a new JSON value contains an old one; the new one may have more fields."""
+    if isinstance(old, dict):
+        return isinstance(new, dict) and all(key in new and is_contained(value, new[key]) for key, value in old.items())
+    if isinstance(old, list):
+        return len(old) == len(new) and all(is_contained(*pair) for pair in zip(old, new, strict=True))
+    return bool(old == new)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_bytes_stay_readable_and_keep_their_meaning(name: str) -> None:
+    topic, header, *png = GOLDEN_FRAMES[name]
+    rewritten = to_frames(GOLDEN[name])
+    assert [rewritten[0], *rewritten[2:]] == [topic, *png]
+    assert is_contained(json.loads(header), json.loads(rewritten[1]))
+    assert list(json.loads(rewritten[1])) == ["type", *GOLDEN[name].event.__struct_fields__], "each field is written"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        VerdictEvent,
+        wire.StatusEvent,
+        wire.AlarmEvent,
+        wire.DriftEvent,
+        wire.ChangeEvent,
+        wire.JournalEvent,
+        wire.ReviewEvent,
+    ],
+)
+def test_golden_events_name_their_schema_version_and_cover_every_field(kind: type[Event]) -> None:
+    headers = [
+        json.loads(GOLDEN_FRAMES[name][1]) for name, message in GOLDEN.items() if isinstance(message.event, kind)
+    ]
+    assert {header["schema_version"] for header in headers} == {wire.SCHEMA_VERSION}
+    assert {field for header in headers for field in header} == {"type", *kind.__struct_fields__}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": "false_alarm", "verdict": "GOOD", "at_xy": []},
+        {"at_xy": []},  # a missed defect is somewhere
+        {"kind": "right"},  # and a right verdict is not at a place
+        {"at_xy": [[-1, 4]]},
+        {"at_xy": [[4, 4]] * 65},
+        {"verdict": "NO_VERDICT"},
+        {"by": ""},
+        {"by": " Jo"},
+        {"by": "Jo\n"},
+        {"picture": "../../etc/passwd"},
+        {"bundle": "abc"},
+        {"kind": "maybe"},
+    ],
+    ids=str,
+)
+def test_a_mark_that_contradicts_itself_is_refused(changes: dict[str, Any]) -> None:
+    assert isinstance(GOLDEN["review"].event, ReviewEvent)
+    with pytest.raises(MessageError):
+        from_frames(changed_event(GOLDEN["review"], lambda header: header["mark"].update(changes)))
+
+
+def changed_event(message: Message, change: Callable[[dict[str, Any]], Any]) -> list[bytes]:
+    """Return a message's frames with a changed header."""
+    topic, header, *rest = to_frames(message)
+    content = msgspec.json.decode(header)
+    change(content)
+    return [topic, msgspec.json.encode(content), *rest]
+
+
+def test_fields_that_a_later_version_adds_are_ignored() -> None:
+    def add(header: dict[str, Any]) -> None:
+        header["torque_nm"] = 3
+        header["bundle"]["signature"] = {"by": ["someone"]}
+        header["regions"][0]["area_mm2"] = 0.5
+
+    assert from_frames(changed_event(DEFECT, add)) == DEFECT
+
+
+@pytest.mark.parametrize("message", [GOOD, LOST, HANDSHAKE, ALARM, CHANGE, LIVE_ONLY], ids=lambda m: m.event.topic)
+def test_fields_with_a_default_may_be_missing(message: Message) -> None:
+    fields = [field for field in msgspec.structs.fields(message.event) if not field.required]
+
+    def leave_out(header: dict[str, Any]) -> None:
+        for field in fields:
+            if field.name != "schema_version":
+                del header[field.name]
+
+    received = from_frames(changed_event(message, leave_out)).event
+    for field in fields:
+        default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        assert getattr(received, field.name) == default, field.name
+
+
+REFUSED_EVENTS: list[tuple[list[bytes], str]] = [
+    ([], "message of 0 part"),
+    ([b"status"], "message of 1 part"),
+    ([*to_frames(DEFECT), b"more"], "message of 4 part"),
+    ([b"status", b""], "is not an event"),
+    ([b"status", b"[]"], "is not an event"),
+    ([b"status", b"{}"], "missing required field `schema_version`"),
+    ([b"status", b'{"schema_version": 2}'], "missing required field `type`"),
+    ([b"status", b'{"schema_version": 2, "type": "torque"}'], "Invalid value 'torque'"),
+    ([b"status", b'{"schema_version": "1"}'], "Expected `int`"),
+    ([b"status", b'{"schema_version": 2, "type": "status", "line": "\xff"}'], "is not an event"),
+    ([b"status", b'{"schema_version": 2, "x": ' + b"[" * 100_000], "is not an event"),  # too deep for a reader
+    (
+        changed_event(STATUS, lambda h: h.update(schema_version=1)),
+        "1 came, this reader knows version 2; update the line",
+    ),
+    (
+        changed_event(STATUS, lambda h: h.update(schema_version=3)),
+        "3 came, this reader knows version 2; update this re",
+    ),
+    (changed_event(STATUS, lambda h: h.update(schema_version=10**30)), "update this reader"),
+    (changed_event(GOOD, lambda h: h.update(verdict="MAYBE")), "Invalid enum value 'MAYBE'"),
+    (changed_event(GOOD, lambda h: h.update(frame_id="1")), "Expected `int | null`, got `str` - at `$.frame_id`"),
+    (changed_event(GOOD, lambda h: h["times"].pop("captured_at_ns")), "missing required field `captured_at_ns`"),
+    (changed_event(GOOD, lambda h: h.pop("acting")), "missing required field `acting`"),  # an ejector must not guess it
+    (changed_event(GOOD, lambda h: h.update(score_threshold=None)), "Expected `float`"),
+    (changed_event(ALARM, lambda h: h.pop("active")), "missing required field `active`"),  # nor whether it is over
+    (
+        changed_event(CHANGE, lambda h: h.pop("applied")),
+        "missing required field `applied`",
+    ),  # nor whether it was applied
+    (changed_event(CHANGE, lambda h: h.pop("product")), "missing required field `product`"),
+    (changed_event(GOOD, lambda h: h.update(previous_seq=None)), "Expected `int`, got `null` - at `$.previous_seq`"),
+    (changed_event(HANDSHAKE, lambda h: h.pop("handshake")), "missing required field `handshake`"),
+    (changed_event(HANDSHAKE, lambda h: h["handshake"].pop("state")), "missing required field `state`"),
+    (changed_event(HANDSHAKE, lambda h: h["handshake"].pop("heartbeat")), "missing required field `heartbeat`"),
+    ([b"verdict.top.GOOD", to_frames(DEFECT)[1], b"png"], "belongs under 'verdict.top.DEFECT'"),  # a defect as GOOD
+    ([b"verdict.side.GOOD", to_frames(GOOD)[1]], "belongs under 'verdict.top.GOOD'"),
+    ([b"status", to_frames(ALARM)[1]], "belongs under 'alarm'"),
+    (to_frames(DEFECT)[:2], "message of 2 parts came, its header announces 3"),  # the heatmap is missing
+    ([*to_frames(GOOD), b"png"], "message of 3 parts came, its header announces 2"),
+    ([*to_frames(STATUS), b"png"], "message of 3 parts came, its header announces 2"),
+]
+
+
+@pytest.mark.parametrize(("parts", "excerpt"), REFUSED_EVENTS, ids=range(len(REFUSED_EVENTS)))
+def test_invalid_messages_are_refused_with_the_reason(parts: list[bytes], excerpt: str) -> None:
+    with pytest.raises(MessageError) as caught:
+        from_frames(parts)
+    assert excerpt in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500, "a refusal does not repeat all of a long message"
+
+
+@given(st.lists(st.binary(max_size=100), max_size=5))
+def test_arbitrary_bytes_are_refused(parts: list[bytes]) -> None:
+    with pytest.raises(MessageError):
+        from_frames(parts)
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "durable.md"
+
+
+MESSAGES: dict[str, Request | Reply] = {**REQUESTS, **REPLIES}
+
+
+def read(data: bytes, example: Request | Reply) -> Request | Reply | None:
+    """Read a request or a reply, like the example; return None if it is refused."""
+    if isinstance(example, Request):
+        request = request_from(data)
+        return None if isinstance(request, Refused) else request
+    try:
+        return reply_from(data)
+    except MessageError:
+        return None
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_golden_messages_stay_readable_and_equal(name: str) -> None:
+    message, parts = MESSAGES[name], unpack((DATA / name).read_bytes())
+    assert read(parts[0], message) == message
+    assert (events_of(message, parts) if isinstance(message, Batch) else parts[1:]) == (
+        EVENTS[: message.events] if isinstance(message, Batch) else []
+    )
+    written = {name for name in message.__struct_fields__ if getattr(message, name) is not msgspec.UNSET}
+    assert json.loads(to_bytes(message)).keys() == {"type", *written}, "every field is written"
+
+
+def test_golden_bytes_name_their_schema_version_and_cover_every_field() -> None:
+    messages = [json.loads(unpack((DATA / name).read_bytes())[0]) for name in MESSAGES]
+    assert {each["schema_version"] for each in messages} == {SCHEMA_VERSION}
+    for kind in [*get_args(Request), *get_args(Reply), Former]:
+        seen = [each for each in messages if each["type"] == kind.__struct_config__.tag]
+        if kind is Former:
+            seen = [each["former"] for each in messages if each.get("former")]
+        for field in msgspec.structs.fields(kind):
+            values = [each.get(field.encode_name, field.default) for each in seen]
+            assert values
+            if not field.required and field.name != "schema_version":
+                default = field.default if field.default is msgspec.UNSET else msgspec.to_builtins(field.default)
+                assert any(value != default for value in values), f"{field.name} always has its default"
+
+
+def test_new_fields_and_reasons_are_accepted_and_other_versions_are_refused() -> None:
+    for reply in REPLIES.values():
+        assert reply_from(to_bytes(reply)[:-1] + b',"later":[{"x":1}]}') == reply
+    later = reply_from(b'{"type":"refused","schema_version":2,"reason":"asleep","detail":"It is night."}')
+    assert later == Refused(reason="asleep", detail="It is night.")
+    for version, side in ((1, "the line"), (3, "this client")):
+        sentence = f"a reply of schema version {version} came, this client knows version 2; update {side}"
+        with pytest.raises(MessageError, match=sentence):
+            reply_from(b'{"type":"following","schema_version":%d}' % version)
+
+
+FOLLOW, ACK, FORGET = (
+    {"type": "follow", "schema_version": 2, "name": "mes1", "client": "c"},
+    {"type": "ack", "schema_version": 2, "name": "mes1", "journal_id": "j", "seq": 7},
+    {"type": "forget", "schema_version": 2, "request_id": "r", "name": "mes1"},
+)
+
+
+REFUSED: list[tuple[bytes | dict[str, Any], str]] = [
+    (b"", "truncated"),
+    (b'{"type":"follow","schema_version":2,"name":"\xff"}', "utf-8"),
+    (b'{"x":' + b"[" * 60_000, "recursion"),
+    ({"schema_version": 2}, "missing required field `type`"),
+    (FOLLOW | {"type": "trigger"}, "Invalid value 'trigger'"),  # a request of the command socket
+    (FOLLOW | {"type": "batch"}, "Invalid value"),  # a reply, not a request
+    (FOLLOW | {"schema_version": 0}, "Expected `int` >= 1"),
+    ({"type": "follow", "schema_version": 2, "name": "mes1"}, "missing required field `client`"),
+    *((FOLLOW | {"name": name}, "at `$.name`") for name in ("", "x" * 65, "mes 1", "mes/1", "mes1\n", "m\u00e9s")),
+    (FOLLOW | {"client": ""}, "length >= 1 - at `$.client`"),
+    (FOLLOW | {"client": "x" * 65}, "length <= 64 - at `$.client`"),
+    (FOLLOW | {"client": "\x1b[2J"}, "printable characters"),
+    (FOLLOW | {"window": 0}, "Expected `int` >= 1 - at `$.window`"),
+    (FOLLOW | {"window": 1001}, "Expected `int` <= 1000 - at `$.window`"),
+    (FOLLOW | {"topics": []}, "length >= 1 - at `$.topics`"),
+    (FOLLOW | {"topics": ["x"] * 65}, "length <= 64 - at `$.topics`"),
+    (FOLLOW | {"topics": ["x" * 201]}, "length <= 200"),
+    (FOLLOW | {"start": "last"}, "Invalid enum value 'last'"),
+    (FOLLOW | {"begin": "next"}, "unknown field `begin`"),
+    (ACK | {"seq": -1}, "Expected `int` >= 0 - at `$.seq`"),
+    (ACK | {"seq": 2**63}, "at `$.seq`"),
+    (FORGET | {"type": "replay"}, "Invalid value 'replay'"),
+]
+
+
+TRIGGER, SELECT = (
+    {"type": "trigger", "schema_version": 2, "camera": "top", "part_id": "P-1"},
+    {"type": "select", "schema_version": 2, "product": "4711"},
+)
+
+
+REFUSED_COMMANDS: list[tuple[bytes | dict[str, Any], str]] = [
+    (TRIGGER | {"type": "select"}, "unknown field `camera`"),  # fields of both requests
+    (TRIGGER | {"type": "x" * 60_000}, "Invalid value"),
+    (TRIGGER | {"type": "triggered"}, "Invalid value"),  # a reply, not a request
+    (TRIGGER | {"schema_version": True}, "Expected `int`"),
+    (TRIGGER | {"camera": "\udc00"}, "surrogate"),  # a reply cannot repeat it
+    (TRIGGER | {"camera": "x" * 65}, "length <= 64 - at `$.camera`"),
+    (TRIGGER | {"camera": "top\n"}, "printable characters, got 'top\\n' - at `$.camera`"),
+    (TRIGGER | {"part_id": ""}, "length >= 1 - at `$.part_id`"),
+    (TRIGGER | {"part_id": "P\u202e1"}, "printable characters"),  # would reverse a terminal's text
+    (TRIGGER | {"part": "P-1"}, "unknown field `part`"),  # otherwise the part id would be lost silently
+    (SELECT | {"product": "4711\x1b[2J"}, "printable characters"),
+    (SELECT | {"camera": "top"}, "unknown field `camera`"),  # a selection is for all cameras
+]
+
+
+@pytest.mark.parametrize(
+    ("read_request", "valid", "invalid"),
+    [
+        (request_from, (FOLLOW, ACK, FORGET), REFUSED),
+        (commands.request_from, (TRIGGER, SELECT), REFUSED_COMMANDS),
+    ],
+    ids=["journal", "commands"],
+)
+def test_invalid_requests_are_refused_in_one_short_sentence(
+    read_request: Callable[[bytes], Any],
+    valid: Sequence[dict[str, Any]],
+    invalid: Sequence[tuple[bytes | dict[str, Any], str]],
+) -> None:
+    assert not any(isinstance(read_request(json.dumps(each).encode()), Refused) for each in valid)
+    for content, excerpt in invalid:
+        reply = read_request(content if isinstance(content, bytes) else json.dumps(content).encode())
+        assert isinstance(reply, Refused)
+        assert reply.reason == "malformed"
+        assert excerpt.lower() in reply.detail.lower(), content  # msgspec 0.22 and 0.23 differ in case
+        assert "\n" not in reply.detail
+        assert len(to_bytes(reply)) < 1000
+    assert len(refuse("malformed", "x" * 10_000).detail) == 300
+
+
+def test_a_refusal_has_the_request_id_if_it_is_readable() -> None:
+    for request, reason, request_id in [
+        (FORGET | {"x": 1}, "malformed", "r"),
+        (FORGET | {"schema_version": 3, "type": "x"}, "version", "r"),
+        (FORGET | {"schema_version": 1}, "version", "r"),
+        (FOLLOW | {"x": 1}, "malformed", None),
+    ]:
+        refused = request_from(json.dumps(request).encode())
+        assert isinstance(refused, Refused)
+        assert (refused.reason, refused.request_id) == (reason, request_id)
+        version, side = request["schema_version"], "the line" if request["schema_version"] == 3 else "the client"
+        sentence = f"a request of schema version {version} came, this line knows version 2; update {side}"
+        assert (refused.detail == sentence) == (reason == "version")
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=66)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | ANY_TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(example=st.sampled_from(list(MESSAGES.values())), data=st.data())
+def test_any_value_in_a_field_gives_a_stable_message_or_a_refusal(
+    example: Request | Reply, data: st.DataObject
+) -> None:
+    field = data.draw(st.sampled_from(["type", *example.__struct_fields__]))
+    likely = st.integers(0, 2**63 - 1) | st.text("aZ9_.-", min_size=1, max_size=64) | st.lists(ANY_TEXT)
+    content = json.loads(to_bytes(example)) | {field: data.draw(JSON | likely)}
+    received = read(json.dumps(content).encode(), example)
+    assert received is None or read(to_bytes(received), example) == received
+
+
+def batch(**changes: Any) -> Batch:
+    return msgspec.structs.replace(REPLIES["batch-v2.bin"], **changes)
+
+
+@given(after=st.integers(0, 20), steps=st.lists(st.integers(1, 5), max_size=6), rest=st.integers(0, 3))
+def test_any_batch_is_read_as_it_was_written(after: int, steps: list[int], rest: int) -> None:
+    seqs = [after + sum(steps[: count + 1]) for count in range(len(steps))]
+    events = [Delivered("j", seq, b'{"journal_id":"j","seq":%d}' % seq, b"png" if seq % 2 else None) for seq in seqs]
+    through = max([after, *seqs]) + rest
+    announced = Batch(journal_id="j", after_seq=after, through_seq=through, last_seq=through, events=len(events))
+    assert events_of(announced, batch_parts(announced, [(event.header, event.png) for event in events])) == events
+
+
+def section(heading: str) -> str:
+    level = heading.count("#")
+    below = f"\n{DOCUMENT.read_text()}".partition(f"\n{heading}\n")[2]
+    assert below, heading
+    return re.split(rf"^#{{1,{level}}} ", below, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def test_every_reason_and_this_schema_version_are_documented() -> None:
+    reasons = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", section("### Refused"), flags=re.MULTILINE)
+    assert reasons == list(get_args(Reason))
+    assert f"**schema version {SCHEMA_VERSION}**" in DOCUMENT.read_text()
+
+
+def test_the_documented_exchange_matches_the_wire_format() -> None:
+    messages = re.findall(r"^```json\n(.*?)\n```$", section("## A worked exchange"), flags=re.MULTILINE | re.DOTALL)
+    kinds: set[str] = set()
+    refused: Refused | None = None
+    announced: Batch | None = None
+    parts: list[bytes] = []
+    for text in messages:
+        content = json.loads(text)
+        kinds.add(content["type"])
+        if "boot_id" in content:  # an event, which documents may break into lines
+            parts += [json.dumps(content).encode(), b""]
+        elif content["type"] in ("follow", "ack", "forget"):
+            request = request_from(text.encode())
+            refused = request if isinstance(request, Refused) else None
+            assert refused or to_bytes(request) == text.encode()
+        else:
+            assert announced is None or len(events_of(announced, [b"", *parts])) == announced.events
+            reply = reply_from(text.encode())
+            assert to_bytes(reply) == text.encode()
+            assert refused is None or reply == refused
+            announced, parts = (reply, []) if isinstance(reply, Batch) else (None, [])
+    assert announced is None
+    assert {"follow", "following", "batch", "ack", "alarm", "refused"} <= kinds
