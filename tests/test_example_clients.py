@@ -72,13 +72,6 @@ def running(name: str, *arguments: str) -> Iterator[Running]:
             process.kill()
 
 
-def test_a_python_client_has_under_thirty_lines_and_does_not_import_heatline() -> None:
-    for name in ("live.py", "durable.py"):
-        text = (CLIENTS / name).read_text()
-        assert len([line for line in text.splitlines() if line]) < 30
-        assert "edge" not in text
-
-
 @pytest.mark.parametrize(("name", "repeated"), [("durable.py", 5), ("durable.mjs", 0)])
 def test_a_durable_client_gets_every_event_and_reports_losses(tmp_path: Path, name: str, repeated: int) -> None:
     """The line restarts and loses the acknowledgements; the client in Node.js prints no event twice."""

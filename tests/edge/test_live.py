@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.auth import Access, KeyPair
-from heatline.edge.delivery.follow import Consumers, FollowServer
 from heatline.edge.delivery.journal import Journal
 from heatline.edge.delivery.publisher import Count, Numbering, Publisher
 from heatline.edge.delivery.subscriber import Gap, GapDetector, LineLost, NewBoot, Notice, Received, Subscriber
@@ -34,7 +33,6 @@ from heatline.edge.wire.events import (
     CountedEvent,
     Counts,
     Message,
-    StatusEvent,
     VerdictEvent,
     from_frames,
     to_frames,
@@ -42,7 +40,7 @@ from heatline.edge.wire.events import (
 from tests.command import WITHIN_SECONDS
 from tests.edge.journals import defect, good, make_writer, stored_rows
 from tests.edge.setups import setup_of
-from tests.edge.wire_examples import ALARM, DEFECT, GOOD, HANDSHAKE, STATUS
+from tests.edge.wire_examples import ALARM, DEFECT, GOOD, HANDSHAKE
 from tests.small_bundle import dark_square, white_frame
 
 
@@ -92,29 +90,6 @@ Make = Callable[[str], Publisher]
 
 def subscribe(address: str, *topics: str) -> Subscriber:
     return Subscriber(address, topics=topics or ("",), timeout_s=WITHIN_SECONDS)
-
-
-def join(publisher: Publisher, *subscribers: Subscriber) -> None:
-    """Send statuses until each subscriber has received one; each receives all that is sent afterwards."""
-    joined = threading.Event()
-
-    def send_statuses() -> None:
-        while not joined.wait(0.01):
-            publisher.send(STATUS)
-
-    sender = threading.Thread(target=send_statuses)
-    sender.start()
-    try:
-        for subscriber in subscribers:
-            assert subscriber.receive() is not None
-    finally:
-        joined.set()
-        sender.join()
-    publisher.send(verdict(1, DEFECT))
-    for subscriber in subscribers:
-        while isinstance(message := subscriber.receive(), Message) and isinstance(message.event, StatusEvent):
-            pass
-        assert isinstance(message, Message)
 
 
 def test_binding_an_address_in_use_fails_and_leaves_its_owner_served(publishers: Make, either_address: str) -> None:
@@ -213,37 +188,21 @@ DEFECTS = "verdict.top.DEFECT"
 
 
 class Line:
-    """A line that publishes what it journals, except while it is disconnected, and serves its journal."""
+    """A line that publishes what it journals."""
 
     def __init__(self, place: Path, journal: bool) -> None:
-        self.address, self.served = f"ipc://{place}/events", f"ipc://{place}/journal"
-        self.journal = make_writer(place / "state" if journal else None, boot_id=GOOD.event.boot_id)
-        self._server: FollowServer | None = None
-        if journal:
-            self._server = FollowServer(self.served, place / "state", Consumers(place / "state"))
-            self._server.start()
-            self.journal.on_commit = self._server.wake
-        self._folder = place / "state"
-        self._start_publisher()
+        self.address, self._folder = f"ipc://{place}/events", place / "state"
+        self._journal = make_writer(self._folder if journal else None, boot_id=GOOD.event.boot_id)
+        self.publisher = Publisher(self.address, self._journal)
+        self.publisher.start()
 
     def last(self, topic: str) -> int:
         """Return the number of the last journalled event of a topic."""
         return max(seq for seq, of_topic, *_ in stored_rows(self._folder) if of_topic == topic)
 
-    def _start_publisher(self) -> None:
-        self.publisher = Publisher(self.address, self.journal)
-        self.publisher.start()
-
     def publish(self, *messages: Message) -> None:
         for message in messages:
             self.publisher.send(message)
-
-    @contextlib.contextmanager
-    def disconnected(self) -> Iterator[Callable[..., None]]:
-        """Publish nothing. Yields a function that journals messages; only one thread at a time may call it."""
-        self.publisher.close()
-        yield lambda *messages: self.journal.commit(messages) and None
-        self._start_publisher()
 
     @contextlib.contextmanager
     def sending_statuses(self) -> Iterator[None]:
@@ -273,9 +232,7 @@ class Line:
 
     def close(self) -> None:
         self.publisher.close()
-        if self._server is not None:
-            self._server.close()
-        self.journal.close()
+        self._journal.close()
 
 
 @pytest.fixture
@@ -330,10 +287,6 @@ def test_an_event_is_sent_only_after_it_is_on_disk(line: Line, monkeypatch: pyte
         note_step("received")
     line.publisher.close()
     assert (order[0], sorted(order[1:])) == ("on disk", ["received", "sent"])
-
-
-def gap(line: Line, topic: str, after_seq: int, through_seq: int) -> Gap:
-    return Gap(line.journal.state().journal_id, GOOD.event.boot_id, topic, after_seq, through_seq)
 
 
 def test_a_slow_subscriber_gets_a_gap_for_each_dropped_event(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
