@@ -2,28 +2,23 @@
 
 import contextlib
 import json
-import os
 import queue
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 import zmq
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.cli.line import EXIT_CODES
 from heatline.edge.delivery.auth import ClientKeys, read_key_pair
 from heatline.edge.delivery.client import Commander
 from heatline.edge.delivery.servers import Answer, CommandServer, Handle
-from heatline.edge.delivery.subscriber import Subscriber
 from heatline.edge.errors import DeliveryError, MessageError
 from heatline.edge.wire.commands import (
     Announced,
@@ -37,10 +32,10 @@ from heatline.edge.wire.commands import (
     reply_from,
     request_from,
 )
-from heatline.edge.wire.events import BundleName, ChangeEvent, Event, Message, VerdictEvent
+from heatline.edge.wire.events import BundleName
 from heatline.edge.wire.requests import SCHEMA_VERSION, Refused, to_bytes
-from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
-from tests.edge.lines import running, started, write_line_with
+from tests.command import WITHIN_SECONDS, complaint, heatline
+from tests.edge.lines import running, write_line_with
 from tests.edge.secured import free_port, until
 
 WITHIN_MS = int(WITHIN_SECONDS * 1000)
@@ -336,19 +331,6 @@ def test_the_documented_client_works(line: Line) -> None:
     ]
 
 
-PRODUCTS = """
-[commands]
-bind = "{commands}"
-[[products]]
-name = "4711"
-[[products]]
-name = "4712"
-[[products]]
-name = "9"
-bundle = "gone"
-"""
-
-
 STATES = {0, 16, 17}
 """Exit codes of `heatline status` for a line that answers and inspects; a busy machine may not keep up."""
 
@@ -356,69 +338,11 @@ STATES = {0, 16, 17}
 REFUSED_CODE, ACCESS_DENIED = 15, 21
 
 
-def next_event(events: Subscriber, wanted: Callable[[Any], bool]) -> Event:
-    """Return the next matching event."""
-    give_up = time.monotonic() + WITHIN_SECONDS
-    for message in events:
-        if isinstance(message, Message) and wanted(message.event):
-            return message.event
-        assert time.monotonic() < give_up, "what was waited for did not come"
-    raise AssertionError("nothing came any more")
-
-
-def next_change(events: Subscriber) -> ChangeEvent:
-    change = next_event(events, lambda event: isinstance(event, ChangeEvent))
-    assert isinstance(change, ChangeEvent)
-    return change
-
-
 def typed(*arguments: str | Path) -> str:
     """Return what a successful command prints."""
     result = heatline(*arguments)
     assert result.returncode == 0, result.stderr
     return result.stdout
-
-
-def test_a_line_reports_its_status_changes_product_and_reloads(tmp_path: Path, bundle: Bundle, address: str) -> None:
-    commands = f"ipc://{tmp_path}/commands"
-    cameras = {"top": {"kind": "pattern", "rate_fps": 10.0, "draw_size": [300, 230]}}
-    file = write_line_with(
-        tmp_path, bundle.path, address, cameras, PRODUCTS.format(commands=commands), top='product = "4711"'
-    )
-    with (
-        Subscriber(address, topics=["verdict", "change"], timeout_s=WITHIN_SECONDS) as events,
-        started(HEATLINE, "run", file) as service,
-    ):
-        next_event(events, lambda event: isinstance(event, VerdictEvent) and event.verdict != "NO_VERDICT")
-        result = heatline("status", file, "--json", "--timeout", "20")
-        report = json.loads(result.stdout)
-        assert result.returncode == EXIT_CODES[report["state"]]
-        assert report["state"] in ("READY", "DEGRADED"), "a busy machine may not keep up"
-        assert report["heartbeat"] > 0
-        assert report["status"]["product"] == "4711"
-
-        assert "product 4712 is active" in typed("select", commands, "4712")
-        assert next_change(events).applied
-        next_event(events, lambda event: event.product == "4712")
-        for product, reason in (("4713", "unknown_product"), ("9", "unusable")):
-            refused = heatline("select", commands, product)
-            assert refused.returncode == REFUSED_CODE
-            assert f"the line refuses ({reason})" in complaint(refused)
-        change = next_change(events)
-        assert (change.applied, change.product) == (False, "4712")
-
-        assert ": product 4712, bundle " in heatline("reload", file).stdout
-        next_event(events, lambda event: isinstance(event, ChangeEvent) and event.applied)
-        file.write_text("nonsense")
-        assert heatline("reload", file).returncode == 3
-        os.kill(service.pid, signal.SIGHUP)
-        change = next_change(events)
-        assert (change.change, change.applied) == ("reload", False)
-
-        os.kill(service.pid, signal.SIGTERM)
-        assert service.wait(WITHIN_SECONDS) == 0
-    stopped = heatline("status", address, "--timeout", "0.05", "--json")
-    assert (stopped.returncode, json.loads(stopped.stdout)["reason"]) == (18, "unreachable")
 
 
 def test_a_reachable_line_needs_a_key_and_serves_allowed_clients(tmp_path: Path, bundle: Bundle) -> None:
