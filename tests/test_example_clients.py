@@ -112,7 +112,7 @@ def test_a_durable_client_gets_every_event_and_reports_losses(tmp_path: Path, na
 @contextlib.contextmanager
 def published(address: str, folder: Path) -> Iterator[Publisher]:
     """Yield a publisher that journals and sends a line's events."""
-    writer = JournalWriter("line1", BOOT, folder, 1e9, 1 << 30, lambda _: {})
+    writer = JournalWriter("line1", BOOT, folder, 1 << 30, lambda _: {})
     publisher = Publisher(address, writer)
     publisher.start()
     try:
