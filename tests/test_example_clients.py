@@ -154,10 +154,3 @@ def test_a_live_client_prints_events_silence_and_missed_events(address: str, tmp
             }
             publish(publisher, GOOD)
             assert client.prints(1)[0].split()[:2] == [str(int(seq) + 4), GOOD]
-
-
-def test_a_live_node_client_gets_only_its_topics(address: str, tmp_path: Path) -> None:
-    with published(address, tmp_path) as publisher, running("live.mjs", address, DEFECT) as client:
-        assert publisher.wait_for_subscriber(WITHIN_SECONDS)
-        publish(publisher, GOOD, DEFECT, GOOD, GOOD, DEFECT)
-        assert [line.split()[1] for line in client.prints(2)] == [DEFECT, DEFECT], "and reports no others as missed"

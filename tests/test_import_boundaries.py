@@ -3,6 +3,9 @@ needs no torch, a start only what it uses.
 """
 
 import ast
+import doctest
+import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,9 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import COLLECTED
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["edge", "train", "export", "bench", "heatline"]
 """Each package may import the packages before it."""
+TESTS = Path(__file__).parent
+FILES = sorted(path for package in PACKAGES[:4] for path in (ROOT / package).rglob("*.py"))
 EXTRAS = {"torch", "timm", "lightning", "torchmetrics", "optuna"}
 FOREIGN = EXTRAS | {"heatline.train", "heatline.export", "heatline.bench", "heatline.api"}
 NOT_AT_START = {"asyncio", "rich", "email", "openvino", "onnxruntime", "cryptography"}
@@ -160,36 +167,64 @@ def modules_imported_by(path: Path) -> set[str]:
 def test_the_wire_is_a_leaf() -> None:
     files = sorted((ROOT / "edge" / "wire").rglob("*.py"))
     assert len(files) >= 5
-    for path in files:
-        of_others = {
-            name
-            for name in modules_imported_by(path)
-            if name.partition(".")[0] not in {*sys.stdlib_module_names, "msgspec"}
-        }
-        ours = ("heatline.edge.errors", "heatline.edge.wire")
-        assert all(name.startswith(ours) for name in of_others), path
-
-
-def files_imported_by(path: Path) -> set[Path]:
-    """Files of this project that a file imports, also within functions."""
-    found = set()
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            parts = name.split(".")
-            places = [ROOT.joinpath(*parts[:count]) for count in range(len(parts), 0, -1)]
-            files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
-            found |= {file.resolve() for file in [file for file in files if file.exists()][:1]}
-    return found - {path}
+    for name in {name for path in files for name in modules_imported_by(path)}:
+        own = name.startswith(("heatline.edge.errors", "heatline.edge.wire"))
+        assert own or name.partition(".")[0] in {*sys.stdlib_module_names, "msgspec"}, name
 
 
 def test_no_files_import_each_other_in_a_cycle() -> None:
-    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
-    order = list(TopologicalSorter({path: files_imported_by(path) for path in files}).static_order())
-    assert len(order) >= len(files) > 200
+    """Also within functions."""
+    of = {".".join(["heatline", *path.relative_to(ROOT).with_suffix("").parts]): path for path in FILES}
+    of |= {name.removesuffix(".__init__"): path for name, path in of.items()}
+    graph = dict[Path, set[Path]]()
+    for path in FILES:
+        names = set[str]()
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                full = (f"{node.module}.{alias.name}" for alias in node.names)
+                names |= {name if name in of else str(node.module) for name in full}
+        graph[path] = {of[name] for name in names & of.keys()} - {path}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(FILES) > 200
+
+
+@pytest.mark.parametrize("path", [path.relative_to(ROOT) for path in FILES if ">>> " in path.read_text()], ids=str)
+def test_the_examples_of_docstrings_are_true(path: Path) -> None:
+    found = doctest.testmod(importlib.import_module(".".join(("heatline", *path.with_suffix("").parts))))
+    assert (found.attempted > 0, found.failed) == (True, 0)
+
+
+# The tests: what a machine lacks, and the pairs of long and short forms.
+
+WITHOUT = """
+import pytest
+from tests import needs
+needs.PACKAGES = dict.fromkeys(needs.PACKAGES, "/nowhere")
+pytest.main(["-p", "no:cacheprovider", "tests/systemd/test_unit.py", "-k", "shellcheck or exposed"])
+"""
+
+
+def test_what_the_machine_lacks_is_one_line() -> None:
+    result = subprocess.run([sys.executable, "-c", WITHOUT], cwd=ROOT, capture_output=True, text=True, check=False)
+    (line,) = (line for line in result.stdout.splitlines() if "skipped:" in line)
+    assert line.endswith(" Debian packages are missing: apt install shellcheck systemd (.ci/run installs them)")
+
+
+def functions(items: list[pytest.Item]) -> set[str]:
+    """Return the tests as the tables write them: file in tests/, and function."""
+    return {f"{item.path.relative_to(TESTS)}::{getattr(item, 'originalname', item.name)}" for item in items}
+
+
+def test_each_long_test_has_a_short_form_that_the_readme_names(request: pytest.FixtureRequest) -> None:
+    readme = (TESTS / "README.md").read_text()
+    pairs = re.findall(r"^\| [^|]+ \| `([\w/.]+::\w+)`[^|]* \| `([\w/.]+::\w+)`[^|]* \|$", readme, re.MULTILINE)
+    with_both_forms = set(re.findall(r"^\| `([\w/.]+\.py)` \|", readme, re.MULTILINE))
+    collected = request.config.stash[COLLECTED]
+    long = functions([item for item in collected if item.get_closest_marker("long")])
+    short = functions([item for item in collected if not item.get_closest_marker("long")])
+    seen = {name.partition("::")[0] for name in long | short}  # only rows of collected files are checked
+    listed = {name for _, name in pairs if name.partition("::")[0] in seen}
+    assert listed == long - short, "pairs of two tests"
+    assert {name for name, _ in pairs if name.partition("::")[0] in seen} <= short, "siblings"
+    assert with_both_forms & seen == {name.partition("::")[0] for name in long & short}, "tests that have both forms"

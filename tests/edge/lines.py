@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,15 +19,28 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.bench import watched_line
-from heatline.bench.watched_line import POLL_SECONDS
-from heatline.bench.watched_process import WatchedProcess
+from heatline.edge.bundle import Bundle, VerifiedEngine
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.subscriber import Gap, Subscriber
-from heatline.edge.errors import BenchError
-from heatline.edge.wire.events import AlarmEvent, ChangeEvent, Event, Handshake, JournalEvent, StatusEvent, VerdictEvent
+from heatline.edge.geometry import RegionOfInterest
+from heatline.edge.inference import Engine
+from heatline.edge.inspection.inspector import Heatmaps, Inspector, Setup
+from heatline.edge.inspection.verdict import Thresholds
+from heatline.edge.wire.events import (
+    AlarmEvent,
+    ChangeEvent,
+    Event,
+    Handshake,
+    JournalEvent,
+    Message,
+    StatusEvent,
+    VerdictEvent,
+)
 from tests.command import HEATLINE, WITHIN_SECONDS, process_env
 from tests.small_bundle import dark_square, white_frame
+
+POLL_SECONDS = 0.02
+"""How long a line's subscriber waits for an event before it looks at the clock and at the process."""
 
 
 def write_pictures(folder: Path, pictures: Mapping[str, NDArray[np.uint8]]) -> Path:
@@ -59,12 +73,8 @@ def write_line(
         tables: text at the end.
         trust: the keys of the signature.
     """
-    parts = [f'bundle = "{bundle}"\n{trust}']
-    parts += [f'[[cameras]]\nkind = "folder"\nname = "{name}"\n{keys}' for name, keys in cameras.items()]
-    parts += [f'[events]\nbind = "{address}"\nwait_for_subscriber_s = 60\n{tables}']
-    path = folder / "line.toml"
-    path.write_text("\n\n".join(parts))
-    return path
+    kinds = {name: f'kind = "folder"\n{keys}' for name, keys in cameras.items()}
+    return _written(folder, f'bundle = "{bundle}"\n{trust}', kinds, address, tables)
 
 
 def write_line_with(
@@ -77,9 +87,12 @@ def write_line_with(
         tables: text at the end.
         top: keys before all tables.
     """
-    parts = [f'bundle = "{bundle}"\nallow_unsigned = true\n{top}']
-    for name, keys in cameras.items():  # JSON and TOML write these values alike
-        parts.append("\n".join(["[[cameras]]", *(f"{k} = {json.dumps(v)}" for k, v in {"name": name, **keys}.items())]))
+    given = {name: "\n".join(f"{k} = {json.dumps(v)}" for k, v in keys.items()) for name, keys in cameras.items()}
+    return _written(folder, f'bundle = "{bundle}"\nallow_unsigned = true\n{top}', given, address, tables)
+
+
+def _written(folder: Path, first: str, cameras: Mapping[str, str], address: str, tables: str) -> Path:
+    parts = [first, *(f'[[cameras]]\nname = "{name}"\n{keys}' for name, keys in cameras.items())]
     parts += [f'[events]\nbind = "{address}"\nwait_for_subscriber_s = 60\n{tables}']
     path = folder / "line.toml"
     path.write_text("\n\n".join(parts))
@@ -122,25 +135,42 @@ class ReceivedEvents:
         return [event for event in self.verdicts if event.camera == camera]
 
 
+class LineProcess(subprocess.Popen[bytes]):
+    """A line's process, and its output in a file. The kernel kills it if this process ends first."""
+
+    def __init__(self, command: Sequence[str | Path], output: Path, env: Mapping[str, str] | None) -> None:
+        self._output = output
+        dies_with_us = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
+        with output.open("ab") as file:
+            super().__init__(
+                [*dies_with_us, *command], stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=process_env(env),
+                start_new_session=True,
+            )  # fmt: skip
+
+    def log(self) -> str:
+        return self._output.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """Kill it, and wait until it is gone."""
+        super().kill()
+        self.wait()
+
+
 class RunningLine:
     """A running line and its received events. A test whose event does not come in time fails with the line's log."""
 
-    def __init__(self, process: WatchedProcess, events: Subscriber) -> None:
-        self.process = process
-        self._line = watched_line.RunningLine(process, events)
+    def __init__(self, process: LineProcess, events: Subscriber) -> None:
+        self.process, self._events = process, events
         self.received = ReceivedEvents([], [], [])
 
     def next(self) -> Event:
         give_up = time.monotonic() + WITHIN_SECONDS
-        message = None
-        while message is None:
+        while not isinstance(message := self._events.receive(), Message):
             assert time.monotonic() < give_up, f"no further event came\n{self._log()}"
-            try:
-                message = self._line.next()
-            except BenchError as error:
-                raise AssertionError(f"{error}\n{self._log()}") from error
-            self.received.gaps += self._line.gaps
-            self._line.gaps.clear()
+            if isinstance(message, Gap):
+                self.received.gaps.append(message)
+            elif (code := self.process.poll()) is not None:
+                raise AssertionError(f"the line ended with exit code {code}\n{self._log()}")
         self.received.add(message.event)
         return message.event
 
@@ -232,14 +262,14 @@ def running(
 @contextlib.contextmanager
 def line_started(
     line: Path, env: Mapping[str, str] | None = None, command: Sequence[str | Path] = (HEATLINE, "run")
-) -> Iterator[WatchedProcess]:
+) -> Iterator[LineProcess]:
     """Start the process of a line; it is killed at the end."""
-    with (
-        tempfile.NamedTemporaryFile(prefix="heatline-line-") as log,
-        WatchedProcess("the line", [*command, line], Path(log.name), env=process_env(env)) as process,
-    ):
-        process.start()
-        yield process
+    with tempfile.NamedTemporaryFile(prefix="heatline-line-") as output:
+        process = LineProcess([*command, line], Path(output.name), env)
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @contextlib.contextmanager
@@ -335,3 +365,26 @@ def assert_account_agrees(status: StatusEvent, received: ReceivedEvents) -> None
         reported = [event.frames for event in before if isinstance(event, VerdictEvent) and event.camera == camera]
         counted = account.captured - account.in_flight
         assert counted in (sum(reported), sum(reported[:-1])), f"{account} after events of {sum(reported)} frames"
+
+
+def setup_of(
+    bundle: Bundle,
+    engine: Engine,
+    inspector: Inspector | None = None,
+    *,
+    product: str | None = None,
+    thresholds: Thresholds | None = None,
+    areas: Mapping[str, RegionOfInterest] | None = None,
+    acting: bool = True,
+    heatmaps: Heatmaps = "never",
+) -> Setup:
+    """A setup with an engine that is already open."""
+    return Setup(
+        bundle,
+        VerifiedEngine(engine, {}, engine.precision),
+        inspector or Inspector(bundle.manifest, engine, thresholds=thresholds),
+        product=product,
+        areas=areas or {},
+        acting=acting,
+        heatmaps=heatmaps,
+    )

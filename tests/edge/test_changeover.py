@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from heatline.edge.bundle import Bundle
+from heatline.edge.config import LineConfig, load_config
 from heatline.edge.delivery.client import Commander
-from heatline.edge.errors import CommandRefusedError
+from heatline.edge.errors import CommandRefusedError, ConfigError
+from heatline.edge.service.changeover import ProductMemory
 from heatline.edge.wire.events import ChangeEvent, StatusEvent, VerdictEvent
 from tests.edge.gv_cameras import need_aravis, viva_camera
 from tests.edge.lines import ReceivedEvents, RunningLine, assert_every_frame_has_its_event, running, write_line_with
@@ -86,49 +88,41 @@ def end(run: RunningLine) -> ReceivedEvents:
 
 
 def test_a_product_is_activated_between_two_frames_and_no_frame_is_lost(
-    line: Line, bundle: Bundle, other_bundle: Bundle
+    tmp_path: Path, bundle: Bundle, address: str, commands: str
 ) -> None:
-    with line.running() as run, Commander(line.commands, 60) as to_line:
+    """The other product's network takes time to prepare; meanwhile the line is BUSY, and inspects."""
+    line = Line(tmp_path, bundle.path, DRAWN_BOARDS, address, commands)
+    with line.running() as run, ThreadPoolExecutor(1) as aside, Commander(line.commands, 60) as to_line:
         first = until_inspected_as(run, "a")
         assert (first.bundle.digest, first.score_threshold) == (bundle.digest, -1.0)
-        reply = to_line.select("b")
-        assert (reply.product, reply.bundle.digest) == ("b", other_bundle.digest)
+        selected = aside.submit(to_line.select, "b")
+        assert run.until_handshake("BUSY", "changing").detail == "product b is being prepared"
+        assert run.until_inspected().product == "a"
         change = until_change(run)
         assert (change.change, change.applied, change.product) == ("select", True, "b")
         second = until_inspected_as(run, "b")
-        assert (second.bundle.digest, second.score_threshold) == (other_bundle.digest, 7.5)
+        reply = selected.result()
+        assert (reply.product, reply.bundle.name) == ("b", second.bundle.name)
+        assert (second.bundle.name, second.score_threshold) == ("drawn-boards", 7.5)
+        run.until_handshake("READY")
         assert to_line.select("b").product == "b", "the active product is not a change"
         assert to_line.select("a").bundle.digest == bundle.digest
         until_inspected_as(run, "a")
+        at_first = threads(run)
+        for product in "ba" * 2:
+            to_line.select(product)
+            until_inspected_as(run, product)
+        run.until(lambda _: threads(run) <= at_first + 4)  # each engine that is not used any more is closed
         received = end(run)
-    assert [product for product, _ in groupby(event.product for event in received.verdicts)] == ["a", "b", "a"]
-    assert [event.applied for event in received.changes] == [True, True]
+    products = [product for product, _ in groupby(event.product for event in received.verdicts)]
+    assert products == [*"abababa"]
+    assert {event.applied for event in received.changes} == {True}
     assert min(event.seq for event in received.verdicts if event.product == "b") > received.changes[0].seq
-    assert received.last.product == "a"
-    assert received.last.last_change is not None
-    assert received.last.last_change.applied
+    assert (received.last.product, getattr(received.last.last_change, "applied", None)) == ("a", True)
 
 
-def test_while_a_product_is_prepared_the_line_is_busy_and_inspects(
-    tmp_path: Path, bundle: Bundle, address: str, commands: str
-) -> None:
-    line = Line(tmp_path, bundle.path, DRAWN_BOARDS, address, commands)  # a network, which takes time to prepare
-
-    def select() -> str:
-        with Commander(commands, 60) as to_line:
-            return to_line.select("b").product
-
-    with line.running() as run, ThreadPoolExecutor(1) as aside:
-        until_inspected_as(run, "a")
-        selected = aside.submit(select)
-        assert run.until_handshake("BUSY", "changing").detail == "product b is being prepared"
-        during = run.next_verdict()
-        assert during.product == "a"
-        assert during.verdict != "NO_VERDICT"
-        until_inspected_as(run, "b")
-        assert selected.result() == "b"
-        run.until_handshake("READY")
-        end(run)
+def threads(run: RunningLine) -> int:
+    return len(list(Path(f"/proc/{run.process.pid}/task").iterdir()))
 
 
 def test_the_selected_product_is_active_after_a_restart_else_the_files(
@@ -219,23 +213,6 @@ def test_a_reload_activates_the_file_and_an_invalid_file_changes_nothing(
     assert [event.applied for event in received.changes] == [True] + [False] * len(nonsense)
 
 
-def test_repeated_changes_close_every_unused_engine(line: Line) -> None:
-    """Each engine has its own threads, which end with it."""
-    with line.running() as run, Commander(line.commands, 60) as to_line:
-        until_inspected_as(run, "a")
-        at_first = threads(run)
-        for product in "ba" * 4:
-            to_line.select(product)
-            until_inspected_as(run, product)
-        # Each engine is closed a moment after its last frame is reported.
-        run.until(lambda _: threads(run) <= at_first + 4)
-        run.end()
-
-
-def threads(run: RunningLine) -> int:
-    return len(list(Path(f"/proc/{run.process.pid}/task").iterdir()))
-
-
 @pytest.fixture
 def gige(tmp_path: Path, bundle: Bundle, other_bundle: Bundle, address: str, commands: str) -> Iterator[Line]:
     need_aravis()
@@ -269,14 +246,88 @@ def test_no_frame_is_judged_for_a_product_with_another_exposure(gige: Line) -> N
     assert [event.applied for event in received.changes] == [True, True, True, False]
 
 
-def test_a_setting_of_a_camera_that_could_not_be_set_back_needs_a_restart(gige: Line) -> None:
-    gige.file.write_text(gige.file.read_text().replace("exposure_us = 800.0", "").rpartition("cameras = [")[0])
-    with gige.running() as run:
-        before = run.until_inspected().chunks
-        gige.rewrite('name = "top"', 'name = "top"\nexposure_us = 437.0')
-        refused = run.reload()
-        after = run.until_inspected().chunks
-        run.end()
-    assert not refused.applied
-    assert refused.detail == ("exposure_us of camera top was not set and is set now; restart the line to activate this")
-    assert after == before
+PRODUCT_LINE = """
+bundle = "a.bundle"
+product = "a"
+
+[[cameras]]
+kind = "genicam"
+name = "top"
+size = [640, 480]
+exposure_us = 800.0
+
+[[cameras]]
+kind = "pattern"
+name = "side"
+roi = [[[0, 0], [9, 0], [9, 9]]]
+size = [640, 480]
+
+[thresholds]
+score = 2.5
+
+[[products]]
+name = "a"
+
+"""
+
+
+ALL_OF_IT = [[[0, 0], [640, 0], [640, 480], [0, 480]]]
+
+
+def load(folder: Path, text: str) -> LineConfig:
+    path = folder / "line.toml"
+    path.write_text(text)
+    return load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("products", "complaint"),
+    [
+        ('[[products]]\nname = "b"\nexposure_us = 5\n', "products[b] does not know the key exposure_us"),
+        ('[[products]]\nname = "b"\ncameras = [{ name = "rear" }]\n', "b names camera rear; the line has top, side"),
+        ('[[products]]\nname = "b"\ncameras = [{ name = "top" }, { name = "top" }]\n', "names a camera twice"),
+        (
+            '[[products]]\nname = "b"\ncameras = [{ name = "side", exposure_us = 5 }]\n',
+            "product b sets exposure_us of camera side, but cameras of kind 'pattern' do not have this key",
+        ),
+        (
+            f'[[products]]\nname = "b"\ncameras = [{{ name = "top", exclude = {ALL_OF_IT} }}]\n',
+            "product b, camera top: roi and exclude leave nothing",
+        ),
+        (
+            '[[products]]\nname = "b"\ncameras = [{ name = "top", gain_db = 3.0 }]\n',
+            "camera top: some products set gain_db, so a would keep the value of the product before",
+        ),
+    ],
+)  # fmt: skip
+def test_misleading_products_are_refused_with_a_reason(tmp_path: Path, products: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, PRODUCT_LINE + products)
+    assert complaint in str(refused.value)
+
+
+def test_a_product_overrides_the_lines_settings_and_the_first_one_must_be_named(tmp_path: Path) -> None:
+    others = '[[products]]\nname = "b"\nbundle = "b.bundle"\n[[products.cameras]]\nname = "side"\nroi = []\n'
+    config = load(tmp_path, f'{PRODUCT_LINE}{others}[[products]]\nname = "c"\nthresholds = {{ score = 4.0 }}\n')
+    found = [config.of_product(name) for name in "abc"]
+    assert [each.bundle for each in found] == [tmp_path / f"{name}.bundle" for name in "aba"]
+    assert [each.thresholds.score for each in found] == [2.5, None, 4.0], "another bundle has logits of its own"
+    assert [len(each.cameras[1].roi) for each in found] == [1, 0, 1]
+    for first, complaint in [("", "none is active at first; set product to"), ('product = "z"', "product is 'z'")]:
+        with pytest.raises(ConfigError, match=complaint):
+            load(tmp_path, PRODUCT_LINE.replace('product = "a"', first))
+
+
+# The selected product survives a restart.
+
+
+def test_a_failed_write_keeps_the_old_selection_and_is_told_until_it_succeeds(tmp_path: Path) -> None:
+    memory = ProductMemory(tmp_path, ["a", "b"], None)
+    memory.store("a")
+    (tmp_path / ".product.new").mkdir()
+    memory.store("b")
+    assert memory.fault == f"{tmp_path} cannot be written: a restart may undo the selection"
+    assert ProductMemory(tmp_path, ["a", "b"], None).selected == "a"
+    (tmp_path / ".product.new").rmdir()
+    memory.store("b")
+    assert (memory.fault, ProductMemory(tmp_path, ["a", "b"], None).selected) == (None, "b")

@@ -1,9 +1,10 @@
-"""Drift: measures equal independent computations; warnings begin and end as documented."""
+"""Drift: measures equal independent computations, and a line warns of a change before it rejects good frames."""
 
+import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import cv2
 import msgspec
@@ -13,25 +14,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heatline.edge.bundle.appearance import ImageStatistics
+from heatline.edge.bundle import Bundle, write_bundle
+from heatline.edge.bundle.appearance import Appearance, ImageStatistics
 from heatline.edge.bundle.manifest import Measure, Reference
+from heatline.edge.bundle.plausibility import fit_plausibility
+from heatline.edge.calibration.thresholds import GoodFrame
 from heatline.edge.drift import (
-    CHECK,
     MARGIN,
     OF_POSE,
-    WHAT,
     CameraReference,
     DriftMonitor,
+    DriftSetup,
     ExpectedRange,
     PictureSample,
-    choose_evenly,
-    describe_drift,
     expected_range,
     fit_reference,
+    references_of,
     saturation_of,
 )
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.geometry import WHOLE_FRAME
+from heatline.edge.inference import Engine
+from heatline.edge.inspection.inspector import Inspector, Outcome, Setup, Unjudged
 from heatline.edge.reference.alignment import Pose
-from heatline.edge.wire.events import DriftReading
+from heatline.edge.service.events import LineDrift
+from heatline.edge.wire.events import DriftEvent, DriftReading, VerdictEvent
+from tests.command import heatline
+from tests.edge.lines import running, setup_of, write_line_with, write_pictures
+from tests.small_bundle import contents_of, manifest
 
 HW = (150, 200)
 Picture = NDArray[np.uint8]
@@ -54,28 +64,6 @@ def noisy(picture: Picture, seed: int, gain: float = 1.0) -> Picture:
 
 def samples(pictures: Sequence[Picture]) -> list[PictureSample]:
     return [PictureSample.of(picture) for picture in pictures]
-
-
-def test_of_a_very_large_frame_few_pixels_are_averaged_and_the_values_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    plane = cv2.resize(board(4, (420, 500)), None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)
-    plane = noisy(plane, 1)
-    still = plane[40:1576, 60:1900]
-    small = cv2.resize(still, (64, 64), interpolation=cv2.INTER_AREA).astype(np.int64)
-    spread = small.max(axis=2) - small.min(axis=2)
-    assert saturation_of(still) == pytest.approx(spread.sum() / small.max(axis=2).sum(), abs=0.01)
-
-    averaged: list[int] = []
-    resize = cv2.resize
-
-    def counting(picture: Picture, *arguments: Any, interpolation: int) -> Any:
-        if interpolation == cv2.INTER_AREA:
-            averaged.append(picture.shape[0] * picture.shape[1])
-        return resize(picture, *arguments, interpolation=interpolation)
-
-    monkeypatch.setattr(cv2, "resize", counting)
-    PictureSample.of(np.zeros((3648, 5472, 3), np.uint8))
-    assert averaged
-    assert max(averaged) < 1 << 20, "the next verdict waits meanwhile"
 
 
 def test_saturation_is_the_share_of_colour_and_does_not_depend_on_the_light() -> None:
@@ -127,10 +115,6 @@ def test_with_a_reference_the_pose_is_watched_up_to_half_of_what_alignment_accep
     assert ("match" in ranges) == (pose is not None), "without poses, no confidence is known"
     values = watched.values(board(), Pose(22.0, 4.0, -1.5, 0.75, 0.1))
     assert (values["shift_x"], values["shift_y"], values["turn"], values["match"]) == (22.0, 4.0, -1.5, 0.75)
-    begun = {measure: reading for _ in range(6) for measure, reading in DriftMonitor(ranges, 1).add(values)}
-    assert "the part lies further right than at calibration: shift_x 22 px" in describe_drift(
-        "shift_x", begun["shift_x"]
-    )
 
 
 def test_grey_pictures_watch_no_saturation_and_few_frames_watch_nothing() -> None:
@@ -139,22 +123,6 @@ def test_grey_pictures_watch_no_saturation_and_few_frames_watch_nothing() -> Non
     assert reference is not None
     assert reference.unwatched["saturation"] == "the pictures are grey"
     assert fit_reference(samples([board()] * 9), [], []) is None
-
-
-def test_scores_of_few_good_frames_are_not_watched_and_the_reason_says_how_many_are_needed() -> None:
-    reference = fit_reference(samples([board()] * 12), [0.0] * 29, [0.0] * 29)
-    assert reference is not None
-    few = dict.fromkeys(("score", "evidence"), "this needs 30 good frames, and 29 came")
-    assert reference.unwatched.items() >= few.items()
-
-
-@given(st.integers(1, 2000))
-def test_at_most_200_evenly_spread_frames_are_measured(count: int) -> None:
-    chosen = sorted(choose_evenly(count))
-    assert len(chosen) == min(count, 200)
-    assert (chosen[0], chosen[-1]) == (0, count - 1)
-    steps = np.diff(chosen)
-    assert not len(steps) or steps.max() - steps.min() <= 1
 
 
 def reference_of(quantiles: list[float], measure: Measure = "score") -> Reference:
@@ -193,25 +161,147 @@ def test_a_measure_has_drifted_once_the_median_of_the_window_lies_outside(values
         assert [reading.drifted for _, reading in changes] == ([drifted] if drifted != before else [])
 
 
-def test_a_drift_is_over_only_once_the_median_lies_well_inside() -> None:
-    monitor, found = DriftMonitor(EXPECTED, 2), []
-    for value in (2.1, 1.9, 1.9, 1.7, 1.5, 1.9):
-        list(monitor.add({"score": value}))
-        found.append(monitor.readings["score"].drifted)
-    assert found == [True, True, True, True, False, False]
+PLANE = board(7, (330, 400))
+Picture = NDArray[np.uint8]
 
 
-def test_fewer_than_half_of_the_frames_of_a_window_cause_no_warning() -> None:
-    monitor = DriftMonitor(EXPECTED, 10)
-    for value in [0.0] * 10 + [100.0] * 4 + [0.0] * 10:
-        assert not list(monitor.add({"score": value}))
+def view(right: int = 0) -> Picture:
+    return PLANE[50:280, 50 - right : 350 - right]
 
 
-@pytest.mark.parametrize("measure", msgspec.inspect.type_info(Measure).values)  # type: ignore[attr-defined]
-def test_each_measure_has_its_sentences(measure: Measure) -> None:
-    low, high = (reading_of(value, 30, True, ExpectedRange(0, 1, 2)) for value in (-1.0, 3.0))
-    assert describe_drift(measure, low).startswith(f"{WHAT[measure][0]} than at calibration: {measure} -1")
-    assert describe_drift(measure, high).startswith(f"{WHAT[measure][1]} than at calibration: {measure} 3")
-    assert CHECK[measure] in describe_drift(measure, high)
-    over = reading_of(1.0, 30, False, ExpectedRange(0, 1, 2))
-    assert describe_drift(measure, over).startswith(f"as at calibration again: {measure} 1")
+CALIBRATION = [noisy(view(), seed) for seed in range(30)]
+
+
+def calibrated(path: Path, engine: Engine) -> Bundle:
+    """Write the small bundle, which is dark-sensitive, with the reference that calibration frames give."""
+    now = manifest()
+    inspector = Inspector(now, engine)
+    pending = [inspector.start(Frame(Stamp("calibrate", 1), picture, "RGB8")) for picture in CALIBRATION]
+    good = [GoodFrame.of(each.logits, inspector.finish(each).heatmap) for each in pending]
+    reference = fit_reference(
+        [PictureSample.of(each) for each in CALIBRATION],
+        [each.highest_logit for each in good],
+        [each.median_evidence for each in good],
+    )
+    calibration = msgspec.structs.replace(
+        now.calibration,
+        score_threshold=max(each.highest_logit for each in good) + 8,
+        reference=reference,
+        plausible=fit_plausibility(
+            [Appearance((230, 300), ImageStatistics.of(each), None) for each in CALIBRATION]
+        ).plausible,
+    )
+    return write_bundle(path, msgspec.structs.replace(now, calibration=calibration), contents_of())
+
+
+@pytest.fixture
+def own(tmp_path: Path, openvino: Engine) -> Bundle:
+    return calibrated(tmp_path / "own.bundle", openvino)
+
+
+CHANGES: dict[str, Callable[[float], Picture]] = {
+    "dimmed": lambda share: noisy(view(), 90, 1 - 0.4 * share),
+    "defocused": lambda share: noisy(cv2.GaussianBlur(view(), (0, 0), 0.01 + share), 91),  # type: ignore[arg-type]
+}
+FIRST = {"dimmed": "brightness", "defocused": "sharpness"}
+STEADY, FRAMES = 8, 34
+"""Frames before the change begins, and all frames."""
+
+
+def test_a_line_warns_of_each_change_before_it_rejects_a_good_frame(tmp_path: Path, own: Bundle, address: str) -> None:
+    cameras = {}
+    for name, change in CHANGES.items():
+        pictures = {
+            f"{number:02d}.png": change(max(0, number - STEADY) / (FRAMES - STEADY)) for number in range(FRAMES)
+        }
+        write_pictures(tmp_path / name, pictures)
+        cameras[name] = {"kind": "folder", "path": name}
+    tables = f'[journal]\nfolder = "{tmp_path}/journal"\n\n[drift]\nframes = 6\nevery_s = 0'
+    line = write_line_with(tmp_path, own.path, address, cameras, tables)
+    with running(line, address) as run:
+        received = run.until_stopped()
+        assert run.exit_code() == 0
+
+    for name, measure in FIRST.items():
+        of_camera = [
+            event
+            for event in received.in_order
+            if isinstance(event, VerdictEvent | DriftEvent) and event.camera == name
+        ]
+        kinds = [event.measure if isinstance(event, DriftEvent) else event.verdict for event in of_camera]
+        warned = kinds.index(measure)
+        assert kinds[:STEADY] == ["GOOD"] * STEADY
+        assert not set(kinds[:warned]) & {"DEFECT", "NO_VERDICT"}
+        warning = of_camera[warned]
+        assert isinstance(warning, DriftEvent)
+        assert warning.active
+        assert warning.high is not None
+        assert not warning.low <= warning.value <= warning.high
+        assert warning.bundle.digest == own.digest
+        assert set(kinds[warned:]) & {"DEFECT", "NO_VERDICT"}, "later it rejects frames"
+    assert received.last.drift["dimmed"]["brightness"].drifted
+
+    shown = heatline("journal", "show", line, "-n", "200", "--topic", "drift", env={"COLUMNS": "300"})
+    assert re.search(r"drift +brightness active ", shown.stdout), shown.stdout
+    assert "the pictures are darker than at calibration: brightness" in shown.stdout
+
+
+def inspecting(bundle: Bundle, engine: Engine, **settings: float) -> Callable[[Picture], Outcome]:
+    """Return a function that inspects a picture by one setup."""
+    drift = DriftSetup(references_of(bundle, {"top": WHOLE_FRAME}), window=6, every_s=settings.get("every_s", 0))
+    setup = replace(setup_of(bundle, engine), drift=drift)
+
+    def inspect(picture: Picture) -> Outcome:
+        frame = Frame(Stamp("top", 1), picture, "RGB8")
+        judged = setup.inspector.finish(setup.inspector.start(frame))
+        return Outcome(frame.stamp, judgement=judged, setup=setup, frame=frame)
+
+    return inspect
+
+
+class Emitted:
+    """Collects what a line's drift emits, as texts."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def __call__(self, camera: str, measure: str, reading: DriftReading, detail: str, _setup: Setup) -> None:
+        self.events.append(f"{camera} {measure} {'active' if reading.drifted else 'over'}")
+
+
+def test_only_frames_that_are_due_and_whose_setup_has_a_reference_count(own: Bundle, openvino: Engine) -> None:
+    emitted, now_s = Emitted(), 0.0
+    drift, inspect = LineDrift(emitted, clock=lambda: now_s), inspecting(own, openvino, every_s=1.0)
+    outcome, defective = inspect(view()), view().copy()
+    for _ in range(8):
+        now_s += 1
+        drift.add(replace(outcome, judgement=None, unjudged=Unjudged("failed", "implausible", "dark")))
+    assert drift.state() == {}
+    for _ in range(60):
+        now_s += 0.1
+        drift.add(outcome)
+    assert drift.state()["top"]["brightness"].frames == 6
+    before = drift.state()["top"]["score"]
+    defective[:150, :150] = 0
+    for _ in range(12):
+        now_s += 1
+        drift.add(inspect(defective))
+    assert drift.state()["top"]["score"] == before, "defective parts are no drift of the score"
+    assert not [event for event in emitted.events if "score" in event or "evidence" in event]
+    drift.add(replace(outcome, setup=setup_of(own, openvino)))
+    assert drift.state() == {}
+
+
+def test_another_setup_ends_the_warnings_and_begins_a_new_window(own: Bundle, openvino: Engine) -> None:
+    emitted, dark = Emitted(), noisy(view(), 1, 0.9)
+    drift, first, second = LineDrift(emitted), inspecting(own, openvino), inspecting(own, openvino)
+    for _ in range(6):
+        drift.add(first(dark))
+    assert "top brightness active" in emitted.events
+    active = len(emitted.events)
+    drift.add(second(dark))
+    assert emitted.events[active:] == [event.replace("active", "over") for event in emitted.events[:active]]
+    assert drift.state() == {"top": {}}
+    for _ in range(2):
+        drift.add(second(dark))
+    assert "top brightness active" in emitted.events[2 * active :]

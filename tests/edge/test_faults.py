@@ -1,6 +1,4 @@
-"""Faults of a running line: a damaged bundle, a clock that is set, a stop during a burst, a library that forks, a stage
-that hangs, a full or failing disk, and a kill.
-"""
+"""Faults of a running line: damage, a clock that is set, a burst, a hung stage, full and failing disks, and kill -9."""
 
 import os
 import shutil
@@ -12,13 +10,23 @@ import pytest
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.publisher import SEND_HIGH_WATER_MARK
-from heatline.edge.frames import Watermark
-from heatline.edge.inspection.in_flight_log import FILE_NAME, read_previous_run
+from heatline.edge.frames import Stamp, Watermark
+from heatline.edge.inspection import in_flight_log
+from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
 from heatline.edge.wire.events import StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS, complaint, heatline
-from tests.edge.fault_boots import assert_the_crash_is_reported_first, boots, crashed, die, ids, in_flight
-from tests.edge.fault_disks import fail, failing_disk, fill, small_disk
-from tests.edge.fault_injection import Hang, LeapingClock, at_start
+from tests.edge.fault_boots import (
+    Hang,
+    LeapingClock,
+    assert_the_crash_is_reported_first,
+    at_start,
+    boots,
+    crashed,
+    die,
+    ids,
+    in_flight,
+)
+from tests.edge.fault_disks import fill, small_disk
 from tests.edge.lines import (
     NotifySocket,
     ReceivedEvents,
@@ -267,22 +275,6 @@ def test_on_a_full_disk_all_frames_are_inspected_and_the_in_flight_log_continues
     assert previous.in_flight == []
 
 
-def test_on_a_disk_that_fails_and_becomes_read_only_all_frames_are_inspected(
-    tmp_path: Path, line: Path, address: str
-) -> None:
-    with (
-        failing_disk(tmp_path / "state") as state,
-        running(line, address, env={"STATE_DIRECTORY": str(state)}) as run,
-    ):
-        run.until_handshake("READY")
-        fail(state)
-        run.until_inspected_frames(10)
-        run.until_handshake("DEGRADED", "unjournalled")
-        _, log = end(run)
-    assert f"{state / FILE_NAME} cannot be written ({os.strerror(30)})" in log
-    assert log.count(UNKNOWN_AFTER_A_CRASH) == 1, "logged once, not with every frame"
-
-
 def test_a_second_line_with_the_same_state_folder_is_refused_while_the_first_runs(
     tmp_path: Path, line: Path, bundle: Bundle, address: str
 ) -> None:
@@ -350,3 +342,56 @@ def test_after_each_kill_9_the_next_start_reports_the_frames_in_flight(
 def own_of(received: ReceivedEvents) -> list[VerdictEvent]:
     """Return a boot's events of the frames that it captured itself."""
     return [event for event in received.verdicts if event.reason != "dropped.crashed"]
+
+
+def frame(number: int, frames: int = 1, part_id: str | None = None) -> Stamp:
+    """A stamp whose frame id is its number plus 1000."""
+    last = number + 999 + frames if frames > 1 else None
+    return Stamp("top", number + 1000, number=number, frames=frames, part_id=part_id, last_frame_id=last)
+
+
+def numbers_of(stamps: list[Stamp]) -> list[int]:
+    return [n for stamp in stamps for n in range(stamp.number, stamp.number + stamp.frames)]
+
+
+def test_a_full_area_is_followed_by_the_other_with_what_is_in_flight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_flight_log, "AREA_BYTES", 2050)
+    for foreign in (b"", b"something else", bytes(200_000)):
+        (tmp_path / "f").write_bytes(foreign)
+        assert read_previous_run(tmp_path / "f").in_flight == []
+    for boot in "first", "second":
+        log = InFlightLog(tmp_path / "f", boot)
+        log.begin({"top": 0, "side": 7})
+        for number in range(1, 200):
+            log.announced(frame(number, part_id="P-1" if number == 1 else None))
+            if number > 5:
+                log.reported(frame(number - 5))
+            found = read_previous_run(tmp_path / "f")
+            assert numbers_of(found.in_flight) == list(range(max(number - 4, 1), number + 1))
+            assert found.reported["side"] == Watermark(boot, 7)
+
+
+def test_what_is_in_the_journal_was_not_in_flight_and_what_it_lacks_is_counted(tmp_path: Path) -> None:
+    """The crash may come between the journal's commit and the write to the log, or a power cut after both."""
+    log = InFlightLog(tmp_path / "f", "boot-1")
+    log.begin({"top": 0, "side": 0, "new": 0})
+    log.announced(frame(1, frames=9))
+    log.announced(frame(10))
+    log.reported(frame(1, frames=9))
+    last = read_previous_run(tmp_path / "f", {"side": Watermark("boot-1", 9)})
+    assert (numbers_of(last.in_flight), last.reported["top"]) == ([10], Watermark("boot-1", 9))
+    assert read_previous_run(tmp_path / "f", {"top": Watermark("boot-1", 10)}).in_flight == []
+    assert numbers_of(read_previous_run(tmp_path / "f", {"top": Watermark("boot-0", 70)}).in_flight) == [10]
+    new, old = last.written_at_ns + 1, last.written_at_ns - 1
+    for journalled, since_ns, missing in (
+        ({"top": Watermark("boot-1", 9)}, old, {}),
+        ({"top": Watermark("boot-1", 7)}, None, {"top": 2}),
+        ({"top": Watermark("boot-0", 70)}, None, {"top": None}),
+        ({"side": Watermark("boot-0", 70)}, None, {}),  # no frame of this camera was reported
+        ({}, None, {}),  # there is no journal
+        ({}, new, {}),  # the journal is new
+        ({}, old, {"top": 9}),  # it existed, and the crash came before its first event
+    ):
+        assert last.unjournalled(journalled, since_ns) == missing

@@ -39,7 +39,7 @@ from heatline.edge.wire.events import (
 )
 from tests.command import WITHIN_SECONDS
 from tests.edge.journals import defect, good, make_writer, stored_rows
-from tests.edge.setups import setup_of
+from tests.edge.lines import setup_of
 from tests.edge.wire_examples import ALARM, DEFECT, GOOD, HANDSHAKE
 from tests.small_bundle import dark_square, white_frame
 

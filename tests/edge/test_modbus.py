@@ -382,9 +382,7 @@ def test_what_cannot_be_done_has_the_exception_of_the_standard_and_changes_nothi
             assert reply_to(client, request(3, COMMANDS.end - 1, 1)) == b"\x03\x02\0\0", "it stays as it was"
 
 
-def test_every_unit_and_each_of_many_requests_is_answered_in_order_but_garbage_ends_its_connection(
-    served: Served,
-) -> None:
+def test_every_unit_and_each_of_many_requests_is_answered_in_order(served: Served) -> None:
     client = served.plc.client
     both = client.readwrite_registers(read_address=205, read_count=2, write_address=205, values=[1, 2], device_id=9)
     assert both.registers == [1, 2], "what is written is read in the same request"
@@ -396,11 +394,15 @@ def test_every_unit_and_each_of_many_requests_is_answered_in_order_but_garbage_e
             assert [struct.unpack(">H", received.read(12)[:2])[0] for _ in range(300)] == list(range(1, 301))
         each.sendall(READ_LINE[:5])
         assert reply_to(each, READ_LINE[5:])[0] == 4, "a request in two pieces"
-        for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 20, b"\0\1\0\7\0\6\1\4", b"\0\1\0\0\0\1\1\4"):
-            with connected(served.port) as closed:
-                closed.sendall(garbage)
-                assert is_closed(closed)
-        reply_to(each)
+
+
+def test_what_is_no_modbus_closes_only_its_own_connection(served: Served) -> None:
+    other_protocol = struct.pack(">HHHB", 1, 7, 6, 1) + READ_LINE[7:]
+    for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 20, b"\0\1\0\0\0\1\1\4", other_protocol):
+        with connected(served.port) as client:
+            client.sendall(garbage)
+            assert is_closed(client)
+    served.plc.read(LINE)
 
 
 def test_a_silent_connection_is_closed_and_one_that_floods_and_reads_nothing_delays_no_other(

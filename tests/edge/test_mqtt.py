@@ -76,16 +76,6 @@ def test_the_state_is_retained_and_says_how_the_bridge_has_ended(site: Site) -> 
         def last_state() -> dict[str, object]:
             return dict(plant.of("state")[-1].json) if plant.of("state") else {"reason": None, "heartbeat": None}
 
-        def is_retained(reason: str) -> None:
-            """Check what a program gets that comes later; it does not expire."""
-            wait_until(lambda: last_state()["reason"] == reason, f"the state says {reason}")
-            with Plant(site.broker, "acme/#") as later:
-                wait_until(lambda: bool(later.received), "the last state is retained")
-                (retained,) = later.received
-            assert retained.is_retained
-            assert [retained.json[name] for name in ("reason", "state", "online")] == [reason, "NOT_READY", False]
-            assert "MessageExpiryInterval" not in retained.properties
-
         with site.bridge() as bridge:
             wait_until(lambda: last_state()["heartbeat"] == handshake.heartbeat, "the line is heard")
             site.acked(2)
@@ -101,11 +91,17 @@ def test_the_state_is_retained_and_says_how_the_bridge_has_ended(site: Site) -> 
             ("acme/plant1/line1/alarm", added[1].header, added[1].key),
         ]
         assert plant.of("state")[-1].properties.get("MessageExpiryInterval", 0) <= 5
-        is_retained("bridge_lost")
+        wait_until(lambda: last_state()["reason"] == "bridge_lost", "the last will came")
+        assert (last_state()["state"], last_state()["online"]) == ("NOT_READY", False)
         with site.bridge() as bridge:
             wait_until(lambda: last_state()["online"] is True, "the next bridge is here")
             assert bridge.end() == 0
-        is_retained("bridge_stopped")
+            wait_until(lambda: last_state()["reason"] == "bridge_stopped", "it has taken its leave")
+        with Plant(site.broker, "acme/#") as later:
+            wait_until(lambda: bool(later.received), "the last state is retained")
+            (retained,) = later.received
+            assert (retained.is_retained, retained.json["state"]) == (True, "NOT_READY")
+            assert "MessageExpiryInterval" not in retained.properties
 
 
 def test_what_a_killed_broker_has_taken_and_not_passed_on_comes_again_until_it_is_old(site: Site) -> None:

@@ -128,7 +128,8 @@ async def test_a_result_comes_as_event_with_its_fields_and_is_then_acknowledged(
         await until_read(client, LATEST, added[1].key)
         await until_read(client, "Cameras.top.LatestResult.ResultEvaluation", 2)
         latest = await call(client, "ResultManagement.GetResultById", added[1].key)
-        assert (latest[4], latest[-2].encode()) == (1, added[1].header)
+        assert (latest[0], latest[-1], latest[-2].encode()) == (added[1].key, 0, added[1].header)
+        assert latest[3] == 0 or latest[4] == 1, "IsPartial, Completed"
         assert latest[7].timestamp() == pytest.approx(1_790_000_000.123456, abs=1e-5)
         assert math.isnan(latest[-5]), "this event has no score"
         assert (await call(client, "ResultManagement.GetResultById", "none"))[-1] == -5

@@ -40,10 +40,10 @@ from tests.edge.lines import (
     RunningLine,
     assert_every_frame_has_its_event,
     line_started,
+    setup_of,
     write_line_with,
 )
 from tests.edge.secured import until
-from tests.edge.setups import setup_of
 from tests.edge.supervised import held, in_thread, stop
 from tests.small_bundle import dark_square, white_frame
 

@@ -1,19 +1,39 @@
-"""The service as a process, with a real subscriber: every frame has its event."""
+"""The service as a process, with a real subscriber: every frame has its event; and its handshake and log."""
 
 import contextlib
+import logging
 import os
 import signal
 import socket
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from heatline.edge.bundle import Bundle
+from heatline.edge.cameras.supervisor import State
+from heatline.edge.config import load_config
 from heatline.edge.delivery.subscriber import Subscriber
-from heatline.edge.wire.events import Message, StatusEvent, VerdictEvent
+from heatline.edge.frames import Stamp
+from heatline.edge.inspection.inspector import Inspector, Outcome, Unjudged
+from heatline.edge.service.events import ImplausibleLog
+from heatline.edge.service.lifecycle import Service
+from heatline.edge.service.status import (
+    REASONS,
+    STALLED_AFTER_SECONDS,
+    DropMonitor,
+    find_reasons,
+    make_handshake,
+)
+from heatline.edge.util.process import sigterm_as_ctrl_c
+from heatline.edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED, FaultLog
+from heatline.edge.wire.events import Account, CameraState, Message, StatusEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import (
     ReceivedEvents,
@@ -115,20 +135,6 @@ def test_systemd_is_notified_of_ready_and_of_the_end(ended: Ended) -> None:
     assert ended.systemd[-1].startswith("STATUS=NOT_READY: stopped, 21 events")
 
 
-def test_configured_thresholds_acting_and_engine_are_in_every_event(
-    frames: Path, tmp_path: Path, bundle: Bundle, address: str
-) -> None:
-    tables = '[thresholds]\nscore = 50.5\nevidence = 60.5\n\n[engine]\nkind = "onnxruntime"\nthreads = 1'
-    line = write_line(tmp_path, bundle.path, address, {"top": f'path = "{frames}"'}, tables)
-    line.write_text("acting = false\n" + line.read_text())
-    with running(line, address) as run:
-        received = run.until_stopped()
-    assert [event.verdict for event in received.verdicts] == ["GOOD"] * 3
-    assert {(event.score_threshold, event.evidence_threshold) for event in received.verdicts} == {(50.5, 60.5)}
-    assert not any(event.acting for event in received.verdicts)
-    assert (received.last.engine, received.last.acting) == ("onnxruntime", False)
-
-
 @pytest.fixture
 def frames(tmp_path: Path) -> Path:
     """Three small pictures."""
@@ -155,15 +161,6 @@ def test_sigint_while_frames_are_in_flight_loses_none(endless: Path, address: st
         received = run.until_stopped()
         assert run.exit_code() == 0
     assert_every_frame_has_its_event(received, ["top"])
-
-
-def test_sigterm_ends_a_line_whose_next_picture_is_due_in_an_hour(short: Path, address: str) -> None:
-    short.write_text(short.read_text().replace('name = "top"', 'name = "top"\nrate_fps = 0.00027'))
-    with running(short, address) as run:
-        run.next_verdict()
-        received = run.end()
-    assert_every_frame_has_its_event(received, ["top"])
-    assert len(received.verdicts) == 1
 
 
 @pytest.mark.parametrize(
@@ -245,16 +242,162 @@ def test_a_missing_file_or_library_is_one_sentence_with_its_exit_code(
         assert complaint(heatline("check", line)) == complaint(result), "check and run give the same message"
 
 
-def test_a_subscriber_to_status_alone_does_not_end_the_wait(short: Path, address: str) -> None:
-    with started(HEATLINE, "run", short):
-        with Subscriber(address, topics=["status"], timeout_s=WITHIN_SECONDS) as states:
-            for _ in range(2):
-                message = states.receive()
-                assert isinstance(message, Message)
-                assert isinstance(message.event, StatusEvent)
-                assert message.event.state == "STARTING"
-        with Subscriber(address, topics=["verdict.top."], timeout_s=WITHIN_SECONDS) as verdicts:
-            message = verdicts.receive()
+@pytest.fixture
+def service(tmp_path: Path, bundle: Bundle, address: str) -> Service:
+    write_pictures(tmp_path / "frames", small_frames(3))
+    line = write_line(tmp_path, bundle.path, address, {"top": 'path = "frames"\nloop = true'})
+    return Service(line, load_config(line))
+
+
+def test_a_stage_that_breaks_ends_the_service_with_its_error_and_a_last_status(
+    service: Service, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug in a stage must not look like an idle line."""
+
+    def breaks(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Inspector, "finish", breaks)
+    # The line waits for a subscriber to verdicts.
+    with (
+        Subscriber(address, topics=["status", "verdict."], timeout_s=WITHIN_SECONDS) as events,
+        ThreadPoolExecutor(1) as aside,
+    ):
+        ended, last = aside.submit(service.run), None
+        while last is None or last.state != "STOPPED":
+            message = events.receive()
             assert isinstance(message, Message)
-            assert isinstance(message.event, VerdictEvent)
-            assert message.event.frame_number == 1
+            last = message.event if isinstance(message.event, StatusEvent) else last
+        with pytest.raises(ZeroDivisionError):
+            ended.result(WITHIN_SECONDS)
+    account = last.ledger["top"]
+    assert account.balanced
+    assert (account.inspected, account.in_flight > 0) == (0, True), "frames that nobody judged are not inspected"
+
+
+GRAVITY = ["NOT_READY", "BUSY", "DEGRADED"]
+
+
+def camera(state: State, reason: str | None = None) -> CameraState:
+    return CameraState(state=state, reason=reason, since_at_ns=1)
+
+
+LIVE, DEAD, OPENING = camera("LIVE"), camera("DEAD", "silent"), camera("OPENING")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "state", "word", "sentence"),
+    [
+        ({"state": "STARTING"}, "NOT_READY", "starting", "the line is starting"),
+        (
+            {"state": "STARTING", "waits_for_s": 60.0}, "NOT_READY", "starting",
+            "the line is starting, and waits up to 60 s for a subscriber (events.wait_for_subscriber_s)",
+        ),
+        ({"has_output": False}, "NOT_READY", "starting", "the line is starting"),
+        ({"state": "STOPPED"}, "NOT_READY", "stopping", "the line has stopped"),
+        ({"quiet_for_s": 7.9}, "NOT_READY", "stalled", "the inspection had no output for 7 s"),
+        (
+            {"cameras": {"top": DEAD}}, "NOT_READY", "no_camera",
+            "no camera is available, camera top is dead: no frames come",
+        ),
+        ({"cameras": {"top": OPENING}}, "NOT_READY", "no_camera", "no camera is available, camera top is being opened"),
+        ({"stopping": True}, "NOT_READY", "stopping", "the line is stopping"),
+        ({"changing": "product b"}, "BUSY", "changing", "product b is being prepared"),
+        ({"changing": "b", "cameras": {"top": OPENING}}, "BUSY", "changing", "b is being prepared"),
+        ({"cameras": {"top": LIVE, "side": DEAD}}, "DEGRADED", "camera_dead", "camera side is dead: no frames come"),
+        ({"losses": ["camera top: 1 of 9"]}, "DEGRADED", "frames_lost", "camera top: 1 of 9"),
+        ({"faults": {"precision": "it computes in f32"}}, "DEGRADED", "precision", "it computes in f32"),
+        ({"faults": {"in_flight_not_logged": "a full disk"}}, "DEGRADED", "in_flight_not_logged", "a full disk"),
+        ({"faults": {"product_not_stored": None, "evidence_not_stored": "a full disk"}}, "DEGRADED",
+         "evidence_not_stored", "a full disk"),
+    ],
+)  # fmt: skip
+def test_each_fault_has_its_reason_code_and_sentence(
+    wrong: dict[str, object], state: str, word: str, sentence: str
+) -> None:
+    given_: dict[str, object] = {"state": "RUNNING", "cameras": {"top": LIVE}, "quiet_for_s": 0.0, **wrong}
+    result = make_handshake(find_reasons(**given_), 0)  # type: ignore[arg-type]
+    assert (result.state, result.reason, result.detail) == (state, word, sentence)
+
+
+@given(
+    st.sampled_from(["STARTING", "RUNNING", "STOPPED"]),
+    st.dictionaries(st.sampled_from("abc"), st.sampled_from([LIVE, DEAD, OPENING, camera("ENDED"), camera("IDLE")])),
+    st.floats(0, 60),
+    st.none() | st.just("product b"),
+    st.none() | st.just("why"),
+)
+def test_reasons_come_in_the_order_of_their_states_and_none_is_left_out(
+    state: Any, cameras: dict[str, CameraState], quiet_for_s: float, changing: str | None, why: str | None
+) -> None:
+    found = find_reasons(state, cameras, quiet_for_s, changing=changing, faults={"precision": why})
+    result = make_handshake(found, 3)
+    order = [GRAVITY.index(REASONS[reason.code]) for reason in found]
+    assert order == sorted(order)
+    assert (result.state == "READY") == (not found)
+    assert (result.state == "NOT_READY") >= (state != "RUNNING" or quiet_for_s > STALLED_AFTER_SECONDS)
+    assert all(reason.sentence in str(result.detail) for reason in found)
+    if state == "RUNNING" and LIVE in cameras.values() and DEAD not in cameras.values():
+        assert changing or why or quiet_for_s > STALLED_AFTER_SECONDS or OPENING in cameras.values() or not found
+
+
+def test_a_loss_is_logged_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "heatline.edge.service.status")
+    monitor = DropMonitor()
+    monitor.update({"top": Account()}, 0.0)
+    lost = Account(10, 0, {"overload": 10}, {}, 0)
+    for second in (1.0, 2.0, 3.0):
+        monitor.update({"top": lost}, second)
+    for second in range(20, 60):
+        monitor.update({"top": Account(10 + second, second, {"overload": 10}, {}, 0)}, float(second))
+    assert [record.getMessage() for record in caplog.records] == [
+        "camera top: 0 of 10 frames inspected: frames came faster than they could be inspected",
+        "camera top: its frames are inspected again",
+    ]
+
+
+def test_frames_without_a_verdict_and_other_faults_are_logged_at_a_limited_rate(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now_s = 100.0
+    caplog.set_level(logging.INFO)
+    frames = ImplausibleLog(lambda: now_s)
+    fault = FaultLog(logging.getLogger("edge.test"), clock=lambda: now_s)
+
+    def logged() -> list[str]:
+        found = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return found
+
+    def see(number: int, camera: str = "top", reason: str = "implausible") -> None:
+        frames.log(Outcome(Stamp(camera, number, "a\nb", number=number), unjudged=Unjudged("failed", reason, "dark")))
+
+    see(1, reason="unreadable")
+    for number in range(2, 7):
+        see(number)
+    see(1, camera="side", reason="misaligned")
+    assert logged() == [
+        f"camera {name}: frame {number} (a\\nb): no verdict, dark" for name, number in (("top", 2), ("side", 1))
+    ]
+    fault.end("connected")
+    for _ in range(3):
+        fault.begin("lost")
+        fault.end("connected")
+    assert logged() == ["lost", "connected"]
+    now_s += SECONDS_BETWEEN_LOGGED
+    see(7)
+    fault.begin("refused", "; wait")
+    fault.begin("lost")
+    assert logged() == ["camera top: frame 7 (a\\nb): no verdict, dark", "refused; wait"]
+
+
+@pytest.mark.parametrize("on_ctrl_c", [signal.default_int_handler, signal.SIG_DFL, signal.SIG_IGN])
+def test_sigterm_ends_a_command_that_can_be_continued_as_ctrl_c_does(on_ctrl_c: Any) -> None:
+    """A script's jobs in the background ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, on_ctrl_c), signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(KeyboardInterrupt), sigterm_as_ctrl_c():
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == before[1]
+    finally:
+        signal.signal(signal.SIGINT, before[0])

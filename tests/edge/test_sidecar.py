@@ -34,13 +34,13 @@ from tests.edge.lines import (
     assert_every_frame_has_its_event,
     children,
     running,
+    setup_of,
     small_frames,
     started,
     write_line,
     write_pictures,
 )
 from tests.edge.secured import until
-from tests.edge.setups import setup_of
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.supervised import stop
 from tests.edge.test_pictures import DARK, Line

@@ -6,12 +6,13 @@ import tempfile
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from heatline.bench.machine import commit
 from heatline.bench.processes import TreeSample, sample_tree
@@ -20,8 +21,11 @@ from heatline.edge.bundle import Bundle
 from heatline.edge.errors import BenchError
 from heatline.edge.wire.events import Account, AlarmEvent, Event, StatusEvent, VerdictEvent
 from tests.system.command import Result, counts, parser, positive, report_line, run
-from tests.system.slope import Slope, slope
 
+BLOCKS = 8
+T_95 = 1.894578605061305
+"""One-sided 95 % point of Student's t with BLOCKS - 1 degrees of freedom."""
+LEAST_PER_BLOCK = 3
 TARGET_BYTES_PER_FRAME = 20.0
 """For the upper bound: a line with ten frames a second then grows by less than 20 MB a day."""
 OTHERS = "if that is less, other processes share its libraries: repeat the run on an idle machine"
@@ -39,6 +43,44 @@ WAITING_FRAMES = 16
 SILENCE_SECONDS = 120.0
 PROGRESS_LINES = 10
 """Lines of progress in a run."""
+
+
+class Slope(msgspec.Struct, frozen=True, kw_only=True):
+    """Slope of a quantity over frames."""
+
+    per_frame: float
+    """The mean of the blocks' slopes."""
+    upper_95: float
+    """Upper bound of the growth per frame, with a confidence of 95 %."""
+    of_blocks: list[float]
+
+
+def slope(frames: Sequence[float], values: Sequence[float]) -> Slope | None:
+    """Return the slope of a quantity over frames, with an upper bound; None: too few samples.
+
+    Residuals of memory about a straight line are correlated, so samples are cut into blocks with a slope each, and the
+    bound is Student's t of these slopes: R. Ibragimov and U. K. Mueller, t-Statistic Based Correlation and
+    Heterogeneity Robust Inference, Journal of Business & Economic Statistics 28 (2010).
+
+    Args:
+        frames: numbers of frames at the samples, ascending.
+        values: one for each sample.
+    """
+    if len(frames) < BLOCKS * LEAST_PER_BLOCK:
+        return None
+    x, y = np.asarray(frames, np.float64), np.asarray(values, np.float64)
+    blocks = zip(np.array_split(x, BLOCKS), np.array_split(y, BLOCKS), strict=True)
+    slopes = np.array([_least_squares(*block) for block in blocks])
+    if not np.isfinite(slopes).all():
+        return None  # no frame came within a block
+    mean, error = slopes.mean(), slopes.std(ddof=1) / np.sqrt(BLOCKS)
+    return Slope(per_frame=float(mean), upper_95=float(mean + T_95 * error), of_blocks=slopes.tolist())
+
+
+def _least_squares(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    apart = x - x.mean()
+    spread = float(apart @ apart)
+    return float(apart @ y) / spread if spread else float("nan")
 
 
 class Growth(msgspec.Struct, frozen=True, kw_only=True):

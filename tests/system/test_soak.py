@@ -1,7 +1,6 @@
 """`make soak`: it finds a leak, reports none without one, counts correctly, and runs."""
 
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -13,13 +12,24 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from heatline.bench import processes
 from heatline.bench.processes import TreeSample, sample_tree, tree
 from heatline.edge.bundle import Bundle
 from heatline.edge.wire.events import Account, BundleName, Counts, Event, Handshake, StatusEvent, VerdictEvent
 from tests.bench import made_results as made
-from tests.system.slope import BLOCKS, LEAST_PER_BLOCK, T_95, slope
-from tests.system.soak import TARGET_BYTES_PER_FRAME, Samples, SoakRun, Tally, faults, measure_soak, soak, to_facts
+from tests.system.soak import (
+    BLOCKS,
+    LEAST_PER_BLOCK,
+    T_95,
+    TARGET_BYTES_PER_FRAME,
+    Samples,
+    SoakRun,
+    Tally,
+    faults,
+    measure_soak,
+    slope,
+    soak,
+    to_facts,
+)
 
 # The slope.
 
@@ -61,64 +71,46 @@ def test_the_bound_is_students_t_of_the_least_squares_slopes_of_the_blocks() -> 
     assert found.of_blocks == pytest.approx(slopes)
     assert found.per_frame == pytest.approx(statistics.fmean(slopes))
     assert found.upper_95 == pytest.approx(found.per_frame + T_95 * statistics.stdev(slopes) / math.sqrt(BLOCKS))
+    scale = math.gamma(BLOCKS / 2) / math.sqrt((BLOCKS - 1) * math.pi) / math.gamma((BLOCKS - 1) / 2)
+    x = np.linspace(0, T_95, 100_001)
+    assert 0.5 + np.trapezoid(scale * (1 + x**2 / (BLOCKS - 1)) ** (-BLOCKS / 2), x) == pytest.approx(0.95, abs=1e-9)
     few = list(range(BLOCKS * LEAST_PER_BLOCK - 1))
     assert slope(few, few) is slope([7.0] * 100, list(range(100))) is None
 
 
-def test_students_95_percent_point_is_that_of_its_density() -> None:
-    freedom = BLOCKS - 1
-    x = np.linspace(0, T_95, 100_001)
-    scale = math.gamma((freedom + 1) / 2) / math.sqrt(freedom * math.pi) / math.gamma(freedom / 2)
-    density = scale * (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
-    assert 0.5 + np.trapezoid(density, x) == pytest.approx(0.95, abs=1e-9)
-
-
-# Samples of processes.
-
 LEAKY = """
 import os, sys, threading
-kept, size = [], 2000
+kept = []
 for line in sys.stdin:
-    what, count = line.split()
-    for _ in range(int(count)):
-        if what == "bytes":
-            kept.append(b"x" * size)
-        elif what == "files":
-            kept.append(os.open("/dev/null", os.O_RDONLY))
-        elif what == "threads":
-            threading.Thread(target=threading.Event().wait, daemon=True).start()
+    for _ in range(100):
+        kept.append(b"x" * 2000)
+    os.open("/dev/null", os.O_RDONLY)
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
     print(flush=True)
 """
 ABOVE = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
 
 
 def test_memory_descriptors_threads_and_processes_of_the_whole_tree_are_counted() -> None:
-    samples = Samples()
+    samples, seen = Samples(), list[TreeSample]()
     with subprocess.Popen(
         [sys.executable, "-c", ABOVE, LEAKY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-
-        def after(what: str, count: int) -> TreeSample:
-            """Make the child hold this much more; return a sample of both processes."""
-            print(what, count, file=process.stdin, flush=True)
+        for at in range(60):
+            print(file=process.stdin, flush=True)
             assert process.stdout is not None
             assert process.stdout.readline() == "\n"
             sample = sample_tree(process.pid)
             assert sample is not None
-            return sample
-
-        before = after("nothing", 1)
-        assert before.processes == len(tree(process.pid)) == 2
-        assert after("files", 7).descriptors == before.descriptors + 7
-        assert after("threads", 3).threads == before.threads + 3
-        for at in range(60):
-            samples.add(100 * (at + 1), after("bytes", 100))
+            seen.append(sample)
+            samples.add(100 * (at + 1), sample)
+        first, last = seen[0], seen[-1]
+        assert first.processes == len(tree(process.pid)) == 2
+        assert (last.descriptors, last.threads) == (first.descriptors + 59, first.threads + 59)
     assert sample_tree(process.pid) is None
     own = samples.slope("own_bytes")
     assert own is not None
-    overhead = 64  # an object and its place in a list
-    assert 0.95 * 2000 <= own.per_frame <= 2000 + overhead
-    assert own.per_frame <= own.upper_95 <= 2000 + 4 * overhead
+    assert 0.95 * 2000 <= own.per_frame <= own.upper_95 <= 2.5 * 2000, "with the overhead of objects and stacks"
 
 
 # Counts of events.
@@ -143,26 +135,17 @@ def tally_of(*events: Event) -> Tally:
     return tally
 
 
-@pytest.mark.parametrize(
-    ("events", "missing", "out_of_order"),
-    [
+def test_missing_and_disordered_events_are_counted_and_a_ledger_must_agree_with_the_events() -> None:
+    for events, missing, out_of_order in (
         ((verdict(1), verdict(2, "dropped.overload", frames=3), verdict(3), stopped(3)), 0, 0),
-        ((verdict(2), verdict(3)), 1, 0),  # the very first
-        ((verdict(1), verdict(4)), 2, 0),
-        ((verdict(1), stopped(3)), 2, 0),  # the last ones
+        ((verdict(2), verdict(4)), 2, 0),
+        ((verdict(1), stopped(3)), 2, 0),
         ((verdict(1), verdict(3), verdict(2)), 1, 1),
         ((verdict(1), verdict(1)), 0, 1),
-        ((verdict(1), verdict(2, boot_id="b")), 0, 1),  # another service
-    ],
-)
-def test_events_that_are_missing_or_out_of_order_are_counted(
-    events: tuple[Event, ...], missing: int, out_of_order: int
-) -> None:
-    tally = tally_of(*events)
-    assert (tally.missing, tally.out_of_order) == (missing, out_of_order)
-
-
-def test_a_ledger_is_balanced_if_it_agrees_with_the_events() -> None:
+        ((verdict(1), verdict(2, boot_id="b")), 0, 1),
+    ):
+        tally = tally_of(*events)
+        assert (tally.missing, tally.out_of_order) == (missing, out_of_order)
     right = {"captured": 4, "inspected": 1, "dropped": {"overload": 3}}
     tally = tally_of(verdict(1), verdict(2, "dropped.overload", frames=3), stopped(2, **right))
     assert (tally.balanced, tally.frames, tally.verdicts) == (True, 4, {"GOOD": 1, "dropped.overload": 3})
@@ -173,15 +156,6 @@ def test_a_ledger_is_balanced_if_it_agrees_with_the_events() -> None:
         {"captured": 3, "inspected": 2},  # it does not add up
     ):
         assert not tally_of(verdict(1), verdict(2), stopped(2, **wrong)).balanced
-
-
-def test_a_process_that_ends_during_its_sample_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process has memory at the first reading, and none at the second."""
-    with subprocess.Popen(["sleep", "1000"]) as ending:
-        ending.kill()
-        os.waitid(os.P_PID, ending.pid, os.WEXITED | os.WNOWAIT)  # it stays as a zombie
-        monkeypatch.setattr(processes, "_rollup", lambda _: {"Pss": 1, "Pss_Anon": 1, "Pss_Shmem": 0})
-        assert sample_tree(ending.pid) is None
 
 
 # Real runs.
@@ -229,14 +203,8 @@ def test_leaks_losses_and_alarms_are_faults(run: SoakRun) -> None:
         assert words in fault
 
 
-def test_latencies_are_those_of_the_first_tenth_and_of_the_last() -> None:
-    assert tally_of(*(verdict(seq) for seq in range(1, 10))).latency_p99_ms is None
-    events = [verdict(seq, latency_ms=float(seq)) for seq in range(1, 21)]
-    assert tally_of(*events).latency_p99_ms == pytest.approx((1.99, 19.99))
-
-
 def test_the_second_run_is_at_a_share_of_the_rate_of_the_first(bundle: Bundle) -> None:
-    found = measure_soak(bundle, 1000, 0.02, lambda _: None, sample_every_s=0.002)
+    found = measure_soak(bundle, 600, 0.02, lambda _: None, sample_every_s=0.002)
     fast, paced = found.runs
     assert fast.rate_fps is None
     assert paced.rate_fps == pytest.approx(0.9 * found.highest_fps)

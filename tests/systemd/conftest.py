@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.needs import need, need_root
-from tests.systemd.boot.packages import build_next_package, build_package
-from tests.systemd.line_pc import LinePc
+from tests.systemd.machines import LinePc, build_next_package, build_package
 
 
 @pytest.fixture(scope="session")

@@ -1,113 +1,93 @@
-"""The systemd units, checked by systemd itself, with a stand-in for the installed command."""
+"""The systemd units, checked by systemd itself with a stand-in for the command; the scripts; docs/line-pc.md."""
 
 import json
 import re
 import subprocess
+import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from heatline.edge.cli import bridge
+from heatline.edge.cli.bridge import bridge
+from heatline.edge.errors import AccessError, ConfigError, MissingExtraError, SupersededError
+from systemd.package import glibc_of, seal
 from tests.needs import need, need_root
 
-FOLDER = Path(__file__).parents[2] / "systemd"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "systemd"
 UNIT = FOLDER / "heatline@.service"
-BRIDGES = sorted(FOLDER.glob("heatline-*@.service"))
+BRIDGES = {name: FOLDER / f"heatline-{name}@.service" for name in bridge.commands}
+FAILS_AGAIN = {kind.exit_code for kind in (ConfigError, MissingExtraError, AccessError, SupersededError)} | {2}
 MOST_EXPOSED = 20
 """The value of `--threshold` for an exposure of 2.0."""
 
 
-@pytest.fixture
-def analyze() -> str:
-    return need("systemd")
-
-
-def verify(analyze: str, folder: Path, text: str, name: str = UNIT.name) -> subprocess.CompletedProcess[str]:
-    (folder / "bin").mkdir()
-    stand_in = folder / "bin" / "heatline"
+def verify(folder: Path, text: str, name: str = UNIT.name) -> subprocess.CompletedProcess[str]:
+    stand_in, unit, instance = folder / "heatline", folder / name, folder / name.replace("@", "@line1")
     stand_in.write_text("#!/bin/sh\n")
     stand_in.chmod(0o755)
-    unit, instance = folder / name, folder / name.replace("@", "@line1")
     unit.write_text(re.sub(r"(?m)^(Exec\w+)=\S+", rf"\1={stand_in}", text))
     instance.symlink_to(unit)
-    return subprocess.run(
-        [analyze, "verify", "--man=no", instance],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    command = [need("systemd"), "verify", "--man=no", instance]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def security(analyze: str, folder: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
+def security(folder: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run `systemd-analyze security`, which ends with exit code 1 if the exposure is above the threshold."""
     unit = folder / UNIT.name
     unit.write_text(text)
-    return subprocess.run(
-        [analyze, "security", "--offline=true", f"--threshold={MOST_EXPOSED}", "--no-pager", *options, unit],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    command = [need("systemd"), "security", "--offline=true", f"--threshold={MOST_EXPOSED}", "--no-pager"]
+    return subprocess.run([*command, *options, unit], capture_output=True, text=True, timeout=60, check=False)
 
 
-def exposed(analyze: str, folder: Path) -> dict[str, str]:
-    """Return each exposed point of the unit, and its exposure."""
-    found: list[dict[str, Any]] = json.loads(security(analyze, folder, UNIT.read_text(), "--json=short").stdout)
-    return {each["name"]: each["exposure"] for each in found if each["set"] is False}
-
-
-@pytest.mark.parametrize("unit", [UNIT, *BRIDGES], ids=lambda unit: unit.name)
-def test_systemd_accepts_the_unit_without_warnings(analyze: str, tmp_path: Path, unit: Path) -> None:
-    result = verify(analyze, tmp_path, unit.read_text(), unit.name)
-    warnings = [line for line in (result.stderr + result.stdout).splitlines() if "heatline" in line]
-    assert warnings == []
+@pytest.mark.parametrize("unit", [UNIT, *BRIDGES.values()], ids=lambda unit: unit.name)
+def test_systemd_accepts_the_unit_without_warnings_and_finds_little_exposed(tmp_path: Path, unit: Path) -> None:
+    result = verify(tmp_path, unit.read_text(), unit.name)
+    assert [line for line in (result.stderr + result.stdout).splitlines() if "heatline" in line] == []
     assert result.returncode == 0, result.stderr
+    found = security(tmp_path, unit.read_text())
+    assert found.returncode == 0, found.stdout
 
 
-def test_systemd_warns_of_a_wrong_line_in_the_unit(analyze: str, tmp_path: Path) -> None:
-    result = verify(analyze, tmp_path, UNIT.read_text().replace("Type=notify", "Type=telepathy"))
-    assert "telepathy" in result.stderr
+def test_systemd_reports_a_wrong_line_and_a_more_exposed_unit(tmp_path: Path) -> None:
+    assert "telepathy" in verify(tmp_path, UNIT.read_text().replace("Type=notify", "Type=telepathy")).stderr
+    guards = r"(?m)^(ProtectSystem|PrivateDevices|CapabilityBoundingSet|NoNewPrivileges)=.*\n"
+    assert security(tmp_path, re.sub(guards, "", UNIT.read_text())).returncode != 0
 
 
-@pytest.mark.parametrize("unit", [UNIT, *BRIDGES], ids=lambda unit: unit.name)
-def test_systemd_finds_little_exposed(analyze: str, tmp_path: Path, unit: Path) -> None:
-    result = security(analyze, tmp_path, unit.read_text())
-    assert result.returncode == 0, result.stdout
-
-
-def test_systemd_reports_a_more_exposed_unit(analyze: str, tmp_path: Path) -> None:
-    opened = re.sub(
-        r"(?m)^(ProtectSystem|PrivateDevices|CapabilityBoundingSet|NoNewPrivileges)=.*\n", "", UNIT.read_text()
-    )
-    assert security(analyze, tmp_path, opened).returncode != 0
-
-
-def test_the_documented_exposed_points_are_those_of_the_unit(analyze: str, tmp_path: Path) -> None:
+def test_the_documented_exposed_points_are_those_of_the_unit(tmp_path: Path) -> None:
     rows = re.findall(r"^\| `(.+?)` \| ([\d.]+) \| \S", (FOLDER / "README.md").read_text(), flags=re.MULTILINE)
-    assert {point.replace("\\|", "|"): counts for point, counts in rows} == exposed(analyze, tmp_path)
+    found = json.loads(security(tmp_path, UNIT.read_text(), "--json=short").stdout)
+    exposed = {each["name"]: each["exposure"] for each in found if each["set"] is False}
+    assert {point.replace("\\|", "|"): counts for point, counts in rows} == exposed
 
 
-def test_the_unit_waits_for_ready_and_runs_and_reloads_its_own_line() -> None:
+def test_each_unit_runs_its_own_line_and_is_ready_when_that_says_so() -> None:
     text = UNIT.read_text()
-    assert re.search(r"(?m)^Type=notify$", text)
-    assert re.search(r"(?m)^ExecStart=/\S+/heatline run /etc/heatline/%i\.toml$", text)
-    assert re.search(r"(?m)^ExecReload=/\S+/heatline reload --timeout \d+ /etc/heatline/%i\.toml$", text)
-
-
-def test_each_bridge_has_a_unit_that_runs_it_and_is_ready_when_it_says_so() -> None:
-    named = {name: FOLDER / f"heatline-{name}@.service" for name in bridge.bridge.commands}
-    assert sorted(named.values()) == BRIDGES
-    for name, unit in named.items():
+    for line in (
+        r"Type=notify",
+        r"ExecStart=/\S+/heatline run /etc/heatline/%i\.toml",
+        r"ExecReload=/\S+/heatline reload --timeout \d+ /etc/heatline/%i\.toml",
+        r"WatchdogSec=\d+s",
+        r"Environment=PYTHONFAULTHANDLER=1",  # answers the watchdog's SIGABRT with all stacks
+        r"LimitCORE=0",
+    ):
+        assert re.search(rf"(?m)^{line}$", text), line
+    assert "WatchdogSignal=" not in text
+    assert sorted(BRIDGES.values()) == sorted(FOLDER.glob("heatline-*@.service"))
+    shared = []
+    for name, unit in BRIDGES.items():
         text = unit.read_text()
         assert re.search(rf"(?m)^ExecStart=/\S+/heatline bridge {name} /etc/heatline/%i\.toml$", text)
-        assert re.search(r"(?m)^Type=notify$", text)
         assert re.search(r"(?m)^After=.*\bheatline@%i\.service$", text)
         assert "Requires=" not in text, "a bridge tells that its line is away"
-
-
-def test_the_watchdog_writes_all_stacks_to_the_journal_and_no_core() -> None:
-    text = UNIT.read_text()
-    assert re.search(r"(?m)^WatchdogSec=\d+s$", text)
-    assert "WatchdogSignal=" not in text  # SIGABRT, which faulthandler answers
-    assert re.search(r"(?m)^Environment=PYTHONFAULTHANDLER=1$", text)
-    assert re.search(r"(?m)^LimitCORE=0$", text)
+        (codes,) = re.findall(r"(?m)^RestartPreventExitStatus=(.*)$", text)
+        assert {int(code) for code in codes.split()} == FAILS_AGAIN
+        shared.append(
+            re.findall(r"(?m)^(?:Type|Restart|RestartSec|WatchdogSec|TimeoutStopSec|MemoryMax|User)=.*$", text)
+        )
+    assert shared == [shared[0]] * len(shared)
+    assert "Type=notify" in shared[0]
 
 
 def test_systemd_makes_the_lines_user_and_folders(tmp_path: Path) -> None:
@@ -121,12 +101,61 @@ def test_systemd_makes_the_lines_user_and_folders(tmp_path: Path) -> None:
         assert result.returncode == 0, result.stderr
     users = dict(line.split(":", 1) for line in (tmp_path / "etc/passwd").read_text().splitlines())
     _, uid, gid, *_ = users["heatline"].split(":")
-    for folder, group, mode in (
-        ("etc/heatline", int(gid), "0o750"),
-        ("etc/heatline/trusted", 0, "0o755"),
-        ("etc/heatline/keys", 0, "0o755"),
-        ("etc/heatline/keys/allowed", 0, "0o755"),
-    ):
-        made = (tmp_path / folder).stat()
-        assert (made.st_uid, made.st_gid, oct(made.st_mode & 0o7777)) == (0, group, mode), folder
     assert uid != "0"
+    made = {"": (int(gid), "0o750"), "/trusted": (0, "0o755"), "/keys": (0, "0o755"), "/keys/allowed": (0, "0o755")}
+    for folder, (group, mode) in made.items():
+        found = (tmp_path / f"etc/heatline{folder}").stat()
+        assert (found.st_uid, found.st_gid, oct(found.st_mode & 0o7777)) == (0, group, mode), folder
+
+
+def test_the_guide_explains_each_reason_why_a_line_is_not_ready_and_each_exit_code_without_a_restart() -> None:
+    guide, protocol = ((ROOT / "docs" / name).read_text() for name in ("line-pc.md", "protocol.md"))
+    exist = set(re.findall(r"^\| `(\w+)` \| `([A-Z_]+)` \|", protocol, flags=re.MULTILINE))
+    explained = re.findall(r"^\| `([A-Z_]+)`, `(\w+)` \| (\d+) \|", guide, flags=re.MULTILINE)
+    assert {(reason, state) for state, reason, _ in explained} == exist | {("unreachable", "NOT_READY")}
+    codes = dict(re.findall(r"^\| `([A-Z_]+)` \| (\d+) \|", protocol, flags=re.MULTILINE))
+    assert all(code == codes[state] for state, _, code in explained)
+    prevented = re.findall(r"(?m)^RestartPreventExitStatus=(.*)$", UNIT.read_text())[0].split()
+    rows = re.findall(r"^\| (\d+)[^|]* \|[^|]*\| ([^|]*) \|", guide, flags=re.MULTILINE)
+    assert [code for code, does in rows if does.startswith("Leaves it failed")] == prevented
+
+
+# The scripts that build and install the package.
+
+
+@pytest.mark.parametrize("script", ["install.sh", "rollback.sh"])
+def test_the_scripts_print_their_usage_and_shellcheck_finds_nothing_in_them(script: str) -> None:
+    usage = subprocess.run(["sh", FOLDER / script, "--help"], capture_output=True, text=True, check=True).stdout
+    assert usage.startswith("Usage: ")
+    assert "\nExample: " in usage
+    result = subprocess.run([need("shellcheck"), FOLDER / script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("tags", "oldest"),
+    [
+        ("py3-none-any", (0, 0)),
+        ("cp311-abi3-manylinux_2_34_x86_64", (2, 34)),
+        ("cp313-cp313-manylinux2014_x86_64.manylinux_2_17_x86_64", (2, 17)),
+        ("cp312-abi3-manylinux_2_26_x86_64.manylinux_2_28_x86_64", (2, 26)),
+        ("cp313-cp313-manylinux1_x86_64", (2, 5)),
+    ],
+)
+def test_the_glibc_that_a_wheel_needs_is_in_its_name(tags: str, oldest: tuple[int, int]) -> None:
+    assert glibc_of(Path(f"name-1.0-{tags}.whl")) == oldest
+
+
+def test_sealing_lists_every_file_and_pins_every_wheel_but_pip(tmp_path: Path) -> None:
+    wheels = "heatline-1.2.3-py3-none-any", "rich-15.0.0-cp313-cp313-manylinux_2_28_x86_64", "pip-26.3-py3-none-any"
+    (tmp_path / "wheels").mkdir()
+    for name in wheels:
+        with zipfile.ZipFile(tmp_path / "wheels" / f"{name}.whl", "w") as wheel:
+            wheel.writestr("module.py", bytes(2**20))
+    seal(tmp_path, python="3.13", machine="x86_64")
+    subprocess.run(["sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS"], cwd=tmp_path, check=True)
+    listed = {line.split("  ")[1] for line in (tmp_path / "SHA256SUMS").read_text().splitlines()}
+    assert listed == {"README.txt", "requirements.txt", "target", *(f"wheels/{name}.whl" for name in wheels)}
+    pinned = [line.partition(" --hash=sha256:") for line in (tmp_path / "requirements.txt").read_text().splitlines()]
+    assert [(name, len(digest)) for name, _, digest in pinned] == [("heatline==1.2.3", 64), ("rich==15.0.0", 64)]
+    assert (tmp_path / "target").read_text() == "version=1.2.3\npython=3.13\nmachine=x86_64\nglibc=2.28\nsize_mib=4\n"

@@ -1,4 +1,6 @@
-"""A plant's programs: prints, as JSON, what the bridges say over Modbus and OPC UA. Runs in heatline's Python."""
+"""A plant's programs, in heatline's Python: `listen ADDRESS` writes the header of every event of a line to standard
+output, one per line, over all its restarts; `ask MODBUS_PORT OPCUA_PORT` prints, as JSON, what the bridges say.
+"""
 
 import asyncio
 import json
@@ -6,8 +8,6 @@ import socket
 import struct
 import sys
 import time
-
-from asyncua import Client
 
 from heatline.edge.bridge.modbus.registers import LINE, MAILBOX, Block
 
@@ -35,6 +35,8 @@ def over_modbus(port: int) -> dict[str, int]:
 
 async def over_opcua(port: int) -> dict[str, int | str]:
     """Read until the line is heard and a result has come."""
+    from asyncua import Client
+
     async with Client(f"opc.tcp://127.0.0.1:{port}", timeout=WITHIN_SECONDS) as client:
         handshake, evaluation = (
             client.get_node(f"ns=2;s=VisionSystem.{path}")
@@ -49,5 +51,23 @@ async def over_opcua(port: int) -> dict[str, int | str]:
     raise TimeoutError(f"no result over OPC UA within {WITHIN_SECONDS:.0f} s")
 
 
-modbus_port, opcua_port = map(int, sys.argv[1:])
-print(json.dumps({"modbus": over_modbus(modbus_port), "opcua": asyncio.run(over_opcua(opcua_port))}))
+def listen(address: str) -> None:
+    """Write the bytes that came over the wire, which the tests check."""
+    import zmq
+
+    with zmq.Context() as context, context.socket(zmq.SUB) as subscriber:
+        subscriber.setsockopt(zmq.RECONNECT_IVL, 20)
+        subscriber.setsockopt(zmq.RCVHWM, 0)
+        subscriber.setsockopt_string(zmq.SUBSCRIBE, "")
+        subscriber.connect(address)
+        while True:
+            _, header, *_ = subscriber.recv_multipart()
+            sys.stdout.buffer.write(header + b"\n")
+            sys.stdout.buffer.flush()
+
+
+if sys.argv[1] == "listen":
+    listen(sys.argv[2])
+else:
+    modbus_port, opcua_port = map(int, sys.argv[2:])
+    print(json.dumps({"modbus": over_modbus(modbus_port), "opcua": asyncio.run(over_opcua(opcua_port))}))
