@@ -39,14 +39,8 @@ from tests.edge.lines import running, write_line_with
 from tests.edge.secured import free_port, until
 
 WITHIN_MS = int(WITHIN_SECONDS * 1000)
-
-
 DOCUMENT = Path(__file__).parents[2] / "docs" / "commands.md"
-
-
 PLAIN = TriggerRequest(request_id="r", camera="top", part_id="P-1")
-
-
 BUNDLE = BundleName(name="boards", version="2026.11", digest="ab" * 32)
 
 
@@ -333,7 +327,6 @@ def test_the_documented_client_works(line: Line) -> None:
 
 STATES = {0, 16, 17}
 """Exit codes of `heatline status` for a line that answers and inspects; a busy machine may not keep up."""
-
 
 REFUSED_CODE, ACCESS_DENIED = 15, 21
 

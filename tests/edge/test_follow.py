@@ -32,6 +32,29 @@ from tests.edge.fault_disks import fill, small_disk
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, wait_until
 
 
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[FollowedLine]:
+    with FollowedLine(tmp_path / "journal", f"ipc://{tmp_path}/follow") as line:
+        yield line
+
+
+def follow(line: FollowedLine, name: str = "mes1", **options: Any) -> Follower:
+    return Follower(line.address, name, **{"timeout_s": WITHIN_SECONDS, **options})
+
+
+def take(follower: Follower, count: int) -> list[Delivered]:
+    """Receive a number of events, and request no more."""
+    received = []
+    for _ in range(count):
+        event = follower.receive()
+        assert event is not None, f"only {len(received)} of {count} came"
+        received.append(event)
+    return received
+
+
+# The server, by bare sockets.
+
+
 def test_at_most_the_window_is_unacknowledged(line: FollowedLine) -> None:
     events = line.add(*[GOOD] * 10)
     one = line.client()
@@ -210,24 +233,7 @@ def test_the_last_journalled_events_are_sent_before_the_server_ends(line: Follow
     assert one.events(5) == events
 
 
-@pytest.fixture
-def line(tmp_path: Path) -> Iterator[FollowedLine]:
-    with FollowedLine(tmp_path / "journal", f"ipc://{tmp_path}/follow") as line:
-        yield line
-
-
-def follow(line: FollowedLine, name: str = "mes1", **options: Any) -> Follower:
-    return Follower(line.address, name, **{"timeout_s": WITHIN_SECONDS, **options})
-
-
-def take(follower: Follower, count: int) -> list[Delivered]:
-    """Receive a number of events, and request no more."""
-    received = []
-    for _ in range(count):
-        event = follower.receive()
-        assert event is not None, f"only {len(received)} of {count} came"
-        received.append(event)
-    return received
+# The follower.
 
 
 def test_the_last_event_of_an_interrupted_loop_is_not_acknowledged(line: FollowedLine) -> None:
@@ -290,6 +296,9 @@ def test_a_replaced_journal_is_reported_once_to_each_follower_until_it_is_acknow
         wait_until(lambda: line.consumers.positions["later"][:2] == (line.journal_id, 0), "the report is acknowledged")
     with follow(line, "later") as later:
         assert take(later, 1) == [event], "the other journal is acknowledged, and the event is not"
+
+
+# A line that breaks the protocol.
 
 
 class FakeLine:
@@ -398,6 +407,9 @@ def test_after_silence_the_same_client_follows_again_and_logs_once(
     assert len(set(connections)) == len(connections) >= 4
     logged = [record.levelname for record in caplog.records if record.name == "heatline.edge.delivery.follower"]
     assert logged == ["WARNING", "INFO"]
+
+
+# Any order of restarts.
 
 
 class RestartsInAnyOrder(RuleBasedStateMachine):

@@ -39,31 +39,21 @@ from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Port, connected, free_
 from tests.edge.socket_servers import SOCKET_SERVERS, Follow
 
 SEED = 20261126
-
-
 ROUNDS = 5
-
-
 GROWTH_BYTES = 4 << 20
 """Bound on this process's growth from the first round to the last. Of 100,000 messages, 80,000 come between them: 100
 bytes stored for each would be twice as much."""
 
-
 GROWTH_BLOCKS_PER_MESSAGE, GROWTH_BLOCKS = 0.5, 300
 """Bounds on Python objects that stay."""
-
 
 GROWTH_DESCRIPTORS = 8
 """Connections may be in progress."""
 
-
 MESSAGES_PER_HANDSHAKE = 20
 """One invalid handshake comes with so many messages."""
 
-
 BURST = 100
-
-
 FEW, MANY = 2_000, 100_000
 
 
@@ -104,10 +94,7 @@ def require_no_growth(count: int, feed: Callable[[int], None]) -> None:
 
 
 JOURNAL = wire_examples.JOURNAL
-
-
 TRIGGER = to_bytes(TriggerRequest(request_id="r", camera="top", part_id="P-1"))
-
 
 CLIENT_MESSAGES: dict[SocketName, tuple[str, list[bytes]]] = {
     "events": (

@@ -59,6 +59,9 @@ from tests.edge.wire_examples import ALARM, LOST, STATUS
 SUFFIXES = "", "-wal", "-shm"
 
 
+# The file.
+
+
 def record(seq: int, topic: str = "alarm", size: int = 300) -> Record:
     return Record(seq, seq * 10, topic, f"{{{seq}}}".encode().ljust(size), None if seq % 3 else bytes([seq % 256]) * 50)
 
@@ -92,7 +95,6 @@ def test_the_group_may_read_whatever_the_umask(tmp_path: Path) -> None:
 
 
 TOPIC = st.sampled_from(["verdict.top.GOOD", "verdict.top", "alarm", "é.ü", "a"])
-
 
 OPTIONS = {
     "topics": st.lists(st.sampled_from(["", "verdict.", "verdict.top.GOOD", "a", "al", "é", "x"]), max_size=3),
@@ -174,7 +176,6 @@ STATEMENTS = (
     "UPDATE topics SET last_seq = 499",
 )
 
-
 DAMAGES: dict[str, Callable[[Path], None]] = {
     **{f"cut at {n}": lambda folder, n=n: os.truncate(folder / FILE_NAME, n) for n in (50, 4096, 20_000)},
     "garbage in its head": lambda folder: overwrite_at(folder, 0, 100),
@@ -209,6 +210,9 @@ def write(folder: Path, text: str) -> None:
 
 
 WRITER = "heatline.edge.delivery.journal_writer"
+
+
+# The writer.
 
 
 @pytest.fixture(autouse=True)
@@ -481,6 +485,9 @@ def test_a_foreign_or_newer_journal_stops_the_start(tmp_path: Path) -> None:
 BUDGET = 100 << 10
 
 
+# Any order of events and faults.
+
+
 class AnyOrderOfFaults(RuleBasedStateMachine):
     """A line's events over boots and faults, compared with lists."""
 
@@ -623,18 +630,13 @@ class AnyOrderOfFaults(RuleBasedStateMachine):
 
 
 EXAMPLES = min(100, settings().max_examples)  # each example boots a line many times on a real disk
-
-
 AnyOrderOfFaults.TestCase.settings = settings(max_examples=EXAMPLES, stateful_step_count=30)
-
-
 TestAnyOrderOfFaults = AnyOrderOfFaults.TestCase
-
-
 JOURNAL, OTHER = "a" * 32, "b" * 32
-
-
 Open = Callable[..., Consumers]
+
+
+# Positions of consumers.
 
 
 @pytest.fixture

@@ -27,8 +27,6 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from hypothesis import example, given
-from hypothesis import strategies as st
 from zmq.utils import z85
 
 from heatline.edge.bundle import signature as signing
@@ -84,7 +82,6 @@ KINDS = {
         "holds no CurveZMQ public key",
     ),
 }
-
 
 SIGNING, CURVE = KINDS.values()
 
@@ -201,26 +198,6 @@ def test_keys_of_the_other_half_or_kind_are_refused(kind: Kind, key: Path, tmp_p
     assert kind.no_public in kind.refusal(kind.read_public, tmp_path / "other.pub")
 
 
-def zeromq_accepts(key: bytes) -> bool:
-    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
-        try:
-            socket.setsockopt(zmq.CURVE_SERVERKEY, key)
-        except zmq.ZMQError:
-            return False
-    return True
-
-
-@given(st.binary(min_size=32, max_size=32).map(z85.encode) | st.text("09azAZ.-#@%~", min_size=39, max_size=40))
-@example("#" * 40)  # each five characters encode more than 32 bits
-def test_exactly_the_keys_that_zeromq_accepts_are_read(text: str | bytes) -> None:
-    value = text.encode() if isinstance(text, str) else text
-    data = b'curve\n    public-key = "%b"\n' % value
-    if zeromq_accepts(value):
-        assert auth.parse_public_key(data, Path("k.pub")) == value
-    else:
-        assert CURVE.no_public in CURVE.refusal(auth.parse_public_key, data, Path("k.pub"))
-
-
 @pytest.fixture
 def public(tmp_path: Path) -> signing.PublicKey:
     return signing.make_key(tmp_path / "maker.key")
@@ -272,6 +249,9 @@ def secured(tmp_path: Path) -> Secured:
     return Secured(tmp_path)
 
 
+# Access.
+
+
 def test_addresses_that_only_this_machine_reaches_need_no_key() -> None:
     for host in ("127.0.0.1", "127.8.9.10", "localhost", "[::1]"):
         assert is_local(f"tcp://{host}:5557")
@@ -317,6 +297,9 @@ def test_an_untrustworthy_key_file_stops_a_start_and_later_excludes_no_other(
     assert excerpt in logged
     with pytest.raises(AccessError, match=excerpt):
         secured.access()
+
+
+# `heatline keys`: allows and revokes clients on the line PC.
 
 
 class Typed:

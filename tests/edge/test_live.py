@@ -43,6 +43,8 @@ from tests.edge.lines import setup_of
 from tests.edge.wire_examples import ALARM, DEFECT, GOOD, HANDSHAKE
 from tests.small_bundle import dark_square, white_frame
 
+# The publisher.
+
 
 def verdict(seq: int, message: Message = GOOD) -> Message:
     return Message(msgspec.structs.replace(message.event, seq=seq), message.png)
@@ -182,6 +184,9 @@ def test_a_message_that_cannot_be_encoded_fails_in_the_sending_thread(publisher:
     with pytest.raises(UnicodeEncodeError):
         publisher.send(Message(msgspec.structs.replace(GOOD.event, source="\udcff")))
     publisher.send(GOOD)
+
+
+# The subscriber.
 
 
 DEFECTS = "verdict.top.DEFECT"
@@ -332,13 +337,15 @@ def test_a_new_boot_and_silence_are_reported_once(line: Line, monkeypatch: pytes
         assert events.receive() is None, "a line that has stopped is not lost"
 
 
+# Gaps, compared with a record of all events.
+
+
 def with_fields(event: Any, **fields: object) -> CountedEvent:
     changed: CountedEvent = msgspec.structs.replace(event, **fields)
     return changed
 
 
 GOOD_OF_TOP = with_fields(GOOD.event, camera="top")
-
 
 EVENTS = [
     GOOD_OF_TOP,
@@ -451,6 +458,9 @@ def test_a_journal_unreadable_at_the_join_has_no_gaps_before_it() -> None:
     assert gaps.event(numbered(75, 70, ALARM.event)) is None
 
 
+# Events of the service.
+
+
 UNJUDGED = Outcome(Stamp("top", 4, "x.png"), unjudged=Unjudged("dropped", "overload", "newer frames came"))
 
 
@@ -534,6 +544,9 @@ def test_the_picture_scales_the_heatmap_between_its_two_values(setup: Setup, bun
     calibration = bundle.manifest.calibration
     assert named.logit_at_0 == pytest.approx(calibration.background), "good frames look cold"
     assert (named.logit_at_0 + named.logit_at_255) / 2 == pytest.approx(calibration.evidence_threshold)
+
+
+# A peer that floods and resets.
 
 
 RESET = """

@@ -114,7 +114,6 @@ def test_clients_without_a_key_of_the_role_are_refused(
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00"
 
-
 GARBAGE = [
     b"GET / HTTP/1.1\r\nHost: line\r\n\r\n",
     bytes(500),

@@ -189,6 +189,9 @@ def test_invalid_bundles_and_keys_are_not_signed_or_trusted(tmp_path: Path, bund
     assert key.read_bytes() == before
 
 
+# `heatline reload --bundle` changes one key of a file, and restores the file if the line does not use it.
+
+
 TEXT = """# The line of hall 3.
 bundle = 'a.bundle'  # by Ada
 note = \"\"\"

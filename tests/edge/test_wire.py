@@ -57,14 +57,8 @@ from tests.edge.wire_examples import (
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-
-
 FLOAT = st.floats(allow_nan=False, allow_infinity=False)
-
-
 PLAIN = {str: TEXT, float: FLOAT, int: st.integers(-(2**63), 2**63 - 1), bool: st.booleans(), type(None): st.none()}
-
-
 POINTS = st.tuples(st.integers(0, 1 << 20), st.integers(0, 1 << 20))
 
 
@@ -272,9 +266,10 @@ def test_arbitrary_bytes_are_refused(parts: list[bytes]) -> None:
         from_frames(parts)
 
 
+# Requests and replies.
+
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "durable.md"
-
-
 MESSAGES: dict[str, Request | Reply] = {**REQUESTS, **REPLIES}
 
 
@@ -332,7 +327,6 @@ FOLLOW, ACK, FORGET = (
     {"type": "forget", "schema_version": 2, "request_id": "r", "name": "mes1"},
 )
 
-
 REFUSED: list[tuple[bytes | dict[str, Any], str]] = [
     (b"", "truncated"),
     (b'{"type":"follow","schema_version":2,"name":"\xff"}', "utf-8"),
@@ -358,12 +352,10 @@ REFUSED: list[tuple[bytes | dict[str, Any], str]] = [
     (FORGET | {"type": "replay"}, "Invalid value 'replay'"),
 ]
 
-
 TRIGGER, SELECT = (
     {"type": "trigger", "schema_version": 2, "camera": "top", "part_id": "P-1"},
     {"type": "select", "schema_version": 2, "product": "4711"},
 )
-
 
 REFUSED_COMMANDS: list[tuple[bytes | dict[str, Any], str]] = [
     (TRIGGER | {"type": "select"}, "unknown field `camera`"),  # fields of both requests
@@ -421,7 +413,6 @@ def test_a_refusal_has_the_request_id_if_it_is_readable() -> None:
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=66)
-
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | ANY_TEXT,

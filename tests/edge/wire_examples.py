@@ -70,8 +70,6 @@ STATUS, HANDSHAKE, JOURNAL_STATUS = GOLDEN["status"], GOLDEN["status-handshake"]
 ALARM, CHANGE, REFUSED_CHANGE = GOLDEN["alarm"], GOLDEN["change"], GOLDEN["change-refused"]
 DRIFT = GOLDEN["drift"]
 LIVE_ONLY = GOLDEN["journal-live-only"]
-
-
 JOURNAL, FORMER = "5a6c2b7f7e2e4b0d9f0b6f1a3c4d5e6f", "0123456789abcdef0123456789abcdef"
 PNG = b"\x89PNG\r\n\x1a\n as it was journalled"
 HEADERS = [

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -63,13 +62,8 @@ from tests.system.chaos.run import DISK, LINE, LINK_FAULTS, Fault, kills_in, mak
 from tests.system.chaos.tcp_proxy import Link, Proxy
 
 WITHIN_SECONDS = 60.0
-
-
 ROOT = Path(__file__).parents[2]
-
-
 CHAOS = [sys.executable, "-m", "tests.system.chaos"]
-
 
 FEW = (
     ClientPlan(name="gateway", kind="Follower", killed=True),
@@ -176,12 +170,11 @@ def test_a_run_that_is_ended_leaves_nothing_behind(short_path: Path, number: sig
         assert str(short_path) not in Path("/proc/mounts").read_text()
 
 
+# The plan.
+
+
 KILLABLE = [client.name for client in CLIENTS if client.killed]
-
-
 STOPPABLE = [client.name for client in CLIENTS if client.stopped]
-
-
 LINKS = [client.link for client in CLIENTS]
 
 
@@ -211,6 +204,9 @@ def test_a_seed_always_gives_the_same_plan_with_the_promised_number_of_faults(
         assert len(by_link) >= len(LINKS) - 2
     for one in by_link.values():
         assert all(before.at_s + before.for_s < after.at_s for before, after in pairwise(one))
+
+
+# The result.
 
 
 def verified(folder: Path, durable: Sequence[int], live: Sequence[int], through: int = 5) -> Verified:
@@ -247,9 +243,10 @@ def test_the_received_events_of_each_client_are_verified(tmp_path: Path) -> None
     assert found.durable["gateway"].wanted == 4, "events after the clients were ended are not lost"
 
 
+# The rules, one by one.
+
+
 JOURNAL = "1234"
-
-
 EVERYTHING = ("",)
 
 
@@ -313,20 +310,10 @@ def missed(topic: str, after_seq: int, through_seq: int, boot: str = "boot1") ->
 
 
 HEADERS = counted([verdict(1), verdict(2), verdict(3), verdict(1, "right")])
-
-
 A, B, C, RIGHT = HEADERS
-
-
 OTHER_BYTES = B.replace(b":2", b": 2")
-
-
 (FOREIGN,) = counted([verdict(7)], "5678")
-
-
 (UNJOURNALLED,) = counted([verdict(8)], None)
-
-
 KNOWS = missed("verdict.left.GOOD", 1, 2)
 
 
@@ -381,8 +368,6 @@ def test_a_subscriber_must_receive_the_journals_report_of_a_killed_boot() -> Non
 
 
 STORED = stored_of(counted([verdict(1), verdict(2), alarm(), verdict(3)]))
-
-
 SHIFTED = msgspec.structs.replace(STORED[3], header=STORED[3].header.replace(b'"previous_seq":2', b'"previous_seq":1'))
 
 
@@ -409,8 +394,6 @@ def test_events_that_are_sent_live_as_journalled_must_be_in_the_journal() -> Non
 
 
 FIVE = [verdict(number) for number in range(1, 6)]
-
-
 AGAIN = msgspec.structs.replace(verdict(1), boot_id="boot2", reason="dropped.crashed", verdict="NO_VERDICT")
 
 
@@ -449,6 +432,7 @@ def test_the_journal_must_report_how_many_events_it_does_not_hold() -> None:
 
 
 WITHIN_SECONDS = 30.0
+# The proxy.
 
 
 FOR_EVER = 1e6
@@ -553,29 +537,3 @@ def test_bytes_that_a_link_holds_back_come_completely_later(
         assert nothing_came(at_server)
         release(link)
         assert through + received(at_server, 14 - len(through)) == b"a pulled cable"
-
-
-CHANGES: dict[str, Callable[[Link], None]] = {
-    "silence": Link.silence,
-    "delay": lambda link: link.delay(0.001),
-    "throttle": lambda link: link.throttle(1e7),
-    "heal": Link.heal,
-}
-
-
-@given(st.lists(st.tuples(st.sampled_from(list(CHANGES)), st.binary(max_size=40_000)), max_size=12))
-def test_bytes_pass_unchanged_whatever_happens_to_an_open_link(changes: list[tuple[str, bytes]]) -> None:
-    whole = b"".join(data for _, data in changes)
-    came = []
-    with listening() as server, Proxy() as proxy:
-        link = linked(proxy, server)
-        with connected(link, server) as (client, at_server):
-            reading = threading.Thread(target=lambda: came.append(received(at_server, len(whole) + 1)))
-            reading.start()
-            for change, data in changes:
-                CHANGES[change](link)
-                client.sendall(data)
-            link.heal()
-            client.shutdown(socket.SHUT_WR)
-            reading.join()
-    assert came == [whole]

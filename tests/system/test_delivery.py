@@ -129,6 +129,9 @@ def test_what_is_missing_repeated_or_late_is_counted_and_a_repeated_result_is_no
     ]
 
 
+# The command line of all apparatus.
+
+
 class Found(msgspec.Struct):
     frames: int
 
@@ -157,13 +160,6 @@ def test_a_result_is_printed_and_written_and_a_fault_fails_the_run(
     assert code_of(lambda *_: Result(Found(8), {"frames": 8}, ["it grows", "it is late"]), bundle, out) == 14
     assert json.loads(out.read_text())["frames"] == 8, "a result with faults is written too"
     assert "soak: it grows; it is late" in capsys.readouterr().err
-
-
-def test_an_unwritable_result_file_is_refused_before_the_run(
-    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert code_of(lambda *_: pytest.fail("it ran"), bundle, tmp_path / "nowhere" / "soak.json") == 14
-    assert "name another file with --out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
