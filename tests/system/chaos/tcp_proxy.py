@@ -14,8 +14,8 @@ CHUNKS_HELD = 64
 """Chunks that may wait in each direction of a connection; then the proxy stops reading, and the sender blocks."""
 PIECES_PER_S = 20
 """Pieces per second in which throttled bytes are passed on."""
-CLOSED_AFTER_S = 0.1
-"""Delay before a connection to a stopped server is closed: at once, ZeroMQ would retry as fast as it can."""
+RETRY_S = 0.05
+"""Until a stopped server is tried again."""
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: closing sends RST, and discards the socket's buffers."""
 
@@ -165,11 +165,7 @@ class Link:
         connection.to_client = _draining(to_client)
         try:
             await self._due(0.0)  # through a silent link, no connection reaches the server
-            try:
-                from_server, to_server = await asyncio.open_connection(*self._upstream)
-            except OSError:
-                await asyncio.sleep(CLOSED_AFTER_S)
-                return
+            from_server, to_server = await self._reach_server()
             connection.to_server = _draining(to_server)
             self.connected += 1
             async with asyncio.TaskGroup() as both_ways:
@@ -180,6 +176,14 @@ class Link:
         finally:
             connection.close()
             del self._connections[connection]
+
+    async def _reach_server(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to the server, as soon as it listens: a client that is accepted and then closed would take it for a
+        line that requires keys."""
+        while True:
+            with contextlib.suppress(OSError):
+                return await asyncio.open_connection(*self._upstream)
+            await asyncio.sleep(RETRY_S)
 
     async def _pass_on(
         self, connection: "_Connection", reader: asyncio.StreamReader, writer: asyncio.StreamWriter
