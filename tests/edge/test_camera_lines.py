@@ -153,8 +153,7 @@ def test_devices_that_are_missing_hang_or_die_return_and_stop_no_other_camera(
         cameras = {"gige": genicam(device, **SILENT), "network": rtsp(server.url("raw")), "lives": lives}
         line = write_line_with(tmp_path, bundle.path, address, cameras)
         with running(line, address) as run:
-            (missing,) = until_alarms(run, True, gige="open")
-            assert "it cannot be opened" in missing.detail
+            until_alarms(run, True, gige="open")
             device.start()
             until_alarms(run, False, gige="open")
             assert run.until_inspected("gige").verdict == "GOOD"
@@ -175,8 +174,6 @@ def test_devices_that_are_missing_hang_or_die_return_and_stop_no_other_camera(
             run.until_inspected("network")
             received = run.end()
     assert_every_frame_has_its_event(received, list(cameras))
-    dead = [status.cameras["gige"] for status in received.statuses if status.cameras["gige"].state == "DEAD"]
-    assert {state.reason for state in dead} >= {"open"}
     assert all(event.verdict != "NO_VERDICT" for event in received.of("lives") if event.reason != "dropped.stopped")
 
 

@@ -1,7 +1,6 @@
 """A supervised camera in its real process, which is killed, stopped and delayed: no announced frame is lost, its memory
 is never overwritten, each part ends once, and nothing is left behind."""
 
-import contextlib
 import fcntl
 import gc
 import os
@@ -19,7 +18,7 @@ from heatline.edge.cameras.base import EndOfFrames, Opened
 from heatline.edge.cameras.child import SPARE_SLOTS
 from heatline.edge.cameras.settings import FolderSettings, PatternSettings
 from heatline.edge.cameras.triggering import TriggerAnswer
-from heatline.edge.frames import BadFrame, Frame
+from heatline.edge.frames import Frame
 from heatline.edge.util.channel import NewRing, RingReader, RingWriter
 from tests.edge.lines import write_pictures
 from tests.edge.supervised import (
@@ -268,6 +267,20 @@ def test_a_part_announced_while_the_line_is_busy_is_shown_by_the_next_frame() ->
         assert camera.answer_to("P-1") == TriggerAnswer()
 
 
+def test_frames_behind_the_one_that_shows_a_fault_are_reported_with_their_parts() -> None:
+    with watched(edges(freeze_at=1, frozen_after_frames=1)) as camera:
+        camera.until_frames(1)
+        camera.until_unread(1)  # the frame that shows the fault
+        camera.trigger("P-1")
+        camera.until_unread(4)
+        camera.until(lambda: bool(camera.alarms), "its death")
+        while camera.grab(0.001) is not None:
+            pass
+        assert camera.ids() == list(range(1, max(5, len(camera.ids())) + 1))
+        of_part = [(seen.reason, seen.kind) for seen in camera.bad if seen.stamp.part_id == "P-1"]
+        assert of_part == [("frozen", "failed")]
+
+
 # Stopping.
 
 
@@ -285,25 +298,17 @@ def test_interrupting_ends_an_opening_which_may_take_long(monkeypatch: pytest.Mo
         assert (opened, camera.to_the_end(), camera.alarms) == ([None], [], [])
 
 
-def test_interrupting_ends_a_waiting_grab_and_all_later_ones() -> None:
+def test_interrupting_ends_the_frames_and_every_part_that_waits() -> None:
     with watched(part_camera(ignore_triggers=[1])) as camera:
         camera.trigger("P-1")
         assert camera.grab() is None, "sent, and ignored"
-        came: list[object] = []
-
-        def grab() -> None:
-            with contextlib.suppress(EndOfFrames):
-                came.append(camera.camera.grab(3600.0))
-
-        thread = in_thread(grab)
+        thread = in_thread(camera.to_the_end)
         camera.camera.interrupt()
         thread.join(WITHIN_SECONDS)
-        (part,) = came
-        assert isinstance(part, BadFrame)
-        assert (part.stamp.part_id, part.reason, part.kind) == ("P-1", "no_frame", "dropped")
         with pytest.raises(EndOfFrames):
             camera.camera.grab(1.0)
         camera.trigger("P-2")
+        assert (camera.parts, camera.bad[0].kind) == ([("P-1", "no_frame", None)], "dropped")
         answers = [camera.answer_to(part_id).refused for part_id in ("P-1", "P-2")]
         assert (answers, camera.alarms) == (["no_frame", "stopping"], [])
 
