@@ -15,14 +15,10 @@ import numpy as np
 import pytest
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.cli.watch import line_of
-from heatline.edge.describe import COLUMNS, columns_of, describe_event
-from heatline.edge.heatmap_picture import ColourScale
 from heatline.edge.images import read_rgb
 from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.monitor.pictures import Picture, picture_socket
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.offline import InspectionResult
 from heatline.edge.wire.events import ForeignArea, Mark, MarkKind, Pose, ReviewEvent, StatusEvent
 from heatline.train.readers.folder import read_folder
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
@@ -153,7 +149,7 @@ def test_commands_tell_what_is_stored_or_refuse_in_one_sentence_and_change_nothi
     assert [(each, (folder / each).read_bytes()) for each in names(folder)] == before
 
 
-def test_a_line_is_named_by_its_file_or_its_folder(folder: Path, tmp_path: Path) -> None:
+def test_a_line_is_named_by_its_file_or_its_folder(folder: Path, tmp_path: Path, bundle: Bundle, address: str) -> None:
     # Without a folder of its own, the pictures are in the folder of the journal.
     assert len(facts("list", line_file(tmp_path, '[evidence]\n[journal]\nfolder = "."'))["entries"]) == len(MARKED)
     for tables, sentence in (
@@ -162,21 +158,16 @@ def test_a_line_is_named_by_its_file_or_its_folder(folder: Path, tmp_path: Path)
     ):
         result = run("list", line_file(tmp_path, tables))
         assert (result.returncode, sentence in complaint(result)) == (3, True)
+    result = heatline("run", write_line(tmp_path, bundle.path, address, {"top": f'path = "{tmp_path}"'}, "[evidence]"))
+    assert (result.returncode, "set evidence.folder or journal.folder" in result.stderr) == (3, True)
 
 
-def test_what_is_known_of_a_picture_is_json_and_words_of_every_command(folder: Path) -> None:
-    listed = facts("list", folder, "--limit", "1")
+def test_what_is_known_of_a_picture_is_also_json(folder: Path) -> None:
+    listed, shown = facts("list", folder, "--limit", "1"), facts("show", folder, name(5))
     assert (listed["folder"], listed["entries"][0]["picture"]) == (str(folder), name(7))
-    shown, bare = facts("show", folder, name(5)), facts("show", folder, name(8, "side"))
     assert shown["frame"] == str(folder / "2026-11-28" / f"{name(5)}.png")
     assert (shown["entry"]["review"]["truth"], shown["entry"]["review"]["by"]) == (None, ["Ada", "Bob"])
-    assert (bare["heatmap"], bare["entry"]["review"]) == (None, None)
     assert "2026-11-29 12:00:01  DEFECT" in run("list", folder).stdout
-    event = MARKED[6][0].event
-    row = dict(zip(COLUMNS, columns_of(event, 1, event.topic, NOON_NS), strict=True))
-    result = InspectionResult(event, None, 8, None, ColourScale(-4, 6))
-    for text in (line_of(1, 0, describe_event(event)), row["detail"], str(result)):
-        assert f"foreign area: {event.foreign_areas[0].why}" in str(text)
 
 
 def interval(count: int, of: int) -> list[Any]:

@@ -3,13 +3,11 @@
 import contextlib
 import gc
 import os
-import resource
 import signal
 import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +15,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle
@@ -34,7 +30,7 @@ from heatline.edge.monitor.pictures import Hello, Picture, PictureClient, Report
 from heatline.edge.service.events import verdict_message
 from heatline.edge.util.channel import ReleaseSlot
 from heatline.edge.wire.events import EvidenceState, VerdictEvent
-from tests.command import heatline, process_env
+from tests.command import process_env
 from tests.edge.lines import (
     POLL_SECONDS,
     RunningLine,
@@ -122,6 +118,13 @@ def test_a_picture_arrives_to_the_last_byte_with_what_its_verdict_rests_on(line:
     image = np.concatenate([noise] * 3 if is_grey else [noise, noise // 2, noise // 3], 2)
     with line.connect() as client:
         outcome = line.judge(image, sent_as=sent_as)
+        refused = Outcome(outcome.stamp, unjudged=Unjudged("failed", "implausible", "dark"), setup=line.setup)
+        assert line.offer(refused).picture is None, "without pixels"
+        event = line.offer(replace(refused, frame=outcome.frame))
+        picture = received(client)
+        assert (picture.event, picture.evidence) == (event, None)
+        picture.release()
+        until(lambda: line.held() == 0)
         event = line.offer(outcome)
         picture = received(client)
         assert picture.event == event
@@ -138,18 +141,6 @@ def test_a_picture_arrives_to_the_last_byte_with_what_its_verdict_rests_on(line:
         )
         assert evidence.tiles.logits.max() == np.float32(event.frame_score)
         assert not picture.image.flags.writeable
-
-
-def test_a_frame_that_was_not_judged_comes_without_evidence_and_one_without_pixels_not_at_all(line: Line) -> None:
-    with line.connect() as client:
-        judged = line.judge(WHITE)
-        refused = Outcome(judged.stamp, unjudged=Unjudged("failed", "implausible", "dark"), setup=line.setup)
-        assert line.offer(refused).picture is None
-        event = line.offer(replace(refused, frame=judged.frame))
-        picture = received(client)
-        assert (picture.event, picture.evidence) == (event, None)
-        assert np.array_equal(picture.image, WHITE)
-        assert client.receive(0) is None
 
 
 def test_a_client_gets_good_frames_of_each_camera_as_often_as_it_wants_and_all_others(line: Line) -> None:
@@ -225,23 +216,6 @@ def test_pictures_outlive_the_line_and_their_end_is_an_error(line: Line) -> None
         PictureClient(line.path)
 
 
-def test_reports_are_summed_over_all_stores(line: Line) -> None:
-    line.show(DARK, WHITE, DARK)
-    assert line.feed.evidence() == (EvidenceState(), None)
-    with line.connect() as store:
-        store.report(EvidenceState(kept=5, skipped=1, stored=7, fault="full"))
-        until(lambda: line.feed.evidence()[1] is not None)
-        assert line.feed.evidence()[0] == EvidenceState(kept=5, skipped=1, stored=7, fault="full")
-        line.show(DARK, DARK)  # one is held, one is skipped: both are lost with the store
-        assert line.feed.evidence()[0].skipped == 2
-        received(store).release()
-        until(lambda: line.held() == 0)
-        line.show(DARK)
-        assert line.feed.evidence()[0].skipped == 2, "a count never falls, also when the next picture is sent"
-    until(lambda: line.feed.evidence()[1] is None)
-    assert line.feed.evidence()[0] == EvidenceState(kept=5, skipped=3, stored=7), "what is stored is there still"
-
-
 # Programs that misbehave.
 
 
@@ -295,23 +269,6 @@ def test_a_client_that_sends_what_is_not_valid_is_disconnected_and_others_are_no
         (given,) = line.feed._clients[0].ring.held
         end.send(encode(ReleaseSlot(1, 1 - given[1])))
         assert_disconnected(end)
-
-
-@settings(deadline=None)
-@given(messages=st.lists(st.binary(min_size=1, max_size=80), max_size=5))
-def test_arbitrary_bytes_leave_no_client_behind(
-    tmp_path_factory: pytest.TempPathFactory, messages: list[bytes]
-) -> None:
-    path = tmp_path_factory.mktemp("feed") / "p" / "line"
-    feed = PictureFeed(path)
-    with raw(path) as end, contextlib.suppress(ConnectionError):
-        for message in messages:
-            end.send(message)
-    until(lambda: not feed._clients)
-    with PictureClient(path):  # it still listens
-        until(lambda: len(feed._clients) == 1)
-    feed.close()
-    assert not path.exists()
 
 
 def test_too_many_programs_are_disconnected_until_one_leaves(line: Line) -> None:
@@ -390,43 +347,15 @@ def test_clients_that_come_and_go_leave_nothing_behind(line: Line) -> None:
 # The socket.
 
 
-def test_a_line_without_a_descriptor_left_waits_for_one(line: Line) -> None:
-    ident = line.feed._thread.ident
-    assert ident is not None
-    clock = time.pthread_getcpuclockid(ident)
-    outcome = line.judge(WHITE)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as late, line.connect() as client:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))  # those that are open stay
-        try:
-            late.connect(os.fspath(line.path))
-            before_s = time.clock_gettime(clock)
-            time.sleep(1.0)
-            assert time.clock_gettime(clock) - before_s < 0.2
-            line.offer(outcome)  # there is no memory for its pictures
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        with pytest.raises(DeliveryError, match="the line has ended"):
-            client.receive(WITHIN_SECONDS)
-        until(lambda: len(line.feed._clients) == 1)
-
-
-def test_only_this_user_can_reach_the_socket_and_one_that_a_killed_line_left_is_replaced(
-    line: Line, tmp_path: Path
-) -> None:
-    assert stat.S_IMODE(line.path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(line.path.parent.stat().st_mode) == 0o700
-    (tmp_path / "shared").touch()
-    with pytest.raises(DeliveryError, match="shared"):
-        PictureFeed(tmp_path / "shared" / "line")
+def test_only_this_user_can_reach_the_socket_and_one_that_a_killed_line_left_is_replaced(line: Line) -> None:
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (line.path, line.path.parent)] == [0o600, 0o700]
     left = line.path.with_name("left")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as end:
         end.bind(os.fspath(left))
     with pytest.raises(DeliveryError, match="Connection refused"):
         PictureClient(left)
-    feed = PictureFeed(left)
-    PictureClient(left).close()
-    feed.close()
+    with contextlib.closing(PictureFeed(left)):
+        PictureClient(left).close()
 
 
 def test_each_line_has_a_socket_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,10 +365,7 @@ def test_each_line_has_a_socket_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     a, b = tmp_path / "a" / ("line" * 30 + ".toml"), tmp_path / "b" / ("line" * 30 + ".toml")
     assert picture_socket(a) != picture_socket(b)
     assert picture_socket(a) == picture_socket(Path("a") / a.name) == picture_socket(Path("b/../a") / a.name)
-    assert picture_socket(a).parent.name == f"heatline-{os.geteuid()}"
     assert len(os.fspath(picture_socket(a))) < 108
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    assert picture_socket(a).parent == tmp_path / "heatline"
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/heatline/line1")
     assert picture_socket(a) == Path("/run/heatline/line1/pictures")
 
@@ -519,9 +445,3 @@ def test_an_overloaded_line_reports_every_frame_whoever_receives_its_pictures(
         assert all(picture.event.frame_score == published[picture.event.picture].frame_score for picture in pictures)
         assert not path.exists()
     assert pictures is None or pictures
-
-
-def test_evidence_needs_a_folder(tmp_path: Path, bundle: Bundle, address: str) -> None:
-    line = write_line_with(tmp_path, bundle.path, address, {"top": {"kind": "pattern"}}, "[evidence]")
-    result = heatline("run", line)
-    assert (result.returncode, "set evidence.folder or journal.folder" in result.stderr) == (3, True)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import pytest
 from selenium.webdriver import ActionChains
 
@@ -26,7 +25,7 @@ from tests.command import process_env
 from tests.edge.boards import board, board_bundle, moved
 from tests.edge.lines import RunningLine, children, running, small_frames, write_line_with, write_pictures
 from tests.edge.status_only_line import a_status
-from tests.edge.view_pages import Page, frame, page, verdict
+from tests.edge.view_pages import frame, page, verdict
 from tests.small_bundle import dark_square
 from tests.view.browser import END, ENTER, ESCAPE, LEFT, PHONE, RIGHT, WIDE, Browser, started_browser
 
@@ -75,40 +74,11 @@ def reviewed(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Iterat
         yield View(run, f"http://127.0.0.1:{port}/", folder)
 
 
-def journalled_marks(view: View) -> list[Mark]:
-    """Return the marks in the journal, oldest first, since the last one that was taken back."""
-    with JournalReader.open(view.folder) as journal:
+def journalled_marks(folder: Path) -> list[Mark]:
+    """Return the marks in the journal, oldest first."""
+    with JournalReader.open(folder) as journal:
         events = [event_from(each.header) for each in journal.newest(1000, ["review"])]
-    found = [event.mark for event in events if isinstance(event, ReviewEvent)]
-    last = max((place for place, mark in enumerate(found) if mark.by == "Reset"), default=-1)
-    return found[last + 1 :]
-
-
-def forget_reviews(browser: Browser, view: View) -> None:
-    """Take back all marks, so that a test finds the line as the others did."""
-    browser.open(view.url)
-    answer = browser.run(
-        """
-        localStorage.removeItem("reviewer");
-        const mark = (picture, by, kind = "withdrawn") => fetch("/api/marks", {
-          method: "POST", headers: { "content-type": "application/json" },
-          body: JSON.stringify({ picture, kind, by }),
-        });
-        const { rows } = await (await fetch("/api/verdicts?limit=2000")).json();
-        const statuses = [];
-        for (const { id, review } of rows) {
-          for (const by of review?.by ?? []) statuses.push((await mark(id, by)).status);
-        }
-        const { id } = rows.find(({ verdict }) => verdict === "DEFECT");
-        for (const kind of ["right", "withdrawn"]) statuses.push((await mark(id, "Reset", kind)).status);
-        return statuses;
-        """
-    )
-    assert set(answer) == {200}
-
-
-def to_review(browser: Browser) -> str:
-    return browser.text("#review .number")
+    return [event.mark for event in events if isinstance(event, ReviewEvent)]
 
 
 def click_zoomed(browser: Browser, x: int, y: int) -> None:
@@ -221,7 +191,7 @@ def test_a_new_defect_arrives_with_its_picture_heatmap_and_outline(browser: Brow
     browser.until("document.querySelector('.facts .age')?.innerText.endsWith('s ago')")
 
 
-def test_h_hides_the_heatmap_and_shows_it_again(browser: Browser, view: View) -> None:
+def test_a_click_or_the_keyboard_alone_tells_why_and_the_heatmap_can_be_hidden(browser: Browser, view: View) -> None:
     browser.open(view.url)
     opacity = "document.querySelector('canvas.heat').style.opacity"
     before = browser.js(opacity)
@@ -229,29 +199,16 @@ def test_h_hides_the_heatmap_and_shows_it_again(browser: Browser, view: View) ->
     assert browser.js(opacity) == "0"
     browser.press("h")
     assert browser.js(opacity) == before
-
-
-def test_a_click_tells_why_and_escape_closes_it(browser: Browser, view: View) -> None:
-    browser.open(view.url)
     browser.driver.execute_script(f"document.querySelector('{newest_defect(browser)}').click()")
     browser.until("document.querySelector('#why .crop')?.naturalWidth")
     browser.until("[...document.querySelectorAll('#why .same-place img')].every((image) => image.naturalWidth > 0)")
     why = browser.text("#why")
-    assert "DEFECT: top, frame" in why
-    assert "Strongest evidence here: " in why
-    assert "Bundle's digest" in why
+    for words in ("DEFECT: top, frame", "Strongest evidence here: ", "Bundle's digest"):
+        assert words in why
     assert browser.js("document.querySelectorAll('#why .marks .tile').length") == 1
-    assert browser.js("document.querySelectorAll('#why .cells tbody tr').length") > 0
     browser.press(ESCAPE)
-    assert browser.js("document.querySelector('#why').hidden")
-    assert browser.js("document.activeElement.closest('.strip') !== null")
-
-
-def test_the_keyboard_alone_reaches_the_verdicts_and_opens_them(browser: Browser, view: View) -> None:
-    browser.open(view.url)
-    browser.until("document.querySelectorAll('.strip button').length > 4")
-    browser.driver.execute_script("document.querySelector('.opacity input').focus()")
-    browser.until(f"document.querySelector('{LAST}').tabIndex === 0")
+    assert browser.js("document.querySelector('#why').hidden && document.activeElement.closest('.strip') !== null")
+    browser.until("document.querySelectorAll('.strip button').length > 9")
     browser.driver.execute_script("document.querySelector('.strip [tabindex=\"0\"]').focus()")
     browser.press(END, LEFT, LEFT)
     chosen = browser.js("document.activeElement.dataset.id")
@@ -264,9 +221,8 @@ def test_the_keyboard_alone_reaches_the_verdicts_and_opens_them(browser: Browser
 
 def test_a_dragged_threshold_counts_again_and_changes_nothing(browser: Browser, view: View) -> None:
     browser.open(view.url)
-    browser.until("document.querySelector('#scores .outcome').textContent")
+    browser.until("document.querySelector('#scores .outcome').textContent.includes('now:')")
     before = browser.text("#scores .outcome")
-    assert "now:" in before
     browser.drag_to_left_of("#scores .handle", "#scores .bars")
     assert browser.text("#scores .outcome") != before
     assert browser.text("#scores .lines").startswith("[thresholds]\nscore = ")
@@ -280,42 +236,39 @@ def test_a_dragged_threshold_counts_again_and_changes_nothing(browser: Browser, 
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_phone_shows_all_without_scrolling_sideways(browser: Browser, view: View, theme: str) -> None:
+def test_a_phone_shows_all_without_scrolling_sideways_and_a_chosen_theme_is_remembered(
+    browser: Browser, view: View, theme: str
+) -> None:
     browser.resize(PHONE)
     browser.prefer(theme)
     browser.open(view.url)
     browser.until("document.querySelector('#history canvas') && document.querySelector('#scores .outcome').innerText")
     assert browser.js("document.documentElement.scrollWidth") == PHONE[0]
-    ground = browser.js("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
-    assert (max(ground) < 64) == (theme == "dark")
+    ground = "Math.max(...getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)) < 64"
+    assert browser.js(ground) == (theme == "dark")
     browser.driver.execute_script(f"document.querySelector('{newest_defect(browser)}').click()")
     browser.until("document.querySelector('#why .crop')?.naturalWidth")
-    assert browser.js("document.querySelector('#why').scrollWidth") <= PHONE[0]
     browser.press("v")
     browser.until("document.querySelector('#review').dataset.picture")
-    assert browser.js("document.querySelector('#review').scrollWidth") <= PHONE[0]
+    for panel in ("#why", "#review"):
+        assert browser.js(f"document.querySelector('{panel}').scrollWidth") <= PHONE[0]
     browser.find("#review .zoom").click()
     bottom, top = browser.js(
         "[['.stage', 'bottom'], ['.marking', 'top']].map(([part, side]) => "
         "document.querySelector(`#review ${part}`).getBoundingClientRect()[side])"
     )
     assert bottom <= top, "the magnified picture leaves the buttons free"
-
-
-def test_the_chosen_theme_is_remembered(browser: Browser, view: View) -> None:
-    browser.open(view.url)
     choose = "const s = document.querySelector('#theme'); s.value = '{}'; s.dispatchEvent(new Event('change'))"
     browser.driver.execute_script(choose.format("dark"))
     browser.open(view.url)
-    assert browser.js("document.documentElement.dataset.theme") == "dark"
-    assert browser.js("getComputedStyle(document.body).colorScheme") == "dark"
+    assert browser.js(ground)
     browser.driver.execute_script(choose.format("auto"))
 
 
 def test_marks_by_the_keyboard_and_a_click_are_in_the_journal_and_empty_the_queue(
     browser: Browser, reviewed: View
 ) -> None:
-    forget_reviews(browser, reviewed)
+    browser.open(reviewed.url)
     browser.press("v")
     browser.until("document.querySelector('#review').dataset.picture")
     browser.until(f"document.querySelector('#review .number').textContent === '{REVIEWED}'")
@@ -328,8 +281,6 @@ def test_marks_by_the_keyboard_and_a_click_are_in_the_journal_and_empty_the_queu
 
     browser.find("#review .heatmap").click()
     assert browser.js("document.querySelector('#review canvas.heat').style.opacity") == "0"
-    browser.find("#review .heatmap").click()
-    assert browser.js("document.querySelector('#review canvas.heat').style.opacity") == "0.75"
     browser.press("r")
     browser.until("document.querySelector('#reviewer').open")
     mark("Anna", ENTER)
@@ -349,8 +300,8 @@ def test_marks_by_the_keyboard_and_a_click_are_in_the_journal_and_empty_the_queu
     browser.until(
         "[...document.querySelectorAll('#review .own small')].every((each) => /^in the/.test(each.innerText))"
     )
-    assert (to_review(browser), browser.text("#open-review b")) == ("0", "0")
-    marks = journalled_marks(reviewed)
+    assert (browser.text("#review .number"), browser.text("#open-review b")) == ("0", "0")
+    marks = journalled_marks(reviewed.folder)
     assert [(mark.kind, mark.by) for mark in marks] == [
         (kind, "Anna") for kind in ("right", "false_alarm", "missed", "right")
     ]
@@ -367,68 +318,6 @@ def test_marks_by_the_keyboard_and_a_click_are_in_the_journal_and_empty_the_queu
     assert "missed defect by Anna" in browser.js(f"document.querySelector('.strip [data-id=\"{shown[2]}\"]').title")
 
 
-def test_two_reviewers_at_once_do_not_lose_each_others_marks(browser: Browser, reviewed: View) -> None:
-    forget_reviews(browser, reviewed)
-    anna = browser.driver.current_window_handle
-    ben = browser.open_beside(reviewed.url.replace("127.0.0.1", "localhost"))  # another origin stores another name
-    for handle, name in ((ben, "Ben"), (anna, "Anna")):
-        browser.driver.switch_to.window(handle)
-        browser.driver.execute_script(f"localStorage.setItem('reviewer', '{name}'); location.hash = '#review'")
-        browser.until("document.querySelector('#review').dataset.picture")
-    first = browser.js("document.querySelector('#review').dataset.picture")
-    browser.press("r")
-    browser.driver.switch_to.window(ben)
-    assert browser.js("document.querySelector('#review').dataset.picture") == first
-    browser.press("f")
-    for handle in (ben, anna):
-        browser.driver.switch_to.window(handle)
-        browser.until(f"document.querySelector('#review .number').textContent === '{REVIEWED - 1}'")
-        browser.press(ESCAPE)
-        cell = f"document.querySelector('.strip [data-id=\"{first}\"]')"
-        browser.until(f"{cell}.dataset.review === '?'")
-        words = browser.js(f"{cell}.title")
-        assert "Contradictory marks: " in words
-        assert {"right by Anna", "false alarm by Ben"} == set(words.rpartition(": ")[2].split(", "))
-    marks = journalled_marks(reviewed)
-    assert {(mark.picture, mark.kind, mark.by) for mark in marks} == {
-        (first, "right", "Anna"),
-        (first, "false_alarm", "Ben"),
-    }
-
-
-def test_a_second_mark_of_a_frame_does_not_overtake_the_first(browser: Browser, view: View) -> None:
-    browser.open(view.url)
-    early, came = browser.run(
-        """
-        const { Marks } = await import("/static/marks.js");
-        localStorage.setItem("reviewer", "Anna");
-        const came = [];
-        let answer;
-        const slow = new Promise((done) => (answer = done));
-        const fetchBefore = window.fetch;
-        window.fetch = async (path, options) => {
-          if (path !== "/api/marks") return fetchBefore(path, options);
-          const { picture, kind } = JSON.parse(options.body);
-          came.push(`${picture} ${kind}`);
-          if (came.length === 1) await slow;
-          return new Response(JSON.stringify({ seq: came.length, detail: null }));
-        };
-        const marks = new Marks();
-        const row = (id) => ({ id, camera: "top", verdict: "DEFECT", frame_number: 1 });
-        await marks.send(row("one"), "right");
-        const corrected = await marks.send(row("one"), "false_alarm");
-        await (await marks.send(row("two"), "right")).answered;
-        const early = [...came];
-        answer();
-        await corrected.answered;
-        window.fetch = fetchBefore;
-        return [early, came];
-        """
-    )
-    assert early == ["one right", "two right"]
-    assert came == ["one right", "two right", "one false_alarm"]
-
-
 def test_a_mark_that_no_journal_stores_is_shown_as_failed(browser: Browser, view: View, expected: list[str]) -> None:
     expected += ["/api/marks"]
     browser.open(view.url)
@@ -437,76 +326,46 @@ def test_a_mark_that_no_journal_stores_is_shown_as_failed(browser: Browser, view
     browser.driver.execute_script(f"document.querySelector('{cell}').focus()")
     browser.press("r")
     browser.until(f"document.querySelector('{cell}').dataset.review === '!'")
-    assert "There is no journal" in browser.js(f"document.querySelector('{cell}').title")
     assert "There is no journal" in browser.text("#marks-notice")
     browser.press("v")
     browser.until("document.querySelector('#review').dataset.picture")
-    assert browser.text("#marks-notice") == ""
     browser.press("r")
     browser.until("document.querySelector('#review .own small:first-of-type')?.dataset.state === 'failed'")
-    browser.until("document.querySelector('#review .notice').innerText")
-    assert browser.text("#review").count("There is no journal") == 1
-    assert (browser.text("#review .own .sign"), browser.text("#review .own small")) == ("!", "failed")
+    browser.until("document.querySelector('#review .notice').innerText.includes('There is no journal')")
     browser.press(ESCAPE)
-    assert browser.js("[...document.querySelectorAll('.notice')].map((each) => each.textContent)") == ["", ""]
 
 
 @pytest.mark.long
-def test_each_new_defect_is_on_the_page_within_a_second_of_its_event(browser: Browser, view: View) -> None:
+def test_each_new_defect_is_on_the_pages_of_two_viewers_within_a_second_of_its_event(
+    browser: Browser, view: View
+) -> None:
     browser.open(view.url)
+    first = browser.driver.current_window_handle
+    second = browser.open_beside(view.url)
     opened_ns = time.time_ns()
     delays_ms: list[float] = []
     while len(delays_ms) < 20:
         event = next_defect(view.run)
-        if event.times.captured_at_ns < opened_ns:  # it came while another test ran
-            continue
-        shown_ms = browser.until(f"window.seen.verdicts['{picture_id(event)}']")
-        delays_ms.append(shown_ms - event.times.captured_at_ns / 1e6 - event.latency_ms)
-    delays_ms.sort()
-    print(f"a defect is on the page after {[round(delay) for delay in delays_ms]} ms")
-    assert delays_ms[17] < ON_THE_PAGE_WITHIN_MS, "two of twenty may be late on a busy machine"
-
-
-@pytest.mark.long
-def test_two_viewers_get_the_same_pictures(browser: Browser, view: View) -> None:
-    browser.open(view.url)
-    first = browser.driver.current_window_handle
-    second = browser.open_beside(view.url)
+        if event.times.captured_at_ns > opened_ns:  # else it came while another test ran
+            shown_ms = browser.until(f"window.seen.verdicts['{picture_id(event)}']")
+            delays_ms.append(shown_ms - event.times.captured_at_ns / 1e6 - event.latency_ms)
+    print(f"a defect is on the page after {sorted(map(round, delays_ms))} ms")
+    assert sorted(delays_ms)[17] < ON_THE_PAGE_WITHIN_MS, "two of twenty may be late on a busy machine"
     seen = {}
     for handle in (second, first):
         browser.driver.switch_to.window(handle)
-        browser.until("window.seen.pictures.length > 12")
         seen[handle] = dict(browser.js("window.seen.pictures"))
     both = seen[first].keys() & seen[second].keys()
     assert len(both) > 5
     assert all(seen[first][each] == seen[second][each] for each in both)
-    assert len(set(seen[first].values())) > 1
 
 
-def test_names_that_are_markup_are_shown_as_text(browser: Browser, tmp_path: Path, bundle: Bundle) -> None:
-    camera = looped(tmp_path)
-    pictures = Path(camera["path"])
-    markup = "<img src=x onerror=document.title=1>"
-    (pictures / "003.png").rename(pictures / f"{markup}3.png")
-    (pictures / f"{markup}broken.png").write_text("no picture")
-    with viewed(tmp_path, bundle, {"top": camera}) as view:
-        browser.open(view.url)
-        browser.until(
-            "document.querySelectorAll('.strip [data-verdict=DEFECT]').length > 2"
-        )  # later ones have a picture
-        for verdict, name in (("DEFECT", f"{markup}3.png"), ("NO_VERDICT", f"{markup}broken.png")):
-            cell = f"[...document.querySelectorAll('.strip [data-verdict={verdict}]')].at(-1)"
-            browser.until(cell)
-            browser.until(f"({cell}.click(), document.querySelector('#why .facts').innerText.includes('{name}'))")
-        assert browser.js("document.querySelectorAll('img[src=x]').length") == 0
-        browser.leave()
-
-
-def test_messages_that_come_late_do_not_look_current(browser: Browser, view: View) -> None:
+def test_what_comes_late_does_not_look_current(browser: Browser, view: View) -> None:
     browser.open(view.url)
-    lost_s, age_s = browser.run(
+    lost_s, age_s, words = browser.run(
         """
         const { Live } = await import("/static/live.js");
+        const { Camera } = await import("/static/camera.js");
         let picture;
         let socket;
         window.WebSocket = class {
@@ -525,108 +384,55 @@ def test_messages_that_come_late_do_not_look_current(browser: Browser, view: Vie
         say(new Blob());
         say(JSON.stringify({ type: "state", sent_ms: 50_000 }));
         found.push(lost());
-        return [found, Math.round((performance.now() - picture.sentAt) / 1000)];
-        """
-    )
-    assert (lost_s, age_s) == ([0, 8, 0], 8)
-
-
-def test_a_verdict_above_the_picture_of_another_says_so(browser: Browser, view: View) -> None:
-    browser.open(view.url)
-    found = browser.run(
-        """
-        const { Camera } = await import("/static/camera.js");
+        // Frames come, and their pictures do not; or the picture is of another frame than the verdict.
         const camera = new Camera("other", () => {});
         const shown = document.querySelector(".camera").dataset.picture;
         const frame = await (await fetch(`/api/pictures/${shown}/frame.jpg`)).blob();
         const row = { verdict: "DEFECT", regions: 1, frame_score: 2, score_threshold: 1, id: "2" };
-        camera.setState({ state: "LIVE", stale: false, newest_age_ms: 0 }, performance.now());
         camera.setVerdict(row);
-        const draw = async (id, verdict) => {
-          const event = { ...row, verdict, regions: [], frame_number: 1 };
-          await camera.draw({ id, event, heatmap: null, hw: [8, 8], sentAt: performance.now(), age_ms: 0 }, frame);
-          camera.refresh(0);
-          return camera.root.querySelector(".verdict-detail").textContent;
-        };
-        return [await draw("1", "GOOD"), await draw("2", "DEFECT")];
-        """
-    )
-    plain = "1 region; evidence 2.00, limit 1.00"
-    assert found == [f"{plain}. The picture is of another frame: GOOD.", plain]
-
-
-def test_a_picture_is_grey_if_frames_come_and_their_pictures_do_not(browser: Browser, view: View) -> None:
-    browser.open(view.url)
-    found = browser.run(
-        """
-        const { Camera } = await import("/static/camera.js");
-        const camera = new Camera("other", () => {});
-        const event = { verdict: "NO_VERDICT", regions: [], frame_number: 1 };
-        const shown = document.querySelector(".camera").dataset.picture;
-        const frame = await (await fetch(`/api/pictures/${shown}/frame.jpg`)).blob();
-        const lost = (age) => {
-          camera.setState({ state: "LIVE", stale: false, newest_age_ms: age }, performance.now());
-          camera.refresh(0);
-          return camera.root.querySelector(".lost").textContent;
-        };
+        const event = { ...row, verdict: "GOOD", regions: [], frame_number: 1 };
         const sentAt = performance.now() - 9000;
         await camera.draw({ id: "1", event, heatmap: null, hw: [8, 8], sentAt, age_ms: 500 }, frame);
-        return [lost(9000), lost(100)];
+        const text = (age, part) => {
+          camera.setState({ state: "LIVE", stale: false, newest_age_ms: age }, performance.now());
+          camera.refresh(0);
+          return camera.root.querySelector(part).textContent;
+        };
+        const words = [text(9000, ".lost"), text(100, ".lost"), text(0, ".verdict-detail")];
+        return [found, Math.round((performance.now() - picture.sentAt) / 1000), words];
         """
     )
-    assert found == ["", "no picture for 9 s"]
+    assert (lost_s, age_s) == ([0, 8, 0], 8)
+    assert words[:2] == ["", "no picture for 9 s"]
+    assert words[2] == "1 region; evidence 2.00, limit 1.00. The picture is of another frame: GOOD."
 
 
-def opened(browser: Browser, page: Page) -> None:
-    browser.driver.get(f"http://127.0.0.1:{page.port}/")
-    browser.until("document.querySelector('#handshake strong').textContent === 'NOT READY'")
-
-
-def test_a_stopped_line_shows_since_when_no_frame_came_and_its_cameras_in_the_order_of_its_file(
-    browser: Browser,
-) -> None:
-    memory = Memory(cameras=["top", "side"])
+def test_a_stopped_line_says_so_and_names_that_are_markup_are_text(browser: Browser) -> None:
+    memory, markup = Memory(cameras=["top", "side"]), "<img src=x onerror=document.title=1>"
     for camera in ("side", "top"):
         memory.add_verdict(verdict(1, camera=camera, picture=None), live=False)
+    unjudged = verdict(2, kind="NO_VERDICT", reason="failed.wrong_size", detail=None, source=markup, picture="p")
+    memory.add_picture(HeldPicture.copy_of(Picture(unjudged, frame(), None)))
+    memory.add_status(a_status(state="STOPPED", evidence=EvidenceState(skipped=40)))
     with page(memory) as served_page:
-        opened(browser, served_page)
-        assert browser.js("[...document.querySelectorAll('.camera')].map((each) => each.dataset.camera)") == [
-            "top",
-            "side",
-        ]
+        browser.driver.get(f"http://127.0.0.1:{served_page.port}/")
+        browser.until("document.querySelector('#handshake strong').textContent === 'NOT READY'")
+        cameras = browser.js("[...document.querySelectorAll('.camera')].map((each) => each.dataset.camera)")
+        assert cameras == ["top", "side"], "as in the line's file"
         browser.until("document.querySelector('.lost').textContent.startsWith('no frame since 2')")
         browser.find(LAST).click()
         browser.until("document.querySelector('#why .reason').textContent === 'No picture of it is stored.'")
-        browser.leave()
-
-
-def test_the_panel_of_a_frame_without_verdict_has_no_heading_without_content(browser: Browser) -> None:
-    memory = Memory()
-    event = verdict(
-        1, kind="NO_VERDICT", reason="failed.wrong_size", detail=None, frame_hw=None, picture="01234567-top-1"
-    )
-    memory.add_verdict(event, live=True)
-    memory.add_picture(HeldPicture.copy_of(Picture(event, frame(), None)))
-    with page(memory) as served_page:
-        opened(browser, served_page)
+        memory.add_verdict(unjudged, live=True)
+        browser.until(f"document.querySelector('{LAST}').dataset.verdict === 'NO_VERDICT'")
         browser.find(LAST).click()
-        browser.until("document.querySelector('#why .facts').innerText.includes('Precision')")
+        browser.until(f"document.querySelector('#why .facts').innerText.includes({markup!r})")
         shown = browser.js("[...document.querySelectorAll('#why h3')].filter((each) => each.offsetParent)")
-        assert [each.text for each in shown] == ["Event"]
+        assert [each.text for each in shown] == ["Event"], "no heading without content"
         assert "do not have the expected size" in browser.text("#why .reason")
-        browser.leave()
-
-
-@pytest.mark.parametrize(("skipped", "then"), [(0, ""), (40, " 40 pictures could not be stored")])
-def test_an_empty_review_says_how_many_pictures_could_not_be_stored(browser: Browser, skipped: int, then: str) -> None:
-    memory = Memory()
-    memory.add_status(msgspec.structs.replace(a_status(), evidence=EvidenceState(skipped=skipped)))
-    with page(memory) as served_page:
-        browser.driver.get(f"http://127.0.0.1:{served_page.port}/#review")
-        browser.until("document.querySelector('#review .none').textContent.startsWith('Nothing is left to review.')")
-        browser.until(
-            f"document.querySelector('#review .none').innerText.startsWith('Nothing is left to review.{then}')"
-        )
+        assert browser.js("document.querySelectorAll('img[src=x]').length") == 0
+        browser.press("v")
+        none = "Nothing is left to review. 40 pictures could not be stored"
+        browser.until(f"document.querySelector('#review .none').innerText.startsWith({none!r})")
         browser.leave()
 
 
@@ -680,7 +486,7 @@ CHANGED = dark_square(moved(board(), 14, -9, 0.5), 200, 300)
 
 def test_b_shows_the_reference_and_why_shows_it_beside_the_region(browser: Browser, tmp_path: Path) -> None:
     bundle = board_bundle(tmp_path / "boards.bundle", {"": Reference(board())})
-    write_pictures(tmp_path / "pictures", {"1.png": CHANGED, "2.png": board()[::-1, ::-1]})
+    write_pictures(tmp_path / "pictures", {"1.png": CHANGED})
     camera = {"kind": "folder", "path": str(tmp_path / "pictures"), "loop": True, "rate_fps": FRAMES_PER_S}
     with viewed(tmp_path, bundle, {"top": camera}) as view:
         browser.open(view.url)
@@ -699,18 +505,4 @@ def test_b_shows_the_reference_and_why_shows_it_beside_the_region(browser: Brows
         assert browser.js(middle % "frame") < 40 < 160 < browser.js(middle % "reference"), "the square, and the board"
         browser.press("b")
         browser.until(f"getComputedStyle({picture}.querySelector('.reference')).opacity === '0'")
-        unjudged = "[...document.querySelectorAll('.strip [data-verdict=NO_VERDICT]')].at(-1)"
-        browser.until(unjudged)
-        browser.js(f"{unjudged}.click()")
-        browser.until("document.querySelector('#why-title').textContent.startsWith('NO VERDICT')")
-        browser.until("!document.querySelector('#why .evidence').hidden")
-        assert not browser.js("document.querySelector('#why .blend').hidden")
-        assert browser.js("document.querySelector('#why .of-place').hidden"), "it has no heatmap, so no place of it"
-        assert "confidence" in browser.text("#why .reason")
-        browser.press("v")
-        browser.until(
-            "document.querySelector('#review .stage:not([hidden])') && !document.querySelector('#review .blend').hidden"
-        )
-        browser.press("b")
-        browser.until("document.querySelector('#review .is-blended .reference').width > 0")
         browser.leave()

@@ -1,0 +1,954 @@
+"""The page of a line: who may see it, its live view, its API, its words and its metrics."""
+
+import contextlib
+import json
+import re
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from heatline.edge.bridge.modbus.registers import RESULT_REASONS
+from heatline.edge.bundle import open_bundle
+from heatline.edge.config import WebConfig
+from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.errors import AccessError
+from heatline.edge.monitor.collector import Collector
+from heatline.edge.monitor.held_picture import PictureMemory, picture_id
+from heatline.edge.monitor.marks import combine
+from heatline.edge.monitor.memory import ROWS, Memory, describe, row_of
+from heatline.edge.monitor.metrics import Metrics
+from heatline.edge.monitor.page import read_token
+from heatline.edge.monitor.pictures import Picture
+from heatline.edge.monitor.store import EvidenceStore
+from heatline.edge.reference.reference import Reference
+from heatline.edge.wire.events import (
+    Account,
+    BundleName,
+    CameraState,
+    DriftReading,
+    EvidenceState,
+    Message,
+    Pose,
+    StatusEvent,
+)
+from tests.command import WITHIN_SECONDS
+from tests.edge.boards import board, board_bundle, moved
+from tests.edge.evidences import writer
+from tests.edge.journals import good, make_writer
+from tests.edge.lines import write_line
+from tests.edge.secured import until
+from tests.edge.status_only_line import a_status
+from tests.edge.view_pages import (
+    NAME,
+    NS,
+    Answer,
+    Clock,
+    Page,
+    acknowledge,
+    frame,
+    line_with_marks,
+    make_certificates,
+    marked,
+    memory_with,
+    next_message,
+    next_picture,
+    page,
+    picture,
+    review_of,
+    stored,
+    verdict,
+)
+from tests.edge.wire_examples import GOLDEN, JOURNAL_STATUS
+from tests.needs import need
+from tests.small_bundle import bundle_in, dark_square, edit_manifest
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+PROTECTED = "/", "/static/index.html", "/metrics", "/readyz", "/api/state", "/api/pictures/x/frame.jpg"
+
+
+def token_file(folder: Path, token: str = TOKEN, mode: int = 0o600) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "token"
+    path.write_text(f"{token}\n")
+    path.chmod(mode)
+    return path
+
+
+def log_in(served: Page, token: str, **headers: str) -> Answer:
+    form = {"Content-Type": "application/x-www-form-urlencoded", **headers}
+    return served.request("POST", "/login", urlencode({"token": token}), form)
+
+
+def test_without_a_token_the_page_answers_only_under_a_name_of_this_pc_and_forbids_what_it_does_not_need() -> None:
+    with page() as served:
+        for host in ("localhost", f"localhost:{served.port}", "127.0.0.1:1", f"[::1]:{served.port}"):
+            assert served.get("/", Host=host).status == 200, host
+        for host in ("attacker.example", "attacker.example:8420", "10.0.0.1", "localhost.attacker.example", ""):
+            refused = served.get("/api/state", Host=host)
+            assert (refused.status, "only under the name of this PC" in refused.json["error"]) == (421, True), host
+        for path in ("/", "/api/state", "/nothing"):
+            headers = served.get(path).headers
+            assert headers["content-security-policy"].startswith("default-src 'self'; ")
+            assert "unsafe" not in headers["content-security-policy"]
+            assert headers["x-content-type-options"] == "nosniff"
+            assert "server" not in headers
+
+
+def test_a_page_of_another_address_cannot_open_the_live_view_and_leaves_no_trace_in_the_log(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with page() as served:
+        with served.live(origin=f"http://127.0.0.1:{served.port}") as viewer:
+            next_message(viewer, "state")
+        for origin in ("https://attacker.example", "null", "http://127.0.0.1:1", "http://[", "127.0.0.1"):
+            with pytest.raises(InvalidStatus) as refused:
+                served.live(additional_headers={"Origin": origin})
+            assert refused.value.response.status_code == 403, origin
+        for hostile in (b"not HTTP\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"x" * 1_000_000):
+            with (
+                contextlib.suppress(OSError),  # it is closed while it sends
+                socket.create_connection(("127.0.0.1", served.port), WITHIN_SECONDS) as client,
+            ):
+                client.sendall(hostile)
+                assert client.recv(100).startswith(b"HTTP/1.1 400 ")
+    assert (caplog.text, capsys.readouterr().err) == ("", "")
+
+
+def test_everything_but_the_login_and_healthz_needs_the_token_or_the_cookie_of_a_login(tmp_path: Path) -> None:
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    with page(web=WebConfig(token_file=token_file(tmp_path)), only_local=False) as served:
+        for path in PROTECTED:
+            assert served.get(path).status == 401, path
+            assert served.get(path, Authorization="Bearer wrong").status == 401, path
+        assert served.request("POST", "/api/marks", "{}", {}).status == 401
+        with pytest.raises(InvalidStatus, match="401"):
+            served.live()
+        assert [served.get(path).status for path in ("/healthz", "/login")] == [200, 200]
+        assert served.get("/", **bearer).status == 200
+        sent_to = served.get("/", Accept="text/html,*/*")
+        assert (sent_to.status, sent_to.headers["location"]) == (303, "/login")
+        for wrong in ("", "wrong", TOKEN[:-1], "x" * 10_000):
+            answer = log_in(served, wrong)
+            assert (answer.status, answer.headers.get("set-cookie")) == (401, None), wrong
+        assert log_in(served, TOKEN, Origin="https://attacker.example").status == 403
+        answer = log_in(served, TOKEN)
+        cookie = answer.headers["set-cookie"]
+        assert (answer.status, answer.headers["location"]) == (303, "/")
+        assert [part in cookie.lower() for part in ("httponly", "samesite=strict", TOKEN)] == [True, True, False]
+        name, _, content = cookie.partition(";")[0].partition("=")
+        assert served.get("/api/state", Cookie=f"{name}={content}").status == 200
+        with served.live(additional_headers={"Cookie": f"{name}={content}"}) as viewer:
+            next_message(viewer, "state")
+        for wrong in (content[:-1], f"{content}é", TOKEN, ""):
+            assert served.get("/api/state", Cookie=f"{name}={wrong}").status == 401, wrong
+    other = WebConfig(token_file=token_file(tmp_path / "other", TOKEN[::-1]))
+    with page(web=other, only_local=False) as served:
+        assert served.get("/api/state", Cookie=f"heatline-{served.port}={content}").status == 401, "a new token"
+
+
+@pytest.mark.parametrize(
+    ("token", "mode", "words"),
+    [
+        (TOKEN, 0o640, "can be used by others than its owner (mode 0640, expected 0600)"),
+        ("short", 0o600, "holds no token; expected one line of at least 16"),
+        ("two words in one file", 0o600, "holds no token"),
+        ("ümlaute-ümlaute-ümlaute", 0o600, "holds no token"),
+    ],
+)
+def test_a_token_file_that_protects_nothing_is_refused(tmp_path: Path, token: str, mode: int, words: str) -> None:
+    with pytest.raises(AccessError) as refused:
+        read_token(token_file(tmp_path, token, mode))
+    assert words in str(refused.value)
+
+
+def test_with_tls_the_cookie_is_never_sent_in_clear_and_only_browsers_of_the_authority_see_the_page(
+    tmp_path: Path,
+) -> None:
+    authority, certificate, key, other = make_certificates(tmp_path)
+    trusting, known = (ssl.create_default_context(cafile=str(authority)) for _ in range(2))
+    known.load_cert_chain(certificate, key)
+    web = WebConfig(token_file=token_file(tmp_path), certificate=certificate, key=key)
+    with page(web=web, only_local=False, tls=trusting) as served:
+        answer = log_in(served, TOKEN)
+        assert (answer.status, "secure" in answer.headers["set-cookie"].lower()) == (303, True)
+    with page(
+        web=WebConfig(certificate=certificate, key=key, client_ca=authority), only_local=False, tls=known
+    ) as served:
+        assert served.get("/api/state").status == 200
+        without = Page(served.port, served.memory, served.metrics, trusting)
+        with pytest.raises(OSError):  # noqa: PT011  # OpenSSL reports a refusal in many ways
+            without.get("/api/state")
+        assert served.get("/api/state").status == 200
+    for web in (
+        WebConfig(certificate=tmp_path / "none", key=key),
+        WebConfig(certificate=other, key=key),
+        WebConfig(certificate=certificate, key=key, client_ca=key),
+    ):
+        with pytest.raises(AccessError, match=r"cannot be served with TLS from .*expected PEM files"), page(web=web):
+            pass
+
+
+# The live view.
+
+
+def test_a_page_gets_the_last_verdicts_the_state_and_then_each_change() -> None:
+    memory = Memory()
+    for number in range(1, 61):
+        memory.add_verdict(verdict(number), live=True)
+    with page(memory) as served, served.live() as viewer:
+        rows = next_message(viewer, "verdicts")["rows"]
+        assert [row["frame_number"] for row in rows] == list(range(11, 61))
+        state = next_message(viewer, "state")
+        assert (state["line"], state["running"]) == ("line1", False)
+        assert state["words"][0].startswith("The line does not run, or has not reported yet")
+        memory.add_verdict(verdict(61, kind="GOOD"), live=True)
+        row = next_message(viewer, "verdict")
+        assert (row["frame_number"], row["verdict"], row["id"]) == (61, "GOOD", "01234567-top-61")
+        memory.add_status(a_status())
+        while not (state := next_message(viewer, "state"))["running"]:
+            pass
+        assert state["handshake"]["state"] == a_status().handshake.state
+
+
+def test_two_viewers_get_the_same_picture_with_its_heatmap_and_age() -> None:
+    clock = Clock()
+    memory = memory_with(clock)
+    memory.add_picture(picture(verdict(1, clock), frame(90, (1000, 2000))))
+    clock.now_s += 4
+    with page(memory) as served, served.live() as one, served.live() as other:
+        (message, *shown), (second, *also_shown) = next_picture(one), next_picture(other)
+    assert (message["id"], shown) == (second["id"], also_shown)
+    assert (message["hw"], message["shown_hw"], message["age_ms"]) == ([1000, 2000], [800, 1600], 4000)
+    assert (message["sent_ms"], message["event"]["frame_number"]) == (clock.monotonic_ns() / 1e6, 1)
+    jpeg, grey = (cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) for data in shown)  # type: ignore[arg-type]
+    assert (jpeg.shape, int(jpeg.mean())) == ((800, 1600, 3), pytest.approx(90, abs=2))  # type: ignore[union-attr]
+    scale = message["heatmap"]
+    logits = scale["logit_at_0"] + grey / 255 * (scale["logit_at_255"] - scale["logit_at_0"])  # type: ignore[operator]
+    assert (logits[2, 5], logits[0, 0]) == (pytest.approx(9.5, abs=0.05), scale["logit_at_0"])
+
+
+def test_each_viewer_gets_only_the_newest_picture_once_it_has_drawn_the_one_before() -> None:
+    memory = Memory()
+    memory.add_picture(picture(verdict(1)))
+    with page(memory) as served, served.live() as slow, served.live() as quick:
+        first, _, _ = next_picture(slow)
+        seen = []
+        for number in range(2, 7):
+            message, _, _ = next_picture(quick)
+            seen.append(message["event"]["frame_number"])
+            memory.add_picture(picture(verdict(number)))
+            acknowledge(quick, message)
+        assert seen == [1, 2, 3, 4, 5], "one that never acknowledges holds nobody up"
+        acknowledge(slow, {"camera": "top", "id": "another"})  # not this one's
+        memory.add_verdict(verdict(6), live=True)
+        next_message(slow, "verdict")  # no picture before it: the first one is not drawn yet
+        acknowledge(slow, first)
+        newest, _, _ = next_picture(slow)
+        assert newest["event"]["frame_number"] == 6
+        acknowledge(slow, newest)
+        memory.add_verdict(verdict(7), live=True)
+        next_message(slow, "verdict")  # the same picture does not come twice
+
+
+def test_a_viewer_that_reads_nothing_misses_the_oldest_rows() -> None:
+    memory = Memory()
+    with page(memory) as served, served.live(close_timeout=0.1) as viewer:
+        next_message(viewer, "state")
+        with memory.lock:  # the server cannot read between these, as it cannot write to a browser that does not read
+            for number in range(1, ROWS + 8):
+                memory.add_verdict(verdict(number), live=True)
+        assert next_message(viewer, "verdict")["frame_number"] == 8
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("x" * 10_000_000, 1009),
+        ("garbage", 1008),
+        ("[" * 4000, 1008),
+        (b"\xff\xfe", 1008),
+        ('{"type":"ack","camera":1,"id":2}', 1008),
+        ('{"type":"reject","camera":"top","id":"1"}', 1008),
+    ],
+    ids=["10 MB", "no JSON", "deep", "no text", "no names", "another type"],
+)
+def test_a_hostile_message_ends_its_own_connection_only(message: str | bytes, code: int) -> None:
+    with page() as served, served.live() as other, served.live() as hostile:
+        next_message(hostile, "state")
+        with contextlib.suppress(ConnectionClosed):  # it is closed while it sends
+            hostile.send(message)
+        with pytest.raises(ConnectionClosed) as closed:
+            next_message(hostile, "nothing more")
+        if closed.value.rcvd is None:  # the kernel's reset has overtaken the reason
+            assert len(message) > 1_000_000
+        else:
+            assert closed.value.rcvd.code == code
+        for _ in range(2000):  # a flood does no harm either
+            acknowledge(other, {"camera": "top", "id": "1"})
+        served.memory.add_verdict(verdict(1), live=True)
+        assert next_message(other, "verdict")["frame_number"] == 1
+
+
+JSON = {"Content-Type": "application/json"}
+SPECKLED = np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8)
+
+
+def decoded(data: bytes) -> NDArray[np.uint8]:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    return image if image.ndim == 2 else image[..., ::-1]  # type: ignore[return-value]
+
+
+# Figures.
+
+
+def test_the_state_and_the_history_have_the_lines_own_figures() -> None:
+    clock = Clock()
+    memory = memory_with(clock)
+    memory.add_status(JOURNAL_STATUS.event)  # type: ignore[arg-type]
+    for number in range(1, 21):
+        clock.now_s += 0.5
+        memory.add_verdict(verdict(number, clock, latency_ms=float(number)), live=True)
+    with page(memory) as served:
+        state = served.get("/api/state").json
+        clock.now_s += 1.0
+        history = served.get("/api/history?seconds=3").json
+    assert (state["running"], state["line"], state["product"]) == (True, "line1", "4711")
+    top = state["cameras"]["top"]
+    assert (top["frame_period_ms"], top["ledger"]["captured"]) == (500, 131_080)
+    assert top["latency_ms"] == {"median": 10.5, "p95": pytest.approx(19.05)}
+    assert state["thresholds"] == {"score": 1.5, "evidence": 4.125}
+    assert history["t"] == [clock.wall_ns() // NS - back for back in (3, 2, 1)]
+    assert (history["rate"], history["latency_ms"]) == ({"top": [2, 2, 1]}, {"top": [16.5, 18.5, 20.0]})
+
+
+def test_readyz_says_why_not_in_words() -> None:
+    clock = Clock()
+    memory = memory_with(clock)
+    handshake = a_status().handshake
+    with page(memory) as served:
+
+        def ready() -> tuple[int, str]:
+            answer = served.get("/readyz")
+            return answer.status, answer.json["reason"] or answer.json["detail"]
+
+        assert ready() == (503, "unreachable")
+        for state, status in (("READY", 200), ("BUSY", 200), ("DEGRADED", 503), ("NOT_READY", 503)):
+            now = msgspec.structs.replace(handshake, state=state, reason=None, detail="as it is")
+            memory.add_status(a_status(handshake=now))
+            assert ready() == (status, "as it is")
+        clock.now_s += 5
+        assert ready() == (503, "unreachable")
+        memory.add_status(a_status(state="STOPPED"))
+        assert ready() == (503, "stopped")
+        assert served.get("/healthz").status == 200
+
+
+def test_the_scores_of_a_camera_have_their_threshold_and_what_it_is_known_to_miss(tmp_path: Path) -> None:
+    missed = [
+        {"kind": "Blowhole", "missed": 18, "frames": 18, "by": "class"},
+        {"kind": "below 16x16 px", "missed": 3, "frames": 20, "by": "size"},
+    ]
+    folder = edit_manifest(
+        bundle_in(tmp_path / "dark").path, lambda content: content["calibration"].update(missed=missed)
+    )
+    opened = open_bundle(folder)
+    file = write_line(tmp_path, folder, "tcp://127.0.0.1:5555", {"top": f'path = "{tmp_path}"'})
+    threshold = opened.manifest.calibration.score_threshold
+    memory = memory_with(Clock())
+    for number, score in enumerate((0.5, 2.5, -1.0), 1):
+        memory.add_verdict(verdict(number, frame_score=score), live=True)
+    memory.add_verdict(verdict(4, camera="side", frame_score=9.0), live=True)
+    memory.add_verdict(verdict(5, kind="NO_VERDICT", frame_score=None), live=True)
+    with page(memory, file=file) as served:
+
+        def told(digest: str, score: float) -> Any:
+            name = msgspec.structs.replace(a_status().bundle, digest=digest)
+            memory.add_status(a_status(bundle=name, product=None))
+            memory.add_verdict(verdict(6, score_threshold=score), live=True)
+            return served.get("/api/scores?camera=top").json["missed"]
+
+        found = served.get("/api/scores?camera=top&n=2").json
+        assert (found["scores"], found["score_threshold"]) == ([2.5, -1.0], 1.5)
+        assert found["verdicts"] == ["DEFECT", "DEFECT"]
+        assert told(opened.digest, threshold) == (
+            "At the line's limit, whole kinds of defects pass: Blowhole 18 of 18. Missed in the cross-validation of "
+            "the training, by class: Blowhole 18 of 18; by size: below 16x16 px 3 of 20."
+        )
+        assert told(opened.digest, threshold + 1) is None, "the line's file sets another threshold"
+        assert told("0" * 64, threshold) is None, "the line runs another bundle than its file names now"
+
+
+def test_a_wrong_question_is_answered_in_a_sentence(tmp_path: Path) -> None:
+    with page(store=EvidenceStore(tmp_path)) as served:
+        for query in ("verdicts?limit=0", "history?seconds=9999999999999", "history?seconds=", "scores?n=1"):
+            answer = served.get(f"/api/{query}")
+            assert (answer.status in (400, 404), "expected" in answer.json["error"]) == (True, True), query
+        for name in ("none", "..%2f..%2fetc%2fpasswd", "%00", "x" * 4000, "..", "%C3%A9"):
+            assert served.get(f"/api/pictures/{name}").status == 404, name
+        assert served.get("/static/../server.py").status == 404
+        assert served.request("POST", "/api/state", "", {}).status == 405
+
+
+# Why.
+
+
+@pytest.mark.parametrize("is_stored", [False, True], ids=["in memory", "stored"])
+def test_a_picture_tells_why(tmp_path: Path, is_stored: bool) -> None:
+    memory = Memory()
+    if is_stored:
+        stored(tmp_path, SPECKLED)
+    else:
+        memory.add_picture(picture(verdict(1), SPECKLED))
+    with page(memory, store=EvidenceStore(tmp_path)) as served:
+        path = f"/api/pictures/{NAME}"
+        why = served.get(path).json
+        assert [row["id"] for row in why["others"]] == ([] if is_stored else [NAME])
+        assert why["event"]["frame_number"] == 1
+        assert (why["tiles"], why["tile_px"]) == ([{"yx": [0, 32], "logit": 3.25}, {"yx": [0, 0], "logit": -2.0}], 32)
+        assert why["cells"][0] == {"xy": [44, 20], "logit": pytest.approx(9.5, abs=0.05)}
+        assert len(why["cells"]) == 16
+        np.testing.assert_array_equal(decoded(served.get(f"{path}/frame.png").body), SPECKLED)
+        for box, part in (("10&y0=20&x1=30&y1=44", SPECKLED[20:44, 10:30]), ("-5&y0=40&x1=999&y1=999", SPECKLED[40:])):
+            np.testing.assert_array_equal(decoded(served.get(f"{path}/crop.png?x0={box}").body), part)
+        assert decoded(served.get(f"{path}/frame.jpg").body).shape == SPECKLED.shape
+        assert decoded(served.get(f"{path}/heatmap.png").body).shape == (6, 8)
+        memory.add_picture(picture(verdict(2), frame()[..., 0], is_judged=False))
+        unjudged = served.get("/api/pictures/01234567-top-2").json
+        assert [unjudged[each] for each in ("heatmap", "tiles", "cells", "tile_px")] == [None, [], [], None]
+        assert "was not judged" in served.get("/api/pictures/01234567-top-2/heatmap.png").json["error"]
+        assert decoded(served.get("/api/pictures/01234567-top-2/frame.png").body).ndim == 2
+        outside = served.get(f"{path}/crop.png?x0=100&y0=0&x1=90&y1=9")
+        assert (outside.status, "has no pixel of the frame" in outside.json["error"]) == (400, True)
+        assert served.get(f"{path}/crop.png").status == 400
+
+
+def test_damage_of_the_store_is_a_sentence_and_a_picture_is_shown_without_its_heatmap(tmp_path: Path) -> None:
+    stored(tmp_path)
+    heatmap, frame_file = sorted(tmp_path.glob("*/*-1*.png"))
+    with page(store=EvidenceStore(tmp_path)) as served:
+        heatmap.write_bytes(heatmap.read_bytes()[:40])
+        assert served.get(f"/api/pictures/{NAME}").json["heatmap"] is None
+        frame_file.write_bytes(b"\x89PNG")
+        answer = served.get(f"/api/pictures/{NAME}/frame.png")
+        assert (answer.status, str(frame_file) in answer.json["error"]) == (500, True)
+        (tmp_path / "index.sqlite").write_bytes(b"no index")
+        for path in (f"/api/pictures/{NAME}", "/api/review"):
+            assert "cannot be read" in served.get(path).json["error"]
+
+
+def test_a_frame_is_shown_with_its_reference_where_it_shows_the_part(tmp_path: Path) -> None:
+    rgb = board()
+    bundle = board_bundle(tmp_path / "boards.bundle", {"": Reference(rgb)})
+    line = write_line(tmp_path, bundle.path, "tcp://127.0.0.1:1", {"top": 'path = "x"'})
+    seen = dark_square(moved(rgb, 12, -7), 200, 300)
+    pose = Pose(x_px=12.0, y_px=-7.0, degrees=0.0, confidence=1.0, error_px=0.0)
+    named = BundleName(name="darkness", version="1", digest=bundle.digest)
+    events = {
+        "compared": verdict(1, bundle=named, pose=pose, product=None),
+        "misaligned": verdict(2, kind="NO_VERDICT", product=None, bundle=named, pose=pose, reason="failed.misaligned"),
+        "not compared": verdict(3, bundle=named),
+        "of another bundle": verdict(4, pose=pose),
+    }
+    memory = memory_with(Clock())
+    for event in events.values():
+        memory.add_picture(picture(event, seen))
+    with page(memory, file=line) as served:
+        paths = {name: f"/api/pictures/{picture_id(event)}" for name, event in events.items()}
+        assert [served.get(path).json["has_reference"] for path in paths.values()] == [True, True, False, False]
+        box = "x0=20&y0=20&x1=420&y1=400"
+        shown = decoded(served.get(f"{paths['compared']}/reference.png?{box}").body)
+        assert (shown == moved(rgb, 12, -7)[20:400, 20:420]).all()
+        difference = decoded(served.get(f"{paths['compared']}/difference.png?{box}").body)
+        assert difference[180:228, 280:328].mean() > 100, "the square"
+        difference[178:230, 278:330] = 0
+        assert difference.mean() < 1
+        whole = decoded(served.get(f"{paths['compared']}/reference.jpg").body)
+        assert whole.shape == rgb.shape
+        assert abs(whole[440:, :12].astype(int) - seen[440:, :12]).mean() < 3, "what the reference does not show"
+        unmoved = decoded(served.get(f"{paths['misaligned']}/reference.png?{box}").body)
+        assert (unmoved == rgb[20:400, 20:420]).all()
+        for name in ("not compared", "of another bundle"):
+            answer = served.get(f"{paths[name]}/difference.png?{box}")
+            assert (answer.status, "has no reference that can be shown" in answer.json["error"]) == (404, True)
+
+
+# Marks.
+
+
+def mark(served: Page, name: str = NAME, kind: str = "right", by: str = "Anna", at_xy: Any = (), **more: Any) -> Answer:
+    body = {"picture": name, "kind": kind, "by": by, "at_xy": at_xy, **more}
+    return served.request("POST", "/api/marks", json.dumps(body), JSON)
+
+
+def memory_of(*kinds: str) -> Memory:
+    """A memory of frames with these verdicts, and their pictures."""
+    memory = Memory()
+    for number, kind in enumerate(kinds, 1):
+        memory.add_verdict(marked(number, kind), live=True)
+        memory.add_picture(picture(marked(number, kind)))
+    return memory
+
+
+def test_a_mark_is_answered_once_the_line_has_journalled_it_and_sent_to_all_pages(tmp_path: Path) -> None:
+    memory = memory_of("DEFECT", "GOOD")
+    with (
+        line_with_marks(tmp_path, memory) as (socket, came),
+        page(memory, line_socket=socket) as served,
+        served.live() as one,
+        served.live() as other,
+    ):
+        for viewer in (one, other):
+            rows = next_message(viewer, "verdicts")["rows"]
+            assert [(row["picture"], row["review"]) for row in rows] == [(NAME, None), ("01234567-top-2", None)]
+            next_picture(viewer)
+        places = [[3, 4], [63, 47]]
+        answer = mark(served, kind="missed", by=" Anna ", at_xy=places)
+        assert (answer.status, answer.json["id"]) == (200, came[0].id)
+        assert answer.json["seq"] == 2, "the first event says that the journal began"
+        review = served.get(f"/api/pictures/{NAME}").json["review"]
+        assert (review["kind"], review["truth"], review["by"]) == ("missed", "defective", ["Anna"])
+        assert (review["missed_xy"], review["marks"][0]["at_xy"]) == (places, places)
+        for viewer in (one, other):
+            assert next_message(viewer, "review") == {"type": "review", "id": NAME, "review": review}
+        assert [row["review"] for row in served.get("/api/verdicts").json["rows"]] == [review, None]
+        assert mark(served, by="Ben").status == mark(served, kind="withdrawn").status == 200
+        assert served.get(f"/api/pictures/{NAME}").json["review"]["by"] == ["Ben"]
+        again = mark(served, kind="withdrawn")
+        assert (again.status, again.json["error"]) == (409, "Anna has no mark of this picture to take back")
+    first, event = came[0], marked()
+    assert (first.picture, first.camera, first.verdict) == (NAME, "top", "DEFECT")
+    assert (first.captured_at_ns, first.bundle) == (event.times.captured_at_ns, event.bundle.digest)
+    assert (first.kind, first.by, first.at_xy) == ("missed", "Anna", [(3, 4), (63, 47)])
+
+
+REFUSED: list[tuple[dict[str, Any], int, str]] = [
+    ({"name": "01234567-top-9"}, 404, "was not stored, or is deleted already"),
+    ({"name": "../../etc/passwd"}, 404, "there is no picture"),
+    ({"name": "01234567-top-3"}, 400, "the frame has no verdict, so there is nothing to mark"),
+    ({"name": "01234567-top-2", "kind": "false_alarm"}, 400, "is GOOD, which is not a false alarm; mark it as right"),
+    ({"kind": "missed"}, 400, "no position of the missed defect came; name at least one"),
+    ({"kind": "missed", "at_xy": [[64, 0]]}, 400, "(64, 0) lies outside the frame, which is 64 px wide"),
+    ({"kind": "missed", "at_xy": [[0, 48]]}, 400, "(0, 48) lies outside the frame"),
+    ({"kind": "missed", "at_xy": [[-1, 0]]}, 400, "(-1, 0) lies outside the frame"),
+    ({"kind": "missed", "at_xy": [[1, 1]] * 65}, 400, "Expected `array` of length <= 64"),
+    ({"kind": "right", "at_xy": [[1, 1]]}, 400, "Expected positions for `missed` only"),
+    ({"by": "  "}, 400, "the name of the reviewer is empty; say who marks"),
+    ({"by": "x" * 65}, 400, "length <= 64 - at `$.by`"),
+    ({"by": "Jo\nhn"}, 400, "Expected printable characters"),
+    ({"kind": "maybe"}, 400, "this is not a mark"),
+    ({"acting": True}, 400, "this is not a mark"),
+]
+HOSTILE: list[tuple[dict[str, str], str, int, str]] = [
+    ({"Origin": "https://attacker.example"}, "{}", 403, "use the line's own page"),
+    ({"Origin": "null"}, "{}", 403, "use the line's own page"),
+    ({"Host": "attacker.example"}, "{}", 421, "under the name of this PC"),
+    ({}, '{"picture":' + "[" * 4000 + "]" * 4000 + "}", 400, "this is not a mark"),
+    ({}, "[" * 8192, 400, "this is not a mark"),
+    ({}, "", 400, "this is not a mark"),
+    ({}, '{"picture":"\\ud800","kind":"right","by":"A"}', 400, "this is not a mark"),
+    ({}, " " * 8193, 413, "more than 8192 bytes"),
+]
+
+
+def test_what_cannot_be_marked_is_refused_in_a_sentence_and_never_reaches_the_line(tmp_path: Path) -> None:
+    memory = memory_of("DEFECT", "GOOD", "NO_VERDICT")
+    with line_with_marks(tmp_path, memory) as (socket, came), page(memory, line_socket=socket) as served:
+        for wanted, status, words in REFUSED:
+            answer = mark(served, **wanted)
+            assert (answer.status, words in answer.json["error"]) == (status, True), (wanted, answer.body)
+        for headers, body, status, words in HOSTILE:
+            answer = served.request("POST", "/api/marks", body, JSON | headers)
+            assert (answer.status, words in answer.json["error"]) == (status, True), (body[:40], answer.body)
+        assert served.get("/api/marks").status == 405
+        assert came == []
+        own = JSON | {"Origin": f"http://127.0.0.1:{served.port}"}
+        proper = json.dumps({"picture": NAME, "kind": "right", "by": "Anna"})
+        assert (served.request("POST", "/api/marks", proper, own).status, len(came)) == (200, 1)
+
+
+def test_a_picture_that_only_the_page_holds_is_stored_before_its_mark_is_sent(tmp_path: Path) -> None:
+    memory, store, chosen = memory_of("GOOD", "GOOD"), EvidenceStore(tmp_path / "evidence"), list[str | None]()
+    stored(store.folder, number=3, times=at(3))
+    there_first: list[int] = []
+
+    def choose(picture: Picture) -> str | None:
+        chosen.append(picture.event.picture)
+        return None if len(chosen) == 1 else "too many pictures wait"
+
+    with (
+        line_with_marks(tmp_path, memory, before=lambda _: there_first.append(len(chosen))) as (socket, _),
+        page(memory, store=store, line_socket=socket, choose=choose) as served,
+    ):
+        answers = [mark(served, f"01234567-top-{number}").json for number in (1, 2, 3)]
+    assert [each["stored"] for each in answers] == [True, False, True]
+    assert answers[1]["detail"] == "The mark counts, but no training can use the picture: too many pictures wait."
+    assert (chosen, there_first) == ([NAME, "01234567-top-2"], [1, 2, 2]), "the third one is stored already"
+
+
+# Frames to review.
+
+
+def at(number: int) -> Any:
+    """The time of a capture: each on a day of its own, and a second later."""
+    clock = Clock()
+    clock.now_s += number * 86401
+    return marked(1, clock=clock).times
+
+
+def queued(served: Page, limit: int = 50) -> tuple[list[int], int]:
+    """The frames to review that a page answers with, and the number of all."""
+    answer = served.get(f"/api/review?limit={limit}").json
+    return [row["frame_number"] for row in answer["rows"]], answer["count"]
+
+
+def test_the_queue_has_the_newest_first_and_empties(tmp_path: Path) -> None:
+    for number, kind in enumerate(("DEFECT", "GOOD", "NO_VERDICT", "DEFECT"), 1):
+        stored(tmp_path, number=number, kind=kind, times=at(number))
+    known = Memory()
+    with page(known, store=EvidenceStore(tmp_path)) as served:
+        assert queued(served) == ([4, 2, 1], 3)
+        assert queued(served, 1) == ([4], 3)
+        known.add_review(review_of(number=4, seq=1))
+        stored(tmp_path, number=5, times=at(5))
+        assert queued(served) == ([5, 2, 1], 3)
+        with writer(tmp_path) as into:  # the recorder reads the mark in the journal
+            into.add_marks([review_of(number=4, seq=1)], "journal-1", 1)
+        assert queued(served) == ([5, 2, 1], 3)
+        (gone,) = tmp_path.glob("*/*-2.png")
+        gone.unlink()
+        assert queued(served)[0] == [5, 1], "a frame that cannot be shown"
+        for seq, number in enumerate((1, 2, 5), 2):
+            known.add_review(review_of(number=number, seq=seq))
+        assert queued(served) == ([], 0)
+        for number in (1, 4):  # the recorder has read a mark of one of them
+            known.add_review(review_of(number=number, kind="withdrawn", seq=9 + number))
+        assert queued(served) == ([4, 1], 2)
+    known = memory_of("DEFECT", "GOOD", "DEFECT")
+    with page(known) as served:  # without a store, the DEFECTs in memory
+        known.add_review(review_of(number=3))
+        assert queued(served) == ([1], 1)
+
+
+ROOT = Path(__file__).parents[2]
+MONITORING = ROOT / "examples" / "monitoring"
+
+
+def ready(**what: object) -> StatusEvent:
+    """A status of a line that is READY, with the camera `top`."""
+    status = a_status()
+    handshake = msgspec.structs.replace(status.handshake, state="READY", reason=None, detail=None)
+    live = CameraState(state="LIVE", since_at_ns=1)
+    keys = {"handshake": handshake, "cameras": {"top": live}, "journal": None, "acting": True, "state": "RUNNING"}
+    return msgspec.structs.replace(status, **(keys | what))
+
+
+def running(clock: Clock, period_s: float = 0.1) -> Memory:
+    """The memory of a line that gives verdicts."""
+    memory = memory_with(clock)
+    for number in range(1, 31):
+        clock.now_s += period_s
+        memory.add_verdict(verdict(number, clock), live=True)
+    memory.add_status(ready())
+    return memory
+
+
+def state_of(memory: Memory) -> dict[str, Any]:
+    return describe(memory, "line1")
+
+
+# Words.
+
+
+def test_a_line_that_works_needs_no_words_and_a_late_frame_makes_its_picture_stale() -> None:
+    clock = Clock()
+    memory = running(clock)
+    state = state_of(memory)
+    assert (state["running"], state["handshake"].state, state["words"]) == (True, "READY", [])
+    top = state["cameras"]["top"]
+    assert (top["state"], top["stale"], top["newest_age_ms"]) == ("LIVE", False, 0)
+    assert (top["frame_period_ms"], top["rate_fps"]) == (pytest.approx(100), pytest.approx(10.0, abs=1.0))
+    clock.now_s += 1.9
+    memory.add_verdict(verdict(31, clock, "NO_VERDICT", reason="dropped.overload"), live=True)  # no new picture
+    assert not state_of(memory)["cameras"]["top"]["stale"]
+    clock.now_s += 0.2
+    memory.add_status(ready())
+    state = state_of(memory)
+    assert (state["cameras"]["top"]["stale"], state["words"]) == (True, ["Camera top (LIVE): no frame for 2 s."])
+    slow = running(clock, period_s=10)
+    for seconds, is_stale in ((29, False), (2, True)):
+        clock.now_s += seconds
+        assert state_of(slow)["cameras"]["top"]["stale"] == is_stale, "after three of its periods"
+
+
+def test_a_line_that_falls_silent_or_stops_does_not_look_alive() -> None:
+    clock = Clock()
+    memory = running(clock)
+    clock.now_s += 4
+    state = state_of(memory)
+    top = state["cameras"]["top"]
+    assert (state["running"], state["handshake"].state) == (False, "NOT_READY")
+    assert (top["state"], top["rate_fps"], top["stale"]) == ("UNKNOWN", 0, True)
+    assert state["words"][0].startswith("Nothing came from the line for 4 s: it was killed, it hangs")
+    assert state["words"][1] == "The pictures and figures on this page are the last that came."
+    memory.add_status(ready(state="STOPPED"))
+    assert state_of(memory)["words"][0].startswith("The line has stopped at ")
+    memory.add_status(ready(boot_id="another"))
+    assert state_of(memory)["words"] == ["Camera top (LIVE): no frame for 4 s."]
+    never = Memory()
+    never.add_verdict(verdict(1), live=False)
+    assert state_of(never)["words"] == ["The line does not run, or has not reported yet: no status came from it."]
+    top = state_of(never)["cameras"]["top"]
+    assert (top["newest_age_ms"], top["stale"]) == (None, True), "a verdict of the journal is not a new frame"
+
+
+def test_reasons_faults_and_drift_are_plain_words_and_what_matters_most_comes_first() -> None:
+    for reason in RESULT_REASONS:
+        detail = row_of(verdict(kind="NO_VERDICT", reason=reason, detail=None))["detail"]
+        assert not re.search("[._]", str(detail)), detail
+    memory = running(Clock())
+    memory.add_status(ready(cameras={"top": CameraState(state="DEAD", reason="silent", since_at_ns=1)}))
+    assert state_of(memory)["cameras"]["top"]["detail"] == "no frames come"
+    shift = DriftReading(value=36.0, calibrated=0.0, low=-3.0, high=3.0, frames=30, drifted=True)
+    memory.add_status(ready(drift={"top": {"shift_x": shift}}))
+    assert state_of(memory)["words"] == [
+        "Camera top, compared with the calibration: the part lies further right (36, -3 to 3 expected)."
+    ]
+    memory.pictures_fault = "the line refuses"
+    memory.add_status(msgspec.structs.replace(JOURNAL_STATUS.event, acting=False))  # type: ignore[arg-type]
+    words = state_of(memory)["words"]
+    begins = (
+        "DEGRADED: camera side is dead",
+        "Consumer mes1 is away, and 3 events are stored for it.",
+        "No pictures come from the line: the line refuses.",
+        "The line is being commissioned",
+    )
+    assert all(word.startswith(begin) for word, begin in zip(words, begins, strict=True)), words
+
+
+# What is remembered.
+
+
+def test_pictures_are_bounded_by_number_and_by_bytes() -> None:
+    pictures = PictureMemory(per_camera=5, most_bytes=10 * picture(verdict()).size_bytes)
+    for number in range(1, 10):
+        pictures.add(picture(verdict(number)))
+    assert pictures.all().keys() == {f"01234567-top-{number}" for number in range(5, 10)}
+    for camera in ("side", "back") * 9:
+        number += 1
+        pictures.add(picture(verdict(number, camera=camera)))
+    assert (len(pictures.newest()), len(pictures.all())) == (3, 10)
+    large = picture(verdict(99), frame(1, (480, 640)))
+    pictures.add(large)
+    assert pictures.newest()[0] is large, "one that is too large alone is still shown"
+    assert len(pictures.newest()) == 3
+
+
+MARKS = st.lists(
+    st.tuples(
+        st.sampled_from(["Anna", "Ben"]),
+        st.sampled_from(["right", "false_alarm", "missed", "withdrawn"]),
+        st.sampled_from([1, 2]),
+    ),
+    max_size=8,
+)
+
+
+@given(MARKS, st.randoms(use_true_random=False))
+def test_marks_in_any_order_and_twice_make_the_reviews_of_the_journal(marks: Any, order: Any) -> None:
+    journal = [review_of(by, kind, number, seq) for seq, (by, kind, number) in enumerate(marks, 1)]
+    came = journal + journal[:2] + [review_of(journal_id=None)]  # no journal holds this one, so it does not count
+    order.shuffle(came)
+    found = Memory()
+    for event in came:
+        found.add_review(event)
+    for name in (NAME, "01234567-top-2"):
+        assert found.review_of(name) == combine(journal).get(name)
+
+
+# What is read of a line.
+
+
+@contextlib.contextmanager
+def collecting(folder: Path, address: str) -> Iterator[tuple[Memory, Metrics, Publisher]]:
+    """A page that reads the journal in a folder, and a line that publishes."""
+    memory, publisher = Memory(), Publisher(address)
+    metrics = Metrics(memory)
+    publisher.start()
+    try:
+        with Collector(
+            memory, metrics, address=address, keys=None, journal=folder / "journal.db", pictures=folder / "no-pictures"
+        ):
+            assert publisher.wait_for_subscriber(WITHIN_SECONDS)
+            yield memory, metrics, publisher
+    finally:
+        publisher.close()
+
+
+def numbers(memory: Memory) -> list[int]:
+    return [row["frame_number"] for row in memory.rows(100)]
+
+
+def published(messages: list[Message], topic: str = "verdict.") -> list[Message]:
+    return [message for message in messages if message.event.topic.startswith(topic)]
+
+
+def test_verdicts_and_marks_that_did_not_come_live_are_read_in_the_journal_each_once(
+    tmp_path: Path, address: str
+) -> None:
+    with contextlib.closing(make_writer(tmp_path)) as writer:
+        reviews = [Message(review_of(by, number=number)) for number in (1, 2, 3) for by in ("Anna", "Ben")]
+        held = published(writer.commit([good(number=1), good(number=2), *reviews[:2]]))
+        with collecting(tmp_path, address) as (memory, metrics, publisher):
+
+            def reviewers() -> list[list[str]]:
+                found = [memory.review_of(f"01234567-top-{number}") for number in (1, 2, 3)]
+                return [each.by if each else [] for each in found]
+
+            until(lambda: numbers(memory) == [1, 2] and reviewers()[0] == ["Anna", "Ben"])
+            publisher.send(held[1])  # it has read this already
+            publisher.send(published(writer.commit([good(number=3)]))[0])
+            until(lambda: 3 in numbers(memory))
+            publisher.send(published(writer.commit([good(number=4), good(number=5), good(number=6)]))[2])
+            until(lambda: 6 in numbers(memory))
+            publisher.send(published(writer.commit(reviews[2:]), "review")[-1])
+            until(lambda: reviewers() == [["Anna", "Ben"]] * 3)
+            assert numbers(memory) == [1, 2, 3, 4, 5, 6]
+            assert 'heatline_reviews_total{camera="top",kind="right"} 4.0' in metrics.exposition().decode()
+            until(lambda: "check that the line runs" in str(memory.pictures_fault))
+
+
+# Metrics.
+
+
+def full() -> tuple[Memory, Metrics, Clock]:
+    """Metrics with a value for everything."""
+    clock = Clock()
+    memory = memory_with(clock)
+    metrics = Metrics(memory)
+    status, drifted = JOURNAL_STATUS.event, GOLDEN["status-drift"].event
+    assert isinstance(status, StatusEvent)
+    assert isinstance(drifted, StatusEvent)
+    ledger = status.ledger | {"side": Account(captured=2, failed={"open": 1}, in_flight=1)}
+    evidence = EvidenceState(kept=5, skipped=1, stored=40, size_bytes=1 << 20)
+    memory.add_status(msgspec.structs.replace(status, ledger=ledger, evidence=evidence, drift=drifted.drift))
+    for number, kind in enumerate(("GOOD", "DEFECT", "DEFECT", "NO_VERDICT"), 1):
+        event = verdict(number, clock, kind, latency_ms=240.0)
+        memory.add_verdict(event, live=True)
+        metrics.add(event)
+    metrics.add(verdict(5, kind="NO_VERDICT", reason="dropped.lost_by_camera", frames=7, latency_ms=40.0))
+    metrics.add(review_of(kind="missed"))
+    return memory, metrics, clock
+
+
+def values(metrics: Metrics) -> dict[str, float]:
+    """Return each series with its value."""
+    lines = metrics.exposition().decode().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+
+def promtool(*arguments: str | Path, text: str | None = None) -> None:
+    """Run Prometheus' own tool, which must find no fault."""
+    result = subprocess.run(
+        [need("prometheus"), *arguments], input=text, text=True, capture_output=True, check=False, timeout=60
+    )
+    assert (result.returncode, result.stderr.strip()) == (0, ""), result.stdout + result.stderr
+
+
+SHOWN = {
+    "heatline_up": 1,
+    'heatline_captured_frames_total{camera="top"}': 131_080,
+    'heatline_inspected_frames_total{camera="top"}': 131_076,
+    'heatline_dropped_frames_total{camera="top",reason="lost_by_camera"}': 3,
+    'heatline_in_flight_frames{camera="top"}': 0,
+    'heatline_failed_frames_total{camera="side",reason="open"}': 1,
+    "heatline_evidence_skipped_pictures_total": 1,
+    "heatline_evidence_recording": 1,
+    'heatline_handshake_state{state="DEGRADED"}': 1,
+    'heatline_handshake_state{state="READY"}': 0,
+    'heatline_camera_state{camera="side",state="DEAD"}': 1,
+    'heatline_camera_state{camera="side",state="LIVE"}': 0,
+    'heatline_consumer_lag_events{consumer="mes1"}': 3,
+    "heatline_journal_size_bytes": 1 << 30,
+    "heatline_journal_recording": 0,
+    "heatline_acting": 1,
+    'heatline_refused_messages_total{reason="auth",socket="events"}': 3,
+    'heatline_frames_total{camera="top",reason="",verdict="DEFECT"}': 2,
+    'heatline_frames_total{camera="top",reason="dropped.lost_by_camera",verdict="NO_VERDICT"}': 7,
+    'heatline_reviews_total{camera="top",kind="missed"}': 1,
+    'heatline_reviews_total{camera="top",kind="false_alarm"}': 0,
+    'heatline_latency_seconds_bucket{camera="top",le="0.25"}': 5,
+    'heatline_latency_seconds_sum{camera="top"}': pytest.approx(1.0),
+    'heatline_frame_score_logits_bucket{camera="top",le="3.0"}': 1,
+    'heatline_newest_frame_age_seconds{camera="top"}': 0,
+    'heatline_drift{camera="top",measure="brightness"}': pytest.approx((96.25 - 120) / (120 - 110.5)),
+    'heatline_drift{camera="top",measure="match"}': pytest.approx((0.75 - 0.875) / (0.875 - 0.5)),
+    'heatline_drifted{camera="top",measure="brightness"}': 1,
+    'heatline_drifted{camera="top",measure="match"}': 0,
+}
+OF_NOW = "acting", "camera_state", "consumer_connected", "journal_recording", "evidence_recording", "drift"
+
+
+def test_the_lines_own_counts_are_shown_and_what_it_does_now_only_while_it_reports() -> None:
+    memory, metrics, clock = full()
+    found = values(metrics)
+    assert {name: found[name] for name in SHOWN} == SHOWN
+    own = {name: value for name, value in found.items() if name.startswith("heatline_frames_total")}
+    clock.now_s += 4
+    memory.listener()
+    found = values(metrics)
+    assert (found["heatline_up"], found['heatline_handshake_state{state="NOT_READY"}']) == (0, 1)
+    assert found['heatline_newest_frame_age_seconds{camera="top"}'] == 4
+    assert not any(name.startswith(tuple(f"heatline_{each}" for each in OF_NOW)) for name in found)
+    memory.add_status(a_status(boot_id="another", ledger={"top": Account(captured=1, in_flight=1)}))
+    found = values(metrics)
+    assert found['heatline_captured_frames_total{camera="top"}'] == 1
+    assert {name: found[name] for name in own} == own, "a restart of the line resets its own counts only"
+
+
+def test_promtool_finds_no_fault_with_the_metrics_whatever_they_name() -> None:
+    memory, metrics, _ = full()
+    promtool("check", "metrics", text=metrics.exposition().decode())
+    bundle = msgspec.structs.replace(a_status().bundle, name='a"b\\c\nd')
+    memory.add_status(a_status(bundle=bundle, product='x"\n'))
+    with page(memory) as served:
+        answer = served.get("/metrics")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    promtool("check", "metrics", text=answer.body.decode())
+    assert 'name="a\\"b\\\\c\\nd"' in metrics.exposition().decode()
+
+
+def test_promtool_accepts_the_example_and_its_alerts_fire_as_their_tests_say() -> None:
+    promtool("check", "config", MONITORING / "prometheus.yml")
+    promtool("check", "rules", MONITORING / "alerts.yml")
+    promtool("test", "rules", MONITORING / "alerts_test.yml")
+
+
+def test_rules_dashboard_and_document_name_only_metrics_that_exist_and_every_rule_has_a_test() -> None:
+    _, metrics, _ = full()
+    exist = {re.split(r"[{ ]", line)[0] for line in metrics.exposition().decode().splitlines() if line[0] != "#"}
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exist}
+    documented = (ROOT / "docs" / "monitoring.md").read_text()
+    for text in (*(path.read_text() for path in sorted(MONITORING.iterdir())), documented):
+        assert set(re.findall(r"\bheatline_[a-z_]+\b", text)) <= families | exist
+    assert [name for name in sorted(families) if f"`{name}`" not in documented] == []
+    rules = re.findall(r"- alert: (\w+)", (MONITORING / "alerts.yml").read_text())
+    tests = (MONITORING / "alerts_test.yml").read_text()
+    assert len(rules) >= 6
+    assert [rule for rule in rules if f"alertname: {rule}" not in tests or f"`{rule}`" not in documented] == []
+    board = msgspec.json.decode((MONITORING / "dashboard.json").read_bytes())
+    assert all(panel["title"] and panel["targets"] for panel in board["panels"] if panel["type"] != "row")
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"]) >= 8
