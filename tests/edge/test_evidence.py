@@ -2,14 +2,13 @@
 
 import contextlib
 import os
-import queue
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,22 +24,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.journal import FILE_NAME, database_files
 from heatline.edge.delivery.reader import JournalReader
-from heatline.edge.errors import DeliveryError, InputError
+from heatline.edge.errors import InputError
 from heatline.edge.images import read_rgb
-from heatline.edge.monitor import recorder as recorder_module
 from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.monitor.marks import combine
 from heatline.edge.monitor.pictures import Picture, picture_socket
-from heatline.edge.monitor.recorder import EvidenceWriter, Recorder, encode_frame, room_of
+from heatline.edge.monitor.recorder import encode_frame, room_of
 from heatline.edge.monitor.store import INDEX, EvidenceStore, day_of
-from heatline.edge.util.process import NamedThread
 from heatline.edge.wire.events import EvidenceState, MarkKind, Message, ReviewEvent, StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS, heatline, process_env
 from tests.edge.evidences import ALL, DAY_NS, LINE, NOON_NS, Clock, frame, mark, names, picture, room, store, writer
 from tests.edge.fault_disks import failing_disk, fill, frozen, power_cut, small_disk
 from tests.edge.journals import all_records, change, good, make_writer
 from tests.edge.lines import RunningLine, children, running, small_frames, write_line, write_pictures
-from tests.edge.secured import free_port, until
+from tests.edge.secured import free_port
 
 ROOT = Path(__file__).parents[2]
 KINDS: list[MarkKind] = ["right", "false_alarm", "missed", "withdrawn"]
@@ -483,118 +480,6 @@ def test_a_writer_that_is_killed_at_any_step_leaves_whole_entries_only(tmp_path:
     assert len(names(tmp_path)) == 2 * len(whole), "the next start deletes what the killed one left"
 
 
-class Offered:
-    """The line's end: pictures that wait for the recorder, and what the recorder reports."""
-
-    def __init__(self, *pictures: Picture) -> None:
-        self._waiting: queue.SimpleQueue[Picture | None] = queue.SimpleQueue()
-        self.reports: list[EvidenceState] = []
-        self.released: list[int] = []
-        self.offer(*pictures)
-
-    def offer(self, *pictures: Picture) -> None:
-        for each in pictures:
-            number = each.event.frame_number
-            self._waiting.put(replace(each, release=lambda n=number: self.released.append(n)))  # type: ignore[misc]
-
-    def end(self) -> None:
-        self._waiting.put(None)
-
-    def receive(self, timeout_s: float | None) -> Picture | None:
-        try:
-            found = self._waiting.get(timeout=timeout_s)
-        except queue.Empty:
-            return None
-        if found is None:
-            raise DeliveryError("the line has ended")
-        return found
-
-    def report(self, state: EvidenceState, *, web_fault: str | None) -> None:
-        self.reports.append(state)
-
-
-@contextlib.contextmanager
-def recording(
-    offered: Offered, open_writer: Callable[[], EvidenceWriter], journal: Path | None = None
-) -> Iterator[Recorder]:
-    """A recorder on a thread of its own, which looks and retries often; it is stopped at the end."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recorder_module, "RETRY_EVERY_SECONDS", 0.05)
-        patch.setattr(recorder_module, "LOOK_EVERY_SECONDS", 0.01)
-        recorder = Recorder(offered, open_writer, journal)  # type: ignore[arg-type]  # it has what a recorder uses
-        thread = NamedThread("recorder", recorder.run)
-        thread.start()
-        yield recorder
-        recorder.stop()
-        thread.join(WITHIN_SECONDS)
-        assert not thread.is_alive()
-
-
-def frames_stored(folder: Path) -> list[int]:
-    return sorted(entry.event.frame_number for entry in EvidenceStore(folder).entries())
-
-
-def test_a_fault_is_reported_and_counted_until_the_same_work_succeeds(tmp_path: Path) -> None:
-    other = writer(tmp_path)
-    other.write(picture(5), is_chosen=True)
-    offered = Offered(picture(1))
-    with recording(offered, lambda: writer(tmp_path)) as recorder:
-        until(lambda: "is in use by another running line" in str(offered.reports[-1:]))
-        until(lambda: offered.reports[-1].skipped == 1)
-        assert "is in use by another running line" in str(recorder.choose(picture(2)))
-        other.close()
-        until(lambda: offered.reports[-1].fault is None)
-        offered.offer(picture(name="no/name"))
-        until(lambda: "is not a picture id" in str(offered.reports[-1].fault))
-        assert "is not a picture id" in str(recorder.choose(picture(3))), "who marks it is told"
-        until(lambda: offered.reports[-1].fault is None)
-        assert recorder.choose(picture(4)) is None
-        offered.offer(picture(5), picture(6))  # a page brought the first one before: it is not counted
-        until(lambda: frames_stored(tmp_path)[-1] == 6)
-    last = offered.reports[-1]
-    kept = len(frames_stored(tmp_path)) - 1
-    assert (last.kept, last.stored, last.fault) == (kept, kept + 1, None)
-    assert offered.released == [1, 1, 5, 6]
-    assert {1} & set(frames_stored(tmp_path)) == set()
-    writer(tmp_path).close()  # it holds the folder no more
-
-
-def sent(of: Picture, kind: MarkKind = "right") -> Message:
-    """A mark as the line publishes it, not yet numbered."""
-    return Message(msgspec.structs.replace(mark(of, kind), seq=0, journal_id=None))
-
-
-def reviewed(folder: Path) -> list[int]:
-    return sorted(entry.event.frame_number for entry in EvidenceStore(folder).entries(is_reviewed=True))
-
-
-def test_marks_of_before_and_during_a_run_and_chosen_pictures_are_stored_and_all_that_waits_at_the_lines_end(
-    tmp_path: Path,
-) -> None:
-    folder = tmp_path / "evidence"
-    pictures = [picture(number) for number in range(9)]
-    with contextlib.closing(make_writer(tmp_path)) as journal:
-        journal.commit([sent(pictures[0]), sent(pictures[1])])  # while no recorder ran
-        offered = Offered(pictures[0])
-        with recording(offered, lambda: writer(folder), tmp_path) as recorder:
-            until(lambda: reviewed(folder) == [0])
-            offered.offer(pictures[1], pictures[2])
-            journal.commit([sent(pictures[2]), sent(pictures[0], "withdrawn")])
-            until(lambda: reviewed(folder) == [1, 2])
-            assert recorder.choose(pictures[3]) is None
-            until(lambda: 3 in frames_stored(folder))
-            journal.commit([sent(pictures[8])])
-            offered.offer(*pictures[4:])
-            offered.end()
-            until(lambda: len(offered.reports) > 0 and offered.reports[-1].kept == 9)
-    assert frames_stored(folder) == list(range(9))
-    assert offered.released == [0, 1, 2, 4, 5, 6, 7, 8]
-    assert reviewed(folder) == [1, 2, 8]
-    assert [entry.event.frame_number for entry in EvidenceStore(folder).entries() if entry.is_chosen] == [3]
-    last = offered.reports[-1]
-    assert (last.skipped, last.oldest_at_ns) == (0, picture().event.times.captured_at_ns)
-
-
 # As a process.
 
 
@@ -724,12 +609,15 @@ def test_a_line_stores_its_defects_and_some_good_frames_and_the_commands_find_th
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.long)])
-def test_a_recorder_that_is_killed_costs_the_line_no_verdict_and_leaves_whole_entries(
+def test_a_recorder_that_cannot_store_or_is_killed_costs_the_line_no_verdict_and_leaves_whole_entries(
     tmp_path: Path, bundle: Bundle, address: str, kills: int
 ) -> None:
     folder = tmp_path / "evidence"
     file = line_with_evidence(tmp_path, bundle, address, folder)
-    with running(file, address) as line:
+    with writer(folder) as other, running(file, address) as line:
+        status = until_evidence(line, lambda state: state.fault is not None and state.skipped > 1)
+        assert "is in use by another running line; give each line its own evidence.folder" in str(status.evidence)
+        other.close()
         kept = 0
         for _ in range(kills):
             kept = kept_by(line, kept)

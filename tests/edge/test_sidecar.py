@@ -19,7 +19,6 @@ from websockets.exceptions import ConnectionClosed
 from heatline.edge.bundle import Bundle
 from heatline.edge.cameras.settings import PatternSettings
 from heatline.edge.config import EvidenceConfig, LineConfig, WebConfig
-from heatline.edge.inference import Engine
 from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.metrics import Metrics
@@ -34,7 +33,6 @@ from tests.edge.lines import (
     assert_every_frame_has_its_event,
     children,
     running,
-    setup_of,
     small_frames,
     started,
     write_line,
@@ -42,8 +40,6 @@ from tests.edge.lines import (
 )
 from tests.edge.secured import until
 from tests.edge.status_only_line import StatusOnlyLine, a_status
-from tests.edge.supervised import stop
-from tests.edge.test_pictures import DARK, Line
 from tests.edge.view_pages import Page, next_message
 
 # A process that stands in for the monitor.
@@ -159,36 +155,6 @@ def test_a_child_yields_to_the_line_has_nothing_of_systemd_and_is_killed_if_it_d
     assert child.process is not None
     child.process.wait(WITHIN_SECONDS)  # after SIGKILL, the lowest priority may wait long for its last turn
     assert is_gone(facts["pid"])
-
-
-def test_a_recorder_that_is_killed_or_stands_still_is_a_fault_until_it_reports_and_the_last_picture_is_stored(
-    file: Path, bundle: Bundle, openvino: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sidecar_module, "FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(sidecar_module, "REPORTS_WITHIN_SECONDS", 1.0)
-    feed = PictureFeed(picture_socket(file))
-    with beside(file, config(), feed) as child:
-        line = Line(feed, setup_of(bundle, openvino), picture_socket(file))
-        until(lambda: feed.evidence()[1] is not None)
-        assert (child.recorder_is_starting, fault_of(child), child.web()) == (False, None, None)
-        (first,) = stand_ins(file)
-        line.show(DARK)
-        until(lambda: feed.evidence()[0].kept == 1)
-        stop(first)
-        until(lambda: "has not answered for" in str(fault_of(child)))
-        os.kill(first, signal.SIGCONT)
-        until(lambda: fault_of(child) is None)
-        file.write_text("4")  # the next ones end at once
-        os.kill(first, signal.SIGKILL)
-        until(lambda: fault_of(child) == "the monitor was ended by SIGKILL")
-        until(lambda: fault_of(child) == "the monitor ended with exit code 4")
-        assert not child.recorder_is_starting, "the line does not wait for it"
-        file.write_text("record")
-        until(lambda: fault_of(child) is None and feed.evidence()[1] is not None)
-        line.show(DARK)
-        until(lambda: feed.evidence()[0].kept == 2)
-        line.show(DARK)
-    assert (file.parent / "ended").read_text() == "2", "what the second one stored"
 
 
 def test_a_page_or_a_store_that_does_not_work_is_told_and_nothing_else_suffers(file: Path) -> None:
