@@ -633,29 +633,15 @@ EXAMPLES = min(100, settings().max_examples)  # each example boots a line many t
 AnyOrderOfFaults.TestCase.settings = settings(max_examples=EXAMPLES, stateful_step_count=30)
 TestAnyOrderOfFaults = AnyOrderOfFaults.TestCase
 JOURNAL, OTHER = "a" * 32, "b" * 32
-Open = Callable[..., Consumers]
 
 
 # Positions of consumers.
 
 
 @pytest.fixture
-def open_(tmp_path: Path) -> Iterator[Open]:
-    """Factory of a folder's consumers, which are closed at the end."""
-    with contextlib.ExitStack() as opened:
-
-        def open_(folder: Path = tmp_path) -> Consumers:
-            consumers = Consumers(folder)
-            opened.callback(consumers.write)
-            return consumers
-
-        yield open_
-
-
-@pytest.fixture
-def consumers(open_: Open) -> Consumers:
+def consumers(tmp_path: Path) -> Consumers:
     """Consumers with one entry, which has acknowledged event 1."""
-    consumers = open_()
+    consumers = Consumers(tmp_path)
     consumers.register("mes1", JOURNAL, 1)
     return consumers
 
@@ -682,7 +668,7 @@ def test_only_acknowledgements_on_disk_count(
 
 @pytest.mark.parametrize("is_damaged", [False, True], ids=["unreadable", "damaged"])
 def test_until_the_file_is_read_no_event_counts_as_acknowledged(
-    consumers: Consumers, open_: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, is_damaged: bool
+    consumers: Consumers, tmp_path: Path, caplog: pytest.LogCaptureFixture, is_damaged: bool
 ) -> None:
     """As on a disk that fails, and on a read-only one from which a damaged file cannot be moved aside."""
     obstacle = tmp_path / (f"{CONSUMERS_FILE}.damaged" if is_damaged else CONSUMERS_FILE)
@@ -690,7 +676,7 @@ def test_until_the_file_is_read_no_event_counts_as_acknowledged(
     obstacle.mkdir()
     if is_damaged:
         (tmp_path / CONSUMERS_FILE).write_bytes(b"{")
-    reopened = open_()
+    reopened = Consumers(tmp_path)
     reopened.write()
     assert (reopened.acked(JOURNAL), reopened.positions) == ({NOT_KNOWN: 0}, {})
     for act in (lambda: reopened.register("mes1", JOURNAL, 9), lambda: reopened.forget("mes1")):
@@ -705,11 +691,11 @@ def test_until_the_file_is_read_no_event_counts_as_acknowledged(
 
 @pytest.mark.parametrize("damaged", [b"something else" * 999, bytes(999), b""], ids=["other", "zeros", "cut"])
 def test_a_damaged_file_is_moved_aside_and_its_consumers_are_lost(
-    consumers: Consumers, open_: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, damaged: bytes
+    consumers: Consumers, tmp_path: Path, caplog: pytest.LogCaptureFixture, damaged: bytes
 ) -> None:
     consumers.write()
     (tmp_path / CONSUMERS_FILE).write_bytes(damaged)
-    reopened = open_()
+    reopened = Consumers(tmp_path)
     assert (reopened.positions, reopened.fault) == ({}, None)
     (record,) = caplog.records
     assert re.search("was damaged.*all consumers are new", record.getMessage())
