@@ -1,8 +1,8 @@
-"""Bundles are written atomically, and every fault is refused in one sentence."""
+"""Bundles are written whole, and what is damaged, hostile or of another version is refused in one sentence."""
 
-import contextlib
 import dataclasses
 import hashlib
+import io
 import os
 import subprocess
 import sys
@@ -16,17 +16,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.bundle import Bundle, check_golden, open_bundle, open_verified_engine, write_bundle
+from heatline.edge.bundle import Bundle, GoldenTiles, open_bundle, write_bundle
 from heatline.edge.bundle.manifest import SCHEMA, Manifest, decode_manifest
 from heatline.edge.bundle.store import GOLDEN, MANIFEST, REQUIRED
-from heatline.edge.calibration.recalibration import recalibrated_manifest, write_recalibrated
 from heatline.edge.errors import BundleError
-from heatline.edge.inference import EngineKind
 from heatline.edge.reference.reference import Reference
-from tests.command import heatline
+from tests.command import complaint, heatline
+from tests.edge.lines import small_frames, write_line, write_pictures
+from tests.golden import assert_golden
 from tests.small_bundle import comparing_bundle, copy_of, edit_manifest, golden_tiles, manifest, put, refusal
 
 Change = Callable[[dict[str, Any]], Any]
+RIGHT = golden_tiles()
 
 
 @pytest.fixture
@@ -35,15 +36,29 @@ def folder(bundle: Bundle, tmp_path: Path) -> Path:
     return copy_of(bundle, tmp_path / "b")
 
 
+@pytest.fixture(scope="module")
+def references() -> dict[str, Reference]:
+    rng = np.random.default_rng(1)
+    return {
+        "": Reference(rng.integers(0, 256, (90, 120, 3), np.uint8), 12, "12 good frames of board a"),
+        "left": Reference(rng.integers(0, 256, (70, 80, 3), np.uint8)),
+    }
+
+
+@pytest.fixture(scope="module")
+def comparing(references: dict[str, Reference], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return comparing_bundle(tmp_path_factory.mktemp("comparing") / "b", references)
+
+
 def parts_of(bundle: Bundle) -> dict[str, bytes]:
     return {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
 
 
 def test_an_opened_bundle_equals_the_written_one(bundle: Bundle, tmp_path: Path) -> None:
     written = write_bundle(tmp_path / "deep" / "b", manifest(), parts_of(bundle))
-    opened = open_bundle(tmp_path / "deep" / "b")
-    assert opened == written
-    assert opened.path == tmp_path / "deep" / "b"
+    (tmp_path / "current").symlink_to("deep/b")
+    assert open_bundle(written.path) == written
+    opened = open_bundle(tmp_path / "current")
     text = (opened.path / MANIFEST).read_bytes()
     assert opened.digest == hashlib.sha256(text).hexdigest() == bundle.digest, "the same content has the same digest"
     assert msgspec.structs.replace(opened.manifest, files={}) == manifest()
@@ -55,23 +70,41 @@ def test_an_opened_bundle_equals_the_written_one(bundle: Bundle, tmp_path: Path)
     assert msgspec.json.decode(text, type=Manifest) == opened.manifest
 
 
-def test_a_bundle_can_be_opened_through_a_symbolic_link(folder: Path) -> None:
-    (folder.parent / "current").symlink_to(folder)
-    assert open_bundle(folder.parent / "current").digest == open_bundle(folder).digest
+def test_a_bundle_returns_its_references(comparing: Bundle, references: dict[str, Reference]) -> None:
+    found = open_bundle(comparing.path).references()
+    assert list(found) == list(references)
+    for camera, reference in references.items():
+        np.testing.assert_array_equal(found[camera].rgb, reference.rgb)
+        assert (found[camera].frames, found[camera].made_of) == (reference.frames, reference.made_of)
+
+
+def test_show_and_diff_print_the_manifest_and_the_references(comparing: Bundle, bundle: Bundle, tmp_path: Path) -> None:
+    report = msgspec.json.decode(heatline("bundle", "show", bundle.path, "--json").stdout)
+    assert report["digest"] == bundle.digest
+    assert msgspec.convert(report["manifest"], Manifest) == bundle.manifest
+    without = comparing_bundle(tmp_path / "b", {})
+    texts = [heatline("bundle", "show", each.path, env={"COLUMNS": "400"}).stdout for each in (comparing, without)]
+    assert_golden("bundle_show", "\n".join(texts))
+    assert "references..frames" in heatline("bundle", "diff", comparing.path, without.path).stdout
 
 
 # Damage.
 
 
-@pytest.mark.parametrize("name", [*REQUIRED, MANIFEST])
-def test_a_file_that_is_missing_or_cut_off_by_a_byte_is_named(folder: Path, name: str) -> None:
-    whole = (folder / name).read_bytes()
-    (folder / name).unlink()
-    sentence = refusal(folder)
-    assert name in sentence
-    assert "cannot be read (No such file or directory)" in sentence
-    (folder / name).write_bytes(whole[:-2])
-    assert ("not a bundle manifest" if name == MANIFEST else "changed or damaged") in refusal(folder)
+def test_a_file_that_is_missing_or_cut_off_by_a_byte_is_named(comparing: Bundle, tmp_path: Path) -> None:
+    folder = copy_of(comparing, tmp_path / "b")
+    for name in (*REQUIRED, MANIFEST, "product.png"):
+        whole = (folder / name).read_bytes()
+        (folder / name).unlink()
+        sentence = refusal(folder)
+        assert name in sentence
+        assert "cannot be read (No such file or directory)" in sentence
+        (folder / name).write_bytes(whole[:-2])
+        assert ("not a bundle manifest" if name == MANIFEST else "changed or damaged") in refusal(folder)
+        (folder / name).write_bytes(whole)
+    (tmp_path / "odd" / MANIFEST).mkdir(parents=True)
+    for place in ("nowhere", "b/golden.npz", "odd"):
+        assert "is not a bundle" in refusal(tmp_path / place)
 
 
 @given(data=st.data())
@@ -93,11 +126,57 @@ def test_a_changed_byte_in_any_file_is_noticed(
         assert "\n" not in str(error)  # noqa: PT017  (either way is right)
 
 
-def test_a_path_without_a_manifest_is_not_a_bundle(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    (tmp_path / "odd" / MANIFEST).mkdir(parents=True)
-    for place in ("nowhere", "file", "odd"):
-        assert "is not a bundle" in refusal(tmp_path / place)
+@given(place=st.integers(0, 10**9), value=st.integers(1, 255), length=st.integers(1, 40))
+def test_damaged_golden_tiles_are_refused_or_complete(
+    tmp_path_factory: pytest.TempPathFactory, place: int, value: int, length: int
+) -> None:
+    few = GoldenTiles(RIGHT.tiles[:1], RIGHT.logit[:1], RIGHT.map[:1])
+    data = bytearray(few.to_bytes())
+    first = place % len(data)
+    data[first : first + length] = bytes(byte ^ value for byte in data[first : first + length])
+    path = tmp_path_factory.mktemp("golden") / GOLDEN
+    path.write_bytes(data)
+    try:
+        came = GoldenTiles.load(path, manifest())
+    except BundleError:
+        return
+    for name in ("tiles", "logit", "map"):
+        np.testing.assert_array_equal(getattr(came, name), getattr(few, name))
+
+
+def npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **({"tiles": RIGHT.tiles, "logit": RIGHT.logit, "map": RIGHT.map} | arrays))
+    return buffer.getvalue()
+
+
+def test_golden_tiles_are_read_in_every_form_that_numpy_writes_and_refused_with_wrong_claims(
+    folder: Path, comparing: Bundle, tmp_path: Path
+) -> None:
+    rounding = np.array([0, 0.5, 0, 1.5], np.float32)
+    for order in ("C", "F"):
+        data = npz(tiles=np.asarray(RIGHT.tiles, order=order), map_rounding=rounding)  # type: ignore[call-overload]
+        came = open_bundle(put(folder, {GOLDEN: data})).golden()
+        np.testing.assert_array_equal(came.tiles, RIGHT.tiles)
+        np.testing.assert_array_equal(came.map_rounding, rounding)
+        assert came.rounding == pytest.approx(1.5 / np.abs(RIGHT.map).max())
+    array = io.BytesIO()
+    np.save(array, RIGHT.tiles)
+    for data, message in (
+        (b"", "holds no golden tiles"),
+        (array.getvalue(), "holds no golden tiles"),  # an array, not an archive
+        (npz(map=np.array([{}])), "holds no golden tiles"),  # a pickle
+        (RIGHT.to_bytes()[:-100], "holds no golden tiles"),
+        (npz(tiles=RIGHT.tiles[:, :7]), "has tiles of shape"),
+        (npz(map=RIGHT.map[:, :7, :7]), "has map of shape"),
+    ):
+        sentence = refusal(put(folder, {GOLDEN: data}))
+        assert message in sentence
+        assert GOLDEN in sentence
+    compares = copy_of(comparing, tmp_path / "compares")
+    few_channels = dataclasses.replace(RIGHT, difference=np.zeros((4, 28, 28, 4), np.uint8))
+    for golden in (RIGHT, few_channels):  # without what they are compared with
+        assert GOLDEN in refusal(put(compares, {GOLDEN: golden.to_bytes()}))
 
 
 # Invalid manifests.
@@ -106,14 +185,12 @@ def test_a_path_without_a_manifest_is_not_a_bundle(tmp_path: Path) -> None:
 def test_an_invalid_manifest_is_refused() -> None:
     for content, message in (
         (b"hello", "not a bundle manifest"),
-        (b'{"schema": 13, "name": "\xff"}', "not a bundle manifest"),  # not UTF-8
+        (f'{{"schema": {SCHEMA}, "name": "\xff"}}'.encode("latin-1"), "not a bundle manifest"),  # not UTF-8
         (b"[]", "Expected `object`"),
         (b"{}", "missing required field `schema`"),
-        (b'{"schema": 1}', "has bundle schema 1"),
-        (
-            b'{"schema": 13, "provenance": ' + b"[" * 100_000,
-            "not a bundle manifest",
-        ),  # deeper than the reader's limit
+        (f'{{"schema": {SCHEMA + 1}, "new": 1}}'.encode(), f"reads {SCHEMA}; install a newer heatline"),
+        (f'{{"schema": {SCHEMA - 1}}}'.encode(), f"reads {SCHEMA}; export the bundle again"),
+        (f'{{"schema": {SCHEMA}, "provenance": {"[" * 100_000}'.encode(), "not a bundle manifest"),  # too deep
     ):
         with pytest.raises(BundleError, match=message):
             decode_manifest(content, "here")
@@ -125,28 +202,44 @@ def test_random_bytes_as_a_manifest_are_refused(data: bytes) -> None:
         decode_manifest(data, "here")
 
 
-OUT_OF_RANGE: dict[str, list[Any]] = {
+IN_TABLE: dict[str, list[Any]] = {
     "map.hw": [[0, 0], [-1, 14], [10**9, 1], [14]],
+    "map.identity": ["top-mean(map, 0) == logit", "max(map) == logit"],
     "grid.tile_px": [0, 10**9, 224.5],
     "grid.overlap_px": [-1, 10**9],
     "grid.heatmap_cell_px": [0, 10**9],
     "grid.smoothing_px": [-1, 1e9],
+    "grid.stride": [3],  # unknown
     "tolerances.f32": [0, 2],  # 2 would allow any answer
     "calibration.score_threshold": [None, 1e300, "1"],  # null is JSON's NaN
     "calibration.evidence_threshold": [-1e300],
     "calibration.false_reject_per_frame": [1, -0.1],
     "calibration.frames": [0],
+    "calibration.missed": [[{"kind": "\x1b[2J", "missed": 1, "frames": 1}]],
+    **{f"files.{name}": ["0" * 64] for name in ("../m", "/etc/passwd", "..", "~", "a/b", "a\n", "a\0b", "x" * 101)},
+    "files.a": ["0" * 63, "0" * 64 + "\n"],
 }
+AT_TOP: list[tuple[Change, str]] = [
+    (lambda m: m.update(new_key=1), "unknown field `new_key`"),
+    (lambda m: m.update(colour="rgb16-9"), "at `$.colour`"),
+    (lambda m: m["files"].pop(GOLDEN), f"lists no {GOLDEN}"),
+    *((lambda m, text=text: m.update(name=text), "at `$.name`") for text in ("\x1b[2Jboards", "a\nERROR", "\x9b2J")),
+    (lambda m: m.update(version="\x1b[2J"), "at `$.version`"),  # what would write to a terminal
+]
 
 
-def test_a_value_out_of_range_is_refused_with_its_key(folder: Path) -> None:
+def test_a_value_out_of_range_or_that_contradicts_is_refused_with_its_key(folder: Path) -> None:
     right = (folder / MANIFEST).read_text()
-    for place, values in OUT_OF_RANGE.items():
-        table, key = place.split(".")
-        for value in values:
-            sentence = refusal(edit_manifest(folder, lambda m: m[table].update({key: value})))  # noqa: B023
-            assert f"at `$.{table}" in sentence, f"{place} = {value}: {sentence}"
-            (folder / MANIFEST).write_text(right)
+    changes = [
+        (lambda m, table=table, key=key, value=value: m[table].update({key: value}), f"at `$.{table}")
+        for table, _, key, values in ((*place.partition("."), values) for place, values in IN_TABLE.items())
+        for value in values
+    ]
+    for change, message in [*changes, *AT_TOP]:
+        sentence = refusal(edit_manifest(folder, change))
+        assert message.replace("at `$.files", "`$.files") in sentence, sentence
+        assert sentence.isprintable()
+        (folder / MANIFEST).write_text(right)
     for number in ("NaN", "-Infinity", "1e999", "9" * 30):  # a threshold that no logit could ever reach
         text = right.replace('"score_threshold": -1.0', f'"score_threshold": {number}')
         assert text != right
@@ -154,137 +247,53 @@ def test_a_value_out_of_range_is_refused_with_its_key(folder: Path) -> None:
         refusal(folder)
 
 
-def test_a_manifest_that_names_a_file_outside_its_folder_is_refused(folder: Path) -> None:
-    right = (folder / MANIFEST).read_text()
-    names = ["../model.onnx", "/etc/passwd", "..", "~", "a/b", "a\n", "a\0b", "x" * 101]
-    for files in [*({name: "0" * 64} for name in names), {"a": "0" * 63}, {"a": "0" * 64 + "\n"}]:
-        assert "`$.files" in refusal(edit_manifest(folder, lambda m: m["files"].update(files)))  # noqa: B023
-        (folder / MANIFEST).write_text(right)
-
-
-def test_a_text_that_would_write_to_a_terminal_is_refused(folder: Path) -> None:
-    right = (folder / MANIFEST).read_text()
-    for text in ("\x1b[2Jboards", "boards\nERROR all is lost", "\x9b2J"):
-        missed = {"missed": [{"kind": text, "missed": 1, "frames": 1}]}
-        for change in (
-            lambda m: m.update(name=text),  # noqa: B023
-            lambda m: m.update(version=text),  # noqa: B023
-            lambda m: m["calibration"].update(missed),  # noqa: B023
-        ):
-            sentence = refusal(edit_manifest(folder, change))
-            assert "at `$." in sentence
-            assert sentence.isprintable()
-            (folder / MANIFEST).write_text(right)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda m: m.update(schema=SCHEMA + 1, new_key=1), "install a newer heatline"),  # from the future
-        (lambda m: m.update(schema=SCHEMA - 1), f"reads {SCHEMA}; export the bundle again"),
-        (lambda m: m.update(new_key=1), "unknown field `new_key`"),
-        (lambda m: m["grid"].update(stride=3), "unknown field `stride` - at `$.grid`"),
-        (lambda m: m.update(colour="rgb16-9"), "at `$.colour`"),
-        (lambda m: m["map"].update(identity="top-mean(map, 0) == logit"), "at `$.map.identity`"),
-        (lambda m: m["map"].update(identity="max(map) == logit"), "at `$.map.identity`"),
-        (lambda m: m["files"].pop(GOLDEN), f"lists no {GOLDEN}"),
-    ],
-)
-def test_a_manifest_that_contradicts_itself_is_refused(folder: Path, change: Change, message: str) -> None:
-    assert message in refusal(edit_manifest(folder, change))
-
-
-# References.
-
-
-@pytest.fixture(scope="module")
-def references() -> dict[str, Reference]:
-    rng = np.random.default_rng(1)
-    return {
-        "": Reference(rng.integers(0, 256, (90, 120, 3), np.uint8), 12, "12 good frames of board a"),
-        "left": Reference(rng.integers(0, 256, (70, 80, 3), np.uint8)),
-    }
-
-
-@pytest.fixture(scope="module")
-def comparing(references: dict[str, Reference], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return comparing_bundle(tmp_path_factory.mktemp("comparing") / "b", references)
-
-
-def test_a_bundle_returns_its_references(comparing: Bundle, references: dict[str, Reference]) -> None:
-    opened = open_bundle(comparing.path)
-    assert opened.manifest.schema == SCHEMA
-    assert {"product.png", "product.left.png"} <= set(opened.manifest.files)
-    found = opened.references()
-    assert list(found) == list(references)
-    for camera, reference in references.items():
-        np.testing.assert_array_equal(found[camera].rgb, reference.rgb)
-        assert (found[camera].frames, found[camera].made_of) == (reference.frames, reference.made_of)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_a_manifest_whose_references_cannot_be_used_is_refused(comparing: Bundle, tmp_path: Path) -> None:
+    folder = copy_of(comparing, tmp_path / "b")
+    right, picture = (folder / MANIFEST).read_text(), (folder / "product.png").read_bytes()
+    changes: list[tuple[Change, str]] = [
         (lambda m: m["references"][""].update(frame_hw=[91, 120]), "120x90 px, the manifest says 120x91"),
         (lambda m: m["references"][""].update(frame_hw=[0, 120]), "at `$.references"),
         (lambda m: m["references"][""].update(file="../product.png"), "at `$.references"),
         (lambda m: m["references"].update({"a camera": m["references"][""]}), "at `key` in `$.references"),
         (lambda m: m["tensors"]["difference"].update(shape=[None, 28, 28, 4]), "has difference of shape"),
         (lambda m: m["grid"].update(tile_px=220), "has tiles of shape"),
-    ],
-)
-def test_a_manifest_whose_references_cannot_be_used_is_refused(
-    comparing: Bundle, tmp_path: Path, change: Change, message: str
-) -> None:
-    assert message in refusal(edit_manifest(copy_of(comparing, tmp_path / "b"), change))
+    ]
+    for change, message in changes:
+        assert message in refusal(edit_manifest(folder, change))
+        (folder / MANIFEST).write_text(right)
+    for data in (b"", b"\x89PNG but not a picture", picture[:-20]):
+        assert "product.png holds no reference" in refusal(put(folder, {"product.png": data}))
 
 
-@pytest.mark.parametrize("data", [b"", b"\x89PNG but not a picture", b"cut off"])
-def test_a_damaged_reference_is_refused(comparing: Bundle, tmp_path: Path, data: bytes) -> None:
-    folder = copy_of(comparing, tmp_path / "b")
-    if data == b"cut off":
-        data = (folder / "product.png").read_bytes()[:-20]
-    assert "product.png holds no reference" in refusal(put(folder, {"product.png": data}))
-    (folder / "product.png").unlink()
-    assert "product.png is listed in the manifest and cannot be read" in refusal(folder)
+def test_control_characters_of_a_manifest_do_not_reach_the_terminal(bundle: Bundle, folder: Path) -> None:
+    edit_manifest(folder, lambda m: m.update(provenance={"\x1b[1A": "\x1b]0;title\x07"}))
+    assert "\x1b" not in heatline("bundle", "show", folder).stdout
+    text = heatline("bundle", "diff", bundle.path, folder).stdout
+    assert "\x1b" not in text
+    assert r"\x1b[1A" in text
+    edit_manifest(folder, lambda m: m.update({"\x1b[2J": 1}))
+    assert r"\x1b[2J" in complaint(heatline("bundle", "show", folder))
 
 
-@pytest.mark.parametrize("kind", ["openvino", "onnxruntime"])
-def test_the_golden_tiles_of_a_bundle_are_compared_with_their_references(comparing: Bundle, kind: EngineKind) -> None:
-    with contextlib.closing(open_verified_engine(comparing, kind).engine) as engine:
-        golden = comparing.golden()
-        assert golden.difference is not None
-        other = dataclasses.replace(golden, difference=golden.difference[::-1])
-        with pytest.raises(BundleError, match="must not be used here"):
-            check_golden(other, engine, comparing.manifest)
-        with pytest.raises(BundleError, match="has an input difference, and the manifest says the opposite"):
-            check_golden(dataclasses.replace(golden, difference=None), engine, comparing.manifest)
-
-
-def test_golden_tiles_without_their_differences_are_refused(comparing: Bundle, tmp_path: Path) -> None:
-    for number, golden in enumerate(
-        (golden_tiles(), dataclasses.replace(golden_tiles(), difference=np.zeros((4, 28, 28, 4), np.uint8)))
-    ):
-        folder = put(copy_of(comparing, tmp_path / str(number)), {GOLDEN: golden.to_bytes()})
-        assert GOLDEN in refusal(folder)
-
-
-def test_a_new_calibration_keeps_the_references(comparing: Bundle, tmp_path: Path) -> None:
-    with contextlib.closing(open_verified_engine(comparing).engine) as engine:
-        new = recalibrated_manifest(comparing, comparing.manifest.calibration, "1+cal1", engine, {})
-    written = write_recalibrated(tmp_path / "b", comparing, new, {})
-    assert (written.manifest.schema, written.manifest.references) == (SCHEMA, comparing.manifest.references)
-    assert written.references().keys() == comparing.references().keys()
-
-
-def test_show_and_diff_name_the_references(comparing: Bundle, bundle: Bundle, tmp_path: Path) -> None:
-    shown = heatline("bundle", "show", comparing.path).stdout
-    assert "12 good frames of board a, 120 x 90 px, product.png" in shown
-    assert "frames of camera left are compared with" in shown
-    assert "compared with" not in heatline("bundle", "show", bundle.path).stdout
-    without = comparing_bundle(tmp_path / "b", {})
-    assert "heatline bundle set-reference" in heatline("bundle", "show", without.path).stdout
-    assert "references..frames" in heatline("bundle", "diff", comparing.path, without.path).stdout
+def test_every_command_refuses_a_damaged_bundle_in_one_sentence(folder: Path, tmp_path: Path, address: str) -> None:
+    assert heatline("bundle", "keygen", tmp_path / "k").returncode == 0
+    (folder / "model_f32.bin").write_bytes(b"")
+    frames = write_pictures(tmp_path / "frames", small_frames(1))
+    line = write_line(tmp_path, folder, address, {"top": 'path = "frames"'})
+    commands: list[list[str | Path]] = [
+        ["bundle", "show", folder],
+        ["bundle", "verify", folder, "--json"],
+        ["bundle", "sign", folder, "--key", tmp_path / "k"],
+        ["bundle", "diff", folder, folder],
+        ["inspect", folder, frames, "--out", tmp_path / "out", "--json"],
+        ["check", line, "--json"],
+        ["run", line],
+    ]
+    for command in commands:
+        result = heatline(*command)
+        assert (result.returncode, result.stdout) == (4, ""), command
+        assert "it was changed or damaged" in complaint(result)
+    assert not (tmp_path / "out").exists()
 
 
 # Writing.
@@ -299,20 +308,18 @@ def test_an_existing_folder_is_never_overwritten(bundle: Bundle, tmp_path: Path)
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
     before = contents(tmp_path)
-    for taken in ("bundle", "file", "folder"):
-        with pytest.raises(BundleError, match="never overwritten"):
+    never = "never overwritten"
+    for taken, message in (("bundle", never), ("file", never), ("folder", never), ("file/b", "cannot be written")):
+        with pytest.raises(BundleError, match=message):
             write_bundle(tmp_path / taken, msgspec.structs.replace(manifest(), name="other"), parts_of(bundle))
-    with pytest.raises(BundleError, match="cannot be written"):
-        write_bundle(tmp_path / "file" / "b", manifest(), parts_of(bundle))
     assert contents(tmp_path) == before
 
 
 def test_a_bundle_that_could_not_be_opened_is_never_written(bundle: Bundle, tmp_path: Path) -> None:
     right, files = manifest(), parts_of(bundle)
     nan = msgspec.structs.replace(right.calibration, score_threshold=float("nan"))  # JSON has no NaN
-    without = {name: data for name, data in files.items() if name != GOLDEN}
     for described, parts in (
-        (right, without),
+        (right, {name: data for name, data in files.items() if name != GOLDEN}),
         (right, {**files, GOLDEN: b"none"}),
         (right, {**files, MANIFEST: b"{}"}),
         (msgspec.structs.replace(right, calibration=nan), files),

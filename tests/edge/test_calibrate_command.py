@@ -1,4 +1,4 @@
-"""`heatline calibrate` with real pictures and real engines: it writes a new bundle, or refuses and writes nothing."""
+"""`heatline calibrate` and `bundle set-reference` with real pictures: a new bundle or a refusal."""
 
 import ctypes
 import json
@@ -8,20 +8,28 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import xxhash
+from numpy.typing import NDArray
 
-from heatline.edge.bundle import SCHEMA, Bundle, open_bundle
-from heatline.edge.calibration.recalibration import GoodPictures
+from heatline.edge import __version__
+from heatline.edge.bundle import SCHEMA, Bundle, open_bundle, open_verified_engine
+from heatline.edge.bundle.manifest import CameraPlausible, Plausible
+from heatline.edge.bundle.manifest import Reference as DriftReference
 from heatline.edge.calibration.statistics import upper_bound
-from heatline.edge.errors import EngineError
+from heatline.edge.drift import OF_POSE
+from heatline.edge.frames import Frame, Stamp
 from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.reference.reference import Reference
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
-from tests.edge.lines import started, write_pictures
-from tests.edge.test_inspector import NumpyEngine
-from tests.small_bundle import BIAS, CELLS, GAIN, copy_of, edit_manifest
+from tests.edge.boards import board, board_bundle, moved
+from tests.edge.lines import started, write_line_with, write_pictures
+from tests.golden import assert_golden
+from tests.small_bundle import BIAS, GAIN, copy_of, dark_square, edit_manifest
 
+WIDE = {"COLUMNS": "400"}
 IN_OPEN = 0x20
 """Of inotify(7)."""
 
@@ -36,18 +44,20 @@ def logit_of(value: int) -> float:
     return (255 - value) / 255 * GAIN - BIAS
 
 
-def calibrated(*arguments: str | Path) -> tuple[dict[str, Any], str]:
-    result = heatline("calibrate", *arguments, "--json")
+def reported(*arguments: str | Path) -> dict[str, Any]:
+    """Return the report of a command that succeeds, whose warnings are also sentences for people."""
+    result = heatline(*arguments, "--json")
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
+    assert [f"warning: {each}" for each in report["warnings"]] == result.stderr.splitlines()
     assert isinstance(report, dict)
-    return report, result.stderr
+    return report
 
 
-def shown(*arguments: str | Path) -> str:
-    result = heatline(*arguments, env={"COLUMNS": "400"})
-    assert result.returncode == 0, result.stderr
-    return " ".join(result.stdout.split())
+def refused(code: int, *arguments: str | Path) -> str:
+    result = heatline(*arguments)
+    assert (result.returncode, result.stdout) == (code, ""), result.stderr
+    return complaint(result)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -60,28 +70,14 @@ def own(bundle: Bundle, tmp_path: Path) -> Bundle:
     return open_bundle(copy_of(bundle, tmp_path / "dark.bundle"))
 
 
-def test_frames_that_the_model_was_trained_on_cause_a_warning(tmp_path: Path, own: Bundle) -> None:
-    good, others = evenly(tmp_path / "good", *range(230, 240)), evenly(tmp_path / "others", *range(220, 230))
-    digests = [xxhash.xxh3_64_hexdigest((good / f"{place:03d}.png").read_bytes()) for place in (0, 3)]
-    edit_manifest(own.path, lambda manifest: manifest["provenance"].update(data={"digests": digests}))
-    copies = shutil.copytree(good, tmp_path / "elsewhere")
-    report, complaints = calibrated(own.path, copies, "--dry-run")
-    found = report["calibration"]
-    assert (found["held_out_rejected"], found["false_reject_at_most"]) == (None, None)
-    (trained,) = [line for line in complaints.splitlines() if "was trained on" in line]
-    assert trained.startswith(f"warning: the model was trained on {copies / '000.png'} and 1 more of these frames")
-    assert "was trained on" not in calibrated(own.path, others, "--dry-run")[1]
+# calibrate
 
 
 def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundle) -> None:
-    before = contents(own.path)
-    good = evenly(tmp_path / "good", 250, 240, 245, 230)
-    report, complaints = calibrated(own.path, good, "--false-reject", "0.25")
-    unwatched, few = complaints.splitlines()
-    assert unwatched == "warning: 4 frames are too few to warn of drift by; name at least 10"
-    assert few.startswith(
-        "warning: 4 good frames cannot show a false-reject rate of 25 %: with 95 % confidence it is at "
-    )
+    before, good = contents(own.path), evenly(tmp_path / "good", 250, 240, 245, 230)
+    report = reported("calibrate", own.path, good, "--false-reject", "0.25")
+    assert report["warnings"][0].startswith("4 frames are too few to warn of drift by; name at least 10")
+    assert report["warnings"][1].startswith("4 good frames cannot show a false-reject rate of 25 %: with 95 % ")
     assert contents(own.path) == before, "the old one is untouched"
     new = open_bundle(tmp_path / "dark-cal1.bundle")
     assert report["written"] == str(new.path)
@@ -90,148 +86,111 @@ def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundl
     assert calibration.score_threshold == pytest.approx(logit_of(240), abs=1e-3)
     assert calibration.evidence_threshold == pytest.approx(logit_of(240), abs=1e-3)
     assert (calibration.frames, calibration.held_out_rejected) == (4, 1)
-    assert calibration.frames_are == "good frames of good"
     assert calibration.false_reject_at_most == upper_bound(1, 4)
     assert (new.manifest.version, new.manifest.schema, new.manifest.files) == ("1+cal1", SCHEMA, own.manifest.files)
     (record,) = new.manifest.provenance["calibrations"]
-    assert record["parent"]["digest"] == own.digest
-    assert (record["frames"], record["frames_are"]) == (4, "good frames of good")
+    assert (record["parent"]["digest"], record["frames"]) == (own.digest, 4)
     assert [Path(frame["file"]).name for frame in report["good_frames"]["hottest"]] == ["003.png", "001.png", "002.png"]
     assert report["before"]["rejected"] == 4, "all were defective before"
     inspected = heatline("inspect", new.path, good, "--out", tmp_path / "out", "--json").stdout.splitlines()
     assert [json.loads(row)["verdict"] for row in inspected] == ["GOOD", "GOOD", "GOOD", "DEFECT"]
-    output = shown("bundle", "show", new.path)
-    assert "false-reject: 25 % of good frames, on 4 good frames of good" in output
-    bound = (
-        "1 of 4, each judged by a threshold from other frames; with 95 % confidence at most 75.1 % of new good frames"
-    )
-    assert bound in output
-    again, complaints = calibrated(new.path, good, "--false-reject", "0.25")
+    again = reported("calibrate", new.path, good, "--false-reject", "0.25")
     assert (again["written"], again["before"]["rejected"]) == (str(tmp_path / "dark-cal2.bundle"), 1)
     provenance = open_bundle(tmp_path / "dark-cal2.bundle").manifest.provenance
     assert [each["parent"]["version"] for each in provenance["calibrations"]] == ["1", "1+cal1"]
-    assert (complaints.count("\n"), len(again["warnings"])) == (2, 2)  # about few frames
-
-
-def test_of_a_single_frame_no_rejects_are_known(tmp_path: Path, own: Bundle) -> None:
-    report, _ = calibrated(own.path, evenly(tmp_path / "good", 250), "--dry-run")
-    shift = report["good_frames"]
-    assert (shift["frames"], shift["rejected"]) == (1, None)
+    texts = [
+        heatline(*command, env=WIDE).stdout
+        for command in (("calibrate", own.path, good, "--dry-run"), ("bundle", "show", new.path))
+    ]
+    assert_golden("calibrate", "\n".join(texts), folder=tmp_path, version=f"heatline {__version__}")
 
 
 def test_a_dry_run_prints_the_same_and_writes_nothing(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250, 250, 240)
     before = contents(tmp_path)
-    dry, complaints = calibrated(own.path, good, "--dry-run")
+    dry = reported("calibrate", own.path, good, "--dry-run")
     assert contents(tmp_path) == before
     assert (dry["written"], dry["digest"]) == (None, None)
-    wet, _ = calibrated(own.path, good)
+    wet = reported("calibrate", own.path, good)
     assert {**dry, "written": 0, "digest": 0} == {**wet, "written": 0, "digest": 0}
-    assert "1 of 3 pictures is a copy of another" in complaints
-    assert "001.png" in wet["warnings"][0]
+    assert "1 of 3 pictures is a copy of another" in dry["warnings"][0]
+    assert "001.png" in dry["warnings"][0]
+    single = reported("calibrate", own.path, good / "000.png", "--dry-run")["good_frames"]
+    assert (single["frames"], single["rejected"]) == (1, None)
+
+
+def test_frames_that_the_model_was_trained_on_cause_a_warning(tmp_path: Path, own: Bundle) -> None:
+    good, others = evenly(tmp_path / "good", *range(230, 240)), evenly(tmp_path / "others", *range(220, 230))
+    digests = [xxhash.xxh3_64_hexdigest((good / f"{place:03d}.png").read_bytes()) for place in (0, 3)]
+    edit_manifest(own.path, lambda manifest: manifest["provenance"].update(data={"digests": digests}))
+    copies = shutil.copytree(good, tmp_path / "elsewhere")
+    report = reported("calibrate", own.path, copies, "--dry-run")
+    assert report["calibration"]["false_reject_at_most"] is None
+    (trained,) = [line for line in report["warnings"] if "was trained on" in line]
+    assert trained.startswith(f"the model was trained on {copies / '000.png'} and 1 more of these frames")
+    assert "was trained on" not in str(reported("calibrate", own.path, others, "--dry-run"))
 
 
 @pytest.mark.parametrize(
-    ("pooling", "evidence", "quantile", "message"),
-    [
-        ("mean(map)", 230, None, ""),
-        # all cells of a map, so that the identity holds for this bundle
-        ("top-mean(map, 196)", 250, 0.999, ", evidence by the 99.9 % quantile of their heatmap cells"),
-    ],
+    ("pooling", "evidence", "quantile"),
+    [("mean(map)", 230, None), ("top-mean(map, 196)", 250, 0.999)],  # all cells, so that the identity holds here
 )
 def test_the_evidence_threshold_follows_from_the_pooling(
-    tmp_path: Path, own: Bundle, pooling: str, evidence: int, quantile: float | None, message: str
+    tmp_path: Path, own: Bundle, pooling: str, evidence: int, quantile: float | None
 ) -> None:
     """With a mean, the one high frame sets both thresholds; with a top-mean, its four cells of 10,000 are too few."""
     edit_manifest(own.path, lambda content: content["map"].update(identity=f"{pooling} == logit"))
     low, high = evenly(tmp_path / "low", 250, hw=(800, 800)), evenly(tmp_path / "high", 230, hw=(16, 16))
-    calibrated(own.path, low, high, "--false-reject", "0", "--to", tmp_path / "new")
+    reported("calibrate", own.path, low, high, "--false-reject", "0", "--to", tmp_path / "new")
     manifest = open_bundle(tmp_path / "new").manifest
     assert manifest.calibration.score_threshold == pytest.approx(logit_of(230), abs=1e-3)
     assert manifest.calibration.evidence_threshold == pytest.approx(logit_of(evidence), abs=1e-3)
-    (record,) = manifest.provenance["calibrations"]
-    assert record["evidence_quantile"] == manifest.calibration.evidence_quantile == quantile
-    described = shown("bundle", "show", tmp_path / "new")
-    assert f"false-reject: 0 % of good frames{message}, on 2 good frames of low, high" in described
-
-
-def test_frames_of_several_sizes_and_single_files_can_be_mixed(tmp_path: Path, own: Bundle) -> None:
-    folder = evenly(tmp_path / "good", 250, hw=(1, 1))
-    file = evenly(tmp_path / "more", 240, hw=(500, 40)) / "000.png"
-    report, _ = calibrated(own.path, folder, file, "--engine", "onnxruntime")
-    assert (report["calibration"]["frames"], report["calibration"]["frames_are"]) == (2, "good frames of good, 000.png")
-    assert report["calibration"]["score_threshold"] == pytest.approx(logit_of(240), abs=1e-3)
-
-
-# Refusals, which write nothing.
+    assert manifest.provenance["calibrations"][0]["evidence_quantile"] == quantile
 
 
 def test_invalid_input_is_refused_and_nothing_is_written(tmp_path: Path, own: Bundle) -> None:
     good, bad, empty = evenly(tmp_path / "good", 250, 240), evenly(tmp_path / "bad", 230), tmp_path / "empty"
     (bad / "bad.png").write_bytes(b"\x89PNG")  # an error only when the frames are read
     empty.mkdir()
-    nowhere = tmp_path / "nowhere.bundle"
-    cases: list[tuple[int, list[str | Path], str]] = [
+    before = contents(tmp_path)
+    for code, arguments, message in (
         (9, [own.path, bad], "bad.png"),
         (9, [own.path, good, tmp_path / "nowhere"], "nowhere"),
         (9, [own.path, empty], "holds no picture"),
-        (4, [nowhere, good], "is not a bundle"),
+        (4, [tmp_path / "nowhere.bundle", good], "is not a bundle"),
         (4, [own.path, bad, "--to", own.path / "new"], "which must not change"),
         (4, [own.path, bad, "--to", good / "000.png" / "new"], "cannot be written"),
         (4, [own.path, bad, "--to", own.path], "never overwritten"),
-    ]
-    before = contents(tmp_path)
-    for code, arguments, message in cases:
-        result = heatline("calibrate", *arguments)
-        assert (result.returncode, result.stdout) == (code, ""), arguments
-        assert message in complaint(result)
+    ):
+        assert message in refused(code, "calibrate", *arguments)
+    wrong = heatline("calibrate", own.path, good, "--false-reject", "nan")
+    assert (wrong.returncode, "nan" in wrong.stderr) == (2, True)
     (tmp_path / "dark-cal1.bundle").mkdir()
-    assert "dark-cal1.bundle" in complaint(heatline("calibrate", own.path, good))
+    assert "dark-cal1.bundle" in refused(4, "calibrate", own.path, good)
     assert contents(tmp_path) == before
 
 
 def test_a_single_outlier_is_refused_by_name(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250, 240, 245, 230, 3)
     before = contents(tmp_path)
-    for arguments in ([], ["--dry-run"]):
-        result = heatline("calibrate", own.path, good, *arguments)
-        assert (result.returncode, result.stdout) == (9, "")
-        assert complaint(result).endswith(
-            "004.png does not look like the other 4 good frames: brightness 3, expected 138 to 255; remove it, or if "
-            "frames like it are good, add another picture like it, no copy"
-        )
-        assert contents(tmp_path) == before
-    copied = tmp_path / "copied"
-    copied.mkdir()
-    shutil.copyfile(good / "004.png", copied / "again.png")  # a copy shows nothing more
-    assert "004.png does not look like the other 4 good" in complaint(heatline("calibrate", own.path, good, copied))
-    report, _ = calibrated(own.path, good, evenly(tmp_path / "dim", 4), "--dry-run")
+    assert refused(9, "calibrate", own.path, good).endswith(
+        "004.png does not look like the other 4 good frames: brightness 3, expected 138 to 255; remove it, or if "
+        "frames like it are good, add another picture like it, no copy"
+    )
+    assert contents(tmp_path) == before
+    report = reported("calibrate", own.path, good, evenly(tmp_path / "dim", 4), "--dry-run")
     assert report["calibration"]["plausible"]["brightness"][0] == pytest.approx(0.6 * 3, abs=0.1)
-    report, _ = calibrated(own.path, *sorted(good.iterdir())[:4], "--dry-run")
-    assert report["calibration"]["plausible"]["brightness"][0] == pytest.approx(0.6 * 230, abs=0.1)
-    _, complaints = calibrated(own.path, evenly(tmp_path / "odd", 100, 105, 110, 120, 3, 250), "--dry-run")
-    assert "2 of 6 good frames look like no other, as" in complaints
+    odd = evenly(tmp_path / "odd", 100, 105, 110, 120, 3, 250)
+    assert "2 of 6 good frames look like no other, as" in str(reported("calibrate", own.path, odd, "--dry-run"))
 
 
-def test_an_invalid_argument_is_exit_code_2(tmp_path: Path, own: Bundle) -> None:
-    good = evenly(tmp_path / "good", 250)
-    for arguments, message in (
-        (["--false-reject", "nan"], "nan"),
-        (["--false-reject", "1"], "0<=x<1"),
-    ):
-        result = heatline("calibrate", own.path, good, *arguments)
-        assert (result.returncode, result.stdout) == (2, "")
-        assert message in result.stderr
-
-
-def test_answers_that_are_not_finite_are_refused_with_the_pictures_name(tmp_path: Path, own: Bundle) -> None:
-    class NanEngine(NumpyEngine):
-        def submit(self, count: int, fill: Any, done: Any, failed: Any) -> None:
-            done(np.full(count, np.nan, np.float32), np.zeros((count, CELLS, CELLS), np.float32))
-
-    pictures = GoodPictures([evenly(tmp_path / "good", 250)])
-    with pytest.raises(EngineError, match=r"000\.png: .*not finite"):
-        pictures.run(Inspector(own.manifest, NanEngine()))
+def test_calibration_on_the_line_uses_the_bundles_lowest_defect(tmp_path: Path, own: Bundle) -> None:
+    edit_manifest(own.path, lambda content: content["calibration"].update(coldest_defect=40.0))
+    calibration = reported("calibrate", own.path, evenly(tmp_path / "good", 250, 245))["calibration"]
+    assert (calibration["score_by"], calibration["coldest_defect"]) == ("margin", 40.0)
+    assert calibration["score_threshold"] == pytest.approx((logit_of(245) + 40) / 2, abs=1e-3)
+    shown = heatline("bundle", "show", tmp_path / "dark-cal1.bundle", env=WIDE).stdout
+    assert "with a margin to the defective frames" in " ".join(shown.split())
 
 
 def test_ctrl_c_writes_nothing(tmp_path: Path, own: Bundle) -> None:
@@ -245,21 +204,164 @@ def test_ctrl_c_writes_nothing(tmp_path: Path, own: Bundle) -> None:
         process.send_signal(signal.SIGINT)
         os.close(watched)
         _, log = process.communicate(timeout=WITHIN_SECONDS)
-    assert process.returncode == 130
-    assert "heatline: interrupted" in log
+    assert (process.returncode, "heatline: interrupted" in log) == (130, True)
     assert contents(tmp_path) == before
 
 
-# Other facts about the bundle.
+# References.
+
+OLD, NEW = board(), board(seed=1)
+STAY = "the thresholds come from frames that were compared with another reference; set them again with "
+OWN = "camera side keeps a reference of its own; set it with heatline bundle set-reference --camera"
+SET = "bundle", "set-reference"
 
 
-def test_calibration_on_the_line_uses_the_bundles_lowest_defect(tmp_path: Path, own: Bundle) -> None:
-    good = evenly(tmp_path / "good", 250, 245)
-    edit_manifest(own.path, lambda content: content["calibration"].update(coldest_defect=40.0))
-    report, _ = calibrated(own.path, good)
-    calibration = report["calibration"]
-    assert calibration["score_by"] == "margin"
-    assert calibration["score_threshold"] == pytest.approx((logit_of(245) + 40) / 2, abs=1e-3)
-    new = open_bundle(tmp_path / "dark-cal1.bundle").manifest.calibration
-    assert new.coldest_defect == 40.0
-    assert "with a margin to the defective frames" in shown("bundle", "show", tmp_path / "dark-cal1.bundle")
+def frames(of: NDArray[np.uint8], count: int) -> dict[str, NDArray[np.uint8]]:
+    return {f"{number:02d}.png": moved(of, 2 * number, -number) for number in range(count)}
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return board_bundle(tmp_path_factory.mktemp("old") / "boards.bundle", {"": Reference(OLD)})
+
+
+def test_a_new_design_is_inspected_without_training(tmp_path: Path, old: Bundle) -> None:
+    before, good = contents(old.path), write_pictures(tmp_path / "good", frames(NEW, 5))
+    report = reported(*SET, old.path, good, "--to", tmp_path / "new.bundle")
+    assert (report["version"], len(report["warnings"])) == ("1+ref1", 1)
+    assert report["warnings"][0].startswith(STAY)
+    assert contents(old.path) == before
+    new = open_bundle(tmp_path / "new.bundle")
+    assert report["digest"] == new.digest
+    reference = new.references()[""]
+    assert (reference.frame_hw, reference.frames, reference.made_of) == ((446, 560), 5, "5 good frames of good")
+    inner = np.s_[30:-30, 30:-30]
+    assert np.abs(reference.rgb[inner].astype(int) - NEW[inner]).mean() < 1
+    changed = {name for name in new.manifest.files if new.manifest.files[name] != old.manifest.files[name]}
+    assert (changed, new.manifest.calibration) == ({"product.png"}, old.manifest.calibration)
+    (record,) = new.manifest.provenance["references"]
+    assert (record["parent"]["digest"], record["reference"]["frames"], record["camera"]) == (old.digest, 5, None)
+    shown = {"1.png": moved(NEW, 7, 5), "2.png": dark_square(moved(NEW, 7, 5), 300, 400), "3.png": OLD}
+    judged = heatline("inspect", new.path, write_pictures(tmp_path / "shown", shown), "--out", tmp_path / "o", "--json")
+    events = [json.loads(row) for row in judged.stdout.splitlines()]
+    assert [event["reason"] or event["verdict"] for event in events] == ["GOOD", "DEFECT", "failed.misaligned"]
+    described = " ".join(heatline("bundle", "show", new.path, env=WIDE).stdout.split())
+    assert "compared with 5 good frames of good, 560 x 446 px, product.png" in described
+    few = reported(*SET, old.path, good / "00.png", "--dry-run")
+    assert (few["written"], few["warnings"][0][:51]) == (None, "of 1 or 2 frames nobody can tell which is defective")
+
+
+def test_frames_that_make_no_reference_are_refused_in_one_sentence(tmp_path: Path, old: Bundle, bundle: Bundle) -> None:
+    defective = dark_square(moved(OLD, 2, -1), 300, 400)
+    for number, (pictures, reason) in enumerate((
+        ({"1.png": np.full_like(OLD, 200)}, "1.png cannot be a reference, as frames cannot be aligned by what"),
+        ({**frames(OLD, 3), "02.png": OLD[::-1, ::-1]}, "02.png does not fit {folder}/00.png: the frame does not"),
+        ({**frames(OLD, 3), "00.png": OLD[::-1, ::-1]}, "00.png does not fit {folder}/01.png: the frame does not"),
+        ({**frames(OLD, 3), "01.png": NEW}, "01.png does not fit {folder}/00.png: the frame does not"),
+        ({**frames(OLD, 2), "02.png": OLD[:, :500]}, "02.png does not fit {folder}/00.png: the frame has 500x446 px"),
+        ({}, "holds no picture of a good part"),
+        ({f"{at}.png": dark_square(OLD, 60, 60) if at % 2 else OLD for at in range(4)}, "would show a ghost there"),
+        ({**frames(OLD, 3), "01.png": defective}, "1 of 3 frames is rejected when compared with the others, first "
+         "{folder}/01.png (score"),
+        ({**frames(OLD, 3), "2.png": defective, "3.png": defective}, "others, first {folder}/2.png"),  # a copy
+    )):  # fmt: skip
+        folder = write_pictures(tmp_path / str(number), pictures)
+        sentence = refused(9, *SET, old.path, folder, "--to", tmp_path / "new.bundle")
+        assert reason.format(folder=folder) in sentence
+        assert not (tmp_path / "new.bundle").exists()
+    assert "compares frames with no reference" in refused(4, *SET, bundle.path, tmp_path / "1")
+    wrong = heatline(*SET, old.path, tmp_path / "1", "--camera", "a b")
+    assert (wrong.returncode, "is not a camera name" in wrong.stderr) == (2, True)
+
+
+def test_calibration_compares_each_frame_with_a_reference_of_the_others(tmp_path: Path, old: Bundle) -> None:
+    rng = np.random.default_rng(1)
+    noisy = {
+        name: np.clip(each + rng.normal(0, 6, each.shape), 0, 255).astype(np.uint8)
+        for name, each in frames(NEW, 4).items()
+    }
+    good = write_pictures(tmp_path / "good", noisy)
+    report = reported("calibrate", old.path, good, "--to", tmp_path / "new.bundle")
+    new = open_bundle(tmp_path / "new.bundle")
+    assert report["compared_with"] == {"": "4 good frames of good"}
+    assert new.references()[""].made_of == "4 good frames of good"
+    assert new.manifest.provenance["calibrations"][0]["reference"]["file"] == "product.png"
+    inspector = Inspector(old.manifest, open_verified_engine(old, "openvino", "f32").engine)
+    for each in report["good_frames"]["hottest"]:
+        rgb = noisy[Path(each["file"]).name]
+        scores = [
+            inspector.finish(inspector.start(Frame(Stamp("", 1), rgb, "RGB8"), reference=Reference.of(made, ""))).score
+            for made in ([other for other in noisy.values() if other is not rgb], list(noisy.values()))
+        ]
+        assert each["highest_logit"] == pytest.approx(scores[0], abs=1e-3)
+        assert abs(each["highest_logit"] - scores[1]) > 0.01, "it has no part in it"
+    kept = refused(9, "calibrate", old.path, good, "--keep-reference", "--dry-run")
+    assert "4 of 4 pictures cannot be compared with the reference, first" in kept
+    few = refused(9, "calibrate", old.path, good / "00.png", "--dry-run")
+    assert "1 different good frame came, and a new reference needs 3" in few
+
+
+def test_frames_that_made_the_kept_reference_cause_a_warning(tmp_path: Path, old: Bundle) -> None:
+    good, made = write_pictures(tmp_path / "good", frames(OLD, 4)), tmp_path / "made.bundle"
+    others = write_pictures(tmp_path / "others", {f"{at}.png": moved(OLD, -3 * at, at) for at in range(1, 4)})
+    reported(*SET, old.path, good, "--to", made)
+    first = f"the reference was made from {good / '00.png'} and 3 more of these frames: they differ"
+    for arguments, warned in (
+        ((good, "--keep-reference"), True),
+        ((others, "--keep-reference"), False),
+        ((good,), False),
+    ):
+        report = reported("calibrate", made, *arguments, "--dry-run")
+        assert (first in str(report["warnings"])) == warned
+        assert (report["calibration"]["false_reject_at_most"] is None) == warned
+
+
+ANY = Plausible(12, (1, 999), (1, 999), (0, None), (0, None), (0, None), None)
+"""Every frame of these sizes looks like it."""
+POSES = DriftReference(12, {measure: [0.0, 0.1, 0.2, 0.3, 0.4] for measure in ("brightness", *OF_POSE)})
+
+
+@pytest.mark.parametrize(
+    ("command", "forget", "warns"),
+    [
+        ((*SET,), {"", "top"}, True),
+        ((*SET, "--camera", "side"), {"side"}, False),
+        (("calibrate",), {"", "top"}, True),
+        (("calibrate", "--keep-reference"), {""}, False),  # whose frames it measures anew
+    ],
+)
+def test_drift_forgets_poses_against_another_reference_and_a_camera_keeps_its_own(
+    tmp_path: Path, command: tuple[str, ...], forget: set[str], warns: bool
+) -> None:
+    both = board_bundle(tmp_path / "both.bundle", {"": Reference(OLD), "side": Reference(OLD)})
+    poses, own = (msgspec.to_builtins(each) for each in (POSES, CameraPlausible(ANY, [], [], POSES)))
+    known = {"reference": poses, "plausible_by_camera": {"top": own, "side": own}}
+    edit_manifest(both.path, lambda manifest: manifest["calibration"].update(known))
+    good = write_pictures(tmp_path / "good", frames(OLD, 4))
+    report = reported(*command, both.path, good, "--to", tmp_path / "new.bundle")
+    assert (OWN in report["warnings"]) == warns
+    new = open_bundle(tmp_path / "new.bundle")
+    changed = "side" if "side" in forget else ""
+    assert {camera: each.made_of for camera, each in new.references().items()} == {
+        camera: "4 good frames of good" if camera == changed and "--keep-reference" not in command else "one picture"
+        for camera in ("", "side")
+    }
+    by_camera = new.manifest.calibration.plausible_by_camera
+    found = {"": new.manifest.calibration.reference, **{name: each.reference for name, each in by_camera.items()}}
+    assert {name for name, each in found.items() if each != POSES} == forget
+    for name in forget - {""}:
+        reference = found[name]
+        assert reference is not None
+        assert (list(reference.measures), set(reference.unwatched)) == (["brightness"], set(OF_POSE))
+
+
+def test_calibration_of_a_camera_keeps_the_references(tmp_path: Path) -> None:
+    both = board_bundle(tmp_path / "both.bundle", {"": Reference(OLD), "side": Reference(OLD)})
+    cameras = {name: {"kind": "pattern", "size": [560, 446]} for name in ("top", "side")}
+    line = write_line_with(tmp_path, both.path, "tcp://127.0.0.1:1", cameras)
+    good, target = write_pictures(tmp_path / "good", frames(OLD, 4)), tmp_path / "side.bundle"
+    reported("cameras", "calibrate", line, "side", good, "--to", target)
+    assert {each.made_of for each in open_bundle(target).references().values()} == {"one picture"}
+    other = write_pictures(tmp_path / "other", frames(NEW, 3))
+    wrong = refused(9, "cameras", "calibrate", line, "side", other)
+    assert "cannot be compared with the reference" in wrong

@@ -27,7 +27,7 @@ from heatline.edge.errors import CommandRefusedError, ConfigError
 from tests.command import complaint, heatline
 from tests.edge.lines import small_frames, write_line, write_pictures
 from tests.edge.status_only_line import StatusOnlyLine, a_change
-from tests.edge.test_reload_command import an_own_status, on_sighup
+from tests.edge.test_status_command import an_own_status, on_sighup
 from tests.small_bundle import copy_of, edit_manifest, put, refusal, white_frame
 
 WIDE = {"COLUMNS": "200"}

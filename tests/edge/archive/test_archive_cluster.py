@@ -7,6 +7,8 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +34,7 @@ from tests.edge.archive.archives import (
     write_archive,
 )
 from tests.edge.secured import free_port
-from tests.ray_head import ray_head
+from tests.ray_head import AGENTS, LOCAL, descendants, is_alive, ray_head
 from tests.small_bundle import bundle_in
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the logs of Ray's processes
@@ -152,6 +154,24 @@ def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
     assert {path: path.stat().st_mtime_ns for path in parts_in(tmp_path)} == before
 
 
+def test_a_local_ray_ignores_ray_address_listens_on_loopback_and_dies_with_its_driver() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # a killed driver leaves its files
+        environment = os.environ | {"RAY_ADDRESS": "127.0.0.1:1", "TMPDIR": folder}
+        command = [sys.executable, "-c", LOCAL]
+        with subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as driver:
+            try:
+                assert driver.stdout is not None
+                assert driver.stdout.readline().startswith("127.0.0.1:")
+                started = descendants(driver.pid)
+                assert any("raylet" in name for name in started.values()), started
+            finally:
+                driver.kill()
+        workers = {pid: name for pid, name in started.items() if name not in AGENTS}
+        wait_for(lambda: not any(is_alive(pid, name) for pid, name in workers.items()))
+
+
 def test_sigterm_interrupts_as_ctrl_c_does_while_ray_runs_and_after_it(head: str) -> None:
     before = signal.getsignal(signal.SIGTERM)
     interrupted = list[KeyboardInterrupt]()
@@ -219,18 +239,15 @@ def test_a_part_that_kills_its_workers_is_named_and_the_others_are_inspected(
     deadly.write_bytes(DEADLY)
     plan_of(source, tmp_path / "dest")
     monkeypatch.setattr(run, "inspect_part", inspect_part_and_die)
-    result = heatline(
-        "archive", "inspect", bundle.path, source, "--out", tmp_path / "dest", "--address", cluster.address
-    )
+    command = "archive", "inspect", bundle.path, source, "--out", tmp_path / "dest", "--address", cluster.address
+    result = heatline(*command)
     assert result.returncode == 6, result.stderr
     assert "a picture among left/0000.png to left/0006.png ended its worker 4 times" in complaint(result)
     assert {row["picture"]: row for row in table_of(tmp_path / "dest")} == {
         name: row for name, row in expected.items() if name.startswith("right")
     }
     deadly.unlink()
-    result = heatline(
-        "archive", "inspect", bundle.path, source, "--out", tmp_path / "dest", "--address", cluster.address
-    )
+    result = heatline(*command)
     assert (result.returncode, "1 row of" in complaint(result)) == (9, True), result.stderr
     assert table_of(tmp_path / "dest")[1]["reason"] == "failed.unreadable"
 
@@ -263,7 +280,7 @@ def test_a_run_that_is_ended_leaves_no_process_and_the_same_command_continues(
         ended.send_signal(end)
         out, err = ended.communicate(timeout=WITHIN_SECONDS)
     # Two agents of Ray look for their killed parent only once a minute.
-    wait_for(lambda: all("Agent" in command for pid, command in below.items() if is_alive(pid)))
+    wait_for(lambda: all("Agent" in command for pid, command in below.items() if title(pid)))
     if end == signal.SIGKILL:
         for folder in ray_folders(below):
             shutil.rmtree(folder)
@@ -288,27 +305,13 @@ def ray_folders(processes: dict[int, str]) -> list[Path]:
     return [Path(folder) for folder in found]
 
 
-def is_alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
 @pytest.mark.long
 def test_a_machine_outside_the_cluster_uses_it_as_a_client(
     tmp_path: Path, source: Path, expected: Table, bundle: Bundle, cluster: Cluster
 ) -> None:
     plan_of(source, tmp_path, PART)
-    result = heatline(
-        "archive",
-        "inspect",
-        bundle.path,
-        source,
-        "--out",
-        tmp_path,
-        "--address",
-        f"ray://127.0.0.1:{CLIENT_PORT.number}",
-    )
+    address = f"ray://127.0.0.1:{CLIENT_PORT.number}"
+    result = heatline("archive", "inspect", bundle.path, source, "--out", tmp_path, "--address", address)
     assert result.returncode == 0, result.stderr
     assert table_of(tmp_path) == expected
 
@@ -326,6 +329,7 @@ def test_a_dest_of_something_else_is_refused(tmp_path: Path, bundle: Bundle) -> 
     (tmp_path / "file").write_text("")
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "pictures.parquet").write_text("x")
+    new = source, "--out", tmp_path / "new", "--address"
     for arguments, code, words in (
         ((other, "--out", dest), 9, f"has the verdicts of {source}, and {other} came"),
         ((source, "--out", dest, "--against", bundle.path), 9, "is the same bundle"),
@@ -334,12 +338,10 @@ def test_a_dest_of_something_else_is_refused(tmp_path: Path, bundle: Bundle) -> 
         ((source, "--out", tmp_path / "file"), 9, "is not heatline's"),
         ((source, "--out", tmp_path / "old"), 9, "is not heatline's"),
         ((tmp_path / "none", "--out", tmp_path / "new"), 9, "does not exist"),
-        (
-            (source, "--out", tmp_path / "new", "--address", "127.0.0.1:1"),
-            7,
-            "127.0.0.1:1 cannot be joined",
-        ),
-        ((source, "--out", tmp_path / "new", "--address", "ray://nowhere"), 7, "expected HOST:PORT or ray://HOST:PORT"),
+        ((*new, "127.0.0.1:1"), 7, "the Ray cluster at 127.0.0.1:1 cannot be joined ([Errno 111] Connection refused)"),
+        ((*new, "ray://127.0.0.1:1"), 7, "the Ray cluster at ray://127.0.0.1:1 cannot be joined ("),
+        ((*new, "ray://nowhere"), 7, "expected HOST:PORT or ray://HOST:PORT"),
+        ((*new, "auto"), 7, "expected HOST:PORT"),
     ):
         result = heatline("archive", "inspect", bundle.path, *arguments)
         assert (result.returncode, words in complaint(result)) == (code, True), result.stderr

@@ -1,0 +1,337 @@
+"""What is inspected of an archive, what a worker writes of it, and two bundles' verdicts compared, without Ray."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heatline.edge import __version__
+from heatline.edge.archive.run import Job, Worker, key_of, read_ahead
+from heatline.edge.archive.source import Listed, list_source
+from heatline.edge.archive.verdicts import PICTURES, Plan, compare, count_verdicts, file_of, read_plan, read_verdicts
+from heatline.edge.bundle import Bundle, open_bundle
+from heatline.edge.errors import ConfigError, InputError
+from tests.command import heatline
+from tests.edge.archive.archives import (
+    NEW,
+    OLD,
+    UNREADABLE,
+    Made,
+    Seen,
+    inspected_here,
+    made_archive,
+    table_of,
+    write_archive,
+)
+from tests.golden import assert_golden
+from tests.small_bundle import bundle_in, copy_of, edit_manifest
+
+# SOURCE: folders, lists and tables become the same plan, each picture once.
+
+
+def test_a_folder_gives_its_pictures_sorted_with_their_folders_as_groups(tmp_path: Path) -> None:
+    for name in ("a.png", "b.txt", "left/2.JPG", "left/deep/3.bmp", ".hidden/5.png", "left/[x].png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "right").symlink_to("left/deep")
+    (tmp_path / "lost.png").symlink_to("nowhere")
+    (tmp_path / "left" / "above").symlink_to("..")
+    listed = [(".hidden/5.png", ".hidden"), ("a.png", "."), ("left/2.JPG", "left"), ("left/[x].png", "left"),
+              ("left/deep/3.bmp", "left/deep"), ("lost.png", "."), ("right/3.bmp", "right")]  # fmt: skip
+    assert list_source(tmp_path) == [Listed(*each) for each in listed]
+    (tmp_path / "list.txt").write_text(f"left/1.png\n\nleft/../left/1.png\n{tmp_path}/a.png\nmissing.png\nleft/1.png\n")
+    absolute = Listed(f"{tmp_path}/a.png", str(tmp_path))
+    assert list_source(tmp_path / "list.txt") == [absolute, Listed("left/1.png", "left"), Listed("missing.png", ".")]
+    table = pa.table({"picture": ["b.png", "a.png"], "group": ["one", None], "label": ["good", None], "more": [1, 2]})
+    pq.write_table(table, tmp_path / "table.parquet")
+    assert list_source(tmp_path / "table.parquet") == [Listed("a.png", ".", None), Listed("b.png", "one", "good")]
+
+
+@given(st.text(st.characters(exclude_characters="/\0\r\n", exclude_categories=["Cs"]), min_size=1, max_size=8))
+def test_any_name_survives_in_a_list(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    file = tmp_path_factory.getbasetemp() / "names.txt"
+    file.write_text(f"\ufefffolder/{name}.png\r\n/x/{name}.png\n", encoding="utf-8", newline="")
+    assert [each.picture for each in list_source(file)] == [f"/x/{name}.png", f"folder/{name}.png"]
+
+
+def test_what_cannot_be_a_source_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.md").write_text("x")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9.png\n")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    for name, table in (
+        ("column", {"file": ["a.png"]}),
+        ("label", {"picture": ["a.png"], "label": ["bad"]}),
+        ("blank", {"picture": ["a.png", ""]}),
+        ("both", {"picture": ["a.png", "./a.png"], "label": ["good", "defective"]}),
+    ):
+        pq.write_table(pa.table(table), tmp_path / f"{name}.parquet")
+    (tmp_path / "latin").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path / "latin") + b"/caf\xe9.png")).write_bytes(b"x")
+    for name, words in (
+        ("none", "does not exist"),
+        ("empty", "has no picture"),
+        ("notes.md", "is a file of another kind"),
+        ("latin.txt", "is not UTF-8, which Parquet needs; rename it, or convert the list"),
+        ("latin", "not UTF-8, which Parquet needs; rename it"),
+        ("broken.parquet", "cannot be read ("),
+        ("column.parquet", "has the columns file; expected"),
+        ("label.parquet", "has the picture 'a.png' with the label 'bad'"),
+        ("blank.parquet", "has the picture '' with the label None"),
+        ("both.parquet", "has ./a.png twice, as good and as defective"),
+    ):
+        with pytest.raises(InputError) as caught:
+            list_source(tmp_path / name)
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+# A worker.
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine pictures, and files and folders that are none, by their names in a list."""
+    folder = write_archive(tmp_path_factory.mktemp("source"), 9)
+    for name, data in (("cut.png", b"\x89PNG half of it"), ("empty.jpg", b""), ("text.bmp", b"no picture")):
+        (folder / name).write_bytes(data)
+    (folder / "folder.png").mkdir()
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*.*")]
+    (folder / "list.txt").write_text("\n".join([*names, "missing.png", "left", names[0]]))
+    return folder / "list.txt"
+
+
+@pytest.fixture(scope="module")
+def dest(tmp_path_factory: pytest.TempPathFactory, source: Path, bundle: Bundle) -> Path:
+    """The verdicts of `source`."""
+    folder = tmp_path_factory.mktemp("dest") / "judged"
+    inspected_here([bundle], source, folder)
+    return folder
+
+
+def test_each_picture_has_a_row_with_the_verdict_of_heatline_inspect(
+    tmp_path: Path, source: Path, dest: Path, bundle: Bundle
+) -> None:
+    rows = table_of(dest)
+    assert [row["number"] for row in rows] == list(range(15))
+    readable = [row for row in rows if (source.parent / row["picture"]).is_file()]
+    files = [source.parent / row["picture"] for row in readable]
+    result = heatline("inspect", bundle.path, *files, "--out", tmp_path / "out")
+    assert result.returncode == 9, "the damaged files"
+    events = [json.loads(line) for line in (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()]
+    for row, event in zip(readable, events, strict=True):
+        for mine, theirs in (
+            ("verdict", "verdict"),
+            ("reason", "reason"),
+            ("score", "frame_score"),
+            ("precision",) * 2,
+        ):
+            assert row[mine] == event[theirs]
+        assert row["detail"] == (event["detail"] and event["detail"].replace(f"{source.parent}/", ""))
+        keys = "box_xyxy", "peak_xy", "area_px", "score"
+        assert [[r[key] for key in keys] for r in row["regions"]] == [
+            [r[key] for key in keys] for r in event["regions"]
+        ]
+        assert [row["height"], row["width"]] == (event["frame_hw"] or [None, None])
+        assert (row["score_threshold"], row["evidence_threshold"]) == (-1.0, 20.0)
+        assert row["bundle"] == key_of(event["bundle"]["digest"], "openvino", "f32")
+    unread = {row["picture"]: row for row in rows if row not in readable}
+    assert set(unread) == {"missing.png", "folder.png", "left"}
+    for name, row in unread.items():
+        assert (row["verdict"], row["reason"], row["content"]) == ("NO_VERDICT", "failed.unreadable", None)
+        assert f"{name} cannot be read (" in row["detail"]
+    assert Counter(row["verdict"] for row in rows) == {"GOOD": 6, "DEFECT": 3, "NO_VERDICT": 6}
+
+
+def test_two_bundles_judge_as_one_after_the_other(tmp_path: Path, source: Path, dest: Path, bundle: Bundle) -> None:
+    other = bundle_in(tmp_path / "other", ["f32"])
+    both = inspected_here([bundle, other], source, tmp_path / "both")
+    one_by_one = table_of(dest) + inspected_here([other], source, tmp_path / "b")
+    assert both == sorted(one_by_one, key=lambda row: (row["bundle"], row["number"]))
+    loaded: list[int] = []
+    for number, item in enumerate(read_ahead(lambda item: loaded.append(item) or item, range(20), depth=2)):
+        assert item == number
+        assert len(loaded) <= number + 3, "it loads no more than a few items ahead"
+
+
+def test_pandas_and_duckdb_read_the_verdicts_as_they_are(dest: Path, bundle: Bundle) -> None:
+    rows, folder = table_of(dest), dest / "verdicts"
+    frame = pd.read_parquet(folder).sort_values("number")
+    assert frame["picture"].tolist() == [row["picture"] for row in rows]
+    assert frame["bundle"].astype(str).unique().tolist() == [key_of(bundle.digest, "openvino", "f32")]
+    assert [len(regions) for regions in frame["regions"]] == [len(row["regions"]) for row in rows]
+    with duckdb.connect() as database:
+        boxes = database.execute(
+            "SELECT number, region.box_xyxy FROM (SELECT number, unnest(regions) AS region "
+            f"FROM read_parquet('{folder}/*/*.parquet')) ORDER BY number"
+        ).fetchall()
+    assert [(number, list(box)) for number, box in boxes] == [
+        (row["number"], region["box_xyxy"]) for row in rows for region in row["regions"]
+    ]
+
+
+def test_a_worker_with_another_version_or_without_source_refuses(tmp_path: Path, source: Path) -> None:
+    job = Job(__version__, source.parent, "openvino", "f32", {})
+    with pytest.raises(ConfigError, match=r"has 0\.0\.1; install the same version on all nodes"):
+        Worker(job._replace(heatline="0.0.1"))
+    with pytest.raises(InputError, match="SOURCE must be a place that every node reaches by the same name"):
+        Worker(job._replace(folder=tmp_path / "gone"))
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from heatline.edge.bundle import open_bundle
+from tests.edge.archive.archives import plan_of, worker_of
+
+def peak_mb():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+
+bundle, (source, dest), (few, many) = open_bundle(Path(sys.argv[1])), map(Path, sys.argv[2:4]), map(int, sys.argv[4:])
+plan = plan_of(source, dest, few)
+here = worker_of([bundle], source)
+here.inspect(plan.rows_of(0), [bundle.digest])
+before = peak_mb()
+for part in range(1, many // few):
+    here.inspect(plan.rows_of(part), [bundle.digest])
+print(peak_mb() - before)
+"""
+MOST_GROWTH_MB = 30
+"""Ten times as many pictures may cost this much more memory: what allocators keep, and not the pictures."""
+
+
+@pytest.mark.parametrize(("few", "many"), [(20, 200), pytest.param(50, 500, marks=pytest.mark.long)])
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path, bundle: Bundle, few: int, many: int) -> None:
+    first = write_archive(tmp_path / "source", 1, (500, 700)) / "left" / "0000.png"
+    for number in range(1, many):
+        os.link(first, first.with_name(f"{number:04d}.png"))
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURE, bundle.path, tmp_path / "source", tmp_path / "dest", str(few), str(many)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    decoded_mb = (many - few) * 500 * 700 * 3 / 2**20
+    assert decoded_mb > 5 * MOST_GROWTH_MB, "a worker that held the pictures would be noticed"
+    assert float(measured.stdout) < MOST_GROWTH_MB
+
+
+def test_a_damaged_file_of_dest_is_named(tmp_path: Path, dest: Path, bundle: Bundle) -> None:
+    copy, key = tmp_path / "copy", key_of(bundle.digest, "openvino", "f32")
+    shutil.copytree(dest, copy)
+    plan = read_plan(copy)
+    assert plan is not None
+    assert count_verdicts(read_verdicts(plan, key)) == {"good": 6, "defect": 3, "no_verdict": 6}
+    file, other = copy / file_of(key, 1), (copy / file_of(key, 0)).read_bytes()
+    whole = file.read_bytes()
+    damage = b"", b"PAR1", whole[: len(whole) // 2], whole[:200] + b"\xff" * 6 + whole[206:], other, None
+    for damaged in damage:
+        file.unlink(missing_ok=True)
+        if damaged is not None:
+            file.write_bytes(damaged)
+        with pytest.raises(
+            InputError, match=r"part-000001\.parquet does not hold the verdicts .*; delete it, and call"
+        ):
+            read_verdicts(plan, key)
+    (copy / PICTURES).write_bytes((copy / PICTURES).read_bytes()[:100])
+    with pytest.raises(InputError, match=r"pictures\.parquet is not heatline's \(.*\); name another --out"):
+        read_plan(plan.dest)
+
+
+# Comparison.
+
+MARGINS = st.one_of(st.none(), st.integers(-8, 8).map(lambda quarters: quarters / 4))
+SEEN = st.builds(Seen, MARGINS, content=st.sampled_from(["c0", "c0", "c0", "c1", None]))
+PICTURES_SEEN = st.builds(
+    lambda group, label, old, new: Made(group, label, {OLD: old, NEW: new}),
+    st.sampled_from(["line 1", "line 2", "."]),
+    st.sampled_from([None, "good", "defective"]),
+    SEEN,
+    SEEN,
+)
+
+
+def compared(plan: Plan, worst: int = 5) -> tuple[dict[str, object], list[str]]:
+    """Return the counts, and the worst flips by name."""
+    changes, flips = compare(read_verdicts(plan, OLD), read_verdicts(plan, NEW), worst)
+    return changes, [flip["picture"] for flip in flips]
+
+
+@given(st.lists(PICTURES_SEEN, min_size=1, max_size=30))
+def test_counts_and_order_agree_with_pandas(pictures: list[Made]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        plan = made_archive(Path(folder), pictures, part_pictures=16)
+        changes, worst_flips = compared(plan)
+        counts = count_verdicts(read_verdicts(plan, NEW))
+        table = pd.read_parquet(Path(folder, "verdicts")).astype({"bundle": str})
+    old, new = (table[table.bundle == key].set_index("number").sort_index() for key in (OLD, NEW))
+    pairs = pd.DataFrame({"label": new.label, "old": old.verdict, "new": new.verdict, "picture": new.picture})
+    pairs["moved"] = (new.score - new.score_threshold) - (old.score - old.score_threshold)
+    same = pairs[new.content.fillna("") == old.content.fillna("")]
+    flips = same[same.old != same.new]
+    assert counts == {name.lower(): (new.verdict == name).sum() for name in ("GOOD", "DEFECT", "NO_VERDICT")}
+    kinds = flips.groupby(["old", "new"]).size()
+    expected = {
+        "compared": len(same), "other_files": len(pairs) - len(same), "flips": len(flips),
+        "defect_to_good": kinds.get(("DEFECT", "GOOD"), 0), "good_to_defect": kinds.get(("GOOD", "DEFECT"), 0),
+        "lost": (flips.new == "NO_VERDICT").sum(), "gained": (flips.old == "NO_VERDICT").sum(),
+    }  # fmt: skip
+    for name, label, wrong in (("escapes", "defective", "GOOD"), ("false_rejects", "good", "DEFECT")):
+        judged = same[(same.label == label) & ((same.old != "NO_VERDICT") | (same.new != "NO_VERDICT"))]
+        was, now = judged.old == wrong, judged.new == wrong
+        expected[name] = None if judged.empty else {
+            "pictures": len(judged), "old": was.sum(), "new": now.sum(),
+            "added": (now & ~was).sum(), "removed": (was & ~now).sum(),
+        }  # fmt: skip
+    assert changes == expected
+    escapes = (flips.label == "defective") & (flips.new == "GOOD")
+    is_right = (flips.label + flips.new).isin(["defectiveDEFECT", "goodGOOD"])
+    order = flips.assign(rank=1 - escapes.astype(int) + is_right.astype(int), far=-flips.moved.abs())
+    order = order.sort_values(["rank", "far"], kind="stable", na_position="last")
+    assert worst_flips == list(order.picture[:5])
+
+
+def test_a_file_that_changed_between_the_runs_is_no_flip(tmp_path: Path) -> None:
+    pictures = [
+        Made("a", "defective", {OLD: Seen(1.0), NEW: Seen(-1.0)}),
+        Made("a", "defective", {OLD: Seen(1.0), NEW: Seen(-1.0, content="c1")}),
+        Made("a", "defective", {OLD: UNREADABLE, NEW: Seen(-1.0)}),
+        Made("a", "defective", {OLD: UNREADABLE, NEW: UNREADABLE}),
+    ]
+    changes, worst = compared(made_archive(tmp_path, pictures))
+    assert (changes["flips"], changes["compared"], changes["other_files"], worst) == (1, 2, 2, ["a/0.png"])
+
+
+def test_the_command_prints_what_changes_and_json_has_the_same_numbers(tmp_path: Path, bundle: Bundle) -> None:
+    source, dest = tmp_path / "pictures.parquet", tmp_path / "dest"
+    write_archive(tmp_path / "source", 6)
+    paths = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "source").rglob("*.png"))
+    labels = ["defective" if "000" in path and int(Path(path).stem) % 3 == 0 else "good" for path in paths]
+    pq.write_table(pa.table({"picture": paths, "label": labels}), source)
+    folder = copy_of(bundle, tmp_path / "new.bundle")  # which never gives DEFECT
+    new = open_bundle(edit_manifest(folder, lambda m: m["calibration"].update(score_threshold=1000.0)))
+    inspected_here([new, bundle], source, dest)
+    command = "archive", "inspect", new.path, source, "--out", dest, "--against", bundle.path
+    result = heatline(*command, env={"PATH": ""})  # without Ray
+    assert result.returncode == 0, result.stderr
+    assert_golden("archive_inspect", result.stdout, folder=tmp_path, bundle=bundle.path)
+    found = json.loads(heatline(*command, "--json", env={"PATH": ""}).stdout)
+    assert {row["label"] for row in found["worst"]} == {"defective"}
+    assert found["against"] == {
+        "compared": 6, "other_files": 0, "flips": 2, "defect_to_good": 2, "good_to_defect": 0, "lost": 0, "gained": 0,
+        "escapes": {"pictures": 2, "old": 0, "new": 2, "added": 2, "removed": 0},
+        "false_rejects": {"pictures": 4, "old": 0, "new": 0, "added": 0, "removed": 0},
+    }  # fmt: skip

@@ -1,0 +1,340 @@
+"""References: known motions are found, differences equal a slow version, and what cannot be compared is never GOOD."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from heatline.edge.bundle import Bundle
+from heatline.edge.errors import BundleError
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest, TileGrid
+from heatline.edge.inference import Engine, open_engine
+from heatline.edge.inference.engine import ONNX_GRAPH
+from heatline.edge.inspection.inspector import Inspector, outcome_of
+from heatline.edge.inspection.verdict import Judgement
+from heatline.edge.reference.alignment import Aligner, Pose
+from heatline.edge.reference.difference import CELL_PX, CHANNELS, TOLERANCES_PX, GreyRange, differences, to_grey
+from heatline.edge.reference.reference import Reference
+from tests.edge.boards import THRESHOLDS, moved
+from tests.edge.boards import board as colour_board
+from tests.small_bundle import TILE, answer, dark_square, graph
+
+Picture = NDArray[np.uint8]
+
+# Alignment.
+
+
+def board(height: int, width: int, seed: int = 0, parts: int | None = None) -> Picture:
+    rng = np.random.default_rng(seed)
+    picture = np.full((height, width), 60, np.uint8)
+    for _ in range(height * width // 3000 if parts is None else parts):
+        x, y, w, h = (int(n) for n in rng.uniform((0, 0, 5, 5), (width, height, 40, 40)))
+        cv2.rectangle(picture, (x, y), (x + w, y + h), int(rng.integers(90, 220)), -1)
+    return picture
+
+
+GREY = board(500, 623)
+ALIGNER = Aligner(GREY)
+
+
+@settings(max_examples=30)
+@given(
+    x=st.floats(-40, 40),
+    y=st.floats(-40, 40),
+    degrees=st.floats(-1.4, 1.4),
+    gain=st.floats(0.8, 1.2),
+    blur_px=st.sampled_from([0.01, 1.5]),
+    defect_yx=st.tuples(st.integers(0, 340), st.integers(0, 420)),
+)
+def test_a_known_motion_is_found_despite_brightness_noise_blur_and_a_defect(
+    x: float, y: float, degrees: float, gain: float, blur_px: float, defect_yx: tuple[int, int]
+) -> None:
+    frame = cv2.GaussianBlur(moved(GREY, x, y, degrees), (0, 0), blur_px) * gain
+    top, left = defect_yx
+    frame[top : top + 160, left : left + 200] = 30  # a tenth of the frame
+    frame += np.random.default_rng(0).normal(0, 5, frame.shape)
+    pose = ALIGNER.find(np.clip(frame, 0, 255).astype(np.uint8))
+    assert ALIGNER.reject_reason(pose) is None
+    assert (pose.x_px, pose.y_px) == pytest.approx((x, y), abs=0.5)
+    assert pose.degrees == pytest.approx(degrees, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "parts", "motion"),
+    [
+        (1000, 97, None, (4, 30, 0.3)),
+        (640, 640, 8, (-20, 20, -1)),  # nearly blank
+        (3648, 5472, None, (-200, 150, -1)),  # 20 MP
+    ],
+)
+def test_frames_of_any_size_are_aligned(
+    height: int, width: int, parts: int | None, motion: tuple[float, float, float]
+) -> None:
+    reference = board(height, width, parts=parts)
+    aligner = Aligner(reference)
+    pose = aligner.find(moved(reference, *motion))
+    assert aligner.reject_reason(pose) is None
+    assert (pose.x_px, pose.y_px, pose.degrees) == pytest.approx(motion, abs=0.6)
+
+
+def test_what_does_not_show_the_reference_is_refused() -> None:
+    for frame in (
+        board(500, 623, seed=1),
+        np.full((500, 623), 128, np.uint8),
+        np.random.default_rng(0).integers(0, 256, (500, 623), np.uint8),
+        np.ascontiguousarray(GREY[::-1, ::-1]),
+        np.asarray(cv2.resize(np.rot90(GREY).copy(), (623, 500)), np.uint8),
+        np.ascontiguousarray(GREY[:, ::-1]),
+        moved(GREY, 150, 0, 0),
+        moved(GREY, 0, 0, 10),
+    ):
+        assert "confidence" in str(ALIGNER.reject_reason(ALIGNER.find(frame)))
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        np.full((500, 623), 128, np.uint8),
+        np.full((20, 30), 128, np.uint8),  # smaller than a window
+        np.tile(board(70, 70, parts=12), (9, 9)),  # the same every 70 px
+        np.tile(np.repeat(np.uint8([40, 200]), 20), (500, 15)),
+    ],
+    ids=["blank", "small", "repeated", "stripes"],
+)
+def test_a_reference_that_fits_itself_in_several_places_or_nowhere_aligns_no_frame(reference: Picture) -> None:
+    aligner = Aligner(reference)
+    assert aligner.reject_reason(aligner.find(moved(reference, 8, 5, 0))) is not None
+
+
+def test_no_cell_of_a_good_frame_differs_up_to_the_farthest_turn_and_farther_turns_are_refused() -> None:
+    picture = np.asarray(cv2.GaussianBlur(board(900, 900), (0, 0), 1), np.uint8)
+    aligner, origins = Aligner(picture), [(y, x) for y in (200, 338, 476) for x in (200, 338, 476)]
+    for degrees in (aligner.farthest[1] - 0.05, -aligner.farthest[1] + 0.05):
+        frame = moved(picture, 0, 0, degrees)
+        pose = aligner.find(frame)
+        assert aligner.reject_reason(pose) is None
+        corners = pose.corners(np.array(origins), 224, picture.shape)
+        assert differences(frame, GreyRange(picture), origins, corners, 224)[..., 5::2].max() < 48
+    assert "turned by -2.00 degrees" in str(aligner.reject_reason(aligner.find(moved(picture, 9, 5, -2))))
+
+
+@pytest.mark.parametrize("seed", [1, 6, 11])
+def test_a_part_displaced_over_a_still_fixture_has_no_pose_between_them(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    reference = np.full((600, 800), 60, np.uint8)
+    for x, strip, depth, grey in rng.integers((0, 0, 0, 90), (780, 2, 110, 220), (80, 4)):
+        reference[(0, 480)[strip] + depth :][:12, x : x + 15] = grey
+    frame = reference.copy()
+    for x, y, grey in rng.integers((200, 150, 90), (600, 430, 220), (25, 3)):
+        reference[y : y + 25, x : x + 20], frame[y : y + 25, x + 10 : x + 30] = grey, grey
+    aligner = Aligner(reference)
+    pose = aligner.find(frame)
+    assert aligner.reject_reason(pose) is not None or min(abs(pose.x_px), abs(pose.x_px - 10)) < 1
+
+
+def test_lines_are_aligned_across_and_do_not_move_along_without_need() -> None:
+    lines = np.full((500, 623), 60, np.uint8)
+    lines[:, 200:290], lines[:, 420:450] = 200, 150
+    aligner = Aligner(lines)
+    pose = aligner.find(moved(lines, 12, 30, 1))
+    assert aligner.reject_reason(pose) is None
+    assert pose.degrees == pytest.approx(1, abs=0.1)
+    assert pose.x_px == pytest.approx(12 + (30 - pose.y_px) * np.tan(np.radians(1)), abs=0.5)
+    still = aligner.find(lines)
+    assert (still.x_px, still.y_px, still.degrees) == pytest.approx((0, 0, 0), abs=0.1)
+
+
+@given(x=st.floats(-40, 40), y=st.floats(-40, 40), degrees=st.floats(-2, 2), seed=st.integers(0, 100))
+def test_corners_are_where_the_reference_shows_the_tiles(x: float, y: float, degrees: float, seed: int) -> None:
+    origins = np.random.default_rng(seed).integers(0, 277, (5, 2))
+    corners = Pose(x, y, degrees, 1.0, 0.0).corners(origins, 224, (500, 623))
+    motion = cv2.getRotationMatrix2D((311, 249.5), -degrees, 1)
+    motion[:, 2] += x, y
+    seen = (corners[:, ::-1] + 111.5) @ motion[:, :2].T + motion[:, 2]  # where the frame shows their centres
+    np.testing.assert_array_less(np.abs(seen - (origins[:, ::-1] + 111.5)), 0.75)
+
+
+# Differences.
+
+SIDE = 64
+CELLS = SIDE // CELL_PX
+
+
+def textured(seed: int, height: int = 150, width: int = 170) -> Picture:
+    rng = np.random.default_rng(seed)
+    return np.asarray(cv2.GaussianBlur(rng.integers(0, 256, (height, width), np.uint8), (0, 0), 2) * 2, np.uint8)
+
+
+def difference(tile: Picture, reference: GreyRange, corner: tuple[int, int]) -> Picture:
+    out = np.empty((CELLS, CELLS, CHANNELS), np.uint8)
+    reference.difference(tile, corner, out)
+    return out
+
+
+def slow_difference(tile: Picture, grey: Picture, y: int, x: int) -> NDArray[np.float64]:
+    """Pixel by pixel in float64: the excess of the matched tile over the range of the reference's window."""
+    height, width = grey.shape
+    known = [(row, col) for row, col in np.ndindex(SIDE, SIDE) if 0 <= y + row < height and 0 <= x + col < width]
+    own = np.array([float(tile[place]) for place in known])
+    theirs = np.array([float(grey[y + row, x + column]) for row, column in known])
+    gain = float(np.clip(theirs.std() / max(own.std(), 1), 1 / 1.43, 1.43)) if theirs.std() > 8 else 1.0
+    out = np.zeros((CELLS, CELLS, CHANNELS))
+    for number, px in enumerate(TOLERANCES_PX):
+        excess = np.zeros((2, SIDE, SIDE))
+        for row, column in known:
+            value = float(np.clip(np.rint((tile[row, column] - own.mean()) * gain + theirs.mean()), 0, 255))
+            at_y, at_x = y + row, x + column
+            window = grey[max(at_y - px, 0) : at_y + px + 1, max(at_x - px, 0) : at_x + px + 1]
+            excess[:, row, column] = max(0, value - window.max()), max(0, window.min() - value)
+        cells = excess.reshape(2, CELLS, CELL_PX, CELLS, CELL_PX)
+        out[..., 4 * number : 4 * number + 4 : 2] = cells.mean(axis=(2, 4)).transpose(1, 2, 0)
+        out[..., 4 * number + 1 : 4 * number + 4 : 2] = cells.max(axis=(2, 4)).transpose(1, 2, 0)
+    return out
+
+
+@pytest.mark.parametrize("corner", [(40, 50), (-20, 3), (120, 150)])
+@pytest.mark.parametrize("light", [(1.0, 0), (0.8, 10)])
+def test_a_difference_is_what_lies_beyond_the_range_of_the_reference(
+    corner: tuple[int, int], light: tuple[float, int]
+) -> None:
+    grey = textured(0)
+    tile = np.clip(textured(1)[:SIDE, :SIDE] * light[0] + light[1], 0, 255).astype(np.uint8)
+    found = difference(tile, GreyRange(grey), corner)
+    assert np.abs(found - slow_difference(tile, grey, *corner)).max() <= 1.5  # means are rounded twice
+    assert not difference(tile, GreyRange(grey), (-70, 0)).any(), "nothing is known there"
+
+
+@given(
+    seed=st.integers(0, 50), y=st.integers(0, 86), x=st.integers(0, 106), dy=st.integers(-1, 1), dx=st.integers(-1, 1)
+)
+def test_a_part_that_lies_within_the_tolerance_does_not_differ(seed: int, y: int, x: int, dy: int, dx: int) -> None:
+    grey = textured(seed)
+    tile, reference = grey[y : y + SIDE, x : x + SIDE], GreyRange(grey)
+    assert not difference(tile, reference, (y, x)).any()
+    inside = max(0, min(y + dy, 86)), max(0, min(x + dx, 106))
+    # A shift changes mean and contrast of the tile's own window a little, and nothing else.
+    assert difference(tile, reference, inside).max() <= 24
+
+
+def test_a_defect_differs_where_it_is_and_not_where_the_reference_is_unknown() -> None:
+    grey, unknown = np.full((150, 170), 100, np.uint8), np.zeros((150, 170), np.bool_)
+    frame = np.repeat(grey[..., None], 3, axis=2)
+    frame[40:44, 80:84] = 130
+    origins = [(0, 0), (0, 64), (86, 106)]
+    places = to_grey(frame), GreyRange(grey), origins, np.array(origins, np.int32), SIDE
+    found = differences(*places)
+    assert not found[[0, 2]].any()
+    assert np.argwhere(found[1, ..., 1]).tolist() == [[5, 2]]
+    assert not found[1, ..., 2:4].any(), "nothing is darker"
+    unknown[30:50, 70:90] = True
+    assert not differences(places[0], GreyRange(grey, unknown), *places[2:]).any()
+    for shift in (4, 5, 6, 7):  # a component that is all that its tile shows differs where it was and where it is
+        good, shifted = np.full((2, 150, 170), 200, np.uint8)
+        good[60:90, 60:80], shifted[60:90, 60 + shift : 80 + shift] = 40, 40
+        found = differences(shifted, GreyRange(good), [(40, 50)], np.array([(40, 50)], np.int32), SIDE)[0]
+        assert found[..., 5].any()
+        assert found[..., 7].any()
+
+
+# Inspection.
+
+BOARD = colour_board()
+REFERENCE = Reference(BOARD)
+
+
+@pytest.fixture(scope="module")
+def comparing(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    folder = tmp_path_factory.mktemp("comparing")
+    (folder / ONNX_GRAPH).write_bytes(graph(compares=True))
+    return open_engine("onnxruntime", folder, TILE, threads=1, batch=4)
+
+
+@pytest.fixture
+def inspector(bundle: Bundle, comparing: Engine) -> Inspector:
+    return Inspector(bundle.manifest, comparing, thresholds=THRESHOLDS, references={"": REFERENCE})
+
+
+def inspect(inspector: Inspector, rgb: Picture, area: RegionOfInterest = WHOLE_FRAME, camera: str = "top") -> Judgement:
+    return inspector.finish(inspector.start(Frame(Stamp(camera, 1), rgb, "RGB8"), area))
+
+
+PART = RegionOfInterest.from_polygons([[(300, 250), (550, 250), (550, 440), (300, 440)]])
+
+
+@pytest.mark.parametrize(("area", "right", "down"), [(WHOLE_FRAME, 0, 0), (WHOLE_FRAME, 17, -9), (PART, 17, -9)])
+def test_each_tile_gets_the_difference_to_what_the_reference_shows_there(
+    inspector: Inspector, area: RegionOfInterest, right: int, down: int
+) -> None:
+    frame = dark_square(moved(BOARD, right, down), 300, 400)
+    judgement = inspect(inspector, frame, area)
+    assert judgement.pose is not None
+    assert (judgement.pose.x_px, judgement.pose.y_px) == pytest.approx((right, down), abs=0.3)
+    grid = TileGrid((446, 560), TILE, 2, area)
+    corners = grid.origins - np.array([down, right], np.int32)
+    expected = differences(to_grey(frame), REFERENCE.range, grid.origins_yx, corners, TILE)
+    np.testing.assert_allclose(judgement.tiles.logits, answer(grid.tiles(frame), expected)[0], atol=1e-3)
+    assert judgement.verdict == "DEFECT"
+    assert judgement.regions[0].box_xyxy[0] <= 424 < judgement.regions[0].box_xyxy[2]
+
+
+@pytest.mark.parametrize(
+    ("frame", "why"),
+    [
+        (moved(BOARD, 200, 0), "confidence"),
+        (BOARD[::-1, ::-1].copy(), "confidence"),
+        (np.full_like(BOARD, 200), "confidence"),
+        (BOARD[:, :500].copy(), "500x446"),
+    ],
+    ids=["moved too far", "turned", "blank", "smaller"],
+)
+def test_a_frame_that_cannot_be_compared_gets_no_verdict_and_no_heatmap(
+    inspector: Inspector, frame: Picture, why: str
+) -> None:
+    judgement = inspect(inspector, frame)
+    outcome = outcome_of(Stamp("top", 1), judgement)
+    assert outcome.unjudged is not None
+    assert (outcome.judgement, outcome.unjudged.kind, outcome.unjudged.reason) == (None, "failed", "misaligned")
+    assert why in outcome.unjudged.detail
+    assert outcome.shown is None, "its tiles were compared with nothing"
+    implausible = outcome_of(Stamp("top", 1), replace(judgement, implausible="it shows another product")).unjudged
+    assert implausible is not None
+    assert implausible.reason == "implausible"
+
+
+def test_a_camera_has_its_own_reference_and_one_without_any_gets_no_verdict(bundle: Bundle, comparing: Engine) -> None:
+    other = Reference(colour_board(seed=1))
+    own = Inspector(bundle.manifest, comparing, thresholds=THRESHOLDS, references={"": REFERENCE, "side": other})
+    assert inspect(own, BOARD, camera="top").reject_reason is None
+    assert inspect(own, other.rgb, camera="side").reject_reason is None
+    assert inspect(own, BOARD, camera="side").misaligned is not None
+    only = Inspector(bundle.manifest, comparing, thresholds=THRESHOLDS, references={"side": other})
+    assert "bundle set-reference" in str(inspect(only, BOARD, camera="top").reject_reason)
+
+
+def test_a_reference_that_knows_little_of_the_part_is_refused(tmp_path: Path) -> None:
+    picture = np.full((300, 400, 4), 120, np.uint8)
+    picture[:20, :, 3] = 0
+    cv2.imwrite(str(tmp_path / "some.png"), picture)
+    unknown = Reference.load(tmp_path / "some.png", (300, 400)).unknown
+    assert unknown is not None
+    assert unknown.sum() == 20 * 400
+    picture[:200, :, 3] = 0
+    cv2.imwrite(str(tmp_path / "little.png"), picture)
+    with pytest.raises(BundleError, match="knows 33% of the part, expected at least 90%"):
+        Reference.load(tmp_path / "little.png", (300, 400))
+
+
+def test_frames_that_differ_in_light_noise_and_half_a_px_make_a_reference() -> None:
+    rng, made = np.random.default_rng(1), []
+    for _ in range(12):
+        frame = moved(colour_board(seed=1), *rng.uniform(-0.5, 0.5, 2)).astype(float)
+        made.append(np.clip(frame * rng.uniform(0.9, 1) + rng.normal(0, 6, frame.shape), 0, 255).astype(np.uint8))
+    for count in (4, 6, 12):
+        grey = Reference.of(made[:count], "").grey.astype(int)
+        assert np.abs(grey[0] - grey[2]).mean() < 20, "a border that is half outside a frame is not dark"
