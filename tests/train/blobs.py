@@ -1,10 +1,12 @@
-"""Small training pictures: grey noise with dark blobs as defects."""
+"""Small drawn pictures: grey noise with dark blobs, and boards in nearly the same place; a defect is a square."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 GROUPS = ("a", "b", "c", "d")
 
@@ -56,4 +58,78 @@ def draw_plain(folder: Path, names: tuple[str, ...], frame_hw: tuple[int, int] =
     (folder / "images").mkdir(parents=True)
     for name in names:
         cv2.imwrite(str(folder / "images" / name), np.full(frame_hw, 90, np.uint8))
+    return folder
+
+
+BOARD_HW = (160, 224)
+
+
+SQUARE_PX = 14
+
+
+DEFECT_AT_YX = (70, 100)
+"""Where `one_place` puts the square, on a board that is not shifted."""
+
+
+def board(design: int) -> NDArray[np.uint8]:
+    """Draw a board without defects, uint8 [H, W, 3], with a margin of 20 px around what pictures show."""
+    rng = np.random.default_rng(design)
+    height, width = (side + 40 for side in BOARD_HW)
+    picture = np.full((height, width, 3), 70, np.uint8)
+    for _ in range(90):
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        w, h = (int(side) for side in rng.integers(4, 30, 2))
+        cv2.rectangle(picture, (x, y), (x + w, y + h), rng.integers(20, 200, 3).tolist(), -1)
+    return picture
+
+
+def photograph(design: int, shift_xy: tuple[int, int], seed: int) -> NDArray[np.uint8]:
+    """Return a noisy picture of a board that lies this much further right and down."""
+    x, y = shift_xy
+    shown = board(design)[20 - y : 20 - y + BOARD_HW[0], 20 - x : 20 - x + BOARD_HW[1]]
+    return (shown + np.random.default_rng(seed).normal(0, 3, shown.shape)).clip(0, 255).astype(np.uint8)
+
+
+def draw_boards(
+    folder: Path,
+    groups: Sequence[str] = ("a", "b", "c", "d"),
+    *,
+    designs: bool = False,
+    good: int = 1,
+    defective: int = 2,
+    masks: bool = True,
+    one_place: bool = False,
+    fixed: bool = True,
+) -> Path:
+    """Draw pictures of boards to images/, with labels.csv.
+
+    Args:
+        designs: whether each group has a design of its own.
+        good, defective: pictures of each group.
+        masks: whether masks/ says where the defects are.
+        one_place: whether all defects of a board are in one place.
+        fixed: whether the boards lie in nearly the same place; otherwise each picture shows another board.
+    """
+    rng = np.random.default_rng(1)
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    rows = []
+    for number, group in enumerate(groups):
+        for at in range(defective + good):
+            seed = int(rng.integers(1 << 20))
+            shift = int(rng.integers(-6, 7)), int(rng.integers(-6, 7))
+            picture = photograph((number if designs else 0) if fixed else seed, shift, seed)
+            stem, mask = f"{group}_{at}", np.zeros(BOARD_HW, np.uint8)
+            if at < defective:
+                y, x = DEFECT_AT_YX if one_place else (int(rng.integers(20, side - 40)) for side in BOARD_HW)
+                y, x = y + shift[1], x + shift[0]
+                mask[y : y + SQUARE_PX, x : x + SQUARE_PX] = 255
+                picture[mask > 0] = (250, 250, 250)
+            if masks and at < defective:
+                cv2.imwrite(str(folder / "masks" / f"{stem}.png"), mask)
+            cv2.imwrite(str(folder / "images" / f"{stem}.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            rows.append((f"{stem}.png", "defective" if at < defective else "good", group))
+    if not masks:
+        (folder / "masks").rmdir()
+    write_labels(folder, rows)
     return folder

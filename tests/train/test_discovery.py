@@ -1,4 +1,4 @@
-"""Discovery of a folder's truth and groups, and the reported assumptions."""
+"""What a folder says of its truth and groups, the assumptions that are told, and how a bundle reads it again."""
 
 import csv
 import shutil
@@ -6,27 +6,99 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 
 import cv2
+import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
 from heatline.train.compose import compose
-from heatline.train.config import DenseRecipeConfig
-from heatline.train.discovery import discover
-from heatline.train.readers import LabelledImage, read_folder
-from heatline.train.readers.labelled import FOLDS, find_scheme
-from heatline.train.whole_network import prepare
-from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
-from tests.train.test_near_duplicates import again, scene
+from heatline.train.discovery import discover, near_duplicate_chains, near_duplicates_across, thumbnail
+from heatline.train.readers import read_folder
+from heatline.train.readers.labelled import find_scheme
+from heatline.train.run import describe_reading, read_as, read_data
+from tests.train.blobs import draw_blobs, draw_plain, sort_tiles
 
-# File names.
+# Near-duplicate pictures.
 
 
-def groups_of(names: list[str]) -> list[str] | None:
+Rgb = NDArray[np.uint8]
 
-    scheme = find_scheme([PurePath(name) for name in names])
-    return None if scheme is None else scheme[0]
+
+def scene(seed: int, hw: tuple[int, int] = (200, 300)) -> Rgb:
+    """Draw random rectangles."""
+    rng = np.random.default_rng(seed)
+    picture = np.full((*hw, 3), 120, np.uint8)
+    for _ in range(25):
+        x, y = int(rng.integers(hw[1])), int(rng.integers(hw[0]))
+        colour = tuple(int(value) for value in rng.integers(0, 255, 3))
+        cv2.rectangle(picture, (x, y), (x + int(rng.integers(10, 60)), y + int(rng.integers(10, 60))), colour, -1)
+    return picture
+
+
+def again(picture: Rgb, gain: float = 0.8, shade: float = 30, defect_px: int = 6) -> Rgb:
+    """Draw the same scene under other light, brighter to one side, with noise and a small defect."""
+    rng = np.random.default_rng(int(picture.sum()) % 1000)
+    slope = np.linspace(0, shade, picture.shape[1])[None, :, None]
+    changed = (picture * gain + slope + rng.normal(0, 4, picture.shape)).clip(0, 255).astype(np.uint8)
+    cv2.circle(changed, (100, 100), defect_px, (0, 0, 0), -1)
+    return changed
+
+
+def pairs_of(**parts: Sequence[Rgb]) -> list[tuple[str, int, str, int]]:
+    places = [(part, number) for part, pictures in parts.items() for number in range(len(pictures))]
+    small = np.stack([thumbnail(picture) for pictures in parts.values() for picture in pictures])
+    pairs = near_duplicates_across(small, [part for part, _ in places])
+    return [(*places[one], *places[other]) for one, other, _ in pairs]
+
+
+def test_a_picture_taken_twice_is_found_across_parts() -> None:
+    train = [scene(seed) for seed in range(40)]
+    test = [again(scene(50)), scene(51), again(scene(3))]
+    assert sorted(pairs_of(train=train, val=[scene(50), again(scene(7))], test=test)) == [
+        ("test", 0, "val", 0), ("test", 2, "train", 3), ("val", 1, "train", 7),
+    ]  # fmt: skip
+
+
+def test_pairs_within_a_part_and_blank_pictures_are_ignored() -> None:
+    assert pairs_of(train=[scene(1), again(scene(1))], val=[scene(2)]) == []
+    blank = np.full((50, 50, 3), 200, np.uint8)
+    assert pairs_of(train=[blank, scene(1)], test=[blank]) == []
+
+
+def test_different_parts_before_a_fixed_camera_are_no_near_duplicates() -> None:
+    fixture = scene(0).astype(int)
+    parts = [(0.7 * fixture + 0.3 * scene(seed)).clip(0, 255).astype(np.uint8) for seed in range(1, 31)]
+    found = pairs_of(train=parts[:20], test=[*parts[20:], again(parts[4], 0.9, 20, 2)])
+    assert found == [("test", 10, "train", 4)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=24))
+def test_chains_are_those_of_all_pairs(drawn: list[tuple[int, int]]) -> None:
+    """Pictures of one scene differ by what hides them, so some are alike only by way of others."""
+    pictures = [again(scene(number), 1 - level / 10, 20 * level, 6 + 40 * level) for number, level in drawn]
+    small = np.array([thumbnail(picture) for picture in pictures])
+    slow = list(range(len(drawn)))
+    for other in range(len(drawn)):
+        for one in range(other):
+            if near_duplicates_across(small[[one, other]], ["a", "b"]):
+                slow = [min(slow[one], slow[other]) if each in (slow[one], slow[other]) else each for each in slow]
+    assert near_duplicate_chains(small).tolist() == slow
+
+
+def test_many_pictures_in_blocks_give_the_same_pairs_as_a_slow_search() -> None:
+    rng = np.random.default_rng(3)
+    small = rng.integers(0, 256, (1560, 32, 32), np.uint8)
+    copies = {number: int(rng.integers(1500)) for number in range(1500, 1560, 7)}
+    for number, original in copies.items():
+        small[number] = small[original] // 2 + 10
+    pairs = near_duplicates_across(small, ["train"] * 1500 + ["test"] * 60)
+    assert sorted((one, other) for one, other, _ in pairs) == sorted(copies.items())
+
+
+# Names and folders.
 
 
 @pytest.mark.parametrize(
@@ -47,7 +119,8 @@ def groups_of(names: list[str]) -> list[str] | None:
     ],
 )  # fmt: skip
 def test_the_leftmost_part_that_repeats_names_the_thing(names: list[str], groups: list[str] | None) -> None:
-    assert groups_of(names) == groups
+    scheme = find_scheme([PurePath(name) for name in names])
+    assert (scheme and scheme[0]) == groups
 
 
 @given(
@@ -60,12 +133,9 @@ def test_a_thing_is_not_divided_if_a_counter_follows_its_number(
     things: int, pictures: int, before: str, after: str
 ) -> None:
     names = [f"{before}b{thing:02d}{after.format(n)}.jpg" for thing in range(things) for n in range(pictures)]
-    found = groups_of(names)
-    assert found is not None
-    assert len(set(zip(found, (name.split("b")[1][:2] for name in names), strict=True))) == things
-
-
-# Folders.
+    scheme = find_scheme([PurePath(name) for name in names])
+    assert scheme is not None
+    assert len(set(zip(scheme[0], (name.split("b")[1][:2] for name in names), strict=True))) == things
 
 
 def table(folder: Path, **columns: list[str]) -> Path:
@@ -83,26 +153,26 @@ def table(folder: Path, **columns: list[str]) -> Path:
     return folder
 
 
-def test_the_column_of_a_thing_is_found_and_one_of_a_condition_never_is(tmp_path: Path) -> None:
-    boards, two = list("aabbccdd"), list("xxxxyyyy")
-    assert discover(table(tmp_path / "1", exposure=two, board=boards)).groups_are == "column 'board' of labels.csv"
-    assert "column" not in discover(table(tmp_path / "2", camera=two, width=boards)).groups_are
-    assert discover(table(tmp_path / "3", board=boards, group=two)).groups_are == "column 'group' of labels.csv"
-    assert discover(table(tmp_path / "4", **{"Serial No.": boards})).groups_are == "column 'Serial No.' of labels.csv"
-    assert (
-        "column" not in discover(table(tmp_path / "5", item=list("abcdefgh"), lot=["1"] * 8)).groups_are
-    )  # say nothing
-    assert "column" not in discover(table(tmp_path / "6", board=[*boards[:-1], ""])).groups_are
+BOARDS, TWO = list("aabbccdd"), list("xxxxyyyy")
 
 
-def test_of_several_columns_the_coarsest_with_enough_groups_is_taken(tmp_path: Path) -> None:
-    numbers = range(24)
-    lots, panels = [str(n // 12) for n in numbers], [str(n // 2) for n in numbers]
-    pieces = [str(n // 2 * 2 + n % 2 if n < 12 else n // 2 * 2) for n in numbers]
-    found = discover(table(tmp_path, piece=pieces, panel=panels, lot=lots))
-    assert found.groups_are == "column 'panel' of labels.csv"
-    assert "12 groups of 24 pictures" in found.assumptions[-1]
-    assert found.read().groups() == sorted({str(n) for n in range(12)})
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ({"exposure": TWO, "board": BOARDS}, "board"),
+        ({"camera": TWO, "width": BOARDS}, None),
+        ({"board": BOARDS, "group": TWO}, "group"),
+        ({"Serial No.": BOARDS}, "Serial No."),
+        ({"item": list("abcdefgh"), "lot": ["1"] * 8}, None),  # they say nothing
+        ({"board": [*BOARDS[:-1], ""]}, None),
+        ({"piece": list("abcdefgh"), "panel": BOARDS, "lot": TWO}, "panel"),  # the coarsest with enough groups
+    ],
+)
+def test_the_column_of_a_thing_is_found_and_one_of_a_condition_never_is(
+    tmp_path: Path, columns: dict[str, list[str]], found: str | None
+) -> None:
+    groups_are = discover(table(tmp_path, **columns)).groups_are
+    assert (groups_are == f"column {found!r} of labels.csv") if found else ("column" not in groups_are)
 
 
 def test_near_duplicate_pictures_share_a_group_if_nothing_names_groups(tmp_path: Path) -> None:
@@ -189,12 +259,6 @@ def test_a_guess_that_puts_all_good_or_all_defective_pictures_into_one_group_is_
         assert len({image.group for image in data.images if image.defective == defective}) > 1
 
 
-def test_guesses_are_checked_with_the_folds_of_a_default_training() -> None:
-    recipe = compose(["data=x", "recipe=heatline"]).recipe
-    assert isinstance(recipe, DenseRecipeConfig)
-    assert recipe.folds == FOLDS
-
-
 def test_the_groups_that_a_user_named_are_kept(tmp_path: Path) -> None:
     folder = table(tmp_path, group=list("xyxzxyxz"), item=list("aabbccdd"))
     assert discover(folder).groups_are == "column 'group' of labels.csv"
@@ -202,20 +266,11 @@ def test_the_groups_that_a_user_named_are_kept(tmp_path: Path) -> None:
         discover(table(tmp_path / "gap", group=["a", "b", "a", ""])).read().groups()
 
 
-def test_an_example_of_a_pattern_is_made_of_the_folders_own_names_and_can_be_validated(tmp_path: Path) -> None:
-    data = discover(sort_scenes(tmp_path, GOOD, BAD)).read()
-    example = data.suggest_pattern()
-    assert example == "split.pattern='^[^_.]+[_.]+([^_.]+)' (0 of 597500_0.png)"
-    assert "with split.pattern='^[^_.]+" in discover(tmp_path).assumptions[-1]
-    assert read_folder(tmp_path, group_pattern=example.split("'")[1]).groups() == ["0", "1", "2", "3", "4", "5"]
-
-
 @pytest.mark.parametrize(
     ("names", "are"),
     [
         ([f"lot{n // 3}_{n % 3:03d}" for n in range(12)], "part 1 of the file name"),
         ([f"board{n // 2:02d}_cam2_{n:04d}" for n in range(12)], "part 1 of the file name"),
-        ([f"kos{n // 3:02d}_Part{n % 3}" for n in range(12)], "part 1 of the file name"),
         ([f"IMG {n // 2} ({n % 2})" for n in range(12)], "part 2 of the file name"),
         ([f"2024-05-{n // 2:02d}_{n:04d}" for n in range(12)], "part 3 of the file name"),
         ([f"{{}}_{n:03d}" for n in range(12)], "file names, each a group"),
@@ -226,61 +281,14 @@ def test_the_example_of_a_pattern_gives_other_groups_than_the_guess(tmp_path: Pa
     sort_scenes(tmp_path, *([name.format(label) for name in names] for label in ("good", "defective")))
     found = discover(tmp_path)
     data = found.read()
-    assert found.groups_are == are
     example = data.suggest_pattern()
+    assert found.groups_are == are
+    assert ("This is a guess" in found.assumptions[-1]) == ("part" in are)
     assert example.split(" (")[0] in found.assumptions[-1]
-    assert "pattern" in example
     if "'" in example:
         others = read_folder(tmp_path, group_pattern=example.split("'")[1])
-        assert partition(others.images) != partition(data.images)
-
-
-def partition(images: Sequence[LabelledImage]) -> set[frozenset[Path]]:
-    groups: dict[str | None, set[Path]] = {}
-    for image in images:
-        groups.setdefault(image.group, set()).add(image.path)
-    return {frozenset(group) for group in groups.values()}
-
-
-def test_pictures_of_one_stem_are_two_groups(tmp_path: Path) -> None:
-    sort_scenes(tmp_path, ["0", "a"], ["b", "c"])
-    assert cv2.imwrite(str(tmp_path / "good" / "0.jpg"), scene(7))
-    for data in (discover(tmp_path).read(), read_folder(tmp_path)):
-        assert data.groups() == ["a", "b", "c", "good/0.jpg", "good/0.png"]
-
-
-def test_a_pattern_with_a_slash_is_of_the_path_below_the_folder(tmp_path: Path) -> None:
-    for day in "12":
-        sort_scenes(tmp_path / "unsorted", list("abc"), list("abc"))
-        for label in ("good", "defective"):
-            (tmp_path / label).mkdir(exist_ok=True)
-            (tmp_path / "unsorted" / label).rename(tmp_path / label / f"day{day}")
-    (tmp_path / "unsorted").rmdir()
-    assert read_folder(tmp_path, group_pattern="day(.)/").groups() == ["1", "2"]
-    assert discover(tmp_path).read().suggest_pattern() == "split.pattern='([^/]+)/[^/]+$' (day1 of a.png)"
-
-
-def test_groups_from_file_names_are_reported_as_a_guess(tmp_path: Path) -> None:
-    folder = draw_blobs(tmp_path / "blobs")
-    rows = [(file.name, "defective" if "_2" not in file.name else "good", "") for file in (folder / "images").iterdir()]
-    for file in [*(folder / "images").iterdir(), *(folder / "masks").iterdir()]:
-        file.rename(file.with_name(f"7{file.name}"))
-    write_labels(folder, [(f"7{name}", label, "") for name, label, _ in rows], group="cls")
-    found = discover(folder)
-    assert found.read().groups() == ["7a", "7b", "7c", "7d"]
-    assert found.read().groups_are == "part 1 of the file name"
-    assert "part 1 of the file name (7a, 7b, 7c, ...): 4 groups. This is a guess" in found.assumptions[1]
-
-
-def test_recipes_that_need_every_mark_get_the_groups_and_refuse_a_missing_one(tmp_path: Path) -> None:
-    folder = draw_blobs(tmp_path / "blobs")
-    config = compose([f"data={folder}", "discover=true", "truth=masks", "recipe=finetune", f"out={tmp_path / 'run'}"])
-    lines: list[str] = []
-    prepare(config, tmp_path / "cache", lines.append)
-    assert any(line.startswith("Groups are the column 'group' of labels.csv") for line in lines)
-    (folder / "masks" / "a_0.png").unlink()
-    with pytest.raises(InputError, match=r"a_0\.png is labelled defective and has no annotation"):
-        prepare(config, tmp_path / "other", lines.append)
+        mine, theirs = ([image.group for image in each.images] for each in (data, others))
+        assert len(set(zip(mine, theirs, strict=True))) > min(len(set(mine)), len(set(theirs)))
 
 
 def test_truth_mixture_and_the_lack_of_defects_are_reported(tmp_path: Path) -> None:
@@ -292,19 +300,13 @@ def test_truth_mixture_and_the_lack_of_defects_are_reported(tmp_path: Path) -> N
         "Pictures are good or defective by labels.csv; where the defects are, by masks (boxes exist too and are "
         "not used). 1 of 8 defective pictures has no defect marked (masks), first a_0.png: only the label is used."
     )
-    assert discover(folder, "labels").assumptions[0] == (
-        "Pictures are good or defective by labels.csv; masks, boxes are not used."
-    )
+    told = "Pictures are good or defective by labels.csv; masks, boxes are not used."
+    assert discover(folder, "labels").assumptions[0] == told
     tiles = sort_tiles(tmp_path / "tiles", count=3)
-    assert discover(tiles).assumptions[0] == (
-        "Pictures are good or defective by the folders good/, defective/; no annotation marks the defects."
-    )
+    told = "Pictures are good or defective by the folders good/, defective/; no annotation marks the defects."
+    assert discover(tiles).assumptions[0] == told
     shutil.rmtree(tiles / "defective")
-    found = discover(tiles)
-    assert "No picture is defective" in found.assumptions[1]
-    assert len(found.read().images) == 3
-    with pytest.raises(InputError, match="does not exist"):
-        discover(tmp_path / "nowhere")
+    assert "No picture is defective" in discover(tiles).assumptions[1]
 
 
 @pytest.mark.parametrize(
@@ -339,3 +341,44 @@ def test_without_labels_csv_no_board_or_item_is_divided(real_data: Path, tmp_pat
         (tmp_path / part).symlink_to(real_data / name / part)
     images = discover(tmp_path).read().images
     assert len({(true[image.path.name], image.group) for image in images}) == len(set(true.values()))
+
+
+# A bundle's folder is read again.
+
+
+def with_boards(folder: Path) -> Path:
+    draw_blobs(folder)
+    rows = (folder / "labels.csv").read_text()
+    (folder / "labels.csv").write_text(rows.replace("image,label,group", "image,label,board"))
+    return folder
+
+
+def partly_masked(folder: Path) -> Path:
+    for mask in sorted((draw_blobs(folder) / "masks").iterdir())[1:]:
+        mask.unlink()
+    return folder
+
+
+def without_table(folder: Path) -> Path:
+    """Groups are guessed from names, or from pictures that look alike."""
+    (draw_blobs(folder) / "labels.csv").unlink()
+    for number in range(2):
+        picture = scene(1, (300, 400))
+        cv2.imwrite(str(folder / "images" / f"scene{number}.png"), again(picture) if number else picture)
+    return folder
+
+
+@pytest.mark.parametrize("key", ["discover=true", "recipe=heatline"])
+@pytest.mark.parametrize("drawn", [with_boards, without_table, partly_masked])
+def test_the_provenance_of_a_bundle_is_enough_to_read_a_folder_as_the_run_does(
+    tmp_path: Path, drawn: Callable[[Path], Path], key: str
+) -> None:
+    data = drawn(tmp_path / "data")
+    config = compose([f"data={data}", key])
+    own = read_data(config)
+    stored = msgspec.json.decode(msgspec.json.encode(describe_reading(config, own.truth)))
+    read = read_as(stored, shutil.copytree(data, tmp_path / "elsewhere" / "data"), own.truth)
+    mine, theirs = (
+        [(image.name, image.group, image.defective, image.labels_only) for image in each.images] for each in (own, read)
+    )
+    assert mine == theirs

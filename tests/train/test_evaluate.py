@@ -1,25 +1,28 @@
-"""Evaluation of bundles on pictures whose figures can be counted by hand."""
+"""Evaluation of bundles on pictures whose figures can be counted by hand; its parts, warnings and files."""
 
+import json
+import shutil
 from pathlib import Path
-from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from heatline.edge.bundle import Bundle
+from heatline.edge.bundle import Bundle, write_bundle
+from heatline.edge.bundle.appearance import Appearance, ImageStatistics
+from heatline.edge.bundle.plausibility import fit_plausibility
+from heatline.edge.errors import InputError
 from heatline.edge.geometry import TileGrid
 from heatline.edge.images import read_rgb
 from heatline.train.evaluation.evaluate import evaluate_model
 from heatline.train.evaluation.figures import Figures
 from heatline.train.evaluation.observe import tile_row
+from heatline.train.evaluation.result import read_evaluation
+from tests.command import complaint
+from tests.golden import assert_golden
 from tests.small_bundle import GAIN, TILE, answer, bundle_in, dark_square, white_frame
-from tests.train.placed_squares import PLACES, boxes, folder, grouped, reported, run
-
-
-def evaluate(path: Path, bundle: Bundle) -> Figures:
-    return evaluate_model(bundle.path, path).figures
+from tests.train.placed_squares import PLACES, boxes, folder, grouped, many_groups, reported, run, with_training_groups
 
 
 def of(found: Figures, part: str, *names: str) -> list[float | None]:
@@ -27,33 +30,18 @@ def of(found: Figures, part: str, *names: str) -> list[float | None]:
 
 
 DEFECTS = "defects", "defects_hit", "false_regions"
+
+
 VERDICTS = "defective_frames", "escaped_frames", "good_frames", "rejected_frames"
+
+
 RANKED = "average_precision", "auroc"
-
-
-def enlarged(tile_map: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Enlarge a map to its tile, one axis after the other."""
-    centres = (np.arange(len(tile_map)) + 0.5) * TILE / len(tile_map)
-    for _ in range(2):
-        rows = [np.interp(np.arange(TILE) + 0.5, centres, row) for row in tile_map]
-        tile_map = np.array(rows).T  # type: ignore[assignment]
-    return np.asarray(tile_map, np.float64)
-
-
-def test_a_bundle_that_finds_all_defects_has_perfect_figures(tmp_path: Path, bundle: Bundle) -> None:
-    places = {"a": (80, 80), "b": (100, 300)}
-    found = evaluate(folder(tmp_path / "data", {**places, "c": None}, places), bundle)
-    assert of(found, "tile", "tiles", "defective", *RANKED, "accuracy") == [6, 2, 1, 1, 1]
-    assert of(found, "study", "pointing", "pointing_gated") == [1, 1]
-    assert of(found, "frame", "frames", "unplaced", *DEFECTS) == [3, 0, 2, 2, 0]
-    assert of(found, "frame", *VERDICTS) == [2, 0, 1, 0]
-    assert of(found, "frame", *RANKED) == [1, 1]
-    assert (found["line.recall"] or 0) > 0.7
 
 
 def test_misses_false_regions_escapes_and_rejects_are_counted(tmp_path: Path, bundle: Bundle) -> None:
     shown = {"seen": (80, 80), "harmless": (80, 80), "unseen": None}
-    found = evaluate(folder(tmp_path / "data", shown, {"seen": (80, 80), "unseen": (10, 10)}), bundle)
+    data = folder(tmp_path / "data", shown, {"seen": (80, 80), "unseen": (10, 10)})
+    found = evaluate_model(bundle.path, data).figures
     assert of(found, "frame", *DEFECTS, "false_regions_per_frame") == [2, 1, 1, pytest.approx(1 / 3)]
     assert of(found, "frame", *VERDICTS, "escape_rate", "false_reject_rate") == [2, 1, 1, 1, 0.5, 1]
     # Frames: the two black squares score alike and highest, one of them is defective, as is one of one that is white.
@@ -77,76 +65,59 @@ def test_pixels_are_counted_by_the_studys_rule_over_all_tiles(tmp_path: Path, bu
     small = np.zeros((100, 150), np.uint8)
     small[30:80, 60:90] = 255
     cv2.imwrite(str(data / "masks" / "small.png"), small)
-    found = evaluate(data, bundle)
+    found = evaluate_model(bundle.path, data).figures
 
-    hit = false = missed = total = 0
+    counts = np.zeros(4, int)
     for picture in (data / "images").iterdir():
-        rgb = read_rgb(picture)
-        mask = cv2.imread(str(data / "masks" / picture.name), cv2.IMREAD_GRAYSCALE) > 0
+        rgb, mask = read_rgb(picture), cv2.imread(str(data / "masks" / picture.name), cv2.IMREAD_GRAYSCALE) > 0
         grid = TileGrid((rgb.shape[0], rgb.shape[1]))
         cut = np.empty((len(grid), TILE, TILE, 3), np.uint8)
         grid.cut(rgb, cut)
         for (y, x), logit, tile_map in zip(grid.origins_yx, *answer(cut), strict=True):
-            part = mask[y : y + TILE, x : x + TILE]
-            large = enlarged(tile_map)
+            part, large = mask[y : y + TILE, x : x + TILE], np.asarray(tile_map, np.float64)
+            centres = (np.arange(len(large)) + 0.5) * TILE / len(large)
+            for _ in range(2):  # one axis after the other
+                large = np.array([np.interp(np.arange(TILE) + 0.5, centres, row) for row in large]).T
             level = (large - large.min()) / max(large.max() - large.min(), 1e-9) * 255
             positive = ((level > 127) & (logit > 0))[: part.shape[0], : part.shape[1]]
-            hit += int((positive & part).sum())
-            false += int((positive & ~part).sum())
-            missed += int((~positive & part).sum())
-            total += part.size
-    assert min(hit, false, missed) > 0
-    assert total == 3 * 2 * TILE**2 + 100 * 150
-    counted = "true_positive_px", "false_positive_px", "false_negative_px", "true_negative_px"
-    assert of(found, "study", *counted) == [hit, false, missed, total - hit - false - missed]
-    assert found["study.f1"] == pytest.approx(2 * hit / (2 * hit + false + missed))
+            counts += [
+                np.sum(each) for each in (positive & part, positive & ~part, ~positive & part, ~positive & ~part)
+            ]
+    assert counts.min() > 0
+    assert counts.sum() == 3 * 2 * TILE**2 + 100 * 150
+    names = "true_positive_px", "false_positive_px", "false_negative_px", "true_negative_px"
+    assert of(found, "study", *names) == counts.tolist()
+    assert found["study.f1"] == pytest.approx(2 * counts[0] / (2 * counts[0] + counts[1] + counts[2]))
 
 
 def test_a_defective_picture_without_a_place_counts_only_as_a_frame(tmp_path: Path, bundle: Bundle) -> None:
     data = grouped(tmp_path / "data")
-    before = evaluate(data, bundle)
+    before = evaluate_model(bundle.path, data).figures
     cv2.imwrite(str(data / "images" / "d1.png"), white_frame((224, 446)))
-    cv2.imwrite(str(data / "masks" / "d1.png"), np.zeros((224, 446), np.uint8))
     with (data / "labels.csv").open("a") as file:
         file.write("d1.png,defective,d\n")
-    after = evaluate(data, bundle)
-    changed = {name for name in after if after[name] != before[name]}
-    assert not {name for name in changed if not name.startswith("frame.")}
+    cv2.imwrite(str(data / "masks" / "d1.png"), np.zeros((224, 446), np.uint8))
+    evaluation = evaluate_model(bundle.path, data)
+    after = evaluation.figures
+    assert {name.partition(".")[0] for name in after if after[name] != before[name]} == {"frame"}
     assert of(after, "frame", "frames", "unplaced", *DEFECTS) == [7, 1, 3, 3, 0]
     assert of(after, "frame", *VERDICTS) == [4, 1, 3, 0]
-    assert before["frame.auroc"] == 1
     assert after["frame.auroc"] == pytest.approx((3 + 0.5) / 4)  # it looks like the three good frames
-    assert "1 of the 7 frames is only labelled good or defective" in run(bundle.path, "--data", data).stderr
+    assert any("1 of the 7 frames is only labelled good or defective" in each for each in evaluation.warnings)
 
 
 def test_pictures_with_labels_only_count_as_frames(tmp_path: Path, bundle: Bundle) -> None:
     """Two pictures have the same name, in good/ and in defective/."""
-    for name in ("good/white", "good/dark", "defective/dark", "defective/darker"):
-        side = {"white": 0, "dark": 48, "darker": 60}[name.partition("/")[2]]
-        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(tmp_path / "data" / f"{name}.png"), dark_square(white_frame((224, 224)), 50, 50, side))
-    evaluation = evaluate_model(bundle.path, tmp_path / "data")
-    found = evaluation.figures
-    assert (evaluation.truth, {name.partition(".")[0] for name in found}) == ("labels", {"frame"})
+    for name, side in {"good/white": 0, "good/dark": 48, "defective/dark": 48, "defective/darker": 60}.items():
+        file = tmp_path / "data" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), dark_square(white_frame((224, 224)), 50, 50, side))
+    evaluation = reported(bundle.path, "--data", tmp_path / "data")
+    found = evaluation["figures"]
+    assert (evaluation["truth"], {name.partition(".")[0] for name in found}) == ("labels", {"frame"})
     assert of(found, "frame", "frames", "unplaced", *DEFECTS) == [4, 4, None, None, None]
     assert of(found, "frame", *VERDICTS) == [2, 0, 2, 1]
     assert of(found, "frame", *RANKED) == pytest.approx([0.5 * 1 + 0.5 * 2 / 3, (2 + 1.5) / 4])
-    done = run(bundle.path, "--data", tmp_path / "data")
-    assert f"{bundle.path} on data (all), by labels" in done.stdout
-    assert "not known" in done.stdout
-
-
-def test_the_option_selects_the_truth(tmp_path: Path, bundle: Bundle) -> None:
-    """Masks and boxes lie in different places, and one picture has no box."""
-    data = grouped(tmp_path / "data")
-    boxes(data, {**PLACES, "a1": (10, 250), "b2": None, "a2": None, "c1": None, "c2": None})
-    masks, by_boxes = (evaluate_model(bundle.path, data, truth) for truth in (None, "boxes"))
-    assert (masks.truth, by_boxes.truth) == ("masks", "boxes")
-    assert of(masks.figures, "frame", "unplaced", "defects_hit") == [0, 3]
-    assert of(by_boxes.figures, "frame", "unplaced", "defects_hit") == [1, 1]
-    assert of(by_boxes.figures, "tile", "tiles") == [10]
-    assert of(by_boxes.figures, "study", "pointing") == [0.5]
-    assert f"{bundle.path} on data (all), by boxes\n" in run(bundle.path, "--data", data, "--truth", "boxes").stdout
 
 
 @pytest.mark.parametrize(
@@ -163,13 +134,156 @@ def test_a_rollout_peaks_at_the_most_relevant_token_for_both_signs_of_the_logit(
     assert (distance_px == 0) == pointing
 
 
-def test_an_evaluation_names_the_precision_of_the_computation(tmp_path: Path) -> None:
-    data = folder(tmp_path / "data", {"a": (80, 80), "b": None}, {"a": (80, 80)})
-    close, far = bundle_in(tmp_path / "close"), bundle_in(tmp_path / "far", int8_gain=2 * GAIN)
+@pytest.mark.parametrize(
+    ("int8_gain", "options", "engine"),
+    [
+        (GAIN, ("--precision", "int8"), "openvino int8"),
+        (2 * GAIN, ("--precision", "int8"), "openvino f32 instead of int8"),
+        (GAIN, (), "openvino f32"),
+    ],
+)
+def test_an_evaluation_names_the_precision_of_the_computation_and_the_truth(
+    tmp_path: Path, int8_gain: float, options: tuple[str, ...], engine: str
+) -> None:
+    """Masks and boxes lie in different places, and one picture has no box."""
+    data = grouped(tmp_path / "data")
+    boxes(data, {**PLACES, "a1": (10, 250), "b2": None, "a2": None, "c1": None, "c2": None})
+    bundle = bundle_in(tmp_path / "bundle", int8_gain=int8_gain)
+    by_boxes = reported(bundle.path, "--data", data, "--truth", "boxes", *options)
+    assert (by_boxes["subject"]["engine"], by_boxes["truth"]) == (engine, "boxes")
+    assert of(by_boxes["figures"], "frame", "unplaced", "defects_hit") == [1, 1]
 
-    def engine(bundle: Bundle, *options: str) -> Any:
-        return reported(bundle.path, "--data", data, *options)["subject"]["engine"]
 
-    assert engine(close, "--precision", "int8") == "openvino int8"
-    assert engine(far, "--precision", "int8") == "openvino f32 instead of int8"
-    assert engine(close) == "openvino f32"
+# Parts, warnings and files.
+
+
+def test_a_part_selects_the_groups_that_the_bundle_names(tmp_path: Path, bundle: Bundle) -> None:
+    data = grouped(tmp_path / "data")
+    trained = with_training_groups(tmp_path / "trained", bundle, data, train=["a"], val=["c"], test=["b"])
+    arguments = (trained.path, "--data", data)
+    test = reported(*arguments, "--part", "test")
+    assert test == reported(*arguments)
+    assert (test["subject"]["part"], test["subject"]["groups"], test["subject"]["pictures"]) == ("test", ["b"], 2)
+    assert "The model was trained on these frames" in run(*arguments, "--part", "train").stderr
+    everything = reported(*arguments, "--part", "all")
+    assert everything["subject"]["pictures"] == 6
+    assert everything["warnings"][0].startswith("The model was trained on the groups of at least 2 of the 6 frames")
+    other = with_training_groups(tmp_path / "other", bundle, None, train=["a"], val=[], test=["z"])
+    elsewhere = reported(other.path, "--data", data)  # trained on other pictures: no test groups, no warning
+    assert (elsewhere["subject"]["part"], elsewhere["warnings"][0][:15]) == ("all", "Too few groups:")
+    for options, message in (
+        (["--part", "val"], "names no groups as val; choose"),
+        (["--part", "test"], "'z' is miss"),
+    ):
+        assert message in " ".join(run(other.path, "--data", data, *options).stderr.split())
+
+
+def test_a_wrong_model_or_folder_is_refused_in_one_sentence(tmp_path: Path, bundle: Bundle) -> None:
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.yaml").touch()
+    for path, data, told in (
+        (tmp_path, tmp_path, "is neither a run nor a bundle; name a folder that `heatline train`"),
+        (tmp_path / "nowhere", tmp_path, "does not exist; name a folder that `heatline train`"),
+        (tmp_path / "begun", tmp_path, r"begun is not finished; .*: heatline train out=.*begun resume=true"),
+        (bundle.path, tmp_path / "nowhere", "nowhere does not exist"),
+        (bundle.path, None, "does not record the folder of its pictures; name a folder with --data"),
+    ):
+        with pytest.raises(InputError, match=told):
+            evaluate_model(path, data, part="all")
+
+
+def test_rates_of_ten_groups_or_more_have_intervals(tmp_path: Path, bundle: Bundle) -> None:
+    data = many_groups(tmp_path / "data")
+    evaluation = evaluate_model(bundle.path, data)
+    low, high = evaluation.intervals["frame.escape_rate"]
+    assert 0 <= low < evaluation.figures["frame.escape_rate"] == 2 / 8 < high <= 0.7  # type: ignore[operator]
+    assert evaluation.intervals.keys() >= {"tile.average_precision", "study.f1", "line.recall"}
+    assert "frame.false_reject_rate" not in evaluation.intervals, "none of 4 good frames is rejected in any resample"
+    assert (evaluation.rests_on, evaluation.warnings) == ("all frames of data (12 groups, 12 frames)", [])
+    printed = run(bundle.path, "--data", data)
+    assert_golden("train_evaluate", printed.stdout + printed.stderr, bundle=bundle.path)
+
+
+def test_every_frame_is_stored_with_its_name_and_the_lines_answer(tmp_path: Path, bundle: Bundle) -> None:
+    """The figures count the same frames; pictures of them are drawn only into a folder."""
+    data = grouped(tmp_path / "data")
+    evaluation = evaluate_model(bundle.path, data, folder=tmp_path / "out")
+    assert read_evaluation(tmp_path / "out") == evaluation
+    frames, threshold = evaluation.frames, evaluation.calibration.score_threshold
+    assert [frame.image for frame in frames] == [f"images/{stem}.png" for stem in ("a1", "a2", "b1", "b2", "c1", "c2")]
+    assert [frame.defects for frame in frames] == [1, 0, 1, 1, 0, 0]
+    assert [frame.score >= threshold for frame in frames] == [frame.defective for frame in frames]
+    assert sum(frame.hit or 0 for frame in frames) == evaluation.figures["frame.defects_hit"]
+    assert all((tmp_path / "out" / str(frame.picture)).is_file() for frame in frames)
+    file, message = tmp_path / "out" / "evaluation.json", r"evaluation\.json has schema 5, this version reads 6; evalua"
+    file.write_text(file.read_text().replace('"schema": 6', '"schema": 5'))
+    with pytest.raises(InputError, match=message):
+        read_evaluation(tmp_path / "out")
+
+
+def test_frames_that_do_not_show_the_product_count_in_no_figure(tmp_path: Path, bundle: Bundle) -> None:
+    """Two frames are black: a good and a defective one. The line gives them no verdict."""
+    data, white = grouped(tmp_path / "data"), white_frame((224, 446))
+    seen = [Appearance((224, 446), ImageStatistics.of(frame), None) for frame in (white, dark_square(white, 80, 80))]
+    plausible = fit_plausibility(seen).plausible
+    calibration = msgspec.structs.replace(bundle.manifest.calibration, plausible=plausible)
+    files = {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
+    manifest = msgspec.structs.replace(bundle.manifest, calibration=calibration)
+    knowing = write_bundle(tmp_path / "knowing", manifest, files)
+    for stem in ("a2", "b1"):
+        cv2.imwrite(str(data / "images" / f"{stem}.png"), white // 100)
+    done = run(knowing.path, "--data", data, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    evaluation = read_evaluation(tmp_path / "out" / "models" / "knowing")
+    refused = [(frame.image, frame.group, frame.defective) for frame in evaluation.implausible]
+    assert refused == [("images/a2.png", "a", False), ("images/b1.png", "b", True)]
+    assert all("brightness 2, expected" in frame.why for frame in evaluation.implausible)
+    names = "frame.frames", "frame.good_frames", "frame.defective_frames", "frame.rejected_frames", "tile.tiles"
+    assert [evaluation.figures[name] for name in names] == [4, 2, 2, 0, 8]
+    assert evaluation.warnings[0].startswith("2 frames are not like the product (1 good, 1 defective): the line gives")
+    assert f"{knowing.path}: {evaluation.warnings[0]}" in done.stderr
+    assert "images/<wbr>b1.png <span>defective: it does not" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        ("c", "No frame is defective: the rate of misses is not known."),
+        ("b", "No frame is good: the rate of false rejects is not known."),
+    ],
+)
+def test_frames_of_one_class_cause_a_warning(tmp_path: Path, bundle: Bundle, group: str, message: str) -> None:
+    trained = with_training_groups(tmp_path / "trained", bundle, None, train=["z"], test=[group])
+    warnings = evaluate_model(trained.path, grouped(tmp_path / "data"), part="test").warnings
+    assert [warning for warning in warnings if warning.startswith("No frame")] == [message]
+
+
+def test_no_rate_is_told_of_good_frames_that_set_the_threshold(tmp_path: Path, bundle: Bundle) -> None:
+    data = grouped(tmp_path / "data")
+    trained = with_training_groups(tmp_path / "trained", bundle, data, train=["a"], val=["c"], test=["b"])
+    printed = run(trained.path, "--data", data, "--part", "all", "--out", tmp_path / "out").stdout
+    assert "good frames rejected     0 of 3 not a rate" in printed
+    assert read_evaluation(tmp_path / "out" / "models" / "trained").figures["frame.false_reject_rate"] is None
+    assert "| 0 of 3 not a rate |" in (tmp_path / "out" / "tables.md").read_text()
+    assert "not a rate: these frames set the threshold" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_several_models_are_reported_in_a_new_folder(tmp_path: Path, bundle: Bundle) -> None:
+    data, out = grouped(tmp_path / "data"), tmp_path / "report"
+    models = [Path(shutil.copytree(bundle.path, tmp_path / name / "boards")) for name in ("first", "second")]
+    assert run(*models, "--data", tmp_path / "nowhere", "--out", out).returncode == InputError.exit_code
+    done = run(*models, "--data", data, "--out", out, "--study", "--json")  # a corrected command can be given again
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads(done.stdout)["evaluations"]
+    assert first["figures"] == second["figures"]
+    assert sorted(path.parent.name for path in out.rglob("evaluation.json")) == ["first-boards", "second-boards"]
+    assert "Comparison with the study" in (out / "report.html").read_text()
+    assert "--study adds a chapter to the report; name the report's folder" in run(bundle.path, "--study").stderr
+    (tmp_path / "file").write_text("")
+    for place, message in (
+        (out, "report exists already and is not empty; name a new folder with --out"),
+        (tmp_path / "file", "exists already"),
+        (tmp_path / "file" / "below", "cannot be made (Not a directory)"),
+    ):
+        assert message in complaint(run(*models, "--data", data, "--out", place))
+    assert "are one folder; name each model once" in complaint(run(models[0], models[0], "--data", data))

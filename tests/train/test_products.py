@@ -16,14 +16,14 @@ import msgspec
 import pytest
 import torch
 
-from heatline.train.compose import compose, read_config
+from heatline.train.compose import compose
 from heatline.train.evaluation.result import read_evaluation
 from heatline.train.fit import fit
-from heatline.train.products import ProductResult, cells_of, log_of, own_processors, plan_products, worst_first
+from heatline.train.products import ProductResult, cells_of, log_of, plan_products, worst_first
 from heatline.train.run import RunFolder
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, process_env
 from tests.ray_head import AGENTS, descendants, is_alive, ray_head
-from tests.train.blobs import draw_blobs
+from tests.train.blobs import draw_blobs, draw_plain
 
 SMALL = (
     "tiles.tile_px=64", "recipe.steps=12", "recipe.folds=2", "recipe.jitter_px=20",
@@ -45,14 +45,13 @@ def products(tmp_path: Path) -> Path:
     folder = tmp_path / "products"
     draw_blobs(folder / "boards", seed=1)
     draw_blobs(folder / "coils", seed=2, per_group=1)
-    draw_blobs(folder / "dials", per_group=1)
-    (folder / "dials" / "labels.csv").unlink()
-    shutil.rmtree(folder / "dials" / "masks")
+    draw_plain(folder / "dials", ("a.png", "b.png"))
     (folder / ".trash").mkdir()
     return folder
 
 
-def settings(tmp_path: Path, tiny_trunk: tuple[str, str]) -> tuple[str, ...]:
+@pytest.fixture
+def tiny(tmp_path: Path, tiny_trunk: tuple[str, str]) -> tuple[str, ...]:
     return (*SMALL, *tiny_trunk, f"features.folder={tmp_path / 'features'}")
 
 
@@ -72,28 +71,24 @@ def trainer_of(runs: Path, product: str) -> list[int]:
     return [int(fields[4]) for fields in locks if inode and len(fields) == 8 and fields[5].endswith(inode)]
 
 
-def assert_equal_runs(run: RunFolder, alone: RunFolder) -> None:
-    """Compare all results but times and places."""
-    assert msgspec.structs.replace(read_config(run.config), out="") == msgspec.structs.replace(
-        read_config(alone.config), out=""
-    )
+def assert_trained_as_alone(run: RunFolder, data: Path, tiny: tuple[str, ...], alone_in: Path) -> None:
+    """Train it alone, and compare all results but times and places."""
+    alone = fit(compose([f"data={data}", "discover=true", f"out={alone_in}", *tiny]))
     assert run.out_of_fold.read_bytes() == alone.out_of_fold.read_bytes()
     untimed = {"seconds": 0.0, "tiles_per_s": None}
-    assert msgspec.structs.replace(run.read_summary(), **untimed) == msgspec.structs.replace(
-        alone.read_summary(), **untimed
-    )
+    one, other = (msgspec.structs.replace(each.read_summary(), **untimed) for each in (run, alone))
+    assert one == other
     weights, expected = (torch.load(each.best, weights_only=True)["state_dict"] for each in (run, alone))
-    assert weights.keys() == expected.keys()
-    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    torch.testing.assert_close(weights, expected, rtol=0, atol=0)
     found, wanted = read_evaluation(run.report), read_evaluation(alone.report)
     assert (found.calibration, found.frames, found.warnings) == (wanted.calibration, wanted.frames, wanted.warnings)
 
 
 def test_products_train_as_each_alone_though_a_worker_is_killed_and_one_has_no_labels(
-    cluster: str, products: Path, tiny_trunk: tuple[str, str], tmp_path: Path
+    cluster: str, products: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
     shutil.rmtree(products / "coils")  # the long form has two: each process imports PyTorch
-    tiny, runs = settings(tmp_path, tiny_trunk), tmp_path / "runs"
+    runs, killed = tmp_path / "runs", list[int]()
     command = ("train", "--products", products, "--address", cluster, "--processors", "1", f"out={runs}", *tiny)
     boards = RunFolder(runs / "boards")
 
@@ -103,17 +98,14 @@ def test_products_train_as_each_alone_though_a_worker_is_killed_and_one_has_no_l
         os.kill(trainer, signal.SIGKILL)
         killed.append(trainer)
 
-    killed = list[int]()
     killer = threading.Thread(target=kill_in_the_middle)
     killer.start()
     done = heatline(*command)
     killer.join()
-    assert done.returncode == 9, done.stderr
-    assert len(killed) == 1
+    assert (done.returncode, len(killed)) == (9, 1), done.stderr
     assert re.search(r"dials failed \(.*labels.*\); correct that, then give the same command again", complaint(done))
     assert log_of(boards).read_text().count("with 1 processor\n") == 2, "it was started twice"
-    alone = fit(compose([f"data={products / 'boards'}", "discover=true", f"out={tmp_path / 'boards'}", *tiny]))
-    assert_equal_runs(boards, alone)
+    assert_trained_as_alone(boards, products / "boards", tiny, tmp_path / "boards")
     rows = re.findall(r"^ *(dials|boards)\b", done.stdout, re.MULTILINE)
     assert rows == ["dials", "boards"], "the worst is first"
 
@@ -124,15 +116,8 @@ def test_products_train_as_each_alone_though_a_worker_is_killed_and_one_has_no_l
     assert "1 product: 1 already trained, 0 to train" in again.stderr
     assert boards.best.stat().st_mtime_ns == before
     (row,) = json.loads(again.stdout)["products"]
-    assert (row["product"], row["run"]) == ("boards", str(boards.folder))
-    summary, evaluation = boards.read_summary(), read_evaluation(boards.report)
-    assert (row["tile_ap"], row["seconds"]) == (summary.val["val_ap"], summary.seconds)
-    defective = sum(frame.defective for frame in evaluation.frames)
-    assert (row["figures"]["frame.defective_frames"], row["threshold"]) == (
-        defective,
-        evaluation.calibration.score_threshold,
-    )
-    assert {*evaluation.warnings} < {*row["warnings"]}, "those of the training are there too"
+    assert (row["product"], row["run"], row["figures"]["frame.defective_frames"]) == ("boards", str(boards.folder), 8)
+    assert row["threshold"] == read_evaluation(boards.report).calibration.score_threshold
     draw_blobs(products / "new", per_group=1)
     refused = heatline(*command, "recipe.steps=13")
     assert (refused.returncode, refused.stdout, len(refused.stderr.splitlines())) == (3, "", 1)
@@ -143,13 +128,12 @@ def test_products_train_as_each_alone_though_a_worker_is_killed_and_one_has_no_l
 @pytest.mark.long
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGINT", "SIGTERM"])
 def test_a_killed_or_interrupted_command_leaves_no_process_and_is_continued(
-    products: Path, tiny_trunk: tuple[str, str], tmp_path: Path, end: str
+    products: Path, tiny: tuple[str, ...], tmp_path: Path, end: str
 ) -> None:
     """Without --address, though RAY_ADDRESS names a cluster."""
     shutil.rmtree(products / "dials")
-    tiny, runs = settings(tmp_path, tiny_trunk), tmp_path / "runs"
+    runs, environment = tmp_path / "runs", process_env({"RAY_ADDRESS": "127.0.0.1:1"})
     command = [str(HEATLINE), "train", "--products", str(products), "--processors", "1", f"out={runs}", *tiny]
-    environment = process_env({"RAY_ADDRESS": "127.0.0.1:1"})
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as driver:
         try:
             wait_for(lambda: driver.poll() is not None or RunFolder(runs / "boards").config.exists())
@@ -167,34 +151,16 @@ def test_a_killed_or_interrupted_command_leaves_no_process_and_is_continued(
     continued = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert continued.returncode == 0, continued.stderr
     for name in ("boards", "coils"):
-        alone = fit(compose([f"data={products / name}", "discover=true", f"out={tmp_path / name}", *tiny]))
-        assert_equal_runs(RunFolder(runs / name), alone)
-
-
-def test_trainings_at_once_get_different_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    before = os.sched_getaffinity(0)
-    with own_processors(1):
-        mine = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, before)  # as another process has it
-        with own_processors(1):
-            assert os.sched_getaffinity(0) != mine or len(before) == 1
-            os.sched_setaffinity(0, before)
-            with own_processors(len(before)):  # more than are free
-                assert os.sched_getaffinity(0) == before
-    assert os.sched_getaffinity(0) == before
+        assert_trained_as_alone(RunFolder(runs / name), products / name, tiny, tmp_path / name)
 
 
 def test_the_worst_product_is_first() -> None:
-    results = [
-        ProductResult(product="good", run="", tile_ap=0.9),
-        ProductResult(product="only good pictures", run=""),
-        ProductResult(product="bad", run="", tile_ap=0.0),
-        ProductResult(product="failed", run="", failed="no labels"),
-    ]
-    assert [result.product for result in worst_first(results)] == ["failed", "bad", "good", "only good pictures"]
-    assert cells_of(results[1])[1:6] == ["-"] * 5
-    assert cells_of(results[3])[-1] == "failed: no labels"
+    known: dict[str, dict[str, Any]] = {"good": {"tile_ap": 0.9}, "no defect": {}, "bad": {"tile_ap": 0.0}}
+    good, no_defect, bad, failed = (
+        ProductResult(product=name, run="", **values) for name, values in (known | {"failed": {"failed": "x"}}).items()
+    )
+    assert worst_first([good, no_defect, bad, failed]) == [failed, bad, good, no_defect]
+    assert (cells_of(no_defect)[1:6], cells_of(failed)[-1]) == (["-"] * 5, "failed: x")
 
 
 @pytest.mark.parametrize(

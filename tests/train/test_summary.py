@@ -1,49 +1,50 @@
-"""`heatline data show`: the summary of a folder, and the files that cannot be used."""
+"""`heatline data show`: the summary of a folder, the files that cannot be used, and warnings of too few labels."""
 
+import itertools
 import json
 import os
-import shutil
+from fractions import Fraction
+from math import comb
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from heatline.edge.errors import InputError
+from heatline.train.adequacy import (
+    MEASURED,
+    defect_areas,
+    describe_expectation,
+    describe_few_groups,
+    describe_small_defects,
+    describe_threshold_transfer,
+    fisher_tail,
+)
 from heatline.train.discovery import discover
 from heatline.train.frames import FrameStore
+from heatline.train.readers import LabelledImage
 from heatline.train.summary import summarise_folder
 from tests.command import heatline
-from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
-
-VOC = """<annotation><object><name>{name}</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>{xmax}</xmax><ymax>20</ymax>
-</bndbox></object></annotation>"""
-
-
-def box(folder: Path, stem: str, name: str = "spur", xmax: int = 20) -> None:
-    (folder / "annotations").mkdir(exist_ok=True)
-    (folder / "annotations" / f"{stem}.xml").write_text(VOC.format(name=name, xmax=xmax))
+from tests.golden import assert_golden
+from tests.train.blobs import draw_blobs, draw_plain, sort_tiles
 
 
 def test_a_sound_folder_is_summarised_completely(tmp_path: Path) -> None:
+    """With a darker copy of a picture in another group."""
     folder = draw_blobs(tmp_path / "blobs", per_group=2)
-    found = summarise_folder(folder)
-    assert (found.truth, found.truths, found.good, found.defective) == ("masks", ["masks", "labels"], 4, 8)
-    assert (found.sizes, found.colours) == ({"200x150": 12}, {"colour": 12})
-    assert (found.groups, found.classes) == ({"a": 3, "b": 3, "c": 3, "d": 3}, {})
-    assert (found.near_duplicates, found.unusable, found.labels_only) == ([], [], 0)
-    assert [warning.split(" picture")[0] for warning in found.warnings] == [
-        "only 4 groups have a defective", "only 4 groups have a good",
-    ]  # fmt: skip
-    assert found.assumptions[1] == "Groups are the column 'group' of labels.csv: 4 groups."
-
-
-def test_near_duplicates_count_wherever_two_groups_have_them(tmp_path: Path) -> None:
-    folder = draw_blobs(tmp_path / "blobs", per_group=1)
-    shutil.copy(folder / "images" / "a_1.png", folder / "images" / "b_1.png")
-    found = summarise_folder(folder)
-    assert [[Path(file).name for file in pair] for pair in found.near_duplicates] == [["b_1.png", "a_1.png"]]
-    assert any("of another group, as do b_1.png (b) and a_1.png (a)" in warning for warning in found.warnings)
+    original = cv2.imread(str(folder / "images" / "a_0.png"))
+    smooth = cv2.GaussianBlur(original, (0, 0), 6)  # noise has no structure to compare
+    cv2.imwrite(str(folder / "images" / "a_0.png"), smooth)
+    cv2.imwrite(str(folder / "images" / "d_2.png"), (smooth * 0.8).astype(np.uint8))
+    printed = heatline("data", "show", folder)
+    assert (printed.returncode, printed.stderr) == (0, "")
+    assert_golden("train_data_show", printed.stdout, folder=folder)
+    found = json.loads(heatline("data", "show", folder, "--json").stdout)
+    assert (found["truth"], found["truths"], found["good"], found["defective"]) == ("masks", ["masks", "labels"], 4, 8)
+    assert (found["sizes"], found["groups"]) == ({"200x150": 12}, {"a": 3, "b": 3, "c": 3, "d": 3})
+    assert [Path(file).name for file in found["near_duplicates"][0]] == ["d_2.png", "a_0.png"]
 
 
 def test_every_unusable_file_is_listed_and_the_rest_is_counted(tmp_path: Path) -> None:
@@ -54,8 +55,8 @@ def test_every_unusable_file_is_listed_and_the_rest_is_counted(tmp_path: Path) -
     cv2.imwrite(str(masks / "b_0.png"), np.full((9, 9), 255, np.uint8))
     (masks / "b_1.png").write_bytes(b"no mask")
     (masks / "b_2.png").unlink()
-    cv2.imwrite(str(masks / "c_3.png"), np.full((150, 200), 255, np.uint8))
-    cv2.imwrite(str(masks / "lonely.png"), np.full((150, 200), 255, np.uint8))
+    for name in ("c_3", "lonely"):
+        cv2.imwrite(str(masks / f"{name}.png"), np.full((150, 200), 255, np.uint8))
     (images / "c_0.png").unlink()
     (images / "notes.txt").write_text("")
     (images / "more").mkdir()
@@ -63,105 +64,22 @@ def test_every_unusable_file_is_listed_and_the_rest_is_counted(tmp_path: Path) -
     table = folder / "labels.csv"
     table.write_text(table.read_text().replace("c_1.png,defective", "c_1.png,dubious") + "c_2.png,good,c\n")
     found = summarise_folder(folder)
-    assert len(found.unusable) == 12
-    whys = "\n".join(found.unusable)
-    for why in (
-        "a_0.png ends before its picture does",
-        "a_1.png is not a picture that can be decoded",
-        "b_0.png is 9x9 px (height x width), its picture is 150x200",
-        "b_1.png is not a picture that can be decoded",
-        "c_3.png is labelled good, but",
-        "marks lonely, and there is no such picture",
-        "marks c_0, and there is no such picture",
-        "c_0.png has a label and no picture",
-        "labels c_1.png as 'dubious'; expected good or defective",
-        "names c_2.png twice",
-        "notes.txt is not a PNG, JPEG",
-        "new.png has no label",
-    ):
-        assert why in whys
-    assert whys.count("\n") == len(found.unusable) - 1
+    assert_golden("train_unusable_files", "\n".join(sorted(found.unusable)) + "\n", folder=folder)
     assert (found.good, found.defective) == (3, 6)  # a_3, b_3, d_3; a_2, b_2, c_2, d_0, d_1, d_2
-    assert found.sizes == {"200x150": 9}
-    assert found.labels_only == 1
-    mixture = "defective pictures has no defect marked (masks), first b_2.png: only the label is used"
-    assert f"1 of 9 {mixture}" in found.assumptions[0]  # before any picture is decoded
-    assert f"1 of 6 {mixture}" in summarise_folder(folder, column="group").warnings
+    assert (found.sizes, found.labels_only) == ({"200x150": 9}, 1)
 
 
-def test_classes_are_counted(tmp_path: Path) -> None:
-    folder = draw_plain(tmp_path, ("p.png", "q.png"))
+def test_classes_and_colour_formats_are_counted(tmp_path: Path) -> None:
+    folder = draw_plain(tmp_path, ("p.png",))
+    formats = {"deep": (900,), "deep_colour": (900,) * 3, "colour": (9, 90, 200), "alpha": (9, 90, 200, 7)}
+    for name, value in formats.items():
+        pixels = np.full((30, 40, len(value)), value, np.uint16 if "deep" in name else np.uint8)
+        cv2.imwrite(str(folder / "images" / f"{name}.png"), pixels)
     (folder / "boxes").mkdir()
     (folder / "boxes" / "p.txt").write_text("1 1 9 9 1\n1 1 9 9 1\n20 20 25 25 4\n")
     found = summarise_folder(folder)
     assert found.classes == {"open": 2, "spur": 1, "copper": 0, "mousebite": 0, "pin-hole": 0, "short": 0}
-
-
-def test_colour_formats_are_reported_as_they_are_stored(tmp_path: Path) -> None:
-    folder = draw_plain(tmp_path, ("grey.png",))
-    images = folder / "images"
-    cv2.imwrite(str(images / "deep.png"), np.full((30, 40), 900, np.uint16))
-    cv2.imwrite(str(images / "deep_colour.png"), np.full((30, 40, 3), 900, np.uint16))
-    cv2.imwrite(str(images / "colour.jpg"), np.full((30, 40, 3), (9, 90, 200), np.uint8))
-    cv2.imwrite(str(images / "alpha.png"), np.full((30, 40, 4), (9, 90, 200, 7), np.uint8))
-    write_labels(folder, [(file.name, "defective", file.stem) for file in images.iterdir()])
-    assert summarise_folder(folder).colours == {
-        "grey": 1, "16-bit grey": 1, "16-bit colour": 1, "colour": 1, "colour with alpha": 1,
-    }  # fmt: skip
-
-
-def with_near_duplicate(folder: Path) -> Path:
-    """Add a darker copy of a picture of group a as a good picture of group d."""
-    original = cv2.imread(str(folder / "images" / "a_0.png"))
-    assert original is not None
-    smooth = cv2.GaussianBlur(original, (0, 0), 6)  # noise has no structure to compare
-    cv2.imwrite(str(folder / "images" / "a_0.png"), smooth)
-    cv2.imwrite(str(folder / "images" / "d_2.png"), (smooth * 0.8).astype(np.uint8))
-    return folder
-
-
-def test_a_darker_copy_in_another_group_is_reported(tmp_path: Path) -> None:
-    folder = with_near_duplicate(draw_blobs(tmp_path / "blobs", per_group=2))
-    found = summarise_folder(folder, column="group")
-    (pair,) = found.near_duplicates
-    assert [Path(file).name for file in pair] == ["d_2.png", "a_0.png"]
-    (line,) = (warning for warning in found.warnings if "nearly identical" in warning)
-    assert "1 picture looks nearly identical to one of another group, as do d_2.png (d) and" in line
-
-
-def test_without_groups_all_pictures_are_compared_and_the_lack_is_reported(tmp_path: Path) -> None:
-    folder = with_near_duplicate(draw_blobs(tmp_path / "blobs", per_group=2))
-    found = summarise_folder(folder, column="board")
-    assert (found.groups, len(found.near_duplicates)) == (None, 1)
-    assert any("groups are not known: they were looked for in column 'board'" in w for w in found.warnings)
-    assert any("nearly identical to one of the others" in warning for warning in found.warnings)
-
-
-def test_problems_for_a_training_are_reported(tmp_path: Path) -> None:
-    def warns(rows: list[tuple[str, str, str]], excerpt: str) -> bool:
-        write_labels(folder, rows)
-        warnings = summarise_folder(folder, column="group").warnings
-        return any(excerpt in warning for warning in warnings)
-
-    folder = draw_blobs(tmp_path / "blobs", per_group=1)
-    names = sorted(file.name for file in (folder / "images").iterdir())
-    cv2.imwrite(str(folder / "masks" / "a_0.png"), np.zeros((150, 200), np.uint8))
-    (folder / "masks" / "b_0.png").unlink()
-    rows = [(name, "defective" if "_0" in name and "b" not in name else "good", name[0]) for name in names]
-    assert warns(rows, "1 of 3 defective pictures has no defect marked (masks), first a_0.png")
-    folder = draw_plain(tmp_path / "f", ("p.png", "q.png"))
-    for label, excerpt in (("good", "no picture is defective"), ("defective", "no picture is good")):
-        assert warns([("p.png", label, "a"), ("q.png", label, "b")], excerpt)
-
-
-def test_folders_without_labelled_pictures_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not exist"):
-        summarise_folder(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="holds no folder; expected good/ and defective/"):
-        summarise_folder(tmp_path)
-    (tmp_path / "images").mkdir()
-    with pytest.raises(InputError, match="holds no picture"):
-        summarise_folder(tmp_path)
+    assert sorted(found.colours) == ["16-bit colour", "16-bit grey", "colour", "colour with alpha", "grey"]
 
 
 def test_a_folder_of_which_no_label_is_known_is_listed_and_refused(tmp_path: Path) -> None:
@@ -173,40 +91,6 @@ def test_a_folder_of_which_no_label_is_known_is_listed_and_refused(tmp_path: Pat
     assert "labels a_0.png as 'B'; expected good or defective" in " ".join(result.stdout.split())
     assert "synthetic" not in result.stdout, "nothing is assumed of no pictures"
     assert "holds no labelled picture that can be used; mend what is listed" in " ".join(result.stderr.split())
-    result = heatline("data", "show", folder, "--json")
-    assert result.returncode == 9
-    assert len(json.loads(result.stdout)["unusable"]) == len(list((folder / "images").iterdir()))
-
-
-def show(*arguments: str) -> str:
-    result = heatline("data", "show", *arguments)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-def test_the_command_prints_for_people_and_for_programs(tmp_path: Path) -> None:
-    folder = draw_blobs(tmp_path / "blobs", per_group=2)
-    (folder / "images" / "a_0.png").write_bytes(b"no picture")
-    text = show(str(folder))
-    assert "11: 4 good, 7 defective" in text
-    assert f"unusable: {folder / 'images' / 'a_0.png'} is not a picture that can be decoded" in text
-    assert "to expect: on 5 measured sets, 10 pictures with marked defects found " in text
-    assert text.rstrip().endswith("1 file cannot be used")
-    summary = json.loads(show(str(folder), "--json"))
-    assert (summary["good"], summary["defective"], len(summary["groups"])) == (4, 7, 4)
-    assert [sentence.split()[0] for sentence in summary["unusable"]] == [str(folder / "images" / "a_0.png")]
-
-
-def test_labels_and_groups_on_the_command_line(tmp_path: Path) -> None:
-    folder = draw_plain(tmp_path / "f", ("p.png", "q.png"))
-    box(folder, "p")
-    box(folder, "q", name="short")
-    text = show(str(folder), "--pattern", "(.)")
-    for part in ("2: 0 good, 2 defective", "short (1), spur (1)", "all files can be used"):
-        assert part in text
-    text = show(str(sort_tiles(tmp_path / "tiles", count=10, side=300)))
-    assert "20: 10 good, 10 defective" in text
-    assert "tiles: " not in text
 
 
 @pytest.mark.parametrize(
@@ -229,13 +113,111 @@ def test_names_that_are_no_utf8_are_shown_with_question_marks(tmp_path: Path) ->
     folder = sort_tiles(tmp_path / "tiles", count=3)
     for number, label in enumerate(("good", "defective")):
         os.rename(folder / label / f"{label[0]}00.png", os.fsencode(folder / label) + b"/\xff\xe4_%d.png" % number)
-    (folder / "good" / "\udcff.txt").write_text("")
     (folder / "good" / "\udcfe.png").write_bytes(b"no picture")
-    summary = json.loads(show(str(folder), "--json"))
+    summary = json.loads(heatline("data", "show", folder, "--json").stdout)
     assert (summary["good"], summary["defective"]) == (3, 3)
-    assert sorted(Path(sentence.split()[0]).name for sentence in summary["unusable"]) == ["?.png", "?.txt"]
-    assert "?.txt is not a PNG" in show(str(folder), "--pattern", "(.)")
+    assert [Path(sentence.split()[0]).name for sentence in summary["unusable"]] == ["?.png"]
     data = discover(folder).read()
     json.dumps(data.groups(), ensure_ascii=False).encode()
     usable = [image for image in data.images if image.path.name != "\udcfe.png"]
     assert len(FrameStore.build(usable, tmp_path / "cache")) == 6
+
+
+# Too few labels and too small defects.
+
+
+def test_areas_are_those_of_connected_defects() -> None:
+    mask = np.zeros((40, 50), np.bool_)
+    mask[2:5, 3:7] = True
+    mask[5, 7] = True  # touches only at a corner
+    mask[20:30, 20:21] = True
+    assert sorted(defect_areas(mask)) == [10, 13]
+    assert defect_areas(np.zeros((4, 4), np.bool_)) == []
+
+
+@pytest.mark.parametrize(
+    ("areas_px", "ambiguous", "told"),
+    [
+        ([], 0, []),
+        ([10, 256, 9000], 0, []),
+        ([900], 5, []),
+        ([10, 200, 9000], 0, ["half of the 3 have at most 200 px, 0.40 % of a 224 px tile and 3.1 cells"]),
+        ([900], 6, ["6 of the 16 tiles with a defect have at most 1.0 % of the area defective"]),
+    ],
+)
+def test_small_defects_are_told_by_their_median_or_by_the_tiles_of_little_area(
+    areas_px: list[int], ambiguous: int, told: list[str]
+) -> None:
+    warnings = describe_small_defects(areas_px, ambiguous, 10, tile_px=224, defective_share=0.01)
+    assert [part in line for line, part in zip(warnings, told, strict=True)] == [True] * len(told)
+
+
+def images(good: int, defective: int) -> list[LabelledImage]:
+    labels = [False] * good + [True] * defective
+    return [LabelledImage(Path(f"{n}.png"), f"g{n}", label, None, True) for n, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+    ("good", "defective", "excerpts"),
+    [
+        (20, 25, []),
+        (20, 0, []),  # another warning reports this
+        (7, 25, ["only 7 groups have a good picture: a threshold from so few may reject 1 in 8 new good parts; add "
+                 "good pictures of 13 other groups"]),
+        (0, 25, ["no picture is good"]),
+        (20, 24, ["only 24 pictures are defective: with so few, models told new pictures apart less well"]),
+        (20, 2, ["only 2 groups have a defective picture: the figures depend on g20, g21 and may differ on others; add "
+                 "23 defective pictures of 8 other groups"]),
+        (1, 1, ["only 1 group has a defective picture", "only 1 group has a good picture"]),
+    ],
+)  # fmt: skip
+def test_few_groups_or_defects_are_reported_with_what_is_missing(
+    good: int, defective: int, excerpts: list[str]
+) -> None:
+    warnings = describe_few_groups(images(good, defective))
+    assert len(warnings) == len(excerpts)
+    assert all(excerpt in warning for excerpt, warning in zip(excerpts, warnings, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("good", "defective", "measured"),
+    [(2, 1, 10), (12, 12, 10), (20, 5, 25), (0, 30, 25), (240, 10, 50), (4_000, 1_000, max(MEASURED))],
+)
+def test_what_so_many_pictures_gave_on_measured_sets_is_said(good: int, defective: int, measured: int) -> None:
+    sentence = describe_expectation(images(good, defective))
+    assert sentence is not None
+    (least, most), _, sets = MEASURED[measured]
+    assert f"on {sets} measured sets, {measured} pictures with marked defects found {least} to {most} %" in sentence
+    assert describe_expectation(images(good, 0)) is None
+
+
+def test_a_group_that_the_threshold_would_reject_is_named_with_advice() -> None:
+    rng = np.random.default_rng(0)
+    groups = [str(number // 10) for number in range(100)]
+    even = rng.normal(size=100)
+    hot = np.where(np.array(groups) == "7", even + 8, even).tolist()
+    (warning,) = describe_threshold_transfer(hot, groups, 0.01)
+    assert "it would reject 10 of 10 of 7, all good, where 1.0 % was wanted" in warning
+    assert "calibrate with 299 good frames of it" in warning
+    assert describe_threshold_transfer(even.tolist(), groups, 0.01) == []
+    assert describe_threshold_transfer(hot, groups, 0.01, lowest_defect=30.0) == [], "the margin has room for it"
+    assert describe_threshold_transfer(even.tolist(), ["one"] * 100, 0.01) == []
+
+
+@given(first_n=st.integers(1, 30), second_n=st.integers(1, 30), data=st.data())
+def test_the_tail_is_that_of_all_tables_with_the_same_sums(first_n: int, second_n: int, data: st.DataObject) -> None:
+    first, second = data.draw(st.integers(0, first_n)), data.draw(st.integers(0, second_n))
+    counted = first + second
+    ways = comb(first_n + second_n, counted)
+    tail = sum(Fraction(comb(second_n, k) * comb(first_n, counted - k), ways) for k in range(second, counted + 1))
+    assert fisher_tail(first, first_n, second, second_n) == pytest.approx(float(tail), rel=1e-9)
+
+
+@pytest.mark.parametrize(("first_n", "second_n", "may"), [(5, 5, 0), (6, 4, 1), (4, 6, 2)])
+def test_it_is_valid_if_the_first_sample_set_the_threshold(first_n: int, second_n: int, may: int) -> None:
+    """All orders of the pooled frames are equally likely; the threshold is just above the (may + 1)-th of the first."""
+    orders = list(itertools.combinations(range(first_n + second_n), first_n))  # ranks of the first; the highest is 0
+    above = [places[may] - may for places in orders]  # how many of the second sample lie above the threshold
+    for second in range(second_n + 1):
+        as_many = sum(k >= second for k in above) / len(orders)
+        assert fisher_tail(may, first_n, second, second_n) == pytest.approx(as_many)

@@ -1,24 +1,26 @@
-"""The configuration of a training, and the refusal of wrong settings."""
+"""The configuration of a training, its split of groups, and the refusal of wrong settings."""
 
+import math
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from heatline.edge.errors import ConfigError
 from heatline.train.compose import compose, read_config, write_config
+from heatline.train.run import Split, split_by_fractions, split_by_name
 
 
 def test_the_study_recipe_matches_the_studys_table() -> None:
     recipe = compose(["recipe=study", "data=pictures"]).recipe
     assert (recipe.optimiser, recipe.schedule, recipe.jitter_px, recipe.skip_ambiguous) == ("adam", "plateau", 0, False)
     assert (recipe.epochs, recipe.select, recipe.lr_interval) == (20, "accuracy", (1e-4, 1e-2))
+    assert recipe.defective_share_of_batch is None
+    assert [name for name, value in msgspec.structs.asdict(recipe.augment).items() if value] == ["flips"]
     vit = compose(["recipe=study", "model=vit_tiny_patch16_224", "data=pictures"]).recipe
     assert (vit.optimiser, vit.lr, vit.lr_interval) == ("adamw", 8e-5, (1e-5, 1e-4))
-    assert recipe.defective_share_of_batch is None
-    augment = msgspec.structs.asdict(recipe.augment)
-    assert augment.pop("flips")
-    assert not any(augment.values())
 
 
 def test_defaults_are_the_models_and_recipes_of_this_project(tmp_path: Path) -> None:
@@ -31,14 +33,7 @@ def test_defaults_are_the_models_and_recipes_of_this_project(tmp_path: Path) -> 
     assert (config.tiles.tile_px, config.tiles.overlap_px, config.tiles.defective_share) == (224, 2, 0.01)
 
 
-def test_a_written_configuration_is_read_back(tmp_path: Path) -> None:
-    config = compose(["data=pictures", "split.val=[08]", "split.test=[10,'1e3',1_0,yes,null]", "seed=7"])
-    assert [*config.split.val, *config.split.test] == ["08", "10", "1e3", "1_0", "yes", "null"]
-    write_config(config, tmp_path / "config.yaml")
-    assert read_config(tmp_path / "config.yaml") == config
-
-
-@pytest.mark.parametrize("key", ["split.val", "split.test", "classes"])
+@pytest.mark.parametrize("key", ["split.val", "classes"])
 @pytest.mark.parametrize(
     ("value", "names"),
     [
@@ -51,16 +46,13 @@ def test_a_written_configuration_is_read_back(tmp_path: Path) -> None:
         ("[]", []),
     ],
 )
-def test_names_in_lists_are_text(tmp_path: Path, key: str, value: str, names: list[str]) -> None:
-    config = compose(["data=x", f"{key}={value}"])
-    assert (config.classes if key == "classes" else getattr(config.split, key[6:])) == names
+def test_names_in_lists_are_text_also_when_they_are_read_back(
+    tmp_path: Path, key: str, value: str, names: list[str]
+) -> None:
+    config = compose(["data=x", f"{key}={value}", "seed=7"])
+    assert (config.classes if key == "classes" else config.split.val) == names
     write_config(config, tmp_path / "config.yaml")
     assert read_config(tmp_path / "config.yaml") == config
-
-
-def test_texts_of_any_key_are_not_parsed() -> None:
-    assert compose(["data=x", "recipe=finetune", "trainer.precision=007"]).trainer.precision == "007"
-    assert compose(["data=x", "classes=null"]).classes is None
 
 
 @pytest.mark.parametrize("text", [r"^(\d+)_", "a=b,c (d)", "it's", "[x]", "${model.name}", "12", r"C:\pictures"])
@@ -74,10 +66,7 @@ def test_paths_and_patterns_are_not_parsed(text: str) -> None:
     ("overrides", "excerpt"),
     [
         ([], "data is missing; name the folder of pictures: data=FOLDER"),
-        (
-            ["data=x", "recipe.stepz=3"],
-            "model=efficientnet_lite0_d; recipe has name, ",
-        ),
+        (["data=x", "recipe.stepz=3"], "model=efficientnet_lite0_d; recipe has name, "),
         (["data=x", "steps=3"], "there is no key 'steps' with recipe=heatline and "),
         (["data=x", "data.folder=y"], "there is no key 'data.folder' with "),
         (["data=x", f"seed={2**32}"], "seed is '4294967296'; expected `int` <= 4294967295"),
@@ -107,10 +96,7 @@ def test_paths_and_patterns_are_not_parsed(text: str) -> None:
         ),
         (["data=x", "discover=true", "split.group=board"], "split.group=board came with discover=true, which finds"),
         (["data=x", "discover=true", "split.pattern=^(.)"], "split.pattern=^(.) came with discover=true"),
-        (
-            ["data=x", "recipe=finetune", "reference=on"],
-            "reference=on cannot be used by recipe=finetune; ",
-        ),
+        (["data=x", "recipe=finetune", "reference=on"], "reference=on cannot be used by recipe=finetune; "),
         (["data=x", "split.val=[08"], "split.val=[08 cannot be understood; expected a list"),
         (["resume=true", "out=nowhere"], "nowhere holds no run to resume"),
     ],
@@ -122,43 +108,98 @@ def test_a_wrong_command_line_is_refused_in_one_sentence(overrides: list[str], e
     assert "\n" not in str(raised.value)
 
 
-def test_settings_that_one_recipe_refuses_another_accepts() -> None:
-    asked = ["data=x", "trainer.accelerator=gpu", "trainer.workers=4"]
-    assert compose([*asked, "recipe=finetune"]).trainer.workers == 4
-    assert compose(["data=x", "trainer.accelerator=cpu"]).trainer.accelerator == "cpu"
-
-
 def test_a_resumed_run_uses_its_own_file_and_refuses_other_settings(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    started = compose(["data=pictures", "model=efficientnet_lite0", "recipe.steps=50", "seed=3", f"out={run}"])
-    write_config(started, run / "config.yaml")
-    expected = msgspec.structs.replace(started, resume=True)
-    assert compose([f"out={run}", "resume=true"]) == expected
-    again = [
-        "data=pictures",
-        "model=efficientnet_lite0",
-        "recipe.steps=50",
-        "model.width=32",
-        f"out={run}",
-        "resume=true",
-    ]
-    assert compose(again) == expected
+    started = compose(["data=pictures", "model=efficientnet_lite0", "recipe.steps=50", "seed=3", f"out={tmp_path}"])
+    write_config(started, tmp_path / "config.yaml")
+    expected, again = msgspec.structs.replace(started, resume=True), (f"out={tmp_path}", "resume=true")
+    assert compose([*again]) == expected
+    same = ("data=pictures", "model=efficientnet_lite0", "recipe.steps=50", "model.width=32")
+    assert compose([*same, *again]) == expected
     for change, excerpt in (
         ("recipe.steps=60", "recipe.steps is 60 and was 50"),
         ("data=elsewhere", "data is .*elsewhere and was .*pictures"),
-        ("model.width=16", "model.width is 16 and was 32"),
         ("split.fractions=[0.8,0,0.2]", r"split.fractions is \[0.8, 0.0, 0.2\] and was \[1.0, 0.0, 0.0\]"),
         ("foo=1", "there is no key 'foo' with "),
         ("model=mobilenetv3_large", "model is mobilenetv3_large_dense and was efficientnet_lite0_dense when"),
     ):
         with pytest.raises(ConfigError, match=excerpt):
-            compose([f"out={run}", "resume=true", change])
-
-
-def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+            compose([*again, change])
     (tmp_path / "config.yaml").write_text("data: pictures\n")
     with pytest.raises(ConfigError, match=r"config.yaml does not fit the configuration: .* lacks the key "):
         read_config(tmp_path / "config.yaml")
-    with pytest.raises(ConfigError, match="cannot be read"):
-        read_config(tmp_path / "nowhere.yaml")
+
+
+# Each group lies in one part only.
+
+
+BOARDS = ["01", "04", "07", "08", "10", "12"]
+
+
+@given(
+    groups=st.lists(st.text(min_size=1), min_size=3, max_size=60, unique=True),
+    shares=st.tuples(st.integers(1, 50), st.integers(1, 50), st.integers(0, 50)),
+    seed=st.integers(0, 2**32),
+    defective=st.integers(0, 60),
+)
+def test_every_group_is_in_exactly_one_part_and_no_wanted_part_is_empty(
+    groups: list[str], shares: tuple[int, int, int], seed: int, defective: int
+) -> None:
+    with_defects, fractions = set(groups[:defective]), [share / sum(shares) for share in shares]
+    split = split_by_fractions(groups, fractions, seed, with_defects)
+    assert sorted([*split.train, *split.val, *split.test]) == sorted(groups)
+    assert split.train
+    assert split.val
+    assert bool(split.test) == bool(shares[2])
+    if len(with_defects) >= 3 and len(groups) - len(with_defects) >= 3:
+        asked = [split.train, split.val] + ([split.test] if shares[2] else [])
+        assert all(with_defects & set(part) and set(part) - with_defects for part in asked)
+    assert split_by_fractions(groups[::-1], fractions, seed, with_defects) == split
+
+
+def test_the_draw_is_the_same_on_every_machine_and_differs_by_seed() -> None:
+    assert split_by_fractions(BOARDS, [0.7, 0.1, 0.2], 0) == Split(("01", "08", "10", "12"), ("04",), ("07",))
+    assert len({split_by_fractions(BOARDS, [0.7, 0.1, 0.2], seed) for seed in range(20)}) > 5
+
+
+def test_rare_groups_with_defects_are_split_like_the_others() -> None:
+    groups = [f"{number:03d}" for number in range(100)]
+    for seed in range(20):
+        split = split_by_fractions(groups, [0.7, 0.1, 0.2], seed, defective=groups[:10])
+        assert [len(set(part) & set(groups[:10])) for part in (split.train, split.val, split.test)] == [7, 1, 2]
+        assert [len(part) for part in (split.train, split.val, split.test)] == [70, 10, 20]
+
+
+def test_named_groups_are_found_without_their_leading_zeros() -> None:
+    for val, test in ((["08"], ["10", "12"]), ([8], [10, 12])):  # as a command line may read 08
+        assert split_by_name(BOARDS, val, test) == Split(("01", "04", "07"), ("08",), ("10", "12"))
+    assert split_by_name(BOARDS, ["8"], []) == Split(("01", "04", "07", "10", "12"), ("08",), ())
+    assert split_by_name(["8", "08", "9"], ["08"], []).val == ("08",)
+    assert split_by_name(["8", "08", "9"], [8], []).val == ("8",)
+
+
+@pytest.mark.parametrize(
+    ("groups", "val", "test", "excerpt"),
+    [
+        (BOARDS, ["99"], [], "there is no group '99' to split off; the groups are 01, 04, 07, 08, 10, 12"),
+        (BOARDS, ["08"], [8], "group '08' is in split.val and in split.test"),
+        (BOARDS, [], ["10"], "split.test is given and split.val is not"),
+        (BOARDS, BOARDS, [], r"take all groups \(6\)"),
+        (["08", "008", "9"], [8], [], "group 8 could be any of 008, 08; write it in full"),
+    ],
+)
+def test_an_inconsistent_split_by_name_is_refused(
+    groups: list[str], val: list[object], test: list[object], excerpt: str
+) -> None:
+    with pytest.raises(ConfigError, match=excerpt):
+        split_by_name(groups, val, test)
+
+
+@pytest.mark.parametrize(
+    "fractions",
+    [[0.7, 0.3], [0.7, 0.2, 0.2], [1.2, -0.1, -0.1], [0.8, 0.0, 0.2], [math.nan, 0.5, 0.5], [0.5, math.nan, 0.5], []],
+)
+def test_invalid_fractions_and_too_few_groups_are_refused(fractions: list[float]) -> None:
+    with pytest.raises(ConfigError, match="expected three shares"):
+        split_by_fractions(BOARDS, fractions, 0)
+    with pytest.raises(ConfigError, match="there are too few groups, 2"):
+        split_by_fractions(["a", "b"], [0.7, 0.1, 0.2], 0)

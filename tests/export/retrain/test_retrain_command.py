@@ -24,7 +24,7 @@ from heatline.export.retrain.frames import digest_pixels
 from tests.command import complaint, heatline
 from tests.export.retrain.conftest import SETTINGS, Trained
 from tests.export.retrain.marked import blob_frame, label_frame, row_of, write_marked, write_rows
-from tests.train.boards import SQUARE_PX, draw_boards, photograph
+from tests.train.blobs import SQUARE_PX, draw_boards, photograph
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Marked = tuple[NDArray[np.uint8], MarkKind, str]

@@ -1,17 +1,119 @@
-"""The draws of a step: a function of seed and step, only of trained groups, and with all tiles of a bag."""
+"""Labels of tiles, copies with synthetic defects whose labels match their pixels, and the draws of a step."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from heatline.edge.errors import TrainingError
-from heatline.train.dense.copies import Kind
-from heatline.train.dense.samples import Draw, Sampler, Samples
-from heatline.train.dense.tiles import LabelKind
-from tests.train.dense.small import recipe_with, samples_of, tiles_of
+from heatline.train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig, TilesConfig
+from heatline.train.dense.copies import Kind, Painter, Sample, digest_pictures, grid_samples, plan_copies
+from heatline.train.dense.samples import Sampler, Samples, gather_samples
+from heatline.train.dense.tiles import (
+    POINT_MARGIN,
+    DenseTiles,
+    LabelKind,
+    defective_share,
+    label_tiles,
+    tiles_of_points,
+)
+from heatline.train.frames import FrameStore
+from heatline.train.readers import LabelledImage, read_folder
+from heatline.train.synthetic import VISIBLE, draw_defect, draw_shape, move, transplant
+from tests.train.dense.small import PLAIN, recipe_with, samples_of, tiles_of, write_pictures
 
+RULE = TilesConfig(tile_px=32, overlap_px=2, defective_share=0.01)
 seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.mark.parametrize(("truth", "marked"), [("masks", LabelKind.MASKED), ("boxes", LabelKind.BOXED)])
+def test_tiles_of_marked_and_labelled_pictures_are_labelled_one_by_one(
+    tmp_path: Path, truth: str, marked: LabelKind
+) -> None:
+    """An annotation that marks nothing is as good as none."""
+    folder = write_pictures(tmp_path / "pictures", truth=truth)
+    if truth == "masks":
+        cv2.imwrite(str(folder / "masks" / "b_labelled.png"), np.zeros((90, 120), np.uint8))
+    store = FrameStore.build(read_folder(folder, mixed=True).images, tmp_path / "cache")
+    tiles = label_tiles(store, RULE)
+    expected = {"good": {LabelKind.GOOD}, "labelled": {LabelKind.BAGGED}, "marked": {LabelKind.GOOD, marked}}
+    for frame, image in enumerate(store.images):
+        assert set(tiles.known[tiles.table.frame == frame].tolist()) == expected[image.path.stem[2:]]
+    for row in range(len(tiles)):
+        mask = store.mask_tile(tiles.table.frame[row], tiles.table.y[row], tiles.table.x[row], 32)
+        assert mask.any() == (tiles.known[row] == marked)
+        assert tiles.groups[tiles.group[row]] == store.images[tiles.table.frame[row]].group
+    assert tiles.located.tolist() == tiles.of(marked).tolist()
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(32, 4), (64, 8), (24, 3)]), st.floats(0, 1))
+def test_the_defective_share_of_a_cell_is_that_of_its_pixels(seed: int, size: tuple[int, int], density: float) -> None:
+    side, cells = size
+    mask = np.random.default_rng(seed).random((side, side)) < density
+    share, px = defective_share(mask, cells), side // cells
+    for row, column in np.ndindex(cells, cells):
+        count = sum(bool(mask[row * px + y, column * px + x]) for y in range(px) for x in range(px))
+        assert share[row, column] == pytest.approx(count / px**2, abs=1e-6)
+        assert (share[row, column] > 0) == (count > 0)
+
+
+def test_a_tile_with_a_point_is_defective_and_nothing_is_known_of_the_tiles_beside_it(tmp_path: Path) -> None:
+    """Missed defects of reviewed frames, of 90 x 120 px: tiles at 0, 29, 58 and 0, 29, 58, 88."""
+    images = read_folder(write_pictures(tmp_path / "pictures"), mixed=True).images
+    pointed, at_border = (
+        LabelledImage(images[at].path, group, True, None, labels_only=True, points_xy=points, reviewed=True)
+        for at, group, points in ((1, "line", ((15, 15),)), (4, "border", ((30, 45), (500, 20))))
+    )
+    store = FrameStore.build([*images, pointed, at_border], tmp_path / "cache")
+    tiles = label_tiles(store, RULE)
+    of_pointed, of_border = (tiles.table.frame == frame for frame in (len(images), len(images) + 1))
+    assert tiles.known[of_pointed].tolist() == [LabelKind.POINTED] + [LabelKind.UNKNOWN] * 11
+    assert set(tiles.known[of_border].tolist()) == {LabelKind.BAGGED}
+    (row,) = tiles.of(LabelKind.POINTED)
+    assert row in tiles.located
+    assert tiles.reviewed.tolist() == (of_pointed | of_border).tolist()
+
+    painter = Painter(store, tiles, digest_pictures(store.images), PLAIN, RULE.tile_px, 4)
+    samples = gather_samples(tiles, grid_samples(tiles), painter)
+    assert (samples.share[row] == 1).all(), "no cell counts as untouched"
+    sampler = Sampler(samples, np.ones(len(tiles.groups), np.bool_), recipe_with(located=6, good=8, bags=4), 0)
+    draws = [sampler.draw(step) for step in range(40)]
+    drawn = {index for draw in draws for index in (*draw.located, *draw.good, *np.concatenate([[], *draw.bags]))}
+    assert not drawn & set(tiles.of(LabelKind.UNKNOWN).tolist())
+    times = sum(int((draw.located == row).sum()) for draw in draws)
+    assert times > 2 * 40 * 6 / len(tiles.located), "more than twice as often as by chance"
+
+
+@given(
+    st.lists(st.tuples(st.integers(-5, 130), st.integers(-5, 100)), max_size=4),
+    st.sampled_from([(90, 120), (32, 32), (20, 70)]),
+)
+def test_a_point_belongs_to_the_tiles_in_which_it_lies_well_inside(
+    points: list[tuple[int, int]], frame_hw: tuple[int, int]
+) -> None:
+    height, width = frame_hw
+    ys, xs = range(0, max(1, height - 31), 29), range(0, max(1, width - 31), 29)
+    corners = np.array([(y, x) for y in ys for x in xs])
+    found = tiles_of_points(points, corners, 32, frame_hw)
+    margin = 32 * POINT_MARGIN
+    for (top, left), is_found in zip(corners.tolist(), found.tolist(), strict=True):
+        expected = False
+        for x, y in points:
+            inside = True
+            for at, start, size in ((y, top, height), (x, left, width)):
+                low = 0 if start == 0 else start + margin
+                high = size if start + 32 >= size else start + 32 - margin
+                inside = inside and low <= at < high
+            expected = expected or inside
+        assert is_found == expected
+
+
 CELL = np.ones((1, 1))
 
 
@@ -35,72 +137,23 @@ def trained_of(seed: int, samples: Samples, groups: int) -> np.ndarray:
     return trained
 
 
-def parts(draw: Draw) -> list[list[int]]:
-    return [part.tolist() for part in (draw.located, draw.good, draw.synthetic, *draw.bags)]
-
-
 @given(seeds, st.integers(1, 8), st.integers(0, 1000))
-def test_a_sample_is_drawn_only_if_both_its_groups_are_trained_on(seed: int, groups: int, step: int) -> None:
-    samples = mixture(seed, groups)
+def test_each_part_of_a_draw_holds_its_kind_of_sample_of_trained_groups(seed: int, groups: int, step: int) -> None:
+    samples, recipe = mixture(seed, groups), recipe_with()
     trained = trained_of(seed, samples, groups)
-    draw = Sampler(samples, trained, recipe_with(), seed).draw(step)
-    for part in parts(draw):
-        assert trained[samples.groups[part]].all()
-
-
-@given(seeds, st.integers(0, 1000))
-def test_each_part_of_a_draw_holds_its_kind_of_sample(seed: int, step: int) -> None:
-    samples = mixture(seed, 3)
-    recipe = recipe_with()
-    draw = Sampler(samples, np.ones(3, np.bool_), recipe, seed).draw(step)
+    draw = Sampler(samples, trained, recipe, seed).draw(step)
+    for part in (draw.located, draw.good, draw.synthetic, *draw.bags):
+        assert trained[samples.groups[part]].all(), "of a synthetic defect, also the group of its donor"
     assert np.isin(samples.known[draw.located], (LabelKind.MASKED, LabelKind.BOXED)).all()
     assert np.isin(samples.kind[draw.located], (Kind.TILE, Kind.COPY)).all()
     assert (samples.known[draw.good] == LabelKind.GOOD).all()
-    assert len(draw.good) == recipe.good
     assert np.isin(samples.kind[draw.synthetic], (Kind.SYNTHETIC, Kind.TRANSPLANT)).all()
-    assert len(draw.synthetic) == recipe.synthetic
+    assert len(draw.good) == recipe.good
     for bag in draw.bags:
         [frame] = set(samples.frame[bag].tolist())
         whole = (samples.frame == frame) & (samples.kind == Kind.TILE)
         assert np.array_equal(bag, np.flatnonzero(whole))  # every tile of the picture
         assert (samples.known[bag] == LabelKind.BAGGED).all()
-
-
-@given(seeds)
-def test_a_draw_depends_on_seed_and_step_and_nothing_else(seed: int) -> None:
-    samples = mixture(seed, 3)
-    everything = np.ones(3, np.bool_)
-    sampler, same = (Sampler(samples, everything, recipe_with(), seed) for _ in range(2))
-    forwards = [parts(sampler.draw(step)) for step in range(5)]
-    backwards = [parts(same.draw(step)) for step in reversed(range(5))]
-    assert forwards == backwards[::-1]
-    assert len({str(each) for each in forwards}) > 1
-    other = Sampler(samples, everything, recipe_with(), seed + 1)
-    assert forwards != [parts(other.draw(step)) for step in range(5)]
-
-
-def test_every_usable_sample_is_drawn_over_the_steps() -> None:
-    samples = mixture(0, 3)
-    sampler = Sampler(samples, np.ones(3, np.bool_), recipe_with(), 0)
-    drawn = {row for step in range(200) for part in parts(sampler.draw(step)) for row in part}
-    assert drawn == set(range(len(samples)))
-
-
-def test_half_of_a_draw_are_tiles_and_half_are_copies() -> None:
-    tiles = tiles_of([LabelKind.GOOD] * 9 + [LabelKind.MASKED], [0] * 10)
-    plain = samples_of(tiles, np.zeros((10, 1, 1)))
-    copied = Samples(
-        kind=np.array([Kind.TILE] * 10 + [Kind.COPY] * 2, np.int8),
-        known=np.concatenate([plain.known, plain.known[[0, 9]]]),
-        groups=np.zeros((12, 2), np.int64),
-        frame=np.zeros(12, np.int64),
-        share=np.zeros((12, 1, 1), np.float16),
-        reviewed=np.zeros(12, np.bool_),
-    )
-    draw = Sampler(copied, np.ones(1, np.bool_), recipe_with(located=5, good=8), 0).draw(0)
-    assert np.bincount(copied.kind[draw.good]).tolist() == [4, 4]
-    assert np.bincount(copied.kind[draw.located]).tolist() == [2, 3]
-    assert len(draw.synthetic) == len(draw.bags) == 0
 
 
 @pytest.mark.parametrize(("bags", "share"), [(2, 0.1), (20, 1.0), (30, 1.0)])
@@ -125,15 +178,253 @@ def test_the_odds_count_tiles_with_marked_defects_and_whole_pictures_against_goo
     assert samples.log_odds == pytest.approx(np.log(4 / 8))
 
 
-def test_a_training_without_good_tiles_or_positives_is_refused() -> None:
-    bags = samples_of(tiles_of([LabelKind.BAGGED, LabelKind.MASKED], [0, 1]), np.zeros((2, 1, 1)))
-    with pytest.raises(TrainingError, match=r"^no tile of the training is known to be good, .*; add good pictures, "):
-        Sampler(bags, np.ones(2, np.bool_), recipe_with(), 0)
-    good = samples_of(tiles_of([LabelKind.GOOD], [0]), np.zeros((1, 1, 1)), [(0, 0, CELL)])
-    with pytest.raises(TrainingError, match=r"^there is no defective picture, and recipe.synthetic is 0; add "):
-        Sampler(good, np.ones(1, np.bool_), recipe_with(synthetic=0), 0)
-    Sampler(good, np.ones(1, np.bool_), recipe_with(), 0)
-    uncopied = samples_of(tiles_of([LabelKind.GOOD], [0]), np.zeros((1, 1, 1)))
-    with pytest.raises(TrainingError, match=r"^there is no defective picture, and recipe.copies.most is 0; add "):
-        Sampler(uncopied, np.ones(1, np.bool_), recipe_with(), 0)
-    assert good.log_odds is None
+GOOD_TILE = tiles_of([LabelKind.GOOD], [0])
+
+
+NOTHING = np.zeros((1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("samples", "synthetic", "excerpt"),
+    [
+        (
+            samples_of(tiles_of([LabelKind.BAGGED, LabelKind.MASKED], [0, 1]), np.zeros((2, 1, 1))),
+            4,
+            "^no tile of the training is known to be good, .*; add good pictures, ",
+        ),
+        (
+            samples_of(GOOD_TILE, NOTHING, [(0, 0, CELL)]),
+            0,
+            "^there is no defective picture, and recipe.synthetic is 0; add ",
+        ),
+        (samples_of(GOOD_TILE, NOTHING), 4, "^there is no defective picture, and recipe.copies.most is 0; add "),
+    ],
+)
+def test_a_training_without_good_tiles_or_positives_is_refused(samples: Samples, synthetic: int, excerpt: str) -> None:
+    with pytest.raises(TrainingError, match=excerpt):
+        Sampler(samples, np.ones(2, np.bool_), recipe_with(synthetic=synthetic), 0)
+
+
+# Copies, whose keys contain everything that their pixels depend on.
+
+
+sides = st.sampled_from([32, 64, 96, 224])
+
+
+def tile_of(seed: int, side: int, low: int = 60, high: int = 190) -> NDArray[np.uint8]:
+    """Noise around a grey level between `low` and `high`."""
+    rng = np.random.default_rng(seed)
+    grey = rng.uniform(low, high, 3)
+    return np.clip(rng.normal(grey, 8, (side, side, 3)), 0, 255).astype(np.uint8)
+
+
+def mask_of(seed: int, side: int) -> NDArray[np.bool_]:
+    """A disc within the tile."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    centre, radius = rng.uniform(0.3, 0.7, 2) * side, rng.uniform(0.06, 0.2) * side
+    return np.asarray((y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2)
+
+
+def far_from(mask: NDArray[np.bool_], px: int) -> NDArray[np.bool_]:
+    return cv2.dilate(mask.astype(np.uint8), np.ones((2 * px + 1, 2 * px + 1))) == 0
+
+
+@given(seeds, seeds, sides, st.sampled_from([(60, 190), (0, 1), (254, 255), (120, 135)]))
+def test_a_defect_is_visible_where_its_shape_is_and_nowhere_else(
+    seed: int, picture: int, side: int, greys: tuple[int, int]
+) -> None:
+    tile, donor = tile_of(picture, side, *greys), tile_of(picture + 1, side, *greys)
+    drawn, mask = draw_defect(tile, donor, np.random.default_rng(seed))
+    assert np.array_equal(mask, draw_shape(np.random.default_rng(seed), side)[1])
+    assert np.array_equal(tile[far_from(mask, 10)], drawn[far_from(mask, 10)])
+    assert np.abs(drawn.astype(int) - tile)[mask].mean() >= VISIBLE
+    assert np.array_equal(drawn, draw_defect(tile, donor, np.random.default_rng(seed))[0])
+
+
+def test_all_shapes_and_fillings_occur() -> None:
+    areas, shades = np.empty(300), np.empty(300)
+    for seed in range(300):
+        tile = tile_of(seed, 64)
+        drawn, mask = draw_defect(tile, tile, np.random.default_rng(seed))
+        areas[seed], shades[seed] = mask.mean(), float(drawn[mask].mean() - tile[mask].mean())
+    assert (areas < 0.01).mean() > 0.1
+    assert (areas > 0.05).mean() > 0.05
+    assert (shades < -5).mean() > 0.2
+    assert (shades > 5).mean() > 0.15
+
+
+@given(seeds, seeds, sides)
+def test_a_transplant_lies_in_its_moved_mask(seed: int, picture: int, side: int) -> None:
+    tile, donor, mask = tile_of(picture, side), tile_of(picture + 1, side), mask_of(picture, side)
+    drawn, moved = transplant(tile, donor, mask, np.random.default_rng(seed))
+    assert np.array_equal(moved, move(mask, np.random.default_rng(seed)))
+    assert np.array_equal(tile[far_from(moved, 10)], drawn[far_from(moved, 10)])
+    assert np.array_equal(drawn, transplant(tile, donor, mask, np.random.default_rng(seed))[0])
+
+
+@given(seeds)
+def test_a_transplanted_defect_keeps_its_contrast(seed: int) -> None:
+    """The defect keeps either its contrast to the surroundings or its own grey level."""
+    mask = mask_of(seed, 96)
+    donor = np.full((96, 96, 3), 140, np.uint8)
+    donor[mask] = 60
+    tile = np.full((96, 96, 3), 200, np.uint8)
+    drawn, moved = transplant(tile, donor, mask, np.random.default_rng(seed))
+    core = cv2.erode(moved.astype(np.uint8), np.ones((5, 5))) > 0
+    if core.any():
+        assert min(abs(float(drawn[core].mean()) - level) for level in (200 - 80, 60)) < 4
+
+
+TILE_PX, CELLS = 32, 8
+
+
+TURNED = msgspec.structs.replace(PLAIN, flips=True, rotate=True)
+
+
+DISTURBED = msgspec.structs.replace(TURNED, brightness=0.1, contrast=0.1, gain=0.1, noise=0.02, blur=True)
+
+
+class Pictures:
+    """Two groups with a good, a labelled and a masked picture each."""
+
+    def __init__(self, folder: Path) -> None:
+        images = read_folder(write_pictures(folder / "pictures"), mixed=True).images
+        self.store = FrameStore.build(images, folder / "cache")
+        self.tiles = label_tiles(self.store, RULE)
+        self.digests = [image.name for image in images]
+        self.plan = self.planned()
+
+    def planned(self, tiles: DenseTiles | None = None, recipe: DenseRecipeConfig | None = None) -> list[Sample]:
+        return plan_copies(tiles or self.tiles, self.store, self.digests, recipe or recipe_with(), TILE_PX)
+
+    def painter(self, how: AugmentConfig = TURNED, tiles: DenseTiles | None = None) -> Painter:
+        return Painter(self.store, tiles or self.tiles, self.digests, how, TILE_PX, CELLS)
+
+    def tile(self, row: int) -> Sample:
+        return Sample(row, Kind.TILE, (int(self.tiles.table.y[row]), int(self.tiles.table.x[row])), 0)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    return Pictures(tmp_path_factory.mktemp("copies"))
+
+
+def painted(painter: Painter, sample: Sample) -> NDArray[np.uint8]:
+    out = np.zeros((TILE_PX, TILE_PX, 3), np.uint8)
+    painter.paint(sample, out)
+    return out
+
+
+def test_a_copy_of_a_defective_tile_keeps_a_defect_and_one_of_a_good_tile_has_none(pictures: Pictures) -> None:
+    store, tiles = pictures.store, pictures.tiles
+    recipe = recipe_with(copies=CopiesConfig(defective=20, most=1000))
+    plan = pictures.planned(recipe=recipe)
+    for sample in plan:
+        frame, own = int(tiles.table.frame[sample.row]), int(tiles.table.defect_px[sample.row])
+        by = np.subtract(sample.yx, pictures.tile(sample.row).yx)
+        assert np.abs(by).max() <= recipe.jitter_px
+        assert (np.array(sample.yx) >= 0).all()
+        assert (np.add(sample.yx, TILE_PX) <= store.frame_hw(frame)).all()
+        defect_px = int(store.mask_tile(frame, *sample.yx, TILE_PX).sum())
+        if sample.kind == Kind.COPY and own:
+            assert defect_px > own / 2
+        else:
+            assert (defect_px, own, tiles.known[sample.row]) == (0, 0, LabelKind.GOOD)
+        if sample.kind != Kind.COPY:  # textures are lent within a group, defects from masks
+            lent = LabelKind.GOOD if sample.kind == Kind.SYNTHETIC else LabelKind.MASKED
+            assert tiles.known[sample.donor] == lent
+            assert lent == LabelKind.MASKED or tiles.group[sample.donor] == tiles.group[sample.row]
+    assert sum(sample.yx != pictures.tile(sample.row).yx for sample in plan) > 0.8 * len(plan)
+
+
+def test_without_masks_nothing_is_transplanted_and_without_good_tiles_nothing_is_drawn(pictures: Pictures) -> None:
+    tiles = pictures.tiles
+    boxed = np.where(tiles.known == LabelKind.MASKED, np.int8(LabelKind.BOXED), tiles.known)
+    bagged = np.full(len(tiles), LabelKind.BAGGED, np.int8)
+    for known, kinds in ((boxed, {Kind.COPY, Kind.SYNTHETIC}), (bagged, set())):
+        assert {sample.kind for sample in pictures.planned(replace(tiles, known=known))} == kinds
+
+
+def test_keys_are_unique_and_do_not_depend_on_labels(pictures: Pictures) -> None:
+    tiles = pictures.tiles
+    relabelled = replace(tiles, known=np.zeros_like(tiles.known), group=np.zeros_like(tiles.group), groups=("one",))
+    samples = [*pictures.plan, *(pictures.tile(row) for row in range(len(tiles)))]
+    keys = [pictures.painter().key(sample) for sample in samples]
+    assert keys == [pictures.painter(tiles=relabelled).key(sample) for sample in samples]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("kind", [Kind.COPY, Kind.SYNTHETIC, Kind.TRANSPLANT])
+def test_a_copy_with_other_pixels_has_another_key(pictures: Pictures, kind: Kind) -> None:
+    sample = next(sample for sample in pictures.plan if sample.kind == kind)
+    tiles = pictures.tiles
+    others = [
+        replace(sample, row=int(np.flatnonzero(tiles.table.frame != tiles.table.frame[sample.row])[0])),
+        replace(sample, yx=(sample.yx[0] + 1, sample.yx[1])),
+        replace(sample, yx=(sample.yx[0], sample.yx[1] + 1)),
+        replace(sample, seed=sample.seed + 1),
+        replace(sample, kind=Kind.SYNTHETIC if kind == Kind.COPY else Kind.COPY),
+    ]
+    if sample.donor >= 0:
+        others += [replace(sample, donor=row) for row in range(0, len(tiles), 3) if row != sample.donor]
+    keys = [pictures.painter().key(each) for each in (sample, *others)]
+    keys += [pictures.painter(how).key(sample) for how in (PLAIN, DISTURBED)]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_transplant_has_another_key_after_its_mask_is_corrected(pictures: Pictures, tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures")
+    for file in (folder / "masks").iterdir():
+        cv2.imwrite(str(file), cv2.dilate(cv2.imread(str(file), cv2.IMREAD_UNCHANGED), np.ones((3, 3))))
+    corrected = FrameStore.build(read_folder(folder, mixed=True).images, tmp_path / "cache")
+    painter = Painter(corrected, pictures.tiles, pictures.digests, TURNED, TILE_PX, CELLS)
+    for sample in pictures.plan:  # the pixels of other copies are the same
+        assert (painter.key(sample) != pictures.painter().key(sample)) == (sample.kind == Kind.TRANSPLANT)
+
+
+def test_a_tile_is_painted_as_the_line_cuts_it(pictures: Pictures) -> None:
+    painter = pictures.painter(DISTURBED)
+    for row in range(len(pictures.tiles)):
+        sample = pictures.tile(row)
+        (y, x), pixels = sample.yx, pictures.store.pixels(int(pictures.tiles.table.frame[row]))
+        assert np.array_equal(painted(painter, sample), pixels[y : y + TILE_PX, x : x + TILE_PX])
+        if pictures.tiles.known[row] != LabelKind.BAGGED:
+            share = painter.defective_share(sample)
+            assert share.mean() == pytest.approx(pictures.tiles.table.defect_px[row] / TILE_PX**2)
+
+
+def test_a_copy_is_rotated_together_with_its_mask(pictures: Pictures) -> None:
+    """Discs of grey level 60 on a background of 150; all eight orientations occur."""
+    copies = [sample for sample in pictures.plan if sample.kind == Kind.COPY]
+    for sample in copies:
+        tile, share = painted(pictures.painter(), sample), pictures.painter().defective_share(sample)
+        dark = (tile.mean(axis=2) < 105).reshape(CELLS, 4, CELLS, 4).mean(axis=(1, 3))
+        np.testing.assert_allclose(share, dark, atol=0.2)
+    assert len({painted(pictures.painter(), replace(copies[0], seed=seed)).tobytes() for seed in range(8)}) == 8
+
+
+@given(seeds, st.sampled_from([Kind.SYNTHETIC, Kind.TRANSPLANT]), st.sampled_from([PLAIN, TURNED]), st.data())
+def test_a_synthetic_defect_changes_exactly_its_defective_cells(
+    pictures: Pictures, seed: int, kind: Kind, how: AugmentConfig, data: st.DataObject
+) -> None:
+    samples = [sample for sample in pictures.plan if sample.kind == kind]
+    sample = replace(data.draw(st.sampled_from(samples)), seed=seed)
+    painter = pictures.painter(how)
+    share = painter.defective_share(sample)
+    before = painted(painter, replace(sample, kind=Kind.COPY, donor=-1)).astype(int)
+    after = painted(painter, sample)
+    change = np.abs(after - before).max(axis=2).reshape(CELLS, 4, CELLS, 4).max(axis=(1, 3))
+    if kind == Kind.SYNTHETIC:
+        assert share.any()
+        assert change[share > 0].mean() > 5
+    beside = cv2.dilate((share > 0).astype(np.uint8), np.ones((5, 5))) > 0  # edges are soft, up to 8 px
+    assert not change[~beside].any()
+
+
+@given(st.integers(0, 10**6))
+def test_changes_of_light_do_not_move_the_mask(pictures: Pictures, seed: int) -> None:
+    sample = replace(pictures.plan[seed % len(pictures.plan)], seed=seed)
+    plain, disturbed = pictures.painter(TURNED), pictures.painter(DISTURBED)
+    assert np.array_equal(plain.defective_share(sample), disturbed.defective_share(sample))
+    assert np.abs(painted(plain, sample).astype(int) - painted(disturbed, sample)).mean() < 60
