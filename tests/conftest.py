@@ -124,7 +124,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 TOGETHER = {
     "exporting": (
         "tests/export/", "tests/test_chain.py", "tests/test_file_names.py", "tests/train/test_dense_run.py",
-        "tests/train/test_evaluation_run.py", "tests/train/test_dense_model.py",
+        "tests/train/test_evaluation_run.py", "tests/train/test_models.py",
     ),
     "installing": ("tests/systemd/test_boot.py", "tests/systemd/test_install.py"),
 }  # fmt: skip
