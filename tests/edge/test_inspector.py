@@ -9,13 +9,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
+import onnx.parser
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.errors import EngineError
@@ -249,39 +248,31 @@ def in_python(program: str, bundle: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_SECONDS, check=False)
 
 
+FAILS_ON_BLACK = """
+<ir_version: 9, opset_import: ["": 18]>
+fails_on_black (uint8[n, 16, 16, 3] tiles) => (float[n] logit, float[n, 1, 1] map)
+<int64[1] one = {1}, int64[1] eight = {8}, int64[1] nine = {9}, int64[3] axes = {1, 2, 3}, int64[3] column = {-1, 1, 1}>
+{
+    float = Cast <to = 1> (tiles)
+    darkest = ReduceMin <keepdims = 0> (float)
+    whole = Cast <to = 7> (darkest)
+    is_bright = Min (whole, one)
+    first = Sub (eight, is_bright)
+    lengths = Concat <axis = 0> (first, nine)
+    upper, lower = Split <axis = 1> (float, lengths)
+    a = ReduceMean <keepdims = 0> (upper, axes)
+    b = ReduceMean <keepdims = 0> (lower, axes)
+    logit = Add (a, b)
+    map = Reshape (logit, column)
+}
+"""
+"""Splits its rows into 7 and 9; for a black pixel into 8 and 9, which is one row too many."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A graph that splits its rows into 7 and 9; for a black pixel into 8 and 9, which is one row too many."""
-    nodes = [
-        helper.make_node("Cast", ["tiles"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMin", ["float"], ["darkest"], keepdims=0),
-        helper.make_node("Cast", ["darkest"], ["whole"], to=TensorProto.INT64),
-        helper.make_node("Min", ["whole", "one"], ["is_bright"]),
-        helper.make_node("Sub", ["eight", "is_bright"], ["first"]),
-        helper.make_node("Concat", ["first", "nine"], ["lengths"], axis=0),
-        helper.make_node("Split", ["float", "lengths"], ["upper", "lower"], axis=1),
-        helper.make_node("ReduceMean", ["upper", "axes"], ["a"], keepdims=0),
-        helper.make_node("ReduceMean", ["lower", "axes"], ["b"], keepdims=0),
-        helper.make_node("Add", ["a", "b"], ["logit"]),
-        helper.make_node("Reshape", ["logit", "column"], ["map"]),
-    ]
-    constants = {"one": [1], "eight": [8], "nine": [9], "axes": [1, 2, 3], "column": [-1, 1, 1]}
-    model = helper.make_model(
-        helper.make_graph(
-            nodes,
-            "fails on black",
-            [helper.make_tensor_value_info("tiles", TensorProto.UINT8, ["n", SIDE, SIDE, 3])],
-            [
-                helper.make_tensor_value_info("logit", TensorProto.FLOAT, ["n"]),
-                helper.make_tensor_value_info("map", TensorProto.FLOAT, ["n", 1, 1]),
-            ],
-            [onnx.numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()],
-        ),
-        opset_imports=[helper.make_opsetid("", 18)],
-        ir_version=9,
-    )
     path: Path = tmp_path_factory.mktemp("fails")
-    graph = bytes(model.SerializeToString())
+    graph = bytes(onnx.parser.parse_model(FAILS_ON_BLACK).SerializeToString())
     for name, data in {ONNX_GRAPH: graph, **to_openvino(graph)}.items():
         (path / name).write_bytes(data)
     return path

@@ -181,7 +181,11 @@ def test_an_installation_that_was_killed_is_repeated(pc: LinePc, package: Path) 
     assert pc.sh("heatline --version") == f"heatline, version {VERSION}"
 
 
-def test_a_second_installation_at_the_same_time_is_refused(pc_in_use: LinePc, package: Path) -> None:
+def test_only_root_can_install_and_nobody_while_another_does(pc_in_use: LinePc, package: Path) -> None:
+    as_nobody = "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"
+    result = pc_in_use.run(*as_nobody, "sh", "-s", "--", stdin=package / "install.sh")
+    assert result.returncode == 1
+    assert result.stderr == "install.sh: only root can install to /opt/heatline, but you are nobody; run this as root\n"
     with subprocess.Popen(
         pc_in_use.words("flock", "/opt/heatline/.lock", "sh", "-c", "echo held; read -r _"),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -256,13 +260,6 @@ def test_an_impossible_rollback_gives_a_reason_and_changes_nothing(pc_in_use: Li
 
 
 # Refused installations, which leave the former one active.
-
-
-def test_only_root_can_install(pc_in_use: LinePc, package: Path) -> None:
-    as_nobody = "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"
-    result = pc_in_use.run(*as_nobody, "sh", "-s", "--", stdin=package / "install.sh")
-    assert result.returncode == 1
-    assert result.stderr == "install.sh: only root can install to /opt/heatline, but you are nobody; run this as root\n"
 
 
 def test_an_incomplete_installation_is_deleted_also_on_a_full_disk(pc: LinePc, package: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import textwrap
 import time
 import traceback
 import urllib.request
@@ -42,9 +41,7 @@ def set_up() -> dict[str, Any]:
     run_checked(HEATLINE, "bundle", "trust", STICK / "maker.key.pub", "--name", "maker")
     run_checked("cp", "--recursive", f"{STICK}/etc/.", "/etc/heatline")
     run_checked("cp", "--recursive", STICK / "pictures", "/srv")
-    checked = run(HEATLINE, "check", LINE)
-    first = " ".join(checked["stdout"].split("\n")[0].split())
-    return {**checked, "summary": f"check ended with {checked['exit']}: {first}"}
+    return run(HEATLINE, "check", LINE)
 
 
 def upgrade() -> dict[str, Any]:
@@ -68,7 +65,7 @@ def _restarted(ended: dict[str, Any]) -> dict[str, Any]:
 
 def _installed(ended: dict[str, Any]) -> dict[str, Any]:
     version, current = run_checked(HEATLINE, "--version").strip(), os.path.realpath(CURRENT)
-    return {**ended, "version": version, "current": current, "summary": f"exit {ended['exit']}, {version} in {current}"}
+    return {**ended, "version": version, "current": current}
 
 
 def start() -> dict[str, Any]:
@@ -80,7 +77,6 @@ def start() -> dict[str, Any]:
     until("STATUS of a running line", lambda: line.show()["StatusText"].startswith("READY: running"))
     shown = line.show()
     return {
-        "summary": f"{shown['ActiveState']}, STATUS {shown['StatusText']!r}",
         "at_ready": at_ready,
         "shown": shown,
         **ended,
@@ -103,7 +99,6 @@ def page() -> dict[str, Any]:
     status = run(HEATLINE, "status", "line1", "--json")
     return {
         "status": {**status, "report": json.loads(status["stdout"])},
-        "summary": f"{found['evidence']['kept']} pictures stored, {len(found['cameras'])} cameras on the page",
         "html": fetch("/").decode(),
         "script_bytes": len(fetch("/static/main.js")),
         "picture_bytes": len(fetch(f"/api/pictures/{found['shown']['id']}/frame.jpg")),
@@ -134,7 +129,7 @@ def sandbox() -> dict[str, Any]:
     uid = int(Path(f"/proc/{line.pid()}/status").read_text().split("Uid:")[1].split()[0])
     score = float(report[-1].split(": ")[1].split()[0])
     exposed = [" ".join(row.split()) for row in report if row.startswith("✗")]
-    return {"summary": f"exposure {score}, runs as user {uid}", "score": score, "uid": uid, "exposed": exposed}
+    return {"score": score, "uid": uid, "exposed": exposed}
 
 
 def stop() -> dict[str, Any]:
@@ -143,7 +138,7 @@ def stop() -> dict[str, Any]:
     ended = line.systemctl("stop")
     events.until("the status STOPPED", lambda event: event.get("state") == "STOPPED", mark)
     shown = line.show()
-    return {"summary": f"{shown['ActiveState']}, exit code {shown['ExecMainStatus']}", "shown": shown, **ended}
+    return {"shown": shown, **ended}
 
 
 def start_with_nonsense() -> dict[str, Any]:
@@ -154,8 +149,7 @@ def start_with_nonsense() -> dict[str, Any]:
     shown = line.show()
     LINE.write_text(valid)
     line.systemctl("reset-failed")
-    summary = f"{shown['ActiveState']}, exit code {shown['ExecMainStatus']}, {shown['NRestarts']} restarts"
-    return {"summary": summary, "shown": shown, "journal": line.journal()[-8:], **ended}
+    return {"shown": shown, "journal": line.journal()[-8:], **ended}
 
 
 def reload_to_a_better_bundle() -> dict[str, Any]:
@@ -203,9 +197,8 @@ def _changed(mark: int, pid: int) -> dict[str, Any]:
     """Wait for the change event and for later verdicts of all cameras; return the result."""
     change = events.until("the change event", _is_change, mark)
     until_it_inspects(events.mark())
-    summary = "active" if change["applied"] else f"refused, {change['detail']}"
     shown = line.show()
-    return {"summary": summary, "change": change, "same_process": line.pid() == pid, "shown": shown}
+    return {"change": change, "same_process": line.pid() == pid, "shown": shown}
 
 
 def _is_change(event: Event) -> bool:
@@ -230,7 +223,6 @@ def bridges() -> dict[str, Any]:
     shown = {name: unit.show() for name, unit in units.items()}
     stopped = {name: unit.systemctl("stop")["exit"] for name, unit in units.items()}
     return {
-        "summary": f"Modbus {seen['modbus']}, OPC UA {seen['opcua']}",
         "started": started,
         "seen": seen,
         "same": {name: shown[name]["MainPID"] == str(pid) for name, pid in pids.items()},
@@ -270,7 +262,6 @@ def no_camera() -> dict[str, Any]:
     until("twice the watchdog's wait", lambda: time.monotonic() > ready_at + 2 * WATCHDOG_SECONDS)
     shown, last = other_line.show(), _report()
     return {
-        "summary": f"{shown['ActiveState']}, {shown['NRestarts']} restarts, STATUS {shown['StatusText']!r}",
         "shown": shown,
         "first": first,
         "last": last,
@@ -287,7 +278,6 @@ def one_address_for_two() -> dict[str, Any]:
     ends = [entry for entry in other_line.journal() if "Main process exited" in entry]
     other_line.systemctl("stop")
     return {
-        "summary": f"the other line: {ends[-1].partition('exited, ')[2]}",
         "ends": ends,
         "same_process": line.pid() == pid,
         **ended,
@@ -319,7 +309,7 @@ def _until_the_watchdog(stage: str) -> dict[str, Any]:
     _hang(stage)
     until("the watchdog", lambda: any(WATCHDOG_RESULT in entry for entry in line.journal()[logged:]))
     result = _started_again(before, mark)
-    return {**result, "summary": f"the watchdog; {result['summary']}", "journal": line.journal()[logged:]}
+    return {**result, "journal": line.journal()[logged:]}
 
 
 def _has_stuck_frames(event: Event) -> bool:
@@ -329,43 +319,10 @@ def _has_stuck_frames(event: Event) -> bool:
 
 
 def _started_again(before: int, mark: int) -> dict[str, Any]:
-    """Wait until systemd has restarted the service and it inspects; count the frames that were in flight."""
+    """Wait until systemd has restarted the service and it inspects."""
     until("another start", lambda: line.restarts() > before)
     until_it_inspects(mark)
-    crashed = [event for event in events.since(mark) if event.get("reason") == "dropped.crashed"]
-    frames = {event["camera"]: event["frames"] for event in crashed}
-    restarts = line.restarts() - before
-    return {
-        "summary": f"{restarts} restart; reported as dropped.crashed: {frames}",
-        "restarts": restarts,
-        "shown": line.show(),
-    }
-
-
-LONGEST_SUMMARY = 110
-"""Longest summary in the log, in characters; the tests read the complete results."""
-
-
-class Steps:
-    """Writes each result to a file at once, so that no fault loses it."""
-
-    def __init__(self) -> None:
-        self._results: dict[str, dict[str, Any]] = {}
-        self._log = (OUT / "log.txt").open("w", buffering=1)
-
-    def run(self, name: str, step: Callable[[], dict[str, Any]]) -> bool:
-        """Run a step; return whether it raised no error. After an error, later steps would prove nothing."""
-        began, mark = time.monotonic(), events.mark()
-        try:
-            result = step()
-        except Exception as error:
-            result = {"summary": f"FAILED: {error}", "failed": traceback.format_exc()}
-        result["events"] = [mark, events.mark()]
-        self._results[name] = result
-        (OUT / "steps.json").write_text(json.dumps(self._results, indent=1))
-        summary = textwrap.shorten(str(result["summary"]), LONGEST_SUMMARY, placeholder=" ...")
-        self._log.write(f"{time.monotonic() - began:5.1f} s  {name.replace('_', ' '):28} {summary}\n")
-        return "failed" not in result
+    return {"restarts": line.restarts() - before, "shown": line.show()}
 
 
 STEPS = (
@@ -373,12 +330,19 @@ STEPS = (
     reload_to_a_broken_bundle, reload_to_nonsense, select_another_product, bridges, no_camera, one_address_for_two,
     upgrade, roll_back, kill_9, stitching_hangs, publishing_hangs, stop, start_with_nonsense,
 )  # fmt: skip
-wanted = json.loads((OUT / "wanted.json").read_text())
-steps = Steps()
-try:
-    for step in STEPS:
-        if step.__name__ in wanted and not steps.run(step.__name__, step):
-            break
-finally:
-    (OUT / "journal.txt").write_text("\n".join(line.journal()))
-    events.close()
+wanted, results = json.loads((OUT / "wanted.json").read_text()), dict[str, dict[str, Any]]()
+with (OUT / "log.txt").open("w", buffering=1) as log:
+    for step in (step for step in STEPS if step.__name__ in wanted):
+        began, mark = time.monotonic(), events.mark()
+        try:
+            result = step()
+        except Exception:
+            result = {"failed": traceback.format_exc()}
+        # At once, so that no fault loses it.
+        results[step.__name__] = {**result, "events": [mark, events.mark()]}
+        (OUT / "steps.json").write_text(json.dumps(results, indent=1))
+        log.write(f"{time.monotonic() - began:5.1f} s  {step.__name__}{': FAILED' if 'failed' in result else ''}\n")
+        if "failed" in result:
+            break  # later steps would prove nothing
+(OUT / "journal.txt").write_text("\n".join(line.journal()))
+events.close()
