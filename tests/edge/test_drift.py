@@ -90,31 +90,28 @@ def test_a_reference_has_the_quantiles_of_its_frames() -> None:
     assert (reference.frame_hw, reference.frames) == (None, 12)
 
 
-FARTHEST: dict[Measure, float] = {"shift_x": 40.0, "shift_y": 40.0, "turn": 1.5}
-
-
 @pytest.mark.parametrize(
-    ("at_px", "expected"),
+    ("at_px", "low", "high"),
     [
-        (3.0, (3 - 200 / 256, 3, 3 + 200 / 256)),  # as calibrated
-        (19.5, (19.5 - 200 / 256, 19.5, 20)),  # not beyond half of what alignment accepts
-        (30.0, (-20, 0, 20)),  # calibrated beyond it
-        (None, (-20, 0, 20)),  # calibrated with another picture
+        (3.0, 3 - 200 / 256, 3 + 200 / 256),  # as calibrated
+        (19.5, 19.5 - 200 / 256, 20),  # not beyond half of what alignment accepts
+        (30.0, -20, 20),  # calibrated beyond it
+        (None, -20, 20),  # calibrated with another picture
     ],
 )
 def test_with_a_reference_the_pose_is_watched_up_to_half_of_what_alignment_accepts(
-    at_px: float | None, expected: tuple[float, float, float]
+    at_px: float | None, low: float, high: float
 ) -> None:
     pose = None if at_px is None else Pose(at_px, -1.0, 0.25, 0.9, 0.1)
     reference = fit_reference([replace(each, pose=pose) for each in samples([board()] * 12)], [], [])
     assert reference is not None
-    watched = CameraReference(reference, farthest=FARTHEST)
+    watched = CameraReference(reference, farthest={"shift_x": 40.0, "shift_y": 40.0, "turn": 1.5})
     ranges = watched.expected()
-    assert ranges["shift_x"] == pytest.approx(expected)
+    assert ranges["shift_x"] == pytest.approx((low, at_px if pose and at_px != 30 else 0, high))
     assert ranges["turn"] == pytest.approx((0.15, 0.25, 0.35) if pose else (-0.75, 0, 0.75))
     assert ("match" in ranges) == (pose is not None), "without poses, no confidence is known"
     values = watched.values(board(), Pose(22.0, 4.0, -1.5, 0.75, 0.1))
-    assert (values["shift_x"], values["shift_y"], values["turn"], values["match"]) == (22.0, 4.0, -1.5, 0.75)
+    assert [values[each] for each in ("shift_x", "shift_y", "turn", "match")] == [22.0, 4.0, -1.5, 0.75]
 
 
 def test_grey_pictures_watch_no_saturation_and_few_frames_watch_nothing() -> None:

@@ -44,8 +44,6 @@ from tests.small_bundle import dark_square, white_frame
 REAL_BUNDLE = Path(__file__).parents[2] / "examples/drawn_boards/bundle"
 """A bundle with some MB of weights, which an engine maps into memory and may read later."""
 HOUR_S = 3600
-BURST = {"kind": "pattern", "draw_size": [260, 260], "rate_fps": 500, "waiting_frames": 16}
-DOZENS_OF_TILES = 'heatmaps = "never"\n\n[tiles]\noverlap_px = 220\n\n[engine]\nthreads = 1'
 WATCHDOG = {"WATCHDOG_USEC": "10000000"}
 # On a busy machine a camera may be silent for a moment, so only a minute of silence is an alarm here.
 PATIENT = {
@@ -138,18 +136,6 @@ def leapt(run: RunningLine, seconds: int) -> bool:
     """Return whether the last two reported frames were captured before and after a leap."""
     times = [event.times.captured_at_ns for event in run.received.verdicts[-2:]]
     return len(times) == 2 and abs((times[1] - times[0]) / 1e9 - seconds) < HOUR_S / 2
-
-
-def test_a_burst_ends_in_order_and_every_frame_has_its_event(tmp_path: Path, bundle: Bundle, address: str) -> None:
-    """The camera is far faster than the inspection, so all frames wait that may wait."""
-    line = write_line_with(tmp_path, bundle.path, address, {"top": BURST}, DOZENS_OF_TILES)
-    with running(line, address) as run:
-        run.until(lambda event: getattr(event, "reason", None) == "dropped.overload")
-        run.until_inspected()  # now as many frames wait as may wait
-        received = run.end()
-    assert_every_frame_has_its_event(received, ["top"])
-    states = [(status.state, status.handshake.reason) for status in received.statuses]
-    assert states[-2:] == [("RUNNING", "stopping"), ("STOPPED", "stopping")], "no further part may come"
 
 
 WATCHING = """
