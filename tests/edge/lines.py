@@ -189,8 +189,7 @@ class RunningLine:
         return event
 
     def next_alarm(self) -> AlarmEvent:
-        found = self.until(lambda event: isinstance(event, AlarmEvent))
-        assert isinstance(found, AlarmEvent)
+        found: AlarmEvent = self.until(lambda event: isinstance(event, AlarmEvent))
         return found
 
     def until_handshake(self, state: str, reason: str | None = None) -> Handshake:
@@ -200,8 +199,7 @@ class RunningLine:
             handshake = event.handshake if isinstance(event, StatusEvent) else None
             return handshake is not None and (handshake.state, handshake.reason) == (state, reason)
 
-        found = self.until(wanted).handshake
-        assert isinstance(found, Handshake)
+        found: Handshake = self.until(wanted).handshake
         return found
 
     def until_inspected_frames(self, count: int) -> None:
@@ -212,18 +210,16 @@ class RunningLine:
     def reload(self) -> ChangeEvent:
         """Reload the line's file; return the change event."""
         self.process.send_signal(signal.SIGHUP)
-        found = self.until(lambda event: isinstance(event, ChangeEvent))
-        assert isinstance(found, ChangeEvent)
+        found: ChangeEvent = self.until(lambda event: isinstance(event, ChangeEvent))
         return found
 
     def until_inspected(self, camera: str | None = None) -> VerdictEvent:
         """Wait for the next verdict on a frame of any camera, or of this one; return its event."""
-        found = self.until(
+        found: VerdictEvent = self.until(
             lambda event: (
                 isinstance(event, VerdictEvent) and event.verdict != "NO_VERDICT" and camera in (None, event.camera)
             )
         )
-        assert isinstance(found, VerdictEvent)
         return found
 
     def end(self) -> ReceivedEvents:

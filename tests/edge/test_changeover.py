@@ -68,15 +68,13 @@ def line(tmp_path: Path, bundle: Bundle, other_bundle: Bundle, address: str, com
 
 
 def until_change(run: RunningLine) -> ChangeEvent:
-    event = run.until(lambda event: isinstance(event, ChangeEvent))
-    assert isinstance(event, ChangeEvent)
-    return event
+    found: ChangeEvent = run.until(lambda event: isinstance(event, ChangeEvent))
+    return found
 
 
 def until_inspected_as(run: RunningLine, product: str) -> VerdictEvent:
-    event = run.until(lambda event: isinstance(event, VerdictEvent) and event.product == product)
-    assert isinstance(event, VerdictEvent)
-    return event
+    found: VerdictEvent = run.until(lambda event: isinstance(event, VerdictEvent) and event.product == product)
+    return found
 
 
 def end(run: RunningLine) -> ReceivedEvents:
