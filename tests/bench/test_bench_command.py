@@ -1,6 +1,6 @@
 """The command `heatline bench`: options, requirements on a line PC, result files, and the machine description."""
 
-import errno
+import json
 import os
 import platform
 import re
@@ -10,15 +10,21 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import heatline.bench.machine
 from heatline.bench.command import bench as command
+from heatline.bench.conftest import pytest_benchmark_compare_machine_info, pytest_benchmark_generate_machine_info
 from heatline.bench.engines import engine_in
 from heatline.bench.machine import Machine, file_system, machine
+from heatline.bench.pictures import golden_mosaic, write_pictures
 from heatline.bench.result_file import claim, deliver, keep, read_result
+from heatline.bench.stages import STAGES
+from heatline.edge.bundle import Bundle
 from heatline.edge.errors import BenchError, BundleError, HeatlineError
+from heatline.edge.geometry import TileGrid
+from heatline.edge.images import list_images, read_rgb
 from heatline.edge.inference import Precision
 from tests.small_bundle import bundle_in
 
@@ -67,64 +73,6 @@ def test_sigterm_ends_a_bench_with_its_code_and_removes_temporary_files() -> Non
 # Results.
 
 
-@pytest.mark.parametrize("file_exists", [True, False])
-def test_a_result_reads_back_unchanged_even_through_a_symbolic_link(tmp_path: Path, file_exists: bool) -> None:
-    (tmp_path / "results").mkdir()
-    file, link = tmp_path / "results" / "a.json", tmp_path / "link.json"
-    link.symlink_to("results/a.json")
-    if file_exists:
-        file.write_text("{}")
-    claim(link)
-    assert (link.is_symlink(), file.exists()) == (True, file_exists)
-    report = {"bench": "stages", "machine": {"cores": 2}, "rows": [{"ms": 1.5}]}
-    keep(link, report)
-    assert link.is_symlink()
-    assert read_result(file) == report
-    assert [one.name for one in file.parent.iterdir()] == ["a.json"]
-    keep(Path("/dev/null"), report)
-    assert Path("/dev/null").is_char_device()
-
-
-def test_an_unwritable_result_file_is_refused_before_the_measurement(tmp_path: Path) -> None:
-    for out in (tmp_path / "nowhere" / "a.json", tmp_path / ("l" * 256)):
-        result = CliRunner().invoke(command, ["startup", "--out", str(out)])
-        assert isinstance(result.exception, BenchError)
-        assert f"{out} cannot be written" in str(result.exception)
-        assert "name another file with --out" in str(result.exception)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_result_is_printed_if_the_disk_is_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail_with_full_disk(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    out = tmp_path / "flops.json"
-    monkeypatch.setattr("heatline.bench.result_file.replacing", fail_with_full_disk)
-    with pytest.raises(BenchError, match="No space left on device"):
-        deliver({"macs": 5}, out, as_json=False, show=lambda _: print("the table"))
-    assert capsys.readouterr().out == "the table\n"
-    with pytest.raises(BenchError, match="name another file with --out"):
-        deliver({"macs": 5}, out, as_json=True)
-    assert capsys.readouterr().out == '{"macs":5}\n'
-
-
-def test_a_bench_that_is_to_measure_nothing_is_refused() -> None:
-    refused = CliRunner().invoke(command, ["end-to-end", "b", "--seconds", "4"])
-    assert refused.exit_code == 2
-    assert "nothing is to be measured" in refused.output
-
-
-@pytest.mark.parametrize(("data", "word"), [(b"{", "truncated"), (b"[]", "array"), (None, "No such file")])
-def test_an_invalid_result_file_is_refused_with_the_reason(tmp_path: Path, data: bytes | None, word: str) -> None:
-    path = tmp_path / "a.json"
-    if data is not None:
-        path.write_bytes(data)
-    with pytest.raises(BenchError, match=word):
-        read_result(path)
-
-
 def test_an_unusable_precision_is_refused_before_the_measurement(tmp_path: Path) -> None:
     bundle = bundle_in(tmp_path / "b", ["f32", "int8"], int8_gain=300.0)
     refusals: list[tuple[Precision, type[HeatlineError]]] = [("bf16", BundleError), ("int8", BenchError)]
@@ -140,38 +88,91 @@ def test_an_unusable_precision_is_refused_before_the_measurement(tmp_path: Path)
 # The machine.
 
 
-def test_the_machine_description_agrees_with_the_operating_system(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_result_reads_back_unchanged_even_through_a_symbolic_link(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    file, link = tmp_path / "results" / "a.json", tmp_path / "link.json"
+    link.symlink_to("results/a.json")
+    report = {"bench": "stages", "machine": {"cores": 2}, "rows": [{"ms": 1.5}]}
+    claim(link)
+    keep(link, report)
+    assert link.is_symlink()
+    assert read_result(file) == report
+    assert [one.name for one in file.parent.iterdir()] == ["a.json"]
+    file.write_bytes(b"{")
+    with pytest.raises(BenchError, match="truncated"):
+        read_result(file)
+
+
+def test_an_unwritable_result_file_is_refused_before_the_measurement(tmp_path: Path) -> None:
+    out = tmp_path / "nowhere" / "a.json"
+    refused = CliRunner().invoke(command, ["startup", "--out", str(out)])
+    assert isinstance(refused.exception, BenchError)
+    assert re.match(f".*{out} cannot be written.*name another file with --out", str(refused.exception))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_is_printed_if_the_disk_is_full(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BenchError, match="No space left on device"):
+        deliver({"macs": 5}, Path("/dev/full"), as_json=False, show=lambda _: print("the table"))
+    assert capsys.readouterr().out == "the table\n"
+    with pytest.raises(BenchError, match="name another file with --out"):
+        deliver({"macs": 5}, Path("/dev/full"), as_json=True)
+    assert capsys.readouterr().out == '{"macs":5}\n'
+
+
+def test_the_machine_description_agrees_with_the_operating_system() -> None:
     found, env = msgspec.convert(machine(), Machine), {"PATH": os.environ["PATH"]}  # nproc reads OMP_NUM_THREADS
     assert found.cores == int(subprocess.check_output(["nproc"], env=env))
-    assert found.kernel == subprocess.check_output(["uname", "-r"], text=True).strip()
-    kilobytes = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    assert kilobytes is not None
-    assert found.memory_mb == pytest.approx(int(kilobytes[1]) * 1024 / 1e6, rel=0.01)
+    assert found.kernel == platform.release()
     assert (found.python, found.versions["numpy"]) == (platform.python_version(), version("numpy"))
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    (tmp_path / "lib").mkdir()
-    monkeypatch.setattr(heatline.bench.machine, "CODE", tmp_path / "lib")
-    assert machine()["commit"] is None, "code in the checkout of another project has no commit"
+    assert file_system(Path("/proc/self")) == "proc"
 
 
-def test_the_file_system_is_that_of_the_deepest_mount_point(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    mounts = "disk / ext4 rw 0 0\nmemory /data tmpfs rw 0 0\nother /data/deep btrfs rw 0 0\n"
-    monkeypatch.setattr(
-        Path, "read_text", lambda path: mounts if str(path) == "/proc/mounts" else pytest.fail(f"{path}")
-    )
-    places = ("/database", "/data", "/data/deep/er", "/data/deeper")
-    assert [file_system(Path(place)) for place in places] == ["ext4", "tmpfs", "btrfs", "tmpfs"]
+ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(("granted", "quota"), [("max 100000", None), ("150000 100000", 1.5), (None, None)])
-def test_the_processor_quota_is_that_of_the_control_group(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, granted: str | None, quota: float | None
-) -> None:
-    if granted is not None:
-        (tmp_path / "cpu.max").write_text(f"{granted}\n")
-    monkeypatch.setattr(heatline.bench.machine, "CPU_MAX", tmp_path / "cpu.max")
-    assert machine()["cpu_quota"] == quota
+def test_a_comparison_with_a_run_of_another_machine_is_refused() -> None:
+    here = pytest_benchmark_generate_machine_info()
+    pytest_benchmark_compare_machine_info(here, {"machine_info": here})
+    for key, other in (("processor", "Another"), ("cores", 99)):
+        with pytest.raises(pytest.UsageError, match=rf"another machine \({key} {other}, here .*measure here first"):
+            pytest_benchmark_compare_machine_info(here, {"machine_info": here | {key: other}})
+
+
+@pytest.mark.long
+def test_all_micro_benches_run_and_compare_with_a_saved_run(bundle: Bundle, tmp_path: Path) -> None:
+    """One round of each: the test checks that it runs, not its speed."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    saved = tmp_path / "saved.json"
+
+    def run(*options: str) -> str:
+        once = ["--benchmark-only", "--benchmark-max-time=0.001", "--benchmark-min-rounds=1"]
+        command = [sys.executable, "-m", "pytest", "bench", f"--bundle={bundle.path}", *once, *options]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=env)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    run(f"--benchmark-json={saved}")
+    names = {bench["name"] for bench in json.loads(saved.read_bytes())["benchmarks"]}
+    assert names >= {f"bench_stage_5mp[{name}]" for name in STAGES} | {"bench_decode"}
+    assert names >= {f"bench_infer_48_tiles[{kind}-8]" for kind in ("openvino", "onnxruntime")}
+    assert "bench_decode" in run("-k", "decode", f"--benchmark-compare={saved}")
+
+
+def test_each_tile_of_a_mosaic_is_a_golden_tile(bundle: Bundle) -> None:
+    golden, tiling = bundle.golden(), bundle.manifest.grid
+    pitch = tiling.tile_px - tiling.overlap_px
+    frame = golden_mosaic(bundle, (3 * pitch + tiling.overlap_px, 4 * pitch + tiling.overlap_px), seed=1)
+    grid = TileGrid(frame.shape[:2], tiling.tile_px, tiling.overlap_px)
+    assert len(grid) == 12
+    for y, x in grid.origins_yx:
+        assert any(np.array_equal(frame[y : y + pitch, x : x + pitch], tile[:pitch, :pitch]) for tile in golden.tiles)
+    lowest = golden.tiles[golden.logit.argmin(), :pitch, :pitch]
+    assert np.array_equal(golden_mosaic(bundle, (pitch, 2 * pitch), 1, lowest=1), np.hstack([lowest, lowest]))
+
+
+def test_no_two_frames_of_a_camera_are_the_same(bundle: Bundle, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pictures", bundle, (300, 500), 4)
+    frames = [read_rgb(path) for path in list_images(tmp_path / "pictures")]
+    assert {frame.shape for frame in frames} == {(300, 500, 3)}
+    assert len({frame.tobytes() for frame in frames}) == 4

@@ -7,35 +7,36 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 
 import heatline.bench.end_to_end.end_to_end as measuring
-import heatline.bench.end_to_end.line as line_module
 import heatline.bench.pictures as bench_pictures
 from heatline.bench.command import bench
 from heatline.bench.end_to_end.bare import Bare, expect
 from heatline.bench.end_to_end.end_to_end import EndToEnd, Plan, measure_end_to_end
 from heatline.bench.end_to_end.line import Expected, Line, ReceivedVerdict, Scene, count_unreported, running
-from heatline.bench.end_to_end.rates import Tries, Window, window_of
+from heatline.bench.end_to_end.rates import Tries, find_highest, window_of
 from heatline.bench.engines import BareEngine as OpenVinoAlone
 from heatline.bench.engines import find_wrong_answer, in_own_process, read_graph
 from heatline.bench.watched_line import ReceivedEvent
-from heatline.edge.bundle import Bundle
+from heatline.edge.bundle import Bundle, open_bundle
 from heatline.edge.delivery.sockets import GONE_AFTER_MS
-from heatline.edge.errors import BenchError, InputError
+from heatline.edge.errors import BenchError, BundleError, InputError
 from heatline.edge.inference import open_engine
 from heatline.edge.reference.reference import Reference
 from heatline.edge.wire.events import VerdictEvent
 from tests.bench import made_results as made
-from tests.bench.made_there import Doomed, fail_at_once
 from tests.edge.boards import board, board_bundle, moved
 from tests.edge.followed_line import wait_until
 from tests.edge.lines import write_pictures
@@ -73,14 +74,6 @@ def scene(bundle: Bundle, pictures: Path, expected: Expected) -> Scene:
 
 
 # Expected events.
-
-
-def test_the_threshold_makes_the_requested_share_of_pictures_defective(
-    bundle: Bundle, pictures: Path, expected: Expected
-) -> None:
-    assert [name for name, score in expected.scores.items() if score >= expected.score_threshold] == ["3.bmp"]
-    assert (expected.tiles, expected.frame_hw) == (4, HW)
-    assert [expected_of(pictures, bundle, share).defective for share in (0.0, 0.5, 1.0)] == [0.0, 0.5, 1.0]
 
 
 @pytest.mark.parametrize("stopped_s", [0.0, pytest.param(1.5 * GONE_AFTER_MS / 1e3, marks=pytest.mark.long)])
@@ -157,7 +150,12 @@ def received_verdict(
 RATES = {"cam0": 10.0, "cam1": 10.0}
 
 
-def test_each_frame_counts_once_by_its_outcome() -> None:
+def at_rate(count: int, later_ms: float = 0.0, **changed: Any) -> list[ReceivedVerdict]:
+    """Return frames of a camera at 100 frames/s; the latency of each is `later_ms` above that of the last."""
+    return [made.received_verdict(i, 10.0 * i, 0.0, 5.0 + i * later_ms, camera="cam0", **changed) for i in range(count)]
+
+
+def test_each_frame_counts_once_by_its_outcome_and_from_when_it_was_due() -> None:
     verdicts = [
         *(received_verdict(number, ms=5.0 + number) for number in (1, 2, 3)),
         received_verdict(4, frames=3, reason="dropped.overload"),
@@ -169,99 +167,49 @@ def test_each_frame_counts_once_by_its_outcome() -> None:
     assert (window.frames, window.inspected, window.unreported, window.late) == (10, 5, 1, 1)
     assert (window.dropped, window.failed) == ({"overload": 3}, {"engine": 1})
     assert window.latency is not None
+    assert window.latency.most == pytest.approx(250.0), "although the camera stamped the frame later"
     assert window.jitter_periods == pytest.approx((window.latency.p99 - window.latency.p50) * 10 / 1e3)
     none = window_of([received_verdict(1, reason="dropped.overload")], RATES, 1.0, {}, 100.0)
     assert (none.latency, none.jitter_periods, none.inspected) == (None, None, 0)
 
 
-def test_latency_begins_when_a_frame_was_due_despite_a_late_stamp() -> None:
-    verdicts = [received_verdict(1, ms=0.0), received_verdict(2, ms=40.0), received_verdict(3, ms=0.0)]
-    window = window_of(verdicts, {"cam0": 10.0}, 1.0, {}, 100.0)
-    assert window.latency is not None
-    assert window.latency.most == pytest.approx(40.0)
-
-
-def at_rate(count: int, later_ms: float = 0.0, **changed: Any) -> list[ReceivedVerdict]:
-    """Return frames of a camera at 100 frames/s; the latency of each is `later_ms` above that of the last."""
-    return [made.received_verdict(i, 10.0 * i, 0.0, 5.0 + i * later_ms, camera="cam0", **changed) for i in range(count)]
+SLOW = [made.received_verdict(i, 40.0 * i, 0.0, 30.0, camera="slow") for i in range(25)]
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "cameras", "why_not"),
+    ("verdicts", "others", "seconds", "why_not"),
     [
-        (at_rate(100), 1, None),
-        (at_rate(99), 1, None),  # an end of the window may fall before or after a frame
-        (at_rate(90), 1, "cameras came at 90.0/s"),
-        (at_rate(200), 2, "cameras came at 0.0/s"),  # the other camera has no frame
-        (at_rate(100, later_ms=0.2), 1, None),  # 2 % of the time
-        (at_rate(100, later_ms=0.5), 1, "frames came later and later, by 38 ms"),
-        (at_rate(3), 1, "cameras came at 3.0/s"),
-        ([*at_rate(99), received_verdict(99, reason="dropped.overload")], 1, "lost: dropped.overload 1"),
-        ([one for one in at_rate(100) if one.event.frame_number != 50], 1, "lost: unreported 1"),
+        (at_rate(100), {}, 1.0, None),
+        (at_rate(99), {}, 1.0, None),  # an end of the window may fall before or after a frame
+        (at_rate(90), {}, 1.0, "cameras came at 90.0/s"),
+        (at_rate(200), {"cam1": 100.0}, 1.0, "cameras came at 0.0/s"),  # the other camera has no frame
+        ([*at_rate(100), *SLOW], {"slow": 25.0}, 1.0, None),  # each camera has its own rate
+        (at_rate(100, later_ms=0.2), {}, 1.0, None),  # 2 % of the time
+        (at_rate(100, later_ms=0.5), {}, 1.0, "frames came later and later, by 38 ms"),
+        (at_rate(3), {}, 1.0, "cameras came at 3.0/s"),
+        (at_rate(3), {}, 0.03, "too few frames to see whether they came later and later; it takes 4"),
+        ([*at_rate(99), received_verdict(99, reason="dropped.overload")], {}, 1.0, "lost: dropped.overload 1"),
+        ([one for one in at_rate(100) if one.event.frame_number != 50], {}, 1.0, "lost: unreported 1"),
     ],
+    ids=range(11),
 )
 def test_a_line_keeps_up_without_lost_frames_or_growing_latency(
-    verdicts: list[ReceivedVerdict], cameras: int, why_not: str | None
+    verdicts: list[ReceivedVerdict], others: dict[str, float], seconds: float, why_not: str | None
 ) -> None:
-    rates = {f"cam{number}": 100.0 for number in range(cameras)}
-    assert window_of(verdicts, rates, 1.0, {}, 100.0).not_kept_up == why_not
-
-
-def test_too_few_frames_do_not_show_whether_a_line_keeps_up() -> None:
-    few = window_of(at_rate(3), {"cam0": 100.0}, 0.03, {}, 100.0)
-    assert few.inspected == few.frames == 3
-    assert few.not_kept_up == "too few frames to see whether they came later and later; it takes 4"
-
-
-def test_each_camera_is_timed_by_its_own_rate() -> None:
-    slow = [made.received_verdict(i, 40.0 * i, 0.0, 30.0, camera="slow") for i in range(25)]
-    window = window_of([*at_rate(100), *slow], {"cam0": 100.0, "slow": 25.0}, 1.0, {}, 100.0)
-    assert (window.not_kept_up, window.frames, window.late, window.rate_fps) == (None, 125, 0, 25.0)
-
-
-def test_a_camera_that_stops_after_a_window_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line_module, "LAST_WITHIN_SECONDS", 0.0)
-    watched: Any = SimpleNamespace(next=lambda: None, process=SimpleNamespace(log_tail=lambda: "its log is empty"))
-    silent = r"1 of 1 cameras reported no frame within 0 s; its log is empty"
-    with pytest.raises(BenchError, match=silent):
-        Line(watched, lambda event: None).receive_past(0, 1, 1e9)
-
-
-def test_the_highest_rate_is_given_as_a_share_of_the_bare_engine(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine infers two frames per second of each of two cameras."""
-    window = made.end_to_end().window
-    assert window is not None
-
-    def run_window(_scene: Scene, rates: dict[str, float], seconds: float) -> Window:
-        rate_fps = rates["cam0"]
-        why = "lost: unreported 3" if rate_fps > 2.0 else None
-        return msgspec.structs.replace(window, rate_fps=rate_fps, seconds=seconds, not_kept_up=why)
-
-    monkeypatch.setattr(measuring, "run_window", run_window)
-    monkeypatch.setattr(measuring, "TRIES", Tries(seconds=0.5, search_seconds=0.5, search=4, holds=1))
-    found = measuring._highest(scene, 4, 2.0 * 2 * 4, lambda _: None)
-    assert found.tried[0].rate_fps == pytest.approx(1.8)
-    assert found.tried[0].seconds == pytest.approx(measuring.LEAST_FRAMES / 1.8), "time for the fewest frames"
-    assert found.rate_fps is not None
-    assert 1.8 <= found.rate_fps <= 2.0
-    assert found.share_of_bare == pytest.approx(found.rate_fps / 2.0)
-    assert found.limited_by == "lost: unreported 3"
+    assert window_of(verdicts, {"cam0": 100.0, **others}, seconds, {}, 100.0).not_kept_up == why_not
 
 
 # The bare engine.
 
 
-def test_wrong_answers_of_the_bare_engine_are_detected(bundle: Bundle) -> None:
-    tiles = np.zeros((2, TILE, TILE, 3), np.uint8)
-    engine = OpenVinoAlone(read_graph(bundle.path / "model_f32.xml"), "f32", tiles, threads=1, streams=1)
-    engine.run(3)
-    logits, _ = answer(tiles)
-    assert find_wrong_answer(engine, logits, 1e-3) is None
-    assert "off by 1" in str(find_wrong_answer(engine, logits + 1, 1e-3))
-    assert find_wrong_answer(engine, np.full(2, np.nan, np.float32), 1e-3) is not None
-    for request in engine._requests:
-        request.get_tensor("logit").data[:] += 50
-    assert "its logits are off" in (find_wrong_answer(engine, logits, 1e-3) or "")
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_the_threshold_makes_the_requested_share_of_pictures_defective(
+    bundle: Bundle, pictures: Path, share: float
+) -> None:
+    found = expected_of(pictures, bundle, share)
+    assert (found.tiles, found.frame_hw, found.defective) == (4, HW, share)
+    darkest = sorted(name for name, score in found.scores.items() if score >= found.score_threshold)
+    assert darkest == [f"{number}.bmp" for number in range(4)][4 - round(4 * share) :]
 
 
 def test_the_engine_runs_in_another_process_which_reports_its_errors(bundle: Bundle, pictures: Path) -> None:
@@ -273,15 +221,19 @@ def test_the_engine_runs_in_another_process_which_reports_its_errors(bundle: Bun
         assert bare.frame_ms() > 0
         with pytest.raises(InputError, match="picture"):
             bare.expect(bundle.path)
-    with pytest.raises(BenchError, match="there is no bundle in"), in_own_process(fail_at_once, bundle.path):
+    with pytest.raises(BundleError), in_own_process(open_bundle, pictures / "none"):
         pass
-    with in_own_process(Doomed) as doomed, pytest.raises(BenchError, match="process ended with -9"):
-        doomed.end()
-    modules = "sys, heatline.bench.command, heatline.bench.end_to_end.end_to_end"
-    loaded = f"import {modules}; sys.exit('openvino' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0, (
-        "the process of the bench does not load the engine"
-    )
+    with in_own_process(import_module, "signal") as doomed, pytest.raises(BenchError, match="process ended with -9"):
+        doomed.raise_signal(signal.SIGKILL)
+    loaded = "import sys, heatline.bench.end_to_end.end_to_end; sys.exit('openvino' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0, "the bench loads no engine"
+    tiles = np.zeros((2, TILE, TILE, 3), np.uint8)
+    engine = OpenVinoAlone(read_graph(bundle.path / "model_f32.xml"), "f32", tiles, threads=1, streams=1)
+    engine.run(3)
+    logits, _ = answer(tiles)
+    assert find_wrong_answer(engine, logits, 1e-3) is None
+    assert "off by 1" in str(find_wrong_answer(engine, logits + 1, 1e-3))
+    assert find_wrong_answer(engine, np.full(2, np.nan, np.float32), 1e-3) is not None
 
 
 def test_the_bare_engine_of_a_bundle_that_compares_answers_as_the_lines_engine(tmp_path: Path) -> None:
@@ -355,3 +307,47 @@ def test_a_service_with_evidence_and_viewers_is_compared_with_the_plain_one(
     assert found.over_plain.median > 0
     assert found.shown > 0
     assert min(ms.lowest for ms in found.cpu_ms_per_frame.values()) > 0
+
+
+# The highest rate.
+
+
+class Trial(NamedTuple):
+    rate_fps: float
+    not_kept_up: str | None
+
+
+def search_rate(answers: Any, first_fps: float, tries: Tries) -> tuple[list[Trial], list[Trial]]:
+    def run_trial(rate_fps: float, _seconds: float) -> Trial:
+        return Trial(rate_fps, None if answers(rate_fps) else "lost")
+
+    return find_highest(run_trial, first_fps, 1000.0, tries, lambda _: None)
+
+
+@given(capacity_fps=st.floats(10, 900), first_fps=st.floats(10, 900))
+def test_the_rate_found_is_at_most_a_tenth_below_the_capacity(capacity_fps: float, first_fps: float) -> None:
+    tries = Tries(seconds=2.0, search_seconds=1.0, search=40, holds=3)
+    held, tried = search_rate(lambda rate_fps: rate_fps <= capacity_fps, first_fps, tries)
+    assert len(held) == 3
+    assert {trial.rate_fps for trial in held} <= {held[0].rate_fps}
+    assert capacity_fps / 1.1 <= held[0].rate_fps <= capacity_fps
+    assert held == tried[-3:]
+
+
+@pytest.mark.parametrize(
+    ("answers", "first_fps", "tried_fps", "held_fps"),
+    [
+        ([True, False, True, True], 100, [100, 136, 100, 100], [100, 100]),
+        ([True, False, True, False, True, True], 100, [100, 136, 100, 100, 95.2, 95.2], [95.2, 95.2]),
+        ([True, True, True, True], 900, [900, 1000, 1000, 1000], [1000, 1000]),
+        ([False, False], 100, [100, 73.5], []),
+    ],
+)
+def test_a_rate_must_be_confirmed_and_stays_below_the_upper_bound(
+    answers: list[bool], first_fps: float, tried_fps: list[float], held_fps: list[float]
+) -> None:
+    kept_up = iter(answers)
+    tries = Tries(seconds=2.0, search_seconds=1.0, search=2, holds=2)
+    held, tried = search_rate(lambda _: next(kept_up), first_fps, tries)
+    assert [trial.rate_fps for trial in tried] == pytest.approx(tried_fps)
+    assert [trial.rate_fps for trial in held] == pytest.approx(held_fps)

@@ -1,6 +1,8 @@
 """`heatline bench map-cost`: its plan, its measurements and its ratios."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -8,10 +10,12 @@ import numpy as np
 import openvino
 import pytest
 import torch
+from click.testing import CliRunner
 
 import heatline.bench.map_cost as map_cost
-import heatline.bench.spread
+from heatline.bench.command import flops as flops_command
 from heatline.bench.engines import BareEngine
+from heatline.bench.flops import Flops, count
 from heatline.bench.map_cost import (
     WITH_MAP,
     ModelGraphs,
@@ -23,9 +27,11 @@ from heatline.bench.map_cost import (
     plan,
 )
 from heatline.bench.spread import Spread
-from heatline.edge.errors import BenchError, PrecisionError
+from heatline.edge.errors import BenchError, ConfigError, PrecisionError
 from heatline.export.openvino_ir import Ir, to_ir
+from heatline.train.compose import read_model
 from heatline.train.config import CnnConfig, VitConfig
+from heatline.train.models.build import size_of
 from tests import small_bundle
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -61,21 +67,6 @@ def measured(graphs: Any, config: CnnConfig | VitConfig, **options: Any) -> Row:
     return measure(setting, graphs)
 
 
-# Plan.
-
-
-def test_planned_rows_are_the_models_defaults_or_the_named_ones() -> None:
-    def rows(config: CnnConfig | VitConfig, **options: Any) -> list[tuple[object, ...]]:
-        return [(row.method, row.precision, row.batch) for row in planned(config, **options)]
-
-    assert rows(VIT) == [("rollout-max-discard-0.5", "f32", 1)]
-    assert rows(CNN, batches=[1, 8, 8]) == [("cam", "f32", batch) for batch in (1, 8)]
-    assert rows(VIT, fusions=["min", "mean"], discard_ratios=[0.0, 0.9]) == [
-        (method, "f32", 1)
-        for method in ("rollout-min", "rollout-min-discard-0.9", "rollout-mean", "rollout-mean-discard-0.9")
-    ]
-
-
 # Measurement.
 
 
@@ -90,34 +81,6 @@ def test_a_graph_with_a_map_is_compared_with_the_fastest_without(
     assert found.ratio is not None
     assert found.map_ms_per_tile is not None
     assert 0 < found.ratio.lowest <= found.ratio.median <= found.ratio.highest
-
-
-def test_the_fastest_classifier_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock moves only by the cost of each graph per batch."""
-    now_s = 0.0
-    costs = iter((3.0, 2.0, 2.5))
-
-    class Charged(BareEngine):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            self.seconds = next(costs)
-
-        def run(self, requests: int) -> None:
-            nonlocal now_s
-            super().run(requests)
-            now_s += requests * self.seconds
-
-    class Graphs(SmallGraphs):
-        def irs(self, setting: Row) -> dict[str, Ir]:
-            return dict.fromkeys((WITH_MAP, "fused attention", "explicit attention"), to_ir(small_bundle.graph()))
-
-    monkeypatch.setattr(heatline.bench.spread, "perf_counter", lambda: now_s)
-    monkeypatch.setattr(map_cost, "perf_counter", lambda: now_s)
-    monkeypatch.setattr(map_cost, "BareEngine", Charged)
-    found = measured(Graphs(), CNN, batches=[2])
-    assert found.bare == "fused attention"
-    assert found.ratio == Spread(1.5, 1.5, 1.5)
-    assert found.map_ms_per_tile == Spread(1500.0, 1500.0, 1500.0)
 
 
 def test_a_precision_that_the_processor_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,3 +151,40 @@ def test_a_setting_that_cannot_run_is_a_row_with_the_reason(monkeypatch: pytest.
     ]  # fmt: skip
     with pytest.raises(PrecisionError):
         list(measured_rows(settings[1:2], configs, lambda _: None))
+
+
+@pytest.mark.parametrize(
+    ("name", "tile_px", "head_macs", "published", "within"),
+    [
+        ("vit_tiny_patch16_224", 224, 0, 1.25e9, 0.003),
+        # Howard et al. 2019 give 219 M, torchvision 0.217 G. heatline's network ends in one neuron after pooling.
+        pytest.param("mobilenetv3_large", 224, 960 * 1280 + 1280 * 1000 - 960, 0.217e9, 0.003, marks=pytest.mark.long),
+        pytest.param("efficientnetv2_s", 384, 1280 * 999, 8.366e9, 1e-3, marks=pytest.mark.long),
+    ],
+)
+def test_known_networks_have_their_published_counts(
+    name: str, tile_px: int, head_macs: int, published: float, within: float
+) -> None:
+    found, size = count(read_model(name), tile_px=tile_px), size_of(read_model(name), tile_px)
+    assert found.macs + head_macs == pytest.approx(published, rel=within)
+    # `heatline models` does not count a ViT's head, which is a sum of products and not a matrix product.
+    head = 192 if name.startswith("vit") else 0
+    assert (found.parameters, found.macs_with_map, found.map_hw) == (size.parameters, size.macs + head, size.map_hw)
+
+
+def test_the_command_writes_systems_and_machine_as_json(tmp_path: Path) -> None:
+    def invoke(*arguments: str) -> str:
+        return CliRunner().invoke(flops_command, arguments, catch_exceptions=False).stdout
+
+    out = tmp_path / "flops.json"
+    report = json.loads(invoke("--model", "test_vit", "--tile-px", "64", "--out", str(out), "--json"))
+    assert json.loads(out.read_text()) == report
+    assert (report["bench"], report["tile_px"]) == ("flops", 64)
+    assert report["machine"]["processor"]
+    (system,) = msgspec.convert(report["systems"], list[Flops])
+    assert system.model == "test_vit"
+    assert "blocks.0.attn" in invoke("--model", "test_vit", "--tile-px", "64", "--layers")
+    with pytest.raises(ConfigError, match="not a multiple of the patches"):
+        invoke("--model", "test_vit", "--tile-px", "65")
+    with pytest.raises(BenchError, match="cannot be written"):
+        invoke("--out", str(tmp_path / "none" / "flops.json"))

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,25 @@ import pytest
 import timm
 import torch
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from heatline.bench.command import bench as command
 from heatline.bench.recipes.folds import Answers, Fold, Truth, answers_of
-from heatline.bench.recipes.judge import judge_fold
-from heatline.bench.recipes.recipes import Measurement, read_recipe
+from heatline.bench.recipes.judge import (
+    LEAST_DEFECT_PX,
+    FoldFigures,
+    Verdicts,
+    count_false,
+    count_hit,
+    count_in_cells,
+    judge_fold,
+    label_defects,
+    pixel_average_precision,
+)
+from heatline.bench.recipes.recipes import FIGURES, Measurement, RecipeResult, read_recipe, tables
 from heatline.bench.recipes.sets import SHIPPED, DataSet, read_sets
 from heatline.edge.errors import BenchError, ConfigError, InputError
 from heatline.train.compose import compose
@@ -80,39 +94,40 @@ def perfect_answers(truth: Truth, tested: Sequence[int], smear: float = 0.0) -> 
     return Answers(0, 0, maps.max(axis=(1, 2)).astype(np.float32), maps, is_tested, ~is_tested)
 
 
-def test_perfect_answers_have_perfect_figures(truth: Truth) -> None:
-    found = judge_fold(truth, perfect_answers(truth, range(6)))
+def test_perfect_answers_have_perfect_figures_and_a_hot_good_tile_rejects_its_frame(truth: Truth) -> None:
+    answers = perfect_answers(truth, range(6))
+    found = judge_fold(truth, answers)
     for name in ("tile_ap_clear", "picture_auroc", "pointing_near", "hit"):
         assert getattr(found, name) == 1, name
-    assert found.rejected == 0
-    assert [each.wanted for each in found.verdicts] == [0.01, 0.05]
-    for each in found.verdicts:
-        assert (each.good, each.rejected, each.defective, each.escaped) == (6, 0, truth.defective[:6].sum(), 0)
     assert (found.frames, found.good_frames) == (6, 6)  # 6 good frames set the thresholds; defective tiles do not count
     assert -2 <= found.evidence_threshold <= found.score_threshold < 2
     assert found.pixel_ap is not None
     assert 0.5 < found.pixel_ap < 1  # a cell of 8 px is larger than its defective pixels
-    assert (
-        judge_fold(truth, dataclasses.replace(perfect_answers(truth, range(6)), knows_defects=False)).study_f1 is None
-    )
+    assert judge_fold(truth, dataclasses.replace(answers, knows_defects=False)).study_f1 is None
+    shifted = judge_fold(truth, perfect_answers(truth, range(6), 0.5))
+    assert shifted.tile_ap_clear == found.tile_ap_clear
+    for name in ("pixel_ap", "study_f1", "pointing_near"):
+        assert getattr(shifted, name) < getattr(found, name) - 0.2, name
+    of = truth.tiles.table.frame
+    answers.logit[next(row for row in range(len(truth.tiles)) if truth.is_clean[row] and of[row] < 6)] = 9
+    for each, rejected in ((found, 0), (judge_fold(truth, answers), 1)):
+        for at in each.verdicts:
+            assert (at.good, at.rejected, at.defective, at.escaped) == (6, rejected, truth.defective[:6].sum(), 0)
+        assert [at.wanted for at in each.verdicts] == [0.01, 0.05]
 
 
-def test_small_defects_in_other_tiles_of_a_defective_frame_are_hit_if_logits_are_means_of_the_highest_cells(
+def test_small_defects_in_other_tiles_are_hit_by_their_cells_and_regions_far_from_all_defects_are_false(
     truth: Truth,
 ) -> None:
     """The logit of all defective tiles but one of each frame is too low, although their cells are not."""
     answers = perfect_answers(truth, range(6))
-    first = np.unique(truth.tiles.table.frame[answers.logit > 0], return_index=True)[1]
-    rest = np.setdiff1d(np.flatnonzero(answers.logit > 0), np.flatnonzero(answers.logit > 0)[first])
-    answers.logit[rest] = -3
-    assert len(rest)
+    rows = np.flatnonzero(answers.logit > 0)
+    first = np.unique(truth.tiles.table.frame[rows], return_index=True)[1]
+    answers.logit[np.setdiff1d(rows, rows[first])] = -3
     by_cells, by_tiles = (judge_fold(truth, dataclasses.replace(answers, top_mean=mean)).hit for mean in (True, False))
     assert by_cells == 1
     assert by_tiles is not None
     assert by_tiles < 1
-
-
-def test_a_region_far_from_all_defects_is_false(truth: Truth) -> None:
     answers = perfect_answers(truth, range(6))
     good = truth.rows(int(np.flatnonzero(answers.calibrating & ~truth.defective)[0]))
     answers.map[good], answers.logit[good] = 0, 0  # above the level of all other good cells, which rounding changes
@@ -120,52 +135,6 @@ def test_a_region_far_from_all_defects_is_false(truth: Truth) -> None:
     first_rows = [truth.rows(frame).start for frame in np.flatnonzero(truth.defective[:6]).tolist()]
     answers.map[next(row for row in first_rows if not truth.mask(row).any()), :3, :3] = 2  # top left in the frame
     assert judge_fold(truth, answers).false_regions == 1 / truth.defective[:6].sum()
-
-
-def test_shifted_maps_lower_the_figures_of_location_only(truth: Truth) -> None:
-    right, wrong = (judge_fold(truth, perfect_answers(truth, range(6), smear)) for smear in (0.0, 0.5))
-    assert right.tile_ap_clear == wrong.tile_ap_clear
-    for name in ("pixel_ap", "study_f1", "pointing_near"):
-        assert getattr(wrong, name) < getattr(right, name) - 0.2, name
-
-
-def test_a_hot_good_tile_rejects_its_frame(truth: Truth) -> None:
-    answers = perfect_answers(truth, range(6))
-    row = next(row for row in range(len(truth.tiles)) if truth.is_clean[row])
-    assert truth.tiles.table.frame[row] < 6
-    answers.logit[row] = 9
-    for each in judge_fold(truth, answers).verdicts:
-        assert each.rejected == 1
-
-
-def test_figures_depend_only_on_tested_and_calibrating_frames(truth: Truth) -> None:
-    """Answers for all other frames have no effect."""
-    answers = perfect_answers(truth, [0, 1, 2])
-    calibrating = answers.calibrating & (np.arange(len(truth.store)) < 9)
-    before = msgspec.structs.asdict(judge_fold(truth, Answers(0, 0, *_of(answers), calibrating)))
-    others = np.flatnonzero(truth.tiles.table.frame >= 9)
-    answers.logit[others], answers.map[others] = np.nan, np.nan
-    assert msgspec.structs.asdict(judge_fold(truth, Answers(0, 0, *_of(answers), calibrating))) == before
-
-
-def test_pixels_beyond_the_frame_do_not_count(tmp_path: Path) -> None:
-    """Tiles that extend beyond the frame repeat its edge, which does not enlarge a defect there."""
-    draw_blobs(tmp_path / "blobs", frame_hw=(50, 150))
-    for file in (tmp_path / "blobs" / "masks").iterdir():
-        mask = np.zeros((50, 150), np.uint8)
-        mask[40:, 10:60] = 255
-        cv2.imwrite(str(file), mask)
-    config = compose([f"data={tmp_path / 'blobs'}", "truth=masks", "tiles.tile_px=64"])
-    truth = Truth.of(config, tmp_path / "frames")
-    tiles = [truth.mask(row) for row in range(len(truth.tiles))]
-    assert sum(tile[50:].sum() for tile in tiles) == 0
-    assert [int(tile.sum()) for tile in tiles] == truth.tiles.table.defect_px.tolist()
-    found = judge_fold(truth, perfect_answers(truth, range(12)[::2]))
-    assert (found.tile_ap_clear, found.pointing_near) == (1, 1)
-
-
-def _of(answers: Answers) -> tuple[NDArray[np.float32], NDArray[np.float16], NDArray[np.bool_]]:
-    return answers.logit, answers.map, answers.tested
 
 
 def test_out_of_fold_answers_are_assigned_to_pictures_by_name(truth: Truth) -> None:
@@ -182,50 +151,37 @@ def test_out_of_fold_answers_are_assigned_to_pictures_by_name(truth: Truth) -> N
         next(answers_of(OutOfFold(np.array(names), found.fold, logit[1:], maps[1:]), truth, seed=3))
 
 
-def test_a_repeated_measurement_adds_only_missing_results(
+def test_a_repeated_or_interrupted_measurement_adds_only_missing_results(
     data: Path, truth: Truth, tmp_path: Path, dense: tuple[str, ...]
 ) -> None:
-    report_lines: list[str] = []
+    said: list[str] = []
 
-    def measure(recipe: str, seeds: Sequence[int], overrides: Sequence[str], **more: Any) -> dict[str, Any]:
-        one = measurement(data, tmp_path, recipe, overrides, report_line=report_lines.append, **more)
-        found = one.measure(seeds)
-        assert read_recipe(one.file) == found
-        return {"file": one.file, "folds": [(fold.seed, fold.fold) for fold in found.folds]}
+    def end(line: str) -> None:
+        said.append(line)
+        if "seed 1: training" in line:
+            raise KeyboardInterrupt
 
-    ours = measure("heatline", [0], dense)
-    assert ours["folds"] == [(0, 0), (0, 1)]
-    before = Path(str(ours["file"])).read_bytes()
-    assert measure("heatline", [0], dense)["folds"] == ours["folds"]
-    assert Path(str(ours["file"])).read_bytes() == before
-    assert report_lines[-1].endswith("seed 0 is done")
+    one = measurement(data, tmp_path, "heatline", dense, report_line=end)
+    with pytest.raises(KeyboardInterrupt):
+        one.measure([0, 1])
+    stored = read_recipe(one.file)
+    assert [(fold.seed, fold.fold) for fold in stored.folds] == [(0, 0), (0, 1)]
+    before = one.file.read_bytes()
+    assert measurement(data, tmp_path, "heatline", dense, report_line=said.append).measure([0]).folds == stored.folds
+    assert one.file.read_bytes() == before
+    assert said[-1].endswith("seed 0 is done")
 
-    run = OutOfFold.read(tmp_path / "work" / "blobs" / Path(str(ours["file"])).stem / "seed0" / "out_of_fold.npz")
+    run = OutOfFold.read(tmp_path / "work" / "blobs" / one.file.stem / "seed0" / "out_of_fold.npz")
     recipe = compose(["data=.", *dense]).recipe
     assert isinstance(recipe, DenseRecipeConfig)
     _, first = np.unique(truth.tiles.table.frame, return_index=True)
     divided = divide_groups(truth.tiles, recipe, seed=0)  # as for finetune and study
     np.testing.assert_array_equal(run.fold, divided[truth.tiles.group[first]])
-
-    by_labels = measurement(data, tmp_path, "heatline", [*dense, "truth=labels"])
-    assert by_labels.file != ours["file"]
-    assert measure("finetune", [0], WHOLE_NETWORK, folds=[1])["folds"] == [(0, 1)]
-    assert measure("finetune", [0], WHOLE_NETWORK, folds=[1])["folds"] == [(0, 1)]
-
-
-def test_results_before_an_interruption_are_retained(data: Path, tmp_path: Path, dense: tuple[str, ...]) -> None:
-    def end(line: str) -> None:
-        if "seed 2: training" in line:
-            raise KeyboardInterrupt
-
-    one = measurement(data, tmp_path, "heatline", dense, report_line=end)
-    with pytest.raises(KeyboardInterrupt):
-        one.measure([1, 2])
-    stored = read_recipe(one.file)
-    assert [(fold.seed, fold.fold) for fold in stored.folds] == [(1, 0), (1, 1)]
-    found = measurement(data, tmp_path, "heatline", dense).measure([1, 2])
-    assert found.folds[:2] == stored.folds
-    assert {fold.seed for fold in found.folds} == {1, 2}
+    assert measurement(data, tmp_path, "heatline", [*dense, "truth=labels"]).file != one.file
+    for _ in range(2):
+        finetuned = measurement(data, tmp_path, "finetune", WHOLE_NETWORK, folds=[1])
+        assert [(fold.seed, fold.fold) for fold in finetuned.measure([0]).folds] == [(0, 1)]
+        assert read_recipe(finetuned.file).folds
 
 
 def test_the_command_writes_results_and_tables_and_refuses_reserved_overrides(
@@ -258,48 +214,38 @@ def test_the_command_writes_results_and_tables_and_refuses_reserved_overrides(
 
 
 def test_good_pictures_of_a_separate_folder_are_linked_into_the_data_set(tmp_path: Path) -> None:
-    source = tmp_path / "data" / "pcb"
+    source, stems = tmp_path / "data" / "pcb", ("00001_1", "00001_2", "00002_1")
     for name in ("images", "templates", "derived_masks"):
         (source / name).mkdir(parents=True)
-        for stem in ("00001_1", "00001_2", "00002_1"):
-            cv2.imwrite(
-                str(source / name / f"{stem}.png"), np.full((40, 40), 255 * (name == "derived_masks"), np.uint8)
-            )
+        for stem in stems:
+            picture = np.full((40, 40), 255 * (name == "derived_masks"), np.uint8)
+            cv2.imwrite(str(source / name / f"{stem}.png"), picture)
     pcb = DataSet(name="pcb", truth="derived_masks", pattern="^([0-9]{5})", good="templates")
-    folder = pcb.pictures(tmp_path / "data", tmp_path / "work")
-    assert pcb.overrides(tmp_path / "data", tmp_path / "work")[0] == f"data={folder}"
     config = compose([*pcb.overrides(tmp_path / "data", tmp_path / "work"), "tiles.tile_px=32"])
     truth = Truth.of(config, tmp_path / "frames")
     assert truth.tiles.groups == ("00001", "00002")
     assert {image.name: image.defective for image in truth.store.images} == {
-        f"{prefix}{stem}.png": not prefix for stem in ("00001_1", "00001_2", "00002_1") for prefix in ("", "good_")
+        f"{prefix}{stem}.png": not prefix for stem in stems for prefix in ("", "good_")
     }
     assert [truth.store.mask(frame) is not None for frame in range(6)] == truth.defective.tolist()
+    other = msgspec.structs.replace(pcb, name="other", folder="pcb", pattern="^(9)")
     with pytest.raises(InputError, match="finds no group in"):
-        msgspec.structs.replace(pcb, name="other", folder="pcb", pattern="^(9)").pictures(
-            tmp_path / "data", tmp_path / "work"
-        )
+        other.pictures(tmp_path / "data", tmp_path / "work")
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
+def test_a_file_of_data_sets_is_read_or_refused_with_the_reason(tmp_path: Path) -> None:
+    assert [one.name for one in read_sets(SHIPPED, ["deeppcb", "bsdata"])] == ["bsdata", "deeppcb"]
+    with pytest.raises(ConfigError, match="no data set 'magnetic'; it has magnetic_tile, "):
+        read_sets(SHIPPED, ["magnetic"])
+    for text, reason in (
         ("- {name: a, truth: masks}", "expected one of them"),
         ("- {name: a, truth: masks, group: b, good: templates}", "give a pattern"),
         ("- {name: a, truth: boxes, group: b}", "Invalid enum value 'boxes'"),
         ("nothing", "not a list of data sets"),
-    ],
-)
-def test_an_invalid_file_of_data_sets_is_refused_with_the_reason(tmp_path: Path, text: str, reason: str) -> None:
-    (tmp_path / "sets.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=reason):
-        read_sets(tmp_path / "sets.yaml")
-
-
-def test_the_shipped_data_sets_can_be_read_and_selected() -> None:
-    assert [one.name for one in read_sets(SHIPPED, ["deeppcb", "bsdata"])] == ["bsdata", "deeppcb"]
-    with pytest.raises(ConfigError, match="no data set 'magnetic'; it has magnetic_tile, "):
-        read_sets(SHIPPED, ["magnetic"])
+    ):
+        (tmp_path / "sets.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=reason):
+            read_sets(tmp_path / "sets.yaml")
 
 
 ANOMALIB = """
@@ -334,25 +280,21 @@ def test_anomalibs_models_train_on_clean_tiles_of_other_folds(
     data: Path, truth: Truth, tmp_path: Path, dense: tuple[str, ...], stand_in: Path
 ) -> None:
     overrides = [*dense, "recipe.folds=3"]
-    one = measurement(data, tmp_path, "patchcore", overrides, folds=[0], peers_python=stand_in)
-    (figures,) = one.measure([0]).folds
-    named = sorted(each for each in overrides if not each.startswith(("trainer.", "features.")))
-    assert one.measure([0]).name == " ".join(["patchcore", *named])
+    (figures,) = (
+        measurement(data, tmp_path, "patchcore", overrides, folds=[0], peers_python=stand_in).measure([0]).folds
+    )
     job = json.loads((tmp_path / "work" / "blobs" / "seen.json").read_text())
     recipe = compose(["data=.", *overrides]).recipe
     assert isinstance(recipe, DenseRecipeConfig)
-    fold = Fold(0, 0, truth, divide_groups(truth.tiles, recipe, seed=0))
-    of = truth.tiles.table.frame
+    fold, of = Fold(0, 0, truth, divide_groups(truth.tiles, recipe, seed=0)), truth.tiles.table.frame
     assert job["good"] == [f"{row:06d}.png" for row in np.flatnonzero(truth.is_clean & fold.trained[of])]
     assert job["requested"] == [f"{row:06d}.png" for row in np.flatnonzero((fold.tested | fold.calibrating)[of])]
     tile = np.empty((64, 64, 3), np.uint8)
     cut(truth.store, int(of[5]), int(truth.tiles.table.y[5]), int(truth.tiles.table.x[5]), tile)
     (tiles,) = (tmp_path / "work" / "blobs").glob("tiles_*")
-    stored = cv2.imread(str(tiles / "000005.png"))
-    np.testing.assert_array_equal(np.asarray(stored)[..., ::-1], tile)
-    assert set(torch.load(job["weights"], weights_only=True)) == set(
-        timm.create_model("tf_efficientnet_lite0").state_dict()
-    )
+    np.testing.assert_array_equal(np.asarray(cv2.imread(str(tiles / "000005.png")))[..., ::-1], tile)
+    expected = timm.create_model("tf_efficientnet_lite0").state_dict()
+    assert set(torch.load(job["weights"], weights_only=True)) == set(expected)
     assert figures.study_f1 is None
     assert figures.tile_ap_clear is not None
     assert figures.tile_ap_clear > 0.9  # blobs are the darkest parts
@@ -368,3 +310,109 @@ def test_a_failure_of_anomalib_is_reported_in_one_sentence(
     with pytest.raises(BenchError, match="make it with `make peers-env`"):
         dataclasses.replace(one, peers_python=tmp_path / "none").measure([0])
     assert not list((tmp_path / "work" / "blobs").glob("tmp*"))
+
+
+masks = arrays.arrays(np.bool_, st.tuples(st.integers(1, 13), st.integers(1, 13)))
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
+def test_pixel_average_precision_agrees_with_its_definition(cells: list[tuple[int, int, int]]) -> None:
+    """The definition: each pixel has its cell's evidence; sum recall gain times precision over all thresholds."""
+    half = len(cells) // 2
+    parts = [np.array(part or [(0, 0, 0)]).T for part in (cells[:half], cells[half:])]  # they come tile by tile
+    found = pixel_average_precision((evidence.astype(np.float32), bad, good) for evidence, bad, good in parts)
+    pixels = [(value, kind) for value, bad, good in cells for kind in [True] * bad + [False] * good]
+    defective = sum(kind for _, kind in pixels)
+    if not defective or defective == len(pixels):
+        assert found is None
+        return
+    points = [(0.0, 1.0)]
+    for threshold in sorted({value for value, _ in pixels}, reverse=True):
+        called = [kind for value, kind in pixels if value >= threshold]
+        points.append((sum(called) / defective, sum(called) / len(called)))
+    expected = sum((recall - before) * precision for (before, _), (recall, precision) in pairwise(points))
+    assert found == pytest.approx(expected)
+
+
+@given(masks, st.integers(1, 5))
+def test_each_cell_counts_the_pixels_that_it_covers(mask: NDArray[np.bool_], cell_px: int) -> None:
+    counts = count_in_cells(mask, cell_px)
+    expected = np.zeros_like(counts)
+    for y, x in zip(*np.nonzero(mask), strict=True):
+        expected[y // cell_px, x // cell_px] += 1
+    assert counts.shape == tuple(-(-side // cell_px) for side in mask.shape)
+    np.testing.assert_array_equal(counts, expected)
+
+
+def flood_areas(mask: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
+    """Return the connected areas, found by flooding from neighbour to neighbour."""
+    left = set(zip(*(axis.tolist() for axis in np.nonzero(mask)), strict=True))
+    areas = []
+    while left:
+        area, edge = set(), [left.pop()]
+        while edge:
+            y, x = edge.pop()
+            area.add((y, x))
+            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
+            left -= near
+            edge += near
+        areas.append(area)
+    return areas
+
+
+@given(masks.map(lambda mask: mask.repeat(3, axis=0).repeat(3, axis=1)), st.integers(1, 6), st.integers(0, 9))
+def test_a_found_cell_on_a_pixel_of_a_defect_is_a_hit(mask: NDArray[np.bool_], cell: int, seed: int) -> None:
+    defects = [area for area in flood_areas(mask) if len(area) >= LEAST_DEFECT_PX]
+    labels, count = label_defects(mask)
+    assert count == len(defects)
+    assert {int(labels[place]) for area in defects for place in area} == set(range(1, count + 1))
+    assert np.count_nonzero(labels) == sum(map(len, defects))
+    found = np.random.default_rng(seed).random([-(-side // cell) for side in mask.shape]) < 0.1
+    hit = [area for area in defects if any(found[y // cell, x // cell] for y, x in area)]
+    assert count_hit(labels, found, cell) == len(hit)
+
+
+@given(masks, st.integers(1, 4), st.integers(0, 9), st.integers(0, 9))
+def test_an_area_of_found_cells_is_false_without_a_defective_pixel_near(
+    mask: NDArray[np.bool_], cell: int, near_px: int, seed: int
+) -> None:
+    found = np.random.default_rng(seed).random([-(-side // cell) for side in mask.shape]) < 0.2
+    defective = {(y // cell, x // cell) for y, x in zip(*np.nonzero(mask), strict=True)}
+    reach = next(cells for cells in range(10) if cells * cell >= near_px)
+    near = {
+        (y + dy, x + dx) for y, x in defective for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1)
+    }
+    expected = [area for area in flood_areas(found) if not area & near]
+    assert count_false(mask, found, cell, near_px) == len(expected)
+
+
+def fold(seed: int, number: int, *verdicts: Verdicts, **figures: float | None) -> FoldFigures:
+    values: dict[str, Any] = dict.fromkeys(FIGURES) | figures
+    return FoldFigures(
+        seed=seed, fold=number, **values, frames=4, good_frames=2, score_threshold=0.0, evidence_threshold=0.0,
+        verdicts=list(verdicts),
+    )  # fmt: skip
+
+
+def test_the_table_has_means_deviations_sums_and_the_targets_below() -> None:
+    verdicts = [
+        Verdicts(wanted=0.01, good=10, rejected=rejected, defective=20, escaped=escaped)
+        for rejected, escaped in ((1, 2), (2, 4), (0, 0))
+    ]
+    folds = (
+        fold(0, 0, verdicts[0], hit=0.5),
+        fold(0, 1, verdicts[1], hit=0.7, pixel_ap=0.25),
+        fold(1, 0, verdicts[2], hit=0.9),
+    )
+    both = [
+        RecipeResult(set="s", recipe=name, overrides=["a=1|2"], truth="masks", folds=of)
+        for name, of in (("padim", [fold(0, 0)]), ("heatline", folds))
+    ]  # fmt: skip
+    lines = tables(both, {"s": {"hit": 0.75}}).splitlines()
+    head, _, padim, heatline, target = ([cell.strip() for cell in line.split(" | ")] for line in lines[6:11])
+    column = head.index(FIGURES["hit"])
+    assert [padim[0].removeprefix("| "), heatline[0].removeprefix("| ")] == ["padim a=1\\|2", "heatline a=1\\|2"]
+    assert [row[column] for row in (padim, heatline, target)] == ["-", "0.700 ± 0.16", "*0.75*"]
+    assert heatline[head.index("folds") :] == ["2", "2 |"]
+    assert heatline[head.index(FIGURES["pixel_ap"])] == "0.250 ± 0.00"
+    assert "| heatline a=1\\|2 | 1 % | 3 of 30 | 6 of 60 |" in lines

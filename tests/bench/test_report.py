@@ -8,13 +8,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 
 from heatline.bench.command import report as command
-from heatline.bench.machine import machine_kind
 from heatline.bench.report import Report, make_report
-from heatline.bench.tables import shown
 from heatline.edge.errors import BenchError
 from tests.bench import made_results as made
 
@@ -70,15 +66,6 @@ def test_every_kind_of_result_has_its_figures_in_the_right_columns(all_made: Rep
     assert all_made.page.count("<svg") == 4
 
 
-def test_machines_differ_by_what_affects_their_speed() -> None:
-    def kind(**changed: Any) -> object:
-        return machine_kind(made.a_machine(**changed))
-
-    assert kind() == kind(load=[9.0, 9.0, 9.0], commit="abc", at_utc="later", versions={})
-    for changed in ({"processor": "other"}, {"extensions": ["avx2"]}, {"cores": 4}, {"governor": "powersave"}):
-        assert kind() != kind(**changed)
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -99,12 +86,6 @@ def test_an_unusable_file_is_named_and_the_others_are_shown(tmp_path: Path, data
     (sentence,) = found.unusable
     assert "bad.json" in sentence
     assert (found.files, len(rows_of(found, "Start", "cached"))) == (1, 1)
-
-
-@pytest.mark.parametrize("rows", [[], 7, [7], [{"ms": 7}], [{"ms": {"median": "x"}}]], ids=str)
-def test_a_file_with_other_values_is_shown_without_a_chart(tmp_path: Path, rows: Any) -> None:
-    (tmp_path / "a.json").write_text(json.dumps({"bench": "stages", "machine": 7, "rows": rows}))
-    assert "<svg" not in make_report([tmp_path]).page
 
 
 HOSTILE = "</script></style></title><script>alert(1)</script><img src=x onerror=alert(1)>&amp;|`*[a](b)"
@@ -143,10 +124,3 @@ def test_the_command_writes_both_files_and_names_those_left_out(tmp_path: Path) 
     assert "bad.json" in sentence
     assert "<h2>Start</h2>" in (to / "report.html").read_text()
     assert (to / "report.md").read_text().startswith("# heatline bench\n")
-
-
-@given(st.floats(1e-6, 1e9), st.integers(2, 5))
-def test_a_figure_is_shown_to_its_digits_without_an_exponent(value: float, digits: int) -> None:
-    text = shown(value, digits)
-    assert "e" not in text
-    assert float(text.replace(",", "")) == pytest.approx(value, rel=0.5 * 10 ** (1 - digits))

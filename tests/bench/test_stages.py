@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from heatline.bench.stages import STAGES, Prepared, Stage, inference, judging, measure_stages, prepare, run_round, tile
+from heatline.bench.stages import STAGES, Prepared, inference, judging, measure_stages, prepare, tile
+from heatline.bench.startup import (
+    AFTER_READY,
+    BEFORE_FIRST_STATUS,
+    PHASES,
+    LineFile,
+    Start,
+    measure_startup,
+)
 from heatline.edge.bundle import Bundle
 from heatline.edge.bundle.verified_engine import open_verified_engine
 from heatline.edge.errors import BenchError
@@ -94,15 +102,56 @@ def test_a_wrong_output_of_a_stage_is_detected(prepared: Prepared) -> None:
                 STAGES[name](prepared, at_end).check(wrong)
 
 
-def test_each_run_of_a_round_is_timed_and_the_last_one_is_checked() -> None:
-    runs, checked = iter((1, 2, 3, 4, 5)), list[int]()
-    made = Stage(lambda: next(runs), checked.append, seconds=lambda number: 0.001 * number)
-    assert [run_round(made, 3), run_round(made, 2)] == [[0.001, 0.002, 0.003], [0.004, 0.005]]
-    assert checked == [3, 5]
-
-
 @pytest.mark.usefixtures("prepared")
 def test_every_stage_has_its_time_per_frame(bundle: Bundle) -> None:
     found = measure_stages(bundle, "f32", sizes=[HW], rounds=1, frames=2, report_line=print)
     assert [row.stage for row in found.rows] == list(STAGES)
     assert {(row.size, row.tiles, row.ms.median > 0) for row in found.rows} == {("500x210", 3, True)}
+
+
+SMALL = (240, 300)
+ALL_PHASES = [BEFORE_FIRST_STATUS, *PHASES, AFTER_READY]
+
+
+@pytest.fixture
+def line(tmp_path: Path, bundle: Bundle) -> LineFile:
+    return LineFile(tmp_path, bundle, "f32", SMALL)
+
+
+def test_the_phases_of_a_start_add_up_to_its_total_times(line: LineFile) -> None:
+    start = line.start(None)
+    assert list(start.phases_s) == ALL_PHASES
+    assert all(taken_s > 0 for taken_s in start.phases_s.values())
+    assert sum(start.phases_s.values()) == pytest.approx(start.first_verdict_s)
+    assert sum(start.phases_s.values()) - start.phases_s[AFTER_READY] == pytest.approx(start.ready_s)
+    assert start.cpu_ready_s > 0
+
+
+@pytest.mark.long
+def test_starts_are_measured_under_every_condition(bundle: Bundle) -> None:
+    found = measure_startup(bundle, "f32", frame_hw=SMALL, repetitions=1, report_line=print)
+    assert [one.condition for one in found.conditions] == ["warm", "cached"]
+    assert all(list(starts.phases_s) == ALL_PHASES for starts in found.conditions)
+
+
+@pytest.mark.parametrize("compiles_again", [False, True])
+def test_a_start_that_does_not_use_the_cache_is_an_error(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, compiles_again: bool
+) -> None:
+    made_start = Start(
+        ready_s=2.0, first_verdict_s=3.0, cpu_ready_s=1.0, phases_s=dict.fromkeys(ALL_PHASES, 3.0 / len(ALL_PHASES))
+    )  # fmt: skip
+
+    def start(self: LineFile, cache: Path | None) -> Start:
+        """Replaces a start of the service, which fills the cache."""
+        if cache is not None and (compiles_again or not list(cache.iterdir())):
+            (cache / f"{len(list(cache.iterdir()))}.blob").write_bytes(b"compiled")
+        return msgspec.structs.replace(made_start, ready_s=2.0 if cache is None else 1.0)
+
+    monkeypatch.setattr(LineFile, "start", start)
+    if compiles_again:
+        with pytest.raises(BenchError, match="a start that was to be cached compiled a graph"):
+            measure_startup(bundle, "f32", frame_hw=SMALL, repetitions=2, report_line=print)
+    else:
+        found = measure_startup(bundle, "f32", frame_hw=SMALL, repetitions=2, report_line=print)
+        assert {one.condition: one.ready_s.median for one in found.conditions} == {"warm": 2.0, "cached": 1.0}

@@ -1,7 +1,8 @@
-"""The map gate: its figures equal those of plain loops, and its limits decide what passes."""
+"""The map gate: its tiles are selected, its figures equal those of plain loops, its limits decide what passes."""
 
 import dataclasses
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +11,23 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from heatline.edge.bundle import Calibration
 from heatline.edge.bundle.manifest import Agreement, Grid
-from heatline.edge.errors import EngineError
+from heatline.edge.errors import EngineError, InputError
 from heatline.edge.inference.engine import Done, Engine, Failed, Fill
+from heatline.export import validation_tiles
 from heatline.export.precisions import describe_missed_limits, measure_agreement, nearness, overlaps
-from heatline.export.validation_tiles import RegionFinder, ValidationTiles
+from heatline.export.validation_tiles import (
+    RegionFinder,
+    ValidationTiles,
+    cut_frame,
+    divide_by_group,
+    good_tiles,
+    quantisation_tiles,
+    select_validation_tiles,
+)
+from heatline.train.readers import LabelledImage, read_folder
+from tests.train.blobs import draw_blobs
 
 TILE, CELLS = 32, 4
 TWO_REGIONS = st.integers(1, 5).flatmap(
@@ -41,7 +54,7 @@ class Answers(Engine):
     def drain(self) -> None: ...
 
 
-def validation_tiles(
+def checked_tiles(
     maps: NDArray[np.float32], score_threshold: float = 0.0, evidence_threshold: float = 2.0
 ) -> ValidationTiles:
     tiles = np.zeros((len(maps), TILE, TILE, 3), np.uint8)
@@ -54,46 +67,14 @@ def some_maps(count: int = 12, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).normal(1.0, 2.0, (count, CELLS, CELLS)).astype(np.float32)
 
 
-@given(TWO_REGIONS)
-def test_overlaps_equal_those_of_sets_of_cells(case: tuple[NDArray[np.bool_], NDArray[np.bool_], int]) -> None:
-    reference, found, cell = case
-    reference.reshape(len(reference), -1)[:, cell] = True
-    for one, other, came in zip(reference, found, overlaps(reference, found), strict=True):
-        a, b = ({tuple(place) for place in np.argwhere(mask)} for mask in (one, other))
-        assert came == pytest.approx(len(a & b) / len(a | b))
-
-
-@given(TWO_REGIONS)
-def test_neighbouring_cells_count_as_near(case: tuple[NDArray[np.bool_], NDArray[np.bool_], int]) -> None:
-    reference, found, cell = case
-    reference.reshape(len(reference), -1)[:, cell] = True
-    for one, other, came in zip(reference, found, nearness(reference, found), strict=True):
-        assert came == pytest.approx(near_by_loops(one, other))
-
-
 def near_by_loops(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     a, b = ([tuple(place) for place in np.argwhere(mask)] for mask in (one, other))
     near = [any(max(abs(y - v), abs(x - u)) <= 1 for v, u in them) for us, them in ((a, b), (b, a)) for y, x in us]
     return sum(near) / len(near)
 
 
-def test_a_region_that_grows_by_a_cell_is_near() -> None:
-    regions = np.zeros((3, 4, 4), np.bool_)
-    regions[0, 1, 1] = regions[1, 1, 1] = regions[1, 1, 2] = True
-    assert list(nearness(regions[:1], regions[1:2])) == [1.0]
-    assert list(nearness(regions[:1], regions[2:])) == [0.0]
-
-
-def test_the_model_agrees_with_itself() -> None:
-    validation = validation_tiles(some_maps())
-    assert 0 < validation.with_region.sum() < len(validation.tiles)
-    same = measure_agreement(validation, Answers(validation.logit, validation.map, batch=5))
-    assert same == Agreement(5, 0.0, 0, pytest.approx(1.0), 1.0, 1.0, 1.0)
-    assert describe_missed_limits("f32", validation, [same]) == []
-
-
 def test_figures_equal_those_of_plain_loops() -> None:
-    validation = validation_tiles(some_maps(40), score_threshold=1.0)
+    validation = checked_tiles(some_maps(40), score_threshold=1.0)
     maps = validation.map + np.random.default_rng(1).normal(0, 0.7, validation.map.shape).astype(np.float32)
     logit = maps.mean(axis=(1, 2))
     came = measure_agreement(validation, Answers(logit, maps))
@@ -108,22 +89,6 @@ def test_figures_equal_those_of_plain_loops() -> None:
     assert came.near_p5 == pytest.approx(np.quantile([near_by_loops(a, b) for a, b in found], 0.05))
 
 
-def test_without_regions_the_correlation_of_the_maps_is_limited() -> None:
-    validation = validation_tiles(some_maps(), evidence_threshold=1e6)
-    came = measure_agreement(validation, Answers(validation.logit, validation.map))
-    assert came.iou_median is None
-    assert came.iou_p5 is None
-    assert came.near_p5 is None
-    assert describe_missed_limits("bf16", validation, [came]) == []
-    noisy = validation.map + np.random.default_rng(1).normal(0, 0.7, validation.map.shape).astype(np.float32)
-    noisy_too = [came, measure_agreement(validation, Answers(validation.logit, noisy))]
-    (reason,) = describe_missed_limits("int8", validation, noisy_too)
-    assert re.fullmatch(r"no tile has a region, and the maps correlate by 0\.9\d+, expected at least 0\.99", reason)
-    constant = measure_agreement(validation, Answers(validation.logit, np.ones_like(validation.map)))
-    (reason,) = describe_missed_limits("int8", validation, [constant])
-    assert "correlate by 0.0000" in reason
-
-
 def test_a_region_equals_that_of_the_line() -> None:
     """A map with one hot cell: the smoothed peak lies there, and less than half of it is as hot as its centre."""
     maps = np.zeros((1, CELLS, CELLS), np.float32)
@@ -135,28 +100,9 @@ def test_a_region_equals_that_of_the_line() -> None:
     assert columns.mean() * 4 + 2 == pytest.approx(2.5 * TILE / CELLS)
 
 
-@pytest.mark.parametrize("output", ["logit", "map"])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_an_answer_that_is_not_finite_is_an_error(output: str, value: float) -> None:
-    validation = validation_tiles(some_maps())
-    answers = {"logit": validation.logit.copy(), "map": validation.map.copy()}
-    answers[output][3] = value
-    with pytest.raises(EngineError, match="not finite"):
-        measure_agreement(validation, Answers(answers["logit"], answers["map"]))
-
-
-@pytest.mark.parametrize(
-    ("tiles", "flips", "passes"), [(199, 1, False), (200, 1, True), (600, 3, True), (600, 4, False)]
-)
-def test_half_a_percent_of_verdicts_may_flip(tiles: int, flips: int, passes: bool) -> None:
-    validation = dataclasses.replace(validation_tiles(some_maps()), tiles=np.zeros((tiles, 1, 1, 3), np.uint8))
-    figures = [Agreement(1, 0.0, 0, 1.0, 1.0, 1.0, 1.0), Agreement(8, 0.0, flips, 1.0, 1.0, 1.0, 1.0)]
-    assert (describe_missed_limits("int8", validation, figures) == []) is passes
-
-
 def test_a_tile_on_the_threshold_is_not_a_flip() -> None:
     """The threshold equals the logit of a tile: rounding alone decides the model's verdict."""
-    validation = validation_tiles(some_maps())
+    validation = checked_tiles(some_maps())
     validation = dataclasses.replace(validation, score_threshold=float(validation.logit[4]))
     assert list(np.flatnonzero(~validation.settled)) == [4]
     off = validation.logit.copy()
@@ -166,27 +112,177 @@ def test_a_tile_on_the_threshold_is_not_a_flip() -> None:
     assert measure_agreement(validation, Answers(off, validation.map)).flips == 1
 
 
-def test_a_region_that_is_only_on_the_threshold_is_not_compared() -> None:
-    """The evidence threshold equals the peak of a tile: rounding alone decides whether it has a region."""
-    maps = np.zeros((3, CELLS, CELLS), np.float32)
-    maps[:2, 1, 2] = 10.0, 20.0
-    peak = float(validation_tiles(maps).find_regions._heatmaps(maps)[0].max())
-    validation = validation_tiles(maps, evidence_threshold=peak)
-    assert list(validation.regions.any(axis=(1, 2))) == [True, True, False]
-    assert list(validation.with_region) == [False, True, False]
-    off = maps * np.array([1 - 1e-6, 1, 1], np.float32)[:, None, None]
-    assert measure_agreement(validation, Answers(validation.logit, off)).near_p5 == 1.0
+@given(TWO_REGIONS)
+def test_overlap_and_nearness_equal_those_of_sets_of_cells(
+    case: tuple[NDArray[np.bool_], NDArray[np.bool_], int],
+) -> None:
+    """A neighbouring cell counts as near."""
+    reference, found, cell = case
+    reference.reshape(len(reference), -1)[:, cell] = True
+    for one, other, overlap, near in zip(
+        reference, found, overlaps(reference, found), nearness(reference, found), strict=True
+    ):
+        a, b = ({tuple(place) for place in np.argwhere(mask)} for mask in (one, other))
+        assert overlap == pytest.approx(len(a & b) / len(a | b))
+        assert near == pytest.approx(near_by_loops(one, other))
+
+
+def test_without_regions_the_correlation_of_the_maps_is_limited() -> None:
+    validation = checked_tiles(some_maps(), evidence_threshold=1e6)
+    same = measure_agreement(validation, Answers(validation.logit, validation.map, batch=5))
+    assert same == Agreement(5, 0.0, 0, pytest.approx(1.0), None, None, None)
+    assert describe_missed_limits("bf16", validation, [same]) == []
+    noisy = validation.map + np.random.default_rng(1).normal(0, 0.7, validation.map.shape).astype(np.float32)
+    for maps, correlation in ((noisy, r"0\.9\d+"), (np.ones_like(validation.map), r"0\.0000")):
+        both = [same, measure_agreement(validation, Answers(validation.logit, maps))]
+        (reason,) = describe_missed_limits("int8", validation, both)
+        assert re.search(f"no tile has a region, and the maps correlate by {correlation}, expected at least", reason)
+
+
+@pytest.mark.parametrize("output", ["logit", "map"])
+def test_an_answer_that_is_not_finite_is_an_error(output: str) -> None:
+    validation = checked_tiles(some_maps())
+    answers = {"logit": validation.logit.copy(), "map": validation.map.copy()}
+    answers[output][3] = np.nan
+    with pytest.raises(EngineError, match="not finite"):
+        measure_agreement(validation, Answers(answers["logit"], answers["map"]))
 
 
 @pytest.mark.parametrize(
-    ("median", "near", "message"),
+    ("tiles", "flips", "median", "near", "missed"),
     [
-        (0.8, 0.95, "regions overlap by 0.800 at the median, expected at least 0.9"),
-        (0.95, 0.5, "0.500 of the regions lie within a cell of each other at the 5th percentile"),
+        (199, 1, 1.0, 1.0, "verdicts differ; at most 0.5 % may"),
+        (200, 1, 1.0, 1.0, None),
+        (600, 3, 1.0, 1.0, None),
+        (600, 4, 1.0, 1.0, "verdicts differ; at most 0.5 % may"),
+        (200, 0, 0.8, 0.95, "regions overlap by 0.800 at the median, expected at least 0.9"),
+        (200, 0, 0.95, 0.5, "0.500 of the regions lie within a cell of each other at the 5th percentile"),
     ],
 )
-def test_the_worst_batch_size_counts(median: float, near: float, message: str) -> None:
-    validation = validation_tiles(some_maps())
-    figures = [Agreement(1, 0.0, 0, 1.0, median, 0.5, near), Agreement(8, 0.0, 0, 1.0, 1.0, 1.0, 1.0)]
-    (limit,) = describe_missed_limits("int8", validation, figures)
-    assert message in limit
+def test_the_worst_batch_size_must_keep_every_limit(
+    tiles: int, flips: int, median: float, near: float, missed: str | None
+) -> None:
+    validation = dataclasses.replace(checked_tiles(some_maps()), tiles=np.zeros((tiles, 1, 1, 3), np.uint8))
+    figures = [Agreement(1, 0.0, flips, 1.0, median, 0.5, near), Agreement(8, 0.0, 0, 1.0, 1.0, 1.0, 1.0)]
+    for order in (figures, figures[::-1]):
+        found = describe_missed_limits("int8", validation, order)
+        assert [bool(missed) and str(missed) in each for each in found] == [True] * bool(missed)
+
+
+FRAME_GRID = Grid(tile_px=64)
+CALIBRATION = Calibration(
+    score_threshold=0.0,
+    evidence_threshold=0.25,
+    background=0.0,
+    false_reject_per_frame=0.01,
+    frames=1,
+    frames_are="drawn",
+)
+
+
+class Darkness(Engine):
+    """A model whose evidence is the darkness of each quarter of the tile."""
+
+    name = "darkness"
+    batch = 4
+
+    def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+        tiles = np.empty((count, 64, 64, 3), np.uint8)
+        fill(tiles)
+        maps = self.maps(tiles)
+        done(maps.mean(axis=(1, 2)), maps)
+
+    def maps(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        dark = (tiles.astype(np.float32).mean(axis=3) < 100).astype(np.float32)
+        return dark.reshape(len(tiles), 2, 32, 2, 32).mean(axis=(2, 4))
+
+    def drain(self) -> None: ...
+
+
+def picture(number: int, group: str, defective: bool) -> LabelledImage:
+    return LabelledImage(Path(f"{number}.png"), group, defective, None)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[LabelledImage]:
+    return list(read_folder(draw_blobs(tmp_path_factory.mktemp("selected") / "blobs", per_group=5)).images)
+
+
+def test_all_tiles_are_selected_if_there_are_few(images: list[LabelledImage]) -> None:
+    selected = select_validation_tiles(images, Darkness(), FRAME_GRID, (2, 2), CALIBRATION, 1.0)
+    assert len(selected.tiles) == len(images) * 12
+    assert selected.tiles_are == f"tiles of {len(images)} of the {len(images)} frames of the validation groups"
+    assert 0 < selected.with_region.sum() < len(selected.tiles)
+    np.testing.assert_array_equal(selected.map, Darkness().maps(selected.tiles))
+    np.testing.assert_array_equal(selected.regions, selected.find_regions(selected.map))
+
+
+def test_good_tiles_come_from_good_frames_or_clean_parts_of_defective_ones(
+    images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = [image for image in images if not image.defective]
+    (tiles,) = good_tiles(images, FRAME_GRID)
+    assert len(tiles) == 12 * len(good)
+    assert {tile.tobytes() for tile in tiles} == {tile.tobytes() for each in good for tile in tiles_of(each)}
+    defective = [image for image in images if image.defective]
+    (stand_ins,) = good_tiles(defective, FRAME_GRID)
+    assert 0 < len(stand_ins) < 12 * len(defective)
+    assert (stand_ins.mean(axis=3).min(axis=(1, 2)) > 80).all()  # a blob is darker than the noise
+    unknown = [dataclasses.replace(image, labels_only=True) for image in defective]
+    assert good_tiles(unknown, FRAME_GRID)[0].shape == good_tiles([], FRAME_GRID)[0].shape == (0, 64, 64, 3)
+    monkeypatch.setattr(validation_tiles, "GOOD_TILES", len(good) + 1)
+    assert len(good_tiles(images, FRAME_GRID)[0]) == len(good) + 1
+
+
+def tiles_of(image: LabelledImage) -> NDArray[np.uint8]:
+    inputs = cut_frame(image, FRAME_GRID)
+    assert inputs is not None
+    return inputs[0]
+
+
+@given(groups=st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=30))
+def test_no_group_gives_both_validation_tiles_and_quantisation_samples(groups: list[tuple[int, bool]]) -> None:
+    frames = [picture(number, str(group), defective) for number, (group, defective) in enumerate(groups)]
+    selected, others, are = divide_by_group(frames)
+    if len(frames) == 1:
+        assert (selected, others) == (frames, frames)
+        assert are.endswith("by which int8 is quantised too")
+        return
+    assert sorted([*selected, *others], key=frames.index) == frames
+    assert selected
+    assert others
+    if len({frame.group for frame in frames}) > 1:
+        assert not {frame.group for frame in selected} & {frame.group for frame in others}
+    if any(not frame.defective for frame in frames):
+        assert any(not frame.defective for frame in selected)
+
+
+def test_after_enough_tiles_only_those_with_a_region_are_selected(
+    images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Enough of both end the search."""
+    everything = select_validation_tiles(images, Darkness(), FRAME_GRID, (2, 2), CALIBRATION, 1.0)
+    of_frames = f"tiles of 2 of the {len(images)} frames of the validation groups"
+    monkeypatch.setattr(validation_tiles, "ENOUGH_TILES", 20)
+    for wanted in (int(everything.with_region.sum()) - 2, 0):
+        monkeypatch.setattr(validation_tiles, "ENOUGH_WITH_REGION", wanted)
+        selected = select_validation_tiles(images, Darkness(), FRAME_GRID, (2, 2), CALIBRATION, 1.0)
+        assert selected.with_region.sum() >= wanted
+        assert selected.with_region[24:].all()  # the first twenty tiles come from two frames of twelve tiles
+        np.testing.assert_array_equal(selected.tiles[:24], everything.tiles[:24])
+        assert len(selected.tiles) < len(everything.tiles)
+        more = r", and those with a region of \d+ more" if wanted else ""
+        assert re.fullmatch(of_frames + more, selected.tiles_are)
+        assert wanted or len(selected.tiles) == 24
+
+
+def test_quantisation_tiles_come_from_all_frames_and_are_reproducible(
+    images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tiles,) = quantisation_tiles(images, FRAME_GRID)
+    assert tiles.shape == (len(images) * 12, 64, 64, 3)  # 300 were wanted
+    np.testing.assert_array_equal(tiles, quantisation_tiles(images, FRAME_GRID)[0])
+    monkeypatch.setattr(validation_tiles, "QUANTISATION_TILES", len(images) + 1)
+    assert len(quantisation_tiles(images, FRAME_GRID)[0]) == len(images) + 1
+    with pytest.raises(InputError, match="no image in the training groups"):
+        quantisation_tiles([], FRAME_GRID)

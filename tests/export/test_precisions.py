@@ -39,7 +39,6 @@ from heatline.export.quantise import (
     first_layers,
     in_f32_under_bf16,
     is_explanation,
-    last_layers,
     output_layer,
     quantise,
 )
@@ -116,232 +115,6 @@ def limits(monkeypatch: pytest.MonkeyPatch, flips: float, iou: float) -> None:
         monkeypatch.setitem(precisions_module.LIMITS, precision, {"flips": flips, "iou_median": iou, "near_p5": iou})
 
 
-@pytest.mark.parametrize("make", ["the ONNX graph", "the IR", "the files of the bundle"])
-def test_a_full_temporary_disk_is_not_blamed_on_the_model(
-    f32: Ir, graphs: Graphs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: str
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    model, (_, hard) = f32.read(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    write = {
-        "the ONNX graph": lambda: to_ir(graphs.onnx),
-        "the IR": lambda: Ir.of(model),
-        "the files of the bundle": lambda: write_graphs(tmp_path, f32.files("model_f32.xml")),
-    }
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # files may not grow: to a write, what a full disk is
-    try:
-        with pytest.raises(BundleError) as full:
-            write[make]()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    assert str(full.value).startswith(str(tmp_path))
-    assert "check the disk and the permissions, or set TMPDIR to a folder on another disk" in str(full.value)
-
-
-def test_the_explanation_is_not_quantised(f32: Ir, model: ExplainedClassifier) -> None:
-    quantised = quantise(f32, (TILES[:4],), Quantisation(), transformer=isinstance(model, RolloutClassifier)).read()
-    rounding = [each for each in quantised.get_ordered_ops() if each.get_type_name() == "FakeQuantize"]
-    assert rounding
-    readers = {
-        reader.get_node().get_friendly_name()
-        for each in rounding
-        for output in each.outputs()
-        for reader in output.get_target_inputs()
-    }
-    assert not {name for name in readers if is_explanation(name)}
-
-
-def test_layers_that_stay_in_f32_are_not_quantised(f32: Ir) -> None:
-    def quantised_layers(share: float) -> int:
-        model = quantise(f32, (TILES[:4],), Quantisation(True, True, share, share / 2), transformer=False).read()
-        return sum(
-            each.get_type_name() in LAYERS and each.input_value(0).get_node().get_type_name() == "FakeQuantize"
-            for each in model.get_ordered_ops()
-        )
-
-    assert quantised_layers(0.0) > quantised_layers(0.5) > 0
-
-
-def test_quantisation_sends_no_telemetry(f32: Ir) -> None:
-    """NNCF sends telemetry by default; with the environment variable it uses a stub that sends nothing."""
-    quantise(f32, (TILES[:2],), Quantisation(), transformer=False)
-    from nncf.telemetry import telemetry
-    from nncf.telemetry.wrapper import NNCFTelemetryStub
-
-    assert isinstance(telemetry, NNCFTelemetryStub)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_first_and_last_layers_have_the_requested_share(f32: Ir, share: float) -> None:
-    model = f32.read()
-    layers = [
-        each.get_friendly_name()
-        for each in model.get_ordered_ops()
-        if each.get_type_name() in LAYERS and not is_explanation(each.get_friendly_name())
-    ]
-    first = set(first_layers(model, share))
-    assert [name for name in layers if name in first] == layers[: round(share * len(layers))]
-    last = set(last_layers(model, share))
-    assert [name for name in layers if name in last] == layers[len(layers) - round(share * len(layers)) :]
-    computed = {each.get_friendly_name() for each in model.get_ordered_ops() if each.get_type_name() != "Constant"}
-    assert not {name for name in (first | last) & computed if is_explanation(name)}
-
-
-def test_logit_and_map_depend_on_the_output_layer(f32: Ir) -> None:
-    model = f32.read()
-    last = set(output_layer(model))
-    assert {"logit", "map"} <= last
-    computed = [each for each in model.get_ordered_ops() if each.get_type_name() in LAYERS]
-    assert [each.get_friendly_name() in last for each in computed] == [False] * (len(computed) - 1) + [True]
-
-
-def test_layers_marked_as_f32_are_hardly_rounded_under_bf16(f32: Ir) -> None:
-    """OpenVINO loses the mark on some operations that it fuses, so a few layers remain in bf16.
-
-    It also rounds where it emulates bf16, on a processor that has AVX-512 alone; on others it computes in f32.
-    """
-    exact, rounded = answers(f32, "f32")[1], answers(f32, "bf16")[1]
-    if np.array_equal(rounded, exact):
-        assert not HAS_BF16
-        return
-    model = f32.read()
-    noted = answers(in_f32_under_bf16(f32, first_layers(model, 1.0) + output_layer(model)), "bf16")[1]
-    scale = np.abs(exact).max()
-    assert 1e-4 * scale < 3 * np.abs(noted - exact).max() < np.abs(rounded - exact).max()
-
-
-def test_the_marks_on_layers_do_not_change_f32(f32: Ir) -> None:
-    noted = in_f32_under_bf16(f32, first_layers(f32.read(), 0.5))
-    assert noted.weights == f32.weights
-    assert noted.xml != f32.xml
-    for a, b in zip(answers(f32, "f32"), answers(noted, "f32"), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_a_precision_that_passes_enters_the_bundle_with_its_figures(
-    f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limits(monkeypatch, flips=1.0, iou=0.0)
-    precisions = made(f32, graphs, validation, golden)
-    gate = precisions.gate(validation)
-    shipped = {"f32", "int8"} | ({"bf16"} if HAS_BF16 else set())
-    assert {name for name, one in gate.precisions.items() if one.graph} == shipped == {"f32", *precisions.tolerances}
-    assert {"model_f32.xml", "model_f32.bin", "model_int8.xml", "model_int8.bin"} <= set(precisions.files)
-    for one in gate.precisions.values():
-        assert one.graph is None or one.graph in precisions.files
-    assert [each.batch for each in gate.precisions["int8"].attempts[-1].agreement] == list(BATCHES)
-    assert (gate.tiles, gate.tiles_with_region) == (len(TILES), validation.with_region.sum())
-    assert gate.limits["int8"]["flips"] == 1.0
-
-
-def test_a_precision_that_fails_every_variant_is_left_out(
-    f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limits(monkeypatch, flips=1.0, iou=1.5)
-    monkeypatch.setattr(precisions_module, "VARIANTS", VARIANTS[:2])
-    lines: list[str] = []
-    precisions = made(f32, graphs, validation, golden, say=lines.append)
-    assert set(precisions.files) == {"model_f32.xml", "model_f32.bin"}
-    assert precisions.tolerances == {}
-    int8 = precisions.gate(validation).precisions["int8"]
-    assert (int8.graph, [each.how for each in int8.attempts]) == (
-        None,
-        [variant.description for variant in VARIANTS[:2]],
-    )
-    assert int8.reason is not None
-    assert "expected at least 1.5" in int8.reason
-    assert any(line.startswith("int8, ") and int8.reason in line for line in lines)
-    assert precisions.files["model_f32.xml"] == f32.xml
-
-
-def test_an_allowed_precision_that_fails_records_the_missed_limits(
-    f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limits(monkeypatch, flips=1.0, iou=1.5)
-    monkeypatch.setattr(precisions_module, "VARIANTS", VARIANTS[:1])
-    precisions = made(f32, graphs, validation, golden, precisions=["int8"], allow=["int8"])
-    gate = precisions.gate(validation)
-    assert set(gate.precisions) == {"f32", "int8"}
-    assert gate.precisions["int8"].graph == "model_int8.xml"
-    assert gate.precisions["int8"].reason is not None
-    assert "model_int8.xml" in precisions.files
-
-
-def test_f32_remains_and_records_the_missed_limits(
-    f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles
-) -> None:
-    """The separate gate of f32 is stricter than this one."""
-    other = dataclasses.replace(validation, logit=-validation.logit + 2 * validation.score_threshold)
-    gate = made(f32, graphs, other, golden, precisions=[]).gate(other).precisions["f32"]
-    assert gate.graph == "model_f32.xml"
-    assert gate.reason is not None
-    assert "verdicts differ; at most 0.5 % may" in gate.reason
-
-
-def test_tiles_without_a_region_are_warned_of(
-    f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles
-) -> None:
-    find = RegionFinder(GRID, (validation.map.shape[1], validation.map.shape[2]), 1e6, golden.scale("map"))
-    lines: list[str] = []
-    made(f32, graphs, dataclasses.replace(validation, find_regions=find), golden, precisions=[], say=lines.append)
-    assert lines[0].startswith("warning: no validation tile has a region, ")
-
-
-def test_f32_that_cannot_be_run_ends_the_export(
-    f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles
-) -> None:
-    with pytest.raises(ExportError, match="f32 cannot be run"):
-        made(Ir(f32.xml, b""), graphs, validation, golden, precisions=[])
-
-
-def test_a_graph_that_cannot_run_is_a_failed_attempt_and_never_allowed(
-    f32: Ir, validation: ValidationTiles, golden: GoldenTiles
-) -> None:
-    broken = Candidate("broken", lambda: Ir(f32.xml, b""), "model_int8.xml")
-    whole = Candidate("whole", lambda: f32, "model_int8.xml")
-    alone = evaluate_candidates("int8", [broken], validation, golden, allow=True)
-    assert (alone.gate.graph, alone.made, alone.gate.attempts[0].agreement) == (None, None, [])
-    assert alone.gate.reason is not None
-    assert "OpenVINO cannot use" in alone.gate.reason
-    mended = evaluate_candidates("int8", [broken, whole], validation, golden)
-    assert (mended.gate.graph, mended.gate.reason) == ("model_int8.xml", None)
-    assert mended.made is not None
-    assert mended.made.tolerance == LEAST_TOLERANCE
-
-
-def test_the_last_variant_that_runs_is_allowed(f32: Ir, validation: ValidationTiles, golden: GoldenTiles) -> None:
-    other = dataclasses.replace(validation, logit=-validation.logit + 2 * validation.score_threshold)
-    ways = [Candidate(how, partial(Ir, f32.xml, weights), "model_int8.xml")
-            for how, weights in (("first", f32.weights), ("second", f32.weights), ("broken", b""))]  # fmt: skip
-    evaluated = evaluate_candidates("int8", ways, other, golden, allow=True)
-    assert evaluated.gate.graph == "model_int8.xml"
-    assert [each.how for each in evaluated.gate.attempts] == ["broken", "first", "second"]
-    assert "verdicts differ; at most 0.5 % may" in (evaluated.gate.reason or "")
-
-
-def test_the_reason_is_that_of_the_last_variant_that_runs(
-    f32: Ir, validation: ValidationTiles, golden: GoldenTiles
-) -> None:
-    other = dataclasses.replace(validation, logit=-validation.logit + 2 * validation.score_threshold)
-    ways = [Candidate(how, partial(Ir, f32.xml, weights), "model_int8.xml")
-            for how, weights in (("runs", f32.weights), ("broken", b""))]  # fmt: skip
-    evaluated = evaluate_candidates("int8", ways, other, golden)
-    assert evaluated.gate.graph is None
-    assert [each.how for each in evaluated.gate.attempts] == ["broken", "runs"]
-    assert "verdicts differ; at most 0.5 % may" in (evaluated.gate.reason or "")
-
-
-def test_a_variant_that_nncf_cannot_make_is_a_failed_attempt(
-    f32: Ir, validation: ValidationTiles, golden: GoldenTiles
-) -> None:
-    too_small = TILES[:2, : TILE // 2, : TILE // 2]
-    with pytest.raises(ExportError, match="NNCF cannot quantise this model"):
-        quantise(f32, (too_small,), VARIANTS[0], transformer=False)
-    ways = list(int8_candidates(f32, (too_small,), transformer=False))[:2]
-    gone = evaluate_candidates("int8", ways, validation, golden, allow=True)
-    assert (gone.gate.graph, len(gone.gate.attempts)) == (None, 2)
-    assert "NNCF cannot" in (gone.gate.reason or "")
-
-
 def test_every_precision_of_a_model_that_compares_is_made_and_judged_by_both_inputs(
     comparing_model: DenseClassifier, comparing_graphs: Graphs
 ) -> None:
@@ -365,6 +138,154 @@ def test_every_precision_of_a_model_that_compares_is_made_and_judged_by_both_inp
         assert all((each.map_correlation or 0) > 0.9 for each in agreement), precision
 
 
+def test_a_full_temporary_disk_is_not_blamed_on_the_model(
+    f32: Ir, graphs: Graphs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    files, (_, hard) = f32.files("model_f32.xml"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    for write in (lambda: to_ir(graphs.onnx), lambda: write_graphs(tmp_path, files)):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # files may not grow: to a write, what a full disk is
+        try:
+            with pytest.raises(BundleError, match="check the disk and the permissions, or set TMPDIR") as full:
+                write()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        assert str(full.value).startswith(str(tmp_path))
+
+
+def test_neither_the_explanation_nor_the_layers_that_stay_in_f32_are_quantised(
+    f32: Ir, model: ExplainedClassifier
+) -> None:
+    """Nor does NNCF send telemetry: it uses a stub."""
+    layers = [each.get_friendly_name() for each in f32.read().get_ordered_ops() if each.get_type_name() in LAYERS]
+    layers = [name for name in layers if not is_explanation(name)]
+    for variant, first, last in ((Quantisation(), 0, 0), (Quantisation(True, True, 0.5, 0.25), 0.5, 0.25)):
+        made = quantise(f32, (TILES[:4],), variant, transformer=isinstance(model, RolloutClassifier)).read()
+        quantised = {
+            reader.get_node().get_friendly_name()
+            for each in made.get_ordered_ops()
+            if each.get_type_name() == "FakeQuantize"
+            for reader in each.output(0).get_target_inputs()
+        }
+        assert quantised & set(layers)
+        assert not {name for name in quantised if is_explanation(name)}
+        in_f32 = layers[: round(first * len(layers))] + layers[len(layers) - round(last * len(layers)) :]
+        assert not quantised & set(in_f32)
+    from nncf.telemetry import telemetry
+    from nncf.telemetry.wrapper import NNCFTelemetryStub
+
+    assert isinstance(telemetry, NNCFTelemetryStub)
+
+
+def test_layers_marked_as_f32_are_hardly_rounded_under_bf16_and_equal_in_f32(f32: Ir) -> None:
+    """OpenVINO loses the mark on some operations that it fuses, so a few layers remain in bf16.
+
+    It also rounds where it emulates bf16, on a processor that has AVX-512 alone; on others it computes in f32.
+    """
+    marked = in_f32_under_bf16(f32, first_layers(f32.read(), 1.0) + output_layer(f32.read()))
+    for a, b in zip(answers(f32, "f32"), answers(marked, "f32"), strict=True):
+        np.testing.assert_array_equal(a, b)
+    exact, rounded, noted = answers(f32, "f32")[1], answers(f32, "bf16")[1], answers(marked, "bf16")[1]
+    if np.array_equal(rounded, exact):
+        assert not HAS_BF16
+    else:
+        assert 1e-4 * np.abs(exact).max() < 3 * np.abs(noted - exact).max() < np.abs(rounded - exact).max()
+
+
+def test_a_precision_that_passes_enters_the_bundle_with_its_figures(
+    f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits(monkeypatch, flips=1.0, iou=0.0)
+    precisions = made(f32, graphs, validation, golden)
+    gate = precisions.gate(validation)
+    shipped = {"f32", "int8"} | ({"bf16"} if HAS_BF16 else set())
+    assert {name for name, one in gate.precisions.items() if one.graph} == shipped == {"f32", *precisions.tolerances}
+    assert {"model_f32.xml", "model_f32.bin", "model_int8.xml", "model_int8.bin"} <= set(precisions.files)
+    assert [each.batch for each in gate.precisions["int8"].attempts[-1].agreement] == list(BATCHES)
+    assert (gate.tiles, gate.tiles_with_region) == (len(TILES), validation.with_region.sum())
+    assert gate.limits["int8"]["flips"] == 1.0
+
+
+def test_an_allowed_precision_that_fails_records_the_missed_limits(
+    f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `allow`, it is left out."""
+    limits(monkeypatch, flips=1.0, iou=1.5)
+    monkeypatch.setattr(precisions_module, "VARIANTS", VARIANTS[:2])
+    lines: list[str] = []
+    for allow in (["int8"], []):
+        precisions = made(f32, graphs, validation, golden, precisions=["int8"], allow=allow, say=lines.append)
+        gate = precisions.gate(validation)
+        assert set(gate.precisions) == {"f32", "int8"}
+        int8 = gate.precisions["int8"]
+        assert (int8.graph, "model_int8.xml" in precisions.files) == ("model_int8.xml" if allow else None, bool(allow))
+        assert [each.how for each in int8.attempts] == [variant.description for variant in VARIANTS[:2]]
+        assert "expected at least 1.5" in (int8.reason or "")
+        assert any(line.startswith("int8, ") and str(int8.reason) in line for line in lines)
+        assert precisions.files["model_f32.xml"] == f32.xml
+
+
+def test_f32_stays_with_the_limits_that_it_misses_but_must_run(
+    f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles
+) -> None:
+    """The separate gate of f32 is stricter than this one."""
+    find = RegionFinder(GRID, (validation.map.shape[1], validation.map.shape[2]), 1e6, golden.scale("map"))
+    other, lines = dataclasses.replace(flipped(validation), find_regions=find), list[str]()
+    gate = made(f32, graphs, other, golden, precisions=[], say=lines.append).gate(other).precisions["f32"]
+    assert gate.graph == "model_f32.xml"
+    assert "verdicts differ; at most 0.5 % may" in (gate.reason or "")
+    assert lines[0].startswith("warning: no validation tile has a region, ")
+    with pytest.raises(ExportError, match="f32 cannot be run"):
+        made(Ir(f32.xml, b""), graphs, validation, golden, precisions=[])
+
+
+def flipped(validation: ValidationTiles) -> ValidationTiles:
+    """Tiles on which every verdict of the model is the other one."""
+    return dataclasses.replace(validation, logit=-validation.logit + 2 * validation.score_threshold)
+
+
+@pytest.mark.parametrize(
+    ("tried", "options", "order", "ships", "reason"),
+    [
+        (["broken"], ["allow"], ["broken"], False, "OpenVINO cannot use"),
+        (["broken", "whole"], [], ["broken", "whole"], True, ""),
+        (["1", "2", "broken"], ["allow", "flipped"], ["broken", "1", "2"], True, "verdicts differ; at most 0.5 % may"),
+        (["1", "broken"], ["flipped"], ["broken", "1"], False, "verdicts differ; at most 0.5 % may"),
+        (["1", "2"], ["allow", "far"], ["1", "2"], False, "golden tiles are off by more than 0.5 of the scale"),
+        (["1"], ["allow", "nan"], ["1"], False, "golden tiles are off by more than 0.5 of the scale"),
+    ],
+    ids=range(6),
+)
+def test_the_first_variant_that_passes_is_shipped_else_the_last_that_runs_if_it_is_allowed(
+    f32: Ir, validation: ValidationTiles, golden: GoldenTiles, tried: list[str], options: list[str], order: list[str],
+    ships: bool, reason: str,
+) -> None:  # fmt: skip
+    """Beyond half the scale none is: as a tolerance, that would accept every answer on the line, even zeros."""
+    ways = [Candidate(how, partial(Ir, f32.xml, b"" if how == "broken" else f32.weights), "model_int8.xml")
+            for how in tried]  # fmt: skip
+    for output in ("logit", "map"):
+        factor = 1e3 if "far" in options else np.nan if "nan" in options else 1.0
+        wanted = dataclasses.replace(golden, **{output: np.float32(factor) * getattr(golden, output)})
+        tiles = flipped(validation) if "flipped" in options else validation
+        found = evaluate_candidates("int8", ways, tiles, wanted, allow="allow" in options)
+        assert found.gate.graph == ("model_int8.xml" if ships else None)
+        assert (found.made is not None) == ships
+        assert [each.how for each in found.gate.attempts] == order
+        assert reason in (found.gate.reason or "")
+        assert bool(reason) == bool(found.gate.reason)
+        assert found.made is None or reason or found.made.tolerance == LEAST_TOLERANCE
+
+
+def test_a_variant_that_nncf_cannot_make_is_a_failed_attempt(
+    f32: Ir, validation: ValidationTiles, golden: GoldenTiles
+) -> None:
+    too_small = TILES[:2, : TILE // 2, : TILE // 2]
+    ways = list(int8_candidates(f32, (too_small,), transformer=False))[:2]
+    gone = evaluate_candidates("int8", ways, validation, golden, allow=True)
+    assert (gone.gate.graph, len(gone.gate.attempts)) == (None, 2)
+    assert "NNCF cannot quantise this model" in (gone.gate.reason or "")
+
+
 def test_a_precision_that_the_machine_lacks_is_tried_once(
     f32: Ir, validation: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,25 +293,6 @@ def test_a_precision_that_the_machine_lacks_is_tried_once(
         raise PrecisionError("this processor has no bf16")
 
     monkeypatch.setattr(precisions_module, "open_engine", refuse)
-    lines: list[str] = []
-    evaluated = evaluate_candidates(
-        "bf16", bf16_candidates(f32, None), validation, golden, allow=True, say=lines.append
-    )
+    evaluated = evaluate_candidates("bf16", bf16_candidates(f32, None), validation, golden, allow=True)
     assert (evaluated.gate.graph, len(evaluated.gate.attempts)) == (None, 1)
     assert evaluated.gate.reason == "the machine of the export has no bf16"
-    assert lines == [f"bf16, {evaluated.gate.attempts[0].how}: {evaluated.gate.reason}"]
-
-
-@pytest.mark.parametrize("factor", [1e3, np.nan])
-@pytest.mark.parametrize("output", ["logit", "map"])
-def test_a_difference_of_half_the_scale_is_never_allowed(
-    f32: Ir, validation: ValidationTiles, golden: GoldenTiles, output: str, factor: float
-) -> None:
-    """With a tolerance as large as the scale, every answer would pass on the line, even zeros."""
-    far = dataclasses.replace(golden, **{output: np.float32(factor) * getattr(golden, output)})
-    ways = [Candidate(how, lambda: f32, "model_int8.xml") for how in ("first", "second")]
-    evaluated = evaluate_candidates("int8", ways, validation, far, allow=True)
-    assert (evaluated.gate.graph, evaluated.made) == (None, None)
-    assert [each.missed for each in evaluated.gate.attempts] == [
-        ["golden tiles are off by more than 0.5 of the scale"]
-    ] * 2

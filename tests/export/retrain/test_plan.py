@@ -1,21 +1,45 @@
-"""The plan of a retraining: what is trained on, what is held out, and which marks cannot be divided."""
+"""Which marked frames a retraining uses, trains on and holds out, and when the new bundle is better."""
 
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import cast
 
 import cv2
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from heatline.edge.errors import InputError
 from heatline.edge.monitor.marks import Truth
-from heatline.edge.wire.events import Verdict
-from heatline.export.retrain.frames import Selection, UsableFrame, digest_pixels, group_name
-from heatline.export.retrain.plan import Origin, Plan, Retraining, plan_retraining
+from heatline.edge.wire.events import BundleName, Verdict
+from heatline.export.retrain.frames import (
+    Selection,
+    UsableFrame,
+    digest_pixels,
+    frames_of_folder,
+    group_name,
+    select_frames,
+)
+from heatline.export.retrain.judge import Answer, compare
+from heatline.export.retrain.plan import (
+    ORDER,
+    Candidate,
+    Origin,
+    Plan,
+    Retraining,
+    choose_held_out,
+    groups_by_kind,
+    plan_retraining,
+)
 from heatline.train.config import TrainConfig
 from heatline.train.readers import LabelledFolder, LabelledImage
 from heatline.train.readers.labelled import ReviewedFrame
-from tests.export.retrain.marked import good_frame
+from tests.command import complaint, heatline
+from tests.edge.evidences import mark, picture, writer
+from tests.edge.lines import write_line
+from tests.export.retrain.conftest import Trained, good_frame, row_of, write_rows
 
 NO_FORMER: list[tuple[Path, ReviewedFrame]] = []
 
@@ -68,76 +92,240 @@ def test_parts_of_earlier_retrainings_are_never_held_out(tmp_path: Path, data: L
     assert planned.groups == {each.group for each in frames if each.digest not in planned.held_out}
 
 
-def test_frames_of_a_part_are_held_out_together(tmp_path: Path, data: LabelledFolder) -> None:
-    frames = [frame(tmp_path, number, f"P{number // 2}") for number in range(6)]
-    held_out = plan(frames, data).held_out
-    assert {each.group for each in frames if each.digest in held_out}.isdisjoint(
-        each.group for each in frames if each.digest not in held_out
-    )
-
-
-def test_marks_that_cannot_be_divided_are_refused_before_a_training(tmp_path: Path, data: LabelledFolder) -> None:
-    """Each part has one false alarm, and the only frame of another kind."""
+def test_marks_that_cannot_be_divided_or_are_too_few_are_refused_before_a_training(
+    tmp_path: Path, data: LabelledFolder
+) -> None:
     frames = [
         frame(tmp_path, 1, "P1"), frame(tmp_path, 2, "P1", "defective"),
         frame(tmp_path, 3, "P2"), frame(tmp_path, 4, "P2"),
     ]  # fmt: skip
     with pytest.raises(InputError, match="cannot be divided into some to train on and some to compare with"):
-        plan(frames, data, ["DEFECT", "DEFECT", "DEFECT", "GOOD"])
-
-
-def test_a_refusal_says_how_many_marks_lie_on_parts_that_count_as_trained_on(
-    tmp_path: Path, data: LabelledFolder
-) -> None:
-    """Of the four, one is of a new part; of the part that one was trained on, both frames count."""
+        plan(frames, data, ["DEFECT", "DEFECT", "DEFECT", "GOOD"])  # each part has a false alarm and an only other
     frames = [frame(tmp_path, number, part) for number, part in ((1, "P1"), (2, "P2"), (3, "P2"), (100, "P3"))]
     former = [(frames[1].path, msgspec.structs.replace(row(frames[1]), group=frames[1].group))]
-    with pytest.raises(
-        InputError,
-        match=r"4 usable frames, 3 of them on parts that count as trained on .*, with 1 "
-        "false alarm and 0 missed defects of this bundle on new parts; expected at least 2",
-    ):
+    words = (
+        r"4 usable frames, 3 of them on parts that count as trained on .*, with 1 "
+        "false alarm and 0 missed defects of this bundle on new parts; expected at least 2"
+    )
+    with pytest.raises(InputError, match=words):  # of the part that one was trained on, both frames count
         plan(frames, data, former=former)
 
 
-def test_a_former_frame_whose_marks_are_contradictory_now_is_not_trained_on(
+def test_former_frames_that_are_contradictory_now_and_frames_like_those_of_a_test_group_are_not_trained_on(
     tmp_path: Path, data: LabelledFolder
 ) -> None:
     frames = [frame(tmp_path, number, f"P{number}") for number in range(3)]
     first, second = (frame(tmp_path, number, f"P{number}") for number in (8, 9))
     former = [(each.path, row(each)) for each in (first, second)]
-    planned = plan(frames, data, former=former, contradictory=frozenset({first.digest}))
-    trained = {each.digest for _, each in planned.trained}
-    assert first.digest not in trained
-    assert second.digest in trained
-
-
-def test_frames_like_pictures_of_a_test_group_are_not_trained_on(tmp_path: Path, data: LabelledFolder) -> None:
-    frames = [frame(tmp_path, number, f"P{number}") for number in range(3)]
     noisy = good_frame(102)
     noisy[:40, :40] += 1
     cv2.imwrite(str(tmp_path / "like.png"), noisy[..., ::-1])
     like = UsableFrame(tmp_path / "like.png", digest_pixels(noisy), "good", "top", group_name("part P7"))
-    planned = plan([*frames, like], data)
-    assert {each.digest for _, each in planned.trained} == {each.digest for each in frames} - planned.held_out
+    planned = plan([*frames, like], data, former=former, contradictory=frozenset({first.digest}))
+    trained = {each.digest for _, each in planned.trained}
+    assert trained == {each.digest for each in (*frames, second)} - planned.held_out
     assert like.digest not in planned.held_out
 
 
-def test_if_all_frames_look_alike_it_is_said_that_similarity_shows_nothing(
-    tmp_path: Path, data: LabelledFolder
+CANDIDATES = st.lists(
+    st.builds(
+        Candidate,
+        group=st.integers(0, 5).map(lambda number: f"reviewed:{number}"),
+        kind=st.sampled_from(ORDER),
+        pinned=st.integers(0, 9).map(lambda number: number == 0),
+    ),
+    max_size=12,
+)
+
+
+def groups_of(candidates: list[Candidate], kind: str) -> set[str]:
+    """The groups of a kind in which nothing was trained on, the obvious way."""
+    return {
+        each.group
+        for each in candidates
+        if each.kind == kind and not any(other.pinned for other in candidates if other.group == each.group)
+    }
+
+
+@given(st.dictionaries(st.sampled_from(ORDER), st.integers(0, 30)), st.floats(0.1, 0.6))
+def test_about_the_share_of_each_kind_is_held_out_and_one_of_two(counts: dict[str, int], share: float) -> None:
+    """Where each group has one kind."""
+    candidates = [
+        Candidate(f"{kind} {number}", kind, False)  # type: ignore[arg-type]
+        for kind, count in counts.items()
+        for number in range(count)
+    ]
+    held_out = choose_held_out(candidates, share)
+    for kind, count in counts.items():
+        found = len(groups_of(candidates, kind) & held_out)
+        assert found == (min(max(1, round(share * count)), count - 1) if count > 1 else 0)
+
+
+@given(CANDIDATES, st.floats(0, 0.9), st.randoms(use_true_random=False))
+def test_what_was_trained_on_is_never_held_out_and_each_kind_stays_in_the_training(
+    candidates: list[Candidate], share: float, random: Random
 ) -> None:
-    frames = [frame(tmp_path, number, f"P{number}") for number in range(3)]
-    assert plan(frames, data).note is None
-    alike = []
-    for number in range(8):
-        pixels, path = good_frame(7), tmp_path / f"alike{number}.png"
-        pixels[number, :] += 1
-        cv2.imwrite(str(path), pixels[..., ::-1])
-        alike.append(UsableFrame(path, digest_pixels(pixels), "good", "top", group_name(f"part {number}")))
-    note = plan(alike, data).note or ""
-    assert "look nearly identical" in note
-    assert "may then be both trained on and held out" in note
+    """In any order of the marks."""
+    held_out = choose_held_out(candidates, share)
+    assert not any(each.pinned for each in candidates if each.group in held_out)
+    for kind in ORDER:
+        groups = groups_of(candidates, kind)
+        assert groups_by_kind(candidates)[kind] == groups
+        assert not groups or groups - held_out, f"all groups of {kind} are held out"
+    random.shuffle(candidates)
+    assert choose_held_out(candidates, share) == held_out
 
 
-def test_a_record_of_an_older_version_has_no_groups() -> None:
-    assert msgspec.convert({"trained": ["1"]}, Retraining) == Retraining(trained=["1"])
+# Which frames are usable.
+
+OWN = BundleName(name="boards", version="1", digest="1" * 64)
+OTHER = BundleName(name="lids", version="1", digest="2" * 64)
+
+
+def test_frames_that_cannot_be_used_are_counted_and_those_of_one_part_are_one_group(tmp_path: Path) -> None:
+    """Frames 1 and 2 can be used; 3 shows the same pixels as 2, 7 and 8 have two truths; the others cannot."""
+    rows = [
+        row_of(1, "DEFECT", OWN, "good", "false_alarm", []),
+        row_of(2, "GOOD", OWN, "defective", "missed", [(40, 30)]),
+        row_of(3, "GOOD", OWN, "defective", "missed", [(40, 30), (90, 90)]),
+        row_of(4, "DEFECT", OTHER, "good", "false_alarm", []),
+        row_of(5, "DEFECT", OWN, None, None, []),
+        row_of(6, "DEFECT", OWN, "good", "false_alarm", []),
+        row_of(7, "DEFECT", OWN, "good", "false_alarm", []),
+        row_of(8, "DEFECT", OWN, "defective", "right", []),
+        msgspec.structs.replace(row_of(9, "DEFECT", OWN, "good", "right", []), review=None),
+    ]
+    for number, one in enumerate(rows, start=1):
+        (tmp_path / one.file).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / one.file), good_frame({3: 2, 8: 7}.get(number, number)))
+    gone = tmp_path / rows[5].file
+    write_rows(tmp_path, rows)
+    for damage in (lambda: gone.write_bytes(gone.read_bytes()[:500]), gone.unlink):
+        damage()
+        selection = select_frames(frames_of_folder(tmp_path), "boards")
+        assert [(one.truth, one.missed_xy) for one in selection.frames] == [
+            ("good", ()),
+            ("defective", ((40, 30), (90, 90))),
+        ]
+        assert len({one.group for one in selection.frames}) == 2
+        assert str(selection.left_out).startswith("5 marked frames are left out: marks that contradict each other")
+        # A former retraining may have trained on one of these.
+        assert selection.contradictory == {digest_pixels(good_frame(number)[..., ::-1]) for number in (5, 7)}
+    marked = frames_of_folder(tmp_path)[:2]
+    of_part = [replace(one, event=msgspec.structs.replace(one.event, part_id="P7")) for one in marked]
+    assert {one.group for one in select_frames(of_part, "boards").frames} == {"reviewed:part P7"}
+
+
+def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="name a folder that heatline evidence export --reviewed wrote"):
+        frames_of_folder(tmp_path)
+    (tmp_path / "manifest.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match="has no readable list of exported frames"):
+        frames_of_folder(tmp_path)
+
+
+VERDICTS = st.sampled_from(["GOOD", "DEFECT", "NO_VERDICT"])
+ANSWERS = st.lists(
+    st.builds(
+        Answer,
+        frame=st.text("abc", min_size=1, max_size=3),
+        truth=st.sampled_from(["good", "defective"]),
+        held_out=st.booleans(),
+        old=VERDICTS,
+        new=VERDICTS,
+    ),
+    max_size=30,
+)
+
+
+def errors(answers: list[Answer], name: str) -> int:
+    right = {"good": "GOOD", "defective": "DEFECT"}
+    return sum(each.held_out and getattr(each, name) != right[each.truth] for each in answers)
+
+
+@given(ANSWERS)
+def test_a_better_bundle_errs_less_has_no_more_of_each_error_and_loses_no_find(answers: list[Answer]) -> None:
+    comparison = compare(answers)
+
+    def count(name: str, truth: str, verdict: str, only_held_out: bool) -> int:
+        of = [each for each in answers if each.held_out] if only_held_out else answers
+        return [(each.truth, getattr(each, name)) for each in of].count((truth, verdict))
+
+    no_more = all(
+        count("new", *error, only_held_out) <= count("old", *error, only_held_out)
+        for error in (("good", "DEFECT"), ("defective", "GOOD"))
+        for only_held_out in (True, False)
+    )
+    lost = [
+        each.frame for each in answers if each.truth == "defective" and each.old == "DEFECT" and each.new != "DEFECT"
+    ]
+    assert (not comparison.reasons) == (errors(answers, "new") < errors(answers, "old") and no_more and not lost)
+    assert comparison.lost == lost
+    assert compare([msgspec.structs.replace(each, new=each.old) for each in answers]).reasons, "never than itself"
+
+
+def test_figures_have_their_frames_and_intervals() -> None:
+    answers = [
+        Answer(frame="1", truth="good", held_out=True, old="DEFECT", new="GOOD"),
+        Answer(frame="2", truth="good", held_out=True, old="NO_VERDICT", new="NO_VERDICT"),
+        Answer(frame="3", truth="good", held_out=False, old="DEFECT", new="DEFECT"),
+        Answer(frame="4", truth="defective", held_out=False, old="DEFECT", new="DEFECT"),
+    ]
+    comparison = compare(answers)
+    old, new = comparison.old, comparison.new
+    assert (old.false_alarms.count, old.false_alarms.of, new.false_alarms.count) == (1, 2, 0)
+    assert (old.no_verdict.count, new.no_verdict.of, new.finds.count, new.finds.of) == (1, 2, 1, 1)
+    assert new.missed.interval is None
+    # Clopper and Pearson's interval of 1 of 2, from tables.
+    assert old.false_alarms.interval == pytest.approx((0.0126, 0.9874), abs=1e-4)
+    assert not comparison.reasons
+    assert str(new.missed) == "no such frame"
+
+
+@pytest.mark.parametrize(
+    ("answers", "reasons"),
+    [
+        ([("defective", True, "NO_VERDICT", "DEFECT")], []),
+        (
+            [("defective", True, "NO_VERDICT", "GOOD")],
+            ["it has 1 missed defect on the held-out frames, the old one 0"],
+        ),
+        (
+            [("good", False, "GOOD", "DEFECT")] * 4,
+            ["it has 4 false alarms on all reviewed frames, the old one 2"],
+        ),
+    ],
+    ids=range(3),
+)
+def test_a_bundle_with_two_false_alarms_less_is_not_offered_for_new_errors(
+    answers: list[tuple[Truth, bool, Verdict, Verdict]], reasons: list[str]
+) -> None:
+    rows: list[tuple[Truth, bool, Verdict, Verdict]] = [*[("good", True, "DEFECT", "GOOD")] * 2, *answers]  # type: ignore[list-item]
+    made = [Answer(frame="1", truth=truth, held_out=held_out, old=old, new=new) for truth, held_out, old, new in rows]
+    assert compare(made).reasons == reasons
+
+
+def stored(folder: Path) -> Path:
+    """A store with a false alarm, a contradiction, an unmarked frame, and a marked frame whose picture is gone."""
+    with writer(folder) as into:
+        for number in range(1, 5):
+            into.write(picture(number))
+        into.add_marks([mark(picture(1), "false_alarm", seq=1), mark(picture(2), "false_alarm", seq=2)], "j1", 2)
+        into.add_marks([mark(picture(2), "right", "Bob", seq=3), mark(picture(4), "right", seq=4)], "j1", 4)
+    (gone,) = folder.rglob("b007b007-top-4.png")
+    gone.unlink()
+    return folder
+
+
+# A line's evidence store.
+
+
+def test_a_lines_file_names_bundle_and_evidence(trained: Trained, tmp_path: Path) -> None:
+    """One of its frames can be used, and the bundle does not call it DEFECT."""
+    tables = f'[evidence]\nfolder = "{stored(tmp_path / "evidence")}"'
+    line = write_line(tmp_path, trained.bundle, "tcp://127.0.0.1:5556", {"top": 'path = "p"'}, tables)
+    result = heatline("retrain", line, "--out", tmp_path / "out")
+    assert result.returncode == 9
+    assert "1 usable frame, with 0 false alarms and 0 missed defects of this bundle" in complaint(result)
+    assert "1 marked frame is left out: marks that contradict each other" in complaint(result)
+    assert not (tmp_path / "out").exists()
