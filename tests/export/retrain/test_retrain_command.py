@@ -305,7 +305,7 @@ def test_the_appearance_stays_and_the_thresholds_do_not(calibrated: Bundle, trai
     assert "the old thresholds come from 77 frames by heatline calibrate" in note
     assert "run heatline calibrate new.bundle again" in note
     # It stays also in the second retraining, whose old bundle was not calibrated itself.
-    record = {"retraining": {"appearance_of_line": True}}
+    record = {**new.provenance, "retraining": {"appearance_of_line": True}}
     once = replace(calibrated, manifest=msgspec.structs.replace(calibrated.manifest, provenance=record))
     assert carry_over(once, new, finetuned=False)[0].plausible == calibrated.manifest.calibration.plausible
     # Nothing is carried over to other features, nor from a bundle that was not calibrated.
