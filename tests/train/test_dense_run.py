@@ -165,18 +165,6 @@ def test_a_training_says_which_classes_pass_and_counts_by_thresholds_of_the_othe
     assert calibration.held_out_rejected == rejected
 
 
-def test_out_of_fold_predictions_cover_every_tile_and_keep_groups_together(first: tuple[RunFolder, str]) -> None:
-    run = load_run(first[0].folder)
-    answers = OutOfFold.read(first[0].out_of_fold)
-    assert list(answers.frames) == [image.name_in_folder for image in run.data.images]
-    folds = {(image.group, fold) for image, fold in zip(run.data.images, answers.fold.tolist(), strict=True)}
-    assert (len(folds), len({fold for _, fold in folds})) == (len(GROUPS), 2)
-    assert len(answers.logit) == len(answers.map) == sum(run.summary.tiles["train"].values())
-    flat = np.sort(answers.map.astype(np.float64).reshape(len(answers.map), -1), axis=1)
-    np.testing.assert_allclose(flat[:, -16:].mean(axis=1), answers.logit, atol=1e-2)  # maps are stored as float16
-    assert run.summary.val["val_ap"] > 0.9
-
-
 def test_the_bundle_states_its_pooling_and_has_thresholds_from_out_of_fold_predictions(
     first: tuple[RunFolder, str], bundle: Path, tmp_path: Path
 ) -> None:
@@ -392,20 +380,6 @@ def test_frames_that_cannot_be_aligned_are_named_have_no_verdict_and_set_no_thre
     assert [Path(each["image"]).name for each in told["implausible"]] == ["b_1.png", "c_2.png"]
     assert all("does not show what the reference shows" in each["why"] for each in told["implausible"])
     assert len(told["frames"]) == 14
-
-
-def test_a_model_is_the_same_whether_another_was_trained_beside_it(
-    compared: tuple[RunFolder, str], boards: Path, tiny: tuple[str, ...], tmp_path: Path
-) -> None:
-    found = compared[0].read_summary().reference
-    assert found is not None
-    on, _ = train(boards, tmp_path / "on", tiny, "reference=on")
-    assert on.read_summary().reference.compared == found.compared  # type: ignore[union-attr]
-    ours, theirs = (torch.load(run.best, weights_only=True)["state_dict"] for run in (on, compared[0]))
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
-    off, _ = train(boards, tmp_path / "off", tiny, "reference=off")
-    assert {**off.read_summary().val, "val_cell_ap": found.without["val_cell_ap"]} == found.without
-    assert off.read_summary().reference is None
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from heatline.train.evaluation.evaluated import open_model
 from heatline.train.evaluation.observe import line_mask
 from heatline.train.models.vit import FUSIONS
 from tests.command import heatline
-from tests.train.blobs import draw_blobs, sort_tiles
+from tests.train.blobs import draw_blobs
 from tests.train.trained import NAMED_SPLIT, SMALL
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -97,17 +97,6 @@ def test_pictures_of_the_training_are_recognised_by_their_content(
     assert select_pictures(model, moved, part="all").trained_on == 6
     others = select_pictures(model, draw_blobs(tmp_path / "blobs", seed=1))
     assert (others.part, others.trained_on) == ("all", 0)
-
-
-def test_a_run_trained_on_labels_is_evaluated_by_frames(tmp_path: Path) -> None:
-    data, out = sort_tiles(tmp_path / "tiles"), tmp_path / "run"
-    trained = heatline("train", f"data={data}", f"out={out}", *SMALL_VIT, "split.fractions=[0.4,0.3,0.3]")
-    assert trained.returncode == 0, trained.stderr
-    evaluation = evaluate_model(out)
-    assert (evaluation.truth, evaluation.subject.part) == ("labels", "test")
-    assert {name.partition(".")[0] for name in evaluation.figures} == {"frame"}
-    groups = len(evaluation.subject.groups)
-    assert (evaluation.figures["frame.frames"], evaluation.figures["frame.unplaced"]) == (groups, groups)
 
 
 FRAMES = st.tuples(st.integers(30, 150), st.integers(30, 150))

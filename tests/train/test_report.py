@@ -17,16 +17,7 @@ from heatline.edge.inspection.verdict import Judgement, TileScores
 from heatline.edge.util.page import Table
 from heatline.train.evaluation import study_chapter
 from heatline.train.evaluation.gallery import FRAMES, GAP_PX, TRUTH_RGB, FrameGallery, draw_frame
-from heatline.train.evaluation.line_view import (
-    BINS,
-    DEFECTIVE_COLOUR,
-    GOOD_COLOUR,
-    NAMES,
-    POSITIONS,
-    line_view,
-    score_bars,
-    slider_places,
-)
+from heatline.train.evaluation.line_view import NAMES, POSITIONS, line_view, slider_places
 from heatline.train.evaluation.observe import relative_name
 from heatline.train.evaluation.report import write_report
 from heatline.train.evaluation.result import DefectKind, Evaluation, FrameAnswer
@@ -328,22 +319,6 @@ def test_every_position_counts_frames_by_the_verdict_rule(frames: list[tuple[flo
     for score, position in zip(above, listed, strict=True):
         for at, place in enumerate(places.tolist()):
             assert (at < position) == (score >= place), "a frame is judged DEFECT before its own position"
-
-
-@given(SCORED)
-def test_every_frame_is_in_a_bar_on_its_side_of_the_calibrated_threshold(frames: list[tuple[float, bool]]) -> None:
-    """Good frames are above the axis, defective ones below it; widths and heights are percent of the chart."""
-    good, bad = ([score for score, is_bad in frames if is_bad is kind] for kind in (False, True))
-    places = slider_places([*good, *bad])[0]
-    bars, zero = score_bars(good, bad, places), 100 * -places[0] / (places[-1] - places[0])
-    for scores, colour in ((good, GOOD_COLOUR), (bad, DEFECTIVE_COLOUR)):
-        mine = [bar for bar in bars if bar.colour == colour]
-        for score in scores:
-            at = 100 * (score - places[0]) / (places[-1] - places[0])
-            assert any(bar.left - 1e-6 <= at <= bar.left + 100 / BINS + 1e-6 for bar in mine)
-        for bar in mine:
-            assert bar.top + bar.height == pytest.approx(50) if colour == GOOD_COLOUR else bar.top == 50
-            assert bar.left >= zero - 1e-6 or bar.left + 100 / BINS <= zero + 1e-6
 
 
 # The gallery.
