@@ -25,7 +25,7 @@ from heatline.edge.inspection.inspector import Inspector
 from heatline.edge.reference.reference import Reference
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.boards import board, board_bundle, moved
-from tests.edge.lines import started, write_line_with, write_pictures
+from tests.edge.lines import started, write_pictures
 from tests.golden import assert_golden
 from tests.small_bundle import BIAS, GAIN, copy_of, dark_square, edit_manifest
 
@@ -301,21 +301,6 @@ def test_calibration_compares_each_frame_with_a_reference_of_the_others(tmp_path
     assert "1 different good frame came, and a new reference needs 3" in few
 
 
-def test_frames_that_made_the_kept_reference_cause_a_warning(tmp_path: Path, old: Bundle) -> None:
-    good, made = write_pictures(tmp_path / "good", frames(OLD, 4)), tmp_path / "made.bundle"
-    others = write_pictures(tmp_path / "others", {f"{at}.png": moved(OLD, -3 * at, at) for at in range(1, 4)})
-    reported(*SET, old.path, good, "--to", made)
-    first = f"the reference was made from {good / '00.png'} and 3 more of these frames: they differ"
-    for arguments, warned in (
-        ((good, "--keep-reference"), True),
-        ((others, "--keep-reference"), False),
-        ((good,), False),
-    ):
-        report = reported("calibrate", made, *arguments, "--dry-run")
-        assert (first in str(report["warnings"])) == warned
-        assert (report["calibration"]["false_reject_at_most"] is None) == warned
-
-
 ANY = Plausible(12, (1, 999), (1, 999), (0, None), (0, None), (0, None), None)
 """Every frame of these sizes looks like it."""
 POSES = DriftReference(12, {measure: [0.0, 0.1, 0.2, 0.3, 0.4] for measure in ("brightness", *OF_POSE)})
@@ -353,15 +338,3 @@ def test_drift_forgets_poses_against_another_reference_and_a_camera_keeps_its_ow
         reference = found[name]
         assert reference is not None
         assert (list(reference.measures), set(reference.unwatched)) == (["brightness"], set(OF_POSE))
-
-
-def test_calibration_of_a_camera_keeps_the_references(tmp_path: Path) -> None:
-    both = board_bundle(tmp_path / "both.bundle", {"": Reference(OLD), "side": Reference(OLD)})
-    cameras = {name: {"kind": "pattern", "size": [560, 446]} for name in ("top", "side")}
-    line = write_line_with(tmp_path, both.path, "tcp://127.0.0.1:1", cameras)
-    good, target = write_pictures(tmp_path / "good", frames(OLD, 4)), tmp_path / "side.bundle"
-    reported("cameras", "calibrate", line, "side", good, "--to", target)
-    assert {each.made_of for each in open_bundle(target).references().values()} == {"one picture"}
-    other = write_pictures(tmp_path / "other", frames(NEW, 3))
-    wrong = refused(9, "cameras", "calibrate", line, "side", other)
-    assert "cannot be compared with the reference" in wrong

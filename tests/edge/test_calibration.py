@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from heatline.edge.calibration.statistics import (
     cdf,
     interval,
-    prediction_bound,
     prediction_bound_of_groups,
     t_cdf,
     t_quantile,
@@ -144,12 +143,6 @@ def test_stored_cells_give_the_exact_evidence_threshold_unless_one_frame_dominat
     assert (stored == np.minimum(cells, np.maximum(np.ceil(0.02 * cells), STORED_AT_LEAST))).all()
     made = calibrate(kept, 0.0, "drawn", top_cells=TOP_CELLS)
     assert made.evidence_threshold == min(made.score_threshold, came)
-
-
-def test_a_frame_that_is_hot_everywhere_counts_with_two_percent_of_its_cells() -> None:
-    low, high = np.zeros((300, 300), np.float32), np.full((300, 300), 9, np.float32)
-    for lows, just_above in ((18, 9.0), (19, 0.0)):  # 2 % of the high frame are 0.1 % of 20 frames
-        assert pooled_threshold(with_heatmaps(*[low] * lows, high)) == math.nextafter(just_above, math.inf)
 
 
 # The bound of the true rate.
@@ -304,25 +297,12 @@ def test_bounds_solve_the_equations_of_clopper_and_pearson(counted: tuple[int, i
         assert float(1 - exact_tail(count - 1, n, low)) == pytest.approx(0.025, rel=1e-6)
 
 
-@pytest.mark.parametrize("n", [1, 2, 299, 100_000])
-def test_the_bound_of_none_and_of_all_but_one_has_a_closed_form(n: int) -> None:
-    assert upper_bound(0, n) == pytest.approx(-math.expm1(math.log(0.05) / n), rel=1e-9)
-    assert upper_bound(n - 1, n) == pytest.approx(0.95 ** (1 / n), rel=1e-9)
-    assert upper_bound(n, n) == 1.0
-
-
 @given(st.floats(-50, 50), st.floats(0.5, 0.9999), st.integers(1, 2000))
 def test_students_distribution_and_quantiles_equal_those_of_scipy(value: float, share: float, degrees: int) -> None:
     from scipy.stats import t
 
     assert t_cdf(value, degrees) == pytest.approx(t.cdf(value, degrees), abs=1e-10)
     assert t_quantile(share, degrees) == pytest.approx(t.ppf(share, degrees), rel=1e-6, abs=1e-6)
-
-
-@given(st.lists(st.floats(-30, 30), min_size=2, max_size=30), st.floats(0.001, 0.5))
-def test_if_each_value_is_a_group_the_bound_equals_that_of_values(values: list[float], beyond: float) -> None:
-    alone = {str(place): [value] for place, value in enumerate(values)}
-    assert prediction_bound_of_groups(alone, beyond) == pytest.approx(prediction_bound(values, beyond), abs=1e-6)
 
 
 def test_the_missing_variance_within_groups_is_added() -> None:

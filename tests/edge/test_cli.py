@@ -13,28 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import msgspec
 import numpy as np
 import pytest
 import zmq
 
-import heatline.edge.cli.check as check_module
 from heatline.edge import __version__
 from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.auth import fingerprint, make_key_pair
 from heatline.edge.delivery.journal import Journal
 from heatline.edge.delivery.publisher import Publisher
-from heatline.edge.describe import describe_consumer
 from heatline.edge.images import read_rgb
-from heatline.edge.service.status import DropMonitor
-from heatline.edge.util.text import format_count, is_are
 from heatline.edge.wire.events import (
-    Account,
     BundleName,
-    Consumer,
     Event,
-    JournalState,
     Message,
     StatusEvent,
     VerdictEvent,
@@ -45,7 +37,6 @@ from tests.edge.lines import small_frames, started, write_line, write_pictures
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.wire_examples import CHANGE, DEFECT, GOOD, HANDSHAKE, LIVE_ONLY, NO_VERDICT, REFUSED_CHANGE, STATUS
 from tests.golden import assert_golden
-from tests.small_bundle import dark_square, white_frame
 
 WIDE = {"COLUMNS": "200"}
 Run = subprocess.CompletedProcess[str]
@@ -87,18 +78,6 @@ def test_a_wrong_command_line_is_exit_code_2_and_a_wrong_address_7_without_a_tra
         assert "Traceback" not in result.stderr
     result = heatline("watch", "smoke://signals")
     assert (result.returncode, "is not an address to connect to" in complaint(result)) == (7, True)
-
-
-def test_a_count_of_one_is_singular() -> None:
-    for count, text in ((0, "0 frames are"), (1, "1 frame is"), (1234, "1,234 frames are")):
-        assert f"{format_count(count, 'frame', ',')} {is_are(count)}" == text
-    journal = JournalState(journal_id="j", first_seq=3, last_seq=3, unjournalled=1)
-    words = describe_consumer(Consumer(acked_seq=1, connected=True), journal)
-    assert words.startswith("connected; 1 event behind, and 1 is lost:")
-    losses = DropMonitor()
-    losses.update({"top": Account()}, 0.0)
-    (words,) = losses.update({"top": Account(1, failed={"implausible": 1})}, 1.0)
-    assert words.startswith("camera top: 0 of 1 frame inspected: frames do not show the product, or not in its usual")
 
 
 # check
@@ -198,16 +177,6 @@ def test_check_reports_every_fault_it_finds_with_the_code_of_the_first(tmp_path:
     assert [each.startswith(f"heatline: {line}: ") for each in sentences] == [True, True], "contradictions in the file"
 
 
-def test_check_knows_the_state_folder_of_a_service(tmp_path: Path, line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_module, "LINES", tmp_path)
-    monkeypatch.setattr(check_module, "STATE_FOLDERS", tmp_path / "state")
-    line.write_text(f"{line.read_text()}\n[evidence]")
-    shown = " ".join(heatline("check", line, env=WIDE).stdout.split())
-    assert f"are stored in {tmp_path}/state/line/evidence" in shown
-    Journal.open(tmp_path / "state" / "line", "line2").close()
-    assert "is the journal of line line2" in complaint(heatline("check", line))
-
-
 def test_check_warns_of_useless_thresholds_and_leaves_a_running_line_alone(line: Path, address: str) -> None:
     before = line.read_text()
     for score, words in (("1e9", "would be GOOD, so that defects may pass"), ("-1e9", "would be DEFECT")):
@@ -258,21 +227,6 @@ def test_inspect_writes_a_picture_and_an_event_per_image_and_continues_after_a_b
     rows = inspected(bundle, tmp_path).stdout.splitlines()
     assert [row.split()[0] for row in rows] == ["GOOD", "NO_VERDICT", "DEFECT"]
     assert "regions at (" in rows[2]
-
-
-def test_inspect_accepts_every_size_and_depth_and_both_engines_agree(tmp_path: Path, bundle: Bundle) -> None:
-    frames = write_pictures(tmp_path / "frames", {
-        "a.png": white_frame((1, 1)), "b.png": white_frame((600, 30)), "c.png": np.full((50, 70), 255, np.uint8),
-        "x.png": dark_square(dark_square(white_frame((400, 500)), 10, 10), 200, 222),
-    })  # fmt: skip
-    cv2.imwrite(str(frames / "e.png"), np.full((40, 40), 65535, np.uint16))
-    results = [inspected(bundle, tmp_path, "--json", "--engine", kind) for kind in ("openvino", "onnxruntime")]
-    ours, theirs = ([json.loads(row) for row in result.stdout.splitlines()] for result in results)
-    assert [event["verdict"] for event in ours] == ["GOOD"] * 4 + ["DEFECT"]
-    for first, second in zip(ours, theirs, strict=True):
-        assert first["verdict"] == second["verdict"]
-        assert first["frame_score"] == pytest.approx(second["frame_score"], abs=1e-3)
-        assert [each["box_xyxy"] for each in first["regions"]] == [each["box_xyxy"] for each in second["regions"]]
 
 
 def test_inspect_without_images_or_into_an_unusable_folder_or_full_disk_is_an_error(

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from heatline.edge.errors import BundleError, InputError
-from heatline.edge.util.files import open_locked, replacing, writing
+from heatline.edge.util.files import replacing
 
 
 @pytest.mark.parametrize("unique", [False, True])
@@ -50,24 +49,3 @@ def test_a_links_target_is_replaced_and_a_pipe_is_written_to(tmp_path: Path) -> 
         assert ((tmp_path / "real").read_text(), reader.read()) == ("new", "new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "pipe").is_fifo()
-
-
-def test_a_file_or_folder_is_locked_until_its_descriptor_is_closed(tmp_path: Path) -> None:
-    for path, flags in ((tmp_path / "lock", os.O_RDONLY | os.O_CREAT), (tmp_path, os.O_RDONLY | os.O_DIRECTORY)):
-        held, before = open_locked(path, flags), len(os.listdir("/proc/self/fd"))
-        with pytest.raises(BlockingIOError):
-            open_locked(path, flags)
-        assert len(os.listdir("/proc/self/fd")) == before
-        os.close(held)
-        os.close(open_locked(path, flags))
-
-
-def test_a_file_that_cannot_be_written_is_named_with_the_reason_and_what_to_do(tmp_path: Path) -> None:
-    path = tmp_path / "gone" / "a.txt"
-    sentence = f"{path} cannot be written (No such file or directory); check the disk and the permissions"
-    for kind, more in ((InputError, ""), (BundleError, ", or name another")):
-        with pytest.raises(kind) as said, writing(path, kind, or_else=more):
-            path.write_text("a")
-        assert str(said.value) == sentence + more
-    with pytest.raises(BrokenPipeError), writing(path):  # no error of the file
-        raise BrokenPipeError

@@ -12,8 +12,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from heatline.edge.errors import GeometryError
-from heatline.edge.geometry import WHOLE_FRAME, Region, RegionOfInterest, Stitcher, TileGrid, find_regions
-from heatline.edge.geometry.regions import found_cells
+from heatline.edge.geometry import Region, RegionOfInterest, Stitcher, TileGrid, find_regions
 from heatline.edge.geometry.tiling import tile_origins
 from tests.oracles import components, smoothed, starts, stitched, tiles_of
 
@@ -59,15 +58,6 @@ def test_a_region_of_interest_equals_a_test_of_each_single_pixel(
     np.testing.assert_array_equal(RegionOfInterest.from_polygons(turned, exclude).mask(frame_hw), expected)
     expected[area.box(frame_hw)] = False
     assert not expected.any(), "the box contains every pixel"
-
-
-def test_the_pixels_and_the_box_of_drawn_polygons_are_these() -> None:
-    notch = RegionOfInterest.from_polygons([[(0, 0), (2, 2), (4, 0), (4, 4), (0, 4)], [(7, 1)] * 3], [[(1, 3)] * 3])
-    drawn = ["".join(".#"[int(pixel)] for pixel in row) for row in notch.mask((5, 9))]
-    assert drawn == ["#...#....", "##.##..#.", "#####....", "#.###....", "#####...."]
-    assert notch.box((10, 10)) == (slice(0, 5), slice(0, 8))
-    assert WHOLE_FRAME.mask((3, 4)).all()
-    assert WHOLE_FRAME.box((10, 20)) == (slice(0, 10), slice(0, 20))
 
 
 # Tiles.
@@ -288,22 +278,6 @@ def test_regions_equal_a_flood_fill_and_every_defective_tile_has_one(case: Case)
         ]
         found = [(region.score, *(cells.start for cells in cells_of(region, stitcher))) for region in regions]
         assert sorted(found) == sorted(expected)
-
-
-@given(frames(), st.sampled_from([5.0, 6.0, 9.0]))
-def test_other_tiles_of_a_defective_frame_have_the_areas_with_strong_evidence(case: Case, strong: float) -> None:
-    stitcher, heatmap, defective = case
-    found = found_cells(heatmap, stitcher, defective, EVIDENCE, strong)
-    expected = found_cells(heatmap, stitcher, defective, EVIDENCE) & (heatmap >= EVIDENCE)
-    for area in components(heatmap >= EVIDENCE) if defective.any() else []:
-        if max(heatmap[cell] for cell in area) >= strong:
-            expected[tuple(np.array(list(area)).T)] = True
-    assert not (expected & ~found).any()
-    tiles = [stitcher.tile_cells(int(tile)) for tile in np.flatnonzero(defective)]
-    assert all(found[cells].any() for cells in tiles)
-    peaks = found & ~expected  # of defective tiles without any of these areas
-    assert not (heatmap[peaks] >= EVIDENCE).any()
-    assert peaks.sum() <= sum(not expected[cells].any() for cells in tiles)
 
 
 def two_tiles(*spots: tuple[tuple[slice, slice], float]) -> tuple[NDArray[np.float32], Stitcher]:

@@ -18,7 +18,7 @@ from heatline.edge.bundle.appearance import Appearance, Floats, ImageStatistics
 from heatline.edge.bundle.areas import ProductCells, cell_map, find_areas, fit_areas, largest_area
 from heatline.edge.bundle.lines import FLAT, SAME, fit_lines, measure_lines
 from heatline.edge.bundle.manifest import PRODUCT_TILES, Plausible, Tensor
-from heatline.edge.bundle.plausibility import RIDGE, ProductTiles, find_outliers, fit_plausibility, margin
+from heatline.edge.bundle.plausibility import RIDGE, ProductTiles, fit_plausibility
 from heatline.edge.config import load_config
 from heatline.edge.errors import BundleError
 from heatline.edge.frames import Frame, Stamp
@@ -116,44 +116,6 @@ def test_similar_frames_are_plausible_and_deviations_are_described() -> None:
     assert known.reject_reason(replace(one, statistics=ImageStatistics(100, 90, 0.9, 0.9))) is None, "a defect adds"
     for unknown in (np.full((9, CHANNELS), np.nan, np.float32), None):
         assert known.reject_reason(replace(one, features=unknown)) is not None
-
-
-def test_a_frame_unlike_all_others_is_an_outlier() -> None:
-    own = frames(12)
-    dark, bright = (replace(own[0], statistics=ImageStatistics(grey, 20, 0.1, 0.03)) for grey in (2, 250))
-    assert find_outliers([*own[:7], dark, *own[7:]]) == {7: "brightness 2, expected 60 to 140"}
-    assert find_outliers([*own, replace(own[0], frame_hw=(200, 299))]) == {12: "width 299 px, expected 300 px"}
-    for others, expected in (
-        (own, []),
-        ([*own, by(own[0], 40)], [12]),
-        ([*own, dark, bright], [12, 13]),
-        ([*own, dark, replace(dark, statistics=ImageStatistics(3, 20, 0.1, 0.03))], []),  # a second light
-        ([*own[:3], dark], []),  # too few
-        ([*own[:4], dark], [4]),
-    ):
-        assert list(find_outliers(others)) == expected
-    assert sum(bool(find_outliers(frames(count, seed=seed))) for seed in range(10) for count in (5, 10, 40)) <= 1
-
-
-def test_few_frames_use_no_features_and_more_frames_or_groups_set_the_range() -> None:
-    assert fit_plausibility(frames(2)).plausible.distance is None
-    assert fit_plausibility(frames(20), groups=["a", "b"] * 10).plausible.distance is None
-    assert margin(4) > margin(100) > 1
-    own, other = frames(20), [by(each, 4) for each in frames(4, seed=5)]
-    together, apart, few, many = (
-        fit_plausibility(*given).plausible.distance
-        for given in (
-            ([*own, *other], [*map(str, range(20)), *"xxxx"]),  # each is judged without its whole group
-            ([*own, *other], [*map(str, range(20)), *"xyzw"]),
-            (frames(5),),
-            (frames(100),),
-        )
-    )
-    assert together is not None and apart is not None and few is not None and many is not None  # noqa: PT018
-    assert (together > apart, few > many) == (True, True)
-    sizes = [replace(each, frame_hw=(200, 300 + 10 * number)) for number, each in enumerate(frames(5))]
-    plausible = fit_plausibility(sizes).plausible
-    assert (plausible.height_px, plausible.width_px) == ((200, 200), (240, 408))
 
 
 def test_a_bundle_stores_product_tiles_and_is_refused_if_they_do_not_fit(tmp_path: Path) -> None:
@@ -298,19 +260,6 @@ def test_cells_outside_the_region_of_interest_are_not_the_product(textured: list
     cells[:, :2, :5] += 9
     (area,) = find_areas(Appearance.of(texture(301), grid, cells), limits, product)
     assert "50.0 % of the inspected area" in area.why
-
-
-def test_cells_that_are_not_known_describe_nothing(textured: list[Appearance]) -> None:
-    """A defective frame describes the product without its defects, which are NaN."""
-    marked = [each.thinned(keep_cells=True) for each in textured]
-    for each in marked:
-        assert each.cells is not None
-        each.cells[0, :3, :3] = np.nan
-    limits, product = fit_areas(marked, np.arange(20).astype(str))
-    known, _ = fit_areas(textured, np.arange(20).astype(str))
-    assert limits is not None and known is not None and product is not None  # noqa: PT018
-    assert np.isfinite(product.prototypes).all()
-    assert limits.cell == pytest.approx(known.cell, rel=0.2)
 
 
 def test_a_frame_that_shows_the_product_in_part_gets_no_verdict_unless_it_is_defective(

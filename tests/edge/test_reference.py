@@ -138,18 +138,6 @@ def test_a_part_displaced_over_a_still_fixture_has_no_pose_between_them(seed: in
     assert aligner.reject_reason(pose) is not None or min(abs(pose.x_px), abs(pose.x_px - 10)) < 1
 
 
-def test_lines_are_aligned_across_and_do_not_move_along_without_need() -> None:
-    lines = np.full((500, 623), 60, np.uint8)
-    lines[:, 200:290], lines[:, 420:450] = 200, 150
-    aligner = Aligner(lines)
-    pose = aligner.find(moved(lines, 12, 30, 1))
-    assert aligner.reject_reason(pose) is None
-    assert pose.degrees == pytest.approx(1, abs=0.1)
-    assert pose.x_px == pytest.approx(12 + (30 - pose.y_px) * np.tan(np.radians(1)), abs=0.5)
-    still = aligner.find(lines)
-    assert (still.x_px, still.y_px, still.degrees) == pytest.approx((0, 0, 0), abs=0.1)
-
-
 @given(x=st.floats(-40, 40), y=st.floats(-40, 40), degrees=st.floats(-2, 2), seed=st.integers(0, 100))
 def test_corners_are_where_the_reference_shows_the_tiles(x: float, y: float, degrees: float, seed: int) -> None:
     origins = np.random.default_rng(seed).integers(0, 277, (5, 2))
@@ -328,13 +316,3 @@ def test_a_reference_that_knows_little_of_the_part_is_refused(tmp_path: Path) ->
     cv2.imwrite(str(tmp_path / "little.png"), picture)
     with pytest.raises(BundleError, match="knows 33% of the part, expected at least 90%"):
         Reference.load(tmp_path / "little.png", (300, 400))
-
-
-def test_frames_that_differ_in_light_noise_and_half_a_px_make_a_reference() -> None:
-    rng, made = np.random.default_rng(1), []
-    for _ in range(12):
-        frame = moved(colour_board(seed=1), *rng.uniform(-0.5, 0.5, 2)).astype(float)
-        made.append(np.clip(frame * rng.uniform(0.9, 1) + rng.normal(0, 6, frame.shape), 0, 255).astype(np.uint8))
-    for count in (4, 6, 12):
-        grey = Reference.of(made[:count], "").grey.astype(int)
-        assert np.abs(grey[0] - grey[2]).mean() < 20, "a border that is half outside a frame is not dark"

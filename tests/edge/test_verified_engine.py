@@ -12,18 +12,17 @@ from typing import Any
 import msgspec
 import numpy as np
 import onnx
-import openvino
 import pytest
 from onnx import TensorProto
 
 from heatline.edge.bundle import Bundle, GoldenTiles, VerifiedEngine, check_golden, open_bundle, open_verified_engine
 from heatline.edge.bundle.verified_engine import MOST_CACHED
-from heatline.edge.errors import BundleError, ConfigError, EngineError, PrecisionError
+from heatline.edge.errors import BundleError, EngineError
 from heatline.edge.inference import Engine, EngineKind, Precision, infer, open_engine
 from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS
 from heatline.edge.reference.reference import Reference
 from tests.command import complaint, heatline
-from tests.edge.lines import notify_socket, running, small_frames, write_line, write_pictures
+from tests.edge.lines import running, small_frames, write_line, write_pictures
 from tests.golden import assert_golden
 from tests.small_bundle import (
     GAIN,
@@ -268,23 +267,6 @@ def test_bf16_is_really_bf16_or_refused(all_three: Bundle) -> None:
     assert 1e-4 < off["map"] < 0.02, "numbers were rounded to 8 bits"
 
 
-def test_a_processor_that_would_emulate_bf16_uses_f32(
-    all_three: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    get_property = openvino.Core.get_property
-
-    def without_bf16(core: openvino.Core, device: str, name: str) -> Any:
-        found = get_property(core, device, name)
-        return [each for each in found if each != "BF16"] if name == "OPTIMIZATION_CAPABILITIES" else found
-
-    monkeypatch.setattr(openvino.Core, "get_property", without_bf16)
-    with pytest.raises(PrecisionError, match="this processor has no bf16, OpenVINO would compute in f32 or emulate"):
-        open_engine("openvino", all_three.path, TILE, precision="bf16", threads=1)
-    verified = open_precision(all_three, "bf16")
-    assert (verified.engine.precision, verified.computes_in) == ("f32", "f32 instead of bf16")
-    assert "f32 is used instead of bf16: this processor has no bf16" in caplog.text
-
-
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_outside_its_tolerance_f32_is_used_with_a_warning(
     far_off: Bundle, precision: Precision, caplog: pytest.LogCaptureFixture
@@ -314,14 +296,6 @@ def test_a_broken_graph_falls_back_and_one_of_another_shape_or_another_f32_is_re
         open_precision(open_bundle(put(copy_of(far_off, tmp_path / "c"), wrong)), "int8")
 
 
-def test_a_graph_that_the_manifest_does_not_name_is_not_used(f32_alone: Bundle, tmp_path: Path) -> None:
-    folder = copy_of(f32_alone, tmp_path / "int8")
-    for name, data in int8_of_gain(2 * GAIN).items():
-        (folder / name).write_bytes(data)
-    with pytest.raises(BundleError, match="has no int8"):
-        open_precision(open_bundle(folder), "int8")
-
-
 def test_every_command_reports_its_precision(all_three: Bundle, far_off: Bundle, tmp_path: Path, address: str) -> None:
     frames = write_pictures(tmp_path / "frames", small_frames(1))
     for used, came in ((all_three, "int8"), (far_off, "f32")):
@@ -341,32 +315,6 @@ def test_every_command_reports_its_precision(all_three: Bundle, far_off: Bundle,
         assert (new.map_gate, new.tolerances, new.files) == (old.map_gate, old.tolerances, old.files)
         assert new.provenance["calibrations"][0]["precision"] == came
     assert "can be run in f32 instead of int8" in heatline("check", line, env={"COLUMNS": "400"}).stdout
-
-
-def test_a_running_line_reports_its_fallback_to_f32(far_off: Bundle, tmp_path: Path, address: str) -> None:
-    write_pictures(tmp_path / "frames", small_frames(3))
-    line = write_line(tmp_path, far_off.path, address, FRAMES, INT8)
-    with notify_socket(tmp_path) as systemd, running(line, address, env=systemd.env) as run:
-        systemd.wait_for("READY=1")  # otherwise the socket's queue may be full at the stop
-        received = run.until_stopped()
-        run.exit_code()
-        log, status = run.process.log(), systemd.rest()[-1]
-    assert {event.precision for event in [*received.verdicts, *received.statuses]} == {"f32"}
-    assert status == "STATUS=NOT_READY: stopped, 3 events, the line computes in f32 instead of int8"
-    assert " by openvino in f32 instead of int8, signed by nobody" in log
-    assert "WARNING heatline.edge.bundle.verified_engine: f32 is used instead of int8: " in log
-
-
-def test_a_line_with_an_unavailable_precision_is_refused(f32_alone: Bundle, tmp_path: Path, address: str) -> None:
-    write_pictures(tmp_path / "frames", small_frames(1))
-    for tables, kind, message in (
-        (INT8, BundleError, f"has no int8 ({LEFT_OUT})"),
-        ('[engine]\nkind = "onnxruntime"\nprecision = "int8"', ConfigError, "onnxruntime computes only in f32; set"),
-    ):
-        line = write_line(tmp_path, f32_alone.path, address, FRAMES, tables)
-        for command in ("check", "run"):
-            result = heatline(command, line)
-            assert (result.returncode, message in complaint(result)) == (kind.exit_code, True)
 
 
 # The cache of compiled graphs: a line starts whatever the folder holds.

@@ -96,15 +96,11 @@ class Seen:
     """What a bundle finds in a picture: a margin to its threshold, or a reason."""
 
     margin: float | None
-    reason: str = "failed.implausible"
     content: str | None = "c0"
 
     @property
     def verdict(self) -> Verdict:
         return "NO_VERDICT" if self.margin is None else "DEFECT" if self.margin >= 0 else "GOOD"
-
-
-UNREADABLE = Seen(None, "failed.unreadable", content=None)
 
 
 @dataclass(frozen=True)
@@ -130,8 +126,9 @@ def made_archive(dest: Path, pictures: Sequence[Made], part_pictures: int = 4) -
 def _verdict(seen: Seen, key: str) -> Row:
     judged = seen.margin is not None
     return Row(
-        content=seen.content, width=100, height=80, verdict=seen.verdict, reason=None if judged else seen.reason,
-        detail=None if judged else "the picture is odd", score=seen.margin + THRESHOLDS[key] if judged else None,
+        content=seen.content, width=100, height=80, verdict=seen.verdict,
+        reason=None if judged else "failed.implausible", detail=None if judged else "the picture is odd",
+        score=seen.margin + THRESHOLDS[key] if judged else None,
         score_threshold=THRESHOLDS[key], evidence_threshold=3.0, regions=[], precision="f32", bundle_name="boards",
         bundle_version="2" if key == NEW else "1",
     )  # fmt: skip

@@ -9,7 +9,6 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +26,6 @@ from tests.command import heatline
 from tests.edge.archive.archives import (
     NEW,
     OLD,
-    UNREADABLE,
     Made,
     Seen,
     inspected_here,
@@ -166,22 +164,6 @@ def test_two_bundles_judge_as_one_after_the_other(tmp_path: Path, source: Path, 
         assert len(loaded) <= number + 3, "it loads no more than a few items ahead"
 
 
-def test_pandas_and_duckdb_read_the_verdicts_as_they_are(dest: Path, bundle: Bundle) -> None:
-    rows, folder = table_of(dest), dest / "verdicts"
-    frame = pd.read_parquet(folder).sort_values("number")
-    assert frame["picture"].tolist() == [row["picture"] for row in rows]
-    assert frame["bundle"].astype(str).unique().tolist() == [key_of(bundle.digest, "openvino", "f32")]
-    assert [len(regions) for regions in frame["regions"]] == [len(row["regions"]) for row in rows]
-    with duckdb.connect() as database:
-        boxes = database.execute(
-            "SELECT number, region.box_xyxy FROM (SELECT number, unnest(regions) AS region "
-            f"FROM read_parquet('{folder}/*/*.parquet')) ORDER BY number"
-        ).fetchall()
-    assert [(number, list(box)) for number, box in boxes] == [
-        (row["number"], region["box_xyxy"]) for row in rows for region in row["regions"]
-    ]
-
-
 def test_a_worker_with_another_version_or_without_source_refuses(tmp_path: Path, source: Path) -> None:
     job = Job(__version__, source.parent, "openvino", "f32", {})
     with pytest.raises(ConfigError, match=r"has 0\.0\.1; install the same version on all nodes"):
@@ -302,17 +284,6 @@ def test_counts_and_order_agree_with_pandas(pictures: list[Made]) -> None:
     order = flips.assign(rank=1 - escapes.astype(int) + is_right.astype(int), far=-flips.moved.abs())
     order = order.sort_values(["rank", "far"], kind="stable", na_position="last")
     assert worst_flips == list(order.picture[:5])
-
-
-def test_a_file_that_changed_between_the_runs_is_no_flip(tmp_path: Path) -> None:
-    pictures = [
-        Made("a", "defective", {OLD: Seen(1.0), NEW: Seen(-1.0)}),
-        Made("a", "defective", {OLD: Seen(1.0), NEW: Seen(-1.0, content="c1")}),
-        Made("a", "defective", {OLD: UNREADABLE, NEW: Seen(-1.0)}),
-        Made("a", "defective", {OLD: UNREADABLE, NEW: UNREADABLE}),
-    ]
-    changes, worst = compared(made_archive(tmp_path, pictures))
-    assert (changes["flips"], changes["compared"], changes["other_files"], worst) == (1, 2, 2, ["a/0.png"])
 
 
 def test_the_command_prints_what_changes_and_json_has_the_same_numbers(tmp_path: Path, bundle: Bundle) -> None:
