@@ -80,10 +80,10 @@ def test_the_bound_is_students_t_of_the_least_squares_slopes_of_the_blocks() -> 
 
 LEAKY = """
 import os, sys, threading
-kept = []
+kept, size = [], 2000  # a constant product would be one object
 for line in sys.stdin:
     for _ in range(100):
-        kept.append(b"x" * 2000)
+        kept.append(b"x" * size)
     os.open("/dev/null", os.O_RDONLY)
     threading.Thread(target=threading.Event().wait, daemon=True).start()
     print(flush=True)
