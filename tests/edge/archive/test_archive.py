@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -151,6 +152,9 @@ def test_each_picture_has_a_row_with_the_verdict_of_heatline_inspect(
         assert (row["verdict"], row["reason"], row["content"]) == ("NO_VERDICT", "failed.unreadable", None)
         assert f"{name} cannot be read (" in row["detail"]
     assert Counter(row["verdict"] for row in rows) == {"GOOD": 6, "DEFECT": 3, "NO_VERDICT": 6}
+    files_of_dest = f"{dest}/verdicts/*/*.parquet"
+    counted = duckdb.sql(f"SELECT verdict, count(*) FROM read_parquet('{files_of_dest}') GROUP BY ALL").fetchall()
+    assert dict(counted) == Counter(row["verdict"] for row in rows)
 
 
 def test_two_bundles_judge_as_one_after_the_other(tmp_path: Path, source: Path, dest: Path, bundle: Bundle) -> None:
