@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 suppress_warnings = ["myst.xref_missing"]  # of files out of this folder; tests/test_docs.py checks all links
 default_role = "code"
+smartquotes = False
 nitpicky = False
 
 
@@ -90,7 +92,7 @@ def _type(kind: Any) -> str:
         case kinds.DictType():
             return f"table of {_type(kind.value_type)}"
         case kinds.TupleType():
-            return f"[{', '.join(_type(each) for each in kind.item_types)}]"
+            return f"[{', '.join(_type(each).partition(',')[0] for each in kind.item_types)}]"
         case kinds.IntType() | kinds.FloatType():
             name = "int" if isinstance(kind, kinds.IntType) else "number"
             bounds = {"≥": kind.ge, ">": kind.gt, "≤": kind.le, "<": kind.lt}
@@ -103,9 +105,34 @@ def _type(kind: Any) -> str:
             return "text"
 
 
-def _as_markdown(app: Sphinx, name: str, source: list[str]) -> None:
-    """Turn links out of the folder into plain words: the site has only these pages."""
-    source[0] = re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", source[0])
+def _with_inner_links(text: str, base: Path, page: Path, site: Path) -> str:
+    """Return a page's text with links from its place; what lies out of the site is only named.
+
+    Args:
+        base: folder that the links of the text start at.
+        page: folder of the page.
+    """
+
+    def moved(link: re.Match[str]) -> str:
+        target, _, anchor = link[3].partition("#")
+        if not target or ":" in target:
+            return link[0]
+        file = (base / target).resolve()
+        if not file.is_relative_to(site):
+            return f"{link[2]} (`{file.relative_to(site.parent)}`)"
+        return f"{link[1]}[{link[2]}]({os.path.relpath(file, page)}{anchor and '#'}{anchor})"
+
+    return re.sub(r"(!?)\[([^\[\]]+)\]\(([^)\s]+)\)", moved, text)
+
+
+def _read(app: Sphinx, name: str, source: list[str]) -> None:
+    """Put the README into the first page, and name what lies out of the folder: the site has only these pages."""
+    site = Path(app.srcdir).resolve()
+    page = (site / name).parent
+    source[0] = _with_inner_links(source[0], page, page, site)
+    if name == "index":
+        readme = (site.parent / "README.md").read_text().partition("\n")[2]
+        source[0] = source[0].replace("README", _with_inner_links(readme, site.parent, page, site), 1)
 
 
 def _as_code(app: Sphinx, context: object, lines: list[str]) -> None:
@@ -118,4 +145,4 @@ def setup(app: Sphinx) -> None:
     """Register the table, the change of links and that of examples."""
     app.connect("sphinx-click-process-epilog", _as_code)
     app.add_directive("struct", StructTable)
-    app.connect("source-read", _as_markdown)
+    app.connect("source-read", _read)

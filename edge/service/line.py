@@ -126,7 +126,7 @@ def lock_folder(folder: Path | None) -> Iterator[None]:
                     at_end.callback(os.close, open_locked(folder, os.O_RDONLY | os.O_DIRECTORY))
                 except BlockingIOError as error:
                     raise DeliveryError(
-                        f"{folder} belongs to another line that is running; give each line its own STATE_DIRECTORY, "
+                        f"{folder} belongs to another line that is running; give each line its own journal.folder, "
                         "or stop the other line"
                     ) from error
         yield

@@ -80,7 +80,7 @@ def retrain(
 
     LINE is a line's name or its TOML file. Its bundle is trained again by the same settings on its training folder and
     on reviewed frames of the evidence store. Some reviewed frames are held out; old and new bundle are compared on
-    them. If the new one is better, the commands are printed that deploy it, and that go back. Nothing else
+    them. If the new one is better, the commands are printed that activate it, and that go back. Nothing else
     changes: the line goes on with its bundle.
 
     After Ctrl-C or SIGTERM, give the command again with a new --out. The exit code is 22 if the new
@@ -138,19 +138,19 @@ def _side_by_side(result: "Retrained") -> Rows:
 
 
 def _commands(line: str | None, config: LineConfig | None, old: Path, new: Path) -> dict[str, str]:
-    """Return the commands that deploy the new bundle, and the old one again, by their purpose."""
+    """Return the commands that activate the new bundle, and the old one again, by their purpose."""
     if line is None or config is None:
         return {
-            "copy it to the line PC, and deploy it there:": f"heatline reload LINE --bundle {shlex.quote(new.name)}",
+            "copy it to the line PC, and activate it there:": f"heatline reload LINE --bundle {shlex.quote(new.name)}",
             "to go back:": f"heatline reload LINE --bundle {shlex.quote(old.resolve().name)}",
         }
     has_own = any(each.name == config.product and each.bundle for each in config.products)
     of_product = f" --product {shlex.quote(str(config.product))}" if has_own else ""
-    paths = {"to deploy it:": shlex.quote(str(new.absolute())), "to go back:": shlex.quote(str(old.absolute()))}
+    paths = {"to activate it:": shlex.quote(str(new.absolute())), "to go back:": shlex.quote(str(old.absolute()))}
     commands = {
         purpose: f"heatline reload {shlex.quote(line)} --bundle {path}{of_product}" for purpose, path in paths.items()
     }
     if config.allow_unsigned:
         return commands
-    sign = f"heatline bundle sign {paths['to deploy it:']} --key KEY"
+    sign = f"heatline bundle sign {paths['to activate it:']} --key KEY"
     return {"the line accepts only signed bundles; sign it first:": sign, **commands}
