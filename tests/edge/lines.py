@@ -134,6 +134,14 @@ class ReceivedEvents:
     def of(self, camera: str) -> list[VerdictEvent]:
         return [event for event in self.verdicts if event.camera == camera]
 
+    def refusals(self, camera: str | None = None) -> list[VerdictEvent]:
+        """The frames without a verdict, except those that waited as the line was stopped."""
+        return [
+            event
+            for event in self.verdicts
+            if event.verdict == "NO_VERDICT" and event.reason != "dropped.stopped" and camera in (None, event.camera)
+        ]
+
 
 class LineProcess(subprocess.Popen[bytes]):
     """A line's process, and its output in a file. The kernel kills it if this process ends first."""

@@ -633,7 +633,7 @@ def test_a_recorder_that_cannot_store_or_is_killed_costs_the_line_no_verdict_and
             assert (status.handshake.state, "the monitor" in str(status.handshake.detail)) == ("DEGRADED", True)
         kept_by(line, kept)
         heard = line.end()
-    assert all(event.verdict != "NO_VERDICT" for event in heard.verdicts)
+    assert heard.refusals() == []
     found = assert_stored_as_heard(folder, heard.verdicts)
     writer(folder).close()  # a start deletes what the last entry left if it was given up at the end of the line
     assert len(names(folder)) == 2 * len(found), "nothing half written is left"
@@ -651,7 +651,7 @@ def test_a_full_disk_costs_the_line_no_verdict_and_is_in_its_status(
             assert "make room on the disk" in str(status.evidence)
             line.until_inspected_frames(10)
             heard = line.end()
-        assert all(event.verdict != "NO_VERDICT" for event in heard.verdicts)
+        assert heard.refusals() == []
         assert names(disk / "evidence") == []
 
 
@@ -668,4 +668,4 @@ def test_a_disk_that_does_not_answer_costs_the_line_no_verdict(tmp_path: Path, b
             heard = line.end()
         assert heard.last.evidence is not None
         assert heard.last.evidence.skipped > 0
-        assert all(event.verdict != "NO_VERDICT" for event in heard.verdicts)
+        assert heard.refusals() == []
