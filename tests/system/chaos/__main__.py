@@ -132,8 +132,8 @@ def verify(
 
 def faults(found: Chaos) -> list[str]:
     """Return all faults, one sentence each; empty: every promise was kept."""
-    of_clients = {name: client.broken for name, client in [*found.durable.items(), *found.live.items()]}
-    wrong = [f"{name}: {one}" for name, broken in of_clients.items() for one in broken]
+    wrong = [f"{name}: {one}" for name, client in found.durable.items() for one in client.broken]
+    wrong += [f"{name}: {one}" for name, live in found.live.items() for one in live.broken]
     wrong += [*found.line, *found.ended]
     if found.full_disk_noticed is False:
         wrong.append("events were recorded on the full disk, so live-only events were not tested")
