@@ -4,22 +4,18 @@ The line inspects at a share of its highest rate. If that makes too few events, 
 size, which are reported like every frame and not inspected.
 """
 
-import os
 import sys
 import tempfile
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from heatline.bench.machine import commit, file_system
-from heatline.bench.processes import cpu_s
 from heatline.bench.spread import Latency
 from heatline.bench.watched_line import Keys, WatchedLine, has_stopped
 from heatline.bench.watched_process import WatchedProcess
@@ -35,8 +31,6 @@ REPETITIONS = 3
 SETTLE_S = 3.0
 """From the first event to the window."""
 FIRST_WITHIN_S = 60.0
-MOST_GROWTH_MS = 100.0
-"""Allowed growth of the durable consumer's delay from a window's first quarter to its last: more is a growing queue."""
 NEAR_ENOUGH = 0.98
 FRAMES_FOR_A_RATE = 5000
 HIGHEST_FPS = 10_000.0
@@ -48,29 +42,18 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 
     journal: bool
     """Whether the line wrote a journal, and a durable consumer followed it."""
-    seconds: float
-    events: int
-    """Events that were received live."""
     events_per_s: float
-    inspected_per_s: float
+    """Events that were received live."""
     verdicts: dict[str, int]
     """Frames by verdict; those without one by the reason."""
     not_received: int
     """Events that were sent and not received live."""
     not_followed: int
     """Events that were received live as journalled and did not come to the durable consumer."""
-    live: Latency
-    """From capture to receipt by a live subscriber."""
     sending: Latency
     """From the hand-over to the publisher to receipt by a live subscriber."""
-    durable: Latency | None
-    """From capture to receipt by the durable consumer."""
     added: Latency | None
     """From receipt by the live subscriber to receipt by the durable consumer, of the same event."""
-    added_growth_ms: float | None
-    """Median of the window's last quarter less that of its first."""
-    cpu: dict[str, float]
-    """Processor time in cores: of service, cameras, durable consumer and this process, which is the live subscriber."""
 
     @property
     def name(self) -> str:
@@ -152,7 +135,7 @@ def measure_delivery(
     for number in range(repetitions):
         for journal in (True, False) if number % 2 == 0 else (False, True):
             windows.append(window := _window(bundle, cameras, seconds, journal, folder))
-            report_line(f"{window.name}: {window.events_per_s:.0f} events/s, live {window.live}")
+            report_line(f"{window.name}: {window.events_per_s:.0f} events/s, live {window.sending} after the hand-over")
     return Delivery(
         bundle=bundle.path.name,
         commit=commit(),
@@ -168,7 +151,10 @@ def measure_delivery(
 def _window(bundle: Bundle, cameras: Sequence[Keys], seconds: float, journal: bool, folder: Path | None) -> Window:
     """Run the line, wait until it has settled, and receive every event of a window."""
     received: list[tuple[VerdictEvent, int]] = []
-    with tempfile.TemporaryDirectory() as place, _line(bundle, cameras, journal=journal, folder=folder) as line:
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as place,
+        WatchedLine(Path(place), bundle.path, "f32", cameras, journal=journal) as line,
+    ):
         record = Path(place) / "record"
         role = Role(name="bench", record=str(record), topics=[""], journal=line.journal_address)
         with WatchedProcess("the durable consumer", client_command(role), None) as following:
@@ -176,21 +162,17 @@ def _window(bundle: Bundle, cameras: Sequence[Keys], seconds: float, journal: bo
                 following.start()
             line.until(lambda event: isinstance(event, VerdictEvent), FIRST_WITHIN_S, "the first event")
             line.receive_for(SETTLE_S)
-            of = {"service": [line.pid], "cameras": line.camera_pids(), "live listener": [os.getpid()]}
-            if journal:
-                of["durable consumer"] = [following.pid]
-            not_received_before, began_ns, cpu_before = line.not_received, time.monotonic_ns(), _cpu(of)
+            not_received_before, began_ns = line.not_received, time.monotonic_ns()
             ended_ns = began_ns + round(seconds * 1e9)
             while time.monotonic_ns() < ended_ns:
                 if (one := line.next()) is not None and isinstance(one.event, VerdictEvent):
                     received.append((one.event, one.at_ns))
             took_s = (time.monotonic_ns() - began_ns) / 1e9
-            cpu = {name: (taken - cpu_before[name]) / took_s for name, taken in _cpu(of).items()}
             line.stop()  # a durable consumer gets all events before the line ends
             not_received = line.not_received - not_received_before
             if journal:
                 following.require_running()
-            return window_of(received, came_at(record) if journal else None, took_s, not_received, cpu)
+            return window_of(received, came_at(record) if journal else None, took_s, not_received)
 
 
 def came_at(record: Path) -> dict[int, int]:
@@ -204,11 +186,7 @@ def came_at(record: Path) -> dict[int, int]:
 
 
 def window_of(
-    received: Sequence[tuple[VerdictEvent, int]],
-    followed: Mapping[int, int] | None,
-    seconds: float,
-    not_received: int,
-    cpu: dict[str, float],
+    received: Sequence[tuple[VerdictEvent, int]], followed: Mapping[int, int] | None, seconds: float, not_received: int
 ) -> Window:
     """Count and time the events of a window.
 
@@ -223,54 +201,24 @@ def window_of(
     verdicts: Counter[str] = Counter()
     for event, _ in received:
         verdicts[event.reason or event.verdict] += event.frames
-    captured = np.array([event.times.captured_monotonic_ns for event, _ in received], np.int64)
-    handed_over = captured + np.array([round(event.latency_ms * 1e6) for event, _ in received], np.int64)
-    live = np.array([at_ns for _, at_ns in received], np.int64)
-    durable = added = growth_ms = None
-    missing = 0
-    if followed is not None:
-        there = np.array([event.seq in followed for event, _ in received])
-        missing = int(np.count_nonzero(~there))
-        at_ns = np.array([followed[event.seq] for event, _ in received if event.seq in followed], np.int64)
-        if len(at_ns):
-            durable, added = latency_of(at_ns - captured[there]), latency_of(at_ns - live[there])
-            lag_ms = (at_ns - live[there]) / 1e6
-            quarter = max(len(lag_ms) // 4, 1)
-            growth_ms = float(np.median(lag_ms[-quarter:]) - np.median(lag_ms[:quarter]))
+    handed_over = [event.times.captured_monotonic_ns + event.latency_ms * 1e6 for event, _ in received]
+    sending = [at_ns - ns for (_, at_ns), ns in zip(received, handed_over, strict=True)]
+    came = {} if followed is None else followed
+    added = [came[event.seq] - at_ns for event, at_ns in received if event.seq in came]
     return Window(
         journal=followed is not None,
-        seconds=seconds,
-        events=len(received),
         events_per_s=len(received) / seconds,
-        inspected_per_s=(verdicts["GOOD"] + verdicts["DEFECT"]) / seconds,
         verdicts=dict(verdicts),
         not_received=not_received,
-        not_followed=missing,
-        live=latency_of(live - captured),
-        sending=latency_of(live - handed_over),
-        durable=durable,
-        added=added,
-        added_growth_ms=growth_ms,
-        cpu=cpu,
+        not_followed=0 if followed is None else len(received) - len(added),
+        sending=latency_of(sending),
+        added=latency_of(added) if added else None,
     )
 
 
-def latency_of(nanoseconds: NDArray[np.int64]) -> Latency:
+def latency_of(nanoseconds: Sequence[float]) -> Latency:
     """Return the percentiles of some times."""
-    return Latency.of(nanoseconds / 1e6)
-
-
-@contextmanager
-def _line(bundle: Bundle, cameras: Sequence[Keys], *, journal: bool, folder: Path | None) -> Iterator[WatchedLine]:
-    with (
-        tempfile.TemporaryDirectory(dir=folder) as place,
-        WatchedLine(Path(place), bundle.path, "f32", cameras, journal=journal) as line,
-    ):
-        yield line
-
-
-def _cpu(of: dict[str, list[int]]) -> dict[str, float]:
-    return {name: sum(map(cpu_s, pids)) for name, pids in of.items()}
+    return Latency.of(np.array(nanoseconds) / 1e6)
 
 
 def faults(found: Delivery) -> list[str]:
@@ -285,8 +233,6 @@ def faults(found: Delivery) -> list[str]:
         if window.not_received or window.not_followed:
             missing = f"{window.not_received} events were not received live, {window.not_followed} not durably"
             wrong.append(f"{window.name}: {missing}")
-        if window.added_growth_ms is not None and window.added_growth_ms > MOST_GROWTH_MS:
-            wrong.append(f"{window.name}: the durable consumer fell back by {window.added_growth_ms:.0f} ms")
     return wrong
 
 
@@ -300,18 +246,11 @@ def to_facts(found: Delivery) -> dict[str, str]:
     }
     for name in ("with a journal", "without a journal"):
         windows = [window for window in found.windows if window.name == name]
-        rates = [(window.events_per_s, window.inspected_per_s) for window in windows]
-        events, inspected = np.median(rates, axis=0)
-        facts |= {
-            f"{name}: events": f"{events:.0f} a second, of which {inspected:.0f} of inspected frames",
-            f"{name}: live": _medians([window.live for window in windows]),
-            f"{name}: hand-over to live": _medians([window.sending for window in windows]),
-        }
-        if durable := [window.durable for window in windows if window.durable is not None]:
-            facts[f"{name}: durable"] = _medians(durable)
-            facts[f"{name}: durable after live"] = _medians([one.added for one in windows if one.added is not None])
-        cores = {who: np.median([window.cpu[who] for window in windows]) for who in windows[0].cpu}
-        facts[f"{name}: cores"] = ", ".join(f"{who} {share:.2f}" for who, share in cores.items())
+        rate = np.median([window.events_per_s for window in windows])
+        facts[f"{name}: events"] = f"{rate:.0f} a second"
+        facts[f"{name}: hand-over to live"] = _medians([window.sending for window in windows])
+        if added := [window.added for window in windows if window.added is not None]:
+            facts[f"{name}: durable after live"] = _medians(added)
     return facts
 
 

@@ -21,7 +21,7 @@ from tests.bench import made_results as made
 from tests.system import delivery
 from tests.system.chaos.clients import Got, Record
 from tests.system.command import Result, run
-from tests.system.delivery import MOST_GROWTH_MS, Delivery, Window, came_at, latency_of, measure_delivery, window_of
+from tests.system.delivery import Delivery, Window, came_at, latency_of, measure_delivery, window_of
 from tests.system.delivery import faults as delivery_faults
 from tests.system.power_cuts import PowerCuts, measure_power_cuts, verify
 from tests.system.power_cuts import faults as cut_faults
@@ -29,23 +29,19 @@ from tests.system.power_cuts import faults as cut_faults
 MS = 1_000_000
 
 
-def test_each_event_is_timed_from_capture_from_hand_over_and_from_live_to_durable(tmp_path: Path) -> None:
+def test_each_event_is_timed_from_the_hand_over_and_from_live_to_durable(tmp_path: Path) -> None:
     values = [int(value) for value in np.random.default_rng(1).permutation(101) * MS]
-    assert latency_of(np.array(values)) == Latency(p50=50, p90=90, p95=95, p99=99, most=100)
+    assert latency_of(values) == Latency(p50=50, p90=90, p95=95, p99=99, most=100)
     received = [(made.verdict(seq, 10 * seq, latency_ms=4), (10 * seq + 6) * MS) for seq in range(1, 9)]
     followed = {seq: (10 * seq + 6 + (1 if seq <= 4 else 3)) * MS for seq in range(1, 9) if seq != 5}
-    window = window_of(received, followed, 2.0, 3, {"service": 1.5})
-    assert (window.events, window.events_per_s, window.inspected_per_s) == (8, 4.0, 4.0)
-    assert (window.live.p50, window.live.most) == (6, 6)
-    assert (window.sending.p50, window.sending.most) == (2, 2)
-    assert window.durable is not None
+    window = window_of(received, followed, 2.0, 3)
+    assert (window.journal, window.events_per_s, window.not_received, window.not_followed) == (True, 4.0, 3, 1)
     assert window.added is not None
-    assert (window.added.p50, window.added.most, window.durable.most) == (1, 3, 9)
-    assert (window.not_received, window.not_followed, window.added_growth_ms) == (3, 1, 2)
+    assert (window.sending.p50, window.sending.most, window.added.p50, window.added.most) == (2, 2, 1, 3)
+    without = window_of(received, None, 1.0, 0)
+    assert (without.journal, without.added, without.not_followed) == (False, None, 0)
     with pytest.raises(BenchError, match="no event came within a window"):
-        window_of([], None, 1.0, 0, {})
-    without = window_of(received, None, 1.0, 0, {})
-    assert (without.journal, without.durable, without.added, without.not_followed) == (False, None, None, 0)
+        window_of([], None, 1.0, 0)
     with contextlib.closing(Record(tmp_path / "record")) as record:
         for seq, at_ns in ((1, 100), (2, 200), (1, 300)):
             header = msgspec.json.encode({"type": "alarm", "boot_id": "a", "seq": seq})
@@ -54,30 +50,24 @@ def test_each_event_is_timed_from_capture_from_hand_over_and_from_live_to_durabl
     assert came[2] - came[1] == pytest.approx(100), "only the first receipt of an event counts"
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({}, None),
-        ({"events_per_s": 450.0}, "450 events a second came, not 500"),
-        ({"verdicts": {"GOOD": 1, "dropped.overload": 2}}, "frames were lost: dropped.overload 2"),
-        ({"not_received": 1}, "1 events were not received live, 0 not durably"),
-        ({"not_followed": 2}, "0 events were not received live, 2 not durably"),
-        ({"added_growth_ms": MOST_GROWTH_MS + 1}, "the durable consumer fell back by 101 ms"),
-    ],
-)
-def test_a_rate_that_is_not_sustained_is_a_fault(changes: dict[str, Any], words: str | None) -> None:
+def test_a_rate_that_is_not_sustained_is_a_fault() -> None:
     times = Latency(p50=1, p90=1, p95=2, p99=3, most=4)
     window = Window(
-        journal=True, seconds=10, events=5000, events_per_s=500, inspected_per_s=400,
-        verdicts={"GOOD": 4000, "failed.wrong_size": 1000}, not_received=0, not_followed=0, live=times, sending=times,
-        durable=times, added=times, added_growth_ms=1, cpu={"service": 1.5},
+        journal=True, events_per_s=500, verdicts={"GOOD": 4000, "failed.wrong_size": 1000}, not_received=0,
+        not_followed=0, sending=times, added=times,
     )  # fmt: skip
-    found = Delivery(
-        bundle="b", commit=None, disk="ext4", events_per_s=500, highest_fps=500,
-        inspected_fps=400, refused_fps=100, windows=[msgspec.structs.replace(window, **changes)],
-    )  # fmt: skip
-    assert len(delivery_faults(found)) == (words is not None)
-    assert words is None or words in delivery_faults(found)[0]
+    for changes, wrong in (
+        ({}, []),
+        ({"events_per_s": 450.0}, ["450 events a second came, not 500"]),
+        ({"verdicts": {"GOOD": 1, "dropped.overload": 2}}, ["frames were lost: dropped.overload 2"]),
+        ({"not_received": 1}, ["1 events were not received live, 0 not durably"]),
+        ({"not_followed": 2}, ["0 events were not received live, 2 not durably"]),
+    ):
+        found = Delivery(
+            bundle="b", commit=None, disk="ext4", events_per_s=500, highest_fps=500, inspected_fps=400,
+            refused_fps=100, windows=[msgspec.structs.replace(window, **changes)],
+        )  # fmt: skip
+        assert delivery_faults(found) == [f"with a journal: {one}" for one in wrong]
 
 
 @pytest.mark.long
@@ -89,31 +79,20 @@ def test_events_are_timed_through_a_real_line_with_a_journal_and_without(
     options: dict[str, Any] = {"events_per_s": 0, "seconds": 1, "repetitions": 1, "folder": None}
     kept, bare = measure_delivery(bundle, **options, report_line=lambda line: None).windows
     assert (kept.journal, bare.journal) == (True, False)
-    assert min(kept.events, bare.events) > 0
-    assert kept.not_followed == 0
-    assert kept.durable is not None
-    assert 0 < kept.live.p50 <= kept.live.most
-    assert kept.durable.p50 > kept.sending.p50
-    assert {"service", "cameras", "live listener", "durable consumer"} == set(kept.cpu)
+    assert min(kept.events_per_s, bare.events_per_s) > 0
+    assert (kept.not_followed, bare.added) == (0, None)
+    assert kept.added is not None
+    assert 0 < kept.sending.p50 <= kept.sending.most
 
 
-@pytest.mark.parametrize("cuts", [2, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("cuts", "life_s"), [(2, 2.0), pytest.param(20, 6.0, marks=pytest.mark.long)])
 def test_a_durable_subscriber_misses_no_result_when_line_bridge_and_broker_die_together(
-    bundle: Bundle, cuts: int
+    bundle: Bundle, cuts: int, life_s: float
 ) -> None:
-    output: list[str] = []
-    found = measure_power_cuts(
-        bundle,
-        seed=3,
-        cuts=cuts,
-        rate_fps=20,
-        autosave_s=1,
-        republish_s=5,
-        longest_life_s=6,
-        report_line=output.append,
-    )
+    options: dict[str, Any] = {"rate_fps": 20, "autosave_s": 1, "republish_s": 5, "report_line": print}
+    found = measure_power_cuts(bundle, seed=3, cuts=cuts, longest_life_s=life_s, **options)
     assert cut_faults(found) == []
-    assert (found.cuts, len(output)) == (cuts, cuts)
+    assert found.cuts == cuts
     assert found.results > 0
 
 
@@ -124,9 +103,8 @@ def test_what_is_missing_repeated_or_late_is_counted_and_a_repeated_result_is_no
         seed=1, autosave_s=1, republish_s=5, cuts=1, away_at_a_cut=0, results=5, missing=1, repeated=1, out_of_order=1
     )
     assert cut_faults(found) == ["1 of 5 results are missing", "1 of 5 results came after a later one of their camera"]
-    assert cut_faults(msgspec.structs.replace(found, results=0, missing=0, out_of_order=0)) == [
-        "no result was journalled"
-    ]
+    nothing = msgspec.structs.replace(found, results=0, missing=0, out_of_order=0)
+    assert cut_faults(nothing) == ["no result was journalled"]
 
 
 # The command line of all apparatus.
@@ -164,13 +142,7 @@ def test_a_result_is_printed_and_written_and_a_fault_fails_the_run(
 
 @pytest.mark.parametrize(
     ("name", "option", "value"),
-    [
-        ("power_cuts", "--rate", "nan"),
-        ("delivery", "--seconds", "0"),
-        ("delivery", "--events", "-1"),
-        ("soak", "--frames", "-1"),
-        ("chaos.__main__", "--seconds", "soon"),
-    ],
+    [("power_cuts", "--rate", "nan"), ("delivery", "--seconds", "0"), ("soak", "--frames", "-1")],
 )
 def test_an_invalid_number_is_refused_in_one_sentence(
     name: str, option: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
