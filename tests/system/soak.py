@@ -28,7 +28,6 @@ T_95 = 1.894578605061305
 LEAST_PER_BLOCK = 3
 TARGET_BYTES_PER_FRAME = 20.0
 """For the upper bound: a line with ten frames a second then grows by less than 20 MB a day."""
-OTHERS = "if that is less, other processes share its libraries: repeat the run on an idle machine"
 SHARE_OF_HIGHEST = 0.9
 FRAMES_FOR_A_RATE = 5000
 """Number of frames to measure the highest rate, if no other run measures it."""
@@ -83,21 +82,6 @@ def _least_squares(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     return float(apart @ y) / spread if spread else float("nan")
 
 
-class Growth(msgspec.Struct, frozen=True, kw_only=True):
-    """Growth of a quantity from the first sample to the last."""
-
-    at_start: int
-    at_end: int
-    most: int
-
-    def __format__(self, spec: str) -> str:
-        """Format the values, in MB if `spec` is `MB`."""
-        start, end, most = (
-            (f"{value / 1e6:.2f} MB" if spec == "MB" else str(value)) for value in msgspec.structs.astuple(self)
-        )
-        return f"{start} at first, {end} at the end, at most {most}"
-
-
 class SoakRun(msgspec.Struct, frozen=True, kw_only=True):
     """Result of one run."""
 
@@ -117,10 +101,6 @@ class SoakRun(msgspec.Struct, frozen=True, kw_only=True):
     ledger_balanced: bool
     pss_slope: Slope | None
     """Bytes per frame, of all processes together, after the warm-up; None: too few samples."""
-    own_slope: Slope | None
-    """The same of memory that no file backs, which does not depend on other processes with the same libraries."""
-    growth: dict[str, Growth]
-    """Of each sampled quantity."""
     latency_p99_ms: tuple[float, float] | None
     """Of the first tenth of the frames and of the last, from capture to the hand-over to the publisher."""
     samples: dict[str, list[int]]
@@ -143,8 +123,6 @@ class Soak(msgspec.Struct, frozen=True, kw_only=True):
     runs: list[SoakRun]
     highest_fps: float
     """Rate at which it inspects frames that always wait."""
-    cut_short_by: str | None
-    """Why the second run failed; None: it did not."""
 
 
 class Tally:
@@ -230,14 +208,6 @@ class Samples:
         from_here = round(WARM_UP * len(self.columns["frames"]))
         return slope(self.columns["frames"][from_here:], self.columns[name][from_here:])
 
-    def growth(self) -> dict[str, Growth]:
-        """Return the growth of each column, with the warm-up."""
-        return {
-            name: Growth(at_start=values[0], at_end=values[-1], most=max(values))
-            for name, values in self.columns.items()
-            if name != "frames"
-        }
-
 
 class _Pending(NamedTuple):
     """A sample that counts after a later frame has come: the last samples may lack the camera's process."""
@@ -317,8 +287,6 @@ def soak(
         ledger=tally.account,
         ledger_balanced=tally.balanced,
         pss_slope=samples.slope("pss_bytes"),
-        own_slope=samples.slope("own_bytes"),
-        growth=samples.growth(),
         latency_p99_ms=tally.latency_p99_ms,
         samples=samples.columns,
     )
@@ -347,16 +315,10 @@ def measure_soak(
     fast = soaked(frames or FRAMES_FOR_A_RATE, None)
     runs = [fast] if frames else []
     highest_fps = fast.frames / fast.took_s
-    cut_short_by = None
     if minutes:
         rate_fps = SHARE_OF_HIGHEST * highest_fps
-        planned = max(round(rate_fps * 60 * minutes), 1)
-        try:
-            runs.append(soaked(planned, rate_fps))
-        except BenchError as error:  # the first run is still a result
-            cut_short_by = str(error)
-    name = bundle.path.name
-    return Soak(bundle=name, commit=commit(), runs=runs, highest_fps=highest_fps, cut_short_by=cut_short_by)
+        runs.append(soaked(max(round(rate_fps * 60 * minutes), 1), rate_fps))
+    return Soak(bundle=bundle.path.name, commit=commit(), runs=runs, highest_fps=highest_fps)
 
 
 def faults(run: SoakRun) -> Iterator[str]:
@@ -371,10 +333,8 @@ def faults(run: SoakRun) -> Iterator[str]:
     if lost and run.rate_fps is None:
         yield f"frames were not inspected, though the camera waits: {counts(lost)}"
     if run.pss_slope is not None and run.pss_slope.upper_95 > TARGET_BYTES_PER_FRAME:
-        own = "" if run.own_slope is None else f" (its own memory by {run.own_slope.upper_95:.1f}; {OTHERS})"
         yield (
-            f"its PSS may grow by {run.pss_slope.upper_95:.1f} bytes a frame, the target is "
-            f"{TARGET_BYTES_PER_FRAME:g}{own}"
+            f"its PSS may grow by {run.pss_slope.upper_95:.1f} bytes a frame, the target is {TARGET_BYTES_PER_FRAME:g}"
         )
 
 
@@ -383,13 +343,19 @@ def to_facts(run: SoakRun) -> dict[str, str]:
     latency = "too few frames to have tenths"
     if run.latency_p99_ms is not None:
         latency = "{:.1f} ms in the first tenth, {:.1f} ms in the last".format(*run.latency_p99_ms)
+    growth = "too few samples"
+    if run.pss_slope is not None:
+        growth = f"{run.pss_slope.per_frame:+.2f} bytes a frame, at most {run.pss_slope.upper_95:+.2f}"
+    sampled = {
+        name: f"{values[0]} at first, {values[-1]} at the end, at most {max(values)}"
+        for name, values in run.samples.items()
+        if name != "frames"
+    }
     return {
         "frames": f"{run.frames} of {run.frames_planned} in {run.took_s:.0f} s",
         "verdicts": counts(run.verdicts),
-        "PSS": f"{_slope(run.pss_slope)}; {run.growth['pss_bytes']:MB}",
-        "of that its own": f"{_slope(run.own_slope)}; {run.growth['own_bytes']:MB}",
-        "pages of files": f"{run.growth['file_bytes']:MB}",
-        **{name: f"{run.growth[name]}" for name in ("descriptors", "threads", "processes")},
+        "growth of PSS": growth,
+        **sampled,
         "latency p99": latency,
         "events": f"{run.events_missing} missing, {run.events_out_of_order} out of order",
         "ledger": "balanced" if run.ledger_balanced else f"not balanced: {run.ledger}",
@@ -397,33 +363,18 @@ def to_facts(run: SoakRun) -> dict[str, str]:
     }
 
 
-def _slope(grows: Slope | None) -> str:
-    if grows is None:
-        return "too few samples for its growth"
-    return f"{grows.per_frame:+.2f} bytes a frame, at most {grows.upper_95:+.2f}"
-
-
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:
     found = measure_soak(bundle, arguments.frames, arguments.minutes, report_line)
     facts = {f"{run.name}: {name}": value for run in found.runs for name, value in to_facts(run).items()}
     wrong = [f"{run.name}: {fault}" for run in found.runs for fault in faults(run)]
-    return Result(found, facts, wrong if found.cut_short_by is None else [*wrong, found.cut_short_by])
+    return Result(found, facts, wrong)
 
 
 def main() -> None:
     options = parser("Run the service for a long time, and measure its growth, its latency and its ledger.")
-    options.add_argument(
-        "--frames",
-        type=positive(int, or_zero=True),
-        default=100_000,
-        help="at the highest rate; 0: leave out",
-    )
-    options.add_argument(
-        "--minutes",
-        type=positive(float, or_zero=True),
-        default=30.0,
-        help="at 90 %% of that rate; 0: leave out",
-    )
+    count, duration = positive(int, or_zero=True), positive(float, or_zero=True)
+    options.add_argument("--frames", type=count, default=100_000, help="at the highest rate; 0: leave out")
+    options.add_argument("--minutes", type=duration, default=30.0, help="at 90 %% of that rate; 0: leave out")
     sys.exit(run("soak", options.parse_args(), _measure))
 
 

@@ -22,6 +22,7 @@ from tests.system.soak import (
     T_95,
     TARGET_BYTES_PER_FRAME,
     Samples,
+    Slope,
     SoakRun,
     Tally,
     faults,
@@ -161,7 +162,7 @@ def test_missing_and_disordered_events_are_counted_and_a_ledger_must_agree_with_
 # Real runs.
 
 
-@pytest.fixture(scope="module", params=[600, pytest.param(5000, marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=[300, pytest.param(5000, marks=pytest.mark.long)])
 def run(bundle: Bundle, request: pytest.FixtureRequest) -> SoakRun:
     """A short run of the real service."""
     return soak(bundle, request.param, None, frame_hw=(48, 64), sample_every_s=0.005, report_line=lambda _: None)
@@ -175,22 +176,19 @@ def test_a_short_run_loses_nothing_and_opens_no_descriptor_thread_or_process(run
     assert run.ledger == Account(captured=planned, inspected=planned)
     for name in ("descriptors", "threads", "processes"):
         assert len(set(run.samples[name])) == 1, f"{name}: {run.samples[name]}"
-    assert run.growth["processes"].at_start == 2, "the service and its camera"
+    assert run.samples["processes"][0] == 2, "the service and its camera"
     frames = run.samples["frames"]
     assert frames == sorted(frames)
     assert 0 < frames[0] <= frames[-1] < planned
-    assert run.growth["pss_bytes"].most == max(run.samples["pss_bytes"]) > 10e6
+    assert min(run.samples["pss_bytes"]) > 10e6
     assert run.latency_p99_ms is not None
     assert min(run.latency_p99_ms) > 0
 
 
 def test_leaks_losses_and_alarms_are_faults(run: SoakRun) -> None:
     replace = msgspec.structs.replace
-    straight = slope(list(range(100)), [30.0 * at for at in range(100)])
-    assert straight is not None
-    flat = replace(run, pss_slope=replace(straight, per_frame=0.1, upper_95=TARGET_BYTES_PER_FRAME))
-    leaky = replace(run, pss_slope=replace(straight, per_frame=30.0, upper_95=31.0))
-
+    flat = replace(run, pss_slope=Slope(per_frame=0.1, upper_95=TARGET_BYTES_PER_FRAME, of_blocks=[]))
+    leaky = replace(run, pss_slope=Slope(per_frame=30.0, upper_95=31.0, of_blocks=[]))
     assert list(faults(flat)) == []
     for changed, words in (
         (leaky, "its PSS may grow by 31.0 bytes a frame, the target is 20"),
@@ -204,11 +202,10 @@ def test_leaks_losses_and_alarms_are_faults(run: SoakRun) -> None:
 
 
 def test_the_second_run_is_at_a_share_of_the_rate_of_the_first(bundle: Bundle) -> None:
-    found = measure_soak(bundle, 600, 0.02, lambda _: None, sample_every_s=0.002)
+    found = measure_soak(bundle, 200, 0.01, lambda _: None, sample_every_s=0.002)
     fast, paced = found.runs
     assert fast.rate_fps is None
     assert paced.rate_fps == pytest.approx(0.9 * found.highest_fps)
-    assert found.cut_short_by is None
     for run in found.runs:
         facts = to_facts(run)
         assert facts["frames"].startswith(f"{run.frames} of {run.frames_planned} in ")
