@@ -10,20 +10,8 @@ from pathlib import Path
 
 from heatline.edge.cluster import SETTINGS
 
-LOCAL = """
-import sys
-from heatline.edge.cluster import open_cluster
-with open_cluster(None, processors=2):
-    import ray
-    print(ray.get_runtime_context().gcs_address, file=sys.__stdout__, flush=True)
-    sys.stdin.read()
-"""
-"""Opens a local Ray, prints its address, and closes it when standard input ends."""
-
 AGENTS = ("ray::DashboardA", "ray::RuntimeEnv")
 """Idle processes of Ray, which end a minute after a driver that was killed."""
-
-
 HEAD = """
 import sys
 import ray

@@ -12,28 +12,25 @@ import tomllib
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from tests.conftest import COLLECTED
+from tests import needs
+from tests.conftest import COLLECTED, pytest_terminal_summary
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["edge", "train", "export", "bench", "heatline"]
 """Each package may import the packages before it."""
 TESTS = Path(__file__).parent
+ROOMS = ["cameras", "inspection", "delivery", "monitor"]
+SHARED = ("heatline.edge.cameras.base", "heatline.edge.cameras.settings")
 FILES = sorted(path for package in PACKAGES[:4] for path in (ROOT / package).rglob("*.py"))
 EXTRAS = {"torch", "timm", "lightning", "torchmetrics", "optuna"}
-FOREIGN = EXTRAS | {"heatline.train", "heatline.export", "heatline.bench", "heatline.api"}
 NOT_AT_START = {"asyncio", "rich", "email", "openvino", "onnxruntime", "cryptography"}
 """What other commands, engines or signatures need: the start of a line waits for all that it imports."""
 
-IMPORT_ALL_OF_EDGE = """
-import importlib, pkgutil, heatline.edge
-names = [module.name for module in pkgutil.walk_packages(heatline.edge.__path__, "heatline.edge.")]
-assert len(names) >= 30, "not all modules were found"
-for name in names:
-    importlib.import_module(name)
-"""
 DATA_COMMANDS = """
 import examples.drawn_boards.boards
 import heatline.train.commands.data, heatline.train.summary
@@ -63,14 +60,13 @@ LIGHTNING = {"lightning", "torchmetrics"}
 @pytest.mark.parametrize(
     ("code", "forbidden"),
     [
-        (IMPORT_ALL_OF_EDGE, FOREIGN),
         (DATA_COMMANDS, EXTRAS),
         (START, NOT_AT_START),
         (CLIENT, NOT_IN_A_CLIENT),
         (MISTAKES, NOT_BEFORE_AN_ERROR),
         pytest.param(DEFAULT_TRAINING, LIGHTNING, marks=pytest.mark.long),  # it imports torch
     ],
-    ids=["all of edge", "commands for data", "start of a line", "a client", "mistakes of a user", "a default training"],
+    ids=["commands for data", "start of a line", "a client", "mistakes of a user", "a default training"],
 )
 def test_only_needed_modules_are_imported(code: str, forbidden: set[str]) -> None:
     what = "import sys; print(*sys.modules)"
@@ -87,53 +83,33 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-def imported_at_once(path: Path) -> set[str]:
-    """Full names of what a file imports as it is imported, not later, in a function; names in modules among them."""
-    found, nodes = set[str](), [*parsed(path).body]
-    while nodes:
-        node = nodes.pop()
+@cache
+def imported(path: Path) -> frozenset[str]:
+    """Full names of what a file imports, also within functions: modules, and names in modules."""
+    found = set[str]()
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif not isinstance(node, ast.FunctionDef) and not (
-            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        ):
-            nodes += ast.iter_child_nodes(node)
-    return found
+            assert node.level == 0, f"{path} imports relatively"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(found)
 
 
-def test_no_module_that_the_default_training_imports_names_lightning() -> None:
-    waiting, seen = {"heatline.train.compose", "heatline.train.fit"}, set[str]()
-    while waiting:
-        name = waiting.pop()
-        seen.add(name)
-        folder = ROOT / name.replace(".", "/")
-        path = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
-        if path.is_file():
-            waiting |= {*imported_at_once(path), name.rpartition(".")[0]} - seen - {""}
-    assert {"torch", "timm", "heatline.train.dense.train"} <= seen
-    assert {name.partition(".")[0] for name in seen} & LIGHTNING == set()
-
-
-def imported_by(path: Path) -> set[str]:
-    """Packages that a file imports, also within functions: of heatline, or top-level names of others."""
-    names: set[str] = set()
-    for name in modules_imported_by(path):
-        first, *inner = name.split(".")
-        assert first not in PACKAGES[:4], f"{path} imports {name}; it is heatline.{name}"
-        names.add(inner[0] if first == "heatline" and inner and inner[0] in PACKAGES else first)
-    return names
+def module_of(path: Path) -> str:
+    return ".".join(["heatline", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_imports_only_packages_to_its_left_and_no_tests(package: str) -> None:
-    forbidden = {"tests", *PACKAGES[PACKAGES.index(package) + 1 :]} | (EXTRAS if package == "edge" else set())
-    forbidden |= {"bench"} if package == "heatline" else set()
+    behind = {"bench"} if package == "heatline" else {*PACKAGES[PACKAGES.index(package) + 1 :]}
+    forbidden = {"tests", *PACKAGES[:4], *(f"heatline.{each}" for each in behind)}  # `edge` is `heatline.edge`
+    forbidden |= EXTRAS | {"heatline.api"} if package == "edge" else set()
     files = sorted((ROOT / package).rglob("*.py"))
     assert len(files) >= 4
-    wrong = {str(path.relative_to(ROOT)): imported_by(path) & forbidden for path in files}
-    assert {path: names for path, names in wrong.items() if names} == {}
+    for path in files:
+        starts = {".".join(name.split(".")[:count]) for name in imported(path) for count in (1, 2)}
+        assert starts & forbidden == set(), path
 
 
 def test_test_apparatus_is_not_installed() -> None:
@@ -143,41 +119,43 @@ def test_test_apparatus_is_not_installed() -> None:
     assert [(ROOT / "heatline" / name).resolve() for name in PACKAGES[:4]] == [ROOT / name for name in PACKAGES[:4]]
 
 
-def modules_imported_by(path: Path) -> set[str]:
-    """Full names of the modules that a file imports."""
-    found: set[str] = set()
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
-            found.add(str(node.module))
-    return found
-
-
 def test_the_wire_is_a_leaf() -> None:
     files = sorted((ROOT / "edge" / "wire").rglob("*.py"))
     assert len(files) >= 5
-    for name in {name for path in files for name in modules_imported_by(path)}:
+    for name in {name for path in files for name in imported(path)}:
         own = name.startswith(("heatline.edge.errors", "heatline.edge.wire"))
         assert own or name.partition(".")[0] in {*sys.stdlib_module_names, "msgspec"}, name
 
 
-def test_no_files_import_each_other_in_a_cycle() -> None:
-    """Also within functions."""
-    of = {".".join(["heatline", *path.relative_to(ROOT).with_suffix("").parts]): path for path in FILES}
-    of |= {name.removesuffix(".__init__"): path for name, path in of.items()}
-    graph = dict[Path, set[Path]]()
+def test_no_module_imports_what_a_library_keeps_private() -> None:
     for path in FILES:
-        names = set[str]()
-        for node in ast.walk(parsed(path)):
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                full = (f"{node.module}.{alias.name}" for alias in node.names)
-                names |= {name if name in of else str(node.module) for name in full}
-        graph[path] = {of[name] for name in names & of.keys()} - {path}
-    assert len(list(TopologicalSorter(graph).static_order())) == len(FILES) > 200
+        foreign = [name for name in imported(path) if not name.startswith(("heatline.", "__future__"))]
+        assert [name for name in foreign if re.search(r"(^|\.)_", name)] == [], path
+
+
+def test_no_files_and_no_sub_packages_import_each_other_in_a_cycle() -> None:
+    """Also within functions."""
+    of = {module_of(path): path for path in FILES}
+    files, rooms = dict[str, set[str]](), dict[str, set[str]]()
+    for own, path in of.items():
+        names = {name if name in of else name.rpartition(".")[0] for name in imported(path)} & of.keys() - {own}
+        files[own] = names
+        package, room = own.split(".")[1], ".".join(own.split(".")[:3])
+        beside = {".".join(name.split(".")[:3]) for name in names if name.split(".")[1] == package}
+        rooms.setdefault(room, set()).update(beside - {room, f"heatline.{package}"})
+    assert len(list(TopologicalSorter(files).static_order())) == len(FILES) > 200
+    assert len(list(TopologicalSorter(rooms).static_order())) > 30
+
+
+@pytest.mark.parametrize("number", range(len(ROOMS)), ids=ROOMS)
+def test_a_room_imports_no_room_behind_it_and_of_those_before_only_what_they_share(number: int) -> None:
+    others = tuple(f"heatline.edge.{room}." for room in ROOMS if room != ROOMS[number])
+    files = (ROOT / "edge" / ROOMS[number]).rglob("*.py")
+    found = {name for path in files for name in imported(path) if name.startswith(others)}
+    behind = tuple(f"heatline.edge.{room}." for room in ROOMS[number + 1 :])
+    assert not {name for name in found if name.startswith(behind)}
+    if ROOMS[number] != "monitor":  # it stands on the others
+        assert {name for name in found if not name.startswith(SHARED)} == set()
 
 
 @pytest.mark.parametrize("path", [path.relative_to(ROOT) for path in FILES if ">>> " in path.read_text()], ids=str)
@@ -188,18 +166,17 @@ def test_the_examples_of_docstrings_are_true(path: Path) -> None:
 
 # The tests: what a machine lacks, and the pairs of long and short forms.
 
-WITHOUT = """
-import pytest
-from tests import needs
-needs.PACKAGES = dict.fromkeys(needs.PACKAGES, "/nowhere")
-pytest.main(["-p", "no:cacheprovider", "tests/systemd/test_unit.py", "-k", "shellcheck or exposed"])
-"""
 
-
-def test_what_the_machine_lacks_is_one_line() -> None:
-    result = subprocess.run([sys.executable, "-c", WITHOUT], cwd=ROOT, capture_output=True, text=True, check=False)
-    (line,) = (line for line in result.stdout.splitlines() if "skipped:" in line)
-    assert line.endswith(" Debian packages are missing: apt install shellcheck systemd (.ci/run installs them)")
+def test_what_the_machine_lacks_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    skipped, lines = list[SimpleNamespace](), list[str]()
+    for package in ("systemd", "shellcheck", "systemd"):
+        monkeypatch.setitem(needs.PACKAGES, package, "/nowhere")
+        with pytest.raises(pytest.skip.Exception) as caught:
+            needs.need("python3", package)
+        skipped.append(SimpleNamespace(longrepr=("file", 1, f"Skipped: {caught.value}")))
+    reporter: Any = SimpleNamespace(stats={"skipped": skipped}, write_line=lines.append)
+    pytest_terminal_summary(reporter)
+    assert lines == ["3 skipped: Debian packages are missing: apt install shellcheck systemd (.ci/run installs them)"]
 
 
 def functions(items: list[pytest.Item]) -> set[str]:

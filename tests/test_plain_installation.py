@@ -105,8 +105,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     python = folder / "venv" / "bin" / "python"
-    subprocess.run([*pip, "--python", python, "install", "--no-deps", "--no-index", wheel], check=True)
     (packages,) = (folder / "venv").glob("lib/python*/site-packages")
+    zipfile.ZipFile(wheel).extractall(packages)  # as pip does, which takes longer
     for name in required_by("heatline"):
         for file in distribution(name).files or ():
             link = packages / file.parts[0]
@@ -177,7 +177,6 @@ def test_a_program_beside_files_named_as_our_packages_runs(installed: Path, tmp_
     cv2.imwrite(str(tmp_path / "new-boards" / "images" / "board_00000.png"), board)
     example = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
     (tmp_path / "mine.py").write_text(example)
-    for python in (str(installed), sys.executable):
-        done = subprocess.run([python, "mine.py"], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.split()[0] in ("GOOD", "DEFECT", "NO_VERDICT")
+    done = subprocess.run([installed, "mine.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] in ("GOOD", "DEFECT", "NO_VERDICT")

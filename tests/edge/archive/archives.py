@@ -1,9 +1,8 @@
-"""Archives to inspect, or with made-up verdicts; workers that fail on purpose; and what DEST holds."""
+"""Archives to inspect, workers that fail on purpose, and what DEST holds."""
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,10 @@ import xxhash
 
 from heatline.edge import __version__
 from heatline.edge.archive.run import Job, Loaded, Worker, files_of, inspect_part, key_of
-from heatline.edge.archive.source import Listed, folder_of, list_source
-from heatline.edge.archive.verdicts import SCHEMA, Plan, Row, write_plan, write_verdicts
+from heatline.edge.archive.source import folder_of, list_source
+from heatline.edge.archive.verdicts import Plan, Row, write_plan, write_verdicts
 from heatline.edge.bundle import Bundle
 from heatline.edge.frames import BadFrame
-from heatline.edge.wire.events import Verdict
 from tests.conftest import write_picture
 from tests.small_bundle import dark_square, white_frame
 
@@ -83,52 +81,3 @@ def inspect_part_and_die(*arguments: Any) -> tuple[list[pa.Table], list[str]]:
     """The task of Ray, whose process is killed at pictures with the content `DEADLY`."""
     Worker.load = load_and_die  # type: ignore[method-assign]
     return inspect_part(*arguments)
-
-
-# Made-up verdicts, written as workers write them.
-
-OLD, NEW = "0" * 64, "1" * 64
-THRESHOLDS = {OLD: 1.5, NEW: -0.25}
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a bundle finds in a picture: a margin to its threshold, or a reason."""
-
-    margin: float | None
-    content: str | None = "c0"
-
-    @property
-    def verdict(self) -> Verdict:
-        return "NO_VERDICT" if self.margin is None else "DEFECT" if self.margin >= 0 else "GOOD"
-
-
-@dataclass(frozen=True)
-class Made:
-    """A picture and what the bundles find in it, by key."""
-
-    group: str
-    label: str | None
-    seen: Mapping[str, Seen] = field(default_factory=dict)
-
-
-def made_archive(dest: Path, pictures: Sequence[Made], part_pictures: int = 4) -> Plan:
-    """Write a DEST."""
-    listed = [Listed(f"{each.group}/{number}.png", each.group, each.label) for number, each in enumerate(pictures)]
-    plan = write_plan(dest, Path("/pictures"), listed, part_pictures)
-    for key in pictures[0].seen:
-        for part in range(plan.parts):
-            rows = [row | _verdict(pictures[row["number"]].seen[key], key) for row in plan.rows_of(part)]
-            write_verdicts(dest, key, part, pa.Table.from_pylist(rows, SCHEMA))
-    return plan
-
-
-def _verdict(seen: Seen, key: str) -> Row:
-    judged = seen.margin is not None
-    return Row(
-        content=seen.content, width=100, height=80, verdict=seen.verdict,
-        reason=None if judged else "failed.implausible", detail=None if judged else "the picture is odd",
-        score=seen.margin + THRESHOLDS[key] if judged else None,
-        score_threshold=THRESHOLDS[key], evidence_threshold=3.0, regions=[], precision="f32", bundle_name="boards",
-        bundle_version="2" if key == NEW else "1",
-    )  # fmt: skip

@@ -2,15 +2,15 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import duckdb
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,20 +20,20 @@ from hypothesis import strategies as st
 from heatline.edge import __version__
 from heatline.edge.archive.run import Job, Worker, key_of, read_ahead
 from heatline.edge.archive.source import Listed, list_source
-from heatline.edge.archive.verdicts import PICTURES, Plan, compare, count_verdicts, file_of, read_plan, read_verdicts
+from heatline.edge.archive.verdicts import (
+    PICTURES,
+    SCHEMA,
+    Row,
+    compare,
+    count_verdicts,
+    file_of,
+    read_plan,
+    read_verdicts,
+)
 from heatline.edge.bundle import Bundle, open_bundle
 from heatline.edge.errors import ConfigError, InputError
 from tests.command import heatline
-from tests.edge.archive.archives import (
-    NEW,
-    OLD,
-    Made,
-    Seen,
-    inspected_here,
-    made_archive,
-    table_of,
-    write_archive,
-)
+from tests.edge.archive.archives import inspected_here, table_of, write_archive
 from tests.golden import assert_golden
 from tests.small_bundle import bundle_in, copy_of, edit_manifest
 
@@ -73,7 +73,6 @@ def test_what_cannot_be_a_source_is_refused_in_a_sentence(tmp_path: Path) -> Non
     for name, table in (
         ("column", {"file": ["a.png"]}),
         ("label", {"picture": ["a.png"], "label": ["bad"]}),
-        ("blank", {"picture": ["a.png", ""]}),
         ("both", {"picture": ["a.png", "./a.png"], "label": ["good", "defective"]}),
     ):
         pq.write_table(pa.table(table), tmp_path / f"{name}.parquet")
@@ -88,12 +87,10 @@ def test_what_cannot_be_a_source_is_refused_in_a_sentence(tmp_path: Path) -> Non
         ("broken.parquet", "cannot be read ("),
         ("column.parquet", "has the columns file; expected"),
         ("label.parquet", "has the picture 'a.png' with the label 'bad'"),
-        ("blank.parquet", "has the picture '' with the label None"),
         ("both.parquet", "has ./a.png twice, as good and as defective"),
     ):
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError, match=re.escape(words)) as caught:
             list_source(tmp_path / name)
-        assert words in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
@@ -131,18 +128,15 @@ def test_each_picture_has_a_row_with_the_verdict_of_heatline_inspect(
     assert result.returncode == 9, "the damaged files"
     events = [json.loads(line) for line in (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()]
     for row, event in zip(readable, events, strict=True):
-        for mine, theirs in (
-            ("verdict", "verdict"),
-            ("reason", "reason"),
-            ("score", "frame_score"),
-            ("precision",) * 2,
-        ):
-            assert row[mine] == event[theirs]
-        assert row["detail"] == (event["detail"] and event["detail"].replace(f"{source.parent}/", ""))
-        keys = "box_xyxy", "peak_xy", "area_px", "score"
-        assert [[r[key] for key in keys] for r in row["regions"]] == [
-            [r[key] for key in keys] for r in event["regions"]
+        assert [row[key] for key in ("verdict", "reason", "score", "precision")] == [
+            event[key] for key in ("verdict", "reason", "frame_score", "precision")
         ]
+        assert row["detail"] == (event["detail"] and event["detail"].replace(f"{source.parent}/", ""))
+        own, theirs = (
+            [[region[key] for key in ("box_xyxy", "peak_xy", "area_px", "score")] for region in each["regions"]]
+            for each in (row, event)
+        )
+        assert own == theirs
         assert [row["height"], row["width"]] == (event["frame_hw"] or [None, None])
         assert (row["score_threshold"], row["evidence_threshold"]) == (-1.0, 20.0)
         assert row["bundle"] == key_of(event["bundle"]["digest"], "openvino", "f32")
@@ -198,7 +192,7 @@ MOST_GROWTH_MB = 30
 """Ten times as many pictures may cost this much more memory: what allocators keep, and not the pictures."""
 
 
-@pytest.mark.parametrize(("few", "many"), [(20, 200), pytest.param(50, 500, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("few", "many"), [(10, 120), pytest.param(50, 500, marks=pytest.mark.long)])
 def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path, bundle: Bundle, few: int, many: int) -> None:
     first = write_archive(tmp_path / "source", 1, (500, 700)) / "left" / "0000.png"
     for number in range(1, many):
@@ -211,7 +205,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path, bundle
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     decoded_mb = (many - few) * 500 * 700 * 3 / 2**20
-    assert decoded_mb > 5 * MOST_GROWTH_MB, "a worker that held the pictures would be noticed"
+    assert decoded_mb > 3 * MOST_GROWTH_MB, "a worker that held the pictures would be noticed"
     assert float(measured.stdout) < MOST_GROWTH_MB
 
 
@@ -223,8 +217,7 @@ def test_a_damaged_file_of_dest_is_named(tmp_path: Path, dest: Path, bundle: Bun
     assert count_verdicts(read_verdicts(plan, key)) == {"good": 6, "defect": 3, "no_verdict": 6}
     file, other = copy / file_of(key, 1), (copy / file_of(key, 0)).read_bytes()
     whole = file.read_bytes()
-    damage = b"", b"PAR1", whole[: len(whole) // 2], whole[:200] + b"\xff" * 6 + whole[206:], other, None
-    for damaged in damage:
+    for damaged in (b"", whole[: len(whole) // 2], whole[:200] + b"\xff" * 6 + whole[206:], other, None):
         file.unlink(missing_ok=True)
         if damaged is not None:
             file.write_bytes(damaged)
@@ -239,62 +232,70 @@ def test_a_damaged_file_of_dest_is_named(tmp_path: Path, dest: Path, bundle: Bun
 
 # Comparison.
 
-MARGINS = st.one_of(st.none(), st.integers(-8, 8).map(lambda quarters: quarters / 4))
-SEEN = st.builds(Seen, MARGINS, content=st.sampled_from(["c0", "c0", "c0", "c1", None]))
-PICTURES_SEEN = st.builds(
-    lambda group, label, old, new: Made(group, label, {OLD: old, NEW: new}),
-    st.sampled_from(["line 1", "line 2", "."]),
-    st.sampled_from([None, "good", "defective"]),
-    SEEN,
-    SEEN,
-)
+MARGINS = st.none() | st.integers(-8, 8).map(lambda quarters: quarters / 4)
+CONTENTS = st.sampled_from(["c0", "c0", "c0", "c1", None])
+SEEN = st.tuples(st.sampled_from([None, "good", "defective"]), MARGINS, CONTENTS, MARGINS, CONTENTS)
+"""A picture's label, then by the old and the new bundle its margin to the threshold, None for no verdict, and its
+content.
+"""
 
 
-def compared(plan: Plan, worst: int = 5) -> tuple[dict[str, object], list[str]]:
-    """Return the counts, and the worst flips by name."""
-    changes, flips = compare(read_verdicts(plan, OLD), read_verdicts(plan, NEW), worst)
-    return changes, [flip["picture"] for flip in flips]
+def verdicts_of(labels: Any, margins: Any, contents: Any, threshold: float) -> pa.Table:
+    """The verdicts of a bundle, as `read_verdicts` returns them."""
+    rows = [
+        {
+            "picture": f"{number}.png", "group": ".", "label": label, "content": content,
+            "verdict": "NO_VERDICT" if margin is None else "DEFECT" if margin >= 0 else "GOOD",
+            "score": None if margin is None else margin + threshold, "score_threshold": threshold,
+        }
+        for number, (label, margin, content) in enumerate(zip(labels, margins, contents, strict=True))
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, pa.schema([field for field in SCHEMA if field.name in rows[0]]))
 
 
-@given(st.lists(PICTURES_SEEN, min_size=1, max_size=30))
-def test_counts_and_order_agree_with_pandas(pictures: list[Made]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        plan = made_archive(Path(folder), pictures, part_pictures=16)
-        changes, worst_flips = compared(plan)
-        counts = count_verdicts(read_verdicts(plan, NEW))
-        table = pd.read_parquet(Path(folder, "verdicts")).astype({"bundle": str})
-    old, new = (table[table.bundle == key].set_index("number").sort_index() for key in (OLD, NEW))
-    pairs = pd.DataFrame({"label": new.label, "old": old.verdict, "new": new.verdict, "picture": new.picture})
-    pairs["moved"] = (new.score - new.score_threshold) - (old.score - old.score_threshold)
-    same = pairs[new.content.fillna("") == old.content.fillna("")]
-    flips = same[same.old != same.new]
-    assert counts == {name.lower(): (new.verdict == name).sum() for name in ("GOOD", "DEFECT", "NO_VERDICT")}
-    kinds = flips.groupby(["old", "new"]).size()
-    expected = {
+def rank(flip: tuple[Row, Row]) -> tuple[int, float]:
+    """Escapes first, then others, then what is right now; of each, the farthest first, unknown distances last."""
+    was, now = flip
+    right = {"defective": "DEFECT", "good": "GOOD"}.get(now["label"]) == now["verdict"]
+    escaped = (now["label"], now["verdict"]) == ("defective", "GOOD")
+    if None in (was["score"], now["score"]):
+        return 1 + right - escaped, 1
+    margins = [each["score"] - each["score_threshold"] for each in flip]
+    return 1 + right - escaped, -abs(margins[1] - margins[0])
+
+
+@given(st.lists(SEEN, min_size=1, max_size=30))
+def test_counts_and_order_agree_with_a_loop_over_the_pictures(pictures: list[Any]) -> None:
+    labels, old_margins, old_contents, new_margins, new_contents = zip(*pictures, strict=True)
+    old = verdicts_of(labels, old_margins, old_contents, 1.5)
+    new = verdicts_of(labels, new_margins, new_contents, -0.25)
+    pairs = list(zip(old.to_pylist(), new.to_pylist(), strict=True))
+    same = [(was, now) for was, now in pairs if was["content"] == now["content"]]
+    flips = [(was, now) for was, now in same if was["verdict"] != now["verdict"]]
+    kinds = Counter((was["verdict"], now["verdict"]) for was, now in flips)
+    expected: dict[str, Any] = {
         "compared": len(same), "other_files": len(pairs) - len(same), "flips": len(flips),
-        "defect_to_good": kinds.get(("DEFECT", "GOOD"), 0), "good_to_defect": kinds.get(("GOOD", "DEFECT"), 0),
-        "lost": (flips.new == "NO_VERDICT").sum(), "gained": (flips.old == "NO_VERDICT").sum(),
+        "defect_to_good": kinds["DEFECT", "GOOD"], "good_to_defect": kinds["GOOD", "DEFECT"],
+        "lost": sum(now["verdict"] == "NO_VERDICT" for _, now in flips),
+        "gained": sum(was["verdict"] == "NO_VERDICT" for was, _ in flips),
     }  # fmt: skip
     for name, label, wrong in (("escapes", "defective", "GOOD"), ("false_rejects", "good", "DEFECT")):
-        judged = same[(same.label == label) & ((same.old != "NO_VERDICT") | (same.new != "NO_VERDICT"))]
-        was, now = judged.old == wrong, judged.new == wrong
-        expected[name] = None if judged.empty else {
-            "pictures": len(judged), "old": was.sum(), "new": now.sum(),
-            "added": (now & ~was).sum(), "removed": (was & ~now).sum(),
+        verdicts = [(was["verdict"], now["verdict"]) for was, now in same if now["label"] == label]
+        judged = [(was == wrong, now == wrong) for was, now in verdicts if {was, now} != {"NO_VERDICT"}]
+        expected[name] = None if not judged else {
+            "pictures": len(judged), "old": sum(was for was, _ in judged), "new": sum(now for _, now in judged),
+            "added": judged.count((False, True)), "removed": judged.count((True, False)),
         }  # fmt: skip
+    changes, worst = compare(old, new, 5)
     assert changes == expected
-    escapes = (flips.label == "defective") & (flips.new == "GOOD")
-    is_right = (flips.label + flips.new).isin(["defectiveDEFECT", "goodGOOD"])
-    order = flips.assign(rank=1 - escapes.astype(int) + is_right.astype(int), far=-flips.moved.abs())
-    order = order.sort_values(["rank", "far"], kind="stable", na_position="last")
-    assert worst_flips == list(order.picture[:5])
+    assert [row["picture"] for row in worst] == [now["picture"] for _, now in sorted(flips, key=rank)[:5]]
 
 
 def test_the_command_prints_what_changes_and_json_has_the_same_numbers(tmp_path: Path, bundle: Bundle) -> None:
     source, dest = tmp_path / "pictures.parquet", tmp_path / "dest"
     write_archive(tmp_path / "source", 6)
     paths = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "source").rglob("*.png"))
-    labels = ["defective" if "000" in path and int(Path(path).stem) % 3 == 0 else "good" for path in paths]
+    labels = ["good" if int(Path(path).stem) % 3 else "defective" for path in paths]
     pq.write_table(pa.table({"picture": paths, "label": labels}), source)
     folder = copy_of(bundle, tmp_path / "new.bundle")  # which never gives DEFECT
     new = open_bundle(edit_manifest(folder, lambda m: m["calibration"].update(score_threshold=1000.0)))
