@@ -2,7 +2,6 @@
 
 import csv
 import runpy
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,7 @@ from heatline.edge.images import read_rgb
 
 PROGRAM = Path(__file__).parents[1] / "examples" / "drawn_boards" / "draw.py"
 SIZE_HW = (640, 800)
-SEEDS = range(3)
+SEEDS = (2, 4)
 
 
 @cache
@@ -48,7 +47,7 @@ def test_every_defect_is_one_component_of_the_mask_of_bounded_size_and_apart_fro
         for b in boxes[:at]:
             assert max(left - b[2], b[0] - right, top - b[3], b[1] - bottom) >= 64
     assert {defect.kind for each in SEEDS for defect in defective(each).defects} == set(DEFECT_KINDS)
-    assert flawless(0).image.tobytes() != flawless(1).image.tobytes()
+    assert flawless(2).image.tobytes() != flawless(4).image.tobytes()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -77,10 +76,6 @@ def test_invalid_arguments_are_refused_and_leave_no_file(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn") / "boards"
@@ -105,36 +100,33 @@ def test_labels_agree_with_masks(folder: Path) -> None:
 
 def test_a_pool_of_processes_draws_the_same_folder(folder: Path, tmp_path: Path) -> None:
     write_boards(tmp_path / "boards", 4, 7, size_hw=(448, 500), workers=2)
-    assert contents(tmp_path / "boards") == contents(folder)
+    before = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
     with pytest.raises(InputError, match="name a new folder"):
         write_boards(folder, 4, 8, size_hw=(448, 500))
-    assert contents(tmp_path / "boards") == contents(folder), "an existing folder is not changed"
-    with write_boards(tmp_path / "few", 2, 5, size_hw=SIZE_HW, defects=6).open() as file:
-        assert [len(row["defects"].split()) for row in csv.DictReader(file)] == [0, 6]
+    for drawn in (folder, tmp_path / "boards"):  # an existing folder is not changed
+        assert {path.relative_to(drawn): path.read_bytes() for path in drawn.rglob("*.*")} == before
+    with write_boards(tmp_path / "few", 2, 5, size_hw=(448, 500), defects=2).open() as file:
+        assert [len(row["defects"].split()) for row in csv.DictReader(file)] == [0, 2]
 
 
 def test_the_program_draws_boards_and_reports_errors_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refused(*options: str) -> tuple[object, str]:
-        """Run the program in this process; return its exit code and its standard error."""
-        monkeypatch.setattr(sys, "argv", [str(PROGRAM), *options])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(PROGRAM), run_name="__main__")
-        return ended.value.code, capsys.readouterr().err
-
-    drawn = subprocess.run(
-        [sys.executable, PROGRAM, "boards", "--count", "1", "--seed", "1"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert drawn.returncode == 0, drawn.stderr
-    assert "boards holds 1 board of seed 1" in drawn.stdout
-    image = cv2.imread(str(tmp_path / "boards" / "images" / "board_00000.png"))
-    assert image is not None
-    assert image.shape == (1250, 1600, 3)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(PROGRAM.parent)
-    assert refused("boards", "--count", "1") == (9, "draw: boards exists; name a new folder\n")
-    code, sentence = refused("/proc/boards", "--count", "1")
-    assert (code, "draw: /proc/boards cannot be written" in sentence) == (9, True)
-    assert len(sentence.splitlines()) == 1
+
+    def run(*options: str) -> None:
+        monkeypatch.setattr(sys, "argv", [str(PROGRAM), *options])
+        runpy.run_path(str(PROGRAM), run_name="__main__")
+
+    run("boards", "--count", "1", "--seed", "1")
+    assert "boards holds 1 board of seed 1" in capsys.readouterr().out
+    assert read_rgb(tmp_path / "boards" / "images" / "board_00000.png").shape == (1250, 1600, 3)
+    for place, sentence in (
+        ("boards", "draw: boards exists; name a new folder\n"),
+        ("/proc/boards", "draw: /proc/boards cannot be written"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            run(place, "--count", "1")
+        error = capsys.readouterr().err
+        assert (ended.value.code, sentence in error, error.count("\n")) == (9, True, 1)

@@ -1,12 +1,10 @@
 """The frame ledger: every frame gets one outcome, leaves once, in order and in time, and ends in one bin."""
 
-import random
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import get_args
 
 import numpy as np
@@ -356,43 +354,3 @@ class LedgerMachine(RuleBasedStateMachine):
 
 LedgerMachine.TestCase.settings = settings(stateful_step_count=40)
 test_in_any_order_of_calls_each_frame_leaves_once_and_ends_in_one_bin = LedgerMachine.TestCase
-
-
-def test_with_all_stages_on_threads_every_frame_leaves_once() -> None:
-    each, popped, looks = 400, list[Outcome](), list[Account]()
-    ledger = Ledger({**LANES, "top": Lane(2, "block"), "back": Lane(2, "drop_oldest")}, SETUP)
-
-    def show(camera: str) -> None:
-        chance = random.Random(camera)
-        for number in range(1, each + 1):
-            due_in_ns = chance.choice([None, 0, 100_000, 10**12])
-            due_ns = None if due_in_ns is None else time.monotonic_ns() + due_in_ns
-            frame = ledger.announce(Frame(Stamp(camera, number, due_monotonic_ns=due_ns), PIXELS, "RGB8"))
-            if chance.random() < 0.3:
-                ledger.complete(lost(frame.stamp, LOST))
-            else:
-                ledger.hand_over(frame)
-
-    def judge() -> None:
-        while (found := ledger.take()) is not None:
-            ledger.complete(lost(found[0].stamp, BROKEN) if found[0].stamp.number % 10 == 0 else good(found[0].stamp))
-        ledger.finish()
-
-    def report() -> None:
-        while (outcome := ledger.pop()) is not None:
-            popped.append(outcome)
-            ledger.book(outcome)
-            looks.extend(ledger.accounts().values())
-
-    stages, cameras = [in_thread(judge), in_thread(report)], [in_thread(partial(show, camera)) for camera in LANES]
-    assert all(ended(camera) for camera in cameras)
-    ledger.close()
-    assert all(ended(stage) for stage in stages)
-    assert all(account.balanced for account in looks)
-    for camera, account in ledger.accounts().items():
-        reached = 0
-        for outcome in (outcome for outcome in popped if outcome.stamp.camera == camera):
-            assert outcome.stamp.number == reached + 1
-            reached += outcome.stamp.frames
-        assert (reached, account.captured, account.in_flight) == (each, each, 0)
-    assert "overload" not in ledger.accounts()["top"].dropped, "a lane that blocks loses nothing"

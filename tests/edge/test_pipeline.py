@@ -121,11 +121,10 @@ class Run(Inspector):
     [
         ([good] * 12, Lane(2, "block"), Account(12, 10, {}, {"engine": 2})),
         ([good] * 60, Lane(1, "drop_oldest"), None),
-        ([good] * 60, Lane(1, "drop_newest"), None),
         ([good, late] * 10, Lane(2, "block"), None),
         ([good, *[grey] * 20, good], Lane(2, "block"), Account(22, 2, {}, {"wrong_colour": 19, "engine": 1})),
     ],
-    ids=["judged", "drop_oldest", "drop_newest", "deadline", "bad"],
+    ids=["judged", "drop_oldest", "deadline", "bad"],
 )
 def test_each_frames_pixels_are_released_once_after_its_report_also_if_the_engine_fails(
     bundle: Bundle, openvino: Engine, script: list[Grab], lane: Lane, account: Account | None

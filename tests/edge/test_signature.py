@@ -63,12 +63,6 @@ def trusted(tmp_path: Path, private: PrivateKey) -> Path:
     return tmp_path / "keys"
 
 
-def one_object(text: str) -> dict[str, Any]:
-    value = json.loads(text)
-    assert isinstance(value, dict)
-    return value
-
-
 def test_a_signed_bundle_states_its_key_and_an_unsigned_one_states_none(
     original: Bundle, private: PrivateKey, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -116,26 +110,26 @@ def test_a_line_accepts_bundles_of_trusted_keys_or_unsigned_ones_if_allowed(
     tmp_path: Path, bundle: Bundle, signed: Bundle, private: PrivateKey, trusted: Path, address: str
 ) -> None:
     key, allowing = private.public.fingerprint, 'allow_unsigned = true\ntrusted_keys = "none"'
-    for path, trust, signer, people in (
-        (signed.path, 'trusted_keys = "keys"', {"key": key, "trusted_as": "maker"}, f"maker, key {key}"),
-        (signed.path, allowing, {"key": key, "trusted_as": None}, f"nobody who is trusted here, key {key}"),
-        (bundle.path, allowing, None, "nobody"),
+    for path, trust, people in (
+        (bundle.path, allowing, "nobody"),
+        (signed.path, allowing, f"nobody who is trusted here, key {key}"),
+        (signed.path, 'trusted_keys = "keys"', f"maker, key {key}"),
     ):
         line = line_of(tmp_path, path, address, trust)
-        assert one_object(heatline("check", line, "--json").stdout)["signed_by"] == signer
         assert people in heatline("check", line, env=WIDE).stdout
+    assert json.loads(heatline("check", line, "--json").stdout)["signed_by"] == {"key": key, "trusted_as": "maker"}
 
 
-@pytest.mark.parametrize("command", ["check", "run"])
 def test_a_line_refuses_a_bundle_that_no_trusted_key_signed(
-    tmp_path: Path, bundle: Bundle, signed: Bundle, trusted: Path, address: str, command: str
+    tmp_path: Path, bundle: Bundle, signed: Bundle, trusted: Path, address: str
 ) -> None:
     edited = edit_manifest(copy_of(signed, tmp_path / "edited"), lambda m: m.update(name="brightness"))
-    for path, trust, message in (
-        (bundle.path, 'trusted_keys = "keys"', "is not signed"),
-        (signed.path, 'trusted_keys = "none"', f"which is not in {tmp_path / 'none'}"),
-        (signed.path, "", "/etc/heatline/trusted"),  # by default no key is trusted
-        (edited, "allow_unsigned = true", "does not fit the manifest.json beside it"),
+    for command, path, trust, message in (
+        ("check", bundle.path, 'trusted_keys = "keys"', "is not signed"),
+        ("run", bundle.path, 'trusted_keys = "keys"', "is not signed"),
+        ("run", signed.path, 'trusted_keys = "none"', f"which is not in {tmp_path / 'none'}"),
+        ("run", signed.path, "", "/etc/heatline/trusted"),  # by default no key is trusted
+        ("run", edited, "allow_unsigned = true", "does not fit the manifest.json beside it"),
     ):
         result = heatline(command, line_of(tmp_path, path, address, trust))
         assert (result.returncode, result.stdout) == (4, "")
@@ -146,15 +140,15 @@ def test_a_new_key_signs_a_bundle_that_a_machine_then_trusts(bundle: Bundle, tmp
     """Each command is run twice, for programs and for people."""
     copy_of(bundle, tmp_path / "b")
 
-    def bundle_command(*arguments: str, people: str) -> dict[str, Any]:
+    def bundle_command(*arguments: str, people: str) -> Any:
         result = heatline("bundle", *arguments, "--json", cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         shown = heatline("bundle", *arguments, cwd=tmp_path, env=WIDE).stdout
         assert people in shown
         assert fingerprint in shown
-        return one_object(result.stdout)
+        return json.loads(result.stdout)
 
-    made = one_object(heatline("bundle", "keygen", "k", "--json", cwd=tmp_path).stdout)
+    made = json.loads(heatline("bundle", "keygen", "k", "--json", cwd=tmp_path).stdout)
     fingerprint = made["fingerprint"]
     assert made["private"] == "k"
     signed = bundle_command("sign", "b", "--key", "k", people=fingerprint)
@@ -206,18 +200,13 @@ name = "boards"
 """
 
 
-@pytest.mark.parametrize(
-    ("product", "old"), [(None, "'a.bundle'"), ("lids", '"lids.bundle"'), ("boards", '"boards.bundle"')]
-)
-@pytest.mark.parametrize("bundle", ["/b/new.bundle", '/b/with "quotes" and\ttab', "/b/Prüfling 🏭"])
-def test_only_the_key_changes(product: str | None, old: str, bundle: str) -> None:
-    changed = with_bundle(TEXT, Path(bundle), product, Path("line.toml"))
-    assert changed == TEXT.replace(old, json.dumps(bundle, ensure_ascii=False))
-    tables: dict[str, Any] = tomllib.loads(changed)
-    owner = tables if product is None else next(each for each in tables["products"] if each["name"] == product)
-    assert owner["bundle"] == bundle
-    back = with_bundle(changed, Path("/b/old.bundle"), product, Path("line.toml"))
-    assert back == TEXT.replace(old, '"/b/old.bundle"'), "also a path with quotes can be changed again"
+def test_only_the_key_changes() -> None:
+    for product, old in ((None, "'a.bundle'"), ("lids", '"lids.bundle"'), ("boards", '"boards.bundle"')):
+        for bundle in ("/b/new.bundle", '/b/with "quotes" and\ttab', "/b/Prüfling 🏭"):
+            changed = with_bundle(TEXT, Path(bundle), product, Path("line.toml"))
+            assert changed == TEXT.replace(old, json.dumps(bundle, ensure_ascii=False))
+            back = with_bundle(changed, Path("/b/old.bundle"), product, Path("line.toml"))
+            assert back == TEXT.replace(old, '"/b/old.bundle"'), "also a path with quotes can be changed again"
 
 
 def test_a_file_without_the_key_is_not_changed() -> None:

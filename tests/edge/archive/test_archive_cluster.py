@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from ray.cluster_utils import Cluster
 
 from heatline.bench.processes import tree
 from heatline.edge.archive import run
@@ -34,9 +34,6 @@ from tests.edge.archive.archives import (
 from tests.edge.secured import free_port
 from tests.ray_head import ray_head
 from tests.small_bundle import bundle_in
-
-if TYPE_CHECKING:
-    from ray.cluster_utils import Cluster
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the logs of Ray's processes
 WITHIN_SECONDS = 120.0
@@ -65,10 +62,8 @@ def head() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator["Cluster"]:
+def cluster() -> Iterator[Cluster]:
     """Three nodes on this machine."""
-    from ray.cluster_utils import Cluster
-
     # Ray 2.60 tells its server of clients a port of the agent only if it is given.
     ports = {"ray_client_server_port": CLIENT_PORT.number, "runtime_env_agent_port": AGENT_PORT.number}
     made = Cluster(initialize_head=True, head_node_args={**NODE, **ports})
@@ -211,7 +206,7 @@ def terminate_this_process() -> None:
 
 @pytest.mark.long
 def test_a_killed_node_costs_only_its_part_and_one_that_joins_is_used(
-    tmp_path: Path, source: Path, expected: Table, bundle: Bundle, cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, source: Path, expected: Table, bundle: Bundle, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A node that is added sets a handler of SIGTERM, which only the main thread may.
     monkeypatch.setattr("ray._private.utils.set_sigterm_handler", lambda _: None)
@@ -242,7 +237,7 @@ def test_a_killed_node_costs_only_its_part_and_one_that_joins_is_used(
 
 @pytest.mark.long
 def test_a_part_that_kills_its_workers_is_named_and_the_others_are_inspected(
-    tmp_path: Path, bundle: Bundle, cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bundle: Bundle, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_archive(tmp_path / "source", 8)
     deadly = source / "left" / "0002.png"
@@ -286,7 +281,7 @@ def test_a_run_that_is_ended_leaves_no_process_and_the_same_command_continues(
 
 @pytest.mark.long
 def test_a_machine_outside_the_cluster_uses_it_as_a_client(
-    tmp_path: Path, source: Path, expected: Table, bundle: Bundle, cluster: "Cluster"
+    tmp_path: Path, source: Path, expected: Table, bundle: Bundle, cluster: Cluster
 ) -> None:
     plan_of(source, tmp_path, PART)
     address = f"ray://127.0.0.1:{CLIENT_PORT.number}"
