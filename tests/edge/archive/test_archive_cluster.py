@@ -37,9 +37,7 @@ from tests.small_bundle import bundle_in
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the logs of Ray's processes
 WITHIN_SECONDS = 120.0
-NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 PICTURES, PART = 24, 2
-CLIENT_PORT, AGENT_PORT = free_port(), free_port()
 
 
 @pytest.fixture(scope="module")
@@ -59,21 +57,6 @@ def head() -> Iterator[str]:
     """A Ray with two processors, below this process."""
     with ray_head() as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """Three nodes on this machine."""
-    # Ray 2.60 tells its server of clients a port of the agent only if it is given.
-    ports = {"ray_client_server_port": CLIENT_PORT.number, "runtime_env_agent_port": AGENT_PORT.number}
-    made = Cluster(initialize_head=True, head_node_args={**NODE, **ports})
-    try:
-        for _ in range(2):
-            made.add_node(**NODE)
-        made.wait_for_nodes()
-        yield made
-    finally:
-        made.shutdown()
 
 
 @contextlib.contextmanager
@@ -109,15 +92,6 @@ def title(pid: int) -> str:
 def workers_below(pid: int) -> list[int]:
     """Return the processes that inspect a part."""
     return [each for each in tree(pid) if title(each).startswith("ray::inspect_part")]
-
-
-def raylet(node: object) -> int:
-    (information,) = node.all_processes["raylet"]  # type: ignore[attr-defined]
-    return int(information.process.pid)
-
-
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
 
 
 def local_run(bundle: Bundle, source: Path, dest: Path, *more: str | Path) -> subprocess.Popen[str]:
@@ -159,7 +133,7 @@ def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
 
     def kill_one() -> None:
         wait_for(lambda: workers_below(os.getpid()))
-        kill(workers_below(os.getpid())[0])
+        os.kill(workers_below(os.getpid())[0], signal.SIGKILL)
 
     command = "archive", "inspect", bundle.path, source, "--out", tmp_path, "--json"
     with once(lambda: len(parts_in(tmp_path)) > there, kill_one):
@@ -205,39 +179,8 @@ def terminate_this_process() -> None:
 
 
 @pytest.mark.long
-def test_a_killed_node_costs_only_its_part_and_one_that_joins_is_used(
-    tmp_path: Path, source: Path, expected: Table, bundle: Bundle, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A node that is added sets a handler of SIGTERM, which only the main thread may.
-    monkeypatch.setattr("ray._private.utils.set_sigterm_handler", lambda _: None)
-    plan_of(source, tmp_path, PART)
-    lost = cluster.add_node(**NODE)
-    cluster.wait_for_nodes()
-    joined = []
-
-    def replace_node() -> None:
-        others = set(workers_below(os.getpid())) - set(workers_below(raylet(lost)))
-        for pid in others:  # they leave work for the node that joins
-            os.kill(pid, signal.SIGSTOP)
-        for pid in tree(raylet(lost)):
-            with contextlib.suppress(ProcessLookupError):
-                kill(pid)
-        joined.append(cluster.add_node(**NODE))
-        wait_for(lambda: workers_below(raylet(joined[0])))
-        for pid in others:
-            os.kill(pid, signal.SIGCONT)
-
-    with once(lambda: parts_in(tmp_path) and workers_below(raylet(lost)), replace_node):
-        result = heatline("archive", "inspect", bundle.path, source, "--out", tmp_path, "--address", cluster.address)
-    assert result.returncode == 0, result.stderr
-    assert table_of(tmp_path) == expected
-    cluster.remove_node(lost)
-    cluster.remove_node(joined[0])
-
-
-@pytest.mark.long
 def test_a_part_that_kills_its_workers_is_named_and_the_others_are_inspected(
-    tmp_path: Path, bundle: Bundle, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bundle: Bundle, head: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_archive(tmp_path / "source", 8)
     deadly = source / "left" / "0002.png"
@@ -245,7 +188,7 @@ def test_a_part_that_kills_its_workers_is_named_and_the_others_are_inspected(
     deadly.write_bytes(DEADLY)
     plan_of(source, tmp_path / "dest")
     monkeypatch.setattr(run, "inspect_part", inspect_part_and_die)
-    command = "archive", "inspect", bundle.path, source, "--out", tmp_path / "dest", "--address", cluster.address
+    command = "archive", "inspect", bundle.path, source, "--out", tmp_path / "dest", "--address", head
     result = heatline(*command)
     assert result.returncode == 6, result.stderr
     assert "a picture among left/0000.png to left/0006.png ended its worker 4 times" in complaint(result)
@@ -281,11 +224,19 @@ def test_a_run_that_is_ended_leaves_no_process_and_the_same_command_continues(
 
 @pytest.mark.long
 def test_a_machine_outside_the_cluster_uses_it_as_a_client(
-    tmp_path: Path, source: Path, expected: Table, bundle: Bundle, cluster: Cluster
+    tmp_path: Path, source: Path, expected: Table, bundle: Bundle
 ) -> None:
     plan_of(source, tmp_path, PART)
-    address = f"ray://127.0.0.1:{CLIENT_PORT.number}"
-    result = heatline("archive", "inspect", bundle.path, source, "--out", tmp_path, "--address", address)
+    port, agent_port = free_port(), free_port()
+    # Ray 2.60 tells its server of clients a port of the agent only if it is given.
+    ports = {"ray_client_server_port": port.number, "runtime_env_agent_port": agent_port.number}
+    node = {"num_cpus": 2, "object_store_memory": 80 << 20, "include_dashboard": False, **ports}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        address = f"ray://127.0.0.1:{port.number}"
+        result = heatline("archive", "inspect", bundle.path, source, "--out", tmp_path, "--address", address)
+    finally:
+        cluster.shutdown()
     assert result.returncode == 0, result.stderr
     assert table_of(tmp_path) == expected
 
