@@ -1,6 +1,7 @@
 """The `heatline` command under test: in this process, or in its own where pipes, signals and exits matter."""
 
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -33,6 +34,7 @@ def heatline(
         contextlib.chdir(cwd or os.curdir),
         CliRunner().isolation(env={"NOTIFY_SOCKET": None, **QUIET, **(env or {})}) as (out, err, _),
     ):
+        assert isinstance(sys.stdout, io.TextIOWrapper)
         sys.stdout.reconfigure(errors="surrogateescape")  # as `main` has it
         log = log_to(sys.stderr)
         try:
