@@ -37,9 +37,6 @@ class Boots:
             self.received[first.boot_id] = run.received
             yield run
 
-    def of(self, boot: int) -> ReceivedEvents:
-        return list(self.received.values())[boot]
-
     def _add_to_earlier_boots(self, run: RunningLine) -> None:
         for event in run.received.in_order:
             if event.boot_id in self.received:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.delivery.publisher import SEND_HIGH_WATER_MARK
 from heatline.edge.frames import Stamp, Watermark
 from heatline.edge.inspection import in_flight_log
 from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
@@ -27,14 +26,13 @@ from tests.edge.fault_boots import (
     in_flight,
 )
 from tests.edge.fault_disks import fill, small_disk
+from tests.edge.journals import events_in
 from tests.edge.lines import (
     NotifySocket,
-    ReceivedEvents,
     RunningLine,
     assert_every_frame_has_its_event,
     notify_socket,
     running,
-    small_frames,
     write_line,
     write_line_with,
     write_pictures,
@@ -75,18 +73,34 @@ def cut_off(file: Path) -> None:
         stream.truncate(0)
 
 
+WATCHING = """
+import os, sys
+
+def watch(event, arguments):
+    if event in ("os.fork", "os.forkpty", "socket.getaddrinfo", "urllib.Request"):
+        with open({seen!r}, "a") as file:
+            print(event, *map(str, arguments), file=file)
+
+sys.addaudithook(watch)
+"""
+
+
 @pytest.mark.parametrize("engine", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.long)])
-def test_a_bundle_that_is_damaged_while_a_line_runs_changes_no_verdict(
+def test_a_damaged_bundle_changes_no_verdict_of_a_running_line_which_never_forks_or_resolves_a_host(
     tmp_path: Path, address: str, engine: str
 ) -> None:
+    """Its libraries must not fork either: a fork of a process with many threads may hang for ever, and holds the
+    line's port and state folder."""
     bundle = shutil.copytree(REAL_BUNDLE, tmp_path / "bundle")
     grey = white_frame((224, 224)) // 2
     write_pictures(tmp_path / "frames", {"1.png": grey, "2.png": dark_square(grey, 40, 60), "3.png": grey // 2})
-    tables = (
-        f'heatmaps = "never"\n\n[engine]\nkind = "{engine}"\nthreads = 1\n\n[thresholds]\ncheck_plausibility = false'
-    )
+    tables = f'[engine]\nkind = "{engine}"\nthreads = 1\n\n[thresholds]\ncheck_plausibility = false'
     line = write_line(tmp_path, bundle, address, {"top": 'path = "frames"\nloop = true\nrate_fps = 30'}, tables)
-    with running(line, address) as run:
+    seen = tmp_path / "seen"
+    seen.touch()
+    watched = at_start(tmp_path / "watcher", WATCHING.replace("{seen!r}", repr(str(seen))))
+    # Some libraries behave differently on a CI machine, which these variables mark.
+    with running(line, address, env={**watched, "CI": "", "TF_BUILD": "", "JENKINS_URL": ""}) as run:
         before = scores(run)
         for damage in (overwrite, cut_off, Path.unlink):
             for file in bundle.iterdir():
@@ -95,6 +109,7 @@ def test_a_bundle_that_is_damaged_while_a_line_runs_changes_no_verdict(
         received = run.end()
     assert_every_frame_has_its_event(received, ["top"])
     assert received.last.ledger["top"].failed == {}
+    assert seen.read_text() == "", "it forked, or resolved a host"
 
 
 def scores(run: RunningLine) -> dict[str | None, tuple[str, float | None]]:
@@ -136,37 +151,6 @@ def leapt(run: RunningLine, seconds: int) -> bool:
     """Return whether the last two reported frames were captured before and after a leap."""
     times = [event.times.captured_at_ns for event in run.received.verdicts[-2:]]
     return len(times) == 2 and abs((times[1] - times[0]) / 1e9 - seconds) < HOUR_S / 2
-
-
-WATCHING = """
-import os, sys
-
-def watch(event, arguments):
-    if event in ("os.fork", "os.forkpty", "socket.getaddrinfo", "urllib.Request"):
-        with open({seen!r}, "a") as file:
-            print(event, *map(str, arguments), file=file)
-
-sys.addaudithook(watch)
-"""
-
-
-@pytest.mark.parametrize("engine", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.long)])
-def test_a_line_never_forks_and_never_resolves_a_host(
-    tmp_path: Path, bundle: Bundle, address: str, engine: str
-) -> None:
-    """Its libraries must not do so either: a fork of a process with many threads may hang for ever, and holds the
-    line's port and state folder."""
-    seen = tmp_path / "seen"
-    seen.touch()
-    watched = at_start(tmp_path / "watcher", WATCHING.replace("{seen!r}", repr(str(seen))))
-    write_pictures(tmp_path / "frames", small_frames(3))
-    line = write_line(tmp_path, bundle.path, address, {"top": 'path = "frames"'}, f'[engine]\nkind = "{engine}"')
-    # Some libraries behave differently on a CI machine, which these variables mark.
-    env = {**watched, "CI": "", "TF_BUILD": "", "JENKINS_URL": ""}
-    with running(line, address, env=env) as run:
-        run.until_stopped()
-        assert run.exit_code() == 0
-    assert seen.read_text() == ""
 
 
 # A stage that hangs no longer feeds systemd's watchdog, and the status has the reason; a missing camera still feeds it.
@@ -226,65 +210,42 @@ def test_a_dead_camera_still_feeds_the_watchdog(tmp_path: Path, bundle: Bundle, 
     assert received.last.ledger["top"].captured == 0, "a probe is not a frame"
 
 
-# The disk of the state folder is full, read-only, or fails: the line continues to inspect, and reports it.
+# The disk of the state folder is full: the line continues to inspect, and reports it.
 
 
-def end(run: RunningLine) -> tuple[ReceivedEvents, str]:
-    """End the line, check that no frame is lost, and return all events and the log."""
-    run.process.send_signal(signal.SIGTERM)
-    received = run.until_stopped()
-    assert run.exit_code() == 0
-    log = run.process.log()
-    assert_every_frame_has_its_event(received, ["top"])
-    assert {event.reason for event in received.verdicts} <= {None, "dropped.stopped"}, "only at the end"
-    assert received.alarms == []
-    return received, log
-
-
-def test_on_a_full_disk_all_frames_are_inspected_and_the_in_flight_log_continues_when_there_is_room(
-    tmp_path: Path, line: Path, address: str
+def test_on_a_full_disk_all_frames_are_inspected_and_the_state_folder_stays_its_lines(
+    tmp_path: Path, line: Path, bundle: Bundle, address: str
 ) -> None:
+    """The in-flight log continues when there is room, and a second line with the same state folder is refused."""
+    (tmp_path / "other").mkdir()
+    other = write_line_with(tmp_path / "other", bundle.path, f"ipc://{tmp_path}/other/events", {"side": PATIENT})
     with small_disk(tmp_path / "state", mib=32) as state:
-        filler = fill(state)
-        with running(line, address, env={"STATE_DIRECTORY": str(state)}) as run:
+        filler, env = fill(state), {"STATE_DIRECTORY": str(state)}
+        with running(line, address, env=env) as run:
             run.until_inspected_frames(5)
             run.until_handshake("DEGRADED", "unjournalled")
             assert read_previous_run(state / FILE_NAME).reported == {}
             filler.unlink()
             run.until_handshake("READY")
+            refused = heatline("run", other, env=env)
+            assert refused.returncode == 7
+            assert f"{state} belongs to another line that is running" in complaint(refused)
             run.until_inspected_frames(1)
-            received, log = end(run)
+            run.process.send_signal(signal.SIGTERM)
+            received = run.until_stopped()
+            assert run.exit_code() == 0
+            log = run.process.log()
         previous = read_previous_run(state / FILE_NAME)
+    assert_every_frame_has_its_event(received, ["top"])
+    assert {event.reason for event in received.verdicts} <= {None, "dropped.stopped"}, "only at the end"
+    assert received.alarms == []
     assert f"{state / FILE_NAME} cannot be written ({os.strerror(28)})" in log
     assert log.count(UNKNOWN_AFTER_A_CRASH) == 1
     assert previous.reported == {"top": Watermark(received.last.boot_id, received.last.ledger["top"].captured)}
     assert previous.in_flight == []
 
 
-def test_a_second_line_with_the_same_state_folder_is_refused_while_the_first_runs(
-    tmp_path: Path, line: Path, bundle: Bundle, address: str
-) -> None:
-    state = tmp_path / "state"
-    state.mkdir()
-    env = {"STATE_DIRECTORY": str(state)}
-    (tmp_path / "other").mkdir()
-    other = write_line_with(tmp_path / "other", bundle.path, f"ipc://{tmp_path}/other/events", {"side": PATIENT})
-    with running(line, address, env=env) as run:
-        run.until_inspected_frames(3)
-        refused = heatline("run", other, env=env)
-        assert refused.returncode == 7
-        assert f"{state} belongs to another line that is running" in complaint(refused)
-        run.until_inspected_frames(3)
-        end(run)
-
-
 # A line is killed with frames in flight: the next start reports exactly these frames, before all others.
-
-
-def until_reported(run: RunningLine, frames: int) -> None:
-    """Wait for events of this many frames that this boot captured."""
-    while len(own_of(run.received)) < frames:
-        run.next()
 
 
 @pytest.mark.parametrize("deaths", [2, pytest.param(20, marks=pytest.mark.long)])
@@ -299,35 +260,35 @@ def test_after_each_kill_9_the_next_start_reports_the_frames_in_flight(
     with boots(line, address, state) as lives:
         for death in range(deaths):
             with lives.boot() as run:
-                until_reported(run, 7 * (death + 1) % 20)
+                while len(own_of(run.received.verdicts)) < 7 * (death + 1) % 20:
+                    run.next()
                 die(run)
             logged.append(in_flight(state))
         with lives.boot() as run:
             run.until_inspected()
             run.end()
-        received = [lives.of(boot) for boot in range(deaths + 1)]
+    received = list(lives.received.values())
     assert_every_frame_has_its_event(received[-1], ["top"])
-    for one, stamps, following in zip(received, logged, received[1:], strict=False):
+    stored = [event for event in events_in(state) if isinstance(event, VerdictEvent)]
+    for boot_id, stamps, one, following in zip(lives.received, logged, received, received[1:], strict=False):
         assert_the_crash_is_reported_first(following)
         reported = [(event.frame_id, event.last_frame_id, event.frames) for event in crashed(following)]
         expected = [(stamp.frame_id, stamp.last_frame_id, stamp.frames) for stamp in stamps]
         assert reported == expected[: len(reported)]
-        if own_of(following):  # otherwise this boot was killed before it had sent all of them
+        if own_of(following.verdicts):  # otherwise this boot was killed before it had sent all of them
             assert reported == expected
-        if not (own := own_of(one)):
-            continue  # this boot was killed before its first event, and may have logged no frame
-        assert stamps, "some frames are always in flight"
-        own_ids, first_in_flight = ids(own), stamps[0].frame_id or 0
+        own_ids = ids(own_of([event for event in stored if event.boot_id == boot_id]))
         assert own_ids == list(range(1, len(own_ids) + 1)), "each frame is reported once, in order"
-        # A line that is killed between sending an event and logging that reports the frame again, as crashed.
-        assert first_in_flight >= ids(own[-1:])[0]
-        # Only events that were queued in the socket at the kill are lost.
-        assert first_in_flight - own_ids[-1] - 1 <= SEND_HIGH_WATER_MARK
+        sent_ids = ids(own_of(one.verdicts))
+        assert sent_ids == own_ids[: len(sent_ids)], "an event is journalled before it is sent"
+        if own_ids:  # otherwise this boot was killed before its first event, and may have logged no frame
+            assert stamps, "some frames are always in flight"
+            assert stamps[0].frame_id == own_ids[-1] + 1, "no frame is lost between the events and those in flight"
 
 
-def own_of(received: ReceivedEvents) -> list[VerdictEvent]:
-    """Return a boot's events of the frames that it captured itself."""
-    return [event for event in received.verdicts if event.reason != "dropped.crashed"]
+def own_of(verdicts: list[VerdictEvent]) -> list[VerdictEvent]:
+    """Return the events of frames that their boot captured itself."""
+    return [event for event in verdicts if event.reason != "dropped.crashed"]
 
 
 def frame(number: int, frames: int = 1, part_id: str | None = None) -> Stamp:
