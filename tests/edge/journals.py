@@ -109,19 +109,6 @@ def events_in(folder: Path) -> list[Event]:
     return [msgspec.json.decode(header, type=Event) for _, _, header, _ in stored_rows(folder)]
 
 
-def make_version_1(folder: Path) -> None:
-    """Rewrite all events of a journal as a heatline of schema version 1 journalled them."""
-    renamed = {b'"schema_version":2,': b'"schema_version":1,', b'"applied":': b'"in_force":', b'"kind":': b'"what":'}
-    with JournalReader.open(folder) as reader:
-        records = all_records(reader)
-    for record in records:
-        header = record.header
-        for new, old in renamed.items():
-            header = header.replace(new, old)
-        assert header != record.header
-        change(folder, "UPDATE events SET header = ? WHERE seq = ?", header, record.seq)
-
-
 def fails(*kinds: JournalFault, match: str = ".") -> pytest.RaisesExc[JournalError]:
     """Expect a journal error of one of these kinds."""
     return pytest.raises(JournalError, match=match, check=lambda error: error.kind in kinds)

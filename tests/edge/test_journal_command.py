@@ -21,7 +21,6 @@ from tests.edge.journals import (
     LINE,
     change,
     good,
-    make_version_1,
     make_writer,
     mixed_messages,
     stored_rows,
@@ -154,8 +153,11 @@ def test_csv_is_as_committed_and_documented(tmp_path: Path) -> None:
     assert csv.splitlines()[0].split(",") == re.findall(r"^\| `(\w+)`", documented, re.MULTILINE)
 
 
+VERSIONS = '"schema_version":2', '"schema_version":1'
+
+
 def test_events_of_schema_version_1_are_shown_and_exported_as_they_are(folder: Path) -> None:
-    make_version_1(folder)
+    change(folder, "UPDATE events SET header = CAST(replace(header, ?, ?) AS BLOB)", *VERSIONS)
     filled(folder, count=3)
     shown = run("show", folder, "-n", "24")
     assert (shown.returncode, shown.stderr) == (0, "")
