@@ -109,7 +109,6 @@ def measure_delivery(
     *,
     events_per_s: float,
     seconds: float,
-    folder: Path | None,
     report_line: Callable[[str], None],
     repetitions: int = REPETITIONS,
 ) -> Delivery:
@@ -118,7 +117,6 @@ def measure_delivery(
     Args:
         events_per_s: wanted rate.
         seconds: of each window.
-        folder: of the journals; None: the folder for temporary files.
     Raises:
         BenchError: a process failed, or ended.
     """
@@ -134,12 +132,12 @@ def measure_delivery(
     windows = []
     for number in range(repetitions):
         for journal in (True, False) if number % 2 == 0 else (False, True):
-            windows.append(window := _window(bundle, cameras, seconds, journal, folder))
+            windows.append(window := _window(bundle, cameras, seconds, journal))
             report_line(f"{window.name}: {window.events_per_s:.0f} events/s, live {window.sending} after the hand-over")
     return Delivery(
         bundle=bundle.path.name,
         commit=commit(),
-        disk=file_system(folder or Path(tempfile.gettempdir())),
+        disk=file_system(Path(tempfile.gettempdir())),
         events_per_s=events_per_s,
         highest_fps=highest_fps,
         inspected_fps=inspected_fps,
@@ -148,11 +146,11 @@ def measure_delivery(
     )
 
 
-def _window(bundle: Bundle, cameras: Sequence[Keys], seconds: float, journal: bool, folder: Path | None) -> Window:
+def _window(bundle: Bundle, cameras: Sequence[Keys], seconds: float, journal: bool) -> Window:
     """Run the line, wait until it has settled, and receive every event of a window."""
     received: list[tuple[VerdictEvent, int]] = []
     with (
-        tempfile.TemporaryDirectory(dir=folder) as place,
+        tempfile.TemporaryDirectory() as place,
         WatchedLine(Path(place), bundle.path, "f32", cameras, journal=journal) as line,
     ):
         record = Path(place) / "record"
@@ -242,7 +240,6 @@ def to_facts(found: Delivery) -> dict[str, str]:
         "load": f"{found.inspected_fps:.0f} frames/s inspected, {100 * SHARE_OF_HIGHEST:.0f} % of "
         f"{found.highest_fps:.0f}; "
         f"{found.refused_fps:.0f} of a wrong size; events wanted: {found.events_per_s:.0f} a second",
-        "journal on": found.disk,
     }
     for name in ("with a journal", "without a journal"):
         windows = [window for window in found.windows if window.name == name]
@@ -264,7 +261,6 @@ def _measure(arguments: Namespace, bundle: Bundle) -> Result:
         bundle,
         events_per_s=arguments.events,
         seconds=arguments.seconds,
-        folder=arguments.folder,
         report_line=report_line,
     )
     return Result(found, to_facts(found), faults(found))
@@ -276,7 +272,6 @@ def main() -> None:
         "--events", type=positive(float, or_zero=True), default=500.0, help="events per second, at least"
     )
     options.add_argument("--seconds", type=positive(float), default=20.0, help="duration of each window")
-    options.add_argument("--folder", type=Path, help="folder of the journals; default: that for temporary files")
     sys.exit(run("delivery", options.parse_args(), _measure))
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import msgspec
 
-from heatline.bench.watched_line import ALL_GOOD, Keys, free_address, line_process, write_line_file
+from heatline.bench.watched_line import Keys, free_address
 from heatline.bench.watched_process import HEATLINE, WatchedProcess
 from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import BenchError, JournalError
 from tests.edge.brokers import OPEN, Broker, Plant
 from tests.needs import find
+from tests.system.chaos.run import lines_of
 from tests.system.command import Result, parser, positive, report_line, run
 
 PERSISTENT = "persistence true\npersistence_location {folder}/\nautosave_interval {autosave_s}\nmax_queued_messages 0\n"
@@ -50,41 +51,22 @@ class _LinePc:
     """Line, bridge and broker on one PC, whose power is cut."""
 
     def __init__(self, folder: Path, bundle: Bundle, broker: Broker, rate_fps: float, republish_s: float) -> None:
-        self._state = folder / "state"
-        self._broker = broker
-        self._bridges: dict[bool, WatchedProcess] = {}
-        self._lines: dict[bool, WatchedProcess] = {}
-        camera: Keys = {"kind": "pattern", "draw_size": [64, 48], "rate_fps": rate_fps / 2, "waiting_frames": 16}
-        journal, events = free_address(), free_address()
-        for inspects in (True, False):
-            at = folder / f"inspects-{inspects}"
-            at.mkdir()
-            trigger = "free" if inspects else "software"  # nobody sends one
-            tables: dict[str, Keys] = {
-                "engine": {"precision": "f32"},
-                "thresholds": ALL_GOOD,
-                "events": {"bind": events},
-                "commands": {"bind": f"ipc://{at}/commands"},
-                "journal": {"folder": str(self._state), "bind": journal},
-                "mqtt": {
-                    "broker": f"mqtt://127.0.0.1:{broker.port}",
-                    "start": "first",
-                    "republish_s": republish_s,
-                },
-            }
-            file = at / "line1.toml"
-            cameras = [{**camera, "name": name, "trigger": trigger} for name in ("left", "right")]
-            write_line_file(file, bundle.path, cameras, tables)
-            env = {"STATE_DIRECTORY": str(self._state), "OPENCV_LOG_LEVEL": "SILENT"}
-            self._lines[inspects] = line_process(file, folder / "line.log", env=env)
-            bridge = [*HEATLINE, "bridge", "mqtt", file]
-            self._bridges[inspects] = WatchedProcess("the bridge", bridge, folder / "bridge.log")
+        self._state, self._broker = folder / "state", broker
+        self._state.mkdir()
+        tables: dict[str, Keys] = {
+            "events": {"bind": free_address()},
+            "journal": {"folder": str(self._state), "bind": free_address()},
+            "mqtt": {"broker": f"mqtt://127.0.0.1:{broker.port}", "start": "first", "republish_s": republish_s},
+        }
+        self._lines = dict(zip((True, False), lines_of(folder, bundle, rate_fps, self._state, tables), strict=True))
+        bridge = [*HEATLINE, "bridge", "mqtt", folder / "inspecting" / "line1.toml"]
+        self._bridge = WatchedProcess("the bridge", bridge, folder / "bridge.log")
 
     def power_on(self, *, inspects: bool) -> None:
         """Start all; not inspecting, the line's cameras wait for a trigger that never comes."""
         self._broker.start()
         self._lines[inspects].start()
-        self._bridges[inspects].start()
+        self._bridge.start()
 
     def cut_power(self) -> None:
         """Kill all within milliseconds.
@@ -92,7 +74,7 @@ class _LinePc:
         Raises:
             BenchError: one of them had ended by itself.
         """
-        processes = [*self._lines.values(), *self._bridges.values()]
+        processes = [*self._lines.values(), self._bridge]
         ended = [fault for each in processes if (fault := each.check()) is not None]
         self._broker.kill()
         for process in processes:

@@ -95,7 +95,6 @@ class SoakRun(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: dict[str, int]
     """Frames by verdict; those without one by the reason."""
     events_missing: int
-    events_out_of_order: int
     alarms: dict[str, int]
     ledger: Account | None
     ledger_balanced: bool
@@ -134,36 +133,19 @@ class Tally:
         self.verdicts: Counter[str] = Counter()
         """Frames by verdict; those without one by the reason."""
         self.latencies_ms: list[float] = []
-        self.missing = 0
-        """Events that were sent and not received."""
-        self.out_of_order = 0
-        """Events that came after a later one, or twice, or of another boot."""
         self.alarms: Counter[str] = Counter()
         self.account: Account | None = None
         """Ledger of the last status event."""
         self.stopped = False
         self._unbalanced = 0
-        self._last_seq = 0
-        self._boot_id: str | None = None
 
     def add(self, event: Event) -> None:
         """Count the next received event."""
-        self._boot_id = self._boot_id or event.boot_id
-        if event.boot_id != self._boot_id:
-            self.out_of_order += 1
-            return
         if isinstance(event, StatusEvent):
-            self._up_to(event.last_seq)
             (self.account,) = event.ledger.values()
             self._unbalanced += not self.account.balanced
             self.stopped = event.state == "STOPPED"
-            return
-        if event.seq <= self._last_seq:
-            self.out_of_order += 1
-            return
-        self._up_to(event.seq - 1)
-        self._last_seq = event.seq
-        if isinstance(event, AlarmEvent):
+        elif isinstance(event, AlarmEvent):
             self.alarms[event.alarm] += event.active
         elif isinstance(event, VerdictEvent):
             self.frames += event.frames
@@ -185,11 +167,6 @@ class Tally:
             return None
         first, last = self.latencies_ms[:tenth], self.latencies_ms[-tenth:]
         return float(np.percentile(first, 99)), float(np.percentile(last, 99))
-
-    def _up_to(self, seq: int) -> None:
-        """Count events up to this number that were sent and did not come."""
-        self.missing += max(seq - self._last_seq, 0)
-        self._last_seq = max(seq, self._last_seq)
 
 
 class Samples:
@@ -281,8 +258,7 @@ def soak(
         frames=tally.frames,
         took_s=last_s - began_s,
         verdicts=dict(tally.verdicts),
-        events_missing=tally.missing,
-        events_out_of_order=tally.out_of_order,
+        events_missing=line.not_received,
         alarms=dict(tally.alarms),
         ledger=tally.account,
         ledger_balanced=tally.balanced,
@@ -323,8 +299,8 @@ def measure_soak(
 
 def faults(run: SoakRun) -> Iterator[str]:
     """Yield all faults, one sentence each."""
-    if run.events_missing or run.events_out_of_order:
-        yield f"{run.events_missing} events were missing and {run.events_out_of_order} out of order"
+    if run.events_missing:
+        yield f"{run.events_missing} events were missing"
     if not run.ledger_balanced:
         yield "the ledger does not agree with the events"
     if run.alarms:
@@ -357,7 +333,7 @@ def to_facts(run: SoakRun) -> dict[str, str]:
         "growth of PSS": growth,
         **sampled,
         "latency p99": latency,
-        "events": f"{run.events_missing} missing, {run.events_out_of_order} out of order",
+        "events": f"{run.events_missing} missing",
         "ledger": "balanced" if run.ledger_balanced else f"not balanced: {run.ledger}",
         "alarms": counts(run.alarms),
     }

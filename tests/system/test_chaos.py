@@ -26,7 +26,7 @@ from heatline.edge.errors import BenchError
 from heatline.edge.wire.events import Counts
 from tests.command import WITHIN_SECONDS
 from tests.system.chaos.__main__ import Chaos, faults, measure_chaos, verify
-from tests.system.chaos.checks import Events, Stored, check_durable, check_journal, check_line, check_live
+from tests.system.chaos.checks import Checked, Events, Stored, check_durable, check_journal, check_line, check_live
 from tests.system.chaos.clients import (
     CLIENTS,
     Began,
@@ -65,8 +65,8 @@ def test_under_a_kill_a_cut_link_and_a_full_disk_a_few_clients_lose_nothing(bund
     assert has_disk == (not any("NO DISK CAN BE MOUNTED" in line for line in output))
     assert found.faults == {"killed": 2, "cut": 1, **({"full": 1} if has_disk else {})}
     assert found.boots == 3, "one before the kill, one after it, one that takes no frames"
-    assert found.durable["gateway"].events == found.events > 0
-    assert found.live["screen"].events > 0
+    assert found.clients["gateway"].events == found.events > 0
+    assert found.clients["screen"].events > 0
 
 
 @pytest.mark.long
@@ -78,8 +78,8 @@ def test_under_all_faults_all_clients_lose_nothing(tmp_path: Path) -> None:
     found = msgspec.json.decode(out.read_bytes(), type=Chaos)
     assert faults(found) == []
     assert found.faults["killed"] >= 3
-    assert len(found.durable) == 5
-    assert all(one.events > 0 for one in found.durable.values())
+    assert len(found.clients) == 8
+    assert all(one.events > 0 for one in found.clients.values())
 
 
 def until_written(file: Path, text: str) -> None:
@@ -242,7 +242,7 @@ LEFT = ("verdict.left.",)
     ],
 )
 def test_a_durable_consumer_must_get_all_events_of_its_topics_in_order(came: list[bytes], broken: list[str]) -> None:
-    found = list(check_durable(LEFT, came, events_of(STORY), through=8))
+    found = check_durable(LEFT, came, events_of(STORY), through=8).broken
     assert len(found) == len(broken)
     assert all(words in one for words, one in zip(broken, found, strict=True))
 
@@ -334,10 +334,10 @@ def test_the_records_of_each_client_are_verified(tmp_path: Path) -> None:
         with contextlib.closing(Record(clients[name].record)) as record:
             for item in [Began(), *got(*headers)]:
                 record.add(item)
-    events, durable, live = verify(stored, [], clients, through=5)
-    assert (len(events.live_only), live["screen"].events, live["screen"].broken) == (2, 10, [])
-    assert (durable["gateway"].events, durable["gateway"].duplicates) == (4, 2)
-    assert durable["gateway"].broken == ["1 of 5 events did not come: 4 to 4"]
+    events, checked = verify(stored, [], clients, through=5)
+    assert len(events.live_only) == 2
+    assert checked["screen"] == Checked(events=10)
+    assert checked["gateway"] == Checked(events=4, again=2, broken=["1 of 5 events did not come: 4 to 4"])
 
 
 # The proxy.

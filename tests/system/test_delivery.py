@@ -76,7 +76,7 @@ def test_events_are_timed_through_a_real_line_with_a_journal_and_without(
 ) -> None:
     for name, value in (("FRAMES_FOR_A_RATE", 50), ("SHARE_OF_HIGHEST", 0.1), ("SETTLE_S", 0.5)):
         monkeypatch.setattr(delivery, name, value)
-    options: dict[str, Any] = {"events_per_s": 0, "seconds": 1, "repetitions": 1, "folder": None}
+    options: dict[str, Any] = {"events_per_s": 0, "seconds": 1, "repetitions": 1}
     kept, bare = measure_delivery(bundle, **options, report_line=lambda line: None).windows
     assert (kept.journal, bare.journal) == (True, False)
     assert min(kept.events_per_s, bare.events_per_s) > 0

@@ -10,19 +10,10 @@ import msgspec
 
 from heatline.bench.machine import commit
 from heatline.edge.bundle import Bundle
-from tests.system.chaos.checks import Events, Live, Stored, check_durable, check_line, check_live
+from tests.system.chaos.checks import Checked, Events, Stored, check_durable, check_line, check_live
 from tests.system.chaos.clients import CLIENTS, Client, ClientPlan, Got, read_record
 from tests.system.chaos.run import ChaosRun, Fault, make_plan
 from tests.system.command import Result, counts, parser, positive, report_line, run
-
-
-class Durable(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of a durable consumer."""
-
-    events: int
-    """Events that came, each counted once."""
-    duplicates: int
-    broken: list[str]
 
 
 class Chaos(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,8 +38,7 @@ class Chaos(msgspec.Struct, frozen=True, kw_only=True):
     """Whether events were live only on the full disk; null: no disk was filled."""
     recorded_again_s: float | None
     """From when the disk had room again."""
-    durable: dict[str, Durable]
-    live: dict[str, Live]
+    clients: dict[str, Checked]
     line: list[str]
     """Broken promises of the line and its journal."""
     ended: list[str]
@@ -82,7 +72,7 @@ def measure_chaos(
         try:
             through = run.execute(plan)
             stored = run.stored()
-            events, durable, live = verify(stored, run.reference.headers, run.clients, through)
+            events, clients_checked = verify(stored, run.reference.headers, run.clients, through)
         finally:
             if keep is not None:
                 run.keep(keep)
@@ -99,8 +89,7 @@ def measure_chaos(
         live_only=len(events.live_only),
         full_disk_noticed=run.noticed_full,
         recorded_again_s=run.recorded_again_s,
-        durable=durable,
-        live=live,
+        clients=clients_checked,
         line=list(check_line(events)),
         ended=run.ended,
     )
@@ -108,7 +97,7 @@ def measure_chaos(
 
 def verify(
     stored: Sequence[Stored], received: Sequence[bytes], clients: Mapping[str, Client], through: int
-) -> tuple[Events, dict[str, Durable], dict[str, Live]]:
+) -> tuple[Events, dict[str, Checked]]:
     """Check the events of each client.
 
     Args:
@@ -119,21 +108,19 @@ def verify(
     items = {name: list(read_record(client.record)) for name, client in subscribers.items()}
     came = [bytes(item.header) for of_client in items.values() for item in of_client if isinstance(item, Got)]
     events = Events(stored, [*received, *came])
-    durable = {}
+    checked = {}
     for name, client in clients.items():
+        topics = client.plan.topics
         if client.plan.durable:
-            headers = client.headers()
-            broken = list(check_durable(client.plan.topics, headers, events, through))
-            firsts = len(set(headers))
-            durable[name] = Durable(events=firsts, duplicates=len(headers) - firsts, broken=broken)
-    live = {name: check_live(client.plan.topics, items[name], events) for name, client in subscribers.items()}
-    return events, durable, live
+            checked[name] = check_durable(topics, client.headers(), events, through)
+        else:
+            checked[name] = check_live(topics, items[name], events)
+    return events, checked
 
 
 def faults(found: Chaos) -> list[str]:
     """Return all faults, one sentence each; empty: every promise was kept."""
-    wrong = [f"{name}: {one}" for name, client in found.durable.items() for one in client.broken]
-    wrong += [f"{name}: {one}" for name, live in found.live.items() for one in live.broken]
+    wrong = [f"{name}: {one}" for name, client in found.clients.items() for one in client.broken]
     wrong += [*found.line, *found.ended]
     if found.full_disk_noticed is False:
         wrong.append("events were recorded on the full disk, so live-only events were not tested")
@@ -150,10 +137,8 @@ def to_facts(found: Chaos) -> dict[str, str]:
     }
     if found.recorded_again_s is not None:
         facts["full disk"] = f"events were recorded {found.recorded_again_s:.1f} s after it had room again"
-    for name, one in found.durable.items():
-        facts[name] = f"{one.events} events, {one.duplicates} came again"
-    for name, live in found.live.items():
-        facts[name] = f"{live.events} events; {live.missed} missed in {live.gaps} gaps"
+    for name, one in found.clients.items():
+        facts[name] = f"{one.events} events, {one.again} again; {one.missed} missed in {one.gaps} gaps"
     facts["promises"] = f"{len(faults(found))} broken" if faults(found) else "all kept"
     return facts
 

@@ -133,7 +133,21 @@ def _not_held(events: Events, boot_id: str) -> tuple[int, int]:
     return len(numbers) + frames, counted
 
 
-def check_durable(topics: tuple[str, ...], headers: Iterable[bytes], events: Events, through: int) -> Iterator[str]:
+class Checked(msgspec.Struct, kw_only=True):
+    """What a client received over all its lives."""
+
+    events: int
+    """Of a durable consumer, each counted once."""
+    again: int = 0
+    """Events that a durable consumer received before."""
+    gaps: int = 0
+    """Gaps that a live subscriber reported."""
+    missed: int = 0
+    """Known events in these gaps."""
+    broken: list[str] = []
+
+
+def check_durable(topics: tuple[str, ...], headers: Sequence[bytes], events: Events, through: int) -> Checked:
     """Check that a durable consumer got each stored event in order with its bytes, and again only what it had got.
 
     Args:
@@ -141,16 +155,18 @@ def check_durable(topics: tuple[str, ...], headers: Iterable[bytes], events: Eve
     """
     of_header = {one.header: one for one in events.stored}
     firsts = list(dict.fromkeys(headers))
+    found = Checked(events=len(firsts), again=len(headers) - len(firsts))
     if strange := [header for header in firsts if header not in of_header]:
-        yield f"{len(strange)} events came that are not stored like this: {strange[0][:80]!r}"
+        found.broken.append(f"{len(strange)} events came that are not stored like this: {strange[0][:80]!r}")
     came = [of_header[header] for header in firsts if header in of_header]
     if others := [one for one in came if not one.topic.startswith(topics)]:
-        yield f"{len(others)} events came without a subscription: {runs_of(others)}"
+        found.broken.append(f"{len(others)} events came without a subscription: {runs_of(others)}")
     if disordered := [after for before, after in pairwise(came) if after.seq < before.seq]:
-        yield f"{len(disordered)} events came after later ones: {runs_of(disordered)}"
+        found.broken.append(f"{len(disordered)} events came after later ones: {runs_of(disordered)}")
     wanted = [one for one in events.stored if one.topic.startswith(topics) and one.seq <= through]
     if lost := sorted(set(wanted) - set(came)):
-        yield f"{len(lost)} of {len(wanted)} events did not come: {runs_of(lost)}"
+        found.broken.append(f"{len(lost)} of {len(wanted)} events did not come: {runs_of(lost)}")
+    return found
 
 
 def runs_of(stored: Iterable[Stored]) -> str:
@@ -164,20 +180,9 @@ def runs_of(stored: Iterable[Stored]) -> str:
     return ", ".join(f"{first} to {last}" for first, last in runs[:3]) + (" and more" if len(runs) > 3 else "")
 
 
-class Live(msgspec.Struct, kw_only=True):
-    """What a live subscriber received over all its lives."""
-
-    events: int = 0
-    gaps: int = 0
-    """Reported gaps."""
-    missed: int = 0
-    """Known events in these gaps."""
-    broken: list[str] = []
-
-
-def check_live(topics: tuple[str, ...], items: Iterable[Item], events: Events) -> Live:
+def check_live(topics: tuple[str, ...], items: Iterable[Item], events: Events) -> Checked:
     """Check that a live subscriber reported each missing event of its topics, from its first to its last message."""
-    found = Live()
+    found = Checked(events=0)
     life = _Life(topics, events, found)
     for item in items:
         match item:
@@ -197,7 +202,7 @@ def check_live(topics: tuple[str, ...], items: Iterable[Item], events: Events) -
 class _Life:
     """A live subscriber from a start to its end."""
 
-    def __init__(self, topics: tuple[str, ...], events: Events, found: Live) -> None:
+    def __init__(self, topics: tuple[str, ...], events: Events, found: Checked) -> None:
         self._topics, self._events, self._found = topics, events, found
         self._first: dict[str, int] = {}
         """By count: numbers up to this may be from before the first message."""

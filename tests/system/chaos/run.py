@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -118,6 +118,33 @@ def _free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def lines_of(
+    folder: Path, bundle: Bundle, rate_fps: float, state: Path, tables: Mapping[str, Keys]
+) -> tuple[WatchedProcess, WatchedProcess]:
+    """Return a line with two cameras, and the same line with cameras that wait for a trigger and never get one.
+
+    Their files are `inspecting/line1.toml` and `idle/line1.toml` of the folder, their log is `line.log`.
+    """
+    env = {"STATE_DIRECTORY": str(state), "OPENCV_LOG_LEVEL": "SILENT"}
+    lines = []
+    for name, trigger in (("inspecting", "free"), ("idle", "software")):
+        camera: Keys = {"kind": "pattern", "draw_size": [64, 48], "rate_fps": rate_fps / 2, "waiting_frames": 16}
+        cameras = [{**camera, "name": side, "trigger": trigger} for side in ("left", "right")]
+        # Without a socket for commands, no camera may wait for a trigger.
+        all_tables = {
+            "engine": {"precision": "f32"},
+            "thresholds": ALL_GOOD,
+            "commands": {"bind": f"ipc://{folder}/{name}/commands"},
+            **tables,
+        }
+        config = folder / name / "line1.toml"
+        config.parent.mkdir()
+        write_line_file(config, bundle.path, cameras, all_tables)
+        lines.append(line_process(config, folder / "line.log", env=env))
+    inspecting, idle = lines
+    return inspecting, idle
 
 
 POLL_MS = 50
@@ -241,28 +268,13 @@ class ChaosRun:
                 begun.enter_context(client.process)
             self.reference = begun.enter_context(ReferenceSubscriber(f"tcp://127.0.0.1:{events_port}"))
             tables: dict[str, Keys] = {
-                "engine": {"precision": "f32"},
-                "thresholds": ALL_GOOD,
                 "events": {"bind": f"tcp://127.0.0.1:{events_port}", "heatmaps": "never"},
                 "journal": {"bind": f"tcp://127.0.0.1:{journal_port}", "retain_mib": disk_mib // 2},
             }
-            camera: Keys = {"kind": "pattern", "draw_size": [64, 48], "rate_fps": rate_fps / 2, "waiting_frames": 16}
-            self._line = begun.enter_context(self._process("line", bundle, {**camera, "trigger": "free"}, tables))
-            self._idle_line = begun.enter_context(
-                self._process("idle", bundle, {**camera, "trigger": "software"}, tables)
-            )
-            """The same line with cameras that wait for a trigger, and never get one."""
+            self._line, self._idle_line = lines_of(self._folder, bundle, rate_fps, self.state, tables)
+            begun.enter_context(self._line)
+            begun.enter_context(self._idle_line)
             self._at_end = begun.pop_all()
-
-    def _process(self, name: str, bundle: Bundle, camera: Keys, tables: dict[str, Keys]) -> WatchedProcess:
-        folder = self._folder / name
-        folder.mkdir()
-        # Without a socket for commands, no camera may wait for a trigger.
-        tables = {**tables, "commands": {"bind": f"ipc://{folder}/commands"}}
-        cameras = [{**camera, "name": side} for side in ("left", "right")]
-        write_line_file(folder / "line.toml", bundle.path, cameras, tables)
-        env = {"STATE_DIRECTORY": str(self.state), "OPENCV_LOG_LEVEL": "SILENT"}
-        return line_process(folder / "line.toml", self._folder / f"{name}.log", env=env)
 
     def __enter__(self) -> Self:
         return self
