@@ -5,9 +5,9 @@ import contextlib
 import functools
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -21,19 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from pymodbus.client import ModbusTcpClient
 
-from heatline.edge.bridge.modbus.registers import (
-    BEGIN,
-    COMMANDS,
-    END,
-    ID,
-    TEXT,
-    UDINT,
-    UINT,
-    ULINT,
-    Block,
-    RegisterBank,
-    register_map,
-)
+from heatline.edge.bridge.modbus.registers import BEGIN, COMMANDS, END, ID, TEXT, Block, RegisterBank, register_map
 from heatline.edge.bridge.modbus.server import ModbusServer
 from heatline.edge.config.bridges import ModbusConfig
 from tests.command import HEATLINE, process_env
@@ -67,11 +55,6 @@ class BridgeProcess:
     def log(self) -> str:
         return self._log.read_text()
 
-    @property
-    def complaints(self) -> list[str]:
-        """The sentences with which it gave up."""
-        return [line for line in self.log.splitlines() if line.startswith("heatline:")]
-
     def wait_until_logged(self, text: str) -> None:
         wait_until(lambda: text in self.log, f"the log has {text!r}")
 
@@ -97,7 +80,7 @@ class BridgedLine:
         self.journal = FollowedLine(folder / "journal", f"ipc://{folder}/follow")
         self.write(keys)
 
-    def write(self, keys: str) -> None:
+    def write(self, keys: str = "") -> None:
         self.file.write_text(f'{LINE_FILE.format(self.folder)}[{self.kind}]\nstart = "first"\n{keys}\n')
 
     def bridge(self, env: Mapping[str, str] | None = None) -> BridgeProcess:
@@ -115,12 +98,13 @@ class BridgedLine:
 
 # Modbus.
 
-TYPES = {
-    UINT: ModbusTcpClient.DATATYPE.UINT16,
-    UDINT: ModbusTcpClient.DATATYPE.UINT32,
-    ULINT: ModbusTcpClient.DATATYPE.UINT64,
-}
 Values = Mapping[str, Any]
+INTEGERS = {
+    1: ModbusTcpClient.DATATYPE.UINT16,
+    2: ModbusTcpClient.DATATYPE.UINT32,
+    4: ModbusTcpClient.DATATYPE.UINT64,
+}
+"""By the number of their registers."""
 
 
 class Plc:
@@ -138,11 +122,11 @@ class Plc:
         for name, kind in block.fields.items():
             at = block.addresses[name] - block.address
             own = reply.registers[at : at + kind.registers]
-            data = b"".join(word.to_bytes(2, "big") for word in own)
-            if kind in TYPES:
-                found[name] = self.client.convert_from_registers(own, TYPES[kind], word_order=self._order)
-            else:
+            if kind in (ID, TEXT):
+                data = b"".join(word.to_bytes(2, "big") for word in own)
                 found[name] = data.hex() if kind is ID else data.rstrip(b"\0").decode("ascii")
+            else:
+                found[name] = self.client.convert_from_registers(own, INTEGERS[len(own)], word_order=self._order)
         assert found.get(BEGIN) == found.get(END), "a block that is read at once is never torn"
         return found
 
@@ -151,7 +135,7 @@ class Plc:
         assert not reply.isError(), reply
 
     def acknowledge(self, number: int) -> None:
-        words = self.client.convert_to_registers(number, TYPES[UDINT], word_order=self._order)
+        words = self.client.convert_to_registers(number, INTEGERS[2], word_order=self._order)
         self.write(COMMANDS.addresses["acknowledge"], words)
 
     def command(
@@ -165,14 +149,15 @@ class Plc:
 
     def until(self, block: Block, description: str = "", **wanted: object) -> Values:
         """Read a block until fields have the wanted values."""
-        found: list[Values] = []
+        found: Values = {}
 
         def is_wanted() -> bool:
-            found.append(self.read(block))
-            return all(found[-1][name] == value for name, value in wanted.items())
+            nonlocal found
+            found = self.read(block)
+            return found.items() >= wanted.items()
 
         wait_until(is_wanted, description or f"{block.prefix} has {wanted}")
-        return found[-1]
+        return found
 
     def __enter__(self) -> Self:
         wait_until(self.client.connect, "the bridge listens")
@@ -191,18 +176,17 @@ def modbus_served(address: str, **keys: Any) -> Iterator[int]:
         keys: of the table `[modbus]`.
     """
     config = msgspec.convert({"listen": address.removeprefix("tcp://"), **keys}, ModbusConfig)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    server = ModbusServer(RegisterBank(register_map(2), config.word_order), config)
-    try:
-        asyncio.run_coroutine_threadsafe(server.start(), loop).result(WITHIN_SECONDS)
-        yield int(address.rpartition(":")[2])
-    finally:
-        asyncio.run_coroutine_threadsafe(server.close(), loop).result(WITHIN_SECONDS)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(WITHIN_SECONDS)
-        loop.close()
+    server, loop = ModbusServer(RegisterBank(register_map(2), config.word_order), config), asyncio.new_event_loop()
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(loop.run_forever)
+        try:
+            asyncio.run_coroutine_threadsafe(server.start(), loop).result(WITHIN_SECONDS)
+            yield int(address.rpartition(":")[2])
+        finally:
+            asyncio.run_coroutine_threadsafe(server.close(), loop).result(WITHIN_SECONDS)
+            loop.call_soon_threadsafe(loop.stop)
+            running.result(WITHIN_SECONDS)
+            loop.close()
 
 
 # OPC UA.

@@ -48,7 +48,13 @@ class Broker:
         file.write_text(f"listener {self.port} 127.0.0.1\nuser root\nlog_dest stderr\n{self.settings}\n")
         with log.open("wb") as output:
             self._process = subprocess.Popen([self._program, "-c", file], stdout=output, stderr=output)
-        wait_until(lambda: "running" in log.read_text() or self._has_ended(log), "mosquitto runs")
+
+        def runs() -> bool:
+            assert self._process is not None
+            assert self._process.poll() is None, log.read_text()
+            return "running" in log.read_text()
+
+        wait_until(runs, "mosquitto runs")
         return self
 
     def kill(self) -> None:
@@ -63,11 +69,6 @@ class Broker:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-
-    def _has_ended(self, log: Path) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, log.read_text()
-        return False
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,14 @@ class Plant:
         session: client id of a durable session, for which the broker holds messages; None: it has none.
     """
 
-    def __init__(self, broker: Broker, *topics: str, user: str | None = None, session: str | None = None) -> None:
+    def __init__(self, broker: Broker, *topics: str, session: str | None = None) -> None:
         self.received: list[Received] = []
-        self.connections = 0
         self._topics = topics or ("#",)
         self._ready = threading.Event()
         self.goes_on = threading.Event()
         """Cleared: the program reads nothing, so its broker must hold messages for it."""
         self.goes_on.set()
-        self._port, self._user, self._session = broker.port, user, session
+        self._port, self._session = broker.port, session
         self._client: paho.Client | None = None
 
     @property
@@ -121,8 +121,6 @@ class Plant:
         durable = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         durable.SessionExpiryInterval = 0 if self._session is None else 2**32 - 1
         client.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type]
-        if self._user is not None:
-            client.username_pw_set(self._user, self._user)
         client.on_connect, client.on_message = self._connected, self._message
         client.on_subscribe = lambda *_: self._ready.set()
         client.connect_async("127.0.0.1", self._port, 5, clean_start=self._session is None, properties=durable)
@@ -153,7 +151,6 @@ class Plant:
         return list(dict.fromkeys(each.id for each in self.of(kind)))
 
     def _connected(self, client: paho.Client, *_: object) -> None:
-        self.connections += 1
         client.subscribe([(topic, 1) for topic in self._topics])
 
     def _message(self, _c: object, _u: object, message: paho.MQTTMessage) -> None:

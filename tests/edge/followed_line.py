@@ -82,15 +82,14 @@ class FollowedLine:
         self.stop()
         self.start()
 
-    def add(self, *topics: str, png: bytes | None = None, detail: str = "", wake: bool = True) -> list[Delivered]:
+    def add(self, *topics: str, png: bytes | None = None, detail: str = "") -> list[Delivered]:
         """Journal one event for each topic in one commit; return what a consumer gets."""
         first = self.journal.last_seq + 1
         headers = [header_of(event(first + n, topic, self.journal_id, detail)) for n, topic in enumerate(topics)]
         self.journal.append(
             [Record(first + n, time.time_ns(), topic, headers[n], png) for n, topic in enumerate(topics)], {}
         )
-        if wake:
-            self.server.wake()
+        self.server.wake()
         return [Delivered(self.journal_id, first + n, header, png) for n, header in enumerate(headers)]
 
     def replace_journal(self) -> None:
@@ -207,9 +206,7 @@ class Client:
 
     def heartbeat_through(self, seq: int) -> None:
         """Receive only heartbeats, until one reaches an event."""
-        give_up = time.monotonic() + WITHIN_SECONDS
-        while (beat := self.heartbeat()).through_seq != seq:
-            assert time.monotonic() < give_up, beat
+        wait_until(lambda: self.heartbeat().through_seq == seq, f"a heartbeat reaches event {seq}")
 
     def close(self) -> None:
         self.socket.close()

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import zmq
@@ -22,7 +21,6 @@ from heatline.edge.delivery.servers import Answer, CommandServer, Handle
 from heatline.edge.errors import DeliveryError, MessageError
 from heatline.edge.wire.commands import (
     Announced,
-    Reason,
     Reply,
     Request,
     Selected,
@@ -30,25 +28,17 @@ from heatline.edge.wire.commands import (
     TriggerRequest,
     refusal,
     reply_from,
-    request_from,
 )
 from heatline.edge.wire.events import BundleName
-from heatline.edge.wire.requests import SCHEMA_VERSION, Refused, to_bytes
+from heatline.edge.wire.requests import Refused, to_bytes
 from tests.command import WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import running, write_line_with
 from tests.edge.secured import free_port, until
+from tests.test_docs import blocks, read, section
 
 WITHIN_MS = int(WITHIN_SECONDS * 1000)
-DOCUMENT = Path(__file__).parents[2] / "docs" / "commands.md"
 PLAIN = TriggerRequest(request_id="r", camera="top", part_id="P-1")
 BUNDLE = BundleName(name="boards", version="2026.11", digest="ab" * 32)
-
-
-def changed(request: Request = PLAIN, omit: str = "", **fields: object) -> bytes:
-    """Return a request with changed fields."""
-    content = {**json.loads(to_bytes(request)), **fields}
-    content.pop(omit, None)
-    return json.dumps(content).encode()
 
 
 class PendingTriggers:
@@ -79,10 +69,6 @@ def triggered_reply(request: Request, frame_id: int = 1) -> Triggered:
     )
 
 
-def answer_at_once(request: Request, answer: Answer) -> None:
-    answer(triggered_reply(request))
-
-
 class Line:
     """Command socket of a line: starts its server, connects clients, and closes all of them at the end."""
 
@@ -106,8 +92,8 @@ class Line:
         socket.connect(self.address)
         return socket
 
-    def commander(self, timeout_s: float = WITHIN_SECONDS) -> Commander:
-        return self._opened.enter_context(Commander(self.address, timeout_s))
+    def commander(self) -> Commander:
+        return self._opened.enter_context(Commander(self.address, WITHIN_SECONDS))
 
 
 @pytest.fixture
@@ -124,16 +110,8 @@ def pending(line: Line) -> PendingTriggers:
     return pending
 
 
-def send_request(socket: "zmq.Socket[bytes]", request: Request | bytes = PLAIN) -> None:
-    socket.send(request if isinstance(request, bytes) else to_bytes(request))
-
-
-def numbered(number: object, camera: str = "top") -> TriggerRequest:
-    return TriggerRequest(request_id=str(number), camera=camera, part_id=f"P-{number}")
-
-
-def reply(socket: "zmq.Socket[bytes]") -> Reply:
-    return reply_from(socket.recv())
+def send_request(socket: "zmq.Socket[bytes]", request: Request = PLAIN) -> None:
+    socket.send(to_bytes(request))
 
 
 def kind_of(data: bytes) -> str:
@@ -142,35 +120,30 @@ def kind_of(data: bytes) -> str:
     return received.reason if isinstance(received, Refused) else type(received).__name__.lower()
 
 
-def reason(socket: "zmq.Socket[bytes]") -> str:
-    return kind_of(socket.recv())
-
-
 def test_a_failing_handler_gives_a_fault_logged_once_and_serving_continues(
     line: Line, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail_for_some(request: Request, answer: Answer) -> None:
-        assert isinstance(request, TriggerRequest)
-        if request.part_id == "answered":
+        part_id = triggered_reply(request).part_id
+        if part_id != "bad":
             answer(triggered_reply(request))
-        if request.part_id != "fine":
+        if part_id != "fine":
             raise ZeroDivisionError("boom")
-        answer(triggered_reply(request))
 
     line.serve(fail_for_some)
     client = line.connect(zmq.REQ)
     reasons = []
-    for part_id in ("bad", "bad", "answered", "bad", "fine"):
+    for part_id in ("bad", "answered", "bad", "fine"):
         send_request(client, TriggerRequest(camera="top", part_id=part_id))
-        reasons.append(reason(client))
-    assert reasons == ["fault", "fault", "triggered", "fault", "triggered"]
+        reasons.append(kind_of(client.recv()))
+    assert reasons == ["fault", "triggered", "fault", "triggered"]
     logged = [record for record in caplog.records if record.name == "heatline.edge.delivery.servers"]
     assert len(logged) == 1, "a client that causes faults could fill the disk"
     assert "boom" in caplog.text
 
 
 def test_every_message_gets_exactly_one_reply(line: Line) -> None:
-    line.serve(answer_at_once)
+    line.serve(lambda request, answer: answer(triggered_reply(request)))
     client, plain = line.connect(zmq.DEALER), to_bytes(PLAIN)
     for parts, expected in [
         *(([*delimiter, plain], "triggered") for delimiter in ([], [b""])),
@@ -188,7 +161,7 @@ def test_a_silent_or_closed_client_does_not_block_other_clients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CommandServer, "send_high_water_mark", 100)
-    pending, count, long_refused = PendingTriggers(), 3000, changed(**{"x" * 1000: 1})
+    pending, count, long_refused = PendingTriggers(), 3000, b'{"type":"trigger","' + b"x" * 1000 + b'":1}'
     with contextlib.closing(Line(f"ipc://{tmp_path}/commands")) as line:  # buffers less than TCP
         line.serve(pending)
         gone, silent, client = line.connect(zmq.DEALER), line.connect(zmq.DEALER, 1), line.connect(zmq.REQ)
@@ -196,13 +169,13 @@ def test_a_silent_or_closed_client_does_not_block_other_clients(
         request_of_gone, answer_to_gone = pending.next()
         gone.close()
         for _ in range(count):
-            send_request(silent, long_refused)
+            silent.send(long_refused)
         send_request(silent)
         pending.next()  # by now all requests before it are refused
         answer_to_gone(triggered_reply(request_of_gone))
         send_request(client)
         pending.answer_next()
-        assert reason(client) == "triggered"
+        assert kind_of(client.recv()) == "triggered"
         replies = 0
         while silent.poll(50):
             silent.recv()
@@ -215,7 +188,7 @@ def test_closing_refuses_waiting_requests_and_ignores_later_answers(line: Line) 
     server = line.serve(pending)
     pipelining, plain = line.connect(zmq.DEALER), line.connect(zmq.REQ)
     for number in range(30):
-        send_request(pipelining, numbered(number))
+        send_request(pipelining, TriggerRequest(request_id=str(number), camera="top"))
     requests = [pending.next() for _ in range(30)]
     send_request(plain)
     requests.append(pending.next())
@@ -223,10 +196,10 @@ def test_closing_refuses_waiting_requests_and_ignores_later_answers(line: Line) 
     server.close()
     for request, answer in requests:
         answer(triggered_reply(request))
-    received = [reply(pipelining) for _ in range(30)]
+    received = [reply_from(pipelining.recv()) for _ in range(30)]
     assert {one.request_id for one in received} == {str(number) for number in range(30)}
     assert [one.request_id for one in received if isinstance(one, Triggered)] == ["3"]
-    assert {one.reason for one in [*received, reply(plain)] if isinstance(one, Refused)} == {"stopping"}
+    assert {one.reason for one in [*received, reply_from(plain.recv())] if isinstance(one, Refused)} == {"stopping"}
     assert not pipelining.poll(0)
 
 
@@ -241,94 +214,46 @@ def test_a_reply_to_another_command_is_a_message_error(line: Line) -> None:
         commander.trigger("top")
 
 
-def test_a_trigger_that_reaches_no_line_is_not_sent_later(line: Line) -> None:
-    """Otherwise the trigger would fire for another part."""
-    pending, commander = PendingTriggers(), line.commander(0.05)
-    with ThreadPoolExecutor(1) as thread:
-        with pytest.raises(DeliveryError, match="was not reached within"):
-            commander.trigger("top", "P-1")
-        line.serve(pending)
-        commander.timeout_s = WITHIN_SECONDS
-        pending_reply = thread.submit(commander.trigger, "top", "P-2")
-        assert pending.answer_next().part_id == "P-2"
-        pending_reply.result()
+def test_neither_a_trigger_that_was_given_up_nor_its_late_reply_concerns_the_next_part(line: Line) -> None:
+    pending, commander = PendingTriggers(), line.commander()
 
-
-def test_a_late_reply_does_not_answer_the_next_command(line: Line, pending: PendingTriggers) -> None:
-    commander = line.commander()
-    with ThreadPoolExecutor(1) as thread:
-        connected = thread.submit(commander.trigger, "top", "P-0")
-        pending.answer_next()
-        connected.result()
+    def give_up(part_id: str, sentence: str) -> None:
         commander.timeout_s = 0.05
-        with pytest.raises(DeliveryError, match="may have executed the command"):
-            commander.trigger("top", "P-1")
+        with pytest.raises(DeliveryError, match=sentence):
+            commander.trigger("top", part_id)
         commander.timeout_s = WITHIN_SECONDS
-        pending_reply = thread.submit(commander.trigger, "top", "P-2")
-        assert pending.answer_next(1).part_id == "P-1"
-        assert pending.answer_next(2).part_id == "P-2"
-        assert pending_reply.result() == Triggered(
-            request_id="3", camera="top", part_id="P-2", frame_id=2, frame_number=2
-        )
 
-
-def section(heading: str) -> str:
-    level = heading.count("#")
-    below = f"\n{DOCUMENT.read_text()}".partition(f"\n{heading}\n")[2]
-    assert below, heading
-    return re.split(rf"^#{{1,{level}}} ", below, maxsplit=1, flags=re.MULTILINE)[0]
-
-
-def test_every_reason_and_this_schema_version_are_documented() -> None:
-    documented = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", section("### Refused"), flags=re.MULTILINE)
-    assert documented == list(get_args(Reason))
-    assert f"**schema version {SCHEMA_VERSION}**" in DOCUMENT.read_text()
-
-
-def test_the_documented_exchange_matches_the_wire_format() -> None:
-    messages = re.findall(r"^```json\n(.*?)\n```$", section("## A worked exchange"), flags=re.MULTILINE | re.DOTALL)
-    kinds = []
-    for text in map(str.encode, messages):
-        is_request = json.loads(text)["type"] in ("trigger", "select")
-        written = request_from(text) if is_request else reply_from(text)
-        kinds.append("refused" if is_request and isinstance(written, Refused) else "request" if is_request else "reply")
-        if kinds[-1] != "refused":
-            assert to_bytes(written) == text
-    assert kinds == ["request", "request", "reply", "reply", "refused", "reply", *["request", "reply"] * 2]
-    assert request_from(messages[4].encode()) == reply_from(messages[5].encode())
+    with ThreadPoolExecutor(1) as thread:
+        give_up("P-0", "was not reached within")
+        line.serve(pending)
+        reply = thread.submit(commander.trigger, "top", "P-1")
+        assert pending.answer_next().part_id == "P-1"
+        reply.result()
+        give_up("P-2", "may have executed the command")
+        reply = thread.submit(commander.trigger, "top", "P-3")
+        assert pending.answer_next(1).part_id == "P-2"
+        assert pending.answer_next(2).part_id == "P-3"
+        assert (reply.result().part_id, reply.result().frame_id) == ("P-3", 2)
 
 
 def test_the_documented_client_works(line: Line) -> None:
-    (client,) = re.findall(r"^```python\n(.*?)^```$", section("## A client"), flags=re.MULTILINE | re.DOTALL)
+    (client,) = blocks(section(read("docs/commands.md"), "## A client"), "python")
     assert len(client.splitlines()) < 25
-
-    def handle(request: Request, answer: Answer) -> None:
-        assert isinstance(request, TriggerRequest)
-        replies: dict[str | None, Reply] = {
-            "P-1": triggered_reply(request, 65535),
-            "P-2": Announced(camera=request.camera, part_id=request.part_id),
-        }
-        answer(replies.get(request.part_id, refusal("no_frame", "no frame came within 1 s")))
-
-    line.serve(handle)
-    shown = subprocess.run(
-        [sys.executable, "-c", client, line.address, "top", "P-1", "P-2", "P-3"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert shown.stdout.splitlines() == [
+    replies: list[Reply] = [
+        Triggered(camera="top", frame_id=65535, frame_number=1),
+        Announced(camera="top"),
+        refusal("no_frame", "no frame came within 1 s"),
+    ]
+    line.serve(lambda _, answer: answer(replies.pop(0)))
+    shown = subprocess.check_output([sys.executable, "-c", client, line.address, "top", "P-1", "P-2", "P-3"], text=True)
+    assert shown.splitlines() == [
         "P-1 triggered 65535",
         "P-2 announced None",
         "P-3 REFUSED no_frame no frame came within 1 s",
     ]
 
 
-STATES = {0, 16, 17}
-"""Exit codes of `heatline status` for a line that answers and inspects; a busy machine may not keep up."""
-
-REFUSED_CODE, ACCESS_DENIED = 15, 21
+ACCESS_DENIED = 21
 
 
 def typed(*arguments: str | Path) -> str:
@@ -357,16 +282,15 @@ def test_a_reachable_line_needs_a_key_and_serves_allowed_clients(tmp_path: Path,
         return list(found.groups())
 
     # Without a key or an allowed client, the line does not run, and its message says what to do.
-    refused = heatline("run", file)
-    assert refused.returncode == 3
-    assert complaint(heatline("check", file)) == complaint(refused)
+    refused = complaint(heatline("run", file))
+    assert complaint(heatline("check", file)) == refused
     command_line, key, table = read_advice(
-        complaint(refused), r"make one with heatline (.*?), give it .*? and set (key = .*?) under (\[security\])"
+        refused, r"make one with heatline (.*?), give it .*? and set (key = .*?) under (\[security\])"
     )
     keys.mkdir()
     typed(*shlex.split(command_line))
     file.write_text(f"{file.read_text()}\n{table}\n{key}\n".replace("wait_for_subscriber_s = 60\n", ""))
-    nobody = heatline("check", file)
+    nobody = heatline("run", file)
     assert nobody.returncode == ACCESS_DENIED
     (command_line,) = read_advice(complaint(nobody), "allow one with heatline (.*)")
     typed("keys", "new", mes)
@@ -378,7 +302,7 @@ def test_a_reachable_line_needs_a_key_and_serves_allowed_clients(tmp_path: Path,
     trigger = ["trigger", commands, "side", "--part-id", "P-1", "--json"]
     follow = ["follow", journal, "--name", "mes", "--count", "1"]
 
-    def refusal(*arguments: str | Path) -> str:
+    def refusal_of(*arguments: str | Path) -> str:
         refused = heatline(*arguments, "--timeout", "0.3")
         return complaint(refused) if refused.returncode == ACCESS_DENIED else ""
 
@@ -397,19 +321,15 @@ def test_a_reachable_line_needs_a_key_and_serves_allowed_clients(tmp_path: Path,
 
     with running(file, events, keys=ClientKeys(own, own.public)) as service:
         service.until_inspected()
-        assert heatline("status", file).returncode in STATES, "the line's own machine needs no other key"
-        for command in (listen, trigger, follow):
-            assert "closed the connection: it requires keys" in refusal(*command)
-        assert heatline("status", events, *options).returncode in STATES
+        assert heatline("status", file).returncode != ACCESS_DENIED, "the line's own machine needs no other key"
+        assert "closed the connection: it requires keys" in refusal_of(*listen)
         assert served(*listen)["type"] in ("verdict", "status", "alarm")
-        assert "your key is not allowed there" in refusal(*trigger, *options)
-        allow = ["keys", "allow", f"{mes}.pub", "--allowed", keys / "allowed"]
-        typed(*allow, "--role", "command", "--role", "follow")
+        typed("keys", "allow", f"{mes}.pub", "--allowed", keys / "allowed", "--role", "command", "--role", "follow")
         triggered = served(*trigger)
         assert (triggered["type"], triggered["part_id"]) == ("triggered", "P-1")
         assert served(*follow)["seq"] == 1
         typed("keys", "revoke", "mes", "--allowed", keys / "allowed")
-        until(lambda: "your key is not allowed there" in refusal(*listen, *options))
+        until(lambda: "your key is not allowed there" in refusal_of(*listen, *options))  # in a moment
         service.until_inspected()
         received = service.end()
-    assert {"events.auth", "commands.auth"} <= received.last.refused.keys()
+    assert "events.auth" in received.last.refused

@@ -13,8 +13,7 @@ import pytest
 
 from heatline.edge.cli import follow
 from heatline.edge.delivery.follow import FILE_NAME
-from heatline.edge.errors import ConfigError, DeliveryError, InputError
-from heatline.edge.target import KeyFiles, endpoint_of
+from heatline.edge.errors import DeliveryError, InputError
 from heatline.edge.wire.following import Delivered
 from tests.command import HEATLINE, complaint, heatline
 from tests.edge.fault_disks import fill, small_disk
@@ -56,17 +55,6 @@ def following(address: str, *arguments: str | Path) -> Iterator["subprocess.Pope
             process.kill()
 
 
-def next_log_line(process: "subprocess.Popen[bytes]") -> bytes:
-    """Return the next line of its standard error."""
-    assert process.stderr is not None
-    return process.stderr.readline()
-
-
-def end(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
-    process.send_signal(number)
-    assert process.wait(WITHIN_SECONDS) == 130
-
-
 def lines(events: Sequence[Delivered]) -> str:
     return "".join(f"{each.header.decode()}\n" for each in events)
 
@@ -89,7 +77,8 @@ def test_events_are_printed_one_per_line_in_order_after_the_last_acknowledged(li
 def test_follow_waits_for_a_line_and_ends_when_its_reader_has_gone(tmp_path: Path) -> None:
     address = f"ipc://{tmp_path}/follow"
     with following(address) as process:
-        assert b"is silent; following again until it answers" in next_log_line(process)
+        assert process.stderr is not None
+        assert b"is silent; following again until it answers" in process.stderr.readline()
         with FollowedLine(tmp_path / "journal", address) as line:
             line.add(GOOD)
             assert process.stdout is not None
@@ -107,16 +96,16 @@ def test_a_file_gets_every_event_once_however_often_its_follower_is_killed(
 ) -> None:
     file.touch()
     events: list[Delivered] = []
+
+    def stored() -> int:
+        count = file.read_bytes().count(b"\n")
+        if count + 20 > len(events):
+            events.extend(line.add(GOOD, DEFECT))
+        return count
+
     for kill in range(kills):
         with following(line.address, "--jsonl", file):
-
-            def stored(at_least: int = 20 * kill + 1) -> bool:
-                count = file.read_bytes().count(b"\n")
-                if count + 20 > len(events):
-                    events.extend(line.add(GOOD, DEFECT))
-                return count >= at_least
-
-            wait_until(stored, "it can be killed")
+            wait_until(lambda kill=kill: stored() > 20 * kill, "it can be killed")
     line.wait_until_gone()
     events += line.add(ALARM)
     assert run(line, "--jsonl", file, "--count", str(len(events) - line.acked())).returncode == 0
@@ -157,21 +146,14 @@ def test_events_in_the_file_are_not_appended_again_and_a_cut_event_is_rewritten(
         assert file.read_text() == lines(events)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"hello\n", b"{}\n", b"\xff\n", b"[" * 10_000 + b"\n", b"my only copy of something", b'{"type":"verdict"}\n{"ty'],
-    ids=["text", "no event", "no text", "deep", "text without an end", "no event before a cut"],
-)
-def test_a_file_without_events_is_not_changed(line: FollowedLine, file: Path, content: bytes) -> None:
-    file.write_bytes(content)
+def test_a_file_without_events_is_not_changed_nor_one_of_another_follower(line: FollowedLine, file: Path) -> None:
     line.add(GOOD)
-    done = run(line, "--jsonl", file, "--count", "1")
-    assert (done.returncode, "name another file" in complaint(done)) == (InputError.exit_code, True)
-    assert file.read_bytes() == content
-
-
-def test_two_followers_do_not_write_one_file(line: FollowedLine, file: Path) -> None:
-    line.add(GOOD)
+    for content in (b"{}\n", b"\xff\n", b"[" * 10_000 + b"\n", b"my only copy", b'{"type":"verdict"}\n{"ty'):
+        file.write_bytes(content)
+        done = run(line, "--jsonl", file, "--count", "1")
+        assert (done.returncode, "name another file" in complaint(done)) == (InputError.exit_code, True)
+        assert file.read_bytes() == content
+    file.write_bytes(b"")
     with contextlib.closing(follow.JsonLines(file)):
         done = run(line, "--jsonl", file)
     assert (done.returncode, "is being written by another follower" in complaint(done)) == (InputError.exit_code, True)
@@ -225,8 +207,11 @@ def test_a_command_that_fails_runs_again_until_it_succeeds_and_no_event_is_left_
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("starts", ["", SLOW_START], ids=["runs", "is still being started"])
+@pytest.mark.parametrize(
+    ("number", "starts"),
+    [(signal.SIGINT, ""), (signal.SIGTERM, SLOW_START)],
+    ids=["runs, Ctrl-C", "is still being started, SIGTERM"],
+)
 def test_an_interruption_ends_the_command_and_its_event_comes_again(
     line: FollowedLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, starts: str
 ) -> None:
@@ -238,7 +223,8 @@ def test_an_interruption_ends_the_command_and_its_event_comes_again(
     os.mkfifo(never)
     with following(line.address, "--exec", f"echo $$ > {begun}; read x < {never}") as process:
         command = int(begun.read_bytes())
-        end(process, number)
+        process.send_signal(number)
+        assert process.wait(WITHIN_SECONDS) == 130
     wait_until(lambda: not Path(f"/proc/{command}/cwd").exists(), "it was killed, too")
     assert line.acked() == 0
 
@@ -252,14 +238,3 @@ def test_a_consumer_can_be_deleted(line: FollowedLine) -> None:
     assert line.consumers.positions == {}
     done = run(line, "--forget")
     assert (done.returncode, "there is no consumer mes1" in complaint(done)) == (DeliveryError.exit_code, True)
-
-
-def test_a_line_is_named_by_its_file(tmp_path: Path) -> None:
-    file = tmp_path / "line1.toml"
-    text = 'bundle = "b"\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "."\n'
-    file.write_text(text)
-    with pytest.raises(ConfigError, match=r"line1\.toml does not serve its journal; set journal\.bind there"):
-        endpoint_of(str(file), "journal", KeyFiles())
-    file.write_text(f'{text}[journal]\nbind = "tcp://127.0.0.1:5558"\n')
-    assert endpoint_of(str(file), "journal", KeyFiles()) == ("tcp://127.0.0.1:5558", None)
-    assert endpoint_of("ipc:///x", "journal", KeyFiles()) == ("ipc:///x", None)

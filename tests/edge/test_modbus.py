@@ -14,7 +14,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from heatline.edge.bridge.modbus import registers as known
 from heatline.edge.bridge.modbus.bridge import Mailbox
@@ -122,55 +121,28 @@ def test_the_document_has_the_numbers_of_the_code() -> None:
 # The mailbox.
 
 
-class Handshake(RuleBasedStateMachine):
-    """A journal, a bridge and a PLC that stores each number once; bridge and line may be killed at any time."""
+def test_only_the_number_of_the_shown_entry_acknowledges_it_and_one_that_is_written_again_none() -> None:
+    bank = RegisterBank(register_map(1), "high_first")
+    mailbox = Mailbox(bank)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.acknowledged, self.stored = 0, 0  # the last seq: at the line, and at the PLC
-        self.writes = 0  # by the PLC, in each cycle
-        self.bridge_is_killed()
+    def write(number: int) -> bool:
+        """Write a number as a PLC does in each cycle; return whether the shown entry is acknowledged."""
+        assert bank.write(COMMANDS.addresses["acknowledge"], [number >> 16, number & 0xFFFF])
+        return mailbox.acknowledged.is_set()
 
-    @rule()
-    def bridge_is_killed(self) -> None:
-        self.bank = RegisterBank(register_map(1), "high_first")
-        self.mailbox = Mailbox(self.bank)
-        self.is_held = False
-
-    @rule()
-    def feed(self) -> None:
-        """Take a step of the thread that follows the journal, which never ends."""
-        if self.is_held and self.mailbox.acknowledged.is_set():
-            self.acknowledged += 1
-            assert self.acknowledged <= self.stored, "only what the PLC has"
-            self.is_held = False
-        if not self.is_held:
-            self.is_held = True
-            self.mailbox.acknowledged.clear()
-            seq = self.acknowledged + 1
-            self.mailbox.show(Entry(EntryKind.LOST if seq % 5 == 0 else EntryKind.RESULT, JOURNAL, seq, {}))
-
-    @rule()
-    def plc_reads_and_stores(self) -> None:
-        if (number := self.bank.number(MAILBOX, "number")) not in (0, self.writes):
-            self.stored += 1
-            assert self.bank.number(MAILBOX, "seq") == self.stored, "each once, in order"
-            self.writes = number
-
-    @rule()
-    def plc_writes(self) -> None:
-        self.write(self.writes)
-
-    @rule(number=st.integers(0, 2**32 - 1))
-    def another_client_writes(self, number: int) -> None:
-        if number != self.bank.number(MAILBOX, "number"):
-            self.write(number)
-
-    def write(self, number: int) -> None:
-        assert self.bank.write(COMMANDS.addresses["acknowledge"], [number >> 16, number & 0xFFFF])
-
-
-TestHandshake = Handshake.TestCase
+    last = 0
+    for seq in range(1, 4):
+        mailbox.acknowledged.clear()
+        mailbox.show(Entry(EntryKind.RESULT, JOURNAL, seq, {}))
+        number = bank.number(MAILBOX, "number")
+        assert bank.number(MAILBOX, "seq") == seq
+        assert not write(last), "the PLC has not read it yet"
+        assert not write(number ^ 1 << 16)
+        assert write(number)
+        last = number
+    mailbox = Mailbox(bank)  # the PLC writes on while the bridge restarts
+    mailbox.show(Entry(EntryKind.RESULT, JOURNAL, 3, {}))
+    assert mailbox.acknowledged.is_set(), "the PLC has it from before the restart"
 
 
 # A bridge, whose line answers commands when the test says so.
@@ -228,12 +200,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_the_state_of_line_and_cameras_is_copied_and_a_heartbeat_is_never_0(served: Served) -> None:
     status = a_status()
     line = served.plc.until(LINE, heartbeat=status.handshake.heartbeat % 65535 + 1, boot_id=status.boot_id)
-    assert [line[name] for name in ("map_version", "product", "products", "cameras", "is_simulated")] == [1, 1, 2, 2, 0]
+    assert line.items() >= {"map_version": 1, "product": 1, "products": 2, "cameras": 2, "is_simulated": 0}.items()
     account, top = status.ledger["top"], served.plc.read(TOP)
-    assert [top[name] for name in ("state", "captured", "inspected", "dropped", "failed", "in_flight")] == [
-        2, account.captured, account.inspected, sum(account.dropped.values()), sum(account.failed.values()),
-        account.in_flight,
-    ]  # fmt: skip
+    bins = {"dropped": sum(account.dropped.values()), "failed": sum(account.failed.values())}
+    counts = {name: getattr(account, name) for name in ("captured", "inspected", "in_flight")}
+    assert top.items() >= {"state": 2, **counts, **bins}.items()
     newer = msgspec.structs.replace(status.handshake, state="DEGRADED", reason="a_new_reason", heartbeat=65535)
     served.status.status = a_status(handshake=newer, acting=False)
     served.plc.until(LINE, heartbeat=1, state=3, state_reason=65535, is_simulated=1)
@@ -290,15 +261,14 @@ def test_a_command_is_executed_once_echoed_and_reset_by_the_plc(served: Served) 
     plc.command(Command.SELECT, product=2)
     assert plc.read(RESPONSE)["command"] == Command.TRIGGER, "another command without a 0 before it is not executed"
     served.ends(Command.TRIGGER, Outcome.DONE, 70_001)
-    plc.command(Command.SELECT, product=2)
-    served.request(product="4712")(Selected(product="4712", bundle=BUNDLE))
-    served.ends(Command.SELECT, Outcome.DONE)
-    plc.command(Command.TRIGGER, camera=2)
-    served.request(camera="side", part_id=None)(Announced(camera="side"))
-    served.ends(Command.TRIGGER, Outcome.ANNOUNCED)
-    plc.command(Command.TRIGGER, camera=1)
-    served.request()(refused("camera_dead", "it is not there"))
-    served.ends(Command.TRIGGER, Outcome.LINE_CAMERA_DEAD)
+    for code, arguments, expected, reply, outcome in [
+        (Command.SELECT, {"product": 2}, {"product": "4712"}, Selected(product="4712", bundle=BUNDLE), Outcome.DONE),
+        (Command.TRIGGER, {"camera": 2}, {"part_id": None}, Announced(camera="side"), Outcome.ANNOUNCED),
+        (Command.TRIGGER, {"camera": 1}, {}, refused("camera_dead", "it is gone"), Outcome.LINE_CAMERA_DEAD),
+    ]:
+        plc.command(code, **arguments)
+        served.request(**expected)(reply)
+        served.ends(code, outcome)
 
 
 def test_a_command_written_while_one_that_was_given_up_is_executed_is_refused(served: Served) -> None:
@@ -366,27 +336,29 @@ def test_what_cannot_be_done_has_the_exception_of_the_standard_and_changes_nothi
     with connected(served.port) as client:
         for sent, code in [
             (request(6, LINE.addresses["heartbeat"], 1), NO_ADDRESS),
-            (request(6, RESPONSE.addresses["outcome"], 0), NO_ADDRESS),
             (request(16, COMMANDS.end - 1, 2, data=b"\x04\1\1\1\1"), NO_ADDRESS),  # its last one is not a command's
             (request(23, 0, 1, LINE.address, 1, data=b"\x02\0\0"), NO_ADDRESS),
             (request(4, LINE.end - 1, 2), NO_ADDRESS),
-            (request(4, 65535, 2), NO_ADDRESS),
             (request(4, 0, 0), BAD_VALUE),
             (request(4, 0, 126), BAD_VALUE),
             (request(16, COMMANDS.address, 2, data=b"\x02\0\0"), BAD_VALUE),
             (request(3, 0), BAD_VALUE),
-            (request(1, 0, 1), NO_FUNCTION),
             (request(99), NO_FUNCTION),
         ]:
             assert reply_to(client, sent) == bytes([sent[7] | 0x80, code])
             assert reply_to(client, request(3, COMMANDS.end - 1, 1)) == b"\x03\x02\0\0", "it stays as it was"
+        other_protocol = struct.pack(">HHHB", 1, 7, 6, 1) + READ_LINE[7:]
+        for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 20, b"\0\1\0\0\0\1\1\4", other_protocol):
+            with connected(served.port) as other:
+                other.sendall(garbage)
+                assert is_closed(other)
+        assert reply_to(client)[0] == 4, "only its own connection is closed"
 
 
 def test_every_unit_and_each_of_many_requests_is_answered_in_order(served: Served) -> None:
     client = served.plc.client
     both = client.readwrite_registers(read_address=205, read_count=2, write_address=205, values=[1, 2], device_id=9)
     assert both.registers == [1, 2], "what is written is read in the same request"
-    assert client.read_holding_registers(205, count=2, device_id=0).registers == [1, 2]
     served.plc.write(205, [0, 0])
     with connected(served.port) as each:
         each.sendall(b"".join(request(6, 205, n % 9, transaction=n) for n in range(1, 301)))
@@ -394,15 +366,6 @@ def test_every_unit_and_each_of_many_requests_is_answered_in_order(served: Serve
             assert [struct.unpack(">H", received.read(12)[:2])[0] for _ in range(300)] == list(range(1, 301))
         each.sendall(READ_LINE[:5])
         assert reply_to(each, READ_LINE[5:])[0] == 4, "a request in two pieces"
-
-
-def test_what_is_no_modbus_closes_only_its_own_connection(served: Served) -> None:
-    other_protocol = struct.pack(">HHHB", 1, 7, 6, 1) + READ_LINE[7:]
-    for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 20, b"\0\1\0\0\0\1\1\4", other_protocol):
-        with connected(served.port) as client:
-            client.sendall(garbage)
-            assert is_closed(client)
-    served.plc.read(LINE)
 
 
 def test_a_silent_connection_is_closed_and_one_that_floods_and_reads_nothing_delays_no_other(

@@ -1,11 +1,10 @@
 """Messages of schema version 2, read from golden files, which must stay readable as long as that is the version.
 
-A file that exists never changes. A new example of an event is `pack(to_frames(message))` in a file with a new name;
-`python -m tests.edge.wire_examples` writes the missing files of the messages of durable consumers.
+A file that exists never changes. A new example is `to_frames(message)` in a file with a new name, each frame after its
+length as a little-endian uint32.
 """
 
 import struct
-from collections.abc import Sequence
 from pathlib import Path
 
 from heatline.edge.wire.events import from_frames
@@ -20,16 +19,10 @@ from heatline.edge.wire.following import (
     Former,
     Reply,
     Request,
-    batch_parts,
 )
-from heatline.edge.wire.requests import Refused, to_bytes
+from heatline.edge.wire.requests import Refused
 
 DATA = Path(__file__).with_name("data")
-
-
-def pack(parts: Sequence[bytes]) -> bytes:
-    """Return a message's frames as one file: before each frame comes its length as a little-endian uint32."""
-    return b"".join(struct.pack("<I", len(part)) + part for part in parts)
 
 
 def unpack(data: bytes) -> list[bytes]:
@@ -123,16 +116,3 @@ REPLIES: dict[str, Reply] = {
     ),
 }
 EVENTS = [Delivered(JOURNAL, 8, HEADERS[0], PNG), Delivered(JOURNAL, 10, HEADERS[1])]
-
-
-def frames_of(reply: Reply) -> list[bytes]:
-    if isinstance(reply, Batch):
-        return batch_parts(reply, [(event.header, event.png) for event in EVENTS[: reply.events]])
-    return [to_bytes(reply)]
-
-
-if __name__ == "__main__":
-    messages = {name: [to_bytes(request)] for name, request in REQUESTS.items()}
-    for name, parts in {**messages, **{name: frames_of(reply) for name, reply in REPLIES.items()}}.items():
-        if not (DATA / name).exists():
-            (DATA / name).write_bytes(pack(parts))
