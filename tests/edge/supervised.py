@@ -83,8 +83,6 @@ class Seen:
     """An item that `grab` returned."""
 
     stamp: Stamp
-    number: int
-    """The ledger's number."""
     reason: str | None = None
     """Reason of a bad frame; None: a frame."""
     kind: Literal["dropped", "failed"] | None = None
@@ -105,7 +103,7 @@ class Watched:
         self.seen: list[Seen] = []
         self.answers: dict[str | None, list[TriggerAnswer]] = {}
         self.camera = SupervisedCamera(settings, self.alarms.append)
-        self._drawn, self._captured = drawn, 0
+        self._drawn = drawn
 
     @property
     def pid(self) -> int:
@@ -146,11 +144,10 @@ class Watched:
         item = self.camera.grab(timeout_s)
         if item is None:
             return None
-        number, self._captured = self._captured + 1, self._captured + item.stamp.frames
         if isinstance(item, BadFrame):
-            seen = Seen(item.stamp, number, item.reason, item.kind, detail=item.detail)
+            seen = Seen(item.stamp, item.reason, item.kind, detail=item.detail)
         else:
-            seen = Seen(item.stamp, number, shows=shown_by(item) if self._drawn else None)
+            seen = Seen(item.stamp, shows=shown_by(item) if self._drawn else None)
             item.release()
         self.seen.append(seen)
         return seen

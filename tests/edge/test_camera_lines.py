@@ -58,9 +58,8 @@ def rtsp(url: str) -> dict[str, object]:
 def until_alarms(run: RunningLine, active: bool, **expected: str) -> list[AlarmEvent]:
     """Wait for one alarm of each of these cameras, in any order."""
     alarms = [run.next_alarm() for _ in expected]
-    assert {alarm.camera: (alarm.alarm, alarm.active) for alarm in alarms} == {
-        camera: (reason, active) for camera, reason in expected.items()
-    }
+    found = {alarm.camera: (alarm.alarm, alarm.active) for alarm in alarms}
+    assert found == {camera: (reason, active) for camera, reason in expected.items()}
     return alarms
 
 
@@ -99,22 +98,23 @@ def test_a_killed_or_hanging_process_of_any_camera_is_replaced_without_leftovers
             for camera in cameras:
                 run.until_inspected(camera)
             before = resources(run.process.pid)
-            for camera in [*cameras, "drawn", "drawn"] * rounds:
-                os.kill(process_of(run, camera), signal.SIGKILL)
-                (alarm,) = until_alarms(run, True, **{camera: "process"})
-                assert "SIGKILL" in alarm.detail
-                until_alarms(run, False, **{camera: "process"})
-                for _ in range(2):  # each process begins with the same picture: a third one in a row would be frozen
+            for _ in range(rounds):
+                for camera in cameras:
+                    os.kill(process_of(run, camera), signal.SIGKILL)
+                alarms = until_alarms(run, True, **dict.fromkeys(cameras, "process"))
+                assert all("SIGKILL" in alarm.detail for alarm in alarms)
+                until_alarms(run, False, **dict.fromkeys(cameras, "process"))
+                for camera in [*cameras] * 2:  # each process begins with the same picture: a third would be frozen
                     run.until_inspected(camera)
             os.kill(process_of(run, "drawn"), signal.SIGSTOP)
             until_alarms(run, True, drawn="unresponsive")
             until_alarms(run, False, drawn="unresponsive")
             # The last frames of each camera's two previous processes may still be referenced.
-            most = (*before[:3], before[3] + 2 * len(cameras) - (3 if rounds == 1 else 0))
+            most = (*before[:3], before[3] + 2 * len(cameras))
             run.until(lambda _: all(now <= top for now, top in zip(resources(run.process.pid), most, strict=True)))
             received = run.end()
     assert_every_frame_has_its_event(received, list(cameras))
-    assert received.last.cameras["drawn"].openings == 3 * rounds + 2
+    assert received.last.cameras["drawn"].openings == rounds + 2
 
 
 def test_camera_processes_end_with_a_line_that_is_killed(tmp_path: Path, bundle: Bundle, address: str) -> None:
@@ -180,24 +180,22 @@ def test_devices_that_are_missing_hang_or_die_return_and_stop_no_other_camera(
 # What a camera sends.
 
 
-def resized(width: int = TILE, height: int = TILE, pixel_format: str | None = None) -> dict[str, Any]:
-    return {"what": "resize", "width": width, "height": height, "pixel_format": pixel_format}
-
-
-MISBEHAVIOURS = [
+MISBEHAVIOURS: list[tuple[dict[str, Any], dict[str, Any] | None, str, str]] = [
     # How a fault begins, and how it ends if not by itself; the reason of its frames, and the alarm of the line.
     ({"what": "freeze", "frozen": True}, {"what": "freeze", "frozen": False}, "frozen", "frozen"),
-    ({"what": "fall_behind", "seconds": 2.4}, None, "stale", "stale"),
     ({"what": "leave_out", "frames": 40_000}, None, "frame_ids", "frame_ids"),
-    (resized(200, 200), resized(), "wrong_size", None),
-    (resized(300, 280), resized(), "wrong_size", "broken"),
-    (resized(pixel_format="BayerRG8"), resized(pixel_format="Mono8"), "wrong_colour", None),
+    (
+        {"what": "resize", "width": 300, "height": 280},
+        {"what": "resize", "width": TILE, "height": TILE},
+        "wrong_size",
+        "broken",
+    ),
 ]
 
 
 def test_wrong_frames_raise_one_alarm_and_are_never_judged(tmp_path: Path, bundle: Bundle, address: str) -> None:
     with aravis_camera(pictures=WHITES) as device:
-        camera = genicam(device, frozen_after_frames=5, stale_after_ms=2000, waiting_frames=16)
+        camera = genicam(device, frozen_after_frames=5, waiting_frames=16)
         line = write_line_with(tmp_path, bundle.path, address, {"cam": camera})
         with running(line, address) as run:
 
@@ -217,8 +215,7 @@ def test_wrong_frames_raise_one_alarm_and_are_never_judged(tmp_path: Path, bundl
                     device.tell(**end)
                 run.until(good_again)
                 verdicts, alarms = run.received.verdicts[verdicts_before:], run.received.alarms[alarms_before:]
-                expected = [(alarm, True), (alarm, False)] if alarm else []
-                assert [(one.alarm, one.active) for one in alarms] == expected, failed
+                assert [(one.alarm, one.active) for one in alarms] == [(alarm, True), (alarm, False)], failed
                 bad = [n for n, event in enumerate(verdicts) if event.reason == failed]
                 assert {event.verdict for event in verdicts[bad[0] : bad[-1] + 1]} == {"NO_VERDICT"}, failed
             received = run.end()

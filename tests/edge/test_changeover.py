@@ -123,9 +123,7 @@ def threads(run: RunningLine) -> int:
     return len(list(Path(f"/proc/{run.process.pid}/task").iterdir()))
 
 
-def test_the_selected_product_is_active_after_a_restart_else_the_files(
-    line: Line,
-) -> None:
+def test_the_selected_product_is_active_after_a_restart_else_the_files(line: Line) -> None:
     with line.running() as run, Commander(line.commands, 60) as to_line:
         until_inspected_as(run, "a")
         line.rewrite('product = "a"', 'product = "b"')
@@ -140,37 +138,17 @@ def test_the_selected_product_is_active_after_a_restart_else_the_files(
         run.end()
 
 
-def test_an_unusable_product_is_refused_and_the_former_stays_active(line: Line, other_bundle: Bundle) -> None:
-    with line.running() as run, Commander(line.commands, 60) as to_line:
-        until_inspected_as(run, "a")
-        with pytest.raises(CommandRefusedError, match="there is no product 'z'; expected one of a, b") as unknown:
-            to_line.select("z")
-        broken = shutil.copytree(other_bundle.path, line.file.parent / "broken")
-        (broken / "model.onnx").write_bytes(b"")
-        line.rewrite(str(other_bundle.path), str(broken))
-        assert run.reload().applied, "a reload opens only the active product"
-        with pytest.raises(CommandRefusedError, match=r"model\.onnx") as unusable:
-            to_line.select("b")
-        change = until_change(run)
-        assert (change.change, change.applied, change.product) == ("select", False, "a")
-        assert change.detail is not None
-        assert "model.onnx" in change.detail
-        until_inspected_as(run, "a")
-        received = run.end()
-    assert (unknown.value.reason, unusable.value.reason) == ("unknown_product", "unusable")
-    assert_every_frame_has_its_event(received, ["top"])
-    assert {event.product for event in received.verdicts} == {"a"}
-    assert set(received.last.ledger["top"].dropped) <= {"stopped"}, "frames that still waited at the end"
-
-
-def test_a_reload_activates_the_file_and_an_invalid_file_changes_nothing(
-    line: Line, bundle: Bundle, address: str
+def test_a_reload_activates_the_file_and_an_invalid_file_or_product_changes_nothing(
+    line: Line, bundle: Bundle, other_bundle: Bundle, address: str
 ) -> None:
     key, file = line.file.with_name("line.key"), line.file
-    with line.running() as run:
+    broken = shutil.copytree(other_bundle.path, file.with_name("broken"))
+    (broken / "model.onnx").write_bytes(b"")
+    with line.running() as run, Commander(line.commands, 60) as to_line:
         assert run.next_verdict().acting
         line.rewrite("allow_unsigned = true", "allow_unsigned = true\nacting = false\nthresholds.score = 3.5")
-        assert run.reload().applied
+        line.rewrite(str(other_bundle.path), str(broken))
+        assert run.reload().applied, "a reload opens only the active product"
         before = run.until(lambda event: isinstance(event, VerdictEvent) and not event.acting)
         assert before.score_threshold == 3.5
         good = file.read_text()
@@ -179,22 +157,16 @@ def test_a_reload_activates_the_file_and_an_invalid_file_changes_nothing(
             (str(bundle.path), "/nowhere", "/nowhere"),
             (address, "tcp://127.0.0.1:1", f"events.bind was '{address}'"),
             ("[commands]", "[journal]\nretain_mib = 15\n\n[commands]", "journal.retain_mib was 1024 and is 15 now"),
-            (
-                "[commands]",
-                "[evidence]\n\n[commands]",
-                "[evidence] was 'absent' and is 'present' now; restart the line",
-            ),
+            ("[commands]", "[evidence]\n[commands]", "[evidence] was 'absent' and is 'present' now; restart the line"),
             ("[commands]", f'[security]\nkey = "{key}"\n\n[commands]', f"security.key was None and is '{key}'"),
             ("rate_fps = 40", "rate_fps = 20", "rate_fps of camera top was 40.0 and is 20.0 now; restart the line"),
             ("[[cameras]]", "[[nonsense", "is not valid TOML"),
-            ("acting = false", "speed = 3", "it does not know the key speed"),
             ("allow_unsigned = true", "", "signed"),
             ("thresholds.score = 3.5", "thresholds.score = nan", "thresholds.score is nan"),
+            (good, "", "it lacks the key bundle"),
         ]
         nonsense: list[tuple[Callable[[], object], str]] = [
             *((partial(line.rewrite, old, new), why) for old, new, why in edits),
-            (lambda: file.write_bytes(bytes(range(256))), "is not valid TOML"),
-            (lambda: file.write_text(""), "it lacks the key bundle"),
             (file.unlink, "cannot be read"),
         ]
         for edit, why in nonsense:
@@ -202,13 +174,24 @@ def test_a_reload_activates_the_file_and_an_invalid_file_changes_nothing(
             refused = run.reload()
             assert (refused.change, refused.applied, refused.bundle) == ("reload", False, before.bundle)
             assert why in str(refused.detail)
-            after = run.until_inspected()
-            assert (after.bundle, after.score_threshold, after.acting) == (before.bundle, 3.5, False)
             file.write_text(good)
         status = run.until(lambda event: isinstance(event, StatusEvent) and event.last_change is not None)
         assert (status.last_change.applied, status.last_change.detail) == (False, refused.detail)
+        with pytest.raises(CommandRefusedError, match="there is no product 'z'; expected one of a, b") as unknown:
+            to_line.select("z")
+        with pytest.raises(CommandRefusedError, match=r"model\.onnx") as unusable:
+            to_line.select("b")
+        assert (unknown.value.reason, unusable.value.reason) == ("unknown_product", "unusable")
+        change = until_change(run)
+        assert (change.change, change.applied, change.product) == ("select", False, "a")
+        assert "model.onnx" in str(change.detail)
+        run.until_inspected()
         received = end(run)
-    assert [event.applied for event in received.changes] == [True] + [False] * len(nonsense)
+    assert [event.applied for event in received.changes] == [True] + [False] * (len(nonsense) + 1)
+    after = [event for event in received.verdicts if not event.acting]
+    assert {(event.bundle.digest, event.score_threshold, event.product) for event in after} == {
+        (bundle.digest, 3.5, "a")
+    }
 
 
 @pytest.fixture

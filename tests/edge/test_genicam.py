@@ -63,7 +63,7 @@ def grab_frame(camera: GenicamCamera) -> Frame:
 
 @pytest.mark.parametrize(
     ("pixel_format", "channels", "dtype"),
-    [("Mono8", 1, np.uint8), ("BayerRG8", 1, np.uint8), ("RGB8", 3, np.uint8), ("Mono16", 1, np.uint16)],
+    [("BayerRG8", 1, np.uint8), ("RGB8", 3, np.uint8), ("Mono16", 1, np.uint16)],
 )
 def test_frames_of_a_region_arrive_byte_for_byte_as_the_camera_sent_them(
     pixel_format: str, channels: int, dtype: type
@@ -169,7 +169,6 @@ def test_a_camera_under_foreign_control_is_refused_and_lost_control_ends_the_fra
     ("keys", "sentence"),
     [
         ({"exposure_us": 5}, "it refuses exposure_us 5 .* lower than allowed minimum '10'"),
-        ({"gain_db": 11}, "it refuses gain_db 11 .* greater than allowed maximum '10'"),
         ({"rate_fps": 2000}, "rate_fps 2000 does not suit it: it stands at 1000"),
         ({"pixel_format": "BGR8"}, "it refuses pixel_format BGR8"),
         ({"region": (0, 0, 65, 48)}, "it refuses region .* greater than allowed maximum '64'"),

@@ -56,6 +56,8 @@ def reason(fault: Fault | None) -> str | None:
 @pytest.mark.parametrize(
     ("period_s", "frames_at_ms", "limit_s"),
     [
+        (2, [], 5 * 2),
+        (2, range(0, 20_000, 1900), 5 * 2),  # jitter
         (0.5, range(0, 5000, 500), 5 * 0.5),
         (0.001, [0], MIN_SILENCE_SECONDS),
         (0.1, [], FIRST_FRAME_WITHIN_SECONDS),
@@ -74,26 +76,8 @@ def test_a_camera_is_silent_after_five_periods_and_not_before(
     assert camera.silent(last_ms + limit_s * 1e3 + 1)
     camera.open(at_ms=1e6)  # it counts from each opening
     assert not camera.silent(1e6 + FIRST_FRAME_WITHIN_SECONDS * 1e3)
-
-
-@given(
-    period_ms=st.floats(1, 60e3),
-    stated=st.booleans(),
-    periods=st.floats(2, 100),
-    jitter=st.lists(st.floats(0.9, 1.1), min_size=5, max_size=40),
-)
-def test_only_a_camera_that_stops_is_silent_within_the_stated_time(
-    period_ms: float, stated: bool, periods: float, jitter: list[float]
-) -> None:
-    camera, at_ms = Watched(period_ms / 1e3 if stated else None, silent_after_periods=periods), 0.0
-    for part in jitter:
-        at_ms += period_ms * part
-        # The period of a slow camera that does not state it is unknown before some frames have come.
-        assert not camera.silent(at_ms) or (not stated and period_ms > FIRST_FRAME_WITHIN_SECONDS * 1e3 / 1.1)
-        camera.frame(at_ms)
-    limit_ms = max(periods * period_ms, MIN_SILENCE_SECONDS * 1e3)
-    assert not camera.silent(at_ms + 0.85 * limit_ms)
-    assert camera.silent(at_ms + 1.15 * limit_ms)
+    assert not (patient := Watched(1.0, silent_after_periods=20)).frame(0)
+    assert (patient.silent(20_000), patient.silent(20_001)) == (False, True)
 
 
 def test_a_camera_that_waits_for_triggers_and_one_that_shows_files_may_be_silent() -> None:
@@ -168,15 +152,6 @@ def test_a_clock_may_run_back_and_restart_but_not_stand_still() -> None:
 # Frame ids.
 
 
-def walk(after: int, steps: int, highest: int | None) -> list[int]:
-    """Return the ids after one, counted as a camera counts: 1 follows the highest, and 0 never comes."""
-    ids = []
-    for _ in range(steps):
-        after = 1 if after == highest else after + 1
-        ids.append(after)
-    return ids
-
-
 @pytest.mark.parametrize("highest", [HIGHEST, None])
 @given(data=st.data())
 def test_every_lost_frame_is_named_once_and_no_other_across_the_wrap(highest: int | None, data: st.DataObject) -> None:
@@ -187,31 +162,20 @@ def test_every_lost_frame_is_named_once_and_no_other_across_the_wrap(highest: in
     ids = FrameIds()
     assert ids.next(last) == [], "frames before the first one are unknown"
     for lost_frames, came in pieces:
-        counted = walk(last, lost_frames + came, highest)
+        steps = range(last, last + lost_frames + came)
+        counted = [step % highest + 1 if highest else step + 1 for step in steps]  # 1 follows the highest, never 0
         first_of_run, last = counted[lost_frames], counted[-1]
         assert ids.next(first_of_run, last if came > 1 else None) == counted[:lost_frames]
 
 
-@given(start=st.integers(1, HIGHEST), back=st.integers(0, 1000), wraps=st.booleans())
-def test_an_id_that_repeats_or_runs_back_is_an_error_and_the_count_goes_on_from_it(
-    start: int, back: int, wraps: bool
-) -> None:
-    ids = FrameIds()
-    ids.next(start)
-    before = (start - back - 1) % HIGHEST + 1 if wraps else start - back
-    with pytest.raises(ValueError, match=f"frame id {before} came after {start}"):
-        ids.next(before)
-    if 0 < before < HIGHEST:
-        assert ids.next(before + 1) == []
-
-
-def test_a_step_of_half_of_16_bits_is_a_loss_and_a_longer_one_an_error() -> None:
+def test_an_id_that_repeats_or_runs_back_and_a_step_of_over_half_of_16_bits_is_an_error() -> None:
     for first in (30_000, 10**9):
-        ids = FrameIds()
-        ids.next(first)
-        assert ids.next(first + MAX_LOST_FRAMES) == list(range(first + 1, first + MAX_LOST_FRAMES))
-        with pytest.raises(ValueError, match="came after"):
-            ids.next(first + 2 * MAX_LOST_FRAMES + 1)
+        for wrong in (first, first - 1, first + MAX_LOST_FRAMES + 1):
+            ids = FrameIds()
+            ids.next(first)
+            with pytest.raises(ValueError, match=f"frame id {wrong} came after {first}"):
+                ids.next(wrong)
+            assert ids.next(wrong + MAX_LOST_FRAMES) == list(range(wrong + 1, wrong + MAX_LOST_FRAMES))
 
 
 def test_ids_restart_with_each_opening_and_do_not_count_where_they_show_no_gaps() -> None:

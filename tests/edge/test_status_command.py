@@ -154,7 +154,9 @@ def test_a_reload_prints_what_is_active_or_the_lines_reason_with_exit_code_15(ad
     assert CommandRefusedError.exit_code == 15
 
 
-def test_a_line_that_stops_or_is_late_or_gone_is_an_error(address: str) -> None:
+def test_a_reload_without_a_result_is_an_error_and_signals_no_process_of_an_unusable_line(
+    tmp_path: Path, address: str
+) -> None:
     for last in ({"state": "STOPPED"}, {"boot_id": "the next one"}):
         with StatusOnlyLine(address, an_own_status()) as line, on_sighup(lambda: line.send(an_own_status(**last))):  # noqa: B023
             assert "stopped before it reported the result of the reload" in failed(DeliveryError, address)
@@ -162,11 +164,6 @@ def test_a_line_that_stops_or_is_late_or_gone_is_an_error(address: str) -> None:
         assert "and may still apply it" in failed(DeliveryError, address, "--timeout", "0.3")
     with StatusOnlyLine(address, a_status(pid=4194304)):  # above Linux's largest pid
         assert "No such process" in failed(DeliveryError, address)
-
-
-def test_no_process_is_signalled_for_an_invalid_file_a_silent_line_or_another_version(
-    tmp_path: Path, address: str
-) -> None:
     (tmp_path / "line1.toml").write_text("nonsense")
     with on_sighup() as came:
         assert "is not valid TOML" in failed(ConfigError, tmp_path / "line1.toml")

@@ -141,7 +141,7 @@ class SoftwareTriggers(RuleBasedStateMachine):
 
 
 TestSoftwareTriggers = SoftwareTriggers.TestCase
-TestSoftwareTriggers.settings = settings(max_examples=100, phases=[Phase.generate])  # to shrink would take minutes
+TestSoftwareTriggers.settings = settings(max_examples=60, phases=[Phase.generate])  # to shrink would take minutes
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,11 @@ def package(request: pytest.FixtureRequest, testrun_uid: str) -> Path:
 
 @pytest.fixture(scope="session")
 def installed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy of /opt after the package was installed on an empty PC, from a medium that is read-only."""
+    """The folder /opt after the package was installed on an empty PC, without a network, from a read-only medium."""
     opt = tmp_path_factory.mktemp("installed")
     with LinePc() as pc:
         pc.sh(f"mkdir /mnt/stick && mount --bind '{package}' /mnt/stick && mount -o remount,bind,ro /mnt/stick")
-        pc.install(Path("/mnt/stick"))
-        pc.sh(f"cp -a /opt/. '{opt}'")
+        pc.sh(f"mount --bind '{opt}' /opt && sh /mnt/stick/install.sh")
     yield opt
     shutil.rmtree(opt)
 

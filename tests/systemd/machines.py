@@ -5,6 +5,7 @@ container with a real systemd, which runs `boot/drive.py`. What is written there
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import zipfile
@@ -15,11 +16,10 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
-import msgspec
-
-from heatline.edge.bundle import Bundle, open_bundle, sign_bundle, write_bundle
+from heatline.edge.bundle import Bundle, sign_bundle
 from heatline.edge.bundle.signature import make_key, read_private_key
 from tests.edge.lines import small_frames, write_pictures
+from tests.small_bundle import bundle_in, small_bundle
 
 SET_UP = r"""
 set -eu
@@ -116,58 +116,26 @@ def build_package(out: Path) -> Path:
 
 
 def build_next_package(package: Path, into: Path) -> Path:
-    """Make the package of a later version of heatline from a package.
-
-    Its heatline is complete, and so is msgspec, whose library shows which version a process runs. Its other wheels only
-    point to the installed packages of the former version.
-    """
+    """Make the package of a later version, whose heatline takes all libraries from the installed former version."""
     made = Path(shutil.copytree(package, into / "package", ignore=shutil.ignore_patterns("wheels")))
     (made / "wheels").mkdir()
     target = dict(line.split("=", 1) for line in (package / "target").read_text().splitlines())
-    former = f"/opt/heatline/{target['version']}/lib/python{target['python']}/site-packages"
-    for wheel in (package / "wheels").iterdir():
-        name = wheel.name.split("-")[0]
-        if name in ("pip", "msgspec"):
-            shutil.copy(wheel, made / "wheels")
-        elif name == "heatline":
-            _write_next_version(wheel, made / "wheels")
-        else:
-            _write_pointer(wheel, former, made / "wheels")
+    version = target["version"]
+    (pip,), (wheel,) = (list((package / "wheels").glob(f"{name}-*.whl")) for name in ("pip", "heatline"))
+    shutil.copy(pip, made / "wheels")
+    former, later = f"heatline-{version}", f"heatline-{NEXT_VERSION}"
+    with (
+        zipfile.ZipFile(wheel) as old,
+        zipfile.ZipFile(made / "wheels" / wheel.name.replace(former, later), "w") as new,
+    ):
+        for name in old.namelist():
+            data = old.read(name).replace(former.encode(), later.encode())
+            if name.endswith(("/METADATA", "heatline/edge/__init__.py")):
+                data = data.replace(version.encode(), NEXT_VERSION.encode())
+            new.writestr(name.replace(former, later), re.sub(rb"(?m)^Requires-Dist: .*\n", b"", data))
+        new.writestr("former.pth", f"/opt/heatline/{version}/lib/python{target['python']}/site-packages\n")
     _package().seal(made, python=target["python"], machine=target["machine"])
     return made
-
-
-def _write_next_version(wheel: Path, into: Path) -> None:
-    """Write heatline's wheel with the later version."""
-    former, later = "-".join(wheel.name.split("-")[:2]), f"heatline-{NEXT_VERSION}"
-    files = {name.replace(former, later): data for name, data in _read(wheel).items()}
-    for name, line in (
-        ("heatline/edge/__init__.py", '__version__ = "{}"'),
-        (f"{later}.dist-info/METADATA", "Version: {}"),
-    ):
-        old, new = (line.format(version).encode() for version in (former.partition("-")[2], NEXT_VERSION))
-        assert files[name].count(old + b"\n") == 1
-        files[name] = files[name].replace(old, new)
-    _write(into / wheel.name.replace(former, later), files)
-
-
-def _write_pointer(wheel: Path, folder: str, into: Path) -> None:
-    """Write a wheel with the metadata of another one, which adds a folder to Python's path."""
-    described = _read(wheel, (".dist-info/METADATA", ".dist-info/WHEEL"))
-    _write(into / wheel.name, {**described, f"former_{wheel.name.split('-')[0]}.pth": f"{folder}\n".encode()})
-
-
-def _read(wheel: Path, endings: tuple[str, ...] = ("",)) -> dict[str, bytes]:
-    with zipfile.ZipFile(wheel) as archive:
-        names = [name for name in archive.namelist() if not name.endswith(("/", ".dist-info/RECORD"))]
-        return {name: archive.read(name) for name in names if name.endswith(endings)}
-
-
-def _write(wheel: Path, files: Mapping[str, bytes]) -> None:
-    (record,) = {f"{Path(name).parent}/RECORD" for name in files if name.endswith(".dist-info/METADATA")}
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for name, data in {**files, record: "".join(f"{name},,\n" for name in (*files, record)).encode()}.items():
-            archive.writestr(name, data)
 
 
 def _package() -> ModuleType:
@@ -268,8 +236,6 @@ def _read_boot(out: Path) -> Boot:
     return Boot(json.loads(steps.read_text()), events, log.read_text().splitlines())
 
 
-BUNDLE = Path(__file__).parents[2] / "examples" / "drawn_boards" / "bundle"
-"""A trained bundle, with an EfficientNet."""
 LINE = """
 bundle = "boards.bundle"
 product = "boards"
@@ -350,29 +316,11 @@ def write_stick(path: Path) -> Stick:
     make_key(path / "maker.key")
     key = read_private_key(path / "maker.key")
     etc = path / "etc"
-    shutil.copytree(BUNDLE, etc / "boards.bundle")
-    boards = sign_bundle(open_bundle(etc / "boards.bundle"), key)
-    better = sign_bundle(_better(boards, etc / "better.bundle"), key)
-    shutil.copytree(better.path, etc / "broken.bundle")
-    _break(etc / "broken.bundle" / "model_f32.bin")
+    boards = sign_bundle(small_bundle(etc / "boards.bundle"), key)
+    better = sign_bundle(bundle_in(etc / "better.bundle", ["f32", "int8"]), key)
+    broken = shutil.copytree(better.path, etc / "broken.bundle") / "model_f32.bin"
+    broken.write_bytes(broken.read_bytes()[:-1])  # as a faulty copy
     (etc / "line1.toml").write_text(LINE)
     (etc / "line2.toml").write_text(LINE_WITHOUT_A_CAMERA)
     write_pictures(path / "pictures", small_frames(6, (224, 224)))
     return Stick(path, boards, better)
-
-
-def _better(bundle: Bundle, path: Path) -> Bundle:
-    """Write a bundle of the same model with another threshold."""
-    manifest = bundle.manifest
-    calibration = msgspec.structs.replace(
-        manifest.calibration, score_threshold=manifest.calibration.score_threshold + 0.5
-    )
-    files = {name: (bundle.path / name).read_bytes() for name in manifest.files}
-    return write_bundle(path, msgspec.structs.replace(manifest, version="better", calibration=calibration), files)
-
-
-def _break(file: Path) -> None:
-    """Change one byte, as a faulty copy does."""
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)

@@ -98,7 +98,7 @@ class Listener:
     def open(self) -> None:
         python = Path(os.path.realpath(CURRENT)) / "bin" / "python"  # that of the version active now
         with self.FILE.open("wb") as file:
-            self._process = subprocess.Popen([python, "/boot-test/plant.py", "listen", self._address], stdout=file)
+            self._process = subprocess.Popen([python, "/boot-test/listen.py", self._address], stdout=file)
 
     def close(self) -> None:
         if self._process is not None:
