@@ -6,6 +6,7 @@ Each runs as a process, between a real journal and a plant that stores each resu
 import asyncio
 import contextlib
 import re
+import shutil
 import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -330,8 +331,8 @@ TABLES = {
              f'{TLS}\nprefix = "acme/#"', f'{TLS}\nca = "none.pem"', f'{TLS}\nca = "junk"',
              f'{TLS}\ncertificate = "junk"\nkey = "junk"', f'{TLS}\nuser = "u"\npassword_file = "none"',
              f'{TLS}\nuser = "u"\npassword_file = "readable"'],
-    "opcua": ['listen = "0.0.0.0:4840"\nunprotected = true', "hold = 0", 'folder = "readable_key"', 'folder = "no_key"',
-              'folder = "junk_key"', 'folder = "other_key"'],
+    "opcua": ['listen = "0.0.0.0:4840"\nunprotected = true', "hold = 0", 'folder = "readable_key"',
+              'folder = "other_key"'],
 }  # fmt: skip
 
 
@@ -342,19 +343,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "junk").write_text("junk")
     (folder / "readable").write_text("secret")
     (folder / "readable").chmod(0o640)
-    der, pem = (Identity(name, folder).der.with_suffix(end) for name, end in (("one", ".der"), ("two", ".pem")))
-    pairs = {
-        "readable_key": (b"", b"", 0o644),
-        "no_key": (b"", None, 0),
-        "junk_key": (der.read_bytes(), b"junk", 0o600),
-        "other_key": (der.read_bytes(), pem.read_bytes(), 0o600),
-    }
-    for name, (certificate, key, mode) in pairs.items():
+    for name, key, mode in (("readable_key", "one", 0o644), ("other_key", "two", 0o600)):
         (folder / name).mkdir()
-        (folder / name / "server.der").write_bytes(certificate)
-        if key is not None:
-            (folder / name / "server.key").write_bytes(key)
-            (folder / name / "server.key").chmod(mode)
+        shutil.copy(Identity("one", folder).der, folder / name / "server.der")
+        private = Identity(key, folder).der.with_suffix(".pem")
+        shutil.copy(private, folder / name / "server.key").chmod(mode)
     return folder
 
 

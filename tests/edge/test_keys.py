@@ -210,31 +210,28 @@ def test_only_addresses_that_other_machines_reach_need_a_key() -> None:
     assert re.fullmatch(r".*heatline keys new .*chown heatline .*and set key = .* under.*", sentence)
 
 
-UNTRUSTWORTHY: dict[str, tuple[Callable[[Path], object], str]] = {
-    "secret": (lambda bad: bad.write_bytes((bad.parents[2] / "line.key").read_bytes()), "holds a private key"),
-    "damaged": (lambda bad: bad.write_text("nonsense"), "holds no CurveZMQ public key"),
-    "folder": (lambda bad: bad.mkdir(), "Is a directory"),
-}
-"""Key files that a line must not trust: how to create each at a path, and the message."""
-
-
-@pytest.mark.parametrize("kind", UNTRUSTWORTHY)
 def test_an_untrustworthy_key_file_stops_a_start_and_later_excludes_no_other(
-    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     secured = Secured(tmp_path)
-    client = secured.client("listen")
-    allow_list = secured.access()
-    create, excerpt = UNTRUSTWORTHY[kind]
-    create(secured.allowed / "listen" / "bad.pub")
-    for _ in range(3):
-        allow_list.refresh()
-        assert allow_list.allows("listen", client.own.public)
-    assert not allow_list.allows("listen", secured.client().own.public)
-    (logged,) = caplog.messages
-    assert excerpt in logged
-    with pytest.raises(AccessError, match=excerpt):
-        secured.access()
+    client, bad = secured.client("listen"), secured.allowed / "listen" / "bad.pub"
+    for create, excerpt in [
+        (lambda: bad.write_bytes((tmp_path / "line.key").read_bytes()), "holds a private key"),
+        (lambda: bad.write_text("nonsense"), "holds no CurveZMQ public key"),
+        (bad.mkdir, "Is a directory"),
+    ]:
+        bad.unlink(missing_ok=True)
+        caplog.clear()
+        allow_list = secured.access()
+        create()
+        for _ in range(3):
+            allow_list.refresh()
+            assert allow_list.allows("listen", client.own.public)
+        assert not allow_list.allows("listen", secured.client().own.public)
+        (logged,) = caplog.messages
+        assert excerpt in logged
+        with pytest.raises(AccessError, match=excerpt):
+            secured.access()
 
 
 def test_a_key_is_made_allowed_listed_and_revoked(tmp_path: Path) -> None:

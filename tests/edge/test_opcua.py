@@ -17,11 +17,9 @@ from asyncua import ua
 from asyncua.client.ua_client import UaClientState
 from asyncua.crypto.permission_rules import User
 from asyncua.crypto.security_policies import SecurityPolicyFactory, SecurityPolicyNone
-from hypothesis import given
-from hypothesis import strategies as st
 
 from heatline.edge.bridge.opcua.address_space import EVENT_FIELDS, RESULT_FIELDS, node_names
-from heatline.edge.bridge.opcua.bridge import METHODS, Error, HeldResult, HeldResults
+from heatline.edge.bridge.opcua.bridge import METHODS, Error
 from heatline.edge.bridge.opcua.server import (
     CHUNK_BYTES,
     CONNECTIONS,
@@ -37,7 +35,6 @@ from heatline.edge.config.bridges import OpcuaConfig
 from heatline.edge.delivery.servers import CommandServer
 from heatline.edge.wire.commands import Reply, Selected, refusal
 from heatline.edge.wire.events import Handshake
-from heatline.edge.wire.following import Delivered
 from tests.edge.bridged_line import (
     ROOT,
     BridgedLine,
@@ -301,31 +298,6 @@ def test_a_certificate_shown_without_security_gives_no_role(
 # What waits for a client's acknowledgement.
 
 
-@given(st.lists(st.one_of(st.just("result"), st.just("other"), st.integers(0, 12)), max_size=40), st.booleans())
-def test_the_journal_is_acknowledged_up_to_the_first_result_that_waits(steps: list[Any], wait: bool) -> None:
-    """Compared with a list that is searched anew at each step. A number acknowledges the result with that number."""
-    held = HeldResults(at_most=3, wait=wait)
-    expected: list[tuple[int, bool, bool]] = []
-    for step in steps:
-        if isinstance(step, int):
-            there = [(seq, is_result, done) for seq, is_result, done in expected if seq == step and is_result]
-            waits = any(not done for _, _, done in there)
-            expected = [(seq, is_result, done or (seq == step and is_result)) for seq, is_result, done in expected]
-            newest = [seq for seq, is_result, _ in expected if is_result][-3:]
-            assert held.acknowledge(f"j-{step}") == (waits if wait else step in newest)
-        else:
-            seq, is_result = len(expected) + 1, step == "result"
-            expected.append((seq, is_result, not (is_result and wait)))
-            held.add(Delivered("j", seq, b"{}"), HeldResult(f"j-{seq}", {}, "") if is_result else None)
-        through = next((seq - 1 for seq, _, done in expected if not done), len(expected))
-        assert (held.done_through.seq if held.done_through else 0) == through
-        settled = max((seq for seq, is_result, _ in expected[:through] if is_result), default=0)
-        assert (held.settled_through.seq if held.settled_through else 0) == settled
-        results = [f"j-{seq}" for seq, is_result, done in expected if is_result and not (wait and done)]
-        assert held.ids == (results if wait else results[-3:])
-        assert held.is_full == (wait and len(expected) - through >= 3)
-
-
 @in_loop
 async def test_losses_come_again_until_a_later_result_is_acknowledged_and_what_waits_makes_the_newest_uncertain(
     tmp_path: Path, identities: tuple[Identity, Identity]
@@ -354,7 +326,10 @@ async def test_losses_come_again_until_a_later_result_is_acknowledged_and_what_w
                         assert await acknowledge(mes, added[1]) == [[], 0]
                         await until_held(mes, [added[0], added[2]])
                         await until_read(mes, LATEST, added[2], UNCERTAIN)  # the first one still waits
+                        assert await acknowledge(mes, added[1]) == [[-5], -5], "it waits no longer"
+                        assert line.journal.acked("opcua") <= 0, "only what is before the first that waits"
                         assert await acknowledge(mes, added[0], "none") == [[0, -5], -5]
+                        line.acked(3)
                         await until_held(mes, added[2:])
                         assert await acknowledge(mes, *added[2:]) == [[], 0]
                         await until_read(mes, LATEST, added[4])
