@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from heatline.edge.cameras import liveness, supervisor, triggering
-from heatline.edge.cameras.base import EndOfFrames
+from heatline.edge.cameras.base import EndOfFrames, FrameSource
 from heatline.edge.cameras.pattern import frame_id_of, pattern
 from heatline.edge.cameras.process import FrameReady
 from heatline.edge.cameras.settings import CameraSettings, PatternSettings
@@ -69,6 +69,13 @@ def held() -> set[str]:
         with contextlib.suppress(FileNotFoundError):  # the one that lists them
             found.add(f"descriptor {fd} {os.readlink(f'/proc/self/fd/{fd}')}")
     return {one for one in found if "/proc/" not in one}
+
+
+def grabbed(camera: FrameSource) -> Frame | BadFrame:
+    """Return the next item of a camera, which must come."""
+    one = camera.grab(WITHIN_SECONDS)
+    assert one is not None, "no frame came"
+    return one
 
 
 def in_thread(work: Callable[[], object]) -> threading.Thread:

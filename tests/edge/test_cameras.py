@@ -37,7 +37,7 @@ from heatline.edge.frames import BadFrame, Frame, Stamp
 from tests.edge.gv_cameras import aravis_camera
 from tests.edge.lines import write_pictures
 from tests.edge.rtsp_server import BLUE, FPS, GREEN, RED, RtspServer, rtsp_server
-from tests.edge.supervised import WITHIN_SECONDS, drawn_camera, held, in_thread
+from tests.edge.supervised import WITHIN_SECONDS, drawn_camera, grabbed, held, in_thread
 
 PATIENT = {"open_within_s": WITHIN_SECONDS, "read_within_s": WITHIN_SECONDS}
 """Long, as a healthy server may be slow on a busy machine."""
@@ -75,8 +75,8 @@ class Device:
         self.has = {cv2.CAP_PROP_FOURCC: float(cv2.VideoWriter.fourcc(*"YUYV")), cv2.CAP_PROP_FPS: 30.0}
         self.ready = queue.Queue[float | None]()
         """Timestamps of the next frames; None: a read that fails."""
-        self.times: Iterator[int] | None = None
-        """Those of a camera that sends all the time."""
+        self.sends = False
+        """Whether it sends all the time, in place of `ready`."""
         self.released = threading.Event()
 
     def __call__(self, path: str, backend: int) -> "Device":
@@ -99,9 +99,10 @@ class Device:
         return self.has[which]
 
     def read(self) -> tuple[bool, np.ndarray | None]:
-        if self.times is not None:
+        if self.sends:
             time.sleep(0.005)
-        at_ms = self.ready.get() if self.times is None else float(next(self.times))
+            self.ready.put(self.has[cv2.CAP_PROP_POS_MSEC] + 1.0)
+        at_ms = self.ready.get()
         if at_ms is None:
             return False, None
         self.has[cv2.CAP_PROP_POS_MSEC] = at_ms
@@ -166,12 +167,12 @@ def example(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Example]
             )
         case "v4l2":
             device, path = request.getfixturevalue("device"), tmp_path / "video0"
-            device.times = itertools.count(1)
+            device.sends = True
             path.touch()
             yield Example(
                 V4l2Settings(name="top", device=path),
                 lambda frame: frame.image[0, 0, 0] == (frame.stamp.camera_timestamp_ns or 0) // 10**6 % 256,
-                pause=lambda: setattr(device, "times", None),
+                pause=lambda: setattr(device, "sends", False),
                 disappear=path.unlink,
                 appear=path.touch,
             )
@@ -204,12 +205,6 @@ def opened(settings: CameraSettings) -> Iterator[FrameSource]:
         yield camera
     finally:
         camera.close()
-
-
-def grabbed(camera: FrameSource) -> Frame | BadFrame:
-    one = camera.grab(WITHIN_SECONDS)
-    assert one is not None
-    return one
 
 
 def frames_of(camera: FrameSource, count: int, first_id: int | None = 1) -> Iterator[Frame]:

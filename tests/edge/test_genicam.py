@@ -17,11 +17,10 @@ from heatline.edge.cameras.settings import GenicamSettings
 from heatline.edge.errors import CameraError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame
 from tests.edge.gv_cameras import AravisCamera, aravis_camera, need_aravis, noise, viva_camera
+from tests.edge.supervised import WITHIN_SECONDS, grabbed
 
 FAST = 200.0
 """Frames per second, so that tests do not wait for frames."""
-SOON_S = 60.0
-"""Longer than any wait should take."""
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +45,8 @@ def opening(address: str | None, **keys: Any) -> Opened:
         return camera.open()
 
 
-def grab(camera: GenicamCamera) -> Frame | BadFrame:
-    item = camera.grab(SOON_S)
-    assert item is not None, "no frame came"
-    return item
-
-
 def grab_frame(camera: GenicamCamera) -> Frame:
-    item = grab(camera)
+    item = grabbed(camera)
     assert isinstance(item, Frame), item
     return item
 
@@ -81,7 +74,7 @@ def test_frames_of_a_region_arrive_byte_for_byte_as_the_camera_sent_them(
                     False,
                 )
                 np.testing.assert_array_equal(frame.image, sent)
-            until = time.monotonic() + SOON_S
+            until = time.monotonic() + WITHIN_SECONDS
             while camera.counters()["underruns"] == 0 and time.monotonic() < until:  # fills all other buffers
                 time.sleep(0.01)
         np.testing.assert_array_equal(frame.image, sent)
@@ -127,7 +120,7 @@ def test_a_frame_with_lost_packets_is_reported_with_its_id_and_one_that_vanished
         viva_camera(width=320, height=240, drop_packets=lost, packet_resend=False) as device,
         opened(device.ip, buffers=2) as camera,
     ):
-        items = [grab(camera) for _ in range(7)]
+        items = [grabbed(camera) for _ in range(7)]
         counted = camera.counters()
     assert [item.stamp.frame_id for item in items] == [1, 2, 3, 4, 5, 7, 8]
     bad = [item for item in items if isinstance(item, BadFrame)]
@@ -159,7 +152,7 @@ def test_a_camera_under_foreign_control_is_refused_and_lost_control_ends_the_fra
         grab_frame(camera)
         device.revoke_control()
         with pytest.raises(CameraError, match=r"control of it was lost: .* another application controls it"):
-            list(iter(lambda: grab(camera), None))
+            list(iter(lambda: grabbed(camera), None))
 
 
 # Settings.
