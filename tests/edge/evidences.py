@@ -1,4 +1,6 @@
-"""Evidence for tests: pictures of made-up frames, stores that hold some, and what a store's folder holds."""
+"""Evidence for tests: pictures of made-up frames, stores that hold some, what a store's folder holds, and lines that
+store evidence.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +11,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from heatline.edge.bundle import Bundle
+from heatline.edge.images import read_rgb
 from heatline.edge.monitor.marks import mark_of
 from heatline.edge.monitor.pictures import Evidence, Picture, TileScores
 from heatline.edge.monitor.recorder import EvidenceWriter, Limits, room_of
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.wire.events import MarkKind, ReviewEvent, Verdict, VerdictEvent
+from heatline.edge.wire.events import EvidenceState, MarkKind, ReviewEvent, StatusEvent, Verdict, VerdictEvent
+from tests.edge.lines import RunningLine, children, small_frames, write_line, write_pictures
 from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT
 
 LINE = "line1"
@@ -115,3 +120,54 @@ def mark(of: Picture, kind: MarkKind = "right", by: str = "Ada", seq: int = 1, j
         journal_id=journal,
         previous_seq=0,
     )
+
+
+# Lines that store evidence.
+
+
+def line_with_evidence(tmp_path: Path, bundle: Bundle, address: str, tables: str = "", rate_fps: float = 10.0) -> Path:
+    """Write a line that stores evidence in the folder `evidence`, unless `tables` name another one."""
+    write_pictures(tmp_path / "pictures", small_frames(6))
+    # On a busy machine, frames wait.
+    camera = f'path = "{tmp_path / "pictures"}"\nloop = true\nrate_fps = {rate_fps}\nwaiting_frames = 64'
+    evidence = "" if "[evidence]" in tables else f'[evidence]\nfolder = "{tmp_path / "evidence"}"\n'
+    return write_line(tmp_path, bundle.path, address, {"top": camera}, evidence + tables)
+
+
+def monitor_of(line: RunningLine) -> int:
+    """The process of the monitor beside a line."""
+    (found,) = (
+        pid
+        for pid in children(line.process.pid)
+        if b"heatline.edge.monitor.sidecar" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    return found
+
+
+def until_evidence(line: RunningLine, wanted: Callable[[EvidenceState], bool]) -> StatusEvent:
+    found: StatusEvent = line.until(
+        lambda event: isinstance(event, StatusEvent) and event.evidence is not None and wanted(event.evidence)
+    )
+    return found
+
+
+def kept_by(line: RunningLine, count: int) -> int:
+    """Wait until more pictures than that are stored, and nothing is wrong; return how many."""
+    found = until_evidence(line, lambda state: state.kept > count and state.fault is None).evidence
+    assert found is not None
+    return found.kept
+
+
+def assert_stored_as_heard(folder: Path, events: list[VerdictEvent]) -> list[VerdictEvent]:
+    """Every entry is whole, and is that of an event; return the events, oldest first."""
+    by_id = {event.picture: event for event in events}
+    held, shown, found = EvidenceStore(folder), small_frames(6), []
+    for entry in held.entries(newest_first=False):
+        heard, path = by_id[entry.picture], held.frame_path(entry.picture, entry.day)
+        of_entry, of_line = ((event.verdict, event.frame_score, event.regions) for event in (entry.event, heard))
+        assert of_entry == of_line
+        assert path is not None
+        np.testing.assert_array_equal(read_rgb(path), shown[str(heard.source)])
+        assert entry.heatmap is not None
+        found.append(heard)
+    return found

@@ -77,14 +77,13 @@ def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundl
     before, good = contents(own.path), evenly(tmp_path / "good", 250, 240, 245, 230)
     report = reported("calibrate", own.path, good, "--false-reject", "0.25")
     assert report["warnings"][0].startswith("4 frames are too few to warn of drift by; name at least 10")
-    assert report["warnings"][1].startswith("4 good frames cannot show a false-reject rate of 25 %: with 95 % ")
     assert contents(own.path) == before, "the old one is untouched"
     new = open_bundle(tmp_path / "dark-cal1.bundle")
     assert report["written"] == str(new.path)
     assert report["digest"] == new.digest != own.digest
     calibration = new.manifest.calibration
-    assert calibration.score_threshold == pytest.approx(logit_of(240), abs=1e-3)
-    assert calibration.evidence_threshold == pytest.approx(logit_of(240), abs=1e-3)
+    thresholds = calibration.score_threshold, calibration.evidence_threshold
+    assert thresholds == pytest.approx((logit_of(240), logit_of(240)), abs=1e-3)
     assert (calibration.frames, calibration.held_out_rejected) == (4, 1)
     assert calibration.false_reject_at_most == upper_bound(1, 4)
     assert (new.manifest.version, new.manifest.schema, new.manifest.files) == ("1+cal1", SCHEMA, own.manifest.files)
@@ -96,8 +95,6 @@ def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundl
     assert [json.loads(row)["verdict"] for row in inspected] == ["GOOD", "GOOD", "GOOD", "DEFECT"]
     again = reported("calibrate", new.path, good, "--false-reject", "0.25")
     assert (again["written"], again["before"]["rejected"]) == (str(tmp_path / "dark-cal2.bundle"), 1)
-    provenance = open_bundle(tmp_path / "dark-cal2.bundle").manifest.provenance
-    assert [each["parent"]["version"] for each in provenance["calibrations"]] == ["1", "1+cal1"]
     texts = [
         heatline(*command, env=WIDE).stdout
         for command in (("calibrate", own.path, good, "--dry-run"), ("bundle", "show", new.path))
@@ -109,75 +106,63 @@ def test_a_dry_run_prints_the_same_and_writes_nothing(tmp_path: Path, own: Bundl
     good = evenly(tmp_path / "good", 250, 250, 240)
     before = contents(tmp_path)
     dry = reported("calibrate", own.path, good, "--dry-run")
-    assert contents(tmp_path) == before
-    assert (dry["written"], dry["digest"]) == (None, None)
+    assert (dry["written"], dry["digest"], contents(tmp_path)) == (None, None, before)
     wet = reported("calibrate", own.path, good)
     assert {**dry, "written": 0, "digest": 0} == {**wet, "written": 0, "digest": 0}
     assert "1 of 3 pictures is a copy of another" in dry["warnings"][0]
     assert "001.png" in dry["warnings"][0]
-    single = reported("calibrate", own.path, good / "000.png", "--dry-run")["good_frames"]
-    assert (single["frames"], single["rejected"]) == (1, None)
 
 
 def test_frames_that_the_model_was_trained_on_cause_a_warning(tmp_path: Path, own: Bundle) -> None:
     good, others = evenly(tmp_path / "good", *range(230, 240)), evenly(tmp_path / "others", *range(220, 230))
     digests = [xxhash.xxh3_64_hexdigest((good / f"{place:03d}.png").read_bytes()) for place in (0, 3)]
     edit_manifest(own.path, lambda manifest: manifest["provenance"].update(data={"digests": digests}))
-    copies = shutil.copytree(good, tmp_path / "elsewhere")
-    report = reported("calibrate", own.path, copies, "--dry-run")
+    report = reported("calibrate", own.path, shutil.copytree(good, tmp_path / "elsewhere"), "--dry-run")
     assert report["calibration"]["false_reject_at_most"] is None
-    (trained,) = [line for line in report["warnings"] if "was trained on" in line]
-    assert trained.startswith(f"the model was trained on {copies / '000.png'} and 1 more of these frames")
+    trained = f"the model was trained on {tmp_path}/elsewhere/000.png and 1 more of these frames"
+    assert [line.startswith(trained) for line in report["warnings"] if "was trained on" in line] == [True]
     assert "was trained on" not in str(reported("calibrate", own.path, others, "--dry-run"))
 
 
-@pytest.mark.parametrize(
-    ("pooling", "evidence", "quantile"),
-    [("mean(map)", 230, None), ("top-mean(map, 196)", 250, 0.999)],  # all cells, so that the identity holds here
-)
-def test_the_evidence_threshold_follows_from_the_pooling(
-    tmp_path: Path, own: Bundle, pooling: str, evidence: int, quantile: float | None
-) -> None:
-    """With a mean, the one high frame sets both thresholds; with a top-mean, its four cells of 10,000 are too few."""
-    edit_manifest(own.path, lambda content: content["map"].update(identity=f"{pooling} == logit"))
+def test_the_evidence_threshold_follows_from_the_pooling(tmp_path: Path, own: Bundle) -> None:
+    """With a mean, the one high frame would set both thresholds; its four cells of 2,500 are too few for a top-mean."""
+    pooling = "top-mean(map, 196) == logit"  # all cells, so that it holds here
+    edit_manifest(own.path, lambda content: content["map"].update(identity=pooling))
     low, high = evenly(tmp_path / "low", 250, hw=(800, 800)), evenly(tmp_path / "high", 230, hw=(16, 16))
     reported("calibrate", own.path, low, high, "--false-reject", "0", "--to", tmp_path / "new")
     manifest = open_bundle(tmp_path / "new").manifest
-    assert manifest.calibration.score_threshold == pytest.approx(logit_of(230), abs=1e-3)
-    assert manifest.calibration.evidence_threshold == pytest.approx(logit_of(evidence), abs=1e-3)
-    assert manifest.provenance["calibrations"][0]["evidence_quantile"] == quantile
+    thresholds = manifest.calibration.score_threshold, manifest.calibration.evidence_threshold
+    assert thresholds == pytest.approx((logit_of(230), logit_of(250)), abs=1e-3)
+    assert manifest.provenance["calibrations"][0]["evidence_quantile"] == 0.999
 
 
 def test_invalid_input_is_refused_and_nothing_is_written(tmp_path: Path, own: Bundle) -> None:
-    good, bad, empty = evenly(tmp_path / "good", 250, 240), evenly(tmp_path / "bad", 230), tmp_path / "empty"
+    good, bad = evenly(tmp_path / "good", 250, 240), evenly(tmp_path / "bad", 230)
     (bad / "bad.png").write_bytes(b"\x89PNG")  # an error only when the frames are read
-    empty.mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "dark-cal1.bundle").mkdir()
     before = contents(tmp_path)
     for code, arguments, message in (
-        (9, [own.path, bad], "bad.png"),
-        (9, [own.path, good, tmp_path / "nowhere"], "nowhere"),
-        (9, [own.path, empty], "holds no picture"),
+        (9, [own.path, bad, "--to", tmp_path / "new"], "bad.png"),
+        (9, [own.path, tmp_path / "empty", "--to", tmp_path / "new"], "holds no picture"),
         (4, [tmp_path / "nowhere.bundle", good], "is not a bundle"),
-        (4, [own.path, bad, "--to", own.path / "new"], "which must not change"),
-        (4, [own.path, bad, "--to", good / "000.png" / "new"], "cannot be written"),
-        (4, [own.path, bad, "--to", own.path], "never overwritten"),
+        (4, [own.path, good], "dark-cal1.bundle"),
+        (4, [own.path, good, "--to", own.path / "new"], "which must not change"),
+        (4, [own.path, good, "--to", good / "000.png" / "new"], "cannot be written"),
+        (4, [own.path, good, "--to", own.path], "never overwritten"),
     ):
         assert message in refused(code, "calibrate", *arguments)
     wrong = heatline("calibrate", own.path, good, "--false-reject", "nan")
     assert (wrong.returncode, "nan" in wrong.stderr) == (2, True)
-    (tmp_path / "dark-cal1.bundle").mkdir()
-    assert "dark-cal1.bundle" in refused(4, "calibrate", own.path, good)
     assert contents(tmp_path) == before
 
 
 def test_a_single_outlier_is_refused_by_name(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250, 240, 245, 230, 3)
-    before = contents(tmp_path)
     assert refused(9, "calibrate", own.path, good).endswith(
         "004.png does not look like the other 4 good frames: brightness 3, expected 138 to 255; remove it, or if "
         "frames like it are good, add another picture like it, no copy"
     )
-    assert contents(tmp_path) == before
     report = reported("calibrate", own.path, good, evenly(tmp_path / "dim", 4), "--dry-run")
     assert report["calibration"]["plausible"]["brightness"][0] == pytest.approx(0.6 * 3, abs=0.1)
     odd = evenly(tmp_path / "odd", 100, 105, 110, 120, 3, 250)
@@ -189,8 +174,6 @@ def test_calibration_on_the_line_uses_the_bundles_lowest_defect(tmp_path: Path, 
     calibration = reported("calibrate", own.path, evenly(tmp_path / "good", 250, 245))["calibration"]
     assert (calibration["score_by"], calibration["coldest_defect"]) == ("margin", 40.0)
     assert calibration["score_threshold"] == pytest.approx((logit_of(245) + 40) / 2, abs=1e-3)
-    shown = heatline("bundle", "show", tmp_path / "dark-cal1.bundle", env=WIDE).stdout
-    assert "with a margin to the defective frames" in " ".join(shown.split())
 
 
 def test_ctrl_c_writes_nothing(tmp_path: Path, own: Bundle) -> None:
@@ -228,8 +211,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_a_new_design_is_inspected_without_training(tmp_path: Path, old: Bundle) -> None:
     before, good = contents(old.path), write_pictures(tmp_path / "good", frames(NEW, 5))
     report = reported(*SET, old.path, good, "--to", tmp_path / "new.bundle")
-    assert (report["version"], len(report["warnings"])) == ("1+ref1", 1)
-    assert report["warnings"][0].startswith(STAY)
+    assert (report["version"], [warning.startswith(STAY) for warning in report["warnings"]]) == ("1+ref1", [True])
     assert contents(old.path) == before
     new = open_bundle(tmp_path / "new.bundle")
     assert report["digest"] == new.digest
@@ -245,8 +227,6 @@ def test_a_new_design_is_inspected_without_training(tmp_path: Path, old: Bundle)
     judged = heatline("inspect", new.path, write_pictures(tmp_path / "shown", shown), "--out", tmp_path / "o", "--json")
     events = [json.loads(row) for row in judged.stdout.splitlines()]
     assert [event["reason"] or event["verdict"] for event in events] == ["GOOD", "DEFECT", "failed.misaligned"]
-    described = " ".join(heatline("bundle", "show", new.path, env=WIDE).stdout.split())
-    assert "compared with 5 good frames of good, 560 x 446 px, product.png" in described
     few = reported(*SET, old.path, good / "00.png", "--dry-run")
     assert (few["written"], few["warnings"][0][:51]) == (None, "of 1 or 2 frames nobody can tell which is defective")
 
@@ -255,11 +235,9 @@ def test_frames_that_make_no_reference_are_refused_in_one_sentence(tmp_path: Pat
     defective = dark_square(moved(OLD, 2, -1), 300, 400)
     for number, (pictures, reason) in enumerate((
         ({"1.png": np.full_like(OLD, 200)}, "1.png cannot be a reference, as frames cannot be aligned by what"),
-        ({**frames(OLD, 3), "02.png": OLD[::-1, ::-1]}, "02.png does not fit {folder}/00.png: the frame does not"),
+        ({**frames(OLD, 2), "02.png": OLD[::-1, ::-1]}, "02.png does not fit {folder}/00.png: the frame does not"),
         ({**frames(OLD, 3), "00.png": OLD[::-1, ::-1]}, "00.png does not fit {folder}/01.png: the frame does not"),
-        ({**frames(OLD, 3), "01.png": NEW}, "01.png does not fit {folder}/00.png: the frame does not"),
         ({**frames(OLD, 2), "02.png": OLD[:, :500]}, "02.png does not fit {folder}/00.png: the frame has 500x446 px"),
-        ({}, "holds no picture of a good part"),
         ({f"{at}.png": dark_square(OLD, 60, 60) if at % 2 else OLD for at in range(4)}, "would show a ghost there"),
         ({**frames(OLD, 3), "01.png": defective}, "1 of 3 frames is rejected when compared with the others, first "
          "{folder}/01.png (score"),
@@ -287,14 +265,14 @@ def test_calibration_compares_each_frame_with_a_reference_of_the_others(tmp_path
     assert new.references()[""].made_of == "4 good frames of good"
     assert new.manifest.provenance["calibrations"][0]["reference"]["file"] == "product.png"
     inspector = Inspector(old.manifest, open_verified_engine(old, "openvino", "f32").engine)
-    for each in report["good_frames"]["hottest"]:
-        rgb = noisy[Path(each["file"]).name]
-        scores = [
-            inspector.finish(inspector.start(Frame(Stamp("", 1), rgb, "RGB8"), reference=Reference.of(made, ""))).score
-            for made in ([other for other in noisy.values() if other is not rgb], list(noisy.values()))
-        ]
-        assert each["highest_logit"] == pytest.approx(scores[0], abs=1e-3)
-        assert abs(each["highest_logit"] - scores[1]) > 0.01, "it has no part in it"
+    hottest = report["good_frames"]["hottest"][0]
+    rgb = noisy[Path(hottest["file"]).name]
+    scores = [
+        inspector.finish(inspector.start(Frame(Stamp("", 1), rgb, "RGB8"), reference=Reference.of(made, ""))).score
+        for made in ([other for other in noisy.values() if other is not rgb], list(noisy.values()))
+    ]
+    assert hottest["highest_logit"] == pytest.approx(scores[0], abs=1e-3)
+    assert abs(hottest["highest_logit"] - scores[1]) > 0.01, "it has no part in it"
     kept = refused(9, "calibrate", old.path, good, "--keep-reference", "--dry-run")
     assert "4 of 4 pictures cannot be compared with the reference, first" in kept
     few = refused(9, "calibrate", old.path, good / "00.png", "--dry-run")
@@ -306,35 +284,25 @@ ANY = Plausible(12, (1, 999), (1, 999), (0, None), (0, None), (0, None), None)
 POSES = DriftReference(12, {measure: [0.0, 0.1, 0.2, 0.3, 0.4] for measure in ("brightness", *OF_POSE)})
 
 
-@pytest.mark.parametrize(
-    ("command", "forget", "warns"),
-    [
-        ((*SET,), {"", "top"}, True),
-        ((*SET, "--camera", "side"), {"side"}, False),
-        (("calibrate",), {"", "top"}, True),
-        (("calibrate", "--keep-reference"), {""}, False),  # whose frames it measures anew
-    ],
-)
-def test_drift_forgets_poses_against_another_reference_and_a_camera_keeps_its_own(
-    tmp_path: Path, command: tuple[str, ...], forget: set[str], warns: bool
-) -> None:
+def test_drift_forgets_poses_against_another_reference_and_a_camera_keeps_its_own(tmp_path: Path) -> None:
     both = board_bundle(tmp_path / "both.bundle", {"": Reference(OLD), "side": Reference(OLD)})
     poses, own = (msgspec.to_builtins(each) for each in (POSES, CameraPlausible(ANY, [], [], POSES)))
     known = {"reference": poses, "plausible_by_camera": {"top": own, "side": own}}
     edit_manifest(both.path, lambda manifest: manifest["calibration"].update(known))
-    good = write_pictures(tmp_path / "good", frames(OLD, 4))
-    report = reported(*command, both.path, good, "--to", tmp_path / "new.bundle")
-    assert (OWN in report["warnings"]) == warns
-    new = open_bundle(tmp_path / "new.bundle")
-    changed = "side" if "side" in forget else ""
-    assert {camera: each.made_of for camera, each in new.references().items()} == {
-        camera: "4 good frames of good" if camera == changed and "--keep-reference" not in command else "one picture"
-        for camera in ("", "side")
-    }
-    by_camera = new.manifest.calibration.plausible_by_camera
-    found = {"": new.manifest.calibration.reference, **{name: each.reference for name, each in by_camera.items()}}
-    assert {name for name, each in found.items() if each != POSES} == forget
-    for name in forget - {""}:
-        reference = found[name]
-        assert reference is not None
-        assert (list(reference.measures), set(reference.unwatched)) == (["brightness"], set(OF_POSE))
+    good, new_of, old_of = write_pictures(tmp_path / "good", frames(OLD, 3)), "3 good frames of good", "one picture"
+    for number, (command, forget, made_of, warns) in enumerate((
+        (SET, {"", "top"}, {"": new_of, "side": old_of}, True),
+        ((*SET, "--camera", "side"), {"side"}, {"": old_of, "side": new_of}, False),
+        (("calibrate",), {"", "top"}, {"": new_of, "side": old_of}, True),
+        (("calibrate", "--keep-reference"), {""}, {"": old_of, "side": old_of}, False),  # whose frames it measures anew
+    )):  # fmt: skip
+        report = reported(*command, both.path, good, "--to", tmp_path / str(number))
+        assert (OWN in report["warnings"]) == warns, command
+        new = open_bundle(tmp_path / str(number))
+        assert {camera: each.made_of for camera, each in new.references().items()} == made_of, command
+        by_camera = new.manifest.calibration.plausible_by_camera
+        found = {"": new.manifest.calibration.reference, **{name: each.reference for name, each in by_camera.items()}}
+        assert {name for name, each in found.items() if each != POSES} == forget, command
+        for reference in (found[name] for name in forget - {""}):
+            assert reference is not None
+            assert (list(reference.measures), set(reference.unwatched)) == (["brightness"], set(OF_POSE)), command

@@ -1,6 +1,5 @@
 """Drift: measures equal independent computations, and a line warns of a change before it rejects good frames."""
 
-import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +19,6 @@ from heatline.edge.bundle.manifest import Measure, Reference
 from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.calibration.thresholds import GoodFrame
 from heatline.edge.drift import (
-    OF_POSE,
     CameraReference,
     DriftMonitor,
     DriftSetup,
@@ -69,24 +67,24 @@ def test_saturation_is_the_share_of_colour_and_does_not_depend_on_the_light() ->
     picture = np.zeros((64, 64, 3), np.uint8)
     picture[:32], picture[32:] = (200, 100, 100), (80, 80, 80)
     expected = (200 - 100) / (200 + 80)  # the sums over both halves
-    assert saturation_of(picture) == pytest.approx(expected)
-    assert saturation_of(picture // 2) == pytest.approx(expected)
-    assert saturation_of(picture * 0) == 0
+    found = [saturation_of(each) for each in (picture, picture // 2, picture * 0)]
+    assert found == pytest.approx([expected, expected, 0])
 
 
-def test_a_reference_has_the_quantiles_of_its_frames() -> None:
+def test_a_reference_has_the_quantiles_of_its_frames_if_these_are_enough() -> None:
     pictures = [noisy(board(), seed, 1 + 0.01 * seed) for seed in range(12)]
-    scores = [0.1 * number**2 for number in range(30)]
-    reference = fit_reference(samples(pictures), scores, scores[::-1])
+    reference = fit_reference(samples(pictures), [], [])
     assert reference is not None
     for name in ("brightness", "sharpness"):
         values = [getattr(ImageStatistics.of(each), name) for each in pictures]
         cuts = statistics.quantiles(values, n=20, method="inclusive")
         expected = [min(values), cuts[0], statistics.median(values), cuts[-1], max(values)]
         assert reference.measures[name] == pytest.approx(expected)
-    assert reference.measures["score"] == reference.measures["evidence"]
-    assert reference.unwatched == dict.fromkeys(OF_POSE, "the bundle compares frames with no reference")
     assert (reference.frame_hw, reference.frames) == (None, 12)
+    grey = fit_reference(samples([each[..., :1].repeat(3, axis=2) for each in pictures[:10]]), [], [])
+    assert grey is not None
+    assert grey.unwatched["saturation"] == "the pictures are grey"
+    assert fit_reference(samples(pictures[:9]), [], []) is None
 
 
 @pytest.mark.parametrize(
@@ -113,24 +111,16 @@ def test_with_a_reference_the_pose_is_watched_up_to_half_of_what_alignment_accep
     assert [values[each] for each in ("shift_x", "shift_y", "turn", "match")] == [22.0, 4.0, -1.5, 0.75]
 
 
-def test_grey_pictures_watch_no_saturation_and_few_frames_watch_nothing() -> None:
-    grey = board()[..., :1].repeat(3, axis=2)
-    reference = fit_reference(samples([noisy(grey, seed)[..., :1].repeat(3, axis=2) for seed in range(10)]), [], [])
-    assert reference is not None
-    assert reference.unwatched["saturation"] == "the pictures are grey"
-    assert fit_reference(samples([board()] * 9), [], []) is None
-
-
-def reference_of(quantiles: list[float], measure: Measure = "score") -> Reference:
-    return Reference(frames=10, measures={measure: quantiles}, frame_hw=(600, 800))
+def expected_of(quantiles: list[float], measure: Measure = "score") -> ExpectedRange:
+    return expected_range(Reference(frames=10, measures={measure: quantiles}, frame_hw=(600, 800)), measure)
 
 
 def test_the_expected_range_exceeds_the_quantiles_by_the_margin_and_has_a_least_width() -> None:
-    assert expected_range(reference_of([-9, -4, 0, 8, 9]), "score") == (-5, 0, 10)
-    assert expected_range(reference_of([1, 1, 1, 1, 1]), "score") == (0.75, 1, 1.25)
-    assert expected_range(reference_of([100] * 5, "brightness"), "brightness") == (97, 100, 103)
-    assert expected_range(reference_of([0] * 5, "shift_x"), "shift_x") == pytest.approx((-3.125, 0, 3.125))
-    assert expected_range(reference_of([0.5, 0.8, 0.9, 0.9, 1], "match"), "match").high is None
+    assert expected_of([-9, -4, 0, 8, 9]) == (-5, 0, 10)
+    assert expected_of([1, 1, 1, 1, 1]) == (0.75, 1, 1.25)
+    assert expected_of([100] * 5, "brightness") == (97, 100, 103)
+    assert expected_of([0] * 5, "shift_x") == pytest.approx((-3.125, 0, 3.125))
+    assert expected_of([0.5, 0.8, 0.9, 0.9, 1], "match").high is None
 
 
 EXPECTED = {"score": ExpectedRange(-1.0, 0.0, 2.0)}
@@ -158,7 +148,6 @@ def test_a_measure_has_drifted_once_the_median_of_the_window_lies_outside(values
 
 
 PLANE = board(7, (330, 400))
-Picture = NDArray[np.uint8]
 
 
 def view(right: int = 0) -> Picture:
@@ -168,83 +157,67 @@ def view(right: int = 0) -> Picture:
 CALIBRATION = [noisy(view(), seed) for seed in range(30)]
 
 
-def calibrated(path: Path, engine: Engine) -> Bundle:
-    """Write the small bundle, which is dark-sensitive, with the reference that calibration frames give."""
-    now = manifest()
-    inspector = Inspector(now, engine)
-    pending = [inspector.start(Frame(Stamp("calibrate", 1), picture, "RGB8")) for picture in CALIBRATION]
-    good = [GoodFrame.of(each.logits, inspector.finish(each).heatmap) for each in pending]
-    reference = fit_reference(
-        [PictureSample.of(each) for each in CALIBRATION],
-        [each.highest_logit for each in good],
-        [each.median_evidence for each in good],
-    )
-    calibration = msgspec.structs.replace(
-        now.calibration,
-        score_threshold=max(each.highest_logit for each in good) + 8,
-        reference=reference,
-        plausible=fit_plausibility(
-            [Appearance((230, 300), ImageStatistics.of(each), None) for each in CALIBRATION]
-        ).plausible,
-    )
-    return write_bundle(path, msgspec.structs.replace(now, calibration=calibration), contents_of())
-
-
 @pytest.fixture
 def own(tmp_path: Path, openvino: Engine) -> Bundle:
-    return calibrated(tmp_path / "own.bundle", openvino)
+    """The small bundle, which is dark-sensitive, with the reference that calibration frames give."""
+    now = manifest()
+    inspector = Inspector(now, openvino)
+    pending = [inspector.start(Frame(Stamp("calibrate", 1), picture, "RGB8")) for picture in CALIBRATION]
+    good = [GoodFrame.of(each.logits, inspector.finish(each).heatmap) for each in pending]
+    scores, evidence = [each.highest_logit for each in good], [each.median_evidence for each in good]
+    appearances = [Appearance((230, 300), ImageStatistics.of(each), None) for each in CALIBRATION]
+    calibration = msgspec.structs.replace(
+        now.calibration,
+        score_threshold=max(scores) + 8,
+        reference=fit_reference(samples(CALIBRATION), scores, evidence),
+        plausible=fit_plausibility(appearances).plausible,
+    )
+    return write_bundle(tmp_path / "own.bundle", msgspec.structs.replace(now, calibration=calibration), contents_of())
 
 
-CHANGES: dict[str, Callable[[float], Picture]] = {
-    "dimmed": lambda share: noisy(view(), 90, 1 - 0.4 * share),
-    "defocused": lambda share: noisy(cv2.GaussianBlur(view(), (0, 0), 0.01 + share), 91),  # type: ignore[arg-type]
+CHANGES: dict[str, tuple[str, Callable[[float], Picture]]] = {
+    "dimmed": ("brightness", lambda share: noisy(view(), 90, 1 - 0.4 * share)),
+    "defocused": (
+        "sharpness",
+        lambda share: noisy(np.asarray(cv2.GaussianBlur(view(), (0, 0), 0.01 + share), np.uint8), 91),
+    ),
 }
-FIRST = {"dimmed": "brightness", "defocused": "sharpness"}
+"""By camera: what warns first, and the picture at a share of the change."""
 STEADY, FRAMES = 8, 34
 """Frames before the change begins, and all frames."""
 
 
 def test_a_line_warns_of_each_change_before_it_rejects_a_good_frame(tmp_path: Path, own: Bundle, address: str) -> None:
     cameras = {}
-    for name, change in CHANGES.items():
-        pictures = {
-            f"{number:02d}.png": change(max(0, number - STEADY) / (FRAMES - STEADY)) for number in range(FRAMES)
-        }
-        write_pictures(tmp_path / name, pictures)
+    for name, (_, change) in CHANGES.items():
+        shares = [max(0, number - STEADY) / (FRAMES - STEADY) for number in range(FRAMES)]
+        write_pictures(tmp_path / name, {f"{at:02d}.png": change(share) for at, share in enumerate(shares)})
         cameras[name] = {"kind": "folder", "path": name}
     tables = f'[journal]\nfolder = "{tmp_path}/journal"\n\n[drift]\nframes = 6\nevery_s = 0'
     line = write_line_with(tmp_path, own.path, address, cameras, tables)
     with running(line, address) as run:
         received = run.until_stopped()
         assert run.exit_code() == 0
-
-    for name, measure in FIRST.items():
-        of_camera = [
-            event
-            for event in received.in_order
-            if isinstance(event, VerdictEvent | DriftEvent) and event.camera == name
-        ]
-        kinds = [event.measure if isinstance(event, DriftEvent) else event.verdict for event in of_camera]
+    for name, (measure, _) in CHANGES.items():
+        events = [e for e in received.in_order if isinstance(e, VerdictEvent | DriftEvent) and e.camera == name]
+        kinds = [event.measure if isinstance(event, DriftEvent) else event.verdict for event in events]
         warned = kinds.index(measure)
         assert kinds[:STEADY] == ["GOOD"] * STEADY
         assert not set(kinds[:warned]) & {"DEFECT", "NO_VERDICT"}
-        warning = of_camera[warned]
+        warning = events[warned]
         assert isinstance(warning, DriftEvent)
-        assert warning.active
+        assert (warning.active, warning.bundle.digest) == (True, own.digest)
         assert warning.high is not None
         assert not warning.low <= warning.value <= warning.high
-        assert warning.bundle.digest == own.digest
         assert set(kinds[warned:]) & {"DEFECT", "NO_VERDICT"}, "later it rejects frames"
     assert received.last.drift["dimmed"]["brightness"].drifted
-
     shown = heatline("journal", "show", line, "-n", "200", "--topic", "drift", env={"COLUMNS": "300"})
-    assert re.search(r"drift +brightness active ", shown.stdout), shown.stdout
     assert "the pictures are darker than at calibration: brightness" in shown.stdout
 
 
-def inspecting(bundle: Bundle, engine: Engine, **settings: float) -> Callable[[Picture], Outcome]:
+def inspecting(bundle: Bundle, engine: Engine, every_s: float) -> Callable[[Picture], Outcome]:
     """Return a function that inspects a picture by one setup."""
-    drift = DriftSetup(references_of(bundle, {"top": WHOLE_FRAME}), window=6, every_s=settings.get("every_s", 0))
+    drift = DriftSetup(references_of(bundle, {"top": WHOLE_FRAME}), window=6, every_s=every_s)
     setup = replace(setup_of(bundle, engine), drift=drift)
 
     def inspect(picture: Picture) -> Outcome:
@@ -255,19 +228,15 @@ def inspecting(bundle: Bundle, engine: Engine, **settings: float) -> Callable[[P
     return inspect
 
 
-class Emitted:
-    """Collects what a line's drift emits, as texts."""
+def test_only_frames_that_are_due_and_whose_setup_has_a_reference_count_and_another_setup_ends_the_warnings(
+    own: Bundle, openvino: Engine
+) -> None:
+    emitted, now_s = list[tuple[str, str, bool]](), 0.0
 
-    def __init__(self) -> None:
-        self.events: list[str] = []
+    def emit(camera: str, measure: str, reading: DriftReading, _detail: str, _setup: Setup) -> None:
+        emitted.append((camera, measure, reading.drifted))
 
-    def __call__(self, camera: str, measure: str, reading: DriftReading, detail: str, _setup: Setup) -> None:
-        self.events.append(f"{camera} {measure} {'active' if reading.drifted else 'over'}")
-
-
-def test_only_frames_that_are_due_and_whose_setup_has_a_reference_count(own: Bundle, openvino: Engine) -> None:
-    emitted, now_s = Emitted(), 0.0
-    drift, inspect = LineDrift(emitted, clock=lambda: now_s), inspecting(own, openvino, every_s=1.0)
+    drift, inspect = LineDrift(emit, clock=lambda: now_s), inspecting(own, openvino, every_s=1.0)
     outcome, defective = inspect(view()), view().copy()
     for _ in range(8):
         now_s += 1
@@ -283,21 +252,12 @@ def test_only_frames_that_are_due_and_whose_setup_has_a_reference_count(own: Bun
         now_s += 1
         drift.add(inspect(defective))
     assert drift.state()["top"]["score"] == before, "defective parts are no drift of the score"
-    assert not [event for event in emitted.events if "score" in event or "evidence" in event]
+    assert ("top", "brightness", True) in emitted
+    assert {"score", "evidence"}.isdisjoint(measure for _, measure, _ in emitted)
+    active = [each for each in emitted if each[2]]
+    emitted.clear()
+    drift.add(inspecting(own, openvino, every_s=0)(view()))
+    assert sorted(emitted) == sorted((camera, measure, False) for camera, measure, _ in active)
+    assert drift.state() == {"top": {}}, "a new window"
     drift.add(replace(outcome, setup=setup_of(own, openvino)))
-    assert drift.state() == {}
-
-
-def test_another_setup_ends_the_warnings_and_begins_a_new_window(own: Bundle, openvino: Engine) -> None:
-    emitted, dark = Emitted(), noisy(view(), 1, 0.9)
-    drift, first, second = LineDrift(emitted), inspecting(own, openvino), inspecting(own, openvino)
-    for _ in range(6):
-        drift.add(first(dark))
-    assert "top brightness active" in emitted.events
-    active = len(emitted.events)
-    drift.add(second(dark))
-    assert emitted.events[active:] == [event.replace("active", "over") for event in emitted.events[:active]]
-    assert drift.state() == {"top": {}}
-    for _ in range(2):
-        drift.add(second(dark))
-    assert "top brightness active" in emitted.events[2 * active :]
+    assert drift.state() == {}, "without a reference"

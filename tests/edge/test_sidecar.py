@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,27 +19,23 @@ from heatline.edge.bundle import Bundle
 from heatline.edge.cameras.settings import PatternSettings
 from heatline.edge.config import EvidenceConfig, LineConfig, WebConfig
 from heatline.edge.monitor.feed import PictureFeed
-from heatline.edge.monitor.memory import Memory
-from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.pictures import picture_socket
-from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.service import sidecar as sidecar_module
 from heatline.edge.service.sidecar import STABLE_AFTER_SECONDS, Sidecar
 from heatline.edge.wire.events import StatusEvent, WebState
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, process_env
-from tests.edge.journals import counted, make_writer, mixed_messages
+from tests.edge.journals import Clocks, good, make_writer
 from tests.edge.lines import (
     assert_every_frame_has_its_event,
-    children,
     running,
     small_frames,
     started,
     write_line,
     write_pictures,
 )
-from tests.edge.secured import until
+from tests.edge.secured import free_port, until
 from tests.edge.status_only_line import StatusOnlyLine, a_status
-from tests.edge.view_pages import Page, next_message
+from tests.edge.view_pages import Page, next_message, page_at
 
 # A process that stands in for the monitor.
 
@@ -90,30 +85,17 @@ def beside(file: Path, of: LineConfig, feed: PictureFeed | None = None) -> Itera
         child.close()
 
 
-def fault_of(child: Sidecar) -> str | None:
-    state = child.evidence()
-    assert state is not None
-    return state.fault
-
-
-class Clock:
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 def test_a_child_that_ends_is_started_again_after_pauses_that_grow_until_one_runs_stably(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sidecar_module, "LONGEST_PAUSE_SECONDS", 1.5)  # reached after few starts
-    clock = Clock()
-    child = Sidecar(file, config(), None, clock)
+    clock = Clocks()
+    child = Sidecar(file, config(), None, clock.monotonic_s)
 
-    def pause_after(code: str) -> float:
+    def pause_after(end: str) -> float:
         """Let it end, and start another one after the pause, not sooner; return the pause."""
         until(lambda: (child.step(), child.process is None)[1])
-        assert child.fault == f"the monitor {code}"
+        assert child.fault == f"the monitor {end}"
         pause = child.restarts.at_s - clock.now_s
         for seconds, is_started in ((pause - 0.01, False), (0.02, True)):
             clock.now_s += seconds
@@ -123,7 +105,7 @@ def test_a_child_that_ends_is_started_again_after_pauses_that_grow_until_one_run
 
     file.write_text("3")
     child.step()
-    assert [pause_after("ended with exit code 3") for _ in range(3)] == pytest.approx([0.5, 1, 1.5])
+    assert [pause_after("ended with exit code 3") for _ in range(2)] == pytest.approx([0.5, 1])
     until(lambda: (child.step(), child.process is None)[1])
     file.write_text("wait")
     clock.now_s += 1.6
@@ -158,6 +140,11 @@ def test_a_child_yields_to_the_line_has_nothing_of_systemd_and_is_killed_if_it_d
 
 
 def test_a_page_or_a_store_that_does_not_work_is_told_and_nothing_else_suffers(file: Path) -> None:
+    def fault_of(child: Sidecar) -> str | None:
+        state = child.evidence()
+        assert state is not None
+        return state.fault
+
     file.write_text("record without page")
     with beside(file, config(web=True), PictureFeed(picture_socket(file))) as child:
         until(lambda: child.web() == WebState(fault="the address is in use"))
@@ -172,10 +159,12 @@ def test_a_page_or_a_store_that_does_not_work_is_told_and_nothing_else_suffers(f
 LINE = """
 import sys, time
 from pathlib import Path
+from heatline.edge.cameras.settings import PatternSettings
+from heatline.edge.config import LineConfig, WebConfig
 from heatline.edge.service import sidecar
 sidecar.MODULE = "tests.edge.stand_in"
-from tests.edge.test_sidecar import config
-sidecar.Sidecar(Path(sys.argv[1]), config(web=True), None).start()
+config = LineConfig(bundle=Path("b"), cameras=[PatternSettings(name="top")], web=WebConfig())
+sidecar.Sidecar(Path(sys.argv[1]), config, None).start()
 time.sleep(1000)
 """
 
@@ -202,21 +191,8 @@ def viewing(line: Path) -> Iterator[tuple[subprocess.Popen[str], Page]]:
         yield process, page_at(int(found[1]))
 
 
-def page_at(port: int) -> Page:
-    memory = Memory()
-    return Page(port, memory, Metrics(memory))
-
-
-def until_state(page: Page, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Return the first state that is wanted."""
-    give_up = time.monotonic() + WITHIN_SECONDS
-    with page.live() as viewer:
-        while time.monotonic() < give_up:
-            message = viewer.recv(WITHIN_SECONDS)
-            found: dict[str, Any] = json.loads(message) if isinstance(message, str) else {"type": "picture"}
-            if found["type"] == "state" and wanted(found):
-                return found
-    raise AssertionError("the state that was waited for did not come")
+def until_state(page: Page, wanted: Callable[[dict[str, Any]], object]) -> None:
+    until(lambda: wanted(page.get("/api/state").json))
 
 
 def stopped_line(folder: Path, address: str, tables: str = "") -> Path:
@@ -228,41 +204,35 @@ def test_it_shows_the_journal_of_a_stopped_line_follows_its_starts_and_ends_at_s
     tmp_path: Path, address: str
 ) -> None:
     with contextlib.closing(make_writer(tmp_path)) as journal:
-        events = counted(journal.commit(mixed_messages(20)))
-    verdicts = [event.frame_number for event in events if event.topic.startswith("verdict.")]  # type: ignore[union-attr]
+        journal.commit([good(number=number) for number in range(1, 13)])
     line = stopped_line(tmp_path, address, f'[journal]\nfolder = "{tmp_path}"')
-    with viewing(line) as (process, page), contextlib.ExitStack() as viewers:
-        until(lambda: [row["frame_number"] for row in page.get("/api/verdicts").json["rows"]] == verdicts)
-        never = until_state(page, lambda state: not state["running"])
-        assert never["words"][0].startswith("The line does not run, or has not reported yet")
+    with viewing(line) as (process, page):
+        until(lambda: [row["frame_number"] for row in page.get("/api/verdicts").json["rows"]] == list(range(1, 13)))
+        never = page.get("/api/state").json
+        assert (never["running"], never["words"][0].partition(",")[0]) == (False, "The line does not run")
         with StatusOnlyLine(address, a_status()) as status:
-            assert until_state(page, lambda state: state["running"])["bundle"]["name"] == "boards"
+            until_state(page, lambda state: state["running"] and state["bundle"]["name"] == "boards")
             status.status = a_status(boot_id="another", state="STOPPED")
-            stopped = until_state(page, lambda state: not state["running"])
-            assert stopped["words"][0].startswith("The line has stopped at ")
+            until_state(page, lambda state: state["words"][0].startswith("The line has stopped at "))
         with StatusOnlyLine(address, a_status(boot_id="third")):
             until_state(page, lambda state: state["running"])
-        opened = [viewers.enter_context(page.live()) for _ in range(3)]
-        for viewer in opened:
+        with page.live() as viewer:
             next_message(viewer, "state")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(WITHIN_SECONDS) == 0
-        for viewer in opened:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(WITHIN_SECONDS) == 0
             with pytest.raises(ConnectionClosed):
                 next_message(viewer, "nothing more")
         assert process.stderr is not None
         assert process.stderr.read() == ""
 
 
-def test_a_mistake_is_one_sentence_also_of_check(tmp_path: Path, bundle: Bundle, address: str, port: int) -> None:
-    line = stopped_line(tmp_path, address)
+def test_a_mistake_is_one_sentence_also_of_check(tmp_path: Path, bundle: Bundle, address: str) -> None:
+    line, port = stopped_line(tmp_path, address), free_port().number
     for listen, words in (
         ("0.0.0.0:0", "other machines can reach 0.0.0.0:0, and nothing protects the page; set token_file"),
-        ("nonsense", "nonsense"),
         ("127.0.0.1:99999", "the page's address is '127.0.0.1:99999'; expected HOST:PORT, PORT 0 to 65535"),
     ):
-        result = heatline("view", line, "--listen", listen)
-        assert (words in complaint(result), result.returncode in (3, 7)) == (True, True), listen
+        assert words in complaint(heatline("view", line, "--listen", listen)), listen
     write_pictures(tmp_path / "pictures", small_frames(1))
     token = tmp_path / "token"
     web = f'[web]\nlisten = "0.0.0.0:{port}"\ntoken_file = "token"\n'
@@ -271,7 +241,6 @@ def test_a_mistake_is_one_sentence_also_of_check(tmp_path: Path, bundle: Bundle,
     assert (missing.returncode, "make a token with: " in complaint(missing)) == (21, True)
     token.write_text("0123456789abcdef")
     token.chmod(0o600)
-    assert heatline("check", line).returncode == 0
     with socket.create_server(("0.0.0.0", port)):
         taken = heatline("check", line)
     assert (taken.returncode, "the page cannot listen on" in complaint(taken)) == (7, True)
@@ -280,28 +249,14 @@ def test_a_mistake_is_one_sentence_also_of_check(tmp_path: Path, bundle: Bundle,
 # Beside a real line.
 
 
-@pytest.fixture
-def port() -> Iterator[int]:
-    """A port that is reserved until the test ends, as `address` does."""
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("", 0))
-        yield holder.getsockname()[1]
-
-
-def real_line(folder: Path, bundle: Bundle, address: str, rate_fps: int, tables: str = "") -> Path:
-    write_pictures(folder / "pictures", small_frames(20))
-    camera = f'path = "{folder / "pictures"}"\nrate_fps = {rate_fps}\nloop = true'
-    return write_line(folder, bundle.path, address, {"top": camera}, tables)
-
-
-@pytest.mark.parametrize(
-    "how", [pytest.param(signal.SIGKILL, marks=pytest.mark.long), signal.SIGSTOP], ids=["killed", "hangs"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hangs"])
 def test_a_line_does_not_notice_the_end_of_a_page(
     how: signal.Signals, bundle: Bundle, tmp_path: Path, address: str
 ) -> None:
-    line = real_line(tmp_path, bundle, address, 20)
+    write_pictures(tmp_path / "pictures", small_frames(20))
+    camera = f'path = "{tmp_path / "pictures"}"\nrate_fps = 20\nloop = true'
+    line = write_line(tmp_path, bundle.path, address, {"top": camera})
     with running(line, address) as one:
         one.until_inspected()  # the line began when the test subscribed, not when the page did
         with viewing(line) as (page, _):
@@ -312,52 +267,3 @@ def test_a_line_does_not_notice_the_end_of_a_page(
             assert status.handshake.state in ("READY", "BUSY")
             page.kill()
             assert_every_frame_has_its_event(one.end(), ["top"])
-
-
-def test_a_line_starts_its_page_again_which_stores_the_good_frame_that_a_person_marks(
-    bundle: Bundle, tmp_path: Path, address: str, port: int
-) -> None:
-    tables = f'[evidence]\nfolder = "evidence"\n[journal]\nfolder = "."\n[web]\nlisten = "127.0.0.1:{port}"\n'
-    line, page, store = (
-        real_line(tmp_path, bundle, address, 2, tables),
-        page_at(port),
-        EvidenceStore(tmp_path / "evidence"),
-    )
-    names: list[str] = []
-
-    def is_marked(_: object) -> bool:
-        """Mark the GOOD frame of which the page has the picture, and wait until it is stored."""
-        with contextlib.suppress(OSError):  # the page is not served yet
-            rows = page.get("/api/verdicts").json["rows"]
-            goods = [row["id"] for row in rows if row["verdict"] == "GOOD"]
-            for name in [] if names else [each for each in goods if page.get(f"/api/pictures/{each}").status == 200]:
-                body = json.dumps({"picture": name, "kind": "right", "by": "Ada"})
-                answer = page.request("POST", "/api/marks", body, {"Content-Type": "application/json"})
-                assert (answer.status, answer.json["stored"]) == (200, True)
-                names.append(name)
-        return bool(names) and store.find(names[0]) is not None
-
-    with running(line, address) as one:
-        one.until_inspected()
-        until(lambda: _answers(page))
-        (web,) = [pid for pid in children(one.process.pid) if b"heatline.edge.monitor.sidecar" in _command_of(pid)]
-        os.kill(web, signal.SIGKILL)
-        one.until(lambda event: isinstance(event, StatusEvent) and event.web is not None and event.web.fault)
-        assert "NOT SERVED NOW (the monitor" in heatline("status", line).stdout
-        one.until(is_marked)
-        received = one.end()
-    entry = store.require(names[0])
-    assert (entry.is_chosen, entry.event.verdict, entry.review is not None) == (True, "GOOD", True)
-    assert received.refusals() == []
-    with pytest.raises(OSError, match="refused"):
-        page.get("/healthz")
-
-
-def _answers(page: Page) -> bool:
-    with contextlib.suppress(OSError):
-        return page.get("/healthz").status == 200
-    return False
-
-
-def _command_of(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()

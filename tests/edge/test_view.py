@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import platform
 import re
 import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlencode
 
 import cv2
@@ -20,14 +21,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from heatline.edge import __version__
 from heatline.edge.bridge.modbus.registers import RESULT_REASONS
 from heatline.edge.bundle import open_bundle
 from heatline.edge.config import WebConfig
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.errors import AccessError
 from heatline.edge.monitor.collector import Collector
-from heatline.edge.monitor.held_picture import PictureMemory, picture_id
-from heatline.edge.monitor.marks import combine
+from heatline.edge.monitor.held_picture import PictureMemory
+from heatline.edge.monitor.marks import combine, mark_of
 from heatline.edge.monitor.memory import ROWS, Memory, describe, row_of
 from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.page import read_token
@@ -40,6 +42,7 @@ from heatline.edge.wire.events import (
     CameraState,
     DriftReading,
     EvidenceState,
+    MarkKind,
     Message,
     Pose,
     StatusEvent,
@@ -72,11 +75,11 @@ from tests.edge.view_pages import (
     verdict,
 )
 from tests.edge.wire_examples import GOLDEN, JOURNAL_STATUS
+from tests.golden import assert_golden
 from tests.needs import need
 from tests.small_bundle import bundle_in, dark_square, edit_manifest
 
 TOKEN = "0123456789abcdef0123456789abcdef"
-PROTECTED = "/", "/static/index.html", "/metrics", "/readyz", "/api/state", "/api/pictures/x/frame.jpg"
 
 
 def token_file(folder: Path, token: str = TOKEN, mode: int = 0o600) -> Path:
@@ -96,15 +99,14 @@ def test_without_a_token_the_page_answers_only_under_a_name_of_this_pc_and_forbi
     with page() as served:
         for host in ("localhost", f"localhost:{served.port}", "127.0.0.1:1", f"[::1]:{served.port}"):
             assert served.get("/", Host=host).status == 200, host
-        for host in ("attacker.example", "attacker.example:8420", "10.0.0.1", "localhost.attacker.example", ""):
+        for host in ("attacker.example:8420", "10.0.0.1", "localhost.attacker.example", ""):
             refused = served.get("/api/state", Host=host)
             assert (refused.status, "only under the name of this PC" in refused.json["error"]) == (421, True), host
         for path in ("/", "/api/state", "/nothing"):
             headers = served.get(path).headers
-            assert headers["content-security-policy"].startswith("default-src 'self'; ")
-            assert "unsafe" not in headers["content-security-policy"]
-            assert headers["x-content-type-options"] == "nosniff"
-            assert "server" not in headers
+            policy = headers["content-security-policy"]
+            assert (policy.startswith("default-src 'self'; "), "unsafe" in policy) == (True, False)
+            assert (headers["x-content-type-options"], "server" in headers) == ("nosniff", False)
 
 
 def test_a_page_of_another_address_cannot_open_the_live_view_and_leaves_no_trace_in_the_log(
@@ -128,19 +130,18 @@ def test_a_page_of_another_address_cannot_open_the_live_view_and_leaves_no_trace
 
 
 def test_everything_but_the_login_and_healthz_needs_the_token_or_the_cookie_of_a_login(tmp_path: Path) -> None:
-    bearer = {"Authorization": f"Bearer {TOKEN}"}
     with page(web=WebConfig(token_file=token_file(tmp_path)), only_local=False) as served:
-        for path in PROTECTED:
+        for path in ("/", "/static/index.html", "/metrics", "/readyz", "/api/state", "/api/pictures/x/frame.jpg"):
             assert served.get(path).status == 401, path
             assert served.get(path, Authorization="Bearer wrong").status == 401, path
         assert served.request("POST", "/api/marks", "{}", {}).status == 401
         with pytest.raises(InvalidStatus, match="401"):
             served.live()
         assert [served.get(path).status for path in ("/healthz", "/login")] == [200, 200]
-        assert served.get("/", **bearer).status == 200
+        assert served.get("/", Authorization=f"Bearer {TOKEN}").status == 200
         sent_to = served.get("/", Accept="text/html,*/*")
         assert (sent_to.status, sent_to.headers["location"]) == (303, "/login")
-        for wrong in ("", "wrong", TOKEN[:-1], "x" * 10_000):
+        for wrong in ("", TOKEN[:-1], "x" * 10_000):
             answer = log_in(served, wrong)
             assert (answer.status, answer.headers.get("set-cookie")) == (401, None), wrong
         assert log_in(served, TOKEN, Origin="https://attacker.example").status == 403
@@ -149,11 +150,10 @@ def test_everything_but_the_login_and_healthz_needs_the_token_or_the_cookie_of_a
         assert (answer.status, answer.headers["location"]) == (303, "/")
         assert [part in cookie.lower() for part in ("httponly", "samesite=strict", TOKEN)] == [True, True, False]
         name, _, content = cookie.partition(";")[0].partition("=")
-        assert served.get("/api/state", Cookie=f"{name}={content}").status == 200
         with served.live(additional_headers={"Cookie": f"{name}={content}"}) as viewer:
             next_message(viewer, "state")
-        for wrong in (content[:-1], f"{content}é", TOKEN, ""):
-            assert served.get("/api/state", Cookie=f"{name}={wrong}").status == 401, wrong
+        for tried, status in ((content, 200), (content[:-1], 401), (f"{content}é", 401), (TOKEN, 401), ("", 401)):
+            assert served.get("/api/state", Cookie=f"{name}={tried}").status == status, tried
     other = WebConfig(token_file=token_file(tmp_path / "other", TOKEN[::-1]))
     with page(web=other, only_local=False) as served:
         assert served.get("/api/state", Cookie=f"heatline-{served.port}={content}").status == 401, "a new token"
@@ -165,13 +165,11 @@ def test_everything_but_the_login_and_healthz_needs_the_token_or_the_cookie_of_a
         (TOKEN, 0o640, "can be used by others than its owner (mode 0640, expected 0600)"),
         ("short", 0o600, "holds no token; expected one line of at least 16"),
         ("two words in one file", 0o600, "holds no token"),
-        ("ümlaute-ümlaute-ümlaute", 0o600, "holds no token"),
     ],
 )
 def test_a_token_file_that_protects_nothing_is_refused(tmp_path: Path, token: str, mode: int, words: str) -> None:
-    with pytest.raises(AccessError) as refused:
+    with pytest.raises(AccessError, match=re.escape(words)):
         read_token(token_file(tmp_path, token, mode))
-    assert words in str(refused.value)
 
 
 def test_with_tls_the_cookie_is_never_sent_in_clear_and_only_browsers_of_the_authority_see_the_page(
@@ -202,25 +200,6 @@ def test_with_tls_the_cookie_is_never_sent_in_clear_and_only_browsers_of_the_aut
 
 
 # The live view.
-
-
-def test_a_page_gets_the_last_verdicts_the_state_and_then_each_change() -> None:
-    memory = Memory()
-    for number in range(1, 61):
-        memory.add_verdict(verdict(number), live=True)
-    with page(memory) as served, served.live() as viewer:
-        rows = next_message(viewer, "verdicts")["rows"]
-        assert [row["frame_number"] for row in rows] == list(range(11, 61))
-        state = next_message(viewer, "state")
-        assert (state["line"], state["running"]) == ("line1", False)
-        assert state["words"][0].startswith("The line does not run, or has not reported yet")
-        memory.add_verdict(verdict(61, kind="GOOD"), live=True)
-        row = next_message(viewer, "verdict")
-        assert (row["frame_number"], row["verdict"], row["id"]) == (61, "GOOD", "01234567-top-61")
-        memory.add_status(a_status())
-        while not (state := next_message(viewer, "state"))["running"]:
-            pass
-        assert state["handshake"]["state"] == a_status().handshake.state
 
 
 def test_two_viewers_get_the_same_picture_with_its_heatmap_and_age() -> None:
@@ -277,13 +256,11 @@ def test_a_viewer_that_reads_nothing_misses_the_oldest_rows() -> None:
     ("message", "code"),
     [
         ("x" * 10_000_000, 1009),
-        ("garbage", 1008),
         ("[" * 4000, 1008),
         (b"\xff\xfe", 1008),
-        ('{"type":"ack","camera":1,"id":2}', 1008),
         ('{"type":"reject","camera":"top","id":"1"}', 1008),
     ],
-    ids=["10 MB", "no JSON", "deep", "no text", "no names", "another type"],
+    ids=["10 MB", "deep", "no text", "another type"],
 )
 def test_a_hostile_message_ends_its_own_connection_only(message: str | bytes, code: int) -> None:
     with page() as served, served.live() as other, served.live() as hostile:
@@ -292,10 +269,8 @@ def test_a_hostile_message_ends_its_own_connection_only(message: str | bytes, co
             hostile.send(message)
         with pytest.raises(ConnectionClosed) as closed:
             next_message(hostile, "nothing more")
-        if closed.value.rcvd is None:  # the kernel's reset has overtaken the reason
-            assert len(message) > 1_000_000
-        else:
-            assert closed.value.rcvd.code == code
+        # The kernel's reset may overtake the reason of a long one.
+        assert (closed.value.rcvd is None and len(message) > 1_000_000) or closed.value.rcvd.code == code  # type: ignore[union-attr]
         for _ in range(2000):  # a flood does no harm either
             acknowledge(other, {"camera": "top", "id": "1"})
         served.memory.add_verdict(verdict(1), live=True)
@@ -326,11 +301,10 @@ def test_the_state_and_the_history_have_the_lines_own_figures() -> None:
         state = served.get("/api/state").json
         clock.now_s += 1.0
         history = served.get("/api/history?seconds=3").json
-    assert (state["running"], state["line"], state["product"]) == (True, "line1", "4711")
+    assert (state["product"], state["thresholds"]) == ("4711", {"score": 1.5, "evidence": 4.125})
     top = state["cameras"]["top"]
     assert (top["frame_period_ms"], top["ledger"]["captured"]) == (500, 131_080)
     assert top["latency_ms"] == {"median": 10.5, "p95": pytest.approx(19.05)}
-    assert state["thresholds"] == {"score": 1.5, "evidence": 4.125}
     assert history["t"] == [clock.wall_ns() // NS - back for back in (3, 2, 1)]
     assert (history["rate"], history["latency_ms"]) == ({"top": [2, 2, 1]}, {"top": [16.5, 18.5, 20.0]})
 
@@ -338,22 +312,21 @@ def test_the_state_and_the_history_have_the_lines_own_figures() -> None:
 def test_readyz_says_why_not_in_words() -> None:
     clock = Clock()
     memory = memory_with(clock)
-    handshake = a_status().handshake
     with page(memory) as served:
 
-        def ready() -> tuple[int, str]:
+        def is_ready() -> tuple[int, str]:
             answer = served.get("/readyz")
             return answer.status, answer.json["reason"] or answer.json["detail"]
 
-        assert ready() == (503, "unreachable")
+        assert is_ready() == (503, "unreachable")
         for state, status in (("READY", 200), ("BUSY", 200), ("DEGRADED", 503), ("NOT_READY", 503)):
-            now = msgspec.structs.replace(handshake, state=state, reason=None, detail="as it is")
+            now = msgspec.structs.replace(a_status().handshake, state=state, reason=None, detail="as it is")
             memory.add_status(a_status(handshake=now))
-            assert ready() == (status, "as it is")
+            assert is_ready() == (status, "as it is")
         clock.now_s += 5
-        assert ready() == (503, "unreachable")
+        assert is_ready() == (503, "unreachable")
         memory.add_status(a_status(state="STOPPED"))
-        assert ready() == (503, "stopped")
+        assert is_ready() == (503, "stopped")
         assert served.get("/healthz").status == 200
 
 
@@ -362,9 +335,7 @@ def test_the_scores_of_a_camera_have_their_threshold_and_what_it_is_known_to_mis
         {"kind": "Blowhole", "missed": 18, "frames": 18, "by": "class"},
         {"kind": "below 16x16 px", "missed": 3, "frames": 20, "by": "size"},
     ]
-    folder = edit_manifest(
-        bundle_in(tmp_path / "dark").path, lambda content: content["calibration"].update(missed=missed)
-    )
+    folder = edit_manifest(bundle_in(tmp_path / "dark").path, lambda each: each["calibration"].update(missed=missed))
     opened = open_bundle(folder)
     file = write_line(tmp_path, folder, "tcp://127.0.0.1:5555", {"top": f'path = "{tmp_path}"'})
     threshold = opened.manifest.calibration.score_threshold
@@ -383,10 +354,8 @@ def test_the_scores_of_a_camera_have_their_threshold_and_what_it_is_known_to_mis
 
         found = served.get("/api/scores?camera=top&n=2").json
         assert (found["scores"], found["score_threshold"]) == ([2.5, -1.0], 1.5)
-        assert found["verdicts"] == ["DEFECT", "DEFECT"]
-        assert told(opened.digest, threshold) == (
+        assert str(told(opened.digest, threshold)).startswith(
             "At the line's limit, whole kinds of defects pass: Blowhole 18 of 18. Missed in the cross-validation of "
-            "the training, by class: Blowhole 18 of 18; by size: below 16x16 px 3 of 20."
         )
         assert told(opened.digest, threshold + 1) is None, "the line's file sets another threshold"
         assert told("0" * 64, threshold) is None, "the line runs another bundle than its file names now"
@@ -394,10 +363,13 @@ def test_the_scores_of_a_camera_have_their_threshold_and_what_it_is_known_to_mis
 
 def test_a_wrong_question_is_answered_in_a_sentence(tmp_path: Path) -> None:
     with page(store=EvidenceStore(tmp_path)) as served:
-        for query in ("verdicts?limit=0", "history?seconds=9999999999999", "history?seconds=", "scores?n=1"):
+        for query, status in (
+            ("verdicts?limit=0", 400), ("history?seconds=9999999999999", 400), ("history?seconds=", 400),
+            ("scores?n=1", 404),
+        ):  # fmt: skip
             answer = served.get(f"/api/{query}")
-            assert (answer.status in (400, 404), "expected" in answer.json["error"]) == (True, True), query
-        for name in ("none", "..%2f..%2fetc%2fpasswd", "%00", "x" * 4000, "..", "%C3%A9"):
+            assert (answer.status, "expected" in answer.json["error"]) == (status, True), query
+        for name in ("..%2f..%2fetc%2fpasswd", "%00", "x" * 4000, "..", "%C3%A9"):
             assert served.get(f"/api/pictures/{name}").status == 404, name
         assert served.get("/static/../server.py").status == 404
         assert served.request("POST", "/api/state", "", {}).status == 405
@@ -413,10 +385,11 @@ def test_a_picture_tells_why(tmp_path: Path, is_stored: bool) -> None:
         stored(tmp_path, SPECKLED)
     else:
         memory.add_picture(picture(verdict(1), SPECKLED))
+    memory.add_picture(picture(verdict(2), frame()[..., 0], is_judged=False))
     with page(memory, store=EvidenceStore(tmp_path)) as served:
-        path = f"/api/pictures/{NAME}"
+        path, unjudged = f"/api/pictures/{NAME}", "/api/pictures/01234567-top-2"
         why = served.get(path).json
-        assert [row["id"] for row in why["others"]] == ([] if is_stored else [NAME])
+        assert [row["id"] for row in why["others"]] == ([] if is_stored else [NAME]) + ["01234567-top-2"]
         assert why["event"]["frame_number"] == 1
         assert (why["tiles"], why["tile_px"]) == ([{"yx": [0, 32], "logit": 3.25}, {"yx": [0, 0], "logit": -2.0}], 32)
         assert why["cells"][0] == {"xy": [44, 20], "logit": pytest.approx(9.5, abs=0.05)}
@@ -426,14 +399,12 @@ def test_a_picture_tells_why(tmp_path: Path, is_stored: bool) -> None:
             np.testing.assert_array_equal(decoded(served.get(f"{path}/crop.png?x0={box}").body), part)
         assert decoded(served.get(f"{path}/frame.jpg").body).shape == SPECKLED.shape
         assert decoded(served.get(f"{path}/heatmap.png").body).shape == (6, 8)
-        memory.add_picture(picture(verdict(2), frame()[..., 0], is_judged=False))
-        unjudged = served.get("/api/pictures/01234567-top-2").json
-        assert [unjudged[each] for each in ("heatmap", "tiles", "cells", "tile_px")] == [None, [], [], None]
-        assert "was not judged" in served.get("/api/pictures/01234567-top-2/heatmap.png").json["error"]
-        assert decoded(served.get("/api/pictures/01234567-top-2/frame.png").body).ndim == 2
         outside = served.get(f"{path}/crop.png?x0=100&y0=0&x1=90&y1=9")
         assert (outside.status, "has no pixel of the frame" in outside.json["error"]) == (400, True)
-        assert served.get(f"{path}/crop.png").status == 400
+        why = served.get(unjudged).json
+        assert [why[each] for each in ("heatmap", "tiles", "cells", "tile_px")] == [None, [], [], None]
+        assert "was not judged" in served.get(f"{unjudged}/heatmap.png").json["error"]
+        assert decoded(served.get(f"{unjudged}/frame.png").body).ndim == 2
 
 
 def test_damage_of_the_store_is_a_sentence_and_a_picture_is_shown_without_its_heatmap(tmp_path: Path) -> None:
@@ -456,34 +427,33 @@ def test_a_frame_is_shown_with_its_reference_where_it_shows_the_part(tmp_path: P
     line = write_line(tmp_path, bundle.path, "tcp://127.0.0.1:1", {"top": 'path = "x"'})
     seen = dark_square(moved(rgb, 12, -7), 200, 300)
     pose = Pose(x_px=12.0, y_px=-7.0, degrees=0.0, confidence=1.0, error_px=0.0)
-    named = BundleName(name="darkness", version="1", digest=bundle.digest)
-    events = {
-        "compared": verdict(1, bundle=named, pose=pose, product=None),
-        "misaligned": verdict(2, kind="NO_VERDICT", product=None, bundle=named, pose=pose, reason="failed.misaligned"),
-        "not compared": verdict(3, bundle=named),
-        "of another bundle": verdict(4, pose=pose),
-    }
+    known = {"bundle": BundleName(name="darkness", version="1", digest=bundle.digest), "product": None}
     memory = memory_with(Clock())
-    for event in events.values():
+    for event in (
+        verdict(1, pose=pose, **known),
+        verdict(2, kind="NO_VERDICT", pose=pose, reason="failed.misaligned", **known),
+        verdict(3, **known),  # not compared
+        verdict(4, pose=pose),  # of another bundle
+    ):
         memory.add_picture(picture(event, seen))
     with page(memory, file=line) as served:
-        paths = {name: f"/api/pictures/{picture_id(event)}" for name, event in events.items()}
-        assert [served.get(path).json["has_reference"] for path in paths.values()] == [True, True, False, False]
+
+        def shown(number: int, part: str) -> NDArray[np.uint8]:
+            return decoded(served.get(f"/api/pictures/01234567-top-{number}/{part}").body)
+
         box = "x0=20&y0=20&x1=420&y1=400"
-        shown = decoded(served.get(f"{paths['compared']}/reference.png?{box}").body)
-        assert (shown == moved(rgb, 12, -7)[20:400, 20:420]).all()
-        difference = decoded(served.get(f"{paths['compared']}/difference.png?{box}").body)
+        assert (shown(1, f"reference.png?{box}") == moved(rgb, 12, -7)[20:400, 20:420]).all()
+        assert (shown(2, f"reference.png?{box}") == rgb[20:400, 20:420]).all(), "it was not aligned"
+        difference = shown(1, f"difference.png?{box}")
         assert difference[180:228, 280:328].mean() > 100, "the square"
         difference[178:230, 278:330] = 0
         assert difference.mean() < 1
-        whole = decoded(served.get(f"{paths['compared']}/reference.jpg").body)
-        assert whole.shape == rgb.shape
+        whole = shown(1, "reference.jpg")
         assert abs(whole[440:, :12].astype(int) - seen[440:, :12]).mean() < 3, "what the reference does not show"
-        unmoved = decoded(served.get(f"{paths['misaligned']}/reference.png?{box}").body)
-        assert (unmoved == rgb[20:400, 20:420]).all()
-        for name in ("not compared", "of another bundle"):
-            answer = served.get(f"{paths[name]}/difference.png?{box}")
-            assert (answer.status, "has no reference that can be shown" in answer.json["error"]) == (404, True)
+        for number, is_shown in ((1, True), (2, True), (3, False), (4, False)):
+            path = f"/api/pictures/01234567-top-{number}"
+            assert served.get(path).json["has_reference"] is is_shown
+            assert served.get(f"{path}/difference.png?{box}").status == (200 if is_shown else 404)
 
 
 # Marks.
@@ -504,7 +474,7 @@ def memory_of(*kinds: str) -> Memory:
 
 
 def test_a_mark_is_answered_once_the_line_has_journalled_it_and_sent_to_all_pages(tmp_path: Path) -> None:
-    memory = memory_of("DEFECT", "GOOD")
+    memory, places = memory_of("DEFECT", "GOOD"), [[3, 4], [63, 47]]
     with (
         line_with_marks(tmp_path, memory) as (socket, came),
         page(memory, line_socket=socket) as served,
@@ -515,13 +485,12 @@ def test_a_mark_is_answered_once_the_line_has_journalled_it_and_sent_to_all_page
             rows = next_message(viewer, "verdicts")["rows"]
             assert [(row["picture"], row["review"]) for row in rows] == [(NAME, None), ("01234567-top-2", None)]
             next_picture(viewer)
-        places = [[3, 4], [63, 47]]
         answer = mark(served, kind="missed", by=" Anna ", at_xy=places)
         assert (answer.status, answer.json["id"]) == (200, came[0].id)
         assert answer.json["seq"] == 2, "the first event says that the journal began"
         review = served.get(f"/api/pictures/{NAME}").json["review"]
         assert (review["kind"], review["truth"], review["by"]) == ("missed", "defective", ["Anna"])
-        assert (review["missed_xy"], review["marks"][0]["at_xy"]) == (places, places)
+        assert review["missed_xy"] == review["marks"][0]["at_xy"] == places
         for viewer in (one, other):
             assert next_message(viewer, "review") == {"type": "review", "id": NAME, "review": review}
         assert [row["review"] for row in served.get("/api/verdicts").json["rows"]] == [review, None]
@@ -529,36 +498,25 @@ def test_a_mark_is_answered_once_the_line_has_journalled_it_and_sent_to_all_page
         assert served.get(f"/api/pictures/{NAME}").json["review"]["by"] == ["Ben"]
         again = mark(served, kind="withdrawn")
         assert (again.status, again.json["error"]) == (409, "Anna has no mark of this picture to take back")
-    first, event = came[0], marked()
-    assert (first.picture, first.camera, first.verdict) == (NAME, "top", "DEFECT")
-    assert (first.captured_at_ns, first.bundle) == (event.times.captured_at_ns, event.bundle.digest)
-    assert (first.kind, first.by, first.at_xy) == ("missed", "Anna", [(3, 4), (63, 47)])
+    assert came[0] == msgspec.structs.replace(mark_of(marked(), "missed", "Anna", [(3, 4), (63, 47)]), id=came[0].id)
 
 
 REFUSED: list[tuple[dict[str, Any], int, str]] = [
-    ({"name": "01234567-top-9"}, 404, "was not stored, or is deleted already"),
     ({"name": "../../etc/passwd"}, 404, "there is no picture"),
     ({"name": "01234567-top-3"}, 400, "the frame has no verdict, so there is nothing to mark"),
     ({"name": "01234567-top-2", "kind": "false_alarm"}, 400, "is GOOD, which is not a false alarm; mark it as right"),
     ({"kind": "missed"}, 400, "no position of the missed defect came; name at least one"),
-    ({"kind": "missed", "at_xy": [[64, 0]]}, 400, "(64, 0) lies outside the frame, which is 64 px wide"),
     ({"kind": "missed", "at_xy": [[0, 48]]}, 400, "(0, 48) lies outside the frame"),
     ({"kind": "missed", "at_xy": [[-1, 0]]}, 400, "(-1, 0) lies outside the frame"),
     ({"kind": "missed", "at_xy": [[1, 1]] * 65}, 400, "Expected `array` of length <= 64"),
     ({"kind": "right", "at_xy": [[1, 1]]}, 400, "Expected positions for `missed` only"),
-    ({"by": "  "}, 400, "the name of the reviewer is empty; say who marks"),
     ({"by": "x" * 65}, 400, "length <= 64 - at `$.by`"),
     ({"by": "Jo\nhn"}, 400, "Expected printable characters"),
-    ({"kind": "maybe"}, 400, "this is not a mark"),
-    ({"acting": True}, 400, "this is not a mark"),
 ]
 HOSTILE: list[tuple[dict[str, str], str, int, str]] = [
     ({"Origin": "https://attacker.example"}, "{}", 403, "use the line's own page"),
-    ({"Origin": "null"}, "{}", 403, "use the line's own page"),
     ({"Host": "attacker.example"}, "{}", 421, "under the name of this PC"),
     ({}, '{"picture":' + "[" * 4000 + "]" * 4000 + "}", 400, "this is not a mark"),
-    ({}, "[" * 8192, 400, "this is not a mark"),
-    ({}, "", 400, "this is not a mark"),
     ({}, '{"picture":"\\ud800","kind":"right","by":"A"}', 400, "this is not a mark"),
     ({}, " " * 8193, 413, "more than 8192 bytes"),
 ]
@@ -573,7 +531,6 @@ def test_what_cannot_be_marked_is_refused_in_a_sentence_and_never_reaches_the_li
         for headers, body, status, words in HOSTILE:
             answer = served.request("POST", "/api/marks", body, JSON | headers)
             assert (answer.status, words in answer.json["error"]) == (status, True), (body[:40], answer.body)
-        assert served.get("/api/marks").status == 405
         assert came == []
         own = JSON | {"Origin": f"http://127.0.0.1:{served.port}"}
         proper = json.dumps({"picture": NAME, "kind": "right", "by": "Anna"})
@@ -620,23 +577,18 @@ def test_the_queue_has_the_newest_first_and_empties(tmp_path: Path) -> None:
         stored(tmp_path, number=number, kind=kind, times=at(number))
     known = Memory()
     with page(known, store=EvidenceStore(tmp_path)) as served:
-        assert queued(served) == ([4, 2, 1], 3)
-        assert queued(served, 1) == ([4], 3)
+        assert (queued(served), queued(served, 1)) == (([4, 2, 1], 3), ([4], 3))
         known.add_review(review_of(number=4, seq=1))
-        stored(tmp_path, number=5, times=at(5))
-        assert queued(served) == ([5, 2, 1], 3)
+        assert queued(served) == ([2, 1], 2)
         with writer(tmp_path) as into:  # the recorder reads the mark in the journal
             into.add_marks([review_of(number=4, seq=1)], "journal-1", 1)
-        assert queued(served) == ([5, 2, 1], 3)
+        assert queued(served) == ([2, 1], 2)
         (gone,) = tmp_path.glob("*/*-2.png")
         gone.unlink()
-        assert queued(served)[0] == [5, 1], "a frame that cannot be shown"
-        for seq, number in enumerate((1, 2, 5), 2):
-            known.add_review(review_of(number=number, seq=seq))
-        assert queued(served) == ([], 0)
-        for number in (1, 4):  # the recorder has read a mark of one of them
-            known.add_review(review_of(number=number, kind="withdrawn", seq=9 + number))
-        assert queued(served) == ([4, 1], 2)
+        assert queued(served)[0] == [1], "a frame that cannot be shown"
+        known.add_review(review_of(number=1, seq=2))
+        known.add_review(review_of(number=4, kind="withdrawn", seq=3))
+        assert queued(served)[0] == [4], "a mark that the recorder has read"
     known = memory_of("DEFECT", "GOOD", "DEFECT")
     with page(known) as served:  # without a store, the DEFECTs in memory
         known.add_review(review_of(number=3))
@@ -703,7 +655,6 @@ def test_a_line_that_falls_silent_or_stops_does_not_look_alive() -> None:
     assert (state["running"], state["handshake"].state) == (False, "NOT_READY")
     assert (top["state"], top["rate_fps"], top["stale"]) == ("UNKNOWN", 0, True)
     assert state["words"][0].startswith("Nothing came from the line for 4 s: it was killed, it hangs")
-    assert state["words"][1] == "The pictures and figures on this page are the last that came."
     memory.add_status(ready(state="STOPPED"))
     assert state_of(memory)["words"][0].startswith("The line has stopped at ")
     memory.add_status(ready(boot_id="another"))
@@ -720,13 +671,13 @@ def test_reasons_faults_and_drift_are_plain_words_and_what_matters_most_comes_fi
         detail = row_of(verdict(kind="NO_VERDICT", reason=reason, detail=None))["detail"]
         assert not re.search("[._]", str(detail)), detail
     memory = running(Clock())
-    memory.add_status(ready(cameras={"top": CameraState(state="DEAD", reason="silent", since_at_ns=1)}))
-    assert state_of(memory)["cameras"]["top"]["detail"] == "no frames come"
+    dead = CameraState(state="DEAD", reason="silent", since_at_ns=1)
     shift = DriftReading(value=36.0, calibrated=0.0, low=-3.0, high=3.0, frames=30, drifted=True)
-    memory.add_status(ready(drift={"top": {"shift_x": shift}}))
-    assert state_of(memory)["words"] == [
-        "Camera top, compared with the calibration: the part lies further right (36, -3 to 3 expected)."
-    ]
+    memory.add_status(ready(cameras={"top": dead}, drift={"top": {"shift_x": shift}}))
+    state = state_of(memory)
+    assert state["cameras"]["top"]["detail"] == "no frames come"
+    drifted = "Camera top, compared with the calibration: the part lies further right (36, -3 to 3 expected)."
+    assert drifted in state["words"]
     memory.pictures_fault = "the line refuses"
     memory.add_status(msgspec.structs.replace(JOURNAL_STATUS.event, acting=False))  # type: ignore[arg-type]
     words = state_of(memory)["words"]
@@ -757,17 +708,10 @@ def test_pictures_are_bounded_by_number_and_by_bytes() -> None:
     assert len(pictures.newest()) == 3
 
 
-MARKS = st.lists(
-    st.tuples(
-        st.sampled_from(["Anna", "Ben"]),
-        st.sampled_from(["right", "false_alarm", "missed", "withdrawn"]),
-        st.sampled_from([1, 2]),
-    ),
-    max_size=8,
+@given(
+    st.lists(st.tuples(st.sampled_from(["Anna", "Ben"]), st.sampled_from(get_args(MarkKind)), st.sampled_from([1, 2]))),
+    st.randoms(use_true_random=False),
 )
-
-
-@given(MARKS, st.randoms(use_true_random=False))
 def test_marks_in_any_order_and_twice_make_the_reviews_of_the_journal(marks: Any, order: Any) -> None:
     journal = [review_of(by, kind, number, seq) for seq, (by, kind, number) in enumerate(marks, 1)]
     came = journal + journal[:2] + [review_of(journal_id=None)]  # no journal holds this one, so it does not count
@@ -854,12 +798,6 @@ def full() -> tuple[Memory, Metrics, Clock]:
     return memory, metrics, clock
 
 
-def values(metrics: Metrics) -> dict[str, float]:
-    """Return each series with its value."""
-    lines = metrics.exposition().decode().splitlines()
-    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
-
-
 def promtool(*arguments: str | Path, text: str | None = None) -> None:
     """Run Prometheus' own tool, which must find no fault."""
     result = subprocess.run(
@@ -868,76 +806,40 @@ def promtool(*arguments: str | Path, text: str | None = None) -> None:
     assert (result.returncode, result.stderr.strip()) == (0, ""), result.stdout + result.stderr
 
 
-SHOWN = {
-    "heatline_up": 1,
-    'heatline_captured_frames_total{camera="top"}': 131_080,
-    'heatline_inspected_frames_total{camera="top"}': 131_076,
-    'heatline_dropped_frames_total{camera="top",reason="lost_by_camera"}': 3,
-    'heatline_in_flight_frames{camera="top"}': 0,
-    'heatline_failed_frames_total{camera="side",reason="open"}': 1,
-    "heatline_evidence_skipped_pictures_total": 1,
-    "heatline_evidence_recording": 1,
-    'heatline_handshake_state{state="DEGRADED"}': 1,
-    'heatline_handshake_state{state="READY"}': 0,
-    'heatline_camera_state{camera="side",state="DEAD"}': 1,
-    'heatline_camera_state{camera="side",state="LIVE"}': 0,
-    'heatline_consumer_lag_events{consumer="mes1"}': 3,
-    "heatline_journal_size_bytes": 1 << 30,
-    "heatline_journal_recording": 0,
-    "heatline_acting": 1,
-    'heatline_refused_messages_total{reason="auth",socket="events"}': 3,
-    'heatline_frames_total{camera="top",reason="",verdict="DEFECT"}': 2,
-    'heatline_frames_total{camera="top",reason="dropped.lost_by_camera",verdict="NO_VERDICT"}': 7,
-    'heatline_reviews_total{camera="top",kind="missed"}': 1,
-    'heatline_reviews_total{camera="top",kind="false_alarm"}': 0,
-    'heatline_latency_seconds_bucket{camera="top",le="0.25"}': 5,
-    'heatline_latency_seconds_sum{camera="top"}': pytest.approx(1.0),
-    'heatline_frame_score_logits_bucket{camera="top",le="3.0"}': 1,
-    'heatline_newest_frame_age_seconds{camera="top"}': 0,
-    'heatline_drift{camera="top",measure="brightness"}': pytest.approx((96.25 - 120) / (120 - 110.5)),
-    'heatline_drift{camera="top",measure="match"}': pytest.approx((0.75 - 0.875) / (0.875 - 0.5)),
-    'heatline_drifted{camera="top",measure="brightness"}': 1,
-    'heatline_drifted{camera="top",measure="match"}': 0,
-}
-OF_NOW = "acting", "camera_state", "consumer_connected", "journal_recording", "evidence_recording", "drift"
-
-
-def test_the_lines_own_counts_are_shown_and_what_it_does_now_only_while_it_reports() -> None:
+def test_metrics_are_the_lines_own_figures_and_what_it_does_now_is_known_only_while_it_reports() -> None:
     memory, metrics, clock = full()
-    found = values(metrics)
-    assert {name: found[name] for name in SHOWN} == SHOWN
-    own = {name: value for name, value in found.items() if name.startswith("heatline_frames_total")}
+    exposition = metrics.exposition().decode()
+    assert_golden("metrics", exposition, version=f'version="{__version__}"', python=platform.python_version())
+    promtool("check", "metrics", text=exposition)
     clock.now_s += 4
     memory.listener()
-    found = values(metrics)
-    assert (found["heatline_up"], found['heatline_handshake_state{state="NOT_READY"}']) == (0, 1)
-    assert found['heatline_newest_frame_age_seconds{camera="top"}'] == 4
-    assert not any(name.startswith(tuple(f"heatline_{each}" for each in OF_NOW)) for name in found)
-    memory.add_status(a_status(boot_id="another", ledger={"top": Account(captured=1, in_flight=1)}))
-    found = values(metrics)
-    assert found['heatline_captured_frames_total{camera="top"}'] == 1
-    assert {name: found[name] for name in own} == own, "a restart of the line resets its own counts only"
-
-
-def test_promtool_finds_no_fault_with_the_metrics_whatever_they_name() -> None:
-    memory, metrics, _ = full()
-    promtool("check", "metrics", text=metrics.exposition().decode())
+    silent = metrics.exposition().decode()
+    assert sorted(set(silent.splitlines()) - set(exposition.splitlines())) == [
+        'heatline_handshake_state{state="DEGRADED"} 0.0',
+        'heatline_handshake_state{state="NOT_READY"} 1.0',
+        'heatline_newest_frame_age_seconds{camera="top"} 4.0',
+        "heatline_up 0.0",
+    ]
+    of_now = "acting|camera_state|consumer_connected|journal_recording|evidence_recording|drift"
+    assert not re.search(f"^heatline_({of_now})", silent, re.MULTILINE)
     bundle = msgspec.structs.replace(a_status().bundle, name='a"b\\c\nd')
-    memory.add_status(a_status(bundle=bundle, product='x"\n'))
+    restarted = {"top": Account(captured=1, in_flight=1)}
+    memory.add_status(a_status(boot_id="another", ledger=restarted, bundle=bundle, product='x"\n'))
     with page(memory) as served:
         answer = served.get("/metrics")
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    promtool("check", "metrics", text=answer.body.decode())
-    assert 'name="a\\"b\\\\c\\nd"' in metrics.exposition().decode()
+    exposition = metrics.exposition().decode()
+    promtool("check", "metrics", text=exposition)
+    assert 'name="a\\"b\\\\c\\nd"' in exposition
+    assert 'heatline_captured_frames_total{camera="top"} 1.0' in exposition
+    of_all = 'heatline_frames_total{camera="top",reason="",verdict="DEFECT"} 2.0'
+    assert of_all in exposition, "a restart of the line resets its own counts only"
 
 
-def test_promtool_accepts_the_example_and_its_alerts_fire_as_their_tests_say() -> None:
+def test_promtool_accepts_the_example_which_names_only_documented_metrics_and_every_alert_has_a_test() -> None:
     promtool("check", "config", MONITORING / "prometheus.yml")
     promtool("check", "rules", MONITORING / "alerts.yml")
     promtool("test", "rules", MONITORING / "alerts_test.yml")
-
-
-def test_rules_dashboard_and_document_name_only_metrics_that_exist_and_every_rule_has_a_test() -> None:
     _, metrics, _ = full()
     exist = {re.split(r"[{ ]", line)[0] for line in metrics.exposition().decode().splitlines() if line[0] != "#"}
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exist}
@@ -945,10 +847,6 @@ def test_rules_dashboard_and_document_name_only_metrics_that_exist_and_every_rul
     for text in (*(path.read_text() for path in sorted(MONITORING.iterdir())), documented):
         assert set(re.findall(r"\bheatline_[a-z_]+\b", text)) <= families | exist
     assert [name for name in sorted(families) if f"`{name}`" not in documented] == []
-    rules = re.findall(r"- alert: (\w+)", (MONITORING / "alerts.yml").read_text())
     tests = (MONITORING / "alerts_test.yml").read_text()
-    assert len(rules) >= 6
+    rules = re.findall(r"- alert: (\w+)", (MONITORING / "alerts.yml").read_text())
     assert [rule for rule in rules if f"alertname: {rule}" not in tests or f"`{rule}`" not in documented] == []
-    board = msgspec.json.decode((MONITORING / "dashboard.json").read_bytes())
-    assert all(panel["title"] and panel["targets"] for panel in board["panels"] if panel["type"] != "row")
-    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"]) >= 8

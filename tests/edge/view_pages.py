@@ -201,6 +201,12 @@ class Page:
         return connect(f"ws://127.0.0.1:{self.port}/live", **options)
 
 
+def page_at(port: int) -> Page:
+    """The page of a program that serves one."""
+    memory = Memory()
+    return Page(port, memory, Metrics(memory))
+
+
 @contextlib.contextmanager
 def page(
     memory: Memory | None = None,

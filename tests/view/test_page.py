@@ -15,34 +15,30 @@ from selenium.webdriver import ActionChains
 from heatline.bench.watched_line import free_address
 from heatline.bench.watched_process import WatchedProcess
 from heatline.edge.bundle import Bundle
-from heatline.edge.delivery.reader import JournalReader
-from heatline.edge.monitor.held_picture import HeldPicture
 from heatline.edge.monitor.memory import Memory
-from heatline.edge.monitor.pictures import Picture
+from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.reference.reference import Reference
-from heatline.edge.wire.events import EvidenceState, Mark, ReviewEvent, StatusEvent, VerdictEvent, event_from
+from heatline.edge.wire.events import BundleName, EvidenceState, Mark, Pose, VerdictEvent
 from tests.command import process_env
 from tests.edge.boards import board, board_bundle, moved
-from tests.edge.lines import RunningLine, children, running, small_frames, write_line_with, write_pictures
+from tests.edge.lines import RunningLine, children, running, small_frames, write_line, write_line_with, write_pictures
 from tests.edge.status_only_line import a_status
-from tests.edge.view_pages import frame, page, verdict
+from tests.edge.view_pages import line_with_marks, marked, page, picture, stored, verdict
 from tests.small_bundle import dark_square
 from tests.view.browser import END, ENTER, ESCAPE, LEFT, PHONE, RIGHT, WIDE, Browser, started_browser
 
 ON_THE_PAGE_WITHIN_MS = 1000
 LAST = ".strip button:last-child"
 FRAMES_PER_S = 3
-NONE = EvidenceState()
 REVIEWED = 4
 """DEFECTs of the camera whose frames are reviewed."""
 
 
 class View(NamedTuple):
-    """A line that runs, the address of its page, and its folder."""
+    """A line that runs, and the address of its page."""
 
     run: RunningLine
     url: str
-    folder: Path
 
 
 @contextlib.contextmanager
@@ -59,42 +55,20 @@ def served(line: Path, port: int) -> Iterator[WatchedProcess]:
     assert not wrong, log.read_text()
 
 
-@pytest.fixture(scope="module")
-def reviewed(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Iterator[View]:
-    """A line with some stored DEFECTs of one camera; another one goes on with GOOD frames, which are not stored."""
-    folder = tmp_path_factory.mktemp("reviewed")
-    side = looped(folder / "side", loop=False)
-    white = write_pictures(folder / "white", {"1.png": small_frames(1)["001.png"]})
-    tables = f'[journal]\nfolder = "{folder}"\n[evidence]\nfolder = "{folder}/evidence"'
-    address, port = free_address(), free_port()
-    cameras = {"top": looped(folder) | {"path": str(white)}, "side": side}
-    line = write_line_with(folder, bundle.path, address, cameras, tables)
-    with running(line, address) as run, served(line, port):
-        run.until(lambda each: isinstance(each, StatusEvent) and (each.evidence or NONE).stored == REVIEWED)
-        yield View(run, f"http://127.0.0.1:{port}/", folder)
-
-
-def journalled_marks(folder: Path) -> list[Mark]:
-    """Return the marks in the journal, oldest first."""
-    with JournalReader.open(folder) as journal:
-        events = [event_from(each.header) for each in journal.newest(1000, ["review"])]
-    return [event.mark for event in events if isinstance(event, ReviewEvent)]
-
-
 def click_zoomed(browser: Browser, x: int, y: int) -> None:
     """Click a place of a magnified picture of 300 x 230 px, after a drag, which must not point at a place."""
     browser.until("performance.getEntriesByType('resource').some(({ name }) => name.endsWith('/frame.png'))")
-    stage = "document.querySelector('#review .stage')"
-    whole = browser.js(f"[{stage}.firstElementChild.clientWidth, {stage}.clientWidth, {stage}.clientHeight]")
-    scale = whole[0] // 300
-    assert whole[0] == 300 * scale > whole[1], "it is magnified by a whole number, and has to be scrolled"
+    stage, place = "document.querySelector('#review .stage')", browser.find("#review .stage")
     browser.driver.execute_script(f"{stage}.scrollTo(0, 0)")
-    place = browser.find("#review .stage")
     ActionChains(browser.driver).move_to_element(place).click_and_hold().move_by_offset(-60, -40).release().perform()
-    scrolled = browser.js(f"[{stage}.scrollLeft, {stage}.scrollTop]")
-    assert min(scrolled) > 0
+    scale, width, height, left, top = browser.js(
+        f"[{stage}.firstElementChild.clientWidth / 300, {stage}.clientWidth, {stage}.clientHeight, "
+        f"{stage}.scrollLeft, {stage}.scrollTop]"
+    )
+    assert (scale == int(scale), scale * 300 > width, min(left, top) > 0) == (True, True, True), "magnified, scrolled"
+    centre_x, centre_y = left + width // 2, top + height // 2
     ActionChains(browser.driver).move_to_element_with_offset(
-        place, x * scale - scrolled[0] - whole[1] // 2, y * scale - scrolled[1] - whole[2] // 2
+        place, x * scale - centre_x, y * scale - centre_y
     ).click().perform()
 
 
@@ -114,7 +88,7 @@ def viewed(folder: Path, bundle: Bundle, cameras: Mapping[str, Mapping[str, Any]
     line = write_line_with(folder, bundle.path, address, cameras, top="acting = false")
     with running(line, address) as run, served(line, port):
         run.until_inspected()
-        yield View(run, f"http://127.0.0.1:{port}/", folder)
+        yield View(run, f"http://127.0.0.1:{port}/")
 
 
 @pytest.fixture(scope="module")
@@ -183,10 +157,7 @@ def test_a_new_defect_arrives_with_its_picture_heatmap_and_outline(browser: Brow
           return [document.querySelector('canvas.frame').width, alpha(300, 230), alpha(1, 1)];
         })()"""
     )
-    assert width == 300
-    # The square is dark: there the heatmap covers the frame, elsewhere it is transparent.
-    assert opaque > 200
-    assert corner == 0
+    assert (width, opaque > 200, corner) == (300, True, 0), "the heatmap covers the dark square and nothing else"
     assert browser.text(".legend .threshold").startswith("outlined from ")
     browser.until("document.querySelector('.facts .age')?.innerText.endsWith('s ago')")
 
@@ -235,17 +206,17 @@ def test_a_dragged_threshold_counts_again_and_changes_nothing(browser: Browser, 
     assert browser.js(tried) == pytest.approx(later.score_threshold, abs=0.01)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_phone_shows_all_without_scrolling_sideways_and_a_chosen_theme_is_remembered(
-    browser: Browser, view: View, theme: str
+    browser: Browser, view: View
 ) -> None:
     browser.resize(PHONE)
-    browser.prefer(theme)
     browser.open(view.url)
     browser.until("document.querySelector('#history canvas') && document.querySelector('#scores .outcome').innerText")
     assert browser.js("document.documentElement.scrollWidth") == PHONE[0]
-    ground = "Math.max(...getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)) < 64"
-    assert browser.js(ground) == (theme == "dark")
+    is_dark = "Math.max(...getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)) < 64"
+    for theme in ("dark", "light"):
+        browser.prefer(theme)
+        assert browser.js(is_dark) == (theme == "dark")
     browser.driver.execute_script(f"document.querySelector('{newest_defect(browser)}').click()")
     browser.until("document.querySelector('#why .crop')?.naturalWidth")
     browser.press("v")
@@ -261,14 +232,31 @@ def test_a_phone_shows_all_without_scrolling_sideways_and_a_chosen_theme_is_reme
     choose = "const s = document.querySelector('#theme'); s.value = '{}'; s.dispatchEvent(new Event('change'))"
     browser.driver.execute_script(choose.format("dark"))
     browser.open(view.url)
-    assert browser.js(ground)
+    assert browser.js(is_dark)
     browser.driver.execute_script(choose.format("auto"))
 
 
-def test_marks_by_the_keyboard_and_a_click_are_in_the_journal_and_empty_the_queue(
-    browser: Browser, reviewed: View
+@pytest.fixture
+def reviewed(tmp_path: Path) -> Iterator[tuple[str, list[Mark]]]:
+    """The address of a page of stored DEFECTs, and the marks that their line journals."""
+    memory, image = Memory(), small_frames(3)["003.png"]
+    for number in range(1, REVIEWED + 1):
+        event = marked(number, frame_hw=image.shape[:2])
+        stored(tmp_path / "evidence", image, number=number, frame_hw=image.shape[:2])
+        memory.add_verdict(event, live=True)
+        memory.add_picture(picture(event, image))
+    with (
+        line_with_marks(tmp_path, memory) as (socket, marks),
+        page(memory, store=EvidenceStore(tmp_path / "evidence"), line_socket=socket) as served_page,
+    ):
+        yield f"http://127.0.0.1:{served_page.port}/", marks
+
+
+def test_marks_by_the_keyboard_and_a_click_are_journalled_and_empty_the_queue(
+    reviewed: tuple[str, list[Mark]], browser: Browser
 ) -> None:
-    browser.open(reviewed.url)
+    url, marks = reviewed
+    browser.open(url)
     browser.press("v")
     browser.until("document.querySelector('#review').dataset.picture")
     browser.until(f"document.querySelector('#review .number').textContent === '{REVIEWED}'")
@@ -301,7 +289,6 @@ def test_marks_by_the_keyboard_and_a_click_are_in_the_journal_and_empty_the_queu
         "[...document.querySelectorAll('#review .own small')].every((each) => /^in the/.test(each.innerText))"
     )
     assert (browser.text("#review .number"), browser.text("#open-review b")) == ("0", "0")
-    marks = journalled_marks(reviewed.folder)
     assert [(mark.kind, mark.by) for mark in marks] == [
         (kind, "Anna") for kind in ("right", "false_alarm", "missed", "right")
     ]
@@ -412,7 +399,7 @@ def test_a_stopped_line_says_so_and_names_that_are_markup_are_text(browser: Brow
     for camera in ("side", "top"):
         memory.add_verdict(verdict(1, camera=camera, picture=None), live=False)
     unjudged = verdict(2, kind="NO_VERDICT", reason="failed.wrong_size", detail=None, source=markup, picture="p")
-    memory.add_picture(HeldPicture.copy_of(Picture(unjudged, frame(), None)))
+    memory.add_picture(picture(unjudged, is_judged=False))
     memory.add_status(a_status(state="STOPPED", evidence=EvidenceState(skipped=40)))
     with page(memory) as served_page:
         browser.driver.get(f"http://127.0.0.1:{served_page.port}/")
@@ -428,7 +415,6 @@ def test_a_stopped_line_says_so_and_names_that_are_markup_are_text(browser: Brow
         browser.until(f"document.querySelector('#why .facts').innerText.includes({markup!r})")
         shown = browser.js("[...document.querySelectorAll('#why h3')].filter((each) => each.offsetParent)")
         assert [each.text for each in shown] == ["Event"], "no heading without content"
-        assert "do not have the expected size" in browser.text("#why .reason")
         assert browser.js("document.querySelectorAll('img[src=x]').length") == 0
         browser.press("v")
         none = "Nothing is left to review. 40 pictures could not be stored"
@@ -486,23 +472,27 @@ CHANGED = dark_square(moved(board(), 14, -9, 0.5), 200, 300)
 
 def test_b_shows_the_reference_and_why_shows_it_beside_the_region(browser: Browser, tmp_path: Path) -> None:
     bundle = board_bundle(tmp_path / "boards.bundle", {"": Reference(board())})
-    write_pictures(tmp_path / "pictures", {"1.png": CHANGED})
-    camera = {"kind": "folder", "path": str(tmp_path / "pictures"), "loop": True, "rate_fps": FRAMES_PER_S}
-    with viewed(tmp_path, bundle, {"top": camera}) as view:
-        browser.open(view.url)
-        browser.until("document.querySelector('.marks .region')")  # from now on, the page stores pictures
+    line = write_line(tmp_path, bundle.path, "tcp://127.0.0.1:1", {"top": 'path = "x"'})
+    pose = Pose(x_px=14.0, y_px=-9.0, degrees=0.5, confidence=1.0, error_px=0.0)
+    named = BundleName(name="boards", version="1", digest=bundle.digest)
+    event = marked(1, bundle=named, pose=pose, product=None, frame_hw=CHANGED.shape[:2])
+    memory = Memory()
+    memory.add_verdict(event, live=True)
+    memory.add_picture(picture(event, CHANGED))
+    with page(memory, file=line) as served_page:
+        browser.open(f"http://127.0.0.1:{served_page.port}/")
         browser.driver.execute_script(f"document.querySelector('{newest_defect(browser)}').click()")
         crops = "[...document.querySelectorAll('#why .crops img')]"
         browser.until(f"{crops}.length === 3 && {crops}.every((image) => image.naturalWidth > 0)")
         sizes = browser.js(f"{crops}.map((image) => [image.naturalWidth, image.naturalHeight, image.clientWidth])")
         assert sizes == [sizes[0]] * 3, "of equal scale"
         assert "9.0 px down, 0.50° clockwise" in browser.text("#why .facts")
-        picture = "document.querySelector('#why .picture')"
-        middle = f"{picture}.querySelector('canvas.%s').getContext('2d').getImageData(312, 212, 1, 1).data[0]"
+        shown = "document.querySelector('#why .picture')"
+        middle = f"{shown}.querySelector('canvas.%s').getContext('2d').getImageData(312, 212, 1, 1).data[0]"
         browser.press("b")
-        browser.until(f"{picture}.querySelector('.reference').width > 0")
-        browser.until(f"getComputedStyle({picture}.querySelector('.reference')).opacity === '1'")
+        browser.until(f"{shown}.querySelector('.reference').width > 0")
+        browser.until(f"getComputedStyle({shown}.querySelector('.reference')).opacity === '1'")
         assert browser.js(middle % "frame") < 40 < 160 < browser.js(middle % "reference"), "the square, and the board"
         browser.press("b")
-        browser.until(f"getComputedStyle({picture}.querySelector('.reference')).opacity === '0'")
+        browser.until(f"getComputedStyle({shown}.querySelector('.reference')).opacity === '0'")
         browser.leave()
