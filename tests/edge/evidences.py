@@ -53,11 +53,9 @@ def picture(
     verdict: Verdict = "DEFECT",
     *,
     camera: str = "top",
-    boot: str = "b007b007",
     at_ns: int = NOON_NS,
     image: NDArray[np.uint8] | None = None,
     name: str | None = None,
-    release: Callable[[], None] = lambda: None,
 ) -> Picture:
     """The picture of a frame as a line offers it. A frame with NO_VERDICT has no heatmap."""
     example = EXAMPLES[verdict]
@@ -65,10 +63,10 @@ def picture(
     event = msgspec.structs.replace(
         example,
         camera=camera,
-        boot_id=boot,
+        boot_id="b007b007",
         frame_number=number,
         times=msgspec.structs.replace(example.times, captured_at_ns=at_ns),
-        picture=name or f"{boot}-{camera}-{number}",
+        picture=name or f"b007b007-{camera}-{number}",
         heatmap=None,
         regions=[] if verdict == "NO_VERDICT" else example.regions,
         seq=0,
@@ -81,7 +79,7 @@ def picture(
     heatmap[0, 0] = np.nan
     tiles = TileScores(np.array([[0, 0], [0, 16]], np.int32), np.array([-3.5, 4.25], np.float32), 48)
     evidence = None if verdict == "NO_VERDICT" else Evidence(heatmap, 8, (-4.0, 6.0), tiles)
-    return Picture(event, image, evidence, release)
+    return Picture(event, image, evidence)
 
 
 def writer(folder: Path, limits: Limits = ALL, clock: Clock | None = None) -> EvidenceWriter:

@@ -106,44 +106,34 @@ def transcript(tmp_path: Path, commands: str) -> str:
 
 TOLD = f"""
 list F
-list F --since 2026-11-29
 list F --verdict DEFECT --limit 2
 list LINE --camera side
 list F --unreviewed
 list F --unreviewed --verdict GOOD
-show F {name(6)}
 show F {name(5)}
 show F {name(7)}
 show F {name(8, "side")}
 report F
 report F --since 2026-11-29
-report F --since 2030-01-01
 export F NEW1
 export F NEW2 --reviewed
 export F NEW3 --since 2026-11-29 --json
 export F NEW4 --verdict GOOD --verdict NO_VERDICT --json
-export F NEW5 --reviewed --verdict GOOD --json
 """
 REFUSED = f"""
-list F --since yesterday
 list /nowhere/at/all
 list tcp://127.0.0.1:5556
-list no-such-line
 show F {name(9)}
 show F -- ../../etc/passwd
-show F b007b007-top-2.json
 export F NEW0 --since 2030-01-01
 export F NEW0 --since 2030-01-01 --reviewed
 export F F
-mark LINE {name(9)} right --by Ada
 mark LINE {name(8, "side")} right --by Ada
 mark LINE {name(1)} missed --by Ada
 mark LINE {name(1)} missed --by Ada --at 64,0
 mark LINE {name(1)} right --by Ada --at 1,1
 mark LINE {name(1)} right --by BLANK
 mark LINE {name(1)} missed --by Ada --at 1;2
-mark LINE {name(1)} wrong --by Ada
-mark LINE {name(1)} right
 mark LINE {name(1)} withdraw --by Bea
 mark LINE {name(1)} right --by Ada
 mark F {name(1)} right --by Ada

@@ -334,15 +334,7 @@ def stopped(path: Path) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(
-    "client",
-    [
-        quick,
-        stopped,
-        pytest.param(lambda _: contextlib.nullcontext(), marks=pytest.mark.long, id="nobody"),
-        pytest.param(lambda path: PictureClient(path, slots=2), marks=pytest.mark.long, id="holding"),
-    ],
-)
+@pytest.mark.parametrize("client", [quick, stopped])
 def test_an_overloaded_line_reports_every_frame_whoever_receives_its_pictures(
     tmp_path: Path, bundle: Bundle, address: str, client: Callable[[Path], AbstractContextManager[object]]
 ) -> None:

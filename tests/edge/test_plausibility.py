@@ -243,16 +243,14 @@ def test_cells_outside_the_region_of_interest_are_not_the_product(textured: list
     limits, product = fit_areas(textured, np.arange(20).astype(str))
     assert limits is not None and product is not None  # noqa: PT018
     # The share is of what is inspected: 10 of 20 cells, which are 5 % of the frame's 196.
-    grid = TileGrid(
-        (446, 446), region_of_interest=RegionOfInterest.from_polygons([[(0, 0), (159, 0), (159, 127), (0, 127)]])
-    )
-    cells = cells_of(301, len(grid))
-    cells[:, :, 6] += 9  # x 192 to 224: outside
-    assert np.isnan(cell_map(product.distances(cells), grid)[:, 5:]).all()
-    assert not find_areas(Appearance.of(texture(301), grid, cells), limits, product)
-    cells = cells_of(301, len(grid))
-    cells[:, :2, :5] += 9
-    (area,) = find_areas(Appearance.of(texture(301), grid, cells), limits, product)
+    part = RegionOfInterest.from_polygons([[(0, 0), (159, 0), (159, 127), (0, 127)]])
+    grid = TileGrid((446, 446), region_of_interest=part)
+    outside, inside = cells_of(301, len(grid)), cells_of(301, len(grid))
+    outside[:, :, 6] += 9  # x 192 to 224
+    inside[:, :2, :5] += 9
+    assert np.isnan(cell_map(product.distances(outside), grid)[:, 5:]).all()
+    assert not find_areas(Appearance.of(texture(301), grid, outside), limits, product)
+    (area,) = find_areas(Appearance.of(texture(301), grid, inside), limits, product)
     assert "50.0 % of the inspected area" in area.why
 
 
@@ -302,18 +300,16 @@ def test_a_line_gives_implausible_frames_no_verdict_unless_the_check_is_off(tmp_
     known: Plausible = fit_plausibility([Appearance((230, 240), ImageStatistics.of(white), None)]).plausible
     made = msgspec.structs.replace(made, calibration=msgspec.structs.replace(made.calibration, plausible=known))
     write_bundle(tmp_path / "bundle", made, contents_of())
-    black, like = Frame(Stamp("top", 1), white * 0, "RGB8"), None
+    black, like, line = Frame(Stamp("top", 1), white * 0, "RGB8"), None, tmp_path / "line.toml"
     for keys, expected in (("", [True, True]), ("check_plausibility = false", [False, True])):
-        (tmp_path / "line.toml").write_text(LINE.format(keys=keys))
+        line.write_text(LINE.format(keys=keys))
         found = []
         for product in "ab":
-            like = prepare(load_config(tmp_path / "line.toml").of_product(product), active=like)
+            like = prepare(load_config(line).of_product(product), active=like)
             inspector = like.setup.inspector
             found.append(inspector.finish(inspector.start(black)).implausible is not None)
         assert found == expected
-    report = msgspec.json.decode(heatline("check", tmp_path / "line.toml", "--json").stdout)
+    report = msgspec.json.decode(heatline("check", line, "--json").stdout)
     assert (report["plausible"]["height_px"], report["other_products"]["a"]["plausible"]) == ([230, 230], None)
     refused = report["cameras"]["top"]["implausible"]
     assert refused.startswith("it does not look like the product: height"), "a drawn frame is none of the product"
-    shown = heatline("check", tmp_path / "line.toml", env={"COLUMNS": "400"}).stdout
-    assert f"IT WOULD GET NO VERDICT: {refused}" in " ".join(shown.split())

@@ -46,6 +46,7 @@ from heatline.edge.wire.events import (
     Message,
     Pose,
     StatusEvent,
+    Verdict,
 )
 from tests.command import WITHIN_SECONDS
 from tests.edge.boards import board, board_bundle, moved
@@ -331,34 +332,31 @@ def test_readyz_says_why_not_in_words() -> None:
 
 
 def test_the_scores_of_a_camera_have_their_threshold_and_what_it_is_known_to_miss(tmp_path: Path) -> None:
-    missed = [
-        {"kind": "Blowhole", "missed": 18, "frames": 18, "by": "class"},
-        {"kind": "below 16x16 px", "missed": 3, "frames": 20, "by": "size"},
-    ]
+    missed = [{"kind": "Blowhole", "missed": 18, "frames": 18, "by": "class"}]
     folder = edit_manifest(bundle_in(tmp_path / "dark").path, lambda each: each["calibration"].update(missed=missed))
     opened = open_bundle(folder)
     file = write_line(tmp_path, folder, "tcp://127.0.0.1:5555", {"top": f'path = "{tmp_path}"'})
-    threshold = opened.manifest.calibration.score_threshold
-    memory = memory_with(Clock())
+    threshold, memory = opened.manifest.calibration.score_threshold, memory_with(Clock())
     for number, score in enumerate((0.5, 2.5, -1.0), 1):
         memory.add_verdict(verdict(number, frame_score=score), live=True)
     memory.add_verdict(verdict(4, camera="side", frame_score=9.0), live=True)
     memory.add_verdict(verdict(5, kind="NO_VERDICT", frame_score=None), live=True)
     with page(memory, file=file) as served:
-
-        def told(digest: str, score: float) -> Any:
-            name = msgspec.structs.replace(a_status().bundle, digest=digest)
-            memory.add_status(a_status(bundle=name, product=None))
-            memory.add_verdict(verdict(6, score_threshold=score), live=True)
-            return served.get("/api/scores?camera=top").json["missed"]
-
         found = served.get("/api/scores?camera=top&n=2").json
         assert (found["scores"], found["score_threshold"]) == ([2.5, -1.0], 1.5)
-        assert str(told(opened.digest, threshold)).startswith(
-            "At the line's limit, whole kinds of defects pass: Blowhole 18 of 18. Missed in the cross-validation of "
-        )
-        assert told(opened.digest, threshold + 1) is None, "the line's file sets another threshold"
-        assert told("0" * 64, threshold) is None, "the line runs another bundle than its file names now"
+        for digest, used, words in (
+            (
+                opened.digest,
+                threshold,
+                "At the line's limit, whole kinds of defects pass: Blowhole 18 of 18. ",
+            ),
+            (opened.digest, threshold + 1, "None"),  # the line's file sets another threshold
+            ("0" * 64, threshold, "None"),  # the line runs another bundle than its file names now
+        ):
+            name = msgspec.structs.replace(a_status().bundle, digest=digest)
+            memory.add_status(a_status(bundle=name, product=None))
+            memory.add_verdict(verdict(6, score_threshold=used), live=True)
+            assert str(served.get("/api/scores?camera=top").json["missed"]).startswith(words)
 
 
 def test_a_wrong_question_is_answered_in_a_sentence(tmp_path: Path) -> None:
@@ -459,12 +457,12 @@ def test_a_frame_is_shown_with_its_reference_where_it_shows_the_part(tmp_path: P
 # Marks.
 
 
-def mark(served: Page, name: str = NAME, kind: str = "right", by: str = "Anna", at_xy: Any = (), **more: Any) -> Answer:
-    body = {"picture": name, "kind": kind, "by": by, "at_xy": at_xy, **more}
-    return served.request("POST", "/api/marks", json.dumps(body), JSON)
+def mark(served: Page, name: str = NAME, kind: str = "right", by: str = "Anna", **more: Any) -> Answer:
+    headers = JSON | more.pop("headers", {})
+    return served.request("POST", "/api/marks", json.dumps({"picture": name, "kind": kind, "by": by, **more}), headers)
 
 
-def memory_of(*kinds: str) -> Memory:
+def memory_of(*kinds: Verdict) -> Memory:
     """A memory of frames with these verdicts, and their pictures."""
     memory = Memory()
     for number, kind in enumerate(kinds, 1):
@@ -505,20 +503,14 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"name": "../../etc/passwd"}, 404, "there is no picture"),
     ({"name": "01234567-top-3"}, 400, "the frame has no verdict, so there is nothing to mark"),
     ({"name": "01234567-top-2", "kind": "false_alarm"}, 400, "is GOOD, which is not a false alarm; mark it as right"),
-    ({"kind": "missed"}, 400, "no position of the missed defect came; name at least one"),
-    ({"kind": "missed", "at_xy": [[0, 48]]}, 400, "(0, 48) lies outside the frame"),
     ({"kind": "missed", "at_xy": [[-1, 0]]}, 400, "(-1, 0) lies outside the frame"),
     ({"kind": "missed", "at_xy": [[1, 1]] * 65}, 400, "Expected `array` of length <= 64"),
     ({"kind": "right", "at_xy": [[1, 1]]}, 400, "Expected positions for `missed` only"),
     ({"by": "x" * 65}, 400, "length <= 64 - at `$.by`"),
     ({"by": "Jo\nhn"}, 400, "Expected printable characters"),
-]
-HOSTILE: list[tuple[dict[str, str], str, int, str]] = [
-    ({"Origin": "https://attacker.example"}, "{}", 403, "use the line's own page"),
-    ({"Host": "attacker.example"}, "{}", 421, "under the name of this PC"),
-    ({}, '{"picture":' + "[" * 4000 + "]" * 4000 + "}", 400, "this is not a mark"),
-    ({}, '{"picture":"\\ud800","kind":"right","by":"A"}', 400, "this is not a mark"),
-    ({}, " " * 8193, 413, "more than 8192 bytes"),
+    ({"note": " " * 8192}, 413, "more than 8192 bytes"),
+    ({"headers": {"Origin": "https://attacker.example"}}, 403, "use the line's own page"),
+    ({"headers": {"Host": "attacker.example"}}, 421, "under the name of this PC"),
 ]
 
 
@@ -528,13 +520,12 @@ def test_what_cannot_be_marked_is_refused_in_a_sentence_and_never_reaches_the_li
         for wanted, status, words in REFUSED:
             answer = mark(served, **wanted)
             assert (answer.status, words in answer.json["error"]) == (status, True), (wanted, answer.body)
-        for headers, body, status, words in HOSTILE:
-            answer = served.request("POST", "/api/marks", body, JSON | headers)
-            assert (answer.status, words in answer.json["error"]) == (status, True), (body[:40], answer.body)
+        for body in ('{"picture":' + "[" * 4000 + "]" * 4000 + "}", '{"picture":"\\ud800","kind":"right","by":"A"}'):
+            answer = served.request("POST", "/api/marks", body, JSON)
+            assert (answer.status, "this is not a mark" in answer.json["error"]) == (400, True), answer.body
         assert came == []
-        own = JSON | {"Origin": f"http://127.0.0.1:{served.port}"}
-        proper = json.dumps({"picture": NAME, "kind": "right", "by": "Anna"})
-        assert (served.request("POST", "/api/marks", proper, own).status, len(came)) == (200, 1)
+        own = {"Origin": f"http://127.0.0.1:{served.port}"}
+        assert (mark(served, headers=own).status, len(came)) == (200, 1)
 
 
 def test_a_picture_that_only_the_page_holds_is_stored_before_its_mark_is_sent(tmp_path: Path) -> None:

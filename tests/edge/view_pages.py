@@ -27,12 +27,11 @@ from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.page import application, listening_socket, not_chosen, server_of
 from heatline.edge.monitor.pictures import Evidence, Picture
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.wire.events import Mark, Message, ReviewEvent, VerdictEvent
+from heatline.edge.wire.events import Mark, Message, ReviewEvent, Verdict, VerdictEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.brokers import Authority
-from tests.edge.evidences import ALL, writer
+from tests.edge.evidences import ALL, EXAMPLES, writer
 from tests.edge.journals import make_writer
-from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT
 
 LINE = "line1"
 NS = 1_000_000_000
@@ -55,19 +54,13 @@ def memory_with(clock: Clock) -> Memory:
     return Memory(clock.monotonic_ns, clock.wall_ns)
 
 
-EXAMPLES = {"GOOD": GOOD, "DEFECT": DEFECT, "NO_VERDICT": NO_VERDICT}
-
-
-def verdict(number: int = 1, clock: Clock | None = None, kind: str = "DEFECT", **what: Any) -> VerdictEvent:
+def verdict(number: int = 1, clock: Clock | None = None, kind: Verdict = "DEFECT", **what: Any) -> VerdictEvent:
     """A verdict on a frame that was captured now."""
     clock = clock or Clock()
-    example = EXAMPLES[kind].event
-    assert isinstance(example, VerdictEvent)
-    times = msgspec.structs.replace(
-        example.times, captured_at_ns=clock.wall_ns(), captured_monotonic_ns=clock.monotonic_ns()
-    )
+    now = {"captured_at_ns": clock.wall_ns(), "captured_monotonic_ns": clock.monotonic_ns()}
+    times = msgspec.structs.replace(EXAMPLES[kind].times, **now)
     keys = {"camera": "top", "frame_number": number, "seq": number, "times": times} | what
-    return msgspec.structs.replace(example, **keys)
+    return msgspec.structs.replace(EXAMPLES[kind], **keys)
 
 
 def frame(value: int = 200, hw: tuple[int, int] = (48, 64)) -> NDArray[np.uint8]:
@@ -103,7 +96,7 @@ NAME = "01234567-top-1"
 """Of the first frame."""
 
 
-def marked(number: int = 1, kind: str = "DEFECT", **what: Any) -> VerdictEvent:
+def marked(number: int = 1, kind: Verdict = "DEFECT", **what: Any) -> VerdictEvent:
     """A verdict whose frame has a picture."""
     camera = what.get("camera", "top")
     return verdict(number, kind=kind, **({"picture": f"01234567-{camera}-{number}", "frame_hw": (48, 64)} | what))

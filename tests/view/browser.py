@@ -22,43 +22,28 @@ ARGUMENTS = (
 WIDE, PHONE = (1440, 900), (360, 740)
 
 WATCH = """
-// When each verdict was on the page, and which pictures were drawn, with a sum of their pixels.
-window.seen = { verdicts: {}, pictures: [], words: [] };
-const sum = (canvas) => {
-  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  return data.reduce((total, value) => (31 * total + value) % 1000000007, 7);
-};
+// Which verdicts and words were on the page.
+window.seen = { verdicts: {}, words: [] };
 new MutationObserver((changes) => {
-  const now = performance.timeOrigin + performance.now();
-  for (const { target, addedNodes, attributeName } of changes) {
-    if (attributeName === "data-picture") {
-      window.seen.pictures.push([target.dataset.picture, sum(target.querySelector("canvas.frame"))]);
-    }
+  for (const { target, addedNodes } of changes) {
     if (target.classList?.contains("word")) window.seen.words.push(target.textContent);
-    for (const node of addedNodes) if (node.dataset?.id) window.seen.verdicts[node.dataset.id] ??= now;
+    for (const node of addedNodes) if (node.dataset?.id) window.seen.verdicts[node.dataset.id] = true;
   }
-}).observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ["data-picture"] });
+}).observe(document, { subtree: true, childList: true });
 """
 
 
 class Browser:
-    """A browser with one or more pages of the live view."""
+    """A browser with a page of the live view."""
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
-        self._watch()
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
 
     def open(self, url: str) -> None:
         """Open the page, and wait until it shows a picture."""
         self.driver.get(url)
         self.until("document.querySelector('.camera[data-picture]')")
-
-    def open_beside(self, url: str) -> str:
-        """Open another page, which is the active one then; return its handle."""
-        self.driver.switch_to.new_window("window")
-        self._watch()
-        self.open(url)
-        return str(self.driver.current_window_handle)
 
     def leave(self) -> None:
         """Close the page, so that it misses nothing when its server ends."""
@@ -120,9 +105,6 @@ class Browser:
             message = json.loads(entry["message"])["message"]
             found += problem_of(message["method"], message["params"])
         return [each for each in found if not any(part in each for part in expected)]
-
-    def _watch(self) -> None:
-        self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
 
 
 def problem_of(method: str, params: dict[str, Any]) -> list[str]:
