@@ -300,7 +300,7 @@ def test_students_distribution_and_quantiles_equal_those_of_scipy(value: float, 
 
 
 def test_the_missing_variance_within_groups_is_added() -> None:
-    """The means 1 and 5 have variance 8, which contains half of a group's own variance 2; the other half is added."""
-    found = prediction_bound_of_groups({"a": [0.0, 2.0], "b": [4.0, 6.0]}, 0.1)
+    """The means 1 and 5 have variance 8, which contains a third of a group's own variance 1; two thirds are added."""
+    found = prediction_bound_of_groups({"a": [0.0, 1.0, 2.0], "b": [4.0, 5.0, 6.0]}, 0.1)
     of_one_degree = math.tan(0.4 * math.pi)  # the 0.9 quantile of Student's t, there the Cauchy distribution
-    assert found == pytest.approx(3 + of_one_degree * (1.5 * 8 + 0.5 * 2) ** 0.5)
+    assert found == pytest.approx(3 + of_one_degree * (1.5 * 8 + 2 / 3) ** 0.5)

@@ -180,9 +180,10 @@ class Stores(RuleBasedStateMachine):
     @rule(
         side=st.sampled_from([8, 8, 48, 90]),
         hours_ago=st.integers(0, 50),
-        verdict=st.sampled_from(["DEFECT", "GOOD", "NO_VERDICT"]),
+        verdict=st.sampled_from(["DEFECT", "DEFECT", "GOOD", "NO_VERDICT"]),
+        is_reviewed=st.booleans(),
     )
-    def capture(self, side: int, hours_ago: int, verdict: Any) -> None:
+    def capture(self, side: int, hours_ago: int, verdict: Any, is_reviewed: bool) -> None:
         self.number += 1
         at_ns, image = self.clock.wall_ns - hours_ago * HOUR_NS, frame(self.number, (side, side))
         one = picture(self.number, verdict, at_ns=at_ns, image=image)
@@ -194,14 +195,19 @@ class Stores(RuleBasedStateMachine):
             assert self.into.write(one)
             self.make_room(size)
             self.held[str(one.event.picture)] = one, size
+            if is_reviewed and verdict == "DEFECT":
+                self.add_mark(one, "right", "Ada")
 
     @rule(which=st.integers(0, 30), kind=st.sampled_from(KINDS), by=st.sampled_from(["Ada", "Bob"]))
     def mark(self, which: int, kind: MarkKind, by: str) -> None:
         if defects := [one for one, _ in self.held.values() if one.event.verdict == "DEFECT"]:
-            self.seq += 1
-            event = mark(defects[which % len(defects)], kind, by, self.seq)
-            self.marked.setdefault(event.mark.picture, []).append(event)
-            self.into.add_marks([event], "j1", self.seq)
+            self.add_mark(defects[which % len(defects)], kind, by)
+
+    def add_mark(self, of: Picture, kind: MarkKind, by: str) -> None:
+        self.seq += 1
+        event = mark(of, kind, by, self.seq)
+        self.marked.setdefault(event.mark.picture, []).append(event)
+        self.into.add_marks([event], "j1", self.seq)
 
     @rule(hours=st.integers(-80, 80))
     def wait(self, hours: int) -> None:
@@ -251,7 +257,7 @@ class Stores(RuleBasedStateMachine):
 
 
 TestStores = Stores.TestCase
-TestStores.settings = settings(stateful_step_count=16)
+TestStores.settings = settings(stateful_step_count=20)
 
 
 # The journal's marks.
@@ -361,14 +367,23 @@ def test_on_a_full_disk_nothing_is_left_of_an_entry_and_later_ones_are_stored(
         assert into.state().stored == 2
 
 
-def test_an_entry_that_was_written_survives_a_power_cut(tmp_path: Path) -> None:
+def test_an_entry_that_was_written_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, fsync = list[str](), os.fsync
+
+    def note_and_sync(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
     with failing_disk(tmp_path / "disk") as disk:
         into = writer(disk / "evidence")
+        monkeypatch.setattr(os, "fsync", note_and_sync)
         into.write(picture(1))
         with power_cut(disk):
             into.close()
         assert stored(disk / "evidence") == ["b007b007-top-1"]
         np.testing.assert_array_equal(pixels_of(EvidenceStore(disk / "evidence"), "b007b007-top-1"), frame(1))
+        # This disk's file system writes a folder with the index; others do not.
+        assert str(disk / "evidence" / "2026-11-28") in synced
 
 
 KILLED_AT_A_STEP = """
