@@ -1,8 +1,11 @@
 """Small drawn pictures: grey noise with dark blobs, and boards in nearly the same place; a defect is a square."""
 
 import csv
+import itertools
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,25 +17,27 @@ GROUPS = ("a", "b", "c", "d")
 def draw_blobs(folder: Path, frame_hw: tuple[int, int] = (150, 200), per_group: int = 2, seed: int = 0) -> Path:
     """Draw pictures of four groups with masks and labels.csv; the last picture of each group is good."""
     rng = np.random.default_rng(seed)
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True)
     rows = []
-    for group in GROUPS:
-        for number in range(per_group + 1):
-            defective = number < per_group
-            picture = rng.normal(150, 12, (*frame_hw, 3))
-            mask = np.zeros(frame_hw, np.uint8)
-            for _ in range(2 if defective else 0):
-                centre = int(rng.integers(20, frame_hw[1] - 20)), int(rng.integers(20, frame_hw[0] - 20))
-                cv2.circle(mask, centre, int(rng.integers(8, 14)), 255, -1)
-            picture[mask > 0] -= 90
-            stem = f"{group}_{number}"
-            cv2.imwrite(str(folder / "images" / f"{stem}.png"), picture.clip(0, 255).astype(np.uint8))
-            if defective:  # a good picture needs no mask
-                cv2.imwrite(str(folder / "masks" / f"{stem}.png"), mask)
-            rows.append((f"{stem}.png", "defective" if defective else "good", group))
+    for group, number in itertools.product(GROUPS, range(per_group + 1)):
+        picture, mask = rng.normal(150, 12, (*frame_hw, 3)), np.zeros(frame_hw, np.uint8)
+        for _ in range(2 if number < per_group else 0):
+            centre = int(rng.integers(20, frame_hw[1] - 20)), int(rng.integers(20, frame_hw[0] - 20))
+            cv2.circle(mask, centre, int(rng.integers(8, 14)), 255, -1)
+        picture[mask > 0] -= 90
+        rows.append(_write(folder, group, number, picture, mask))
     write_labels(folder, rows)
     return folder
+
+
+def _write(folder: Path, group: str, number: int, bgr: NDArray[Any], mask: NDArray[np.uint8]) -> tuple[str, str, str]:
+    """Write a picture, and its mask if it is defective; return its row of labels.csv."""
+    name = f"{group}_{number}.png"
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(folder / "images" / name), bgr.clip(0, 255).astype(np.uint8))
+    if mask.any():
+        cv2.imwrite(str(folder / "masks" / name), mask)
+    return name, "defective" if mask.any() else "good", group
 
 
 def write_labels(folder: Path, rows: list[tuple[str, str, str]], group: str = "group") -> None:
@@ -43,13 +48,12 @@ def write_labels(folder: Path, rows: list[tuple[str, str, str]], group: str = "g
 def sort_tiles(folder: Path, count: int = 12, side: int = 64, seed: int = 0) -> Path:
     """Write tile-sized pictures to good/ and defective/."""
     rng = np.random.default_rng(seed)
-    for label in ("good", "defective"):
-        (folder / label).mkdir(parents=True)
-        for number in range(count):
-            picture = rng.normal(150, 12, (side, side, 3)).clip(0, 255).astype(np.uint8)
-            if label == "defective":
-                cv2.circle(picture, (side // 2, side // 2), side // 4, (40, 40, 40), -1)
-            cv2.imwrite(str(folder / label / f"{label[0]}{number:02d}.png"), picture)
+    for label, number in itertools.product(("good", "defective"), range(count)):
+        picture = rng.normal(150, 12, (side, side, 3)).clip(0, 255).astype(np.uint8)
+        if label == "defective":
+            cv2.circle(picture, (side // 2, side // 2), side // 4, (40, 40, 40), -1)
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / label / f"{label[0]}{number:02d}.png"), picture)
     return folder
 
 
@@ -62,11 +66,7 @@ def draw_plain(folder: Path, names: tuple[str, ...], frame_hw: tuple[int, int] =
 
 
 BOARD_HW = (160, 224)
-
-
 SQUARE_PX = 14
-
-
 DEFECT_AT_YX = (70, 100)
 """Where `one_place` puts the square, on a board that is not shifted."""
 
@@ -111,25 +111,19 @@ def draw_boards(
         fixed: whether the boards lie in nearly the same place; otherwise each picture shows another board.
     """
     rng = np.random.default_rng(1)
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True)
     rows = []
-    for number, group in enumerate(groups):
-        for at in range(defective + good):
-            seed = int(rng.integers(1 << 20))
-            shift = int(rng.integers(-6, 7)), int(rng.integers(-6, 7))
-            picture = photograph((number if designs else 0) if fixed else seed, shift, seed)
-            stem, mask = f"{group}_{at}", np.zeros(BOARD_HW, np.uint8)
-            if at < defective:
-                y, x = DEFECT_AT_YX if one_place else (int(rng.integers(20, side - 40)) for side in BOARD_HW)
-                y, x = y + shift[1], x + shift[0]
-                mask[y : y + SQUARE_PX, x : x + SQUARE_PX] = 255
-                picture[mask > 0] = (250, 250, 250)
-            if masks and at < defective:
-                cv2.imwrite(str(folder / "masks" / f"{stem}.png"), mask)
-            cv2.imwrite(str(folder / "images" / f"{stem}.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-            rows.append((f"{stem}.png", "defective" if at < defective else "good", group))
+    for (design, group), number in itertools.product(enumerate(groups), range(defective + good)):
+        seed = int(rng.integers(1 << 20))
+        shift = int(rng.integers(-6, 7)), int(rng.integers(-6, 7))
+        picture = photograph((design if designs else 0) if fixed else seed, shift, seed)
+        mask = np.zeros(BOARD_HW, np.uint8)
+        if number < defective:
+            y, x = DEFECT_AT_YX if one_place else (int(rng.integers(20, side - 40)) for side in BOARD_HW)
+            y, x = y + shift[1], x + shift[0]
+            mask[y : y + SQUARE_PX, x : x + SQUARE_PX] = 255
+            picture[mask > 0] = (250, 250, 250)
+        rows.append(_write(folder, group, number, picture[..., ::-1], mask))
     if not masks:
-        (folder / "masks").rmdir()
+        shutil.rmtree(folder / "masks")
     write_labels(folder, rows)
     return folder

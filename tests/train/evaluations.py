@@ -6,20 +6,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike
 
 from heatline.edge.bundle import Calibration
-from heatline.train.evaluation.figures import Columns, Figures
+from heatline.train.evaluation.figures import Figures
 from heatline.train.evaluation.result import Evaluation, EvaluationSubject, FrameAnswer, write_evaluation
 from heatline.train.models.vit import FUSIONS
-
-
-def columns(of: np.dtype[np.void], group: Sequence[int] | np.ndarray, **values: ArrayLike) -> Columns:
-    """Return rows of type `TILE` or `FRAME`, by field; fields that are not named are 0."""
-    rows = np.zeros(len(group), of)
-    for name, column in {"group": group, **values}.items():
-        rows[name] = column
-    return rows
 
 
 def rule_figures(name: str, precision: float = 0.5, recall: float = 0.5) -> Figures:

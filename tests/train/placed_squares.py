@@ -28,11 +28,9 @@ def folder(path: Path, defects: dict[str, tuple[int, int] | None], marked: dict[
     """
     for name in ("images", "masks"):
         (path / name).mkdir(parents=True)
+    white = white_frame((224, 446))
     for stem, place in defects.items():
-        frame = white_frame((224, 446))
-        if place is not None:
-            frame = dark_square(frame, *place)
-        cv2.imwrite(str(path / "images" / f"{stem}.png"), frame)
+        cv2.imwrite(str(path / "images" / f"{stem}.png"), dark_square(white, *place) if place else white)
         mask = np.zeros((224, 446), np.uint8)
         if stem in marked:
             y, x = marked[stem]

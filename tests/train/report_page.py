@@ -1,71 +1,64 @@
-"""Parse a report's page for tests: its cells, the files that it loads, and the items that follow its sliders."""
+"""Parse a report's page for tests: its elements with their texts, and the files that it loads."""
 
-import json
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from typing import Any, NamedTuple
 
 
-class Item(NamedTuple):
-    """A listed frame or a picture that follows the slider."""
-
+@dataclass
+class Element:
     tag: str
-    text: str
-    side: str
-    at: int
-    is_hidden: bool
+    known: dict[str, str | None]
+    texts: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """Its text, with that of the elements in it."""
+        return " ".join("".join(self.texts).split())
+
+    @property
+    def at(self) -> int:
+        """First position of the slider at which a listed frame or a picture changes its side."""
+        return int(self.known["data-at"] or "")
 
 
 class Page(HTMLParser):
-    """A parsed page: tags, cells of tables, loaded files, and items that follow the sliders."""
+    """A parsed page, without handlers in attributes."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.is_in_cell = False
-        self.loads: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.cells: list[str] = []
-        self.positions: list[dict[str, Any]] = []
-        self.items: list[Item] = []
-        self.now: dict[str, list[str]] = {}
-        self._item: list[tuple[str, str, int, bool]] = []
-        self._text: list[str] = []
-        self._name = ""
+        self.parts: list[Element] = []
+        self._open: list[Element] = []
         self.feed(text)
         self.close()
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        known = dict(attrs)
-        self.elements.append((tag, known))
-        if tag in ("td", "th"):
-            self.is_in_cell = True
-            self.cells.append("")
-        if "data-positions" in known:
-            self.positions.append(json.loads(known["data-positions"] or ""))
-        if "data-at" in known:
-            self._item = [(tag, known["data-side"] or "", int(known["data-at"] or ""), "hidden" in known)]
-            self._text = []
-        if "data-text" in known:
-            self._name = known["data-text"] or ""
-        for name, value in attrs:
-            if name in ("src", "href", "srcset", "data", "action", "poster") and not (value or "").startswith("#"):
-                self.loads.append(value or "")
-            assert not name.startswith("on"), "a handler in an attribute"
+    @property
+    def elements(self) -> list[tuple[str, dict[str, str | None]]]:
+        return [(part.tag, part.known) for part in self.parts]
 
     @property
-    def tags(self) -> list[str]:
-        return [tag for tag, _ in self.elements]
+    def loads(self) -> list[str]:
+        """The files and addresses that the page names."""
+        names = ("src", "href", "srcset", "data", "action", "poster")
+        values = [part.known[name] or "" for part in self.parts for name in names if name in part.known]
+        return [value for value in values if not value.startswith("#")]
+
+    def having(self, attribute: str, value: str | None = None) -> list[Element]:
+        """Return the elements with an attribute of this value; None: of any."""
+        return [part for part in self.parts if attribute in part.known and value in (None, part.known[attribute])]
+
+    def now(self, name: str) -> set[str]:
+        """Return the texts that are shown of a number that follows the slider."""
+        return {part.text for part in self.having("data-text", name)}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert not any(name.startswith("on") for name, _ in attrs), "a handler in an attribute"
+        self._open.append(Element(tag, dict(attrs)))
+        self.parts.append(self._open[-1])
 
     def handle_endtag(self, tag: str) -> None:
-        self.is_in_cell = self.is_in_cell and tag not in ("td", "th")
-        if self._item and self._item[0][0] == tag:
-            of, side, at, is_hidden = self._item.pop()
-            self.items.append(Item(of, " ".join("".join(self._text).split()), side, at, is_hidden))
-        self._name = "" if tag == "span" else self._name
+        while self._open.pop().tag != tag:  # elements without an end, such as pictures
+            pass
 
     def handle_data(self, data: str) -> None:
-        if self.is_in_cell:
-            self.cells[-1] += data
-        if self._item:
-            self._text.append(data)
-        if self._name:
-            self.now.setdefault(self._name, []).append(data)
+        for part in self._open:
+            part.texts.append(data)

@@ -19,6 +19,7 @@ from heatline.train.discovery import discover, near_duplicate_chains, near_dupli
 from heatline.train.readers import read_folder
 from heatline.train.readers.labelled import find_scheme
 from heatline.train.run import describe_reading, read_as, read_data
+from tests.conftest import write_picture
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles
 
 # Near-duplicate pictures.
@@ -47,32 +48,35 @@ def again(picture: Rgb, gain: float = 0.8, shade: float = 30, defect_px: int = 6
     return changed
 
 
-def pairs_of(**parts: Sequence[Rgb]) -> list[tuple[str, int, str, int]]:
-    places = [(part, number) for part, pictures in parts.items() for number in range(len(pictures))]
-    small = np.stack([thumbnail(picture) for pictures in parts.values() for picture in pictures])
-    pairs = near_duplicates_across(small, [part for part, _ in places])
-    return [(*places[one], *places[other]) for one, other, _ in pairs]
+FIXTURE = scene(0).astype(int)
+IN_FIXTURE = [(0.7 * FIXTURE + 0.3 * scene(seed)).clip(0, 255).astype(np.uint8) for seed in range(1, 31)]
+"""Different parts before a fixed camera."""
+BLANK = np.full((50, 50, 3), 200, np.uint8)
 
 
-def test_a_picture_taken_twice_is_found_across_parts() -> None:
-    train = [scene(seed) for seed in range(40)]
-    test = [again(scene(50)), scene(51), again(scene(3))]
-    assert sorted(pairs_of(train=train, val=[scene(50), again(scene(7))], test=test)) == [
-        ("test", 0, "val", 0), ("test", 2, "train", 3), ("val", 1, "train", 7),
-    ]  # fmt: skip
-
-
-def test_pairs_within_a_part_and_blank_pictures_are_ignored() -> None:
-    assert pairs_of(train=[scene(1), again(scene(1))], val=[scene(2)]) == []
-    blank = np.full((50, 50, 3), 200, np.uint8)
-    assert pairs_of(train=[blank, scene(1)], test=[blank]) == []
-
-
-def test_different_parts_before_a_fixed_camera_are_no_near_duplicates() -> None:
-    fixture = scene(0).astype(int)
-    parts = [(0.7 * fixture + 0.3 * scene(seed)).clip(0, 255).astype(np.uint8) for seed in range(1, 31)]
-    found = pairs_of(train=parts[:20], test=[*parts[20:], again(parts[4], 0.9, 20, 2)])
-    assert found == [("test", 10, "train", 4)]
+@pytest.mark.parametrize(
+    ("train", "val", "test", "pairs"),
+    [
+        (
+            [scene(seed) for seed in range(40)],
+            [scene(50), again(scene(7))],
+            [again(scene(50)), scene(51), again(scene(3))],
+            [("train 3", "test 2"), ("train 7", "val 1"), ("val 0", "test 0")],
+        ),
+        ([scene(1), again(scene(1))], [scene(2)], [], []),  # within a part
+        ([BLANK, scene(1)], [], [BLANK], []),
+        (IN_FIXTURE[:20], [], [*IN_FIXTURE[20:], again(IN_FIXTURE[4], 0.9, 20, 2)], [("train 4", "test 10")]),
+    ],
+    ids=["several", "one part", "blank", "before a fixed camera"],
+)
+def test_a_picture_taken_twice_is_found_across_parts(
+    train: list[Rgb], val: list[Rgb], test: list[Rgb], pairs: list[tuple[str, str]]
+) -> None:
+    parts = {"train": train, "val": val, "test": test}
+    names = [f"{part} {number}" for part, pictures in parts.items() for number in range(len(pictures))]
+    small = np.stack([thumbnail(picture) for picture in (*train, *val, *test)])
+    found = near_duplicates_across(small, [name.split()[0] for name in names])
+    assert sorted((names[min(pair)], names[max(pair)]) for *pair, _ in found) == pairs
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=24))
@@ -134,26 +138,22 @@ def test_a_thing_is_not_divided_if_a_counter_follows_its_number(
 ) -> None:
     names = [f"{before}b{thing:02d}{after.format(n)}.jpg" for thing in range(things) for n in range(pictures)]
     scheme = find_scheme([PurePath(name) for name in names])
-    assert scheme is not None
     assert len(set(zip(scheme[0], (name.split("b")[1][:2] for name in names), strict=True))) == things
 
 
-def table(folder: Path, **columns: list[str]) -> Path:
-    """Grey pictures with a label and more columns; every other one is defective."""
-    count = len(next(iter(columns.values())))
-    names = [f"p{chr(ord('a') + number)}.png" for number in range(count)]
+def table(folder: Path, **columns: Sequence[str]) -> Path:
+    """Draw scenes with a label and more columns; every other one is defective."""
+    names = [f"p{chr(ord('a') + number)}.png" for number, _ in enumerate(next(iter(columns.values())))]
     draw_plain(folder, tuple(names))
-    for number, name in enumerate(names):
+    rows = [("image", "label", *columns)]
+    for number, (name, *values) in enumerate(zip(names, *columns.values(), strict=True)):
         cv2.imwrite(str(folder / "images" / name), scene(number, (30, 40)))
-    with (folder / "labels.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["image", "label", *columns])
-        for number, name in enumerate(names):
-            rows.writerow([name, ("good", "defective")[number % 2], *(values[number] for values in columns.values())])
+        rows.append((name, ("good", "defective")[number % 2], *values))
+    (folder / "labels.csv").write_text("".join(",".join(row) + "\n" for row in rows))
     return folder
 
 
-BOARDS, TWO = list("aabbccdd"), list("xxxxyyyy")
+BOARDS, TWO = "aabbccdd", "xxxxyyyy"
 
 
 @pytest.mark.parametrize(
@@ -163,20 +163,21 @@ BOARDS, TWO = list("aabbccdd"), list("xxxxyyyy")
         ({"camera": TWO, "width": BOARDS}, None),
         ({"board": BOARDS, "group": TWO}, "group"),
         ({"Serial No.": BOARDS}, "Serial No."),
-        ({"item": list("abcdefgh"), "lot": ["1"] * 8}, None),  # they say nothing
+        ({"item": "abcdefgh", "lot": "11111111"}, None),  # they say nothing
         ({"board": [*BOARDS[:-1], ""]}, None),
-        ({"piece": list("abcdefgh"), "panel": BOARDS, "lot": TWO}, "panel"),  # the coarsest with enough groups
+        ({"piece": "abcdefgh", "panel": BOARDS, "lot": TWO}, "panel"),  # the coarsest with enough groups
+        ({"group": "xyxzxyxz", "item": BOARDS}, "group"),  # that a user named
     ],
 )
 def test_the_column_of_a_thing_is_found_and_one_of_a_condition_never_is(
-    tmp_path: Path, columns: dict[str, list[str]], found: str | None
+    tmp_path: Path, columns: dict[str, Sequence[str]], found: str | None
 ) -> None:
     groups_are = discover(table(tmp_path, **columns)).groups_are
     assert (groups_are == f"column {found!r} of labels.csv") if found else ("column" not in groups_are)
 
 
-def test_near_duplicate_pictures_share_a_group_if_nothing_names_groups(tmp_path: Path) -> None:
-    folder = table(tmp_path, camera=list("abcdef"))
+def test_near_duplicate_pictures_share_a_group_if_nothing_names_groups_unless_all_are_alike(tmp_path: Path) -> None:
+    folder = table(tmp_path, camera="abcdef")
     cv2.imwrite(str(folder / "images" / "pe.png"), again(scene(1, (300, 400))))
     cv2.imwrite(str(folder / "images" / "pb.png"), scene(1, (300, 400)))
     (folder / "images" / "pf.png").write_bytes(b"no picture")  # training will stop at it, not this
@@ -184,10 +185,6 @@ def test_near_duplicate_pictures_share_a_group_if_nothing_names_groups(tmp_path:
     assert found.read().groups() == ["pa", "pb", "pc", "pd", "pf"]
     assert found.assumptions[1].startswith("Each picture is a group of its own, as neither")
     assert found.assumptions[2] == "Near-duplicate pictures are put into one group: 6 groups become 5."
-
-
-def test_pictures_that_all_look_alike_are_not_merged_into_one_group(tmp_path: Path) -> None:
-    folder = table(tmp_path, camera=list("abcdef"))
     for name in "bcdef":
         shutil.copy(folder / "images" / "pa.png", folder / "images" / f"p{name}.png")
     found = discover(folder)
@@ -195,14 +192,12 @@ def test_pictures_that_all_look_alike_are_not_merged_into_one_group(tmp_path: Pa
     assert found.assumptions[2].startswith("6 of 6 pictures look nearly identical, so similarity does not show")
 
 
-def sort_scenes(folder: Path, good: list[str], defective: list[str], alike: str = "") -> Path:
+def sort_scenes(folder: Path, good: list[str], defective: list[str], alike: str = " ") -> Path:
     """Write a scene for each name to good/ and defective/; those whose name begins with `alike` are one scene."""
-    for number, (label, name) in enumerate(
-        [*(("good", each) for each in good), *(("defective", each) for each in defective)]
-    ):
-        (folder / label).mkdir(parents=True, exist_ok=True)
-        picture = again(scene(0), gain=1 - number / 50) if alike and name.startswith(alike) else scene(number + 1)
-        assert cv2.imwrite(str(folder / label / f"{name}.png"), picture)
+    labels = ["good"] * len(good) + ["defective"] * len(defective)
+    for number, (label, name) in enumerate(zip(labels, [*good, *defective], strict=True)):
+        picture = again(scene(0), gain=1 - number / 50) if name.startswith(alike) else scene(number + 1)
+        write_picture(folder / label / f"{name}.png", picture)
     return folder
 
 
@@ -229,7 +224,7 @@ GOOD, BAD = [f"597500_{n}" for n in range(4)], [f"{597501 + n % 3}_{n}" for n in
             "be near-duplicate pictures: all good pictures",
         ),
         (
-            lambda at: table(at, item=list("xyxzxyxz")),
+            lambda at: table(at, item="xyxzxyxz"),
             "file names, each a group",
             "be column 'item' of labels.csv: all good pictures",
         ),
@@ -259,11 +254,9 @@ def test_a_guess_that_puts_all_good_or_all_defective_pictures_into_one_group_is_
         assert len({image.group for image in data.images if image.defective == defective}) > 1
 
 
-def test_the_groups_that_a_user_named_are_kept(tmp_path: Path) -> None:
-    folder = table(tmp_path, group=list("xyxzxyxz"), item=list("aabbccdd"))
-    assert discover(folder).groups_are == "column 'group' of labels.csv"
+def test_a_picture_without_a_group_by_the_named_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"as pd\.png has no group by column 'group' of labels\.csv; name"):
-        discover(table(tmp_path / "gap", group=["a", "b", "a", ""])).read().groups()
+        discover(table(tmp_path, group=["a", "b", "a", ""])).read().groups()
 
 
 @pytest.mark.parametrize(
@@ -280,29 +273,25 @@ def test_the_groups_that_a_user_named_are_kept(tmp_path: Path) -> None:
 def test_the_example_of_a_pattern_gives_other_groups_than_the_guess(tmp_path: Path, names: list[str], are: str) -> None:
     sort_scenes(tmp_path, *([name.format(label) for name in names] for label in ("good", "defective")))
     found = discover(tmp_path)
-    data = found.read()
+    data, told = found.read(), found.assumptions[-1]
     example = data.suggest_pattern()
-    assert found.groups_are == are
-    assert ("This is a guess" in found.assumptions[-1]) == ("part" in are)
-    assert example.split(" (")[0] in found.assumptions[-1]
+    assert (found.groups_are, "This is a guess" in told, example.split(" (")[0] in told) == (are, "part" in are, True)
     if "'" in example:
         others = read_folder(tmp_path, group_pattern=example.split("'")[1])
         mine, theirs = ([image.group for image in each.images] for each in (data, others))
-        assert len(set(zip(mine, theirs, strict=True))) > min(len(set(mine)), len(set(theirs)))
+        assert len({*zip(mine, theirs, strict=True)}) > min(len({*mine}), len({*theirs}))
 
 
 def test_truth_mixture_and_the_lack_of_defects_are_reported(tmp_path: Path) -> None:
-    folder = draw_blobs(tmp_path / "blobs")
+    folder, tiles = draw_blobs(tmp_path / "blobs"), sort_tiles(tmp_path / "tiles", count=3)
     (folder / "masks" / "a_0.png").unlink()
     (folder / "boxes").mkdir()
     (folder / "boxes" / "b_0.txt").write_text("1 1 5 5 1")
-    assert discover(folder).assumptions[0] == (
+    assert [discover(folder).assumptions[0], discover(folder, "labels").assumptions[0]] == [
         "Pictures are good or defective by labels.csv; where the defects are, by masks (boxes exist too and are "
-        "not used). 1 of 8 defective pictures has no defect marked (masks), first a_0.png: only the label is used."
-    )
-    told = "Pictures are good or defective by labels.csv; masks, boxes are not used."
-    assert discover(folder, "labels").assumptions[0] == told
-    tiles = sort_tiles(tmp_path / "tiles", count=3)
+        "not used). 1 of 8 defective pictures has no defect marked (masks), first a_0.png: only the label is used.",
+        "Pictures are good or defective by labels.csv; masks, boxes are not used.",
+    ]
     told = "Pictures are good or defective by the folders good/, defective/; no annotation marks the defects."
     assert discover(tiles).assumptions[0] == told
     shutil.rmtree(tiles / "defective")
@@ -311,12 +300,7 @@ def test_truth_mixture_and_the_lack_of_defects_are_reported(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("name", "column", "groups"),
-    [
-        ("kolektorsdd", "item", 41),
-        ("hripcb_subset", "board", 6),
-        ("magnetic_tile", "block", 186),
-        ("bsdata", "place", 62),
-    ],
+    [("kolektorsdd", "item", 41), ("hripcb_subset", "board", 6), ("magnetic_tile", "block", 186)],
 )
 def test_groups_of_real_sets_are_found(real_data: Path, name: str, column: str, groups: int) -> None:
     found = discover(real_data / name)
@@ -346,34 +330,20 @@ def test_without_labels_csv_no_board_or_item_is_divided(real_data: Path, tmp_pat
 # A bundle's folder is read again.
 
 
-def with_boards(folder: Path) -> Path:
-    draw_blobs(folder)
-    rows = (folder / "labels.csv").read_text()
-    (folder / "labels.csv").write_text(rows.replace("image,label,group", "image,label,board"))
-    return folder
-
-
-def partly_masked(folder: Path) -> Path:
-    for mask in sorted((draw_blobs(folder) / "masks").iterdir())[1:]:
-        mask.unlink()
-    return folder
-
-
-def without_table(folder: Path) -> Path:
-    """Groups are guessed from names, or from pictures that look alike."""
-    (draw_blobs(folder) / "labels.csv").unlink()
-    for number in range(2):
-        picture = scene(1, (300, 400))
-        cv2.imwrite(str(folder / "images" / f"scene{number}.png"), again(picture) if number else picture)
-    return folder
-
-
 @pytest.mark.parametrize("key", ["discover=true", "recipe=heatline"])
-@pytest.mark.parametrize("drawn", [with_boards, without_table, partly_masked])
+@pytest.mark.parametrize("has_table", [True, False])
 def test_the_provenance_of_a_bundle_is_enough_to_read_a_folder_as_the_run_does(
-    tmp_path: Path, drawn: Callable[[Path], Path], key: str
+    tmp_path: Path, has_table: bool, key: str
 ) -> None:
-    data = drawn(tmp_path / "data")
+    """Groups are a column, or guessed from names or from pictures that look alike; one mask is missing."""
+    data = draw_blobs(tmp_path / "data")
+    (data / "masks" / "b_0.png").unlink()
+    rows = (data / "labels.csv").read_text()
+    (data / "labels.csv").write_text(rows.replace("image,label,group", "image,label,board"))
+    if not has_table:
+        (data / "labels.csv").unlink()
+        cv2.imwrite(str(data / "images" / "scene0.png"), scene(1, (300, 400)))
+        cv2.imwrite(str(data / "images" / "scene1.png"), again(scene(1, (300, 400))))
     config = compose([f"data={data}", key])
     own = read_data(config)
     stored = msgspec.json.decode(msgspec.json.encode(describe_reading(config, own.truth)))

@@ -20,6 +20,7 @@ from heatline.train.evaluation.figures import Figures
 from heatline.train.evaluation.observe import tile_row
 from heatline.train.evaluation.result import read_evaluation
 from tests.command import complaint
+from tests.conftest import write_picture
 from tests.golden import assert_golden
 from tests.small_bundle import GAIN, TILE, answer, bundle_in, dark_square, white_frame
 from tests.train.placed_squares import PLACES, boxes, folder, grouped, many_groups, reported, run, with_training_groups
@@ -30,11 +31,7 @@ def of(found: Figures, part: str, *names: str) -> list[float | None]:
 
 
 DEFECTS = "defects", "defects_hit", "false_regions"
-
-
 VERDICTS = "defective_frames", "escaped_frames", "good_frames", "rejected_frames"
-
-
 RANKED = "average_precision", "auroc"
 
 
@@ -61,10 +58,10 @@ def test_pixels_are_counted_by_the_studys_rule_over_all_tiles(tmp_path: Path, bu
     """
     shown = {"seen": (80, 80), "harmless": (90, 150), "unseen": None}
     data = folder(tmp_path / "data", shown, {"seen": (70, 60), "unseen": (10, 10)})
-    cv2.imwrite(str(data / "images" / "small.png"), dark_square(white_frame((100, 150)), 40, 40))
     small = np.zeros((100, 150), np.uint8)
     small[30:80, 60:90] = 255
-    cv2.imwrite(str(data / "masks" / "small.png"), small)
+    write_picture(data / "images" / "small.png", dark_square(white_frame((100, 150)), 40, 40))
+    write_picture(data / "masks" / "small.png", small)
     found = evaluate_model(bundle.path, data).figures
 
     counts = np.zeros(4, int)
@@ -80,9 +77,8 @@ def test_pixels_are_counted_by_the_studys_rule_over_all_tiles(tmp_path: Path, bu
                 large = np.array([np.interp(np.arange(TILE) + 0.5, centres, row) for row in large]).T
             level = (large - large.min()) / max(large.max() - large.min(), 1e-9) * 255
             positive = ((level > 127) & (logit > 0))[: part.shape[0], : part.shape[1]]
-            counts += [
-                np.sum(each) for each in (positive & part, positive & ~part, ~positive & part, ~positive & ~part)
-            ]
+            pairs = (positive, part), (positive, ~part), (~positive, part), (~positive, ~part)
+            counts += [np.sum(called & true) for called, true in pairs]
     assert counts.min() > 0
     assert counts.sum() == 3 * 2 * TILE**2 + 100 * 150
     names = "true_positive_px", "false_positive_px", "false_negative_px", "true_negative_px"
@@ -93,10 +89,9 @@ def test_pixels_are_counted_by_the_studys_rule_over_all_tiles(tmp_path: Path, bu
 def test_a_defective_picture_without_a_place_counts_only_as_a_frame(tmp_path: Path, bundle: Bundle) -> None:
     data = grouped(tmp_path / "data")
     before = evaluate_model(bundle.path, data).figures
-    cv2.imwrite(str(data / "images" / "d1.png"), white_frame((224, 446)))
-    with (data / "labels.csv").open("a") as file:
-        file.write("d1.png,defective,d\n")
-    cv2.imwrite(str(data / "masks" / "d1.png"), np.zeros((224, 446), np.uint8))
+    write_picture(data / "images" / "d1.png", white_frame((224, 446)))
+    write_picture(data / "masks" / "d1.png", np.zeros((224, 446), np.uint8))
+    (data / "labels.csv").write_text((data / "labels.csv").read_text() + "d1.png,defective,d\n")
     evaluation = evaluate_model(bundle.path, data)
     after = evaluation.figures
     assert {name.partition(".")[0] for name in after if after[name] != before[name]} == {"frame"}
@@ -109,9 +104,7 @@ def test_a_defective_picture_without_a_place_counts_only_as_a_frame(tmp_path: Pa
 def test_pictures_with_labels_only_count_as_frames(tmp_path: Path, bundle: Bundle) -> None:
     """Two pictures have the same name, in good/ and in defective/."""
     for name, side in {"good/white": 0, "good/dark": 48, "defective/dark": 48, "defective/darker": 60}.items():
-        file = tmp_path / "data" / f"{name}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(file), dark_square(white_frame((224, 224)), 50, 50, side))
+        write_picture(tmp_path / "data" / f"{name}.png", dark_square(white_frame((224, 224)), 50, 50, side))
     evaluation = reported(bundle.path, "--data", tmp_path / "data")
     found = evaluation["figures"]
     assert (evaluation["truth"], {name.partition(".")[0] for name in found}) == ("labels", {"frame"})
@@ -126,11 +119,10 @@ def test_pictures_with_labels_only_count_as_frames(tmp_path: Path, bundle: Bundl
 def test_a_rollout_peaks_at_the_most_relevant_token_for_both_signs_of_the_logit(
     family: str, logit: float, pointing: bool
 ) -> None:
-    relevance = np.zeros((4, 4), np.float32)
-    relevance[1, 2] = 16
-    truth = np.zeros((64, 64), np.bool_)
-    truth[16:32, 32:48] = True
-    _, _, _, (distance_px,), _ = tile_row(family, logit, relevance[None] * np.float32(logit), truth, (64, 64))
+    peak = np.zeros((4, 4), np.float32)
+    peak[1, 2] = logit
+    truth = np.kron(peak, np.ones((16, 16))) != 0
+    _, _, _, (distance_px,), _ = tile_row(family, logit, peak[None], truth, (64, 64))
     assert (distance_px == 0) == pointing
 
 
@@ -164,18 +156,25 @@ def test_a_part_selects_the_groups_that_the_bundle_names(tmp_path: Path, bundle:
     test = reported(*arguments, "--part", "test")
     assert test == reported(*arguments)
     assert (test["subject"]["part"], test["subject"]["groups"], test["subject"]["pictures"]) == ("test", ["b"], 2)
+    assert "No frame is good: the rate of false rejects is not known." in test["warnings"]
     assert "The model was trained on these frames" in run(*arguments, "--part", "train").stderr
     everything = reported(*arguments, "--part", "all")
     assert everything["subject"]["pictures"] == 6
     assert everything["warnings"][0].startswith("The model was trained on the groups of at least 2 of the 6 frames")
+    only_good = reported(*arguments, "--part", "val")["warnings"]
+    assert "No frame is defective: the rate of misses is not known." in only_good
     other = with_training_groups(tmp_path / "other", bundle, None, train=["a"], val=[], test=["z"])
     elsewhere = reported(other.path, "--data", data)  # trained on other pictures: no test groups, no warning
     assert (elsewhere["subject"]["part"], elsewhere["warnings"][0][:15]) == ("all", "Too few groups:")
-    for options, message in (
-        (["--part", "val"], "names no groups as val; choose"),
-        (["--part", "test"], "'z' is miss"),
-    ):
-        assert message in " ".join(run(other.path, "--data", data, *options).stderr.split())
+    for part, message in (("val", "names no groups as val; choose"), ("test", "'z' is miss")):
+        assert message in complaint(run(other.path, "--data", data, "--part", part))
+
+    # Good frames that set the threshold give no rate.
+    printed = run(*arguments, "--part", "all", "--out", tmp_path / "out").stdout
+    assert "good frames rejected     0 of 3 not a rate" in printed
+    assert read_evaluation(tmp_path / "out" / "models" / "trained").figures["frame.false_reject_rate"] is None
+    assert "| 0 of 3 not a rate |" in (tmp_path / "out" / "tables.md").read_text()
+    assert "not a rate: these frames set the threshold" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_wrong_model_or_folder_is_refused_in_one_sentence(tmp_path: Path, bundle: Bundle) -> None:
@@ -231,45 +230,22 @@ def test_frames_that_do_not_show_the_product_count_in_no_figure(tmp_path: Path, 
     manifest = msgspec.structs.replace(bundle.manifest, calibration=calibration)
     knowing = write_bundle(tmp_path / "knowing", manifest, files)
     for stem in ("a2", "b1"):
-        cv2.imwrite(str(data / "images" / f"{stem}.png"), white // 100)
+        write_picture(data / "images" / f"{stem}.png", white // 100)
     done = run(knowing.path, "--data", data, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     evaluation = read_evaluation(tmp_path / "out" / "models" / "knowing")
     refused = [(frame.image, frame.group, frame.defective) for frame in evaluation.implausible]
     assert refused == [("images/a2.png", "a", False), ("images/b1.png", "b", True)]
     assert all("brightness 2, expected" in frame.why for frame in evaluation.implausible)
-    names = "frame.frames", "frame.good_frames", "frame.defective_frames", "frame.rejected_frames", "tile.tiles"
-    assert [evaluation.figures[name] for name in names] == [4, 2, 2, 0, 8]
+    assert of(evaluation.figures, "frame", "frames", *VERDICTS) == [4, 2, 0, 2, 0]
+    assert evaluation.figures["tile.tiles"] == 8
     assert evaluation.warnings[0].startswith("2 frames are not like the product (1 good, 1 defective): the line gives")
     assert f"{knowing.path}: {evaluation.warnings[0]}" in done.stderr
     assert "images/<wbr>b1.png <span>defective: it does not" in (tmp_path / "out" / "report.html").read_text()
 
 
-@pytest.mark.parametrize(
-    ("group", "message"),
-    [
-        ("c", "No frame is defective: the rate of misses is not known."),
-        ("b", "No frame is good: the rate of false rejects is not known."),
-    ],
-)
-def test_frames_of_one_class_cause_a_warning(tmp_path: Path, bundle: Bundle, group: str, message: str) -> None:
-    trained = with_training_groups(tmp_path / "trained", bundle, None, train=["z"], test=[group])
-    warnings = evaluate_model(trained.path, grouped(tmp_path / "data"), part="test").warnings
-    assert [warning for warning in warnings if warning.startswith("No frame")] == [message]
-
-
-def test_no_rate_is_told_of_good_frames_that_set_the_threshold(tmp_path: Path, bundle: Bundle) -> None:
-    data = grouped(tmp_path / "data")
-    trained = with_training_groups(tmp_path / "trained", bundle, data, train=["a"], val=["c"], test=["b"])
-    printed = run(trained.path, "--data", data, "--part", "all", "--out", tmp_path / "out").stdout
-    assert "good frames rejected     0 of 3 not a rate" in printed
-    assert read_evaluation(tmp_path / "out" / "models" / "trained").figures["frame.false_reject_rate"] is None
-    assert "| 0 of 3 not a rate |" in (tmp_path / "out" / "tables.md").read_text()
-    assert "not a rate: these frames set the threshold" in (tmp_path / "out" / "report.html").read_text()
-
-
 def test_several_models_are_reported_in_a_new_folder(tmp_path: Path, bundle: Bundle) -> None:
-    data, out = grouped(tmp_path / "data"), tmp_path / "report"
+    data, out, file = grouped(tmp_path / "data"), tmp_path / "report", tmp_path / "file"
     models = [Path(shutil.copytree(bundle.path, tmp_path / name / "boards")) for name in ("first", "second")]
     assert run(*models, "--data", tmp_path / "nowhere", "--out", out).returncode == InputError.exit_code
     done = run(*models, "--data", data, "--out", out, "--study", "--json")  # a corrected command can be given again
@@ -278,12 +254,12 @@ def test_several_models_are_reported_in_a_new_folder(tmp_path: Path, bundle: Bun
     assert first["figures"] == second["figures"]
     assert sorted(path.parent.name for path in out.rglob("evaluation.json")) == ["first-boards", "second-boards"]
     assert "Comparison with the study" in (out / "report.html").read_text()
-    assert "--study adds a chapter to the report; name the report's folder" in run(bundle.path, "--study").stderr
-    (tmp_path / "file").write_text("")
-    for place, message in (
-        (out, "report exists already and is not empty; name a new folder with --out"),
-        (tmp_path / "file", "exists already"),
-        (tmp_path / "file" / "below", "cannot be made (Not a directory)"),
+    file.touch()
+    for words, message in (
+        ((*models, "--out", out), "report exists already and is not empty; name a new folder with --out"),
+        ((*models, "--out", file), "exists already"),
+        ((*models, "--out", file / "below"), "cannot be made (Not a directory)"),
+        ((models[0], models[0]), "are one folder; name each model once"),
+        ((models[0], "--study"), "--study adds a chapter to the report; name the report's folder"),
     ):
-        assert message in complaint(run(*models, "--data", data, "--out", place))
-    assert "are one folder; name each model once" in complaint(run(models[0], models[0], "--data", data))
+        assert message in run(*words, "--data", data).stderr

@@ -24,11 +24,7 @@ from tests.train.blobs import draw_blobs
 from tests.train.trained import NAMED_SPLIT, SMALL
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 TILE = 64
-
-
 SMALL_VIT = ("model=test_vit", *(item for item in SMALL if item not in ("model=test_efficientnet", "model.stride=16")))
 
 
@@ -55,13 +51,11 @@ def test_a_run_and_its_bundle_have_the_same_figures(
     one, other = by_run.figures, by_bundle.figures
     assert one.keys() - other.keys() == {name for name in one if name.startswith(FUSIONS)}, "a bundle has one map"
     for name, value in other.items():
-        tolerance = 20 if name.endswith("_px") else 1e-3
-        assert value == pytest.approx(one[name], abs=tolerance, nan_ok=False), name
+        assert value == pytest.approx(one[name], abs=20 if name.endswith("_px") else 1e-3, nan_ok=False), name
     assert (by_run.truth, by_run.figures["frame.frames"]) == ("masks", 12)
-    thresholds = [
-        (each.calibration.score_threshold, each.calibration.evidence_threshold) for each in (by_run, by_bundle)
-    ]
-    assert thresholds[0] == pytest.approx(thresholds[1], rel=1e-3, abs=1e-4)
+    for name in ("score_threshold", "evidence_threshold"):
+        found, expected = (getattr(each.calibration, name) for each in (by_run, by_bundle))
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4), name
     mine, theirs = by_run.subject, by_bundle.subject
     assert (mine.kind, mine.engine, theirs.kind, theirs.engine) == ("run", "torch f32", "bundle", "openvino f32")
     assert (mine.name, mine.part, mine.groups, mine.recipe) == ("run", "all", [*"abcd"], "finetune, 6 steps of 8")
@@ -99,23 +93,18 @@ def test_pictures_of_the_training_are_recognised_by_their_content(
     assert (others.part, others.trained_on) == ("all", 0)
 
 
-FRAMES = st.tuples(st.integers(30, 150), st.integers(30, 150))
-
-
 def random_answers(frame_hw: tuple[int, int], seed: int, smoothing_px: float) -> PendingFrame:
     """Return a frame with random logits and maps of 4x4 cells."""
-    rng = np.random.default_rng(seed)
+    rng, frame = np.random.default_rng(seed), np.zeros((*frame_hw, 3), np.uint8)
     stitcher = Stitcher(TileGrid(frame_hw, TILE, 10), (4, 4), 8, smoothing_px)
-    pending = PendingFrame(
-        Frame(Stamp("drawn", 1, "a"), np.zeros((*frame_hw, 3), np.uint8), "RGB8"), stitcher, ImageStatistics(0, 0, 0, 0)
-    )
+    pending = PendingFrame(Frame(Stamp("drawn", 1, "a"), frame, "RGB8"), stitcher, ImageStatistics(0, 0, 0, 0))
     pending.logits[:] = rng.normal(0, 1, len(stitcher.grid))
     pending.maps[:] = rng.normal(0, 2, pending.maps.shape)
     return pending
 
 
 @given(
-    FRAMES,
+    st.tuples(st.integers(30, 150), st.integers(30, 150)),
     st.integers(0, 2**32 - 1),
     st.sampled_from([0.0, 20.0]),
     st.sampled_from([-1.0, 0.5, 9.0]),

@@ -1,5 +1,6 @@
 """Figures and their intervals, compared with slow counts, plain loops and the published tables."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.calibration.statistics import RESAMPLES, SEED
 from heatline.edge.geometry import Region
-from heatline.train.evaluation.figures import FRAME, Columns, Figures, compute_figures, compute_intervals, tile_type
+from heatline.train.evaluation.figures import FRAME, Figures, compute_figures, compute_intervals, tile_type
 from heatline.train.evaluation.published import PUBLISHED
 from heatline.train.evaluation.result import (
     DefectKind,
@@ -27,34 +28,14 @@ from heatline.train.evaluation.scoring import FrameScore, label_defects, match_r
 from heatline.train.evaluation.study_chapter import STUDY_METRICS, mean_ranks, ranks
 from heatline.train.metrics import auroc, average_precision
 from tests.oracles import bilinear
-from tests.train.evaluations import columns, evaluation, subject
+from tests.train.evaluations import evaluation, subject
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-NAN = float("nan")
-
-
 MAPS = ("study", "min")
-
-
-THRESHOLD = 1.0
-
-
 SCORES = st.sampled_from([-2.0, -0.5, 0.0, 1.0, 1.5, 3.0])
 """Few values, so that many scores are equal."""
-
-
 SCORED = st.lists(st.tuples(SCORES, st.booleans(), st.integers(0, 3)), max_size=12)
 """Score, whether the item is defective, and weight."""
-
-
-def scored(items: list[tuple[float, bool, int]]) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
-    return (
-        np.array([score for score, _, _ in items], np.float64),
-        np.array([defective for _, defective, _ in items], np.bool_),
-        np.array([weight for _, _, weight in items], np.float64),
-    )
 
 
 def slow_average_precision(items: list[tuple[float, bool]]) -> float:
@@ -79,81 +60,47 @@ def test_average_precision_and_auroc_match_slow_counts_with_repeated_items(
     items: list[tuple[float, bool, int]],
 ) -> None:
     every = [(score, defective) for score, defective, weight in items for _ in range(weight)]
+    columns = np.array(items, np.float64).reshape(-1, 3).T
+    found = [measure(columns[0], columns[1] > 0, columns[2]) for measure in (average_precision, auroc)]
     if {defective for _, defective in every} != {True, False}:
-        assert (average_precision(*scored(items)), auroc(*scored(items))) == (None, None)
+        assert found == [None, None]
     else:
-        assert average_precision(*scored(items)) == pytest.approx(slow_average_precision(every))
-        assert auroc(*scored(items)) == pytest.approx(slow_auroc(every))
+        assert found == pytest.approx([slow_average_precision(every), slow_auroc(every)])
 
 
+PX = st.tuples(*[st.integers(0, 50)] * 4)
+IN_GROUP = st.integers(0, 3), SCORES
 TILE_ROWS = st.lists(
-    st.tuples(
-        st.integers(0, 3),  # group
-        SCORES,
-        st.booleans(),
-        st.tuples(*[st.sampled_from([0.0, 0.5, 5.0])] * 2),  # px from each map's peak to the truth
-        st.tuples(*[st.tuples(*[st.integers(0, 50)] * 4)] * 2),
-        st.booleans(),  # ambiguous, unless it is defective
+    st.one_of(
+        # As `tile_type`: defective, ambiguous, px from each map's peak to the truth, px by the study's rule.
+        st.tuples(
+            *IN_GROUP, st.just(True), st.just(False), st.tuples(*[st.sampled_from([0, 0.5, 5])] * 2), st.tuples(PX, PX)
+        ),
+        st.tuples(*IN_GROUP, st.just(False), st.booleans(), st.just((np.nan, np.nan)), st.tuples(PX, PX)),
     ),
     max_size=8,
 )
-
-
+HITS = st.sampled_from([(0, 0, 0), (0, 0, 3), (1, 0, 0), (1, 1, 2), (3, 2, 1)])
+"""Defects, those hit, and false regions."""
 FRAME_ROWS = st.lists(
-    st.tuples(
-        st.integers(0, 3),
-        SCORES,
-        st.booleans(),
-        st.booleans(),  # placed
-        st.integers(0, 3),  # defects
-        st.integers(0, 3),  # of which hit, at most all
-        st.integers(0, 4),  # false regions
-        st.tuples(*[st.integers(0, 50)] * 4),
+    st.one_of(
+        # As `FRAME`: defective, rejected, placed, and what is known of those that are.
+        st.tuples(*IN_GROUP, st.booleans(), st.booleans(), HITS, PX).map(lambda row: (*row[:4], True, *row[4], row[5])),
+        st.tuples(*IN_GROUP, st.booleans(), st.booleans()).map(lambda row: (*row, False, 0, 0, 0, (0,) * 4)),
     ),
     min_size=1,
     max_size=8,
 )
 
 
-def tile_columns(rows: list[Any]) -> Columns:
-    group, logit, defective, distance_px, px, ambiguous = zip(*rows, strict=True) if rows else ((),) * 6
-    bad = np.array(defective, np.bool_)
-    return columns(
-        tile_type(len(MAPS)),
-        group=np.array(group, np.int64),
-        logit=np.array(logit, np.float64),
-        defective=bad,
-        ambiguous=np.array(ambiguous, np.bool_) & ~bad,
-        distance_px=np.where(bad[:, None], np.array(distance_px, np.float64).reshape(-1, 2), NAN),
-        px=np.array(px, np.int64).reshape(-1, 2, 4),
-    )
-
-
-def frame_columns(rows: list[Any]) -> Columns:
-    group, logit, defective, placed, defects, hit, false, px = zip(*rows, strict=True) if rows else ((),) * 8
-    known, logits = np.array(placed, np.bool_), np.array(logit, np.float64)
-    return columns(
-        FRAME,
-        group=np.array(group, np.int64),
-        logit=logits,
-        defective=np.array(defective, np.bool_),
-        rejected=logits >= THRESHOLD,
-        placed=known,
-        defects=np.array(defects, np.int64) * known,
-        hit=np.minimum(np.array(hit, np.int64), np.array(defects, np.int64)) * known,
-        false_regions=np.array(false, np.int64) * known,
-        line_px=np.array(px, np.int64).reshape(-1, 4) * known[:, None],
-    )
-
-
-def figures(tiles: list[Any], frames: list[Any], weights: list[int] | None = None) -> Figures:
-    weight = np.ones(4) if weights is None else np.array(weights, np.float64)
-    return compute_figures(tile_columns(tiles), frame_columns(frames), MAPS, weight)
+def figures(tiles: list[Any], frames: list[Any], weights: Sequence[int] = (1,) * 4, **how: bool) -> Figures:
+    rows = np.array(tiles, tile_type(len(MAPS))), np.array(frames, FRAME)
+    return compute_figures(*rows, MAPS, np.array(weights, np.float64), **how)
 
 
 @given(TILE_ROWS, FRAME_ROWS, st.lists(st.integers(0, 3), min_size=4, max_size=4))
 def test_weights_have_the_effect_of_repeated_groups(tiles: list[Any], frames: list[Any], weights: list[int]) -> None:
-    placed = {row[0] for row in frames if row[3]}
+    placed = {row[0] for row in frames if row[4]}
     tiles = [row for row in tiles if row[0] in placed]  # tiles are of placed frames
     again = [[row for row in rows for _ in range(weights[row[0]])] for rows in (tiles, frames)]
     weighted, repeats = figures(tiles, frames, weights), figures(*again)
@@ -164,25 +111,21 @@ def test_weights_have_the_effect_of_repeated_groups(tiles: list[Any], frames: li
 
 
 TILES = [
-    # group, logit, defective, px from each map's peak to the truth, px of the study's rule of each map, ambiguous
-    (0, 2.0, True, (0.0, 0.0), ((30, 10, 20, 40), (1, 2, 3, 94)), False),  # found, and both peaks on the truth
-    (0, 0.5, True, (0.0, 9.0), ((0, 10, 50, 40), (0, 0, 50, 50)), False),  # above probability 0.5
-    (1, -1.0, True, (0.5, 0.0), ((0, 0, 60, 40), (0, 0, 60, 40)), False),  # missed
-    (1, 1.0, False, (0.0, 0.0), ((0, 20, 0, 80), (0, 0, 0, 100)), False),
-    (2, -3.0, False, (0.0, 0.0), ((0, 0, 0, 100), (0, 0, 0, 100)), False),
+    # group, logit, defective, ambiguous, px from each map's peak to the truth, px of the study's rule of each map
+    (0, 2.0, True, False, (0.0, 0.0), ((30, 10, 20, 40), (1, 2, 3, 94))),  # found, and both peaks on the truth
+    (0, 0.5, True, False, (0.0, 9.0), ((0, 10, 50, 40), (0, 0, 50, 50))),  # above probability 0.5
+    (1, -1.0, True, False, (0.5, 0.0), ((0, 0, 60, 40), (0, 0, 60, 40))),  # missed
+    (1, 1.0, False, False, (np.nan, np.nan), ((0, 20, 0, 80), (0, 0, 0, 100))),
+    (2, -3.0, False, False, (np.nan, np.nan), ((0, 0, 0, 100), (0, 0, 0, 100))),
 ]
-
-
 FRAMES = [
-    # group, logit, defective, placed, defects, hit, false regions, px of the line's rule
-    (0, 2.0, True, True, 2, 1, 0, (25, 5, 75, 95)),
-    (1, 1.0, False, True, 0, 0, 3, (0, 50, 0, 150)),
-    (1, -1.0, True, True, 1, 0, 0, (0, 0, 60, 140)),
-    (2, -3.0, False, True, 0, 0, 0, (0, 0, 0, 200)),
-    (3, 3.0, True, False, 0, 0, 0, (0, 0, 0, 0)),
+    # group, logit, defective, rejected, placed, defects, hit, false regions, px of the line's rule
+    (0, 2.0, True, True, True, 2, 1, 0, (25, 5, 75, 95)),
+    (1, 1.0, False, True, True, 0, 0, 3, (0, 50, 0, 150)),
+    (1, -1.0, True, False, True, 1, 0, 0, (0, 0, 60, 140)),
+    (2, -3.0, False, False, True, 0, 0, 0, (0, 0, 0, 200)),
+    (3, 3.0, True, True, False, 0, 0, 0, (0, 0, 0, 0)),
 ]
-
-
 BY_HAND: dict[str, list[float | None]] = {
     "tile.tiles tile.defective tile.accuracy": [5, 3, 3 / 5],
     # By score: defective, good, defective, defective, good.
@@ -209,31 +152,20 @@ def test_figures_match_a_hand_calculation() -> None:
     one_class = figures([row for row in TILES if not row[2]], FRAMES)
     assert [one_class[f"tile.{name}"] for name in ("average_precision", "auroc")] == [None, None]
     assert one_class["study.pointing"] is None
-
-
-def test_ambiguous_tiles_have_no_rank() -> None:
-    """As the highest-scoring good tile, it would halve the precision; counts and the study's rule keep it."""
-    hot = (0, 9.0, False, (0.0, 0.0), ((0, 0, 0, 100), (0, 0, 0, 100)), True)
-    without, found = figures(TILES, FRAMES), figures([*TILES, hot], FRAMES)
-    assert all(found[f"tile.{name}"] == without[f"tile.{name}"] for name in ("average_precision", "auroc"))
-    assert (found["tile.tiles"], found["study.true_negative_px"]) == (6, 400)
-
-
-def test_good_frames_that_set_the_threshold_give_no_rate() -> None:
-    found = compute_figures(tile_columns(TILES), frame_columns(FRAMES), MAPS, np.ones(4), set_threshold=True)
-    assert (found["frame.rejected_frames"], found["frame.good_frames"], found["frame.false_reject_rate"]) == (
-        1,
-        2,
-        None,
-    )
+    # An ambiguous tile has no rank; as the highest-scoring good one, it would halve the precision. It is counted.
+    ambiguous = (0, 9.0, False, True, (np.nan, np.nan), ((0, 0, 0, 100), (0, 0, 0, 100)))
+    more = figures([*TILES, ambiguous], FRAMES)
+    assert all(more[f"tile.{name}"] == found[f"tile.{name}"] for name in ("average_precision", "auroc"))
+    assert (more["tile.tiles"], more["study.true_negative_px"]) == (6, 400)
+    # Good frames that set the threshold give no rate.
+    chosen = figures(TILES, FRAMES, set_threshold=True)
+    assert (chosen["frame.rejected_frames"], chosen["frame.false_reject_rate"]) == (1, None)
 
 
 # Pixels, the study's mask, peaks and regions.
 
 
 CELL, TILE = 16, 12
-
-
 TILE_MAPS = arrays(
     np.float32, st.tuples(st.integers(1, 4), st.integers(1, 4)), elements=st.integers(0, 9).map(np.float32)
 )
@@ -269,12 +201,8 @@ def test_pixels_above_level_127_of_255_are_in_the_mask() -> None:
     above = [[False, False, False], [True, True, True], [False, False, False]]
     assert study_mask(tile_map, 1.0, 3).tolist() == above
     assert study_mask(tile_map * 0.5 - 300, 1.0, 3).tolist() == above  # the stretch removes scale and offset
-
-
-@pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 1e20])
-def test_a_constant_map_has_an_empty_mask(value: float) -> None:
-    """Also if rounding in the enlargement would leave differences to stretch."""
-    assert not study_mask(np.full((7, 7), value, np.float32), 3.0, 224).any()
+    for value in (0.1, -7.3, 1e20):  # also if rounding in the enlargement would leave differences to stretch
+        assert not study_mask(np.full((7, 7), value, np.float32), 3.0, 224).any()
 
 
 @pytest.mark.parametrize(
@@ -300,17 +228,6 @@ def test_pieces_closer_than_a_cell_are_one_defect(gap: int, defects: int) -> Non
     assert ((labels > 0) == pieces).all()
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 399), st.integers(0, 399)), max_size=6), st.integers(0, 380), st.integers(0, 380)
-)
-def test_every_region_either_hits_or_is_false(peaks: list[tuple[int, int]], y: int, x: int) -> None:
-    truth = mask((y, x, 20))
-    score = match_regions([region(*peak) for peak in peaks], truth, CELL).score
-    rows, columns = np.nonzero(truth)
-    far = [bool(((rows - peak[1]) ** 2 + (columns - peak[0]) ** 2).min() > CELL**2) for peak in peaks]
-    assert score == FrameScore(1, int(not all(far)), sum(far))
-
-
 def test_the_peak_of_a_map_lies_at_the_centre_of_its_cell_and_not_in_the_padding() -> None:
     tile_map, truth = np.zeros((14, 14), np.float32), mask((3 * 16 + 8, 10 * 16 + 8, 1), side=224)
     tile_map[3, 10] = 1
@@ -326,19 +243,6 @@ def test_the_peak_of_a_map_lies_at_the_centre_of_its_cell_and_not_in_the_padding
 NO_TILES = np.zeros(0, tile_type(1))
 
 
-def frames(
-    group: list[int], logit: list[float], defective: list[bool], px: list[tuple[int, int, int, int]] | None = None
-) -> Columns:
-    """Return frames that are not placed unless `px` is given; a logit of at least 0 is DEFECT."""
-    logits = np.array(logit)
-    known = {} if px is None else {"placed": True, "line_px": px}
-    return columns(FRAME, group, logit=logits, defective=defective, rejected=logits >= 0, **known)
-
-
-def intervals_of(of_frames: Columns, groups: int) -> tuple[dict[str, tuple[float, float]], str]:
-    return compute_intervals(partial(compute_figures, NO_TILES, of_frames, ["study"]), groups)
-
-
 def quantile(values: list[float], share: float) -> float:
     """Return a quantile by linear interpolation."""
     ordered, place = sorted(values), share * (len(values) - 1)
@@ -346,13 +250,8 @@ def quantile(values: list[float], share: float) -> float:
     return below + (place - int(place)) * (above - below)
 
 
-def test_the_interval_of_ten_groups_of_which_half_escape_is_binomial() -> None:
-    """In ten draws of groups of which half escape, at most 1 of 10 has probability 0.011 and at most 2 has 0.055. So
-    the 2.5 % quantile is 2 of 10, and the upper quantile 8 of 10.
-    """
-    found, basis = intervals_of(frames(list(range(10)), [1.0] * 5 + [-1.0] * 5, [True] * 10), 10)
-    assert found == {"frame.escape_rate": (pytest.approx(0.2), pytest.approx(0.8))}
-    assert basis == "95 % intervals by a bootstrap over 10 groups, 1000 resamples, percentiles"
+def intervals_of(rows: list[Any], groups: int) -> tuple[dict[str, tuple[float, float]], str]:
+    return compute_intervals(partial(compute_figures, NO_TILES, np.array(rows, FRAME), ["study"]), groups)
 
 
 def test_intervals_match_a_bootstrap_that_repeats_pictures_one_by_one() -> None:
@@ -361,7 +260,9 @@ def test_intervals_match_a_bootstrap_that_repeats_pictures_one_by_one() -> None:
     group = [0, 0, 0, 1, 2, 2, 3, 4, 5, 6, 6, 7, 8, 9, 9, 9, 10, 11]
     logit, defective = rng.normal(size=len(group)).round(1).tolist(), (rng.random(len(group)) < 0.6).tolist()
     px = [(int(a), int(b), int(c), 900) for a, b, c in rng.integers(0, 100, (len(group), 3))]
-    found, _ = intervals_of(frames(group, logit, defective, px), 12)
+    known = zip(group, logit, defective, px, strict=True)
+    found, basis = intervals_of([(at, score, bad, score >= 0, True, 0, 0, 0, of) for at, score, bad, of in known], 12)
+    assert basis == "95 % intervals by a bootstrap over 12 groups, 1000 resamples, percentiles"
 
     values: dict[str, list[float]] = {"frame.escape_rate": [], "line.precision": [], "frame.auroc": []}
     for drawn in np.random.default_rng(SEED).multinomial(12, [1 / 12] * 12, RESAMPLES):
@@ -375,20 +276,24 @@ def test_intervals_match_a_bootstrap_that_repeats_pictures_one_by_one() -> None:
         assert found[name] == pytest.approx((quantile(each, 0.025), quantile(each, 0.975))), name
 
 
+def test_the_interval_of_ten_groups_of_which_half_escape_is_binomial() -> None:
+    """In ten draws of groups of which half escape, at most 1 of 10 has probability 0.011 and at most 2 has 0.055. So
+    the 2.5 % quantile is 2 of 10, and the upper quantile 8 of 10.
+    """
+    found, _ = intervals_of([(at, 0, True, at < 5, False, 0, 0, 0, (0,) * 4) for at in range(10)], 10)
+    assert found == {"frame.escape_rate": (pytest.approx(0.2), pytest.approx(0.8))}
+
+
 @pytest.mark.parametrize(
     ("groups", "reason"),
     [
         (0, "the pictures have no groups, and only whole groups are independent"),
-        (1, "a bootstrap needs at least 10 groups, and there are 1"),
         (9, "a bootstrap needs at least 10 groups, and there are 9"),
     ],
 )
 def test_too_few_groups_have_no_intervals_and_the_reason_is_given(groups: int, reason: str) -> None:
-    count = max(groups, 1)
-    assert intervals_of(frames(list(range(count)), [1.0] * count, [True] * count), groups) == (
-        {},
-        f"no intervals: {reason}",
-    )
+    rows = [(at, 1, True, True, False, 0, 0, 0, (0,) * 4) for at in range(max(groups, 1))]
+    assert intervals_of(rows, groups) == ({}, f"no intervals: {reason}")
 
 
 # Ranks.
@@ -447,20 +352,20 @@ def kind(name: str, score: float, area_px: int | None, by: Literal["class", "siz
     return DefectKind(by, name, score, area_px)
 
 
+def frames_of(*pairs: tuple[float, str, int]) -> list[FrameAnswer]:
+    return [frame(score, [kind(name, score, area)]) for score, name, area in pairs]
+
+
 def judged(*frames: FrameAnswer) -> Evaluation:
     made = evaluation(subject(), frames=list(frames))
     calibration = msgspec.structs.replace(made.calibration, score_threshold=JUDGED_BY, false_reject_per_frame=0.01)
     return msgspec.structs.replace(made, calibration=calibration)
 
 
-def sizes(*pairs: tuple[float, str, int]) -> list[FrameAnswer]:
-    return [frame(score, [kind(name, score, area)]) for score, name, area in pairs]
-
-
 def test_a_class_that_passes_is_named_first_and_the_smallest_before_the_others() -> None:
     """Of 3 pits all pass, of 2 scratches none; at 5 % one pit passes. A picture with both counts for each."""
     both = frame(5.0, [kind("scratch", 5.0, 900), kind("pit", -2.0, 9)])
-    found = judged(*sizes((0.0, "pit", 9), (0.5, "pit", 12), (2.0, "scratch", 900)), both, frame(0.0, []))
+    found = judged(*frames_of((0.0, "pit", 9), (0.5, "pit", 12), (2.0, "scratch", 900)), both, frame(0.0, []))
     assert describe_kinds(found) == {
         "escapes": "At 1 % false rejects, 2 of 4 defective pictures pass (at 5 %, 0); whole kinds of defects pass: all "
         "pit 3 of 3 (at 5 %, 1).",
@@ -469,7 +374,7 @@ def test_a_class_that_passes_is_named_first_and_the_smallest_before_the_others()
     assert [(each.name, each.missed, each.pictures) for each in count_kinds([found, found])] == [
         ("pit", 6, 6), ("scratch", 0, 4),
     ]  # fmt: skip
-    hostile = judged(*sizes((0.0, "pit\x1b[2J\n", 9), (2.0, "scratch", 900)))
+    hostile = judged(*frames_of((0.0, "pit\x1b[2J\n", 9), (2.0, "scratch", 900)))
     assert [each.name for each in count_kinds([hostile])] == ["pit\\x1b[2J\\n", "scratch"]
 
 

@@ -3,12 +3,13 @@
 Trainings are real and tiny. Tests that are not about evaluations use a stand-in for them.
 """
 
+import itertools
 import json
 import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -26,11 +27,6 @@ from heatline.train.whole_network import read_metrics
 from tests.command import complaint, heatline
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-ROOT = Path(__file__).parents[2]
-
-
 PLAN = """
 models:
   - {name: test_efficientnet, settings: {model.weights: none}}
@@ -41,11 +37,7 @@ settings:
   {recipe: finetune, recipe.steps: 4, recipe.batch: 4, recipe.validate_every: 2, split.fractions: [0.5, 0.25, 0.25],
    tiles.tile_px: 64, recipe.jitter_px: 20, trainer.precision: 32-true}
 """
-
-
 ONE_MODEL = PLAN.replace("  - {name: test_vit, settings: {model.weights: none}}\n", "")
-
-
 FIRST, SECOND = "blobs/split/test_efficientnet", "blobs/split/test_vit"
 
 
@@ -61,20 +53,21 @@ def report(folders: Sequence[Path], out: Path, title: str, *, study: bool) -> No
     (out / "tables.md").write_text("\n".join("/".join(folder.parts[-4:-1]) for folder in folders))
 
 
-def plan(text: str = PLAN) -> Plan:
-    return msgspec.yaml.decode(text, type=Plan)
+def study(data: Path, out: Path, text: str = PLAN, only: Sequence[str] = ()) -> Study:
+    return Study(msgspec.yaml.decode(text, type=Plan), data, out, only)
 
 
-def work(study: Study, lines: list[str] | None = None, evaluate: Callable[..., None] = evaluate) -> StudyStatus:
+def work(on: Study, lines: list[str] | None = None) -> StudyStatus:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("heatline.train.study.evaluate_model", evaluate)
         patch.setattr("heatline.train.study.write_report", report)
-        return study.work(None, [].append if lines is None else lines.append)
+        return on.work(None, [].append if lines is None else lines.append)
 
 
-def checkpoints(out: Path) -> dict[str, int]:
-    """Return the time of each checkpoint of a folder."""
-    return {str(file.relative_to(out)): file.stat().st_mtime_ns for file in sorted(out.rglob("*.ckpt"))}
+def times(out: Path) -> dict[Path, int]:
+    """Return the time of each checkpoint and evaluation of a folder."""
+    files = (*out.rglob("*.ckpt"), *out.rglob(FILE))
+    return {file: file.stat().st_mtime_ns for file in files}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +79,7 @@ def data(blobs: Path) -> Path:
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a study that was not interrupted."""
     out = tmp_path_factory.mktemp("finished") / "study"
-    status = work(Study(plan(), data, out))
+    status = work(study(data, out))
     assert ({run.state for run in status.runs}, status.failed) == ({"evaluated"}, {})
     return out
 
@@ -130,117 +123,23 @@ def command(data: Path, out: Path, tmp_path: Path, text: str, *options: str) -> 
 
 def test_missing_data_and_unknown_runs_are_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has none of the plan's data sets \(blobs\)"):
-        Study(plan(), tmp_path, tmp_path)
+        study(tmp_path, tmp_path)
     told = "no run of the plan matches --only x; runs have names such as blobs/split/test_eff"
     with pytest.raises(ConfigError, match=told):
-        Study(plan(), data, tmp_path, ["x"])
-    assert [run.name for run in Study(plan(), data, tmp_path, ["*/test_v*", "other/*"]).runs] == [SECOND]
+        study(data, tmp_path, only=["x"])
+    assert [run.name for run in study(data, tmp_path, only=["*/test_v*", "other/*"]).runs] == [SECOND]
 
 
-def test_the_status_prints_the_progress_and_does_nothing(data: Path, tmp_path: Path) -> None:
-    more = PLAN.replace("\nsettings:", "\n  - {name: gears, folder: gears}\nsettings:")
-    shown = command(data, tmp_path / "study", tmp_path, more, "--status")
-    assert shown.returncode == 0
-    assert re.search(rf"^ *{FIRST} +to do", shown.stdout, flags=re.MULTILINE)
-    assert "0 of 2 runs are evaluated" in shown.stdout
-    assert f"gears is left out: {data} does not have it" in shown.stderr
-    assert not (tmp_path / "study").exists()
-
-
-def test_a_finished_study_has_all_results_and_is_not_repeated(data: Path, finished: Path) -> None:
-    for name in (FIRST, SECOND):
-        summary = RunFolder(finished / name).read_summary()
-        assert (summary.finished, summary.steps) == (True, 4)
-    assert (finished / "report" / "tables.md").read_text().splitlines() == [FIRST, SECOND]
-    before = {file: file.stat().st_mtime_ns for name in ("*.ckpt", FILE) for file in finished.rglob(name)}
-    lines: list[str] = []
-    assert {run.state for run in work(Study(plan(), data, finished), lines).runs} == {"evaluated"}
-    assert lines == []
-    assert {file: file.stat().st_mtime_ns for file in before} == before
-
-
-@pytest.mark.parametrize("content", [None, '{"schema": 0}', "{"])
-def test_an_outdated_evaluation_is_repeated(data: Path, finished: Path, content: str | None) -> None:
-    """It is older than its run, of another schema, or damaged."""
-    evaluation = finished / SECOND / "evaluation" / FILE
-    if content is None:
-        os.utime(evaluation, ns=(0, 0))
-    else:
-        evaluation.write_text(content)
-    (evaluation.parent / "old.png").touch()
-    lines: list[str] = []
-    work(Study(plan(), data, finished), lines)
-    assert lines == [f"{SECOND}: evaluating"]
-    assert json.loads(evaluation.read_text()) == {"schema": SCHEMA}
-    assert not (evaluation.parent / "old.png").exists()
-
-
-@pytest.mark.parametrize("by", ["crash", "Ctrl-C"])
-def test_a_stopped_study_continues_and_ends_with_the_same_runs(
-    data: Path, tmp_path: Path, finished: Path, by: str
-) -> None:
-    """The first run draws its four batches; the second is stopped after its validation at step 2."""
-    out, draws, draw = tmp_path / "study", iter(range(1000)), BatchSampler.draw
-
-    def draw_or_end(self: BatchSampler, step: int) -> object:
-        if next(draws) == 4 + 3:
-            if by == "crash":
-                raise RuntimeError("crash")
-            signal.raise_signal(signal.SIGINT)
-        return draw(self, step)
-
-    told = "crash" if by == "crash" else "1 of 2 runs evaluated; continue with the same command"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BatchSampler, "draw", draw_or_end)
-        with pytest.raises((RuntimeError, Interrupted), match=told):
-            work(Study(plan(), data, out))
-    study = Study(plan(), data, out)
-    assert [run.state for run in study.status().runs] == ["evaluated", "half done"]
-    before = checkpoints(out / FIRST)
-    lines: list[str] = []
-    assert {run.state for run in work(study, lines).runs} == {"evaluated"}
-    assert lines[0] == f"{SECOND}: continuing"
-    assert checkpoints(out / FIRST) == before
-    for run in (FIRST, SECOND):
-        assert read_metrics(RunFolder(out / run).metrics) == read_metrics(RunFolder(finished / run).metrics)
-
-
-def test_a_failed_run_does_not_stop_others_and_the_exit_code_is_11(data: Path, tmp_path: Path) -> None:
-    """There is no group z to test."""
-    text = ONE_MODEL.replace("{truth: masks}", "{truth: masks}, leave_one_out: [z, a, c]")
-    fails, works = "blobs/z/test_efficientnet", "blobs/a/test_efficientnet"
-    status = work(Study(plan(text), data, tmp_path / "study", ["*/z/*", "*/a/*"]))
-    assert {run.run: run.state for run in status.runs} == {fails: "to do", works: "evaluated"}
-    assert (tmp_path / "study" / "report" / "tables.md").read_text() == works
-    failed = command(data, tmp_path / "other", tmp_path, text, "--only", "*/z/*")
-    assert failed.returncode == TrainingError.exit_code == 11
-    assert f"{fails} failed (there is no group 'z' to split off" in complaint(failed)
-    assert "0 of 1 runs are evaluated" in failed.stdout
-
-
-def test_a_run_with_other_settings_is_reported_and_not_changed(data: Path, finished: Path) -> None:
-    before = checkpoints(finished)
-    status = work(Study(plan(PLAN.replace("steps: 4", "steps: 6")), data, finished))
-    assert {run.state for run in status.runs} == {"unlike the plan"}
-    assert status.failed[SECOND].startswith("recipe.steps is 6 and was 4 when the run in ")
-    assert status.failed[SECOND].endswith(f"delete {finished.resolve() / SECOND}, or choose another --out")
-    assert checkpoints(finished) == before
-
-
-def test_a_run_that_another_process_works_on_is_skipped(data: Path, tmp_path: Path) -> None:
-    study = Study(plan(), data, tmp_path / "study", [SECOND])
-    with lock_file(tmp_path / "study" / "locks" / f"{SECOND}.lock") as ours:
-        assert ours
-        lines: list[str] = []
-        (run,) = work(study, lines).runs
-    assert (run.state, lines) == ("to do", [])
-
-
-def test_figures_are_copied_without_pictures_and_without_paths(data: Path, tmp_path: Path) -> None:
+def test_the_command_shows_the_progress_works_and_copies_figures_without_paths(data: Path, tmp_path: Path) -> None:
     out, results = tmp_path / "study", tmp_path / "results"
-    shown = command(data, out, tmp_path, ONE_MODEL, "--results", str(results), "--json")
-    assert shown.returncode == 0, shown.stderr
-    assert [run["state"] for run in json.loads(shown.stdout)["runs"]] == ["evaluated"]
+    text = ONE_MODEL.replace("\nsettings:", "\n  - {name: gears, folder: gears}\nsettings:")
+    shown = command(data, out, tmp_path, text, "--status")
+    assert (shown.returncode, out.exists()) == (0, False)
+    assert re.search(rf"^ *{FIRST} +to do", shown.stdout, flags=re.MULTILINE)
+    assert "0 of 1 runs are evaluated" in shown.stdout
+    assert f"gears is left out: {data} does not have it" in shown.stderr
+    worked = command(data, out, tmp_path, text, "--results", str(results), "--json")
+    assert [run["state"] for run in json.loads(worked.stdout)["runs"]] == ["evaluated"], worked.stderr
     evaluation = read_evaluation(out / FIRST / "evaluation")
     assert (evaluation.subject.part, len(evaluation.subject.groups)) == ("test", 1)
     expected = msgspec.to_builtins(evaluation)
@@ -250,3 +149,75 @@ def test_figures_are_copied_without_pictures_and_without_paths(data: Path, tmp_p
     assert json.loads(found[f"{FIRST}.json"]) == json.loads(json.dumps(expected))
     assert found["tables.md"] == (out / "report" / "tables.md").read_text()
     assert not any(str(tmp_path) in text for text in found.values())
+
+
+def test_a_finished_study_has_all_results_and_is_not_repeated(data: Path, finished: Path) -> None:
+    for name in (FIRST, SECOND):
+        summary = RunFolder(finished / name).read_summary()
+        assert (summary.finished, summary.steps) == (True, 4)
+    assert (finished / "report" / "tables.md").read_text().splitlines() == [FIRST, SECOND]
+    before, lines = times(finished), list[str]()
+    assert {run.state for run in work(study(data, finished), lines).runs} == {"evaluated"}
+    assert (lines, times(finished)) == ([], before)
+
+    status = work(study(data, finished, PLAN.replace("steps: 4", "steps: 6")))
+    assert {run.state for run in status.runs} == {"unlike the plan"}
+    assert status.failed[SECOND].startswith("recipe.steps is 6 and was 4 when the run in ")
+    assert status.failed[SECOND].endswith(f"delete {finished.resolve() / SECOND}, or choose another --out")
+    assert times(finished) == before
+
+
+@pytest.mark.parametrize("content", [None, '{"schema": 0}', "{"])
+def test_an_outdated_evaluation_is_repeated(data: Path, finished: Path, content: str | None) -> None:
+    """It is older than its run, of another schema, or damaged."""
+    evaluation, lines = finished / SECOND / "evaluation" / FILE, list[str]()
+    if content is None:
+        os.utime(evaluation, ns=(0, 0))
+    else:
+        evaluation.write_text(content)
+    (evaluation.parent / "old.png").touch()
+    work(study(data, finished), lines)
+    assert lines == [f"{SECOND}: evaluating"]
+    assert [file.name for file in evaluation.parent.iterdir()] == [FILE], "old pictures are deleted"
+    assert json.loads(evaluation.read_text()) == {"schema": SCHEMA}
+
+
+def test_a_stopped_study_continues_and_leaves_a_run_that_another_works_on(
+    data: Path, tmp_path: Path, finished: Path
+) -> None:
+    """The first run draws its four batches; the second is stopped after its validation at step 2."""
+    out, draws, draw, lines = tmp_path / "study", itertools.count(1), BatchSampler.draw, list[str]()
+
+    def draw_or_end(self: BatchSampler, step: int) -> object:
+        if next(draws) == 4 + 4:
+            signal.raise_signal(signal.SIGINT)
+        return draw(self, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BatchSampler, "draw", draw_or_end)
+        with pytest.raises(Interrupted, match="1 of 2 runs evaluated; continue with the same command"):
+            work(study(data, out))
+    on = study(data, out)
+    assert [run.state for run in on.status().runs] == ["evaluated", "half done"]
+    with lock_file(out / "locks" / f"{SECOND}.lock") as ours:
+        assert ours
+        assert [run.state for run in work(on, lines).runs] == ["evaluated", "half done"]
+    before = times(out / FIRST)
+    assert {run.state for run in work(on, lines).runs} == {"evaluated"}
+    assert lines[0] == f"{SECOND}: continuing"
+    assert times(out / FIRST) == before
+    for run in (FIRST, SECOND):
+        assert read_metrics(RunFolder(out / run).metrics) == read_metrics(RunFolder(finished / run).metrics)
+
+
+def test_a_failed_run_does_not_stop_others_and_the_exit_code_is_11(data: Path, tmp_path: Path) -> None:
+    """There is no group z to test."""
+    text = ONE_MODEL.replace("{truth: masks}", "{truth: masks}, leave_one_out: [z, a, c]")
+    fails, works = "blobs/z/test_efficientnet", "blobs/a/test_efficientnet"
+    status = work(study(data, tmp_path / "study", text, ["*/z/*", "*/a/*"]))
+    assert {run.run: run.state for run in status.runs} == {fails: "to do", works: "evaluated"}
+    assert (tmp_path / "study" / "report" / "tables.md").read_text() == works
+    failed = command(data, tmp_path / "other", tmp_path, text, "--only", "*/z/*")
+    assert failed.returncode == TrainingError.exit_code == 11
+    assert f"{fails} failed (there is no group 'z' to split off" in complaint(failed)
+    assert "0 of 1 runs are evaluated" in failed.stdout

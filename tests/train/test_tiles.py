@@ -1,5 +1,6 @@
 """Cached frames, their tiles, the label rule, and batches of them."""
 
+import itertools
 import math
 import os
 from pathlib import Path
@@ -17,18 +18,14 @@ from heatline.edge.errors import InputError
 from heatline.edge.geometry import TileGrid
 from heatline.train.batches import BatchSampler, TrainingBatches, augment, log_sum_exp, whole_tiles
 from heatline.train.compose import compose
-from heatline.train.config import AugmentConfig, RecipeConfig, TilesConfig
+from heatline.train.config import AugmentConfig, TilesConfig
 from heatline.train.frames import FrameStore, TileTable, grid_tiles
 from heatline.train.readers import LabelledImage, read_folder
 from heatline.train.readers.per_picture import MaskPng
 from tests.train.blobs import draw_blobs
 
 STUDY_RULE = TilesConfig(tile_px=224, overlap_px=2, defective_share=0.01)
-
-
 RULE = TilesConfig(tile_px=64, overlap_px=2, defective_share=0.01)
-
-
 FRAME_HW = (150, 200)
 
 
@@ -43,44 +40,33 @@ def table(store: FrameStore) -> TileTable:
     return grid_tiles(store, range(len(store)), RULE)
 
 
-@pytest.fixture(scope="module")
-def recipe() -> RecipeConfig:
-    return compose(["data=.", "recipe=finetune", "recipe.batch=8", "recipe.steps=5", "recipe.jitter_px=40"]).recipe
+def with_first(defect_px: int, hw: tuple[int, int] = (224, 224)) -> NDArray[np.bool_]:
+    return np.asarray(np.arange(hw[0] * hw[1]).reshape(hw) < defect_px)
 
 
-def frame_with(tmp_path: Path, mask: NDArray[np.bool_], defective: bool = True) -> FrameStore:
-    cv2.imwrite(str(tmp_path / "frame.png"), np.full(mask.shape, 90, np.uint8))
-    cv2.imwrite(str(tmp_path / "mask.png"), mask.astype(np.uint8))
-    image = LabelledImage(tmp_path / "frame.png", "a", defective, MaskPng(tmp_path / "mask.png", None))
-    return FrameStore.build([image], tmp_path / "cache")
+AT_BORDER = np.zeros((100, 300), np.bool_)
+AT_BORDER[90:, 50:100] = True  # the lower one, which is repeated below it
 
 
 @pytest.mark.parametrize(
-    ("defect_px", "defective", "ambiguous"),
+    ("mask", "expected"),
     [
-        (0, False, False),
-        (1, False, True),
-        (501, False, True),  # 0.998 % of 224x224 px
-        (502, True, False),  # 1.0005 %
-        (224 * 224, True, False),
+        (with_first(0), [(0, 0, 0, False, False)]),
+        (with_first(1), [(0, 0, 1, False, True)]),
+        (with_first(501), [(0, 0, 501, False, True)]),  # 0.998 % of 224x224 px
+        (with_first(502), [(0, 0, 502, True, False)]),  # 1.0005 %
+        (AT_BORDER, [(0, 0, 500, False, True), (0, 76, 240, False, True)]),
     ],
 )
 def test_a_tile_is_defective_above_one_per_cent_of_defective_area(
-    tmp_path: Path, defect_px: int, defective: bool, ambiguous: bool
+    tmp_path: Path, mask: NDArray[np.bool_], expected: list[tuple[int, int, int, bool, bool]]
 ) -> None:
-    mask = np.zeros((224, 224), np.bool_)
-    mask.flat[:defect_px] = True
-    tiles = grid_tiles(frame_with(tmp_path, mask), [0], STUDY_RULE)
-    assert list(zip(tiles.defect_px, tiles.defective, tiles.ambiguous, strict=True)) == [
-        (defect_px, defective, ambiguous)
-    ]
-
-
-def test_tile_pixels_beyond_a_small_frame_do_not_count_as_defective(tmp_path: Path) -> None:
-    mask = np.zeros((100, 300), np.bool_)
-    mask[90:, 50:100] = True  # at the lower border, which is repeated below it
-    tiles = grid_tiles(frame_with(tmp_path, mask), [0], STUDY_RULE)
-    assert list(zip(tiles.y, tiles.x, tiles.defect_px, strict=True)) == [(0, 0, 500), (0, 76, 240)]
+    """Pixels beyond a small frame do not count."""
+    cv2.imwrite(str(tmp_path / "frame.png"), np.full(mask.shape, 90, np.uint8))
+    cv2.imwrite(str(tmp_path / "mask.png"), mask.astype(np.uint8))
+    image = LabelledImage(tmp_path / "frame.png", "a", True, MaskPng(tmp_path / "mask.png", None))
+    tiles = grid_tiles(FrameStore.build([image], tmp_path / "cache"), [0], STUDY_RULE)
+    assert [*zip(tiles.y, tiles.x, tiles.defect_px, tiles.defective, tiles.ambiguous, strict=True)] == expected
 
 
 def test_every_grid_tile_has_the_count_of_its_part_of_the_mask_and_is_cut_as_on_the_line(
@@ -117,20 +103,19 @@ def test_the_cache_is_used_again_only_while_pictures_and_labels_are_the_same(tmp
 
 
 def test_a_jittered_tile_keeps_its_class_by_the_exact_count_at_its_new_place(
-    store: FrameStore, table: TileTable, recipe: RecipeConfig
+    store: FrameStore, table: TileTable
 ) -> None:
-    tiles = table.drop_ambiguous()
+    recipe = compose(["data=.", "recipe=finetune", "recipe.batch=8", "recipe.steps=5", "recipe.jitter_px=40"]).recipe
+    tiles, moved = table.drop_ambiguous(), 0
     batches = TrainingBatches(store, tiles, RULE, BatchSampler(tiles.defective, 8, 0.25, 0), recipe, list)
-    moved = 0
-    for row in range(len(tiles)):
-        for seed in range(10):
-            y, x = batches.place(row, np.random.default_rng([row, seed]))
-            assert max(abs(y - tiles.y[row]), abs(x - tiles.x[row])) <= 40
-            assert 0 <= y <= FRAME_HW[0] - 64
-            assert 0 <= x <= FRAME_HW[1] - 64
-            share = store.images[tiles.frame[row]].mask(FRAME_HW)[y : y + 64, x : x + 64].mean()  # type: ignore[index]
-            assert share > 0.01 if tiles.defective[row] else share == 0
-            moved += (y, x) != (tiles.y[row], tiles.x[row])
+    for row, seed in itertools.product(range(len(tiles)), range(10)):
+        y, x = batches.place(row, np.random.default_rng([row, seed]))
+        by = y - tiles.y[row], x - tiles.x[row]
+        assert np.abs(by).max() <= 40
+        assert (0 <= y <= FRAME_HW[0] - 64, 0 <= x <= FRAME_HW[1] - 64) == (True, True)
+        share = store.images[tiles.frame[row]].mask(FRAME_HW)[y : y + 64, x : x + 64].mean()  # type: ignore[index]
+        assert share > 0.01 if tiles.defective[row] else share == 0
+        moved += any(by)
     assert moved > 5 * len(tiles)
 
 
@@ -171,35 +156,35 @@ def test_light_noise_and_blur_change_grey_levels_within_their_limits() -> None:
 # The tiles of a batch.
 
 
-def labels(defective: int, good: int) -> NDArray[np.bool_]:
-    return np.asarray(np.arange(defective + good) < defective)
+def sampler_of(defective: int, good: int, batch: int, share: float | None) -> BatchSampler:
+    """Of tiles of which the first are defective."""
+    return BatchSampler(np.arange(defective + good) < defective, batch, share, 0)
 
 
 def test_each_batch_has_its_share_and_each_pass_every_tile_once() -> None:
-    sampler = BatchSampler(labels(defective=6, good=18), batch=8, defective_share=0.25, seed=3)
+    sampler = sampler_of(6, 18, batch=8, share=0.25)
     batches = [sampler.draw(step) for step in range(12)]
     assert all((batch < 6).sum() == 2 for batch in batches)
     drawn = np.concatenate(batches)
     for kind, tiles in ((drawn[drawn < 6], range(6)), (drawn[drawn >= 6], range(6, 24))):
         assert all(sorted(passed) == [*tiles] for passed in kind.reshape(4, len(tiles)))
-    sampler = BatchSampler(labels(defective=3, good=5), batch=8, defective_share=0.5, seed=0)
+    sampler = sampler_of(3, 5, batch=8, share=0.5)
     drawn = np.concatenate([sampler.draw(step)[:4] for step in range(3)])  # a pass may end within a batch
     assert all(sorted(passed) == [0, 1, 2] for passed in drawn.reshape(4, 3))
 
 
-def test_without_a_wanted_share_tiles_come_in_their_natural_proportion() -> None:
-    sampler = BatchSampler(labels(defective=4, good=36), batch=8, defective_share=None, seed=0)
-    assert sampler.shift == 0
-    assert sorted(np.concatenate([sampler.draw(step) for step in range(5)])) == list(range(40))
-    tiny = BatchSampler(labels(2, 2), batch=2, defective_share=0.01, seed=0)
-    assert (tiny.draw(0) < 2).sum() == 1  # even a tiny batch has both classes
-
-
 def test_the_shift_restores_the_natural_odds_of_the_tiles() -> None:
-    """By Bayes, the log-odds of a tile in a batch are those among all tiles, plus the difference of the priors."""
-    sampler = BatchSampler(labels(defective=3_000, good=97_000), batch=32, defective_share=0.25, seed=0)
+    """By Bayes, the log-odds of a tile in a batch are those among all tiles, plus the difference of the priors.
+
+    Without a wanted share, tiles come in their natural proportion, and even a tiny batch has both classes.
+    """
+    sampler = sampler_of(3_000, 97_000, batch=32, share=0.25)
     assert sampler.natural_log_odds == pytest.approx(math.log(3 / 97))
     assert sampler.shift == pytest.approx(math.log(1 / 3) - math.log(3 / 97))
+    natural = sampler_of(4, 36, batch=8, share=None)
+    assert natural.shift == 0
+    assert sorted(np.concatenate([natural.draw(step) for step in range(5)])) == list(range(40))
+    assert (sampler_of(2, 2, batch=2, share=0.01).draw(0) < 2).sum() == 1
 
 
 @given(st.lists(st.lists(st.floats(-30, 30), min_size=1, max_size=9), min_size=1, max_size=6))

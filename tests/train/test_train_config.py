@@ -1,5 +1,6 @@
 """The configuration of a training, its split of groups, and the refusal of wrong settings."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -59,7 +60,6 @@ def test_names_in_lists_are_text_also_when_they_are_read_back(
 def test_paths_and_patterns_are_not_parsed(text: str) -> None:
     config = compose(["data=x", f"split.pattern={text}", f"out={text}"])
     assert (config.split.pattern, config.out) == (text, text)
-    assert compose(["data=x", "split.pattern=null"]).split.pattern is None
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,6 @@ def test_paths_and_patterns_are_not_parsed(text: str) -> None:
         (["data=x", "steps=3"], "there is no key 'steps' with recipe=heatline and "),
         (["data=x", "data.folder=y"], "there is no key 'data.folder' with "),
         (["data=x", f"seed={2**32}"], "seed is '4294967296'; expected `int` <= 4294967295"),
-        (["data=x", f"seed={2**70}"], "seed"),
         (["data=x", "+seed=1"], "there is no key '+seed' with "),
         (["data=x", "model=resnet18", "recipe=mine"], "recipe=mine is none of the choices: finetune, heatline, study"),
         (["data=x", "recipe.steps=many", "recipe=finetune"], "recipe.steps is 'many'; expected `int"),
@@ -99,6 +98,11 @@ def test_paths_and_patterns_are_not_parsed(text: str) -> None:
         (["data=x", "recipe=finetune", "reference=on"], "reference=on cannot be used by recipe=finetune; "),
         (["data=x", "split.val=[08"], "split.val=[08 cannot be understood; expected a list"),
         (["resume=true", "out=nowhere"], "nowhere holds no run to resume"),
+        (["data=x", "model=resnet5"], "resnet5 is not a model of timm"),
+        (["data=x", "model=resnet18.mine"], "resnet18.mine is not a model of timm"),
+        (["data=x", "model.fusion=max"], "there is no key 'model.fusion' with recipe=heatline and model=efficientnet"),
+        (["data=x", "model=test_vit", "recipe=finetune", "model.stride=16"], "there is no key 'model.stride' with "),
+        (["data=x", "model.fuzion=max"], "efficientnet_lite0_d; model has family, name, timm, weights, stride, head, "),
     ],
 )
 def test_a_wrong_command_line_is_refused_in_one_sentence(overrides: list[str], excerpt: str) -> None:
@@ -146,27 +150,22 @@ def test_every_group_is_in_exactly_one_part_and_no_wanted_part_is_empty(
 ) -> None:
     with_defects, fractions = set(groups[:defective]), [share / sum(shares) for share in shares]
     split = split_by_fractions(groups, fractions, seed, with_defects)
-    assert sorted([*split.train, *split.val, *split.test]) == sorted(groups)
-    assert split.train
-    assert split.val
-    assert bool(split.test) == bool(shares[2])
+    parts = [split.train, split.val, split.test]
+    assert sorted(itertools.chain(*parts)) == sorted(groups)
+    assert [bool(part) for part in parts] == [bool(share) for share in shares]
     if len(with_defects) >= 3 and len(groups) - len(with_defects) >= 3:
-        asked = [split.train, split.val] + ([split.test] if shares[2] else [])
-        assert all(with_defects & set(part) and set(part) - with_defects for part in asked)
+        assert all(with_defects & set(part) and set(part) - with_defects for part in parts if part)
     assert split_by_fractions(groups[::-1], fractions, seed, with_defects) == split
 
 
-def test_the_draw_is_the_same_on_every_machine_and_differs_by_seed() -> None:
-    assert split_by_fractions(BOARDS, [0.7, 0.1, 0.2], 0) == Split(("01", "08", "10", "12"), ("04",), ("07",))
-    assert len({split_by_fractions(BOARDS, [0.7, 0.1, 0.2], seed) for seed in range(20)}) > 5
-
-
-def test_rare_groups_with_defects_are_split_like_the_others() -> None:
+def test_rare_groups_with_defects_are_split_like_the_others_and_alike_on_every_machine() -> None:
     groups = [f"{number:03d}" for number in range(100)]
-    for seed in range(20):
+    for seed in range(5):
         split = split_by_fractions(groups, [0.7, 0.1, 0.2], seed, defective=groups[:10])
         assert [len(set(part) & set(groups[:10])) for part in (split.train, split.val, split.test)] == [7, 1, 2]
         assert [len(part) for part in (split.train, split.val, split.test)] == [70, 10, 20]
+    assert split_by_fractions(BOARDS, [0.7, 0.1, 0.2], 0) == Split(("01", "08", "10", "12"), ("04",), ("07",))
+    assert len({split_by_fractions(BOARDS, [0.7, 0.1, 0.2], seed) for seed in range(20)}) > 5
 
 
 def test_named_groups_are_found_without_their_leading_zeros() -> None:

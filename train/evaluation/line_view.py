@@ -84,7 +84,8 @@ def line_view(row: Row) -> dict[str, Any]:
     zero = thresholds.pop() if len(thresholds) == 1 else None
     is_rate = not any(evaluation.set_threshold for evaluation, _ in row.folds)
     positions = {
-        "threshold": [f"{place + (zero or 0.0):.{digits}f}" for place in places.tolist()],
+        # Rounded before it is added: else two positions would show one number where all sums end in a 5.
+        "threshold": [f"{place + round(zero or 0.0, digits):.{digits}f}" for place in places.tolist()],
         "missed": missed,
         "rejected": rejected,
         "missedShare": _shares(missed, len(defective), start, row.interval("frame.escape_rate")),

@@ -1,5 +1,6 @@
 """Small parts of a training of a dense head: pictures, tiles, samples and features, all real."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,22 +39,17 @@ def write_pictures(folder: Path, frame_hw: tuple[int, int] = (90, 120), truth: s
     for name in ("images", truth):
         (folder / name).mkdir(parents=True)
     rows = []
-    for group in "ab":
-        for kind in ("good", "labelled", "marked"):
-            picture = rng.normal(150, 6, (*frame_hw, 3))
-            mask = np.zeros(frame_hw, np.uint8)
-            centre, radius = (int(rng.integers(30, 60)), int(rng.integers(30, 60))), 9
-            cv2.circle(mask, centre, radius, 255, -1)
-            if kind != "good":
-                picture[mask > 0] -= 90
-            stem = f"{group}_{kind}"
-            cv2.imwrite(str(folder / "images" / f"{stem}.png"), picture.clip(0, 255).astype(np.uint8))
-            if kind == "marked" and truth == "masks":
-                cv2.imwrite(str(folder / "masks" / f"{stem}.png"), mask)
-            elif kind == "marked":
-                (x, y), r = centre, radius
-                (folder / "boxes" / f"{stem}.txt").write_text(f"{x - r} {y - r} {x + r + 1} {y + r + 1} 1\n")
-            rows.append((f"{stem}.png", "good" if kind == "good" else "defective", group))
+    for group, kind in itertools.product("ab", ("good", "labelled", "marked")):
+        picture, mask, stem = rng.normal(150, 6, (*frame_hw, 3)), np.zeros(frame_hw, np.uint8), f"{group}_{kind}"
+        x, y, r = int(rng.integers(30, 60)), int(rng.integers(30, 60)), 9
+        cv2.circle(mask, (x, y), r, 255, -1)
+        picture[mask > 0] -= 0 if kind == "good" else 90
+        cv2.imwrite(str(folder / "images" / f"{stem}.png"), picture.clip(0, 255).astype(np.uint8))
+        if kind == "marked" and truth == "masks":
+            cv2.imwrite(str(folder / "masks" / f"{stem}.png"), mask)
+        elif kind == "marked":
+            (folder / "boxes" / f"{stem}.txt").write_text(f"{x - r} {y - r} {x + r + 1} {y + r + 1} 1\n")
+        rows.append((f"{stem}.png", "good" if kind == "good" else "defective", group))
     write_labels(folder, rows)
     return folder
 
