@@ -1,14 +1,10 @@
-"""From labelled pictures to defect events: every command in its turn, as a user runs them, with few boards and few
-steps.
-"""
+"""From labelled pictures to defect events: every command in its turn, with few boards and few steps."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 
 from examples.drawn_boards.boards import write_boards
@@ -92,23 +88,3 @@ def test_real_boards(tmp_path: Path, address: str, real_data: Path) -> None:
         (frames / picture.name).symlink_to(picture)
     splitting = ("truth=derived_masks", "split.group=board", "split.val=[08]", "split.test=[10,12]")
     train_export_and_run(tmp_path, address, data, frames, splitting)
-
-
-@pytest.mark.long
-def test_tile_sized_pictures_that_are_only_good_or_defective(tmp_path: Path, address: str) -> None:
-    boards, data = tmp_path / "boards", tmp_path / "tiles"
-    write_boards(boards, 3, seed=4, size_hw=(448, 448))
-    cut_tiles(boards, data)
-    train_export_and_run(tmp_path, address, data, data / "good", [])
-
-
-def cut_tiles(boards: Path, data: Path) -> None:
-    """Sort the tiles of some boards into good/ and defective/."""
-    for label in ("good", "defective"):
-        (data / label).mkdir(parents=True)
-    for picture in (boards / "images").iterdir():
-        image, mask = cv2.imread(str(picture)), cv2.imread(str(boards / "masks" / picture.name), cv2.IMREAD_GRAYSCALE)
-        for y, x in ((y, x) for y in (0, 112, 224) for x in (0, 112, 224)):
-            part = np.s_[y : y + 224, x : x + 224]
-            label = "defective" if np.count_nonzero(mask[part]) > 501 else "good"
-            cv2.imwrite(str(data / label / f"{picture.stem}_{y}_{x}.png"), image[part])

@@ -55,7 +55,7 @@ from heatline.train.config import TrainConfig
 from tests.edge.secured import Secured, free_port
 from tests.edge.socket_servers import Events
 from tests.edge.status_only_line import StatusOnlyLine, a_status
-from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD, NO_FRAME, NO_VERDICT, REFUSED_CHANGE, STATUS
+from tests.edge.wire_examples import ALARM, DEFECT, GOOD, NO_VERDICT, REFUSED_CHANGE, STATUS
 from tests.small_bundle import TILE, answer
 from tests.system.cameras import FAULTS
 
@@ -113,10 +113,10 @@ def test_every_command_has_an_example_and_each_of_its_options_a_help() -> None:
 
 def test_every_documented_command_exists() -> None:
     exist = {" ".join(("heatline", *path)) for path, _ in commands(heatline)}
-    text = "\n".join(document.read_text() for document in DOCUMENTS)
-    for line in re.findall(r"^(?:\$ )?(heatline [^\n]*)", "\n".join(blocks(text, "sh")), flags=re.MULTILINE):
+    shown = "\n".join(block for document in DOCUMENTS for block in blocks(document.read_text(), "sh"))
+    for line in re.findall(r"^(?:\$ )?(heatline [^\n]*)", shown, flags=re.MULTILINE):
         words = [word for word in line.split() if re.fullmatch("[a-z-]+", word)]
-        assert any(" ".join(words[:count]) in exist for count in (2, 3)), line
+        assert {" ".join(words[:count]) for count in (2, 3)} & exist, line
 
 
 def test_every_exit_code_is_documented() -> None:
@@ -181,26 +181,22 @@ def anchors(document: Path) -> set[str]:
 
 
 def test_every_link_has_a_target() -> None:
-    broken = []
     for document in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
-            path, _, anchor = target.partition("#")
+        links = re.findall(r"\]\(([^)\s#]*)#?([^)\s]*)\)", document.read_text())
+        for path, anchor in links:
             linked = (document.parent / path).resolve() if path else document
-            if "://" not in target and not (linked.exists() and (not anchor or anchor in anchors(linked))):
-                broken.append(f"{document.relative_to(ROOT)}: {target}")
-    assert broken == []
+            assert "://" in path or linked.exists(), (document, path)
+            assert "://" in path or not anchor or anchor in anchors(linked), (document, path, anchor)
 
 
 def test_the_example_configurations_can_be_read(tmp_path: Path) -> None:
     file = tmp_path / "line.toml"
-    for name in ("docs/tour.md", "docs/config.md", "docs/security.md"):
+    for name in ("docs/tour.md", "docs/config.md", "docs/security.md", "docs/cameras.md", "docs/genicam.md"):
         for example in blocks(read(name), "toml"):
-            file.write_text(example)
-            assert load_config(file).bundle.name in ("boards.bundle", "boards-line1.bundle")
-    for name in ("docs/cameras.md", "docs/genicam.md"):
-        for example in blocks(read(name), "toml"):
-            file.write_text(f'bundle = "boards.bundle"\n{example}')
-            assert len(load_config(file).cameras) == 1
+            file.write_text(example if "bundle =" in example else f'bundle = "boards.bundle"\n{example}')
+            config = load_config(file)
+            assert config.bundle.name in ("boards.bundle", "boards-line1.bundle")
+            assert config.cameras
 
 
 def test_the_tours_line_is_shown_before_its_use_and_runs_until_stopped(tmp_path: Path) -> None:
@@ -405,15 +401,16 @@ def test_the_client_of_protocol_md_works(address: str) -> None:
         like(ALARM, 4),
         like(ALARM, 7, active=False, previous_seq=6),
         like(DEFECT, 8, acting=False),
-        like(NO_FRAME, 9, camera="top"),
-        like(CHANGE, 10),
-        like(REFUSED_CHANGE, 11, detail="its bundle is not there"),
+        like(REFUSED_CHANGE, 9, detail="its bundle is not there"),
         like(GOOD, 1, boot_id="next boot"),
         STATUS,  # with the state STOPPED
     ]
     publisher = Publisher(address)
     publisher.start()
-    with subprocess.Popen([sys.executable, "-c", client, address], stdout=subprocess.PIPE, text=True) as process:
+    with (
+        contextlib.closing(publisher),
+        subprocess.Popen([sys.executable, "-c", client, address], stdout=subprocess.PIPE, text=True) as process,
+    ):
         try:
             assert publisher.wait_for_subscriber(30)
             for message in messages:
@@ -421,7 +418,6 @@ def test_the_client_of_protocol_md_works(address: str) -> None:
             output, _ = process.communicate(timeout=30)
         finally:
             process.kill()
-            publisher.close()
     assert process.returncode == 0
     assert [line.rstrip() for line in output.splitlines() if not line.startswith("silence")] == [
         "1 top 1 GOOD",
@@ -431,9 +427,7 @@ def test_the_client_of_protocol_md_works(address: str) -> None:
         "missed: alarm after 4 up to 6",
         "7 alarm it is not there",
         "8 top 9 DEFECT",
-        "9 top None NO_VERDICT REJECT",
-        "10 change None",
-        "11 change its bundle is not there",
+        "9 change its bundle is not there",
         "1 top 1 GOOD",
     ]
 
@@ -443,14 +437,11 @@ def test_the_client_of_security_md_connects_with_its_key(tmp_path: Path) -> None
     secured, port = Secured(tmp_path), free_port()
     own = tmp_path / "mes.key"
     secured.allow(make_key_pair(own), "listen")
-    server = Events(port.bound, secured.access(), tmp_path)
-    try:
+    with contextlib.closing(Events(port.bound, secured.access(), tmp_path)):
         shown = subprocess.run(
             [sys.executable, "-c", client, port.reached, own, tmp_path / "line.key.pub"],
             capture_output=True, text=True, timeout=60, check=True,
         )  # fmt: skip
-    finally:
-        server.close()
     assert shown.stdout == "status\n"
 
 

@@ -12,13 +12,10 @@ import tomllib
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from tests import needs
-from tests.conftest import COLLECTED, pytest_terminal_summary
+from tests.conftest import COLLECTED
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["edge", "train", "export", "bench", "heatline"]
@@ -164,19 +161,7 @@ def test_the_examples_of_docstrings_are_true(path: Path) -> None:
     assert (found.attempted > 0, found.failed) == (True, 0)
 
 
-# The tests: what a machine lacks, and the pairs of long and short forms.
-
-
-def test_what_the_machine_lacks_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    skipped, lines = list[SimpleNamespace](), list[str]()
-    for package in ("systemd", "shellcheck", "systemd"):
-        monkeypatch.setitem(needs.PACKAGES, package, "/nowhere")
-        with pytest.raises(pytest.skip.Exception) as caught:
-            needs.need("python3", package)
-        skipped.append(SimpleNamespace(longrepr=("file", 1, f"Skipped: {caught.value}")))
-    reporter: Any = SimpleNamespace(stats={"skipped": skipped}, write_line=lines.append)
-    pytest_terminal_summary(reporter)
-    assert lines == ["3 skipped: Debian packages are missing: apt install shellcheck systemd (.ci/run installs them)"]
+# The pairs of long and short forms of a test.
 
 
 def functions(items: list[pytest.Item]) -> set[str]:

@@ -9,33 +9,24 @@ from heatline.edge.util.files import replacing
 
 
 @pytest.mark.parametrize("unique", [False, True])
-@pytest.mark.parametrize("interruption", [None, OSError, KeyboardInterrupt])
-def test_a_new_file_replaces_the_old_one_only_when_it_is_complete(
-    tmp_path: Path, unique: bool, interruption: type[BaseException] | None
-) -> None:
+def test_a_new_file_replaces_the_old_one_only_when_it_is_complete(tmp_path: Path, unique: bool) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-
-    def write() -> None:
-        with replacing(path, unique=unique) as new:
-            new.write_text("new")
-            assert path.read_text() == "old"
-            if interruption is not None:
-                raise interruption
-
-    if interruption is None:
-        write()
-    else:
-        with pytest.raises(interruption):
-            write()
-    assert path.read_text() == ("old" if interruption else "new")
-    assert os.listdir(tmp_path) == ["a.txt"]
+    for interruption in (OSError, KeyboardInterrupt):
+        with pytest.raises(interruption), replacing(path, unique=unique) as new:  # noqa: PT012
+            new.write_text("half")
+            raise interruption
+        assert path.read_text() == "old"
+    with replacing(path, unique=unique) as new:
+        new.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "never"):
         pass
     with replacing(path) as one, replacing(path, unique=True) as other:  # as two processes may
         one.write_text("one")
         other.write_text("other")
-    assert path.read_text() == "one"
+    assert (path.read_text(), os.listdir(tmp_path)) == ("one", ["a.txt"])
 
 
 def test_a_links_target_is_replaced_and_a_pipe_is_written_to(tmp_path: Path) -> None:

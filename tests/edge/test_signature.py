@@ -28,7 +28,7 @@ from tests.command import complaint, heatline
 from tests.edge.lines import small_frames, write_line, write_pictures
 from tests.edge.status_only_line import StatusOnlyLine, a_change
 from tests.edge.test_status_command import an_own_status, on_sighup
-from tests.small_bundle import copy_of, edit_manifest, put, refusal, white_frame
+from tests.small_bundle import copy_of, edit_manifest, refusal, white_frame
 
 WIDE = {"COLUMNS": "200"}
 
@@ -88,17 +88,6 @@ def test_a_changed_byte_of_manifest_or_signature_is_refused(
     folder = copy_of(original, tmp_path_factory.mktemp("changed") / "b")
     (folder / name).write_bytes(content)
     assert SIGNATURE in refusal(folder)
-
-
-def test_a_manifest_edited_to_match_an_edited_graph_is_refused_by_its_signature(
-    signed: Bundle, private: PrivateKey
-) -> None:
-    graph = signed.path / "model.onnx"
-    graph.write_bytes(graph.read_bytes() + b"\x00")
-    assert "it was changed or damaged" in refusal(signed.path)
-    sentence = refusal(put(signed.path, {"model.onnx": graph.read_bytes()}))
-    assert "does not fit the manifest.json beside it" in sentence
-    assert private.public.fingerprint in sentence
 
 
 def line_of(folder: Path, bundle: Path, address: str, trust: str) -> Path:

@@ -18,8 +18,6 @@ from ray.cluster_utils import Cluster
 from heatline.bench.processes import tree
 from heatline.edge.archive import run
 from heatline.edge.bundle import Bundle
-from heatline.edge.cluster import interruptible, open_cluster
-from heatline.edge.errors import Interrupted
 from tests.command import HEATLINE, complaint, heatline, process_env
 from tests.edge.archive.archives import (
     DEADLY,
@@ -150,32 +148,6 @@ def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
     assert (again.returncode, json.loads(again.stdout)["inspected"]) == (0, 0), again.stderr
     assert "SOURCE is not listed again" in again.stderr
     assert {path: path.stat().st_mtime_ns for path in parts_in(tmp_path)} == before
-
-
-def test_sigterm_interrupts_as_ctrl_c_does_while_ray_runs_and_after_it(head: str) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    interrupted = list[KeyboardInterrupt]()
-
-    @interruptible()
-    def work() -> None:
-        try:
-            with open_cluster(head):
-                terminate_this_process()
-        except KeyboardInterrupt as error:
-            interrupted.append(error)
-        terminate_this_process()
-
-    with pytest.raises(Interrupted, match="the same command continues"):
-        work()
-    assert len(interrupted) == 1
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
-def terminate_this_process() -> None:
-    caught = re.search(r"SigCgt:\s*(\w+)", Path("/proc/self/status").read_text())
-    assert caught is not None
-    assert int(caught[1], 16) >> (signal.SIGTERM - 1) & 1, "it would end the tests"
-    signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.long
