@@ -170,18 +170,15 @@ def test_an_invalid_manifest_is_refused() -> None:
 
 
 IN_TABLE: dict[str, list[Any]] = {
-    "map.hw": [[0, 0], [10**9, 1], [14]],
+    "map.hw": [[0, 0], [10**9, 1]],
     "map.identity": ["max(map) == logit"],
     "grid.tile_px": [0, 10**9, 224.5],
     "grid.overlap_px": [-1, 10**9],
-    "grid.heatmap_cell_px": [0, 10**9],
-    "grid.smoothing_px": [-1, 1e9],
     "grid.stride": [3],  # unknown
     "tolerances.f32": [0, 2],  # 2 would allow any answer
     "calibration.score_threshold": [None, 1e300, "1"],  # null is JSON's NaN
     "calibration.evidence_threshold": [-1e300],
     "calibration.false_reject_per_frame": [1, -0.1],
-    "calibration.frames": [0],
     "calibration.missed": [[{"kind": "\x1b[2J", "missed": 1, "frames": 1}]],
     **{f"files.{name}": ["0" * 64] for name in ("../m", "/etc/passwd", "~", "a\n", "a\0b", "x" * 101)},
     "files.a": ["0" * 63, "0" * 64 + "\n"],

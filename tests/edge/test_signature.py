@@ -129,10 +129,10 @@ def test_a_new_key_signs_a_bundle_that_a_machine_then_trusts(bundle: Bundle, tmp
     """Each command is run twice, for programs and for people."""
     copy_of(bundle, tmp_path / "b")
 
-    def bundle_command(*arguments: str, people: str) -> Any:
-        result = heatline("bundle", *arguments, "--json", cwd=tmp_path)
+    def bundle_command(words: str, people: str = "") -> Any:
+        result = heatline("bundle", *words.split(), "--json", cwd=tmp_path)
         assert result.returncode == 0, result.stderr
-        shown = heatline("bundle", *arguments, cwd=tmp_path, env=WIDE).stdout
+        shown = heatline("bundle", *words.split(), cwd=tmp_path, env=WIDE).stdout
         assert people in shown
         assert fingerprint in shown
         return json.loads(result.stdout)
@@ -140,15 +140,15 @@ def test_a_new_key_signs_a_bundle_that_a_machine_then_trusts(bundle: Bundle, tmp
     made = json.loads(heatline("bundle", "keygen", "k", "--json", cwd=tmp_path).stdout)
     fingerprint = made["fingerprint"]
     assert made["private"] == "k"
-    signed = bundle_command("sign", "b", "--key", "k", people=fingerprint)
+    signed = bundle_command("sign b --key k")
     assert (signed["signed_by"], signed["replaced"]) == (fingerprint, None)
-    assert bundle_command("sign", "b", "--key", "k", people="replaced")["replaced"] == fingerprint
-    taken = bundle_command("trust", "k.pub", "--name", "us", "--keys", "keys", people="k.pub is trusted")
+    assert bundle_command("sign b --key k", "replaced")["replaced"] == fingerprint
+    taken = bundle_command("trust k.pub --name us --keys keys", "k.pub is trusted")
     assert (taken["name"], taken["fingerprint"]) == ("us", fingerprint)
-    assert bundle_command("trust", "--keys", "keys", people="1 trusted in keys") == {"keys": [taken]}
-    verified = bundle_command("verify", "b", "--keys", "keys", people=f"us, key {fingerprint}")
+    assert bundle_command("trust --keys keys", "1 trusted in keys") == {"keys": [taken]}
+    verified = bundle_command("verify b --keys keys", f"us, key {fingerprint}")
     assert verified["signed_by"] == {"key": fingerprint, "trusted_as": "us"}
-    assert bundle_command("show", "b", people=f"key {fingerprint}")["signed_by"] == fingerprint
+    assert bundle_command("show b", f"key {fingerprint}")["signed_by"] == fingerprint
 
 
 def test_invalid_bundles_and_keys_are_not_signed_or_trusted(tmp_path: Path, bundle: Bundle, key: Path) -> None:
@@ -252,8 +252,7 @@ def test_a_refused_bundle_leaves_the_file_as_before(line: Path, address: str, ed
         result = reloaded(line)
     assert result.returncode == CommandRefusedError.exit_code
     assert ("was changed meanwhile, and is left so" if edited else f"{line} is as before") in complaint(result)
-    assert line.read_bytes() == after
-    assert line.stat().st_mode & 0o777 == 0o640
+    assert (line.read_bytes(), line.stat().st_mode & 0o777) == (after, 0o640)
 
 
 def test_what_cannot_be_used_is_never_written(line: Path, tmp_path: Path) -> None:
