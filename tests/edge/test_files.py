@@ -9,9 +9,12 @@ from heatline.edge.util.files import replacing
 
 
 @pytest.mark.parametrize("unique", [False, True])
-def test_a_new_file_replaces_the_old_one_only_when_it_is_complete(tmp_path: Path, unique: bool) -> None:
-    path = tmp_path / "a.txt"
+def test_a_new_file_replaces_the_old_one_only_when_it_is_complete_and_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unique: bool
+) -> None:
+    path, synced = tmp_path / "a.txt", list[tuple[str, str]]()
     path.write_text("old")
+    monkeypatch.setattr("os.fsync", lambda fd: synced.append((os.readlink(f"/proc/self/fd/{fd}"), path.read_text())))
     for interruption in (OSError, KeyboardInterrupt):
         with pytest.raises(interruption), replacing(path, unique=unique) as new:  # noqa: PT012
             new.write_text("half")
@@ -19,8 +22,7 @@ def test_a_new_file_replaces_the_old_one_only_when_it_is_complete(tmp_path: Path
         assert path.read_text() == "old"
     with replacing(path, unique=unique) as new:
         new.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
+    assert (path.read_text(), synced) == ("new", [(str(new), "old")])
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "never"):
         pass
     with replacing(path) as one, replacing(path, unique=True) as other:  # as two processes may
