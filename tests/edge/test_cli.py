@@ -344,7 +344,8 @@ def test_a_full_standard_output_is_one_sentence_and_a_full_standard_error_is_ign
     (write_pictures(tmp_path / "frames", small_frames(2)) / "002.png").write_bytes(b"")  # which causes a warning
     inspect = ["inspect", bundle.path, tmp_path / "frames", "--out", tmp_path / "out", "--json"]
     with open("/dev/full", "wb") as full:
-        results = [redirected("keys", "--help", stdout=full, unbuffered=unbuffered) for unbuffered in ("", "1")]
+        show = "bundle", "show", bundle.path
+        results = [redirected(*show, stdout=full, unbuffered=unbuffered) for unbuffered in ("", "1")]
         inspected = redirected(*inspect, stderr=full)
     for result in results:
         assert result.returncode == 9, result.stderr
