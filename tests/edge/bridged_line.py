@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import functools
 import signal
-import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +23,9 @@ from pymodbus.client import ModbusTcpClient
 from heatline.edge.bridge.modbus.registers import BEGIN, COMMANDS, END, ID, TEXT, Block, RegisterBank, register_map
 from heatline.edge.bridge.modbus.server import ModbusServer
 from heatline.edge.config.bridges import ModbusConfig
-from tests.command import HEATLINE, process_env
+from tests.command import HEATLINE
 from tests.edge.followed_line import WITHIN_SECONDS, FollowedLine, wait_until
+from tests.edge.lines import LineProcess
 
 LINE_FILE = """
 bundle = "none"
@@ -42,33 +42,22 @@ bind = "ipc://{0}/follow"
 """
 
 
-class BridgeProcess:
+class BridgeProcess(LineProcess):
     """`heatline bridge KIND FILE`, which is killed at the end."""
 
     def __init__(self, kind: str, file: Path, env: Mapping[str, str] | None = None) -> None:
-        self._log = file.with_name(f"bridge-{time.monotonic_ns()}.log")
-        with self._log.open("wb") as log:
-            command = [HEATLINE, "bridge", kind, file]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=process_env(env))
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
+        super().__init__([HEATLINE, "bridge", kind, file], file.with_name(f"bridge-{time.monotonic_ns()}.log"), env)
 
     def wait_until_logged(self, text: str) -> None:
-        wait_until(lambda: text in self.log, f"the log has {text!r}")
+        wait_until(lambda: text in self.log(), f"the log has {text!r}")
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(WITHIN_SECONDS)
-
-    def __enter__(self) -> Self:
-        return self
+        self.send_signal(number)
+        return self.wait(WITHIN_SECONDS)
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        assert "Traceback" not in self.log, self.log
+        self.kill()
+        assert "Traceback" not in self.log(), self.log()
 
 
 class BridgedLine:

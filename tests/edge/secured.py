@@ -1,14 +1,11 @@
 """Files of a line that other machines can reach: its key, its allow-lists and its clients' keys."""
 
 import contextlib
-import gc
 import itertools
 import os
 import socket
-import threading
 import time
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,20 +114,3 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < give_up, "the condition did not become true in time"
         time.sleep(0.01)
-
-
-@contextlib.contextmanager
-def nothing_left_open() -> Iterator[None]:
-    """Check that the block leaves no thread and no descriptor open. Leftovers of other tests may close meanwhile."""
-
-    def open_things() -> Counter[object]:
-        found: Counter[object] = Counter(threading.enumerate())
-        for descriptor in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(FileNotFoundError):  # the descriptor of listdir itself
-                found[os.readlink(f"/proc/self/fd/{descriptor}")] += 1
-        return found
-
-    gc.collect()
-    before = open_things()
-    yield
-    until(lambda: not open_things() - before)

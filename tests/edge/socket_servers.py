@@ -2,7 +2,6 @@
 
 import contextlib
 from pathlib import Path
-from typing import Protocol
 
 import zmq
 
@@ -16,15 +15,6 @@ from heatline.edge.wire.following import FollowRequest
 from heatline.edge.wire.requests import to_bytes
 from tests.edge.followed_line import GOOD, event
 from tests.edge.status_only_line import StatusOnlyLine, a_status
-
-
-class SocketServer(Protocol):
-    """One of a line's sockets and its server."""
-
-    def serves(self, client: "zmq.Socket[bytes]", within_ms: int) -> bool:
-        """Return whether a connected client is served within a time."""
-
-    def close(self) -> None: ...
 
 
 class Events:

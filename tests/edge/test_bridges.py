@@ -313,12 +313,12 @@ def test_what_is_lost_is_told_in_its_place_and_the_older_of_two_bridges_ends(
         for _ in range(4):
             systemd.wait_for("WATCHDOG=1")
         line.acked(6)
-        assert f"were deleted before {line.kind} received them" in bridge.log
+        assert f"were deleted before {line.kind} received them" in bridge.log()
         plant.die()
         line.journal.add(GOOD)
         line.journal.client().follow(line.kind, "a newer one")
-        assert bridge.process.wait(WITHIN_SECONDS) == SupersededError.exit_code
-        assert f"refuses {line.kind} (superseded)" in bridge.log
+        assert bridge.wait(WITHIN_SECONDS) == SupersededError.exit_code
+        assert f"refuses {line.kind} (superseded)" in bridge.log()
 
 
 # Configuration.

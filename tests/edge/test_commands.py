@@ -322,7 +322,7 @@ def test_a_reachable_line_needs_a_key_and_serves_allowed_clients(tmp_path: Path,
     with running(file, events, keys=ClientKeys(own, own.public)) as service:
         service.until_inspected()
         assert heatline("status", file).returncode != ACCESS_DENIED, "the line's own machine needs no other key"
-        assert "closed the connection: it requires keys" in refusal_of(*listen)
+        until(lambda: "closed the connection: it requires keys" in refusal_of(*listen))
         assert served(*listen)["type"] in ("verdict", "status", "alarm")
         typed("keys", "allow", f"{mes}.pub", "--allowed", keys / "allowed", "--role", "command", "--role", "follow")
         triggered = served(*trigger)

@@ -7,14 +7,15 @@ third address must be served.
 
 import contextlib
 import functools
+import itertools
 import os
 import resource
 import socket
 import ssl
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -36,8 +37,10 @@ from tests.edge.view_pages import make_certificates, page
 
 Attack = Literal["silent", "slow", "repeated"]
 CLIENT, ATTACKER, NEW_CLIENT = "127.0.0.2", "127.0.0.3", "127.0.0.4"
-ANSWER_WITHIN_SECONDS = 20.0
+ANSWER_WITHIN_SECONDS = 60.0
 """Bound on waiting, so that a test fails instead of hanging; never a measured time."""
+ATTEMPT_WITHIN_SECONDS = 5.0
+"""A new client then tries again: the kernel may have dropped its connection in the crowd."""
 FEWEST_REQUESTS = 20
 """After all attackers have connected."""
 READ_HEARTBEAT = struct.pack(">HHHBBHH", 1, 0, 6, 1, 4, 0, 1)
@@ -51,8 +54,8 @@ REQUESTS = {
 
 Ask = Callable[[], bool]
 """Returns whether a request was answered."""
-Connect = Callable[[str], "contextlib.AbstractContextManager[Ask]"]
-"""Connects from an address of this machine."""
+Connect = Callable[[str, float], "contextlib.AbstractContextManager[Ask]"]
+"""Connects from an address of this machine; its requests end in so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,14 @@ def asking(port: int, request: bytes, answered: bytes, context: ssl.SSLContext |
     """Clients that send a request and get an answer with these bytes. A connection that has ended is replaced."""
 
     @contextlib.contextmanager
-    def client(source: str) -> Iterator[Ask]:
+    def client(source: str, within_s: float) -> Iterator[Ask]:
         with contextlib.ExitStack() as open_:
             connections: list[socket.socket] = []
 
             def ask() -> bool:
                 try:
                     if not connections:
-                        found = socket.create_connection(("127.0.0.1", port), ANSWER_WITHIN_SECONDS, (source, 0))
+                        found = socket.create_connection(("127.0.0.1", port), within_s, (source, 0))
                         if context is not None:
                             found = context.wrap_socket(found, server_hostname="127.0.0.1")
                         connections.append(open_.enter_context(found))
@@ -128,7 +131,7 @@ def zeromq_door(folder: Path, name: SocketName, with_keys: bool) -> Iterator[Doo
     server = SOCKET_SERVERS[name](bound, access, folder)
 
     @contextlib.contextmanager
-    def client(source: str) -> Iterator[Ask]:
+    def client(source: str, within_s: float) -> Iterator[Ask]:
         with zmq.Context() as context, context.socket(server.kind) as found:
             found.setsockopt(zmq.LINGER, 0)
             if found.type == zmq.SUB:
@@ -136,7 +139,7 @@ def zeromq_door(folder: Path, name: SocketName, with_keys: bool) -> Iterator[Doo
             if keys is not None:
                 keys.apply(found)
             found.connect(f"tcp://{source}:0;127.0.0.1:{port.number}")
-            yield lambda: server.serves(found, int(1000 * ANSWER_WITHIN_SECONDS))
+            yield lambda: server.serves(found, int(1000 * within_s))
 
     with contextlib.closing(server):
         yield Door(port.number, "ZeroMQ", client)
@@ -162,22 +165,18 @@ def attacked(door: Door, attack: Attack, source: str, count: int) -> Iterator[th
 
     def run() -> None:
         with contextlib.ExitStack() as at_end:
-            at_end.callback(all_connected.set)
             held: list[socket.socket] = []
-            number = 0
-            while not end.is_set() and (number < count or attack == "repeated"):
-                number += 1
-                try:
-                    one = socket.create_connection(("127.0.0.1", door.port), ANSWER_WITHIN_SECONDS, (source, 0))
-                except OSError:
-                    continue
-                if attack == "repeated":
-                    one.close()
-                else:
-                    held.append(at_end.enter_context(one))
+            for number in itertools.count(1):
+                if end.is_set() or (number > count and attack != "repeated"):
+                    break
+                with contextlib.suppress(OSError):
+                    one = socket.create_connection(("127.0.0.1", door.port), 1.0, (source, 0))
+                    if attack == "repeated":
+                        one.close()
+                    else:
+                        held.append(at_end.enter_context(one))
                 if number == count:
                     all_connected.set()
-            all_connected.set()
             for sent in range(len(request) if attack == "slow" else 0):
                 for one in held:
                     with contextlib.suppress(OSError):  # it was closed
@@ -186,13 +185,13 @@ def attacked(door: Door, attack: Attack, source: str, count: int) -> Iterator[th
                     break
             end.wait()
 
-    attacker = threading.Thread(target=run)
-    attacker.start()
-    try:
-        yield all_connected
-    finally:
-        end.set()
-        attacker.join()
+    with ThreadPoolExecutor(1) as thread:
+        attacker = thread.submit(run)
+        try:
+            yield all_connected
+        finally:
+            end.set()
+            attacker.result()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -217,21 +216,19 @@ def test_a_client_at_work_is_served_and_a_new_one_admitted(door: Door, attack: A
     source = ATTACKER if door.protocol in ("HTTP", "TLS", "Modbus") else CLIENT
 
     def is_admitted() -> bool:
-        with contextlib.suppress(OSError), door.connect(NEW_CLIENT) as new:
+        with contextlib.suppress(OSError), door.connect(NEW_CLIENT, ATTEMPT_WITHIN_SECONDS) as new:
             return new()
         return False
 
-    with door.connect(CLIENT) as ask:
+    with door.connect(CLIENT, ANSWER_WITHIN_SECONDS) as ask:
         assert ask(), "nobody is served, even without an attack"
         with attacked(door, attack, source, count) as all_connected:
             more = FEWEST_REQUESTS
             while more:
                 more -= all_connected.is_set()
                 assert ask()
-            give_up = time.monotonic() + ANSWER_WITHIN_SECONDS
-            while not is_admitted():
-                assert time.monotonic() < give_up, "a new client is not admitted"
-    assert is_admitted(), "after the attack, the attackers before it in the queue are gone"
+            until(is_admitted)
+    until(is_admitted)  # after the attack, the attackers before it in the queue are gone
 
 
 def test_silent_connections_do_not_use_up_the_descriptors_of_a_line(

@@ -194,7 +194,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         plc.until(LINE, is_heard=1)
         yield Served(status, port.number, plc, requests)
         assert bridge.end() == 0
-        assert "rror" not in bridge.log, "what clients send is not logged"
+        assert "rror" not in bridge.log(), "what clients send is not logged"
 
 
 def test_the_state_of_line_and_cameras_is_copied_and_a_heartbeat_is_never_0(served: Served) -> None:

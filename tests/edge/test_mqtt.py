@@ -152,7 +152,7 @@ def test_results_wait_for_a_broker_that_takes_them(site: Site, tmp_path: Path) -
             site.acked(2)
             wait_until(lambda: plant.ids() == events, "both came")
             wait_until(lambda: plant.of("state")[-1].json["delivery_fault"] is None, "the fault is over")
-        assert bridge.log.count("cannot be used (Connection refused)") <= 2, "not at each attempt"
+        assert bridge.log().count("cannot be used (Connection refused)") <= 2, "not at each attempt"
 
 
 def test_events_that_are_too_large_for_the_broker_are_reported_and_the_next_ones_come(site: Site) -> None:
@@ -165,7 +165,7 @@ def test_events_that_are_too_large_for_the_broker_are_reported_and_the_next_ones
         told = [(each["kind"], each["journal_id"], each["first_seq"], each["last_seq"]) for each in reports]
         assert told == [("refused", site.journal.journal_id, seq, seq) for seq in range(1, 21)]
         assert plant.ids() == []
-        assert bridge.log.count("is reported as lost") == 1
+        assert bridge.log().count("is reported as lost") == 1
         listed = re.findall(r"`(\w+)`", section(read("docs/plant-mqtt.md"), "## Lost"))
         assert set(listed) - {"deleted", "refused"} == reports[0].keys()
         site.broker.kill()

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import struct
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +69,8 @@ class Served:
     door: OpcuaDoor
     reader: Identity
     mes: Identity
+    waiting: list[Callable[[], None]]
+    """Answers to selections of the product `slow`."""
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +81,17 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Identity, Iden
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, identities: tuple[Identity, Identity]) -> Iterator[Served]:
-    """A bridge that acknowledges what it offered. Its line selects any product but `unknown`, and `slow` only later."""
-    folder, port = tmp_path_factory.mktemp("opcua"), free_port()
+    """A bridge that acknowledges what it offered. Its line does not know the product `unknown`."""
+    folder, port, waiting = tmp_path_factory.mktemp("opcua"), free_port(), list[Callable[[], None]]()
 
     def select(request: Any, answer: Callable[[Any], None]) -> None:
         reply: Reply = Selected(product=request.product, bundle=BUNDLE)
         if request.product == "unknown":
             reply = refusal("unknown_product", "there is no product 'unknown'")
-        threading.Timer(1.5 if request.product == "slow" else 0.0, answer, [reply]).start()
+        if request.product == "slow":
+            waiting.append(lambda: answer(reply))
+        else:
+            answer(reply)
 
     commands, door = CommandServer(f"ipc://{folder}/commands", select), OpcuaDoor(folder / "opcua", port.number)
     commands.start()
@@ -102,7 +106,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, identities: tuple[Identity,
         door.allow(identities[0], "read")
         door.allow(identities[1], "command")
         bridge.wait_until_logged("OPC UA: ")
-        yield Served(line, status, door, *identities)
+        yield Served(line, status, door, *identities, waiting)
         assert bridge.end() == 0
 
 
@@ -154,6 +158,7 @@ async def test_only_a_client_with_the_role_selects_products_and_none_changes_a_n
             "slow": ["", False, 0], "4712": ["", True, -4],
         }.items():  # fmt: skip
             assert await call(mes, "RecipeManagement.PrepareRecipe", product) == answer
+        served.waiting.pop()()
         await until(lambda: len(listener.events) == 3, "the slow product is active")
         told = [(each.ExternalId, each.Error) for each in listener.events]
         assert told == [("4711", 0), ("unknown", -1), ("slow", 0)]

@@ -24,7 +24,7 @@ from heatline.edge.delivery.auth import (
 )
 from heatline.edge.delivery.client import Commander
 from heatline.edge.errors import AccessError
-from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Secured, connected, free_port, nothing_left_open, until
+from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Secured, connected, free_port, until
 from tests.edge.socket_servers import SOCKET_SERVERS
 
 
@@ -211,15 +211,3 @@ def test_a_commander_without_access_gets_an_access_error(tmp_path: Path, monkeyp
                 line.trigger("top")
         with Commander(opened.port.reached, WITHIN_SECONDS, opened.keys) as line:
             assert line.trigger("top")
-
-
-def test_a_closed_socket_leaves_no_thread_and_no_descriptor(name: SocketName, tmp_path: Path) -> None:
-    def once(folder: Path) -> None:
-        folder.mkdir()
-        with contextlib.closing(ReachableSocket(name, folder)) as opened:
-            opened.expect_served(opened.keys)
-
-    once(tmp_path / "first")  # the first use imports modules
-    with nothing_left_open():
-        for number in range(3):
-            once(tmp_path / str(number))
