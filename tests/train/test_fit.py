@@ -145,7 +145,11 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     interrupt(by, step, out, [f"data={blobs}", f"out={out}", *SMALL, *NAMED_SPLIT, *recipe])
     assert not RunFolder(out).read_summary().finished
     assert (out / "cache" / "index.json").exists()  # frames are not decoded again
-    resumed = fit(compose([f"out={out}", "resume=true"]))
+    drawn, draw = list[int](), BatchSampler.draw
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BatchSampler, "draw", lambda self, number: (drawn.append(number), draw(self, number))[1])
+        resumed = fit(compose([f"out={out}", "resume=true"]))
+    assert min(drawn) >= step - 1, "it continues from the last checkpoint, not from the best"
     assert read_metrics(resumed.metrics) == read_metrics(whole.metrics)
     assert_same_weights(resumed, whole)
     summary = resumed.read_summary()
