@@ -20,20 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from heatline.edge.bundle import SCHEMA, Bundle, Calibration, GoldenTiles, Manifest, open_bundle, write_bundle
-from heatline.edge.bundle.manifest import (
-    Agreement,
-    Attempt,
-    Gate,
-    Grid,
-    Map,
-    MapGate,
-    Model,
-    PrecisionGate,
-    ProductReference,
-    Tensor,
-    Tensors,
-    product_picture_of,
-)
+from heatline.edge.bundle import manifest as parts
 from heatline.edge.bundle.store import MANIFEST
 from heatline.edge.errors import BundleError
 from heatline.edge.inference import PRECISIONS
@@ -92,29 +79,12 @@ def graph(gain: float = GAIN, *, compares: bool = False) -> bytes:
             helper.make_node("Add", ["cells", "beyond"], ["sum"]),
         ]
         nodes[7].input[0] = "sum"
-    model = helper.make_model(
-        helper.make_graph(
-            nodes,
-            "darkness",
-            [helper.make_tensor_value_info(name, TensorProto.UINT8, ["n", *shape]) for name, shape in inputs.items()],
-            [
-                helper.make_tensor_value_info("logit", TensorProto.FLOAT, ["n"]),
-                helper.make_tensor_value_info("map", TensorProto.FLOAT, ["n", CELLS, CELLS]),
-            ],
-            [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
-        ),
-        opset_imports=[helper.make_opsetid("", 18)],
-        ir_version=9,
-    )
-    onnx.checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString())
+    return model_of(nodes, inputs, {"logit": ["n"], "map": ["n", CELLS, CELLS]}, constants)
 
 
-def graph_with(
-    *, map_cells: int = CELLS, tile: int = TILE, map_name: str = "map", tiles_type: int = TensorProto.UINT8
-) -> bytes:
-    """A graph of the same kind but for one thing: size of map or tiles, an output's name, type of the input."""
-    side = tile // map_cells
+def graph_with(*, map_cells: int = CELLS, map_name: str = "map", tiles_type: int = TensorProto.UINT8) -> bytes:
+    """A graph of the same kind but for one thing: size of the map, an output's name, type of the input."""
+    side = TILE // map_cells
     nodes = [
         helper.make_node("Cast", ["tiles"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["float"], ["nchw"], perm=[0, 3, 1, 2]),
@@ -124,10 +94,20 @@ def graph_with(
     ]
     constants = {"axes": np.array([1, 2], np.int64), "channel": np.array([1], np.int64)}
     outputs = {"logit": ["n"], map_name: ["n", map_cells, map_cells]}
+    return model_of(nodes, {"tiles": [TILE, TILE, 3]}, outputs, constants, tiles_type)
+
+
+def model_of(
+    nodes: list[onnx.NodeProto],
+    inputs: Mapping[str, list[int]],
+    outputs: Mapping[str, list[str | int]],
+    constants: Mapping[str, NDArray[Any]],
+    input_type: int = TensorProto.UINT8,
+) -> bytes:
     made = helper.make_graph(
         nodes,
-        "other",
-        [helper.make_tensor_value_info("tiles", tiles_type, ["n", tile, tile, 3])],
+        "darkness",
+        [helper.make_tensor_value_info(name, input_type, ["n", *shape]) for name, shape in inputs.items()],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
         [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
@@ -156,15 +136,17 @@ def manifest(references: Mapping[str, Reference] | None = None) -> Manifest:
         version="1",
         created_at="2026-01-01T00:00:00Z",
         made_by="tests",
-        model=Model("darkness", "written by hand", 769),
-        tensors=Tensors(
-            Tensor("tiles", "uint8", [None, TILE, TILE, 3]),
-            Tensor("logit", "float32", [None]),
-            Tensor("map", "float32", [None, CELLS, CELLS]),
-            difference=Tensor("difference", "uint8", [None, 2 * CELLS, 2 * CELLS, CHANNELS]) if compares else None,
+        model=parts.Model("darkness", "written by hand", 769),
+        tensors=parts.Tensors(
+            parts.Tensor("tiles", "uint8", [None, TILE, TILE, 3]),
+            parts.Tensor("logit", "float32", [None]),
+            parts.Tensor("map", "float32", [None, CELLS, CELLS]),
+            difference=parts.Tensor("difference", "uint8", [None, 2 * CELLS, 2 * CELLS, CHANNELS])
+            if compares
+            else None,
         ),
-        grid=Grid(),
-        map=Map("darkness", (CELLS, CELLS)),
+        grid=parts.Grid(),
+        map=parts.Map("darkness", (CELLS, CELLS)),
         calibration=Calibration(
             score_threshold=-1.0,
             evidence_threshold=20.0,
@@ -173,12 +155,12 @@ def manifest(references: Mapping[str, Reference] | None = None) -> Manifest:
             frames=1,
             frames_are="white frames",
         ),
-        gate=Gate(4, 1e-4, {"logit": 0.0, "map": 0.0}),
+        gate=parts.Gate(4, 1e-4, {"logit": 0.0, "map": 0.0}),
         tolerances={"f32": 1e-4},
         provenance={},
         files={},
         references={
-            camera: ProductReference(product_picture_of(camera), each.frame_hw, each.frames, each.made_of)
+            camera: parts.ProductReference(parts.product_picture_of(camera), each.frame_hw, each.frames, each.made_of)
             for camera, each in references.items()
         }
         if references
@@ -199,13 +181,8 @@ def contents_of(*, compares: bool = False) -> dict[str, bytes]:
 
 def comparing_bundle(path: Path, references: Mapping[str, Reference]) -> Bundle:
     """Write one whose graph compares frames with references, by camera, "" for all others, to a new folder."""
-    pictures = {product_picture_of(camera): each.to_png() for camera, each in references.items()}
+    pictures = {parts.product_picture_of(camera): each.to_png() for camera, each in references.items()}
     return write_bundle(path, manifest(references), contents_of(compares=True) | pictures)
-
-
-def int8_of_gain(gain: float) -> dict[str, bytes]:
-    """An int8 that answers with another gain. Nothing in it is quantised: what matters is that its graph is another."""
-    return {name.replace("f32", "int8"): data for name, data in to_openvino(graph(gain)).items()}
 
 
 def bundle_in(
@@ -218,13 +195,15 @@ def bundle_in(
 ) -> Bundle:
     """The small bundle in these precisions, the others left out for a reason; the gate's figures are made up.
 
+    Nothing in int8 is quantised: what matters is that its graph is another, with another gain.
+
     Args:
         files: in place of those that it would have.
     """
     calibration = manifest().calibration
     graphs = {"f32": OPENVINO_GRAPH, "bf16": OPENVINO_GRAPH, "int8": INT8_GRAPH}
-    agreement = [Agreement(1, 0.25, 2, 0.99, 0.9, 0.6), Agreement(8, 0.5, 3, 0.98, 0.8, 0.7)]
-    gate = MapGate(
+    agreement = [parts.Agreement(1, 0.25, 2, 0.99, 0.9, 0.6), parts.Agreement(8, 0.5, 3, 0.98, 0.8, 0.7)]
+    gate = parts.MapGate(
         tiles=40,
         tiles_are="tiles of validation frames",
         tiles_with_region=12,
@@ -233,9 +212,9 @@ def bundle_in(
         evidence_threshold=calibration.evidence_threshold,
         limits={"int8": {"flips": 4, "map_correlation": 0.95}},
         precisions={
-            precision: PrecisionGate(graphs[precision], None, [Attempt("without changes", agreement, [])])
+            precision: parts.PrecisionGate(graphs[precision], None, [parts.Attempt("without changes", agreement, [])])
             if precision in precisions
-            else PrecisionGate(None, LEFT_OUT, [Attempt("all of it", agreement, [LEFT_OUT])])
+            else parts.PrecisionGate(None, LEFT_OUT, [parts.Attempt("all of it", agreement, [LEFT_OUT])])
             for precision in PRECISIONS["openvino"]
         },
     )
@@ -244,7 +223,7 @@ def bundle_in(
     )
     made = contents_of()
     if "int8" in precisions:
-        made |= int8_of_gain(int8_gain)
+        made |= {name.replace("f32", "int8"): data for name, data in to_openvino(graph(int8_gain)).items()}
     return write_bundle(path, described, made | dict(files or {}))
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -16,16 +15,13 @@ from click.testing import CliRunner
 
 from heatline.bench.command import bench as command
 from heatline.bench.conftest import pytest_benchmark_compare_machine_info, pytest_benchmark_generate_machine_info
-from heatline.bench.engines import engine_in
 from heatline.bench.machine import Machine, file_system, machine
-from heatline.bench.pictures import golden_mosaic, write_pictures
+from heatline.bench.pictures import golden_mosaic
 from heatline.bench.result_file import claim, deliver, keep, read_result
 from heatline.bench.stages import STAGES
 from heatline.edge.bundle import Bundle
-from heatline.edge.errors import BenchError, BundleError, HeatlineError
+from heatline.edge.errors import BenchError, BundleError
 from heatline.edge.geometry import TileGrid
-from heatline.edge.images import list_images, read_rgb
-from heatline.edge.inference import Precision
 from tests.small_bundle import bundle_in
 
 ROOT = Path(__file__).parents[2]
@@ -70,22 +66,11 @@ def test_sigterm_ends_a_bench_with_its_code_and_removes_temporary_files() -> Non
     assert not Path(result.stdout.strip()).exists()
 
 
-# Results.
-
-
 def test_an_unusable_precision_is_refused_before_the_measurement(tmp_path: Path) -> None:
     bundle = bundle_in(tmp_path / "b", ["f32", "int8"], int8_gain=300.0)
-    refusals: list[tuple[Precision, type[HeatlineError]]] = [("bf16", BundleError), ("int8", BenchError)]
-    for precision, kind in refusals:
-        with pytest.raises(kind) as expected:
-            engine_in(bundle, precision)
-        arguments = ["end-to-end", "--idle", str(bundle.path), "--precision", precision]
-        refused = CliRunner().invoke(command, arguments)
-        assert (type(refused.exception), str(refused.exception)) == (kind, str(expected.value))
-        assert refused.output == "", "the command drew or started nothing"
-
-
-# The machine.
+    for precision, kind in (("bf16", BundleError), ("int8", BenchError)):
+        refused = CliRunner().invoke(command, ["end-to-end", "--idle", str(bundle.path), "--precision", precision])
+        assert (type(refused.exception), refused.output) == (kind, ""), "the command drew or started nothing"
 
 
 def test_a_result_reads_back_unchanged_even_through_a_symbolic_link(tmp_path: Path) -> None:
@@ -101,14 +86,6 @@ def test_a_result_reads_back_unchanged_even_through_a_symbolic_link(tmp_path: Pa
     file.write_bytes(b"{")
     with pytest.raises(BenchError, match="truncated"):
         read_result(file)
-
-
-def test_an_unwritable_result_file_is_refused_before_the_measurement(tmp_path: Path) -> None:
-    out = tmp_path / "nowhere" / "a.json"
-    refused = CliRunner().invoke(command, ["startup", "--out", str(out)])
-    assert isinstance(refused.exception, BenchError)
-    assert re.match(f".*{out} cannot be written.*name another file with --out", str(refused.exception))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_result_is_printed_if_the_disk_is_full(capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,15 +105,11 @@ def test_the_machine_description_agrees_with_the_operating_system() -> None:
     assert file_system(Path("/proc/self")) == "proc"
 
 
-ROOT = Path(__file__).parents[2]
-
-
 def test_a_comparison_with_a_run_of_another_machine_is_refused() -> None:
     here = pytest_benchmark_generate_machine_info()
     pytest_benchmark_compare_machine_info(here, {"machine_info": here})
-    for key, other in (("processor", "Another"), ("cores", 99)):
-        with pytest.raises(pytest.UsageError, match=rf"another machine \({key} {other}, here .*measure here first"):
-            pytest_benchmark_compare_machine_info(here, {"machine_info": here | {key: other}})
+    with pytest.raises(pytest.UsageError, match=r"another machine \(cores 99, here .*measure here first"):
+        pytest_benchmark_compare_machine_info(here, {"machine_info": here | {"cores": 99}})
 
 
 @pytest.mark.long
@@ -169,10 +142,3 @@ def test_each_tile_of_a_mosaic_is_a_golden_tile(bundle: Bundle) -> None:
         assert any(np.array_equal(frame[y : y + pitch, x : x + pitch], tile[:pitch, :pitch]) for tile in golden.tiles)
     lowest = golden.tiles[golden.logit.argmin(), :pitch, :pitch]
     assert np.array_equal(golden_mosaic(bundle, (pitch, 2 * pitch), 1, lowest=1), np.hstack([lowest, lowest]))
-
-
-def test_no_two_frames_of_a_camera_are_the_same(bundle: Bundle, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "pictures", bundle, (300, 500), 4)
-    frames = [read_rgb(path) for path in list_images(tmp_path / "pictures")]
-    assert {frame.shape for frame in frames} == {(300, 500, 3)}
-    assert len({frame.tobytes() for frame in frames}) == 4

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import openvino
 import pytest
 import torch
 from click.testing import CliRunner
@@ -83,13 +82,6 @@ def test_a_graph_with_a_map_is_compared_with_the_fastest_without(
     assert 0 < found.ratio.lowest <= found.ratio.median <= found.ratio.highest
 
 
-def test_a_precision_that_the_processor_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    no_graphs: Any = None  # nothing is exported
-    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
-    with pytest.raises(PrecisionError, match="has no bf16, OpenVINO would compute in f32"):
-        measured(no_graphs, VIT, precisions=["bf16"])
-
-
 # Checks of the answers.
 
 
@@ -113,17 +105,12 @@ def test_wrong_or_missing_answers_are_detected() -> None:
     assert "its logits differ from the model's" in fault(settings[0], logits + 1, None, has_map=False)
 
 
-@pytest.mark.parametrize("skips_from", [0, 2])
-def test_an_engine_that_stops_giving_maps_ends_the_row(skips_from: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs: list[object] = []
-    answers = BareEngine.answers
+def test_an_engine_that_stops_giving_maps_ends_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, runs = BareEngine.answers, []
 
     def lazy(engine: BareEngine) -> Any:
         runs.append(engine)
-        skips = len(runs) > skips_from
-        return [
-            {name: values * (name != "map" or not skips) for name, values in one.items()} for one in answers(engine)
-        ]
+        return [one if len(runs) <= 2 else {**one, "map": one["map"] * 0} for one in answers(engine)]
 
     monkeypatch.setattr(BareEngine, "answers", lazy)
     monkeypatch.setattr(map_cost, "SECONDS_PER_ROUND", 1e-6)
@@ -186,5 +173,3 @@ def test_the_command_writes_systems_and_machine_as_json(tmp_path: Path) -> None:
     assert "blocks.0.attn" in invoke("--model", "test_vit", "--tile-px", "64", "--layers")
     with pytest.raises(ConfigError, match="not a multiple of the patches"):
         invoke("--model", "test_vit", "--tile-px", "65")
-    with pytest.raises(BenchError, match="cannot be written"):
-        invoke("--out", str(tmp_path / "none" / "flops.json"))

@@ -1,8 +1,6 @@
 """`heatline bench peers`: interleaved turns of processes, and the answers that each system must give."""
 
-import contextlib
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,6 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,62 +31,12 @@ from heatline.edge.errors import BenchError
 from heatline.edge.geometry import Stitcher, TileGrid
 from heatline.edge.inference.devices import shared_core
 from heatline.export.openvino_ir import to_ir
-from heatline.train.config import CnnConfig
-from heatline.train.models.build import build_model
 from tests import small_bundle
 
 ROOT = Path(__file__).parents[2]
 TILE = small_bundle.TILE
 
 # Processes and their turns.
-
-STAND_IN = """
-import numpy as np
-LIBRARIES = ["numpy"]
-def settings(job):
-    return [{"work": work} for work in (400_000, 1)]
-class System:
-    def __init__(self, job, one):
-        if job["fails"]:
-            raise ValueError("there is\\nno such model")
-        self.work = one["work"]
-        print("a library that prints on standard output")
-    def __call__(self, frames):
-        sum(range(self.work * len(frames)))
-        return [(np.full(4, frame.mean(), np.float32), frame[..., 0].astype(np.float32), True) for frame in frames]
-    def close(self):
-        pass
-"""
-
-
-def test_a_system_runs_all_frames_with_its_fastest_setting_or_says_why_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Three frames, whose means are 0, 1 and 2."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (tmp_path / "stand_in.py").write_text(STAND_IN)
-    np.save(tmp_path / "frames.npy", np.stack([np.full((6, 8, 3), number, np.uint8) for number in range(3)]))
-
-    def worker(python: str, *, fails: bool) -> Worker:
-        job = {"frames": str(tmp_path / "frames.npy"), "sample_px": 2, "fails": fails}
-        (tmp_path / "job.json").write_text(json.dumps(job))
-        return Worker("one", Path(python), "stand_in:System", tmp_path / "job.json", tmp_path)
-
-    with worker(sys.executable, fails=False) as one:
-        seconds, answers = one.turn()
-        folder = Path(f"/proc/{one.process.pid}")
-        assert folder.is_dir()
-    assert not folder.is_dir()
-    assert (one.settings, one.libraries) == ({"work": 1}, {"numpy": np.__version__})
-    assert seconds > 0
-    assert answers["logits"].tolist() == [[number] * 4 for number in range(3)]
-    assert answers["hw"].tolist() == [[6, 8]] * 3
-    for python, words in (
-        (sys.executable, "one failed: ValueError: there is no such model"),
-        ("/no/python", "setpriv: failed to execute /no/python"),
-    ):
-        with pytest.raises(BenchError, match=re.escape(words)), worker(python, fails=True):
-            pass
 
 
 def test_an_impossible_run_is_refused() -> None:
@@ -99,10 +46,9 @@ def test_an_impossible_run_is_refused() -> None:
     ):
         with pytest.raises(BenchError, match=words):
             CliRunner().invoke(command, ["--model", "mobilenetv3_large_d", *options], catch_exceptions=False)
-    for other, same in (("2.13.0+cpu", True), ("2.12.0", False), ("2.12.0+cpu", False)):
-        words = r"torch.*heatline 2\.13\.0, anomalib 2\.12\.0; make the peers'"
-        with contextlib.nullcontext() if same else pytest.raises(BenchError, match=words):
-            require_same_libraries({OURS: {"torch": "2.13.0"}, "anomalib": {"torch": other}})
+    require_same_libraries({OURS: {"torch": "2.13.0"}, "anomalib": {"torch": "2.13.0+cpu"}})
+    with pytest.raises(BenchError, match=r"torch.*heatline 2\.13\.0, anomalib 2\.12\.0; make the peers'"):
+        require_same_libraries({OURS: {"torch": "2.13.0"}, "anomalib": {"torch": "2.12.0+cpu"}})
 
 
 # Expected answers.
@@ -121,7 +67,6 @@ def test_the_graph_for_anomalib_has_its_scales_and_our_answers() -> None:
     np.testing.assert_allclose(found["pred_score"], score, atol=1e-4)
     np.testing.assert_allclose(found["anomaly_map"][:, 0], large, atol=1e-4)
     assert found["pred_label"].tolist() == [False, True, False]
-    assert (found["pred_mask"] == (found["anomaly_map"] > 0.5)).all()
 
 
 @given(
@@ -154,10 +99,6 @@ PREPARED = Prepared(
 )  # fmt: skip
 
 
-def turn_of(answers: Answers) -> dict[str, Any]:
-    return summary(answers, 4)
-
-
 def changed(array: Any, place: Any, value: float) -> Any:
     copy = array.copy()
     copy[place] = value
@@ -174,29 +115,23 @@ REQUESTS: Answers = [(LOGITS[0, :2], None, False)] * 3
         (OURS, CORRECT, None),
         ("anomalib", [(logits[:-1], *rest) for logits, *rest in CORRECT], "its logits are off by inf"),
         ("anomalib", [(changed(FIRST[0], 2, 0.0), *FIRST[1:]), SECOND], r"logits are off by 0\.\d+ of their spread"),
-        ("anomalib", [(FIRST[0] * np.nan, *FIRST[1:]), SECOND], "its logits are off by nan"),
-        ("anomalib", [SECOND, SECOND], "its logits are off"),
         ("anomalib", [FIRST, (*SECOND[:2], False)], "its verdicts are not those of its logits"),
         ("anomalib", [FIRST, (SECOND[0], None, True)], "it makes no heatmap of some frame"),
-        ("anomalib", [(one, heatmap[:20], bad) for one, heatmap, bad in CORRECT], r"heatmaps are .* all \[40, 30\]"),
         ("anomalib", [(FIRST[0], changed(FIRST[1], np.s_[20:, 10:], 0.0), False), SECOND], "its heatmaps are off by"),
         ("anomalib", [(FIRST[0], changed(FIRST[1], (1, 1), 99.0), False), SECOND], "its heatmaps peak where"),
-        ("anomalib", [FIRST, (SECOND[0], SECOND[1] * np.nan, True)], "its heatmaps|1 of its 2 heatmaps"),
-        (ENGINE, REQUESTS, None),
         (ENGINE, [*REQUESTS[:2], (np.zeros(2, np.float32), None, False)], ""),
     ],
-    ids=range(13),
+    ids=range(8),
 )  # fmt: skip
 def test_wrong_answers_of_a_system_are_detected(system: str, answers: Answers, wrong: str | None) -> None:
     if wrong is None:
-        assert check_turn(system, turn_of(answers), PREPARED) == 0.0
         near = [(logits + np.float32(5e-4) * LOGITS.std(), *rest) for logits, *rest in answers]
-        assert check_turn(system, turn_of(near), PREPARED) == pytest.approx(5e-4, rel=0.01)
+        assert check_turn(system, summary(near, 4), PREPARED) == pytest.approx(5e-4, rel=0.01)
     else:
         with pytest.raises(BenchError, match=f"{system} gives wrong answers, .*{wrong}"):
-            check_turn(system, turn_of(answers), PREPARED)
+            check_turn(system, summary(answers, 4), PREPARED)
     flat = [FIRST, (SECOND[0], SECOND[1] * 0, True)]
-    sentence = find_difference(turn_of(flat), Expected(LOGITS, None), "f32", 4, 4.0)
+    sentence = find_difference(summary(flat, 4), Expected(LOGITS, None), "f32", 4, 4.0)
     assert sentence == "1 of its 2 heatmaps are flat or not finite"
 
 
@@ -227,25 +162,9 @@ def test_heatline_and_the_bare_engine_give_the_expected_answers(tmp_path: Path) 
             _, answers = worker.turn()
         assert check_turn(name, answers, prepared) < 1e-3
     assert answers["defective"].tolist() == [False, True, False, True]
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_grad_cam_of_a_cnn_is_proportional_to_its_positive_map() -> None:
-    """Grad-CAM's weights are the weights of the head, divided by the number of cells."""
-    from heatline.bench.peers.grad_cam import GradCam  # imports SciPy, scikit-learn and Matplotlib: only here
-
-    torch.manual_seed(3)
-    model = build_model(CnnConfig(name="small", timm="test_efficientnet", weights="none", stride=16), 96)[0].eval()
-    tiles = np.random.default_rng(2).integers(0, 256, (3, 96, 96, 3), np.uint8)
-    logits, maps = GradCam(model)(tiles)
-    with torch.no_grad():
-        our_logits, our_maps = (one.numpy() for one in model(torch.from_numpy(tiles)))
-    bias = model.get_parameter("head.bias").item()
-    np.testing.assert_allclose(logits, our_logits, rtol=1e-4, atol=1e-6)
-    for found, one in zip(maps, our_maps, strict=True):
-        large = cv2.resize(np.maximum(one - bias, 0), (96, 96))
-        assert np.ptp(large) > 0
-        assert np.corrcoef(found.ravel(), large.ravel())[0, 1] > 0.99999
+    (tmp_path / "model_f32.xml").write_bytes(b"no graph")
+    with pytest.raises(BenchError, match=f"{OURS} failed: "):
+        Worker(OURS, Path(sys.executable), SYSTEMS[OURS].module, prepared.job_file, tmp_path).__enter__()
 
 
 @pytest.mark.long
@@ -259,7 +178,5 @@ def test_the_command_compares_heatline_and_grad_cam_with_the_bare_engine(tmp_pat
     assert read_result(tmp_path / "peers.json") == printed
     found = msgspec.convert(printed, PeersBench)
     assert [one.name for one in found.systems] == [ENGINE, OURS, "grad-cam"]
-    for one in found.systems:
-        assert 0 < one.frames_per_s.lowest <= one.frames_per_s.median <= one.frames_per_s.highest
-        assert one.logits_off < 1e-3
+    assert max(one.logits_off for one in found.systems) < 1e-3
     assert found.systems[0].to_engine.median == found.systems[1].ours_to_it.median == 1.0

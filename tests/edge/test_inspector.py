@@ -46,24 +46,18 @@ def tiles(count: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 class NumpyEngine(Engine):
-    """An engine that answers by numpy in a given order, stores the tiles, and may fail on black ones."""
+    """An engine that answers by numpy in a given order."""
 
     name: EngineKind = "onnxruntime"
 
     def __init__(self, batch: int = 1, *, last_first: bool = False) -> None:
         self.batch, self._last_first = batch, last_first
         self._waiting: list[Callable[[], None]] = []
-        self.given: list[NDArray[np.uint8]] = []
 
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
         batch = np.zeros((count, TILE, TILE, 3), np.uint8)
         fill(batch)
-        self.given.extend(batch)
-
-        def finish() -> None:
-            done(*answer(batch))
-
-        self._waiting.append(finish)
+        self._waiting.append(lambda: done(*answer(batch)))
         if not self._last_first:
             self.drain()
 
@@ -92,12 +86,10 @@ def test_a_tiles_answer_equals_the_oracles_for_any_neighbours_and_position(
 
 FRAMES = {
     "white": (white_frame(), []),
-    "square": (dark_square(white_frame(), 100, 300), [(324, 124)]),
     "on a seam": (dark_square(white_frame(), 200, 210), [(234, 224)]),  # one region, although several tiles contain it
     "in the corner": (dark_square(white_frame(), 452, 652), [(676, 476)]),
     "two": (dark_square(dark_square(white_frame(), 10, 10), 400, 500), [(34, 34), (524, 424)]),
     "smaller than a tile": (dark_square(white_frame((100, 90)), 20, 20), [(44, 44)]),
-    "a line": (np.full((1, 900, 3), 255, np.uint8), []),
 }
 """Pictures, and the middle (x, y) of each black square in them."""
 TWO = FRAMES["two"][0]
@@ -123,25 +115,21 @@ def test_both_engines_and_the_oracle_find_a_black_square_at_its_place(
 
 
 @pytest.mark.parametrize("batch", [1, 5, 100])
-@pytest.mark.parametrize("last_first", [False, True])
-@pytest.mark.parametrize(
-    "area",
-    [WHOLE_FRAME, RegionOfInterest.from_polygons([[(0, 0), (699, 0), (0, 499)]], [[(0, 0), (100, 0), (0, 100)]])],
-)
-def test_the_order_of_answers_and_the_batch_change_nothing(
-    bundle: Bundle, batch: int, last_first: bool, area: RegionOfInterest
-) -> None:
-    expected = inspect(Inspector(bundle.manifest, NumpyEngine()), TWO, area)
-    engine = NumpyEngine(batch, last_first=last_first)
-    inspector = Inspector(bundle.manifest, engine)
-    pending = inspector.start(frame_of(TWO), area)
-    engine.drain()
-    came = inspector.finish(pending)
-    assert (came.verdict, came.score, came.regions) == (expected.verdict, expected.score, expected.regions)
-    np.testing.assert_array_equal(came.heatmap, expected.heatmap)
+def test_the_order_of_answers_and_the_batch_change_nothing(bundle: Bundle, batch: int) -> None:
+    part = RegionOfInterest.from_polygons([[(0, 0), (699, 0), (0, 499)]], [[(0, 0), (100, 0), (0, 100)]])
+    for area in (WHOLE_FRAME, part):
+        expected = inspect(Inspector(bundle.manifest, NumpyEngine()), TWO, area)
+        for last_first in (False, True):
+            engine = NumpyEngine(batch, last_first=last_first)
+            inspector = Inspector(bundle.manifest, engine)
+            pending = inspector.start(frame_of(TWO), area)
+            engine.drain()
+            came = inspector.finish(pending)
+            assert (came.verdict, came.score, came.regions) == (expected.verdict, expected.score, expected.regions)
+            np.testing.assert_array_equal(came.heatmap, expected.heatmap)
 
 
-@pytest.mark.parametrize(("value", "in_map"), [(math.nan, True), (math.inf, False), (-math.inf, True)])
+@pytest.mark.parametrize(("value", "in_map"), [(math.nan, True), (math.inf, False)])
 def test_a_frame_whose_answers_are_not_finite_has_no_verdict(bundle: Bundle, value: float, in_map: bool) -> None:
     class NanEngine(NumpyEngine):
         def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
@@ -154,11 +142,6 @@ def test_a_frame_whose_answers_are_not_finite_has_no_verdict(bundle: Bundle, val
         inspect(Inspector(bundle.manifest, NanEngine()), white_frame())
 
 
-# Frames of 500 x 700 px have tiles at 0, 222 and 276 down, at 0, 222, 444 and 476 across.
-PART = RegionOfInterest.from_polygons([[(20, 20), (380, 20), (380, 180), (20, 180)]])
-"""A region that touches only the first two tiles of the first row."""
-
-
 @given(
     corners=st.lists(st.tuples(st.integers(0, 699), st.integers(0, 499)), min_size=3, max_size=5),
     squares=st.lists(st.tuples(st.integers(0, 452), st.integers(0, 652)), max_size=4),
@@ -169,10 +152,8 @@ def test_only_tiles_in_the_region_of_interest_decide_verdict_and_regions(
     inspector, frame = Inspector(bundle.manifest, NumpyEngine(4)), white_frame()
     for y, x in squares:
         frame = dark_square(frame, y, x)
-    whole, part = (
-        inspector.start(frame_of(frame)),
-        inspector.start(frame_of(frame), RegionOfInterest.from_polygons([corners])),
-    )
+    whole = inspector.start(frame_of(frame))
+    part = inspector.start(frame_of(frame), RegionOfInterest.from_polygons([corners]))
     grid, judgement = part.stitcher.grid, inspector.finish(part)
     assert part.maps.shape == (len(grid.origins_yx), CELLS, CELLS), "other tiles are not inferred"
     logits = dict(zip(whole.stitcher.grid.origins_yx, whole.logits, strict=True))
@@ -217,8 +198,8 @@ def test_a_frame_is_a_defect_if_and_only_if_a_tile_reaches_the_threshold(
 
 def test_strong_evidence_comes_from_the_bundle_and_is_never_below_the_score_threshold(bundle: Bundle) -> None:
     own = bundle.manifest.calibration
-    with_strong = msgspec.structs.replace(own, strong_evidence=own.score_threshold + 1)
     score, evidence = own.score_threshold, own.evidence_threshold
+    with_strong = msgspec.structs.replace(own, strong_evidence=score + 1)
     assert Thresholds.of(own) == Thresholds(score, evidence, None)
     assert Thresholds.of(with_strong) == Thresholds(score, evidence, score + 1)
     assert Thresholds.of(with_strong, score + 3, 1.0) == Thresholds(score + 3, 1.0, score + 3)
@@ -269,29 +250,19 @@ fails_on_black (uint8[n, 16, 16, 3] tiles) => (float[n] logit, float[n, 1, 1] ma
 """Splits its rows into 7 and 9; for a black pixel into 8 and 9, which is one row too many."""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = tmp_path_factory.mktemp("fails")
+@pytest.mark.parametrize(("kind", "batch"), [("openvino", 1), ("openvino", 2), ("onnxruntime", 8)])
+def test_a_failed_tile_is_an_engine_error_and_later_tiles_succeed(tmp_path: Path, kind: EngineKind, batch: int) -> None:
     graph = bytes(onnx.parser.parse_model(FAILS_ON_BLACK).SerializeToString())
     for name, data in {ONNX_GRAPH: graph, **to_openvino(graph)}.items():
-        (path / name).write_bytes(data)
-    return path
-
-
-def bright(count: int) -> NDArray[np.uint8]:
-    return np.full((count, SIDE, SIDE, 3), 9, np.uint8)
-
-
-@pytest.mark.parametrize(("kind", "batch"), [("openvino", 1), ("openvino", 2), ("onnxruntime", 8)])
-def test_a_failed_tile_is_an_engine_error_and_later_tiles_succeed(folder: Path, kind: EngineKind, batch: int) -> None:
-    engine = open_engine(kind, folder, SIDE, threads=1, batch=batch)
-    one_black, all_black = bright(4), np.zeros((4, SIDE, SIDE, 3), np.uint8)
+        (tmp_path / name).write_bytes(data)
+    engine = open_engine(kind, tmp_path, SIDE, threads=1, batch=batch)
+    bright, all_black = np.full((4, SIDE, SIDE, 3), 9, np.uint8), np.zeros((4, SIDE, SIDE, 3), np.uint8)
+    one_black = bright.copy()
     one_black[2, 0, 0] = 0
     for black in (one_black, all_black, all_black):  # more failures than the engine has requests
-        np.testing.assert_allclose(infer(engine, bright(4))[0], 18, rtol=1e-5)
         with pytest.raises(EngineError, match=kind):
             infer(engine, black)
-    np.testing.assert_allclose(infer(engine, bright(4))[0], 18, rtol=1e-5)
+        np.testing.assert_allclose(infer(engine, bright)[0], 18, rtol=1e-5)
 
 
 ENDS_AT_WORK = """
@@ -353,37 +324,27 @@ def test_an_abandoned_request_delays_nothing(monkeypatch: pytest.MonkeyPatch) ->
 
 
 BOARD = board()
-SHOWN = {
-    "1-good.png": moved(BOARD, 9, -6),
-    "2-defect.png": dark_square(moved(BOARD, 9, -6), 300, 400),
-    "3-too-far.png": moved(BOARD, 150, 0),
-    "4-turned.png": BOARD[::-1, ::-1],
-    "5-cut.png": BOARD[:, :500],
-}
-EXPECTED = ["GOOD", "DEFECT", *["failed.misaligned"] * 3]
 
 
-@pytest.fixture(scope="module")
-def comparing(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return board_bundle(tmp_path_factory.mktemp("comparing") / "boards.bundle", {"": Reference(BOARD)})
-
-
-def test_a_line_compares_each_frame_and_gives_no_verdict_where_it_cannot(
-    tmp_path: Path, comparing: Bundle, address: str
-) -> None:
-    write_pictures(tmp_path / "top", SHOWN)
-    write_pictures(tmp_path / "side", {f"{number}.png": moved(BOARD, 22, 0) for number in range(4)})
-    cameras = {
-        "top": {"kind": "folder", "path": "top", "size": "any"},
-        "side": {"kind": "folder", "path": "side"},
+def test_a_line_compares_each_frame_and_gives_no_verdict_where_it_cannot(tmp_path: Path, address: str) -> None:
+    comparing = board_bundle(tmp_path / "boards.bundle", {"": Reference(BOARD)})
+    shown = {
+        "1-good.png": moved(BOARD, 9, -6),
+        "2-defect.png": dark_square(moved(BOARD, 9, -6), 300, 400),
+        "3-too-far.png": moved(BOARD, 150, 0),
+        "4-turned.png": BOARD[::-1, ::-1],
+        "5-cut.png": BOARD[:, :500],
     }
+    write_pictures(tmp_path / "top", shown)
+    write_pictures(tmp_path / "side", {f"{number}.png": moved(BOARD, 22, 0) for number in range(4)})
+    cameras = {"top": {"kind": "folder", "path": "top", "size": "any"}, "side": {"kind": "folder", "path": "side"}}
     tables = f'[journal]\nfolder = "{tmp_path}/journal"\n\n[drift]\nframes = 5\nevery_s = 0'
     line = write_line_with(tmp_path, comparing.path, address, cameras, tables)
     with running(line, address) as run:
         received = run.until_stopped()
         assert run.exit_code() == 0
     top = [event for event in received.verdicts if event.camera == "top"]
-    assert [event.reason or event.verdict for event in top] == EXPECTED
+    assert [event.reason or event.verdict for event in top] == ["GOOD", "DEFECT", *["failed.misaligned"] * 3]
     for event in top[:2]:
         assert event.pose is not None
         assert (event.pose.x_px, event.pose.y_px, event.pose.degrees) == pytest.approx((9, -6, 0), abs=0.3)
@@ -391,7 +352,6 @@ def test_a_line_compares_each_frame_and_gives_no_verdict_where_it_cannot(
     assert top[1].regions[0].box_xyxy[0] <= 424 < top[1].regions[0].box_xyxy[2]
     assert [event.pose is None for event in top[2:]] == [False, False, True], "one of another size has none"
     assert "confidence" in str(top[2].detail)
-    assert top[2].frame_hw == (446, 560)
     assert received.last.ledger["top"].failed == {"misaligned": 3}
     assert received.last.handshake.heartbeat > 0, "probes are judged, although they show no product"
     (warning,) = [event for event in received.in_order if isinstance(event, DriftEvent)]

@@ -37,10 +37,9 @@ from tests.small_bundle import (
     golden_tiles,
     graph,
     graph_with,
-    int8_of_gain,
     put,
     to_openvino,
-)
+)  # fmt: skip
 
 RIGHT = golden_tiles()
 ENGINES: tuple[EngineKind, ...] = ("openvino", "onnxruntime")
@@ -78,9 +77,7 @@ def test_correct_golden_tiles_pass_also_off_by_what_the_manifest_allows(bundle: 
         (lambda g: dataclasses.replace(g, logit=g.logit * np.float32(1.01)), "in logit"),
         (lambda g: dataclasses.replace(g, map=g.map + np.float32(0.5)), "in map"),
         (lambda g: dataclasses.replace(g, map=g.map[:, ::-1]), "in map"),  # upside down
-        (lambda g: dataclasses.replace(g, map=g.map.swapaxes(1, 2)), "in map"),
         (lambda g: dataclasses.replace(g, tiles=np.roll(g.tiles, 1, axis=0)), "in logit"),  # of the previous tile
-        (lambda g: dataclasses.replace(g, tiles=g.tiles // 2), "in logit"),  # another exposure
         (lambda g: dataclasses.replace(g, logit=np.full_like(g.logit, np.nan)), "in logit"),
         (lambda g: dataclasses.replace(g, logit=np.append(g.logit[:3], 0).astype(np.float32)), "in logit"),  # the last
     ],
@@ -88,10 +85,8 @@ def test_correct_golden_tiles_pass_also_off_by_what_the_manifest_allows(bundle: 
 def test_a_bundle_with_other_answers_on_this_machine_is_refused(
     bundle: Bundle, engine: Engine, change: Callable[[GoldenTiles], GoldenTiles], message: str
 ) -> None:
-    with pytest.raises(BundleError, match="must not be used here") as caught:
+    with pytest.raises(BundleError, match=f"{engine.name}.* {message} .*must not be used here"):
         check_golden(change(golden_tiles()), engine, bundle.manifest)
-    assert message in str(caught.value)
-    assert engine.name in str(caught.value)
 
 
 def test_a_logit_that_contradicts_the_manifests_pooling_is_refused(bundle: Bundle, engine: Engine) -> None:
@@ -122,8 +117,6 @@ def test_verify_runs_the_golden_tiles_and_refuses_an_edited_graph(bundle: Bundle
         result = heatline("bundle", "verify", folder, "--engine", kind, "--json")
         assert (result.returncode, result.stdout) == (4, "")
         assert "this bundle must not be used here" in complaint(result)
-    shown = " ".join(heatline("bundle", "verify", bundle.path, env={"COLUMNS": "200"}).stdout.split())
-    assert re.search(r"works on this machine .* golden tiles 4, off by logit \S+, map \S+ of the scale, \S+ all", shown)
 
 
 # Hostile graphs.
@@ -134,11 +127,9 @@ def test_verify_runs_the_golden_tiles_and_refuses_an_edited_graph(bundle: Bundle
     [
         graph_with(map_cells=7),  # coarser maps than the manifest states
         graph_with(map_cells=1),  # one cell, which numpy would broadcast to all cells
-        graph_with(tile=112, map_cells=14),
-        graph_with(map_name="cam"),
         graph_with(tiles_type=TensorProto.FLOAT),
     ],
-    ids=["coarse-map", "one-cell", "small-tiles", "other-name", "float-tiles"],
+    ids=["coarse-map", "one-cell", "float-tiles"],
 )
 def test_a_graph_that_contradicts_the_manifest_is_refused(folder: Path, onnx_graph: bytes) -> None:
     opened = open_bundle(put(folder, {ONNX_GRAPH: onnx_graph, **to_openvino(onnx_graph)}))
@@ -161,7 +152,7 @@ def with_weight(dims: tuple[int, ...] = (), location: str = "") -> dict[str, byt
     return {ONNX_GRAPH: bytes(model.SerializeToString())}
 
 
-def constant(shape: str, offset: int, size: int) -> dict[str, bytes]:
+def constant(shape: str, offset: int = 32, size: int = 3072) -> dict[str, bytes]:
     """The IR with another shape, offset or size of its largest constant."""
     files = to_openvino(graph())
     before = b'shape="1, 3, 16, 16" offset="32" size="3072"'
@@ -173,23 +164,17 @@ def constant(shape: str, offset: int, size: int) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "files",
     [
-        {ONNX_GRAPH: b""},
         {ONNX_GRAPH: b"no graph"},
-        with_weight((2, 1, 2**14, 2**14)),
         with_weight((2**40, 2**40)),
         {ONNX_GRAPH: b"\x08\x09\x3a\xff\xff\xff\xff\x07" + graph()},  # the protobuf claims a message of 2 GB
         with_weight(location="../outside"),
-        with_weight(location="/etc/hostname"),
         {OPENVINO_GRAPH: b""},
-        {OPENVINO_GRAPH: b"<?xml version='1.0'?><net/>"},
         {OPENVINO_WEIGHTS: b"\x00\x00"},
-        constant("1, 3, 16384, 16384", 32, 3 * 2**30),
-        constant("1, 3, 16384, 16384", 32, 3072),
-        constant("4294967296, 4294967296, 16, 16", 32, 3072),
-        constant("1, 3, 16, 16", 2**40, 3072),
-        constant("1, 3, 16, 16", 2**64 - 1, 3072),
+        constant("1, 3, 16384, 16384", size=3 * 2**30),
+        constant("1, 3, 16384, 16384"),
+        constant("1, 3, 16, 16", offset=2**64 - 1),
     ],
-    ids=range(15),
+    ids=range(9),
 )
 def test_a_graph_that_claims_too_much_is_refused_with_exit_code_6(folder: Path, files: dict[str, bytes]) -> None:
     (folder.parent / "outside").write_bytes(bytes(3072))
@@ -214,17 +199,12 @@ def far_off(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return bundle_in(path, int8_gain=2 * GAIN, tolerances={**TOLERANCES, "bf16": 1e-6})
 
 
-@pytest.fixture(scope="module")
-def f32_alone(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle whose bf16 and int8 did not pass the gate."""
-    return bundle_in(tmp_path_factory.mktemp("precisions") / "f32", ["f32"])
-
-
 def open_precision(bundle: Bundle, precision: Precision) -> VerifiedEngine:
     return open_verified_engine(bundle, "openvino", precision, threads=1)
 
 
-def test_a_bundle_states_its_precisions_and_why_others_are_missing(all_three: Bundle, f32_alone: Bundle) -> None:
+def test_a_bundle_states_its_precisions_and_why_others_are_missing(all_three: Bundle, tmp_path: Path) -> None:
+    f32_alone = bundle_in(tmp_path / "f32", ["f32"])
     graphs = {each: all_three.manifest.graph_for(each) for each in all_three.manifest.precisions}
     assert graphs == {"f32": "model_f32.xml", "bf16": "model_f32.xml", "int8": INT8_GRAPH}
     assert f32_alone.manifest.precisions == ("f32",)
@@ -239,12 +219,11 @@ def test_a_bundle_states_its_precisions_and_why_others_are_missing(all_three: Bu
 def test_a_precision_that_passes_is_used_and_warns_only_if_it_fails_the_gate(
     all_three: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for precision in ("f32", "int8"):
-        verified = open_precision(all_three, precision)  # type: ignore[arg-type]
+    f32, int8 = open_precision(all_three, "f32"), open_precision(all_three, "int8")
+    for verified, precision in ((f32, "f32"), (int8, "int8")):
         assert (verified.engine.precision, verified.fell_back, verified.computes_in) == (precision, None, precision)
-        assert max(verified.differences.values()) <= all_three.manifest.tolerances[precision]  # type: ignore[index]
-        assert (verified.differences["map"] > 0.005) == (precision == "int8"), "int8 is its own graph"
-    assert max(open_precision(all_three, "f32").differences.values()) < 1e-5, "also on a processor that likes bf16"
+    assert max(f32.differences.values()) < 1e-5, "also on a processor that likes bf16"
+    assert 0.005 < int8.differences["map"] <= all_three.manifest.tolerances["int8"], "int8 is its own graph"
     assert not caplog.records
     missed = "3 of 40 verdicts differ; at most 0.5 % may"
     folder = edit_manifest(
@@ -288,10 +267,12 @@ def test_a_broken_graph_falls_back_and_one_of_another_shape_or_another_f32_is_re
     folder = copy_of(all_three, tmp_path / "b")
     assert open_precision(open_bundle(put(folder, {INT8_GRAPH: b"no graph"})), "int8").engine.precision == "f32"
     assert f"OpenVINO cannot use {folder / INT8_GRAPH}" in caplog.text
-    coarse = {name.replace("f32", "int8"): data for name, data in to_openvino(graph_with(map_cells=7)).items()}
+    coarse = to_openvino(graph_with(map_cells=7))
     with pytest.raises(BundleError, match=r"maps of shape \(4, 7, 7\)"):
-        open_precision(open_bundle(put(folder, coarse)), "int8")
-    wrong = {name.replace("int8", "f32"): data for name, data in int8_of_gain(3 * GAIN).items()}
+        open_precision(
+            open_bundle(put(folder, {name.replace("f32", "int8"): data for name, data in coarse.items()})), "int8"
+        )
+    wrong = to_openvino(graph(3 * GAIN))
     with pytest.raises(BundleError, match=r"in f32 is off by .*; this bundle must not be used here"):
         open_precision(open_bundle(put(copy_of(far_off, tmp_path / "c"), wrong)), "int8")
 
@@ -363,12 +344,10 @@ def test_each_bundle_precision_and_batch_is_compiled_once_and_answers_the_same_f
     "damage",
     [
         lambda data: b"",
-        lambda data: data[:200],
         lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
-        lambda data: b"\xa5" * 300 + data[300:],
         lambda data: data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :],
     ],
-    ids=["empty", "head", "half-zero", "odd-head", "bit"],
+    ids=["empty", "half-zero", "bit"],
 )
 def test_a_damaged_graph_does_not_keep_a_line_from_starting(
     bundle: Bundle, cache: Path, damage: Callable[[bytes], bytes]
@@ -379,10 +358,8 @@ def test_a_damaged_graph_does_not_keep_a_line_from_starting(
     data = damage(file.read_bytes())
     file.unlink()
     file.write_bytes(data)
-    for _ in range(2):
-        assert max(open_cached(bundle, cache).differences.values()) < 1e-4
-    for name in (file, cache / "nowhere"):
-        assert max(open_cached(bundle, name).differences.values()) < 1e-4
+    for folder in (cache, cache, file, cache / "nowhere"):
+        assert max(open_cached(bundle, folder).differences.values()) < 1e-4
 
 
 def test_a_graph_whose_golden_tiles_fail_is_compiled_again_without_the_cache(
@@ -404,12 +381,12 @@ def test_the_service_caches_its_graph_in_the_folder_of_systemd(
     tmp_path: Path, bundle: Bundle, cache: Path, address: str
 ) -> None:
     write_pictures(tmp_path / "frames", small_frames(3))
-    line = write_line(tmp_path, bundle.path, address, FRAMES)
-    graphs = []
-    for _ in range(2):
-        with running(line, address, env={"CACHE_DIRECTORY": str(cache)}) as run:
-            assert [event.verdict for event in run.until_stopped().verdicts] == ["GOOD", "GOOD", "DEFECT"]
-            assert run.exit_code() == 0
-            assert "WARNING" not in run.process.log()
-        graphs.append(stored(cache))
-    assert (len(graphs[0]), graphs[0]) == (1, graphs[1])
+    line = write_line(tmp_path, bundle.path, address, FRAMES, "[engine]\nthreads = 1")
+    with running(line, address, env={"CACHE_DIRECTORY": str(cache)}) as run:
+        assert [event.verdict for event in run.until_stopped().verdicts] == ["GOOD", "GOOD", "DEFECT"]
+        assert run.exit_code() == 0
+        assert "WARNING" not in run.process.log()
+    graphs = stored(cache)
+    assert len(graphs) == 1
+    open_cached(bundle, cache)
+    assert stored(cache) == graphs, "the next start uses it"

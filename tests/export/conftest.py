@@ -32,23 +32,14 @@ def cnn_graphs(small_cnn: ExplainedClassifier) -> Graphs:
     return to_graphs(small_cnn, TILE)
 
 
-def build_dense(*, compares: bool) -> DenseClassifier:
-    """An untrained dense model, always the same."""
+@pytest.fixture(scope="session")
+def comparing_model(one_thread: None) -> DenseClassifier:
+    """An untrained dense model that compares tiles with a reference, always the same."""
     torch.manual_seed(0)
     config = CnnConfig(name="x", timm="test_efficientnet.r160_in1k", weights="none", stride=None, head="dense")
     model, _ = dense_classifier(config, TILE)
-    model.head.difference = Projection(CHANNELS, model.head.width, 1) if compares else None
+    model.head.difference = Projection(CHANNELS, model.head.width, 1)
     return model.eval()
-
-
-@pytest.fixture(scope="session")
-def comparing_model(one_thread: None) -> DenseClassifier:
-    return build_dense(compares=True)
-
-
-@pytest.fixture(scope="session")
-def comparing_graphs(comparing_model: DenseClassifier) -> Graphs:
-    return to_graphs(comparing_model, TILE)
 
 
 @pytest.fixture(scope="session")

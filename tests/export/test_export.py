@@ -13,7 +13,6 @@ from typing import Any
 import cv2
 import msgspec
 import numpy as np
-import onnx
 import pytest
 import torch
 from torch import Tensor
@@ -27,7 +26,9 @@ from heatline.edge.errors import ExportError, InputError, Interrupted
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import TileGrid
 from heatline.edge.inference import EngineKind, infer, open_engine
+from heatline.edge.inference.engine import infer_features
 from heatline.edge.inspection.inspector import Inspector
+from heatline.export import precisions
 from heatline.export.run_to_bundle import _find_reference, export_run, fit_product
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
@@ -37,7 +38,7 @@ from heatline.train.run import Split, TrainedRun, load_run
 from heatline.train.validation_frames import graph_inputs, run_validation
 from tests.command import complaint, heatline, heatline_process
 from tests.toy_vit import ToyViT
-from tests.train.blobs import draw_blobs
+from tests.train.blobs import BOARD_HW, draw_blobs, draw_boards
 from tests.train.trained import NAMED_SPLIT, SMALL
 
 TILE = 64
@@ -79,14 +80,14 @@ def exported(
     return export_run(of_model, target, name="blobs", version="3", false_reject=0.0, precisions=["f32"])
 
 
-@pytest.mark.parametrize(("kind", "batch"), [("openvino", 1), ("openvino", 4), ("onnxruntime", 1), ("onnxruntime", 4)])
+@pytest.mark.parametrize("kind", ENGINES)
 def test_the_exported_graph_answers_as_the_model_on_new_tiles_and_on_golden_ones(
-    exported: Bundle, model: ExplainedClassifier, kind: EngineKind, batch: int
+    exported: Bundle, model: ExplainedClassifier, kind: EngineKind
 ) -> None:
     tiles = np.random.default_rng(1).integers(0, 256, (9, TILE, TILE, 3), np.uint8)
     with torch.inference_mode():
         logit, maps = (output.numpy() for output in model(torch.from_numpy(tiles)))
-    engine = open_engine(kind, exported.path, TILE, batch=batch)
+    engine = open_engine(kind, exported.path, TILE, batch=4)
     came_logit, came_maps = infer(engine, tiles)
     assert came_maps.shape == (9, *model.map_hw)
     assert np.abs(came_logit - logit).max() <= 1e-4 * np.abs(logit).max()
@@ -101,30 +102,23 @@ def test_the_manifest_states_model_provenance_and_the_results_of_each_gate(
 ) -> None:
     manifest = exported.manifest
     assert (manifest.name, manifest.version, manifest.grid.tile_px) == ("blobs", "3", TILE)
-    assert (manifest.map.method, manifest.map.hw, manifest.map.top_cells) == (
-        model.method, model.map_hw, model.top_cells,
-    )  # fmt: skip
+    of_map = manifest.map.method, manifest.map.hw, manifest.map.top_cells
+    assert of_map == (model.method, model.map_hw, model.top_cells)
     assert manifest.provenance["data"]["groups"] == {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
     assert manifest.provenance["training"]["steps"] == 6
-    assert "reference" not in manifest.provenance["training"]["config"], "as before any model compared"
-    assert "good frames" in manifest.calibration.frames_are
     assert max(manifest.gate.largest_difference.values()) <= manifest.gate.tolerance
     checks, gate = manifest.map_checks, manifest.map_gate
     assert checks is not None
     assert (checks.tiles, checks.stuck, checks.border) == (12, None, None)
-    assert "12 good tiles count as" in checks.warnings[0]
-    frames = run.split.images(run.data, "val")
     assert gate is not None
-    assert gate.tiles == 12 * len(frames)
+    assert gate.tiles == 12 * len(run.split.images(run.data, "val"))
     f32_only = "rollout" in manifest.map.method or manifest.map.top_cells
     assert set(gate.precisions) == ({"f32"} if f32_only else {"f32", "bf16", "int8"})
-    assert gate.precisions["f32"].attempts[0].agreement[0].logit_difference < 1e-4
     for precision, one in gate.precisions.items():
         assert (one.graph is None) == bool(one.reason) == (precision not in manifest.tolerances) or precision == "f32"
         assert one.graph is None or (exported.path / one.graph).exists()
-    graph = onnx.load(exported.path / ONNX_GRAPH)
-    onnx.checker.check_model(graph, full_check=True)
-    assert str(Path(__file__).parents[2]).encode() not in graph.SerializeToString()  # no path of the exporting machine
+    graph = (exported.path / ONNX_GRAPH).read_bytes()
+    assert str(Path(__file__).parents[2]).encode() not in graph  # no path of the exporting machine
 
 
 def test_with_false_reject_0_no_good_validation_frame_is_rejected(exported: Bundle, run: TrainedRun) -> None:
@@ -167,94 +161,85 @@ def clean_tiles(rgb: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
 # With a reference.
 
 
-def draw_boards(folder: Path) -> Path:
-    """Draw pictures of one part, each shifted by some px, in the groups of `draw_blobs`; c_1 is turned by 180
-    degrees."""
-    draw_blobs(folder, per_group=2)
-    rng = np.random.default_rng(3)
-    board = np.full((200, 250, 3), 150, np.uint8)
-    for _ in range(60):
-        x, y = (int(value) for value in rng.integers(0, (240, 190)))
-        width, height = (int(value) for value in rng.integers(6, 40, 2))
-        cv2.rectangle(board, (x, y), (x + width, y + height), int(rng.integers(60, 240)), -1)
-    for path in sorted((folder / "images").iterdir()):
-        y, x = (int(value) for value in 20 + rng.integers(-4, 5, 2))
-        picture = board[y : y + 150, x : x + 200].astype(float) + rng.normal(0, 2, (150, 200, 3))
-        mask = folder / "masks" / path.name
-        if mask.exists():
-            picture[cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE) > 0] -= 60
-        picture = picture.clip(0, 255).astype(np.uint8)
-        cv2.imwrite(str(path), picture[::-1, ::-1] if path.stem == "c_1" else picture)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def comparing_run(
     run: TrainedRun, comparing_model: DenseClassifier, tmp_path_factory: pytest.TempPathFactory
 ) -> TrainedRun:
-    """An untrained model that compares the pictures of all groups with one reference."""
-    data = read_folder(draw_boards(tmp_path_factory.mktemp("boards") / "boards"))
+    """An untrained model that compares the pictures of all groups with one reference; c_1 is turned by 180 degrees."""
+    folder = draw_boards(tmp_path_factory.mktemp("boards") / "boards")
+    turned = folder / "images" / "c_1.png"
+    cv2.imwrite(str(turned), cv2.imread(str(turned))[::-1, ::-1])
     found = ReferenceSummary(
         scope="product", file=None, found="drawn", kept=True, misaligned=["c_1"], alignment={}, without={}, compared={}
     )
     summary = msgspec.structs.replace(run.summary, reference=found)
     split = Split(("a", "b", "d"), ("c",), ())
-    return dataclasses.replace(run, data=data, split=split, model=comparing_model, summary=summary)
+    return dataclasses.replace(run, data=read_folder(folder), split=split, model=comparing_model, summary=summary)
 
 
 @pytest.fixture(scope="module")
 def comparing_bundle(comparing_run: TrainedRun, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """In f32 and int8, which is quantised in one way only."""
     target = tmp_path_factory.mktemp("comparing") / "boards"
-    return export_run(
-        comparing_run, target, name="boards", version="1", false_reject=0.1, allow=["bf16", "int8"], allow_map=True
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precisions, "VARIANTS", precisions.VARIANTS[:1])
+        return export_run(
+            comparing_run, target, name="boards", version="1", false_reject=0.1, precisions=["f32", "int8"],
+            allow=["int8"], allow_map=True,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ENGINES)
 def test_a_bundle_carries_the_reference_of_its_product_and_the_differences_of_golden_tiles(
-    comparing_run: TrainedRun, comparing_bundle: Bundle, kind: EngineKind
+    comparing_run: TrainedRun, comparing_model: DenseClassifier, comparing_bundle: Bundle, kind: EngineKind
 ) -> None:
     """None of them is of the misaligned frame, and drift watches the poses of the others."""
     manifest, golden = comparing_bundle.manifest, open_bundle(comparing_bundle.path).golden()
     assert golden.difference is not None
-    assert set(manifest.precisions) >= {"f32", "int8"}
+    assert manifest.map_gate is not None
+    for each in manifest.map_gate.precisions["int8"].attempts[0].agreement:
+        assert each.map_correlation is not None
+        assert each.map_correlation > 0.9, "int8 is quantised and judged by both inputs"
     reference, of_run = comparing_bundle.references()[""], comparing_run.references
     assert of_run is not None
     np.testing.assert_array_equal(reference.rgb, of_run.of_design(None).rgb)  # type: ignore[union-attr]
     known = {}
     for image in comparing_run.split.images(comparing_run.data, "val"):
-        inputs = graph_inputs(image, image.pixels(), TileGrid((150, 200), TILE), of_run)
+        inputs = graph_inputs(image, image.pixels(), TileGrid(BOARD_HW, TILE), of_run)
         assert (inputs is None) == (image.path.stem == "c_1")
         if inputs is not None:
             known |= {tile.tobytes(): one for tile, one in zip(*inputs, strict=True)}
     for tile, difference in zip(golden.tiles, golden.difference, strict=True):
         np.testing.assert_array_equal(difference, known[tile.tobytes()])
+    with torch.inference_mode():
+        inputs = map(torch.from_numpy, (golden.tiles, golden.difference))
+        answers = [one.numpy() for one in comparing_model.with_features(*inputs)]
     with contextlib.closing(open_engine(kind, comparing_bundle.path, TILE)) as engine:
-        check_golden(golden, engine, manifest)
+        found = [*infer(engine, golden.tiles, golden.difference), infer_features(engine, golden.tiles)]
         images = comparing_run.data.images
         _, samples = fit_product(images, Grid(tile_px=TILE), engine, reference)
+    for came, expected in zip(found, answers, strict=True):
+        np.testing.assert_allclose(came, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     assert [image.path.stem for image, one in zip(images, samples, strict=True) if one.pose is None] == ["c_1"]
     drift = fit_reference(samples, [], [])
     assert drift is not None
     assert {"turn", "match", "shift_x", "shift_y"} <= drift.measures.keys()
 
 
-@pytest.mark.parametrize(("design", "carried"), [(None, False), ("b", True), ("x", None)])
 def test_of_several_designs_the_bundle_gets_the_reference_that_is_named(
-    run: TrainedRun, comparing_run: TrainedRun, tmp_path: Path, design: str | None, carried: bool | None
+    run: TrainedRun, comparing_run: TrainedRun, tmp_path: Path
 ) -> None:
     found = msgspec.structs.replace(comparing_run.summary.reference, scope="group")  # type: ignore[type-var]
-    several = dataclasses.replace(
-        comparing_run, summary=msgspec.structs.replace(comparing_run.summary, reference=found)
-    )
-    said: list[str] = []
-    if carried is None:
-        for one, words in ((several, "of 'x'; expected one of a, b"), (run, "of 'x'; expected no --reference")):
-            with pytest.raises(InputError, match=f"has no reference {words}"):
-                export_run(one, tmp_path / "b", name="b", version="1", false_reject=0.01, design=design)
-        return
-    assert (_find_reference(several, design, said.append) is not None) == carried
-    assert [("--reference" in line and "set-reference" in line) for line in said] == [True] * (not carried)
+    summary = msgspec.structs.replace(comparing_run.summary, reference=found)
+    several, said = dataclasses.replace(comparing_run, summary=summary), list[str]()
+    assert _find_reference(several, "b", said.append) is not None
+    assert said == []
+    assert _find_reference(several, None, said.append) is None
+    assert "--reference" in said[0]
+    assert "set-reference" in said[0]
+    for one, words in ((several, "of 'x'; expected one of a, b"), (run, "of 'x'; expected no --reference")):
+        with pytest.raises(InputError, match=f"has no reference {words}"):
+            export_run(one, tmp_path / "b", name="b", version="1", false_reject=0.01, design="x")
 
 
 class Inconsistent(ToyViT):
@@ -280,24 +265,8 @@ def best(run: Path) -> Path:
     return run / "checkpoints" / "best.ckpt"
 
 
-def change_config(run: Path) -> None:
-    config = run / "config.yaml"
-    config.write_text(config.read_text().replace("test_efficientnet", "resnet_of_tomorrow"))
-
-
 def add_to_config(run: Path) -> None:
     (run / "config.yaml").write_text((run / "config.yaml").read_text() + "colour: true\n")
-
-
-def change_summary(run: Path) -> None:
-    summary = msgspec.json.decode((run / "run.json").read_bytes())
-    del summary["precision"]
-    (run / "run.json").write_bytes(msgspec.json.encode(summary | {"score": 1}))
-
-
-def save_another_network(run: Path) -> None:
-    checkpoint = torch.load(best(run), weights_only=True)
-    torch.save(checkpoint | {"state_dict": {"model.backbone.weight": torch.zeros(1)}}, best(run))
 
 
 def damage_the_checkpoint(run: Path) -> None:
@@ -323,19 +292,12 @@ class Payload:
 @pytest.mark.parametrize(
     ("damage", "code", "words"),
     [
-        (change_config, 3, "resnet_of_tomorrow is not a model of timm"),
         (add_to_config, 3, "colour"),
-        (change_summary, 9, "is not a run of `heatline train`"),
-        (save_another_network, 11, "best.ckpt cannot be loaded"),
+        (lambda run: (run / "run.json").write_bytes(b"{}"), 9, "is not a run of `heatline train`"),
         (damage_the_checkpoint, 11, " in it is damaged"),
-        (
-            lambda run: best(run).write_bytes(b"no checkpoint"),
-            11,
-            "cannot be loaded (File is not a zip file)",
-        ),
         (lambda run: torch.save({"state_dict": Payload(run)}, best(run)), 11, "best.ckpt cannot be loaded"),
     ],
-    ids=range(7),
+    ids=range(4),
 )
 def test_a_damaged_run_is_refused_in_a_sentence_before_any_work(
     trained_run: Path, tmp_path: Path, damage: Callable[[Path], object], code: int, words: str
@@ -355,11 +317,10 @@ def test_a_damaged_run_is_refused_in_a_sentence_before_any_work(
     [
         (["--to", "{tmp}/file/b"], 4, "does not accept new files (Not a directory)"),
         (["--to", "{tmp}"], 4, "exists already"),
-        (["--to", "{tmp}/b", "--smoothing", "nan"], 2, "nan is not a finite number"),
         (["--to", "{tmp}/b", "--false-reject", "nan"], 2, "nan is not a finite number"),
         (["--to", "{tmp}/b", "--precision", "int8", "--allow", "bf16"], 2, "a precision that --precision leaves out"),
     ],
-    ids=range(5),
+    ids=range(4),
 )
 def test_an_invalid_option_is_refused_before_any_work(
     trained_run: Path, tmp_path: Path, options: list[str], code: int, words: str
@@ -393,11 +354,9 @@ def cli_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         return Path(request.getfixturevalue("trained_run"))
     out = tmp_path_factory.mktemp("vit") / "run"
     vit = ["model=vit_tiny_patch16_224", "model.weights=none", "model.discard_ratio=0.9", "model.fusion=max"]
-    small = [each for each in SMALL if not each.startswith("model") and "steps" not in each and "every" not in each]
+    small = [each for each in SMALL if not each.startswith("model")]
     data = f"data={request.getfixturevalue('blobs')}"
-    done = heatline(
-        "train", data, f"out={out}", *vit, *small, *NAMED_SPLIT, "recipe.steps=1", "recipe.validate_every=1"
-    )
+    done = heatline("train", data, f"out={out}", *vit, *small, *NAMED_SPLIT)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -408,16 +367,17 @@ def test_an_allowed_precision_is_exported_and_others_are_not_tried(cli_run: Path
     done = heatline("export", cli_run, "--to", tmp_path / "b", *allowed, "--json")
     assert done.returncode == 0, done.stderr
     manifest: dict[str, Any] = json.loads(done.stdout)["manifest"]
-    gate = manifest["map_gate"]["precisions"]
-    assert set(gate) == {"f32", "int8"}
-    assert gate["int8"]["graph"] == "model_int8.xml"
-    assert (gate["int8"]["reason"] or "") == "; ".join(gate["int8"]["attempts"][-1]["missed"])
-    bundle = open_bundle(tmp_path / "b")
-    assert set(bundle.manifest.precisions) == {"f32", "int8"}
+    int8 = manifest["map_gate"]["precisions"]["int8"]
+    assert int8["graph"] == "model_int8.xml"
+    assert (int8["reason"] or "") == "; ".join(int8["attempts"][-1]["missed"])
+    assert (
+        set(open_bundle(tmp_path / "b").manifest.precisions)
+        == {"f32", "int8"}
+        == set(manifest["map_gate"]["precisions"])
+    )
     shown = " ".join(done.stderr.split())
-    for attempt in gate["int8"]["attempts"]:
+    for attempt in int8["attempts"]:
         assert f"int8, {attempt['how']}: {'; '.join(attempt['missed']) or 'agrees with the model'}" in shown
-    assert manifest["map"]["method"] == bundle.manifest.map.method
 
 
 @pytest.mark.long

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import Calibration
@@ -16,7 +15,7 @@ from heatline.edge.bundle.manifest import Agreement, Grid
 from heatline.edge.errors import EngineError, InputError
 from heatline.edge.inference.engine import Done, Engine, Failed, Fill
 from heatline.export import validation_tiles
-from heatline.export.precisions import describe_missed_limits, measure_agreement, nearness, overlaps
+from heatline.export.precisions import describe_missed_limits, measure_agreement
 from heatline.export.validation_tiles import (
     RegionFinder,
     ValidationTiles,
@@ -30,10 +29,6 @@ from heatline.train.readers import LabelledImage, read_folder
 from tests.train.blobs import draw_blobs
 
 TILE, CELLS = 32, 4
-TWO_REGIONS = st.integers(1, 5).flatmap(
-    lambda n: st.tuples(arrays(np.bool_, (n, 3, 4)), arrays(np.bool_, (n, 3, 4)), st.integers(0, 11))
-)
-"""Two sets of regions of n tiles, and a cell that is always in the first."""
 GRID = Grid(tile_px=TILE, heatmap_cell_px=4, smoothing_px=4.0)
 
 
@@ -112,21 +107,6 @@ def test_a_tile_on_the_threshold_is_not_a_flip() -> None:
     assert measure_agreement(validation, Answers(off, validation.map)).flips == 1
 
 
-@given(TWO_REGIONS)
-def test_overlap_and_nearness_equal_those_of_sets_of_cells(
-    case: tuple[NDArray[np.bool_], NDArray[np.bool_], int],
-) -> None:
-    """A neighbouring cell counts as near."""
-    reference, found, cell = case
-    reference.reshape(len(reference), -1)[:, cell] = True
-    for one, other, overlap, near in zip(
-        reference, found, overlaps(reference, found), nearness(reference, found), strict=True
-    ):
-        a, b = ({tuple(place) for place in np.argwhere(mask)} for mask in (one, other))
-        assert overlap == pytest.approx(len(a & b) / len(a | b))
-        assert near == pytest.approx(near_by_loops(one, other))
-
-
 def test_without_regions_the_correlation_of_the_maps_is_limited() -> None:
     validation = checked_tiles(some_maps(), evidence_threshold=1e6)
     same = measure_agreement(validation, Answers(validation.logit, validation.map, batch=5))
@@ -139,13 +119,13 @@ def test_without_regions_the_correlation_of_the_maps_is_limited() -> None:
         assert re.search(f"no tile has a region, and the maps correlate by {correlation}, expected at least", reason)
 
 
-@pytest.mark.parametrize("output", ["logit", "map"])
-def test_an_answer_that_is_not_finite_is_an_error(output: str) -> None:
+def test_an_answer_that_is_not_finite_is_an_error() -> None:
     validation = checked_tiles(some_maps())
-    answers = {"logit": validation.logit.copy(), "map": validation.map.copy()}
-    answers[output][3] = np.nan
-    with pytest.raises(EngineError, match="not finite"):
-        measure_agreement(validation, Answers(answers["logit"], answers["map"]))
+    for output in ("logit", "map"):
+        answers = {"logit": validation.logit.copy(), "map": validation.map.copy()}
+        answers[output][3] = np.nan
+        with pytest.raises(EngineError, match="not finite"):
+            measure_agreement(validation, Answers(answers["logit"], answers["map"]))
 
 
 @pytest.mark.parametrize(
@@ -153,8 +133,6 @@ def test_an_answer_that_is_not_finite_is_an_error(output: str) -> None:
     [
         (199, 1, 1.0, 1.0, "verdicts differ; at most 0.5 % may"),
         (200, 1, 1.0, 1.0, None),
-        (600, 3, 1.0, 1.0, None),
-        (600, 4, 1.0, 1.0, "verdicts differ; at most 0.5 % may"),
         (200, 0, 0.8, 0.95, "regions overlap by 0.800 at the median, expected at least 0.9"),
         (200, 0, 0.95, 0.5, "0.500 of the regions lie within a cell of each other at the 5th percentile"),
     ],
@@ -165,8 +143,8 @@ def test_the_worst_batch_size_must_keep_every_limit(
     validation = dataclasses.replace(checked_tiles(some_maps()), tiles=np.zeros((tiles, 1, 1, 3), np.uint8))
     figures = [Agreement(1, 0.0, flips, 1.0, median, 0.5, near), Agreement(8, 0.0, 0, 1.0, 1.0, 1.0, 1.0)]
     for order in (figures, figures[::-1]):
-        found = describe_missed_limits("int8", validation, order)
-        assert [bool(missed) and str(missed) in each for each in found] == [True] * bool(missed)
+        found = "; ".join(describe_missed_limits("int8", validation, order))
+        assert missed in found if missed else not found
 
 
 FRAME_GRID = Grid(tile_px=64)
@@ -208,13 +186,17 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[LabelledImage]:
     return list(read_folder(draw_blobs(tmp_path_factory.mktemp("selected") / "blobs", per_group=5)).images)
 
 
-def test_all_tiles_are_selected_if_there_are_few(images: list[LabelledImage]) -> None:
-    selected = select_validation_tiles(images, Darkness(), FRAME_GRID, (2, 2), CALIBRATION, 1.0)
-    assert len(selected.tiles) == len(images) * 12
-    assert selected.tiles_are == f"tiles of {len(images)} of the {len(images)} frames of the validation groups"
-    assert 0 < selected.with_region.sum() < len(selected.tiles)
-    np.testing.assert_array_equal(selected.map, Darkness().maps(selected.tiles))
-    np.testing.assert_array_equal(selected.regions, selected.find_regions(selected.map))
+@pytest.fixture(scope="module")
+def everything(images: list[LabelledImage]) -> ValidationTiles:
+    return select_validation_tiles(images, Darkness(), FRAME_GRID, (2, 2), CALIBRATION, 1.0)
+
+
+def test_all_tiles_are_selected_if_there_are_few(images: list[LabelledImage], everything: ValidationTiles) -> None:
+    assert len(everything.tiles) == len(images) * 12
+    assert everything.tiles_are == f"tiles of {len(images)} of the {len(images)} frames of the validation groups"
+    assert 0 < everything.with_region.sum() < len(everything.tiles)
+    np.testing.assert_array_equal(everything.map, Darkness().maps(everything.tiles))
+    np.testing.assert_array_equal(everything.regions, everything.find_regions(everything.map))
 
 
 def test_good_tiles_come_from_good_frames_or_clean_parts_of_defective_ones(
@@ -258,10 +240,9 @@ def test_no_group_gives_both_validation_tiles_and_quantisation_samples(groups: l
 
 
 def test_after_enough_tiles_only_those_with_a_region_are_selected(
-    images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
+    images: list[LabelledImage], everything: ValidationTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Enough of both end the search."""
-    everything = select_validation_tiles(images, Darkness(), FRAME_GRID, (2, 2), CALIBRATION, 1.0)
     of_frames = f"tiles of 2 of the {len(images)} frames of the validation groups"
     monkeypatch.setattr(validation_tiles, "ENOUGH_TILES", 20)
     for wanted in (int(everything.with_region.sum()) - 2, 0):

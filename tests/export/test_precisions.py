@@ -16,7 +16,6 @@ from heatline.edge.bundle import GoldenTiles
 from heatline.edge.bundle.manifest import Grid
 from heatline.edge.errors import BundleError, ExportError, PrecisionError
 from heatline.edge.inference.devices import shared_core
-from heatline.edge.reference.difference import CELL_PX, CHANNELS
 from heatline.export import precisions as precisions_module
 from heatline.export.gate import torch_answers
 from heatline.export.onnx_graph import Graphs, to_graphs
@@ -43,7 +42,6 @@ from heatline.export.quantise import (
     quantise,
 )
 from heatline.export.validation_tiles import RegionFinder, ValidationTiles
-from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.models.vit import RolloutClassifier
 from tests.export.conftest import TILE
@@ -71,15 +69,17 @@ def golden(model: ExplainedClassifier) -> GoldenTiles:
     return torch_answers(model, TILES)
 
 
+def finder(golden: GoldenTiles, evidence_threshold: float) -> RegionFinder:
+    height, width = golden.map.shape[1:]
+    return RegionFinder(GRID, (height, width), evidence_threshold, golden.scale("map"))
+
+
 @pytest.fixture(scope="module")
 def validation(golden: GoldenTiles) -> ValidationTiles:
     """Validation tiles, half of which are defective."""
-    find = RegionFinder(
-        GRID, (golden.map.shape[1], golden.map.shape[2]), float(np.median(golden.map)), golden.scale("map")
-    )
-    regions, middle = find(golden.map), float(np.median(golden.logit))
-    assert regions.any()
-    return ValidationTiles(golden.tiles, golden.logit, golden.map, regions, "drawn", middle, find)
+    find = finder(golden, float(np.median(golden.map)))
+    middle = float(np.median(golden.logit))
+    return ValidationTiles(golden.tiles, golden.logit, golden.map, find(golden.map), "drawn", middle, find)
 
 
 @pytest.fixture(scope="module")
@@ -113,29 +113,6 @@ def limits(monkeypatch: pytest.MonkeyPatch, flips: float, iou: float) -> None:
     monkeypatch.setattr(precisions_module, "MOST_TOLERANCE", 100.0)
     for precision in ("bf16", "int8"):
         monkeypatch.setitem(precisions_module.LIMITS, precision, {"flips": flips, "iou_median": iou, "near_p5": iou})
-
-
-def test_every_precision_of_a_model_that_compares_is_made_and_judged_by_both_inputs(
-    comparing_model: DenseClassifier, comparing_graphs: Graphs
-) -> None:
-    cells = TILE // CELL_PX
-    difference = np.random.default_rng(4).integers(0, 256, (len(TILES), cells, cells, CHANNELS), np.uint8)
-    golden = torch_answers(comparing_model, TILES, difference)
-    find = RegionFinder(GRID, (cells, cells), float(np.median(golden.map)), golden.scale("map"))
-    middle = float(np.median(golden.logit))
-    validation = ValidationTiles(TILES, golden.logit, golden.map, find(golden.map), "drawn", middle, find, difference)
-    evaluated = made(
-        to_ir(comparing_graphs.onnx),
-        comparing_graphs,
-        validation,
-        golden,
-        quantisation_samples=(TILES, difference),
-        allow=("bf16", "int8"),
-    ).evaluated
-    for precision in ("f32", "int8", *(["bf16"] if HAS_BF16 else [])):
-        agreement = evaluated[precision].gate.attempts[-1].agreement  # type: ignore[index]
-        assert [each.batch for each in agreement] == [*BATCHES]
-        assert all((each.map_correlation or 0) > 0.9 for each in agreement), precision
 
 
 def test_a_full_temporary_disk_is_not_blamed_on_the_model(
@@ -209,28 +186,25 @@ def test_a_precision_that_passes_enters_the_bundle_with_its_figures(
 def test_an_allowed_precision_that_fails_records_the_missed_limits(
     f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without `allow`, it is left out."""
     limits(monkeypatch, flips=1.0, iou=1.5)
     monkeypatch.setattr(precisions_module, "VARIANTS", VARIANTS[:2])
     lines: list[str] = []
-    for allow in (["int8"], []):
-        precisions = made(f32, graphs, validation, golden, precisions=["int8"], allow=allow, say=lines.append)
-        gate = precisions.gate(validation)
-        assert set(gate.precisions) == {"f32", "int8"}
-        int8 = gate.precisions["int8"]
-        assert (int8.graph, "model_int8.xml" in precisions.files) == ("model_int8.xml" if allow else None, bool(allow))
-        assert [each.how for each in int8.attempts] == [variant.description for variant in VARIANTS[:2]]
-        assert "expected at least 1.5" in (int8.reason or "")
-        assert any(line.startswith("int8, ") and str(int8.reason) in line for line in lines)
-        assert precisions.files["model_f32.xml"] == f32.xml
+    precisions = made(f32, graphs, validation, golden, precisions=["int8"], allow=["int8"], say=lines.append)
+    gate = precisions.gate(validation)
+    assert set(gate.precisions) == {"f32", "int8"}
+    int8 = gate.precisions["int8"]
+    assert (int8.graph, "model_int8.xml" in precisions.files) == ("model_int8.xml", True)
+    assert [each.how for each in int8.attempts] == [variant.description for variant in VARIANTS[:2]]
+    assert "expected at least 1.5" in (int8.reason or "")
+    assert any(line.startswith("int8, ") and str(int8.reason) in line for line in lines)
 
 
 def test_f32_stays_with_the_limits_that_it_misses_but_must_run(
     f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles
 ) -> None:
     """The separate gate of f32 is stricter than this one."""
-    find = RegionFinder(GRID, (validation.map.shape[1], validation.map.shape[2]), 1e6, golden.scale("map"))
-    other, lines = dataclasses.replace(flipped(validation), find_regions=find), list[str]()
+    other = dataclasses.replace(flipped(validation), find_regions=finder(golden, 1e6))
+    lines: list[str] = []
     gate = made(f32, graphs, other, golden, precisions=[], say=lines.append).gate(other).precisions["f32"]
     assert gate.graph == "model_f32.xml"
     assert "verdicts differ; at most 0.5 % may" in (gate.reason or "")
@@ -263,26 +237,25 @@ def test_the_first_variant_that_passes_is_shipped_else_the_last_that_runs_if_it_
     """Beyond half the scale none is: as a tolerance, that would accept every answer on the line, even zeros."""
     ways = [Candidate(how, partial(Ir, f32.xml, b"" if how == "broken" else f32.weights), "model_int8.xml")
             for how in tried]  # fmt: skip
-    for output in ("logit", "map"):
-        factor = 1e3 if "far" in options else np.nan if "nan" in options else 1.0
-        wanted = dataclasses.replace(golden, **{output: np.float32(factor) * getattr(golden, output)})
-        tiles = flipped(validation) if "flipped" in options else validation
-        found = evaluate_candidates("int8", ways, tiles, wanted, allow="allow" in options)
-        assert found.gate.graph == ("model_int8.xml" if ships else None)
-        assert (found.made is not None) == ships
-        assert [each.how for each in found.gate.attempts] == order
-        assert reason in (found.gate.reason or "")
-        assert bool(reason) == bool(found.gate.reason)
-        assert found.made is None or reason or found.made.tolerance == LEAST_TOLERANCE
+    factor = np.float32(1e3 if "far" in options else np.nan if "nan" in options else 1.0)
+    golden = dataclasses.replace(golden, map=factor * golden.map)
+    tiles = flipped(validation) if "flipped" in options else validation
+    found = evaluate_candidates("int8", ways, tiles, golden, allow="allow" in options)
+    assert found.gate.graph == ("model_int8.xml" if ships else None)
+    assert (found.made is not None) == ships
+    assert [each.how for each in found.gate.attempts] == order
+    assert reason in (found.gate.reason or "")
+    assert bool(reason) == bool(found.gate.reason)
+    assert found.made is None or reason or found.made.tolerance == LEAST_TOLERANCE
 
 
 def test_a_variant_that_nncf_cannot_make_is_a_failed_attempt(
     f32: Ir, validation: ValidationTiles, golden: GoldenTiles
 ) -> None:
     too_small = TILES[:2, : TILE // 2, : TILE // 2]
-    ways = list(int8_candidates(f32, (too_small,), transformer=False))[:2]
+    ways = list(int8_candidates(f32, (too_small,), transformer=False))[:1]
     gone = evaluate_candidates("int8", ways, validation, golden, allow=True)
-    assert (gone.gate.graph, len(gone.gate.attempts)) == (None, 2)
+    assert (gone.gate.graph, len(gone.gate.attempts)) == (None, 1)
     assert "NNCF cannot quantise this model" in (gone.gate.reason or "")
 
 

@@ -30,16 +30,12 @@ from heatline.export.retrain.plan import (
     Plan,
     Retraining,
     choose_held_out,
-    groups_by_kind,
     plan_retraining,
 )
 from heatline.train.config import TrainConfig
 from heatline.train.readers import LabelledFolder, LabelledImage
 from heatline.train.readers.labelled import ReviewedFrame
-from tests.command import complaint, heatline
-from tests.edge.evidences import mark, picture, writer
-from tests.edge.lines import write_line
-from tests.export.retrain.conftest import Trained, good_frame, row_of, write_rows
+from tests.export.retrain.conftest import good_frame, row_of, write_rows
 
 NO_FORMER: list[tuple[Path, ReviewedFrame]] = []
 
@@ -95,10 +91,8 @@ def test_parts_of_earlier_retrainings_are_never_held_out(tmp_path: Path, data: L
 def test_marks_that_cannot_be_divided_or_are_too_few_are_refused_before_a_training(
     tmp_path: Path, data: LabelledFolder
 ) -> None:
-    frames = [
-        frame(tmp_path, 1, "P1"), frame(tmp_path, 2, "P1", "defective"),
-        frame(tmp_path, 3, "P2"), frame(tmp_path, 4, "P2"),
-    ]  # fmt: skip
+    marks: list[tuple[str, Truth]] = [("P1", "good"), ("P1", "defective"), ("P2", "good"), ("P2", "good")]
+    frames = [frame(tmp_path, number, part, truth) for number, (part, truth) in enumerate(marks, 1)]
     with pytest.raises(InputError, match="cannot be divided into some to train on and some to compare with"):
         plan(frames, data, ["DEFECT", "DEFECT", "DEFECT", "GOOD"])  # each part has a false alarm and an only other
     frames = [frame(tmp_path, number, part) for number, part in ((1, "P1"), (2, "P2"), (3, "P2"), (100, "P3"))]
@@ -138,26 +132,13 @@ CANDIDATES = st.lists(
 )
 
 
-def groups_of(candidates: list[Candidate], kind: str) -> set[str]:
-    """The groups of a kind in which nothing was trained on, the obvious way."""
-    return {
-        each.group
-        for each in candidates
-        if each.kind == kind and not any(other.pinned for other in candidates if other.group == each.group)
-    }
-
-
 @given(st.dictionaries(st.sampled_from(ORDER), st.integers(0, 30)), st.floats(0.1, 0.6))
 def test_about_the_share_of_each_kind_is_held_out_and_one_of_two(counts: dict[str, int], share: float) -> None:
     """Where each group has one kind."""
-    candidates = [
-        Candidate(f"{kind} {number}", kind, False)  # type: ignore[arg-type]
-        for kind, count in counts.items()
-        for number in range(count)
-    ]
-    held_out = choose_held_out(candidates, share)
+    groups = [(f"{kind} {number}", kind) for kind, count in counts.items() for number in range(count)]
+    held_out = choose_held_out([Candidate(group, kind, False) for group, kind in groups], share)  # type: ignore[arg-type]
     for kind, count in counts.items():
-        found = len(groups_of(candidates, kind) & held_out)
+        found = sum(group.startswith(kind) for group in held_out)
         assert found == (min(max(1, round(share * count)), count - 1) if count > 1 else 0)
 
 
@@ -167,10 +148,10 @@ def test_what_was_trained_on_is_never_held_out_and_each_kind_stays_in_the_traini
 ) -> None:
     """In any order of the marks."""
     held_out = choose_held_out(candidates, share)
-    assert not any(each.pinned for each in candidates if each.group in held_out)
+    pinned = {each.group for each in candidates if each.pinned}
+    assert not held_out & pinned
     for kind in ORDER:
-        groups = groups_of(candidates, kind)
-        assert groups_by_kind(candidates)[kind] == groups
+        groups = {each.group for each in candidates if each.kind == kind} - pinned
         assert not groups or groups - held_out, f"all groups of {kind} are held out"
     random.shuffle(candidates)
     assert choose_held_out(candidates, share) == held_out
@@ -238,28 +219,23 @@ ANSWERS = st.lists(
 )
 
 
-def errors(answers: list[Answer], name: str) -> int:
-    right = {"good": "GOOD", "defective": "DEFECT"}
-    return sum(each.held_out and getattr(each, name) != right[each.truth] for each in answers)
-
-
 @given(ANSWERS)
 def test_a_better_bundle_errs_less_has_no_more_of_each_error_and_loses_no_find(answers: list[Answer]) -> None:
-    comparison = compare(answers)
+    comparison, held_out = compare(answers), [each for each in answers if each.held_out]
+    right = {"good": "GOOD", "defective": "DEFECT"}
 
-    def count(name: str, truth: str, verdict: str, only_held_out: bool) -> int:
-        of = [each for each in answers if each.held_out] if only_held_out else answers
-        return [(each.truth, getattr(each, name)) for each in of].count((truth, verdict))
+    def count(of: list[Answer], name: str, truth: str, verdict: str) -> int:
+        return sum((each.truth, getattr(each, name)) == (truth, verdict) for each in of)
 
+    old, new = (sum(getattr(each, name) != right[each.truth] for each in held_out) for name in ("old", "new"))
     no_more = all(
-        count("new", *error, only_held_out) <= count("old", *error, only_held_out)
+        count(of, "new", *error) <= count(of, "old", *error)
         for error in (("good", "DEFECT"), ("defective", "GOOD"))
-        for only_held_out in (True, False)
+        for of in (held_out, answers)
     )
-    lost = [
-        each.frame for each in answers if each.truth == "defective" and each.old == "DEFECT" and each.new != "DEFECT"
-    ]
-    assert (not comparison.reasons) == (errors(answers, "new") < errors(answers, "old") and no_more and not lost)
+    finds = [each for each in answers if (each.truth, each.old) == ("defective", "DEFECT")]
+    lost = [each.frame for each in finds if each.new != "DEFECT"]
+    assert (not comparison.reasons) == (new < old and no_more and not lost)
     assert comparison.lost == lost
     assert compare([msgspec.structs.replace(each, new=each.old) for each in answers]).reasons, "never than itself"
 
@@ -271,61 +247,9 @@ def test_figures_have_their_frames_and_intervals() -> None:
         Answer(frame="3", truth="good", held_out=False, old="DEFECT", new="DEFECT"),
         Answer(frame="4", truth="defective", held_out=False, old="DEFECT", new="DEFECT"),
     ]
-    comparison = compare(answers)
-    old, new = comparison.old, comparison.new
+    old, new = compare(answers).old, compare(answers).new
     assert (old.false_alarms.count, old.false_alarms.of, new.false_alarms.count) == (1, 2, 0)
     assert (old.no_verdict.count, new.no_verdict.of, new.finds.count, new.finds.of) == (1, 2, 1, 1)
-    assert new.missed.interval is None
     # Clopper and Pearson's interval of 1 of 2, from tables.
     assert old.false_alarms.interval == pytest.approx((0.0126, 0.9874), abs=1e-4)
-    assert not comparison.reasons
-    assert str(new.missed) == "no such frame"
-
-
-@pytest.mark.parametrize(
-    ("answers", "reasons"),
-    [
-        ([("defective", True, "NO_VERDICT", "DEFECT")], []),
-        (
-            [("defective", True, "NO_VERDICT", "GOOD")],
-            ["it has 1 missed defect on the held-out frames, the old one 0"],
-        ),
-        (
-            [("good", False, "GOOD", "DEFECT")] * 4,
-            ["it has 4 false alarms on all reviewed frames, the old one 2"],
-        ),
-    ],
-    ids=range(3),
-)
-def test_a_bundle_with_two_false_alarms_less_is_not_offered_for_new_errors(
-    answers: list[tuple[Truth, bool, Verdict, Verdict]], reasons: list[str]
-) -> None:
-    rows: list[tuple[Truth, bool, Verdict, Verdict]] = [*[("good", True, "DEFECT", "GOOD")] * 2, *answers]  # type: ignore[list-item]
-    made = [Answer(frame="1", truth=truth, held_out=held_out, old=old, new=new) for truth, held_out, old, new in rows]
-    assert compare(made).reasons == reasons
-
-
-def stored(folder: Path) -> Path:
-    """A store with a false alarm, a contradiction, an unmarked frame, and a marked frame whose picture is gone."""
-    with writer(folder) as into:
-        for number in range(1, 5):
-            into.write(picture(number))
-        into.add_marks([mark(picture(1), "false_alarm", seq=1), mark(picture(2), "false_alarm", seq=2)], "j1", 2)
-        into.add_marks([mark(picture(2), "right", "Bob", seq=3), mark(picture(4), "right", seq=4)], "j1", 4)
-    (gone,) = folder.rglob("b007b007-top-4.png")
-    gone.unlink()
-    return folder
-
-
-# A line's evidence store.
-
-
-def test_a_lines_file_names_bundle_and_evidence(trained: Trained, tmp_path: Path) -> None:
-    """One of its frames can be used, and the bundle does not call it DEFECT."""
-    tables = f'[evidence]\nfolder = "{stored(tmp_path / "evidence")}"'
-    line = write_line(tmp_path, trained.bundle, "tcp://127.0.0.1:5556", {"top": 'path = "p"'}, tables)
-    result = heatline("retrain", line, "--out", tmp_path / "out")
-    assert result.returncode == 9
-    assert "1 usable frame, with 0 false alarms and 0 missed defects of this bundle" in complaint(result)
-    assert "1 marked frame is left out: marks that contradict each other" in complaint(result)
-    assert not (tmp_path / "out").exists()
+    assert (new.missed.interval, str(new.missed)) == (None, "no such frame")

@@ -3,10 +3,10 @@
 import json
 import shlex
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import msgspec
@@ -32,6 +32,7 @@ from heatline.export.retrain.command import NOT_BETTER
 from heatline.export.retrain.frames import digest_pixels
 from heatline.export.retrain.new_bundle import carry_over, carry_references, describe_calibrations
 from tests.command import complaint, heatline
+from tests.edge.evidences import mark, picture, writer
 from tests.edge.lines import RunningLine, running, write_line, write_pictures
 from tests.edge.secured import until
 from tests.export.retrain.conftest import (
@@ -40,9 +41,7 @@ from tests.export.retrain.conftest import (
     blob_frame,
     good_frame,
     label_frame,
-    row_of,
     write_marked,
-    write_rows,
 )
 from tests.train.blobs import SQUARE_PX, draw_boards, photograph
 
@@ -56,13 +55,13 @@ def retrain(marked: Path, bundle: Path, out: Path, *options: str | Path) -> Comp
     return heatline("retrain", "--reviewed", marked, "--bundle", bundle, "--out", out, *options)
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
+    """A finished retraining, and the folder of the marks that it was given."""
+
     trained: Trained
     marked: Path
     out: Path
-    stdout: str
-    stderr: str
+    printed: CompletedProcess[str]
 
     @property
     def bundle(self) -> Path:
@@ -71,25 +70,22 @@ class Done:
 
 @pytest.fixture(scope="module")
 def done(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """A finished retraining, after one that was interrupted at its export."""
+    """A finished retraining, after one that was interrupted at its training."""
     folder = tmp_path_factory.mktemp("done")
     marked = write_marked(folder / "marked", trained.name, [*THREE_MARKS, *FINDS])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retraining, "export_next", interrupt)
+        patch.setattr(retraining, "fit", interrupt)
         stopped = retrain(marked, trained.bundle, folder / "stopped")
     assert stopped.returncode == Interrupted.exit_code
     assert "the old bundle is as it was: give the command again" in complaint(stopped)
     assert not list((folder / "stopped").glob("*.bundle"))
     result = retrain(marked, trained.bundle, folder / "out")
     assert result.returncode == 0, result.stdout + result.stderr
-    return Done(trained, marked, folder / "out", result.stdout, result.stderr)
+    return Done(trained, marked, folder / "out", result)
 
 
-def interrupt(*_: object) -> None:
+def interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
-
-
-# Bad input: one sentence, and nothing is written.
 
 
 def test_three_marks_remove_the_false_alarm_and_lose_no_find(done: Done, tmp_path: Path) -> None:
@@ -100,12 +96,12 @@ def test_three_marks_remove_the_false_alarm_and_lose_no_find(done: Done, tmp_pat
     assert (held_out["old"], held_out["new"]) == ("DEFECT", "GOOD")
     inspected = heatline("inspect", done.bundle, done.marked / "good", "--out", tmp_path / "found", "--json")
     assert [json.loads(line)["verdict"] for line in inspected.stdout.splitlines()] == ["GOOD"] * 3
-    rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in done.stdout.splitlines()]
-    assert ["false alarms, held out", "1 of 1 (3 to 100 %)", "0 of 1 (0 to 98 %)"] in rows
-    assert ["finds kept, all reviewed", "2 of 2 (16 to 100 %)", "2 of 2 (16 to 100 %)"] in rows
+    shown = " ".join(done.printed.stdout.split())
+    assert "false alarms, held out 1 of 1 (3 to 100 %) 0 of 1 (0 to 98 %)" in shown
+    assert "finds kept, all reviewed 2 of 2 (16 to 100 %) 2 of 2 (16 to 100 %)" in shown
     for bundle in ("boards-retrain1.bundle", "boards.bundle"):
-        assert f"heatline reload LINE --bundle {bundle}\n" in done.stdout
-    assert "2 frames that neither bundle was trained on cannot show much" in done.stderr
+        assert f"heatline reload LINE --bundle {bundle}\n" in done.printed.stdout
+    assert "2 frames that neither bundle was trained on cannot show much" in done.printed.stderr
     old, new = open_bundle(done.trained.bundle), open_bundle(done.bundle)
     assert (new.manifest.name, new.manifest.version) == ("boards", "1+retrain1")
     record = new.manifest.provenance["retraining"]
@@ -122,13 +118,8 @@ def test_three_marks_remove_the_false_alarm_and_lose_no_find(done: Done, tmp_pat
 def test_a_bundle_that_is_not_better_is_not_offered(
     done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if a training always gave the same bundle, and then as if it called all frames GOOD."""
+    """As if a training gave a bundle that calls all frames GOOD."""
     monkeypatch.setattr(retraining, "train_and_export", lambda *_: open_bundle(done.bundle))
-    again = retrain(done.marked, done.trained.bundle, tmp_path / "again", "--json")
-    assert again.returncode == 0
-    printed = json.loads(again.stdout)
-    assert printed["result"]["better"]
-    assert [shlex.split(command)[:2] for command in printed["commands"]] == [["heatline", "reload"]] * 2
     judge = retraining.judge_frames
 
     def judge_badly(bundle: Any, frames: Any, *rest: Any) -> Any:
@@ -139,9 +130,6 @@ def test_a_bundle_that_is_not_better_is_not_offered(
     assert result.returncode == NOT_BETTER
     assert "not better, and not offered: it makes 1 error on the held-out frames, the old one 1; " in result.stdout
     assert "heatline reload" not in result.stdout
-
-
-# Bad input: one sentence, and nothing is written.
 
 
 def refused(trained: Trained, folder: Path, words: str, *options: str | Path, bundle: Path | None = None) -> None:
@@ -156,49 +144,54 @@ def refused(trained: Trained, folder: Path, words: str, *options: str | Path, bu
 OTHER = BundleName(name="lids", version="1", digest="2" * 64)
 
 
-@pytest.mark.parametrize("case", ["too few", "none", "gone", "damaged", "contradictory", "of another bundle"])
-def test_marks_that_do_not_suffice_are_refused(trained: Trained, tmp_path: Path, case: str) -> None:
+def test_marks_that_do_not_suffice_are_refused(trained: Trained, tmp_path: Path) -> None:
     folder = tmp_path / "marked"
-    write_marked(folder, trained.name, {"none": [], "too few": [THREE_MARKS[0], *FINDS]}.get(case, THREE_MARKS))
-    rows = [row_of(number, "DEFECT", trained.name, "good", "false_alarm", []) for number in (1, 2, 3)]
-    words = "3 marked frames are left out"
-    if case == "too few":
-        words = (
+    for marks, words in (
+        ([], "nobody has marked a frame in"),
+        (
+            [THREE_MARKS[0], *FINDS],
             "3 usable frames, with 1 false alarm and 0 missed defects of this bundle on new parts; expected at least 2 "
-            "false alarms, or 2 missed defects, of different new parts: mark more verdicts on parts that"
-        )
-    elif case == "none":
-        words = "nobody has marked a frame in"
-    elif case == "contradictory":
-        without = [row_of(number, "DEFECT", trained.name, None, None, []) for number in (1, 2, 3)]
-        write_rows(folder, [msgspec.structs.replace(a, file=b.file) for a, b in zip(without, rows, strict=True)])
-    elif case == "of another bundle":
-        write_rows(folder, [row_of(number, "DEFECT", OTHER, "good", "false_alarm", []) for number in (1, 2, 3)])
-    for row in rows if case in ("gone", "damaged") else []:
-        (folder / row.file).write_bytes(b"\x89PNG")
-        if case == "gone":
-            (folder / row.file).unlink()
-    refused(trained, tmp_path, words)
+            "false alarms, or 2 missed defects, of different new parts: mark more verdicts on parts that",
+        ),
+    ):
+        refused(trained, write_marked(folder, trained.name, marks).parent, words)
+        shutil.rmtree(folder)
+    write_marked(folder, OTHER, THREE_MARKS)
+    refused(trained, tmp_path, "3 marked frames are left out")
+
+
+def test_a_lines_file_names_bundle_and_evidence(trained: Trained, tmp_path: Path) -> None:
+    """Of its frames one can be used, one has contradictory marks, and the picture of one is gone."""
+    with writer(tmp_path / "evidence") as into:
+        for number in range(1, 5):
+            into.write(picture(number))
+        into.add_marks([mark(picture(1), "false_alarm", seq=1), mark(picture(2), "false_alarm", seq=2)], "j1", 2)
+        into.add_marks([mark(picture(2), "right", "Bob", seq=3), mark(picture(4), "right", seq=4)], "j1", 4)
+    (gone,) = (tmp_path / "evidence").rglob("b007b007-top-4.png")
+    gone.unlink()
+    tables = f'[evidence]\nfolder = "{tmp_path / "evidence"}"'
+    line = write_line(tmp_path, trained.bundle, "tcp://127.0.0.1:5556", {"top": 'path = "p"'}, tables)
+    result = heatline("retrain", line, "--out", tmp_path / "out")
+    assert result.returncode == 9
+    assert "1 usable frame, with 0 false alarms and 0 missed defects of this bundle" in complaint(result)
+    assert "1 marked frame is left out: marks that contradict each other" in complaint(result)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_does_not_fit_the_training_of_the_bundle_is_refused(trained: Trained, done: Done, tmp_path: Path) -> None:
-    marked = write_marked(tmp_path / "marked", trained.name, THREE_MARKS)
+    pixels = cv2.imread(str(trained.data / "images" / "b_2.png"))[..., ::-1]
+    marked = write_marked(tmp_path / "marked", trained.name, [*THREE_MARKS, (pixels, "missed", "GOOD")])
+    refused(trained, tmp_path, "b_2.png is labelled good in the training folder, and people marked the same frame as")
     refused(trained, tmp_path, f"the training folder {tmp_path / 'none'} is gone", "--data", tmp_path / "none")
-    copy, regrouped = (Path(shutil.copytree(trained.data, tmp_path / name)) for name in ("copy", "regrouped"))
-    first, labels = copy / "images" / "a_0.png", regrouped / "labels.csv"
+    changed = Path(shutil.copytree(trained.data, tmp_path / "changed"))
+    first = changed / "images" / "a_0.png"
     first.write_bytes(first.read_bytes() + b"changed")
-    labels.write_text(labels.read_text().replace("a_0.png,defective,a", "a_0.png,defective,b"))
-    for folder in (copy, regrouped):
-        words = "of its 4 groups are missing, have changed or are in other groups"
-        refused(trained, tmp_path, words, "--data", folder)
+    words = "of its 4 groups are missing, have changed or are in other groups"
+    refused(trained, tmp_path, words, "--data", changed)
     old = open_bundle(trained.bundle)
     bare = msgspec.structs.replace(old.manifest, provenance={"data": old.manifest.provenance["data"]})
     write_bundle(tmp_path / "bare", bare, {name: (old.path / name).read_bytes() for name in old.manifest.files})
     refused(trained, tmp_path, "does not record the configuration of its training", bundle=tmp_path / "bare")
-    shutil.rmtree(marked)
-    pixels = cv2.imread(str(trained.data / "images" / "b_2.png"))[..., ::-1]
-    write_marked(marked, trained.name, [*THREE_MARKS, (pixels, "missed", "GOOD")])
-    refused(trained, tmp_path, "b_2.png is labelled good in the training folder, and people marked the same frame as")
     shutil.rmtree(marked)
     shutil.copytree(done.marked, marked)  # what the new bundle was trained on is never held out again
     words = "5 usable frames, 3 of them on parts that count as trained on"
@@ -238,8 +231,8 @@ def test_a_model_for_several_boards_keeps_the_reference_of_its_line(
     old = open_bundle(tmp_path / "line.bundle")
     name = BundleName(name=old.manifest.name, version=old.manifest.version, digest=old.digest)
     pictures = [photograph(5, (2, seed), 10 + seed) for seed in range(3)]
-    for at, picture in enumerate(pictures):
-        picture[60 : 60 + SQUARE_PX, 40 + 50 * at : 40 + 50 * at + SQUARE_PX] = 250  # a legal label, like the defects
+    for at, shown in enumerate(pictures):
+        shown[60 : 60 + SQUARE_PX, 40 + 50 * at : 40 + 50 * at + SQUARE_PX] = 250  # a legal label, like the defects
     marked = write_marked(tmp_path / "marked", name, [(each, "false_alarm", "DEFECT") for each in pictures])
     result = retrain(marked, old.path, tmp_path / "out")
     assert result.returncode in (0, NOT_BETTER), result.stderr
@@ -313,10 +306,7 @@ def test_the_appearance_stays_and_the_thresholds_do_not(calibrated: Bundle, trai
     assert describe_calibrations(calibrated.manifest, new, Path("new.bundle"))[1] == (
         "the bounds of camera side belong to the features of the old model; run heatline cameras calibrate again"
     )
-    old = open_bundle(trained.bundle)
-    new = changed(old.manifest, plausible=None)
-    assert carry_over(old, new, finetuned=False) == (new.calibration, {})
-    assert describe_calibrations(old.manifest, new, Path("new.bundle")) == []
+    assert carry_over(open_bundle(trained.bundle), new, finetuned=False) == (new.calibration, {})
 
 
 OF_LINE = {"": ProductReference("product.png", (9, 8), 3, "of the line")}
@@ -327,11 +317,9 @@ OF_TRAINING = {"": ProductReference("product.png", (5, 5), 12, "of the training"
 @pytest.mark.parametrize(
     ("of_old", "of_new", "compares", "expected"),
     [
-        (OF_LINE, {}, True, OF_LINE),
         (OF_LINE, OF_TRAINING, True, OF_LINE),
         (OF_SIDE, OF_TRAINING, True, {**OF_TRAINING, **OF_SIDE}),
         (OF_LINE, {}, False, {}),
-        ({}, OF_TRAINING, True, OF_TRAINING),
     ],
 )
 def test_the_references_of_the_line_stay_where_the_new_model_compares(
@@ -361,53 +349,46 @@ def test_the_references_of_the_line_stay_where_the_new_model_compares(
     assert len(notes) == (not compares)
 
 
-LABELS, BLOBS, GOODS = 3, 3, 2
-FRAMES = LABELS + BLOBS + GOODS
+SHOWN = {
+    **{f"label{number}.png": label_frame(number) for number in range(3)},
+    **{f"blob{number}.png": blob_frame(number) for number in range(3)},
+    **{f"good{number}.png": good_frame(number) for number in range(2)},
+}
 
 
 def round_of(line: RunningLine) -> dict[str, str]:
     """Return the verdict of each picture in the next round."""
     verdicts: dict[str, str] = {}
-    while len(verdicts) < FRAMES:
+    while len(verdicts) < len(SHOWN):
         event = line.until(lambda event: isinstance(event, VerdictEvent) and event.source is not None)
         verdicts[event.source] = event.verdict
     return verdicts
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("one_thread")
 def test_three_marks_remove_a_systematic_false_alarm_of_a_line(
     trained: Trained, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_pictures(
-        tmp_path / "pictures",
-        {
-            **{f"label{number}.png": label_frame(number) for number in range(LABELS)},
-            **{f"blob{number}.png": blob_frame(number) for number in range(BLOBS)},
-            **{f"good{number}.png": good_frame(number) for number in range(GOODS)},
-        },
-    )
+    write_pictures(tmp_path / "pictures", SHOWN)
     camera = f'path = "{tmp_path / "pictures"}"\nloop = true\nrate_fps = 5.0'
     (tmp_path / "journal").mkdir()
     tables = f'[evidence]\nfolder = "{tmp_path / "evidence"}"\n[journal]\nfolder = "{tmp_path / "journal"}"\n'
     file = write_line(tmp_path, trained.bundle, address, {"top": camera}, tables)
     store = EvidenceStore(tmp_path / "evidence")
-    expected = {path.name: "GOOD" for path in (tmp_path / "pictures").iterdir() if not path.name.startswith("blob")}
-    expected |= {f"blob{number}.png": "DEFECT" for number in range(BLOBS)}
+    expected = {name: "DEFECT" if name.startswith("blob") else "GOOD" for name in SHOWN}
     with running(file, address) as line:
         before = round_of(line)
-        assert before == expected | {f"label{number}.png": "DEFECT" for number in range(LABELS)}
+        assert before == {name: "GOOD" if name.startswith("good") else "DEFECT" for name in SHOWN}
 
         def stored() -> dict[str, str]:
             return {str(entry.event.source): entry.picture for entry in store.entries(verdicts=["DEFECT"])}
 
-        until(lambda: len(stored()) == LABELS + BLOBS)
-        marks = {f"label{number}.png": "false-alarm" for number in range(LABELS)}
-        marks |= {f"blob{number}.png": "right" for number in range(BLOBS)}
+        until(lambda: len(stored()) == 6)
         pictures = stored()
-        for source, kind in marks.items():
-            marked = heatline("evidence", "mark", file, pictures[source], kind, "--by", "Ada")
+        for source, name in pictures.items():
+            kind = "right" if source.startswith("blob") else "false-alarm"
+            marked = heatline("evidence", "mark", file, name, kind, "--by", "Ada")
             assert marked.returncode == 0, marked.stderr
         until(lambda: {entry.picture for entry in store.entries(is_reviewed=True)} >= set(pictures.values()))
 
