@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import msgspec
@@ -271,14 +271,9 @@ def test_the_service_is_compared_with_the_engine_and_the_plain_one_and_at_its_hi
 # The highest rate.
 
 
-class Trial(NamedTuple):
-    rate_fps: float
-    not_kept_up: str | None
-
-
-def search_rate(answers: Any, first_fps: float, tries: Tries) -> tuple[list[Trial], list[Trial]]:
-    def run_trial(rate_fps: float, _seconds: float) -> Trial:
-        return Trial(rate_fps, None if answers(rate_fps) else "lost")
+def search_rate(answers: Any, first_fps: float, tries: Tries) -> tuple[list[Any], list[Any]]:
+    def run_trial(rate_fps: float, _seconds: float) -> Any:
+        return SimpleNamespace(rate_fps=rate_fps, not_kept_up=None if answers(rate_fps) else "lost")
 
     return find_highest(run_trial, first_fps, 1000.0, tries, lambda _: None)
 

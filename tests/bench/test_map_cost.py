@@ -22,11 +22,9 @@ from heatline.bench.map_cost import (
     drawn_tiles,
     find_wrong_answer,
     measure,
-    measured_rows,
     plan,
 )
-from heatline.bench.spread import Spread
-from heatline.edge.errors import BenchError, ConfigError, PrecisionError
+from heatline.edge.errors import BenchError, ConfigError
 from heatline.export.openvino_ir import Ir, to_ir
 from heatline.train.compose import read_model
 from heatline.train.config import CnnConfig, VitConfig
@@ -119,25 +117,6 @@ def test_an_engine_that_stops_giving_maps_ends_the_row(monkeypatch: pytest.Monke
 
 
 # A sweep.
-
-
-def test_a_setting_that_cannot_run_is_a_row_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    ratio = Spread(1.5, 1.4, 1.6)
-
-    def measure_but_bf16(setting: Row, _: object) -> Row:
-        if setting.precision == "bf16":
-            raise PrecisionError("this processor has no bf16")
-        return msgspec.structs.replace(setting, ratio=ratio)
-
-    monkeypatch.setattr(map_cost, "measure", measure_but_bf16)
-    monkeypatch.setattr(map_cost, "ModelGraphs", lambda *_: None)
-    settings, configs = planned(CNN, precisions=["f32", "bf16", "int8"]), {CNN.name: CNN}
-    rows = list(measured_rows(settings, configs, lambda _: None))
-    assert [(row.precision, row.ratio, row.not_done) for row in rows] == [
-        ("f32", ratio, None), ("bf16", None, "this processor has no bf16"), ("int8", ratio, None)
-    ]  # fmt: skip
-    with pytest.raises(PrecisionError):
-        list(measured_rows(settings[1:2], configs, lambda _: None))
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,8 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 
 from heatline.bench.command import peers as command
-from heatline.bench.peers import prepare as expected
 from heatline.bench.peers.peers import (
     ENGINE,
     OURS,
@@ -67,19 +64,6 @@ def test_the_graph_for_anomalib_has_its_scales_and_our_answers() -> None:
     np.testing.assert_allclose(found["pred_score"], score, atol=1e-4)
     np.testing.assert_allclose(found["anomaly_map"][:, 0], large, atol=1e-4)
     assert found["pred_label"].tolist() == [False, True, False]
-
-
-@given(
-    hw=st.tuples(st.integers(40, 300), st.integers(40, 300)), tile_px=st.integers(8, 40), overlap_px=st.integers(0, 7)
-)
-def test_anomalibs_tiler_cuts_the_same_number_of_tiles(hw: tuple[int, int], tile_px: int, overlap_px: int) -> None:
-    """anomalib's rule: the frame is enlarged until a whole number of steps fits."""
-    grid, step = TileGrid(hw, tile_px, overlap_px), tile_px - overlap_px
-    origins = expected.padded_origins(grid)
-    assert len(origins) == len(grid)
-    padded = expected.padded(np.zeros((1, *hw, 3), np.uint8), grid)
-    assert padded.shape[1:3] == tuple(-(-(side - tile_px) // step) * step + tile_px for side in hw)
-    assert set(origins) >= {(y, x) for y, x in grid.origins_yx if y % step == 0 and x % step == 0}
 
 
 Answers = list[tuple[Any, Any, bool]]

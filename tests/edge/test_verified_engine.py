@@ -44,7 +44,6 @@ from tests.small_bundle import (
 RIGHT = golden_tiles()
 ENGINES: tuple[EngineKind, ...] = ("openvino", "onnxruntime")
 FRAMES = {"top": 'path = "frames"'}
-INT8 = '[engine]\nprecision = "int8"\nthreads = 1'
 
 
 @pytest.fixture
@@ -138,17 +137,14 @@ def test_a_graph_that_contradicts_the_manifest_is_refused(folder: Path, onnx_gra
             check_golden(opened.golden(), open_engine(kind, opened.path, TILE), opened.manifest)
 
 
-def with_weight(dims: tuple[int, ...] = (), location: str = "") -> dict[str, bytes]:
-    """The ONNX graph whose largest constant claims to be larger, or to lie in another file."""
+def with_weight_in(location: str) -> dict[str, bytes]:
+    """The ONNX graph whose largest constant claims to lie in another file."""
     model = onnx.load_from_string(graph())
     (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "weight")
-    if dims:
-        weight.dims[:] = dims
-    else:
-        weight.ClearField("raw_data")
-        weight.data_location = TensorProto.EXTERNAL
-        for key, value in {"location": location, "offset": "0", "length": "3072"}.items():
-            weight.external_data.add(key=key, value=value)
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, "offset": "0", "length": "3072"}.items():
+        weight.external_data.add(key=key, value=value)
     return {ONNX_GRAPH: bytes(model.SerializeToString())}
 
 
@@ -165,16 +161,15 @@ def constant(shape: str, offset: int = 32, size: int = 3072) -> dict[str, bytes]
     "files",
     [
         {ONNX_GRAPH: b"no graph"},
-        with_weight((2**40, 2**40)),
         {ONNX_GRAPH: b"\x08\x09\x3a\xff\xff\xff\xff\x07" + graph()},  # the protobuf claims a message of 2 GB
-        with_weight(location="../outside"),
+        with_weight_in("../outside"),
         {OPENVINO_GRAPH: b""},
         {OPENVINO_WEIGHTS: b"\x00\x00"},
         constant("1, 3, 16384, 16384", size=3 * 2**30),
         constant("1, 3, 16384, 16384"),
         constant("1, 3, 16, 16", offset=2**64 - 1),
     ],
-    ids=range(9),
+    ids=range(8),
 )
 def test_a_graph_that_claims_too_much_is_refused_with_exit_code_6(folder: Path, files: dict[str, bytes]) -> None:
     (folder.parent / "outside").write_bytes(bytes(3072))
@@ -255,10 +250,10 @@ def test_outside_its_tolerance_f32_is_used_with_a_warning(
     assert max(verified.differences.values()) <= 1e-4, "they are f32's"
     (record,) = caplog.records
     assert (record.levelno, record.getMessage()) == (logging.WARNING, verified.fell_back)
-    assert str(verified.fell_back).startswith(f"f32 is used instead of {precision}: ")
-    if precision == "int8":
-        assert "int8 is off by 1.0e+00 of the scale in logit" in str(verified.fell_back)
-        assert "allowed is 5.0e-02; int8 must not be used here" in str(verified.fell_back)
+    words = r"int8 is off by 1\.0e\+00 of the scale in logit.* allowed is 5\.0e-02; int8 must not be used here"
+    assert re.match(
+        f"f32 is used instead of {precision}: .*{words if precision == 'int8' else ''}", record.getMessage()
+    )
 
 
 def test_a_broken_graph_falls_back_and_one_of_another_shape_or_another_f32_is_refused(
@@ -277,25 +272,21 @@ def test_a_broken_graph_falls_back_and_one_of_another_shape_or_another_f32_is_re
         open_precision(open_bundle(put(copy_of(far_off, tmp_path / "c"), wrong)), "int8")
 
 
-def test_every_command_reports_its_precision(all_three: Bundle, far_off: Bundle, tmp_path: Path, address: str) -> None:
+def test_every_command_reports_its_precision(far_off: Bundle, tmp_path: Path, address: str) -> None:
     frames = write_pictures(tmp_path / "frames", small_frames(1))
-    for used, came in ((all_three, "int8"), (far_off, "f32")):
-        line = write_line(tmp_path, used.path, address, FRAMES, INT8)
-        for command in (
-            ["check", line],
-            ["bundle", "verify", used.path, "--precision", "int8"],
-            ["inspect", used.path, frames, "--precision", "int8", "--out", tmp_path / f"out-{came}"],
-            ["calibrate", used.path, frames, "--precision", "int8", "--to", tmp_path / came],
-        ):
-            result = heatline(*command, "--json")
-            report = json.loads(result.stdout)
-            assert (result.returncode, report["precision"]) == (0, came)
-            assert ("f32 is used instead of int8: " in result.stderr) == (came == "f32")
-            assert "fell_back" not in report or bool(report["fell_back"]) == (came == "f32")
-        new, old = open_bundle(tmp_path / came).manifest, used.manifest
-        assert (new.map_gate, new.tolerances, new.files) == (old.map_gate, old.tolerances, old.files)
-        assert new.provenance["calibrations"][0]["precision"] == came
-    assert "can be run in f32 instead of int8" in heatline("check", line, env={"COLUMNS": "400"}).stdout
+    line = write_line(tmp_path, far_off.path, address, FRAMES, '[engine]\nprecision = "int8"\nthreads = 1')
+    for command in (
+        ["check", line],
+        ["bundle", "verify", far_off.path, "--precision", "int8"],
+        ["inspect", far_off.path, frames, "--precision", "int8", "--out", tmp_path / "out"],
+        ["calibrate", far_off.path, frames, "--precision", "int8", "--to", tmp_path / "calibrated"],
+    ):
+        result = heatline(*command, "--json")
+        assert (result.returncode, json.loads(result.stdout)["precision"]) == (0, "f32")
+        assert "f32 is used instead of int8: " in result.stderr
+    new, old = open_bundle(tmp_path / "calibrated").manifest, far_off.manifest
+    assert (new.map_gate, new.tolerances, new.files) == (old.map_gate, old.tolerances, old.files)
+    assert new.provenance["calibrations"][0]["precision"] == "f32"
 
 
 # The cache of compiled graphs: a line starts whatever the folder holds.
@@ -340,24 +331,19 @@ def test_each_bundle_precision_and_batch_is_compiled_once_and_answers_the_same_f
     assert len(stored(cache)) == MOST_CACHED, "the oldest graphs are deleted"
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: b"",
-        lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
-        lambda data: data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :],
-    ],
-    ids=["empty", "half-zero", "bit"],
-)
-def test_a_damaged_graph_does_not_keep_a_line_from_starting(
-    bundle: Bundle, cache: Path, damage: Callable[[bytes], bytes]
-) -> None:
+@pytest.mark.parametrize("damage", ["empty", "half-zero", "bit"])
+def test_a_damaged_graph_does_not_keep_a_line_from_starting(bundle: Bundle, cache: Path, damage: str) -> None:
     """A power cut leaves such files."""
     open_cached(bundle, cache)
     (file,) = cache.iterdir()
-    data = damage(file.read_bytes())
+    data = bytearray(file.read_bytes())
+    middle = len(data) // 2
+    if damage == "bit":
+        data[middle] ^= 1
+    else:
+        data[middle:] = bytes(len(data) - middle)
     file.unlink()
-    file.write_bytes(data)
+    file.write_bytes(b"" if damage == "empty" else data)
     for folder in (cache, cache, file, cache / "nowhere"):
         assert max(open_cached(bundle, folder).differences.values()) < 1e-4
 

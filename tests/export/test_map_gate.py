@@ -32,21 +32,42 @@ TILE, CELLS = 32, 4
 GRID = Grid(tile_px=TILE, heatmap_cell_px=4, smoothing_px=4.0)
 
 
-class Answers(Engine):
-    """An engine that finds its answer by the tile's number, which is in the first pixel."""
+class Computed(Engine):
+    """An engine that computes maps from tiles."""
 
-    name = "answers"
+    name, tile_px, batch = "computed", TILE, 1
+
+    def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+        tiles = np.empty((count, self.tile_px, self.tile_px, 3), np.uint8)
+        fill(tiles)
+        done(*self.answer(tiles))
+
+    def answer(self, tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        raise NotImplementedError
+
+    def drain(self) -> None: ...
+
+
+class Answers(Computed):
+    """Finds its answer by the tile's number, which is in the first pixel."""
 
     def __init__(self, logit: NDArray[np.float32], maps: NDArray[np.float32], batch: int = 1) -> None:
         self.logit, self.maps, self.batch = logit, maps, batch
 
-    def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
-        tiles = np.empty((count, TILE, TILE, 3), np.uint8)
-        fill(tiles)
+    def answer(self, tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         rows = tiles[:, 0, 0, 0]
-        done(self.logit[rows], self.maps[rows])
+        return self.logit[rows], self.maps[rows]
 
-    def drain(self) -> None: ...
+
+class Darkness(Computed):
+    """A model whose evidence is the darkness of each quarter of the tile."""
+
+    tile_px, batch = 64, 4
+
+    def answer(self, tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        dark = (tiles.astype(np.float32).mean(axis=3) < 100).astype(np.float32)
+        maps = dark.reshape(len(tiles), 2, 32, 2, 32).mean(axis=(2, 4))
+        return maps.mean(axis=(1, 2)), maps
 
 
 def checked_tiles(
@@ -149,36 +170,9 @@ def test_the_worst_batch_size_must_keep_every_limit(
 
 FRAME_GRID = Grid(tile_px=64)
 CALIBRATION = Calibration(
-    score_threshold=0.0,
-    evidence_threshold=0.25,
-    background=0.0,
-    false_reject_per_frame=0.01,
-    frames=1,
+    score_threshold=0.0, evidence_threshold=0.25, background=0.0, false_reject_per_frame=0.01, frames=1,
     frames_are="drawn",
-)
-
-
-class Darkness(Engine):
-    """A model whose evidence is the darkness of each quarter of the tile."""
-
-    name = "darkness"
-    batch = 4
-
-    def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
-        tiles = np.empty((count, 64, 64, 3), np.uint8)
-        fill(tiles)
-        maps = self.maps(tiles)
-        done(maps.mean(axis=(1, 2)), maps)
-
-    def maps(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        dark = (tiles.astype(np.float32).mean(axis=3) < 100).astype(np.float32)
-        return dark.reshape(len(tiles), 2, 32, 2, 32).mean(axis=(2, 4))
-
-    def drain(self) -> None: ...
-
-
-def picture(number: int, group: str, defective: bool) -> LabelledImage:
-    return LabelledImage(Path(f"{number}.png"), group, defective, None)
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +189,7 @@ def test_all_tiles_are_selected_if_there_are_few(images: list[LabelledImage], ev
     assert len(everything.tiles) == len(images) * 12
     assert everything.tiles_are == f"tiles of {len(images)} of the {len(images)} frames of the validation groups"
     assert 0 < everything.with_region.sum() < len(everything.tiles)
-    np.testing.assert_array_equal(everything.map, Darkness().maps(everything.tiles))
+    np.testing.assert_array_equal(everything.map, Darkness().answer(everything.tiles)[1])
     np.testing.assert_array_equal(everything.regions, everything.find_regions(everything.map))
 
 
@@ -224,7 +218,10 @@ def tiles_of(image: LabelledImage) -> NDArray[np.uint8]:
 
 @given(groups=st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=30))
 def test_no_group_gives_both_validation_tiles_and_quantisation_samples(groups: list[tuple[int, bool]]) -> None:
-    frames = [picture(number, str(group), defective) for number, (group, defective) in enumerate(groups)]
+    frames = [
+        LabelledImage(Path(f"{number}.png"), str(group), defective, None)
+        for number, (group, defective) in enumerate(groups)
+    ]
     selected, others, are = divide_by_group(frames)
     if len(frames) == 1:
         assert (selected, others) == (frames, frames)

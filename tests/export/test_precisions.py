@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import GoldenTiles
@@ -18,7 +17,7 @@ from heatline.edge.errors import BundleError, ExportError, PrecisionError
 from heatline.edge.inference.devices import shared_core
 from heatline.export import precisions as precisions_module
 from heatline.export.gate import torch_answers
-from heatline.export.onnx_graph import Graphs, to_graphs
+from heatline.export.onnx_graph import Graphs
 from heatline.export.openvino_ir import Ir, to_ir, write_graphs
 from heatline.export.precisions import (
     BATCHES,
@@ -45,7 +44,6 @@ from heatline.export.validation_tiles import RegionFinder, ValidationTiles
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.models.vit import RolloutClassifier
 from tests.export.conftest import TILE
-from tests.toy_vit import ToyViT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -55,13 +53,19 @@ HAS_BF16 = "BF16" in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIE
 
 
 @pytest.fixture(scope="module", params=["cnn", pytest.param("vit", marks=pytest.mark.long)])
-def model(request: pytest.FixtureRequest, small_cnn: ExplainedClassifier) -> ExplainedClassifier:
-    if request.param == "cnn":
-        return small_cnn
-    torch.manual_seed(0)
-    vit = ToyViT(tile_px=TILE)
-    vit.discard_ratio = 0.5
-    return vit.eval()
+def exported(request: pytest.FixtureRequest) -> tuple[ExplainedClassifier, Graphs]:
+    names = {"cnn": ("small_cnn", "cnn_graphs"), "vit": ("discarding_vit", "vit_graphs")}[request.param]
+    return request.getfixturevalue(names[0]), request.getfixturevalue(names[1])
+
+
+@pytest.fixture(scope="module")
+def model(exported: tuple[ExplainedClassifier, Graphs]) -> ExplainedClassifier:
+    return exported[0]
+
+
+@pytest.fixture(scope="module")
+def graphs(exported: tuple[ExplainedClassifier, Graphs]) -> Graphs:
+    return exported[1]
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +84,6 @@ def validation(golden: GoldenTiles) -> ValidationTiles:
     find = finder(golden, float(np.median(golden.map)))
     middle = float(np.median(golden.logit))
     return ValidationTiles(golden.tiles, golden.logit, golden.map, find(golden.map), "drawn", middle, find)
-
-
-@pytest.fixture(scope="module")
-def graphs(request: pytest.FixtureRequest, model: ExplainedClassifier, small_cnn: ExplainedClassifier) -> Graphs:
-    shared: Graphs = request.getfixturevalue("cnn_graphs") if model is small_cnn else to_graphs(model, TILE)
-    return shared
 
 
 @pytest.fixture(scope="module")

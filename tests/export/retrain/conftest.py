@@ -12,30 +12,30 @@ import pytest
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import open_bundle
-from heatline.edge.monitor.marks import MANIFEST, ManifestRow, Review
+from heatline.edge.monitor.marks import MANIFEST, ManifestRow, Review, Truth
 from heatline.edge.util.text import encode_json
-from heatline.edge.wire.events import BundleName, MarkKind, VerdictEvent
+from heatline.edge.wire.events import BundleName, MarkKind, Verdict, VerdictEvent
 from tests.command import heatline
 from tests.edge.wire_examples import DEFECT, GOOD
 from tests.train.blobs import draw_blobs
 
 FRAME_HW = (150, 200)
-VERDICT_OF = {"false_alarm": "DEFECT", "missed": "GOOD"}
-TRUTH_OF = {"false_alarm": "good", "missed": "defective"}
+Marked = tuple[NDArray[np.uint8], MarkKind, Verdict]
+"""A frame's pixels, its mark, and its verdict."""
 
 
 def good_frame(seed: int) -> NDArray[np.uint8]:
     return np.random.default_rng(1000 + seed).normal(150, 12, (*FRAME_HW, 3)).clip(0, 255).astype(np.uint8)
 
 
-def blob_frame(seed: int, depth: int = 90) -> NDArray[np.uint8]:
+def blob_frame(seed: int) -> NDArray[np.uint8]:
     """A frame with two blobs as defects."""
     rng = np.random.default_rng(2000 + seed)
     picture, mask = rng.normal(150, 12, (*FRAME_HW, 3)), np.zeros(FRAME_HW, np.uint8)
     for _ in range(2):
         centre = int(rng.integers(20, FRAME_HW[1] - 20)), int(rng.integers(20, FRAME_HW[0] - 20))
         cv2.circle(mask, centre, int(rng.integers(8, 14)), 255, -1)
-    picture[mask > 0] -= depth
+    picture[mask > 0] -= 90
     return picture.clip(0, 255).astype(np.uint8)
 
 
@@ -48,58 +48,35 @@ def label_frame(seed: int) -> NDArray[np.uint8]:
     return picture.clip(0, 255).astype(np.uint8)
 
 
-def write_marked(
-    folder: Path,
-    bundle: BundleName,
-    frames: Sequence[tuple[NDArray[np.uint8], MarkKind, str]],
-    missed_xy: Sequence[tuple[int, int]] = ((40, 40),),
-) -> Path:
-    """Write a folder as `heatline evidence export --reviewed` does.
-
-    Args:
-        frames: pixels, the mark, and the verdict for marks that fit both.
-    """
-    folder.mkdir(parents=True)
-    rows = []
-    for number, (pixels, kind, verdict) in enumerate(frames, start=1):
-        verdict = VERDICT_OF.get(kind, verdict)
-        truth = TRUTH_OF.get(kind, "good" if verdict == "GOOD" else "defective")
-        row = row_of(number, verdict, bundle, truth, kind, list(missed_xy) if kind == "missed" else [])
-        path = folder / row.file
-        path.parent.mkdir(exist_ok=True)
-        cv2.imwrite(str(path), pixels[..., ::-1])
-        rows.append(row)
-    write_rows(folder, rows)
-    return folder
-
-
 def row_of(
-    number: int,
-    verdict: str,
-    bundle: BundleName,
-    truth: str | None,
-    kind: MarkKind | None,
-    missed_xy: list[tuple[int, int]],
+    number: int, verdict: Verdict, bundle: BundleName, kind: MarkKind | None, missed_xy: Sequence[tuple[int, int]] = ()
 ) -> ManifestRow:
+    """Return the row of a frame's mark; None: its marks contradict each other."""
     example = (DEFECT if verdict == "DEFECT" else GOOD).event
     assert isinstance(example, VerdictEvent)
     picture = f"b007b007-top-{number}"
     event = msgspec.structs.replace(
         example, camera="top", frame_number=number, bundle=bundle, part_id=None, picture=picture, precision="f32"
     )
-    review = Review(truth=truth, kind=kind, missed_xy=missed_xy, by=["Ada"])  # type: ignore[arg-type]
-    return ManifestRow(
-        file=f"{truth or 'good'}/2026-11-28_{picture}.png",
-        picture=picture,
-        line="line1",
-        day="2026-11-28",
-        event=event,
-        review=review,
-    )
+    truth: Truth = "good" if (kind == "right") == (verdict == "GOOD") else "defective"
+    review = Review(truth=truth if kind else None, kind=kind, missed_xy=list(missed_xy), by=["Ada"])
+    file = f"{truth}/2026-11-28_{picture}.png"
+    return ManifestRow(file=file, picture=picture, line="line1", day="2026-11-28", event=event, review=review)
 
 
-def write_rows(folder: Path, rows: Sequence[ManifestRow]) -> None:
+def write_rows(folder: Path, rows: Sequence[ManifestRow], pictures: Sequence[NDArray[np.uint8]]) -> None:
+    """Write a folder as `heatline evidence export --reviewed` does."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).write_bytes(b"".join(encode_json(row) + b"\n" for row in rows))
+    for row, pixels in zip(rows, pictures, strict=True):
+        (folder / row.file).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / row.file), pixels[..., ::-1])
+
+
+def write_marked(folder: Path, bundle: BundleName, frames: Sequence[Marked]) -> Path:
+    rows = [row_of(number, verdict, bundle, kind) for number, (_, kind, verdict) in enumerate(frames, start=1)]
+    write_rows(folder, rows, [pixels for pixels, _, _ in frames])
+    return folder
 
 
 SETTINGS = (
