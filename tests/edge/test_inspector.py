@@ -120,7 +120,11 @@ def test_the_order_of_answers_and_the_batch_change_nothing(bundle: Bundle, last_
     for area in (WHOLE_FRAME, part):
         expected = inspect(Inspector(bundle.manifest, NumpyEngine()), TWO, area)
         for batch in (5, 100):
-            came = inspect(Inspector(bundle.manifest, NumpyEngine(batch, last_first=last_first)), TWO, area)
+            engine = NumpyEngine(batch, last_first=last_first)
+            inspector = Inspector(bundle.manifest, engine)
+            pending = inspector.start(frame_of(TWO), area)
+            engine.drain()
+            came = inspector.finish(pending)
             assert (came.verdict, came.score, came.regions) == (expected.verdict, expected.score, expected.regions)
             np.testing.assert_array_equal(came.heatmap, expected.heatmap)
 
