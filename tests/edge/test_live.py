@@ -372,24 +372,22 @@ def test_the_heartbeat_counts_verdicts_and_probes_that_left_the_publisher(setup:
     assert heartbeat.count == 2, "a frame that was not judged is no sign that inspection goes on"
 
 
-@pytest.mark.parametrize(
-    ("heatmaps", "good", "defect"), [("never", False, False), ("defect", False, True), ("always", True, True)]
-)
-def test_heatmaps_are_sent_with_the_configured_verdicts(
-    setup: Setup, heatmaps: Heatmaps, good: bool, defect: bool
+def test_heatmaps_are_sent_with_the_configured_verdicts_and_scaled_between_their_two_values(
+    setup: Setup, bundle: Bundle
 ) -> None:
-    setup = replace(setup, heatmaps=heatmaps)
-    came = [verdict_message("boot", outcome(setup, dark=dark)) for dark in (False, True)]
-    assert [message.png is not None for message in came] == [good, defect]
-    assert [sent(message).heatmap is not None for message in came] == [good, defect]
-
-
-def test_the_picture_scales_the_heatmap_between_its_two_values(setup: Setup, bundle: Bundle) -> None:
-    judged = outcome(replace(setup, heatmaps="always"), dark=True)
-    message = verdict_message("boot", judged)
+    outcomes = [outcome(setup, dark=dark) for dark in (False, True)]
+    settings: list[tuple[Heatmaps, list[bool]]] = [
+        ("never", [False, False]), ("defect", [False, True]), ("always", [True, True])
+    ]  # fmt: skip
+    for heatmaps, are_sent in settings:
+        used = replace(setup, heatmaps=heatmaps)
+        came = [verdict_message("boot", replace(each, setup=used)) for each in outcomes]
+        assert [message.png is not None for message in came] == are_sent, heatmaps
+        assert [sent(message).heatmap is not None for message in came] == are_sent, heatmaps
+    message, judgement = came[1], outcomes[1].judgement
     assert message.png is not None
-    assert judged.judgement is not None
-    named, heatmap = sent(message).heatmap, judged.judgement.heatmap
+    assert judgement is not None
+    named, heatmap = sent(message).heatmap, judgement.heatmap
     grey = cv2.imdecode(np.frombuffer(message.png, np.uint8), cv2.IMREAD_UNCHANGED)
     assert grey is not None
     assert grey.shape == named.hw == heatmap.shape

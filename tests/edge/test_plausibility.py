@@ -313,3 +313,5 @@ def test_a_line_gives_implausible_frames_no_verdict_unless_the_check_is_off(tmp_
     assert (report["plausible"]["height_px"], report["other_products"]["a"]["plausible"]) == ([230, 230], None)
     refused = report["cameras"]["top"]["implausible"]
     assert refused.startswith("it does not look like the product: height"), "a drawn frame is none of the product"
+    shown = heatline("check", line, env={"COLUMNS": "400"}).stdout
+    assert f"IT WOULD GET NO VERDICT: {refused}" in " ".join(shown.split())

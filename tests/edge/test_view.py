@@ -160,17 +160,14 @@ def test_everything_but_the_login_and_healthz_needs_the_token_or_the_cookie_of_a
         assert served.get("/api/state", Cookie=f"heatline-{served.port}={content}").status == 401, "a new token"
 
 
-@pytest.mark.parametrize(
-    ("token", "mode", "words"),
-    [
+def test_a_token_file_that_protects_nothing_is_refused(tmp_path: Path) -> None:
+    for token, mode, words in (
         (TOKEN, 0o640, "can be used by others than its owner (mode 0640, expected 0600)"),
         ("short", 0o600, "holds no token; expected one line of at least 16"),
         ("two words in one file", 0o600, "holds no token"),
-    ],
-)
-def test_a_token_file_that_protects_nothing_is_refused(tmp_path: Path, token: str, mode: int, words: str) -> None:
-    with pytest.raises(AccessError, match=re.escape(words)):
-        read_token(token_file(tmp_path, token, mode))
+    ):
+        with pytest.raises(AccessError, match=re.escape(words)):
+            read_token(token_file(tmp_path, token, mode))
 
 
 def test_with_tls_the_cookie_is_never_sent_in_clear_and_only_browsers_of_the_authority_see_the_page(
