@@ -21,7 +21,7 @@ from heatline.edge.frames import Stamp
 from heatline.edge.inspection.inspector import Inspector, Outcome, Unjudged
 from heatline.edge.service.events import ImplausibleLog
 from heatline.edge.service.lifecycle import Service
-from heatline.edge.service.status import DropMonitor, find_reasons, make_handshake
+from heatline.edge.service.status import WINDOW_SECONDS, DropMonitor, find_reasons, make_handshake
 from heatline.edge.util.process import sigterm_as_ctrl_c
 from heatline.edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED, FaultLog
 from heatline.edge.wire.events import Account, CameraState, Message, StatusEvent
@@ -264,6 +264,15 @@ def test_a_loss_is_logged_when_it_begins_and_when_it_is_over(caplog: pytest.LogC
         "camera top: 0 of 10 frames inspected: frames came faster than they could be inspected",
         "camera top: its frames are inspected again",
     ]
+
+
+def test_losses_end_at_a_higher_share_than_they_begin_at() -> None:
+    """94 of 100 frames are enough as long as the camera loses none, and too few afterwards."""
+    monitor, found = DropMonitor(), list[bool]()
+    for window, (inspected, lost) in enumerate([(0, 0), (94, 6), (174, 26), (268, 32), (367, 33)]):
+        account = Account(inspected + lost, inspected, {"overload": lost}, {}, 0)
+        found.append(bool(monitor.update({"top": account}, window * WINDOW_SECONDS)))
+    assert found == [False, False, True, True, False]
 
 
 def test_frames_without_a_verdict_and_other_faults_are_logged_at_a_limited_rate(
