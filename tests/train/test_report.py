@@ -89,8 +89,7 @@ def test_numbers_and_lists_follow_the_scores_at_every_position(tmp_path: Path, t
     start, thresholds = positions["start"], [float(each) for each in positions["threshold"]]
     assert (thresholds[start], positions["defective"], positions["good"]) == (threshold, 60, 90)
     listed = {side: [item for item in page.having("data-side", side) if item.tag == "li"] for side in SIDES}
-    for at in range(len(thresholds)):
-        place = threshold + (thresholds[1] - thresholds[0]) * (at - start)
+    for at, place in enumerate(threshold + (thresholds[1] - thresholds[0]) * (np.arange(len(thresholds)) - start)):
         for side, names in zip(SIDES, counted(frames, place), strict=True):
             assert positions[side][at] == len(names)
             shown = [item for item in listed[side] if (item.at <= at) == (side == "missed")]
