@@ -16,6 +16,12 @@ from tests.command import HEATLINE, WITHIN_SECONDS
 from tests.edge.lines import POLL_SECONDS, ReceivedEvents, RunningLine, children, line_started
 from tests.needs import need
 
+PATIENT = {
+    "kind": "pattern", "draw_size": [230, 230], "rate_fps": 20, "silent_after_periods": 1200,
+    "waiting_frames": 8, "on_overload": "block",
+}  # fmt: skip
+"""A camera that loses no frame, however slow the machine is: only a minute of silence is an alarm."""
+
 
 class Boots:
     """Receives the events of all boots of one line, over one subscription."""

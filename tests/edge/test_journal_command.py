@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -13,9 +12,8 @@ import pytest
 
 from heatline.edge.delivery.journal import FILE_NAME, Journal
 from heatline.edge.delivery.reader import JournalReader
-from heatline.edge.errors import InputError
 from heatline.edge.wire.events import Message
-from tests.command import HEATLINE, complaint, heatline, process_env
+from tests.command import complaint, heatline
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.journals import (
     LINE,
@@ -126,21 +124,6 @@ def test_json_lines_are_the_headers_as_they_were_journalled(tmp_path: Path, fold
     assert exported(folder, "--out", out) == ""
     assert out.read_bytes() == lines(headers(folder))
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [out.name]
-
-
-def test_a_full_standard_output_of_an_export_is_one_sentence(folder: Path) -> None:
-    with Path("/dev/full").open("wb") as full:
-        ended = subprocess.run(
-            [HEATLINE, "journal", "export", str(folder), "--format", "csv"],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            env=process_env({}),
-        )
-    assert ended.returncode == InputError.exit_code
-    assert ended.stderr.startswith("heatline: standard output cannot be written (No space left on device)")
-    assert ended.stderr.count("\n") == 1
 
 
 def test_csv_is_as_committed_and_documented(tmp_path: Path) -> None:
