@@ -448,6 +448,19 @@ def test_a_foreign_or_newer_journal_stops_the_start(tmp_path: Path) -> None:
 BUDGET = 100 << 10
 
 
+def test_what_all_consumers_acknowledged_is_deleted_first_and_what_one_lacks_is_counted(
+    tmp_path: Path, clocks: Clocks
+) -> None:
+    with opened(tmp_path, clocks, {"slow": 2, "fast": 10_000}, keep_bytes=BUDGET) as journal:
+        while (before := state_of(journal)).size_bytes <= BUDGET:
+            journal.commit(mixed_messages(5, png_bytes=3000))
+        assert before.first_seq == 1
+        tick_after(journal, clocks, 0)
+        assert (state_of(journal).first_seq, state_of(journal).discarded) == (3, 0)
+        tick_after(journal, clocks, 0)
+        assert (state_of(journal).first_seq or 0) == state_of(journal).discarded + 3 > 3
+
+
 # Any order of events and faults.
 
 
@@ -566,6 +579,8 @@ class AnyOrderOfFaults(RuleBasedStateMachine):
             was_first = before.first_seq or before.last_seq + 1
             unacked = 0 if acked is None else max(0, first - max(was_first, acked + 1))
             if unacked:
+                assert acked is not None
+                assert was_first > acked, "events that all consumers acknowledged are deleted first"
                 assert before.size_bytes > BUDGET - BUDGET // 16  # one part in 16 is for events meanwhile
             self.discarded += unacked
             assert after.discarded == self.discarded

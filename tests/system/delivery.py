@@ -22,7 +22,7 @@ from heatline.bench.watched_process import WatchedProcess
 from heatline.edge.bundle import Bundle
 from heatline.edge.errors import BenchError
 from heatline.edge.wire.events import VerdictEvent
-from tests.system.chaos.clients import Got, Role, client_command, head_of, read_record
+from tests.system.chaos.clients import ClientPlan, Got, client_command, head_of, read_record
 from tests.system.command import Result, counts, parser, positive, report_line, run
 
 SHARE_OF_HIGHEST = 0.8
@@ -154,8 +154,8 @@ def _window(bundle: Bundle, cameras: Sequence[Keys], seconds: float, journal: bo
         WatchedLine(Path(place), bundle.path, "f32", cameras, journal=journal) as line,
     ):
         record = Path(place) / "record"
-        role = Role(name="bench", record=str(record), topics=[""], journal=line.journal_address)
-        with WatchedProcess("the durable consumer", client_command(role), None) as following:
+        command = client_command(ClientPlan(name="bench", kind="Follower"), line.journal_address or "", record)
+        with WatchedProcess("the durable consumer", command, None) as following:
             if journal:
                 following.start()
             line.until(lambda event: isinstance(event, VerdictEvent), FIRST_WITHIN_S, "the first event")

@@ -15,11 +15,11 @@ import msgspec
 from heatline.bench.watched_line import Keys, free_address
 from heatline.bench.watched_process import HEATLINE, WatchedProcess
 from heatline.edge.bundle import Bundle
-from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import BenchError, JournalError
 from tests.edge.brokers import OPEN, Broker, Plant
 from tests.needs import find
-from tests.system.chaos.run import lines_of
+from tests.system.chaos.clients import head_of
+from tests.system.chaos.run import lines_of, stored_in
 from tests.system.command import Result, parser, positive, report_line, run
 
 PERSISTENT = "persistence true\npersistence_location {folder}/\nautosave_interval {autosave_s}\nmax_queued_messages 0\n"
@@ -85,18 +85,12 @@ class _LinePc:
     def journalled(self) -> list[str]:
         """Return the ids of all results in the journal, in order."""
         try:
-            journal = JournalReader.open(self._state)
+            stored = stored_in(self._state)
         except JournalError as error:
             if error.kind != "missing":
                 raise
             return []
-        with journal:
-            found, through, last = list[str](), 0, journal.range()[1]
-            while through < last:
-                page = journal.read(through, through_seq=last, topics=("verdict.",))
-                found += [f"{journal.journal_id}-{each.seq}" for each in page.records]
-                through = page.through_seq
-            return found
+        return [head_of(one.header).key for one in stored if one.topic.startswith("verdict.")]
 
 
 def measure_power_cuts(

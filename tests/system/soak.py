@@ -29,8 +29,6 @@ LEAST_PER_BLOCK = 3
 TARGET_BYTES_PER_FRAME = 20.0
 """For the upper bound: a line with ten frames a second then grows by less than 20 MB a day."""
 SHARE_OF_HIGHEST = 0.9
-FRAMES_FOR_A_RATE = 5000
-"""Number of frames to measure the highest rate, if no other run measures it."""
 HIGHEST_FPS = 10_000.0
 ALL_DEFECTIVE: Keys = {"score": -1e9}
 """With `heatmaps = "always"`, every frame passes all stages: regions are found, and its heatmap is sent."""
@@ -281,15 +279,15 @@ def measure_soak(
     Frames are as large as one tile, so that all work besides inference counts as much as possible.
 
     Args:
-        frames: to inspect at the highest rate; 0: only as many as measure it.
+        frames: to inspect at the highest rate.
         minutes: of the second run; 0: leave it out.
     """
     tile_px = bundle.manifest.grid.tile_px
     soaked = functools.partial(
         soak, bundle, frame_hw=(tile_px, tile_px), sample_every_s=sample_every_s, report_line=report_line
     )
-    fast = soaked(frames or FRAMES_FOR_A_RATE, None)
-    runs = [fast] if frames else []
+    fast = soaked(frames, None)
+    runs = [fast]
     highest_fps = fast.frames / fast.took_s
     if minutes:
         rate_fps = SHARE_OF_HIGHEST * highest_fps
@@ -348,9 +346,10 @@ def _measure(arguments: Namespace, bundle: Bundle) -> Result:
 
 def main() -> None:
     options = parser("Run the service for a long time, and measure its growth, its latency and its ledger.")
-    count, duration = positive(int, or_zero=True), positive(float, or_zero=True)
-    options.add_argument("--frames", type=count, default=100_000, help="at the highest rate; 0: leave out")
-    options.add_argument("--minutes", type=duration, default=30.0, help="at 90 %% of that rate; 0: leave out")
+    options.add_argument("--frames", type=positive(int), default=100_000, help="at the highest rate")
+    options.add_argument(
+        "--minutes", type=positive(float, or_zero=True), default=30.0, help="at 90 %% of that rate; 0: leave out"
+    )
     sys.exit(run("soak", options.parse_args(), _measure))
 
 

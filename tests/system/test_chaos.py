@@ -82,12 +82,11 @@ def test_under_all_faults_all_clients_lose_nothing(tmp_path: Path) -> None:
     assert all(one.events > 0 for one in found.clients.values())
 
 
-def until_written(file: Path, text: str) -> None:
-    """Wait until a file contains a text."""
+def until(condition: Callable[[], bool]) -> None:
     give_up = time.monotonic() + WITHIN_SECONDS
-    while not (file.exists() and text in file.read_text()):
-        assert time.monotonic() < give_up, f"{text!r} was not written"
-        time.sleep(0.01)
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.002)
 
 
 def has_ended(process: int) -> bool:
@@ -131,7 +130,7 @@ def test_a_run_that_is_ended_leaves_nothing_behind(short_path: Path, number: sig
         ) as process,
     ):
         try:
-            until_written(output, "s  ")
+            until(lambda: "s  " in output.read_text())
             tasks = Path(f"/proc/{process.pid}/task")
             pids = [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
             started = [os.pidfd_open(pid) for pid in pids]
@@ -362,7 +361,7 @@ def connected(link: Link, server: socket.socket) -> Iterator[tuple[socket.socket
     before = link.connected
     with socket.create_connection(("127.0.0.1", link.port), WITHIN_SECONDS) as client, server.accept()[0] as at_server:
         at_server.settimeout(WITHIN_SECONDS)
-        until_done(lambda: link.connected > before)  # the proxy has connected both sides
+        until(lambda: link.connected > before)  # the proxy has connected both sides
         yield client, at_server
 
 
@@ -372,13 +371,6 @@ def received(end: socket.socket, count: int) -> bytes:
     while len(data) < count and (more := end.recv(count - len(data))):
         data += more
     return data
-
-
-def until_done(done: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + WITHIN_SECONDS
-    while not done():
-        assert time.monotonic() < give_up
-        time.sleep(0.002)
 
 
 def test_a_cut_link_ends_both_and_refuses_connections_until_it_is_healed(server: socket.socket, link: Link) -> None:
@@ -397,7 +389,7 @@ def test_a_silent_or_slow_link_passes_all_bytes_on_later(server: socket.socket, 
     with connected(link, server) as (client, at_server):
         link.silence()
         client.sendall(b"a pulled cable")
-        until_done(lambda: link.came_bytes == 14)
+        until(lambda: link.came_bytes == 14)
         assert select.select([at_server], [], [], 0)[0] == []
         link.heal()
         assert received(at_server, 14) == b"a pulled cable"

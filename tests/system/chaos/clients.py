@@ -1,6 +1,6 @@
 """The clients of a line under faults, and what each records before it requests the next event.
 
-python -m tests.system.chaos.clients ROLE       ROLE: a Role, in JSON
+python -m tests.system.chaos.clients PLAN ADDRESS RECORD       PLAN: a ClientPlan, in JSON
 """
 
 import contextlib
@@ -8,7 +8,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -136,57 +136,6 @@ SLOW_EVERY, SLOW_S = 50, 0.1
 """Every so many events, a durable consumer works so long on one; acknowledged too early, a kill would lose it."""
 
 
-class Role(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of a client."""
-
-    name: str
-    record: str
-    """Path."""
-    topics: Sequence[str]
-    events: str | None = None
-    """Address of the line's events, for a live subscriber."""
-    journal: str | None = None
-    """Address of the line's journal, for a durable consumer."""
-    slow: bool = False
-
-
-def follow(role: Role, record: Record) -> None:
-    """Follow as a durable consumer, which acknowledges an event when it requests the next."""
-    assert role.journal is not None
-    with Follower(role.journal, role.name, topics=role.topics) as events:
-        for number, event in enumerate(events):
-            came_ns = time.time_ns()
-            if role.slow and number % SLOW_EVERY == 0:
-                time.sleep(SLOW_S)
-            record.add(Got(at_ns=came_ns, header=msgspec.Raw(event.header)))
-
-
-def listen(role: Role, record: Record) -> None:
-    """Subscribe live."""
-    assert role.events is not None
-    with Subscriber(role.events, topics=role.topics) as events:
-        for received in events:
-            match received:
-                case Gap():
-                    record.add(Missed(**dataclasses.asdict(received)))
-                case Message(event=StatusEvent(counts=counts) as event):
-                    record.add(StatusReceived(boot_id=event.boot_id, counts=counts))
-                case Message(event=event) if not isinstance(event, StatusEvent):
-                    record.add(Got(at_ns=time.time_ns(), header=msgspec.Raw(header_of(event))))
-
-
-def client_command(role: Role) -> list[str]:
-    """Return the command that runs a client."""
-    return [sys.executable, "-m", "tests.system.chaos.clients", msgspec.json.encode(role).decode()]
-
-
-def main() -> None:
-    role = msgspec.json.decode(sys.argv[1], type=Role)
-    with contextlib.closing(Record(Path(role.record))) as record:
-        record.add(Began())
-        (follow if role.events is None else listen)(role, record)
-
-
 class ClientPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A client and the faults that may hit it, besides those of its link."""
 
@@ -202,6 +151,48 @@ class ClientPlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def durable(self) -> bool:
         return self.kind != "Subscriber"
+
+
+def follow(plan: ClientPlan, address: str, record: Record) -> None:
+    """Follow as a durable consumer, which acknowledges an event when it requests the next."""
+    with Follower(address, plan.name, topics=plan.topics) as events:
+        for number, event in enumerate(events):
+            came_ns = time.time_ns()
+            if plan.slow and number % SLOW_EVERY == 0:
+                time.sleep(SLOW_S)
+            record.add(Got(at_ns=came_ns, header=msgspec.Raw(event.header)))
+
+
+def listen(plan: ClientPlan, address: str, record: Record) -> None:
+    """Subscribe live."""
+    with Subscriber(address, topics=plan.topics) as events:
+        for received in events:
+            match received:
+                case Gap():
+                    record.add(Missed(**dataclasses.asdict(received)))
+                case Message(event=StatusEvent(counts=counts) as event):
+                    record.add(StatusReceived(boot_id=event.boot_id, counts=counts))
+                case Message(event=event) if not isinstance(event, StatusEvent):
+                    record.add(Got(at_ns=time.time_ns(), header=msgspec.Raw(header_of(event))))
+
+
+def client_command(plan: ClientPlan, address: str, record: Path) -> list[str | Path]:
+    """Return the command that runs a client.
+
+    Args:
+        address: of the line's journal for a durable consumer, else of its events.
+    """
+    if plan.kind == "heatline follow":
+        topics = [word for topic in plan.topics if topic for word in ("--topic", topic)]
+        return [*HEATLINE, "follow", address, "--name", plan.name, *topics, "--jsonl", record]
+    return [sys.executable, "-m", "tests.system.chaos.clients", msgspec.json.encode(plan).decode(), address, record]
+
+
+def main() -> None:
+    plan = msgspec.json.decode(sys.argv[1], type=ClientPlan)
+    with contextlib.closing(Record(Path(sys.argv[3]))) as record:
+        record.add(Began())
+        (follow if plan.durable else listen)(plan, sys.argv[2], record)
 
 
 CLIENTS = (
@@ -227,22 +218,14 @@ class Client:
     def __init__(self, plan: ClientPlan, address: str, folder: Path) -> None:
         self.plan = plan
         self.record = folder / f"{plan.name}.jsonl"
-        self.process = WatchedProcess(plan.name, self._command(address), folder / f"{plan.name}.log")
+        command = client_command(plan, address, self.record)
+        self.process = WatchedProcess(plan.name, command, folder / f"{plan.name}.log")
 
     def headers(self) -> list[bytes]:
         """Return the headers of all events that it received, over all its lives."""
         if self.plan.kind == "heatline follow":
             return whole_lines(self.record)
         return [bytes(item.header) for item in read_record(self.record) if isinstance(item, Got)]
-
-    def _command(self, address: str) -> Sequence[str | Path]:
-        plan = self.plan
-        if plan.kind == "heatline follow":
-            topics = [word for topic in plan.topics if topic for word in ("--topic", topic)]
-            return [*HEATLINE, "follow", address, "--name", plan.name, *topics, "--jsonl", self.record]
-        to_socket = {"journal" if plan.durable else "events": address}
-        role = Role(name=plan.name, record=str(self.record), topics=plan.topics, slow=plan.slow, **to_socket)
-        return client_command(role)
 
 
 if __name__ == "__main__":

@@ -147,6 +147,18 @@ def lines_of(
     return inspecting, idle
 
 
+def stored_in(state: Path) -> list[Stored]:
+    """Read the journal of a folder."""
+    stored: list[Stored] = []
+    with JournalReader.open(state) as journal:
+        through, last = 0, journal.range()[1]
+        while through < last:
+            page = journal.read(through, through_seq=last)
+            stored += [Stored(each.seq, each.topic, each.header) for each in page.records]
+            through = page.through_seq
+    return stored
+
+
 POLL_MS = 50
 
 
@@ -307,14 +319,7 @@ class ChaosRun:
 
     def stored(self) -> list[Stored]:
         """Read the line's journal."""
-        stored: list[Stored] = []
-        with JournalReader.open(self.state) as journal:
-            through, last = 0, journal.range()[1]
-            while through < last:
-                page = journal.read(through, through_seq=last)
-                stored += [Stored(each.seq, each.topic, each.header) for each in page.records]
-                through = page.through_seq
-        return stored
+        return stored_in(self.state)
 
     @property
     def _reports(self) -> bool:
