@@ -210,7 +210,7 @@ def test_the_tours_line_is_shown_before_its_use_and_runs_until_stopped(tmp_path:
 def test_the_readme_is_short_and_opens_with_the_page_of_a_line() -> None:
     readme = read("README.md")
     assert len(readme.splitlines()) < 250
-    assert re.findall(r"!\[[^\]]+\]\(([^)]+)\)", readme)[0] == "docs/view.jpg"
+    assert re.findall(r"!\[[^\]]+\]\(([^)]+)\)", readme)[0] == "docs/view.webp"
     page = section(readme, "## The page of a line")
     named = "heatline view", "heatline evidence", "/metrics", "heatline[view]"
     assert [word for word in named if word not in page] == []
