@@ -1,6 +1,5 @@
 """Durable consumers: each gets every event once and in order, whatever is killed, restarted, full or slow."""
 
-import contextlib
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -125,23 +124,6 @@ def test_events_of_other_topics_are_skipped_and_count_as_acknowledged(line: Foll
     line.wait_until_on_disk(mes1=14)
 
 
-def test_a_newer_client_supersedes_the_older_client_of_its_name(line: FollowedLine) -> None:
-    events = line.add(*[GOOD] * 3)
-    older, newer = line.client(), line.client()
-    older.follow(client="old")
-    assert older.events(3) == events
-    assert newer.follow(client="new").acked_seq == 0
-    assert newer.events(3) == events
-    refused = older.refused()
-    assert (refused.reason, "a newer client follows as mes1" in refused.detail) == ("superseded", True)
-    older.ack(3)
-    assert older.refused().reason == "not_following"
-    assert line.acked() == 0
-    later = line.add(ALARM)
-    assert newer.events(1) == later
-    assert line.refused == {"superseded": 1, "not_following": 1}
-
-
 def test_a_slow_consumer_gets_all_events_in_order(tmp_path: Path) -> None:
     """More batches wait for it than ZeroMQ queues; the others come when it reads."""
     address = f"ipc://{tmp_path}/follow"  # buffers less than TCP
@@ -224,39 +206,6 @@ def test_invalid_requests_are_refused_counted_and_logged_at_a_limited_rate(
 
 
 # The follower.
-
-
-def test_the_last_event_of_an_interrupted_loop_is_not_acknowledged(line: FollowedLine) -> None:
-    events = line.add(*[GOOD] * 5)
-
-    with contextlib.suppress(ZeroDivisionError), follow(line) as follower:
-        for event in follower:
-            1 // (3 - event.seq)
-    line.wait_until_acked(2)
-    with follow(line) as follower:
-        assert next(iter(follower)) == events[2]
-    with follow(line) as follower:
-        assert take(follower, 1) == events[2:3], "it was not acknowledged"
-        follower.acknowledge()
-    line.wait_until_acked(3)
-    with follow(line) as follower:
-        assert take(follower, 2) == events[3:]
-
-
-def test_events_that_are_not_settled_come_again_though_the_window_goes_on(line: FollowedLine) -> None:
-    added = line.add(*[GOOD] * 5)
-    with Follower(line.address, "mes1", timeout_s=WITHIN_SECONDS, window=2, keep_position=True) as events:
-        assert take(events, 5) == added
-        assert line.acked() == 0
-        events.settle(added[1])
-        line.wait_until_acked(2)
-        events.rewind()
-        assert take(events, 3) == added[2:]
-        line.restart()
-        added += line.add(DEFECT)
-        assert take(events, 1) == added[5:]
-        events.settle(added[5])
-        line.wait_until_acked(6)
 
 
 def test_a_replaced_journal_is_reported_once_to_each_follower_until_it_is_acknowledged(line: FollowedLine) -> None:

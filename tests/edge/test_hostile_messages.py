@@ -13,7 +13,7 @@ import os
 import socket as sockets
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from heatline.edge.errors import AccessError, DeliveryError, MessageError
 from heatline.edge.wire.events import Message, StatusEvent, to_frames
 from heatline.edge.wire.requests import to_bytes
 from tests.edge import wire_examples
-from tests.edge.hostile import Mutator, Parts, RawClient, send_and_reset
+from tests.edge.hostile import Mutator, Parts, send_and_reset
 from tests.edge.lines import assert_every_frame_has_its_event, running, write_line_with
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Port, connected, free_port, until
 from tests.edge.socket_servers import SOCKET_SERVERS, Follow
@@ -97,18 +97,36 @@ def require_no_growth(count: int, feed: Callable[[int], None]) -> None:
 
 
 JOURNAL = wire_examples.JOURNAL
-CLIENT_MESSAGES: dict[SocketName, tuple[str, list[bytes]]] = {
-    "events": ("SUB", [b"\x01verdict.top.DEFECT", b"\x00verdict.top.DEFECT", b"\x01", b'\x01{"type":"verdict"}']),
+CLIENT_MESSAGES: dict[SocketName, tuple[int, list[bytes]]] = {
+    "events": (zmq.XSUB, [b"\x01verdict.top.DEFECT", b"\x00verdict.top.DEFECT", b"\x01", b'\x01{"type":"verdict"}']),
     "commands": (
-        "DEALER",
+        zmq.DEALER,
         [
             b'{"type":"trigger","schema_version":2,"request_id":"r","camera":"top","part_id":"P-1"}',
             b'{"type":"select","schema_version":2,"request_id":"r","product":"4711"}',
         ],
     ),
-    "journal": ("REQ", [*map(to_bytes, wire_examples.REQUESTS.values())]),
+    "journal": (zmq.DEALER, [*map(to_bytes, wire_examples.REQUESTS.values())]),
 }
 """The type of a client's socket for each of a line's sockets, and its messages of one frame."""
+
+
+@contextlib.contextmanager
+def hostile_client(port: Port, kind: int) -> Iterator[Callable[[Parts], None]]:
+    """Yield a function that sends a message, also while another has ended the connection, and drops what comes back."""
+    with zmq.Context() as context, context.socket(kind) as client:
+        client.setsockopt(zmq.LINGER, WITHIN_MS)
+        client.setsockopt(zmq.SNDHWM, 10)  # an end of the connection loses few
+        client.setsockopt(zmq.SNDTIMEO, WITHIN_MS)
+        client.setsockopt(zmq.RECONNECT_IVL, 20)
+        client.connect(port.local)
+
+        def send(parts: Parts) -> None:
+            while client.poll(0):
+                client.recv_multipart()
+            client.send_multipart(parts)
+
+        yield send
 
 
 def test_a_line_survives_hostile_messages(name: SocketName, count: int, port: Port, tmp_path: Path) -> None:
@@ -119,16 +137,14 @@ def test_a_line_survives_hostile_messages(name: SocketName, count: int, port: Po
         if isinstance(server, Follow):
             journal_id = server.fill(20).encode()
             valid = [part.replace(JOURNAL.encode(), journal_id) for part in valid]
-        delimiter: Parts = [b""] if socket_type == "REQ" else []
-        mutator = Mutator(SEED, [[*delimiter, part] for part in valid])
+        mutator, handshake_of = Mutator(SEED, [[part] for part in valid]), "SUB" if name == "events" else "DEALER"
 
         def feed(messages: int) -> None:
-            """Send over a raw connection, since no ZeroMQ socket sends most of these bytes."""
-            with contextlib.closing(RawClient(port.number, socket_type, WITHIN_SECONDS)) as raw_client:
+            with hostile_client(port, socket_type) as send:
                 for number in range(messages):
-                    raw_client.send(mutator.message())
+                    send(mutator.message())
                     if number % MESSAGES_PER_HANDSHAKE == 0:
-                        send_and_reset(port.number, mutator.connection(socket_type), WITHIN_SECONDS)
+                        send_and_reset(port.number, mutator.connection(handshake_of), WITHIN_SECONDS)
                     if number % BURST == 0:
                         assert server.serves(honest, WITHIN_MS), "at the same time"
             with connected(port.local, server.kind) as another:
@@ -240,9 +256,9 @@ def test_a_real_line_refuses_malformed_messages_and_continues_to_inspect(tmp_pat
         line.until_inspected()
         for name, (socket_type, valid) in CLIENT_MESSAGES.items():
             mutator = Mutator(SEED, [[part] for part in valid])
-            with contextlib.closing(RawClient(ports[name].number, socket_type, WITHIN_SECONDS)) as client:
+            with hostile_client(ports[name], socket_type) as send:
                 for _ in range(500):
-                    client.send(mutator.message())
+                    send(mutator.message())
             line.until_inspected()
         received = line.end()
     assert_every_frame_has_its_event(received, ["top"])

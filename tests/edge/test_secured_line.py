@@ -22,8 +22,6 @@ from heatline.edge.delivery.auth import (
     ClientKeys,
     SocketName,
 )
-from heatline.edge.delivery.client import Commander
-from heatline.edge.errors import AccessError
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Secured, connected, free_port, until
 from tests.edge.socket_servers import SOCKET_SERVERS
 
@@ -81,16 +79,12 @@ def opened(name: SocketName, tmp_path: Path) -> Iterator[ReachableSocket]:
         yield reachable
 
 
-def test_allowed_clients_and_the_lines_own_key_are_served_without_refusals(opened: ReachableSocket) -> None:
-    for _ in range(2):
-        opened.expect_served(opened.keys)
-    opened.expect_served(ClientKeys(opened.secured.line, opened.secured.line.public))
-    assert opened.access.refusals.counts() == {}
-
-
-def test_clients_without_a_key_of_the_role_are_refused(
+def test_only_clients_with_a_key_of_the_role_and_the_lines_own_key_are_served(
     opened: ReachableSocket, caplog: pytest.LogCaptureFixture
 ) -> None:
+    for keys in (opened.keys, ClientKeys(opened.secured.line, opened.secured.line.public)):
+        opened.expect_served(keys)
+    assert opened.access.refusals.counts() == {}
     opened.expect_refused(opened.secured.client(), "auth")
     opened.expect_refused(opened.secured.client(*[each for each in ROLES if each != opened.role]), "auth")
     own = opened.keys.own
@@ -193,21 +187,3 @@ def test_an_authenticator_that_does_not_answer_admits_no_client(
                 assert recv_monitor_message(monitor)["event"] == failed
                 assert not router.poll(0)
                 client.disable_monitor()
-
-
-def test_a_commander_without_access_gets_an_access_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "HANDSHAKE_WITHIN_MS", 500)
-    with contextlib.closing(ReachableSocket("commands", tmp_path)) as opened:
-        own = opened.keys.own
-        for keys, excerpt in [
-            (None, "closed the connection: it requires keys"),
-            (opened.secured.client("listen"), "your key is not allowed there"),
-            (ClientKeys(own, own.public), "is not the line of this public key"),
-        ]:
-            with (
-                Commander(opened.port.reached, 0.3, keys) as line,
-                pytest.raises(AccessError, match=f"{excerpt}.*the command was not sent"),
-            ):
-                line.trigger("top")
-        with Commander(opened.port.reached, WITHIN_SECONDS, opened.keys) as line:
-            assert line.trigger("top")
