@@ -1,7 +1,6 @@
 """A line as durable consumers see it: a journal, the server of the journal, and bare sockets that follow it."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,9 +23,9 @@ from heatline.edge.wire.following import (
     reply_from,
 )
 from heatline.edge.wire.requests import Refused, to_bytes
+from tests.edge.secured import WITHIN_SECONDS as WITHIN_SECONDS
+from tests.edge.secured import until
 
-WITHIN_SECONDS = 40.0
-"""Bound on waiting, so that a test fails instead of hanging; never a measured time."""
 HEARTBEAT_SECONDS = 0.1
 BOOT = "0123456789abcdef0123456789abcdef"
 BUNDLE = BundleName(name="boards", version="2026.11", digest="ab" * 32)
@@ -218,9 +217,4 @@ class Client:
                 return reply, events
 
 
-def wait_until(condition: Callable[[], bool], description: str) -> None:
-    """Check a condition until it is true; the bound is generous."""
-    give_up = time.monotonic() + WITHIN_SECONDS
-    while not condition():
-        assert time.monotonic() < give_up, f"not within {WITHIN_SECONDS:.0f} s: {description}"
-        time.sleep(0.01)
+wait_until = until

@@ -108,9 +108,9 @@ def connected(
         yield client
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Wait until a condition is true."""
+def until(condition: Callable[[], object], description: str = "the condition is true") -> None:
+    """Check a condition until it is true; the bound is generous."""
     give_up = time.monotonic() + WITHIN_SECONDS
     while not condition():
-        assert time.monotonic() < give_up, "the condition did not become true in time"
+        assert time.monotonic() < give_up, f"not within {WITHIN_SECONDS:.0f} s: {description}"
         time.sleep(0.01)

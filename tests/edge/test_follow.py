@@ -52,20 +52,6 @@ def take(follower: Follower, count: int) -> list[Delivered]:
 # The server, by bare sockets.
 
 
-def test_at_most_the_window_is_unacknowledged(line: FollowedLine) -> None:
-    events = line.add(*[GOOD] * 10)
-    one = line.client()
-    one.follow(window=3)
-    assert one.events(3) == events[:3]
-    one.heartbeat()  # there was nothing else to send
-    events += line.add(GOOD)
-    one.heartbeat()
-    for acked, expected in ((1, events[3:4]), (4, events[4:7])):
-        one.ack(acked)
-        assert one.events(len(expected)) == expected
-        one.heartbeat()
-
-
 def test_at_most_four_mebibytes_and_one_event_are_unacknowledged(line: FollowedLine) -> None:
     events = [event for _ in range(4) for event in line.add(GOOD, png=bytes(3 << 19))]  # 1.5 MiB each
     one, other = line.client(), line.client()

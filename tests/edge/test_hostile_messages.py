@@ -21,7 +21,6 @@ import msgspec
 import pytest
 import zmq
 
-from heatline.edge.bundle import Bundle
 from heatline.edge.delivery import subscriber
 from heatline.edge.delivery.auth import Access, SocketName
 from heatline.edge.delivery.client import Commander
@@ -31,7 +30,6 @@ from heatline.edge.wire.events import Message, StatusEvent, to_frames
 from heatline.edge.wire.requests import to_bytes
 from tests.edge import wire_examples
 from tests.edge.hostile import Mutator, Parts, send_and_reset
-from tests.edge.lines import assert_every_frame_has_its_event, running, write_line_with
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Port, connected, free_port, until
 from tests.edge.socket_servers import SOCKET_SERVERS, Follow
 
@@ -242,24 +240,3 @@ def test_a_client_reconnects_after_another_program_had_the_address(
                     connection.sendall(mutator.connection(socket_type))
         at_end.callback(SOCKET_SERVERS[name](port.local, Access(), tmp_path).close)
         assert served.result(2 * WITHIN_SECONDS)
-
-
-@pytest.mark.long
-def test_a_real_line_refuses_malformed_messages_and_continues_to_inspect(tmp_path: Path, bundle: Bundle) -> None:
-    ports: dict[SocketName, Port] = {name: free_port() for name in CLIENT_MESSAGES}
-    tables = f'[commands]\nbind = "{ports["commands"].local}"\n\n[journal]\nbind = "{ports["journal"].local}"\n'
-    camera = {"kind": "pattern", "draw_size": [230, 230], "rate_fps": 10.0}
-    file = write_line_with(
-        tmp_path, bundle.path, ports["events"].local, {"top": camera}, f'{tables}folder = "{tmp_path}/state"'
-    )
-    with running(file, ports["events"].local) as line:
-        line.until_inspected()
-        for name, (socket_type, valid) in CLIENT_MESSAGES.items():
-            mutator = Mutator(SEED, [[part] for part in valid])
-            with hostile_client(ports[name], socket_type) as send:
-                for _ in range(500):
-                    send(mutator.message())
-            line.until_inspected()
-        received = line.end()
-    assert_every_frame_has_its_event(received, ["top"])
-    assert {"commands.malformed", "journal.malformed"} <= received.last.refused.keys()

@@ -4,7 +4,6 @@ Over real sockets, bound at every address of this machine.
 """
 
 import contextlib
-import os
 import socket as sockets
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,32 +95,11 @@ def test_only_clients_with_a_key_of_the_role_and_the_lines_own_key_are_served(
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00"
 
-GARBAGE = [
-    b"GET / HTTP/1.1\r\nHost: line\r\n\r\n",
-    bytes(500),
-    os.urandom(500),
-    b"\x01\x00" + b"\x05\x00hell" * 20,  # ZMTP 1
-    GREETING + b"NULL".ljust(52, b"\0"),
-    GREETING + b"PLAIN".ljust(52, b"\0"),
-    GREETING + b"CURVE".ljust(52, b"\0") + os.urandom(300),
-    GREETING + b"CURVE".ljust(52, b"\0") + b"\x06\x7f" + b"\xff" * 7,  # a huge frame
-]
-
 
 def wait_until_closed(connection: sockets.socket) -> None:
     with contextlib.suppress(ConnectionError):
         while connection.recv(4096):
             pass
-
-
-def test_invalid_handshakes_harm_no_client(opened: ReachableSocket) -> None:
-    with opened.connected(opened.keys) as client:
-        opened.wait_until_served(client)
-        for garbage in GARBAGE:
-            with sockets.create_connection(("127.0.0.1", opened.port.number), WITHIN_SECONDS) as untrusted:
-                untrusted.sendall(garbage)
-                wait_until_closed(untrusted)
-        assert opened.server.serves(client, WITHIN_MS)
 
 
 def test_an_unfinished_handshake_is_disconnected(
