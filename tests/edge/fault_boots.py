@@ -38,7 +38,7 @@ class Boots:
             run = RunningLine(process, self._events)
             first = run.until(lambda event: event.boot_id not in self.received)
             self._add_to_earlier_boots(run)
-            run.received = ReceivedEvents([], [], [])
+            run.received = ReceivedEvents()
             run.received.add(first)
             self.received[first.boot_id] = run.received
             yield run

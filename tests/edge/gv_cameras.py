@@ -1,7 +1,7 @@
 """GigE Vision cameras for tests: real devices that use GVCP and GVSP over UDP, on addresses of loopback.
 
 `aravis_camera` is Aravis' own device in a separate process, which runs this file. It shows given pictures and can be
-killed, frozen and resized. `viva_camera` is an independent device with chunks, packet resend and packets that are lost.
+killed and frozen. `viva_camera` is an independent device with chunks, packet resend and packets that are lost.
 """
 
 import contextlib
@@ -179,7 +179,7 @@ _set_trigger_rate = Function("arv_fake_camera_set_trigger_frequency", None, c_vo
 _data_of = Function("arv_buffer_get_data", c_void_p, c_void_p, c_void_p)
 _set_double_property = Function("g_object_set", None, c_void_p, c_char_p, c_double, c_void_p)
 _REGISTERS = {
-    "width": 0x100, "height": 0x104, "sensor_height": 0x118, "sensor_width": 0x11C, "acquisition": 0x124,
+    "width": 0x100, "height": 0x104, "sensor_height": 0x118, "sensor_width": 0x11C,
     "pixel_format": 0x128, "x": 0x130, "y": 0x134, "period_us": 0x138,
 }  # fmt: skip
 _SERIAL = slice(0xD8 + 8, 0xD8 + 8 + 16)
@@ -231,13 +231,6 @@ class _Device:
     def trigger_rate(self, rate_fps: float) -> None:
         """Set how often the device checks for triggers; 25 times a second at first."""
         _set_trigger_rate(self._registers, rate_fps)
-
-    def resize(self, width: int, height: int) -> None:
-        """Change the size of frames while the stream runs."""
-        self._set(acquisition=0)
-        for _ in range(2):  # it answers before it reads its registers: only the second answer comes after that
-            self._serial_at_address()
-        self._set(width=width, height=height, sensor_width=width, sensor_height=height, acquisition=1)
 
     def _set(self, **registers: int) -> None:
         for name, value in registers.items():

@@ -103,9 +103,9 @@ def _written(folder: Path, first: str, cameras: Mapping[str, str], address: str,
 class ReceivedEvents:
     """All events that a subscriber has received from a line, by their types."""
 
-    verdicts: list[VerdictEvent]
-    statuses: list[StatusEvent]
-    alarms: list[AlarmEvent]
+    verdicts: list[VerdictEvent] = field(default_factory=list)
+    statuses: list[StatusEvent] = field(default_factory=list)
+    alarms: list[AlarmEvent] = field(default_factory=list)
     changes: list[ChangeEvent] = field(default_factory=list)
     journal_events: list[JournalEvent] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
@@ -115,17 +115,11 @@ class ReceivedEvents:
 
     def add(self, event: Event) -> None:
         self.in_order.append(event)
-        match event:
-            case VerdictEvent():
-                self.verdicts.append(event)
-            case AlarmEvent():
-                self.alarms.append(event)
-            case ChangeEvent():
-                self.changes.append(event)
-            case JournalEvent():
-                self.journal_events.append(event)
-            case StatusEvent():
-                self.statuses.append(event)
+        lists: dict[type, list[Any]] = {
+            VerdictEvent: self.verdicts, StatusEvent: self.statuses, AlarmEvent: self.alarms,
+            ChangeEvent: self.changes, JournalEvent: self.journal_events,
+        }  # fmt: skip
+        lists.get(type(event), []).append(event)
 
     @property
     def last(self) -> StatusEvent:
@@ -169,7 +163,7 @@ class RunningLine:
 
     def __init__(self, process: LineProcess, events: Subscriber) -> None:
         self.process, self._events = process, events
-        self.received = ReceivedEvents([], [], [])
+        self.received = ReceivedEvents()
 
     def next(self) -> Event:
         give_up = time.monotonic() + WITHIN_SECONDS

@@ -20,12 +20,14 @@ WIDTH, HEIGHT = 160, 120
 RED, GREEN, BLUE = 200, 40, 90
 """The colour that fills every frame."""
 
+H264 = "videoconvert ! video/x-raw,format=I420 ! openh264enc gop-size=5 ! h264parse "
+PAY_H264 = "! rtph264pay name=pay0 pt=96 config-interval=1"
 STREAMS = {
     "raw": "videoconvert ! video/x-raw,format=RGB ! rtpvrawpay name=pay0 pt=96",
-    "h264": "videoconvert ! video/x-raw,format=I420 ! openh264enc gop-size=5 ! h264parse "
-    "! rtph264pay name=pay0 pt=96 config-interval=1",
+    "h264": H264 + PAY_H264,
+    "damaged": f"{H264} ! breakmydata seed=1 probability=0.01 skip=16 {PAY_H264}",
 }
-"""Streams by path; raw video is transmitted without changes."""
+"""Streams by path; raw video is transmitted without changes; of damaged, the data of some frames."""
 
 
 class RtspServer:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from heatline.edge.cameras.base import EndOfFrames, FrameSource, Opened, Pace
 from heatline.edge.cameras.child import make_source
 from heatline.edge.cameras.files import FolderCamera, VideoCamera
-from heatline.edge.cameras.pattern import PatternCamera, frame_id_of, pattern
+from heatline.edge.cameras.pattern import frame_id_of, pattern
 from heatline.edge.cameras.settings import (
     CameraSettings,
     FolderSettings,
@@ -349,34 +349,6 @@ def test_pixels_follow_the_formula_of_frame_id_and_position(frame_id: int, hw: t
     assert frame_id_of(image) == frame_id
 
 
-@pytest.mark.parametrize(
-    ("keys", "triggers", "seen"),
-    [
-        ({"frames": 6, "lose_frames": [1, 4, 6], "first_frame_id": 65534}, 0, [65535, 1, 3]),
-        ({"frames": 5, "freeze_at": 3}, 0, [1, 2, 3, 4, 5]),
-        ({"trigger": "software", "ignore_triggers": [2]}, 3, [1, 2]),
-        ({"trigger": "software", "lose_frames": [2], "rate_fps": 0.001}, 3, [1, 3]),
-    ],
-)
-def test_frames_are_lost_frozen_or_ignored_on_purpose(keys: dict[str, Any], triggers: int, seen: list[int]) -> None:
-    camera = PatternCamera(drawn_camera(**{"rate_fps": None} | keys))
-    found = camera.open()
-    assert (found.ids_show_gaps, found.period_s) == (True, None)
-    for _ in range(triggers):
-        camera.trigger()
-    frames = [grabbed(camera) for _ in seen]
-    assert [frame.stamp.frame_id for frame in frames] == seen
-    drawn = [frame_id_of(frame.image) for frame in frames if isinstance(frame, Frame)]
-    assert drawn == [min(frame_id, keys.get("freeze_at", 65535)) for frame_id in seen]
-    if triggers:
-        assert camera.grab(0.0) is None
-    else:
-        with pytest.raises(EndOfFrames):
-            camera.grab(1.0)
-        with pytest.raises(CameraError, match="camera top runs freely; set its trigger to software to trigger it"):
-            camera.trigger()
-
-
 def test_frames_are_due_at_the_rate_and_a_late_consumer_catches_up(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("heatline.edge.cameras.base.time.monotonic", lambda: now)
@@ -400,18 +372,13 @@ def test_frames_are_due_at_the_rate_and_a_late_consumer_catches_up(monkeypatch: 
 
 
 class Stream(StreamSource[int]):
-    """A camera that sends until its end is known."""
-
-    def __init__(self) -> None:
-        super().__init__("top")
-        self.ends = queue.Queue[str]()
+    """A camera whose pictures the test puts."""
 
     def open(self) -> Opened:
-        self.start("a device")
-        return Opened(found="a device")
+        raise NotImplementedError
 
     def _receive(self) -> str:
-        return self.ends.get()
+        raise NotImplementedError
 
     def _to_frame(self, stamp: Stamp, picture: int) -> Frame:
         return Frame(stamp, np.full((1, 1), picture, np.uint8), "Mono8")
@@ -420,7 +387,7 @@ class Stream(StreamSource[int]):
 @given(steps=st.lists(st.integers(0, 3), max_size=40))
 def test_every_picture_comes_once_itself_or_in_a_run_and_every_second_item_is_a_picture(steps: list[int]) -> None:
     """Each step puts this many pictures and takes once; at last the stream ends."""
-    stream, accounted, last, came = Stream(), list[int](), 0, list[type]()
+    stream, accounted, last, came = Stream("top"), list[int](), 0, list[type]()
     for count in steps + [0] * 4:
         for _ in range(count):
             last += 1
@@ -434,17 +401,6 @@ def test_every_picture_comes_once_itself_or_in_a_run_and_every_second_item_is_a_
             assert isinstance(one, BadFrame) or one.image[0, 0] == first % 256
     assert accounted == list(range(1, last + 1))
     assert all(Frame in pair for pair in itertools.pairwise(came)), "a slow reader gets no losses only"
-
-
-def test_the_newest_picture_can_be_taken_after_the_end_and_then_its_reason_follows() -> None:
-    stream = Stream()
-    stream.open()
-    stream.put(Stamp("top", 1), 1)
-    stream.put(Stamp("top", 2), 2)
-    stream.ends.put("was unplugged")
-    assert shown(stream, 2) == [("BadFrame", 1), ("Frame", 2)]
-    with pytest.raises(CameraError, match=r"^camera top: a device was unplugged$"):
-        stream.grab(3600.0)
 
 
 # V4L2.
@@ -547,61 +503,12 @@ def test_an_encoded_stream_arrives_over_either_transport_until_its_server_hangs_
         assert_ends(camera, r"ended its stream; was the camera restarted\?")
 
 
-@contextlib.contextmanager
-def relay(to_port: int, passed_on: Callable[[bytes], bytes]) -> Iterator[int]:
-    """A port that relays an RTSP connection, with a function that may change each RTP packet."""
-
-    def run() -> None:
-        down, _ = listener.accept()
-        up = socket.create_connection(("127.0.0.1", to_port))
-        upward = in_thread(lambda: pump(down, up))
-        with down, up, up.makefile("rb") as came, contextlib.suppress(OSError):
-            while first := came.read(1):
-                if first == b"$":  # RTP among the text: channel, length, packet
-                    channel, length = came.read(1), came.read(2)
-                    packet = came.read(int.from_bytes(length, "big"))
-                    packet = passed_on(packet) if channel == b"\0" else packet
-                    down.sendall(first + channel + len(packet).to_bytes(2, "big") + packet)
-                else:
-                    down.sendall(first + came.readline())
-            for end in (down, up):
-                end.shutdown(socket.SHUT_RDWR)
-        upward.join(WITHIN_SECONDS)
-
-    def pump(source: socket.socket, to: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                to.sendall(data)
-            to.shutdown(socket.SHUT_RDWR)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = in_thread(run)
-        yield listener.getsockname()[1]
-        thread.join(WITHIN_SECONDS)
-
-
-KEY_FRAME = 5
-"""Type of the H.264 unit of a key frame."""
-GROUP = 5
-"""Interval between key frames, in frames."""
-
-
 def test_a_damaged_frame_and_those_that_depend_on_it_are_unreadable(server: RtspServer) -> None:
-    key_frames = 0
-
-    def damaged(packet: bytes) -> bytes:
-        """Cut off the end of the third key frame, after a camera has decoded some."""
-        nonlocal key_frames
-        key_frames += packet[12] & 31 == KEY_FRAME
-        is_third = key_frames == 3 and packet[12] & 31 == KEY_FRAME
-        return packet[: 13 + (len(packet) - 13) // 10] if is_third else packet
-
-    with relay(server.port, damaged) as port, opened_at(f"rtsp://127.0.0.1:{port}/h264") as camera:
-        seen = [grabbed(camera)]
-        while len(seen) < 100 and not (isinstance(seen[-1], Frame) and any(map(unreadable, seen))):
+    seen, next_id = list[Frame | BadFrame](), 1
+    with opened_at(server.url("damaged")) as camera:
+        while not (sum(map(unreadable, seen)) > 1 and isinstance(seen[-1], Frame)):
             seen.append(grabbed(camera))
-    assert 1 <= sum(map(unreadable, seen)) <= GROUP
-    next_id = 1
+            assert len(seen) < 200, "a server that starts anew with each camera damages the same frames"
     for one in seen:
         assert one.stamp.frame_id == next_id
         next_id += one.stamp.frames

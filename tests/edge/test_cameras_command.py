@@ -98,26 +98,6 @@ def test_each_format_is_saved_and_unreadable_frames_are_counted(tmp_path: Path) 
     assert "4.png is not a picture" in outcome.top["losses"]["unreadable"]["detail"]
 
 
-def test_frames_that_do_not_come_are_reported_and_the_grab_continues(tmp_path: Path) -> None:
-    config = line(
-        tmp_path,
-        loses=pattern_camera("lose_frames = [2, 3, 5]"),
-        ignores=pattern_camera('trigger = "software"\nignore_triggers = [2]\ntrigger_timeout_ms = 1500'),
-        # It shows the pictures 1, 2, 2, 2; the next one is a fault, and the camera is opened again.
-        freezes=pattern_camera("freeze_at = 2"),
-    )
-    outcome = Grabbed(config, "-n", 8)
-    assert outcome.result.returncode == 0
-    for camera, ids, reason, least in (
-        ("loses", [1, 4, 6, 7, 8, 9, 10, 11], "lost_by_camera", 3),
-        ("ignores", [1, 2, 3, 4, 5, 6, 7, 8], "no_frame", 1),
-        ("freezes", [1, 2, 3, 4, 1, 2, 3, 4], "frozen", 1),
-    ):
-        losses = outcome.cameras[camera]["losses"]
-        assert (outcome.frame_ids(camera), losses.keys()) == (ids, {reason})
-        assert losses[reason]["frames"] >= least
-
-
 def test_the_printed_report_ends_with_the_problem_of_each_camera(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from heatline.edge.service.status import WINDOW_SECONDS, DropMonitor, find_reaso
 from heatline.edge.util.process import sigterm_as_ctrl_c
 from heatline.edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED, FaultLog
 from heatline.edge.wire.events import Account, CameraState, Message, StatusEvent
-from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
+from tests.command import HEATLINE, WITHIN_SECONDS, heatline
 from tests.edge.lines import (
     ReceivedEvents,
     assert_every_frame_has_its_event,
@@ -151,17 +150,6 @@ def test_sigterm_during_the_start_or_the_wait_ends_the_service_in_order(
         _, log = process.communicate(timeout=WITHIN_SECONDS)
     assert process.returncode == 0, log
     assert "Traceback" not in log
-
-
-def test_systemd_is_not_notified_of_ready_with_a_bad_bundle(tmp_path: Path, short: Path, bundle: Bundle) -> None:
-    broken = shutil.copytree(bundle.path, tmp_path / "broken")
-    with (broken / "model_f32.bin").open("ab") as weights:
-        weights.write(b"\x00")
-    short.write_text(short.read_text().replace(str(bundle.path), str(broken)))
-    with notify_socket(tmp_path) as systemd:
-        result = heatline("run", short, env=systemd.env)
-        assert not any(assignment.startswith("READY") for assignment in systemd.rest())
-    assert (result.returncode, "model_f32.bin" in complaint(result)) == (4, True)
 
 
 @pytest.mark.parametrize("how", ["does not read", pytest.param("is gone", marks=pytest.mark.long)])

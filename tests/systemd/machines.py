@@ -120,6 +120,8 @@ def build_next_package(package: Path, into: Path) -> Path:
     """Make the package of a later version, whose heatline takes all libraries from the installed former version."""
     made = Path(shutil.copytree(package, into / "package", ignore=shutil.ignore_patterns("wheels")))
     (made / "wheels").mkdir()
+    with (made / "share" / "heatline@.service").open("a") as unit:
+        unit.write("# the later unit\n")
     target = dict(line.split("=", 1) for line in (package / "target").read_text().splitlines())
     version = target["version"]
     (pip,), (wheel,) = (list((package / "wheels").glob(f"{name}-*.whl")) for name in ("pip", "heatline"))
@@ -209,7 +211,9 @@ def boot(folder: Path, opt: Path, binds: Mapping[str, Path], steps: Collection[s
     for name in ("root", "opt", "out"):
         (folder / name).mkdir(parents=True)
     (out / "wanted.json").write_text(json.dumps(sorted(steps)))
-    mounted = {"/boot-test": HERE, **{f"/etc/systemd/system/{unit}": HERE / unit for unit in UNITS}, **binds}
+    no_sync = {"/usr/bin/sync": Path("/usr/bin/true")}  # a container that is deleted need not wait for the disk
+    units = {f"/etc/systemd/system/{unit}": HERE / unit for unit in UNITS}
+    mounted = {"/boot-test": HERE, **no_sync, **units, **binds}
     nspawn = [
         "systemd-nspawn", "--quiet", "--directory", folder / "root", "--volatile=overlay",
         "--machine", f"heatline-{os.getpid()}", "--register=no", "--keep-unit", "--link-journal=no",
@@ -239,7 +243,6 @@ def _read_boot(out: Path) -> Boot:
 
 LINE = """
 bundle = "boards.bundle"
-product = "boards"
 
 [[cameras]]
 kind = "pattern"
@@ -265,13 +268,6 @@ bind = "tcp://127.0.0.1:5557"
 
 [thresholds]
 check_plausibility = false
-
-[[products]]
-name = "boards"
-
-[[products]]
-name = "lids"
-bundle = "better.bundle"
 
 [evidence]
 good_every = 3

@@ -1,7 +1,6 @@
 """heatline on a line PC: a real systemd in a container without a network, the real package, the installed unit and a
 small bundle. All tests share one boot; each test checks the result of one step."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,10 @@ from tests.systemd.machines import NEXT_VERSION, Boot, Stick, boot, write_stick
 
 CAMERAS = "top", "boards"
 STEPS = {
-    "install", "set_up", "start", "page", "sandbox", "reload_to_a_better_bundle", "reload_to_a_broken_bundle",
-    "upgrade", "roll_back", "stop",
+    "install", "set_up", "start", "page", "reload_to_a_better_bundle", "reload_to_a_broken_bundle", "upgrade",
+    "roll_back", "stop",
 }  # fmt: skip
-LONG_STEPS = {
-    "reload_to_another_threshold", "reload_to_nonsense", "select_another_product", "bridges", "no_camera",
-    "one_address_for_two", "stitching_hangs", "publishing_hangs", "start_with_nonsense",
-}  # fmt: skip
+LONG_STEPS = {"bridges", "no_camera", "stitching_hangs", "start_with_nonsense"}
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +49,7 @@ def test_the_installed_unit_starts_and_systemctl_returns_once_the_line_is_ready(
     assert (installed["exit"], installed["version"]) == (0, f"heatline, version {__version__}"), installed
     assert (started["exit"], started["at_ready"]["ActiveState"]) == (0, "active"), started
     assert started["shown"]["StatusText"].startswith("READY: running, ")
+    assert started["uid"] != 0
     verdicts = booted.verdicts_in("start") + booted.verdicts_in("page")
     assert {event["camera"] for event in verdicts} == set(CAMERAS)
     assert {event["bundle"]["digest"] for event in verdicts} == {stick.boards.digest}
@@ -71,12 +68,6 @@ def test_the_page_and_the_evidence_work_in_the_sandbox(booted: Boot) -> None:
     assert result["listed"]["entries"]
 
 
-def test_it_runs_without_rights_and_systemd_finds_little_exposed(booted: Boot) -> None:
-    result = booted.result_of("sandbox")
-    assert result["uid"] != 0
-    assert result["score"] <= 2.0, result["report"]
-
-
 @pytest.mark.long
 def test_the_bridges_run_beside_the_line_and_outlive_its_restart(booted: Boot) -> None:
     result = booted.result_of("bridges")
@@ -85,7 +76,7 @@ def test_the_bridges_run_beside_the_line_and_outlive_its_restart(booted: Boot) -
     assert 0 not in result["users"].values()
 
 
-# Reload and select.
+# Reload.
 
 
 def test_another_bundle_is_activated_between_two_frames(booted: Boot, stick: Stick) -> None:
@@ -103,44 +94,15 @@ def test_another_bundle_is_activated_between_two_frames(booted: Boot, stick: Sti
     assert all(event["bundle"]["digest"] == stick.boards.digest for event in events[:at])
 
 
-@pytest.mark.parametrize(
-    ("step", "excerpt"),
-    [
-        ("reload_to_a_broken_bundle", "model_f32.bin has sha256"),
-        pytest.param("reload_to_nonsense", "rate_fpm", marks=pytest.mark.long),
-    ],
-)
-def test_an_unusable_setup_is_refused_and_the_old_one_stays_active(
-    booted: Boot, stick: Stick, step: str, excerpt: str
-) -> None:
-    result = booted.result_of(step)
+def test_a_broken_bundle_is_refused_and_the_old_one_stays_active(booted: Boot, stick: Stick) -> None:
+    result, excerpt = booted.result_of("reload_to_a_broken_bundle"), "model_f32.bin has sha256"
     assert result["exit"] != 0, "systemctl reload must fail"
     assert not result["change"]["applied"]
     assert excerpt in result["change"]["detail"]
     assert excerpt in result["shown"]["StatusText"]
     assert result["same_process"]
-    assert {event["bundle"]["digest"] for event in booted.verdicts_in(step)} == {stick.better.digest}
-
-
-@pytest.mark.long
-def test_another_threshold_and_product_are_activated_and_stay_active_and_no_frame_is_lost(
-    booted: Boot, stick: Stick
-) -> None:
-    changed, selected = map(booted.result_of, ("reload_to_another_threshold", "select_another_product"))
-    assert (changed["exit"], changed["same_process"], selected["exit"]) == (0, True, 0), (changed, selected)
-    before, after = changed["before"], changed["after"]
-    assert after["score_threshold"] == pytest.approx(changed["threshold"])
-    assert after["frame_score"] == pytest.approx(before["frame_score"], abs=1e-3)
-    assert {before["verdict"], after["verdict"]} == {"GOOD", "DEFECT"}
-    assert json.loads(selected["stdout"])["product"] == selected["change"]["product"] == "lids"
-    run, *later = booted.runs()
-    assert {event["product"] for each in later for event in each if event["type"] == "verdict"} == {"lids"}
-    assert (run[-1]["state"], sum(event["type"] == "change" for event in run)) == ("STOPPED", 5)
-    for camera, account in run[-1]["ledger"].items():
-        verdicts = [event for event in run if event["type"] == "verdict" and event["camera"] == camera]
-        assert {event["verdict"] for event in verdicts} <= {"GOOD", "DEFECT"}
-        assert account["captured"] == account["inspected"] == len(verdicts)
-        assert (verdicts[-1]["product"], verdicts[-1]["bundle"]["digest"]) == ("lids", stick.better.digest)
+    verdicts = booted.verdicts_in("reload_to_a_broken_bundle")
+    assert {event["bundle"]["digest"] for event in verdicts} == {stick.better.digest}
 
 
 def test_an_upgrade_and_a_rollback_take_effect_when_the_line_starts_again(booted: Boot) -> None:
@@ -149,6 +111,7 @@ def test_an_upgrade_and_a_rollback_take_effect_when_the_line_starts_again(booted
     for result, version in ((upgraded, NEXT_VERSION), (back, __version__)):
         assert (result["exit"], result["version"]) == (0, f"heatline, version {version}"), result
         assert Path(result["runs"]).is_relative_to(result["current"])
+        assert result["unit"].endswith("# the later unit\n") == (version == NEXT_VERSION)
     assert back["current"] == booted.result_of("install")["current"]
 
 
@@ -168,27 +131,18 @@ def test_a_missing_camera_does_not_restart_the_service(booted: Boot) -> None:
     assert last["status"]["ledger"]["gone"]["captured"] == 0, "a probe is not a frame"
 
 
-@pytest.mark.long
-def test_a_second_line_on_the_same_address_does_not_disturb_the_first(booted: Boot) -> None:
-    result = booted.result_of("one_address_for_two")
-    assert result["exit"] != 0
-    assert "status=7/" in result["ends"][-1]
-    assert result["same_process"]
-
-
 def test_after_kill_9_the_service_restarts_and_reports_every_frame_in_flight(booted: Boot) -> None:
     assert booted.result_of("roll_back")["restarts"] == 1
     assert_crash_is_reported(booted, "roll_back")
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stage", ["stitching", "publishing"])
-def test_the_watchdog_ends_a_hung_stage_and_every_frame_in_flight_is_reported(booted: Boot, stage: str) -> None:
-    result = booted.result_of(f"{stage}_hangs")
+def test_the_watchdog_ends_a_hung_stage_and_every_frame_in_flight_is_reported(booted: Boot) -> None:
+    result = booted.result_of("stitching_hangs")
     assert result["restarts"] == 1
     for words in ("Watchdog timeout", "hangs_or_runs"):
         assert any(words in entry for entry in result["journal"])
-    assert_crash_is_reported(booted, f"{stage}_hangs")
+    assert_crash_is_reported(booted, "stitching_hangs")
 
 
 def test_a_stop_is_orderly_and_every_frame_is_reported(booted: Boot) -> None:

@@ -1,9 +1,7 @@
 """Install, upgrade and roll back with the real package, without a network."""
 
-import os
 import re
 import shutil
-import signal
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -17,18 +15,6 @@ ROOT = Path(__file__).parents[2]
 INSTALLED = re.search(r'__version__ = "(.+)"', (ROOT / "edge" / "__init__.py").read_text())
 assert INSTALLED is not None
 VERSION = INSTALLED[1]
-LINE = """
-bundle = "/opt/heatline/current/share/heatline/rehearsal.bundle"
-allow_unsigned = true
-
-[[cameras]]
-kind = "pattern"
-name = "top"
-rate_fps = 2.0
-
-[thresholds]
-check_plausibility = false
-"""
 
 
 @pytest.fixture
@@ -66,10 +52,6 @@ def refused(pc: LinePc, package: Path, *options: str) -> str:
     assert pc.sh(listing) == before
     assert len(result.stderr.splitlines()) == 1, result.stderr
     return result.stderr
-
-
-ACTIVATE = f"sh /opt/heatline/current/share/heatline/rollback.sh {VERSION}"
-"""Installs the files outside /opt: user, unit and commands."""
 
 
 # The package.
@@ -125,20 +107,6 @@ def test_a_damaged_installation_is_replaced_by_another_folder(pc_in_use: LinePc,
     pc_in_use.sh("heatline bundle verify /opt/heatline/current/share/heatline/rehearsal.bundle")
 
 
-@pytest.mark.long
-def test_an_installation_that_was_killed_is_repeated(pc: LinePc, package: Path) -> None:
-    with subprocess.Popen(pc.words("setsid", "--wait", "sh", package / "install.sh"), text=True) as installing:
-        site = f"/opt/heatline/{VERSION}/lib/python*/site-packages"
-        pc.sh(f"until test -d {site}/numpy; do sleep 0.05; done")
-        (leader,) = pc.sh("pgrep -f ^sh.*/install.sh$").split()
-        os.killpg(int(leader), signal.SIGKILL)
-        assert installing.wait() != 0
-    assert pc.sh("ls /opt/heatline") == VERSION  # incomplete, and nothing points to it
-    output = pc.install(package)
-    assert "an incomplete installation" in output
-    assert pc.sh("heatline --version") == f"heatline, version {VERSION}"
-
-
 def test_only_root_can_install_and_nobody_while_another_does(pc_in_use: LinePc, next_package: Path) -> None:
     as_nobody = "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"
     result = pc_in_use.run(*as_nobody, "sh", "-s", "--", stdin=next_package / "install.sh")
@@ -154,29 +122,6 @@ def test_only_root_can_install_and_nobody_while_another_does(pc_in_use: LinePc, 
 
 
 # Upgrade and roll back.
-
-
-@pytest.mark.long
-def test_upgrade_and_rollback_switch_program_and_unit(pc_in_use: LinePc, next_package: Path) -> None:
-    pc = pc_in_use
-    pc.sh(ACTIVATE)
-    pc.write("/opt/heatline/current/share/heatline/heatline@.service", "# the former unit\n")
-    pc.write("/etc/heatline/line1.toml", LINE)
-    output = pc.install(next_package)
-    assert f"heatline {NEXT_VERSION} is active.\n{VERSION} stays installed" in output
-    assert pc.sh("heatline --version") == f"heatline, version {NEXT_VERSION}"
-    assert "ExecStart" in pc.sh("cat /usr/local/lib/systemd/system/heatline@.service")
-
-    assert f"heatline {VERSION} is active.\n{NEXT_VERSION} stays installed" in pc.sh("heatline-rollback")
-    assert pc.sh("heatline --version") == f"heatline, version {VERSION}"
-    assert pc.sh("cat /usr/local/lib/systemd/system/heatline@.service") == "# the former unit"
-
-    pc.sh("heatline-rollback")
-    assert pc.sh("heatline --version") == f"heatline, version {NEXT_VERSION}"
-    assert "ExecStart" in pc.sh("cat /usr/local/lib/systemd/system/heatline@.service")
-    pc.sh(f"heatline-rollback {VERSION}")
-    assert pc.sh("readlink /opt/heatline/current /opt/heatline/previous").splitlines() == [VERSION, NEXT_VERSION]
-    assert pc.sh("cat /etc/heatline/line1.toml") == LINE.strip()
 
 
 def test_installing_the_same_package_again_changes_nothing_but_older_versions_on_request_and_if_unused(

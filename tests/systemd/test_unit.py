@@ -3,14 +3,13 @@
 import json
 import re
 import subprocess
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from heatline.edge.cli.bridge import bridge
 from heatline.edge.errors import AccessError, ConfigError, MissingExtraError, SupersededError
-from systemd.package import glibc_of, seal
+from systemd.package import glibc_of
 from tests.needs import need, need_root
 
 ROOT = Path(__file__).parents[2]
@@ -135,18 +134,3 @@ def test_the_glibc_that_a_wheel_needs_is_in_its_name() -> None:
         "cp313-cp313-manylinux1_x86_64": (2, 5),
     }.items():
         assert glibc_of(Path(f"name-1.0-{tags}.whl")) == oldest
-
-
-def test_sealing_lists_every_file_and_pins_every_wheel_but_pip(tmp_path: Path) -> None:
-    wheels = "heatline-1.2.3-py3-none-any", "rich-15.0.0-cp313-cp313-manylinux_2_28_x86_64", "pip-26.3-py3-none-any"
-    (tmp_path / "wheels").mkdir()
-    for name in wheels:
-        with zipfile.ZipFile(tmp_path / "wheels" / f"{name}.whl", "w") as wheel:
-            wheel.writestr("module.py", bytes(2**20))
-    seal(tmp_path, python="3.13", machine="x86_64")
-    subprocess.run(["sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS"], cwd=tmp_path, check=True)
-    listed = {line.split("  ")[1] for line in (tmp_path / "SHA256SUMS").read_text().splitlines()}
-    assert listed == {"README.txt", "requirements.txt", "target", *(f"wheels/{name}.whl" for name in wheels)}
-    pinned = [line.partition(" --hash=sha256:") for line in (tmp_path / "requirements.txt").read_text().splitlines()]
-    assert [(name, len(digest)) for name, _, digest in pinned] == [("heatline==1.2.3", 64), ("rich==15.0.0", 64)]
-    assert (tmp_path / "target").read_text() == "version=1.2.3\npython=3.13\nmachine=x86_64\nglibc=2.28\nsize_mib=4\n"
