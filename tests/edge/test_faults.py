@@ -133,7 +133,7 @@ def until_status_has(systemd: NotifySocket, excerpt: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "stage", ["judge", pytest.param("infer", marks=pytest.mark.long), pytest.param("publish", marks=pytest.mark.long)]
+    "stage", ["publish", pytest.param("infer", marks=pytest.mark.long), pytest.param("judge", marks=pytest.mark.long)]
 )
 def test_a_hung_stage_stops_the_heartbeat_and_no_longer_feeds_the_watchdog(
     tmp_path: Path, bundle: Bundle, address: str, stage: str
