@@ -13,7 +13,6 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from heatline.edge.calibration.statistics import (
-    cdf,
     interval,
     prediction_bound_of_groups,
     t_cdf,
@@ -170,27 +169,6 @@ def test_a_calibration_states_the_held_out_rejects_and_the_bound(
     assert came.false_reject_at_most == pytest.approx(bound, rel=4e-3)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "share", "least", "most"),
-    [([1] * 120, 0.05, 3, 18), ([1 + 7 * at % 29 for at in range(40)], 0.1, 0, 10)],
-    ids=["frames", "groups"],
-)
-def test_the_true_rate_exceeds_the_bound_in_at_most_one_of_twenty_cases(
-    sizes: list[int], share: float, least: int, most: int
-) -> None:
-    """Groups and frames within them are drawn from normal distributions, so the true rate for a new one is known."""
-    draw, between = np.random.default_rng(12), 3.0
-    groups, exceeded = np.repeat(np.arange(len(sizes)), sizes), 0
-    for _ in range(200):
-        logits = draw.normal(0, between, len(sizes))[groups] + draw.normal(0, 1, len(groups))
-        names = [str(group) if len(groups) > len(sizes) else None for group in groups]
-        frames = [good_frame(float(logit), group=name) for logit, name in zip(logits, names, strict=True)]
-        came = calibrate(frames, share, "drawn", lowest_defect=-99.0)  # defects overlap: the quantile counts
-        assert came.false_reject_at_most is not None
-        exceeded += rejected(came.score_threshold, math.hypot(between, 1)) > came.false_reject_at_most
-    assert least <= exceeded <= most, "10 of 200; of frames give or take some standard deviations"
-
-
 # Few frames, groups of frames that are alike, and a gap to defective frames.
 
 
@@ -266,16 +244,6 @@ def exact_tail(count: int, n: int, share: float | Fraction) -> Fraction:
     """P(X <= count), term by term."""
     p = Fraction(share)
     return sum((math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(count + 1)), Fraction(0))
-
-
-@example((3, -1), 0.5)
-@example((3, 2), 1.0)
-@given(COUNTED, st.floats(0, 1))
-def test_the_binomial_cdf_is_the_sum_of_its_terms(counted: tuple[int, int], share: float) -> None:
-    n, count = counted
-    assert cdf(count, n, share) == pytest.approx(float(exact_tail(count, n, share)), rel=1e-10, abs=1e-13)
-    short = Fraction(share).limit_denominator(1000)  # otherwise the sums of many frames take a minute
-    assert cdf(5, 500, float(short)) == pytest.approx(float(exact_tail(5, 500, short)), rel=1e-9, abs=1e-13)
 
 
 @given(COUNTED)

@@ -8,7 +8,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +17,8 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.journal import FILE_NAME, database_files
@@ -30,10 +28,10 @@ from heatline.edge.images import read_rgb
 from heatline.edge.monitor import recorder as recorder_module
 from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.monitor.marks import combine
-from heatline.edge.monitor.pictures import Picture, PictureClient, picture_socket
-from heatline.edge.monitor.recorder import Recorder, encode_frame, room_of
+from heatline.edge.monitor.pictures import PictureClient, picture_socket
+from heatline.edge.monitor.recorder import Recorder
 from heatline.edge.monitor.store import INDEX, EvidenceStore
-from heatline.edge.wire.events import EvidenceState, MarkKind, Message, ReviewEvent
+from heatline.edge.wire.events import EvidenceState, MarkKind, Message
 from tests.command import WITHIN_SECONDS, process_env
 from tests.edge.evidences import (
     ALL,
@@ -160,104 +158,43 @@ def test_only_files_of_entries_are_deleted(tmp_path: Path) -> None:
 # Limits and marks.
 
 
-class Stores(RuleBasedStateMachine):
-    """A small store, and a slow and simple model of what it must hold: all is counted without the store."""
+def test_the_oldest_make_room_reviewed_ones_last_and_what_is_too_old_and_not_reviewed_goes(tmp_path: Path) -> None:
+    clock, small = Clock(), 8192  # the room of a small frame and its heatmap
+    limits = replace(ALL, keep_bytes=4 * small, keep_s=2 * 86400.0)
+    pictures = {
+        number: picture(number, image=frame(number, (8, 8)), at_ns=NOON_NS + hours * HOUR_NS)
+        for number, hours in ((1, 0), (2, 2), (3, 1), (4, 3), (5, 4), (6, 5))
+    }
+    found = EvidenceStore(tmp_path)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.at_end = contextlib.ExitStack()
-        self.folder = Path(self.at_end.enter_context(tempfile.TemporaryDirectory()))
-        self.clock, self.number, self.seq = Clock(), 0, 0
-        self.held: dict[str, tuple[Picture, int]] = {}
-        """Pictures that must be there, each with its room on the disk, in the order in which they were stored."""
-        self.marked: dict[str, list[ReviewEvent]] = {}
+    def held() -> list[int]:
+        assert room(tmp_path) == into.state().size_bytes <= limits.keep_bytes
+        return [entry.event.frame_number for entry in found.entries(newest_first=False)]
 
-    @initialize(keep_kib=st.integers(16, 44), keep_days=st.integers(1, 4))
-    def open(self, keep_kib: int, keep_days: int) -> None:
-        self.limits = replace(ALL, keep_bytes=keep_kib << 10, keep_s=keep_days * 86400.0)
-        self.into = self.at_end.enter_context(writer(self.folder, self.limits, self.clock))
-
-    @rule(
-        side=st.sampled_from([8, 8, 48, 90]),
-        hours_ago=st.integers(0, 50),
-        verdict=st.sampled_from(["DEFECT", "DEFECT", "GOOD", "NO_VERDICT"]),
-        is_reviewed=st.booleans(),
-    )
-    def capture(self, side: int, hours_ago: int, verdict: Any, is_reviewed: bool) -> None:
-        self.number += 1
-        at_ns, image = self.clock.wall_ns - hours_ago * HOUR_NS, frame(self.number, (side, side))
-        one = picture(self.number, verdict, at_ns=at_ns, image=image)
-        size = room_of(len(encode_frame(one.image))) + (0 if one.evidence is None else 4096)
-        if size > self.limits.keep_bytes:
-            with pytest.raises(InputError, match=r"a picture takes \d\.\d MiB, and evidence.retain_mib is 0; set more"):
-                self.into.write(one)
-        else:
-            assert self.into.write(one)
-            self.make_room(size)
-            self.held[str(one.event.picture)] = one, size
-            if is_reviewed and verdict == "DEFECT":
-                self.add_mark(one, "right", "Ada")
-
-    @rule(which=st.integers(0, 30), kind=st.sampled_from(KINDS), by=st.sampled_from(["Ada", "Bob"]))
-    def mark(self, which: int, kind: MarkKind, by: str) -> None:
-        if defects := [one for one, _ in self.held.values() if one.event.verdict == "DEFECT"]:
-            self.add_mark(defects[which % len(defects)], kind, by)
-
-    def add_mark(self, of: Picture, kind: MarkKind, by: str) -> None:
-        self.seq += 1
-        event = mark(of, kind, by, self.seq)
-        self.marked.setdefault(event.mark.picture, []).append(event)
-        self.into.add_marks([event], "j1", self.seq)
-
-    @rule(hours=st.integers(-80, 80))
-    def wait(self, hours: int) -> None:
-        self.clock.wall_ns += hours * HOUR_NS  # backwards: somebody sets the clock
-
-    @rule()
-    def tidy(self) -> None:
-        self.into.tidy()
-        self.make_room(0)
-
-    @invariant()
-    def it_holds_what_the_model_holds(self) -> None:
-        if not hasattr(self, "into"):
-            return
-        found, by_capture = EvidenceStore(self.folder), sorted(self.held, key=self.captured_at_ns)
-        reviews = {entry.picture: entry.review for entry in found.entries(newest_first=False)}
-        assert list(reviews) == by_capture
-        assert reviews == {name: combine(self.marked.get(name, [])).get(name) for name in reviews}
-        assert self.into.state() == EvidenceState(
-            stored=len(by_capture),
-            size_bytes=sum(size for _, size in self.held.values()),
-            oldest_at_ns=self.captured_at_ns(by_capture[0]) if by_capture else None,
-        )
-        assert room(self.folder) == self.into.state().size_bytes <= self.limits.keep_bytes
-        judged = [name for name in reversed(by_capture) if self.held[name][0].event.verdict != "NO_VERDICT"]
-        to_review = [name for name in judged if not self.is_reviewed(name)]
-        entries, count = found.unreviewed(2)
-        assert ([entry.picture for entry in entries], count) == (to_review[:2], len(to_review))
-
-    def teardown(self) -> None:
-        self.at_end.close()
-
-    def is_reviewed(self, name: str) -> bool:
-        return bool(combine(self.marked.get(name, [])))
-
-    def captured_at_ns(self, name: str) -> int:
-        return self.held[name][0].event.times.captured_at_ns
-
-    def make_room(self, size: int) -> None:
-        """Delete what is too old and not reviewed, and then the oldest, reviewed ones last, until there is room."""
-        oldest_ns = self.clock.wall_ns - int(self.limits.keep_s * 1e9)
-        for name in sorted(self.held, key=lambda name: (self.is_reviewed(name), self.captured_at_ns(name))):
-            is_old = not self.is_reviewed(name) and self.captured_at_ns(name) < oldest_ns
-            if is_old or size + sum(each for _, each in self.held.values()) > self.limits.keep_bytes:
-                del self.held[name]
-                self.marked.pop(name, None)
-
-
-TestStores = Stores.TestCase
-TestStores.settings = settings(stateful_step_count=20)
+    with writer(tmp_path, limits, clock) as into:
+        for number in (1, 2, 3, 4):
+            into.write(pictures[number])
+        into.add_marks([mark(pictures[1], "right", seq=1), mark(pictures[2], "right", seq=2)], "j1", 2)
+        assert held() == [1, 3, 2, 4], "by their capture"
+        entries, count = found.unreviewed(1)
+        assert ([entry.event.frame_number for entry in entries], count) == ([4], 2)
+        into.write(pictures[5])
+        assert held() == [1, 2, 4, 5], "the oldest that nobody has reviewed"
+        into.add_marks([mark(pictures[1], "withdrawn", seq=3)], "j1", 3)
+        into.write(pictures[6])
+        assert held() == [2, 4, 5, 6]
+        with pytest.raises(InputError, match=r"a picture takes \d\.\d MiB, and evidence.retain_mib is 0; set more"):
+            into.write(picture(7, image=frame(7, (120, 120))))
+        clock.wall_ns += 48 * HOUR_NS + 4 * HOUR_NS
+        into.tidy()
+        assert held() == [2, 5, 6], "exactly as old as the limit is not too old"
+        clock.wall_ns += 48 * HOUR_NS
+        into.tidy()
+        oldest = pictures[2].event.times.captured_at_ns
+        assert into.state() == EvidenceState(stored=1, size_bytes=small, oldest_at_ns=oldest)
+        clock.wall_ns -= 300 * HOUR_NS  # somebody sets the clock
+        into.tidy()
+        assert held() == [2]
 
 
 # The journal's marks.
@@ -487,18 +424,6 @@ def test_pictures_that_come_while_another_line_uses_the_folder_are_skipped_and_l
         recorder.stop()
         thread.join()
     assert stored(folder) == ["b007b007-top-2"]
-
-
-def test_without_the_pictures_of_the_line_the_page_is_served(tmp_path: Path, bundle: Bundle, address: str) -> None:
-    port = free_port()
-    file = line_with_evidence(tmp_path, bundle, address, f'[web]\nlisten = "127.0.0.1:{port.number}"')
-    with recorder_process(file) as process:
-        assert process.stderr is not None
-        assert "no pictures are stored: there are no pictures at" in process.stderr.readline()
-        assert "the page of the line is http://" in process.stderr.readline()
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=WITHIN_SECONDS)
-    assert process.returncode == 0
 
 
 # With a line.

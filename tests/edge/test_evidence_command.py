@@ -162,13 +162,6 @@ def test_a_line_without_a_folder_of_evidence_uses_the_journals_or_is_refused(fol
             assert (result.returncode, sentence in complaint(result)) == (3, True)
 
 
-def test_what_is_known_of_a_picture_is_also_json(folder: Path) -> None:
-    listed, shown = facts("list", folder, "--limit", "1"), facts("show", folder, name(5))
-    assert (listed["folder"], listed["entries"][0]["picture"]) == (str(folder), name(7))
-    assert shown["frame"] == str(folder / "2026-11-28" / f"{name(5)}.png")
-    assert (shown["entry"]["review"]["truth"], shown["entry"]["review"]["by"]) == (None, ["Ada", "Bob"])
-
-
 def test_a_frame_that_a_person_chose_is_no_sample_of_the_rates(folder: Path) -> None:
     with writer(folder) as into:
         one, alarm = picture(10, "GOOD", at_ns=NOON_NS + DAY_NS), picture(11, at_ns=NOON_NS + DAY_NS)

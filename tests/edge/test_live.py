@@ -15,13 +15,11 @@ import msgspec
 import numpy as np
 import pytest
 import zmq
-from hypothesis import given
-from hypothesis import strategies as st
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.auth import Access, KeyPair
 from heatline.edge.delivery.journal import Journal
-from heatline.edge.delivery.publisher import Count, Numbering, Publisher
+from heatline.edge.delivery.publisher import Numbering, Publisher
 from heatline.edge.delivery.subscriber import Gap, GapDetector, LineLost, NewBoot, Received, Subscriber
 from heatline.edge.errors import DeliveryError
 from heatline.edge.frames import Frame, Stamp
@@ -87,35 +85,6 @@ def test_an_invalid_address_is_a_delivery_error() -> None:
     for bad in ("tcp://127.0.0.1", "smoke://signals"):
         with pytest.raises(DeliveryError, match="is not an address to connect to"):
             Subscriber(bad)
-
-
-def test_a_missing_or_slow_subscriber_does_not_block_sending(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heatline.edge.delivery.publisher.SEND_HIGH_WATER_MARK", 10)
-    heavy = Message(DEFECT.event, b"\x89PNG" + bytes(1 << 20))  # the system's buffers cannot hold all of them
-    with publishing(address) as publisher, zmq.Context() as context, context.socket(zmq.SUB) as slow:
-
-        def is_sent(count: int, message: Message) -> bool:
-            sender = in_thread(lambda: [publisher.send(message) for _ in range(count)])
-            sender.join(WITHIN_SECONDS)
-            return not sender.is_alive()
-
-        assert not publisher.wait_for_subscriber(0.01)
-        assert is_sent(100, GOOD)
-        slow.setsockopt(zmq.RCVHWM, 1)
-        slow.setsockopt(zmq.SUBSCRIBE, b"")
-        slow.connect(address)
-        assert publisher.wait_for_subscriber(WITHIN_SECONDS)
-        assert is_sent(50, heavy)
-
-
-def test_sending_before_the_start_or_after_closing_is_an_error(address: str) -> None:
-    """A message that is never sent must not look sent."""
-    with pytest.raises(DeliveryError, match="is not running"):
-        Publisher(address).send(GOOD)
-    with publishing(address) as publisher:
-        publisher.send(GOOD)
-    with pytest.raises(DeliveryError, match="is not running"):
-        publisher.send(GOOD)
 
 
 def test_a_message_that_cannot_be_encoded_fails_in_the_sending_thread(address: str) -> None:
@@ -226,7 +195,7 @@ def test_a_new_boot_and_silence_are_reported_once(address: str, monkeypatch: pyt
         assert events.receive() is None, "a line that has stopped is not lost"
 
 
-# Gaps, compared with a record of all events.
+# Gaps.
 
 
 def with_fields(event: Any, **fields: object) -> CountedEvent:
@@ -236,81 +205,28 @@ def with_fields(event: Any, **fields: object) -> CountedEvent:
 
 GOOD_OF_TOP = with_fields(GOOD.event, camera="top")
 
-EVENTS = [
-    GOOD_OF_TOP,
-    with_fields(DEFECT.event, camera="top"),
-    with_fields(DEFECT.event, camera="side"),
-    with_fields(ALARM.event),
-]
-
-
-class CountingLine:
-    """Counts events as a line does: over restarts, without a journal, and with a new one."""
-
-    def __init__(self) -> None:
-        self.boot_id, self.boot = "boot", Count(None)
-        self.newest = self.used = Count("journal")
-
-    @property
-    def counts(self) -> Counts:
-        journalled, unjournalled = dict(self.newest.topics), dict(self.boot.topics)
-        return Counts(journal_id=self.newest.journal_id, journalled=journalled, unjournalled=unjournalled)
-
-    def do(self, kind: str, index: int) -> CountedEvent | None:
-        """Take one step; return the event that it sends, if any."""
-        match kind:
-            case "received" | "missed":
-                return with_fields(self.used.next(EVENTS[index]), boot_id=self.boot_id)
-            case "fails":
-                self.used = self.boot
-            case "works":
-                self.used = self.newest
-            case "new journal":
-                self.newest = self.used = Count(f"{self.newest.journal_id}'")
-            case "restart":
-                self.boot_id, self.boot, self.used = f"{self.boot_id}'", Count(None), self.newest
-        return None
-
-
-def steps(most: int) -> st.SearchStrategy[list[tuple[str, int]]]:
-    """Return a strategy for steps of the line, each with the index of an event."""
-    kinds = ["received"] * 6 + ["missed"] * 4 + ["counts", "fails", "works", "new journal", "restart"]
-    return st.lists(st.tuples(st.sampled_from(kinds), st.integers(0, len(EVENTS) - 1)), max_size=most)
-
-
-@given(prefixes=st.sampled_from([("",), ("verdict.side.DEFECT", "alarm")]), before=steps(8), after=steps(40))
-def test_gaps_cover_exactly_the_missed_events(
-    prefixes: tuple[str, ...], before: list[tuple[str, int]], after: list[tuple[str, int]]
-) -> None:
-    line, gaps = CountingLine(), GapDetector(prefixes)
-    for step in before:  # before the subscriber joins
-        line.do(*step)
-    assert gaps.counts(line.counts, line.boot_id) == [], "events before the join are not a gap"
-    found, received, missed = list[Gap](), list[CountedEvent](), list[CountedEvent]()
-    for kind, index in [*after, ("counts", 0)]:
-        event = line.do(kind, index)
-        if kind == "counts":
-            found += gaps.counts(line.counts, line.boot_id)
-        elif event is not None and event.topic.startswith(prefixes):
-            (missed if kind == "missed" else received).append(event)
-            if kind == "received" and (gap := gaps.event(event)) is not None:
-                found.append(gap)
-    for event in missed:
-        if (event.journal_id or event.boot_id) in (line.newest.journal_id, line.boot_id):
-            # The last events of a count that is not reported again stay unknown.
-            assert sum(covers(gap, event) for gap in found) == 1, event
-    assert not any(covers(gap, event) for gap in found for event in received)
-    assert all(any(covers(gap, event) for event in missed) for gap in found)
-
-
-def covers(gap: Gap, event: CountedEvent) -> bool:
-    count = event.journal_id or event.boot_id
-    same = (gap.journal_id or gap.boot_id) == count and gap.topic == event.topic
-    return same and gap.after_seq < event.seq <= gap.through_seq
-
 
 def numbered(seq: int, previous_seq: int, event: CountedEvent = GOOD_OF_TOP, **fields: object) -> CountedEvent:
     return with_fields(event, seq=seq, previous_seq=previous_seq, journal_id="j", **fields)
+
+
+def test_each_missed_event_is_in_one_gap_over_restarts_without_a_journal_and_with_a_new_one() -> None:
+    top, side, boot = GOOD_OF_TOP.topic, "verdict.side.DEFECT", GOOD_OF_TOP.boot_id
+    gaps = GapDetector(["verdict.top", "alarm"])
+    assert gaps.counts(Counts(journal_id="j", journalled={top: 5, side: 6}), boot) == [], "before the join"
+    assert gaps.event(numbered(7, 5)) is None
+    assert gaps.event(numbered(10, 9)) == Gap("j", boot, top, 7, 9)
+    for counts, of_boot, found in (
+        (Counts(journal_id="j", journalled={top: 12, side: 13, "alarm": 14}), boot,
+         [Gap("j", boot, top, 10, 12), Gap("j", boot, "alarm", 6, 14)]),
+        (Counts(journal_id="j", journalled={top: 12}, unjournalled={top: 2}), boot, [Gap(None, boot, top, 0, 2)]),
+        (Counts(journal_id="j", journalled={top: 12}, unjournalled={"alarm": 1}), "next",
+         [Gap(None, "next", "alarm", 0, 1)]),
+        (Counts(journal_id="k", journalled={top: 3}, unjournalled={"alarm": 1}), "next", [Gap("k", "next", top, 0, 3)]),
+    ):  # fmt: skip
+        assert gaps.counts(counts, of_boot) == found
+        assert gaps.counts(counts, of_boot) == [], "each is reported once"
+    assert gaps.event(with_fields(numbered(6, 4), boot_id="next", journal_id="k")) == Gap("k", "next", top, 3, 4)
 
 
 def test_what_came_before_the_first_known_count_of_a_topic_is_no_gap() -> None:

@@ -9,15 +9,13 @@ import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import urlencode
 
 import cv2
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -29,28 +27,21 @@ from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.errors import AccessError
 from heatline.edge.monitor.collector import Collector
 from heatline.edge.monitor.held_picture import PictureMemory
-from heatline.edge.monitor.marks import combine, mark_of
+from heatline.edge.monitor.marks import mark_of
 from heatline.edge.monitor.memory import ROWS, Memory, describe, row_of
 from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.page import read_token
-from heatline.edge.monitor.pictures import Picture
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.reference.reference import Reference
 from heatline.edge.wire.events import (
     Account,
-    BundleName,
     CameraState,
     DriftReading,
     EvidenceState,
-    MarkKind,
     Message,
-    Pose,
     StatusEvent,
     Verdict,
 )
 from tests.command import WITHIN_SECONDS
-from tests.edge.boards import board, board_bundle, moved
-from tests.edge.evidences import writer
 from tests.edge.journals import good, make_writer
 from tests.edge.lines import write_line
 from tests.edge.secured import until
@@ -78,7 +69,7 @@ from tests.edge.view_pages import (
 from tests.edge.wire_examples import GOLDEN, JOURNAL_STATUS
 from tests.golden import assert_golden
 from tests.needs import need
-from tests.small_bundle import bundle_in, dark_square, edit_manifest
+from tests.small_bundle import bundle_in, edit_manifest
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 
@@ -416,41 +407,6 @@ def test_damage_of_the_store_is_a_sentence_and_a_picture_is_shown_without_its_he
             assert "cannot be read" in served.get(path).json["error"]
 
 
-def test_a_frame_is_shown_with_its_reference_where_it_shows_the_part(tmp_path: Path) -> None:
-    rgb = board()
-    bundle = board_bundle(tmp_path / "boards.bundle", {"": Reference(rgb)})
-    line = write_line(tmp_path, bundle.path, "tcp://127.0.0.1:1", {"top": 'path = "x"'})
-    seen = dark_square(moved(rgb, 12, -7), 200, 300)
-    pose = Pose(x_px=12.0, y_px=-7.0, degrees=0.0, confidence=1.0, error_px=0.0)
-    known = {"bundle": BundleName(name="darkness", version="1", digest=bundle.digest), "product": None}
-    memory = memory_with(Clock())
-    for event in (
-        verdict(1, pose=pose, **known),
-        verdict(2, kind="NO_VERDICT", pose=pose, reason="failed.misaligned", **known),
-        verdict(3, **known),  # not compared
-        verdict(4, pose=pose),  # of another bundle
-    ):
-        memory.add_picture(picture(event, seen))
-    with page(memory, file=line) as served:
-
-        def shown(number: int, part: str) -> NDArray[np.uint8]:
-            return decoded(served.get(f"/api/pictures/01234567-top-{number}/{part}").body)
-
-        box = "x0=20&y0=20&x1=420&y1=400"
-        assert (shown(1, f"reference.png?{box}") == moved(rgb, 12, -7)[20:400, 20:420]).all()
-        assert (shown(2, f"reference.png?{box}") == rgb[20:400, 20:420]).all(), "it was not aligned"
-        difference = shown(1, f"difference.png?{box}")
-        assert difference[180:228, 280:328].mean() > 100, "the square"
-        difference[178:230, 278:330] = 0
-        assert difference.mean() < 1
-        whole = shown(1, "reference.jpg")
-        assert abs(whole[440:, :12].astype(int) - seen[440:, :12]).mean() < 3, "what the reference does not show"
-        for number, is_shown in ((1, True), (2, True), (3, False), (4, False)):
-            path = f"/api/pictures/01234567-top-{number}"
-            assert served.get(path).json["has_reference"] is is_shown
-            assert served.get(f"{path}/difference.png?{box}").status == (200 if is_shown else 404)
-
-
 # Marks.
 
 
@@ -525,62 +481,7 @@ def test_what_cannot_be_marked_is_refused_in_a_sentence_and_never_reaches_the_li
         assert (mark(served, headers=own).status, len(came)) == (200, 1)
 
 
-def test_a_picture_that_only_the_page_holds_is_stored_before_its_mark_is_sent(tmp_path: Path) -> None:
-    memory, store, chosen = memory_of("GOOD", "GOOD"), EvidenceStore(tmp_path / "evidence"), list[str | None]()
-    stored(store.folder, number=3, times=at(3))
-    there_first: list[int] = []
-
-    def choose(picture: Picture) -> str | None:
-        chosen.append(picture.event.picture)
-        return None if len(chosen) == 1 else "too many pictures wait"
-
-    with (
-        line_with_marks(tmp_path, memory, before=lambda _: there_first.append(len(chosen))) as (socket, _),
-        page(memory, store=store, line_socket=socket, choose=choose) as served,
-    ):
-        answers = [mark(served, f"01234567-top-{number}").json for number in (1, 2, 3)]
-    assert [each["stored"] for each in answers] == [True, False, True]
-    assert answers[1]["detail"] == "The mark counts, but no training can use the picture: too many pictures wait."
-    assert (chosen, there_first) == ([NAME, "01234567-top-2"], [1, 2, 2]), "the third one is stored already"
-
-
 # Frames to review.
-
-
-def at(number: int) -> Any:
-    """The time of a capture: each on a day of its own, and a second later."""
-    clock = Clock()
-    clock.now_s += number * 86401
-    return marked(1, clock=clock).times
-
-
-def queued(served: Page, limit: int = 50) -> tuple[list[int], int]:
-    """The frames to review that a page answers with, and the number of all."""
-    answer = served.get(f"/api/review?limit={limit}").json
-    return [row["frame_number"] for row in answer["rows"]], answer["count"]
-
-
-def test_the_queue_has_the_newest_first_and_empties(tmp_path: Path) -> None:
-    for number, kind in enumerate(("DEFECT", "GOOD", "NO_VERDICT", "DEFECT"), 1):
-        stored(tmp_path, number=number, kind=kind, times=at(number))
-    known = Memory()
-    with page(known, store=EvidenceStore(tmp_path)) as served:
-        assert (queued(served), queued(served, 1)) == (([4, 2, 1], 3), ([4], 3))
-        known.add_review(review_of(number=4, seq=1))
-        assert queued(served) == ([2, 1], 2)
-        with writer(tmp_path) as into:  # the recorder reads the mark in the journal
-            into.add_marks([review_of(number=4, seq=1)], "journal-1", 1)
-        assert queued(served) == ([2, 1], 2)
-        (gone,) = tmp_path.glob("*/*-2.png")
-        gone.unlink()
-        assert queued(served)[0] == [1], "a frame that cannot be shown"
-        known.add_review(review_of(number=1, seq=2))
-        known.add_review(review_of(number=4, kind="withdrawn", seq=3))
-        assert queued(served)[0] == [4], "a mark that the recorder has read"
-    known = memory_of("DEFECT", "GOOD", "DEFECT")
-    with page(known) as served:  # without a store, the DEFECTs in memory
-        known.add_review(review_of(number=3))
-        assert queued(served) == ([1], 1)
 
 
 ROOT = Path(__file__).parents[2]
@@ -694,21 +595,6 @@ def test_pictures_are_bounded_by_number_and_by_bytes() -> None:
     pictures.add(large)
     assert pictures.newest()[0] is large, "one that is too large alone is still shown"
     assert len(pictures.newest()) == 3
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from(["Anna", "Ben"]), st.sampled_from(get_args(MarkKind)), st.sampled_from([1, 2]))),
-    st.randoms(use_true_random=False),
-)
-def test_marks_in_any_order_and_twice_make_the_reviews_of_the_journal(marks: Any, order: Any) -> None:
-    journal = [review_of(by, kind, number, seq) for seq, (by, kind, number) in enumerate(marks, 1)]
-    came = journal + journal[:2] + [review_of(journal_id=None)]  # no journal holds this one, so it does not count
-    order.shuffle(came)
-    found = Memory()
-    for event in came:
-        found.add_review(event)
-    for name in (NAME, "01234567-top-2"):
-        assert found.review_of(name) == combine(journal).get(name)
 
 
 # What is read of a line.

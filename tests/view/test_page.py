@@ -438,3 +438,6 @@ def test_b_shows_the_reference_and_why_shows_it_beside_the_region(browser: Brows
         browser.press("b")
         browser.until(f"getComputedStyle({shown}.querySelector('.reference')).opacity === '0'")
         browser.leave()
+        memory.add_picture(picture(marked(2, pose=pose, product=None, frame_hw=CHANGED.shape[:2]), CHANGED))
+        of_another_bundle = served_page.get("/api/pictures/01234567-top-2").json
+        assert of_another_bundle["has_reference"] is False
