@@ -5,7 +5,7 @@ import http.client
 import json
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from websockets.sync.client import ClientConnection, connect
 from heatline.edge.config import WebConfig
 from heatline.edge.delivery.journal import FILE_NAME
 from heatline.edge.inspection.verdict import TileScores
-from heatline.edge.monitor.api import Choose
 from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.monitor.held_picture import HeldPicture
 from heatline.edge.monitor.marks import mark_of
@@ -115,24 +114,16 @@ def review_event(mark: Mark, seq: int, journal_id: str | None = JOURNAL) -> Revi
 
 
 @contextlib.contextmanager
-def line_with_marks(
-    folder: Path, memory: Memory, *, is_journalled: bool = True, before: Callable[[Mark], None] = lambda _: None
-) -> Iterator[tuple[Path, list[Mark]]]:
-    """A line that journals each mark in `folder`; its socket, and the marks that came.
-
-    Args:
-        before: is given each mark before its event is sent.
-    """
+def line_with_marks(folder: Path, memory: Memory) -> Iterator[tuple[Path, list[Mark]]]:
+    """A line that journals each mark in `folder`; its socket, and the marks that came."""
     came: list[Mark] = []
     with contextlib.closing(make_writer(folder)) as journal:
 
         def take(mark: Mark) -> None:
             came.append(msgspec.structs.replace(mark))
-            before(mark)
-            if is_journalled:
-                *_, sent = journal.commit([Message(msgspec.structs.replace(review_event(mark, 0), journal_id=None))])
-                assert isinstance(sent.event, ReviewEvent)
-                memory.add_review(sent.event)
+            *_, sent = journal.commit([Message(msgspec.structs.replace(review_event(mark, 0), journal_id=None))])
+            assert isinstance(sent.event, ReviewEvent)
+            memory.add_review(sent.event)
 
         feed = PictureFeed(folder / "pictures" / "line")
         feed.on_mark = take
@@ -210,20 +201,18 @@ def page(
     tls: ssl.SSLContext | None = None,
     line_socket: Path = Path("/no-line"),
     file: Path = Path("/no-line.toml"),
-    choose: Choose = not_chosen,
 ) -> Iterator[Page]:
     """Serve a page until the context ends.
 
     Args:
         line_socket: where the line takes marks, in a folder beside its journal.
         file: the line's file.
-        choose: takes the pictures that people choose.
     """
     memory = memory or Memory()
     metrics = Metrics(memory)
     with listening_socket("127.0.0.1:0") as bound:
         journal = line_socket.parent.parent / FILE_NAME
-        app = application(file, LINE, memory, metrics, store, line_socket, journal, choose)
+        app = application(file, LINE, memory, metrics, store, line_socket, journal, not_chosen)
         server = server_of(app, bound, web or WebConfig(), only_local=only_local)
         port = bound.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
