@@ -52,10 +52,8 @@ def event(seq: int, topic: str, journal_id: str | None, detail: str = "") -> Cou
 class FollowedLine:
     """A journal and its server; the server can be restarted, and the journal replaced."""
 
-    def __init__(
-        self, folder: Path, address: str, heartbeat_s: float = HEARTBEAT_SECONDS, access: Access | None = None
-    ) -> None:
-        self.folder, self.address, self._heartbeat_s, self._access = folder, address, heartbeat_s, access
+    def __init__(self, folder: Path, address: str, heartbeat_s: float = HEARTBEAT_SECONDS) -> None:
+        self.folder, self.address, self._heartbeat_s = folder, address, heartbeat_s
         self.journal = Journal.open(folder, "line1")
         self._context = zmq.Context()
         self._clients: list[Client] = []
@@ -68,9 +66,8 @@ class FollowedLine:
 
     def start(self) -> None:
         self.consumers = Consumers(self.folder)
-        access = self._access or Access()
-        self._refusals = access.refusals
-        self.server = FollowServer(self.address, self.folder, self.consumers, self._heartbeat_s, access)
+        self._access = Access()
+        self.server = FollowServer(self.address, self.folder, self.consumers, self._heartbeat_s, self._access)
         self.server.start()
 
     def stop(self) -> None:
@@ -102,7 +99,7 @@ class FollowedLine:
     @property
     def refused(self) -> dict[str, int]:
         """Number of refusals since the server started, by reason."""
-        return {name.removeprefix("journal."): count for name, count in self._refusals.counts().items()}
+        return {name.removeprefix("journal."): count for name, count in self._access.refusals.counts().items()}
 
     @property
     def journal_id(self) -> str:

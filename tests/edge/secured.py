@@ -91,9 +91,7 @@ class Secured:
 
 
 @contextlib.contextmanager
-def connected(
-    address: str, kind: int, keys: ClientKeys | None = None, topic: bytes = b""
-) -> Iterator["zmq.Socket[bytes]"]:
+def connected(address: str, kind: int, keys: ClientKeys | None = None) -> Iterator["zmq.Socket[bytes]"]:
     """Yield a connected bare socket."""
     with zmq.Context() as context, context.socket(kind) as client:
         client.setsockopt(zmq.LINGER, 0)
@@ -101,7 +99,7 @@ def connected(
         client.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
         client.setsockopt(zmq.HANDSHAKE_IVL, 1000)
         if kind == zmq.SUB:
-            client.setsockopt(zmq.SUBSCRIBE, topic)
+            client.setsockopt(zmq.SUBSCRIBE, b"")
         if keys is not None:
             keys.apply(client)
         client.connect(address)

@@ -3,8 +3,6 @@
 import contextlib
 import json
 import queue
-import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ import pytest
 import zmq
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.delivery.auth import ClientKeys, read_key_pair
+from heatline.edge.delivery.auth import ClientKeys, fingerprint, read_key_pair
 from heatline.edge.delivery.client import Commander
 from heatline.edge.delivery.servers import Answer, CommandServer, Handle
 from heatline.edge.errors import DeliveryError, MessageError
@@ -274,27 +272,19 @@ def test_a_reachable_line_needs_a_key_and_serves_allowed_clients(tmp_path: Path,
     file = write_line_with(tmp_path, bundle.path, ports[0].bound, cameras, tables)
     keys, mes = tmp_path / "keys", tmp_path / "mes.key"
 
-    def read_advice(sentence: str, pattern: str) -> list[str]:
-        """Return the parts of an advised command, with the paths of this machine."""
-        sentence = sentence.replace("/etc/heatline/keys", str(keys))
-        found = re.search(pattern, sentence.replace("CLIENT.key.pub", f"{mes}.pub"))
-        assert found is not None, sentence
-        return list(found.groups())
-
     # Without a key or an allowed client, the line does not run, and its message says what to do.
     refused = complaint(heatline("run", file))
     assert complaint(heatline("check", file)) == refused
-    command_line, key, table = read_advice(
-        refused, r"make one with heatline (.*?), give it .*? and set (key = .*?) under (\[security\])"
-    )
+    assert "make one with heatline keys new /etc/heatline/keys/line.key" in refused
     keys.mkdir()
-    typed(*shlex.split(command_line))
-    file.write_text(f"{file.read_text()}\n{table}\n{key}\n".replace("wait_for_subscriber_s = 60\n", ""))
+    typed("keys", "new", keys / "line.key")
+    secured = f'{file.read_text()}\n[security]\nkey = "{keys}/line.key"\n'
+    file.write_text(secured.replace("wait_for_subscriber_s = 60\n", ""))
     nobody = heatline("run", file)
     assert nobody.returncode == ACCESS_DENIED
-    (command_line,) = read_advice(complaint(nobody), "allow one with heatline (.*)")
+    assert "allow one with heatline keys allow" in complaint(nobody)
     typed("keys", "new", mes)
-    typed(*shlex.split(command_line))
+    typed("keys", "allow", f"{mes}.pub", "--allowed", keys / "allowed", "--role", "listen")
 
     own = read_key_pair(keys / "line.key")
     options = ["--key", mes, "--line-key", keys / "line.key.pub"]
@@ -328,7 +318,11 @@ def test_a_reachable_line_needs_a_key_and_serves_allowed_clients(tmp_path: Path,
         triggered = served(*trigger)
         assert (triggered["type"], triggered["part_id"]) == ("triggered", "P-1")
         assert served(*follow)["seq"] == 1
+        known = fingerprint(read_key_pair(mes).public)
+        listed = json.loads(typed("keys", "list", "--allowed", keys / "allowed", "--json"))
+        assert listed == {"keys": [{"name": "mes", "fingerprint": known, "roles": ["listen", "follow", "command"]}]}
         typed("keys", "revoke", "mes", "--allowed", keys / "allowed")
+        assert "has no key 'mes'" in complaint(heatline("keys", "revoke", "mes", "--allowed", keys / "allowed"))
         until(lambda: "your key is not allowed there" in refusal_of(*listen, *options))  # in a moment
         service.until_inspected()
         received = service.end()

@@ -31,14 +31,6 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "events.jsonl"
 
 
-SLOW_START = """
-import subprocess, time
-execute_child = subprocess.Popen._execute_child
-subprocess.Popen._execute_child = lambda *arguments: (execute_child(*arguments), time.sleep(0.5))
-"""
-"""Module of a Python that notices late that its child runs, as on a busy machine."""
-
-
 def run(line: FollowedLine, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     return heatline("follow", line.address, "--name", "mes1", *arguments)
 
@@ -207,16 +199,10 @@ def test_a_command_that_fails_runs_again_until_it_succeeds_and_no_event_is_left_
     ]
 
 
-@pytest.mark.parametrize(
-    ("number", "starts"),
-    [(signal.SIGINT, ""), (signal.SIGTERM, SLOW_START)],
-    ids=["runs, Ctrl-C", "is still being started, SIGTERM"],
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_ends_the_command_and_its_event_comes_again(
-    line: FollowedLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, starts: str
+    line: FollowedLine, tmp_path: Path, number: signal.Signals
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(starts)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     line.add(GOOD)
     begun, never = tmp_path / "begun", tmp_path / "never"
     os.mkfifo(begun)

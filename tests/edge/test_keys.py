@@ -4,7 +4,6 @@ Only its owner can read a new private key.
 """
 
 import dataclasses
-import json
 import os
 import re
 import stat
@@ -30,10 +29,9 @@ from cryptography.hazmat.primitives.serialization import (
 from heatline.edge.bundle import signature as signing
 from heatline.edge.bundle.signature import trust_key, trusted_keys
 from heatline.edge.delivery import auth
-from heatline.edge.delivery.auth import fingerprint, is_local, unprotected
+from heatline.edge.delivery.auth import is_local, unprotected
 from heatline.edge.errors import AccessError, BundleError, HeatlineError
 from heatline.edge.keys import LARGEST_KEY_FILE, public_half
-from tests.command import complaint, heatline
 from tests.edge.secured import Secured
 
 
@@ -232,26 +230,3 @@ def test_an_untrustworthy_key_file_stops_a_start_and_later_excludes_no_other(
         assert excerpt in logged
         with pytest.raises(AccessError, match=excerpt):
             secured.access()
-
-
-def test_a_key_is_made_allowed_listed_and_revoked(tmp_path: Path) -> None:
-    mes, allowed = tmp_path / "mes.key", tmp_path / "keys" / "allowed"
-
-    def typed(command: str, *arguments: str | Path) -> Any:
-        done = heatline("keys", command, *arguments, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    report, known, public = typed("new", mes), fingerprint(auth.read_key_pair(mes).public), f"{mes}.pub"
-    assert report == {"private": str(mes), "public": public, "algorithm": "curve25519", "fingerprint": known}
-    assert heatline("keys", "list", "--allowed", allowed).stdout.startswith("0 allowed in")
-    report = typed("allow", public, "--allowed", allowed, "--role", "listen", "--role", "follow")
-    files = [allowed / role / "mes.pub" for role in ("listen", "follow")]
-    assert report["files"] == [str(file) for file in files]
-    assert {auth.read_public_key(file) for file in files} == {auth.read_key_pair(mes).public}
-    listed = typed("list", "--allowed", allowed)
-    assert listed == {"keys": [{"name": "mes", "fingerprint": known, "roles": ["listen", "follow"]}]}
-    assert "mes (listen, follow)" in heatline("keys", "list", "--allowed", allowed).stdout
-    assert typed("revoke", "mes", "--allowed", allowed) == {"name": "mes", "revoked": ["listen", "follow"]}
-    assert typed("list", "--allowed", allowed) == {"keys": []}
-    assert "has no key 'mes'" in complaint(heatline("keys", "revoke", "mes", "--allowed", allowed))

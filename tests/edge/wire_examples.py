@@ -11,7 +11,6 @@ from heatline.edge.wire.events import from_frames
 from heatline.edge.wire.following import (
     AckRequest,
     Batch,
-    Delivered,
     Following,
     FollowRequest,
     ForgetRequest,
@@ -34,51 +33,7 @@ def unpack(data: bytes) -> list[bytes]:
     return parts
 
 
-GOLDEN_FRAMES = {
-    name: unpack((DATA / f"{name}-v2.bin").read_bytes())
-    for name in (
-        *("verdict-defect", "verdict-good", "no-verdict", "status"),
-        # With cameras that are devices.
-        *("verdict-part", "no-verdict-lost", "no-verdict-no-frame", "status-cameras", "alarm"),
-        # With products and a handshake.
-        *("status-handshake", "alarm-product", "change", "change-refused"),
-        # With a journal.
-        *("verdict-journalled", "alarm-journalled", "change-journalled", "status-journal"),
-        "journal-live-only",
-        # With an evidence store and a page.
-        *("verdict-picture", "status-evidence", "no-verdict-area"),
-        # With a reference.
-        "no-verdict-pose",
-        # With drift.
-        *("drift", "status-drift"),
-        # With a person's mark.
-        "review",
-    )
-}
-GOLDEN = {name: from_frames(parts) for name, parts in GOLDEN_FRAMES.items()}
-
-DEFECT, GOOD, NO_VERDICT = GOLDEN["verdict-defect"], GOLDEN["verdict-good"], GOLDEN["no-verdict"]
-LOST, NO_FRAME = GOLDEN["no-verdict-lost"], GOLDEN["no-verdict-no-frame"]
-STATUS, HANDSHAKE, JOURNAL_STATUS = GOLDEN["status"], GOLDEN["status-handshake"], GOLDEN["status-journal"]
-ALARM, CHANGE, REFUSED_CHANGE = GOLDEN["alarm"], GOLDEN["change"], GOLDEN["change-refused"]
-DRIFT = GOLDEN["drift"]
-LIVE_ONLY = GOLDEN["journal-live-only"]
 JOURNAL, FORMER = "5a6c2b7f7e2e4b0d9f0b6f1a3c4d5e6f", "0123456789abcdef0123456789abcdef"
-PNG = b"\x89PNG\r\n\x1a\n as it was journalled"
-HEADERS = [
-    b'{"type":"verdict","schema_version":2,"boot_id":"0123456789abcdef0123456789abcdef","seq":8,"camera":"top",'
-    b'"frame_id":9,"last_frame_id":null,"frame_number":9,"frames":1,"source":null,"part_id":"P-8","times":'
-    b'{"captured_at_ns":1790000000123456789,"captured_monotonic_ns":987654321,"camera_timestamp_ns":null},"frame_hw":'
-    b'[4,8],"verdict":"DEFECT","reason":null,"detail":null,"frame_score":3.25,"score_threshold":1.5,'
-    b'"evidence_threshold":4.125,"precision":"f32","bundle":{"name":"boards","version":"1","digest":"ab"},"product":null,'
-    b'"journal_id":"5a6c2b7f7e2e4b0d9f0b6f1a3c4d5e6f","previous_seq":5,"regions":[{"box_xyxy":[4,0,8,4],"contour_xy":'
-    b'[[4,0],[4,3],[7,3],[7,0]],"area_px":16,"peak_xy":[6,2],"score":9.5}],"latency_ms":12.5,"acting":true,"heatmap":'
-    b'{"hw":[1,2],"cell_px":4,"logit_at_0":-2.0,"logit_at_255":10.25},"chunks":{}}',
-    b'{"type":"alarm","schema_version":2,"boot_id":"0123456789abcdef0123456789abcdef","seq":10,"at_ns":'
-    b'1790000001000000000,"line":"line1","camera":"side","alarm":"open","detail":"it is not there","active":true,'
-    b'"began_at_ns":1790000000900000000,"acting":true,"product":null,"journal_id":'
-    b'"5a6c2b7f7e2e4b0d9f0b6f1a3c4d5e6f","previous_seq":0}',
-]
 
 REQUESTS: dict[str, Request] = {
     "follow-v2.bin": FollowRequest(name="mes1", client="6ff3c0de"),
@@ -115,4 +70,17 @@ REPLIES: dict[str, Reply] = {
         request_id="r1", reason="unavailable", detail="/x/journal.db cannot be read (disk I/O error); ask again"
     ),
 }
-EVENTS = [Delivered(JOURNAL, 8, HEADERS[0], PNG), Delivered(JOURNAL, 10, HEADERS[1])]
+
+GOLDEN_FRAMES = {
+    file.name.removesuffix("-v2.bin"): unpack(file.read_bytes())
+    for file in sorted(DATA.glob("*-v2.bin"))
+    if file.name not in REQUESTS.keys() | REPLIES.keys()
+}
+GOLDEN = {name: from_frames(parts) for name, parts in GOLDEN_FRAMES.items()}
+
+DEFECT, GOOD, NO_VERDICT = GOLDEN["verdict-defect"], GOLDEN["verdict-good"], GOLDEN["no-verdict"]
+LOST, NO_FRAME = GOLDEN["no-verdict-lost"], GOLDEN["no-verdict-no-frame"]
+STATUS, HANDSHAKE, JOURNAL_STATUS = GOLDEN["status"], GOLDEN["status-handshake"], GOLDEN["status-journal"]
+ALARM, CHANGE, REFUSED_CHANGE = GOLDEN["alarm"], GOLDEN["change"], GOLDEN["change-refused"]
+DRIFT = GOLDEN["drift"]
+LIVE_ONLY = GOLDEN["journal-live-only"]
