@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.cameras.base import EndOfFrames, FrameSource, Opened, Pace
+from heatline.edge.cameras.base import EndOfFrames, FrameSource, Pace
 from heatline.edge.cameras.child import make_source
 from heatline.edge.cameras.files import FolderCamera, VideoCamera
 from heatline.edge.cameras.pattern import frame_id_of, pattern
@@ -31,7 +31,7 @@ from heatline.edge.cameras.settings import (
     V4l2Settings,
     VideoSettings,
 )
-from heatline.edge.cameras.streams import RtspCamera, StreamSource, V4l2Camera
+from heatline.edge.cameras.streams import RtspCamera, V4l2Camera
 from heatline.edge.errors import CameraError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame, Stamp
 from tests.edge.gv_cameras import aravis_camera
@@ -371,43 +371,30 @@ def test_frames_are_due_at_the_rate_and_a_late_consumer_catches_up(monkeypatch: 
 # Streams: the newest picture.
 
 
-class Stream(StreamSource[int]):
-    """A camera whose pictures the test puts."""
-
-    def open(self) -> Opened:
-        raise NotImplementedError
-
-    def _receive(self) -> str:
-        raise NotImplementedError
-
-    def _to_frame(self, stamp: Stamp, picture: int) -> Frame:
-        return Frame(stamp, np.full((1, 1), picture, np.uint8), "Mono8")
+def webcam(path: str | Path = "/dev/null", **keys: Any) -> V4l2Camera:
+    return V4l2Camera(V4l2Settings(name="usb", device=Path(path), **keys))
 
 
 @given(steps=st.lists(st.integers(0, 3), max_size=40))
 def test_every_picture_comes_once_itself_or_in_a_run_and_every_second_item_is_a_picture(steps: list[int]) -> None:
     """Each step puts this many pictures and takes once; at last the stream ends."""
-    stream, accounted, last, came = Stream("top"), list[int](), 0, list[type]()
+    stream, accounted, last, came = webcam(), list[int](), 0, list[type]()
     for count in steps + [0] * 4:
         for _ in range(count):
             last += 1
-            stream.put(Stamp("top", last), last % 256)
+            stream.put(Stamp("usb", last), np.full((1, 1, 3), last % 256, np.uint8))
         one = stream.grab(0.0)
         if one is not None:
             first = one.stamp.frame_id or 0
             assert (one.stamp.last_frame_id or first) - first + 1 == one.stamp.frames
             accounted += range(first, first + one.stamp.frames)
             came.append(type(one))
-            assert isinstance(one, BadFrame) or one.image[0, 0] == first % 256
+            assert isinstance(one, BadFrame) or one.image[0, 0, 0] == first % 256
     assert accounted == list(range(1, last + 1))
     assert all(Frame in pair for pair in itertools.pairwise(came)), "a slow reader gets no losses only"
 
 
 # V4L2.
-
-
-def webcam(path: str | Path = "/dev/null", **keys: Any) -> V4l2Camera:
-    return V4l2Camera(V4l2Settings(name="usb", device=Path(path), **keys))
 
 
 def test_a_file_that_is_no_video_device_is_a_camera_error(tmp_path: Path) -> None:
