@@ -26,13 +26,11 @@ from heatline.edge.inference import open_engine
 from heatline.edge.inference.engine import infer_features
 from heatline.edge.inspection.inspector import Inspector
 from heatline.train.compose import read_config
-from heatline.train.config import TilesConfig
 from heatline.train.dense.samples import Sampler
 from heatline.train.dense.tiles import OutOfFold
 from heatline.train.evaluation.evaluated import prepare_run
 from heatline.train.evaluation.gallery import GAP_PX
 from heatline.train.evaluation.result import read_evaluation
-from heatline.train.frames import FrameStore, grid_tiles
 from heatline.train.run import RunFolder, load_run
 from tests.command import complaint, heatline
 from tests.conftest import write_picture
@@ -157,22 +155,16 @@ def test_a_training_says_which_classes_pass_and_counts_by_thresholds_of_the_othe
 
 
 def test_the_bundle_states_its_pooling_and_has_thresholds_from_out_of_fold_predictions(
-    first: tuple[RunFolder, str], bundle: Path, tmp_path: Path
+    first: tuple[RunFolder, str], bundle: Path
 ) -> None:
     """The score threshold lies between the highest logits of good and defective pictures, by the run's own file."""
-    manifest, images = open_bundle(bundle).manifest, load_run(first[0].folder).data.images
-    calibration, answers = manifest.calibration, OutOfFold.read(first[0].out_of_fold)
-    store, rule = (
-        FrameStore.build(images, tmp_path / "frames"),
-        TilesConfig(tile_px=64, overlap_px=2, defective_share=0.01),
-    )
-    frame = grid_tiles(store, range(len(store)), rule).frame
-    highest = np.array([answers.logit[frame == number].max() for number in range(len(store))])
-    defective = np.array([image.defective for image in images])
-    lowest = highest[defective].min()
+    manifest, frames = open_bundle(bundle).manifest, read_evaluation(first[0].report).frames
+    calibration = manifest.calibration
+    lowest = min(frame.score for frame in frames if frame.defective)
+    highest = max(frame.score for frame in frames if not frame.defective)
     assert (manifest.map.identity, manifest.map.hw) == ("top-mean(map, 16) == logit", (8, 8))
     assert (calibration.frames, calibration.frames_are) == (4, "good frames of held-out groups")
-    assert calibration.score_threshold == pytest.approx((highest[~defective].max() + lowest) / 2, abs=1e-3)
+    assert calibration.score_threshold == pytest.approx((highest + lowest) / 2, abs=1e-3)
     assert (calibration.score_by, calibration.groups) == ("margin", 4)
     assert calibration.coldest_defect == pytest.approx(lowest, abs=1e-3)
     assert calibration.evidence_threshold <= calibration.score_threshold

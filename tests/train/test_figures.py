@@ -1,9 +1,13 @@
-"""Figures and their intervals, compared with slow counts, plain loops and the published tables."""
+"""Figures and their intervals, compared with slow counts; and the report, whose slider follows the verdict rule."""
 
+import json
+import re
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import msgspec
 import numpy as np
 import pytest
@@ -12,25 +16,134 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from heatline.edge.bundle import Calibration
 from heatline.edge.calibration.statistics import RESAMPLES, SEED
+from heatline.edge.errors import InputError, TrainingError
 from heatline.edge.geometry import Region
+from heatline.edge.heatmap_picture import ColourScale
+from heatline.edge.inspection.verdict import Judgement, TileScores
+from heatline.edge.util.page import Table
+from heatline.train.evaluation import study_chapter
 from heatline.train.evaluation.figures import FRAME, Figures, compute_figures, compute_intervals, tile_type
-from heatline.train.evaluation.published import PUBLISHED
+from heatline.train.evaluation.gallery import FRAMES, GAP_PX, TRUTH_RGB, FrameGallery, draw_frame
+from heatline.train.evaluation.line_view import NAMES
+from heatline.train.evaluation.observe import relative_name
+from heatline.train.evaluation.report import write_report
 from heatline.train.evaluation.result import (
     DefectKind,
     Evaluation,
+    EvaluationSubject,
     FrameAnswer,
     count_kinds,
     describe_escapes,
     describe_kinds,
+    write_evaluation,
 )
+from heatline.train.evaluation.rows import PictureSet, StoredEvaluation, figure_tables, make_rows
 from heatline.train.evaluation.scoring import FrameScore, label_defects, match_regions, peak_distance_px, study_mask
-from heatline.train.evaluation.study_chapter import STUDY_METRICS, mean_ranks, ranks
+from heatline.train.evaluation.study_chapter import ranks
 from heatline.train.metrics import auroc, average_precision
+from heatline.train.models.vit import FUSIONS
+from tests.golden import assert_golden
 from tests.oracles import bilinear
-from tests.train.evaluations import evaluation, subject
+from tests.train.report_page import Page
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def rule_figures(name: str, precision: float = 0.5, recall: float = 0.5) -> Figures:
+    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    values = {"precision": precision, "recall": recall, "f1": f1, "jaccard": f1 / (2 - f1), "accuracy": 0.99}
+    return {f"{name}.{field}": value for field, value in values.items()}
+
+
+def made_figures(family: str = "cnn", seed: int = 0, **known: float | None) -> Figures:
+    """Return figures by dotted name; of `known`, the first `__` is the dot."""
+    figures: Figures = {
+        "tile.tiles": 1200, "tile.defective": 90, "tile.average_precision": 0.8, "tile.auroc": 0.95,
+        "tile.accuracy": 0.95, "study.pointing": 0.7, "study.pointing_gated": 0.6,
+        "frame.frames": 30, "frame.unplaced": 0, "frame.defects": 60, "frame.defects_hit": 50,
+        "frame.hit_rate": 50 / 60, "frame.false_regions": 6, "frame.false_regions_per_frame": 0.2,
+        "frame.defective_frames": 20, "frame.escaped_frames": 2, "frame.escape_rate": 0.1, "frame.good_frames": 10,
+        "frame.rejected_frames": 1, "frame.false_reject_rate": 0.1, "frame.average_precision": 0.97,
+        "frame.auroc": 0.96, **rule_figures("study"), **rule_figures("line", 0.7, 0.6),
+    }  # fmt: skip
+    rng = np.random.default_rng(seed)
+    for fusion in FUSIONS if family == "vit" else ():
+        names = ("precision", "recall", "f1", "jaccard", "accuracy", "pointing", "pointing_gated")
+        figures |= {f"{fusion}.{name}": float(rng.random()) for name in names}
+    return figures | {name.replace("__", "."): value for name, value in known.items()}
+
+
+def subject(name: str = "run", model: str = "efficientnetv2_s_d", **known: Any) -> EvaluationSubject:
+    is_vit = "vit" in model or "deit" in model
+    values: dict[str, Any] = {
+        "name": name, "path": f"runs/{name}", "kind": "run", "model": model, "family": "vit" if is_vit else "cnn",
+        "method": "rollout-max-discard-0.9" if is_vit else "cam", "map_hw": (7, 7) if model.endswith("s") else (14, 14),
+        "engine": "torch f32", "recipe": "finetune, 600 steps of 32", "data": "hripcb", "part": "test",
+        "groups": ["10", "12"], "pictures": 30, "lr": 0.001, "val_loss": 0.1, "val_accuracy": 0.96,
+    }  # fmt: skip
+    return EvaluationSubject(**(values | known))
+
+
+def evaluation(
+    about: EvaluationSubject,
+    figures: Figures | None = None,
+    intervals: dict[str, tuple[float, float]] | None = None,
+    frames: list[FrameAnswer] | None = None,
+    seed: int = 0,
+    **known: Any,
+) -> Evaluation:
+    values: dict[str, Any] = {
+        "truth": "masks",
+        "calibration": Calibration(0.7, 5.5, -6.0, 0.05, 36, "good frames of the validation groups"),
+        "figures": made_figures(about.family, seed) if figures is None else figures,
+        "intervals": intervals or {},
+        "intervals_are": "no intervals: a bootstrap needs at least 10 groups, and there are 2",
+        "frames": answers(seed, groups=about.groups) if frames is None else frames,
+        "rests_on": "the test groups (2 groups, 60 frames)",
+    }
+    return Evaluation(about, **(values | known))
+
+
+def answers(seed: int = 0, defective: int = 20, good: int = 40, groups: Sequence[str] = ()) -> list[FrameAnswer]:
+    """Return frames with random scores, alternating between the groups; two of three defects of each are hit."""
+    rng = np.random.default_rng(seed)
+    scores = [*rng.normal(4, 3, defective), *rng.normal(-2, 2, good)]
+    return [
+        FrameAnswer(
+            image=f"{'bad' if at < defective else 'good'}/{at:03}.png",
+            group=groups[at % len(groups)] if groups else None,
+            defective=at < defective,
+            score=float(score),
+            defects=3 if at < defective else 0,
+            hit=2 if at < defective else 0,
+            false_regions=0,
+        )
+        for at, score in enumerate(scores)
+    ]
+
+
+def pictured(frames: int = 3) -> list[FrameAnswer]:
+    """Return frames of each label with a picture; their files are not written."""
+    return [
+        FrameAnswer(f"board-{at:02}.jpg", None, is_bad, 3.5 - 2 * at, picture=f"{is_bad}-{at}.png")
+        for is_bad in (True, False)
+        for at in range(frames)
+    ]
+
+
+def write(made: Evaluation, folder: Path, with_pictures: bool = True) -> Path:
+    """Write an evaluation with its gallery into a folder."""
+    folder.mkdir(parents=True)
+    write_evaluation(made, folder)
+    if with_pictures:
+        for frame in made.frames:
+            if frame.picture is not None:
+                cv2.imwrite(str(folder / frame.picture), np.full((8, 24, 3), 90, np.uint8))
+    return folder
+
+
 MAPS = ("study", "min")
 SCORES = st.sampled_from([-2.0, -0.5, 0.0, 1.0, 1.5, 3.0])
 """Few values, so that many scores are equal."""
@@ -67,49 +180,12 @@ def test_average_precision_and_auroc_match_slow_counts_with_repeated_items(
         assert found == pytest.approx([slow_average_precision(every), slow_auroc(every)])
 
 
-PX = st.tuples(*[st.integers(0, 50)] * 4)
-IN_GROUP = st.integers(0, 3), SCORES
-TILE_ROWS = st.lists(
-    st.one_of(
-        # As `tile_type`: defective, ambiguous, px from each map's peak to the truth, px by the study's rule.
-        st.tuples(
-            *IN_GROUP, st.just(True), st.just(False), st.tuples(*[st.sampled_from([0, 0.5, 5])] * 2), st.tuples(PX, PX)
-        ),
-        st.tuples(*IN_GROUP, st.just(False), st.booleans(), st.just((np.nan, np.nan)), st.tuples(PX, PX)),
-    ),
-    max_size=8,
-)
-HITS = st.sampled_from([(0, 0, 0), (0, 0, 3), (1, 0, 0), (1, 1, 2), (3, 2, 1)])
-"""Defects, those hit, and false regions."""
-FRAME_ROWS = st.lists(
-    st.one_of(
-        # As `FRAME`: defective, rejected, placed, and what is known of those that are.
-        st.tuples(*IN_GROUP, st.booleans(), st.booleans(), HITS, PX).map(lambda row: (*row[:4], True, *row[4], row[5])),
-        st.tuples(*IN_GROUP, st.booleans(), st.booleans()).map(lambda row: (*row, False, 0, 0, 0, (0,) * 4)),
-    ),
-    min_size=1,
-    max_size=8,
-)
-
-
 def figures(tiles: list[Any], frames: list[Any], weights: Sequence[int] = (1,) * 4, **how: bool) -> Figures:
     rows = np.array(tiles, tile_type(len(MAPS))), np.array(frames, FRAME)
     return compute_figures(*rows, MAPS, np.array(weights, np.float64), **how)
 
 
-@given(TILE_ROWS, FRAME_ROWS, st.lists(st.integers(0, 3), min_size=4, max_size=4))
-def test_weights_have_the_effect_of_repeated_groups(tiles: list[Any], frames: list[Any], weights: list[int]) -> None:
-    placed = {row[0] for row in frames if row[4]}
-    tiles = [row for row in tiles if row[0] in placed]  # tiles are of placed frames
-    again = [[row for row in rows for _ in range(weights[row[0]])] for rows in (tiles, frames)]
-    weighted, repeats = figures(tiles, frames, weights), figures(*again)
-    assert weighted.keys() == repeats.keys()
-    for name, value in weighted.items():
-        assert type(value) is type(repeats[name]), name
-        assert value == (repeats[name] if value is None else pytest.approx(repeats[name])), name
-
-
-TILES = [
+TILE_ROWS = [
     # group, logit, defective, ambiguous, px from each map's peak to the truth, px of the study's rule of each map
     (0, 2.0, True, False, (0.0, 0.0), ((30, 10, 20, 40), (1, 2, 3, 94))),  # found, and both peaks on the truth
     (0, 0.5, True, False, (0.0, 9.0), ((0, 10, 50, 40), (0, 0, 50, 50))),  # above probability 0.5
@@ -117,7 +193,7 @@ TILES = [
     (1, 1.0, False, False, (np.nan, np.nan), ((0, 20, 0, 80), (0, 0, 0, 100))),
     (2, -3.0, False, False, (np.nan, np.nan), ((0, 0, 0, 100), (0, 0, 0, 100))),
 ]
-FRAMES = [
+FRAME_ROWS = [
     # group, logit, defective, rejected, placed, defects, hit, false regions, px of the line's rule
     (0, 2.0, True, True, True, 2, 1, 0, (25, 5, 75, 95)),
     (1, 1.0, False, True, True, 0, 0, 3, (0, 50, 0, 150)),
@@ -144,20 +220,30 @@ BY_HAND: dict[str, list[float | None]] = {
 }  # fmt: skip
 
 
+@given(st.lists(st.integers(0, 3), min_size=4, max_size=4).filter(any))
+def test_weights_have_the_effect_of_repeated_groups(weights: list[int]) -> None:
+    again = [[row for row in rows for _ in range(weights[row[0]])] for rows in (TILE_ROWS, FRAME_ROWS)]
+    weighted, repeats = figures(TILE_ROWS, FRAME_ROWS, weights), figures(*again)
+    assert weighted.keys() == repeats.keys()
+    for name, value in weighted.items():
+        assert type(value) is type(repeats[name]), name
+        assert value == (repeats[name] if value is None else pytest.approx(repeats[name])), name
+
+
 def test_figures_match_a_hand_calculation() -> None:
-    found = figures(TILES, FRAMES)
+    found = figures(TILE_ROWS, FRAME_ROWS)
     for names, expected in BY_HAND.items():
         assert [found[name] for name in names.split()] == pytest.approx(expected), names
-    one_class = figures([row for row in TILES if not row[2]], FRAMES)
+    one_class = figures([row for row in TILE_ROWS if not row[2]], FRAME_ROWS)
     assert [one_class[f"tile.{name}"] for name in ("average_precision", "auroc")] == [None, None]
     assert one_class["study.pointing"] is None
     # An ambiguous tile has no rank; as the highest-scoring good one, it would halve the precision. It is counted.
     ambiguous = (0, 9.0, False, True, (np.nan, np.nan), ((0, 0, 0, 100), (0, 0, 0, 100)))
-    more = figures([*TILES, ambiguous], FRAMES)
+    more = figures([*TILE_ROWS, ambiguous], FRAME_ROWS)
     assert all(more[f"tile.{name}"] == found[f"tile.{name}"] for name in ("average_precision", "auroc"))
     assert (more["tile.tiles"], more["study.true_negative_px"]) == (6, 400)
     # Good frames that set the threshold give no rate.
-    chosen = figures(TILES, FRAMES, set_threshold=True)
+    chosen = figures(TILE_ROWS, FRAME_ROWS, set_threshold=True)
     assert (chosen["frame.rejected_frames"], chosen["frame.false_reject_rate"]) == (1, None)
 
 
@@ -242,13 +328,6 @@ def test_the_peak_of_a_map_lies_at_the_centre_of_its_cell_and_not_in_the_padding
 NO_TILES = np.zeros(0, tile_type(1))
 
 
-def quantile(values: list[float], share: float) -> float:
-    """Return a quantile by linear interpolation."""
-    ordered, place = sorted(values), share * (len(values) - 1)
-    below, above = ordered[int(place)], ordered[min(int(place) + 1, len(values) - 1)]
-    return below + (place - int(place)) * (above - below)
-
-
 def intervals_of(rows: list[Any], groups: int) -> tuple[dict[str, tuple[float, float]], str]:
     return compute_intervals(partial(compute_figures, NO_TILES, np.array(rows, FRAME), ["study"]), groups)
 
@@ -272,15 +351,7 @@ def test_intervals_match_a_bootstrap_that_repeats_pictures_one_by_one() -> None:
         pairs = [(logit[one] > logit[other]) + (logit[one] == logit[other]) / 2 for one in bad for other in good]
         values["frame.auroc"] += [sum(pairs) / len(pairs)] if pairs else []
     for name, each in values.items():
-        assert found[name] == pytest.approx((quantile(each, 0.025), quantile(each, 0.975))), name
-
-
-def test_the_interval_of_ten_groups_of_which_half_escape_is_binomial() -> None:
-    """In ten draws of groups of which half escape, at most 1 of 10 has probability 0.011 and at most 2 has 0.055. So
-    the 2.5 % quantile is 2 of 10, and the upper quantile 8 of 10.
-    """
-    found, _ = intervals_of([(at, 0, True, at < 5, False, 0, 0, 0, (0,) * 4) for at in range(10)], 10)
-    assert found == {"frame.escape_rate": (pytest.approx(0.2), pytest.approx(0.8))}
+        assert found[name] == pytest.approx(tuple(np.quantile(each, (0.025, 0.975)))), name
 
 
 @pytest.mark.parametrize(
@@ -307,28 +378,6 @@ def test_ranks_match_the_slow_reference(values: list[float | None]) -> None:
     line = sorted((value for value in values if value is not None), reverse=True)
     places = {value: line.index(value) + (line.count(value) + 1) / 2 for value in line}
     assert ranks(values) == [None if value is None else places[value] for value in values]
-
-
-RECOMPUTED: dict[str, dict[str, float]] = {
-    "PCB": {"ViT_tiny fmean": 3.0, "DeiT_tiny fmean": 3.17, "DeiT_tiny fmin": 3.83, "ViT_tiny fmin": 4.83},
-    "GID": {"DeiT_tiny fmax": 5.33, "ViT_tiny fmax": 3.67},
-}
-"""Mean ranks that differ from those printed, computed from the printed values."""
-
-
-@pytest.mark.parametrize("data", PUBLISHED["data"])
-def test_the_published_figures_are_consistent_except_for_seven(data: str) -> None:
-    maps = PUBLISHED["data"][data]["maps"]
-    table = [[figures[metric] for figures in maps.values()] for metric in STUDY_METRICS]
-    families = ["cnn" if PUBLISHED["models"][name]["fusion"] is None else "vit" for name in maps]
-    for (name, shown), mean in zip(maps.items(), mean_ranks(table, families), strict=True):
-        if mean is not None:
-            assert mean == pytest.approx(RECOMPUTED[data].get(name, shown["mean_rank"]), abs=0.034)  # 3.33 is 3.3
-            assert (abs(mean - shown["mean_rank"]) < 0.05) == (name not in RECOMPUTED[data])
-        f1 = 2 * shown["precision"] * shown["recall"] / (shown["precision"] + shown["recall"])
-        assert shown["jaccard"] == pytest.approx(shown["f1"] / (2 - shown["f1"]), abs=2e-4)
-        # One row's F1 and Jaccard agree with each other, and not with its precision and recall.
-        assert (abs(shown["f1"] - f1) < 2e-4) == ((data, name) != ("PCB", "EfficientNetV2_s"))
 
 
 # What is said of the classes and sizes that pass.
@@ -384,3 +433,290 @@ def test_many_pictures_that_pass_are_told_also_if_no_class_is_known(scores: list
     found = judged(*one, frame(0.0, []))
     assert describe_escapes(found, count_kinds([found])) == sentence
     assert count_kinds([found]) == [], "a single class says nothing"
+
+
+# The report: its tables as golden text, its page, and its slider.
+
+
+def report(tmp_path: Path, *evaluations: Evaluation, study: bool = False) -> tuple[str, str]:
+    """Write a report, and return its page and its tables."""
+    folders = [write(made, tmp_path / f"in {at}") for at, made in enumerate(evaluations)]
+    page, text = write_report(folders, tmp_path / "out", study=study)
+    return page.read_text(), text.read_text()
+
+
+def judged_by(threshold: float, made: Evaluation) -> Evaluation:
+    calibration = msgspec.structs.replace(made.calibration, score_threshold=threshold)
+    return msgspec.structs.replace(made, calibration=calibration)
+
+
+def test_the_page_loads_nothing_and_shows_the_figures_of_the_tables_with_the_study_at_the_end(tmp_path: Path) -> None:
+    """Of both families, a full and a cut model, two data sets, intervals, classes and sizes."""
+    ends = {"study.f1": (0.4, 0.6), "max.f1": (0.2, 0.8), "tile.accuracy": (0.9, 0.97), "frame.escape_rate": (0.02, 1)}
+    made = [
+        evaluation(about, frames=[*pictured(), *answers(at)], seed=at, intervals=ends if at == 2 else {})
+        for at, about in enumerate((
+            subject("v2", "efficientnetv2_s"), subject("v2_d", "efficientnetv2_s_d"),
+            subject("vit", "vit_tiny_patch16_224"), subject("v2_d", "efficientnetv2_s_d", data="magnetic_tile"),
+        ))
+    ]  # fmt: skip
+    kinds = [[DefectKind("class", name, -9.0, area)] for name, area in (("pit", 9), ("dent", 400))]
+    frames = [msgspec.structs.replace(frame, kinds=kinds[at % 2] if frame.defective else [])
+              for at, frame in enumerate(made[3].frames)]  # fmt: skip
+    page, text = report(tmp_path, *made[:3], msgspec.structs.replace(made[3], frames=frames), study=True)
+    assert_golden("train_report", text)
+    shown = Page(page)
+    assert {load[:23] for load in shown.loads} == {"data:image/jpeg;base64,"}
+    assert not re.search(r"http|url\([^#]|@import|picture missing", page)
+    rows = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| ") and line.strip("|-: ")]
+    cells = {re.sub(r"[\s*\\]", "", cell) for row in rows if len(row) > 2 for cell in row}
+    assert cells <= {re.sub(r"[\s*\\]", "", part.text) for part in shown.parts if part.tag in ("td", "th", "dd", "dt")}
+    in_order = ['id="figures"', "data-positions", "Missed by class and by size", "Comparison with the study", "ViT_tin"]
+    assert sorted(in_order, key=page.index) == in_order
+    plain, _ = report(tmp_path / "plain", made[0])
+    assert "Comparison with the study" not in plain
+    assert "Missed by class" not in plain
+
+
+def counted(frames: list[FrameAnswer], threshold: float) -> tuple[list[str], list[str]]:
+    """Return the names of the missed and of the rejected frames by the verdict rule, the worst first."""
+    ordered = sorted(frames, key=lambda frame: (frame.score, frame.image))
+    missed = [frame.image for frame in ordered if frame.defective and frame.score < threshold]
+    return missed, [frame.image for frame in reversed(ordered) if not frame.defective and frame.score >= threshold]
+
+
+SIDES = "missed", "rejected"
+
+
+@pytest.mark.parametrize("threshold", [0.7, 20.0])
+def test_numbers_and_lists_follow_the_scores_at_every_position(tmp_path: Path, threshold: float) -> None:
+    frames = answers(5, 60, 90)
+    for at in (0, 60):  # a frame of each label at the threshold itself
+        frames[at] = msgspec.structs.replace(frames[at], score=threshold)
+    page = Page(report(tmp_path, judged_by(threshold, evaluation(subject("lite"), frames=frames)))[0])
+    (element,) = page.having("data-positions")
+    positions = json.loads(element.known["data-positions"] or "")
+    start, thresholds = positions["start"], [float(each) for each in positions["threshold"]]
+    assert (thresholds[start], positions["defective"], positions["good"]) == (threshold, 60, 90)
+    assert [positions[side][at] for side in SIDES for at in (0, -1)] == [0, 60, 90, 0]
+    listed = {side: [item for item in page.having("data-side", side) if item.tag == "li"] for side in SIDES}
+    for at, place in enumerate(threshold + (thresholds[1] - thresholds[0]) * (np.arange(len(thresholds)) - start)):
+        for side, names in zip(SIDES, counted(frames, place), strict=True):
+            assert positions[side][at] == len(names)
+            shown = [item for item in listed[side] if (item.at <= at) == (side == "missed")]
+            assert [item.text.split()[0] for item in shown] == names[:NAMES]
+    missed, rejected = (len(names) for names in counted(frames, threshold))
+    expected = {"missed": missed, "rejected": rejected, "caught": 60 - missed, "passed": 90 - rejected}
+    assert {name: page.now(name) for name in expected} == {name: {str(count)} for name, count in expected.items()}
+    for item in page.having("data-at"):
+        assert ("hidden" in item.known) == ((item.at > start) == (item.known["data-side"] == "missed"))
+
+
+def test_folds_with_different_thresholds_share_a_slider(tmp_path: Path) -> None:
+    folds = [
+        judged_by(threshold, evaluation(subject("v2", groups=[group]), frames=answers(seed, groups=[group])))
+        for group, threshold, seed in (("a", 1.0, 1), ("b", -2.5, 2))
+    ]
+    page = Page(report(tmp_path, *folds)[0])
+    each = [counted(fold.frames, fold.calibration.score_threshold) for fold in folds]
+    assert page.now("threshold") == {"0.00"}
+    for side, names in zip(SIDES, zip(*each, strict=True), strict=True):
+        assert page.now(side) == {str(sum(map(len, names)))}
+
+
+def test_frames_that_set_the_threshold_are_counted_by_that_of_the_others(tmp_path: Path) -> None:
+    """As the numbers of the confusion matrix do at the slider's start, which is at the calibrated threshold."""
+    made = evaluation(subject("v2"))
+    held_out = [msgspec.structs.replace(frame, threshold=0.7 + at % 3 - 1) for at, frame in enumerate(made.frames)]
+    wrong = [frame for frame in held_out if frame.defective == (frame.score < (frame.threshold or 0))]
+    page = Page(report(tmp_path, msgspec.structs.replace(made, frames=held_out))[0])
+    assert page.now("threshold") == {"0.70"}
+    assert page.now("missed") == {str(sum(frame.defective for frame in wrong))}
+    shown = {item.text.split()[0] for item in page.having("data-at") if item.tag == "li" and "hidden" not in item.known}
+    assert shown == {frame.image for frame in wrong}
+
+
+def test_names_from_users_files_are_escaped(tmp_path: Path) -> None:
+    nasty = "<script>alert(1)</script>|x\"' onload=alert(1)"
+    about = subject(nasty, data=nasty, part=nasty, groups=[nasty], recipe=nasty, path=nasty, engine=nasty)
+    frames = [FrameAnswer(nasty, nasty, is_bad, 1.0, 2, 1, 0, picture=f"{is_bad}.png") for is_bad in (True, False)]
+    made = evaluation(about, truth=nasty, frames=frames, warnings=[nasty], rests_on=nasty)
+    page, text = report(tmp_path, made, study=True)
+    assert [tag for tag, _ in Page(page).elements].count("script") == 2  # those of the page itself
+    assert page.count("&lt;script&gt;alert(1)") > 10
+    table = " ".join(line for line in text.splitlines() if line.startswith("|"))
+    assert not re.search(r"(?<!\\)(<script|\|x)", table)
+
+
+def test_files_that_are_not_pictures_of_the_evaluation_are_not_shown(tmp_path: Path) -> None:
+    """One is text, one is missing, and one is a folder."""
+    frames = pictured(2)
+    folder = write(evaluation(subject("v2"), frames=frames), tmp_path / "in")
+    text, *others = (folder / str(frame.picture) for frame in frames)
+    text.write_text("no picture")
+    for file in others:
+        file.unlink()
+    others[0].mkdir()
+    page = write_report([folder], tmp_path / "out")[0].read_text()
+    pictures = [str(part.known["alt"]).partition(" of ")[0] for part in Page(page).having("src") if part.tag == "img"]
+    assert (pictures, "picture missing" in page) == (["Colour scale"], True), "only that of the legend"
+
+
+@pytest.mark.parametrize(
+    ("given", "out", "kind", "told"),
+    [
+        ([], "out", InputError, "no evaluation was named"),
+        (["."], "out", InputError, "evaluate again"),
+        (["in"], "file/out", TrainingError, "choose another place with --out"),
+    ],
+)
+def test_a_report_without_an_evaluation_or_a_place_is_refused(
+    tmp_path: Path, given: list[str], out: str, kind: type[Exception], told: str
+) -> None:
+    (tmp_path / "file").touch()
+    write(evaluation(subject()), tmp_path / "in")
+    with pytest.raises(kind, match=told):
+        write_report([tmp_path / name for name in given], tmp_path / out)
+
+
+# Rows and folds.
+
+
+def only_set(*evaluations: Evaluation) -> PictureSet:
+    (only,) = make_rows(StoredEvaluation(made, Path("none")) for made in evaluations)
+    return only
+
+
+def tables_of(pictures: PictureSet) -> dict[str, Table]:
+    """Return the tables of the line's figures by their titles."""
+    return {table.title: table for table in figure_tables(pictures)}
+
+
+def line_of(table: Table, name: str) -> dict[str, str]:
+    """Return the texts of a line, by column."""
+    line = next(line for line in table.lines if line.cells[0].text == name)
+    return {column.name: cell.text for column, cell in zip(table.columns, line.cells, strict=True)}
+
+
+def fold(group: str, model: str = "lite", **known: float | None) -> Evaluation:
+    return evaluation(subject(model, groups=[group], path=f"runs/{group}/{model}"), made_figures(**known))
+
+
+def test_folds_make_one_row_of_means_and_sums_unless_one_does_not_know_a_figure() -> None:
+    two = [fold("a", tile__auroc=0.9, tile__tiles=10), fold("b", tile__auroc=0.7, tile__tiles=30)]
+    pictures = only_set(*two, fold("c", tile__auroc=0.2, frame__auroc=None, frame__defects=None))
+    (row,), tables = pictures.rows, tables_of(pictures)
+    assert row.figure("tile.auroc") == pytest.approx((0.9 + 0.7 + 0.2) / 3)
+    assert (row.count("tile.tiles"), row.figure("frame.auroc")) == (10 + 30 + 1200, None)
+    at = [column.name for column in tables["Folds"].columns].index("groups left out")
+    assert [line.cells[at].text for line in tables["Folds"].lines] == ["a", "b", "c"]
+    assert line_of(tables["Tiles and pixels"], "lite")["tile AUROC"] == "0.6000"
+    line = line_of(tables["Frames and defects"], "lite")
+    assert line["defective frames missed"] == "6 of 60"
+    assert not {"defects hit by a peak", "picture AUROC"} & line.keys(), "no column of dashes"
+
+    apart = only_set(*(evaluation(subject("lite", path=path)) for path in ["first/lite", "second/lite"]))
+    assert ({row.label for row in apart.rows}, "Folds" in tables_of(apart)) == ({"first/lite", "second/lite"}, False)
+    made = evaluation(subject()), evaluation(subject(data="tiles")), evaluation(subject(), truth="boxes")
+    titles = [each.title for each in make_rows(StoredEvaluation(one, Path("none")) for one in made)]
+    assert titles == ["hripcb, by boxes", "hripcb, by masks", "tiles, by masks"]
+
+
+def folds_of(name: str, **values: float) -> list[Evaluation]:
+    """Return a row with a fold per group, whose figures of maps and tiles all are its value."""
+    return [
+        fold(group, name, tile__average_precision=value, study__pointing=value, **{
+            key.replace(".", "__"): each for key, each in rule_figures("study", value, value).items()
+        })
+        for group, value in values.items()
+    ]  # fmt: skip
+
+
+def test_rows_are_ranked_and_the_best_marked_if_they_rest_on_the_same_folds() -> None:
+    table = study_chapter.study_ranks(only_set(*folds_of("low", a=0.1, b=0.5), *folds_of("high", a=0.9, b=0.7)))
+    low, high = line_of(table, "low"), line_of(table, "high")
+    assert (table.warning, high["F1"], low["F1"]) == ("", "1", "2")
+    assert float(high["mean across"]) < float(low["mean across"])
+    same = only_set(*folds_of("x", a=0.1, b=0.9), *folds_of("y", a=0.3, b=0.4))
+    other = only_set(*folds_of("x", a=0.1, b=0.9), *folds_of("y", a=0.3))
+    ranks = study_chapter.study_ranks(other)
+    assert set(list(line_of(ranks, "x").values())[2:]) == {"-"}
+    assert f"**{ranks.warning}**" in ranks.markdown(2)
+    for make in (study_chapter.maps, lambda pictures: tables_of(pictures)["Tiles and pixels"]):
+        assert (make(same).warning, "**0.5000**" in make(same).markdown(0)) == ("", True)
+        (bold,) = [line for line in make(other).markdown(0).splitlines() if "**" in line]
+        assert "Rows rest on different pictures and do not compare" in bold
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_same"),
+    [
+        ({"groups": ["a", "b"], "part": "test"}, {"groups": ["b", "a"], "part": "groups a and b"}, True),
+        ({"groups": ["a", "b"]}, {"groups": ["a", "b"], "pictures": 29}, False),
+        ({"groups": ["a"], "part": "test"}, {"groups": ["a", "b"], "part": "all"}, False),
+        ({"groups": [], "part": "test"}, {"groups": [], "part": "test"}, True),
+        ({"groups": [], "part": "test"}, {"groups": [], "part": "all"}, False),
+        ({"groups": [], "part": "test"}, {"groups": ["a"], "part": "test"}, False),
+    ],
+)
+def test_pictures_are_the_same_by_their_groups_or_without_groups_by_their_part(
+    first: dict[str, Any], second: dict[str, Any], is_same: bool
+) -> None:
+    pictures = only_set(evaluation(subject("a", **first)), evaluation(subject("b", **second)))
+    assert (pictures.mismatch == "") == is_same
+
+
+@pytest.mark.parametrize(
+    ("ends", "shown"),
+    [
+        ((0.5, 0.7), "0.61 [0.50, 0.70]"),
+        ((0.604, 0.62), "0.612 [0.604, 0.620]"),
+        ((0.6111, 0.6131), "0.6123 [0.6111, 0.6131]"),
+        ((0.6123, 0.6123), "0.61 [0.61, 0.61]"),
+    ],
+)
+def test_a_figure_with_a_wide_interval_has_few_digits(ends: tuple[float, float], shown: str) -> None:
+    made = evaluation(subject("lite"), made_figures(tile__auroc=0.6123), intervals={"tile.auroc": ends})
+    assert f"| {shown} |" in tables_of(only_set(made))["Tiles and pixels"].markdown(0)
+
+
+# The gallery.
+
+
+def drawn_frame(hw: tuple[int, int], *, defective: bool, reference: bool = False) -> NDArray[np.uint8]:
+    """Draw a grey frame with a hot cell of 10 px at y 20, x 30; a defective frame has a true square."""
+    truth, heatmap = np.zeros(hw, np.bool_), np.full((hw[0] // 10, hw[1] // 10), -1, np.float32)
+    truth[20:60, 30:70] = defective
+    heatmap[2, 3] = 4.0
+    tiles = TileScores(np.zeros((1, 2), np.int32), np.array([4.0], np.float32), 100)
+    rgb, judgement = np.full((*hw, 3), 90, np.uint8), Judgement("GOOD", hw, 4.0, heatmap, [], tiles)
+    return draw_frame(rgb, truth, rgb // 2 if reference else None, judgement, 10, ColourScale.around(2.0, -1.0))
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), max_size=20))
+def test_frames_of_the_lowest_and_highest_scores_are_shown(
+    tmp_path_factory: pytest.TempPathFactory, seen: list[tuple[int, bool]]
+) -> None:
+    gallery, folder = FrameGallery(), tmp_path_factory.mktemp("frames")
+    for number, (score, defective) in enumerate(seen):
+        gallery.add(number, float(score), defective, lambda: np.zeros((2, 2, 3), np.uint8))
+    written = gallery.write(folder)
+    assert all((folder / file).is_file() for file in written.values())
+    for sign, is_bad in ((1, True), (-1, False)):
+        worst = sorted(sign * score for score, defective in seen if defective is is_bad)[:FRAMES]
+        assert sorted(sign * seen[number][0] for number in written if seen[number][1] is is_bad) == worst
+
+
+def test_a_frame_is_shown_with_its_truth_its_reference_and_under_its_heatmap() -> None:
+    tall, wide = drawn_frame((150, 100), defective=True), drawn_frame((100, 150), defective=False)
+    compared = drawn_frame((150, 100), defective=True, reference=True)
+    outline, heat = (tall[:, :100] == TRUTH_RGB).all(axis=2), tall[:, -100:]
+    assert (outline[20:60, [30, 69]].all(), outline[30:50, 40:60].any()) == (True, False)
+    assert heat[25, 35, 0] > 150
+    assert (heat[100:, 60:] == 90).all(), "as cold as a good frame"
+    assert tall.shape == (150, 2 * 100 + GAP_PX, 3)
+    assert wide.shape == (2 * 100 + GAP_PX, 150, 3), "wide frames lie one below the other"
+    assert not (wide == TRUTH_RGB).all(axis=2).any()
+    assert (compared[:, 100 + GAP_PX : 200 + GAP_PX] == 90 // 2).all()
+    names = [relative_name(Path("/a"), Path(file)) for file in ("/a/good/a.png", "elsewhere/a.png", "/a/l\udcefne.png")]
+    assert names == ["good/a.png", "a.png", "l?ne.png"], "also if it is not UTF-8"

@@ -1,8 +1,9 @@
-"""Cached frames, their tiles, the label rule, and batches of them."""
+"""Cached frames, their tiles and labels, copies with synthetic defects, and the draws of a step."""
 
 import itertools
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,15 +15,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heatline.edge.errors import InputError
+from heatline.edge.errors import InputError, TrainingError
 from heatline.edge.geometry import TileGrid
 from heatline.train.batches import BatchSampler, TrainingBatches, augment, log_sum_exp, whole_tiles
 from heatline.train.compose import compose
-from heatline.train.config import AugmentConfig, TilesConfig
+from heatline.train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig, TilesConfig
+from heatline.train.dense.copies import Kind, Painter, Sample, digest_pictures, grid_samples, plan_copies
+from heatline.train.dense.samples import Sampler, Samples, gather_samples
+from heatline.train.dense.tiles import (
+    DenseTiles,
+    LabelKind,
+    label_tiles,
+)
 from heatline.train.frames import FrameStore, TileTable, grid_tiles
 from heatline.train.readers import LabelledImage, read_folder
 from heatline.train.readers.per_picture import MaskPng
+from heatline.train.synthetic import VISIBLE, draw_defect, draw_shape, move, transplant
 from tests.train.blobs import draw_blobs
+from tests.train.dense.small import PLAIN, recipe_with, samples_of, tiles_of, write_pictures
 
 STUDY_RULE = TilesConfig(tile_px=224, overlap_px=2, defective_share=0.01)
 RULE = TilesConfig(tile_px=64, overlap_px=2, defective_share=0.01)
@@ -192,3 +202,316 @@ def test_a_bags_odds_are_the_sum_of_its_tiles_odds(bags: list[list[float]]) -> N
     place = torch.tensor([place for place, bag in enumerate(bags) for _ in bag])
     for logit, bag in zip(log_sum_exp(tiles, place, len(bags)).tolist(), bags, strict=True):
         assert math.exp(logit) == pytest.approx(sum(math.exp(tile) for tile in bag))
+
+
+# Mixtures of marked and labelled pictures, and copies of their tiles.
+
+
+SMALL_TILES = TilesConfig(tile_px=32, overlap_px=2, defective_share=0.01)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.mark.parametrize(("truth", "marked"), [("masks", LabelKind.MASKED), ("boxes", LabelKind.BOXED)])
+def test_tiles_of_marked_and_labelled_pictures_are_labelled_one_by_one(
+    tmp_path: Path, truth: str, marked: LabelKind
+) -> None:
+    """An annotation that marks nothing is as good as none."""
+    folder = write_pictures(tmp_path / "pictures", truth=truth)
+    if truth == "masks":
+        cv2.imwrite(str(folder / "masks" / "b_labelled.png"), np.zeros((90, 120), np.uint8))
+    store = FrameStore.build(read_folder(folder, mixed=True).images, tmp_path / "cache")
+    tiles = label_tiles(store, SMALL_TILES)
+    expected = {"good": {LabelKind.GOOD}, "labelled": {LabelKind.BAGGED}, "marked": {LabelKind.GOOD, marked}}
+    for frame, image in enumerate(store.images):
+        assert set(tiles.known[tiles.table.frame == frame].tolist()) == expected[image.path.stem[2:]]
+    for row in range(len(tiles)):
+        mask = store.mask_tile(tiles.table.frame[row], tiles.table.y[row], tiles.table.x[row], 32)
+        assert mask.any() == (tiles.known[row] == marked)
+        assert tiles.groups[tiles.group[row]] == store.images[tiles.table.frame[row]].group
+    assert tiles.located.tolist() == tiles.of(marked).tolist()
+
+
+def test_a_tile_with_a_point_is_defective_and_nothing_is_known_of_the_tiles_beside_it(tmp_path: Path) -> None:
+    """Missed defects of reviewed frames, of 90 x 120 px: tiles at 0, 29, 58 and 0, 29, 58, 88."""
+    images = read_folder(write_pictures(tmp_path / "pictures"), mixed=True).images
+    pointed, at_border = (
+        LabelledImage(images[at].path, group, True, None, labels_only=True, points_xy=points, reviewed=True)
+        for at, group, points in ((1, "line", ((15, 15),)), (4, "border", ((30, 45), (500, 20))))
+    )
+    store = FrameStore.build([*images, pointed, at_border], tmp_path / "cache")
+    tiles = label_tiles(store, SMALL_TILES)
+    of_pointed, of_border = (tiles.table.frame == frame for frame in (len(images), len(images) + 1))
+    assert tiles.known[of_pointed].tolist() == [LabelKind.POINTED] + [LabelKind.UNKNOWN] * 11
+    assert set(tiles.known[of_border].tolist()) == {LabelKind.BAGGED}
+    (row,) = tiles.of(LabelKind.POINTED)
+    assert row in tiles.located
+    assert tiles.reviewed.tolist() == (of_pointed | of_border).tolist()
+
+    painter = Painter(store, tiles, digest_pictures(store.images), PLAIN, SMALL_TILES.tile_px, 4)
+    samples = gather_samples(tiles, grid_samples(tiles), painter)
+    assert (samples.share[row] == 1).all(), "no cell counts as untouched"
+    sampler = Sampler(samples, np.ones(len(tiles.groups), np.bool_), recipe_with(located=6, good=8, bags=4), 0)
+    draws = [sampler.draw(step) for step in range(40)]
+    drawn = {index for draw in draws for index in (*draw.located, *draw.good, *np.concatenate([[], *draw.bags]))}
+    assert not drawn & set(tiles.of(LabelKind.UNKNOWN).tolist())
+    times = sum(int((draw.located == row).sum()) for draw in draws)
+    assert times > 2 * 40 * 6 / len(tiles.located), "more than twice as often as by chance"
+
+
+def mixture(seed: int, groups: int, count: int = 40) -> tuple[Samples, NDArray[np.bool_]]:
+    """Tiles of all kinds in random groups, and the groups that are trained, at least one of them with a good tile.
+
+    Bags are whole frames; each synthetic defect has a donor of any group.
+    """
+    rng = np.random.default_rng(seed)
+    frames = rng.integers(0, count // 3, count)
+    group_of, bagged = rng.integers(0, groups, count), rng.random(count) < 0.3
+    known = [LabelKind.BAGGED if bagged[frame] else LabelKind(int(rng.integers(3))) for frame in frames]
+    tiles = tiles_of([*known, LabelKind.GOOD], [*group_of[frames], groups - 1], [*frames, count])
+    good = tiles.of(LabelKind.GOOD)
+    pasted = [(*rng.choice(good, 2).tolist(), np.ones((1, 1))) for _ in range(20)]
+    trained = rng.random(groups) < 0.6
+    trained[tiles.group[good[0]]] = True
+    return samples_of(tiles, np.zeros((len(tiles), 1, 1)), pasted), trained
+
+
+@given(seeds, st.integers(1, 8), st.integers(0, 1000))
+def test_each_part_of_a_draw_holds_its_kind_of_sample_of_trained_groups(seed: int, groups: int, step: int) -> None:
+    (samples, trained), recipe = mixture(seed, groups), recipe_with()
+    draw = Sampler(samples, trained, recipe, seed).draw(step)
+    for part in (draw.located, draw.good, draw.synthetic, *draw.bags):
+        assert trained[samples.groups[part]].all(), "of a synthetic defect, also the group of its donor"
+    assert np.isin(samples.known[draw.located], (LabelKind.MASKED, LabelKind.BOXED)).all()
+    assert np.isin(samples.kind[draw.located], (Kind.TILE, Kind.COPY)).all()
+    assert (samples.known[draw.good] == LabelKind.GOOD).all()
+    assert np.isin(samples.kind[draw.synthetic], (Kind.SYNTHETIC, Kind.TRANSPLANT)).all()
+    assert len(draw.good) == recipe.good
+    for bag in draw.bags:
+        [frame] = set(samples.frame[bag].tolist())
+        whole = (samples.frame == frame) & (samples.kind == Kind.TILE)
+        assert np.array_equal(bag, np.flatnonzero(whole))  # every tile of the picture
+        assert (samples.known[bag] == LabelKind.BAGGED).all()
+
+
+@pytest.mark.parametrize(("bags", "share"), [(2, 0.1), (20, 1.0), (30, 1.0)])
+def test_few_bags_among_many_marked_tiles_are_drawn_rarely(bags: int, share: float) -> None:
+    tiles = tiles_of([LabelKind.GOOD, *[LabelKind.MASKED] * 20, *[LabelKind.BAGGED] * bags], [0] * (21 + bags))
+    samples = samples_of(tiles, np.zeros((len(tiles), 1, 1)))
+    sampler = Sampler(samples, np.ones(1, np.bool_), recipe_with(bags=4), 0)
+    drawn = sum(len(sampler.draw(step).bags) for step in range(500)) / 500
+    assert drawn == pytest.approx(4 * share, rel=0.15)
+
+
+def test_the_odds_count_tiles_with_marked_defects_and_whole_pictures_against_good_tiles() -> None:
+    known = [LabelKind.GOOD] * 8 + [LabelKind.MASKED, LabelKind.BOXED] + [LabelKind.BAGGED] * 3
+    tiles = tiles_of(known, [0] * 13, [*range(10), 10, 10, 11])
+    samples = samples_of(tiles, np.zeros((13, 1, 1)), [(0, 1, np.ones((1, 1)))])
+    assert samples.log_odds == pytest.approx(np.log(4 / 8))
+
+
+@pytest.mark.parametrize(
+    ("known", "pasted", "excerpt"),
+    [
+        ([LabelKind.BAGGED, LabelKind.MASKED], 0, "^no tile of the training is known to be good, .*; add good pictu"),
+        ([LabelKind.GOOD], 1, "^there is no defective picture, and recipe.synthetic is 0; add "),
+        ([LabelKind.GOOD], 0, "^there is no defective picture, and recipe.copies.most is 0; add "),
+    ],
+)
+def test_a_training_without_good_tiles_or_positives_is_refused(
+    known: list[LabelKind], pasted: int, excerpt: str
+) -> None:
+    tiles = tiles_of(known, [0] * len(known))
+    samples = samples_of(tiles, np.zeros((len(tiles), 1, 1)), [(0, 0, np.ones((1, 1)))] * pasted)
+    with pytest.raises(TrainingError, match=excerpt):
+        Sampler(samples, np.ones(1, np.bool_), recipe_with(synthetic=0 if pasted else 4), 0)
+
+
+# Copies, whose keys contain everything that their pixels depend on.
+
+
+sides = st.sampled_from([32, 64, 96, 224])
+
+
+def tile_of(seed: int, side: int, low: int = 60, high: int = 190) -> NDArray[np.uint8]:
+    """Noise around a grey level between `low` and `high`."""
+    rng = np.random.default_rng(seed)
+    grey = rng.uniform(low, high, 3)
+    return np.clip(rng.normal(grey, 8, (side, side, 3)), 0, 255).astype(np.uint8)
+
+
+def mask_of(seed: int, side: int) -> NDArray[np.bool_]:
+    """A disc within the tile."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    centre, radius = rng.uniform(0.3, 0.7, 2) * side, rng.uniform(0.06, 0.2) * side
+    return np.asarray((y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2)
+
+
+@given(seeds, seeds, sides, st.sampled_from([(60, 190), (0, 1), (254, 255), (120, 135)]))
+def test_a_defect_is_visible_where_its_shape_is_and_nowhere_else(
+    seed: int, picture: int, side: int, greys: tuple[int, int]
+) -> None:
+    """So is one that is transplanted; each is always the same of one seed."""
+    tile, donor, lent = tile_of(picture, side, *greys), tile_of(picture + 1, side, *greys), mask_of(picture, side)
+    for make, expected in (
+        (lambda rng: draw_defect(tile, donor, rng), draw_shape(np.random.default_rng(seed), side)[1]),
+        (lambda rng: transplant(tile, donor, lent, rng), move(lent, np.random.default_rng(seed))),
+    ):
+        (drawn, mask), again = make(np.random.default_rng(seed)), make(np.random.default_rng(seed))[0]
+        assert np.array_equal(mask, expected)
+        assert np.array_equal(drawn, again)
+        beside = cv2.dilate(mask.astype(np.uint8), np.ones((21, 21))) == 0
+        assert np.array_equal(tile[beside], drawn[beside])
+    drawn, mask = draw_defect(tile, donor, np.random.default_rng(seed))
+    assert np.abs(drawn.astype(int) - tile)[mask].mean() >= VISIBLE
+
+
+@given(seeds)
+def test_a_transplanted_defect_keeps_its_contrast(seed: int) -> None:
+    """The defect keeps either its contrast to the surroundings or its own grey level."""
+    mask, tile, donor = mask_of(seed, 96), np.full((96, 96, 3), 200, np.uint8), np.full((96, 96, 3), 140, np.uint8)
+    donor[mask] = 60
+    drawn, moved = transplant(tile, donor, mask, np.random.default_rng(seed))
+    core = cv2.erode(moved.astype(np.uint8), np.ones((5, 5))) > 0
+    assert not core.any() or min(abs(float(drawn[core].mean()) - level) for level in (200 - 80, 60)) < 4
+
+
+def test_all_shapes_and_fillings_occur() -> None:
+    tiles = [tile_of(seed, 64) for seed in range(300)]
+    defects = [draw_defect(tile, tile, np.random.default_rng(seed)) for seed, tile in enumerate(tiles)]
+    areas = np.array([mask.mean() for _, mask in defects])
+    shades = np.array(
+        [drawn[mask].mean() - tile[mask].mean() for tile, (drawn, mask) in zip(tiles, defects, strict=True)]
+    )
+    often = [(areas < 0.01).mean(), (areas > 0.05).mean(), (shades < -5).mean(), (shades > 5).mean()]
+    assert np.all(np.array(often) > [0.1, 0.05, 0.2, 0.15]), often
+
+
+TILE_PX, CELLS = 32, 8
+TURNED = msgspec.structs.replace(PLAIN, flips=True, rotate=True)
+DISTURBED = msgspec.structs.replace(TURNED, brightness=0.1, contrast=0.1, gain=0.1, noise=0.02, blur=True)
+
+
+class Pictures:
+    """Two groups with a good, a labelled and a masked picture each."""
+
+    def __init__(self, folder: Path) -> None:
+        images = read_folder(write_pictures(folder / "pictures"), mixed=True).images
+        self.store = FrameStore.build(images, folder / "cache")
+        self.tiles = label_tiles(self.store, SMALL_TILES)
+        self.digests = [image.name for image in images]
+        self.plan = self.planned()
+
+    def planned(self, tiles: DenseTiles | None = None, recipe: DenseRecipeConfig | None = None) -> list[Sample]:
+        return plan_copies(tiles or self.tiles, self.store, self.digests, recipe or recipe_with(), TILE_PX)
+
+    def painter(self, how: AugmentConfig = TURNED, tiles: DenseTiles | None = None) -> Painter:
+        return Painter(self.store, tiles or self.tiles, self.digests, how, TILE_PX, CELLS)
+
+    def tile(self, row: int) -> Sample:
+        return Sample(row, Kind.TILE, (int(self.tiles.table.y[row]), int(self.tiles.table.x[row])), 0)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    return Pictures(tmp_path_factory.mktemp("copies"))
+
+
+def painted(painter: Painter, sample: Sample) -> NDArray[np.uint8]:
+    out = np.zeros((TILE_PX, TILE_PX, 3), np.uint8)
+    painter.paint(sample, out)
+    return out
+
+
+def test_a_copy_of_a_defective_tile_keeps_a_defect_and_one_of_a_good_tile_has_none(pictures: Pictures) -> None:
+    store, tiles = pictures.store, pictures.tiles
+    recipe = recipe_with(copies=CopiesConfig(defective=20, most=1000))
+    plan = pictures.planned(recipe=recipe)
+    for sample in plan:
+        frame, own = int(tiles.table.frame[sample.row]), int(tiles.table.defect_px[sample.row])
+        by = np.subtract(sample.yx, pictures.tile(sample.row).yx)
+        assert np.abs(by).max() <= recipe.jitter_px
+        assert (np.array(sample.yx) >= 0).all()
+        assert (np.add(sample.yx, TILE_PX) <= store.frame_hw(frame)).all()
+        defect_px = int(store.mask_tile(frame, *sample.yx, TILE_PX).sum())
+        if sample.kind == Kind.COPY and own:
+            assert defect_px > own / 2
+        else:
+            assert (defect_px, own, tiles.known[sample.row]) == (0, 0, LabelKind.GOOD)
+        if sample.kind != Kind.COPY:  # textures are lent within a group, defects from masks
+            lent = LabelKind.GOOD if sample.kind == Kind.SYNTHETIC else LabelKind.MASKED
+            assert tiles.known[sample.donor] == lent
+            assert lent == LabelKind.MASKED or tiles.group[sample.donor] == tiles.group[sample.row]
+    assert sum(sample.yx != pictures.tile(sample.row).yx for sample in plan) > 0.8 * len(plan)
+    boxed = np.where(tiles.known == LabelKind.MASKED, np.int8(LabelKind.BOXED), tiles.known)
+    bagged = np.full(len(tiles), LabelKind.BAGGED, np.int8)
+    for known, kinds in ((boxed, {Kind.COPY, Kind.SYNTHETIC}), (bagged, set())):
+        assert {sample.kind for sample in pictures.planned(replace(tiles, known=known))} == kinds
+
+
+@pytest.mark.parametrize("kind", [Kind.COPY, Kind.SYNTHETIC, Kind.TRANSPLANT])
+def test_a_copy_with_other_pixels_has_another_key(pictures: Pictures, tmp_path: Path, kind: Kind) -> None:
+    """One with the same pixels and other labels has the same. A transplant shows its mask, which may be corrected."""
+    sample, tiles = next(sample for sample in pictures.plan if sample.kind == kind), pictures.tiles
+    others = [
+        replace(sample, row=int(np.flatnonzero(tiles.table.frame != tiles.table.frame[sample.row])[0])),
+        replace(sample, yx=(sample.yx[0] + 1, sample.yx[1])),
+        replace(sample, yx=(sample.yx[0], sample.yx[1] + 1)),
+        replace(sample, seed=sample.seed + 1),
+        replace(sample, kind=Kind.SYNTHETIC if kind == Kind.COPY else Kind.COPY),
+    ]
+    if sample.donor >= 0:
+        others += [replace(sample, donor=row) for row in range(0, len(tiles), 3) if row != sample.donor]
+    keys = [pictures.painter().key(each) for each in (sample, *others, *map(pictures.tile, range(len(tiles))))]
+    keys += [pictures.painter(how).key(sample) for how in (PLAIN, DISTURBED)]
+    assert len(set(keys)) == len(keys)
+    relabelled = replace(tiles, known=np.zeros_like(tiles.known), group=np.zeros_like(tiles.group), groups=("one",))
+    assert pictures.painter(tiles=relabelled).key(sample) == keys[0]
+    folder = write_pictures(tmp_path / "pictures")
+    for file in (folder / "masks").iterdir():
+        cv2.imwrite(str(file), cv2.dilate(cv2.imread(str(file), cv2.IMREAD_UNCHANGED), np.ones((3, 3))))
+    corrected = FrameStore.build(read_folder(folder, mixed=True).images, tmp_path / "cache")
+    key = Painter(corrected, tiles, pictures.digests, TURNED, TILE_PX, CELLS).key(sample)
+    assert (key != keys[0]) == (kind == Kind.TRANSPLANT)
+
+
+def test_a_tile_is_painted_as_the_line_cuts_it(pictures: Pictures) -> None:
+    painter = pictures.painter(DISTURBED)
+    for row in range(len(pictures.tiles)):
+        sample = pictures.tile(row)
+        (y, x), pixels = sample.yx, pictures.store.pixels(int(pictures.tiles.table.frame[row]))
+        assert np.array_equal(painted(painter, sample), pixels[y : y + TILE_PX, x : x + TILE_PX])
+        if pictures.tiles.known[row] != LabelKind.BAGGED:
+            share = painter.defective_share(sample)
+            assert share.mean() == pytest.approx(pictures.tiles.table.defect_px[row] / TILE_PX**2)
+
+
+def test_a_copy_is_rotated_together_with_its_mask_which_changes_of_light_do_not_move(pictures: Pictures) -> None:
+    """Discs of grey level 60 on a background of 150; all eight orientations occur."""
+    plain, disturbed = pictures.painter(TURNED), pictures.painter(DISTURBED)
+    copies = [sample for sample in pictures.plan if sample.kind == Kind.COPY]
+    for sample in copies:
+        tile, share = painted(plain, sample), plain.defective_share(sample)
+        dark = (tile.mean(axis=2) < 105).reshape(CELLS, 4, CELLS, 4).mean(axis=(1, 3))
+        np.testing.assert_allclose(share, dark, atol=0.2)
+        assert np.array_equal(share, disturbed.defective_share(sample))
+        assert np.abs(tile.astype(int) - painted(disturbed, sample)).mean() < 60
+    assert len({painted(plain, replace(copies[0], seed=seed)).tobytes() for seed in range(8)}) == 8
+
+
+@given(seeds, st.sampled_from([Kind.SYNTHETIC, Kind.TRANSPLANT]), st.sampled_from([PLAIN, TURNED]), st.data())
+def test_a_synthetic_defect_changes_exactly_its_defective_cells(
+    pictures: Pictures, seed: int, kind: Kind, how: AugmentConfig, data: st.DataObject
+) -> None:
+    samples = [sample for sample in pictures.plan if sample.kind == kind]
+    sample = replace(data.draw(st.sampled_from(samples)), seed=seed)
+    painter = pictures.painter(how)
+    share = painter.defective_share(sample)
+    before = painted(painter, replace(sample, kind=Kind.COPY, donor=-1)).astype(int)
+    after = painted(painter, sample)
+    change = np.abs(after - before).max(axis=2).reshape(CELLS, 4, CELLS, 4).max(axis=(1, 3))
+    if kind == Kind.SYNTHETIC:
+        assert share.any()
+        assert change[share > 0].mean() > 5
+    beside = cv2.dilate((share > 0).astype(np.uint8), np.ones((5, 5))) > 0  # edges are soft, up to 8 px
+    assert not change[~beside].any()
