@@ -342,6 +342,7 @@ def test_what_cannot_be_done_has_the_exception_of_the_standard_and_changes_nothi
             (request(4, 0, 0), BAD_VALUE),
             (request(4, 0, 126), BAD_VALUE),
             (request(16, COMMANDS.address, 2, data=b"\x02\0\0"), BAD_VALUE),
+            (request(16, COMMANDS.end - 1, 1, data=b"\x04\0\1"), BAD_VALUE),  # its byte count is wrong
             (request(3, 0), BAD_VALUE),
             (request(99), NO_FUNCTION),
         ]:

@@ -87,6 +87,9 @@ def test_the_state_is_retained_and_says_how_the_bridge_has_ended(site: Site) -> 
         assert plant.of("state")[-1].properties.get("MessageExpiryInterval", 0) <= 5
         wait_until(lambda: last_state()["reason"] == "bridge_lost", "the last will came")
         assert (last_state()["state"], last_state()["online"]) == ("NOT_READY", False)
+        with Plant(site.broker, "acme/#") as later:
+            wait_until(lambda: bool(later.received), "the last will is retained")
+            assert later.received[0].json["reason"] == "bridge_lost"
         with site.bridge() as bridge:
             wait_until(lambda: last_state()["online"] is True, "the next bridge is here")
             assert bridge.end() == 0
