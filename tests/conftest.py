@@ -115,10 +115,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
-    """Put the tests that boot and install first, in any order of the others: they take longest."""
+    """Put the files that take longest first, in any order of the others, so that all processes end together."""
     config.stash[COLLECTED] = list(items)
     yield
-    items.sort(key=lambda item: item.path.parent.name != "systemd")
+    items.sort(
+        key=lambda item: next((at for at, one in enumerate(LONGEST) if item.nodeid.startswith(one)), len(LONGEST))
+    )
 
 
 TOGETHER = {
@@ -129,6 +131,7 @@ TOGETHER = {
     "installing": ("tests/systemd/test_boot.py", "tests/systemd/test_install.py"),
 }  # fmt: skip
 """Files that one process runs: imports for an export take some seconds per process, an installation takes more."""
+LONGEST = ("tests/systemd/", TOGETHER["exporting"], "tests/train/", "tests/edge/archive/", "tests/edge/test_bridges.py")
 
 
 @pytest.hookimpl(optionalhook=True)
