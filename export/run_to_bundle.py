@@ -132,41 +132,41 @@ def export_run(
                 are=validating.are,
                 references=run.references,
             )
-        golden = torch_answers(model, validation.tiles, validation.difference)
-        pass_gate(golden, folder, model.top_cells)  # also here, so that a failure costs no further minutes
-        say("checking that the map depends on what tiles show")
-        map_checks = _check_maps(model, folder, good_tiles(frames, grid, run.references), allow_map)
-        for warning in map_checks.warnings:
-            say(f"warning: {warning}")
-        held_out = HeldOut.calibrate(validation, validating, false_reject, model.top_cells)
-        scored = [*validation.frames.values()]
-        calibration = msgspec.structs.replace(held_out.calibration, missed=_missed(run, held_out))
-        for warning in _warnings(calibration, scored, validating.are_new):
-            say(f"warning: {warning}")
-        say("recording the appearance of the product")
-        with contextlib.closing(open_engine("openvino", folder, tiles.tile_px)) as engine:
+            golden = torch_answers(model, validation.tiles, validation.difference)
+            pass_gate(golden, folder, model.top_cells)  # also here, so that a failure costs no further minutes
+            say("checking that the map depends on what tiles show")
+            map_checks = _check_maps(model, engine, good_tiles(frames, grid, run.references), allow_map)
+            for warning in map_checks.warnings:
+                say(f"warning: {warning}")
+            held_out = HeldOut.calibrate(validation, validating, false_reject, model.top_cells)
+            scored = [*validation.frames.values()]
+            calibration = msgspec.structs.replace(held_out.calibration, missed=_missed(run, held_out))
+            for warning in _warnings(calibration, scored, validating.are_new):
+                say(f"warning: {warning}")
+            say("recording the appearance of the product")
             plausibility, appearances = fit_product(validating.images, grid, engine, of_product)
-        # Frames that the model was trained on score lower than new ones.
-        scored = scored if validating.are_new else []
-        drift = fit_reference(
-            appearances,
-            [frame.highest_logit for frame in scored],
-            [frame.median_evidence for frame in scored],
-            "" if validating.are_new else "the model was trained on all frames; run heatline calibrate",
-        )
-        calibration = msgspec.structs.replace(calibration, plausible=plausibility.plausible, reference=drift)
-        say("running the model itself on validation tiles")
-        validation_tiles = select_validation_tiles(
-            frames,
-            TorchEngine(model, tiles.tile_px),
-            grid,
-            model.map_hw,
-            calibration,
-            golden.scale("map"),
-            track,
-            frames_are,
-            run.references,
-        )
+            # Frames that the model was trained on score lower than new ones.
+            scored = scored if validating.are_new else []
+            drift = fit_reference(
+                appearances,
+                [frame.highest_logit for frame in scored],
+                [frame.median_evidence for frame in scored],
+                "" if validating.are_new else "the model was trained on all frames; run heatline calibrate",
+            )
+            calibration = msgspec.structs.replace(calibration, plausible=plausibility.plausible, reference=drift)
+            say("running the model itself on validation tiles")
+            validation_tiles = select_validation_tiles(
+                frames,
+                TorchEngine(model, tiles.tile_px),
+                engine,
+                grid,
+                model.map_hw,
+                calibration,
+                golden.scale("map"),
+                track,
+                frames_are,
+                run.references,
+            )
         made = make_precisions(
             f32,
             None if exported.for_bf16 == exported.onnx else lambda: to_ir(exported.for_bf16),
@@ -287,12 +287,9 @@ def _warnings(calibration: Calibration, good: Sequence[GoodFrame], are_new: bool
     return [*warnings, *(carrying if are_new else [])]
 
 
-def _check_maps(model: ExplainedClassifier, folder: Path, tiles: Inputs, allow: bool) -> MapChecks:
-    """Check the maps that the graph in `folder` gives for good tiles; errors as in `check_maps`."""
-    maps = np.empty((0, *model.map_hw), np.float32)
-    if len(tiles[0]):
-        with contextlib.closing(open_engine("openvino", folder, tiles[0].shape[1])) as engine:
-            _, maps = infer(engine, *map(reorient, tiles))
+def _check_maps(model: ExplainedClassifier, engine: Engine, tiles: Inputs, allow: bool) -> MapChecks:
+    """Check the maps that the graph gives for good tiles; errors as in `check_maps`."""
+    maps = infer(engine, *map(reorient, tiles))[1] if len(tiles[0]) else np.empty((0, *model.map_hw), np.float32)
     # A rollout has the sign of its logit everywhere, so the class token's attention is highest far from 0.
     return check_maps(np.abs(maps) if isinstance(model, RolloutClassifier) else maps, allow=allow)
 

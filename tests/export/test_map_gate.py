@@ -182,7 +182,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[LabelledImage]:
 
 @pytest.fixture(scope="module")
 def everything(images: list[LabelledImage]) -> ValidationTiles:
-    return select_validation_tiles(images, Darkness(), FRAME_GRID, (2, 2), CALIBRATION, 1.0)
+    return select_validation_tiles(images, Darkness(), Darkness(), FRAME_GRID, (2, 2), CALIBRATION, 1.0)
 
 
 def test_all_tiles_are_selected_if_there_are_few(images: list[LabelledImage], everything: ValidationTiles) -> None:
@@ -244,7 +244,7 @@ def test_after_enough_tiles_only_those_with_a_region_are_selected(
     monkeypatch.setattr(validation_tiles, "ENOUGH_TILES", 20)
     for wanted in (int(everything.with_region.sum()) - 2, 0):
         monkeypatch.setattr(validation_tiles, "ENOUGH_WITH_REGION", wanted)
-        selected = select_validation_tiles(images, Darkness(), FRAME_GRID, (2, 2), CALIBRATION, 1.0)
+        selected = select_validation_tiles(images, Darkness(), Darkness(), FRAME_GRID, (2, 2), CALIBRATION, 1.0)
         assert selected.with_region.sum() >= wanted
         assert selected.with_region[24:].all()  # the first twenty tiles come from two frames of twelve tiles
         np.testing.assert_array_equal(selected.tiles[:24], everything.tiles[:24])
