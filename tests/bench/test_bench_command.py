@@ -9,19 +9,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from heatline.bench.command import bench as command
-from heatline.bench.conftest import pytest_benchmark_compare_machine_info, pytest_benchmark_generate_machine_info
 from heatline.bench.machine import Machine, file_system, machine
-from heatline.bench.pictures import golden_mosaic
 from heatline.bench.result_file import claim, deliver, keep, read_result
 from heatline.bench.stages import STAGES
 from heatline.edge.bundle import Bundle
 from heatline.edge.errors import BenchError, BundleError
-from heatline.edge.geometry import TileGrid
 from tests.small_bundle import bundle_in
 
 ROOT = Path(__file__).parents[2]
@@ -105,13 +101,6 @@ def test_the_machine_description_agrees_with_the_operating_system() -> None:
     assert file_system(Path("/proc/self")) == "proc"
 
 
-def test_a_comparison_with_a_run_of_another_machine_is_refused() -> None:
-    here = pytest_benchmark_generate_machine_info()
-    pytest_benchmark_compare_machine_info(here, {"machine_info": here})
-    with pytest.raises(pytest.UsageError, match=r"another machine \(cores 99, here .*measure here first"):
-        pytest_benchmark_compare_machine_info(here, {"machine_info": here | {"cores": 99}})
-
-
 @pytest.mark.long
 def test_all_micro_benches_run_and_compare_with_a_saved_run(bundle: Bundle, tmp_path: Path) -> None:
     """One round of each: the test checks that it runs, not its speed."""
@@ -130,15 +119,3 @@ def test_all_micro_benches_run_and_compare_with_a_saved_run(bundle: Bundle, tmp_
     assert names >= {f"bench_stage_5mp[{name}]" for name in STAGES} | {"bench_decode"}
     assert names >= {f"bench_infer_48_tiles[{kind}-8]" for kind in ("openvino", "onnxruntime")}
     assert "bench_decode" in run("-k", "decode", f"--benchmark-compare={saved}")
-
-
-def test_each_tile_of_a_mosaic_is_a_golden_tile(bundle: Bundle) -> None:
-    golden, tiling = bundle.golden(), bundle.manifest.grid
-    pitch = tiling.tile_px - tiling.overlap_px
-    frame = golden_mosaic(bundle, (3 * pitch + tiling.overlap_px, 4 * pitch + tiling.overlap_px), seed=1)
-    grid = TileGrid(frame.shape[:2], tiling.tile_px, tiling.overlap_px)
-    assert len(grid) == 12
-    for y, x in grid.origins_yx:
-        assert any(np.array_equal(frame[y : y + pitch, x : x + pitch], tile[:pitch, :pitch]) for tile in golden.tiles)
-    lowest = golden.tiles[golden.logit.argmin(), :pitch, :pitch]
-    assert np.array_equal(golden_mosaic(bundle, (pitch, 2 * pitch), 1, lowest=1), np.hstack([lowest, lowest]))

@@ -7,14 +7,12 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import msgspec
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -27,12 +25,10 @@ from heatline.bench.end_to_end.bare import Bare, expect
 from heatline.bench.end_to_end.end_to_end import EndToEnd, Plan, measure_end_to_end
 from heatline.bench.end_to_end.line import Expected, Line, ReceivedVerdict, Scene, count_unreported, running
 from heatline.bench.end_to_end.rates import Tries, find_highest, window_of
-from heatline.bench.engines import BareEngine as OpenVinoAlone
-from heatline.bench.engines import find_wrong_answer, in_own_process, read_graph
 from heatline.bench.watched_line import ReceivedEvent
 from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.sockets import GONE_AFTER_MS
-from heatline.edge.errors import BenchError, InputError
+from heatline.edge.errors import BenchError
 from heatline.edge.inference import open_engine
 from heatline.edge.reference.reference import Reference
 from heatline.edge.wire.events import VerdictEvent
@@ -40,7 +36,7 @@ from tests.bench import made_results as made
 from tests.edge.boards import board, board_bundle, moved
 from tests.edge.followed_line import wait_until
 from tests.edge.lines import write_pictures
-from tests.small_bundle import TILE, answer, dark_square, white_frame
+from tests.small_bundle import TILE, dark_square, white_frame
 
 HW = (300, 400)
 
@@ -187,26 +183,6 @@ def test_a_line_keeps_up_without_lost_frames_or_growing_latency(
 
 
 # The bare engine.
-
-
-def test_the_engine_runs_in_another_process_which_reports_its_errors(bundle: Bundle, pictures: Path) -> None:
-    with in_own_process(Bare, bundle.path, "f32") as bare:
-        assert bare.expect(pictures, 0.25).tiles == 4
-        assert bare.choose(0.001, 1)[1] > 0
-        assert bare.tiles_per_s(0.001) > 0
-        assert bare.choose_for_frames(1)[1] > 0
-        assert bare.frame_ms() > 0
-        with pytest.raises(InputError, match="picture"):
-            bare.expect(bundle.path)
-    with in_own_process(import_module, "signal") as doomed, pytest.raises(BenchError, match="process ended with -9"):
-        doomed.raise_signal(signal.SIGKILL)
-    tiles = np.zeros((2, TILE, TILE, 3), np.uint8)
-    engine = OpenVinoAlone(read_graph(bundle.path / "model_f32.xml"), "f32", tiles, threads=1, streams=1)
-    engine.run(3)
-    logits, _ = answer(tiles)
-    assert find_wrong_answer(engine, logits, 1e-3) is None
-    assert "off by 1" in str(find_wrong_answer(engine, logits + 1, 1e-3))
-    assert find_wrong_answer(engine, np.full(2, np.nan, np.float32), 1e-3) is not None
 
 
 def test_the_bare_engine_of_a_bundle_that_compares_answers_as_the_lines_engine(

@@ -13,7 +13,6 @@ from click.testing import CliRunner
 
 import heatline.bench.map_cost as map_cost
 from heatline.bench.command import flops as flops_command
-from heatline.bench.engines import BareEngine
 from heatline.bench.flops import Flops, count
 from heatline.bench.map_cost import (
     WITH_MAP,
@@ -24,7 +23,7 @@ from heatline.bench.map_cost import (
     measure,
     plan,
 )
-from heatline.edge.errors import BenchError, ConfigError
+from heatline.edge.errors import ConfigError
 from heatline.export.openvino_ir import Ir, to_ir
 from heatline.train.compose import read_model
 from heatline.train.config import CnnConfig, VitConfig
@@ -101,19 +100,6 @@ def test_wrong_or_missing_answers_are_detected() -> None:
     flat = np.broadcast_to(logits[:, None, None], maps.shape)
     assert "its maps differ from the model's" in fault(settings[0], logits, flat)
     assert "its logits differ from the model's" in fault(settings[0], logits + 1, None, has_map=False)
-
-
-def test_an_engine_that_stops_giving_maps_ends_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers, runs = BareEngine.answers, []
-
-    def lazy(engine: BareEngine) -> Any:
-        runs.append(engine)
-        return [one if len(runs) <= 2 else {**one, "map": one["map"] * 0} for one in answers(engine)]
-
-    monkeypatch.setattr(BareEngine, "answers", lazy)
-    monkeypatch.setattr(map_cost, "SECONDS_PER_ROUND", 1e-6)
-    with pytest.raises(BenchError, match=r"small_cnn, cam: f32, batches of 1: .* as it gives no maps \(with map\)"):
-        measured(SmallGraphs(), CNN)
 
 
 # A sweep.

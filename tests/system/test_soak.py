@@ -26,10 +26,8 @@ from tests.system.soak import (
     SoakRun,
     Tally,
     faults,
-    measure_soak,
     slope,
     soak,
-    to_facts,
 )
 
 # The slope.
@@ -189,14 +187,3 @@ def test_leaks_losses_and_alarms_are_faults(run: SoakRun) -> None:
     ):
         (fault,) = faults(changed)
         assert words in fault
-
-
-def test_the_second_run_is_at_a_share_of_the_rate_of_the_first(bundle: Bundle) -> None:
-    found = measure_soak(bundle, 200, 0.01, lambda _: None, sample_every_s=0.002)
-    fast, paced = found.runs
-    assert fast.rate_fps is None
-    assert paced.rate_fps == pytest.approx(0.9 * found.highest_fps)
-    for run in found.runs:
-        facts = to_facts(run)
-        assert facts["frames"].startswith(f"{run.frames} of {run.frames_planned} in ")
-        assert (facts["ledger"], facts["alarms"]) == ("balanced", "none")
