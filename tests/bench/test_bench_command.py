@@ -2,18 +2,15 @@
 
 import json
 import os
-import platform
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
-import msgspec
 import pytest
 from click.testing import CliRunner
 
 from heatline.bench.command import bench as command
-from heatline.bench.machine import Machine, file_system, machine
+from heatline.bench.conftest import pytest_benchmark_compare_machine_info, pytest_benchmark_generate_machine_info
 from heatline.bench.result_file import claim, deliver, keep, read_result
 from heatline.bench.stages import STAGES
 from heatline.edge.bundle import Bundle
@@ -93,12 +90,11 @@ def test_a_result_is_printed_if_the_disk_is_full(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == '{"macs":5}\n'
 
 
-def test_the_machine_description_agrees_with_the_operating_system() -> None:
-    found, env = msgspec.convert(machine(), Machine), {"PATH": os.environ["PATH"]}  # nproc reads OMP_NUM_THREADS
-    assert found.cores == int(subprocess.check_output(["nproc"], env=env))
-    assert found.kernel == platform.release()
-    assert (found.python, found.versions["numpy"]) == (platform.python_version(), version("numpy"))
-    assert file_system(Path("/proc/self")) == "proc"
+def test_a_comparison_with_a_run_of_another_machine_is_refused() -> None:
+    here = pytest_benchmark_generate_machine_info()
+    pytest_benchmark_compare_machine_info(here, {"machine_info": here})
+    with pytest.raises(pytest.UsageError, match=r"another machine \(cores 99, here .*measure here first"):
+        pytest_benchmark_compare_machine_info(here, {"machine_info": here | {"cores": 99}})
 
 
 @pytest.mark.long
