@@ -4,8 +4,8 @@ PYTHON ?= python3
 # The environment. Each has the Python that made it: make test PYTHON=python3.13 VENV=.venv-3.13
 VENV ?= .venv
 PYTEST_ARGS ?=
-# Number of processes that run the tests. Many tests wait for a camera, a service or a disk, so four keep two cores busy.
-JOBS ?= 4
+# Number of processes that run the tests. Many tests wait for a camera, a service or a disk, so five keep two cores busy.
+JOBS ?= 5
 # The tests of a file share one process, because they share slow fixtures; those that boot and install start first.
 PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 CHAOS_ARGS ?=
