@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from subprocess import TimeoutExpired
 from typing import Any, NamedTuple, Self
 
 import pytest
@@ -316,8 +317,12 @@ def test_what_is_lost_is_told_in_its_place_and_the_older_of_two_bridges_ends(
         assert f"were deleted before {line.kind} received them" in bridge.log()
         plant.die()
         line.journal.add(GOOD)
-        line.journal.client().follow(line.kind, "a newer one")
-        assert bridge.wait(WITHIN_SECONDS) == SupersededError.exit_code
+        for _ in range(8):  # a bridge that lost the line meanwhile follows anew, and is the newer one itself
+            line.journal.client().follow(line.kind, "a newer one")
+            with contextlib.suppress(TimeoutExpired):
+                bridge.wait(WITHIN_SECONDS / 8)
+                break
+        assert bridge.returncode == SupersededError.exit_code
         assert f"refuses {line.kind} (superseded)" in bridge.log()
 
 

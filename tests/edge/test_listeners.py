@@ -23,14 +23,13 @@ from typing import Literal, get_args
 import pytest
 import zmq
 
-from heatline.bench.watched_line import POLL_SECONDS
 from heatline.edge.bundle import Bundle
 from heatline.edge.config import WebConfig
 from heatline.edge.delivery.auth import ROLE_OF, Access, ClientKeys, SocketName
 from heatline.edge.delivery.subscriber import Subscriber
 from tests.command import HEATLINE
 from tests.edge.bridged_line import modbus_served
-from tests.edge.lines import RunningLine, line_started, small_frames, write_line, write_pictures
+from tests.edge.lines import POLL_SECONDS, RunningLine, line_started, small_frames, write_line, write_pictures
 from tests.edge.secured import Secured, free_port, until
 from tests.edge.socket_servers import SOCKET_SERVERS
 from tests.edge.view_pages import make_certificates, page
