@@ -302,7 +302,11 @@ def test_a_product_overrides_the_lines_settings_and_the_first_one_must_be_named(
 # The selected product survives a restart.
 
 
-def test_a_failed_write_keeps_the_old_selection_and_is_told_until_it_succeeds(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_selection_and_is_told_until_it_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr("os.fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink()))
     memory = ProductMemory(tmp_path, ["a", "b"], None)
     memory.store("a")
     (tmp_path / ".product.new").mkdir()
@@ -312,3 +316,4 @@ def test_a_failed_write_keeps_the_old_selection_and_is_told_until_it_succeeds(tm
     (tmp_path / ".product.new").rmdir()
     memory.store("b")
     assert (memory.fault, ProductMemory(tmp_path, ["a", "b"], None).selected) == (None, "b")
+    assert synced[-1] == tmp_path, "the new name survives a power cut"
