@@ -6,12 +6,11 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 # Number of processes that run the tests. Many tests wait for a camera, a service or a disk, so five keep two cores busy.
 JOBS ?= 5
-# The tests of a file share one process, because they share slow fixtures; those that boot and install start first.
+# The tests of a file share one process, because they share slow fixtures; the files that take longest start first.
 PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 CHAOS_ARGS ?=
 SOAK_ARGS ?=
 DELIVERY_ARGS ?=
-HOSTILE_ARGS ?=
 CAMERAS_ARGS ?=
 # For `make package`: a Python as on the line PC, and the folder that the package is written to.
 TARGET_PYTHON ?= /usr/bin/python3
