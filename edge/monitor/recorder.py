@@ -85,8 +85,7 @@ class Limits:
     keep_bytes: int
     """Most room of the pictures of all entries; the index comes on top."""
     spare_bytes: int = 1 << 30
-    spare_share: float = 0.05
-    """The disk keeps the larger of both free: bytes, and a share of its size."""
+    """What the disk keeps free, for the journal and the system."""
 
     @classmethod
     def of(cls, config: EvidenceConfig) -> Self:
@@ -250,14 +249,12 @@ class EvidenceWriter:
 
     def _lacking(self, size_bytes: int, held: int) -> int:
         """Return the bytes that the disk lacks for another entry, while all entries together hold as many at least."""
-        disk, limits = os.statvfs(self._folder), self._limits
-        spare = max(limits.spare_bytes, round(disk.f_blocks * disk.f_frsize * limits.spare_share))
+        disk, spare = os.statvfs(self._folder), self._limits.spare_bytes
         lacking = max(0, spare + size_bytes - disk.f_bavail * disk.f_frsize)
         if lacking > held:
             raise InputError(
-                f"the disk of {self._folder} lacks {lacking / MIB:.0f} MiB of the free space that it must keep "
-                f"({limits.spare_bytes / MIB:.0f} MiB, or {limits.spare_share:.0%} of the disk if that is more), and "
-                f"all stored pictures take less ({held / MIB:.0f} MiB); make room on the disk"
+                f"the disk of {self._folder} lacks {lacking / MIB:.0f} MiB of the {spare / MIB:.0f} MiB that it must "
+                f"keep free, and all stored pictures take less ({held / MIB:.0f} MiB); make room on the disk"
             )
         return lacking
 

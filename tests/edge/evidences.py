@@ -24,7 +24,7 @@ from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT
 LINE = "line1"
 NOON_NS = int(datetime(2026, 11, 28, 12, tzinfo=UTC).timestamp()) * 10**9
 DAY_NS = 86_400 * 10**9
-ALL = Limits(keep_s=30 * 86400.0, keep_bytes=1 << 30, spare_bytes=0, spare_share=0.0)
+ALL = Limits(keep_s=30 * 86400.0, keep_bytes=1 << 30, spare_bytes=0)
 """Deletes nothing of a test."""
 EXAMPLES: dict[Verdict, VerdictEvent] = {
     verdict: msgspec.convert(msgspec.to_builtins(message.event), VerdictEvent)
