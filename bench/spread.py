@@ -27,9 +27,6 @@ class Spread(msgspec.Struct, frozen=True):
     def of(cls, values: Sequence[float]) -> "Spread":
         return cls(statistics.median(values), min(values), max(values))
 
-    def __format__(self, spec: str) -> str:
-        return f"{self.median:{spec}} ({self.lowest:{spec}} to {self.highest:{spec}})"
-
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
     """Percentiles of the latencies of many frames or events, ms."""

@@ -14,10 +14,10 @@ from typing import Any, Self
 
 from heatline.bench.processes import camera_processes, tree
 from heatline.bench.watched_process import HEATLINE, WatchedProcess
-from heatline.edge.delivery.subscriber import Gap, Subscriber
+from heatline.edge.delivery.subscriber import Subscriber
 from heatline.edge.errors import BenchError
 from heatline.edge.inference import Precision
-from heatline.edge.wire.events import CountedEvent, Event, Message, StatusEvent
+from heatline.edge.wire.events import Event, Message, StatusEvent
 
 POLL_SECONDS = 0.02
 """How long to wait for an event before the clock is read again."""
@@ -52,11 +52,6 @@ class RunningLine:
 
     def __init__(self, process: WatchedProcess, events: Subscriber) -> None:
         self.process, self._events = process, events
-        self._last_seq: int | None = None
-        self.not_received = 0
-        """Events that were sent after the first received one, and not received."""
-        self.gaps: list[Gap] = []
-        """Gaps that the subscriber reported."""
 
     @property
     def pid(self) -> int:
@@ -85,17 +80,10 @@ class RunningLine:
             BenchError: the service has ended.
         """
         message = self._events.receive()
-        if isinstance(message, Gap):
-            self.gaps.append(message)
         if not isinstance(message, Message):
             self.process.require_running()
             return None
-        received = ReceivedEvent(message.event, time.monotonic_ns())
-        if isinstance(received.event, CountedEvent):
-            if self._last_seq is not None:
-                self.not_received += received.event.seq - self._last_seq - 1
-            self._last_seq = received.event.seq
-        return received
+        return ReceivedEvent(message.event, time.monotonic_ns())
 
     def until(self, wanted: Callable[[Event], bool], within_s: float, description: str) -> Event:
         """Return the next event that is wanted.
@@ -111,12 +99,6 @@ class RunningLine:
                 return received.event
         raise BenchError(f"{description}: no event came within {within_s:.0f} s; {self.process.log_tail()}")
 
-    def receive_for(self, seconds: float) -> None:
-        """Receive events for a time, and ignore them."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            self.next()
-
     def stop(self) -> float:
         """End the service by SIGTERM; returns the seconds until its status STOPPED, by its own timestamp.
 
@@ -127,16 +109,8 @@ class RunningLine:
         self.process.terminate()
         stopped = self.until(has_stopped, STOP_WITHIN_SECONDS, "the end after SIGTERM")
         assert isinstance(stopped, StatusEvent)
-        self.await_exit()
-        return (stopped.at_ns - began_at_ns) / 1e9
-
-    def await_exit(self) -> None:
-        """Wait for the end of a service whose status is STOPPED.
-
-        Raises:
-            BenchError: it did not end in time, or ended with an error.
-        """
         self.process.require_success(STOP_WITHIN_SECONDS)
+        return (stopped.at_ns - began_at_ns) / 1e9
 
 
 class WatchedLine(RunningLine):
@@ -167,8 +141,7 @@ class WatchedLine(RunningLine):
         tiles: Keys = {},  # noqa: B006  (the same)
         more: Mapping[str, Keys] = {},
     ) -> None:
-        self.address, self.commands_address = free_address(), f"ipc://{folder.absolute()}/commands"
-        self.journal_address = free_address() if journal else None
+        self.address = free_address()
         config = folder / "line.toml"
         events: Keys = {"bind": self.address, "wait_for_subscriber_s": START_WITHIN_SECONDS, "heatmaps": heatmaps}
         tables = {
@@ -176,11 +149,10 @@ class WatchedLine(RunningLine):
             "thresholds": {**thresholds, "check_plausibility": False},  # its frames are drawn, and of any size
             "tiles": tiles,
             "events": events,
-            "commands": {"bind": self.commands_address},
             **more,
         }
-        if self.journal_address is not None:
-            tables["journal"] = {"folder": str(folder.absolute()), "bind": self.journal_address}
+        if journal:
+            tables["journal"] = {"folder": str(folder.absolute()), "bind": free_address()}
         write_line_file(config, bundle, cameras, tables)
         super().__init__(line_process(config, folder / "log"), self._new_subscriber())
 
@@ -204,7 +176,7 @@ class WatchedLine(RunningLine):
         finally:
             _send(pids, signal.SIGCONT)
             self._events.close()
-            self._events, self._last_seq = self._new_subscriber(), None
+            self._events = self._new_subscriber()
 
     def __enter__(self) -> Self:
         self.process.start()

@@ -59,7 +59,8 @@ def graph(gain: float = GAIN, *, compares: bool = False) -> bytes:
     """The ONNX graph of `answer`; with another gain, of another model."""
     dark = gain / 100 if compares else gain
     weight = np.full((1, 3, TILE // CELLS, TILE // CELLS), -dark / 255 / 3 / (TILE // CELLS) ** 2, np.float32)
-    constants = {"weight": weight, "bias": np.array([dark - BIAS], np.float32), "axes": np.array([1, 2], np.int64)}
+    axes, bias = np.array([1, 2], np.int64), np.array([dark - BIAS], np.float32)
+    constants: dict[str, NDArray[Any]] = {"weight": weight, "bias": bias, "axes": axes}
     nodes = [
         helper.make_node("Cast", ["tiles"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["float"], ["nchw"], perm=[0, 3, 1, 2]),
@@ -93,7 +94,7 @@ def graph_with(*, map_cells: int = CELLS, map_name: str = "map", tiles_type: int
         helper.make_node("ReduceMean", [map_name, "axes"], ["logit"], keepdims=0),
     ]
     constants = {"axes": np.array([1, 2], np.int64), "channel": np.array([1], np.int64)}
-    outputs = {"logit": ["n"], map_name: ["n", map_cells, map_cells]}
+    outputs: dict[str, list[str | int]] = {"logit": ["n"], map_name: ["n", map_cells, map_cells]}
     return model_of(nodes, {"tiles": [TILE, TILE, 3]}, outputs, constants, tiles_type)
 
 

@@ -109,6 +109,11 @@ def test_a_package_imports_only_packages_to_its_left_and_no_tests(package: str) 
         assert starts & forbidden == set(), path
 
 
+def test_tests_import_no_bench_but_to_test_it() -> None:
+    for path in {*TESTS.rglob("*.py")} - {*(TESTS / "bench").rglob("*.py")}:
+        assert [name for name in imported(path) if name.startswith(("heatline.bench", "bench."))] == [], path
+
+
 def test_test_apparatus_is_not_installed() -> None:
     """Apparatus that kills processes and fills disks is in tests/system, which no package imports."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())

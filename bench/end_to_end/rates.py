@@ -18,7 +18,7 @@ from heatline.bench.end_to_end.line import (
     due_ns,
     running,
 )
-from heatline.bench.processes import cpu_s, sample_tree
+from heatline.bench.processes import cpu_s, pss_bytes
 from heatline.bench.spread import Latency
 
 LATE_AFTER_PERIODS = 2.0
@@ -84,11 +84,10 @@ def run_window(scene: Scene, rates: Mapping[str, float], seconds: float) -> Wind
         took_s = (time.monotonic_ns() - began_ns) / 1e9
         cpu_cores = {name: (sum(map(cpu_s, of)) - before[name]) / took_s for name, of in pids.items()}
         line.watched.require_cameras(pids["cameras"])
-        sample = sample_tree(line.watched.pid)
-        assert sample is not None, "it reported a frame a moment ago"
+        pss = pss_bytes(line.watched.pid)
         received += line.receive_past(ended_ns, len(rates), slowest_fps)
     within = [one for one in received if began_ns <= one.captured_ns < ended_ns]
-    return window_of(within, rates, seconds, cpu_cores, sample.pss_bytes / 1e6)
+    return window_of(within, rates, seconds, cpu_cores, pss / 1e6)
 
 
 def window_of(

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,11 +51,11 @@ class LinePage:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Stop the page for the duration of the `with` block, so that it subscribes to no events meanwhile."""
-        pid = self._process.pause()
+        self._process.send_signal(signal.SIGSTOP)
         try:
             yield
         finally:
-            self._process.resume(pid)
+            self._process.send_signal(signal.SIGCONT)
 
     def get(self, path: str) -> Answer:
         """Return the answer to a request."""

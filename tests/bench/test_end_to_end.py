@@ -26,15 +26,15 @@ from heatline.bench.end_to_end.end_to_end import EndToEnd, Plan, measure_end_to_
 from heatline.bench.end_to_end.line import Expected, Line, ReceivedVerdict, Scene, count_unreported, running
 from heatline.bench.end_to_end.rates import Tries, find_highest, window_of
 from heatline.bench.watched_line import ReceivedEvent
+from heatline.bench.watched_process import WatchedProcess
 from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.sockets import GONE_AFTER_MS
 from heatline.edge.errors import BenchError
 from heatline.edge.inference import open_engine
 from heatline.edge.reference.reference import Reference
-from heatline.edge.wire.events import VerdictEvent
-from tests.bench import made_results as made
+from heatline.edge.wire.events import Times, VerdictEvent
 from tests.edge.boards import board, board_bundle, moved
-from tests.edge.followed_line import wait_until
+from tests.edge.followed_line import event, wait_until
 from tests.edge.lines import write_pictures
 from tests.small_bundle import TILE, dark_square, white_frame
 
@@ -133,17 +133,32 @@ def test_the_service_ends_if_its_bench_is_killed(bundle: Bundle, tmp_path: Path)
     wait_until(lambda: not service.exists() or service.read_text().rpartition(")")[2].split()[0] in "ZX", "it ended")
 
 
+def test_a_process_that_fails_is_reported_with_its_exit_code_and_its_log(tmp_path: Path) -> None:
+    with WatchedProcess("quitter", [sys.executable, "-c", "raise SystemExit('enough')"], tmp_path / "log") as quitter:
+        quitter.start()
+        for check in (quitter.require_success, quitter.require_running):
+            with pytest.raises(BenchError, match="quitter ended with exit code 1: its log ends with: enough"):
+                check()
+
+
 # Figures of a window.
 
 
-def received_verdict(number: int, ms: float = 5.0, reason: str | None = None, **changed: Any) -> ReceivedVerdict:
+def received_at(number: int, due_ms: float, stamped_ms: float, received_ms: float, **changed: Any) -> ReceivedVerdict:
+    times = Times(captured_at_ns=0, captured_monotonic_ns=round((due_ms + stamped_ms) * 1e6))
+    verdict = msgspec.structs.replace(event(number, "verdict.cam0.GOOD", None), times=times, **changed)
+    assert isinstance(verdict, VerdictEvent)
+    return ReceivedVerdict(verdict, round((due_ms + received_ms) * 1e6))
+
+
+def received_verdict(number: int, ms: float = 5.0, **changed: Any) -> ReceivedVerdict:
     """Return a frame of a camera at 10 frames/s, received `ms` after it was due and stamped a tenth of that late."""
-    return made.received_verdict(number, 100.0 * number, ms / 10, ms, reason, **{"camera": "cam0", **changed})
+    return received_at(number, 100.0 * number, ms / 10, ms, **changed)
 
 
 def at_rate(count: int, later_ms: float = 0.0) -> list[ReceivedVerdict]:
     """Return frames of a camera at 100 frames/s; the latency of each is `later_ms` above that of the last."""
-    return [made.received_verdict(i, 10.0 * i, 0.0, 5.0 + i * later_ms, camera="cam0") for i in range(count)]
+    return [received_at(i, 10.0 * i, 0.0, 5.0 + i * later_ms) for i in range(count)]
 
 
 def test_each_frame_counts_once_by_its_outcome_and_from_when_it_was_due() -> None:

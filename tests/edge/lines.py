@@ -1,6 +1,7 @@
 """A line as in production: a folder with line.toml and pictures, and the real `heatline` command."""
 
 import contextlib
+import glob
 import json
 import shutil
 import signal
@@ -165,16 +166,23 @@ class RunningLine:
         self.process, self._events = process, events
         self.received = ReceivedEvents()
 
+    def poll(self) -> Event | None:
+        """Return the next event, which `received` does not get; None: none came for a moment."""
+        message = self._events.receive()
+        if isinstance(message, Message):
+            return message.event
+        if isinstance(message, Gap):
+            self.received.gaps.append(message)
+        elif (code := self.process.poll()) is not None:
+            raise AssertionError(f"the line ended with exit code {code}\n{self._log()}")
+        return None
+
     def next(self) -> Event:
         give_up = time.monotonic() + WITHIN_SECONDS
-        while not isinstance(message := self._events.receive(), Message):
+        while (event := self.poll()) is None:
             assert time.monotonic() < give_up, f"no further event came\n{self._log()}"
-            if isinstance(message, Gap):
-                self.received.gaps.append(message)
-            elif (code := self.process.poll()) is not None:
-                raise AssertionError(f"the line ended with exit code {code}\n{self._log()}")
-        self.received.add(message.event)
-        return message.event
+        self.received.add(event)
+        return event
 
     def until(self, wanted: Callable[[Event], bool]) -> Any:
         """Wait for the next event that is wanted, up to a time limit, and return it."""
@@ -283,11 +291,60 @@ def started(*command: str | Path, env: Mapping[str, str] | None = None) -> Itera
                 process.send_signal(signal.SIGKILL)
 
 
+class Restartable:
+    """A program that is killed and started again; all its lives append to one log.
+
+    Args:
+        name: for messages.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str | Path], log: Path, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.name, self._command, self._log, self._env = name, command, log, env
+        self.running: LineProcess | None = None
+        """None: it was not started, was killed, or `ended` said that it has ended."""
+
+    def start(self) -> None:
+        assert self.running is None, f"{self.name} runs already"
+        self.running = LineProcess(self._command, self._log, self._env)
+
+    def kill(self) -> None:
+        """Kill it, and wait until it is gone; do nothing if it does not run."""
+        if self.running is not None:
+            self.running.kill()
+            self.running = None
+
+    def ended(self) -> str | None:
+        """Return how it ended, if it ended by itself since the last call."""
+        if self.running is None or (code := self.running.poll()) is None:
+            return None
+        log, self.running = self.running.log(), None
+        return f"{self.name} ended with exit code {code}: {'; '.join(log.splitlines()[-3:])}"
+
+    def end(self) -> None:
+        """End it as systemd does, and check its exit code."""
+        assert self.running is not None, f"{self.name} does not run"
+        self.running.terminate()
+        assert self.running.wait(WITHIN_SECONDS) == 0, self.running.log()
+        self.running = None
+
+
 def children(pid: int) -> list[int]:
-    """Return the child processes of a process, zombies included."""
-    return [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
+    """Return the child processes of a process, zombies included; none if it has ended."""
+    found: list[int] = []
+    for file in glob.glob(f"/proc/{pid}/task/*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            found += map(int, Path(file).read_text().split())
+    return found
+
+
+def tree(root: int) -> list[int]:
+    """Return a process and its descendants, parents first."""
+    pids = [root]
+    for pid in pids:
+        pids += children(pid)
+    return pids
 
 
 class NotifySocket:

@@ -106,9 +106,11 @@ def connected(address: str, kind: int, keys: ClientKeys | None = None) -> Iterat
         yield client
 
 
-def until(condition: Callable[[], object], description: str = "the condition is true") -> None:
+def until(
+    condition: Callable[[], object], description: str = "the condition is true", within_s: float = WITHIN_SECONDS
+) -> None:
     """Check a condition until it is true; the bound is generous."""
-    give_up = time.monotonic() + WITHIN_SECONDS
+    give_up = time.monotonic() + within_s
     while not condition():
-        assert time.monotonic() < give_up, f"not within {WITHIN_SECONDS:.0f} s: {description}"
+        assert time.monotonic() < give_up, f"not within {within_s:.0f} s: {description}"
         time.sleep(0.01)

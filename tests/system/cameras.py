@@ -5,36 +5,50 @@ and its time is compared with the timestamps of events.
 import contextlib
 import os
 import signal
+import statistics
 import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-from heatline.bench.machine import commit
-from heatline.bench.spread import Spread
-from heatline.bench.watched_line import START_WITHIN_SECONDS, WatchedLine
 from heatline.edge.bundle import Bundle
 from heatline.edge.cameras import aravis
-from heatline.edge.errors import BenchError, CameraError, MissingExtraError
-from heatline.edge.wire.events import AlarmEvent, Event, VerdictEvent
+from heatline.edge.errors import CameraError, MissingExtraError
+from heatline.edge.wire.events import AlarmEvent
 from tests.edge.gv_cameras import AravisCamera, aravis_camera, noise
-from tests.system.command import Result, parser, report_line, run
+from tests.edge.lines import RunningLine, children, running, write_line_with
+from tests.edge.secured import free_port
+from tests.system.command import ALL_GOOD, Result, parser, report_line, run
 
 FPS, HW = 25.0, (480, 640)
 STEADY_FRAMES = 8
 """Number of inspected frames before a fault is injected."""
-NOTICED_WITHIN_SECONDS, BACK_WITHIN_SECONDS = 30.0, 60.0
 
 Kind = Literal["genicam", "pattern"]
 KILLED, STOPPED, NO_POWER, FROZEN = (
     "camera process killed", "camera process stopped", "device without power", "picture frozen"
 )  # fmt: skip
 FAULTS: dict[Kind, list[str]] = {"pattern": [KILLED, STOPPED], "genicam": [KILLED, STOPPED, NO_POWER, FROZEN]}
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """Median and extremes of one figure over all repetitions."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.0f} ({self.lowest:.0f} to {self.highest:.0f}) ms"
 
 
 class FaultTimes(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,39 +67,32 @@ class FaultTimes(msgspec.Struct, frozen=True, kw_only=True):
 class Cameras(msgspec.Struct, frozen=True, kw_only=True):
     """Results of all measurements."""
 
-    bundle: str
-    commit: str | None
-    """Commit of the code that ran; with `-dirty` if files were changed since."""
     faults: list[FaultTimes]
     failed: dict[str, str]
     """Measurements that failed, or need a library that is not installed, with the reason."""
 
 
-def measure_cameras(
-    bundle: Bundle, faults: dict[Kind, list[str]], gone_s: list[float], report: Callable[[str], None]
-) -> Cameras:
+def measure_cameras(bundle: Bundle, faults: dict[Kind, list[str]], gone_s: list[float]) -> Cameras:
     """Inject the faults of each kind of camera, also after one that failed.
 
     Args:
         gone_s: how long devices stay missing after the alarm; each fault is injected once for each. The line tries to
             open a missing camera at growing intervals, and the camera may return at any moment of one.
     """
-    found = Cameras(bundle=bundle.path.name, commit=commit(), faults=[], failed={})
+    found = Cameras(faults=[], failed={})
     for kind, names in faults.items():
         try:
-            found.faults.extend(_measure(kind, names, bundle, gone_s, report))
-        except (BenchError, CameraError, MissingExtraError) as error:
+            found.faults.extend(_measure(kind, names, bundle, gone_s))
+        except (AssertionError, CameraError, MissingExtraError) as error:
             found.failed[kind] = str(error)
     return found
 
 
-def _measure(
-    kind: Kind, faults: list[str], bundle: Bundle, gone_s: list[float], report: Callable[[str], None]
-) -> list[FaultTimes]:
+def _measure(kind: Kind, faults: list[str], bundle: Bundle, gone_s: list[float]) -> list[FaultTimes]:
     samples: dict[str, list[tuple[str, float, float]]] = {fault: [] for fault in faults}
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        keys: dict[str, str | float | list[int]] = {"kind": kind, "name": "cam0", "rate_fps": FPS}
+        folder, port = Path(stack.enter_context(tempfile.TemporaryDirectory())), free_port()
+        keys: dict[str, Any] = {"kind": kind, "rate_fps": FPS}
         device = None
         if kind == "genicam":
             aravis.load()
@@ -93,12 +100,13 @@ def _measure(
             keys["address"] = device.address
         else:
             keys["draw_size"] = list(HW[::-1])
-        with WatchedLine(folder, bundle.path, "f32", [keys]) as line:
-            for gone in gone_s:
-                for fault in faults:
-                    samples[fault].append(_inject(fault, line, device, gone))
-                    report(f"{kind}, {fault}: {samples[fault][-1]}")
-            line.stop()
+        file = write_line_with(folder, bundle.path, port.local, {"cam0": keys}, ALL_GOOD)
+        line = stack.enter_context(running(file, port.local))
+        for gone in gone_s:
+            for fault in faults:
+                samples[fault].append(_inject(fault, line, device, gone))
+                report_line(f"{kind}, {fault}: {samples[fault][-1]}")
+        line.end()
     return [
         FaultTimes(
             kind=kind,
@@ -111,15 +119,14 @@ def _measure(
     ]
 
 
-def _inject(fault: str, line: WatchedLine, device: AravisCamera | None, gone_s: float) -> tuple[str, float, float]:
+def _inject(fault: str, line: RunningLine, device: AravisCamera | None, gone_s: float) -> tuple[str, float, float]:
     """Inject a fault into a steady camera, end it when the line has noticed it, and wait for the recovery.
 
     Returns:
         the reason of the alarm, and the times until the alarm and until the recovery, ms.
     """
-    for _ in range(STEADY_FRAMES):
-        line.until(_is_inspected, START_WITHIN_SECONDS, "frames that are inspected")
-    (pid,) = line.camera_pids()
+    line.until_inspected_frames(STEADY_FRAMES)
+    (pid,) = children(line.process.pid)
     injected_ns = since_ns = time.time_ns()
     if fault == NO_POWER and device is not None:
         device.kill()
@@ -127,43 +134,29 @@ def _inject(fault: str, line: WatchedLine, device: AravisCamera | None, gone_s: 
         device.tell("freeze", frozen=True)
     else:
         os.kill(pid, signal.SIGKILL if fault == KILLED else signal.SIGSTOP)
-    alarm = line.until(
-        lambda event: isinstance(event, AlarmEvent) and event.active and event.at_ns >= injected_ns,
-        NOTICED_WITHIN_SECONDS,
-        "an alarm",
+    alarm: AlarmEvent = line.until(
+        lambda event: isinstance(event, AlarmEvent) and event.active and event.at_ns >= injected_ns
     )
-    assert isinstance(alarm, AlarmEvent)
-    if fault in (NO_POWER, FROZEN) and device is not None:
-        if fault == NO_POWER:
-            line.receive_for(gone_s)
-            device.start()
-        else:
-            device.tell("freeze", frozen=False)
+    if fault == NO_POWER and device is not None:
+        back_s = time.monotonic() + gone_s
+        while time.monotonic() < back_s:
+            line.poll()
+        device.start()
+        since_ns = time.time_ns()
+    elif fault == FROZEN and device is not None:
+        device.tell("freeze", frozen=False)
         since_ns = time.time_ns()
     after_ns = max(since_ns, alarm.at_ns)
-    event = line.until(
-        lambda event: _is_inspected(event) and _captured_ns(event) > after_ns,
-        BACK_WITHIN_SECONDS,
-        "a frame that is inspected again",
-    )
-    assert isinstance(event, VerdictEvent)
-    inspected_ms = _captured_ns(event) / 1e6 + event.latency_ms
-    return alarm.alarm, (alarm.at_ns - injected_ns) / 1e6, inspected_ms - since_ns / 1e6
-
-
-def _is_inspected(event: Event) -> bool:
-    return isinstance(event, VerdictEvent) and event.verdict != "NO_VERDICT"
-
-
-def _captured_ns(event: Event) -> int:
-    assert isinstance(event, VerdictEvent)
-    return event.times.captured_at_ns
+    while (event := line.until_inspected()).times.captured_at_ns <= after_ns:
+        pass
+    recovered_ms = (event.times.captured_at_ns - since_ns) / 1e6 + event.latency_ms
+    return alarm.alarm, (alarm.at_ns - injected_ns) / 1e6, recovered_ms
 
 
 def _run(_: Namespace, bundle: Bundle) -> Result:
-    cameras = measure_cameras(bundle, FAULTS, [0.5, 1.0, 2.0, 3.0, 4.0], report_line)
+    cameras = measure_cameras(bundle, FAULTS, [0.5, 1.0, 2.0, 3.0, 4.0])
     facts = {
-        f"{one.kind}, {one.fault}": f"noticed after {one.noticed_ms:.0f} ms, recovered after {one.recovered_ms:.0f} ms"
+        f"{one.kind}, {one.fault}": f"noticed after {one.noticed_ms}, recovered after {one.recovered_ms}"
         for one in cameras.faults
     }
     return Result(cameras, facts, [f"{name}: {reason}" for name, reason in cameras.failed.items()])

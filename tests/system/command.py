@@ -6,22 +6,34 @@ Apparatus kills processes, fills disks and needs the whole machine, so no instal
 import argparse
 import contextlib
 import math
+import os
+import platform
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from heatline.bench.command import SHIPPED_BUNDLE
-from heatline.bench.machine import machine
-from heatline.bench.result_file import claim, deliver, new_report
 from heatline.edge.bundle import Bundle, open_bundle
 from heatline.edge.cli.output import print_facts
 from heatline.edge.errors import BenchError, HeatlineError
+from heatline.edge.util.process import cores, processor
 
+ROOT = Path(__file__).parents[2]
 INTERRUPTED = 130
+ALL_GOOD = """
+[engine]
+precision = "f32"
+[thresholds]
+score = 1e9
+check_plausibility = false
+"""
+"""Tables of a line that reaches no defect, as nearly all frames of a good line are good."""
 Number = TypeVar("Number", int, float)
 
 
@@ -29,7 +41,7 @@ class Result(NamedTuple):
     """Result of a run."""
 
     found: msgspec.Struct
-    """Content of the result file."""
+    """Content of the result file, beside the machine and the bundle."""
     facts: Mapping[str, object]
     """Names and values, for people."""
     faults: Sequence[str]
@@ -39,9 +51,19 @@ class Result(NamedTuple):
 def parser(description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that all apparatus has."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    made.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE, help="the bundle that the line runs")
-    made.add_argument("--out", type=Path, help="write the result there, as JSON")
+    bundle = ROOT / "examples" / "drawn_boards" / "bundle"
+    made.add_argument("--bundle", type=Path, default=bundle, help="the bundle that the line runs")
+    made.add_argument("--out", type=writable, help="write the result there, as JSON")
     return made
+
+
+def writable(text: str) -> Path:
+    """Read the path of a result; that it cannot be written is known before the run, not minutes later."""
+    try:
+        Path(text).open("ab").close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be written ({error.strerror})") from error
+    return Path(text)
 
 
 def positive(kind: type[Number], *, or_zero: bool = False) -> Callable[[str], Number]:
@@ -64,6 +86,28 @@ def positive(kind: type[Number], *, or_zero: bool = False) -> Callable[[str], Nu
     return read
 
 
+def machine() -> dict[str, Any]:
+    """Describe this machine, its load by others, and the code."""
+    return {
+        "processor": processor(),
+        "cores": cores(),
+        "load": [round(one, 2) for one in os.getloadavg()],
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("heatline", "openvino", "numpy", "pyzmq")},
+        "commit": commit(),
+        "at_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def commit() -> str | None:
+    """Return the commit of the code, with `-dirty` if files were changed since; None: no git knows it."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    with contextlib.suppress(OSError):
+        return subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or None
+    return None
+
+
 def run(name: str, arguments: argparse.Namespace, measure: Callable[[argparse.Namespace, Bundle], Result]) -> int:
     """Run an apparatus; return the exit code: 0 if it passed, 14 with a sentence if not, 130 if it was interrupted.
 
@@ -72,16 +116,16 @@ def run(name: str, arguments: argparse.Namespace, measure: Callable[[argparse.Na
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
-        now, bundle = machine(), open_bundle(arguments.bundle)
-        claim(arguments.out)
+        report, bundle = {"bench": name, "machine": machine()}, open_bundle(arguments.bundle)
         found, facts, faults = measure(arguments, bundle)
-        report = new_report(name, now, found)
-        deliver(report, arguments.out, as_json=False, show=lambda _: print_facts(name, facts))
-        if faults:
-            raise BenchError("; ".join(faults))
-    except HeatlineError as error:
+        report |= {"bundle": bundle.path.name, **msgspec.to_builtins(found)}
+        print_facts(name, facts)
+        if arguments.out is not None:
+            arguments.out.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+        assert not faults, "; ".join(faults)
+    except (HeatlineError, AssertionError) as error:
         report_line(f"{name}: {error}")
-        return error.exit_code
+        return getattr(error, "exit_code", BenchError.exit_code)
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0

@@ -4,37 +4,54 @@ The line inspects at a share of its highest rate. If that makes too few events, 
 size, which are reported like every frame and not inspected.
 """
 
+import subprocess
 import sys
 import tempfile
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from heatline.bench.machine import commit, file_system
-from heatline.bench.spread import Latency
-from heatline.bench.watched_line import Keys, WatchedLine, has_stopped
-from heatline.bench.watched_process import WatchedProcess
 from heatline.edge.bundle import Bundle
-from heatline.edge.errors import BenchError
-from heatline.edge.wire.events import VerdictEvent
-from tests.system.chaos.clients import ClientPlan, Got, client_command, head_of, read_record
-from tests.system.command import Result, counts, parser, positive, report_line, run
+from heatline.edge.wire.events import CountedEvent, StatusEvent, VerdictEvent
+from tests.edge.lines import RunningLine, running, write_line_with
+from tests.edge.secured import free_port
+from tests.system.chaos.clients import Client, ClientPlan, Got, head_of, read_record
+from tests.system.command import ALL_GOOD, Result, counts, parser, positive, report_line, run
 
 SHARE_OF_HIGHEST = 0.8
 REPETITIONS = 3
 """Windows with a journal, and windows without."""
 SETTLE_S = 3.0
 """From the first event to the window."""
-FIRST_WITHIN_S = 60.0
 NEAR_ENOUGH = 0.98
 FRAMES_FOR_A_RATE = 5000
 HIGHEST_FPS = 10_000.0
 WAITING_FRAMES = 16
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """Percentiles of many delays, ms."""
+
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    most: float
+
+    @classmethod
+    def of(cls, nanoseconds: Sequence[float]) -> "Latency":
+        p50, p90, p95, p99, most = np.percentile(np.array(nanoseconds) / 1e6, (50, 90, 95, 99, 100)).tolist()
+        return cls(p50=p50, p90=p90, p95=p95, p99=p99, most=most)
+
+    def __str__(self) -> str:
+        return f"p50 {self.p50:.1f} ms, p95 {self.p95:.1f}, p99 {self.p99:.1f}, at most {self.most:.1f}"
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,10 +80,8 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """All results."""
 
-    bundle: str
-    commit: str | None
     disk: str
-    """File system of the journal."""
+    """File system of the journal, on which the duration of a sync depends."""
     events_per_s: float
     """Wanted rate."""
     highest_fps: float
@@ -78,47 +93,47 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     windows: list[Window]
 
 
-def one_tile_camera(name: str, bundle: Bundle, rate_fps: float) -> Keys:
+def one_tile_camera(bundle: Bundle, rate_fps: float, **more: Any) -> dict[str, Any]:
     """Return the keys of a camera with frames of one tile."""
     size = [bundle.manifest.grid.tile_px] * 2
-    return {
-        "kind": "pattern", "name": name, "draw_size": size, "rate_fps": rate_fps, "waiting_frames": WAITING_FRAMES
-    }  # fmt: skip
+    return {"kind": "pattern", "draw_size": size, "rate_fps": rate_fps, "waiting_frames": WAITING_FRAMES, **more}
+
+
+@contextmanager
+def _line(bundle: Bundle, cameras: Mapping[str, Mapping[str, Any]], journal: str = "") -> Iterator[RunningLine]:
+    """Run a line without defects.
+
+    Args:
+        journal: address to which it serves its journal; empty: it has none.
+    """
+    events = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        tables = f'[journal]\nfolder = "{folder}/journal"\nbind = "{journal}"' if journal else ""
+        file = write_line_with(Path(folder), bundle.path, events.local, cameras, ALL_GOOD + tables)
+        with running(file, events.local) as line:
+            yield line
 
 
 def measure_highest_fps(bundle: Bundle) -> float:
-    """Measure the rate at which frames of a waiting camera are inspected.
-
-    Raises:
-        BenchError: the line ended.
-    """
-    camera: Keys = {
-        **one_tile_camera("inspected", bundle, HIGHEST_FPS), "frames": FRAMES_FOR_A_RATE, "on_overload": "block"
-    }  # fmt: skip
-    reported: list[int] = []
-    with tempfile.TemporaryDirectory() as place, WatchedLine(Path(place), bundle.path, "f32", [camera]) as line:
-        while (received := line.next()) is None or not has_stopped(received.event):
-            if received is not None and isinstance(received.event, VerdictEvent):
-                reported.append(received.at_ns)
-        line.await_exit()
-    return (len(reported) - 1) / ((reported[-1] - reported[0]) / 1e9)
+    """Measure the rate at which frames of a waiting camera are inspected."""
+    camera = one_tile_camera(bundle, HIGHEST_FPS, frames=FRAMES_FOR_A_RATE, on_overload="block")
+    reported_s: list[float] = []
+    with _line(bundle, {"inspected": camera}) as line:
+        while not (isinstance(event := line.poll(), StatusEvent) and event.state == "STOPPED"):
+            if isinstance(event, VerdictEvent):
+                reported_s.append(time.monotonic())
+        assert line.exit_code() == 0
+    return (len(reported_s) - 1) / (reported_s[-1] - reported_s[0])
 
 
 def measure_delivery(
-    bundle: Bundle,
-    *,
-    events_per_s: float,
-    seconds: float,
-    report_line: Callable[[str], None],
-    repetitions: int = REPETITIONS,
+    bundle: Bundle, *, events_per_s: float, seconds: float, repetitions: int = REPETITIONS
 ) -> Delivery:
     """Measure the highest rate, then run the line at a share of it, in interleaved windows with a journal and without.
 
     Args:
         events_per_s: wanted rate.
         seconds: of each window.
-    Raises:
-        BenchError: a process failed, or ended.
     """
     highest_fps = measure_highest_fps(bundle)
     inspected_fps = SHARE_OF_HIGHEST * highest_fps
@@ -126,18 +141,16 @@ def measure_delivery(
     report_line(
         f"{highest_fps:.0f} frames/s at most; {inspected_fps:.0f} are inspected, {refused_fps:.0f} have a wrong size"
     )
-    cameras = [one_tile_camera("inspected", bundle, inspected_fps)]
+    cameras = {"inspected": one_tile_camera(bundle, inspected_fps)}
     if refused_fps:
-        cameras.append({**one_tile_camera("refused", bundle, refused_fps), "size": [1, 1]})
+        cameras["refused"] = one_tile_camera(bundle, refused_fps, size=[1, 1])
     windows = []
     for number in range(repetitions):
         for journal in (True, False) if number % 2 == 0 else (False, True):
             windows.append(window := _window(bundle, cameras, seconds, journal))
             report_line(f"{window.name}: {window.events_per_s:.0f} events/s, live {window.sending} after the hand-over")
     return Delivery(
-        bundle=bundle.path.name,
-        commit=commit(),
-        disk=file_system(Path(tempfile.gettempdir())),
+        disk=subprocess.check_output(["stat", "-f", "-c", "%T", tempfile.gettempdir()], text=True).strip(),
         events_per_s=events_per_s,
         highest_fps=highest_fps,
         inspected_fps=inspected_fps,
@@ -146,31 +159,26 @@ def measure_delivery(
     )
 
 
-def _window(bundle: Bundle, cameras: Sequence[Keys], seconds: float, journal: bool) -> Window:
+def _window(bundle: Bundle, cameras: Mapping[str, Mapping[str, Any]], seconds: float, journal: bool) -> Window:
     """Run the line, wait until it has settled, and receive every event of a window."""
-    received: list[tuple[VerdictEvent, int]] = []
-    with (
-        tempfile.TemporaryDirectory() as place,
-        WatchedLine(Path(place), bundle.path, "f32", cameras, journal=journal) as line,
-    ):
-        record = Path(place) / "record"
-        command = client_command(ClientPlan(name="bench", kind="Follower"), line.journal_address or "", record)
-        with WatchedProcess("the durable consumer", command, None) as following:
+    received: list[tuple[CountedEvent, int]] = []
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder, _line(bundle, cameras, port.local if journal else "") as line:
+        consumer = Client(ClientPlan(name="bench", kind="Follower"), port.local, Path(folder))
+        try:
             if journal:
-                following.start()
-            line.until(lambda event: isinstance(event, VerdictEvent), FIRST_WITHIN_S, "the first event")
-            line.receive_for(SETTLE_S)
-            not_received_before, began_ns = line.not_received, time.monotonic_ns()
+                consumer.process.start()
+            line.until(lambda event: isinstance(event, VerdictEvent))
+            began_ns = time.monotonic_ns() + round(SETTLE_S * 1e9)
             ended_ns = began_ns + round(seconds * 1e9)
-            while time.monotonic_ns() < ended_ns:
-                if (one := line.next()) is not None and isinstance(one.event, VerdictEvent):
-                    received.append((one.event, one.at_ns))
-            took_s = (time.monotonic_ns() - began_ns) / 1e9
-            line.stop()  # a durable consumer gets all events before the line ends
-            not_received = line.not_received - not_received_before
-            if journal:
-                following.require_running()
-            return window_of(received, came_at(record) if journal else None, took_s, not_received)
+            while (now_ns := time.monotonic_ns()) < ended_ns:
+                if isinstance(event := line.poll(), CountedEvent) and now_ns >= began_ns:
+                    received.append((event, time.monotonic_ns()))
+            line.end()  # a durable consumer gets all events before the line ends
+            assert (fault := consumer.process.ended()) is None, fault
+        finally:
+            consumer.process.kill()
+        return window_of(received, came_at(consumer.record) if journal else None, seconds)
 
 
 def came_at(record: Path) -> dict[int, int]:
@@ -184,39 +192,32 @@ def came_at(record: Path) -> dict[int, int]:
 
 
 def window_of(
-    received: Sequence[tuple[VerdictEvent, int]], followed: Mapping[int, int] | None, seconds: float, not_received: int
+    received: Sequence[tuple[CountedEvent, int]], followed: Mapping[int, int] | None, seconds: float
 ) -> Window:
     """Count and time the events of a window.
 
     Args:
         received: events with the time of their live receipt, monotonic ns.
         followed: times of receipt by the durable consumer, by seq; None: there was none.
-    Raises:
-        BenchError: no event came.
     """
-    if not received:
-        raise BenchError(f"no event came within a window of {seconds:g} s; give --seconds more")
-    verdicts: Counter[str] = Counter()
-    for event, _ in received:
-        verdicts[event.reason or event.verdict] += event.frames
-    handed_over = [event.times.captured_monotonic_ns + event.latency_ms * 1e6 for event, _ in received]
-    sending = [at_ns - ns for (_, at_ns), ns in zip(received, handed_over, strict=True)]
+    verdicts = [(event, at_ns) for event, at_ns in received if isinstance(event, VerdictEvent)]
+    assert verdicts, f"no event came within a window of {seconds:g} s; give --seconds more"
+    frames: Counter[str] = Counter()
+    for event, _ in verdicts:
+        frames[event.reason or event.verdict] += event.frames
     came = {} if followed is None else followed
-    added = [came[event.seq] - at_ns for event, at_ns in received if event.seq in came]
+    added = [came[event.seq] - at_ns for event, at_ns in verdicts if event.seq in came]
     return Window(
         journal=followed is not None,
-        events_per_s=len(received) / seconds,
-        verdicts=dict(verdicts),
-        not_received=not_received,
-        not_followed=0 if followed is None else len(received) - len(added),
-        sending=latency_of(sending),
-        added=latency_of(added) if added else None,
+        events_per_s=len(verdicts) / seconds,
+        verdicts=dict(frames),
+        not_received=received[-1][0].seq - received[0][0].seq + 1 - len(received),
+        not_followed=0 if followed is None else len(verdicts) - len(added),
+        sending=Latency.of(
+            [at_ns - event.times.captured_monotonic_ns - event.latency_ms * 1e6 for event, at_ns in verdicts]
+        ),
+        added=Latency.of(added) if added else None,
     )
-
-
-def latency_of(nanoseconds: Sequence[float]) -> Latency:
-    """Return the percentiles of some times."""
-    return Latency.of(np.array(nanoseconds) / 1e6)
 
 
 def faults(found: Delivery) -> list[str]:
@@ -257,12 +258,7 @@ def _medians(latencies: Sequence[Latency]) -> str:
 
 
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:
-    found = measure_delivery(
-        bundle,
-        events_per_s=arguments.events,
-        seconds=arguments.seconds,
-        report_line=report_line,
-    )
+    found = measure_delivery(bundle, events_per_s=arguments.events, seconds=arguments.seconds)
     return Result(found, to_facts(found), faults(found))
 
 

@@ -7,16 +7,16 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from heatline.bench.watched_line import Keys, free_address
-from heatline.bench.watched_process import HEATLINE, WatchedProcess
 from heatline.edge.bundle import Bundle
-from heatline.edge.errors import BenchError, JournalError
+from heatline.edge.errors import JournalError
+from tests.command import HEATLINE
 from tests.edge.brokers import OPEN, Broker, Plant
+from tests.edge.lines import Restartable
+from tests.edge.secured import free_port, until
 from tests.needs import find
 from tests.system.chaos.clients import head_of
 from tests.system.chaos.run import lines_of, stored_in
@@ -53,34 +53,34 @@ class _LinePc:
     def __init__(self, folder: Path, bundle: Bundle, broker: Broker, rate_fps: float, republish_s: float) -> None:
         self._state, self._broker = folder / "state", broker
         self._state.mkdir()
-        tables: dict[str, Keys] = {
-            "events": {"bind": free_address()},
-            "journal": {"folder": str(self._state), "bind": free_address()},
-            "mqtt": {"broker": f"mqtt://127.0.0.1:{broker.port}", "start": "first", "republish_s": republish_s},
-        }
-        self._lines = dict(zip((True, False), lines_of(folder, bundle, rate_fps, self._state, tables), strict=True))
-        bridge = [*HEATLINE, "bridge", "mqtt", folder / "inspecting" / "line1.toml"]
-        self._bridge = WatchedProcess("the bridge", bridge, folder / "bridge.log")
+        self._ports = events, journal = free_port(), free_port()
+        tables = f"""
+[journal]
+folder = "{self._state}"
+bind = "{journal.local}"
+[mqtt]
+broker = "mqtt://127.0.0.1:{broker.port}"
+start = "first"
+republish_s = {republish_s}
+"""
+        self._inspecting, self._idle = lines_of(folder, bundle, rate_fps, self._state, events, tables)
+        bridge: list[str | Path] = [HEATLINE, "bridge", "mqtt", folder / "inspecting" / "line.toml"]
+        self._bridge = Restartable("the bridge", bridge, folder / "bridge.log")
 
     def power_on(self, *, inspects: bool) -> None:
         """Start all; not inspecting, the line's cameras wait for a trigger that never comes."""
         self._broker.start()
-        self._lines[inspects].start()
+        (self._inspecting if inspects else self._idle).start()
         self._bridge.start()
 
     def cut_power(self) -> None:
-        """Kill all within milliseconds.
-
-        Raises:
-            BenchError: one of them had ended by itself.
-        """
-        processes = [*self._lines.values(), self._bridge]
-        ended = [fault for each in processes if (fault := each.check()) is not None]
+        """Kill all within milliseconds; none had ended by itself."""
+        processes = [self._inspecting, self._idle, self._bridge]
+        ended = [fault for each in processes if (fault := each.ended()) is not None]
         self._broker.kill()
         for process in processes:
             process.kill()
-        if ended:
-            raise BenchError("; ".join(ended))
+        assert not ended, "; ".join(ended)
 
     def journalled(self) -> list[str]:
         """Return the ids of all results in the journal, in order."""
@@ -101,31 +101,30 @@ def measure_power_cuts(
     rate_fps: float,
     autosave_s: int | None,
     republish_s: float,
-    report_line: Callable[[str], None],
     longest_life_s: float = LONGEST_LIFE_SECONDS,
 ) -> PowerCuts:
-    """Cut the power again and again at random moments; the subscriber is there, or away, or leaves and comes back.
-
-    Raises:
-        BenchError: a process ended by itself, or the results did not come in time after the last cut.
-    """
+    """Cut the power again and again at random moments; the subscriber is there, or away, or leaves and comes back."""
     draw = random.Random(seed)
-    away_at_a_cut = 0
+    away_at_a_cut, before, port = 0, 0, free_port()
+
+    def inspects() -> bool:
+        return len(pc.journalled()) > before
+
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as open_:
         folder = Path(name)
         stores = "" if autosave_s is None else PERSISTENT.format(folder=folder, autosave_s=autosave_s)
-        broker = Broker(folder, free_address(), f"{stores}{OPEN}")
+        broker = Broker(folder, port.local, f"{stores}{OPEN}")
         pc = _LinePc(folder, bundle, broker, rate_fps, republish_s)
         open_.callback(pc.cut_power)
         with broker:  # it must know the subscription before the subscriber may be away
-            plant = open_.enter_context(Plant(broker, "heatline/line1/result/+", session="mes"))
+            plant = open_.enter_context(Plant(broker, "heatline/line/result/+", session="mes"))
             if autosave_s is not None:
-                _wait_until(lambda: (folder / "mosquitto.db").exists(), "the broker stores the session")
+                until(lambda: (folder / "mosquitto.db").exists(), "the broker stores the session")
         for cut in range(cuts):
             before = len(pc.journalled())
             pc.power_on(inspects=True)
             if cut % 4:  # else it may die while it starts
-                _wait_until(lambda before=before: len(pc.journalled()) > before, "the line inspects")  # type: ignore[misc]
+                until(inspects, "the line inspects", CAUGHT_UP_WITHIN_SECONDS)
             until_s = time.monotonic() + draw.uniform(0.0, longest_life_s)
             while time.monotonic() < until_s:
                 plant.come() if draw.random() < 0.5 else plant.leave()
@@ -136,8 +135,8 @@ def measure_power_cuts(
         plant.come()
         pc.power_on(inspects=False)
         wanted = pc.journalled()
-        with contextlib.suppress(BenchError):
-            _wait_until(lambda: len(plant.ids()) >= len(wanted), "all results came")
+        with contextlib.suppress(AssertionError):  # `verify` says what is missing
+            until(lambda: len(plant.ids()) >= len(wanted), "all results came", CAUGHT_UP_WITHIN_SECONDS)
         plant.leave()
         received = [(each.json["camera"], each.json["seq"], each.id) for each in plant.of("result")]
     missing, repeated, out_of_order = verify(wanted, received)
@@ -179,17 +178,8 @@ def faults(found: PowerCuts) -> list[str]:
     return nothing + [f"{count} of {found.results} results {what}" for what, count in broken.items() if count]
 
 
-def _wait_until(condition: Callable[[], bool], description: str) -> None:
-    give_up_s = time.monotonic() + CAUGHT_UP_WITHIN_SECONDS
-    while not condition():
-        if time.monotonic() > give_up_s:
-            raise BenchError(f"not within {CAUGHT_UP_WITHIN_SECONDS:.0f} s: {description}")
-        time.sleep(0.05)
-
-
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:
-    if find("mosquitto") is None:
-        raise BenchError("mosquitto is not installed, and power-cuts needs a broker: apt-get install mosquitto")
+    assert find("mosquitto"), "mosquitto is not installed, and power-cuts needs a broker: apt-get install mosquitto"
     found = measure_power_cuts(
         bundle,
         seed=secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed,
@@ -197,7 +187,6 @@ def _measure(arguments: Namespace, bundle: Bundle) -> Result:
         rate_fps=arguments.rate,
         autosave_s=arguments.autosave or None,
         republish_s=arguments.republish,
-        report_line=report_line,
         longest_life_s=arguments.longest_life,
     )
     return Result(found, msgspec.structs.asdict(found), faults(found))

@@ -1,25 +1,24 @@
 """`make soak`: growth, latency and ledger of the service over a long time (docs/bench.md)."""
 
-import functools
+import contextlib
+import os
+import re
 import sys
 import tempfile
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.bench.machine import commit
-from heatline.bench.processes import TreeSample, sample_tree
-from heatline.bench.watched_line import Keys, WatchedLine
 from heatline.edge.bundle import Bundle
-from heatline.edge.errors import BenchError
 from heatline.edge.wire.events import Account, AlarmEvent, Event, StatusEvent, VerdictEvent
+from tests.edge.lines import running, tree, write_line_with
+from tests.edge.secured import free_port
 from tests.system.command import Result, counts, parser, positive, report_line, run
 
 BLOCKS = 8
@@ -30,8 +29,14 @@ TARGET_BYTES_PER_FRAME = 20.0
 """For the upper bound: a line with ten frames a second then grows by less than 20 MB a day."""
 SHARE_OF_HIGHEST = 0.9
 HIGHEST_FPS = 10_000.0
-ALL_DEFECTIVE: Keys = {"score": -1e9}
-"""With `heatmaps = "always"`, every frame passes all stages: regions are found, and its heatmap is sent."""
+TABLES = """heatmaps = "always"
+[engine]
+precision = "f32"
+[thresholds]
+score = -1e9
+check_plausibility = false
+"""
+"""Every frame passes all stages: regions are found, and its heatmap is sent."""
 SAMPLE_EVERY_S = 1.0
 WARM_UP = 0.2
 """Share of the first samples, which count for no slope: caches fill, pools grow."""
@@ -114,9 +119,6 @@ class SoakRun(msgspec.Struct, frozen=True, kw_only=True):
 class Soak(msgspec.Struct, frozen=True, kw_only=True):
     """All results."""
 
-    bundle: str
-    commit: str | None
-    """Commit of the code; with `-dirty` if files were changed since."""
     runs: list[SoakRun]
     highest_fps: float
     """Rate at which it inspects frames that always wait."""
@@ -126,8 +128,8 @@ class Tally:
     """Counts of all events of a line with one camera."""
 
     def __init__(self) -> None:
-        self.frames = 0
-        """Reported frames."""
+        self.frames = self.events = 0
+        """Reported frames, and received events that are not statuses."""
         self.verdicts: Counter[str] = Counter()
         """Frames by verdict; those without one by the reason."""
         self.latencies_ms: list[float] = []
@@ -135,11 +137,15 @@ class Tally:
         self.account: Account | None = None
         """Ledger of the last status event."""
         self.stopped = False
+        self.missing = 0
+        """Events that are not statuses, and were sent before the last status and not received."""
         self._unbalanced = 0
 
     def add(self, event: Event) -> None:
         """Count the next received event."""
+        self.events += not isinstance(event, StatusEvent)
         if isinstance(event, StatusEvent):
+            self.missing = event.last_seq - self.events
             (self.account,) = event.ledger.values()
             self._unbalanced += not self.account.balanced
             self.stopped = event.state == "STOPPED"
@@ -167,15 +173,38 @@ class Tally:
         return float(np.percentile(first, 99)), float(np.percentile(last, 99))
 
 
+def sample_tree(root: int) -> Mapping[str, int]:
+    """Measure a process and its descendants; empty if it has ended. Processes that end meanwhile are left out.
+
+    `pss_bytes` is the proportional set size: of memory that several processes map, each counts its share. `own_bytes`
+    is the part of it that no file backs: heaps, stacks, shared memory. `file_bytes` are pages of files in memory,
+    summed over processes: other processes that map the same files do not change it.
+    """
+    total: Counter[str] = Counter()
+    for pid in tree(root):
+        with contextlib.suppress(OSError, KeyError):  # it has ended, or is ending and has no memory any more
+            process = Path(f"/proc/{pid}")
+            text = (process / "smaps_rollup").read_text() + (process / "status").read_text()
+            size = {name: 1024 * int(kib) for name, kib in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
+            total.update(
+                pss_bytes=size["Pss"],
+                own_bytes=size["Pss_Anon"] + size["Pss_Shmem"],
+                file_bytes=size["RssFile"],
+                descriptors=len(os.listdir(process / "fd")),
+                threads=len(os.listdir(process / "task")),
+                processes=1,
+            )
+    return total
+
+
 class Samples:
     """Samples of the processes, by the number of frames reported so far."""
 
     def __init__(self) -> None:
-        self.columns: dict[str, list[int]] = {"frames": []}
+        self.columns: dict[str, list[int]] = {}
 
-    def add(self, frames: int, sample: TreeSample) -> None:
-        self.columns["frames"].append(frames)
-        for name, value in msgspec.structs.asdict(sample).items():
+    def add(self, frames: int, sample: Mapping[str, int]) -> None:
+        for name, value in {"frames": frames, **sample}.items():
             self.columns.setdefault(name, []).append(value)
 
     def slope(self, name: str) -> Slope | None:
@@ -184,79 +213,56 @@ class Samples:
         return slope(self.columns["frames"][from_here:], self.columns[name][from_here:])
 
 
-class _Pending(NamedTuple):
-    """A sample that counts after a later frame has come: the last samples may lack the camera's process."""
-
-    frames: int
-    sample: TreeSample
-    at_ns: int
-    """Monotonic."""
-
-    def is_followed_by(self, event: Event) -> bool:
-        """Return whether an event is of a frame that was captured later."""
-        return isinstance(event, VerdictEvent) and event.times.captured_monotonic_ns > self.at_ns
-
-
 def soak(
-    bundle: Bundle,
-    frames: int,
-    rate_fps: float | None,
-    *,
-    frame_hw: tuple[int, int],
-    sample_every_s: float,
-    report_line: Callable[[str], None],
+    bundle: Bundle, frames: int, rate_fps: float | None, *, frame_hw: tuple[int, int], sample_every_s: float
 ) -> SoakRun:
     """Run a line with one camera for a number of frames.
 
     Args:
         rate_fps: None: the camera waits for the inspection, so that every frame is inspected.
-    Raises:
-        BenchError: the service failed, reported no more frames, or ended before the first sample.
     """
-    camera: Keys = {
+    camera = {
         "kind": "pattern",
-        "name": "cam0",
         "draw_size": [frame_hw[1], frame_hw[0]],
         "rate_fps": rate_fps or HIGHEST_FPS,
         "frames": frames,
         "on_overload": "drop_oldest" if rate_fps else "block",
         "waiting_frames": WAITING_FRAMES,
     }
-    tally, samples = Tally(), Samples()
-    pending: _Pending | None = None
+    tally, samples, port = Tally(), Samples(), free_port()
+    pending: tuple[int, int, Mapping[str, int]] | None = None
+    """A sample counts after a frame that was captured later has come: the last ones may lack the camera's process."""
     began_s: float | None = None
     due_s = last_s = time.monotonic()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        WatchedLine(Path(folder), bundle.path, "f32", [camera], thresholds=ALL_DEFECTIVE, heatmaps="always") as line,
-    ):
-        while not tally.stopped:
-            received, now_s, before = line.next(), time.monotonic(), tally.frames
-            if received is not None:
-                tally.add(received.event)
-                if pending is not None and pending.is_followed_by(received.event):
-                    samples.add(pending.frames, pending.sample)
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_line_with(Path(folder), bundle.path, port.local, {"cam0": camera}, TABLES)
+        with running(file, port.local) as line:
+            while not tally.stopped:
+                event, now_s, before = line.poll(), time.monotonic(), tally.frames
+                if event is not None:
+                    tally.add(event)
+                if isinstance(event, VerdictEvent) and pending and event.times.captured_monotonic_ns > pending[0]:
+                    samples.add(*pending[1:])
                     pending = None
-            if tally.frames > before:
-                began_s, last_s = began_s or now_s, now_s
-                if tally.frames * PROGRESS_LINES // frames > before * PROGRESS_LINES // frames:
-                    report_line(f"{tally.frames} of {frames} frames")
-            elif now_s > last_s + SILENCE_SECONDS:
-                raise BenchError(f"no frame was reported for {SILENCE_SECONDS:.0f} s, after {before} of {frames}")
-            if tally.frames and pending is None and now_s >= due_s:
-                if (sample := sample_tree(line.pid)) is not None:
-                    pending = _Pending(tally.frames, sample, time.monotonic_ns())
-                due_s = now_s + sample_every_s
-        line.await_exit()
-    if began_s is None or not samples.columns["frames"]:
-        raise BenchError("the run ended before the first sample; give --frames more")
+                if tally.frames > before:
+                    began_s, last_s = began_s or now_s, now_s
+                    if tally.frames * PROGRESS_LINES // frames > before * PROGRESS_LINES // frames:
+                        report_line(f"{tally.frames} of {frames} frames")
+                assert now_s < last_s + SILENCE_SECONDS, f"no frame was reported any more, after {before} of {frames}"
+                if tally.frames and pending is None and now_s >= due_s:
+                    if sample := sample_tree(line.process.pid):
+                        pending = time.monotonic_ns(), tally.frames, sample
+                    due_s = now_s + sample_every_s
+            assert line.exit_code() == 0
+    assert began_s is not None
+    assert samples.columns, "the run ended before the first sample; give --frames more"
     return SoakRun(
         rate_fps=rate_fps,
         frames_planned=frames,
         frames=tally.frames,
         took_s=last_s - began_s,
         verdicts=dict(tally.verdicts),
-        events_missing=line.not_received,
+        events_missing=tally.missing,
         alarms=dict(tally.alarms),
         ledger=tally.account,
         ledger_balanced=tally.balanced,
@@ -266,14 +272,7 @@ def soak(
     )
 
 
-def measure_soak(
-    bundle: Bundle,
-    frames: int,
-    minutes: float,
-    report_line: Callable[[str], None],
-    *,
-    sample_every_s: float = SAMPLE_EVERY_S,
-) -> Soak:
+def measure_soak(bundle: Bundle, frames: int, minutes: float) -> Soak:
     """Run the service at its highest rate, and then for a long time at a share of that rate.
 
     Frames are as large as one tile, so that all work besides inference counts as much as possible.
@@ -282,17 +281,14 @@ def measure_soak(
         frames: to inspect at the highest rate.
         minutes: of the second run; 0: leave it out.
     """
-    tile_px = bundle.manifest.grid.tile_px
-    soaked = functools.partial(
-        soak, bundle, frame_hw=(tile_px, tile_px), sample_every_s=sample_every_s, report_line=report_line
-    )
-    fast = soaked(frames, None)
-    runs = [fast]
+    hw = (bundle.manifest.grid.tile_px,) * 2
+    runs = [fast := soak(bundle, frames, None, frame_hw=hw, sample_every_s=SAMPLE_EVERY_S)]
     highest_fps = fast.frames / fast.took_s
     if minutes:
         rate_fps = SHARE_OF_HIGHEST * highest_fps
-        runs.append(soaked(max(round(rate_fps * 60 * minutes), 1), rate_fps))
-    return Soak(bundle=bundle.path.name, commit=commit(), runs=runs, highest_fps=highest_fps)
+        planned = max(round(rate_fps * 60 * minutes), 1)
+        runs.append(soak(bundle, planned, rate_fps, frame_hw=hw, sample_every_s=SAMPLE_EVERY_S))
+    return Soak(runs=runs, highest_fps=highest_fps)
 
 
 def faults(run: SoakRun) -> Iterator[str]:
@@ -338,7 +334,7 @@ def to_facts(run: SoakRun) -> dict[str, str]:
 
 
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:
-    found = measure_soak(bundle, arguments.frames, arguments.minutes, report_line)
+    found = measure_soak(bundle, arguments.frames, arguments.minutes)
     facts = {f"{run.name}: {name}": value for run in found.runs for name, value in to_facts(run).items()}
     wrong = [f"{run.name}: {fault}" for run in found.runs for fault in faults(run)]
     return Result(found, facts, wrong)

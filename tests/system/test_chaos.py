@@ -8,9 +8,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.bench.watched_process import WatchedProcess
 from heatline.edge.bundle import Bundle
-from heatline.edge.errors import BenchError
 from heatline.edge.wire.events import Counts
 from tests.command import WITHIN_SECONDS
+from tests.edge.lines import Restartable, children
+from tests.edge.secured import until
 from tests.system.chaos.__main__ import Chaos, faults, measure_chaos, verify
 from tests.system.chaos.checks import Checked, Events, Stored, check_durable, check_journal, check_line, check_live
 from tests.system.chaos.clients import (
@@ -51,18 +50,19 @@ FEW = (
 )
 
 
-def test_under_a_kill_a_cut_link_and_a_full_disk_a_few_clients_lose_nothing(bundle: Bundle) -> None:
+def test_under_a_kill_a_cut_link_and_a_full_disk_a_few_clients_lose_nothing(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan = [
         Fault(0.1, "cut", "screen", 0.1),
         Fault(0.1, "full", DISK, 0.0),
         Fault(0.2, "killed", "gateway", 0.0),
         Fault(0.3, "killed", LINE, 0.0),
     ]
-    output: list[str] = []
-    found = measure_chaos(bundle, seed=1, seconds=0.4, rate_fps=50, report_line=output.append, clients=FEW, plan=plan)
+    found = measure_chaos(bundle, seed=1, seconds=0.4, rate_fps=50, clients=FEW, plan=plan)
     assert faults(found) == []
     has_disk = found.full_disk_noticed is not None
-    assert has_disk == (not any("NO DISK CAN BE MOUNTED" in line for line in output))
+    assert has_disk == ("NO DISK CAN BE MOUNTED" not in capsys.readouterr().err)
     assert found.faults == {"killed": 2, "cut": 1, **({"full": 1} if has_disk else {})}
     assert found.boots == 3, "one before the kill, one after it, one that takes no frames"
     assert found.clients["gateway"].events == found.events > 0
@@ -82,13 +82,6 @@ def test_under_all_faults_all_clients_lose_nothing(tmp_path: Path) -> None:
     assert all(one.events > 0 for one in found.clients.values())
 
 
-def until(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + WITHIN_SECONDS
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.002)
-
-
 def has_ended(process: int) -> bool:
     """Return whether the process of this descriptor has ended, after a wait if necessary."""
     try:
@@ -97,18 +90,14 @@ def has_ended(process: int) -> bool:
         os.close(process)
 
 
-def test_a_process_that_ends_by_itself_is_reported_and_keeps_its_exit_code(tmp_path: Path) -> None:
-    with WatchedProcess("quitter", [sys.executable, "-c", "raise SystemExit('enough')"], tmp_path / "log") as quitter:
+def test_a_process_that_ends_by_itself_is_reported_once_with_its_exit_code_and_may_start_again(tmp_path: Path) -> None:
+    quitter = Restartable("quitter", [sys.executable, "-c", "raise SystemExit('enough')"], tmp_path / "log")
+    for life in (1, 2):
         quitter.start()
-        assert quitter.wait() == 1
-        assert not quitter.runs
-        for _ in range(2):
-            with pytest.raises(BenchError, match="quitter ended with exit code 1: its log ends with: enough"):
-                quitter.require_running()
-        quitter.start()
-        os.waitid(os.P_PID, quitter.pid, os.WEXITED | os.WNOWAIT)
-        assert "exit code 1" in str(quitter.check())
-        assert quitter.check() is None
+        assert quitter.running is not None
+        os.waitid(os.P_PID, quitter.running.pid, os.WEXITED | os.WNOWAIT)
+        assert quitter.ended() == "quitter ended with exit code 1: " + "; ".join(["enough"] * life)
+        assert quitter.ended() is None
 
 
 @pytest.fixture
@@ -131,9 +120,7 @@ def test_a_run_that_is_ended_leaves_nothing_behind(short_path: Path, number: sig
     ):
         try:
             until(lambda: "s  " in output.read_text())
-            tasks = Path(f"/proc/{process.pid}/task")
-            pids = [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
-            started = [os.pidfd_open(pid) for pid in pids]
+            started = [os.pidfd_open(pid) for pid in children(process.pid)]
             process.send_signal(number)
             assert process.wait(WITHIN_SECONDS) == (-number if number == signal.SIGKILL else 130)
         finally:

@@ -8,20 +8,18 @@ import signal
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from heatline.bench.spread import Latency
 from heatline.edge.bundle import Bundle
-from heatline.edge.errors import BenchError
-from tests.bench import made_results as made
+from heatline.edge.wire.events import Times
+from tests.edge.followed_line import event
 from tests.system import delivery
 from tests.system.chaos.clients import Got, Record
 from tests.system.command import Result, run
-from tests.system.delivery import Delivery, Window, came_at, latency_of, measure_delivery, window_of
+from tests.system.delivery import Delivery, Latency, Window, came_at, measure_delivery, window_of
 from tests.system.delivery import faults as delivery_faults
 from tests.system.power_cuts import PowerCuts, measure_power_cuts, verify
 from tests.system.power_cuts import faults as cut_faults
@@ -31,17 +29,22 @@ MS = 1_000_000
 
 def test_each_event_is_timed_from_the_hand_over_and_from_live_to_durable(tmp_path: Path) -> None:
     values = [int(value) for value in np.random.default_rng(1).permutation(101) * MS]
-    assert latency_of(values) == Latency(p50=50, p90=90, p95=95, p99=99, most=100)
-    received = [(made.verdict(seq, 10 * seq, latency_ms=4), (10 * seq + 6) * MS) for seq in range(1, 9)]
-    followed = {seq: (10 * seq + 6 + (1 if seq <= 4 else 3)) * MS for seq in range(1, 9) if seq != 5}
-    window = window_of(received, followed, 2.0, 3)
+    assert Latency.of(values) == Latency(p50=50, p90=90, p95=95, p99=99, most=100)
+    numbers = (1, 2, 3, 4, 5, 6, 7, 11)
+    captured = {seq: Times(captured_at_ns=0, captured_monotonic_ns=10 * seq * MS) for seq in numbers}
+    events = [event(seq, "verdict.cam0.GOOD", None) for seq in numbers]
+    received = [
+        (msgspec.structs.replace(one, times=captured[one.seq], latency_ms=4), (10 * one.seq + 6) * MS) for one in events
+    ]
+    followed = {seq: (10 * seq + 6 + (1 if seq <= 4 else 3)) * MS for seq in numbers if seq != 5}
+    window = window_of(received, followed, 2.0)
     assert (window.journal, window.events_per_s, window.not_received, window.not_followed) == (True, 4.0, 3, 1)
     assert window.added is not None
     assert (window.sending.p50, window.sending.most, window.added.p50, window.added.most) == (2, 2, 1, 3)
-    without = window_of(received, None, 1.0, 0)
+    without = window_of(received, None, 1.0)
     assert (without.journal, without.added, without.not_followed) == (False, None, 0)
-    with pytest.raises(BenchError, match="no event came within a window"):
-        window_of([], None, 1.0, 0)
+    with pytest.raises(AssertionError, match="no event came within a window"):
+        window_of([], None, 1.0)
     with contextlib.closing(Record(tmp_path / "record")) as record:
         for seq, at_ns in ((1, 100), (2, 200), (1, 300)):
             header = msgspec.json.encode({"type": "alarm", "boot_id": "a", "seq": seq})
@@ -64,8 +67,8 @@ def test_a_rate_that_is_not_sustained_is_a_fault() -> None:
         ({"not_followed": 2}, ["0 events were not received live, 2 not durably"]),
     ):
         found = Delivery(
-            bundle="b", commit=None, disk="ext4", events_per_s=500, highest_fps=500, inspected_fps=400,
-            refused_fps=100, windows=[msgspec.structs.replace(window, **changes)],
+            disk="ext4", events_per_s=500, highest_fps=500, inspected_fps=400, refused_fps=100,
+            windows=[msgspec.structs.replace(window, **changes)],
         )  # fmt: skip
         assert delivery_faults(found) == [f"with a journal: {one}" for one in wrong]
 
@@ -76,8 +79,7 @@ def test_events_are_timed_through_a_real_line_with_a_journal_and_without(
 ) -> None:
     for name, value in (("FRAMES_FOR_A_RATE", 50), ("SHARE_OF_HIGHEST", 0.1), ("SETTLE_S", 0.5)):
         monkeypatch.setattr(delivery, name, value)
-    options: dict[str, Any] = {"events_per_s": 0, "seconds": 1, "repetitions": 1}
-    kept, bare = measure_delivery(bundle, **options, report_line=lambda line: None).windows
+    kept, bare = measure_delivery(bundle, events_per_s=0, seconds=1, repetitions=1).windows
     assert (kept.journal, bare.journal) == (True, False)
     assert min(kept.events_per_s, bare.events_per_s) > 0
     assert (kept.not_followed, bare.added) == (0, None)
@@ -89,8 +91,9 @@ def test_events_are_timed_through_a_real_line_with_a_journal_and_without(
 def test_a_durable_subscriber_misses_no_result_when_line_bridge_and_broker_die_together(
     bundle: Bundle, cuts: int, life_s: float
 ) -> None:
-    options: dict[str, Any] = {"rate_fps": 20, "autosave_s": 1, "republish_s": 5, "report_line": print}
-    found = measure_power_cuts(bundle, seed=3, cuts=cuts, longest_life_s=life_s, **options)
+    found = measure_power_cuts(
+        bundle, seed=3, cuts=cuts, rate_fps=20, autosave_s=1, republish_s=5, longest_life_s=life_s
+    )
     assert cut_faults(found) == []
     assert found.cuts == cuts
     assert found.results > 0

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from heatline.bench.processes import TreeSample, sample_tree, tree
 from heatline.edge.bundle import Bundle
-from heatline.edge.wire.events import Account, BundleName, Counts, Event, Handshake, StatusEvent, VerdictEvent
-from tests.bench import made_results as made
+from heatline.edge.wire.events import Account, Event
+from tests.edge.followed_line import event
+from tests.edge.lines import tree
+from tests.edge.status_only_line import a_status
 from tests.system.soak import (
     BLOCKS,
     LEAST_PER_BLOCK,
@@ -26,6 +27,7 @@ from tests.system.soak import (
     SoakRun,
     Tally,
     faults,
+    sample_tree,
     slope,
     soak,
 )
@@ -91,7 +93,7 @@ ABOVE = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[
 
 
 def test_memory_descriptors_threads_and_processes_of_the_whole_tree_are_counted() -> None:
-    samples, seen = Samples(), list[TreeSample]()
+    samples = Samples()
     with subprocess.Popen(
         [sys.executable, "-c", ABOVE, LEAKY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -99,14 +101,11 @@ def test_memory_descriptors_threads_and_processes_of_the_whole_tree_are_counted(
             print(file=process.stdin, flush=True)
             assert process.stdout is not None
             assert process.stdout.readline() == "\n"
-            sample = sample_tree(process.pid)
-            assert sample is not None
-            seen.append(sample)
-            samples.add(100 * (at + 1), sample)
-        first, last = seen[0], seen[-1]
-        assert first.processes == len(tree(process.pid)) == 2
-        assert (last.descriptors, last.threads) == (first.descriptors + 59, first.threads + 59)
-    assert sample_tree(process.pid) is None
+            samples.add(100 * (at + 1), sample_tree(process.pid))
+        assert set(samples.columns["processes"]) == {len(tree(process.pid))} == {2}
+        for column in (samples.columns["descriptors"], samples.columns["threads"]):
+            assert column[-1] == column[0] + 59
+    assert not sample_tree(process.pid)
     own = samples.slope("own_bytes")
     assert own is not None
     assert 0.95 * 2000 <= own.per_frame <= own.upper_95 <= 2.5 * 2000, "with the overhead of objects and stacks"
@@ -115,36 +114,30 @@ def test_memory_descriptors_threads_and_processes_of_the_whole_tree_are_counted(
 # Counts of events.
 
 
-def verdict(seq: int, reason: str | None = None, **changed: Any) -> VerdictEvent:
-    return made.verdict(seq, 0.0, reason, camera="cam0", **changed)
+def verdict(seq: int, reason: str | None = None, frames: int = 1) -> Event:
+    return msgspec.structs.replace(event(seq, "verdict.cam0.GOOD", None), reason=reason, frames=frames)
 
 
-def stopped(last_seq: int, **account: Any) -> StatusEvent:
-    return StatusEvent(
-        boot_id="a", at_ns=0, line="line", state="STOPPED", last_seq=last_seq, ledger={"cam0": Account(**account)},
-        bundle=BundleName(name="b", version="1", digest="0" * 64), engine="openvino", precision="f32", acting=True,
-        cameras={}, pid=1, handshake=Handshake(state="NOT_READY", reason="stopping", heartbeat=1), counts=Counts(),
-    )  # fmt: skip
-
-
-def tally_of(*events: Event) -> Tally:
+def tally_of(*events: Event, last_seq: int = 2, **account: Any) -> Tally:
+    """Count the events of a line that then stops."""
     tally = Tally()
-    for event in events:
-        tally.add(event)
+    for each in (*events, a_status(state="STOPPED", last_seq=last_seq, ledger={"cam0": Account(**account)})):
+        tally.add(each)
     return tally
 
 
 def test_a_ledger_must_agree_with_the_events() -> None:
     right = {"captured": 4, "inspected": 1, "dropped": {"overload": 3}}
-    tally = tally_of(verdict(1), verdict(2, "dropped.overload", frames=3), stopped(2, **right))
+    tally = tally_of(verdict(1), verdict(2, "dropped.overload", frames=3), last_seq=5, **right)
     assert (tally.balanced, tally.frames, tally.verdicts) == (True, 4, {"GOOD": 1, "dropped.overload": 3})
+    assert tally.missing == 3
     for wrong in (
         {"captured": 2, "inspected": 1, "in_flight": 1},  # one was never reported
         {"captured": 1, "inspected": 1},  # one was reported and never captured
         {"captured": 2, "inspected": 1, "dropped": {"overload": 1}},  # one was inspected and is booked as dropped
         {"captured": 3, "inspected": 2},  # it does not add up
     ):
-        assert not tally_of(verdict(1), verdict(2), stopped(2, **wrong)).balanced
+        assert not tally_of(verdict(1), verdict(2), **wrong).balanced
 
 
 # Real runs.
@@ -153,7 +146,7 @@ def test_a_ledger_must_agree_with_the_events() -> None:
 @pytest.fixture(scope="module", params=[300, pytest.param(5000, marks=pytest.mark.long)])
 def run(bundle: Bundle, request: pytest.FixtureRequest) -> SoakRun:
     """A short run of the real service."""
-    return soak(bundle, request.param, None, frame_hw=(48, 64), sample_every_s=0.005, report_line=lambda _: None)
+    return soak(bundle, request.param, None, frame_hw=(48, 64), sample_every_s=0.005)
 
 
 def test_a_short_run_loses_nothing_and_opens_no_descriptor_thread_or_process(run: SoakRun) -> None:

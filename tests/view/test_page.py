@@ -1,7 +1,6 @@
 """The page in a real browser, of a real line. An error in the console, a failed request or a server's error fails."""
 
 import contextlib
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,16 +8,23 @@ from typing import Any, NamedTuple
 import pytest
 from selenium.webdriver import ActionChains
 
-from heatline.bench.watched_line import free_address
-from heatline.bench.watched_process import WatchedProcess
 from heatline.edge.bundle import Bundle
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.reference.reference import Reference
 from heatline.edge.wire.events import BundleName, EvidenceState, Mark, Pose, VerdictEvent
-from tests.command import process_env
+from tests.command import HEATLINE, WITHIN_SECONDS
 from tests.edge.boards import board, board_bundle, moved
-from tests.edge.lines import RunningLine, running, small_frames, write_line, write_line_with, write_pictures
+from tests.edge.lines import (
+    RunningLine,
+    line_started,
+    running,
+    small_frames,
+    write_line,
+    write_line_with,
+    write_pictures,
+)
+from tests.edge.secured import Port, free_port
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import line_with_marks, marked, page, picture, stored, verdict
 from tests.small_bundle import dark_square
@@ -38,17 +44,15 @@ class View(NamedTuple):
 
 
 @contextlib.contextmanager
-def served(line: Path, port: int) -> Iterator[WatchedProcess]:
+def served(line: Path, port: Port) -> Iterator[str]:
     """Serve the page of a line; errors of the server fail the test."""
-    log = line.with_name("view.log")
-    command = [sys.executable, "-m", "heatline.edge.cli.main", "view", line, "--listen", f"127.0.0.1:{port}"]
-    with WatchedProcess("the page's server", command, log, env=process_env(None)) as server:
-        server.start()
-        yield server
+    place = port.local.removeprefix("tcp://")
+    with line_started(line, command=(HEATLINE, "view", "--listen", place)) as server:
+        yield f"http://{place}/"
         server.terminate()
-        assert server.wait(30) == 0
-    wrong = [text for text in log.read_text().splitlines() if text.startswith(("Traceback", "ERROR"))]
-    assert not wrong, log.read_text()
+        assert server.wait(WITHIN_SECONDS) == 0
+        wrong = [text for text in server.log().splitlines() if text.startswith(("Traceback", "ERROR"))]
+        assert not wrong, server.log()
 
 
 def click_zoomed(browser: Browser, x: int, y: int) -> None:
@@ -68,10 +72,6 @@ def click_zoomed(browser: Browser, x: int, y: int) -> None:
     ).click().perform()
 
 
-def free_port() -> int:
-    return int(free_address().rpartition(":")[2])
-
-
 def looped(folder: Path, **keys: Any) -> Mapping[str, Any]:
     """A camera that shows small frames again and again; every third one is a DEFECT."""
     pictures = write_pictures(folder / "pictures", small_frames(3 * REVIEWED))
@@ -81,11 +81,11 @@ def looped(folder: Path, **keys: Any) -> Mapping[str, Any]:
 @pytest.fixture(scope="module")
 def view(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Iterator[View]:
     """A line of one camera, for tests that only look."""
-    folder, address, port = tmp_path_factory.mktemp("viewed"), free_address(), free_port()
-    line = write_line_with(folder, bundle.path, address, {"top": looped(folder)}, top="acting = false")
-    with running(line, address) as run, served(line, port):
+    folder, events = tmp_path_factory.mktemp("viewed"), free_port()
+    line = write_line_with(folder, bundle.path, events.local, {"top": looped(folder)}, top="acting = false")
+    with running(line, events.local) as run, served(line, free_port()) as url:
         run.until_inspected()
-        yield View(run, f"http://127.0.0.1:{port}/")
+        yield View(run, url)
 
 
 @pytest.fixture(scope="module")
@@ -387,14 +387,14 @@ def test_a_stopped_line_says_so_and_names_that_are_markup_are_text(browser: Brow
 
 @pytest.mark.long
 def test_the_page_goes_on_after_a_restart_of_line_and_server(
-    browser: Browser, expected: list[str], tmp_path: Path, bundle: Bundle
+    browser: Browser, expected: list[str], tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
     expected += ["/live", "ERR_CONNECTION_REFUSED"]
-    address, port = free_address(), free_port()
+    port = free_port()
     line = write_line_with(tmp_path, bundle.path, address, {"top": looped(tmp_path)})
-    with running(line, address) as run, served(line, port):
+    with running(line, address) as run, served(line, port) as url:
         run.until_inspected()
-        browser.open(f"http://127.0.0.1:{port}/")
+        browser.open(url)
         browser.until("document.querySelector('.word').textContent !== 'NO FRAME'")
     browser.until("document.querySelector('.word').textContent === 'NO CONNECTION'")
     browser.until("document.title === 'NO CONNECTION'")

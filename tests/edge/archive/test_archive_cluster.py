@@ -1,6 +1,7 @@
 """`heatline archive inspect` on Ray: the table is the same whatever ends meanwhile, and nothing is inspected again."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -8,14 +9,12 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from ray.cluster_utils import Cluster
 
-from heatline.bench.processes import tree
 from heatline.edge.archive import run
 from heatline.edge.bundle import Bundle
 from tests.command import HEATLINE, complaint, heatline, process_env
@@ -29,7 +28,8 @@ from tests.edge.archive.archives import (
     table_of,
     write_archive,
 )
-from tests.edge.secured import free_port
+from tests.edge.lines import tree
+from tests.edge.secured import free_port, until
 from tests.ray_head import ray_head
 from tests.small_bundle import bundle_in
 
@@ -74,11 +74,7 @@ def once(fact: Callable[[], object], action: Callable[[], object]) -> Iterator[N
     thread.join()
 
 
-def wait_for(fact: Callable[[], object]) -> None:
-    end_s = time.monotonic() + WITHIN_SECONDS
-    while not fact():
-        assert time.monotonic() < end_s
-        time.sleep(0.005)
+wait_for = functools.partial(until, within_s=WITHIN_SECONDS)
 
 
 def title(pid: int) -> str:

@@ -3,12 +3,11 @@
 import secrets
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from heatline.bench.machine import commit
 from heatline.edge.bundle import Bundle
 from tests.system.chaos.checks import Checked, Events, Stored, check_durable, check_line, check_live
 from tests.system.chaos.clients import CLIENTS, Client, ClientPlan, Got, read_record
@@ -19,9 +18,6 @@ from tests.system.command import Result, counts, parser, positive, report_line, 
 class Chaos(msgspec.Struct, frozen=True, kw_only=True):
     """All results."""
 
-    bundle: str
-    commit: str | None
-    """Commit of the code; with `-dirty` if files were changed since."""
     seed: int
     seconds: float
     rate_fps: float
@@ -51,7 +47,6 @@ def measure_chaos(
     seed: int,
     seconds: float,
     rate_fps: float,
-    report_line: Callable[[str], None],
     clients: Sequence[ClientPlan] = CLIENTS,
     plan: Sequence[Fault] | None = None,
     keep: Path | None = None,
@@ -63,12 +58,10 @@ def measure_chaos(
         rate_fps: of the line's two cameras together.
         plan: faults to inject; by default drawn from the seed.
         keep: folder to copy all written files to.
-    Raises:
-        BenchError: the line does not start, does not report, or does not stop.
     """
     plan = make_plan(seed, seconds, clients) if plan is None else plan
     report_line(f"seed {seed}: {len(plan)} faults")
-    with ChaosRun(bundle, clients, rate_fps, seconds, report_line) as run:
+    with ChaosRun(bundle, clients, rate_fps, seconds) as run:
         try:
             through = run.execute(plan)
             stored = run.stored()
@@ -77,8 +70,6 @@ def measure_chaos(
             if keep is not None:
                 run.keep(keep)
     return Chaos(
-        bundle=bundle.path.name,
-        commit=commit(),
         seed=seed,
         seconds=seconds,
         rate_fps=rate_fps,
@@ -149,7 +140,6 @@ def _measure(arguments: Namespace, bundle: Bundle) -> Result:
         seed=secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed,
         seconds=arguments.seconds,
         rate_fps=arguments.rate,
-        report_line=report_line,
         keep=arguments.keep,
     )
     return Result(found, to_facts(found), faults(found))

@@ -14,10 +14,11 @@ from typing import Literal
 
 import msgspec
 
-from heatline.bench.watched_process import HEATLINE, WatchedProcess
 from heatline.edge.delivery.follower import Follower
 from heatline.edge.delivery.subscriber import Gap, Subscriber
 from heatline.edge.wire.events import Counts, Message, StatusEvent, header_of
+from tests.command import HEATLINE
+from tests.edge.lines import Restartable
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,18 +177,6 @@ def listen(plan: ClientPlan, address: str, record: Record) -> None:
                     record.add(Got(at_ns=time.time_ns(), header=msgspec.Raw(header_of(event))))
 
 
-def client_command(plan: ClientPlan, address: str, record: Path) -> list[str | Path]:
-    """Return the command that runs a client.
-
-    Args:
-        address: of the line's journal for a durable consumer, else of its events.
-    """
-    if plan.kind == "heatline follow":
-        topics = [word for topic in plan.topics if topic for word in ("--topic", topic)]
-        return [*HEATLINE, "follow", address, "--name", plan.name, *topics, "--jsonl", record]
-    return [sys.executable, "-m", "tests.system.chaos.clients", msgspec.json.encode(plan).decode(), address, record]
-
-
 def main() -> None:
     plan = msgspec.json.decode(sys.argv[1], type=ClientPlan)
     with contextlib.closing(Record(Path(sys.argv[3]))) as record:
@@ -211,15 +200,21 @@ class Client:
     """A client in its process, behind its link.
 
     Args:
-        address: of its link.
+        address: of its link, to the line's journal for a durable consumer, else to its events.
         folder: for its files.
     """
 
     def __init__(self, plan: ClientPlan, address: str, folder: Path) -> None:
         self.plan = plan
         self.record = folder / f"{plan.name}.jsonl"
-        command = client_command(plan, address, self.record)
-        self.process = WatchedProcess(plan.name, command, folder / f"{plan.name}.log")
+        command: list[str | Path]
+        if plan.kind == "heatline follow":
+            topics = [word for topic in plan.topics if topic for word in ("--topic", topic)]
+            command = [HEATLINE, "follow", address, "--name", plan.name, *topics, "--jsonl", self.record]
+        else:
+            text = msgspec.json.encode(plan).decode()
+            command = [sys.executable, "-m", "tests.system.chaos.clients", text, address, self.record]
+        self.process = Restartable(plan.name, command, folder / f"{plan.name}.log")
 
     def headers(self) -> list[bytes]:
         """Return the headers of all events that it received, over all its lives."""

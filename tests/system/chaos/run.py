@@ -3,12 +3,12 @@
 import contextlib
 import random
 import shutil
-import socket
+import signal
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -18,16 +18,17 @@ import msgspec
 import pytest
 import zmq
 
-from heatline.bench.watched_line import ALL_GOOD, Keys, line_process, write_line_file
-from heatline.bench.watched_process import WatchedProcess
 from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.reader import JournalReader
-from heatline.edge.errors import BenchError
 from heatline.edge.wire.events import StatusEvent, event_from
+from tests.command import HEATLINE
 from tests.edge.fault_disks import small_disk
+from tests.edge.lines import Restartable, write_line_with
+from tests.edge.secured import Port, free_port
 from tests.system.chaos.checks import Stored
 from tests.system.chaos.clients import Client, ClientPlan, head_of
 from tests.system.chaos.tcp_proxy import Link, Proxy
+from tests.system.command import ALL_GOOD, report_line
 
 T = TypeVar("T")
 
@@ -107,42 +108,29 @@ def _shuffled(draw: random.Random, values: Sequence[T]) -> Iterator[T]:
         yield from draw.sample(values, len(values))
 
 
-PORTS = 20_000, 30_000
-"""Below the ports that the kernel assigns: a client that connects to a stopped server could get the server's port as
-its own, and connect to itself."""
-
-
-def _free_port() -> int:
-    while True:
-        port = random.randrange(*PORTS)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
 def lines_of(
-    folder: Path, bundle: Bundle, rate_fps: float, state: Path, tables: Mapping[str, Keys]
-) -> tuple[WatchedProcess, WatchedProcess]:
+    folder: Path, bundle: Bundle, rate_fps: float, state: Path, events: Port, tables: str
+) -> tuple[Restartable, Restartable]:
     """Return a line with two cameras, and the same line with cameras that wait for a trigger and never get one.
 
-    Their files are `inspecting/line1.toml` and `idle/line1.toml` of the folder, their log is `line.log`.
+    Their files are `inspecting/line.toml` and `idle/line.toml` of the folder, their log is `line.log`.
+
+    Args:
+        tables: keys of `[events]`, and further tables.
     """
-    env = {"STATE_DIRECTORY": str(state), "OPENCV_LOG_LEVEL": "SILENT"}
     lines = []
     for name, trigger in (("inspecting", "free"), ("idle", "software")):
-        camera: Keys = {"kind": "pattern", "draw_size": [64, 48], "rate_fps": rate_fps / 2, "waiting_frames": 16}
-        cameras = [{**camera, "name": side, "trigger": trigger} for side in ("left", "right")]
+        (folder / name).mkdir()
+        camera = {"kind": "pattern", "draw_size": [64, 48], "rate_fps": rate_fps / 2, "waiting_frames": 16}
+        cameras = {side: {**camera, "trigger": trigger} for side in ("left", "right")}
         # Without a socket for commands, no camera may wait for a trigger.
-        all_tables = {
-            "engine": {"precision": "f32"},
-            "thresholds": ALL_GOOD,
-            "commands": {"bind": f"ipc://{folder}/{name}/commands"},
-            **tables,
-        }
-        config = folder / name / "line1.toml"
-        config.parent.mkdir()
-        write_line_file(config, bundle.path, cameras, all_tables)
-        lines.append(line_process(config, folder / "line.log", env=env))
+        commands = f'[commands]\nbind = "ipc://{folder}/{name}/commands"'
+        all_tables = f"{tables}\n{ALL_GOOD}{commands}"
+        file = write_line_with(folder / name, bundle.path, events.local, cameras, all_tables)
+        # A line that is started again inspects at once, whether it has a subscriber or not.
+        file.write_text(file.read_text().replace("wait_for_subscriber_s = 60\n", ""))
+        env = {"STATE_DIRECTORY": str(state)}
+        lines.append(Restartable("the line", [HEATLINE, "run", file], folder / "line.log", env))
     inspecting, idle = lines
     return inspecting, idle
 
@@ -230,18 +218,10 @@ class ChaosRun:
     Args:
         rate_fps: of both cameras together.
         seconds: duration of the faults.
-        report_line: takes a line of progress.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        clients: Sequence[ClientPlan],
-        rate_fps: float,
-        seconds: float,
-        report_line: Callable[[str], None],
-    ) -> None:
-        self._seconds, self._report_line = seconds, report_line
+    def __init__(self, bundle: Bundle, clients: Sequence[ClientPlan], rate_fps: float, seconds: float) -> None:
+        self._seconds = seconds
         self.clock_s = 0.0
         """Time in which the line reported frames; it stops while the line is down."""
         self.faults: Counter[str] = Counter()
@@ -270,22 +250,19 @@ class ChaosRun:
             except pytest.skip.Exception as reason:
                 report_line(f"NO DISK CAN BE MOUNTED HERE, SO NONE IS FILLED: {reason}")
                 self.has_disk = False
-            events_port, journal_port = _free_port(), _free_port()
+            self._ports = events, journal = free_port(), free_port()
             proxy = begun.enter_context(Proxy())
             self.clients: dict[str, Client] = {}
             self._links: dict[str, Link] = {}
             for plan in clients:
-                self._links[plan.name] = link = proxy.link(journal_port if plan.durable else events_port)
+                self._links[plan.name] = link = proxy.link((journal if plan.durable else events).number)
                 self.clients[plan.name] = client = Client(plan, link.address, self._folder)
-                begun.enter_context(client.process)
-            self.reference = begun.enter_context(ReferenceSubscriber(f"tcp://127.0.0.1:{events_port}"))
-            tables: dict[str, Keys] = {
-                "events": {"bind": f"tcp://127.0.0.1:{events_port}", "heatmaps": "never"},
-                "journal": {"bind": f"tcp://127.0.0.1:{journal_port}", "retain_mib": disk_mib // 2},
-            }
-            self._line, self._idle_line = lines_of(self._folder, bundle, rate_fps, self.state, tables)
-            begun.enter_context(self._line)
-            begun.enter_context(self._idle_line)
+                begun.callback(client.process.kill)
+            self.reference = begun.enter_context(ReferenceSubscriber(events.local))
+            tables = f'heatmaps = "never"\n[journal]\nbind = "{journal.local}"\nretain_mib = {disk_mib // 2}'
+            self._line, self._idle_line = lines_of(self._folder, bundle, rate_fps, self.state, events, tables)
+            begun.callback(self._line.kill)
+            begun.callback(self._idle_line.kill)
             self._at_end = begun.pop_all()
 
     def __enter__(self) -> Self:
@@ -301,9 +278,6 @@ class ChaosRun:
     def execute(self, plan: Iterable[Fault]) -> int:
         """Inject the planned faults, let every client catch up, and end all; return the number of the last event that
         the clients waited for.
-
-        Raises:
-            BenchError: the line does not start, does not report, or does not stop.
         """
         for client in self.clients.values():
             client.process.start()
@@ -314,7 +288,7 @@ class ChaosRun:
         through = self._drain()
         for client in self.clients.values():
             client.process.kill()
-        _end(self._idle_line)
+        self._idle_line.end()
         return through
 
     def stored(self) -> list[Stored]:
@@ -324,7 +298,7 @@ class ChaosRun:
     @property
     def _reports(self) -> bool:
         """Whether the line has reported a frame since its last start."""
-        return self._line.runs and any(
+        return self._line.running is not None and any(
             frames for boot_id, frames in list(self.reference.boots.items()) if boot_id not in self._past_boots
         )
 
@@ -337,12 +311,12 @@ class ChaosRun:
                 if fault.at_s <= self.clock_s and self._is_ready(fault):
                     due.remove(fault)
                     self.faults[fault.kind] += 1
-                    self._report_line(str(fault))
+                    report_line(str(fault))
                     self._begin(fault)
 
     def _recover(self) -> None:
         """End all faults, and wait until all processes run and events are recorded."""
-        self._report_line(f"{self.clock_s:6.2f} s  no more faults")
+        report_line(f"{self.clock_s:6.2f} s  no more faults")
         self._until(lambda: not self._later and self._filled_until_s is None, NOTICED_WITHIN_S, "faults do not end")
         for link in self._links.values():
             link.heal()
@@ -354,7 +328,7 @@ class ChaosRun:
 
     def _drain(self) -> int:
         """Restart the line without new frames until every client has all events; return the last one's number."""
-        _end(self._line)
+        self._line.end()
         self._past_boots = frozenset(self.reference.boots)
         self._idle_line.start()
         self._until(lambda: len(self.reference.boots) > len(self._past_boots), REPORTS_WITHIN_S, "no status is sent")
@@ -364,7 +338,7 @@ class ChaosRun:
         while waiting := [name for name, client in self.clients.items() if not _has_all(client, stored, boot_id)]:
             self._tick()
             if time.monotonic() > give_up_s:
-                self._report_line(f"after {CATCHES_UP_WITHIN_S:.0f} s, not all had caught up: {', '.join(waiting)}")
+                report_line(f"after {CATCHES_UP_WITHIN_S:.0f} s, not all had caught up: {', '.join(waiting)}")
                 break
         return stored[-1].seq
 
@@ -372,10 +346,8 @@ class ChaosRun:
         give_up_s = time.monotonic() + within_s
         while not condition():
             self._tick()
-            if time.monotonic() > give_up_s:
-                raise BenchError(
-                    f"for {within_s:.0f} s, {description}; {self.reference.live_only or 'all is recorded'}"
-                )
+            state = self.reference.live_only or "all is recorded"
+            assert time.monotonic() < give_up_s, f"for {within_s:.0f} s, {description}; {state}"
 
     def _tick(self) -> None:
         time.sleep(TICK_S)
@@ -396,13 +368,13 @@ class ChaosRun:
     def _supervise(self) -> None:
         """Restart clients that ended by themselves, and record that."""
         for client in self.clients.values():
-            if (wrong := client.process.check()) is not None:
-                self._report_line(wrong)
+            if (wrong := client.process.ended()) is not None:
+                report_line(wrong)
                 self.ended.append(wrong)
                 self._at(AGAIN_AFTER_S, client.process.start)
         for line in (self._line, self._idle_line):
-            if (wrong := line.check()) is not None:
-                raise BenchError(wrong)
+            wrong = line.ended()
+            assert wrong is None, wrong
 
     # Faults.
 
@@ -412,7 +384,7 @@ class ChaosRun:
             return self._reports
         if fault.kind in ("killed", "stopped"):
             client = self.clients[fault.target]
-            return client.process.runs and client.record.exists()
+            return client.process.running is not None and client.record.exists()
         return True
 
     def _begin(self, fault: Fault) -> None:
@@ -427,9 +399,10 @@ class ChaosRun:
                 self._line.start()
                 self._at(fault.for_s, self._restart_line)
         elif fault.kind == "stopped":
-            process = self.clients[fault.target].process
-            pid = process.pause()
-            self._at(fault.for_s, lambda: process.resume(pid))
+            life = self.clients[fault.target].process.running
+            assert life is not None
+            life.send_signal(signal.SIGSTOP)
+            self._at(fault.for_s, lambda: life.send_signal(signal.SIGCONT))  # which does nothing once it is killed
         elif fault.kind == "killed":
             process = self.clients[fault.target].process
             process.kill()
@@ -470,11 +443,11 @@ class ChaosRun:
                     file.write(bytes(4096))
             if not self.noticed_full and live_only is not None:
                 self.noticed_full, self._filled_until_s = True, now_s + self._full_for_s
-                self._report_line(f"{self.clock_s:6.2f} s  events are live only: {live_only}")
+                report_line(f"{self.clock_s:6.2f} s  events are live only: {live_only}")
             if now_s > self._filled_until_s:
                 filler.unlink()
                 self._filled_until_s, self._freed_s = None, now_s
-                self._report_line(f"{self.clock_s:6.2f} s  the disk has room again")
+                report_line(f"{self.clock_s:6.2f} s  the disk has room again")
         elif self._freed_s is not None and live_only is None and self._reports:
             self.recorded_again_s, self._freed_s = now_s - self._freed_s, None
 
@@ -486,8 +459,3 @@ def _has_all(client: Client, stored: Sequence[Stored], boot_id: str) -> bool:
     if client.plan.durable:
         return next((one.header in recorded for one in reversed(stored) if one.topic.startswith(topics)), True)
     return not "status".startswith(topics) or f'"status","boot_id":"{boot_id}"'.encode() in recorded
-
-
-def _end(line: WatchedProcess) -> None:
-    line.terminate()
-    line.require_success()
