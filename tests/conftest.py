@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from heatline.edge.bundle import Bundle
 from tests import needs
 from tests.small_bundle import small_bundle
-from tests.train.trained import blobs, tiny_trunk, trained_bundle, trained_run  # noqa: F401 (fixtures for all tests)
+from tests.train.trained import blobs, tiny, tiny_trunk, trained_bundle, trained_run  # noqa: F401 (fixtures for all tests)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit that it is ignored
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from heatline.edge.cluster import SETTINGS
+from tests.edge.lines import tree
 
 AGENTS = ("ray::DashboardA", "ray::RuntimeEnv")
 """Idle processes of Ray, which end a minute after a driver that was killed."""
@@ -43,14 +44,7 @@ def ray_head() -> Iterator[str]:
 
 def descendants(pid: int) -> dict[int, str]:
     """Return the children of a process, and theirs, with their names."""
-    found, waiting = dict[int, str](), [pid]
-    while waiting:
-        for task in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
-            with suppress(OSError):
-                for child in map(int, task.read_text().split()):
-                    found[child] = _name(child)
-                    waiting.append(child)
-    return found
+    return {child: _name(child) for child in tree(pid)[1:]}
 
 
 def is_alive(pid: int, name: str) -> bool:

@@ -54,10 +54,7 @@ def train_export_and_run(
 
 @pytest.mark.parametrize(
     ("count", "size_hw", "training"),
-    [
-        (4, (448, 448), FEW_COPIES),
-        pytest.param(8, (480, 640), (), marks=pytest.mark.long),
-    ],
+    [(4, (448, 448), FEW_COPIES), pytest.param(8, (480, 640), (), marks=pytest.mark.long)],
     ids=["tiny", "as shipped"],
 )
 def test_drawn_boards(

@@ -58,8 +58,7 @@ def test_a_board_that_was_lost_in_part_is_never_good() -> None:
 
 
 @pytest.mark.parametrize(
-    ("boards", "size_hw", "seed"),
-    [(3, (560, 800), 4), pytest.param(24, (1250, 1600), 2026, marks=pytest.mark.long)],
+    ("boards", "size_hw", "seed"), [(3, (560, 800), 4), pytest.param(24, (1250, 1600), 2026, marks=pytest.mark.long)]
 )
 def test_the_demo_passes_its_checks_and_reports_those_that_fail(
     boards: int,
@@ -98,7 +97,6 @@ def test_the_demo_passes_its_checks_and_reports_those_that_fail(
     output = capsys.readouterr().out
     assert (output.count("passed "), output.count("FAILED")) == (7, 0)
     url = re.search(r"^open (http://127\.0\.0\.1:\d+/) in a browser to see the line at work$", output, re.MULTILINE)
-    assert url is not None
     assert f"open {url[1]} to see the page of the line; Ctrl-C ends it" in output
     assert output.endswith(f"heatline view {tmp_path / 'line.toml'}` to see the page of the line again\n")
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
@@ -107,7 +105,6 @@ def test_the_demo_passes_its_checks_and_reports_those_that_fail(
     assert len(sections) == boards
     assert sections[0]["data-verdict"] == "DEFECT", "the page begins with a board that has defects"
     counts = re.search(r"of the defects are found: (\d+) of (\d+)", output)
-    assert counts is not None
     found, defects = counts.groups()
     assert sum(int(one["data-missed"] or "") for one in sections) == int(defects) - int(found)
     lines = (tmp_path / "received" / "events.jsonl").read_bytes().splitlines()

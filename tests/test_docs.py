@@ -39,15 +39,7 @@ from heatline.edge.service.status import REASONS
 from heatline.edge.wire import commands as line_commands
 from heatline.edge.wire import following
 from heatline.edge.wire.commands import Selected, refusal
-from heatline.edge.wire.events import (
-    WORDS,
-    BundleName,
-    Event,
-    Handshake,
-    HandshakeState,
-    Message,
-    from_frames,
-)
+from heatline.edge.wire.events import WORDS, BundleName, Event, Handshake, HandshakeState, Message, from_frames
 from heatline.edge.wire.schemas import FOLDER, schemas
 from heatline.train.config import TrainConfig
 from tests.edge.secured import Secured, free_port
@@ -97,7 +89,6 @@ def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tup
         context = click.Context(command)
         for name in command.list_commands(context):
             below = command.get_command(context, name)
-            assert below is not None
             yield from commands(below, (*path, name))
 
 
@@ -443,7 +434,6 @@ def test_the_changeover_of_protocol_md_waits_until_the_new_product_is_ready(addr
         StatusOnlyLine(address, a_status(product="4712", handshake=changing)) as line,
         changeover(address, f"ipc://{tmp_path}/commands", selected) as process,
     ):
-        assert process.stdout is not None
         give_up = time.monotonic() + 30
         while not select.select([process.stdout], [], [], 0.1)[0]:  # until it has subscribed, and says so
             assert time.monotonic() < give_up

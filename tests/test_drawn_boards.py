@@ -77,7 +77,6 @@ def test_labels_agree_with_masks(folder: Path) -> None:
     for row in rows:
         image = read_rgb(folder / "images" / row["image"])
         mask = cv2.imread(str(folder / "masks" / row["image"]), cv2.IMREAD_UNCHANGED)
-        assert mask is not None
         assert (mask.shape, set(np.unique(mask)) <= {0, 255}) == (image.shape[:2], True)
         assert cv2.connectedComponents(mask, connectivity=8)[0] - 1 == len(row["defects"].split())
         assert row["group"] == Path(row["image"]).stem

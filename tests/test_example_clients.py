@@ -39,7 +39,6 @@ class Running:
         self._output: queue.Queue[str] = queue.Queue()
         self._errors: list[str] = []
         for stream, take in ((process.stdout, self._output.put), (process.stderr, self._errors.append)):
-            assert stream is not None
             threading.Thread(
                 target=lambda stream=stream, take=take: [take(line.rstrip("\n")) for line in stream], daemon=True
             ).start()

@@ -109,9 +109,10 @@ def test_a_package_imports_only_packages_to_its_left_and_no_tests(package: str) 
         assert starts & forbidden == set(), path
 
 
-def test_tests_import_no_bench_but_to_test_it() -> None:
+def test_only_tests_of_bench_import_bench() -> None:
+    benches = "heatline.bench", "bench.", "tests.bench"
     for path in {*TESTS.rglob("*.py")} - {*(TESTS / "bench").rglob("*.py")}:
-        assert [name for name in imported(path) if name.startswith(("heatline.bench", "bench."))] == [], path
+        assert [name for name in imported(path) if name.startswith(benches)] == [], path
 
 
 def test_test_apparatus_is_not_installed() -> None:

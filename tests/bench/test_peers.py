@@ -12,15 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from heatline.bench.command import peers as command
-from heatline.bench.peers.peers import (
-    ENGINE,
-    OURS,
-    SYSTEMS,
-    PeersBench,
-    Worker,
-    check_turn,
-    require_same_libraries,
-)
+from heatline.bench.peers.peers import ENGINE, OURS, SYSTEMS, PeersBench, Worker, check_turn, require_same_libraries
 from heatline.bench.peers.prepare import Expected, Job, Prepared, Scale, as_anomalib_exports, find_difference
 from heatline.bench.peers.serve import summary
 from heatline.bench.result_file import read_result

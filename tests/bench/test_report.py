@@ -43,15 +43,18 @@ def test_markdown_has_the_figures_of_the_files_and_the_page_has_the_same_and_nee
     [b'{"bench": "soak", "machine": {', b"[" * 100_000, b"[]", b'{"bench": "telepathy", "machine": {}}'],
     ids=range(4),
 )
-def test_an_unusable_file_is_named_and_the_others_are_shown(tmp_path: Path, data: bytes) -> None:
+def test_an_unusable_file_is_named_and_both_files_show_the_others_once(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "bad.json").write_bytes(data)
     with pytest.raises(BenchError, match=r"nothing can be shown: .*bad\.json"):
         make_report([tmp_path])
-    shutil.copy(RESULTS / "stages.json", tmp_path)
-    found = make_report([tmp_path, tmp_path])
-    (sentence,) = found.unusable
-    assert "bad.json" in sentence
-    assert (found.files, "## Time per stage" in found.tables) == (1, True)
+    file, to = Path(shutil.copy(RESULTS / "stages.json", tmp_path)), tmp_path / "out" / "report"
+    done = CliRunner().invoke(command, [str(file), str(tmp_path), "--to", str(to), "--json"])
+    assert done.exit_code == 0, done.output
+    printed = json.loads(done.stdout)
+    (sentence,) = printed["left_out"]
+    assert (printed["page"], printed["files"], "bad.json" in sentence) == (str(to / "report.html"), 1, True)
+    assert "<h2>Time per stage</h2>" in (to / "report.html").read_text()
+    assert (to / "report.md").read_text().startswith("# heatline bench\n")
 
 
 HOSTILE = "</script></style></title><script>alert(1)</script><img src=x onerror=alert(1)>&amp;|`*[a](b)"
@@ -79,16 +82,3 @@ def test_text_from_files_is_escaped_in_html_and_markdown(tmp_path: Path) -> None
     for line in report.tables.splitlines():
         if line.startswith("|"):
             assert not re.search(r"(?<!\\)<|(?<!\\)`|\]\(", line), line
-
-
-def test_the_command_writes_both_files_and_names_those_left_out(tmp_path: Path) -> None:
-    file, to = Path(shutil.copy(RESULTS / "stages.json", tmp_path)), tmp_path / "out" / "report"
-    (tmp_path / "bad.json").write_text("{}")
-    done = CliRunner().invoke(command, [str(file), str(tmp_path), "--to", str(to), "--json"])
-    assert done.exit_code == 0, done.output
-    printed = json.loads(done.stdout)
-    assert (printed["page"], printed["files"]) == (str(to / "report.html"), 1), "a file that is given twice counts once"
-    (sentence,) = printed["left_out"]
-    assert "bad.json" in sentence
-    assert "<h2>Time per stage</h2>" in (to / "report.html").read_text()
-    assert (to / "report.md").read_text().startswith("# heatline bench\n")

@@ -15,17 +15,7 @@ from heatline.bench.command import tune as command
 from heatline.bench.end_to_end.rates import Window
 from heatline.bench.result_file import read_result
 from heatline.bench.spread import Latency
-from heatline.bench.tune import (
-    Trial,
-    Tried,
-    Tune,
-    candidates,
-    compare,
-    is_better,
-    measure_tune,
-    rank,
-    spelled_out,
-)
+from heatline.bench.tune import Trial, Tried, Tune, candidates, compare, is_better, measure_tune, rank, spelled_out
 from heatline.edge.bundle import Bundle
 from heatline.edge.config import load_config
 from heatline.edge.config.engine import EngineConfig
@@ -156,7 +146,6 @@ def test_the_best_settings_are_printed_and_the_line_uses_them(line: Path, bundle
     assert "openvino in f32, 1 thread" in shown.output
     found = msgspec.convert(read_result(out), Tune)
     assert (found.chosen, found.frames) == (str(BEST), ["top 300x240 at 200/s"])
-    assert found.comparison is not None
     assert found.comparison.better_in == len(found.comparison.chosen)
     line.write_text(line.read_text().replace(FEW_CANDIDATES, found.table))
     assert load_config(line).engine == BEST

@@ -88,11 +88,7 @@ class BridgedLine:
 # Modbus.
 
 Values = Mapping[str, Any]
-INTEGERS = {
-    1: ModbusTcpClient.DATATYPE.UINT16,
-    2: ModbusTcpClient.DATATYPE.UINT32,
-    4: ModbusTcpClient.DATATYPE.UINT64,
-}
+INTEGERS = {1: ModbusTcpClient.DATATYPE.UINT16, 2: ModbusTcpClient.DATATYPE.UINT32, 4: ModbusTcpClient.DATATYPE.UINT64}
 """By the number of their registers."""
 
 

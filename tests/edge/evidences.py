@@ -152,7 +152,6 @@ def until_evidence(line: RunningLine, wanted: Callable[[EvidenceState], bool]) -
 def kept_by(line: RunningLine, count: int) -> int:
     """Wait until more pictures than that are stored, and nothing is wrong; return how many."""
     found = until_evidence(line, lambda state: state.kept > count and state.fault is None).evidence
-    assert found is not None
     return found.kept
 
 
@@ -164,7 +163,6 @@ def assert_stored_as_heard(folder: Path, events: list[VerdictEvent]) -> list[Ver
         heard, path = by_id[entry.picture], held.frame_path(entry.picture, entry.day)
         of_entry, of_line = ((event.verdict, event.frame_score, event.regions) for event in (entry.event, heard))
         assert of_entry == of_line
-        assert path is not None
         np.testing.assert_array_equal(read_rgb(path), shown[str(heard.source)])
         assert entry.heatmap is not None
         found.append(heard)

@@ -102,7 +102,6 @@ def ids(events: Sequence[VerdictEvent]) -> list[int]:
     """Return the frame ids that events report, runs expanded."""
     frame_ids: list[int] = []
     for event in events:
-        assert event.frame_id is not None
         frame_ids += range(event.frame_id, event.frame_id + event.frames)
         assert event.last_frame_id == (frame_ids[-1] if event.frames > 1 else None)
     return frame_ids

@@ -105,10 +105,7 @@ class Mutator:
 
 def send_and_reset(port: int, data: bytes, within_s: float) -> None:
     """Connect over TCP, send bytes and reset. The server may disconnect all clients meanwhile."""
-    with (
-        contextlib.suppress(ConnectionError),
-        socket.create_connection(("127.0.0.1", port), within_s) as peer,
-    ):
+    with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", port), within_s) as peer:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close with a reset
         peer.sendall(data)
 

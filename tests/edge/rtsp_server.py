@@ -42,7 +42,6 @@ class RtspServer:
         self._process = subprocess.Popen(
             [SYSTEM_PYTHON, __file__, str(self.port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n", "the RTSP server did not start"
 
     def url(self, stream: str) -> str:

@@ -26,17 +26,7 @@ from heatline.edge.errors import SupersededError
 from heatline.edge.service.changeover import require_exchangeable
 from heatline.edge.wire.events import Handshake, JournalEvent, header_of
 from tests.command import complaint, heatline
-from tests.edge.bridged_line import (
-    LINE_FILE,
-    BridgedLine,
-    Identity,
-    OpcuaDoor,
-    Plc,
-    acknowledge,
-    call,
-    ids,
-    read,
-)
+from tests.edge.bridged_line import LINE_FILE, BridgedLine, Identity, OpcuaDoor, Plc, acknowledge, call, ids, read
 from tests.edge.brokers import Broker, Plant
 from tests.edge.followed_line import ALARM, BOOT, DEFECT, GOOD, WITHIN_SECONDS, event, wait_until
 from tests.edge.lines import notify_socket

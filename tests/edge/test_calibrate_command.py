@@ -300,5 +300,4 @@ def test_drift_forgets_poses_against_another_reference_and_a_camera_keeps_its_ow
         found = {"": new.manifest.calibration.reference, **{name: each.reference for name, each in by_camera.items()}}
         assert {name for name, each in found.items() if each != POSES} == forget, command
         for reference in (found[name] for name in forget - {""}):
-            assert reference is not None
             assert (list(reference.measures), set(reference.unwatched)) == (["brightness"], set(OF_POSE)), command

@@ -12,13 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from heatline.edge.calibration.statistics import (
-    interval,
-    prediction_bound_of_groups,
-    t_cdf,
-    t_quantile,
-    upper_bound,
-)
+from heatline.edge.calibration.statistics import interval, prediction_bound_of_groups, t_cdf, t_quantile, upper_bound
 from heatline.edge.calibration.thresholds import (
     STORED_AT_LEAST,
     STRONG_SHARE,
@@ -108,7 +102,6 @@ def test_strong_evidence_is_reached_by_a_tenth_of_the_frames_or_by_the_wanted_sh
     heatmaps: list[NDArray[np.float32]], share: float
 ) -> None:
     came = calibrate(with_heatmaps(*heatmaps, logit=-100), share, "drawn", top_cells=TOP_CELLS)
-    assert came.strong_evidence is not None
     assert came.strong_evidence >= max(came.score_threshold, came.evidence_threshold)
     allowed = math.floor(max(share, STRONG_SHARE) * len(heatmaps))
     assert sum(float(heatmap.max()) >= came.strong_evidence for heatmap in heatmaps) <= allowed

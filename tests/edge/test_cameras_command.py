@@ -261,7 +261,6 @@ def test_a_camera_has_its_own_ranges_within_its_region_of_interest_and_keeps_the
 
 def test_a_bundle_stores_the_product_tiles_of_each_camera(tmp_path: Path) -> None:
     known = fit_plausibility(frames(40))
-    assert known.tiles is not None
     made = manifest()
     own = {"top": CameraPlausible(known.plausible, [], [])}
     made = msgspec.structs.replace(

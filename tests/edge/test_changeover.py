@@ -68,13 +68,11 @@ def line(tmp_path: Path, bundle: Bundle, other_bundle: Bundle, address: str, com
 
 
 def until_change(run: RunningLine) -> ChangeEvent:
-    found: ChangeEvent = run.until(lambda event: isinstance(event, ChangeEvent))
-    return found
+    return run.until(lambda event: isinstance(event, ChangeEvent))
 
 
 def until_inspected_as(run: RunningLine, product: str) -> VerdictEvent:
-    found: VerdictEvent = run.until(lambda event: isinstance(event, VerdictEvent) and event.product == product)
-    return found
+    return run.until(lambda event: isinstance(event, VerdictEvent) and event.product == product)
 
 
 def end(run: RunningLine) -> ReceivedEvents:

@@ -306,8 +306,7 @@ def test_a_reachable_line_needs_a_key_and_serves_allowed_clients(tmp_path: Path,
             return result.returncode == 0
 
         until(is_served)
-        found: dict[str, object] = json.loads(printed[-1])
-        return found
+        return json.loads(printed[-1])
 
     with running(file, events, keys=ClientKeys(own, own.public)) as service:
         service.until_inspected()

@@ -70,7 +70,6 @@ def stored(folder: Path) -> list[str]:
 
 def pixels_of(found: EvidenceStore, name: str, day: str = "2026-11-28") -> Any:
     path = found.frame_path(name, day)
-    assert path is not None
     return read_rgb(path)
 
 
@@ -79,7 +78,6 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     found = store(tmp_path, written, grey)
     entry = found.require("b007b007-top-7")
     assert (entry.line, entry.stored_at_ns, entry.day, entry.event) == (LINE, NOON_NS, "2026-11-28", written.event)
-    assert entry.tiles is not None
     assert (entry.tiles.origins_yx, entry.tiles.logits, entry.tiles.tile_px) == ([(0, 0), (0, 16)], [-3.5, 4.25], 48)
     np.testing.assert_array_equal(pixels_of(found, entry.picture), written.image)
     unjudged = found.require("b007b007-top-3")
@@ -357,7 +355,6 @@ def test_a_writer_that_is_killed_at_any_step_leaves_whole_entries_only(tmp_path:
         assert whole[: len(before) + 1] == [*before, 2 * number], "what was written is there"
         for entry in found.entries():
             heatmap = found.heatmap_path(entry.picture, entry.day)
-            assert heatmap is not None
             np.testing.assert_array_equal(pixels_of(found, entry.picture), frame(entry.event.frame_number, (230, 300)))
             assert read_rgb(heatmap).shape == (29, 38, 3)
     assert ends[:2] == [-signal.SIGKILL] * 2
@@ -393,7 +390,6 @@ def test_a_disk_that_does_not_answer_holds_up_no_end(
     file = line_with_evidence(tmp_path, bundle, address)
     feed = PictureFeed(picture_socket(file))
     with contextlib.closing(feed), recorder_process(file, "-c", HANGING) as process:
-        assert process.stderr is not None
         assert process.stderr.readline() == "the disk hangs\n"
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=WITHIN_SECONDS)
@@ -461,7 +457,6 @@ def test_a_killed_monitor_costs_no_verdict_and_leaves_whole_entries_and_the_next
             os.kill(monitor_of(line), signal.SIGKILL)
             status = until_evidence(line, lambda state: state.fault is not None)
             assert (status.handshake.state, "the monitor" in str(status.handshake.detail)) == ("DEGRADED", True)
-            assert status.web is not None
             assert "the monitor" in str(status.web.fault)
         kept_by(line, kept)
         line.until(is_marked_good_frame_stored)
@@ -501,6 +496,5 @@ def test_a_disk_that_does_not_answer_costs_the_line_no_verdict(tmp_path: Path, b
                 line.until_inspected_frames(20)
             kept_by(line, kept + 1)
             heard = line.end()
-        assert heard.last.evidence is not None
         assert heard.last.evidence.skipped > 0
         assert heard.refusals() == []

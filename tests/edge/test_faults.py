@@ -140,10 +140,7 @@ def test_a_hung_stage_stops_the_heartbeat_and_no_longer_feeds_the_watchdog(
 ) -> None:
     line = write_line_with(tmp_path, bundle.path, address, {"top": PATIENT}, 'heatmaps = "never"')
     hang = Hang(tmp_path / "hang", stage)
-    with (
-        notify_socket(tmp_path) as systemd,
-        running(line, address, env={**systemd.env, **WATCHDOG, **hang.env}) as run,
-    ):
+    with notify_socket(tmp_path) as systemd, running(line, address, env={**systemd.env, **WATCHDOG, **hang.env}) as run:
         systemd.wait_for("WATCHDOG=1")
         run.until_handshake("READY")
         with hang.hung():

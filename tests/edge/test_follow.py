@@ -316,7 +316,6 @@ class RestartsInAnyOrder(RuleBasedStateMachine):
                 # The last request of the follower before may reach a restarted line after the new one's.
                 self.restart_the_consumer()
                 continue
-            assert event is not None
             assert event == self.added[event.seq - 1]
             if self.received and event.seq <= self.received[-1].seq:
                 assert event.seq > self.began_after, "twice from one follower"

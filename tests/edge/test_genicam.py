@@ -55,8 +55,7 @@ def grab_frame(camera: GenicamCamera) -> Frame:
 
 
 @pytest.mark.parametrize(
-    ("pixel_format", "channels", "dtype"),
-    [("BayerRG8", 1, np.uint8), ("RGB8", 3, np.uint8), ("Mono16", 1, np.uint16)],
+    ("pixel_format", "channels", "dtype"), [("BayerRG8", 1, np.uint8), ("RGB8", 3, np.uint8), ("Mono16", 1, np.uint16)]
 )
 def test_frames_of_a_region_arrive_byte_for_byte_as_the_camera_sent_them(
     pixel_format: str, channels: int, dtype: type
@@ -83,7 +82,6 @@ def test_frames_of_a_region_arrive_byte_for_byte_as_the_camera_sent_them(
 def test_settings_reach_the_camera_and_its_properties_are_reported(device: AravisCamera) -> None:
     opened_as = opening(device.address, exposure_us=1234, gain_db=4, rate_fps=125)
     packets = re.search("packets of ([0-9]+) bytes", opened_as.found)
-    assert packets is not None
     assert opened_as == Opened(
         found=f"Aravis Fake {device.serial} at {device.address}, 64x48 Mono8, {packets[0]}, 125 frames/s",
         ids_show_gaps=True,

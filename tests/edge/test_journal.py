@@ -30,15 +30,7 @@ from heatline.edge.errors import DeliveryError, JournalError
 from heatline.edge.frames import Watermark
 from heatline.edge.wire.events import Counts, JournalEvent, JournalState, Message, StatusEvent
 from tests.command import WITHIN_SECONDS
-from tests.edge.fault_disks import (
-    failing_disk,
-    fill,
-    frozen,
-    make_read_only,
-    make_writable,
-    power_cut,
-    small_disk,
-)
+from tests.edge.fault_disks import failing_disk, fill, frozen, make_read_only, make_writable, power_cut, small_disk
 from tests.edge.journals import (
     LINE,
     Clocks,
@@ -351,7 +343,6 @@ def hung(disk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def wait_until_disk_answers(journal: JournalWriter) -> None:
     last = journal._disk._last
-    assert last is not None
     assert not wait([last], WITHIN_SECONDS).not_done
 
 
@@ -580,7 +571,6 @@ class AnyOrderOfFaults(RuleBasedStateMachine):
             was_first = before.first_seq or before.last_seq + 1
             unacked = 0 if acked is None else max(0, first - max(was_first, acked + 1))
             if unacked:
-                assert acked is not None
                 assert was_first > acked, "events that all consumers acknowledged are deleted first"
                 assert before.size_bytes > BUDGET - BUDGET // 16  # one part in 16 is for events meanwhile
             self.discarded += unacked

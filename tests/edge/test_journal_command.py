@@ -15,14 +15,7 @@ from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.wire.events import Message
 from tests.command import complaint, heatline
 from tests.edge.fault_disks import fill, small_disk
-from tests.edge.journals import (
-    LINE,
-    change,
-    good,
-    make_writer,
-    mixed_messages,
-    stored_rows,
-)
+from tests.edge.journals import LINE, change, good, make_writer, mixed_messages, stored_rows
 from tests.golden import assert_golden
 
 ROOT = Path(__file__).parents[2]

@@ -14,15 +14,7 @@ from heatline.edge.inspection import in_flight_log
 from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
 from heatline.edge.wire.events import CountedEvent, Event, JournalEvent, StatusEvent, VerdictEvent, event_from
 from tests.command import WITHIN_SECONDS, complaint, heatline
-from tests.edge.fault_boots import (
-    PATIENT,
-    assert_the_crash_is_reported_first,
-    boots,
-    crashed,
-    die,
-    ids,
-    in_flight,
-)
+from tests.edge.fault_boots import PATIENT, assert_the_crash_is_reported_first, boots, crashed, die, ids, in_flight
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.journals import events_in, stored_rows
 from tests.edge.lines import ReceivedEvents, assert_every_frame_has_its_event, running, write_line_with

@@ -46,7 +46,6 @@ def lost(of: Stamp, unjudged: Unjudged = OVERLOAD, frame: Frame | None = None) -
 
 
 def reason(outcome: Outcome | None) -> str:
-    assert outcome is not None
     return "GOOD" if outcome.unjudged is None else f"{outcome.unjudged.kind}.{outcome.unjudged.reason}"
 
 
@@ -256,7 +255,6 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def take(self) -> None:
         found = self.ledger.take()
-        assert found is not None
         found[0].release()  # `complete` gets pixels of its own below
         for entries in self.waiting.values():
             while entries and self.releases[entries[0].place]:
@@ -295,7 +293,6 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def pop(self) -> None:
         outcome = self.ledger.pop()
-        assert outcome is not None
         self.check(outcome)
 
     def check(self, outcome: Outcome) -> None:

@@ -27,14 +27,7 @@ from heatline.edge.inference import Engine
 from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.inspector import Heatmaps, Outcome, Setup, Unjudged
 from heatline.edge.service.events import EventEmitter, Heartbeat, verdict_message
-from heatline.edge.wire.events import (
-    CountedEvent,
-    Counts,
-    Message,
-    VerdictEvent,
-    from_frames,
-    to_frames,
-)
+from heatline.edge.wire.events import CountedEvent, Counts, Message, VerdictEvent, from_frames, to_frames
 from tests.command import WITHIN_SECONDS
 from tests.edge.journals import make_writer
 from tests.edge.lines import setup_of
@@ -199,8 +192,7 @@ def test_a_new_boot_and_silence_are_reported_once(address: str, monkeypatch: pyt
 
 
 def with_fields(event: Any, **fields: object) -> CountedEvent:
-    changed: CountedEvent = msgspec.structs.replace(event, **fields)
-    return changed
+    return msgspec.structs.replace(event, **fields)
 
 
 GOOD_OF_TOP = with_fields(GOOD.event, camera="top")
@@ -301,11 +293,8 @@ def test_heatmaps_are_sent_with_the_configured_verdicts_and_scaled_between_their
         assert [message.png is not None for message in came] == are_sent, heatmaps
         assert [sent(message).heatmap is not None for message in came] == are_sent, heatmaps
     message, judgement = came[1], outcomes[1].judgement
-    assert message.png is not None
-    assert judgement is not None
     named, heatmap = sent(message).heatmap, judgement.heatmap
     grey = cv2.imdecode(np.frombuffer(message.png, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert grey is not None
     assert grey.shape == named.hw == heatmap.shape
     assert named.cell_px == bundle.manifest.grid.heatmap_cell_px
     step = (named.logit_at_255 - named.logit_at_0) / 255

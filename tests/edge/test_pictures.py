@@ -129,8 +129,6 @@ def test_a_picture_arrives_to_the_last_byte_with_what_its_verdict_rests_on(line:
         assert (event.picture, event.seq, event.journal_id) == ("01234567-top-1", 0, None)
         assert np.array_equal(picture.image, image[..., 0] if is_grey else image)
         assert not picture.image.flags.writeable
-        assert judgement is not None
-        assert picture.evidence is not None
         assert np.array_equal(picture.evidence.heatmap, judgement.heatmap, equal_nan=True)
         assert picture.evidence.cell_px == line.setup.bundle.manifest.grid.heatmap_cell_px
         assert picture.evidence.scale == (line.setup.scale.low, line.setup.scale.high)
@@ -315,7 +313,6 @@ def quick(path: Path) -> Iterator[list[Picture]]:
         with PictureClient(path, slots=4) as client, contextlib.suppress(DeliveryError):
             while True:
                 picture = client.receive(None)
-                assert picture is not None
                 assert frame_id_of(np.array(picture.image)) == picture.event.frame_id
                 pictures.append(picture)
                 picture.release()
@@ -328,7 +325,6 @@ def quick(path: Path) -> Iterator[list[Picture]]:
 @contextlib.contextmanager
 def stopped(path: Path) -> Iterator[None]:
     with started(sys.executable, "-c", CLIENT, path) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "connected\n"
         process.send_signal(signal.SIGSTOP)
         yield

@@ -46,7 +46,6 @@ def frames(count: int, tiles: int = 9, seed: int = 0) -> list[Appearance]:
 
 def by(one: Appearance, amount: float, tiles: int | None = None) -> Appearance:
     """The frame with other features in its first tiles, or in all."""
-    assert one.features is not None
     features = one.features.copy()
     features[:tiles] += amount
     return replace(one, features=features)
@@ -118,7 +117,6 @@ def test_similar_frames_are_plausible_and_deviations_are_described() -> None:
 
 def test_a_bundle_stores_product_tiles_and_is_refused_if_they_do_not_fit(tmp_path: Path) -> None:
     known = fit_plausibility(frames(40))
-    assert known.tiles is not None
     whole, made = known.tiles.to_bytes(), manifest()
     calibration = msgspec.structs.replace(made.calibration, plausible=known.plausible)
 
@@ -129,7 +127,6 @@ def test_a_bundle_stores_product_tiles_and_is_refused_if_they_do_not_fit(tmp_pat
 
     opened = write("a", whole)
     plausibility = opened.plausibility()
-    assert plausibility is not None
     for each in [*frames(9, seed=7), by(frames(1)[0], 40)]:
         assert plausibility.reject_reason(each) == known.reject_reason(each)
     for tiles in (b"", whole[:-9]):
@@ -226,7 +223,6 @@ def test_the_largest_area_is_the_largest_component(foreign: NDArray[np.bool_]) -
 
 def test_good_frames_have_no_area_and_a_foreign_one_is_found_at_its_place(textured: list[Appearance]) -> None:
     limits, product = fit_areas(textured, np.arange(20).astype(str))
-    assert limits is not None
     assert (limits.groups, limits.refused <= 1) == (20, True)
     good = [Appearance.of(texture(seed), GRID, cells_of(seed)) for seed in range(100, 130)]
     assert sum(bool(find_areas(each, limits, product)) for each in good) <= 2
@@ -241,7 +237,6 @@ def test_good_frames_have_no_area_and_a_foreign_one_is_found_at_its_place(textur
 
 def test_cells_outside_the_region_of_interest_are_not_the_product(textured: list[Appearance]) -> None:
     limits, product = fit_areas(textured, np.arange(20).astype(str))
-    assert limits is not None and product is not None  # noqa: PT018
     # The share is of what is inspected: 10 of 20 cells, which are 5 % of the frame's 196.
     part = RegionOfInterest.from_polygons([[(0, 0), (159, 0), (159, 127), (0, 127)]])
     grid = TileGrid((446, 446), region_of_interest=part)
@@ -258,10 +253,8 @@ def test_a_frame_that_shows_the_product_in_part_gets_no_verdict_unless_it_is_def
     textured: list[Appearance], tmp_path: Path
 ) -> None:
     known = fit_plausibility(textured)
-    assert known.tiles is not None
     (tmp_path / "tiles.npz").write_bytes(known.tiles.to_bytes())
     read, cells = ProductTiles.load(tmp_path / "tiles.npz", FEATURES).cells, known.tiles.cells
-    assert read is not None and cells is not None  # noqa: PT018
     assert np.array_equal(read.distances(cells_of(1)), cells.distances(cells_of(1)))
     rgb = texture(400)
     rgb[356:] = 0

@@ -224,7 +224,6 @@ def test_each_tile_gets_the_difference_to_what_the_reference_shows_there(
 ) -> None:
     frame = dark_square(moved(BOARD, right, down), 300, 400)
     judgement = inspect(inspector, frame, area)
-    assert judgement.pose is not None
     assert (judgement.pose.x_px, judgement.pose.y_px) == pytest.approx((right, down), abs=0.3)
     grid = TileGrid((446, 560), TILE, 2, area)
     corners = grid.origins - np.array([down, right], np.int32)
@@ -250,7 +249,6 @@ def test_a_reference_that_knows_little_of_the_part_is_refused(tmp_path: Path) ->
         picture[:rows, :, 3] = 0
         cv2.imwrite(str(tmp_path / name), picture)
     unknown = Reference.load(tmp_path / "some.png", (300, 400)).unknown
-    assert unknown is not None
     assert unknown.sum() == 20 * 400
     with pytest.raises(BundleError, match="knows 33% of the part, expected at least 90%"):
         Reference.load(tmp_path / "little.png", (300, 400))

@@ -13,14 +13,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from heatline.edge.delivery import auth, client
-from heatline.edge.delivery.auth import (
-    ROLE_OF,
-    ROLES,
-    Access,
-    Authenticator,
-    ClientKeys,
-    SocketName,
-)
+from heatline.edge.delivery.auth import ROLE_OF, ROLES, Access, Authenticator, ClientKeys, SocketName
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Secured, connected, free_port, until
 from tests.edge.socket_servers import SOCKET_SERVERS
 
@@ -68,8 +61,7 @@ class ReachableSocket:
 
 @pytest.fixture(params=SOCKET_SERVERS)
 def name(request: pytest.FixtureRequest) -> SocketName:
-    found: SocketName = request.param
-    return found
+    return request.param
 
 
 @pytest.fixture

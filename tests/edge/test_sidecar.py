@@ -25,12 +25,7 @@ from heatline.edge.service.sidecar import STABLE_AFTER_SECONDS, Sidecar
 from heatline.edge.wire.events import WebState
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, process_env
 from tests.edge.journals import Clocks, good, make_writer
-from tests.edge.lines import (
-    small_frames,
-    started,
-    write_line,
-    write_pictures,
-)
+from tests.edge.lines import small_frames, started, write_line, write_pictures
 from tests.edge.secured import free_port, until
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.view_pages import Page, next_message, page_at
@@ -132,7 +127,6 @@ def test_a_child_yields_to_the_line_has_nothing_of_systemd_and_is_killed_if_it_d
     assert (facts["nice"], facts["oom"]) == (max(5, os.getpriority(os.PRIO_PROCESS, 0)), "1000")
     assert facts["argv"] == [facts["argv"][0], str(file)]
     assert {name for name, value in facts["env"].items() if value == "/nowhere"} == {"STATE_DIRECTORY"}
-    assert child.process is not None
     child.process.wait(WITHIN_SECONDS)  # after SIGKILL, the lowest priority may wait long for its last turn
     assert is_gone(facts["pid"])
 
@@ -140,7 +134,6 @@ def test_a_child_yields_to_the_line_has_nothing_of_systemd_and_is_killed_if_it_d
 def test_a_page_or_a_store_that_does_not_work_is_told_and_nothing_else_suffers(file: Path) -> None:
     def fault_of(child: Sidecar) -> str | None:
         state = child.evidence()
-        assert state is not None
         return state.fault
 
     file.write_text("record without page")
@@ -182,7 +175,6 @@ def test_it_ends_if_its_line_is_killed(file: Path) -> None:
 def viewing(line: Path) -> Iterator[tuple[subprocess.Popen[str], Page]]:
     """The real command, and its page."""
     with started(HEATLINE, "view", line, "--listen", "127.0.0.1:0") as process:
-        assert process.stdout is not None
         announced = process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:(\d+)/", announced)
         assert found, announced
@@ -220,7 +212,6 @@ def test_it_shows_the_journal_of_a_stopped_line_follows_its_starts_and_ends_at_s
             assert process.wait(WITHIN_SECONDS) == 0
             with pytest.raises(ConnectionClosed):
                 next_message(viewer, "nothing more")
-        assert process.stderr is not None
         assert process.stderr.read() == ""
 
 

@@ -55,7 +55,6 @@ def test_status_as_text_has_all_facts(address: str) -> None:
     hostile = Handshake(state="DEGRADED", reason="camera_dead", detail="\x1b[2J[bold]gone", heartbeat=7)
     texts = []
     for event in (a_status(), JOURNAL_STATUS.event, GOLDEN["status-evidence"].event, a_status(handshake=hostile)):
-        assert isinstance(event, StatusEvent)
         with StatusOnlyLine(address, event):
             texts.append(ask(address).stdout)
     assert "\x1b" not in texts[-1]

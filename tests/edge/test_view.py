@@ -32,15 +32,7 @@ from heatline.edge.monitor.memory import ROWS, Memory, describe, row_of
 from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.page import read_token
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.wire.events import (
-    Account,
-    CameraState,
-    DriftReading,
-    EvidenceState,
-    Message,
-    StatusEvent,
-    Verdict,
-)
+from heatline.edge.wire.events import Account, CameraState, DriftReading, EvidenceState, Message, StatusEvent, Verdict
 from tests.command import WITHIN_SECONDS
 from tests.edge.journals import good, make_writer
 from tests.edge.lines import write_line
@@ -272,7 +264,6 @@ SPECKLED = np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8)
 
 def decoded(data: bytes) -> NDArray[np.uint8]:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert image is not None
     return image if image.ndim == 2 else image[..., ::-1]  # type: ignore[return-value]
 
 
@@ -333,11 +324,7 @@ def test_the_scores_of_a_camera_have_their_threshold_and_what_it_is_known_to_mis
         found = served.get("/api/scores?camera=top&n=2").json
         assert (found["scores"], found["score_threshold"]) == ([2.5, -1.0], 1.5)
         for digest, used, words in (
-            (
-                opened.digest,
-                threshold,
-                "At the line's limit, whole kinds of defects pass: Blowhole 18 of 18. ",
-            ),
+            (opened.digest, threshold, "At the line's limit, whole kinds of defects pass: Blowhole 18 of 18. "),
             (opened.digest, threshold + 1, "None"),  # the line's file sets another threshold
             ("0" * 64, threshold, "None"),  # the line runs another bundle than its file names now
         ):
@@ -649,8 +636,6 @@ def full() -> tuple[Memory, Metrics, Clock]:
     memory = memory_with(clock)
     metrics = Metrics(memory)
     status, drifted = JOURNAL_STATUS.event, GOLDEN["status-drift"].event
-    assert isinstance(status, StatusEvent)
-    assert isinstance(drifted, StatusEvent)
     ledger = status.ledger | {"side": Account(captured=2, failed={"open": 1}, in_flight=1)}
     evidence = EvidenceState(kept=5, skipped=1, stored=40, size_bytes=1 << 20)
     memory.add_status(msgspec.structs.replace(status, ledger=ledger, evidence=evidence, drift=drifted.drift))

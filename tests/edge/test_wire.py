@@ -11,22 +11,8 @@ import pytest
 from heatline.edge.errors import MessageError
 from heatline.edge.wire import commands
 from heatline.edge.wire import events as wire
-from heatline.edge.wire.events import (
-    Event,
-    Message,
-    from_frames,
-    to_frames,
-)
-from heatline.edge.wire.following import (
-    Batch,
-    Delivered,
-    Reason,
-    Reply,
-    Request,
-    events_of,
-    reply_from,
-    request_from,
-)
+from heatline.edge.wire.events import Event, Message, from_frames, to_frames
+from heatline.edge.wire.following import Batch, Delivered, Reason, Reply, Request, events_of, reply_from, request_from
 from heatline.edge.wire.requests import SCHEMA_VERSION, Refused, refuse, to_bytes
 from tests.edge.wire_examples import (
     ALARM,
@@ -227,10 +213,7 @@ REFUSED_COMMANDS: list[tuple[bytes | dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(
     ("read_request", "valid", "invalid"),
-    [
-        (request_from, (FOLLOW, ACK, FORGET), REFUSED),
-        (commands.request_from, (TRIGGER, SELECT), REFUSED_COMMANDS),
-    ],
+    [(request_from, (FOLLOW, ACK, FORGET), REFUSED), (commands.request_from, (TRIGGER, SELECT), REFUSED_COMMANDS)],
     ids=["journal", "commands"],
 )
 def test_invalid_requests_are_refused_in_one_short_sentence(
@@ -272,10 +255,7 @@ def test_every_reason_and_this_schema_version_are_documented(document: str, reas
 
 @pytest.mark.parametrize(
     ("document", "read_request", "read_reply"),
-    [
-        ("docs/durable.md", request_from, reply_from),
-        ("docs/commands.md", commands.request_from, commands.reply_from),
-    ],
+    [("docs/durable.md", request_from, reply_from), ("docs/commands.md", commands.request_from, commands.reply_from)],
 )
 def test_the_documented_exchange_matches_the_wire_format(
     document: str, read_request: Callable[[bytes], Any], read_reply: Callable[[bytes], Any]

@@ -51,8 +51,7 @@ def run(trained_run: Path) -> TrainedRun:
 
 
 @pytest.fixture(
-    scope="module",
-    params=["cnn", *(pytest.param(each, marks=pytest.mark.long) for each in ("vit", "top-mean"))],
+    scope="module", params=["cnn", *(pytest.param(each, marks=pytest.mark.long) for each in ("vit", "top-mean"))]
 )
 def model(run: TrainedRun, request: pytest.FixtureRequest) -> ExplainedClassifier:
     if request.param == "cnn":
@@ -108,9 +107,7 @@ def test_the_manifest_states_model_provenance_and_the_results_of_each_gate(
     assert manifest.provenance["training"]["steps"] == 6
     assert max(manifest.gate.largest_difference.values()) <= manifest.gate.tolerance
     checks, gate = manifest.map_checks, manifest.map_gate
-    assert checks is not None
     assert (checks.tiles, checks.stuck, checks.border) == (12, None, None)
-    assert gate is not None
     assert gate.tiles == 12 * len(run.split.images(run.data, "val"))
     f32_only = "rollout" in manifest.map.method or manifest.map.top_cells
     assert set(gate.precisions) == ({"f32"} if f32_only else {"f32", "bf16", "int8"})
@@ -153,7 +150,6 @@ def test_without_good_frames_the_clean_tiles_of_defective_frames_are_used(
 
 def clean_tiles(rgb: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     """The tiles of a picture of 150x200 px without a defective pixel, worked out by hand."""
-    assert mask is not None
     corners = [(y, x) for y in (0, 62, 86) for x in (0, 62, 124, 136)]
     return np.stack([rgb[y : y + TILE, x : x + TILE] for y, x in corners if not mask[y : y + TILE, x : x + TILE].any()])
 
@@ -196,12 +192,9 @@ def test_a_bundle_carries_the_reference_of_its_product_and_the_differences_of_go
     """None of them is of the misaligned frame, and drift watches the poses of the others."""
     manifest, golden = comparing_bundle.manifest, open_bundle(comparing_bundle.path).golden()
     assert golden.difference is not None
-    assert manifest.map_gate is not None
     for each in manifest.map_gate.precisions["int8"].attempts[0].agreement:
-        assert each.map_correlation is not None
         assert each.map_correlation > 0.9, "int8 is quantised and judged by both inputs"
     reference, of_run = comparing_bundle.references()[""], comparing_run.references
-    assert of_run is not None
     np.testing.assert_array_equal(reference.rgb, of_run.of_design(None).rgb)  # type: ignore[union-attr]
     known = {}
     for image in comparing_run.split.images(comparing_run.data, "val"):
@@ -222,7 +215,6 @@ def test_a_bundle_carries_the_reference_of_its_product_and_the_differences_of_go
         np.testing.assert_allclose(came, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     assert [image.path.stem for image, one in zip(images, samples, strict=True) if one.pose is None] == ["c_1"]
     drift = fit_reference(samples, [], [])
-    assert drift is not None
     assert {"turn", "match", "shift_x", "shift_y"} <= drift.measures.keys()
 
 

@@ -66,7 +66,6 @@ def test_graphs_that_agree_pass_and_one_that_compares_with_the_differences_of_it
         assert passed.tiles == 4
         assert set(passed.largest_difference) == {"logit", "map", "mean(map) - logit"}
         assert all(0 <= difference <= passed.tolerance for difference in passed.largest_difference.values())
-    assert golden.difference is not None
     with pytest.raises(ExportError, match="off by"):
         pass_gate(dataclasses.replace(golden, difference=golden.difference[::-1]), tmp_path)
 
@@ -114,7 +113,6 @@ def noise(seed: int, cells: int, tiles: int = 100) -> NDArray[np.float32]:
 def test_random_peaks_pass_without_a_warning(cells: int, at_border: float) -> None:
     checks = check_maps(noise(0, cells))
     assert (checks.warnings, checks.tiles) == ([], 100)
-    assert checks.border is not None
     assert checks.border.chance == pytest.approx(at_border)
     assert abs(checks.border.beyond_chance) < 0.1
 
@@ -147,8 +145,6 @@ def test_figures_equal_those_of_a_count_by_hand(seed: int, cells: int) -> None:
     corners = product(range(cells - 2), repeat=2)
     most = max(sum(peaks[y + dy, x + dx] for dy, dx in product(range(3), repeat=2)) for y, x in corners)
     found, at_border = stuck(maps), border(maps)
-    assert found is not None
-    assert at_border is not None
     assert (found.share, at_border.share) == pytest.approx((most / peaks.sum(), outside / over), rel=1e-4)
 
 

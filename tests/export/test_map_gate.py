@@ -212,7 +212,6 @@ def test_good_tiles_come_from_good_frames_or_clean_parts_of_defective_ones(
 
 def tiles_of(image: LabelledImage) -> NDArray[np.uint8]:
     inputs = cut_frame(image, FRAME_GRID)
-    assert inputs is not None
     return inputs[0]
 
 

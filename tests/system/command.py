@@ -11,11 +11,11 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -37,15 +37,10 @@ check_plausibility = false
 Number = TypeVar("Number", int, float)
 
 
-class Result(NamedTuple):
-    """Result of a run."""
-
-    found: msgspec.Struct
-    """Content of the result file, beside the machine and the bundle."""
-    facts: Mapping[str, object]
-    """Names and values, for people."""
-    faults: Sequence[str]
-    """All faults, one sentence each; empty: the run passed."""
+Result = tuple[msgspec.Struct, Sequence[str]]
+"""Content of the result file beside the machine and the bundle, and all faults, one sentence each."""
+LONGEST_LIST = 12
+"""Longer lists, such as columns of samples, are only in the file."""
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -117,11 +112,11 @@ def run(name: str, arguments: argparse.Namespace, measure: Callable[[argparse.Na
         signal.signal(number, signal.default_int_handler)
     try:
         report, bundle = {"bench": name, "machine": machine()}, open_bundle(arguments.bundle)
-        found, facts, faults = measure(arguments, bundle)
-        report |= {"bundle": bundle.path.name, **msgspec.to_builtins(found)}
-        print_facts(name, facts)
+        result, faults = measure(arguments, bundle)
+        found = {"bundle": bundle.path.name, **msgspec.to_builtins(result)}
+        print_facts(name, dict(facts(found)))
         if arguments.out is not None:
-            arguments.out.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+            arguments.out.write_bytes(msgspec.json.format(msgspec.json.encode(report | found), indent=1) + b"\n")
         assert not faults, "; ".join(faults)
     except (HeatlineError, AssertionError) as error:
         report_line(f"{name}: {error}")
@@ -131,15 +126,24 @@ def run(name: str, arguments: argparse.Namespace, measure: Callable[[argparse.Na
     return 0
 
 
+def facts(value: Any, name: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the single values of a result with their names, for people."""
+    parts: Iterable[tuple[object, Any]] = ()
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list) and len(value) <= LONGEST_LIST:
+        parts = enumerate(value, start=1)
+    elif not isinstance(value, list):
+        yield name, value
+    for key, part in parts:
+        yield from facts(part, f"{name} {key}".strip())
+
+
 def report_line(line: str) -> None:
     """Print a line of progress on standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
 def counts(of: Mapping[str, int]) -> str:
-    """Format names and numbers.
-
-    >>> counts({"GOOD": 7, "DEFECT": 1})
-    'GOOD 7, DEFECT 1'
-    """
-    return ", ".join(f"{name} {count}" for name, count in of.items()) or "none"
+    """Format names and numbers."""
+    return ", ".join(f"{name} {count}" for name, count in of.items())

@@ -10,8 +10,8 @@ import tempfile
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ import msgspec
 import numpy as np
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.wire.events import CountedEvent, StatusEvent, VerdictEvent
-from tests.edge.lines import RunningLine, running, write_line_with
+from heatline.edge.wire.events import CountedEvent, VerdictEvent
+from tests.edge.lines import running, write_line_with
 from tests.edge.secured import free_port
 from tests.system.chaos.clients import Client, ClientPlan, Got, head_of, read_record
 from tests.system.command import ALL_GOOD, Result, counts, parser, positive, report_line, run
+from tests.system.soak import WAITING_FRAMES, soak
 
 SHARE_OF_HIGHEST = 0.8
 REPETITIONS = 3
@@ -32,8 +33,6 @@ SETTLE_S = 3.0
 """From the first event to the window."""
 NEAR_ENOUGH = 0.98
 FRAMES_FOR_A_RATE = 5000
-HIGHEST_FPS = 10_000.0
-WAITING_FRAMES = 16
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,39 +92,6 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     windows: list[Window]
 
 
-def one_tile_camera(bundle: Bundle, rate_fps: float, **more: Any) -> dict[str, Any]:
-    """Return the keys of a camera with frames of one tile."""
-    size = [bundle.manifest.grid.tile_px] * 2
-    return {"kind": "pattern", "draw_size": size, "rate_fps": rate_fps, "waiting_frames": WAITING_FRAMES, **more}
-
-
-@contextmanager
-def _line(bundle: Bundle, cameras: Mapping[str, Mapping[str, Any]], journal: str = "") -> Iterator[RunningLine]:
-    """Run a line without defects.
-
-    Args:
-        journal: address to which it serves its journal; empty: it has none.
-    """
-    events = free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        tables = f'[journal]\nfolder = "{folder}/journal"\nbind = "{journal}"' if journal else ""
-        file = write_line_with(Path(folder), bundle.path, events.local, cameras, ALL_GOOD + tables)
-        with running(file, events.local) as line:
-            yield line
-
-
-def measure_highest_fps(bundle: Bundle) -> float:
-    """Measure the rate at which frames of a waiting camera are inspected."""
-    camera = one_tile_camera(bundle, HIGHEST_FPS, frames=FRAMES_FOR_A_RATE, on_overload="block")
-    reported_s: list[float] = []
-    with _line(bundle, {"inspected": camera}) as line:
-        while not (isinstance(event := line.poll(), StatusEvent) and event.state == "STOPPED"):
-            if isinstance(event, VerdictEvent):
-                reported_s.append(time.monotonic())
-        assert line.exit_code() == 0
-    return (len(reported_s) - 1) / (reported_s[-1] - reported_s[0])
-
-
 def measure_delivery(
     bundle: Bundle, *, events_per_s: float, seconds: float, repetitions: int = REPETITIONS
 ) -> Delivery:
@@ -135,15 +101,17 @@ def measure_delivery(
         events_per_s: wanted rate.
         seconds: of each window.
     """
-    highest_fps = measure_highest_fps(bundle)
+    hw = (bundle.manifest.grid.tile_px,) * 2
+    highest_fps = soak(bundle, FRAMES_FOR_A_RATE, None, frame_hw=hw, tables=ALL_GOOD).fps
     inspected_fps = SHARE_OF_HIGHEST * highest_fps
     refused_fps = max(events_per_s - inspected_fps, 0.0)
     report_line(
         f"{highest_fps:.0f} frames/s at most; {inspected_fps:.0f} are inspected, {refused_fps:.0f} have a wrong size"
     )
-    cameras = {"inspected": one_tile_camera(bundle, inspected_fps)}
+    camera = {"kind": "pattern", "draw_size": hw, "waiting_frames": WAITING_FRAMES}
+    cameras: dict[str, dict[str, Any]] = {"inspected": {**camera, "rate_fps": inspected_fps}}
     if refused_fps:
-        cameras["refused"] = one_tile_camera(bundle, refused_fps, size=[1, 1])
+        cameras["refused"] = {**camera, "rate_fps": refused_fps, "size": [1, 1]}
     windows = []
     for number in range(repetitions):
         for journal in (True, False) if number % 2 == 0 else (False, True):
@@ -162,22 +130,24 @@ def measure_delivery(
 def _window(bundle: Bundle, cameras: Mapping[str, Mapping[str, Any]], seconds: float, journal: bool) -> Window:
     """Run the line, wait until it has settled, and receive every event of a window."""
     received: list[tuple[CountedEvent, int]] = []
-    port = free_port()
-    with tempfile.TemporaryDirectory() as folder, _line(bundle, cameras, port.local if journal else "") as line:
+    events, port = free_port(), free_port()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as at_end:
+        tables = f'[journal]\nfolder = "{folder}/journal"\nbind = "{port.local}"' if journal else ""
+        file = write_line_with(Path(folder), bundle.path, events.local, cameras, ALL_GOOD + tables)
+        line = at_end.enter_context(running(file, events.local))
         consumer = Client(ClientPlan(name="bench", kind="Follower"), port.local, Path(folder))
-        try:
-            if journal:
-                consumer.process.start()
-            line.until(lambda event: isinstance(event, VerdictEvent))
-            began_ns = time.monotonic_ns() + round(SETTLE_S * 1e9)
-            ended_ns = began_ns + round(seconds * 1e9)
-            while (now_ns := time.monotonic_ns()) < ended_ns:
-                if isinstance(event := line.poll(), CountedEvent) and now_ns >= began_ns:
-                    received.append((event, time.monotonic_ns()))
-            line.end()  # a durable consumer gets all events before the line ends
-            assert (fault := consumer.process.ended()) is None, fault
-        finally:
-            consumer.process.kill()
+        at_end.callback(consumer.process.kill)
+        if journal:
+            consumer.process.start()
+        line.until(lambda event: isinstance(event, VerdictEvent))
+        began_ns = time.monotonic_ns() + round(SETTLE_S * 1e9)
+        ended_ns = began_ns + round(seconds * 1e9)
+        while (now_ns := time.monotonic_ns()) < ended_ns:
+            if isinstance(event := line.poll(), CountedEvent) and now_ns >= began_ns:
+                received.append((event, time.monotonic_ns()))
+        line.end()  # a durable consumer gets all events before the line ends
+        fault = consumer.process.ended()
+        assert fault is None, fault
         return window_of(received, came_at(consumer.record) if journal else None, seconds)
 
 
@@ -235,31 +205,9 @@ def faults(found: Delivery) -> list[str]:
     return wrong
 
 
-def to_facts(found: Delivery) -> dict[str, str]:
-    """Describe the medians of the windows of a kind for people, by name and value."""
-    facts = {
-        "load": f"{found.inspected_fps:.0f} frames/s inspected, {100 * SHARE_OF_HIGHEST:.0f} % of "
-        f"{found.highest_fps:.0f}; "
-        f"{found.refused_fps:.0f} of a wrong size; events wanted: {found.events_per_s:.0f} a second",
-    }
-    for name in ("with a journal", "without a journal"):
-        windows = [window for window in found.windows if window.name == name]
-        rate = np.median([window.events_per_s for window in windows])
-        facts[f"{name}: events"] = f"{rate:.0f} a second"
-        facts[f"{name}: hand-over to live"] = _medians([window.sending for window in windows])
-        if added := [window.added for window in windows if window.added is not None]:
-            facts[f"{name}: durable after live"] = _medians(added)
-    return facts
-
-
-def _medians(latencies: Sequence[Latency]) -> str:
-    medians = np.median([msgspec.structs.astuple(one) for one in latencies], axis=0).tolist()
-    return str(Latency(**dict(zip(Latency.__struct_fields__, medians, strict=True))))
-
-
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:
     found = measure_delivery(bundle, events_per_s=arguments.events, seconds=arguments.seconds)
-    return Result(found, to_facts(found), faults(found))
+    return found, faults(found)
 
 
 def main() -> None:

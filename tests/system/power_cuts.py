@@ -189,7 +189,7 @@ def _measure(arguments: Namespace, bundle: Bundle) -> Result:
         republish_s=arguments.republish,
         longest_life_s=arguments.longest_life,
     )
-    return Result(found, msgspec.structs.asdict(found), faults(found))
+    return found, faults(found)
 
 
 def main() -> None:

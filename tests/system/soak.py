@@ -29,7 +29,7 @@ TARGET_BYTES_PER_FRAME = 20.0
 """For the upper bound: a line with ten frames a second then grows by less than 20 MB a day."""
 SHARE_OF_HIGHEST = 0.9
 HIGHEST_FPS = 10_000.0
-TABLES = """heatmaps = "always"
+ALL_STAGES = """heatmaps = "always"
 [engine]
 precision = "f32"
 [thresholds]
@@ -107,6 +107,11 @@ class SoakRun(msgspec.Struct, frozen=True, kw_only=True):
     """Of the first tenth of the frames and of the last, from capture to the hand-over to the publisher."""
     samples: dict[str, list[int]]
     """Columns: frames reported so far, and the sampled quantities."""
+
+    @property
+    def fps(self) -> float:
+        """Rate at which it reported frames."""
+        return self.frames / self.took_s
 
     @property
     def name(self) -> str:
@@ -214,7 +219,13 @@ class Samples:
 
 
 def soak(
-    bundle: Bundle, frames: int, rate_fps: float | None, *, frame_hw: tuple[int, int], sample_every_s: float
+    bundle: Bundle,
+    frames: int,
+    rate_fps: float | None,
+    *,
+    frame_hw: tuple[int, int],
+    sample_every_s: float = SAMPLE_EVERY_S,
+    tables: str = ALL_STAGES,
 ) -> SoakRun:
     """Run a line with one camera for a number of frames.
 
@@ -235,7 +246,7 @@ def soak(
     began_s: float | None = None
     due_s = last_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        file = write_line_with(Path(folder), bundle.path, port.local, {"cam0": camera}, TABLES)
+        file = write_line_with(Path(folder), bundle.path, port.local, {"cam0": camera}, tables)
         with running(file, port.local) as line:
             while not tally.stopped:
                 event, now_s, before = line.poll(), time.monotonic(), tally.frames
@@ -282,13 +293,11 @@ def measure_soak(bundle: Bundle, frames: int, minutes: float) -> Soak:
         minutes: of the second run; 0: leave it out.
     """
     hw = (bundle.manifest.grid.tile_px,) * 2
-    runs = [fast := soak(bundle, frames, None, frame_hw=hw, sample_every_s=SAMPLE_EVERY_S)]
-    highest_fps = fast.frames / fast.took_s
+    runs = [fast := soak(bundle, frames, None, frame_hw=hw)]
     if minutes:
-        rate_fps = SHARE_OF_HIGHEST * highest_fps
-        planned = max(round(rate_fps * 60 * minutes), 1)
-        runs.append(soak(bundle, planned, rate_fps, frame_hw=hw, sample_every_s=SAMPLE_EVERY_S))
-    return Soak(runs=runs, highest_fps=highest_fps)
+        rate_fps = SHARE_OF_HIGHEST * fast.fps
+        runs.append(soak(bundle, max(round(rate_fps * 60 * minutes), 1), rate_fps, frame_hw=hw))
+    return Soak(runs=runs, highest_fps=fast.fps)
 
 
 def faults(run: SoakRun) -> Iterator[str]:
@@ -308,36 +317,9 @@ def faults(run: SoakRun) -> Iterator[str]:
         )
 
 
-def to_facts(run: SoakRun) -> dict[str, str]:
-    """Describe a run for people, by name and value."""
-    latency = "too few frames to have tenths"
-    if run.latency_p99_ms is not None:
-        latency = "{:.1f} ms in the first tenth, {:.1f} ms in the last".format(*run.latency_p99_ms)
-    growth = "too few samples"
-    if run.pss_slope is not None:
-        growth = f"{run.pss_slope.per_frame:+.2f} bytes a frame, at most {run.pss_slope.upper_95:+.2f}"
-    sampled = {
-        name: f"{values[0]} at first, {values[-1]} at the end, at most {max(values)}"
-        for name, values in run.samples.items()
-        if name != "frames"
-    }
-    return {
-        "frames": f"{run.frames} of {run.frames_planned} in {run.took_s:.0f} s",
-        "verdicts": counts(run.verdicts),
-        "growth of PSS": growth,
-        **sampled,
-        "latency p99": latency,
-        "events": f"{run.events_missing} missing",
-        "ledger": "balanced" if run.ledger_balanced else f"not balanced: {run.ledger}",
-        "alarms": counts(run.alarms),
-    }
-
-
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:
     found = measure_soak(bundle, arguments.frames, arguments.minutes)
-    facts = {f"{run.name}: {name}": value for run in found.runs for name, value in to_facts(run).items()}
-    wrong = [f"{run.name}: {fault}" for run in found.runs for fault in faults(run)]
-    return Result(found, facts, wrong)
+    return found, [f"{run.name}: {fault}" for run in found.runs for fault in faults(run)]
 
 
 def main() -> None:

@@ -8,8 +8,7 @@ from tests.system.cameras import FAULTS, KILLED, Kind, measure_cameras
 
 
 @pytest.mark.parametrize(
-    ("faults", "gone_s"),
-    [({"pattern": [KILLED]}, [0.0]), pytest.param(FAULTS, [0.0, 0.2], marks=pytest.mark.long)],
+    ("faults", "gone_s"), [({"pattern": [KILLED]}, [0.0]), pytest.param(FAULTS, [0.0, 0.2], marks=pytest.mark.long)]
 )
 def test_a_fault_is_timed_from_its_injection_to_the_alarm_and_to_the_next_inspected_frame(
     bundle: Bundle, faults: dict[Kind, list[str]], gone_s: list[float]

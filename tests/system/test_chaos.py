@@ -44,10 +44,7 @@ from tests.system.chaos.tcp_proxy import Link, Proxy
 ROOT = Path(__file__).parents[2]
 CHAOS = [sys.executable, "-m", "tests.system.chaos"]
 
-FEW = (
-    ClientPlan(name="gateway", kind="Follower", killed=True),
-    ClientPlan(name="screen", kind="Subscriber"),
-)
+FEW = (ClientPlan(name="gateway", kind="Follower", killed=True), ClientPlan(name="screen", kind="Subscriber"))
 
 
 def test_under_a_kill_a_cut_link_and_a_full_disk_a_few_clients_lose_nothing(

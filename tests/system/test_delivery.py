@@ -135,10 +135,10 @@ def test_a_result_is_printed_and_written_and_a_fault_fails_the_run(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "soak.json"
-    assert code_of(lambda _, given: Result(Found(7), {"frames": 7}, []), bundle, out) == 0
+    assert code_of(lambda *_: (Found(7), []), bundle, out) == 0
     assert json.loads(out.read_text()).keys() >= {"bench", "machine", "frames"}
     assert re.search(r"frames +7", capsys.readouterr().out)
-    assert code_of(lambda *_: Result(Found(8), {"frames": 8}, ["it grows", "it is late"]), bundle, out) == 14
+    assert code_of(lambda *_: (Found(8), ["it grows", "it is late"]), bundle, out) == 14
     assert json.loads(out.read_text())["frames"] == 8, "a result with faults is written too"
     assert "soak: it grows; it is late" in capsys.readouterr().err
 

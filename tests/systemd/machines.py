@@ -63,13 +63,10 @@ class LinePc:
             ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", SET_UP, "sh", self._opt or ""],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        assert self._held.stdout is not None
         assert self._held.stdout.readline() == "ready\n"
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        assert self._held.stdin is not None
-        assert self._held.stdout is not None
         self._held.stdin.close()
         self._held.wait(30)
         self._held.stdout.close()
@@ -144,8 +141,6 @@ def build_next_package(package: Path, into: Path) -> Path:
 def _package() -> ModuleType:
     """Import the script `systemd/package.py`, which is in no package."""
     spec = importlib.util.spec_from_file_location("systemd_package", ROOT / "systemd" / "package.py")
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

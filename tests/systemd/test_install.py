@@ -116,7 +116,6 @@ def test_only_root_can_install_and_nobody_while_another_does(pc_in_use: LinePc, 
         pc_in_use.words("flock", "/opt/heatline/.lock", "sh", "-c", "echo held; read -r _"),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as other:  # fmt: skip
-        assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         assert "another installation is running" in refused(pc_in_use, next_package)
 
@@ -134,7 +133,6 @@ def test_installing_the_same_package_again_changes_nothing_but_older_versions_on
         pc.words("/opt/heatline/0.0.2/bin/python", "-c", "print('runs', flush=True); input()"),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as line:  # fmt: skip
-        assert line.stdout is not None
         assert line.stdout.readline() == "runs\n"
         output = pc.sh(f"sh '{package}/install.sh' --remove-older")
         assert "installed already" in output and "still runs with 0.0.2" in output  # noqa: PT018

@@ -35,18 +35,9 @@ from heatline.train.run import RunFolder, load_run
 from tests.command import complaint, heatline
 from tests.conftest import write_picture
 from tests.train.blobs import GROUPS, draw_blobs, draw_boards, photograph, sort_tiles
+from tests.train.trained import TINY
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SMALL = (
-    "tiles.tile_px=64", "recipe.steps=12", "recipe.folds=2", "recipe.jitter_px=20",
-    "recipe.synthetic=10", "recipe.copies={defective: 1, most: 20}", "trainer.precision=32-true",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_trunk: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """Settings of a small training; all tests here share a feature cache."""
-    return (*SMALL, *tiny_trunk, f"features.folder={tmp_path_factory.mktemp('features')}")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +56,7 @@ def bundle(first: tuple[RunFolder, str], tmp_path_factory: pytest.TempPathFactor
 def shipped_trunk(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of a run on the trunk that a training takes where no other is named."""
     folder = tmp_path_factory.mktemp("shipped")
-    run, _ = train(blobs, folder / "run", (*SMALL, f"features.folder={folder / 'features'}"))
+    run, _ = train(blobs, folder / "run", (*TINY, f"features.folder={folder / 'features'}"))
     return export(run, folder / "bundle")
 
 
@@ -207,7 +198,6 @@ def test_the_bundle_knows_what_the_product_looks_like(
     """Its features come from the graph, in both engines and in batches, as from the model."""
     opened = open_bundle(bundle)
     tiles, plausible = opened.golden().tiles, opened.manifest.calibration.plausible
-    assert plausible is not None
     assert plausible.frames == len(list((blobs / "images").iterdir()))
     with torch.no_grad():
         expected = load_run(first[0].folder).model.with_features(torch.from_numpy(tiles.copy()))[2].numpy()

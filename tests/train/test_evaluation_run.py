@@ -99,8 +99,7 @@ def reported(*arguments: str | Path) -> dict[str, Any]:
     done = run(*arguments, "--json")
     assert done.returncode == 0, done.stderr
     (evaluation,) = json.loads(done.stdout)["evaluations"]
-    found: dict[str, Any] = evaluation
-    return found
+    return evaluation
 
 
 def many_groups(path: Path) -> Path:

@@ -42,8 +42,7 @@ def configured(data: Path, out: Path, *overrides: str) -> TrainConfig:
 
 
 def weights(run: RunFolder, name: str = "last") -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(run.checkpoints / f"{name}.ckpt", weights_only=True)["state_dict"]
-    return state
+    return torch.load(run.checkpoints / f"{name}.ckpt", weights_only=True)["state_dict"]
 
 
 def assert_same_weights(one: RunFolder, other: RunFolder) -> None:

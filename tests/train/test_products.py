@@ -1,5 +1,6 @@
 """Many products on a Ray cluster: figures as of single trainings, and what happens if processes die."""
 
+import functools
 import json
 import os
 import re
@@ -7,8 +8,6 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,11 @@ from heatline.train.fit import fit
 from heatline.train.products import ProductResult, cells_of, log_of, plan_products, worst_first
 from heatline.train.run import RunFolder
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, process_env
+from tests.edge.secured import until
 from tests.ray_head import AGENTS, descendants, is_alive, ray_head
 from tests.train.blobs import draw_blobs, draw_plain
 
-SMALL = (
-    "tiles.tile_px=64", "recipe.steps=12", "recipe.folds=2", "recipe.jitter_px=20",
-    "recipe.copies={defective: 1, most: 20}", "trainer.precision=32-true",
-)  # fmt: skip
-
-
-def wait_for(condition: Callable[[], Any]) -> None:
-    until = time.monotonic() + 300  # starting Ray and importing PyTorch is slow on two processors that many share
-    while not condition():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.02)
+wait_for = functools.partial(until, within_s=300)  # starting Ray and importing PyTorch is slow
 
 
 def trainer_of(runs: Path, product: str) -> int:
@@ -45,10 +35,6 @@ def trainer_of(runs: Path, product: str) -> int:
     locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     (pid,) = [int(fields[4]) for fields in locks if len(fields) == 8 and fields[5].endswith(inode)]
     return pid
-
-
-def settings(folder: Path, tiny_trunk: tuple[str, str]) -> tuple[str, ...]:
-    return (*SMALL, *tiny_trunk, f"features.folder={folder / 'features'}")
 
 
 def assert_trained_as_alone(run: RunFolder, data: Path, tiny: tuple[str, ...], alone_in: Path) -> None:
@@ -65,10 +51,10 @@ def assert_trained_as_alone(run: RunFolder, data: Path, tiny: tuple[str, ...], a
 
 
 def test_products_train_as_each_alone_though_a_worker_is_killed_and_one_has_no_labels(
-    tiny_trunk: tuple[str, str], tmp_path: Path
+    tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
     """The long form has two that are trained: each process imports PyTorch."""
-    products, runs, tiny = tmp_path / "products", tmp_path / "runs", settings(tmp_path, tiny_trunk)
+    products, runs = tmp_path / "products", tmp_path / "runs"
     draw_blobs(products / "boards", seed=1)
     draw_plain(products / "dials", ("a.png", "b.png"))
     (products / ".trash").mkdir()
@@ -110,10 +96,10 @@ def test_products_train_as_each_alone_though_a_worker_is_killed_and_one_has_no_l
 @pytest.mark.long
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGINT", "SIGTERM"])
 def test_a_killed_or_interrupted_command_leaves_no_process_and_is_continued(
-    tiny_trunk: tuple[str, str], tmp_path: Path, end: str
+    tiny: tuple[str, ...], tmp_path: Path, end: str
 ) -> None:
     """Without --address, though RAY_ADDRESS names a cluster."""
-    products, runs, tiny = tmp_path / "products", tmp_path / "runs", settings(tmp_path, tiny_trunk)
+    products, runs = tmp_path / "products", tmp_path / "runs"
     for seed, name in enumerate(("boards", "coils"), start=1):
         draw_blobs(products / name, seed=seed, per_group=3 - seed)
     environment = process_env({"RAY_ADDRESS": "127.0.0.1:1"})

@@ -27,12 +27,7 @@ from heatline.train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig
 from heatline.train.dense.copies import Kind, Painter, Sample, digest_pictures, grid_samples, plan_copies
 from heatline.train.dense.extraction import compare_samples
 from heatline.train.dense.samples import Sampler, Samples, gather_samples
-from heatline.train.dense.tiles import (
-    DenseTiles,
-    LabelKind,
-    label_tiles,
-    tiles_of_points,
-)
+from heatline.train.dense.tiles import DenseTiles, LabelKind, label_tiles, tiles_of_points
 from heatline.train.frames import FrameStore, TileTable, grid_tiles
 from heatline.train.readers import LabelledFolder, LabelledImage, read_folder
 from heatline.train.readers.per_picture import MaskPng

@@ -12,6 +12,11 @@ SMALL = (
     "recipe.batch=8", "recipe.steps=6", "recipe.validate_every=3", "recipe.jitter_px=20", "trainer.precision=32-true",
 )  # fmt: skip
 """Six steps of a network of 100,000 parameters, with maps of 4x4 cells."""
+TINY = (
+    "tiles.tile_px=64", "recipe.steps=12", "recipe.folds=2", "recipe.jitter_px=20",
+    "recipe.synthetic=10", "recipe.copies={defective: 1, most: 20}", "trainer.precision=32-true",
+)  # fmt: skip
+"""A short training by the recipe `heatline`, on the trunk that a training takes where no other is named."""
 NAMED_SPLIT = ("split.val=[c]", "split.test=[d]")
 
 
@@ -53,3 +58,9 @@ def tiny_trunk(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     file = tmp_path_factory.mktemp("trunk") / "test_efficientnet.pth"
     torch.save(network.state_dict(), file)
     return "model=test_efficientnet", f"model.weights={file}"
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_trunk: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """A short training on the tiny trunk; all of them share a feature cache."""
+    return (*TINY, *tiny_trunk, f"features.folder={tmp_path_factory.mktemp('features')}")

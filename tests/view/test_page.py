@@ -116,9 +116,7 @@ def picture_id(event: VerdictEvent) -> str:
 
 
 def next_defect(run: RunningLine) -> VerdictEvent:
-    found = run.until(lambda event: isinstance(event, VerdictEvent) and event.verdict == "DEFECT")
-    assert isinstance(found, VerdictEvent)
-    return found
+    return run.until(lambda event: isinstance(event, VerdictEvent) and event.verdict == "DEFECT")
 
 
 def newest_defect(browser: Browser) -> str:

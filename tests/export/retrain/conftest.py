@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from heatline.edge.bundle import open_bundle
 from heatline.edge.monitor.marks import MANIFEST, ManifestRow, Review, Truth
 from heatline.edge.util.text import encode_json
-from heatline.edge.wire.events import BundleName, MarkKind, Verdict, VerdictEvent
+from heatline.edge.wire.events import BundleName, MarkKind, Verdict
 from tests.command import heatline
 from tests.edge.wire_examples import DEFECT, GOOD
 from tests.train.blobs import draw_blobs
@@ -53,7 +53,6 @@ def row_of(
 ) -> ManifestRow:
     """Return the row of a frame's mark; None: its marks contradict each other."""
     example = (DEFECT if verdict == "DEFECT" else GOOD).event
-    assert isinstance(example, VerdictEvent)
     picture = f"b007b007-top-{number}"
     event = msgspec.structs.replace(
         example, camera="top", frame_number=number, bundle=bundle, part_id=None, picture=picture, precision="f32"

@@ -23,15 +23,7 @@ from heatline.export.retrain.frames import (
     select_frames,
 )
 from heatline.export.retrain.judge import Answer, compare
-from heatline.export.retrain.plan import (
-    ORDER,
-    Candidate,
-    Origin,
-    Plan,
-    Retraining,
-    choose_held_out,
-    plan_retraining,
-)
+from heatline.export.retrain.plan import ORDER, Candidate, Origin, Plan, Retraining, choose_held_out, plan_retraining
 from heatline.train.config import TrainConfig
 from heatline.train.readers import LabelledFolder, LabelledImage
 from heatline.train.readers.labelled import ReviewedFrame

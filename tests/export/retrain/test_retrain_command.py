@@ -26,15 +26,7 @@ from tests.command import complaint, heatline
 from tests.edge.evidences import mark, picture, writer
 from tests.edge.lines import RunningLine, running, write_line, write_pictures
 from tests.edge.secured import until
-from tests.export.retrain.conftest import (
-    SETTINGS,
-    Marked,
-    Trained,
-    blob_frame,
-    good_frame,
-    label_frame,
-    write_marked,
-)
+from tests.export.retrain.conftest import SETTINGS, Marked, Trained, blob_frame, good_frame, label_frame, write_marked
 from tests.train.blobs import SQUARE_PX, draw_boards, photograph
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -243,7 +235,6 @@ def changed(manifest: Manifest, **calibration: Any) -> Manifest:
 def calibrated(trained: Trained, tmp_path: Path) -> Bundle:
     """The bundle as if thresholds and one camera were calibrated on the line."""
     first = open_bundle(trained.bundle)
-    assert first.manifest.calibration.plausible is not None
     of_line = msgspec.structs.replace(first.manifest.calibration.plausible, frames=77)
     by_camera = {"side": CameraPlausible(of_line, [], [], REFERENCE)}
     manifest = msgspec.structs.replace(
@@ -264,7 +255,6 @@ def test_the_appearance_stays_and_the_thresholds_do_not(calibrated: Bundle, trai
     side = calibration.plausible_by_camera["side"]
     assert side.plausible == calibration.plausible
     for reference in (calibration.reference, side.reference):
-        assert reference is not None
         assert reference.measures == {"brightness": QUANTILES}, "scores are logits of the old model"
         assert reference.unwatched["score"] == "the model was trained again since the calibration"
         assert reference.unwatched["saturation"] == "grey"
@@ -303,7 +293,6 @@ def test_the_references_of_the_line_stay_where_the_new_model_compares(calibrated
     assert carry_references(old, without) == ({}, {})
     for manifest, measures in ((new, {"brightness", *OF_POSE}), (without, {"brightness"})):
         calibration, _ = carry_over(old, manifest, finetuned=False)
-        assert calibration.reference is not None
         assert set(calibration.reference.measures) == measures
     notes = [describe_calibrations(was, manifest, Path("new.bundle")) for manifest in (new, without)]
     assert ["compares frames" in "".join(each) for each in notes] == [False, True]

@@ -4,6 +4,7 @@ import secrets
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -11,8 +12,8 @@ import msgspec
 from heatline.edge.bundle import Bundle
 from tests.system.chaos.checks import Checked, Events, Stored, check_durable, check_line, check_live
 from tests.system.chaos.clients import CLIENTS, Client, ClientPlan, Got, read_record
-from tests.system.chaos.run import ChaosRun, Fault, make_plan
-from tests.system.command import Result, counts, parser, positive, report_line, run
+from tests.system.chaos.run import ChaosRun, Fault, make_plan, stored_in
+from tests.system.command import Result, parser, positive, report_line, run
 
 
 class Chaos(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,10 +62,11 @@ def measure_chaos(
     """
     plan = make_plan(seed, seconds, clients) if plan is None else plan
     report_line(f"seed {seed}: {len(plan)} faults")
-    with ChaosRun(bundle, clients, rate_fps, seconds) as run:
+    with ExitStack() as at_end:
+        run = ChaosRun(at_end, bundle, clients, rate_fps, seconds)
         try:
             through = run.execute(plan)
-            stored = run.stored()
+            stored = stored_in(run.state)
             events, clients_checked = verify(stored, run.reference.headers, run.clients, through)
         finally:
             if keep is not None:
@@ -118,22 +120,6 @@ def faults(found: Chaos) -> list[str]:
     return wrong
 
 
-def to_facts(found: Chaos) -> dict[str, str]:
-    """Describe the result for people, by name and value."""
-    facts = {
-        "seed": str(found.seed),
-        "faults": counts(found.faults),
-        "the line": f"{found.boots} boots, reported frames for {found.reporting_s:.1f} s",
-        "events": f"{found.events} in the journal, {found.live_only} live only",
-    }
-    if found.recorded_again_s is not None:
-        facts["full disk"] = f"events were recorded {found.recorded_again_s:.1f} s after it had room again"
-    for name, one in found.clients.items():
-        facts[name] = f"{one.events} events, {one.again} again; {one.missed} missed in {one.gaps} gaps"
-    facts["promises"] = f"{len(faults(found))} broken" if faults(found) else "all kept"
-    return facts
-
-
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:
     found = measure_chaos(
         bundle,
@@ -142,7 +128,7 @@ def _measure(arguments: Namespace, bundle: Bundle) -> Result:
         rate_fps=arguments.rate,
         keep=arguments.keep,
     )
-    return Result(found, to_facts(found), faults(found))
+    return found, faults(found)
 
 
 def main() -> None:

@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import msgspec
 import pytest
@@ -151,14 +150,13 @@ POLL_MS = 50
 
 
 class ReferenceSubscriber:
-    """Receives in a thread for the duration of the `with` block.
+    """Receives in a thread until it is closed.
 
     Args:
         address: of the line's events.
     """
 
     def __init__(self, address: str) -> None:
-        self._address = address
         self.headers: list[bytes] = []
         """Headers of all events but statuses, in the order of receipt."""
         self.boots: dict[str, int] = {}
@@ -166,24 +164,19 @@ class ReferenceSubscriber:
         self.live_only: str | None = None
         """Why events are not recorded, by the last status; None: they are."""
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reference", daemon=True)
-
-    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._run, args=(address,), name="reference", daemon=True)
         self._thread.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._ending.set()
         self._thread.join()
 
-    def _run(self) -> None:
+    def _run(self, address: str) -> None:
         with zmq.Context() as context, context.socket(zmq.SUB) as socket:
             socket.setsockopt(zmq.RCVHWM, 0)
             socket.setsockopt(zmq.RECONNECT_IVL, 10)
             socket.subscribe("")
-            socket.connect(self._address)
+            socket.connect(address)
             while not self._ending.is_set():
                 if socket.poll(POLL_MS) and len(parts := socket.recv_multipart()) > 1:  # a welcome has one part
                     self._record(parts[1])
@@ -213,14 +206,17 @@ AGAIN_AFTER_S = 1.0
 
 
 class ChaosRun:
-    """A line, its clients behind their links, and its disk, for the duration of the `with` block.
+    """A line, its clients behind their links, and its disk.
 
     Args:
+        at_end: ends all of them.
         rate_fps: of both cameras together.
         seconds: duration of the faults.
     """
 
-    def __init__(self, bundle: Bundle, clients: Sequence[ClientPlan], rate_fps: float, seconds: float) -> None:
+    def __init__(
+        self, at_end: ExitStack, bundle: Bundle, clients: Sequence[ClientPlan], rate_fps: float, seconds: float
+    ) -> None:
         self._seconds = seconds
         self.clock_s = 0.0
         """Time in which the line reported frames; it stops while the line is down."""
@@ -240,36 +236,29 @@ class ChaosRun:
         self._filled_until_s: float | None = None
         """While the disk is full."""
         self._freed_s: float | None = None
-        with ExitStack() as begun:
-            self._folder = Path(begun.enter_context(tempfile.TemporaryDirectory(prefix="heatline-chaos-")))
-            disk_mib = max(LEAST_DISK_MIB, round(2 * rate_fps * seconds * BYTES_PER_EVENT / 2**20))
-            self.state = self._folder / "disk"
-            self.has_disk = True
-            try:
-                begun.enter_context(small_disk(self.state, disk_mib))
-            except pytest.skip.Exception as reason:
-                report_line(f"NO DISK CAN BE MOUNTED HERE, SO NONE IS FILLED: {reason}")
-                self.has_disk = False
-            self._ports = events, journal = free_port(), free_port()
-            proxy = begun.enter_context(Proxy())
-            self.clients: dict[str, Client] = {}
-            self._links: dict[str, Link] = {}
-            for plan in clients:
-                self._links[plan.name] = link = proxy.link((journal if plan.durable else events).number)
-                self.clients[plan.name] = client = Client(plan, link.address, self._folder)
-                begun.callback(client.process.kill)
-            self.reference = begun.enter_context(ReferenceSubscriber(events.local))
-            tables = f'heatmaps = "never"\n[journal]\nbind = "{journal.local}"\nretain_mib = {disk_mib // 2}'
-            self._line, self._idle_line = lines_of(self._folder, bundle, rate_fps, self.state, events, tables)
-            begun.callback(self._line.kill)
-            begun.callback(self._idle_line.kill)
-            self._at_end = begun.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._at_end.close()
+        self._folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="heatline-chaos-")))
+        disk_mib = max(LEAST_DISK_MIB, round(2 * rate_fps * seconds * BYTES_PER_EVENT / 2**20))
+        self.state = self._folder / "disk"
+        self.has_disk = True
+        try:
+            at_end.enter_context(small_disk(self.state, disk_mib))
+        except pytest.skip.Exception as reason:
+            report_line(f"NO DISK CAN BE MOUNTED HERE, SO NONE IS FILLED: {reason}")
+            self.has_disk = False
+        self._ports = events, journal = free_port(), free_port()
+        proxy = at_end.enter_context(Proxy())
+        self.clients: dict[str, Client] = {}
+        self._links: dict[str, Link] = {}
+        for plan in clients:
+            self._links[plan.name] = link = proxy.link((journal if plan.durable else events).number)
+            self.clients[plan.name] = client = Client(plan, link.address, self._folder)
+            at_end.callback(client.process.kill)
+        self.reference = ReferenceSubscriber(events.local)
+        at_end.callback(self.reference.close)
+        tables = f'heatmaps = "never"\n[journal]\nbind = "{journal.local}"\nretain_mib = {disk_mib // 2}'
+        self._line, self._idle_line = lines_of(self._folder, bundle, rate_fps, self.state, events, tables)
+        at_end.callback(self._line.kill)
+        at_end.callback(self._idle_line.kill)
 
     def keep(self, folder: Path) -> None:
         """Copy all written files."""
@@ -290,10 +279,6 @@ class ChaosRun:
             client.process.kill()
         self._idle_line.end()
         return through
-
-    def stored(self) -> list[Stored]:
-        """Read the line's journal."""
-        return stored_in(self.state)
 
     @property
     def _reports(self) -> bool:
@@ -333,7 +318,7 @@ class ChaosRun:
         self._idle_line.start()
         self._until(lambda: len(self.reference.boots) > len(self._past_boots), REPORTS_WITHIN_S, "no status is sent")
         (boot_id,) = self.reference.boots.keys() - self._past_boots
-        stored = self.stored()
+        stored = stored_in(self.state)
         give_up_s = time.monotonic() + CATCHES_UP_WITHIN_S
         while waiting := [name for name, client in self.clients.items() if not _has_all(client, stored, boot_id)]:
             self._tick()
@@ -419,19 +404,15 @@ class ChaosRun:
         self._line.start()
 
     def _hit_link(self, link: Link, fault: Fault) -> None:
-        match fault.kind:
-            case "reset":
-                link.reset()
-            case "half-closed to the client":
-                link.half_close("client")
-            case "half-closed to the line":
-                link.half_close("server")
-            case "cut":
-                link.cut()
-            case "silent":
-                link.silence()
-            case _:
-                link.slow_down(min(fault.for_s / 5, LONGEST_PAUSE_S))
+        hit: dict[str, Callable[[], None]] = {
+            "cut": link.cut,
+            "reset": link.reset,
+            "half-closed to the client": lambda: link.half_close("client"),
+            "half-closed to the line": lambda: link.half_close("server"),
+            "silent": link.silence,
+            "slow": lambda: link.slow_down(min(fault.for_s / 5, LONGEST_PAUSE_S)),
+        }
+        hit[fault.kind]()
         self._at(fault.for_s, link.heal)
 
     def _fill_or_free_disk(self, now_s: float) -> None:

@@ -6,7 +6,6 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Coroutine
-from types import TracebackType
 from typing import Any, Literal, Self
 
 CHUNK_BYTES, SLOW_BYTES = 16 << 10, 2 << 10
@@ -38,9 +37,7 @@ class Proxy:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for link in self._links:
             link.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
