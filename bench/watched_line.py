@@ -99,18 +99,15 @@ class RunningLine:
                 return received.event
         raise BenchError(f"{description}: no event came within {within_s:.0f} s; {self.process.log_tail()}")
 
-    def stop(self) -> float:
-        """End the service by SIGTERM; returns the seconds until its status STOPPED, by its own timestamp.
+    def stop(self) -> None:
+        """End the service by SIGTERM, and wait for its end.
 
         Raises:
             BenchError: it did not stop in time, or ended with an error.
         """
-        began_at_ns = time.time_ns()
         self.process.terminate()
-        stopped = self.until(has_stopped, STOP_WITHIN_SECONDS, "the end after SIGTERM")
-        assert isinstance(stopped, StatusEvent)
+        self.until(has_stopped, STOP_WITHIN_SECONDS, "the end after SIGTERM")
         self.process.require_success(STOP_WITHIN_SECONDS)
-        return (stopped.at_ns - began_at_ns) / 1e9
 
 
 class WatchedLine(RunningLine):
