@@ -56,8 +56,7 @@ class FixedDepthwise(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.weight: Tensor
-        self.register_buffer("weight", conv.weight.detach())
+        self.weight = nn.Buffer(conv.weight.detach())
         self._stride = conv.stride[0]
         self._padding = None if isinstance(conv, Conv2dSame) else int(conv.padding[0])
 
@@ -169,10 +168,8 @@ class Projection(nn.Module):
     def __init__(self, channels: int, width: int, step: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, width, step, step, bias=False)
-        self.mean: Tensor
-        self.deviation: Tensor
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("deviation", torch.ones(channels))
+        self.mean = nn.Buffer(torch.zeros(channels))
+        self.deviation = nn.Buffer(torch.ones(channels))
 
     def standardise(self, features: Tensor) -> None:
         """Set mean and standard deviation of each channel from features [N, channels, h, w]."""
@@ -210,8 +207,7 @@ class DenseHead(nn.Module):
             nn.Conv2d(width, width, 3, padding=1, groups=width), nn.Conv2d(width, width, 1), nn.BatchNorm2d(width)
         )
         self.out = nn.Conv2d(width, 1, kernel_size=1)
-        self.floor: Tensor
-        self.register_buffer("floor", torch.tensor(-4.0))
+        self.floor = nn.Buffer(torch.tensor(-4.0))
         """Soft lower bound of the map, logits: no cell is much better than good."""
         self.novelty: Novelty | None = None
         """Adds evidence to cells that differ from good ones; only for trainings without known defects."""

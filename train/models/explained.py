@@ -35,10 +35,8 @@ class ExplainedClassifier(nn.Module, ABC):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self._mean: Tensor
-        self._std: Tensor
-        self.register_buffer("_mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("_std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+        self._mean = nn.Buffer(torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self._std = nn.Buffer(torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
 
     def start_from(self, log_odds: float) -> None:
         """Initialise the head so that every tile's logit is `log_odds`, the natural log-odds of a defect.
@@ -116,16 +114,11 @@ class Novelty(nn.Module):
 
     def __init__(self, channels: int, prototypes: int = PROTOTYPES) -> None:
         super().__init__()
-        self.mean: Tensor
-        self.whitening: Tensor
-        self.prototypes: Tensor
-        self.offset: Tensor
-        self.gain: Tensor
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("whitening", torch.eye(channels))
-        self.register_buffer("prototypes", torch.zeros(prototypes, channels))
-        self.register_buffer("offset", torch.tensor(0.0))
-        self.register_buffer("gain", torch.tensor(0.0))
+        self.mean = nn.Buffer(torch.zeros(channels))
+        self.whitening = nn.Buffer(torch.eye(channels))
+        self.prototypes = nn.Buffer(torch.zeros(prototypes, channels))
+        self.offset = nn.Buffer(torch.tensor(0.0))
+        self.gain = nn.Buffer(torch.tensor(0.0))
 
     @classmethod
     def of(cls, good: NDArray[np.float32], seed: int) -> "Novelty":

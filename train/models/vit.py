@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -37,13 +38,9 @@ def method_of(fusion: Fusion, discard_ratio: float) -> str:
 
 def fuse_heads(attention: Tensor, fusion: Fusion) -> Tensor:
     """Fuse a layer's attention [N, heads, tokens, tokens] over its heads to [N, tokens, tokens]."""
-    match fusion:
-        case "min":
-            return attention.amin(dim=1)
-        case "mean":
-            return attention.mean(dim=1)
-        case "max":
-            return attention.amax(dim=1)
+    if fusion == "mean":
+        return attention.mean(dim=1)
+    return attention.amin(dim=1) if fusion == "min" else attention.amax(dim=1)
 
 
 def discard_lowest(fused: Tensor, discard_ratio: float) -> Tensor:
@@ -87,18 +84,6 @@ def class_token_row(layers: Sequence[Tensor]) -> Tensor:
     return row[:, 0]
 
 
-def relevance(row: Tensor, prefix_tokens: int) -> Tensor:
-    """Scale the patches' entries of a row [N, tokens] to mean 1: [N, patches].
-
-    If a high discard ratio leaves 0 for every patch, all patches get the same value.
-
-    Args:
-        row: starts with `prefix_tokens` entries of class and register tokens.
-    """
-    patches = row[:, prefix_tokens:] + 1e-30  # far below the smallest output of a float32 softmax
-    return patches / patches.mean(dim=1, keepdim=True)
-
-
 Reduced = TypeVar("Reduced")
 
 ROUNDING = 4
@@ -139,10 +124,9 @@ class RolloutClassifier(ExplainedClassifier):
         return self._logits_of(self.network.forward_features(self.normalised(tiles)))
 
     def evidence(self, images: Tensor) -> Tensor:
-        def fuse(attention: Tensor) -> Tensor:
-            return discard_lowest(fuse_heads(attention, self.fusion), self.discard_ratio)
-
-        logits, layers = self._attention_pass(images, fuse)
+        logits, layers = self._attention_pass(
+            images, lambda attention: discard_lowest(fuse_heads(attention, self.fusion), self.discard_ratio)
+        )
         with in_float32(images.device):
             return self._map(class_token_row(layers), logits)
 
@@ -157,10 +141,9 @@ class RolloutClassifier(ExplainedClassifier):
         Nothing is discarded; the model's own settings have no effect.
         """
 
-        def fuse_all(attention: Tensor) -> list[Tensor]:
-            return [fuse_heads(attention, fusion) for fusion in FUSIONS]
-
-        logits, layers = self._attention_pass(self.normalised(tiles), fuse_all)
+        logits, layers = self._attention_pass(
+            self.normalised(tiles), lambda attention: [fuse_heads(attention, fusion) for fusion in FUSIONS]
+        )
         with in_float32(tiles.device):
             return torch.stack([self._map(class_token_row(of), logits) for of in zip(*layers, strict=True)], dim=1)
 
@@ -173,11 +156,7 @@ class RolloutClassifier(ExplainedClassifier):
         """
         if not self.discard_ratio:
             return super().map_rounding(tiles)
-
-        def fuse(attention: Tensor) -> Tensor:
-            return fuse_heads(attention, self.fusion)
-
-        images = self.normalised(tiles)
+        images, fuse = self.normalised(tiles), partial(fuse_heads, fusion=self.fusion)
         logits, layers = self._attention_pass(images, fuse)
         _, exact = copy.deepcopy(self).double()._attention_pass(images.double(), fuse)
         uncertainty = [
@@ -212,8 +191,12 @@ class RolloutClassifier(ExplainedClassifier):
         return self._logits_of(network.norm(tokens)), layers
 
     def _map(self, row: Tensor, logits: Tensor) -> Tensor:
-        """Spread the logits [N] over the map [N, h, w] by the row of the class token [N, tokens]."""
-        scale = relevance(row, self.network.num_prefix_tokens)
+        """Spread the logits [N] over the map [N, h, w] by the row of the class token [N, tokens].
+
+        If a high discard ratio leaves 0 for every patch, all patches get the same value.
+        """
+        patches = row[:, self.network.num_prefix_tokens :] + 1e-30  # far below the smallest of a float32 softmax
+        scale = patches / patches.mean(dim=1, keepdim=True)
         return (scale * logits[:, None]).reshape(-1, *self.map_hw)
 
     def _logits_of(self, features: Tensor) -> Tensor:
