@@ -142,17 +142,13 @@ class Batch(NamedTuple):
     """float32 [N]: 1 for defective."""
 
 
-Steps = Callable[[], Sequence[int]]
-"""Returns the numbers of the batches to make; called when iteration starts."""
-
-
 class TrainingBatches(IterableDataset[Batch]):
     """The batches of a training.
 
     Args:
         tiles: the tiles that may be drawn.
         rule: labels moved tiles.
-        steps: numbers of the batches to make; the same number always gives the same batch.
+        steps: returns the numbers of the batches to make, when iteration starts; a number always gives the same batch.
     """
 
     def __init__(
@@ -162,7 +158,7 @@ class TrainingBatches(IterableDataset[Batch]):
         rule: TilesConfig,
         sampler: BatchSampler,
         recipe: RecipeConfig,
-        steps: Steps,
+        steps: Callable[[], Sequence[int]],
     ) -> None:
         self._store, self._table, self._rule = store, tiles, rule
         self._sampler, self._recipe, self._steps = sampler, recipe, steps

@@ -5,7 +5,6 @@ import logging
 import signal
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +18,8 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, Timer
-from torch import Tensor, nn
+from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
@@ -36,66 +36,44 @@ from heatline.train.frames import FrameStore, TileTable, delete_frames, grid_til
 from heatline.train.models.build import build_model, choose_precision
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.progress import tracked
-from heatline.train.readers import LabelledFolder
 from heatline.train.readers.labelled import digest_groups
 from heatline.train.run import RunFolder, RunSummary, Split, read_data, split_data
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """The data that a training trains and validates on."""
-
-    data: LabelledFolder
-    split: Split
-    store: FrameStore
-    train: TileTable
-    """Tiles that the training may draw."""
-    val: TileTable
-    counts: dict[str, dict[str, int]]
-    """Number of good, ambiguous and defective tiles per part, whether the training draws them or not."""
-
-
-def prepare(config: TrainConfig, cache: Path, report_line: Callable[[str], None]) -> Prepared:
-    """Decode the pictures of training and validation into `cache` and label their tiles; those of test stay closed.
+def label_tiles(
+    config: TrainConfig, split: Split, store: FrameStore, report_line: Callable[[str], None]
+) -> dict[str, TileTable]:
+    """Label the tiles of the pictures that train and that validate; return them by part.
 
     Raises:
-        ConfigError, InputError: as `read_data`, `split_data` and `FrameStore.build`.
-        TrainingError: a picture larger than a tile has only a label, a part lacks a class, or the disk is full.
+        TrainingError: a picture larger than a tile has only a label, or a part lacks a class.
     """
-    data = read_data(config, report_line)
-    split = split_data(config, data)
-    parts = {part: split.images(data, part) for part in ("train", "val")}
-    store = FrameStore.build([*parts["train"], *parts["val"]], cache, tracked("decoding pictures"))
-    rule = config.tiles
     if unplaced := [image.name for frame, image in enumerate(store.images) if store.is_unplaced(frame)]:
         report_line(
             f"{format_count(len(unplaced), 'picture')} {is_are(len(unplaced))} left out: labelled defective "
             f"without a marked defect, first {unplaced[0]}"
         )
     for frame, image in enumerate(store.images):
-        if image.labels_only and max(store.frame_hw(frame)) > rule.tile_px:
+        if image.labels_only and max(store.frame_hw(frame)) > config.tiles.tile_px:
             raise TrainingError(
-                f"{image.name} is larger than a tile of {rule.tile_px} px and has only a label, and recipe="
+                f"{image.name} is larger than a tile of {config.tiles.tile_px} px and has only a label, and recipe="
                 f"{config.recipe.name} needs to know which tiles are defective; mark the defects, or choose "
                 "recipe=heatline"
             )
-    begin, tables = 0, {}
-    for part, images in parts.items():
-        frames = range(begin, begin + len(images))
-        begin += len(images)
-        tables[part] = table = grid_tiles(store, (frame for frame in frames if not store.is_unplaced(frame)), rule)
-        count, defective = table.counts(), sum(image.defective for image in images)
+    tables = {}
+    for part, groups in (("train", split.train), ("val", split.val)):
+        frames = [frame for frame, image in enumerate(store.images) if image.group in groups]
+        tables[part] = table = grid_tiles(store, (each for each in frames if not store.is_unplaced(each)), config.tiles)
+        count, defective = table.counts(), sum(store.images[each].defective for each in frames)
         tiles = ", ".join(f"{number} {kind}" for kind, number in count.items())
-        report_line(f"{part}: {format_count(len(images), 'picture')}, {defective} of them defective; tiles: {tiles}")
+        report_line(f"{part}: {format_count(len(frames), 'picture')}, {defective} of them defective; tiles: {tiles}")
         if not count["defective"] or count["defective"] == len(table):
             raise TrainingError(
-                f"of the {format_count(len(table), 'tile')} of the {part} groups "
-                f"({list_some(getattr(split, part), 6)}) {count['defective']} {is_are(count['defective'])} defective; "
-                "each part needs both classes: name other groups in split.val and split.test"
+                f"of the {format_count(len(table), 'tile')} of the {part} groups ({list_some(groups, 6)}) "
+                f"{count['defective']} {is_are(count['defective'])} defective; each part needs both classes: name "
+                "other groups in split.val and split.test"
             )
-    counts = {part: table.counts() for part, table in tables.items()}
-    train = tables["train"].drop_ambiguous() if config.finetune.skip_ambiguous else tables["train"]
-    return Prepared(data, split, store, train, tables["val"], counts)
+    return tables
 
 
 COLUMNS = (
@@ -106,42 +84,32 @@ PLATEAU_PATIENCE = 2
 """The plateau schedule lowers the learning rate after more than this many validations in a row without improvement."""
 
 
-@dataclass(frozen=True)
-class Budget:
-    """Length of a training in steps; one step is one batch."""
+def plan_steps(recipe: RecipeConfig, samples: int) -> tuple[int, int]:
+    """Return the steps of a training, and those from one validation to the next; one step is one batch.
 
-    steps: int
-    validate_every: int
-
-    @classmethod
-    def of(cls, recipe: RecipeConfig, samples: int, per_step: int) -> "Budget":
-        """Return the budget of a recipe; an epoch is one pass over the samples.
-
-        Validations are evenly spaced, at most `recipe.validate_every` steps apart, and the last follows the last step;
-        the number of steps is rounded up to allow that.
-        """
-        epoch = -(-samples // per_step)
-        steps = recipe.steps if recipe.epochs is None else recipe.epochs * epoch
-        assert steps is not None, "a recipe has steps or epochs"
-        validations = -(-steps // (recipe.validate_every or epoch))
-        validate_every = -(-steps // validations)
-        return cls(validations * validate_every, validate_every)
+    An epoch is one pass over the samples. Validations are evenly spaced, at most `recipe.validate_every` steps apart,
+    and the last follows the last step; the number of steps is rounded up to allow that.
+    """
+    epoch = -(-samples // recipe.batch)
+    steps = recipe.steps or (recipe.epochs or 0) * epoch  # it has one of them
+    validations = -(-steps // (recipe.validate_every or epoch))
+    validate_every = -(-steps // validations)
+    return validations * validate_every, validate_every
 
 
 class ClassifierTraining(lightning.LightningModule):
     """Trains by binary cross-entropy on shifted logits (see `BatchSampler`); validation uses the model's own logits.
 
     Args:
+        steps: number of all steps.
         shift: added to each logit in the training loss.
         seed: with the step's number, seeds the model's random numbers (dropout), so that a resumed training draws the
             same ones.
     """
 
-    def __init__(
-        self, model: ExplainedClassifier, recipe: RecipeConfig, budget: Budget, shift: float, seed: int
-    ) -> None:
+    def __init__(self, model: ExplainedClassifier, recipe: RecipeConfig, steps: int, shift: float, seed: int) -> None:
         super().__init__()
-        self.model, self.recipe, self.budget, self.shift, self.seed = model, recipe, budget, shift, seed
+        self.model, self.recipe, self.steps, self.shift, self.seed = model, recipe, steps, shift, seed
         self.train_loss = MeanMetric()
         self.train_loss.persistent(True)  # a checkpoint between two validations stores the partial sum
         self.val_loss, self.val_accuracy, self.val_positive = MeanMetric(), BinaryAccuracy(), MeanMetric()
@@ -211,7 +179,7 @@ class ClassifierTraining(lightning.LightningModule):
             if self._plateau_state is not None:
                 self._plateau.load_state_dict(self._plateau_state)
             return optimizer
-        schedule = LambdaLR(optimizer, lambda step: cosine(step, self.budget.steps, self.recipe.warmup))
+        schedule = LambdaLR(optimizer, lambda step: cosine(step, self.steps, self.recipe.warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -231,14 +199,8 @@ class ClassifierTraining(lightning.LightningModule):
             if hasattr(module, "no_weight_decay")
             for name in module.no_weight_decay()
         }
-        groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-        for name, value in self.model.named_parameters():
-            groups[value.ndim > 1 and name not in excluded].append(value)
-        decays = [
-            {"params": groups[True], "weight_decay": self.recipe.weight_decay},
-            {"params": groups[False], "weight_decay": 0.0},
-        ]
-        return (AdamW if self.recipe.optimiser == "adamw" else Adam)(decays, lr=self.recipe.lr)
+        groups = param_groups_weight_decay(self.model, self.recipe.weight_decay, no_weight_decay_list=excluded)
+        return (AdamW if self.recipe.optimiser == "adamw" else Adam)(groups, lr=self.recipe.lr)
 
 
 def merit(chosen: Tensor, loss: Tensor) -> Tensor:
@@ -322,15 +284,20 @@ def train_whole_network(
     precision, reason = choose_precision(config.trainer.precision, config.trainer.accelerator)
     flags = {"accelerator": config.trainer.accelerator, "precision": precision}
     _trainer(flags, barebones=True)  # refuses wrong flags before any work
-    prepared = prepare(config, cache or run.cache, report_line)
-    recipe, tiles, store = config.finetune, prepared.train, prepared.store
+    recipe, data = config.finetune, read_data(config, report_line)
+    split = split_data(config, data)
+    train_images = split.images(data, "train")
+    pictures = [*train_images, *split.images(data, "val")]  # those of test stay closed
+    store = FrameStore.build(pictures, cache or run.cache, tracked("decoding pictures"))
+    tables = label_tiles(config, split, store, report_line)
+    tiles = tables["train"].drop_ambiguous() if recipe.skip_ambiguous else tables["train"]
     sampler = BatchSampler(tiles.defective, recipe.batch, recipe.defective_share_of_batch, config.seed)
-    budget = Budget.of(recipe, len(tiles), recipe.batch)
+    steps, validate_every = plan_steps(recipe, len(tiles))
     model.start_from(sampler.natural_log_odds)
-    training = ClassifierTraining(model, recipe, budget, sampler.shift, config.seed)
+    training = ClassifierTraining(model, recipe, steps, sampler.shift, config.seed)
     training.to(memory_format=torch.channels_last)
     report_line(f"precision {precision}: {reason}")
-    report_line(f"{format_count(budget.steps, 'step')}, a validation every {budget.validate_every}")
+    report_line(f"{format_count(steps, 'step')}, a validation every {validate_every}")
 
     summary = RunSummary(
         finished=False,
@@ -339,12 +306,12 @@ def train_whole_network(
         steps=0,
         best_step=None,
         val={},
-        data=prepared.data.name,
-        truth=prepared.data.truth,
-        groups={part: list(getattr(prepared.split, part)) for part in ("train", "val", "test")},
-        digests=digest_groups(prepared.split.images(prepared.data, "train")),
+        data=data.name,
+        truth=data.truth,
+        groups={part: list(getattr(split, part)) for part in ("train", "val", "test")},
+        digests=digest_groups(train_images),
         labelled="tiles",
-        tiles=prepared.counts,
+        tiles={part: table.counts() for part, table in tables.items()},
         weights=weights,
         precision=precision,
         tiles_per_s=None,
@@ -360,8 +327,8 @@ def train_whole_network(
         flags,
         deterministic=torch.cuda.is_available(),
         max_epochs=-1,
-        max_steps=budget.steps,
-        val_check_interval=budget.validate_every,
+        max_steps=steps,
+        val_check_interval=validate_every,
         num_sanity_val_steps=0,
         enable_model_summary=False,
         plugins=[_AtomicCheckpoints()],
@@ -374,11 +341,9 @@ def train_whole_network(
             *_checkpointing(config, run),
         ],
     )
-    batches = TrainingBatches(
-        store, tiles, config.tiles, sampler, recipe, lambda: range(trainer.global_step, budget.steps)
-    )
-    uncut = partial(whole_tiles, store, prepared.val, config.tiles.tile_px)
-    validation = DataLoader[Batch](range(len(prepared.val)), 64, collate_fn=uncut)  # type: ignore[arg-type]
+    batches = TrainingBatches(store, tiles, config.tiles, sampler, recipe, lambda: range(trainer.global_step, steps))
+    uncut = partial(whole_tiles, store, tables["val"], config.tiles.tile_px)
+    validation = DataLoader[Batch](range(len(tables["val"])), 64, collate_fn=uncut)  # type: ignore[arg-type]
     ended = False
     try:
         with stop, warnings.catch_warnings():
@@ -401,7 +366,7 @@ def train_whole_network(
         run.write_summary(
             msgspec.structs.replace(
                 summary,
-                finished=ended and (trainer.global_step >= budget.steps or trainer.should_stop),
+                finished=ended and (trainer.global_step >= steps or trainer.should_stop),
                 steps=trainer.global_step,
                 best_step=best.get("step"),
                 val={name: value for name, value in best.items() if name.startswith("val_")},

@@ -27,7 +27,7 @@ from heatline.train.compose import compose, read_config, write_config
 from heatline.train.config import TrainConfig
 from heatline.train.fit import fit
 from heatline.train.run import RunFolder, Split, load_run, split_by_fractions, split_by_name
-from heatline.train.whole_network import COLUMNS, Budget, MetricsTable, merit, read_metrics
+from heatline.train.whole_network import COLUMNS, MetricsTable, merit, plan_steps, read_metrics
 from tests.command import complaint, heatline
 from tests.train.blobs import draw_blobs, sort_tiles
 from tests.train.trained import NAMED_SPLIT, SMALL
@@ -278,15 +278,15 @@ def test_among_equals_in_average_precision_the_lower_loss_is_better(
 @given(steps=st.integers(1, 500), wanted=st.integers(1, 500))
 def test_the_last_step_is_followed_by_a_validation(steps: int, wanted: int) -> None:
     finetune = compose(["data=x", "recipe=finetune", f"recipe.steps={steps}", f"recipe.validate_every={wanted}"])
-    budget = Budget.of(finetune.finetune, samples=100, per_step=10)
-    assert budget.steps % budget.validate_every == 0
-    assert budget.validate_every <= wanted
-    assert steps <= budget.steps < steps + budget.steps // budget.validate_every
+    planned, validate_every = plan_steps(finetune.finetune, samples=100)
+    assert planned % validate_every == 0
+    assert validate_every <= wanted
+    assert steps <= planned < steps + planned // validate_every
 
 
 def test_an_epoch_is_a_pass_over_the_samples_and_rates_rise_over_the_warm_up_and_fall_to_zero() -> None:
-    study = compose(["recipe=study", "data=x", "recipe.epochs=3"]).recipe
-    assert Budget.of(study, samples=65, per_step=32) == Budget(steps=9, validate_every=3)
+    study = compose(["recipe=study", "data=x", "recipe.epochs=3"]).finetune
+    assert (study.batch, plan_steps(study, samples=65)) == (32, (9, 3))
     rates = [cosine(step, steps=100, warmup=0.1) for step in range(101)]
     assert rates[0] < 0.1
     assert max(rates) == rates[10] == 1
