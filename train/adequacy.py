@@ -82,8 +82,8 @@ def describe_few_groups(images: Sequence[LabelledImage]) -> list[str]:
     if 0 < len(with_defects) < FEW_GROUPS:
         others = FEW_GROUPS - len(with_defects)
         warnings.append(
-            f"{_count_groups(len(with_defects))} a defective picture: the figures depend on "
-            f"{', '.join(sorted(with_defects))} and may differ on others; add "
+            f"only {format_count(len(with_defects), 'group')} {'has' if len(with_defects) == 1 else 'have'} a "
+            f"defective picture: the figures depend on {', '.join(sorted(with_defects))} and may differ on others; add "
             f"{format_count(max(lacking, others), 'defective picture')} of {format_count(others, 'other group')}"
         )
     elif with_defects and lacking > 0:
@@ -99,8 +99,8 @@ def describe_few_groups(images: Sequence[LabelledImage]) -> list[str]:
         )
     elif len(with_good) < ENOUGH_GOOD:
         warnings.append(
-            f"{_count_groups(len(with_good))} a good picture: a threshold from so few may reject 1 in "
-            f"{len(with_good) + 1} new good parts; add good pictures of "
+            f"only {format_count(len(with_good), 'group')} {'has' if len(with_good) == 1 else 'have'} a good picture: "
+            f"a threshold from so few may reject 1 in {len(with_good) + 1} new good parts; add good pictures of "
             f"{format_count(ENOUGH_GOOD - len(with_good), 'other group')}"
         )
     return warnings
@@ -175,7 +175,3 @@ def fisher_tail(first: int, first_n: int, second: int, second_n: int) -> float:
         math.comb(second_n, k) * math.comb(first_n, counted - k) / ways
         for k in range(second, min(counted, second_n) + 1)
     )
-
-
-def _count_groups(count: int) -> str:
-    return "only 1 group has" if count == 1 else f"only {count} groups have"

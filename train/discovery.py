@@ -86,15 +86,6 @@ def near_duplicate_chains(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
     return lowest
 
 
-def describe_near_duplicates(count: int, picture: str, other: str, place: str = "in another part of the split") -> str:
-    """Describe so many near-duplicate pictures, of which `picture` and `other` are the most similar, in a sentence."""
-    return (
-        f"{format_count(count, 'picture')} {'looks' if count == 1 else 'look'} nearly identical to one {place}, as do "
-        f"{picture} and {other}; if they show the same "
-        "thing, put them into one group"
-    )
-
-
 def _compare_blocks(thumbnails: NDArray[np.uint8]) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.bool_]]]:
     """Yield block by block: rows, their correlation with all pictures [rows, n], and where they are near-duplicates."""
     structure = _unit(_high_pass(thumbnails))
@@ -110,25 +101,21 @@ def _high_pass(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Subtract the blur from thumbnails [n, 32, 32]; return zero-mean rows [n, 1024]."""
     images = thumbnails.astype(np.float32)
     blurred = np.stack([cv2.GaussianBlur(image, (0, 0), HIGH_PASS_SIGMA_PX) for image in images])
-    rows: NDArray[np.float32] = (images - blurred).reshape(len(images), -1)
-    rows -= rows.mean(axis=1, keepdims=True)
-    return rows
+    rows = (images - blurred).reshape(len(images), -1)
+    return np.asarray(rows - rows.mean(axis=1, keepdims=True))
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale rows to length 1; a row without structure stays 0 and so resembles no other."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-3)
-    return unit
+    return np.asarray(np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-3))
 
 
-THINGS = frozenset(
-    {
-        "board", "pcb", "panel", "item", "block", "place", "part", "piece", "workpiece", "unit", "component", "lot",
-        "batch", "serial", "specimen", "sample", "wafer", "coil", "roll", "sheet", "plate",
-    }
-)  # fmt: skip
-"""Columns that name a physical thing, without the ending id, no, nr or number; no conditions, as exposure or camera."""
+_THING = re.compile(
+    "(board|pcb|panel|item|block|place|part|piece|workpiece|unit|component|lot|batch|serial|specimen|sample|wafer|coil"
+    "|roll|sheet|plate)(id|no|nr|number|num)?"
+)
+"""Letters of columns that name a physical thing; no conditions, as exposure or camera."""
 
 ENOUGH_GROUPS = 10
 """Of several columns, discovery takes the one with the fewest groups that has at least this many."""
@@ -245,11 +232,8 @@ def _describe_truth(data: LabelledFolder) -> str:
 
 def _guess_groups(data: LabelledFolder) -> Iterator[_Guess]:
     """Yield the groups that the pictures might have, the best first; the last guess is always possible."""
-    images = data.images
-    rows = [data.rows[image.path] for image in images if image.path in data.rows]
-    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ()) if name}
-    yield from _find_columns(columns, len(images))
-    thumbnails = thumbnails_of(images)
+    yield from _find_columns([data.rows[image.path] for image in data.images if image.path in data.rows])
+    images, thumbnails = data.images, thumbnails_of(data.images)
     scheme = find_scheme([PurePath(image.name_in_folder) for image in images])
     if scheme is not None:
         things, part = scheme
@@ -275,38 +259,31 @@ def _merged(
     images: Sequence[LabelledImage], thumbnails: Sequence[NDArray[np.uint8] | None], guess: _Guess, merged_are: str
 ) -> Iterator[_Guess]:
     """Yield a guess with near-duplicate pictures in one group, and then without."""
-    note = None
     if lone_label(images, guess.names) is None:
         merged, note = merge_near_duplicates(thumbnails, guess.names)
-        if note and merged != guess.names:
-            yield _Guess(merged, merged_are, [*guess.assumptions, note])
-            note = None
-    yield guess._replace(assumptions=[*guess.assumptions, *filter(None, [note])])
+        noted = guess._replace(assumptions=[*guess.assumptions, note]) if note else guess
+        if merged == guess.names:
+            guess = noted
+        else:
+            yield noted._replace(names=merged, are=merged_are)
+    yield guess
 
 
-def _find_columns(columns: Mapping[str, Sequence[str]], pictures: int) -> Iterator[_Guess]:
-    """Yield the columns of `labels.csv` that may hold the groups, the best first."""
+def _find_columns(rows: Sequence[Mapping[str, str]]) -> Iterator[_Guess]:
+    """Yield the columns of the rows of `labels.csv` that may hold the groups, the best first."""
+    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ()) if name}
     counts = {name: len(set(column)) for name, column in columns.items()}
-    if "group" in columns:
-        what = f"Groups are the column 'group' of labels.csv: {format_count(counts['group'], 'group')}."
-        yield _Guess(columns["group"], GROUP_COLUMN, [what])
-    things = {
-        name: counts[name]
+    things = [
+        name
         for name, column in columns.items()
-        if _is_thing(name) and all(column) and 1 < counts[name] < len(column)
-    }
-    few = {name: count < ENOUGH_GROUPS for name, count in things.items()}
-    for name in sorted(things, key=lambda name: (few[name], -counts[name] if few[name] else counts[name])):
-        what = (
-            f"Groups are the column {name!r} of labels.csv, as it has the name of a thing: {counts[name]} groups of "
-            f"{pictures} pictures."
-        )
-        yield _Guess(columns[name], f"column {name!r} of labels.csv", [what])
-
-
-def _is_thing(column: str) -> bool:
-    word = re.sub("[^a-z]", "", column.lower())
-    return word in THINGS or re.sub("(id|no|nr|number|num)$", "", word) in THINGS
+        if _THING.fullmatch(re.sub("[^a-z]", "", name.lower())) and all(column) and 1 < counts[name] < len(column)
+    ]
+    things.sort(key=lambda name: (counts[name] < ENOUGH_GROUPS, abs(counts[name] - ENOUGH_GROUPS)))
+    for name in ["group", *things] if "group" in columns else things:
+        why = "" if name == "group" else ", as it has the name of a thing"
+        count = format_count(counts[name], "group")
+        column = f"column {name!r} of labels.csv"
+        yield _Guess(columns[name], column, [f"Groups are the {column}{why}: {count}."])
 
 
 def thumbnails_of(images: Sequence[LabelledImage]) -> list[NDArray[np.uint8] | None]:

@@ -79,8 +79,7 @@ class FrameStore:
     def pixels(self, frame: int) -> NDArray[np.uint8]:
         """Return a frame's pixels, RGB uint8 [H, W, 3], as a view of the file."""
         height, width, start, _ = self._entries[frame]
-        view: NDArray[np.uint8] = self._pixels[start : start + height * width * 3].reshape(height, width, 3)
-        return view
+        return np.asarray(self._pixels[start : start + height * width * 3]).reshape(height, width, 3)
 
     def is_unplaced(self, frame: int) -> bool:
         """Whether a picture is defective but its annotation marks nothing, so that its tiles' labels are unknown."""
@@ -108,8 +107,7 @@ class FrameStore:
         if mask is None:
             return np.zeros((tile_px, tile_px), np.bool_)
         part = mask[y : y + tile_px, x : x + tile_px]
-        beyond = [(0, tile_px - length) for length in part.shape]
-        return np.pad(part, beyond, mode="edge")
+        return np.pad(part, [(0, tile_px - length) for length in part.shape], mode="edge")
 
 
 def delete_frames(folder: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -129,10 +130,7 @@ def train_product(config: TrainConfig, version: str, processors: int) -> Heatlin
             from heatline.train.fit import fit  # PyTorch counts the processors as it is imported
 
             with log_of(run).open("a", encoding="utf-8", errors="replace") as log:
-
-                def report_line(line: str) -> None:
-                    print(line, file=log, flush=True)
-
+                report_line = partial(print, file=log, flush=True)
                 report_line(f"on {os.uname().nodename}, with {format_count(processors, 'processor')}")
                 fit(msgspec.structs.replace(config, resume=run.config.exists()), report_line)
     except HeatlineError as error:
@@ -279,9 +277,8 @@ def _train_all(
     while tasks:
         (task, *_), _ = ray.wait([*tasks], num_returns=1)
         name = tasks.pop(task)
-        error: HeatlineError | None
         try:
-            error = ray.get(task)
+            error: HeatlineError | None = ray.get(task)
         except RayError as died:  # the kernel or Ray may have ended it for its memory, too
             report_line(str(died))
             error = TrainingError(

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from threading import Lock
 from typing import Literal
@@ -19,7 +20,7 @@ from heatline.edge.geometry import TileGrid
 from heatline.edge.images import SUFFIXES, digest_picture, read_rgb
 from heatline.edge.picture_folders import TEMPLATES
 from heatline.edge.reference.alignment import Pose
-from heatline.edge.reference.difference import Grey, to_grey
+from heatline.edge.reference.difference import to_grey
 from heatline.edge.reference.reference import MOST_FRAMES, Reference
 from heatline.edge.util.sampling import evenly
 from heatline.edge.util.text import format_count, list_some
@@ -90,7 +91,7 @@ class References:
         if self.scope == "file":
             return None if self.is_file(image) else self._of_file
         if self.scope == "templates":
-            path = self._templates.get(image.path.stem)
+            path = self.templates.get(image.path.stem)
             return None if path is None else Reference(read_rgb(path), 1, f"template {path.name}")
         sources = self.sources(image.group)
         if not sources:
@@ -136,16 +137,14 @@ class References:
         usable = [image for image in of if not image.defective]
         if len(usable) < FEWEST_FRAMES:  # the clean px of marked ones do as well
             usable = [image for image in of if not image.defective or not image.labels_only]
-        by_turn: dict[str | None, int] = {}
-        turns = []
+        by_group: dict[str | None, list[LabelledImage]] = {}
         for image in usable:
-            by_turn[image.group] = by_turn.get(image.group, -1) + 1
-            turns.append(by_turn[image.group])
-        ordered = [usable[at] for at in np.argsort(turns, kind="stable")]
-        first = [image for image, turn in zip(ordered, sorted(turns), strict=True) if turn == 0]
-        if len(first) > MOST_FRAMES:
-            return [first[at] for at in evenly(len(first), MOST_FRAMES)]
-        return ordered[:MOST_FRAMES]
+            by_group.setdefault(image.group, []).append(image)
+        if len(by_group) > MOST_FRAMES:
+            firsts = [of_group[0] for of_group in by_group.values()]
+            return [firsts[at] for at in evenly(len(firsts), MOST_FRAMES)]
+        turns = zip_longest(*by_group.values())  # the first picture of each group, then the second, ...
+        return [image for turn in turns for image in turn if image is not None][:MOST_FRAMES]
 
     def _described(self, group: str | None) -> str:
         of = group if self.scope == "group" else self.folder.name
@@ -166,16 +165,12 @@ class References:
         return Reference.of([read_rgb(self.file)], self.file.name)
 
     @cached_property
-    def _templates(self) -> dict[str, Path]:
-        return templates_of(self.folder)
-
-
-def templates_of(folder: Path) -> dict[str, Path]:
-    """Return the pictures in the folder of templates, by stem."""
-    try:
-        return {path.stem: path for path in (folder / TEMPLATES).iterdir() if path.suffix.lower() in SUFFIXES}
-    except OSError:
-        return {}
+    def templates(self) -> dict[str, Path]:
+        """The pictures in the folder of templates, by stem."""
+        try:
+            return {path.stem: path for path in (self.folder / TEMPLATES).iterdir() if path.suffix.lower() in SUFFIXES}
+        except OSError:
+            return {}
 
 
 def find_references(
@@ -215,7 +210,7 @@ def find_references(
     if max(Counter(image.group for image in images).values()) in range(FEWEST_FRAMES, len(images)):
         scopes.append("group")
     reasons = []
-    if templates := templates_of(data.folder):
+    if templates := References("templates", data.folder, tuple(images)).templates:
         lacking = [
             image.name
             for image in images
@@ -334,15 +329,12 @@ def tile_correlations(
         moved[marked] = seen[marked]
     found = []
     for y, x in grid.origins_yx:
-        a, b = (_smooth(each[y : y + grid.tile_px, x : x + grid.tile_px]) for each in (moved, seen))
+        tiles = (each[y : y + grid.tile_px, x : x + grid.tile_px].astype(np.float32) for each in (moved, seen))
+        a, b = (np.asarray(cv2.GaussianBlur(tile, (0, 0), SMOOTHED_PX)) for tile in tiles)
         if max(a.std(), b.std()) > FEWEST_GREY:
             a, b = a - a.mean(), b - b.mean()
             found.append(float((a * b).mean() / max(a.std() * b.std(), 1e-6)))
     return found
-
-
-def _smooth(grey: Grey) -> NDArray[np.float32]:
-    return np.asarray(cv2.GaussianBlur(grey.astype(np.float32), (0, 0), SMOOTHED_PX), np.float32)
 
 
 def _make(sources: tuple[LabelledImage, ...], made_of: str) -> Reference:

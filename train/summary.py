@@ -14,10 +14,10 @@ from heatline.edge.errors import InputError
 from heatline.edge.geometry import TileGrid
 from heatline.edge.geometry.tiling import OVERLAP_PX, TILE_PX
 from heatline.edge.images import SUFFIXES, read_image
-from heatline.edge.picture_folders import Layout, find_layout
-from heatline.edge.util.text import on_one_line, utf8_safe
+from heatline.edge.picture_folders import find_layout
+from heatline.edge.util.text import format_count, on_one_line, utf8_safe
 from heatline.train.adequacy import defect_areas, describe_expectation, describe_few_groups, describe_small_defects
-from heatline.train.discovery import describe_near_duplicates, discover, near_duplicates_across, thumbnail
+from heatline.train.discovery import discover, near_duplicates_across, thumbnail
 from heatline.train.frames import DEFECTIVE_SHARE
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledFolder, LabelledImage
@@ -71,7 +71,7 @@ class _Decoded:
     sizes: Counter[str] = field(default_factory=Counter)
     colours: Counter[str] = field(default_factory=Counter)
     classes: Counter[str] = field(default_factory=Counter)
-    tiles: Counter[str] = field(default_factory=Counter)
+    tiles: Counter[str] = field(default_factory=lambda: Counter(clean=0, ambiguous=0, defective=0))
     areas_px: list[int] = field(default_factory=list)
 
     def add(self, image: LabelledImage) -> None:
@@ -90,10 +90,8 @@ class _Decoded:
         self.areas_px += defect_areas(mask)
         grid = TileGrid((height, width), TILE_PX, OVERLAP_PX)
         defect_px = np.array([np.count_nonzero(mask[y : y + TILE_PX, x : x + TILE_PX]) for y, x in grid.origins_yx])
-        defective = defect_px > DEFECTIVE_SHARE * TILE_PX**2
-        self.tiles["clean"] += int((defect_px == 0).sum())
-        self.tiles["ambiguous"] += int(((defect_px > 0) & ~defective).sum())
-        self.tiles["defective"] += int(defective.sum())
+        limits = [defect_px == 0, defect_px <= DEFECTIVE_SHARE * TILE_PX**2]
+        self.tiles.update(np.select(limits, ["clean", "ambiguous"], "defective").tolist())
 
 
 def summarise_folder(
@@ -111,18 +109,21 @@ def summarise_folder(
     unusable: list[str] = []
 
     def note(_: Path, error: InputError) -> None:
-        unusable.append(utf8_safe(str(error)))
+        unusable.append(str(error))
 
     discovery = discover(folder, truth) if column is None and pattern is None else None
     data = list_folder(folder, truth, column or "group", pattern, None, note, mixed=True)
     data = data if discovery is None else data.with_groups(discovery.groups, discovery.groups_are)
     layout = find_layout(folder)
+    annotations = {file for formats in TRUTHS.values() for form in formats for file in form.files(layout)}
     unusable += [
-        utf8_safe(f"{file} is not a PNG, JPEG, BMP, TIFF or WebP; only these are read")
-        for file in _find_other_files(layout)
+        f"{file} is not a PNG, JPEG, BMP, TIFF or WebP; only these are read"
+        for root in layout.roots
+        for file in (root.files if root.deep else ())
+        if file.suffix.lower() not in SUFFIXES and file not in annotations
     ]
-    for stem, annotation in data.unmatched.items():
-        unusable.append(utf8_safe(f"{annotation.file} marks {stem}, and there is no such picture"))
+    for place, annotation in data.unmatched.items():
+        unusable.append(f"{annotation.file} marks {place}, and there is no such picture")
     decoded = _Decoded()
     for image in track(data.images):
         try:
@@ -137,12 +138,15 @@ def summarise_folder(
     defective = sum(image.defective for image in images)
     warnings = [f"pictures in folders that are not read: {layout.describe_unread()}"] if layout.unread else []
     if images:
-        warnings += _find_warnings(data, decoded, groups is not None, names_groups=discovery is None)
+        warnings += _find_warnings(data, decoded, names_groups=discovery is None)
     if pairs:
         twins = images[pairs[0][0]], images[pairs[0][1]]
         one, other = (f"{image.path.name} ({image.group})" if groups else image.path.name for image in twins)
-        place = "of another group" if groups else "of the others"
-        warnings.append(describe_near_duplicates(len(pairs), one, other, place))
+        warnings.append(
+            f"{format_count(len(pairs), 'picture')} {'looks' if len(pairs) == 1 else 'look'} nearly identical to one "
+            f"of {'another group' if groups else 'the others'}, as do {one} and {other}; if they show the same thing, "
+            "put them into one group"
+        )
     return FolderSummary(
         folder=utf8_safe(str(folder)),
         truth=data.truth,
@@ -156,29 +160,17 @@ def summarise_folder(
         groups_are=utf8_safe(data.groups_are),
         groups=groups and {utf8_safe(name): count for name, count in groups.items()},
         classes=dict(sorted(decoded.classes.items(), key=lambda item: (-item[1], item[0]))),
-        tiles=dict(decoded.tiles) or None,
+        tiles=dict(decoded.tiles) if decoded.tiles.total() else None,
         near_duplicates=[
             (utf8_safe(str(images[one].path)), utf8_safe(str(images[other].path))) for one, other, _ in pairs
         ],
         expectation=describe_expectation(images),
         warnings=[on_one_line(utf8_safe(text)) for text in warnings],
-        unusable=unusable,
+        unusable=[utf8_safe(text) for text in unusable],
     )
 
 
-def _find_other_files(layout: Layout) -> list[Path]:
-    """Return the files in the folders of pictures that are neither pictures nor annotations."""
-    annotations = {file for formats in TRUTHS.values() for form in formats for file in form.files(layout)}
-    return [
-        file
-        for root in layout.roots
-        if root.deep
-        for file in root.files
-        if file.suffix.lower() not in SUFFIXES and file not in annotations
-    ]
-
-
-def _find_warnings(data: LabelledFolder, decoded: _Decoded, has_groups: bool, *, names_groups: bool) -> Sequence[str]:
+def _find_warnings(data: LabelledFolder, decoded: _Decoded, *, names_groups: bool) -> Sequence[str]:
     """Describe what a training would refuse, and labels that may not suffice."""
     warnings = []
     if not any(image.defective for image in data.images):
@@ -193,7 +185,7 @@ def _find_warnings(data: LabelledFolder, decoded: _Decoded, has_groups: bool, *,
     ambiguous, over = decoded.tiles["ambiguous"], decoded.tiles["defective"]
     warnings += describe_small_defects(decoded.areas_px, ambiguous, over, TILE_PX, DEFECTIVE_SHARE)
     warnings += describe_few_groups(data.images)
-    if not has_groups:
+    if any(image.group is None for image in data.images):
         warnings.append(
             f"groups are not known: they were looked for in {data.groups_are}; name the column with --group, or the "
             f"part of the file name with {data.suggest_pattern().replace('split.pattern', '--pattern')}"

@@ -41,8 +41,7 @@ class CamClassifier(ExplainedClassifier):
     def evidence(self, images: Tensor) -> Tensor:
         features = self.features(images).float()
         with in_float32(images.device):
-            evidence: Tensor = self.head(features)[:, 0]
-        return evidence
+            return self.head(features)[:, 0]  # type: ignore[no-any-return]
 
 
 class _TimmFeatures(nn.Module):
@@ -53,8 +52,7 @@ class _TimmFeatures(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.network.forward_features(images)
-        return features
+        return self.network.forward_features(images)  # type: ignore[no-any-return]
 
 
 def cam_classifier(config: CnnConfig, tile_px: int) -> tuple[CamClassifier, Provenance]:

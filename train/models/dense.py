@@ -7,7 +7,7 @@ rest of the tile does not hide a small defect."""
 
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -214,20 +214,17 @@ class DenseHead(nn.Module):
 
     def standardise(self, features: Sequence[Tensor]) -> None:
         """Set each channel's mean and standard deviation from features of some tiles, before the training."""
-        features, difference = self._divide(features)
-        for each, project in zip(features, self.projections, strict=True):
-            assert isinstance(project, Projection)
+        for each, _, project in self._projected(features):
             project.standardise(each)
-        if self.difference is not None and difference is not None:
-            self.difference.standardise(difference)
 
-    def _divide(self, features: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor | None]:
-        """Divide features into those of the trunk and the difference to the reference."""
-        return (features, None) if self.difference is None else (features[:-1], features[-1])
+    def _projected(self, features: Sequence[Tensor]) -> Iterable[tuple[Tensor, int, Projection]]:
+        """Return the features of each tap, and the difference to a reference, with stride and projection."""
+        projections: list[Any] = [*self.projections, *filter(None, [self.difference])]
+        return zip(features, [*self.strides, MAP_STRIDE][: len(projections)], projections, strict=True)
 
     def taps(self, features: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the features of all taps unchanged, without the difference to a reference."""
-        return self._divide(features)[0]
+        return features[: len(self.strides)]
 
     def untrained(self, *, compares: bool | None = None) -> "DenseHead":
         """Return a new head for the same features; `compares` None: as this one."""
@@ -236,13 +233,10 @@ class DenseHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return the map [N, h, w], stride 8, in logits, of each tap's features [N, channels, h, w]."""
-        features, difference = self._divide(features)
         projected: dict[int, list[Tensor]] = {}
-        for each, stride, project in zip(features, self.strides, self.projections, strict=True):
+        for each, stride, project in self._projected(features):
             projected.setdefault(max(stride, MAP_STRIDE), []).append(project(each))
         fine = projected.pop(MAP_STRIDE)
-        if self.difference is not None and difference is not None:
-            fine.append(self.difference(difference))
         enlarged = [
             interpolate(
                 functools.reduce(torch.add, coarse),
@@ -252,14 +246,12 @@ class DenseHead(nn.Module):
             )
             for stride, coarse in projected.items()
         ]
-        hidden = functools.reduce(
-            torch.add, [*enlarged, *fine]
-        )  # the fine ones last: OpenVINO adds them within their convolutions
+        hidden = functools.reduce(torch.add, [*enlarged, *fine])  # OpenVINO adds the last within their convolutions
         hidden = self.dropout(self.norm(hidden).relu())
         hidden = (hidden + self.block(hidden).relu()).float()
         with in_float32(hidden.device):
             evidence = self.floor + softplus(self.out(hidden)[:, 0] - self.floor)
-        return evidence if self.novelty is None else evidence + self.novelty(features, self.strides)
+        return evidence if self.novelty is None else evidence + self.novelty(self.taps(features), self.strides)
 
 
 class FineTuned(nn.Module):

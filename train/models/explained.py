@@ -53,8 +53,7 @@ class ExplainedClassifier(nn.Module, ABC):
 
     def logits(self, tiles: Tensor) -> Tensor:
         """Return the logits of `forward`; a family whose map costs extra time skips the map here."""
-        logits, _ = self(tiles)
-        return logits  # type: ignore[no-any-return]
+        return self(tiles)[0]  # type: ignore[no-any-return]
 
     def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits float32 [N] and maps float32 [N, h, w] of RGB tiles uint8 [N, H, W, 3]."""

@@ -203,8 +203,7 @@ class RolloutClassifier(ExplainedClassifier):
         """Return logits float32 [N] of normalised tokens [N, tokens, width]."""
         pooled = self.network.forward_head(features, pre_logits=True).float()  # (N, width), of the class token
         with in_float32(features.device):
-            logits: Tensor = self.head(pooled)[:, 0]
-        return logits
+            return self.head(pooled)[:, 0]  # type: ignore[no-any-return]
 
 
 class SumOfProducts(nn.Linear):

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import eq
 from pathlib import Path
 
 from heatline.edge.errors import InputError
@@ -170,7 +171,11 @@ class Places:
 
     def find(self, place: Place) -> Path | None:
         """Return the picture with this place; None: there is none. If it could be several, it is an `InputError`."""
-        could_be = [path for path in self._of_name.get(place[-1], ()) if _end_alike(self._places[path], place)]
+        could_be = [
+            path
+            for path in self._of_name.get(place[-1], ())
+            if all(map(eq, reversed(self._places[path]), reversed(place)))  # as far as the shorter reaches
+        ]
         could_be = [path for path in could_be if path in self._rather] or could_be
         could_be = [path for path in could_be if self._places[path] == place] or could_be
         if len(could_be) > 1:
@@ -178,11 +183,6 @@ class Places:
                 f"{'/'.join(place)} could be {could_be[0]} or {could_be[1]}; name its folders too, or rename a picture"
             )
         return could_be[0] if could_be else None
-
-
-def _end_alike(one: Place, other: Place) -> bool:
-    length = min(len(one), len(other))
-    return one[-length:] == other[-length:]
 
 
 def read_labels(
