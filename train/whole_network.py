@@ -360,9 +360,7 @@ def train_whole_network(
             )
         ended = True  # and the last checkpoint is written
     finally:
-        best = {}
-        if run.best.exists():
-            best = torch.load(run.best, map_location="cpu", weights_only=True)["rows"][-1]
+        best = torch.load(run.best, map_location="cpu", weights_only=True)["rows"][-1] if run.best.exists() else {}
         run.write_summary(
             msgspec.structs.replace(
                 summary,

@@ -164,11 +164,11 @@ class MarkedObject:
 
 @dataclass(frozen=True)
 class Marks:
-    frame_hw: tuple[int, int] | None
-    """Size of the annotated picture, px; None: the file does not state it."""
     objects: tuple[MarkedObject, ...]
     known: Collection[str] = ()
     """Classes that the format or the file lists, whether the picture has objects of them or not."""
+    frame_hw: tuple[int | None, int | None] = (None, None)
+    """Height and width of the annotated picture, px; None: the file does not state it."""
 
 
 @dataclass(frozen=True)
@@ -230,9 +230,8 @@ class Annotation(ABC):
 
     def masks_by_class(self, frame_hw: tuple[int, int]) -> dict[str, NDArray[np.bool_]]:
         """Return the defective pixels of each class, as `mask`; empty for masks."""
-        made_for = self.marks().frame_hw
-        if made_for is not None and made_for != frame_hw:
-            height, width = made_for
+        height, width = self.marks().frame_hw
+        if None not in (height, width) and (height, width) != frame_hw:
             raise InputError(
                 f"{self.where} was made for a picture of {height}x{width} px (height x width), its picture is "
                 f"{frame_hw[0]}x{frame_hw[1]}; defects must be marked on the picture they belong to"

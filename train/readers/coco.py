@@ -60,9 +60,8 @@ class CocoObjects(Annotation):
         return f"{self.file} (image {self.image.file_name})"
 
     def marks(self) -> Marks:
-        height, width = self.image.height, self.image.width
-        size = None if height is None or width is None else (height, width)
-        return Marks(size, tuple(map(self._mark, self.entries)), self.names.values())
+        frame_hw = self.image.height, self.image.width
+        return Marks(tuple(map(self._mark, self.entries)), self.names.values(), frame_hw)
 
     def _mark(self, entry: _Object) -> MarkedObject:
         name = self.names[entry.category_id]

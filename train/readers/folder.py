@@ -317,7 +317,6 @@ class _Reader:
         classes = None if self.classes is None else frozenset(self.classes)
         found: dict[Path, Annotation] = {}
         unmatched: dict[str, Annotation] = {}
-        read: list[Annotation] = []
         not_good = {path for root in self.layout.roots if root.label != "good" for path in root.pictures()}
         pictures = Places(places, not_good)
         for form in TRUTHS.get(truth, ()):
@@ -327,7 +326,6 @@ class _Reader:
             except InputError as error:
                 self.on_unusable(next(iter(files)), error)
                 continue
-            read += [annotation for _, annotation in annotations]
             for place, annotation in annotations:
                 try:
                     path = pictures.find(place)
@@ -339,12 +337,8 @@ class _Reader:
                         found[path] = annotation
                 except InputError as error:
                     self.on_unusable(annotation.file, error)
-        known: set[str] = set()
-        for annotation in read if self.classes else ():
-            try:
-                known |= annotation.objects().keys()
-            except InputError as error:
-                self.on_unusable(annotation.file, error)
+        marked = [*found.values(), *unmatched.values()] if self.classes else []
+        known = {name for annotation in marked for name in annotation.objects()}
         for name in self.classes or ():
             if name not in known:
                 raise InputError(

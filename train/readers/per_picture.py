@@ -39,7 +39,7 @@ class DeepPcbBoxes(Annotation):
     """
 
     def marks(self) -> Marks:
-        return Marks(None, tuple(self._box(number, line) for number, line in self.lines()), TYPES.values())
+        return Marks(tuple(self._box(number, line) for number, line in self.lines()), TYPES.values())
 
     def _box(self, number: int, line: str) -> MarkedObject:
         try:
@@ -65,13 +65,11 @@ class VocBoxes(Annotation):
             ) from error
         if root.tag != "annotation":
             raise InputError(f"{self.file} is not a VOC annotation, its root is <{root.tag}>; expected <annotation>")
-        return Marks(self._size(root), tuple(self._mark(element) for element in root.iter("object")))
-
-    def _size(self, root: ElementTree.Element) -> tuple[int, int] | None:
+        objects = tuple(self._mark(element) for element in root.iter("object"))
         size = root.find("size")
         if size is None or size.find("height") is None or size.find("width") is None:
-            return None
-        return self._px(size, "height"), self._px(size, "width")
+            return Marks(objects)
+        return Marks(objects, frame_hw=(self._px(size, "height"), self._px(size, "width")))
 
     def _mark(self, element: ElementTree.Element) -> MarkedObject:
         box = element.find("bndbox")
@@ -108,9 +106,8 @@ class LabelMePolygons(Annotation):
 
     def marks(self) -> Marks:
         content = read_json(self.file, _File, "LabelMe")
-        height, width = content.image_height, content.image_width
-        size = None if height is None or width is None else (height, width)
-        return Marks(size, tuple(self._mark(number, shape) for number, shape in enumerate(content.shapes, start=1)))
+        objects = tuple(self._mark(number, shape) for number, shape in enumerate(content.shapes, start=1))
+        return Marks(objects, frame_hw=(content.image_height, content.image_width))
 
     def _mark(self, number: int, shape: _Shape) -> MarkedObject:
         description = f"{shape.shape_type} ({shape.label}, shape {number})"
@@ -137,7 +134,7 @@ class MaskPng(Annotation):
     """The mask of one picture; a mask has no classes, and follows the outline of the defects."""
 
     def marks(self) -> Marks:
-        return Marks(None, ())
+        return Marks(())
 
     def marks_defects(self) -> bool:
         return bool(self._pixels().any())
@@ -179,7 +176,7 @@ class YoloObjects(Annotation):
     names: Mapping[int, str]
 
     def marks(self) -> Marks:
-        return Marks(None, tuple(self._object(number, line) for number, line in self.lines()), self.names.values())
+        return Marks(tuple(self._object(number, line) for number, line in self.lines()), self.names.values())
 
     def _object(self, number: int, line: str) -> MarkedObject:
         kind, *words = line.split()
