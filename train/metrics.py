@@ -12,10 +12,9 @@ def average_precision(
     Args:
         scores, defective, weight: [N], weights not negative.
     """
-    steps = _steps(scores, defective, weight)
-    if steps is None:
+    positive, negative = _steps(scores, defective, weight)
+    if not positive.any() or not negative.any():
         return None
-    positive, negative = steps
     found = np.cumsum(positive)
     called = found + np.cumsum(negative)
     precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
@@ -27,21 +26,17 @@ def auroc(scores: NDArray[np.float64], defective: NDArray[np.bool_], weight: NDA
 
     Equal scores count half. Arguments as for `average_precision`.
     """
-    steps = _steps(scores, defective, weight)
-    if steps is None:
+    positive, negative = _steps(scores, defective, weight)
+    if not positive.any() or not negative.any():
         return None
-    positive, negative = steps
     above = np.cumsum(positive) - positive / 2
     return float((above * negative).sum() / (positive.sum() * negative.sum()))
 
 
 def _steps(
     scores: NDArray[np.float64], defective: NDArray[np.bool_], weight: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the weight of the defective and of the good items at each score, highest score first."""
     values, step = np.unique(-scores, return_inverse=True)
-    positive = np.bincount(step, weight * defective, len(values)).astype(np.float64)
-    negative = np.bincount(step, weight * ~defective, len(values)).astype(np.float64)
-    if not positive.sum() or not negative.sum():
-        return None
-    return positive, negative
+    positive, negative = (np.bincount(step, weight * which, len(values)) for which in (defective, ~defective))
+    return positive.astype(np.float64), negative.astype(np.float64)  # without items, they are of int

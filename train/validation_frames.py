@@ -6,7 +6,7 @@ A cross-validated run is trained on all its frames; for these, the recorded held
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from heatline.train.references import References
     from heatline.train.run import TrainedRun
 
-T = TypeVar("T")
 Inputs = tuple[NDArray[np.uint8], ...]
 """What a graph takes: tiles [N, tile, tile, 3], and if it compares, their differences [N, cells, cells, channels]."""
 
@@ -173,11 +172,10 @@ class ValidationPass:
 
     def only(self, paths: Container[Path]) -> "ValidationPass":
         """Return the results of some pictures."""
-
-        def kept(of: Mapping[Path, T]) -> dict[Path, T]:
-            return {path: value for path, value in of.items() if path in paths}
-
-        return replace(self, good=kept(self.good), substitutes=kept(self.substitutes), defective=kept(self.defective))
+        good = {path: frame for path, frame in self.good.items() if path in paths}
+        substitutes = {path: frame for path, frame in self.substitutes.items() if path in paths}
+        defective = {path: logit for path, logit in self.defective.items() if path in paths}
+        return replace(self, good=good, substitutes=substitutes, defective=defective)
 
 
 def graph_inputs(
@@ -215,10 +213,11 @@ def run_validation(
     defective: dict[Path, float] = {}
     substitutes: dict[Path, GoodFrame] = {}
     extremes: list[tuple[float, Inputs]] = []
+    side = grid.tile_px
     for image in images:
         rgb = image.pixels()
         frame_hw = (rgb.shape[0], rgb.shape[1])
-        tile_grid = TileGrid(frame_hw, grid.tile_px, grid.overlap_px)
+        tile_grid = TileGrid(frame_hw, side, grid.overlap_px)
         inputs = graph_inputs(image, rgb, tile_grid, references)
         if inputs is None:
             if isinstance(engine, RecordedEngine):  # its answers come in the order of all frames
@@ -229,7 +228,9 @@ def run_validation(
             defective[image.path] = float(logits.max())
         extremes = _extremes([*extremes, *zip(logits.tolist(), zip(*inputs, strict=True), strict=True)])
         mask = image.mask(frame_hw) if image.defective else np.zeros(frame_hw, np.bool_)
-        clean = np.array([_is_clean(mask, y, x, grid.tile_px) for y, x in tile_grid.origins_yx])
+        if mask is None:  # the place of its defects is unknown, so no tile is known to be good
+            continue
+        clean = np.array([not mask[y : y + side, x : x + side].any() for y, x in tile_grid.origins_yx])
         if clean.any():
             stitcher = Stitcher(tile_grid, map_hw, grid.heatmap_cell_px, grid.smoothing_px)
             heatmap = stitcher.stitch(maps, clean)
@@ -250,8 +251,3 @@ def _extremes(candidates: list[tuple[float, Inputs]]) -> list[tuple[float, Input
     half = GOLDEN_TILES // 2
     chosen = ordered if len(ordered) <= GOLDEN_TILES else ordered[:half] + ordered[-half:]
     return [(logit, tuple(each.copy() for each in inputs)) for logit, inputs in chosen]
-
-
-def _is_clean(mask: NDArray[np.bool_] | None, y: int, x: int, tile_px: int) -> bool:
-    """Whether a tile holds no defective pixel; False without a mask, as the place of the defects is unknown."""
-    return mask is not None and not mask[y : y + tile_px, x : x + tile_px].any()
