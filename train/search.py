@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -155,7 +156,7 @@ def search(overrides: Sequence[str], report_line: ReportLine = print) -> SearchR
                         study,
                         lambda trial: _train_trial(trial, config, options, out, Path(cache), report_line),
                         options.trials,
-                        lambda trial: _report_trial(study, trial, report_line, out),
+                        partial(_report_trial, report_line=report_line, out=out),
                     )
             except (Interrupted, KeyboardInterrupt) as error:
                 done = len(study.get_trials(deepcopy=False, states=FINISHED))
@@ -186,8 +187,9 @@ def parse(overrides: Sequence[str]) -> tuple[SearchConfig, list[str]]:
         values = {"search": {key: text if key in _TEXTS else msgspec.yaml.decode(text) for key, _, text in own}}
         read = msgspec.convert(values, _Overrides, strict=False)  # YAML reads 1e-4 as a text
     except msgspec.ValidationError as error:
-        misfit = describe_misfit(error, values, _Overrides)
-        raise ConfigError(f"the command line does not fit a search: {misfit}") from error
+        raise ConfigError(
+            f"the command line does not fit a search: {describe_misfit(error, values, _Overrides)}"
+        ) from error
     except msgspec.DecodeError as error:
         raise ConfigError(f"the keys of the search are not YAML: {' '.join(str(error).split())}") from error
     return read.search, [item for item in overrides if not item.startswith(PREFIX)]
@@ -231,12 +233,12 @@ def run_trials(
     study: Study,
     objective: Callable[[optuna.Trial], float],
     trials: int,
-    after_each: Callable[[FrozenTrial], None] = lambda trial: None,
+    after_each: Callable[[Study, FrozenTrial], None] = lambda study, trial: None,
 ) -> None:
     """Run trials until this many of all workers are finished; pruned trials count, failed ones do not."""
     if len(study.get_trials(deepcopy=False, states=FINISHED)) < trials:
         end = MaxTrialsCallback(trials, FINISHED)
-        study.optimize(objective, callbacks=[lambda _, trial: after_each(trial), end], gc_after_trial=True)
+        study.optimize(objective, callbacks=[after_each, end], gc_after_trial=True)
 
 
 def _train_trial(
@@ -299,15 +301,20 @@ def _interval(config: TrainConfig, search: SearchConfig) -> tuple[float, float]:
 
 def _shared_settings(config: TrainConfig, search: SearchConfig) -> dict[str, Any]:
     """Return the settings that must be equal for all workers of a study, by key; paths and devices may differ."""
-    lr, values = _interval(config, search), msgspec.to_builtins(config)
-    flat: dict[str, Any] = {"seed": config.seed, "truth": config.truth, "classes": config.classes}
+    searched = (*_CHOSEN, "recipe.lr_interval")
+    values = msgspec.to_builtins(config)
+    flat = {
+        "seed": config.seed,
+        "truth": config.truth,
+        "classes": config.classes,
+        "search.objective": search.objective,
+        "search.batches": sorted(set(search.batches)),
+        "search.lr": _interval(config, search),
+    }
     for part in ("split", "tiles", "model", "recipe"):
-        flat |= {f"{part}.{name}": value for name, value in values[part].items()}
-    for key in ("lr", "lr_interval", "batch", "select"):
-        flat.pop(f"recipe.{key}")
-    flat |= {"search.objective": search.objective, "search.batches": sorted(set(search.batches)), "search.lr": lr}
-    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(flat))  # as the storage returns it
-    return plain
+        keys = {f"{part}.{name}": value for name, value in values[part].items()}
+        flat |= {key: value for key, value in keys.items() if key not in searched}
+    return msgspec.json.decode(msgspec.json.encode(flat), type=dict[str, Any])  # as the storage returns it
 
 
 def _check_settings(study: Study, settings: dict[str, Any]) -> None:
@@ -368,13 +375,12 @@ def _report(study: Study, search: SearchConfig, training: Sequence[str], out: Pa
         overrides = [item for item in training if not item.startswith("out=")]
         overrides += [f"recipe.select={search.objective}", f"recipe.lr={best.lr!r}", f"recipe.batch={best.batch}"]
         command = shlex.join(["heatline", "train", *overrides, f"out={out / 'best'}"])
-    states = [trial.state for trial in trials]
     return SearchReport(
         name=study.study_name,
         objective=search.objective,
         wanted=search.trials,
-        finished=sum(state in FINISHED for state in states),
-        running=states.count(TrialState.RUNNING),
+        finished=sum(trial.state in FINISHED for trial in trials),
+        running=sum(trial.state == TrialState.RUNNING for trial in trials),
         trials=[_row(trial) for trial in trials if trial.state != TrialState.WAITING],
         best=best,
         command=command,

@@ -50,32 +50,30 @@ def _print(found: "FolderSummary") -> None:
     others = [truth for truth in found.truths if truth != found.truth]
     by_label = found.labels_only if found.truth != LABELS_ONLY else 0
     also = f" ({by_label} of them by their label only)" if by_label else ""
-    facts: dict[str, object] = {
+    facts = {
         "truth": f"{found.truth} (also found: {', '.join(others)})" if others else found.truth,
         "pictures": f"{found.good + found.defective}: {found.good} good, {found.defective} defective{also}",
+        "sizes": list_some([f"{size} px ({count})" for size, count in found.sizes.items()], 5),
+        "colours": ", ".join(f"{colour} ({count})" for colour, count in found.colours.items()),
     }
-    if found.sizes:
-        sizes = [f"{size} px ({count})" for size, count in found.sizes.items()]
-        facts["sizes"] = list_some(sizes, 5)
-        facts["colours"] = ", ".join(f"{colour} ({count})" for colour, count in found.colours.items())
     if found.groups:
         fewest, most = min(found.groups.values()), format_count(max(found.groups.values()), "picture")
         facts["groups"] = f"{len(found.groups)} by {found.groups_are}, of {fewest} to {most}"
-    if found.classes:
-        facts["classes"] = ", ".join(f"{name} ({count})" for name, count in found.classes.items())
+    facts["classes"] = ", ".join(f"{name} ({count})" for name, count in found.classes.items())
     if found.tiles:
         total = sum(found.tiles.values())
         clean, ambiguous, defective = (f"{100 * count / total:.1f} %" for count in found.tiles.values())
         facts[f"{TILE_PX} px tiles"] = f"{total}: {clean} clean, {ambiguous} up to 1 % defective, {defective} over 1 %"
-    print_facts(found.folder, facts)
-    for assumption in found.assumptions:
-        click.echo(f"assumed: {assumption}")
-    if found.expectation:
-        click.echo(f"to expect: {found.expectation}")
-    for warning in found.warnings:
-        click.echo(f"warning: {warning}")
-    for file in found.unusable:
-        click.echo(f"unusable: {file}")
+    print_facts(found.folder, {name: fact for name, fact in facts.items() if fact})
+    said = {
+        "assumed": found.assumptions,
+        "to expect": filter(None, [found.expectation]),
+        "warning": found.warnings,
+        "unusable": found.unusable,
+    }
+    for what, sentences in said.items():
+        for sentence in sentences:
+            click.echo(f"{what}: {sentence}")
     click.echo(
         f"{format_count(len(found.unusable), 'file')} cannot be used" if found.unusable else "all files can be used"
     )

@@ -1,7 +1,6 @@
 """`heatline search`."""
 
 import click
-import msgspec
 
 from heatline.edge.cli.output import json_option, print_facts, print_json, print_table, visible
 from heatline.edge.util.extras import require_extra
@@ -38,7 +37,7 @@ def search(overrides: tuple[str, ...], as_json: bool) -> None:
 
     report = run_search(overrides, report_line=lambda line: click.echo(visible(line), err=True))
     if as_json:
-        print_json(msgspec.to_builtins(report))
+        print_json(report)
         return
     best = report.best
     names = "trial", "lr", "batch", report.objective.replace("_", " "), "step", "s", "state"

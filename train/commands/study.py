@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import click
-import msgspec
 
 from heatline.edge.cli.output import json_option, print_json, print_table, visible
 from heatline.edge.errors import TrainingError
@@ -62,7 +61,7 @@ def study(
         click.echo(f"{name} is left out: {data} does not have it", err=True)
     status = work.status() if only_status else work.work(results, lambda line: click.echo(visible(line), err=True))
     if as_json:
-        print_json(msgspec.to_builtins(status))
+        print_json(status)
     else:
         rows = [
             (
