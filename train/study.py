@@ -18,12 +18,11 @@ import msgspec
 from msgspec import Meta
 
 from heatline.edge.errors import ConfigError, HeatlineError, InputError, Interrupted
-from heatline.edge.util.text import encode_json
 from heatline.train.compose import compose
 from heatline.train.config import TrainConfig
 from heatline.train.evaluation.evaluate import evaluate_model
 from heatline.train.evaluation.report import write_report
-from heatline.train.evaluation.result import FILE, SCHEMA, read_evaluation
+from heatline.train.evaluation.result import FILE, has_evaluation, read_evaluation, write_evaluation
 from heatline.train.files import lock_file, make_folder, write_atomically
 from heatline.train.fit import fit
 from heatline.train.progress import tracked
@@ -31,9 +30,6 @@ from heatline.train.run import RunFolder
 from heatline.train.whole_network import read_metrics
 
 DEFAULT_PLAN = Path(__file__).parent / "configs" / "study.yaml"
-SPLIT = "split"
-"""Name of the only fold of a data set that is split by fractions."""
-
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 """A name that can be a folder on any file system."""
 
@@ -74,11 +70,18 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     data: Annotated[list[StudyData], Meta(min_length=1)]
 
     def runs(self) -> list["Run"]:
-        """Return all runs in the order of work: every model on the first fold of every data set, then further folds."""
-        folds = [[(data, fold) for fold in data.leave_one_out or [SPLIT]] for data in self.data]
+        """Return all runs in the order of work: every model on the first fold of every data set, then further folds.
+
+        The only fold of a data set that is split by fractions has the name `split`.
+        """
+        folds = [[(data, fold) for fold in data.leave_one_out or ["split"]] for data in self.data]
         common = {"recipe": "finetune"} | self.settings
         return [
-            Run(data, fold, model, common | data.settings | data.split(fold) | {"model": model.name} | model.settings)
+            Run(
+                data,
+                f"{data.name}/{fold}/{model.name}",
+                common | data.settings | data.split(fold) | {"model": model.name} | model.settings,
+            )
             for each in zip_longest(*folds)
             for data, fold in filter(None, each)
             for model in self.models
@@ -90,15 +93,10 @@ class Run:
     """One training of the study, and its evaluation."""
 
     data: StudyData
-    fold: str
-    model: StudyModel
+    name: str
+    """Its folder below the folder of the study: data/fold/model."""
     settings: dict[str, Any]
     """Keys of `heatline train` that the plan sets, with their values."""
-
-    @property
-    def name(self) -> str:
-        """Its folder below the folder of the study."""
-        return f"{self.data.name}/{self.fold}/{self.model.name}"
 
     def overrides(self, data: Path, out: Path) -> list[str]:
         """Return the overrides of its training, of the folders of all data sets and of the study."""
@@ -111,8 +109,9 @@ def read_plan(file: Path) -> Plan:
     try:
         return msgspec.yaml.decode(file.read_bytes(), type=Plan)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{file} is not a plan: {reason}; docs/study.md describes its keys") from error
+        raise ConfigError(
+            f"{file} is not a plan: {' '.join(str(error).split())}; docs/study.md describes its keys"
+        ) from error
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,8 +238,13 @@ class Study:
             # After a kill, the steps are those of the last row of the metrics.
             validated = [int(row["step"]) for row in read_metrics(folder.metrics)] if folder.last.exists() else []
             return Progress(run=run.name, state="half done", steps=max(validated, default=0), weights=weights)
-        state: Literal["evaluated", "done"] = "evaluated" if _is_evaluated(folder) else "done"
-        return Progress(run=run.name, state=state, steps=summary.steps, seconds=summary.seconds, weights=weights)
+        return Progress(
+            run=run.name,
+            state="evaluated" if _is_evaluated(folder) else "done",
+            steps=summary.steps,
+            seconds=summary.seconds,
+            weights=weights,
+        )
 
     def _report(self, results: Path | None) -> Path | None:
         """Report on all evaluated runs of the plan, including those that are not selected."""
@@ -259,26 +263,15 @@ class Study:
 
 def _copy_figures(evaluations: dict[str, Path], tables: Path, results: Path) -> None:
     """Copy figures and tables, without pictures and paths of this machine, into a folder that can be published."""
-    contents = {results / tables.name: tables.read_bytes()}
     for name, folder in evaluations.items():
         evaluation = read_evaluation(folder)
         subject = msgspec.structs.replace(evaluation.subject, path=name)
-        plain = msgspec.structs.replace(evaluation, subject=subject)
-        contents[results / f"{name}.json"] = msgspec.json.format(encode_json(plain)) + b"\n"
-    for file, content in contents.items():
-        make_folder(file.parent, "--results")
-        write_atomically(file, partial(Path.write_bytes, data=content))
-
-
-class _Versioned(msgspec.Struct):
-    schema: int = 0
+        make_folder((results / name).parent, "--results")
+        write_evaluation(msgspec.structs.replace(evaluation, subject=subject), results, f"{name}.json")
+    write_atomically(results / tables.name, partial(shutil.copyfile, tables))
 
 
 def _is_evaluated(run: RunFolder) -> bool:
-    """Whether the evaluation is newer than the run, and has the schema of this version."""
-    evaluation = run.folder / "evaluation" / FILE
-    try:
-        is_newer = evaluation.stat().st_mtime_ns >= run.summary.stat().st_mtime_ns
-        return is_newer and msgspec.json.decode(evaluation.read_bytes(), type=_Versioned).schema == SCHEMA
-    except (OSError, msgspec.MsgspecError):
-        return False
+    """Whether the evaluation is newer than the run, and of this version."""
+    folder = run.folder / "evaluation"
+    return has_evaluation(folder) and (folder / FILE).stat().st_mtime_ns >= run.summary.stat().st_mtime_ns

@@ -105,30 +105,24 @@ def evaluate(
     for path in models:  # all are opened first, so that an error of the last is reported before the first is run
         model = open_model(path, engine, precision, false_reject, tracked(f"thresholds of {path.name}"))
         opened.append((path, model, select_pictures(model, data, truth, part)))
-    folders = {}
-    if out is not None:
-        folders = {path: make_folder(out / "models" / name, "--out") for path, name in names.items()}
+    folders = {path: make_folder(out / "models" / name, "--out") for path, name in names.items()} if out else {}
     evaluations = [
         evaluate_pictures(model, selection, folders.get(path), tracked(f"pictures of {path.name}"))
         for path, model, selection in opened
     ]
+    hint = "" if as_json else "--out FOLDER writes a report with all figures, --json prints them"
     if out is not None:
         from heatline.train.evaluation.report import write_report
 
-        write_report(list(folders.values()), out, study=study)
-    if not as_json:
-        for path, evaluation in zip(models, evaluations, strict=True):
-            _print(path, evaluation)
-    if out is not None:
-        click.echo(
-            f"the report is in {out / 'report.html'}, its tables in {out / 'tables.md'}, all figures of each model in "
-            f"{out / 'models'}",
-            err=True,
-        )
-    elif not as_json:
-        click.echo("--out FOLDER writes a report with all figures, --json prints them", err=True)
+        page, tables = write_report(list(folders.values()), out, study=study)
+        hint = f"the report is in {page}, its tables in {tables}, all figures of each model in {out / 'models'}"
     if as_json:
         print_json({"evaluations": evaluations})
+    else:
+        for path, evaluation in zip(models, evaluations, strict=True):
+            _print(path, evaluation)
+    if hint:
+        click.echo(hint, err=True)
 
 
 def _print(path: Path, evaluation: "Evaluation") -> None:

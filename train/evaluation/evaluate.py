@@ -87,7 +87,7 @@ def evaluate_pictures(
     if references is not None:
         references = references.on(selection.folder, selection.images)
     groups, number = np.unique(selection.groups, return_inverse=True)
-    found = observe(model, selection.images, number.tolist(), selection.folder, track, gallery, references)
+    found = observe(model, selection.images, number.tolist(), track, gallery, references)
     tiles, frames = found.columns
 
     def figures(weights: Weights) -> Figures:
@@ -98,22 +98,19 @@ def evaluate_pictures(
     if folder is not None and gallery is not None:
         files = gallery.write(folder)
         answers = [msgspec.structs.replace(answer, picture=files.get(at)) for at, answer in enumerate(answers)]
-    subject = _describe_subject(model, selection, len(answers))
     evaluation = Evaluation(
-        subject=subject,
+        subject=_describe_subject(model, selection, len(answers)),
         truth=selection.truth,
         calibration=model.settings.calibration,
         figures=figures(np.ones(len(groups))),
         intervals=intervals,
         intervals_are=intervals_are,
         frames=answers,
-        rests_on=_describe_pictures(subject),
+        rests_on=_describe_pictures(selection, len(answers)),
         implausible=found.implausible,
         set_threshold=selection.set_threshold,
     )
-    escapes = describe_escapes(evaluation, count_kinds([evaluation]))
-    warnings = [*([] if escapes is None else [escapes]), *_warnings(selection, evaluation, model)]
-    evaluation = msgspec.structs.replace(evaluation, warnings=warnings)
+    evaluation = msgspec.structs.replace(evaluation, warnings=_warnings(selection, evaluation, model))
     if folder is not None:
         write_evaluation(evaluation, folder)
     return evaluation
@@ -132,13 +129,17 @@ def select_pictures(
     Raises:
         InputError: there is no such folder, truth or part.
     """
-    folder = data or model.data
+    own = None if model.run is None else model.run.data
+    folder = own.folder if data is None and own is not None else data
     if folder is None:
         raise InputError(f"{model.path} does not record the folder of its pictures; name a folder with --data")
     truths = truths_in(find_layout(folder))
     trained_by = model.reading.get("truth")
     truth = truth or (trained_by if trained_by in truths else truths[0])
-    labelled = _read(folder, truth, model)
+    if own is not None and (truth, folder.resolve()) == (own.truth, own.folder.resolve()):
+        labelled = own
+    else:
+        labelled = read_as(model.reading, folder, truth)
     digests = set(model.summary.get("digests", []))
     known = {image.path for image in labelled.images if digest_picture(image.path) in digests} if digests else set()
     images, part = _select(model, part, labelled, is_same=bool(known))
@@ -150,13 +151,6 @@ def select_pictures(
     )
     grouped = all(image.group is not None for image in images)
     return SelectedPictures(folder, truth, images, grouped, part, 0 if part == "train" else trained_on, set_threshold)
-
-
-def _read(folder: Path, truth: str, model: EvaluatedModel) -> LabelledFolder:
-    """Read the folder as the training did."""
-    if model.run is not None and (truth, folder.resolve()) == (model.run.data.truth, model.run.data.folder.resolve()):
-        return model.run.data
-    return read_as(model.reading, folder, truth)
 
 
 def _select(
@@ -179,13 +173,12 @@ def _select(
     return [image for image in labelled.images if image.group in wanted], part
 
 
-def _describe_pictures(subject: EvaluationSubject) -> str:
+def _describe_pictures(selection: SelectedPictures, judged: int) -> str:
     """Describe the frames that the figures rest on, as `the test groups of pcb (5 groups, 12 frames)`."""
-    part = {"val": "validation", "train": "training"}.get(subject.part, subject.part)
+    part = {"val": "validation", "train": "training"}.get(selection.part, selection.part)
     whose = "all frames" if part == ALL else f"the {part} groups"
-    counted = [format_count(len(subject.groups), "group", ",")] * bool(subject.groups)
-    counted.append(format_count(subject.pictures, "frame", ","))
-    return f"{whose} of {subject.data} ({', '.join(counted)})"
+    groups = f"{format_count(len(set(selection.groups)), 'group', ',')}, " if selection.grouped else ""
+    return f"{whose} of {selection.folder.resolve().name} ({groups}{format_count(judged, 'frame', ',')})"
 
 
 def _warnings(selection: SelectedPictures, evaluation: Evaluation, model: EvaluatedModel) -> list[str]:
@@ -193,12 +186,14 @@ def _warnings(selection: SelectedPictures, evaluation: Evaluation, model: Evalua
     frames, implausible = evaluation.frames, evaluation.implausible
     defective = sum(frame.defective for frame in implausible)
     aligned = ", or not aligned with its reference" if model.engine.compares else ""
+    escapes = describe_escapes(evaluation, count_kinds([evaluation]))
     calibration, groups = evaluation.calibration, len(set(selection.groups))
     unplaced = evaluation.figures["frame.unplaced"] or 0
     wanted, at_most = calibration.false_reject_per_frame or 0.0, calibration.false_reject_at_most or 0.0
     # The report of a cross-validation tells how many new good frames may be rejected.
     is_loose = calibration.false_reject_per_frame is not None and selection.part != CROSS_VALIDATION
     found = {
+        escapes: escapes,
         f"{format_count(len(implausible), 'frame', ',')} {is_are(len(implausible))} not like the product{aligned} "
         f"({len(implausible) - defective:,} good, {defective:,} defective): the line gives no verdict there, and no "
         "figure counts them.": implausible,
@@ -228,9 +223,9 @@ def _describe_subject(model: EvaluatedModel, selection: SelectedPictures, pictur
     steps, batch = summary.get("steps"), summary.get("batch")
     length = "" if steps is None else f", {format_count(steps, 'step')}" + (f" of {batch}" if batch else "")
     return EvaluationSubject(
-        name=model.name,
+        name=model.path.resolve().name,
         path=str(model.path),
-        kind=model.kind,
+        kind="bundle" if model.run is None else "run",
         model=model.model_name,
         family=model.family,
         method=model.settings.map.method,

@@ -17,7 +17,7 @@ from heatline.edge.bundle.store import MANIFEST
 from heatline.edge.errors import InputError
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.inference.engine import Done, Engine, Failed, Fill
-from heatline.edge.inspection.inspector import Inspector, Settings, product_references
+from heatline.edge.inspection.inspector import Settings, product_references
 from heatline.edge.reference.difference import CHANNELS
 from heatline.edge.reference.reference import Reference
 from heatline.train.compose import read_config
@@ -60,18 +60,16 @@ class EvaluatedModel:
     """An open model, with its engine and thresholds."""
 
     path: Path
-    kind: Literal["run", "bundle"]
     model_name: str
     settings: Manifest | Settings
     engine: Engine
     engine_description: str
     summary: dict[str, Any]
     """Facts of the training: keys of `RunSummary`, as far as known."""
-    data: Path | None
-    """The folder that it was trained on; None if it is not recorded."""
     reading: dict[str, Any]
-    """How the training read that folder, see `heatline.train.run.describe_reading`."""
+    """How the training read its pictures, see `heatline.train.run.describe_reading`."""
     run: TrainedRun | None = None
+    """None: a bundle."""
     references: Mapping[str, Reference] = field(default_factory=dict)
     """What a bundle compares frames with, by camera; a run has those of its pictures."""
     plausibility: Plausibility | None = None
@@ -81,10 +79,6 @@ class EvaluatedModel:
     loose_threshold: float | None = None
     """The score threshold for `LOOSE` false rejects; None: not known, or not larger than the wanted share."""
     loose_held_out: Mapping[Path, Calibration] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return self.path.resolve().name
 
     @property
     def family(self) -> Literal["cnn", "vit"]:
@@ -97,9 +91,6 @@ class EvaluatedModel:
     def groups(self, part: str) -> set[str]:
         """Return the groups that the model names as train, val or test."""
         return set(self.summary.get("groups", {}).get(part, []))
-
-    def inspector(self) -> Inspector:
-        return Inspector(self.settings, self.engine, plausibility=self.plausibility, references=self.references)
 
 
 def open_model(
@@ -136,16 +127,13 @@ def _open_bundle(bundle: Bundle, kind: EngineKind, precision: Precision) -> Eval
     manifest = bundle.manifest
     verified = open_verified_engine(bundle, kind, precision)
     data = manifest.provenance.get("data", {})
-    training = manifest.provenance.get("training", {})
     return EvaluatedModel(
         path=bundle.path,
-        kind="bundle",
         model_name=manifest.model.name,
         settings=manifest,
         engine=verified.engine,
         engine_description=f"{verified.engine.name} {verified.computes_in}",
-        summary={**training, **data, "weights": manifest.provenance.get("weights", {})},
-        data=None,
+        summary={**manifest.provenance.get("training", {}), **data},
         reading=data.get("read", {}),
         references=product_references(bundle),
         plausibility=bundle.plausibility(),
@@ -190,17 +178,11 @@ def prepare_run(
         engine, description = recorded, "cross-validated"
     return EvaluatedModel(
         path=run.folder,
-        kind="run",
         model_name=run.config.model.name,
-        settings=Settings(
-            grid,
-            Map(model.method, model.map_hw, identity_of(model.top_cells)),
-            found.calibration,
-        ),
+        settings=Settings(grid, Map(model.method, model.map_hw, identity_of(model.top_cells)), found.calibration),
         engine=engine,
         engine_description=description,
         summary={**msgspec.to_builtins(summary), "batch": batch, "lr": recipe.lr},
-        data=Path(run.config.data),
         reading=describe_reading(run.config, summary.truth),
         run=run,
         held_out=found.of_parts if judges else {},

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class FrameGallery:
         """Write the pictures into `folder`/pictures; return their files by the numbers of the frames."""
         make_folder(folder / "pictures", "--out")
         files = {}
-        for number, picture in [(number, picture) for picked in self._picked.values() for _, number, picture in picked]:
+        for _, number, picture in chain(*self._picked.values()):
             files[number] = f"pictures/frame-{number:04}.png"
             write_atomically(folder / files[number], partial(Path.write_bytes, data=png(picture)))
         return files
@@ -71,15 +72,19 @@ def draw_frame(
         outlines = [np.asarray(contour, np.int32) for contour in contours]
         draw_outlines(truth, outlines, TRUTH_RGB, max(2, round(max(height, width) / 200)))
     heat = overlay(rgb, judgement.heatmap, cell_px, judgement.regions, scale)
-    shrink = min(1.0, FRAME_PX / max(height, width))
-    size_wh = max(1, round(width * shrink)), max(1, round(height * shrink))
+    parts = [shrink(picture, FRAME_PX) for picture in (truth, reference, heat) if picture is not None]
     is_wide = width > 1.4 * height
-    gap = np.full((GAP_PX, size_wh[0], 3) if is_wide else (size_wh[1], GAP_PX, 3), 255, np.uint8)
-    parts: list[NDArray[np.uint8]] = []
-    for picture in (truth, reference, heat):
-        if picture is not None:
-            parts += [gap, np.asarray(cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA), np.uint8)]
-    return np.concatenate(parts[1:], axis=0 if is_wide else 1)
+    gap = ((0, GAP_PX), (0, 0), (0, 0)) if is_wide else ((0, 0), (0, GAP_PX), (0, 0))
+    parts[:-1] = [np.pad(part, gap, constant_values=255) for part in parts[:-1]]
+    return np.concatenate(parts, axis=0 if is_wide else 1)
+
+
+def shrink(rgb: NDArray[np.uint8], longest_px: int) -> NDArray[np.uint8]:
+    """Return a picture whose longest side is at most this long."""
+    height, width = rgb.shape[:2]
+    scale = min(1.0, longest_px / max(height, width))
+    size_wh = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(cv2.resize(rgb, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def make_legend(

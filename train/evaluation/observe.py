@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +13,7 @@ from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import TileGrid
 from heatline.edge.geometry.regions import found_cells
 from heatline.edge.heatmap_picture import ColourScale
-from heatline.edge.inspection.inspector import PendingFrame
+from heatline.edge.inspection.inspector import Inspector, PendingFrame
 from heatline.edge.inspection.verdict import Judgement, Thresholds
 from heatline.edge.util.text import utf8_safe
 from heatline.train.evaluation.evaluated import EvaluatedModel
@@ -60,7 +59,6 @@ def observe(
     model: EvaluatedModel,
     images: Sequence[LabelledImage],
     groups: Sequence[int],
-    folder: Path,
     track: Track = iter,
     gallery: FrameGallery | None = None,
     references: References | None = None,
@@ -71,21 +69,21 @@ def observe(
         groups: number of each picture's group.
         references: what a run compares the pictures with; None: nothing, or what a bundle holds.
     """
-    inspector, calibration = model.inspector(), model.settings.calibration
+    calibration = model.settings.calibration
+    inspector = Inspector(model.settings, model.engine, plausibility=model.plausibility, references=model.references)
     scale = ColourScale.around(calibration.evidence_threshold, calibration.background)
-    trained = None if model.run is None else model.run.model
-    rollout = trained if isinstance(trained, RolloutClassifier) else None
+    rollout = model.run.model if model.run and isinstance(model.run.model, RolloutClassifier) else None
     found = Observed(("study",) if rollout is None else ("study", *FUSIONS))
     for number, (group, image) in enumerate(zip(groups, track(images), strict=True)):
-        rgb, name = image.pixels(), relative_name(folder, image.path)
-        named_group = None if image.group is None else utf8_safe(image.group)
-        thresholds = inspector.thresholds = Thresholds.of(model.held_out.get(image.path, calibration))
+        rgb, held_out, loose = image.pixels(), model.held_out.get(image.path), model.loose_held_out.get(image.path)
+        thresholds = inspector.thresholds = Thresholds.of(held_out or calibration)
         reference = None if references is None else references.of(image)
         frame = Frame(Stamp("evaluate", number + 1, image.path.name), rgb, "RGB8")
         pending = inspector.start(frame, reference=reference)
         judgement = inspector.finish(pending)
+        labelled = image.name_in_folder, None if image.group is None else utf8_safe(image.group), image.defective
         if judgement.reject_reason is not None:
-            found.implausible.append(ImplausibleFrame(name, named_group, image.defective, judgement.reject_reason))
+            found.implausible.append(ImplausibleFrame(*labelled, judgement.reject_reason))
             continue
         grid = pending.stitcher.grid
         mask = image.mask(grid.frame_hw)
@@ -93,7 +91,6 @@ def observe(
             mask = None
         counts = (None, None, None) if mask is None else match_regions(judgement.regions, mask, model.cell_px).score
         defects, hit, false_regions = counts
-        held_out, loose = model.held_out.get(image.path), model.loose_held_out.get(image.path)
         if gallery is not None:
             pose = judgement.pose
             shown = None if reference is None or pose is None else reference.moved_to(pose)
@@ -101,9 +98,7 @@ def observe(
             gallery.add(len(found.frames), judgement.score, image.defective, draw)
         found.frames.append(
             FrameAnswer(
-                name,
-                named_group,
-                image.defective,
+                *labelled,
                 judgement.score,
                 defects,
                 hit,
@@ -114,8 +109,7 @@ def observe(
             )
         )
         px = (0, 0, 0, 0) if mask is None else count_pixels(line_mask(pending, judgement, thresholds), mask)
-        is_defect = judgement.verdict == "DEFECT"
-        verdict = group, judgement.score, image.defective, is_defect, mask is not None
+        verdict = group, judgement.score, image.defective, judgement.verdict == "DEFECT", mask is not None
         found.frame_rows.append((*verdict, defects or 0, hit or 0, false_regions or 0, px))
         if mask is not None:
             masks = cut_mask(mask, grid)
@@ -126,11 +120,6 @@ def observe(
             for logit, tile_maps, tile_mask in zip(pending.logits.tolist(), maps, masks, strict=True):
                 found.tile_rows.append((group, *tile_row(model.family, logit, tile_maps, tile_mask, inside_hw)))
     return found
-
-
-def relative_name(folder: Path, path: Path) -> str:
-    """Return a picture's name for reports: its path below the folder of pictures, or its file name."""
-    return utf8_safe(path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name)
 
 
 def fusion_maps(
@@ -147,11 +136,7 @@ def fusion_maps(
 
 
 def tile_row(
-    family: str,
-    logit: float,
-    maps: NDArray[np.float32],
-    mask: NDArray[np.bool_],
-    inside_hw: tuple[int, int],
+    family: str, logit: float, maps: NDArray[np.float32], mask: NDArray[np.bool_], inside_hw: tuple[int, int]
 ) -> tuple[Any, ...]:
     """Return the fields of `tile_type` after the group.
 
@@ -171,11 +156,7 @@ def tile_row(
 
 
 def _score_kinds(
-    image: LabelledImage,
-    mask: NDArray[np.bool_] | None,
-    pending: PendingFrame,
-    judgement: Judgement,
-    cell_px: float,
+    image: LabelledImage, mask: NDArray[np.bool_] | None, pending: PendingFrame, judgement: Judgement, cell_px: float
 ) -> Iterator[DefectKind]:
     """Yield the classes and sizes of a picture's defects; see `DefectKind`."""
     by_class = {} if mask is None else image.masks_by_class(mask)
@@ -194,19 +175,14 @@ def _score_kinds(
 
 def cut_mask(mask: NDArray[np.bool_], grid: TileGrid) -> NDArray[np.bool_]:
     """Cut a mask into tiles, bool [tiles, tile, tile]; pixels beyond the frame are not defective."""
-    tiles = np.zeros((len(grid), grid.tile_px, grid.tile_px), np.bool_)
-    for tile, (y, x) in zip(tiles, grid.origins_yx, strict=True):
-        part = mask[y : y + grid.tile_px, x : x + grid.tile_px]
-        tile[: part.shape[0], : part.shape[1]] = part
-    return tiles
+    padded = np.pad(mask, ((0, grid.tile_px), (0, grid.tile_px)))
+    return np.stack([padded[y : y + grid.tile_px, x : x + grid.tile_px] for y, x in grid.origins_yx])
 
 
 def line_mask(pending: PendingFrame, judgement: Judgement, thresholds: Thresholds) -> NDArray[np.bool_]:
     """Return the pixels of a frame that lie in its regions, bool [H, W]."""
     stitcher = pending.stitcher
     defective = pending.logits.astype(np.float64) >= thresholds.score
-    if not defective.any():
-        return np.zeros(stitcher.grid.frame_hw, np.bool_)
     cells = found_cells(judgement.heatmap, stitcher, defective, thresholds.evidence, thresholds.strong)
     height, width = stitcher.grid.frame_hw
     return np.kron(cells, np.ones((stitcher.cell_px, stitcher.cell_px), np.bool_))[:height, :width]

@@ -1,6 +1,7 @@
 """The stored result of an evaluation, `evaluation.json`, and what it says of the kinds of defects that pass."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Literal
@@ -123,10 +124,10 @@ class Evaluation(msgspec.Struct, frozen=True):
         return self.calibration.score_threshold if frame.threshold is None else frame.threshold
 
 
-def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Write `evaluation.json` into a folder, atomically."""
+def write_evaluation(evaluation: Evaluation, folder: Path, name: str = FILE) -> None:
+    """Write an evaluation into a folder, atomically."""
     text = msgspec.json.format(encode_json(evaluation)) + b"\n"
-    write_atomically(folder / FILE, lambda place: place.write_bytes(text))
+    write_atomically(folder / name, partial(Path.write_bytes, data=text))
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -141,15 +142,18 @@ def read_evaluation(folder: Path) -> Evaluation:
     return evaluation
 
 
+def has_evaluation(folder: Path) -> bool:
+    """Whether a folder has an evaluation that this version can read."""
+    try:
+        read_evaluation(folder)
+    except InputError:
+        return False
+    return True
+
+
 def lacks_report(run: RunFolder) -> bool:
     """Whether a run was cross-validated, and has no report, or one that this version cannot read."""
-    if not run.out_of_fold.exists():
-        return False
-    try:
-        read_evaluation(run.report)
-    except InputError:
-        return True
-    return not run.page.exists()
+    return run.out_of_fold.exists() and not (has_evaluation(run.report) and run.page.exists())
 
 
 def is_complete(run: RunFolder) -> bool:
@@ -168,10 +172,6 @@ class KindVerdicts(msgspec.Struct, frozen=True):
     pictures: int
     loose_missed: int | None
     """The same at the threshold for `LOOSE` false rejects; None: not known."""
-
-    @property
-    def escapes(self) -> bool:
-        return passes(self.missed, self.pictures)
 
     @property
     def loosely(self) -> str:
@@ -209,14 +209,14 @@ def _count(by: Literal["class", "size"] | None, name: str, judged: Sequence[_Jud
     )
 
 
-def describe_escapes(evaluation: Evaluation, kinds: Sequence[KindVerdicts]) -> str | None:
-    """Describe what passes at the threshold; None: no kind escapes, and most defective pictures do not."""
+def describe_escapes(evaluation: Evaluation, kinds: Sequence[KindVerdicts]) -> str:
+    """Describe what passes at the threshold; empty: no kind escapes, and most defective pictures do not."""
     frames = [frame for frame in evaluation.frames if frame.defective]
     judged = [(frame.score, evaluation.threshold_of(frame), frame.loose_threshold, 0) for frame in frames]
     every, wanted = _count(None, "", judged), evaluation.calibration.false_reject_per_frame
-    escaping = [kind for kind in kinds if kind.escapes]
+    escaping = [kind for kind in kinds if passes(kind.missed, kind.pictures)]
     if not every.missed or (not escaping and 2 * every.missed < every.pictures):
-        return None
+        return ""
     at = "At this threshold" if wanted is None else f"At {100 * wanted:g} % false rejects"
     of = format_count(every.pictures, "defective picture", ",")
     text = f"{at}, {every.missed:,} of {of} pass{every.loosely}"

@@ -1,6 +1,6 @@
 """The report of a cross-validated run: what the line would have missed and rejected, by held-out predictions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from heatline.edge.util.text import format_count, list_some
 from heatline.train.adequacy import describe_threshold_transfer
 from heatline.train.evaluation.evaluate import CROSS_VALIDATION, evaluate_pictures, select_pictures
 from heatline.train.evaluation.evaluated import prepare_run
+from heatline.train.evaluation.gallery import shrink
 from heatline.train.evaluation.report import write_report
 from heatline.train.evaluation.result import write_evaluation
 from heatline.train.progress import tracked
@@ -28,12 +29,18 @@ SIDE_PX = 640
 NAMED = 20
 
 
-def reference_section(run: TrainedRun) -> Section | None:
-    """Return the section; None: the run had no reference."""
-    found = run.summary.reference
+def _reference_sections(run: TrainedRun) -> list[Section]:
+    """Return the section on the reference; none: the run had no reference."""
+    found, notes = run.summary.reference, []
     if found is None:
-        return None
-    notes = [_describe(found.alignment)] if found.alignment else []
+        return []
+    if figures := found.alignment:
+        notes.append(
+            f"{format_count(int(figures['frames']), 'picture')} could be aligned: shifted by "
+            f"{figures['median_shift_px']:.1f} px (median), at most {figures['highest_shift_px']:.1f} px, and turned "
+            f"by at most {figures['highest_degrees']:.2f} degrees; the error is at most "
+            f"{figures['highest_error_px']:.2f} px, the lowest confidence {figures['lowest_confidence']:.2f}."
+        )
     if found.misaligned:
         notes.append(
             f"{format_count(len(found.misaligned), 'picture')} cannot be aligned, and a line gives such frames no "
@@ -47,22 +54,10 @@ def reference_section(run: TrainedRun) -> Section | None:
     ]
     does = "compares" if found.kept else "gains nothing by it, and does not compare"
     columns = Column("cross-validation", is_text=True), Column("without the reference"), Column("with it")
-    gains = Block("What it gained", tables=[Table("What the reference gained", columns, tuple(lines))])
-    return Section(
-        "reference",
-        "Reference",
-        f"{found.found[:1].upper()}{found.found[1:]}; the model {does} frames with it.",
-        [Block("Reference and alignment", notes=notes, pictures=strip), *([gains] if lines else [])],
-    )
-
-
-def _describe(figures: Mapping[str, float]) -> str:
-    return (
-        f"{format_count(int(figures['frames']), 'picture')} could be aligned: shifted by "
-        f"{figures['median_shift_px']:.1f} px (median), at most {figures['highest_shift_px']:.1f} px, and turned by at "
-        f"most {figures['highest_degrees']:.2f} degrees; the error is at most {figures['highest_error_px']:.2f} px, "
-        f"the lowest confidence {figures['lowest_confidence']:.2f}."
-    )
+    gains = Block("What it gained", tables=[Table("What the reference gained", columns, lines)])
+    intro = f"{found.found[:1].upper()}{found.found[1:]}; the model {does} frames with it."
+    blocks = [Block("Reference and alignment", notes=notes, pictures=strip), *[gains] * bool(lines)]
+    return [Section("reference", "Reference", intro, blocks)]
 
 
 def _shown(references: References) -> Iterator[tuple[str, Reference | None]]:
@@ -77,10 +72,7 @@ def _shown(references: References) -> Iterator[tuple[str, Reference | None]]:
 def _picture(name: str, reference: Reference | None) -> Picture:
     if reference is None:
         return Picture(None, name, "", "no reference")
-    height, width = reference.frame_hw
-    shrink = min(1.0, SIDE_PX / max(height, width))
-    size = max(1, round(width * shrink)), max(1, round(height * shrink))
-    bgr = cv2.cvtColor(cv2.resize(reference.rgb, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
+    bgr = cv2.cvtColor(shrink(reference.rgb, SIDE_PX), cv2.COLOR_RGB2BGR)
     of = f"median of {reference.frames} pictures" if reference.frames > 1 else reference.made_of
     return Picture(jpeg_uri(np.asarray(bgr, np.uint8)), name, of, "the reference that frames are compared with")
 
@@ -114,8 +106,7 @@ def write_run_report(run: TrainedRun) -> Path:
         ],
     )
     write_evaluation(evaluation, folder)
-    section = reference_section(run)
     page, _ = write_report(
-        [folder], folder, title=f"{run.data.name}: cross-validation", sections=[] if section is None else [section]
+        [folder], folder, title=f"{run.data.name}: cross-validation", sections=_reference_sections(run)
     )
     return page

@@ -8,6 +8,7 @@ from heatline.train.evaluation.published import PUBLISHED
 from heatline.train.evaluation.rows import PictureSet, Row, describe_intervals, figure_cell, mean_if_known
 from heatline.train.models.vit import FUSIONS
 
+TRAININGS, MAPS = "Trainings, with the study's Tables 3.2 and 3.3", "Maps by the study's rule"
 STUDY_METRICS = {
     "f1": "F1",
     "precision": "precision",
@@ -33,26 +34,15 @@ NOTES = (
 
 def study_chapter(picture_sets: Sequence[PictureSet]) -> list[Section]:
     """Return all sections with content. Ranks need several rows."""
-    several = [pictures for pictures in picture_sets if len(pictures.rows) > 1]
+    trained = [Block(pictures.title, tables=[trials(pictures)]) for pictures in picture_sets]
+    mapped = [Block(pictures.title, tables=[maps(pictures)]) for pictures in picture_sets]
+    ranked = [Block(pictures.title, tables=[study_ranks(pictures)]) for pictures in picture_sets if pictures.rows[1:]]
+    of_trainings = "Our trainings; below each, the best trials of the same model in the study."
+    of_maps = "Our figures; below each, the study's figures of the same model on its own data."
     sections = [
-        Section(
-            "study-trainings",
-            "Trainings, with the study's Tables 3.2 and 3.3",
-            "Our trainings; below each, the best trials of the same model in the study.",
-            [Block(pictures.title, tables=[trials(pictures)]) for pictures in picture_sets],
-        ),
-        Section(
-            "study-maps",
-            "Maps by the study's rule",
-            "Our figures; below each, the study's figures of the same model on its own data.",
-            [Block(pictures.title, tables=[maps(pictures)]) for pictures in picture_sets],
-        ),
-        Section(
-            "study-ranks",
-            "Ranks",
-            "The lowest mean rank wins, as in the study.",
-            [Block(pictures.title, tables=[study_ranks(pictures)]) for pictures in several],
-        ),
+        Section("study-trainings", TRAININGS, of_trainings, trained),
+        Section("study-maps", MAPS, of_maps, mapped),
+        Section("study-ranks", "Ranks", "The lowest mean rank wins, as in the study.", ranked),
     ]
     return [section for section in sections if section.blocks]
 
@@ -97,7 +87,7 @@ def trials(pictures: PictureSet) -> Table:
         f"Published: {PUBLISHED['source']}, Tables {_numbers_of('trials')}; {PUBLISHED['training']}. A model without "
         "such rows is not in the study.",
     ]
-    return Table("Trainings, with the study's Tables 3.2 and 3.3", columns, lines, notes, pictures.mismatch)
+    return Table(TRAININGS, columns, lines, notes, pictures.mismatch)
 
 
 class MapRow(NamedTuple):
@@ -149,8 +139,7 @@ def maps(pictures: PictureSet) -> Table:
         "Rows fmin, fmean and fmax of a ViT's run discard nothing: the study does not state the ratio of its tables.",
         *describe_intervals(pictures.rows),
     ]
-    title, warning = "Maps by the study's rule", pictures.mismatch
-    return Table(title, columns, lines, notes, warning, is_compared=not warning)
+    return Table(MAPS, columns, lines, notes, pictures.mismatch, is_compared=not pictures.mismatch)
 
 
 def _published(mine: MapRow, pictures: PictureSet) -> list[tuple[str, str, dict[str, float]]]:
