@@ -143,11 +143,7 @@ def _print(path: Path, evaluation: "Evaluation") -> None:
 
 
 def _unique_names(models: Sequence[Path]) -> dict[Path, str]:
-    """Return a name per model: the end of its path, of as many folders as tell all models apart.
-
-    Raises:
-        InputError: two paths are one folder.
-    """
+    """Return a name per model: as much of the end of its path as tells all apart; an InputError if two are one."""
     places = [path.resolve().parts for path in models]
     if len(set(places)) < len(models):
         raise InputError(f"{', '.join(map(str, models))}: two of them are one folder; name each model once")

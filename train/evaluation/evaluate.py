@@ -24,7 +24,7 @@ from heatline.train.evaluation.result import (
     write_evaluation,
 )
 from heatline.train.progress import Track
-from heatline.train.readers import LabelledFolder, LabelledImage
+from heatline.train.readers import LabelledImage
 from heatline.train.readers.folder import truths_in
 from heatline.train.run import read_as
 
@@ -142,7 +142,18 @@ def select_pictures(
         labelled = read_as(model.reading, folder, truth)
     digests = set(model.summary.get("digests", []))
     known = {image.path for image in labelled.images if digest_picture(image.path) in digests} if digests else set()
-    images, part = _select(model, part, labelled, is_same=bool(known))
+    present = {image.group for image in labelled.images}
+    if part is None:
+        part = "test" if known and model.groups("test") and model.groups("test") <= present else ALL
+    wanted = present if part == ALL else model.groups(part)
+    if not wanted:
+        raise InputError(f"{model.path} names no groups as {part}; choose --part all")
+    if missing := sorted(map(str, wanted - present)):
+        raise InputError(
+            f"{labelled.folder} has {len(wanted) - len(missing)} of the {len(wanted)} {part} groups of {model.path}, "
+            f"{missing[0]!r} is missing; groups were read from {labelled.groups_are}: name the folder of the training"
+        )
+    images = [image for image in labelled.images if image.group in wanted]
     trained = model.groups("train") | {image.group for image in labelled.images if image.path in known and image.group}
     trained_on = sum(image.path in known or image.group in trained for image in images) if known else 0
     setting = (model.groups("val") or trained) if known else set()
@@ -151,26 +162,6 @@ def select_pictures(
     )
     grouped = all(image.group is not None for image in images)
     return SelectedPictures(folder, truth, images, grouped, part, 0 if part == "train" else trained_on, set_threshold)
-
-
-def _select(
-    model: EvaluatedModel, part: str | None, labelled: LabelledFolder, *, is_same: bool
-) -> tuple[list[LabelledImage], str]:
-    """Return the selected pictures, and the name of their part; `is_same`: the model was trained on this folder."""
-    present = {image.group for image in labelled.images}
-    if part is None:
-        part = "test" if is_same and model.groups("test") and model.groups("test") <= present else ALL
-    if part == ALL:
-        return list(labelled.images), ALL
-    wanted = model.groups(part)
-    if not wanted:
-        raise InputError(f"{model.path} names no groups as {part}; choose --part all")
-    if missing := sorted(wanted - present):
-        raise InputError(
-            f"{labelled.folder} has {len(wanted) - len(missing)} of the {len(wanted)} {part} groups of {model.path}, "
-            f"{missing[0]!r} is missing; groups were read from {labelled.groups_are}: name the folder of the training"
-        )
-    return [image for image in labelled.images if image.group in wanted], part
 
 
 def _describe_pictures(selection: SelectedPictures, judged: int) -> str:

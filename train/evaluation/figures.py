@@ -33,11 +33,7 @@ COUNTED_PX = "true_positive_px", "false_positive_px", "false_negative_px", "true
 
 
 def tile_type(maps: int) -> np.dtype[np.void]:
-    """Return the type of the columns of tiles.
-
-    Args:
-        maps: number of maps per tile: the model's own, and those of other fusions of its heads.
-    """
+    """Return the type of the columns of tiles with so many maps: the model's own, and by other fusions of its heads."""
     return np.dtype(
         [
             ("group", "i8"),
