@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProg
 from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import Adam, AdamW
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric, Metric
@@ -173,7 +173,14 @@ class ClassifierTraining(lightning.LightningModule):
 
         The plateau schedule is stepped here, as Lightning would step it only after it has written the checkpoint.
         """
-        optimizer = self._optimizer()
+        excluded = {  # besides biases and normalisation scales: tokens and position embeddings
+            f"{path}.{name}"
+            for path, module in self.model.named_modules()
+            if hasattr(module, "no_weight_decay")
+            for name in module.no_weight_decay()
+        }
+        groups = param_groups_weight_decay(self.model, self.recipe.weight_decay, no_weight_decay_list=excluded)
+        optimizer = (AdamW if self.recipe.optimiser == "adamw" else Adam)(groups, lr=self.recipe.lr)
         if self.recipe.schedule == "plateau":
             self._plateau = ReduceLROnPlateau(optimizer, patience=PLATEAU_PATIENCE)
             if self._plateau_state is not None:
@@ -190,17 +197,6 @@ class ClassifierTraining(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.rows = checkpoint["rows"]
         self._plateau_state = checkpoint.get("plateau")  # its optimiser is created later
-
-    def _optimizer(self) -> Optimizer:
-        """Create the optimiser; weight decay excludes biases, normalisation scales, tokens and position embeddings."""
-        excluded = {
-            f"{path}.{name}"
-            for path, module in self.model.named_modules()
-            if hasattr(module, "no_weight_decay")
-            for name in module.no_weight_decay()
-        }
-        groups = param_groups_weight_decay(self.model, self.recipe.weight_decay, no_weight_decay_list=excluded)
-        return (AdamW if self.recipe.optimiser == "adamw" else Adam)(groups, lr=self.recipe.lr)
 
 
 def merit(chosen: Tensor, loss: Tensor) -> Tensor:

@@ -223,10 +223,8 @@ class Annotation(ABC):
 
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """Return the defective pixels, bool [H, W], of a picture of this size, px; another size is an `InputError`."""
-        mask = np.zeros(frame_hw, np.bool_)
-        for of_class in self.masks_by_class(frame_hw).values():
-            mask |= of_class
-        return mask
+        masks = self.masks_by_class(frame_hw).values()
+        return np.asarray(np.logical_or.reduce([np.zeros(frame_hw, np.bool_), *masks]))
 
     def masks_by_class(self, frame_hw: tuple[int, int]) -> dict[str, NDArray[np.bool_]]:
         """Return the defective pixels of each class, as `mask`; empty for masks."""

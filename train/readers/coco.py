@@ -89,11 +89,6 @@ def read(files: Mapping[Path, Place], classes: frozenset[str] | None) -> Iterato
             yield place, CocoObjects(file, classes, image, names, objects[image.id])
 
 
-def is_coco(file: Path) -> bool:
-    """Whether a JSON file among the pictures lists pictures; `read` says what is wrong with it."""
-    return b'"images"' in file.read_bytes()
-
-
 def _shapes(entry: _Object) -> tuple[Shape, ...]:
     """Return the shapes of an object; the message of a `ValueError` continues "an object that ..."."""
     if isinstance(entry.segmentation, _Runs):

@@ -66,7 +66,12 @@ TRUTHS: dict[str, tuple[Format, ...]] = {
     "derived_masks": (Format(("derived_masks",), _LOSSLESS, _masks),),
     "polygons": (Format(("labelme",), (".json",), _per_picture(LabelMePolygons), lambda file, of_picture: of_picture),),
     "coco": (
-        Format(("annotations",), (".json",), coco.read, lambda file, of_picture: not of_picture and coco.is_coco(file)),
+        Format(
+            ("annotations",),
+            (".json",),
+            coco.read,
+            lambda file, of_picture: not of_picture and b'"images"' in file.read_bytes(),
+        ),
     ),
     "yolo": (Format(("labels",), (".txt",), read_yolo, lambda file, of_picture: of_picture),),
     "boxes": (
