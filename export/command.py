@@ -12,6 +12,8 @@ from heatline.edge.inference import Precision
 from heatline.edge.util.extras import require_extra
 from heatline.train.progress import tracked
 
+FAST: tuple[Precision, ...] = ("f32", "bf16")
+
 
 @click.command(epilog="Example: heatline export runs/boards --to boards.bundle")
 @click.argument("run", type=click.Path(path_type=Path))
@@ -39,6 +41,7 @@ from heatline.train.progress import tracked
     type=click.Choice(["f32", "bf16", "int8"]),
     help="A precision to make; may be repeated. f32 is always made.  [default: all]",
 )
+@click.option("--fast", is_flag=True, help="Make f32 and bf16 only: the attempts at int8 take about half of the time.")
 @click.option(
     "--allow",
     multiple=True,
@@ -61,6 +64,7 @@ def export(
     false_reject: float,
     smoothing_cells: float | None,
     precisions: tuple[Precision, ...],
+    fast: bool,
     allow: tuple[Precision | Literal["map"], ...],
     design: str | None,
     as_json: bool,
@@ -75,6 +79,9 @@ def export(
     stuck to one place or drawn to the border.
     """
     require_extra("export")
+    if fast and precisions:
+        raise click.UsageError("--fast and --precision both choose the precisions; give one of them")
+    precisions = FAST if fast else precisions
     allowed = [each for each in allow if each != "map"]
     if precisions and not set(allowed) <= set(precisions):
         raise click.UsageError("--allow names a precision that --precision leaves out; name it there too")
@@ -85,6 +92,11 @@ def export(
     from heatline.export.precisions import PRECISIONS
     from heatline.export.run_to_bundle import export_run
 
+    def say(line: str) -> None:
+        progress_console().print(line, style="dim", highlight=False, markup=False)
+
+    if fast:
+        say("--fast: the bundle gets f32 and bf16, and int8 is not tried")
     bundle = export_run(
         load_run(run),
         target,
@@ -97,7 +109,7 @@ def export(
         allow_map="map" in allow,
         design=design,
         track=tracked("validation frames"),
-        say=lambda line: progress_console().print(line, style="dim", highlight=False, markup=False),
+        say=say,
     )
     report = {"bundle": str(bundle.path), "digest": bundle.digest, "manifest": bundle.manifest}
     size = f"{sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6:.1f} MB"

@@ -262,7 +262,7 @@ def bf16_candidates(f32: Ir, for_bf16: Callable[[], Ir] | None) -> Iterator[Cand
 
 def int8_candidates(f32: Ir, samples: Inputs, *, transformer: bool) -> Iterator[Candidate]:
     """Yield variants that are quantised by these samples."""
-    for variant in VARIANTS:
+    for variant in VARIANTS if transformer else VARIANTS[1:]:
         make = partial(quantise, f32, samples, variant, transformer=transformer)
         yield Candidate(variant.description, make, GRAPHS["int8"][0])
 

@@ -100,9 +100,6 @@ def in_f32_under_bf16(ir: Ir, names: list[str]) -> Ir:
 class Quantisation:
     """One variant of the quantisation."""
 
-    extremes: bool = False
-    """Whether ranges of activations are the extremes over all tiles; otherwise NNCF's own ranges, which average the
-    extremes of each tile."""
     layers_only: bool = False
     """Whether only convolutions and matrix products are quantised; otherwise the operations between them are too."""
     first_in_f32: float = 0.0
@@ -112,7 +109,7 @@ class Quantisation:
     @property
     def description(self) -> str:
         """The variant's description in the manifest."""
-        parts = ["ranges from the extremes" if self.extremes else "NNCF's own ranges"]
+        parts = ["ranges from the extremes"]
         if self.layers_only:
             parts.append("convolutions and matrix products alone")
         shares = {"first": self.first_in_f32, "last": self.last_in_f32}
@@ -124,12 +121,11 @@ class Quantisation:
 
 VARIANTS = (
     Quantisation(),
-    Quantisation(extremes=True),
-    Quantisation(extremes=True, layers_only=True, first_in_f32=1 / 3),
-    Quantisation(extremes=True, layers_only=True, first_in_f32=1 / 3, last_in_f32=1 / 6),
+    Quantisation(layers_only=True, first_in_f32=1 / 3),
+    Quantisation(layers_only=True, first_in_f32=1 / 3, last_in_f32=1 / 6),
 )
-"""The variants in the order in which they are tried: the fastest graph first. Defects are rare, and their activations
-exceed the mean of the extremes: ranges from that mean cut off the peaks that a map must show.
+"""The variants in the order in which they are tried: the fastest graph first. The first one is for transformers: no CNN
+passed with it (docs/precisions.md), and an attempt takes long.
 """
 
 BETWEEN_LAYERS = ["Add", "Subtract", "Multiply", "Divide", "Relu", "Clamp", "HSwish", "HSigmoid", "Gelu", "ReduceMean"]
@@ -138,7 +134,9 @@ BETWEEN_LAYERS = ["Add", "Subtract", "Multiply", "Divide", "Relu", "Clamp", "HSw
 def quantise(ir: Ir, samples: Inputs, variant: Quantisation, *, transformer: bool) -> Ir:
     """Return the IR with int8 convolutions and matrix products.
 
-    Ranges of activations may be asymmetric (NNCF's mixed preset); NNCF has special patterns for transformers.
+    Ranges of activations may be asymmetric (NNCF's mixed preset), and are the extremes over all tiles: defects are
+    rare, and NNCF's own ranges, the mean of each tile's extremes, cut off the peaks that a map must show. NNCF has
+    special patterns for transformers.
 
     Args:
         ir: in f32.
@@ -156,7 +154,7 @@ def quantise(ir: Ir, samples: Inputs, variant: Quantisation, *, transformer: boo
     in_f32 = first_layers(model, variant.first_in_f32) + last_layers(model, variant.last_in_f32)
     patterns += [f"^{re.escape(name)}$" for name in in_f32]
     advanced = nncf.AdvancedQuantizationParameters(
-        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX if variant.extremes else None
+        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
     )
     try:
         with redirect_stdout(sys.stderr):  # NNCF prints progress to standard output, which is for the report

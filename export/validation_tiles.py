@@ -29,8 +29,8 @@ from heatline.train.validation_frames import Inputs, graph_inputs
 ENOUGH_TILES, ENOUGH_WITH_REGION = 500, 200
 GOOD_TILES = 240
 """Enough tiles to distinguish a place that is always hot from chance (export/gate.py)."""
-QUANTISATION_TILES = 300
-"""NNCF's default; statistics of activations settle with far fewer."""
+QUANTISATION_TILES = 100
+"""A third of NNCF's default, as statistics of activations settle with far fewer, and take most of an attempt's time."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ def select_validation_tiles(
     are: str = "of the validation groups",
     references: References | None = None,
 ) -> ValidationTiles:
-    """Select enough tiles of the images: all tiles of the first frames, and those with a region of later frames.
+    """Select enough tiles of the images: all tiles of the first frames, and those with a region of later frames, which
+    are defective ones if there are any.
 
     This and the other functions leave out frames that cannot be aligned with their reference.
 
@@ -126,9 +127,12 @@ def select_validation_tiles(
     find_regions = RegionFinder(grid, map_hw, calibration.evidence_threshold, scale)
     selected: list[tuple[NDArray[Any], ...]] = []
     tiles = with_region = whole = searched = 0
+    has_defects = any(image.defective for image in images)
     for image in track(_shuffled(images)):
         if tiles >= ENOUGH_TILES and with_region >= ENOUGH_WITH_REGION:
             break
+        if tiles >= ENOUGH_TILES and has_defects and not image.defective:
+            continue
         inputs = cut_frame(image, grid, references)
         if inputs is None:
             continue
@@ -147,7 +151,7 @@ def select_validation_tiles(
         tiles, with_region = tiles + int(chosen.sum()), with_region + int(has_region.sum())
     tiles_are = f"tiles of {whole} of the {format_count(len(images), 'frame')} {are}"
     if searched:
-        tiles_are += f", and those with a region of {searched} more"
+        tiles_are += f", and those with a region of {searched} more{' that are defective' if has_defects else ''}"
     logit, maps, regions, all_tiles, *difference = (np.concatenate(column) for column in zip(*selected, strict=True))
     return ValidationTiles(
         all_tiles, logit, maps, regions, tiles_are, calibration.score_threshold, find_regions, *difference

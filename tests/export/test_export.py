@@ -178,7 +178,7 @@ def comparing_bundle(comparing_run: TrainedRun, tmp_path_factory: pytest.TempPat
     """In f32 and int8, which is quantised in one way only."""
     target = tmp_path_factory.mktemp("comparing") / "boards"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(precisions, "VARIANTS", precisions.VARIANTS[:1])
+        patch.setattr(precisions, "VARIANTS", precisions.VARIANTS[:2])
         return export_run(
             comparing_run, target, name="boards", version="1", false_reject=0.1, precisions=["f32", "int8"],
             allow=["int8"], allow_map=True,

@@ -49,7 +49,9 @@ def first(blobs: Path, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="module")
 def bundle(first: tuple[RunFolder, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run's bundle. After so few steps its map may look stuck."""
-    return export(first[0], tmp_path_factory.mktemp("dense") / "bundle")
+    target, both = tmp_path_factory.mktemp("dense") / "bundle", ("--fast", "--precision", "f32")
+    assert heatline("export", first[0].folder, "--to", target, *both).returncode == 2
+    return export(first[0], target, "--fast")
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +62,8 @@ def shipped_trunk(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return export(run, folder / "bundle")
 
 
-def export(run: RunFolder, target: Path) -> Path:
-    done = heatline("export", run.folder, "--to", target, "--precision", "f32", "--allow", "map")
+def export(run: RunFolder, target: Path, *which: str) -> Path:
+    done = heatline("export", run.folder, "--to", target, *(which or ("--precision", "f32")), "--allow", "map")
     assert done.returncode == 0, done.stderr
     return target
 
@@ -151,6 +153,7 @@ def test_the_bundle_states_its_pooling_and_has_thresholds_from_out_of_fold_predi
     """The score threshold lies between the highest logits of good and defective pictures, by the run's own file."""
     manifest, frames = open_bundle(bundle).manifest, read_evaluation(first[0].report).frames
     calibration = manifest.calibration
+    assert set(manifest.map_gate.precisions) == {"f32", "bf16"}, "--fast tries no int8"
     lowest = min(frame.score for frame in frames if frame.defective)
     highest = max(frame.score for frame in frames if not frame.defective)
     assert (manifest.map.identity, manifest.map.hw) == ("top-mean(map, 16) == logit", (8, 8))
