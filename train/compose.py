@@ -132,9 +132,12 @@ def _refuse_what_has_no_effect(config: TrainConfig) -> None:
             "trainer.accelerator": (config.trainer.accelerator, ("auto", "cpu")),
             "trainer.workers": (config.trainer.workers, (0,)),
         }
+        if config.minutes is not None:
+            used["recipe.finetune_steps"] = (config.recipe.finetune_steps, (0,))
         other = "finetune or study"
     else:
         used = {"reviewed": (config.reviewed, (None,)), "reference": (config.reference, ("auto", "off"))}
+        used["minutes"] = (config.minutes, (None,))
         other = "heatline"
     for key, (value, usable) in used.items():
         if value not in usable:

@@ -249,6 +249,9 @@ class TrainConfig(Part, frozen=True, kw_only=True):
     """The run's folder; default: `runs/` and the model's name."""
     seed: Seed
     """Seed of all random choices: split, batches, augmentation. 0 to 4294967295."""
+    minutes: Annotated[float, Meta(gt=0)] | None = None
+    """Time that a training by recipe `heatline` may take: it goes on improving its first result by fine-tuning, and
+    keeps the best. None: the first result is the last."""
     resume: bool
     """`true` resumes the run in `out`."""
     split: SplitConfig

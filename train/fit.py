@@ -11,6 +11,7 @@ from heatline.train.config import DenseRecipeConfig, TrainConfig
 from heatline.train.dense.train import train_dense
 from heatline.train.evaluation.result import lacks_report
 from heatline.train.evaluation.run_report import write_run_report
+from heatline.train.readers import LabelledFolder
 from heatline.train.run import RunFolder, load_run
 
 if TYPE_CHECKING:
@@ -58,18 +59,26 @@ def fit(
     if isinstance(config.recipe, DenseRecipeConfig):
         try:
             data = None if finished else train_dense(config, run, report_line)
-            if lacks_report(run):
-                report_line(f"report: {write_run_report(load_run(run.folder, data))}")
+            _write_report(run, report_line, data)
         except KeyboardInterrupt as error:
             how_to_resume = (
                 f"resume it with: heatline train out={run.folder} resume=true"
                 if run.config.exists()
                 else "give the same command again"
             )
-            raise Interrupted(f"stopped; the extracted features can be used again: {how_to_resume}") from error
+            if not run.summary.exists():
+                raise Interrupted(f"stopped; the extracted features can be used again: {how_to_resume}") from error
+            _write_report(run, report_line)
+            raise Interrupted(f"stopped; the best result so far is in {run.folder}: {how_to_resume}") from error
         return run
 
     from heatline.train.whole_network import train_whole_network  # Lightning takes seconds to import
 
     train_whole_network(config, run, report_line, callbacks, cache)
     return run
+
+
+def _write_report(run: RunFolder, report_line: Callable[[str], None], data: LabelledFolder | None = None) -> None:
+    """Write the report if it is missing; `data`: the run's pictures, if they are read already."""
+    if lacks_report(run):
+        report_line(f"report: {write_run_report(load_run(run.folder, data))}")

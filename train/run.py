@@ -127,6 +127,21 @@ if TYPE_CHECKING:
     from heatline.train.models.explained import ExplainedClassifier
 
 
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """A round of fine-tuning, see `heatline.train.dense.improve`."""
+
+    steps: int
+    seconds: float
+    """From the start of the training until its end."""
+    step_s: float
+    """Seconds per step of all networks together."""
+    predict_s: float
+    figures: dict[str, float]
+    """Of the cross-validation, as in `RunSummary.val`."""
+    kept: bool
+    """Whether it is better than the model before."""
+
+
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The content of `run.json`."""
 
@@ -162,6 +177,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Why recipe `heatline` did not cross-validate, and what to do; None: it did, or an older version trained."""
     reference: ReferenceSummary | None = None
     """None: there was none."""
+    rounds: list[Round] = []
+    """Of fine-tuning, if `minutes` is given."""
 
 
 class RunFolder:
@@ -178,6 +195,8 @@ class RunFolder:
         """To resume from."""
         self.best = self.checkpoints / "best.ckpt"
         """The best on the validation groups, see `merit`."""
+        self.rounds = self.checkpoints / "rounds.pt"
+        """Networks of the last round of fine-tuning, to resume from."""
         self.cache = folder / "cache"
         """Decoded frames, until the training is finished."""
         self.out_of_fold = folder / "out_of_fold.npz"

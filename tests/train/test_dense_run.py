@@ -8,8 +8,10 @@ import json
 import re
 import shutil
 import signal
+import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -26,6 +28,7 @@ from heatline.edge.inference import open_engine
 from heatline.edge.inference.engine import infer_features
 from heatline.edge.inspection.inspector import Inspector
 from heatline.train.compose import read_config
+from heatline.train.dense import improve
 from heatline.train.dense.samples import Sampler
 from heatline.train.dense.tiles import OutOfFold
 from heatline.train.evaluation.evaluated import prepare_run
@@ -81,7 +84,7 @@ def test_a_training_needs_only_a_folder(blobs: Path, tmp_path: Path) -> None:
     done = heatline("train", blobs, *short, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     missed = re.search(r"missed +(\d+) of 8 defective pictures", done.stdout)
-    assert ("recipe.finetune_steps=400" in done.stdout) == (missed[1] != "0"), "a hint where something was missed"
+    assert ("minutes=10" in done.stdout) == (missed[1] != "0"), "a hint where something was missed"
     assert re.search(r"rejected good pictures +\d of 4, each judged by a threshold", done.stdout)
     assert (tmp_path / "runs" / "efficientnet_lite0_dense" / "report" / "report.html").exists()
     assert any((tmp_path / "heatline" / "features").glob("*.features"))
@@ -379,6 +382,48 @@ def test_a_stopped_training_leaves_nothing_that_looks_finished_and_can_be_resume
     assert resumed.returncode == 0, resumed.stderr
     assert "all were in the cache" in " ".join(resumed.stderr.split())
     assert RunFolder(tmp_path / "run").read_summary().finished
+
+
+def test_minutes_improve_the_first_result_and_a_stop_leaves_the_best_so_far(
+    blobs: Path, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds of 4, 8, ... steps; Ctrl-C in the second one, and the time is over in the fourth. Tiles are large enough
+    to be divided into windows."""
+    monkeypatch.setattr(improve, "FIRST_STEPS", 4)
+    run, draw, late_s, summaries = RunFolder(tmp_path / "run"), Sampler.draw, 0.0, []
+    monkeypatch.setattr(improve, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late_s))
+
+    def interrupt(self: Sampler, step: int) -> Any:
+        nonlocal late_s
+        if step == 12 + 4 + 1 and not summaries:
+            signal.raise_signal(signal.SIGINT)
+        if step == 12 + 4 + 8 + 16:
+            late_s = 3600.0
+        return draw(self, step)
+
+    monkeypatch.setattr(Sampler, "draw", interrupt)
+    stopped = heatline("train", blobs, f"out={run.folder}", *tiny, "tiles.tile_px=128", "minutes=60")
+    assert (stopped.returncode, "the best result so far is in" in complaint(stopped)) == (130, True)
+    for words in ((), ("resume=true",)):
+        done = heatline("train", f"out={run.folder}", *words) if words else stopped
+        summary, found = run.read_summary(), OutOfFold.read(run.out_of_fold)
+        summaries.append(summary)
+        assert summary.finished == bool(words), done.stderr
+        highest = {image.name_in_folder: -np.inf for image in load_run(run.folder).data.images}
+        per_picture = np.repeat(found.frames, len(found.logit) // len(found.frames))
+        for name, logit in zip(per_picture.tolist(), found.logit.tolist(), strict=True):
+            highest[name] = max(highest[name], logit)
+        is_good = np.array([name.endswith("_2.png") for name in highest])
+        logits = np.array([*highest.values()])
+        wins = (logits[~is_good, None] > logits[is_good]).mean()  # the area under the curve, by its definition
+        assert wins == pytest.approx(summary.val["val_picture_auroc"]), "result and figures belong together"
+        assert read_evaluation(run.report).figures["frame.defective_frames"] == 8
+    first, last = summaries
+    assert last.rounds[: len(first.rounds)] == first.rounds
+    assert [each.steps for each in last.rounds] in ([4, 8], [4, 8, 16]), "two rounds that gain nothing end it, too"
+    reached = [improve.merit(each.figures) for each in last.rounds if each.kept]
+    assert reached == sorted(set(reached))
+    assert last.val == [first.val, *(each.figures for each in last.rounds if each.kept)][-1]
 
 
 @pytest.mark.parametrize("report", ["torn", None])

@@ -59,12 +59,13 @@ def train(
     is found.
 
     recipe=heatline, the default, trains a head on a frozen CNN in a minute, cross-validates it and writes a report.
-    recipe.finetune_steps=400 also trains the CNN's later stages, often finds more, and takes ten minutes longer.
+    minutes=10 then also trains the CNN's later stages for the rest of ten minutes, and keeps what is better, also after
+    Ctrl-C.
     recipe=finetune and study train the whole network; groups in split.val choose the best checkpoint.
 
     model=... (see `heatline models`), and recipe=... each choose a file in train/configs; other keys set
-    values. After Ctrl-C or SIGTERM, resume=true continues; recipe=heatline then uses the features that are already
-    extracted.
+    values. After Ctrl-C or SIGTERM, resume=true continues: recipe=heatline after its last round, or with the features
+    that are already extracted.
     --json prints the run's summary.
 
     With --products, many products are trained at once, by recipe=heatline, and the worst is printed first. If one
@@ -160,14 +161,15 @@ def _verdicts(summary: "RunSummary", folder: Path) -> tuple[dict[str, str], dict
     from heatline.train.run import RunFolder
 
     run = RunFolder(folder)
-    evaluation, recipe = read_evaluation(run.report), read_config(run.config).recipe
+    evaluation, config = read_evaluation(run.report), read_config(run.config)
     found, of = {}, evaluation.figures
     missed, defective = of["frame.escaped_frames"], of["frame.defective_frames"]
     if defective:
         found["missed"] = f"{missed} of {format_count(int(defective), 'defective picture')}"
-    is_frozen = isinstance(recipe, DenseRecipeConfig) and not recipe.finetune_steps
+    recipe = config.recipe
+    is_frozen = isinstance(recipe, DenseRecipeConfig) and not (config.minutes or recipe.finetune_steps)
     if missed and is_frozen and summary.labelled == "tiles":  # only measured with marked defects
-        found["to try"] = "recipe.finetune_steps=400, which often finds more and takes about ten minutes longer"
+        found["to try"] = "minutes=10, which often finds more"
     if of["frame.good_frames"]:
         found["rejected good pictures"] = describe_bound(evaluation.calibration)
     return describe_kinds(evaluation), found

@@ -8,12 +8,20 @@ from threading import Event
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from heatline.edge.bundle.pooling import pool
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.cache import Features
 from heatline.train.dense.copies import Kind
-from heatline.train.dense.fit_head import HeadTraining, Network, predict, prototype_distances
+from heatline.train.dense.fit_head import (
+    TILES_AT_ONCE,
+    HeadTraining,
+    Network,
+    OnStep,
+    predict,
+    prototype_distances,
+)
 from heatline.train.dense.samples import MARKED, Samples
 from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold
 from heatline.train.models.dense import TOP_CELLS, DenseClassifier, DenseHead, FineTuned, LaterStages
@@ -40,94 +48,149 @@ def divide_groups(tiles: DenseTiles, recipe: DenseRecipeConfig, seed: int) -> ND
     return fold_of
 
 
-def cross_validate(
-    model: DenseClassifier,
-    tiles: DenseTiles,
-    samples: Samples,
-    features: Features,
-    recipe: DenseRecipeConfig,
-    seed: int,
-    *,
-    bf16: bool,
-    on_step: Callable[[], object] = lambda: None,
-) -> OutOfFold | None:
-    """Train one head without each fold and one on all groups, in parallel on all processors.
+class CrossValidation:
+    """One network per fold, trained without the fold, and one that is trained on all groups: the model's own.
 
-    If all known tiles are good, each head gets prototypes of good cells, and novelty is added to all maps with one
-    weight, computed from the heads' predictions of the folds that they were not trained on. With only one fold there
-    are no such predictions.
+    They train in parallel on all processors. If all known tiles are good, each head gets prototypes of good cells, and
+    novelty is added to all maps with one weight, computed from the heads' predictions of the folds that they were not
+    trained on. With only one fold there are no such predictions.
 
     Args:
-        model: gets the head, and the later stages, that were trained on all groups.
+        model: its head and its trunk are those that training starts from.
         samples, features: the grid tiles come first.
-        on_step: called after each step of each head, by several threads.
-    Returns:
-        Each head's predictions of its fold; None if there is only one fold, see `divide_groups`.
     """
-    fold_of = divide_groups(tiles, recipe, seed)
-    folds = int(fold_of.max()) + 1
-    grid = np.flatnonzero(samples.kind == Kind.TILE)
-    fold = fold_of[tiles.group]
-    heads = [model.head.untrained() for _ in range(folds + 1)]
-    networks: dict[int, FineTuned] = {}
-    map_hw = samples.share.shape[1:]
-    _, first = np.unique(tiles.table.frame, return_index=True)
-    out_of_fold = OutOfFold(
-        frames=np.array(tiles.pictures),
-        fold=fold[first],
-        logit=np.zeros(len(grid), np.float32),
-        map=np.zeros((len(grid), *map_hw), np.float16),
-    )
 
-    is_good_only = folds > 1 and bool((tiles.known == LabelKind.GOOD).all())
-    distance = np.zeros(out_of_fold.map.shape if is_good_only else 0, np.float16)
-    stopping = Event()
+    def __init__(
+        self,
+        model: DenseClassifier,
+        tiles: DenseTiles,
+        samples: Samples,
+        features: Features,
+        recipe: DenseRecipeConfig,
+        seed: int,
+        *,
+        bf16: bool,
+    ) -> None:
+        self.model, self._tiles, self._features = model, tiles, features
+        fold_of = divide_groups(tiles, recipe, seed)
+        self.folds = int(fold_of.max()) + 1
+        self._fold = fold_of[tiles.group]
+        # No fold has the number `folds`: that network is trained on all groups.
+        self._numbers = range(self.folds + 1) if self.folds > 1 else range(self.folds, self.folds + 1)
+        self._heads = {number: model.head.untrained() for number in self._numbers}
+        self._fine_tuned: dict[int, FineTuned] = {}
+        self._trainings = {
+            number: HeadTraining(samples, features, fold_of != number, recipe, seed * 1_009 + number, bf16=bf16)
+            for number in self._numbers
+        }
+        self._grid, self._map_hw = np.flatnonzero(samples.kind == Kind.TILE), samples.share.shape[1:]
 
-    def step() -> None:
-        if stopping.is_set():
-            raise CancelledError
-        on_step()
+    @property
+    def networks(self) -> int:
+        return len(self._numbers)
 
-    def train(number: int) -> None:
-        trained = fold_of != number  # no fold has the number `folds`: that head is trained on all groups
-        torch.set_num_threads(threads_each)
-        network: Network = heads[number]
-        training = HeadTraining(samples, features, trained, recipe, seed * 1_009 + number, bf16=bf16)
-        training.train(heads[number], step)
-        if recipe.finetune_steps:
-            network = networks[number] = FineTuned(LaterStages(model.trunk), heads[number])
-            training.fine_tune(networks[number], step)
-        mine = grid[fold == number]
-        if len(mine):
-            parts = predict(network, features, mine, bf16=False)
-            out_of_fold.logit[mine] = np.concatenate([logits for logits, _ in parts])
-            out_of_fold.map[mine] = np.concatenate([maps for _, maps in parts])
+    @property
+    def tiles(self) -> int:
+        """Number of grid tiles."""
+        return len(self._grid)
+
+    def train(self, on_step: OnStep = lambda: None) -> None:
+        """Train the heads.
+
+        Args:
+            on_step: called after each step of each network, by several threads.
+        """
+        self._in_parallel(lambda number, step: self._trainings[number].train(self._heads[number], step), on_step)
+
+    def fine_tune(self, steps: int, done: int = 0, on_step: OnStep = lambda: None) -> None:
+        """Train the later stages of the trunk and the heads, see `HeadTraining.fine_tune`."""
+
+        def work(number: int, step: OnStep) -> None:
+            self._trainings[number].fine_tune(self._own_stages(number), steps, done, step)
+
+        self._in_parallel(work, on_step)
+
+    def _own_stages(self, number: int) -> FineTuned:
+        if number not in self._fine_tuned:
+            self._fine_tuned[number] = FineTuned(LaterStages(self.model.trunk), self._heads[number])
+        return self._fine_tuned[number]
+
+    def predict(self) -> OutOfFold | None:
+        """Return each network's predictions of its fold; None if there is only one fold, see `divide_groups`.
+
+        The heads get their novelty first.
+        """
+        grid, count = self._grid, len(self._grid)
+        _, first = np.unique(self._tiles.table.frame, return_index=True)
+        found = OutOfFold(
+            frames=np.array(self._tiles.pictures),
+            fold=self._fold[first],
+            logit=np.zeros(count, np.float32),
+            map=np.zeros((count, *self._map_hw), np.float16),
+        )
+        is_good_only = self.folds > 1 and bool((self._tiles.known == LabelKind.GOOD).all())
+        distance = np.zeros(found.map.shape if is_good_only else 0, np.float16)
+
+        def predict_fold(number: int, step: OnStep) -> None:
+            network: Network = self._fine_tuned.get(number, self._heads[number])
+            mine = grid[self._fold == number]
+            for start in range(0, len(mine), TILES_AT_ONCE):
+                rows = mine[start : start + TILES_AT_ONCE]
+                ((found.logit[rows], found.map[rows]),) = predict(network, self._features, rows, bf16=False)
+                step()
+            if is_good_only:
+                self._trainings[number].fit_prototypes(network)
+                if len(mine):
+                    distance[mine] = prototype_distances(network, self._features, mine)
+
+        self._in_parallel(predict_fold)
         if is_good_only:
-            training.fit_prototypes(network)
-            if len(mine):
-                distance[mine] = prototype_distances(network, features, mine)
+            _add_novelty([*self._heads.values()], found, distance)
+        return found if self.folds > 1 else None
 
-    jobs = range(folds + 1) if folds > 1 else [folds]
-    processors, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
-    threads_each = max(1, processors // len(jobs))
-    try:
-        with ThreadPoolExecutor(processors, "fold") as executor:
-            running = [executor.submit(train, number) for number in jobs]
-            try:
-                for job in running:
-                    job.result()
-            finally:
-                stopping.set()  # after Ctrl-C, or if one failed, the others end with their next step
-                for job in running:
-                    job.cancel()
-    finally:
-        torch.set_num_threads(threads)
-    if is_good_only:
-        _add_novelty(heads, out_of_fold, distance)
-    model.head = heads[folds]
-    if folds in networks:
-        networks[folds].stages.copy_to(model.trunk)
-    return out_of_fold if folds > 1 else None
+    def give(self) -> None:
+        """Give the model the network that was trained on all groups."""
+        self.model.head = self._heads[self.folds]
+        if self.folds in self._fine_tuned:
+            self._fine_tuned[self.folds].stages.copy_to(self.model.trunk)
+
+    def state(self) -> dict[int, dict[str, Tensor]]:
+        """Return the weights of the fine-tuned networks."""
+        return {number: network.state_dict() for number, network in self._fine_tuned.items()}
+
+    def restore(self, state: dict[int, dict[str, Tensor]]) -> None:
+        """Take the weights that `state` returned, in place of training."""
+        for number, weights in state.items():
+            self._own_stages(number).load_state_dict(weights)
+            self._own_stages(number).eval()
+
+    def _in_parallel(self, work: Callable[[int, OnStep], object], on_step: OnStep = lambda: None) -> None:
+        """Do the work of each network, by its number; if one fails, the others end with their next step."""
+        stopping = Event()
+
+        def step() -> None:
+            if stopping.is_set():
+                raise CancelledError
+            on_step()
+
+        def do(number: int) -> None:
+            torch.set_num_threads(threads_each)
+            work(number, step)
+
+        processors, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
+        threads_each = max(1, processors // len(self._numbers))
+        try:
+            with ThreadPoolExecutor(processors, "fold") as executor:
+                running = [executor.submit(do, number) for number in self._numbers]
+                try:
+                    for job in running:
+                        job.result()
+                finally:
+                    stopping.set()  # also after Ctrl-C
+                    for job in running:
+                        job.cancel()
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _add_novelty(heads: Sequence[DenseHead], out_of_fold: OutOfFold, distance: NDArray[np.float16]) -> None:

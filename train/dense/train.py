@@ -1,5 +1,6 @@
 """Trains by the recipe `heatline`: from a configuration to a run's folder."""
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -7,6 +8,7 @@ from threading import Lock
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from rich.progress import Progress
 
@@ -15,9 +17,10 @@ from heatline.edge.util.text import format_count, list_some
 from heatline.train.adequacy import defect_areas, describe_expectation, describe_few_groups, describe_small_defects
 from heatline.train.config import DenseRecipeConfig, TilesConfig, TrainConfig
 from heatline.train.dense.copies import Painter, digest_pictures, grid_samples, plan_copies
-from heatline.train.dense.cross_validation import cross_validate, divide_groups
+from heatline.train.dense.cross_validation import CrossValidation, divide_groups
 from heatline.train.dense.extraction import compare_samples, extract_features
 from heatline.train.dense.fit_head import DEFECTIVE_CELL
+from heatline.train.dense.improve import Improvement
 from heatline.train.dense.samples import Samples, gather_samples
 from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold, label_tiles
 from heatline.train.discovery import describe_unvalidated
@@ -40,7 +43,8 @@ LEAST_GAIN = 0.005
 def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) -> LabelledFolder:
     """Extract features, cross-validate, and train the final head on all groups except the test groups.
 
-    An interrupted training starts again, and finds its features in the cache.
+    With `config.minutes`, rounds of fine-tuning then improve this first result. An interrupted training goes on after
+    its last round; before the first result it starts again, and finds its features in the cache.
 
     Args:
         report_line: gets lines about the training, for people.
@@ -49,7 +53,8 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
     """
     recipe = config.recipe
     assert isinstance(recipe, DenseRecipeConfig), "the caller chooses by the recipe"
-    started, tile_px = time.monotonic(), config.tiles.tile_px
+    before = run.read_summary() if config.resume and run.summary.exists() else None
+    started, tile_px = time.monotonic() - (before.seconds if before else 0), config.tiles.tile_px
     torch.manual_seed(config.seed)
     model, weights = build_model(config.model, tile_px)
     assert isinstance(model, DenseClassifier), "the recipe made the model one with a dense head"
@@ -97,6 +102,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
         variants = [] if must_compare else [model]
         differences, random_state = None, torch.get_rng_state()
         everything = counted = np.ones(len(tiles), np.bool_)
+        comparison = before.reference if before else None
         if references is not None:
             comparing = progress.add_task("comparing pictures", total=len(store))
             differences, poses = compare_samples(
@@ -120,6 +126,9 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
             assert isinstance(other, DenseClassifier), "as above"
             other.head = other.head.untrained(compares=True)
             variants.append(other.eval())
+        continues = before is not None and run.rounds.exists()
+        if continues:  # the variant is chosen already
+            variants = [each for each in variants if each.compares == bool(comparison and comparison.kept)]
         total, done = steps * (folds + 1 if folds > 1 else 1) * len(variants), 0
         shown, lock = Shown(progress, "training, steps", report_line), Lock()
 
@@ -129,21 +138,29 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
                 done += 1
                 shown.update(done, total)
 
+        def measure(found: OutOfFold, counted: NDArray[np.bool_]) -> dict[str, float]:
+            return _measure(tiles, found, counted) | _measure_cells(tiles, samples, found, counted)
+
         trained = []
         for variant in variants:
             torch.set_rng_state(random_state)  # a model that is kept is the one that would have been trained alone
             seen = features if not variant.compares or differences is None else features.with_differences(differences)
-            out_of_fold = cross_validate(variant, tiles, samples, seen, recipe, config.seed, bf16=bf16, on_step=on_step)
-            gains = {}
-            if out_of_fold is not None and references is not None:
-                gains = _measure(tiles, out_of_fold, counted) | _measure_cells(tiles, samples, out_of_fold, counted)
-            trained.append((variant, out_of_fold, gains))
-        model, out_of_fold, _ = trained[-1 if _prefers_last(trained) else 0]
-        val = {}
-        if out_of_fold is not None:
-            val = _measure(tiles, out_of_fold, counted if model.compares else everything)
-        comparison = None
-        if references is not None:
+            validation = CrossValidation(variant, tiles, samples, seen, recipe, config.seed, bf16=bf16)
+            improvement = Improvement(validation, run.rounds, started, config.minutes or 0, report_line)
+            if continues:
+                improvement.restore()
+            else:
+                validation.train(on_step)
+                if recipe.finetune_steps:
+                    validation.fine_tune(recipe.finetune_steps, on_step=on_step)
+            out_of_fold = validation.predict()
+            gains = {} if out_of_fold is None or references is None else measure(out_of_fold, counted)
+            trained.append((improvement, out_of_fold, gains))
+        improvement, out_of_fold, _ = trained[-1 if _prefers_last([gains for *_, gains in trained]) else 0]
+        model = improvement.validation.model
+        counted = counted if model.compares else everything
+        val = {} if out_of_fold is None else measure(out_of_fold, counted)
+        if references is not None and not continues:
             comparison = ReferenceSummary(
                 scope=references.scope,
                 file=None if references.file is None else str(references.file),
@@ -151,21 +168,13 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
                 found=why,
                 misaligned=[images[frame].name for frame in misaligned],
                 alignment=measure_alignment([pose for pose in poses.values() if pose is not None]),
-                without={} if trained[0][0].compares else trained[0][2],
+                without={} if must_compare else trained[0][2],
                 compared=trained[-1][2],
             )
             report_line(describe_reference(comparison))
-    if out_of_fold is not None:
-        out_of_fold.write(run.out_of_fold)
-    state = {f"model.{name}": value for name, value in model.state_dict().items()}
-    run.checkpoints.mkdir(exist_ok=True)
-    write_atomically(
-        run.best,
-        lambda file: torch.save({"state_dict": state, "global_step": steps}, file),
-    )
-    run.write_summary(
-        RunSummary(
-            finished=True,
+        may_improve = config.minutes is not None and bool(val)
+        summary = RunSummary(
+            finished=not may_improve,
             model=config.model.name,
             recipe=recipe.name,
             steps=steps,
@@ -182,20 +191,58 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
             tiles_per_s=tiles_per_s,
             seconds=time.monotonic() - started,
             versions={name: version(name) for name in ("heatline", "torch", "openvino", "timm")},
-            folds=None if out_of_fold is None else int(out_of_fold.fold.max()) + 1,
+            folds=None if out_of_fold is None else folds,
             not_validated=not_validated,
             reference=comparison,
         )
-    )
+        if before is not None and continues:
+            summary = before
+        else:
+            _write(run, summary, improvement.validation, out_of_fold)
+        if may_improve:
+            shown = Shown(progress, "fine-tuning, steps", report_line)
+
+            def keep(found: OutOfFold, figures: dict[str, float]) -> None:
+                nonlocal summary
+                done = steps + improvement.steps
+                summary = replace(
+                    summary,
+                    val=figures,
+                    steps=done,
+                    best_step=done,
+                    seconds=time.monotonic() - started,
+                    rounds=[*improvement.rounds],
+                )
+                _write(run, summary, improvement.validation, found)
+
+            improvement.run(summary.val, lambda found: measure(found, counted), keep, shown.update)
+            run.write_summary(
+                replace(summary, finished=True, seconds=time.monotonic() - started, rounds=improvement.rounds)
+            )
+        elif config.minutes is not None:
+            report_line("no figure out of fold could show what gains, so the first result is the last")
     delete_frames(run.cache)
     return data
 
 
-def _prefers_last(trained: Sequence[tuple[DenseClassifier, OutOfFold | None, dict[str, float]]]) -> bool:
-    """Return whether the last of the trained models, which compares with a reference, is better than the first."""
-    without, compared = trained[0][2], trained[-1][2]
-    gains = [compared[name] - without[name] for name in GAINS if name in without and name in compared]
-    return len(trained) > 1 and max(gains, default=0) > LEAST_GAIN and min(gains, default=0) > -LEAST_GAIN
+def _write(run: RunFolder, summary: RunSummary, validation: CrossValidation, out_of_fold: OutOfFold | None) -> None:
+    """Write a result; a run that is killed meanwhile has none, and is resumed."""
+    run.summary.unlink(missing_ok=True)
+    shutil.rmtree(run.report, ignore_errors=True)  # of the result before
+    validation.give()
+    state = {f"model.{name}": value for name, value in validation.model.state_dict().items()}
+    run.checkpoints.mkdir(exist_ok=True)
+    write_atomically(run.best, lambda file: torch.save({"state_dict": state, "global_step": summary.steps}, file))
+    if out_of_fold is not None:
+        out_of_fold.write(run.out_of_fold)
+    run.write_summary(summary)
+
+
+def _prefers_last(gains: Sequence[dict[str, float]]) -> bool:
+    """Return whether the figures of the last model, which compares with a reference, are better than the first's."""
+    without, compared = gains[0], gains[-1]
+    gained = [compared[name] - without[name] for name in GAINS if name in without and name in compared]
+    return len(gains) > 1 and max(gained, default=0) > LEAST_GAIN and min(gained, default=0) > -LEAST_GAIN
 
 
 def _measure(tiles: DenseTiles, out_of_fold: OutOfFold, counted: NDArray[np.bool_]) -> dict[str, float]:

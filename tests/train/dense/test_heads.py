@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from heatline.edge.errors import DivergedError, InputError, TrainingError
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.cache import FeatureCache, key_of
-from heatline.train.dense.cross_validation import cross_validate, divide_groups
+from heatline.train.dense.cross_validation import CrossValidation, divide_groups
 from heatline.train.dense.extraction import BATCH, extract
 from heatline.train.dense.fit_head import (
     DEFECTIVE_CELL,
@@ -31,10 +31,11 @@ from heatline.train.dense.fit_head import (
     StepMaps,
     choose_windows,
     compose_shares,
+    cut_windows,
     predict,
     step_loss,
 )
-from heatline.train.dense.tiles import LabelKind, OutOfFold
+from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold
 from heatline.train.evaluation.figures import auroc
 from heatline.train.models.dense import DenseClassifier, DenseHead, Trunk
 from heatline.train.readers.labelled import assign_folds
@@ -176,7 +177,7 @@ def test_labels_come_from_the_windows_and_do_not_count_at_seams(seed: int) -> No
     rng = np.random.default_rng(seed)
     share = (rng.random((2 * WINDOWS, WINDOWED, WINDOWED)) < 0.1).astype(np.float16)
     corners, half = choose_windows(share, 2, rng), WINDOWED // 2
-    labels = compose_shares(share, corners)
+    labels = compose_shares(cut_windows(share, corners, WINDOWED))
     assert labels.shape == (2, WINDOWED, WINDOWED)
     for mosaic, y, x in np.ndindex(*labels.shape):
         tile = WINDOWS * mosaic + 2 * (y // half) + x // half
@@ -267,6 +268,16 @@ def untrained(seed: int = 0) -> DenseClassifier:
     head = new_head(seed)
     trunk = Trunk(Stages(), ["blocks.0", "blocks.1", "blocks.2"]).requires_grad_(False)
     return DenseClassifier(trunk, head, (8, 8), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def cross_validate(model: DenseClassifier, tiles: DenseTiles, *of: Any, bf16: bool = False) -> OutOfFold | None:
+    validation, recipe = CrossValidation(model, tiles, *of, bf16=bf16), of[2]
+    validation.train()
+    if recipe.finetune_steps:
+        validation.fine_tune(recipe.finetune_steps)
+    found = validation.predict()
+    validation.give()
+    return found
 
 
 def test_memorised_labels_do_not_help_out_of_fold(tmp_path: Path) -> None:

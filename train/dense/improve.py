@@ -1,0 +1,169 @@
+"""Fine-tunes a cross-validated model in rounds while the user gives time, and keeps what is better out of fold."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from threading import Lock
+
+import msgspec
+import torch
+
+from heatline.edge.errors import DivergedError, TrainingError
+from heatline.train.dense.cross_validation import CrossValidation
+from heatline.train.dense.tiles import OutOfFold
+from heatline.train.files import write_atomically
+from heatline.train.references import GAINS
+from heatline.train.run import Round
+
+FIRST_STEPS, FEWEST_STEPS = 100, 40
+"""Of the first round; each further one has twice as many, or what there is time for; fewer steps gain nothing."""
+PATIENCE = 2
+"""Rounds in a row that gain nothing and end the training early."""
+TILES_PER_STEP = 20
+"""Tiles that are predicted in about the time of a step: a guess, until both are measured."""
+LATE = 1.25
+"""A round that needs so many times the time that is left is given up: the machine is slower than before."""
+Figures = dict[str, float]
+
+
+class _OutOfTime(Exception):
+    pass
+
+
+def merit(figures: Figures) -> float:
+    """Return what the rounds improve: the mean of those of `GAINS` that are known."""
+    known = [figures[name] for name in GAINS if name in figures]
+    return sum(known) / max(1, len(known))
+
+
+def plan_steps(last: int, affordable: int) -> int:
+    """Return the steps of the next round: twice those of the last, or all if no further round would follow; 0: too few.
+
+    >>> [plan_steps(0, 1000), plan_steps(100, 900), plan_steps(200, 700), plan_steps(400, 60), plan_steps(100, 30)]
+    [100, 200, 700, 60, 0]
+    """
+    wanted = 2 * last or FIRST_STEPS
+    if affordable < FEWEST_STEPS:
+        return 0
+    return wanted if affordable >= 2 * wanted else affordable
+
+
+class Improvement:
+    """The rounds of a training.
+
+    Args:
+        file: the rounds and the networks of the last one, from which a training is resumed.
+        began: time of the training's start, by the monotonic clock.
+        minutes: that it may take.
+    """
+
+    def __init__(
+        self, validation: CrossValidation, file: Path, began: float, minutes: float, report_line: Callable[[str], None]
+    ) -> None:
+        self.validation, self._file, self._report_line = validation, file, report_line
+        self._began, self._minutes = began, minutes
+        self.rounds: list[Round] = []
+
+    @property
+    def steps(self) -> int:
+        """Steps of all rounds."""
+        return sum(each.steps for each in self.rounds)
+
+    def restore(self) -> None:
+        """Take the networks of the last round, in place of training.
+
+        Raises:
+            TrainingError: the file is damaged.
+        """
+        try:
+            state = torch.load(self._file, map_location="cpu", weights_only=True)
+            self.validation.restore(state["networks"])
+            self.rounds = msgspec.convert(state["rounds"], list[Round])
+            self._began -= max(0.0, self.rounds[-1].seconds - (time.monotonic() - self._began))
+        except Exception as error:  # a damaged file may raise anything
+            raise TrainingError(
+                f"{self._file} cannot be read ({error}); delete it, then resume the training"
+            ) from error
+
+    def run(
+        self,
+        figures: Figures,
+        measure: Callable[[OutOfFold], Figures],
+        keep: Callable[[OutOfFold, Figures], object],
+        show: Callable[[int, int], object],
+    ) -> None:
+        """Fine-tune until the time is over, or until `PATIENCE` rounds gained nothing.
+
+        Args:
+            figures: of the model so far.
+            keep: gets the predictions and figures of each round that is better than all before.
+            show: gets the steps that are done and planned in a round, of all networks together.
+        """
+        best = merit(figures)
+        while len(self.rounds) < PATIENCE or any(each.kept for each in self.rounds[-PATIENCE:]):
+            try:
+                if not (steps := self._plan()):
+                    raise _OutOfTime
+                step_s = self._fine_tune(steps, show)
+            except _OutOfTime:
+                self._report_line(f"no time is left for another round of fine-tuning in {self._minutes:g} minutes")
+                return
+            except DivergedError as error:
+                self._report_line(f"fine-tuning ends, and the best result so far stays: {error}")
+                return
+            began = time.monotonic()
+            found = self.validation.predict()
+            assert found is not None, "the caller has figures of a cross-validation"
+            figures, now = measure(found), time.monotonic()
+            reached = merit(figures)
+            done = Round(
+                steps=steps,
+                seconds=now - self._began,
+                step_s=step_s,
+                predict_s=now - began,
+                figures=figures,
+                kept=reached > best,
+            )
+            self.rounds.append(done)
+            named = ", ".join(f"{name} {figures[key]:.3f}" for key, name in GAINS.items() if key in figures)
+            self._report_line(
+                f"minute {done.seconds / 60:.1f} of {self._minutes:g}, step {self.steps}: {best:.4f} -> "
+                f"{reached:.4f}, {'kept' if done.kept else 'not kept'} ({named})"
+            )
+            if done.kept:
+                best = reached
+                keep(found, figures)
+            state = {"networks": self.validation.state(), "rounds": msgspec.to_builtins(self.rounds)}
+            write_atomically(self._file, partial(torch.save, state))
+        self._report_line(f"{PATIENCE} rounds gained nothing, so the training ends before {self._minutes:g} minutes")
+
+    @property
+    def _left_s(self) -> float:
+        return self._began + 60 * self._minutes - time.monotonic()
+
+    def _plan(self) -> int:
+        if not self.rounds:
+            return FIRST_STEPS
+        last = self.rounds[-1]
+        return plan_steps(last.steps, int((self._left_s - last.predict_s) / last.step_s))
+
+    def _fine_tune(self, steps: int, show: Callable[[int, int], object]) -> float:
+        """Return seconds per step of all networks together."""
+        networks = self.validation.networks
+        total, done, lock = steps * networks, 0, Lock()
+        began, left_s = time.monotonic(), self._left_s
+
+        def on_step() -> None:
+            nonlocal done
+            with lock:
+                done += 1
+                show(done, total)
+                taken_s = time.monotonic() - began
+                tiles_s = self.validation.tiles / TILES_PER_STEP * taken_s / done
+                needed_s = taken_s * total / done + (self.rounds[-1].predict_s if self.rounds else tiles_s)
+                if done > 3 * networks and needed_s > LATE * left_s:
+                    raise _OutOfTime
+
+        self.validation.fine_tune(steps, self.steps, on_step)
+        return (time.monotonic() - began) / steps
