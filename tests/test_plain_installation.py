@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
+from heatline.edge.errors import MissingExtraError
+from heatline.edge.util.extras import MODULES, extra_of, missing_extra, require_extra
+
 ROOT = Path(__file__).parents[1]
 EXPECTED = {
     "train boards": "train",
@@ -167,3 +170,12 @@ def test_a_program_beside_files_named_as_our_packages_runs(installed: Path, tmp_
     done = subprocess.run([installed, "mine.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[0] in ("GOOD", "DEFECT", "NO_VERDICT")
+
+
+def test_a_missing_module_names_its_extra_and_any_other_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODULES, "mqtt", ("not_installed",))
+    with pytest.raises(MissingExtraError, match=r"this command needs the extra mqtt: pip install 'heatline\[mqtt\]'"):
+        require_extra("mqtt")
+    assert str(extra_of(ModuleNotFoundError(name="not_installed.part"))) == str(missing_extra("mqtt"))
+    with pytest.raises(ModuleNotFoundError):
+        extra_of(ModuleNotFoundError(name="numpy"))

@@ -364,3 +364,10 @@ def test_a_command_leaves_no_temporary_folder_and_records_or_sends_no_use(bundle
     assert (done.returncode, list((tmp_path / "tmp").iterdir())) == (3, [])
     verified = heatline_process("bundle", "verify", bundle.path, env={"HOME": str(tmp_path / "home")})
     assert (verified.returncode, list((tmp_path / "home").rglob("*"))) == (0, [])
+
+
+@pytest.mark.parametrize(("given", "missing"), [("--key", "--line-key"), ("--line-key", "--key")])
+def test_one_key_of_two_is_a_usage_error(tmp_path: Path, given: str, missing: str) -> None:
+    (tmp_path / "key").write_text("a key")
+    done = heatline("status", "tcp://127.0.0.1:9", given, tmp_path / "key")
+    assert (done.returncode, f"{given} needs {missing}" in done.stderr) == (2, True)
