@@ -41,7 +41,7 @@ FAST: tuple[Precision, ...] = ("f32", "bf16")
     type=click.Choice(["f32", "bf16", "int8"]),
     help="A precision to make; may be repeated. f32 is always made.  [default: all]",
 )
-@click.option("--fast", is_flag=True, help="Make f32 and bf16 only: the attempts at int8 take about half of the time.")
+@click.option("--fast", is_flag=True, help="Make f32 and bf16 only, without the attempts at int8.")
 @click.option(
     "--allow",
     multiple=True,

@@ -1,4 +1,4 @@
-"""Fine-tunes a cross-validated model in rounds while the user gives time, and keeps what is better out of fold."""
+"""Fine-tunes a model in rounds while the user gives time, and keeps what cross-validation finds better."""
 
 import time
 from collections.abc import Callable

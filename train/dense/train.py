@@ -220,7 +220,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
                 replace(summary, finished=True, seconds=time.monotonic() - started, rounds=improvement.rounds)
             )
         elif config.minutes is not None:
-            report_line("no figure out of fold could show what gains, so the first result is the last")
+            report_line("no cross-validated figure could show what gains, so the first result is the last")
     delete_frames(run.cache)
     return data
 
