@@ -98,7 +98,9 @@ def columns_of(event: Event, seq: int, topic: str, journalled_at_ns: int) -> lis
         cells |= {"camera": told.camera or None, "what": told.what}
     if isinstance(event, ReviewEvent):
         cells |= {"verdict": event.mark.verdict, "detail": told.detail}
-        xy = event.mark.at_xy[0] if event.mark.at_xy else ()
+        boxes = [(x + width // 2, y + height // 2) for x, y, width, height in event.mark.boxes_xywh]
+        places = [*event.mark.at_xy, *boxes, *(stroke.points_xy[0] for stroke in event.mark.strokes)]
+        xy = places[0] if places else ()
     cells |= dict(zip(("peak_x", "peak_y"), xy, strict=False))
     return [cells[name] for name in COLUMNS]
 

@@ -27,7 +27,7 @@ from heatline.edge.monitor.store import JUDGED, EvidenceEntry, EvidenceStore, ev
 from heatline.edge.target import file_of, is_line, journal_of
 from heatline.edge.util.files import replacing, writing
 from heatline.edge.util.text import encode_json, format_count
-from heatline.edge.wire.events import MarkKind, Verdict
+from heatline.edge.wire.events import MarkKind, Stroke, Verdict
 
 HEADINGS = "time (UTC)", "verdict", "camera", "part", "score", "reason", "review", "id"
 RATES = {
@@ -146,7 +146,9 @@ def _facts(entry: EvidenceEntry) -> dict[str, object]:
     if review is not None:
         says = "; ".join(f"{SAID[mark.kind]}, says {mark.by}" for mark in review.marks)
         facts["review"] = says if review.kind is not None else f"contradictory: {says}"
-        facts["missed at"] = ", ".join(f"({x}, {y})" for x, y in review.missed_xy) or None
+        boxes = [f"box of {width}x{height} px at ({x}, {y})" for x, y, width, height in review.boxes_xywh]
+        strokes = [f"stroke of {each.width_px} px from {each.points_xy[0]}" for each in review.strokes]
+        facts["missed at"] = ", ".join([*map(str, review.missed_xy), *boxes, *strokes]) or None
     if (pose := event.pose) is not None:
         facts["pose"] = (
             f"{pose.x_px:.1f} px right, {pose.y_px:.1f} px down, {pose.degrees:.2f} degrees clockwise of the "
@@ -159,12 +161,24 @@ def _utc(at_ns: int) -> str:
     return utc(at_ns).partition(".")[0].replace("T", " ") or "?"
 
 
-def _positions(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> list[tuple[int, int]]:
-    """Return positions in a frame, px, of `X,Y`."""
+PLACES = {
+    "at_xy": (r"-?\d{1,9},-?\d{1,9}", "a position; expected X,Y in px, as 640,480"),
+    "boxes_xywh": (r"(-?\d{1,9},){3}-?\d{1,9}", "a box; expected X,Y,WIDTH,HEIGHT in px, as 600,440,90,60"),
+    "strokes": (
+        r"-?\d{1,9},-?\d{1,9}(,-?\d{1,9},-?\d{1,9})*:\d{1,9}",
+        "a stroke; expected X,Y,X,Y,...:WIDTH in px, as 610,450,660,490:12",
+    ),
+}
+"""Options for places in a frame: what matches, and what is said of others."""
+
+
+def _places(_context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> list[tuple[int, ...]]:
+    """Return the numbers of each place; of a stroke, the width comes last."""
+    pattern, expected = PLACES[str(option.name)]
     for text in texts:
-        if not re.fullmatch(r"-?[0-9]{1,9},-?[0-9]{1,9}", text):
-            raise click.BadParameter(f"{text!r} is not a position; expected X,Y in px, as 640,480.")
-    return [(int(x), int(y)) for x, _, y in (text.partition(",") for text in texts)]
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise click.BadParameter(f"{text!r} is not {expected}.")
+    return [tuple(map(int, re.split("[,:]", text))) for text in texts]
 
 
 @evidence.command(epilog="Example: heatline evidence mark line1 4f3a09c1-top-1281 missed --at 640,480 --by Ada")
@@ -176,17 +190,34 @@ def _positions(_context: click.Context, _option: click.Parameter, texts: tuple[s
     "--at",
     "at_xy",
     multiple=True,
-    callback=_positions,
-    help="Where a missed defect is, px of the frame; may be repeated.",
+    metavar="X,Y",
+    callback=_places,
+    help="Where a missed defect is, px of the frame; may be repeated, as the next two.",
+)
+@click.option(
+    "--box",
+    "boxes_xywh",
+    multiple=True,
+    metavar="X,Y,W,H",
+    callback=_places,
+    help="Left, top, width and height of a box around a missed defect.",
+)
+@click.option(
+    "--stroke",
+    "strokes",
+    multiple=True,
+    metavar="X,Y,X,Y,...:WIDTH",
+    callback=_places,
+    help="The way and width of a brush over a missed defect.",
 )
 @json_option
-def mark(line: str, picture: str, kind: str, by: str, at_xy: list[tuple[int, int]], as_json: bool) -> None:
+def mark(line: str, picture: str, kind: str, by: str, as_json: bool, **places: list[Any]) -> None:
     """Say that the verdict of the stored picture ID is right or wrong.
 
     \b
     right        the verdict is right
     false-alarm  the verdict is DEFECT, and the part is good
-    missed       the line did not find a defect, which is --at
+    missed       the line did not find a defect, which is --at, in a --box or under a --stroke
     withdraw     take your former mark back
 
     The running line journals the mark and publishes it as a review event; the verdict stays as it was sent. Your last
@@ -196,11 +227,16 @@ def mark(line: str, picture: str, kind: str, by: str, at_xy: list[tuple[int, int
         raise ConfigError(f"{line} is not a line, and only a running line takes a mark; name the line or its TOML file")
     store = EvidenceStore(evidence_of(line))
     entry = store.require(picture)
-    if kind == "missed" and not at_xy:
-        raise InputError("no position of the missed defect came; give one with --at X,Y, in px of the frame")
-    if kind != "missed" and at_xy:
-        raise InputError(f"--at came with {kind}; --at belongs to missed only, so leave it out")
-    made = mark_of(entry.event, KINDS[kind], by, at_xy)
+    if kind == "missed" and not any(places.values()):
+        raise InputError(
+            "no place of the missed defect came; give one with --at X,Y, --box or --stroke, in px of the frame"
+        )
+    if kind != "missed" and any(places.values()):
+        raise InputError(f"a place came with {kind}; --at, --box and --stroke belong to missed only, so leave them out")
+    places["strokes"] = [
+        Stroke(tuple(zip(way[::2], way[1::2], strict=True)), width) for *way, width in places["strokes"]
+    ]
+    made = mark_of(entry.event, KINDS[kind], by, **places)
     if made.kind == "withdrawn" and (entry.review is None or made.by not in entry.review.by):
         raise InputError(
             f"{made.by} has no mark of picture {picture} to withdraw; heatline evidence show {line} {picture} prints "

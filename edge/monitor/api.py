@@ -23,7 +23,7 @@ from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.pictures import Picture, add_mark
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.wire.events import MarkKind, StatusEvent
+from heatline.edge.wire.events import Areas, MarkKind, StatusEvent
 
 _log = RateLimitedLog(logging.getLogger(__name__))
 Handler = Callable[[Request], Response | Awaitable[Response]]
@@ -35,17 +35,17 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LARGEST_COORDINATE = 1 << 20
 MOST_QUEUED = 1000
 """Frames to review that one answer has."""
-LARGEST_MARK = 8192
+LARGEST_MARK = 64 << 10
 """Bytes."""
 
 
-class MarkRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MarkRequest(Areas, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a person says of a verdict."""
 
     picture: str
     kind: MarkKind
     by: str
-    at_xy: list[tuple[int, int]] = []
+    at_xy: list[tuple[int, int]] = msgspec.field(default_factory=list)
 
 
 _decode_mark = msgspec.json.Decoder(MarkRequest).decode
@@ -183,11 +183,11 @@ class Api:
         try:
             wanted = _decode_mark(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
-            expected = "picture, kind, by, and at_xy if missed"
+            expected = "picture, kind, by, and at_xy, boxes_xywh or strokes if missed"
             raise HTTPException(400, f"this is not a mark: {problem}; expected {expected}") from problem
         found = self._find(wanted.picture)
         try:
-            mark = mark_of(found.event, wanted.kind, wanted.by, wanted.at_xy)
+            mark = mark_of(found.event, wanted.kind, wanted.by, wanted.at_xy, wanted.boxes_xywh, wanted.strokes)
         except InputError as problem:
             raise HTTPException(400, str(problem)) from problem
         if mark.kind == "withdrawn" and mark.by not in getattr(self._review_of(found), "by", ()):

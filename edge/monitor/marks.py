@@ -8,26 +8,26 @@ from typing import Literal
 import msgspec
 
 from heatline.edge.errors import InputError
-from heatline.edge.wire.events import Mark, MarkKind, ReviewEvent, VerdictEvent
+from heatline.edge.wire.events import Areas, Mark, MarkKind, ReviewEvent, Stroke, VerdictEvent
 
 Truth = Literal["good", "defective"]
 MANIFEST = "manifest.jsonl"
 """Beside exported frames: a `ManifestRow` for each."""
 
 
-class OneMark(msgspec.Struct, frozen=True, kw_only=True):
+class OneMark(Areas, frozen=True, kw_only=True):
     """The last mark of one reviewer."""
 
     by: str
     kind: MarkKind
     at_xy: list[tuple[int, int]]
-    """Where the missed defects are, px of the frame."""
+    """Points of missed defects, px of the frame."""
     at_ns: int
     """UTC, ns since 1970."""
 
 
-class Review(msgspec.Struct, frozen=True, kw_only=True):
-    """What all reviewers of a frame say of its verdict."""
+class Review(Areas, frozen=True, kw_only=True):
+    """What all reviewers of a frame say of its verdict; each point, box and stroke once."""
 
     truth: Truth | None
     """What the part is; null: they contradict each other."""
@@ -35,12 +35,12 @@ class Review(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the verdict is right, a false alarm, or missed a defect; null likewise. A DEFECT that one calls right,
     while another finds a further defect, missed a defect."""
     missed_xy: list[tuple[int, int]]
-    """Where the missed defects are, px of the frame, each position once."""
+    """Points of missed defects, px of the frame."""
     by: list[str]
     """The reviewers whose marks count."""
     at_ns: int = 0
     """Of the last mark."""
-    marks: list[OneMark] = []
+    marks: list[OneMark] = msgspec.field(default_factory=list)
     """Those that count, oldest first."""
 
 
@@ -93,14 +93,33 @@ def _review_of(events: Sequence[ReviewEvent]) -> Review:
         truth=truths.pop() if is_agreed else None,
         kind=kind if is_agreed else None,
         missed_xy=list(dict.fromkeys(xy for mark in marks for xy in mark.at_xy)),
+        boxes_xywh=list(dict.fromkeys(box for mark in marks for box in mark.boxes_xywh)),
+        strokes=list(dict.fromkeys(stroke for mark in marks for stroke in mark.strokes)),
         by=[mark.by for mark in marks],
         at_ns=events[-1].at_ns,
-        marks=[OneMark(by=e.mark.by, kind=e.mark.kind, at_xy=e.mark.at_xy, at_ns=e.at_ns) for e in events],
+        marks=[
+            OneMark(
+                by=mark.by,
+                kind=mark.kind,
+                at_xy=mark.at_xy,
+                boxes_xywh=mark.boxes_xywh,
+                strokes=mark.strokes,
+                at_ns=event.at_ns,
+            )
+            for mark, event in zip(marks, events, strict=True)
+        ],
     )
 
 
-def mark_of(event: VerdictEvent, kind: MarkKind, by: str, at_xy: Sequence[tuple[int, int]] = ()) -> Mark:
-    """Return a new mark of a frame's verdict, with missed defects at px of the frame.
+def mark_of(
+    event: VerdictEvent,
+    kind: MarkKind,
+    by: str,
+    at_xy: Sequence[tuple[int, int]] = (),
+    boxes_xywh: Sequence[tuple[int, int, int, int]] = (),
+    strokes: Sequence[Stroke] = (),
+) -> Mark:
+    """Return a new mark of a frame's verdict, with points, boxes and strokes of missed defects, px of the frame.
 
     Raises:
         InputError: such a verdict cannot be marked so; the message says what to do.
@@ -111,12 +130,15 @@ def mark_of(event: VerdictEvent, kind: MarkKind, by: str, at_xy: Sequence[tuple[
         raise InputError(
             f"the verdict of picture {event.picture} is GOOD, which is not a false alarm; mark it as right or missed"
         )
-    if kind == "missed" and not at_xy:
-        raise InputError("no position of the missed defect came; name at least one, in px of the frame")
+    if kind == "missed" and not (at_xy or boxes_xywh or strokes):
+        raise InputError("no place of the missed defect came; give a point, a box or a stroke, in px of the frame")
     if not by.strip():
         raise InputError("the name of the reviewer is empty; say who marks the picture")
     height, width = event.frame_hw or (math.inf, math.inf)
-    outside = next(((x, y) for x, y in at_xy if not (0 <= x < width and 0 <= y < height)), None)
+    places = [*at_xy, *(xy for stroke in strokes for xy in stroke.points_xy)]
+    for x, y, box_width, box_height in boxes_xywh:
+        places += [(x, y), (x + max(box_width, 1) - 1, y + max(box_height, 1) - 1)]
+    outside = next(((x, y) for x, y in places if not (0 <= x < width and 0 <= y < height)), None)
     if outside is not None:
         raise InputError(f"{outside} lies outside the frame, which is {width} px wide and {height} px high")
     fields = {
@@ -128,6 +150,8 @@ def mark_of(event: VerdictEvent, kind: MarkKind, by: str, at_xy: Sequence[tuple[
         "bundle": event.bundle.digest,
         "kind": kind,
         "at_xy": list(at_xy),
+        "boxes_xywh": list(boxes_xywh),
+        "strokes": [msgspec.structs.asdict(stroke) for stroke in strokes],  # else they would not be verified
         "by": by.strip(),
     }
     try:

@@ -24,10 +24,12 @@ MarkKind = Literal["right", "false_alarm", "missed", "withdrawn"]
 """`right`: the verdict is right. `false_alarm`: the verdict is DEFECT, and the part is good. `missed`: the line did not
 find a defect. `withdrawn`: the reviewer takes the former mark back."""
 MOST_POINTS = 64
+"""In a mark: points, boxes, strokes, and points of each stroke."""
 LARGEST_COORDINATE = 1 << 20
 PictureId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}\Z")]
 CameraName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 Coordinate = Annotated[int, Meta(ge=0, le=LARGEST_COORDINATE)]
+Length = Annotated[int, Meta(ge=1, le=LARGEST_COORDINATE)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 MarkId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,64}\Z")]
 
@@ -508,6 +510,24 @@ class JournalEvent(_LineEvent, frozen=True, kw_only=True, tag="journal"):
     """The last of the events concerned."""
 
 
+class Stroke(msgspec.Struct, frozen=True):
+    """The stroke of a round brush, px of the frame."""
+
+    points_xy: Annotated[tuple[tuple[Coordinate, Coordinate], ...], Meta(min_length=1, max_length=MOST_POINTS)]
+    """The way of the brush's centre; of one point: a disc."""
+    width_px: Annotated[int, Meta(ge=1, le=1024)]
+    """Diameter of the brush."""
+
+
+class Areas(msgspec.Struct, frozen=True, kw_only=True):
+    """Areas of missed defects, px of the frame."""
+
+    boxes_xywh: list[tuple[int, int, int, int]] = []
+    """Left, top, width, height: the defect lies somewhere in it."""
+    strokes: list[Stroke] = []
+    """What they cover is defective."""
+
+
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
     """What a person says of a verdict, with the facts of the verdict that it is about."""
 
@@ -526,7 +546,11 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     kind: MarkKind
     """What the reviewer says."""
     at_xy: Annotated[list[tuple[Coordinate, Coordinate]], Meta(max_length=MOST_POINTS)] = []
-    """Where the missed defects are, px of the frame: at least one for `missed`, else none."""
+    """Where missed defects are, px of the frame. `missed` has at least one point, box or stroke, other kinds none."""
+    boxes_xywh: Annotated[list[tuple[Coordinate, Coordinate, Length, Length]], Meta(max_length=MOST_POINTS)] = []
+    """Left, top, width and height of boxes around missed defects, px of the frame."""
+    strokes: Annotated[list[Stroke], Meta(max_length=MOST_POINTS)] = []
+    """Brush strokes over missed defects."""
     by: ShortText
     """The reviewer's name, as the reviewer entered it."""
 
@@ -536,8 +560,9 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"Expected a name without spaces at its ends, got {self.by!a} - at `$.by`")
         if self.kind == "false_alarm" and self.verdict != "DEFECT":
             raise ValueError(f"Expected a DEFECT as false alarm, got {self.verdict} - at `$.verdict`")
-        if (self.kind == "missed") != bool(self.at_xy):
-            raise ValueError(f"Expected positions for `missed` only, got {len(self.at_xy)} for {self.kind}")
+        places = len(self.at_xy) + len(self.boxes_xywh) + len(self.strokes)
+        if (self.kind == "missed") != bool(places):
+            raise ValueError(f"Expected positions for `missed` only, got {places} for {self.kind}")
 
 
 class ReviewEvent(_LineEvent, frozen=True, kw_only=True, tag="review"):

@@ -17,7 +17,7 @@ from heatline.edge.monitor.marks import mark_of
 from heatline.edge.monitor.pictures import Evidence, Picture, TileScores
 from heatline.edge.monitor.recorder import EvidenceWriter, Limits, room_of
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.wire.events import EvidenceState, MarkKind, ReviewEvent, StatusEvent, Verdict, VerdictEvent
+from heatline.edge.wire.events import EvidenceState, MarkKind, ReviewEvent, StatusEvent, Stroke, Verdict, VerdictEvent
 from tests.edge.lines import RunningLine, children, small_frames, write_line, write_pictures
 from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT
 
@@ -107,6 +107,10 @@ def room(folder: Path) -> int:
     return sum(room_of((folder / name).stat().st_size) for name in names(folder))
 
 
+MISSED = [(3, 4)], [(1, 2, 30, 16)], [Stroke(((5, 6), (20, 9)), 4)]
+"""Where a missed defect is: points, boxes and strokes."""
+
+
 def mark(of: Picture, kind: MarkKind = "right", by: str = "Ada", seq: int = 1, journal: str = "j1") -> ReviewEvent:
     """The review event of a picture's mark, as a journal holds it."""
     return ReviewEvent(
@@ -114,7 +118,7 @@ def mark(of: Picture, kind: MarkKind = "right", by: str = "Ada", seq: int = 1, j
         seq=seq,
         at_ns=of.event.times.captured_at_ns + seq,
         line=LINE,
-        mark=mark_of(of.event, kind, by, [(3, 4)] if kind == "missed" else []),
+        mark=mark_of(of.event, kind, by, *(MISSED if kind == "missed" else ())),
         journal_id=journal,
         previous_seq=0,
     )

@@ -37,6 +37,7 @@ from tests.edge.evidences import (
     ALL,
     DAY_NS,
     LINE,
+    MISSED,
     NOON_NS,
     Clock,
     assert_stored_as_heard,
@@ -257,7 +258,8 @@ def test_the_last_mark_of_each_reviewer_counts_and_those_who_agree_tell_the_trut
             kinds = set(counting.values())
             agreed = "missed" if "missed" in kinds else min(kinds)
             assert review.kind == (None if review.truth is None else agreed)
-            assert review.missed_xy == ([(3, 4)] if "missed" in kinds else []), "each place once"
+            places = review.missed_xy, review.boxes_xywh, review.strokes
+            assert places == (MISSED if "missed" in kinds else ([], [], [])), "each place once"
 
 
 # Disks.

@@ -19,7 +19,7 @@ from heatline.edge.images import read_rgb
 from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.monitor.pictures import Picture, picture_socket
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.wire.events import ForeignArea, Mark, MarkKind, Pose, ReviewEvent
+from heatline.edge.wire.events import ForeignArea, Mark, MarkKind, Pose, ReviewEvent, Stroke
 from heatline.train.readers.folder import read_folder
 from tests.command import complaint, heatline
 from tests.edge.evidences import (
@@ -110,6 +110,7 @@ list F --verdict DEFECT --limit 2
 list LINE --camera side
 list F --unreviewed
 list F --unreviewed --verdict GOOD
+show F {name(2)}
 show F {name(5)}
 show F {name(7)}
 show F {name(8, "side")}
@@ -131,9 +132,14 @@ export F F
 mark LINE {name(8, "side")} right --by Ada
 mark LINE {name(1)} missed --by Ada
 mark LINE {name(1)} missed --by Ada --at 64,0
+mark LINE {name(1)} missed --by Ada --box 60,1,5,5
+mark LINE {name(1)} missed --by Ada --stroke 60,1,61,48:4
+mark LINE {name(1)} missed --by Ada --stroke 60,1:0
 mark LINE {name(1)} right --by Ada --at 1,1
 mark LINE {name(1)} right --by BLANK
 mark LINE {name(1)} missed --by Ada --at 1;2
+mark LINE {name(1)} missed --by Ada --box 1,2,3
+mark LINE {name(1)} missed --by Ada --stroke 1,2,3:4
 mark LINE {name(1)} withdraw --by Bea
 mark LINE {name(1)} right --by Ada
 mark F {name(1)} right --by Ada
@@ -210,7 +216,9 @@ def test_an_export_is_read_by_train_and_leads_back_to_events_and_reviews_also_if
         name(4): "good",
         name(6): "defective",
     }
-    assert (rows[name(2)]["review"]["kind"], rows[name(2)]["review"]["missed_xy"]) == ("missed", [[3, 4]])
+    review = rows[name(2)]["review"]
+    assert (review["kind"], review["missed_xy"], review["boxes_xywh"]) == ("missed", [[3, 4]], [[1, 2, 30, 16]])
+    assert review["strokes"] == [{"points_xy": [[5, 6], [20, 9]], "width_px": 4}]
     copied = shutil.copyfile
 
     def interrupt_after(source: Path, target: Path) -> None:
@@ -247,9 +255,14 @@ def test_a_line_stores_its_defects_and_some_good_frames_and_the_marks_that_comma
         until(lambda: marks(one) == {"false_alarm": 1})
         for kind, by in (("right", "Ada"), ("false-alarm", "Bob")):
             assert run("mark", file, two, kind, "--by", by).returncode == 0
-        missed = run("mark", file, two, "missed", "--by", "Cyd", "--at", "50,70", "--at", "1,2")
+        areas = "--box", "20,10,30,40", "--stroke", "5,6,20,9:4", "--stroke", "7,8:9"
+        missed = run("mark", file, two, "missed", "--by", "Cyd", "--at", "50,70", "--at", "1,2", *areas)
         assert f"picture {two} is marked as missed by Cyd, event " in missed.stdout
         until(lambda: marks(two) == {"right": 1, "false_alarm": 1, "missed": 1})
+        review = store.require(two).review
+        assert review is not None
+        assert (review.missed_xy, review.boxes_xywh) == ([(50, 70), (1, 2)], [(20, 10, 30, 40)])
+        assert review.strokes == [Stroke(((5, 6), (20, 9)), 4), Stroke(((7, 8),), 9)]
         withdrawn = run("mark", file, one, "withdraw", "--by", "Ada")
         assert f"picture {one} is no longer marked by Ada, event " in withdrawn.stdout
         until(lambda: not marks(one))

@@ -32,7 +32,16 @@ from heatline.edge.monitor.memory import ROWS, Memory, describe, row_of
 from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.page import read_token
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.wire.events import Account, CameraState, DriftReading, EvidenceState, Message, StatusEvent, Verdict
+from heatline.edge.wire.events import (
+    Account,
+    CameraState,
+    DriftReading,
+    EvidenceState,
+    Message,
+    StatusEvent,
+    Stroke,
+    Verdict,
+)
 from tests.command import WITHIN_SECONDS
 from tests.edge.journals import good, make_writer
 from tests.edge.lines import write_line
@@ -413,6 +422,7 @@ def memory_of(*kinds: Verdict) -> Memory:
 
 def test_a_mark_is_answered_once_the_line_has_journalled_it_and_sent_to_all_pages(tmp_path: Path) -> None:
     memory, places = memory_of("DEFECT", "GOOD"), [[3, 4], [63, 47]]
+    areas = {"boxes_xywh": [[3, 4, 61, 44]], "strokes": [{"points_xy": [[0, 47], [63, 0]], "width_px": 900}]}
     with (
         line_with_marks(tmp_path, memory) as (socket, came),
         page(memory, line_socket=socket) as served,
@@ -423,12 +433,14 @@ def test_a_mark_is_answered_once_the_line_has_journalled_it_and_sent_to_all_page
             rows = next_message(viewer, "verdicts")["rows"]
             assert [(row["picture"], row["review"]) for row in rows] == [(NAME, None), ("01234567-top-2", None)]
             next_picture(viewer)
-        answer = mark(served, kind="missed", by=" Anna ", at_xy=places)
+        answer = mark(served, kind="missed", by=" Anna ", at_xy=places, **areas)
         assert (answer.status, answer.json["id"]) == (200, came[0].id)
         assert answer.json["seq"] == 2, "the first event says that the journal began"
         review = served.get(f"/api/pictures/{NAME}").json["review"]
         assert (review["kind"], review["truth"], review["by"]) == ("missed", "defective", ["Anna"])
         assert review["missed_xy"] == review["marks"][0]["at_xy"] == places
+        for name, each in areas.items():
+            assert review[name] == review["marks"][0][name] == each
         for viewer in (one, other):
             assert next_message(viewer, "review") == {"type": "review", "id": NAME, "review": review}
         assert [row["review"] for row in served.get("/api/verdicts").json["rows"]] == [review, None]
@@ -436,7 +448,8 @@ def test_a_mark_is_answered_once_the_line_has_journalled_it_and_sent_to_all_page
         assert served.get(f"/api/pictures/{NAME}").json["review"]["by"] == ["Ben"]
         again = mark(served, kind="withdrawn")
         assert (again.status, again.json["error"]) == (409, "Anna has no mark of this picture to take back")
-    assert came[0] == msgspec.structs.replace(mark_of(marked(), "missed", "Anna", [(3, 4), (63, 47)]), id=came[0].id)
+    made = mark_of(marked(), "missed", "Anna", [(3, 4), (63, 47)], [(3, 4, 61, 44)], [Stroke(((0, 47), (63, 0)), 900)])
+    assert came[0] == msgspec.structs.replace(made, id=came[0].id)
 
 
 REFUSED: list[tuple[dict[str, Any], int, str]] = [
@@ -445,10 +458,13 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"name": "01234567-top-2", "kind": "false_alarm"}, 400, "is GOOD, which is not a false alarm; mark it as right"),
     ({"kind": "missed", "at_xy": [[-1, 0]]}, 400, "(-1, 0) lies outside the frame"),
     ({"kind": "missed", "at_xy": [[1, 1]] * 65}, 400, "Expected `array` of length <= 64"),
+    ({"kind": "missed", "boxes_xywh": [[60, 1, 5, 5]]}, 400, "(64, 5) lies outside the frame"),
+    ({"kind": "missed", "strokes": [{"points_xy": [[1, 48]], "width_px": 4}]}, 400, "(1, 48) lies outside the frame"),
+    ({"kind": "missed"}, 400, "give a point, a box or a stroke"),
     ({"kind": "right", "at_xy": [[1, 1]]}, 400, "Expected positions for `missed` only"),
     ({"by": "x" * 65}, 400, "length <= 64 - at `$.by`"),
     ({"by": "Jo\nhn"}, 400, "Expected printable characters"),
-    ({"note": " " * 8192}, 413, "more than 8192 bytes"),
+    ({"note": " " * 65536}, 413, "more than 65536 bytes"),
     ({"headers": {"Origin": "https://attacker.example"}}, 403, "use the line's own page"),
     ({"headers": {"Host": "attacker.example"}}, 421, "under the name of this PC"),
 ]

@@ -92,6 +92,13 @@ BAD_MARKS: list[dict[str, object]] = [
     {"kind": "right"},  # and a right verdict is not at a place
     {"at_xy": [[-1, 4]]},
     {"at_xy": [[4, 4]] * 65},
+    {"boxes_xywh": [[4, 4, 0, 5]]},
+    {"boxes_xywh": [[4, 4, 5, 5]] * 65},
+    {"strokes": [{"points_xy": [], "width_px": 4}]},
+    {"strokes": [{"points_xy": [[4, 4]] * 65, "width_px": 4}]},
+    {"strokes": [{"points_xy": [[4, 4]], "width_px": 0}]},
+    {"strokes": [{"points_xy": [[4, 4]], "width_px": 4}] * 65},
+    {"kind": "right", "at_xy": [], "boxes_xywh": [[4, 4, 5, 5]]},
     {"verdict": "NO_VERDICT"},
     {"by": " Jo"},
     {"by": "Jo\n"},

@@ -137,3 +137,4 @@ def started_browser() -> Iterator[Browser]:
 
 
 ENTER, ESCAPE, LEFT, RIGHT, END = Keys.ENTER, Keys.ESCAPE, Keys.ARROW_LEFT, Keys.ARROW_RIGHT, Keys.END
+DOWN, BACKSPACE = Keys.ARROW_DOWN, Keys.BACKSPACE

@@ -28,7 +28,7 @@ from tests.edge.secured import Port, free_port
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import line_with_marks, marked, page, picture, stored, verdict
 from tests.small_bundle import dark_square
-from tests.view.browser import END, ENTER, ESCAPE, LEFT, PHONE, RIGHT, WIDE, Browser, started_browser
+from tests.view.browser import BACKSPACE, DOWN, END, ENTER, ESCAPE, LEFT, PHONE, RIGHT, WIDE, Browser, started_browser
 
 LAST = ".strip button:last-child"
 FRAMES_PER_S = 3
@@ -286,6 +286,65 @@ def test_marks_by_the_keyboard_and_a_click_are_journalled_and_empty_the_queue(
     sign = "document.querySelector('.strip [data-id=\"{}\"]').dataset.review"
     assert [browser.js(sign.format(each)) for each in shown] == ["✓", "✕", "+", ""]
     assert "missed defect by Anna" in browser.js(f"document.querySelector('.strip [data-id=\"{shown[2]}\"]').title")
+
+
+def drag(browser: Browser, *shares: tuple[float, float]) -> None:
+    """Drag the mouse over the picture in the review, along places in shares of its width and height."""
+    place, actions = browser.find("#review .picture"), ActionChains(browser.driver, duration=0)
+    for number, (x, y) in enumerate(shares):
+        at = round((x - 0.5) * place.size["width"]), round((y - 0.5) * place.size["height"])
+        actions.move_to_element_with_offset(place, *at)
+        if number == 0:
+            actions.click_and_hold()
+    actions.release().perform()
+
+
+def test_boxes_and_strokes_of_missed_defects_are_drawn_undone_journalled_and_shown_again(
+    reviewed: tuple[str, list[Mark]], browser: Browser
+) -> None:
+    """By the mouse, and the last ones by the keyboard; px of a frame of 300 x 230 px, whose step is 5 px."""
+    url, marks = reviewed
+    browser.open(url)
+    browser.driver.execute_script("localStorage.setItem('reviewer', 'Anna')")
+    browser.press("v")
+    browser.until("document.querySelector('#review').dataset.picture")
+    first = browser.js("document.querySelector('#review').dataset.picture")
+
+    def drawn(where: str = "#review") -> list[int]:
+        parts = [f"document.querySelectorAll('{where} {part}').length" for part in (".point", ".box", ".stroke")]
+        return [int(count) for count in browser.js(f"[{','.join(parts)}]")]
+
+    browser.press("m", "2")
+    drag(browser, (0.2, 0.3), (0.5, 0.4), (0.4, 0.6))
+    drag(browser, (0.7, 0.7), (0.8, 0.8))
+    drag(browser, (0.1, 0.1))
+    assert drawn() == [0, 2, 0], "a click is no box"
+    browser.find("#review .undo").click()
+    browser.find("#review [data-tool=strokes]").click()
+    browser.press("+", "+")
+    assert browser.text("#review .brush output") == "9 px"
+    drag(browser, (0.5, 0.8), (0.6, 0.8), (0.6, 0.9))
+    drag(browser, *[(0.1 + 0.8 * number / 199, 0.1 + 0.05 * (number % 2)) for number in range(200)])
+    drag(browser, (0.9, 0.5))
+    assert drawn() == [0, 1, 3]
+    browser.press(BACKSPACE, "2", " ", DOWN, DOWN, RIGHT, " ", "3", "-", " ", RIGHT, RIGHT, " ", "1", " ")
+    assert drawn() == [1, 2, 3]
+    browser.press(ENTER)
+    browser.until("document.querySelector('#review .own small')?.innerText.startsWith('in the')")
+    assert marks[0].at_xy == [(165, 125)], "where the cross came to"
+    mouse, keys = marks[0].boxes_xywh
+    assert max(abs(is_ - to) for is_, to in zip(mouse, (60, 69, 61, 70), strict=True)) <= 3
+    assert keys == (150, 115, 6, 11)
+    short, long, last = marks[0].strokes
+    assert [each.width_px for each in marks[0].strokes] == [9, 9, 7]
+    assert last.points_xy == ((155, 125), (160, 125), (165, 125))
+    assert max(abs(is_ - to) for is_, to in zip(short.points_xy[-1], (180, 207), strict=True)) <= 3
+    assert 32 <= len(long.points_xy) <= 64, "of a long stroke, every second point is left out"
+    assert max(abs(is_ - to) for is_, to in zip(long.points_xy[-1], (270, 34), strict=True)) <= 3
+    browser.open(f"{url}?again")
+    browser.driver.execute_script(f"document.querySelector('.strip [data-id=\"{first}\"]').click()")
+    browser.until("document.querySelectorAll('#why .drawn .box').length === 2")
+    assert drawn("#why") == [1, 2, 3]
 
 
 def test_a_mark_that_no_journal_stores_is_shown_as_failed(browser: Browser, view: View, expected: list[str]) -> None:

@@ -1,9 +1,14 @@
 // The buttons and keys that mark one verdict.
 
-import { KINDS, pointsOf, reviewWords, sentWords } from "./marks.js";
-import { Pointing } from "./pointing.js";
+import { KINDS, reviewWords, sentWords, shapesOf } from "./marks.js";
+import { Pointing, TOOLS } from "./pointing.js";
 import { plural } from "./words.js";
 
+const HINTS = {
+  at_xy: "Click where the missed defect is, or move the cross with the arrow keys and press Space.",
+  boxes_xywh: "Drag a box around the missed defect, or press Space at one corner and, after the arrow keys, at the other.",
+  strokes: "Paint over the missed defect, or press Space, lead the brush with the arrow keys, and press Space again.",
+};
 const KIND_OF_KEY = Object.fromEntries(Object.entries(KINDS).map(([kind, { key }]) => [key, kind]));
 
 export const isTyping = ({ target }) =>
@@ -33,6 +38,12 @@ export class Marking {
     this.#find(".name").onclick = () => marks.askName();
     this.#find(".confirm").onclick = () => this.#confirm();
     this.#find(".leave").onclick = () => this.#leave();
+    for (const button of place.querySelectorAll("[data-tool]")) {
+      this.#onPicture(button, () => this.#pointing.choose(button.dataset.tool));
+    }
+    this.#onPicture(this.#find(".narrower"), () => this.#pointing.widen(0.8));
+    this.#onPicture(this.#find(".wider"), () => this.#pointing.widen(1.25));
+    this.#onPicture(this.#find(".undo"), () => this.#pointing.undo());
     marks.onChange(() => this.#write());
     this.#write();
   }
@@ -50,6 +61,8 @@ export class Marking {
 
   /** Handle a key; return whether it was one of these. */
   key(event) {
+    const isUndo = event.key === "z" && (event.ctrlKey || event.metaKey);
+    if (isUndo && this.isPointing && !isTyping(event)) return this.#pointing.undo();
     if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event)) return false;
     if (this.isPointing) {
       const isOnButton = event.target.tagName === "BUTTON";
@@ -84,27 +97,42 @@ export class Marking {
     else await this.#send(kind, []);
   }
 
-  async #send(kind, points) {
+  async #send(kind, shapes) {
     const row = this.#row;
     this.#leave();
-    if (await this.#marks.send(row, kind, points)) this.#actions.marked(row);
+    if (await this.#marks.send(row, kind, shapes)) this.#actions.marked(row);
   }
 
   #point() {
     if (this.isPointing) return;
-    this.#pointing.start((points) => {
-      this.#find(".confirm").disabled = points.length === 0;
-      const places = plural(points.length, "place");
-      this.#find(".confirm span").textContent = points.length ? `Mark ${places}` : "Mark";
-      if (points.length) this.#marks.say(`${places}; the last at x ${points.at(-1)[0]}, y ${points.at(-1)[1]}.`, "quiet");
+    let [tool, told] = [null, 0];
+    this.#pointing.start((shapes) => {
+      const places = plural(shapes.length, "place");
+      this.#find(".confirm").disabled = this.#find(".undo").disabled = shapes.length === 0;
+      this.#find(".confirm span").textContent = shapes.length ? `Mark ${places}` : "Mark";
+      this.#find(".brush").hidden = this.#pointing.tool !== "strokes";
+      this.#find(".brush output").textContent = `${this.#pointing.width} px`;
+      this.#find(".hint").textContent = HINTS[this.#pointing.tool];
+      for (const button of this.#root.querySelectorAll("[data-tool]")) {
+        button.ariaPressed = String(button.dataset.tool === this.#pointing.tool);
+      }
+      const last = shapes.length ? `; the last is a ${inWords(shapes.at(-1))}` : "";
+      if (tool !== this.#pointing.tool) this.#marks.say(HINTS[this.#pointing.tool], "quiet");
+      else if (shapes.length !== told) this.#marks.say(`${places}${last}.`, "quiet");
+      [tool, told] = [this.#pointing.tool, shapes.length];
     });
-    this.#marks.say(this.#find(".hint").textContent, "quiet");
     this.#write();
   }
 
+  /** Let a button act on the picture without taking the keyboard from it. */
+  #onPicture(button, act) {
+    button.onmousedown = (event) => event.preventDefault();
+    button.onclick = act;
+  }
+
   #confirm() {
-    if (this.#pointing.points.length) this.#send("missed", this.#pointing.points);
-    else this.#marks.say("Click where the missed defect is first.");
+    if (this.#pointing.shapes.length) this.#send("missed", this.#pointing.shapes);
+    else this.#marks.say("Show where the missed defect is first.");
     return true;
   }
 
@@ -121,7 +149,8 @@ export class Marking {
     const review = row && this.#marks.reviewOf(row);
     const open = row && this.#marks.openOf(row);
     this.#find(".pointing").hidden = !this.isPointing;
-    this.#find(".kinds").hidden = this.isPointing;
+    this.#find(".kinds").hidden = this.#find(".review-words").hidden = this.isPointing;
+    this.#find(".hint").hidden = !this.isPointing;
     for (const button of this.#root.querySelectorAll("[data-kind]")) {
       const { kind } = button.dataset;
       if (kind === "withdrawn") continue;
@@ -135,10 +164,16 @@ export class Marking {
     const sentences = row ? [open && sentWords(open), review && reviewWords(review)] : [];
     words.textContent = sentences.filter(Boolean).map((each) => `${each}.`.replace("..", ".")).join(" ") ||
       (row && this.#marks.refusal(row, "right")) || "Nobody has reviewed this verdict.";
-    if (!this.isPointing) this.#stage.points = open?.state === "sent" ? open.points : pointsOf(review);
+    if (!this.isPointing) this.#stage.shapes = open?.state === "sent" ? open.shapes : shapesOf(review);
   }
 
   #find(selector) {
     return this.#root.querySelector(selector);
   }
+}
+
+function inWords([field, value]) {
+  const [x, y] = field === "strokes" ? value.points_xy[0] : value;
+  const size = field === "boxes_xywh" ? ` of ${value[2]} × ${value[3]} px` : "";
+  return `${TOOLS[field].word}${size} at x ${x}, y ${y}`;
 }

@@ -1,6 +1,7 @@
 // What people say of verdicts: the marks of all reviewers, and those that this page sends.
 
 import { Unreachable, postJson } from "./live.js";
+import { TOOLS } from "./pointing.js";
 import { wordOf } from "./words.js";
 
 export const KINDS = {
@@ -13,7 +14,7 @@ const CONTRADICTORY = "?";
 const REMEMBERED = 50;
 const SHOWN_MS = 5000;
 
-/** @typedef {{row, kind, points, state: "sent" | "journalled" | "failed", words: string}} Sent */
+/** @typedef {{row, kind, shapes, state: "sent" | "journalled" | "failed", words: string}} Sent */
 
 export class Marks {
   /** What this page has sent, newest first. */
@@ -102,14 +103,14 @@ export class Marks {
 
   /**
    * Send a mark.
-   * @param points px of the frame, for missed defects.
+   * @param shapes of missed defects, px of the frame: [field of a mark, value] each.
    * @returns {Promise<Sent | null>} at once, before the line has answered; null: there is no name.
    */
-  async send(row, kind, points = []) {
+  async send(row, kind, shapes = []) {
     if (!this.reviewer) await this.askName();
     if (!this.reviewer) return null;
     const before = this.sent.find((each) => each.row.id === row.id)?.answered;
-    const sent = { row, kind, points, by: this.reviewer, state: "sent", words: "" };
+    const sent = { row, kind, shapes, by: this.reviewer, state: "sent", words: "" };
     this.sent.unshift(sent);
     this.sent.length = Math.min(this.sent.length, REMEMBERED);
     // Of two marks of a frame the later one counts, so it must not overtake the one before.
@@ -140,10 +141,12 @@ export class Marks {
   }
 
   async #post(sent) {
-    const { row, kind, points, by } = sent;
+    const { row, kind, shapes, by } = sent;
+    const places = Object.groupBy(shapes, ([field]) => field);
+    for (const field in places) places[field] = places[field].map((each) => each[1]);
     const what = `${wordOf(row.verdict)} of ${row.camera}, frame ${row.frame_number}`;
     try {
-      const answer = await postJson("/api/marks", { picture: row.id, kind, at_xy: points, by });
+      const answer = await postJson("/api/marks", { picture: row.id, kind, by, ...places });
       Object.assign(sent, { state: "journalled", words: answer.detail ?? "" });
       this.say(`${what}: ${KINDS[kind].word}. It is in the journal as event ${answer.seq}. ${sent.words}`, sent.words ? "" : "quiet");
     } catch (error) {
@@ -179,5 +182,6 @@ export const sentWords = ({ kind, state }) =>
 /** The sign of a mark that is not journalled. */
 export const sentSymbol = ({ state }) => (state === "failed" ? "!" : "…");
 
-/** The places of missed defects, px of the frame. */
-export const pointsOf = (review) => review?.marks.flatMap((mark) => mark.at_xy) ?? [];
+/** What all reviewers drew, as the shapes of `Marks.send`. */
+export const shapesOf = (review) =>
+  (review?.marks ?? []).flatMap((mark) => Object.keys(TOOLS).flatMap((field) => mark[field].map((each) => [field, each])));

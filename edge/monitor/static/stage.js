@@ -37,13 +37,15 @@ export class Stage {
   #heat;
   #marks;
   #lost;
+  #drawn;
   #points;
   #hw = [1, 1];
 
   constructor(place) {
     place.append(document.getElementById("stage-template").content.cloneNode(true));
     this.#picture = place.firstElementChild;
-    [this.#frame, this.#reference, this.#heat, this.#marks, this.#points, this.#lost] = this.#picture.children;
+    [this.#frame, this.#reference, this.#heat, this.#marks, this.#drawn, this.#points, this.#lost] =
+      this.#picture.children;
   }
 
   /**
@@ -60,12 +62,12 @@ export class Stage {
     const [height, width] = hw;
     this.#hw = hw;
     this.#reference.width = 0;
-    this.#points.replaceChildren();
+    this.shapes = [];
     this.#picture.style.setProperty("--aspect", width / height);
     drawIn(this.#frame, pixels);
     this.#heat.hidden = !evidence;
     if (evidence) this.#drawHeat(evidence, hw, heatmap);
-    this.#marks.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    for (const svg of [this.#marks, this.#drawn]) svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const outlines = regions.map((region) => ["polygon", { points: region.contour_xy.join(" ") }]);
     const shapes = [...outlines.map((each) => [...each, "under"]), ...outlines.map((each) => [...each, "region"])];
     for (const { box_xyxy: [x0, y0, x1, y1] } of foreign) {
@@ -109,15 +111,23 @@ export class Stage {
     return this.#hw;
   }
 
-  /** Show places of missed defects, px of the frame. */
-  set points(points) {
-    this.showPoints(points, null);
+  /** Show places of missed defects, px of the frame: [field of a mark, value] each. */
+  set shapes(shapes) {
+    this.showShapes(shapes, null);
   }
 
   /** @param cross where the keyboard is, or null. */
-  showPoints(points, cross) {
+  showShapes(shapes, cross) {
     const [height, width] = this.#hw;
-    const all = [...points.map((each) => ["point", each]), ...(cross ? [["cross", cross]] : [])];
+    const of = (field) => shapes.filter((each) => each[0] === field).map((each) => each[1]);
+    const boxes = of("boxes_xywh").map(([x, y, w, h]) => ["rect", { x, y, width: w, height: h }]);
+    const strokes = of("strokes").map(({ points_xy: way, width_px: thick }) => {
+      const points = [way[0], ...way].map(([x, y]) => `${x + 0.5},${y + 0.5}`); // one point alone would not be drawn
+      return ["polyline", { points: points.join(" "), "stroke-width": thick }, "stroke"];
+    });
+    const outlines = ["under", "box"].flatMap((name) => boxes.map((each) => [...each, name]));
+    this.#drawn.replaceChildren(...[...strokes, ...outlines].map(shape));
+    const all = [...of("at_xy").map((each) => ["point", each]), ...(cross ? [["cross", cross]] : [])];
     this.#points.replaceChildren(...all.map(([className, [x, y]]) => {
       const place = document.createElement("span");
       place.className = className;
