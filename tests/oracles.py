@@ -1,6 +1,7 @@
 """The slow, obvious versions of the numerical kernels, in plain loops, to hold the fast ones to."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,3 +97,16 @@ def smoothed(
                     weights += weight
             result[i, j] = total / weights
     return result
+
+
+def distance_to_strokes(
+    strokes: Sequence[tuple[Sequence[tuple[int, int]], float]], frame_hw: tuple[int, int]
+) -> NDArray[np.float64]:
+    """The distance of each px [H, W] from the nearest round brush, of a way (x, y) and a radius; negative: under it."""
+    found, (ys, xs) = np.full(frame_hw, np.inf), np.mgrid[: frame_hw[0], : frame_hw[1]]
+    for way, radius in strokes:
+        for (ax, ay), (bx, by) in zip(way, [*way[1:], way[-1]], strict=True):
+            along = ((xs - ax) * (bx - ax) + (ys - ay) * (by - ay)) / max((bx - ax) ** 2 + (by - ay) ** 2, 1)
+            along = np.clip(along, 0, 1)
+            found = np.minimum(found, np.hypot(xs - ax - along * (bx - ax), ys - ay - along * (by - ay)) - radius)
+    return found

@@ -141,7 +141,7 @@ def fingerprint(images: Sequence[LabelledImage]) -> str:
         classes = None if image.annotation is None else image.annotation.classes
         labels = (
             image.defective, image.labels_only, type(image.annotation).__name__, classes and sorted(classes),
-            image.points_xy,
+            image.reviewed,
         )  # fmt: skip
         for file in (image.path, *image.truth_files):
             try:

@@ -6,11 +6,15 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
 from heatline.edge.wire.events import Areas, Mark, MarkKind, ReviewEvent, Stroke, VerdictEvent
 
 Truth = Literal["good", "defective"]
+AROUND_PX = 8
+"""People click beside small defects."""
 MANIFEST = "manifest.jsonl"
 """Beside exported frames: a `ManifestRow` for each."""
 
@@ -26,7 +30,39 @@ class OneMark(Areas, frozen=True, kw_only=True):
     """UTC, ns since 1970."""
 
 
-class Review(Areas, frozen=True, kw_only=True):
+class Missed(Areas, frozen=True, kw_only=True):
+    """Where people see defects that the line missed."""
+
+    missed_xy: list[tuple[int, int]] = msgspec.field(default_factory=list)
+    """Points, px of the frame, at each of which a defect of unknown extent lies."""
+
+    @classmethod
+    def union(cls, parts: Sequence["Missed"]) -> "Missed":
+        """Return the places of all parts, each once."""
+        names = cls.__struct_fields__
+        return cls(
+            **{name: list(dict.fromkeys(each for part in parts for each in getattr(part, name))) for name in names}
+        )
+
+    def strongest_of(self, heatmap: NDArray[np.float32], cell_px: int) -> float | None:
+        """Return the highest value of a heatmap [H, W] at these places; NaN: there is none; None: no place is known.
+
+        Args:
+            cell_px: side of a cell, px of the frame.
+        """
+        brushes = [(xy, stroke.width_px // 2) for stroke in self.strokes for xy in stroke.points_xy]
+        discs = [*((xy, AROUND_PX) for xy in self.missed_xy), *brushes]
+        boxes = [*self.boxes_xywh, *((x - r, y - r, 2 * r + 1, 2 * r + 1) for (x, y), r in discs)]
+        parts = [
+            heatmap[
+                max(y, 0) // cell_px : -(-(y + height) // cell_px), max(x, 0) // cell_px : -(-(x + width) // cell_px)
+            ]
+            for x, y, width, height in boxes
+        ]
+        return float(np.fmax.reduce(np.concatenate([part.ravel() for part in parts]))) if parts else None
+
+
+class Review(Missed, frozen=True, kw_only=True):
     """What all reviewers of a frame say of its verdict; each point, box and stroke once."""
 
     truth: Truth | None
@@ -34,8 +70,6 @@ class Review(Areas, frozen=True, kw_only=True):
     kind: MarkKind | None
     """Whether the verdict is right, a false alarm, or missed a defect; null likewise. A DEFECT that one calls right,
     while another finds a further defect, missed a defect."""
-    missed_xy: list[tuple[int, int]]
-    """Points of missed defects, px of the frame."""
     by: list[str]
     """The reviewers whose marks count."""
     at_ns: int = 0

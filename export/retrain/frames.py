@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
 from heatline.edge.images import read_rgb
-from heatline.edge.monitor.marks import MANIFEST, ManifestRow, Review, Truth
+from heatline.edge.monitor.marks import MANIFEST, ManifestRow, Missed, Review, Truth
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.util.text import format_count, is_are
 from heatline.edge.wire.events import VerdictEvent
@@ -59,7 +59,7 @@ class UsableFrame:
     camera: str
     group: str
     """Frames of one group show the same thing, and stay together."""
-    missed_xy: tuple[tuple[int, int], ...] = ()
+    missed: Missed = Missed()  # noqa: RUF009 it is frozen
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ def select_frames(marked: Sequence[MarkedFrame], bundle_name: str) -> Selection:
             continue
         left_out -= len(copies)
         event = copies[0].event
-        points = tuple(dict.fromkeys(point for copy in copies for point in copy.review.missed_xy))
+        missed = Missed.union([copy.review for copy in copies])
         group = group_name(digest[:16] if event.part_id is None else f"part {event.part_id}")
-        frames.append(UsableFrame(copies[0].path, digest, truth, event.camera, group, points))
+        frames.append(UsableFrame(copies[0].path, digest, truth, event.camera, group, missed))
     sentence = (
         f"{format_count(left_out, 'marked frame')} {is_are(left_out)} left out: marks that contradict each other, "
         "verdicts of another bundle, or pictures that are gone or damaged"

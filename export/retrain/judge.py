@@ -1,7 +1,9 @@
 """Gives reviewed frames to a bundle as its line does, and decides by them whether a new bundle is better."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -23,6 +25,16 @@ from heatline.export.retrain.frames import MarkedFrame, UsableFrame
 
 Track = Callable[[Sequence[UsableFrame]], Iterable[UsableFrame]]
 """Wraps the frames while they are judged, to show progress."""
+UNJUDGED = "the bundle gives the frame no verdict, which a training does not change; calibrate again if it is sound"
+UNSEEN = "no inspected tile shows the marked place, so no model can find it; widen roi or narrow exclude of the camera"
+HIDDEN = "the map shows the marked place, and only the score threshold hides it; see heatline calibrate --false-reject"
+
+
+class Judged(NamedTuple):
+    """A bundle's verdict on a frame and, if the frame has a missed defect, why a training may not help."""
+
+    verdict: Verdict
+    hint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +76,8 @@ class Judging:
         return cls(precision=next((each for each in bundle.manifest.precisions if each == common), "f32"))
 
 
-def judge_frames(bundle: Bundle, frames: Sequence[UsableFrame], judging: Judging, track: Track = iter) -> list[Verdict]:
-    """Return a bundle's verdict on each frame; a BundleError or EngineError if it cannot be used on this machine."""
+def judge_frames(bundle: Bundle, frames: Sequence[UsableFrame], judging: Judging, track: Track = iter) -> list[Judged]:
+    """Return a bundle's answer on each frame; a BundleError or EngineError if it cannot be used on this machine."""
     manifest = bundle.manifest
     verified = open_verified_engine(bundle, judging.kind, judging.precision, device=judging.device)
     inspector = Inspector(
@@ -81,25 +93,28 @@ def judge_frames(bundle: Bundle, frames: Sequence[UsableFrame], judging: Judging
         },
         references=product_references(bundle, sorted({frame.camera for frame in frames})),
     )
-    verdicts = []
+    answers = []
     try:
         for number, frame in enumerate(track(frames), start=1):
-            verdicts.append(_judge(inspector, frame, number, judging.areas.get(frame.camera, WHOLE_FRAME)))
+            answers.append(_judge(inspector, frame, number, judging.areas.get(frame.camera, WHOLE_FRAME)))
     finally:
         verified.engine.close()
-    return verdicts
+    return answers
 
 
-def _judge(inspector: Inspector, frame: UsableFrame, number: int, area: RegionOfInterest) -> Verdict:
+def _judge(inspector: Inspector, frame: UsableFrame, number: int, area: RegionOfInterest) -> Judged:
     image, pixel_format = read_image(frame.path)
     try:
         pending = inspector.start(Frame(Stamp(frame.camera, number, None), image, pixel_format), area)
         judgement = inspector.finish(pending)
     except (EngineError, GeometryError):
-        return "NO_VERDICT"
+        return Judged("NO_VERDICT", UNJUDGED)
     if judgement.reject_reason is not None:
-        return "NO_VERDICT"
-    return judgement.verdict
+        return Judged("NO_VERDICT", UNJUDGED)
+    shown = frame.missed.strongest_of(judgement.heatmap, pending.stitcher.cell_px)
+    if judgement.verdict == "DEFECT" or shown is None:
+        return Judged(judgement.verdict)
+    return Judged("GOOD", UNSEEN if math.isnan(shown) else HIDDEN if shown >= inspector.thresholds.evidence else None)
 
 
 ERRORS: tuple[tuple[str, Truth, Verdict], ...] = (

@@ -56,19 +56,12 @@ def export_next(
         files = {name: (exported.path / name).read_bytes() for name in exported.manifest.files}
         calibration, carried = carry_over(old, exported.manifest, finetuned=_is_finetuned(run))
         references, pictures = carry_references(old, exported.manifest)
+        kept = has_appearance_of_line(was) and has_same_features(was, exported.manifest, finetuned=_is_finetuned(run))
         manifest = msgspec.structs.replace(
             exported.manifest,
             calibration=calibration,
             references=references,
-            provenance=_provenance(
-                old,
-                exported.manifest,
-                run,
-                folder,
-                plan,
-                appearance_of_line=has_appearance_of_line(was)
-                and has_same_features(was, exported.manifest, finetuned=_is_finetuned(run)),
-            ),
+            provenance=_provenance(old, exported.manifest, run, folder, plan, appearance_of_line=kept),
         )
         return write_bundle(target, manifest, {**files, **carried, **pictures})
 

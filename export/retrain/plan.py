@@ -1,5 +1,6 @@
 """Plans a retraining: how the bundle was trained, and which reviewed frames are trained on or held out to compare."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -13,6 +14,7 @@ from heatline.edge.errors import InputError
 from heatline.edge.util.text import format_count
 from heatline.edge.wire.events import Verdict
 from heatline.export.retrain.frames import Selection, UsableFrame, digest_pixels
+from heatline.export.retrain.judge import Judged
 from heatline.train.config import DenseRecipeConfig, TrainConfig
 from heatline.train.discovery import merge_near_duplicates, thumbnails_of
 from heatline.train.readers import LabelledFolder, LabelledImage
@@ -95,12 +97,14 @@ class Origin:
             )
         return data
 
-    def read_former(self) -> tuple[list[ReviewedFrame], str | None]:
+    def read_former(self) -> tuple[list[tuple[Path, ReviewedFrame]], str | None]:
         """Return the reviewed frames that the bundle was trained on, and a sentence if they do not exist any more."""
         if self.config.reviewed is None:
             return [], None
         try:
-            return read_index(Path(self.config.reviewed)), None
+            return [
+                (Path(self.config.reviewed) / row.file, row) for row in read_index(Path(self.config.reviewed))
+            ], None
         except InputError as error:
             return [], f"the frames of earlier retrainings are left out, unless their evidence is still there: {error}"
 
@@ -134,13 +138,7 @@ def origin_of(bundle: Bundle, data: Path | None) -> Origin:
         # By name, as more groups would change what the shares of the first training draw.
         split=msgspec.structs.replace(config.split, val=[], test=test, fractions=[1.0, 0.0, 0.0]),
     )
-    return Origin(
-        config,
-        found.data.groups,
-        frozenset(found.data.digests),
-        found.training.val,
-        found.retraining,
-    )
+    return Origin(config, found.data.groups, frozenset(found.data.digests), found.training.val, found.retraining)
 
 
 Kind = Literal["false alarm", "missed", "right DEFECT", "right GOOD"]
@@ -207,13 +205,15 @@ class Plan:
     """Digests of the frames that neither bundle is trained on."""
     groups: frozenset[str]
     """Groups that are trained on, by the names that their parts give them, those of earlier retrainings included."""
-    note: str | None = None
+    note: str | None
     """A sentence about what the plan could not take into account."""
+    hints: list[str]
+    """Sentences about missed defects that a training may not help to find."""
 
 
 def plan_retraining(
     selection: Selection,
-    judge: Callable[[Sequence[UsableFrame]], list[Verdict]],
+    judge: Callable[[Sequence[UsableFrame]], list[Judged]],
     data: LabelledFolder,
     former: Sequence[tuple[Path, ReviewedFrame]],
     origin: Origin,
@@ -222,14 +222,18 @@ def plan_retraining(
     """Plan which frames are trained on.
 
     Args:
-        judge: returns the old bundle's verdicts.
+        judge: returns the old bundle's answers.
         former: the frames of earlier retrainings.
         share: of the groups of each kind that are held out.
     Raises:
         InputError: there are too few corrections, or marks contradict the training folder.
     """
     frames, in_folder, note = _group(selection.frames, data, former)
-    verdicts = judge(frames)
+    judged = judge(frames)
+    verdicts = [each.verdict for each in judged]
+    missed = [each.hint for frame, each in zip(frames, judged, strict=True) if kind_of(frame, each.verdict) == "missed"]
+    of = f"of {format_count(len(missed), 'missed defect')}"
+    hints = [f"{count} {of}: {hint}" for hint, count in Counter(missed).items() if hint is not None]
     trained_digests = {*origin.retraining.trained, *(row.digest for _, row in former)}
     trained_groups = {image.group for image in data.images} | {row.group for _, row in former}
     candidates = [
@@ -247,16 +251,14 @@ def plan_retraining(
     new = groups_by_kind(candidates)
     if max(len(new[kind]) for kind in CORRECTIONS) < NEEDED:
         trained = sum(each.group not in set().union(*new.values()) for each in candidates)
-        on_trained = (
-            f", {trained} of them on parts that count as trained on (same part id, or a picture that looks alike)"
-        )
+        on_trained = f", {trained} of them on parts that count as trained on (same part id, or a picture alike)"
+        why = "".join(f" ({each})" for each in (selection.left_out, *hints) if each)
         raise InputError(
             f"there are too few marks to learn from: {format_count(len(frames), 'usable frame')}"
             f"{on_trained if trained else ''}, with {format_count(len(new['false alarm']), 'false alarm')} and "
-            f"{format_count(len(new['missed']), 'missed defect')} of this bundle on new parts"
-            f"{f' ({selection.left_out})' if selection.left_out else ''}; expected at least {NEEDED} false alarms, or "
-            f"{NEEDED} missed defects, of different new parts: mark more verdicts on parts that the training folder "
-            "does not show"
+            f"{format_count(len(new['missed']), 'missed defect')} of this bundle on new parts{why}; expected at least "
+            f"{NEEDED} false alarms, or {NEEDED} missed defects, of different new parts: mark more verdicts on parts "
+            "that the training folder does not show"
         )
     groups = choose_held_out(candidates, share)
     if not any(each.group in groups and each.kind in CORRECTIONS for each in candidates):
@@ -273,14 +275,8 @@ def plan_retraining(
         # Pictures of a test group are never trained on, nor are frames that resemble them.
         if frame.digest not in held_out and frame.digest not in in_folder and frame.group not in origin.groups["test"]
     ]
-    own_groups = {frame.group for frame in selection.frames if frame.digest not in held_out}
-    return Plan(
-        rows,
-        list(zip(frames, verdicts, strict=True)),
-        held_out,
-        frozenset({*own_groups, *origin.retraining.groups}),
-        note,
-    )
+    groups = {frame.group for frame in selection.frames if frame.digest not in held_out} | {*origin.retraining.groups}
+    return Plan(rows, list(zip(frames, verdicts, strict=True)), held_out, frozenset(groups), note, hints)
 
 
 def kind_of(frame: UsableFrame, verdict: Verdict) -> Kind:
@@ -291,13 +287,8 @@ def kind_of(frame: UsableFrame, verdict: Verdict) -> Kind:
 
 
 def _row(frame: UsableFrame) -> ReviewedFrame:
-    return ReviewedFrame(
-        file=f"{frame.truth}/{frame.digest[:32]}{frame.path.suffix.lower()}",
-        digest=frame.digest,
-        truth=frame.truth,
-        group=frame.group,
-        missed_xy=list(frame.missed_xy),
-    )
+    file, places = f"{frame.truth}/{frame.digest[:32]}{frame.path.suffix.lower()}", msgspec.structs.asdict(frame.missed)
+    return ReviewedFrame(file=file, digest=frame.digest, truth=frame.truth, group=frame.group, **places)
 
 
 def _group(

@@ -18,8 +18,8 @@ from heatline.edge.errors import Interrupted, TrainingError
 from heatline.edge.util.files import writing
 from heatline.edge.util.text import encode_json, format_count
 from heatline.edge.wire.events import BundleName
-from heatline.export.retrain.frames import MarkedFrame, select_frames
-from heatline.export.retrain.judge import Answer, Comparison, Judging, compare, judge_frames
+from heatline.export.retrain.frames import MarkedFrame, UsableFrame, select_frames
+from heatline.export.retrain.judge import Answer, Comparison, Judged, Judging, compare, judge_frames
 from heatline.export.retrain.new_bundle import FOLDER_MARK, describe_calibrations, export_next, failed_map_checks
 from heatline.export.retrain.plan import Origin, Plan, origin_of, plan_retraining
 from heatline.train.files import write_atomically
@@ -74,14 +74,13 @@ def retrain(
     pictures = origin.read_folder()
     former, gone = origin.read_former()
     selection = select_frames(marked, old.manifest.name)
-    plan = plan_retraining(
-        selection,
-        lambda frames: judge_frames(old, frames, judging, _bar("judging by the old bundle")),
-        pictures,
-        [(Path(str(origin.config.reviewed)) / row.file, row) for row in former],
-        origin,
-        share,
-    )
+
+    def judge(frames: Sequence[UsableFrame]) -> list[Judged]:
+        return judge_frames(old, frames, judging, _bar("judging by the old bundle"))
+
+    plan = plan_retraining(selection, judge, pictures, former, origin, share)
+    for hint in plan.hints:
+        say(f"warning: {hint}")
     name = next_in_series(old.path.resolve().name.removesuffix(SUFFIX), FOLDER_MARK)
     folder = out or Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     with writing(folder, TrainingError, or_else=", or name another folder with --out"):
@@ -107,7 +106,7 @@ def retrain(
         f"{format_count(comparison.held_out, 'frame')} that neither bundle was trained on cannot show much: look at "
         "the intervals, and review more frames"
     )
-    warnings = [few if comparison.held_out < FEW else None, gone, plan.note, selection.left_out]
+    warnings = [few if comparison.held_out < FEW else None, gone, plan.note, selection.left_out, *plan.hints]
     warnings += describe_calibrations(old.manifest, new.manifest, new.path)
     result = Retrained(
         old=_name_of(old),
@@ -157,7 +156,7 @@ def _compare(old: Bundle, new: Bundle, plan: Plan, judging: Judging) -> tuple[Co
     if not failed_map_checks(old.manifest):
         reasons += failed_map_checks(manifest)
     frames = [frame for frame, _ in plan.evaluated]
-    verdicts = judge_frames(new, frames, judging, _bar("judging by the new bundle"))
+    verdicts = [each.verdict for each in judge_frames(new, frames, judging, _bar("judging by the new bundle"))]
     answers = [
         Answer(frame=str(frame.path), truth=frame.truth, held_out=frame.digest in plan.held_out, old=was, new=now)
         for (frame, was), now in zip(plan.evaluated, verdicts, strict=True)

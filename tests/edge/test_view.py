@@ -32,16 +32,7 @@ from heatline.edge.monitor.memory import ROWS, Memory, describe, row_of
 from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.page import read_token
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.wire.events import (
-    Account,
-    CameraState,
-    DriftReading,
-    EvidenceState,
-    Message,
-    StatusEvent,
-    Stroke,
-    Verdict,
-)
+from heatline.edge.wire.events import Account, CameraState, DriftReading, EvidenceState, Message, StatusEvent, Verdict
 from tests.command import WITHIN_SECONDS
 from tests.edge.journals import good, make_writer
 from tests.edge.lines import write_line
@@ -448,7 +439,7 @@ def test_a_mark_is_answered_once_the_line_has_journalled_it_and_sent_to_all_page
         assert served.get(f"/api/pictures/{NAME}").json["review"]["by"] == ["Ben"]
         again = mark(served, kind="withdrawn")
         assert (again.status, again.json["error"]) == (409, "Anna has no mark of this picture to take back")
-    made = mark_of(marked(), "missed", "Anna", [(3, 4), (63, 47)], [(3, 4, 61, 44)], [Stroke(((0, 47), (63, 0)), 900)])
+    made = mark_of(marked(), "missed", "Anna", came[0].at_xy, came[0].boxes_xywh, came[0].strokes)
     assert came[0] == msgspec.structs.replace(made, id=came[0].id)
 
 

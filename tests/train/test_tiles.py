@@ -4,9 +4,10 @@ import itertools
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -21,19 +22,22 @@ from heatline.edge.errors import InputError, TrainingError
 from heatline.edge.geometry import TileGrid
 from heatline.edge.reference.difference import CHANNELS, to_grey
 from heatline.edge.reference.reference import Reference
+from heatline.edge.wire.events import Stroke
 from heatline.train.batches import BatchSampler, TrainingBatches, augment, log_sum_exp, whole_tiles
 from heatline.train.compose import compose
 from heatline.train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig, TilesConfig
 from heatline.train.dense.copies import Kind, Painter, Sample, digest_pictures, grid_samples, plan_copies
 from heatline.train.dense.extraction import compare_samples
 from heatline.train.dense.samples import Sampler, Samples, gather_samples
-from heatline.train.dense.tiles import DenseTiles, LabelKind, label_tiles, tiles_of_points
+from heatline.train.dense.tiles import DEFECTIVE_CELL, DenseTiles, LabelKind, is_marked, label_tiles, share_of_marks
 from heatline.train.frames import FrameStore, TileTable, grid_tiles
 from heatline.train.readers import LabelledFolder, LabelledImage, read_folder
+from heatline.train.readers.labelled import ReviewedFrame
 from heatline.train.readers.per_picture import MaskPng
 from heatline.train.references import References, find_references
 from heatline.train.synthetic import VISIBLE, draw_defect, draw_shape, move, transplant
 from tests.conftest import write_picture
+from tests.oracles import distance_to_strokes
 from tests.train.blobs import BOARD_HW, DEFECT_AT_YX, SQUARE_PX, board, draw_blobs, draw_boards, photograph
 from tests.train.dense.small import PLAIN, recipe_with, samples_of, tiles_of, write_pictures
 
@@ -231,12 +235,21 @@ def test_tiles_of_marked_and_labelled_pictures_are_labelled_one_by_one(
     assert tiles.located.tolist() == tiles.of(marked).tolist()
 
 
+def marked(
+    points: Sequence[tuple[int, int]] = (),
+    boxes: Sequence[tuple[int, int, int, int]] = (),
+    strokes: Sequence[Stroke] = (),
+) -> ReviewedFrame:
+    where = {"missed_xy": list(points), "boxes_xywh": list(boxes), "strokes": list(strokes)}
+    return ReviewedFrame(file="defective/1.png", digest="1", truth="defective", group="line", **where)
+
+
 def test_a_tile_with_a_point_is_defective_and_nothing_is_known_of_the_tiles_beside_it(tmp_path: Path) -> None:
-    """Missed defects of reviewed frames, of 90 x 120 px: tiles at 0, 29, 58 and 0, 29, 58, 88."""
+    """Missed defects of reviewed frames, of 90 x 120 px: tiles at 0, 30, 58 and 0, 30, 60, 88."""
     images = read_folder(write_pictures(tmp_path / "pictures"), mixed=True).images
     pointed, at_border = (
-        LabelledImage(images[at].path, group, True, None, labels_only=True, points_xy=points, reviewed=True)
-        for at, group, points in ((1, "line", ((15, 15),)), (4, "border", ((30, 45), (500, 20))))
+        LabelledImage(images[at].path, group, True, None, labels_only=True, reviewed=marked(points))
+        for at, group, points in ((1, "line", [(15, 15)]), (4, "border", [(30, 45), (500, 20)]))
     )
     store = FrameStore.build([*images, pointed, at_border], tmp_path / "cache")
     tiles = label_tiles(store, SMALL_TILES)
@@ -247,19 +260,83 @@ def test_a_tile_with_a_point_is_defective_and_nothing_is_known_of_the_tiles_besi
     assert row in tiles.located
     assert tiles.reviewed.tolist() == (of_pointed | of_border).tolist()
 
-    corners = np.array([[0, 0], [0, 88], [58, 88]])
+    corners = [(0, 0), (0, 88), (58, 88)]
     for point, found in (((0, 0), [1, 0, 0]), ((119, 89), [0, 0, 1]), ((89, 10), [0, 0, 0]), ((91, 10), [0, 1, 0])):
-        assert tiles_of_points([point], corners, 32, (90, 120)).tolist() == found, "a frame's border has no margin"
+        got = [is_marked(marked([point]), corner, 32, (90, 120)) for corner in corners]
+        assert got == found, "a frame's border has no margin"
 
     painter = Painter(store, tiles, digest_pictures(store.images), PLAIN, SMALL_TILES.tile_px, 4)
     samples = gather_samples(tiles, grid_samples(tiles), painter)
-    assert (samples.share[row] == 1).all(), "no cell counts as untouched"
+    assert (samples.share[row][1:3, 1:3] > DEFECTIVE_CELL).all(), "around the point, in the middle of a tile"
+    assert samples.share[row].min() > 0, "no cell counts as untouched"
     sampler = Sampler(samples, np.ones(len(tiles.groups), np.bool_), recipe_with(located=6, good=8, bags=4), 0)
     draws = [sampler.draw(step) for step in range(40)]
     drawn = {index for draw in draws for index in (*draw.located, *draw.good, *np.concatenate([[], *draw.bags]))}
     assert not drawn & set(tiles.of(LabelKind.UNKNOWN).tolist())
     times = sum(int((draw.located == row).sum()) for draw in draws)
     assert times > 2 * 40 * 6 / len(tiles.located), "more than twice as often as by chance"
+
+
+PLACES = st.tuples(st.integers(0, 119), st.integers(0, 89))
+BOXES = st.tuples(st.integers(0, 100), st.integers(0, 70), st.integers(1, 20), st.integers(1, 20))
+STROKES = st.builds(Stroke, st.lists(PLACES, min_size=1, max_size=4).map(tuple), st.integers(2, 20))
+CORNERS = st.sampled_from([(y, x) for y in (0, 30, 58) for x in (0, 30, 60, 88)])
+SLACK_PX = 2.0
+"""By which a drawn line may differ from the exact one."""
+
+
+def cell_by_cell(pixels: NDArray[Any]) -> NDArray[Any]:
+    """The 64 px of each of the 4 x 4 cells of a tile."""
+    return np.stack(
+        [np.stack([pixels[y : y + 8, x : x + 8].ravel() for x in range(0, 32, 8)]) for y in range(0, 32, 8)]
+    )
+
+
+@given(st.lists(PLACES, max_size=2), st.lists(BOXES, max_size=2), st.lists(STROKES, max_size=2), CORNERS)
+def test_cells_by_peoples_marks_are_defective_good_or_do_not_count(
+    points: list[tuple[int, int]], boxes: list[tuple[int, int, int, int]], strokes: list[Stroke], yx: tuple[int, int]
+) -> None:
+    """Of a frame of 90 x 120 px, and tiles of 32 px with cells of 8 px; where the exact distance decides."""
+    frame, tile = marked(points, boxes, strokes), np.index_exp[yx[0] : yx[0] + 32, yx[1] : yx[1] + 32]
+    far = distance_to_strokes([(each.points_xy, each.width_px / 2) for each in strokes], (90, 120))
+    near = distance_to_strokes([((each,), 8.0) for each in points], (90, 120))
+    at_point, has_half, boxed = near == -8, False, np.zeros((90, 120), np.bool_)
+    for x, y, width, height in boxes:
+        box = np.zeros((90, 120), np.bool_)
+        box[y : y + height, x : x + width] = True
+        boxed |= box
+        has_half |= 2 * np.count_nonzero(box[tile]) >= width * height
+    inner = np.zeros((90, 120), np.bool_)
+    low, high = np.where(np.array(yx) == 0, 0, np.array(yx) + 32 / 14), np.array(yx) + 32
+    high = np.where(high == (90, 120), high, high - 32 / 14)
+    inner[math.ceil(low[0]) : math.ceil(high[0]), math.ceil(low[1]) : math.ceil(high[1])] = True
+    found = is_marked(frame, yx, 32, (90, 120))
+    if has_half or at_point[inner].any() or (far[inner] < -SLACK_PX).any():
+        assert found
+    elif (far[inner] > SLACK_PX).all():
+        assert not found
+
+    share, distance = share_of_marks(frame, yx, 32, 4), cell_by_cell(np.minimum(far, near)[tile])
+    assert (share[(distance < -SLACK_PX).mean(axis=2) > DEFECTIVE_CELL] > DEFECTIVE_CELL).all()
+    assert (share[(distance < SLACK_PX).mean(axis=2) <= DEFECTIVE_CELL] <= DEFECTIVE_CELL).all()
+    uncounted = cell_by_cell(boxed[tile]).any(axis=2) | (distance.min(axis=2) < 8 - SLACK_PX) | at_point[tile].any()
+    assert (share[uncounted] > 0).all()
+    assert (share[~uncounted & (distance.min(axis=2) > 8 + SLACK_PX)] == 0).all()
+
+
+def test_copies_of_a_tile_with_marks_turn_its_cells_with_its_pixels(tmp_path: Path) -> None:
+    images = read_folder(write_pictures(tmp_path / "pictures"), mixed=True).images
+    frame = marked(strokes=[Stroke(((36, 34), (45, 34), (45, 51)), 4)])
+    image = LabelledImage(images[1].path, "line", True, None, labels_only=True, reviewed=frame)
+    store = FrameStore.build([*images, image], tmp_path / "cache")
+    tiles, turning = label_tiles(store, SMALL_TILES), msgspec.structs.replace(PLAIN, flips=True, rotate=True)
+    painter, (row,) = Painter(store, tiles, [""] * 9, turning, SMALL_TILES.tile_px, 4), tiles.of(LabelKind.POINTED)
+    defective = share_of_marks(frame, (30, 30), 32, 4) > DEFECTIVE_CELL
+    copies = [Sample(row, Kind.COPY, (30, 30), seed) for seed in range(8)]
+    turned = [painter.defective_share(copy) > DEFECTIVE_CELL for copy in copies]
+    for copy, cells in zip(copies, turned, strict=True):
+        assert (cells == painter.orient(defective.repeat(8, axis=0).repeat(8, axis=1), copy)[::8, ::8]).all()
+    assert len({cells.tobytes() for cells in turned}) == 8
 
 
 def mixture(seed: int, groups: int, count: int = 40) -> tuple[Samples, NDArray[np.bool_]]:
@@ -591,7 +668,7 @@ def test_a_fixed_pose_is_found_without_settings_or_one_sentence_says_why_not(
     if found is None or drawn.get("good") == 0:  # which takes long
         return
     file = write_picture(tmp_path / "line.png", photograph(0, (3, 2), 8)[:, :-20])
-    frames = [LabelledImage(file, f"reviewed:{part}", False, None, reviewed=True) for part in range(4)]
+    frames = [LabelledImage(file, f"reviewed:{part}", False, None, reviewed=marked()) for part in range(4)]
     reviewed, why = find(replace(data, images=(*data.images, *frames)))
     assert (reviewed.scope, reviewed.designs) == (scope, found.designs)
     assert [reviewed.of(frame) is not None for frame in frames] == [scope == "product"] * 4

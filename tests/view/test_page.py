@@ -12,7 +12,7 @@ from heatline.edge.bundle import Bundle
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.reference.reference import Reference
-from heatline.edge.wire.events import BundleName, EvidenceState, Mark, Pose, VerdictEvent
+from heatline.edge.wire.events import BundleName, EvidenceState, Mark, Pose, Stroke, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS
 from tests.edge.boards import board, board_bundle, moved
 from tests.edge.lines import (
@@ -331,16 +331,13 @@ def test_boxes_and_strokes_of_missed_defects_are_drawn_undone_journalled_and_sho
     assert drawn() == [1, 2, 3]
     browser.press(ENTER)
     browser.until("document.querySelector('#review .own small')?.innerText.startsWith('in the')")
-    assert marks[0].at_xy == [(165, 125)], "where the cross came to"
     mouse, keys = marks[0].boxes_xywh
-    assert max(abs(is_ - to) for is_, to in zip(mouse, (60, 69, 61, 70), strict=True)) <= 3
-    assert keys == (150, 115, 6, 11)
     short, long, last = marks[0].strokes
-    assert [each.width_px for each in marks[0].strokes] == [9, 9, 7]
-    assert last.points_xy == ((155, 125), (160, 125), (165, 125))
-    assert max(abs(is_ - to) for is_, to in zip(short.points_xy[-1], (180, 207), strict=True)) <= 3
-    assert 32 <= len(long.points_xy) <= 64, "of a long stroke, every second point is left out"
-    assert max(abs(is_ - to) for is_, to in zip(long.points_xy[-1], (270, 34), strict=True)) <= 3
+    assert (marks[0].at_xy, keys) == ([(165, 125)], (150, 115, 6, 11)), "where the cross came to"
+    assert last == Stroke(((155, 125), (160, 125), (165, 125)), 7)
+    assert (short.width_px, 32 <= len(long.points_xy) <= 64) == (9, True), "thinned out"
+    places = *mouse, *short.points_xy[-1], *long.points_xy[-1]
+    assert max(abs(is_ - to) for is_, to in zip(places, (60, 69, 61, 70, 180, 207, 270, 34), strict=True)) <= 3
     browser.open(f"{url}?again")
     browser.driver.execute_script(f"document.querySelector('.strip [data-id=\"{first}\"]').click()")
     browser.until("document.querySelectorAll('#why .drawn .box').length === 2")

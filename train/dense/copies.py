@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from heatline.train.batches import augment, rotate
 from heatline.train.config import AugmentConfig, DenseRecipeConfig
 from heatline.train.dense.cache import key_of
-from heatline.train.dense.tiles import DenseTiles, LabelKind, defective_share
+from heatline.train.dense.tiles import DenseTiles, LabelKind, defective_share, share_of_marks
 from heatline.train.frames import FrameStore, cut, move_tile
 from heatline.train.readers import LabelledImage
 from heatline.train.synthetic import draw_defect, draw_shape, move, transplant
@@ -128,7 +128,7 @@ def _place(
     """Draw the top left corner (y, x) of a copy, px, within the frame.
 
     The copy keeps more than half of its tile's defective px; the copy of a tile without any has none. That of a tile
-    with a point stays in its place: the extent of the defect is not known.
+    with people's marks stays in its place: the extent of the defect is not known.
     """
     frame, y, x = (int(column[row]) for column in (tiles.table.frame, tiles.table.y, tiles.table.x))
     if tiles.known[row] == LabelKind.POINTED:
@@ -196,13 +196,11 @@ class Painter:
         out[:] = augment(tile, msgspec.structs.replace(self._config, flips=False, rotate=False), rng)
 
     def defective_share(self, sample: Sample) -> NDArray[np.float32]:
-        """Return the defective share of each map cell of a sample, 0..1 [cells, cells].
-
-        It is 1 everywhere in a tile with a point: its cells are not exact, so none of them counts as defective, and
-        none as good.
-        """
-        if sample.kind in (Kind.TILE, Kind.COPY) and self._tiles.known[sample.row] == LabelKind.POINTED:
-            return np.ones((self._cells, self._cells), np.float32)
+        """Return the defective share of each map cell of a sample, 0..1 [cells, cells]; see `share_of_marks`."""
+        reviewed = self._store.images[int(self._tiles.table.frame[sample.row])].reviewed
+        if reviewed and sample.kind in (Kind.TILE, Kind.COPY) and self._tiles.known[sample.row] == LabelKind.POINTED:
+            share = share_of_marks(reviewed, sample.yx, self._tile_px, self._cells)
+            return np.asarray(self.orient(share[..., None], sample)[..., 0], np.float32)
         rng = np.random.default_rng(sample.seed)
         match sample.kind:
             case Kind.SYNTHETIC:

@@ -17,14 +17,12 @@ from heatline.train.batches import cosine, log_sum_exp
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.cache import Features
 from heatline.train.dense.samples import Draw, Sampler, Samples
-from heatline.train.dense.tiles import LabelKind
+from heatline.train.dense.tiles import DEFECTIVE_CELL, NOT_COUNTED, LabelKind
 from heatline.train.models.dense import TOP_CELLS, DenseHead, FineTuned
 from heatline.train.models.explained import MOST_CELLS, Novelty, concatenate_cells, pool
 
 POSITIVE_WEIGHT = 0.25
 """Weight of positives in the cross-entropy of tiles and bags; good tiles have the rest."""
-DEFECTIVE_CELL = 0.12
-"""A cell with a larger defective share is a positive, a cell without defect a negative; others do not count."""
 
 
 class StepMaps(NamedTuple):
@@ -99,8 +97,6 @@ PER_SIDE = 2
 WINDOWS = PER_SIDE**2
 FEWEST_CELLS = 16
 """Side of the smallest map whose tiles are divided, cells: smaller windows show little but the defect."""
-NOT_COUNTED = DEFECTIVE_CELL / 2
-"""Defective share that is neither a positive nor a negative."""
 Corners = Sequence[tuple[int, int]]
 
 
@@ -325,7 +321,7 @@ class HeadTraining:
             stages = [np.concatenate(parts) for parts in zip(whole, mosaics, strict=True)]
             maps = self._forward(network, stages)
             located, good, bagged, synthetic = torch.split(maps, [*counts, len(of_bags), len(share)])
-        exact = self._samples.known[draw.located] == LabelKind.MASKED
+        exact = self._samples.known[draw.located] != LabelKind.BOXED
         return StepMaps(
             located,
             torch.from_numpy(located_share.astype(np.float32)),

@@ -1,14 +1,18 @@
 """The tiles of a training: how precisely their defects are known, and their predictions by a cross-validation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
+from heatline.edge.monitor.marks import Missed
+from heatline.edge.wire.events import Stroke
 from heatline.train.config import TilesConfig
 from heatline.train.files import write_atomically
 from heatline.train.frames import FrameStore, TileTable, grid_tiles
@@ -26,15 +30,19 @@ class LabelKind(IntEnum):
     BAGGED = 3
     """Only the picture is labelled: at least one of its tiles is defective."""
     POINTED = 4
-    """A defect of unknown extent lies at a point within; nothing is known of the other pixels."""
+    """People marked a missed defect within; see `share_of_marks`."""
     UNKNOWN = 5
-    """A tile of a picture whose points lie in other tiles; it is not trained on."""
+    """A tile of a picture whose marks lie in other tiles; it is not trained on."""
 
 
+DEFECTIVE_CELL = 0.12
+"""A cell with a larger defective share is a positive, a cell without defect a negative; others do not count."""
+NOT_COUNTED = DEFECTIVE_CELL / 2
+"""Defective share that is neither a positive nor a negative."""
 POINT_MARGIN = 1 / 14
-"""Least distance of a point from the border of a POINTED tile, as a share of the tile's side (16 px of 224): people
-click beside small defects, and a defect at the border may lie in the neighbouring tile. The frame's own border needs no
-distance."""
+"""Least distance of a point or stroke from the border of a POINTED tile, as a share of the tile's side (16 px of 224):
+people click beside small defects, and a defect at the border may lie in the neighbouring tile. The frame's own border
+needs no distance."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +77,8 @@ class DenseTiles:
 def label_tiles(store: FrameStore, rule: TilesConfig) -> DenseTiles:
     """Divide all frames into grid tiles, and label each with what is known of it.
 
-    Defective pictures whose annotation marks nothing are bags, like those without annotation, and like those with
-    points of which none lies well within a tile.
+    Defective pictures whose annotation marks nothing are bags, like those without annotation, and like reviewed ones of
+    which `is_marked` no tile.
     """
     frames, images = range(len(store)), store.images
     table = grid_tiles(store, frames, rule)
@@ -81,38 +89,65 @@ def label_tiles(store: FrameStore, rule: TilesConfig) -> DenseTiles:
     known = np.where(table.defect_px > 0, marked, LabelKind.GOOD)
     known = np.where(bagged[table.frame], LabelKind.BAGGED, known)
     for frame in frames:
-        if images[frame].points_xy:
+        reviewed, hw = images[frame].reviewed, store.frame_hw(frame)
+        if reviewed and images[frame].defective:
             rows = np.flatnonzero(table.frame == frame)
-            corners = np.stack([table.y[rows], table.x[rows]], axis=1)
-            pointed = tiles_of_points(images[frame].points_xy, corners, rule.tile_px, store.frame_hw(frame))
-            if pointed.any():
-                known[rows] = np.where(pointed, LabelKind.POINTED, LabelKind.UNKNOWN)
+            corners = zip(table.y[rows].tolist(), table.x[rows].tolist(), strict=True)
+            marked = np.array([is_marked(reviewed, yx, rule.tile_px, hw) for yx in corners])
+            if marked.any():
+                known[rows] = np.where(marked, LabelKind.POINTED, LabelKind.UNKNOWN)
     return DenseTiles(
         table,
         known.astype(np.int8),
         group[table.frame],
         tuple(groups.tolist()),
         tuple(image.name_in_folder for image in images),
-        np.array([image.reviewed for image in images])[table.frame],
+        np.array([image.reviewed is not None for image in images])[table.frame],
     )
 
 
-def tiles_of_points(
-    points_xy: Sequence[tuple[int, int]], corners_yx: NDArray[np.int64], tile_px: int, frame_hw: tuple[int, int]
-) -> NDArray[np.bool_]:
-    """Return which tiles [N] have a point well within, see `POINT_MARGIN`.
+def is_marked(missed: Missed, yx: tuple[int, int], tile_px: int, frame_hw: tuple[int, int]) -> bool:
+    """Whether a point or a part of a stroke lies well within the tile at (y, x), see `POINT_MARGIN`, or at least half
+    of a box lies in it."""
+    margin, (y, x) = tile_px * POINT_MARGIN, yx
+    for left, top, width, height in missed.boxes_xywh:
+        shared_hw = min(top + height, y + tile_px) - max(top, y), min(left + width, x + tile_px) - max(left, x)
+        if min(shared_hw) > 0 and 2 * shared_hw[0] * shared_hw[1] >= width * height:
+            return True
+    inner = tuple(
+        slice(math.ceil(margin) if low else 0, math.ceil(tile_px - margin) if low + tile_px < size else tile_px)
+        for low, size in zip(yx, frame_hw, strict=True)
+    )
+    return bool(_draw([*missed.strokes, *(Stroke((xy,), 1) for xy in missed.missed_xy)], yx, tile_px)[inner].any())
 
-    Args:
-        corners_yx: [N, 2], top left corner of each tile, px.
+
+def share_of_marks(missed: Missed, yx: tuple[int, int], tile_px: int, cells: int) -> NDArray[np.float32]:
+    """Return the defective share of each map cell, 0..1 [cells, cells], of a tile by people's marks.
+
+    What a stroke covers is defective, and so is what is at most a cell's side away from a point. Other cells of a tile
+    with a point do not count, nor do cells in a box or at most a cell's side away from a stroke; the rest is good.
     """
-    found = np.zeros(len(corners_yx), np.bool_)
-    size, margin = np.array(frame_hw), tile_px * POINT_MARGIN
-    low = np.where(corners_yx == 0, 0, corners_yx + margin)
-    end = corners_yx + tile_px
-    high = np.where(end >= size, size, end - margin)
-    for x, y in points_xy:
-        found |= ((low <= (y, x)) & ((y, x) < high)).all(axis=1)
-    return found
+    cell_px, inside = tile_px // cells, slice(tile_px // cells, -(tile_px // cells))
+    corner = yx[0] - cell_px, yx[1] - cell_px  # strokes around the tile count too
+    discs = [Stroke((xy,), 2 * cell_px) for xy in missed.missed_xy]
+    drawn = _draw([*missed.strokes, *discs], corner, tile_px + 2 * cell_px)
+    near = np.asarray(cv2.dilate(drawn, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * cell_px + 1,) * 2)))
+    for x, y, width, height in missed.boxes_xywh:
+        top, left = y - corner[0], x - corner[1]
+        near[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)] = 1
+    if _draw([Stroke((xy,), 1) for xy in missed.missed_xy], yx, tile_px).any():
+        near[:] = 1
+    share, uncounted = (defective_share(each[inside, inside].view(np.bool_), cells) for each in (drawn, near))
+    return np.where(share > 0, share, np.where(uncounted > 0, np.float32(NOT_COUNTED), share))
+
+
+def _draw(strokes: Sequence[Stroke], yx: tuple[int, int], side_px: int) -> NDArray[np.uint8]:
+    """Draw the parts of strokes in the square at (y, x) of a frame: 1 where they are, uint8 [side, side]."""
+    drawn = np.zeros((side_px, side_px), np.uint8)
+    for stroke in strokes:
+        way = np.array([stroke.points_xy[0], *stroke.points_xy], np.int32) - (yx[1], yx[0])  # one alone is not drawn
+        cv2.polylines(drawn, [way.astype(np.int32)], False, 1, stroke.width_px)
+    return drawn
 
 
 def defective_share(mask: NDArray[np.bool_], cells: int) -> NDArray[np.float32]:

@@ -19,10 +19,9 @@ from heatline.train.config import DenseRecipeConfig, TilesConfig, TrainConfig
 from heatline.train.dense.copies import Painter, digest_pictures, grid_samples, plan_copies
 from heatline.train.dense.cross_validation import CrossValidation, divide_groups
 from heatline.train.dense.extraction import compare_samples, extract_features
-from heatline.train.dense.fit_head import DEFECTIVE_CELL
 from heatline.train.dense.improve import Improvement
 from heatline.train.dense.samples import Samples, gather_samples
-from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold, label_tiles
+from heatline.train.dense.tiles import DEFECTIVE_CELL, DenseTiles, LabelKind, OutOfFold, label_tiles
 from heatline.train.discovery import describe_unvalidated
 from heatline.train.files import write_atomically
 from heatline.train.frames import FrameStore, delete_frames
@@ -287,7 +286,7 @@ TILES_OF = {
     LabelKind.MASKED: "with masked defects",
     LabelKind.BOXED: "with boxed defects",
     LabelKind.BAGGED: "of pictures labelled as a whole",
-    LabelKind.POINTED: "at points of missed defects",
+    LabelKind.POINTED: "with marks of missed defects",
     LabelKind.UNKNOWN: "beside them, not used",
 }
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
 from heatline.edge.images import digest_picture, read_rgb
+from heatline.edge.monitor.marks import Missed
 from heatline.edge.picture_folders import DEFECTIVE, GOOD
 from heatline.edge.util.text import encode_json, format_count, utf8_safe
 from heatline.train.readers.annotation import Annotation
@@ -96,6 +97,17 @@ FOLDS = 5
 """Of a default training."""
 
 
+class ReviewedFrame(Missed, frozen=True, kw_only=True):
+    """A row of `frames.jsonl`: a picture, with the label that people gave it, and where the line missed defects."""
+
+    file: str
+    """Path of the picture in the folder: `good/` or `defective/`, and its name."""
+    digest: str
+    """sha256 of the decoded pixels, which identifies the frame whatever its file."""
+    truth: Literal["good", "defective"]
+    group: str
+
+
 @dataclass(frozen=True)
 class LabelledImage:
     path: Path
@@ -106,11 +118,8 @@ class LabelledImage:
     """Marks of its defects; None for a good picture without annotation, and if only the label is known."""
     labels_only: bool = False
     """Whether only the label is known, not the place of the defects."""
-    points_xy: tuple[tuple[int, int], ...] = ()
-    """With `labels_only`, of a defective picture: points, px, at each of which a defect of unknown extent lies. There
-    may be other defects."""
-    reviewed: bool = False
-    """Whether it is a frame of a line, with a label that people gave by their marks."""
+    reviewed: ReviewedFrame | None = None
+    """Of a frame of a line: the label that people gave by their marks, and where defects lie; there may be others."""
     folder: Path | None = None
     """The folder that was read; None: the one above its own."""
     place: str = ""
@@ -274,19 +283,6 @@ INDEX = "frames.jsonl"
 """Of a folder of reviewed frames, which `heatline retrain` writes, and which are trained on besides the data."""
 
 
-class ReviewedFrame(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `frames.jsonl`: a picture, with the label that people gave it."""
-
-    file: str
-    """Path of the picture in the folder: `good/` or `defective/`, and its name."""
-    digest: str
-    """sha256 of the decoded pixels, which identifies the frame whatever its file."""
-    truth: Literal["good", "defective"]
-    group: str
-    missed_xy: list[tuple[int, int]] = []
-    """Where the line missed defects, px of the frame."""
-
-
 def read_index(folder: Path) -> list[ReviewedFrame]:
     """Read the rows of a folder of reviewed frames."""
     try:
@@ -303,18 +299,11 @@ def write_index(folder: Path, frames: list[ReviewedFrame]) -> None:
 
 
 def read_reviewed(folder: Path) -> list[LabelledImage]:
-    """Return reviewed frames as labelled pictures; of a defective one, the label and missed points are known."""
+    """Return reviewed frames as labelled pictures; of a defective one, the label and people's marks are known."""
+    frames = [(frame, frame.truth == "defective") for frame in read_index(folder)]
     return [
-        LabelledImage(
-            folder / frame.file,
-            frame.group,
-            frame.truth == "defective",
-            None,
-            labels_only=frame.truth == "defective",
-            points_xy=tuple(frame.missed_xy) if frame.truth == "defective" else (),
-            reviewed=True,
-        )
-        for frame in read_index(folder)
+        LabelledImage(folder / frame.file, frame.group, defective, None, labels_only=defective, reviewed=frame)
+        for frame, defective in frames
     ]
 
 

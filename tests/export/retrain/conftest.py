@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import open_bundle
-from heatline.edge.monitor.marks import MANIFEST, ManifestRow, Review, Truth
+from heatline.edge.monitor.marks import MANIFEST, ManifestRow, Missed, Review, Truth
 from heatline.edge.util.text import encode_json
 from heatline.edge.wire.events import BundleName, MarkKind, Verdict
 from tests.command import heatline
@@ -49,7 +49,7 @@ def label_frame(seed: int) -> NDArray[np.uint8]:
 
 
 def row_of(
-    number: int, verdict: Verdict, bundle: BundleName, kind: MarkKind | None, missed_xy: Sequence[tuple[int, int]] = ()
+    number: int, verdict: Verdict, bundle: BundleName, kind: MarkKind | None, missed: Missed | None = None
 ) -> ManifestRow:
     """Return the row of a frame's mark; None: its marks contradict each other."""
     example = (DEFECT if verdict == "DEFECT" else GOOD).event
@@ -58,7 +58,8 @@ def row_of(
         example, camera="top", frame_number=number, bundle=bundle, part_id=None, picture=picture, precision="f32"
     )
     truth: Truth = "good" if (kind == "right") == (verdict == "GOOD") else "defective"
-    review = Review(truth=truth if kind else None, kind=kind, missed_xy=list(missed_xy), by=["Ada"])
+    places = {} if missed is None else msgspec.structs.asdict(missed)
+    review = Review(truth=truth if kind else None, kind=kind, by=["Ada"], **places)
     file = f"{truth}/2026-11-28_{picture}.png"
     return ManifestRow(file=file, picture=picture, line="line1", day="2026-11-28", event=event, review=review)
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heatline.edge.errors import InputError
-from heatline.edge.monitor.marks import Truth
-from heatline.edge.wire.events import BundleName, Verdict
+from heatline.edge.monitor.marks import Missed, Truth
+from heatline.edge.wire.events import BundleName, Stroke, Verdict
 from heatline.export.retrain.frames import (
     Selection,
     UsableFrame,
@@ -22,7 +22,7 @@ from heatline.export.retrain.frames import (
     group_name,
     select_frames,
 )
-from heatline.export.retrain.judge import Answer, compare
+from heatline.export.retrain.judge import Answer, Judged, compare
 from heatline.export.retrain.plan import ORDER, Candidate, Origin, Plan, Retraining, choose_held_out, plan_retraining
 from heatline.train.config import TrainConfig
 from heatline.train.readers import LabelledFolder, LabelledImage
@@ -56,13 +56,15 @@ def plan(
     former: list[tuple[Path, ReviewedFrame]] = NO_FORMER,
     retraining: Retraining = Retraining(),  # noqa: B008 it is frozen
     contradictory: frozenset[str] = frozenset(),
+    hint: str | None = None,
 ) -> Plan:
     """Plan by an old bundle that calls every frame DEFECT, unless `verdicts` says otherwise."""
     origin = Origin(
         cast(TrainConfig, None), {"train": ["a", "b"], "val": [], "test": ["t"]}, frozenset(), {}, retraining
     )
     selection = Selection(frames, contradictory)
-    return plan_retraining(selection, lambda _: verdicts or ["DEFECT"] * len(frames), data, former, origin, 1 / 3)
+    judged = [Judged(each, hint) for each in verdicts or ["DEFECT"] * len(frames)]
+    return plan_retraining(selection, lambda _: judged, data, former, origin, 1 / 3)
 
 
 def row(of: UsableFrame) -> ReviewedFrame:
@@ -95,6 +97,17 @@ def test_marks_that_cannot_be_divided_or_are_too_few_are_refused_before_a_traini
     )
     with pytest.raises(InputError, match=words):  # of the part that one was trained on, both frames count
         plan(frames, data, former=former)
+
+
+def test_missed_defects_that_a_training_may_not_help_are_counted_before_it(
+    tmp_path: Path, data: LabelledFolder
+) -> None:
+    truths: list[Truth] = ["defective", "defective", "good"]
+    frames = [frame(tmp_path, number, f"P{number}", truth) for number, truth in enumerate(truths)]
+    verdicts: list[Verdict] = ["GOOD", "NO_VERDICT", "DEFECT"]
+    assert plan(frames, data, verdicts, hint="it is hidden").hints == ["2 of 2 missed defects: it is hidden"]
+    with pytest.raises(InputError, match=r"new parts \(1 of 1 missed defect: it is hidden\); expected at least 2"):
+        plan(frames[1:], data, verdicts[1:], hint="it is hidden")
 
 
 def test_former_frames_that_are_contradictory_now_and_frames_like_those_of_a_test_group_are_not_trained_on(
@@ -157,10 +170,11 @@ OTHER = BundleName(name="lids", version="1", digest="2" * 64)
 
 def test_frames_that_cannot_be_used_are_counted_and_those_of_one_part_are_one_group(tmp_path: Path) -> None:
     """Frames 1 and 2 can be used; 3 shows the same pixels as 2, 7 and 8 have two truths; the others cannot."""
+    stroke = Stroke(((9, 9), (30, 20)), 6)
     rows = [
         row_of(1, "DEFECT", OWN, "false_alarm"),
-        row_of(2, "GOOD", OWN, "missed", [(40, 30)]),
-        row_of(3, "GOOD", OWN, "missed", [(40, 30), (90, 90)]),
+        row_of(2, "GOOD", OWN, "missed", Missed(missed_xy=[(40, 30)], boxes_xywh=[(1, 2, 3, 4)])),
+        row_of(3, "GOOD", OWN, "missed", Missed(missed_xy=[(40, 30), (90, 90)], strokes=[stroke])),
         row_of(4, "DEFECT", OTHER, "false_alarm"),
         row_of(5, "DEFECT", OWN, None),
         row_of(6, "DEFECT", OWN, "false_alarm"),
@@ -173,10 +187,8 @@ def test_frames_that_cannot_be_used_are_counted_and_those_of_one_part_are_one_gr
     for damage in (lambda: gone.write_bytes(gone.read_bytes()[:500]), gone.unlink):
         damage()
         selection = select_frames(frames_of_folder(tmp_path), "boards")
-        assert [(one.truth, one.missed_xy) for one in selection.frames] == [
-            ("good", ()),
-            ("defective", ((40, 30), (90, 90))),
-        ]
+        both = Missed(missed_xy=[(40, 30), (90, 90)], boxes_xywh=[(1, 2, 3, 4)], strokes=[stroke])
+        assert [(one.truth, one.missed) for one in selection.frames] == [("good", Missed()), ("defective", both)]
         assert len({one.group for one in selection.frames}) == 2
         assert str(selection.left_out).startswith("5 marked frames are left out: marks that contradict each other")
         # A former retraining may have trained on one of these.

@@ -10,23 +10,39 @@ from typing import Any, NamedTuple
 
 import cv2
 import msgspec
+import numpy as np
 import pytest
 
 from heatline.edge.bundle import Bundle, open_bundle
 from heatline.edge.bundle.manifest import PRODUCT_TILES, CameraPlausible, Manifest, ProductReference, Reference, Tensor
 from heatline.edge.drift import OF_POSE
 from heatline.edge.errors import Interrupted
+from heatline.edge.geometry import RegionOfInterest
+from heatline.edge.monitor.marks import Missed
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.wire.events import BundleName, ChangeEvent, VerdictEvent
+from heatline.edge.wire.events import BundleName, ChangeEvent, Stroke, VerdictEvent
 from heatline.export.retrain import retrain as retraining
 from heatline.export.retrain.command import NOT_BETTER
-from heatline.export.retrain.frames import digest_pixels
+from heatline.export.retrain.frames import UsableFrame, digest_pixels
+from heatline.export.retrain.judge import HIDDEN, UNSEEN, Judged, Judging, judge_frames
 from heatline.export.retrain.new_bundle import carry_over, carry_references, describe_calibrations
+from heatline.train.readers.labelled import read_reviewed
 from tests.command import complaint, heatline
 from tests.edge.evidences import mark, picture, writer
 from tests.edge.lines import RunningLine, running, write_line, write_pictures
 from tests.edge.secured import until
-from tests.export.retrain.conftest import SETTINGS, Marked, Trained, blob_frame, good_frame, label_frame, write_marked
+from tests.export.retrain.conftest import (
+    FRAME_HW,
+    SETTINGS,
+    Marked,
+    Trained,
+    blob_frame,
+    good_frame,
+    label_frame,
+    row_of,
+    write_marked,
+    write_rows,
+)
 from tests.train.blobs import SQUARE_PX, draw_boards, photograph
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -98,6 +114,46 @@ def test_three_marks_remove_the_false_alarm_and_lose_no_find(done: Done, tmp_pat
     assert old.digest == done.trained.name.digest
 
 
+def test_strokes_boxes_and_points_teach_a_kind_of_defect_that_the_line_missed(trained: Trained, tmp_path: Path) -> None:
+    rows, pictures = [], []
+    for number in range(1, 10):
+        x, y, pixels = 20 + 9 * number, 15 + 12 * number, good_frame(number).astype(np.float64)
+        scratch = cv2.line(np.zeros(FRAME_HW), (x, y), (x + 60, y + 9), 1.0, 4)
+        pictures.append((pixels + 60 * scratch[..., None]).clip(0, 255).astype(np.uint8))
+        stroke = Missed(strokes=[Stroke(((x, y), (x + 60, y + 9)), 6)])
+        missed = [stroke, Missed(boxes_xywh=[(x - 3, y - 3, 66, 15)]), Missed(missed_xy=[(x + 30, y + 4)])][number % 3]
+        rows.append(row_of(number, "GOOD", trained.name, "missed", missed))
+    write_rows(tmp_path / "marked", rows, pictures)
+    result = retrain(tmp_path / "marked", trained.bundle, tmp_path / "out")
+    shown = " ".join((result.stdout + result.stderr).split())
+    assert result.returncode == 0, shown
+    assert "with marks of missed defects" in shown
+    assert "missed, held out 3 of 3 (29 to 100 %) 0 of 3 (0 to 71 %)" in shown
+    copied = [image.reviewed for image in read_reviewed(tmp_path / "out" / "reviewed")]
+    for name in Missed.__struct_fields__:
+        assert any(getattr(each, name) for each in copied), name
+
+
+def test_a_hint_says_where_a_training_may_not_help(trained: Trained, tmp_path: Path) -> None:
+    """A frame whose blob the bundle finds, by thresholds that hide it, and marks there and in an empty corner."""
+    pixels, bundle = blob_frame(0), open_bundle(trained.bundle)
+    cv2.imwrite(str(tmp_path / "1.png"), pixels)
+    x, y = cv2.minMaxLoc(cv2.blur(pixels[..., 0], (15, 15)))[2]
+    empty = 0 if x > 100 else 180
+    there, elsewhere = Missed(strokes=[Stroke(((x, y),), 9)]), Missed(boxes_xywh=[(empty, 0, 20, 20)])
+    hidden = Judging(score=1e9, evidence=0.0)
+    left_out = ((x - 90, 0), (x + 90, 0), (x + 90, 149), (x - 90, 149))
+    beside = replace(hidden, areas={"top": RegionOfInterest(exclude=(left_out,))})
+    for missed, judging, expected in (
+        (there, Judging(evidence=0.0), ("DEFECT", None)),
+        (there, hidden, ("GOOD", HIDDEN)),
+        (elsewhere, hidden, ("GOOD", None)),
+        (there, beside, ("GOOD", UNSEEN)),
+    ):
+        frame = UsableFrame(tmp_path / "1.png", "1", "defective", "top", "reviewed:1", missed)
+        assert judge_frames(bundle, [frame], judging) == [expected], missed
+
+
 def test_a_bundle_that_is_not_better_is_not_offered(
     done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +162,7 @@ def test_a_bundle_that_is_not_better_is_not_offered(
     judge = retraining.judge_frames
 
     def judge_badly(bundle: Any, frames: Any, *rest: Any) -> Any:
-        return ["GOOD" for _ in frames] if bundle.path == done.bundle else judge(bundle, frames, *rest)
+        return [Judged("GOOD") for _ in frames] if bundle.path == done.bundle else judge(bundle, frames, *rest)
 
     monkeypatch.setattr(retraining, "judge_frames", judge_badly)
     result = retrain(done.marked, done.trained.bundle, tmp_path / "out")

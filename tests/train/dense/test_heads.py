@@ -23,8 +23,6 @@ from heatline.train.dense.cache import FeatureCache, key_of
 from heatline.train.dense.cross_validation import CrossValidation, divide_groups
 from heatline.train.dense.extraction import BATCH, extract
 from heatline.train.dense.fit_head import (
-    DEFECTIVE_CELL,
-    NOT_COUNTED,
     WINDOWS,
     BagTiles,
     HeadTraining,
@@ -35,7 +33,8 @@ from heatline.train.dense.fit_head import (
     predict,
     step_loss,
 )
-from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold
+from heatline.train.dense.samples import MARKED
+from heatline.train.dense.tiles import DEFECTIVE_CELL, NOT_COUNTED, DenseTiles, LabelKind, OutOfFold
 from heatline.train.evaluation.figures import auroc
 from heatline.train.models.dense import DenseClassifier, DenseHead, Trunk
 from heatline.train.readers.labelled import assign_folds
@@ -82,7 +81,7 @@ class Task:
         frame = np.concatenate([np.arange(count) // bag_tiles, self.tested])
         tiles = tiles_of([*known, *TESTED], [0] * count + [1] * len(TESTED), frame.tolist())
         drawn = np.zeros((0, cells, cells), np.float32) if synthetic is None else synthetic
-        marked = np.where(np.isin(known, (LabelKind.MASKED, LabelKind.BOXED))[:, None, None], share, 0)
+        marked = np.where(np.isin(known, MARKED)[:, None, None], share, 0)
         pasted = [(row, row, one) for row, one in zip(tiles.of(LabelKind.GOOD).tolist(), drawn, strict=False)]
         self.samples = samples_of(tiles, np.concatenate([marked, self.truth]), pasted)
         self.features = stored(folder, features_of(np.concatenate([share, self.truth, drawn]), 3))
@@ -134,6 +133,17 @@ def test_a_head_learns_which_cells_are_defective(tmp_path: Path, how: str, bf16:
     area = auroc(maps.ravel().astype(np.float64), on.truth.ravel() > 0, np.ones(maps.size))
     assert area > least
     assert maps[16:].max() < maps[:16].max(axis=(1, 2)).min()
+
+
+def test_cells_under_marks_count_as_those_under_masks_and_cells_in_boxes_do_not(tmp_path: Path) -> None:
+    share = np.concatenate([squares(12, 0), np.zeros((24, 8, 8), np.float32)])
+    masked, pointed, boxed = (
+        Task(tmp_path / kind.name, [*[kind] * 12, *[LabelKind.GOOD] * 24], share).train(recipe_with(steps=4))
+        for kind in (LabelKind.MASKED, LabelKind.POINTED, LabelKind.BOXED)
+    )
+    torch.testing.assert_close(pointed.state_dict(), masked.state_dict(), rtol=0, atol=0)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(boxed.state_dict(), masked.state_dict())
 
 
 def test_heads_trained_in_parallel_equal_heads_trained_one_by_one(tmp_path: Path) -> None:
