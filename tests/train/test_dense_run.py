@@ -391,6 +391,7 @@ def test_minutes_improve_the_first_result_and_a_stop_leaves_the_best_so_far(
     """Rounds of 4, 8, ... steps; Ctrl-C in the second one, and the time is over in the fourth. Tiles are large enough
     to be divided into windows."""
     monkeypatch.setattr(improve, "FIRST_STEPS", 4)
+    monkeypatch.setattr(improve, "TRIAL_STEPS", 2)
     run, draw, late_s, summaries = RunFolder(tmp_path / "run"), Sampler.draw, 0.0, []
     once = threading.Lock()
     monkeypatch.setattr(improve, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late_s))
@@ -422,10 +423,11 @@ def test_minutes_improve_the_first_result_and_a_stop_leaves_the_best_so_far(
         assert read_evaluation(run.report).figures["frame.defective_frames"] == 8
     first, last = summaries
     assert last.rounds[: len(first.rounds)] == first.rounds
-    assert [each.steps for each in last.rounds] in ([4, 8], [4, 8, 16]), "two rounds that gain nothing end it, too"
+    assert [each.steps for each in last.rounds[1:]] in ([4, 8], [4, 8, 16]), "two rounds that gain nothing end it, too"
+    assert "What the minutes gained" in (run.report / "report.html").read_text()
     reached = [improve.merit(each.figures) for each in last.rounds if each.kept]
     assert reached == sorted(set(reached))
-    assert last.val == [first.val, *(each.figures for each in last.rounds if each.kept)][-1]
+    assert last.val == [each.figures for each in last.rounds if each.kept][-1]
 
 
 @pytest.mark.parametrize("report", ["torn", None])

@@ -17,11 +17,14 @@ from heatline.train.references import GAINS
 from heatline.train.run import Round
 
 FIRST_STEPS, FEWEST_STEPS = 100, 40
-"""Of the first round; each further one has twice as many, or what there is time for; fewer steps gain nothing."""
+"""Of the first round, at least; each further one has twice as many, or what there is time for; fewer gain nothing."""
 PATIENCE = 2
 """Rounds in a row that gain nothing and end the training early."""
 TILES_PER_STEP = 20
-"""Tiles that are predicted in about the time of a step: a guess, until both are measured."""
+"""Tiles that are predicted in about the time of a step: a guess, until both are measured. The first round takes at
+least as long as its predictions."""
+TRIAL_STEPS = 6
+"""Steps that show how long one takes, before the first round."""
 LATE = 1.25
 """A round that needs so many times the time that is left is given up: the machine is slower than before."""
 Figures = dict[str, float]
@@ -37,13 +40,12 @@ def merit(figures: Figures) -> float:
     return sum(known) / max(1, len(known))
 
 
-def plan_steps(last: int, affordable: int) -> int:
-    """Return the steps of the next round: twice those of the last, or all if no further round would follow; 0: too few.
+def plan_steps(wanted: int, affordable: int) -> int:
+    """Return the steps of the next round: all that there is time for if no further round would follow; 0: too few.
 
-    >>> [plan_steps(0, 1000), plan_steps(100, 900), plan_steps(200, 700), plan_steps(400, 60), plan_steps(100, 30)]
+    >>> [plan_steps(100, 1000), plan_steps(200, 900), plan_steps(400, 700), plan_steps(800, 60), plan_steps(200, 30)]
     [100, 200, 700, 60, 0]
     """
-    wanted = 2 * last or FIRST_STEPS
     if affordable < FEWEST_STEPS:
         return 0
     return wanted if affordable >= 2 * wanted else affordable
@@ -64,11 +66,12 @@ class Improvement:
         self.validation, self._file, self._report_line = validation, file, report_line
         self._began, self._minutes = began, minutes
         self.rounds: list[Round] = []
+        """The first is the result that the others improve."""
 
     @property
     def steps(self) -> int:
-        """Steps of all rounds."""
-        return sum(each.steps for each in self.rounds)
+        """Steps of fine-tuning."""
+        return sum(each.steps for each in self.rounds[1:])
 
     def restore(self) -> None:
         """Take the networks of the last round, in place of training.
@@ -88,7 +91,7 @@ class Improvement:
 
     def run(
         self,
-        figures: Figures,
+        first: Round,
         measure: Callable[[OutOfFold], Figures],
         keep: Callable[[OutOfFold, Figures], object],
         show: Callable[[int, int], object],
@@ -96,12 +99,13 @@ class Improvement:
         """Fine-tune until the time is over, or until `PATIENCE` rounds gained nothing.
 
         Args:
-            figures: of the model so far.
+            first: the result before all rounds.
             keep: gets the predictions and figures of each round that is better than all before.
             show: gets the steps that are done and planned in a round, of all networks together.
         """
-        best = merit(figures)
-        while len(self.rounds) < PATIENCE or any(each.kept for each in self.rounds[-PATIENCE:]):
+        self.rounds = self.rounds or [first]
+        best = max(merit(each.figures) for each in self.rounds if each.kept)
+        while any(each.kept for each in self.rounds[-PATIENCE:]):
             try:
                 if not (steps := self._plan()):
                     raise _OutOfTime
@@ -143,10 +147,14 @@ class Improvement:
         return self._began + 60 * self._minutes - time.monotonic()
 
     def _plan(self) -> int:
-        if not self.rounds:
-            return FIRST_STEPS
-        last = self.rounds[-1]
-        return plan_steps(last.steps, int((self._left_s - last.predict_s) / last.step_s))
+        if self.rounds[1:]:
+            last = self.rounds[-1]
+            wanted, step_s, predict_s = 2 * last.steps, last.step_s, last.predict_s
+        else:
+            as_predictions = self.validation.tiles / TILES_PER_STEP
+            wanted, step_s = max(FIRST_STEPS, round(as_predictions)), self._fine_tune(TRIAL_STEPS, lambda *_: None)
+            predict_s = as_predictions * step_s
+        return plan_steps(wanted, int((self._left_s - predict_s) / step_s))
 
     def _fine_tune(self, steps: int, show: Callable[[int, int], object]) -> float:
         """Return seconds per step of all networks together."""
@@ -161,7 +169,7 @@ class Improvement:
                 show(done, total)
                 taken_s = time.monotonic() - began
                 tiles_s = self.validation.tiles / TILES_PER_STEP * taken_s / done
-                needed_s = taken_s * total / done + (self.rounds[-1].predict_s if self.rounds else tiles_s)
+                needed_s = taken_s * total / done + (self.rounds[-1].predict_s if self.rounds[1:] else tiles_s)
                 if done > 3 * networks and needed_s > LATE * left_s:
                     raise _OutOfTime
 

@@ -32,9 +32,11 @@ from heatline.train.progress import Shown, tracked
 from heatline.train.readers import LabelledFolder, LabelledImage
 from heatline.train.readers.labelled import digest_groups
 from heatline.train.references import GAINS, ReferenceSummary, describe_reference, find_references, measure_alignment
-from heatline.train.run import RunFolder, RunSummary, read_data, split_data
+from heatline.train.run import Round, RunFolder, RunSummary, read_data, split_data
 
 ReportLine = Callable[[str], None]
+MOST_BEFORE_ROUNDS = 2_000
+"""Steps of a head that rounds of fine-tuning train further: thousands more would take the time of all rounds."""
 LEAST_GAIN = 0.005
 """How much one of `GAINS` must gain by a reference, and none may lose: less changes with the seed."""
 
@@ -83,6 +85,8 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
         report_line(line)
 
     report_line(f"{'no ' if references is None else ''}reference: {why}")
+    if config.minutes is not None:
+        recipe = replace(recipe, steps=min(recipe.steps_for(len(tiles)), MOST_BEFORE_ROUNDS))
     steps = recipe.steps_for(len(tiles)) + recipe.finetune_steps
     digests = digest_pictures(images)
     painter = Painter(store, tiles, digests, recipe.augment, tile_px, model.map_hw[0])
@@ -214,7 +218,8 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
                 )
                 _write(run, summary, improvement.validation, found)
 
-            improvement.run(summary.val, lambda found: measure(found, counted), keep, shown.update)
+            first = Round(steps=steps, seconds=summary.seconds, step_s=0, predict_s=0, figures=summary.val, kept=True)
+            improvement.run(first, lambda found: measure(found, counted), keep, shown.update)
             run.write_summary(
                 replace(summary, finished=True, seconds=time.monotonic() - started, rounds=improvement.rounds)
             )

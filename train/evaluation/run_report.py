@@ -60,6 +60,27 @@ def _reference_sections(run: TrainedRun) -> list[Section]:
     return [Section("reference", "Reference", intro, blocks)]
 
 
+def _rounds_sections(run: TrainedRun) -> list[Section]:
+    """Return the section on the rounds of fine-tuning; none: the run had none."""
+    rounds = run.summary.rounds
+    known = [key for key in GAINS if rounds and key in rounds[0].figures]
+    columns = [Column(name) for name in ("minute", "steps", *(GAINS[key] for key in known))]
+    lines = [
+        Line(
+            (
+                Cell("yes" if each.kept else "no"),
+                number(each.seconds / 60, 1),
+                Cell(f"{each.steps:,}"),
+                *(number(each.figures[key], 3) for key in known),
+            )
+        )
+        for each in rounds
+    ]
+    table = Table("Result by result", (Column("kept", is_text=True), *columns), lines)
+    intro = "After the first result, each round continues with the last one's networks; a better result is kept."
+    return [Section("minutes", "What the minutes gained", intro, [Block("Rounds", tables=[table])])] * bool(rounds)
+
+
 def _shown(references: References) -> Iterator[tuple[str, Reference | None]]:
     if references.scope == "templates":
         yield from ((image.name, references.of(image)) for image in references.images)
@@ -107,6 +128,9 @@ def write_run_report(run: TrainedRun) -> Path:
     )
     write_evaluation(evaluation, folder)
     page, _ = write_report(
-        [folder], folder, title=f"{run.data.name}: cross-validation", sections=_reference_sections(run)
+        [folder],
+        folder,
+        title=f"{run.data.name}: cross-validation",
+        sections=[*_reference_sections(run), *_rounds_sections(run)],
     )
     return page
