@@ -16,7 +16,7 @@ from heatline.train.config import TilesConfig, TrainConfig
 from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold, label_tiles
 from heatline.train.fit import fit
 from heatline.train.frames import FrameStore, cut
-from heatline.train.run import RunFolder, load_run, read_data
+from heatline.train.run import Round, RunFolder, load_run, read_data
 
 BATCH = 16
 ReportLine = Callable[[str], None]
@@ -160,6 +160,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     machine: dict[str, object] = {}
     """That trained and evaluated; fields of `heatline.bench.machine.Machine`."""
+    rounds: list[Round] = []
+    """Of fine-tuning, with `minutes`."""
 
 
 def train_whole_network(fold: Fold, config: TrainConfig, report_line: ReportLine) -> tuple[Answers, Training]:

@@ -6,8 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import matplotlib as mpl
 import msgspec
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from heatline.bench.machine import machine
@@ -15,6 +17,7 @@ from heatline.bench.recipes.anomalib_models import MODELS, AnomalibModel, train_
 from heatline.bench.recipes.folds import Answers, Fold, ReportLine, Training, Truth, answers_of, train_whole_network
 from heatline.bench.recipes.judge import FoldFigures, judge_fold
 from heatline.bench.recipes.sets import DataSet, that_change_figures
+from heatline.bench.report import STYLE, WIDTH_IN
 from heatline.bench.result_file import keep, new_report, read_result
 from heatline.edge.errors import BenchError
 from heatline.edge.util.page import markdown_table, plain
@@ -23,10 +26,11 @@ from heatline.train.config import DenseRecipeConfig, TrainConfig
 from heatline.train.dense.cross_validation import divide_groups
 from heatline.train.dense.tiles import OutOfFold
 from heatline.train.dense.train import train_dense
+from heatline.train.references import GAINS
 from heatline.train.run import RunFolder
 
 Recipe = Literal["heatline", "finetune", "study"] | AnomalibModel
-TABLES = "tables.md"
+TABLES, MINUTES = "tables.md", "minutes.svg"
 FIGURES = {
     "tile_ap_clear": "tile AP",
     "picture_auroc": "picture AUROC",
@@ -174,7 +178,8 @@ class Measurement:
             train_dense(config, run, self.report_line)
         if not run.out_of_fold.exists():
             raise BenchError(f"{self.of.name} was not cross-validated, as its groups make one fold; name another set")
-        training = Training(seed=config.seed, fold=None, seconds=run.read_summary().seconds)
+        summary = run.read_summary()
+        training = Training(seed=config.seed, fold=None, seconds=summary.seconds, rounds=summary.rounds)
         return OutOfFold.read(run.out_of_fold), training
 
 
@@ -191,7 +196,7 @@ def read_recipe(file: Path) -> RecipeResult:
 
 
 def write_tables(results: Path, targets: dict[str, dict[str, float]]) -> tuple[Path, list[RecipeResult]]:
-    """Write tables of all results below a folder; return their file, and the results.
+    """Write tables and a picture of all results below a folder; return the tables' file, and the results.
 
     Args:
         targets: by set and figure.
@@ -201,6 +206,8 @@ def write_tables(results: Path, targets: dict[str, dict[str, float]]) -> tuple[P
     found = [read_recipe(file) for file in sorted(results.glob("*/*.json"))]
     try:
         (results / TABLES).write_text(tables(found, targets))
+        if any(training.rounds for one in found for training in one.trainings):
+            _draw_rounds(found, results / MINUTES)
     except OSError as error:
         raise BenchError(f"{results / TABLES} cannot be written ({error.strerror})") from error
     return results / TABLES, found
@@ -217,6 +224,28 @@ def tables(results: Sequence[RecipeResult], targets: dict[str, dict[str, float]]
         verdicts = [head, *(row for one in mine for row in _verdicts(one))]
         parts += [f"## {name}", markdown_table(rows), markdown_table(verdicts)]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _draw_rounds(results: Sequence[RecipeResult], file: Path) -> None:
+    """Draw the figures of the best result so far against the minute, a line per training."""
+    with mpl.rc_context(STYLE):
+        figure = Figure((WIDTH_IN, 3.2))
+        panels = figure.subplots(1, len(GAINS))
+        for one in results:
+            for rounds in (training.rounds for training in one.trainings if training.rounds):
+                colour = f"C{sorted({each.set for each in results}).index(one.set)}"
+                for panel, key in zip(panels, GAINS, strict=True):
+                    if key in rounds[0].figures:
+                        kept = [(each.seconds / 60, each.figures[key]) for each in rounds if each.kept]
+                        end = rounds[-1].seconds / 60, kept[-1][1]
+                        panel.step(*zip(*kept, end, strict=True), where="post", marker=".", color=colour, label=one.set)
+        for panel, name in zip(panels, GAINS.values(), strict=True):
+            panel.set_title(name)
+            panel.set_xlabel("minute")
+            panel.set_xlim(0)
+        labels = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
+        figure.legend(labels.values(), labels, loc="outside lower center", ncols=len(labels))
+        figure.savefig(file, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
 
 
 def _row(one: RecipeResult) -> list[str]:

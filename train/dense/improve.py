@@ -21,8 +21,8 @@ FIRST_STEPS, FEWEST_STEPS = 100, 40
 PATIENCE = 2
 """Rounds in a row that gain nothing and end the training early."""
 TILES_PER_STEP = 20
-"""Tiles that are predicted in about the time of a step: a guess, until both are measured. The first round takes at
-least as long as its predictions."""
+"""Tiles that are predicted in about the time of a step of one network: a guess, until both are measured. The first
+round takes at least as long as its predictions."""
 TRIAL_STEPS = 6
 """Steps that show how long one takes, before the first round."""
 LATE = 1.25
@@ -151,7 +151,7 @@ class Improvement:
             last = self.rounds[-1]
             wanted, step_s, predict_s = 2 * last.steps, last.step_s, last.predict_s
         else:
-            as_predictions = self.validation.tiles / TILES_PER_STEP
+            as_predictions = self.validation.tiles / TILES_PER_STEP / self.validation.networks
             wanted, step_s = max(FIRST_STEPS, round(as_predictions)), self._fine_tune(TRIAL_STEPS, lambda *_: None)
             predict_s = as_predictions * step_s
         return plan_steps(wanted, int((self._left_s - predict_s) / step_s))
