@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.calibration.statistics import frames_to_show
-from heatline.edge.calibration.thresholds import score_threshold
+from heatline.edge.calibration.thresholds import score_threshold, threshold
 from heatline.edge.util.text import format_count
 from heatline.train.readers import LabelledImage
 
@@ -160,6 +160,39 @@ def describe_threshold_transfer(
         f"{format_count(frames_to_show(share), 'good frame') if share else 'many good frames'} of it (heatline "
         "calibrate)"
     ]
+
+
+MOST_TO_LOOK_AT, LEAST_FOUND = 3, 0.1
+"""Groups that are named at most, and the share of defective frames that must be found without them."""
+
+
+def describe_doubtful_groups(
+    good: Sequence[float], groups: Sequence[str | None], defective: Sequence[float], share: float
+) -> str | None:
+    """Describe few groups of good frames that cost many defects, as wrong labels do; None: there are none.
+
+    Args:
+        good, defective: highest logit of each frame, from a model that was not trained on its group.
+        groups: of the good frames.
+        share: wanted share of rejected good frames.
+    """
+    scores, group_of, defects = np.array(good), np.array([str(group) for group in groups]), np.array(defective)
+    by_highest = list(dict.fromkeys(group_of[np.argsort(-scores, kind="stable")].tolist()))
+    if not by_highest:
+        return None
+    missed = []
+    for count in range(min(MOST_TO_LOOK_AT, len(by_highest) // 10) + 1):
+        left = ~np.isin(group_of, by_highest[:count])
+        missed.append(int((defects < threshold(scores[left], share)).sum()))
+    count = int(np.argmin(missed))
+    if missed[0] - missed[count] < max(LEAST_FOUND * len(defects), 1):
+        return None
+    frames, named = int(np.isin(group_of, by_highest[:count]).sum()), ", ".join(by_highest[:count])
+    return (
+        f"{format_count(frames, 'good picture')} of {'group' if count == 1 else 'groups'} {named} set the threshold: "
+        f"without them, {missed[count]} instead of {missed[0]} of {format_count(len(defects), 'defective picture')} "
+        "would be missed; look at them, and call them defective if they are"
+    )
 
 
 def fisher_tail(first: int, first_n: int, second: int, second_n: int) -> float:

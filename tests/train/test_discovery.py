@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from heatline.edge.errors import InputError
 from heatline.train.adequacy import (
     defect_areas,
+    describe_doubtful_groups,
     describe_few_groups,
     describe_small_defects,
     describe_threshold_transfer,
@@ -478,6 +479,20 @@ def test_a_group_that_the_threshold_would_reject_is_named_with_advice() -> None:
     assert describe_threshold_transfer(even.tolist(), groups, 0.01) == []
     assert describe_threshold_transfer(hot, groups, 0.01, lowest_defect=30.0) == [], "the margin has room for it"
     assert describe_threshold_transfer(even.tolist(), ["one"] * 100, 0.01) == []
+
+
+def test_few_groups_of_good_pictures_that_cost_many_defects_are_named() -> None:
+    rng = np.random.default_rng(0)
+    groups, even, defective = [str(number // 10) for number in range(200)], rng.normal(size=200), [4.0] * 19 + [9.0]
+    doubtful = np.where(np.isin(groups, ("7", "12")), even + 8, even).tolist()
+    assert describe_doubtful_groups(doubtful, groups, defective, 0.01) == (
+        "20 good pictures of groups 7, 12 set the threshold: without them, 0 instead of 20 of 20 defective pictures "
+        "would be missed; look at them, and call them defective if they are"
+    )
+    assert describe_doubtful_groups(even.tolist(), groups, defective, 0.01) is None, "none is missed"
+    assert describe_doubtful_groups([*even[:100] + 8, *even[100:]], groups, defective, 0.01) is None, "half are alike"
+    assert describe_doubtful_groups(doubtful, groups, [], 0.01) is None
+    assert describe_doubtful_groups([], [], defective, 0.01) is None
 
 
 @given(first_n=st.integers(1, 30), second_n=st.integers(1, 30), data=st.data())

@@ -158,6 +158,7 @@ def _verdicts(summary: "RunSummary", folder: Path) -> tuple[dict[str, str], dict
     """Return the first figures of the report, cross-validated: what escapes, and the others."""
     from heatline.edge.cli.bundle_formatting import describe_bound
     from heatline.train.evaluation.result import describe_kinds, read_evaluation
+    from heatline.train.evaluation.run_report import describe_doubtful
     from heatline.train.run import RunFolder
 
     run = RunFolder(folder)
@@ -170,6 +171,8 @@ def _verdicts(summary: "RunSummary", folder: Path) -> tuple[dict[str, str], dict
     is_frozen = isinstance(recipe, DenseRecipeConfig) and not (config.minutes or recipe.finetune_steps)
     if missed and is_frozen and summary.labelled == "tiles":  # only measured with marked defects
         found["to try"] = "minutes=10, which often finds more"
+    if doubtful := describe_doubtful(evaluation):
+        found["to look at"] = doubtful
     if of["frame.good_frames"]:
         found["rejected good pictures"] = describe_bound(evaluation.calibration)
     return describe_kinds(evaluation), found

@@ -13,12 +13,12 @@ from heatline.edge.cli.bundle_formatting import describe_bound
 from heatline.edge.reference.reference import Reference
 from heatline.edge.util.page import Block, Cell, Column, Line, Picture, Section, Table, jpeg_uri, number
 from heatline.edge.util.text import format_count, list_some
-from heatline.train.adequacy import describe_threshold_transfer
+from heatline.train.adequacy import describe_doubtful_groups, describe_threshold_transfer
 from heatline.train.evaluation.evaluate import CROSS_VALIDATION, evaluate_pictures, select_pictures
 from heatline.train.evaluation.evaluated import prepare_run
 from heatline.train.evaluation.gallery import shrink
 from heatline.train.evaluation.report import write_report
-from heatline.train.evaluation.result import write_evaluation
+from heatline.train.evaluation.result import Evaluation, write_evaluation
 from heatline.train.progress import tracked
 from heatline.train.references import GAINS, References
 from heatline.train.run import RunFolder, TrainedRun
@@ -98,6 +98,15 @@ def _picture(name: str, reference: Reference | None) -> Picture:
     return Picture(jpeg_uri(np.asarray(bgr, np.uint8)), name, of, "the reference that frames are compared with")
 
 
+def describe_doubtful(evaluation: Evaluation) -> str | None:
+    """Describe good pictures of a report whose labels may be wrong; None: none cost much."""
+    good, defective = ([each for each in evaluation.frames if each.defective is kind] for kind in (False, True))
+    scores = [each.score for each in good]
+    return describe_doubtful_groups(
+        scores, [each.group for each in good], [each.score for each in defective], FALSE_REJECT
+    )
+
+
 FALSE_REJECT = 0.01
 """Share of good frames that the report's first thresholds reject; the default of `heatline export`."""
 
@@ -118,6 +127,7 @@ def write_run_report(run: TrainedRun) -> Path:
         warnings=[
             *evaluation.warnings,
             f"Rejected good frames: {describe_bound(evaluation.calibration)}.",
+            *filter(None, [describe_doubtful(evaluation)]),
             *describe_threshold_transfer(
                 [frame.score for frame in good],
                 [frame.group for frame in good],
