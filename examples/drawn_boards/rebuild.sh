@@ -10,7 +10,7 @@ bundle=${2:-$work/bundle}
 [ -e "$work/good" ] || python "$here/draw.py" "$work/good" --count 60 --seed 3 --defects 0
 if [ ! -e "$work/run/config.yaml" ]; then
     heatline train data="$work/boards" truth=masks out="$work/run" seed=1 recipe.folds=1 model.width=64 \
-        recipe.steps=250 recipe.finetune_steps=400 recipe.finetune_lr=0.0008 recipe.copies.most=0 \
+        recipe.steps=250 recipe.finetune_steps=400 recipe.copies.most=0 \
         recipe.located=12 recipe.good=14 recipe.synthetic=2
 else
     heatline train out="$work/run" resume=true
