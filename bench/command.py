@@ -276,7 +276,8 @@ def recipes(
 
     heatline is cross-validated as by `heatline train`; finetune and study are trained once without each of the same
     folds; patchcore and padim are anomalib's, on the same trunk. KEY=VALUE... are those of `heatline train`, for every
-    recipe; truth=labels trains by the labels of whole pictures, and is evaluated by masks too.
+    recipe; truth=labels trains by the labels of whole pictures, truth=good on good pictures only, once per fold. Both
+    are evaluated by masks too.
 
     The same command continues after an interruption; further seeds, folds and recipes are added to the results.
     """

@@ -35,6 +35,11 @@ MEASURED = {
 """By number of pictures that trained, at export's default threshold: the lowest and the highest percentage of new
 defective pictures found and of new good ones rejected, and how many sets with as many pictures were measured
 (docs/training.md)."""
+GOOD_ONLY = (
+    "no defect has shown what such a model finds, and its thresholds bound nothing but the share of good parts "
+    "rejected; mark what it misses for heatline retrain, or add a few masks: on bsdata, 4 raised the tile AP of a "
+    "training by labels from 0.64 to 0.83"
+)
 RAREST_SHARE = 5
 """In the measured sets, at least one picture in so many had the rarer label."""
 UNLIKELY = 0.01
@@ -107,13 +112,13 @@ def describe_few_groups(images: Sequence[LabelledImage]) -> list[str]:
 
 
 def describe_expectation(images: Sequence[LabelledImage]) -> str | None:
-    """Describe what so many pictures gave on the measured sets; None without defects, which was not measured.
+    """Describe what so many pictures gave on the measured sets, or what no defects show; None without pictures.
 
     Of pictures with one label, no more count than such a set would have.
     """
     defective = sum(image.defective for image in images)
     if not defective:
-        return None
+        return GOOD_ONLY if images else None
     good = len(images) - defective
     count = min(len(images), RAREST_SHARE * min(good, defective)) if good else defective
     number = max((each for each in MEASURED if each <= count), default=min(MEASURED))

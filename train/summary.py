@@ -56,7 +56,7 @@ class FolderSummary(msgspec.Struct, frozen=True, kw_only=True):
     near_duplicates: list[tuple[str, str]]
     """Near-duplicate pictures in different groups, most alike first; without groups, all pairs."""
     expectation: str | None
-    """Sentence: what so many pictures gave on measured sets; None without defects."""
+    """Sentence: what so many pictures gave on measured sets; None without pictures."""
     warnings: list[str]
     unusable: list[str]
     """Sentences: each file that cannot be used, or picture whose annotation cannot be used, with the reason."""

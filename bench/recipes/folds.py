@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from heatline.bench.recipes.sets import LinkedPicture, link_folder
 from heatline.edge.errors import BenchError
 from heatline.edge.geometry import TileGrid
 from heatline.train.config import TilesConfig, TrainConfig
 from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold, label_tiles
+from heatline.train.dense.train import train_dense
 from heatline.train.fit import fit
 from heatline.train.frames import FrameStore, cut
 from heatline.train.run import Round, RunFolder, load_run, read_data
@@ -169,12 +171,32 @@ def train_whole_network(fold: Fold, config: TrainConfig, report_line: ReportLine
     split = msgspec.structs.replace(config.split, val=fold.groups(fold.following), test=fold.groups(fold.number))
     out = f"{config.out}/fold{fold.number}"
     config = msgspec.structs.replace(config, split=split, out=out, resume=RunFolder(Path(out)).config.exists())
-    run = fit(config, report_line)
-    model = load_run(run.folder).model
-    logit, maps = answer(model, fold.truth, np.flatnonzero(fold.tested | fold.calibrating))
-    answers = Answers(
-        fold.seed, fold.number, logit, maps, fold.tested, fold.calibrating, top_mean=model.top_cells is not None
+    return _answers(fold, fit(config, report_line))
+
+
+def train_good_only(fold: Fold, config: TrainConfig, report_line: ReportLine) -> tuple[Answers, Training]:
+    """Train `heatline` on nothing but the good pictures; a BenchError if there are none."""
+    frames = np.flatnonzero(fold.trained & ~fold.truth.defective).tolist()
+    if not frames:
+        raise BenchError(f"fold {fold.number} leaves no good picture to train on; name another set with --set")
+    run, images = RunFolder(Path(f"{config.out}/fold{fold.number}")), (fold.truth.store.images[at] for at in frames)
+    good = [LinkedPicture(one.path, one.path.name, "good", str(one.group)) for one in images]
+    data = str(link_folder(Path(f"{run.folder}_pictures"), good, {}))
+    split = msgspec.structs.replace(config.split, group="group", pattern=None)
+    # Without a reference, as frames are answered by their tiles alone.
+    config = msgspec.structs.replace(
+        config, data=data, truth="labels", reference="off", split=split, out=str(run.folder)
     )
+    if not (run.summary.exists() and run.read_summary().finished):
+        train_dense(config, run, report_line)
+    return _answers(fold, run, knows_defects=False)
+
+
+def _answers(fold: Fold, run: RunFolder, *, knows_defects: bool = True) -> tuple[Answers, Training]:
+    model, asked = load_run(run.folder).model, fold.tested | fold.calibrating
+    logit, maps = answer(model, fold.truth, np.flatnonzero(asked))
+    top_mean = model.top_cells is not None
+    answers = Answers(fold.seed, fold.number, logit, maps, fold.tested, fold.calibrating, knows_defects, top_mean)
     return answers, Training(seed=fold.seed, fold=fold.number, seconds=run.read_summary().seconds)
 
 

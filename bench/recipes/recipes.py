@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 from heatline.bench.machine import machine
 from heatline.bench.recipes.anomalib_models import MODELS, AnomalibModel, train_anomalib
-from heatline.bench.recipes.folds import Answers, Fold, ReportLine, Training, Truth, answers_of, train_whole_network
+from heatline.bench.recipes.folds import (
+    Answers,
+    Fold,
+    ReportLine,
+    Training,
+    Truth,
+    answers_of,
+    train_good_only,
+    train_whole_network,
+)
 from heatline.bench.recipes.judge import FoldFigures, judge_fold
 from heatline.bench.recipes.sets import DataSet, that_change_figures
 from heatline.bench.report import STYLE, WIDTH_IN
@@ -30,6 +39,8 @@ from heatline.train.references import GAINS
 from heatline.train.run import RunFolder
 
 Recipe = Literal["heatline", "finetune", "study"] | AnomalibModel
+GOOD_ONLY = "truth=good"
+"""The override by which the recipe `heatline` is trained on good pictures only; others refuse this truth."""
 TABLES, MINUTES = "tables.md", "minutes.svg"
 FIGURES = {
     "tile_ap_clear": "tile AP",
@@ -125,7 +136,8 @@ class Measurement:
         return result
 
     def _parts(self, seed: int, done: set[int]) -> Iterator[tuple[Training, list[FoldFigures]]]:
-        """Yield the missing parts of a seed: all folds at once of the recipe `heatline`, one by one of others."""
+        """Yield the missing parts of a seed: all folds at once of the recipe `heatline`, unless it is trained on good
+        pictures only, one by one of others."""
         config = self._config("heatline" if self.recipe in MODELS else self.recipe, seed)
         fold_of = self._fold_of(config)
         if unknown := sorted(set(self.folds) - set(fold_of.tolist())):
@@ -133,7 +145,7 @@ class Measurement:
         left = [each for each in sorted(set(fold_of.tolist()) - done) if not self.folds or each in self.folds]
         if not left:
             self.report_line(f"{self.of.name} {self.name}: seed {seed} is done")
-        elif self.recipe == "heatline":
+        elif self.recipe == "heatline" and GOOD_ONLY not in self.overrides:
             self.report_line(f"{self.of.name} {self.name}: seed {seed}: training")
             out_of_fold, training = self._cross_validated(config)
             answers = answers_of(out_of_fold, self.truth, seed)
@@ -148,6 +160,8 @@ class Measurement:
         if self.recipe in MODELS:
             work = self.work / self.of.name
             return train_anomalib(fold, self.recipe, work, self.peers_python, self.report_line)
+        if self.recipe == "heatline":
+            return train_good_only(fold, config, self.report_line)
         return train_whole_network(fold, config, self.report_line)
 
     @cached_property
@@ -167,9 +181,10 @@ class Measurement:
         return compose([*self.of.overrides(self.data, self.work), "recipe=heatline", *tiles])
 
     def _config(self, recipe: str, seed: int) -> TrainConfig:
-        given = {item.partition("=")[0] for item in self.overrides}
+        overrides = [item for item in self.overrides if item != GOOD_ONLY or self.recipe != "heatline"]
+        given = {item.partition("=")[0] for item in overrides}
         own = [f"recipe={recipe}", f"seed={seed}", *self.of.overrides(self.data, self.work)]
-        config = compose([*(item for item in own if item.partition("=")[0] not in given), *self.overrides])
+        config = compose([*(item for item in own if item.partition("=")[0] not in given), *overrides])
         return msgspec.structs.replace(config, out=str(self.work / self.of.name / self.name / f"seed{seed}"))
 
     def _cross_validated(self, config: TrainConfig) -> tuple[OutOfFold, Training]:

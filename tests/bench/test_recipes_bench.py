@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,9 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from heatline.bench.command import bench as command
+from heatline.bench.recipes import judge
 from heatline.bench.recipes.folds import Answers, Truth, answers_of
-from heatline.bench.recipes.judge import (
-    LEAST_DEFECT_PX,
-    FoldFigures,
-    Verdicts,
-    count_false,
-    count_hit,
-    count_in_cells,
-    judge_fold,
-    label_defects,
-    pixel_average_precision,
-)
+from heatline.bench.recipes.judge import FoldFigures, Verdicts, judge_fold
 from heatline.bench.recipes.recipes import FIGURES, Measurement, RecipeResult, read_recipe, tables
 from heatline.bench.recipes.sets import SHIPPED, DataSet, read_sets
 from heatline.edge.errors import BenchError, ConfigError
@@ -38,6 +28,8 @@ from heatline.train.compose import compose
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.cross_validation import divide_groups
 from heatline.train.dense.tiles import OutOfFold
+from heatline.train.metrics import average_precision
+from heatline.train.run import load_run
 from tests.oracles import components
 from tests.train.blobs import draw_blobs
 
@@ -154,6 +146,21 @@ def test_a_repeated_or_interrupted_measurement_adds_only_missing_results(
     assert [(fold.seed, fold.fold) for fold in finetuned.measure([0]).folds] == [(0, 1)]
 
 
+def test_good_pictures_only_train_one_fold_at_a_time(data: Path, tmp_path: Path, tiny: tuple[str, ...]) -> None:
+    """Of four groups, one is tested and one calibrates; the last picture of the others trains, as it is good."""
+    overrides = [*(item.replace("recipe.folds=2", "recipe.folds=4") for item in tiny), "truth=good"]
+    said: list[str] = []
+    one = measurement(data, tmp_path, "heatline", overrides, folds=[1], report_line=said.append)
+    assert [(each.fold, each.frames, each.good_frames) for each in one.measure([0]).folds] == [(1, 3, 3)]
+    assert any(line.startswith("to expect: no defect has shown what such a model finds") for line in said)
+    run = load_run(one.work / "blobs" / one.name / "seed0" / "fold1")
+    names = {path.name for path in (Path(run.config.data) / "images").iterdir()}
+    assert names == {f"{group}_2.png" for group in run.summary.groups["train"]}
+    assert run.model.state_dict()["head.novelty.gain"] > 0
+    with pytest.raises(ConfigError, match="'good'"):
+        measurement(data, tmp_path, "padim", overrides).measure([0])
+
+
 def test_the_command_writes_results_and_tables_and_refuses_reserved_overrides(
     data: Path, tmp_path: Path, tiny: tuple[str, ...]
 ) -> None:
@@ -194,26 +201,18 @@ masks = arrays.arrays(np.bool_, st.tuples(st.integers(1, 13), st.integers(1, 13)
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
 def test_pixel_average_precision_agrees_with_its_definition(cells: list[tuple[int, int, int]]) -> None:
-    """The definition: each pixel has its cell's evidence; sum recall gain times precision over all thresholds."""
+    """Each pixel has its cell's evidence; `test_figures` compares `average_precision` with the definition."""
     half = len(cells) // 2
     parts = [np.array(part or [(0, 0, 0)]).T for part in (cells[:half], cells[half:])]  # they come tile by tile
-    found = pixel_average_precision((evidence.astype(np.float32), bad, good) for evidence, bad, good in parts)
+    found = judge.pixel_average_precision((evidence.astype(np.float32), bad, good) for evidence, bad, good in parts)
     pixels = [(value, kind) for value, bad, good in cells for kind in [True] * bad + [False] * good]
-    defective = sum(kind for _, kind in pixels)
-    if not defective or defective == len(pixels):
-        assert found is None
-        return
-    points = [(0.0, 1.0)]
-    for threshold in sorted({value for value, _ in pixels}, reverse=True):
-        called = [kind for value, kind in pixels if value >= threshold]
-        points.append((sum(called) / defective, sum(called) / len(called)))
-    expected = sum((recall - before) * precision for (before, _), (recall, precision) in pairwise(points))
-    assert found == pytest.approx(expected)
+    values, kinds = np.array(pixels, np.float64).reshape(-1, 2).T
+    assert found == pytest.approx(average_precision(values, kinds > 0, np.ones(len(pixels))))
 
 
 @given(masks, st.integers(1, 5))
 def test_each_cell_counts_the_pixels_that_it_covers(mask: NDArray[np.bool_], cell_px: int) -> None:
-    counts = count_in_cells(mask, cell_px)
+    counts = judge.count_in_cells(mask, cell_px)
     expected = np.zeros_like(counts)
     for y, x in zip(*np.nonzero(mask), strict=True):
         expected[y // cell_px, x // cell_px] += 1
@@ -223,14 +222,14 @@ def test_each_cell_counts_the_pixels_that_it_covers(mask: NDArray[np.bool_], cel
 
 @given(masks.map(lambda mask: mask.repeat(3, axis=0).repeat(3, axis=1)), st.integers(1, 6), st.integers(0, 9))
 def test_a_found_cell_on_a_pixel_of_a_defect_is_a_hit(mask: NDArray[np.bool_], cell: int, seed: int) -> None:
-    defects = [area for area in components(mask) if len(area) >= LEAST_DEFECT_PX]
-    labels, count = label_defects(mask)
+    defects = [area for area in components(mask) if len(area) >= judge.LEAST_DEFECT_PX]
+    labels, count = judge.label_defects(mask)
     assert count == len(defects)
     assert {int(labels[place]) for area in defects for place in area} == set(range(1, count + 1))
     assert np.count_nonzero(labels) == sum(map(len, defects))
     found = np.random.default_rng(seed).random([-(-side // cell) for side in mask.shape]) < 0.1
     hit = [area for area in defects if any(found[y // cell, x // cell] for y, x in area)]
-    assert count_hit(labels, found, cell) == len(hit)
+    assert judge.count_hit(labels, found, cell) == len(hit)
 
 
 @given(masks, st.integers(1, 4), st.integers(0, 9), st.integers(0, 9))
@@ -240,11 +239,10 @@ def test_an_area_of_found_cells_is_false_without_a_defective_pixel_near(
     found = np.random.default_rng(seed).random([-(-side // cell) for side in mask.shape]) < 0.2
     defective = {(y // cell, x // cell) for y, x in zip(*np.nonzero(mask), strict=True)}
     reach = next(cells for cells in range(10) if cells * cell >= near_px)
-    near = {
-        (y + dy, x + dx) for y, x in defective for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1)
-    }
+    steps = range(-reach, reach + 1)
+    near = {(y + dy, x + dx) for y, x in defective for dy in steps for dx in steps}
     expected = [area for area in components(found) if not area & near]
-    assert count_false(mask, found, cell, near_px) == len(expected)
+    assert judge.count_false(mask, found, cell, near_px) == len(expected)
 
 
 def test_the_table_has_means_deviations_sums_and_the_targets_below() -> None:
@@ -256,11 +254,8 @@ def test_the_table_has_means_deviations_sums_and_the_targets_below() -> None:
     def verdicts(rejected: int, escaped: int) -> Verdicts:
         return Verdicts(wanted=0.01, good=10, rejected=rejected, defective=20, escaped=escaped)
 
-    folds = [
-        fold(0, 0, verdicts(1, 2), hit=0.5),
-        fold(0, 1, verdicts(2, 4), hit=0.7, pixel_ap=0.25),
-        fold(1, 0, verdicts(0, 0), hit=0.9),
-    ]
+    folds = [fold(0, 0, verdicts(1, 2), hit=0.5), fold(0, 1, verdicts(2, 4), hit=0.7, pixel_ap=0.25)]
+    folds.append(fold(1, 0, verdicts(0, 0), hit=0.9))
     both = [
         RecipeResult(set="s", recipe=name, overrides=["a=1|2"], truth="masks", folds=of)
         for name, of in (("padim", [fold(0, 0)]), ("heatline", folds))

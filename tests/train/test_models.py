@@ -548,9 +548,14 @@ def test_a_head_adds_the_distance_of_each_cell_of_stride_16(seed: int, gain: flo
     rng = np.random.default_rng(seed)
     turn = np.linalg.qr(rng.normal(size=(5, 5)))[0]  # good cells are correlated, with a mean other than 0
     good = np.asarray(rng.normal(size=(300, 5)) * rng.uniform(1, 9, 5) @ turn + 5, np.float32)
-    novelty = Novelty.of(good, seed)
-    np.testing.assert_allclose(np.cov((good - novelty.mean.numpy()) @ novelty.whitening.numpy(), rowvar=False),
-                               np.eye(5), atol=0.1)  # fmt: skip
+    novelty = Novelty.of(good)
+    whitened_good = (good - novelty.mean.numpy()) @ novelty.whitening.numpy()
+    variance, deviation = np.linalg.eigvalsh(np.cov(whitened_good.T)), np.linalg.eigvalsh(np.cov(good.T)) ** 0.5
+    np.testing.assert_allclose(variance, deviation / deviation.mean(), rtol=1e-3)
+    prototypes = novelty.prototypes.numpy()  # each is the good cell that is farthest from those before
+    for count in (1, 30, 200):
+        nearest = np.linalg.norm(whitened_good[:, None] - prototypes[:count], axis=2).min(axis=1)
+        np.testing.assert_allclose(prototypes[count], whitened_good[nearest.argmax()], atol=1e-6)
     features = [rng.normal(5, 4, (2, channels, side, side)) for channels, side in ((1, 8), (2, 4), (3, 2))]
     fine, coarse = features[1:]
     cells = np.concatenate([fine.reshape(2, 2, 2, 2, 2, 2).mean(axis=(3, 5)), coarse], axis=1)
@@ -571,7 +576,7 @@ def test_a_model_with_novelty_is_loaded_and_exported_as_it_is() -> None:
     features = model.features(tiles(8))
     cells = concatenate_cells(features, model.head.strides).permute(0, 2, 3, 1).flatten(0, 2).numpy()
     plain = model(tiles(3))[1]
-    model.head.novelty = Novelty.of(cells, 0)
+    model.head.novelty = Novelty.of(cells)
     model.head.novelty.weigh(0.5, 2.0)
     logits, maps = model(tiles(3))
     distance = model.head.novelty.distance(model.features(tiles(3)), model.head.strides)

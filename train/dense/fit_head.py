@@ -280,7 +280,7 @@ class HeadTraining:
         good = np.concatenate(cells)
         good = good[rng.permutation(len(good))[:MOST_CELLS]]
         head = network.head if isinstance(network, FineTuned) else network
-        head.novelty = Novelty.of(good, self._seed)
+        head.novelty = Novelty.of(good)
 
     def _run(self, network: Network, optimiser: Optimizer, steps: range, on_step: OnStep, rate: str) -> None:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, interpolate
 
-from heatline.edge.util.sampling import k_means
-
 
 class ExplainedClassifier(nn.Module, ABC):
     """A binary classifier whose map is evidence of a defect in logits, and whose logit is the mean of the map's cells.
@@ -89,8 +87,8 @@ def in_float32(device: torch.device) -> AbstractContextManager[object]:
 # Novelty: evidence from the distance to good cells, for dense heads that are trained without known defects. A head that
 # is trained only on synthetic defects recognises what resembles them; this distance finds others.
 
-PROTOTYPES = 256
-MOST_CELLS = 40_000
+PROTOTYPES = 1000
+MOST_CELLS = 15_000
 """Maximum number of cells that whitening and prototypes are computed from."""
 STRIDES = (8, 16)
 """Strides of the compared features, input px per cell: finer features change with every grain of the surface."""
@@ -106,9 +104,10 @@ class Novelty(nn.Module):
 
         evidence = gain * (max(NEAREST, min over p of ||whitening^T (x - mean) - p||) - offset)
 
-    in logits, where x are the cell's features; computed at stride 16 and enlarged bilinearly. The distance is that of
-    PatchCore (Roth et al. 2022, https://arxiv.org/abs/2106.08265), to few k-means centres of whitened cells, not to
-    stored cells: whitening scales each direction by the variation of good cells in it.
+    in logits, where x are the cell's features; computed at stride 16 and enlarged bilinearly. Distance and prototypes
+    are those of PatchCore (Roth et al. 2022, https://arxiv.org/abs/2106.08265), but each direction of the features is
+    divided by the root of its deviation over good cells: undivided, few directions decide, and divided by the whole
+    deviation, noise does.
     """
 
     def __init__(self, channels: int, prototypes: int = PROTOTYPES) -> None:
@@ -120,15 +119,16 @@ class Novelty(nn.Module):
         self.gain = nn.Buffer(torch.tensor(0.0))
 
     @classmethod
-    def of(cls, good: NDArray[np.float32], seed: int) -> "Novelty":
+    def of(cls, good: NDArray[np.float32]) -> "Novelty":
         """Compute prototypes from features of good cells [n, c]; the evidence is 0 until `weigh` is called."""
         mean = good.mean(axis=0)
-        covariance = np.cov(good - mean, rowvar=False)
-        variance, axes = np.linalg.eigh(covariance + 1e-4 * np.trace(covariance) / len(mean) * np.eye(len(mean)))
-        whitening = (axes / np.sqrt(variance)).astype(np.float32)  # (x - mean) @ whitening has unit covariance
-        centres = k_means((good - mean) @ whitening, PROTOTYPES, seed)
-        novelty = cls(centres.shape[1], len(centres))
-        for name, value in (("mean", mean), ("whitening", whitening), ("prototypes", centres)):
+        variance, axes = np.linalg.eigh(np.cov(good - mean, rowvar=False))
+        deviation = np.sqrt(variance.clip(1e-4 * variance.mean()))
+        # Whitened directions have a variance of 1 on average.
+        whitening = (axes / np.sqrt(deviation * deviation.mean())).astype(np.float32)
+        prototypes = farthest_points((good - mean) @ whitening, PROTOTYPES)
+        novelty = cls(*prototypes.T.shape)
+        for name, value in (("mean", mean), ("whitening", whitening), ("prototypes", prototypes)):
             getattr(novelty, name).copy_(torch.from_numpy(value))
         return novelty
 
@@ -152,6 +152,17 @@ class Novelty(nn.Module):
     def forward(self, features: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
         """Return the evidence [N, h, w], stride 8, in logits."""
         return self.gain * (self.distance(features, strides) - self.offset)
+
+
+def farthest_points(points: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Return at most `count` of the points [n, c]: the first, and then always the one farthest from all chosen ones."""
+    squares, chosen = (points**2).sum(axis=1), [0]
+    nearest = np.full(len(points), np.inf, np.float32)
+    for _ in range(min(count, len(points)) - 1):
+        last = chosen[-1]
+        nearest = np.minimum(nearest, squares + squares[last] - 2 * (points @ points[last]))
+        chosen.append(int(nearest.argmax()))
+    return points[chosen]
 
 
 def concatenate_cells(features: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
