@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +42,8 @@ from heatline.train.run import RunFolder
 Recipe = Literal["heatline", "finetune", "study"] | AnomalibModel
 GOOD_ONLY = "truth=good"
 """The override by which the recipe `heatline` is trained on good pictures only; others refuse this truth."""
+LONGEST = 160
+"""Letters of the name of a result: a file's name has 255 at most, with endings."""
 TABLES, MINUTES = "tables.md", "minutes.svg"
 FIGURES = {
     "tile_ap_clear": "tile AP",
@@ -102,9 +105,10 @@ class Measurement:
 
     @property
     def name(self) -> str:
-        """Name of its file and folder, below that of the set."""
+        """Name of its file and folder, below that of the set; a digest replaces the end of a long one."""
         name = ",".join([self.recipe, *that_change_figures(self.overrides)])
-        return "".join(letter if letter.isalnum() or letter in "._=,-" else "_" for letter in name)
+        plain = "".join(letter if letter.isalnum() or letter in "._=,-" else "_" for letter in name)
+        return plain if len(plain) <= LONGEST else f"{plain[:LONGEST]}-{sha256(name.encode()).hexdigest()[:12]}"
 
     @property
     def file(self) -> Path:
