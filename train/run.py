@@ -178,7 +178,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     reference: ReferenceSummary | None = None
     """None: there was none."""
     rounds: list[Round] = []
-    """Of fine-tuning, if `minutes` is given and one ended: the first is the result before all of them."""
+    """The first result, then that of each round of fine-tuning; empty without `minutes`, or if none has ended yet."""
 
 
 class RunFolder:

@@ -247,12 +247,13 @@ def tables(results: Sequence[RecipeResult], targets: dict[str, dict[str, float]]
 
 def _draw_rounds(results: Sequence[RecipeResult], file: Path) -> None:
     """Draw the figures of the best result so far against the minute, a line per training."""
+    sets = sorted({one.set for one in results})
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH_IN, 3.2))
         panels = figure.subplots(1, len(GAINS))
         for one in results:
             for rounds in (training.rounds for training in one.trainings if training.rounds):
-                colour = f"C{sorted({each.set for each in results}).index(one.set)}"
+                colour = f"C{sets.index(one.set)}"
                 for panel, key in zip(panels, GAINS, strict=True):
                     if key in rounds[0].figures:
                         kept = [(each.seconds / 60, each.figures[key]) for each in rounds if each.kept]

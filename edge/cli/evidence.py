@@ -192,7 +192,7 @@ def _places(_context: click.Context, option: click.Parameter, texts: tuple[str, 
     multiple=True,
     metavar="X,Y",
     callback=_places,
-    help="Where a missed defect is, px of the frame; may be repeated, as the next two.",
+    help="A point of a missed defect, px of the frame; may be repeated, as --box and --stroke may.",
 )
 @click.option(
     "--box",
@@ -208,7 +208,7 @@ def _places(_context: click.Context, option: click.Parameter, texts: tuple[str, 
     multiple=True,
     metavar="X,Y,X,Y,...:WIDTH",
     callback=_places,
-    help="The way and width of a brush over a missed defect.",
+    help="Path of a brush over a missed defect, and its width.",
 )
 @json_option
 def mark(line: str, picture: str, kind: str, by: str, as_json: bool, **places: list[Any]) -> None:

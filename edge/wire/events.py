@@ -514,7 +514,7 @@ class Stroke(msgspec.Struct, frozen=True):
     """The stroke of a round brush, px of the frame."""
 
     points_xy: Annotated[tuple[tuple[Coordinate, Coordinate], ...], Meta(min_length=1, max_length=MOST_POINTS)]
-    """The way of the brush's centre; of one point: a disc."""
+    """The path of the brush's centre; one point is a disc."""
     width_px: Annotated[int, Meta(ge=1, le=1024)]
     """Diameter of the brush."""
 
