@@ -34,8 +34,7 @@ class Shown:
     def update(self, done: int, total: int) -> None:
         """Show that so much is done."""
         self._bars.update(self._task, completed=done, total=total, visible=done < total)
-        is_line_due = done * LINES // total > self._done * LINES // total
-        if is_line_due and not self._bars.console.is_terminal:
+        if done * LINES // total > self._done * LINES // total and not self._bars.console.is_terminal:
             self._report_line(f"{self._title}: {done} of {total}")
         self._done = done
 

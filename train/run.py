@@ -177,6 +177,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Why recipe `heatline` did not cross-validate, and what to do; None: it did, or an older version trained."""
     reference: ReferenceSummary | None = None
     """None: there was none."""
+    top_cells: int | None = None
+    """Number of highest map cells whose mean scores a tile; None: the model's own."""
     rounds: list[Round] = []
     """The first result, then that of each round of fine-tuning; empty without `minutes`, or if none has ended yet."""
 
@@ -298,6 +300,7 @@ def load_run(folder: Path, data: LabelledFolder | None = None) -> TrainedRun:
     except Exception as error:  # a damaged file may raise anything
         reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
         raise TrainingError(f"{run.best} cannot be loaded ({reason}); delete {folder} and train again") from error
+    model.top_cells = summary.top_cells or model.top_cells
     split = Split(*(tuple(summary.groups[part]) for part in ("train", "val", "test")))
     return TrainedRun(folder, config, summary, data or read_data(config), split, model.eval())
 

@@ -159,10 +159,9 @@ def search(overrides: Sequence[str], report_line: ReportLine = print) -> SearchR
                         partial(_report_trial, report_line=report_line, out=out),
                     )
             except (Interrupted, KeyboardInterrupt) as error:
-                done = len(study.get_trials(deepcopy=False, states=FINISHED))
                 raise Interrupted(
-                    f"stopped with {done} of {format_count(options.trials, 'trial')} finished; continue with the same "
-                    "command"
+                    f"stopped with {len(study.get_trials(deepcopy=False, states=FINISHED))} of "
+                    f"{format_count(options.trials, 'trial')} finished; continue with the same command"
                 ) from error
             finally:
                 _delete_checkpoints(study, out)
@@ -262,9 +261,8 @@ def _train_trial(
     validations = _ValidationReporter(trial, METRICS[search.objective])
     recipe = msgspec.structs.replace(config.finetune, batch=batch, lr=lr, select=search.objective)
     config = msgspec.structs.replace(config, recipe=recipe, out=str(folder))
-    report_data = (lambda line: None) if trial.number else report_line  # the data are the same for all trials
-    try:
-        fit(config, report_line=report_data, callbacks=[validations], cache=cache)
+    try:  # the data are the same for all trials, so they are reported once
+        fit(config, (lambda line: None) if trial.number else report_line, callbacks=[validations], cache=cache)
     except (DivergedError, torch.OutOfMemoryError) as error:  # another learning rate or batch size may work
         # Pruned, not failed, so that it counts and the search ends, and so that TPE avoids its values.
         reason = str(error).splitlines()[0]

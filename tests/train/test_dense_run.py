@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from heatline.edge.bundle import open_bundle, open_verified_engine
+from heatline.edge.bundle.pooling import pool
 from heatline.edge.calibration.thresholds import lowest_defect_of, score_threshold
 from heatline.edge.cli.bundle_formatting import describe_bound
 from heatline.edge.frames import Frame, Stamp
@@ -29,12 +30,14 @@ from heatline.edge.inference import open_engine
 from heatline.edge.inference.engine import infer_features
 from heatline.edge.inspection.inspector import Inspector
 from heatline.train.compose import read_config
+from heatline.train.dense import figures as dense_figures
 from heatline.train.dense import improve
 from heatline.train.dense.samples import Sampler
 from heatline.train.dense.tiles import OutOfFold
 from heatline.train.evaluation.evaluated import prepare_run
 from heatline.train.evaluation.gallery import GAP_PX
 from heatline.train.evaluation.result import read_evaluation
+from heatline.train.models.dense import TOP_CELLS
 from heatline.train.run import RunFolder, load_run
 from tests.command import complaint, heatline
 from tests.conftest import write_picture
@@ -392,6 +395,7 @@ def test_minutes_improve_the_first_result_and_a_stop_leaves_the_best_so_far(
     to be divided into windows."""
     monkeypatch.setattr(improve, "FIRST_STEPS", 4)
     monkeypatch.setattr(improve, "TRIAL_STEPS", 2)
+    monkeypatch.setattr(dense_figures, "LEAST_GAIN", -1.0)  # so that fewer cells score a tile
     run, draw, late_s, summaries = RunFolder(tmp_path / "run"), Sampler.draw, 0.0, []
     once = threading.Lock()
     monkeypatch.setattr(improve, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late_s))
@@ -412,7 +416,10 @@ def test_minutes_improve_the_first_result_and_a_stop_leaves_the_best_so_far(
         summary, found = run.read_summary(), OutOfFold.read(run.out_of_fold)
         summaries.append(summary)
         assert summary.finished == bool(words), done.stderr
-        highest = {image.name_in_folder: -np.inf for image in load_run(run.folder).data.images}
+        loaded = load_run(run.folder)
+        assert loaded.model.top_cells == summary.top_cells != TOP_CELLS
+        np.testing.assert_array_equal(found.logit, pool(found.map.astype(np.float32), summary.top_cells))
+        highest = {image.name_in_folder: -np.inf for image in loaded.data.images}
         per_picture = np.repeat(found.frames, len(found.logit) // len(found.frames))
         for name, logit in zip(per_picture.tolist(), found.logit.tolist(), strict=True):
             highest[name] = max(highest[name], logit)

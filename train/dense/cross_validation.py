@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from heatline.edge.bundle.pooling import pool
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.cache import Features
 from heatline.train.dense.copies import Kind
+from heatline.train.dense.figures import ROWS_AT_A_TIME, choose_pooling
 from heatline.train.dense.fit_head import (
     TILES_AT_ONCE,
     HeadTraining,
@@ -24,12 +24,9 @@ from heatline.train.dense.fit_head import (
 )
 from heatline.train.dense.samples import MARKED, Samples
 from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold
-from heatline.train.models.dense import TOP_CELLS, DenseClassifier, DenseHead, FineTuned, LaterStages
+from heatline.train.models.dense import DenseClassifier, DenseHead, FineTuned, LaterStages
 from heatline.train.models.explained import EVIDENCE_SHARE
 from heatline.train.readers.labelled import assign_folds
-
-ROWS_AT_A_TIME = 1_000
-"""Maps that are processed in float32 at once."""
 
 
 def divide_groups(tiles: DenseTiles, recipe: DenseRecipeConfig, seed: int) -> NDArray[np.int64]:
@@ -83,6 +80,8 @@ class CrossValidation:
             number: HeadTraining(samples, features, fold_of != number, recipe, seed * 1_009 + number, bf16=bf16)
             for number in self._numbers
         }
+        self.top_cells = model.top_cells
+        """Pooling of the last predictions."""
         self._grid, self._map_hw = np.flatnonzero(samples.kind == Kind.TILE), samples.share.shape[1:]
 
     @property
@@ -118,25 +117,19 @@ class CrossValidation:
     def predict(self) -> OutOfFold | None:
         """Return each network's predictions of its fold; None if there is only one fold, see `divide_groups`.
 
-        The heads get their novelty first.
+        The heads get their novelty first, and the predictions choose the pooling.
         """
-        grid, count = self._grid, len(self._grid)
-        _, first = np.unique(self._tiles.table.frame, return_index=True)
-        found = OutOfFold(
-            frames=np.array(self._tiles.pictures),
-            fold=self._fold[first],
-            logit=np.zeros(count, np.float32),
-            map=np.zeros((count, *self._map_hw), np.float16),
-        )
+        grid = self._grid
+        maps = np.zeros((len(grid), *self._map_hw), np.float16)
         is_good_only = self.folds > 1 and bool((self._tiles.known == LabelKind.GOOD).all())
-        distance = np.zeros(found.map.shape if is_good_only else 0, np.float16)
+        distance = np.zeros(maps.shape if is_good_only else 0, np.float16)
 
         def predict_fold(number: int, step: OnStep) -> None:
             network: Network = self._fine_tuned.get(number, self._heads[number])
             mine = grid[self._fold == number]
             for start in range(0, len(mine), TILES_AT_ONCE):
                 rows = mine[start : start + TILES_AT_ONCE]
-                ((found.logit[rows], found.map[rows]),) = predict(network, self._features, rows, bf16=False)
+                (maps[rows],) = predict(network, self._features, rows, bf16=False)
                 step()
             if is_good_only:
                 self._trainings[number].fit_prototypes(network)
@@ -145,11 +138,16 @@ class CrossValidation:
 
         self._in_parallel(predict_fold)
         if is_good_only:
-            _add_novelty([*self._heads.values()], found, distance)
-        return found if self.folds > 1 else None
+            _add_novelty([*self._heads.values()], maps, distance)
+        if self.folds == 1:
+            return None
+        _, first = np.unique(self._tiles.table.frame, return_index=True)
+        self.top_cells, logit = choose_pooling(self._tiles, maps)
+        return OutOfFold(np.array(self._tiles.pictures), self._fold[first], logit, maps)
 
     def give(self) -> None:
-        """Give the model the network that was trained on all groups."""
+        """Give the model the network that was trained on all groups, and the pooling."""
+        self.model.top_cells = self.top_cells
         self.model.head = self._heads[self.folds]
         if self.folds in self._fine_tuned:
             self._fine_tuned[self.folds].stages.copy_to(self.model.trunk)
@@ -193,19 +191,18 @@ class CrossValidation:
             torch.set_num_threads(threads)
 
 
-def _add_novelty(heads: Sequence[DenseHead], out_of_fold: OutOfFold, distance: NDArray[np.float16]) -> None:
-    """Add novelty to the heads and to their predictions, weighted by their spread over good cells of other groups.
+def _add_novelty(heads: Sequence[DenseHead], maps: NDArray[np.float16], distance: NDArray[np.float16]) -> None:
+    """Add novelty to the heads and to their maps, weighted by their spread over good cells of other groups.
 
     Args:
-        out_of_fold: predictions without novelty; changed in place.
+        maps: [tiles, h, w], without novelty; changed in place.
         distance: [tiles, h, w], distance to the prototypes of the same heads, in standard deviations.
     """
     spread = float(distance.std(dtype=np.float64))
-    offset, gain = float(distance.mean(dtype=np.float64)), float(out_of_fold.map.std(dtype=np.float64))
+    offset, gain = float(distance.mean(dtype=np.float64)), float(maps.std(dtype=np.float64))
     gain /= EVIDENCE_SHARE * max(spread, 1e-6)
     for head in heads:
         assert head.novelty is not None, "all heads have prototypes"
         head.novelty.weigh(offset, gain)
     for rows in np.array_split(np.arange(len(distance)), -(-len(distance) // ROWS_AT_A_TIME)):
-        maps = out_of_fold.map[rows].astype(np.float32) + gain * (distance[rows].astype(np.float32) - offset)
-        out_of_fold.map[rows], out_of_fold.logit[rows] = maps, pool(maps, TOP_CELLS)
+        maps[rows] = maps[rows].astype(np.float32) + gain * (distance[rows].astype(np.float32) - offset)

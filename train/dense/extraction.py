@@ -174,13 +174,13 @@ def extract_features(
     began = time.monotonic()
     count = extract(trunk, fills, cache, tile_px=tile_px, in_bf16=in_bf16, progress=shown.update)
     seconds = time.monotonic() - began
-    tiles = sum(sample.kind == Kind.TILE for sample in samples)
-    copies = len(samples) - tiles
+    copies = sum(sample.kind != Kind.TILE for sample in samples)
     extracted = (
         f"{count} extracted in {seconds:.0f} s, {count / seconds:.0f} tiles/s" if count else "all were in the cache"
     )
     report_line(
-        f"features of {format_count(tiles, 'tile')} and {copies} {'copy' if copies == 1 else 'copies'}: {extracted}"
+        f"features of {format_count(len(samples) - copies, 'tile')} and {copies} "
+        f"{'copy' if copies == 1 else 'copies'}: {extracted}"
     )
     return cache.read(keys), count / seconds if count else None
 

@@ -12,6 +12,7 @@ from torch.nn.functional import avg_pool2d, one_hot, softplus
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from heatline.edge.bundle.pooling import pool as pool_maps
 from heatline.edge.errors import DivergedError
 from heatline.train.batches import cosine, log_sum_exp
 from heatline.train.config import DenseRecipeConfig
@@ -374,9 +375,9 @@ class HeadTraining:
     def _choose_of_bag(self, network: Network, bag: NDArray[np.int64], step: int) -> NDArray[np.int64]:
         def evaluate(rows: NDArray[np.int64]) -> NDArray[np.float32]:
             network.eval()
-            logits = np.concatenate([logit for logit, _ in predict(network, self._features, rows, self._bf16)])
+            maps = np.concatenate(predict(network, self._features, rows, self._bf16))
             network.train()
-            return logits
+            return pool_maps(maps, TOP_CELLS)
 
         return self._bag_tiles.choose(bag, step, evaluate, np.random.default_rng((self._seed, step, int(bag[0]))))
 
@@ -415,9 +416,6 @@ def prototype_distances(network: Network, features: Features, rows: NDArray[np.i
 
 
 @torch.no_grad()
-def predict(
-    network: Network, features: Features, rows: NDArray[np.int64], bf16: bool
-) -> Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Return logits [n] and maps [n, h, w] of samples by index, one pair per batch, without gradient."""
-    maps = [forward(network, stages, bf16) for stages in batches(features, rows, bf16)]
-    return [(pool(each, TOP_CELLS).numpy(), each.numpy()) for each in maps]
+def predict(network: Network, features: Features, rows: NDArray[np.int64], bf16: bool) -> list[NDArray[np.float32]]:
+    """Return maps [n, h, w] of samples by index, one array per batch, without gradient."""
+    return [forward(network, stages, bf16).numpy() for stages in batches(features, rows, bf16)]

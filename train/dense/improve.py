@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from threading import Lock
 
 import msgspec
@@ -36,8 +37,7 @@ class _OutOfTime(Exception):
 
 def merit(figures: Figures) -> float:
     """Return what the rounds improve: the mean of those of `GAINS` that are known."""
-    known = [figures[name] for name in GAINS if name in figures]
-    return sum(known) / max(1, len(known))
+    return fmean([figures[name] for name in GAINS if name in figures] or [0.0])
 
 
 def plan_steps(wanted: int, affordable: int) -> int:
@@ -148,13 +148,17 @@ class Improvement:
 
     def _plan(self) -> int:
         if self.rounds[1:]:
-            last = self.rounds[-1]
-            wanted, step_s, predict_s = 2 * last.steps, last.step_s, last.predict_s
+            wanted, step_s = 2 * self.rounds[-1].steps, self.rounds[-1].step_s
         else:
-            as_predictions = self.validation.tiles / TILES_PER_STEP / self.validation.networks
-            wanted, step_s = max(FIRST_STEPS, round(as_predictions)), self._fine_tune(TRIAL_STEPS, lambda *_: None)
-            predict_s = as_predictions * step_s
-        return plan_steps(wanted, int((self._left_s - predict_s) / step_s))
+            step_s = self._fine_tune(TRIAL_STEPS, lambda *_: None)
+            wanted = max(FIRST_STEPS, round(self._predict_s(step_s) / step_s))
+        return plan_steps(wanted, int((self._left_s - self._predict_s(step_s)) / step_s))
+
+    def _predict_s(self, step_s: float) -> float:
+        """Return the seconds that predictions take: measured, or before the first round a guess."""
+        if self.rounds[1:]:
+            return self.rounds[-1].predict_s
+        return self.validation.tiles / TILES_PER_STEP / self.validation.networks * step_s
 
     def _fine_tune(self, steps: int, show: Callable[[int, int], object]) -> float:
         """Return seconds per step of all networks together."""
@@ -167,9 +171,8 @@ class Improvement:
             with lock:
                 done += 1
                 show(done, total)
-                taken_s = time.monotonic() - began
-                tiles_s = self.validation.tiles / TILES_PER_STEP * taken_s / done
-                needed_s = taken_s * total / done + (self.rounds[-1].predict_s if self.rounds[1:] else tiles_s)
+                step_s = (time.monotonic() - began) * networks / done
+                needed_s = step_s * steps + self._predict_s(step_s)
                 if done > 3 * networks and needed_s > LATE * left_s:
                     raise _OutOfTime
 

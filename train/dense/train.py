@@ -19,13 +19,13 @@ from heatline.train.config import DenseRecipeConfig, TilesConfig, TrainConfig
 from heatline.train.dense.copies import Painter, digest_pictures, grid_samples, plan_copies
 from heatline.train.dense.cross_validation import CrossValidation, divide_groups
 from heatline.train.dense.extraction import compare_samples, extract_features
+from heatline.train.dense.figures import measure_cells, measure_tiles
 from heatline.train.dense.improve import Improvement
-from heatline.train.dense.samples import Samples, gather_samples
-from heatline.train.dense.tiles import DEFECTIVE_CELL, DenseTiles, LabelKind, OutOfFold, label_tiles
+from heatline.train.dense.samples import gather_samples
+from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold, label_tiles
 from heatline.train.discovery import describe_unvalidated
 from heatline.train.files import write_atomically
 from heatline.train.frames import FrameStore, delete_frames
-from heatline.train.metrics import auroc, average_precision
 from heatline.train.models.build import build_model, choose_precision
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.progress import Shown, tracked
@@ -142,7 +142,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
                 shown.update(done, total)
 
         def measure(found: OutOfFold, counted: NDArray[np.bool_]) -> dict[str, float]:
-            return _measure(tiles, found, counted) | _measure_cells(tiles, samples, found, counted)
+            return measure_tiles(tiles, found.logit, counted) | measure_cells(tiles, samples, found.map, counted)
 
         trained = []
         for variant in variants:
@@ -197,6 +197,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
             folds=None if out_of_fold is None else folds,
             not_validated=not_validated,
             reference=comparison,
+            top_cells=improvement.validation.top_cells,
         )
         if before is not None and continues:
             summary = before
@@ -207,14 +208,14 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
 
             def keep(found: OutOfFold, figures: dict[str, float]) -> None:
                 nonlocal summary
-                done = steps + improvement.steps
                 summary = replace(
                     summary,
                     val=figures,
-                    steps=done,
-                    best_step=done,
+                    steps=steps + improvement.steps,
+                    best_step=steps + improvement.steps,
                     seconds=time.monotonic() - started,
                     rounds=[*improvement.rounds],
+                    top_cells=improvement.validation.top_cells,
                 )
                 _write(run, summary, improvement.validation, found)
 
@@ -249,43 +250,6 @@ def _prefers_last(gains: Sequence[dict[str, float]]) -> bool:
     return len(gains) > 1 and max(gained, default=0) > LEAST_GAIN and min(gained, default=0) > -LEAST_GAIN
 
 
-def _measure(tiles: DenseTiles, out_of_fold: OutOfFold, counted: NDArray[np.bool_]) -> dict[str, float]:
-    """Measure how well held-out logits separate tiles and pictures; leave out figures that lack a class.
-
-    Args:
-        counted: [tiles], those of the pictures that count.
-    """
-    logit, ones = out_of_fold.logit.astype(np.float64), np.ones(len(tiles))
-    placed = np.isin(tiles.known, (LabelKind.GOOD, LabelKind.MASKED, LabelKind.BOXED))
-    clear = placed & ~tiles.table.ambiguous & counted
-    frames, number = np.unique(tiles.table.frame[counted], return_inverse=True)
-    highest = np.full(len(frames), -np.inf)
-    np.maximum.at(highest, number, logit[counted])
-    defective = np.zeros(len(frames), np.bool_)
-    np.logical_or.at(defective, number, tiles.known[counted] != LabelKind.GOOD)
-    figures = {
-        "val_ap": average_precision(logit[clear], tiles.table.defective[clear], ones[clear]),
-        "val_auroc": auroc(logit[clear], tiles.table.defective[clear], ones[clear]),
-        "val_picture_auroc": auroc(highest, defective, np.ones(len(frames))),
-    }
-    return {name: value for name, value in figures.items() if value is not None}
-
-
-def _measure_cells(
-    tiles: DenseTiles, samples: Samples, out_of_fold: OutOfFold, counted: NDArray[np.bool_]
-) -> dict[str, float]:
-    """Measure the average precision of map cells, where the defective px are known; empty if a class is missing."""
-    exact = np.isin(tiles.known, (LabelKind.GOOD, LabelKind.MASKED)) & counted
-    share = samples.share[: len(tiles)][exact]
-    level = out_of_fold.map[exact].view(np.uint16)
-    counts = [np.bincount(level[chosen], minlength=1 << 16) for chosen in (share > DEFECTIVE_CELL, share == 0)]
-    seen = np.flatnonzero(counts[0] + counts[1])
-    value = np.tile(seen.astype(np.uint16).view(np.float16).astype(np.float64), 2)
-    is_defective = np.repeat([True, False], len(seen))
-    found = average_precision(value, is_defective, np.concatenate([each[seen] for each in counts]).astype(np.float64))
-    return {} if found is None else {"val_cell_ap": found}
-
-
 TILES_OF = {
     LabelKind.GOOD: "good",
     LabelKind.MASKED: "with masked defects",
@@ -297,11 +261,13 @@ TILES_OF = {
 
 
 def _describe_tiles(images: list[LabelledImage], tiles: DenseTiles) -> str:
-    defective = sum(image.defective for image in images)
-    counts = {known: len(tiles.of(known)) for known in LabelKind}
-    parts = [f"{count} {TILES_OF[known]}" for known, count in counts.items() if count or known == LabelKind.GOOD]
+    parts = [
+        f"{count} {name}"
+        for known, name in TILES_OF.items()
+        if (count := len(tiles.of(known))) or known == LabelKind.GOOD
+    ]
     pictures = f"{format_count(len(images), 'picture')} in {format_count(len(tiles.groups), 'group')}"
-    return f"{pictures}, {defective} defective; tiles: {', '.join(parts)}"
+    return f"{pictures}, {sum(image.defective for image in images)} defective; tiles: {', '.join(parts)}"
 
 
 def _find_warnings(store: FrameStore, images: list[LabelledImage], tiles: DenseTiles, rule: TilesConfig) -> list[str]:

@@ -76,9 +76,9 @@ def _rounds_sections(run: TrainedRun) -> list[Section]:
         )
         for each in rounds
     ]
-    table = Table("Result by result", (Column("kept", is_text=True), *columns), lines)
     intro = "After the first result, each round continues with the last one's networks; a better result is kept."
-    return [Section("minutes", "What the minutes gained", intro, [Block("Rounds", tables=[table])])] * bool(rounds)
+    blocks = [Block("Rounds", tables=[Table("Result by result", (Column("kept", is_text=True), *columns), lines)])]
+    return [Section("minutes", "What the minutes gained", intro, blocks)] * bool(rounds)
 
 
 def _shown(references: References) -> Iterator[tuple[str, Reference | None]]:
@@ -101,9 +101,11 @@ def _picture(name: str, reference: Reference | None) -> Picture:
 def describe_doubtful(evaluation: Evaluation) -> str | None:
     """Describe good pictures of a report whose labels may be wrong; None: none cost much."""
     good, defective = ([each for each in evaluation.frames if each.defective is kind] for kind in (False, True))
-    scores = [each.score for each in good]
     return describe_doubtful_groups(
-        scores, [each.group for each in good], [each.score for each in defective], FALSE_REJECT
+        [each.score for each in good],
+        [each.group for each in good],
+        [each.score for each in defective],
+        FALSE_REJECT,
     )
 
 

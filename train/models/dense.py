@@ -93,11 +93,10 @@ class Trunk(nn.Module):
         self.network = network
         self._captured: dict[str, Tensor] = {}
         for name in taps:
-            network.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: self._capture(name, out))
+            network.get_submodule(name).register_forward_hook(
+                lambda _, __, out, name=name: self._captured.__setitem__(name, out)
+            )
         self.taps = tuple(taps)
-
-    def _capture(self, name: str, features: Tensor) -> None:
-        self._captured[name] = features
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return each tap's features [N, channels, h, w] of normalised images [N, 3, H, W]."""
@@ -275,7 +274,7 @@ class DenseClassifier(ExplainedClassifier):
     """A trunk with a dense head."""
 
     method = "dense"
-    top_cells = TOP_CELLS
+    top_cells: int = TOP_CELLS
     explained_from = "head.out.weight"
     head: DenseHead
 

@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from heatline.edge.bundle.pooling import pool
 from heatline.edge.errors import DivergedError, InputError, TrainingError
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.cache import FeatureCache, key_of
 from heatline.train.dense.cross_validation import CrossValidation, divide_groups
 from heatline.train.dense.extraction import BATCH, extract
+from heatline.train.dense.figures import choose_pooling
 from heatline.train.dense.fit_head import (
     WINDOWS,
     BagTiles,
@@ -36,7 +38,7 @@ from heatline.train.dense.fit_head import (
 from heatline.train.dense.samples import MARKED
 from heatline.train.dense.tiles import DEFECTIVE_CELL, NOT_COUNTED, DenseTiles, LabelKind, OutOfFold
 from heatline.train.evaluation.figures import auroc
-from heatline.train.models.dense import DenseClassifier, DenseHead, Trunk
+from heatline.train.models.dense import TOP_CELLS, DenseClassifier, DenseHead, Trunk
 from heatline.train.readers.labelled import assign_folds
 from tests.edge.fault_disks import small_disk
 from tests.train.dense.small import (
@@ -93,10 +95,9 @@ class Task:
         HeadTraining(self.samples, self.features, TRAINED, recipe, seed, bf16=bf16).train(head)
         return head
 
-    def predict(self, head: DenseHead) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the logits and maps of the tiles for testing."""
-        logits, maps = zip(*predict(head, self.features, self.tested, bf16=False), strict=True)
-        return np.concatenate(logits), np.concatenate(maps)
+    def predict(self, head: DenseHead) -> NDArray[np.float32]:
+        """Return the maps of the tiles for testing."""
+        return np.concatenate(predict(head, self.features, self.tested, bf16=False))
 
 
 def scaled(share: NDArray[np.float32], cells: int) -> NDArray[np.float32]:
@@ -129,7 +130,7 @@ def task(how: str, folder: Path) -> Task:
 )  # fmt: skip
 def test_a_head_learns_which_cells_are_defective(tmp_path: Path, how: str, bf16: bool, least: float) -> None:
     on = task(how, tmp_path)
-    _, maps = on.predict(on.train(recipe_with(), bf16=bf16))
+    maps = on.predict(on.train(recipe_with(), bf16=bf16))
     area = auroc(maps.ravel().astype(np.float64), on.truth.ravel() > 0, np.ones(maps.size))
     assert area > least
     assert maps[16:].max() < maps[:16].max(axis=(1, 2)).min()
@@ -162,7 +163,7 @@ def test_a_trained_head_gives_the_odds_of_tiles_as_they_come(tmp_path: Path) -> 
     """If defects are invisible, the logit is about the log-odds of defective tiles, whatever a step contains."""
     on = Task(tmp_path, [LabelKind.BOXED] * 4 + [LabelKind.GOOD] * 60, np.zeros((64, 8, 8), np.float32))
     on.samples.share[:4] = 1  # boxes that cover the whole tile
-    logits, _ = on.predict(on.train(recipe_with(located=2, good=16)))
+    logits = pool(on.predict(on.train(recipe_with(located=2, good=16))), TOP_CELLS)
     # Between the log-odds of the training tiles and of these with the tested ones, which count as tiles too.
     assert np.log(4 / 60) < np.median(logits[16:]) < np.log((4 + 16) / (60 + 16))
 
@@ -303,7 +304,7 @@ def test_memorised_labels_do_not_help_out_of_fold(tmp_path: Path) -> None:
     features = stored(tmp_path, [rng.normal(0, 1, shape).astype(np.float16)[number] for shape in shapes])
     recipe, model = recipe_with(steps=60, folds=4, located=16, good=16), untrained()
     found = cross_validate(model, tiles, samples_of(tiles, share), features, recipe, 0, bf16=False)
-    [(memorised, _)] = predict(model.head, features, np.arange(64), bf16=False)
+    memorised = pool(predict(model.head, features, np.arange(64), bf16=False)[0], TOP_CELLS)
     inside, outside = (auroc(logits.astype(float), defective, np.ones(64)) for logits in (memorised, found.logit))
     assert (inside or 0) > 0.95
     assert (outside or 1) < 0.75
@@ -378,13 +379,25 @@ def test_without_defects_novelty_is_added_to_all_maps(tmp_path: Path) -> None:
     )
     assert (not_validated, alone.head.novelty, tuned.head.novelty is None) == (None, None, False)
     assert model.head.novelty.gain > 0
-    ((_, maps),) = predict(model.head, features, np.arange(20), bf16=False)
+    (maps,) = predict(model.head, features, np.arange(20), bf16=False)
     odd = [torch.from_numpy(np.moveaxis(stage[:1].astype(np.float32), 3, 1)) for stage in stages]
     odd[2][:, :, 1, 2] += 3
     with torch.no_grad():
         assert model.head(odd)[0].numpy()[2:4, 4:6].min() > maps.max()
-    highest = np.sort(found.map.astype(np.float32).reshape(20, -1))[:, -16:]
-    np.testing.assert_allclose(found.logit, highest.mean(axis=1), rtol=1e-3, atol=1e-3)  # maps are stored as float16
+    np.testing.assert_allclose(found.logit, pool(found.map.astype(np.float32), TOP_CELLS), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("defect_cells", "chosen"), [(4, 8), (40, 16), (0, 16)])
+def test_fewer_cells_score_a_tile_only_where_they_tell_pictures_apart_better(defect_cells: int, chosen: int) -> None:
+    """Good tiles have eight cells of some evidence, which outweigh a small defect in the mean of sixteen cells."""
+    count = 40
+    defective, maps = np.arange(count) % 2 == 0, np.zeros((count, 64), np.float16)
+    maps[:, :20] = np.linspace(0, 3, count)[:, None]
+    maps[defective, :defect_cells] = 6
+    tiles = tiles_of([LabelKind.MASKED if each else LabelKind.GOOD for each in defective], [*range(count)])
+    cells, logit = choose_pooling(tiles, maps.reshape(count, 8, 8))
+    assert cells == chosen
+    np.testing.assert_array_equal(logit, pool(maps.astype(np.float32), chosen))
 
 
 @given(seeds, st.integers(1, 40), st.integers(1, 4), st.integers(2, 8))
