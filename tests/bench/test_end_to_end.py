@@ -69,9 +69,6 @@ def scene(bundle: Bundle, pictures: Path, expected: Expected) -> Scene:
     )  # fmt: skip
 
 
-# Expected events.
-
-
 @pytest.mark.parametrize("stopped_s", [0.0, pytest.param(1.5 * GONE_AFTER_MS / 1e3, marks=pytest.mark.long)])
 def test_events_of_a_real_line_have_no_gap_and_agree_with_its_pictures(
     scene: Scene, expected: Expected, stopped_s: float
@@ -141,9 +138,6 @@ def test_a_process_that_fails_is_reported_with_its_exit_code_and_its_log(tmp_pat
                 check()
 
 
-# Figures of a window.
-
-
 def received_at(number: int, due_ms: float, stamped_ms: float, received_ms: float, **changed: Any) -> ReceivedVerdict:
     times = Times(captured_at_ns=0, captured_monotonic_ns=round((due_ms + stamped_ms) * 1e6))
     verdict = msgspec.structs.replace(event(number, "verdict.cam0.GOOD", None), times=times, **changed)
@@ -195,9 +189,6 @@ def test_a_line_keeps_up_without_lost_frames_or_growing_latency(
     assert window_of(verdicts, {"cam0": 100.0, **others}, seconds, {}, 100.0).not_kept_up == why_not
 
 
-# The bare engine.
-
-
 def test_the_bare_engine_of_a_bundle_that_compares_answers_as_the_lines_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,9 +205,6 @@ def test_the_bare_engine_of_a_bundle_that_compares_answers_as_the_lines_engine(
         expected_of(pictures, bundle, 0.25)
     with pytest.raises(BenchError, match="made of golden tiles cannot be compared with a reference"):
         bench_pictures.write_pictures(tmp_path / "made", bundle, HW, 4)
-
-
-# Whole runs.
 
 
 def test_a_real_run_inspects_frames_and_its_file_matches_its_struct(
@@ -252,9 +240,6 @@ def test_the_service_is_compared_with_the_engine_and_the_plain_one_and_at_its_hi
     assert beside.stored + beside.skipped > 0
     assert beside.over_plain.median > 0
     assert beside.shown > 0
-
-
-# The highest rate.
 
 
 def search_rate(answers: Any, first_fps: float, tries: Tries) -> tuple[list[Any], list[Any]]:

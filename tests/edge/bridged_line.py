@@ -85,8 +85,6 @@ class BridgedLine:
         self.journal.close()
 
 
-# Modbus.
-
 Values = Mapping[str, Any]
 INTEGERS = {1: ModbusTcpClient.DATATYPE.UINT16, 2: ModbusTcpClient.DATATYPE.UINT32, 4: ModbusTcpClient.DATATYPE.UINT64}
 """By the number of their registers."""
@@ -173,8 +171,6 @@ def modbus_served(address: str, **keys: Any) -> Iterator[int]:
             running.result(WITHIN_SECONDS)
             loop.close()
 
-
-# OPC UA.
 
 ROOT = "ns=2;s=VisionSystem"
 

@@ -167,8 +167,6 @@ def loopback_has(address: str) -> Iterator[None]:
             subprocess.run([*command[:2], "del", *command[3:]], capture_output=True, check=False)
 
 
-# The device's process.
-
 _FILL = CFUNCTYPE(None, c_void_p, c_void_p, c_uint32, c_uint32, c_uint32)
 _device_new = Function("arv_gv_fake_camera_new", c_void_p, c_char_p, c_char_p)
 _registers_of = Function("arv_gv_fake_camera_get_fake_camera", c_void_p, c_void_p)

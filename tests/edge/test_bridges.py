@@ -316,8 +316,6 @@ def test_what_is_lost_is_told_in_its_place_and_the_older_of_two_bridges_ends(
         assert f"refuses {line.kind} (superseded)" in bridge.log()
 
 
-# Configuration.
-
 TLS = 'broker = "mqtts://b:8883"'
 TABLES = {
     "modbus": ['listen = "0.0.0.0:1502"', 'listen = "127.0.0.1:70000"', 'listen = "USED"', 'allow = ["10.0.0.1/24"]',

@@ -66,9 +66,6 @@ def own(bundle: Bundle, tmp_path: Path) -> Bundle:
     return open_bundle(copy_of(bundle, tmp_path / "dark.bundle"))
 
 
-# calibrate
-
-
 def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundle) -> None:
     before, good = contents(own.path), evenly(tmp_path / "good", 250, 240, 245, 230)
     report = reported("calibrate", own.path, good, "--false-reject", "0.25")
@@ -186,8 +183,6 @@ def test_ctrl_c_writes_nothing(tmp_path: Path, own: Bundle, monkeypatch: pytest.
     assert (result.returncode, "heatline: interrupted" in result.stderr) == (130, True)
     assert contents(tmp_path) == before
 
-
-# References.
 
 OLD, NEW = board((300, 380)), board((300, 380), seed=1)
 STAY = "the thresholds come from frames that were compared with another reference; set them again with "

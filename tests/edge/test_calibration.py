@@ -53,9 +53,6 @@ def rejected(threshold: float, spread: float = 1.0) -> float:
     return 1 - NormalDist(0, spread).cdf(threshold)
 
 
-# The quantile.
-
-
 @example([float(value) for value in range(100)], 0.07)  # 0.07 * 100 is 7.000000000000001
 @example([float(value) for value in range(100)], 0.29)  # and 0.29 * 100 is 28.999999999999996
 @example([2.0, 2.0, 2.0, 1.0], 0.25)  # three are equal: if one reached the threshold, all would
@@ -99,9 +96,6 @@ def test_both_thresholds_use_the_same_share_of_the_same_frames() -> None:
     assert (frame.highest_logit, frame.highest_evidence, frame.median_evidence, frame.cells) == (4.0, 9.0, 2.5, 4)
 
 
-# A top-mean.
-
-
 @given(
     st.lists(hnp.arrays(np.float32, (2, 3), elements=LOGIT), min_size=1, max_size=30), st.sampled_from([0.0, 0.1, 0.3])
 )
@@ -143,9 +137,6 @@ def test_stored_cells_give_the_exact_evidence_threshold_unless_one_frame_dominat
     assert (stored == np.minimum(cells, np.maximum(np.ceil(0.02 * cells), STORED_AT_LEAST))).all()
     made = calibrate(kept, 0.0, "drawn", top_cells=TOP_CELLS)
     assert made.evidence_threshold == min(made.score_threshold, came)
-
-
-# The bound of the true rate.
 
 
 @pytest.mark.parametrize(
@@ -234,8 +225,6 @@ def test_groups_count_once_in_the_bound_and_few_groups_cause_a_warning() -> None
     assert "up to 3 of 41 new parts may be rejected; 299 good frames of the line" in warning
     assert describe_support(calibrate([good_frame(float(number)) for number in range(400)], 0.01, "")) is None
 
-
-# The distributions.
 
 COUNTED = st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n)))
 

@@ -62,9 +62,6 @@ def until_alarms(run: RunningLine, active: bool, **expected: str) -> list[AlarmE
     return alarms
 
 
-# Processes.
-
-
 def process_of(run: RunningLine, camera: str) -> int:
     for pid in children(run.process.pid):
         if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(f"\0{camera}\0".encode()):
@@ -118,9 +115,6 @@ def test_a_killed_or_hanging_process_of_any_camera_is_replaced_without_leftovers
     assert received.last.cameras["drawn"].openings == 3 * rounds + 2
 
 
-# Devices and their cable.
-
-
 @pytest.mark.parametrize("frames", [10, pytest.param(200, marks=pytest.mark.long)])
 def test_devices_that_are_missing_hang_or_die_return_and_stop_no_other_camera(
     tmp_path: Path, bundle: Bundle, address: str, frames: int
@@ -161,9 +155,6 @@ def test_devices_that_are_missing_hang_or_die_return_and_stop_no_other_camera(
     assert received.refusals("lives") == []
 
 
-# What a camera sends.
-
-
 MISBEHAVIOURS: list[tuple[dict[str, Any], dict[str, Any] | None, str]] = [
     # How a fault begins, and how it ends if not by itself; the reason of its frames and of the line's alarm.
     ({"what": "freeze", "frozen": True}, {"what": "freeze", "frozen": False}, "frozen"),
@@ -199,8 +190,6 @@ def test_wrong_frames_raise_one_alarm_and_are_never_judged(tmp_path: Path, bundl
             received = run.end()
     assert_every_frame_has_its_event(received, ["cam"])
 
-
-# Parts.
 
 LOST = 4
 """The number of the part whose frame is lost: all after it could be shifted."""
@@ -257,9 +246,6 @@ def test_each_part_has_the_verdict_on_its_own_pixels_and_a_lost_frame_costs_only
     assert received.last.ledger["top"].captured == count, "every trigger is accounted for, and nothing else"
     assert {65535, 1} <= {event.frame_id for event in events}
     assert received.alarms == []
-
-
-# Deadlines.
 
 
 def test_a_late_verdict_becomes_no_verdict_at_the_deadline(tmp_path: Path, bundle: Bundle, address: str) -> None:

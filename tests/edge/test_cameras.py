@@ -123,9 +123,6 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     device.ready.put(None)
 
 
-# The contract.
-
-
 @dataclass
 class Example:
     """One camera, and what makes it wait, disappear and return."""
@@ -267,9 +264,6 @@ def test_openings_leave_no_resources_behind(example: Example, times: int) -> Non
     assert held() - before == set()
 
 
-# Files.
-
-
 def shown(camera: FrameSource, count: int) -> list[tuple[str, int | None]]:
     """Return the type and the id of each item."""
     came = [grabbed(camera) for _ in range(count)]
@@ -334,9 +328,6 @@ def test_a_video_has_the_files_rate_and_each_damaged_frame_is_reported_in_every_
         VideoCamera(VideoSettings(name="top", path=video)).open()
 
 
-# The pattern.
-
-
 @given(frame_id=st.integers(1, 65535), hw=st.tuples(st.integers(1, 9), st.integers(2, 9)))
 def test_pixels_follow_the_formula_of_frame_id_and_position(frame_id: int, hw: tuple[int, int]) -> None:
     """The formula of docs/cameras.md, pixel by pixel."""
@@ -366,9 +357,6 @@ def test_frames_are_due_at_the_rate_and_a_late_consumer_catches_up(monkeypatch: 
     assert (pace.await_frame(6, 0.1), now - 1000) == (False, pytest.approx(1.45)), "a wait ends in time"
 
 
-# Streams: the newest picture.
-
-
 def webcam(path: str | Path = "/dev/null", **keys: Any) -> V4l2Camera:
     return V4l2Camera(V4l2Settings(name="usb", device=Path(path), **keys))
 
@@ -390,9 +378,6 @@ def test_every_picture_comes_once_itself_or_in_a_run_and_every_second_item_is_a_
             assert isinstance(one, BadFrame) or one.image[0, 0, 0] == first % 256
     assert accounted == list(range(1, last + 1))
     assert all(Frame in pair for pair in itertools.pairwise(came)), "a slow reader gets no losses only"
-
-
-# V4L2.
 
 
 def test_a_file_that_is_no_video_device_is_a_camera_error(tmp_path: Path) -> None:
@@ -446,9 +431,6 @@ def test_frames_have_the_drivers_clock_if_it_has_one_and_a_read_that_fails_ends_
     with pytest.raises(CameraError, match=r"^camera usb: /dev/null brought no frame; was it unplugged"):
         camera.grab(WITHIN_SECONDS)
     assert device.released.wait(WITHIN_SECONDS)
-
-
-# RTSP.
 
 
 def network_camera(url: str, **keys: Any) -> RtspCamera:

@@ -63,9 +63,6 @@ class Grabbed:
         return [int(name.removesuffix(".png").split("-")[-1]) for name in self.cameras[camera]["saved"]]
 
 
-# Grab.
-
-
 def test_frames_of_every_camera_are_saved_exactly_beside_earlier_ones(tmp_path: Path) -> None:
     config = line(tmp_path, top=pattern_camera("first_frame_id = 65533"), **{"top-1": pattern_camera()})
     outcome = Grabbed(config, "-n", 6)
@@ -179,8 +176,6 @@ def test_video_devices_are_listed_by_number_with_their_names_also_without_aravis
     assert report["cameras"] == msgspec.to_builtins(video_devices())
     assert result.stderr == f"warning: {report['missing']}\n"
 
-
-# Calibrate.
 
 AREA = "size = [240, 230]\nroi = [[[120, 0], [239, 0], [239, 229], [120, 229]]]"
 LINE = """

@@ -49,9 +49,6 @@ def take(follower: Follower, count: int) -> list[Delivered]:
     return received
 
 
-# The server, by bare sockets.
-
-
 def test_at_most_four_mebibytes_and_one_event_are_unacknowledged(line: FollowedLine) -> None:
     events = [event for _ in range(4) for event in line.add(GOOD, png=bytes(3 << 19))]  # 1.5 MiB each
     one, other = line.client(), line.client()
@@ -191,9 +188,6 @@ def test_invalid_requests_are_refused_counted_and_logged_at_a_limited_rate(
     one.follow()
 
 
-# The follower.
-
-
 def test_a_replaced_journal_is_reported_once_to_each_follower_until_it_is_acknowledged(line: FollowedLine) -> None:
     events = line.add(*[GOOD] * 3)
     former = line.journal_id
@@ -221,9 +215,6 @@ def test_a_replaced_journal_is_reported_once_to_each_follower_until_it_is_acknow
         wait_until(lambda: line.consumers.positions["later"][:2] == (line.journal_id, 0), "the report is acknowledged")
     with follow(line, "later") as later:
         assert take(later, 1) == [event], "the other journal is acknowledged, and the event is not"
-
-
-# A line that breaks the protocol.
 
 
 def following(**changes: Any) -> bytes:
@@ -278,9 +269,6 @@ def test_after_each_protocol_violation_the_same_client_reconnects_and_misses_not
         answered = thread.submit(answer_the_next_follow_with, *batch_of(0, 1, 2))
         assert [event.seq for event in take(follower, 2)] == [1, 2]
         assert {*clients, answered.result()} == {answered.result()}
-
-
-# Any order of restarts.
 
 
 class RestartsInAnyOrder(RuleBasedStateMachine):

@@ -51,9 +51,6 @@ def grab_frame(camera: GenicamCamera) -> Frame:
     return item
 
 
-# Frames.
-
-
 @pytest.mark.parametrize(
     ("pixel_format", "channels", "dtype"), [("BayerRG8", 1, np.uint8), ("RGB8", 3, np.uint8), ("Mono16", 1, np.uint16)]
 )
@@ -100,9 +97,6 @@ def test_without_an_edge_no_frame_comes(device: AravisCamera) -> None:
             camera.trigger()
 
 
-# Losses.
-
-
 def test_lost_packets_are_requested_again() -> None:
     with viva_camera(width=320, height=240, drop_packets=[(2, 3), (4, 0)]) as device, opened(device.ip) as camera:
         assert [grab_frame(camera).stamp.frame_id for _ in range(5)] == [1, 2, 3, 4, 5]
@@ -140,9 +134,6 @@ def test_chunks_come_with_every_frame_and_stay_out_of_the_image() -> None:
         assert opening(device.ip, rate_fps=50).period_s == pytest.approx(1 / 50)
 
 
-# The end of a camera.
-
-
 def test_a_camera_under_foreign_control_is_refused_and_lost_control_ends_the_frames() -> None:
     with viva_camera(width=64, height=48) as device, opened(device.ip) as camera:
         with pytest.raises(CameraError, match=r"camera cam at 127.* another application controls it, and only one can"):
@@ -151,9 +142,6 @@ def test_a_camera_under_foreign_control_is_refused_and_lost_control_ends_the_fra
         device.revoke_control()
         with pytest.raises(CameraError, match=r"control of it was lost: .* another application controls it"):
             list(iter(lambda: grabbed(camera), None))
-
-
-# Settings.
 
 
 @pytest.mark.parametrize(
@@ -173,9 +161,6 @@ def test_settings_that_a_camera_does_not_accept_are_refused_with_its_range(
 ) -> None:
     with pytest.raises(CameraError, match=f"^camera cam at {device.address}: .*{sentence}"):
         opening(device.address, **keys)
-
-
-# Discovery.
 
 
 def test_a_camera_is_found_by_broadcast_and_opened_by_its_name(device: AravisCamera) -> None:

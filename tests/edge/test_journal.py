@@ -51,9 +51,6 @@ from tests.edge.wire_examples import ALARM, LOST, STATUS
 SUFFIXES = "", "-wal", "-shm"
 
 
-# The file.
-
-
 def record(seq: int, topic: str = "alarm", size: int = 300) -> Record:
     return Record(seq, seq * 10, topic, f"{{{seq}}}".encode().ljust(size), None if seq % 3 else bytes([seq % 256]) * 50)
 
@@ -197,9 +194,6 @@ def test_a_damaged_journal_is_not_appended_and_a_gap_in_it_is_found_when_it_is_r
 
 
 WRITER = "heatline.edge.delivery.journal_writer"
-
-
-# The writer.
 
 
 @pytest.fixture(autouse=True)
@@ -453,9 +447,6 @@ def test_what_all_consumers_acknowledged_is_deleted_first_and_what_one_lacks_is_
         assert (state_of(journal).first_seq or 0) == state_of(journal).discarded + acked + 1 > acked + 1
 
 
-# Any order of events and faults.
-
-
 class AnyOrderOfFaults(RuleBasedStateMachine):
     """A line's events over boots and faults, compared with lists."""
 
@@ -602,9 +593,6 @@ EXAMPLES = min(100, settings().max_examples)  # each example boots a line many t
 AnyOrderOfFaults.TestCase.settings = settings(max_examples=EXAMPLES, stateful_step_count=20)
 TestAnyOrderOfFaults = AnyOrderOfFaults.TestCase
 JOURNAL, OTHER = "a" * 32, "b" * 32
-
-
-# Positions of consumers.
 
 
 @pytest.fixture

@@ -190,9 +190,6 @@ def test_a_key_is_trusted_under_its_name(tmp_path: Path) -> None:
     assert "cannot be read (Not a directory)" in SIGNING.refusal(trusted_keys, trusted / "README")
 
 
-# Access.
-
-
 def test_only_addresses_that_other_machines_reach_need_a_key() -> None:
     local = [f"tcp://{host}:5557" for host in ("127.0.0.1", "127.8.9.10", "localhost", "[::1]")]
     assert [address for address in (*local, "ipc://@commands") if not is_local(address)] == []

@@ -66,9 +66,6 @@ class Door:
     connect: Connect
 
 
-# The listeners.
-
-
 def asking(port: int, request: bytes, answered: bytes, context: ssl.SSLContext | None = None) -> Connect:
     """Clients that send a request and get an answer with these bytes. A connection that has ended is replaced."""
 
@@ -152,9 +149,6 @@ DOORS: dict[str, Callable[[Path], "contextlib.AbstractContextManager[Door]"]] = 
     "commands": functools.partial(zeromq_door, name="commands", with_keys=False),
     "journal with keys": functools.partial(zeromq_door, name="journal", with_keys=True),
 }
-
-
-# The attackers.
 
 
 @contextlib.contextmanager

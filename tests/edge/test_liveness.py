@@ -50,9 +50,6 @@ def reason(fault: Fault | None) -> str | None:
     return fault.reason if fault else None
 
 
-# Silence.
-
-
 @pytest.mark.parametrize(
     ("period_s", "frames_at_ms", "limit_s"),
     [
@@ -86,9 +83,6 @@ def test_a_camera_that_waits_for_triggers_and_one_that_shows_files_may_be_silent
         assert Liveness(settings).check_silence(10**18) is None
 
 
-# Frozen pictures.
-
-
 @given(
     digests=st.lists(st.integers(0, 2), max_size=40), most=st.integers(0, 5), interrupted=st.sets(st.integers(0, 39))
 )
@@ -104,9 +98,6 @@ def test_a_camera_is_frozen_after_exactly_the_set_number_of_identical_frames(
         window = digests[max(n - most, 0) : n + 1]
         frozen = 0 < most == len(window) - 1 and len(set(window)) == 1
         assert camera.frame(n, digest + 1) == ("frozen" if frozen else None)
-
-
-# The camera's clock.
 
 
 @given(
@@ -147,9 +138,6 @@ def test_a_clock_may_run_back_and_restart_but_not_stand_still() -> None:
     camera.open(at_ms=1000)
     assert camera.frame(1001, taken_ms=10_000) is None
     assert [camera.frame(1001 + n * 100, taken_ms=10_000) for n in range(1, 4)] == [None, None, "stale"]
-
-
-# Frame ids.
 
 
 @pytest.mark.parametrize("highest", [HIGHEST, None])

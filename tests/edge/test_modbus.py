@@ -52,9 +52,6 @@ def verdict(seq: int, topic: str = GOOD) -> VerdictEvent:
     return made
 
 
-# Registers.
-
-
 def test_every_word_of_the_line_has_a_number() -> None:
     protocol = read("docs/protocol.md")
     assert known.RESULT_REASONS.keys() == {reason for reason in rows(section(protocol, "### Reasons")) if "." in reason}
@@ -116,9 +113,6 @@ def test_the_document_has_the_numbers_of_the_code() -> None:
         for word, number in codes.items():
             assert re.search(rf"\b{number}\s+`{word}`", document), word
     assert f"{TOP.address} + {known.CAMERA_STRIDE} " in document
-
-
-# The mailbox.
 
 
 def test_only_the_number_of_the_shown_entry_acknowledges_it_and_one_that_is_written_again_none() -> None:
@@ -246,9 +240,6 @@ def test_the_newest_verdict_of_each_camera_is_shown_until_it_may_be_old(served: 
     served.status.status = a_status()
 
 
-# Commands.
-
-
 def test_a_command_is_executed_once_echoed_and_reset_by_the_plc(served: Served) -> None:
     plc = served.plc
     for _ in range(3):  # a PLC writes its registers in each cycle
@@ -299,8 +290,6 @@ def test_a_wrong_argument_ends_a_command_before_it_reaches_the_line(served: Serv
         served.plc.command(code, **arguments)
         served.ends(code, outcome)
 
-
-# Requests and connections.
 
 NO_FUNCTION, NO_ADDRESS, BAD_VALUE = 1, 2, 3
 

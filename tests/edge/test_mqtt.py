@@ -129,9 +129,6 @@ def test_a_stop_ends_a_bridge_whose_broker_says_nothing(site: Site) -> None:
                 assert bridge.end(signal.SIGINT) == 0
 
 
-# What a broker may refuse.
-
-
 def test_results_wait_for_a_broker_that_takes_them(site: Site, tmp_path: Path) -> None:
     rules = tmp_path / "rules"
     rules.write_text("topic readwrite heatline/line1/state\ntopic read #\n")

@@ -300,9 +300,6 @@ def test_a_certificate_shown_without_security_gives_no_role(
     assert closed.may_command(closed.get_user(None, certificate=der))
 
 
-# What waits for a client's acknowledgement.
-
-
 @in_loop
 async def test_losses_come_again_until_a_later_result_is_acknowledged_and_what_waits_makes_the_newest_uncertain(
     tmp_path: Path, identities: tuple[Identity, Identity]
@@ -341,9 +338,6 @@ async def test_losses_come_again_until_a_later_result_is_acknowledged_and_what_w
                         latest = await call(mes, "ResultManagement.GetResultById", added[4])
                         assert latest[0] == added[4], "the newest can be got even if it is acknowledged"
                         line.acked(6)
-
-
-# The document.
 
 
 def test_the_document_has_the_nodes_methods_events_and_errors_of_the_server() -> None:

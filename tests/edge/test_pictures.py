@@ -108,9 +108,6 @@ def received(client: PictureClient) -> Picture:
     return picture
 
 
-# Pictures.
-
-
 @pytest.mark.parametrize("sent_as", ["RGB8", "Mono12"])
 def test_a_picture_arrives_to_the_last_byte_with_what_its_verdict_rests_on(line: Line, sent_as: str) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (*WHITE.shape[:2], 1), np.uint8)
@@ -203,9 +200,6 @@ def test_pictures_outlive_the_line_and_their_end_is_an_error(line: Line) -> None
         PictureClient(line.path)
 
 
-# Programs that misbehave.
-
-
 CLIENT = """
 import sys
 from pathlib import Path
@@ -268,9 +262,6 @@ def test_clients_that_come_and_go_leave_nothing_behind(line: Line) -> None:
     del client
     gc.collect()
     assert held() - before == set()
-
-
-# The socket.
 
 
 def test_only_this_user_can_reach_the_socket_and_one_that_a_killed_line_left_is_replaced(line: Line) -> None:

@@ -51,9 +51,6 @@ def by(one: Appearance, amount: float, tiles: int | None = None) -> Appearance:
     return replace(one, features=features)
 
 
-# Whole frames.
-
-
 @given(arrays.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(9, 40), st.just(3))))
 def test_statistics_equal_mean_deviation_and_steps_of_grey_values(rgb: NDArray[np.uint8]) -> None:
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float64)
@@ -138,8 +135,6 @@ def test_a_bundle_stores_product_tiles_and_is_refused_if_they_do_not_fit(tmp_pat
     with pytest.raises(BundleError, match=r"gives openvino features of shape none, the manifest declares \(1, 6\)"):
         open_verified_engine(opened, "openvino", "f32")
 
-
-# Areas.
 
 FEATURES, SIDE = 10, 7
 GRID = TileGrid((446, 446))
@@ -271,8 +266,6 @@ def test_a_frame_that_shows_the_product_in_part_gets_no_verdict_unless_it_is_def
         assert (outcome.unjudged and outcome.unjudged.reason) == reason
         assert (outcome.shown is not None and outcome.shown.foreign == areas) == (reason != "implausible")
 
-
-# On the line.
 
 LINE = """
 bundle = "bundle"

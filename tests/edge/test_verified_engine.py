@@ -57,9 +57,6 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return request.getfixturevalue(request.param)
 
 
-# Golden tiles.
-
-
 def test_correct_golden_tiles_pass_also_off_by_what_the_manifest_allows(bundle: Bundle, engine: Engine) -> None:
     off = check_golden(bundle.golden(), engine, bundle.manifest)
     assert set(off) == {"logit", "map"}
@@ -114,9 +111,6 @@ def test_verify_runs_the_golden_tiles_and_refuses_an_edited_graph(bundle: Bundle
         result = heatline("bundle", "verify", folder, "--engine", kind, "--json")
         assert (result.returncode, result.stdout) == (4, "")
         assert "this bundle must not be used here" in complaint(result)
-
-
-# Hostile graphs.
 
 
 @pytest.mark.parametrize(
@@ -174,9 +168,6 @@ def test_a_graph_that_claims_too_much_is_refused_with_exit_code_6(folder: Path, 
     kind, name = ("onnxruntime", ONNX_GRAPH) if ONNX_GRAPH in files else ("openvino", OPENVINO_GRAPH)
     result = heatline("bundle", "verify", put(folder, files), "--engine", kind)
     assert (result.returncode, name in complaint(result)) == (6, True)
-
-
-# Precisions.
 
 
 @pytest.fixture(scope="module")

@@ -154,9 +154,6 @@ def clean_tiles(rgb: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return np.stack([rgb[y : y + TILE, x : x + TILE] for y, x in corners if not mask[y : y + TILE, x : x + TILE].any()])
 
 
-# With a reference.
-
-
 @pytest.fixture(scope="module")
 def comparing_run(
     run: TrainedRun, comparing_model: DenseClassifier, tmp_path_factory: pytest.TempPathFactory
@@ -248,9 +245,6 @@ def test_a_model_whose_logit_is_not_the_mean_of_its_map_is_not_exported(run: Tra
     with pytest.raises(ExportError, match="mean\\(map\\)"):
         export_run(broken, tmp_path / "bundle", name="blobs", version="1", false_reject=0.01)
     assert list(tmp_path.iterdir()) == []
-
-
-# The command.
 
 
 def best(run: Path) -> Path:

@@ -34,8 +34,6 @@ from tests.toy_vit import ToyViT
 pytestmark = pytest.mark.usefixtures("one_thread")
 Floats = NDArray[np.float32]
 
-# Graphs of small models.
-
 
 def test_two_exports_give_the_same_bytes(
     small_cnn: ExplainedClassifier, cnn_graphs: Graphs, vit_graphs: Graphs

@@ -323,9 +323,6 @@ def test_the_records_of_each_client_are_verified(tmp_path: Path) -> None:
     assert checked["gateway"] == Checked(events=4, again=2, broken=["1 of 5 events did not come: 4 to 4"])
 
 
-# The proxy.
-
-
 @pytest.fixture
 def server() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -110,9 +110,6 @@ def test_what_is_missing_repeated_or_late_is_counted_and_a_repeated_result_is_no
     assert cut_faults(nothing) == ["no result was journalled"]
 
 
-# The command line of all apparatus.
-
-
 class Found(msgspec.Struct):
     frames: int
 

@@ -32,8 +32,6 @@ from tests.system.soak import (
     soak,
 )
 
-# The slope.
-
 SAMPLES, RUNS = 240, 200
 """Number of samples of 100,000 frames after the warm-up, and number of simulated runs."""
 FRAMES = np.arange(SAMPLES) * 400
@@ -111,9 +109,6 @@ def test_memory_descriptors_threads_and_processes_of_the_whole_tree_are_counted(
     assert 0.95 * 2000 <= own.per_frame <= own.upper_95 <= 2.5 * 2000, "with the overhead of objects and stacks"
 
 
-# Counts of events.
-
-
 def verdict(seq: int, reason: str | None = None, frames: int = 1) -> Event:
     return msgspec.structs.replace(event(seq, "verdict.cam0.GOOD", None), reason=reason, frames=frames)
 
@@ -138,9 +133,6 @@ def test_a_ledger_must_agree_with_the_events() -> None:
         {"captured": 3, "inspected": 2},  # it does not add up
     ):
         assert not tally_of(verdict(1), verdict(2), **wrong).balanced
-
-
-# Real runs.
 
 
 @pytest.fixture(scope="module", params=[300, pytest.param(5000, marks=pytest.mark.long)])

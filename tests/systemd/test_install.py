@@ -54,9 +54,6 @@ def refused(pc: LinePc, package: Path, *options: str) -> str:
     return result.stderr
 
 
-# The package.
-
-
 @pytest.mark.long
 def test_the_archive_holds_every_listed_file_unchanged(package: Path, tmp_path: Path) -> None:
     from systemd.package import pack
@@ -72,9 +69,6 @@ def test_the_archive_holds_every_listed_file_unchanged(package: Path, tmp_path: 
     found = {str(each.relative_to(unpacked)) for each in unpacked.rglob("*") if each.is_file()}
     assert found == listed | {"SHA256SUMS"}
     shutil.rmtree(unpacked)
-
-
-# Install.
 
 
 @pytest.mark.long
@@ -118,9 +112,6 @@ def test_only_root_can_install_and_nobody_while_another_does(pc_in_use: LinePc, 
     ) as other:  # fmt: skip
         assert other.stdout.readline() == "held\n"
         assert "another installation is running" in refused(pc_in_use, next_package)
-
-
-# Upgrade and roll back.
 
 
 def test_installing_the_same_package_again_changes_nothing_but_older_versions_on_request_and_if_unused(

@@ -37,9 +37,6 @@ from tests.conftest import write_picture
 from tests.golden import assert_golden
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles
 
-# Near-duplicate pictures.
-
-
 Rgb = NDArray[np.uint8]
 
 
@@ -115,9 +112,6 @@ def test_many_pictures_in_blocks_give_the_same_pairs_as_a_slow_search() -> None:
         small[number] = small[original] // 2 + 10
     pairs = near_duplicates_across(small, ["train"] * 1500 + ["test"] * 60)
     assert sorted((one, other) for one, other, _ in pairs) == sorted(copies.items())
-
-
-# Names and folders.
 
 
 @pytest.mark.parametrize(
@@ -303,9 +297,6 @@ def test_without_labels_csv_no_board_or_item_is_divided(real_data: Path, tmp_pat
     assert len({(true[image.path.name], image.group) for image in images}) == len(set(true.values()))
 
 
-# A bundle's folder is read again.
-
-
 @pytest.mark.parametrize("key", ["discover=true", "recipe=heatline"])
 @pytest.mark.parametrize("has_table", [True, False])
 def test_the_provenance_of_a_bundle_is_enough_to_read_a_folder_as_the_run_does(
@@ -328,9 +319,6 @@ def test_the_provenance_of_a_bundle_is_enough_to_read_a_folder_as_the_run_does(
         [(image.name, image.group, image.defective, image.labels_only) for image in each.images] for each in (own, read)
     )
     assert mine == theirs
-
-
-# The summary of a folder.
 
 
 def test_a_sound_folder_is_summarised_completely(tmp_path: Path) -> None:

@@ -311,9 +311,6 @@ def test_an_evaluation_names_the_precision_of_the_computation_and_the_truth(
     assert of(by_boxes["figures"], "frame", "unplaced", "defects_hit") == [1, 1]
 
 
-# Parts, warnings and files.
-
-
 def test_a_part_selects_the_groups_that_the_bundle_names(tmp_path: Path, bundle: Bundle) -> None:
     data = grouped(tmp_path / "data")
     trained = with_training_groups(tmp_path / "trained", bundle, data, train=["a"], val=["c"], test=["b"])

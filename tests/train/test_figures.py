@@ -320,9 +320,6 @@ def test_the_peak_of_a_map_lies_at_the_centre_of_its_cell_and_not_in_the_padding
     assert peak_distance_px(tile_map, truth) > 100 > peak_distance_px(tile_map, truth, (100, 200)) + 98.5
 
 
-# Intervals.
-
-
 NO_TILES = np.zeros(0, tile_type(1))
 
 
@@ -362,9 +359,6 @@ def test_intervals_match_a_bootstrap_that_repeats_pictures_one_by_one() -> None:
 def test_too_few_groups_have_no_intervals_and_the_reason_is_given(groups: int, reason: str) -> None:
     rows = [(at, 1, True, True, False, 0, 0, 0, (0,) * 4) for at in range(max(groups, 1))]
     assert intervals_of(rows, groups) == ({}, f"no intervals: {reason}")
-
-
-# Ranks.
 
 
 SOME = st.lists(st.one_of(st.none(), st.integers(-3, 3).map(float)), min_size=1, max_size=8)
@@ -576,9 +570,6 @@ def test_a_report_without_an_evaluation_or_a_place_is_refused(
         write_report([tmp_path / name for name in given], tmp_path / out)
 
 
-# Rows and folds.
-
-
 def only_set(*evaluations: Evaluation) -> PictureSet:
     (only,) = make_rows(StoredEvaluation(made, Path("none")) for made in evaluations)
     return only
@@ -675,9 +666,6 @@ def test_pictures_are_the_same_by_their_groups_or_without_groups_by_their_part(
 def test_a_figure_with_a_wide_interval_has_few_digits(ends: tuple[float, float], shown: str) -> None:
     made = evaluation(subject("lite"), made_figures(tile__auroc=0.6123), intervals={"tile.auroc": ends})
     assert f"| {shown} |" in tables_of(only_set(made))["Tiles and pixels"].markdown(0)
-
-
-# The gallery.
 
 
 def drawn_frame(hw: tuple[int, int], *, defective: bool, reference: bool = False) -> NDArray[np.uint8]:

@@ -438,9 +438,6 @@ def test_the_command_shows_models_and_the_studys_figure(names: list[str]) -> Non
     assert (refused.returncode, "no_such_net" in complaint(refused)) == (ConfigError.exit_code, True)
 
 
-# Dense heads.
-
-
 TILE_PX = 64
 CONFIG = CnnConfig(name="small", timm="test_efficientnet", weights="none", stride=None, head="dense", width=16)
 

@@ -166,9 +166,6 @@ def test_light_noise_and_blur_change_grey_levels_within_their_limits() -> None:
     assert [0.15 < each.mean() < 0.35 for each in (deviations > 0, blurred)] == [True, True]
 
 
-# The tiles of a batch.
-
-
 def sampler_of(defective: int, good: int, batch: int, share: float | None) -> BatchSampler:
     """Of tiles of which the first are defective."""
     return BatchSampler(np.arange(defective + good) < defective, batch, share, 0)

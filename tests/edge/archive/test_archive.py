@@ -94,9 +94,6 @@ def test_what_cannot_be_a_source_is_refused_in_a_sentence(tmp_path: Path) -> Non
         assert "\n" not in str(caught.value)
 
 
-# A worker.
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nine pictures, and files and folders that are none, by their names in a list."""
@@ -228,8 +225,6 @@ def test_a_damaged_file_of_dest_is_named(tmp_path: Path, dest: Path, bundle: Bun
     with pytest.raises(InputError, match=r"pictures\.parquet is not heatline's \(.*\); name another --out"):
         read_plan(plan.dest)
 
-
-# Comparison.
 
 MARGINS = st.none() | st.integers(-8, 8).map(lambda quarters: quarters / 4)
 CONTENTS = st.sampled_from(["c0", "c0", "c0", "c1", None])

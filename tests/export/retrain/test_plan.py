@@ -162,8 +162,6 @@ def test_what_was_trained_on_is_never_held_out_and_each_kind_stays_in_the_traini
     assert choose_held_out(candidates, share) == held_out
 
 
-# Which frames are usable.
-
 OWN = BundleName(name="boards", version="1", digest="1" * 64)
 OTHER = BundleName(name="lids", version="1", digest="2" * 64)
 
