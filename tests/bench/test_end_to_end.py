@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -249,24 +250,15 @@ def search_rate(answers: Any, first_fps: float, tries: Tries) -> tuple[list[Any]
     return find_highest(run_trial, first_fps, 1000.0, tries, lambda _: None)
 
 
-@given(capacity_fps=st.floats(10, 900), first_fps=st.floats(10, 900))
-def test_the_rate_found_is_at_most_a_tenth_below_the_capacity(capacity_fps: float, first_fps: float) -> None:
+@given(st.floats(10, 1500), st.floats(10, 1000), st.sampled_from([0.0, 0.3]), st.randoms(use_true_random=False))
+def test_the_rate_found_is_confirmed_and_at_most_a_tenth_below_the_capacity(
+    capacity_fps: float, first_fps: float, share_lost: float, random: Random
+) -> None:
+    """Also if some windows lose frames by chance; a camera has at most 1000 frames/s."""
     tries = Tries(seconds=2.0, search_seconds=1.0, search=40, holds=3)
-    held, tried = search_rate(lambda rate_fps: rate_fps <= capacity_fps, first_fps, tries)
-    assert len(held) == 3
-    assert {trial.rate_fps for trial in held} <= {held[0].rate_fps}
-    assert capacity_fps / 1.1 <= held[0].rate_fps <= capacity_fps
-    assert held == tried[-3:]
-
-
-def test_a_rate_must_be_confirmed_and_stays_below_the_upper_bound() -> None:
-    tries = Tries(seconds=2.0, search_seconds=1.0, search=2, holds=2)
-    for answers, first_fps, tried_fps, holds in (
-        ([True, False, True, False, True, True], 100, [100, 136, 100, 100, 95.2, 95.2], 2),
-        ([True, True, True, True], 900, [900, 1000, 1000, 1000], 2),
-        ([False, False], 100, [100, 73.5], 0),
-    ):
-        kept_up = iter(answers)
-        held, tried = search_rate(lambda _, kept_up=kept_up: next(kept_up), first_fps, tries)
-        assert [trial.rate_fps for trial in tried] == pytest.approx(tried_fps)
-        assert held == tried[len(tried) - holds :]
+    held, tried = search_rate(lambda fps: fps <= capacity_fps and random.random() >= share_lost, first_fps, tries)
+    assert held in ([], tried[-3:])
+    assert {(trial.rate_fps, trial.not_kept_up) for trial in held} <= {(trial.rate_fps, None) for trial in held[:1]}
+    assert all(trial.rate_fps <= 1000 for trial in tried)
+    if not share_lost:
+        assert min(capacity_fps, 1000) / 1.1 <= held[0].rate_fps <= min(capacity_fps, 1000)

@@ -15,7 +15,6 @@ from heatline.edge import __version__
 from heatline.edge.bundle import SCHEMA, Bundle, open_bundle, open_verified_engine
 from heatline.edge.bundle.manifest import CameraPlausible, Plausible
 from heatline.edge.bundle.manifest import Reference as DriftReference
-from heatline.edge.calibration import recalibration
 from heatline.edge.calibration.statistics import upper_bound
 from heatline.edge.drift import OF_POSE
 from heatline.edge.frames import Frame, Stamp
@@ -167,21 +166,6 @@ def test_calibration_on_the_line_uses_the_bundles_lowest_defect(tmp_path: Path, 
     calibration = reported("calibrate", own.path, evenly(tmp_path / "good", 250, 245))["calibration"]
     assert (calibration["score_by"], calibration["coldest_defect"]) == ("margin", 40.0)
     assert calibration["score_threshold"] == pytest.approx((logit_of(245) + 40) / 2, abs=1e-3)
-
-
-def test_ctrl_c_writes_nothing(tmp_path: Path, own: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    good, read = evenly(tmp_path / "good", 250, 240, 230), recalibration.read_image
-    before = contents(tmp_path)
-
-    def interrupt_at_the_last(file: Path) -> object:
-        if file.name == "002.png":
-            raise KeyboardInterrupt
-        return read(file)
-
-    monkeypatch.setattr(recalibration, "read_image", interrupt_at_the_last)
-    result = heatline("calibrate", own.path, good)
-    assert (result.returncode, "heatline: interrupted" in result.stderr) == (130, True)
-    assert contents(tmp_path) == before
 
 
 OLD, NEW = board((300, 380)), board((300, 380), seed=1)

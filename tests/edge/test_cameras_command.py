@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from heatline.edge.bundle import open_bundle, write_bundle
 from heatline.edge.bundle.appearance import Appearance, ImageStatistics
-from heatline.edge.bundle.manifest import CameraPlausible, Tensor, product_tiles_of
 from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.cameras import aravis
 from heatline.edge.cameras.discovery import video_devices
 from heatline.edge.cameras.pattern import pattern
 from heatline.edge.config import load_config
-from heatline.edge.errors import BundleError, CameraError, InputError
+from heatline.edge.errors import CameraError, InputError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.images import read_image, read_rgb
 from heatline.edge.service.changeover import prepare
@@ -29,7 +28,6 @@ from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.gv_cameras import aravis_camera, noise
 from tests.edge.lines import started, write_pictures
 from tests.edge.supervised import until
-from tests.edge.test_plausibility import CHANNELS, frames
 from tests.golden import assert_golden
 from tests.small_bundle import contents_of, manifest
 
@@ -252,20 +250,3 @@ def test_a_camera_has_its_own_ranges_within_its_region_of_interest_and_keeps_the
     assert again.returncode == 0, again.stderr
     both = open_bundle(tmp_path / "again").manifest.calibration.plausible_by_camera
     assert both == now.calibration.plausible_by_camera, "new thresholds leave them unchanged"
-
-
-def test_a_bundle_stores_the_product_tiles_of_each_camera(tmp_path: Path) -> None:
-    known = fit_plausibility(frames(40))
-    made = manifest()
-    own = {"top": CameraPlausible(known.plausible, [], [])}
-    made = msgspec.structs.replace(
-        made,
-        calibration=msgspec.structs.replace(made.calibration, plausible_by_camera=own),
-        tensors=msgspec.structs.replace(made.tensors, features=Tensor("features", "float32", [None, CHANNELS])),
-    )
-    write_bundle(tmp_path / "a", made, {**contents_of(), product_tiles_of("top"): known.tiles.to_bytes()})
-    _, opened = open_bundle(tmp_path / "a").plausibility_by_camera()["top"]
-    for each in frames(20, seed=7):
-        assert opened.reject_reason(each) == known.reject_reason(each)
-    with pytest.raises(BundleError, match=r"product_tiles\.top\.npz holds no features of tiles"):
-        write_bundle(tmp_path / "b", made, contents_of())

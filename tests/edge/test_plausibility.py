@@ -17,7 +17,7 @@ from heatline.edge.bundle import Bundle, open_verified_engine, write_bundle
 from heatline.edge.bundle.appearance import Appearance, Floats, ImageStatistics
 from heatline.edge.bundle.areas import ProductCells, cell_map, find_areas, fit_areas, largest_area
 from heatline.edge.bundle.lines import FLAT, SAME, fit_lines, measure_lines
-from heatline.edge.bundle.manifest import PRODUCT_TILES, Plausible, Tensor
+from heatline.edge.bundle.manifest import PRODUCT_TILES, CameraPlausible, Plausible, Tensor, product_tiles_of
 from heatline.edge.bundle.plausibility import RIDGE, ProductTiles, fit_plausibility
 from heatline.edge.config import load_config
 from heatline.edge.errors import BundleError
@@ -112,22 +112,25 @@ def test_similar_frames_are_plausible_and_deviations_are_described() -> None:
         assert known.reject_reason(replace(one, features=unknown)) is not None
 
 
-def test_a_bundle_stores_product_tiles_and_is_refused_if_they_do_not_fit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("camera", ["", "top"])
+def test_a_bundle_stores_product_tiles_and_is_refused_if_they_do_not_fit(tmp_path: Path, camera: str) -> None:
     known = fit_plausibility(frames(40))
     whole, made = known.tiles.to_bytes(), manifest()
-    calibration = msgspec.structs.replace(made.calibration, plausible=known.plausible)
+    of_camera = {"plausible_by_camera": {camera: CameraPlausible(known.plausible, [], [])}}
+    calibration = msgspec.structs.replace(made.calibration, **of_camera if camera else {"plausible": known.plausible})
+    file = product_tiles_of(camera) if camera else PRODUCT_TILES
 
     def write(name: str, tiles: bytes, channels: int = CHANNELS) -> Bundle:
         tensors = msgspec.structs.replace(made.tensors, features=Tensor("features", "float32", [None, channels]))
         described = msgspec.structs.replace(made, calibration=calibration, tensors=tensors)
-        return write_bundle(tmp_path / name, described, contents_of() | {PRODUCT_TILES: tiles})
+        return write_bundle(tmp_path / name, described, contents_of() | {file: tiles})
 
     opened = write("a", whole)
-    plausibility = opened.plausibility()
+    plausibility = opened.plausibility_by_camera()[camera][1] if camera else opened.plausibility()
     for each in [*frames(9, seed=7), by(frames(1)[0], 40)]:
         assert plausibility.reject_reason(each) == known.reject_reason(each)
     for tiles in (b"", whole[:-9]):
-        with pytest.raises(BundleError, match="holds no features of tiles"):
+        with pytest.raises(BundleError, match=f"{file} holds no features of tiles"):
             write("b", tiles)
     with pytest.raises(BundleError, match="has mean of shape"):
         write("b", whole, CHANNELS + 1)

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import GoldenTiles
-from heatline.edge.bundle.manifest import Agreement, Grid
+from heatline.edge.bundle.manifest import Grid
 from heatline.edge.errors import BundleError, ExportError, PrecisionError
 from heatline.edge.inference.devices import shared_core
 from heatline.export import precisions as precisions_module
@@ -26,7 +26,6 @@ from heatline.export.precisions import (
     Candidate,
     Precisions,
     bf16_candidates,
-    describe_missed_limits,
     evaluate_candidates,
     int8_candidates,
     make_precisions,
@@ -214,16 +213,6 @@ def test_f32_stays_with_the_limits_that_it_misses_but_must_run(
 def flipped(validation: ValidationTiles) -> ValidationTiles:
     """Tiles on which every verdict of the model is the other one."""
     return dataclasses.replace(validation, logit=-validation.logit + 2 * validation.score_threshold)
-
-
-def test_the_worst_batch_size_decides(validation: ValidationTiles) -> None:
-    figures = [
-        Agreement(batch, 0.0, flips=0, map_correlation=1.0, iou_median=overlap, iou_p5=overlap, near_p5=overlap)
-        for batch, overlap in ((1, 1.0), (8, 0.25))
-    ]
-    for order in (figures, figures[::-1]):
-        missed = describe_missed_limits("int8", validation, order)
-        assert [("0.250" in each, "expected at least" in each) for each in missed] == [(True, True)] * 2
 
 
 @pytest.mark.parametrize(

@@ -268,23 +268,6 @@ def test_truth_mixture_and_the_lack_of_defects_are_reported(tmp_path: Path) -> N
     assert "No picture is defective" in discover(tiles).assumptions[1]
 
 
-@pytest.mark.parametrize(
-    ("name", "column", "groups"),
-    [("kolektorsdd", "item", 41), ("hripcb_subset", "board", 6), ("magnetic_tile", "block", 186)],
-)
-def test_groups_of_real_sets_are_found(real_data: Path, name: str, column: str, groups: int) -> None:
-    found = discover(real_data / name)
-    assert found.groups_are == f"column {column!r} of labels.csv"
-    assert len(found.read().groups()) == groups
-
-
-@pytest.mark.long
-def test_boards_of_deeppcb_are_found_in_its_file_names(real_data: Path) -> None:
-    assert set(discover(real_data / "deeppcb").read().groups()) == {
-        "00041", "12000", "12100", "12300", "13000", "20085", "44000", "50600", "77000", "90100", "92000",
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize("name", ["kolektorsdd", pytest.param("hripcb_subset", marks=pytest.mark.long)])
 def test_without_labels_csv_no_board_or_item_is_divided(real_data: Path, tmp_path: Path, name: str) -> None:
     column = {"kolektorsdd": "item", "hripcb_subset": "board"}[name]
