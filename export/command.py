@@ -1,5 +1,6 @@
 """`heatline export`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -92,9 +93,7 @@ def export(
     from heatline.export.precisions import PRECISIONS
     from heatline.export.run_to_bundle import export_run
 
-    def say(line: str) -> None:
-        progress_console().print(line, style="dim", highlight=False, markup=False)
-
+    say = partial(progress_console().print, style="dim", highlight=False, markup=False)
     if fast:
         say("--fast: the bundle gets f32 and bf16, and int8 is not tried")
     bundle = export_run(

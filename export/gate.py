@@ -90,21 +90,9 @@ def _answers(golden: GoldenTiles, folder: Path) -> Iterator[tuple[str, int, NDAr
                 yield kind, batch, *infer(engine, golden.tiles, golden.difference)
 
 
-# Checks whether the map is hot in one place whatever a tile shows: stuck there, or drawn to the border.
-#
-# A network can learn where in a tile defects lie instead of what they look like. Also, the zeros that pad each tile
-# make the border different from the rest. Two figures over good tiles show such faults:
-#
-# - stuck: the share of the peaks that lie in the same 3x3 cells, those with most peaks;
-# - border: the share of the evidence, which is the excess over a map's median, in the outermost cells.
-#
-# The tiles are rotated and mirrored first: otherwise parts that always lie in the same place would count as stuck. Each
-# peak is weighted by its evidence: blank tiles all look the same, have flat maps and count little. docs/bundle.md gives
-# the reasons for the limits.
-
 NEIGHBOURHOOD = 3
 WARN, REFUSE = 0.25, 0.5
-"""Limits of a share beyond chance."""
+"""Limits of a share beyond chance; docs/bundle.md gives the reasons."""
 ENOUGH_TILES = 50
 """Among fewer tiles, too many peaks lie together by chance."""
 COARSE = 0.5
@@ -115,7 +103,8 @@ MAP_ALLOWED = "; --allow map allowed it"
 
 
 def reorient(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the tiles [N, tile, tile, 3], each in the next of the eight orientations of a square.
+    """Return the tiles [N, tile, tile, 3], each in the next of the eight orientations of a square: otherwise parts that
+    always lie in the same place would count as a stuck map.
 
     Differences to a reference [N, cells, cells, channels] are oriented as their tiles.
     """
@@ -163,7 +152,7 @@ def check_maps(maps: NDArray[np.float32], *, allow: bool = False) -> MapChecks:
 def stuck(maps: NDArray[np.float32]) -> MapCheck | None:
     """Return the share of the peaks of maps [N, h, w] in the most common neighbourhood; None if the map is too coarse.
 
-    Equally hot cells share a peak.
+    Equally hot cells share a peak. A peak counts by its evidence, as blank tiles all have the same flat map.
     """
     over = evidence(maps)
     at_peak = over == over.max(axis=(1, 2), keepdims=True)

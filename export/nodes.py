@@ -24,18 +24,14 @@ class Nodes:
         self._nodes.append(helper.make_node(kind, inputs, [output or name], name=name, **attributes))
         return output or name
 
-    def add_with_outputs(self, outputs: int, kind: str, *inputs: str, **attributes: Any) -> list[str]:
-        """Add a node with several outputs, and return their names."""
-        name = self._name(kind)
-        names = [f"{name}_{number}" for number in range(outputs)]
-        self._nodes.append(helper.make_node(kind, inputs, names, name=name, **attributes))
-        return names
-
     def split(self, tensor: str, sizes: Sequence[int], axis: int) -> list[str]:
         """Split a tensor along an axis into parts of these sizes."""
         if len(sizes) == 1:
             return [tensor]
-        return self.add_with_outputs(len(sizes), "Split", tensor, self.ints(*sizes), axis=axis)
+        name, lengths = self._name("Split"), self.ints(*sizes)
+        names = [f"{name}_{number}" for number in range(len(sizes))]
+        self._nodes.append(helper.make_node("Split", [tensor, lengths], names, name=name, axis=axis))
+        return names
 
     def truth(self, condition: str) -> str:
         """Convert true to 1.0 and false to 0.0."""

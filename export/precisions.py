@@ -1,7 +1,8 @@
 """Makes each precision, compares it with the model itself, and admits it to the bundle or leaves it out.
 
 If a precision loses verdicts or maps, the next variant is tried, with more layers in f32, until one passes. The map
-gate compares a precision's verdicts and maps with those of the model itself."""
+gate compares a precision's verdicts and regions with those of the model itself: the noise of int8 cancels in the mean
+over a map, but not in each cell."""
 
 import contextlib
 import tempfile
@@ -24,11 +25,6 @@ from heatline.export.openvino_ir import Ir, write_graphs
 from heatline.export.quantise import VARIANTS, first_layers, in_f32_under_bf16, output_layer, quantise
 from heatline.export.validation_tiles import ValidationTiles
 from heatline.train.validation_frames import Inputs
-
-# The map gate: compares a precision's verdicts and maps with those of the model itself.
-#
-# A quantised classifier can retain its accuracy and still lose its map: the noise of int8 cancels in the mean over the
-# map, but not in each cell. So the gate limits the change of the regions, and not only the number of flipped verdicts.
 
 LIMITS: dict[Precision, dict[str, float]] = {
     "f32": {"flips": 0.005, "iou_median": 0.99, "near_p5": 0.95, "map_correlation": 0.9999},
@@ -197,7 +193,7 @@ class Precisions:
             tiles_with_region=int(validation.with_region.sum()),
             tiles_on_threshold=int((~validation.settled).sum()),
             score_threshold=validation.score_threshold,
-            evidence_threshold=validation.evidence_threshold,
+            evidence_threshold=validation.find_regions.evidence_threshold,
             limits={precision: LIMITS[precision] for precision in self.evaluated},
             precisions={precision: one.gate for precision, one in self.evaluated.items()},
         )

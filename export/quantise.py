@@ -17,18 +17,13 @@ from heatline.export.nodes import EXPLANATION
 from heatline.export.openvino_ir import Ir
 from heatline.train.validation_frames import Inputs
 
-# Selects the first and the last layers of a network, which stay in float32.
-#
-# Rounding errors of the first layers pass through the whole network: normalised pixels and the first features need more
-# digits than later features. So a precision that loses verdicts or maps is tried again with its first layers in f32.
-# The last layer rounds the logit itself.
-
 LAYERS = {"Convolution", "GroupConvolution", "MatMul"}
 OUTPUTS = {"logit", "map"}
 
 
 def first_layers(model: ov.Model, share: float) -> list[str]:
-    """Return the names of the operations of this share of the convolutions and matrix products, from the pixels on.
+    """Return the names of the operations of this share of the convolutions and matrix products, from the pixels on:
+    their rounding errors pass through the whole network.
 
     Each layer includes everything up to the next one: bias, activation, norm. Explanation and logit are never included.
     """

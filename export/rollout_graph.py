@@ -2,7 +2,8 @@
 
 Only the row of the class token is needed, so the rollout is a vector times each layer, last layer first. The threshold
 of a discard ratio then has most of the cost. A graph's cost is the number of its nodes and the memory that they read
-and write; these nodes are those that are fast in OpenVINO."""
+and write; these nodes are those that are fast in OpenVINO. None multiplies matrices: OpenVINO computes what comes after
+the last matrix product in float32, so counts and thresholds stay exact under bf16 too."""
 
 import math
 from collections.abc import Sequence
@@ -84,13 +85,6 @@ def fuse_heads(nodes: Nodes, attention: str, rollout: Rollout) -> str:
             return nodes.add("Mul", nodes.add("Sum", *heads), nodes.number(1 / rollout.heads))
         case "max":
             return nodes.add("Max", *heads)
-
-
-def class_token(nodes: Nodes, tokens: int) -> str:
-    """Return the row [1, tokens] that the chain of layers starts from."""
-    row = np.zeros((1, tokens), np.float32)
-    row[0, 0] = 1
-    return nodes.constant("class_token", row)
 
 
 @dataclass(frozen=True)
@@ -184,12 +178,6 @@ def _sum(nodes: Nodes, parts: list[str], candidate: str) -> str:
     return below[0]
 
 
-# The rollout in nodes that are fast in OpenVINO: several layers at once, and a threshold found by counting
-# (`heatline.export.rollout_graph`).
-#
-# No node multiplies matrices. OpenVINO computes everything after the last matrix product in float32, whatever its
-# precision hint is, so counts and thresholds stay exact under bf16 too.
-
 LAYERS_AT_ONCE = 6
 """Half of ViT-tiny's twelve. All twelve need the fewest nodes, but with eight tiles per request exceed the cache."""
 
@@ -276,7 +264,7 @@ def _discard_lowest(
 
 
 def _chain(nodes: Nodes, layers: Sequence[_Layer], tokens: int) -> str:
-    row = class_token(nodes, tokens)
+    row = nodes.constant("class_token", np.eye(1, tokens, dtype=np.float32))
     for layer in reversed(layers):
         totals = nodes.add("Add", nodes.add("ReduceSum", layer.kept, nodes.ints(2), keepdims=0), nodes.number(1.0))
         if layer.is_row and layer.leftover:

@@ -58,7 +58,6 @@ from heatline.train.run import RunFolder, TrainedRun, describe_config, describe_
 from heatline.train.validation_frames import (
     HeldOut,
     Inputs,
-    ValidationFrames,
     run_validation,
     smoothing_px,
     validation_frames,
@@ -109,7 +108,10 @@ def export_run(
     if reference is None or run.references is None:
         of_product = _find_reference(run, design, say)
     validating = validation_frames(run)
-    frames, others, frames_are = _divide(run, validating)
+    if run.split.val:
+        frames, others, frames_are = validating.images, run.split.images(run.data, "train"), validating.are
+    else:
+        frames, others, frames_are = divide_by_group(validating.images)
     model, tiles = run.model, run.config.tiles
     say("exporting classifier and map as one graph")
     exported = to_graphs(model, tiles.tile_px)
@@ -136,12 +138,10 @@ def export_run(
             pass_gate(golden, folder, model.top_cells)  # also here, so that a failure costs no further minutes
             say("checking that the map depends on what tiles show")
             map_checks = _check_maps(model, engine, good_tiles(frames, grid, run.references), allow_map)
-            for warning in map_checks.warnings:
-                say(f"warning: {warning}")
             held_out = HeldOut.calibrate(validation, validating, false_reject, model.top_cells)
             scored = [*validation.frames.values()]
             calibration = msgspec.structs.replace(held_out.calibration, missed=_missed(run, held_out))
-            for warning in _warnings(calibration, scored, validating.are_new):
+            for warning in (*map_checks.warnings, *_warnings(calibration, scored, validating.are_new)):
                 say(f"warning: {warning}")
             say("recording the appearance of the product")
             plausibility, appearances = fit_product(validating.images, grid, engine, of_product)
@@ -239,16 +239,6 @@ def _find_reference(run: TrainedRun, design: str | None, say: Say) -> Reference 
     return found
 
 
-def _divide(run: TrainedRun, validating: ValidationFrames) -> tuple[list[LabelledImage], list[LabelledImage], str]:
-    """Return the frames for the validation tiles, other frames for quantisation, and a description of the first.
-
-    Without validation groups, both come from the training groups, see `divide_by_group`.
-    """
-    if run.split.val:
-        return validating.images, run.split.images(run.data, "train"), validating.are
-    return divide_by_group(validating.images)
-
-
 def _missed(run: TrainedRun, held_out: HeldOut) -> list[Missed]:
     """Count classes and sizes of the defects that the thresholds miss; empty without a report of this version."""
     folder = RunFolder(run.folder)
@@ -335,7 +325,8 @@ def fit_product(
     appearances, samples = [], []
     for image in chosen:
         rgb = image.pixels()
-        appearance = appearance_of(rgb, grid, engine)
+        tiles = TileGrid((rgb.shape[0], rgb.shape[1]), grid.tile_px, grid.overlap_px)
+        appearance = Appearance.of(rgb, tiles, infer_features(engine, tiles.tiles(rgb)))
         if image.defective:
             mask = image.mask((rgb.shape[0], rgb.shape[1])) if len(good_groups) < FEWEST_GROUPS else None
             appearance = replace(appearance, cells=None) if mask is None else without(appearance, mask)
@@ -343,12 +334,6 @@ def fit_product(
         pose, misaligned = (None, None) if reference is None else reference.pose_of(rgb)
         samples.append(replace(PictureSample.of(rgb), pose=None if misaligned else pose))
     return fit_plausibility(appearances, groups), samples
-
-
-def appearance_of(rgb: NDArray[np.uint8], grid: Grid, engine: Engine) -> Appearance:
-    """Measure the appearance of an RGB uint8 frame [H, W, 3]."""
-    tiles = TileGrid((rgb.shape[0], rgb.shape[1]), grid.tile_px, grid.overlap_px)
-    return Appearance.of(rgb, tiles, infer_features(engine, tiles.tiles(rgb)))
 
 
 def without(appearance: Appearance, mask: NDArray[np.bool_]) -> Appearance:

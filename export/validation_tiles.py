@@ -54,11 +54,6 @@ class ValidationTiles:
     """[N, cells, cells, channels], if the model compares tiles with references."""
 
     @property
-    def evidence_threshold(self) -> float:
-        """Logits."""
-        return self.find_regions.evidence_threshold
-
-    @property
     def tile_px(self) -> int:
         return int(self.tiles.shape[1])
 

@@ -79,9 +79,6 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
-# Commands.
-
-
 def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """Return a command and all its subcommands, each with its path."""
     yield path, command
@@ -115,9 +112,6 @@ def test_every_exit_code_is_documented() -> None:
     exist = {(kind.exit_code, kind.__name__) for kind in kinds if issubclass(kind, errors.HeatlineError)}
     assert documented == exist
     assert {0, 1, 2, 130} <= {int(code) for code, _ in table}
-
-
-# Keys and fields.
 
 
 GENERATED = {
@@ -159,9 +153,6 @@ def test_every_kind_of_camera_is_documented() -> None:
     kinds = {one.__struct_config__.tag for one in get_args(CameraSettings)}
     assert kinds <= rows(read("docs/cameras.md")).keys()
     assert all(f'kind = "{kind}"' in read("docs/cameras.md") for kind in kinds)
-
-
-# Links and examples.
 
 
 def anchors(document: Path) -> set[str]:
@@ -207,9 +198,7 @@ def test_the_readme_is_short_and_opens_with_the_page_of_a_line() -> None:
     assert [word for word in named if word not in page] == []
 
 
-def test_the_graph_runs_without_heatline_as_bundle_md_shows(
-    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_graph_runs_as_bundle_md_shows(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example, _ = blocks(read("docs/bundle.md"), "python")
     assert "heatline" not in example
     tile = np.random.default_rng(1).integers(0, 256, (TILE, TILE, 3), np.uint8)
@@ -240,9 +229,6 @@ def test_another_program_computes_the_difference_as_bundle_md_shows() -> None:
         assert expected.max() > 50
 
 
-# The protocol.
-
-
 def test_the_committed_schemas_are_those_of_the_structs() -> None:
     committed = {file.name: file.read_bytes() for file in FOLDER.glob("*.json")}
     assert committed == schemas(), "run `make schemas`, and mind docs/protocol.md#versioning"
@@ -258,9 +244,6 @@ def test_the_worked_exchange_consists_of_messages() -> None:
         parts = [event.topic.encode(), example.encode(), *([b"png"] if header.get("heatmap") else [])]
         assert from_frames(parts).event == event
         assert f"art 1 `{event.topic}`" in read("docs/protocol.md")
-
-
-# Reasons and messages in the code.
 
 
 EDGE = "\n".join(path.read_text() for path in sorted((ROOT / "edge").rglob("*.py")))

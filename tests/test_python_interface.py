@@ -61,9 +61,6 @@ def test_every_public_name_exists_and_every_error_is_in_the_family() -> None:
         heatline.inspect_everything  # noqa: B018
 
 
-# Inspecting.
-
-
 def test_the_readme_inspects_a_board_as_the_command_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = blocks("README.md", "## From Python")
     assert len([line for line in example.splitlines() if line]) == 4
@@ -147,9 +144,6 @@ def test_misuse_is_refused_in_one_sentence(bundle: Bundle, tmp_path: Path) -> No
         assert excerpt in one_sentence(call, kind)
 
 
-# A line.
-
-
 @pytest.fixture
 def line(tmp_path: Path, bundle: Bundle, address: str) -> Iterator[tuple[Path, str, str, str]]:
     """Its folder and addresses. It shows three pictures over and over, and waits for triggers at another camera."""
@@ -210,9 +204,6 @@ def test_a_line_with_keys_accepts_allowed_clients(tmp_path: Path) -> None:
     with StatusOnlyLine(port.bound, a_status(line="line7"), secured.access()):
         assert heatline.status(port.reached, timeout_s=WITHIN_SECONDS, **keys).line == "line7"
         assert "it requires keys" in one_sentence(lambda: heatline.subscribe(port.reached), heatline.AccessError)
-
-
-# Examples.
 
 
 def test_the_example_of_inspecting_runs(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """`heatline retrain`."""
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,9 +111,7 @@ def retrain(
             f"nobody has marked a frame in {where} whose picture is still there; mark verdicts on the line's page first"
         )
 
-    def report_line(text: str) -> None:
-        progress_console().print(text, style="dim", highlight=False, markup=False)
-
+    report_line = partial(progress_console().print, style="dim", highlight=False, markup=False)
     result = run_retraining(bundle, frames, judging, share, data, out, report_line)
     print_warnings(result.warnings)
     commands = _commands(line, config, bundle, Path(result.bundle)) if result.better else {}

@@ -25,8 +25,6 @@ VERSION_MARK, FOLDER_MARK = "+retrain", "-retrain"
 LOGITS: tuple[Measure, ...] = ("score", "evidence")
 """What drift measures in logits of the model."""
 NOT_CALIBRATED = "the model was trained again since the calibration"
-FALSE_REJECT = 0.01
-"""If the old bundle states no wanted share of good frames that may be rejected."""
 
 
 def export_next(

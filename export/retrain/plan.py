@@ -146,7 +146,6 @@ Kind = Literal["false alarm", "missed", "right DEFECT", "right GOOD"]
 CORRECTIONS: tuple[Kind, ...] = ("false alarm", "missed")
 ORDER: tuple[Kind, ...] = ("missed", "false alarm", "right DEFECT", "right GOOD")
 """The rarest and most important kinds choose first."""
-SHARE = 1 / 3
 NEEDED = 2
 """Least number of groups of one kind of correction: one to train on, one to compare with."""
 
@@ -161,7 +160,7 @@ class Candidate:
     """Whether the old bundle was trained on its group, so that nothing can be evaluated on it."""
 
 
-def choose_held_out(candidates: Sequence[Candidate], share: float = SHARE) -> set[str]:
+def choose_held_out(candidates: Sequence[Candidate], share: float) -> set[str]:
     """Return the groups that are held out: of each kind about this share of its groups, at least one of two or more.
 
     At least one group of each kind that has one is trained on. A hash of their names orders the groups, so the same

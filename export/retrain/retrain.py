@@ -1,11 +1,10 @@
 """Retrains a bundle: from reviewed frames to a new bundle beside the old one, and their comparison."""
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 from rich.progress import track
@@ -19,7 +18,7 @@ from heatline.edge.util.files import writing
 from heatline.edge.util.text import encode_json, format_count
 from heatline.edge.wire.events import BundleName
 from heatline.export.retrain.frames import MarkedFrame, UsableFrame, select_frames
-from heatline.export.retrain.judge import Answer, Comparison, Judged, Judging, compare, judge_frames
+from heatline.export.retrain.judge import Answer, Comparison, Judged, Judging, Track, compare, judge_frames
 from heatline.export.retrain.new_bundle import FOLDER_MARK, describe_calibrations, export_next, failed_map_checks
 from heatline.export.retrain.plan import Origin, Plan, origin_of, plan_retraining
 from heatline.train.files import write_atomically
@@ -28,7 +27,6 @@ from heatline.train.readers import LabelledFolder
 from heatline.train.readers.labelled import write_index
 from heatline.train.run import load_run
 
-Item = TypeVar("Item")
 FEW = 20
 """With fewer held-out frames, the result says how little they show."""
 
@@ -169,6 +167,6 @@ def _name_of(bundle: Bundle) -> BundleName:
     return BundleName(name=bundle.manifest.name, version=bundle.manifest.version, digest=bundle.digest)
 
 
-def _bar(title: str) -> Callable[[Sequence[Item]], Iterable[Item]]:
+def _bar(title: str) -> Track:
     console = progress_console()
     return lambda items: track(items, title, console=console, transient=True, disable=not console.is_terminal)

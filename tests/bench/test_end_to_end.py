@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,13 +70,8 @@ def scene(bundle: Bundle, pictures: Path, expected: Expected) -> Scene:
     )  # fmt: skip
 
 
-# Expected events.
-
-
 @pytest.mark.parametrize("stopped_s", [0.0, pytest.param(1.5 * GONE_AFTER_MS / 1e3, marks=pytest.mark.long)])
-def test_events_of_a_real_line_have_no_gap_and_agree_with_its_pictures(
-    scene: Scene, expected: Expected, stopped_s: float
-) -> None:
+def test_events_of_a_line_have_no_gap_and_fit_its_pictures(scene: Scene, expected: Expected, stopped_s: float) -> None:
     """The line may be stopped meanwhile, also for longer than the time-out of its connections."""
     received: list[ReceivedEvent] = []
     with running(scene, None) as line:
@@ -141,9 +137,6 @@ def test_a_process_that_fails_is_reported_with_its_exit_code_and_its_log(tmp_pat
                 check()
 
 
-# Figures of a window.
-
-
 def received_at(number: int, due_ms: float, stamped_ms: float, received_ms: float, **changed: Any) -> ReceivedVerdict:
     times = Times(captured_at_ns=0, captured_monotonic_ns=round((due_ms + stamped_ms) * 1e6))
     verdict = msgspec.structs.replace(event(number, "verdict.cam0.GOOD", None), times=times, **changed)
@@ -195,12 +188,7 @@ def test_a_line_keeps_up_without_lost_frames_or_growing_latency(
     assert window_of(verdicts, {"cam0": 100.0, **others}, seconds, {}, 100.0).not_kept_up == why_not
 
 
-# The bare engine.
-
-
-def test_the_bare_engine_of_a_bundle_that_compares_answers_as_the_lines_engine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bare_engine_answers_for_a_bundle_that_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("logging.disable", lambda: None)  # it is for a process of its own
     bundle = board_bundle(tmp_path / "boards.bundle", {"": Reference(board())})
     shown = [dark_square(moved(board(), 5 * number, -3), 100, 100) for number in range(4)]
@@ -216,12 +204,7 @@ def test_the_bare_engine_of_a_bundle_that_compares_answers_as_the_lines_engine(
         bench_pictures.write_pictures(tmp_path / "made", bundle, HW, 4)
 
 
-# Whole runs.
-
-
-def test_a_real_run_inspects_frames_and_its_file_matches_its_struct(
-    bundle: Bundle, pictures: Path, tmp_path: Path
-) -> None:
+def test_a_real_run_inspects_and_its_file_matches_its_struct(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "end-to-end.json"
     options = ["--pictures", pictures, "--fps", "10", "--seconds", "1", "--out", out, "--json"]
     result = CliRunner().invoke(bench, ["end-to-end", *map(str, [bundle.path, *options])])
@@ -254,9 +237,6 @@ def test_the_service_is_compared_with_the_engine_and_the_plain_one_and_at_its_hi
     assert beside.shown > 0
 
 
-# The highest rate.
-
-
 def search_rate(answers: Any, first_fps: float, tries: Tries) -> tuple[list[Any], list[Any]]:
     def run_trial(rate_fps: float, _seconds: float) -> Any:
         return SimpleNamespace(rate_fps=rate_fps, not_kept_up=None if answers(rate_fps) else "lost")
@@ -264,24 +244,15 @@ def search_rate(answers: Any, first_fps: float, tries: Tries) -> tuple[list[Any]
     return find_highest(run_trial, first_fps, 1000.0, tries, lambda _: None)
 
 
-@given(capacity_fps=st.floats(10, 900), first_fps=st.floats(10, 900))
-def test_the_rate_found_is_at_most_a_tenth_below_the_capacity(capacity_fps: float, first_fps: float) -> None:
+@given(st.floats(10, 1500), st.floats(10, 1000), st.sampled_from([0.0, 0.3]), st.randoms(use_true_random=False))
+def test_the_rate_found_is_confirmed_and_at_most_a_tenth_below_the_capacity(
+    capacity_fps: float, first_fps: float, share_lost: float, random: Random
+) -> None:
+    """Also if some windows lose frames by chance; a camera has at most 1000 frames/s."""
     tries = Tries(seconds=2.0, search_seconds=1.0, search=40, holds=3)
-    held, tried = search_rate(lambda rate_fps: rate_fps <= capacity_fps, first_fps, tries)
-    assert len(held) == 3
-    assert {trial.rate_fps for trial in held} <= {held[0].rate_fps}
-    assert capacity_fps / 1.1 <= held[0].rate_fps <= capacity_fps
-    assert held == tried[-3:]
-
-
-def test_a_rate_must_be_confirmed_and_stays_below_the_upper_bound() -> None:
-    tries = Tries(seconds=2.0, search_seconds=1.0, search=2, holds=2)
-    for answers, first_fps, tried_fps, holds in (
-        ([True, False, True, False, True, True], 100, [100, 136, 100, 100, 95.2, 95.2], 2),
-        ([True, True, True, True], 900, [900, 1000, 1000, 1000], 2),
-        ([False, False], 100, [100, 73.5], 0),
-    ):
-        kept_up = iter(answers)
-        held, tried = search_rate(lambda _, kept_up=kept_up: next(kept_up), first_fps, tries)
-        assert [trial.rate_fps for trial in tried] == pytest.approx(tried_fps)
-        assert held == tried[len(tried) - holds :]
+    held, tried = search_rate(lambda fps: fps <= capacity_fps and random.random() >= share_lost, first_fps, tries)
+    assert held in ([], tried[-3:])
+    assert {(trial.rate_fps, trial.not_kept_up) for trial in held} <= {(trial.rate_fps, None) for trial in held[:1]}
+    assert all(trial.rate_fps <= 1000 for trial in tried)
+    if not share_lost:
+        assert min(capacity_fps, 1000) / 1.1 <= held[0].rate_fps <= min(capacity_fps, 1000)

@@ -55,9 +55,6 @@ def measured(graphs: Any, config: CnnConfig | VitConfig, **options: Any) -> Row:
     return measure(setting, graphs)
 
 
-# Measurement.
-
-
 @pytest.mark.parametrize("config", [None, *(pytest.param(one, marks=pytest.mark.long) for one in (CNN, VIT))], ids=str)
 def test_a_graph_with_a_map_is_compared_with_the_fastest_without(
     config: CnnConfig | VitConfig | None, monkeypatch: pytest.MonkeyPatch
@@ -68,9 +65,6 @@ def test_a_graph_with_a_map_is_compared_with_the_fastest_without(
     assert found.bare in ("pooling", "fused attention", "explicit attention")
     assert found.map_ms_per_tile is not None
     assert 0 < found.ratio.lowest <= found.ratio.median <= found.ratio.highest
-
-
-# Checks of the answers.
 
 
 def test_wrong_or_missing_answers_are_detected() -> None:
@@ -91,9 +85,6 @@ def test_wrong_or_missing_answers_are_detected() -> None:
     flat = np.broadcast_to(logits[:, None, None], maps.shape)
     assert "its maps differ from the model's" in fault(settings[0], logits, flat)
     assert "its logits differ from the model's" in fault(settings[0], logits + 1, None, has_map=False)
-
-
-# A sweep.
 
 
 @pytest.mark.parametrize(

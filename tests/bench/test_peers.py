@@ -25,8 +25,6 @@ from tests import small_bundle
 ROOT = Path(__file__).parents[2]
 TILE = small_bundle.TILE
 
-# Processes and their turns.
-
 
 def test_an_impossible_run_is_refused() -> None:
     for options, words in (
@@ -38,9 +36,6 @@ def test_an_impossible_run_is_refused() -> None:
     require_same_libraries({OURS: {"torch": "2.13.0"}, "anomalib": {"torch": "2.13.0+cpu"}})
     with pytest.raises(BenchError, match=r"torch.*heatline 2\.13\.0, anomalib 2\.12\.0; make the peers'"):
         require_same_libraries({OURS: {"torch": "2.13.0"}, "anomalib": {"torch": "2.12.0+cpu"}})
-
-
-# Expected answers.
 
 
 def test_the_graph_for_anomalib_has_its_scales_and_our_answers() -> None:
@@ -109,9 +104,6 @@ def test_wrong_answers_of_a_system_are_detected(system: str, answers: Answers, w
     flat = [FIRST, (SECOND[0], SECOND[1] * 0, True)]
     sentence = find_difference(summary(flat, 4), Expected(LOGITS, None), "f32", 4, 4.0)
     assert sentence == "1 of its 2 heatmaps are flat or not finite"
-
-
-# Real systems.
 
 
 def test_heatline_and_the_bare_engine_give_the_expected_answers(tmp_path: Path) -> None:

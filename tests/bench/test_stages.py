@@ -37,18 +37,12 @@ def prepared(bundle: Bundle) -> Iterator[Prepared]:
         yield prepare(bundle, open_verified_engine(bundle), HW)
 
 
-# Work of the stages.
-
-
 def test_tiles_and_regions_agree_with_a_whole_inspection(prepared: Prepared) -> None:
     with ExitStack() as at_end:
         tile(prepared, at_end).run()
         cut = [each for _, _, each in oracles.tiles_of(prepared.picture, TILE, OVERLAP)]
         assert np.array_equal(prepared.stitcher.grid.tiles(prepared.picture), np.stack(cut))
         assert judging(prepared, at_end).run().regions == prepared.judgement().regions
-
-
-# Checks of the outputs.
 
 
 @pytest.mark.parametrize("name", STAGES)

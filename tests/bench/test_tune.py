@@ -71,9 +71,6 @@ def prefer(monkeypatch: pytest.MonkeyPatch) -> Callable[[EngineConfig], None]:
     return best.append
 
 
-# Candidates.
-
-
 KEYS = st.sets(st.sampled_from(["kind", "device", "precision", "threads", "streams", "batch"]))
 
 
@@ -95,9 +92,6 @@ def test_candidates_respect_the_lines_settings_and_are_unique(cores: int, most_t
             ("openvino", "CPU", "f32"), ("openvino", "CPU", "int8"), ("openvino", "GPU", "f32"),
             ("openvino", "GPU", "int8"), ("onnxruntime", "CPU", "f32"),
         }  # fmt: skip
-
-
-# Ranks and gains.
 
 
 def test_rank_is_by_headroom_then_latency_then_number_of_threads() -> None:
@@ -132,8 +126,6 @@ def test_settings_are_better_only_beyond_chance(
     assert is_better(found)[0] is better
     assert words in is_better(found)[1]
 
-
-# Whole runs.
 
 Prefer = Callable[[EngineConfig], None]
 

@@ -124,9 +124,6 @@ def mark(of: Picture, kind: MarkKind = "right", by: str = "Ada", seq: int = 1, j
     )
 
 
-# Lines that store evidence.
-
-
 def line_with_evidence(tmp_path: Path, bundle: Bundle, address: str, tables: str = "", rate_fps: float = 10.0) -> Path:
     """Write a line that stores evidence in the folder `evidence`, unless `tables` name another one."""
     write_pictures(tmp_path / "pictures", small_frames(6))

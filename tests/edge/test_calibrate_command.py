@@ -15,7 +15,6 @@ from heatline.edge import __version__
 from heatline.edge.bundle import SCHEMA, Bundle, open_bundle, open_verified_engine
 from heatline.edge.bundle.manifest import CameraPlausible, Plausible
 from heatline.edge.bundle.manifest import Reference as DriftReference
-from heatline.edge.calibration import recalibration
 from heatline.edge.calibration.statistics import upper_bound
 from heatline.edge.drift import OF_POSE
 from heatline.edge.frames import Frame, Stamp
@@ -64,9 +63,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 def own(bundle: Bundle, tmp_path: Path) -> Bundle:
     """A bundle in a folder of its own, where another can be written."""
     return open_bundle(copy_of(bundle, tmp_path / "dark.bundle"))
-
-
-# calibrate
 
 
 def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundle) -> None:
@@ -171,23 +167,6 @@ def test_calibration_on_the_line_uses_the_bundles_lowest_defect(tmp_path: Path, 
     assert (calibration["score_by"], calibration["coldest_defect"]) == ("margin", 40.0)
     assert calibration["score_threshold"] == pytest.approx((logit_of(245) + 40) / 2, abs=1e-3)
 
-
-def test_ctrl_c_writes_nothing(tmp_path: Path, own: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    good, read = evenly(tmp_path / "good", 250, 240, 230), recalibration.read_image
-    before = contents(tmp_path)
-
-    def interrupt_at_the_last(file: Path) -> object:
-        if file.name == "002.png":
-            raise KeyboardInterrupt
-        return read(file)
-
-    monkeypatch.setattr(recalibration, "read_image", interrupt_at_the_last)
-    result = heatline("calibrate", own.path, good)
-    assert (result.returncode, "heatline: interrupted" in result.stderr) == (130, True)
-    assert contents(tmp_path) == before
-
-
-# References.
 
 OLD, NEW = board((300, 380)), board((300, 380), seed=1)
 STAY = "the thresholds come from frames that were compared with another reference; set them again with "

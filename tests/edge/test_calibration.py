@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from heatline.edge.calibration.statistics import (
-    cdf,
-    interval,
-    prediction_bound_of_groups,
-    t_cdf,
-    t_quantile,
-    upper_bound,
-)
+from heatline.edge.calibration import statistics
+from heatline.edge.calibration.statistics import cdf, prediction_bound_of_groups, t_cdf, t_quantile, upper_bound
 from heatline.edge.calibration.thresholds import (
     STORED_AT_LEAST,
     STRONG_SHARE,
@@ -51,9 +45,6 @@ def with_heatmaps(*heatmaps: NDArray[np.float32], logit: float = 1e6) -> list[Go
 
 def rejected(threshold: float, spread: float = 1.0) -> float:
     return 1 - NormalDist(0, spread).cdf(threshold)
-
-
-# The quantile.
 
 
 @example([float(value) for value in range(100)], 0.07)  # 0.07 * 100 is 7.000000000000001
@@ -99,9 +90,6 @@ def test_both_thresholds_use_the_same_share_of_the_same_frames() -> None:
     assert (frame.highest_logit, frame.highest_evidence, frame.median_evidence, frame.cells) == (4.0, 9.0, 2.5, 4)
 
 
-# A top-mean.
-
-
 @given(
     st.lists(hnp.arrays(np.float32, (2, 3), elements=LOGIT), min_size=1, max_size=30), st.sampled_from([0.0, 0.1, 0.3])
 )
@@ -145,9 +133,6 @@ def test_stored_cells_give_the_exact_evidence_threshold_unless_one_frame_dominat
     assert made.evidence_threshold == min(made.score_threshold, came)
 
 
-# The bound of the true rate.
-
-
 @pytest.mark.parametrize(
     ("logits", "per_group", "rate", "held_out", "bound"),
     [
@@ -167,9 +152,6 @@ def test_a_calibration_states_the_held_out_rejects_and_the_bound(
     came = calibrate(frames, rate, "frames", lowest_defect=-99.0)
     assert came.held_out_rejected == held_out
     assert came.false_reject_at_most == pytest.approx(bound, rel=4e-3)
-
-
-# Few frames, groups of frames that are alike, and a gap to defective frames.
 
 
 @given(
@@ -235,8 +217,6 @@ def test_groups_count_once_in_the_bound_and_few_groups_cause_a_warning() -> None
     assert describe_support(calibrate([good_frame(float(number)) for number in range(400)], 0.01, "")) is None
 
 
-# The distributions.
-
 COUNTED = st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n)))
 
 
@@ -249,7 +229,7 @@ def exact_tail(count: int, n: int, share: float | Fraction) -> Fraction:
 @given(COUNTED)
 def test_bounds_solve_the_equations_of_clopper_and_pearson(counted: tuple[int, int]) -> None:
     n, count = counted
-    low, high = interval(count, n)
+    low, high = statistics.interval(count, n)
     assert 0 <= low <= count / n <= high <= 1
     assert ((low == 0), (high == 1)) == ((count == 0), (count == n))
     if count < n:

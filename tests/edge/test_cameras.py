@@ -123,9 +123,6 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     device.ready.put(None)
 
 
-# The contract.
-
-
 @dataclass
 class Example:
     """One camera, and what makes it wait, disappear and return."""
@@ -221,9 +218,7 @@ def frames_of(camera: FrameSource, count: int, first_id: int | None = 1) -> Iter
             assert (one.reason, one.kind) == ("overload", "dropped")
 
 
-def test_frames_come_as_they_were_sent_with_number_and_time_and_a_missing_camera_is_an_error_until_it_is_back(
-    example: Example,
-) -> None:
+def test_frames_come_as_sent_with_number_and_time_and_a_missing_camera_is_an_error(example: Example) -> None:
     before_ns = time.monotonic_ns()
     with opened(example.settings) as camera:
         for frame in frames_of(camera, 7, example.first_id):
@@ -265,9 +260,6 @@ def test_openings_leave_no_resources_behind(example: Example, times: int) -> Non
             list(frames_of(camera, 1, example.first_id))
         before = held() if n == 0 else before
     assert held() - before == set()
-
-
-# Files.
 
 
 def shown(camera: FrameSource, count: int) -> list[tuple[str, int | None]]:
@@ -334,9 +326,6 @@ def test_a_video_has_the_files_rate_and_each_damaged_frame_is_reported_in_every_
         VideoCamera(VideoSettings(name="top", path=video)).open()
 
 
-# The pattern.
-
-
 @given(frame_id=st.integers(1, 65535), hw=st.tuples(st.integers(1, 9), st.integers(2, 9)))
 def test_pixels_follow_the_formula_of_frame_id_and_position(frame_id: int, hw: tuple[int, int]) -> None:
     """The formula of docs/cameras.md, pixel by pixel."""
@@ -366,9 +355,6 @@ def test_frames_are_due_at_the_rate_and_a_late_consumer_catches_up(monkeypatch: 
     assert (pace.await_frame(6, 0.1), now - 1000) == (False, pytest.approx(1.45)), "a wait ends in time"
 
 
-# Streams: the newest picture.
-
-
 def webcam(path: str | Path = "/dev/null", **keys: Any) -> V4l2Camera:
     return V4l2Camera(V4l2Settings(name="usb", device=Path(path), **keys))
 
@@ -390,9 +376,6 @@ def test_every_picture_comes_once_itself_or_in_a_run_and_every_second_item_is_a_
             assert isinstance(one, BadFrame) or one.image[0, 0, 0] == first % 256
     assert accounted == list(range(1, last + 1))
     assert all(Frame in pair for pair in itertools.pairwise(came)), "a slow reader gets no losses only"
-
-
-# V4L2.
 
 
 def test_a_file_that_is_no_video_device_is_a_camera_error(tmp_path: Path) -> None:
@@ -448,9 +431,6 @@ def test_frames_have_the_drivers_clock_if_it_has_one_and_a_read_that_fails_ends_
     assert device.released.wait(WITHIN_SECONDS)
 
 
-# RTSP.
-
-
 def network_camera(url: str, **keys: Any) -> RtspCamera:
     return RtspCamera(RtspSettings(name="top", url=url, **(PATIENT | keys)))
 
@@ -468,9 +448,7 @@ def assert_ends(camera: RtspCamera, why: str) -> None:
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_an_encoded_stream_arrives_over_either_transport_until_its_server_hangs_or_ends(
-    server: RtspServer, transport: str
-) -> None:
+def test_a_stream_arrives_by_either_transport_until_its_server_hangs(server: RtspServer, transport: str) -> None:
     url, stamps = server.url("h264"), list[tuple[int, int]]()
     with opened_at(url, transport=transport, read_within_s=1.0) as camera:
         for frame in frames_of(camera, 3):

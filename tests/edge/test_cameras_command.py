@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from heatline.edge.bundle import open_bundle, write_bundle
 from heatline.edge.bundle.appearance import Appearance, ImageStatistics
-from heatline.edge.bundle.manifest import CameraPlausible, Tensor, product_tiles_of
 from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.cameras import aravis
 from heatline.edge.cameras.discovery import video_devices
 from heatline.edge.cameras.pattern import pattern
 from heatline.edge.config import load_config
-from heatline.edge.errors import BundleError, CameraError, InputError
+from heatline.edge.errors import CameraError, InputError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.images import read_image, read_rgb
 from heatline.edge.service.changeover import prepare
@@ -29,7 +28,6 @@ from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.gv_cameras import aravis_camera, noise
 from tests.edge.lines import started, write_pictures
 from tests.edge.supervised import until
-from tests.edge.test_plausibility import CHANNELS, frames
 from tests.golden import assert_golden
 from tests.small_bundle import contents_of, manifest
 
@@ -61,9 +59,6 @@ class Grabbed:
 
     def frame_ids(self, camera: str = "top") -> list[int]:
         return [int(name.removesuffix(".png").split("-")[-1]) for name in self.cameras[camera]["saved"]]
-
-
-# Grab.
 
 
 def test_frames_of_every_camera_are_saved_exactly_beside_earlier_ones(tmp_path: Path) -> None:
@@ -98,9 +93,7 @@ def test_each_format_is_saved_and_unreadable_frames_are_counted(tmp_path: Path) 
     assert "4.png is not a picture" in outcome.top["losses"]["unreadable"]["detail"]
 
 
-def test_the_printed_report_ends_with_the_problem_of_each_camera(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_report_ends_with_the_problem_of_each_camera(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.mp4").write_bytes(b"no video\n" * 100)
     config = line(
         tmp_path,
@@ -159,9 +152,7 @@ def test_a_gige_camera_is_listed_and_a_grab_of_it_reports_its_counters(tmp_path:
     assert outcome.top["counters"]["received_packets"] > outcome.top["counters"]["completed"] >= 5
 
 
-def test_video_devices_are_listed_by_number_with_their_names_also_without_aravis(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_video_devices_are_listed_by_number_without_aravis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     devices, about = tmp_path / "dev", tmp_path / "sys"
     devices.mkdir()
     for name in ("video10", "video2", "video", "videocard", "vcs"):
@@ -179,8 +170,6 @@ def test_video_devices_are_listed_by_number_with_their_names_also_without_aravis
     assert report["cameras"] == msgspec.to_builtins(video_devices())
     assert result.stderr == f"warning: {report['missing']}\n"
 
-
-# Calibrate.
 
 AREA = "size = [240, 230]\nroi = [[[120, 0], [239, 0], [239, 229], [120, 229]]]"
 LINE = """
@@ -218,9 +207,7 @@ def refused(config: Path, camera: str, picture: NDArray[np.uint8]) -> str:
     return setup.inspector.finish(pending).implausible or ""
 
 
-def test_a_camera_has_its_own_ranges_within_its_region_of_interest_and_keeps_them(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_camera_has_and_keeps_its_own_ranges_in_its_area(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The bundle knows only bright frames, and its dim camera inspects the right half."""
     bright = [Appearance((230, 240), ImageStatistics.of(textured(200, seed)), None) for seed in range(3)]
     made = manifest()
@@ -257,20 +244,3 @@ def test_a_camera_has_its_own_ranges_within_its_region_of_interest_and_keeps_the
     assert again.returncode == 0, again.stderr
     both = open_bundle(tmp_path / "again").manifest.calibration.plausible_by_camera
     assert both == now.calibration.plausible_by_camera, "new thresholds leave them unchanged"
-
-
-def test_a_bundle_stores_the_product_tiles_of_each_camera(tmp_path: Path) -> None:
-    known = fit_plausibility(frames(40))
-    made = manifest()
-    own = {"top": CameraPlausible(known.plausible, [], [])}
-    made = msgspec.structs.replace(
-        made,
-        calibration=msgspec.structs.replace(made.calibration, plausible_by_camera=own),
-        tensors=msgspec.structs.replace(made.tensors, features=Tensor("features", "float32", [None, CHANNELS])),
-    )
-    write_bundle(tmp_path / "a", made, {**contents_of(), product_tiles_of("top"): known.tiles.to_bytes()})
-    _, opened = open_bundle(tmp_path / "a").plausibility_by_camera()["top"]
-    for each in frames(20, seed=7):
-        assert opened.reject_reason(each) == known.reject_reason(each)
-    with pytest.raises(BundleError, match=r"product_tiles\.top\.npz holds no features of tiles"):
-        write_bundle(tmp_path / "b", made, contents_of())

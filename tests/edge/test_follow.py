@@ -49,9 +49,6 @@ def take(follower: Follower, count: int) -> list[Delivered]:
     return received
 
 
-# The server, by bare sockets.
-
-
 def test_at_most_four_mebibytes_and_one_event_are_unacknowledged(line: FollowedLine) -> None:
     events = [event for _ in range(4) for event in line.add(GOOD, png=bytes(3 << 19))]  # 1.5 MiB each
     one, other = line.client(), line.client()
@@ -174,9 +171,7 @@ def test_invalid_acknowledgements_are_refused_with_the_reason(line: FollowedLine
     assert line.acked() == 2
 
 
-def test_invalid_requests_are_refused_counted_and_logged_at_a_limited_rate(
-    line: FollowedLine, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_invalid_requests_are_counted_and_logged_seldom(line: FollowedLine, caplog: pytest.LogCaptureFixture) -> None:
     one = line.client()
     one.send(b'{"type":"follow","schema_version":3,"name":"mes1","client":"c"}')
     assert one.refused().reason == "version"
@@ -189,9 +184,6 @@ def test_invalid_requests_are_refused_counted_and_logged_at_a_limited_rate(
     assert all(record.getMessage().isprintable() for record in logged)
     assert line.server.states() == {}
     one.follow()
-
-
-# The follower.
 
 
 def test_a_replaced_journal_is_reported_once_to_each_follower_until_it_is_acknowledged(line: FollowedLine) -> None:
@@ -221,9 +213,6 @@ def test_a_replaced_journal_is_reported_once_to_each_follower_until_it_is_acknow
         wait_until(lambda: line.consumers.positions["later"][:2] == (line.journal_id, 0), "the report is acknowledged")
     with follow(line, "later") as later:
         assert take(later, 1) == [event], "the other journal is acknowledged, and the event is not"
-
-
-# A line that breaks the protocol.
 
 
 def following(**changes: Any) -> bytes:
@@ -278,9 +267,6 @@ def test_after_each_protocol_violation_the_same_client_reconnects_and_misses_not
         answered = thread.submit(answer_the_next_follow_with, *batch_of(0, 1, 2))
         assert [event.seq for event in take(follower, 2)] == [1, 2]
         assert {*clients, answered.result()} == {answered.result()}
-
-
-# Any order of restarts.
 
 
 class RestartsInAnyOrder(RuleBasedStateMachine):
@@ -360,9 +346,7 @@ class RestartsInAnyOrder(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("examples", [6, pytest.param(60, marks=pytest.mark.long)])
-def test_no_event_is_lost_unreported_in_any_order_of_restarts(
-    tmp_path_factory: pytest.TempPathFactory, examples: int
-) -> None:
+def test_no_event_is_lost_in_any_order_of_restarts(tmp_path_factory: pytest.TempPathFactory, examples: int) -> None:
     RestartsInAnyOrder.make_folder = staticmethod(lambda: tmp_path_factory.mktemp("life"))
     case = RestartsInAnyOrder.TestCase
     case.settings = settings(max_examples=examples, stateful_step_count=12)

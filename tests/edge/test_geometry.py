@@ -18,8 +18,6 @@ from tests.oracles import components, smoothed, starts, stitched, tiles_of
 
 Polygon = list[tuple[int, int]]
 
-# Regions of interest.
-
 FRAME_HW = st.tuples(st.integers(1, 14), st.integers(1, 14))
 COORDINATE = st.integers(-5, 18) | st.sampled_from([-65535, 65535])  # in the frame, around it, and far away
 POLYGON = st.lists(st.tuples(COORDINATE, COORDINATE), min_size=1, max_size=7)
@@ -59,8 +57,6 @@ def test_a_region_of_interest_equals_a_test_of_each_single_pixel(
     expected[area.box(frame_hw)] = False
     assert not expected.any(), "the box contains every pixel"
 
-
-# Tiles.
 
 TILE_AND_OVERLAP = st.integers(1, 600).flatmap(lambda tile: st.tuples(st.just(tile), st.integers(0, tile - 1)))
 SMALL_TILE_AND_OVERLAP = st.integers(1, 9).flatmap(lambda tile: st.tuples(st.just(tile), st.integers(0, tile - 1)))
@@ -221,8 +217,6 @@ def test_cells_without_a_present_tile_are_nan_and_others_use_present_tiles_only(
     np.testing.assert_allclose(stitcher.stitch(maps, np.array([True, False]))[0], expected, rtol=1e-5)
     assert np.isnan(stitcher.stitch(maps, np.array([False, False]))).all()
 
-
-# Regions.
 
 EVIDENCE = 5.0
 Case = tuple[Stitcher, NDArray[np.float32], NDArray[np.bool_]]

@@ -66,9 +66,6 @@ class Door:
     connect: Connect
 
 
-# The listeners.
-
-
 def asking(port: int, request: bytes, answered: bytes, context: ssl.SSLContext | None = None) -> Connect:
     """Clients that send a request and get an answer with these bytes. A connection that has ended is replaced."""
 
@@ -154,9 +151,6 @@ DOORS: dict[str, Callable[[Path], "contextlib.AbstractContextManager[Door]"]] = 
 }
 
 
-# The attackers.
-
-
 @contextlib.contextmanager
 def attacked(door: Door, attack: Attack, source: str, count: int) -> Iterator[threading.Event]:
     """Attack until the context ends; yield an event that is set once `count` connections were made."""
@@ -224,9 +218,7 @@ def test_a_client_at_work_is_served_and_a_new_one_admitted(door: Door, attack: A
     until(is_admitted)  # after the attack, the attackers before it in the queue are gone
 
 
-def test_silent_connections_do_not_use_up_the_descriptors_of_a_line(
-    bundle: Bundle, tmp_path: Path, address: str
-) -> None:
+def test_silent_connections_leave_a_line_its_descriptors(bundle: Bundle, tmp_path: Path, address: str) -> None:
     camera = {"top": f'path = "{write_pictures(tmp_path / "pictures", small_frames(2))}"\nloop = true'}
     line = write_line(tmp_path, bundle.path, address, camera)
     host, _, port = address.removeprefix("tcp://").rpartition(":")

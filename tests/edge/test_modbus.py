@@ -52,9 +52,6 @@ def verdict(seq: int, topic: str = GOOD) -> VerdictEvent:
     return made
 
 
-# Registers.
-
-
 def test_every_word_of_the_line_has_a_number() -> None:
     protocol = read("docs/protocol.md")
     assert known.RESULT_REASONS.keys() == {reason for reason in rows(section(protocol, "### Reasons")) if "." in reason}
@@ -118,9 +115,6 @@ def test_the_document_has_the_numbers_of_the_code() -> None:
     assert f"{TOP.address} + {known.CAMERA_STRIDE} " in document
 
 
-# The mailbox.
-
-
 def test_only_the_number_of_the_shown_entry_acknowledges_it_and_one_that_is_written_again_none() -> None:
     bank = RegisterBank(register_map(1), "high_first")
     mailbox = Mailbox(bank)
@@ -143,9 +137,6 @@ def test_only_the_number_of_the_shown_entry_acknowledges_it_and_one_that_is_writ
     mailbox = Mailbox(bank)  # the PLC writes on while the bridge restarts
     mailbox.show(Entry(EntryKind.RESULT, JOURNAL, 3, {}))
     assert mailbox.acknowledged.is_set(), "the PLC has it from before the restart"
-
-
-# A bridge, whose line answers commands when the test says so.
 
 
 @dataclass
@@ -246,9 +237,6 @@ def test_the_newest_verdict_of_each_camera_is_shown_until_it_may_be_old(served: 
     served.status.status = a_status()
 
 
-# Commands.
-
-
 def test_a_command_is_executed_once_echoed_and_reset_by_the_plc(served: Served) -> None:
     plc = served.plc
     for _ in range(3):  # a PLC writes its registers in each cycle
@@ -299,8 +287,6 @@ def test_a_wrong_argument_ends_a_command_before_it_reaches_the_line(served: Serv
         served.plc.command(code, **arguments)
         served.ends(code, outcome)
 
-
-# Requests and connections.
 
 NO_FUNCTION, NO_ADDRESS, BAD_VALUE = 1, 2, 3
 

@@ -108,9 +108,6 @@ def received(client: PictureClient) -> Picture:
     return picture
 
 
-# Pictures.
-
-
 @pytest.mark.parametrize("sent_as", ["RGB8", "Mono12"])
 def test_a_picture_arrives_to_the_last_byte_with_what_its_verdict_rests_on(line: Line, sent_as: str) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (*WHITE.shape[:2], 1), np.uint8)
@@ -175,9 +172,7 @@ def test_a_client_that_holds_its_pictures_gets_no_more_and_what_it_holds_stays_v
         assert [received(quick).event.frame_number for _ in range(8)] == list(range(1, 9))
 
 
-def test_the_memory_of_a_client_is_bounded_though_one_picture_may_take_more(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clients_memory_is_bounded_but_for_one_picture(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     slot_bytes = 2 * feed_module.SLOT_STEP_BYTES
     assert slot_bytes / 2 < WHITE.nbytes < 0.75 * slot_bytes
     for most_bytes, slots, count in ((3 * slot_bytes, 16, 3), (3 * slot_bytes, 2, 2), (slot_bytes // 2, 2, 1)):
@@ -201,9 +196,6 @@ def test_pictures_outlive_the_line_and_their_end_is_an_error(line: Line) -> None
         assert np.array_equal(first.image, DARK)
     with pytest.raises(DeliveryError, match="check that the line runs"):
         PictureClient(line.path)
-
-
-# Programs that misbehave.
 
 
 CLIENT = """
@@ -270,9 +262,6 @@ def test_clients_that_come_and_go_leave_nothing_behind(line: Line) -> None:
     assert held() - before == set()
 
 
-# The socket.
-
-
 def test_only_this_user_can_reach_the_socket_and_one_that_a_killed_line_left_is_replaced(line: Line) -> None:
     assert [stat.S_IMODE(each.stat().st_mode) for each in (line.path, line.path.parent)] == [0o600, 0o700]
     left = line.path.with_name("left")
@@ -294,8 +283,6 @@ def test_each_line_has_a_socket_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/heatline/line1")
     assert picture_socket(a) == Path("/run/heatline/line1/pictures")
 
-
-# Real lines, whose pictures programs receive, or not: the ledger and the events are the same.
 
 OVERLOADED = {"kind": "pattern", "rate_fps": 1000, "draw_size": [640, 480]}
 LATE = {**OVERLOADED, "deadline_ms": 150.0}

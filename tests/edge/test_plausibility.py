@@ -17,7 +17,7 @@ from heatline.edge.bundle import Bundle, open_verified_engine, write_bundle
 from heatline.edge.bundle.appearance import Appearance, Floats, ImageStatistics
 from heatline.edge.bundle.areas import ProductCells, cell_map, find_areas, fit_areas, largest_area
 from heatline.edge.bundle.lines import FLAT, SAME, fit_lines, measure_lines
-from heatline.edge.bundle.manifest import PRODUCT_TILES, Plausible, Tensor
+from heatline.edge.bundle.manifest import PRODUCT_TILES, CameraPlausible, Plausible, Tensor, product_tiles_of
 from heatline.edge.bundle.plausibility import RIDGE, ProductTiles, fit_plausibility
 from heatline.edge.config import load_config
 from heatline.edge.errors import BundleError
@@ -49,9 +49,6 @@ def by(one: Appearance, amount: float, tiles: int | None = None) -> Appearance:
     features = one.features.copy()
     features[:tiles] += amount
     return replace(one, features=features)
-
-
-# Whole frames.
 
 
 @given(arrays.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(9, 40), st.just(3))))
@@ -115,22 +112,25 @@ def test_similar_frames_are_plausible_and_deviations_are_described() -> None:
         assert known.reject_reason(replace(one, features=unknown)) is not None
 
 
-def test_a_bundle_stores_product_tiles_and_is_refused_if_they_do_not_fit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("camera", ["", "top"])
+def test_a_bundle_stores_product_tiles_and_is_refused_if_they_do_not_fit(tmp_path: Path, camera: str) -> None:
     known = fit_plausibility(frames(40))
     whole, made = known.tiles.to_bytes(), manifest()
-    calibration = msgspec.structs.replace(made.calibration, plausible=known.plausible)
+    of_camera = {"plausible_by_camera": {camera: CameraPlausible(known.plausible, [], [])}}
+    calibration = msgspec.structs.replace(made.calibration, **of_camera if camera else {"plausible": known.plausible})
+    file = product_tiles_of(camera) if camera else PRODUCT_TILES
 
     def write(name: str, tiles: bytes, channels: int = CHANNELS) -> Bundle:
         tensors = msgspec.structs.replace(made.tensors, features=Tensor("features", "float32", [None, channels]))
         described = msgspec.structs.replace(made, calibration=calibration, tensors=tensors)
-        return write_bundle(tmp_path / name, described, contents_of() | {PRODUCT_TILES: tiles})
+        return write_bundle(tmp_path / name, described, contents_of() | {file: tiles})
 
     opened = write("a", whole)
-    plausibility = opened.plausibility()
+    plausibility = opened.plausibility_by_camera()[camera][1] if camera else opened.plausibility()
     for each in [*frames(9, seed=7), by(frames(1)[0], 40)]:
         assert plausibility.reject_reason(each) == known.reject_reason(each)
     for tiles in (b"", whole[:-9]):
-        with pytest.raises(BundleError, match="holds no features of tiles"):
+        with pytest.raises(BundleError, match=f"{file} holds no features of tiles"):
             write("b", tiles)
     with pytest.raises(BundleError, match="has mean of shape"):
         write("b", whole, CHANNELS + 1)
@@ -138,8 +138,6 @@ def test_a_bundle_stores_product_tiles_and_is_refused_if_they_do_not_fit(tmp_pat
     with pytest.raises(BundleError, match=r"gives openvino features of shape none, the manifest declares \(1, 6\)"):
         open_verified_engine(opened, "openvino", "f32")
 
-
-# Areas.
 
 FEATURES, SIDE = 10, 7
 GRID = TileGrid((446, 446))
@@ -178,10 +176,8 @@ def test_lines_equal_a_slow_count(grey: NDArray[np.uint8]) -> None:
         stretch = found[f"repeated_{side}"]  # type: ignore[index]
         assert stretch.value == pytest.approx(repeated / len(lines))
         assert stretch.end_px - stretch.first_px == longest
-        seams = [
-            steps[at] / (np.median([*steps[at - 2 : at], *steps[at + 1 : at + 3]]) + FLAT)
-            for at in range(2, len(steps) - 2)
-        ]
+        beside = [[*steps[at - 2 : at], *steps[at + 1 : at + 3]] for at in range(2, len(steps) - 2)]
+        seams = [step / (np.median(near) + FLAT) for step, near in zip(steps[2:], beside, strict=False)]
         assert found[f"torn_{side}"].value == pytest.approx(max(seams, default=0), rel=1e-6)  # type: ignore[index]
 
 
@@ -249,9 +245,7 @@ def test_cells_outside_the_region_of_interest_are_not_the_product(textured: list
     assert "50.0 % of the inspected area" in area.why
 
 
-def test_a_frame_that_shows_the_product_in_part_gets_no_verdict_unless_it_is_defective(
-    textured: list[Appearance], tmp_path: Path
-) -> None:
+def test_a_product_shown_in_part_gets_no_verdict_unless_defective(textured: list[Appearance], tmp_path: Path) -> None:
     known = fit_plausibility(textured)
     (tmp_path / "tiles.npz").write_bytes(known.tiles.to_bytes())
     read, cells = ProductTiles.load(tmp_path / "tiles.npz", FEATURES).cells, known.tiles.cells
@@ -271,8 +265,6 @@ def test_a_frame_that_shows_the_product_in_part_gets_no_verdict_unless_it_is_def
         assert (outcome.unjudged and outcome.unjudged.reason) == reason
         assert (outcome.shown is not None and outcome.shown.foreign == areas) == (reason != "implausible")
 
-
-# On the line.
 
 LINE = """
 bundle = "bundle"

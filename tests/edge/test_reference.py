@@ -26,8 +26,6 @@ from tests.small_bundle import TILE, answer, dark_square, graph
 
 Picture = NDArray[np.uint8]
 
-# Alignment.
-
 
 def board(height: int, width: int, seed: int = 0, parts: int | None = None) -> Picture:
     rng = np.random.default_rng(seed)
@@ -127,8 +125,6 @@ def test_a_part_displaced_over_a_still_fixture_has_no_pose_between_them() -> Non
         assert aligner.reject_reason(pose) is not None or min(abs(pose.x_px), abs(pose.x_px - 10)) < 1, seed
 
 
-# Differences.
-
 SIDE = 64
 CELLS = SIDE // CELL_PX
 
@@ -162,9 +158,7 @@ def slow_difference(tile: Picture, grey: Picture, y: int, x: int) -> NDArray[np.
 @pytest.mark.parametrize(
     ("corner", "gain", "offset"), [((40, 50), 1.0, 0), ((40, 50), 0.8, 10), ((-20, 3), 0.8, 10), ((120, 150), 1.0, 0)]
 )
-def test_a_difference_is_what_lies_beyond_the_range_of_the_reference(
-    corner: tuple[int, int], gain: float, offset: int
-) -> None:
+def test_a_difference_lies_beyond_the_range_of_the_reference(corner: tuple[int, int], gain: float, offset: int) -> None:
     grey, out = textured(0), np.empty((CELLS, CELLS, CHANNELS), np.uint8)
     tile = np.clip(textured(1)[:SIDE, :SIDE] * gain + offset, 0, 255).astype(np.uint8)
     GreyRange(grey).difference(tile, corner, out)
@@ -192,8 +186,6 @@ def test_a_defect_differs_where_it_is_and_not_where_the_reference_is_unknown() -
         assert found[..., 5].any()
         assert found[..., 7].any()
 
-
-# Inspection.
 
 BOARD = colour_board()
 REFERENCE = Reference(BOARD)

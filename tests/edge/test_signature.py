@@ -21,7 +21,7 @@ from heatline.edge.bundle.signature import (
     signer_of,
     trust_key,
 )
-from heatline.edge.bundle.store import MANIFEST
+from heatline.edge.bundle.store import MANIFEST, REQUIRED
 from heatline.edge.cli.line import with_bundle
 from heatline.edge.errors import CommandRefusedError, ConfigError
 from tests.command import complaint, heatline
@@ -78,16 +78,16 @@ def test_a_signed_bundle_states_its_key_and_an_unsigned_one_states_none(
 
 
 @given(data=st.data())
-def test_a_changed_byte_of_manifest_or_signature_is_refused(
+def test_a_changed_byte_in_any_file_is_refused(
     original: Bundle, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     """A changed unsigned manifest may be a valid other bundle; a changed signed one is refused."""
-    name = data.draw(st.sampled_from([MANIFEST, SIGNATURE]))
+    name = data.draw(st.sampled_from([*REQUIRED, MANIFEST, SIGNATURE]))
     content = bytearray((original.path / name).read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     folder = copy_of(original, tmp_path_factory.mktemp("changed") / "b")
     (folder / name).write_bytes(content)
-    assert SIGNATURE in refusal(folder)
+    assert (name if name in REQUIRED else SIGNATURE) in refusal(folder)
 
 
 def line_of(folder: Path, bundle: Path, address: str, trust: str) -> Path:

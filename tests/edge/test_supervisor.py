@@ -69,9 +69,6 @@ def grabbed(camera: Watched, count: int) -> list[Frame]:
     return frames
 
 
-# The memory of frames.
-
-
 def test_the_reader_of_a_ring_can_neither_be_killed_by_its_writer_nor_write_to_it() -> None:
     readers = list[RingReader]()
 
@@ -140,9 +137,6 @@ def test_a_larger_frame_gets_new_memory_and_earlier_frames_stay_valid(tmp_path: 
     assert all(np.array_equal(frame.image, image) for frame, image in zip(frames, images.values(), strict=True))
 
 
-# Death and return.
-
-
 @pytest.mark.parametrize("end", ["kill", "kill with unread messages", "interrupt"])
 def test_all_frames_that_were_announced_and_lost_before_the_end_are_accounted_for(end: str) -> None:
     """A process that is killed with unread messages resets its socket."""
@@ -173,9 +167,7 @@ def test_all_frames_that_were_announced_and_lost_before_the_end_are_accounted_fo
         assert camera.states == [("process", True), ("process", False)]
 
 
-def test_a_line_that_does_not_grab_for_a_while_makes_its_camera_neither_silent_nor_unresponsive(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_line_that_pauses_makes_its_camera_neither_silent_nor_unresponsive(monkeypatch: pytest.MonkeyPatch) -> None:
     with watched(drawn_camera(rate_fps=200, on_overload="block")) as camera:
         camera.until_frames(5)
         camera.until_unread(5)
@@ -187,9 +179,6 @@ def test_a_line_that_does_not_grab_for_a_while_makes_its_camera_neither_silent_n
         camera.until_frames(10)
         assert (camera.alarms, camera.bad) == ([], [])
         assert camera.ids() == list(range(1, len(camera.ids()) + 1))
-
-
-# Parts.
 
 
 def test_numbers_go_on_over_the_run_before_and_a_death_that_costs_only_its_own_part() -> None:
@@ -260,9 +249,6 @@ def test_frames_behind_the_one_that_shows_a_fault_are_reported_with_their_parts(
         assert camera.ids() == list(range(1, max(5, len(camera.ids())) + 1))
         of_part = [(seen.reason, seen.kind) for seen in camera.bad if seen.stamp.part_id == "P-1"]
         assert of_part == [("frozen", "failed")]
-
-
-# Stopping.
 
 
 def test_interrupting_ends_an_opening_which_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,9 +152,6 @@ def test_invalid_messages_are_refused_with_the_reason() -> None:
         assert len(str(caught.value)) < 500, "a refusal does not repeat all of a long message"
 
 
-# Requests and replies.
-
-
 MESSAGES: dict[str, Request | Reply] = {**REQUESTS, **REPLIES}
 
 

@@ -3,26 +3,23 @@
 import contextlib
 import copy
 import dataclasses
-import json
 import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import msgspec
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from heatline.edge.bundle import Bundle, check_golden, open_bundle
 from heatline.edge.bundle.manifest import Grid
 from heatline.edge.bundle.pooling import pool
 from heatline.edge.bundle.store import ONNX_GRAPH
 from heatline.edge.drift import fit_reference
-from heatline.edge.errors import ExportError, InputError, Interrupted
+from heatline.edge.errors import InputError, Interrupted
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import TileGrid
 from heatline.edge.inference import EngineKind, infer, open_engine
@@ -39,7 +36,6 @@ from heatline.train.validation_frames import graph_inputs, run_validation
 from tests.command import complaint, heatline, heatline_process
 from tests.toy_vit import ToyViT
 from tests.train.blobs import BOARD_HW, draw_blobs, draw_boards
-from tests.train.trained import NAMED_SPLIT, SMALL
 
 TILE = 64
 ENGINES: tuple[EngineKind, ...] = ("openvino", "onnxruntime")
@@ -51,7 +47,7 @@ def run(trained_run: Path) -> TrainedRun:
 
 
 @pytest.fixture(
-    scope="module", params=["cnn", *(pytest.param(each, marks=pytest.mark.long) for each in ("vit", "top-mean"))]
+    scope="module", params=["cnn", *(pytest.param(at, marks=pytest.mark.long) for at in ("vit", "top-mean"))]
 )
 def model(run: TrainedRun, request: pytest.FixtureRequest) -> ExplainedClassifier:
     if request.param == "cnn":
@@ -131,9 +127,7 @@ def test_with_false_reject_0_no_good_validation_frame_is_rejected(exported: Bund
         assert judgement.score == pytest.approx(exported.manifest.calibration.score_threshold, abs=1e-4)
 
 
-def test_without_good_frames_the_clean_tiles_of_defective_frames_are_used(
-    exported: Bundle, run: TrainedRun, tmp_path: Path
-) -> None:
+def test_without_good_frames_clean_tiles_of_others_are_used(exported: Bundle, run: TrainedRun, tmp_path: Path) -> None:
     manifest = exported.manifest
     engine = open_engine("openvino", exported.path, TILE)
     defective = [image for image in run.split.images(run.data, "val") if image.defective]
@@ -152,9 +146,6 @@ def clean_tiles(rgb: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     """The tiles of a picture of 150x200 px without a defective pixel, worked out by hand."""
     corners = [(y, x) for y in (0, 62, 86) for x in (0, 62, 124, 136)]
     return np.stack([rgb[y : y + TILE, x : x + TILE] for y, x in corners if not mask[y : y + TILE, x : x + TILE].any()])
-
-
-# With a reference.
 
 
 @pytest.fixture(scope="module")
@@ -218,9 +209,7 @@ def test_a_bundle_carries_the_reference_of_its_product_and_the_differences_of_go
     assert {"turn", "match", "shift_x", "shift_y"} <= drift.measures.keys()
 
 
-def test_of_several_designs_the_bundle_gets_the_reference_that_is_named(
-    run: TrainedRun, comparing_run: TrainedRun, tmp_path: Path
-) -> None:
+def test_of_several_designs_a_bundle_gets_one(run: TrainedRun, comparing_run: TrainedRun, tmp_path: Path) -> None:
     found = msgspec.structs.replace(comparing_run.summary.reference, scope="group")  # type: ignore[type-var]
     summary = msgspec.structs.replace(comparing_run.summary, reference=found)
     several, said = dataclasses.replace(comparing_run, summary=summary), list[str]()
@@ -232,25 +221,6 @@ def test_of_several_designs_the_bundle_gets_the_reference_that_is_named(
     for one, words in ((several, "of 'x'; expected one of a, b"), (run, "of 'x'; expected no --reference")):
         with pytest.raises(InputError, match=f"has no reference {words}"):
             export_run(one, tmp_path / "b", name="b", version="1", false_reject=0.01, design="x")
-
-
-class Inconsistent(ToyViT):
-    """A model whose logit is not the mean of its map."""
-
-    def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        logit, maps = super().forward(tiles)
-        return logit * 1.001, maps
-
-
-@pytest.mark.long
-def test_a_model_whose_logit_is_not_the_mean_of_its_map_is_not_exported(run: TrainedRun, tmp_path: Path) -> None:
-    broken = dataclasses.replace(run, model=Inconsistent(tile_px=TILE).eval())
-    with pytest.raises(ExportError, match="mean\\(map\\)"):
-        export_run(broken, tmp_path / "bundle", name="blobs", version="1", false_reject=0.01)
-    assert list(tmp_path.iterdir()) == []
-
-
-# The command.
 
 
 def best(run: Path) -> Path:
@@ -337,39 +307,6 @@ def test_a_run_that_was_stopped_is_exported_with_a_warning(trained_run: Path, tm
     with pytest.raises(Interrupted):
         export_run(load_run(run), tmp_path / "bundle", name="b", version="1", false_reject=0.01, say=say)
     assert lines[0].startswith(f"warning: the training in {run} was stopped at step 6, before its end; to continue it")
-
-
-@pytest.fixture(scope="module", params=["cnn", "vit"])
-def cli_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that all tests share, or that of a ViT with a discard ratio, whose graph is slow to quantise."""
-    if request.param == "cnn":
-        return Path(request.getfixturevalue("trained_run"))
-    out = tmp_path_factory.mktemp("vit") / "run"
-    vit = ["model=vit_tiny_patch16_224", "model.weights=none", "model.discard_ratio=0.9", "model.fusion=max"]
-    small = [each for each in SMALL if not each.startswith("model")]
-    data = f"data={request.getfixturevalue('blobs')}"
-    done = heatline("train", data, f"out={out}", *vit, *small, *NAMED_SPLIT)
-    assert done.returncode == 0, done.stderr
-    return out
-
-
-@pytest.mark.long
-def test_an_allowed_precision_is_exported_and_others_are_not_tried(cli_run: Path, tmp_path: Path) -> None:
-    allowed = ["--precision", "int8", "--allow", "int8", "--allow", "map"]
-    done = heatline("export", cli_run, "--to", tmp_path / "b", *allowed, "--json")
-    assert done.returncode == 0, done.stderr
-    manifest: dict[str, Any] = json.loads(done.stdout)["manifest"]
-    int8 = manifest["map_gate"]["precisions"]["int8"]
-    assert int8["graph"] == "model_int8.xml"
-    assert (int8["reason"] or "") == "; ".join(int8["attempts"][-1]["missed"])
-    assert (
-        set(open_bundle(tmp_path / "b").manifest.precisions)
-        == {"f32", "int8"}
-        == set(manifest["map_gate"]["precisions"])
-    )
-    shown = " ".join(done.stderr.split())
-    for attempt in int8["attempts"]:
-        assert f"int8, {attempt['how']}: {'; '.join(attempt['missed']) or 'agrees with the model'}" in shown
 
 
 @pytest.mark.long

@@ -1,10 +1,8 @@
 """`make soak`: it finds a leak, reports none without one, counts correctly, and runs."""
 
 import math
-import statistics
 import subprocess
 import sys
-from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -17,22 +15,7 @@ from heatline.edge.wire.events import Account, Event
 from tests.edge.followed_line import event
 from tests.edge.lines import tree
 from tests.edge.status_only_line import a_status
-from tests.system.soak import (
-    BLOCKS,
-    LEAST_PER_BLOCK,
-    T_95,
-    TARGET_BYTES_PER_FRAME,
-    Samples,
-    Slope,
-    SoakRun,
-    Tally,
-    faults,
-    sample_tree,
-    slope,
-    soak,
-)
-
-# The slope.
+from tests.system.soak import TARGET_BYTES_PER_FRAME, Samples, Slope, SoakRun, Tally, faults, sample_tree, slope, soak
 
 SAMPLES, RUNS = 240, 200
 """Number of samples of 100,000 frames after the warm-up, and number of simulated runs."""
@@ -57,26 +40,6 @@ def test_the_upper_bound_is_above_the_true_slope_in_95_of_100_runs(phi: float, l
     assert np.mean(bounds >= leak) >= 0.95 - 2 * math.sqrt(0.95 * 0.05 / RUNS)
     if phi < 0.97:
         assert np.mean((bounds > TARGET_BYTES_PER_FRAME) == bool(leak)) > 0.95
-
-
-def test_the_bound_is_students_t_of_the_least_squares_slopes_of_the_blocks() -> None:
-    frames = np.cumsum(np.random.default_rng(2).integers(1, 900, 100))
-    values = 1e8 + 3 * frames + 1e5 * np.random.default_rng(3).standard_normal(100)
-    found = slope(frames.tolist(), values.tolist())
-    assert found is not None
-    ends = [0, 13, 26, 39, 52, 64, 76, 88, 100]  # the sizes of blocks differ by at most one sample
-    slopes = [
-        statistics.linear_regression(frames[begin:end].tolist(), values[begin:end].tolist()).slope
-        for begin, end in pairwise(ends)
-    ]
-    assert found.of_blocks == pytest.approx(slopes)
-    assert found.per_frame == pytest.approx(statistics.fmean(slopes))
-    assert found.upper_95 == pytest.approx(found.per_frame + T_95 * statistics.stdev(slopes) / math.sqrt(BLOCKS))
-    scale = math.gamma(BLOCKS / 2) / math.sqrt((BLOCKS - 1) * math.pi) / math.gamma((BLOCKS - 1) / 2)
-    x = np.linspace(0, T_95, 100_001)
-    assert 0.5 + np.trapezoid(scale * (1 + x**2 / (BLOCKS - 1)) ** (-BLOCKS / 2), x) == pytest.approx(0.95, abs=1e-9)
-    few = list(range(BLOCKS * LEAST_PER_BLOCK - 1))
-    assert slope(few, few) is slope([7.0] * 100, list(range(100))) is None
 
 
 LEAKY = """
@@ -111,9 +74,6 @@ def test_memory_descriptors_threads_and_processes_of_the_whole_tree_are_counted(
     assert 0.95 * 2000 <= own.per_frame <= own.upper_95 <= 2.5 * 2000, "with the overhead of objects and stacks"
 
 
-# Counts of events.
-
-
 def verdict(seq: int, reason: str | None = None, frames: int = 1) -> Event:
     return msgspec.structs.replace(event(seq, "verdict.cam0.GOOD", None), reason=reason, frames=frames)
 
@@ -138,9 +98,6 @@ def test_a_ledger_must_agree_with_the_events() -> None:
         {"captured": 3, "inspected": 2},  # it does not add up
     ):
         assert not tally_of(verdict(1), verdict(2), **wrong).balanced
-
-
-# Real runs.
 
 
 @pytest.fixture(scope="module", params=[300, pytest.param(5000, marks=pytest.mark.long)])

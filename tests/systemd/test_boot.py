@@ -41,9 +41,6 @@ def booted(
     return found
 
 
-# Install and start.
-
-
 def test_the_installed_unit_starts_and_systemctl_returns_once_the_line_is_ready(booted: Boot, stick: Stick) -> None:
     installed, started = map(booted.result_of, ("install", "start"))
     assert (installed["exit"], installed["version"]) == (0, f"heatline, version {__version__}"), installed
@@ -74,9 +71,6 @@ def test_the_bridges_run_beside_the_line_and_outlive_its_restart(booted: Boot) -
     assert set(result["started"].values()) == set(result["stopped"].values()) == {0}
     assert result["before"] == result["after"]
     assert 0 not in result["users"].values()
-
-
-# Reload.
 
 
 def test_another_bundle_is_activated_between_two_frames(booted: Boot, stick: Stick) -> None:
@@ -113,9 +107,6 @@ def test_an_upgrade_and_a_rollback_take_effect_when_the_line_starts_again(booted
         assert Path(result["runs"]).is_relative_to(result["current"])
         assert result["unit"].endswith("# the later unit\n") == (version == NEXT_VERSION)
     assert back["current"] == booted.result_of("install")["current"]
-
-
-# Faults.
 
 
 @pytest.mark.long
@@ -161,9 +152,6 @@ def test_a_start_with_an_invalid_file_fails_with_the_reason_and_is_not_repeated(
     shown = result["shown"]
     assert (shown["ActiveState"], shown["ExecMainStatus"], shown["NRestarts"]) == ("failed", "3", "0")
     assert any("rate_fpm" in entry for entry in result["journal"])
-
-
-# All steps together.
 
 
 def test_every_run_reports_all_frames_in_order_without_a_gap_in_its_events(booted: Boot) -> None:

@@ -54,9 +54,6 @@ def refused(pc: LinePc, package: Path, *options: str) -> str:
     return result.stderr
 
 
-# The package.
-
-
 @pytest.mark.long
 def test_the_archive_holds_every_listed_file_unchanged(package: Path, tmp_path: Path) -> None:
     from systemd.package import pack
@@ -72,9 +69,6 @@ def test_the_archive_holds_every_listed_file_unchanged(package: Path, tmp_path: 
     found = {str(each.relative_to(unpacked)) for each in unpacked.rglob("*") if each.is_file()}
     assert found == listed | {"SHA256SUMS"}
     shutil.rmtree(unpacked)
-
-
-# Install.
 
 
 @pytest.mark.long
@@ -120,9 +114,6 @@ def test_only_root_can_install_and_nobody_while_another_does(pc_in_use: LinePc, 
         assert "another installation is running" in refused(pc_in_use, next_package)
 
 
-# Upgrade and roll back.
-
-
 def test_installing_the_same_package_again_changes_nothing_but_older_versions_on_request_and_if_unused(
     pc_in_use: LinePc, package: Path
 ) -> None:
@@ -161,12 +152,7 @@ def test_an_impossible_rollback_gives_a_reason_and_changes_nothing(pc_in_use: Li
         assert pc_in_use.sh("readlink /opt/heatline/current") == VERSION
 
 
-# Refused installations, which leave the former one active.
-
-
-def test_an_incomplete_installation_is_deleted_also_on_a_full_disk(
-    pc: LinePc, next_package: Path, tmp_path: Path
-) -> None:
+def test_an_incomplete_installation_is_deleted_on_a_full_disk(pc: LinePc, next_package: Path, tmp_path: Path) -> None:
     pc.sh(f"mount -t tmpfs -o size=2m small /opt && mkdir -p /opt/heatline/{NEXT_VERSION}/bin")
     target = re.sub(r"size_mib=.*", "size_mib=1", (next_package / "target").read_text())
     result = pc.run("sh", changed(next_package, tmp_path / "package", "target", target) / "install.sh")

@@ -37,9 +37,6 @@ from tests.conftest import write_picture
 from tests.golden import assert_golden
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles
 
-# Near-duplicate pictures.
-
-
 Rgb = NDArray[np.uint8]
 
 
@@ -84,7 +81,7 @@ BLANK = np.full((50, 50, 3), 200, np.uint8)
     ],
     ids=["several", "one part", "blank", "before a fixed camera"],
 )
-def test_a_picture_taken_twice_is_found_across_parts(
+def test_a_picture_twice_is_found(
     train: list[Rgb], val: list[Rgb], test: list[Rgb], pairs: list[tuple[str, str]]
 ) -> None:
     parts = {"train": train, "val": val, "test": test}
@@ -115,9 +112,6 @@ def test_many_pictures_in_blocks_give_the_same_pairs_as_a_slow_search() -> None:
         small[number] = small[original] // 2 + 10
     pairs = near_duplicates_across(small, ["train"] * 1500 + ["test"] * 60)
     assert sorted((one, other) for one, other, _ in pairs) == sorted(copies.items())
-
-
-# Names and folders.
 
 
 @pytest.mark.parametrize(
@@ -274,23 +268,6 @@ def test_truth_mixture_and_the_lack_of_defects_are_reported(tmp_path: Path) -> N
     assert "No picture is defective" in discover(tiles).assumptions[1]
 
 
-@pytest.mark.parametrize(
-    ("name", "column", "groups"),
-    [("kolektorsdd", "item", 41), ("hripcb_subset", "board", 6), ("magnetic_tile", "block", 186)],
-)
-def test_groups_of_real_sets_are_found(real_data: Path, name: str, column: str, groups: int) -> None:
-    found = discover(real_data / name)
-    assert found.groups_are == f"column {column!r} of labels.csv"
-    assert len(found.read().groups()) == groups
-
-
-@pytest.mark.long
-def test_boards_of_deeppcb_are_found_in_its_file_names(real_data: Path) -> None:
-    assert set(discover(real_data / "deeppcb").read().groups()) == {
-        "00041", "12000", "12100", "12300", "13000", "20085", "44000", "50600", "77000", "90100", "92000",
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize("name", ["kolektorsdd", pytest.param("hripcb_subset", marks=pytest.mark.long)])
 def test_without_labels_csv_no_board_or_item_is_divided(real_data: Path, tmp_path: Path, name: str) -> None:
     column = {"kolektorsdd": "item", "hripcb_subset": "board"}[name]
@@ -303,14 +280,9 @@ def test_without_labels_csv_no_board_or_item_is_divided(real_data: Path, tmp_pat
     assert len({(true[image.path.name], image.group) for image in images}) == len(set(true.values()))
 
 
-# A bundle's folder is read again.
-
-
 @pytest.mark.parametrize("key", ["discover=true", "recipe=heatline"])
 @pytest.mark.parametrize("has_table", [True, False])
-def test_the_provenance_of_a_bundle_is_enough_to_read_a_folder_as_the_run_does(
-    tmp_path: Path, has_table: bool, key: str
-) -> None:
+def test_provenance_of_a_bundle_is_enough_to_read_as_the_run_does(tmp_path: Path, has_table: bool, key: str) -> None:
     """Groups are a column, or guessed from names or from pictures that look alike; one mask is missing."""
     data = draw_blobs(tmp_path / "data")
     (data / "masks" / "b_0.png").unlink()
@@ -328,9 +300,6 @@ def test_the_provenance_of_a_bundle_is_enough_to_read_a_folder_as_the_run_does(
         [(image.name, image.group, image.defective, image.labels_only) for image in each.images] for each in (own, read)
     )
     assert mine == theirs
-
-
-# The summary of a folder.
 
 
 def test_a_sound_folder_is_summarised_completely(tmp_path: Path) -> None:
@@ -414,9 +383,6 @@ def test_classes_and_colour_formats_are_counted(tmp_path: Path) -> None:
     assert sorted(found.colours) == ["16-bit colour", "16-bit grey", "colour", "colour with alpha", "grey"]
 
 
-# Too few labels and too small defects.
-
-
 def test_areas_are_those_of_connected_defects() -> None:
     mask = np.zeros((40, 50), np.bool_)
     mask[2:5, 3:7] = True
@@ -435,9 +401,7 @@ def test_areas_are_those_of_connected_defects() -> None:
         ([900], 6, ["6 of the 16 tiles with a defect have at most 1.0 % of the area defective"]),
     ],
 )
-def test_small_defects_are_told_by_their_median_or_by_the_tiles_of_little_area(
-    areas_px: list[int], ambiguous: int, told: list[str]
-) -> None:
+def test_small_defects_are_told_by_median_or_by_tile_area(areas_px: list[int], ambiguous: int, told: list[str]) -> None:
     warnings = describe_small_defects(areas_px, ambiguous, 10, tile_px=224, defective_share=0.01)
     assert [part in line for line, part in zip(warnings, told, strict=True)] == [True] * len(told)
 
@@ -460,9 +424,7 @@ def images(good: int, defective: int) -> list[LabelledImage]:
         (1, 1, ["only 1 group has a defective picture", "only 1 group has a good picture"]),
     ],
 )  # fmt: skip
-def test_few_groups_or_defects_are_reported_with_what_is_missing(
-    good: int, defective: int, excerpts: list[str]
-) -> None:
+def test_few_groups_or_defects_are_told_with_what_is_missing(good: int, defective: int, excerpts: list[str]) -> None:
     warnings = describe_few_groups(images(good, defective))
     assert [excerpt in warning for excerpt, warning in zip(excerpts, warnings, strict=True)] == [True] * len(excerpts)
     assert describe_few_groups(images(20, 0)) == [], "another warning reports it"

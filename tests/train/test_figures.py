@@ -166,9 +166,7 @@ def slow_auroc(items: list[tuple[float, bool]]) -> float:
 
 
 @given(SCORED)
-def test_average_precision_and_auroc_match_slow_counts_with_repeated_items(
-    items: list[tuple[float, bool, int]],
-) -> None:
+def test_average_precision_and_auroc_match_slow_counts(items: list[tuple[float, bool, int]]) -> None:
     every = [(score, defective) for score, defective, weight in items for _ in range(weight)]
     columns = np.array(items, np.float64).reshape(-1, 3).T
     found = [measure(columns[0], columns[1] > 0, columns[2]) for measure in (average_precision, auroc)]
@@ -245,13 +243,8 @@ def test_figures_match_a_hand_calculation() -> None:
     assert (chosen["frame.rejected_frames"], chosen["frame.false_reject_rate"]) == (1, None)
 
 
-# Pixels, the study's mask, peaks and regions.
-
-
 CELL, TILE = 16, 12
-TILE_MAPS = arrays(
-    np.float32, st.tuples(st.integers(1, 4), st.integers(1, 4)), elements=st.integers(0, 9).map(np.float32)
-)
+TILE_MAPS = arrays(np.float32, st.tuples(*[st.integers(1, 4)] * 2), elements=st.integers(0, 9).map(np.float32))
 """Small maps of whole numbers, so that no enlarged value lies on the threshold, where rounding would decide."""
 
 
@@ -320,9 +313,6 @@ def test_the_peak_of_a_map_lies_at_the_centre_of_its_cell_and_not_in_the_padding
     assert peak_distance_px(tile_map, truth) > 100 > peak_distance_px(tile_map, truth, (100, 200)) + 98.5
 
 
-# Intervals.
-
-
 NO_TILES = np.zeros(0, tile_type(1))
 
 
@@ -364,9 +354,6 @@ def test_too_few_groups_have_no_intervals_and_the_reason_is_given(groups: int, r
     assert intervals_of(rows, groups) == ({}, f"no intervals: {reason}")
 
 
-# Ranks.
-
-
 SOME = st.lists(st.one_of(st.none(), st.integers(-3, 3).map(float)), min_size=1, max_size=8)
 
 
@@ -376,9 +363,6 @@ def test_ranks_match_the_slow_reference(values: list[float | None]) -> None:
     line = sorted((value for value in values if value is not None), reverse=True)
     places = {value: line.index(value) + (line.count(value) + 1) / 2 for value in line}
     assert ranks(values) == [None if value is None else places[value] for value in values]
-
-
-# What is said of the classes and sizes that pass.
 
 
 JUDGED_BY = 1.0
@@ -431,9 +415,6 @@ def test_many_pictures_that_pass_are_told_also_if_no_class_is_known(scores: list
     found = judged(*one, frame(0.0, []))
     assert describe_escapes(found, count_kinds([found])) == sentence
     assert count_kinds([found]) == [], "a single class says nothing"
-
-
-# The report: its tables as golden text, its page, and its slider.
 
 
 def report(tmp_path: Path, *evaluations: Evaluation, study: bool = False) -> tuple[str, str]:
@@ -562,10 +543,7 @@ def test_files_that_are_not_pictures_of_the_evaluation_are_not_shown(tmp_path: P
 
 @pytest.mark.parametrize(
     ("given", "out", "kind", "told"),
-    [
-        (["."], "out", InputError, "evaluate again"),
-        (["in"], "file/out", TrainingError, "choose another place with --out"),
-    ],
+    [(["."], "out", InputError, "evaluate again"), (["in"], "file/out", TrainingError, "choose another place")],
 )
 def test_a_report_without_an_evaluation_or_a_place_is_refused(
     tmp_path: Path, given: list[str], out: str, kind: type[Exception], told: str
@@ -574,9 +552,6 @@ def test_a_report_without_an_evaluation_or_a_place_is_refused(
     write(evaluation(subject()), tmp_path / "in")
     with pytest.raises(kind, match=told):
         write_report([tmp_path / name for name in given], tmp_path / out)
-
-
-# Rows and folds.
 
 
 def only_set(*evaluations: Evaluation) -> PictureSet:
@@ -677,9 +652,6 @@ def test_a_figure_with_a_wide_interval_has_few_digits(ends: tuple[float, float],
     assert f"| {shown} |" in tables_of(only_set(made))["Tiles and pixels"].markdown(0)
 
 
-# The gallery.
-
-
 def drawn_frame(hw: tuple[int, int], *, defective: bool, reference: bool = False) -> NDArray[np.uint8]:
     """Draw a grey frame with a hot cell of 10 px at y 20, x 30; a defective frame has a true square."""
     truth, heatmap = np.zeros(hw, np.bool_), np.full((hw[0] // 10, hw[1] // 10), -1, np.float32)
@@ -691,9 +663,7 @@ def drawn_frame(hw: tuple[int, int], *, defective: bool, reference: bool = False
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), max_size=20))
-def test_frames_of_the_lowest_and_highest_scores_are_shown(
-    tmp_path_factory: pytest.TempPathFactory, seen: list[tuple[int, bool]]
-) -> None:
+def test_the_worst_frames_are_shown(tmp_path_factory: pytest.TempPathFactory, seen: list[tuple[int, bool]]) -> None:
     gallery, folder = FrameGallery(), tmp_path_factory.mktemp("frames")
     for number, (score, defective) in enumerate(seen):
         gallery.add(number, float(score), defective, lambda: np.zeros((2, 2, 3), np.uint8))
