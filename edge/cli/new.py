@@ -58,7 +58,7 @@ listen = "127.0.0.1:8420"
 )
 @json_option
 def new(line: str, given: tuple[str, ...], as_json: bool) -> None:
-    """Write the file of a new line LINE, which collects pictures until it has a bundle.
+    """Write the file of a line that collects pictures until it has a bundle.
 
     Takes the camera that is found; of several, asks for one. LINE is a name, whose file is written here, or a path that
     ends with .toml. Never overwrites a file.

@@ -33,12 +33,18 @@ export class Collecting {
     if (isNew) this.load();
   }
 
-  /** Keep the newest picture of the camera that the mouse or the keyboard is on, or of the only one. */
+  /**
+   * Keep the newest picture of the camera that the mouse or the keyboard is on, or of the only one, or take back the
+   * last mark; return whether the kind of mark is one of these.
+   */
   keep(kind) {
+    if (kind === "withdrawn") this.#marks.takeBack(null);
+    if (!LABELS.includes(kind)) return kind === "withdrawn";
     const all = [...this.#cameras.values()];
     const camera = all.length === 1 ? all[0] : all.findLast(({ root }) => root.matches(":focus-within, :hover"));
     if (camera) this.keepOf(camera, kind);
     else this.#marks.say("Point at a camera first: its newest picture is kept.");
+    return true;
   }
 
   keepOf(camera, kind) {
@@ -67,7 +73,7 @@ export class Collecting {
     );
     this.#find(".missing").replaceChildren(...missing.map((each) => make("li", {}, each)));
     this.#find(".missing-title").textContent = missing.length ? "Still missing" : "Nothing is missing for a training.";
-    this.#find(".to-label").textContent = labels.unlabelled ? `Label ${plural(labels.unlabelled, "picture")}` : "Label";
+    this.#find(".to-label").textContent = labels.unlabelled ? `Label ${plural(labels.unlabelled, "picture")}` : "Look at the labels";
     this.#find(".train").textContent = `heatline train ${/^[\w./~-]+$/.test(folder) ? folder : JSON.stringify(folder)}`;
   }
 

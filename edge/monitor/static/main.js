@@ -6,7 +6,7 @@ import { Collecting } from "./collecting.js";
 import { History } from "./history.js";
 import { Live, exceptUnreachable } from "./live.js";
 import { isTyping, kindOf } from "./marking.js";
-import { LABELS, Marks, reviewSymbol, reviewWords, sentSymbol, sentWords } from "./marks.js";
+import { Marks, reviewSymbol, reviewWords, sentSymbol, sentWords } from "./marks.js";
 import { Review } from "./review.js";
 import { Scores } from "./scores.js";
 import { Status } from "./status.js";
@@ -86,8 +86,7 @@ marks.onChange((id) => {
 /** Mark the verdict of the strip that the keyboard is on; return whether there is one. */
 function markFocused(kind) {
   const row = [...cameras.values()].map((camera) => camera.strip.focused).find(Boolean);
-  if (!row && LABELS.includes(kind) && collecting.isOn) collecting.keep(kind);
-  if (!row) return LABELS.includes(kind) && collecting.isOn;
+  if (!row) return collecting.isOn && collecting.keep(kind);
   const refusal = kind === "withdrawn" ? "" : marks.refusal(row, kind);
   if (refusal) marks.say(refusal);
   else if (kind === "withdrawn") marks.takeBack(row);

@@ -153,7 +153,7 @@ export class Marks {
     const { row, kind, shapes, by } = sent;
     const places = Object.groupBy(shapes, ([field]) => field);
     for (const field in places) places[field] = places[field].map((each) => each[1]);
-    const what = `${wordOf(row.verdict)} of ${row.camera}, frame ${row.frame_number}`;
+    const what = `${LABELS.includes(kind) ? "Picture" : wordOf(row.verdict)} of ${row.camera}, frame ${row.frame_number}`;
     try {
       const answer = await postJson("/api/marks", { picture: row.id, kind, by, ...places });
       Object.assign(sent, { state: "journalled", words: answer.detail ?? "" });
