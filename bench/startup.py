@@ -131,8 +131,8 @@ class LineFile:
             event = line.until(lambda event: isinstance(event, VerdictEvent), WITHIN_SECONDS, "a verdict")
             received_s = time.monotonic()
         assert isinstance(event, VerdictEvent)
-        if (event.bundle.digest, event.precision) != (self.bundle.digest, self.precision):
-            raise BenchError(f"the first verdict is by {event.bundle.name} in {event.precision}: {event}")
+        if (event.bundle and event.bundle.digest, event.precision) != (self.bundle.digest, self.precision):
+            raise BenchError(f"the first verdict is by {event.bundle} in {event.precision}: {event}")
         if event.verdict == "NO_VERDICT":
             raise BenchError(f"the first frame was not inspected: {event.reason}, {event.detail}")
         return received_s

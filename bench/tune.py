@@ -228,7 +228,7 @@ def _with_bundle(config: LineConfig, path: Path) -> LineConfig:
     names: list[str | None] = [product.name for product in config.products]
     for name in names or [None]:
         of_product = config.of_product(name)
-        if of_product.bundle.resolve() == path.resolve():
+        if of_product.require_bundle().resolve() == path.resolve():
             return of_product
     # The line's thresholds are logits of another bundle.
     return replace(config.of_product(config.product), bundle=path.absolute(), thresholds=ThresholdsConfig())
@@ -421,6 +421,7 @@ def opened(one: Tried, config: LineConfig) -> Iterator[Setup | None]:
         one.left_out = str(error)
         yield None
         return
+    assert isinstance(setup, Setup)  # there is a bundle
     try:
         one.left_out = setup.verified.fell_back
         yield setup if one.left_out is None else None

@@ -88,7 +88,9 @@ def columns_of(event: Event, seq: int, topic: str, journalled_at_ns: int) -> lis
     if (acting := cells["acting"]) is not None:
         cells["acting"] = str(acting).lower()
     if isinstance(event, VerdictEvent | DriftEvent | ChangeEvent):
-        cells |= {"bundle": event.bundle.name, "bundle_version": event.bundle.version}
+        cells |= {
+            f"bundle{end}": getattr(event.bundle, of, None) for end, of in (("", "name"), ("_version", "version"))
+        }
     xy: Sequence[int] = ()
     if isinstance(event, VerdictEvent):
         cells |= {"regions": len(event.regions), "what": event.reason, "detail": event.description}
@@ -105,11 +107,13 @@ def columns_of(event: Event, seq: int, topic: str, journalled_at_ns: int) -> lis
     return [cells[name] for name in COLUMNS]
 
 
-def describe_bundle(bundle: BundleName) -> str:
+def describe_bundle(bundle: BundleName | None) -> str:
+    if bundle is None:
+        return "none (the line collects pictures)"
     return f"{bundle.name} {bundle.version} ({bundle.digest[:12]})"
 
 
-def describe_active(product: str | None, bundle: BundleName) -> str:
+def describe_active(product: str | None, bundle: BundleName | None) -> str:
     """Describe the active product and bundle."""
     prefix = "" if product is None else f"product {product}, "
     return f"{prefix}bundle {describe_bundle(bundle)}"

@@ -130,7 +130,7 @@ class InspectionResult:
             return f"{title}: {event.detail}"
         places = "; ".join(f"({each.peak_xy[0]}, {each.peak_xy[1]}) {each.score:.1f}" for each in event.regions[:5])
         more = f" and {len(event.regions) - 5} more" if len(event.regions) > 5 else ""
-        score = f"score {event.frame_score:.2f}, threshold {event.score_threshold:.2f}"
+        score = f"score {event.frame_score:.2f}, threshold {event.score_threshold or 0:.2f}"
         regions = f"regions at {places}{more}" if places else None
         return f"{title}: " + "; ".join(filter(None, [score, regions, event.description]))
 

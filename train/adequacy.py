@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.calibration.statistics import frames_to_show
 from heatline.edge.calibration.thresholds import score_threshold, threshold
+from heatline.edge.labels.collected import ENOUGH_DEFECTIVE, ENOUGH_GOOD
 from heatline.edge.util.text import format_count
 from heatline.train.readers import LabelledImage
 
@@ -21,11 +22,6 @@ MOST_AMBIGUOUS = 1 / 3
 """A warning is due if a larger share of the tiles with a defect is ambiguous."""
 FEW_GROUPS = 10
 """Figures from fewer groups depend on single groups."""
-ENOUGH_DEFECTIVE = 25
-"""With as many, the picture AUROC was less than 0.1 below that with all pictures, on every measured fold; with 14 it
-was not (docs/training.md)."""
-ENOUGH_GOOD = 20
-"""Groups: a good picture of a new one, if like them, scores highest, and is rejected, in at most 1 of 21 cases."""
 MEASURED = {
     10: ((34, 100), (0.0, 13.8), 5),
     25: ((30, 93), (0.0, 10.2), 4),

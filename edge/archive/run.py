@@ -321,6 +321,6 @@ def _verdict(loaded: Loaded, result: InspectionResult) -> Row:
         "evidence_threshold": event.evidence_threshold,
         "regions": [asdict(region) for region in event.regions],
         "precision": event.precision,
-        "bundle_name": event.bundle.name,
-        "bundle_version": event.bundle.version,
+        "bundle_name": event.bundle and event.bundle.name,
+        "bundle_version": event.bundle and event.bundle.version,
     }

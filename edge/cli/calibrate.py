@@ -292,9 +292,10 @@ def calibrate_camera(
         raise ConfigError(f"{line} has no camera {camera!r}; it has {', '.join(areas)}")
     area = areas[camera]
     pictures = GoodPictures(good)
-    parent = open_bundle(config.bundle)
+    bundle = config.require_bundle()
+    parent = open_bundle(bundle)
     was = parent.manifest.calibration
-    new = NewBundle.of(parent, config.bundle, target, dry_run)
+    new = NewBundle.of(parent, bundle, target, dry_run)
     settings = config.engine
     verified = open_verified_engine(parent, settings.kind, settings.precision, device=settings.device)
     references = product_references(parent, [camera])

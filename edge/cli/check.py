@@ -18,7 +18,7 @@ from heatline.edge.delivery.subscriber import next_status
 from heatline.edge.describe import describe_bundle
 from heatline.edge.errors import CameraError, DeliveryError, Faults, HeatlineError
 from heatline.edge.frames import Frame, FrameRule
-from heatline.edge.inspection.inspector import Setup
+from heatline.edge.inspection.inspector import LineSetup, Setup
 from heatline.edge.monitor.feed import check_socket
 from heatline.edge.monitor.pictures import picture_socket
 from heatline.edge.monitor.store import evidence_folder
@@ -80,19 +80,23 @@ def check(line: Path, as_json: bool) -> None:
         warnings.append("the line runs, and uses its addresses, page, journal and cameras: these were not checked")
     faults.raise_found()
     assert prepared is not None
-    setup = prepared.setup
-    verified = setup.verified
-    warnings += _warn_of_extreme_threshold(config, setup)
+    setup, verified = prepared.setup, prepared.verified
+    of_active: dict[str, Any] = {}
+    if isinstance(setup, Setup):
+        warnings += _warn_of_extreme_threshold(config, setup)
+        of_active = {
+            "engine": setup.verified.engine.name,
+            "precision": setup.verified.engine.precision,
+            "fell_back": setup.verified.fell_back,
+            "golden_tiles_off_by": setup.verified.differences,
+            "plausible_by_camera": sorted(setup.inspector.plausibility_by_camera),
+            "drift_watched": sorted(setup.drift.cameras),
+        }
     report: dict[str, Any] = {
         "line": line.stem,
         "product": config.product,
         **_of_setup(setup),
-        "engine": verified.engine.name,
-        "precision": verified.engine.precision,
-        "fell_back": verified.fell_back,
-        "golden_tiles_off_by": verified.differences,
-        "plausible_by_camera": sorted(setup.inspector.plausibility_by_camera),
-        "drift_watched": sorted(setup.drift.cameras),
+        **of_active,
         "acting": config.acting,
         "other_products": others,
         "cameras": cameras,
@@ -110,34 +114,48 @@ def check(line: Path, as_json: bool) -> None:
     }
     journal, evidence = config.journal, config.evidence
     goods = f" and 1 of {evidence.good_every} GOOD frames" if evidence and evidence.good_every else ""
-    calibration, unchecked = setup.bundle.manifest.calibration, setup.inspector.plausibility is None
     facts = facts_of(
         report,
         **dict.fromkeys(("compared_with", "golden_tiles_off_by", "warnings", "cameras", "other_products")),
+        **_words_of(setup, report),
         bundle=describe_bundle(bundle_name(setup)),
-        signed_by=describe_signer(setup.signed_by),
-        score_threshold=f"{setup.inspector.thresholds.score:.2f} logits",
-        evidence_threshold=f"{setup.inspector.thresholds.evidence:.2f} logits",
-        plausible="not checked, as thresholds.check_plausibility is false"
-        if unchecked and calibration.plausible is not None
-        else describe_plausible(calibration.plausible),
-        plausible_by_camera=", ".join(report["plausible_by_camera"]) or None,
-        drift_watched=", ".join(report["drift_watched"]) or "of no camera",
         journal=f"in {journal.folder or state}" + (f", served at {journal.bind}" if journal.bind else ""),
         evidence=evidence and f"DEFECT, NO_VERDICT{goods} are stored in {pictures}",
     )
+    if isinstance(setup, Setup):
+        facts["golden tiles"] = f"off by {describe_differences(setup.verified.differences)} of the scale"
+        facts |= reference_facts(setup.bundle.manifest)
     facts |= {
-        "golden tiles": f"off by {describe_differences(verified.differences)} of the scale",
-        **reference_facts(setup.bundle.manifest),
         **{f"product {name}": _describe_product(other) for name, other in others.items()},
         **{f"camera {name}": _describe_camera(camera) for name, camera in cameras.items()},
     }
     print_warnings(warnings)
-    print_report(report, as_json, f"{line} can be run in {verified.computes_in}", facts)
+    how = f"in {verified.computes_in}" if verified else "to collect pictures: no frame gets a verdict"
+    print_report(report, as_json, f"{line} can be run {how}", facts)
 
 
-def _of_setup(setup: Setup) -> dict[str, Any]:
+def _words_of(setup: LineSetup, report: dict[str, Any]) -> dict[str, object]:
+    """Return what a product is inspected by, for people."""
+    if not isinstance(setup, Setup):
+        return {}
+    plausible = setup.bundle.manifest.calibration.plausible
+    unchecked = setup.inspector.plausibility is None and plausible is not None
+    return {
+        "signed_by": describe_signer(setup.signed_by),
+        "score_threshold": f"{setup.inspector.thresholds.score:.2f} logits",
+        "evidence_threshold": f"{setup.inspector.thresholds.evidence:.2f} logits",
+        "plausible": "not checked, as thresholds.check_plausibility is false"
+        if unchecked
+        else describe_plausible(plausible),
+        "plausible_by_camera": ", ".join(report["plausible_by_camera"]) or None,
+        "drift_watched": ", ".join(report["drift_watched"]) or "of no camera",
+    }
+
+
+def _of_setup(setup: LineSetup) -> dict[str, Any]:
     """Return what a product is inspected by."""
+    if not isinstance(setup, Setup):
+        return {"bundle": None}
     inspector = setup.inspector
     return {
         "bundle": bundle_name(setup),
@@ -216,12 +234,14 @@ def _check_other_products(config: LineConfig, first: PreparedSetup | None, fault
             faults.found.append(type(error)(f"product {name}: {error}"))
             continue
         found[name] = _of_setup(setup)
-        if first is None or setup.verified is not first.setup.verified:
+        if isinstance(setup, Setup) and (first is None or setup.verified is not first.verified):
             setup.verified.engine.close()
     return found
 
 
 def _describe_product(other: dict[str, Any]) -> str:
+    if other["bundle"] is None:
+        return describe_bundle(None)
     return (
         f"{describe_bundle(other['bundle'])} in {other['precision']}, "
         f"score threshold {other['score_threshold']:.2f}, evidence threshold {other['evidence_threshold']:.2f}"
@@ -229,7 +249,7 @@ def _describe_product(other: dict[str, Any]) -> str:
     )
 
 
-def _check_camera(camera: SupervisedCamera, setup: Setup | None) -> dict[str, Any]:
+def _check_camera(camera: SupervisedCamera, setup: LineSetup | None) -> dict[str, Any]:
     """Check a camera's first frame, and return the facts about both. Without a setup, the frame is not inspected."""
     settings = camera.settings
     assert camera.opened is not None
@@ -245,16 +265,14 @@ def _check_camera(camera: SupervisedCamera, setup: Setup | None) -> dict[str, An
             frame = FrameRule(settings.size, settings.pixel_format).check(frame)
         if not isinstance(frame, Frame):
             raise CameraError(f"camera {camera.name}: its first frame cannot be inspected: {frame.detail}")
-        if setup is None:
-            return facts
         height, width = frame.image.shape[:2]
+        facts |= {"width": width, "height": height, "pixel_format": frame.camera_format}
+        if not isinstance(setup, Setup):
+            return facts
         area, inspector = settings.region_of_interest, setup.inspector
         judged = inspector.finish(inspector.start(frame, area))
         misaligned = judged.misaligned
         return facts | {
-            "width": width,
-            "height": height,
-            "pixel_format": frame.camera_format,
             "tiles": len(inspector.stitcher((height, width), area).grid),
             "implausible": None if judged.reject_reason == misaligned else judged.reject_reason,
             "misaligned": misaligned,
@@ -265,6 +283,8 @@ def _describe_camera(camera: dict[str, Any]) -> str:
     if "width" not in camera:
         return "{found}; waits for its {trigger} trigger".format(**camera)
     frame = "{found}; first frame {width}x{height} px {pixel_format}".format(**camera)
+    if "tiles" not in camera:
+        return frame
     described = f"{frame}, {format_count(camera['tiles'], 'tile')}"
     refused = camera["implausible"] or camera["misaligned"]
     return f"{described}; IT WOULD GET NO VERDICT: {refused}" if refused else described

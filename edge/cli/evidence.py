@@ -141,7 +141,7 @@ def _facts(entry: EvidenceEntry) -> dict[str, object]:
         "captured at (UTC)": _utc(event.times.captured_at_ns),
         "frame": f"{event.frame_number}, {told.subject}",
         "found": told.detail,
-        "threshold": f"{event.score_threshold:.2f}",
+        "threshold": None if event.score_threshold is None else f"{event.score_threshold:.2f}",
     }
     if review is not None:
         says = "; ".join(f"{SAID[mark.kind]}, says {mark.by}" for mark in review.marks)

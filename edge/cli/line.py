@@ -32,6 +32,8 @@ EXIT_CODES: Mapping[HandshakeState, int] = {"READY": 0, "BUSY": 16, "DEGRADED": 
 STATUS_WITHIN_SECONDS = 5.0
 """A running line publishes its status about once a second."""
 BUNDLE_LINE = re.compile(r"""^([ \t]*bundle[ \t]*=[ \t]*)("(?:[^"\\\n]|\\.)*"|'[^'\n]*')""", re.MULTILINE)
+TOP_COMMENT = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\r?\n)*")
+"""What stands before the first key or table. It ends with a line break, or is empty."""
 POLL_SECONDS = 0.5
 """Longest wait of the subscriber for a message."""
 
@@ -97,7 +99,7 @@ def _facts(event: StatusEvent) -> dict[str, object]:
     return {
         "product": event.product,
         "bundle": describe.describe_bundle(event.bundle),
-        "engine": f"{event.engine} in {event.precision}",
+        "engine": event.engine and f"{event.engine} in {event.precision}",
         "acting": "yes" if event.acting else "no: an ejector must not act on its verdicts",
         "heartbeat": event.handshake.heartbeat,
         **{f"camera {name}": describe.describe_frames(event, name) for name in event.ledger},
@@ -172,6 +174,10 @@ def with_bundle(text: str, bundle: Path, product: str | None, file: Path) -> str
         with contextlib.suppress(tomllib.TOMLDecodeError):
             if tomllib.loads(changed) == wanted:
                 return changed
+    if product is None and "bundle" not in tomllib.loads(text):
+        first = TOP_COMMENT.match(text)
+        assert first is not None
+        return f"{first[0]}bundle = {json.dumps(str(bundle), ensure_ascii=False)}\n{text[first.end() :]}"
     where = "bundle" if product is None else f"bundle of product {product}"
     raise ConfigError(f'{file} has no line that sets {where}; write it there by hand: bundle = "{bundle}"')
 

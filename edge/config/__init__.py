@@ -1,6 +1,7 @@
 """The configuration in `line.toml`. docs/config.md describes every key."""
 
 from heatline.edge.config.line import (
+    CollectConfig,
     EventsConfig,
     EvidenceConfig,
     JournalConfig,
@@ -12,6 +13,7 @@ from heatline.edge.config.line import (
 from heatline.edge.config.products import ThresholdsConfig
 
 __all__ = [
+    "CollectConfig",
     "EventsConfig",
     "EvidenceConfig",
     "JournalConfig",

@@ -106,6 +106,23 @@ class EvidenceConfig(_Table, frozen=True):
     """Of the GOOD frames of each camera, each n-th is stored. 0: none."""
 
 
+class CollectConfig(_Table, frozen=True):
+    """What a line without a bundle keeps of its frames, and where."""
+
+    folder: Path | None = None
+    """Folder of the pictures, by label. Default: `pictures` in the state folder that systemd gives the service, else
+    beside the line's file."""
+    every: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """Of the frames of each camera, each n-th is kept without a label. 0: none."""
+    triggered: bool = False
+    """Whether each frame of a camera with a trigger is kept without a label."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether frames are kept that nobody asks for."""
+        return self.triggered or self.every > 0
+
+
 class DriftConfig(_Table, frozen=True):
     """Warnings of drift: whether, and over which frames."""
 
@@ -154,11 +171,12 @@ class SecurityConfig(_Table, frozen=True):
     The line reads it again all the time, so a change needs no reload."""
 
 
-class LineConfig(_Table, frozen=True):
+class LineConfig(_Table, frozen=True, kw_only=True):
     """The contents of `line.toml`."""
 
-    bundle: Path
-    """Folder of the bundle to inspect with (docs/bundle.md)."""
+    bundle: Path | None = None
+    """Folder of the bundle to inspect with (docs/bundle.md). Without it, the line collects pictures
+    (docs/collect.md): no frame gets a verdict."""
     cameras: Annotated[list[CameraSettings], Meta(min_length=1)]
     """One `[[cameras]]` per camera, at least one (docs/cameras.md). One engine serves all cameras."""
     product: str | None = None
@@ -179,6 +197,7 @@ class LineConfig(_Table, frozen=True):
     journal: JournalConfig = JournalConfig()
     security: SecurityConfig = SecurityConfig()
     drift: DriftConfig = DriftConfig()
+    collect: CollectConfig = CollectConfig()
     evidence: EvidenceConfig | None = None
     """Which pictures are stored."""
     web: WebConfig | None = None
@@ -199,6 +218,16 @@ class LineConfig(_Table, frozen=True):
             "journal.bind": self.journal.bind,
         }
         return {key: address for key, address in bound.items() if address is not None}
+
+    def require_bundle(self) -> Path:
+        """Return the bundle.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self.bundle is None:
+            raise ConfigError("the line's file names no bundle, as the line collects pictures; set bundle there first")
+        return self.bundle
 
     def of_product(self, name: str | None) -> "LineConfig":
         """Return the configuration with the settings of one product in place.

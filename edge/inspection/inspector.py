@@ -283,6 +283,18 @@ class Setup:
         return ColourScale.around(self.inspector.thresholds.evidence, self.bundle.manifest.calibration.background)
 
 
+@dataclass(frozen=True, eq=False)
+class Collecting:
+    """What a line without a bundle has in place of a setup: it takes frames, and judges none."""
+
+    product: str | None = None
+    acting: bool = True
+    drift: DriftSetup = field(default_factory=DriftSetup)
+
+
+LineSetup = Setup | Collecting
+
+
 @dataclass(frozen=True)
 class Unjudged:
     """Why a frame has no judgement: the ledger's bin, the reason in one word, and a description for people."""
@@ -295,6 +307,9 @@ class Unjudged:
     verdict must not be used."""
 
 
+IS_COLLECTED = Unjudged("failed", "collecting", "the line has no bundle yet, and collects pictures")
+
+
 @dataclass
 class Outcome:
     """The result for one frame. Exactly one of `judgement` and `unjudged` is set. One thread at a time uses it."""
@@ -302,11 +317,16 @@ class Outcome:
     stamp: Stamp
     judgement: Judgement | None = None
     unjudged: Unjudged | None = None
-    setup: Setup | None = field(default=None, compare=False)
+    setup: LineSetup | None = field(default=None, compare=False)
     """The setup by which the frame was, or would have been, inspected; the ledger adds it."""
     frame: Frame | None = field(default=None, compare=False)
     """The frame with its pixels, which the holder of the outcome must release; None: no pixels came, or the frame was
     dropped."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the frame came through all stages with its pixels: it was judged, or the line collects."""
+        return self.judgement is not None or self.unjudged is IS_COLLECTED
 
     @property
     def shown(self) -> Judgement | None:

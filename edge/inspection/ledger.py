@@ -22,7 +22,7 @@ from typing import Literal, TypeVar
 from heatline.edge.cameras.settings import Policy
 from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.inspection.in_flight_log import InFlightLog
-from heatline.edge.inspection.inspector import Outcome, Setup, Unjudged
+from heatline.edge.inspection.inspector import LineSetup, Outcome, Unjudged
 from heatline.edge.wire.events import Account
 
 PROBE = ""
@@ -58,7 +58,7 @@ class _Entry:
     """A frame that was announced and has not left."""
 
     stamp: Stamp
-    setup: Setup
+    setup: LineSetup
     outcome: Outcome | None = None
 
 
@@ -91,7 +91,7 @@ class Ledger:
         log: of the frames in flight.
     """
 
-    def __init__(self, lanes: Mapping[str, Lane], setup: Setup, log: InFlightLog | None = None) -> None:
+    def __init__(self, lanes: Mapping[str, Lane], setup: LineSetup, log: InFlightLog | None = None) -> None:
         self._cameras = {name: _Camera(lane) for name, lane in lanes.items()}
         self._cameras[PROBE] = _Camera(Lane(1, "drop_newest"))
         self._setup, self._log = setup, log
@@ -109,11 +109,11 @@ class Ledger:
             return {name: camera.account() for name, camera in self._cameras.items() if name != PROBE}
 
     @property
-    def setup(self) -> Setup:
+    def setup(self) -> LineSetup:
         """The active setup, which inspects frames that are announced now."""
         return self._setup
 
-    def activate(self, setup: Setup) -> None:
+    def activate(self, setup: LineSetup) -> None:
         """Inspect frames that are announced from now on by this setup. The former setup inspects all earlier frames."""
         with self._lock:
             self._setup = setup
@@ -158,7 +158,7 @@ class Ledger:
         """How many frames wait for inspection."""
         return sum(len(camera.waiting) for camera in self._cameras.values())
 
-    def take(self) -> tuple[Frame, Setup] | None:
+    def take(self) -> tuple[Frame, LineSetup] | None:
         """Wait for the next frame to inspect, and return it with its setup; None once the ledger is closed and no frame
         waits. Lanes are served in turn. A frame whose deadline has passed is left out: its tiles would only delay
         others.
@@ -179,17 +179,17 @@ class Ledger:
                 frame.release()
 
     def complete(self, outcome: Outcome) -> None:
-        """Add a frame's outcome, and take over its pixels; a judgement waits for room. One that is late is ignored."""
+        """Add a frame's outcome, and take over its pixels. A complete one waits for room, and is ignored if late."""
         with self._lock:
-            if outcome.judgement is not None:
+            if outcome.is_complete:
                 self._room.wait_for(lambda: self._judged < JUDGED_WAITING or self._finished)
             key = outcome.stamp.camera, outcome.stamp.number
             entry = self._open.get(key)
-            if entry is None or (outcome.judgement is not None and _is_due(entry.stamp)):
+            if entry is None or (outcome.is_complete and _is_due(entry.stamp)):
                 outcome.release()
                 return
             del self._open[key]
-            self._judged += outcome.judgement is not None
+            self._judged += outcome.is_complete
             self._bound_pixels(outcome)
             outcome.setup = entry.setup
             entry.outcome = outcome
@@ -244,9 +244,9 @@ class Ledger:
         self.complete(Outcome(frame.stamp, unjudged=_DROPPED[reason]))
 
     def _bound_pixels(self, outcome: Outcome) -> None:
-        if outcome.judgement is None and outcome.frame is not None:
+        if not outcome.is_complete and outcome.frame is not None:
             before = [entry.outcome for entry in self._cameras[outcome.stamp.camera].entries]
-            unjudged = sum(each is not None and each.judgement is None and each.frame is not None for each in before)
+            unjudged = sum(each is not None and not each.is_complete and each.frame is not None for each in before)
             if unjudged >= UNJUDGED_WITH_PIXELS or self._finished:
                 outcome.release()
                 outcome.frame = None
@@ -264,7 +264,7 @@ class Ledger:
         entry = entries.popleft()
         outcome = entry.outcome
         assert outcome is not None
-        if outcome.judgement is not None:
+        if outcome.is_complete:
             self._judged -= 1
             self._room.notify_all()
             if _is_due(outcome.stamp):  # it waited here beyond its deadline

@@ -20,7 +20,15 @@ from heatline.edge.errors import EngineError, GeometryError, InputError
 from heatline.edge.frames import BadFrame, Frame, FrameRule, Stamp
 from heatline.edge.geometry.region_of_interest import WHOLE_FRAME
 from heatline.edge.inference import Engine
-from heatline.edge.inspection.inspector import Outcome, PendingFrame, Setup, Unjudged, outcome_of
+from heatline.edge.inspection.inspector import (
+    IS_COLLECTED,
+    LineSetup,
+    Outcome,
+    PendingFrame,
+    Setup,
+    Unjudged,
+    outcome_of,
+)
 from heatline.edge.inspection.ledger import PROBE, Ledger
 from heatline.edge.util.process import NamedThread
 
@@ -32,7 +40,7 @@ JOIN_STEP_SECONDS = 0.05
 FRAME_POLL_SECONDS = 0.002
 FRAMES_WITH_ENGINE = 2
 """How many frames may be with the engine or wait to be judged: one to infer, one to judge."""
-PROBE_GREY = 128
+PROBE_GREY, PROBE_PX = 128, 224
 
 
 class Source(Protocol):
@@ -77,7 +85,7 @@ class Pipeline:
         probed: Callable[[], None] = lambda: None,
     ) -> None:
         self._cameras, self._ledger, self._report, self._probed = cameras, ledger, report, probed
-        self._started: queue.Queue[tuple[Setup, PendingFrame] | None] = queue.Queue(FRAMES_WITH_ENGINE)
+        self._started: queue.Queue[tuple[Setup, PendingFrame] | Outcome | None] = queue.Queue(FRAMES_WITH_ENGINE)
         self._probe_pending = False
         self._begun = False
         self._fault: BaseException | None = None
@@ -109,7 +117,8 @@ class Pipeline:
         if self._probe_pending:
             return
         self._probe_pending = True
-        side = self._ledger.setup.bundle.manifest.grid.tile_px
+        setup = self._ledger.setup
+        side = setup.bundle.manifest.grid.tile_px if isinstance(setup, Setup) else PROBE_PX
         grey = np.full((side, side), PROBE_GREY, np.uint8)
         self._ledger.hand_over(self._ledger.announce(Frame(Stamp(PROBE, None), grey, "Mono8")))
 
@@ -160,21 +169,26 @@ class Pipeline:
         engine: Engine | None = None
         while (taken := self._take(engine)) is not None:
             frame, setup = taken
-            if setup.verified.engine is not engine:
+            needed = setup.verified.engine if isinstance(setup, Setup) else None
+            if needed is not engine:
                 if engine is not None:
                     engine.drain()  # otherwise its last answers would wait until this engine gets a frame again
-                engine = setup.verified.engine
+                engine = needed
+            if not isinstance(setup, Setup):
+                # By the judging stage, which must have completed the frames before it.
+                self._started.put(Outcome(frame.stamp, unjudged=IS_COLLECTED, frame=frame))
+                continue
             pending = self._start(frame, setup)
             if pending is not None:
                 # The judging stage may wait for the engine's answers, which only this thread collects.
-                while self._started.full() and engine.collect():
+                while self._started.full() and setup.verified.engine.collect():
                     pass
                 self._started.put((setup, pending))
         if engine is not None:
             engine.drain()
         self._started.put(None)
 
-    def _take(self, engine: Engine | None) -> tuple[Frame, Setup] | None:
+    def _take(self, engine: Engine | None) -> tuple[Frame, LineSetup] | None:
         """Wait for the next frame and return it. Collect the engine's answers meanwhile."""
         while engine is not None and not self._ledger.waiting and engine.collect(FRAME_POLL_SECONDS):
             pass
@@ -196,7 +210,7 @@ class Pipeline:
 
     def _judge(self) -> None:
         while (started := self._started.get()) is not None:
-            self._ledger.complete(_judged(*started))
+            self._ledger.complete(started if isinstance(started, Outcome) else _judged(*started))
         self._ledger.finish()
 
     def _report_outcomes(self) -> None:
@@ -209,9 +223,9 @@ class Pipeline:
                 self._ledger.book(outcome)
 
     def _report_probe(self, outcome: Outcome) -> None:
-        if outcome.unjudged is None:
+        if outcome.is_complete:
             self._probed()
-        elif outcome.unjudged.kind == "failed":
+        elif outcome.unjudged is not None and outcome.unjudged.kind == "failed":
             logger.error("a probe was not judged: %s", outcome.unjudged.detail)
         self._probe_pending = False
 

@@ -15,15 +15,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from heatline.edge.bundle.manifest import describe_missed, describe_passing
+from heatline.edge.config import load_config
 from heatline.edge.errors import DeliveryError, HeatlineError, InputError, JournalError
+from heatline.edge.labels.collected import collect_folder, count_collected, name_of
+from heatline.edge.labels.folder import Label, LabelFolder
 from heatline.edge.monitor.held_picture import HeldPicture, Pictures, References, jpeg_of, picture_id, png_of
 from heatline.edge.monitor.marks import Review, mark_of
 from heatline.edge.monitor.memory import HISTORY_SECONDS, ROWS, Memory, describe, readiness, row_of
 from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.pictures import Picture, add_mark
+from heatline.edge.monitor.recorder import encode_frame
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.wire.events import Areas, MarkKind, StatusEvent
+from heatline.edge.wire.events import COLLECTING, Areas, MarkKind, StatusEvent
 
 _log = RateLimitedLog(logging.getLogger(__name__))
 Handler = Callable[[Request], Response | Awaitable[Response]]
@@ -78,7 +82,7 @@ class Api:
     ) -> None:
         self._memory, self._pictures, self._metrics, self._store = memory, pictures, metrics, store
         self._line, self._socket, self._journal, self._choose = line, socket, journal, choose
-        self._references = References(file)
+        self._references, self._file = References(file), file
 
     def routes(self) -> list[Route]:
         """Return all routes."""
@@ -92,6 +96,7 @@ class Api:
             "/api/history": self.history,
             "/api/scores": self.scores,
             "/api/review": self.review,
+            "/api/collected": self.collected,
             of_picture: self.why,
             f"{of_picture}/frame.jpg": self._jpeg(frame_of),
             f"{of_picture}/frame.png": self._png(frame_of),
@@ -151,6 +156,9 @@ class Api:
         shown = [entry.event for entry in entries if store.frame_path(entry.picture, entry.day)]
         return json({"rows": [row_of(event) for event in shown], "count": count})
 
+    def collected(self, _: Request) -> Response:
+        return json(count_collected(collect_folder(self._file, load_config(self._file))))
+
     def why(self, request: Request) -> Response:
         found = self._find(request.path_params["id"])
         answer = {
@@ -192,17 +200,26 @@ class Api:
             raise HTTPException(400, str(problem)) from problem
         if mark.kind == "withdrawn" and mark.by not in getattr(self._review_of(found), "by", ()):
             raise HTTPException(409, f"{mark.by} has no mark of this picture to take back")
-        detail = None
-        if self._pictures.entry(found.id) is None:
+        detail, kept = None, ""
+        if found.event.reason == COLLECTING:
+            kept = self._keep(found, mark.kind)  # before it is journalled: a crash between leaves a picture, not a word
+        elif self._pictures.entry(found.id) is None:
             not_stored = self._choose(Picture(found.event, found.image, found.evidence))
             detail = not_stored and f"The mark counts, but no training can use the picture: {not_stored}."
         try:
             event = add_mark(self._socket, self._journal, mark)
         except (DeliveryError, JournalError) as problem:
-            raise HTTPException(503, str(problem)) from problem
+            raise HTTPException(503, f"{kept}{problem}") from problem
         self._memory.add_review(event)  # else a question right after the answer would not find it
         known = {"id": mark.id, "seq": event.seq, "journal_id": event.journal_id}
         return {**known, "stored": detail is None, "detail": detail}
+
+    def _keep(self, picture: HeldPicture, kind: MarkKind) -> str:
+        """Keep a frame of a line that collects under its label; return how an error goes on from there."""
+        label: Label = "good" if kind == "good" else "defective" if kind == "defective" else "unlabelled"
+        folder = LabelFolder(collect_folder(self._file, load_config(self._file)))
+        path = folder.put(name_of(picture.event), encode_frame(picture.image), label)
+        return f"{path} is kept, and who kept it is not known: "
 
     def _review_of(self, picture: HeldPicture) -> Review | None:
         entry = self._pictures.entry(picture.id)

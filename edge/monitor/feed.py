@@ -25,13 +25,14 @@ from numpy.typing import NDArray
 from heatline.edge.colour import to_rgb
 from heatline.edge.errors import DeliveryError, InputError
 from heatline.edge.frames import Frame
-from heatline.edge.inspection.inspector import Outcome
+from heatline.edge.inspection.inspector import Outcome, Setup
 from heatline.edge.monitor.pictures import (
     ALIGNED_TO,
     AddMark,
     Array,
     EvidenceFacts,
     Hello,
+    KeepReport,
     PictureReady,
     Report,
     ToLine,
@@ -39,7 +40,7 @@ from heatline.edge.monitor.pictures import (
 from heatline.edge.util.channel import Channel, NewRing, ReleaseSlot, RingWriter
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.wire.events import EvidenceState, Mark, VerdictEvent, header_of
+from heatline.edge.wire.events import COLLECTING, CollectState, EvidenceState, Mark, VerdictEvent, header_of
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +75,11 @@ class _Client:
 
     def wants(self, event: VerdictEvent) -> bool:
         """Return whether it wants the frame of an event; count it."""
-        if self.wishes is None or event.verdict != "GOOD":
-            return self.wishes is not None
+        is_collected = event.reason == COLLECTING
+        if self.wishes is None or self.wishes.collected == ("not" if is_collected else "only"):
+            return False
+        if event.camera in self.wishes.triggered or (event.verdict != "GOOD" and not is_collected):
+            return True
         self.goods[event.camera] += 1
         if self.wishes.good_every == 0 or self.goods[event.camera] % self.wishes.good_every:
             return False
@@ -110,6 +114,7 @@ class PictureFeed:
         self._clients: list[_Client] = []
         self._evidence = EvidenceState()
         """What the evidence store holds, with the counts of all stores since the start."""
+        self._collect = CollectState()
         self._closing = False
         self._listener = _bind(path)
         self._selector = selectors.DefaultSelector()
@@ -140,6 +145,8 @@ class PictureFeed:
         if slot is None:
             if client.report is not None:
                 self._skip(1)
+            elif wishes is not None and wishes.collected == "only":
+                self._collect = replace(self._collect, skipped=self._collect.skipped + 1)
             return
         for array, place in zip(content.arrays, content.places, strict=True):
             ring.view(slot, place.shape, place.kind, place.at)[...] = array
@@ -168,6 +175,10 @@ class PictureFeed:
         with self._lock:
             store = self._store()
             return self._evidence, None if store is None else store.report
+
+    def collect(self) -> CollectState:
+        """Return what is reported of the frames of a line that collects."""
+        return self._collect
 
     def close(self) -> None:
         """Disconnect all clients, which can still read what they have, and remove the socket."""
@@ -246,6 +257,8 @@ class PictureFeed:
                     skipped=total.skipped + state.skipped - last.skipped,
                 )
                 client.report = StoreReport(state, time.monotonic(), web_fault)
+            case KeepReport(fault):
+                self._collect = replace(self._collect, fault=fault)
             case _:
                 raise ValueError(f"{type(message).__name__} out of place")
 
@@ -279,7 +292,7 @@ def _content_of(event: VerdictEvent, outcome: Outcome, frame: Frame) -> _Content
     arrays.append(cv2.extractChannel(rgb, 0) if is_mono else rgb)
     facts, judgement, setup = None, outcome.shown, outcome.setup
     if judgement is not None:
-        assert setup is not None
+        assert isinstance(setup, Setup)
         tiles, cell_px = judgement.tiles, setup.bundle.manifest.grid.heatmap_cell_px
         arrays += [judgement.heatmap, tiles.origins_yx, tiles.logits]
         facts = EvidenceFacts(cell_px, (setup.scale.low, setup.scale.high), tiles.tile_px)

@@ -280,6 +280,8 @@ class References:
 
     def calibration_of(self, status: StatusEvent) -> Calibration | None:
         """Return the calibration of the line's bundle, which is read once; None: the line's file names another."""
+        if status.bundle is None:
+            return None
         digest = status.bundle.digest
         if digest not in self._calibrations and (bundle := self._bundle(digest, status.product)):
             self._calibrations = {digest: bundle.manifest.calibration}
@@ -287,7 +289,7 @@ class References:
 
     def of(self, event: VerdictEvent) -> Reference | None:
         """Return what a frame was compared with; None: it was not compared, or the line uses another bundle now."""
-        if event.pose is None:
+        if event.pose is None or event.bundle is None:
             return None
         digest = event.bundle.digest
         if digest not in self._pictures and (bundle := self._bundle(digest, event.product)):
@@ -299,7 +301,7 @@ class References:
     def _bundle(self, digest: str, product: str | None) -> Bundle | None:
         """Return the bundle that the line's file names, if it has this digest."""
         with contextlib.suppress(HeatlineError):  # the line itself reports it
-            path = load_config(self._file).of_product(product).bundle
+            path = load_config(self._file).of_product(product).require_bundle()
             manifest, found = read_manifest(path)
             return Bundle(path, manifest, found) if found == digest else None
         return None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
-from heatline.edge.wire.events import Areas, Mark, MarkKind, ReviewEvent, Stroke, VerdictEvent
+from heatline.edge.wire.events import COLLECTING, LABELS, Areas, Mark, MarkKind, ReviewEvent, Stroke, VerdictEvent
 
 Truth = Literal["good", "defective"]
 AROUND_PX = 8
@@ -93,6 +93,8 @@ class ManifestRow(msgspec.Struct, frozen=True, kw_only=True):
 
 def truth_of(mark: Mark) -> Truth:
     """Return what a reviewer says that the part is. The mark is not withdrawn."""
+    if mark.kind in LABELS:
+        return "good" if mark.kind == "good" else "defective"
     if mark.kind == "right":
         return "good" if mark.verdict == "GOOD" else "defective"
     return "good" if mark.kind == "false_alarm" else "defective"
@@ -158,8 +160,13 @@ def mark_of(
     Raises:
         InputError: such a verdict cannot be marked so; the message says what to do.
     """
-    if event.picture is None or event.verdict == "NO_VERDICT":
+    if event.picture is None or (event.verdict == "NO_VERDICT" and event.reason != COLLECTING):
         raise InputError("the frame has no verdict, so there is nothing to mark; mark a frame with GOOD or DEFECT")
+    if kind != "withdrawn" and (kind in LABELS) != (event.reason == COLLECTING):
+        raise InputError(
+            f"{kind} is no mark of this frame: while a line collects, a frame is kept as good or defective; once it "
+            "inspects, its verdict is right, false_alarm or missed"
+        )
     if kind == "false_alarm" and event.verdict == "GOOD":
         raise InputError(
             f"the verdict of picture {event.picture} is GOOD, which is not a false alarm; mark it as right or missed"
@@ -181,7 +188,7 @@ def mark_of(
         "camera": event.camera,
         "captured_at_ns": event.times.captured_at_ns,
         "verdict": event.verdict,
-        "bundle": event.bundle.digest,
+        "bundle": event.bundle and event.bundle.digest,
         "kind": kind,
         "at_xy": list(at_xy),
         "boxes_xywh": list(boxes_xywh),

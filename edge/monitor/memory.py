@@ -130,7 +130,7 @@ class Memory:
         self.pictures_fault: str | None = None
         """Why no picture comes, as a sentence."""
         self.cameras = {name: CameraMemory() for name in cameras}
-        self.thresholds: dict[str, float] | None = None
+        self.thresholds: dict[str, float | None] | None = None
         """`score` and `evidence` of the newest verdict, logits."""
         self.listener: Callable[[], None] = lambda: None
         """Called after all news, from any thread."""
@@ -156,7 +156,8 @@ class Memory:
                     camera.newest_ns = event.times.captured_monotonic_ns
                     camera.captured_ns.append(camera.newest_ns)
             camera.count(event)
-            self.thresholds = {"score": event.score_threshold, "evidence": event.evidence_threshold}
+            thresholds = {"score": event.score_threshold, "evidence": event.evidence_threshold}
+            self.thresholds = None if event.score_threshold is None else thresholds
             self._rows.append(row_of(event))
             self._add_news(self._rows[-1])
         self.listener()
@@ -281,6 +282,7 @@ def describe(memory: Memory, line: str) -> dict[str, Any]:
             **{name: getattr(status, name, None) for name in OF_STATUS},
             "line": status.line if status else line,
             "running": running,
+            "collecting": status is not None and status.bundle is None,
             "now_ns": memory.wall_ns(),
             "handshake": readiness(memory),
             "cameras": cameras,

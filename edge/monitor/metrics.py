@@ -216,12 +216,10 @@ class _LineCollector(Collector):
             if status is None:
                 return
             bundle = {
-                "name": status.bundle.name,
-                "version": status.bundle.version,
-                "digest": status.bundle.digest,
+                **{name: getattr(status.bundle, name, "") for name in ("name", "version", "digest")},
                 "product": status.product or "",
-                "engine": status.engine,
-                "precision": status.precision,
+                "engine": status.engine or "",
+                "precision": status.precision or "",
             }
             yield InfoMetricFamily("heatline_bundle", "The active bundle, and how it is computed.", bundle)
             for family in [*_LAST, *(_OF_NOW if running else ())]:

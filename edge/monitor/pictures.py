@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import msgspec
 import numpy as np
@@ -82,6 +82,10 @@ class Hello(Message, frozen=True):
     slots: Annotated[int, Meta(ge=1, le=MOST_SLOTS)]
     good_every: Count
     good_interval_ms: Count = 0
+    collected: Literal["too", "not", "only"] = "too"
+    """Whether it wants frames of a line that collects. They are counted as GOOD ones are."""
+    triggered: frozenset[str] = frozenset()
+    """Cameras of which it wants each such frame."""
 
 
 class Report(Message, frozen=True):
@@ -89,6 +93,12 @@ class Report(Message, frozen=True):
 
     state: EvidenceState
     web_fault: str | None = None
+
+
+class KeepReport(Message, frozen=True):
+    """Why frames of a line that collects are not kept now, as a sentence."""
+
+    fault: str | None = None
 
 
 class AddMark(Message, frozen=True):
@@ -125,7 +135,7 @@ class PictureReady(Message, frozen=True):
     evidence: EvidenceFacts | None
 
 
-ToLine = Hello | ReleaseSlot | Report | AddMark
+ToLine = Hello | ReleaseSlot | Report | KeepReport | AddMark
 
 
 class PictureClient:
@@ -136,14 +146,24 @@ class PictureClient:
         slots: pictures that this program can hold at once, 1 to 16; while it does, the line skips others.
         good_every: of the GOOD frames of each camera, send each n-th; 0: none. All others are wanted.
         good_interval_ms: least time between the captures of two GOOD frames of a camera that are sent.
+        collected, triggered: as in `Hello`.
     Raises:
         DeliveryError: the line does not run, or this user may not connect.
     """
 
-    def __init__(self, path: Path, *, slots: int = 1, good_every: int = 1, good_interval_ms: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        slots: int = 1,
+        good_every: int = 1,
+        good_interval_ms: int = 0,
+        collected: Literal["too", "not", "only"] = "too",
+        triggered: frozenset[str] = frozenset(),
+    ) -> None:
         self._line: Channel[ToLine, PictureReady] = _connect(path)
         with contextlib.suppress(ConnectionError):  # `receive` then says that the line has ended
-            self._line.send(Hello(slots, good_every, good_interval_ms))
+            self._line.send(Hello(slots, good_every, good_interval_ms, collected, triggered))
 
     def __enter__(self) -> Self:
         return self
@@ -178,6 +198,11 @@ class PictureClient:
         """
         with contextlib.suppress(OSError):  # `receive` then says that the line has ended
             self._line.send(Report(state, web_fault))
+
+    def report_keeping(self, fault: str | None) -> None:
+        """Send the line why frames are not kept, as `report` does."""
+        with contextlib.suppress(OSError):
+            self._line.send(KeepReport(fault))
 
     def close(self) -> None:
         """Close the connection. Pictures that were received can still be read."""

@@ -16,6 +16,7 @@ import cv2
 
 from heatline.edge.config import LineConfig, load_config
 from heatline.edge.errors import DeliveryError, HeatlineError
+from heatline.edge.monitor.keeper import Keeper
 from heatline.edge.monitor.pictures import MOST_SLOTS, PictureClient, picture_socket
 from heatline.edge.monitor.recorder import EvidenceWriter, Limits, Recorder
 from heatline.edge.monitor.store import evidence_folder
@@ -46,19 +47,21 @@ def main() -> int:
             if config.web is None:
                 raise
             logger.error("no pictures are stored: %s", error)
+        keeper = Keeper(file, config) if config.collect.keeps else None
         with contextlib.suppress(SystemExit):
-            _work(file, config, recorder)
+            _work(file, config, recorder, keeper)
     except HeatlineError as error:
         logger.error("%s", error)
         return error.exit_code
     return 0
 
 
-def _work(file: Path, config: LineConfig, recorder: Recorder | None) -> None:
-    """Serve the page, while a thread stores pictures, until SIGTERM or the end of the line."""
-    thread = NamedThread("evidence", _record, recorder)
+def _work(file: Path, config: LineConfig, recorder: Recorder | None, keeper: Keeper | None) -> None:
+    """Serve the page, while threads store and keep pictures, until SIGTERM or the end of the line."""
+    workers = [each for each in (keeper, recorder) if each is not None]
+    threads = [NamedThread(type(each).__name__.lower(), _record, each) for each in workers]
     try:
-        if recorder is not None:
+        for thread in threads:
             thread.start()
         while config.web is not None:
             try:
@@ -74,12 +77,13 @@ def _work(file: Path, config: LineConfig, recorder: Recorder | None) -> None:
         while True:  # a join would not do: a signal that interrupts it marks the thread as ended
             time.sleep(RETRY_PAGE_SECONDS)
     finally:
-        if recorder is not None and thread.is_alive():
-            recorder.stop()
+        for worker in workers:
+            worker.stop()
+        for thread in threads:
             thread.join(LEAVE_WITHIN_SECONDS)
-            if thread.is_alive():
-                logger.warning("the disk does not answer; the entry in hand is given up")
-                os._exit(0)
+        if any(thread.is_alive() for thread in threads):
+            logger.warning("the disk does not answer; the entry in hand is given up")
+            os._exit(0)
 
 
 def _serve(file: Path, recorder: Recorder | None) -> None:
@@ -93,15 +97,15 @@ def _serve(file: Path, recorder: Recorder | None) -> None:
 def _recorder(file: Path, config: LineConfig) -> Recorder:
     store, evidence = evidence_folder(file, config, state_folder()), config.evidence
     assert evidence is not None  # or it has no folder
-    client = PictureClient(picture_socket(file), slots=MOST_SLOTS, good_every=evidence.good_every)
+    client = PictureClient(picture_socket(file), slots=MOST_SLOTS, good_every=evidence.good_every, collected="not")
     journal = config.journal.folder_in(state_folder())
     return Recorder(client, lambda: EvidenceWriter(store, utf8_safe(file.stem), Limits.of(evidence)), journal)
 
 
-def _record(recorder: Recorder) -> None:
+def _record(worker: Recorder | Keeper) -> None:
     yield_processor()
     try:
-        recorder.run()
+        worker.run()
     finally:
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -28,7 +28,14 @@ from heatline.edge.delivery.servers import Answer
 from heatline.edge.drift import DriftSetup, references_of
 from heatline.edge.errors import CameraError, ConfigError, DeliveryError, HeatlineError
 from heatline.edge.geometry import RegionOfInterest
-from heatline.edge.inspection.inspector import Inspector, Setup, product_references
+from heatline.edge.inspection.inspector import (
+    IS_COLLECTED,
+    Collecting,
+    Inspector,
+    LineSetup,
+    Setup,
+    product_references,
+)
 from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.reference.reference import Reference
 from heatline.edge.service.events import bundle_name
@@ -56,13 +63,19 @@ class PreparedSetup:
 
     config: LineConfig
     """With one product in its place, if the line has products."""
-    setup: Setup
+    setup: LineSetup
+
+    @property
+    def verified(self) -> VerifiedEngine | None:
+        """Its engine; None: the line collects."""
+        return self.setup.verified if isinstance(self.setup, Setup) else None
 
 
 def prepare(
     config: LineConfig, active: PreparedSetup | None = None, *, report_step: Callable[[str], None] = lambda _: None
 ) -> PreparedSetup:
-    """Open and verify the bundle, check its signature, compile it, and run its golden tiles on this machine.
+    """Open and verify the bundle, check its signature, compile it, and run its golden tiles on this machine. Without a
+    bundle, the line collects.
 
     Args:
         config: with one product in its place, if the line has products.
@@ -78,6 +91,8 @@ def prepare(
                 f"camera {camera.name} is triggered by software, and there is no address to take triggers on; "
                 'set commands.bind, e.g. "tcp://127.0.0.1:5557"'
             )
+    if config.bundle is None:
+        return PreparedSetup(config, Collecting(config.product, config.acting))
     bundle = open_bundle(config.bundle)
     # Before any engine reads a graph: a hostile graph could do much damage.
     if config.allow_unsigned:
@@ -88,9 +103,10 @@ def prepare(
     overlap, tile = config.tiles.overlap_px, bundle.manifest.grid.tile_px
     if overlap is not None and overlap >= tile:
         raise ConfigError(f"tiles.overlap_px is {overlap}, the bundle's tiles are {tile} px; expected less")
-    same = active if active is not None and active.setup.bundle.digest == bundle.digest else None
-    if same is not None and config.engine == same.config.engine:
-        verified = same.setup.verified
+    former = None if active is None else active.setup
+    same = former if isinstance(former, Setup) and former.bundle.digest == bundle.digest else None
+    if same is not None and active is not None and config.engine == active.config.engine:
+        verified = same.verified
     else:
         # Writing a compiled graph stops all threads for a while, so a line that inspects writes none.
         cache = cache_folder() if active is None else None
@@ -178,8 +194,10 @@ def _plausibility_by_camera(bundle: Bundle, areas: Mapping[str, RegionOfInterest
 def describe_setup(prepared: PreparedSetup) -> str:
     """Describe what frames are inspected by: product, bundle, engine and signature."""
     setup = prepared.setup
-    manifest = setup.bundle.manifest
     of_product = "" if setup.product is None else f"product {setup.product}, "
+    if not isinstance(setup, Setup):
+        return f"{of_product}no verdict: {IS_COLLECTED.detail}"
+    manifest = setup.bundle.manifest
     return (
         f"{of_product}{manifest.name} {manifest.version} ({setup.bundle.digest[:12]}) by {setup.verified.engine.name} "
         f"in {setup.verified.computes_in}, signed by {describe_signer(setup.signed_by)}"
@@ -388,8 +406,8 @@ class Changeover:
 
         with reconfigure(self._line.cameras, before.config.cameras, prepared.config.cameras):
             self._line.events.emit_activation(applied, prepared.setup, activate)
-        if prepared.setup.verified is not before.setup.verified:
-            _close_once_unused(before.setup.verified)
+        if before.verified is not None and prepared.verified is not before.verified:
+            _close_once_unused(before.verified)
         logger.info("active: %s", describe_setup(prepared))
 
     def _refuse(self, change: Literal["reload", "select"], detail: str) -> None:
@@ -503,7 +521,7 @@ def require_exchangeable(now: LineConfig, wanted: LineConfig) -> None:
 def _set_at_start(config: LineConfig) -> dict[str, object]:
     """Return what only a start reads: addresses, whole tables, and most of each camera, by their keys in the file."""
     found: dict[str, object] = {"events.bind": config.events.bind, "commands.bind": config.commands.bind}
-    tables = {name: getattr(config, name) for name in ("journal", "security", "evidence", "web")}
+    tables = {name: getattr(config, name) for name in ("journal", "security", "evidence", "web", "collect")}
     for name, table in tables.items():
         found[f"[{name}]"] = "absent" if table is None else "present"
         found |= {f"{name}.{key}": value for key, value in ({} if table is None else asdict(table)).items()}

@@ -19,7 +19,7 @@ from heatline.edge.drift import CameraReference, DriftMonitor, DriftSetup, descr
 from heatline.edge.errors import DeliveryError
 from heatline.edge.heatmap_picture import png as to_png
 from heatline.edge.inspection.in_flight_log import InFlightLog
-from heatline.edge.inspection.inspector import Outcome, Setup
+from heatline.edge.inspection.inspector import LineSetup, Outcome, Setup
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.verdict import Judgement
 from heatline.edge.util.rate_limited_log import RateLimitedLog
@@ -30,6 +30,7 @@ from heatline.edge.wire.events import (
     CameraState,
     Change,
     ChangeEvent,
+    CollectState,
     CountedEvent,
     Counts,
     DriftEvent,
@@ -52,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 NOT_NUMBERED = 0
 RESTARTED = "it is compared with the calibration of the setup that is active now"
-Emit = Callable[[str, str, DriftReading, str, Setup], None]
+Emit = Callable[[str, str, DriftReading, str, LineSetup], None]
 
 
 class Heartbeat:
@@ -122,11 +123,13 @@ class LineDrift:
         A frame without a verdict does not count: it does not show the product, or its pixels are missing.
         """
         setup, frame, judgement = outcome.setup, outcome.frame, outcome.judgement
-        if setup is None or frame is None or judgement is None:
+        if setup is None or frame is None or not outcome.is_complete:
             return
         camera = outcome.stamp.camera
         if self._drifts.get(camera) is not setup.drift:
             self._begin(camera, setup)
+        if judgement is None:
+            return
         watch, now_s = self._watches.get(camera), self._clock()
         if watch is None or now_s < watch.next_at_s:
             return
@@ -145,7 +148,7 @@ class LineDrift:
         """Return the present readings by camera and measure; a camera that is not watched is missing."""
         return {camera: dict(watch.monitor.readings) for camera, watch in self._watches.items() if watch is not None}
 
-    def _begin(self, camera: str, setup: Setup) -> None:
+    def _begin(self, camera: str, setup: LineSetup) -> None:
         """Compare a camera's frames with another setup's reference from now on."""
         before, self._drifts[camera] = self._watches.get(camera), setup.drift
         if before is not None:
@@ -157,7 +160,7 @@ class LineDrift:
         watch = None if reference is None else _Watch(reference, DriftMonitor(reference.expected(), setup.drift.window))
         self._watches = {**self._watches, camera: watch}
 
-    def _report(self, camera: str, measure: str, reading: DriftReading, detail: str, setup: Setup) -> None:
+    def _report(self, camera: str, measure: str, reading: DriftReading, detail: str, setup: LineSetup) -> None:
         logger.log(logging.WARNING if reading.drifted else logging.INFO, "camera %s: %s: %s", camera, measure, detail)
         self._emit(camera, measure, reading, detail, setup)
 
@@ -179,7 +182,7 @@ class EventEmitter:
         publisher: Publisher,
         heartbeat: Heartbeat,
         in_flight: InFlightLog,
-        setup: Setup,
+        setup: LineSetup,
         offer: Callable[[VerdictEvent, Outcome], None] = lambda _event, _outcome: None,
     ) -> None:
         self.events = 0
@@ -232,7 +235,7 @@ class EventEmitter:
                 product=self._setup.product,
             )
 
-    def emit_drift(self, camera: str, measure: str, reading: DriftReading, detail: str, setup: Setup) -> None:
+    def emit_drift(self, camera: str, measure: str, reading: DriftReading, detail: str, setup: LineSetup) -> None:
         """Emit that a measure of a camera's frames begins or ceases to drift.
 
         Args:
@@ -277,7 +280,7 @@ class EventEmitter:
         with self._lock, contextlib.suppress(DeliveryError):
             self._emit(ReviewEvent, mark=mark)
 
-    def emit_activation(self, change: Change, setup: Setup, activate: Callable[[], None]) -> None:
+    def emit_activation(self, change: Change, setup: LineSetup, activate: Callable[[], None]) -> None:
         """Activate another setup and emit the change, before the event of any frame that this setup inspects."""
         with self._lock:
             activate()
@@ -299,10 +302,12 @@ class EventEmitter:
         refused: Mapping[str, int],
         evidence: EvidenceState | None = None,
         web: WebState | None = None,
+        collect: CollectState | None = None,
     ) -> None:
         """Emit the line's status. Its accounts and its last change are read after all events that they cover."""
         with self._lock:
             setup = self._setup
+            engine = setup.verified.engine if isinstance(setup, Setup) else None
             event = StatusEvent(
                 boot_id=self._boot_id,
                 at_ns=time.time_ns(),
@@ -312,8 +317,8 @@ class EventEmitter:
                 ledger=ledger.accounts(),
                 cameras=dict(cameras),
                 bundle=bundle_name(setup),
-                engine=setup.verified.engine.name,
-                precision=setup.verified.engine.precision,
+                engine=None if engine is None else engine.name,
+                precision=None if engine is None else engine.precision,
                 acting=setup.acting,
                 product=setup.product,
                 pid=os.getpid(),
@@ -323,6 +328,7 @@ class EventEmitter:
                 refused=dict(refused),
                 evidence=evidence,
                 web=web,
+                collect=collect,
                 drift=self._drift.state(),
             )
             self._publisher.send(Message(event))
@@ -352,6 +358,7 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
     assert setup is not None
     shown, inspected = outcome.shown, outcome.inspected
     png, heatmap = _heatmap(shown, setup, unjudged is None)
+    thresholds = setup.inspector.thresholds if isinstance(setup, Setup) else None
     event = VerdictEvent(
         boot_id=boot_id,
         seq=NOT_NUMBERED,
@@ -372,9 +379,9 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
         reason=f"{unjudged.kind}.{unjudged.reason}" if unjudged else None,
         detail=utf8_safe(unjudged.detail) if unjudged else None,
         frame_score=judgement.score if judgement else None,
-        score_threshold=setup.inspector.thresholds.score,
-        evidence_threshold=setup.inspector.thresholds.evidence,
-        precision=setup.verified.engine.precision,
+        score_threshold=None if thresholds is None else thresholds.score,
+        evidence_threshold=None if thresholds is None else thresholds.evidence,
+        precision=setup.verified.engine.precision if isinstance(setup, Setup) else None,
         bundle=bundle_name(setup),
         product=setup.product,
         previous_seq=NOT_NUMBERED,
@@ -390,14 +397,16 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
     return Message(event, png)
 
 
-def bundle_name(setup: Setup) -> BundleName:
+def bundle_name(setup: LineSetup) -> BundleName | None:
     """Return the bundle of a setup as events name it."""
+    if not isinstance(setup, Setup):
+        return None
     manifest = setup.bundle.manifest
     return BundleName(name=manifest.name, version=manifest.version, digest=setup.bundle.digest)
 
 
-def _heatmap(shown: Judgement | None, setup: Setup, judged: bool) -> tuple[bytes | None, HeatmapPng | None]:
-    if shown is None or setup.heatmaps == "never":
+def _heatmap(shown: Judgement | None, setup: LineSetup, judged: bool) -> tuple[bytes | None, HeatmapPng | None]:
+    if shown is None or not isinstance(setup, Setup) or setup.heatmaps == "never":
         return None, None
     if setup.heatmaps == "defect" and judged and shown.verdict == "GOOD":
         return None, None

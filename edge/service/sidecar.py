@@ -15,7 +15,7 @@ from heatline.edge.config import LineConfig
 from heatline.edge.monitor.feed import PictureFeed, StoreReport
 from heatline.edge.util.child_process import Restarts, describe_end, start_sidecar
 from heatline.edge.util.process import NamedThread
-from heatline.edge.wire.events import EvidenceState, WebState
+from heatline.edge.wire.events import CollectState, EvidenceState, WebState
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class Sidecar:
     ) -> None:
         self._line, self._feed, self._clock = line, feed, clock
         self._stores, self._serves = config.evidence is not None, config.web is not None
+        self._keeps = config.collect.keeps
         self.process: subprocess.Popen[bytes] | None = None
         self.fault: str | None = None
         """Why it does not run, as a sentence; None: it runs, or is being started for the first time. One that is
@@ -60,7 +61,7 @@ class Sidecar:
 
     def start(self) -> None:
         """Start the process."""
-        if self._stores or self._serves:
+        if self._stores or self._serves or self._keeps:
             self._thread.start()
 
     def evidence(self) -> EvidenceState | None:
@@ -81,6 +82,13 @@ class Sidecar:
             return None
         report = self._report()
         return WebState(fault=(report and report.web_fault) or self.fault)
+
+    def collect(self) -> CollectState | None:
+        """Return the state of what the line keeps by itself while it collects; None: it keeps nothing."""
+        if not self._keeps:
+            return None
+        state = CollectState() if self._feed is None else self._feed.collect()
+        return msgspec.structs.replace(state, fault=self.fault or state.fault)
 
     @property
     def recorder_is_starting(self) -> bool:
@@ -131,7 +139,7 @@ class Sidecar:
         while not self._closing.is_set():
             self.step()
             self._closing.wait(POLL_SECONDS)
-        if self._stores:  # it ends by itself once it has stored the last picture
+        if self._stores or self._keeps:  # it ends by itself once it has stored the last picture
             self._wait()
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self.process is not None and self.process.poll() is None:

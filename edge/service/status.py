@@ -9,11 +9,12 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from heatline.edge.inspection.inspector import IS_COLLECTED, Setup
 from heatline.edge.service.changeover import Changeover
 from heatline.edge.service.line import Line
 from heatline.edge.util.systemd import notify
 from heatline.edge.util.text import format_count
-from heatline.edge.wire.events import Account, CameraState, Handshake, HandshakeState, State, in_words
+from heatline.edge.wire.events import COLLECTING, Account, CameraState, Handshake, HandshakeState, State, in_words
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ REASONS: Mapping[str, HandshakeState] = {
     "stopping": "NOT_READY",
     "stalled": "NOT_READY",
     "no_camera": "NOT_READY",
+    "collecting": "NOT_READY",
     "changing": "BUSY",
     "camera_dead": "DEGRADED",
     "frames_lost": "DEGRADED",
@@ -41,6 +43,7 @@ REASONS: Mapping[str, HandshakeState] = {
     "in_flight_not_logged": "DEGRADED",
     "product_not_stored": "DEGRADED",
     "evidence_not_stored": "DEGRADED",
+    "pictures_not_kept": "DEGRADED",
 }
 """Why a line is not READY, the most severe first."""
 
@@ -148,7 +151,7 @@ def _describe_losses(before: Account, now: Account, required_share: float) -> st
         lost.update({f"{kind}.{reason}": count for reason, count in getattr(now, kind).items()})
         lost.subtract({f"{kind}.{reason}": count for reason, count in getattr(before, kind).items()})
     ended = inspected + lost.total()
-    if inspected >= required_share * ended:
+    if inspected >= required_share * ended or lost[COLLECTING]:  # a line that collects has a reason of its own
         return None
     (reason, _), *_ = lost.most_common(1)
     return f"{inspected} of {format_count(ended, 'frame')} inspected: {in_words(reason)}"
@@ -193,9 +196,10 @@ class StatusMonitor:
         self._report("STOPPED")
 
     def _report(self, state: State, *, only_if_changed: bool = False) -> None:
-        line, changeover, verified = self._line, self._changeover, self._line.ledger.setup.verified
+        line, changeover, setup = self._line, self._changeover, self._line.ledger.setup
+        verified = setup.verified if isinstance(setup, Setup) else None
         beats, journal = line.heartbeat.count, line.journal.state()
-        evidence, web = line.sidecar.evidence(), line.sidecar.web()
+        evidence, web, collect = line.sidecar.evidence(), line.sidecar.web(), line.sidecar.collect()
         cameras = {name: camera.state() for name, camera in line.cameras.items()}
         reasons = find_reasons(
             state,
@@ -207,11 +211,15 @@ class StatusMonitor:
             changing=changeover.changing,
             losses=self._losses,
             faults={
-                "precision": None if verified.fell_back is None else f"the line computes in {verified.computes_in}",
+                "collecting": None if verified else IS_COLLECTED.detail,
+                "precision": f"the line computes in {verified.computes_in}"
+                if verified and verified.fell_back
+                else None,
                 "unjournalled": None if journal is None else journal.live_only,
                 "in_flight_not_logged": line.in_flight.fault,
                 "product_not_stored": changeover.product_not_stored,
                 "evidence_not_stored": None if evidence is None else evidence.fault,
+                "pictures_not_kept": collect.fault if collect and not verified else None,
             },
         )
         handshake = make_handshake(reasons, beats)
@@ -228,6 +236,7 @@ class StatusMonitor:
             line.access.refusals.counts(),
             evidence,
             web,
+            collect,
         )
         watchdog = ["WATCHDOG=1"] if beats != self._fed_at else []  # only inspection feeds the watchdog
         self._fed_at = beats

@@ -73,8 +73,8 @@ class Selected(IdentifiedReply, frozen=True, kw_only=True, tag="selected"):
     """The product is active: every frame that the line takes from now on is inspected as this product."""
 
     product: str
-    bundle: BundleName
-    """The bundle that is active with it."""
+    bundle: BundleName | None
+    """The bundle that is active with it; null: none."""
 
 
 Request = TriggerRequest | SelectRequest

@@ -20,9 +20,11 @@ LARGEST_PART_BYTES = 64 << 20
 """A client closes the connection to a peer that sends a larger one."""
 
 Verdict = Literal["GOOD", "DEFECT", "NO_VERDICT"]
-MarkKind = Literal["right", "false_alarm", "missed", "withdrawn"]
+MarkKind = Literal["right", "false_alarm", "missed", "withdrawn", "good", "defective"]
 """`right`: the verdict is right. `false_alarm`: the verdict is DEFECT, and the part is good. `missed`: the line did not
-find a defect. `withdrawn`: the reviewer takes the former mark back."""
+find a defect. `withdrawn`: the reviewer takes the former mark back. `good`, `defective`: what the part is, of a frame
+of a line that collects; the frame is kept under this label."""
+LABELS: tuple[MarkKind, ...] = ("good", "defective")
 MOST_POINTS = 64
 """In a mark: points, boxes, strokes, and points of each stroke."""
 LARGEST_COORDINATE = 1 << 20
@@ -33,6 +35,8 @@ Length = Annotated[int, Meta(ge=1, le=LARGEST_COORDINATE)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 MarkId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,64}\Z")]
 
+COLLECTING = "failed.collecting"
+"""Reason of each frame of a line that has no bundle."""
 WORDS: Mapping[str, str] = {
     "dropped.overload": "frames came faster than they could be inspected",
     "dropped.deadline": "the verdict did not come in time",
@@ -49,6 +53,7 @@ WORDS: Mapping[str, str] = {
     "failed.misaligned": "the part does not lie as its reference picture shows it",
     "failed.foreign_area": "something covers the product, or a part of the picture is lost",
     "failed.engine": "the computation failed",
+    COLLECTING: "the line has no bundle yet, and collects pictures",
     "failed.frozen": "the same picture comes again and again",
     "failed.stale": "frames are too old when they arrive",
     "failed.frame_ids": "its frame numbers run back or leap",
@@ -191,13 +196,13 @@ class VerdictEvent(_CountedEvent, frozen=True, kw_only=True, tag="verdict"):
     """The reason as a sentence for people; do not parse it."""
     frame_score: float | None = None
     """The highest logit of the frame's tiles; null without a verdict."""
-    score_threshold: float
-    """The score threshold that was applied, logits."""
-    evidence_threshold: float
+    score_threshold: float | None
+    """The score threshold that was applied, logits. This and the next three are null on a line that has no bundle."""
+    evidence_threshold: float | None
     """The evidence threshold that was applied, logits."""
-    precision: str
+    precision: str | None
     """Precision in which the engine computed: `f32`, `bf16` or `int8`."""
-    bundle: BundleName
+    bundle: BundleName | None
     product: str | None = None
     """Product that the frame was inspected as; null if the line has no products."""
     regions: list[Region] = []
@@ -332,6 +337,15 @@ class WebState(msgspec.Struct, frozen=True, kw_only=True):
     """Why the page is not served now, as a sentence; null while it is."""
 
 
+class CollectState(msgspec.Struct, frozen=True, kw_only=True):
+    """State of what a line without a bundle keeps by itself."""
+
+    skipped: int = 0
+    """Number of pictures that were to be kept since the line started, and were not."""
+    fault: str | None = None
+    """Why no pictures are kept now, as a sentence; null while they are."""
+
+
 class DriftReading(msgspec.Struct, frozen=True, kw_only=True):
     """The present value of a measure of a camera's frames."""
 
@@ -395,10 +409,11 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
     """Per camera, its frames since the start by outcome."""
     cameras: dict[str, CameraState]
     """Per camera, its state."""
-    bundle: BundleName
-    engine: str
-    """`openvino` or `onnxruntime`."""
-    precision: str
+    bundle: BundleName | None
+    """Null: the line has none, and inspects nothing."""
+    engine: str | None
+    """`openvino` or `onnxruntime`; null without a bundle."""
+    precision: str | None
     """As in verdict events."""
     acting: bool
     """As in verdict events."""
@@ -420,6 +435,8 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
     """Null if the line stores no pictures."""
     web: WebState | None = None
     """Null if the line serves no page."""
+    collect: CollectState | None = None
+    """Null if the line keeps no pictures by itself."""
     drift: dict[str, dict[str, DriftReading]] = {}
     """By camera and measure. A camera that is not watched is missing, and so is a measure that is not judged yet."""
 
@@ -466,8 +483,8 @@ class DriftEvent(_LineEvent, frozen=True, kw_only=True, tag="drift"):
     """Number of frames that the value comes from."""
     detail: str
     """What changed, what it usually means, and what to do, as a sentence for people; do not parse it."""
-    bundle: BundleName
-    """The bundle whose calibration the frames are compared with."""
+    bundle: BundleName | None
+    """The bundle whose calibration the frames are compared with; null: the line has none any more."""
     product: str | None = None
     """The product that the frames were inspected as; null if the line has no products."""
     acting: bool
@@ -484,8 +501,8 @@ class ChangeEvent(_LineEvent, frozen=True, kw_only=True, tag="change"):
     """Why it was refused, as a sentence for people; do not parse it."""
     product: str | None
     """The product that is active now; null if the line has no products."""
-    bundle: BundleName
-    """The bundle that is active now."""
+    bundle: BundleName | None
+    """The bundle that is active now; null: none."""
     acting: bool
     """As in verdict events from now on."""
 
@@ -539,10 +556,10 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     """The camera of the frame."""
     captured_at_ns: Annotated[int, Meta(ge=0)]
     """UTC, ns since 1970, as in the verdict event."""
-    verdict: Literal["GOOD", "DEFECT"]
-    """The verdict that is marked."""
-    bundle: Digest
-    """Digest of the bundle that gave the verdict."""
+    verdict: Verdict
+    """The verdict that is marked; `NO_VERDICT` only if the line collects."""
+    bundle: Digest | None
+    """Digest of the bundle that gave the verdict; null: the line collects."""
     kind: MarkKind
     """What the reviewer says."""
     at_xy: Annotated[list[tuple[Coordinate, Coordinate]], Meta(max_length=MOST_POINTS)] = []
@@ -560,6 +577,8 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"Expected a name without spaces at its ends, got {self.by!a} - at `$.by`")
         if self.kind == "false_alarm" and self.verdict != "DEFECT":
             raise ValueError(f"Expected a DEFECT as false alarm, got {self.verdict} - at `$.verdict`")
+        if self.kind != "withdrawn" and (self.kind in LABELS) != (self.verdict == "NO_VERDICT"):
+            raise ValueError(f"Expected a label if and only if there is no verdict, got {self.kind} of {self.verdict}")
         places = len(self.at_xy) + len(self.boxes_xywh) + len(self.strokes)
         if (self.kind == "missed") != bool(places):
             raise ValueError(f"Expected positions for `missed` only, got {places} for {self.kind}")

@@ -99,8 +99,8 @@ def retrain(
     if line is not None and reviewed is None and bundle is None:
         config = load_config(file_of(line))
         config = config.of_product(config.product if product is None else product)
-        store = EvidenceStore(evidence_of(line))
-        frames, where, bundle, judging = frames_of_store(store), store.folder, config.bundle, Judging.of_line(config)
+        store, bundle = EvidenceStore(evidence_of(line)), config.require_bundle()
+        frames, where, judging = frames_of_store(store), store.folder, Judging.of_line(config)
     elif line is None and reviewed is not None and bundle is not None:
         frames, where = frames_of_folder(reviewed), reviewed
         judging = Judging.of_frames(frames, open_bundle(bundle))

@@ -80,7 +80,7 @@ def select_frames(marked: Sequence[MarkedFrame], bundle_name: str) -> Selection:
     """
     by_digest: dict[str, list[MarkedFrame]] = {}
     for frame in marked:
-        if frame.event.bundle.name == bundle_name:
+        if frame.event.bundle and frame.event.bundle.name == bundle_name:
             with contextlib.suppress(InputError):  # counted below
                 by_digest.setdefault(digest_pixels(read_rgb(frame.path)), []).append(frame)
     frames, contradictory, left_out = [], set(), len(marked)

@@ -71,7 +71,8 @@ class Judging:
     def of_frames(cls, frames: Sequence[MarkedFrame], bundle: Bundle) -> "Judging":
         """Return the settings for exported frames: the precision that most of their verdicts have, if the bundle has
         it."""
-        used = [frame.event.precision for frame in frames if frame.event.bundle.name == bundle.manifest.name]
+        own = [each.event for each in frames if each.event.bundle and each.event.bundle.name == bundle.manifest.name]
+        used = [event.precision or "" for event in own]
         common = max(sorted(set(used)), key=used.count, default="f32")
         return cls(precision=next((each for each in bundle.manifest.precisions if each == common), "f32"))
 

@@ -79,17 +79,24 @@ def write_line(
 
 
 def write_line_with(
-    folder: Path, bundle: Path, address: str, cameras: Mapping[str, Mapping[str, Any]], tables: str = "", top: str = ""
+    folder: Path,
+    bundle: Path | None,
+    address: str,
+    cameras: Mapping[str, Mapping[str, Any]],
+    tables: str = "",
+    top: str = "",
 ) -> Path:
     """Write the configuration of a line with cameras of any kind.
 
     Args:
+        bundle: None: the line collects.
         cameras: keys of each camera, also its `kind`, by its name.
         tables: text at the end.
         top: keys before all tables.
     """
     given = {name: "\n".join(f"{k} = {json.dumps(v)}" for k, v in keys.items()) for name, keys in cameras.items()}
-    return _written(folder, f'bundle = "{bundle}"\nallow_unsigned = true\n{top}', given, address, tables)
+    of_bundle = "" if bundle is None else f'bundle = "{bundle}"\n'
+    return _written(folder, f"{of_bundle}allow_unsigned = true\n{top}", given, address, tables)
 
 
 def _written(folder: Path, first: str, cameras: Mapping[str, str], address: str, tables: str) -> Path:

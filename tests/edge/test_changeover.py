@@ -161,7 +161,7 @@ def test_a_reload_activates_the_file_and_an_invalid_file_or_product_changes_noth
             ("[[cameras]]", "[[nonsense", "is not valid TOML"),
             ("allow_unsigned = true", "", "signed"),
             ("thresholds.score = 3.5", "thresholds.score = nan", "thresholds.score is nan"),
-            (good, "", "it lacks the key bundle"),
+            (good, "", "it lacks the key cameras"),
         ]
         nonsense: list[tuple[Callable[[], object], str]] = [
             *((partial(line.rewrite, old, new), why) for old, new, why in edits),

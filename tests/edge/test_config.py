@@ -164,7 +164,7 @@ UNUSABLE: list[tuple[str | bytes, str]] = [
     (SMALLEST + SMALLEST.partition("\n")[2], "two cameras have the same name (top, top)"),
     (SMALLEST + '[opcua]\nname = "plant"\n[modbus]\nname = "plant"', "opcua.name and modbus.name are both 'plant'"),
     # Keys that are missing or whose value fits nothing.
-    ("", "it lacks the key bundle; expected "),
+    ("", "it lacks the key cameras; expected "),
     ('bundle = "b"\ncameras = []', "cameras is []; expected `array` of length >= 1"),
     (SMALLEST.replace('bundle = "b"', 'bundle = "a\\u0000b"'), "bundle is 'a\\x00b'; expected a path"),
     (SMALLEST.replace('path = "frames"\n', ""), "cameras[top] lacks the key path; expected "),

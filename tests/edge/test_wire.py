@@ -131,7 +131,7 @@ def test_invalid_messages_are_refused_with_the_reason() -> None:
         (with_field(STATUS, "schema_version", 10**30), "update this reader"),
         (with_field(GOOD, "verdict", "MAYBE"), "Invalid enum value 'MAYBE'"),
         (with_field(GOOD, "frame_id", "1"), "Expected `int | null`, got `str` - at `$.frame_id`"),
-        (with_field(GOOD, "score_threshold", None), "Expected `float`"),
+        (with_field(GOOD, "latency_ms", None), "Expected `float`"),
         (with_field(GOOD, "previous_seq", None), "Expected `int`, got `null` - at `$.previous_seq`"),
         *((without(*each), f"missing required field `{each[-1]}`") for each in REQUIRED),
         ([b"verdict.top.GOOD", to_frames(DEFECT)[1], b"png"], "belongs under 'verdict.top.DEFECT'"),

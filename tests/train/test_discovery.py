@@ -128,6 +128,8 @@ def test_many_pictures_in_blocks_give_the_same_pairs_as_a_slow_search() -> None:
         (["b1_1.png", "b1_2.png", "b2_1.png", "scratch.png"], None),  # not all follow it
         ([f"{at}/{word}_{n}.png" for at, word in [("OK", "ok"), ("NG", "defect")] for n in range(4)], None),
         ([f"{at}/{at}_{n // 2}_{n}.png" for at in ("good", "cut") for n in range(6)], list("001122" * 2)),
+        ([f"{n // 2}P_top_2026T{n}.png" for n in range(6)], ["0P", "0P", "1P", "1P", "2P", "2P"]),  # as a line collects
+        ([f"top_2026T{n}.png" for n in range(6)], None),  # without parts
         ([], None),
     ],
 )  # fmt: skip

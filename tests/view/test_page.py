@@ -24,8 +24,10 @@ from tests.edge.lines import (
     write_line_with,
     write_pictures,
 )
-from tests.edge.secured import Port, free_port
+from tests.edge.secured import Port, free_port, until
 from tests.edge.status_only_line import a_status
+from tests.edge.test_collecting import CAMERA, pictures
+from tests.edge.test_collecting import Line as CollectingLine
 from tests.edge.view_pages import line_with_marks, marked, page, picture, stored, verdict
 from tests.small_bundle import dark_square
 from tests.view.browser import BACKSPACE, DOWN, END, ENTER, ESCAPE, LEFT, PHONE, RIGHT, WIDE, Browser, started_browser
@@ -495,3 +497,50 @@ def test_b_shows_the_reference_and_why_shows_it_beside_the_region(browser: Brows
         memory.add_picture(picture(marked(2, pose=pose, product=None, frame_hw=CHANGED.shape[:2]), CHANGED))
         of_another_bundle = served_page.get("/api/pictures/01234567-top-2").json
         assert of_another_bundle["has_reference"] is False
+
+
+KEPT = "document.querySelector('#collecting td[data-label={}]')?.innerText === '{}'"
+
+
+def test_pictures_are_kept_by_a_key_or_a_button_and_counted_until_a_bundle_inspects(
+    browser: Browser,
+    tmp_path: Path,
+    bundle: Bundle,
+    address: str,
+) -> None:
+    line = CollectingLine(tmp_path, address, CAMERA | {"rate_fps": 4})
+    with running(line.file, address) as run:
+        line.newest()
+        browser.open(f"http://127.0.0.1:{line.port}/")
+        browser.until("!document.querySelector('#collecting').hidden")
+        browser.until("document.querySelector('.camera .word').innerText === 'COLLECTING'")
+        shown = browser.text("#collecting")
+        assert "20 more good parts, of another shift if you can" in shown
+        assert "25 more defective parts" in shown
+        browser.press("g")
+        browser.until("document.querySelector('#reviewer').open")
+        browser.press("Anna", ENTER)
+        browser.until("document.querySelector('.strip [data-review=\"✓\"]')")
+        browser.until(KEPT.format("good", 1))
+        assert "19 more good parts" in browser.text("#collecting .missing")
+        browser.press("u")
+        browser.until(KEPT.format("unlabelled", 1))
+        browser.resize(PHONE)
+        browser.until("document.documentElement.scrollWidth <= innerWidth")
+        button = browser.find(".keep [data-label=defective]")
+        browser.driver.execute_script("arguments[0].scrollIntoView({ block: 'center' })", button)
+        ActionChains(browser.driver).click(button).perform()
+        browser.until(KEPT.format("defective", 1))
+        browser.resize(WIDE)
+        hidden = ".scores, .history, .legend, .open-review"
+        assert browser.js(f"![...document.querySelectorAll({hidden!r})].some((each) => each.offsetParent)")
+        browser.driver.execute_script("document.querySelector('.strip button:last-child').click()")
+        browser.until("document.querySelector('#why .facts').innerText.includes('collects pictures')")
+        assert browser.js("!document.querySelector('#why .facts').innerText.includes('undefined')")
+        until(lambda: [len(each) for each in pictures(line.folder).values()] == [0, 1])
+        assert [kind for kind, _, _ in line.marks()] == ["good", "withdrawn", "defective"]
+        line.file.write_text(f'bundle = "{bundle.path}"\n{line.file.read_text()}')
+        run.reload()
+        browser.until("document.querySelector('#collecting').hidden")
+        browser.until("/GOOD|DEFECT/.test(document.querySelector('.camera .word').innerText)")
+        browser.leave()

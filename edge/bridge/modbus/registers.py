@@ -214,6 +214,7 @@ HANDSHAKE_REASONS: Mapping[str, int] = {
     "no_camera": 4,
     "stopped": 5,
     "unreachable": 6,
+    "collecting": 7,
     "changing": 20,
     "camera_dead": 40,
     "frames_lost": 41,
@@ -222,6 +223,7 @@ HANDSHAKE_REASONS: Mapping[str, int] = {
     "in_flight_not_logged": 44,
     "product_not_stored": 45,
     "evidence_not_stored": 46,
+    "pictures_not_kept": 47,
 }
 """Reasons of the handshake, and what a bridge adds while the line is silent."""
 RESULT_REASONS: Mapping[str, int] = {
@@ -240,6 +242,7 @@ RESULT_REASONS: Mapping[str, int] = {
     "failed.engine": 25,
     "failed.foreign_area": 26,
     "failed.misaligned": 27,
+    "failed.collecting": 28,
     "failed.frozen": 40,
     "failed.stale": 42,
     "failed.frame_ids": 43,

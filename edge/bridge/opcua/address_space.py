@@ -69,12 +69,12 @@ RESULT_FIELDS: tuple[Field[VerdictEvent], ...] = (
     Field("PartId", String, lambda r: r.part_id or ""),
     Field("CreationTime", DateTime, lambda r: time_at(r.times.captured_at_ns)),
     Field("ExternalRecipeId", String, lambda r: r.product or ""),
-    Field("InternalRecipeId", String, lambda r: r.bundle.digest),
+    Field("InternalRecipeId", String, lambda r: r.bundle.digest if r.bundle else ""),
     Field("Camera", String, lambda r: r.camera),
     Field("FrameNumber", Int64, lambda r: r.frame_number),
     Field("Frames", UInt32, lambda r: _u32(r.frames)),
     Field("FrameScore", Double, lambda r: float("nan") if r.frame_score is None else r.frame_score),
-    Field("ScoreThreshold", Double, lambda r: r.score_threshold),
+    Field("ScoreThreshold", Double, lambda r: float("nan") if r.score_threshold is None else r.score_threshold),
     Field("Regions", UInt32, lambda r: _u32(len(r.regions))),
 )
 LINE_FIELDS: tuple[Field[Handshake], ...] = (
@@ -87,7 +87,7 @@ HEARD_FIELDS: tuple[Field[StatusEvent], ...] = (
     Field("Heartbeat", UInt32, lambda s: _u32(s.handshake.heartbeat)),
     Field("Acting", Boolean, lambda s: s.acting),
     Field("Product", String, lambda s: s.product or ""),
-    Field("Bundle", String, lambda s: f"{s.bundle.name} {s.bundle.version}"),
+    Field("Bundle", String, lambda s: f"{s.bundle.name} {s.bundle.version}" if s.bundle else ""),
     Field("BootId", String, lambda s: s.boot_id),
 )
 CAMERA_FIELDS: tuple[Field[tuple[CameraState, Account]], ...] = (

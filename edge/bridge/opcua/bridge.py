@@ -348,7 +348,8 @@ class Bridge:
         def select() -> tuple[str, Error, str]:
             try:
                 with Commander(at_line[0], SELECT_WITHIN_SECONDS, at_line[1]) as line:
-                    return line.select(product).bundle.digest, Error.OK, f"product {product} is active"
+                    bundle = line.select(product).bundle
+                    return bundle.digest if bundle else "", Error.OK, f"product {product} is active"
             except HeatlineError as error:
                 return "", Error.REFUSED if isinstance(error, CommandRefusedError) else Error.NO_REPLY, str(error)
 

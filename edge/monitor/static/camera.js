@@ -1,5 +1,6 @@
 // One camera: its verdict, its newest picture, and the strip of its last verdicts.
 
+import { COLLECTING } from "./marks.js";
 import { Stage, drawScale } from "./stage.js";
 import { Strip } from "./strip.js";
 import { cameraWords, dateAndClock, logit, make, rowWords, setShape, span, wordOf } from "./words.js";
@@ -34,6 +35,12 @@ export class Camera {
 
   get root() {
     return this.#root;
+  }
+
+  /** The row of the picture that is shown, or null. */
+  get shown() {
+    const event = this.#picture?.event;
+    return event ? { ...event, id: this.#root.dataset.picture, at_ns: event.times.captured_at_ns, regions: event.regions.length } : null;
   }
 
   get opacityInput() {
@@ -105,6 +112,7 @@ export class Camera {
     if (this.#state?.state === "ENDED") return ["NONE", "ENDED", last];
     if (this.#state?.state === "UNKNOWN") return ["NONE", "NOT RUNNING", last];
     if (lost || !this.#row || !this.#state) return ["NONE", "NO FRAME", last];
+    if (this.#row.reason === COLLECTING) return ["NONE", "COLLECTING", "No verdict: keep the picture as good or defective."];
     return [this.#row.verdict, wordOf(this.#row.verdict), this.#detail()];
   }
 
@@ -141,9 +149,11 @@ export class Camera {
       ? [
           ["Picture", `${span((performance.now() - takenAt) / 1000)} ago`, "age"],
           ["Its verdict", wordOf(event.verdict)],
-          ["Evidence", logit(event.frame_score)],
-          ["Limit", logit(event.score_threshold)],
-          ["Regions", String(event.regions.length)],
+          ...(event.bundle ? [
+            ["Evidence", logit(event.frame_score)],
+            ["Limit", logit(event.score_threshold)],
+            ["Regions", String(event.regions.length)],
+          ] : []),
           ["Frame", String(event.frame_number)],
           ["Part", event.part_id],
           ["File", event.source],

@@ -2,6 +2,7 @@
 
 import { Announcer } from "./announcer.js";
 import { Camera } from "./camera.js";
+import { Collecting } from "./collecting.js";
 import { History } from "./history.js";
 import { Live, exceptUnreachable } from "./live.js";
 import { isTyping, kindOf } from "./marking.js";
@@ -22,6 +23,7 @@ const history = new History();
 const scores = new Scores();
 const status = new Status();
 const marks = new Marks();
+const collecting = new Collecting(marks, cameras);
 const why = new Why(marks, {
   neighbour: (row, steps) => cameras.get(row.camera)?.strip.neighbour(row.id, steps),
   open: (row) => why.open(row),
@@ -58,6 +60,9 @@ function cameraOf(name) {
     cameras.set(name, camera);
     document.getElementById("cameras").append(camera.root);
     camera.opacity = opacity;
+    for (const button of camera.root.querySelectorAll(".keep button")) {
+      button.onclick = () => collecting.keepOf(camera, button.dataset.label);
+    }
     camera.opacityInput.oninput = ({ target }) => setOpacity(Number(target.value));
   }
   return cameras.get(name);
@@ -81,7 +86,7 @@ marks.onChange((id) => {
 /** Mark the verdict of the strip that the keyboard is on; return whether there is one. */
 function markFocused(kind) {
   const row = [...cameras.values()].map((camera) => camera.strip.focused).find(Boolean);
-  if (!row) return false;
+  if (!row) return collecting.isOn && collecting.keep(kind);
   const refusal = kind === "withdrawn" ? "" : marks.refusal(row, kind);
   if (refusal) marks.say(refusal);
   else if (kind === "withdrawn") marks.takeBack(row);
@@ -107,10 +112,11 @@ const live = new Live({
     scores.product = state.product;
     scores.setCameras(Object.keys(state.cameras));
     status.show(state);
+    collecting.show(state);
   },
   verdict(row) {
     cameraOf(row.camera).setVerdict(row);
-    announcer.add(row);
+    if (!collecting.isOn) announcer.add(row);
     if (row.review) showReview(row);
   },
   verdicts({ rows }) {
@@ -134,6 +140,7 @@ setInterval(() => {
 history.load();
 setInterval(() => live.lostFor === 0 && history.load(), HISTORY_MS);
 setInterval(() => live.lostFor === 0 && scores.load(), SCORES_MS);
+setInterval(() => live.lostFor === 0 && collecting.load(), HISTORY_MS);
 const loadQueue = () => review.load().catch(exceptUnreachable);
 loadQueue();
 setInterval(() => live.lostFor === 0 && !document.hidden && loadQueue(), QUEUE_MS);

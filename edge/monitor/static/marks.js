@@ -9,7 +9,12 @@ export const KINDS = {
   false_alarm: { key: "f", word: "false alarm", symbol: "✕" },
   missed: { key: "m", word: "missed defect", symbol: "+" },
   withdrawn: { key: "u", word: "taken back", symbol: "" },
+  good: { key: "g", word: "kept as good", symbol: "✓" },
+  defective: { key: "d", word: "kept as defective", symbol: "✕" },
 };
+/** Kinds of marks while a line collects. */
+export const LABELS = ["good", "defective"];
+export const COLLECTING = "failed.collecting";
 const CONTRADICTORY = "?";
 const REMEMBERED = 50;
 const SHOWN_MS = 5000;
@@ -78,6 +83,10 @@ export class Marks {
 
   /** Why a verdict cannot be marked so, as a sentence; empty: it can be. */
   refusal(row, kind) {
+    if (LABELS.includes(kind) !== (row.reason === COLLECTING)) {
+      return row.reason === COLLECTING ? "Press G if the part is good, D if it is defective." : "Only a line that collects keeps pictures so.";
+    }
+    if (row.reason === COLLECTING) return "";
     if (row.verdict === "NO_VERDICT") return "The frame has no verdict, so there is nothing to mark.";
     if (row.picture === null) return "No picture of it is stored, so it cannot be marked.";
     if (kind === "false_alarm" && row.verdict === "GOOD") {
@@ -144,11 +153,11 @@ export class Marks {
     const { row, kind, shapes, by } = sent;
     const places = Object.groupBy(shapes, ([field]) => field);
     for (const field in places) places[field] = places[field].map((each) => each[1]);
-    const what = `${wordOf(row.verdict)} of ${row.camera}, frame ${row.frame_number}`;
+    const what = `${LABELS.includes(kind) ? "Picture" : wordOf(row.verdict)} of ${row.camera}, frame ${row.frame_number}`;
     try {
       const answer = await postJson("/api/marks", { picture: row.id, kind, by, ...places });
       Object.assign(sent, { state: "journalled", words: answer.detail ?? "" });
-      this.say(`${what}: ${KINDS[kind].word}. It is in the journal as event ${answer.seq}. ${sent.words}`, sent.words ? "" : "quiet");
+      this.say(`${what}: ${KINDS[kind].word}. It is in the journal as event ${answer.seq}. ${sent.words}`, sent.words || LABELS.includes(kind) ? "" : "quiet");
     } catch (error) {
       const unknown = "The connection was lost, so it is unknown whether the mark is in the journal.";
       Object.assign(sent, { state: "failed", words: error instanceof Unreachable ? unknown : sentence(error.message) });

@@ -128,9 +128,9 @@ function evidenceRows({ evidence, running, now_ns: now }) {
   ];
 }
 
-function bundleRows({ bundle, precision, product, thresholds }) {
+function bundleRows({ bundle, collecting, precision, product, thresholds }) {
   return [
-    ["name", bundle && `${bundle.name} ${bundle.version}`],
+    ["name", collecting ? "none" : bundle && `${bundle.name} ${bundle.version}`],
     ["digest", bundle && `${bundle.digest.slice(0, 12)}…`],
     ["precision", precision],
     ["product", product],

@@ -270,7 +270,7 @@ const rowFacts = (row) => [
   ["Verdict", wordOf(row.verdict)],
   ["Reason", row.detail ?? row.reason],
   ["Frame score, logits", row.frame_score === null ? null : logit(row.frame_score)],
-  ["Score threshold, logits", logit(row.score_threshold)],
+  ["Score threshold, logits", row.score_threshold === null ? null : logit(row.score_threshold)],
   ["Part", row.part_id],
   ["Camera's frame", row.frame_id === null ? null : String(row.frame_id)],
   ["File", row.source],
@@ -280,9 +280,9 @@ const rowFacts = (row) => [
 
 const eventFacts = (row, { event }) => [
   ...rowFacts(row),
-  ["Evidence threshold, logits", logit(event.evidence_threshold)],
-  ["Bundle", `${event.bundle.name} ${event.bundle.version}`],
-  ["Bundle's digest", event.bundle.digest],
+  ["Evidence threshold, logits", event.bundle && logit(event.evidence_threshold)],
+  ["Bundle", event.bundle && `${event.bundle.name} ${event.bundle.version}`],
+  ["Bundle's digest", event.bundle?.digest],
   ["Precision", event.precision],
   ["Pose", poseWords(event.pose)],
   ["Acting", event.acting ? "yes" : "no, this is a trial"],
