@@ -105,6 +105,7 @@ def _facts(event: StatusEvent) -> dict[str, object]:
         **{f"consumer {name}": journal and describe.describe_consumer(one, journal) for name, one in consumers.items()},
         "evidence": event.evidence and describe.describe_evidence(event.evidence),
         "page": event.web and describe.describe_web(event.web),
+        "shadow": event.shadow and describe.describe_shadow(event.shadow),
         "refused": ", ".join(f"{count} {reason}" for reason, count in event.refused.items()) or None,
         "last change": event.last_change and describe.describe_change(event.last_change),
     }

@@ -161,6 +161,11 @@ class LineConfig(_Table, frozen=True):
     """Folder of the bundle to inspect with (docs/bundle.md)."""
     cameras: Annotated[list[CameraSettings], Meta(min_length=1)]
     """One `[[cameras]]` per camera, at least one (docs/cameras.md). One engine serves all cameras."""
+    shadow: Path | None = None
+    """Folder of a bundle that judges the same frames in idle time, to be compared with `bundle` (docs/shadow.md). A
+    product with its own bundle has none."""
+    former: Path | None = None
+    """Folder of the bundle before, to which `heatline shadow --back` returns. Commands and the page write it."""
     product: str | None = None
     """The product that is active until another is selected. Required if there are products."""
     products: list[ProductConfig] = []
@@ -227,6 +232,7 @@ def _with_product(config: LineConfig, product: ProductConfig) -> LineConfig:
         config,
         product=product.name,
         bundle=config.bundle if product.bundle is None else product.bundle,
+        shadow=config.shadow if product.bundle is None else None,
         thresholds=thresholds,
         cameras=[msgspec.structs.replace(camera, **own.get(camera.name, {})) for camera in config.cameras],
     )

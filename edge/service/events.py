@@ -41,6 +41,7 @@ from heatline.edge.wire.events import (
     Mark,
     Message,
     ReviewEvent,
+    ShadowState,
     State,
     StatusEvent,
     Times,
@@ -299,6 +300,7 @@ class EventEmitter:
         refused: Mapping[str, int],
         evidence: EvidenceState | None = None,
         web: WebState | None = None,
+        shadow: ShadowState | None = None,
     ) -> None:
         """Emit the line's status. Its accounts and its last change are read after all events that they cover."""
         with self._lock:
@@ -323,6 +325,7 @@ class EventEmitter:
                 refused=dict(refused),
                 evidence=evidence,
                 web=web,
+                shadow=shadow,
                 drift=self._drift.state(),
             )
             self._publisher.send(Message(event))
@@ -334,6 +337,7 @@ class EventEmitter:
             change=change.change,
             applied=change.applied,
             detail=change.detail,
+            by=change.by,
             product=self._setup.product,
             bundle=bundle_name(self._setup),
             acting=self._setup.acting,
