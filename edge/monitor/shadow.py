@@ -1,4 +1,7 @@
-"""What a shadow bundle found beside the line's own, in a file per pair of bundles, and the comparison of both."""
+"""What a shadow bundle found beside the line's own, and the comparison of both.
+
+A folder has a file per pair of bundles, and as an evidence store the pictures of frames on which they differ.
+"""
 
 import contextlib
 from collections.abc import Callable
@@ -17,6 +20,7 @@ from heatline.edge.util.files import replacing, writing
 from heatline.edge.util.systemd import LINES, STATE_FOLDERS, state_folder
 from heatline.edge.wire.events import BundleName
 
+FOLDER = "shadow"
 LISTED = 200
 """The last frames on which the verdicts differ that a file holds, and as many of the others; all are counted."""
 RIGHT = {"good": "GOOD", "defective": "DEFECT"}
@@ -58,15 +62,20 @@ def read_findings(path: Path) -> Findings:
         raise InputError(f"{path} cannot be read ({error}); check the disk, or delete the file") from error
 
 
-def findings_file(line: Path, config: LineConfig, digests: tuple[str, str]) -> Path:
-    """Return the file of a line for the bundle of the line and its shadow."""
+def shadow_folder(line: Path, config: LineConfig) -> Path:
+    """Return the folder of a line, beside what else it stores."""
     of_service = STATE_FOLDERS / line.stem if line.absolute().parent == LINES else None
     folder = state_folder() or of_service or config.journal.folder
     if folder is None:
         raise ConfigError(
             f"{line} names no folder for what the shadow bundle finds; set journal.folder, or run the line as a service"
         )
-    return folder / f"shadow-{digests[0][:12]}-{digests[1][:12]}.json"
+    return folder / FOLDER
+
+
+def findings_file(folder: Path, line: BundleName, shadow: BundleName) -> Path:
+    """Return the file of two bundles."""
+    return folder / f"{line.digest[:12]}-{shadow.digest[:12]}.json"
 
 
 def compare(file: Path, review_of: Callable[[str], Review | None]) -> dict[str, Any]:
@@ -82,7 +91,7 @@ def compare(file: Path, review_of: Callable[[str], Review | None]) -> dict[str, 
     if config.former is not None:
         with contextlib.suppress(BundleError):
             former = name_of_bundle(config.former)
-    found = read_findings(findings_file(file, config, (line.digest, shadow.digest)))
+    found = read_findings(findings_file(shadow_folder(file, config), line, shadow))
     rows = [{**row, "review": review_of(row["id"])} for each in (found.differing, found.others) for row in each[::-1]]
     truths = [(RIGHT[row["review"].truth], row) for row in rows if row["review"] and row["review"].truth]
     truths = [(truth, row) for truth, row in truths if row["verdict"] != row["shadow"]["verdict"]]

@@ -4,6 +4,7 @@ The line starts it with a low priority. It may be killed at any moment. The line
 a place free, so a slow one costs the line less, and leaves frames out.
 """
 
+import contextlib
 import logging
 import signal
 import sys
@@ -15,14 +16,15 @@ import cv2
 from msgspec.structs import replace
 
 from heatline.edge.config import LineConfig, load_config
-from heatline.edge.errors import DeliveryError, HeatlineError
+from heatline.edge.errors import DeliveryError, HeatlineError, InputError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME
 from heatline.edge.inference.engine import PROCESSOR
 from heatline.edge.inspection.inspector import Setup, outcome_of
 from heatline.edge.monitor.memory import Row, row_of
 from heatline.edge.monitor.pictures import MOST_SLOTS, Picture, PictureClient, picture_socket
-from heatline.edge.monitor.shadow import Findings, findings_file, read_findings
+from heatline.edge.monitor.recorder import EvidenceWriter, Limits
+from heatline.edge.monitor.shadow import Findings, findings_file, read_findings, shadow_folder
 from heatline.edge.service.changeover import prepare
 from heatline.edge.service.events import bundle_name
 from heatline.edge.util.process import yield_processor
@@ -33,6 +35,8 @@ logger = logging.getLogger("heatline.edge.service.shadow")  # this module is __m
 
 WRITE_EVERY_SECONDS = 2.0
 """The disk belongs to the journal. Of a process that is killed, so much is lost."""
+LIMITS = Limits(keep_s=30 * 86400, keep_bytes=256 << 20)
+"""Of pictures of frames on which the bundles differ."""
 
 
 def main() -> int:
@@ -47,7 +51,8 @@ def main() -> int:
         slots = min(len(config.cameras) + 1, MOST_SLOTS)
         with PictureClient(picture_socket(file), slots=slots) as line:
             try:
-                _judge_all(line, file, config, found)
+                with EvidenceWriter(shadow_folder(file, config), utf8_safe(file.stem), LIMITS) as pictures:
+                    _judge_all(line, config, found, pictures)
             except DeliveryError:  # the line has ended
                 return 0
             except HeatlineError as error:
@@ -61,7 +66,7 @@ def main() -> int:
     return 0
 
 
-def _judge_all(line: PictureClient, file: Path, config: LineConfig, found: dict[Path, Findings]) -> None:
+def _judge_all(line: PictureClient, config: LineConfig, found: dict[Path, Findings], pictures: EvidenceWriter) -> None:
     """Judge frames as the line would with the shadow's bundle, until it has ended, which is a DeliveryError.
 
     The newest frame of each camera waits, so that each has its turn.
@@ -69,7 +74,8 @@ def _judge_all(line: PictureClient, file: Path, config: LineConfig, found: dict[
     assert config.shadow is not None  # or the line starts no such process
     engine = replace(config.engine, device=PROCESSOR, threads=1, streams=1)
     setup = prepare(replace(config, bundle=config.shadow, engine=engine)).setup
-    state, write_at_s, dropped = ShadowState(bundle=bundle_name(setup)), 0.0, 0
+    bundle = bundle_name(setup)
+    state, write_at_s, dropped = ShadowState(bundle=bundle), 0.0, 0
     waiting: dict[str, Picture] = {}
     while True:
         if time.monotonic() >= write_at_s:
@@ -86,10 +92,14 @@ def _judge_all(line: PictureClient, file: Path, config: LineConfig, found: dict[
             continue
         picture = waiting.pop(next(iter(waiting)))
         if picture.event.product == setup.product:  # else it was on its way as the line changed over
-            path = findings_file(file, config, (picture.event.bundle.digest, setup.bundle.digest))
+            path = findings_file(pictures.folder, picture.event.bundle, bundle)
             if path not in found:
                 found[path] = read_findings(path)
-            found[path].add(_row(picture, setup), dropped)
+            row = _row(picture, setup)
+            found[path].add(row, dropped)
+            if row["verdict"] != row["shadow"]["verdict"]:
+                with contextlib.suppress(InputError):  # the disk is nearly full; the frame counts
+                    pictures.write(picture)
             state = replace(state, judged=state.judged + 1, dropped=state.dropped + dropped)
             dropped = 0
         picture.release()
