@@ -63,6 +63,7 @@ export class Shadow {
 
   /** Exchange the bundles; the server refuses if another one than this was offered meanwhile. */
   async #exchange(what, bundle) {
+    if (!confirm(`Inspect with ${bundle.name} ${bundle.version} from the next frame on?`)) return;
     if (!this.#marks.reviewer) await this.#marks.askName();
     if (!this.#marks.reviewer) return;
     const buttons = this.#root.querySelectorAll(".exchange button");
