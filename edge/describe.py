@@ -19,6 +19,7 @@ from heatline.edge.wire.events import (
     JournalEvent,
     JournalState,
     ReviewEvent,
+    ShadowState,
     StatusEvent,
     VerdictEvent,
     WebState,
@@ -62,10 +63,11 @@ def describe_event(event: Event) -> EventText:
             state, colour = ("active", "yellow") if event.active else ("over", "green")
             return EventText(event.camera, "", f"{event.measure} {state}", event.detail, colour)
         case ChangeEvent():
+            by = "" if event.by is None else f", by {event.by}"
             if event.applied:
                 active = describe_active(event.product, event.bundle)
-                return EventText("", "", f"{event.change} applied", active, "green")
-            return EventText("", "", f"{event.change} refused", event.detail or "", "red")
+                return EventText("", "", f"{event.change} applied", active + by, "green")
+            return EventText("", "", f"{event.change} refused", (event.detail or "") + by, "red")
         case JournalEvent():
             return EventText("", "", event.kind, event.detail, "green" if event.kind in WELL else "red")
         case ReviewEvent():
@@ -120,7 +122,7 @@ def describe_active(product: str | None, bundle: BundleName | None) -> str:
 
 
 def describe_change(change: Change) -> str:
-    at = local_time(change.at_ns, DATE_TIME)
+    at = local_time(change.at_ns, DATE_TIME) + ("" if change.by is None else f" by {change.by}")
     if change.applied:
         return f"{change.change}, active since {at}"
     return f"{change.change}, refused at {at}: {change.detail}"
@@ -186,6 +188,15 @@ def describe_evidence(evidence: EvidenceState) -> str:
 
 def describe_web(web: WebState) -> str:
     return "served" if web.fault is None else f"NOT SERVED NOW ({web.fault})"
+
+
+def describe_shadow(shadow: ShadowState) -> str:
+    """Describe the shadow bundle, and whether it judges frames now."""
+    if shadow.fault is not None:
+        return f"JUDGES NO FRAMES NOW ({shadow.fault})"
+    if shadow.bundle is None:
+        return "is being started"
+    return f"{describe_bundle(shadow.bundle)}, {shadow.judged} frames judged, {shadow.dropped} left out"
 
 
 def describe_consumer(consumer: Consumer, journal: JournalState) -> str:

@@ -57,6 +57,14 @@ def interval(count: int, n: int) -> tuple[float, float]:
     return 1.0 - upper_bound(n - count, n, one_sided), upper_bound(count, n, one_sided)
 
 
+def share_of(count: int, of: int) -> dict[str, float] | None:
+    """Return an observed share with its 95 % interval of Clopper and Pearson; None: nothing was observed."""
+    if not of:
+        return None
+    low, high = interval(count, of)
+    return {"count": count, "of": of, "share": count / of, "low": low, "high": high}
+
+
 def frames_to_show(share: float) -> int:
     """Return the smallest number of frames that show a share > 0 if none of them reaches the threshold.
 

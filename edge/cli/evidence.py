@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from heatline.edge.calibration.statistics import interval
+from heatline.edge.calibration.statistics import share_of
 from heatline.edge.cli.output import (
     VERDICT,
     CommandGroup,
@@ -18,6 +18,7 @@ from heatline.edge.cli.output import (
     print_report,
     print_warnings,
     progress_bar,
+    share_text,
 )
 from heatline.edge.describe import describe_bundle, describe_event, utc
 from heatline.edge.errors import ConfigError, InputError
@@ -265,7 +266,7 @@ def report(line: str, since: str | None, as_json: bool) -> None:
         counts.setdefault((entry.day, entry.event.camera), Counter()).update(_counted(entry))
     rows = [_rates(day, camera, counts[day, camera]) for day, camera in sorted(counts)]
     total = _rates("all", "all", sum(counts.values(), Counter()))
-    cells = [[_rate_text(row[field]) for field in RATES.values()] for row in [*rows, total] if rows]
+    cells = [[share_text(row[field]) for field in RATES.values()] for row in [*rows, total] if rows]
     notes = [
         "false alarms: share of the reviewed DEFECTs. missed: share of the reviewed GOODs. In brackets: 95 % interval. "
         "A share is only as good as the choice of what was reviewed."
@@ -297,24 +298,9 @@ def _rates(day: str, camera: str, counts: Counter[str]) -> dict[str, Any]:
         "day": day,
         "camera": camera,
         **{name: counts[name] for name in names},
-        "false_alarm": _share(counts["wrong_defects"], counts["reviewed_defects"]),
-        "missed": _share(counts["wrong_goods"], counts["reviewed_goods"]),
+        "false_alarm": share_of(counts["wrong_defects"], counts["reviewed_defects"]),
+        "missed": share_of(counts["wrong_goods"], counts["reviewed_goods"]),
     }
-
-
-def _share(count: int, of: int) -> dict[str, float] | None:
-    """Return an observed share with its 95 % interval of Clopper and Pearson."""
-    if not of:
-        return None
-    low, high = interval(count, of)
-    return {"count": count, "of": of, "share": count / of, "low": low, "high": high}
-
-
-def _rate_text(value: dict[str, float] | str | int | None) -> str:
-    if isinstance(value, dict):
-        share, low, high = (f"{100 * value[name]:.3g}" for name in ("share", "low", "high"))
-        return f"{value['count']}: {share} % ({low} to {high} %)"
-    return "" if value is None else str(value)
 
 
 @evidence.command(epilog="Example: heatline evidence export line1 new-pictures --since 2026-11-21")

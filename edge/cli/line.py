@@ -1,14 +1,9 @@
 """`heatline run`, `status`, `reload`, `select` and `trigger`: a line, and what it is asked and told to do."""
 
-import contextlib
-import json
+import getpass
 import os
-import re
-import signal
 import time
-import tomllib
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -16,26 +11,16 @@ import zmq
 from msgspec.structs import asdict
 
 from heatline.edge import describe
-from heatline.edge.bundle import open_bundle
 from heatline.edge.cli.output import exit_immediately, json_option, print_report, reply_timeout_option, say
 from heatline.edge.config import load_config
 from heatline.edge.delivery.client import Commander, require_authorized
-from heatline.edge.delivery.subscriber import Subscriber, next_status
-from heatline.edge.errors import CommandRefusedError, ConfigError, DeliveryError
+from heatline.edge.delivery.subscriber import next_status
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, key_options, name_of
-from heatline.edge.util.files import replacing, writing
 from heatline.edge.wire.commands import Announced
-from heatline.edge.wire.events import ChangeEvent, Handshake, HandshakeState, Message, StatusEvent
+from heatline.edge.wire.events import ChangeEvent, Handshake, HandshakeState, StatusEvent
 
 EXIT_CODES: Mapping[HandshakeState, int] = {"READY": 0, "BUSY": 16, "DEGRADED": 17, "NOT_READY": 18}
 """Of `status`. Different from those of errors, so that a script can tell a line that is not ready from a failure."""
-STATUS_WITHIN_SECONDS = 5.0
-"""A running line publishes its status about once a second."""
-BUNDLE_LINE = re.compile(r"""^([ \t]*bundle[ \t]*=[ \t]*)("(?:[^"\\\n]|\\.)*"|'[^'\n]*')""", re.MULTILINE)
-TOP_COMMENT = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\r?\n)*")
-"""What stands before the first key or table. It ends with a line break, or is empty."""
-POLL_SECONDS = 0.5
-"""Longest wait of the subscriber for a message."""
 
 
 @click.command(epilog="Example: heatline run /etc/heatline/line1.toml")
@@ -107,6 +92,7 @@ def _facts(event: StatusEvent) -> dict[str, object]:
         **{f"consumer {name}": journal and describe.describe_consumer(one, journal) for name, one in consumers.items()},
         "evidence": event.evidence and describe.describe_evidence(event.evidence),
         "page": event.web and describe.describe_web(event.web),
+        "shadow": event.shadow and describe.describe_shadow(event.shadow),
         "refused": ", ".join(f"{count} {reason}" for reason, count in event.refused.items()) or None,
         "last change": event.last_change and describe.describe_change(event.last_change),
     }
@@ -132,124 +118,31 @@ def reload(line: str, bundle: Path | None, product: str | None, timeout_s: float
     LINE is a line's name, its TOML file, or the address of its events. If the file or what it names cannot be used,
     nothing changes, and the command prints the reason.
     """
+    from heatline.edge.monitor.activation import BUNDLE, FORMER, reload_line, rewrite
+
     if bundle is None:
         if product is not None:
             raise click.UsageError("--product needs --bundle")
-        _reload(line, timeout_s, key_files)
+        say_active(reload_line(line, user_name(), timeout_s, key_files))
         return
     if "://" in line:
         raise click.UsageError(f"--bundle changes a line's file, and {line} is an address; name the line or its file")
-    file, bundle = file_of(line), bundle.absolute()
-    config = load_config(file)
+    config = load_config(file_of(line))
+    changes: dict[str, Path | None] = {BUNDLE: bundle.absolute()}
     config.of_product(product or config.product)
-    open_bundle(bundle)
-    before = file.read_bytes()
-    after = with_bundle(before.decode("utf-8-sig"), bundle, product, file).encode()
-    try:
-        _reload(line, timeout_s, key_files, partial(_rewrite, file, after))
-    except CommandRefusedError as error:
-        is_ours = file.read_bytes() == after
-        if is_ours:
-            _rewrite(file, before)
-        state = "is as before" if is_ours else "was changed meanwhile, and is left so: correct its bundle by hand"
-        raise CommandRefusedError(error.reason, f"{error.detail}; {file} {state}") from error
+    if product is None:
+        changes[FORMER] = config.bundle
+    say_active(rewrite(line, changes, user_name(), product=product, timeout_s=timeout_s, key_files=key_files))
 
 
-def with_bundle(text: str, bundle: Path, product: str | None, file: Path) -> str:
-    """Return the text of a line's file with another bundle. Comments, order and all other keys stay.
-
-    Of all lines that could be the key, it changes the one whose change gives the wanted tables, so that it needs no
-    TOML parser that writes.
-
-    Args:
-        product: one that the file has, whose bundle is changed; None: the line's own.
-        file: for messages.
-    """
-    wanted = tomllib.loads(text)
-    owner = wanted if product is None else next(each for each in wanted["products"] if each["name"] == product)
-    owner["bundle"] = str(bundle)
-    for found in BUNDLE_LINE.finditer(text):
-        # TOML has no surrogate pairs, so only the characters that must be escaped are.
-        changed = f"{text[: found.start(2)]}{json.dumps(str(bundle), ensure_ascii=False)}{text[found.end(2) :]}"
-        with contextlib.suppress(tomllib.TOMLDecodeError):
-            if tomllib.loads(changed) == wanted:
-                return changed
-    if product is None and "bundle" not in tomllib.loads(text):
-        first = TOP_COMMENT.match(text)
-        assert first is not None
-        return f"{first[0]}bundle = {json.dumps(str(bundle), ensure_ascii=False)}\n{text[first.end() :]}"
-    where = "bundle" if product is None else f"bundle of product {product}"
-    raise ConfigError(f'{file} has no line that sets {where}; write it there by hand: bundle = "{bundle}"')
+def user_name() -> str:
+    """Return who runs this command, for the line's journal."""
+    return (os.environ.get("SUDO_USER") or getpass.getuser())[:64]
 
 
-def _rewrite(file: Path, data: bytes) -> None:
-    """Replace a file. It keeps its mode and owner, so that the line's user can still read it."""
-    with writing(file, ConfigError), replacing(file) as new:
-        status = file.stat()
-        new.write_bytes(data)
-        new.chmod(status.st_mode & 0o7777)
-        if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
-            os.chown(new, status.st_uid, status.st_gid)
-
-
-def _reload(
-    line: str, timeout_s: float, key_files: KeyFiles, before_request: Callable[[], None] = lambda: None
-) -> None:
-    """Reload the line's file.
-
-    Args:
-        before_request: called just before the line is asked; it runs, and can be asked.
-    Raises:
-        CommandRefusedError: the line refuses the file. After other errors, it is not known whether it took it.
-    """
-    address, keys = endpoint_of(line, "events", key_files)
-    with Subscriber(address, topics=["change", "status"], timeout_s=min(timeout_s, POLL_SECONDS), keys=keys) as events:
-        status = first_status(events, min(timeout_s, STATUS_WITHIN_SECONDS))
-        if status is None:
-            require_authorized(address, keys, zmq.SUB)
-            raise DeliveryError(f"nothing came from {address}, so no line was asked to reload; is the line running?")
-        try:
-            os.kill(status.pid, 0)
-            before_request()
-            os.kill(status.pid, signal.SIGHUP)
-        except OSError as error:
-            raise DeliveryError(
-                f"process {status.pid} cannot be asked to reload ({error.strerror}); check that the line runs on this "
-                "machine, and run this as the line's user or as root"
-            ) from error
-        change = _wait_for_change(events, status, timeout_s)
-    if not change.applied:
-        raise CommandRefusedError(None, change.detail or "the line's log says why")
+def say_active(change: ChangeEvent) -> None:
+    """Print what is active now."""
     say(f"{change.line}: {describe.describe_active(change.product, change.bundle)} is active")
-
-
-def first_status(events: Subscriber, timeout_s: float) -> StatusEvent | None:
-    """Wait for a status of the line. Once it is received, no later event is missed."""
-    deadline_s = time.monotonic() + timeout_s
-    while True:
-        received = events.receive()
-        if isinstance(received, Message) and isinstance(received.event, StatusEvent):
-            return received.event
-        if time.monotonic() >= deadline_s:
-            return None
-
-
-def _wait_for_change(events: Subscriber, status: StatusEvent, timeout_s: float) -> ChangeEvent:
-    deadline_s = time.monotonic() + timeout_s
-    while True:
-        received = events.receive()
-        event = received.event if isinstance(received, Message) else None
-        if isinstance(event, ChangeEvent) and event.change == "reload":
-            return event
-        if isinstance(event, StatusEvent) and (event.state == "STOPPED" or event.boot_id != status.boot_id):
-            raise DeliveryError(
-                f"the line {status.line!r} stopped before it reported the result of the reload; see its log"
-            )
-        if time.monotonic() >= deadline_s:
-            raise DeliveryError(
-                f"the line {status.line!r} did not report the result of the reload within {timeout_s:g} s, and may "
-                "still apply it; see its change events and its log"
-            )
 
 
 @click.command(epilog="Example: heatline select line1 4711")

@@ -189,6 +189,14 @@ def facts_of(report: object, **words: object) -> dict[str, object]:
     return {key.replace("_", " "): value for key, value in {**fields, **words}.items()}
 
 
+def share_text(value: dict[str, float] | str | int | None) -> str:
+    """Return a share with its interval as text, and any other value as it is."""
+    if isinstance(value, dict):
+        share, low, high = (f"{100 * value[name]:.3g}" for name in ("share", "low", "high"))
+        return f"{value['count']}: {share} % ({low} to {high} %)"
+    return "" if value is None else str(value)
+
+
 def print_made_key(private: Path, public: Path, algorithm: str, fingerprint: str, as_json: bool) -> None:
     """Report a new key."""
     report = {"private": str(private), "public": str(public), "algorithm": algorithm, "fingerprint": fingerprint}

@@ -179,6 +179,11 @@ class LineConfig(_Table, frozen=True, kw_only=True):
     (docs/collect.md): no frame gets a verdict."""
     cameras: Annotated[list[CameraSettings], Meta(min_length=1)]
     """One `[[cameras]]` per camera, at least one (docs/cameras.md). One engine serves all cameras."""
+    shadow: Path | None = None
+    """Folder of a bundle that judges the same frames in idle time, to be compared with `bundle` (docs/shadow.md). A
+    product with its own bundle has none."""
+    former: Path | None = None
+    """Folder of the bundle before, to which `heatline shadow --back` returns. Commands and the page write it."""
     product: str | None = None
     """The product that is active until another is selected. Required if there are products."""
     products: list[ProductConfig] = []
@@ -256,6 +261,7 @@ def _with_product(config: LineConfig, product: ProductConfig) -> LineConfig:
         config,
         product=product.name,
         bundle=config.bundle if product.bundle is None else product.bundle,
+        shadow=config.shadow if product.bundle is None else None,
         thresholds=thresholds,
         cameras=[msgspec.structs.replace(camera, **own.get(camera.name, {})) for camera in config.cameras],
     )
@@ -307,6 +313,7 @@ def _checks(config: LineConfig) -> list[tuple[Callable[[Any], None], Any]]:
         (check_modbus, config.modbus),
         (check_opcua, config.opcua),
         (_check_bridge_names, config),
+        (_check_shadow, config.shadow and config),
     ]
 
 
@@ -324,6 +331,13 @@ def _check_cameras(cameras: Sequence[CameraSettings]) -> None:
                 f'camera {camera.name} has a deadline and on_overload = "block", with which a frame may wait for ever; '
                 'set on_overload = "drop_oldest" or "drop_newest", or remove deadline_ms'
             )
+
+
+def _check_shadow(config: LineConfig) -> None:
+    if config.bundle is None:
+        raise ConfigError(
+            f"shadow is {str(config.shadow)!r}, and the line has no bundle to compare it with; name it as bundle"
+        )
 
 
 def _check_bridge_names(config: LineConfig) -> None:

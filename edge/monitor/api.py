@@ -19,15 +19,18 @@ from heatline.edge.config import load_config
 from heatline.edge.errors import DeliveryError, HeatlineError, InputError, JournalError
 from heatline.edge.labels.collected import collect_folder, count_collected, name_of
 from heatline.edge.labels.folder import Label, LabelFolder
+from heatline.edge.monitor.activation import activate
 from heatline.edge.monitor.held_picture import HeldPicture, Pictures, References, jpeg_of, picture_id, png_of
 from heatline.edge.monitor.marks import Review, mark_of
 from heatline.edge.monitor.memory import HISTORY_SECONDS, ROWS, Memory, describe, readiness, row_of
 from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.pictures import Picture, add_mark
 from heatline.edge.monitor.recorder import encode_frame
+from heatline.edge.monitor.shadow import compare
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.wire.events import COLLECTING, Areas, MarkKind, StatusEvent
+from heatline.edge.wire.events import COLLECTING, Areas, Digest, MarkKind, StatusEvent
+from heatline.edge.wire.requests import UNREADABLE, ShortText, require_printable
 
 _log = RateLimitedLog(logging.getLogger(__name__))
 Handler = Callable[[Request], Response | Awaitable[Response]]
@@ -52,7 +55,18 @@ class MarkRequest(Areas, frozen=True, kw_only=True, forbid_unknown_fields=True):
     at_xy: list[tuple[int, int]] = msgspec.field(default_factory=list)
 
 
+class ExchangeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a person wants to be the line's bundle. The page shows which one that would be."""
+
+    bundle: Digest
+    by: ShortText
+
+    def __post_init__(self) -> None:
+        require_printable(by=self.by)
+
+
 _decode_mark = msgspec.json.Decoder(MarkRequest).decode
+_decode_exchange = msgspec.json.Decoder(ExchangeRequest).decode
 
 
 class Api:
@@ -97,6 +111,7 @@ class Api:
             "/api/scores": self.scores,
             "/api/review": self.review,
             "/api/collected": self.collected,
+            "/api/shadow": self.shadow,
             of_picture: self.why,
             f"{of_picture}/frame.jpg": self._jpeg(frame_of),
             f"{of_picture}/frame.png": self._png(frame_of),
@@ -107,7 +122,8 @@ class Api:
             f"{of_picture}/difference.png": self._png(self._references.difference, is_cut=True),
         }
         reading = [Route(path, handler) for path, handler in handlers.items()]
-        return [*reading, Route("/api/marks", self.mark, methods=["POST"])]
+        writing = {"/api/marks": self._mark, "/api/activate": self._activate, "/api/back": self._back}
+        return [*reading, *(Route(path, self._write(do), methods=["POST"]) for path, do in writing.items())]
 
     async def healthz(self, _: Request) -> Response:
         return json({"status": "the program of the page works; /readyz says whether the line does"})
@@ -180,17 +196,49 @@ class Api:
             raise HTTPException(404, f"picture {found.id} has no heatmap: the frame was not judged")
         return _picture(data)
 
-    async def mark(self, request: Request) -> Response:
-        """Send a mark to the line, and answer once it is journalled."""
-        body = await read_body(request, LARGEST_MARK)
-        if body is None:
-            raise HTTPException(413, f"the mark has more than {LARGEST_MARK} bytes; name fewer positions")
-        return json(await run_in_threadpool(self._mark, body))
+    def shadow(self, _: Request) -> Response:
+        return json(compare(self._file, self._memory.review_of))
+
+    def _write(self, do: Callable[[bytes], dict[str, object]]) -> Handler:
+        """Return what answers with what is done for the body of a request: a mark once it is journalled, a change once
+        the line has it.
+        """
+
+        async def answer(request: Request) -> Response:
+            body = await read_body(request, LARGEST_MARK)
+            if body is None:
+                raise HTTPException(413, f"the mark has more than {LARGEST_MARK} bytes; name fewer positions")
+            return json(await run_in_threadpool(do, body))
+
+        return answer
+
+    def _activate(self, body: bytes) -> dict[str, object]:
+        return self._exchange(body, back=False)
+
+    def _back(self, body: bytes) -> dict[str, object]:
+        return self._exchange(body, back=True)
+
+    def _exchange(self, body: bytes, *, back: bool) -> dict[str, object]:
+        try:
+            wanted = _decode_exchange(body)
+        except UNREADABLE as problem:
+            raise HTTPException(400, f"this names no bundle: {problem}; expected bundle and by") from problem
+        try:
+            found = compare(self._file, lambda _: None)
+            offered = found["former"] if back else found["shadow"]["bundle"]
+            if offered is None or offered.digest != wanted.bundle:
+                raise HTTPException(409, "another bundle was activated or set meanwhile; look at the page again")
+            event = activate(str(self._file.absolute()), wanted.by, back=back)
+        except DeliveryError as problem:
+            raise HTTPException(503, str(problem)) from problem
+        except HeatlineError as problem:
+            raise HTTPException(409, str(problem)) from problem
+        return {"bundle": event.bundle, "seq": event.seq}
 
     def _mark(self, body: bytes) -> dict[str, object]:
         try:
             wanted = _decode_mark(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
+        except UNREADABLE as problem:
             expected = "picture, kind, by, and at_xy, boxes_xywh or strokes if missed"
             raise HTTPException(400, f"this is not a mark: {problem}; expected {expected}") from problem
         found = self._find(wanted.picture)

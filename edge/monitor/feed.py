@@ -30,17 +30,27 @@ from heatline.edge.monitor.pictures import (
     ALIGNED_TO,
     AddMark,
     Array,
+    AskReload,
     EvidenceFacts,
     Hello,
     KeepReport,
     PictureReady,
     Report,
+    ReportShadow,
     ToLine,
 )
 from heatline.edge.util.channel import Channel, NewRing, ReleaseSlot, RingWriter
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.wire.events import COLLECTING, CollectState, EvidenceState, Mark, VerdictEvent, header_of
+from heatline.edge.wire.events import (
+    COLLECTING,
+    CollectState,
+    EvidenceState,
+    Mark,
+    ShadowState,
+    VerdictEvent,
+    header_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +82,8 @@ class _Client:
         self.next_good_ns: dict[str, int] = {}
         """By camera: it wants no GOOD frame that was captured before this time, monotonic."""
         self.report: StoreReport | None = None
+        self.skipped = 0
+        """Pictures that it could not be given since the last one."""
 
     def wants(self, event: VerdictEvent) -> bool:
         """Return whether it wants the frame of an event; count it."""
@@ -110,6 +122,10 @@ class PictureFeed:
         self._path = path
         self.on_mark: Callable[[Mark], None] = lambda _mark: None
         """Is given each mark that a program sends, on the feed's thread."""
+        self.on_reload: Callable[[str], None] = lambda _by: None
+        """Is given the name of each person who asks for a reload, on the feed's thread."""
+        self.shadow: ShadowState | None = None
+        """What the process of the shadow bundle reported last, also if it has ended."""
         self._lock = threading.Lock()
         self._clients: list[_Client] = []
         self._evidence = EvidenceState()
@@ -143,6 +159,7 @@ class PictureFeed:
         if wishes is not None and len(ring.held) < wishes.slots and self._has_room(client, wishes, content.size):
             slot = ring.take()
         if slot is None:
+            client.skipped += 1
             if client.report is not None:
                 self._skip(1)
             elif wishes is not None and wishes.collected == "only":
@@ -150,7 +167,8 @@ class PictureFeed:
             return
         for array, place in zip(content.arrays, content.places, strict=True):
             ring.view(slot, place.shape, place.kind, place.at)[...] = array
-        client.send(PictureReady(ring.generation, slot, content.places, content.facts))
+        client.send(PictureReady(ring.generation, slot, content.places, content.facts, client.skipped))
+        client.skipped = 0
 
     def _has_room(self, client: _Client, wishes: Hello, size: int) -> bool:
         """Make the slots of a client's ring large enough if they are not; return whether they are."""
@@ -231,6 +249,8 @@ class PictureFeed:
             message = client.channel.receive()
             if isinstance(message, AddMark):
                 self.on_mark(message.mark)
+            elif isinstance(message, AskReload):
+                self.on_reload(message.by)
             elif message is not None:
                 with self._lock:
                     self._handle(client, message)
@@ -259,6 +279,8 @@ class PictureFeed:
                 client.report = StoreReport(state, time.monotonic(), web_fault)
             case KeepReport(fault):
                 self._collect = replace(self._collect, fault=fault)
+            case ReportShadow(state) if client.wishes is not None:
+                self.shadow = state
             case _:
                 raise ValueError(f"{type(message).__name__} out of place")
 

@@ -5,7 +5,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -203,10 +203,14 @@ class PictureMemory:
 
 
 class Pictures:
-    """All pictures of a line, in memory and stored. Any thread may use it but the event loop: it reads the disk."""
+    """All pictures of a line, in memory and stored. Any thread may use it but the event loop: it reads the disk.
 
-    def __init__(self, memory: PictureMemory, store: EvidenceStore | None) -> None:
-        self._memory, self._store = memory, store
+    Args:
+        beside: another store, in which nobody marks pictures.
+    """
+
+    def __init__(self, memory: PictureMemory, store: EvidenceStore | None, beside: EvidenceStore | None = None) -> None:
+        self._memory, self._store, self._beside = memory, store, beside
         self._lock = threading.Lock()
         self._opened: OrderedDict[str, HeldPicture] = OrderedDict()
 
@@ -228,13 +232,12 @@ class Pictures:
         return None if self._store is None else self._store.find(wanted)
 
     def _open(self, wanted: str) -> HeldPicture | None:
-        entry = self.entry(wanted)
-        if entry is None or self._store is None:
-            return None
-        frame = self._store.frame_path(entry.picture, entry.day)
-        if frame is None:  # it was deleted a moment ago
-            return None
-        return HeldPicture(entry.event, lambda: _read_frame(frame), _evidence(entry, self._store))
+        for store in filter(None, (self._store, self._beside)):
+            entry = store.find(wanted)
+            frame = None if entry is None else store.frame_path(entry.picture, entry.day)
+            if entry is not None and frame is not None:  # else it was deleted a moment ago
+                return HeldPicture(entry.event, partial(_read_frame, frame), _evidence(entry, store))
+        return None
 
 
 def _read_frame(path: Path) -> NDArray[np.uint8]:

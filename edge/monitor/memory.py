@@ -43,7 +43,7 @@ SILENT_AFTER_SECONDS = 3.0
 STALE_AFTER_PERIODS = 3
 STALE_AFTER_SECONDS = 2.0
 """At least."""
-OF_STATUS = "journal", "evidence", "bundle", "product", "acting", "precision"
+OF_STATUS = "journal", "evidence", "bundle", "product", "acting", "precision", "shadow"
 """What the page shows as the line reported it last; null: it has not reported."""
 
 
@@ -362,6 +362,8 @@ def _words(memory: Memory, running: bool, cameras: dict[str, dict[str, Any]]) ->
         words += _about_consumers(status)
         if memory.pictures_fault is not None:
             words.append(f"No pictures come from the line: {_sentence(memory.pictures_fault)}")
+        if status.shadow is not None and status.shadow.fault is not None:
+            words.append(f"The shadow bundle judges no frames: {_sentence(status.shadow.fault)}")
         if not status.acting:
             words.append("The line is being commissioned: no ejector may act on its verdicts.")
     return words

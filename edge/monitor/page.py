@@ -41,6 +41,7 @@ from heatline.edge.monitor.live import LARGEST_MESSAGE, Live
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.pictures import MOST_SLOTS, Picture, picture_socket
+from heatline.edge.monitor.shadow import shadow_folder
 from heatline.edge.monitor.store import EvidenceStore, evidence_of
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, journal_of, name_of
 from heatline.edge.util.listener import ACCEPTED_AT_ONCE, Listener
@@ -182,7 +183,10 @@ def application(
     choose: Choose = not_chosen,
 ) -> Starlette:
     """Return the application, which is not protected yet. Arguments: as for `Api`."""
-    pictures = Pictures(memory.pictures, store)
+    beside = None
+    with contextlib.suppress(HeatlineError):  # the line reports it
+        beside = EvidenceStore(shadow_folder(file, load_config(file)))
+    pictures = Pictures(memory.pictures, store, beside)
     live = Live(line, memory)
     api = Api(line, memory, pictures, metrics, store, file, socket, journal, choose)
 

@@ -27,7 +27,16 @@ from heatline.edge.errors import DeliveryError
 from heatline.edge.inspection.verdict import TileScores
 from heatline.edge.util.channel import Channel, Message, ReleaseSlot, RingReader
 from heatline.edge.util.systemd import LINES, RUNTIME_FOLDERS, runtime_folder
-from heatline.edge.wire.events import EvidenceState, HeatmapPng, Mark, ReviewEvent, VerdictEvent, event_from
+from heatline.edge.wire.events import (
+    EvidenceState,
+    HeatmapPng,
+    Mark,
+    ReviewEvent,
+    ShadowState,
+    VerdictEvent,
+    event_from,
+)
+from heatline.edge.wire.requests import ShortText
 
 MOST_SLOTS = 16
 ALIGNED_TO = 64
@@ -72,6 +81,8 @@ class Picture:
     """Grey [H, W], or RGB [H, W, 3]."""
     evidence: Evidence | None
     """None: the frame was not judged, e.g. because it does not show the product."""
+    skipped: int = 0
+    """Pictures that the line could not send to this program just before, as it held too many."""
     release: Callable[[], None] = field(default=lambda: None, compare=False)
     """Call this when the arrays are no longer used; the line can then send another picture."""
 
@@ -107,6 +118,18 @@ class AddMark(Message, frozen=True):
     mark: Mark
 
 
+class ReportShadow(Message, frozen=True):
+    """The state of the shadow bundle."""
+
+    state: ShadowState
+
+
+class AskReload(Message, frozen=True):
+    """A person asks the line to read its file again. Like a mark, it needs no `Hello`."""
+
+    by: ShortText
+
+
 class Array(msgspec.Struct, frozen=True, array_like=True):
     """Where an array lies in a slot."""
 
@@ -133,9 +156,10 @@ class PictureReady(Message, frozen=True):
     arrays: list[Array]
     """Its event as JSON, its image, and if it was judged, its heatmap and the origins and logits of its tiles."""
     evidence: EvidenceFacts | None
+    skipped: int = 0
 
 
-ToLine = Hello | ReleaseSlot | Report | KeepReport | AddMark
+ToLine = Hello | ReleaseSlot | Report | KeepReport | AddMark | ReportShadow | AskReload
 
 
 class PictureClient:
@@ -204,6 +228,11 @@ class PictureClient:
         with contextlib.suppress(OSError):
             self._line.send(KeepReport(fault))
 
+    def report_shadow(self, state: ShadowState) -> None:
+        """Send the line the state of the shadow bundle, which its status then shows."""
+        with contextlib.suppress(OSError):  # `receive` then says that the line has ended
+            self._line.send(ReportShadow(state))
+
     def close(self) -> None:
         """Close the connection. Pictures that were received can still be read."""
         self._line.close()
@@ -220,7 +249,13 @@ class PictureClient:
             with contextlib.suppress(OSError, IndexError):  # the line has ended, or it was released before
                 self._line.send(released.pop())
 
-        return Picture(_decode_event(event.data), image, evidence, release)
+        return Picture(_decode_event(event.data), image, evidence, ready.skipped, release)
+
+
+def ask_to_reload(path: Path, by: str) -> None:
+    """Ask a line to read its file again; a DeliveryError if it does not run, or this user may not connect."""
+    with contextlib.closing(_connect(path)) as line, contextlib.suppress(ConnectionError):
+        line.send(AskReload(by))
 
 
 def add_mark(path: Path, journal: Path, mark: Mark) -> ReviewEvent:

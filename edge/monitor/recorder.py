@@ -106,7 +106,7 @@ class EvidenceWriter:
     """
 
     def __init__(self, folder: Path, line: str, limits: Limits, wall_ns: Callable[[], int] = time.time_ns) -> None:
-        self._folder, self._line, self._limits, self._wall_ns = folder, line, limits, wall_ns
+        self.folder, self._line, self._limits, self._wall_ns = folder, line, limits, wall_ns
         with self._writing(), contextlib.ExitStack() as at_end:
             make_folder(folder)
             try:
@@ -138,7 +138,7 @@ class EvidenceWriter:
             is_chosen: a person chose it, not the line.
         """
         entry = _entry_of(picture, self._line, self._wall_ns(), is_chosen=is_chosen)
-        key, folder = (entry.picture, entry.day), self._folder / entry.day
+        key, folder = (entry.picture, entry.day), self.folder / entry.day
         with self._writing():
             if self._index.execute("SELECT 1 FROM pictures WHERE picture = ? AND day = ?", key).fetchone():
                 return False
@@ -249,11 +249,11 @@ class EvidenceWriter:
 
     def _lacking(self, size_bytes: int, held: int) -> int:
         """Return the bytes that the disk lacks for another entry, while all entries together hold as many at least."""
-        disk, spare = os.statvfs(self._folder), self._limits.spare_bytes
+        disk, spare = os.statvfs(self.folder), self._limits.spare_bytes
         lacking = max(0, spare + size_bytes - disk.f_bavail * disk.f_frsize)
         if lacking > held:
             raise InputError(
-                f"the disk of {self._folder} lacks {lacking / MIB:.0f} MiB of the {spare / MIB:.0f} MiB that it must "
+                f"the disk of {self.folder} lacks {lacking / MIB:.0f} MiB of the {spare / MIB:.0f} MiB that it must "
                 f"keep free, and all stored pictures take less ({held / MIB:.0f} MiB); make room on the disk"
             )
         return lacking
@@ -262,10 +262,10 @@ class EvidenceWriter:
         """Delete the files of entries that are deleted, or that a writer did not complete; other files stay."""
         for picture, day in self._index.execute("SELECT picture, day FROM leftovers").fetchall():
             for name in (f"{picture}{HEATMAP}", f"{picture}{FRAME}"):
-                (self._folder / day / name).unlink(missing_ok=True)
-                (self._folder / day / f".{name}.new").unlink(missing_ok=True)  # half written
+                (self.folder / day / name).unlink(missing_ok=True)
+                (self.folder / day / f".{name}.new").unlink(missing_ok=True)  # half written
             with contextlib.suppress(OSError):  # something else is in it
-                (self._folder / day).rmdir()
+                (self.folder / day).rmdir()
 
     def _review_of(self, key: Key) -> bytes | None:
         rows = self._index.execute("SELECT event FROM marks WHERE picture = ? AND day = ? ORDER BY rowid", key)
@@ -280,11 +280,11 @@ class EvidenceWriter:
     def _writing(self) -> Iterator[None]:
         """Translate the errors of the folder and its index into `InputError`."""
         try:
-            with writing(self._folder):
+            with writing(self.folder):
                 yield
         except sqlite3.Error as error:
             raise InputError(
-                f"{self._folder / INDEX} cannot be used ({error}); make room on the disk, or check the permissions"
+                f"{self.folder / INDEX} cannot be used ({error}); make room on the disk, or check the permissions"
             ) from error
 
 

@@ -288,9 +288,13 @@ class Changeover:
         """Accept requests from now on. Call this once cameras grab: their grab threads reconfigure them."""
         self._open = True
 
-    def reload(self) -> bool:
-        """Read the line's file again and activate it. Return False if another change is running: try again later."""
-        return self._begin("the line's file", self._reload)
+    def reload(self, by: str | None = None) -> bool:
+        """Read the line's file again and activate it. Return False if another change is running: try again later.
+
+        Args:
+            by: who asks for it, if that is known.
+        """
+        return self._begin("the line's file", lambda: self._reload(by))
 
     def select(self, product: str, answer: Answer) -> None:
         """Activate a product. Answer once it is active, or with the reason why it is not."""
@@ -359,7 +363,7 @@ class Changeover:
         finally:
             self._finish()
 
-    def _reload(self) -> None:
+    def _reload(self, by: str | None) -> None:
         notify_reloading()
         try:
             config = load_config(self._path)
@@ -367,9 +371,9 @@ class Changeover:
             # The selected product stays active unless the file no longer has it.
             selected = self._memory.selected
             known = selected in [product.name for product in config.products]
-            self._exchange("reload", config, selected if known else config.product)
+            self._exchange("reload", config, selected if known else config.product, by)
         except Exception as error:
-            self._refuse("reload", _describe_error(error))
+            self._refuse("reload", _describe_error(error), by)
         finally:
             if not self._closed:
                 notify("READY=1")
@@ -387,7 +391,9 @@ class Changeover:
         self._finish()
         answer(commands.Selected(product=product, bundle=bundle_name(self._active.setup)))
 
-    def _exchange(self, change: Literal["reload", "select"], config: LineConfig, product: str | None) -> None:
+    def _exchange(
+        self, change: Literal["reload", "select"], config: LineConfig, product: str | None, by: str | None = None
+    ) -> None:
         """Prepare a setup and activate it.
 
         Raises:
@@ -397,7 +403,7 @@ class Changeover:
         wanted = config.of_product(product)
         require_reversible(before.config, wanted)
         prepared = prepare(wanted, active=before)
-        applied = Change(change=change, applied=True, at_ns=time.time_ns())
+        applied = Change(change=change, applied=True, by=by, at_ns=time.time_ns())
 
         def activate() -> None:
             self._line.ledger.activate(prepared.setup)
@@ -408,11 +414,12 @@ class Changeover:
             self._line.events.emit_activation(applied, prepared.setup, activate)
         if before.verified is not None and prepared.verified is not before.verified:
             _close_once_unused(before.verified)
+        self._line.shadow.begin(prepared.config)
         logger.info("active: %s", describe_setup(prepared))
 
-    def _refuse(self, change: Literal["reload", "select"], detail: str) -> None:
+    def _refuse(self, change: Literal["reload", "select"], detail: str, by: str | None = None) -> None:
         logger.error("%s refused, and nothing has changed: %s", change, detail)
-        self.last = Change(change=change, applied=False, detail=detail, at_ns=time.time_ns())
+        self.last = Change(change=change, applied=False, detail=detail, by=by, at_ns=time.time_ns())
         self._finish()
         self._line.events.emit_refusal(self.last)
 

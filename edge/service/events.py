@@ -42,6 +42,7 @@ from heatline.edge.wire.events import (
     Mark,
     Message,
     ReviewEvent,
+    ShadowState,
     State,
     StatusEvent,
     Times,
@@ -303,6 +304,7 @@ class EventEmitter:
         evidence: EvidenceState | None = None,
         web: WebState | None = None,
         collect: CollectState | None = None,
+        shadow: ShadowState | None = None,
     ) -> None:
         """Emit the line's status. Its accounts and its last change are read after all events that they cover."""
         with self._lock:
@@ -329,6 +331,7 @@ class EventEmitter:
                 evidence=evidence,
                 web=web,
                 collect=collect,
+                shadow=shadow,
                 drift=self._drift.state(),
             )
             self._publisher.send(Message(event))
@@ -340,6 +343,7 @@ class EventEmitter:
             change=change.change,
             applied=change.applied,
             detail=change.detail,
+            by=change.by,
             product=self._setup.product,
             bundle=bundle_name(self._setup),
             acting=self._setup.acting,

@@ -32,7 +32,7 @@ from heatline.edge.service.line import (
     open_journal,
     serve_commands,
 )
-from heatline.edge.service.sidecar import Sidecar
+from heatline.edge.service.sidecar import Shadow, Sidecar
 from heatline.edge.service.status import StatusMonitor
 from heatline.edge.util.systemd import notify, notify_starting, publish_address, state_folder
 from heatline.edge.util.text import utf8_safe
@@ -57,6 +57,7 @@ class Service:
         # Plain attributes: a threading.Event set by a signal handler deadlocks if the main thread holds its lock.
         self._stopping = False
         self._reload_wanted = False
+        self._reload_by: str | None = None
         self.leaves_change_running = False
         """Whether a change is still being prepared at the end: an ordinary exit of Python would then abort."""
 
@@ -68,8 +69,9 @@ class Service:
         """Ask a running service to finish the frames in flight and end. Any thread, any number of times."""
         self._stopping = True
 
-    def reload(self) -> None:
+    def reload(self, by: str | None = None) -> None:
         """Ask a running service to read its file again and activate it. Any thread, any number of times."""
+        self._reload_by = by
         self._reload_wanted = True
 
     def run(self) -> None:
@@ -110,6 +112,7 @@ class Service:
         notify("READY=1")
         logger.info("ready: %s, publishing on %s", describe_setup(prepared), line.publisher.address)
         line.sidecar.start()
+        line.shadow.begin(prepared.config)
         return line, changeover
 
     def _serve(self, line: Line, changeover: Changeover, status: StatusMonitor) -> None:
@@ -128,7 +131,7 @@ class Service:
             line.pipeline.check()
             if self._reload_wanted:
                 self._reload_wanted = False
-                if not changeover.reload():
+                if not changeover.reload(self._reload_by):
                     self._reload_wanted = True
 
     def _shut_down(self, line: Line, changeover: Changeover, status: StatusMonitor) -> bool:
@@ -158,12 +161,13 @@ class Service:
         ledger = Ledger(lanes, prepared.setup, in_flight)
         heartbeat = Heartbeat()
         feed = self._open_feed()
-        sidecar = Sidecar(self._path, config, feed)
+        sidecar, shadow = Sidecar(self._path, config, feed), Shadow(self._path, config, feed)
         at_end.callback(sidecar.close)
+        at_end.callback(shadow.close)
         offer = {} if feed is None else {"offer": feed.offer}
         events = EventEmitter(name, boot_id, publisher, heartbeat, in_flight, prepared.setup, **offer)
         if feed is not None:
-            feed.on_mark = events.emit_review
+            feed.on_mark, feed.on_reload = events.emit_review, self.reload
         notify_starting("opening the cameras")
         opening = open_cameras(
             prepared.config.cameras, events.emit_alarm, all_must_open=False, stopping=lambda: self._stopping
@@ -182,6 +186,7 @@ class Service:
             access=access,
             heartbeat=heartbeat,
             sidecar=sidecar,
+            shadow=shadow,
         )
 
     def _open_feed(self) -> PictureFeed | None:

@@ -25,7 +25,7 @@ from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.pipeline import Pipeline
 from heatline.edge.service.events import EventEmitter, Heartbeat
-from heatline.edge.service.sidecar import Sidecar
+from heatline.edge.service.sidecar import Shadow, Sidecar
 from heatline.edge.util.files import open_locked
 from heatline.edge.util.systemd import RUNTIME_FOLDERS
 from heatline.edge.util.text import utf8_safe
@@ -51,6 +51,7 @@ class Line:
     access: Access
     heartbeat: Heartbeat
     sidecar: Sidecar
+    shadow: Shadow
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Runs the monitor beside a line: one process that stores its pictures and serves its page."""
+"""Runs processes beside a line: the monitor, which stores its pictures and serves its page, and the shadow bundle."""
 
 import contextlib
 import logging
@@ -15,11 +15,12 @@ from heatline.edge.config import LineConfig
 from heatline.edge.monitor.feed import PictureFeed, StoreReport
 from heatline.edge.util.child_process import Restarts, describe_end, start_sidecar
 from heatline.edge.util.process import NamedThread
-from heatline.edge.wire.events import CollectState, EvidenceState, WebState
+from heatline.edge.wire.events import CollectState, EvidenceState, ShadowState, WebState
 
 logger = logging.getLogger(__name__)
 
 MODULE = "heatline.edge.monitor.sidecar"
+SHADOW_MODULE = "heatline.edge.service.shadow"
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 60.0
 STABLE_AFTER_SECONDS = 60.0
@@ -34,7 +35,7 @@ REPORTS_WITHIN_SECONDS = 30.0
 
 
 class Sidecar:
-    """The monitor of a line, if its file asks for one. A thread of its own starts and supervises it.
+    """The monitor of a line, if its file asks for one. A thread of its own starts and supervises the process.
 
     The thread lives as long as the process: the kernel kills a child when the thread that started it ends.
 
@@ -43,6 +44,8 @@ class Sidecar:
         feed: the line's pictures; None: there are none, as their socket cannot be bound.
         clock: monotonic, in seconds.
     """
+
+    what = "the monitor"
 
     def __init__(
         self, line: Path, config: LineConfig, feed: PictureFeed | None, clock: Callable[[], float] = time.monotonic
@@ -57,7 +60,7 @@ class Sidecar:
         self.restarts = Restarts(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, clock)
         self._started_s = clock()
         self._closing = threading.Event()
-        self._thread = NamedThread("sidecar", self._run)
+        self._thread = NamedThread(self.what, self._run)
 
     def start(self) -> None:
         """Start the process."""
@@ -112,15 +115,19 @@ class Sidecar:
             if self.restarts.due:
                 self._start(now_s)
         elif (code := self.process.poll()) is not None:
-            self._schedule(now_s, f"the monitor {describe_end(code)}")
+            self._schedule(now_s, f"{self.what} {describe_end(code)}")
         elif now_s - self._started_s >= RUNS_AFTER_SECONDS:
             self.fault = None
 
+    def _command(self) -> tuple[str, ...]:
+        """Return the module of the process, and its arguments."""
+        return MODULE, str(self._line)
+
     def _start(self, now_s: float) -> None:
         try:
-            self.process = start_sidecar(MODULE, str(self._line))
+            self.process = start_sidecar(*self._command())
         except OSError as error:
-            self._schedule(now_s, f"the monitor cannot be started: {error}")
+            self._schedule(now_s, f"{self.what} cannot be started: {error}")
             return
         self._started_s = now_s
 
@@ -141,6 +148,9 @@ class Sidecar:
             self._closing.wait(POLL_SECONDS)
         if self._stores or self._keeps:  # it ends by itself once it has stored the last picture
             self._wait()
+        self._end()
+
+    def _end(self) -> None:
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self.process is not None and self.process.poll() is None:
                 self.process.send_signal(number)
@@ -151,3 +161,40 @@ class Sidecar:
         with contextlib.suppress(subprocess.TimeoutExpired):
             if self.process is not None:
                 self.process.wait(ENDS_WITHIN_SECONDS)
+
+
+class Shadow(Sidecar):
+    """The process of the shadow bundle, if the line's file names one. Arguments: as for `Sidecar`."""
+
+    what = "the shadow bundle's process"
+    _wanted: LineConfig | None = None
+    _begun: LineConfig | None = None
+    """For this configuration the process runs, if it has a shadow."""
+
+    def begin(self, config: LineConfig) -> None:
+        """Judge beside this configuration from now on, with the product that it has in its place. Any thread."""
+        self._wanted = config
+        if config.shadow is not None and not self._thread.is_alive():
+            self._thread.start()
+
+    def state(self) -> ShadowState | None:
+        """Return the state of the shadow bundle; None: the line has none now."""
+        if self._begun is None or self._begun.shadow is None:
+            return None
+        state = (self._feed and self._feed.shadow) or ShadowState()
+        return msgspec.structs.replace(state, fault=state.fault or self.fault)
+
+    def step(self) -> None:
+        """Begin anew if the configuration has changed, and supervise the process."""
+        if self._begun is not self._wanted:
+            self._end()
+            if self._feed is not None:
+                self._feed.shadow = None
+            self.process = self.fault = None
+            self.restarts.now()
+            self._begun = self._wanted
+        if self._begun is not None and self._begun.shadow is not None:
+            super().step()
+
+    def _command(self) -> tuple[str, ...]:
+        return SHADOW_MODULE, str(self._line), (self._begun and self._begun.product) or ""

@@ -200,6 +200,7 @@ class StatusMonitor:
         verified = setup.verified if isinstance(setup, Setup) else None
         beats, journal = line.heartbeat.count, line.journal.state()
         evidence, web, collect = line.sidecar.evidence(), line.sidecar.web(), line.sidecar.collect()
+        shadow = line.shadow.state()
         cameras = {name: camera.state() for name, camera in line.cameras.items()}
         reasons = find_reasons(
             state,
@@ -237,13 +238,14 @@ class StatusMonitor:
             evidence,
             web,
             collect,
+            shadow,
         )
         watchdog = ["WATCHDOG=1"] if beats != self._fed_at else []  # only inspection feeds the watchdog
         self._fed_at = beats
-        described = self._describe(state, reasons, None if web is None else web.fault)
+        described = self._describe(state, reasons, [each.fault for each in (web, shadow) if each is not None])
         notify(*watchdog, f"STATUS={handshake.state}: {described}")
 
-    def _describe(self, state: State, reasons: Sequence[Reason], web_fault: str | None) -> str:
+    def _describe(self, state: State, reasons: Sequence[Reason], faults: Sequence[str | None]) -> str:
         """Describe the line's condition for `systemctl status`."""
         activity = "starting" if reasons and reasons[0].code == "starting" else state.lower()
         if self._stopping and state != "STOPPED":
@@ -254,7 +256,7 @@ class StatusMonitor:
             format_count(self._line.events.events, "event"),
             product and f"product {product}",
             _join([reason for reason in reasons if reason.code not in ("starting", "stopping")]),
-            web_fault,
+            *faults,
             f"the last {last.change} was refused: {last.detail}" if last is not None and not last.applied else None,
         ]
         return ", ".join(filter(None, parts))

@@ -346,6 +346,19 @@ class CollectState(msgspec.Struct, frozen=True, kw_only=True):
     """Why no pictures are kept now, as a sentence; null while they are."""
 
 
+class ShadowState(msgspec.Struct, frozen=True, kw_only=True):
+    """State of the shadow bundle, which judges the line's frames in idle time."""
+
+    bundle: BundleName | None = None
+    """Null: it is not in use yet."""
+    judged: int = 0
+    """Number of frames that it judged since it was started."""
+    dropped: int = 0
+    """Number of frames that it left out since then, as it was busy."""
+    fault: str | None = None
+    """Why it judges no frames now, as a sentence; null while it does, or is being started."""
+
+
 class DriftReading(msgspec.Struct, frozen=True, kw_only=True):
     """The present value of a measure of a camera's frames."""
 
@@ -388,6 +401,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """False: it was refused, and the setup before it is still active."""
     detail: str | None = None
     """Why it was refused, as a sentence for people."""
+    by: str | None = None
+    """Who asked for it: a name; null if none is known."""
     at_ns: int
     """UTC, ns since 1970."""
 
@@ -437,6 +452,8 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
     """Null if the line serves no page."""
     collect: CollectState | None = None
     """Null if the line keeps no pictures by itself."""
+    shadow: ShadowState | None = None
+    """Null if the line has no shadow bundle."""
     drift: dict[str, dict[str, DriftReading]] = {}
     """By camera and measure. A camera that is not watched is missing, and so is a measure that is not judged yet."""
 
@@ -499,6 +516,8 @@ class ChangeEvent(_LineEvent, frozen=True, kw_only=True, tag="change"):
     """True: the line inspects by it now. False: it was refused, and the line inspects as before."""
     detail: str | None = None
     """Why it was refused, as a sentence for people; do not parse it."""
+    by: str | None = None
+    """Who asked for it: the name of a key or of a user, or as entered on the page; null if none is known."""
     product: str | None
     """The product that is active now; null if the line has no products."""
     bundle: BundleName | None

@@ -22,8 +22,8 @@ from heatline.edge.bundle.signature import (
     trust_key,
 )
 from heatline.edge.bundle.store import MANIFEST, REQUIRED
-from heatline.edge.cli.line import with_bundle
 from heatline.edge.errors import CommandRefusedError, ConfigError
+from heatline.edge.monitor.activation import with_key
 from tests.command import complaint, heatline
 from tests.edge.lines import small_frames, write_line, write_pictures
 from tests.edge.status_only_line import StatusOnlyLine, a_change
@@ -192,17 +192,17 @@ name = "boards"
 def test_only_the_key_changes() -> None:
     for product, old in ((None, "'a.bundle'"), ("lids", '"lids.bundle"'), ("boards", '"boards.bundle"')):
         for bundle in ("/b/new.bundle", '/b/with "quotes" and\ttab', "/b/Prüfling 🏭"):
-            changed = with_bundle(TEXT, Path(bundle), product, Path("line.toml"))
+            changed = with_key(TEXT, "bundle", Path(bundle), product, Path("line.toml"))
             assert changed == TEXT.replace(old, json.dumps(bundle, ensure_ascii=False))
-            back = with_bundle(changed, Path("/b/old.bundle"), product, Path("line.toml"))
+            back = with_key(changed, "bundle", Path("/b/old.bundle"), product, Path("line.toml"))
             assert back == TEXT.replace(old, '"/b/old.bundle"'), "also a path with quotes can be changed again"
 
 
 def test_a_file_without_the_key_is_not_changed() -> None:
     with pytest.raises(ConfigError, match="no line that sets bundle; write it there by hand"):
-        with_bundle('"bundle" = "a"\n', Path("b"), None, Path("line.toml"))
+        with_key('"bundle" = "a"\n', "bundle", Path("b"), None, Path("line.toml"))
     with pytest.raises(ConfigError, match="no line that sets bundle of product new; write it there by hand"):
-        with_bundle('bundle = "a"\n[[products]]\nname = "new"\n', Path("b"), "new", Path("line.toml"))
+        with_key('bundle = "a"\n[[products]]\nname = "new"\n', "bundle", Path("b"), "new", Path("line.toml"))
 
 
 @pytest.fixture

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from msgspec.structs import replace
 from selenium.webdriver import ActionChains
 
-from heatline.edge.bundle import Bundle
+from heatline.edge.bundle import Bundle, write_bundle
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.reference.reference import Reference
-from heatline.edge.wire.events import BundleName, EvidenceState, Mark, Pose, Stroke, VerdictEvent
+from heatline.edge.wire.events import BundleName, EvidenceState, Mark, Pose, StatusEvent, Stroke, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS
 from tests.edge.boards import board, board_bundle, moved
 from tests.edge.lines import (
@@ -544,3 +545,30 @@ def test_pictures_are_kept_by_a_key_or_a_button_and_counted_until_a_bundle_inspe
         browser.until("document.querySelector('#collecting').hidden")
         browser.until("/GOOD|DEFECT/.test(document.querySelector('.camera .word').innerText)")
         browser.leave()
+
+
+def test_the_shadow_is_shown_beside_the_line_activated_and_taken_back(
+    browser: Browser, tmp_path: Path, bundle: Bundle
+) -> None:
+    calibration = replace(bundle.manifest.calibration, score_threshold=50.0)
+    files = {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
+    write_bundle(tmp_path / "new", replace(bundle.manifest, name="lenient", calibration=calibration), files)
+    events, keys = free_port(), f'[journal]\nfolder = "{tmp_path}"'
+    line = write_line_with(tmp_path, bundle.path, events.local, {"top": looped(tmp_path)}, keys, top='shadow = "new"')
+    with running(line, events.local) as run, served(line, free_port()) as url:
+        run.until(lambda event: isinstance(event, StatusEvent) and event.shadow and event.shadow.judged > 3)
+        browser.open(url)
+        browser.driver.execute_script("localStorage.setItem('reviewer', 'Ada'); window.confirm = () => true")
+        browser.until("document.querySelector('#shadow [data-differs=true]')")
+        assert "lenient 1" in browser.text("#shadow tbody tr:last-child")
+        browser.find("#shadow [data-differs=true]").click()
+        browser.until("document.querySelector('#why .facts').innerText.includes(\"Shadow's verdict\\tGOOD\")")
+        browser.until("!document.querySelector('#why .evidence').hidden")
+        browser.press(ESCAPE)
+        for name, button in (("lenient", ".activate"), ("darkness", ".back")):
+            browser.until(f"document.querySelector('#shadow {button}:enabled:not([hidden])')")
+            browser.driver.execute_script(f"document.querySelector('#shadow {button}').click()")
+            browser.until(f"document.querySelector('#shadow tbody tr').innerText.includes({name!r})")
+        browser.leave()
+        changes = run.end().changes
+    assert [(event.by, event.bundle.name) for event in changes] == [("Ada", "lenient"), ("Ada", "darkness")]

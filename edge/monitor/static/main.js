@@ -9,6 +9,7 @@ import { isTyping, kindOf } from "./marking.js";
 import { Marks, reviewSymbol, reviewWords, sentSymbol, sentWords } from "./marks.js";
 import { Review } from "./review.js";
 import { Scores } from "./scores.js";
+import { Shadow } from "./shadow.js";
 import { Status } from "./status.js";
 import { Why } from "./why.js";
 
@@ -34,6 +35,7 @@ const why = new Why(marks, {
   },
 });
 
+const shadow = new Shadow(marks, (row) => why.open(row));
 const review = new Review(marks, { opened: () => why.close(), heatmap: switchHeatmap });
 
 let opacity = Number(localStorage.getItem("opacity") ?? 75);
@@ -113,6 +115,7 @@ const live = new Live({
     scores.setCameras(Object.keys(state.cameras));
     status.show(state);
     collecting.show(state);
+    shadow.state = state.shadow;
   },
   verdict(row) {
     cameraOf(row.camera).setVerdict(row);
@@ -141,6 +144,7 @@ history.load();
 setInterval(() => live.lostFor === 0 && history.load(), HISTORY_MS);
 setInterval(() => live.lostFor === 0 && scores.load(), SCORES_MS);
 setInterval(() => live.lostFor === 0 && collecting.load(), HISTORY_MS);
+setInterval(() => live.lostFor === 0 && !document.hidden && shadow.load(), HISTORY_MS);
 const loadQueue = () => review.load().catch(exceptUnreachable);
 loadQueue();
 setInterval(() => live.lostFor === 0 && !document.hidden && loadQueue(), QUEUE_MS);
