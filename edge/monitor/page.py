@@ -89,13 +89,7 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None], choose
     config = load_config(file)
     web = config.web or WebConfig()
     listen = listen or web.listen
-    if not re.fullmatch(".+:[0-9]{1,5}", listen) or int(listen.rpartition(":")[2]) > 65535:
-        raise ConfigError(f"the page's address is {listen!r}; expected HOST:PORT, PORT 0 to 65535")
-    if not web.is_protected_on(listen):
-        raise ConfigError(
-            f"other machines can reach {listen}, and nothing protects the page; set token_file or client_ca under "
-            "[web] in the line's file, or listen on this machine alone, e.g. 127.0.0.1:8420"
-        )
+    require_protected(listen, web, "set token_file or client_ca under [web] in the line's file")
     address, keys = endpoint_of(line, "events", KeyFiles())
     journal = journal_of(line)
     memory = Memory(cameras=[camera.name for camera in config.cameras])
@@ -120,8 +114,25 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None], choose
         cv2.setNumThreads(1)  # the other cores belong to inspection
         yield_processor()
         with collector:
-            announce(_url(listen, bound, web))
+            announce(url_of(listen, bound, web))
             server.run(sockets=[bound])
+
+
+def require_protected(listen: str, web: WebConfig, how: str) -> None:
+    """Require an address that only this machine can reach, or a page that asks who comes.
+
+    Args:
+        how: for the message, how to protect the page.
+    Raises:
+        ConfigError: it is not an address, or nothing protects the page there.
+    """
+    if not re.fullmatch(".+:[0-9]{1,5}", listen) or int(listen.rpartition(":")[2]) > 65535:
+        raise ConfigError(f"the page's address is {listen!r}; expected HOST:PORT, PORT 0 to 65535")
+    if not web.is_protected_on(listen):
+        raise ConfigError(
+            f"other machines can reach {listen}, and nothing protects the page; {how}, or listen on this machine "
+            f"alone, e.g. 127.0.0.1:{listen.rpartition(':')[2]}"
+        )
 
 
 def server_of(app: Starlette, bound: socket.socket, web: WebConfig, *, only_local: bool) -> uvicorn.Server:
@@ -224,7 +235,8 @@ def listening_socket(listen: str) -> Listener:
     )
 
 
-def _url(listen: str, bound: socket.socket, web: WebConfig) -> str:
+def url_of(listen: str, bound: socket.socket, web: WebConfig) -> str:
+    """Return the address of a page for a browser."""
     host = listen.rpartition(":")[0]
     if host in ("*", "0.0.0.0", "[::]"):
         host = socket.gethostname()
