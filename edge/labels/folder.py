@@ -127,8 +127,8 @@ class LabelFolder:
 
         Args:
             seen: label and `places` that the change is based on.
-            areas: places of its defects, which replace those drawn here; None: as they are. A picture that is not
-                defective has them set aside until it is defective again.
+            areas: places of a defective picture's defects, which replace those drawn here; None: as they are. A
+                picture that is not defective has them set aside until it is defective again.
         Raises:
             ChangedMeanwhileError: the picture is not as seen.
             InputError: it cannot be moved, or the places do not lie in it.
@@ -150,8 +150,6 @@ class LabelFolder:
                 raise InputError(f"{after} exists already, and is not replaced; rename one of the two pictures")
             file, aside = self._places_file(below), self._aside(below)
             if areas is not None:
-                if label != "defective":
-                    raise InputError(f"places of defects came for a picture that is {label}; label it defective")
                 to = file if before.label == "defective" or file.exists() else aside
                 write_places(to, areas, before.path, after)
             elif label != "defective" and file.exists():

@@ -1,5 +1,7 @@
 """The page that labels the pictures of a folder, alone (`heatline label`) or below `/label/` of a line's page."""
 
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -55,6 +57,10 @@ class LabelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Label and places that the page shows."""
     areas: Areas | None = None
     """Places of its defects; null: as they are."""
+
+    def __post_init__(self) -> None:
+        if self.areas is not None and self.label != "defective":
+            raise ValueError(f"Expected areas of a defective picture, got {self.label} - at `$.areas`")
 
 
 class Alike(NamedTuple):
@@ -243,6 +249,7 @@ def serve_labels(
     )
     with listening_socket(listen) as bound:
         server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after its own end
         cv2.setNumThreads(1)
         yield_processor()  # it may run beside a line
         announce(url_of(listen, bound, web))

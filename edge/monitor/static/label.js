@@ -96,8 +96,8 @@ function label(kind) {
 function undo() {
   const name = labels.undo();
   if (!name) return say("Nothing is left to undo.", "");
-  if (large.name) large.open(name);
-  else grid.go(name);
+  if (!large.name) grid.go(name);
+  else if (large.name !== name) large.open(name); // else it is drawn again when the server has answered
 }
 
 function choose(wanted) {

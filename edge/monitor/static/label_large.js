@@ -24,8 +24,9 @@ export class Large {
   #actions;
   #shapes = null;
   #seen = [];
-  /** Changes of this page that are not answered yet. */
+  /** Changes of this page that are not answered yet, and all of them. */
   #open = 0;
+  #edits = 0;
 
   /** @param actions {label(kind), undo(), say(sentence), neighbour(name, steps), moved(name), closed()} */
   constructor(root, labels, actions) {
@@ -68,8 +69,11 @@ export class Large {
     this.#actions.closed();
   }
 
-  /** Show what the picture is. */
-  write() {
+  /**
+   * Show what the picture is.
+   * @param isChange whether its places may have changed, too.
+   */
+  write(isChange = true) {
     const row = this.name === null ? null : this.#labels.get(this.name);
     if (this.name === null) return;
     if (!row) {
@@ -95,7 +99,7 @@ export class Large {
     this.#find(".brush").hidden = !this.#pointing.isOn || this.#pointing.tool !== "strokes";
     this.#find(".brush output").textContent = `${this.#pointing.width} px`;
     this.#find(".hint").textContent = HINTS[this.#pointing.isOn ? this.#pointing.tool : "none"];
-    const isOther = this.#open === 0 && row.sent === 0 && this.#shapes && row.seen.join() !== this.#seen.join();
+    const isOther = isChange && this.#open === 0 && row.sent === 0 && this.#shapes && row.seen.join() !== this.#seen.join();
     if (isOther) this.#read(); // somebody else drew, or this page took back
   }
 
@@ -117,20 +121,23 @@ export class Large {
   /** Draw the picture with its places. */
   async #read() {
     const { name } = this;
-    this.#seen = this.#labels.get(name).seen;
+    const edits = this.#edits;
+    const row = this.#labels.get(name);
+    const { seen } = row;
     try {
       const [frame, found] = await Promise.all([getBlob(urlOf("frame.jpg", name)), getJson(urlOf("picture", name))]);
-      if (this.name !== name) return;
+      if (this.name !== name || this.#edits !== edits) return;
       const regions = found.polygons.map((contour_xy) => ({ contour_xy }));
       await this.#stage.draw(frame, null, { hw: found.hw, heatmap: null, regions }, `Picture ${name}`);
-      if (this.name !== name) return;
+      if (this.name !== name || this.#edits !== edits) return;
       const { boxes_xywh: boxes, strokes } = found.areas;
       const wasOn = this.#pointing.isOn;
-      this.#stop();
+      this.#pointing.stop();
       this.#shapes = [...boxes.map((each) => ["boxes_xywh", each]), ...strokes.map((each) => ["strokes", each])];
       this.#stage.shapes = this.#shapes;
+      this.#seen = [found.label, found.places];
       if (wasOn) this.#choose(this.#pointing.tool);
-      this.write();
+      this.write(row.seen !== seen);
     } catch (error) {
       this.#actions.say(error.message);
     }
@@ -152,7 +159,7 @@ export class Large {
       this.#pointing.tool = tool;
       this.#pointing.start((shapes) => this.#drawn(shapes), this.#shapes);
     }
-    this.write();
+    this.write(false);
   }
 
   #remove() {
@@ -170,20 +177,21 @@ export class Large {
       const { name } = this;
       this.#shapes = shapes;
       this.#open++;
+      this.#edits++;
       this.#labels.draw(name, areasOf(shapes), areasOf(before)).then((isStored) => {
         this.#open--;
         if (this.name === name && isStored) this.#seen = this.#labels.get(name).seen;
         else if (this.name === name) this.#read();
       });
     }
-    this.write();
+    this.write(false);
   }
 
   #stop() {
     if (!this.#pointing.isOn) return;
     this.#pointing.stop();
     this.#stage.shapes = this.#shapes ?? [];
-    this.write();
+    this.write(false);
   }
 
   async #switchZoom() {
