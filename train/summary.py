@@ -14,10 +14,11 @@ from heatline.edge.errors import InputError
 from heatline.edge.geometry import TileGrid
 from heatline.edge.geometry.tiling import OVERLAP_PX, TILE_PX
 from heatline.edge.images import SUFFIXES, read_image
+from heatline.edge.near_duplicates import thumbnail
 from heatline.edge.picture_folders import find_layout
 from heatline.edge.util.text import format_count, on_one_line, utf8_safe
 from heatline.train.adequacy import defect_areas, describe_expectation, describe_few_groups, describe_small_defects
-from heatline.train.discovery import discover, near_duplicates_across, thumbnail
+from heatline.train.discovery import discover, near_duplicates_across
 from heatline.train.frames import DEFECTIVE_SHARE
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledFolder, LabelledImage

@@ -26,7 +26,9 @@ COMMANDS = {
     **dict.fromkeys(("run", "status", "reload", "select", "trigger"), f"{EDGE}.line"),
     **dict.fromkeys(("inspect", "archive"), f"{EDGE}.archive"),
     **dict.fromkeys(("watch", "view"), f"{EDGE}.watch"),
-    **{name: f"{EDGE}.{name}" for name in ("new", "cameras", "bundle", "calibrate", "keys", "check", "shadow")},
+    **{
+        name: f"{EDGE}.{name}" for name in ("new", "cameras", "bundle", "calibrate", "keys", "check", "shadow", "label")
+    },
     **{name: f"{EDGE}.{name}" for name in ("follow", "journal", "evidence", "bridge")},
     **{name: f"{TRAIN}.{name}" for name in ("data", "train", "search", "study", "evaluate", "models")},
     "export": f"{EXPORT}.command",
@@ -35,7 +37,7 @@ COMMANDS = {
 }
 """The module of each command. It is imported only when it is used, so that a line starts faster."""
 SECTIONS = {
-    "Train a model": ["data", "train", "search", "study", "evaluate", "models", "export", "retrain"],
+    "Train a model": ["label", "data", "train", "search", "study", "evaluate", "models", "export", "retrain"],
     "Set up a line": ["new", "cameras", "bundle", "inspect", "archive", "calibrate", "keys", "check"],
     "Run a line": [
         *("run", "status", "view", "watch", "follow", "trigger", "select", "reload", "shadow"),

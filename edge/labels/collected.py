@@ -66,7 +66,9 @@ def count_collected(folder: Path) -> Collected:
     Raises:
         InputError: it cannot be read.
     """
-    names = LabelFolder(folder).names() if folder.is_dir() else {label: [] for label in NAMES}
+    names: dict[Label, list[str]] = {label: [] for label in NAMES}
+    for path, label, *_ in LabelFolder(folder).pictures().values() if folder.is_dir() else ():
+        names[label].append(path.name)
     found = {label: [_NAME.fullmatch(name) for name in each] for label, each in names.items()}
     parts = {
         label: len({(match and match["part"]) or name for name, match in zip(names[label], each, strict=True)})

@@ -25,7 +25,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
-from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -34,6 +34,8 @@ from heatline.edge.config import WebConfig, load_config
 from heatline.edge.delivery.auth import is_local
 from heatline.edge.errors import AccessError, ConfigError, HeatlineError
 from heatline.edge.keys import read_secret
+from heatline.edge.labels.collected import collect_folder
+from heatline.edge.labels.folder import LabelFolder
 from heatline.edge.monitor.api import Api, Choose, error, failed, read_body, refused
 from heatline.edge.monitor.collector import Collector
 from heatline.edge.monitor.held_picture import Pictures
@@ -90,13 +92,7 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None], choose
     config = load_config(file)
     web = config.web or WebConfig()
     listen = listen or web.listen
-    if not re.fullmatch(".+:[0-9]{1,5}", listen) or int(listen.rpartition(":")[2]) > 65535:
-        raise ConfigError(f"the page's address is {listen!r}; expected HOST:PORT, PORT 0 to 65535")
-    if not web.is_protected_on(listen):
-        raise ConfigError(
-            f"other machines can reach {listen}, and nothing protects the page; set token_file or client_ca under "
-            "[web] in the line's file, or listen on this machine alone, e.g. 127.0.0.1:8420"
-        )
+    require_protected(listen, web, "set token_file or client_ca under [web] in the line's file")
     address, keys = endpoint_of(line, "events", KeyFiles())
     journal = journal_of(line)
     memory = Memory(cameras=[camera.name for camera in config.cameras])
@@ -121,8 +117,25 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None], choose
         cv2.setNumThreads(1)  # the other cores belong to inspection
         yield_processor()
         with collector:
-            announce(_url(listen, bound, web))
+            announce(url_of(listen, bound, web))
             server.run(sockets=[bound])
+
+
+def require_protected(listen: str, web: WebConfig, how: str) -> None:
+    """Require an address that only this machine can reach, or a page that asks who comes.
+
+    Args:
+        how: for the message, how to protect the page.
+    Raises:
+        ConfigError: it is not an address, or nothing protects the page there.
+    """
+    if not re.fullmatch(".+:[0-9]{1,5}", listen) or int(listen.rpartition(":")[2]) > 65535:
+        raise ConfigError(f"the page's address is {listen!r}; expected HOST:PORT, PORT 0 to 65535")
+    if not web.is_protected_on(listen):
+        raise ConfigError(
+            f"other machines can reach {listen}, and nothing protects the page; {how}, or listen on this machine "
+            f"alone, e.g. 127.0.0.1:{listen.rpartition(':')[2]}"
+        )
 
 
 def server_of(app: Starlette, bound: socket.socket, web: WebConfig, *, only_local: bool) -> uvicorn.Server:
@@ -183,9 +196,14 @@ def application(
     choose: Choose = not_chosen,
 ) -> Starlette:
     """Return the application, which is not protected yet. Arguments: as for `Api`."""
-    beside = None
+    from heatline.edge.monitor.label_page import label_routes  # which imports this module
+
+    beside, labelling = None, list[BaseRoute]()
     with contextlib.suppress(HeatlineError):  # the line reports it
-        beside = EvidenceStore(shadow_folder(file, load_config(file)))
+        config = load_config(file)
+        if config.bundle is None:
+            labelling = label_routes(LabelFolder(collect_folder(file, config)))
+        beside = EvidenceStore(shadow_folder(file, config))
     pictures = Pictures(memory.pictures, store, beside)
     live = Live(line, memory)
     api = Api(line, memory, pictures, metrics, store, file, socket, journal, choose)
@@ -210,6 +228,7 @@ def application(
             Route("/", page),
             WebSocketRoute("/live", live.serve),
             *api.routes(),
+            *labelling,
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         exception_handlers={HTTPException: refused, HeatlineError: failed, Exception: failed},
@@ -228,7 +247,8 @@ def listening_socket(listen: str) -> Listener:
     )
 
 
-def _url(listen: str, bound: socket.socket, web: WebConfig) -> str:
+def url_of(listen: str, bound: socket.socket, web: WebConfig) -> str:
+    """Return the address of a page for a browser."""
     host = listen.rpartition(":")[0]
     if host in ("*", "0.0.0.0", "[::]"):
         host = socket.gethostname()

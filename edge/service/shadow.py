@@ -24,9 +24,8 @@ from heatline.edge.inspection.inspector import Setup, outcome_of
 from heatline.edge.monitor.memory import Row, row_of
 from heatline.edge.monitor.pictures import MOST_SLOTS, Picture, PictureClient, picture_socket
 from heatline.edge.monitor.recorder import EvidenceWriter, Limits
-from heatline.edge.monitor.shadow import Findings, findings_file, read_findings, shadow_folder
+from heatline.edge.monitor.shadow import Findings, findings_file, name_of_bundle, read_findings, shadow_folder
 from heatline.edge.service.changeover import prepare
-from heatline.edge.service.events import bundle_name
 from heatline.edge.util.process import yield_processor
 from heatline.edge.util.text import utf8_safe
 from heatline.edge.wire.events import ShadowState
@@ -75,7 +74,7 @@ def _judge_all(line: PictureClient, config: LineConfig, found: dict[Path, Findin
     engine = replace(config.engine, device=PROCESSOR, threads=1, streams=1)
     setup = prepare(replace(config, bundle=config.shadow, engine=engine)).setup
     assert isinstance(setup, Setup), "it has a bundle"
-    bundle = bundle_name(setup)
+    bundle = name_of_bundle(config.shadow)
     state, write_at_s, dropped = ShadowState(bundle=bundle), 0.0, 0
     waiting: dict[str, Picture] = {}
     while True:

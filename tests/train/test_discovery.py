@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
+from heatline.edge.near_duplicates import near_duplicate_chains, thumbnail
 from heatline.train.adequacy import (
     defect_areas,
     describe_doubtful_groups,
@@ -27,7 +28,7 @@ from heatline.train.adequacy import (
     fisher_tail,
 )
 from heatline.train.compose import compose
-from heatline.train.discovery import discover, near_duplicate_chains, near_duplicates_across, thumbnail
+from heatline.train.discovery import discover, near_duplicates_across
 from heatline.train.readers import LabelledImage, read_folder
 from heatline.train.readers.labelled import find_scheme
 from heatline.train.run import describe_reading, read_as, read_data

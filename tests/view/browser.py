@@ -4,6 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
@@ -11,7 +12,9 @@ from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webelement import WebElement
 
-from tests.command import WITHIN_SECONDS
+from tests.command import HEATLINE, WITHIN_SECONDS
+from tests.edge.lines import line_started
+from tests.edge.secured import Port
 from tests.needs import need
 
 ARGUMENTS = (
@@ -135,3 +138,19 @@ def started_browser() -> Iterator[Browser]:
 
 ENTER, ESCAPE, LEFT, RIGHT, END = Keys.ENTER, Keys.ESCAPE, Keys.ARROW_LEFT, Keys.ARROW_RIGHT, Keys.END
 DOWN, BACKSPACE = Keys.ARROW_DOWN, Keys.BACKSPACE
+
+
+@contextlib.contextmanager
+def served(line: Path, port: Port, *command: str | Path) -> Iterator[str]:
+    """Serve the page of a line, or of what another command takes; errors of the server fail the test."""
+    place = port.local.removeprefix("tcp://")
+    with line_started(line, command=(HEATLINE, *(command or ("view",)), "--listen", place)) as server:
+        give_up = time.monotonic() + WITHIN_SECONDS
+        while "open http" not in server.log():
+            assert time.monotonic() < give_up, server.log()
+            time.sleep(0.02)
+        yield f"http://{place}/"
+        server.terminate()
+        assert server.wait(WITHIN_SECONDS) == 0
+        wrong = [text for text in server.log().splitlines() if text.startswith(("Traceback", "ERROR"))]
+        assert not wrong, server.log()

@@ -1,6 +1,5 @@
 """The page in a real browser, of a real line. An error in the console, a failed request or a server's error fails."""
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,24 +13,22 @@ from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.reference.reference import Reference
 from heatline.edge.wire.events import BundleName, EvidenceState, Mark, Pose, StatusEvent, Stroke, VerdictEvent
-from tests.command import HEATLINE, WITHIN_SECONDS
 from tests.edge.boards import board, board_bundle, moved
 from tests.edge.lines import (
     RunningLine,
-    line_started,
     running,
     small_frames,
     write_line,
     write_line_with,
     write_pictures,
 )
-from tests.edge.secured import Port, free_port, until
+from tests.edge.secured import free_port, until
 from tests.edge.status_only_line import a_status
 from tests.edge.test_collecting import CAMERA, pictures
 from tests.edge.test_collecting import Line as CollectingLine
 from tests.edge.view_pages import line_with_marks, marked, page, picture, stored, verdict
 from tests.small_bundle import dark_square
-from tests.view.browser import BACKSPACE, DOWN, END, ENTER, ESCAPE, LEFT, PHONE, RIGHT, WIDE, Browser, started_browser
+from tests.view.browser import BACKSPACE, DOWN, END, ENTER, ESCAPE, LEFT, PHONE, RIGHT, WIDE, Browser, served
 
 LAST = ".strip button:last-child"
 FRAMES_PER_S = 3
@@ -44,18 +41,6 @@ class View(NamedTuple):
 
     run: RunningLine
     url: str
-
-
-@contextlib.contextmanager
-def served(line: Path, port: Port) -> Iterator[str]:
-    """Serve the page of a line; errors of the server fail the test."""
-    place = port.local.removeprefix("tcp://")
-    with line_started(line, command=(HEATLINE, "view", "--listen", place)) as server:
-        yield f"http://{place}/"
-        server.terminate()
-        assert server.wait(WITHIN_SECONDS) == 0
-        wrong = [text for text in server.log().splitlines() if text.startswith(("Traceback", "ERROR"))]
-        assert not wrong, server.log()
 
 
 def click_zoomed(browser: Browser, x: int, y: int) -> None:
@@ -89,29 +74,6 @@ def view(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Iterator[V
     with running(line, events.local) as run, served(line, free_port()) as url:
         run.until_inspected()
         yield View(run, url)
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Browser]:
-    """One browser for all tests: starting one takes seconds."""
-    with started_browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def expected() -> list[str]:
-    """Parts of messages that a test causes on purpose; it appends them."""
-    return []
-
-
-@pytest.fixture
-def browser(started: Browser, expected: list[str]) -> Iterator[Browser]:
-    started.resize(WIDE)
-    started.prefer("light")
-    yield started
-    problems = started.problems(expected)
-    started.leave()
-    assert not problems
 
 
 def picture_id(event: VerdictEvent) -> str:

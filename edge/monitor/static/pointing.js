@@ -54,10 +54,13 @@ export class Pointing {
     return this.#width ?? this.#step;
   }
 
-  /** @param onChange is called with the shapes after each change. */
-  start(onChange) {
+  /**
+   * @param onChange is called with the shapes after each change.
+   * @param shapes what is drawn already.
+   */
+  start(onChange, shapes = []) {
     this.#onChange = onChange;
-    this.#shapes = [];
+    this.#shapes = shapes;
     this.#way = null;
     this.#cross = null;
     this.#focusBefore = document.activeElement;

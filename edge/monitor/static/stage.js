@@ -1,5 +1,7 @@
 // A picture with its heatmap and outlines.
 
+import { make } from "./words.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Matplotlib's colour map "inferno" as polynomials of degree 6 (public domain, Matt Zucker), as in heatline's overlays. */
@@ -42,10 +44,14 @@ export class Stage {
   #hw = [1, 1];
 
   constructor(place) {
-    place.append(document.getElementById("stage-template").content.cloneNode(true));
-    this.#picture = place.firstElementChild;
-    [this.#frame, this.#reference, this.#heat, this.#marks, this.#drawn, this.#points, this.#lost] =
-      this.#picture.children;
+    const canvas = (className) => make("canvas", { className, width: 0 });
+    [this.#frame, this.#reference, this.#heat] = ["frame", "reference", "heat"].map(canvas);
+    [this.#marks, this.#drawn] = ["marks", "marks drawn"].map((name) => shape(["svg", {}, name]));
+    this.#points = make("div", { className: "points" });
+    this.#lost = make("p", { className: "lost", hidden: true });
+    const layers = [this.#frame, this.#reference, this.#heat, this.#marks, this.#drawn, this.#points, this.#lost];
+    this.#picture = make("div", { className: "picture", role: "img" }, ...layers);
+    place.append(this.#picture);
   }
 
   /**

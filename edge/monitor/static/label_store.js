@@ -1,0 +1,153 @@
+// What the pictures are: as the server says it, with what this page has sent and may undo.
+
+import { Unreachable, getJson, postJson } from "./live.js";
+
+const API = "/label/api";
+const collator = new Intl.Collator("en", { numeric: true });
+
+export const urlOf = (kind, name) => `${API}/${kind}?picture=${encodeURIComponent(name)}`;
+
+/** @typedef {{label: string, places: number, seen: [string, number], sent: number}} Row `seen` is what is stored. */
+
+export class Labels {
+  /** Names of all pictures, sorted. */
+  names = [];
+  folder = "";
+  /** The training whose scores are known, or null. */
+  run = null;
+  isLost = false;
+  #rows = new Map();
+  #version = 0;
+  #above = {};
+  #undone = [];
+  #queue = Promise.resolve();
+  #changed;
+  #say;
+
+  /** @param hooks {changed(): after each change; say(sentence): of what failed} */
+  constructor({ changed, say }) {
+    this.#changed = changed;
+    this.#say = say;
+  }
+
+  /** @returns {Row | undefined} */
+  get(name) {
+    return this.#rows.get(name);
+  }
+
+  get canUndo() {
+    return this.#undone.length > 0;
+  }
+
+  /** By how much the model contradicts the label of a picture, in units of evidence; null: it was not trained on it. */
+  doubt(name) {
+    const above = this.#above[name];
+    if (above === undefined) return null;
+    return { good: above, defective: -above, unlabelled: -Math.abs(above) }[this.get(name).label];
+  }
+
+  /** Evidence of a picture beyond the limit of the model, or undefined. */
+  above(name) {
+    return this.#above[name];
+  }
+
+  async readScores() {
+    const found = await getJson(`${API}/scores`).catch((error) => this.#failed(error));
+    if (!found) return;
+    this.run = found.run;
+    this.#above = found.above;
+    this.#changed();
+  }
+
+  /** Take what others changed. */
+  async poll() {
+    let found;
+    try {
+      found = await getJson(`${API}/pictures?since=${this.#version}`);
+    } catch (error) {
+      this.isLost = error instanceof Unreachable;
+      if (!this.isLost) this.#say(error.message);
+      this.#changed();
+      return;
+    }
+    const isNew = this.isLost || this.#version === 0;
+    this.isLost = false;
+    this.#version = found.version;
+    this.folder = found.folder;
+    const before = this.#rows.size;
+    let isResorted = found.all;
+    if (found.all) this.#rows = new Map(found.rows.map(([name]) => [name, this.#rows.get(name)]).filter(([, row]) => row));
+    for (const [name, label, places] of found.rows) {
+      const row = this.#rows.get(name);
+      if (label === null) this.#rows.delete(name);
+      else if (!row) this.#rows.set(name, { label, places, seen: [label, places], sent: 0 });
+      else if (row.sent === 0) Object.assign(row, { label, places, seen: [label, places] });
+    }
+    isResorted ||= this.#rows.size !== before || found.rows.some(([, label]) => label === null);
+    if (isResorted) this.names = [...this.#rows.keys()].sort(collator.compare);
+    if (isNew || found.rows.length) this.#changed();
+  }
+
+  /** Label pictures; each is stored by itself. */
+  label(names, label) {
+    const changes = names.map((name) => ({ name, label: this.get(name).label })).filter((each) => each.label !== label);
+    if (!changes.length) return;
+    this.#undone.push(changes);
+    for (const change of changes) this.#send(change.name, label, undefined, () => this.#forget(changes, change));
+  }
+
+  /**
+   * Store the places of a picture's defects; it is defective then.
+   * @param before those that it had, as `areas`.
+   */
+  draw(name, areas, before) {
+    const change = { name, label: this.get(name).label, areas: before };
+    this.#undone.push([change]);
+    return this.#send(name, "defective", areas, () => this.#forget([change], change));
+  }
+
+  /** Take back the last step; return the name of a picture that it changed, or nothing. */
+  undo() {
+    const changes = this.#undone.pop();
+    for (const { name, label, areas } of changes ?? []) {
+      if (areas) this.#send(name, "defective", areas);
+      if (!areas || label !== "defective") this.#send(name, label);
+    }
+    return changes?.[0].name;
+  }
+
+  #send(name, label, areas, failed = () => {}) {
+    const row = this.get(name);
+    if (!row) return this.#queue;
+    row.label = label;
+    row.sent++;
+    this.#queue = this.#queue.then(() => this.#post(name, row, label, areas).catch((error) => {
+      failed();
+      this.#failed(error);
+      return false;
+    })).finally(() => {
+      row.sent--;
+      if (row.sent === 0) [row.label, row.places] = row.seen;
+      this.#changed();
+    });
+    this.#changed();
+    return this.#queue;
+  }
+
+  async #post(name, row, label, areas) {
+    const { now } = await postJson(`${API}/label`, { picture: name, label, seen: row.seen, ...(areas ? { areas } : {}) });
+    row.seen = now;
+    return true;
+  }
+
+  #forget(changes, change) {
+    changes.splice(changes.indexOf(change), 1);
+    if (!changes.length) this.#undone = this.#undone.filter((each) => each !== changes);
+  }
+
+  #failed(error) {
+    this.isLost = error instanceof Unreachable;
+    this.#say(this.isLost ? "The server cannot be reached, so this is not stored." : error.message);
+    if (!this.isLost) this.#version = 0; // what others did comes with the next answer
+  }
+}
