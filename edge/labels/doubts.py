@@ -9,7 +9,7 @@ from heatline.edge.errors import InputError
 from heatline.edge.labels.folder import label_of
 from heatline.edge.util.text import utf8_safe
 
-RUNS = Path("runs")
+RUNS = "runs"
 
 
 class Frame(msgspec.Struct):
@@ -29,11 +29,12 @@ class _Evaluation(msgspec.Struct):
     calibration: _Calibration
 
 
-def newest_run(folder: Path, runs: Path = RUNS) -> Path | None:
-    """Return the newest run in `runs` that was trained on a folder and has a report; None: there is none."""
+def newest_run(folder: Path) -> Path | None:
+    """Return the newest run that was trained on a folder and has a report, here or beside the folder; None: none."""
     found = [
         (each.stat().st_mtime_ns, run)
-        for each in runs.glob("*/report/evaluation.json")
+        for runs in (Path(), folder.resolve().parent)
+        for each in runs.glob(f"{RUNS}/*/report/evaluation.json")
         if (run := each.parents[1]) and _is_of(run / "config.yaml", folder)
     ]
     return max(found)[1] if found else None

@@ -60,6 +60,12 @@ def activate(line: str, by: str, *, back: bool = False, timeout_s: float = WITHI
     return rewrite(line, changes, by, timeout_s=timeout_s)
 
 
+def use_bundle(line: str, bundle: Path, by: str) -> ChangeEvent:
+    """Inspect by a bundle if the line collects, else have it judge the line's frames as shadow; errors as `rewrite`."""
+    key = BUNDLE if load_config(file_of(line)).bundle is None else SHADOW
+    return rewrite(line, {key: bundle.absolute()}, by)
+
+
 def rewrite(
     line: str,
     changes: Wanted,

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import cv2
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -26,14 +27,16 @@ from heatline.edge.delivery.auth import is_local
 from heatline.edge.errors import HeatlineError, InputError
 from heatline.edge.heatmap_picture import png
 from heatline.edge.images import read_rgb
-from heatline.edge.labels.doubts import newest_run, read_scores
+from heatline.edge.labels.doubts import RUNS, newest_run, read_scores
 from heatline.edge.labels.folder import ChangedMeanwhileError, Label, LabelFolder, Labelled
+from heatline.edge.labels.training import Training
 from heatline.edge.monitor.api import Handler, failed, json, read_body, refused
 from heatline.edge.monitor.held_picture import jpeg_of
 from heatline.edge.monitor.page import STATIC, listening_socket, require_protected, server_of, url_of
 from heatline.edge.near_duplicates import near_duplicate_chains, thumbnail
 from heatline.edge.util.process import NamedThread, yield_processor
 from heatline.edge.wire.events import Areas
+from heatline.edge.wire.requests import UNREADABLE, ShortText, require_printable
 
 PREFIX = "/label"
 THUMBNAIL_PX = 224
@@ -45,6 +48,8 @@ OPENED = 3
 DECODED_AT_ONCE = 2
 LARGEST_LABEL = 256 << 10
 """Bytes."""
+REPORT_MAY = "default-src 'self' data: 'unsafe-inline'"
+"""The report is one file with its own style and script."""
 CACHED = {"cache-control": "private, max-age=600"}
 
 
@@ -63,6 +68,16 @@ class LabelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"Expected areas of a defective picture, got {self.label} - at `$.areas`")
 
 
+class TrainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long a training may take, and who asks for it."""
+
+    minutes: Annotated[int, Meta(ge=1, le=1440)]
+    by: ShortText
+
+    def __post_init__(self) -> None:
+        require_printable(by=self.by)
+
+
 class Alike(NamedTuple):
     """Near-duplicate pictures, as far as they were compared."""
 
@@ -72,7 +87,9 @@ class Alike(NamedTuple):
     """Names of pictures that look alike; empty until all are compared."""
 
 
-_decode = msgspec.json.Decoder(LabelRequest).decode
+_decode, _decode_train = msgspec.json.Decoder(LabelRequest).decode, msgspec.json.Decoder(TrainRequest).decode
+Use = Callable[[Path, str], object]
+"""Has a line use a bundle, for the person named; errors as of `heatline.edge.monitor.activation.rewrite`."""
 
 
 class Labelling:
@@ -80,10 +97,12 @@ class Labelling:
 
     Args:
         run: folder of the training whose scores are shown; None: the newest of the folder.
+        use: None: the page is of no line.
     """
 
-    def __init__(self, folder: LabelFolder, run: Path | None = None) -> None:
-        self._folder, self._run = folder, run
+    def __init__(self, folder: LabelFolder, run: Path | None = None, use: Use | None = None) -> None:
+        self._folder, self._run, self._use = folder, run, use
+        self._training = Training(folder, folder.folder.resolve().parent / RUNS)
         self._begin = self._version = time.time_ns() // 1_000_000  # of a server that starts again, it is higher
         self._known: dict[str, Labelled] = {}
         self._changed_in: dict[str, int] = {}
@@ -106,12 +125,15 @@ class Labelling:
             "thumbnail.jpg": self.thumbnail_jpg,
             "scores": self.scores,
             "alike": self.alike,
+            "train": self.train_state,
+            "report/{path:path}": self.report,
         }
+        acting = {"label": self._label, "train": self._train, "stop": self._stop, "use": self._use_bundle}
         return [
             Route(PREFIX, lambda _: RedirectResponse(f"{PREFIX}/")),
             Route(f"{PREFIX}/", self.page),
             *(Route(f"{PREFIX}/api/{path}", handler) for path, handler in handlers.items()),
-            Route(f"{PREFIX}/api/label", self.label, methods=["POST"]),
+            *(Route(f"{PREFIX}/api/{path}", self._write(do), methods=["POST"]) for path, do in acting.items()),
         ]
 
     async def page(self, _: Request) -> Response:
@@ -166,12 +188,53 @@ class Labelling:
                 self._comparison.start()
             return json(self._alike._asdict())
 
-    async def label(self, request: Request) -> Response:
-        """Label a picture, and answer once the disk has it."""
-        body = await read_body(request, LARGEST_LABEL)
-        if body is None:
-            raise HTTPException(413, f"the label has more than {LARGEST_LABEL} bytes; draw fewer places")
-        return await run_in_threadpool(self._label, body)
+    def train_state(self, _: Request) -> Response:
+        state = self._training.state()
+        return json({**msgspec.to_builtins(state), "report": self._training.has_report, "line": self._use is not None})
+
+    def report(self, request: Request) -> Response:
+        """Answer with a file of the last training's report."""
+        folder = self._training.report.resolve()
+        file = (folder / request.path_params["path"]).resolve()
+        if not file.is_relative_to(folder) or not file.is_file():
+            raise HTTPException(404, "the last training of this page has no such report")
+        return FileResponse(file, headers={"content-security-policy": REPORT_MAY, "cache-control": "no-cache"})
+
+    def _write(self, do: Callable[[bytes], Response]) -> Handler:
+        """Return what takes a request that changes something, and answers once it is done."""
+
+        async def answer(request: Request) -> Response:
+            body = await read_body(request, LARGEST_LABEL)
+            if body is None:
+                raise HTTPException(413, f"the request has more than {LARGEST_LABEL} bytes; draw fewer places")
+            return await run_in_threadpool(do, body)
+
+        return answer
+
+    def _train(self, body: bytes) -> Response:
+        try:
+            wanted = _decode_train(body)
+        except UNREADABLE as problem:
+            raise HTTPException(400, f"this starts no training: {problem}; expected minutes and by") from problem
+        try:
+            self._training.start(wanted.minutes, wanted.by)
+        except HeatlineError as problem:
+            raise HTTPException(409, str(problem)) from problem
+        return json({})
+
+    def _stop(self, _: bytes) -> Response:
+        self._training.stop()
+        return json({})
+
+    def _use_bundle(self, _: bytes) -> Response:
+        state = self._training.state()
+        if self._use is None or state.bundle is None or state.by is None:
+            raise HTTPException(409, "there is no new bundle, or this page is of no line")
+        try:
+            self._use(state.bundle, state.by)
+        except HeatlineError as problem:
+            raise HTTPException(409, str(problem)) from problem
+        return json({})
 
     def _label(self, body: bytes) -> Response:
         try:
@@ -228,9 +291,9 @@ class Labelling:
         self._alike = Alike(len(names), len(names), [[readable[number] for number in group] for group in groups])
 
 
-def label_routes(folder: LabelFolder, run: Path | None = None) -> list[BaseRoute]:
+def label_routes(folder: LabelFolder, run: Path | None = None, use: Use | None = None) -> list[BaseRoute]:
     """Return the routes of the page, below `PREFIX`, for an application that serves `/static` and handles errors."""
-    return Labelling(folder, run).routes()
+    return Labelling(folder, run, use).routes()
 
 
 def serve_labels(

@@ -15,6 +15,7 @@ import ssl
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -36,6 +37,7 @@ from heatline.edge.errors import AccessError, ConfigError, HeatlineError
 from heatline.edge.keys import read_secret
 from heatline.edge.labels.collected import collect_folder
 from heatline.edge.labels.folder import LabelFolder
+from heatline.edge.monitor.activation import use_bundle
 from heatline.edge.monitor.api import Api, Choose, error, failed, read_body, refused
 from heatline.edge.monitor.collector import Collector
 from heatline.edge.monitor.held_picture import Pictures
@@ -202,7 +204,7 @@ def application(
     with contextlib.suppress(HeatlineError):  # the line reports it
         config = load_config(file)
         if config.bundle is None:
-            labelling = label_routes(LabelFolder(collect_folder(file, config)))
+            labelling = label_routes(LabelFolder(collect_folder(file, config)), use=partial(use_bundle, str(file)))
         beside = EvidenceStore(shadow_folder(file, config))
     pictures = Pictures(memory.pictures, store, beside)
     live = Live(line, memory)

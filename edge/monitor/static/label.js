@@ -3,6 +3,7 @@
 import { Grid } from "./label_grid.js";
 import { Large } from "./label_large.js";
 import { Labels } from "./label_store.js";
+import { offerTraining } from "./label_train.js";
 import { getJson } from "./live.js";
 import { isTyping } from "./marking.js";
 import { count, plural } from "./words.js";
@@ -143,5 +144,6 @@ async function poll() {
   setTimeout(poll, POLL_MS);
 }
 
+offerTraining({ say, ended: () => labels.readScores() });
 poll().then(() => labels.readScores());
 grid.focus();

@@ -1,0 +1,118 @@
+"""Trains on the pictures of a folder, for its page: `heatline train`, then `heatline export`, as processes of the lowest
+priority. If the page ends, they go on; it then knows no more of them than what they write."""
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from heatline.edge.errors import InputError
+from heatline.edge.labels.folder import LabelFolder
+from heatline.edge.util.child_process import describe_end
+from heatline.edge.util.extras import require_extra
+from heatline.edge.util.process import NamedThread
+
+LINES_KEPT = 12
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class TrainState(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the training is that was started last."""
+
+    by: str | None = None
+    """Who started it; null: nobody did since the page is served."""
+    doing: str | None = None
+    """"train" or "export"; null: it has ended."""
+    lines: list[str] = []
+    """The last lines that it printed."""
+    fault: str | None = None
+    """Why it gave no bundle, as a sentence."""
+    bundle: Path | None = None
+    """What it gave."""
+
+
+class Training:
+    """The training of a folder; one at a time.
+
+    Args:
+        runs: folder that gets a run and a bundle of each training.
+    """
+
+    def __init__(self, folder: LabelFolder, runs: Path) -> None:
+        self._folder, self._runs = folder, runs
+        self._lines: deque[str] = deque(maxlen=LINES_KEPT)
+        self._state = TrainState()
+        self._process: subprocess.Popen[str] | None = None
+        self._starting = threading.Lock()
+        self.run: Path | None = None
+        """Folder of the last run."""
+
+    @property
+    def report(self) -> Path:
+        """Folder of its report."""
+        return (self.run or self._runs) / "report"
+
+    @property
+    def has_report(self) -> bool:
+        return (self.report / "report.html").exists()
+
+    def state(self) -> TrainState:
+        """Return how far it is. Any thread."""
+        return msgspec.structs.replace(self._state, lines=[*self._lines])
+
+    def start(self, minutes: int, by: str) -> None:
+        """Start a training.
+
+        Raises:
+            InputError: another one is running, or no picture is labelled.
+            MissingExtraError: this machine has no heatline that trains.
+        """
+        require_extra("train")
+        require_extra("export")
+        labels = {picture.label for picture in self._folder.pictures().values()}
+        with self._starting:
+            if self._state.doing is not None:
+                raise InputError("a training is running; wait for its end, or stop it")
+            if "good" not in labels:
+                raise InputError("no picture is labelled as good; label some, then train")
+            self._lines.clear()
+            self._state = TrainState(by=by, doing="train")
+            NamedThread("training", self._work, minutes, by).start()
+
+    def stop(self) -> None:
+        """End the training as Ctrl-C does: with the best result so far, if there is one."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+
+    def _work(self, minutes: int, by: str) -> None:
+        name = f"{self._folder.folder.resolve().name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        self.run, bundle = self._runs / name, self._runs / f"{name}.bundle"
+        code = self._call("train", str(self._folder.folder), f"minutes={minutes}", f"out={self.run}")
+        if (self.run / "run.json").exists():  # also of a training that was stopped
+            self._state = TrainState(by=by, doing="export")
+            code = self._call("export", str(self.run), "--to", str(bundle), "--fast")
+        last = self._lines[-1] if self._lines else f"it {describe_end(code)}"
+        ended = TrainState(by=by, bundle=bundle) if bundle.exists() else TrainState(by=by, fault=last)
+        self._state = ended
+
+    def _call(self, *arguments: str) -> int:
+        """Run a command to its end; return its exit code."""
+        self._process = subprocess.Popen(  # the page has the lowest priority, and so have its children
+            [sys.executable, "-P", "-m", "heatline.edge.cli.main", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            process_group=0,
+        )
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.extend([text] if (text := COLOURS.sub("", line).strip()) else [])
+        return self._process.wait()

@@ -1,0 +1,43 @@
+// Trains on the pictures of the folder, and has the page's line use what it gave.
+
+import { exceptUnreachable, getJson } from "./live.js";
+
+const POLL_MS = 2000;
+const MINUTES = "How many minutes may the training take? It stops earlier if nothing gains.";
+const NAME = "Your name, for the journal and the report:";
+const find = (selector) => document.querySelector(`.train ${selector}`);
+
+async function post(path, body = {}) {
+  const answer = await fetch(`/label/api/${path}`, { method: "POST", body: JSON.stringify(body) });
+  if (!answer.ok) throw new Error((await answer.json()).error);
+}
+
+/** @param say takes a sentence; ended is called after each training. */
+export function offerTraining({ say, ended }) {
+  let doing = null;
+  const act = (path, body, then = () => {}) =>
+    post(path, body).then(then, (error) => say(error.message)).then(load);
+  find(".start").onclick = () => {
+    const minutes = Number(prompt(MINUTES, "10"));
+    const by = minutes && (localStorage.getItem("reviewer") || prompt(NAME)?.trim());
+    if (!by) return;
+    localStorage.setItem("reviewer", by);
+    act("train", { minutes, by });
+  };
+  find(".stop").onclick = () => act("stop");
+  find(".use").onclick = () => act("use", {}, () => say("The line uses the new bundle.", ""));
+
+  async function load() {
+    const state = await getJson("/label/api/train");
+    if (doing && !state.doing) ended();
+    doing = state.doing;
+    find(".start").hidden = Boolean(doing);
+    find(".stop").hidden = doing !== "train";
+    find(".report").hidden = Boolean(doing) || !state.report;
+    find(".use").hidden = !state.line || !state.bundle;
+    const last = state.lines.at(-1) ?? "";
+    find("output").textContent = doing ? `${doing}: ${last}` : state.fault ?? (state.bundle ? `${state.bundle} is ready.` : "");
+  }
+  setInterval(() => load().catch(exceptUnreachable), POLL_MS);
+  load().catch(exceptUnreachable);
+}
