@@ -2,7 +2,6 @@
 priority. If the page ends, they go on; it then knows no more of them than what they write."""
 
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -86,9 +85,9 @@ class Training:
             NamedThread("training", self._work, minutes, by).start()
 
     def stop(self) -> None:
-        """End the training as Ctrl-C does: with the best result so far, if there is one."""
+        """End the training, with the best result so far if there is one."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGINT)
+            self._process.terminate()
 
     def _work(self, minutes: int, by: str) -> None:
         name = f"{self._folder.folder.resolve().name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"

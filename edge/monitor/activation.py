@@ -3,6 +3,7 @@
 If the line refuses the file, it is as before again.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from heatline.edge.errors import CommandRefusedError, ConfigError, DeliveryError
 from heatline.edge.monitor.pictures import ask_to_reload, picture_socket
 from heatline.edge.target import KeyFiles, endpoint_of, file_of
 from heatline.edge.util.files import replacing, writing
-from heatline.edge.wire.events import ChangeEvent, Message, StatusEvent
+from heatline.edge.wire.events import ChangeEvent, Event, Message, StatusEvent
 
 STATUS_WITHIN_SECONDS = 5.0
 """A running line publishes its status about once a second."""
@@ -131,11 +132,9 @@ def with_key(text: str, key: str, value: Path | None, product: str | None, file:
         elif not is_there:
             start, end, put = found.end(), found.end(), f"{key} = {new}\n"
         changed = f"{text[:start]}{put}{text[end:]}"
-        try:
+        with contextlib.suppress(tomllib.TOMLDecodeError):
             if tomllib.loads(changed) == wanted:
                 return changed
-        except tomllib.TOMLDecodeError:
-            continue
     where = key if product is None else f"{key} of product {product}"
     how = f"{key} = {new}" if value is not None else f"take {key} out"
     raise ConfigError(f"{file} has no line that sets {where}; write it there by hand: {how}")
@@ -164,8 +163,8 @@ def reload_line(
     """
     address, keys = endpoint_of(line, "events", key_files)
     with Subscriber(address, topics=["change", "status"], timeout_s=min(timeout_s, POLL_SECONDS), keys=keys) as events:
-        status = first_status(events, min(timeout_s, STATUS_WITHIN_SECONDS))
-        if status is None:
+        status = _next(events, min(timeout_s, STATUS_WITHIN_SECONDS), lambda event: isinstance(event, StatusEvent))
+        if not isinstance(status, StatusEvent):
             require_authorized(address, keys, zmq.SUB)
             raise DeliveryError(f"nothing came from {address}, so no line was asked to reload; is the line running?")
         try:
@@ -177,7 +176,17 @@ def reload_line(
                 f"process {status.pid} cannot be asked to reload ({error.strerror}); check that the line runs on this "
                 "machine, and run this as the line's user or as root"
             ) from error
-        change = _wait_for_change(events, status, timeout_s)
+        boot_id = status.boot_id
+        change = _next(events, timeout_s, lambda event: _ends_reload(event, boot_id))
+    if change is None:
+        raise DeliveryError(
+            f"the line {status.line!r} did not report the result of the reload within {timeout_s:g} s, and may "
+            "still apply it; see its change events and its log"
+        )
+    if not isinstance(change, ChangeEvent):
+        raise DeliveryError(
+            f"the line {status.line!r} stopped before it reported the result of the reload; see its log"
+        )
     if not change.applied:
         raise CommandRefusedError(None, change.detail or "the line's log says why")
     return change
@@ -185,39 +194,26 @@ def reload_line(
 
 def _ask(line: str, pid: int, by: str) -> None:
     """Ask by the socket of the pictures, which takes the name; a line that has none takes the signal."""
-    try:
+    with contextlib.suppress(DeliveryError):
         if "://" not in line:
             ask_to_reload(picture_socket(file_of(line)), by)
             return
-    except DeliveryError:
-        pass
     os.kill(pid, signal.SIGHUP)
 
 
-def first_status(events: Subscriber, timeout_s: float) -> StatusEvent | None:
-    """Wait for a status of the line. Once it is received, no later event is missed."""
+def _next(events: Subscriber, timeout_s: float, wanted: Callable[[Event], bool]) -> Event | None:
+    """Return the next event that is wanted; None: none came in time. After the first status, no event is missed."""
     deadline_s = time.monotonic() + timeout_s
     while True:
         received = events.receive()
-        if isinstance(received, Message) and isinstance(received.event, StatusEvent):
+        if isinstance(received, Message) and wanted(received.event):
             return received.event
         if time.monotonic() >= deadline_s:
             return None
 
 
-def _wait_for_change(events: Subscriber, status: StatusEvent, timeout_s: float) -> ChangeEvent:
-    deadline_s = time.monotonic() + timeout_s
-    while True:
-        received = events.receive()
-        event = received.event if isinstance(received, Message) else None
-        if isinstance(event, ChangeEvent) and event.change == "reload":
-            return event
-        if isinstance(event, StatusEvent) and (event.state == "STOPPED" or event.boot_id != status.boot_id):
-            raise DeliveryError(
-                f"the line {status.line!r} stopped before it reported the result of the reload; see its log"
-            )
-        if time.monotonic() >= deadline_s:
-            raise DeliveryError(
-                f"the line {status.line!r} did not report the result of the reload within {timeout_s:g} s, and may "
-                "still apply it; see its change events and its log"
-            )
+def _ends_reload(event: Event, boot_id: str) -> bool:
+    """Return whether an event tells the result of a reload, or that the line of this boot has stopped."""
+    if isinstance(event, StatusEvent):
+        return event.state == "STOPPED" or event.boot_id != boot_id
+    return isinstance(event, ChangeEvent) and event.change == "reload"

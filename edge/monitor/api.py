@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -122,7 +123,12 @@ class Api:
             f"{of_picture}/difference.png": self._png(self._references.difference, is_cut=True),
         }
         reading = [Route(path, handler) for path, handler in handlers.items()]
-        writing = {"/api/marks": self._mark, "/api/activate": self._activate, "/api/back": self._back}
+        forth, back = partial(self._exchange, back=False), partial(self._exchange, back=True)
+        writing: dict[str, Callable[[bytes], object]] = {
+            "/api/marks": self._mark,
+            "/api/activate": forth,
+            "/api/back": back,
+        }
         return [*reading, *(Route(path, self._write(do), methods=["POST"]) for path, do in writing.items())]
 
     async def healthz(self, _: Request) -> Response:
@@ -199,7 +205,7 @@ class Api:
     def shadow(self, _: Request) -> Response:
         return json(compare(self._file, self._memory.review_of))
 
-    def _write(self, do: Callable[[bytes], dict[str, object]]) -> Handler:
+    def _write(self, do: Callable[[bytes], object]) -> Handler:
         """Return what answers with what is done for the body of a request: a mark once it is journalled, a change once
         the line has it.
         """
@@ -211,12 +217,6 @@ class Api:
             return json(await run_in_threadpool(do, body))
 
         return answer
-
-    def _activate(self, body: bytes) -> dict[str, object]:
-        return self._exchange(body, back=False)
-
-    def _back(self, body: bytes) -> dict[str, object]:
-        return self._exchange(body, back=True)
 
     def _exchange(self, body: bytes, *, back: bool) -> dict[str, object]:
         try:

@@ -61,6 +61,8 @@ END_WITHIN_SECONDS = 1
 
 OPEN_PATHS = "/login", "/healthz"
 """Answered without a token."""
+LOCAL_PATHS = "/api/activate", "/api/back", *(f"/label/api/{each}" for each in ("train", "stop", "use"))
+"""Answered only where this machine alone can reach the page."""
 COOKIE_SECONDS = 30 * 86400
 SHORTEST_TOKEN = 16
 LARGEST_FORM = 4096
@@ -315,6 +317,10 @@ class Access:
             )
         if connection.scope.get("method") not in ("GET", "HEAD") and not _same_origin(headers):
             return error(403, "the request came from a page of another address; use the line's own page")
+        if not self._only_local and connection.scope["path"] in LOCAL_PATHS:
+            return error(
+                403, "other machines can reach this page, so it neither trains nor changes a bundle; use the commands for that"
+            )
         if self._token is None or connection.scope["path"] in OPEN_PATHS or self._is_known(connection):
             return None
         if "text/html" in headers.get("accept", "") and connection.scope["type"] == "http":

@@ -9,7 +9,6 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -24,7 +23,7 @@ from heatline.edge.inspection.inspector import Setup, outcome_of
 from heatline.edge.monitor.memory import Row, row_of
 from heatline.edge.monitor.pictures import MOST_SLOTS, Picture, PictureClient, picture_socket
 from heatline.edge.monitor.recorder import EvidenceWriter, Limits
-from heatline.edge.monitor.shadow import Findings, findings_file, name_of_bundle, read_findings, shadow_folder
+from heatline.edge.monitor.shadow import findings_file, name_of_bundle, read_findings, shadow_folder
 from heatline.edge.service.changeover import prepare
 from heatline.edge.util.process import yield_processor
 from heatline.edge.util.text import utf8_safe
@@ -32,7 +31,7 @@ from heatline.edge.wire.events import ShadowState
 
 logger = logging.getLogger("heatline.edge.service.shadow")  # this module is __main__
 
-WRITE_EVERY_SECONDS = 2.0
+REPORT_EVERY_SECONDS = 2.0
 """The disk belongs to the journal. Of a process that is killed, so much is lost."""
 LIMITS = Limits(keep_s=30 * 86400, keep_bytes=256 << 20)
 """Of pictures of frames on which the bundles differ."""
@@ -44,70 +43,64 @@ def main() -> int:
     cv2.setNumThreads(1)
     yield_processor()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    file, found = Path(sys.argv[1]), dict[Path, Findings]()
+    file = Path(sys.argv[1])
     try:
         config = load_config(file).of_product(sys.argv[2] or None)
-        slots = min(len(config.cameras) + 1, MOST_SLOTS)
-        with PictureClient(picture_socket(file), slots=slots) as line:
+        with PictureClient(picture_socket(file), slots=min(len(config.cameras) + 1, MOST_SLOTS)) as line:
             try:
-                with EvidenceWriter(shadow_folder(file, config), utf8_safe(file.stem), LIMITS) as pictures:
-                    _judge_all(line, config, found, pictures)
-            except DeliveryError:  # the line has ended
-                return 0
+                _judge_all(line, file, config)
+            except DeliveryError:
+                pass  # the line has ended
             except HeatlineError as error:
                 line.report_shadow(ShadowState(fault=utf8_safe(str(error))))
                 raise
-            finally:
-                _write(found)
     except HeatlineError as error:
         logger.error("%s", error)
         return error.exit_code
     return 0
 
 
-def _judge_all(line: PictureClient, config: LineConfig, found: dict[Path, Findings], pictures: EvidenceWriter) -> None:
+def _judge_all(line: PictureClient, file: Path, config: LineConfig) -> None:
     """Judge frames as the line would with the shadow's bundle, until it has ended, which is a DeliveryError.
 
     The newest frame of each camera waits, so that each has its turn.
     """
     assert config.shadow is not None  # or the line starts no such process
+    assert config.bundle is not None
     engine = replace(config.engine, device=PROCESSOR, threads=1, streams=1)
     setup = prepare(replace(config, bundle=config.shadow, engine=engine)).setup
     assert isinstance(setup, Setup), "it has a bundle"
-    bundle = name_of_bundle(config.shadow)
-    state, write_at_s, dropped = ShadowState(bundle=bundle), 0.0, 0
+    folder, of_line, own = shadow_folder(file, config), name_of_bundle(config.bundle), name_of_bundle(config.shadow)
+    state, report_at_s, dropped = ShadowState(bundle=own), 0.0, 0
     waiting: dict[str, Picture] = {}
-    while True:
-        if time.monotonic() >= write_at_s:
-            _write(found)
-            line.report_shadow(state)
-            write_at_s = time.monotonic() + WRITE_EVERY_SECONDS
-        while (picture := line.receive(0 if waiting else WRITE_EVERY_SECONDS)) is not None:
-            dropped += picture.skipped
-            if (older := waiting.get(picture.event.camera)) is not None:
-                older.release()
-                dropped += 1
-            waiting[picture.event.camera] = picture
-        if not waiting:
-            continue
-        picture = waiting.pop(next(iter(waiting)))
-        if picture.event.bundle is not None and picture.event.product == setup.product:  # else it came before a change
-            path = findings_file(pictures.folder, picture.event.bundle, bundle)
-            if path not in found:
-                found[path] = read_findings(path)
-            row = _row(picture, setup)
-            found[path].add(row, dropped)
-            if row["verdict"] != row["shadow"]["verdict"]:
-                with contextlib.suppress(InputError):  # the disk is nearly full; the frame counts
-                    pictures.write(picture)
-            state = replace(state, judged=state.judged + 1, dropped=state.dropped + dropped)
-            dropped = 0
-        picture.release()
-
-
-def _write(found: Mapping[Path, Findings]) -> None:
-    for path, findings in found.items():
-        findings.write(path)
+    with EvidenceWriter(folder, utf8_safe(file.stem), LIMITS) as pictures, contextlib.ExitStack() as at_end:
+        path = findings_file(folder, of_line, own)
+        findings = read_findings(path)
+        at_end.callback(findings.write, path)
+        while True:
+            if time.monotonic() >= report_at_s:
+                findings.write(path)
+                line.report_shadow(state)
+                report_at_s = time.monotonic() + REPORT_EVERY_SECONDS
+            while (picture := line.receive(0 if waiting else REPORT_EVERY_SECONDS)) is not None:
+                dropped += picture.skipped
+                if (older := waiting.get(picture.event.camera)) is not None:
+                    older.release()
+                    dropped += 1
+                waiting[picture.event.camera] = picture
+            if not waiting:
+                continue
+            picture = waiting.pop(next(iter(waiting)))
+            event = picture.event
+            if (event.product, event.bundle) == (setup.product, of_line):  # else it came before the changeover
+                row = _row(picture, setup)
+                findings.add(row, dropped)
+                if row["verdict"] != row["shadow"]["verdict"]:
+                    with contextlib.suppress(InputError):  # the disk is nearly full; the frame counts
+                        pictures.write(picture)
+                state = replace(state, judged=state.judged + 1, dropped=state.dropped + dropped)
+                dropped = 0
+            picture.release()
 
 
 def _row(picture: Picture, setup: Setup) -> Row:
