@@ -319,7 +319,9 @@ class Access:
             return error(403, "the request came from a page of another address; use the line's own page")
         if not self._only_local and connection.scope["path"] in LOCAL_PATHS:
             return error(
-                403, "other machines can reach this page, so it neither trains nor changes a bundle; use the commands for that"
+                403,
+                "other machines can reach this page, so it neither trains nor changes a bundle; use the commands for "
+                "that",
             )
         if self._token is None or connection.scope["path"] in OPEN_PATHS or self._is_known(connection):
             return None

@@ -1,0 +1,61 @@
+"""From a camera and nothing else to the verdicts of a bundle, in the browser."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from heatline.edge.labels.collected import name_of
+from heatline.edge.wire.events import ChangeEvent, VerdictEvent
+from tests.command import heatline
+from tests.edge.lines import running
+from tests.edge.secured import free_port, until
+from tests.view.browser import ENTER, ESCAPE, Browser
+
+ROOT = Path(__file__).parents[2]
+BOARDS = 45
+DRAW = ROOT / "examples" / "drawn_boards" / "draw.py"
+TITLE = "document.querySelector('#large-title').innerText"
+ENDED = "!document.querySelector('.train .start').hidden && document.querySelector('.train output').innerText"
+
+
+@pytest.mark.long
+def test_a_browser_leads_from_a_camera_to_the_verdicts_of_a_new_bundle(browser: Browser, tmp_path: Path) -> None:
+    """The camera shows drawn boards; the test looks up which are defective, as a person sees it."""
+    drawn, folder = tmp_path / "drawn", tmp_path / "line1-pictures"
+    subprocess.run([sys.executable, DRAW, drawn, "--count", str(BOARDS)], check=True)
+    with (drawn / "labels.csv").open() as table:
+        is_defective = {row["image"]: row["label"] == "defective" for row in csv.DictReader(table)}
+    assert heatline("new", "line1", "--camera", drawn / "images", cwd=tmp_path).returncode == 0
+    page, events, file = free_port(), free_port(), tmp_path / "line1.toml"
+    text = file.read_text().replace("127.0.0.1:8420", page.local.removeprefix("tcp://"))
+    text += f'\n[events]\nbind = "{events.local}"\n'
+    file.write_text(text.replace("every = 0 ", "every = 1 ").replace("loop = true", "loop = false"))
+    with running(file, events.local) as run:
+        shown = run.until_stopped().verdicts
+    source_of = {name_of(event): event.source for event in shown}
+    assert len(list(folder.glob("unlabelled/*.png"))) == BOARDS
+    file.write_text(text)
+    with running(file, events.local) as run:
+        browser.open(f"http://{page.local.removeprefix('tcp://')}/")
+        browser.driver.execute_script("localStorage.setItem('reviewer', 'Ada')")
+        browser.find(".to-label").click()
+        browser.until("document.querySelectorAll('.cell').length > 20")
+        browser.press(ENTER)
+        for left in range(BOARDS, 0, -1):
+            name = browser.until(TITLE)
+            browser.press("d" if is_defective[str(source_of[name])] else "g")
+            browser.until(f"{left} === 1 || {TITLE} !== {name!r}")
+        browser.press(ESCAPE)
+        browser.until("document.querySelector('[data-filter=unlabelled] b').innerText === '0'")
+        browser.driver.execute_script("window.prompt = () => '1'; document.querySelector('.train .start').click()")
+        until(lambda: browser.js(ENDED), within_s=480)
+        assert browser.js("!document.querySelector('.train .use').hidden"), browser.text(".train output")
+        browser.find(".train .use").click()
+        change = run.until(lambda event: isinstance(event, ChangeEvent))
+        assert (change.applied, change.by) == (True, "Ada")
+        judged = run.until(lambda event: isinstance(event, VerdictEvent) and event.verdict != "NO_VERDICT")
+        assert judged.bundle == change.bundle
+        browser.leave()
