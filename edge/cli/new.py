@@ -44,9 +44,7 @@ listen = "127.0.0.1:8420"
 """
 
 
-@click.command(
-    epilog="Example: heatline new line1\n\n  heatline new line1 --camera kind=rtsp --camera url=rtsp://10.0.0.7/1"
-)
+@click.command(epilog="Example: heatline new line1 --camera kind=rtsp --camera url=rtsp://10.0.0.7/1")
 @click.argument("line")
 @click.option(
     "--camera",
