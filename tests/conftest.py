@@ -108,9 +108,7 @@ def picture() -> Callable[[Path, NDArray[np.uint8]], Path]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--no-skips", action="store_true", help="fail on any skip that tests/allowed_skips.txt does not name"
-    )
+    parser.addoption("--no-skips", action="store_true", help="fail on any skip that allowed_skips.txt does not name")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -125,11 +125,7 @@ def golden_tiles(*, compares: bool = False) -> GoldenTiles:
 
 
 def manifest(references: Mapping[str, Reference] | None = None) -> Manifest:
-    """Its manifest, without files.
-
-    Args:
-        references: that it compares with, by camera; None: it compares with none.
-    """
+    """Its manifest, without files. `references`: that it compares with, by camera; None: it compares with none."""
     compares = references is not None
     return Manifest(
         schema=SCHEMA,

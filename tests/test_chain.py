@@ -25,11 +25,8 @@ def run_json(*arguments: str | Path) -> Any:
 def train_export_and_run(
     folder: Path, address: str, data: Path, frames: Path, training: Sequence[str], exporting: Sequence[str] = ()
 ) -> ReceivedEvents:
-    """Train a few steps, export, check, and run the line: its events.
-
-    Args:
-        exporting: options of the export; without any it makes every precision, which takes half a minute.
-    """
+    """Train a few steps, export, check, and run the line: its events. `exporting`: options of the export; without any
+    it makes every precision, which takes half a minute."""
     run, bundle = folder / "run", folder / "bundle"
     features = f"features.folder={folder / 'features'}"
     trained = run_json("train", f"data={data}", f"out={run}", features, *FEW_STEPS, *training)

@@ -198,9 +198,7 @@ def test_the_readme_is_short_and_opens_with_the_page_of_a_line() -> None:
     assert [word for word in named if word not in page] == []
 
 
-def test_the_graph_runs_without_heatline_as_bundle_md_shows(
-    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_graph_runs_as_bundle_md_shows(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example, _ = blocks(read("docs/bundle.md"), "python")
     assert "heatline" not in example
     tile = np.random.default_rng(1).integers(0, 256, (TILE, TILE, 3), np.uint8)

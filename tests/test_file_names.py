@@ -103,9 +103,7 @@ def test_a_command_accepts_a_path_that_is_not_utf8(odd: Path, tmp_path: Path, co
 
 
 @pytest.mark.long
-def test_training_and_export_accept_a_path_that_is_not_utf8(
-    odd: Path, tiny_trunk: tuple[str, str], tmp_path: Path
-) -> None:
+def test_training_and_export_accept_paths_not_utf8(odd: Path, tiny_trunk: tuple[str, str], tmp_path: Path) -> None:
     trunk = "model=test_efficientnet model.weights={new}.pth features.folder={new}-features"
     shutil.copy(tiny_trunk[1].partition("=")[2], tmp_path / f"{ODD}.pth")
     small = "tiles.tile_px=64 recipe.steps=2 recipe.folds=2"

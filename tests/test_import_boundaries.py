@@ -167,9 +167,6 @@ def test_the_examples_of_docstrings_are_true(path: Path) -> None:
     assert (found.attempted > 0, found.failed) == (True, 0)
 
 
-# The pairs of long and short forms of a test.
-
-
 def functions(items: list[pytest.Item]) -> set[str]:
     """Return the tests as the tables write them: file in tests/, and function."""
     return {f"{item.path.relative_to(TESTS)}::{getattr(item, 'originalname', item.name)}" for item in items}

@@ -139,11 +139,9 @@ def test_every_command_answers_or_names_its_extra(installed: Path, tmp_path: Pat
     (tmp_path / "rtsp.toml").write_text(LINE % 'kind = "rtsp"\nurl = "rtsp://127.0.0.1:1/x"')
     works = "data show boards", "bundle verify boards.bundle", "check line.toml", "cameras list"
     calls = [*EXPECTED, *works, *SENTENCES]
-    walked = subprocess.run(
-        [installed, "-W", "error", "-c", WALK, *calls], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert walked.returncode == 0, walked.stderr
-    lines = [line.split("|") for line in walked.stdout.splitlines()]
+    done = subprocess.run([installed, "-W", "error", "-c", WALK, *calls], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split("|") for line in done.stdout.splitlines()]
     answers = {call: (int(code), said) for call, code, *said in lines}
     for call, (code, said) in answers.items():
         if call in SENTENCES:

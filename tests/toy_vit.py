@@ -6,11 +6,7 @@ from heatline.train.models.vit import RolloutClassifier
 
 
 class ToyViT(RolloutClassifier):
-    """Two layers, two heads, fused by maximum.
-
-    Args:
-        tile_px: side of a tile; a multiple of `patch_px`.
-    """
+    """Two layers, two heads, fused by maximum. `tile_px`: side of a tile; a multiple of `patch_px`."""
 
     def __init__(self, tile_px: int = 64, patch_px: int = 16, width: int = 16, layers: int = 2) -> None:
         network = VisionTransformer(

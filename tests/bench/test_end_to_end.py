@@ -71,9 +71,7 @@ def scene(bundle: Bundle, pictures: Path, expected: Expected) -> Scene:
 
 
 @pytest.mark.parametrize("stopped_s", [0.0, pytest.param(1.5 * GONE_AFTER_MS / 1e3, marks=pytest.mark.long)])
-def test_events_of_a_real_line_have_no_gap_and_agree_with_its_pictures(
-    scene: Scene, expected: Expected, stopped_s: float
-) -> None:
+def test_events_of_a_line_have_no_gap_and_fit_its_pictures(scene: Scene, expected: Expected, stopped_s: float) -> None:
     """The line may be stopped meanwhile, also for longer than the time-out of its connections."""
     received: list[ReceivedEvent] = []
     with running(scene, None) as line:
@@ -190,9 +188,7 @@ def test_a_line_keeps_up_without_lost_frames_or_growing_latency(
     assert window_of(verdicts, {"cam0": 100.0, **others}, seconds, {}, 100.0).not_kept_up == why_not
 
 
-def test_the_bare_engine_of_a_bundle_that_compares_answers_as_the_lines_engine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bare_engine_answers_for_a_bundle_that_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("logging.disable", lambda: None)  # it is for a process of its own
     bundle = board_bundle(tmp_path / "boards.bundle", {"": Reference(board())})
     shown = [dark_square(moved(board(), 5 * number, -3), 100, 100) for number in range(4)]
@@ -208,9 +204,7 @@ def test_the_bare_engine_of_a_bundle_that_compares_answers_as_the_lines_engine(
         bench_pictures.write_pictures(tmp_path / "made", bundle, HW, 4)
 
 
-def test_a_real_run_inspects_frames_and_its_file_matches_its_struct(
-    bundle: Bundle, pictures: Path, tmp_path: Path
-) -> None:
+def test_a_real_run_inspects_and_its_file_matches_its_struct(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "end-to-end.json"
     options = ["--pictures", pictures, "--fps", "10", "--seconds", "1", "--out", out, "--json"]
     result = CliRunner().invoke(bench, ["end-to-end", *map(str, [bundle.path, *options])])

@@ -39,11 +39,8 @@ def moved(rgb: NDArray[np.uint8], right: float = 0, down: float = 0, degrees: fl
 
 
 def board_bundle(path: Path, references: Mapping[str, Reference]) -> Bundle:
-    """Write the small bundle with a graph that compares, and `THRESHOLDS`.
-
-    Args:
-        references: by camera, "" for all others.
-    """
+    """Write the small bundle with a graph that compares, and `THRESHOLDS`. `references`: by camera, "" for all
+    others."""
     made = manifest(references)
     score, evidence, _ = astuple(THRESHOLDS)
     calibration = replace(made.calibration, score_threshold=score, evidence_threshold=evidence)

@@ -152,12 +152,8 @@ class Plc:
 
 @contextlib.contextmanager
 def modbus_served(address: str, **keys: Any) -> Iterator[int]:
-    """Serve registers without a line, in a thread; yield the port.
-
-    Args:
-        address: `tcp://HOST:PORT`.
-        keys: of the table `[modbus]`.
-    """
+    """Serve registers without a line, in a thread; yield the port. `address`: `tcp://HOST:PORT`. `keys`: of the table
+    `[modbus]`."""
     config = msgspec.convert({"listen": address.removeprefix("tcp://"), **keys}, ModbusConfig)
     server, loop = ModbusServer(RegisterBank(register_map(2), config.word_order), config), asyncio.new_event_loop()
     with ThreadPoolExecutor(1) as thread:

@@ -26,12 +26,8 @@ OPEN = "allow_anonymous true"
 
 
 class Broker:
-    """mosquitto in a process of its own on one port of loopback. It keeps nothing when it is killed.
-
-    Args:
-        address: as the fixture `address` reserves one.
-        settings: lines of its configuration.
-    """
+    """mosquitto in a process of its own on one port of loopback. It keeps nothing when it is killed. `address`: as the
+    fixture `address` reserves one. `settings`: lines of its configuration."""
 
     def __init__(self, folder: Path, address: str, settings: str = OPEN) -> None:
         self._program = need("mosquitto")
@@ -92,10 +88,7 @@ class Received:
 
 class Plant:
     """A program of the plant that subscribes to topics, and again after each reconnect: brokers lose sessions.
-
-    Args:
-        session: client id of a durable session, for which the broker holds messages; None: it has none.
-    """
+    `session`: client id of a durable session, for which the broker holds messages; None: it has none."""
 
     def __init__(self, broker: Broker, *topics: str, session: str | None = None) -> None:
         self.received: list[Received] = []

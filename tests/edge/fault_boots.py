@@ -138,22 +138,14 @@ if any(os.path.basename(argument) == "heatline" for argument in sys.orig_argv): 
 
 def at_start(folder: Path, code: str) -> Mapping[str, str]:
     """Return environment variables with which Python runs `code` at its start, and has the same import path otherwise.
-
-    Args:
-        folder: a new folder for the code.
-    """
+    `folder`: a new folder for the code."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(code)
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
 
 
 class Hang:
-    """Hangs a stage of a line within `hung`.
-
-    Args:
-        folder: a new folder.
-        stage: one of `STAGES`.
-    """
+    """Hangs a stage of a line within `hung`. `folder`: a new folder. `stage`: one of `STAGES`."""
 
     def __init__(self, folder: Path, stage: str) -> None:
         self._hung = folder / "hung"

@@ -94,12 +94,8 @@ class AravisCamera:
 def aravis_camera(
     pictures: Sequence[Picture] = (), *, pixel_format: str = "Mono8", rate_fps: float = 25.0
 ) -> Iterator[AravisCamera]:
-    """Run Aravis' device, on a loopback address that no other camera has.
-
-    Args:
-        pictures: its pictures; the first one sets the camera's size. None: four different ones of 64x48.
-        pixel_format: one of `_CODES`.
-    """
+    """Run Aravis' device, on a loopback address that no other camera has. `pictures`: its pictures; the first one sets
+    the camera's size. None: four different ones of 64x48. `pixel_format`: one of `_CODES`."""
     need_aravis()
     with leased() as address, loopback_has(address):
         camera = AravisCamera(address, list(pictures) or noise(4, 48, 64), pixel_format, rate_fps)

@@ -24,11 +24,7 @@ _VALUES: Sequence[Any] = (
 
 
 class Mutator:
-    """Mutates valid messages; a few of the results are still valid.
-
-    Args:
-        valid: the frames of each message.
-    """
+    """Mutates valid messages; a few of the results are still valid. `valid`: the frames of each message."""
 
     def __init__(self, seed: int, valid: Sequence[Parts]) -> None:
         self._draw = random.Random(seed)
@@ -46,11 +42,8 @@ class Mutator:
         return parts
 
     def connection(self, socket_type: str) -> bytes:
-        """Return all bytes of a TCP connection: a handshake and a message, usually damaged.
-
-        Args:
-            socket_type: ZeroMQ's name of the socket's type in a handshake.
-        """
+        """Return all bytes of a TCP connection: a handshake and a message, usually damaged. `socket_type`: ZeroMQ's
+        name of the socket's type in a handshake."""
         draw, mechanism = self._draw, self._draw.choice((b"NULL", b"NULL", b"NULL", b"CURVE", b"PLAIN", b""))
         stream = _GREETING + bytes([draw.choice((0, 1, 9, 255))]) + mechanism.ljust(20, b"\0") + bytes(32)
         ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", len(socket_type)) + socket_type.encode()

@@ -99,11 +99,8 @@ class Seen:
 
 
 class Watched:
-    """Records everything that a supervised camera reports and returns.
-
-    Args:
-        drawn: whether its frames are those of the pattern camera, whose pixels are known.
-    """
+    """Records everything that a supervised camera reports and returns. `drawn`: whether its frames are those of the
+    pattern camera, whose pixels are known."""
 
     def __init__(self, settings: CameraSettings, *, drawn: bool = True) -> None:
         self.alarms: list[CameraAlarm] = []

@@ -234,9 +234,7 @@ def line(kind: str, tmp_path: Path, plant: Plants) -> Iterator[BridgedLine]:
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.long)])
-def test_every_result_reaches_the_plant_in_order_though_all_are_killed(
-    plant: Plants, line: BridgedLine, times: int
-) -> None:
+def test_every_result_reaches_the_plant_in_order_under_kills(plant: Plants, line: BridgedLine, times: int) -> None:
     added: list[Got] = []
 
     def add(*topics: str) -> None:
@@ -276,9 +274,7 @@ def test_every_result_reaches_the_plant_in_order_though_all_are_killed(
             assert bridge.end() == 0
 
 
-def test_what_is_lost_is_told_in_its_place_and_the_older_of_two_bridges_ends(
-    plant: Plants, line: BridgedLine, tmp_path: Path
-) -> None:
+def test_what_is_lost_is_told_and_the_older_bridge_ends(plant: Plants, line: BridgedLine, tmp_path: Path) -> None:
     """Deleted events, those that the line could not store, in a known and an unknown number, and an unreadable one."""
     journal, told = line.journal.journal, {"boot_id": BOOT, "previous_seq": 0, "at_ns": 1, "line": "line1"}
     line.journal.client().follow(line.kind)

@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from heatline.edge.calibration.statistics import (
-    cdf,
-    interval,
-    prediction_bound_of_groups,
-    t_cdf,
-    t_quantile,
-    upper_bound,
-)
+from heatline.edge.calibration import statistics
+from heatline.edge.calibration.statistics import cdf, prediction_bound_of_groups, t_cdf, t_quantile, upper_bound
 from heatline.edge.calibration.thresholds import (
     STORED_AT_LEAST,
     STRONG_SHARE,
@@ -160,9 +154,6 @@ def test_a_calibration_states_the_held_out_rejects_and_the_bound(
     assert came.false_reject_at_most == pytest.approx(bound, rel=4e-3)
 
 
-# Few frames, groups of frames that are alike, and a gap to defective frames.
-
-
 @given(
     good=LOGITS,
     share=st.sampled_from([0.0, 0.01, 0.05, 0.3]),
@@ -238,7 +229,7 @@ def exact_tail(count: int, n: int, share: float | Fraction) -> Fraction:
 @given(COUNTED)
 def test_bounds_solve_the_equations_of_clopper_and_pearson(counted: tuple[int, int]) -> None:
     n, count = counted
-    low, high = interval(count, n)
+    low, high = statistics.interval(count, n)
     assert 0 <= low <= count / n <= high <= 1
     assert ((low == 0), (high == 1)) == ((count == 0), (count == n))
     if count < n:

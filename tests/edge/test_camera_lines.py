@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,17 +15,11 @@ from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.client import Commander
 from heatline.edge.errors import CommandRefusedError
 from heatline.edge.wire.commands import Triggered
-from heatline.edge.wire.events import AlarmEvent, Event, StatusEvent, VerdictEvent
+from heatline.edge.wire.events import AlarmEvent, StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS
+from tests.edge import lines
 from tests.edge.gv_cameras import AravisCamera, aravis_camera
-from tests.edge.lines import (
-    RunningLine,
-    assert_every_frame_has_its_event,
-    children,
-    running,
-    write_line_with,
-    write_pictures,
-)
+from tests.edge.lines import RunningLine, assert_every_frame_has_its_event, children, running, write_line_with
 from tests.edge.rtsp_server import rtsp_server
 from tests.small_bundle import TILE, answer
 
@@ -81,7 +74,7 @@ def test_a_killed_or_hanging_process_of_any_camera_is_replaced_without_leftovers
     tmp_path: Path, bundle: Bundle, address: str, rounds: int
 ) -> None:
     pytest.importorskip("av", reason="av is not installed")
-    pictures = write_pictures(tmp_path / "f", {f"{n}.png": white for n, white in enumerate(WHITES)})
+    pictures = lines.write_pictures(tmp_path / "f", {f"{n}.png": white for n, white in enumerate(WHITES)})
     with aravis_camera(pictures=WHITES) as device, rtsp_server() as server:
         cameras = {
             "drawn": PATTERN,
@@ -116,14 +109,9 @@ def test_a_killed_or_hanging_process_of_any_camera_is_replaced_without_leftovers
 
 
 @pytest.mark.parametrize("frames", [10, pytest.param(200, marks=pytest.mark.long)])
-def test_devices_that_are_missing_hang_or_die_return_and_stop_no_other_camera(
-    tmp_path: Path, bundle: Bundle, address: str, frames: int
-) -> None:
-    """Closing a missing device takes seconds: if the line waited, frames of the other camera would be lost.
-
-    Args:
-        frames: number of frames of the other camera during each absence.
-    """
+def test_devices_that_hang_or_die_stop_no_other(tmp_path: Path, bundle: Bundle, address: str, frames: int) -> None:
+    """Closing a missing device takes seconds: if the line waited, frames of the other camera would be lost. `frames`:
+    number of frames of the other camera during each absence."""
     pytest.importorskip("av", reason="av is not installed")
     with aravis_camera(pictures=WHITES) as device, rtsp_server() as server:
         device.kill()
@@ -155,39 +143,27 @@ def test_devices_that_are_missing_hang_or_die_return_and_stop_no_other_camera(
     assert received.refusals("lives") == []
 
 
-MISBEHAVIOURS: list[tuple[dict[str, Any], dict[str, Any] | None, str]] = [
-    # How a fault begins, and how it ends if not by itself; the reason of its frames and of the line's alarm.
-    ({"what": "freeze", "frozen": True}, {"what": "freeze", "frozen": False}, "frozen"),
-    ({"what": "leave_out", "frames": 40_000}, None, "frame_ids"),
-]
-
-
-def test_wrong_frames_raise_one_alarm_and_are_never_judged(tmp_path: Path, bundle: Bundle, address: str) -> None:
+@pytest.mark.parametrize("reason", ["frozen", "frame_ids"])
+def test_wrong_frames_raise_one_alarm_and_are_never_judged(
+    tmp_path: Path, bundle: Bundle, address: str, reason: str
+) -> None:
     with aravis_camera(pictures=WHITES) as device:
         camera = genicam(device, frozen_after_frames=5, waiting_frames=16)
-        line = write_line_with(tmp_path, bundle.path, address, {"cam": camera})
-        with running(line, address) as run:
-
-            def good_again(event: Event) -> bool:
-                alarms = run.received.alarms
-                is_good = isinstance(event, VerdictEvent) and event.verdict == "GOOD"
-                return is_good and not (alarms and alarms[-1].active)
-
-            for begin, end, reason in MISBEHAVIOURS:
-                run.until_inspected()
-                verdicts_before, alarms_before = len(run.received.verdicts), len(run.received.alarms)
-                device.tell(**begin)
-                failed = f"failed.{reason}"
-                for _ in range(3 if end else 1):  # also after the camera was opened again
-                    run.until(lambda event: isinstance(event, VerdictEvent) and event.reason == failed)  # noqa: B023
-                if end:
-                    device.tell(**end)
-                run.until(good_again)
-                verdicts, alarms = run.received.verdicts[verdicts_before:], run.received.alarms[alarms_before:]
-                assert [(one.alarm, one.active) for one in alarms] == [(reason, True), (reason, False)], failed
-                bad = [n for n, event in enumerate(verdicts) if event.reason == failed]
-                assert {event.verdict for event in verdicts[bad[0] : bad[-1] + 1]} == {"NO_VERDICT"}, failed
+        with running(write_line_with(tmp_path, bundle.path, address, {"cam": camera}), address) as run:
+            run.until_inspected()
+            if reason == "frozen":
+                device.tell("freeze", frozen=True)
+            else:
+                device.tell("leave_out", frames=40_000)
+            for _ in range(3 if reason == "frozen" else 1):  # also after the camera was opened again
+                run.until(lambda event: isinstance(event, VerdictEvent) and event.reason == f"failed.{reason}")
+            device.tell("freeze", frozen=False)
+            run.until(lambda event: isinstance(event, AlarmEvent) and not event.active)
+            assert run.until_inspected().verdict == "GOOD"
             received = run.end()
+    assert [(alarm.alarm, alarm.active) for alarm in received.alarms] == [(reason, True), (reason, False)]
+    bad = [at for at, event in enumerate(received.verdicts) if event.reason == f"failed.{reason}"]
+    assert {event.verdict for event in received.verdicts[bad[0] : bad[-1] + 1]} == {"NO_VERDICT"}
     assert_every_frame_has_its_event(received, ["cam"])
 
 

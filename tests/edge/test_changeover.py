@@ -297,9 +297,6 @@ def test_a_product_overrides_the_lines_settings_and_the_first_one_must_be_named(
             load(tmp_path, PRODUCT_LINE.replace('product = "a"', first))
 
 
-# The selected product survives a restart.
-
-
 def test_a_failed_write_keeps_the_old_selection_and_is_told_until_it_succeeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,9 +41,6 @@ def line(tmp_path: Path, bundle: Bundle, address: str) -> Path:
     return write_line(tmp_path, bundle.path, address, {"top": 'path = "frames"'})
 
 
-# The command line.
-
-
 def test_help_has_every_command_in_a_section_with_a_complete_sentence_on_a_narrow_terminal() -> None:
     for group in ("", "bench", "bundle", "cameras", "data", "evidence", "journal", "keys"):
         text = heatline(*([group] if group else []), "--help", env={"COLUMNS": "80"}).stdout
@@ -70,9 +67,6 @@ def test_a_wrong_command_line_is_exit_code_2_and_a_wrong_address_7_without_a_tra
         assert "Error:" in result.stderr and words in result.stderr and "Traceback" not in result.stderr  # noqa: PT018
     result = heatline("watch", "smoke://signals")
     assert (result.returncode, "is not an address to connect to" in complaint(result)) == (7, True)
-
-
-# check
 
 
 def test_check_reports_what_the_line_will_use_and_starts_nothing(
@@ -178,9 +172,6 @@ def test_check_warns_of_useless_thresholds_and_leaves_a_running_line_alone(line:
     assert report["warnings"][0].startswith("the line runs, and uses its addresses")
 
 
-# inspect
-
-
 def inspected(bundle: Bundle, folder: Path, *more: str | Path) -> Run:
     """Inspect `folder/frames` into `folder/out`."""
     shutil.rmtree(folder / "out", ignore_errors=True)
@@ -235,9 +226,6 @@ def test_inspect_without_images_or_into_an_unusable_folder_or_full_disk_is_an_er
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (full.returncode, "cannot be written (File too large)" in complaint(full)) == (9, True)
     assert all(file.stat().st_size == sizes[file.name] for file in (tmp_path / "out").glob("*.png")), "none is partial"
-
-
-# watch
 
 
 @pytest.fixture
@@ -303,9 +291,6 @@ def test_watch_prints_each_event_on_one_line(address: str, publisher: Publisher)
     out = watched(publisher, address, *(msgspec.structs.replace(good, **what) for what in odd), *others, last)
     assert "\x1b" not in out
     assert_golden("watch", re.sub(r"\d\d:\d\d:\d\d", "CLOCK", out))
-
-
-# Processes and pipes.
 
 
 def redirected(*command: str | Path, unbuffered: str = "", **streams: Any) -> Run:

@@ -3,15 +3,8 @@
 import pytest
 from msgspec.structs import replace
 
-from heatline.edge.describe import (
-    COLUMNS,
-    columns_of,
-    describe_consumer,
-    describe_event,
-    describe_journal,
-    local_time,
-    utc,
-)
+from heatline.edge import describe
+from heatline.edge.describe import columns_of, describe_consumer, describe_event, describe_journal, local_time, utc
 from heatline.edge.wire.events import ReviewEvent, StatusEvent, VerdictEvent
 from tests.edge.wire_examples import GOLDEN, GOOD, JOURNAL_STATUS
 
@@ -19,7 +12,7 @@ from tests.edge.wire_examples import GOLDEN, GOOD, JOURNAL_STATUS
 @pytest.mark.parametrize("name", GOLDEN)
 def test_every_event_has_words_and_a_row(name: str) -> None:
     event = GOLDEN[name].event
-    told, row = describe_event(event), dict(zip(COLUMNS, columns_of(event, 7, "a.b", 10**18), strict=True))
+    told, row = describe_event(event), dict(zip(describe.COLUMNS, columns_of(event, 7, "a.b", 10**18), strict=True))
     assert (row["seq"], row["type"], row["journalled_at"]) == (7, "a", "2001-09-09T01:46:40.000000Z")
     assert told.what
     assert told.colour in ("green", "yellow", "red", "default")

@@ -94,9 +94,7 @@ def test_a_reference_has_the_quantiles_of_its_frames_if_these_are_enough() -> No
         (None, -20, 20),  # calibrated with another picture
     ],
 )
-def test_with_a_reference_the_pose_is_watched_up_to_half_of_what_alignment_accepts(
-    at_px: float | None, low: float, high: float
-) -> None:
+def test_a_pose_is_watched_up_to_half_of_what_is_accepted(at_px: float | None, low: float, high: float) -> None:
     pose = None if at_px is None else Pose(at_px, -1.0, 0.25, 0.9, 0.1)
     reference = fit_reference([replace(each, pose=pose) for each in samples([board()] * 12)], [], [])
     watched = CameraReference(reference, farthest={"shift_x": 40.0, "shift_y": 40.0, "turn": 1.5})

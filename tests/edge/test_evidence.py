@@ -154,9 +154,6 @@ def test_only_files_of_entries_are_deleted(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*.*")) == sorted([*mine, *(tmp_path / each for each in left)])
 
 
-# Limits and marks.
-
-
 def test_the_oldest_make_room_reviewed_ones_last_and_what_is_too_old_and_not_reviewed_goes(tmp_path: Path) -> None:
     clock, small = Clock(), 8192  # the room of a small frame and its heatmap
     limits = replace(ALL, keep_bytes=4 * small, keep_s=2 * 86400.0)
@@ -194,9 +191,6 @@ def test_the_oldest_make_room_reviewed_ones_last_and_what_is_too_old_and_not_rev
         clock.wall_ns -= 300 * HOUR_NS  # somebody sets the clock
         into.tidy()
         assert held() == [2]
-
-
-# The journal's marks.
 
 
 def marked(number: int, kind: MarkKind = "right") -> Message:
@@ -260,9 +254,6 @@ def test_the_last_mark_of_each_reviewer_counts_and_those_who_agree_tell_the_trut
             assert review.kind == (None if review.truth is None else agreed)
             places = review.missed_xy, review.boxes_xywh, review.strokes
             assert places == (MISSED if "missed" in kinds else ([], [], [])), "each place once"
-
-
-# Disks.
 
 
 def test_free_space_of_the_disk_is_kept_also_if_another_program_fills_it_to_the_last_byte(tmp_path: Path) -> None:
@@ -365,9 +356,6 @@ def test_a_writer_that_is_killed_at_any_step_leaves_whole_entries_only(tmp_path:
     assert len(names(tmp_path)) == 2 * len(whole), "the next start deletes what the killed one left"
 
 
-# As a process.
-
-
 HANGING = """
 import sys, threading
 from heatline.edge.monitor import sidecar
@@ -422,9 +410,6 @@ def test_pictures_that_come_while_another_line_uses_the_folder_are_skipped_and_l
         recorder.stop()
         thread.join()
     assert stored(folder) == ["b007b007-top-2"]
-
-
-# With a line.
 
 
 def mark_a_good_frame(page: Page) -> list[str]:

@@ -181,9 +181,6 @@ def test_a_frame_that_a_person_chose_is_no_sample_of_the_rates(folder: Path) -> 
     assert (found["total"]["false_alarm"]["count"], found["total"]["false_alarm"]["of"]) == (2, 4)
 
 
-# Export.
-
-
 def exported(out: Path) -> dict[str, dict[str, Any]]:
     """The rows of the manifest by picture, each with a whole copy, and no copy without its row."""
     rows = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
@@ -229,9 +226,6 @@ def test_an_export_is_read_by_train_and_leads_back_to_events_and_reviews_also_if
     monkeypatch.setattr(shutil, "copyfile", interrupt_after)
     assert run("export", folder, interrupted).returncode == INTERRUPTED
     assert exported(interrupted).keys() == {name(1), name(2)}
-
-
-# With a running line.
 
 
 def test_a_line_stores_its_defects_and_some_good_frames_and_the_marks_that_commands_send_it(

@@ -89,9 +89,7 @@ def scores(run: RunningLine) -> dict[str | None, tuple[str, float | None]]:
     return verdicts
 
 
-def test_a_clock_that_is_set_back_and_forward_by_an_hour_affects_no_frame(
-    tmp_path: Path, bundle: Bundle, address: str
-) -> None:
+def test_a_clock_set_back_and_forward_by_an_hour_affects_no_frame(tmp_path: Path, bundle: Bundle, address: str) -> None:
     clock = LeapingClock(tmp_path)
     # The deadline and both liveness limits are shorter than an hour.
     camera = {"kind": "pattern", "draw_size": [230, 230], "rate_fps": 20, "waiting_frames": 16, "deadline_ms": 50_000}
@@ -135,9 +133,7 @@ def until_status_has(systemd: NotifySocket, excerpt: str) -> list[str]:
 @pytest.mark.parametrize(
     "stage", ["publish", pytest.param("infer", marks=pytest.mark.long), pytest.param("judge", marks=pytest.mark.long)]
 )
-def test_a_hung_stage_stops_the_heartbeat_and_no_longer_feeds_the_watchdog(
-    tmp_path: Path, bundle: Bundle, address: str, stage: str
-) -> None:
+def test_a_hung_stage_stops_heartbeat_and_watchdog(tmp_path: Path, bundle: Bundle, address: str, stage: str) -> None:
     line = write_line_with(tmp_path, bundle.path, address, {"top": PATIENT}, 'heatmaps = "never"')
     hang = Hang(tmp_path / "hang", stage)
     with notify_socket(tmp_path) as systemd, running(line, address, env={**systemd.env, **WATCHDOG, **hang.env}) as run:

@@ -81,9 +81,7 @@ def test_follow_waits_for_a_line_and_ends_when_its_reader_has_gone(tmp_path: Pat
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.long)])
-def test_a_file_gets_every_event_once_however_often_its_follower_is_killed(
-    line: FollowedLine, file: Path, kills: int
-) -> None:
+def test_a_file_gets_every_event_once_though_its_follower_is_killed(line: FollowedLine, file: Path, kills: int) -> None:
     file.touch()
     events: list[Delivered] = []
 
@@ -198,9 +196,7 @@ def test_a_command_that_fails_runs_again_until_it_succeeds_and_no_event_is_left_
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_ends_the_command_and_its_event_comes_again(
-    line: FollowedLine, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_an_interrupted_commands_event_comes_again(line: FollowedLine, tmp_path: Path, number: signal.Signals) -> None:
     line.add(GOOD)
     begun, never = tmp_path / "begun", tmp_path / "never"
     os.mkfifo(begun)

@@ -64,11 +64,8 @@ def test_frames_of_a_region_arrive_byte_for_byte_as_the_camera_sent_them(
             for _ in range(6):
                 frame = grab_frame(camera)
                 sent = device.picture(frame.stamp.frame_id)[11 : 11 + 17, 7 : 7 + 33]
-                assert (frame.pixel_format, frame.image.dtype, frame.image.flags.owndata) == (
-                    pixel_format,
-                    dtype,
-                    False,
-                )
+                assert (frame.pixel_format, frame.image.dtype) == (pixel_format, dtype)
+                assert not frame.image.flags.owndata
                 np.testing.assert_array_equal(frame.image, sent)
             until = time.monotonic() + WITHIN_SECONDS
             while camera.counters()["underruns"] == 0 and time.monotonic() < until:  # fills all other buffers
@@ -156,9 +153,7 @@ def test_a_camera_under_foreign_control_is_refused_and_lost_control_ends_the_fra
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_settings_that_a_camera_does_not_accept_are_refused_with_its_range(
-    device: AravisCamera, keys: dict[str, Any], sentence: str
-) -> None:
+def test_settings_beyond_a_cameras_range_are_refused(device: AravisCamera, keys: dict[str, Any], sentence: str) -> None:
     with pytest.raises(CameraError, match=f"^camera cam at {device.address}: .*{sentence}"):
         opening(device.address, **keys)
 
@@ -171,9 +166,7 @@ def test_a_camera_is_found_by_broadcast_and_opened_by_its_name(device: AravisCam
         opening("no-such")
 
 
-def test_without_an_address_exactly_one_camera_must_answer(
-    device: AravisCamera, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_an_address_one_camera_must_answer(device: AravisCamera, monkeypatch: pytest.MonkeyPatch) -> None:
     """On loopback, the cameras of other tests answer, too."""
     found = [camera for camera in list_cameras() if camera.serial == device.serial]
     monkeypatch.setattr(discovery, "list_cameras", lambda: found)

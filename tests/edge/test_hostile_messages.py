@@ -65,11 +65,8 @@ def memory() -> tuple[int, int, int]:
 
 
 def require_no_growth(count: int, feed: Callable[[int], None]) -> None:
-    """Feed messages in equal rounds and check that the memory does not grow after the first.
-
-    Args:
-        feed: sends a number of messages; returns once they were read.
-    """
+    """Feed messages in equal rounds and check that the memory does not grow after the first. `feed`: sends a number of
+    messages; returns once they were read."""
     samples = []
     for _ in range(ROUNDS):
         feed(count // ROUNDS)

@@ -98,9 +98,7 @@ WHOLE: dict[str, bytes] = {
 
 @given(name=st.sampled_from(sorted(WHOLE)), share=st.floats(0, 1, exclude_max=True))
 @settings(max_examples=10 * len(WHOLE))
-def test_a_picture_cut_off_anywhere_or_a_damaged_png_is_refused(
-    tmp_path_factory: pytest.TempPathFactory, name: str, share: float
-) -> None:
+def test_a_cut_or_damaged_picture_is_refused(tmp_path_factory: pytest.TempPathFactory, name: str, share: float) -> None:
     whole = WHOLE[name]
     path = tmp_path_factory.mktemp("cut") / name
     cut = [whole[: int(len(whole) * share)], whole[: len(whole) - 1 - int(40 * share)]]
@@ -147,9 +145,7 @@ def test_only_pictures_of_a_folder_are_listed_by_name(tmp_path: Path) -> None:
 
 
 @given(arrays(st.sampled_from([np.uint8, np.uint16]), st.tuples(*[st.integers(1, 90)] * 2)), st.data())
-def test_equal_frames_have_one_digest_and_one_changed_bit_or_place_another(
-    image: NDArray[np.uint16], data: st.DataObject
-) -> None:
+def test_equal_frames_have_one_digest_and_a_changed_bit_another(image: NDArray[np.uint16], data: st.DataObject) -> None:
     assert digest(image[:, ::2]) == digest(image[:, ::2].copy())
     changed = image.copy()
     changed.reshape(-1)[data.draw(st.integers(0, image.size - 1))] ^= 1

@@ -177,9 +177,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-def test_a_damaged_journal_is_not_appended_and_a_gap_in_it_is_found_when_it_is_read(
-    tmp_path: Path, whole: Path
-) -> None:
+def test_a_damaged_journal_is_not_appended_and_a_gap_is_found_when_it_is_read(tmp_path: Path, whole: Path) -> None:
     for number, (name, damage) in enumerate(DAMAGES.items()):
         damage(shutil.copytree(whole, tmp_path / str(number)) / FILE_NAME)
         with fails("damaged"):
@@ -340,9 +338,7 @@ def wait_until_disk_answers(journal: JournalWriter) -> None:
     assert not wait([last], WITHIN_SECONDS).not_done
 
 
-def test_a_hung_disk_delays_no_event_no_start_and_no_end(
-    tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hung_disk_delays_no_event_or_end(tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch) -> None:
     with failing_disk(tmp_path / "disk") as disk:
         with opened(disk, clocks) as journal:
             stored = journal.commit(mixed_messages(5))
@@ -467,9 +463,7 @@ class AnyOrderOfFaults(RuleBasedStateMachine):
     def boot(self) -> None:
         self.boots += 1
         self.counts[None], self.accounted_for, self.discarded = [], 0, 0
-        self.journal = make_writer(
-            self.folder, self.clocks, self.acked, boot_id=f"boot {self.boots}", keep_bytes=BUDGET
-        )
+        self.journal = make_writer(self.folder, self.clocks, self.acked, boot_id=f"boot{self.boots}", keep_bytes=BUDGET)
 
     def teardown(self) -> None:
         if hasattr(self, "journal"):
@@ -609,9 +603,7 @@ def acked_on_disk(folder: Path) -> dict[str, int]:
     return {name: each.acked_seq for name, each in msgspec.json.decode(data, type=dict[str, Position]).items()}
 
 
-def test_only_acknowledgements_on_disk_count(
-    consumers: Consumers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_acknowledgements_on_disk_count(consumers: Consumers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a crash the consumer continues after what is on the disk: the events after that must still exist."""
     consumers.acknowledge("mes1", JOURNAL, 5)
     assert (consumers.positions["mes1"].acked_seq, consumers.acked(JOURNAL), acked_on_disk(tmp_path)) == (

@@ -45,9 +45,7 @@ def counted(received: ReceivedEvents) -> list[CountedEvent]:
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.long)])
-def test_over_a_full_disk_and_kill_9_no_event_is_lost_unreported(
-    tmp_path: Path, bundle: Bundle, address: str, kills: int
-) -> None:
+def test_over_a_full_disk_and_kill_9_no_event_is_lost(tmp_path: Path, bundle: Bundle, address: str, kills: int) -> None:
     """In each boot the disk is full twice: once until there is room again, and once until the line is killed."""
     served = f"ipc://{tmp_path}/journal"
     tables = f'heatmaps = "never"\n\n[journal]\nbind = "{served}"\nretain_mib = 4\n'
@@ -95,9 +93,7 @@ def test_over_a_full_disk_and_kill_9_no_event_is_lost_unreported(
     assert {event.journal_id for event in events} == {last.journal_id}
     assert is_of_journal(events[0], "begun")
     assert list(dict.fromkeys(event.boot_id for event in events)) == list(received)
-    unrecorded = {
-        event.of_boot: event for event in events if isinstance(event, JournalEvent) and event.kind == "unrecorded"
-    }
+    unrecorded = {each.of_boot: each for each in events if isinstance(each, JournalEvent) and each.kind == "unrecorded"}
     for boot_id, of_boot in received.items():
         of_journal = [event for event in counted(of_boot) if event.journal_id is not None]
         assert of_journal == [event for event in events if event.boot_id == boot_id and event in of_journal]
@@ -115,9 +111,6 @@ def test_over_a_full_disk_and_kill_9_no_event_is_lost_unreported(
         for event in of_this:
             assert event.frame_number == number + 1
             number += event.frames
-
-
-# The disk of the state folder is full: the line continues to inspect, and reports it.
 
 
 def test_on_a_full_disk_all_frames_are_inspected_and_the_state_folder_stays_its_lines(
@@ -157,9 +150,7 @@ def test_on_a_full_disk_all_frames_are_inspected_and_the_state_folder_stays_its_
 
 
 @pytest.mark.parametrize("deaths", [2, pytest.param(20, marks=pytest.mark.long)])
-def test_after_each_kill_9_the_next_start_reports_the_frames_in_flight(
-    tmp_path: Path, bundle: Bundle, address: str, deaths: int
-) -> None:
+def test_after_kill_9_the_next_start_reports_frames(tmp_path: Path, bundle: Bundle, address: str, deaths: int) -> None:
     """Each boot is killed after another number of events, some after the first event."""
     state = tmp_path / "state"
     state.mkdir()
@@ -209,9 +200,7 @@ def numbers_of(stamps: list[Stamp]) -> list[int]:
     return [n for stamp in stamps for n in range(stamp.number, stamp.number + stamp.frames)]
 
 
-def test_a_full_area_is_followed_by_the_other_with_what_is_in_flight(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_area_is_followed_by_one_with_what_is_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(in_flight_log, "AREA_BYTES", 2050)
     for foreign in (b"", b"something else", bytes(200_000)):
         (tmp_path / "f").write_bytes(foreign)

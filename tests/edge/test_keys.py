@@ -152,11 +152,7 @@ def test_a_file_that_holds_no_key_of_this_half_and_kind_is_refused(kind: Kind, t
         of_a_curve.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
     ]
     if kind is CURVE:
-        private += [
-            swapped(whole, b"public-key"),
-            swapped(whole, b"secret-key"),
-            whole.replace(b'key = "', b'key = "~'),
-        ]
+        private += [swapped(whole, b"public-key"), swapped(whole, b"secret-key"), whole.replace(b'= "', b'= "~')]
     for data in private:
         path = written(tmp_path / "k", data)
         assert f"{path} {kind.no_private}" in kind.refusal(kind.read_private, path)
@@ -203,9 +199,7 @@ def test_only_addresses_that_other_machines_reach_need_a_key() -> None:
     assert re.fullmatch(r".*heatline keys new .*chown heatline .*and set key = .* under.*", sentence)
 
 
-def test_an_untrustworthy_key_file_stops_a_start_and_later_excludes_no_other(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_bad_key_file_stops_a_start_and_later_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     secured = Secured(tmp_path)
     client, bad = secured.client("listen"), secured.allowed / "listen" / "bad.pub"
     for create, excerpt in [

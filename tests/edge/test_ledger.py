@@ -111,9 +111,7 @@ def test_a_camera_with_many_events_or_frames_does_not_delay_another() -> None:
     assert sorted(seen) == ["back", "side", "top"]
 
 
-def test_a_judgement_waits_for_room_and_a_loss_does_not_and_the_wait_may_exceed_the_deadline(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_judgement_waits_for_room_also_past_the_deadline_and_a_loss_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     now_ns = 10**9
     monkeypatch.setattr(CLOCK, lambda: now_ns)
     ledger = announced(*map(stamp, range(1, 5)), stamp(1, "side", due_monotonic_ns=now_ns + 10))
@@ -162,9 +160,6 @@ def test_an_account_balances_only_if_each_captured_frame_is_in_one_bin() -> None
     assert Account(4, 1, {"overload": 1}, {"engine": 1}, 1).balanced
     for wrong in (Account(3, 3, {}, {}, 1), Account(3, 1, {"overload": 1}, {}, 0), Account(0, 1, {}, {}, -1)):
         assert not wrong.balanced
-
-
-# Calls in any order, compared with a reference model.
 
 
 @dataclass

@@ -218,9 +218,7 @@ def test_a_client_at_work_is_served_and_a_new_one_admitted(door: Door, attack: A
     until(is_admitted)  # after the attack, the attackers before it in the queue are gone
 
 
-def test_silent_connections_do_not_use_up_the_descriptors_of_a_line(
-    bundle: Bundle, tmp_path: Path, address: str
-) -> None:
+def test_silent_connections_leave_a_line_its_descriptors(bundle: Bundle, tmp_path: Path, address: str) -> None:
     camera = {"top": f'path = "{write_pictures(tmp_path / "pictures", small_frames(2))}"\nloop = true'}
     line = write_line(tmp_path, bundle.path, address, camera)
     host, _, port = address.removeprefix("tcp://").rpartition(":")

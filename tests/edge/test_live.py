@@ -35,8 +35,6 @@ from tests.edge.supervised import in_thread
 from tests.edge.wire_examples import ALARM, DEFECT, GOOD, HANDSHAKE
 from tests.small_bundle import dark_square, white_frame
 
-# The publisher.
-
 
 def verdict(seq: int, message: Message = GOOD) -> Message:
     return Message(msgspec.structs.replace(message.event, seq=seq), message.png)
@@ -86,9 +84,6 @@ def test_a_message_that_cannot_be_encoded_fails_in_the_sending_thread(address: s
         with pytest.raises(UnicodeEncodeError):
             publisher.send(Message(msgspec.structs.replace(GOOD.event, source="\udcff")))
         publisher.send(GOOD)
-
-
-# The subscriber.
 
 
 def receive(events: Subscriber) -> Received:
@@ -188,9 +183,6 @@ def test_a_new_boot_and_silence_are_reported_once(address: str, monkeypatch: pyt
         assert events.receive() is None, "a line that has stopped is not lost"
 
 
-# Gaps.
-
-
 def with_fields(event: Any, **fields: object) -> CountedEvent:
     return msgspec.structs.replace(event, **fields)
 
@@ -230,9 +222,6 @@ def test_what_came_before_the_first_known_count_of_a_topic_is_no_gap() -> None:
     assert gaps.counts(Counts(unjournalled={"alarm": 1}), "boot") == []
     assert gaps.counts(Counts(journal_id="j", journalled={"alarm": 70}, unjournalled={"alarm": 1}), "boot") == []
     assert gaps.event(numbered(75, 70, ALARM.event)) is None
-
-
-# Events of the service.
 
 
 UNJUDGED = Outcome(Stamp("top", 4, "x.png"), unjudged=Unjudged("dropped", "overload", "newer frames came"))
@@ -303,9 +292,6 @@ def test_heatmaps_are_sent_with_the_configured_verdicts_and_scaled_between_their
     calibration = bundle.manifest.calibration
     assert named.logit_at_0 == pytest.approx(calibration.background), "good frames look cold"
     assert (named.logit_at_0 + named.logit_at_255) / 2 == pytest.approx(calibration.evidence_threshold)
-
-
-# A peer that floods and resets.
 
 
 RESET = """

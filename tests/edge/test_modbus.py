@@ -139,9 +139,6 @@ def test_only_the_number_of_the_shown_entry_acknowledges_it_and_one_that_is_writ
     assert mailbox.acknowledged.is_set(), "the PLC has it from before the restart"
 
 
-# A bridge, whose line answers commands when the test says so.
-
-
 @dataclass
 class Served:
     """A line, its bridge in a process, and a PLC."""

@@ -188,8 +188,6 @@ def test_results_and_reports_of_losses_wait_for_a_subscriber_unless_nobody_needs
             site.acked(4)
 
 
-# Who it trusts, and what it shows. One attempt to connect each.
-
 WILL, LAST = (Publication(f"line/{name}", b"{}", retain=True) for name in ("will", "last"))
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")  # paho's, of a handshake
 
@@ -209,9 +207,7 @@ def refusal(config: MqttConfig) -> str:
     return ""
 
 
-def test_only_a_broker_of_the_authority_with_its_name_and_a_valid_date_gets_results(
-    tmp_path: Path, address: str
-) -> None:
+def test_only_a_broker_of_the_authority_with_name_and_valid_date_gets_results(tmp_path: Path, address: str) -> None:
     authority, other, broker = Authority(tmp_path), Authority(tmp_path, "other-ca"), Broker(tmp_path, address)
     config = MqttConfig(broker=f"mqtts://127.0.0.1:{broker.port}", ca=authority.certificate)
     foreign, own = other.sign("foreign"), authority.sign("own")

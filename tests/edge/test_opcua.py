@@ -177,9 +177,7 @@ async def test_only_a_client_with_the_role_selects_products_and_none_changes_a_n
 
 
 @in_loop
-async def test_clients_without_an_allowed_certificate_are_refused_and_stored_to_be_allowed(
-    served: Served, tmp_path: Path
-) -> None:
+async def test_clients_without_an_allowed_certificate_are_refused_and_stored(served: Served, tmp_path: Path) -> None:
     unknown, rejected, allowed = Identity("unknown", tmp_path), served.door.folder / "rejected", served.door.folder
     for number in range(REJECTED_AT_MOST + 5):
         (rejected / f"old-{number}.der").touch()
@@ -283,9 +281,7 @@ async def test_connections_without_a_session_are_closed_and_disconnect_none_that
             writer.close()
 
 
-def test_a_certificate_shown_without_security_gives_no_role(
-    tmp_path: Path, identities: tuple[Identity, Identity]
-) -> None:
+def test_a_certificate_without_security_gives_no_role(tmp_path: Path, identities: tuple[Identity, Identity]) -> None:
     """It is public: whoever shows it without a signature need not own it."""
     OpcuaDoor(tmp_path, 0).allow(identities[1], "command")
     certificates, der = Certificates(tmp_path, "line1", "127.0.0.1"), identities[1].der.read_bytes()

@@ -172,9 +172,7 @@ def test_a_client_that_holds_its_pictures_gets_no_more_and_what_it_holds_stays_v
         assert [received(quick).event.frame_number for _ in range(8)] == list(range(1, 9))
 
 
-def test_the_memory_of_a_client_is_bounded_though_one_picture_may_take_more(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clients_memory_is_bounded_but_for_one_picture(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     slot_bytes = 2 * feed_module.SLOT_STEP_BYTES
     assert slot_bytes / 2 < WHITE.nbytes < 0.75 * slot_bytes
     for most_bytes, slots, count in ((3 * slot_bytes, 16, 3), (3 * slot_bytes, 2, 2), (slot_bytes // 2, 2, 1)):
@@ -285,8 +283,6 @@ def test_each_line_has_a_socket_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/heatline/line1")
     assert picture_socket(a) == Path("/run/heatline/line1/pictures")
 
-
-# Real lines, whose pictures programs receive, or not: the ledger and the events are the same.
 
 OVERLOADED = {"kind": "pattern", "rate_fps": 1000, "draw_size": [640, 480]}
 LATE = {**OVERLOADED, "deadline_ms": 150.0}

@@ -40,13 +40,9 @@ def grey(stamp: Stamp) -> Frame:
 
 
 class Run(Inspector):
-    """A pipeline with a scripted camera, its inspector and its reported outcomes.
-
-    Args:
-        hold: the stage, `start` or `finish`, that holds each frame until `released` is set.
-        fails: the frame ids that the engine fails on, by stage; None is a probe.
-        after: what the camera does after its script: it ends, waits, or hangs until `let_go` is set.
-    """
+    """A pipeline with a scripted camera, its inspector and its reported outcomes. `hold`: the stage, `start` or
+    `finish`, that holds each frame until `released` is set. `fails`: the frame ids that the engine fails on, by stage;
+    None is a probe. `after`: what the camera does after its script: it ends, waits, or hangs until `let_go` is set."""
 
     def __init__(
         self,
@@ -156,9 +152,7 @@ def test_frames_of_a_camera_that_hangs_at_the_stop_are_still_reported(bundle: Bu
     assert (run.outcomes(), run.ledger.accounts()["top"]) == (["judged"] * 2, Account(2, 2))
 
 
-def test_frames_not_inspected_before_the_stops_deadline_are_reported_as_stopped(
-    bundle: Bundle, openvino: Engine
-) -> None:
+def test_frames_not_inspected_by_the_stops_deadline_are_stopped(bundle: Bundle, openvino: Engine) -> None:
     run = Run(bundle, openvino, *[good] * 4, hold="start", after="wait")
     assert run.shown_all.wait(WITHIN_SECONDS)
     assert run.begun.wait(WITHIN_SECONDS)
@@ -171,9 +165,7 @@ def test_frames_not_inspected_before_the_stops_deadline_are_reported_as_stopped(
     assert run.ledger.accounts()["top"] == Account(4, 1, {"stopped": 3})
 
 
-def test_a_failed_probe_is_no_sign_of_life_one_is_pending_at_a_time_and_none_is_booked(
-    bundle: Bundle, openvino: Engine
-) -> None:
+def test_a_failed_probe_is_no_sign_of_life_one_is_pending_and_none_is_booked(bundle: Bundle, openvino: Engine) -> None:
     run = Run(bundle, openvino, hold="finish", fails=(("finish", None),), after="wait")
     for _ in range(5):
         run.pipeline.probe()

@@ -176,10 +176,8 @@ def test_lines_equal_a_slow_count(grey: NDArray[np.uint8]) -> None:
         stretch = found[f"repeated_{side}"]  # type: ignore[index]
         assert stretch.value == pytest.approx(repeated / len(lines))
         assert stretch.end_px - stretch.first_px == longest
-        seams = [
-            steps[at] / (np.median([*steps[at - 2 : at], *steps[at + 1 : at + 3]]) + FLAT)
-            for at in range(2, len(steps) - 2)
-        ]
+        beside = [[*steps[at - 2 : at], *steps[at + 1 : at + 3]] for at in range(2, len(steps) - 2)]
+        seams = [step / (np.median(near) + FLAT) for step, near in zip(steps[2:], beside, strict=False)]
         assert found[f"torn_{side}"].value == pytest.approx(max(seams, default=0), rel=1e-6)  # type: ignore[index]
 
 
@@ -247,9 +245,7 @@ def test_cells_outside_the_region_of_interest_are_not_the_product(textured: list
     assert "50.0 % of the inspected area" in area.why
 
 
-def test_a_frame_that_shows_the_product_in_part_gets_no_verdict_unless_it_is_defective(
-    textured: list[Appearance], tmp_path: Path
-) -> None:
+def test_a_product_shown_in_part_gets_no_verdict_unless_defective(textured: list[Appearance], tmp_path: Path) -> None:
     known = fit_plausibility(textured)
     (tmp_path / "tiles.npz").write_bytes(known.tiles.to_bytes())
     read, cells = ProductTiles.load(tmp_path / "tiles.npz", FEATURES).cells, known.tiles.cells

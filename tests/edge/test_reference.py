@@ -158,9 +158,7 @@ def slow_difference(tile: Picture, grey: Picture, y: int, x: int) -> NDArray[np.
 @pytest.mark.parametrize(
     ("corner", "gain", "offset"), [((40, 50), 1.0, 0), ((40, 50), 0.8, 10), ((-20, 3), 0.8, 10), ((120, 150), 1.0, 0)]
 )
-def test_a_difference_is_what_lies_beyond_the_range_of_the_reference(
-    corner: tuple[int, int], gain: float, offset: int
-) -> None:
+def test_a_difference_lies_beyond_the_range_of_the_reference(corner: tuple[int, int], gain: float, offset: int) -> None:
     grey, out = textured(0), np.empty((CELLS, CELLS, CHANNELS), np.uint8)
     tile = np.clip(textured(1)[:SIDE, :SIDE] * gain + offset, 0, 255).astype(np.uint8)
     GreyRange(grey).difference(tile, corner, out)

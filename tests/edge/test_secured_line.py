@@ -70,9 +70,7 @@ def opened(name: SocketName, tmp_path: Path) -> Iterator[ReachableSocket]:
         yield reachable
 
 
-def test_only_clients_with_a_key_of_the_role_and_the_lines_own_key_are_served(
-    opened: ReachableSocket, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_only_keys_of_role_and_line_are_served(opened: ReachableSocket, caplog: pytest.LogCaptureFixture) -> None:
     for keys in (opened.keys, ClientKeys(opened.secured.line, opened.secured.line.public)):
         opened.expect_served(keys)
     assert opened.access.refusals.counts() == {}
@@ -94,9 +92,7 @@ def wait_until_closed(connection: sockets.socket) -> None:
             pass
 
 
-def test_an_unfinished_handshake_is_disconnected(
-    name: SocketName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unfinished_handshake_is_ended(name: SocketName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "HANDSHAKE_WITHIN_MS", 500)
     with (
         contextlib.closing(ReachableSocket(name, tmp_path)) as opened,
@@ -135,9 +131,7 @@ def test_allowing_and_revoking_a_key_needs_no_restart_and_disturbs_no_other(open
         opened.wait_until_served(other)
 
 
-def test_an_authenticator_that_does_not_answer_admits_no_client(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_authenticator_admits_no_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By default, ZeroMQ admits every client if no ZAP handler answers."""
     secured, port = Secured(tmp_path), free_port()
 

@@ -30,8 +30,6 @@ from tests.edge.secured import free_port, until
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.view_pages import Page, next_message, page_at
 
-# A process that stands in for the monitor.
-
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -166,9 +164,6 @@ def test_it_ends_if_its_line_is_killed(file: Path) -> None:
         until(lambda: len(stand_ins(file)) == 1)
         line.kill()
         until(lambda: all(map(is_gone, stand_ins(file))))
-
-
-# `heatline view`.
 
 
 @contextlib.contextmanager

@@ -106,9 +106,6 @@ def test_a_line_is_found_by_its_file_and_its_name_and_a_wildcard_at_loopback(
         assert endpoint_of("line1", "events", KeyFiles())[0] == reached
 
 
-# reload
-
-
 @contextlib.contextmanager
 def on_sighup(then: Callable[[], object] = lambda: None) -> Iterator[list[int]]:
     """Receive SIGHUP in this process and call a function then. Return the received signals."""

@@ -167,9 +167,7 @@ def test_all_frames_that_were_announced_and_lost_before_the_end_are_accounted_fo
         assert camera.states == [("process", True), ("process", False)]
 
 
-def test_a_line_that_does_not_grab_for_a_while_makes_its_camera_neither_silent_nor_unresponsive(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_line_that_pauses_makes_its_camera_neither_silent_nor_unresponsive(monkeypatch: pytest.MonkeyPatch) -> None:
     with watched(drawn_camera(rate_fps=200, on_overload="block")) as camera:
         camera.until_frames(5)
         camera.until_unread(5)

@@ -210,9 +210,8 @@ def test_a_precision_that_passes_is_used_and_warns_only_if_it_fails_the_gate(
     assert 0.005 < int8.differences["map"] <= all_three.manifest.tolerances["int8"], "int8 is its own graph"
     assert not caplog.records
     missed = "3 of 40 verdicts differ; at most 0.5 % may"
-    folder = edit_manifest(
-        copy_of(all_three, tmp_path / "b"), lambda m: m["map_gate"]["precisions"]["int8"].update(reason=missed)
-    )
+    folder = copy_of(all_three, tmp_path / "b")
+    edit_manifest(folder, lambda m: m["map_gate"]["precisions"]["int8"].update(reason=missed))
     open_precision(open_bundle(folder), "int8")
     assert f"int8 is in {folder} although it fails the map gate: {missed}" in caplog.text
 
@@ -251,11 +250,9 @@ def test_a_broken_graph_falls_back_and_one_of_another_shape_or_another_f32_is_re
     folder = copy_of(all_three, tmp_path / "b")
     assert open_precision(open_bundle(put(folder, {INT8_GRAPH: b"no graph"})), "int8").engine.precision == "f32"
     assert f"OpenVINO cannot use {folder / INT8_GRAPH}" in caplog.text
-    coarse = to_openvino(graph_with(map_cells=7))
+    coarse = {name.replace("f32", "int8"): data for name, data in to_openvino(graph_with(map_cells=7)).items()}
     with pytest.raises(BundleError, match=r"maps of shape \(4, 7, 7\)"):
-        open_precision(
-            open_bundle(put(folder, {name.replace("f32", "int8"): data for name, data in coarse.items()})), "int8"
-        )
+        open_precision(open_bundle(put(folder, coarse)), "int8")
     wrong = to_openvino(graph(3 * GAIN))
     with pytest.raises(BundleError, match=r"in f32 is off by .*; this bundle must not be used here"):
         open_precision(open_bundle(put(copy_of(far_off, tmp_path / "c"), wrong)), "int8")
@@ -276,9 +273,6 @@ def test_every_command_reports_its_precision(far_off: Bundle, tmp_path: Path, ad
     new, old = open_bundle(tmp_path / "calibrated").manifest, far_off.manifest
     assert (new.map_gate, new.tolerances, new.files) == (old.map_gate, old.tolerances, old.files)
     assert new.provenance["calibrations"][0]["precision"] == "f32"
-
-
-# The cache of compiled graphs: a line starts whatever the folder holds.
 
 
 @pytest.fixture
@@ -352,9 +346,7 @@ def test_a_graph_whose_golden_tiles_fail_is_compiled_again_without_the_cache(
     assert list(cache.iterdir()) == []
 
 
-def test_the_service_caches_its_graph_in_the_folder_of_systemd(
-    tmp_path: Path, bundle: Bundle, cache: Path, address: str
-) -> None:
+def test_the_service_caches_its_graph_for_systemd(tmp_path: Path, bundle: Bundle, cache: Path, address: str) -> None:
     write_pictures(tmp_path / "frames", small_frames(3))
     line = write_line(tmp_path, bundle.path, address, FRAMES, "[engine]\nthreads = 1")
     with running(line, address, env={"CACHE_DIRECTORY": str(cache)}) as run:

@@ -47,7 +47,7 @@ def run(trained_run: Path) -> TrainedRun:
 
 
 @pytest.fixture(
-    scope="module", params=["cnn", *(pytest.param(each, marks=pytest.mark.long) for each in ("vit", "top-mean"))]
+    scope="module", params=["cnn", *(pytest.param(at, marks=pytest.mark.long) for at in ("vit", "top-mean"))]
 )
 def model(run: TrainedRun, request: pytest.FixtureRequest) -> ExplainedClassifier:
     if request.param == "cnn":
@@ -127,9 +127,7 @@ def test_with_false_reject_0_no_good_validation_frame_is_rejected(exported: Bund
         assert judgement.score == pytest.approx(exported.manifest.calibration.score_threshold, abs=1e-4)
 
 
-def test_without_good_frames_the_clean_tiles_of_defective_frames_are_used(
-    exported: Bundle, run: TrainedRun, tmp_path: Path
-) -> None:
+def test_without_good_frames_clean_tiles_of_others_are_used(exported: Bundle, run: TrainedRun, tmp_path: Path) -> None:
     manifest = exported.manifest
     engine = open_engine("openvino", exported.path, TILE)
     defective = [image for image in run.split.images(run.data, "val") if image.defective]
@@ -211,9 +209,7 @@ def test_a_bundle_carries_the_reference_of_its_product_and_the_differences_of_go
     assert {"turn", "match", "shift_x", "shift_y"} <= drift.measures.keys()
 
 
-def test_of_several_designs_the_bundle_gets_the_reference_that_is_named(
-    run: TrainedRun, comparing_run: TrainedRun, tmp_path: Path
-) -> None:
+def test_of_several_designs_a_bundle_gets_one(run: TrainedRun, comparing_run: TrainedRun, tmp_path: Path) -> None:
     found = msgspec.structs.replace(comparing_run.summary.reference, scope="group")  # type: ignore[type-var]
     summary = msgspec.structs.replace(comparing_run.summary, reference=found)
     several, said = dataclasses.replace(comparing_run, summary=summary), list[str]()

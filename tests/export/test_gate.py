@@ -14,16 +14,8 @@ from numpy.typing import NDArray
 from heatline.edge.bundle import GoldenTiles
 from heatline.edge.errors import ExportError
 from heatline.edge.inference.engine import ONNX_GRAPH
-from heatline.export.gate import (
-    ENOUGH_TILES,
-    TOLERANCE,
-    border,
-    check_maps,
-    effective_tiles,
-    pass_gate,
-    reorient,
-    stuck,
-)
+from heatline.export import gate
+from heatline.export.gate import TOLERANCE, border, check_maps, effective_tiles, pass_gate, reorient, stuck
 from tests.small_bundle import CELLS, golden_tiles, graph, to_openvino
 
 
@@ -71,9 +63,7 @@ def test_graphs_that_agree_pass_and_one_that_compares_with_the_differences_of_it
 
 
 @pytest.mark.parametrize(("output", "message"), [("map", "in map|PyTorch itself"), ("both", "logit"), ("nan", "nan")])
-def test_answers_that_differ_by_two_tolerances_or_are_not_finite_are_refused(
-    graphs: Path, output: str, message: str
-) -> None:
+def test_answers_off_by_two_tolerances_or_not_finite_are_refused(graphs: Path, output: str, message: str) -> None:
     golden = golden_tiles()
     off = {name: np.float32(2 * TOLERANCE) * golden.scale(name) for name in ("logit", "map")}
     logit = golden.logit + off["logit"] * (output == "both")
@@ -162,10 +152,8 @@ def test_a_map_that_is_always_hot_in_one_place_is_refused_unless_it_is_allowed(
         check_maps(maps)
     assert str(caught.value).endswith("or allow it with --allow map")
     checks = check_maps(maps, allow=True)
-    assert any(
-        re.search(rf"^{OUTERMOST if at_border else SHARED_3X3}.*; --allow map allowed it$", one)
-        for one in checks.warnings
-    )
+    fault = OUTERMOST if at_border else SHARED_3X3
+    assert any(re.search(rf"^{fault}.*; --allow map allowed it$", one) for one in checks.warnings)
 
 
 def test_flat_constant_or_too_few_maps_are_not_called_stuck() -> None:
@@ -174,7 +162,7 @@ def test_flat_constant_or_too_few_maps_are_not_called_stuck() -> None:
     blank[100:, 0, 0] += 0.01  # all of these peak in the same cell
     assert check_maps(blank).warnings == []
     assert effective_tiles(blank) == pytest.approx(100, abs=15)
-    few = noise(4, 14, ENOUGH_TILES - 1)
+    few = noise(4, 14, gate.ENOUGH_TILES - 1)
     few[:, 3, 3] += 20
     for maps in (few, np.full((99, 14, 14), -3, np.float32), np.empty((0, 14, 14), np.float32)):
         checks = check_maps(maps)

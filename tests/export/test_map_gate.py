@@ -159,9 +159,7 @@ def test_an_answer_that_is_not_finite_is_an_error() -> None:
         (200, 0, 0.95, 0.5, "0.500 of the regions lie within a cell of each other at the 5th percentile"),
     ],
 )
-def test_the_worst_batch_size_must_keep_every_limit(
-    tiles: int, flips: int, median: float, near: float, missed: str | None
-) -> None:
+def test_the_worst_batch_keeps_limits(tiles: int, flips: int, median: float, near: float, missed: str | None) -> None:
     validation = dataclasses.replace(checked_tiles(some_maps()), tiles=np.zeros((tiles, 1, 1, 3), np.uint8))
     figures = [Agreement(1, 0.0, flips, 1.0, median, 0.5, near), Agreement(8, 0.0, 0, 1.0, 1.0, 1.0, 1.0)]
     for order in (figures, figures[::-1]):
@@ -194,9 +192,7 @@ def test_all_tiles_are_selected_if_there_are_few(images: list[LabelledImage], ev
     np.testing.assert_array_equal(everything.regions, everything.find_regions(everything.map))
 
 
-def test_good_tiles_come_from_good_frames_or_clean_parts_of_defective_ones(
-    images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_good_tiles_come_from_good_or_clean_parts(images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch) -> None:
     good = [image for image in images if not image.defective]
     (tiles,) = good_tiles(images, FRAME_GRID)
     assert len(tiles) == 12 * len(good)
@@ -218,10 +214,7 @@ def tiles_of(image: LabelledImage) -> NDArray[np.uint8]:
 
 @given(groups=st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=30))
 def test_no_group_gives_both_validation_tiles_and_quantisation_samples(groups: list[tuple[int, bool]]) -> None:
-    frames = [
-        LabelledImage(Path(f"{number}.png"), str(group), defective, None)
-        for number, (group, defective) in enumerate(groups)
-    ]
+    frames = [LabelledImage(Path(f"{at}.png"), str(group), bad, None) for at, (group, bad) in enumerate(groups)]
     selected, others, are = divide_by_group(frames)
     if len(frames) == 1:
         assert (selected, others) == (frames, frames)
@@ -254,9 +247,7 @@ def test_after_enough_tiles_only_those_with_a_region_are_selected(
         assert wanted or len(selected.tiles) == 24
 
 
-def test_quantisation_tiles_come_from_all_frames_and_are_reproducible(
-    images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_quantisation_tiles_come_from_all_frames(images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch) -> None:
     (tiles,) = quantisation_tiles(images, FRAME_GRID)
     assert tiles.shape == (min(QUANTISATION_TILES, len(images) * 12), 64, 64, 3)
     np.testing.assert_array_equal(tiles, quantisation_tiles(images, FRAME_GRID)[0])

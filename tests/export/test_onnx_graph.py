@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,9 +36,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 Floats = NDArray[np.float32]
 
 
-def test_two_exports_give_the_same_bytes(
-    small_cnn: ExplainedClassifier, cnn_graphs: Graphs, vit_graphs: Graphs
-) -> None:
+def test_exports_give_the_same_bytes(small_cnn: ExplainedClassifier, cnn_graphs: Graphs, vit_graphs: Graphs) -> None:
     """bf16 has a graph of its own only for rollouts with a discard ratio."""
     assert to_graphs(small_cnn, TILE) == cnn_graphs
     assert cnn_graphs.onnx == cnn_graphs.for_bf16
@@ -190,9 +189,7 @@ def test_very_faint_attention_counts_in_the_map() -> None:
 HAS_BF16 = "BF16" in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-@pytest.fixture(
-    scope="module", params=["max", *(pytest.param(each, marks=pytest.mark.long) for each in ("mean", "min"))]
-)
+@pytest.fixture(scope="module", params=["max", *(pytest.param(at, marks=pytest.mark.long) for at in ("mean", "min"))])
 def exported(
     request: pytest.FixtureRequest, discarding_vit: RolloutClassifier, vit_graphs: Graphs
 ) -> tuple[RolloutClassifier, Graphs]:
@@ -245,9 +242,7 @@ def test_with_the_same_attention_the_map_equals_that_of_a_sort(
     graph, names = with_attention(graphs.onnx)
     session = onnxruntime.InferenceSession(graph.SerializeToString())
     logit, maps, *attention = session.run(["logit", "map", *names], {"tiles": tiles})
-    found: list[tuple[str, Gone, tuple[Floats, Floats, list[Floats]]]] = [
-        ("ONNX Runtime", first_go, (logit, maps, attention))
-    ]
+    found: list[tuple[str, Gone, Any]] = [("ONNX Runtime", first_go, (logit, maps, attention))]
     for hint in ("f32", "bf16") if HAS_BF16 else ("f32",):
         found.append((hint, first_go, explained_in_openvino(graphs.onnx, hint, tiles)))
         coarse = explained_in_openvino(graphs.for_bf16, hint, tiles)

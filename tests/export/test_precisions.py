@@ -5,7 +5,7 @@ import resource
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -52,43 +52,30 @@ GRID = Grid(tile_px=TILE, smoothing_px=4.0)
 HAS_BF16 = "BF16" in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+class Case(NamedTuple):
+    """A small model, its graphs, and its answers: as golden tiles, and as validation tiles, half of them defective."""
+
+    model: ExplainedClassifier
+    graphs: Graphs
+    f32: Ir
+    golden: GoldenTiles
+    validation: ValidationTiles
+
+
 @pytest.fixture(scope="module", params=["cnn", pytest.param("vit", marks=pytest.mark.long)])
-def exported(request: pytest.FixtureRequest) -> tuple[ExplainedClassifier, Graphs]:
+def case(request: pytest.FixtureRequest) -> Case:
     names = {"cnn": ("small_cnn", "cnn_graphs"), "vit": ("discarding_vit", "vit_graphs")}[request.param]
-    return request.getfixturevalue(names[0]), request.getfixturevalue(names[1])
-
-
-@pytest.fixture(scope="module")
-def model(exported: tuple[ExplainedClassifier, Graphs]) -> ExplainedClassifier:
-    return exported[0]
-
-
-@pytest.fixture(scope="module")
-def graphs(exported: tuple[ExplainedClassifier, Graphs]) -> Graphs:
-    return exported[1]
-
-
-@pytest.fixture(scope="module")
-def golden(model: ExplainedClassifier) -> GoldenTiles:
-    return torch_answers(model, TILES)
+    model, graphs = map(request.getfixturevalue, names)
+    golden = torch_answers(model, TILES)
+    find, middle = finder(golden, float(np.median(golden.map))), float(np.median(golden.logit))
+    regions = find(golden.map)
+    validation = ValidationTiles(golden.tiles, golden.logit, golden.map, regions, "drawn", middle, find)
+    return Case(model, graphs, to_ir(graphs.onnx), golden, validation)
 
 
 def finder(golden: GoldenTiles, evidence_threshold: float) -> RegionFinder:
     height, width = golden.map.shape[1:]
     return RegionFinder(GRID, (height, width), evidence_threshold, golden.scale("map"))
-
-
-@pytest.fixture(scope="module")
-def validation(golden: GoldenTiles) -> ValidationTiles:
-    """Validation tiles, half of which are defective."""
-    find = finder(golden, float(np.median(golden.map)))
-    middle = float(np.median(golden.logit))
-    return ValidationTiles(golden.tiles, golden.logit, golden.map, find(golden.map), "drawn", middle, find)
-
-
-@pytest.fixture(scope="module")
-def f32(graphs: Graphs) -> Ir:
-    return to_ir(graphs.onnx)
 
 
 def answers(ir: Ir, precision: str) -> list[NDArray[np.float32]]:
@@ -99,11 +86,11 @@ def answers(ir: Ir, precision: str) -> list[NDArray[np.float32]]:
     return [found["logit"], found["map"]]
 
 
-def made(f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles, **options: Any) -> Precisions:
+def made(case: Case, **options: Any) -> Precisions:
     asked: dict[str, Any] = {"precisions": PRECISIONS, "allow": (), "transformer": False, "say": lambda line: None}
-    for_bf16 = None if graphs.for_bf16 == graphs.onnx else lambda: to_ir(graphs.for_bf16)
+    for_bf16 = None if case.graphs.for_bf16 == case.graphs.onnx else lambda: to_ir(case.graphs.for_bf16)
     asked["quantisation_samples"] = (TILES,)
-    return make_precisions(f32, for_bf16, validation, golden, **{**asked, **options})
+    return make_precisions(case.f32, for_bf16, case.validation, case.golden, **{**asked, **options})
 
 
 def limits(monkeypatch: pytest.MonkeyPatch, flips: float, iou: float) -> None:
@@ -113,12 +100,10 @@ def limits(monkeypatch: pytest.MonkeyPatch, flips: float, iou: float) -> None:
         monkeypatch.setitem(precisions_module.LIMITS, precision, {"flips": flips, "iou_median": iou, "near_p5": iou})
 
 
-def test_a_full_temporary_disk_is_not_blamed_on_the_model(
-    f32: Ir, graphs: Graphs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_not_blamed_on_the_model(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    files, (_, hard) = f32.files("model_f32.xml"), resource.getrlimit(resource.RLIMIT_FSIZE)
-    for write in (lambda: to_ir(graphs.onnx), lambda: write_graphs(tmp_path, files)):
+    files, (_, hard) = case.f32.files("model_f32.xml"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    for write in (lambda: to_ir(case.graphs.onnx), lambda: write_graphs(tmp_path, files)):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # files may not grow: to a write, what a full disk is
         try:
             with pytest.raises(BundleError, match="check the disk and the permissions, or set TMPDIR") as full:
@@ -128,14 +113,12 @@ def test_a_full_temporary_disk_is_not_blamed_on_the_model(
         assert str(full.value).startswith(str(tmp_path))
 
 
-def test_neither_the_explanation_nor_the_layers_that_stay_in_f32_are_quantised(
-    f32: Ir, model: ExplainedClassifier
-) -> None:
+def test_neither_explanation_nor_layers_that_stay_in_f32_are_quantised(case: Case) -> None:
     """Nor does NNCF send telemetry: it uses a stub."""
-    layers = [each.get_friendly_name() for each in f32.read().get_ordered_ops() if each.get_type_name() in LAYERS]
+    layers = [each.get_friendly_name() for each in case.f32.read().get_ordered_ops() if each.get_type_name() in LAYERS]
     layers = [name for name in layers if not is_explanation(name)]
     for variant, first, last in ((Quantisation(), 0, 0), (Quantisation(True, 0.5, 0.25), 0.5, 0.25)):
-        made = quantise(f32, (TILES[:4],), variant, transformer=isinstance(model, RolloutClassifier)).read()
+        made = quantise(case.f32, (TILES[:4],), variant, transformer=isinstance(case.model, RolloutClassifier)).read()
         quantised = {
             reader.get_node().get_friendly_name()
             for each in made.get_ordered_ops()
@@ -152,11 +135,12 @@ def test_neither_the_explanation_nor_the_layers_that_stay_in_f32_are_quantised(
     assert isinstance(telemetry, NNCFTelemetryStub)
 
 
-def test_layers_marked_as_f32_are_hardly_rounded_under_bf16_and_equal_in_f32(f32: Ir) -> None:
+def test_layers_marked_as_f32_are_hardly_rounded_under_bf16_and_equal_in_f32(case: Case) -> None:
     """OpenVINO loses the mark on some operations that it fuses, so a few layers remain in bf16.
 
     It also rounds where it emulates bf16, on a processor that has AVX-512 alone; on others it computes in f32.
     """
+    f32 = case.f32
     marked = in_f32_under_bf16(f32, first_layers(f32.read(), 1.0) + output_layer(f32.read()))
     for a, b in zip(answers(f32, "f32"), answers(marked, "f32"), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -167,27 +151,23 @@ def test_layers_marked_as_f32_are_hardly_rounded_under_bf16_and_equal_in_f32(f32
         assert 1e-4 * np.abs(exact).max() < 3 * np.abs(noted - exact).max() < np.abs(rounded - exact).max()
 
 
-def test_a_precision_that_passes_enters_the_bundle_with_its_figures(
-    f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_precision_that_passes_enters_with_its_figures(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     limits(monkeypatch, flips=1.0, iou=0.0)
-    precisions = made(f32, graphs, validation, golden)
-    gate = precisions.gate(validation)
+    precisions = made(case)
+    gate = precisions.gate(case.validation)
     shipped = {"f32", "int8"} | ({"bf16"} if HAS_BF16 else set())
     assert {name for name, one in gate.precisions.items() if one.graph} == shipped == {"f32", *precisions.tolerances}
     assert {"model_f32.xml", "model_f32.bin", "model_int8.xml", "model_int8.bin"} <= set(precisions.files)
     assert [each.batch for each in gate.precisions["int8"].attempts[-1].agreement] == list(BATCHES)
-    assert (gate.tiles, gate.tiles_with_region) == (len(TILES), validation.with_region.sum())
+    assert (gate.tiles, gate.tiles_with_region) == (len(TILES), case.validation.with_region.sum())
     assert gate.limits["int8"]["flips"] == 1.0
 
 
-def test_an_allowed_precision_that_fails_records_the_missed_limits(
-    f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_allowed_precision_that_fails_records_the_missed_limits(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     limits(monkeypatch, flips=1.0, iou=1.5)
     lines: list[str] = []
-    precisions = made(f32, graphs, validation, golden, precisions=["int8"], allow=["int8"], say=lines.append)
-    gate = precisions.gate(validation)
+    precisions = made(case, precisions=["int8"], allow=["int8"], say=lines.append)
+    gate = precisions.gate(case.validation)
     assert set(gate.precisions) == {"f32", "int8"}
     int8 = gate.precisions["int8"]
     assert (int8.graph, "model_int8.xml" in precisions.files) == ("model_int8.xml", True)
@@ -196,18 +176,16 @@ def test_an_allowed_precision_that_fails_records_the_missed_limits(
     assert any(line.startswith("int8, ") and str(int8.reason) in line for line in lines)
 
 
-def test_f32_stays_with_the_limits_that_it_misses_but_must_run(
-    f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles
-) -> None:
+def test_f32_stays_with_the_limits_that_it_misses_but_must_run(case: Case) -> None:
     """The separate gate of f32 is stricter than this one."""
-    other = dataclasses.replace(flipped(validation), find_regions=finder(golden, 1e6))
+    other = dataclasses.replace(flipped(case.validation), find_regions=finder(case.golden, 1e6))
     lines: list[str] = []
-    gate = made(f32, graphs, other, golden, precisions=[], say=lines.append).gate(other).precisions["f32"]
+    gate = made(case._replace(validation=other), precisions=[], say=lines.append).gate(other).precisions["f32"]
     assert gate.graph == "model_f32.xml"
     assert "verdicts differ; at most 0.5 % may" in (gate.reason or "")
     assert lines[0].startswith("warning: no validation tile has a region, ")
     with pytest.raises(ExportError, match="f32 cannot be run"):
-        made(Ir(f32.xml, b""), graphs, validation, golden, precisions=[])
+        made(case._replace(f32=Ir(case.f32.xml, b"")), precisions=[])
 
 
 def flipped(validation: ValidationTiles) -> ValidationTiles:
@@ -228,15 +206,15 @@ def flipped(validation: ValidationTiles) -> ValidationTiles:
     ids=range(6),
 )
 def test_the_first_variant_that_passes_is_shipped_else_the_last_that_runs_if_it_is_allowed(
-    f32: Ir, validation: ValidationTiles, golden: GoldenTiles, tried: list[str], options: list[str], order: list[str],
-    ships: bool, reason: str,
-) -> None:  # fmt: skip
+    case: Case, tried: list[str], options: list[str], order: list[str], ships: bool, reason: str
+) -> None:
     """Beyond half the scale none is: as a tolerance, that would accept every answer on the line, even zeros."""
-    ways = [Candidate(how, partial(Ir, f32.xml, b"" if how == "broken" else f32.weights), "model_int8.xml")
-            for how in tried]  # fmt: skip
+    weights = {"broken": b""}
+    make = [partial(Ir, case.f32.xml, weights.get(how, case.f32.weights)) for how in tried]
+    ways = [Candidate(how, each, "model_int8.xml") for how, each in zip(tried, make, strict=True)]
     factor = np.float32(1e3 if "far" in options else np.nan if "nan" in options else 1.0)
-    golden = dataclasses.replace(golden, map=factor * golden.map)
-    tiles = flipped(validation) if "flipped" in options else validation
+    golden = dataclasses.replace(case.golden, map=factor * case.golden.map)
+    tiles = flipped(case.validation) if "flipped" in options else case.validation
     found = evaluate_candidates("int8", ways, tiles, golden, allow="allow" in options)
     assert found.gate.graph == ("model_int8.xml" if ships else None)
     assert (found.made is not None) == ships
@@ -246,23 +224,19 @@ def test_the_first_variant_that_passes_is_shipped_else_the_last_that_runs_if_it_
     assert found.made is None or reason or found.made.tolerance == LEAST_TOLERANCE
 
 
-def test_a_variant_that_nncf_cannot_make_is_a_failed_attempt(
-    f32: Ir, validation: ValidationTiles, golden: GoldenTiles
-) -> None:
+def test_a_variant_that_nncf_cannot_make_has_failed(case: Case) -> None:
     too_small = TILES[:2, : TILE // 2, : TILE // 2]
-    ways = list(int8_candidates(f32, (too_small,), transformer=False))[:1]
-    gone = evaluate_candidates("int8", ways, validation, golden, allow=True)
+    ways = list(int8_candidates(case.f32, (too_small,), transformer=False))[:1]
+    gone = evaluate_candidates("int8", ways, case.validation, case.golden, allow=True)
     assert (gone.gate.graph, len(gone.gate.attempts)) == (None, 1)
     assert "NNCF cannot quantise this model" in (gone.gate.reason or "")
 
 
-def test_a_precision_that_the_machine_lacks_is_tried_once(
-    f32: Ir, validation: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_precision_that_the_machine_lacks_is_tried_once(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PrecisionError("this processor has no bf16")
 
     monkeypatch.setattr(precisions_module, "open_engine", refuse)
-    evaluated = evaluate_candidates("bf16", bf16_candidates(f32, None), validation, golden, allow=True)
+    evaluated = evaluate_candidates("bf16", bf16_candidates(case.f32, None), case.validation, case.golden, allow=True)
     assert (evaluated.gate.graph, len(evaluated.gate.attempts)) == (None, 1)
     assert evaluated.gate.reason == "the machine of the export has no bf16"

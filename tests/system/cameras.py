@@ -70,12 +70,9 @@ class Cameras(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure_cameras(bundle: Bundle, faults: dict[Kind, list[str]], gone_s: list[float]) -> Cameras:
-    """Inject the faults of each kind of camera, also after one that failed.
-
-    Args:
-        gone_s: how long devices stay missing after the alarm; each fault is injected once for each. The line tries to
-            open a missing camera at growing intervals, and the camera may return at any moment of one.
-    """
+    """Inject the faults of each kind of camera, also after one that failed. `gone_s`: how long devices stay missing
+    after the alarm; each fault is injected once for each. The line tries to open a missing camera at growing intervals,
+    and the camera may return at any moment of one."""
     found = Cameras(faults=[], failed={})
     for kind, names in faults.items():
         try:

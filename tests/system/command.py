@@ -62,12 +62,7 @@ def writable(text: str) -> Path:
 
 
 def positive(kind: type[Number], *, or_zero: bool = False) -> Callable[[str], Number]:
-    """Return a reader of an option's number, which is finite.
-
-    Args:
-        kind: int or float.
-        or_zero: whether it may be 0.
-    """
+    """Return a reader of an option's number, which is finite. `kind`: int or float. `or_zero`: whether it may be 0."""
 
     def read(text: str) -> Number:
         with contextlib.suppress(ValueError):

@@ -96,11 +96,7 @@ def measure_delivery(
     bundle: Bundle, *, events_per_s: float, seconds: float, repetitions: int = REPETITIONS
 ) -> Delivery:
     """Measure the highest rate, then run the line at a share of it, in interleaved windows with a journal and without.
-
-    Args:
-        events_per_s: wanted rate.
-        seconds: of each window.
-    """
+    `events_per_s`: wanted rate. `seconds`: of each window."""
     hw = (bundle.manifest.grid.tile_px,) * 2
     highest_fps = soak(bundle, FRAMES_FOR_A_RATE, None, frame_hw=hw, tables=ALL_GOOD).fps
     inspected_fps = SHARE_OF_HIGHEST * highest_fps
@@ -164,12 +160,8 @@ def came_at(record: Path) -> dict[int, int]:
 def window_of(
     received: Sequence[tuple[CountedEvent, int]], followed: Mapping[int, int] | None, seconds: float
 ) -> Window:
-    """Count and time the events of a window.
-
-    Args:
-        received: events with the time of their live receipt, monotonic ns.
-        followed: times of receipt by the durable consumer, by seq; None: there was none.
-    """
+    """Count and time the events of a window. `received`: events with the time of their live receipt, monotonic ns.
+    `followed`: times of receipt by the durable consumer, by seq; None: there was none."""
     verdicts = [(event, at_ns) for event, at_ns in received if isinstance(event, VerdictEvent)]
     assert verdicts, f"no event came within a window of {seconds:g} s; give --seconds more"
     frames: Counter[str] = Counter()

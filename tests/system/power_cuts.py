@@ -154,12 +154,8 @@ def measure_power_cuts(
 
 
 def verify(wanted: list[str], received: list[tuple[str, int, str]]) -> tuple[int, int, int]:
-    """Return how many results are missing, came again, and came first after a later one of their camera.
-
-    Args:
-        wanted: the ids in the journal.
-        received: camera, number and id of each message, as they came.
-    """
+    """Return how many results are missing, came again, and came first after a later one of their camera. `wanted`: the
+    ids in the journal. `received`: camera, number and id of each message, as they came."""
     last: dict[str, int] = {}
     seen: set[str] = set()
     late = 0

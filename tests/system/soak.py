@@ -227,11 +227,8 @@ def soak(
     sample_every_s: float = SAMPLE_EVERY_S,
     tables: str = ALL_STAGES,
 ) -> SoakRun:
-    """Run a line with one camera for a number of frames.
-
-    Args:
-        rate_fps: None: the camera waits for the inspection, so that every frame is inspected.
-    """
+    """Run a line with one camera for a number of frames. `rate_fps`: None: the camera waits for the inspection, so that
+    every frame is inspected."""
     camera = {
         "kind": "pattern",
         "draw_size": [frame_hw[1], frame_hw[0]],

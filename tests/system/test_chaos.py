@@ -47,9 +47,7 @@ CHAOS = [sys.executable, "-m", "tests.system.chaos"]
 FEW = (ClientPlan(name="gateway", kind="Follower", killed=True), ClientPlan(name="screen", kind="Subscriber"))
 
 
-def test_under_a_kill_a_cut_link_and_a_full_disk_a_few_clients_lose_nothing(
-    bundle: Bundle, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_under_kill_cut_and_full_disk_clients_lose_nothing(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     plan = [
         Fault(0.1, "cut", "screen", 0.1),
         Fault(0.1, "full", DISK, 0.0),
@@ -140,9 +138,6 @@ def test_a_seed_always_gives_the_same_plan_with_the_promised_faults(seed: int, s
         assert all(before.at_s + before.for_s < after.at_s for before, after in pairwise(of_link))
 
 
-# The rules, on a short story of a line.
-
-
 def event(boot: int, type_: str, *, live: bool = False, **fields: Any) -> dict[str, Any]:
     """Return an event that is not yet numbered; `live`: no journal holds it."""
     return {"type": type_, "boot_id": f"boot{boot}", "journal_id": None if live else "1234", **fields}
@@ -178,9 +173,8 @@ def numbered(*events: dict[str, Any]) -> list[bytes]:
     for one in events:
         head = head_of(msgspec.json.encode(one))
         last[head.count] += 1
-        headers.append(
-            msgspec.json.encode({**one, "seq": last[head.count], "previous_seq": of_topic[head.count, head.topic]})
-        )
+        numbers = {"seq": last[head.count], "previous_seq": of_topic[head.count, head.topic]}
+        headers.append(msgspec.json.encode(one | numbers))
         of_topic[head.count, head.topic] = last[head.count]
     return headers
 
@@ -291,9 +285,7 @@ def test_a_journal_must_have_no_gap_no_wrong_name_and_all_events_that_were_sent_
         ([frame(1, 1, live=True), unrecorded(0), crashed(1, 1)], None),
     ],
 )
-def test_each_frame_has_one_event_or_is_reported_as_not_stored(
-    events: list[dict[str, Any]], broken: str | None
-) -> None:
+def test_each_frame_has_one_event_or_is_reported(events: list[dict[str, Any]], broken: str | None) -> None:
     found = list(check_line(events_of(numbered(*events))))
     assert len(found) == (broken is not None)
     assert broken is None or broken in found[0]

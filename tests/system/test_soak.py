@@ -15,17 +15,7 @@ from heatline.edge.wire.events import Account, Event
 from tests.edge.followed_line import event
 from tests.edge.lines import tree
 from tests.edge.status_only_line import a_status
-from tests.system.soak import (
-    TARGET_BYTES_PER_FRAME,
-    Samples,
-    Slope,
-    SoakRun,
-    Tally,
-    faults,
-    sample_tree,
-    slope,
-    soak,
-)
+from tests.system.soak import TARGET_BYTES_PER_FRAME, Samples, Slope, SoakRun, Tally, faults, sample_tree, slope, soak
 
 SAMPLES, RUNS = 240, 200
 """Number of samples of 100,000 frames after the warm-up, and number of simulated runs."""

@@ -49,11 +49,8 @@ ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 
 
 class LinePc:
-    """A line PC for the duration of a `with` block, whose end deletes all its changes.
-
-    Args:
-        opt: a folder that /opt shows at first, such as a copy of another line PC's; it is not changed.
-    """
+    """A line PC for the duration of a `with` block, whose end deletes all its changes. `opt`: a folder that /opt shows
+    at first, such as a copy of another line PC's; it is not changed."""
 
     def __init__(self, opt: Path | None = None) -> None:
         self._opt = opt
@@ -194,14 +191,10 @@ class Boot:
 
 
 def boot(folder: Path, opt: Path, binds: Mapping[str, Path], steps: Collection[str]) -> Boot:
-    """Boot the container, run the driver, and switch the container off.
-
-    Args:
-        folder: a new folder; the driver writes to its subfolder `out`.
-        opt: a folder that /opt shows at first, such as a copy of another line PC's; it is not changed.
-        binds: paths of this machine that the container sees read-only, by their path in the container.
-        steps: those that the driver runs.
-    """
+    """Boot the container, run the driver, and switch the container off. `folder`: a new folder; the driver writes to
+    its subfolder `out`. `opt`: a folder that /opt shows at first, such as a copy of another line PC's; it is not
+    changed. `binds`: paths of this machine that the container sees read-only, by their path in the container. `steps`:
+    those that the driver runs."""
     out = folder / "out"
     for name in ("root", "opt", "out"):
         (folder / name).mkdir(parents=True)

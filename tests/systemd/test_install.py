@@ -152,12 +152,7 @@ def test_an_impossible_rollback_gives_a_reason_and_changes_nothing(pc_in_use: Li
         assert pc_in_use.sh("readlink /opt/heatline/current") == VERSION
 
 
-# Refused installations, which leave the former one active.
-
-
-def test_an_incomplete_installation_is_deleted_also_on_a_full_disk(
-    pc: LinePc, next_package: Path, tmp_path: Path
-) -> None:
+def test_an_incomplete_installation_is_deleted_on_a_full_disk(pc: LinePc, next_package: Path, tmp_path: Path) -> None:
     pc.sh(f"mount -t tmpfs -o size=2m small /opt && mkdir -p /opt/heatline/{NEXT_VERSION}/bin")
     target = re.sub(r"size_mib=.*", "size_mib=1", (next_package / "target").read_text())
     result = pc.run("sh", changed(next_package, tmp_path / "package", "target", target) / "install.sh")

@@ -113,9 +113,6 @@ def test_the_guide_explains_each_reason_why_a_line_is_not_ready_and_each_exit_co
     assert [code for code, does in rows if does.startswith("Leaves it failed")] == prevented
 
 
-# The scripts that build and install the package.
-
-
 @pytest.mark.parametrize("script", ["install.sh", "rollback.sh"])
 def test_the_scripts_print_their_usage_and_shellcheck_finds_nothing_in_them(script: str) -> None:
     usage = subprocess.run(["sh", FOLDER / script, "--help"], capture_output=True, text=True, check=True).stdout

@@ -81,7 +81,7 @@ BLANK = np.full((50, 50, 3), 200, np.uint8)
     ],
     ids=["several", "one part", "blank", "before a fixed camera"],
 )
-def test_a_picture_taken_twice_is_found_across_parts(
+def test_a_picture_twice_is_found(
     train: list[Rgb], val: list[Rgb], test: list[Rgb], pairs: list[tuple[str, str]]
 ) -> None:
     parts = {"train": train, "val": val, "test": test}
@@ -282,9 +282,7 @@ def test_without_labels_csv_no_board_or_item_is_divided(real_data: Path, tmp_pat
 
 @pytest.mark.parametrize("key", ["discover=true", "recipe=heatline"])
 @pytest.mark.parametrize("has_table", [True, False])
-def test_the_provenance_of_a_bundle_is_enough_to_read_a_folder_as_the_run_does(
-    tmp_path: Path, has_table: bool, key: str
-) -> None:
+def test_provenance_of_a_bundle_is_enough_to_read_as_the_run_does(tmp_path: Path, has_table: bool, key: str) -> None:
     """Groups are a column, or guessed from names or from pictures that look alike; one mask is missing."""
     data = draw_blobs(tmp_path / "data")
     (data / "masks" / "b_0.png").unlink()
@@ -385,9 +383,6 @@ def test_classes_and_colour_formats_are_counted(tmp_path: Path) -> None:
     assert sorted(found.colours) == ["16-bit colour", "16-bit grey", "colour", "colour with alpha", "grey"]
 
 
-# Too few labels and too small defects.
-
-
 def test_areas_are_those_of_connected_defects() -> None:
     mask = np.zeros((40, 50), np.bool_)
     mask[2:5, 3:7] = True
@@ -406,9 +401,7 @@ def test_areas_are_those_of_connected_defects() -> None:
         ([900], 6, ["6 of the 16 tiles with a defect have at most 1.0 % of the area defective"]),
     ],
 )
-def test_small_defects_are_told_by_their_median_or_by_the_tiles_of_little_area(
-    areas_px: list[int], ambiguous: int, told: list[str]
-) -> None:
+def test_small_defects_are_told_by_median_or_by_tile_area(areas_px: list[int], ambiguous: int, told: list[str]) -> None:
     warnings = describe_small_defects(areas_px, ambiguous, 10, tile_px=224, defective_share=0.01)
     assert [part in line for line, part in zip(warnings, told, strict=True)] == [True] * len(told)
 
@@ -431,9 +424,7 @@ def images(good: int, defective: int) -> list[LabelledImage]:
         (1, 1, ["only 1 group has a defective picture", "only 1 group has a good picture"]),
     ],
 )  # fmt: skip
-def test_few_groups_or_defects_are_reported_with_what_is_missing(
-    good: int, defective: int, excerpts: list[str]
-) -> None:
+def test_few_groups_or_defects_are_told_with_what_is_missing(good: int, defective: int, excerpts: list[str]) -> None:
     warnings = describe_few_groups(images(good, defective))
     assert [excerpt in warning for excerpt, warning in zip(excerpts, warnings, strict=True)] == [True] * len(excerpts)
     assert describe_few_groups(images(20, 0)) == [], "another warning reports it"

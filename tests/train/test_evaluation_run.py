@@ -42,12 +42,8 @@ PLACES = {"a1": (80, 80), "b1": (100, 300), "b2": (20, 20)}
 
 
 def folder(path: Path, defects: dict[str, tuple[int, int] | None], marked: dict[str, tuple[int, int]]) -> Path:
-    """Write white frames of 224x446 px (two tiles) and their masks.
-
-    Args:
-        defects: place of a black square in each frame; None: no square.
-        marked: place of the square in the mask of a frame.
-    """
+    """Write white frames of 224x446 px (two tiles) and their masks. `defects`: place of a black square in each frame;
+    None: no square. `marked`: place of the square in the mask of a frame."""
     for name in ("images", "masks"):
         (path / name).mkdir(parents=True)
     white = white_frame((224, 446))
@@ -79,11 +75,8 @@ def boxes(path: Path, marked: dict[str, tuple[int, int] | None]) -> None:
 
 
 def with_training_groups(path: Path, bundle: Bundle, data: Path | None, **groups: list[str]) -> Bundle:
-    """Copy the bundle with a record of its training groups.
-
-    Args:
-        data: folder of `grouped` that it was trained on; None: pictures that are not there any more.
-    """
+    """Copy the bundle with a record of its training groups. `data`: folder of `grouped` that it was trained on; None:
+    pictures that are not there any more."""
     stems = [] if data is None else [stem for stem in PLACES if stem[0] in groups["train"]]
     pictures = [(data or path) / "images" / f"{stem}.png" for stem in stems]
     known = {"groups": groups, "digests": [digest_picture(file) for file in pictures] or ["of other pictures"]}
@@ -201,9 +194,6 @@ def test_the_lines_rule_calls_the_pixels_of_its_regions_defective(
     assert not mask[cv2.dilate(outlined, np.ones((side, side), np.uint8)) == 0].any()
 
 
-# Pictures whose figures can be counted by hand.
-
-
 def of(found: Figures, part: str, *names: str) -> list[float | None]:
     return [found[f"{part}.{name}"] for name in names]
 
@@ -281,9 +271,7 @@ def test_pictures_with_labels_only_count_as_frames(tmp_path: Path, bundle: Bundl
 @pytest.mark.parametrize(
     ("family", "logit", "pointing"), [("vit", -3.0, True), ("vit", 3.0, True), ("cnn", 3.0, True), ("cnn", -3.0, False)]
 )
-def test_a_rollout_peaks_at_the_most_relevant_token_for_both_signs_of_the_logit(
-    family: str, logit: float, pointing: bool
-) -> None:
+def test_a_rollout_peaks_at_the_most_relevant_token_for_both_signs(family: str, logit: float, pointing: bool) -> None:
     peak = np.zeros((4, 4), np.float32)
     peak[1, 2] = logit
     truth = np.kron(peak, np.ones((16, 16))) != 0

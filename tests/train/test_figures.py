@@ -166,9 +166,7 @@ def slow_auroc(items: list[tuple[float, bool]]) -> float:
 
 
 @given(SCORED)
-def test_average_precision_and_auroc_match_slow_counts_with_repeated_items(
-    items: list[tuple[float, bool, int]],
-) -> None:
+def test_average_precision_and_auroc_match_slow_counts(items: list[tuple[float, bool, int]]) -> None:
     every = [(score, defective) for score, defective, weight in items for _ in range(weight)]
     columns = np.array(items, np.float64).reshape(-1, 3).T
     found = [measure(columns[0], columns[1] > 0, columns[2]) for measure in (average_precision, auroc)]
@@ -245,13 +243,8 @@ def test_figures_match_a_hand_calculation() -> None:
     assert (chosen["frame.rejected_frames"], chosen["frame.false_reject_rate"]) == (1, None)
 
 
-# Pixels, the study's mask, peaks and regions.
-
-
 CELL, TILE = 16, 12
-TILE_MAPS = arrays(
-    np.float32, st.tuples(st.integers(1, 4), st.integers(1, 4)), elements=st.integers(0, 9).map(np.float32)
-)
+TILE_MAPS = arrays(np.float32, st.tuples(*[st.integers(1, 4)] * 2), elements=st.integers(0, 9).map(np.float32))
 """Small maps of whole numbers, so that no enlarged value lies on the threshold, where rounding would decide."""
 
 
@@ -372,9 +365,6 @@ def test_ranks_match_the_slow_reference(values: list[float | None]) -> None:
     assert ranks(values) == [None if value is None else places[value] for value in values]
 
 
-# What is said of the classes and sizes that pass.
-
-
 JUDGED_BY = 1.0
 
 
@@ -425,9 +415,6 @@ def test_many_pictures_that_pass_are_told_also_if_no_class_is_known(scores: list
     found = judged(*one, frame(0.0, []))
     assert describe_escapes(found, count_kinds([found])) == sentence
     assert count_kinds([found]) == [], "a single class says nothing"
-
-
-# The report: its tables as golden text, its page, and its slider.
 
 
 def report(tmp_path: Path, *evaluations: Evaluation, study: bool = False) -> tuple[str, str]:
@@ -556,10 +543,7 @@ def test_files_that_are_not_pictures_of_the_evaluation_are_not_shown(tmp_path: P
 
 @pytest.mark.parametrize(
     ("given", "out", "kind", "told"),
-    [
-        (["."], "out", InputError, "evaluate again"),
-        (["in"], "file/out", TrainingError, "choose another place with --out"),
-    ],
+    [(["."], "out", InputError, "evaluate again"), (["in"], "file/out", TrainingError, "choose another place")],
 )
 def test_a_report_without_an_evaluation_or_a_place_is_refused(
     tmp_path: Path, given: list[str], out: str, kind: type[Exception], told: str
@@ -679,9 +663,7 @@ def drawn_frame(hw: tuple[int, int], *, defective: bool, reference: bool = False
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), max_size=20))
-def test_frames_of_the_lowest_and_highest_scores_are_shown(
-    tmp_path_factory: pytest.TempPathFactory, seen: list[tuple[int, bool]]
-) -> None:
+def test_the_worst_frames_are_shown(tmp_path_factory: pytest.TempPathFactory, seen: list[tuple[int, bool]]) -> None:
     gallery, folder = FrameGallery(), tmp_path_factory.mktemp("frames")
     for number, (score, defective) in enumerate(seen):
         gallery.add(number, float(score), defective, lambda: np.zeros((2, 2, 3), np.uint8))

@@ -50,9 +50,7 @@ def assert_trained_as_alone(run: RunFolder, data: Path, tiny: tuple[str, ...], a
     assert (found.calibration, found.frames, found.warnings) == (wanted.calibration, wanted.frames, wanted.warnings)
 
 
-def test_products_train_as_each_alone_though_a_worker_is_killed_and_one_has_no_labels(
-    tiny: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_products_train_as_alone_though_a_worker_is_killed_and_one_fails(tiny: tuple[str, ...], tmp_path: Path) -> None:
     """The long form has two that are trained: each process imports PyTorch."""
     products, runs = tmp_path / "products", tmp_path / "runs"
     draw_blobs(products / "boards", seed=1)
@@ -95,9 +93,7 @@ def test_products_train_as_each_alone_though_a_worker_is_killed_and_one_has_no_l
 
 @pytest.mark.long
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGINT", "SIGTERM"])
-def test_a_killed_or_interrupted_command_leaves_no_process_and_is_continued(
-    tiny: tuple[str, ...], tmp_path: Path, end: str
-) -> None:
+def test_an_ended_command_leaves_no_process_and_is_continued(tiny: tuple[str, ...], tmp_path: Path, end: str) -> None:
     """Without --address, though RAY_ADDRESS names a cluster."""
     products, runs = tmp_path / "products", tmp_path / "runs"
     for seed, name in enumerate(("boards", "coils"), start=1):
@@ -124,9 +120,7 @@ def test_a_killed_or_interrupted_command_leaves_no_process_and_is_continued(
         assert_trained_as_alone(RunFolder(runs / name), products / name, tiny, tmp_path / name)
 
 
-def test_the_worst_product_is_first_and_relative_paths_name_the_same_place_on_a_node(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_worst_product_is_first_and_paths_are_a_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known: dict[str, dict[str, Any]] = {
         "failed": {"failed": "x"}, "bad": {"tile_ap": 0.0}, "good": {"tile_ap": 0.9}, "no defect": {},
     }  # fmt: skip

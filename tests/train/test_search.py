@@ -269,9 +269,6 @@ def test_a_wrong_command_line_or_storage_is_refused_in_one_sentence(
     assert not (tmp_path / "out" / "trials").exists()
 
 
-# A study: its plan, and runs that are trained, evaluated and reported once.
-
-
 PLAN = """
 models:
   - {name: test_efficientnet, settings: {model.weights: none}}

@@ -86,9 +86,7 @@ def test_a_tile_is_defective_above_one_per_cent_of_defective_area(
     assert [*zip(tiles.y, tiles.x, tiles.defect_px, tiles.defective, tiles.ambiguous, strict=True)] == expected
 
 
-def test_every_grid_tile_has_the_count_of_its_part_of_the_mask_and_is_cut_as_on_the_line(
-    store: FrameStore, table: TileTable
-) -> None:
+def test_every_grid_tile_has_the_count_of_its_mask_and_the_lines_cut(store: FrameStore, table: TileTable) -> None:
     grid, tiles = TileGrid(FRAME_HW, 64, 2), whole_tiles(store, table, 64, range(len(table)))
     assert len(table) == len(store) * len(grid)
     for frame, y, x, defect_px in zip(table.frame, table.y, table.x, table.defect_px, strict=True):
@@ -119,9 +117,7 @@ def test_the_cache_is_used_again_only_while_pictures_and_labels_are_the_same(tmp
         decoded()
 
 
-def test_a_jittered_tile_keeps_its_class_by_the_exact_count_at_its_new_place(
-    store: FrameStore, table: TileTable
-) -> None:
+def test_a_jittered_tile_keeps_its_class_by_the_count_at_its_new_place(store: FrameStore, table: TileTable) -> None:
     recipe = compose(["data=.", "recipe=finetune", "recipe.batch=8", "recipe.steps=5", "recipe.jitter_px=40"]).recipe
     tiles, moved = table.drop_ambiguous(), 0
     batches = TrainingBatches(store, tiles, RULE, BatchSampler(tiles.defective, 8, 0.25, 0), recipe, list)
@@ -205,17 +201,12 @@ def test_a_bags_odds_are_the_sum_of_its_tiles_odds(bags: list[list[float]]) -> N
         assert math.exp(logit) == pytest.approx(sum(math.exp(tile) for tile in bag))
 
 
-# Mixtures of marked and labelled pictures, and copies of their tiles.
-
-
 SMALL_TILES = TilesConfig(tile_px=32, overlap_px=2, defective_share=0.01)
 seeds = st.integers(0, 2**32 - 1)
 
 
 @pytest.mark.parametrize(("truth", "marked"), [("masks", LabelKind.MASKED), ("boxes", LabelKind.BOXED)])
-def test_tiles_of_marked_and_labelled_pictures_are_labelled_one_by_one(
-    tmp_path: Path, truth: str, marked: LabelKind
-) -> None:
+def test_tiles_of_marked_and_labelled_pictures_have_labels(tmp_path: Path, truth: str, marked: LabelKind) -> None:
     """An annotation that marks nothing is as good as none."""
     folder = write_pictures(tmp_path / "pictures", truth=truth)
     if truth == "masks":
@@ -282,11 +273,9 @@ SLACK_PX = 2.0
 """By which a drawn line may differ from the exact one."""
 
 
-def cell_by_cell(pixels: NDArray[Any]) -> NDArray[Any]:
+def cell_by_cell(px: NDArray[Any]) -> NDArray[Any]:
     """The 64 px of each of the 4 x 4 cells of a tile."""
-    return np.stack(
-        [np.stack([pixels[y : y + 8, x : x + 8].ravel() for x in range(0, 32, 8)]) for y in range(0, 32, 8)]
-    )
+    return np.stack([np.stack([px[y : y + 8, x : x + 8].ravel() for x in range(0, 32, 8)]) for y in range(0, 32, 8)])
 
 
 @given(st.lists(PLACES, max_size=2), st.lists(BOXES, max_size=2), st.lists(STROKES, max_size=2), CORNERS)
@@ -395,16 +384,11 @@ def test_the_odds_count_tiles_with_marked_defects_and_whole_pictures_against_goo
         ([LabelKind.GOOD], 0, "^there is no defective picture, and recipe.copies.most is 0; add "),
     ],
 )
-def test_a_training_without_good_tiles_or_positives_is_refused(
-    known: list[LabelKind], pasted: int, excerpt: str
-) -> None:
+def test_a_training_without_good_or_bad_tiles_is_refused(known: list[LabelKind], pasted: int, excerpt: str) -> None:
     tiles = tiles_of(known, [0] * len(known))
     samples = samples_of(tiles, np.zeros((len(tiles), 1, 1)), [(0, 0, np.ones((1, 1)))] * pasted)
     with pytest.raises(TrainingError, match=excerpt):
         Sampler(samples, np.ones(1, np.bool_), recipe_with(synthetic=0 if pasted else 4), 0)
-
-
-# Copies, whose keys contain everything that their pixels depend on.
 
 
 sides = st.sampled_from([32, 64, 96, 224])
@@ -426,9 +410,7 @@ def mask_of(seed: int, side: int) -> NDArray[np.bool_]:
 
 
 @given(seeds, seeds, sides, st.sampled_from([(60, 190), (0, 1), (254, 255), (120, 135)]))
-def test_a_defect_is_visible_where_its_shape_is_and_nowhere_else(
-    seed: int, picture: int, side: int, greys: tuple[int, int]
-) -> None:
+def test_a_defect_is_visible_where_its_shape_is(seed: int, picture: int, side: int, greys: tuple[int, int]) -> None:
     """So is one that is transplanted; each is always the same of one seed."""
     tile, donor, lent = tile_of(picture, side, *greys), tile_of(picture + 1, side, *greys), mask_of(picture, side)
     for make, expected in (
@@ -747,9 +729,7 @@ def test_a_named_picture_that_cannot_be_the_reference_is_refused_in_one_sentence
     assert "good.png" in str(refused.value)
 
 
-def test_a_named_picture_is_the_reference_of_all_frames_but_itself_and_shows_no_defect(
-    boards: LabelledFolder, tmp_path: Path
-) -> None:
+def test_a_named_picture_is_the_reference_of_all_frames_but_itself(boards: LabelledFolder, tmp_path: Path) -> None:
     """The file that is named may be a copy of the picture."""
     good, bad = (next(each for each in boards.images if each.defective == defective) for defective in (False, True))
     file = tmp_path / "golden.png"
@@ -763,9 +743,7 @@ def test_a_named_picture_is_the_reference_of_all_frames_but_itself_and_shows_no_
         find(boards, str(file))
 
 
-def test_differences_stay_in_step_with_the_samples_and_are_oriented_as_their_copies(
-    boards: LabelledFolder, tmp_path: Path
-) -> None:
+def test_differences_stay_in_step_and_are_oriented_as_their_copies(boards: LabelledFolder, tmp_path: Path) -> None:
     """The oracle paints the whole copy and compares it with the reference turned the same way."""
     recipe = compose([f"data={boards.folder}", "recipe.jitter_px=20", "recipe.copies={defective: 1, most: 12}"]).recipe
     recipe = msgspec.structs.replace(recipe, synthetic=10)  # type: ignore[call-overload]

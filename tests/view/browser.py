@@ -95,11 +95,8 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
     def problems(self, expected: Sequence[str] = ()) -> list[str]:
-        """Return errors of the console, failed requests and answers that are errors, since the last call.
-
-        Args:
-            expected: parts of messages that a test causes on purpose.
-        """
+        """Return errors of the console, failed requests and answers that are errors, since the last call. `expected`:
+        parts of messages that a test causes on purpose."""
         found = [each["message"] for each in self.driver.get_log("browser") if each["level"] == "SEVERE"]
         for entry in self.driver.get_log("performance"):
             message = json.loads(entry["message"])["message"]

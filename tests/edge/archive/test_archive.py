@@ -37,8 +37,6 @@ from tests.edge.archive.archives import inspected_here, table_of, write_archive
 from tests.golden import assert_golden
 from tests.small_bundle import bundle_in, copy_of, edit_manifest
 
-# SOURCE: folders, lists and tables become the same plan, each picture once.
-
 
 def test_a_folder_gives_its_pictures_sorted_with_their_folders_as_groups(tmp_path: Path) -> None:
     for name in ("a.png", "b.txt", "left/2.JPG", "left/deep/3.bmp", ".hidden/5.png", "left/[x].png"):
@@ -114,9 +112,7 @@ def dest(tmp_path_factory: pytest.TempPathFactory, source: Path, bundle: Bundle)
     return folder
 
 
-def test_each_picture_has_a_row_with_the_verdict_of_heatline_inspect(
-    tmp_path: Path, source: Path, dest: Path, bundle: Bundle
-) -> None:
+def test_each_picture_has_a_row_with_its_verdict(tmp_path: Path, source: Path, dest: Path, bundle: Bundle) -> None:
     rows = table_of(dest)
     assert [row["number"] for row in rows] == list(range(15))
     readable = [row for row in rows if (source.parent / row["picture"]).is_file()]

@@ -18,16 +18,8 @@ from ray.cluster_utils import Cluster
 from heatline.edge.archive import run
 from heatline.edge.bundle import Bundle
 from tests.command import HEATLINE, complaint, heatline, process_env
-from tests.edge.archive.archives import (
-    DEADLY,
-    Table,
-    inspect_part_and_die,
-    inspected_here,
-    parts_in,
-    plan_of,
-    table_of,
-    write_archive,
-)
+from tests.edge.archive import archives
+from tests.edge.archive.archives import DEADLY, Table, inspected_here, parts_in, plan_of, table_of, write_archive
 from tests.edge.lines import tree
 from tests.edge.secured import free_port, until
 from tests.ray_head import ray_head
@@ -155,7 +147,7 @@ def test_a_part_that_kills_its_workers_is_named_and_the_others_are_inspected(
     expected = {row["picture"]: row for row in inspected_here([bundle], source, tmp_path / "whole")}
     deadly.write_bytes(DEADLY)
     plan_of(source, tmp_path / "dest")
-    monkeypatch.setattr(run, "inspect_part", inspect_part_and_die)
+    monkeypatch.setattr(run, "inspect_part", archives.inspect_part_and_die)
     command = "archive", "inspect", bundle.path, source, "--out", tmp_path / "dest", "--address", head
     result = heatline(*command)
     assert result.returncode == 6, result.stderr
@@ -191,9 +183,7 @@ def test_a_run_that_is_ended_leaves_no_process_and_the_same_command_continues(
 
 
 @pytest.mark.long
-def test_a_machine_outside_the_cluster_uses_it_as_a_client(
-    tmp_path: Path, source: Path, expected: Table, bundle: Bundle
-) -> None:
+def test_a_machine_outside_a_cluster_uses_it(tmp_path: Path, source: Path, expected: Table, bundle: Bundle) -> None:
     plan_of(source, tmp_path, PART)
     port, agent_port = free_port(), free_port()
     # Ray 2.60 tells its server of clients a port of the agent only if it is given.
@@ -207,9 +197,6 @@ def test_a_machine_outside_the_cluster_uses_it_as_a_client(
         cluster.shutdown()
     assert result.returncode == 0, result.stderr
     assert table_of(tmp_path) == expected
-
-
-# What is refused before Ray is needed.
 
 
 def test_a_dest_of_something_else_and_a_cluster_that_is_not_there_are_refused(tmp_path: Path, bundle: Bundle) -> None:

@@ -59,12 +59,10 @@ def plan(
     hint: str | None = None,
 ) -> Plan:
     """Plan by an old bundle that calls every frame DEFECT, unless `verdicts` says otherwise."""
-    origin = Origin(
-        cast(TrainConfig, None), {"train": ["a", "b"], "val": [], "test": ["t"]}, frozenset(), {}, retraining
-    )
+    was = Origin(cast(TrainConfig, None), {"train": ["a", "b"], "val": [], "test": ["t"]}, frozenset(), {}, retraining)
     selection = Selection(frames, contradictory)
     judged = [Judged(each, hint) for each in verdicts or ["DEFECT"] * len(frames)]
-    return plan_retraining(selection, lambda _: judged, data, former, origin, 1 / 3)
+    return plan_retraining(selection, lambda _: judged, data, former, was, 1 / 3)
 
 
 def row(of: UsableFrame) -> ReviewedFrame:
@@ -82,9 +80,7 @@ def test_parts_of_earlier_retrainings_are_never_held_out(tmp_path: Path, data: L
     assert planned.groups == {each.group for each in frames if each.digest not in planned.held_out}
 
 
-def test_marks_that_cannot_be_divided_or_are_too_few_are_refused_before_a_training(
-    tmp_path: Path, data: LabelledFolder
-) -> None:
+def test_marks_that_are_too_few_or_cannot_be_divided_are_refused(tmp_path: Path, data: LabelledFolder) -> None:
     marks: list[tuple[str, Truth]] = [("P1", "good"), ("P1", "defective"), ("P2", "good"), ("P2", "good")]
     frames = [frame(tmp_path, number, part, truth) for number, (part, truth) in enumerate(marks, 1)]
     with pytest.raises(InputError, match="cannot be divided into some to train on and some to compare with"):
@@ -99,9 +95,7 @@ def test_marks_that_cannot_be_divided_or_are_too_few_are_refused_before_a_traini
         plan(frames, data, former=former)
 
 
-def test_missed_defects_that_a_training_may_not_help_are_counted_before_it(
-    tmp_path: Path, data: LabelledFolder
-) -> None:
+def test_missed_defects_that_a_training_may_not_help_are_counted(tmp_path: Path, data: LabelledFolder) -> None:
     truths: list[Truth] = ["defective", "defective", "good"]
     frames = [frame(tmp_path, number, f"P{number}", truth) for number, truth in enumerate(truths)]
     verdicts: list[Verdict] = ["GOOD", "NO_VERDICT", "DEFECT"]

@@ -154,9 +154,7 @@ def test_a_hint_says_where_a_training_may_not_help(trained: Trained, tmp_path: P
         assert judge_frames(bundle, [frame], judging) == [expected], missed
 
 
-def test_a_bundle_that_is_not_better_is_not_offered(
-    done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundle_that_is_no_better_is_not_offered(done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a training gave a bundle that calls all frames GOOD."""
     monkeypatch.setattr(retraining, "train_and_export", lambda *_: open_bundle(done.bundle))
     judge = retraining.judge_frames
@@ -246,9 +244,7 @@ def test_line_and_folder_are_not_named_together_and_the_new_folder_is_empty(done
 
 
 @pytest.mark.long
-def test_a_model_for_several_boards_keeps_the_reference_of_its_line(
-    tiny_trunk: tuple[str, str], tmp_path: Path
-) -> None:
+def test_a_model_of_several_boards_keeps_its_lines_reference(tiny_trunk: tuple[str, str], tmp_path: Path) -> None:
     """The line inspects a board that the training did not see; the run itself has a reference for each design only."""
     data = draw_boards(tmp_path / "pictures", ("a", "b"), designs=True, good=4)
     settings = (*SETTINGS, *tiny_trunk, f"features.folder={tmp_path / 'features'}", "reference=on", "discover=false")
@@ -315,9 +311,8 @@ def test_the_appearance_stays_and_the_thresholds_do_not(calibrated: Bundle, trai
         assert reference.unwatched["score"] == "the model was trained again since the calibration"
         assert reference.unwatched["saturation"] == "grey"
     assert files == {name: f"of the line: {name}".encode() for name in FILES}
-    (note,) = describe_calibrations(
-        calibrated.manifest, msgspec.structs.replace(new, calibration=calibration), Path("new.bundle")
-    )
+    carried = msgspec.structs.replace(new, calibration=calibration)
+    (note,) = describe_calibrations(calibrated.manifest, carried, Path("new.bundle"))
     assert "the old thresholds come from 77 frames by heatline calibrate" in note
     assert "run heatline calibrate new.bundle again" in note
     # It stays also in the second retraining, whose old bundle was not calibrated itself.

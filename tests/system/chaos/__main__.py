@@ -52,14 +52,9 @@ def measure_chaos(
     plan: Sequence[Fault] | None = None,
     keep: Path | None = None,
 ) -> Chaos:
-    """Inject faults, and compare the events of every client with the journal.
-
-    Args:
-        seconds: duration of the faults, by a clock that stops while the line is down.
-        rate_fps: of the line's two cameras together.
-        plan: faults to inject; by default drawn from the seed.
-        keep: folder to copy all written files to.
-    """
+    """Inject faults, and compare the events of every client with the journal. `seconds`: duration of the faults, by a
+    clock that stops while the line is down. `rate_fps`: of the line's two cameras together. `plan`: faults to inject;
+    by default drawn from the seed. `keep`: folder to copy all written files to."""
     plan = make_plan(seed, seconds, clients) if plan is None else plan
     report_line(f"seed {seed}: {len(plan)} faults")
     with ExitStack() as at_end:
@@ -91,12 +86,8 @@ def measure_chaos(
 def verify(
     stored: Sequence[Stored], received: Sequence[bytes], clients: Mapping[str, Client], through: int
 ) -> tuple[Events, dict[str, Checked]]:
-    """Check the events of each client.
-
-    Args:
-        received: headers that were received live, besides those of the clients.
-        through: every durable consumer must have got all events up to this one.
-    """
+    """Check the events of each client. `received`: headers that were received live, besides those of the clients.
+    `through`: every durable consumer must have got all events up to this one."""
     subscribers = {name: client for name, client in clients.items() if not client.plan.durable}
     items = {name: list(read_record(client.record)) for name, client in subscribers.items()}
     came = [bytes(item.header) for of_client in items.values() for item in of_client if isinstance(item, Got)]

@@ -22,12 +22,8 @@ class Stored(NamedTuple):
 
 
 class Events:
-    """All events of a run.
-
-    Args:
-        stored: events of the journal in its order.
-        received: headers of all events that were received live, the only source of those that no journal holds.
-    """
+    """All events of a run. `stored`: events of the journal in its order. `received`: headers of all events that were
+    received live, the only source of those that no journal holds."""
 
     def __init__(self, stored: Sequence[Stored], received: Iterable[bytes]) -> None:
         self.stored = stored
@@ -149,10 +145,7 @@ class Checked(msgspec.Struct, kw_only=True):
 
 def check_durable(topics: tuple[str, ...], headers: Sequence[bytes], events: Events, through: int) -> Checked:
     """Check that a durable consumer got each stored event in order with its bytes, and again only what it had got.
-
-    Args:
-        through: all events up to this one must have come.
-    """
+    `through`: all events up to this one must have come."""
     of_header = {one.header: one for one in events.stored}
     firsts = list(dict.fromkeys(headers))
     found = Checked(events=len(firsts), again=len(headers) - len(firsts))

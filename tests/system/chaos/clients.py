@@ -101,11 +101,8 @@ def head_of(header: bytes | msgspec.Raw) -> Head:
 
 
 class Record:
-    """The record file of a client. On creation it removes the unfinished line of a killed client.
-
-    Args:
-        path: appended to.
-    """
+    """The record file of a client. On creation it removes the unfinished line of a killed client. `path`: appended
+    to."""
 
     def __init__(self, path: Path) -> None:
         path.touch()
@@ -197,12 +194,8 @@ CLIENTS = (
 
 
 class Client:
-    """A client in its process, behind its link.
-
-    Args:
-        address: of its link, to the line's journal for a durable consumer, else to its events.
-        folder: for its files.
-    """
+    """A client in its process, behind its link. `address`: of its link, to the line's journal for a durable consumer,
+    else to its events. `folder`: for its files."""
 
     def __init__(self, plan: ClientPlan, address: str, folder: Path) -> None:
         self.plan = plan

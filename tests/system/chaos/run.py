@@ -150,11 +150,7 @@ POLL_MS = 50
 
 
 class ReferenceSubscriber:
-    """Receives in a thread until it is closed.
-
-    Args:
-        address: of the line's events.
-    """
+    """Receives in a thread until it is closed. `address`: of the line's events."""
 
     def __init__(self, address: str) -> None:
         self.headers: list[bytes] = []
@@ -206,13 +202,8 @@ AGAIN_AFTER_S = 1.0
 
 
 class ChaosRun:
-    """A line, its clients behind their links, and its disk.
-
-    Args:
-        at_end: ends all of them.
-        rate_fps: of both cameras together.
-        seconds: duration of the faults.
-    """
+    """A line, its clients behind their links, and its disk. `at_end`: ends all of them. `rate_fps`: of both cameras
+    together. `seconds`: duration of the faults."""
 
     def __init__(
         self, at_end: ExitStack, bundle: Bundle, clients: Sequence[ClientPlan], rate_fps: float, seconds: float

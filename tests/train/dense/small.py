@@ -73,12 +73,8 @@ def samples_of(
     share: NDArray[np.floating[Any]],
     pasted: Sequence[tuple[int, int, NDArray[np.floating[Any]]]] = (),
 ) -> Samples:
-    """Make the grid tiles, and good tiles with synthetic defects.
-
-    Args:
-        share: of each tile [N, cells, cells].
-        pasted: of each synthetic defect: row of its tile, row of its donor, share.
-    """
+    """Make the grid tiles, and good tiles with synthetic defects. `share`: of each tile [N, cells, cells]. `pasted`: of
+    each synthetic defect: row of its tile, row of its donor, share."""
     row = np.array([*range(len(tiles)), *(row for row, _, _ in pasted)])
     donor = np.array([*range(len(tiles)), *(donor for _, donor, _ in pasted)])
     is_pasted = np.arange(len(row)) >= len(tiles)
