@@ -207,5 +207,4 @@ def log_sum_exp(logits: Tensor, bag: Tensor, bags: int) -> Tensor:
         bag: int64 [N], index of each tile's bag; no bag is empty.
     """
     highest = logits.new_full((bags,), -torch.inf).scatter_reduce(0, bag, logits.detach(), "amax")
-    summed = logits.new_zeros(bags).index_add(0, bag, (logits - highest[bag]).exp())
-    return highest + summed.log()
+    return highest + logits.new_zeros(bags).index_add(0, bag, (logits - highest[bag]).exp()).log()

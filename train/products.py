@@ -125,8 +125,7 @@ def train_product(config: TrainConfig, version: str, processors: int) -> Heatlin
     try:
         check_same_version(version)
         run = RunFolder(Path(config.out))
-        lock = run.folder.parent / ".locks" / run.folder.name
-        with lock_file(lock, wait=True), own_processors(processors):
+        with lock_file(run.folder.parent / ".locks" / run.folder.name, wait=True), own_processors(processors):
             from heatline.train.fit import fit  # PyTorch counts the processors as it is imported
 
             with log_of(run).open("a", encoding="utf-8", errors="replace") as log:

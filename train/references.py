@@ -132,8 +132,7 @@ class References:
     def sources(self, group: str | None) -> list[LabelledImage]:
         """Return the pictures that the reference of a design is made from: good ones if there are enough, evenly of all
         groups; never frames of a line."""
-        own = [image for image in self.images if not image.reviewed]
-        of = [image for image in own if self.scope != "group" or image.group == group]
+        of = [image for image in self.images if not image.reviewed and (self.scope != "group" or image.group == group)]
         usable = [image for image in of if not image.defective]
         if len(usable) < FEWEST_FRAMES:  # the clean px of marked ones do as well
             usable = [image for image in of if not image.defective or not image.labels_only]

@@ -59,8 +59,7 @@ class StudyData(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         if self.leave_one_out is None:
             return {}
         order = sorted(self.leave_one_out)
-        validating = order[(order.index(fold) + 1) % len(order)]
-        return {"split.val": [validating], "split.test": [fold]}
+        return {"split.val": [order[(order.index(fold) + 1) % len(order)]], "split.test": [fold]}
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -232,8 +232,7 @@ def run_validation(
             continue
         clean = np.array([not mask[y : y + side, x : x + side].any() for y, x in tile_grid.origins_yx])
         if clean.any():
-            stitcher = Stitcher(tile_grid, map_hw, grid.heatmap_cell_px, grid.smoothing_px)
-            heatmap = stitcher.stitch(maps, clean)
+            heatmap = Stitcher(tile_grid, map_hw, grid.heatmap_cell_px, grid.smoothing_px).stitch(maps, clean)
             frame = GoodFrame.of(logits[clean], heatmap, image.group or image.name_in_folder)
             (substitutes if image.defective else good)[image.path] = frame
     if not good and not substitutes:

@@ -216,8 +216,7 @@ class MetricsTable(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows: Any = pl_module.rows
         lines = [COLUMNS, *([str(row[name]) for name in COLUMNS] for row in rows)]
-        text = "".join(f"{','.join(line)}\n" for line in lines)
-        write_atomically(self._file, lambda path: path.write_text(text))
+        write_atomically(self._file, lambda path: path.write_text("".join(f"{','.join(line)}\n" for line in lines)))
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:

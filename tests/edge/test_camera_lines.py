@@ -143,6 +143,30 @@ def test_devices_that_hang_or_die_stop_no_other(tmp_path: Path, bundle: Bundle, 
     assert received.refusals("lives") == []
 
 
+@pytest.mark.parametrize("reason", ["frozen", "frame_ids"])
+def test_wrong_frames_raise_one_alarm_and_are_never_judged(
+    tmp_path: Path, bundle: Bundle, address: str, reason: str
+) -> None:
+    with aravis_camera(pictures=WHITES) as device:
+        camera = genicam(device, frozen_after_frames=5, waiting_frames=16)
+        with running(write_line_with(tmp_path, bundle.path, address, {"cam": camera}), address) as run:
+            run.until_inspected()
+            if reason == "frozen":
+                device.tell("freeze", frozen=True)
+            else:
+                device.tell("leave_out", frames=40_000)
+            for _ in range(3 if reason == "frozen" else 1):  # also after the camera was opened again
+                run.until(lambda event: isinstance(event, VerdictEvent) and event.reason == f"failed.{reason}")
+            device.tell("freeze", frozen=False)
+            run.until(lambda event: isinstance(event, AlarmEvent) and not event.active)
+            assert run.until_inspected().verdict == "GOOD"
+            received = run.end()
+    assert [(alarm.alarm, alarm.active) for alarm in received.alarms] == [(reason, True), (reason, False)]
+    bad = [at for at, event in enumerate(received.verdicts) if event.reason == f"failed.{reason}"]
+    assert {event.verdict for event in received.verdicts[bad[0] : bad[-1] + 1]} == {"NO_VERDICT"}
+    assert_every_frame_has_its_event(received, ["cam"])
+
+
 LOST = 4
 """The number of the part whose frame is lost: all after it could be shifted."""
 TOO_LATE = "too late"

@@ -180,9 +180,6 @@ def test_with_tls_the_cookie_is_never_sent_in_clear_and_only_browsers_of_the_aut
             pass
 
 
-# The live view.
-
-
 def test_two_viewers_get_the_same_picture_with_its_heatmap_and_age() -> None:
     clock = Clock()
     memory = memory_with(clock)
@@ -267,9 +264,6 @@ def decoded(data: bytes) -> NDArray[np.uint8]:
     return image if image.ndim == 2 else image[..., ::-1]  # type: ignore[return-value]
 
 
-# Figures.
-
-
 def test_the_state_and_the_history_have_the_lines_own_figures() -> None:
     clock = Clock()
     memory = memory_with(clock)
@@ -348,9 +342,6 @@ def test_a_wrong_question_is_answered_in_a_sentence(tmp_path: Path) -> None:
         assert served.request("POST", "/api/state", "", {}).status == 405
 
 
-# Why.
-
-
 @pytest.mark.parametrize("is_stored", [False, True], ids=["in memory", "stored"])
 def test_a_picture_tells_why(tmp_path: Path, is_stored: bool) -> None:
     memory = Memory()
@@ -392,9 +383,6 @@ def test_damage_of_the_store_is_a_sentence_and_a_picture_is_shown_without_its_he
         (tmp_path / "index.sqlite").write_bytes(b"no index")
         for path in (f"/api/pictures/{NAME}", "/api/review"):
             assert "cannot be read" in served.get(path).json["error"]
-
-
-# Marks.
 
 
 def mark(served: Page, name: str = NAME, kind: str = "right", by: str = "Anna", **more: Any) -> Answer:
@@ -475,9 +463,6 @@ def test_what_cannot_be_marked_is_refused_in_a_sentence_and_never_reaches_the_li
         assert (mark(served, headers=own).status, len(came)) == (200, 1)
 
 
-# Frames to review.
-
-
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "examples" / "monitoring"
 
@@ -503,9 +488,6 @@ def running(clock: Clock, period_s: float = 0.1) -> Memory:
 
 def state_of(memory: Memory) -> dict[str, Any]:
     return describe(memory, "line1")
-
-
-# Words.
 
 
 def test_a_line_that_works_needs_no_words_and_a_late_frame_makes_its_picture_stale() -> None:
@@ -632,9 +614,6 @@ def test_verdicts_and_marks_that_did_not_come_live_are_read_in_the_journal_each_
             assert numbers(memory) == [1, 2, 3, 4, 5, 6]
             assert 'heatline_reviews_total{camera="top",kind="right"} 4.0' in metrics.exposition().decode()
             until(lambda: "check that the line runs" in str(memory.pictures_fault))
-
-
-# Metrics.
 
 
 def full() -> tuple[Memory, Metrics, Clock]:

@@ -88,8 +88,6 @@ def stored(folder: Path, image: NDArray[np.uint8] | None = None, **what: Any) ->
     return str(event.picture)
 
 
-# Marks.
-
 JOURNAL = "journal-1"
 NAME = "01234567-top-1"
 """Of the first frame."""
@@ -131,9 +129,6 @@ def line_with_marks(folder: Path, memory: Memory) -> Iterator[tuple[Path, list[M
             yield folder / "pictures" / "line", came
         finally:
             feed.close()
-
-
-# The server.
 
 
 def make_certificates(folder: Path) -> tuple[Path, Path, Path, Path]:

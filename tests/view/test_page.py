@@ -477,9 +477,8 @@ def test_pictures_are_kept_by_a_key_or_a_button_and_counted_until_a_bundle_inspe
         browser.open(f"http://127.0.0.1:{line.port}/")
         browser.until("!document.querySelector('#collecting').hidden")
         browser.until("document.querySelector('.camera .word').innerText === 'COLLECTING'")
-        shown = browser.text("#collecting")
-        assert "20 more good parts, of another shift if you can" in shown
-        assert "25 more defective parts" in shown
+        browser.until("document.querySelector('#collecting .missing').innerText.includes('25 more defective parts')")
+        assert "20 more good parts, of another shift if you can" in browser.text("#collecting")
         browser.press("g")
         browser.until("document.querySelector('#reviewer').open")
         browser.press("Anna", ENTER)

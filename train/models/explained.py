@@ -79,9 +79,8 @@ def pool(maps: Tensor, top_cells: int | None) -> Tensor:
 
 def in_float32(device: torch.device) -> AbstractContextManager[object]:
     """Disable autocast: the end of a forward pass is cheap, and its sums are the result."""
-    if device.type == "meta":  # has no autocast
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
+    # The meta device has no autocast.
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 # Novelty: evidence from the distance to good cells, for dense heads that are trained without known defects. A head that

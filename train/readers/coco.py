@@ -60,8 +60,8 @@ class CocoObjects(Annotation):
         return f"{self.file} (image {self.image.file_name})"
 
     def marks(self) -> Marks:
-        frame_hw = self.image.height, self.image.width
-        return Marks(tuple(map(self._mark, self.entries)), self.names.values(), frame_hw)
+        objects = tuple(map(self._mark, self.entries))
+        return Marks(objects, self.names.values(), (self.image.height, self.image.width))
 
     def _mark(self, entry: _Object) -> MarkedObject:
         name = self.names[entry.category_id]

@@ -182,9 +182,7 @@ class LabelledImage:
 
     def has_exact_mask(self) -> bool:
         """Whether `mask` is exact to the pixel: of masks or polygons, or of a good picture; boxes overstate defects."""
-        if self.annotation is not None:
-            return self.annotation.is_exact()
-        return not self.labels_only
+        return not self.labels_only if self.annotation is None else self.annotation.is_exact()
 
 
 def lone_label(images: Sequence[LabelledImage], groups: Sequence[str]) -> str | None:
@@ -286,8 +284,7 @@ INDEX = "frames.jsonl"
 def read_index(folder: Path) -> list[ReviewedFrame]:
     """Read the rows of a folder of reviewed frames."""
     try:
-        lines = (folder / INDEX).read_bytes().splitlines()
-        return [msgspec.json.decode(line, type=ReviewedFrame) for line in lines]
+        return msgspec.json.Decoder(ReviewedFrame).decode_lines((folder / INDEX).read_bytes())
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(
             f"{folder} is not a folder of reviewed frames ({error}); name the one that heatline retrain wrote"

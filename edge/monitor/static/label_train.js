@@ -31,6 +31,7 @@ export function offerTraining({ say, ended }) {
     const state = await getJson("/label/api/train");
     if (doing && !state.doing) ended();
     doing = state.doing;
+    if (doing) setTimeout(() => load().catch(exceptUnreachable), POLL_MS);
     find(".start").hidden = Boolean(doing);
     find(".stop").hidden = doing !== "train";
     find(".report").hidden = Boolean(doing) || !state.report;
@@ -38,6 +39,5 @@ export function offerTraining({ say, ended }) {
     const last = state.lines.at(-1) ?? "";
     find("output").textContent = doing ? `${doing}: ${last}` : state.fault ?? (state.bundle ? `${state.bundle} is ready.` : "");
   }
-  setInterval(() => load().catch(exceptUnreachable), POLL_MS);
   load().catch(exceptUnreachable);
 }
