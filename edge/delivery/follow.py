@@ -53,8 +53,6 @@ BYTES_PER_BATCH = 1 << 20
 """A larger event makes a batch of its own."""
 BYTES_UNACKNOWLEDGED = 4 << 20
 """A consumer with this many unacknowledged bytes gets no more events, whatever its window."""
-FULL_SECONDS = 0.1
-"""After this time, sending to a consumer that took nothing is tried again."""
 
 
 class Position(NamedTuple):
@@ -248,24 +246,19 @@ class Subscription:
     """The last event that it has acknowledged at all."""
     unacknowledged: deque[tuple[int, int]] = field(default_factory=deque)
     """Events in flight: number and bytes of each."""
-    unacknowledged_bytes: int = 0
     sent_s: float = 0.0
-    full_s: float = float("-inf")
-    """Time when the consumer last took nothing."""
 
     def begin(self, journal_id: str, acked_seq: int) -> None:
         """Start again after an event."""
         self.journal_id, self.sent_through, self.scanned_through = journal_id, acked_seq, acked_seq
         self.last_event = self.acked_seq = self.taken_seq = acked_seq
         self.unacknowledged.clear()
-        self.unacknowledged_bytes = 0
 
     def next_page(self, journal: JournalTail) -> Page | None:
         """Return the next page of the journal, as far as the window allows; None if there is no event or no room."""
         room = self.request.window - len(self.unacknowledged)
-        bytes_left = BYTES_UNACKNOWLEDGED - self.unacknowledged_bytes
-        full = time.monotonic() < self.full_s + FULL_SECONDS
-        if self.scanned_through >= journal.last_seq or room <= 0 or bytes_left <= 0 or full:
+        bytes_left = BYTES_UNACKNOWLEDGED - sum(size for _, size in self.unacknowledged)
+        if self.scanned_through >= journal.last_seq or room <= 0 or bytes_left <= 0:
             return None
         return journal.read(
             self.scanned_through,
@@ -274,18 +267,6 @@ class Subscription:
             at_most_bytes=min(bytes_left, BYTES_PER_BATCH),
             heatmaps=self.request.heatmaps,
         )
-
-    def batch(self, page: Page, last_seq: int) -> list[bytes]:
-        """Return the parts of the message for a page of a journal whose newest event is `last_seq`."""
-        batch = Batch(
-            journal_id=self.journal_id,
-            after_seq=self.sent_through,
-            through_seq=page.through_seq,
-            last_seq=max(last_seq, page.through_seq),
-            events=len(page.records),
-            lost_through=page.lost_through,
-        )
-        return batch_parts(batch, [(record.header, record.heatmap) for record in page.records])
 
     def sent(self, page: Page) -> None:
         """Record that a page was sent."""
@@ -299,13 +280,12 @@ class Subscription:
         """Record that an event, or the notice of a loss, is in flight. A notice is repeated until acknowledged."""
         self.last_event = seq
         self.unacknowledged.append((seq, size))
-        self.unacknowledged_bytes += size
 
     def acknowledge(self, seq: int) -> None:
         """Record that the consumer acknowledged all events up to one."""
         self.taken_seq = max(seq, self.taken_seq)
         while self.unacknowledged and self.unacknowledged[0][0] <= seq:
-            self.unacknowledged_bytes -= self.unacknowledged.popleft()[1]
+            self.unacknowledged.popleft()
 
 
 class FollowServer(RouterServer[Request]):
@@ -412,9 +392,7 @@ class FollowServer(RouterServer[Request]):
         before = self._subscriptions.pop(name, None)
         if before is not None and before.request.client != request.client:
             self._refuse(before.route, "superseded", f"a newer client follows as {name}; only one can")
-        other = self._subscription_of(route)
-        if other is not None:  # a socket follows under one name only
-            self._end(other)
+        self._end(route)  # a socket follows under one name only
         self._subscriptions[name] = subscription = Subscription(route, request)
         self._consumers.seen(name)
         self._begin(subscription)
@@ -454,7 +432,7 @@ class FollowServer(RouterServer[Request]):
         if self._send(subscription.route, [to_bytes(following)]):
             subscription.sent_s = time.monotonic()
         else:
-            self._end(subscription)
+            self._end(subscription.route)
 
     def _acknowledge(self, route: Route, request: AckRequest) -> None:
         subscription = self._subscription_of(route)
@@ -498,13 +476,11 @@ class FollowServer(RouterServer[Request]):
         """Send a consumer at most one batch, as far as its window allows; return whether there is more. An empty batch
         is a heartbeat, which also notices a client that has gone.
         """
-        try:
+        page = None
+        with contextlib.suppress(JournalError):  # logged before, and tried again
             page = subscription.next_page(self._journal)
-        except JournalError:  # logged before, and tried again
-            page = None
         if page is not None and (page.records or page.lost_through is not None):
             if not self._send_page(subscription, page):
-                subscription.full_s = time.monotonic()
                 return False
         elif page is not None:
             subscription.scanned_through = page.through_seq
@@ -517,7 +493,16 @@ class FollowServer(RouterServer[Request]):
     def _send_page(self, subscription: Subscription, page: Page | None) -> bool:
         """Send a page, or a heartbeat; return whether the client took it."""
         sent = page or Page([], subscription.scanned_through, None)
-        took = self._send(subscription.route, subscription.batch(sent, self._journal.last_seq))
+        batch = Batch(
+            journal_id=subscription.journal_id,
+            after_seq=subscription.sent_through,
+            through_seq=sent.through_seq,
+            last_seq=max(self._journal.last_seq, sent.through_seq),
+            events=len(sent.records),
+            lost_through=sent.lost_through,
+        )
+        parts = batch_parts(batch, [(record.header, record.heatmap) for record in sent.records])
+        took = self._send(subscription.route, parts)
         if took:
             subscription.sent(sent)
         if took or page is None:
@@ -537,8 +522,9 @@ class FollowServer(RouterServer[Request]):
     def _subscription_of(self, route: Route) -> Subscription | None:
         return next((each for each in self._subscriptions.values() if each.route[0] == route[0]), None)
 
-    def _end(self, subscription: Subscription) -> None:
-        if self._subscriptions.get(subscription.request.name) is subscription:
+    def _end(self, route: Route) -> None:
+        subscription = self._subscription_of(route)
+        if subscription is not None:
             del self._subscriptions[subscription.request.name]
 
     def _send(self, route: Route, parts: Sequence[bytes]) -> bool:
@@ -551,9 +537,7 @@ class FollowServer(RouterServer[Request]):
             except zmq.ZMQError as error:
                 if error.errno != zmq.EHOSTUNREACH:
                     raise
-                subscription = self._subscription_of(route)
-                if subscription is not None:
-                    self._end(subscription)
+                self._end(route)
                 return False
             else:
                 return True

@@ -201,7 +201,12 @@ class CommandServer(RouterServer[commands.Request]):
             self._send_answers()
             for route, request in self._requests(REQUESTS_AT_ONCE):
                 self._take(_Requester(route, request.request_id), request)
-        self._refuse_the_rest()
+        stopping = commands.refusal("stopping", "the line stops; ask again once it has started")
+        for waiting in list(self._unanswered):
+            self._answer(waiting, stopping)
+        self._send_answers()
+        for route, request in self._requests(REPLIES_HIGH_WATER_MARK):
+            self._send(_Requester(route, request.request_id), stopping)
 
     def _take(self, requester: _Requester, request: commands.Request | Refused) -> None:
         if isinstance(request, Refused):
@@ -227,25 +232,10 @@ class CommandServer(RouterServer[commands.Request]):
             self._wake_up()
 
     def _send_answers(self) -> None:
-        with self._lock:
-            answered = list(self._answered)
-            self._answered.clear()
-        for requester, reply in answered:
-            self._send(requester, reply)
+        while self._answered:
+            self._send(*self._answered.popleft())
 
     def _send(self, requester: _Requester, reply: commands.Reply) -> None:
         """Send a reply. ZeroMQ drops it if the client has gone or does not read."""
         named = msgspec.structs.replace(reply, request_id=requester.request_id)
         self._socket.send_multipart([*requester.route, to_bytes(named)])
-
-    def _refuse_the_rest(self) -> None:
-        """Refuse the requests that wait for their reply, and those that wait to be read."""
-        self._send_answers()
-        with self._lock:
-            waiting = list(self._unanswered)
-            self._unanswered.clear()
-        stopping = commands.refusal("stopping", "the line stops; ask again once it has started")
-        for requester in waiting:
-            self._send(requester, stopping)
-        for route, request in self._requests(REPLIES_HIGH_WATER_MARK):
-            self._send(_Requester(route, request.request_id), stopping)
