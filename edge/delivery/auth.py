@@ -298,7 +298,7 @@ class Authenticator:
         """Return whether the sender of a message is still allowed. If not, count a refusal."""
         if self._thread is None:
             return True
-        key = _sender(part)
+        key = str(part.get("User-Id")).encode()
         if self._access.allows(self._role, key):
             return True
         self._access.refusals.note(self._name, "revoked", f"a message by {_named(key)}, which is not allowed any more")
@@ -350,13 +350,5 @@ class Authenticator:
             questions.send_multipart([version, request_id, *status, key if status is ALLOWED else b"", b""])
 
 
-def _sender(part: zmq.Frame) -> bytes:
-    """Return the key of the sender of a part; empty if ZeroMQ does not know it."""
-    try:
-        return str(part.get("User-Id")).encode()
-    except zmq.ZMQError:
-        return b""
-
-
 def _named(key: bytes) -> str:
-    return f"the key with the fingerprint {fingerprint(key)}" if key else "an unknown key"
+    return f"the key with the fingerprint {fingerprint(key)}"

@@ -46,8 +46,6 @@ HEARTBEATS_MISSED = 3
 """Number of missed heartbeats after which the line counts as gone."""
 HEARTBEAT_SECONDS = 1.0
 """Until the line has named its own interval."""
-SHORTEST_HEARTBEAT_SECONDS = 0.05
-"""Lower limit. With a shorter interval, the line would count as gone at once, and be followed again without a pause."""
 PAUSE_SECONDS = {"unavailable": 1.0, "busy": 1.0, "not_following": 0.1}
 """Pauses before following again, by reason of refusal. Other refusals are final."""
 LINGER_MS = 1000
@@ -72,9 +70,9 @@ class Follower(Client):
             for delivered in events:
                 store(delivered.key, delivered.header)
 
-    **An event is acknowledged when the next one is requested**, or by `acknowledge`; with `explicit`, only by the
-    latter. Closing the follower acknowledges nothing: an event whose acknowledgement did not reach the line comes
-    again, with the same `key`, to the next follower of that name. One follower gets no event twice.
+    **An event is acknowledged when the next one is requested**, or by `acknowledge`. Closing the follower acknowledges
+    nothing: an event whose acknowledgement did not reach the line comes again, with the same `key`, to the next
+    follower of that name. One follower gets no event twice.
     With `keep_position`, acknowledging only lets the line send more, and `settle` stores the position.
 
     It reconnects by itself. If events were deleted, it raises `EventsLostError` once, and continues when it is asked
@@ -87,7 +85,6 @@ class Follower(Client):
         window: number of events that may be in flight, unacknowledged: 1 to 1000.
         start: where a new name begins: with the `first` event in the journal, or with the `next` one.
         timeout_s: seconds without an event after which the iteration ends; None: never.
-        explicit: whether requesting the next event acknowledges nothing.
         keep_position: whether all events come again, to the next follower or after `rewind`, that are not settled.
     Raises:
         DeliveryError: the address is not valid.
@@ -103,13 +100,12 @@ class Follower(Client):
         heatmaps: bool = False,
         start: Start = "first",
         timeout_s: float | None = None,
-        explicit: bool = False,
         keep_position: bool = False,
         keys: ClientKeys | None = None,
     ) -> None:
         self._address, self._keys = address, keys
         self._timeout_s = timeout_s
-        self._explicit, self._keep_position = explicit, keep_position
+        self._keep_position = keep_position
         self._settled: Delivered | None = None
         self._stored_seq = 0
         """The last settled event that was told to the line on this connection."""
@@ -159,7 +155,7 @@ class Follower(Client):
             yield delivered
 
     def receive(self) -> Delivered | None:
-        """Return the next event, or None if none came in time. The event before is acknowledged, unless `explicit`.
+        """Return the next event, or None if none came in time. The event before is acknowledged.
 
         Raises:
             EventsLostError: events were deleted.
@@ -173,8 +169,7 @@ class Follower(Client):
 
     def receive_batch(self, at_most: int = LARGEST_WINDOW) -> list[Delivered]:
         """Return the next events, or none if none came in time; otherwise like `receive`."""
-        if not self._explicit:
-            self._finish()
+        self._done = self._in_hand
         until_s = float("inf") if self._timeout_s is None else time.monotonic() + self._timeout_s
         while True:
             events = self._taken(at_most)
@@ -182,12 +177,9 @@ class Follower(Client):
             if events or not self._take_next(until_s):
                 return events
 
-    def acknowledge(self, through: Delivered | None = None) -> None:
-        """Acknowledge the events that were handed out, through this one; None: all of them."""
-        if through is None:
-            self._finish()
-        else:
-            self._done = through.journal_id, through.seq
+    def acknowledge(self) -> None:
+        """Acknowledge the events that were handed out."""
+        self._done = self._in_hand
         self._acknowledge(at_once=True)
 
     def settle(self, through: Delivered) -> None:
@@ -233,11 +225,6 @@ class Follower(Client):
             taken.append(first)
         self._unacknowledged += len(taken)
         return taken
-
-    def _finish(self) -> None:
-        """Record that the consumer has processed the events that it holds."""
-        if self._in_hand is not None:
-            self._done, self._in_hand = self._in_hand, None
 
     def _lose(self, sentence: str, journal_id: str, after_seq: int, through_seq: int, seq: int) -> None:
         """Record a loss, which is handed out and acknowledged like the event `seq`."""
@@ -294,38 +281,31 @@ class Follower(Client):
                 return True
             now_s = time.monotonic()
             if now_s >= silent_s:
-                self._take_silence()
+                self._log.begin(f"{self._address} is silent", "; following again until it answers")
+                answered = self._following
+                self._drop()
+                if not answered:
+                    try:
+                        require_authorized(self._address, self._keys, zmq.DEALER)
+                    except AccessError as error:
+                        self._ended = error
+                        raise
             if now_s >= until_s:
                 return False
 
-    def _take_silence(self) -> None:
-        """Follow again, unless the line is there and does not authorize this client."""
-        self._log.begin(f"{self._address} is silent", "; following again until it answers")
-        answered = self._following
-        self._drop()
-        if not answered:
-            try:
-                require_authorized(self._address, self._keys, zmq.DEALER)
-            except AccessError as error:
-                self._ended = error
-                raise
-
     def _take(self, parts: list[bytes]) -> None:
-        reply = reply_from(parts[0])
-        match reply:
-            case Following():
-                self._begin(reply)
-            case Batch():
-                self._add(reply, parts)
-            case Refused():
-                self._refused(reply)
-            case Forgotten():
-                raise MessageError(f"this is not a reply to a consumer that follows: {reply}")
+        match reply_from(parts[0]):
+            case Following() as following:
+                self._begin(following)
+            case Batch() as batch:
+                self._add(batch, parts)
+            case Refused() as refused:
+                self._refused(refused)
+            case other:
+                raise MessageError(f"this is not a reply to a consumer that follows: {other}")
 
     def _begin(self, following: Following) -> None:
         """Start after the event that the line names."""
-        if following.name != self._request.name:
-            raise MessageError(f"the line follows {following.name!r}, expected {self._request.name!r}")
         before, after_seq, newest_seq = self._journal_id, self._received_seq, self._newest_seq
         if before is None and following.former is not None:
             before, after_seq, newest_seq = following.former.journal_id, following.former.acked_seq, 0
@@ -343,7 +323,7 @@ class Follower(Client):
         self._following, self._position, self._newest_seq = True, acked_seq, following.last_seq
         self._acked_seq, self._stored_seq = acked_seq if following.former is None else -1, acked_seq
         self._log.end(f"{self._address} answers")
-        self._heartbeat_s = max(following.heartbeat_s, SHORTEST_HEARTBEAT_SECONDS)
+        self._heartbeat_s = following.heartbeat_s
 
     def _add(self, batch: Batch, parts: list[bytes]) -> None:
         """Add the events of a batch, the first of these parts. It must continue what came before."""

@@ -5,7 +5,7 @@ and commands, which are executed once, echoed with their outcome, and reset by t
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from heatline.edge.bridge.line import (
@@ -30,7 +30,6 @@ from heatline.edge.bridge.modbus.registers import (
     OTHER,
     PART_ID_CHARACTERS,
     RESPONSE,
-    Block,
     Command,
     Entry,
     EntryKind,
@@ -130,18 +129,22 @@ def feed(
     events.acknowledge()
 
 
-class LatestVerdicts:
-    """The newest verdict of each camera, for a PLC that acts on it. Only the thread of the server uses it."""
+class LineBlocks:
+    """The state of the line and of its cameras, and the newest verdict of each camera, for a PLC that acts on it. Only
+    the thread of the server uses it.
+    """
 
-    def __init__(self, bank: RegisterBank, blocks: Sequence[Block], places: IdMap) -> None:
+    def __init__(self, bank: RegisterBank, places: IdMap) -> None:
         self._bank, self._places = bank, places
-        self._blocks = dict(zip(places.cameras, blocks, strict=True))
+        self._cameras = {name: camera_block(place) for place, name in enumerate(places.cameras, 1)}
+        known = {"map_version": MAP_VERSION, "products": len(places.products), "cameras": len(places.cameras)}
+        bank.put(LINE, known)
 
     def take(self, live: object) -> None:
         """Show a verdict. If something else came, some were missed, and what is shown may not be the newest."""
         match live:
             case VerdictEvent():
-                if block := self._blocks.get(live.camera):
+                if block := self._cameras.get(live.camera):
                     results = self._bank.number(block, "results") + 1
                     self._bank.put(block, {**result_values(live, self._places), "results": results})
             case Gap():
@@ -151,32 +154,20 @@ class LatestVerdicts:
 
     def clear(self, camera: str | None = None) -> None:
         """Show no verdict of a camera, or of all: what was the newest one may not be it any more."""
-        for name, block in self._blocks.items():
+        for name, block in self._cameras.items():
             if camera in (None, name):
                 self._bank.put(block, NO_RESULT)
 
-
-class StatusBlock:
-    """Copies the state of the line and of its cameras. Only the thread of the server uses it."""
-
-    def __init__(
-        self, bank: RegisterBank, state: LineState, places: IdMap, cameras: Sequence[Block], latest: LatestVerdicts
-    ) -> None:
-        self._bank, self._state, self._places = bank, state, places
-        self._cameras, self._latest = cameras, latest
-        known = {"map_version": MAP_VERSION, "products": len(places.products), "cameras": len(places.cameras)}
-        bank.put(LINE, known)
-
-    async def refresh(self) -> None:
+    async def refresh(self, line: LineState) -> None:
         """Copy what is known now. Call it several times a second."""
-        status, is_heard, handshake = self._state.status, self._state.is_heard, self._state.handshake()
+        status, is_heard, handshake = line.status, line.is_heard, line.handshake()
         reason = 0 if handshake.reason is None else HANDSHAKE_REASONS.get(handshake.reason, OTHER)
         state = HANDSHAKE_STATES[handshake.state]
         self._bank.put(LINE, {"is_heard": int(is_heard), "state": state, "state_reason": reason})
         if status is not None:
             self._show(status)
         if not is_heard:
-            self._latest.clear()
+            self.clear()
 
     def _show(self, status: StatusEvent) -> None:
         self._bank.put(
@@ -188,7 +179,7 @@ class StatusBlock:
                 "boot_id": id_bytes(status.boot_id),
             },
         )
-        for name, block in zip(self._places.cameras, self._cameras, strict=True):
+        for name, block in self._cameras.items():
             camera, account = status.cameras.get(name), status.ledger.get(name, Account())
             self._bank.put(
                 block,
@@ -202,7 +193,7 @@ class StatusBlock:
                 },
             )
             if camera is None or camera.state == "DEAD":
-                self._latest.clear(name)
+                self.clear(name)
 
 
 @dataclass(frozen=True)
@@ -333,11 +324,11 @@ def run_bridge(line: str) -> None:
 
 
 async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
-    places, cameras = IdMap.of(config), [camera_block(place + 1) for place in range(len(config.cameras))]
-    bank = RegisterBank(register_map(len(cameras)), modbus.word_order)
+    places = IdMap.of(config)
+    bank = RegisterBank(register_map(len(config.cameras)), modbus.word_order)
     events, journal = (endpoint_of(line, name, KeyFiles()) for name in ("events", "journal"))
     commands = None if config.commands.bind is None else endpoint_of(line, "commands", KeyFiles())
-    latest, mailbox = LatestVerdicts(bank, cameras, places), Mailbox(bank)
+    blocks, mailbox = LineBlocks(bank, places), Mailbox(bank)
     loop, executing = asyncio.get_running_loop(), set[asyncio.Task[None]]()
 
     async def answer(request: Request) -> None:
@@ -357,11 +348,11 @@ async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
     registers = CommandRegisters(bank, places, begin)
     ended: asyncio.Future[None] = loop.create_future()
     end_by_signals(ended)
-    with LineState(*events, on_live=lambda live: loop.call_soon_threadsafe(latest.take, live)) as state:
-        status, server = StatusBlock(bank, state, places, cameras, latest), ModbusServer(bank, modbus)
+    with LineState(*events, on_live=lambda live: loop.call_soon_threadsafe(blocks.take, live)) as state:
+        server = ModbusServer(bank, modbus)
         await server.start()
         logger.info("Modbus TCP on %s, results of %s as consumer %s", modbus.listen, journal[0], modbus.name)
         try:
-            await serve(ended, follow, status.refresh, f"Modbus TCP on {modbus.listen}")
+            await serve(ended, follow, lambda: blocks.refresh(state), f"Modbus TCP on {modbus.listen}")
         finally:
             await server.close()

@@ -42,7 +42,6 @@ from heatline.edge.bridge.opcua.server import BridgeServer, Certificates, caller
 from heatline.edge.config.bridges import OpcuaConfig
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client import Commander
-from heatline.edge.delivery.follow import BYTES_UNACKNOWLEDGED
 from heatline.edge.delivery.follower import Follower
 from heatline.edge.errors import CommandRefusedError, EventsLostError, HeatlineError, MessageError
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, name_of
@@ -59,7 +58,7 @@ TOPICS = VERDICTS, "journal"
 TICK_SECONDS = 0.1
 """So soon, clients' acknowledgements reach the line."""
 EVENTS_AT_ONCE = 100
-LARGEST_CONTENT_BYTES = 65536
+LARGEST_CONTENT_BYTES, LARGEST_HELD_BYTES = 65536, 4 << 20
 SELECT_WITHIN_SECONDS = 120.0
 """A large bundle takes so long to be verified and compiled."""
 
@@ -106,7 +105,7 @@ class HeldResults:
     """Holds results in the order of the journal.
 
     Args:
-        at_most: number of results that are held. If they wait for clients, the line limits their number instead.
+        at_most: number of results that are held. If they wait for clients, add no more than there is `room` for.
         wait: whether each is held until a client acknowledges it; otherwise it is done at once.
     """
 
@@ -114,20 +113,21 @@ class HeldResults:
         self._at_most, self._wait = at_most, wait
         self._results: dict[str, HeldResult] = {}
         self._in_hand: deque[tuple[Delivered, HeldResult | None]] = deque()
-        """Events that the line has no acknowledgement of, and their results."""
+        """Events after the first result that waits, and their results."""
         self.latest: HeldResult | None = None
         """It can be got even if it is acknowledged."""
-        self.done_through: Delivered | None = None
-        """Up to this event, none needs room at the line any more. Any thread may read it."""
         self.settled_through: Delivered | None = None
         """After this result, all events come again at the next start: a report of a loss has no acknowledgement. Any
         thread may read it."""
 
     @property
-    def is_full(self) -> bool:
-        """Whether no more results come before clients have acknowledged some: the latest may not be the line's."""
-        held_bytes = sum(len(event.header) for event, _ in self._in_hand)  # the line sends no more beyond a limit
-        return self._wait and (len(self._in_hand) >= self._at_most or held_bytes >= BYTES_UNACKNOWLEDGED)
+    def room(self) -> int:
+        """How many events can be added at once. Any thread may read it.
+
+        0: none comes before clients have acknowledged some, and the latest may not be the line's.
+        """
+        held_bytes = sum(len(event.header) for event, _ in list(self._in_hand))
+        return min(EVENTS_AT_ONCE, self._at_most - len(self._in_hand)) if held_bytes < LARGEST_HELD_BYTES else 0
 
     @property
     def ids(self) -> list[str]:
@@ -164,7 +164,6 @@ class HeldResults:
             if self._wait and result is not None and result.id in self._results:
                 return
             self._in_hand.popleft()
-            self.done_through = event
             if result is not None:
                 self.settled_through = event
 
@@ -222,27 +221,25 @@ class Bridge:
             address,
             self._config.name,
             topics=TOPICS,
-            window=self._config.hold,
             start=self._config.start,
             timeout_s=TICK_SECONDS,
-            explicit=True,
             keep_position=True,
             keys=keys,
         ) as events:
-            acknowledged: Delivered | None = None
             while not is_over.is_set():
+                room = self._held.room
+                if room == 0:
+                    events.hold()
+                    is_over.wait(TICK_SECONDS)
+                    continue
                 try:
-                    news: News = events.receive_batch(EVENTS_AT_ONCE)
+                    news: News = events.receive_batch(room)
                 except EventsLostError as lost:
                     news = lost
                 if news:
                     asyncio.run_coroutine_threadsafe(self._take(news), self._loop).result()
-                done = self._held.done_through
-                if done is not None and done is not acknowledged:
-                    events.acknowledge(done)
-                    if self._held.settled_through is not None:
-                        events.settle(self._held.settled_through)
-                    acknowledged = done
+                if self._held.settled_through is not None:
+                    events.settle(self._held.settled_through)
 
     async def _refresh(self, line: LineState) -> None:
         """Write the line's state, and disconnect clients that are not allowed any more."""
@@ -252,7 +249,7 @@ class Bridge:
     async def _take(self, news: News) -> None:
         """Offer what came from the journal, or report what will never come."""
         if isinstance(news, EventsLostError):
-            # Done once reported, as it takes a place in the window; it is settled with the next result.
+            # It takes no place once it is reported, and is settled with the next result.
             self._held.add(Delivered(news.journal_id, news.through_seq, b""), None)
             await self._lose(news.through_seq - news.after_seq, str(news))
             return
@@ -294,7 +291,7 @@ class Bridge:
 
     async def _count(self) -> None:
         self._counters.held = len(self._held.ids)
-        await self._space.write_counters(self._counters, latest_is_newest=not self._held.is_full)
+        await self._space.write_counters(self._counters, latest_is_newest=self._held.room > 0)
 
     # Methods.
 
