@@ -285,14 +285,23 @@ class Authenticator:
     """
 
     def __init__(self, socket: zmq.Socket[bytes], access: Access, name: SocketName, address: str) -> None:
-        self._socket, self._access, self._name = socket, access, name
+        self._access, self._name = access, name
         self._role = ROLE_OF[name]
         self._faults = RateLimitedLog(logger)
         self._thread: NamedThread | None = None
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_WITHIN_MS)
-        if not is_local(address):
-            self._thread = NamedThread(f"auth {name}", self._answer_all, self._protect())
-            self._thread.start()
+        if is_local(address):
+            return
+        assert access.key is not None
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, access.key.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, access.key.secret)
+        socket.setsockopt(zmq.ZAP_DOMAIN, self._role.encode())
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # otherwise everybody is authorized while nobody answers
+        questions: zmq.Socket[bytes] = socket.context.socket(zmq.REP)
+        questions.bind(ZAP_ENDPOINT)
+        self._thread = NamedThread(f"auth {name}", self._answer_all, questions)
+        self._thread.start()
 
     def authorizes(self, part: zmq.Frame) -> bool:
         """Return whether the sender of a message is still allowed. If not, count a refusal."""
@@ -308,19 +317,6 @@ class Authenticator:
         """Wait for the authenticator's thread, after the socket is closed and its context is terminated."""
         if self._thread is not None:
             self._thread.join()
-
-    def _protect(self) -> zmq.Socket[bytes]:
-        """Make ZeroMQ encrypt and ask who may connect; return the socket of its ZAP requests."""
-        socket, key = self._socket, self._access.key
-        assert key is not None
-        socket.setsockopt(zmq.CURVE_SERVER, 1)
-        socket.setsockopt(zmq.CURVE_PUBLICKEY, key.public)
-        socket.setsockopt(zmq.CURVE_SECRETKEY, key.secret)
-        socket.setsockopt(zmq.ZAP_DOMAIN, self._role.encode())
-        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # otherwise everybody is authorized while nobody answers
-        questions: zmq.Socket[bytes] = socket.context.socket(zmq.REP)
-        questions.bind(ZAP_ENDPOINT)
-        return questions
 
     # The authenticator's thread.
 

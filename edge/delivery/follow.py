@@ -383,9 +383,15 @@ class FollowServer(RouterServer[Request]):
                 self._forget(route, request)
 
     def _follow(self, route: Route, request: FollowRequest) -> None:
-        name = request.name
+        name, journal = request.name, self._journal
         try:
-            self._require_registered(request)
+            if journal.journal_id is None:
+                raise JournalError(journal.fault or "the journal was not read yet")
+            if name not in self._consumers.positions:
+                first = journal.first_seq - 1 if journal.first_seq else journal.last_seq
+                is_next = request.start == "next" and not self._consumers.has_lost_names
+                after_seq = journal.last_seq if is_next else first
+                self._consumers.register(name, journal.journal_id, after_seq)
         except JournalError as error:
             self._refuse(route, "unavailable", f"{error}; follow again")
             return
@@ -396,17 +402,6 @@ class FollowServer(RouterServer[Request]):
         self._subscriptions[name] = subscription = Subscription(route, request)
         self._consumers.seen(name)
         self._begin(subscription)
-
-    def _require_registered(self, request: FollowRequest) -> None:
-        """Register a new consumer; raise a JournalError if the journal cannot be read now, or no disk be written."""
-        journal = self._journal
-        if journal.journal_id is None:
-            raise JournalError(journal.fault or "the journal was not read yet")
-        if request.name not in self._consumers.positions:
-            first = journal.first_seq - 1 if journal.first_seq else journal.last_seq
-            is_next = request.start == "next" and not self._consumers.has_lost_names
-            after_seq = journal.last_seq if is_next else first
-            self._consumers.register(request.name, journal.journal_id, after_seq)
 
     def _begin(self, subscription: Subscription) -> None:
         """Begin to send to a consumer, after the last event that it acknowledged."""

@@ -210,13 +210,18 @@ class JournalWriter(Numbering):
         """Number and store events, and add the counts to statuses; return the messages to send, in order. It never
         raises: events that cannot be stored are numbered in this boot's own count.
         """
-        done: list[Message] | None = None
-        if self._outage is None:
+        outage = self._outage
+        if outage is None:
             try:
-                done = self._store(messages)
+                return self._store(messages)
             except Exception as error:
-                self._begin_outage(error)
-        return self._send_live_only(messages) if done is None else done
+                outage = self._begin_outage(error)
+        if not outage.reported:
+            outage.reported = True
+            begun = self._own("live_only", f"events are not journalled from now on: {outage.error}")
+            messages = [Message(begun), *messages]
+        outage.note(messages)
+        return self._complete(messages, self._live)
 
     def tick(self) -> list[Message]:
         """Try again to store events, delete what is due; return the messages to send. Never raises."""
@@ -271,17 +276,6 @@ class JournalWriter(Numbering):
             self.on_commit()
         return done
 
-    def _send_live_only(self, messages: Sequence[Message]) -> list[Message]:
-        """Number events in this boot's own count, after the event that reports the outage."""
-        outage = self._outage
-        assert outage is not None
-        if not outage.reported:
-            outage.reported = True
-            begun = self._own("live_only", f"events are not journalled from now on: {outage.error}")
-            messages = [Message(begun), *messages]
-        outage.note(messages)
-        return self._complete(messages, self._live)
-
     def _run(self, call: Callable[[], T]) -> T:
         """Return the result of a call that waits for the disk. It is a JournalError if it has not returned in time."""
         return self._disk.run(call, DISK_SECONDS_AT_START if self._starting else DISK_SECONDS)
@@ -298,12 +292,13 @@ class JournalWriter(Numbering):
 
     # Outages.
 
-    def _begin_outage(self, error: Exception) -> None:
-        """Begin an outage: events are sent live only."""
+    def _begin_outage(self, error: Exception) -> _Outage:
+        """Begin an outage: events are sent live only, after one that reports it."""
         fault = self._as_journal_error(error)
         logger.error("events are not journalled from now on: %s", fault)
         self._close_after(fault)
-        self._outage = _Outage(fault, self._clock() + RETRY_SECONDS, self._live.last_seq + 1)
+        self._outage = outage = _Outage(fault, self._clock() + RETRY_SECONDS, self._live.last_seq + 1)
+        return outage
 
     def _close_after(self, fault: JournalError) -> None:
         """Close the file after a fault, unless the disk is full, since opening takes room, or does not answer."""

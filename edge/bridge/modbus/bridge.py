@@ -17,34 +17,8 @@ from heatline.edge.bridge.line import (
     load_with_table,
     serve,
 )
-from heatline.edge.bridge.modbus.registers import (
-    CAMERA_STATES,
-    COMMANDS,
-    HANDSHAKE_REASONS,
-    HANDSHAKE_STATES,
-    LINE,
-    MAILBOX,
-    MAP_VERSION,
-    NO_RESULT,
-    NOTHING,
-    OTHER,
-    PART_ID_CHARACTERS,
-    RESPONSE,
-    Command,
-    Entry,
-    EntryKind,
-    IdMap,
-    Outcome,
-    RegisterBank,
-    camera_block,
-    entry_of,
-    id_bytes,
-    lost_entry,
-    place_of,
-    refusal,
-    register_map,
-    result_values,
-)
+from heatline.edge.bridge.modbus import registers
+from heatline.edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX, RESPONSE, Command, IdMap, Outcome
 from heatline.edge.bridge.modbus.server import ModbusServer
 from heatline.edge.config import LineConfig
 from heatline.edge.config.bridges import ModbusConfig
@@ -74,18 +48,18 @@ class Mailbox:
     Only the thread of the server uses it, except `acknowledged`.
     """
 
-    def __init__(self, bank: RegisterBank) -> None:
+    def __init__(self, bank: registers.RegisterBank) -> None:
         self._bank = bank
-        self._shown: Entry | None = None
+        self._shown: registers.Entry | None = None
         self._losses = 0
         self.acknowledged = threading.Event()
         """Set when the shown entry is acknowledged; cleared by who gives the next one."""
         bank.on_write(self._written)
 
-    def show(self, entry: Entry) -> None:
+    def show(self, entry: registers.Entry) -> None:
         """Show an entry."""
         self._shown = entry
-        if entry.kind in (EntryKind.LOST, EntryKind.UNRECORDED):
+        if entry.kind in (registers.EntryKind.LOST, registers.EntryKind.UNRECORDED):
             self._losses += 1
             self._bank.put(LINE, {"losses": self._losses})
         self._bank.put(MAILBOX, entry.registers())
@@ -96,7 +70,7 @@ class Mailbox:
         entry = self._shown
         if entry is not None and self._bank.number(COMMANDS, "acknowledge") == entry.number:
             self._shown = None
-            self._bank.put(MAILBOX, {**NOTHING, "acknowledged": entry.number})
+            self._bank.put(MAILBOX, {**registers.NOTHING, "acknowledged": entry.number})
             self.acknowledged.set()
 
 
@@ -114,10 +88,10 @@ def feed(
     while not is_over.is_set():
         try:
             delivered = events.receive()
-            entry = None if delivered is None else entry_of(delivered, places)
+            entry = None if delivered is None else registers.entry_of(delivered, places)
         except EventsLostError as lost:
             logger.error("%s; the mailbox shows it to the PLC", lost)
-            entry = lost_entry(lost)
+            entry = registers.lost_entry(lost)
         if entry is None:
             continue
         mailbox.acknowledged.clear()
@@ -134,10 +108,10 @@ class LineBlocks:
     the thread of the server uses it.
     """
 
-    def __init__(self, bank: RegisterBank, places: IdMap) -> None:
+    def __init__(self, bank: registers.RegisterBank, places: IdMap) -> None:
         self._bank, self._places = bank, places
-        self._cameras = {name: camera_block(place) for place, name in enumerate(places.cameras, 1)}
-        known = {"map_version": MAP_VERSION, "products": len(places.products), "cameras": len(places.cameras)}
+        self._cameras = {name: registers.camera_block(place) for place, name in enumerate(places.cameras, 1)}
+        known = {"map_version": registers.MAP_VERSION, "products": len(places.products), "cameras": len(places.cameras)}
         bank.put(LINE, known)
 
     def take(self, live: object) -> None:
@@ -146,7 +120,7 @@ class LineBlocks:
             case VerdictEvent():
                 if block := self._cameras.get(live.camera):
                     results = self._bank.number(block, "results") + 1
-                    self._bank.put(block, {**result_values(live, self._places), "results": results})
+                    self._bank.put(block, {**registers.result_values(live, self._places), "results": results})
             case Gap():
                 self.clear(live.topic.split(".")[1])
             case _:
@@ -156,13 +130,13 @@ class LineBlocks:
         """Show no verdict of a camera, or of all: what was the newest one may not be it any more."""
         for name, block in self._cameras.items():
             if camera in (None, name):
-                self._bank.put(block, NO_RESULT)
+                self._bank.put(block, registers.NO_RESULT)
 
     async def refresh(self, line: LineState) -> None:
         """Copy what is known now. Call it several times a second."""
         status, is_heard, handshake = line.status, line.is_heard, line.handshake()
-        reason = 0 if handshake.reason is None else HANDSHAKE_REASONS.get(handshake.reason, OTHER)
-        state = HANDSHAKE_STATES[handshake.state]
+        reason = 0 if handshake.reason is None else registers.HANDSHAKE_REASONS.get(handshake.reason, registers.OTHER)
+        state = registers.HANDSHAKE_STATES[handshake.state]
         self._bank.put(LINE, {"is_heard": int(is_heard), "state": state, "state_reason": reason})
         if status is not None:
             self._show(status)
@@ -175,8 +149,8 @@ class LineBlocks:
             {
                 "heartbeat": status.handshake.heartbeat % 65535 + 1,  # 0: the line was never heard
                 "is_simulated": int(not status.acting),
-                "product": place_of(status.product, self._places.products),
-                "boot_id": id_bytes(status.boot_id),
+                "product": registers.place_of(status.product, self._places.products),
+                "boot_id": registers.id_bytes(status.boot_id),
             },
         )
         for name, block in self._cameras.items():
@@ -184,7 +158,7 @@ class LineBlocks:
             self._bank.put(
                 block,
                 {
-                    "state": 0 if camera is None else CAMERA_STATES.get(camera.state, OTHER),
+                    "state": 0 if camera is None else registers.CAMERA_STATES.get(camera.state, registers.OTHER),
                     "captured": account.captured,
                     "inspected": account.inspected,
                     "dropped": sum(account.dropped.values()),
@@ -213,7 +187,7 @@ class CommandRegisters:
     `execute` begins to execute a trigger or a selection, whose answer is given to `answered`.
     """
 
-    def __init__(self, bank: RegisterBank, places: IdMap, execute: Callable[[Request], object]) -> None:
+    def __init__(self, bank: registers.RegisterBank, places: IdMap, execute: Callable[[Request], object]) -> None:
         self._bank, self._places, self._execute = bank, places, execute
         self._is_executing = False
         self._is_reset = True
@@ -232,7 +206,7 @@ class CommandRegisters:
     def _request(self, code: int) -> Request:
         bank = self._bank
         length, text = bank.number(COMMANDS, "part_id_length"), bank.data(COMMANDS, "part_id").decode("latin-1")
-        fits = length <= PART_ID_CHARACTERS and text[:length].isascii() and text[:length].isprintable()
+        fits = length <= registers.PART_ID_CHARACTERS and text[:length].isascii() and text[:length].isprintable()
         part_id = text[:length] if fits else ""
         camera, product = bank.number(COMMANDS, "camera"), bank.number(COMMANDS, "product")
         return Request(code, camera, product, part_id if length else None)
@@ -306,7 +280,7 @@ def execute(at_line: tuple[str, ClientKeys | None] | None, places: IdMap, reques
     except HeatlineError as error:
         _failed_commands.error("a command of the PLC failed: %s", error)
         if isinstance(error, CommandRefusedError):
-            return refusal(error.reason), 0
+            return registers.refusal(error.reason), 0
         return Outcome.NO_ACCESS if isinstance(error, AccessError) else Outcome.NO_REPLY, 0
     return (Outcome.ANNOUNCED, 0) if isinstance(reply, Announced) else (Outcome.DONE, reply.frame_number)
 
@@ -325,14 +299,14 @@ def run_bridge(line: str) -> None:
 
 async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
     places = IdMap.of(config)
-    bank = RegisterBank(register_map(len(config.cameras)), modbus.word_order)
+    bank = registers.RegisterBank(registers.register_map(len(config.cameras)), modbus.word_order)
     events, journal = (endpoint_of(line, name, KeyFiles()) for name in ("events", "journal"))
-    commands = None if config.commands.bind is None else endpoint_of(line, "commands", KeyFiles())
+    at_line = None if config.commands.bind is None else endpoint_of(line, "commands", KeyFiles())
     blocks, mailbox = LineBlocks(bank, places), Mailbox(bank)
     loop, executing = asyncio.get_running_loop(), set[asyncio.Task[None]]()
 
     async def answer(request: Request) -> None:
-        registers.answered(request, await in_thread("modbus command", lambda: execute(commands, places, request)))
+        requests.answered(request, await in_thread("modbus command", lambda: execute(at_line, places, request)))
 
     def begin(request: Request) -> None:
         executing.add(task := loop.create_task(answer(request)))
@@ -345,7 +319,7 @@ async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
         ) as results:
             feed(results, places, mailbox, loop.call_soon_threadsafe, is_over)
 
-    registers = CommandRegisters(bank, places, begin)
+    requests = CommandRegisters(bank, places, begin)
     ended: asyncio.Future[None] = loop.create_future()
     end_by_signals(ended)
     with LineState(*events, on_live=lambda live: loop.call_soon_threadsafe(blocks.take, live)) as state:

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
 from typing import Any
 
 from asyncua import ua
@@ -21,25 +20,9 @@ from heatline.edge.bridge.line import (
     serve,
     unjournalled_results,
 )
-from heatline.edge.bridge.opcua.address_space import (
-    RECIPE_PREPARED,
-    RECIPES,
-    RESULT_FIELDS,
-    RESULT_READY,
-    RESULTS,
-    RESULTS_LOST,
-    AddressSpace,
-    Argument,
-    Boolean,
-    Counters,
-    Int32,
-    Method,
-    String,
-    Values,
-    values_of,
-)
+from heatline.edge.bridge.opcua import address_space as nodes
+from heatline.edge.bridge.opcua.address_space import AddressSpace, Boolean, Int32, String
 from heatline.edge.bridge.opcua.server import BridgeServer, Certificates, caller, fingerprint_of
-from heatline.edge.config.bridges import OpcuaConfig
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client import Commander
 from heatline.edge.delivery.follower import Follower
@@ -71,19 +54,19 @@ LONGEST_PRODUCT = 64
 """Characters of a product's name."""
 Error = IntEnum("Error", {"OK": 0, "REFUSED": -1, "NO_REPLY": -2, "NO_COMMANDS": -3, "BUSY": -4, "UNKNOWN_RESULT": -5})
 """`Error` of a method. As in the specifications, 0 is OK, and an application's own errors are negative."""
-_RESULT: tuple[Argument, ...] = (
-    *((field.name, field.kind, False) for field in RESULT_FIELDS),
+_RESULT: tuple[nodes.Argument, ...] = (
+    *((field.name, field.kind, False) for field in nodes.RESULT_FIELDS),
     ("ResultContent", String, False),
     ("Error", Int32, False),
 )
-METHODS: dict[str, tuple[Sequence[Argument], Sequence[Argument]]] = {
-    f"{RESULTS}.GetResultById": ((("ResultId", String, False),), _RESULT),
-    f"{RESULTS}.GetResultIdList": ((), (("ResultIdList", String, True), ("Error", Int32, False))),
-    f"{RESULTS}.AcknowledgeResults": (
+METHODS: dict[str, tuple[Sequence[nodes.Argument], Sequence[nodes.Argument]]] = {
+    f"{nodes.RESULTS}.GetResultById": ((("ResultId", String, False),), _RESULT),
+    f"{nodes.RESULTS}.GetResultIdList": ((), (("ResultIdList", String, True), ("Error", Int32, False))),
+    f"{nodes.RESULTS}.AcknowledgeResults": (
         (("ResultIds", String, True),),
         (("ErrorPerResultId", Int32, True), ("Error", Int32, False)),
     ),
-    f"{RECIPES}.PrepareRecipe": (
+    f"{nodes.RECIPES}.PrepareRecipe": (
         (("ExternalId", String, False),),
         (("InternalIdOut", String, False), ("IsCompleted", Boolean, False), ("Error", Int32, False)),
     ),
@@ -96,7 +79,7 @@ class HeldResult:
     """A result as its fields, and its event."""
 
     id: str
-    values: Values
+    values: nodes.Values
     content: str
     """The event as JSON; empty if it is too long to be held."""
 
@@ -169,29 +152,24 @@ class HeldResults:
 
 
 class Bridge:
-    """The server of one line.
+    """The server of one line, which is named by its name or its file.
 
-    Args:
-        folder: of its certificates.
-        events, journal, commands: where the line is reached, and with which keys; None: it takes no commands.
+    Raises:
+        ConfigError: the line's file has no table `[opcua]`, or cannot be used.
     """
 
-    def __init__(
-        self,
-        line: str,
-        cameras: list[str],
-        config: OpcuaConfig,
-        folder: Path,
-        events: Endpoint,
-        journal: Endpoint,
-        commands: Endpoint | None,
-    ) -> None:
-        self._config, self._events, self._journal, self._commands = config, events, journal, commands
-        self._certificates = Certificates(folder, line, config.host_port[0])
-        self._server = BridgeServer(f"heatline {line}", self._certificates, config)
-        self._space = AddressSpace(self._server, cameras)
-        self._held = HeldResults(config.hold, wait=config.acknowledge == "client")
-        self._counters = Counters()
+    def __init__(self, line: str, key_files: KeyFiles) -> None:
+        config, name = load_with_table(line, "opcua"), name_of(line)
+        assert config.opcua is not None
+        self._config = opcua = config.opcua
+        self._events, self._journal = (endpoint_of(line, socket, key_files) for socket in ("events", "journal"))
+        self._commands = None if config.commands.bind is None else endpoint_of(line, "commands", key_files)
+        folder = opcua.folder or state_folder() or file_of(line).absolute().parent / "opcua"
+        self._certificates = Certificates(folder, name, opcua.host_port[0])
+        self._server = BridgeServer(f"heatline {name}", self._certificates, opcua)
+        self._space = AddressSpace(self._server, [camera.name for camera in config.cameras])
+        self._held = HeldResults(opcua.hold, wait=opcua.acknowledge == "client")
+        self._counters = nodes.Counters()
         self._losses, self._refused = RateLimitedLog(logger), RateLimitedLog(logger)
         self._preparing: asyncio.Task[list[Any]] | None = None
         self._loop = asyncio.get_running_loop()
@@ -274,11 +252,11 @@ class Bridge:
         held = None
         if isinstance(event, VerdictEvent):
             content = delivered.header.decode() if len(delivered.header) <= LARGEST_CONTENT_BYTES else ""
-            held = HeldResult(delivered.key, values_of(RESULT_FIELDS, event), content)
+            held = HeldResult(delivered.key, nodes.values_of(nodes.RESULT_FIELDS, event), content)
         self._held.add(delivered, held)
         if held is not None and isinstance(event, VerdictEvent):
             message, at = f"{event.camera}: {event.verdict}", held.values["CreationTime"]
-            await self._space.emit(RESULT_READY, held.values, message, held.id, at)
+            await self._space.emit(nodes.RESULT_READY, held.values, message, held.id, at)
         return held
 
     async def _lose(self, events: int, sentence: str) -> None:
@@ -287,7 +265,7 @@ class Bridge:
         self._counters.lost += max(1, events)  # a client that watches the counter must see every loss
         self._counters.last_loss = sentence
         await self._count()
-        await self._space.emit(RESULTS_LOST, {"LostEvents": self._counters.lost}, sentence)
+        await self._space.emit(nodes.RESULTS_LOST, {"LostEvents": self._counters.lost}, sentence)
 
     async def _count(self) -> None:
         self._counters.held = len(self._held.ids)
@@ -297,7 +275,7 @@ class Bridge:
 
     async def _add_methods(self) -> None:
         """Add the methods to the address space."""
-        functions: tuple[Method, ...] = (
+        functions: tuple[nodes.Method, ...] = (
             self._get_result_by_id,
             self._get_result_id_list,
             self._acknowledge_results,
@@ -352,7 +330,7 @@ class Bridge:
         bundle, error, detail = await in_thread("opcua select", select)
         logger.info("product %s: %s", on_one_line(product), detail)
         values = {"ExternalId": product, "InternalId": bundle, "Error": error}
-        await self._space.emit(RECIPE_PREPARED, values, detail)
+        await self._space.emit(nodes.RECIPE_PREPARED, values, detail)
         return [bundle, True, error]
 
     def _is_allowed(self, method: str) -> bool:
@@ -367,19 +345,11 @@ class Bridge:
 def run_bridge(line: str, key_files: KeyFiles, announce: Callable[[str], None]) -> None:
     """Run a line's OPC UA bridge until SIGTERM or Ctrl-C.
 
-    Raises: as `Bridge.run`, and ConfigError: the line's file has no table `[opcua]`, or cannot be used.
+    Raises: as `Bridge` and `Bridge.run`.
     """
-    config = load_with_table(line, "opcua")
-    opcua = config.opcua
-    assert opcua is not None
-    folder = opcua.folder or state_folder(otherwise=file_of(line).absolute().parent / "opcua")
-    assert folder is not None
-    events, journal = (endpoint_of(line, socket, key_files) for socket in ("events", "journal"))
-    commands = None if config.commands.bind is None else endpoint_of(line, "commands", key_files)
 
     async def run() -> None:
-        cameras = [camera.name for camera in config.cameras]
-        bridge = Bridge(name_of(line), cameras, opcua, folder, events, journal, commands)
+        bridge = Bridge(line, key_files)
         end_by_signals(bridge.ended)
         await bridge.run(announce)
 
