@@ -12,7 +12,7 @@ import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.sockets import ms_until
+from heatline.edge.delivery.sockets import ms_until, notice_vanished_peers
 from heatline.edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
 from heatline.edge.wire.commands import (
     Announced,
@@ -65,6 +65,7 @@ def client_socket(
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_AT_MOST_MS)
     socket.setsockopt(zmq.MAXMSGSIZE, largest_part_bytes)
     socket.setsockopt(zmq.IPV6, "[" in address)
+    notice_vanished_peers(socket)
     if keys is not None:
         keys.apply(socket)
     return socket

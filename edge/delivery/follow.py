@@ -16,7 +16,6 @@ from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.journal import journal_error
 from heatline.edge.delivery.reader import JournalReader, Page
 from heatline.edge.delivery.servers import REQUESTS_AT_ONCE, Route, RouterServer
-from heatline.edge.delivery.sockets import notice_vanished_peers
 from heatline.edge.errors import JournalError
 from heatline.edge.util.files import make_folder, replacing, sync_folder
 from heatline.edge.wire.events import Consumer
@@ -336,7 +335,6 @@ class FollowServer(RouterServer[Request]):
     def _set_up(self, socket: zmq.Socket[bytes]) -> None:
         super()._set_up(socket)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending reports a client that has gone or takes nothing
-        notice_vanished_peers(socket)
 
     def _serve(self) -> None:
         more = False

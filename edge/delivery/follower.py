@@ -13,7 +13,7 @@ import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client import Client, client_socket, connect, require_authorized
-from heatline.edge.delivery.sockets import ms_until, notice_vanished_peers
+from heatline.edge.delivery.sockets import ms_until
 from heatline.edge.errors import (
     AccessError,
     DeliveryError,
@@ -393,6 +393,5 @@ def forget(address: str, name: str, timeout_s: float = 10.0, keys: ClientKeys | 
 
 def _connected(context: zmq.Context["zmq.Socket[bytes]"], address: str, keys: ClientKeys | None) -> zmq.Socket[bytes]:
     socket = client_socket(context, zmq.DEALER, address, keys, LARGEST_PART_BYTES)
-    notice_vanished_peers(socket)
     connect(socket, address, "tcp://127.0.0.1:5558")
     return socket

@@ -18,7 +18,7 @@ import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import Access, Authenticator, SocketName, is_local, unprotected
-from heatline.edge.delivery.sockets import bind, cannot_bind
+from heatline.edge.delivery.sockets import bind, cannot_bind, notice_vanished_peers
 from heatline.edge.errors import AccessError
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
@@ -91,6 +91,7 @@ class SocketServer(ABC):
         socket.setsockopt(zmq.LINGER, LINGER_MS)
         socket.setsockopt(zmq.SNDHWM, self.send_high_water_mark)
         socket.setsockopt(zmq.MAXMSGSIZE, self.longest_bytes)
+        notice_vanished_peers(socket)
 
     @abstractmethod
     def _serve(self) -> None:

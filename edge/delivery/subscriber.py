@@ -10,7 +10,6 @@ import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client import Client, client_socket, connect
-from heatline.edge.delivery.sockets import notice_vanished_peers
 from heatline.edge.wire.events import LARGEST_PART_BYTES, CountedEvent, Counts, Message, StatusEvent, from_frames
 
 SILENT_AFTER_SECONDS = 3.0
@@ -152,7 +151,6 @@ class Subscriber(Client):
         """Start of a silence that counts; None: the line is lost, has stopped, or has sent nothing yet."""
         self._context = zmq.Context()
         self._socket = client_socket(self._context, zmq.SUB, address, keys, LARGEST_PART_BYTES)
-        notice_vanished_peers(self._socket)
         for topic in {*topics, STATUS}:  # statuses show what was missed, and that the line is there
             self._socket.setsockopt_string(zmq.SUBSCRIBE, topic)
         self._address, self._heard_s = address, time.monotonic()
