@@ -18,20 +18,8 @@ from heatline.edge.delivery.reader import JournalReader, Page
 from heatline.edge.delivery.servers import REQUESTS_AT_ONCE, Route, RouterServer
 from heatline.edge.errors import JournalError
 from heatline.edge.util.files import make_folder, replacing, sync_folder
+from heatline.edge.wire import following as wire
 from heatline.edge.wire.events import Consumer
-from heatline.edge.wire.following import (
-    PROTOCOL,
-    AckRequest,
-    Batch,
-    Following,
-    FollowRequest,
-    ForgetRequest,
-    Forgotten,
-    Former,
-    Reason,
-    Request,
-    batch_parts,
-)
 from heatline.edge.wire.requests import Refused, refuse, to_bytes
 
 logger = logging.getLogger(__name__)
@@ -231,7 +219,7 @@ class Subscription:
     """
 
     route: Route
-    request: FollowRequest
+    request: wire.FollowRequest
     journal_id: str = ""
     sent_through: int = 0
     """The consumer knows that it has all events up to this one; the next batch starts after it."""
@@ -287,7 +275,7 @@ class Subscription:
             self.unacknowledged.popleft()
 
 
-class FollowServer(RouterServer[Request]):
+class FollowServer(RouterServer[wire.Request]):
     """Sends events as far as the consumers' windows allow. When it is closed, it first sends what is in the journal.
 
     A consumer that reads nothing has at most `BYTES_UNACKNOWLEDGED` and one event in flight. At least every
@@ -296,7 +284,7 @@ class FollowServer(RouterServer[Request]):
 
     thread_name = "follow"
     name = "journal"
-    protocol = PROTOCOL
+    protocol = wire.PROTOCOL
     send_high_water_mark = SEND_HIGH_WATER_MARK
 
     def __init__(
@@ -313,11 +301,6 @@ class FollowServer(RouterServer[Request]):
         self._journal = JournalTail(folder)
         self._subscriptions: dict[str, Subscription] = {}
         self._wrote_s = float("-inf")
-
-    def wake(self) -> None:
-        """Send new events now. Any thread."""
-        with self._lock:
-            self._wake_up()
 
     def states(self) -> dict[str, Consumer]:
         """Return the state of each consumer, by name: how far it is, also if it keeps its position. Any thread."""
@@ -369,18 +352,18 @@ class FollowServer(RouterServer[Request]):
 
     # Requests.
 
-    def _take(self, route: Route, request: Request | Refused) -> None:
+    def _take(self, route: Route, request: wire.Request | Refused) -> None:
         match request:
             case Refused():
                 self._send(route, [to_bytes(request)])
-            case FollowRequest():
+            case wire.FollowRequest():
                 self._follow(route, request)
-            case AckRequest():
+            case wire.AckRequest():
                 self._acknowledge(route, request)
-            case ForgetRequest():
+            case wire.ForgetRequest():
                 self._forget(route, request)
 
-    def _follow(self, route: Route, request: FollowRequest) -> None:
+    def _follow(self, route: Route, request: wire.FollowRequest) -> None:
         name, journal = request.name, self._journal
         try:
             if journal.journal_id is None:
@@ -410,10 +393,10 @@ class FollowServer(RouterServer[Request]):
         subscription.begin(journal.journal_id, acked_seq)
         former = None
         if position.journal_id != journal.journal_id:
-            former = Former(journal_id=position.journal_id, acked_seq=position.acked_seq)
+            former = wire.Former(journal_id=position.journal_id, acked_seq=position.acked_seq)
             subscription.await_acknowledgement(acked_seq)
             subscription.acked_seq = acked_seq - 1
-        following = Following(
+        following = wire.Following(
             name=name,
             journal_id=journal.journal_id,
             acked_seq=acked_seq,
@@ -427,7 +410,7 @@ class FollowServer(RouterServer[Request]):
         else:
             self._end(subscription.route)
 
-    def _acknowledge(self, route: Route, request: AckRequest) -> None:
+    def _acknowledge(self, route: Route, request: wire.AckRequest) -> None:
         subscription = self._subscription_of(route)
         if subscription is None or subscription.request.name != request.name:
             self._refuse(route, "not_following", f"this client does not follow as {request.name}; follow first")
@@ -445,7 +428,7 @@ class FollowServer(RouterServer[Request]):
                 subscription.acked_seq = request.seq
                 self._record_position(subscription)
 
-    def _forget(self, route: Route, request: ForgetRequest) -> None:
+    def _forget(self, route: Route, request: wire.ForgetRequest) -> None:
         name, names = request.name, sorted(self._consumers.positions)
         if name in self._subscriptions:
             self._send_page(self._subscriptions[name], None)  # notices a client that has gone
@@ -461,7 +444,7 @@ class FollowServer(RouterServer[Request]):
             except JournalError as error:
                 self._refuse(route, "unavailable", f"{error}; ask again", request.request_id)
                 return
-            self._send(route, [to_bytes(Forgotten(request_id=request.request_id, name=name))])
+            self._send(route, [to_bytes(wire.Forgotten(request_id=request.request_id, name=name))])
 
     # Events.
 
@@ -486,7 +469,7 @@ class FollowServer(RouterServer[Request]):
     def _send_page(self, subscription: Subscription, page: Page | None) -> bool:
         """Send a page, or a heartbeat; return whether the client took it."""
         sent = page or Page([], subscription.scanned_through, None)
-        batch = Batch(
+        batch = wire.Batch(
             journal_id=subscription.journal_id,
             after_seq=subscription.sent_through,
             through_seq=sent.through_seq,
@@ -494,7 +477,7 @@ class FollowServer(RouterServer[Request]):
             events=len(sent.records),
             lost_through=sent.lost_through,
         )
-        parts = batch_parts(batch, [(record.header, record.heatmap) for record in sent.records])
+        parts = wire.batch_parts(batch, [(record.header, record.heatmap) for record in sent.records])
         took = self._send(subscription.route, parts)
         if took:
             subscription.sent(sent)
@@ -536,7 +519,7 @@ class FollowServer(RouterServer[Request]):
                 return True
         return False
 
-    def _refuse(self, route: Route, reason: Reason, detail: str, request_id: str | None = None) -> None:
+    def _refuse(self, route: Route, reason: wire.Reason, detail: str, request_id: str | None = None) -> None:
         refused = refuse(reason, detail, request_id)
         self._count(refused)
         self._send(route, [to_bytes(refused)])

@@ -24,20 +24,8 @@ from heatline.edge.errors import (
 )
 from heatline.edge.util.rate_limited_log import FaultLog
 from heatline.edge.util.text import on_one_line, utf8_safe
+from heatline.edge.wire import following as wire
 from heatline.edge.wire.events import LARGEST_PART_BYTES
-from heatline.edge.wire.following import (
-    LARGEST_WINDOW,
-    AckRequest,
-    Batch,
-    Delivered,
-    Following,
-    FollowRequest,
-    ForgetRequest,
-    Forgotten,
-    Start,
-    events_of,
-    reply_from,
-)
 from heatline.edge.wire.requests import Refused, shortened, to_bytes
 
 logger = logging.getLogger(__name__)
@@ -98,7 +86,7 @@ class Follower(Client):
         topics: Iterable[str] = ("",),
         window: int = 100,
         heatmaps: bool = False,
-        start: Start = "first",
+        start: wire.Start = "first",
         timeout_s: float | None = None,
         keep_position: bool = False,
         keys: ClientKeys | None = None,
@@ -106,10 +94,10 @@ class Follower(Client):
         self._address, self._keys = address, keys
         self._timeout_s = timeout_s
         self._keep_position = keep_position
-        self._settled: Delivered | None = None
+        self._settled: wire.Delivered | None = None
         self._stored_seq = 0
         """The last settled event that was told to the line on this connection."""
-        self._request = FollowRequest(
+        self._request = wire.FollowRequest(
             name=utf8_safe(name),
             client=uuid.uuid4().hex,
             window=window,
@@ -128,7 +116,7 @@ class Follower(Client):
 
     def _forget_events(self) -> None:
         """Begin as if nothing had been received."""
-        self._waiting: deque[Delivered | _Lost] = deque()
+        self._waiting: deque[wire.Delivered | _Lost] = deque()
         """Received, and not handed out yet."""
         self._journal_id: str | None = None
         """The journal that was followed last; None: the line has not answered yet."""
@@ -150,11 +138,11 @@ class Follower(Client):
         """The last event that was acknowledged on this connection."""
         self._acked_s = 0.0
 
-    def __iter__(self) -> Iterator[Delivered]:
+    def __iter__(self) -> Iterator[wire.Delivered]:
         while (delivered := self.receive()) is not None:
             yield delivered
 
-    def receive(self) -> Delivered | None:
+    def receive(self) -> wire.Delivered | None:
         """Return the next event, or None if none came in time. The event before is acknowledged.
 
         Raises:
@@ -167,7 +155,7 @@ class Follower(Client):
         batch = self.receive_batch(1)
         return batch[0] if batch else None
 
-    def receive_batch(self, at_most: int = LARGEST_WINDOW) -> list[Delivered]:
+    def receive_batch(self, at_most: int = wire.LARGEST_WINDOW) -> list[wire.Delivered]:
         """Return the next events, or none if none came in time; otherwise like `receive`."""
         self._done = self._in_hand
         until_s = float("inf") if self._timeout_s is None else time.monotonic() + self._timeout_s
@@ -182,7 +170,7 @@ class Follower(Client):
         self._done = self._in_hand
         self._acknowledge(at_once=True)
 
-    def settle(self, through: Delivered) -> None:
+    def settle(self, through: wire.Delivered) -> None:
         """Store the position after an event that was acknowledged before, and not for good (`keep_position`)."""
         self._settled = through
         self._acknowledge(at_once=False)
@@ -212,9 +200,9 @@ class Follower(Client):
 
     # Events that were received, over any number of connections.
 
-    def _taken(self, at_most: int) -> list[Delivered]:
+    def _taken(self, at_most: int) -> list[wire.Delivered]:
         """Hand out the next events, none if there are none; raise if they were deleted."""
-        taken: list[Delivered] = []
+        taken: list[wire.Delivered] = []
         while self._waiting and len(taken) < at_most:
             if isinstance(self._waiting[0], _Lost) and taken:
                 break
@@ -255,7 +243,7 @@ class Follower(Client):
 
     def _send_ack(self, journal_id: str, seq: int, *, keep_position: bool = False) -> None:
         assert self._socket is not None
-        ack = AckRequest(
+        ack = wire.AckRequest(
             name=self._request.name, journal_id=journal_id, seq=seq, keep_position=keep_position or msgspec.UNSET
         )
         self._socket.send(to_bytes(ack), zmq.NOBLOCK)
@@ -294,17 +282,17 @@ class Follower(Client):
                 return False
 
     def _take(self, parts: list[bytes]) -> None:
-        match reply_from(parts[0]):
-            case Following() as following:
+        match wire.reply_from(parts[0]):
+            case wire.Following() as following:
                 self._begin(following)
-            case Batch() as batch:
+            case wire.Batch() as batch:
                 self._add(batch, parts)
             case Refused() as refused:
                 self._refused(refused)
             case other:
                 raise MessageError(f"this is not a reply to a consumer that follows: {other}")
 
-    def _begin(self, following: Following) -> None:
+    def _begin(self, following: wire.Following) -> None:
         """Start after the event that the line names."""
         before, after_seq, newest_seq = self._journal_id, self._received_seq, self._newest_seq
         if before is None and following.former is not None:
@@ -325,9 +313,9 @@ class Follower(Client):
         self._log.end(f"{self._address} answers")
         self._heartbeat_s = following.heartbeat_s
 
-    def _add(self, batch: Batch, parts: list[bytes]) -> None:
+    def _add(self, batch: wire.Batch, parts: list[bytes]) -> None:
         """Add the events of a batch, the first of these parts. It must continue what came before."""
-        events = events_of(batch, parts)
+        events = wire.events_of(batch, parts)
         if not self._following or (batch.journal_id, batch.after_seq) != (self._journal_id, self._position):
             raise MessageError(
                 f"a batch after event {batch.journal_id}-{batch.after_seq} came, expected one after "
@@ -374,7 +362,7 @@ class Follower(Client):
 
 def forget(address: str, name: str, timeout_s: float = 10.0, keys: ClientKeys | None = None) -> None:
     """Remove a consumer: the line retains no events for it any more. Errors are those of `Follower.receive`."""
-    request = ForgetRequest(request_id=uuid.uuid4().hex, name=utf8_safe(name))
+    request = wire.ForgetRequest(request_id=uuid.uuid4().hex, name=utf8_safe(name))
     with zmq.Context() as context, _connected(context, address, keys) as socket:
         with contextlib.suppress(zmq.Again):  # a line that disconnects at once takes nothing
             socket.send(to_bytes(request), zmq.NOBLOCK)
@@ -384,10 +372,10 @@ def forget(address: str, name: str, timeout_s: float = 10.0, keys: ClientKeys | 
                 f"{address} did not reply within {timeout_s:g} s; is the line running, and is its journal.bind this "
                 "address?"
             )
-        reply = reply_from(socket.recv_multipart()[0])
+        reply = wire.reply_from(socket.recv_multipart()[0])
     if isinstance(reply, Refused):
         raise DeliveryError(f"{address} refuses ({reply.reason}): {reply.detail}")
-    if reply != Forgotten(request_id=request.request_id, name=name):
+    if reply != wire.Forgotten(request_id=request.request_id, name=name):
         raise MessageError(f"this is not a reply to a forget request: {reply}")
 
 

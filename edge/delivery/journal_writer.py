@@ -58,9 +58,7 @@ class DiskThread:
         self._folder = folder
         self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._last: Future[Any] | None = None
-        # Not joined at the end: a call that the disk does not answer cannot be ended.
-        self._thread = NamedThread("journal", self._make_calls)
-        self._thread.start()
+        NamedThread("journal", self._make_calls).start()  # not joined: a call cannot be ended while the disk is silent
 
     @property
     def busy(self) -> bool:

@@ -115,15 +115,15 @@ class RouterServer(SocketServer, Generic[RequestT]):
     def close(self) -> None:
         """Finish, give clients `LINGER_MS` to receive what was sent, and release the address."""
         if self._thread.is_alive():
-            with self._lock:
-                self._closing = True
-                self._wake_up()
+            self._closing = True
+            self.wake()
             self._thread.join()
 
-    def _wake_up(self) -> None:
-        """Wake up the server's thread. The lock is held."""
-        if self._wake is not None:
-            os.eventfd_write(self._wake, 1)
+    def wake(self) -> None:
+        """Have the server look for work now, such as what to send. Any thread."""
+        with self._lock:
+            if self._wake is not None:
+                os.eventfd_write(self._wake, 1)
 
     def _run(self) -> None:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -230,7 +230,7 @@ class CommandServer(RouterServer[commands.Request]):
             to_bytes(reply)  # a reply that cannot be encoded fails here, in its maker's thread
             self._unanswered.remove(requester)
             self._answered.append((requester, reply))
-            self._wake_up()
+        self.wake()
 
     def _send_answers(self) -> None:
         while self._answered:
