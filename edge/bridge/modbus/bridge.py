@@ -201,7 +201,14 @@ class CommandRegisters:
             self._bank.put(RESPONSE, {"command": 0, "outcome": 0})
         elif self._is_reset and not self._is_executing:
             self._is_reset = False
-            self._begin(self._request(code))
+            request = self._request(code)
+            outcome = self._outcome_at_once(request)
+            if outcome is not None:
+                self._respond(request, (outcome, 0))
+                return
+            self._is_executing = True
+            self._bank.put(RESPONSE, {"busy": 1, "command": 0, "outcome": 0})
+            self._execute(request)
 
     def _request(self, code: int) -> Request:
         bank = self._bank
@@ -210,14 +217,6 @@ class CommandRegisters:
         part_id = text[:length] if fits else ""
         camera, product = bank.number(COMMANDS, "camera"), bank.number(COMMANDS, "product")
         return Request(code, camera, product, part_id if length else None)
-
-    def _begin(self, request: Request) -> None:
-        if (outcome := self._outcome_at_once(request)) is not None:
-            self._respond(request, (outcome, 0))
-            return
-        self._is_executing = True
-        self._bank.put(RESPONSE, {"busy": 1, "command": 0, "outcome": 0})
-        self._execute(request)
 
     def _outcome_at_once(self, request: Request) -> Outcome | None:
         """Return how a command ends that does not reach the line; None: it is to be executed there."""
