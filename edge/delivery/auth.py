@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self, get_args
@@ -175,8 +175,7 @@ def revoke(name: str, folder: Path) -> list[Role]:
 class Refusals:
     """Number of refusals of each socket since the start, by reason; each is logged at a limited rate. Any thread."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._logs: dict[str, RateLimitedLog] = {}
@@ -186,9 +185,7 @@ class Refusals:
         name = f"{socket}.{reason}"
         with self._lock:
             self._counts[name] += 1
-            self._logs.setdefault(name, RateLimitedLog(logger, self._clock)).error(
-                "refused (%s): %s", name, on_one_line(detail)
-            )
+            self._logs.setdefault(name, RateLimitedLog(logger)).error("refused (%s): %s", name, on_one_line(detail))
 
     def counts(self) -> Mapping[str, int]:
         """Return the counts by `SOCKET.REASON`."""
