@@ -43,10 +43,10 @@ def write_new(path: Path, data: bytes, mode: int, kind: type[HeatlineError]) -> 
     """Write a new file, completely or not at all, with exactly these permissions whatever the umask."""
     if os.path.lexists(path):
         raise kind(f"{path} exists already; keys are never overwritten, name a new file")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    with writing(path, kind), replacing(path) as new, open(os.open(new, flags, mode), "wb") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(data)
+    with writing(path, kind), replacing(path) as new:
+        new.touch(mode)
+        new.chmod(mode)
+        new.write_bytes(data)
 
 
 def read_private(path: Path, kind: type[HeatlineError], made_by: str) -> bytes:

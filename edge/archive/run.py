@@ -79,13 +79,6 @@ class Job(NamedTuple):
     """By digest."""
 
 
-class Part(NamedTuple):
-    """A part to inspect, and by which bundles."""
-
-    number: int
-    digests: Sequence[str]
-
-
 @interruptible()
 def inspect_archive(
     bundles: Sequence[Bundle],
@@ -115,10 +108,9 @@ def inspect_archive(
     keys = {bundle.digest: key_of(bundle.digest, engine, precision) for bundle in bundles}
     plan = _plan(dest, source, PARTS_PER_WORKER * (workers or cores()), say)
     lacking = {digest: set(missing_parts(plan, key)) for digest, key in keys.items()}
-    parts = [
-        Part(part, [digest for digest in keys if part in lacking[digest]])
-        for part in sorted(set().union(*lacking.values()))
-    ]
+    parts = {
+        part: [digest for digest in keys if part in lacking[digest]] for part in sorted(set().union(*lacking.values()))
+    }
     if parts:
         files = {bundle.digest: files_of(bundle) for bundle in bundles}
         job = Job(__version__, folder_of(source), engine, precision, files)
@@ -137,7 +129,7 @@ def inspect_archive(
         }
         for bundle, found in zip(bundles, verdicts, strict=True)
     }
-    inspected = sum(plan.size_of(part.number) for part in parts)
+    inspected = sum(map(plan.size_of, parts))
     report = {"dest": str(dest), "pictures": plan.pictures, "inspected": inspected, "bundles": counts}
     return report | {"against": against, "worst": worst}
 
@@ -164,23 +156,23 @@ def _plan(dest: Path, source: Path, fewest_parts: int, say: Callable[[str], None
 
 
 def _inspect(
-    job: Job, plan: Plan, parts: Sequence[Part], most: int, say: Callable[[str], None], progress: Progress
+    job: Job, plan: Plan, parts: Mapping[int, Sequence[str]], most: int, say: Callable[[str], None], progress: Progress
 ) -> None:
-    """Have Ray inspect parts, `most` at a time, and write their verdicts."""
+    """Have Ray inspect parts, each by the bundles with these digests, `most` at a time, and write their verdicts."""
     import ray
     from ray.exceptions import RayError, RayTaskError
 
     # In a list, as Ray would send the bundles with each part.
     shipped = [ray.put(job)]
     task = ray.remote(num_cpus=1, max_retries=RETRIES)(inspect_part)
-    waiting, running, failed, said = deque(parts), dict[Any, Part](), list[str](), set[str]()
+    waiting, running, failed, said = deque(parts), dict[Any, int](), list[str](), set[str]()
     inspected = unjudged = 0
-    total = sum(plan.size_of(part.number) for part in parts)
+    total = sum(map(plan.size_of, parts))
     while waiting or running:
         progress(inspected, total, unjudged)
         while waiting and len(running) < most:
             part = waiting.popleft()
-            running[task.remote(shipped, plan.rows_of(part.number), part.digests)] = part
+            running[task.remote(shipped, plan.rows_of(part), parts[part])] = part
         (ended, *_), _ = ray.wait([*running], num_returns=1)
         part = running.pop(ended)
         try:
@@ -193,14 +185,14 @@ def _inspect(
                 "cluster on every node, and look at Ray's logs"
             ) from error
         except RayError:  # the task's process or node has ended each time
-            pictures = [row["picture"] for row in plan.rows_of(part.number)]
+            pictures = [row["picture"] for row in plan.rows_of(part)]
             failed.append(f"{pictures[0]} to {pictures[-1]}")
-            say(f"part {part.number} ended its worker {RETRIES + 1} times and has failed")
+            say(f"part {part} ended its worker {RETRIES + 1} times and has failed")
             continue
-        for digest, table in zip(part.digests, tables, strict=True):
-            write_verdicts(plan.dest, key_of(digest, job.engine, job.precision), part.number, table)
+        for digest, table in zip(parts[part], tables, strict=True):
+            write_verdicts(plan.dest, key_of(digest, job.engine, job.precision), part, table)
             unjudged += table["verdict"].to_pylist().count("NO_VERDICT")
-        inspected += plan.size_of(part.number)
+        inspected += plan.size_of(part)
         for sentence in [each for each in warnings if each not in said]:
             say(sentence)
             said.add(sentence)
@@ -217,14 +209,6 @@ def files_of(bundle: Bundle) -> Files:
     """Read the files of a bundle, its signature included."""
     names = [MANIFEST, *bundle.manifest.files, *([] if bundle.signed_by is None else [SIGNATURE])]
     return {name: (bundle.path / name).read_bytes() for name in names}
-
-
-class Loaded(NamedTuple):
-    """A picture that was read."""
-
-    content: str | None
-    """xxh3_64 of its bytes; None: they cannot be read."""
-    frame: Frame | BadFrame
 
 
 class Worker:
@@ -255,28 +239,30 @@ class Worker:
         """Inspect pictures, each read once for all bundles, and return the verdicts of each bundle."""
         first, *copies = tee(read_ahead(self.load, rows), 1 + len(digests))
         results = [
-            self._inspectors[digest].inspect_frames(each.frame for each in copy)
+            self._inspectors[digest].inspect_frames(frame for _, frame in copy)
             for digest, copy in zip(digests, copies, strict=True)
         ]
         found: list[list[Row]] = [[] for _ in digests]
-        for row, loaded, *of_picture in zip(rows, first, *results, strict=True):
+        for row, (content, frame), *of_picture in zip(rows, first, *results, strict=True):
             for verdicts, result in zip(found, of_picture, strict=True):
-                verdicts.append(row | _verdict(loaded, result))
+                verdicts.append(row | {"content": content} | _verdict(frame, result))
         return [pa.Table.from_pylist(verdicts, SCHEMA) for verdicts in found]
 
-    def load(self, row: Row) -> Loaded:
-        """Read and decode a picture. A file that cannot be read, or holds no picture, is a bad frame."""
+    def load(self, row: Row) -> tuple[str | None, Frame | BadFrame]:
+        """Read and decode a picture; return the xxh3_64 of its bytes, and the frame. A file that cannot be read, which
+        has no xxh3_64, or holds no picture, is a bad frame.
+        """
         picture, content = row["picture"], None
         stamp = Stamp("archive", row["number"], picture)
         try:
             data = (self._folder / picture).read_bytes()
             content = xxhash.xxh3_64_hexdigest(data)
-            return Loaded(content, Frame(stamp, *decode_image(picture, data)))
+            return content, Frame(stamp, *decode_image(picture, data))
         except OSError as error:
             sentence = f"{picture} cannot be read ({error.strerror}); check the path and its permissions"
         except InputError as error:
             sentence = str(error)
-        return Loaded(content, BadFrame(stamp, "unreadable", sentence))
+        return content, BadFrame(stamp, "unreadable", sentence)
 
 
 @cache
@@ -305,12 +291,11 @@ def read_ahead(load: Callable[[Item], Result], items: Iterable[Item], depth: int
             yield ahead.popleft().result()
 
 
-def _verdict(loaded: Loaded, result: InspectionResult) -> Row:
-    """Return what a bundle found in a picture, in the columns that the plan does not have."""
-    event, frame = result.event, loaded.frame
+def _verdict(frame: Frame | BadFrame, result: InspectionResult) -> Row:
+    """Return what a bundle found in a picture, as columns."""
+    event = result.event
     height, width = frame.image.shape[:2] if isinstance(frame, Frame) else (None, None)
     return {
-        "content": loaded.content,
         "width": width,
         "height": height,
         "verdict": event.verdict,

@@ -6,7 +6,6 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
 from typing import Literal, Self, TypeVar
 
 from heatline.edge.config import LineConfig, load_config
@@ -48,11 +47,6 @@ def unjournalled_results(event: JournalEvent) -> int | None:
     if event.by_topic:
         return sum(count for topic, count in event.by_topic.items() if topic.startswith(VERDICTS))
     return event.events
-
-
-def time_at(ns: int) -> datetime:
-    """Return a time from its ns since 1970, UTC. Its resolution is 1 us."""
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ns // 1000)
 
 
 async def in_thread(name: str, function: Callable[[], T]) -> T:

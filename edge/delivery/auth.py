@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self, get_args
@@ -175,8 +175,7 @@ def revoke(name: str, folder: Path) -> list[Role]:
 class Refusals:
     """Number of refusals of each socket since the start, by reason; each is logged at a limited rate. Any thread."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._logs: dict[str, RateLimitedLog] = {}
@@ -186,9 +185,7 @@ class Refusals:
         name = f"{socket}.{reason}"
         with self._lock:
             self._counts[name] += 1
-            self._logs.setdefault(name, RateLimitedLog(logger, self._clock)).error(
-                "refused (%s): %s", name, on_one_line(detail)
-            )
+            self._logs.setdefault(name, RateLimitedLog(logger)).error("refused (%s): %s", name, on_one_line(detail))
 
     def counts(self) -> Mapping[str, int]:
         """Return the counts by `SOCKET.REASON`."""
@@ -285,20 +282,29 @@ class Authenticator:
     """
 
     def __init__(self, socket: zmq.Socket[bytes], access: Access, name: SocketName, address: str) -> None:
-        self._socket, self._access, self._name = socket, access, name
+        self._access, self._name = access, name
         self._role = ROLE_OF[name]
         self._faults = RateLimitedLog(logger)
         self._thread: NamedThread | None = None
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_WITHIN_MS)
-        if not is_local(address):
-            self._thread = NamedThread(f"auth {name}", self._answer_all, self._protect())
-            self._thread.start()
+        if is_local(address):
+            return
+        assert access.key is not None
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, access.key.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, access.key.secret)
+        socket.setsockopt(zmq.ZAP_DOMAIN, self._role.encode())
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # otherwise everybody is authorized while nobody answers
+        questions: zmq.Socket[bytes] = socket.context.socket(zmq.REP)
+        questions.bind(ZAP_ENDPOINT)
+        self._thread = NamedThread(f"auth {name}", self._answer_all, questions)
+        self._thread.start()
 
     def authorizes(self, part: zmq.Frame) -> bool:
         """Return whether the sender of a message is still allowed. If not, count a refusal."""
         if self._thread is None:
             return True
-        key = _sender(part)
+        key = str(part.get("User-Id")).encode()
         if self._access.allows(self._role, key):
             return True
         self._access.refusals.note(self._name, "revoked", f"a message by {_named(key)}, which is not allowed any more")
@@ -308,19 +314,6 @@ class Authenticator:
         """Wait for the authenticator's thread, after the socket is closed and its context is terminated."""
         if self._thread is not None:
             self._thread.join()
-
-    def _protect(self) -> zmq.Socket[bytes]:
-        """Make ZeroMQ encrypt and ask who may connect; return the socket of its ZAP requests."""
-        socket, key = self._socket, self._access.key
-        assert key is not None
-        socket.setsockopt(zmq.CURVE_SERVER, 1)
-        socket.setsockopt(zmq.CURVE_PUBLICKEY, key.public)
-        socket.setsockopt(zmq.CURVE_SECRETKEY, key.secret)
-        socket.setsockopt(zmq.ZAP_DOMAIN, self._role.encode())
-        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # otherwise everybody is authorized while nobody answers
-        questions: zmq.Socket[bytes] = socket.context.socket(zmq.REP)
-        questions.bind(ZAP_ENDPOINT)
-        return questions
 
     # The authenticator's thread.
 
@@ -350,13 +343,5 @@ class Authenticator:
             questions.send_multipart([version, request_id, *status, key if status is ALLOWED else b"", b""])
 
 
-def _sender(part: zmq.Frame) -> bytes:
-    """Return the key of the sender of a part; empty if ZeroMQ does not know it."""
-    try:
-        return str(part.get("User-Id")).encode()
-    except zmq.ZMQError:
-        return b""
-
-
 def _named(key: bytes) -> str:
-    return f"the key with the fingerprint {fingerprint(key)}" if key else "an unknown key"
+    return f"the key with the fingerprint {fingerprint(key)}"

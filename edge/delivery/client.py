@@ -12,18 +12,9 @@ import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.sockets import ms_until
+from heatline.edge.delivery.sockets import ms_until, notice_vanished_peers
 from heatline.edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
-from heatline.edge.wire.commands import (
-    Announced,
-    Reply,
-    Request,
-    Selected,
-    SelectRequest,
-    Triggered,
-    TriggerRequest,
-    reply_from,
-)
+from heatline.edge.wire import commands
 from heatline.edge.wire.requests import Refused, shortened, to_bytes
 
 RECONNECT_MS, RECONNECT_AT_MOST_MS = 20, 1000
@@ -65,6 +56,7 @@ def client_socket(
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_AT_MOST_MS)
     socket.setsockopt(zmq.MAXMSGSIZE, largest_part_bytes)
     socket.setsockopt(zmq.IPV6, "[" in address)
+    notice_vanished_peers(socket)
     if keys is not None:
         keys.apply(socket)
     return socket
@@ -151,7 +143,7 @@ class Commander(Client):
         self._context = zmq.Context()
         self._socket = self._connected()
 
-    def trigger(self, camera: str, part_id: str | None = None) -> Triggered | Announced:
+    def trigger(self, camera: str, part_id: str | None = None) -> commands.Triggered | commands.Announced:
         """Trigger a camera. Return the frame, or that the part id waits for the hardware trigger.
 
         Raises:
@@ -160,15 +152,15 @@ class Commander(Client):
             DeliveryError: no line is there, or no reply came in time.
             MessageError: the reply is not valid.
         """
-        reply = self._granted(TriggerRequest, camera=camera, part_id=part_id)
-        if not isinstance(reply, Triggered | Announced):
+        reply = self._granted(commands.TriggerRequest, camera=camera, part_id=part_id)
+        if not isinstance(reply, commands.Triggered | commands.Announced):
             raise MessageError(f"this is not a reply to a trigger: {reply}")
         return reply
 
-    def select(self, product: str) -> Selected:
+    def select(self, product: str) -> commands.Selected:
         """Activate a product; return when it is active. Errors are those of `trigger`."""
-        reply = self._granted(SelectRequest, product=product)
-        if not isinstance(reply, Selected):
+        reply = self._granted(commands.SelectRequest, product=product)
+        if not isinstance(reply, commands.Selected):
             raise MessageError(f"this is not a reply to a selection: {reply}")
         return reply
 
@@ -187,7 +179,7 @@ class Commander(Client):
         self._socket.close()
         self._socket = self._connected()
 
-    def _granted(self, kind: type[Request], **fields: str | None) -> Triggered | Announced | Selected:
+    def _granted(self, kind: type[commands.Request], **fields: str | None) -> commands.Reply:
         try:  # an invalid command is not sent: the line would refuse it, or disconnect the client if it is too long
             request = msgspec.convert({"request_id": str(next(self._ids)), **fields}, kind)
         except msgspec.ValidationError as error:
@@ -197,11 +189,11 @@ class Commander(Client):
             raise CommandRefusedError(reply.reason, reply.detail)
         return reply
 
-    def _ask(self, request: Request) -> Reply:
+    def _ask(self, request: commands.Request) -> commands.Reply:
         until_s = time.monotonic() + self.timeout_s
         self._send(to_bytes(request), until_s)
         while self._socket.poll(ms_until(until_s)):
-            reply = reply_from(self._socket.recv_multipart()[-1])
+            reply = commands.reply_from(self._socket.recv_multipart()[-1])
             if reply.request_id == request.request_id:
                 return reply
         # On a new connection, the command is not sent later, and a late reply is not taken for the next command's.

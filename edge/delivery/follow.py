@@ -16,23 +16,10 @@ from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.journal import journal_error
 from heatline.edge.delivery.reader import JournalReader, Page
 from heatline.edge.delivery.servers import REQUESTS_AT_ONCE, Route, RouterServer
-from heatline.edge.delivery.sockets import notice_vanished_peers
 from heatline.edge.errors import JournalError
 from heatline.edge.util.files import make_folder, replacing, sync_folder
+from heatline.edge.wire import following as wire
 from heatline.edge.wire.events import Consumer
-from heatline.edge.wire.following import (
-    PROTOCOL,
-    AckRequest,
-    Batch,
-    Following,
-    FollowRequest,
-    ForgetRequest,
-    Forgotten,
-    Former,
-    Reason,
-    Request,
-    batch_parts,
-)
 from heatline.edge.wire.requests import Refused, refuse, to_bytes
 
 logger = logging.getLogger(__name__)
@@ -53,8 +40,6 @@ BYTES_PER_BATCH = 1 << 20
 """A larger event makes a batch of its own."""
 BYTES_UNACKNOWLEDGED = 4 << 20
 """A consumer with this many unacknowledged bytes gets no more events, whatever its window."""
-FULL_SECONDS = 0.1
-"""After this time, sending to a consumer that took nothing is tried again."""
 
 
 class Position(NamedTuple):
@@ -234,7 +219,7 @@ class Subscription:
     """
 
     route: Route
-    request: FollowRequest
+    request: wire.FollowRequest
     journal_id: str = ""
     sent_through: int = 0
     """The consumer knows that it has all events up to this one; the next batch starts after it."""
@@ -248,24 +233,19 @@ class Subscription:
     """The last event that it has acknowledged at all."""
     unacknowledged: deque[tuple[int, int]] = field(default_factory=deque)
     """Events in flight: number and bytes of each."""
-    unacknowledged_bytes: int = 0
     sent_s: float = 0.0
-    full_s: float = float("-inf")
-    """Time when the consumer last took nothing."""
 
     def begin(self, journal_id: str, acked_seq: int) -> None:
         """Start again after an event."""
         self.journal_id, self.sent_through, self.scanned_through = journal_id, acked_seq, acked_seq
         self.last_event = self.acked_seq = self.taken_seq = acked_seq
         self.unacknowledged.clear()
-        self.unacknowledged_bytes = 0
 
     def next_page(self, journal: JournalTail) -> Page | None:
         """Return the next page of the journal, as far as the window allows; None if there is no event or no room."""
         room = self.request.window - len(self.unacknowledged)
-        bytes_left = BYTES_UNACKNOWLEDGED - self.unacknowledged_bytes
-        full = time.monotonic() < self.full_s + FULL_SECONDS
-        if self.scanned_through >= journal.last_seq or room <= 0 or bytes_left <= 0 or full:
+        bytes_left = BYTES_UNACKNOWLEDGED - sum(size for _, size in self.unacknowledged)
+        if self.scanned_through >= journal.last_seq or room <= 0 or bytes_left <= 0:
             return None
         return journal.read(
             self.scanned_through,
@@ -274,18 +254,6 @@ class Subscription:
             at_most_bytes=min(bytes_left, BYTES_PER_BATCH),
             heatmaps=self.request.heatmaps,
         )
-
-    def batch(self, page: Page, last_seq: int) -> list[bytes]:
-        """Return the parts of the message for a page of a journal whose newest event is `last_seq`."""
-        batch = Batch(
-            journal_id=self.journal_id,
-            after_seq=self.sent_through,
-            through_seq=page.through_seq,
-            last_seq=max(last_seq, page.through_seq),
-            events=len(page.records),
-            lost_through=page.lost_through,
-        )
-        return batch_parts(batch, [(record.header, record.heatmap) for record in page.records])
 
     def sent(self, page: Page) -> None:
         """Record that a page was sent."""
@@ -299,16 +267,15 @@ class Subscription:
         """Record that an event, or the notice of a loss, is in flight. A notice is repeated until acknowledged."""
         self.last_event = seq
         self.unacknowledged.append((seq, size))
-        self.unacknowledged_bytes += size
 
     def acknowledge(self, seq: int) -> None:
         """Record that the consumer acknowledged all events up to one."""
         self.taken_seq = max(seq, self.taken_seq)
         while self.unacknowledged and self.unacknowledged[0][0] <= seq:
-            self.unacknowledged_bytes -= self.unacknowledged.popleft()[1]
+            self.unacknowledged.popleft()
 
 
-class FollowServer(RouterServer[Request]):
+class FollowServer(RouterServer[wire.Request]):
     """Sends events as far as the consumers' windows allow. When it is closed, it first sends what is in the journal.
 
     A consumer that reads nothing has at most `BYTES_UNACKNOWLEDGED` and one event in flight. At least every
@@ -317,7 +284,7 @@ class FollowServer(RouterServer[Request]):
 
     thread_name = "follow"
     name = "journal"
-    protocol = PROTOCOL
+    protocol = wire.PROTOCOL
     send_high_water_mark = SEND_HIGH_WATER_MARK
 
     def __init__(
@@ -335,11 +302,6 @@ class FollowServer(RouterServer[Request]):
         self._subscriptions: dict[str, Subscription] = {}
         self._wrote_s = float("-inf")
 
-    def wake(self) -> None:
-        """Send new events now. Any thread."""
-        with self._lock:
-            self._wake_up()
-
     def states(self) -> dict[str, Consumer]:
         """Return the state of each consumer, by name: how far it is, also if it keeps its position. Any thread."""
         journal_id, subscriptions = self._journal.journal_id or "", dict(self._subscriptions)
@@ -356,7 +318,6 @@ class FollowServer(RouterServer[Request]):
     def _set_up(self, socket: zmq.Socket[bytes]) -> None:
         super()._set_up(socket)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending reports a client that has gone or takes nothing
-        notice_vanished_peers(socket)
 
     def _serve(self) -> None:
         more = False
@@ -391,44 +352,37 @@ class FollowServer(RouterServer[Request]):
 
     # Requests.
 
-    def _take(self, route: Route, request: Request | Refused) -> None:
+    def _take(self, route: Route, request: wire.Request | Refused) -> None:
         match request:
             case Refused():
                 self._send(route, [to_bytes(request)])
-            case FollowRequest():
+            case wire.FollowRequest():
                 self._follow(route, request)
-            case AckRequest():
+            case wire.AckRequest():
                 self._acknowledge(route, request)
-            case ForgetRequest():
+            case wire.ForgetRequest():
                 self._forget(route, request)
 
-    def _follow(self, route: Route, request: FollowRequest) -> None:
-        name = request.name
+    def _follow(self, route: Route, request: wire.FollowRequest) -> None:
+        name, journal = request.name, self._journal
         try:
-            self._require_registered(request)
+            if journal.journal_id is None:
+                raise JournalError(journal.fault or "the journal was not read yet")
+            if name not in self._consumers.positions:
+                first = journal.first_seq - 1 if journal.first_seq else journal.last_seq
+                is_next = request.start == "next" and not self._consumers.has_lost_names
+                after_seq = journal.last_seq if is_next else first
+                self._consumers.register(name, journal.journal_id, after_seq)
         except JournalError as error:
             self._refuse(route, "unavailable", f"{error}; follow again")
             return
         before = self._subscriptions.pop(name, None)
         if before is not None and before.request.client != request.client:
             self._refuse(before.route, "superseded", f"a newer client follows as {name}; only one can")
-        other = self._subscription_of(route)
-        if other is not None:  # a socket follows under one name only
-            self._end(other)
+        self._end(route)  # a socket follows under one name only
         self._subscriptions[name] = subscription = Subscription(route, request)
         self._consumers.seen(name)
         self._begin(subscription)
-
-    def _require_registered(self, request: FollowRequest) -> None:
-        """Register a new consumer; raise a JournalError if the journal cannot be read now, or no disk be written."""
-        journal = self._journal
-        if journal.journal_id is None:
-            raise JournalError(journal.fault or "the journal was not read yet")
-        if request.name not in self._consumers.positions:
-            first = journal.first_seq - 1 if journal.first_seq else journal.last_seq
-            is_next = request.start == "next" and not self._consumers.has_lost_names
-            after_seq = journal.last_seq if is_next else first
-            self._consumers.register(request.name, journal.journal_id, after_seq)
 
     def _begin(self, subscription: Subscription) -> None:
         """Begin to send to a consumer, after the last event that it acknowledged."""
@@ -439,10 +393,10 @@ class FollowServer(RouterServer[Request]):
         subscription.begin(journal.journal_id, acked_seq)
         former = None
         if position.journal_id != journal.journal_id:
-            former = Former(journal_id=position.journal_id, acked_seq=position.acked_seq)
+            former = wire.Former(journal_id=position.journal_id, acked_seq=position.acked_seq)
             subscription.await_acknowledgement(acked_seq)
             subscription.acked_seq = acked_seq - 1
-        following = Following(
+        following = wire.Following(
             name=name,
             journal_id=journal.journal_id,
             acked_seq=acked_seq,
@@ -454,9 +408,9 @@ class FollowServer(RouterServer[Request]):
         if self._send(subscription.route, [to_bytes(following)]):
             subscription.sent_s = time.monotonic()
         else:
-            self._end(subscription)
+            self._end(subscription.route)
 
-    def _acknowledge(self, route: Route, request: AckRequest) -> None:
+    def _acknowledge(self, route: Route, request: wire.AckRequest) -> None:
         subscription = self._subscription_of(route)
         if subscription is None or subscription.request.name != request.name:
             self._refuse(route, "not_following", f"this client does not follow as {request.name}; follow first")
@@ -474,7 +428,7 @@ class FollowServer(RouterServer[Request]):
                 subscription.acked_seq = request.seq
                 self._record_position(subscription)
 
-    def _forget(self, route: Route, request: ForgetRequest) -> None:
+    def _forget(self, route: Route, request: wire.ForgetRequest) -> None:
         name, names = request.name, sorted(self._consumers.positions)
         if name in self._subscriptions:
             self._send_page(self._subscriptions[name], None)  # notices a client that has gone
@@ -490,7 +444,7 @@ class FollowServer(RouterServer[Request]):
             except JournalError as error:
                 self._refuse(route, "unavailable", f"{error}; ask again", request.request_id)
                 return
-            self._send(route, [to_bytes(Forgotten(request_id=request.request_id, name=name))])
+            self._send(route, [to_bytes(wire.Forgotten(request_id=request.request_id, name=name))])
 
     # Events.
 
@@ -498,13 +452,11 @@ class FollowServer(RouterServer[Request]):
         """Send a consumer at most one batch, as far as its window allows; return whether there is more. An empty batch
         is a heartbeat, which also notices a client that has gone.
         """
-        try:
+        page = None
+        with contextlib.suppress(JournalError):  # logged before, and tried again
             page = subscription.next_page(self._journal)
-        except JournalError:  # logged before, and tried again
-            page = None
         if page is not None and (page.records or page.lost_through is not None):
             if not self._send_page(subscription, page):
-                subscription.full_s = time.monotonic()
                 return False
         elif page is not None:
             subscription.scanned_through = page.through_seq
@@ -517,7 +469,16 @@ class FollowServer(RouterServer[Request]):
     def _send_page(self, subscription: Subscription, page: Page | None) -> bool:
         """Send a page, or a heartbeat; return whether the client took it."""
         sent = page or Page([], subscription.scanned_through, None)
-        took = self._send(subscription.route, subscription.batch(sent, self._journal.last_seq))
+        batch = wire.Batch(
+            journal_id=subscription.journal_id,
+            after_seq=subscription.sent_through,
+            through_seq=sent.through_seq,
+            last_seq=max(self._journal.last_seq, sent.through_seq),
+            events=len(sent.records),
+            lost_through=sent.lost_through,
+        )
+        parts = wire.batch_parts(batch, [(record.header, record.heatmap) for record in sent.records])
+        took = self._send(subscription.route, parts)
         if took:
             subscription.sent(sent)
         if took or page is None:
@@ -537,8 +498,9 @@ class FollowServer(RouterServer[Request]):
     def _subscription_of(self, route: Route) -> Subscription | None:
         return next((each for each in self._subscriptions.values() if each.route[0] == route[0]), None)
 
-    def _end(self, subscription: Subscription) -> None:
-        if self._subscriptions.get(subscription.request.name) is subscription:
+    def _end(self, route: Route) -> None:
+        subscription = self._subscription_of(route)
+        if subscription is not None:
             del self._subscriptions[subscription.request.name]
 
     def _send(self, route: Route, parts: Sequence[bytes]) -> bool:
@@ -551,15 +513,13 @@ class FollowServer(RouterServer[Request]):
             except zmq.ZMQError as error:
                 if error.errno != zmq.EHOSTUNREACH:
                     raise
-                subscription = self._subscription_of(route)
-                if subscription is not None:
-                    self._end(subscription)
+                self._end(route)
                 return False
             else:
                 return True
         return False
 
-    def _refuse(self, route: Route, reason: Reason, detail: str, request_id: str | None = None) -> None:
+    def _refuse(self, route: Route, reason: wire.Reason, detail: str, request_id: str | None = None) -> None:
         refused = refuse(reason, detail, request_id)
         self._count(refused)
         self._send(route, [to_bytes(refused)])

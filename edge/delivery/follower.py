@@ -13,7 +13,7 @@ import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client import Client, client_socket, connect, require_authorized
-from heatline.edge.delivery.sockets import ms_until, notice_vanished_peers
+from heatline.edge.delivery.sockets import ms_until
 from heatline.edge.errors import (
     AccessError,
     DeliveryError,
@@ -24,20 +24,8 @@ from heatline.edge.errors import (
 )
 from heatline.edge.util.rate_limited_log import FaultLog
 from heatline.edge.util.text import on_one_line, utf8_safe
+from heatline.edge.wire import following as wire
 from heatline.edge.wire.events import LARGEST_PART_BYTES
-from heatline.edge.wire.following import (
-    LARGEST_WINDOW,
-    AckRequest,
-    Batch,
-    Delivered,
-    Following,
-    FollowRequest,
-    ForgetRequest,
-    Forgotten,
-    Start,
-    events_of,
-    reply_from,
-)
 from heatline.edge.wire.requests import Refused, shortened, to_bytes
 
 logger = logging.getLogger(__name__)
@@ -46,8 +34,6 @@ HEARTBEATS_MISSED = 3
 """Number of missed heartbeats after which the line counts as gone."""
 HEARTBEAT_SECONDS = 1.0
 """Until the line has named its own interval."""
-SHORTEST_HEARTBEAT_SECONDS = 0.05
-"""Lower limit. With a shorter interval, the line would count as gone at once, and be followed again without a pause."""
 PAUSE_SECONDS = {"unavailable": 1.0, "busy": 1.0, "not_following": 0.1}
 """Pauses before following again, by reason of refusal. Other refusals are final."""
 LINGER_MS = 1000
@@ -72,9 +58,9 @@ class Follower(Client):
             for delivered in events:
                 store(delivered.key, delivered.header)
 
-    **An event is acknowledged when the next one is requested**, or by `acknowledge`; with `explicit`, only by the
-    latter. Closing the follower acknowledges nothing: an event whose acknowledgement did not reach the line comes
-    again, with the same `key`, to the next follower of that name. One follower gets no event twice.
+    **An event is acknowledged when the next one is requested**, or by `acknowledge`. Closing the follower acknowledges
+    nothing: an event whose acknowledgement did not reach the line comes again, with the same `key`, to the next
+    follower of that name. One follower gets no event twice.
     With `keep_position`, acknowledging only lets the line send more, and `settle` stores the position.
 
     It reconnects by itself. If events were deleted, it raises `EventsLostError` once, and continues when it is asked
@@ -87,7 +73,6 @@ class Follower(Client):
         window: number of events that may be in flight, unacknowledged: 1 to 1000.
         start: where a new name begins: with the `first` event in the journal, or with the `next` one.
         timeout_s: seconds without an event after which the iteration ends; None: never.
-        explicit: whether requesting the next event acknowledges nothing.
         keep_position: whether all events come again, to the next follower or after `rewind`, that are not settled.
     Raises:
         DeliveryError: the address is not valid.
@@ -101,19 +86,18 @@ class Follower(Client):
         topics: Iterable[str] = ("",),
         window: int = 100,
         heatmaps: bool = False,
-        start: Start = "first",
+        start: wire.Start = "first",
         timeout_s: float | None = None,
-        explicit: bool = False,
         keep_position: bool = False,
         keys: ClientKeys | None = None,
     ) -> None:
         self._address, self._keys = address, keys
         self._timeout_s = timeout_s
-        self._explicit, self._keep_position = explicit, keep_position
-        self._settled: Delivered | None = None
+        self._keep_position = keep_position
+        self._settled: wire.Delivered | None = None
         self._stored_seq = 0
         """The last settled event that was told to the line on this connection."""
-        self._request = FollowRequest(
+        self._request = wire.FollowRequest(
             name=utf8_safe(name),
             client=uuid.uuid4().hex,
             window=window,
@@ -132,7 +116,7 @@ class Follower(Client):
 
     def _forget_events(self) -> None:
         """Begin as if nothing had been received."""
-        self._waiting: deque[Delivered | _Lost] = deque()
+        self._waiting: deque[wire.Delivered | _Lost] = deque()
         """Received, and not handed out yet."""
         self._journal_id: str | None = None
         """The journal that was followed last; None: the line has not answered yet."""
@@ -154,12 +138,12 @@ class Follower(Client):
         """The last event that was acknowledged on this connection."""
         self._acked_s = 0.0
 
-    def __iter__(self) -> Iterator[Delivered]:
+    def __iter__(self) -> Iterator[wire.Delivered]:
         while (delivered := self.receive()) is not None:
             yield delivered
 
-    def receive(self) -> Delivered | None:
-        """Return the next event, or None if none came in time. The event before is acknowledged, unless `explicit`.
+    def receive(self) -> wire.Delivered | None:
+        """Return the next event, or None if none came in time. The event before is acknowledged.
 
         Raises:
             EventsLostError: events were deleted.
@@ -171,10 +155,9 @@ class Follower(Client):
         batch = self.receive_batch(1)
         return batch[0] if batch else None
 
-    def receive_batch(self, at_most: int = LARGEST_WINDOW) -> list[Delivered]:
+    def receive_batch(self, at_most: int = wire.LARGEST_WINDOW) -> list[wire.Delivered]:
         """Return the next events, or none if none came in time; otherwise like `receive`."""
-        if not self._explicit:
-            self._finish()
+        self._done = self._in_hand
         until_s = float("inf") if self._timeout_s is None else time.monotonic() + self._timeout_s
         while True:
             events = self._taken(at_most)
@@ -182,15 +165,12 @@ class Follower(Client):
             if events or not self._take_next(until_s):
                 return events
 
-    def acknowledge(self, through: Delivered | None = None) -> None:
-        """Acknowledge the events that were handed out, through this one; None: all of them."""
-        if through is None:
-            self._finish()
-        else:
-            self._done = through.journal_id, through.seq
+    def acknowledge(self) -> None:
+        """Acknowledge the events that were handed out."""
+        self._done = self._in_hand
         self._acknowledge(at_once=True)
 
-    def settle(self, through: Delivered) -> None:
+    def settle(self, through: wire.Delivered) -> None:
         """Store the position after an event that was acknowledged before, and not for good (`keep_position`)."""
         self._settled = through
         self._acknowledge(at_once=False)
@@ -220,9 +200,9 @@ class Follower(Client):
 
     # Events that were received, over any number of connections.
 
-    def _taken(self, at_most: int) -> list[Delivered]:
+    def _taken(self, at_most: int) -> list[wire.Delivered]:
         """Hand out the next events, none if there are none; raise if they were deleted."""
-        taken: list[Delivered] = []
+        taken: list[wire.Delivered] = []
         while self._waiting and len(taken) < at_most:
             if isinstance(self._waiting[0], _Lost) and taken:
                 break
@@ -233,11 +213,6 @@ class Follower(Client):
             taken.append(first)
         self._unacknowledged += len(taken)
         return taken
-
-    def _finish(self) -> None:
-        """Record that the consumer has processed the events that it holds."""
-        if self._in_hand is not None:
-            self._done, self._in_hand = self._in_hand, None
 
     def _lose(self, sentence: str, journal_id: str, after_seq: int, through_seq: int, seq: int) -> None:
         """Record a loss, which is handed out and acknowledged like the event `seq`."""
@@ -268,7 +243,7 @@ class Follower(Client):
 
     def _send_ack(self, journal_id: str, seq: int, *, keep_position: bool = False) -> None:
         assert self._socket is not None
-        ack = AckRequest(
+        ack = wire.AckRequest(
             name=self._request.name, journal_id=journal_id, seq=seq, keep_position=keep_position or msgspec.UNSET
         )
         self._socket.send(to_bytes(ack), zmq.NOBLOCK)
@@ -294,38 +269,31 @@ class Follower(Client):
                 return True
             now_s = time.monotonic()
             if now_s >= silent_s:
-                self._take_silence()
+                self._log.begin(f"{self._address} is silent", "; following again until it answers")
+                answered = self._following
+                self._drop()
+                if not answered:
+                    try:
+                        require_authorized(self._address, self._keys, zmq.DEALER)
+                    except AccessError as error:
+                        self._ended = error
+                        raise
             if now_s >= until_s:
                 return False
 
-    def _take_silence(self) -> None:
-        """Follow again, unless the line is there and does not authorize this client."""
-        self._log.begin(f"{self._address} is silent", "; following again until it answers")
-        answered = self._following
-        self._drop()
-        if not answered:
-            try:
-                require_authorized(self._address, self._keys, zmq.DEALER)
-            except AccessError as error:
-                self._ended = error
-                raise
-
     def _take(self, parts: list[bytes]) -> None:
-        reply = reply_from(parts[0])
-        match reply:
-            case Following():
-                self._begin(reply)
-            case Batch():
-                self._add(reply, parts)
-            case Refused():
-                self._refused(reply)
-            case Forgotten():
-                raise MessageError(f"this is not a reply to a consumer that follows: {reply}")
+        match wire.reply_from(parts[0]):
+            case wire.Following() as following:
+                self._begin(following)
+            case wire.Batch() as batch:
+                self._add(batch, parts)
+            case Refused() as refused:
+                self._refused(refused)
+            case other:
+                raise MessageError(f"this is not a reply to a consumer that follows: {other}")
 
-    def _begin(self, following: Following) -> None:
+    def _begin(self, following: wire.Following) -> None:
         """Start after the event that the line names."""
-        if following.name != self._request.name:
-            raise MessageError(f"the line follows {following.name!r}, expected {self._request.name!r}")
         before, after_seq, newest_seq = self._journal_id, self._received_seq, self._newest_seq
         if before is None and following.former is not None:
             before, after_seq, newest_seq = following.former.journal_id, following.former.acked_seq, 0
@@ -343,11 +311,11 @@ class Follower(Client):
         self._following, self._position, self._newest_seq = True, acked_seq, following.last_seq
         self._acked_seq, self._stored_seq = acked_seq if following.former is None else -1, acked_seq
         self._log.end(f"{self._address} answers")
-        self._heartbeat_s = max(following.heartbeat_s, SHORTEST_HEARTBEAT_SECONDS)
+        self._heartbeat_s = following.heartbeat_s
 
-    def _add(self, batch: Batch, parts: list[bytes]) -> None:
+    def _add(self, batch: wire.Batch, parts: list[bytes]) -> None:
         """Add the events of a batch, the first of these parts. It must continue what came before."""
-        events = events_of(batch, parts)
+        events = wire.events_of(batch, parts)
         if not self._following or (batch.journal_id, batch.after_seq) != (self._journal_id, self._position):
             raise MessageError(
                 f"a batch after event {batch.journal_id}-{batch.after_seq} came, expected one after "
@@ -394,7 +362,7 @@ class Follower(Client):
 
 def forget(address: str, name: str, timeout_s: float = 10.0, keys: ClientKeys | None = None) -> None:
     """Remove a consumer: the line retains no events for it any more. Errors are those of `Follower.receive`."""
-    request = ForgetRequest(request_id=uuid.uuid4().hex, name=utf8_safe(name))
+    request = wire.ForgetRequest(request_id=uuid.uuid4().hex, name=utf8_safe(name))
     with zmq.Context() as context, _connected(context, address, keys) as socket:
         with contextlib.suppress(zmq.Again):  # a line that disconnects at once takes nothing
             socket.send(to_bytes(request), zmq.NOBLOCK)
@@ -404,15 +372,14 @@ def forget(address: str, name: str, timeout_s: float = 10.0, keys: ClientKeys | 
                 f"{address} did not reply within {timeout_s:g} s; is the line running, and is its journal.bind this "
                 "address?"
             )
-        reply = reply_from(socket.recv_multipart()[0])
+        reply = wire.reply_from(socket.recv_multipart()[0])
     if isinstance(reply, Refused):
         raise DeliveryError(f"{address} refuses ({reply.reason}): {reply.detail}")
-    if reply != Forgotten(request_id=request.request_id, name=name):
+    if reply != wire.Forgotten(request_id=request.request_id, name=name):
         raise MessageError(f"this is not a reply to a forget request: {reply}")
 
 
 def _connected(context: zmq.Context["zmq.Socket[bytes]"], address: str, keys: ClientKeys | None) -> zmq.Socket[bytes]:
     socket = client_socket(context, zmq.DEALER, address, keys, LARGEST_PART_BYTES)
-    notice_vanished_peers(socket)
     connect(socket, address, "tcp://127.0.0.1:5558")
     return socket

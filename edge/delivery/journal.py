@@ -208,17 +208,10 @@ class Journal:
     def __init__(self, path: Path, connection: sqlite3.Connection, lock: int) -> None:
         self.path = path
         self._connection, self._lock = connection, lock
-        self.journal_id = ""
-        self.line = ""
-        self.created_at_ns = 0
-        """UTC, ns since 1970."""
-        self.first_seq = self.last_seq = 0
-        self.topics: dict[str, int] = {}
-        """Last seq of each topic, also after its events were deleted."""
-        self.progress: dict[str, Watermark] = {}
-        """Last reported frame of each camera, also after its events were deleted."""
-        self.size_bytes = 0
-        """Size of the pages in use. Pages of deleted events are used again, and not returned to the disk."""
+        pragmas = "journal_mode = WAL", "synchronous = FULL", "cell_size_check = ON"
+        for pragma in (*pragmas, f"journal_size_limit = {WAL_KEPT_BYTES}"):
+            connection.execute(f"PRAGMA {pragma}")
+        self.reload_state()
 
     @classmethod
     def open(cls, folder: Path, line: str) -> Self:
@@ -239,8 +232,6 @@ class Journal:
                 connection = connect(path, "mode=rw", BUSY_SECONDS)
                 if_it_fails.callback(connection.close)
                 journal = cls(path, connection, lock)
-                journal._prepare()
-                journal.reload_state()
                 require_own(path, journal.line, line)
             except (sqlite3.Error, OSError) as error:
                 raise journal_error(error, path) from error
@@ -254,7 +245,9 @@ class Journal:
         with self._transaction():
             self.journal_id, self.line, self.created_at_ns = read_head(self._connection, self.path)
             self.first_seq, self.last_seq = range_in(self._connection)
+            # Of each topic the last seq, and of each camera the last reported frame, also after events were deleted.
             self.topics, self.progress = topics_in(self._connection), progress_in(self._connection)
+            # Pages of deleted events are used again, and not returned to the disk.
             self.size_bytes = size_in(self._connection)
             (newest,) = self._connection.execute("SELECT max(seq) FROM events").fetchone()
             if newest not in (None, self.last_seq):
@@ -270,9 +263,6 @@ class Journal:
             records: their numbers continue those of the journal.
             progress: by camera, the last frame that these events report.
         """
-        seqs = [record.seq for record in records]
-        if seqs != list(range(self.last_seq + 1, self.last_seq + 1 + len(seqs))):
-            raise ValueError(f"events {seqs} cannot follow event {self.last_seq}")
         topics = {record.topic: record.seq for record in records}
         with self._transaction():
             self._connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", records)
@@ -281,11 +271,11 @@ class Journal:
                 "REPLACE INTO progress VALUES (?, ?, ?)", [(camera, *how_far) for camera, how_far in progress.items()]
             )
             size_bytes = size_in(self._connection)
-        self.size_bytes = size_bytes
+        self.size_bytes = size_bytes  # once the commit has not failed
         self.topics |= topics
         self.progress |= progress
         if records:
-            self.first_seq, self.last_seq = self.first_seq or seqs[0], seqs[-1]
+            self.first_seq, self.last_seq = self.first_seq or records[0].seq, records[-1].seq
 
     def due(self, acked_seq: int, too_much: int) -> int:
         """Return the last event to delete at once: of those that every durable consumer acknowledged; of others if
@@ -318,13 +308,6 @@ class Journal:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-
-    def _prepare(self) -> None:
-        run = self._connection.execute
-        run("PRAGMA journal_mode = WAL")
-        run("PRAGMA synchronous = FULL")
-        run("PRAGMA cell_size_check = ON")
-        run(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -58,9 +58,7 @@ class DiskThread:
         self._folder = folder
         self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._last: Future[Any] | None = None
-        # Not joined at the end: a call that the disk does not answer cannot be ended.
-        self._thread = NamedThread("journal", self._make_calls)
-        self._thread.start()
+        NamedThread("journal", self._make_calls).start()  # not joined: a call cannot be ended while the disk is silent
 
     @property
     def busy(self) -> bool:
@@ -175,10 +173,9 @@ class JournalWriter(Numbering):
         self._outage: _Outage | None = None
         self._discarded_events = 0
         self._first_seq = self._size_bytes = 0
-        """The first event and the size of the file after the last successful call."""
+        """The first event and the size of the file, as they were last known."""
         self._begin()
         self._starting = False
-        self._publish()
 
     def _begin(self) -> None:
         try:
@@ -211,16 +208,18 @@ class JournalWriter(Numbering):
         """Number and store events, and add the counts to statuses; return the messages to send, in order. It never
         raises: events that cannot be stored are numbered in this boot's own count.
         """
-        done: list[Message] | None = None
-        if self._outage is None:
+        outage = self._outage
+        if outage is None:
             try:
-                done = self._store(messages)
+                return self._store(messages)
             except Exception as error:
-                self._begin_outage(error)
-        if done is None:
-            done = self._send_live_only(messages)
-        self._publish()
-        return done
+                outage = self._begin_outage(error)
+        if not outage.reported:
+            outage.reported = True
+            begun = self._own("live_only", f"events are not journalled from now on: {outage.error}")
+            messages = [Message(begun), *messages]
+        outage.note(messages)
+        return self._complete(messages, self._live)
 
     def tick(self) -> list[Message]:
         """Try again to store events, delete what is due; return the messages to send. Never raises."""
@@ -234,7 +233,6 @@ class JournalWriter(Numbering):
             sent += self._recover(self._outage)
         if self._begun if self._outage is None else not self._outage.reported:
             sent += self.commit([])
-        self._publish()
         return sent
 
     def close(self) -> None:
@@ -247,7 +245,7 @@ class JournalWriter(Numbering):
     # Any thread may call these methods.
 
     def state(self) -> JournalState | None:
-        return self._state
+        return self._state_at(self._journalled, {})
 
     # Storing events.
 
@@ -272,21 +270,9 @@ class JournalWriter(Numbering):
             assert self._journal is not None
             self._run_with_room(self._journal, partial(self._journal.append, records, reached))
         self._journalled, self._begun = count, []
-        self._note_size()
         if records:
             self.on_commit()
         return done
-
-    def _send_live_only(self, messages: Sequence[Message]) -> list[Message]:
-        """Number events in this boot's own count, after the event that reports the outage."""
-        outage = self._outage
-        assert outage is not None
-        if not outage.reported:
-            outage.reported = True
-            begun = self._own("live_only", f"events are not journalled from now on: {outage.error}")
-            messages = [Message(begun), *messages]
-        outage.note(messages)
-        return self._complete(messages, self._live)
 
     def _run(self, call: Callable[[], T]) -> T:
         """Return the result of a call that waits for the disk. It is a JournalError if it has not returned in time."""
@@ -304,12 +290,13 @@ class JournalWriter(Numbering):
 
     # Outages.
 
-    def _begin_outage(self, error: Exception) -> None:
-        """Begin an outage: events are sent live only."""
+    def _begin_outage(self, error: Exception) -> _Outage:
+        """Begin an outage: events are sent live only, after one that reports it."""
         fault = self._as_journal_error(error)
         logger.error("events are not journalled from now on: %s", fault)
         self._close_after(fault)
-        self._outage = _Outage(fault, self._clock() + RETRY_SECONDS, self._live.last_seq + 1)
+        self._outage = outage = _Outage(fault, self._clock() + RETRY_SECONDS, self._live.last_seq + 1)
+        return outage
 
     def _close_after(self, fault: JournalError) -> None:
         """Close the file after a fault, unless the disk is full, since opening takes room, or does not answer."""
@@ -329,7 +316,18 @@ class JournalWriter(Numbering):
             # The disk may have lost pages that it reported as written, so all pages are written again.
             self._run(self._journal.checkpoint)
             self._discard_some()
-            reports = [self._recording(outage), *outage.unrecorded]
+            last_seq = self._live.last_seq
+            events = last_seq - outage.first_seq + 1
+            recording = self._own(
+                "recording",
+                f"events are journalled again; {events} are not in the journal ({outage.error})",
+                events=events,
+                by_topic=dict(outage.by_topic),
+                of_boot=self._boot_id,
+                first_seq=outage.first_seq if events else None,
+                last_seq=last_seq if events else None,
+            )
+            reports = [recording, *outage.unrecorded]
             done = self._store(list(map(Message, reports)), outage.progress)
         except Exception as error:
             fault = self._as_journal_error(error)
@@ -339,20 +337,6 @@ class JournalWriter(Numbering):
         self._outage = None
         logger.info("events are journalled again, in journal %s", self._journalled.journal_id)
         return done
-
-    def _recording(self, outage: _Outage) -> JournalEvent:
-        """Return the event that reports an outage, up to now."""
-        last_seq = self._live.last_seq
-        events = last_seq - outage.first_seq + 1
-        return self._own(
-            "recording",
-            f"events are journalled again; {events} are not in the journal ({outage.error})",
-            events=events,
-            by_topic=dict(outage.by_topic),
-            of_boot=self._boot_id,
-            first_seq=outage.first_seq if events else None,
-            last_seq=last_seq if events else None,
-        )
 
     # Deleting events.
 
@@ -374,7 +358,6 @@ class JournalWriter(Numbering):
             return through
 
         through = self._run_with_room(journal, discard)
-        self._note_size()
         missed = sorted(name for name, seq in acked.items() if seq < through)
         if missed:
             self._discarded_events += through - first + 1
@@ -396,11 +379,6 @@ class JournalWriter(Numbering):
             )
         self._journalled = Count(journal.journal_id, journal.topics, journal.last_seq)
         self._begun = [] if journal.last_seq else [self._own("begun", self._why_new)]
-        self._note_size()
-
-    def _note_size(self) -> None:
-        if self._journal is not None:
-            self._first_seq, self._size_bytes = self._journal.first_seq, self._journal.size_bytes
 
     def _open_file(self) -> None:
         """Have an open journal, whose state is what its file has. The disk's thread calls this."""
@@ -450,26 +428,21 @@ class JournalWriter(Numbering):
         self._log.error("an event could not be processed as it should be", exc_info=error)
         return JournalError(f"events could not be journalled ({type(error).__name__}: {error}); see the log")
 
-    def _publish(self) -> None:
-        """Replace the snapshot that other threads read."""
-        self._state = self._state_at(self._journalled, {})
-
     def _journal_state(self, journalled: Count) -> JournalState:
-        try:
-            consumers = self._consumers()
-        except Exception as error:
-            self._as_journal_error(error)
-            consumers = {}
-        return self._state_at(journalled, consumers)
+        return self._state_at(journalled, self._consumers())
 
     def _state_at(self, journalled: Count, consumers: dict[str, Consumer]) -> JournalState:
+        """Return the state at this place in the journal's count. Any thread may call it."""
+        journal, outage = self._journal, self._outage
+        if journal is not None:
+            self._first_seq, self._size_bytes = journal.first_seq, journal.size_bytes
         begins = self._journalled.last_seq + 1 if journalled.last_seq > self._journalled.last_seq else 0
         return JournalState(
             journal_id=journalled.journal_id,
             first_seq=self._first_seq or begins,
             last_seq=journalled.last_seq,
             size_bytes=self._size_bytes,
-            live_only=None if self._outage is None else on_one_line(utf8_safe(str(self._outage.error))),
+            live_only=None if outage is None else on_one_line(utf8_safe(str(outage.error))),
             unjournalled=self._live.last_seq,
             discarded=self._discarded_events,
             consumers=dict(consumers),

@@ -17,7 +17,6 @@ import zmq
 
 from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.servers import SocketServer
-from heatline.edge.delivery.sockets import notice_vanished_peers
 from heatline.edge.errors import DeliveryError
 from heatline.edge.frames import Watermark
 from heatline.edge.wire.events import CountedEvent, Counts, JournalState, Message, StatusEvent, header_of, to_frames
@@ -177,10 +176,6 @@ class Publisher(SocketServer):
                 self._messages.put(handed_over, timeout=LOOK_EVERY_SECONDS)
                 return
         raise DeliveryError(f"the publisher of {self.address} is not running; see the log")
-
-    def _set_up(self, socket: zmq.Socket[bytes]) -> None:
-        super()._set_up(socket)
-        notice_vanished_peers(socket)
 
     def _serve(self) -> None:
         closing = False

@@ -18,7 +18,7 @@ import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import Access, Authenticator, SocketName, is_local, unprotected
-from heatline.edge.delivery.sockets import bind, cannot_bind
+from heatline.edge.delivery.sockets import bind, cannot_bind, notice_vanished_peers
 from heatline.edge.errors import AccessError
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
@@ -91,6 +91,7 @@ class SocketServer(ABC):
         socket.setsockopt(zmq.LINGER, LINGER_MS)
         socket.setsockopt(zmq.SNDHWM, self.send_high_water_mark)
         socket.setsockopt(zmq.MAXMSGSIZE, self.longest_bytes)
+        notice_vanished_peers(socket)
 
     @abstractmethod
     def _serve(self) -> None:
@@ -114,15 +115,15 @@ class RouterServer(SocketServer, Generic[RequestT]):
     def close(self) -> None:
         """Finish, give clients `LINGER_MS` to receive what was sent, and release the address."""
         if self._thread.is_alive():
-            with self._lock:
-                self._closing = True
-                self._wake_up()
+            self._closing = True
+            self.wake()
             self._thread.join()
 
-    def _wake_up(self) -> None:
-        """Wake up the server's thread. The lock is held."""
-        if self._wake is not None:
-            os.eventfd_write(self._wake, 1)
+    def wake(self) -> None:
+        """Have the server look for work now, such as what to send. Any thread."""
+        with self._lock:
+            if self._wake is not None:
+                os.eventfd_write(self._wake, 1)
 
     def _run(self) -> None:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -201,7 +202,12 @@ class CommandServer(RouterServer[commands.Request]):
             self._send_answers()
             for route, request in self._requests(REQUESTS_AT_ONCE):
                 self._take(_Requester(route, request.request_id), request)
-        self._refuse_the_rest()
+        stopping = commands.refusal("stopping", "the line stops; ask again once it has started")
+        for waiting in list(self._unanswered):
+            self._answer(waiting, stopping)
+        self._send_answers()
+        for route, request in self._requests(REPLIES_HIGH_WATER_MARK):
+            self._send(_Requester(route, request.request_id), stopping)
 
     def _take(self, requester: _Requester, request: commands.Request | Refused) -> None:
         if isinstance(request, Refused):
@@ -224,28 +230,13 @@ class CommandServer(RouterServer[commands.Request]):
             to_bytes(reply)  # a reply that cannot be encoded fails here, in its maker's thread
             self._unanswered.remove(requester)
             self._answered.append((requester, reply))
-            self._wake_up()
+        self.wake()
 
     def _send_answers(self) -> None:
-        with self._lock:
-            answered = list(self._answered)
-            self._answered.clear()
-        for requester, reply in answered:
-            self._send(requester, reply)
+        while self._answered:
+            self._send(*self._answered.popleft())
 
     def _send(self, requester: _Requester, reply: commands.Reply) -> None:
         """Send a reply. ZeroMQ drops it if the client has gone or does not read."""
         named = msgspec.structs.replace(reply, request_id=requester.request_id)
         self._socket.send_multipart([*requester.route, to_bytes(named)])
-
-    def _refuse_the_rest(self) -> None:
-        """Refuse the requests that wait for their reply, and those that wait to be read."""
-        self._send_answers()
-        with self._lock:
-            waiting = list(self._unanswered)
-            self._unanswered.clear()
-        stopping = commands.refusal("stopping", "the line stops; ask again once it has started")
-        for requester in waiting:
-            self._send(requester, stopping)
-        for route, request in self._requests(REPLIES_HIGH_WATER_MARK):
-            self._send(_Requester(route, request.request_id), stopping)

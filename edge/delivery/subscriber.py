@@ -10,7 +10,6 @@ import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client import Client, client_socket, connect
-from heatline.edge.delivery.sockets import notice_vanished_peers
 from heatline.edge.wire.events import LARGEST_PART_BYTES, CountedEvent, Counts, Message, StatusEvent, from_frames
 
 SILENT_AFTER_SECONDS = 3.0
@@ -152,7 +151,6 @@ class Subscriber(Client):
         """Start of a silence that counts; None: the line is lost, has stopped, or has sent nothing yet."""
         self._context = zmq.Context()
         self._socket = client_socket(self._context, zmq.SUB, address, keys, LARGEST_PART_BYTES)
-        notice_vanished_peers(self._socket)
         for topic in {*topics, STATUS}:  # statuses show what was missed, and that the line is there
             self._socket.setsockopt_string(zmq.SUBSCRIBE, topic)
         self._address, self._heard_s = address, time.monotonic()
@@ -170,7 +168,7 @@ class Subscriber(Client):
             if self._socket.poll(int(min(left_ms, TICK_EVERY_MS))):
                 self._take(self._socket.recv_multipart())
             else:
-                self._note_silence()
+                self._note_silence(time.monotonic())
             if not self._ready and time.monotonic() >= until_s:
                 return None
         return self._ready.popleft()
@@ -180,17 +178,15 @@ class Subscriber(Client):
         self._socket.close()
         self._context.term()
 
-    def _note_silence(self) -> None:
-        if time.monotonic() - self._heard_s >= RECONNECT_AFTER_SECONDS:
-            self._heard_s = time.monotonic()
+    def _note_silence(self, now_s: float) -> None:
+        if now_s - self._heard_s >= RECONNECT_AFTER_SECONDS:
+            self._heard_s = now_s
             with contextlib.suppress(zmq.ZMQError):  # ZeroMQ has dropped the address already
                 self._socket.disconnect(self._address)
             self._socket.connect(self._address)
-        if self._silent_since_s is not None:
-            silent_s = time.monotonic() - self._silent_since_s
-            if silent_s >= SILENT_AFTER_SECONDS:
-                self._ready.append(LineLost(silent_s))
-                self._silent_since_s = None
+        if self._silent_since_s is not None and now_s - self._silent_since_s >= SILENT_AFTER_SECONDS:
+            self._ready.append(LineLost(now_s - self._silent_since_s))
+            self._silent_since_s = None
 
     def _take(self, parts: list[bytes]) -> None:
         self._heard_s = time.monotonic()

@@ -82,20 +82,16 @@ FOLDER_MODE, FILE_MODE = 0o750, 0o640
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder with its parents, as far as they do not exist. Let the group read one that is ours, also where an
-    older heatline made it.
+    """Make a folder with its parents, as far as they do not exist, and let the group read what is made.
 
     Raises:
         OSError: it cannot be made.
     """
-    for missing in reversed([each for each in folder.absolute().parents if not each.exists()]):
+    there = folder.absolute()
+    for missing in reversed([each for each in (there, *there.parents) if not each.exists()]):
         missing.mkdir(exist_ok=True)
         missing.chmod(FOLDER_MODE | missing.stat().st_mode)
-    folder.mkdir(FOLDER_MODE, exist_ok=True)
-    mode = folder.stat().st_mode
-    if FOLDER_MODE & ~mode:
-        with contextlib.suppress(OSError):  # it is another user's, or on a read-only disk
-            folder.chmod(FOLDER_MODE | mode)
+    folder.mkdir(exist_ok=True)  # fails on a file
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ class Listener(socket.socket):
         super().listen(WAITING_CONNECTIONS)
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Accept a connection, in an event loop.
+        """Accept a connection, in an event loop, and disconnect another if there is one more than places.
 
         Raises:
             ConnectionAbortedError: its address may not connect.
@@ -98,7 +98,15 @@ class Listener(socket.socket):
             raise ConnectionAbortedError
         self._open = [each for each in self._open if each.connection.fileno() >= 0]
         self._open.append(_Client(connection, peer[0]))
-        self._make_room()
+        staying = [each for each in self._open if not each.is_replaced]
+        if len(staying) > self._most:
+            self._full.error("all %d connections are in use; the last new one is from %s", self._most, peer[0])
+            count = Counter(each.address for each in staying)
+            most = max(count.values())
+            oldest = next(each for each in staying if count[each.address] == most)
+            replaced = oldest if most > 1 else staying[-1]
+            replaced.is_replaced = True
+            _disconnect(replaced.connection)
         return connection, peer
 
     async def disconnect_all(self) -> None:
@@ -115,19 +123,6 @@ class Listener(socket.socket):
                     client.connection.close()
             await asyncio.sleep(0.01)
             self._open = [each for each in self._open if each.connection.fileno() >= 0]
-
-    def _make_room(self) -> None:
-        """Disconnect one if there is one more than places."""
-        staying = [each for each in self._open if not each.is_replaced]
-        if len(staying) <= self._most:
-            return
-        self._full.error("all %d connections are in use; the last new one is from %s", self._most, staying[-1].address)
-        count = Counter(each.address for each in staying)
-        most = max(count.values())
-        oldest = next(each for each in staying if count[each.address] == most)
-        replaced = oldest if most > 1 else staying[-1]
-        replaced.is_replaced = True
-        _disconnect(replaced.connection)
 
 
 def _disconnect(connection: socket.socket) -> None:

@@ -8,7 +8,7 @@ SECONDS_BETWEEN_LOGGED = 10.0
 
 
 class RateLimit:
-    """Counts occurrences of a fault: log the first at once, and those that follow as sums.
+    """Whether a fault is to be logged now: the last log line is some seconds old.
 
     Args:
         clock: monotonic clock, s.
@@ -17,19 +17,14 @@ class RateLimit:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._logged_s = float("-inf")
-        self._unlogged = 0
 
-    def add(self) -> None:
-        """Count one occurrence."""
-        self._unlogged += 1
-
-    def due(self) -> int:
-        """Return the number of occurrences to log now, and reset it; 0: none, or the last log line is too recent."""
+    def due(self) -> bool:
+        """Return whether to log a fault now, which the caller then does."""
         now_s = self._clock()
-        if not self._unlogged or now_s - self._logged_s < SECONDS_BETWEEN_LOGGED:
-            return 0
-        count, self._unlogged, self._logged_s = self._unlogged, 0, now_s
-        return count
+        if now_s - self._logged_s < SECONDS_BETWEEN_LOGGED:
+            return False
+        self._logged_s = now_s
+        return True
 
 
 class FaultLog:
@@ -48,11 +43,9 @@ class FaultLog:
 
     def begin(self, fault: str, then: str = "") -> None:
         """Log a fault unless it was the last that was logged, and what follows from it."""
-        if fault != self._logged:
-            self._limit.add()
-            if self._limit.due():
-                self._logger.warning("%s%s", fault, then)
-                self._logged = fault
+        if fault != self._logged and self._limit.due():
+            self._logger.warning("%s%s", fault, then)
+            self._logged = fault
 
     def end(self, message: str) -> None:
         """Log that the fault is over, if it was logged."""
@@ -69,6 +62,5 @@ class RateLimitedLog:
 
     def error(self, message: str, *values: object, exc_info: BaseException | None = None) -> None:
         """Log an error as `Logger.error` does, or skip it."""
-        self._limit.add()
         if self._limit.due():
             self._logger.error(message, *values, exc_info=exc_info)

@@ -1,7 +1,8 @@
 """Makes text safe to encode and to show, and formats counts with their nouns."""
 
+import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -21,20 +22,8 @@ def encode_json(value: object, order: Literal["deterministic"] | None = None) ->
         return msgspec.json.encode(value, order=order)
     except UnicodeEncodeError:
         plain = msgspec.to_builtins(value, enc_hook=msgspec.json.decode)  # of `msgspec.Raw`, which holds JSON
-        return msgspec.json.encode(_replace_unencodable(plain), order=order)
-
-
-def _replace_unencodable(value: Any) -> Any:
-    """Return the value with `?` for what UTF-8 cannot encode in its strings, at any depth."""
-    match value:
-        case str():
-            return utf8_safe(value)
-        case dict():
-            return {_replace_unencodable(key): _replace_unencodable(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_replace_unencodable(item) for item in value]
-        case _:
-            return value
+        text = utf8_safe(json.dumps(plain, ensure_ascii=False))
+        return msgspec.json.encode(json.loads(text), order=order)
 
 
 def on_one_line(text: str) -> str:

@@ -62,16 +62,17 @@ def describe_misfit(error: msgspec.ValidationError, values: Any, kind: Any) -> s
 
 def _below(kind: inspect.Type, key: str | None) -> Iterator[inspect.Type]:
     """Yield the types of a key of a table, or of the items of a list or dict."""
-    if isinstance(kind, inspect.StructType):
-        yield from (field.type for field in kind.fields if field.encode_name == key)
-        if key == kind.tag_field:
-            yield inspect.LiteralType((kind.tag,))
-    elif isinstance(kind, inspect.DictType):
-        yield kind.value_type
-    elif isinstance(kind, inspect.ListType):
-        yield kind.item_type
-    elif isinstance(kind, inspect.TupleType):
-        yield from kind.item_types[:1]
+    match kind:
+        case inspect.StructType():
+            yield from (field.type for field in kind.fields if field.encode_name == key)
+            if key == kind.tag_field:
+                yield inspect.LiteralType((kind.tag,))
+        case inspect.DictType():
+            yield kind.value_type
+        case inspect.ListType():
+            yield kind.item_type
+        case inspect.TupleType():
+            yield from kind.item_types[:1]
 
 
 def _flat(types: Any, value: Any) -> Iterator[inspect.Type]:

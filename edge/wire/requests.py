@@ -103,7 +103,10 @@ class Protocol(Generic[RequestT, ReplyT]):
             )
         except UNREADABLE as error:
             reason, detail = "malformed", f"this is not a request ({error}); see {self._document}"
-        return refuse(reason, detail, request_id_of(data))
+        request_id = None
+        with contextlib.suppress(*UNREADABLE):  # the request may be malformed
+            request_id = _identified.decode(data).request_id
+        return refuse(reason, detail, request_id)
 
     def reply_from(self, data: bytes) -> ReplyT:
         """Return the reply in these bytes.
@@ -132,13 +135,6 @@ def to_bytes(message: msgspec.Struct) -> bytes:
 def refuse(reason: str, detail: str, request_id: str | None = None) -> Refused:
     """Return the refusal of a request; the detail is truncated."""
     return Refused(request_id=request_id, reason=reason, detail=shortened(detail))
-
-
-def request_id_of(data: bytes) -> str | None:
-    """Return the id of a request that may be malformed; None if no id can be read."""
-    with contextlib.suppress(*UNREADABLE):
-        return _identified.decode(data).request_id
-    return None
 
 
 def shortened(detail: str) -> str:

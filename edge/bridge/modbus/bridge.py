@@ -5,7 +5,7 @@ and commands, which are executed once, echoed with their outcome, and reset by t
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from heatline.edge.bridge.line import (
@@ -17,35 +17,8 @@ from heatline.edge.bridge.line import (
     load_with_table,
     serve,
 )
-from heatline.edge.bridge.modbus.registers import (
-    CAMERA_STATES,
-    COMMANDS,
-    HANDSHAKE_REASONS,
-    HANDSHAKE_STATES,
-    LINE,
-    MAILBOX,
-    MAP_VERSION,
-    NO_RESULT,
-    NOTHING,
-    OTHER,
-    PART_ID_CHARACTERS,
-    RESPONSE,
-    Block,
-    Command,
-    Entry,
-    EntryKind,
-    IdMap,
-    Outcome,
-    RegisterBank,
-    camera_block,
-    entry_of,
-    id_bytes,
-    lost_entry,
-    place_of,
-    refusal,
-    register_map,
-    result_values,
-)
+from heatline.edge.bridge.modbus import registers
+from heatline.edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX, RESPONSE, Command, IdMap, Outcome
 from heatline.edge.bridge.modbus.server import ModbusServer
 from heatline.edge.config import LineConfig
 from heatline.edge.config.bridges import ModbusConfig
@@ -75,18 +48,18 @@ class Mailbox:
     Only the thread of the server uses it, except `acknowledged`.
     """
 
-    def __init__(self, bank: RegisterBank) -> None:
+    def __init__(self, bank: registers.RegisterBank) -> None:
         self._bank = bank
-        self._shown: Entry | None = None
+        self._shown: registers.Entry | None = None
         self._losses = 0
         self.acknowledged = threading.Event()
         """Set when the shown entry is acknowledged; cleared by who gives the next one."""
         bank.on_write(self._written)
 
-    def show(self, entry: Entry) -> None:
+    def show(self, entry: registers.Entry) -> None:
         """Show an entry."""
         self._shown = entry
-        if entry.kind in (EntryKind.LOST, EntryKind.UNRECORDED):
+        if entry.kind in (registers.EntryKind.LOST, registers.EntryKind.UNRECORDED):
             self._losses += 1
             self._bank.put(LINE, {"losses": self._losses})
         self._bank.put(MAILBOX, entry.registers())
@@ -97,7 +70,7 @@ class Mailbox:
         entry = self._shown
         if entry is not None and self._bank.number(COMMANDS, "acknowledge") == entry.number:
             self._shown = None
-            self._bank.put(MAILBOX, {**NOTHING, "acknowledged": entry.number})
+            self._bank.put(MAILBOX, {**registers.NOTHING, "acknowledged": entry.number})
             self.acknowledged.set()
 
 
@@ -115,10 +88,10 @@ def feed(
     while not is_over.is_set():
         try:
             delivered = events.receive()
-            entry = None if delivered is None else entry_of(delivered, places)
+            entry = None if delivered is None else registers.entry_of(delivered, places)
         except EventsLostError as lost:
             logger.error("%s; the mailbox shows it to the PLC", lost)
-            entry = lost_entry(lost)
+            entry = registers.lost_entry(lost)
         if entry is None:
             continue
         mailbox.acknowledged.clear()
@@ -130,20 +103,24 @@ def feed(
     events.acknowledge()
 
 
-class LatestVerdicts:
-    """The newest verdict of each camera, for a PLC that acts on it. Only the thread of the server uses it."""
+class LineBlocks:
+    """The state of the line and of its cameras, and the newest verdict of each camera, for a PLC that acts on it. Only
+    the thread of the server uses it.
+    """
 
-    def __init__(self, bank: RegisterBank, blocks: Sequence[Block], places: IdMap) -> None:
+    def __init__(self, bank: registers.RegisterBank, places: IdMap) -> None:
         self._bank, self._places = bank, places
-        self._blocks = dict(zip(places.cameras, blocks, strict=True))
+        self._cameras = {name: registers.camera_block(place) for place, name in enumerate(places.cameras, 1)}
+        known = {"map_version": registers.MAP_VERSION, "products": len(places.products), "cameras": len(places.cameras)}
+        bank.put(LINE, known)
 
     def take(self, live: object) -> None:
         """Show a verdict. If something else came, some were missed, and what is shown may not be the newest."""
         match live:
             case VerdictEvent():
-                if block := self._blocks.get(live.camera):
+                if block := self._cameras.get(live.camera):
                     results = self._bank.number(block, "results") + 1
-                    self._bank.put(block, {**result_values(live, self._places), "results": results})
+                    self._bank.put(block, {**registers.result_values(live, self._places), "results": results})
             case Gap():
                 self.clear(live.topic.split(".")[1])
             case _:
@@ -151,32 +128,20 @@ class LatestVerdicts:
 
     def clear(self, camera: str | None = None) -> None:
         """Show no verdict of a camera, or of all: what was the newest one may not be it any more."""
-        for name, block in self._blocks.items():
+        for name, block in self._cameras.items():
             if camera in (None, name):
-                self._bank.put(block, NO_RESULT)
+                self._bank.put(block, registers.NO_RESULT)
 
-
-class StatusBlock:
-    """Copies the state of the line and of its cameras. Only the thread of the server uses it."""
-
-    def __init__(
-        self, bank: RegisterBank, state: LineState, places: IdMap, cameras: Sequence[Block], latest: LatestVerdicts
-    ) -> None:
-        self._bank, self._state, self._places = bank, state, places
-        self._cameras, self._latest = cameras, latest
-        known = {"map_version": MAP_VERSION, "products": len(places.products), "cameras": len(places.cameras)}
-        bank.put(LINE, known)
-
-    async def refresh(self) -> None:
+    async def refresh(self, line: LineState) -> None:
         """Copy what is known now. Call it several times a second."""
-        status, is_heard, handshake = self._state.status, self._state.is_heard, self._state.handshake()
-        reason = 0 if handshake.reason is None else HANDSHAKE_REASONS.get(handshake.reason, OTHER)
-        state = HANDSHAKE_STATES[handshake.state]
+        status, is_heard, handshake = line.status, line.is_heard, line.handshake()
+        reason = 0 if handshake.reason is None else registers.HANDSHAKE_REASONS.get(handshake.reason, registers.OTHER)
+        state = registers.HANDSHAKE_STATES[handshake.state]
         self._bank.put(LINE, {"is_heard": int(is_heard), "state": state, "state_reason": reason})
         if status is not None:
             self._show(status)
         if not is_heard:
-            self._latest.clear()
+            self.clear()
 
     def _show(self, status: StatusEvent) -> None:
         self._bank.put(
@@ -184,16 +149,16 @@ class StatusBlock:
             {
                 "heartbeat": status.handshake.heartbeat % 65535 + 1,  # 0: the line was never heard
                 "is_simulated": int(not status.acting),
-                "product": place_of(status.product, self._places.products),
-                "boot_id": id_bytes(status.boot_id),
+                "product": registers.place_of(status.product, self._places.products),
+                "boot_id": registers.id_bytes(status.boot_id),
             },
         )
-        for name, block in zip(self._places.cameras, self._cameras, strict=True):
+        for name, block in self._cameras.items():
             camera, account = status.cameras.get(name), status.ledger.get(name, Account())
             self._bank.put(
                 block,
                 {
-                    "state": 0 if camera is None else CAMERA_STATES.get(camera.state, OTHER),
+                    "state": 0 if camera is None else registers.CAMERA_STATES.get(camera.state, registers.OTHER),
                     "captured": account.captured,
                     "inspected": account.inspected,
                     "dropped": sum(account.dropped.values()),
@@ -202,7 +167,7 @@ class StatusBlock:
                 },
             )
             if camera is None or camera.state == "DEAD":
-                self._latest.clear(name)
+                self.clear(name)
 
 
 @dataclass(frozen=True)
@@ -222,7 +187,7 @@ class CommandRegisters:
     `execute` begins to execute a trigger or a selection, whose answer is given to `answered`.
     """
 
-    def __init__(self, bank: RegisterBank, places: IdMap, execute: Callable[[Request], object]) -> None:
+    def __init__(self, bank: registers.RegisterBank, places: IdMap, execute: Callable[[Request], object]) -> None:
         self._bank, self._places, self._execute = bank, places, execute
         self._is_executing = False
         self._is_reset = True
@@ -236,23 +201,22 @@ class CommandRegisters:
             self._bank.put(RESPONSE, {"command": 0, "outcome": 0})
         elif self._is_reset and not self._is_executing:
             self._is_reset = False
-            self._begin(self._request(code))
+            request = self._request(code)
+            outcome = self._outcome_at_once(request)
+            if outcome is not None:
+                self._respond(request, (outcome, 0))
+                return
+            self._is_executing = True
+            self._bank.put(RESPONSE, {"busy": 1, "command": 0, "outcome": 0})
+            self._execute(request)
 
     def _request(self, code: int) -> Request:
         bank = self._bank
         length, text = bank.number(COMMANDS, "part_id_length"), bank.data(COMMANDS, "part_id").decode("latin-1")
-        fits = length <= PART_ID_CHARACTERS and text[:length].isascii() and text[:length].isprintable()
+        fits = length <= registers.PART_ID_CHARACTERS and text[:length].isascii() and text[:length].isprintable()
         part_id = text[:length] if fits else ""
         camera, product = bank.number(COMMANDS, "camera"), bank.number(COMMANDS, "product")
         return Request(code, camera, product, part_id if length else None)
-
-    def _begin(self, request: Request) -> None:
-        if (outcome := self._outcome_at_once(request)) is not None:
-            self._respond(request, (outcome, 0))
-            return
-        self._is_executing = True
-        self._bank.put(RESPONSE, {"busy": 1, "command": 0, "outcome": 0})
-        self._execute(request)
 
     def _outcome_at_once(self, request: Request) -> Outcome | None:
         """Return how a command ends that does not reach the line; None: it is to be executed there."""
@@ -315,7 +279,7 @@ def execute(at_line: tuple[str, ClientKeys | None] | None, places: IdMap, reques
     except HeatlineError as error:
         _failed_commands.error("a command of the PLC failed: %s", error)
         if isinstance(error, CommandRefusedError):
-            return refusal(error.reason), 0
+            return registers.refusal(error.reason), 0
         return Outcome.NO_ACCESS if isinstance(error, AccessError) else Outcome.NO_REPLY, 0
     return (Outcome.ANNOUNCED, 0) if isinstance(reply, Announced) else (Outcome.DONE, reply.frame_number)
 
@@ -333,15 +297,15 @@ def run_bridge(line: str) -> None:
 
 
 async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
-    places, cameras = IdMap.of(config), [camera_block(place + 1) for place in range(len(config.cameras))]
-    bank = RegisterBank(register_map(len(cameras)), modbus.word_order)
+    places = IdMap.of(config)
+    bank = registers.RegisterBank(registers.register_map(len(config.cameras)), modbus.word_order)
     events, journal = (endpoint_of(line, name, KeyFiles()) for name in ("events", "journal"))
-    commands = None if config.commands.bind is None else endpoint_of(line, "commands", KeyFiles())
-    latest, mailbox = LatestVerdicts(bank, cameras, places), Mailbox(bank)
+    at_line = None if config.commands.bind is None else endpoint_of(line, "commands", KeyFiles())
+    blocks, mailbox = LineBlocks(bank, places), Mailbox(bank)
     loop, executing = asyncio.get_running_loop(), set[asyncio.Task[None]]()
 
     async def answer(request: Request) -> None:
-        registers.answered(request, await in_thread("modbus command", lambda: execute(commands, places, request)))
+        requests.answered(request, await in_thread("modbus command", lambda: execute(at_line, places, request)))
 
     def begin(request: Request) -> None:
         executing.add(task := loop.create_task(answer(request)))
@@ -354,14 +318,14 @@ async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
         ) as results:
             feed(results, places, mailbox, loop.call_soon_threadsafe, is_over)
 
-    registers = CommandRegisters(bank, places, begin)
+    requests = CommandRegisters(bank, places, begin)
     ended: asyncio.Future[None] = loop.create_future()
     end_by_signals(ended)
-    with LineState(*events, on_live=lambda live: loop.call_soon_threadsafe(latest.take, live)) as state:
-        status, server = StatusBlock(bank, state, places, cameras, latest), ModbusServer(bank, modbus)
+    with LineState(*events, on_live=lambda live: loop.call_soon_threadsafe(blocks.take, live)) as state:
+        server = ModbusServer(bank, modbus)
         await server.start()
         logger.info("Modbus TCP on %s, results of %s as consumer %s", modbus.listen, journal[0], modbus.name)
         try:
-            await serve(ended, follow, status.refresh, f"Modbus TCP on {modbus.listen}")
+            await serve(ended, follow, lambda: blocks.refresh(state), f"Modbus TCP on {modbus.listen}")
         finally:
             await server.close()

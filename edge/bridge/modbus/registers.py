@@ -338,8 +338,8 @@ class Entry:
 
     def registers(self) -> dict[str, Value]:
         """Return the values of the mailbox, without `acknowledged`."""
-        id_: Mapping[str, Value] = {"seq": self.seq, "journal_id": id_bytes(self.journal_id)}
-        return {**NOTHING, **id_, **self.values, "kind": self.kind, "number": self.number}
+        id_ = id_bytes(self.journal_id)
+        return {**NOTHING, "seq": self.seq, "journal_id": id_, **self.values, "kind": self.kind, "number": self.number}
 
 
 def result_values(event: VerdictEvent, places: IdMap) -> dict[str, Value]:

@@ -14,14 +14,14 @@ import json
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 import msgspec
 from asyncua import Node, Server, ua
 from asyncua.server.event_generator import EventGenerator
 
-from heatline.edge.bridge.line import EVALUATIONS, time_at
+from heatline.edge.bridge.line import EVALUATIONS
 from heatline.edge.wire.events import Account, CameraState, Handshake, StatusEvent, VerdictEvent
 
 Values = Mapping[str, Any]
@@ -55,6 +55,10 @@ def _result_state(event: VerdictEvent) -> int:
     return 4 if event.reason.startswith("failed.") else 3
 
 
+def _captured_at(event: VerdictEvent) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=event.times.captured_at_ns // 1000)
+
+
 def _details(event: VerdictEvent) -> str:
     return "" if event.reason is None else ": ".join(filter(None, (event.reason, event.detail)))
 
@@ -67,7 +71,7 @@ RESULT_FIELDS: tuple[Field[VerdictEvent], ...] = (
     Field("ResultState", Int32, _result_state),
     Field("ResultEvaluationDetails", String, _details),
     Field("PartId", String, lambda r: r.part_id or ""),
-    Field("CreationTime", DateTime, lambda r: time_at(r.times.captured_at_ns)),
+    Field("CreationTime", DateTime, _captured_at),
     Field("ExternalRecipeId", String, lambda r: r.product or ""),
     Field("InternalRecipeId", String, lambda r: r.bundle.digest if r.bundle else ""),
     Field("Camera", String, lambda r: r.camera),

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
 from typing import Any
 
 from asyncua import ua
@@ -21,28 +20,11 @@ from heatline.edge.bridge.line import (
     serve,
     unjournalled_results,
 )
-from heatline.edge.bridge.opcua.address_space import (
-    RECIPE_PREPARED,
-    RECIPES,
-    RESULT_FIELDS,
-    RESULT_READY,
-    RESULTS,
-    RESULTS_LOST,
-    AddressSpace,
-    Argument,
-    Boolean,
-    Counters,
-    Int32,
-    Method,
-    String,
-    Values,
-    values_of,
-)
+from heatline.edge.bridge.opcua import address_space as nodes
+from heatline.edge.bridge.opcua.address_space import AddressSpace, Boolean, Int32, String
 from heatline.edge.bridge.opcua.server import BridgeServer, Certificates, caller, fingerprint_of
-from heatline.edge.config.bridges import OpcuaConfig
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client import Commander
-from heatline.edge.delivery.follow import BYTES_UNACKNOWLEDGED
 from heatline.edge.delivery.follower import Follower
 from heatline.edge.errors import CommandRefusedError, EventsLostError, HeatlineError, MessageError
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, name_of
@@ -59,7 +41,7 @@ TOPICS = VERDICTS, "journal"
 TICK_SECONDS = 0.1
 """So soon, clients' acknowledgements reach the line."""
 EVENTS_AT_ONCE = 100
-LARGEST_CONTENT_BYTES = 65536
+LARGEST_CONTENT_BYTES, LARGEST_HELD_BYTES = 65536, 4 << 20
 SELECT_WITHIN_SECONDS = 120.0
 """A large bundle takes so long to be verified and compiled."""
 
@@ -72,19 +54,19 @@ LONGEST_PRODUCT = 64
 """Characters of a product's name."""
 Error = IntEnum("Error", {"OK": 0, "REFUSED": -1, "NO_REPLY": -2, "NO_COMMANDS": -3, "BUSY": -4, "UNKNOWN_RESULT": -5})
 """`Error` of a method. As in the specifications, 0 is OK, and an application's own errors are negative."""
-_RESULT: tuple[Argument, ...] = (
-    *((field.name, field.kind, False) for field in RESULT_FIELDS),
+_RESULT: tuple[nodes.Argument, ...] = (
+    *((field.name, field.kind, False) for field in nodes.RESULT_FIELDS),
     ("ResultContent", String, False),
     ("Error", Int32, False),
 )
-METHODS: dict[str, tuple[Sequence[Argument], Sequence[Argument]]] = {
-    f"{RESULTS}.GetResultById": ((("ResultId", String, False),), _RESULT),
-    f"{RESULTS}.GetResultIdList": ((), (("ResultIdList", String, True), ("Error", Int32, False))),
-    f"{RESULTS}.AcknowledgeResults": (
+METHODS: dict[str, tuple[Sequence[nodes.Argument], Sequence[nodes.Argument]]] = {
+    f"{nodes.RESULTS}.GetResultById": ((("ResultId", String, False),), _RESULT),
+    f"{nodes.RESULTS}.GetResultIdList": ((), (("ResultIdList", String, True), ("Error", Int32, False))),
+    f"{nodes.RESULTS}.AcknowledgeResults": (
         (("ResultIds", String, True),),
         (("ErrorPerResultId", Int32, True), ("Error", Int32, False)),
     ),
-    f"{RECIPES}.PrepareRecipe": (
+    f"{nodes.RECIPES}.PrepareRecipe": (
         (("ExternalId", String, False),),
         (("InternalIdOut", String, False), ("IsCompleted", Boolean, False), ("Error", Int32, False)),
     ),
@@ -97,7 +79,7 @@ class HeldResult:
     """A result as its fields, and its event."""
 
     id: str
-    values: Values
+    values: nodes.Values
     content: str
     """The event as JSON; empty if it is too long to be held."""
 
@@ -106,7 +88,7 @@ class HeldResults:
     """Holds results in the order of the journal.
 
     Args:
-        at_most: number of results that are held. If they wait for clients, the line limits their number instead.
+        at_most: number of results that are held. If they wait for clients, add no more than there is `room` for.
         wait: whether each is held until a client acknowledges it; otherwise it is done at once.
     """
 
@@ -114,20 +96,21 @@ class HeldResults:
         self._at_most, self._wait = at_most, wait
         self._results: dict[str, HeldResult] = {}
         self._in_hand: deque[tuple[Delivered, HeldResult | None]] = deque()
-        """Events that the line has no acknowledgement of, and their results."""
+        """Events after the first result that waits, and their results."""
         self.latest: HeldResult | None = None
         """It can be got even if it is acknowledged."""
-        self.done_through: Delivered | None = None
-        """Up to this event, none needs room at the line any more. Any thread may read it."""
         self.settled_through: Delivered | None = None
         """After this result, all events come again at the next start: a report of a loss has no acknowledgement. Any
         thread may read it."""
 
     @property
-    def is_full(self) -> bool:
-        """Whether no more results come before clients have acknowledged some: the latest may not be the line's."""
-        held_bytes = sum(len(event.header) for event, _ in self._in_hand)  # the line sends no more beyond a limit
-        return self._wait and (len(self._in_hand) >= self._at_most or held_bytes >= BYTES_UNACKNOWLEDGED)
+    def room(self) -> int:
+        """How many events can be added at once. Any thread may read it.
+
+        0: none comes before clients have acknowledged some, and the latest may not be the line's.
+        """
+        held_bytes = sum(len(event.header) for event, _ in list(self._in_hand))
+        return min(EVENTS_AT_ONCE, self._at_most - len(self._in_hand)) if held_bytes < LARGEST_HELD_BYTES else 0
 
     @property
     def ids(self) -> list[str]:
@@ -164,35 +147,29 @@ class HeldResults:
             if self._wait and result is not None and result.id in self._results:
                 return
             self._in_hand.popleft()
-            self.done_through = event
             if result is not None:
                 self.settled_through = event
 
 
 class Bridge:
-    """The server of one line.
+    """The server of one line, which is named by its name or its file.
 
-    Args:
-        folder: of its certificates.
-        events, journal, commands: where the line is reached, and with which keys; None: it takes no commands.
+    Raises:
+        ConfigError: the line's file has no table `[opcua]`, or cannot be used.
     """
 
-    def __init__(
-        self,
-        line: str,
-        cameras: list[str],
-        config: OpcuaConfig,
-        folder: Path,
-        events: Endpoint,
-        journal: Endpoint,
-        commands: Endpoint | None,
-    ) -> None:
-        self._config, self._events, self._journal, self._commands = config, events, journal, commands
-        self._certificates = Certificates(folder, line, config.host_port[0])
-        self._server = BridgeServer(f"heatline {line}", self._certificates, config)
-        self._space = AddressSpace(self._server, cameras)
-        self._held = HeldResults(config.hold, wait=config.acknowledge == "client")
-        self._counters = Counters()
+    def __init__(self, line: str, key_files: KeyFiles) -> None:
+        config, name = load_with_table(line, "opcua"), name_of(line)
+        assert config.opcua is not None
+        self._config = opcua = config.opcua
+        self._events, self._journal = (endpoint_of(line, socket, key_files) for socket in ("events", "journal"))
+        self._commands = None if config.commands.bind is None else endpoint_of(line, "commands", key_files)
+        folder = opcua.folder or state_folder() or file_of(line).absolute().parent / "opcua"
+        self._certificates = Certificates(folder, name, opcua.host_port[0])
+        self._server = BridgeServer(f"heatline {name}", self._certificates, opcua)
+        self._space = AddressSpace(self._server, [camera.name for camera in config.cameras])
+        self._held = HeldResults(opcua.hold, wait=opcua.acknowledge == "client")
+        self._counters = nodes.Counters()
         self._losses, self._refused = RateLimitedLog(logger), RateLimitedLog(logger)
         self._preparing: asyncio.Task[list[Any]] | None = None
         self._loop = asyncio.get_running_loop()
@@ -222,27 +199,25 @@ class Bridge:
             address,
             self._config.name,
             topics=TOPICS,
-            window=self._config.hold,
             start=self._config.start,
             timeout_s=TICK_SECONDS,
-            explicit=True,
             keep_position=True,
             keys=keys,
         ) as events:
-            acknowledged: Delivered | None = None
             while not is_over.is_set():
+                room = self._held.room
+                if room == 0:
+                    events.hold()
+                    is_over.wait(TICK_SECONDS)
+                    continue
                 try:
-                    news: News = events.receive_batch(EVENTS_AT_ONCE)
+                    news: News = events.receive_batch(room)
                 except EventsLostError as lost:
                     news = lost
                 if news:
                     asyncio.run_coroutine_threadsafe(self._take(news), self._loop).result()
-                done = self._held.done_through
-                if done is not None and done is not acknowledged:
-                    events.acknowledge(done)
-                    if self._held.settled_through is not None:
-                        events.settle(self._held.settled_through)
-                    acknowledged = done
+                if self._held.settled_through is not None:
+                    events.settle(self._held.settled_through)
 
     async def _refresh(self, line: LineState) -> None:
         """Write the line's state, and disconnect clients that are not allowed any more."""
@@ -252,7 +227,7 @@ class Bridge:
     async def _take(self, news: News) -> None:
         """Offer what came from the journal, or report what will never come."""
         if isinstance(news, EventsLostError):
-            # Done once reported, as it takes a place in the window; it is settled with the next result.
+            # It takes no place once it is reported, and is settled with the next result.
             self._held.add(Delivered(news.journal_id, news.through_seq, b""), None)
             await self._lose(news.through_seq - news.after_seq, str(news))
             return
@@ -277,11 +252,11 @@ class Bridge:
         held = None
         if isinstance(event, VerdictEvent):
             content = delivered.header.decode() if len(delivered.header) <= LARGEST_CONTENT_BYTES else ""
-            held = HeldResult(delivered.key, values_of(RESULT_FIELDS, event), content)
+            held = HeldResult(delivered.key, nodes.values_of(nodes.RESULT_FIELDS, event), content)
         self._held.add(delivered, held)
         if held is not None and isinstance(event, VerdictEvent):
             message, at = f"{event.camera}: {event.verdict}", held.values["CreationTime"]
-            await self._space.emit(RESULT_READY, held.values, message, held.id, at)
+            await self._space.emit(nodes.RESULT_READY, held.values, message, held.id, at)
         return held
 
     async def _lose(self, events: int, sentence: str) -> None:
@@ -290,17 +265,17 @@ class Bridge:
         self._counters.lost += max(1, events)  # a client that watches the counter must see every loss
         self._counters.last_loss = sentence
         await self._count()
-        await self._space.emit(RESULTS_LOST, {"LostEvents": self._counters.lost}, sentence)
+        await self._space.emit(nodes.RESULTS_LOST, {"LostEvents": self._counters.lost}, sentence)
 
     async def _count(self) -> None:
         self._counters.held = len(self._held.ids)
-        await self._space.write_counters(self._counters, latest_is_newest=not self._held.is_full)
+        await self._space.write_counters(self._counters, latest_is_newest=self._held.room > 0)
 
     # Methods.
 
     async def _add_methods(self) -> None:
         """Add the methods to the address space."""
-        functions: tuple[Method, ...] = (
+        functions: tuple[nodes.Method, ...] = (
             self._get_result_by_id,
             self._get_result_id_list,
             self._acknowledge_results,
@@ -356,7 +331,7 @@ class Bridge:
         bundle, error, detail = await in_thread("opcua select", select)
         logger.info("product %s: %s", on_one_line(product), detail)
         values = {"ExternalId": product, "InternalId": bundle, "Error": error}
-        await self._space.emit(RECIPE_PREPARED, values, detail)
+        await self._space.emit(nodes.RECIPE_PREPARED, values, detail)
         return [bundle, True, error]
 
     def _is_allowed(self, method: str) -> bool:
@@ -371,19 +346,11 @@ class Bridge:
 def run_bridge(line: str, key_files: KeyFiles, announce: Callable[[str], None]) -> None:
     """Run a line's OPC UA bridge until SIGTERM or Ctrl-C.
 
-    Raises: as `Bridge.run`, and ConfigError: the line's file has no table `[opcua]`, or cannot be used.
+    Raises: as `Bridge` and `Bridge.run`.
     """
-    config = load_with_table(line, "opcua")
-    opcua = config.opcua
-    assert opcua is not None
-    folder = opcua.folder or state_folder(otherwise=file_of(line).absolute().parent / "opcua")
-    assert folder is not None
-    events, journal = (endpoint_of(line, socket, key_files) for socket in ("events", "journal"))
-    commands = None if config.commands.bind is None else endpoint_of(line, "commands", key_files)
 
     async def run() -> None:
-        cameras = [camera.name for camera in config.cameras]
-        bridge = Bridge(name_of(line), cameras, opcua, folder, events, journal, commands)
+        bridge = Bridge(line, key_files)
         end_by_signals(bridge.ended)
         await bridge.run(announce)
 

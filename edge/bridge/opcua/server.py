@@ -37,6 +37,7 @@ from heatline.edge import __version__
 from heatline.edge.config.bridges import OpcuaConfig
 from heatline.edge.errors import AccessError, DeliveryError
 from heatline.edge.keys import KeyStore, read_private, write_new
+from heatline.edge.util.files import writing
 from heatline.edge.util.rate_limited_log import FaultLog, RateLimitedLog
 from heatline.edge.util.text import on_one_line
 
@@ -75,13 +76,9 @@ class Certificates:
 
     def __init__(self, folder: Path, line: str, host: str) -> None:
         self._folder, self._faults = folder, FaultLog(logger)
-        try:
+        with writing(folder, AccessError, or_else=", or set opcua.folder to a folder of this user"):
             for each in (*(folder / "allowed" / role for role in ROLES), folder / "rejected"):
                 each.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise AccessError(
-                f"{folder} cannot be written ({error.strerror}); set opcua.folder to a folder of this user"
-            ) from error
         self.key_path, self.certificate_path = folder / "server.key", folder / "server.der"
         if not self.key_path.exists() and not self.certificate_path.exists():
             self._make(line, host)
@@ -118,21 +115,16 @@ class Certificates:
         fingerprint = fingerprint_of(certificate)
         if self.role_of(fingerprint) is not None:
             return None
-        file, allowed = self._store_rejected(certificate, fingerprint), self._folder / "allowed"
-        return (
-            f"its certificate {_name_of(certificate)!r} (sha256 {fingerprint}) is not allowed; if the fingerprint is "
-            f"the client's, move {file} to {allowed / 'read'} or {allowed / 'command'}"
-        )
-
-    def _store_rejected(self, certificate: x509.Certificate, fingerprint: str) -> Path:
-        folder = self._folder / "rejected"
-        name = re.sub(r"[^A-Za-z0-9_-]", "_", _name_of(certificate))[:40]
-        path = folder / f"{name}-{fingerprint[:16]}.der"
+        name, rejected, allowed = _name_of(certificate), self._folder / "rejected", self._folder / "allowed"
+        file = rejected / f"{re.sub('[^A-Za-z0-9_-]', '_', name)[:40]}-{fingerprint[:16]}.der"
         with contextlib.suppress(OSError):  # a full disk is not a reason to end; the log has the fingerprint
-            path.write_bytes(certificate.public_bytes(serialization.Encoding.DER))
-            for old in sorted(folder.iterdir(), key=lambda each: each.lstat().st_mtime_ns)[:-REJECTED_AT_MOST]:
+            file.write_bytes(certificate.public_bytes(serialization.Encoding.DER))
+            for old in sorted(rejected.iterdir(), key=lambda each: each.lstat().st_mtime_ns)[:-REJECTED_AT_MOST]:
                 old.unlink()
-        return path
+        return (
+            f"its certificate {name!r} (sha256 {fingerprint}) is not allowed; if the fingerprint is the client's, move "
+            f"{file} to {allowed / 'read'} or {allowed / 'command'}"
+        )
 
     def _make(self, line: str, host: str) -> None:
         here = socket.gethostname()

@@ -11,11 +11,11 @@ import pyarrow.dataset as ds
 import xxhash
 
 from heatline.edge import __version__
-from heatline.edge.archive.run import Job, Loaded, Worker, files_of, inspect_part, key_of
+from heatline.edge.archive.run import Job, Worker, files_of, inspect_part, key_of
 from heatline.edge.archive.source import folder_of, list_source
 from heatline.edge.archive.verdicts import Plan, Row, write_plan, write_verdicts
 from heatline.edge.bundle import Bundle
-from heatline.edge.frames import BadFrame
+from heatline.edge.frames import BadFrame, Frame
 from tests.conftest import write_picture
 from tests.small_bundle import dark_square, white_frame
 
@@ -69,12 +69,12 @@ def parts_in(dest: Path) -> list[Path]:
     return sorted(dest.glob("verdicts/*/part-*.parquet"))
 
 
-def load_and_die(worker: Worker, row: Row) -> Loaded:
+def load_and_die(worker: Worker, row: Row) -> tuple[str | None, Frame | BadFrame]:
     """Load a picture; one with the content `DEADLY` kills this process."""
-    loaded = load_as_ever(worker, row)
-    if isinstance(loaded.frame, BadFrame) and loaded.content == xxhash.xxh3_64_hexdigest(DEADLY):
+    content, frame = load_as_ever(worker, row)
+    if isinstance(frame, BadFrame) and content == xxhash.xxh3_64_hexdigest(DEADLY):
         os.kill(os.getpid(), signal.SIGKILL)
-    return loaded
+    return content, frame
 
 
 def inspect_part_and_die(*arguments: Any) -> tuple[list[pa.Table], list[str]]:
