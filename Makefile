@@ -43,7 +43,7 @@ test-long: $(VENV)/.dev ## Run the long forms of these tests, and many more exam
 	$(BIN)/python -m pytest $(PARALLEL) -m "long or hypothesis" --hypothesis-profile long $(PYTEST_ARGS)
 
 test-line-pc: $(VENV)/.line-pc ## Run the property tests of edge without torch, with what a line PC has
-	$(BIN)/python -m pytest tests/edge --ignore tests/edge/archive -m "hypothesis and not long" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/edge -m "hypothesis and not long" $(PYTEST_ARGS)
 
 check: $(VENV)/.dev ## Check lint, format and types
 	$(BIN)/ruff check .

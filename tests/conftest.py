@@ -129,7 +129,7 @@ TOGETHER = {
     "installing": ("tests/systemd/test_boot.py", "tests/systemd/test_install.py"),
 }  # fmt: skip
 """Files that one process runs: imports for an export take some seconds per process, an installation takes more."""
-LONGEST = ("tests/systemd/", TOGETHER["exporting"], "tests/train/", "tests/edge/archive/", "tests/edge/test_bridges.py")
+LONGEST = ("tests/systemd/", TOGETHER["exporting"], "tests/train/", "tests/archive/", "tests/edge/test_bridges.py")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -24,7 +24,8 @@ INTERRUPTED = 130
 EDGE, TRAIN, EXPORT = "heatline.edge.cli", "heatline.train.commands", "heatline.export"
 COMMANDS = {
     **dict.fromkeys(("run", "status", "reload", "select", "trigger"), f"{EDGE}.line"),
-    **dict.fromkeys(("inspect", "archive"), f"{EDGE}.archive"),
+    "inspect": f"{EDGE}.inspect",
+    "archive": "heatline.archive.command",
     **dict.fromkeys(("watch", "view"), f"{EDGE}.watch"),
     **{
         name: f"{EDGE}.{name}" for name in ("new", "cameras", "bundle", "calibrate", "keys", "check", "shadow", "label")

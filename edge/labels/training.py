@@ -1,5 +1,5 @@
-"""Trains on the pictures of a folder, for its page: `heatline train`, then `heatline export`, at the lowest priority. If
-the page ends, they go on, and it knows no more of them than what they write."""
+"""Trains on the pictures of a folder, for its page: `heatline train`, then `heatline export`, with the lowest priority.
+If the page ends, they go on, and it knows no more of them than what they write."""
 
 import re
 import subprocess

@@ -17,10 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge import __version__
-from heatline.edge.archive.run import Job, Worker, key_of, read_ahead
-from heatline.edge.archive.source import Listed, list_source
-from heatline.edge.archive.verdicts import (
+from heatline.archive.run import Job, Worker, key_of, read_ahead
+from heatline.archive.source import Listed, list_source
+from heatline.archive.verdicts import (
     PICTURES,
     SCHEMA,
     Row,
@@ -30,10 +29,11 @@ from heatline.edge.archive.verdicts import (
     read_plan,
     read_verdicts,
 )
+from heatline.edge import __version__
 from heatline.edge.bundle import Bundle, open_bundle
 from heatline.edge.errors import ConfigError, InputError
+from tests.archive.archives import inspected_here, table_of, write_archive
 from tests.command import heatline
-from tests.edge.archive.archives import inspected_here, table_of, write_archive
 from tests.golden import assert_golden
 from tests.small_bundle import bundle_in, copy_of, edit_manifest
 
@@ -167,7 +167,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 from heatline.edge.bundle import open_bundle
-from tests.edge.archive.archives import plan_of, worker_of
+from tests.archive.archives import plan_of, worker_of
 
 def peak_mb():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024

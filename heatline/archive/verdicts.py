@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from heatline.edge.archive.source import Listed
+from heatline.archive.source import Listed
 from heatline.edge.errors import InputError, last_line
 from heatline.edge.util.files import replacing, writing
 

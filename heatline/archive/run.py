@@ -20,9 +20,8 @@ import pyarrow as pa
 import xxhash
 from msgspec.structs import asdict
 
-from heatline.edge import __version__
-from heatline.edge.archive.source import folder_of, list_source
-from heatline.edge.archive.verdicts import (
+from heatline.archive.source import folder_of, list_source
+from heatline.archive.verdicts import (
     PART_PICTURES,
     PICTURES,
     SCHEMA,
@@ -36,6 +35,7 @@ from heatline.edge.archive.verdicts import (
     write_plan,
     write_verdicts,
 )
+from heatline.edge import __version__
 from heatline.edge.bundle import Bundle, open_bundle, open_verified_engine
 from heatline.edge.bundle.signature import SIGNATURE
 from heatline.edge.bundle.store import MANIFEST

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from heatline.edge.archive import run
+from heatline.archive import run
 from heatline.edge.bundle import Bundle
+from tests.archive import archives
+from tests.archive.archives import DEADLY, Table, inspected_here, parts_in, plan_of, table_of, write_archive
 from tests.command import HEATLINE, complaint, heatline, process_env
-from tests.edge.archive import archives
-from tests.edge.archive.archives import DEADLY, Table, inspected_here, parts_in, plan_of, table_of, write_archive
 from tests.edge.lines import tree
 from tests.edge.secured import free_port, until
 from tests.ray_head import ray_head

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import xxhash
 
+from heatline.archive.run import Job, Worker, files_of, inspect_part, key_of
+from heatline.archive.source import folder_of, list_source
+from heatline.archive.verdicts import Plan, Row, write_plan, write_verdicts
 from heatline.edge import __version__
-from heatline.edge.archive.run import Job, Worker, files_of, inspect_part, key_of
-from heatline.edge.archive.source import folder_of, list_source
-from heatline.edge.archive.verdicts import Plan, Row, write_plan, write_verdicts
 from heatline.edge.bundle import Bundle
 from heatline.edge.frames import BadFrame, Frame
 from tests.conftest import write_picture
