@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import msgspec
@@ -99,6 +99,11 @@ class Api:
         self._line, self._socket, self._journal, self._choose = line, socket, journal, choose
         self._references, self._file = References(file), file
 
+    @cached_property
+    def _collected(self) -> Path:
+        """The folder into which the line collects. It changes only at a restart, whatever the file says meanwhile."""
+        return collect_folder(self._file, load_config(self._file))
+
     def routes(self) -> list[Route]:
         """Return all routes."""
         of_picture = "/api/pictures/{id}"
@@ -179,7 +184,7 @@ class Api:
         return json({"rows": [row_of(event) for event in shown], "count": count})
 
     def collected(self, _: Request) -> Response:
-        return json(count_collected(collect_folder(self._file, load_config(self._file))))
+        return json(count_collected(self._collected))
 
     def why(self, request: Request) -> Response:
         found = self._find(request.path_params["id"])
@@ -265,8 +270,7 @@ class Api:
     def _keep(self, picture: HeldPicture, kind: MarkKind) -> str:
         """Keep a frame of a line that collects under its label; return how an error goes on from there."""
         label: Label = "good" if kind == "good" else "defective" if kind == "defective" else "unlabelled"
-        folder = LabelFolder(collect_folder(self._file, load_config(self._file)))
-        path = folder.put(name_of(picture.event), encode_frame(picture.image), label)
+        path = LabelFolder(self._collected).put(name_of(picture.event), encode_frame(picture.image), label)
         return f"{path} is kept, and who kept it is not known: "
 
     def _review_of(self, picture: HeldPicture) -> Review | None:
