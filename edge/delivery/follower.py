@@ -294,6 +294,8 @@ class Follower(Client):
 
     def _begin(self, following: wire.Following) -> None:
         """Start after the event that the line names."""
+        if following.name != self._request.name:
+            raise MessageError(f"the line follows {following.name!r}, expected {self._request.name!r}")
         before, after_seq, newest_seq = self._journal_id, self._received_seq, self._newest_seq
         if before is None and following.former is not None:
             before, after_seq, newest_seq = following.former.journal_id, following.former.acked_seq, 0
