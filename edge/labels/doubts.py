@@ -12,21 +12,21 @@ from heatline.edge.util.text import utf8_safe
 RUNS = "runs"
 
 
-class Frame(msgspec.Struct):
+class _Limited(msgspec.Struct):
+    score_threshold: float
+
+
+class _Frame(msgspec.Struct):
     image: str
     score: float
     threshold: float | None = None
 
 
-class _Calibration(msgspec.Struct):
-    score_threshold: float
-
-
 class _Evaluation(msgspec.Struct):
     """What is read of a run's `report/evaluation.json`."""
 
-    frames: list[Frame]
-    calibration: _Calibration
+    frames: list[_Frame]
+    calibration: _Limited
 
 
 def newest_run(folder: Path) -> Path | None:

@@ -3,16 +3,15 @@ it: `good/`, `defective/`, or `unlabelled/`, which a training leaves out."""
 
 import contextlib
 import os
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from heatline.edge.errors import InputError
 from heatline.edge.images import SUFFIXES
-from heatline.edge.labels.places import Corners, read_places, write_places
+from heatline.edge.labels.places import read_places, write_places
 from heatline.edge.picture_folders import (
     ANNOTATIONS,
     DEFECTIVE,
@@ -75,10 +74,8 @@ class LabelFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._pictures: dict[str, Labelled] = {}
-        self._stamps: dict[str, int] = {}
-        """When the folders had changed that the pictures lie in, ns."""
-        self._reading = threading.RLock()
+        self._read: tuple[dict[str, int], dict[str, Labelled]] = {}, {}
+        """When the folders had changed that the pictures lie in, ns; and the pictures."""
         with writing(folder):
             make_folder(folder)
             there = [child for child in sorted(folder.iterdir()) if child.is_dir()]
@@ -135,11 +132,10 @@ class LabelFolder:
         Raises:
             InputError: it cannot be read.
         """
-        with self._reading:
-            if not self._stamps or any(_stamp(each) != at for each, at in self._stamps.items()):
-                with writing(self.folder):
-                    self._read()
-            return self._pictures
+        stamps, pictures = self._read
+        if not stamps or any(_stamp(each) != at for each, at in stamps.items()):
+            self._read = _, pictures = self._look()
+        return pictures
 
     def relabel(self, name: str, label: Label, seen: tuple[Label, int], areas: Areas | None = None) -> Labelled:
         """Label a picture, by one atomic move; what is below the label's folder stays, as a day or a class.
@@ -155,18 +151,15 @@ class LabelFolder:
         with self._locked(), writing(self.folder):
             before = self.pictures().get(name)
             if before is not None and not before.path.exists():
-                self._stamps.clear()
+                self._read = self._look()
                 before = self.pictures().get(name)
             if before is None or (before.label, before.places) != seen:
                 raise ChangedMeanwhileError(name, before)
-            if before.twin is not None:
-                raise InputError(
-                    f"{before.path} and {before.twin} have one name, so a label could not tell them apart; rename one"
-                )
             below = self._below(before.path)
             after = before.path if label == before.label else self._of[label] / below
-            if after != before.path and after.exists():
-                raise InputError(f"{after} exists already, and is not replaced; rename one of the two pictures")
+            twin = after if after != before.path and after.exists() else before.twin
+            if twin is not None:
+                raise InputError(f"{before.path} and {twin} have one name, and none is replaced; rename one of them")
             file, aside = self._places_file(below), self._aside(below)
             if areas is not None:
                 to = file if before.label == "defective" or file.exists() else aside
@@ -179,16 +172,15 @@ class LabelFolder:
                 sync_folder(after.parent)
             if label == "defective":
                 self._bring_back(below)
-            if self._places.exists():
-                sync_folder(file.parent if file.parent.exists() else self._places)
+            if file.parent.exists():
+                sync_folder(file.parent)
             now = Labelled(after, label, _stamp(file) // 1000)
-            with self._reading:
-                self._pictures = self._pictures | {name: now}
-                touched = map(str, (before.path.parent, after.parent, file.parent))
-                self._stamps |= {each: _stamp(each) for each in touched}
+            stamps, pictures = self._read
+            touched = {str(path.parent) for path in (before.path, after, file)}
+            self._read = stamps | {each: _stamp(each) for each in touched}, pictures | {name: now}
             return now
 
-    def places_of(self, picture: Labelled) -> tuple[Areas, list[Corners]]:
+    def places_of(self, picture: Labelled) -> tuple[object, list[dict[str, Any]]]:
         """Return the places of a picture's defects, see `read_places`."""
         return read_places(self._places_file(self._below(picture.path)))
 
@@ -222,7 +214,7 @@ class LabelFolder:
         finally:
             os.close(fd)
 
-    def _read(self) -> None:
+    def _look(self) -> tuple[dict[str, int], dict[str, Labelled]]:
         recent = time.time_ns() - RECENT_NS
         found: defaultdict[str, list[tuple[Path, Label]]] = defaultdict(list)
         places, stamps = dict[str, int](), dict[str, int]()
@@ -246,7 +238,7 @@ class LabelFolder:
                 twin = next((other for other, _ in paths if other is not path), None)
                 below = self._below(path) if twin is None else path.relative_to(self.folder)
                 pictures[utf8_safe(below.as_posix())] = Labelled(path, label, places.get(key, 0) // 1000, twin)
-        self._pictures, self._stamps = pictures, stamps
+        return stamps, pictures
 
 
 def label_of(parts: tuple[str, ...]) -> Label | None:
@@ -267,24 +259,21 @@ def _require_labels_by_folder(folder: Path, there: list[Path]) -> None:
     """Refuse a folder whose pictures may not be moved without what says more of them."""
     others = PARTS | IMAGES | ANNOTATIONS - {PLACES}
     found = [f"{child.name}/" for child in there if child.name.casefold() in others]
-    found += ["labels.csv"] if (folder / "labels.csv").exists() else []
-    if found:
+    if found or (folder / "labels.csv").exists():
         raise InputError(
-            f"{folder} holds {found[0]}, so not its folders alone say which pictures are defective, and a picture that "
-            "is moved would lose its annotation; name a folder of pictures, or one with good/ and defective/"
+            f"{folder} holds {(*found, 'labels.csv')[0]}, so not its folders alone say which pictures are defective; "
+            "name a folder of pictures, or one with good/ and defective/"
         )
     layout = layout_of(folder)
-    classes = [root.defect for root in layout.roots if root.defect] if layout else []
-    if classes:
+    for name in [root.defect for root in layout.roots if root.defect] if layout else []:
         raise InputError(
-            f"{folder} holds a folder for each class of defects, as {classes[0]}/; move these into defective/, as "
-            f"defective/{classes[0]}/, and label again"
+            f"{folder} holds a folder for each class of defects; move {name}/ into defective/, as defective/{name}/"
         )
     files = Root(folder).files
     pictures = {path.with_suffix("") for path in files if path.suffix.lower() in SUFFIXES}
     for path in files:
         if path.suffix.lower() in BESIDE and path.with_suffix("") in pictures:
             raise InputError(
-                f"{path} lies beside its picture, which is moved when it is labelled; move LabelMe files into "
-                f"{folder / PLACES}, or other annotations away"
+                f"{path} lies beside its picture, which a label moves; move LabelMe's files into {folder / PLACES}, "
+                "others away"
             )

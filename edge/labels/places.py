@@ -24,26 +24,17 @@ DRAWN = "heatline"
 """Key of what was drawn, and flag of its shapes. Shapes of other programs stay as they are."""
 
 
-class Shape(msgspec.Struct):
-    """What the page shows of a shape of LabelMe."""
-
-    points: Corners
-    shape_type: str = "polygon"
-
-
-def read_places(file: Path) -> tuple[Areas, list[Corners]]:
-    """Return what was drawn here, and the polygons of other programs; both are empty if there is no file.
+def read_places(file: Path) -> tuple[object, list[dict[str, Any]]]:
+    """Return what was drawn here, as `Areas`, and LabelMe's shapes of other programs; both are empty without a file.
 
     Raises:
         InputError: it is not LabelMe's JSON.
     """
-    content, others = _read(file)
     try:
-        areas = msgspec.convert(content.get(DRAWN, {}), Areas)
-        shapes = msgspec.convert(others, list[Shape])
-    except msgspec.ValidationError as error:
-        raise InputError(f"{file} cannot be shown ({error}); expected LabelMe's JSON, remove or mend it") from error
-    return areas, [_corners(shape) for shape in shapes]
+        content = _read(file)
+        return content.get(DRAWN, {}), [each for each in content["shapes"] if not (each.get("flags") or {}).get(DRAWN)]
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, AttributeError, TypeError) as error:
+        raise InputError(f"{file} is not a LabelMe annotation ({error}); remove it, or export it again") from error
 
 
 def write_places(file: Path, areas: Areas, image: Path, moved_to: Path) -> None:
@@ -55,7 +46,7 @@ def write_places(file: Path, areas: Areas, image: Path, moved_to: Path) -> None:
         InputError: a place does not lie in the picture, or picture or file cannot be read.
         OSError: the file cannot be written.
     """
-    content, others = _read(file)
+    _, others = read_places(file)
     height, width = read_rgb(image).shape[:2]
     shapes: list[tuple[str, Corners]] = []
     for x, y, w, h in areas.boxes_xywh:
@@ -74,16 +65,8 @@ def write_places(file: Path, areas: Areas, image: Path, moved_to: Path) -> None:
         {"label": DEFECT, "points": points, "group_id": None, "shape_type": kind, "flags": {DRAWN: True}}
         for kind, points in shapes
     ]
-    content |= {
-        "version": "5.5.0",
-        "flags": content.get("flags", {}),
-        "shapes": [*others, *own],
-        "imagePath": os.path.relpath(moved_to, file.parent),
-        "imageData": None,
-        "imageHeight": height,
-        "imageWidth": width,
-        DRAWN: areas,
-    }
+    size = {"imagePath": os.path.relpath(moved_to, file.parent), "imageHeight": height, "imageWidth": width}
+    content = _read(file) | {"shapes": [*others, *own], "imageData": None, DRAWN: areas} | size
     make_folder(file.parent)
     with replacing(file) as new:
         new.write_bytes(encode_json(content))
@@ -112,21 +95,9 @@ def outlines_of(mask: NDArray[np.uint8], top: int = 0) -> Iterator[Corners]:
         yield corners + corners[-1:] * (3 - len(corners))  # a point or a line is a polygon, too
 
 
-def _corners(shape: Shape) -> Corners:
-    if shape.shape_type == "rectangle" and len(shape.points) == 2:
-        (x0, y0), (x1, y1) = shape.points
-        return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
-    return shape.points
-
-
-def _read(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the content of a file, and the shapes of other programs."""
-    try:
-        content = msgspec.json.decode(file.read_bytes(), type=dict[str, Any]) if file.exists() else {}
-        shapes = msgspec.convert(content.get("shapes", []), list[dict[str, Any]])
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{file} is not a LabelMe annotation ({error}); remove it, or export it again") from error
-    return content, [shape for shape in shapes if not (shape.get("flags") or {}).get(DRAWN)]
+def _read(file: Path) -> dict[str, Any]:
+    empty = {"version": "5.5.0", "flags": {}, "shapes": []}
+    return empty | msgspec.json.decode(file.read_bytes(), type=dict[str, Any]) if file.exists() else empty
 
 
 def _outside(place: object, width: int, height: int) -> InputError:

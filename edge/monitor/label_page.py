@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any
 
 import cv2
 import msgspec
@@ -78,15 +78,6 @@ class TrainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require_printable(by=self.by)
 
 
-class Alike(NamedTuple):
-    """Near-duplicate pictures, as far as they were compared."""
-
-    done: int
-    of: int
-    groups: Sequence[Sequence[str]]
-    """Names of pictures that look alike; empty until all are compared."""
-
-
 _decode, _decode_train = msgspec.json.Decoder(LabelRequest).decode, msgspec.json.Decoder(TrainRequest).decode
 Use = Callable[[Path, str], object]
 """Has a line use a bundle, for the person named; errors as of `heatline.edge.monitor.activation.rewrite`."""
@@ -112,7 +103,9 @@ class Labelling:
         self._thumbnail = lru_cache(MOST_THUMBNAILS)(self._make_thumbnail)
         self._small: dict[str, NDArray[np.uint8] | None] = {}
         """Of each picture what it is compared by; None: it cannot be read."""
-        self._alike = Alike(0, 0, [])
+        self._alike: dict[str, Any] = {}
+        self._compared: Sequence[str] = ()
+        """Names of the pictures that were compared, or are."""
         self._comparison: threading.Thread | None = None
 
     def routes(self) -> list[BaseRoute]:
@@ -120,9 +113,7 @@ class Labelling:
         handlers: dict[str, Handler] = {
             "pictures": self.pictures,
             "picture": self.picture,
-            "frame.jpg": self.frame_jpg,
-            "frame.png": self.frame_png,
-            "thumbnail.jpg": self.thumbnail_jpg,
+            **dict.fromkeys(("frame.jpg", "frame.png", "thumbnail.jpg"), self.image),
             "scores": self.scores,
             "alike": self.alike,
             "train": self.train_state,
@@ -158,19 +149,16 @@ class Labelling:
 
     def picture(self, request: Request) -> Response:
         name, found = self._find(request)
-        areas, polygons = self._folder.places_of(found)
-        height, width, _ = self._image(name).shape
-        answer = {"label": found.label, "places": found.places, "areas": areas, "polygons": polygons}
-        return json(answer | {"hw": [height, width]})
+        areas, shapes = self._folder.places_of(found)
+        answer = {"label": found.label, "places": found.places, "areas": areas, "shapes": shapes}
+        return json(answer | {"hw": self._image(name).shape[:2]})
 
-    def frame_jpg(self, request: Request) -> Response:
-        return Response(jpeg_of(self._image(self._find(request)[0])).data, 200, CACHED, "image/jpeg")
-
-    def frame_png(self, request: Request) -> Response:
-        return Response(png(self._image(self._find(request)[0])), 200, CACHED, "image/png")
-
-    def thumbnail_jpg(self, request: Request) -> Response:
-        return Response(self._thumbnail(self._find(request)[0]), 200, CACHED, "image/jpeg")
+    def image(self, request: Request) -> Response:
+        name, path = self._find(request)[0], request.url.path
+        if path.endswith(".png"):
+            return Response(png(self._image(name)), 200, CACHED, "image/png")
+        data = self._thumbnail(name) if path.endswith("thumbnail.jpg") else jpeg_of(self._image(name)).data
+        return Response(data, 200, CACHED, "image/jpeg")
 
     def scores(self, _: Request) -> Response:
         """Answer by how much the score of each picture was above the limit in the cross-validation."""
@@ -182,11 +170,12 @@ class Labelling:
         with self._noting:
             names = [*self._folder.pictures()][:MOST_COMPARED]
             is_idle = self._comparison is None or not self._comparison.is_alive()
-            if is_idle and set(names) != self._small.keys():
-                self._alike = Alike(0, len(names), [])
+            if is_idle and (not self._alike or set(names) != set(self._compared)):
+                self._compared = names
+                self._alike = {"done": 0, "of": len(names), "groups": []}
                 self._comparison = NamedThread("near-duplicates", self._compare, names)
                 self._comparison.start()
-            return json(self._alike._asdict())
+            return json(self._alike)
 
     def train_state(self, _: Request) -> Response:
         state = self._training.state()
@@ -282,13 +271,12 @@ class Labelling:
                     self._thumbnail(name)
                 except (InputError, KeyError):  # it was moved, or is no picture
                     self._small[name] = None
-            self._alike = Alike(number, len(names), [])
-        for name in self._small.keys() - set(names):
-            del self._small[name]
+            self._alike = self._alike | {"done": number}
         readable = [name for name in names if self._small.get(name) is not None]
         chains = near_duplicate_chains(np.array([self._small[name] for name in readable], np.uint8))
         groups = [np.flatnonzero(chains == first) for first in np.flatnonzero(np.bincount(chains, minlength=1) > 1)]
-        self._alike = Alike(len(names), len(names), [[readable[number] for number in group] for group in groups])
+        found = [[readable[number] for number in group] for group in groups]
+        self._alike = {"done": len(names), "of": len(names), "groups": found}
 
 
 def label_routes(folder: LabelFolder, run: Path | None = None, use: Use | None = None) -> list[BaseRoute]:

@@ -1,6 +1,7 @@
 """The page that labels pictures, in a real browser. An error in the console, or an answer that is one, fails."""
 
 from pathlib import Path
+from typing import Any
 
 from selenium.webdriver import ActionChains
 
@@ -52,8 +53,8 @@ def test_one_key_labels_boxes_and_strokes_show_where_and_each_step_is_taken_back
         ActionChains(browser.driver).move_to_element(picture).click_and_hold().move_by_offset(40, 0).release().perform()
         browser.until("document.querySelector('#large .about').innerText === 'Defective.'")
         drawn = LabelFolder(folder)
-        areas, _ = drawn.places_of(drawn.pictures()["3.png"])
-        assert (areas.boxes_xywh, len(areas.strokes)) == ([(30, 20, 2, 3)], 2)
+        areas: Any = drawn.places_of(drawn.pictures()["3.png"])[0]
+        assert (areas["boxes_xywh"], len(areas["strokes"])) == ([[30, 20, 2, 3]], 2)
         browser.press("z", ESCAPE)
         browser.until("document.querySelectorAll('#large .drawn .stroke').length === 1")
         browser.press("g")
@@ -73,6 +74,7 @@ def test_one_key_labels_boxes_and_strokes_show_where_and_each_step_is_taken_back
         browser.until("document.querySelector('#large-title').innerText === '4.png'")
         browser.until(STORED)
         assert state(folder)["3.png"] == ("unlabelled", False)
+        browser.leave()
 
 
 HOLD = """
@@ -103,6 +105,7 @@ def test_what_somebody_else_labelled_meanwhile_is_told_and_not_overwritten(
         assert state(folder)["1.png"][0] == "good"
         browser.driver.execute_script("window.release()")
         browser.until("document.querySelector('[data-name=\"1.png\"]').dataset.label === 'good'")
+        browser.leave()
 
 
 def test_a_label_that_the_server_did_not_store_is_not_shown_as_if_it_were(
@@ -146,6 +149,7 @@ def test_doubtful_labels_come_first_and_near_duplicates_together(browser: Browse
         browser.until(f"{NAMES}.join() === 'd.png,c.png,a.png'")
         choose(browser, "alike")
         browser.until(f"{NAMES}.join() === 'b.png,copy of b.png' || {NAMES}.join() === 'copy of b.png,b.png'")
+        browser.leave()
 
 
 def test_five_thousand_pictures_scroll_with_few_nodes(browser: Browser, tmp_path: Path) -> None:
@@ -173,3 +177,4 @@ def test_five_thousand_pictures_scroll_with_few_nodes(browser: Browser, tmp_path
         browser.until(f"{CELLS}.every(({{ firstElementChild: image }}) => image.naturalWidth > 0)")
         browser.until(STORED)
         assert (folder / "good" / "4999.png").exists()
+        browser.leave()

@@ -127,10 +127,10 @@ export class Large {
     try {
       const [frame, found] = await Promise.all([getBlob(urlOf("frame.jpg", name)), getJson(urlOf("picture", name))]);
       if (this.name !== name || this.#edits !== edits) return;
-      const regions = found.polygons.map((contour_xy) => ({ contour_xy }));
+      const regions = found.shapes.map((each) => ({ contour_xy: cornersOf(each) }));
       await this.#stage.draw(frame, null, { hw: found.hw, heatmap: null, regions }, `Picture ${name}`);
       if (this.name !== name || this.#edits !== edits) return;
-      const { boxes_xywh: boxes, strokes } = found.areas;
+      const { boxes_xywh: boxes = [], strokes = [] } = found.areas;
       const wasOn = this.#pointing.isOn;
       this.#pointing.stop();
       this.#shapes = [...boxes.map((each) => ["boxes_xywh", each]), ...strokes.map((each) => ["strokes", each])];
@@ -225,4 +225,10 @@ export class Large {
 function areasOf(shapes) {
   const of = (field) => shapes.filter((each) => each[0] === field).map((each) => each[1]);
   return { boxes_xywh: of("boxes_xywh"), strokes: of("strokes") };
+}
+
+/** The corners of a shape that another program stored in LabelMe's format. */
+function cornersOf({ points, shape_type: type }) {
+  const [[x0, y0], [x1, y1]] = points;
+  return type === "rectangle" ? [[x0, y0], [x1, y0], [x1, y1], [x0, y1]] : points;
 }

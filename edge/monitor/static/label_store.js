@@ -7,7 +7,7 @@ const collator = new Intl.Collator("en", { numeric: true });
 
 export const urlOf = (kind, name) => `${API}/${kind}?picture=${encodeURIComponent(name)}`;
 
-/** @typedef {{label: string, places: number, seen: [string, number], sent: number}} Row `seen` is what is stored. */
+/** @typedef {{label, places, seen: [label, places], sent: number, storedAt: number}} Row `seen` is what is stored. */
 
 export class Labels {
   /** Names of all pictures, sorted. */
@@ -18,6 +18,8 @@ export class Labels {
   isLost = false;
   #rows = new Map();
   #version = 0;
+  /** Counts what is asked and what is stored. */
+  #clock = 0;
   #above = {};
   #undone = [];
   #queue = Promise.resolve();
@@ -61,6 +63,7 @@ export class Labels {
 
   /** Take what others changed. */
   async poll() {
+    const begun = ++this.#clock;
     let found;
     try {
       found = await getJson(`${API}/pictures?since=${this.#version}`);
@@ -72,7 +75,9 @@ export class Labels {
     }
     const isNew = this.isLost || this.#version === 0;
     this.isLost = false;
-    this.#version = found.version;
+    // What this page stored meanwhile may be newer than the answer: then the answer is asked for again.
+    const isOwn = (row) => row && (row.sent > 0 || row.storedAt > begun);
+    if (!found.rows.some(([name]) => isOwn(this.#rows.get(name)))) this.#version = found.version;
     this.folder = found.folder;
     const before = this.#rows.size;
     let isResorted = found.all;
@@ -80,8 +85,8 @@ export class Labels {
     for (const [name, label, places] of found.rows) {
       const row = this.#rows.get(name);
       if (label === null) this.#rows.delete(name);
-      else if (!row) this.#rows.set(name, { label, places, seen: [label, places], sent: 0 });
-      else if (row.sent === 0) Object.assign(row, { label, places, seen: [label, places] });
+      else if (!row) this.#rows.set(name, { label, places, seen: [label, places], sent: 0, storedAt: 0 });
+      else if (!isOwn(row)) Object.assign(row, { label, places, seen: [label, places] });
     }
     isResorted ||= this.#rows.size !== before || found.rows.some(([, label]) => label === null);
     if (isResorted) this.names = [...this.#rows.keys()].sort(collator.compare);
@@ -137,6 +142,7 @@ export class Labels {
   async #post(name, row, label, areas) {
     const { now } = await postJson(`${API}/label`, { picture: name, label, seen: row.seen, ...(areas ? { areas } : {}) });
     row.seen = now;
+    row.storedAt = ++this.#clock;
     return true;
   }
 
