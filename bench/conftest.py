@@ -10,8 +10,7 @@ import pytest
 from heatline.bench.command import SHIPPED_BUNDLE
 from heatline.bench.machine import machine, machine_kind
 from heatline.bench.stages import Prepared, prepare
-from heatline.edge.bundle import Bundle, open_bundle
-from heatline.edge.bundle.verified_engine import open_verified_engine
+from heatline.edge.bundle import Bundle, open_bundle, open_verified_engine
 
 FRAME_HW = (2048, 2448)
 

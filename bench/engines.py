@@ -21,8 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.bundle import Bundle
-from heatline.edge.bundle.verified_engine import VerifiedEngine, open_verified_engine
+from heatline.edge.bundle import Bundle, VerifiedEngine, open_verified_engine
 from heatline.edge.errors import BenchError, HeatlineError, last_line
 from heatline.edge.frames import Frame
 from heatline.edge.inference import Engine, Precision

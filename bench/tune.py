@@ -33,7 +33,7 @@ from heatline.edge.config.engine import EngineConfig
 from heatline.edge.config.products import ThresholdsConfig
 from heatline.edge.errors import BenchError, BundleError, EngineError
 from heatline.edge.frames import Frame, Stamp
-from heatline.edge.geometry.region_of_interest import WHOLE_FRAME
+from heatline.edge.geometry import WHOLE_FRAME
 from heatline.edge.inference import PRECISIONS, Precision
 from heatline.edge.inference.engine import PROCESSOR
 from heatline.edge.inspection.inspector import ANY_CAMERA, PendingFrame, Setup, product_references

@@ -4,6 +4,7 @@ Calibration measures good frames and keeps the range of each measure. A line mea
 the median of the last ones with that range.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,6 @@ from heatline.edge.bundle.manifest import QUANTILES, Measure, Reference
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.reference.alignment import Pose
 from heatline.edge.reference.reference import Reference as ProductReference
-from heatline.edge.util.sampling import evenly
 from heatline.edge.wire.events import DriftReading
 
 FEWEST_FRAMES = 10
@@ -64,12 +64,9 @@ CHECK: dict[Measure, str] = {
     "brightness": "check lamps, exposure time, aperture and dirt on lamp or lens",
     "sharpness": "check focus, distance, vibration, dirt on the lens and the camera's gain",
     "saturation": "check lamps, stray light and white balance, and whether the material is another",
-    "shift_x": "check the camera's mount, the fixture and the trigger",
-    "shift_y": "check the camera's mount, the fixture and the trigger",
-    "turn": "check the camera's mount, the fixture and the trigger",
+    **dict.fromkeys(OF_POSE, "check the camera's mount, the fixture and the trigger"),
     "match": "check whether camera or part is turned or moved far, and whether the product is another",
-    "score": "check light, focus and position, and whether the material is another",
-    "evidence": "check light, focus and position, and whether the material is another",
+    **dict.fromkeys(OF_EVIDENCE, "check light, focus and position, and whether the material is another"),
 }
 UNITS: dict[Measure, str] = {
     "shift_x": " px",
@@ -82,49 +79,36 @@ UNITS: dict[Measure, str] = {
 
 @dataclass(frozen=True, eq=False)
 class PictureSample:
-    """Measures of one frame's picture."""
+    """Measures of one frame's picture, and of its pose if it is compared with a reference."""
 
     frame_hw: tuple[int, int]
-    brightness: float
-    """Mean grey value, 0 to 255."""
-    sharpness: float
-    """Of `ImageStatistics`."""
-    saturation: float
-    """0: grey, 1: pure colours. It does not depend on the brightness."""
-    pose: Pose | None = None
-    """Of an aligned frame. None: there is no reference of the product."""
+    values: dict[Measure, float]
 
     @classmethod
-    def of(cls, rgb: NDArray[np.uint8]) -> "PictureSample":
+    def of(cls, rgb: NDArray[np.uint8], pose: Pose | None = None) -> "PictureSample":
         """Measure an RGB uint8 frame [H, W, 3]."""
         grey = ImageStatistics.of(rgb)
-        return cls((rgb.shape[0], rgb.shape[1]), grey.brightness, grey.sharpness, saturation_of(rgb))
+        values: dict[Measure, float] = {
+            "brightness": grey.brightness,
+            "sharpness": grey.sharpness,
+            "saturation": saturation_of(rgb),
+        }
+        if pose is not None:
+            values |= zip(OF_POSE, (pose.x_px, pose.y_px, pose.degrees, pose.confidence), strict=True)
+        return cls((rgb.shape[0], rgb.shape[1]), values)
 
 
 def saturation_of(rgb: NDArray[np.uint8]) -> float:
     """Return the saturation of an RGB uint8 frame [H, W, 3]: the sum of each pixel's highest value minus its lowest, as
-    a share of the sum of the highest.
+    a share of the sum of the highest. 0: grey, 1: pure colours; it does not depend on the brightness.
     """
-    size = min(64, rgb.shape[1]), min(64, rgb.shape[0])
-    small = cv2.resize(thin(rgb), size, interpolation=cv2.INTER_AREA)
+    height, width = rgb.shape[:2]
+    step = max(1, max(height, width) // THINNED_PX)  # each n-th pixel of each n-th row of a large frame
+    thinned = cv2.resize(rgb, (max(1, width // step), max(1, height // step)), interpolation=cv2.INTER_NEAREST)
+    small = cv2.resize(thinned, (min(64, width), min(64, height)), interpolation=cv2.INTER_AREA)
     highest, lowest = small.max(axis=2).astype(np.int64), small.min(axis=2)
     total = int(highest.sum())
     return float((highest - lowest).sum()) / total if total else 0.0
-
-
-def thin(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return each n-th pixel of each n-th row of a large RGB uint8 frame [H, W, 3], and a smaller frame as it is."""
-    height, width = rgb.shape[:2]
-    step = max(height, width) // THINNED_PX
-    if step < 2:
-        return rgb
-    size = max(1, width // step), max(1, height // step)
-    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_NEAREST), np.uint8)
-
-
-def pose_values(pose: Pose) -> dict[Measure, float]:
-    """Return the measures `OF_POSE`."""
-    return dict(zip(OF_POSE, (pose.x_px, pose.y_px, pose.degrees, pose.confidence), strict=True))
 
 
 class ExpectedRange(NamedTuple):
@@ -134,17 +118,6 @@ class ExpectedRange(NamedTuple):
     median: float
     high: float | None
     """None: no limit."""
-
-    def excludes(self, value: float, *, already: bool) -> bool:
-        """Return whether a value lies outside.
-
-        Args:
-            already: whether the value before lay outside.
-        """
-        narrower = RETURN if already else 0.0
-        if value < self.low + narrower * (self.median - self.low):
-            return True
-        return self.high is not None and value > self.high - narrower * (self.high - self.median)
 
 
 def fit_reference(
@@ -160,31 +133,27 @@ def fit_reference(
     """
     if len(samples) < FEWEST_FRAMES:
         return None
+    measures: tuple[Measure, ...] = "brightness", "sharpness", "saturation", *OF_POSE
     values: dict[Measure, Sequence[float]] = {
-        "brightness": [each.brightness for each in samples],
-        "sharpness": [each.sharpness for each in samples],
+        measure: [each.values[measure] for each in samples if measure in each.values] for measure in measures
     }
-    unwatched: dict[Measure, str] = {}
-    saturations = [each.saturation for each in samples]
-    if max(saturations) > 0:
-        values["saturation"] = saturations
-    else:
+    has_poses = bool(values["turn"])
+    unwatched: dict[Measure, str] = {} if has_poses else dict.fromkeys(OF_POSE, NO_REFERENCE)
+    if not any(values["saturation"]):
         unwatched["saturation"] = "the pictures are grey"
-    poses = [pose_values(each.pose) for each in samples if each.pose is not None]
-    if poses:
-        values |= {measure: [each[measure] for each in poses] for measure in OF_POSE}
-    else:
-        unwatched |= dict.fromkeys(OF_POSE, NO_REFERENCE)
-    if len(scores) >= FEWEST_SCORES:
-        values["score"], values["evidence"] = scores, evidence
-    else:
+    values |= {"score": scores, "evidence": evidence}
+    if len(scores) < FEWEST_SCORES:
         few = f"this needs {FEWEST_SCORES} good frames, and {len(scores)} came"
-        unwatched |= dict.fromkeys(("score", "evidence"), why_unscored or few)
+        unwatched |= dict.fromkeys(OF_EVIDENCE, why_unscored or few)
     return Reference(
         frames=len(samples),
-        measures={name: [float(each) for each in np.quantile(of, QUANTILES)] for name, of in values.items()},
+        measures={
+            name: [float(each) for each in np.quantile(of, QUANTILES)]
+            for name, of in values.items()
+            if name not in unwatched
+        },
         unwatched=unwatched,
-        frame_hw=samples[0].frame_hw if poses else None,
+        frame_hw=samples[0].frame_hw if has_poses else None,
     )
 
 
@@ -197,11 +166,6 @@ def expected_range(reference: Reference, measure: Measure) -> ExpectedRange:
     below = low - MARGIN * (median - low)
     above = high + MARGIN * (high - median)
     return ExpectedRange(min(below, median - slack), median, None if measure == "match" else max(above, median + slack))
-
-
-def choose_evenly(count: int) -> set[int]:
-    """Return the indices of the frames that are measured, of this many."""
-    return set(evenly(count, MOST_FRAMES))
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,17 +208,10 @@ class CameraReference:
             pose: of a frame that is compared with a reference.
             good: score and heatmap of a frame judged GOOD.
         """
-        sample = PictureSample.of(np.ascontiguousarray(rgb[self.area.box((rgb.shape[0], rgb.shape[1]))]))
-        values: dict[Measure, float] = {
-            "brightness": sample.brightness,
-            "sharpness": sample.sharpness,
-            "saturation": sample.saturation,
-        }
-        if pose is not None:
-            values |= pose_values(pose)
+        seen = np.ascontiguousarray(rgb[self.area.box((rgb.shape[0], rgb.shape[1]))])
+        values = PictureSample.of(seen, pose).values
         if good is not None:
-            values["score"] = good[0]
-            values["evidence"] = float(np.nanmedian(good[1]))
+            values |= {"score": good[0], "evidence": float(np.nanmedian(good[1]))}
         return values
 
 
@@ -328,13 +285,16 @@ class DriftMonitor:
             before = self.readings.get(measure)
             was_drifted = before is not None and before.drifted
             value = median(kept)
+            narrower = RETURN if was_drifted else 0.0
+            low = expected.low + narrower * (expected.median - expected.low)
+            high = math.inf if expected.high is None else expected.high - narrower * (expected.high - expected.median)
             reading = DriftReading(
                 value=value,
                 calibrated=expected.median,
                 low=expected.low,
                 high=expected.high,
                 frames=len(kept),
-                drifted=expected.excludes(value, already=was_drifted),
+                drifted=not low <= value <= high,
             )
             self.readings = {**self.readings, measure: reading}  # other threads may read the old one
             if reading.drifted != was_drifted:
@@ -343,7 +303,10 @@ class DriftMonitor:
 
 def describe_drift(measure: Measure, reading: DriftReading) -> str:
     """Describe a drift, or its end, in a sentence."""
-    found = f"{measure} {describe_reading(measure, reading)}, over the last {reading.frames} measured frames"
+    unit, limits = UNITS.get(measure, ""), describe_limits(reading.low, reading.high)
+    found = (
+        f"{measure} {reading.value:.3g}{unit}, expected {limits}{unit}, over the last {reading.frames} measured frames"
+    )
     if not reading.drifted:
         return f"as at calibration again: {found}"
     what = describe_change(measure, reading.value, reading.low)
@@ -354,12 +317,6 @@ def describe_change(measure: str, value: float, low: float) -> str:
     """Describe in words what a drifted value means, by the lowest value to expect."""
     lower, higher = WHAT.get(measure, (measure, measure))
     return lower if value < low else higher
-
-
-def describe_reading(measure: Measure, reading: DriftReading) -> str:
-    """Describe a value and what is expected, such as `96.2, expected 110 to 131`."""
-    unit = UNITS.get(measure, "")
-    return f"{reading.value:.3g}{unit}, expected {describe_limits(reading.low, reading.high)}{unit}"
 
 
 def describe_limits(low: float, high: float | None) -> str:

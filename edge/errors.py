@@ -158,14 +158,7 @@ class EventsLostError(HeatlineError):
 
     exit_code = 20
 
-    def __init__(
-        self,
-        sentence: str,
-        *,
-        journal_id: str,
-        after_seq: int,
-        through_seq: int,
-    ) -> None:
+    def __init__(self, sentence: str, *, journal_id: str, after_seq: int, through_seq: int) -> None:
         super().__init__(sentence)
         self.journal_id, self.after_seq, self.through_seq = journal_id, after_seq, through_seq
 

@@ -59,34 +59,6 @@ def decode_image(name: str, data: bytes) -> tuple[NDArray[np.uint8] | NDArray[np
     Raises:
         InputError: as `read_image`.
     """
-    image = _decode(name, data)
-    channels = image.shape[2] if image.ndim == 3 else 1
-    formats: dict[tuple[str, int], PixelFormat] = {
-        ("uint8", 1): "Mono8", ("uint8", 3): "BGR8", ("uint8", 4): "BGRA8", ("uint16", 1): "Mono16",
-        ("uint16", 3): "BGR16",
-    }  # fmt: skip
-    pixel_format = formats.get((image.dtype.name, channels))
-    if pixel_format is None:
-        raise InputError(
-            f"{name} has {channels} channel(s) of {image.dtype}; expected grey, BGR or BGRA of 8 or 16 bits "
-            "(16 bits: grey or BGR); convert it"
-        )
-    return image, pixel_format
-
-
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Return a picture as RGB uint8 [H, W, 3]; errors as of `read_image`."""
-    return to_rgb(*read_image(path))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
-
-
-def _decode(name: str, data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
     # A decoder fills the missing end of a cut-off file with grey, without an error: check the end marker here.
     end = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}.get(data[:2])
     if end is not None and end not in data[-64:]:
@@ -104,4 +76,27 @@ def _decode(name: str, data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
         ) from error
     if image is None:
         raise InputError(f"{name} is not a picture that can be decoded; expected a whole PNG, JPEG, BMP, TIFF or WebP")
-    return image  # type: ignore[return-value]
+    channels = image.shape[2] if image.ndim == 3 else 1
+    formats: dict[tuple[str, int], PixelFormat] = {
+        ("uint8", 1): "Mono8", ("uint8", 3): "BGR8", ("uint8", 4): "BGRA8", ("uint16", 1): "Mono16",
+        ("uint16", 3): "BGR16",
+    }  # fmt: skip
+    pixel_format = formats.get((image.dtype.name, channels))
+    if pixel_format is None:
+        raise InputError(
+            f"{name} has {channels} channel(s) of {image.dtype}; expected grey, BGR or BGRA of 8 or 16 bits "
+            "(16 bits: grey or BGR); convert it"
+        )
+    return image, pixel_format  # type: ignore[return-value]
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """Return a picture as RGB uint8 [H, W, 3]; errors as of `read_image`."""
+    return to_rgb(*read_image(path))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error

@@ -191,7 +191,10 @@ class BundleInspector:
         return result
 
     def inspect_all(
-        self, pictures: Iterable[Picture] | str | os.PathLike[str], *, pixel_format: PixelFormat = "RGB8"
+        self,
+        pictures: Iterable[Picture | Frame | BadFrame] | str | os.PathLike[str],
+        *,
+        pixel_format: PixelFormat = "RGB8",
     ) -> Iterator[InspectionResult]:
         """Inspect many pictures and yield their results in order. While one is judged, the engine infers the next.
 
@@ -201,7 +204,8 @@ class BundleInspector:
         A file that cannot be read gives NO_VERDICT and does not end the iteration.
 
         Args:
-            pictures: arrays or files, e.g. an array [N, H, W, 3]; or a folder, whose pictures are sorted by name.
+            pictures: arrays, files or decoded frames, e.g. an array [N, H, W, 3]; or a folder, whose pictures are
+                sorted by name.
             pixel_format: of arrays; a file states its own.
         Raises:
             InputError: there is no such folder, or no picture in it; an array does not fit its pixel format.
@@ -211,16 +215,6 @@ class BundleInspector:
         if isinstance(pictures, str | os.PathLike):
             pictures = list_images(Path(pictures))
         return self._results(self._frame_or_bad_frame(picture, pixel_format) for picture in pictures)
-
-    def inspect_frames(self, frames: Iterable[Frame | BadFrame]) -> Iterator[InspectionResult]:
-        """Inspect frames that are already decoded, as `inspect_all` does. A bad frame gives NO_VERDICT.
-
-        Raises:
-            InputError: a frame does not fit its pixel format.
-            EngineError: the inspector is closed.
-        """
-        self._require_open()
-        return self._results(frames)
 
     def close(self) -> None:
         """Release the engine. A second call does nothing."""
@@ -240,12 +234,14 @@ class BundleInspector:
         bundle = self.bundle
         return f"<{type(self).__name__} {bundle.name} {bundle.version} in {self.precision}>"
 
-    def _frame_or_bad_frame(self, picture: Picture, pixel_format: PixelFormat) -> Frame | BadFrame:
-        if not isinstance(picture, str | os.PathLike):
-            return self._frame(picture, pixel_format)
+    def _frame_or_bad_frame(self, picture: Picture | Frame | BadFrame, pixel_format: PixelFormat) -> Frame | BadFrame:
+        if isinstance(picture, Frame | BadFrame):
+            return picture
         try:
             return self._frame(picture, pixel_format)
         except InputError as error:
+            if not isinstance(picture, str | os.PathLike):
+                raise
             return BadFrame(self._stamp(str(picture)), "unreadable", str(error))
 
     def _frame(self, picture: Picture, pixel_format: PixelFormat) -> Frame:
@@ -278,7 +274,14 @@ class BundleInspector:
 
     def _finish(self, started: PendingFrame | BadFrame) -> InspectionResult:
         self._require_open()
-        outcome = self._outcome(started)
+        if isinstance(started, BadFrame):
+            unjudged = Unjudged(started.kind, started.reason, started.detail)
+            outcome = Outcome(started.stamp, unjudged=unjudged)
+        else:
+            try:
+                outcome = outcome_of(started.frame.stamp, self._setup.inspector.finish(started))
+            except EngineError as error:
+                outcome = Outcome(started.frame.stamp, unjudged=Unjudged("failed", "engine", str(error)))
         event = verdict_message(self._boot_id, replace(outcome, setup=self._setup)).event
         assert isinstance(event, VerdictEvent)
         return InspectionResult(
@@ -288,15 +291,6 @@ class BundleInspector:
             started.frame if isinstance(started, PendingFrame) else None,
             self._setup.scale,
         )
-
-    def _outcome(self, started: PendingFrame | BadFrame) -> Outcome:
-        if isinstance(started, BadFrame):
-            return Outcome(started.stamp, unjudged=Unjudged(started.kind, started.reason, started.detail))
-        try:
-            judgement = self._setup.inspector.finish(started)
-        except EngineError as error:
-            return Outcome(started.frame.stamp, unjudged=Unjudged("failed", "engine", str(error)))
-        return outcome_of(started.frame.stamp, judgement)
 
     def _require_open(self) -> None:
         if self._closed:

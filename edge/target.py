@@ -67,7 +67,10 @@ def endpoint_of(line: str, socket: SocketName, files: KeyFiles) -> tuple[str, Cl
             raise click.UsageError("--key needs --line-key, the line's public key")
         return line, None if files.own is None or files.line is None else ClientKeys.read(files.own, files.line)
     bound = _bound(line, socket)
-    return _to_connect(bound), _keys_of_line(line, bound, files)
+    keys = _keys_of_line(line, bound, files)
+    for everywhere, here in (("*", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]")):
+        bound = bound.replace(f"tcp://{everywhere}:", f"tcp://{here}:")  # a client cannot connect to a wildcard
+    return bound, keys
 
 
 def journal_of(line: str) -> Path:
@@ -125,10 +128,3 @@ def _keys_of_line(line: str, bound: str, files: KeyFiles) -> ClientKeys | None:
     except AccessError as error:
         raise AccessError(f"{error}; or name your own allowed key with --key") from error
     return ClientKeys(pair, pair.public)
-
-
-def _to_connect(bound: str) -> str:
-    """Replace a wildcard address by the local one: a client cannot connect to a wildcard."""
-    for everywhere, here in (("*", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]")):
-        bound = bound.replace(f"tcp://{everywhere}:", f"tcp://{here}:")
-    return bound

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from heatline.edge import __version__
 from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
 from heatline.edge.bundle.appearance import Appearance
-from heatline.edge.bundle.areas import FEWEST_GROUPS
 from heatline.edge.bundle.manifest import (
     PRODUCT_TILES,
     SCHEMA,
@@ -29,7 +28,7 @@ from heatline.edge.bundle.manifest import (
     Tensors,
     product_picture_of,
 )
-from heatline.edge.bundle.plausibility import Plausibility, fit_plausibility
+from heatline.edge.bundle.plausibility import FEWEST_GROUPS, Plausibility, fit_plausibility
 from heatline.edge.bundle.pooling import identity_of
 from heatline.edge.bundle.store import GOLDEN, require_new_folder
 from heatline.edge.calibration.thresholds import GoodFrame, describe_support
@@ -332,7 +331,7 @@ def fit_product(
             appearance = replace(appearance, cells=None) if mask is None else without(appearance, mask)
         appearances.append(appearance.thinned(keep_cells=True))
         pose, misaligned = (None, None) if reference is None else reference.pose_of(rgb)
-        samples.append(replace(PictureSample.of(rgb), pose=None if misaligned else pose))
+        samples.append(PictureSample.of(rgb, None if misaligned else pose))
     return fit_plausibility(appearances, groups), samples
 
 

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.bundle.manifest import Calibration, Grid
-from heatline.edge.calibration.thresholds import GoodFrame, divide, lowest_defect_of, set_thresholds
+from heatline.edge.calibration.thresholds import GoodFrame, calibrate, lowest_defect_of
 from heatline.edge.errors import EngineError, InputError
 from heatline.edge.geometry import Stitcher, TileGrid
 from heatline.edge.inference import Engine, infer
 from heatline.edge.inference.engine import Done, Failed, Fill
+from heatline.edge.util.sampling import divide
 from heatline.train.dense.tiles import OutOfFold
 from heatline.train.readers import LabelledImage
 from heatline.train.run import RunFolder
@@ -115,7 +116,7 @@ class HeldOut:
     def calibrate(
         cls, validation: "ValidationPass", frames: ValidationFrames, false_reject: float, top_cells: int | None
     ) -> "HeldOut":
-        """Calibrate on the results of a pass over these frames; errors as `heatline.edge.calibration.set_thresholds`.
+        """Calibrate on the results of a pass over these frames; errors as `thresholds.calibrate`.
 
         Frames that the model was trained on score lower than new ones, so they show neither a count of rejects nor a
         bound.
@@ -127,9 +128,8 @@ class HeldOut:
             found = validation.only({path for path, mine in part_of.items() if mine != part})
             # Defects that the model was trained on score higher than new ones.
             lowest = lowest_defect_of([*found.defective.values()]) if frames.are_new else None
-            return set_thresholds(
-                [*found.frames.values()], false_reject, found.frames_are, top_cells=top_cells, lowest_defect=lowest
-            )
+            good, of = [*found.frames.values()], found.frames_are
+            return calibrate(good, false_reject, of, top_cells=top_cells, lowest_defect=lowest, held_out=False)
 
         calibration = without(None)
         if not frames.are_new:

@@ -2,8 +2,14 @@
 
 from heatline.edge.bundle.golden import GoldenTiles, check_golden
 from heatline.edge.bundle.manifest import SCHEMA, Calibration, Manifest
-from heatline.edge.bundle.store import Bundle, open_bundle, sign_bundle, write_bundle
-from heatline.edge.bundle.verified_engine import VerifiedEngine, open_verified_engine
+from heatline.edge.bundle.store import (
+    Bundle,
+    VerifiedEngine,
+    open_bundle,
+    open_verified_engine,
+    sign_bundle,
+    write_bundle,
+)
 
 __all__ = [
     "SCHEMA",

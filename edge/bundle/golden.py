@@ -1,6 +1,7 @@
 """Golden tiles: tiles with known answers, which verify a bundle on the machine that will use it."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.bundle.arrays import read_arrays
 from heatline.edge.bundle.manifest import Manifest
 from heatline.edge.bundle.pooling import pool, pooling_of
 from heatline.edge.errors import BundleError
@@ -88,11 +88,34 @@ class GoldenTiles:
         return {f"{pooling_of(top_cells)} - logit": float(off) / self.scale("logit")}
 
 
+def read_arrays(path: Path, what: str, shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an `.npz` file, by name. Nothing is unpickled.
+
+    Args:
+        what: what the file holds, for errors.
+        shapes: of the arrays that it must have; None: a side of any length.
+    Raises:
+        BundleError: the file is damaged, or lacks an array of that shape.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = dict(stored)
+    except Exception as error:  # zip, zlib and npy headers: errors of a damaged file have no common base
+        raise BundleError(f"{path} holds no {what} ({error}); export the bundle again") from error
+    for name, shape in shapes.items():
+        found = arrays[name].shape if name in arrays else ()
+        if len(found) != len(shape) or any(
+            side not in (None, actual) for side, actual in zip(shape, found, strict=True)
+        ):
+            raise BundleError(f"{path} has {name} of shape {found}, expected {shape}; export the bundle again")
+    return arrays
+
+
 def check_golden(golden: GoldenTiles, engine: Engine, manifest: Manifest) -> dict[str, float]:
     """Run the golden tiles on `engine` and return the largest difference of each output, as a share of its scale.
 
     Raises:
-        BundleError: the answers have shapes that this bundle's graph cannot give.
+        BundleError: the answers are not as the manifest declares them.
         GoldenTilesError: the differences exceed the manifest's tolerance for the engine's precision.
     """
     if engine.compares != (golden.difference is not None):
@@ -106,7 +129,15 @@ def check_golden(golden: GoldenTiles, engine: Engine, manifest: Manifest) -> dic
             f"the graph answers {engine.name} with logits of shape {logit.shape} and maps of shape {maps.shape}, the "
             f"golden tiles have {golden.logit.shape} and {golden.map.shape}; export the bundle again"
         )
-    _require_features(engine, golden, manifest)
+    if (tensor := manifest.tensors.features) is not None:  # without them, every frame would pass as the product
+        features = infer_features(engine, golden.tiles[:1])
+        expected = (1, *tensor.shape[1:])
+        if features is None or features.shape != expected or not np.isfinite(features).all():
+            actual = "none" if features is None else f"{features.shape}, finite: {bool(np.isfinite(features).all())}"
+            raise BundleError(
+                f"the graph gives {engine.name} features of shape {actual}, the manifest declares {expected}; export "
+                "the bundle again"
+            )
     differences = golden.differences(logit, maps)
     # Other precisions round map and logit separately, and their tolerances are for each output.
     off_identity = golden.off_identity(logit, maps, manifest.map.top_cells) if engine.precision == "f32" else {}
@@ -119,22 +150,3 @@ def check_golden(golden: GoldenTiles, engine: Engine, manifest: Manifest) -> dic
                 f"{name} on the golden tiles, allowed is {tolerance:.1e}; {refused} must not be used here"
             )
     return differences
-
-
-def _require_features(engine: Engine, golden: GoldenTiles, manifest: Manifest) -> None:
-    """Require the features that the manifest declares: without them, every frame would pass as the product.
-
-    Raises:
-        BundleError: the graph's features are not as the manifest declares them.
-    """
-    tensor = manifest.tensors.features
-    if tensor is None:
-        return
-    features = infer_features(engine, golden.tiles[:1])
-    expected = (1, *tensor.shape[1:])
-    if features is None or features.shape != expected or not np.isfinite(features).all():
-        actual = "none" if features is None else f"{features.shape}, finite: {bool(np.isfinite(features).all())}"
-        raise BundleError(
-            f"the graph gives {engine.name} features of shape {actual}, the manifest declares {expected}; export the "
-            "bundle again"
-        )

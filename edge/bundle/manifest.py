@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from heatline.edge.bundle.lines import LineMeasure
+from heatline.edge.bundle.appearance import LineMeasure
 from heatline.edge.bundle.pooling import IDENTITY, identity_of, top_cells_of
 from heatline.edge.colour import COLOUR, Colour
 from heatline.edge.errors import BundleError
@@ -30,9 +30,6 @@ Printable = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
 """It stands in logs and on terminals."""
 PlainName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=100)]
 """A file name without a path: a manifest cannot point outside its bundle."""
-
-
-CameraName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 CameraOrAll = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,64}\Z")]
 """A camera's name; empty: all cameras that are not named."""
 PictureSide = Annotated[int, Meta(ge=1, le=65535)]
@@ -121,11 +118,11 @@ class Areas(_Part, frozen=True):
     """The areas that a plausible frame may have beyond what the product's good frames show."""
 
     lines: dict[LineMeasure, Finite]
-    """The largest value of each measure, see `heatline.edge.bundle.lines`."""
+    """The largest value of each measure, see `heatline.edge.bundle.appearance`."""
     frames: Annotated[int, Meta(ge=1)]
     """The number of good frames that the limits come from."""
     cell: Finite | None = None
-    """The largest distance of a good cell, see `heatline.edge.bundle.areas`; none: cells are not known."""
+    """The largest distance of a good cell, see `heatline.edge.bundle.plausibility`; none: cells are not known."""
     share: Annotated[float, Meta(ge=0, le=1)] | None = None
     """The largest connected share of the inspected cells that may lie beyond it."""
     groups: Annotated[int, Meta(ge=1)] | None = None
@@ -193,7 +190,7 @@ class Calibration(_Part, frozen=True):
     """Upper bound of the rejected share of such frames, with 95 % confidence (Clopper and Pearson)."""
     plausible: Plausible | None = None
     """None: every frame is judged, whatever it shows."""
-    plausible_by_camera: dict[CameraName, CameraPlausible] = {}
+    plausible_by_camera: dict[Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")], CameraPlausible] = {}
     """Replaces `plausible` for cameras that were calibrated separately."""
     groups: Annotated[int, Meta(ge=1)] | None = None
     """The number of groups of the frames, which the bound counts; none: each frame is a group."""

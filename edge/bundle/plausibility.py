@@ -7,31 +7,38 @@ calibration records the appearance of frames of the product. A whole frame with 
 - if the graph gives features of tiles, their Mahalanobis distance from the features of the product's tiles. A frame's
   distance is the median over its tiles, so that a defect, which covers few of them, does not count.
 
-A frame that shows the product only in part gets no verdict either, see `heatline.edge.bundle.areas`.
+A frame with an area that the product cannot show gets no verdict either: a lost or torn transfer, a hand, a label,
+another product's part. A cell is foreign if it is farther than any usual good cell from the prototypes of good cells,
+see PatchCore (Roth et al. 2022, https://arxiv.org/abs/2106.08265). Distances are measured after subtracting the frame's
+own median cell: other light, focus or noise moves all cells alike, and is the whole frame's affair, not an area's.
 
-The largest plausible distance is measured on frames whose own group was left out, as frames on the line are new. With
-few groups it gets a wider margin, as new frames may lie beyond all known ones.
+Distances are measured on frames whose own group was left out, as frames on the line are new. With few groups the
+largest plausible one gets a wider margin, as new frames may lie beyond all known ones.
 """
 
 import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
+import cv2
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.bundle.appearance import FAR_PX, STATISTICS, Appearance, Floats
-from heatline.edge.bundle.areas import FEWEST_GROUPS, ProductCells, find_areas, fit_areas, folds
-from heatline.edge.bundle.arrays import read_arrays
-from heatline.edge.bundle.manifest import Plausible
+from heatline.edge.bundle.appearance import FAR_PX, STATISTICS, Appearance, Cells, Floats, fit_lines
+from heatline.edge.bundle.golden import read_arrays
+from heatline.edge.bundle.manifest import Areas, Plausible
+from heatline.edge.geometry import WHOLE_FRAME, Stitcher, TileGrid
+from heatline.edge.util.sampling import divide, k_means
 from heatline.edge.wire.events import ForeignArea
 
 FEWEST_TO_STAND_OUT = 5
 """Among fewer frames, an outlier cannot be found."""
-RIDGE = 0.05
-"""Share of the features' correlation matrix that is replaced by the identity, as few tiles cannot show all of it."""
+RIDGE, CELL_RIDGE = 0.05, 0.02
+"""Shares of the correlation matrices of tiles' and cells' features that are replaced by the identity."""
 SLACK = {"brightness": 0.4, "contrast": 0.5, "sharpness": 0.4}
 """How far below the lowest value is plausible, as a share of it; for brightness, also how far above the highest.
 Contrast, sharpness and detail have no upper limit: a defect on an even surface adds to them."""
@@ -45,6 +52,193 @@ SIZE_SLACK = 0.2
 """How far, as a share, a side may lie beyond the known ones if frames differ in size."""
 FARTHEST = 1e6
 """The largest distance that a bundle states: frames that are identical except one would give any number."""
+PROTOTYPES = 128
+PROJECTED = 32
+"""Features of a cell after the projection: enough to keep distances, few enough to cost under 1 % of a frame."""
+MOST_CELLS = 20_000
+"""At most about this many cells of all frames together give projection and prototypes."""
+MEDIAN_OF = 512
+"""At most about this many cells give the frame's median cell."""
+FEWEST_GROUPS = 3
+"""With fewer groups of frames, features are not used."""
+FEWEST_CELLS = 10 * PROTOTYPES
+"""With fewer cells of all frames, prototypes would be single cells."""
+FEWEST_FOREIGN = 4
+"""An area has at least so many cells: in a small region of interest, a single unusual cell is a large share."""
+CELL_QUANTILE, CELL_MARGIN = 0.99, 1.1
+"""A cell is foreign beyond this quantile of good cells, times the margin."""
+AREA_QUANTILE, AREA_MARGIN, SMALLEST_AREA = 0.99, 1.5, 0.02
+"""The largest plausible area is this quantile of the groups' largest areas, times the margin; at least this share of
+what is inspected."""
+
+
+@dataclass(frozen=True, eq=False)
+class ProductCells:
+    """What the cells of good frames look like."""
+
+    projection: Floats
+    """[c, d]: whitens the features of good cells, and projects them at random, which keeps distances (Johnson and
+    Lindenstrauss 1984)."""
+    prototypes: Floats
+    """[k, d], of centred cells."""
+
+    @classmethod
+    def of(cls, frames: Sequence[Cells]) -> "ProductCells":
+        """Fit to frames of tiles [tiles, h, w, c]. Cells that are not finite are left out; some must be finite."""
+        rng = np.random.default_rng(0)
+        each = math.ceil(MOST_CELLS / len(frames))
+
+        def some(frame: Cells, projection: Floats | None) -> Floats:
+            cells = frame.reshape(-1, frame.shape[-1]).astype(np.float32)
+            if projection is not None:
+                cells = _centred(cells @ projection)
+            return rng.permutation(cells[np.isfinite(cells[:, 0])])[:each]
+
+        cells = np.concatenate([some(frame, None) for frame in frames])
+        channels = cells.shape[1]
+        random = rng.normal(size=(channels, min(PROJECTED, channels))) / np.sqrt(min(PROJECTED, channels) * channels)
+        projection = np.asarray(_whitening(cells, CELL_RIDGE) @ random, np.float32)
+        return cls(projection, k_means(np.concatenate([some(frame, projection) for frame in frames]), PROTOTYPES, 0))
+
+    def distances(self, frame: Cells) -> Floats:
+        """Return the distance of each cell of a frame's tiles [tiles, h, w, c] to the nearest prototype, [tiles, h, w];
+        about 1 for a good cell, NaN where a cell is not finite.
+        """
+        centred = _centred(frame.reshape(-1, frame.shape[-1]) @ self.projection)
+        # As `squared_distances`, with one array for the millions of pairs of a large frame.
+        to_each = centred @ (-2 * self.prototypes.T)
+        to_each += (self.prototypes**2).sum(axis=1)
+        nearest = to_each.min(axis=1) + (centred**2).sum(axis=1)
+        return np.asarray(np.sqrt(np.maximum(nearest, 0)), np.float32).reshape(frame.shape[:3])
+
+
+def cell_map(distances: Floats, grid: TileGrid) -> Floats:
+    """Stitch the distances of a frame's tiles [tiles, h, w] to one map [H, W] with cells of the same size; NaN outside
+    the region of interest.
+    """
+    stitcher, outside = _stitcher(grid, distances.shape[1:])
+    stitched = stitcher.stitch(np.nan_to_num(distances))
+    if outside is not None:
+        stitched[outside] = np.nan
+    return stitched
+
+
+def largest_area(cells: Floats, limit: float, fewest: int = 1) -> tuple[float, tuple[int, int, int, int]]:
+    """Return the largest connected area of a map [H, W] above a limit, as a share of the cells that are not NaN, and
+    its box (x0, y0, x1, y1) in cells; (0, ...) if none has `fewest` cells.
+    """
+    foreign = np.nan_to_num(cells, nan=-1.0) > limit
+    count, _, stats, _ = cv2.connectedComponentsWithStats(foreign.astype(np.uint8), connectivity=8)
+    if count < 2:
+        return 0.0, (0, 0, 0, 0)
+    x, y, width, height, size = stats[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())].tolist()
+    if size < fewest:
+        return 0.0, (0, 0, 0, 0)
+    return size / int(np.isfinite(cells).sum()), (x, y, x + width, y + height)
+
+
+@lru_cache(maxsize=32)
+def _stitcher(grid: TileGrid, cells_hw: tuple[int, int]) -> tuple[Stitcher, NDArray[np.bool_] | None]:
+    stitcher = Stitcher(grid, cells_hw, grid.tile_px // cells_hw[0])
+    if grid.region_of_interest == WHOLE_FRAME:
+        return stitcher, None
+    mask = grid.region_of_interest.mask(grid.frame_hw)
+    return stitcher, ~mask[np.ix_(stitcher.centres_y.astype(int), stitcher.centres_x.astype(int))]
+
+
+def _centred(cells: Cells) -> Floats:
+    """Subtract the median of a frame's cells [n, d]."""
+    known = cells[np.isfinite(cells[:, 0])]
+    return np.asarray(cells - np.median(known[:: max(1, len(known) // MEDIAN_OF)], axis=0), np.float32)
+
+
+def _whitening(features: Floats, ridge: float) -> NDArray[np.float64]:
+    """Return the matrix [c, c] that whitens features [n, c]: a distance of 1 is one standard deviation in each.
+
+    Args:
+        ridge: share of the correlation matrix that is replaced by the identity, as few features cannot show all of it.
+    """
+    deviation = features.std(axis=0)
+    deviation = deviation + 1e-3 * float(deviation.mean()) + 1e-12
+    scaled = (features - features.mean(axis=0)) / deviation
+    correlation = (1 - ridge) * scaled.T @ scaled / max(len(scaled) - 1, 1) + ridge * np.eye(len(deviation))
+    variance, axes = np.linalg.eigh(correlation)
+    return np.asarray(axes / np.sqrt(np.maximum(variance, ridge)) / deviation[:, None])
+
+
+def find_areas(appearance: Appearance, limits: Areas, cells: ProductCells | None) -> list[ForeignArea]:
+    """Return the areas of a frame beyond the limits, each with its place.
+
+    Args:
+        cells: None: only lines are compared.
+    """
+    height, width = appearance.frame_hw
+    left, top, right, bottom = appearance.measured_xyxy or (0, 0, width, height)
+    areas = []
+    for name, stretch in (appearance.lines or {}).items():
+        limit = limits.lines.get(name)
+        if limit is None or stretch.value <= limit:
+            continue
+        kind, lines = name.split("_")
+        across = lines == "rows"
+        first, end = (side + (top if across else left) for side in (stretch.first_px, stretch.end_px))
+        if kind == "torn":
+            at = f"{lines.removesuffix('s')} {end - 1}: a step {stretch.value:.1f} times the usual"
+            why = f"the picture has a seam at {at}, expected up to {limit:.1f}"
+        else:
+            why = (
+                f"{lines} {first} to {end - 1} repeat the one before: {_percent(stretch.value)} of the "
+                f"{'height' if across else 'width'}, expected up to {_percent(limit)}"
+            )
+        areas.append(ForeignArea((left, first, right, end) if across else (first, top, end, bottom), why))
+    if cells is None or limits.cell is None or limits.share is None or appearance.cells is None or not appearance.grid:
+        return areas
+    share, box = largest_area(cell_map(cells.distances(appearance.cells), appearance.grid), limits.cell, FEWEST_FOREIGN)
+    if share > limits.share:
+        px = appearance.grid.tile_px // appearance.cells.shape[1]
+        x0, y0, x1, y1 = (min(side * px, end) for side, end in zip(box, (width, height) * 2, strict=True))
+        why = (
+            f"x {x0} to {x1}, y {y0} to {y1} px does not look like the product: {_percent(share)} of the inspected "
+            f"area, expected up to {_percent(limits.share)}"
+        )
+        areas.insert(0, ForeignArea((x0, y0, x1, y1), why))  # it says more than the seams at its sides
+    return areas
+
+
+def fit_areas(appearances: Sequence[Appearance], groups: NDArray[np.str_]) -> tuple[Areas | None, ProductCells | None]:
+    """Return the limits of areas, and the cells of the product, from the frames that have cells, or from all.
+
+    Args:
+        groups: the group of each frame.
+    """
+    known = [index for index, each in enumerate(appearances) if each.cells is not None]
+    used = [appearances[index] for index in known] or appearances
+    lines = [each.lines for each in used if each.lines is not None]
+    if not lines:
+        return None, None
+    areas = Areas(lines=fit_lines(lines), frames=len(lines))
+    fold, number = np.array(divide(groups[known].tolist())), len(set(groups[known].tolist()))
+    frames = [(each.cells, each.grid) for each in used if each.cells is not None and each.grid is not None]
+    if number < FEWEST_GROUPS or sum(np.isfinite(cells[..., 0]).sum() for cells, _ in frames) < FEWEST_CELLS:
+        return areas, None
+    maps: dict[int, Floats] = {}
+    for left_out in np.unique(fold).tolist():
+        others = ProductCells.of([cells for (cells, _), of in zip(frames, fold, strict=True) if of != left_out])
+        for index in np.flatnonzero(fold == left_out).tolist():
+            cells, grid = frames[index]
+            maps[index] = cell_map(others.distances(cells), grid)
+    limit = CELL_MARGIN * float(np.nanquantile(np.concatenate([each.ravel() for each in maps.values()]), CELL_QUANTILE))
+    largest: dict[str, float] = {}
+    for index, name in enumerate(groups[known].tolist()):
+        largest[name] = max(largest.get(name, 0.0), largest_area(maps[index], limit, FEWEST_FOREIGN)[0])
+    share = min(1.0, max(SMALLEST_AREA, AREA_MARGIN * float(np.quantile(list(largest.values()), AREA_QUANTILE))))
+    refused = sum(each > share for each in largest.values())
+    areas = msgspec.structs.replace(areas, cell=limit, share=share, groups=number, refused=refused)
+    return areas, ProductCells.of([cells for cells, _ in frames])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +255,7 @@ class ProductTiles:
     @classmethod
     def of(cls, features: Floats) -> "ProductTiles":
         """Fit the distribution to features [n, c]."""
-        mean, deviation = features.mean(axis=0), features.std(axis=0)
-        deviation = deviation + 1e-3 * float(deviation.mean()) + 1e-12
-        scaled = (features - mean) / deviation
-        correlation = (1 - RIDGE) * scaled.T @ scaled / max(len(scaled) - 1, 1) + RIDGE * np.eye(len(mean))
-        variance, axes = np.linalg.eigh(correlation)
-        whitening = axes / np.sqrt(np.maximum(variance, RIDGE)) / deviation[:, None]
-        return cls(mean.astype(np.float32), whitening.astype(np.float32))
+        return cls(features.mean(axis=0).astype(np.float32), _whitening(features, RIDGE).astype(np.float32))
 
     @classmethod
     def load(cls, path: Path, channels: int) -> "ProductTiles":
@@ -126,7 +314,8 @@ class Plausibility:
             ("width", appearance.frame_hw[1], plausible.width_px),
         ):
             if not lowest_px <= side_px <= highest_px:
-                deviations.append(f"{name} {side_px} px, expected {_range(lowest_px, highest_px)}")
+                sides = f"{lowest_px} px" if lowest_px == highest_px else f"{lowest_px} to {highest_px} px"
+                deviations.append(f"{name} {side_px} px, expected {sides}")
         for name, (low, high) in ranges(plausible).items():
             value = getattr(statistics, name)
             if not low <= value <= (math.inf if high is None else high):
@@ -191,9 +380,15 @@ def find_outliers(appearances: Sequence[Appearance]) -> dict[int, str]:
     if len(appearances) < FEWEST_TO_STAND_OUT:
         return {}
     appearances = [replace(each, cells=None) for each in appearances]  # whole frames are compared
+    measures = [[getattr(each.statistics, name) for each in appearances] for name in STATISTICS]
+    measures += [[float(each.frame_hw[axis]) for each in appearances] for axis in (0, 1)]
+    features = [each.features for each in map(Appearance.thinned, appearances) if each.features is not None]
+    if len(features) == len(appearances):
+        tiles = ProductTiles.of(np.concatenate(features))
+        measures.append([tiles.distance(each) for each in features])
     ends = {  # only a frame with the lowest or highest value of some measure is likely to be an outlier
         end(range(len(appearances)), key=values.__getitem__)
-        for values in _measures(appearances)
+        for values in measures
         if min(values) < max(values)
         for end in (min, max)
     }
@@ -205,21 +400,10 @@ def find_outliers(appearances: Sequence[Appearance]) -> dict[int, str]:
     return outliers
 
 
-def _measures(appearances: Sequence[Appearance]) -> list[list[float]]:
-    """Return the values of all frames, measure by measure."""
-    measures = [[getattr(each.statistics, name) for each in appearances] for name in STATISTICS]
-    measures += [[float(each.frame_hw[axis]) for each in appearances] for axis in (0, 1)]
-    features = [each.features for each in map(Appearance.thinned, appearances) if each.features is not None]
-    if len(features) == len(appearances):
-        tiles = ProductTiles.of(np.concatenate(features))
-        measures.append([tiles.distance(each) for each in features])
-    return measures
-
-
 def _fit_tiles(appearances: Sequence[Appearance], groups: NDArray[np.str_]) -> tuple[ProductTiles | None, float | None]:
     """Return the features of the product's tiles, and the largest plausible distance of a frame from them."""
     features = [each.features for each in map(Appearance.thinned, appearances) if each.features is not None]
-    fold, number = folds(groups)
+    fold, number = np.array(divide(groups.tolist())), len(set(groups.tolist()))
     if len(features) < len(groups) or number < FEWEST_GROUPS:
         return None, None
     farthest = 0.0
@@ -242,7 +426,3 @@ def _sides(px: NDArray[np.int64]) -> tuple[int, int]:
     if low == high:
         return low, high
     return max(1, math.floor(low * (1 - SIZE_SLACK))), math.ceil(high * (1 + SIZE_SLACK))
-
-
-def _range(low: int, high: int) -> str:
-    return f"{low} px" if low == high else f"{low} to {high} px"

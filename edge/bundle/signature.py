@@ -36,6 +36,10 @@ class PublicKey:
     raw: bytes
     """32 bytes."""
 
+    @classmethod
+    def of(cls, private: "Ed25519PrivateKey") -> "PublicKey":
+        return cls(private.public_key().public_bytes_raw())
+
     @property
     def fingerprint(self) -> str:
         """The sha256 of the raw key, in hexadecimal, for people to compare."""
@@ -60,33 +64,19 @@ class PublicKey:
         return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-@dataclass(frozen=True)
-class PrivateKey:
-    """The private half of a key, which signs."""
-
-    _key: "Ed25519PrivateKey"
-
-    @property
-    def public(self) -> PublicKey:
-        return PublicKey(self._key.public_key().public_bytes_raw())
-
-    def sign(self, message: bytes) -> bytes:
-        return self._key.sign(message)
-
-
 def make_key(path: Path) -> PublicKey:
     """Write a new private key to a new file that only its owner may read, and its public half to a file beside it."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     key = Ed25519PrivateKey.generate()
-    public = PrivateKey(key).public
+    public = PublicKey.of(key)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     write_pair(path, pem, public.to_pem(), BundleError)
     return public
 
 
-def read_private_key(path: Path) -> PrivateKey:
+def read_private_key(path: Path) -> "Ed25519PrivateKey":
     """Read the private key in a PEM file, which only its owner may read and write."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -98,7 +88,7 @@ def read_private_key(path: Path) -> PrivateKey:
         key = None
     if not isinstance(key, Ed25519PrivateKey):
         raise BundleError(f"{path} holds no ed25519 private key in PEM without a password; make one with {MADE_BY}")
-    return PrivateKey(key)
+    return key
 
 
 def read_public_key(path: Path) -> PublicKey:
@@ -156,9 +146,9 @@ def read_signature(folder: Path, digest: str) -> PublicKey | None:
     return key
 
 
-def write_signature(folder: Path, digest: str, key: PrivateKey) -> None:
+def write_signature(folder: Path, digest: str, key: "Ed25519PrivateKey") -> None:
     """Sign the bundle with this digest; an earlier signature is replaced atomically."""
-    signature = Signature("ed25519", key.public.raw.hex(), key.sign(DOMAIN + bytes.fromhex(digest)).hex())
+    signature = Signature("ed25519", PublicKey.of(key).raw.hex(), key.sign(DOMAIN + bytes.fromhex(digest)).hex())
     path = folder / SIGNATURE
     with writing(path, BundleError), replacing(path, unique=True) as new:
         new.write_bytes(signature.to_bytes())

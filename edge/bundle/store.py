@@ -1,34 +1,49 @@
-"""A bundle on disk: a folder with `manifest.json` and the files that it lists, each with its sha256."""
+"""A bundle on disk, a folder with `manifest.json` and the files that it lists, each with its sha256; and its engine,
+which is verified on this machine by the golden tiles.
+"""
 
+import contextlib
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from heatline.edge.bundle.golden import GoldenTiles
-from heatline.edge.bundle.manifest import (
-    PRODUCT_TILES,
-    Manifest,
-    Plausible,
-    decode_manifest,
-    product_tiles_of,
-)
+from heatline.edge.bundle.golden import GoldenTiles, GoldenTilesError, check_golden
+from heatline.edge.bundle.manifest import PRODUCT_TILES, Manifest, Plausible, decode_manifest, product_tiles_of
 from heatline.edge.bundle.plausibility import Plausibility, ProductTiles
-from heatline.edge.bundle.signature import PrivateKey, PublicKey, read_signature, write_signature
-from heatline.edge.errors import BundleError
+from heatline.edge.bundle.signature import PublicKey, read_signature, write_signature
+from heatline.edge.errors import BundleError, EngineError
 from heatline.edge.geometry import RegionOfInterest
-from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, Precision
+from heatline.edge.inference import open_engine, require_supported
+from heatline.edge.inference.engine import (
+    ONNX_GRAPH,
+    OPENVINO_GRAPH,
+    OPENVINO_WEIGHTS,
+    PROCESSOR,
+    Engine,
+    EngineKind,
+    Precision,
+)
 from heatline.edge.reference.reference import Reference
 from heatline.edge.util.files import writing
 from heatline.edge.util.text import encode_json
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+logger = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
+MOST_CACHED = 8
+"""Compiled graphs in the cache; when there are more, the oldest are deleted."""
 REQUIRED = (ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, GOLDEN)
 
 
@@ -138,7 +153,8 @@ def open_bundle(path: Path) -> Bundle:
             raise BundleError(f"{path / MANIFEST} lists no {name}; every bundle has one; export the bundle again")
     for name, expected in manifest.files.items():
         try:
-            actual = _sha256(path / name)
+            with (path / name).open("rb") as file:
+                actual = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise BundleError(
                 f"{path / name} is listed in the manifest and cannot be read ({error.strerror}); copy the bundle again"
@@ -202,19 +218,14 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     return Bundle(path, opened.manifest, opened.digest)
 
 
-def sign_bundle(bundle: Bundle, key: PrivateKey) -> Bundle:
+def sign_bundle(bundle: Bundle, key: "Ed25519PrivateKey") -> Bundle:
     """Sign a bundle as it was opened, and replace an earlier signature.
 
     Raises:
         BundleError: the signature cannot be written.
     """
     write_signature(bundle.path, bundle.digest, key)
-    return replace(bundle, signed_by=key.public)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return replace(bundle, signed_by=PublicKey.of(key))
 
 
 def _read_manifest(path: Path) -> bytes:
@@ -225,3 +236,102 @@ def _read_manifest(path: Path) -> bytes:
             f"{path} is not a bundle: its {MANIFEST} cannot be read ({error.strerror}); name a folder made by "
             "heatline export"
         ) from error
+
+
+@dataclass(frozen=True)
+class VerifiedEngine:
+    """An engine whose golden tiles passed. `engine.precision` is the precision that it actually uses."""
+
+    engine: Engine
+    differences: dict[str, float]
+    """The largest difference of each output on the golden tiles, as a share of its scale."""
+    requested: Precision
+    fell_back: str | None = None
+    """Why it computes in f32 and not in the requested precision, in one sentence; none: it uses the requested one."""
+
+    @property
+    def computes_in(self) -> str:
+        """Its precision, for people: `f32`, or `f32 instead of int8`."""
+        return self.engine.precision + ("" if self.fell_back is None else f" instead of {self.requested}")
+
+
+def open_verified_engine(
+    bundle: Bundle,
+    kind: EngineKind = "openvino",
+    precision: Precision = "f32",
+    *,
+    device: str = PROCESSOR,
+    threads: int = 0,
+    streams: int = 0,
+    batch: int = 0,
+    cache: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> VerifiedEngine:
+    """Compile a bundle's graph for a precision and run its golden tiles.
+
+    If this machine cannot compute in bf16 or int8, or its answers differ by more than the bundle allows, f32 is used
+    instead, with a warning; f32 itself has no fallback. Another warning names the limits that a precision fails
+    although it is in the bundle.
+
+    Args:
+        device, threads, streams, batch: as in `open_engine`.
+        cache: folder for compiled graphs; None: no cache.
+        say: called with a description of each step.
+    Raises:
+        BundleError: the bundle lacks that precision, or must not be used on this machine.
+        EngineError: this kind of engine does not support that precision, or f32 does not load or compile.
+    """
+    require_supported(kind, precision, device)
+    manifest, golden = bundle.manifest, bundle.golden()
+
+    def verify(precision: Precision, cache: Path | None = cache) -> tuple[Engine, dict[str, float]]:
+        graph = bundle.graph_for(precision)
+        if cache is not None:
+            _delete_oldest(cache, keep=MOST_CACHED - 1)
+        try:
+            say("compiling")
+            engine = open_engine(
+                kind,
+                bundle.path,
+                manifest.grid.tile_px,
+                device=device,
+                precision=precision,
+                graph=graph,
+                threads=threads,
+                streams=streams,
+                batch=batch,
+                cache=cache,
+            )
+            try:
+                say("running the golden tiles")
+                differences = check_golden(golden, engine, manifest)
+            except Exception:
+                engine.close()
+                raise
+        except (EngineError, BundleError) as error:
+            if cache is None:
+                raise
+            logger.warning("compiled without the cache in %s, which is emptied: %s", cache, error)
+            _delete_oldest(cache, keep=0)
+            return verify(precision, None)
+        return engine, differences
+
+    if precision == "f32":
+        return VerifiedEngine(*verify("f32"), "f32")
+    try:
+        verified = VerifiedEngine(*verify(precision), precision)
+    except (EngineError, GoldenTilesError) as error:
+        fell_back = f"f32 is used instead of {precision}: {error}"
+    else:
+        if (fails := manifest.fails(precision)) is not None:
+            logger.warning("%s is in %s although it fails the map gate: %s", precision, bundle.path, fails)
+        return verified
+    logger.warning("%s", fell_back)
+    return VerifiedEngine(*verify("f32"), precision, fell_back)
+
+
+def _delete_oldest(cache: Path, *, keep: int) -> None:
+    """Delete compiled graphs of OpenVINO, except the newest ones."""
+    with contextlib.suppress(OSError):  # then the engine reports what is wrong with the folder
+        for graph in sorted(cache.glob("*.blob"), key=lambda path: path.stat().st_mtime_ns, reverse=True)[keep:]:
+            graph.unlink()

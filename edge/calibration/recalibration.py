@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -16,19 +15,12 @@ import numpy as np
 from heatline.edge import __version__
 from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
 from heatline.edge.bundle.appearance import Appearance
-from heatline.edge.bundle.manifest import (
-    PRODUCT_TILES,
-    SCHEMA,
-    CameraPlausible,
-    ProductReference,
-    product_picture_of,
-    product_tiles_of,
-)
+from heatline.edge.bundle.manifest import SCHEMA, ProductReference, product_picture_of
 from heatline.edge.bundle.manifest import Reference as DriftReference
-from heatline.edge.bundle.plausibility import ProductTiles
 from heatline.edge.calibration.thresholds import GoodFrame
 from heatline.edge.colour import to_rgb
-from heatline.edge.drift import OF_POSE, PictureSample, choose_evenly
+from heatline.edge.drift import MOST_FRAMES as MOST_SAMPLED
+from heatline.edge.drift import OF_POSE, PictureSample
 from heatline.edge.errors import BundleError, EngineError, InputError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
@@ -166,8 +158,21 @@ class GoodPictures:
         frames: list[GoodFrame] = []
         appearances: list[Appearance] = []
         samples: list[PictureSample] = []
-        sampled, with_cells = choose_evenly(len(self.files)), evenly(len(self.files), MOST_WITH_CELLS)
+        sampled, with_cells = evenly(len(self.files), MOST_SAMPLED), evenly(len(self.files), MOST_WITH_CELLS)
         ahead: PendingFrame | None = None
+
+        def finish(pending: PendingFrame) -> None:
+            try:
+                judgement = inspector.finish(pending)
+            except EngineError as error:
+                raise EngineError(f"{pending.frame.stamp.source}: {error}") from error
+            if pending.features is not None and not np.isfinite(pending.features).all():
+                raise EngineError(
+                    f"{pending.frame.stamp.source}: the network answered with features that are not finite"
+                )
+            frames.append(GoodFrame.of(pending.logits, judgement.heatmap))
+            appearances.append(pending.appearance.thinned(keep_cells=len(appearances) in with_cells))
+
         for number, file in enumerate(track(self.files), start=1):
             image, pixel_format = read_image(file)
             frame = Frame(Stamp("calibrate", number, str(file)), image, pixel_format)
@@ -183,14 +188,12 @@ class GoodPictures:
                 rgb = to_rgb(image, pixel_format)
                 pose = None if started.alignment is None else started.alignment.pose
                 part = rgb if area is None else rgb[area.box((rgb.shape[0], rgb.shape[1]))]
-                samples.append(replace(PictureSample.of(part), pose=pose))
+                samples.append(PictureSample.of(part, pose))
             if ahead is not None:
-                frames.append(_finish(ahead, inspector))
-                appearances.append(ahead.appearance.thinned(keep_cells=len(appearances) in with_cells))
+                finish(ahead)
             ahead = started
         if ahead is not None:
-            frames.append(_finish(ahead, inspector))
-            appearances.append(ahead.appearance.thinned(keep_cells=len(appearances) in with_cells))
+            finish(ahead)
         if misaligned:
             raise InputError(
                 f"{len(misaligned)} of {format_count(len(self.files), 'picture')} cannot be compared with the "
@@ -235,7 +238,7 @@ def recalibrated_manifest(
     in its provenance.
 
     Args:
-        details: further keys of the record, from `record_of_thresholds` or `record_of_camera`.
+        details: further keys of the record, for a calibration of thresholds from `record_of_thresholds`.
         reference: what frames are compared with from now on; None: what the parent says.
         records: the list in the provenance that gets the record.
     """
@@ -288,22 +291,6 @@ def record_of_thresholds(calibration: Calibration) -> dict[str, Any]:
     }
 
 
-def record_of_camera(camera: str, plausible: CameraPlausible, frames_are: str) -> dict[str, Any]:
-    """Return the record of a calibration of the appearance of one camera's frames."""
-    return {"camera": camera, **msgspec.to_builtins(plausible), "frames_are": frames_are}
-
-
-def files_of_frames(tiles: ProductTiles | None, camera: str | None = None) -> dict[str, bytes | None]:
-    """Return the file that tells what good frames look like.
-
-    Args:
-        tiles: the features of the product's tiles; None: unknown.
-        camera: the camera that it holds for; None: all cameras.
-    """
-    name = PRODUCT_TILES if camera is None else product_tiles_of(camera)
-    return {name: None if tiles is None else tiles.to_bytes()}
-
-
 def without_poses(calibration: Calibration, camera: str, others: Collection[str]) -> Calibration:
     """Return a calibration without what drift knows of poses: they were measured against another reference.
 
@@ -340,8 +327,7 @@ def write_recalibrated(
     """Write the new bundle, with the parent's files.
 
     Args:
-        replaced: what files have instead of the parent's content, from `files_of_frames` and `NewReference.content`;
-            None: the new bundle does not have the file.
+        replaced: what files have instead of the parent's content; None: the new bundle does not have the file.
     Raises:
         BundleError: the folder exists or cannot be written, or a file of the parent was changed.
     """
@@ -368,13 +354,3 @@ def next_in_series(text: str, mark: str) -> str:
     """
     found = re.fullmatch(rf"(.*){re.escape(mark)}([0-9]+)", text, flags=re.DOTALL)
     return f"{found[1]}{mark}{int(found[2]) + 1}" if found else f"{text}{mark}1"
-
-
-def _finish(pending: PendingFrame, inspector: Inspector) -> GoodFrame:
-    try:
-        judgement = inspector.finish(pending)
-    except EngineError as error:
-        raise EngineError(f"{pending.frame.stamp.source}: {error}") from error
-    if pending.features is not None and not np.isfinite(pending.features).all():
-        raise EngineError(f"{pending.frame.stamp.source}: the network answered with features that are not finite")
-    return GoodFrame.of(pending.logits, judgement.heatmap)

@@ -7,8 +7,8 @@ one group show the same thing; with few groups an interval is not reliable, and 
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev, variance
+from collections.abc import Sequence
+from statistics import fmean, variance
 
 CONFIDENCE = 0.95
 
@@ -102,33 +102,20 @@ def t_quantile(share: float, degrees: int) -> float:
     return high
 
 
-def prediction_bound(values: list[float], beyond: float) -> float:
-    """Return the bound that the next value exceeds with a probability of `beyond`, if it comes from the same normal
-    distribution.
-
-    Args:
-        values: at least two.
-        beyond: above 0, at most 0.5.
-    """
-    count = len(values)
-    spread = stdev(values) * math.sqrt(1 + 1 / count)
-    return fmean(values) + t_quantile(1 - beyond, count - 1) * spread
-
-
-def prediction_bound_of_groups(values: Mapping[str, Sequence[float]], beyond: float) -> float:
+def prediction_bound(groups: Sequence[Sequence[float]], beyond: float) -> float:
     """Return the bound that a value of a new group exceeds with a probability of about `beyond`, if the values of each
     group are normal, with the same deviation, and the groups' means are normal too.
 
     The variance of such a value about the mean of the k groups' means is 1 + 1 / k times the variance between groups,
     plus the variance within a group. The variance of the groups' means contains the first and, for a group of m values,
     1 / m of the second; the missing part is added from within the groups. Student's t has k - 1 degrees of freedom. The
-    variance within the groups has more, so the bound is rather too high.
+    variance within the groups has more, so the bound is rather too high. If each value is a group of its own, the bound
+    is that of a normal distribution.
 
     Args:
-        values: at least one value of each group; at least two groups.
+        groups: at least two, each of at least one value.
         beyond: above 0, at most 0.5.
     """
-    groups = list(values.values())
     means, count = [fmean(group) for group in groups], len(groups)
     degrees = sum(len(group) - 1 for group in groups)
     squares = sum((value - mean) ** 2 for group, mean in zip(groups, means, strict=True) for value in group)

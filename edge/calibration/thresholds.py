@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -13,10 +12,10 @@ from heatline.edge.calibration.statistics import (
     CONFIDENCE,
     frames_to_show,
     prediction_bound,
-    prediction_bound_of_groups,
     upper_bound,
 )
 from heatline.edge.errors import InputError
+from heatline.edge.util.sampling import divide
 from heatline.edge.util.text import format_count
 
 ENOUGH_BEYOND = 5
@@ -31,8 +30,6 @@ EVIDENCE_QUANTILE = 0.999
 """The share of all heatmap cells of the good frames together that lies below the evidence threshold of a top-mean."""
 STRONG_SHARE = 0.1
 """The share of good frames whose highest cells may reach strong evidence, unless a larger share is to be rejected."""
-FOLDS = 5
-"""Parts of the good frames, each judged by thresholds from the others."""
 STORED_SHARE, STORED_AT_LEAST = 0.02, 1000
 """How many of a frame's cells are stored: 6 kB for a frame of 5 MP, and all cells of a single tile."""
 
@@ -60,11 +57,6 @@ class GoodFrame:
         cells.partition(len(cells) - stored)
         highest = cells[len(cells) - stored :].copy()  # a view would hold all cells in memory
         return cls(float(logits.max()), float(np.median(cells)), len(cells), highest, group)
-
-    @property
-    def highest_evidence(self) -> float:
-        """The highest value of its heatmap."""
-        return float(self.highest_cells.max())
 
 
 def count_allowed_rejects(frames: int, false_reject: float) -> int:
@@ -135,12 +127,12 @@ def score_threshold(
         return (quantile, "quantile") if lowest_defect <= quantile else ((quantile + lowest_defect) / 2, "margin")
     if count_allowed_rejects(len(good), share) >= ENOUGH_BEYOND or len(good) < FEWEST_OF_TAIL or not 0 < share < 0.5:
         return quantile, "quantile"
-    tail = prediction_bound([float(value) for value in good], share)
+    tail = prediction_bound([[float(value)] for value in good], share)
     by_group: dict[str, list[float]] = {}
     for group, value in zip(groups or (), good, strict=groups is not None):
         by_group.setdefault(group, []).append(float(value))
     if FEWEST_OF_TAIL <= len(by_group) < len(good):
-        tail = max(tail, prediction_bound_of_groups(by_group, share))
+        tail = max(tail, prediction_bound([*by_group.values()], share))
     return (tail, "tail") if tail > quantile else (quantile, "quantile")
 
 
@@ -195,16 +187,6 @@ def count_rejected(frames: Iterable[GoodFrame], score_threshold: float) -> int:
     return sum(frame.highest_logit >= score_threshold for frame in frames)
 
 
-def divide(groups: Sequence[str]) -> list[int]:
-    """Divide frames into at most `FOLDS` parts of whole groups, in their order, as neighbours are alike.
-
-    >>> divide(["a", "a", "b", "c", "d", "e", "f"])
-    [0, 0, 0, 1, 2, 3, 4]
-    """
-    names = {name: number for number, name in enumerate(dict.fromkeys(groups))}
-    return [names[group] * FOLDS // len(names) for group in groups]
-
-
 def count_held_out_rejects(frames: Sequence[GoodFrame], false_reject: float, lowest_defect: float | None) -> int | None:
     """Count the frames that reach a score threshold from the others; None: there are no others.
 
@@ -230,20 +212,7 @@ def calibrate(
     *,
     top_cells: int | None = None,
     lowest_defect: float | None = None,
-) -> Calibration:
-    """Set the thresholds, and count how many of the frames those of the others reject; as `set_thresholds`."""
-    found = set_thresholds(frames, false_reject, frames_are, top_cells=top_cells, lowest_defect=lowest_defect)
-    rejected = count_held_out_rejects(frames, false_reject, lowest_defect)
-    return msgspec.structs.replace(found, held_out_rejected=rejected)
-
-
-def set_thresholds(
-    frames: Sequence[GoodFrame],
-    false_reject: float,
-    frames_are: str,
-    *,
-    top_cells: int | None = None,
-    lowest_defect: float | None = None,
+    held_out: bool = True,
 ) -> Calibration:
     """Set the thresholds. The score threshold comes from each frame's highest tile logit, see `score_threshold`.
 
@@ -262,6 +231,7 @@ def set_thresholds(
     Args:
         top_cells: from the map's identity: the logit is the mean of this many highest cells; None: of all.
         lowest_defect: the result of `lowest_defect_of`; None: no defective frame is known.
+        held_out: whether to count the frames that thresholds from the others reject.
     Raises:
         InputError: there is no frame, the share lies outside 0..1, or a value is not finite.
     """
@@ -273,7 +243,7 @@ def set_thresholds(
         [frame.highest_logit for frame in frames], false_reject, lowest_defect, None if groups is None else group_names
     )
     reach, independent = count_allowed_rejects(len(frames), false_reject), groups or len(frames)
-    highest = [frame.highest_evidence for frame in frames]
+    highest = [frame.highest_cells.max() for frame in frames]
     if top_cells is None:
         evidence, strong = threshold(highest, false_reject), None
     else:
@@ -282,7 +252,7 @@ def set_thresholds(
     return Calibration(
         score_threshold=score,
         evidence_threshold=evidence,
-        background=_background(frames),
+        background=float(np.median([frame.median_evidence for frame in frames])),
         false_reject_per_frame=false_reject,
         frames=len(frames),
         frames_are=frames_are,
@@ -292,6 +262,7 @@ def set_thresholds(
         score_by=score_by,
         coldest_defect=lowest_defect,
         strong_evidence=strong,
+        held_out_rejected=count_held_out_rejects(frames, false_reject, lowest_defect) if held_out else None,
     )
 
 
@@ -302,7 +273,3 @@ def _usable(highest: ArrayLike) -> NDArray[np.floating]:
     if not np.isfinite(values).all():
         raise InputError("thresholds need finite values, a good frame's highest is not a number; check the model")
     return values
-
-
-def _background(frames: Sequence[GoodFrame]) -> float:
-    return float(np.median([frame.median_evidence for frame in frames]))

@@ -54,17 +54,15 @@ def list_cameras() -> list[Found]:
     """
     aravis.load()
     aravis.update_device_list()
-    found = [_device(index) for index in range(aravis.get_n_devices())]
+    found = []
+    for index in range(aravis.get_n_devices()):
+        names = ("id", "vendor", "model", "serial_nbr", "address", "protocol")
+        texts = (getattr(aravis, f"get_device_{name}")(index) or "" for name in names)
+        device_id, vendor, model, serial, address, protocol = texts
+        # Aravis opens a camera of the network by its address, one on USB by its id.
+        keys = {"kind": "genicam", "address": address if protocol == "GigEVision" else device_id}
+        found.append(Found(keys, f"{vendor} {model}", PROTOCOLS.get(protocol, protocol), serial))
     return sorted(found, key=lambda camera: (camera.protocol, camera.keys["address"]))
-
-
-def _device(index: int) -> Found:
-    names = ("id", "vendor", "model", "serial_nbr", "address", "protocol")
-    texts = (getattr(aravis, f"get_device_{name}")(index) or "" for name in names)
-    device_id, vendor, model, serial, address, protocol = texts
-    # Aravis opens a camera of the network by its address, one on USB by its id.
-    keys = {"kind": "genicam", "address": address if protocol == "GigEVision" else device_id}
-    return Found(keys, f"{vendor} {model}", PROTOCOLS.get(protocol, protocol), serial)
 
 
 def only_camera() -> str:

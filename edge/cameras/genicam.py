@@ -162,72 +162,6 @@ class GenicamCamera(FrameSource):
         rate_fps = 0.0
         if self._settings.trigger == "free" and aravis.camera_is_frame_rate_available(camera):
             rate_fps = aravis.camera_get_frame_rate(camera)
-        self._start_stream(gige)
-        return Opened(
-            found=f"{found}, {rate_fps:.4g} frames/s" if rate_fps > 0 else found,
-            ids_show_gaps=True,
-            period_s=1 / rate_fps if rate_fps > 0 else None,
-        )
-
-    def _apply_settings(self) -> PixelFormat:
-        """Apply the settings, in an order in which each depends only on those before; return the pixel format."""
-        settings, camera = self._settings, self._camera
-        with contextlib.suppress(AravisError):  # an earlier application may have left it running
-            aravis.camera_stop_acquisition(camera)
-        aravis.camera_set_range_check_policy(camera, CHECK_RANGES)
-        self._set_feature("AcquisitionMode=Continuous")
-        pixel_format = self._set_pixel_format(settings.pixel_format)
-        if settings.region is not None:
-            with self._naming("region", settings.region):
-                aravis.camera_set_region(camera, 0, 0, -1, -1)  # offsets reduce the bounds of width and height
-                aravis.camera_set_region(camera, *settings.region)
-            if (accepted := _region(camera)) != settings.region:
-                raise self._error(f"region {list(settings.region)} does not suit it: it stands at {list(accepted)}")
-        if settings.trigger != "free":
-            source = "Software" if settings.trigger == "software" else settings.trigger_line
-            with self._naming("trigger", source):
-                aravis.camera_set_trigger(camera, source)
-        elif aravis.camera_is_feature_available(camera, "TriggerMode"):
-            with self._naming("trigger", "free"):
-                aravis.camera_clear_triggers(camera)
-        for key, feature, before in _NUMBERS:
-            requested: float | None = getattr(settings, key)
-            if requested is not None and (key != "rate_fps" or settings.trigger == "free"):
-                self._set_feature(before)
-                self._set_number(key, requested, feature)
-        if settings.chunks:
-            with self._naming("chunks", settings.chunks):
-                aravis.camera_set_chunks(camera, ",".join(settings.chunks))
-            self._chunk_parser = aravis.camera_create_chunk_parser(camera)
-        return pixel_format
-
-    def _set_feature(self, assignment: str) -> None:
-        with contextlib.suppress(AravisError):  # not all cameras have it
-            aravis.device_set_features_from_string(self._device, assignment)
-
-    def _set_pixel_format(self, requested: str) -> PixelFormat:
-        with self._naming("pixel_format", requested):
-            for code, name in FORMATS.items():
-                if name == requested:
-                    aravis.camera_set_pixel_format(self._camera, code)
-        sent = FORMATS.get(aravis.camera_get_pixel_format(self._camera))
-        if sent is None or requested not in ("first", "any", sent):
-            raise self._error(
-                f"it sends {aravis.camera_get_pixel_format_as_string(self._camera)} where pixel_format is {requested}; "
-                f"set pixel_format to one of {', '.join(FORMATS.values())} that it offers"
-            )
-        return sent
-
-    def _set_number(self, key: str, requested: float, feature: str) -> None:
-        """Set a number, and check that the camera has accepted it, but for rounding."""
-        camera, tolerance = self._camera, 0.5 if feature == "gain" else 0.05 * requested
-        with self._naming(key, requested):
-            getattr(aravis, f"camera_set_{feature}")(camera, requested)
-            accepted = getattr(aravis, f"camera_get_{feature}")(camera)
-        if abs(accepted - requested) > tolerance:
-            raise self._error(f"{key} {requested:g} does not suit it: it stands at {accepted:g}")
-
-    def _start_stream(self, gige: bool) -> None:
         self._stream = stream = aravis.camera_create_stream(self._camera, None, None)
         if not stream:
             raise self._error("it opens no stream of frames")
@@ -242,6 +176,60 @@ class GenicamCamera(FrameSource):
             self._push(buffer)
         aravis.camera_start_acquisition(self._camera)
         self._started = True
+        return Opened(
+            found=f"{found}, {rate_fps:.4g} frames/s" if rate_fps > 0 else found,
+            ids_show_gaps=True,
+            period_s=1 / rate_fps if rate_fps > 0 else None,
+        )
+
+    def _apply_settings(self) -> PixelFormat:
+        """Apply the settings, in an order in which each depends only on those before; return the pixel format."""
+        settings, camera = self._settings, self._camera
+        with contextlib.suppress(AravisError):  # an earlier application may have left it running
+            aravis.camera_stop_acquisition(camera)
+        aravis.camera_set_range_check_policy(camera, CHECK_RANGES)
+        self._set_feature("AcquisitionMode=Continuous")
+        with self._naming("pixel_format", settings.pixel_format):
+            for code, name in FORMATS.items():
+                if name == settings.pixel_format:
+                    aravis.camera_set_pixel_format(camera, code)
+        pixel_format = FORMATS.get(aravis.camera_get_pixel_format(camera))
+        if pixel_format is None or settings.pixel_format not in ("first", "any", pixel_format):
+            raise self._error(
+                f"it sends {aravis.camera_get_pixel_format_as_string(camera)} where pixel_format is "
+                f"{settings.pixel_format}; set pixel_format to one of {', '.join(FORMATS.values())} that it offers"
+            )
+        if settings.region is not None:
+            with self._naming("region", settings.region):
+                aravis.camera_set_region(camera, 0, 0, -1, -1)  # offsets reduce the bounds of width and height
+                aravis.camera_set_region(camera, *settings.region)
+            if (region := _region(camera)) != settings.region:
+                raise self._error(f"region {list(settings.region)} does not suit it: it stands at {list(region)}")
+        if settings.trigger != "free":
+            source = "Software" if settings.trigger == "software" else settings.trigger_line
+            with self._naming("trigger", source):
+                aravis.camera_set_trigger(camera, source)
+        elif aravis.camera_is_feature_available(camera, "TriggerMode"):
+            with self._naming("trigger", "free"):
+                aravis.camera_clear_triggers(camera)
+        for key, feature, before in _NUMBERS:
+            requested: float | None = getattr(settings, key)
+            if requested is not None and (key != "rate_fps" or settings.trigger == "free"):
+                self._set_feature(before)
+                with self._naming(key, requested):
+                    getattr(aravis, f"camera_set_{feature}")(camera, requested)
+                    accepted = getattr(aravis, f"camera_get_{feature}")(camera)
+                if abs(accepted - requested) > (0.5 if feature == "gain" else 0.05 * requested):
+                    raise self._error(f"{key} {requested:g} does not suit it: it stands at {accepted:g}")
+        if settings.chunks:
+            with self._naming("chunks", settings.chunks):
+                aravis.camera_set_chunks(camera, ",".join(settings.chunks))
+            self._chunk_parser = aravis.camera_create_chunk_parser(camera)
+        return pixel_format
+
+    def _set_feature(self, assignment: str) -> None:
+        with contextlib.suppress(AravisError):  # not all cameras have it
+            aravis.device_set_features_from_string(self._device, assignment)
 
     def _push(self, buffer: int) -> None:
         # The id and the times of the last frame would stay if the first packet of the next one is lost.
@@ -281,25 +269,19 @@ class GenicamCamera(FrameSource):
         if frame_id is None and self._last_frame_id is not None:  # its first packet was lost
             frame_id = 1 if self._last_frame_id == HIGHEST_16_BIT_ID else self._last_frame_id + 1
         self._last_frame_id = frame_id
+        chunks: dict[str, float] = {}  # those that are numbers
+        for chunk in self._settings.chunks if aravis.buffer_has_chunks(buffer) else ():
+            for read in (aravis.chunk_parser_get_float_value, aravis.chunk_parser_get_integer_value):
+                with contextlib.suppress(AravisError):  # it is of another type, or not in this frame
+                    chunks[chunk] = float(read(self._chunk_parser, buffer, f"Chunk{chunk}"))
         return Stamp(
             self.name,
             frame_id,
             camera_timestamp_ns=aravis.buffer_get_timestamp(buffer) or None,
             captured_at_ns=now_ns - age_ns,
             captured_monotonic_ns=now_monotonic_ns - age_ns,
-            chunks=self._chunk_values(buffer),
+            chunks=chunks,
         )
-
-    def _chunk_values(self, buffer: int) -> dict[str, float]:
-        """Return the chunks that are numbers."""
-        values: dict[str, float] = {}
-        if self._chunk_parser and aravis.buffer_has_chunks(buffer):
-            readers = aravis.chunk_parser_get_float_value, aravis.chunk_parser_get_integer_value
-            for chunk in self._settings.chunks:
-                for read in readers:
-                    with contextlib.suppress(AravisError):  # it is of another type, or not in this frame
-                        values[chunk] = float(read(self._chunk_parser, buffer, f"Chunk{chunk}"))
-        return values
 
     def _read_image(self, buffer: int) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], PixelFormat]:
         """Return the picture in a complete buffer. Its size and format come from the buffer: they may have changed."""

@@ -100,15 +100,14 @@ class Liveness:
         self._last_captured_ns: int | None = None
         self._quiet_since_ns = now_ns
 
-    def missing_ids(self, stamp: Stamp) -> list[int]:
-        """Return the ids of the frames that are missing before this one.
-
-        Raises:
-            ValueError: its id runs back, stands still or leaps.
-        """
+    def missing_ids(self, stamp: Stamp) -> tuple[list[int], Fault | None]:
+        """Return the ids of the frames that are missing before this one, and a fault if its id does not show them."""
         if not self._opened.ids_show_gaps or stamp.frame_id is None:
-            return []
-        return self._ids.next(stamp.frame_id, stamp.last_frame_id)
+            return [], None
+        try:
+            return self._ids.next(stamp.frame_id, stamp.last_frame_id), None
+        except ValueError as error:
+            return [], Fault("frame_ids", f"its frame ids are not consecutive: {error}")
 
     def check_frame(self, stamp: Stamp, digest: int | None, now_ns: int) -> Fault | None:
         """Record a frame; return why it cannot be trusted."""
@@ -130,7 +129,13 @@ class Liveness:
         """Return a fault of a camera that runs freely and has been silent for too long."""
         if self._settings.triggered != "free" or self._settings.is_file_source:
             return None
-        waited_s, limit_s = self.quiet_for_ns(now_ns) / 1e9, self._silent_after_s()
+        # Of the stated period and the measured one the longer counts: a camera may be slower than its setting.
+        periods_s = [] if self._opened.period_s is None else [self._opened.period_s]
+        if len(self._periods) >= 3:
+            periods_s.append(median(self._periods) / 1e9)
+        waited_s, limit_s = self.quiet_for_ns(now_ns) / 1e9, FIRST_FRAME_WITHIN_SECONDS
+        if periods_s:
+            limit_s = max(self._settings.silent_after_periods * max(periods_s), MIN_SILENCE_SECONDS)
         if self._last_captured_ns is None:
             limit_s = max(limit_s, FIRST_FRAME_WITHIN_SECONDS)
         if waited_s <= limit_s:
@@ -169,12 +174,3 @@ class Liveness:
         return Fault(
             "stale", f"the frame was {age_ns / 1e6:.0f} ms old when it arrived, {limit_ms:g} ms were expected at most"
         )
-
-    def _silent_after_s(self) -> float:
-        # Of the stated period and the measured one the longer counts: a camera may be slower than its setting.
-        periods_s = [] if self._opened.period_s is None else [self._opened.period_s]
-        if len(self._periods) >= 3:
-            periods_s.append(median(self._periods) / 1e9)
-        if not periods_s:
-            return FIRST_FRAME_WITHIN_SECONDS
-        return max(self._settings.silent_after_periods * max(periods_s), MIN_SILENCE_SECONDS)

@@ -111,12 +111,23 @@ class CameraProcess:
         try:
             message = self._channel.receive()
             if isinstance(message, FrameReady):
-                return self._received(message)
+                if self._channel.ring is None:
+                    raise ValueError("a frame came before its memory")
+                released = ReleaseSlot(self._channel.ring.generation, message.slot)
+                image = self._channel.ring.view(message.slot, (*message.hw, 3))
+                stamp, sent_as, digest = message.stamp, message.sent_as, message.digest
+                return Frame(stamp, image, "RGB8", sent_as, digest=digest, release=lambda: self.send(released))
         except BlockingIOError:
             return None
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             return Ended(f"what it sent cannot be read: {error}", "process")
-        return Ended(f"its process {self._describe_end()}", "process") if message is None else message
+        if message is not None:
+            return message
+        try:
+            end = describe_end(self._process.wait(1.0))
+        except subprocess.TimeoutExpired:
+            end = "closed its socket"
+        return Ended(f"its process {end}", "process")
 
     def send(self, message: ToCamera) -> None:
         """Send a message, or drop it if the socket is full: a process that hangs is noticed by its health."""
@@ -147,18 +158,3 @@ class CameraProcess:
                 return True
             messages.append(message)
         return False
-
-    def _received(self, ready: FrameReady) -> Frame:
-        if self._channel.ring is None:
-            raise ValueError("a frame came before its memory")
-        released = ReleaseSlot(self._channel.ring.generation, ready.slot)
-        image = self._channel.ring.view(ready.slot, (*ready.hw, 3))
-        return Frame(
-            ready.stamp, image, "RGB8", ready.sent_as, digest=ready.digest, release=lambda: self.send(released)
-        )
-
-    def _describe_end(self) -> str:
-        try:
-            return describe_end(self._process.wait(1.0))
-        except subprocess.TimeoutExpired:
-            return "closed its socket"

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from heatline.edge.colour import PixelFormat
 from heatline.edge.errors import ConfigError
-from heatline.edge.geometry.region_of_interest import RegionOfInterest
+from heatline.edge.geometry import RegionOfInterest
 
 Name = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", description="1 to 64 letters, digits, hyphens and underscores")

@@ -16,7 +16,7 @@ from heatline.edge.cameras.liveness import Fault, Liveness
 from heatline.edge.cameras.process import CameraProcess, Ended, Health, ProcessMessage, TriggerResult
 from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.cameras.triggering import Intake, TriggerRequest
-from heatline.edge.errors import CameraError, HeatlineError, MissingExtraError
+from heatline.edge.errors import CameraError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame
 from heatline.edge.util.child_process import Restarts
 from heatline.edge.wire.events import CameraState
@@ -102,7 +102,9 @@ class SupervisedCamera:
                     break
                 self._step(TICK_SECONDS)
                 if self._fault is not None:
-                    raise self._error(self._fault.detail)
+                    detail = self._fault.detail
+                    prefix = "" if detail.startswith("camera ") else f"camera {self.name}: "
+                    raise (MissingExtraError if self._library_is_missing else CameraError)(prefix + detail)
         return self.opened
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
@@ -129,7 +131,7 @@ class SupervisedCamera:
     def interrupt(self) -> None:
         """Make `grab` close the camera and end."""
         self._interrupted = True
-        self._wake_up()
+        os.eventfd_write(self._wake, 1)
 
     def close(self) -> None:
         """Close the camera, and discard all that waits for it."""
@@ -149,7 +151,7 @@ class SupervisedCamera:
             request.refuse("camera_dead", f"camera {self.name} has shown its last frame")
         else:
             self._intake.request(request)
-            self._wake_up()
+            os.eventfd_write(self._wake, 1)
 
     def reconfigure(
         self, settings: CameraSettings, on_opened: Callable[[str | None], None], *, keep_frames: bool = True
@@ -165,7 +167,7 @@ class SupervisedCamera:
             on_opened("the line is stopping")
             return
         self._requested = _Reconfiguration(settings, on_opened, keep_frames)
-        self._wake_up()
+        os.eventfd_write(self._wake, 1)
 
     def state(self) -> CameraState:
         (state, since_at_ns), fault = self._state, self._fault
@@ -201,9 +203,20 @@ class SupervisedCamera:
         message = None if self._process is None else self._process.receive()
         if message is not None:
             self._handle(message)
-        self._do_due_work()
-        if message is None:
-            self._expire_parts()  # otherwise the frame of a part may be among the messages that wait
+        if self._process is not None:
+            if (timeout := self._find_timeout()) is not None:
+                self._fail(timeout)
+        elif self._restarts.due and self._state[0] != "ENDED":
+            self._heard_ns = self._now_ns()
+            try:
+                self._process = CameraProcess(self.settings)
+            except OSError as error:
+                self._fail(Fault("process", f"its process cannot be started: {error}"))
+        if message is None:  # otherwise the frame of a part may be among the messages that wait
+            for _ in range(self._intake.expire(time.monotonic_ns())):
+                fault = self._liveness.record_missed_trigger()
+                if fault is not None and self.opened is not None:
+                    self._fail(fault)
         self._serve_triggers()
         if message is None and not self._intake.waiting:
             self._wait(wait_s)
@@ -214,37 +227,15 @@ class SupervisedCamera:
         poll.register(self._wake, select.POLLIN)
         if self._process is not None:
             poll.register(self._process.fileno(), select.POLLIN)
-        give_up_ns = self._intake.parts.next_give_up_ns
-        if give_up_ns is not None:
-            wait_s = min(wait_s, (give_up_ns - time.monotonic_ns()) / 1e9)
+        if parts := self._intake.parts:
+            wait_s = min(wait_s, (parts[0].give_up_ns - time.monotonic_ns()) / 1e9)
         poll.poll(max(wait_s, 0.001) * 1e3)
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
 
-    def _wake_up(self) -> None:
-        os.eventfd_write(self._wake, 1)
-
     def _serve_triggers(self) -> None:
         fire = None if self._process is None or self.opened is None else self._process.send
         self._intake.serve(time.monotonic_ns(), fire)
-
-    def _expire_parts(self) -> None:
-        for _ in range(self._intake.expire(time.monotonic_ns())):
-            fault = self._liveness.record_missed_trigger()
-            if fault is not None and self.opened is not None:
-                self._fail(fault)
-
-    def _do_due_work(self) -> None:
-        if self._process is not None:
-            fault = self._find_timeout()
-            if fault is not None:
-                self._fail(fault)
-        elif self._restarts.due and self._state[0] != "ENDED":
-            self._heard_ns = self._now_ns()
-            try:
-                self._process = CameraProcess(self.settings)
-            except OSError as error:
-                self._fail(Fault("process", f"its process cannot be started: {error}"))
 
     def _find_timeout(self) -> Fault | None:
         now_ns = self._now_ns()
@@ -264,7 +255,8 @@ class SupervisedCamera:
                 self._intake.restart()
                 self._liveness.begin(message, self._now_ns())
                 logger.info("camera %s is open: %s", self.name, message.found)
-                if self.settings.triggered != "free" and not self._needs_good_frame:
+                needs_good_frame = self._fault is not None and self._fault.reason in ENDED_BY_GOOD_FRAMES_ONLY
+                if self.settings.triggered != "free" and not needs_good_frame:
                     self._mark_alive("IDLE")
                 elif self._fault is None:
                     self._set_state("LIVE")
@@ -290,11 +282,7 @@ class SupervisedCamera:
                     self._fail(Fault("broken" if self.opened else "open", error))
 
     def _handle_frame(self, item: Frame | BadFrame) -> None:
-        fault, missing_ids = None, list[int]()
-        try:
-            missing_ids = self._liveness.missing_ids(item.stamp)
-        except ValueError as error:
-            fault = Fault("frame_ids", f"its frame ids are not consecutive: {error}")
+        missing_ids, fault = self._liveness.missing_ids(item.stamp)
         digest = item.digest if isinstance(item, Frame) else None
         fault = self._liveness.check_frame(item.stamp, digest, self._now_ns()) or fault
         if fault is None:
@@ -308,11 +296,6 @@ class SupervisedCamera:
                 self._fail(fault)
 
     # Changes of the state.
-
-    @property
-    def _needs_good_frame(self) -> bool:
-        """Whether only a good frame ends the fault, since the camera can be opened in spite of it."""
-        return self._fault is not None and self._fault.reason in ENDED_BY_GOOD_FRAMES_ONLY
 
     def _set_state(self, state: State) -> None:
         if state != self._state[0]:
@@ -354,9 +337,7 @@ class SupervisedCamera:
         process, self._process = self._process, None
         for item in [] if process is None else process.close(within_s):
             if isinstance(item, Frame | BadFrame):
-                missing_ids = list[int]()
-                with contextlib.suppress(ValueError):
-                    missing_ids = self._liveness.missing_ids(item.stamp)
+                missing_ids, _ = self._liveness.missing_ids(item.stamp)
                 bad = None if keep_frames else BadFrame(item.stamp, reason, detail, kind)
                 self._intake.add(item, missing_ids, item.stamp.captured_monotonic_ns, instead=bad)
         self.opened = None
@@ -389,7 +370,3 @@ class SupervisedCamera:
             began_ns = time.monotonic_ns()
             reconfiguring.on_opened(error)
             self._away_ns += time.monotonic_ns() - began_ns
-
-    def _error(self, detail: str) -> HeatlineError:
-        prefix = "" if detail.startswith("camera ") else f"camera {self.name}: "
-        return (MissingExtraError if self._library_is_missing else CameraError)(prefix + detail)

@@ -51,31 +51,6 @@ class ExpectedPart:
     give_up_ns: int
 
 
-class ExpectedParts(deque[ExpectedPart]):
-    """Parts of one camera that wait for their frames, oldest first. The next frame that is taken shows the last one."""
-
-    @property
-    def next_give_up_ns(self) -> int | None:
-        return self[0].give_up_ns if self else None
-
-    def match_frame(self, taken_ns: int) -> tuple[ExpectedPart | None, list[ExpectedPart]]:
-        """Return the part that a frame shows, None if none was expected, and the earlier parts, which get no frame."""
-        passed = self._pop_while(lambda part: part.expected_ns <= taken_ns)
-        return (passed.pop() if passed else None), passed
-
-    def pop_expired(self, now_ns: int) -> list[ExpectedPart]:
-        return self._pop_while(lambda part: part.give_up_ns <= now_ns)
-
-    def pop_all(self) -> list[ExpectedPart]:
-        return self._pop_while(lambda _part: True)
-
-    def _pop_while(self, condition: Callable[[ExpectedPart], bool]) -> list[ExpectedPart]:
-        parts: list[ExpectedPart] = []
-        while self and condition(self[0]):
-            parts.append(self.popleft())
-        return parts
-
-
 class Intake:
     """Numbers the frames of one camera over all its openings as the ledger does, assigns the part that each shows, and
     reports frames and parts that did not come. Any thread may request a part; the thread that grabs does all else.
@@ -88,7 +63,8 @@ class Intake:
         self.number = 0
         """The ledger's number of the last frame in `waiting` so far."""
         self._requests: deque[TriggerRequest] = deque()
-        self.parts = ExpectedParts()
+        self.parts: deque[ExpectedPart] = deque()
+        """Those that wait for their frames, oldest first. The next frame that is taken shows the last one."""
         self._fired: TriggerRequest | None = None
         self._trigger_number = 0
         self.restart()
@@ -125,7 +101,7 @@ class Intake:
             elif hardware:
                 self.parts.append(part)
                 request.answer(TriggerAnswer())
-            elif len(self.parts):
+            elif self.parts:
                 self._refuse(request, part, "busy", "the frame of the trigger before it had not come yet")
             elif now_ns < self._quiet_until_ns:
                 self._refuse(request, part, "busy", "the frame of a trigger before it may still be on its way")
@@ -147,7 +123,7 @@ class Intake:
         A camera whose frames take longer than that would show each part under the id of the next one. So until a frame
         has come in time since the camera was opened, the next trigger waits for twice as long.
         """
-        expired = self.parts.pop_expired(now_ns)
+        expired = self._pop_while(lambda part: part.give_up_ns <= now_ns)
         if expired and not self._frame_came_in_time and self._settings.triggered == "software":
             self._quiet_until_ns = now_ns + round(self._settings.part_within_s * 1e9)
         self._miss(expired, f"no frame came within {self._settings.part_within_s * 1e3:g} ms of its trigger")
@@ -155,7 +131,7 @@ class Intake:
 
     def give_up(self, reason: str) -> None:
         """Report all parts that wait: no frame will come for them."""
-        self._miss(self.parts.pop_all(), reason)
+        self._miss(self._pop_while(lambda _part: True), reason)
 
     def refuse_all(self, refused: Refusal, detail: str) -> None:
         while self._requests:
@@ -185,17 +161,28 @@ class Intake:
             taken_ns: when it was taken, on the host's monotonic clock.
             instead: why the frame cannot be inspected; None: it can. Its stamp does not count.
         """
-        part, passed = self.parts.match_frame(taken_ns)
+        passed = self._pop_while(lambda part: part.expected_ns <= taken_ns)
+        part = passed.pop() if passed else None  # the one that the frame shows; the earlier ones get no frame
         self._report_lost(list(missing_ids[self._missed :]), passed, item.stamp)
         self._missed = self._quiet_until_ns = 0
         if part is not None:
             self._frame_came_in_time = True
-            self._answer(item.stamp)
+            request, self._fired = self._fired, None
+            if request is not None and item.stamp.frame_id is None:  # lost with the first packet of the frame
+                request.refuse("no_frame", f"camera {self._settings.name}: its frame came damaged, without its id")
+            elif request is not None:
+                request.answer(TriggerAnswer(frame_id=item.stamp.frame_id, frame_number=self.number + 1))
         stamp = self._with_part(item.stamp, part)
         if instead is not None and isinstance(item, Frame):
             item.release()
             item = instead
         self._queue(replace(item, stamp=stamp))
+
+    def _pop_while(self, condition: Callable[[ExpectedPart], bool]) -> list[ExpectedPart]:
+        parts: list[ExpectedPart] = []
+        while self.parts and condition(self.parts[0]):
+            parts.append(self.parts.popleft())
+        return parts
 
     def _queue(self, item: Frame | BadFrame) -> None:
         self.number += item.stamp.frames
@@ -215,16 +202,6 @@ class Intake:
             last = ids[-1] if len(ids) > 1 else None
             run = Stamp(before.camera, ids[0], None, None, *times, last_frame_id=last, frames=len(ids))
             self._queue(BadFrame(self._with_part(run, None), "lost_by_camera", _LOST, "dropped"))
-
-    def _answer(self, stamp: Stamp) -> None:
-        """Answer the request of a software trigger with its frame, which is queued next."""
-        request, self._fired = self._fired, None
-        if request is None:
-            return
-        if stamp.frame_id is None:  # lost with the first packet of the frame
-            request.refuse("no_frame", f"camera {self._settings.name}: its frame came damaged, without its id")
-        else:
-            request.answer(TriggerAnswer(frame_id=stamp.frame_id, frame_number=self.number + 1))
 
     def _report_no_frame(self, part: ExpectedPart, detail: str) -> None:
         stamp = self._with_part(Stamp(self._settings.name, None), part)

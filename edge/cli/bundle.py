@@ -173,7 +173,7 @@ def sign(bundle_path: Path, key_path: Path, as_json: bool) -> None:
     opened = open_bundle(bundle_path)
     sign_bundle(opened, key)
     before = fingerprint_of(opened)
-    report = {**_identify(opened), "signed_by": key.public.fingerprint, "replaced": before}
+    report = {**_identify(opened), "signed_by": PublicKey.of(key).fingerprint, "replaced": before}
     replaced = "nothing, it was not signed" if before is None else f"the signature by key {before}"
     print_report(report, as_json, f"{bundle_path} is signed", facts_of(report, replaced=replaced))
 

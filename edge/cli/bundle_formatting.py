@@ -1,15 +1,14 @@
 """Describes a bundle: what set its thresholds, what frames must look like, and how its precisions agree."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from heatline.edge.bundle import Bundle, Calibration, Manifest
 from heatline.edge.bundle.manifest import (
-    Areas,
     MapChecks,
+    MapGate,
     Measure,
     Plausible,
-    PrecisionGate,
     ProductReference,
     Reference,
     ScoreBy,
@@ -39,24 +38,39 @@ def bundle_facts(bundle: Bundle) -> dict[str, str]:
         "tiles": f"{manifest.grid.tile_px} px, overlap {manifest.grid.overlap_px} px, heatmap cell "
         f"{manifest.grid.heatmap_cell_px} px, smoothed by {manifest.grid.smoothing_px:g} px, colour {manifest.colour}",
         **reference_facts(manifest),
-        "score threshold": f"{calibration.score_threshold:.2f} logits",
-        "evidence threshold": f"{calibration.evidence_threshold:.2f} logits",
-        "strong evidence": describe_strong(calibration),
-        "calibrated by": f"{describe_rule(calibration)}, on {count_frames(calibration.frames, calibration.frames_are)}",
-        "a frame must be": describe_plausible(calibration.plausible),
+        **calibration_facts(calibration),
         **{f"a frame of camera {name} must be": describe_plausible(each.plausible) for name, each in cameras.items()},
-        "drift is watched by": describe_reference(calibration.reference),
         **{
             f"drift of camera {name} is watched by": describe_reference(each.reference)
             for name, each in cameras.items()
         },
-        "false rejects": describe_bound(calibration),
         "missed defects": describe_missed(calibration.missed) or "not known by class and size",
         "export gate": f"largest difference from the trained model on {format_count(gate.tiles, 'golden tile')}, as a "
         f"share of the scale: {describe_differences(gate.largest_difference)}, allowed {gate.tolerance:.0e}",
         "map checks": _describe_map_checks(manifest.map_checks),
-        **_precision_facts(manifest),
+        **_precision_facts(manifest.map_gate, manifest.precisions),
         "files": ", ".join(sorted(manifest.files)),
+    }
+
+
+def calibration_facts(calibration: Calibration) -> dict[str, str]:
+    """Describe thresholds, what set them, what frames must look like, and which good frames will be rejected."""
+    strong, quantile = calibration.strong_evidence, calibration.evidence_quantile
+    rule = (
+        f"false-reject: {percent(calibration.false_reject_per_frame)} of good frames{_SCORE_BY[calibration.score_by]}"
+    )
+    if quantile is not None:
+        rule += f", evidence by the {percent(quantile)} quantile of their heatmap cells"
+    return {
+        "score threshold": f"{calibration.score_threshold:.2f} logits",
+        "evidence threshold": f"{calibration.evidence_threshold:.2f} logits",
+        "strong evidence": "not used: regions lie in tiles that reach the score threshold"
+        if strong is None
+        else f"{strong:.2f} logits",
+        "calibrated by": f"{rule}, on {count_frames(calibration.frames, calibration.frames_are)}",
+        "a frame must be": describe_plausible(calibration.plausible),
+        "drift is watched by": describe_reference(calibration.reference),
+        "false rejects": describe_bound(calibration),
     }
 
 
@@ -66,13 +80,10 @@ def describe_range(low: float, high: float | None) -> str:
     >>> describe_range(224, 224), describe_range(60.04, 140.0), describe_range(0.0512, None)
     ('224', '60 to 140', '0.0512 or more')
     """
+    texts = [str(each) if isinstance(each, int) else f"{each:.3g}" for each in (low, high) if each is not None]
     if high is None:
-        return f"{_format_number(low)} or more"
-    return _format_number(low) if low == high else f"{_format_number(low)} to {_format_number(high)}"
-
-
-def _format_number(number: float) -> str:
-    return str(number) if isinstance(number, int) else f"{number:.3g}"
+        return f"{texts[0]} or more"
+    return texts[0] if low == high else " to ".join(texts)
 
 
 def describe_plausible(plausible: Plausible | None) -> str:
@@ -87,20 +98,18 @@ def describe_plausible(plausible: Plausible | None) -> str:
         if plausible.distance is None
         else f"features at most {plausible.distance:.3g} standard deviations from those of the product"
     )
-    areas = f"{describe_areas(plausible.areas)}; by {format_count(plausible.frames, 'frame')}"
-    return f"{size} px; {statistics}; {features}; {areas}"
-
-
-def describe_areas(areas: Areas | None) -> str:
-    """Describe how large an area may be that does not look like the product, and how many good parts have a larger."""
-    if areas is None or areas.share is None:
-        return "lost or torn lines, but no other areas, are found" if areas else "areas are not known"
-    groups = areas.groups or areas.frames
-    low, high = interval(areas.refused, groups)
-    return (
-        f"areas unlike the product at most {percent(areas.share)} of what is inspected ({areas.refused} of {groups} "
-        f"held-out parts had a larger one: {percent(low)} to {percent(high)} of new parts, with 95 % confidence)"
-    )
+    areas, stated = plausible.areas, "areas are not known"
+    if areas is not None and areas.share is None:
+        stated = "lost or torn lines, but no other areas, are found"
+    elif areas is not None and areas.share is not None:
+        groups = areas.groups or areas.frames
+        low, high = interval(areas.refused, groups)
+        stated = (
+            f"areas unlike the product at most {percent(areas.share)} of what is inspected ({areas.refused} of "
+            f"{groups} held-out parts had a larger one: {percent(low)} to {percent(high)} of new parts, with 95 % "
+            "confidence)"
+        )
+    return f"{size} px; {statistics}; {features}; {stated}; by {format_count(plausible.frames, 'frame')}"
 
 
 def describe_reference(reference: Reference | None) -> str:
@@ -149,21 +158,6 @@ def count_frames(count: int, frames_are: str) -> str:
     return f"{count} {frames_are.replace('frames', 'frame', 1) if count == 1 else frames_are}"
 
 
-def describe_strong(calibration: Calibration) -> str:
-    """Describe the evidence that makes a region in any tile of a DEFECT frame."""
-    strong = calibration.strong_evidence
-    return "not used: regions lie in tiles that reach the score threshold" if strong is None else f"{strong:.2f} logits"
-
-
-def describe_rule(calibration: Calibration) -> str:
-    """Describe the rule that set the thresholds."""
-    share = percent(calibration.false_reject_per_frame)
-    rule = f"false-reject: {share} of good frames{_SCORE_BY[calibration.score_by]}"
-    if calibration.evidence_quantile is None:
-        return rule
-    return f"{rule}, evidence by the {percent(calibration.evidence_quantile)} quantile of their heatmap cells"
-
-
 def describe_bound(calibration: Calibration) -> str:
     """Describe the share of good frames that will be rejected, as far as the calibration's frames show it."""
     if calibration.false_reject_at_most is None:
@@ -203,21 +197,17 @@ def _describe_map_checks(checks: MapChecks | None) -> str:
     return "; ".join([*figures, f"on {format_count(checks.tiles, 'good tile')}", *checks.warnings])
 
 
-def _precision_facts(manifest: Manifest) -> dict[str, str]:
+def _precision_facts(gate: MapGate | None, precisions: Sequence[str]) -> dict[str, str]:
     """Return one fact per precision, after a fact on the tiles that they were compared on."""
-    gate = manifest.map_gate
     if gate is None:
         return {"precisions": "only f32"}
-    return {
-        "precisions": ", ".join(manifest.precisions),
+    facts = {
+        "precisions": ", ".join(precisions),
         "compared with the model": f"on {gate.tiles} {gate.tiles_are}, {gate.tiles_with_region} with a region; flips "
         f"by the score threshold {gate.score_threshold:.2f}, regions by the evidence threshold "
         f"{gate.evidence_threshold:.2f}",
-        **{each: _describe_precision(gate.precisions[each]) for each in GRAPHS if each in gate.precisions},
     }
-
-
-def _describe_precision(gate: PrecisionGate) -> str:
-    if gate.graph is None:
-        return f"left out: {gate.reason}"
-    return f"shipped as {gate.graph}" + ("" if gate.reason is None else f", although {gate.reason}")
+    for precision, found in sorted(gate.precisions.items(), key=lambda each: [*GRAPHS].index(each[0])):
+        although = "" if found.reason is None else f", although {found.reason}"
+        facts[precision] = f"shipped as {found.graph}{although}" if found.graph else f"left out: {found.reason}"
+    return facts

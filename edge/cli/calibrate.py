@@ -1,17 +1,17 @@
 """`heatline calibrate`, `cameras calibrate` and `bundle set-reference`: a new bundle from good frames."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import msgspec
 from msgspec.structs import replace
 from rich.progress import track
 
 from heatline.edge.bundle import Bundle, Manifest, open_bundle, open_verified_engine
-from heatline.edge.bundle.appearance import Appearance
-from heatline.edge.bundle.manifest import CameraPlausible, Reference
+from heatline.edge.bundle.manifest import PRODUCT_TILES, CameraPlausible, Reference, product_tiles_of
 from heatline.edge.bundle.plausibility import Plausibility, find_outliers, fit_plausibility
 from heatline.edge.bundle.store import require_new_folder
 from heatline.edge.calibration.recalibration import (
@@ -20,12 +20,10 @@ from heatline.edge.calibration.recalibration import (
     REFERENCE_FRAMES,
     GoodPictures,
     NewReference,
-    files_of_frames,
     find_copies,
     find_known,
     next_in_series,
     recalibrated_manifest,
-    record_of_camera,
     record_of_thresholds,
     without_poses,
     write_recalibrated,
@@ -33,13 +31,11 @@ from heatline.edge.calibration.recalibration import (
 from heatline.edge.calibration.thresholds import GoodFrame, count_rejected, describe_support
 from heatline.edge.calibration.thresholds import calibrate as calibrate_by_share
 from heatline.edge.cli.bundle_formatting import (
+    calibration_facts,
     count_frames,
-    describe_bound,
     describe_plausible,
     describe_product_reference,
     describe_reference,
-    describe_rule,
-    describe_strong,
 )
 from heatline.edge.cli.output import (
     FiniteRange,
@@ -57,7 +53,6 @@ from heatline.edge.errors import BundleError, ConfigError, InputError
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.inspection.inspector import ANY_CAMERA, Inspector, product_references
-from heatline.edge.inspection.verdict import Judgement
 from heatline.edge.util.text import format_count, is_are
 
 SUFFIX = ".bundle"
@@ -73,14 +68,9 @@ good_argument = click.argument(
 
 def new_bundle_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options `--to` and `--dry-run`."""
-    for option in (
-        click.option("--dry-run", is_flag=True, help="Print the result, but write nothing."),
-        click.option(
-            "--to", "target", type=click.Path(path_type=Path), help="Folder of the new bundle. Default: beside the old."
-        ),
-    ):
-        command = option(command)
-    return command
+    command = click.option("--dry-run", is_flag=True, help="Print the result, but write nothing.")(command)
+    beside = "Folder of the new bundle. Default: beside the old."
+    return click.option("--to", "target", type=click.Path(path_type=Path), help=beside)(command)
 
 
 class NewBundle(NamedTuple):
@@ -116,6 +106,7 @@ class NewBundle(NamedTuple):
         as_json: bool,
         report: Mapping[str, object],
         facts: Mapping[str, object],
+        warnings: Sequence[str],
     ) -> None:
         """Write the bundle, unless this is a dry run, and print what was done.
 
@@ -125,8 +116,6 @@ class NewBundle(NamedTuple):
         written = None if self.dry_run else write_recalibrated(self.target, self.parent, manifest, files)
         digest = None if written is None else written.digest
         done = {"written": written and str(written.path), "digest": digest, "version": self.version}
-        warnings = report["warnings"]
-        assert isinstance(warnings, list)
         print_warnings(warnings)
         about = {
             "version": f"{self.version}, from {self.parent.manifest.version}",
@@ -134,7 +123,7 @@ class NewBundle(NamedTuple):
             "signed by": "nobody, as this is a new bundle: heatline bundle sign",
         }
         title = f"{self.target} {'would be' if self.dry_run else 'is'} written"
-        print_report({**done, **report}, as_json, title, {**about, **facts})
+        print_report({**done, **report, "warnings": warnings}, as_json, title, {**about, **facts})
 
 
 @click.command(epilog="Example: heatline calibrate boards.bundle good/early good/late --to boards-line1.bundle")
@@ -194,10 +183,15 @@ def calibrate(
     )
     new = NewBundle.of(parent, bundle_path, target, dry_run)
     verified = open_verified_engine(parent, kind, precision)
-    made = _new_reference(pictures, parent, keep_reference)
-    references, kept = product_references(parent), before
-    if made is not None:
-        own = _cameras_with_own(was)
+    made, references, kept = None, product_references(parent), before
+    if not keep_reference and was.tensors.difference is not None:
+        made = NewReference(pictures.files, pictures.names)
+        if (count := len(made.files)) < FEWEST_FRAMES:
+            raise InputError(
+                f"{format_count(count, 'different good frame')} came, and a new reference needs {FEWEST_FRAMES}, "
+                "as each is compared with one of the others; name more, or keep the old one with --keep-reference"
+            )
+        own = was.references.keys() - {ANY_CAMERA}
         warnings += _warn_of_own_references(own)
         references, kept = {ANY_CAMERA: made.reference}, without_poses(before, ANY_CAMERA, own)
     inspector = Inspector(was, verified.engine, references=references)
@@ -225,11 +219,18 @@ def calibrate(
     hottest = [{"file": str(file), "highest_logit": frame.highest_logit} for file, frame in by_score]
     highest = ", ".join(f"{file} {frame.highest_logit:.2f}" for file, frame in by_score)
     compared_with = {name: each.made_of for name, each in references.items()}
+    facts = calibration_facts(calibration)
+    facts["score threshold"] += f", was {before.score_threshold:.2f}"
+    facts["evidence threshold"] += f", was {before.evidence_threshold:.2f}"
+    facts["false rejects"] += f"; by the old threshold {rejected} of {len(frames)}"
     new.finish(
         recalibrated_manifest(
             parent, calibration, new.version, verified.engine, record_of_thresholds(calibration), made
         ),
-        files_of_frames(plausibility.tiles) | ({} if made is None else made.content),
+        {
+            PRODUCT_TILES: plausibility.tiles.to_bytes() if plausibility.tiles else None,
+            **(made.content if made else {}),
+        },
         as_json,
         {
             "engine": kind,
@@ -245,22 +246,15 @@ def calibrate(
                 "evidence_threshold": before.evidence_threshold,
                 "rejected": rejected,
             },
-            "warnings": warnings,
         },
         {
-            "calibrated by": f"{describe_rule(calibration)}, on "
-            f"{count_frames(calibration.frames, calibration.frames_are)}",
             "compared with": ", ".join(compared_with.values()) or None,
             "computed by": f"{kind} in {verified.engine.precision}",
-            "score threshold": f"{calibration.score_threshold:.2f} logits, was {before.score_threshold:.2f}",
-            "evidence threshold": f"{calibration.evidence_threshold:.2f} logits, was {before.evidence_threshold:.2f}",
-            "strong evidence": describe_strong(calibration),
-            "a frame must be": describe_plausible(calibration.plausible),
-            "drift is watched by": describe_reference(reference),
-            "false rejects": f"{describe_bound(calibration)}; by the old threshold {rejected} of {len(frames)}",
+            **facts,
             "highest scores": f"{highest}; check that they are truly good",
             "fell back": verified.fell_back,
         },
+        warnings,
     )
 
 
@@ -311,17 +305,18 @@ def calibrate_camera(
     plausible = CameraPlausible(known.plausible, roi, exclude, reference)
     frames_are = f"good frames of {pictures.names}"
     calibration = replace(was, plausible_by_camera={**was.plausible_by_camera, camera: plausible})
-    record = record_of_camera(camera, plausible, frames_are)
+    record = {"camera": camera, **msgspec.to_builtins(plausible), "frames_are": frames_are}
     new.finish(
         recalibrated_manifest(parent, calibration, new.version, verified.engine, record),
-        files_of_frames(known.tiles, camera),
+        {product_tiles_of(camera): known.tiles.to_bytes() if known.tiles else None},
         as_json,
-        {"camera": camera, "plausible": plausible, "frames_are": frames_are, "warnings": warnings},
+        {"camera": camera, "plausible": plausible, "frames_are": frames_are},
         {
             f"a frame of camera {camera} must be": describe_plausible(known.plausible),
             "drift is watched by": describe_reference(reference),
             "set by": f"{count_frames(len(frames), frames_are)}, in {verified.engine.precision}",
         },
+        warnings,
     )
 
 
@@ -364,12 +359,18 @@ def set_reference(
     engine = open_verified_engine(parent, "openvino", "f32").engine
     area, _ = parent.plausibility_by_camera().get(camera) or (WHOLE_FRAME, None)
     judged = made.judged(Inspector(was, engine), area, progress("good frames"))
-    if len(judged) >= FEWEST_FRAMES:
-        _require_good(judged, was.calibration.score_threshold)
-    own = _cameras_with_own(was)
-    warnings = [THRESHOLDS_STAY, *([] if camera else _warn_of_own_references(own))]
-    if len(judged) < FEWEST_FRAMES:
-        warnings.insert(0, FEW)
+    rejected = {file: found for file, found in judged.items() if found.misaligned or found.verdict == "DEFECT"}
+    if rejected and len(judged) >= FEWEST_FRAMES:
+        file, worst = next(iter(rejected.items()))
+        why = worst.misaligned or f"score {worst.score:.2f}, threshold {was.calibration.score_threshold:.2f}"
+        raise InputError(
+            f"{len(rejected)} of {len(judged)} frames {is_are(len(rejected))} rejected when compared with the others, "
+            f"first {file} ({why}): leave them out; or if all are good, set thresholds and reference together with "
+            "heatline calibrate"
+        )
+    own = was.references.keys() - {ANY_CAMERA}
+    warnings = [] if len(judged) >= FEWEST_FRAMES else [FEW]
+    warnings += [THRESHOLDS_STAY, *([] if camera else _warn_of_own_references(own))]
     calibration = without_poses(was.calibration, camera, own)
     of = f"camera {camera}" if camera else "cameras without a reference of their own"
     new.finish(
@@ -378,27 +379,15 @@ def set_reference(
         ),
         made.content,
         as_json,
-        {"camera": camera or None, "reference": made.stated, "warnings": warnings},
+        {"camera": camera or None, "reference": made.stated},
         {f"frames of {of}": f"are compared with {describe_product_reference(made.stated)}"},
+        warnings,
     )
 
 
 def progress(title: str) -> Callable[[Sequence[Path]], Iterable[Path]]:
     console = progress_console()
     return lambda files: track(files, title, console=console, disable=not (console.is_terminal and files))
-
-
-def _new_reference(pictures: GoodPictures, parent: Bundle, keep: bool) -> NewReference | None:
-    """Return the reference that good frames make; None: the bundle compares with none, or keeps its own."""
-    if keep or parent.manifest.tensors.difference is None:
-        return None
-    made = NewReference(pictures.files, pictures.names)
-    if (count := len(made.files)) < FEWEST_FRAMES:
-        raise InputError(
-            f"{format_count(count, 'different good frame')} came, and a new reference needs {FEWEST_FRAMES}, "
-            "as each is compared with one of the others; name more, or keep the old one with --keep-reference"
-        )
-    return made
 
 
 def _learn(
@@ -416,7 +405,21 @@ def _learn(
     Returns: the scores by frame, the looks, the drift's reference (None: too few frames), and warnings.
     """
     frames, appearances, samples = pictures.run(inspector, progress(title), area, None if made is None else made.of)
-    warnings = _warn_of_outliers(pictures, appearances)
+    copies = {copy for _, copy in find_copies(pictures.files)}
+    own = [index for index in range(len(appearances)) if index not in copies]
+    warnings = []
+    if found := find_outliers([appearances[index] for index in own]):
+        place, difference = next(iter(found.items()))
+        file = pictures.files[own[place]]
+        if len(found) == 1:  # the bounds would depend on it
+            raise InputError(
+                f"{file} does not look like the other {format_count(len(own) - 1, 'good frame')}: {difference}; "
+                "remove it, or if frames like it are good, add another picture like it, no copy"
+            )
+        warnings.append(
+            f"{len(found)} of {format_count(len(own), 'good frame')} look like no other, as {file}: {difference}; "
+            "check them, as similar frames get a verdict now"
+        )
     reference = fit_reference(
         samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
     )
@@ -424,19 +427,6 @@ def _learn(
         few = f"{format_count(len(frames), 'frame')} {is_are(len(frames))} too few to warn of drift by"
         warnings.append(f"{few}; name at least {FEWEST_OF_DRIFT}")
     return frames, fit_plausibility(appearances), reference, warnings
-
-
-def _require_good(judged: Mapping[Path, Judgement], threshold: float) -> None:
-    """Require that the model rejects no frame that is compared with the others."""
-    rejected = {file: found for file, found in judged.items() if found.misaligned or found.verdict == "DEFECT"}
-    if rejected:
-        file, worst = next(iter(rejected.items()))
-        why = worst.misaligned or f"score {worst.score:.2f}, threshold {threshold:.2f}"
-        raise InputError(
-            f"{len(rejected)} of {len(judged)} frames {is_are(len(rejected))} rejected when compared with the others, "
-            f"first {file} ({why}): leave them out; or if all are good, set thresholds and reference together with "
-            "heatline calibrate"
-        )
 
 
 def _warn_of_copies(files: Sequence[Path]) -> list[str]:
@@ -456,35 +446,8 @@ def _warn_of_known(known: Sequence[Path], what: str, so: str) -> list[str]:
     return [f"{what} {known[0]}{more}{so}"] if known else []
 
 
-def _warn_of_outliers(pictures: GoodPictures, appearances: Sequence[Appearance]) -> list[str]:
-    """Warn of good frames that look like no other, except their copies; refuse a single one, as the bounds would depend
-    on it.
-    """
-    copies = {copy for _, copy in find_copies(pictures.files)}
-    own = [index for index in range(len(appearances)) if index not in copies]
-    found = find_outliers([appearances[index] for index in own])
-    if not found:
-        return []
-    place, difference = next(iter(found.items()))
-    file = pictures.files[own[place]]
-    if len(found) == 1:
-        raise InputError(
-            f"{file} does not look like the other {format_count(len(own) - 1, 'good frame')}: {difference}; "
-            "remove it, or if frames like it are good, add another picture like it, no copy"
-        )
-    return [
-        f"{len(found)} of {format_count(len(own), 'good frame')} look like no other, as {file}: {difference}; "
-        "check them, as similar frames get a verdict now"
-    ]
-
-
-def _cameras_with_own(manifest: Manifest) -> list[str]:
-    """Return the cameras with a reference of their own, sorted."""
-    return sorted(manifest.references.keys() - {ANY_CAMERA})
-
-
-def _warn_of_own_references(cameras: Sequence[str]) -> list[str]:
+def _warn_of_own_references(cameras: Collection[str]) -> list[str]:
     """Warn of cameras that a new reference of all others does not change."""
-    names = ", ".join(cameras)
+    names = ", ".join(sorted(cameras))
     keeps = f"camera {names} keeps a reference of its own; set it with heatline bundle set-reference --camera"
     return [keeps] if cameras else []

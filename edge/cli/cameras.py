@@ -14,7 +14,7 @@ import cv2
 import msgspec
 
 from heatline.edge.cameras.base import EndOfFrames
-from heatline.edge.cameras.discovery import Found, list_all
+from heatline.edge.cameras.discovery import list_all
 from heatline.edge.cameras.supervisor import SupervisedCamera
 from heatline.edge.cameras.triggering import TriggerRequest
 from heatline.edge.cli.calibrate import calibrate_camera
@@ -65,13 +65,12 @@ def list_(as_json: bool) -> None:
     """
     listed = list_all()
     print_warnings([] if listed.missing is None else [listed.missing])
-    rows = Rows(("camera", "serial", "in line.toml"), [_cells(each) for each in listed.cameras])
+    cells = []
+    for each in listed.cameras:
+        keys = "\n".join(f"{key} = {json.dumps(value)}" for key, value in each.keys.items())
+        cells.append((f"{each.model}\n{each.protocol}", each.serial, keys))
+    rows = Rows(("camera", "serial", "in line.toml"), cells)
     print_report(listed, as_json, "" if listed.cameras else NONE_FOUND, rows=rows)
-
-
-def _cells(one: Found) -> tuple[str, str, str]:
-    keys = "\n".join(f"{key} = {json.dumps(value)}" for key, value in one.keys.items())
-    return f"{one.model}\n{one.protocol}", one.serial, keys
 
 
 class Loss(msgspec.Struct):
@@ -169,6 +168,7 @@ def _grab(
 ) -> HeatlineError | None:
     """Open a camera and save its frames; return why fewer came than requested."""
     failure: HeatlineError | None = None
+    end = None
     arrived_ns = list[int]()
     try:
         opened = camera.open()
@@ -186,18 +186,20 @@ def _grab(
             if len(grabbed.saved) == count:
                 break
         else:
-            failure = _too_few(
-                camera, grabbed, count, f" within {timeout_s:g} s; raise --timeout, or check losses and trigger"
-            )
+            end = f" within {timeout_s:g} s; raise --timeout, or check losses and trigger"
     except EndOfFrames:
         end = ", then it had no more; ask for fewer with -n, or set loop for this camera"
-        failure = _too_few(camera, grabbed, count, end)
     except HeatlineError as error:
         failure = error
+    state = camera.state()
+    if end is not None:
+        end = f", then it was dead ({state.reason}): {state.detail}" if state.state == "DEAD" else end
+        frames = format_count(count, "frame")
+        failure = CameraError(f"camera {camera.name}: {len(grabbed.saved)} of {frames} came{end}")
     if len(arrived_ns) > 1:
         grabbed.rate_fps = (len(arrived_ns) - 1) * 1e9 / (arrived_ns[-1] - arrived_ns[0])
     grabbed.problem = None if failure is None else str(failure)
-    grabbed.counters = camera.state().counters
+    grabbed.counters = state.counters
     return failure
 
 
@@ -227,13 +229,6 @@ def _save(frame: Frame, out: Path) -> str:
     with writing(out, or_else=OR_ELSE):
         (out / name).write_bytes(cv2.imencode(".png", picture)[1].tobytes())
     return name
-
-
-def _too_few(camera: SupervisedCamera, grabbed: Grabbed, count: int, end: str) -> CameraError:
-    state = camera.state()
-    if state.state == "DEAD":
-        end = f", then it was dead ({state.reason}): {state.detail}"
-    return CameraError(f"camera {camera.name}: {len(grabbed.saved)} of {format_count(count, 'frame')} came{end}")
 
 
 def _facts(grabbed: Grabbed, out: Path) -> dict[str, object]:

@@ -228,10 +228,6 @@ def mark(line: str, picture: str, kind: str, by: str, as_json: bool, **places: l
         raise ConfigError(f"{line} is not a line, and only a running line takes a mark; name the line or its TOML file")
     store = EvidenceStore(evidence_of(line))
     entry = store.require(picture)
-    if kind == "missed" and not any(places.values()):
-        raise InputError(
-            "no place of the missed defect came; give one with --at X,Y, --box or --stroke, in px of the frame"
-        )
     if kind != "missed" and any(places.values()):
         raise InputError(f"a place came with {kind}; --at, --box and --stroke belong to missed only, so leave them out")
     places["strokes"] = [

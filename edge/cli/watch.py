@@ -3,7 +3,6 @@
 import contextlib
 import time
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 import msgspec
@@ -91,7 +90,10 @@ def watch(
             event = received.event
             if event.topic.startswith(topics):
                 if save is not None and saved is not None:
-                    _save(received, save, saved)
+                    saved.write(msgspec.json.encode(event) + b"\n")
+                    saved.flush()
+                    if received.png is not None and isinstance(event, VerdictEvent):
+                        (save / f"{event.seq:06d}.png").write_bytes(received.png)
                 if as_json:
                     print_json(event)
             if isinstance(event, StatusEvent):
@@ -103,13 +105,6 @@ def watch(
             verdicts += isinstance(event, VerdictEvent)
             if (count and verdicts >= count) or (isinstance(event, StatusEvent) and event.state == "STOPPED"):
                 return
-
-
-def _save(message: Message, folder: Path, lines: BinaryIO) -> None:
-    lines.write(msgspec.json.encode(message.event) + b"\n")
-    lines.flush()
-    if message.png is not None and isinstance(message.event, VerdictEvent):
-        (folder / f"{message.event.seq:06d}.png").write_bytes(message.png)
 
 
 def line_of(seq: object, at_ns: int, told: EventText) -> str:

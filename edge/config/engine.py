@@ -5,8 +5,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from heatline.edge.errors import ConfigError
-from heatline.edge.inference import PRECISIONS, EngineKind, Precision
+from heatline.edge.errors import ConfigError, EngineError
+from heatline.edge.inference import EngineKind, Precision, require_supported
 from heatline.edge.inference.engine import PROCESSOR
 
 Device = Annotated[
@@ -53,14 +53,7 @@ def check_engine(engine: EngineConfig) -> None:
     Raises:
         ConfigError: it does not.
     """
-    supported = PRECISIONS[engine.kind]
-    if engine.precision not in supported:
-        raise ConfigError(
-            f"engine.precision is {engine.precision!r}, but {engine.kind} computes only in {' or '.join(supported)}; "
-            'set engine.kind = "openvino", or another engine.precision'
-        )
-    if engine.kind != "openvino" and engine.device != PROCESSOR:
-        raise ConfigError(
-            f"engine.device is {engine.device!r}, but {engine.kind} computes only on {PROCESSOR}; "
-            f'set engine.kind = "openvino", or engine.device = "{PROCESSOR}"'
-        )
+    try:
+        require_supported(engine.kind, engine.precision, engine.device)
+    except EngineError as error:
+        raise ConfigError(f"engine: {error}") from error

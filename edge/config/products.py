@@ -1,6 +1,6 @@
 """Products of a line, with the settings in which each differs from the line. docs/config.md describes every key."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,39 +97,30 @@ def check_products(products: Sequence[ProductConfig], first: str | None, cameras
         )
     if first is not None and first not in names:
         raise ConfigError(f"product is {first!r}; expected {describe_products(products)}")
+    by_name = {camera.name: camera for camera in cameras}
+    set_keys: dict[str, dict[str, set[str]]] = {camera: {name: set() for name in names} for camera in by_name}
     for product in products:
-        _check_product(product, {camera.name: camera for camera in cameras})
+        where, own_names = f"product {product.name}", [camera.name for camera in product.cameras]
+        if len(set(own_names)) < len(own_names):
+            raise ConfigError(f"{where} names a camera twice ({', '.join(own_names)}); expected once")
+        for own in product.cameras:
+            if (camera := by_name.get(own.name)) is None:
+                raise ConfigError(f"{where} names camera {own.name}; the line has {', '.join(by_name)}")
+            for key in own.settings():
+                if key not in camera.__struct_fields__:
+                    kind = type(camera).__struct_config__.tag
+                    raise ConfigError(
+                        f"{where} sets {key} of camera {own.name}, but cameras of kind {kind!r} do not have this key"
+                    )
+            check_polygons(msgspec.structs.replace(camera, **own.settings()), f"{where}, ")
+            set_keys[own.name][product.name] = own.settings().keys() & SET_IN_THE_CAMERA
+    # A value that one product sets in a camera would stay for a product that sets none.
     for camera in cameras:
-        _check_settings_of_all_products(camera, products)
-
-
-def _check_product(product: ProductConfig, cameras: Mapping[str, CameraSettings]) -> None:
-    where, names = f"product {product.name}", [camera.name for camera in product.cameras]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{where} names a camera twice ({', '.join(names)}); expected once")
-    for own in product.cameras:
-        camera = cameras.get(own.name)
-        if camera is None:
-            raise ConfigError(f"{where} names camera {own.name}; the line has {', '.join(cameras)}")
-        for key in own.settings():
-            if key not in camera.__struct_fields__:
-                kind = type(camera).__struct_config__.tag
+        keys_of = set_keys[camera.name]
+        for key in sorted(set().union(*keys_of.values())):
+            without_key = [name for name, keys in keys_of.items() if key not in keys]
+            if without_key and getattr(camera, key) is None:
                 raise ConfigError(
-                    f"{where} sets {key} of camera {own.name}, but cameras of kind {kind!r} do not have this key"
+                    f"camera {camera.name}: some products set {key}, so {', '.join(without_key)} would keep the value "
+                    f"of the product before; set {key} in [[cameras]] or in every product"
                 )
-        check_polygons(msgspec.structs.replace(camera, **own.settings()), f"{where}, ")
-
-
-def _check_settings_of_all_products(camera: CameraSettings, products: Sequence[ProductConfig]) -> None:
-    """Check that a value which one product sets in a camera does not stay for a product that sets none."""
-    set_keys = {
-        product.name: {key for own in product.cameras if own.name == camera.name for key in own.settings()}
-        for product in products
-    }
-    for key in sorted(SET_IN_THE_CAMERA & set().union(*set_keys.values())):
-        without_key = [name for name, keys in set_keys.items() if key not in keys]
-        if without_key and getattr(camera, key) is None:
-            raise ConfigError(
-                f"camera {camera.name}: some products set {key}, so {', '.join(without_key)} would keep the value of "
-                f"the product before; set {key} in [[cameras]] or in every product"
-            )

@@ -55,8 +55,12 @@ def found_cells(
     reached = evidence >= evidence_threshold
     for cells in tiles:
         found[cells] |= reached[cells]
-    if strong_evidence is not None:
-        found |= _areas_of(reached, reached & (evidence >= strong_evidence))
+    strong = reached & (evidence >= (np.inf if strong_evidence is None else strong_evidence))
+    if strong.any():
+        count, labels = cv2.connectedComponents(reached.astype(np.uint8), connectivity=8)
+        kept = np.zeros(count, np.bool_)
+        kept[labels[strong]] = True
+        found |= kept[labels]
     for cells in tiles:
         if not found[cells].any():
             peak = np.unravel_index(np.argmax(heatmap[cells]), heatmap[cells].shape)
@@ -64,22 +68,8 @@ def found_cells(
     return found
 
 
-def _areas_of(cells: NDArray[np.bool_], chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return those connected areas of `cells` that have a chosen cell."""
-    if not chosen.any():
-        return chosen
-    count, labels = cv2.connectedComponents(cells.astype(np.uint8), connectivity=8)
-    kept = np.zeros(count, np.bool_)
-    kept[labels[chosen]] = True
-    return np.asarray(kept[labels])
-
-
 def _region(
-    heatmap: NDArray[np.float32],
-    labels: NDArray[Any],
-    label: int,
-    stats: NDArray[Any],
-    stitcher: Stitcher,
+    heatmap: NDArray[np.float32], labels: NDArray[Any], label: int, stats: NDArray[Any], stitcher: Stitcher
 ) -> Region:
     cell = stitcher.cell_px
     frame_h, frame_w = stitcher.grid.frame_hw
@@ -95,12 +85,7 @@ def _region(
     )
     outline = cv2.approxPolyDP(contours[0], cell / 2, closed=True).reshape(-1, 2)
     return Region(
-        box_xyxy=(
-            left * cell,
-            top * cell,
-            min((left + width) * cell, frame_w),
-            min((top + height) * cell, frame_h),
-        ),
+        box_xyxy=(left * cell, top * cell, min((left + width) * cell, frame_w), min((top + height) * cell, frame_h)),
         contour_xy=[(x, y) for x, y in outline.tolist()],
         area_px=int(np.count_nonzero(pixels)),
         peak_xy=(int(peak_x), int(peak_y)),

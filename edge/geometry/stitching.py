@@ -22,7 +22,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.errors import GeometryError
 from heatline.edge.geometry.tiling import TileGrid
 
 HEATMAP_CELL_PX = 4
@@ -49,7 +48,11 @@ class Stitcher:
         tiles_y, tiles_x = zip(*grid.origins_yx, strict=True)
         self._rows = _Axis(self.centres_y, grid.rows_y, tiles_y, grid.tile_px, map_hw[0], smoothing_px)
         self._columns = _Axis(self.centres_x, grid.columns_x, tiles_x, grid.tile_px, map_hw[1], smoothing_px)
-        self._weight = None if grid.covers_whole_frame else self._weight_of(np.ones(len(grid), np.bool_))
+        self._weight = (
+            None
+            if len(grid) == len(grid.rows_y) * len(grid.columns_x)
+            else self._weight_of(np.ones(len(grid), np.bool_))
+        )
 
     @property
     def heatmap_hw(self) -> tuple[int, int]:
@@ -65,8 +68,6 @@ class Stitcher:
             maps: [len(grid), *map_hw].
             present: [len(grid)], tiles of the grid to use. Default: all.
         """
-        if maps.shape != (len(self.grid), *self.map_hw):
-            raise GeometryError(f"maps have shape {maps.shape}, expected {(len(self.grid), *self.map_hw)}")
         weight = self._weight
         if present is not None:
             maps, weight = np.where(present[:, None, None], maps, np.float32(0)), self._weight_of(present)
@@ -138,18 +139,14 @@ class _Axis:
         full_matrix = _axis_matrix(centres, origins, tile_px, map_cells, smoothing_px)
         matrix = full_matrix.reshape(len(centres), len(origins), map_cells)[self.cells, np.isin(origins, used)]
         self.cell_count = len(matrix)
-        self.bands = _bands(matrix.reshape(-1, self.tiles * map_cells))
-
-
-def _bands(matrix: NDArray[np.float32]) -> list[_Band]:
-    """Split a matrix [cells, map cells] into bands of `BAND_CELLS` cells, which leave out most of its zeros."""
-    bands = []
-    for first in range(0, len(matrix), BAND_CELLS):
-        cells = slice(first, min(first + BAND_CELLS, len(matrix)))
-        sampled = np.flatnonzero(matrix[cells].any(axis=0))
-        map_cells = slice(int(sampled[0]), int(sampled[-1]) + 1) if sampled.size else slice(0, 0)  # between two areas
-        bands.append(_Band(cells, map_cells, np.ascontiguousarray(matrix[cells, map_cells])))
-    return bands
+        matrix = matrix.reshape(-1, self.tiles * map_cells)
+        self.bands: list[_Band] = []
+        """Bands of `BAND_CELLS` cells, which leave out most of the matrix's zeros."""
+        for first in range(0, len(matrix), BAND_CELLS):
+            cells = slice(first, min(first + BAND_CELLS, len(matrix)))
+            sampled = np.flatnonzero(matrix[cells].any(axis=0))
+            used_cells = slice(int(sampled[0]), int(sampled[-1]) + 1) if sampled.size else slice(0, 0)  # between areas
+            self.bands.append(_Band(cells, used_cells, np.ascontiguousarray(matrix[cells, used_cells])))
 
 
 def _cell_centres(length_px: int, cell_px: int) -> NDArray[np.float64]:
@@ -179,12 +176,7 @@ def _axis_matrix(
     matrix[cell, tile, lower] += weight * (1 - (position - lower))
     mixed = matrix.reshape(len(centres), -1)
     if smoothing_px:
-        mixed = _smoothing(centres, smoothing_px) @ mixed
+        distance = (centres[:, None] - centres[None, :]) / smoothing_px
+        weight = np.where(np.abs(distance) <= 3, np.exp(-(distance**2) / 2), 0.0)
+        mixed = weight / weight.sum(axis=1, keepdims=True) @ mixed  # [cells, cells], whose rows sum to 1
     return mixed.astype(np.float32)
-
-
-def _smoothing(centres: NDArray[np.float64], deviation_px: float) -> NDArray[np.float64]:
-    """Return the weight of each heatmap cell in each smoothed cell: [cells, cells], rows sum to 1."""
-    distance = (centres[:, None] - centres[None, :]) / deviation_px
-    weight = np.where(np.abs(distance) <= 3, np.exp(-(distance**2) / 2), 0.0)
-    return np.asarray(weight / weight.sum(axis=1, keepdims=True))

@@ -8,16 +8,7 @@ from pathlib import Path
 from heatline.edge.errors import EngineError
 from heatline.edge.inference.engine import GRAPHS, PROCESSOR, Engine, EngineKind, Precision, infer
 
-__all__ = [
-    "PRECISIONS",
-    "Engine",
-    "EngineKind",
-    "Precision",
-    "infer",
-    "open_engine",
-    "require_device",
-    "require_precision",
-]
+__all__ = ["PRECISIONS", "Engine", "EngineKind", "Precision", "infer", "open_engine", "require_supported"]
 
 PRECISIONS: Mapping[EngineKind, tuple[Precision, ...]] = {"openvino": ("f32", "bf16", "int8"), "onnxruntime": ("f32",)}
 """The precisions of each kind of engine, if the processor has them."""
@@ -49,8 +40,7 @@ def open_engine(
     Raises:
         EngineError: the graph does not load or compile, or the engine lacks this precision or device.
     """
-    require_precision(kind, precision)
-    require_device(kind, device)
+    require_supported(kind, precision, device)
     if kind == "openvino":
         try:
             from heatline.edge.inference.openvino_engine import OpenVinoEngine
@@ -59,14 +49,12 @@ def open_engine(
                 f"OpenVINO cannot be imported ({error}); mend its installation (it needs HOME to be set) or choose "
                 'engine.kind = "onnxruntime"'
             ) from error
-
-        graph = graph or GRAPHS[precision][0]
         return OpenVinoEngine(
             folder,
             tile_px,
             device=device,
             precision=precision,
-            graph=graph,
+            graph=graph or GRAPHS[precision][0],
             threads=threads,
             streams=streams,
             batch=batch,
@@ -77,8 +65,8 @@ def open_engine(
     return OnnxRuntimeEngine(folder, tile_px, threads=threads, batch=batch)
 
 
-def require_precision(kind: EngineKind, precision: Precision) -> None:
-    """Require that engines of a kind support a precision, on a processor that has it.
+def require_supported(kind: EngineKind, precision: Precision, device: str) -> None:
+    """Require that engines of a kind support a precision and a device, on a machine that has them.
 
     Raises:
         EngineError: they do not, or there is no such kind.
@@ -90,13 +78,5 @@ def require_precision(kind: EngineKind, precision: Precision) -> None:
             f"{kind} cannot compute in {precision}, only in {' or '.join(PRECISIONS[kind])}; choose another engine or "
             "another precision"
         )
-
-
-def require_device(kind: EngineKind, device: str) -> None:
-    """Require that engines of a kind support a device, on a machine that has it.
-
-    Raises:
-        EngineError: they do not.
-    """
     if kind != "openvino" and device != PROCESSOR:
         raise EngineError(f"{kind} cannot compute on {device}, only on {PROCESSOR}; choose another engine or device")

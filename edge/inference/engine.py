@@ -109,15 +109,15 @@ class Engine(ABC):
         """Wait until every request is answered, and free the memory. A closed engine cannot be used."""
 
 
+Answers = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]
+
+
 def infer_features(engine: Engine, tiles: NDArray[np.uint8]) -> NDArray[np.float32] | None:
     """Return the features [N, h, w, c] of tiles [N, tile, tile, 3]; None: it gives none. Errors as in `infer`.
 
     Features do not depend on a reference, so no difference is needed.
     """
-    answers = _answers(engine, tiles, np.zeros((len(tiles), 1, 1, 1), np.uint8))
-    if answers[0][2] is None:
-        return None
-    return np.concatenate([features for _, _, features in answers if features is not None])
+    return _answers(engine, tiles, np.zeros((len(tiles), 1, 1, 1), np.uint8))[2]
 
 
 def infer(
@@ -135,37 +135,30 @@ def infer(
             f"the graph of {engine.name} compares tiles with a reference, and got tiles alone; give it the difference "
             "of each tile too"
         )
-    answers = _answers(engine, tiles, difference)
-    return np.concatenate([logits for logits, _, _ in answers]), np.concatenate([maps for _, maps, _ in answers])
+    return _answers(engine, tiles, difference)[:2]
 
 
-def _answers(
-    engine: Engine, tiles: NDArray[np.uint8], difference: NDArray[np.uint8] | None
-) -> list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]]:
-    """Return copies of the answers, request by request."""
-    answers: dict[int, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]] = {}
+def _answers(engine: Engine, tiles: NDArray[np.uint8], difference: NDArray[np.uint8] | None) -> Answers:
+    answers: dict[int, Answers] = {}
     errors: list[Exception] = []
-    for first in range(0, len(tiles), engine.batch):
-        rows = slice(first, first + engine.batch)
 
-        def done(
-            logits: NDArray[np.float32],
-            maps: NDArray[np.float32],
-            features: NDArray[np.float32] | None = None,
-            /,
-            first: int = first,
-        ) -> None:
-            answers[first] = logits.copy(), maps.copy(), None if features is None else features.copy()
-
-        def fill(
-            into: NDArray[np.uint8], difference_into: NDArray[np.uint8] | None = None, /, rows: slice = rows
-        ) -> None:
+    def submit(rows: slice) -> None:
+        def fill(into: NDArray[np.uint8], difference_into: NDArray[np.uint8] | None = None, /) -> None:
             into[:] = tiles[rows]
             if difference_into is not None and difference is not None:
                 difference_into[:] = difference[rows]
 
+        def done(
+            logits: NDArray[np.float32], maps: NDArray[np.float32], features: NDArray[np.float32] | None = None, /
+        ) -> None:
+            answers[rows.start] = logits.copy(), maps.copy(), None if features is None else features.copy()
+
         engine.submit(len(tiles[rows]), fill, done, errors.append)
+
+    for first in range(0, len(tiles), engine.batch):
+        submit(slice(first, first + engine.batch))
     engine.drain()
     if errors:
         raise EngineError(f"{engine.name} failed: {errors[0]}") from errors[0]
-    return [answers[first] for first in sorted(answers)]
+    logits, maps, features = zip(*(answers[first] for first in sorted(answers)), strict=True)
+    return np.concatenate(logits), np.concatenate(maps), None if features[0] is None else np.concatenate(features)

@@ -97,8 +97,10 @@ class OpenVinoEngine(Engine):
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
         if not self._idle:
             self.collect_ended()
-        if not self._idle:
-            self._wait_for_several()
+        # As many as are filled per wake-up, unless some were given up: they mostly end in the order of their start.
+        if not self._idle and len(self._at_work) >= self._per_wakeup:
+            self._at_work[self._per_wakeup - 1].has_ended(WAIT_STEP_MS)
+            self.collect_ended()
         while not self._idle:
             if not self.collect():
                 raise EngineError(f"OpenVINO did not answer within {ANSWER_WITHIN_SECONDS:.0f} s, to any request")
@@ -117,7 +119,13 @@ class OpenVinoEngine(Engine):
                 return True
             for request in self._at_work:
                 request.waited_for_ms += step_ms
-            self._give_up_overdue()
+            for request in [each for each in self._at_work if each.waited_for_ms >= ANSWER_WITHIN_SECONDS * 1e3]:
+                self._at_work.remove(request)
+                if request.has_ended(0):
+                    self._finish(request)
+                else:
+                    ABANDONED_REQUESTS.append(request)
+                    request.give_up()
             if within_s is not None:
                 return True
         return False
@@ -126,12 +134,6 @@ class OpenVinoEngine(Engine):
         self.drain()
         self._idle.clear()
         del self._compiled  # a remaining reference to this engine must not hold the graph in memory
-
-    def _wait_for_several(self) -> None:
-        """Wait for as many requests as are filled per wake-up; they mostly end in the order of their start."""
-        if len(self._at_work) >= self._per_wakeup:  # otherwise some were given up
-            self._at_work[self._per_wakeup - 1].has_ended(WAIT_STEP_MS)
-            self.collect_ended()
 
     def collect_ended(self) -> None:
         for _ in range(len(self._at_work)):
@@ -144,15 +146,6 @@ class OpenVinoEngine(Engine):
     def _finish(self, request: "_Request") -> None:
         self._idle.append(request)
         request.deliver()
-
-    def _give_up_overdue(self) -> None:
-        for request in [each for each in self._at_work if each.waited_for_ms >= ANSWER_WITHIN_SECONDS * 1e3]:
-            self._at_work.remove(request)
-            if request.has_ended(0):
-                self._finish(request)
-            else:
-                ABANDONED_REQUESTS.append(request)
-                request.give_up()
 
 
 class _Request:

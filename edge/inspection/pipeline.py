@@ -18,7 +18,7 @@ import numpy as np
 from heatline.edge.cameras.base import EndOfFrames
 from heatline.edge.errors import EngineError, GeometryError, InputError
 from heatline.edge.frames import BadFrame, Frame, FrameRule, Stamp
-from heatline.edge.geometry.region_of_interest import WHOLE_FRAME
+from heatline.edge.geometry import WHOLE_FRAME
 from heatline.edge.inference import Engine
 from heatline.edge.inspection.inspector import (
     IS_COLLECTED,

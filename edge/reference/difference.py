@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from heatline.edge.geometry.tiling import cut_tile
+
 CELL_PX = 8
 """Side of a cell, px."""
 TOLERANCES_PX = (1, 3)
@@ -69,7 +71,11 @@ class GreyRange:
         out[:] = 0
         if inside is None:
             return
-        matched = match_light(tile, tile[inside], self.grey[shown])
+        # Mean and contrast of the tile become those of the reference, by the part of it that the reference shows.
+        mean, deviation = (float(each[0, 0]) for each in cv2.meanStdDev(tile[inside]))
+        target, spread = (float(each[0, 0]) for each in cv2.meanStdDev(self.grey[shown]))
+        gain = min(max(spread / max(deviation, 1.0), 1 / MOST_GAIN), MOST_GAIN) if spread > FLAT else 1.0
+        matched = cv2.addWeighted(tile, gain, tile, 0, target - gain * mean)
         excess = np.zeros((2 * len(TOLERANCES_PX), side, side), np.uint8)
         for number, (low, high) in enumerate(self.planes):
             excess[2 * number][inside] = cv2.subtract(matched[inside], high[shown])
@@ -77,10 +83,10 @@ class GreyRange:
         cells = side // CELL_PX
         stacked = excess.reshape(-1, side)
         halved = cv2.resize(stacked, (side // 2, len(stacked) // 2), interpolation=cv2.INTER_AREA)  # half the time
-        mean = cv2.resize(halved, (cells, len(stacked) // CELL_PX), interpolation=cv2.INTER_AREA)
+        means = cv2.resize(halved, (cells, len(stacked) // CELL_PX), interpolation=cv2.INTER_AREA)
         rows = stacked.reshape(-1, CELL_PX, side).max(axis=1)
         highest = cv2.dilate(rows, np.ones((1, CELL_PX), np.uint8), anchor=(0, 0))[:, ::CELL_PX]
-        out[..., 0::2] = mean.reshape(-1, cells, cells).transpose(1, 2, 0)
+        out[..., 0::2] = means.reshape(-1, cells, cells).transpose(1, 2, 0)
         out[..., 1::2] = highest.reshape(-1, cells, cells).transpose(1, 2, 0)
 
 
@@ -96,22 +102,11 @@ def differences(
     """
     cells = tile_px // CELL_PX
     found = np.empty((len(origins_yx), cells, cells, CHANNELS), np.uint8)
+    tile = np.empty((tile_px, tile_px), np.uint8)
     for (y, x), corner, out in zip(origins_yx, corners_yx.tolist(), found, strict=True):
-        tile = grey[y : y + tile_px, x : x + tile_px]
-        if tile.shape != (tile_px, tile_px):
-            tile = cv2.copyMakeBorder(
-                tile, 0, tile_px - tile.shape[0], 0, tile_px - tile.shape[1], cv2.BORDER_REPLICATE
-            )  # type: ignore[assignment]
+        cut_tile(grey, y, x, tile)
         reference.difference(tile, (corner[0], corner[1]), out)
     return found
-
-
-def match_light(tile: Grey, seen: Grey, reference: Grey) -> Grey:
-    """Return a tile with mean and contrast of the reference, by the part of it that the reference shows."""
-    mean, deviation = (float(each[0, 0]) for each in cv2.meanStdDev(seen))
-    target, spread = (float(each[0, 0]) for each in cv2.meanStdDev(reference))
-    gain = min(max(spread / max(deviation, 1.0), 1 / MOST_GAIN), MOST_GAIN) if spread > FLAT else 1.0
-    return np.asarray(cv2.addWeighted(tile, gain, tile, 0, target - gain * mean), np.uint8)
 
 
 def _overlap(

@@ -159,14 +159,11 @@ class Reference:
             unseen.append(cv2.warpAffine(seen, matrix, size, flags=cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST) == 0)
         unknown = np.logical_and.reduce(unseen)
         found = cls(_median(moved, unseen), len(moved), made_of, unknown if unknown.any() else None)
-        if len(moved) > 1:
-            found._require_agreement(moved, unseen)
-        return found
-
-    def _require_agreement(self, moved: Sequence[NDArray[np.uint8]], unseen: Sequence[NDArray[np.bool_]]) -> None:
-        """Require that no place shows something that half of the pictures lack: the median would show its ghost."""
-        low, high = self.range.planes[-1]
-        other = np.zeros(self.frame_hw, np.uint8)
+        if len(moved) == 1:
+            return found
+        # Nothing may be shown that half of the pictures lack: the median would show its ghost.
+        low, high = found.range.planes[-1]
+        other = np.zeros(found.frame_hw, np.uint8)
         for picture, hidden in zip(moved, unseen, strict=True):
             grey = to_grey(picture)
             beyond = (np.maximum(cv2.subtract(grey, high), cv2.subtract(low, grey)) > GHOST) & ~hidden
@@ -174,9 +171,10 @@ class Reference:
         if 2 * int(other.max()) >= len(moved):
             y, x = np.unravel_index(int(other.argmax()), other.shape)
             raise InputError(
-                f"{self.made_of} make no reference: {int(other.max())} of {len(moved)} look different at x {x}, y {y}, "
+                f"{made_of} make no reference: {int(other.max())} of {len(moved)} look different at x {x}, y {y}, "
                 "so their median would show a ghost there; choose pictures of good parts of one design only"
             )
+        return found
 
     def to_png(self) -> bytes:
         """Return the content of its file; unknown px are transparent."""

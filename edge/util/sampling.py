@@ -1,9 +1,23 @@
-"""A choice of few among many: evenly spread indices, and k-means."""
+"""A choice of few among many: evenly spread indices, parts of whole groups, and k-means."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+FOLDS = 5
+"""Parts of good frames, each judged by what the others show."""
+
+
+def divide(groups: Sequence[str]) -> list[int]:
+    """Divide frames into at most `FOLDS` parts of whole groups, in their order, as neighbours are alike.
+
+    >>> divide(["a", "a", "b", "c", "d", "e", "f"])
+    [0, 0, 0, 1, 2, 3, 4]
+    """
+    names = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    return [names[group] * FOLDS // len(names) for group in groups]
 
 
 def evenly(count: int, most: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -21,9 +21,6 @@ from heatline.edge.errors import InputError
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.text import format_count, on_one_line
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 LINE_SECONDS = 30.0
 """How often a line is printed if standard error is not a terminal."""
@@ -75,13 +72,25 @@ def inspect_archive(
         raise InputError(f"{against} is the same bundle as {bundle_path}; name another one with --against")
     from heatline.archive import run  # imported here, as it needs the extra
 
+    due_s = 0.0
     with progress_bar() as bars:
+        task = bars.add_task("", visible=False)
+
+        def show(done: int, of: int, unjudged: int) -> None:
+            """Show on standard error how many are inspected: a bar on a terminal, else a line now and then."""
+            nonlocal due_s
+            more = f"{unjudged} without verdict"
+            bars.update(task, description=f"pictures, {more}", completed=done, total=of, visible=True)
+            if not bars.console.is_terminal and (done == of or time.monotonic() >= due_s):
+                due_s = time.monotonic() + LINE_SECONDS
+                _say(f"pictures: {done} of {of}, {more}")
+
         found = run.inspect_archive(
             bundles,
             source,
             dest,
             _say,
-            ArchiveProgress(bars),
+            show,
             address=address,
             workers=workers,
             engine=kind,
@@ -95,21 +104,6 @@ def inspect_archive(
         raise InputError(
             f"{format_count(unjudged, 'row')} of {found['dest']} got no verdict; the columns reason and detail say why"
         )
-
-
-class ArchiveProgress:
-    """Shows on standard error how far an inspection is: a bar on a terminal, else a line now and then."""
-
-    def __init__(self, bars: "Progress") -> None:
-        self._bars, self._task, self._due_s = bars, bars.add_task("", visible=False), 0.0
-
-    def __call__(self, done: int, of: int, unjudged: int) -> None:
-        """Show how many pictures are inspected, and how many of them have no verdict."""
-        more = f"{unjudged} without verdict"
-        self._bars.update(self._task, description=f"pictures, {more}", completed=done, total=of, visible=True)
-        if not self._bars.console.is_terminal and (done == of or time.monotonic() >= self._due_s):
-            self._due_s = time.monotonic() + LINE_SECONDS
-            _say(f"pictures: {done} of {of}, {more}")
 
 
 def _say(sentence: str) -> None:

@@ -239,7 +239,7 @@ class Worker:
         """Inspect pictures, each read once for all bundles, and return the verdicts of each bundle."""
         first, *copies = tee(read_ahead(self.load, rows), 1 + len(digests))
         results = [
-            self._inspectors[digest].inspect_frames(frame for _, frame in copy)
+            self._inspectors[digest].inspect_all(frame for _, frame in copy)
             for digest, copy in zip(digests, copies, strict=True)
         ]
         found: list[list[Row]] = [[] for _ in digests]

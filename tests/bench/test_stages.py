@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from heatline.bench.stages import STAGES, Prepared, inference, judging, measure_stages, prepare, tile
 from heatline.bench.startup import AFTER_READY, BEFORE_FIRST_STATUS, PHASES, LineFile, Start, measure_startup
-from heatline.edge.bundle import Bundle
-from heatline.edge.bundle.verified_engine import open_verified_engine
+from heatline.edge.bundle import Bundle, open_verified_engine
 from heatline.edge.errors import BenchError
 from heatline.edge.wire.events import Message, to_frames
 from tests import oracles

@@ -155,7 +155,10 @@ def of_kind(kind: str, keys: str) -> str:
 
 UNUSABLE: list[tuple[str | bytes, str]] = [
     # Contradictions.
-    (with_key("engine", "kind = 'onnxruntime'\nprecision = 'bf16'"), "onnxruntime computes only in f32; set engine"),
+    (
+        with_key("engine", "kind = 'onnxruntime'\nprecision = 'bf16'"),
+        "engine: onnxruntime cannot compute in bf16, only in f32",
+    ),
     (with_key("commands", "bind = 'tcp://0.0.0.0:5557'"), "this machine alone can reach"),
     (with_key("web", "listen = '0.0.0.0:8420'"), "set web.token_file or web.client_ca, or listen on this machine"),
     (with_key("web", "certificate = 'a'"), "web.certificate is set and web.key is not"),

@@ -96,7 +96,7 @@ def test_a_reference_has_the_quantiles_of_its_frames_if_these_are_enough() -> No
 )
 def test_a_pose_is_watched_up_to_half_of_what_is_accepted(at_px: float | None, low: float, high: float) -> None:
     pose = None if at_px is None else Pose(at_px, -1.0, 0.25, 0.9, 0.1)
-    reference = fit_reference([replace(each, pose=pose) for each in samples([board()] * 12)], [], [])
+    reference = fit_reference([PictureSample.of(board(), pose)] * 12, [], [])
     watched = CameraReference(reference, farthest={"shift_x": 40.0, "shift_y": 40.0, "turn": 1.5})
     ranges = watched.expected()
     assert ranges["shift_x"] == pytest.approx((low, at_px if pose and at_px != 30 else 0, high))

@@ -163,9 +163,9 @@ def test_ids_restart_with_each_opening_and_do_not_count_where_they_show_no_gaps(
     camera = Watched()
     camera.opened = Opened(found="", ids_show_gaps=True)
     camera.open()
-    missing = [camera.liveness.missing_ids(Stamp("top", frame_id)) for frame_id in (65534, None, 2)]
+    missing = [camera.liveness.missing_ids(Stamp("top", frame_id))[0] for frame_id in (65534, None, 2)]
     assert missing == [[], [], [65535, 1]]
     camera.open()
-    assert camera.liveness.missing_ids(Stamp("top", 1)) == []
+    assert camera.liveness.missing_ids(Stamp("top", 1)) == ([], None)
     blind = Watched()
-    assert [blind.liveness.missing_ids(Stamp("top", frame_id)) for frame_id in (5, 1, 1, 900)] == [[]] * 4
+    assert [blind.liveness.missing_ids(Stamp("top", frame_id)) for frame_id in (5, 1, 1, 900)] == [([], None)] * 4

@@ -12,7 +12,7 @@ from heatline.edge.cameras.base import EndOfFrames
 from heatline.edge.cameras.child import SPARE_SLOTS
 from heatline.edge.errors import EngineError
 from heatline.edge.frames import BadFrame, Frame, FrameRule, Stamp
-from heatline.edge.geometry.region_of_interest import WHOLE_FRAME, RegionOfInterest
+from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.inference import Engine
 from heatline.edge.inspection.inspector import Inspector, Outcome, PendingFrame
 from heatline.edge.inspection.ledger import JUDGED_WAITING, UNJUDGED_WITH_PIXELS, Lane, Ledger

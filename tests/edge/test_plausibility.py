@@ -14,11 +14,26 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle, open_verified_engine, write_bundle
-from heatline.edge.bundle.appearance import Appearance, Floats, ImageStatistics
-from heatline.edge.bundle.areas import ProductCells, cell_map, find_areas, fit_areas, largest_area
-from heatline.edge.bundle.lines import FLAT, SAME, fit_lines, measure_lines
+from heatline.edge.bundle.appearance import (
+    SAME,
+    SEAM_FLAT,
+    Appearance,
+    Floats,
+    ImageStatistics,
+    fit_lines,
+    measure_lines,
+)
 from heatline.edge.bundle.manifest import PRODUCT_TILES, CameraPlausible, Plausible, Tensor, product_tiles_of
-from heatline.edge.bundle.plausibility import RIDGE, ProductTiles, fit_plausibility
+from heatline.edge.bundle.plausibility import (
+    RIDGE,
+    ProductCells,
+    ProductTiles,
+    cell_map,
+    find_areas,
+    fit_areas,
+    fit_plausibility,
+    largest_area,
+)
 from heatline.edge.config import load_config
 from heatline.edge.errors import BundleError
 from heatline.edge.frames import Frame, Stamp
@@ -177,7 +192,7 @@ def test_lines_equal_a_slow_count(grey: NDArray[np.uint8]) -> None:
         assert stretch.value == pytest.approx(repeated / len(lines))
         assert stretch.end_px - stretch.first_px == longest
         beside = [[*steps[at - 2 : at], *steps[at + 1 : at + 3]] for at in range(2, len(steps) - 2)]
-        seams = [step / (np.median(near) + FLAT) for step, near in zip(steps[2:], beside, strict=False)]
+        seams = [step / (np.median(near) + SEAM_FLAT) for step, near in zip(steps[2:], beside, strict=False)]
         assert found[f"torn_{side}"].value == pytest.approx(max(seams, default=0), rel=1e-6)  # type: ignore[index]
 
 

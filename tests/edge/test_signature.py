@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from heatline.edge.bundle import Bundle, open_bundle, sign_bundle
 from heatline.edge.bundle.signature import (
     DOMAIN,
     SIGNATURE,
-    PrivateKey,
+    PublicKey,
     make_key,
     read_private_key,
     signer_of,
@@ -41,12 +42,12 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def private(key: Path) -> PrivateKey:
+def private(key: Path) -> Ed25519PrivateKey:
     return read_private_key(key)
 
 
 @pytest.fixture(scope="module")
-def original(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, private: PrivateKey) -> Bundle:
+def original(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, private: Ed25519PrivateKey) -> Bundle:
     """A signed bundle. Tests that change it make a copy."""
     return sign_bundle(open_bundle(copy_of(bundle, tmp_path_factory.mktemp("signed") / "b")), private)
 
@@ -57,22 +58,22 @@ def signed(original: Bundle, tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture
-def trusted(tmp_path: Path, private: PrivateKey) -> Path:
+def trusted(tmp_path: Path, private: Ed25519PrivateKey) -> Path:
     """A folder that trusts the signer."""
-    trust_key(private.public, "maker", tmp_path / "keys")
+    trust_key(PublicKey.of(private), "maker", tmp_path / "keys")
     return tmp_path / "keys"
 
 
 def test_a_signed_bundle_states_its_key_and_an_unsigned_one_states_none(
-    original: Bundle, private: PrivateKey, bundle: Bundle, tmp_path: Path
+    original: Bundle, private: Ed25519PrivateKey, bundle: Bundle, tmp_path: Path
 ) -> None:
     opened = open_bundle(original.path)
     assert opened == original
-    assert opened.signed_by == private.public
+    assert opened.signed_by == PublicKey.of(private)
     assert SIGNATURE not in opened.manifest.files
     made = json.loads((original.path / SIGNATURE).read_text())
     assert set(made) == {"algorithm", "key", "signature"}
-    assert private.public.verifies(bytes.fromhex(made["signature"]), DOMAIN + bytes.fromhex(original.digest))
+    assert PublicKey.of(private).verifies(bytes.fromhex(made["signature"]), DOMAIN + bytes.fromhex(original.digest))
     assert open_bundle(bundle.path).signed_by is None
     assert signer_of(bundle.signed_by, tmp_path) is None
 
@@ -96,9 +97,9 @@ def line_of(folder: Path, bundle: Path, address: str, trust: str) -> Path:
 
 
 def test_a_line_accepts_bundles_of_trusted_keys_or_unsigned_ones_if_allowed(
-    tmp_path: Path, bundle: Bundle, signed: Bundle, private: PrivateKey, trusted: Path, address: str
+    tmp_path: Path, bundle: Bundle, signed: Bundle, private: Ed25519PrivateKey, trusted: Path, address: str
 ) -> None:
-    key, allowing = private.public.fingerprint, 'allow_unsigned = true\ntrusted_keys = "none"'
+    key, allowing = PublicKey.of(private).fingerprint, 'allow_unsigned = true\ntrusted_keys = "none"'
     for path, trust, people in (
         (bundle.path, allowing, "nobody"),
         (signed.path, allowing, f"nobody who is trusted here, key {key}"),

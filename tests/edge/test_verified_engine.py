@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto
 
 from heatline.edge.bundle import Bundle, GoldenTiles, VerifiedEngine, check_golden, open_bundle, open_verified_engine
-from heatline.edge.bundle.verified_engine import MOST_CACHED
+from heatline.edge.bundle.store import MOST_CACHED
 from heatline.edge.errors import BundleError, EngineError
 from heatline.edge.inference import Engine, EngineKind, Precision, infer, open_engine
 from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS
