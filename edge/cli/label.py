@@ -26,8 +26,8 @@ def label(folder: Path, listen: str, token_file: Path | None, run: Path | None) 
     it. Boxes and brush strokes over defects are stored in labelme/.
     """
     require_extra("view")
-    from heatline.edge.labels.doubts import read_scores
     from heatline.edge.labels.folder import LabelFolder
+    from heatline.edge.labels.training import read_scores
     from heatline.edge.monitor.label_page import serve_labels
 
     if not folder.is_dir():

@@ -17,7 +17,7 @@ from heatline.edge.errors import BundleError, ConfigError, InputError
 from heatline.edge.monitor.marks import Review
 from heatline.edge.monitor.memory import Row
 from heatline.edge.util.files import replacing, writing
-from heatline.edge.util.systemd import LINES, STATE_FOLDERS, state_folder
+from heatline.edge.util.systemd import state_folder_of
 from heatline.edge.wire.events import BundleName
 
 FOLDER = "shadow"
@@ -64,8 +64,7 @@ def read_findings(path: Path) -> Findings:
 
 def shadow_folder(line: Path, config: LineConfig) -> Path:
     """Return the folder of a line, beside what else it stores."""
-    of_service = STATE_FOLDERS / line.stem if line.absolute().parent == LINES else None
-    folder = state_folder() or of_service or config.journal.folder
+    folder = state_folder_of(line) or config.journal.folder
     if folder is None:
         raise ConfigError(
             f"{line} names no folder for what the shadow bundle finds; set journal.folder, or run the line as a service"

@@ -27,27 +27,20 @@ from heatline.edge.util.text import format_count, on_one_line, utf8_safe
 from heatline.edge.wire.events import (
     AlarmEvent,
     BundleName,
-    CameraState,
     Change,
     ChangeEvent,
-    CollectState,
     CountedEvent,
     Counts,
     DriftEvent,
     DriftReading,
-    EvidenceState,
-    Handshake,
     HeatmapPng,
     JournalEvent,
     Mark,
     Message,
     ReviewEvent,
-    ShadowState,
-    State,
     StatusEvent,
     Times,
     VerdictEvent,
-    WebState,
 )
 
 logger = logging.getLogger(__name__)
@@ -293,20 +286,12 @@ class EventEmitter:
         with self._lock:
             self._emit_change(change)
 
-    def emit_status(
-        self,
-        state: State,
-        ledger: Ledger,
-        cameras: Mapping[str, CameraState],
-        handshake: Handshake,
-        last_change: Callable[[], Change | None],
-        refused: Mapping[str, int],
-        evidence: EvidenceState | None = None,
-        web: WebState | None = None,
-        collect: CollectState | None = None,
-        shadow: ShadowState | None = None,
-    ) -> None:
-        """Emit the line's status. Its accounts and its last change are read after all events that they cover."""
+    def emit_status(self, ledger: Ledger, last_change: Callable[[], Change | None], **fields: Any) -> None:
+        """Emit the line's status. Its accounts and its last change are read after all events that they cover.
+
+        Args:
+            fields: further ones of the event.
+        """
         with self._lock:
             setup = self._setup
             engine = setup.verified.engine if isinstance(setup, Setup) else None
@@ -314,25 +299,18 @@ class EventEmitter:
                 boot_id=self._boot_id,
                 at_ns=time.time_ns(),
                 line=self._line,
-                state=state,
                 last_seq=NOT_NUMBERED,
                 ledger=ledger.accounts(),
-                cameras=dict(cameras),
                 bundle=bundle_name(setup),
                 engine=None if engine is None else engine.name,
                 precision=None if engine is None else engine.precision,
                 acting=setup.acting,
                 product=setup.product,
                 pid=os.getpid(),
-                handshake=handshake,
                 last_change=last_change(),
                 counts=Counts(),
-                refused=dict(refused),
-                evidence=evidence,
-                web=web,
-                collect=collect,
-                shadow=shadow,
                 drift=self._drift.state(),
+                **fields,
             )
             self._publisher.send(Message(event))
 

@@ -229,16 +229,16 @@ class StatusMonitor:
             return
         self._reported = summary
         line.events.emit_status(
-            state,
             line.ledger,
-            cameras,
-            handshake,
             lambda: changeover.last,
-            line.access.refusals.counts(),
-            evidence,
-            web,
-            collect,
-            shadow,
+            state=state,
+            cameras=cameras,
+            handshake=handshake,
+            refused=line.access.refusals.counts(),
+            evidence=evidence,
+            web=web,
+            collect=collect,
+            shadow=shadow,
         )
         watchdog = ["WATCHDOG=1"] if beats != self._fed_at else []  # only inspection feeds the watchdog
         self._fed_at = beats

@@ -178,10 +178,10 @@ def test_a_full_disk_is_one_sentence_on_page_and_status_and_the_rest_goes_on(tmp
             name = line.newest()
             assert keep(line.page, name, "good").status == 200
             filler = fill(disk)
-            refused = keep(line.page, line.newest(), "defective")
+            said = run.until(lambda event: isinstance(event, StatusEvent) and event.collect and event.collect.fault)
+            refused = keep(line.page, line.newest(), "defective")  # one that came later, and is not kept
             assert refused.status == 500
             assert "cannot be written (No space left on device)" in refused.json["error"]
-            said = run.until(lambda event: isinstance(event, StatusEvent) and event.collect and event.collect.fault)
             assert (said.handshake.reason, "No space left" in said.handshake.detail) == ("collecting", True)
             filler.unlink()
             run.until(lambda event: isinstance(event, StatusEvent) and event.collect and not event.collect.fault)
@@ -240,8 +240,7 @@ def test_each_picture_is_in_exactly_one_folder_that_of_its_last_label(
     for name, label in steps:
         last[name] = label
         assert folder.put(f"{name}.png", name.encode(), label).read_bytes() == name.encode()
-    found = [(name[0], label) for label, names in folder.names().items() for name in names]
-    assert sorted(found) == sorted(last.items())
+    assert {name[0]: each.label for name, each in folder.pictures().items()} == last
 
 
 def test_what_is_missing_counts_parts_and_asks_for_another_shift(tmp_path: Path) -> None:
