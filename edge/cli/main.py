@@ -25,10 +25,8 @@ EDGE, TRAIN, EXPORT = "heatline.edge.cli", "heatline.train.commands", "heatline.
 COMMANDS = {
     **dict.fromkeys(("run", "status", "reload", "select", "trigger"), f"{EDGE}.line"),
     **dict.fromkeys(("inspect", "archive"), f"{EDGE}.archive"),
-    **dict.fromkeys(("watch", "view"), f"{EDGE}.watch"),
-    **{
-        name: f"{EDGE}.{name}" for name in ("new", "cameras", "bundle", "calibrate", "keys", "check", "shadow", "label")
-    },
+    **dict.fromkeys(("watch", "view", "label"), f"{EDGE}.watch"),
+    **{name: f"{EDGE}.{name}" for name in ("new", "cameras", "bundle", "calibrate", "keys", "check", "shadow")},
     **{name: f"{EDGE}.{name}" for name in ("follow", "journal", "evidence", "bridge")},
     **{name: f"{TRAIN}.{name}" for name in ("data", "train", "search", "study", "evaluate", "models")},
     "export": f"{EXPORT}.command",

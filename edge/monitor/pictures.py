@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 import numpy as np
@@ -91,9 +91,12 @@ class Picture:
 class Hello(Message, frozen=True):
     """The first message of a client: how many pictures it can hold, and which it wants."""
 
-    slots: Annotated[int, Meta(ge=1, le=MOST_SLOTS)]
-    good_every: Count
+    slots: Annotated[int, Meta(ge=1, le=MOST_SLOTS)] = 1
+    """While it holds as many, the line skips others."""
+    good_every: Count = 1
+    """Of the GOOD frames of each camera, send each n-th; 0: none. All others are wanted."""
     good_interval_ms: Count = 0
+    """Least time between the captures of two GOOD frames of a camera that are sent."""
     collected: Literal["too", "not", "only"] = "too"
     """Whether it wants frames of a line that collects. They are counted as GOOD ones are."""
     triggered: frozenset[str] = frozenset()
@@ -161,27 +164,15 @@ class PictureClient:
 
     Args:
         path: the line's socket, see `picture_socket`.
-        slots: pictures that this program can hold at once, 1 to 16; while it does, the line skips others.
-        good_every: of the GOOD frames of each camera, send each n-th; 0: none. All others are wanted.
-        good_interval_ms: least time between the captures of two GOOD frames of a camera that are sent.
-        collected, triggered: as in `Hello`.
+        wishes: fields of `Hello`.
     Raises:
         DeliveryError: the line does not run, or this user may not connect.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        slots: int = 1,
-        good_every: int = 1,
-        good_interval_ms: int = 0,
-        collected: Literal["too", "not", "only"] = "too",
-        triggered: frozenset[str] = frozenset(),
-    ) -> None:
+    def __init__(self, path: Path, **wishes: Any) -> None:
         self._line: Channel[ToLine, PictureReady] = _connect(path)
         with contextlib.suppress(ConnectionError):  # `receive` then says that the line has ended
-            self._line.send(Hello(slots, good_every, good_interval_ms, collected, triggered))
+            self._line.send(Hello(**wishes))
 
     def __enter__(self) -> Self:
         return self

@@ -95,17 +95,18 @@ def compare(file: Path, review_of: Callable[[str], Review | None]) -> dict[str, 
     truths = [(RIGHT[row["review"].truth], row) for row in rows if row["review"] and row["review"].truth]
     truths = [(truth, row) for truth, row in truths if row["verdict"] != row["shadow"]["verdict"]]
     frames = sum(found.counts.values())
-    rejected = [
-        share_of(sum(count for both, count in found.counts.items() if both.split()[own] == "DEFECT"), frames)
-        for own in (0, 1)
-    ]
+    sides = {
+        name: {
+            "bundle": bundle,
+            "rejected": share_of(
+                sum(count for both, count in found.counts.items() if both.split()[own] == "DEFECT"), frames
+            ),
+            "right": sum(truth == (row, row["shadow"])[own]["verdict"] for truth, row in truths),
+        }
+        for own, (name, bundle) in enumerate((("line", line), ("shadow", shadow)))
+    }
     return {
-        "line": {"bundle": line, "rejected": rejected[0], "right": sum(t == row["verdict"] for t, row in truths)},
-        "shadow": {
-            "bundle": shadow,
-            "rejected": rejected[1],
-            "right": sum(t == row["shadow"]["verdict"] for t, row in truths),
-        },
+        **sides,
         "former": former,
         "frames": frames,
         "dropped": found.dropped,

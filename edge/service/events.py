@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
+from msgspec.structs import asdict, replace
 
 from heatline.edge.cameras.supervisor import CameraAlarm
 from heatline.edge.colour import to_rgb
@@ -148,7 +148,7 @@ class LineDrift:
         if before is not None:
             for measure, reading in before.monitor.readings.items():
                 if reading.drifted:
-                    over = msgspec.structs.replace(reading, drifted=False)
+                    over = replace(reading, drifted=False)
                     self._report(camera, measure, over, RESTARTED, setup)
         reference = setup.drift.cameras.get(camera)
         watch = None if reference is None else _Watch(reference, DriftMonitor(reference.expected(), setup.drift.window))
@@ -274,17 +274,21 @@ class EventEmitter:
         with self._lock, contextlib.suppress(DeliveryError):
             self._emit(ReviewEvent, mark=mark)
 
-    def emit_activation(self, change: Change, setup: LineSetup, activate: Callable[[], None]) -> None:
-        """Activate another setup and emit the change, before the event of any frame that this setup inspects."""
-        with self._lock:
-            activate()
-            self._setup = setup
-            self._emit_change(change)
+    def emit_change(self, change: Change, activate: Callable[[], LineSetup | None] = lambda: None) -> None:
+        """Emit a change.
 
-    def emit_refusal(self, change: Change) -> None:
-        """Emit a refused change: the active setup stays active."""
+        Args:
+            activate: activates another setup and returns it. No frame that this setup inspects has its event before.
+        """
         with self._lock:
-            self._emit_change(change)
+            self._setup = activate() or self._setup
+            self._emit(
+                ChangeEvent,
+                **asdict(change),
+                product=self._setup.product,
+                bundle=bundle_name(self._setup),
+                acting=self._setup.acting,
+            )
 
     def emit_status(self, ledger: Ledger, last_change: Callable[[], Change | None], **fields: Any) -> None:
         """Emit the line's status. Its accounts and its last change are read after all events that they cover.
@@ -313,19 +317,6 @@ class EventEmitter:
                 **fields,
             )
             self._publisher.send(Message(event))
-
-    def _emit_change(self, change: Change) -> None:
-        self._emit(
-            ChangeEvent,
-            at_ns=change.at_ns,
-            change=change.change,
-            applied=change.applied,
-            detail=change.detail,
-            by=change.by,
-            product=self._setup.product,
-            bundle=bundle_name(self._setup),
-            acting=self._setup.acting,
-        )
 
     def _emit(self, event: Callable[..., CountedEvent], /, **fields: Any) -> None:
         """Emit an event that no frame caused; its number comes later."""

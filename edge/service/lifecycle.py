@@ -121,7 +121,9 @@ class Service:
     def _serve(self, line: Line, changeover: Changeover, status: StatusMonitor) -> None:
         """Inspect until the service is stopped or no camera has another frame."""
         self._wait_for_subscriber(line, status)
-        self._wait_for_recorder(line, status)
+        if all(camera.settings.on_overload == "block" for camera in line.cameras.values()):
+            # Also the first frames are stored, as no camera loses frames meanwhile.
+            self._wait(status, lambda: not line.sidecar.recorder_is_starting)
         self._recover(line, status)
         line.pipeline.begin()
         changeover.open()
@@ -144,10 +146,10 @@ class Service:
         notify("STOPPING=1")
         logger.info("stopping: %s", "as requested" if self._stopping else "no camera has another frame")
         changeover.close()
-        status.begin_stopping()
+        status.is_stopping = True
         in_time = line.pipeline.stop(STOP_WITHIN_SECONDS, lambda: status.update("RUNNING"))
         self.leaves_change_running = not changeover.join()
-        status.report_stopped()
+        status.update("STOPPED")
         return in_time
 
     def _open_line(self, prepared: PreparedSetup, at_end: contextlib.ExitStack) -> Line:
@@ -207,11 +209,6 @@ class Service:
         if wait_s and time.monotonic() >= deadline_s:
             logger.warning("no client subscribed within %g s; inspection starts without one", wait_s)
         status.waits_for_s = None
-
-    def _wait_for_recorder(self, line: Line, status: StatusMonitor) -> None:
-        """Have also the first frames stored, if no camera loses frames meanwhile."""
-        if all(camera.settings.on_overload == "block" for camera in line.cameras.values()):
-            self._wait(status, lambda: not line.sidecar.recorder_is_starting)
 
     def _recover(self, line: Line, status: StatusMonitor) -> None:
         """Report the frames that were in flight when the previous run died, and log those in flight from now on.

@@ -506,21 +506,16 @@ def test_a_line_that_works_needs_no_words_and_a_late_frame_makes_its_picture_sta
     memory.add_status(ready())
     state = state_of(memory)
     assert (state["cameras"]["top"]["stale"], state["words"]) == (True, ["Camera top (LIVE): no frame for 2 s."])
+    clock.now_s += 4
+    state = state_of(memory)
+    top = state["cameras"]["top"]
+    assert (state["running"], state["handshake"].state) == (False, "NOT_READY"), "one that falls silent"
+    assert (top["state"], top["rate_fps"], top["stale"]) == ("UNKNOWN", 0, True)
+    assert state["words"][0].startswith("Nothing came from the line for 4 s: it was killed, it hangs")
     slow = running(clock, period_s=10)
     for seconds, is_stale in ((29, False), (2, True)):
         clock.now_s += seconds
         assert state_of(slow)["cameras"]["top"]["stale"] == is_stale, "after three of its periods"
-
-
-def test_a_line_that_falls_silent_does_not_look_alive() -> None:
-    clock = Clock()
-    memory = running(clock)
-    clock.now_s += 4
-    state = state_of(memory)
-    top = state["cameras"]["top"]
-    assert (state["running"], state["handshake"].state) == (False, "NOT_READY")
-    assert (top["state"], top["rate_fps"], top["stale"]) == ("UNKNOWN", 0, True)
-    assert state["words"][0].startswith("Nothing came from the line for 4 s: it was killed, it hangs")
 
 
 def test_reasons_faults_and_drift_are_plain_words_and_what_matters_most_comes_first() -> None:
