@@ -6,10 +6,8 @@ from typing import NamedTuple
 
 from heatline.edge.util.text import format_count, is_are
 from heatline.edge.wire.events import (
-    Account,
     AlarmEvent,
     BundleName,
-    CameraState,
     Change,
     ChangeEvent,
     Consumer,
@@ -22,7 +20,6 @@ from heatline.edge.wire.events import (
     ShadowState,
     StatusEvent,
     VerdictEvent,
-    WebState,
 )
 
 WELL = "begun", "recording"
@@ -140,16 +137,9 @@ def describe_state(event: StatusEvent) -> str:
 def describe_frames(event: StatusEvent, camera: str) -> str:
     """Describe a camera and the account of its frames as a sum."""
     account, state = event.ledger[camera], event.cameras.get(camera)
-    return ("" if state is None else f"{describe_camera(state)}; ") + describe_account(account)
-
-
-def describe_camera(state: CameraState) -> str:
-    return state.state if state.reason is None else f"{state.state} ({state.reason})"
-
-
-def describe_account(account: Account) -> str:
-    """Describe the account of a camera's frames as a sum."""
+    reason = f" ({state.reason})" if state is not None and state.reason is not None else ""
     return (
+        f"{'' if state is None else f'{state.state}{reason}; '}"
         f"captured {account.captured} = inspected {account.inspected} + dropped {sum(account.dropped.values())} "
         f"+ failed {sum(account.failed.values())} + in flight {account.in_flight}"
     )
@@ -184,10 +174,6 @@ def describe_evidence(evidence: EvidenceState) -> str:
         "" if evidence.fault is None else f"NOT STORED NOW ({evidence.fault})",
     ]
     return _join(parts)
-
-
-def describe_web(web: WebState) -> str:
-    return "served" if web.fault is None else f"NOT SERVED NOW ({web.fault})"
 
 
 def describe_shadow(shadow: ShadowState) -> str:

@@ -69,10 +69,6 @@ class Watermark(NamedTuple):
     """Number of the last frame with an event, in that boot's ledger."""
 
 
-def _do_nothing() -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class Frame:
     """One camera image: [H, W] or [H, W, C]."""
@@ -85,7 +81,7 @@ class Frame:
     """The format that the camera sent, if `image` was converted since."""
     digest: int | None = field(default=None, compare=False, kw_only=True)
     """Checksum of the pixels as the camera sent them, if its settings require one."""
-    release: Callable[[], None] = field(default=_do_nothing, compare=False)
+    release: Callable[[], None] = field(default=lambda: None, compare=False)
     """Call this when `image` is no longer used: its memory then holds another frame."""
 
     @property

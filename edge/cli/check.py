@@ -29,7 +29,7 @@ from heatline.edge.target import KeyFiles, endpoint_of
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.files import require_writable, writing
 from heatline.edge.util.process import raise_limits
-from heatline.edge.util.systemd import LINES, STATE_FOLDERS, state_folder
+from heatline.edge.util.systemd import state_folder_of
 from heatline.edge.util.text import format_count, utf8_safe
 
 FIRST_FRAME_WITHIN_SECONDS = 10.0
@@ -49,8 +49,7 @@ def check(line: Path, as_json: bool) -> None:
     """
     raise_limits()
     config, faults = load_config(line), Faults()
-    # A service has its state folder from systemd, whoever checks its line.
-    state = state_folder(otherwise=STATE_FOLDERS / line.stem if line.absolute().parent == LINES else None)
+    state = state_folder_of(line)
     # The report or the error has the same text.
     logging.getLogger("heatline.edge.cameras").setLevel(logging.CRITICAL)
     logging.getLogger("heatline.edge.service.changeover").setLevel(logging.WARNING)
@@ -58,7 +57,7 @@ def check(line: Path, as_json: bool) -> None:
     pictures, prepared, access = None, None, Access()
     with faults.collected():
         if config.evidence is not None:
-            pictures = evidence_folder(line, config, state)
+            pictures = evidence_folder(line, config)
             with writing(pictures, or_else=", or set another evidence.folder"):
                 require_writable(pictures)
     with faults.collected():

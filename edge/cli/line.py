@@ -91,7 +91,7 @@ def _facts(event: StatusEvent) -> dict[str, object]:
         "journal": journal and describe.describe_journal(journal),
         **{f"consumer {name}": journal and describe.describe_consumer(one, journal) for name, one in consumers.items()},
         "evidence": event.evidence and describe.describe_evidence(event.evidence),
-        "page": event.web and describe.describe_web(event.web),
+        "page": event.web and (f"NOT SERVED NOW ({event.web.fault})" if event.web.fault else "served"),
         "shadow": event.shadow and describe.describe_shadow(event.shadow),
         "refused": ", ".join(f"{count} {reason}" for reason, count in event.refused.items()) or None,
         "last change": event.last_change and describe.describe_change(event.last_change),

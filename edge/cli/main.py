@@ -26,10 +26,8 @@ COMMANDS = {
     **dict.fromkeys(("run", "status", "reload", "select", "trigger"), f"{EDGE}.line"),
     "inspect": f"{EDGE}.inspect",
     "archive": "heatline.archive.command",
-    **dict.fromkeys(("watch", "view"), f"{EDGE}.watch"),
-    **{
-        name: f"{EDGE}.{name}" for name in ("new", "cameras", "bundle", "calibrate", "keys", "check", "shadow", "label")
-    },
+    **dict.fromkeys(("watch", "view", "label"), f"{EDGE}.watch"),
+    **{name: f"{EDGE}.{name}" for name in ("new", "cameras", "bundle", "calibrate", "keys", "check", "shadow")},
     **{name: f"{EDGE}.{name}" for name in ("follow", "journal", "evidence", "bridge")},
     **{name: f"{TRAIN}.{name}" for name in ("data", "train", "search", "study", "evaluate", "models")},
     "export": f"{EXPORT}.command",

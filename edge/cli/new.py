@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from heatline.edge.cameras.discovery import Found, list_all
+from heatline.edge.cameras.discovery import list_all
 from heatline.edge.cli.cameras import NONE_FOUND
 from heatline.edge.cli.output import json_option, print_report, print_warnings, say
 from heatline.edge.config import load_config
@@ -119,12 +119,8 @@ def _found() -> dict[str, str]:
     if len(found) == 1:
         return found[0].keys
     if not sys.stdin.isatty():
-        names = "; ".join(_options(each) for each in found)
+        names = "; ".join(" ".join(f"--camera {key}={text}" for key, text in each.keys.items()) for each in found)
         raise CameraError(f"{len(found)} cameras were found; choose one with: {names}")
     for number, each in enumerate(found, 1):
         say(f"{number}  {each.model}, {each.protocol} {each.serial}  {' '.join(each.keys.values())}")
     return found[click.prompt("Camera", type=click.IntRange(1, len(found))) - 1].keys
-
-
-def _options(camera: Found) -> str:
-    return " ".join(f"--camera {key}={value}" for key, value in camera.keys.items())

@@ -8,7 +8,7 @@ import msgspec
 
 from heatline.edge.config import LineConfig
 from heatline.edge.labels.folder import NAMES, Label, LabelFolder
-from heatline.edge.util.systemd import LINES, STATE_FOLDERS, state_folder
+from heatline.edge.util.systemd import state_folder_of
 from heatline.edge.util.text import format_count
 from heatline.edge.wire.events import VerdictEvent
 
@@ -44,10 +44,7 @@ def collect_folder(file: Path, config: LineConfig) -> Path:
     Args:
         file: of the line.
     """
-    is_service = file.absolute().parent == LINES
-    beside = state_folder(otherwise=STATE_FOLDERS / file.stem if is_service else file.absolute().parent)
-    assert beside is not None
-    return config.collect.folder or beside / FOLDER
+    return config.collect.folder or (state_folder_of(file) or file.absolute().parent) / FOLDER
 
 
 def name_of(event: VerdictEvent) -> str:

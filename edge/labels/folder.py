@@ -54,11 +54,7 @@ class Labelled(NamedTuple):
 
 
 class ChangedMeanwhileError(InputError):
-    """Somebody else labelled the picture: `now` is what it is; None: it is gone."""
-
-    def __init__(self, name: str, now: Labelled | None) -> None:
-        super().__init__(f"somebody else changed {name}: it is {now.label if now else 'gone'} now; look at it again")
-        self.now = now
+    """Somebody else labelled the picture."""
 
 
 class LabelFolder:
@@ -92,34 +88,22 @@ class LabelFolder:
                     if label == "defective":
                         self._bring_back(self._below(path))
 
-    def keep(self, name: str, picture: bytes, label: Label = "unlabelled") -> Path:
-        """Write a new picture, atomically: after a crash it is there whole, or not at all.
+    def put(self, name: str, picture: bytes, label: Label | None = None) -> Path:
+        """Give a picture a label: move the one of this name, or else write it, atomically.
 
-        Raises:
-            InputError: there is a picture of this name, or it cannot be written.
-        """
-        path = self._of[label] / name
-        with self._locked():
-            if self._find(name) is not None:
-                raise InputError(f"{self.folder} holds a picture {name} already; give this one another name")
-            with writing(path):
-                with replacing(path) as new:
-                    new.write_bytes(picture)
-                sync_folder(path.parent)
-        return path
-
-    def put(self, name: str, picture: bytes, label: Label) -> Path:
-        """Give a picture a label: move the one of this name, or else write it.
-
+        Args:
+            label: None: the one that it has; a new picture has none.
         Raises:
             InputError: it can be neither moved nor written.
         """
-        path = self._of[label] / name
+        path = self._of[label or "unlabelled"] / name
         with self._locked(), writing(path):
-            there = self._find(name)
+            there = next((of / name for of in self._of.values() if (of / name).exists()), None)
             if there is None:
                 with replacing(path) as new:
                     new.write_bytes(picture)
+            elif label is None:
+                return there
             elif there != path:
                 there.rename(path)
                 sync_folder(there.parent)
@@ -154,7 +138,8 @@ class LabelFolder:
                 self._read = self._look()
                 before = self.pictures().get(name)
             if before is None or (before.label, before.places) != seen:
-                raise ChangedMeanwhileError(name, before)
+                found = before.label if before else "gone"
+                raise ChangedMeanwhileError(f"somebody else changed {name}: it is {found} now; look at it again")
             below = self._below(before.path)
             after = before.path if label == before.label else self._of[label] / below
             twin = after if after != before.path and after.exists() else before.twin
@@ -200,9 +185,6 @@ class LabelFolder:
         """Return the path of a picture below its label's folder, or below the folder."""
         relative = path.relative_to(self.folder)
         return Path(*relative.parts[1:]) if label_of(relative.parts) else relative
-
-    def _find(self, name: str) -> Path | None:
-        return next((of / name for of in self._of.values() if (of / name).exists()), None)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -37,13 +38,14 @@ _log = RateLimitedLog(logging.getLogger(__name__))
 Handler = Callable[[Request], Response | Awaitable[Response]]
 Make = Callable[[HeldPicture], NDArray[np.uint8] | None]
 Choose = Callable[[Picture], str | None]
+T = TypeVar("T")
 FOREVER = "private, max-age=86400, immutable"
 """The pixels under an id never change."""
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LARGEST_COORDINATE = 1 << 20
 MOST_QUEUED = 1000
 """Frames to review that one answer has."""
-LARGEST_MARK = 64 << 10
+LARGEST_REQUEST = 256 << 10
 """Bytes."""
 
 
@@ -64,10 +66,6 @@ class ExchangeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         require_printable(by=self.by)
-
-
-_decode_mark = msgspec.json.Decoder(MarkRequest).decode
-_decode_exchange = msgspec.json.Decoder(ExchangeRequest).decode
 
 
 class Api:
@@ -128,13 +126,12 @@ class Api:
             f"{of_picture}/difference.png": self._png(self._references.difference, is_cut=True),
         }
         reading = [Route(path, handler) for path, handler in handlers.items()]
-        forth, back = partial(self._exchange, back=False), partial(self._exchange, back=True)
-        writing: dict[str, Callable[[bytes], object]] = {
-            "/api/marks": self._mark,
-            "/api/activate": forth,
-            "/api/back": back,
-        }
-        return [*reading, *(Route(path, self._write(do), methods=["POST"]) for path, do in writing.items())]
+        return [
+            *reading,
+            writes("/api/marks", MarkRequest, self._mark),
+            writes("/api/activate", ExchangeRequest, partial(self._exchange, back=False)),
+            writes("/api/back", ExchangeRequest, partial(self._exchange, back=True)),
+        ]
 
     async def healthz(self, _: Request) -> Response:
         return json({"status": "the program of the page works; /readyz says whether the line does"})
@@ -202,7 +199,7 @@ class Api:
 
     def heatmap_png(self, request: Request) -> Response:
         found = self._find(request.path_params["id"])
-        data = found.heatmap_png()
+        data = found.heatmap_png
         if data is None:
             raise HTTPException(404, f"picture {found.id} has no heatmap: the frame was not judged")
         return _picture(data)
@@ -210,42 +207,15 @@ class Api:
     def shadow(self, _: Request) -> Response:
         return json(compare(self._file, self._memory.review_of))
 
-    def _write(self, do: Callable[[bytes], object]) -> Handler:
-        """Return what answers with what is done for the body of a request: a mark once it is journalled, a change once
-        the line has it.
-        """
-
-        async def answer(request: Request) -> Response:
-            body = await read_body(request, LARGEST_MARK)
-            if body is None:
-                raise HTTPException(413, f"the mark has more than {LARGEST_MARK} bytes; name fewer positions")
-            return json(await run_in_threadpool(do, body))
-
-        return answer
-
-    def _exchange(self, body: bytes, *, back: bool) -> dict[str, object]:
-        try:
-            wanted = _decode_exchange(body)
-        except UNREADABLE as problem:
-            raise HTTPException(400, f"this names no bundle: {problem}; expected bundle and by") from problem
-        try:
-            found = compare(self._file, lambda _: None)
-            offered = found["former"] if back else found["shadow"]["bundle"]
-            if offered is None or offered.digest != wanted.bundle:
-                raise HTTPException(409, "another bundle was activated or set meanwhile; look at the page again")
-            event = activate(str(self._file.absolute()), wanted.by, back=back)
-        except DeliveryError as problem:
-            raise HTTPException(503, str(problem)) from problem
-        except HeatlineError as problem:
-            raise HTTPException(409, str(problem)) from problem
+    def _exchange(self, wanted: ExchangeRequest, *, back: bool) -> dict[str, object]:
+        found = compare(self._file, lambda _: None)
+        offered = found["former"] if back else found["shadow"]["bundle"]
+        if offered is None or offered.digest != wanted.bundle:
+            raise HTTPException(409, "another bundle was activated or set meanwhile; look at the page again")
+        event = activate(str(self._file.absolute()), wanted.by, back=back)
         return {"bundle": event.bundle, "seq": event.seq}
 
-    def _mark(self, body: bytes) -> dict[str, object]:
-        try:
-            wanted = _decode_mark(body)
-        except UNREADABLE as problem:
-            expected = "picture, kind, by, and at_xy, boxes_xywh or strokes if missed"
-            raise HTTPException(400, f"this is not a mark: {problem}; expected {expected}") from problem
+    def _mark(self, wanted: MarkRequest) -> dict[str, object]:
         found = self._find(wanted.picture)
         try:
             mark = mark_of(found.event, wanted.kind, wanted.by, wanted.at_xy, wanted.boxes_xywh, wanted.strokes)
@@ -282,7 +252,7 @@ class Api:
 
         def answer(request: Request) -> Response:
             picture = self._find(request.path_params["id"])
-            jpeg = picture.jpeg() if make is frame_of else jpeg_of(_made_of(picture, make))
+            jpeg = picture.jpeg if make is frame_of else jpeg_of(_made_of(picture, make))
             return _picture(jpeg.data, "image/jpeg")
 
         return answer
@@ -358,10 +328,44 @@ async def refused(_: Request, problem: Exception) -> Response:
 
 
 async def failed(_: Request, problem: Exception) -> Response:
-    """Answer a request that failed, such as at a disk that cannot be read; log a bug."""
+    """Answer a request that failed: 503 if the line does not answer, 409 if what is asked for does not fit the line or
+    this machine, 500 at a disk that cannot be used, or a bug, which is logged.
+    """
     if not isinstance(problem, HeatlineError):
         _log.error("a request was not answered: %s", problem, exc_info=problem)
-    return error(500, str(problem))
+    if isinstance(problem, DeliveryError | JournalError):
+        return error(503, str(problem))
+    return error(
+        409 if isinstance(problem, HeatlineError) and not isinstance(problem, InputError) else 500, str(problem)
+    )
+
+
+HANDLERS = {HTTPException: refused, HeatlineError: failed, Exception: failed}
+"""For an application with these answers."""
+
+
+def writes(path: str, kind: type[T], do: Callable[[T], object]) -> Route:
+    """Return the route of a request that changes something, answered with what `do` returns once that is done.
+
+    Args:
+        kind: of the request's body; a type of msgspec.
+    """
+    decode = msgspec.json.Decoder(kind).decode
+
+    def answer_to(body: bytes) -> Response:
+        try:
+            wanted = decode(body)
+        except UNREADABLE as problem:
+            raise HTTPException(400, f"this is not a request for {path}: {problem}; see docs/view.md") from problem
+        return json(do(wanted))
+
+    async def answer(request: Request) -> Response:
+        body = await read_body(request, LARGEST_REQUEST)
+        if body is None:
+            raise HTTPException(413, f"the request has more than {LARGEST_REQUEST} bytes; name fewer positions")
+        return await run_in_threadpool(answer_to, body)
+
+    return Route(path, answer, methods=["POST"])
 
 
 async def read_body(request: Request, most: int) -> bytes | None:

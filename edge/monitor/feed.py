@@ -33,10 +33,8 @@ from heatline.edge.monitor.pictures import (
     AskReload,
     EvidenceFacts,
     Hello,
-    KeepReport,
     PictureReady,
     Report,
-    ReportShadow,
     ToLine,
 )
 from heatline.edge.util.channel import Channel, NewRing, ReleaseSlot, RingWriter
@@ -269,18 +267,18 @@ class PictureFeed:
                 client.wishes = message
             case ReleaseSlot(generation, slot) if client.ring.release(generation, slot):
                 pass
-            case Report(state, web_fault) if client.wishes is not None:
-                total, last = self._evidence, EvidenceState() if client.report is None else client.report.state
-                self._evidence = replace(
-                    state,
-                    kept=total.kept + state.kept - last.kept,
-                    skipped=total.skipped + state.skipped - last.skipped,
-                )
-                client.report = StoreReport(state, time.monotonic(), web_fault)
-            case KeepReport(fault):
-                self._collect = replace(self._collect, fault=fault)
-            case ReportShadow(state) if client.wishes is not None:
-                self.shadow = state
+            case Report(state, web_fault, collect, shadow) if client.wishes is not None:
+                self.shadow = shadow or self.shadow
+                if collect is not None:
+                    self._collect = replace(self._collect, fault=collect.fault)
+                if state is not None:
+                    total, last = self._evidence, EvidenceState() if client.report is None else client.report.state
+                    self._evidence = replace(
+                        state,
+                        kept=total.kept + state.kept - last.kept,
+                        skipped=total.skipped + state.skipped - last.skipped,
+                    )
+                    client.report = StoreReport(state, time.monotonic(), web_fault)
             case _:
                 raise ValueError(f"{type(message).__name__} out of place")
 

@@ -1,4 +1,4 @@
-"""Holds judged frames for viewers, finds stored ones, and encodes each at most once, only if somebody looks."""
+"""Holds judged frames for viewers, finds stored ones, and encodes each once, only if somebody looks."""
 
 import contextlib
 import logging
@@ -63,7 +63,6 @@ class HeldPicture:
         self.size_bytes = 0
         """Of the arrays that this picture itself holds."""
         self._load_image = load_image
-        self._lock = threading.Lock()
 
     @classmethod
     def copy_of(cls, picture: Picture) -> "HeldPicture":
@@ -82,15 +81,15 @@ class HeldPicture:
     def image(self) -> NDArray[np.uint8]:
         return self._load_image()
 
+    @cached_property
     def jpeg(self) -> Jpeg:
-        """Return the frame as it is shown."""
-        with self._lock:
-            return self._jpeg
+        """The frame as it is shown."""
+        return jpeg_of(self.image)
 
+    @cached_property
     def heatmap_png(self) -> bytes | None:
-        """Return the heatmap, one grey pixel per cell; None if the frame was not judged."""
-        with self._lock:
-            return self._heatmap_png
+        """The heatmap, one grey pixel per cell; None if the frame was not judged."""
+        return None if self.evidence is None else png(ColourScale(*self.evidence.scale).grey(self.evidence.heatmap))
 
     def heatmap(self) -> HeatmapPng | None:
         """Return the scale of the heatmap's picture."""
@@ -116,14 +115,6 @@ class HeldPicture:
         ys, xs = np.unravel_index(highest, heatmap.shape)
         centres = zip((xs * cell + cell // 2).tolist(), (ys * cell + cell // 2).tolist(), strict=True)
         return [{"xy": xy, "logit": float(flat[i])} for xy, i in zip(centres, highest, strict=True)]
-
-    @cached_property
-    def _jpeg(self) -> Jpeg:
-        return jpeg_of(self.image)
-
-    @cached_property
-    def _heatmap_png(self) -> bytes | None:
-        return None if self.evidence is None else png(ColourScale(*self.evidence.scale).grey(self.evidence.heatmap))
 
 
 def jpeg_of(image: NDArray[np.uint8]) -> Jpeg:

@@ -1,7 +1,5 @@
 """The page that labels the pictures of a folder, alone (`heatline label`) or below `/label/` of a line's page."""
 
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +13,6 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
@@ -23,20 +20,18 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from heatline.edge.config import WebConfig
-from heatline.edge.delivery.auth import is_local
-from heatline.edge.errors import HeatlineError, InputError
+from heatline.edge.errors import InputError
 from heatline.edge.heatmap_picture import png
 from heatline.edge.images import read_rgb
-from heatline.edge.labels.doubts import RUNS, newest_run, read_scores
 from heatline.edge.labels.folder import ChangedMeanwhileError, Label, LabelFolder, Labelled
-from heatline.edge.labels.training import Training
-from heatline.edge.monitor.api import Handler, failed, json, read_body, refused
+from heatline.edge.labels.training import RUNS, Training, newest_run, read_scores
+from heatline.edge.monitor.api import HANDLERS, Handler, json, writes
 from heatline.edge.monitor.held_picture import jpeg_of
-from heatline.edge.monitor.page import STATIC, listening_socket, require_protected, server_of, url_of
+from heatline.edge.monitor.page import STATIC, run_server
 from heatline.edge.near_duplicates import near_duplicate_chains, thumbnail
 from heatline.edge.util.process import NamedThread, yield_processor
 from heatline.edge.wire.events import Areas
-from heatline.edge.wire.requests import UNREADABLE, ShortText, require_printable
+from heatline.edge.wire.requests import ShortText, require_printable
 
 PREFIX = "/label"
 THUMBNAIL_PX = 224
@@ -46,8 +41,6 @@ MOST_COMPARED = 10_000
 """Pictures that are compared with each other: it takes 40 MB of memory, and seconds."""
 OPENED = 3
 DECODED_AT_ONCE = 2
-LARGEST_LABEL = 256 << 10
-"""Bytes."""
 REPORT_MAY = "default-src 'self' data: 'unsafe-inline'"
 """The report is one file with its own style and script."""
 CACHED = {"cache-control": "private, max-age=600"}
@@ -78,7 +71,6 @@ class TrainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require_printable(by=self.by)
 
 
-_decode, _decode_train = msgspec.json.Decoder(LabelRequest).decode, msgspec.json.Decoder(TrainRequest).decode
 Use = Callable[[Path, str], object]
 """Has a line use a bundle, for the person named; errors as of `heatline.edge.monitor.activation.rewrite`."""
 
@@ -109,7 +101,7 @@ class Labelling:
         self._comparison: threading.Thread | None = None
 
     def routes(self) -> list[BaseRoute]:
-        """Return all routes."""
+        """Return all routes, below `PREFIX`, for an application that serves `/static` and has `HANDLERS`."""
         handlers: dict[str, Handler] = {
             "pictures": self.pictures,
             "picture": self.picture,
@@ -119,12 +111,15 @@ class Labelling:
             "train": self.train_state,
             "report/{path:path}": self.report,
         }
-        acting = {"label": self._label, "train": self._train, "stop": self._stop, "use": self._use_bundle}
+        api = f"{PREFIX}/api/"
         return [
             Route(PREFIX, lambda _: RedirectResponse(f"{PREFIX}/")),
             Route(f"{PREFIX}/", self.page),
-            *(Route(f"{PREFIX}/api/{path}", handler) for path, handler in handlers.items()),
-            *(Route(f"{PREFIX}/api/{path}", self._write(do), methods=["POST"]) for path, do in acting.items()),
+            *(Route(f"{api}{path}", handler) for path, handler in handlers.items()),
+            writes(f"{api}label", LabelRequest, self._label),
+            writes(f"{api}train", TrainRequest, lambda wanted: self._training.start(wanted.minutes, wanted.by)),
+            writes(f"{api}stop", dict, lambda _: self._training.stop()),
+            writes(f"{api}use", dict, lambda _: self._use_bundle()),
         ]
 
     async def page(self, _: Request) -> Response:
@@ -178,8 +173,9 @@ class Labelling:
             return json(self._alike)
 
     def train_state(self, _: Request) -> Response:
-        state = self._training.state()
-        return json({**msgspec.to_builtins(state), "report": self._training.has_report, "line": self._use is not None})
+        has_report = (self._training.report / "report.html").exists()
+        state = msgspec.to_builtins(self._training.state())
+        return json({**state, "report": has_report, "line": self._use is not None})
 
     def report(self, request: Request) -> Response:
         """Answer with a file of the last training's report."""
@@ -189,54 +185,18 @@ class Labelling:
             raise HTTPException(404, "the last training of this page has no such report")
         return FileResponse(file, headers={"content-security-policy": REPORT_MAY, "cache-control": "no-cache"})
 
-    def _write(self, do: Callable[[bytes], Response]) -> Handler:
-        """Return what takes a request that changes something, and answers once it is done."""
-
-        async def answer(request: Request) -> Response:
-            body = await read_body(request, LARGEST_LABEL)
-            if body is None:
-                raise HTTPException(413, f"the request has more than {LARGEST_LABEL} bytes; draw fewer places")
-            return await run_in_threadpool(do, body)
-
-        return answer
-
-    def _train(self, body: bytes) -> Response:
-        try:
-            wanted = _decode_train(body)
-        except UNREADABLE as problem:
-            raise HTTPException(400, f"this starts no training: {problem}; expected minutes and by") from problem
-        try:
-            self._training.start(wanted.minutes, wanted.by)
-        except HeatlineError as problem:
-            raise HTTPException(409, str(problem)) from problem
-        return json({})
-
-    def _stop(self, _: bytes) -> Response:
-        self._training.stop()
-        return json({})
-
-    def _use_bundle(self, _: bytes) -> Response:
+    def _use_bundle(self) -> None:
         state = self._training.state()
         if self._use is None or state.bundle is None or state.by is None:
             raise HTTPException(409, "there is no new bundle, or this page is of no line")
-        try:
-            self._use(state.bundle, state.by)
-        except HeatlineError as problem:
-            raise HTTPException(409, str(problem)) from problem
-        return json({})
+        self._use(state.bundle, state.by)
 
-    def _label(self, body: bytes) -> Response:
-        try:
-            wanted = _decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
-            expected = "picture, label, seen, and areas if they change"
-            raise HTTPException(400, f"this is not a label: {problem}; expected {expected}") from problem
+    def _label(self, wanted: LabelRequest) -> dict[str, object]:
         try:
             now = self._folder.relabel(wanted.picture, wanted.label, wanted.seen, wanted.areas)
         except ChangedMeanwhileError as problem:
-            now_is = problem.now and problem.now[1:3]
-            return json({"error": str(problem), "now": now_is}, 409)
-        return json({"now": now[1:3]})
+            raise HTTPException(409, str(problem)) from problem
+        return {"now": now[1:3]}
 
     def _find(self, request: Request) -> tuple[str, Labelled]:
         name = request.query_params.get("picture", "")
@@ -279,29 +239,22 @@ class Labelling:
         self._alike = {"done": len(names), "of": len(names), "groups": found}
 
 
-def label_routes(folder: LabelFolder, run: Path | None = None, use: Use | None = None) -> list[BaseRoute]:
-    """Return the routes of the page, below `PREFIX`, for an application that serves `/static` and handles errors."""
-    return Labelling(folder, run, use).routes()
-
-
 def serve_labels(
     folder: LabelFolder, listen: str, token_file: Path | None, run: Path | None, announce: Callable[[str], None]
 ) -> None:
     """Serve the page of a folder until SIGTERM or Ctrl-C; arguments as of `serve` and `Labelling`."""
-    web = WebConfig(listen=listen, token_file=token_file)
-    require_protected(listen, web, "name a file with a token by --token-file")
     app = Starlette(
         routes=[
             Route("/", lambda _: RedirectResponse(f"{PREFIX}/")),
-            *label_routes(folder, run),
+            *Labelling(folder, run).routes(),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
-        exception_handlers={HTTPException: refused, HeatlineError: failed, Exception: failed},
+        exception_handlers=HANDLERS,
     )
-    with listening_socket(listen) as bound:
-        server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after its own end
-        cv2.setNumThreads(1)
-        yield_processor()  # it may run beside a line
-        announce(url_of(listen, bound, web))
-        server.run(sockets=[bound])
+    run_server(
+        app,
+        WebConfig(listen=listen, token_file=token_file),
+        listen,
+        announce,
+        "name a file with a token by --token-file",
+    )

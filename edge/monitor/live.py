@@ -121,8 +121,7 @@ class Live:
 
     async def _send_picture(self, viewer: _Viewer, picture: HeldPicture) -> None:
         event = picture.event
-        jpeg = await asyncio.to_thread(picture.jpeg)
-        heatmap = await asyncio.to_thread(picture.heatmap_png)
+        jpeg, heatmap = await asyncio.to_thread(lambda: (picture.jpeg, picture.heatmap_png))
         viewer.sent[event.camera] = viewer.unacked[event.camera] = picture.id
         height, width = picture.image.shape[:2]
         now_ns = self._memory.clock_ns()

@@ -93,11 +93,9 @@ class ManifestRow(msgspec.Struct, frozen=True, kw_only=True):
 
 def truth_of(mark: Mark) -> Truth:
     """Return what a reviewer says that the part is. The mark is not withdrawn."""
-    if mark.kind in LABELS:
-        return "good" if mark.kind == "good" else "defective"
     if mark.kind == "right":
         return "good" if mark.verdict == "GOOD" else "defective"
-    return "good" if mark.kind == "false_alarm" else "defective"
+    return "good" if mark.kind in ("good", "false_alarm") else "defective"
 
 
 def merged(events: Iterable[ReviewEvent]) -> list[ReviewEvent]:

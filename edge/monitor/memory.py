@@ -152,7 +152,8 @@ class Memory:
             if live:
                 self.heard_ns = self.clock_ns()
                 camera.latencies_ms.append(event.latency_ms)
-                if _shows_frame(event):
+                # The camera delivered the frame, also if it got no verdict.
+                if event.verdict != "NO_VERDICT" or event.frame_hw is not None or event.picture is not None:
                     camera.newest_ns = event.times.captured_monotonic_ns
                     camera.captured_ns.append(camera.newest_ns)
             camera.count(event)
@@ -262,11 +263,6 @@ def row_of(event: VerdictEvent) -> Row:
         "picture": event.picture,
         "review": None,
     }
-
-
-def _shows_frame(event: VerdictEvent) -> bool:
-    """Return whether the camera delivered the frame, also if it got no verdict."""
-    return event.verdict != "NO_VERDICT" or event.frame_hw is not None or event.picture is not None
 
 
 def describe(memory: Memory, line: str) -> dict[str, Any]:
@@ -393,12 +389,10 @@ def _about_drift(status: StatusEvent) -> list[str]:
 
 def _about_consumers(status: StatusEvent) -> list[str]:
     journal = status.journal
-    away = [] if journal is None else [each for each in journal.consumers.items() if not each[1].connected]
-    behind = {name: lag(consumer, journal) for name, consumer in away if journal is not None}
     return [
         f"Consumer {name} is away, and {format_count(count, 'event')} {is_are(count)} stored for it."
-        for name, count in behind.items()
-        if count
+        for name, consumer in ({} if journal is None else journal.consumers).items()
+        if journal is not None and not consumer.connected and (count := lag(consumer, journal))
     ]
 
 

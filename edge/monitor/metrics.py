@@ -4,8 +4,8 @@ Names and units follow the conventions of Prometheus. docs/monitoring.md describ
 """
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, get_args
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -14,13 +14,9 @@ from prometheus_client.registry import Collector
 from heatline.edge import __version__
 from heatline.edge.monitor.memory import NS, Memory, is_running, lag, readiness
 from heatline.edge.wire.events import (
-    Account,
     CameraState,
-    Consumer,
     DriftReading,
-    EvidenceState,
     HandshakeState,
-    JournalState,
     MarkKind,
     ReviewEvent,
     StatusEvent,
@@ -83,23 +79,73 @@ def _histogram(registry: CollectorRegistry, name: str, help_text: str, buckets: 
 
 Samples = Iterable[tuple[Sequence[str], float]]
 """Values of labels, and the value of the metric."""
+NONE, CAMERA, REASON, CONSUMER, DRIFT = (), ("camera",), ("camera", "reason"), ("consumer",), ("camera", "measure")
+FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "heartbeats_total": ("Frames and probes that passed.", NONE),
+    "refused_messages_total": ("Refused messages and connections.", ("socket", "reason")),
+    "captured_frames_total": ("Captured frames.", CAMERA),
+    "inspected_frames_total": ("Frames with GOOD or DEFECT.", CAMERA),
+    "dropped_frames_total": ("Frames that were not inspected.", REASON),
+    "failed_frames_total": ("Frames whose inspection failed.", REASON),
+    "in_flight_frames": ("Frames whose verdict is not out yet.", CAMERA),
+    "camera_openings_total": ("Times that the camera was opened.", CAMERA),
+    "journal_size_bytes": ("Size of the journal.", NONE),
+    "unjournalled_events_total": ("Events that no journal holds.", NONE),
+    "discarded_events_total": ("Deleted before all consumers had them.", NONE),
+    "consumer_lag_events": ("Events that it has not acknowledged.", CONSUMER),
+    "evidence_kept_pictures_total": ("Stored pictures.", NONE),
+    "evidence_skipped_pictures_total": ("Pictures not stored.", NONE),
+    "evidence_pictures": ("Pictures in the evidence store.", NONE),
+    "evidence_size_bytes": ("Size of the evidence store.", NONE),
+    "acting": ("1 if ejectors may act on verdicts.", NONE),
+    "camera_state": ("1 for the state of the camera.", ("camera", "state")),
+    "journal_recording": ("1 if events are stored.", NONE),
+    "consumer_connected": ("1 if it is connected.", CONSUMER),
+    "drift": ("Distance from the calibration: beyond -1 or 1 it has drifted.", DRIFT),
+    "drifted": ("1 while the measure has drifted.", DRIFT),
+    "evidence_recording": ("1 if pictures are stored.", NONE),
+}
+"""Of the last status: help and labels. Those that end in `_total` count since the line started."""
+OF_NOW = [*FAMILIES][-7:]
+"""They would be wrong for a line that does not report."""
 
 
-class _Family(NamedTuple):
-    """A metric of the line's last status."""
-
-    name: str
-    help: str
-    labels: tuple[str, ...]
-    samples: Callable[[StatusEvent], Samples]
-
-    def made(self, status: StatusEvent) -> Metric:
-        """Return the metric with its values; one that ends in `_total` is a counter."""
-        kind = CounterMetricFamily if self.name.endswith("_total") else GaugeMetricFamily
-        family = kind(f"heatline_{self.name}", self.help, labels=self.labels)
-        for labels, value in self.samples(status):
-            family.add_metric(labels, value)
-        return family
+def _samples(status: StatusEvent) -> dict[str, Samples]:
+    """Return the samples of a status by the names of `FAMILIES`; what the line does not have is missing."""
+    ledger, cameras, journal, evidence = status.ledger, status.cameras, status.journal, status.evidence
+    drift = [((name, measure), each) for name, of in status.drift.items() for measure, each in of.items()]
+    found: dict[str, Samples] = {
+        "heartbeats_total": [((), status.handshake.heartbeat)],
+        "refused_messages_total": [(name.partition(".")[::2], count) for name, count in status.refused.items()],
+        "captured_frames_total": [((name,), each.captured) for name, each in ledger.items()],
+        "inspected_frames_total": [((name,), each.inspected) for name, each in ledger.items()],
+        "dropped_frames_total": [((name, why), n) for name, each in ledger.items() for why, n in each.dropped.items()],
+        "failed_frames_total": [((name, why), n) for name, each in ledger.items() for why, n in each.failed.items()],
+        "in_flight_frames": [((name,), each.in_flight) for name, each in ledger.items()],
+        "camera_openings_total": [((name,), each.openings) for name, each in cameras.items()],
+        "acting": [((), status.acting)],
+        "camera_state": [((name, each), of.state == each) for name, of in cameras.items() for each in CAMERA_STATES],
+        "drift": [(labels, _distance(reading)) for labels, reading in drift],
+        "drifted": [(labels, reading.drifted) for labels, reading in drift],
+    }
+    if journal is not None:
+        found |= {
+            "journal_size_bytes": [((), journal.size_bytes)],
+            "unjournalled_events_total": [((), journal.unjournalled)],
+            "discarded_events_total": [((), journal.discarded)],
+            "consumer_lag_events": [((name,), lag(each, journal)) for name, each in journal.consumers.items()],
+            "journal_recording": [((), journal.live_only is None)],
+            "consumer_connected": [((name,), each.connected) for name, each in journal.consumers.items()],
+        }
+    if evidence is not None:
+        found |= {
+            "evidence_kept_pictures_total": [((), evidence.kept)],
+            "evidence_skipped_pictures_total": [((), evidence.skipped)],
+            "evidence_pictures": [((), evidence.stored)],
+            "evidence_size_bytes": [((), evidence.size_bytes)],
+            "evidence_recording": [((), evidence.fault is None)],
+        }
+    return found
 
 
 def _distance(reading: DriftReading) -> float:
@@ -109,89 +155,6 @@ def _distance(reading: DriftReading) -> float:
     if bound is None or bound == reading.calibrated:
         return 0.0
     return (reading.value - reading.calibrated) / abs(bound - reading.calibrated)
-
-
-def _of_journal(value: Callable[[JournalState], float]) -> Callable[[StatusEvent], Samples]:
-    return lambda status: [] if status.journal is None else [((), value(status.journal))]
-
-
-def _of_consumers(value: Callable[[Consumer, JournalState], float]) -> Callable[[StatusEvent], Samples]:
-    return lambda status: [
-        ((name,), value(each, journal))
-        for journal in [status.journal]
-        if journal is not None
-        for name, each in journal.consumers.items()
-    ]
-
-
-def _of_evidence(value: Callable[[EvidenceState], float]) -> Callable[[StatusEvent], Samples]:
-    return lambda status: [] if status.evidence is None else [((), value(status.evidence))]
-
-
-def _of_frames(value: Callable[[Account], float]) -> Callable[[StatusEvent], Samples]:
-    return lambda status: [((name,), value(account)) for name, account in status.ledger.items()]
-
-
-def _of_reasons(counts: Callable[[Account], Mapping[str, int]]) -> Callable[[StatusEvent], Samples]:
-    return lambda status: [
-        ((name, reason), count) for name, each in status.ledger.items() for reason, count in counts(each).items()
-    ]
-
-
-def _of_drift(value: Callable[[DriftReading], float]) -> Callable[[StatusEvent], Samples]:
-    return lambda status: [
-        ((name, measure), value(reading))
-        for name, readings in status.drift.items()
-        for measure, reading in readings.items()
-    ]
-
-
-def _states(status: StatusEvent) -> Samples:
-    return [((name, each), of.state == each) for name, of in status.cameras.items() for each in CAMERA_STATES]
-
-
-NONE, CAMERA, REASON, CONSUMER, DRIFT = (), ("camera",), ("camera", "reason"), ("consumer",), ("camera", "measure")
-_OF_NOW = (
-    _Family("acting", "1 if ejectors may act on verdicts.", NONE, lambda s: [((), s.acting)]),
-    _Family("camera_state", "1 for the state of the camera.", ("camera", "state"), _states),
-    _Family("journal_recording", "1 if events are stored.", NONE, _of_journal(lambda j: j.live_only is None)),
-    _Family("consumer_connected", "1 if it is connected.", CONSUMER, _of_consumers(lambda each, _: each.connected)),
-    _Family("drift", "Distance from the calibration: beyond -1 or 1 it has drifted.", DRIFT, _of_drift(_distance)),
-    _Family("drifted", "1 while the measure has drifted.", DRIFT, _of_drift(lambda reading: reading.drifted)),
-    _Family("evidence_recording", "1 if pictures are stored.", NONE, _of_evidence(lambda e: e.fault is None)),
-)
-"""They would be wrong for a line that does not report."""
-_LAST = (
-    _Family("heartbeats_total", "Frames and probes that passed.", NONE, lambda s: [((), s.handshake.heartbeat)]),
-    _Family(
-        "refused_messages_total",
-        "Refused messages and connections.",
-        ("socket", "reason"),
-        lambda s: [(name.partition(".")[::2], count) for name, count in s.refused.items()],
-    ),
-    _Family("captured_frames_total", "Captured frames.", CAMERA, _of_frames(lambda a: a.captured)),
-    _Family("inspected_frames_total", "Frames with GOOD or DEFECT.", CAMERA, _of_frames(lambda a: a.inspected)),
-    _Family("dropped_frames_total", "Frames that were not inspected.", REASON, _of_reasons(lambda a: a.dropped)),
-    _Family("failed_frames_total", "Frames whose inspection failed.", REASON, _of_reasons(lambda a: a.failed)),
-    _Family("in_flight_frames", "Frames whose verdict is not out yet.", CAMERA, _of_frames(lambda a: a.in_flight)),
-    _Family(
-        "camera_openings_total",
-        "Times that the camera was opened.",
-        CAMERA,
-        lambda s: [((name,), camera.openings) for name, camera in s.cameras.items()],
-    ),
-    _Family("journal_size_bytes", "Size of the journal.", NONE, _of_journal(lambda j: j.size_bytes)),
-    _Family("unjournalled_events_total", "Events that no journal holds.", NONE, _of_journal(lambda j: j.unjournalled)),
-    _Family(
-        "discarded_events_total", "Deleted before all consumers had them.", NONE, _of_journal(lambda j: j.discarded)
-    ),
-    _Family("consumer_lag_events", "Events that it has not acknowledged.", CONSUMER, _of_consumers(lag)),
-    _Family("evidence_kept_pictures_total", "Stored pictures.", NONE, _of_evidence(lambda e: e.kept)),
-    _Family("evidence_skipped_pictures_total", "Pictures not stored.", NONE, _of_evidence(lambda e: e.skipped)),
-    _Family("evidence_pictures", "Pictures in the evidence store.", NONE, _of_evidence(lambda e: e.stored)),
-    _Family("evidence_size_bytes", "Size of the evidence store.", NONE, _of_evidence(lambda e: e.size_bytes)),
-)
-"""Of the last status; those that end in `_total` count since the line started."""
 
 
 class _LineCollector(Collector):
@@ -222,8 +185,14 @@ class _LineCollector(Collector):
                 "precision": status.precision or "",
             }
             yield InfoMetricFamily("heatline_bundle", "The active bundle, and how it is computed.", bundle)
-            for family in [*_LAST, *(_OF_NOW if running else ())]:
-                yield family.made(status)
+            samples = _samples(status)
+            for name, (text, labels) in FAMILIES.items():
+                if running or name not in OF_NOW:
+                    kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+                    family = kind(f"heatline_{name}", text, labels=labels)
+                    for values, value in samples.get(name, ()):
+                        family.add_metric(values, value)
+                    yield family
             ages = GaugeMetricFamily(
                 "heatline_newest_frame_age_seconds", "Time since the newest frame was captured.", labels=["camera"]
             )

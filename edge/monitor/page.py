@@ -23,7 +23,6 @@ import cv2
 import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
@@ -38,7 +37,7 @@ from heatline.edge.keys import read_secret
 from heatline.edge.labels.collected import collect_folder
 from heatline.edge.labels.folder import LabelFolder
 from heatline.edge.monitor.activation import use_bundle
-from heatline.edge.monitor.api import Api, Choose, error, failed, read_body, refused
+from heatline.edge.monitor.api import HANDLERS, Api, Choose, error, read_body
 from heatline.edge.monitor.collector import Collector
 from heatline.edge.monitor.held_picture import Pictures
 from heatline.edge.monitor.live import LARGEST_MESSAGE, Live
@@ -95,8 +94,6 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None], choose
     file = file_of(line)
     config = load_config(file)
     web = config.web or WebConfig()
-    listen = listen or web.listen
-    require_protected(listen, web, "set token_file or client_ca under [web] in the line's file")
     address, keys = endpoint_of(line, "events", KeyFiles())
     journal = journal_of(line)
     memory = Memory(cameras=[camera.name for camera in config.cameras])
@@ -113,25 +110,28 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None], choose
     store = None
     with contextlib.suppress(ConfigError):  # it stores no pictures, or has no folder for them: the line reports that
         store = EvidenceStore(evidence_of(line))
-    with listening_socket(listen) as bound:
-        app = application(file, name_of(line), memory, metrics, store, picture_socket(file), journal, choose)
-        server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after its own end
-        threading.excepthook = _end_at_a_bug
-        cv2.setNumThreads(1)  # the other cores belong to inspection
-        yield_processor()
-        with collector:
-            announce(url_of(listen, bound, web))
-            server.run(sockets=[bound])
+    app = application(file, name_of(line), memory, metrics, store, picture_socket(file), journal, choose)
+    how = "set token_file or client_ca under [web] in the line's file"
+    threading.excepthook = _end_at_a_bug
+    run_server(app, web, listen or web.listen, announce, how, beside=collector)
 
 
-def require_protected(listen: str, web: WebConfig, how: str) -> None:
-    """Require an address that only this machine can reach, or a page that asks who comes.
+def run_server(
+    app: Starlette,
+    web: WebConfig,
+    listen: str,
+    announce: Callable[[str], None],
+    how: str,
+    beside: contextlib.AbstractContextManager[object] = contextlib.nullcontext(),  # noqa: B008  # it can be used again
+) -> None:
+    """Serve an application until SIGTERM or Ctrl-C, protected as the configuration says, at the lowest priority.
 
     Args:
-        how: for the message, how to protect the page.
+        listen: `HOST:PORT`.
+        how: for a message, how to protect the page.
+        beside: entered for the time that it is served.
     Raises:
-        ConfigError: it is not an address, or nothing protects the page there.
+        ConfigError: it is not an address, or other machines can reach it and nothing protects the page.
     """
     if not re.fullmatch(".+:[0-9]{1,5}", listen) or int(listen.rpartition(":")[2]) > 65535:
         raise ConfigError(f"the page's address is {listen!r}; expected HOST:PORT, PORT 0 to 65535")
@@ -140,6 +140,14 @@ def require_protected(listen: str, web: WebConfig, how: str) -> None:
             f"other machines can reach {listen}, and nothing protects the page; {how}, or listen on this machine "
             f"alone, e.g. 127.0.0.1:{listen.rpartition(':')[2]}"
         )
+    with listening_socket(listen) as bound:
+        server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after its own end
+        cv2.setNumThreads(1)  # the other cores belong to inspection
+        yield_processor()
+        with beside:
+            announce(url_of(listen, bound, web))
+            server.run(sockets=[bound])
 
 
 def server_of(app: Starlette, bound: socket.socket, web: WebConfig, *, only_local: bool) -> uvicorn.Server:
@@ -200,13 +208,15 @@ def application(
     choose: Choose = not_chosen,
 ) -> Starlette:
     """Return the application, which is not protected yet. Arguments: as for `Api`."""
-    from heatline.edge.monitor.label_page import label_routes  # which imports this module
+    from heatline.edge.monitor.label_page import Labelling  # which imports this module
 
     beside, labelling = None, list[BaseRoute]()
     with contextlib.suppress(HeatlineError):  # the line reports it
         config = load_config(file)
         if config.bundle is None:
-            labelling = label_routes(LabelFolder(collect_folder(file, config)), use=partial(use_bundle, str(file)))
+            labelling = Labelling(
+                LabelFolder(collect_folder(file, config)), use=partial(use_bundle, str(file))
+            ).routes()
         beside = EvidenceStore(shadow_folder(file, config))
     pictures = Pictures(memory.pictures, store, beside)
     live = Live(line, memory)
@@ -235,7 +245,7 @@ def application(
             *labelling,
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
-        exception_handlers={HTTPException: refused, HeatlineError: failed, Exception: failed},
+        exception_handlers=HANDLERS,
         lifespan=lifespan,
     )
 

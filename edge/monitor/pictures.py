@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 import numpy as np
@@ -28,6 +28,7 @@ from heatline.edge.inspection.verdict import TileScores
 from heatline.edge.util.channel import Channel, Message, ReleaseSlot, RingReader
 from heatline.edge.util.systemd import LINES, RUNTIME_FOLDERS, runtime_folder
 from heatline.edge.wire.events import (
+    CollectState,
     EvidenceState,
     HeatmapPng,
     Mark,
@@ -90,9 +91,12 @@ class Picture:
 class Hello(Message, frozen=True):
     """The first message of a client: how many pictures it can hold, and which it wants."""
 
-    slots: Annotated[int, Meta(ge=1, le=MOST_SLOTS)]
-    good_every: Count
+    slots: Annotated[int, Meta(ge=1, le=MOST_SLOTS)] = 1
+    """While it holds as many, the line skips others."""
+    good_every: Count = 1
+    """Of the GOOD frames of each camera, send each n-th; 0: none. All others are wanted."""
     good_interval_ms: Count = 0
+    """Least time between the captures of two GOOD frames of a camera that are sent."""
     collected: Literal["too", "not", "only"] = "too"
     """Whether it wants frames of a line that collects. They are counted as GOOD ones are."""
     triggered: frozenset[str] = frozenset()
@@ -100,28 +104,21 @@ class Hello(Message, frozen=True):
 
 
 class Report(Message, frozen=True):
-    """The state of the evidence store, and why the line's page is not served, as a sentence."""
+    """What a process beside the line works at. What it says nothing of is as it was; for some seconds only, of an
+    evidence store.
+    """
 
-    state: EvidenceState
+    evidence: EvidenceState | None = None
     web_fault: str | None = None
-
-
-class KeepReport(Message, frozen=True):
-    """Why frames of a line that collects are not kept now, as a sentence."""
-
-    fault: str | None = None
+    """Why the line's page is not served, as a sentence. Comes with `evidence`."""
+    collect: CollectState | None = None
+    shadow: ShadowState | None = None
 
 
 class AddMark(Message, frozen=True):
     """A person marked a verdict. A program that sends nothing else needs no `Hello`."""
 
     mark: Mark
-
-
-class ReportShadow(Message, frozen=True):
-    """The state of the shadow bundle."""
-
-    state: ShadowState
 
 
 class AskReload(Message, frozen=True):
@@ -159,7 +156,7 @@ class PictureReady(Message, frozen=True):
     skipped: int = 0
 
 
-ToLine = Hello | ReleaseSlot | Report | KeepReport | AddMark | ReportShadow | AskReload
+ToLine = Hello | ReleaseSlot | Report | AddMark | AskReload
 
 
 class PictureClient:
@@ -167,27 +164,15 @@ class PictureClient:
 
     Args:
         path: the line's socket, see `picture_socket`.
-        slots: pictures that this program can hold at once, 1 to 16; while it does, the line skips others.
-        good_every: of the GOOD frames of each camera, send each n-th; 0: none. All others are wanted.
-        good_interval_ms: least time between the captures of two GOOD frames of a camera that are sent.
-        collected, triggered: as in `Hello`.
+        wishes: fields of `Hello`.
     Raises:
         DeliveryError: the line does not run, or this user may not connect.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        slots: int = 1,
-        good_every: int = 1,
-        good_interval_ms: int = 0,
-        collected: Literal["too", "not", "only"] = "too",
-        triggered: frozenset[str] = frozenset(),
-    ) -> None:
+    def __init__(self, path: Path, **wishes: Any) -> None:
         self._line: Channel[ToLine, PictureReady] = _connect(path)
         with contextlib.suppress(ConnectionError):  # `receive` then says that the line has ended
-            self._line.send(Hello(slots, good_every, good_interval_ms, collected, triggered))
+            self._line.send(Hello(**wishes))
 
     def __enter__(self) -> Self:
         return self
@@ -216,22 +201,10 @@ class PictureClient:
         assert self._line.ring is not None  # it comes before the first picture
         return self._picture(message, self._line.ring)
 
-    def report(self, state: EvidenceState, *, web_fault: str | None = None) -> None:
-        """Send the line the state of the evidence store, and why the page is not served, which its status then shows.
-        Any thread. A line that hears nothing for some seconds says in its status that no pictures are stored.
-        """
+    def report(self, report: Report) -> None:
+        """Send the line what its status then shows. Any thread."""
         with contextlib.suppress(OSError):  # `receive` then says that the line has ended
-            self._line.send(Report(state, web_fault))
-
-    def report_keeping(self, fault: str | None) -> None:
-        """Send the line why frames are not kept, as `report` does."""
-        with contextlib.suppress(OSError):
-            self._line.send(KeepReport(fault))
-
-    def report_shadow(self, state: ShadowState) -> None:
-        """Send the line the state of the shadow bundle, which its status then shows."""
-        with contextlib.suppress(OSError):  # `receive` then says that the line has ended
-            self._line.send(ReportShadow(state))
+            self._line.send(report)
 
     def close(self) -> None:
         """Close the connection. Pictures that were received can still be read."""

@@ -26,7 +26,7 @@ from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import DeliveryError, HeatlineError, InputError, MessageError
 from heatline.edge.heatmap_picture import ColourScale, png
 from heatline.edge.monitor.marks import combine
-from heatline.edge.monitor.pictures import Picture, PictureClient
+from heatline.edge.monitor.pictures import Picture, PictureClient, Report
 from heatline.edge.monitor.store import (
     BUSY_SECONDS,
     DAY,
@@ -381,7 +381,7 @@ class Recorder:
         """Copy the marks that are new in the journal, and tell the line this program's state."""
         self._look_at_s = self._clock() + LOOK_EVERY_SECONDS
         self._work(MARKS, self._read_marks)
-        self._pictures.report(self.state(), web_fault=self.web_fault)
+        self._pictures.report(Report(self.state(), self.web_fault))
 
     def _read_marks(self) -> None:
         if self._writer is not None and self._journal is not None:

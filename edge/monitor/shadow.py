@@ -17,7 +17,7 @@ from heatline.edge.errors import BundleError, ConfigError, InputError
 from heatline.edge.monitor.marks import Review
 from heatline.edge.monitor.memory import Row
 from heatline.edge.util.files import replacing, writing
-from heatline.edge.util.systemd import LINES, STATE_FOLDERS, state_folder
+from heatline.edge.util.systemd import state_folder_of
 from heatline.edge.wire.events import BundleName
 
 FOLDER = "shadow"
@@ -64,8 +64,7 @@ def read_findings(path: Path) -> Findings:
 
 def shadow_folder(line: Path, config: LineConfig) -> Path:
     """Return the folder of a line, beside what else it stores."""
-    of_service = STATE_FOLDERS / line.stem if line.absolute().parent == LINES else None
-    folder = state_folder() or of_service or config.journal.folder
+    folder = state_folder_of(line) or config.journal.folder
     if folder is None:
         raise ConfigError(
             f"{line} names no folder for what the shadow bundle finds; set journal.folder, or run the line as a service"
@@ -96,17 +95,18 @@ def compare(file: Path, review_of: Callable[[str], Review | None]) -> dict[str, 
     truths = [(RIGHT[row["review"].truth], row) for row in rows if row["review"] and row["review"].truth]
     truths = [(truth, row) for truth, row in truths if row["verdict"] != row["shadow"]["verdict"]]
     frames = sum(found.counts.values())
-    rejected = [
-        share_of(sum(count for both, count in found.counts.items() if both.split()[own] == "DEFECT"), frames)
-        for own in (0, 1)
-    ]
+    sides = {
+        name: {
+            "bundle": bundle,
+            "rejected": share_of(
+                sum(count for both, count in found.counts.items() if both.split()[own] == "DEFECT"), frames
+            ),
+            "right": sum(truth == (row, row["shadow"])[own]["verdict"] for truth, row in truths),
+        }
+        for own, (name, bundle) in enumerate((("line", line), ("shadow", shadow)))
+    }
     return {
-        "line": {"bundle": line, "rejected": rejected[0], "right": sum(t == row["verdict"] for t, row in truths)},
-        "shadow": {
-            "bundle": shadow,
-            "rejected": rejected[1],
-            "right": sum(t == row["shadow"]["verdict"] for t, row in truths),
-        },
+        **sides,
         "former": former,
         "frames": frames,
         "dropped": found.dropped,

@@ -9,27 +9,84 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import cv2
 
 from heatline.edge.config import LineConfig, load_config
-from heatline.edge.errors import DeliveryError, HeatlineError
-from heatline.edge.monitor.keeper import Keeper
-from heatline.edge.monitor.pictures import MOST_SLOTS, PictureClient, picture_socket
-from heatline.edge.monitor.recorder import EvidenceWriter, Limits, Recorder
+from heatline.edge.errors import DeliveryError, HeatlineError, InputError
+from heatline.edge.labels.collected import collect_folder, name_of
+from heatline.edge.labels.folder import LabelFolder
+from heatline.edge.monitor.pictures import MOST_SLOTS, Picture, PictureClient, Report, picture_socket
+from heatline.edge.monitor.recorder import EvidenceWriter, Limits, Recorder, encode_frame
 from heatline.edge.monitor.store import evidence_folder
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.process import NamedThread, yield_processor
+from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.util.systemd import state_folder
 from heatline.edge.util.text import utf8_safe
+from heatline.edge.wire.events import CollectState
 
 logger = logging.getLogger("heatline.edge.monitor.sidecar")  # this module is __main__
 
+LOOK_EVERY_SECONDS = 1.0
 RETRY_PAGE_SECONDS = 10.0
 LEAVE_WITHIN_SECONDS = 2.0
 """An entry in hand is completed in this time at the end, or given up."""
+
+
+class Keeper:
+    """Keeps frames of a line without a bundle that nobody asks for, until the line ends or `stop` is called; then those
+    that wait. If the disk is slow, it takes fewer, and the line skips and counts others.
+
+    Args:
+        file: of the line.
+    Raises:
+        DeliveryError: the line does not run.
+    """
+
+    def __init__(self, file: Path, config: LineConfig) -> None:
+        self._folder = collect_folder(file, config)
+        triggered = {camera.name for camera in config.cameras if camera.triggered != "free"}
+        self._pictures = PictureClient(
+            picture_socket(file),
+            slots=MOST_SLOTS,
+            good_every=config.collect.every,
+            collected="only",
+            triggered=frozenset(triggered if config.collect.triggered else ()),
+        )
+        self._log = RateLimitedLog(logger)
+        self._ended = threading.Event()
+
+    def stop(self) -> None:
+        """End after the frames that wait. Any thread."""
+        self._ended.set()
+
+    def run(self) -> None:
+        """Keep what comes."""
+        try:
+            while True:
+                picture = self._pictures.receive(0 if self._ended.is_set() else LOOK_EVERY_SECONDS)
+                if picture is not None:
+                    self._keep(picture)
+                elif self._ended.is_set():
+                    return
+        except DeliveryError as error:
+            logger.info("%s", error)
+
+    def _keep(self, picture: Picture) -> None:
+        fault = None
+        try:
+            # Opened each time: the folder may be moved away, and made again.
+            LabelFolder(self._folder).put(name_of(picture.event), encode_frame(picture.image))
+        except InputError as error:
+            fault = utf8_safe(str(error))
+            self._log.error("a picture was not kept: %s", fault)
+        finally:
+            picture.release()
+        self._pictures.report(Report(collect=CollectState(fault=fault)))
 
 
 def main() -> int:
@@ -95,7 +152,7 @@ def _serve(file: Path, recorder: Recorder | None) -> None:
 
 
 def _recorder(file: Path, config: LineConfig) -> Recorder:
-    store, evidence = evidence_folder(file, config, state_folder()), config.evidence
+    store, evidence = evidence_folder(file, config), config.evidence
     assert evidence is not None  # or it has no folder
     client = PictureClient(picture_socket(file), slots=MOST_SLOTS, good_every=evidence.good_every, collected="not")
     journal = config.journal.folder_in(state_folder())

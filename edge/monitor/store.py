@@ -15,8 +15,8 @@ import msgspec
 from heatline.edge.config import LineConfig, load_config
 from heatline.edge.errors import ConfigError, InputError
 from heatline.edge.monitor.marks import Review
-from heatline.edge.target import file_of, name_of, named_here
-from heatline.edge.util.systemd import LINES, STATE_FOLDERS
+from heatline.edge.target import file_of, named_here
+from heatline.edge.util.systemd import STATE_FOLDERS, state_folder_of
 from heatline.edge.wire.events import HeatmapPng, Verdict, VerdictEvent
 
 FOLDER, INDEX = "evidence", "index.sqlite"
@@ -212,17 +212,13 @@ def require_version(index: sqlite3.Connection, path: Path) -> None:
         raise InputError(f"{path} has schema version {version}, this heatline knows version {SCHEMA_VERSION}")
 
 
-def evidence_folder(file: Path, config: LineConfig, state_folder: Path | None) -> Path:
-    """Return the folder of a line's evidence store.
-
-    Args:
-        state_folder: the folder that systemd gives the service; None: none.
-    """
+def evidence_folder(file: Path, config: LineConfig) -> Path:
+    """Return the folder of a line's evidence store."""
     if config.evidence is None:
         raise ConfigError(f"{file} has no table [evidence], so this line stores no pictures; add it to store them")
     if config.evidence.folder is not None:
         return config.evidence.folder
-    beside = state_folder or config.journal.folder
+    beside = state_folder_of(file) or config.journal.folder
     if beside is None:
         raise ConfigError(
             f"{file} names no folder for the pictures, and there is no state folder; set evidence.folder or "
@@ -236,8 +232,7 @@ def evidence_of(line: str) -> Path:
     named, is_configured = named_here(line)
     if is_configured:
         file = file_of(line)
-        is_service = file.absolute().parent == LINES
-        return evidence_folder(file, load_config(file), STATE_FOLDERS / name_of(line) if is_service else None)
+        return evidence_folder(file, load_config(file))
     found = named if named.exists() or "/" in line else STATE_FOLDERS / line / FOLDER
     if not found.is_dir():
         raise ConfigError(

@@ -405,13 +405,14 @@ class Changeover:
         prepared = prepare(wanted, active=before)
         applied = Change(change=change, applied=True, by=by, at_ns=time.time_ns())
 
-        def activate() -> None:
+        def activate() -> LineSetup:
             self._line.ledger.activate(prepared.setup)
             self._config, self._active, self.last = config, prepared, applied
             self._finish()
+            return prepared.setup
 
         with reconfigure(self._line.cameras, before.config.cameras, prepared.config.cameras):
-            self._line.events.emit_activation(applied, prepared.setup, activate)
+            self._line.events.emit_change(applied, activate)
         if before.verified is not None and prepared.verified is not before.verified:
             _close_once_unused(before.verified)
         self._line.shadow.begin(prepared.config)
@@ -421,7 +422,7 @@ class Changeover:
         logger.error("%s refused, and nothing has changed: %s", change, detail)
         self.last = Change(change=change, applied=False, detail=detail, by=by, at_ns=time.time_ns())
         self._finish()
-        self._line.events.emit_refusal(self.last)
+        self._line.events.emit_change(self.last)
 
 
 def _close_once_unused(verified: VerifiedEngine) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
+from msgspec.structs import asdict, replace
 
 from heatline.edge.cameras.supervisor import CameraAlarm
 from heatline.edge.colour import to_rgb
@@ -27,27 +27,20 @@ from heatline.edge.util.text import format_count, on_one_line, utf8_safe
 from heatline.edge.wire.events import (
     AlarmEvent,
     BundleName,
-    CameraState,
     Change,
     ChangeEvent,
-    CollectState,
     CountedEvent,
     Counts,
     DriftEvent,
     DriftReading,
-    EvidenceState,
-    Handshake,
     HeatmapPng,
     JournalEvent,
     Mark,
     Message,
     ReviewEvent,
-    ShadowState,
-    State,
     StatusEvent,
     Times,
     VerdictEvent,
-    WebState,
 )
 
 logger = logging.getLogger(__name__)
@@ -155,7 +148,7 @@ class LineDrift:
         if before is not None:
             for measure, reading in before.monitor.readings.items():
                 if reading.drifted:
-                    over = msgspec.structs.replace(reading, drifted=False)
+                    over = replace(reading, drifted=False)
                     self._report(camera, measure, over, RESTARTED, setup)
         reference = setup.drift.cameras.get(camera)
         watch = None if reference is None else _Watch(reference, DriftMonitor(reference.expected(), setup.drift.window))
@@ -281,32 +274,28 @@ class EventEmitter:
         with self._lock, contextlib.suppress(DeliveryError):
             self._emit(ReviewEvent, mark=mark)
 
-    def emit_activation(self, change: Change, setup: LineSetup, activate: Callable[[], None]) -> None:
-        """Activate another setup and emit the change, before the event of any frame that this setup inspects."""
-        with self._lock:
-            activate()
-            self._setup = setup
-            self._emit_change(change)
+    def emit_change(self, change: Change, activate: Callable[[], LineSetup | None] = lambda: None) -> None:
+        """Emit a change.
 
-    def emit_refusal(self, change: Change) -> None:
-        """Emit a refused change: the active setup stays active."""
+        Args:
+            activate: activates another setup and returns it. No frame that this setup inspects has its event before.
+        """
         with self._lock:
-            self._emit_change(change)
+            self._setup = activate() or self._setup
+            self._emit(
+                ChangeEvent,
+                **asdict(change),
+                product=self._setup.product,
+                bundle=bundle_name(self._setup),
+                acting=self._setup.acting,
+            )
 
-    def emit_status(
-        self,
-        state: State,
-        ledger: Ledger,
-        cameras: Mapping[str, CameraState],
-        handshake: Handshake,
-        last_change: Callable[[], Change | None],
-        refused: Mapping[str, int],
-        evidence: EvidenceState | None = None,
-        web: WebState | None = None,
-        collect: CollectState | None = None,
-        shadow: ShadowState | None = None,
-    ) -> None:
-        """Emit the line's status. Its accounts and its last change are read after all events that they cover."""
+    def emit_status(self, ledger: Ledger, last_change: Callable[[], Change | None], **fields: Any) -> None:
+        """Emit the line's status. Its accounts and its last change are read after all events that they cover.
+
+        Args:
+            fields: further ones of the event.
+        """
         with self._lock:
             setup = self._setup
             engine = setup.verified.engine if isinstance(setup, Setup) else None
@@ -314,40 +303,20 @@ class EventEmitter:
                 boot_id=self._boot_id,
                 at_ns=time.time_ns(),
                 line=self._line,
-                state=state,
                 last_seq=NOT_NUMBERED,
                 ledger=ledger.accounts(),
-                cameras=dict(cameras),
                 bundle=bundle_name(setup),
                 engine=None if engine is None else engine.name,
                 precision=None if engine is None else engine.precision,
                 acting=setup.acting,
                 product=setup.product,
                 pid=os.getpid(),
-                handshake=handshake,
                 last_change=last_change(),
                 counts=Counts(),
-                refused=dict(refused),
-                evidence=evidence,
-                web=web,
-                collect=collect,
-                shadow=shadow,
                 drift=self._drift.state(),
+                **fields,
             )
             self._publisher.send(Message(event))
-
-    def _emit_change(self, change: Change) -> None:
-        self._emit(
-            ChangeEvent,
-            at_ns=change.at_ns,
-            change=change.change,
-            applied=change.applied,
-            detail=change.detail,
-            by=change.by,
-            product=self._setup.product,
-            bundle=bundle_name(self._setup),
-            acting=self._setup.acting,
-        )
 
     def _emit(self, event: Callable[..., CountedEvent], /, **fields: Any) -> None:
         """Emit an event that no frame caused; its number comes later."""

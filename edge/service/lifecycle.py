@@ -13,6 +13,7 @@ from types import FrameType
 from heatline.edge.config import LineConfig
 from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.delivery.servers import CommandServer
 from heatline.edge.errors import DeliveryError, EngineError
 from heatline.edge.frames import BadFrame, FrameRule
 from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
@@ -30,7 +31,6 @@ from heatline.edge.service.line import (
     lock_folder,
     open_cameras,
     open_journal,
-    serve_commands,
 )
 from heatline.edge.service.sidecar import Shadow, Sidecar
 from heatline.edge.service.status import StatusMonitor
@@ -97,7 +97,7 @@ class Service:
         """Open all parts of the line. They are closed at the end in reverse order."""
         config, folder = self._config, self._state_folder
         if config.evidence is not None:
-            evidence_folder(self._path, config, state_folder())
+            evidence_folder(self._path, config)
         at_end.enter_context(lock_folder(folder))
         notify_starting("loading the bundle")
         memory = ProductMemory(folder, [product.name for product in config.products], config.product)
@@ -107,8 +107,11 @@ class Service:
         line.pipeline.start()
         line.heartbeat.begin()
         line.pipeline.probe()  # the line is READY only after a tile has passed all stages
-        handle = command_handler(line.cameras, changeover.select)
-        at_end.enter_context(serve_commands(config.commands.bind, handle, line.access))
+        if config.commands.bind is not None:
+            handle = command_handler(line.cameras, changeover.select)
+            commands = CommandServer(config.commands.bind, handle, line.access)
+            commands.start()
+            at_end.callback(commands.close)
         notify("READY=1")
         logger.info("ready: %s, publishing on %s", describe_setup(prepared), line.publisher.address)
         line.sidecar.start()
@@ -118,7 +121,9 @@ class Service:
     def _serve(self, line: Line, changeover: Changeover, status: StatusMonitor) -> None:
         """Inspect until the service is stopped or no camera has another frame."""
         self._wait_for_subscriber(line, status)
-        self._wait_for_recorder(line, status)
+        if all(camera.settings.on_overload == "block" for camera in line.cameras.values()):
+            # Also the first frames are stored, as no camera loses frames meanwhile.
+            self._wait(status, lambda: not line.sidecar.recorder_is_starting)
         self._recover(line, status)
         line.pipeline.begin()
         changeover.open()
@@ -141,10 +146,10 @@ class Service:
         notify("STOPPING=1")
         logger.info("stopping: %s", "as requested" if self._stopping else "no camera has another frame")
         changeover.close()
-        status.begin_stopping()
+        status.is_stopping = True
         in_time = line.pipeline.stop(STOP_WITHIN_SECONDS, lambda: status.update("RUNNING"))
         self.leaves_change_running = not changeover.join()
-        status.report_stopped()
+        status.update("STOPPED")
         return in_time
 
     def _open_line(self, prepared: PreparedSetup, at_end: contextlib.ExitStack) -> Line:
@@ -204,11 +209,6 @@ class Service:
         if wait_s and time.monotonic() >= deadline_s:
             logger.warning("no client subscribed within %g s; inspection starts without one", wait_s)
         status.waits_for_s = None
-
-    def _wait_for_recorder(self, line: Line, status: StatusMonitor) -> None:
-        """Have also the first frames stored, if no camera loses frames meanwhile."""
-        if all(camera.settings.on_overload == "block" for camera in line.cameras.values()):
-            self._wait(status, lambda: not line.sidecar.recorder_is_starting)
 
     def _recover(self, line: Line, status: StatusMonitor) -> None:
         """Report the frames that were in flight when the previous run died, and log those in flight from now on.

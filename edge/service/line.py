@@ -18,7 +18,7 @@ from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.follow import Consumers, FollowServer
 from heatline.edge.delivery.journal_writer import JournalWriter
 from heatline.edge.delivery.publisher import Numbering, Publisher
-from heatline.edge.delivery.servers import Answer, CommandServer
+from heatline.edge.delivery.servers import Answer
 from heatline.edge.delivery.sockets import bind, cannot_bind
 from heatline.edge.errors import CameraError, DeliveryError, Faults
 from heatline.edge.inspection.in_flight_log import InFlightLog
@@ -177,25 +177,6 @@ def open_journal(
             at_end.callback(server.close)
             writer.on_commit = server.wake
         yield writer
-
-
-@contextlib.contextmanager
-def serve_commands(
-    address: str | None, handle: Callable[[commands.Request, Answer], None], access: Access
-) -> Iterator[None]:
-    """Serve commands until the block ends.
-
-    Args:
-        address: None: the line takes no commands.
-    Raises:
-        DeliveryError: the address cannot be bound.
-    """
-    with contextlib.ExitStack() as at_end:
-        if address is not None:
-            server = CommandServer(address, handle, access)
-            server.start()
-            at_end.callback(server.close)
-        yield
 
 
 def command_handler(

@@ -21,7 +21,7 @@ from heatline.edge.geometry import WHOLE_FRAME
 from heatline.edge.inference.engine import PROCESSOR
 from heatline.edge.inspection.inspector import Setup, outcome_of
 from heatline.edge.monitor.memory import Row, row_of
-from heatline.edge.monitor.pictures import MOST_SLOTS, Picture, PictureClient, picture_socket
+from heatline.edge.monitor.pictures import MOST_SLOTS, Picture, PictureClient, Report, picture_socket
 from heatline.edge.monitor.recorder import EvidenceWriter, Limits
 from heatline.edge.monitor.shadow import findings_file, name_of_bundle, read_findings, shadow_folder
 from heatline.edge.service.changeover import prepare
@@ -52,7 +52,7 @@ def main() -> int:
             except DeliveryError:
                 pass  # the line has ended
             except HeatlineError as error:
-                line.report_shadow(ShadowState(fault=utf8_safe(str(error))))
+                line.report(Report(shadow=ShadowState(fault=utf8_safe(str(error)))))
                 raise
     except HeatlineError as error:
         logger.error("%s", error)
@@ -80,7 +80,7 @@ def _judge_all(line: PictureClient, file: Path, config: LineConfig) -> None:
         while True:
             if time.monotonic() >= report_at_s:
                 findings.write(path)
-                line.report_shadow(state)
+                line.report(Report(shadow=state))
                 report_at_s = time.monotonic() + REPORT_EVERY_SECONDS
             while (picture := line.receive(0 if waiting else REPORT_EVERY_SECONDS)) is not None:
                 dropped += picture.skipped

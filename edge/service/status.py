@@ -162,7 +162,8 @@ class StatusMonitor:
 
     def __init__(self, line: Line, changeover: Changeover) -> None:
         self._line, self._changeover = line, changeover
-        self._stopping = False
+        self.is_stopping = False
+        """Whether the line takes no new frames any more."""
         self._drops = DropMonitor()
         self._losses: list[str] = []
         self._report_at_s = self._retry_writing_at_s = 0.0
@@ -175,9 +176,9 @@ class StatusMonitor:
     def update(self, state: State) -> None:
         """Send a probe, retry failed writes, and publish the status, as far as each is due."""
         now_s = time.monotonic()
-        if self._line.heartbeat.quiet_for_s() > PROBE_AFTER_SECONDS and not self._stopping:
+        if self._line.heartbeat.quiet_for_s() > PROBE_AFTER_SECONDS and not self.is_stopping:
             self._line.pipeline.probe()
-        if now_s >= self._retry_writing_at_s and not self._stopping:
+        if now_s >= self._retry_writing_at_s and not self.is_stopping:
             self._retry_writing_at_s = now_s + RETRY_WRITING_EVERY_SECONDS
             self._line.in_flight.retry()
             self._changeover.retry_storing_product()
@@ -186,14 +187,6 @@ class StatusMonitor:
             self._report_at_s = now_s + STATUS_EVERY_SECONDS
         self._losses = self._drops.update(self._line.ledger.accounts(), now_s)
         self._report(state, only_if_changed=not is_due)
-
-    def begin_stopping(self) -> None:
-        """Report from now on that the line takes no new frames."""
-        self._stopping = True
-
-    def report_stopped(self) -> None:
-        """Report that nothing is inspected any more."""
-        self._report("STOPPED")
 
     def _report(self, state: State, *, only_if_changed: bool = False) -> None:
         line, changeover, setup = self._line, self._changeover, self._line.ledger.setup
@@ -208,7 +201,7 @@ class StatusMonitor:
             line.heartbeat.quiet_for_s(),
             has_output=beats > 0,
             waits_for_s=self.waits_for_s,
-            stopping=self._stopping,
+            stopping=self.is_stopping,
             changing=changeover.changing,
             losses=self._losses,
             faults={
@@ -229,16 +222,16 @@ class StatusMonitor:
             return
         self._reported = summary
         line.events.emit_status(
-            state,
             line.ledger,
-            cameras,
-            handshake,
             lambda: changeover.last,
-            line.access.refusals.counts(),
-            evidence,
-            web,
-            collect,
-            shadow,
+            state=state,
+            cameras=cameras,
+            handshake=handshake,
+            refused=line.access.refusals.counts(),
+            evidence=evidence,
+            web=web,
+            collect=collect,
+            shadow=shadow,
         )
         watchdog = ["WATCHDOG=1"] if beats != self._fed_at else []  # only inspection feeds the watchdog
         self._fed_at = beats
@@ -248,7 +241,7 @@ class StatusMonitor:
     def _describe(self, state: State, reasons: Sequence[Reason], faults: Sequence[str | None]) -> str:
         """Describe the line's condition for `systemctl status`."""
         activity = "starting" if reasons and reasons[0].code == "starting" else state.lower()
-        if self._stopping and state != "STOPPED":
+        if self.is_stopping and state != "STOPPED":
             activity = "finishing the frames in flight"
         product, last = self._line.ledger.setup.product, self._changeover.last
         parts = [

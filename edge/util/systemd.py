@@ -57,6 +57,15 @@ def state_folder(otherwise: Path | None = None) -> Path | None:
     return _first_folder("STATE_DIRECTORY") or otherwise
 
 
+def state_folder_of(line: Path) -> Path | None:
+    """Return the state folder of a line that a service runs, for its own process and for others; None: none does.
+
+    Args:
+        line: the line's file.
+    """
+    return state_folder(otherwise=STATE_FOLDERS / line.stem if line.absolute().parent == LINES else None)
+
+
 def cache_folder() -> Path | None:
     """Return the service's cache folder (CacheDirectory=); None if there is none."""
     return _first_folder("CACHE_DIRECTORY")

@@ -88,7 +88,6 @@ class ForeignArea(msgspec.Struct, frozen=True):
     """Left, top, right, bottom; right and bottom are the first px outside the box."""
     why: str
     """What is unusual there, as a sentence for people."""
-    """What is unusual there, as a sentence."""
 
 
 class Pose(msgspec.Struct, frozen=True):
@@ -115,7 +114,6 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     """The same instant on the host's monotonic clock, ns, for durations on that host only."""
     camera_timestamp_ns: int | None = None
     """The camera's clock, ns from an arbitrary start; null if it has none."""
-    """Clock of the camera, ns; null if it has none."""
 
 
 class BundleName(msgspec.Struct, frozen=True, kw_only=True):

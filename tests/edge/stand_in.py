@@ -39,13 +39,13 @@ def record(line: Path, web_fault: str | None = None) -> None:
     """Report the number of pictures that came, until the line has ended."""
     # Imported here: at the lowest priority, NumPy takes seconds on a busy machine, and only this needs it.
     from heatline.edge.errors import DeliveryError
-    from heatline.edge.monitor.pictures import PictureClient, picture_socket
+    from heatline.edge.monitor.pictures import PictureClient, Report, picture_socket
     from heatline.edge.wire.events import EvidenceState
 
     kept = 0
     with PictureClient(picture_socket(line), slots=2) as client:
         while True:
-            client.report(EvidenceState(kept=kept, stored=kept), web_fault=web_fault)
+            client.report(Report(EvidenceState(kept=kept, stored=kept), web_fault))
             try:
                 picture = client.receive(0.05)
             except DeliveryError:

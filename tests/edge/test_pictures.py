@@ -53,10 +53,10 @@ class Line:
     def __init__(self, feed: PictureFeed, setup: Setup, path: Path) -> None:
         self.feed, self.setup, self.path, self.number = feed, setup, path, 0
 
-    def connect(self, *, slots: int = 1, good_every: int = 1, good_interval_ms: int = 0) -> PictureClient:
+    def connect(self, **wishes: int) -> PictureClient:
         """Connect a client, and wait until the line has read what it wants."""
         before = self.known()
-        client = PictureClient(self.path, slots=slots, good_every=good_every, good_interval_ms=good_interval_ms)
+        client = PictureClient(self.path, **wishes)
         until(lambda: self.known() == before + 1)
         return client
 

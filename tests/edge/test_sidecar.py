@@ -217,6 +217,8 @@ def test_a_mistake_is_one_sentence_also_of_check(tmp_path: Path, bundle: Bundle,
         ("127.0.0.1:99999", "the page's address is '127.0.0.1:99999'; expected HOST:PORT, PORT 0 to 65535"),
     ):
         assert words in complaint(heatline("view", line, "--listen", listen)), listen
+    told = complaint(heatline("label", tmp_path, "--listen", "0.0.0.0:0"))
+    assert "nothing protects the page; name a file with a token by --token-file" in told
     write_pictures(tmp_path / "pictures", small_frames(1))
     token = tmp_path / "token"
     web = f'[web]\nlisten = "0.0.0.0:{port}"\ntoken_file = "token"\n'
