@@ -46,7 +46,9 @@ def main() -> int:
     file = Path(sys.argv[1])
     try:
         config = load_config(file).of_product(sys.argv[2] or None)
-        with PictureClient(picture_socket(file), slots=min(len(config.cameras) + 1, MOST_SLOTS)) as line:
+        with PictureClient(
+            picture_socket(file), slots=min(len(config.cameras) + 1, MOST_SLOTS), collected="not"
+        ) as line:
             try:
                 _judge_all(line, file, config)
             except DeliveryError:
