@@ -1,8 +1,6 @@
 """`make soak`: it finds a leak, reports none without one, counts correctly, and runs."""
 
 import math
-import subprocess
-import sys
 from typing import Any
 
 import msgspec
@@ -13,9 +11,8 @@ from numpy.typing import NDArray
 from heatline.edge.bundle import Bundle
 from heatline.edge.wire.events import Account, Event
 from tests.edge.followed_line import event
-from tests.edge.lines import tree
 from tests.edge.status_only_line import a_status
-from tests.system.soak import TARGET_BYTES_PER_FRAME, Samples, Slope, SoakRun, Tally, faults, sample_tree, slope, soak
+from tests.system.soak import TARGET_BYTES_PER_FRAME, Slope, SoakRun, Tally, faults, slope, soak
 
 SAMPLES, RUNS = 240, 200
 """Number of samples of 100,000 frames after the warm-up, and number of simulated runs."""
@@ -53,25 +50,6 @@ for line in sys.stdin:
     print(flush=True)
 """
 ABOVE = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
-
-
-def test_memory_descriptors_threads_and_processes_of_the_whole_tree_are_counted() -> None:
-    samples = Samples()
-    with subprocess.Popen(
-        [sys.executable, "-c", ABOVE, LEAKY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        for at in range(60):
-            print(file=process.stdin, flush=True)
-            assert process.stdout is not None
-            assert process.stdout.readline() == "\n"
-            samples.add(100 * (at + 1), sample_tree(process.pid))
-        assert set(samples.columns["processes"]) == {len(tree(process.pid))} == {2}
-        for column in (samples.columns["descriptors"], samples.columns["threads"]):
-            assert column[-1] == column[0] + 59
-    assert not sample_tree(process.pid)
-    own = samples.slope("own_bytes")
-    assert own is not None
-    assert 0.95 * 2000 <= own.per_frame <= own.upper_95 <= 2.5 * 2000, "with the overhead of objects and stacks"
 
 
 def verdict(seq: int, reason: str | None = None, frames: int = 1) -> Event:

@@ -6,18 +6,13 @@ import os
 import re
 import shlex
 import signal
-import sqlite3
 import subprocess
 from collections.abc import Sequence
-from contextlib import closing
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import msgspec
 import optuna
 import pytest
-from optuna.trial import TrialState
 
 from heatline.edge.errors import ConfigError, InputError, Interrupted, TrainingError
 from heatline.train.batches import BatchSampler
@@ -25,7 +20,7 @@ from heatline.train.compose import compose, read_config
 from heatline.train.evaluation.result import FILE, read_evaluation
 from heatline.train.files import lock_file
 from heatline.train.run import RunFolder
-from heatline.train.search import GRACE_S, SearchReport, open_study, run_trials, search
+from heatline.train.search import SearchReport, open_study, search
 from heatline.train.study import DEFAULT_PLAN, Plan, Study, StudyStatus, read_plan
 from heatline.train.whole_network import read_metrics
 from tests.command import complaint, heatline
@@ -158,89 +153,6 @@ def test_untrainable_trials_count_and_end_the_search_with_advice(pictures: Path,
         search(overrides_for(pictures, tmp_path / "search", *hopeless))
     assert states(tmp_path / "search") == ["PRUNED", "PRUNED"]
     assert not list(tmp_path.rglob("*.ckpt"))
-
-
-def share_out(url: str, orders: Connection) -> None:
-    """Run trials in a forked process; the first waits for an order. Send the numbers of all."""
-    study, ran = open_study(url, "shared"), list[int]()
-
-    def objective(trial: optuna.Trial) -> float:
-        if not ran:
-            orders.send("ready")
-            orders.recv()
-        ran.append(trial.number)
-        return trial.suggest_float("x", 0, 1)
-
-    run_trials(study, objective, 7)
-    orders.send(ran)
-
-
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.long)])
-def test_several_processes_of_which_one_is_killed_run_each_trial_once(tmp_path: Path, count: int) -> None:
-    """Each runs a trial when the first is killed; each of the others may finish one too many."""
-    url, forks = f"sqlite:///{tmp_path / 'study'}", get_context("fork")
-    workers = []
-    try:
-        for _ in range(count):  # one after the other, as those of a folder open their study by its lock
-            ours, theirs = forks.Pipe()
-            workers.append((forks.Process(target=share_out, args=(url, theirs)), ours))
-            workers[-1][0].start()
-            theirs.close()  # so that `recv` fails if the worker dies
-            assert ours.recv() == "ready"
-        (first, _), *others = workers
-        first.kill()
-        first.join()
-        for _, orders in others:
-            orders.send("go on")
-        ran = [orders.recv() for _, orders in others]
-    finally:
-        for process, _ in workers:
-            process.kill()
-            process.join()
-    trials = open_study(url, "shared").trials
-    complete = [trial.number for trial in trials if trial.state == TrialState.COMPLETE]
-    assert 7 <= len(complete) <= 7 + count - 2
-    assert sorted(number for numbers in ran for number in numbers) == complete
-    assert [trial.number for trial in trials if trial.state != TrialState.COMPLETE] == [0]
-
-
-def test_the_trial_of_a_dead_worker_is_tried_once_more_after_its_last_heartbeat(tmp_path: Path) -> None:
-    def suggest(trial: optuna.Trial) -> float:
-        return trial.suggest_float("x", 0, 1)
-
-    def die(trial: optuna.Trial) -> float:
-        raise SystemExit(suggest(trial))  # the storage does not learn of it
-
-    study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "s")
-    with pytest.raises(SystemExit):
-        run_trials(study, die, 2)
-    run_trials(study, suggest, 1)
-    assert [trial.state.name for trial in study.trials] == ["RUNNING", "COMPLETE"]
-    with closing(sqlite3.connect(tmp_path / "study.db")) as database, database:
-        last = f"datetime(heartbeat, '-{GRACE_S + 1} seconds')"
-        assert database.execute(f"UPDATE trial_heartbeats SET heartbeat = {last}").rowcount == 2
-    run_trials(study, suggest, 2)
-    run_trials(study, suggest, 2)  # nothing is left to run
-    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert study.trials[2].params == study.trials[0].params
-
-
-def test_trials_are_pruned_by_the_median_after_warm_up_and_first_trials(tmp_path: Path) -> None:
-    study = open_study(f"sqlite:///{tmp_path / 'a.db'}", "s")
-
-    def is_pruned(share: int, value: float) -> bool:
-        trial = study.ask()
-        trial.report(value, share)
-        study.tell(trial, state=TrialState.PRUNED)
-        return trial.should_prune()
-
-    for value in (0.8, 0.8, 0.9, 0.9):
-        assert not is_pruned(500, 0.1)  # too few completed trials
-        trial = study.ask()
-        for share in (200, 500):
-            trial.report(value, share)
-        study.tell(trial, value)
-    assert [is_pruned(500, 0.84), is_pruned(500, 0.86), is_pruned(200, 0.1)] == [True, False, False]
 
 
 @pytest.mark.parametrize(

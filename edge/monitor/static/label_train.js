@@ -2,9 +2,6 @@
 
 import { exceptUnreachable, getJson } from "./live.js";
 
-const POLL_MS = 2000;
-const MINUTES = "How many minutes may the training take? It stops earlier if nothing gains.";
-const NAME = "Your name, for the journal and the report:";
 const find = (selector) => document.querySelector(`.train ${selector}`);
 
 async function post(path, body = {}) {
@@ -15,29 +12,24 @@ async function post(path, body = {}) {
 /** @param say takes a sentence; ended is called after each training. */
 export function offerTraining({ say, ended }) {
   let doing = null;
-  const act = (path, body, then = () => {}) =>
-    post(path, body).then(then, (error) => say(error.message)).then(load);
+  const act = (path, body, then) => post(path, body).then(then, (error) => say(error.message)).then(load);
   find(".start").onclick = () => {
-    const minutes = Number(prompt(MINUTES, "10"));
-    const by = minutes && (localStorage.getItem("reviewer") || prompt(NAME)?.trim());
-    if (!by) return;
-    localStorage.setItem("reviewer", by);
-    act("train", { minutes, by });
+    const minutes = Number(prompt("How many minutes may the training take?", "10"));
+    const by = minutes && (localStorage.getItem("reviewer") || prompt("Your name, for the journal:")?.trim());
+    if (by) act("train", { minutes, by });
   };
   find(".stop").onclick = () => act("stop");
   find(".use").onclick = () => act("use", {}, () => say("The line uses the new bundle.", ""));
-
   async function load() {
     const state = await getJson("/label/api/train");
     if (doing && !state.doing) ended();
     doing = state.doing;
-    if (doing) setTimeout(() => load().catch(exceptUnreachable), POLL_MS);
-    find(".start").hidden = Boolean(doing);
+    if (doing) setTimeout(() => load().catch(exceptUnreachable), 2000);
+    find(".start").hidden = doing;
     find(".stop").hidden = doing !== "train";
-    find(".report").hidden = Boolean(doing) || !state.report;
+    find(".report").hidden = doing || !state.report;
     find(".use").hidden = !state.line || !state.bundle;
-    const last = state.lines.at(-1) ?? "";
-    find("output").textContent = doing ? `${doing}: ${last}` : state.fault ?? (state.bundle ? `${state.bundle} is ready.` : "");
+    find("output").textContent = doing ? `${doing}: ${state.lines.at(-1) ?? ""}` : state.fault ?? (state.bundle ? `${state.bundle} is ready.` : "");
   }
   load().catch(exceptUnreachable);
 }
