@@ -175,7 +175,7 @@ def _check_addresses(line: Path, config: LineConfig, faults: Faults) -> bool:
     with bound_addresses(config.addresses, found), found.collected():
         if config.web is not None:
             require_extra("view")
-            from heatline.edge.monitor.page import check as check_page
+            from heatline.edge.monitor.server import check as check_page
 
             check_page(config.web)
     taken = any(isinstance(error, DeliveryError) for error in found.found)

@@ -27,7 +27,7 @@ from heatline.edge.labels.folder import ChangedMeanwhileError, Label, LabelFolde
 from heatline.edge.labels.training import RUNS, Training, newest_run, read_scores
 from heatline.edge.monitor.api import HANDLERS, Handler, json, writes
 from heatline.edge.monitor.held_picture import jpeg_of
-from heatline.edge.monitor.page import STATIC, run_server
+from heatline.edge.monitor.server import STATIC, run_server
 from heatline.edge.near_duplicates import near_duplicate_chains, thumbnail
 from heatline.edge.util.process import NamedThread, yield_processor
 from heatline.edge.wire.events import Areas

@@ -30,7 +30,7 @@ from heatline.edge.monitor.held_picture import PictureMemory
 from heatline.edge.monitor.marks import mark_of
 from heatline.edge.monitor.memory import ROWS, Memory, describe, row_of
 from heatline.edge.monitor.metrics import Metrics
-from heatline.edge.monitor.page import read_token
+from heatline.edge.monitor.server import read_token
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.wire.events import Account, CameraState, DriftReading, EvidenceState, Message, StatusEvent, Verdict
 from tests.command import WITHIN_SECONDS

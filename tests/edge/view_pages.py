@@ -23,8 +23,9 @@ from heatline.edge.monitor.held_picture import HeldPicture
 from heatline.edge.monitor.marks import mark_of
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.metrics import Metrics
-from heatline.edge.monitor.page import application, listening_socket, not_chosen, server_of
+from heatline.edge.monitor.page import application, not_chosen
 from heatline.edge.monitor.pictures import Evidence, Picture
+from heatline.edge.monitor.server import listening_socket, server_of
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.wire.events import Mark, Message, ReviewEvent, Verdict, VerdictEvent
 from tests.command import WITHIN_SECONDS

@@ -1,0 +1,255 @@
+"""The server that answers browsers. It decides who may see a page and change something: by Host on loopback, by a token
+or its cookie, and by Origin.
+"""
+
+import contextlib
+import hashlib
+import hmac
+import re
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import cv2
+import uvicorn
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from heatline.edge.config import WebConfig
+from heatline.edge.delivery.auth import is_local
+from heatline.edge.errors import AccessError, ConfigError
+from heatline.edge.keys import read_secret
+from heatline.edge.monitor.api import error, read_body
+from heatline.edge.monitor.live import LARGEST_MESSAGE
+from heatline.edge.util.listener import ACCEPTED_AT_ONCE, Listener
+from heatline.edge.util.process import yield_processor
+
+STATIC = Path(__file__).with_name("static")
+MOST_CONNECTIONS = 128
+"""A further client replaces the oldest of the address that has most."""
+END_WITHIN_SECONDS = 1
+"""Open connections are closed after this time at the end."""
+
+OPEN_PATHS = "/login", "/healthz"
+"""Answered without a token."""
+LOCAL_PATHS = "/api/activate", "/api/back", *(f"/label/api/{each}" for each in ("train", "stop", "use"))
+"""Answered only where this machine alone can reach the page."""
+COOKIE_SECONDS = 30 * 86400
+SHORTEST_TOKEN = 16
+LARGEST_FORM = 4096
+SECURITY_HEADERS = {
+    "content-security-policy": "default-src 'self'; img-src 'self' blob:; form-action 'self'; frame-ancestors 'none'; "
+    "base-uri 'none'; object-src 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+LOGIN_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>heatline: log in</title>
+<meta name="viewport" content="width=device-width"><body><main><h1>heatline</h1><form method="post" action="/login">
+<p>{problem}</p><p><label>Token of this line <input type="password" name="token" required autofocus
+autocomplete="current-password"></label> <button>Log in</button></p></form></main></body></html>"""
+
+
+def run_server(
+    app: Starlette,
+    web: WebConfig,
+    listen: str,
+    announce: Callable[[str], None],
+    how: str,
+    beside: contextlib.AbstractContextManager[object] = contextlib.nullcontext(),  # noqa: B008  # it can be used again
+) -> None:
+    """Serve an application until SIGTERM or Ctrl-C, protected as the configuration says, at the lowest priority.
+
+    Args:
+        listen: `HOST:PORT`.
+        how: for a message, how to protect the page.
+        beside: entered for the time that it is served.
+    Raises:
+        ConfigError: it is not an address, or other machines can reach it and nothing protects the page.
+    """
+    if not re.fullmatch(".+:[0-9]{1,5}", listen) or int(listen.rpartition(":")[2]) > 65535:
+        raise ConfigError(f"the page's address is {listen!r}; expected HOST:PORT, PORT 0 to 65535")
+    if not web.is_protected_on(listen):
+        raise ConfigError(
+            f"other machines can reach {listen}, and nothing protects the page; {how}, or listen on this machine "
+            f"alone, e.g. 127.0.0.1:{listen.rpartition(':')[2]}"
+        )
+    with listening_socket(listen) as bound:
+        server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after its own end
+        cv2.setNumThreads(1)  # the other cores belong to inspection
+        yield_processor()
+        with beside:
+            announce(url_of(listen, bound, web))
+            server.run(sockets=[bound])
+
+
+def server_of(app: Starlette, bound: socket.socket, web: WebConfig, *, only_local: bool) -> uvicorn.Server:
+    """Return the server of an application, protected as the configuration says."""
+    protected = Access(
+        app,
+        token=None if web.token_file is None else read_token(web.token_file),
+        only_local=only_local,
+        secure=web.certificate is not None,
+        cookie=f"heatline-{bound.getsockname()[1]}",
+    )
+    config = uvicorn.Config(
+        protected,
+        http="h11",
+        backlog=ACCEPTED_AT_ONCE,
+        ws="websockets-sansio",
+        ws_max_size=LARGEST_MESSAGE,
+        ws_per_message_deflate=False,
+        lifespan="on",
+        log_config=None,
+        log_level="critical",  # it has a line for each request that is not valid: a hostile client could fill the disk
+        access_log=False,
+        server_header=False,
+        headers=[*SECURITY_HEADERS.items()],
+        proxy_headers=False,
+        timeout_graceful_shutdown=END_WITHIN_SECONDS,
+        ssl_certfile=web.certificate,
+        ssl_keyfile=web.key,
+        ssl_ca_certs=None if web.client_ca is None else str(web.client_ca),
+        ssl_ciphers=None,  # those of Python; uvicorn's own default was a weak one
+        ssl_cert_reqs=ssl.CERT_NONE if web.client_ca is None else ssl.CERT_REQUIRED,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        files = ", ".join(str(each) for each in (web.certificate, web.key, web.client_ca) if each is not None)
+        raise AccessError(
+            f"the page cannot be served with TLS from {files} ({error.strerror or error}); expected PEM files that "
+            "this user can read, and the certificate's own key"
+        ) from error
+    return uvicorn.Server(config)
+
+
+def check(web: WebConfig) -> None:
+    """Check that a page can be served as its table says."""
+    with listening_socket(web.listen) as bound:
+        server_of(Starlette(), bound, web, only_local=web.is_local)
+
+
+def listening_socket(listen: str) -> Listener:
+    """Return a socket that listens on `HOST:PORT`; port 0 is any free one."""
+    return Listener(
+        listen,
+        MOST_CONNECTIONS,
+        "the page cannot listen on",
+        "a line with web.listen serves its page itself while it runs, so open that, or set web.listen (of heatline "
+        "view: --listen) to another HOST:PORT",
+    )
+
+
+def url_of(listen: str, bound: socket.socket, web: WebConfig) -> str:
+    """Return the address of a page for a browser."""
+    host = listen.rpartition(":")[0]
+    if host in ("*", "0.0.0.0", "[::]"):
+        host = socket.gethostname()
+    return f"{'http' if web.certificate is None else 'https'}://{host}:{bound.getsockname()[1]}/"
+
+
+def read_token(path: Path) -> str:
+    """Return the token in a file that only its owner can use."""
+    make = f"make a token with: (umask 077; openssl rand -hex 24 > {path})"
+    token = read_secret(path, AccessError, make, "write a new token into it").decode("ascii", "replace").strip()
+    if len(token) < SHORTEST_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:
+        raise AccessError(
+            f"{path} holds no token; expected one line of at least {SHORTEST_TOKEN} letters and digits, e.g. from: "
+            "openssl rand -hex 24"
+        )
+    return token
+
+
+class Access:
+    """Lets requests pass to the application that it protects.
+
+    Args:
+        token: None: every client that can connect may see the page.
+        only_local: only this PC can connect. A browser that names another host was deceived by that host's page.
+        secure: the page is served with TLS.
+        cookie: name of the cookie; cookies of one host are common to all its ports, so two lines need two names.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, token: str | None, only_local: bool, secure: bool, cookie: str = "heatline"
+    ) -> None:
+        self._app, self._token, self._only_local, self._secure, self._cookie = app, token, only_local, secure, cookie
+        # Only a holder of the token can make it, and the token cannot be read from it.
+        self._cookie_value = hmac.new((token or "").encode(), b"heatline page", hashlib.sha256).hexdigest()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        answer = self._refuse(HTTPConnection(scope))
+        if answer is None and scope["type"] == "http" and scope["path"] == "/login" and self._token is not None:
+            answer = await self._login(Request(scope, receive), self._token)
+        if answer is None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await WebSocket(scope, receive, send).send_denial_response(answer)
+        else:
+            await answer(scope, receive, send)
+
+    def _refuse(self, connection: HTTPConnection) -> Response | None:
+        """Return the answer to a request that must not pass."""
+        headers = connection.headers
+        if self._token is None and self._only_local and not is_local(f"tcp://{headers.get('host', '')}"):
+            return error(
+                421, "this page answers only under the name of this PC itself, e.g. http://localhost:PORT or 127.0.0.1"
+            )
+        if connection.scope.get("method") not in ("GET", "HEAD") and not _same_origin(headers):
+            return error(403, "the request came from a page of another address; use the line's own page")
+        if not self._only_local and connection.scope["path"] in LOCAL_PATHS:
+            return error(
+                403,
+                "other machines can reach this page, so it neither trains nor changes a bundle; use the commands for "
+                "that",
+            )
+        if self._token is None or connection.scope["path"] in OPEN_PATHS or self._is_known(connection):
+            return None
+        if "text/html" in headers.get("accept", "") and connection.scope["type"] == "http":
+            return RedirectResponse("/login", 303)
+        answer = error(401, "this needs the line's token: log in at /login, or send it as Authorization: Bearer TOKEN")
+        answer.headers["www-authenticate"] = "Bearer"
+        return answer
+
+    def _is_known(self, connection: HTTPConnection) -> bool:
+        """Return whether a request has the token or its cookie."""
+        cookie, bearer = connection.cookies.get(self._cookie, ""), connection.headers.get("authorization", "")
+        is_cookie = hmac.compare_digest(cookie.encode(), self._cookie_value.encode())
+        return is_cookie or hmac.compare_digest(bearer.encode(), f"Bearer {self._token}".encode())
+
+    async def _login(self, request: Request, token: str) -> Response:
+        if request.method != "POST":
+            return HTMLResponse(LOGIN_PAGE.format(problem=""))
+        form = parse_qs(await read_body(request, LARGEST_FORM) or b"")
+        given = form.get(b"token", [b""])[0].strip()
+        if not hmac.compare_digest(given, token.encode()):
+            return HTMLResponse(LOGIN_PAGE.format(problem="This is not the token of this line."), 401)
+        answer = RedirectResponse("/", 303)
+        answer.set_cookie(
+            self._cookie,
+            self._cookie_value,
+            max_age=COOKIE_SECONDS,
+            httponly=True,
+            samesite="strict",
+            secure=self._secure,
+        )
+        return answer
+
+
+def _same_origin(headers: Headers) -> bool:
+    """Return whether a request comes from the line's own page, by the origin that browsers send, or from no page."""
+    origin = headers.get("origin")
+    return origin is None or origin.partition("://")[2].lower() == headers.get("host", "").lower()
