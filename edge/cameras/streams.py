@@ -8,12 +8,11 @@ import re
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from heatline.edge.cameras.base import FrameSource, Opened
 from heatline.edge.cameras.files import silence_opencv_log
@@ -24,10 +23,11 @@ from heatline.edge.util.extras import missing_extra
 from heatline.edge.util.process import NamedThread
 
 if TYPE_CHECKING:
-    from av import VideoFrame
+    from av import Packet, VideoFrame, VideoStream
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 CLOSE_WITHIN_SECONDS = 1.0
 """After this time, a read that hangs is left to its own timeout."""
 HIGHEST_RATE_FPS = 1000.0
@@ -39,7 +39,7 @@ MANUAL_EXPOSURE = 1
 """V4L2_EXPOSURE_MANUAL: in every other mode the camera overrides the exposure."""
 
 
-class StreamSource(FrameSource):
+class StreamSource(FrameSource, Generic[T]):
     """A camera that sends without request: a thread receives its pictures, and `grab` shows the newest one. Pictures
     that newer ones replaced are reported as one run of `overload`.
     """
@@ -47,10 +47,10 @@ class StreamSource(FrameSource):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._changed = threading.Condition()
-        self._newest: tuple[Stamp, Callable[[], Frame | BadFrame]] | None = None
+        self._newest: tuple[Stamp, T] | None = None
         self._replaced: Stamp | None = None
         """The run of pictures before the newest that were not taken."""
-        self._next: Callable[[], Frame | BadFrame] | None = None
+        self._next: tuple[Stamp, T] | None = None
         """The picture after a run that was reported: if newer ones replaced it, a slow reader would get losses only."""
         self._end: str | None = None
         """Why no more pictures come."""
@@ -60,17 +60,20 @@ class StreamSource(FrameSource):
     def _receive(self) -> str:
         """Put pictures until they end or `interrupted` is set; then close their source and return why."""
 
+    @abstractmethod
+    def _to_frame(self, stamp: Stamp, picture: T) -> Frame | BadFrame:
+        """Convert a picture that is shown."""
+
     def start(self, source: str) -> None:
         self._receiver = NamedThread(f"receive {self.name}", self._run, source)
         self._receiver.start()
 
-    def put(self, stamp: Stamp, convert: Callable[[], Frame | BadFrame]) -> None:
-        """Receive a picture, which is converted only if it is shown."""
+    def put(self, stamp: Stamp, picture: T) -> None:
         with self._changed:
             if self._newest is not None:
                 lost, _ = self._newest
                 self._replaced = lost if self._replaced is None else self._replaced.extended_to(lost)
-            self._newest = stamp, convert
+            self._newest = stamp, picture
             self._changed.notify_all()
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
@@ -82,13 +85,13 @@ class StreamSource(FrameSource):
                     return None
                 if self._newest is None:
                     raise CameraError(self._end)
-                self._next, self._newest = self._newest[1], None
+                self._next, self._newest = self._newest, None
                 replaced, self._replaced = self._replaced, None
         if replaced is not None:
             detail = "newer frames came before these were taken; have the camera send fewer or smaller ones"
             return BadFrame(replaced, "overload", detail, "dropped")
-        convert, self._next = self._next, None
-        return convert()
+        picture, self._next = self._next, None
+        return self._to_frame(*picture)
 
     def interrupt(self) -> None:
         with self._changed:
@@ -111,7 +114,7 @@ class StreamSource(FrameSource):
             self._changed.notify_all()
 
 
-class V4l2Camera(StreamSource):
+class V4l2Camera(StreamSource[NDArray[np.uint8]]):
     """Shows the newest frame of a device, BGR8; frame ids count the frames that were read, from 1. Frames that the
     driver drops are not noticed: OpenCV hides the sequence numbers.
     """
@@ -129,9 +132,38 @@ class V4l2Camera(StreamSource):
                 f"cannot be opened ({error.strerror}); is the camera plugged in? Set device to one of /dev/video*, and "
                 "add the user that runs the line to the group of the device, usually video"
             ) from error
-        self._capture = capture = cv2.VideoCapture(str(self._settings.device), cv2.CAP_V4L2)
-        if not capture.isOpened():
+        self._capture = cv2.VideoCapture(str(self._settings.device), cv2.CAP_V4L2)
+        if not self._capture.isOpened():
             raise self._error("is not a video device that captures, or another program uses it; set device")
+        try:
+            found = self._set_up(self._capture)
+        except CameraError:
+            self._capture.release()
+            raise
+        self.start(str(self._settings.device))
+        return found
+
+    def _receive(self) -> str:
+        """Read the device; OpenCV aborts a read that hangs after 10 s."""
+        capture, frame_id = self._capture, 0
+        try:
+            while not self.interrupted.is_set():
+                read, image = capture.read()
+                if not read:
+                    return "brought no frame; was it unplugged, or does another program use it?"
+                frame_id += 1
+                # When the driver took the frame: it stands still when OpenCV repeats a frame after a timeout.
+                taken_ns = round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1000) * 1000
+                stamp = Stamp(self.name, frame_id, camera_timestamp_ns=taken_ns if taken_ns > 0 else None)
+                self.put(stamp, np.asarray(image, np.uint8))
+            return "was closed"
+        finally:
+            capture.release()
+
+    def _to_frame(self, stamp: Stamp, picture: NDArray[np.uint8]) -> Frame:
+        return Frame(stamp, picture, "BGR8")
+
+    def _set_up(self, capture: cv2.VideoCapture) -> Opened:
         wanted = self._settings
         capture.set(cv2.CAP_PROP_BUFFERSIZE, BUFFERS)
         if wanted.fourcc is not None:  # before the size, which depends on it
@@ -160,29 +192,11 @@ class V4l2Camera(StreamSource):
                 raise self._error(f"does not take {key} = {value:g}; leave {key} out, or see `v4l2-ctl --list-ctrls`")
         rate_fps = capture.get(cv2.CAP_PROP_FPS)
         known = 0 < rate_fps <= HIGHEST_RATE_FPS
-        self.start(str(wanted.device))
         return Opened(
-            found=f"{wanted.device}: {_px(size)}, {fourcc} shown as BGR8"
+            found=f"{self._settings.device}: {_px(size)}, {fourcc} shown as BGR8"
             + (f", {rate_fps:g} frames/s" if known else ""),
             period_s=1 / rate_fps if known else None,
         )
-
-    def _receive(self) -> str:
-        """Read the device; OpenCV aborts a read that hangs after 10 s."""
-        capture, frame_id = self._capture, 0
-        try:
-            while not self.interrupted.is_set():
-                read, image = capture.read()
-                if not read:
-                    return "brought no frame; was it unplugged, or does another program use it?"
-                frame_id += 1
-                # When the driver took the frame: it stands still when OpenCV repeats a frame after a timeout.
-                taken_ns = round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1000) * 1000
-                stamp = Stamp(self.name, frame_id, camera_timestamp_ns=taken_ns if taken_ns > 0 else None)
-                self.put(stamp, partial(Frame, stamp, np.asarray(image, np.uint8), "BGR8"))
-            return "was closed"
-        finally:
-            capture.release()
 
     def _error(self, message: str) -> CameraError:
         return CameraError(f"camera {self.name}: {self._settings.device} {message}")
@@ -192,7 +206,7 @@ def _px(size: tuple[int, int] | None) -> str | None:
     return None if size is None else f"{size[0]}x{size[1]} px"
 
 
-class RtspCamera(StreamSource):
+class RtspCamera(StreamSource["VideoFrame | None"]):
     """Shows the newest frame of a stream, RGB8; frame ids count the frames that were decoded, from 1. Losses on the
     network are not noticed: the frames of a stream have no numbers.
     """
@@ -201,6 +215,7 @@ class RtspCamera(StreamSource):
         super().__init__(settings.name)
         self._settings = settings
         self._decoded = 0
+        self._damaged = False
 
     def open(self) -> Opened:
         try:
@@ -250,39 +265,52 @@ class RtspCamera(StreamSource):
     def _receive(self) -> str:
         import av
 
-        silence = f"sent nothing for {self._settings.read_within_s:g} s; check the camera and its cable"
-        packets, damaged = self._container.demux(self._stream), False
         try:
-            while not self.interrupted.is_set():
-                began = time.monotonic()
-                packet = next(packets, None)
-                if packet is None:
-                    return "ended its stream; was the camera restarted?"
-                if time.monotonic() - began >= self._settings.read_within_s:
-                    return silence  # FFmpeg first returns what it had before: the beginning of an old frame
-                try:
-                    pictures = packet.decode()
-                except av.error.InvalidDataError:
-                    damaged = True
-                    if self._decoded:  # a stream that is joined midway begins with packets that cannot be decoded
-                        self._show(None, None)
-                    continue
-                for picture in pictures:
-                    # Pictures after a damaged one are damaged up to the next key frame, though the decoder does not
-                    # flag them.
-                    damaged = picture.is_corrupt or (damaged and not picture.key_frame)
-                    pts, base = picture.pts, picture.time_base
-                    at_ns = None if pts is None or base is None else int(pts * base * 1_000_000_000)
-                    self._show(None if damaged else picture, at_ns)
-            return "was closed"
+            return self._receive_packets()
         except av.error.ExitError:
-            return silence
+            return self._silence
         except av.error.FFmpegError as error:
             return f"broke off ({error.strerror or last_line(error)}); it must be opened again"
         finally:
             self._container.close()
 
+    @property
+    def _silence(self) -> str:
+        return f"sent nothing for {self._settings.read_within_s:g} s; check the camera and its cable"
+
+    def _receive_packets(self) -> str:
+        packets = self._container.demux(self._stream)
+        while not self.interrupted.is_set():
+            began = time.monotonic()
+            packet = next(packets, None)
+            if packet is None:
+                return "ended its stream; was the camera restarted?"
+            if time.monotonic() - began >= self._settings.read_within_s:
+                return self._silence  # FFmpeg first returns what it had before: the beginning of an old frame
+            self._decode(packet)
+        return "was closed"
+
+    def _decode(self, packet: "Packet[VideoStream]") -> None:
+        import av
+
+        try:
+            pictures = packet.decode()
+        except av.error.InvalidDataError:
+            self._damaged = True
+            if self._decoded:  # a stream that is joined midway begins with packets that cannot be decoded
+                self._show(None, None)
+            return
+        for picture in pictures:
+            # Pictures after a damaged one are damaged up to the next key frame, though the decoder does not flag them.
+            self._damaged = picture.is_corrupt or (self._damaged and not picture.key_frame)
+            self._show(None if self._damaged else picture, _timestamp_ns(picture))
+
     def _show(self, picture: "VideoFrame | None", timestamp_ns: int | None) -> None:
         self._decoded += 1
-        stamp = Stamp(self.name, self._decoded, camera_timestamp_ns=timestamp_ns)
-        self.put(stamp, partial(self._to_frame, stamp, picture))
+        self.put(Stamp(self.name, self._decoded, camera_timestamp_ns=timestamp_ns), picture)
+
+
+def _timestamp_ns(picture: "VideoFrame") -> int | None:
+    if picture.pts is None or picture.time_base is None:
+        return None
+    return int(picture.pts * picture.time_base * 1_000_000_000)

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Kind:
     make: Callable[[Path], Any]
     read_private: Callable[[Path], Any]
     read_public: Callable[[Path], Any]
+    public_of: Callable[[Any], Any]
     error: type[HeatlineError]
     no_private: str
     no_public: str
@@ -58,6 +60,7 @@ SIGNING = Kind(
     signing.make_key,
     signing.read_private_key,
     signing.read_public_key,
+    signing.PublicKey.of,
     BundleError,
     "holds no ed25519 private key in PEM without a password",
     "holds no ed25519 public key",
@@ -66,6 +69,7 @@ CURVE = Kind(
     auth.make_key_pair,
     auth.read_key_pair,
     auth.read_public_key,
+    attrgetter("public"),
     AccessError,
     "holds no CurveZMQ key, or a damaged one",
     "holds no CurveZMQ public key",
@@ -101,7 +105,8 @@ def test_only_the_owner_can_read_a_private_key_and_others_its_public_half_and_tr
     finally:
         os.umask(before)
     assert {path.name: mode(path) for path in made.iterdir()} == {"k": 0o600, "k.pub": 0o644}
-    assert kind.read_private(made / "k").public == kind.read_public(made / "k.pub")
+    private = kind.read_private(made / "k")
+    assert kind.public_of(private) == kind.read_public(made / "k.pub")
     assert (mode(trusted), mode(taken.path)) == (0o755, 0o644), "the service is another user"
 
 
