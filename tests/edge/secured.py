@@ -106,6 +106,12 @@ def connected(address: str, kind: int, keys: ClientKeys | None = None) -> Iterat
         yield client
 
 
+def answers(port: int) -> bool:
+    """Return whether something listens on a port of this machine."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 def until(
     condition: Callable[[], object], description: str = "the condition is true", within_s: float = WITHIN_SECONDS
 ) -> None:

@@ -1,7 +1,6 @@
 """From a camera and nothing else to the verdicts of a bundle, in the browser."""
 
 import csv
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from heatline.edge.labels.collected import name_of
 from heatline.edge.wire.events import ChangeEvent, VerdictEvent
 from tests.command import heatline
 from tests.edge.lines import running
-from tests.edge.secured import Port, free_port, until
+from tests.edge.secured import answers, free_port, until
 from tests.view.browser import ENTER, ESCAPE, Browser
 
 ROOT = Path(__file__).parents[2]
@@ -20,11 +19,6 @@ BOARDS = 45
 DRAW = ROOT / "examples" / "drawn_boards" / "draw.py"
 TITLE = "document.querySelector('#large-title').innerText"
 ENDED = "!document.querySelector('.train .start').hidden && document.querySelector('.train output').innerText"
-
-
-def answers(port: Port) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port.number)) == 0
 
 
 @pytest.mark.long
@@ -46,7 +40,7 @@ def test_a_browser_leads_from_a_camera_to_the_verdicts_of_a_new_bundle(browser: 
     kept = [*folder.glob("unlabelled/*.png")]
     file.write_text(text)
     with running(file, events.local) as run:
-        until(lambda: answers(page), "the page is served")
+        until(lambda: answers(page.number), "the page is served")
         browser.open(f"http://{page.local.removeprefix('tcp://')}/")
         browser.driver.execute_script("localStorage.setItem('reviewer', 'Ada')")
         browser.find(".to-label").click()
