@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from heatline.edge.delivery.follower import Follower, forget
 from heatline.edge.errors import EventsLostError, InputError
 from heatline.edge.target import KeyFiles, endpoint_of, key_options
 from heatline.edge.util.files import open_locked, sync_folder, writing
-from heatline.edge.util.process import sigterm_as_ctrl_c
+from heatline.edge.util.process import interruptions_held_back, sigterm_as_ctrl_c
 from heatline.edge.util.text import format_count
 from heatline.edge.wire.following import LARGEST_WINDOW, Delivered, Start
 
@@ -123,8 +123,7 @@ def _run_until_it_succeeds(command: str, events: Sequence[Delivered]) -> None:
         environment = os.environ | {"HEATLINE_KEY": event.key, "HEATLINE_TOPIC": event.topic}
         while True:
             try:
-                # An interruption kills the command.
-                code = subprocess.run(command, shell=True, input=_line(event), env=environment).returncode
+                code = _run(command, _line(event), environment)
             except (OSError, ValueError) as error:
                 failure = f"could not be started ({error})"
             else:
@@ -133,6 +132,21 @@ def _run_until_it_succeeds(command: str, events: Sequence[Delivered]) -> None:
                 failure = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
             say(f"heatline: the command {failure} at event {event.key}; trying again in {PAUSE_SECONDS:g} s", err=True)
             time.sleep(PAUSE_SECONDS)
+
+
+def _run(command: str, text: bytes, environment: Mapping[str, str]) -> int:
+    """Run a shell command, and return its exit code; an interruption kills it, also while it is being started."""
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        with interruptions_held_back():
+            process = subprocess.Popen(command, shell=True, stdin=subprocess.PIPE, env=environment)
+        process.communicate(text)
+        return process.wait()
+    except BaseException:
+        if process is not None:
+            process.kill()
+            process.wait()
+        raise
 
 
 class JsonLines:

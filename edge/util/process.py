@@ -61,6 +61,24 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def interruptions_held_back() -> Iterator[None]:
+    """Let SIGINT and SIGTERM act at the end of this block, if this process handles them; call it in the main thread.
+
+    An interruption within `subprocess.Popen(...)` would leave the new process running, and nobody to know it.
+    """
+    held: list[int] = []
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
+    before = {number: signal.signal(number, lambda number, _: held.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for each in held:
+            signal.raise_signal(each)
+
+
 class NamedThread(threading.Thread):
     """A daemon thread with a name."""
 
