@@ -97,7 +97,7 @@ class ProductCells:
         cells = np.concatenate([some(frame, None) for frame in frames])
         channels = cells.shape[1]
         random = rng.normal(size=(channels, min(PROJECTED, channels))) / np.sqrt(min(PROJECTED, channels) * channels)
-        projection = np.asarray(_whitening(cells, CELL_RIDGE) @ random, np.float32)
+        projection = np.asarray(_whitening(cells, CELL_RIDGE, 1e-3) @ random, np.float32)
         return cls(projection, k_means(np.concatenate([some(frame, projection) for frame in frames]), PROTOTYPES, 0))
 
     def distances(self, frame: Cells) -> Floats:
@@ -152,14 +152,14 @@ def _centred(cells: Cells) -> Floats:
     return np.asarray(cells - np.median(known[:: max(1, len(known) // MEDIAN_OF)], axis=0), np.float32)
 
 
-def _whitening(features: Floats, ridge: float) -> NDArray[np.float64]:
+def _whitening(features: Floats, ridge: float, floor: float) -> NDArray[np.float64]:
     """Return the matrix [c, c] that whitens features [n, c]: a distance of 1 is one standard deviation in each.
 
     Args:
         ridge: share of the correlation matrix that is replaced by the identity, as few features cannot show all of it.
+        floor: added to each standard deviation, which may be 0.
     """
-    deviation = features.std(axis=0)
-    deviation = deviation + 1e-3 * float(deviation.mean()) + 1e-12
+    deviation = features.std(axis=0) + floor
     scaled = (features - features.mean(axis=0)) / deviation
     correlation = (1 - ridge) * scaled.T @ scaled / max(len(scaled) - 1, 1) + ridge * np.eye(len(deviation))
     variance, axes = np.linalg.eigh(correlation)
@@ -255,7 +255,8 @@ class ProductTiles:
     @classmethod
     def of(cls, features: Floats) -> "ProductTiles":
         """Fit the distribution to features [n, c]."""
-        return cls(features.mean(axis=0).astype(np.float32), _whitening(features, RIDGE).astype(np.float32))
+        whitening = _whitening(features, RIDGE, 1e-3 * float(features.std(axis=0).mean()) + 1e-12)
+        return cls(features.mean(axis=0).astype(np.float32), whitening.astype(np.float32))
 
     @classmethod
     def load(cls, path: Path, channels: int) -> "ProductTiles":

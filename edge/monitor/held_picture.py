@@ -1,4 +1,4 @@
-"""Holds judged frames for viewers, finds stored ones, and encodes each once, only if somebody looks."""
+"""Holds judged frames for viewers, finds stored ones, and encodes each at most once, only if somebody looks."""
 
 import contextlib
 import logging
@@ -63,6 +63,7 @@ class HeldPicture:
         self.size_bytes = 0
         """Of the arrays that this picture itself holds."""
         self._load_image = load_image
+        self._lock = threading.Lock()
 
     @classmethod
     def copy_of(cls, picture: Picture) -> "HeldPicture":
@@ -81,14 +82,24 @@ class HeldPicture:
     def image(self) -> NDArray[np.uint8]:
         return self._load_image()
 
-    @cached_property
+    @property
     def jpeg(self) -> Jpeg:
         """The frame as it is shown."""
+        with self._lock:  # a new picture is sent to all viewers at once
+            return self._jpeg
+
+    @property
+    def heatmap_png(self) -> bytes | None:
+        """The heatmap, one grey pixel per cell; None if the frame was not judged."""
+        with self._lock:
+            return self._heatmap_png
+
+    @cached_property
+    def _jpeg(self) -> Jpeg:
         return jpeg_of(self.image)
 
     @cached_property
-    def heatmap_png(self) -> bytes | None:
-        """The heatmap, one grey pixel per cell; None if the frame was not judged."""
+    def _heatmap_png(self) -> bytes | None:
         return None if self.evidence is None else png(ColourScale(*self.evidence.scale).grey(self.evidence.heatmap))
 
     def heatmap(self) -> HeatmapPng | None:

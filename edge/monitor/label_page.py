@@ -27,7 +27,7 @@ from heatline.edge.labels.folder import ChangedMeanwhileError, Label, LabelFolde
 from heatline.edge.labels.training import RUNS, Training, newest_run, read_scores
 from heatline.edge.monitor.api import HANDLERS, Handler, json, writes
 from heatline.edge.monitor.held_picture import jpeg_of
-from heatline.edge.monitor.server import STATIC, run_server
+from heatline.edge.monitor.server import CONTENT_SECURITY_POLICY, STATIC, run_server
 from heatline.edge.near_duplicates import near_duplicate_chains, thumbnail
 from heatline.edge.util.process import NamedThread, yield_processor
 from heatline.edge.wire.events import Areas
@@ -61,14 +61,19 @@ class LabelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"Expected areas of a defective picture, got {self.label} - at `$.areas`")
 
 
-class TrainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long a training may take, and who asks for it."""
+class UseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who has the line use the new bundle."""
 
-    minutes: Annotated[int, Meta(ge=1, le=1440)]
     by: ShortText
 
     def __post_init__(self) -> None:
         require_printable(by=self.by)
+
+
+class TrainRequest(UseRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long a training may take, and who starts it."""
+
+    minutes: Annotated[int, Meta(ge=1, le=1440)]
 
 
 Use = Callable[[Path, str], object]
@@ -119,7 +124,7 @@ class Labelling:
             writes(f"{api}label", LabelRequest, self._label),
             writes(f"{api}train", TrainRequest, lambda wanted: self._training.start(wanted.minutes, wanted.by)),
             writes(f"{api}stop", dict, lambda _: self._training.stop()),
-            writes(f"{api}use", dict, lambda _: self._use_bundle()),
+            writes(f"{api}use", UseRequest, self._use_bundle),
         ]
 
     async def page(self, _: Request) -> Response:
@@ -183,13 +188,13 @@ class Labelling:
         file = (folder / request.path_params["path"]).resolve()
         if not file.is_relative_to(folder) or not file.is_file():
             raise HTTPException(404, "the last training of this page has no such report")
-        return FileResponse(file, headers={"content-security-policy": REPORT_MAY, "cache-control": "no-cache"})
+        return FileResponse(file, headers={CONTENT_SECURITY_POLICY: REPORT_MAY, "cache-control": "no-cache"})
 
-    def _use_bundle(self) -> None:
-        state = self._training.state()
-        if self._use is None or state.bundle is None or state.by is None:
-            raise HTTPException(409, "there is no new bundle, or this page is of no line")
-        self._use(state.bundle, state.by)
+    def _use_bundle(self, wanted: UseRequest) -> None:
+        bundle = self._training.state().bundle
+        if self._use is None or bundle is None:
+            raise HTTPException(409, "there is no new bundle, or this page is not the page of a line")
+        self._use(bundle, wanted.by)
 
     def _label(self, wanted: LabelRequest) -> dict[str, object]:
         try:

@@ -106,7 +106,17 @@ FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "evidence_recording": ("1 if pictures are stored.", NONE),
 }
 """Of the last status: help and labels. Those that end in `_total` count since the line started."""
-OF_NOW = [*FAMILIES][-7:]
+OF_NOW = frozenset(
+    {
+        "acting",
+        "camera_state",
+        "journal_recording",
+        "consumer_connected",
+        "drift",
+        "drifted",
+        "evidence_recording",
+    }
+)
 """They would be wrong for a line that does not report."""
 
 

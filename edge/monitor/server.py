@@ -17,10 +17,10 @@ from urllib.parse import parse_qs
 import cv2
 import uvicorn
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from heatline.edge.config import WebConfig
@@ -45,9 +45,13 @@ LOCAL_PATHS = "/api/activate", "/api/back", *(f"/label/api/{each}" for each in (
 COOKIE_SECONDS = 30 * 86400
 SHORTEST_TOKEN = 16
 LARGEST_FORM = 4096
+CONTENT_SECURITY_POLICY = "content-security-policy"
+PAGE_MAY = (
+    "default-src 'self'; img-src 'self' blob:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'; "
+    "object-src 'none'"
+)
+"""Unless an answer has a policy of its own: a browser would obey both."""
 SECURITY_HEADERS = {
-    "content-security-policy": "default-src 'self'; img-src 'self' blob:; form-action 'self'; frame-ancestors 'none'; "
-    "base-uri 'none'; object-src 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
@@ -191,6 +195,7 @@ class Access:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        send = _with_policy(send)
         answer = self._refuse(HTTPConnection(scope))
         if answer is None and scope["type"] == "http" and scope["path"] == "/login" and self._token is not None:
             answer = await self._login(Request(scope, receive), self._token)
@@ -247,6 +252,15 @@ class Access:
             secure=self._secure,
         )
         return answer
+
+
+def _with_policy(send: Send) -> Send:
+    async def send_with(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).setdefault(CONTENT_SECURITY_POLICY, PAGE_MAY)
+        await send(message)
+
+    return send_with
 
 
 def _same_origin(headers: Headers) -> bool:

@@ -14,7 +14,7 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from heatline.edge.errors import InputError
@@ -52,6 +52,7 @@ def state(folder: Path) -> dict[str, tuple[str, bool]]:
     return {name: (each.label, each.places > 0) for name, each in LabelFolder(folder).pictures().items()}
 
 
+@example(Stroke(((5, 5), (40, 6), (39, 30), (6, 30), (5, 5), (40, 30)), 3), 40, 50)  # with holes
 @given(STROKES, st.integers(1, 50), st.integers(1, 50))
 def test_the_polygons_of_a_stroke_cover_exactly_what_it_covers(stroke: Stroke, height: int, width: int) -> None:
     mask = drawn(stroke, (height, width))

@@ -48,7 +48,7 @@ def test_under_kill_cut_and_full_disk_clients_lose_nothing(bundle: Bundle, capsy
         Fault(0.2, "killed", "gateway", 0.0),
         Fault(0.3, "killed", LINE, 0.0),
     ]
-    found = measure_chaos(bundle, seed=1, seconds=0.4, rate_fps=50, clients=FEW, plan=plan)
+    found = measure_chaos(bundle, seed=1, seconds=1.5, rate_fps=50, clients=FEW, plan=plan)
     assert faults(found) == []
     has_disk = found.full_disk_noticed is not None
     assert has_disk == ("NO DISK CAN BE MOUNTED" not in capsys.readouterr().err)

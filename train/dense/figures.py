@@ -16,7 +16,7 @@ FEWER_CELLS = (12, 8)
 """Numbers of highest cells that may score a tile in place of those of the training: where defects are small and the map
 is sharp, the others are good cells."""
 LEAST_GAIN = 0.005
-"""What fewer cells must gain in the AUROC of pictures."""
+"""What a figure of the cross-validation must gain by another pooling, or by a reference: less changes with the seed."""
 
 
 def choose_pooling(tiles: DenseTiles, maps: NDArray[np.float16]) -> tuple[int, NDArray[np.float32]]:

@@ -19,7 +19,7 @@ from heatline.train.config import DenseRecipeConfig, TilesConfig, TrainConfig
 from heatline.train.dense.copies import Painter, digest_pictures, grid_samples, plan_copies
 from heatline.train.dense.cross_validation import CrossValidation, divide_groups
 from heatline.train.dense.extraction import compare_samples, extract_features
-from heatline.train.dense.figures import measure_cells, measure_tiles
+from heatline.train.dense.figures import LEAST_GAIN, measure_cells, measure_tiles
 from heatline.train.dense.improve import Improvement
 from heatline.train.dense.samples import gather_samples
 from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold, label_tiles
@@ -37,8 +37,6 @@ from heatline.train.run import Round, RunFolder, RunSummary, read_data, split_da
 ReportLine = Callable[[str], None]
 MOST_BEFORE_ROUNDS = 2_000
 """Steps of a head that rounds of fine-tuning train further: thousands more would take the time of all rounds."""
-LEAST_GAIN = 0.005
-"""How much one of `GAINS` must gain by a reference, and none may lose: less changes with the seed."""
 
 
 def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) -> LabelledFolder:

@@ -12,14 +12,14 @@ async function post(path, body = {}) {
 /** @param say takes a sentence; ended is called after each training. */
 export function offerTraining({ say, ended }) {
   let doing = null;
-  const act = (path, body, then) => post(path, body).then(then, (error) => say(error.message)).then(load);
+  const who = () => localStorage.getItem("reviewer") || (prompt("Your name, for the journal:") ?? "").trim();
+  const act = (path, body, then) => body?.by !== "" && post(path, body).then(then, ({ message }) => say(message)).then(load);
   find(".start").onclick = () => {
     const minutes = Number(prompt("How many minutes may the training take?", "10"));
-    const by = minutes && (localStorage.getItem("reviewer") || prompt("Your name, for the journal:")?.trim());
-    if (by) act("train", { minutes, by });
+    if (minutes) act("train", { minutes, by: who() });
   };
   find(".stop").onclick = () => act("stop");
-  find(".use").onclick = () => act("use", {}, () => say("The line uses the new bundle.", ""));
+  find(".use").onclick = () => act("use", { by: who() }, () => say("The line uses the new bundle.", ""));
   async function load() {
     const state = await getJson("/label/api/train");
     if (doing && !state.doing) ended();
