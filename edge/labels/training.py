@@ -36,8 +36,8 @@ class TrainState(msgspec.Struct, frozen=True, kw_only=True):
     """The last lines that it printed."""
     fault: str | None = None
     """Why it gave no bundle, as a sentence."""
-    bundle: Path | None = None
-    """What it gave."""
+    bundle: str | None = None
+    """Path of what it gave."""
 
 
 class Training:
@@ -97,7 +97,7 @@ class Training:
             self._state = TrainState(by=by, doing="export")
             code = self._call("export", str(self.run), "--to", str(bundle), "--fast")
         last = self._lines[-1] if self._lines else f"it {describe_end(code)}"
-        ended = TrainState(by=by, bundle=bundle) if bundle.exists() else TrainState(by=by, fault=last)
+        ended = TrainState(by=by, bundle=str(bundle)) if bundle.exists() else TrainState(by=by, fault=last)
         self._state = ended
 
     def _call(self, *arguments: str) -> int:

@@ -194,7 +194,7 @@ class Labelling:
         bundle = self._training.state().bundle
         if self._use is None or bundle is None:
             raise HTTPException(409, "there is no new bundle, or this page is not the page of a line")
-        self._use(bundle, wanted.by)
+        self._use(Path(bundle), wanted.by)
 
     def _label(self, wanted: LabelRequest) -> dict[str, object]:
         try:

@@ -42,7 +42,7 @@ def test_a_browser_leads_from_a_camera_to_the_verdicts_of_a_new_bundle(browser: 
     with running(file, events.local) as run:
         until(lambda: answers(page.number), "the page is served")
         browser.open(f"http://{page.local.removeprefix('tcp://')}/")
-        browser.driver.execute_script("localStorage.setItem('reviewer', 'Ada')")
+        browser.until("!document.querySelector('#collecting').hidden")
         browser.find(".to-label").click()
         browser.until("document.querySelectorAll('.cell').length > 20")
         browser.press(ENTER)
@@ -52,12 +52,14 @@ def test_a_browser_leads_from_a_camera_to_the_verdicts_of_a_new_bundle(browser: 
             browser.until(f"{left} === 1 || {TITLE} !== {name!r}")
         browser.press(ESCAPE)
         browser.until("document.querySelector('[data-filter=unlabelled] b').innerText === '0'")
-        browser.driver.execute_script("window.prompt = () => '1'; document.querySelector('.train .start').click()")
+        browser.driver.execute_script(
+            "localStorage.setItem('reviewer', 'Ada'); window.prompt = () => '1'; document.querySelector('.start').click()"
+        )
         until(lambda: browser.js(ENDED), within_s=480)
-        assert browser.js("!document.querySelector('.train .use').hidden"), browser.text(".train output")
         browser.find(".train .use").click()
         change = run.until(lambda event: isinstance(event, ChangeEvent))
         assert (change.applied, change.by) == (True, "Ada")
         judged = run.until(lambda event: isinstance(event, VerdictEvent) and event.verdict != "NO_VERDICT")
         assert judged.bundle == change.bundle
+        browser.driver.get(f"http://{page.local.removeprefix('tcp://')}/label/api/report/report.html")
         browser.leave()
