@@ -19,6 +19,7 @@ from heatline.edge.wire.events import (
     ReviewEvent,
     ShadowState,
     StatusEvent,
+    StepEvent,
     VerdictEvent,
 )
 
@@ -70,6 +71,9 @@ def describe_event(event: Event) -> EventText:
         case ReviewEvent():
             mark = event.mark
             return EventText(mark.camera, "", mark.kind, f"{mark.picture}, by {mark.by}", "default")
+        case StepEvent():
+            by = "" if event.by is None else f", by {event.by}"
+            return EventText("", "", event.step, event.detail + by, "default")
         case StatusEvent():
             return EventText("", "status", event.state, describe_state(event), "default")
 
@@ -97,6 +101,8 @@ def columns_of(event: Event, seq: int, topic: str, journalled_at_ns: int) -> lis
     else:
         told = describe_event(event)
         cells |= {"camera": told.camera or None, "what": told.what}
+    if isinstance(event, StepEvent):
+        cells["detail"] = told.detail
     if isinstance(event, ReviewEvent):
         cells |= {"verdict": event.mark.verdict, "detail": told.detail}
         boxes = [(x + width // 2, y + height // 2) for x, y, width, height in event.mark.boxes_xywh]

@@ -32,6 +32,7 @@ from heatline.edge.wire.events import (
     Region,
     ReviewEvent,
     StatusEvent,
+    StepEvent,
     VerdictEvent,
 )
 from heatline.edge.wire.following import Delivered
@@ -70,6 +71,7 @@ __all__ = [
     "Region",
     "ReviewEvent",
     "StatusEvent",
+    "StepEvent",
     "Subscriber",
     "SupersededError",
     "TrainingError",

@@ -1,4 +1,4 @@
-"""`heatline keys new`, `list`, `allow` and `revoke`: access to a line from other machines."""
+"""`heatline keys new`, `list`, `allow`, `revoke` and `login`: access to a line from other machines."""
 
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from heatline.edge.delivery.auth import (
     allow_list,
     fingerprint,
     make_key_pair,
+    read_key_pair,
     read_public_key,
     revoke,
 )
 from heatline.edge.keys import PUBLIC_SUFFIX, public_half
+from heatline.edge.monitor.login import make_code
 
 allowed_option = click.option(
     "--allowed",
@@ -71,7 +73,8 @@ def list_keys(folder: Path, as_json: bool) -> None:
     type=click.Choice(ROLES),
     multiple=True,
     required=True,
-    help="Access to live events, to the journal as a durable consumer, or to commands; may be repeated.",
+    help="Access to live events, to the journal as a durable consumer, to commands; on the page, to marks and labels "
+    "(reviewer), or to trainings and bundles too (engineer); may be repeated.",
 )
 @click.option("--name", help="What to call the key here. Default: its file's name.")
 @allowed_option
@@ -104,3 +107,15 @@ def revoke_key(name: str, folder: Path, as_json: bool) -> None:
     revoked = revoke(name, folder)
     report = {"name": name, "revoked": revoked}
     print_report(report, as_json, f"{name} is no longer allowed to {' or '.join(revoked)}")
+
+
+@keys.command("login", epilog="Example: heatline keys login ada.key --line-key line.key.pub")
+@click.argument("key_path", metavar="KEY", type=click.Path(path_type=Path))
+@click.option("--line-key", type=click.Path(path_type=Path), required=True, help="The line's public key.")
+def login(key_path: Path, line_key: Path) -> None:
+    """Print a code that logs the owner of KEY in to the page of a line, at /login.
+
+    Only somebody at the line PC changes something on the page without it. The code is valid once, for some minutes; the
+    clocks of both machines must agree. Allow the key before: heatline keys allow KEY.pub --role reviewer.
+    """
+    click.echo(make_code(read_key_pair(key_path), read_public_key(line_key)))

@@ -147,11 +147,16 @@ def view(line: str, listen: str | None) -> None:
 )
 @click.option("--token-file", type=click.Path(path_type=Path), help="File with the token that the page asks for.")
 @click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    help="Private key of this machine, beside the folder allowed/ of people who may label from others.",
+)
+@click.option(
     "--run",
     type=click.Path(path_type=Path),
     help="Run whose model doubts the labels. Default: the newest in runs/ that was trained on FOLDER.",
 )
-def label(folder: Path, listen: str, token_file: Path | None, run: Path | None) -> None:
+def label(folder: Path, listen: str, token_file: Path | None, key: Path | None, run: Path | None) -> None:
     """Serve a page that labels the pictures in FOLDER, until Ctrl-C.
 
     A label is the subfolder that a picture lies in: good/, defective/ or unlabelled/, as `heatline train FOLDER` reads
@@ -166,4 +171,5 @@ def label(folder: Path, listen: str, token_file: Path | None, run: Path | None) 
         raise InputError(f"{folder} is not a folder; name a folder of pictures")
     if run is not None:
         read_scores(run)
-    serve_labels(LabelFolder(folder), listen, token_file, run, lambda url: click.echo(f"open {url} (Ctrl-C ends it)"))
+    opened = "open {} (Ctrl-C ends it)"
+    serve_labels(LabelFolder(folder), listen, token_file, key, run, lambda url: click.echo(opened.format(url)))

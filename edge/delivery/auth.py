@@ -34,8 +34,9 @@ MADE_BY = "heatline keys new"
 LINE_KEY = "/etc/heatline/keys/line.key"
 ALLOWED_KEYS = Path("/etc/heatline/keys/allowed")
 """Default folder of a machine's allow-lists."""
-Role = Literal["listen", "follow", "command"]
-"""Role of a client: receive live events, be a durable consumer, or send commands."""
+Role = Literal["listen", "follow", "command", "reviewer", "engineer"]
+"""Role of a client: receive live events, be a durable consumer, or send commands; of a person on the page: keep,
+mark and label pictures, or train and activate too."""
 ROLES: tuple[Role, ...] = get_args(Role)
 SocketName = Literal["events", "commands", "journal"]
 ROLE_OF: dict[SocketName, Role] = {"events": "listen", "commands": "command", "journal": "follow"}

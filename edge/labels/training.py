@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,10 +19,13 @@ from heatline.edge.labels.folder import LabelFolder, label_of
 from heatline.edge.util.child_process import describe_end
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.process import NamedThread
-from heatline.edge.util.text import utf8_safe
+from heatline.edge.util.text import format_count, utf8_safe
+from heatline.edge.wire.events import StepKind
 
 RUNS = "runs"
 LINES_KEPT = 12
+Note = Callable[[StepKind, str | None, str], object]
+"""Is told what a person did: step, name and a sentence."""
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -45,10 +49,11 @@ class Training:
 
     Args:
         runs: folder that gets a run and a bundle of each training.
+        note: is told who began and stopped a training, and how it ended.
     """
 
-    def __init__(self, folder: LabelFolder, runs: Path) -> None:
-        self._folder, self._runs = folder, runs
+    def __init__(self, folder: LabelFolder, runs: Path, note: Note) -> None:
+        self._folder, self._runs, self._note = folder, runs, note
         self._lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._state = TrainState()
         self._process: subprocess.Popen[str] | None = None
@@ -83,11 +88,13 @@ class Training:
             self._lines.clear()
             self._state = TrainState(by=by, doing="train")
             NamedThread("training", self._work, minutes, by).start()
+        self._note("training", by, f"{format_count(minutes, 'minute')} for {self._folder.folder.resolve()}")
 
-    def stop(self) -> None:
+    def stop(self, by: str) -> None:
         """End the training, with the best result so far if there is one."""
         if self._process is not None:
             self._process.terminate()
+            self._note("stopped", by, "the training ends with its best result so far")
 
     def _work(self, minutes: int, by: str) -> None:
         name = f"{self._folder.folder.resolve().name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
@@ -99,6 +106,7 @@ class Training:
         last = self._lines[-1] if self._lines else f"it {describe_end(code)}"
         ended = TrainState(by=by, bundle=str(bundle)) if bundle.exists() else TrainState(by=by, fault=last)
         self._state = ended
+        self._note("trained", by, last if ended.bundle is None else f"{bundle}")
 
     def _call(self, *arguments: str) -> int:
         """Run a command to its end; return its exit code."""

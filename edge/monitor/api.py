@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,6 +23,7 @@ from heatline.edge.labels.collected import collect_folder, count_collected, name
 from heatline.edge.labels.folder import Label, LabelFolder
 from heatline.edge.monitor.activation import activate
 from heatline.edge.monitor.held_picture import HeldPicture, Pictures, References, jpeg_of, picture_id, png_of
+from heatline.edge.monitor.login import PERSON
 from heatline.edge.monitor.marks import Review, mark_of
 from heatline.edge.monitor.memory import HISTORY_SECONDS, ROWS, Memory, describe, readiness, row_of
 from heatline.edge.monitor.metrics import Metrics
@@ -348,22 +349,24 @@ def writes(path: str, kind: type[T], do: Callable[[T], object]) -> Route:
     """Return the route of a request that changes something, answered with what `do` returns once that is done.
 
     Args:
-        kind: of the request's body; a type of msgspec.
+        kind: of the request's body; a struct with the field `by`.
     """
     decode = msgspec.json.Decoder(kind).decode
 
-    def answer_to(body: bytes) -> Response:
+    def answer_to(body: bytes, person: str | None) -> Response:
         try:
-            wanted = decode(body)
+            wanted: Any = decode(body)
         except UNREADABLE as problem:
             raise HTTPException(400, f"this is not a request for {path}: {problem}; see docs/view.md") from problem
+        if person is not None:  # whose key it is counts, whatever name the page has
+            wanted = msgspec.structs.replace(wanted, by=person)
         return json(do(wanted))
 
     async def answer(request: Request) -> Response:
         body = await read_body(request, LARGEST_REQUEST)
         if body is None:
             raise HTTPException(413, f"the request has more than {LARGEST_REQUEST} bytes; name fewer positions")
-        return await run_in_threadpool(answer_to, body)
+        return await run_in_threadpool(answer_to, body, request.scope.get(PERSON))
 
     return Route(path, answer, methods=["POST"])
 

@@ -29,6 +29,7 @@ from heatline.edge.inspection.inspector import Outcome, Setup
 from heatline.edge.monitor.pictures import (
     ALIGNED_TO,
     AddMark,
+    AddStep,
     Array,
     AskReload,
     EvidenceFacts,
@@ -122,6 +123,8 @@ class PictureFeed:
         """Is given each mark that a program sends, on the feed's thread."""
         self.on_reload: Callable[[str], None] = lambda _by: None
         """Is given the name of each person who asks for a reload, on the feed's thread."""
+        self.on_step: Callable[[AddStep], None] = lambda _step: None
+        """Is given what each person did on the page, on the feed's thread."""
         self.shadow: ShadowState | None = None
         """What the process of the shadow bundle reported last, also if it has ended."""
         self._lock = threading.Lock()
@@ -249,6 +252,8 @@ class PictureFeed:
                 self.on_mark(message.mark)
             elif isinstance(message, AskReload):
                 self.on_reload(message.by)
+            elif isinstance(message, AddStep):
+                self.on_step(message)
             elif message is not None:
                 with self._lock:
                     self._handle(client, message)

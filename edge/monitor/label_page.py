@@ -19,12 +19,12 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from heatline.edge.config import WebConfig
+from heatline.edge.config import SecurityConfig, WebConfig
 from heatline.edge.errors import InputError
 from heatline.edge.heatmap_picture import png
 from heatline.edge.images import read_rgb
 from heatline.edge.labels.folder import ChangedMeanwhileError, Label, LabelFolder, Labelled
-from heatline.edge.labels.training import RUNS, Training, newest_run, read_scores
+from heatline.edge.labels.training import RUNS, Note, Training, newest_run, read_scores
 from heatline.edge.monitor.api import HANDLERS, Handler, json, writes
 from heatline.edge.monitor.held_picture import jpeg_of
 from heatline.edge.monitor.server import CONTENT_SECURITY_POLICY, STATIC, run_server
@@ -55,14 +55,17 @@ class LabelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Label and places that the page shows."""
     areas: Areas | None = None
     """Places of its defects; null: as they are."""
+    by: ShortText | None = None
+    """Who says it; null: not known."""
 
     def __post_init__(self) -> None:
+        require_printable(by=self.by)
         if self.areas is not None and self.label != "defective":
             raise ValueError(f"Expected areas of a defective picture, got {self.label} - at `$.areas`")
 
 
 class UseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who has the line use the new bundle."""
+    """Who stops a training, or has the line use the new bundle."""
 
     by: ShortText
 
@@ -86,11 +89,14 @@ class Labelling:
     Args:
         run: folder of the training whose scores are shown; None: the newest of the folder.
         use: None: the page is of no line.
+        note: is told what a person did.
     """
 
-    def __init__(self, folder: LabelFolder, run: Path | None = None, use: Use | None = None) -> None:
-        self._folder, self._run, self._use = folder, run, use
-        self._training = Training(folder, folder.folder.resolve().parent / RUNS)
+    def __init__(
+        self, folder: LabelFolder, run: Path | None = None, use: Use | None = None, note: Note = lambda *_: None
+    ) -> None:
+        self._folder, self._run, self._use, self._note = folder, run, use, note
+        self._training = Training(folder, folder.folder.resolve().parent / RUNS, note)
         self._begin = self._version = time.time_ns() // 1_000_000  # of a server that starts again, it is higher
         self._known: dict[str, Labelled] = {}
         self._changed_in: dict[str, int] = {}
@@ -123,7 +129,7 @@ class Labelling:
             *(Route(f"{api}{path}", handler) for path, handler in handlers.items()),
             writes(f"{api}label", LabelRequest, self._label),
             writes(f"{api}train", TrainRequest, lambda wanted: self._training.start(wanted.minutes, wanted.by)),
-            writes(f"{api}stop", dict, lambda _: self._training.stop()),
+            writes(f"{api}stop", UseRequest, lambda wanted: self._training.stop(wanted.by)),
             writes(f"{api}use", UseRequest, self._use_bundle),
         ]
 
@@ -201,6 +207,7 @@ class Labelling:
             now = self._folder.relabel(wanted.picture, wanted.label, wanted.seen, wanted.areas)
         except ChangedMeanwhileError as problem:
             raise HTTPException(409, str(problem)) from problem
+        self._note("labelled", wanted.by, f"{wanted.picture} is {wanted.label}")
         return {"now": now[1:3]}
 
     def _find(self, request: Request) -> tuple[str, Labelled]:
@@ -245,9 +252,18 @@ class Labelling:
 
 
 def serve_labels(
-    folder: LabelFolder, listen: str, token_file: Path | None, run: Path | None, announce: Callable[[str], None]
+    folder: LabelFolder,
+    listen: str,
+    token_file: Path | None,
+    key: Path | None,
+    run: Path | None,
+    announce: Callable[[str], None],
 ) -> None:
-    """Serve the page of a folder until SIGTERM or Ctrl-C; arguments as of `serve` and `Labelling`."""
+    """Serve the page of a folder until SIGTERM or Ctrl-C; arguments as of `serve` and `Labelling`.
+
+    Args:
+        key: private key of this machine, beside the folder `allowed` of the keys of people who may label.
+    """
     app = Starlette(
         routes=[
             Route("/", lambda _: RedirectResponse(f"{PREFIX}/")),
@@ -262,4 +278,5 @@ def serve_labels(
         listen,
         announce,
         "name a file with a token by --token-file",
+        SecurityConfig(key=key),
     )

@@ -28,7 +28,7 @@ from heatline.edge.monitor.label_page import Labelling
 from heatline.edge.monitor.live import Live
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.metrics import Metrics
-from heatline.edge.monitor.pictures import MOST_SLOTS, Picture, picture_socket
+from heatline.edge.monitor.pictures import MOST_SLOTS, Picture, add_step, picture_socket
 from heatline.edge.monitor.server import STATIC, run_server
 from heatline.edge.monitor.shadow import shadow_folder
 from heatline.edge.monitor.store import EvidenceStore, evidence_of
@@ -72,7 +72,7 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None], choose
     app = application(file, name_of(line), memory, metrics, store, picture_socket(file), journal, choose)
     how = "set token_file or client_ca under [web] in the line's file"
     threading.excepthook = _end_at_a_bug
-    run_server(app, web, listen or web.listen, announce, how, beside=collector)
+    run_server(app, web, listen or web.listen, announce, how, config.security, beside=collector)
 
 
 def application(
@@ -89,10 +89,10 @@ def application(
     beside, labelling = None, list[BaseRoute]()
     with contextlib.suppress(HeatlineError):  # the line reports it
         config = load_config(file)
-        if config.bundle is None:
-            labelling = Labelling(
-                LabelFolder(collect_folder(file, config)), use=partial(use_bundle, str(file))
-            ).routes()
+        if config.bundle is None or collect_folder(file, config).is_dir():
+            folder = LabelFolder(collect_folder(file, config))
+            note = partial(add_step, socket)
+            labelling = Labelling(folder, use=partial(use_bundle, str(file)), note=note).routes()
         beside = EvidenceStore(shadow_folder(file, config))
     pictures = Pictures(memory.pictures, store, beside)
     live = Live(line, memory)

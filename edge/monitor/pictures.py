@@ -34,6 +34,7 @@ from heatline.edge.wire.events import (
     Mark,
     ReviewEvent,
     ShadowState,
+    StepKind,
     VerdictEvent,
     event_from,
 )
@@ -127,6 +128,14 @@ class AskReload(Message, frozen=True):
     by: ShortText
 
 
+class AddStep(Message, frozen=True):
+    """A person did something on the page that the line journals. Like a mark, it needs no `Hello`."""
+
+    step: StepKind
+    by: ShortText | None
+    detail: Annotated[str, Meta(max_length=1000)]
+
+
 class Array(msgspec.Struct, frozen=True, array_like=True):
     """Where an array lies in a slot."""
 
@@ -156,7 +165,7 @@ class PictureReady(Message, frozen=True):
     skipped: int = 0
 
 
-ToLine = Hello | ReleaseSlot | Report | AddMark | AskReload
+ToLine = Hello | ReleaseSlot | Report | AddMark | AskReload | AddStep
 
 
 class PictureClient:
@@ -229,6 +238,12 @@ def ask_to_reload(path: Path, by: str) -> None:
     """Ask a line to read its file again; a DeliveryError if it does not run, or this user may not connect."""
     with contextlib.closing(_connect(path)) as line, contextlib.suppress(ConnectionError):
         line.send(AskReload(by))
+
+
+def add_step(path: Path, step: StepKind, by: str | None, detail: str) -> None:
+    """Have a line journal what a person did, if it runs."""
+    with contextlib.suppress(DeliveryError, OSError), contextlib.closing(_connect(path)) as line:
+        line.send(AddStep(step, by, detail[:1000]))
 
 
 def add_mark(path: Path, journal: Path, mark: Mark) -> ReviewEvent:

@@ -1,5 +1,5 @@
-"""The server that answers browsers. It decides who may see a page and change something: by Host on loopback, by a token
-or its cookie, and by Origin.
+"""The server that answers browsers. It decides who may see a page, by Host on loopback, by a token or its cookie, and
+who may change something, by Origin and by the role of a person's key.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -23,12 +24,13 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from heatline.edge.config import WebConfig
-from heatline.edge.delivery.auth import is_local
+from heatline.edge.config import SecurityConfig, WebConfig
+from heatline.edge.delivery.auth import Role, is_local
 from heatline.edge.errors import AccessError, ConfigError
 from heatline.edge.keys import read_secret
 from heatline.edge.monitor.api import error, read_body
 from heatline.edge.monitor.live import LARGEST_MESSAGE
+from heatline.edge.monitor.login import PERSON, PERSON_SECONDS, Logins
 from heatline.edge.util.listener import ACCEPTED_AT_ONCE, Listener
 from heatline.edge.util.process import yield_processor
 
@@ -38,10 +40,11 @@ MOST_CONNECTIONS = 128
 END_WITHIN_SECONDS = 1
 """Open connections are closed after this time at the end."""
 
-OPEN_PATHS = "/login", "/healthz"
+LOGIN = "/login"
+OF_REVIEWERS = "/api/marks", "/label/api/label"
+"""What a reviewer may change, by path; everything else only an engineer may, who may change this too."""
+OPEN_PATHS = LOGIN, "/healthz"
 """Answered without a token."""
-LOCAL_PATHS = "/api/activate", "/api/back", *(f"/label/api/{each}" for each in ("train", "stop", "use"))
-"""Answered only where this machine alone can reach the page."""
 COOKIE_SECONDS = 30 * 86400
 SHORTEST_TOKEN = 16
 LARGEST_FORM = 4096
@@ -58,8 +61,8 @@ SECURITY_HEADERS = {
 }
 LOGIN_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>heatline: log in</title>
 <meta name="viewport" content="width=device-width"><body><main><h1>heatline</h1><form method="post" action="/login">
-<p>{problem}</p><p><label>Token of this line <input type="password" name="token" required autofocus
-autocomplete="current-password"></label> <button>Log in</button></p></form></main></body></html>"""
+<p>{problem}</p><p><label>Token of this line, or a code of heatline keys login <input type="password" name="token"
+required autofocus autocomplete="current-password"></label> <button>Log in</button></p></form></main></body></html>"""
 
 
 def run_server(
@@ -68,6 +71,7 @@ def run_server(
     listen: str,
     announce: Callable[[str], None],
     how: str,
+    security: SecurityConfig,
     beside: contextlib.AbstractContextManager[object] = contextlib.nullcontext(),  # noqa: B008  # it can be used again
 ) -> None:
     """Serve an application until SIGTERM or Ctrl-C, protected as the configuration says, at the lowest priority.
@@ -75,6 +79,7 @@ def run_server(
     Args:
         listen: `HOST:PORT`.
         how: for a message, how to protect the page.
+        security: whose keys may change something from other machines.
         beside: entered for the time that it is served.
     Raises:
         ConfigError: it is not an address, or other machines can reach it and nothing protects the page.
@@ -87,7 +92,7 @@ def run_server(
             f"alone, e.g. 127.0.0.1:{listen.rpartition(':')[2]}"
         )
     with listening_socket(listen) as bound:
-        server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
+        server = server_of(app, bound, web, Logins.of(security), only_local=is_local(f"tcp://{listen}"))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after its own end
         cv2.setNumThreads(1)  # the other cores belong to inspection
         yield_processor()
@@ -96,10 +101,13 @@ def run_server(
             server.run(sockets=[bound])
 
 
-def server_of(app: Starlette, bound: socket.socket, web: WebConfig, *, only_local: bool) -> uvicorn.Server:
+def server_of(
+    app: Starlette, bound: socket.socket, web: WebConfig, logins: Logins | None = None, *, only_local: bool
+) -> uvicorn.Server:
     """Return the server of an application, protected as the configuration says."""
     protected = Access(
         app,
+        logins=logins,
         token=None if web.token_file is None else read_token(web.token_file),
         only_local=only_local,
         secure=web.certificate is not None,
@@ -179,15 +187,24 @@ class Access:
 
     Args:
         token: None: every client that can connect may see the page.
+        logins: None: only somebody at this machine may change something.
         only_local: only this PC can connect. A browser that names another host was deceived by that host's page.
         secure: the page is served with TLS.
         cookie: name of the cookie; cookies of one host are common to all its ports, so two lines need two names.
     """
 
     def __init__(
-        self, app: ASGIApp, *, token: str | None, only_local: bool, secure: bool, cookie: str = "heatline"
+        self,
+        app: ASGIApp,
+        *,
+        token: str | None,
+        only_local: bool,
+        secure: bool,
+        logins: Logins | None = None,
+        cookie: str = "heatline",
     ) -> None:
         self._app, self._token, self._only_local, self._secure, self._cookie = app, token, only_local, secure, cookie
+        self._logins, self._person_cookie = logins, f"{cookie}-person"
         # Only a holder of the token can make it, and the token cannot be read from it.
         self._cookie_value = hmac.new((token or "").encode(), b"heatline page", hashlib.sha256).hexdigest()
 
@@ -197,8 +214,8 @@ class Access:
             return
         send = _with_policy(send)
         answer = self._refuse(HTTPConnection(scope))
-        if answer is None and scope["type"] == "http" and scope["path"] == "/login" and self._token is not None:
-            answer = await self._login(Request(scope, receive), self._token)
+        if answer is None and scope["path"] == LOGIN and (self._token or self._logins):
+            answer = await self._login(Request(scope, receive))
         if answer is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -213,16 +230,11 @@ class Access:
             return error(
                 421, "this page answers only under the name of this PC itself, e.g. http://localhost:PORT or 127.0.0.1"
             )
-        if connection.scope.get("method") not in ("GET", "HEAD") and not _same_origin(headers):
+        path, is_reading = connection.scope["path"], connection.scope.get("method") in ("GET", "HEAD")
+        if not is_reading and not _same_origin(headers):
             return error(403, "the request came from a page of another address; use the line's own page")
-        if not self._only_local and connection.scope["path"] in LOCAL_PATHS:
-            return error(
-                403,
-                "other machines can reach this page, so it neither trains nor changes a bundle; use the commands for "
-                "that",
-            )
-        if self._token is None or connection.scope["path"] in OPEN_PATHS or self._is_known(connection):
-            return None
+        if self._token is None or path in OPEN_PATHS or self._is_known(connection):
+            return self._refuse_change(connection) if not is_reading and path != LOGIN else None
         if "text/html" in headers.get("accept", "") and connection.scope["type"] == "http":
             return RedirectResponse("/login", 303)
         answer = error(401, "this needs the line's token: log in at /login, or send it as Authorization: Bearer TOKEN")
@@ -235,22 +247,45 @@ class Access:
         is_cookie = hmac.compare_digest(cookie.encode(), self._cookie_value.encode())
         return is_cookie or hmac.compare_digest(bearer.encode(), f"Bearer {self._token}".encode())
 
-    async def _login(self, request: Request, token: str) -> Response:
+    def _refuse_change(self, connection: HTTPConnection) -> Response | None:
+        """Return the answer to a change whose sender may not make it; note who sends another."""
+        client, host = connection.client, connection.headers.get("host", "")
+        is_live = connection.scope["type"] == "websocket"  # the live view changes nothing
+        if (
+            is_live
+            or self._only_local
+            or (client is not None and is_local(f"tcp://{client.host}") and is_local(f"tcp://{host}"))
+        ):
+            return None
+        role: Role = "reviewer" if connection.scope["path"] in OF_REVIEWERS else "engineer"
+        if self._logins is None:
+            return error(
+                403, f"this needs the role {role}, and nobody can log in: set key under [security] of the line"
+            )
+        person = self._logins.person(connection.cookies.get(self._person_cookie, ""))
+        if person is None or person.role not in (role, "engineer"):
+            who = "you are not logged in, or not any more" if person is None else f"{person.name} is {person.role}"
+            return error(
+                403, f"this needs the role {role}, and {who}; log in at {LOGIN} by a code of heatline keys login"
+            )
+        connection.scope[PERSON] = person.name
+        return None
+
+    async def _login(self, request: Request) -> Response:
         if request.method != "POST":
             return HTMLResponse(LOGIN_PAGE.format(problem=""))
         form = parse_qs(await read_body(request, LARGEST_FORM) or b"")
         given = form.get(b"token", [b""])[0].strip()
-        if not hmac.compare_digest(given, token.encode()):
-            return HTMLResponse(LOGIN_PAGE.format(problem="This is not the token of this line."), 401)
+        person = self._logins and self._logins.cookie_for(given.decode("ascii", "replace"))
+        if not person and not (self._token and hmac.compare_digest(given, self._token.encode())):
+            problem = "This is not the token of this line, nor a code that is valid now."
+            return HTMLResponse(LOGIN_PAGE.format(problem=problem), 401)
         answer = RedirectResponse("/", 303)
-        answer.set_cookie(
-            self._cookie,
-            self._cookie_value,
-            max_age=COOKIE_SECONDS,
-            httponly=True,
-            samesite="strict",
-            secure=self._secure,
-        )
+        set_cookie = partial(answer.set_cookie, httponly=True, samesite="strict", secure=self._secure)
+        if person:
+            set_cookie(self._person_cookie, person, max_age=PERSON_SECONDS)
+        if self._token:
+            set_cookie(self._cookie, self._cookie_value, max_age=COOKIE_SECONDS)
         return answer
 
 

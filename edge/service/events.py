@@ -22,6 +22,7 @@ from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.inspector import LineSetup, Outcome, Setup
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.verdict import Judgement
+from heatline.edge.monitor.pictures import AddStep
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.util.text import format_count, on_one_line, utf8_safe
 from heatline.edge.wire.events import (
@@ -39,6 +40,7 @@ from heatline.edge.wire.events import (
     Message,
     ReviewEvent,
     StatusEvent,
+    StepEvent,
     Times,
     VerdictEvent,
 )
@@ -273,6 +275,11 @@ class EventEmitter:
         """Emit a mark of a person. If the line is ending, the mark is not emitted, and its sender gets no event."""
         with self._lock, contextlib.suppress(DeliveryError):
             self._emit(ReviewEvent, mark=mark)
+
+    def emit_step(self, step: AddStep) -> None:
+        """Emit what a person did on the page, as `emit_review`."""
+        with self._lock, contextlib.suppress(DeliveryError):
+            self._emit(StepEvent, step=step.step, by=step.by, detail=step.detail)
 
     def emit_change(self, change: Change, activate: Callable[[], LineSetup | None] = lambda: None) -> None:
         """Emit a change.

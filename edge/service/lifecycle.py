@@ -172,7 +172,7 @@ class Service:
         offer = {} if feed is None else {"offer": feed.offer}
         events = EventEmitter(name, boot_id, publisher, heartbeat, in_flight, prepared.setup, **offer)
         if feed is not None:
-            feed.on_mark, feed.on_reload = events.emit_review, self.reload
+            feed.on_mark, feed.on_step, feed.on_reload = events.emit_review, events.emit_step, self.reload
         notify_starting("opening the cameras")
         opening = open_cameras(
             prepared.config.cameras, events.emit_alarm, all_must_open=False, stopping=lambda: self._stopping

@@ -20,6 +20,7 @@ LARGEST_PART_BYTES = 64 << 20
 """A client closes the connection to a peer that sends a larger one."""
 
 Verdict = Literal["GOOD", "DEFECT", "NO_VERDICT"]
+StepKind = Literal["labelled", "training", "stopped", "trained"]
 MarkKind = Literal["right", "false_alarm", "missed", "withdrawn", "good", "defective"]
 """`right`: the verdict is right. `false_alarm`: the verdict is DEFECT, and the part is good. `missed`: the line did not
 find a defect. `withdrawn`: the reviewer takes the former mark back. `good`, `defective`: what the part is, of a frame
@@ -608,8 +609,19 @@ class ReviewEvent(_LineEvent, frozen=True, kw_only=True, tag="review"):
     """The mark. `at_ns` is its time."""
 
 
-Event = VerdictEvent | StatusEvent | AlarmEvent | DriftEvent | ChangeEvent | JournalEvent | ReviewEvent
-CountedEvent = VerdictEvent | AlarmEvent | DriftEvent | ChangeEvent | JournalEvent | ReviewEvent
+class StepEvent(_LineEvent, frozen=True, kw_only=True, tag="step"):
+    """A person labelled or trained on the line's page."""
+
+    step: StepKind
+    """`labelled` a picture, began a `training`, `stopped` it, or it ended (`trained`)."""
+    by: str | None
+    """The name of the person's key, or as entered on the page; null if none is known."""
+    detail: str
+    """Which picture and label, how long, or what the training gave, as a sentence for people; do not parse it."""
+
+
+CountedEvent = VerdictEvent | AlarmEvent | DriftEvent | ChangeEvent | JournalEvent | ReviewEvent | StepEvent
+Event = CountedEvent | StatusEvent
 """Events that have a `seq` and are journalled."""
 
 

@@ -24,7 +24,7 @@ from heatline.edge.images import read_image
 from heatline.edge.labels.collected import ENOUGH_GOOD, count_collected, name_of
 from heatline.edge.labels.folder import Label, LabelFolder
 from heatline.edge.monitor.memory import Memory
-from heatline.edge.wire.events import COLLECTING, StatusEvent, VerdictEvent, event_from
+from heatline.edge.wire.events import COLLECTING, StatusEvent, StepEvent, VerdictEvent, event_from
 from tests.command import complaint, heatline
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.lines import (
@@ -168,6 +168,11 @@ def test_each_triggered_frame_is_kept_under_its_part(tmp_path: Path, address: st
         for part, begins, count in (("P-1", "P~1_top_", 1), ("P-1", "P~1_top_", 2), ("lot_2/7", "lot~2~7_top_", 1)):
             to_line.trigger("top", part)
             until(lambda: sum(name.startswith(begins) for name in unlabelled(line)) == count)  # noqa: B023
+        name = unlabelled(line)[0]
+        wanted = {"picture": name, "label": "good", "seen": ["unlabelled", 0], "by": "Anna"}
+        assert line.page.request("POST", "/label/api/label", json.dumps(wanted), JSON).status == 200
+        step = run.until(lambda event: isinstance(event, StepEvent))
+        assert (step.step, step.by, step.detail) == ("labelled", "Anna", f"{name} is good")
         run.end()
 
 

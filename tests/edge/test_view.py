@@ -7,6 +7,7 @@ import re
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from heatline.edge import __version__
 from heatline.edge.bridge.modbus.registers import RESULT_REASONS
 from heatline.edge.bundle import open_bundle
 from heatline.edge.config import WebConfig
+from heatline.edge.delivery.auth import allow, make_key_pair, revoke
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.errors import AccessError
 from heatline.edge.monitor.collector import Collector
 from heatline.edge.monitor.held_picture import PictureMemory
+from heatline.edge.monitor.login import PERSON_SECONDS, Logins, make_code
 from heatline.edge.monitor.marks import mark_of
 from heatline.edge.monitor.memory import ROWS, Memory, describe, row_of
 from heatline.edge.monitor.metrics import Metrics
@@ -141,6 +144,54 @@ def test_everything_but_the_login_and_healthz_needs_the_token_or_the_cookie_of_a
     other = WebConfig(token_file=token_file(tmp_path / "other", TOKEN[::-1]))
     with page(web=other, only_local=False) as served:
         assert served.get("/api/state", Cookie=f"heatline-{served.port}={content}").status == 401, "a new token"
+
+
+def test_from_another_machine_only_people_whose_keys_have_the_role_change_something(tmp_path: Path) -> None:
+    clock, allowed, memory = Clock(), tmp_path / "allowed", memory_of("DEFECT")
+    clock.now_s = time.time()
+    line, ada, bob, eve = (make_key_pair(tmp_path / f"{name}.key") for name in ("line", "ada", "bob", "eve"))
+    allow(ada.public, "ada", allowed, "reviewer")
+    allow(bob.public, "bob", allowed, "engineer")
+    (allowed / "reviewer" / "damaged.pub").write_text("nothing")
+    logins, web = Logins(line, allowed, lambda: clock.now_s), WebConfig(token_file=token_file(tmp_path))
+    far = {"Host": "line1.plant"}
+    with (
+        line_with_marks(tmp_path, memory) as (socket, came),
+        page(memory, web, only_local=False, logins=logins, line_socket=socket) as served,
+    ):
+
+        def entered(code: str) -> dict[str, str]:
+            """The cookies of a login."""
+            answer = log_in(served, code, **far)
+            assert answer.status == 303
+            return {**far, "Cookie": answer.cookies}
+
+        def statuses(**headers: str) -> list[int]:
+            """Of a mark, and of a request that only an engineer may send and that is not complete."""
+            activated = served.request("POST", "/api/activate", "{}", headers)
+            return [mark(served, by="Mallory", headers=headers).status, activated.status]
+
+        code = make_code(ada, line.public)
+        as_ada, as_bob = entered(code), entered(make_code(bob, line.public))
+        assert [statuses(**as_ada), came[-1].by] == [[200, 403], "ada"]
+        assert [statuses(**as_bob), came[-1].by] == [[200, 400], "bob"]
+        assert statuses(**entered(TOKEN)) == [403, 403], "who knows the token may look"
+        assert served.get("/api/state", **as_ada).status == 200
+        assert statuses(Authorization=f"Bearer {TOKEN}") == [200, 400], "somebody at this machine"
+        for wrong in (code, make_code(eve, line.public), make_code(ada, eve.public), code[:-4], "", "é", "A" * 96):
+            assert log_in(served, wrong, **far).status == 401, wrong
+        changed = as_ada["Cookie"].replace("person=", "person=A")
+        assert statuses(**{**far, "Cookie": changed}) == [403, 403]
+        late = make_code(ada, line.public)
+        clock.now_s += 700
+        assert log_in(served, late, **far).status == 401
+        revoke("bob", allowed)
+        assert [statuses(**as_ada), statuses(**as_bob)] == [[200, 403], [403, 403]]
+        clock.now_s += PERSON_SECONDS
+        assert statuses(**as_ada) == [403, 403]
+    with page(memory, web, only_local=False) as served:
+        refused = mark(served, headers={**far, "Authorization": f"Bearer {TOKEN}"})
+        assert (refused.status, "nobody can log in: set key" in refused.json["error"]) == (403, True)
 
 
 def test_a_token_file_that_protects_nothing_is_refused(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from heatline.edge.delivery.journal import FILE_NAME
 from heatline.edge.inspection.verdict import TileScores
 from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.monitor.held_picture import HeldPicture
+from heatline.edge.monitor.login import Logins
 from heatline.edge.monitor.marks import mark_of
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.metrics import Metrics
@@ -146,6 +147,9 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
 
+    cookies: str
+    """As a browser sends them."""
+
     @property
     def json(self) -> Any:
         return json.loads(self.body)
@@ -173,7 +177,8 @@ class Page:
         try:
             connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
             answer = connection.getresponse()
-            return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+            cookies = "; ".join(each.partition(";")[0] for each in answer.headers.get_all("set-cookie", ()))
+            return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read(), cookies)
         finally:
             connection.close()
 
@@ -194,6 +199,7 @@ def page(
     store: EvidenceStore | None = None,
     *,
     only_local: bool = True,
+    logins: Logins | None = None,
     tls: ssl.SSLContext | None = None,
     line_socket: Path = Path("/no-line"),
     file: Path = Path("/no-line.toml"),
@@ -209,7 +215,7 @@ def page(
     with listening_socket("127.0.0.1:0") as bound:
         journal = line_socket.parent.parent / FILE_NAME
         app = application(file, LINE, memory, metrics, store, line_socket, journal, not_chosen)
-        server = server_of(app, bound, web or WebConfig(), only_local=only_local)
+        server = server_of(app, bound, web or WebConfig(), logins, only_local=only_local)
         port = bound.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()

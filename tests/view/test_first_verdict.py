@@ -53,7 +53,7 @@ def test_a_browser_leads_from_a_camera_to_the_verdicts_of_a_new_bundle(browser: 
         browser.press(ESCAPE)
         browser.until("document.querySelector('[data-filter=unlabelled] b').innerText === '0'")
         browser.driver.execute_script(
-            "localStorage.setItem('reviewer', 'Ada'); window.prompt = () => '1'; document.querySelector('.start').click()"
+            "localStorage.setItem('reviewer', 'Ada'); prompt = () => '1'; document.querySelector('.start').click()"
         )
         until(lambda: browser.js(ENDED), within_s=480)
         browser.find(".train .use").click()

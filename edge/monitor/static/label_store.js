@@ -140,7 +140,7 @@ export class Labels {
   }
 
   async #post(name, row, label, areas) {
-    const { now } = await postJson(`${API}/label`, { picture: name, label, seen: row.seen, ...(areas ? { areas } : {}) });
+    const { now } = await postJson(`${API}/label`, { picture: name, label, seen: row.seen, by: localStorage.getItem("reviewer") || null, ...(areas ? { areas } : {}) });
     row.seen = now;
     row.storedAt = ++this.#clock;
     return true;

@@ -18,7 +18,7 @@ export function offerTraining({ say, ended }) {
     const minutes = Number(prompt("How many minutes may the training take?", "10"));
     if (minutes) act("train", { minutes, by: who() });
   };
-  find(".stop").onclick = () => act("stop");
+  find(".stop").onclick = () => act("stop", { by: who() });
   find(".use").onclick = () => act("use", { by: who() }, () => say("The line uses the new bundle.", ""));
   async function load() {
     const state = await getJson("/label/api/train");
