@@ -16,6 +16,8 @@ from heatline.edge.wire.events import (
     EvidenceState,
     JournalEvent,
     JournalState,
+    PartAccount,
+    PartEvent,
     ReviewEvent,
     ShadowState,
     StatusEvent,
@@ -71,6 +73,10 @@ def describe_event(event: Event) -> EventText:
         case ReviewEvent():
             mark = event.mark
             return EventText(mark.camera, "", mark.kind, f"{mark.picture}, by {mark.by}", "default")
+        case PartEvent():
+            colour = {"GOOD": "green", "DEFECT": "red", "NO_VERDICT": "yellow"}[event.verdict]
+            told = event.detail or f"{format_count(len(event.views), 'picture')}, {event.latency_ms:.0f} ms"
+            return EventText("", event.part_id or "", f"part {event.verdict}", told, colour)
         case StepEvent():
             by = "" if event.by is None else f", by {event.by}"
             return EventText("", "", event.step, event.detail + by, "default")
@@ -90,7 +96,7 @@ def columns_of(event: Event, seq: int, topic: str, journalled_at_ns: int) -> lis
     cells["happened_at"] = utc(happened_at_ns(event))
     if (acting := cells["acting"]) is not None:
         cells["acting"] = str(acting).lower()
-    if isinstance(event, VerdictEvent | DriftEvent | ChangeEvent):
+    if isinstance(event, VerdictEvent | DriftEvent | ChangeEvent | PartEvent):
         cells |= {
             f"bundle{end}": getattr(event.bundle, of, None) for end, of in (("", "name"), ("_version", "version"))
         }
@@ -101,7 +107,7 @@ def columns_of(event: Event, seq: int, topic: str, journalled_at_ns: int) -> lis
     else:
         told = describe_event(event)
         cells |= {"camera": told.camera or None, "what": told.what}
-    if isinstance(event, StepEvent):
+    if isinstance(event, StepEvent | PartEvent):
         cells["detail"] = told.detail
     if isinstance(event, ReviewEvent):
         cells |= {"verdict": event.mark.verdict, "detail": told.detail}
@@ -180,6 +186,12 @@ def describe_evidence(evidence: EvidenceState) -> str:
         "" if evidence.fault is None else f"NOT STORED NOW ({evidence.fault})",
     ]
     return _join(parts)
+
+
+def describe_parts(parts: PartAccount) -> str:
+    """Describe how the parts of a line ended."""
+    told = f"{parts.announced} announced: {parts.judged} judged, {parts.no_verdict} without verdict"
+    return f"{told}, {parts.open} open"
 
 
 def describe_shadow(shadow: ShadowState) -> str:

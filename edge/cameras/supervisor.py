@@ -128,6 +128,10 @@ class SupervisedCamera:
                     return None
             return self._intake.waiting.popleft()
 
+    def logged(self, number: int) -> None:
+        """Answer the triggers of frames up to this number, which are logged as in flight. The thread that grabs."""
+        self._intake.logged(number)
+
     def interrupt(self) -> None:
         """Make `grab` close the camera and end."""
         self._interrupted = True

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 from heatline.edge.cameras.process import FireTrigger
@@ -67,6 +68,8 @@ class Intake:
         """Those that wait for their frames, oldest first. The next frame that is taken shows the last one."""
         self._fired: TriggerRequest | None = None
         self._trigger_number = 0
+        self._answers: deque[tuple[int, Callable[[], None]]] = deque()
+        """What answers a trigger, by the number of its frame, once the frame is logged."""
         self.restart()
 
     def restart(self) -> None:
@@ -171,12 +174,18 @@ class Intake:
             if request is not None and item.stamp.frame_id is None:  # lost with the first packet of the frame
                 request.refuse("no_frame", f"camera {self._settings.name}: its frame came damaged, without its id")
             elif request is not None:
-                request.answer(TriggerAnswer(frame_id=item.stamp.frame_id, frame_number=self.number + 1))
+                came = TriggerAnswer(frame_id=item.stamp.frame_id, frame_number=self.number + 1)
+                self._answers.append((self.number + 1, partial(request.answer, came)))
         stamp = self._with_part(item.stamp, part)
         if instead is not None and isinstance(item, Frame):
             item.release()
             item = instead
         self._queue(replace(item, stamp=stamp))
+
+    def logged(self, number: int) -> None:
+        """Answer the triggers of the frames up to this number: a crash cannot take their events any more."""
+        while self._answers and self._answers[0][0] <= number:
+            self._answers.popleft()[1]()
 
     def _pop_while(self, condition: Callable[[ExpectedPart], bool]) -> list[ExpectedPart]:
         parts: list[ExpectedPart] = []

@@ -88,6 +88,7 @@ def _facts(event: StatusEvent) -> dict[str, object]:
         "acting": "yes" if event.acting else "no: an ejector must not act on its verdicts",
         "heartbeat": event.handshake.heartbeat,
         **{f"camera {name}": describe.describe_frames(event, name) for name in event.ledger},
+        "parts": event.parts and describe.describe_parts(event.parts),
         "journal": journal and describe.describe_journal(journal),
         **{f"consumer {name}": journal and describe.describe_consumer(one, journal) for name, one in consumers.items()},
         "evidence": event.evidence and describe.describe_evidence(event.evidence),

@@ -106,6 +106,15 @@ class EvidenceConfig(_Table, frozen=True):
     """Of the GOOD frames of each camera, each n-th is stored. 0: none."""
 
 
+class PartConfig(_Table, frozen=True, kw_only=True):
+    """What a part is, if several pictures show it (docs/parts.md): each part then has one verdict."""
+
+    views: Annotated[list[str], Meta(min_length=1, max_length=16)]
+    """Cameras of its pictures; a camera that takes several of each part is named as often."""
+    within_ms: Annotated[float, Meta(gt=0, le=3.6e6)]
+    """Time within which the verdicts of all pictures come, from the first capture. Then the part has none."""
+
+
 class CollectConfig(_Table, frozen=True):
     """What a line without a bundle keeps of its frames, and where."""
 
@@ -202,6 +211,8 @@ class LineConfig(_Table, frozen=True, kw_only=True):
     journal: JournalConfig = JournalConfig()
     security: SecurityConfig = SecurityConfig()
     drift: DriftConfig = DriftConfig()
+    part: PartConfig | None = None
+    """The pictures of a part. Without it, each frame stands for itself."""
     collect: CollectConfig = CollectConfig()
     evidence: EvidenceConfig | None = None
     """Which pictures are stored."""
@@ -314,6 +325,7 @@ def _checks(config: LineConfig) -> list[tuple[Callable[[Any], None], Any]]:
         (check_opcua, config.opcua),
         (_check_bridge_names, config),
         (_check_shadow, config.shadow and config),
+        (_check_part, config.part and config),
     ]
 
 
@@ -338,6 +350,13 @@ def _check_shadow(config: LineConfig) -> None:
         raise ConfigError(
             f"shadow is {str(config.shadow)!r}, and the line has no bundle to compare it with; name it as bundle"
         )
+
+
+def _check_part(config: LineConfig) -> None:
+    assert config.part is not None
+    names = [camera.name for camera in config.cameras]
+    if unknown := [view for view in config.part.views if view not in names]:
+        raise ConfigError(f"part.views names {unknown[0]!r}, which is no camera of the line: {', '.join(names)}")
 
 
 def _check_bridge_names(config: LineConfig) -> None:

@@ -53,6 +53,9 @@ class Source(Protocol):
             EndOfFrames: no more frames will come.
         """
 
+    def logged(self, number: int) -> None:
+        """Hear that the frames up to this number of the ledger are logged as in flight."""
+
     def interrupt(self) -> None:
         """Make `grab` return all announced frames and then raise EndOfFrames."""
 
@@ -156,9 +159,12 @@ class Pipeline:
             if item is None:
                 continue
             if isinstance(item, BadFrame):
-                self._ledger.complete(_unjudged(self._ledger.announce(item)))
+                bad = self._ledger.announce(item)
+                camera.source.logged(bad.stamp.number)
+                self._ledger.complete(_unjudged(bad))
                 continue
             frame = self._ledger.announce(item)
+            camera.source.logged(frame.stamp.number)
             checked = camera.rule.check(frame)
             if isinstance(checked, BadFrame):
                 self._ledger.complete(_unjudged(checked, frame))

@@ -529,7 +529,7 @@ def require_exchangeable(now: LineConfig, wanted: LineConfig) -> None:
 def _set_at_start(config: LineConfig) -> dict[str, object]:
     """Return what only a start reads: addresses, whole tables, and most of each camera, by their keys in the file."""
     found: dict[str, object] = {"events.bind": config.events.bind, "commands.bind": config.commands.bind}
-    tables = {name: getattr(config, name) for name in ("journal", "security", "evidence", "web", "collect")}
+    tables = {name: getattr(config, name) for name in ("journal", "security", "evidence", "web", "part", "collect")}
     for name, table in tables.items():
         found[f"[{name}]"] = "absent" if table is None else "present"
         found |= {f"{name}.{key}": value for key, value in ({} if table is None else asdict(table)).items()}

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from msgspec.structs import asdict, replace
 
 from heatline.edge.cameras.supervisor import CameraAlarm
 from heatline.edge.colour import to_rgb
+from heatline.edge.config import PartConfig
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.drift import CameraReference, DriftMonitor, DriftSetup, describe_drift
 from heatline.edge.errors import DeliveryError
@@ -21,6 +22,7 @@ from heatline.edge.heatmap_picture import png as to_png
 from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.inspector import LineSetup, Outcome, Setup
 from heatline.edge.inspection.ledger import Ledger
+from heatline.edge.inspection.parts import Part, Parts
 from heatline.edge.inspection.verdict import Judgement
 from heatline.edge.monitor.pictures import AddStep
 from heatline.edge.util.rate_limited_log import RateLimitedLog
@@ -38,6 +40,8 @@ from heatline.edge.wire.events import (
     JournalEvent,
     Mark,
     Message,
+    PartEvent,
+    PartVerdict,
     ReviewEvent,
     StatusEvent,
     StepEvent,
@@ -189,6 +193,26 @@ class EventEmitter:
         self._implausible = ImplausibleLog()
         self._drift = LineDrift(self.emit_drift)
         self._lock = threading.Lock()
+        self._parts: Parts | None = None
+
+    def join_parts(self, config: PartConfig, journalled: Sequence[VerdictEvent | PartEvent], *, is_all: bool) -> None:
+        """Emit an event for each part from now on, and for those of former boots that have none yet.
+
+        Args:
+            journalled, is_all: as `events` of `Parts.resume`.
+        """
+        with self._lock:
+            self._parts = Parts(config.views, config.within_ms / 1e3, self._emit_part)
+            self._parts.resume(journalled, time.monotonic_ns(), time.time_ns(), is_all=is_all)
+
+    def expire_parts(self, *, is_stopping: bool = False) -> None:
+        """Emit the events of parts whose time is over, or of all if no frames will be inspected any more."""
+        if self._parts is not None:
+            with self._lock:
+                if is_stopping:
+                    self._parts.stop()
+                else:
+                    self._parts.expire(time.monotonic_ns())
 
     def emit_outcome(self, outcome: Outcome) -> None:
         """Emit the verdict event of a frame, and what drifts with it."""
@@ -201,10 +225,14 @@ class EventEmitter:
 
         with self._lock:
             message = verdict_message(self._boot_id, outcome)
+            if self._parts is not None:
+                self._parts.expire(time.monotonic_ns())
             self.events += 1
             self._publisher.send(message, sent)
             self._implausible.log(outcome)
-        assert isinstance(message.event, VerdictEvent)
+            assert isinstance(message.event, VerdictEvent)
+            if self._parts is not None:
+                self._parts.add(message.event, time.monotonic_ns())
         self._offer(message.event, outcome)
         self._drift.add(outcome)
 
@@ -321,9 +349,25 @@ class EventEmitter:
                 last_change=last_change(),
                 counts=Counts(),
                 drift=self._drift.state(),
+                parts=None if self._parts is None else self._parts.account,
                 **fields,
             )
             self._publisher.send(Message(event))
+
+    def _emit_part(self, part: Part, verdict: PartVerdict) -> None:
+        product, bundle = part.setups[-1]
+        self._emit(
+            PartEvent,
+            part_id=part.part_id,
+            **verdict._asdict(),
+            views=[*part.views],  # more may come before it is encoded
+            missing=[*part.missing],
+            began_at_ns=min(view.captured_at_ns for view in part.views),
+            latency_ms=(time.monotonic_ns() - part.first_ns) / 1e6,
+            bundle=bundle,
+            product=product,
+            acting=part.acting,
+        )
 
     def _emit(self, event: Callable[..., CountedEvent], /, **fields: Any) -> None:
         """Emit an event that no frame caused; its number comes later."""

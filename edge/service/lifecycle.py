@@ -28,9 +28,11 @@ from heatline.edge.service.events import EventEmitter, Heartbeat
 from heatline.edge.service.line import (
     Line,
     command_handler,
+    journalled_parts,
     lock_folder,
     open_cameras,
     open_journal,
+    part_journal,
 )
 from heatline.edge.service.sidecar import Shadow, Sidecar
 from heatline.edge.service.status import StatusMonitor
@@ -98,6 +100,8 @@ class Service:
         config, folder = self._config, self._state_folder
         if config.evidence is not None:
             evidence_folder(self._path, config)
+        if config.part is not None:
+            part_journal(config, folder)
         at_end.enter_context(lock_folder(folder))
         notify_starting("loading the bundle")
         memory = ProductMemory(folder, [product.name for product in config.products], config.product)
@@ -124,6 +128,9 @@ class Service:
         if all(camera.settings.on_overload == "block" for camera in line.cameras.values()):
             # Also the first frames are stored, as no camera loses frames meanwhile.
             self._wait(status, lambda: not line.sidecar.recorder_is_starting)
+        if self._config.part is not None:
+            events, is_all = journalled_parts(self._config, self._state_folder)
+            line.events.join_parts(self._config.part, events, is_all=is_all)
         self._recover(line, status)
         line.pipeline.begin()
         changeover.open()
@@ -133,6 +140,7 @@ class Service:
         while not self._stopping and not line.pipeline.ended:
             status.update("RUNNING")
             time.sleep(POLL_SECONDS)
+            line.events.expire_parts()
             line.pipeline.check()
             if self._reload_wanted:
                 self._reload_wanted = False
@@ -148,6 +156,7 @@ class Service:
         changeover.close()
         status.is_stopping = True
         in_time = line.pipeline.stop(STOP_WITHIN_SECONDS, lambda: status.update("RUNNING"))
+        line.events.expire_parts(is_stopping=True)
         self.leaves_change_running = not changeover.join()
         status.update("STOPPED")
         return in_time

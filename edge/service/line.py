@@ -13,14 +13,15 @@ import zmq
 from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.cameras.supervisor import CameraAlarm, SupervisedCamera
 from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
-from heatline.edge.config import JournalConfig
+from heatline.edge.config import JournalConfig, LineConfig
 from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.follow import Consumers, FollowServer
 from heatline.edge.delivery.journal_writer import JournalWriter
 from heatline.edge.delivery.publisher import Numbering, Publisher
+from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.delivery.servers import Answer
 from heatline.edge.delivery.sockets import bind, cannot_bind
-from heatline.edge.errors import CameraError, DeliveryError, Faults
+from heatline.edge.errors import CameraError, ConfigError, DeliveryError, Faults, MessageError
 from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.pipeline import Pipeline
@@ -30,11 +31,14 @@ from heatline.edge.util.files import open_locked
 from heatline.edge.util.systemd import RUNTIME_FOLDERS
 from heatline.edge.util.text import utf8_safe
 from heatline.edge.wire import commands
+from heatline.edge.wire.events import PartEvent, VerdictEvent, event_from
 
 logger = logging.getLogger(__name__)
 
 OPENED_AT_START_WITHIN_SECONDS = 5.0
 POLL_SECONDS = 0.05
+MOST_RESUMED = 10_000
+"""Events of frames and parts that are read at the start, for parts that had no event yet."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,29 @@ def open_journal(
             at_end.callback(server.close)
             writer.on_commit = server.wake
         yield writer
+
+
+def part_journal(config: LineConfig, state_folder: Path | None) -> Path:
+    """Return the folder of the journal of a line with parts; a ConfigError if it has none."""
+    folder = config.journal.folder_in(state_folder)
+    if folder is None:
+        raise ConfigError(
+            "the line has [part] and no journal, without which a crash would lose parts; set journal.folder and "
+            "retain_mib above 0, or run the line as a service"
+        )
+    return folder
+
+
+def journalled_parts(config: LineConfig, state_folder: Path | None) -> tuple[list[VerdictEvent | PartEvent], bool]:
+    """Return what the journal holds of the last parts, in order, and whether that is all that it holds."""
+    with JournalReader.open(part_journal(config, state_folder)) as journal:
+        records = journal.newest(MOST_RESUMED, ("verdict.", "part."))
+    found: list[VerdictEvent | PartEvent] = []
+    for record in records:
+        with contextlib.suppress(MessageError):  # of another schema version
+            event = event_from(record.header)
+            found += [event] if isinstance(event, VerdictEvent | PartEvent) else []
+    return found, len(records) < MOST_RESUMED
 
 
 def command_handler(

@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -55,6 +55,9 @@ WORDS: Mapping[str, str] = {
     "failed.foreign_area": "something covers the product, or a part of the picture is lost",
     "failed.engine": "the computation failed",
     COLLECTING: "the line has no bundle yet, and collects pictures",
+    "part.missing": "a picture of the part did not come in time",
+    "part.view": "a picture of the part has no verdict",
+    "part.changed": "the product or the bundle changed between two pictures of the part",
     "failed.frozen": "the same picture comes again and again",
     "failed.stale": "frames are too old when they arrive",
     "failed.frame_ids": "its frame numbers run back or leap",
@@ -345,6 +348,22 @@ class CollectState(msgspec.Struct, frozen=True, kw_only=True):
     """Why no pictures are kept now, as a sentence; null while they are."""
 
 
+class PartAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """Parts since the start: `announced == judged + no_verdict + open`."""
+
+    announced: int = 0
+    """At least one picture came."""
+    judged: int = 0
+    """GOOD or DEFECT."""
+    no_verdict: int = 0
+    open: int = 0
+    """Pictures are missing, and their time is not over."""
+
+    def counted(self, **more: int) -> "PartAccount":
+        """Return the account with more of these."""
+        return msgspec.structs.replace(self, **{name: getattr(self, name) + count for name, count in more.items()})
+
+
 class ShadowState(msgspec.Struct, frozen=True, kw_only=True):
     """State of the shadow bundle, which judges the line's frames in idle time."""
 
@@ -453,6 +472,8 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
     """Null if the line keeps no pictures by itself."""
     shadow: ShadowState | None = None
     """Null if the line has no shadow bundle."""
+    parts: PartAccount | None = None
+    """Null if the line knows no parts of several pictures."""
     drift: dict[str, dict[str, DriftReading]] = {}
     """By camera and measure. A camera that is not watched is missing, and so is a measure that is not judged yet."""
 
@@ -609,6 +630,61 @@ class ReviewEvent(_LineEvent, frozen=True, kw_only=True, tag="review"):
     """The mark. `at_ns` is its time."""
 
 
+class PartVerdict(NamedTuple):
+    """What a line says of a part."""
+
+    verdict: Verdict
+    reason: str | None = None
+    detail: str | None = None
+
+
+class PartView(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture of a part, and what its verdict event says."""
+
+    camera: str
+    boot_id: str
+    frame_number: int
+    """Boot, camera and number name the frame, also across restarts."""
+    verdict: Verdict
+    reason: str | None = None
+    frame_score: float | None = None
+    """Logits."""
+    picture: str | None = None
+    captured_at_ns: int
+    """UTC, ns since 1970."""
+
+
+class PartEvent(_LineEvent, frozen=True, kw_only=True, tag="part"):
+    """The verdict of a part, from all of its pictures; exactly one per part. docs/parts.md has the rules."""
+
+    part_id: str | None
+    """As in the triggers of its frames; null: they had none."""
+    verdict: Verdict
+    """`DEFECT` as soon as one picture is, `GOOD` if all are, else `NO_VERDICT`."""
+    reason: str | None = None
+    """Why there is no verdict: `part.missing`, `part.view` or `part.changed`; null for GOOD and DEFECT."""
+    detail: str | None = None
+    """The reason as a sentence for people, which names the camera; do not parse it."""
+    views: list[PartView]
+    """Its pictures until then, in the order of their verdicts."""
+    missing: list[str]
+    """Cameras whose pictures had not come. A DEFECT does not wait for them."""
+    began_at_ns: int
+    """Capture of the first picture: UTC, ns since 1970."""
+    latency_ms: float
+    """From that capture to the hand-over to the publisher, ms."""
+    bundle: BundleName | None
+    """Of the last picture."""
+    product: str | None = None
+    """Of the last picture."""
+    acting: bool
+    """As in verdict events; false if it is false for one of the pictures."""
+
+    @property
+    def topic(self) -> str:
+        return f"part.{self.verdict}"
+
+
 class StepEvent(_LineEvent, frozen=True, kw_only=True, tag="step"):
     """A person labelled or trained on the line's page."""
 
@@ -620,7 +696,7 @@ class StepEvent(_LineEvent, frozen=True, kw_only=True, tag="step"):
     """Which picture and label, how long, or what the training gave, as a sentence for people; do not parse it."""
 
 
-CountedEvent = VerdictEvent | AlarmEvent | DriftEvent | ChangeEvent | JournalEvent | ReviewEvent | StepEvent
+CountedEvent = VerdictEvent | PartEvent | AlarmEvent | DriftEvent | ChangeEvent | JournalEvent | ReviewEvent | StepEvent
 Event = CountedEvent | StatusEvent
 """Events that have a `seq` and are journalled."""
 

@@ -146,6 +146,7 @@ class Watched:
     def grab(self, timeout_s: float = 0.05) -> Seen | None:
         """Grab once; frames are released after their pixels were checked."""
         item = self.camera.grab(timeout_s)
+        self.camera.logged(1 << 60)
         if item is None:
             return None
         if isinstance(item, BadFrame):

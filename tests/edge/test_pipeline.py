@@ -81,6 +81,9 @@ class Run(Inspector):
             raise EndOfFrames
         return None
 
+    def logged(self, number: int) -> None:
+        assert number == self.shown
+
     def interrupt(self) -> None:
         self._stop.set()
 

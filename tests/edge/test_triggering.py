@@ -95,6 +95,7 @@ class SoftwareTriggers(RuleBasedStateMachine):
             self.shown[one.mark], self.waiting, self.was_in_time = one.part_id, None, True
         self.quiet_until_ns = 0
         self.intake.add(frame(one.frame_id, one.mark), self.lost, one.taken_ns)
+        self.intake.logged(self.intake.number)
         self.lost = []
 
     def _no_frame(self) -> None:
