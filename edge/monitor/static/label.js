@@ -5,8 +5,7 @@ import { Large } from "./label_large.js";
 import { Labels } from "./label_store.js";
 import { offerTraining } from "./label_train.js";
 import { getJson } from "./live.js";
-import { isTyping } from "./marking.js";
-import { count, plural } from "./words.js";
+import { count, keyOf, plural } from "./words.js";
 
 const POLL_MS = 1500;
 const SHOWN_MS = 8000;
@@ -29,8 +28,6 @@ function say(sentence, state = "failed") {
 const labels = new Labels({ changed: write, say });
 const grid = new Grid(find("#grid"), labels, (name) => large.open(name));
 const large = new Large(find("#large"), labels, {
-  label,
-  undo,
   say,
   neighbour: (name, steps) => names[names.indexOf(name) + steps],
   moved: (name) => grid.go(name),
@@ -118,11 +115,8 @@ async function compare() {
 }
 
 addEventListener("keydown", (event) => {
-  if (isTyping(event)) return;
-  const key = event.key.toLowerCase();
-  const isUndo = key === "z" && !event.altKey;
-  if (isUndo) undo();
-  else if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const key = keyOf(event);
+  if (key === "z" || key === "Ctrl+z") undo();
   else if (key in LABEL_OF_KEY && !event.repeat) label(LABEL_OF_KEY[key]);
   else if (!(large.name ? large : grid).key(event)) return;
   event.preventDefault();
@@ -131,13 +125,6 @@ addEventListener("keydown", (event) => {
 for (const button of document.querySelectorAll("[data-filter]")) button.onclick = () => choose(button.dataset.filter);
 for (const button of document.querySelectorAll("[data-label]")) button.onclick = () => label(button.dataset.label);
 for (const button of document.querySelectorAll(".undo")) button.onclick = undo;
-
-const theme = find("#theme");
-theme.value = document.documentElement.dataset.theme;
-theme.onchange = () => {
-  localStorage.setItem("theme", theme.value);
-  document.documentElement.dataset.theme = theme.value;
-};
 
 async function poll() {
   await labels.poll();

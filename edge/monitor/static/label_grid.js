@@ -1,7 +1,7 @@
 // Thumbnails of all pictures. Only those that are seen are in the document, so thousands scroll smoothly.
 
 import { urlOf } from "./label_store.js";
-import { number } from "./words.js";
+import { keyOf, number } from "./words.js";
 
 const GAP = 8;
 const WIDEST = 200;
@@ -78,8 +78,9 @@ export class Grid {
   }
 
   /** Handle a key; return whether it was one of these. */
-  key({ key, shiftKey, target }) {
-    if (target.tagName === "BUTTON") return false;
+  key(event) {
+    if (event.target.tagName === "BUTTON") return false;
+    const key = keyOf(event);
     const rows = Math.max(1, Math.floor(this.#root.clientHeight / this.#size[1])) * this.#columns;
     const steps = {
       ArrowLeft: -1, ArrowRight: 1, ArrowUp: -this.#columns, ArrowDown: this.#columns, PageUp: -rows, PageDown: rows,
@@ -88,7 +89,7 @@ export class Grid {
     const at = this.#names.indexOf(this.#current);
     if (steps) {
       const to = this.#names[Math.min(Math.max(at + steps, 0), this.#names.length - 1)];
-      if (shiftKey) this.#selectTo(to);
+      if (event.shiftKey) this.#selectTo(to);
       this.go(to);
     } else if (key === "Enter" && at >= 0) this.open(this.#current);
     else if (key === " " && at >= 0) this.#toggle(this.#current);

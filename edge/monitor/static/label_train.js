@@ -1,24 +1,20 @@
 // Trains on the pictures of the folder, and has the page's line use what it gave.
 
-import { exceptUnreachable, getJson } from "./live.js";
+import { exceptUnreachable, getJson, postJson } from "./live.js";
 
 const find = (selector) => document.querySelector(`.train ${selector}`);
-
-async function post(path, body = {}) {
-  const answer = await fetch(`/label/api/${path}`, { method: "POST", body: JSON.stringify(body) });
-  if (!answer.ok) throw new Error((await answer.json()).error);
-}
 
 /** @param say takes a sentence; ended is called after each training. */
 export function offerTraining({ say, ended }) {
   let doing = null;
   const who = () => localStorage.getItem("reviewer") || (prompt("Your name, for the journal:") ?? "").trim();
-  const act = (path, body, then) => body?.by !== "" && post(path, body).then(then, ({ message }) => say(message)).then(load);
+  const act = (path, body, then) =>
+    body.by !== "" && postJson(`/label/api/${path}`, body).then(then, ({ message }) => say(message)).then(load);
   find(".start").onclick = () => {
     const minutes = Number(prompt("How many minutes may the training take?", "10"));
     if (minutes) act("train", { minutes, by: who() });
   };
-  find(".stop").onclick = () => act("stop");
+  find(".stop").onclick = () => act("stop", {});
   find(".use").onclick = () => act("use", { by: who() }, () => say("The line uses the new bundle.", ""));
   async function load() {
     const state = await getJson("/label/api/train");

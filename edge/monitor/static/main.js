@@ -5,13 +5,14 @@ import { Camera } from "./camera.js";
 import { Collecting } from "./collecting.js";
 import { History } from "./history.js";
 import { Live, exceptUnreachable } from "./live.js";
-import { isTyping, kindOf } from "./marking.js";
+import { KIND_OF_KEY } from "./marking.js";
 import { Marks, reviewSymbol, reviewWords, sentSymbol, sentWords } from "./marks.js";
 import { Review } from "./review.js";
 import { Scores } from "./scores.js";
 import { Shadow } from "./shadow.js";
 import { Status } from "./status.js";
 import { Why } from "./why.js";
+import { keyOf } from "./words.js";
 
 const REFRESH_MS = 200;
 const HISTORY_MS = 5000;
@@ -40,8 +41,7 @@ const review = new Review(marks, { opened: () => why.close(), heatmap: switchHea
 
 let opacity = Number(localStorage.getItem("opacity") ?? 75);
 let opacityBefore = opacity || 75;
-why.opacity = opacity;
-review.opacity = opacity;
+setOpacity(opacity);
 
 function switchHeatmap() {
   setOpacity(opacity > 0 ? 0 : opacityBefore);
@@ -152,10 +152,9 @@ setInterval(() => live.lostFor === 0 && !document.hidden && loadQueue(), QUEUE_M
 /** Handle a key of the page; return whether it was one. */
 function pressed(event) {
   if (review.isOpen ? review.key(event) : why.isOpen && why.key(event)) return true;
-  if (isTyping(event) || event.ctrlKey || event.metaKey || event.altKey) return false;
-  const kind = kindOf(event);
+  const key = keyOf(event);
+  const kind = KIND_OF_KEY[key];
   if (kind && !event.repeat && !review.isOpen && !why.isOpen) return markFocused(kind);
-  const key = event.key.toLowerCase();
   if (key === "h") switchHeatmap();
   else if (key === "v" && !review.isOpen) review.open();
   else return false;
@@ -173,11 +172,5 @@ document.addEventListener(
   { capture: true },
 );
 
-const theme = document.getElementById("theme");
-theme.value = document.documentElement.dataset.theme;
-theme.onchange = () => {
-  localStorage.setItem("theme", theme.value);
-  document.documentElement.dataset.theme = theme.value;
-  history.restyle();
-};
+document.getElementById("theme").addEventListener("change", () => history.restyle());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => history.restyle());

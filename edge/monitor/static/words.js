@@ -1,4 +1,4 @@
-// How the page writes numbers, times and states.
+// What the parts of the page share: how they write numbers, times and states, make elements, and read keys.
 
 export const LETTERS = { GOOD: "G", DEFECT: "D", NO_VERDICT: "N" };
 export const wordOf = (verdict) => verdict.replace("_", " ");
@@ -79,6 +79,12 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
+export function makeSvg(tag, attributes) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
 /** Fill a table's body with rows of a heading and a value; rows without a value are left out. */
 export function fillFacts(body, facts) {
   body.replaceChildren(
@@ -89,3 +95,38 @@ export function fillFacts(body, facts) {
 }
 
 export const setShape = (svg, shape) => svg.firstElementChild.setAttribute("href", `#shape-${shape}`);
+
+export function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** A part of the page, below one element. */
+export class Part {
+  constructor(root) {
+    this.root = root;
+  }
+
+  find(selector) {
+    return this.root.querySelector(selector);
+  }
+
+  all(selector) {
+    return this.root.querySelectorAll(selector);
+  }
+}
+
+/** Let a button act on a picture without taking the keyboard from it. */
+export function actOnPicture(button, act) {
+  button.onmousedown = (event) => event.preventDefault();
+  button.onclick = act;
+}
+
+const isTyping = ({ target }) =>
+  (["INPUT", "SELECT", "TEXTAREA"].includes(target.tagName) && target.type !== "range") || target.closest("dialog");
+
+/** The key that was pressed, a letter in lower case, or "Ctrl+z" if Ctrl or ⌘ is held, too; of what is typed nothing. */
+export function keyOf(event) {
+  if (event.altKey || isTyping(event)) return "";
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  return event.ctrlKey || event.metaKey ? `Ctrl+${key}` : key;
+}
