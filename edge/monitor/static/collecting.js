@@ -1,6 +1,6 @@
 // A line without a bundle: keeps its pictures as good or defective, and says what a training still lacks.
 
-import { exceptUnreachable, getJson } from "./live.js";
+import { getJson } from "./live.js";
 import { LABELS } from "./marks.js";
 import { Part, count, make, plural } from "./words.js";
 
@@ -54,11 +54,8 @@ export class Collecting extends Part {
     else this.#marks.send(row, kind);
   }
 
-  load() {
-    return this.isOn ? this.#load().catch(exceptUnreachable) : null;
-  }
-
-  async #load() {
+  async load() {
+    if (!this.isOn) return;
     const answer = await getJson("/api/collected").catch((error) => ({ error: error.message }));
     const loaded = JSON.stringify(answer);
     if (loaded === this.#loaded) return;

@@ -3,8 +3,7 @@
 import { Grid } from "./label_grid.js";
 import { Large } from "./label_large.js";
 import { Labels } from "./label_store.js";
-import { offerTraining } from "./label_train.js";
-import { getJson } from "./live.js";
+import { getJson, postJson } from "./live.js";
 import { count, keyOf, plural } from "./words.js";
 
 const POLL_MS = 1500;
@@ -24,6 +23,8 @@ function say(sentence, state = "failed") {
   notice.dataset.state = state;
   hiding = setTimeout(() => (notice.textContent = ""), SHOWN_MS);
 }
+
+find("#large .kinds").append(...find(".bar .kinds").cloneNode(true).children);
 
 const labels = new Labels({ changed: write, say });
 const grid = new Grid(find("#grid"), labels, (name) => large.open(name));
@@ -126,11 +127,42 @@ for (const button of document.querySelectorAll("[data-filter]")) button.onclick 
 for (const button of document.querySelectorAll("[data-label]")) button.onclick = () => label(button.dataset.label);
 for (const button of document.querySelectorAll(".undo")) button.onclick = undo;
 
+const training = (selector) => find(`.train ${selector}`);
+let doing = null;
+
+/** Show the training of the folder's pictures, and ask again while one runs. */
+async function showTraining() {
+  const state = await getJson("/label/api/train");
+  if (doing && !state.doing) labels.readScores();
+  doing = state.doing;
+  if (doing) setTimeout(showTraining, 2000);
+  training(".start").hidden = doing;
+  training(".stop").hidden = doing !== "train";
+  training(".report").hidden = doing || !state.report;
+  training(".use").hidden = !state.line || !state.bundle;
+  const ended = state.fault ?? (state.bundle ? `${state.bundle} is ready.` : "");
+  training("output").textContent = doing ? `${doing}: ${state.lines.at(-1) ?? ""}` : ended;
+}
+
+async function act(path, body, done = "") {
+  if (body.by === "") return;
+  await postJson(`/label/api/${path}`, body).then(() => done && say(done, ""), ({ message }) => say(message));
+  await showTraining();
+}
+
+const reviewer = () => localStorage.getItem("reviewer") || (prompt("Your name, for the journal:") ?? "").trim();
+training(".start").onclick = () => {
+  const minutes = Number(prompt("How many minutes may the training take?", "10"));
+  if (minutes) act("train", { minutes, by: reviewer() });
+};
+training(".stop").onclick = () => act("stop", {});
+training(".use").onclick = () => act("use", { by: reviewer() }, "The line uses the new bundle.");
+
 async function poll() {
   await labels.poll();
   setTimeout(poll, POLL_MS);
 }
 
-offerTraining({ say, ended: () => labels.readScores() });
+showTraining();
 poll().then(() => labels.readScores());
 grid.focus();

@@ -43,14 +43,10 @@ export class Marking extends Part {
     this.#write();
   }
 
-  get isPointing() {
-    return this.#pointing.isOn;
-  }
-
   /** Handle a key; return whether it was one of these. */
   key(event) {
     const key = keyOf(event);
-    if (this.isPointing) {
+    if (this.#pointing.isOn) {
       const isOnButton = event.target.tagName === "BUTTON";
       if (key === "Ctrl+z") return this.#pointing.undo();
       if (key === "Escape") return this.#leave();
@@ -86,7 +82,7 @@ export class Marking extends Part {
   }
 
   #point() {
-    if (this.isPointing) return;
+    if (this.#pointing.isOn) return;
     let [tool, told] = [null, 0];
     this.#pointing.start((shapes) => {
       const places = plural(shapes.length, "place");
@@ -108,7 +104,7 @@ export class Marking extends Part {
   }
 
   #leave() {
-    if (this.isPointing) {
+    if (this.#pointing.isOn) {
       this.#pointing.stop();
       this.#write();
     }
@@ -119,9 +115,9 @@ export class Marking extends Part {
     const row = this.#row;
     const review = row && this.#marks.reviewOf(row);
     const open = row && this.#marks.openOf(row);
-    this.find(".pointing").hidden = !this.isPointing;
-    this.find(".kinds").hidden = this.find(".review-words").hidden = this.isPointing;
-    this.find(".hint").hidden = !this.isPointing;
+    this.find(".pointing").hidden = !this.#pointing.isOn;
+    this.find(".kinds").hidden = this.find(".review-words").hidden = this.#pointing.isOn;
+    this.find(".hint").hidden = !this.#pointing.isOn;
     for (const button of this.all("[data-kind]")) {
       const { kind } = button.dataset;
       if (kind === "withdrawn") continue;
@@ -135,7 +131,7 @@ export class Marking extends Part {
     const sentences = row ? [open && sentWords(open), review && reviewWords(review)] : [];
     words.textContent = sentences.filter(Boolean).map((each) => `${each}.`.replace("..", ".")).join(" ") ||
       (row && this.#marks.refusal(row, "right")) || "Nobody has reviewed this verdict.";
-    if (!this.isPointing) this.#stage.showShapes(open?.state === "sent" ? open.shapes : shapesOf(review));
+    if (!this.#pointing.isOn) this.#stage.showShapes(open?.state === "sent" ? open.shapes : shapesOf(review));
   }
 }
 

@@ -1,9 +1,9 @@
 // The review: one frame after the other that nobody has marked yet.
 
-import { getBlob, getJson } from "./live.js";
+import { getJson } from "./live.js";
 import { Marking } from "./marking.js";
 import { KINDS, sentSymbol, sentWords } from "./marks.js";
-import { Viewer } from "./viewer.js";
+import { Viewer, loadPicture } from "./viewer.js";
 import { actOnPicture, clock, count, dateAndClock, keyOf, make, plural, rowWords, setShape, wordOf } from "./words.js";
 
 const LOADED = 50;
@@ -141,12 +141,7 @@ export class Review extends Viewer {
 
   #picture(row) {
     if (!this.#pictures.has(row.id)) {
-      const path = `/api/pictures/${row.id}`;
-      const loading = getJson(path).then(async (why) => {
-        const heat = why.heatmap ? getBlob(`${path}/heatmap.png`) : null;
-        const [frame, evidence] = await Promise.all([getBlob(`${path}/frame.jpg`), heat]);
-        return { path, why, frame, heat: evidence };
-      });
+      const loading = loadPicture(row.id);
       loading.catch(() => this.#pictures.delete(row.id));
       this.#pictures.set(row.id, loading);
       if (this.#pictures.size > 3) this.#pictures.delete(this.#pictures.keys().next().value);

@@ -1,6 +1,6 @@
 // The histogram of the last scores, with a threshold to try. It changes nothing on the line.
 
-import { exceptUnreachable, getJson } from "./live.js";
+import { getJson } from "./live.js";
 import { Part, clock, count, logit, make, makeSvg, number, plural } from "./words.js";
 
 const BINS = 60;
@@ -43,13 +43,9 @@ export class Scores extends Part {
     if (names.length) this.load();
   }
 
-  load() {
+  async load() {
     const camera = this.find(".camera-choice").value;
-    const isDragged = this.find(".handle:active") !== null;
-    return camera && !isDragged ? this.#load(camera).catch(exceptUnreachable) : null;
-  }
-
-  async #load(camera) {
+    if (!camera || this.find(".handle:active")) return;
     const query = new URLSearchParams({ camera, n: this.find(".count").value });
     const answer = await getJson(`/api/scores?${query}`);
     const isFirst = this.#answer?.score_threshold !== answer.score_threshold || this.#camera !== camera;

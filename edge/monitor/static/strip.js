@@ -7,7 +7,7 @@ const LENGTH = 50;
 export class Strip {
   #place;
   #onOpen;
-  #rows = new Map();
+  rows = new Map();
 
   /** @param onOpen is called with the row that a click or the Enter key chose. */
   constructor(place, camera, onOpen) {
@@ -20,12 +20,12 @@ export class Strip {
   }
 
   add(row) {
-    if (this.#rows.has(row.id)) return;
+    if (this.rows.has(row.id)) return;
     const wasAtEnd = this.#place.lastElementChild?.tabIndex === 0;
     const cell = make("button", { type: "button", "data-id": row.id, "data-verdict": row.verdict, tabIndex: -1 },
       make("span", {}, LETTERS[row.verdict]));
     this.#describe(cell, row, "");
-    this.#rows.set(row.id, row);
+    this.rows.set(row.id, row);
     this.#place.append(cell);
     // The Tab key reaches the newest cell, unless the keyboard is on another one.
     if (!this.#place.querySelector('[tabindex="0"]') || (wasAtEnd && !this.#hasFocus)) this.#makeReachable(cell);
@@ -33,15 +33,15 @@ export class Strip {
   }
 
   clear() {
-    this.#rows.clear();
+    this.rows.clear();
     this.#place.replaceChildren();
   }
 
   /** The row so many places after this one, or undefined. */
   neighbour(id, steps) {
-    const ids = [...this.#rows.keys()];
+    const ids = [...this.rows.keys()];
     const place = ids.indexOf(id);
-    return place < 0 ? undefined : this.#rows.get(ids[place + steps]);
+    return place < 0 ? undefined : this.rows.get(ids[place + steps]);
   }
 
   /** Mark the row that the panel explains, or none. */
@@ -51,21 +51,17 @@ export class Strip {
 
   /** The row that the keyboard is on, or undefined. */
   get focused() {
-    return this.#hasFocus ? this.#rows.get(document.activeElement.dataset.id) : undefined;
+    return this.#hasFocus ? this.rows.get(document.activeElement.dataset.id) : undefined;
   }
 
   /** Show what people say of a verdict: a sign, and words. */
   setReview(id, sign, state, words) {
     const cell = this.#cell(id);
-    const row = this.#rows.get(id);
+    const row = this.rows.get(id);
     if (!cell || !row) return;
     cell.dataset.review = sign;
     cell.dataset.state = state;
     this.#describe(cell, row, words);
-  }
-
-  row(id) {
-    return this.#rows.get(id);
   }
 
   focus(id) {
@@ -87,7 +83,7 @@ export class Strip {
   }
 
   #open(cell) {
-    if (cell) this.#onOpen(this.#rows.get(cell.dataset.id));
+    if (cell) this.#onOpen(this.rows.get(cell.dataset.id));
   }
 
   #dropOldest() {
@@ -95,7 +91,7 @@ export class Strip {
     const next = oldest.nextElementSibling;
     if (oldest === document.activeElement) next.focus();
     else if (oldest.tabIndex === 0) this.#makeReachable(next);
-    this.#rows.delete(oldest.dataset.id);
+    this.rows.delete(oldest.dataset.id);
     oldest.remove();
   }
 

@@ -1,6 +1,6 @@
 // A panel with one picture, which can be magnified, or give way to its reference.
 
-import { getBlob } from "./live.js";
+import { getBlob, getJson } from "./live.js";
 import { Stage } from "./stage.js";
 import { Part, actOnPicture } from "./words.js";
 
@@ -120,4 +120,13 @@ export class Viewer extends Part {
     this.#place.setPointerCapture(pointerId);
     this.#place.scrollTo(x - clientX, y - clientY);
   }
+}
+
+/** Load what is known of a picture, as `why`, its frame, and its heatmap if it has one. */
+export async function loadPicture(id) {
+  const path = `/api/pictures/${id}`;
+  const why = await getJson(path);
+  const heatmap = why.heatmap ? getBlob(`${path}/heatmap.png`) : null;
+  const [frame, heat] = await Promise.all([getBlob(`${path}/frame.jpg`), heatmap]);
+  return { path, why, frame, heat };
 }

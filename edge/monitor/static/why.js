@@ -1,8 +1,7 @@
 // The panel that explains one verdict.
 
-import { getBlob, getJson } from "./live.js";
 import { Marking } from "./marking.js";
-import { Viewer } from "./viewer.js";
+import { Viewer, loadPicture } from "./viewer.js";
 import {
   LETTERS, clock, dateAndClock, fillFacts, keyOf, logit, make, makeSvg, number, setShape, wordOf,
 } from "./words.js";
@@ -61,9 +60,9 @@ export class Why extends Viewer {
     this.find(".evidence").hidden = true;
     fillFacts(this.find(".facts tbody"), rowFacts(row));
     try {
-      const picture = row.picture === null ? null : await getJson(`/api/pictures/${row.id}`);
+      const loaded = row.picture === null ? null : await loadPicture(row.id);
       if (opening !== this.#opening) return;
-      if (picture) await this.#showPicture(row, picture, opening);
+      if (loaded) await this.#showPicture(row, loaded, opening);
       else this.#say("No picture of it is stored.");
     } catch (error) {
       if (opening === this.#opening) this.#say(`Its picture cannot be shown: ${error.message}.`);
@@ -96,25 +95,13 @@ export class Why extends Viewer {
     this.find(".reason").textContent = [reasonOf(this.#row), sentence].filter(Boolean).join(" ");
   }
 
-  async #showPicture(row, picture, opening) {
+  async #showPicture(row, { path, why: picture, frame, heat }, opening) {
     const { event, heatmap, tiles, tile_px: tilePx, cells, others } = picture;
     this.#others = others.slice(Math.floor(LEAVING * others.length));
-    const path = `/api/pictures/${row.id}`;
-    const [frame, heat] = await Promise.all([
-      getBlob(`${path}/frame.jpg`),
-      heatmap ? getBlob(`${path}/heatmap.png`) : null,
-    ]);
-    if (opening !== this.#opening) return;
     const tile = tiles?.length ? { yx: tiles[0].yx, px: tilePx, logit: tiles[0].logit } : null;
     const hw = event.frame_hw ?? (await sizeOf(frame));
-    const marks = {
-      hw,
-      heatmap,
-      regions: event.regions,
-      foreign: event.foreign_areas,
-      tile,
-      cells: (cells ?? []).map((cell) => cell.xy),
-    };
+    const { regions, foreign_areas: foreign } = event;
+    const marks = { hw, heatmap, regions, foreign, tile, cells: (cells ?? []).map((cell) => cell.xy) };
     await this.stage.draw(frame, heat, marks, `Frame ${row.frame_number} with its strongest evidence`);
     if (opening !== this.#opening) return;
     this.find(".evidence").hidden = false;
