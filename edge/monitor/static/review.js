@@ -239,26 +239,25 @@ export class Review extends Viewer {
   }
 
   #queued(row) {
-    const button = make("button", { type: "button", "data-id": row.id, "data-verdict": row.verdict, tabIndex: -1 },
-      make("span", { className: "sign", ariaHidden: "true" }, row.verdict[0]),
-      make("b", {}, wordOf(row.verdict)), ` ${row.camera} · ${clock(row.at_ns)}`);
-    button.onclick = () => this.#show(row);
     const open = this.#marks.openOf(row);
-    if (open) button.append(make("small", { "data-state": open.state }, sentWords(open)));
-    const item = make("li", {}, button);
-    if (row.id === this.#current?.id) button.setAttribute("aria-current", "true");
-    return item;
+    const words = open ? [make("small", { "data-state": open.state }, sentWords(open))] : [];
+    const of = { "data-id": row.id, "data-verdict": row.verdict, ariaCurrent: row.id === this.#current?.id || null };
+    return this.#item(row, of, row.verdict[0], wordOf(row.verdict), ...words);
   }
 
   #own(sent) {
     const { row, kind, state, words } = sent;
     const said = state === "journalled" ? `in the journal. ${words}` : state === "sent" ? "sent …" : "failed";
-    const title = state === "failed" ? words : "";
-    const button = make("button", { type: "button", tabIndex: -1, title, "data-state": state },
-      make("span", { className: "sign", ariaHidden: "true" }, state === "journalled" ? KINDS[kind].symbol : sentSymbol(sent)),
-      make("b", {}, KINDS[kind].word), ` ${row.camera} · ${clock(row.at_ns)}`,
-      make("small", { "data-state": state }, said));
-    button.onclick = () => this.#show(row);
+    const of = { title: state === "failed" ? words : "", "data-state": state };
+    const sign = state === "journalled" ? KINDS[kind].symbol : sentSymbol(sent);
+    return this.#item(row, of, sign, KINDS[kind].word, make("small", { "data-state": state }, said));
+  }
+
+  /** An item of a list, which shows its frame. */
+  #item(row, properties, sign, word, ...words) {
+    const button = make("button", { type: "button", tabIndex: -1, onclick: () => this.#show(row), ...properties },
+      make("span", { className: "sign", ariaHidden: "true" }, sign), make("b", {}, word),
+      ` ${row.camera} · ${clock(row.at_ns)}`, ...words);
     return make("li", {}, button);
   }
 

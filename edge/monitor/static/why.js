@@ -148,13 +148,11 @@ export class Why extends Viewer {
     const choices = event.regions.map((region, index) =>
       make("button", { type: "button", onclick: () => this.#showRegion(row, event, index, hw) }, String(index + 1)));
     this.find(".regions").replaceChildren(...(choices.length > 1 ? choices : []));
-    if (event.regions.length) return this.#showRegion(row, event, 0, hw);
-    if (tile) {
+    if (event.regions.length) this.#showRegion(row, event, 0, hw);
+    else if (tile) {
       const [y, x] = tile.yx;
-      return this.#showPlace(row, [x, y, x + tile.px, y + tile.px], hw, "The strongest evidence at full resolution");
-    }
-    this.#showPlace(row, null, hw, "");
-    return undefined;
+      this.#showPlace(row, [x, y, x + tile.px, y + tile.px], hw, "The strongest evidence at full resolution");
+    } else this.#showPlace(row, null, hw, "");
   }
 
   #showRegion(row, event, index, hw) {
@@ -162,7 +160,7 @@ export class Why extends Viewer {
     this.find(".regions").querySelectorAll("button").forEach((each, at) => (each.ariaPressed = String(at === index)));
     const words = `Region ${index + 1} of ${event.regions.length} at full resolution: ` +
       `${x1 - x0} × ${y1 - y0} px at (${x0}, ${y0}), peak ${logit(score)}`;
-    return this.#showPlace(row, [x0, y0, x1, y1], hw, words);
+    this.#showPlace(row, [x0, y0, x1, y1], hw, words);
   }
 
   /** Show a place of the frame at full resolution, and the same place on the frames before. */
