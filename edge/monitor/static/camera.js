@@ -28,7 +28,6 @@ export class Camera extends Part {
     this.#stage = new Stage(this.find(".stage"));
     this.strip = new Strip(this.find(".strip"), name, onOpen);
     drawScale(this.find(".legend canvas"));
-    this.find(".legend").classList.add("is-empty");
   }
 
   /** The row of the picture that is shown, or null. */
@@ -42,7 +41,6 @@ export class Camera extends Part {
   }
 
   set opacity(percent) {
-    this.#stage.opacity = percent / 100;
     this.opacityInput.value = percent;
     this.find(".opacity output").textContent = percent > 0 ? `${percent} %` : "off";
   }
@@ -74,9 +72,15 @@ export class Camera extends Part {
     await this.#stage.draw(frame, heat, { hw, heatmap, regions: event.regions, foreign: event.foreign_areas }, label);
     this.#picture = { event, takenAt: message.sentAt - message.age_ms };
     this.root.dataset.picture = message.id;
-    const legend = this.find(".legend");
-    legend.classList.toggle("is-empty", !heatmap);
-    if (heatmap) fillTicks(legend, heatmap, event.evidence_threshold);
+    this.find(".legend").classList.toggle("is-empty", !heatmap);
+    if (!heatmap) return;
+    const { logit_at_0: low, logit_at_255: high } = heatmap;
+    const threshold = event.evidence_threshold;
+    const tick = this.find(".legend .threshold");
+    write(this.find(".legend .low"), logit(low));
+    write(this.find(".legend .high"), logit(high));
+    write(tick, `outlined from ${logit(threshold)}`);
+    tick.style.left = `${(100 * (threshold - low)) / (high - low)}%`;
   }
 
   /** Write what changes with time: the verdict, the ages, and whether they are current. */
@@ -164,14 +168,6 @@ export class Camera extends Part {
     }
     list.querySelectorAll("dd").forEach((cell, index) => write(cell, shown[index][1]));
   }
-}
-
-function fillTicks(legend, { logit_at_0: low, logit_at_255: high }, threshold) {
-  write(legend.querySelector(".low"), logit(low));
-  write(legend.querySelector(".high"), logit(high));
-  const tick = legend.querySelector(".threshold");
-  write(tick, `outlined from ${logit(threshold)}`);
-  tick.style.left = `${(100 * (threshold - low)) / (high - low)}%`;
 }
 
 const wholeSpan = (milliseconds) => span(Math.floor(milliseconds / 1000)).replace(".0", "");

@@ -49,9 +49,9 @@ function setOpacity(percent) {
   if (percent > 0) opacityBefore = percent;
   opacity = percent;
   localStorage.setItem("opacity", percent);
+  document.documentElement.style.setProperty("--heat", percent / 100);
+  document.querySelector("#review .heatmap").ariaPressed = String(percent > 0);
   cameras.forEach((camera) => (camera.opacity = percent));
-  why.opacity = percent;
-  review.opacity = percent;
 }
 
 function cameraOf(name) {

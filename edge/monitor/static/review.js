@@ -42,11 +42,6 @@ export class Review extends Viewer {
     this.#followHash(opened);
   }
 
-  set opacity(percent) {
-    super.opacity = percent;
-    this.find(".heatmap").ariaPressed = String(percent > 0);
-  }
-
   open() {
     location.hash = HASH;
   }

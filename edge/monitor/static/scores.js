@@ -55,7 +55,13 @@ export class Scores extends Part {
     if (this.root.hidden) return;
     this.#setRange();
     this.#try(isFirst ? answer.score_threshold : this.#tried);
-    this.#writePeriod();
+    const { missed, from_ns: from, to_ns: to } = answer;
+    const judged = this.#answer.judged.length;
+    const unjudged = answer.scores.length - judged;
+    this.find(".missed").hidden = missed === null;
+    this.find(".missed").textContent = missed ?? "";
+    this.find(".period").textContent = `${plural(judged, "frame")} from ${clock(from)} to ${clock(to)}` +
+      (unjudged ? `; ${plural(unjudged, "more has", "more have")} no verdict and no score.` : ".");
   }
 
   #setRange() {
@@ -139,16 +145,6 @@ export class Scores extends Part {
         return makeSvg("rect", { x: i + 0.08, width: 0.84, y: 100 - height, height, class: isRejected ? "rejected" : "" });
       }),
     );
-  }
-
-  #writePeriod() {
-    const { judged, scores, missed, from_ns: from, to_ns: to } = this.#answer;
-    this.find(".missed").hidden = missed === null;
-    this.find(".missed").textContent = missed ?? "";
-    const unjudged = scores.length - judged.length;
-    this.find(".period").textContent =
-      `${plural(judged.length, "frame")} from ${clock(from)} to ${clock(to)}` +
-      (unjudged ? `; ${plural(unjudged, "more has", "more have")} no verdict and no score.` : ".");
   }
 
   async #copy() {

@@ -124,10 +124,6 @@ export class Stage {
     }));
   }
 
-  set opacity(share) {
-    this.#heat.style.opacity = share;
-  }
-
   /** Grey the picture and say why in a sentence; null: the picture is current. */
   set lost(sentence) {
     this.picture.classList.toggle("is-lost", sentence !== null);

@@ -6,15 +6,16 @@ const LENGTH = 50;
 
 export class Strip {
   #place;
-  #onOpen;
   rows = new Map();
 
   /** @param onOpen is called with the row that a click or the Enter key chose. */
   constructor(place, camera, onOpen) {
     this.#place = place;
-    this.#onOpen = onOpen;
     place.ariaLabel = `Last verdicts of ${camera}, the newest at the end`;
-    place.addEventListener("click", ({ target }) => this.#open(target.closest("button")));
+    place.addEventListener("click", ({ target }) => {
+      const cell = target.closest("button");
+      if (cell) onOpen(this.rows.get(cell.dataset.id));
+    });
     place.addEventListener("keydown", (event) => this.#move(event));
     place.addEventListener("focusin", ({ target }) => this.#makeReachable(target));
   }
@@ -80,10 +81,6 @@ export class Strip {
     const parts = [wordOf(row.verdict), clock(row.at_ns, true), `frame ${row.frame_number}`];
     cell.ariaLabel = [...parts, words].filter(Boolean).join(", ");
     cell.title = [parts.join(" · "), rowWords(row), words].filter(Boolean).join("\n");
-  }
-
-  #open(cell) {
-    if (cell) this.#onOpen(this.rows.get(cell.dataset.id));
   }
 
   #dropOldest() {

@@ -36,10 +36,6 @@ export class Viewer extends Part {
     return !this.root.hidden;
   }
 
-  set opacity(percent) {
-    this.stage.opacity = percent / 100;
-  }
-
   /** @param path of a picture that has a reference, which is to be shown on demand; null: it has none. */
   set reference(path) {
     this.#reference = path;

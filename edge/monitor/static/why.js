@@ -54,7 +54,12 @@ export class Why extends Viewer {
     this.root.focus();
     this.root.scrollTop = 0;
     this.#navigation.opened(row);
-    this.#showHead(row);
+    setShape(this.find(".shape"), row.verdict);
+    this.root.dataset.verdict = row.verdict;
+    this.find("#why-title").textContent = `${wordOf(row.verdict)}: ${row.camera}, frame ${row.frame_number}`;
+    this.#say("");
+    this.find(".earlier").disabled = !this.#navigation.neighbour(row, -1);
+    this.find(".later").disabled = !this.#navigation.neighbour(row, 1);
     this.#marking.show(null);
     this.reference = null;
     this.find(".evidence").hidden = true;
@@ -82,26 +87,18 @@ export class Why extends Viewer {
     if (row) this.#navigation.open(row);
   }
 
-  #showHead(row) {
-    setShape(this.find(".shape"), row.verdict);
-    this.root.dataset.verdict = row.verdict;
-    this.find("#why-title").textContent = `${wordOf(row.verdict)}: ${row.camera}, frame ${row.frame_number}`;
-    this.#say("");
-    this.find(".earlier").disabled = !this.#navigation.neighbour(row, -1);
-    this.find(".later").disabled = !this.#navigation.neighbour(row, 1);
-  }
-
   #say(sentence) {
     this.find(".reason").textContent = [reasonOf(this.#row), sentence].filter(Boolean).join(" ");
   }
 
   async #showPicture(row, { path, why: picture, frame, heat }, opening) {
-    const { event, heatmap, tiles, tile_px: tilePx, cells, others } = picture;
+    const { event, heatmap, tiles, tile_px: tilePx, others } = picture;
+    const cells = picture.cells ?? [];
     this.#others = others.slice(Math.floor(LEAVING * others.length));
     const tile = tiles?.length ? { yx: tiles[0].yx, px: tilePx, logit: tiles[0].logit } : null;
     const hw = event.frame_hw ?? (await sizeOf(frame));
     const { regions, foreign_areas: foreign } = event;
-    const marks = { hw, heatmap, regions, foreign, tile, cells: (cells ?? []).map((cell) => cell.xy) };
+    const marks = { hw, heatmap, regions, foreign, tile, cells: cells.map((cell) => cell.xy) };
     await this.stage.draw(frame, heat, marks, `Frame ${row.frame_number} with its strongest evidence`);
     if (opening !== this.#opening) return;
     this.find(".evidence").hidden = false;
@@ -111,7 +108,11 @@ export class Why extends Viewer {
     this.#marks.note(row.id, picture.review);
     this.#say([tile ? tileWords(tile, event) : "", foreignWords(event)].filter(Boolean).join(" "));
     this.#showBar(tile, event, heatmap);
-    this.#showCells(cells ?? []);
+    this.find(".of-cells").hidden = cells.length === 0;
+    this.find(".cells tbody").replaceChildren(
+      ...cells.slice(0, CELLS_LISTED).map(({ xy: [x, y], logit: value }) =>
+        make("tr", {}, make("td", {}, String(x)), make("td", {}, String(y)), make("td", {}, logit(value)))),
+    );
     this.#showRegions(row, event, tile, hw);
     fillFacts(this.find(".facts tbody"), eventFacts(row, picture));
   }
@@ -133,14 +134,6 @@ export class Why extends Viewer {
     this.find(".scale").replaceChildren(
       make("span", { className: "value" }, `evidence ${logit(tile.logit)}`),
       make("span", { className: "threshold" }, `limit ${logit(threshold)}`),
-    );
-  }
-
-  #showCells(cells) {
-    this.find(".of-cells").hidden = cells.length === 0;
-    this.find(".cells tbody").replaceChildren(
-      ...cells.slice(0, CELLS_LISTED).map(({ xy: [x, y], logit: value }) =>
-        make("tr", {}, make("td", {}, String(x)), make("td", {}, String(y)), make("td", {}, logit(value)))),
     );
   }
 

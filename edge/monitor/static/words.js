@@ -46,18 +46,15 @@ export function span(seconds) {
   return `${Math.round(seconds / 86400)} days`;
 }
 
-const twoDigits = (value) => String(value).padStart(2, "0");
-
 export function clock(atNs, withMs = false) {
   const at = new Date(atNs / 1e6);
-  const time = [at.getHours(), at.getMinutes(), at.getSeconds()].map(twoDigits).join(":");
+  const time = at.toTimeString().slice(0, 8);
   return withMs ? `${time}.${String(at.getMilliseconds()).padStart(3, "0")}` : time;
 }
 
-export function dateAndClock(atNs, withMs = true) {
-  const at = new Date(atNs / 1e6);
-  return `${at.getFullYear()}-${twoDigits(at.getMonth() + 1)}-${twoDigits(at.getDate())} ${clock(atNs, withMs)}`;
-}
+/** As "2026-09-21 14:30:00.000"; Swedes write dates so. */
+export const dateAndClock = (atNs, withMs = true) =>
+  `${new Date(atNs / 1e6).toLocaleDateString("sv")} ${clock(atNs, withMs)}`;
 
 export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
 
