@@ -74,7 +74,7 @@ function write() {
   find(".folder").textContent = labels.folder;
   find(".state").textContent = labels.isLost ? "No connection: nothing is stored." : "";
   find(".bar .about").textContent = about();
-  for (const button of document.querySelectorAll(".undo")) button.disabled = !labels.canUndo;
+  for (const button of document.querySelectorAll(".undo")) button.disabled = labels.undone.length === 0;
   const groups = filter === "alike" ? new Map(alike.groups.flatMap((group, number) => group.map((name) => [name, number]))) : null;
   grid.show(names, { groups, doubts: filter === "doubtful" });
   large.write();

@@ -178,7 +178,7 @@ export class Grid {
     cell.classList.toggle("is-odd", (this.#options.groups?.get(name) ?? 0) % 2 === 1);
     cell.querySelector("use").setAttribute("href", `#shape-${label}`);
     cell.querySelector(".places").hidden = !places || label !== "defective";
-    cell.querySelector(".doubt").textContent = this.#options.doubts && doubt !== null ? number(this.#labels.above(name), 1) : "";
+    cell.querySelector(".doubt").textContent = this.#options.doubts && doubt !== null ? number(this.#labels.above[name], 1) : "";
   }
 
   #load() {

@@ -68,7 +68,7 @@ export class Large extends Viewer {
       this.close();
       return;
     }
-    const above = this.#labels.above(this.name);
+    const above = this.#labels.above[this.name];
     const doubt = this.#labels.doubt(this.name) > 0 ? " The model contradicts: look again." : "";
     const evidence = above === undefined ? "" : ` Evidence beyond the limit: ${number(above, 1)}.${doubt}`;
     this.root.dataset.label = row.label;
@@ -89,15 +89,13 @@ export class Large extends Viewer {
   key(event) {
     const key = keyOf(event);
     const isOnButton = event.target.tagName === "BUTTON";
-    const steps = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[key];
-    if (key === "Escape") this.#pointing.isOn ? this.#stop() : this.close();
+    if (key === "Escape" && this.#pointing.isOn) this.#stop();
     else if (key === "Enter" && !isOnButton) this.step(1);
     else if (key === "m") this.#magnify();
     else if (key in TOOL_OF_KEY) this.#choose(TOOL_OF_KEY[key]);
     else if (key === "Backspace") this.#remove();
     else if (this.#pointing.isOn && key !== "1" && !isOnButton) return this.#pointing.key(event);
-    else if (steps) this.step(steps);
-    else return false;
+    else return super.key(key);
     return true;
   }
 

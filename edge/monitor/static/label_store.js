@@ -16,12 +16,14 @@ export class Labels {
   /** The training whose scores are known, or null. */
   run = null;
   isLost = false;
+  /** Evidence of pictures beyond the limit of the model, by their names. */
+  above = {};
+  /** Steps that may be undone. */
+  undone = [];
   #rows = new Map();
   #version = 0;
   /** Counts what is asked and what is stored. */
   #clock = 0;
-  #above = {};
-  #undone = [];
   #queue = Promise.resolve();
   #changed;
   #say;
@@ -37,27 +39,18 @@ export class Labels {
     return this.#rows.get(name);
   }
 
-  get canUndo() {
-    return this.#undone.length > 0;
-  }
-
   /** By how much the model contradicts the label of a picture, in units of evidence; null: it was not trained on it. */
   doubt(name) {
-    const above = this.#above[name];
+    const above = this.above[name];
     if (above === undefined) return null;
     return { good: above, defective: -above, unlabelled: -Math.abs(above) }[this.get(name).label];
-  }
-
-  /** Evidence of a picture beyond the limit of the model, or undefined. */
-  above(name) {
-    return this.#above[name];
   }
 
   async readScores() {
     const found = await getJson(`${API}/scores`).catch((error) => this.#failed(error));
     if (!found) return;
     this.run = found.run;
-    this.#above = found.above;
+    this.above = found.above;
     this.#changed();
   }
 
@@ -97,7 +90,7 @@ export class Labels {
   label(names, label) {
     const changes = names.map((name) => ({ name, label: this.get(name).label })).filter((each) => each.label !== label);
     if (!changes.length) return;
-    this.#undone.push(changes);
+    this.undone.push(changes);
     for (const change of changes) this.#send(change.name, label, undefined, () => this.#forget(changes, change));
   }
 
@@ -107,13 +100,13 @@ export class Labels {
    */
   draw(name, areas, before) {
     const change = { name, label: this.get(name).label, areas: before };
-    this.#undone.push([change]);
+    this.undone.push([change]);
     return this.#send(name, "defective", areas, () => this.#forget([change], change));
   }
 
   /** Take back the last step; return the name of a picture that it changed, or nothing. */
   undo() {
-    const changes = this.#undone.pop();
+    const changes = this.undone.pop();
     for (const { name, label, areas } of changes ?? []) {
       if (areas) this.#send(name, "defective", areas);
       if (!areas || label !== "defective") this.#send(name, label);
@@ -148,7 +141,7 @@ export class Labels {
 
   #forget(changes, change) {
     changes.splice(changes.indexOf(change), 1);
-    if (!changes.length) this.#undone = this.#undone.filter((each) => each !== changes);
+    if (!changes.length) this.undone = this.undone.filter((each) => each !== changes);
   }
 
   #failed(error) {

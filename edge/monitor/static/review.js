@@ -55,12 +55,8 @@ export class Review extends Viewer {
   key(event) {
     if (this.#marking.key(event)) return true;
     const key = keyOf(event);
-    const steps = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[key];
-    if (key === "Escape") this.close();
-    else if (steps) this.step(steps);
-    else if (key === "z") this.#magnify();
-    else if (key === "b") this.switchReference();
-    else return false;
+    if (key !== "z") return super.key(key);
+    this.#magnify();
     return true;
   }
 

@@ -36,6 +36,16 @@ export class Viewer extends Part {
     return !this.root.hidden;
   }
 
+  /** Handle a key; return whether it was one of these. */
+  key(key) {
+    const steps = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[key];
+    if (key === "Escape") this.close();
+    else if (steps) this.step(steps);
+    else if (key === "b") this.switchReference();
+    else return false;
+    return true;
+  }
+
   /** @param path of a picture that has a reference, which is to be shown on demand; null: it has none. */
   set reference(path) {
     this.#reference = path;

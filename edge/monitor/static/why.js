@@ -33,12 +33,8 @@ export class Why extends Viewer {
   key(event) {
     if (this.#marking.key(event)) return true;
     const key = keyOf(event);
-    if (key === "Escape") this.close();
-    else if (key === "b") this.switchReference();
-    else if (this.root.contains(event.target) && key === "ArrowLeft") this.step(-1);
-    else if (this.root.contains(event.target) && key === "ArrowRight") this.step(1);
-    else return false;
-    return true;
+    const isElsewhere = key.startsWith("Arrow") && !this.root.contains(event.target); // it moves along a strip
+    return !isElsewhere && key !== "ArrowUp" && key !== "ArrowDown" && super.key(key);
   }
 
   /** Let the reviewer point at missed defects. */

@@ -19,7 +19,7 @@ const CAMERAS = {
   UNKNOWN: "not running",
 };
 
-const sentence = (text) => text && text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+export const sentence = (text) => text && text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
 export const handshakeWords = ({ state, detail }) => sentence(detail) || HANDSHAKES[state] || "";
 export const cameraWords = (state) => CAMERAS[state] ?? state.toLowerCase();
