@@ -57,15 +57,12 @@ export class Labels {
   /** Take what others changed. */
   async poll() {
     const begun = ++this.#clock;
-    let found;
-    try {
-      found = await getJson(`${API}/pictures?since=${this.#version}`);
-    } catch (error) {
+    const found = await getJson(`${API}/pictures?since=${this.#version}`).catch((error) => {
       this.isLost = error instanceof Unreachable;
       if (!this.isLost) this.#say(error.message);
       this.#changed();
-      return;
-    }
+    });
+    if (!found) return;
     const isNew = this.isLost || this.#version === 0;
     this.isLost = false;
     // What this page stored meanwhile may be newer than the answer: then the answer is asked for again.
@@ -73,7 +70,6 @@ export class Labels {
     if (!found.rows.some(([name]) => isOwn(this.#rows.get(name)))) this.#version = found.version;
     this.folder = found.folder;
     const before = this.#rows.size;
-    let isResorted = found.all;
     if (found.all) this.#rows = new Map(found.rows.map(([name]) => [name, this.#rows.get(name)]).filter(([, row]) => row));
     for (const [name, label, places] of found.rows) {
       const row = this.#rows.get(name);
@@ -81,7 +77,7 @@ export class Labels {
       else if (!row) this.#rows.set(name, { label, places, seen: [label, places], sent: 0, storedAt: 0 });
       else if (!isOwn(row)) Object.assign(row, { label, places, seen: [label, places] });
     }
-    isResorted ||= this.#rows.size !== before || found.rows.some(([, label]) => label === null);
+    const isResorted = found.all || this.#rows.size !== before || found.rows.some(([, label]) => label === null);
     if (isResorted) this.names = [...this.#rows.keys()].sort(collator.compare);
     if (isNew || found.rows.length) this.#changed();
   }
@@ -99,9 +95,9 @@ export class Labels {
    * @param before those that it had, as `areas`.
    */
   draw(name, areas, before) {
-    const change = { name, label: this.get(name).label, areas: before };
-    this.undone.push([change]);
-    return this.#send(name, "defective", areas, () => this.#forget([change], change));
+    const changes = [{ name, label: this.get(name).label, areas: before }];
+    this.undone.push(changes);
+    return this.#send(name, "defective", areas, () => this.#forget(changes, changes[0]));
   }
 
   /** Take back the last step; return the name of a picture that it changed, or nothing. */

@@ -1,16 +1,15 @@
 // The last verdicts of a camera, the newest at the right.
 
-import { LETTERS, clock, make, rowWords, wordOf } from "./words.js";
+import { LETTERS, Part, clock, make, rowWords, wordOf } from "./words.js";
 
 const LENGTH = 50;
 
-export class Strip {
-  #place;
+export class Strip extends Part {
   rows = new Map();
 
   /** @param onOpen is called with the row that a click or the Enter key chose. */
   constructor(place, camera, onOpen) {
-    this.#place = place;
+    super(place);
     place.ariaLabel = `Last verdicts of ${camera}, the newest at the end`;
     place.addEventListener("click", ({ target }) => {
       const cell = target.closest("button");
@@ -22,20 +21,20 @@ export class Strip {
 
   add(row) {
     if (this.rows.has(row.id)) return;
-    const wasAtEnd = this.#place.lastElementChild?.tabIndex === 0;
+    const wasAtEnd = this.root.lastElementChild?.tabIndex === 0;
     const cell = make("button", { type: "button", "data-id": row.id, "data-verdict": row.verdict, tabIndex: -1 },
       make("span", {}, LETTERS[row.verdict]));
     this.#describe(cell, row, "");
     this.rows.set(row.id, row);
-    this.#place.append(cell);
+    this.root.append(cell);
     // The Tab key reaches the newest cell, unless the keyboard is on another one.
-    if (!this.#place.querySelector('[tabindex="0"]') || (wasAtEnd && !this.#hasFocus)) this.#makeReachable(cell);
-    while (this.#place.children.length > LENGTH) this.#dropOldest();
+    if (!this.find('[tabindex="0"]') || (wasAtEnd && !this.#hasFocus)) this.#makeReachable(cell);
+    while (this.root.children.length > LENGTH) this.#dropOldest();
   }
 
   clear() {
     this.rows.clear();
-    this.#place.replaceChildren();
+    this.root.replaceChildren();
   }
 
   /** The row so many places after this one, or undefined. */
@@ -47,7 +46,7 @@ export class Strip {
 
   /** Mark the row that the panel explains, or none. */
   mark(id) {
-    for (const cell of this.#place.children) cell.ariaPressed = String(cell.dataset.id === id);
+    for (const cell of this.root.children) cell.ariaPressed = String(cell.dataset.id === id);
   }
 
   /** The row that the keyboard is on, or undefined. */
@@ -66,15 +65,15 @@ export class Strip {
   }
 
   focus(id) {
-    (this.#cell(id) ?? this.#place.lastElementChild)?.focus();
+    (this.#cell(id) ?? this.root.lastElementChild)?.focus();
   }
 
   get #hasFocus() {
-    return this.#place.contains(document.activeElement);
+    return this.root.contains(document.activeElement);
   }
 
   #cell(id) {
-    return this.#place.querySelector(`[data-id="${CSS.escape(id)}"]`);
+    return this.find(`[data-id="${CSS.escape(id)}"]`);
   }
 
   #describe(cell, row, words) {
@@ -84,7 +83,7 @@ export class Strip {
   }
 
   #dropOldest() {
-    const oldest = this.#place.firstElementChild;
+    const oldest = this.root.firstElementChild;
     const next = oldest.nextElementSibling;
     if (oldest === document.activeElement) next.focus();
     else if (oldest.tabIndex === 0) this.#makeReachable(next);
@@ -93,7 +92,7 @@ export class Strip {
   }
 
   #makeReachable(cell) {
-    this.#place.querySelectorAll('[tabindex="0"]').forEach((other) => (other.tabIndex = -1));
+    this.all('[tabindex="0"]').forEach((other) => (other.tabIndex = -1));
     cell.tabIndex = 0;
   }
 
@@ -102,8 +101,8 @@ export class Strip {
     const next = {
       ArrowLeft: at.previousElementSibling,
       ArrowRight: at.nextElementSibling,
-      Home: this.#place.firstElementChild,
-      End: this.#place.lastElementChild,
+      Home: this.root.firstElementChild,
+      End: this.root.lastElementChild,
     }[event.key];
     if (next === undefined) return;
     event.preventDefault();
