@@ -4,7 +4,7 @@ import { urlOf } from "./label_store.js";
 import { getBlob, getJson } from "./live.js";
 import { Pointing } from "./pointing.js";
 import { Viewer } from "./viewer.js";
-import { actOnPicture, keyOf, number, setShape } from "./words.js";
+import { actOnPicture, keyOf, number, sentence, setShape } from "./words.js";
 
 const TOOL_OF_KEY = { 2: "boxes_xywh", 3: "strokes" };
 const HINTS = {
@@ -73,7 +73,7 @@ export class Large extends Viewer {
     const evidence = above === undefined ? "" : ` Evidence beyond the limit: ${number(above, 1)}.${doubt}`;
     this.root.dataset.label = row.label;
     this.find("#large-title").textContent = this.name;
-    this.find(".about").textContent = `${row.label[0].toUpperCase()}${row.label.slice(1)}${row.sent ? ", not stored yet" : ""}.${evidence}`;
+    this.find(".about").textContent = sentence(row.sent ? `${row.label}, not stored yet` : row.label) + evidence;
     setShape(this.find(".shape"), row.label);
     for (const button of this.all("[data-label]")) {
       button.ariaPressed = String(button.dataset.label === row.label);

@@ -141,8 +141,8 @@ export class Scores extends Part {
     bars.replaceChildren(
       ...bins.map((frames, i) => {
         const height = 100 * Math.sqrt(frames / tallest);
-        const isRejected = this.#low + (i + 0.5) * width >= this.#tried;
-        return makeSvg("rect", { x: i + 0.08, width: 0.84, y: 100 - height, height, class: isRejected ? "rejected" : "" });
+        const name = this.#low + (i + 0.5) * width >= this.#tried ? "rejected" : "";
+        return makeSvg("rect", { x: i + 0.08, width: 0.84, y: 100 - height, height, class: name });
       }),
     );
   }

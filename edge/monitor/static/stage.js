@@ -74,7 +74,8 @@ export class Stage {
     for (const svg of [this.#marks, this.#drawn]) svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const outlines = regions.map((region) => ["polygon", { points: region.contour_xy.join(" ") }]);
     const shapes = [...outlines.map((each) => [...each, "under"]), ...outlines.map((each) => [...each, "region"])];
-    const boxes = foreign.map(({ box_xyxy: [x0, y0, x1, y1] }) => ["foreign", { x: x0, y: y0, width: x1 - x0, height: y1 - y0 }]);
+    const boxOf = ({ box_xyxy: [x0, y0, x1, y1] }) => ({ x: x0, y: y0, width: x1 - x0, height: y1 - y0 });
+    const boxes = foreign.map((area) => ["foreign", boxOf(area)]);
     if (tile) boxes.push(["tile", { x: tile.yx[1], y: tile.yx[0], width: tile.px, height: tile.px }]);
     for (const [name, box] of boxes) shapes.push(["rect", box, "under"], ["rect", box, name]);
     shapes.push(...cells.map(([x, y]) => ["rect", { x, y, width: heatmap.cell_px, height: heatmap.cell_px }, "cell"]));

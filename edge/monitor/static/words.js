@@ -121,7 +121,7 @@ export function actOnPicture(button, act) {
 const isTyping = ({ target }) =>
   (["INPUT", "SELECT", "TEXTAREA"].includes(target.tagName) && target.type !== "range") || target.closest("dialog");
 
-/** The key that was pressed, a letter in lower case, or "Ctrl+z" if Ctrl or ⌘ is held, too; of what is typed nothing. */
+/** The key that was pressed, as "z", or "Ctrl+z" if Ctrl or ⌘ is held, too; empty for what is typed. */
 export function keyOf(event) {
   if (event.altKey || isTyping(event)) return "";
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
