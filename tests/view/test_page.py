@@ -112,7 +112,7 @@ def test_a_new_defect_arrives_with_its_picture_heatmap_and_outline(browser: Brow
 
 def test_a_click_or_the_keyboard_alone_tells_why_and_the_heatmap_can_be_hidden(browser: Browser, view: View) -> None:
     browser.open(view.url)
-    opacity = "document.querySelector('canvas.heat').style.opacity"
+    opacity = "getComputedStyle(document.querySelector('canvas.heat')).opacity"
     before = browser.js(opacity)
     browser.press("h")
     assert browser.js(opacity) == "0"
@@ -216,7 +216,7 @@ def test_marks_by_the_keyboard_and_a_click_are_journalled_and_empty_the_queue(
         shown.append(browser.js("document.querySelector('#review').dataset.picture"))
 
     browser.find("#review .heatmap").click()
-    assert browser.js("document.querySelector('#review canvas.heat').style.opacity") == "0"
+    assert browser.js("getComputedStyle(document.querySelector('#review canvas.heat')).opacity") == "0"
     browser.press("r")
     browser.until("document.querySelector('#reviewer').open")
     mark("Anna", ENTER)

@@ -3,16 +3,15 @@
 import { COLLECTING } from "./marks.js";
 import { Stage, drawScale } from "./stage.js";
 import { Strip } from "./strip.js";
-import { cameraWords, dateAndClock, logit, make, rowWords, setShape, span, wordOf } from "./words.js";
+import { Part, cameraWords, dateAndClock, logit, make, rowWords, setShape, span, wordOf, write } from "./words.js";
 
 /** A DEFECT or NO VERDICT stays for so long before a GOOD replaces it, so that eyes can follow a fast line. */
 const HOLD_MS = 400;
 /** A picture that is so much older than the newest frame, because none came since, must not look like a new one. */
 const BEHIND_MS = 5000;
 
-export class Camera {
+export class Camera extends Part {
   #name;
-  #root;
   #stage;
   #heldUntil = 0;
   #waiting = null;
@@ -22,35 +21,28 @@ export class Camera {
   #stateAt = 0;
 
   constructor(name, onOpen) {
+    super(document.getElementById("camera-template").content.firstElementChild.cloneNode(true));
     this.#name = name;
-    const template = document.getElementById("camera-template").content.cloneNode(true);
-    this.#root = template.firstElementChild;
-    this.#root.dataset.camera = name;
-    this.#find(".name").textContent = name;
-    this.#stage = new Stage(this.#find(".stage"));
-    this.strip = new Strip(this.#find(".strip"), name, onOpen);
-    drawScale(this.#find(".legend canvas"));
-    this.#find(".legend").classList.add("is-empty");
-  }
-
-  get root() {
-    return this.#root;
+    this.root.dataset.camera = name;
+    this.find(".name").textContent = name;
+    this.#stage = new Stage(this.find(".stage"));
+    this.strip = new Strip(this.find(".strip"), name, onOpen);
+    drawScale(this.find(".legend canvas"));
   }
 
   /** The row of the picture that is shown, or null. */
   get shown() {
     const event = this.#picture?.event;
-    return event ? { ...event, id: this.#root.dataset.picture, at_ns: event.times.captured_at_ns, regions: event.regions.length } : null;
+    return event ? { ...event, id: this.root.dataset.picture, at_ns: event.times.captured_at_ns, regions: event.regions.length } : null;
   }
 
   get opacityInput() {
-    return this.#find(".opacity input");
+    return this.find(".opacity input");
   }
 
   set opacity(percent) {
-    this.#stage.opacity = percent / 100;
     this.opacityInput.value = percent;
-    this.#find(".opacity output").textContent = percent > 0 ? `${percent} %` : "off";
+    this.find(".opacity output").textContent = percent > 0 ? `${percent} %` : "off";
   }
 
   /** @param sentAt when the server described it, by the clock of this page. */
@@ -79,10 +71,16 @@ export class Camera {
     })}`;
     await this.#stage.draw(frame, heat, { hw, heatmap, regions: event.regions, foreign: event.foreign_areas }, label);
     this.#picture = { event, takenAt: message.sentAt - message.age_ms };
-    this.#root.dataset.picture = message.id;
-    const legend = this.#find(".legend");
-    legend.classList.toggle("is-empty", !heatmap);
-    if (heatmap) fillTicks(legend, heatmap, event.evidence_threshold);
+    this.root.dataset.picture = message.id;
+    this.find(".legend").classList.toggle("is-empty", !heatmap);
+    if (!heatmap) return;
+    const { logit_at_0: low, logit_at_255: high } = heatmap;
+    const threshold = event.evidence_threshold;
+    const tick = this.find(".legend .threshold");
+    write(this.find(".legend .low"), logit(low));
+    write(this.find(".legend .high"), logit(high));
+    write(tick, `outlined from ${logit(threshold)}`);
+    tick.style.left = `${(100 * (threshold - low)) / (high - low)}%`;
   }
 
   /** Write what changes with time: the verdict, the ages, and whether they are current. */
@@ -93,13 +91,13 @@ export class Camera {
     }
     const lost = this.#lostSentence(lostFor);
     const [shape, word, detail] = this.#band(lost, lostFor);
-    const band = this.#find(".band");
+    const band = this.find(".band");
     if (band.dataset.shape !== shape) {
       band.dataset.shape = shape;
       setShape(band.querySelector(".shape"), shape);
     }
-    write(this.#find(".word"), word);
-    write(this.#find(".verdict-detail"), detail);
+    write(this.find(".word"), word);
+    write(this.find(".verdict-detail"), detail);
     this.#stage.lost = lost ?? this.#behindSentence();
     this.#writeFacts();
   }
@@ -159,7 +157,7 @@ export class Camera {
           ["File", event.source],
         ]
       : [["Camera", cameraWords(this.#state?.state ?? "OPENING")]];
-    const list = this.#find("dl.facts");
+    const list = this.find("dl.facts");
     const shown = facts.filter(([, value]) => value);
     const key = shown.map(([name]) => name).join();
     if (list.dataset.key !== key) {
@@ -170,22 +168,6 @@ export class Camera {
     }
     list.querySelectorAll("dd").forEach((cell, index) => write(cell, shown[index][1]));
   }
-
-  #find(selector) {
-    return this.#root.querySelector(selector);
-  }
-}
-
-function fillTicks(legend, { logit_at_0: low, logit_at_255: high }, threshold) {
-  write(legend.querySelector(".low"), logit(low));
-  write(legend.querySelector(".high"), logit(high));
-  const tick = legend.querySelector(".threshold");
-  write(tick, `outlined from ${logit(threshold)}`);
-  tick.style.left = `${(100 * (threshold - low)) / (high - low)}%`;
 }
 
 const wholeSpan = (milliseconds) => span(Math.floor(milliseconds / 1000)).replace(".0", "");
-
-function write(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}

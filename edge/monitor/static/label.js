@@ -3,10 +3,8 @@
 import { Grid } from "./label_grid.js";
 import { Large } from "./label_large.js";
 import { Labels } from "./label_store.js";
-import { offerTraining } from "./label_train.js";
-import { getJson } from "./live.js";
-import { isTyping } from "./marking.js";
-import { count, plural } from "./words.js";
+import { getJson, postJson } from "./live.js";
+import { count, keyOf, plural } from "./words.js";
 
 const POLL_MS = 1500;
 const SHOWN_MS = 8000;
@@ -26,11 +24,11 @@ function say(sentence, state = "failed") {
   hiding = setTimeout(() => (notice.textContent = ""), SHOWN_MS);
 }
 
+find("#large .kinds").append(...find(".bar .kinds").cloneNode(true).children);
+
 const labels = new Labels({ changed: write, say });
 const grid = new Grid(find("#grid"), labels, (name) => large.open(name));
 const large = new Large(find("#large"), labels, {
-  label,
-  undo,
   say,
   neighbour: (name, steps) => names[names.indexOf(name) + steps],
   moved: (name) => grid.go(name),
@@ -76,7 +74,7 @@ function write() {
   find(".folder").textContent = labels.folder;
   find(".state").textContent = labels.isLost ? "No connection: nothing is stored." : "";
   find(".bar .about").textContent = about();
-  for (const button of document.querySelectorAll(".undo")) button.disabled = !labels.canUndo;
+  for (const button of document.querySelectorAll(".undo")) button.disabled = labels.undone.length === 0;
   const groups = filter === "alike" ? new Map(alike.groups.flatMap((group, number) => group.map((name) => [name, number]))) : null;
   grid.show(names, { groups, doubts: filter === "doubtful" });
   large.write();
@@ -118,11 +116,8 @@ async function compare() {
 }
 
 addEventListener("keydown", (event) => {
-  if (isTyping(event)) return;
-  const key = event.key.toLowerCase();
-  const isUndo = key === "z" && !event.altKey;
-  if (isUndo) undo();
-  else if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const key = keyOf(event);
+  if (key === "z" || key === "Ctrl+z") undo();
   else if (key in LABEL_OF_KEY && !event.repeat) label(LABEL_OF_KEY[key]);
   else if (!(large.name ? large : grid).key(event)) return;
   event.preventDefault();
@@ -132,18 +127,42 @@ for (const button of document.querySelectorAll("[data-filter]")) button.onclick 
 for (const button of document.querySelectorAll("[data-label]")) button.onclick = () => label(button.dataset.label);
 for (const button of document.querySelectorAll(".undo")) button.onclick = undo;
 
-const theme = find("#theme");
-theme.value = document.documentElement.dataset.theme;
-theme.onchange = () => {
-  localStorage.setItem("theme", theme.value);
-  document.documentElement.dataset.theme = theme.value;
+const training = (selector) => find(`.train ${selector}`);
+let doing = null;
+
+/** Show the training of the folder's pictures, and ask again while one runs. */
+async function showTraining() {
+  const state = await getJson("/label/api/train");
+  if (doing && !state.doing) labels.readScores();
+  doing = state.doing;
+  if (doing) setTimeout(showTraining, 2000);
+  training(".start").hidden = doing;
+  training(".stop").hidden = doing !== "train";
+  training(".report").hidden = doing || !state.report;
+  training(".use").hidden = !state.line || !state.bundle;
+  const ended = state.fault ?? (state.bundle ? `${state.bundle} is ready.` : "");
+  training("output").textContent = doing ? `${doing}: ${state.lines.at(-1) ?? ""}` : ended;
+}
+
+async function act(path, body, done = "") {
+  if (body.by === "") return;
+  await postJson(`/label/api/${path}`, body).then(() => done && say(done, ""), ({ message }) => say(message));
+  await showTraining();
+}
+
+const reviewer = () => localStorage.getItem("reviewer") || (prompt("Your name, for the journal:") ?? "").trim();
+training(".start").onclick = () => {
+  const minutes = Number(prompt("How many minutes may the training take?", "10"));
+  if (minutes) act("train", { minutes, by: reviewer() });
 };
+training(".stop").onclick = () => act("stop", {});
+training(".use").onclick = () => act("use", { by: reviewer() }, "The line uses the new bundle.");
 
 async function poll() {
   await labels.poll();
   setTimeout(poll, POLL_MS);
 }
 
-offerTraining({ say, ended: () => labels.readScores() });
+showTraining();
 poll().then(() => labels.readScores());
 grid.focus();

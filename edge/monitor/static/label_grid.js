@@ -1,7 +1,7 @@
 // Thumbnails of all pictures. Only those that are seen are in the document, so thousands scroll smoothly.
 
 import { urlOf } from "./label_store.js";
-import { number } from "./words.js";
+import { Part, keyOf, number, setShape } from "./words.js";
 
 const GAP = 8;
 const WIDEST = 200;
@@ -12,9 +12,8 @@ const BEYOND = 1;
 /** Thumbnails are loaded where scrolling rests for so long. */
 const REST_MS = 60;
 
-export class Grid {
-  #root;
-  #all;
+export class Grid extends Part {
+  #all = this.root.firstElementChild;
   #labels;
   #names = [];
   #options = { groups: null, doubts: false };
@@ -28,8 +27,7 @@ export class Grid {
   #loading = null;
 
   constructor(root, labels, open) {
-    this.#root = root;
-    this.#all = root.firstElementChild;
+    super(root);
     this.#labels = labels;
     this.open = open;
     root.addEventListener("scroll", () => this.#draw());
@@ -55,12 +53,12 @@ export class Grid {
   }
 
   focus() {
-    this.#root.focus({ preventScroll: true });
+    this.root.focus({ preventScroll: true });
   }
 
   top() {
     this.#selected.clear();
-    this.#root.scrollTo(0, 0);
+    this.root.scrollTo(0, 0);
     this.#current = null;
   }
 
@@ -71,16 +69,17 @@ export class Grid {
     this.#current = name;
     const [, height] = this.#size;
     const y = GAP + Math.floor(at / this.#columns) * height;
-    const { scrollTop, clientHeight } = this.#root;
-    if (y < scrollTop) this.#root.scrollTo(0, y - GAP);
-    else if (y + height > scrollTop + clientHeight) this.#root.scrollTo(0, y + height - clientHeight);
+    const { scrollTop, clientHeight } = this.root;
+    if (y < scrollTop) this.root.scrollTo(0, y - GAP);
+    else if (y + height > scrollTop + clientHeight) this.root.scrollTo(0, y + height - clientHeight);
     this.#draw();
   }
 
   /** Handle a key; return whether it was one of these. */
-  key({ key, shiftKey, target }) {
-    if (target.tagName === "BUTTON") return false;
-    const rows = Math.max(1, Math.floor(this.#root.clientHeight / this.#size[1])) * this.#columns;
+  key(event) {
+    if (event.target.tagName === "BUTTON") return false;
+    const key = keyOf(event);
+    const rows = Math.max(1, Math.floor(this.root.clientHeight / this.#size[1])) * this.#columns;
     const steps = {
       ArrowLeft: -1, ArrowRight: 1, ArrowUp: -this.#columns, ArrowDown: this.#columns, PageUp: -rows, PageDown: rows,
       Home: -Infinity, End: Infinity,
@@ -88,7 +87,7 @@ export class Grid {
     const at = this.#names.indexOf(this.#current);
     if (steps) {
       const to = this.#names[Math.min(Math.max(at + steps, 0), this.#names.length - 1)];
-      if (shiftKey) this.#selectTo(to);
+      if (event.shiftKey) this.#selectTo(to);
       this.go(to);
     } else if (key === "Enter" && at >= 0) this.open(this.#current);
     else if (key === " " && at >= 0) this.#toggle(this.#current);
@@ -118,7 +117,7 @@ export class Grid {
   }
 
   #arrange() {
-    const width = this.#root.clientWidth - GAP;
+    const width = this.root.clientWidth - GAP;
     this.#columns = Math.max(1, Math.ceil(width / ((width < 600 ? NARROW : WIDEST) + GAP)));
     const cell = width / this.#columns;
     this.#size = [cell, Math.round(cell * 0.8) + LABEL_PX];
@@ -129,7 +128,7 @@ export class Grid {
   /** Put the pictures that are seen into the document, and take all others out. */
   #draw() {
     const [width, height] = this.#size;
-    const { scrollTop, clientHeight } = this.#root;
+    const { scrollTop, clientHeight } = this.root;
     const first = Math.max(0, Math.floor(scrollTop / height) - BEYOND) * this.#columns;
     const end = (Math.ceil((scrollTop + clientHeight) / height) + BEYOND) * this.#columns;
     const names = this.#names.slice(first, end);
@@ -150,7 +149,7 @@ export class Grid {
       cell.style.height = `${height - GAP}px`;
       this.#write(cell, name, at);
     }
-    this.#root.setAttribute("aria-activedescendant", this.#cells.get(this.#current)?.id ?? "");
+    this.root.setAttribute("aria-activedescendant", this.#cells.get(this.#current)?.id ?? "");
     clearTimeout(this.#loading);
     this.#loading = setTimeout(() => this.#load(), REST_MS);
   }
@@ -175,9 +174,9 @@ export class Grid {
     cell.ariaSelected = String(this.#selected.has(name));
     cell.classList.toggle("is-current", name === this.#current);
     cell.classList.toggle("is-odd", (this.#options.groups?.get(name) ?? 0) % 2 === 1);
-    cell.querySelector("use").setAttribute("href", `#shape-${label}`);
+    setShape(cell.querySelector("svg"), label);
     cell.querySelector(".places").hidden = !places || label !== "defective";
-    cell.querySelector(".doubt").textContent = this.#options.doubts && doubt !== null ? number(this.#labels.above(name), 1) : "";
+    cell.querySelector(".doubt").textContent = this.#options.doubts && doubt !== null ? number(this.#labels.above[name], 1) : "";
   }
 
   #load() {

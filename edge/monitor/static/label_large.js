@@ -3,9 +3,8 @@
 import { urlOf } from "./label_store.js";
 import { getBlob, getJson } from "./live.js";
 import { Pointing } from "./pointing.js";
-import { Stage } from "./stage.js";
-import { number, setShape } from "./words.js";
-import { Zoom } from "./zoom.js";
+import { Viewer } from "./viewer.js";
+import { actOnPicture, keyOf, number, sentence, setShape } from "./words.js";
 
 const TOOL_OF_KEY = { 2: "boxes_xywh", 3: "strokes" };
 const HINTS = {
@@ -14,11 +13,8 @@ const HINTS = {
   none: "Box or brush show where the defect is; the picture is defective then. A training needs no places, but learns more from them.",
 };
 
-export class Large {
+export class Large extends Viewer {
   name = null;
-  #root;
-  #stage;
-  #zoom;
   #pointing;
   #labels;
   #actions;
@@ -28,33 +24,24 @@ export class Large {
   #open = 0;
   #edits = 0;
 
-  /** @param actions {label(kind), undo(), say(sentence), neighbour(name, steps), moved(name), closed()} */
+  /** @param actions {say(sentence), neighbour(name, steps), moved(name), closed()} */
   constructor(root, labels, actions) {
-    this.#root = root;
+    super(root, actions.say);
     this.#labels = labels;
     this.#actions = actions;
-    const place = this.#find(".stage");
-    this.#stage = new Stage(place);
-    this.#zoom = new Zoom(place, this.#stage);
-    this.#pointing = new Pointing(this.#stage);
+    this.#pointing = new Pointing(root, this.stage, (tool) => this.#choose(tool));
     this.#pointing.tool = "boxes_xywh";
-    this.#find(".close").onclick = () => this.close();
-    this.#find(".earlier").onclick = () => this.#move(-1);
-    this.#find(".later").onclick = () => this.#move(1);
-    this.#find(".zoom").onclick = () => this.#switchZoom();
-    for (const button of root.querySelectorAll("[data-tool]")) this.#onPicture(button, () => this.#choose(button.dataset.tool));
-    this.#onPicture(this.#find(".narrower"), () => this.#pointing.widen(0.8));
-    this.#onPicture(this.#find(".wider"), () => this.#pointing.widen(1.25));
-    this.#onPicture(this.#find(".remove"), () => this.#remove());
+    this.find(".zoom").onclick = () => this.#magnify();
+    actOnPicture(this.find(".remove"), () => this.#remove());
   }
 
   async open(name) {
     this.#stop();
-    this.#unzoom();
+    this.unzoom();
     this.name = name;
     this.#shapes = null;
-    this.#root.hidden = false;
-    this.#root.focus();
+    this.root.hidden = false;
+    this.root.focus();
     this.#actions.moved(name);
     this.write();
     await this.#read();
@@ -65,7 +52,7 @@ export class Large {
   close() {
     this.#stop();
     this.name = null;
-    this.#root.hidden = true;
+    this.root.hidden = true;
     this.#actions.closed();
   }
 
@@ -81,40 +68,34 @@ export class Large {
       this.close();
       return;
     }
-    const above = this.#labels.above(this.name);
+    const above = this.#labels.above[this.name];
     const doubt = this.#labels.doubt(this.name) > 0 ? " The model contradicts: look again." : "";
     const evidence = above === undefined ? "" : ` Evidence beyond the limit: ${number(above, 1)}.${doubt}`;
-    this.#root.dataset.label = row.label;
-    this.#find("#large-title").textContent = this.name;
-    this.#find(".about").textContent = `${row.label[0].toUpperCase()}${row.label.slice(1)}${row.sent ? ", not stored yet" : ""}.${evidence}`;
-    setShape(this.#find(".shape"), row.label);
-    for (const button of this.#root.querySelectorAll("[data-label]")) {
+    this.root.dataset.label = row.label;
+    this.find("#large-title").textContent = this.name;
+    this.find(".about").textContent = sentence(row.sent ? `${row.label}, not stored yet` : row.label) + evidence;
+    setShape(this.find(".shape"), row.label);
+    for (const button of this.all("[data-label]")) {
       button.ariaPressed = String(button.dataset.label === row.label);
     }
-    for (const button of this.#root.querySelectorAll("[data-tool]")) {
-      button.disabled = !this.#shapes;
-      button.ariaPressed = String(this.#pointing.isOn && this.#pointing.tool === button.dataset.tool);
-    }
-    this.#find(".remove").disabled = !this.#shapes?.length;
-    this.#find(".brush").hidden = !this.#pointing.isOn || this.#pointing.tool !== "strokes";
-    this.#find(".brush output").textContent = `${this.#pointing.width} px`;
-    this.#find(".hint").textContent = HINTS[this.#pointing.isOn ? this.#pointing.tool : "none"];
+    for (const button of this.all("[data-tool]")) button.disabled = !this.#shapes;
+    this.find(".remove").disabled = !this.#shapes?.length;
+    this.find(".hint").textContent = HINTS[this.#pointing.isOn ? this.#pointing.tool : "none"];
     const isOther = isChange && this.#open === 0 && row.sent === 0 && this.#shapes && row.seen.join() !== this.#seen.join();
     if (isOther) this.#read(); // somebody else drew, or this page took back
   }
 
   /** Handle a key; return whether it was one of these. */
   key(event) {
-    const { key, target } = event;
-    if (key === "Escape") this.#pointing.isOn ? this.#stop() : this.close();
-    else if (key === "Enter" && target.tagName !== "BUTTON") this.#move(1);
-    else if (key.toLowerCase() === "m") this.#switchZoom();
+    const key = keyOf(event);
+    const isOnButton = event.target.tagName === "BUTTON";
+    if (key === "Escape" && this.#pointing.isOn) this.#stop();
+    else if (key === "Enter" && !isOnButton) this.step(1);
+    else if (key === "m") this.#magnify();
     else if (key in TOOL_OF_KEY) this.#choose(TOOL_OF_KEY[key]);
     else if (key === "Backspace") this.#remove();
-    else if (this.#pointing.isOn && key !== "1" && target.tagName !== "BUTTON") return this.#pointing.key(event);
-    else if (key === "ArrowLeft" || key === "ArrowUp") this.#move(-1);
-    else if (key === "ArrowRight" || key === "ArrowDown") this.#move(1);
-    else return false;
+    else if (this.#pointing.isOn && key !== "1" && !isOnButton) return this.#pointing.key(event);
+    else return super.key(key);
     return true;
   }
 
@@ -128,13 +109,13 @@ export class Large {
       const [frame, found] = await Promise.all([getBlob(urlOf("frame.jpg", name)), getJson(urlOf("picture", name))]);
       if (this.name !== name || this.#edits !== edits) return;
       const regions = found.shapes.map((each) => ({ contour_xy: cornersOf(each) }));
-      await this.#stage.draw(frame, null, { hw: found.hw, heatmap: null, regions }, `Picture ${name}`);
+      await this.stage.draw(frame, null, { hw: found.hw, heatmap: null, regions }, `Picture ${name}`);
       if (this.name !== name || this.#edits !== edits) return;
       const { boxes_xywh: boxes = [], strokes = [] } = found.areas;
       const wasOn = this.#pointing.isOn;
       this.#pointing.stop();
       this.#shapes = [...boxes.map((each) => ["boxes_xywh", each]), ...strokes.map((each) => ["strokes", each])];
-      this.#stage.shapes = this.#shapes;
+      this.stage.showShapes(this.#shapes);
       this.#seen = [found.label, found.places];
       if (wasOn) this.#choose(this.#pointing.tool);
       this.write(row.seen !== seen);
@@ -143,7 +124,7 @@ export class Large {
     }
   }
 
-  #move(steps) {
+  step(steps) {
     const next = this.#actions.neighbour(this.name, steps);
     if (next) this.open(next);
     else this.close();
@@ -166,7 +147,7 @@ export class Large {
     if (this.#pointing.isOn) this.#pointing.undo();
     else if (this.#shapes?.length) {
       this.#drawn(this.#shapes.slice(0, -1));
-      this.#stage.shapes = this.#shapes;
+      this.stage.showShapes(this.#shapes);
     }
   }
 
@@ -190,35 +171,13 @@ export class Large {
   #stop() {
     if (!this.#pointing.isOn) return;
     this.#pointing.stop();
-    this.#stage.shapes = this.#shapes ?? [];
+    this.stage.showShapes(this.#shapes ?? []);
     this.write(false);
   }
 
-  async #switchZoom() {
-    if (!this.#shapes) return;
-    const button = this.#find(".zoom");
-    if (this.#zoom.isOn) return this.#unzoom();
-    const [height, width] = this.#stage.hw;
-    this.#zoom.start([width / 2, height / 2]);
-    button.ariaPressed = "true";
-    const { name } = this;
-    const frame = await getBlob(urlOf("frame.png", name)).catch((error) => this.#actions.say(error.message));
-    if (frame && this.name === name) await this.#stage.redraw(frame);
-  }
-
-  #unzoom() {
-    this.#zoom.stop();
-    this.#find(".zoom").ariaPressed = "false";
-  }
-
-  /** Let a button act on the picture without taking the keyboard from it. */
-  #onPicture(button, act) {
-    button.onmousedown = (event) => event.preventDefault();
-    button.onclick = act;
-  }
-
-  #find(selector) {
-    return this.#root.querySelector(selector);
+  #magnify() {
+    const [height, width] = this.stage.hw;
+    if (this.#shapes) this.switchZoom([width / 2, height / 2], urlOf("frame.png", this.name));
   }
 }
 

@@ -16,12 +16,14 @@ export class Labels {
   /** The training whose scores are known, or null. */
   run = null;
   isLost = false;
+  /** Evidence of pictures beyond the limit of the model, by their names. */
+  above = {};
+  /** Steps that may be undone. */
+  undone = [];
   #rows = new Map();
   #version = 0;
   /** Counts what is asked and what is stored. */
   #clock = 0;
-  #above = {};
-  #undone = [];
   #queue = Promise.resolve();
   #changed;
   #say;
@@ -37,42 +39,30 @@ export class Labels {
     return this.#rows.get(name);
   }
 
-  get canUndo() {
-    return this.#undone.length > 0;
-  }
-
   /** By how much the model contradicts the label of a picture, in units of evidence; null: it was not trained on it. */
   doubt(name) {
-    const above = this.#above[name];
+    const above = this.above[name];
     if (above === undefined) return null;
     return { good: above, defective: -above, unlabelled: -Math.abs(above) }[this.get(name).label];
-  }
-
-  /** Evidence of a picture beyond the limit of the model, or undefined. */
-  above(name) {
-    return this.#above[name];
   }
 
   async readScores() {
     const found = await getJson(`${API}/scores`).catch((error) => this.#failed(error));
     if (!found) return;
     this.run = found.run;
-    this.#above = found.above;
+    this.above = found.above;
     this.#changed();
   }
 
   /** Take what others changed. */
   async poll() {
     const begun = ++this.#clock;
-    let found;
-    try {
-      found = await getJson(`${API}/pictures?since=${this.#version}`);
-    } catch (error) {
+    const found = await getJson(`${API}/pictures?since=${this.#version}`).catch((error) => {
       this.isLost = error instanceof Unreachable;
       if (!this.isLost) this.#say(error.message);
       this.#changed();
-      return;
-    }
+    });
+    if (!found) return;
     const isNew = this.isLost || this.#version === 0;
     this.isLost = false;
     // What this page stored meanwhile may be newer than the answer: then the answer is asked for again.
@@ -80,7 +70,6 @@ export class Labels {
     if (!found.rows.some(([name]) => isOwn(this.#rows.get(name)))) this.#version = found.version;
     this.folder = found.folder;
     const before = this.#rows.size;
-    let isResorted = found.all;
     if (found.all) this.#rows = new Map(found.rows.map(([name]) => [name, this.#rows.get(name)]).filter(([, row]) => row));
     for (const [name, label, places] of found.rows) {
       const row = this.#rows.get(name);
@@ -88,7 +77,7 @@ export class Labels {
       else if (!row) this.#rows.set(name, { label, places, seen: [label, places], sent: 0, storedAt: 0 });
       else if (!isOwn(row)) Object.assign(row, { label, places, seen: [label, places] });
     }
-    isResorted ||= this.#rows.size !== before || found.rows.some(([, label]) => label === null);
+    const isResorted = found.all || this.#rows.size !== before || found.rows.some(([, label]) => label === null);
     if (isResorted) this.names = [...this.#rows.keys()].sort(collator.compare);
     if (isNew || found.rows.length) this.#changed();
   }
@@ -97,7 +86,7 @@ export class Labels {
   label(names, label) {
     const changes = names.map((name) => ({ name, label: this.get(name).label })).filter((each) => each.label !== label);
     if (!changes.length) return;
-    this.#undone.push(changes);
+    this.undone.push(changes);
     for (const change of changes) this.#send(change.name, label, undefined, () => this.#forget(changes, change));
   }
 
@@ -106,14 +95,14 @@ export class Labels {
    * @param before those that it had, as `areas`.
    */
   draw(name, areas, before) {
-    const change = { name, label: this.get(name).label, areas: before };
-    this.#undone.push([change]);
-    return this.#send(name, "defective", areas, () => this.#forget([change], change));
+    const changes = [{ name, label: this.get(name).label, areas: before }];
+    this.undone.push(changes);
+    return this.#send(name, "defective", areas, () => this.#forget(changes, changes[0]));
   }
 
   /** Take back the last step; return the name of a picture that it changed, or nothing. */
   undo() {
-    const changes = this.#undone.pop();
+    const changes = this.undone.pop();
     for (const { name, label, areas } of changes ?? []) {
       if (areas) this.#send(name, "defective", areas);
       if (!areas || label !== "defective") this.#send(name, label);
@@ -148,7 +137,7 @@ export class Labels {
 
   #forget(changes, change) {
     changes.splice(changes.indexOf(change), 1);
-    if (!changes.length) this.#undone = this.#undone.filter((each) => each !== changes);
+    if (!changes.length) this.undone = this.undone.filter((each) => each !== changes);
   }
 
   #failed(error) {

@@ -90,9 +90,7 @@ export class Live {
 /** The server cannot be reached; the page shows this already where it shows the connection. */
 export class Unreachable extends Error {}
 
-export function exceptUnreachable(error) {
-  if (!(error instanceof Unreachable)) throw error;
-}
+addEventListener("unhandledrejection", (event) => event.reason instanceof Unreachable && event.preventDefault());
 
 async function get(path, options) {
   return fetch(path, options).catch(() => {

@@ -1,17 +1,17 @@
 // Joins the parts of the page.
 
-import { Announcer } from "./announcer.js";
 import { Camera } from "./camera.js";
 import { Collecting } from "./collecting.js";
 import { History } from "./history.js";
-import { Live, exceptUnreachable } from "./live.js";
-import { isTyping, kindOf } from "./marking.js";
+import { Live } from "./live.js";
+import { KIND_OF_KEY } from "./marking.js";
 import { Marks, reviewSymbol, reviewWords, sentSymbol, sentWords } from "./marks.js";
 import { Review } from "./review.js";
 import { Scores } from "./scores.js";
 import { Shadow } from "./shadow.js";
-import { Status } from "./status.js";
+import { Status, announce } from "./status.js";
 import { Why } from "./why.js";
+import { keyOf } from "./words.js";
 
 const REFRESH_MS = 200;
 const HISTORY_MS = 5000;
@@ -19,7 +19,6 @@ const SCORES_MS = 10_000;
 const QUEUE_MS = 10_000;
 
 const cameras = new Map();
-const announcer = new Announcer();
 const history = new History();
 const scores = new Scores();
 const status = new Status();
@@ -40,8 +39,7 @@ const review = new Review(marks, { opened: () => why.close(), heatmap: switchHea
 
 let opacity = Number(localStorage.getItem("opacity") ?? 75);
 let opacityBefore = opacity || 75;
-why.opacity = opacity;
-review.opacity = opacity;
+setOpacity(opacity);
 
 function switchHeatmap() {
   setOpacity(opacity > 0 ? 0 : opacityBefore);
@@ -51,9 +49,9 @@ function setOpacity(percent) {
   if (percent > 0) opacityBefore = percent;
   opacity = percent;
   localStorage.setItem("opacity", percent);
+  document.documentElement.style.setProperty("--heat", percent / 100);
+  document.querySelector("#review .heatmap").ariaPressed = String(percent > 0);
   cameras.forEach((camera) => (camera.opacity = percent));
-  why.opacity = percent;
-  review.opacity = percent;
 }
 
 function cameraOf(name) {
@@ -81,7 +79,7 @@ function showReview(row) {
 }
 
 marks.onChange((id) => {
-  const rows = [...cameras.values()].map((camera) => camera.strip.row(id));
+  const rows = [...cameras.values()].map((camera) => camera.strip.rows.get(id));
   rows.filter(Boolean).forEach(showReview);
 });
 
@@ -119,7 +117,7 @@ const live = new Live({
   },
   verdict(row) {
     cameraOf(row.camera).setVerdict(row);
-    if (!collecting.isOn) announcer.add(row);
+    if (!collecting.isOn) announce(row);
     if (row.review) showReview(row);
   },
   verdicts({ rows }) {
@@ -140,22 +138,21 @@ setInterval(() => {
   cameras.forEach((camera) => camera.refresh(lostFor));
 }, REFRESH_MS);
 
+const every = (ms, load) => setInterval(() => live.lostFor === 0 && load(), ms);
 history.load();
-setInterval(() => live.lostFor === 0 && history.load(), HISTORY_MS);
-setInterval(() => live.lostFor === 0 && scores.load(), SCORES_MS);
-setInterval(() => live.lostFor === 0 && collecting.load(), HISTORY_MS);
-setInterval(() => live.lostFor === 0 && !document.hidden && shadow.load(), HISTORY_MS);
-const loadQueue = () => review.load().catch(exceptUnreachable);
-loadQueue();
-setInterval(() => live.lostFor === 0 && !document.hidden && loadQueue(), QUEUE_MS);
+every(HISTORY_MS, () => history.load());
+every(SCORES_MS, () => scores.load());
+every(HISTORY_MS, () => collecting.load());
+every(HISTORY_MS, () => document.hidden || shadow.load());
+review.load();
+every(QUEUE_MS, () => document.hidden || review.load());
 
 /** Handle a key of the page; return whether it was one. */
 function pressed(event) {
   if (review.isOpen ? review.key(event) : why.isOpen && why.key(event)) return true;
-  if (isTyping(event) || event.ctrlKey || event.metaKey || event.altKey) return false;
-  const kind = kindOf(event);
+  const key = keyOf(event);
+  const kind = KIND_OF_KEY[key];
   if (kind && !event.repeat && !review.isOpen && !why.isOpen) return markFocused(kind);
-  const key = event.key.toLowerCase();
   if (key === "h") switchHeatmap();
   else if (key === "v" && !review.isOpen) review.open();
   else return false;
@@ -173,11 +170,5 @@ document.addEventListener(
   { capture: true },
 );
 
-const theme = document.getElementById("theme");
-theme.value = document.documentElement.dataset.theme;
-theme.onchange = () => {
-  localStorage.setItem("theme", theme.value);
-  document.documentElement.dataset.theme = theme.value;
-  history.restyle();
-};
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => history.restyle());
+document.getElementById("theme").addEventListener("change", () => history.draw());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => history.draw());

@@ -2,24 +2,17 @@
 
 import { KINDS, reviewWords, sentWords, shapesOf } from "./marks.js";
 import { Pointing, TOOLS } from "./pointing.js";
-import { plural } from "./words.js";
+import { Part, actOnPicture, keyOf, plural } from "./words.js";
 
 const HINTS = {
   at_xy: "Click where the missed defect is, or move the cross with the arrow keys and press Space.",
   boxes_xywh: "Drag a box around the missed defect, or press Space at one corner and, after the arrow keys, at the other.",
   strokes: "Paint over the missed defect, or press Space, lead the brush with the arrow keys, and press Space again.",
 };
-const KIND_OF_KEY = Object.fromEntries(Object.entries(KINDS).map(([kind, { key }]) => [key, kind]));
+/** Kinds of marks, by their keys. */
+export const KIND_OF_KEY = Object.fromEntries(Object.entries(KINDS).map(([kind, { key }]) => [key, kind]));
 
-export const isTyping = ({ target }) =>
-  (["INPUT", "SELECT", "TEXTAREA"].includes(target.tagName) && target.type !== "range") || target.closest("dialog");
-
-/** The kind of mark that a key means, or undefined. */
-export const kindOf = (event) =>
-  event.ctrlKey || event.metaKey || event.altKey || isTyping(event) ? undefined : KIND_OF_KEY[event.key.toLowerCase()];
-
-export class Marking {
-  #root;
+export class Marking extends Part {
   #stage;
   #marks;
   #actions;
@@ -29,21 +22,16 @@ export class Marking {
   /** @param actions {marked(row), takenBack(row)}: called at once when a mark was sent, and when one was taken back. */
   constructor(place, stage, marks, actions) {
     place.append(document.getElementById("marking-template").content.cloneNode(true));
-    this.#root = place;
+    super(place);
     this.#stage = stage;
     this.#marks = marks;
     this.#actions = actions;
-    this.#pointing = new Pointing(stage);
-    for (const button of place.querySelectorAll("[data-kind]")) button.onclick = () => this.mark(button.dataset.kind);
-    this.#find(".name").onclick = () => marks.askName();
-    this.#find(".confirm").onclick = () => this.#confirm();
-    this.#find(".leave").onclick = () => this.#leave();
-    for (const button of place.querySelectorAll("[data-tool]")) {
-      this.#onPicture(button, () => this.#pointing.choose(button.dataset.tool));
-    }
-    this.#onPicture(this.#find(".narrower"), () => this.#pointing.widen(0.8));
-    this.#onPicture(this.#find(".wider"), () => this.#pointing.widen(1.25));
-    this.#onPicture(this.#find(".undo"), () => this.#pointing.undo());
+    this.#pointing = new Pointing(place, stage);
+    for (const button of this.all("[data-kind]")) button.onclick = () => this.mark(button.dataset.kind);
+    this.find(".name").onclick = () => marks.askName();
+    this.find(".confirm").onclick = () => this.#confirm();
+    this.find(".leave").onclick = () => this.#leave();
+    actOnPicture(this.find(".undo"), () => this.#pointing.undo());
     marks.onChange(() => this.#write());
     this.#write();
   }
@@ -55,22 +43,17 @@ export class Marking {
     this.#write();
   }
 
-  get isPointing() {
-    return this.#pointing.isOn;
-  }
-
   /** Handle a key; return whether it was one of these. */
   key(event) {
-    const isUndo = event.key === "z" && (event.ctrlKey || event.metaKey);
-    if (isUndo && this.isPointing && !isTyping(event)) return this.#pointing.undo();
-    if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event)) return false;
-    if (this.isPointing) {
+    const key = keyOf(event);
+    if (this.#pointing.isOn) {
       const isOnButton = event.target.tagName === "BUTTON";
-      if (event.key === "Escape") return this.#leave();
-      if (event.key.toLowerCase() === "m" || (event.key === "Enter" && !isOnButton)) return this.#confirm();
+      if (key === "Ctrl+z") return this.#pointing.undo();
+      if (key === "Escape") return this.#leave();
+      if (key === "m" || (key === "Enter" && !isOnButton)) return this.#confirm();
       if (!isOnButton && this.#pointing.key(event)) return true;
     }
-    const kind = kindOf(event);
+    const kind = KIND_OF_KEY[key];
     if (!kind || event.repeat) return false;
     this.mark(kind);
     return true;
@@ -83,18 +66,13 @@ export class Marking {
       this.#leave();
       const taken = await this.#marks.takeBack(row);
       if (taken) this.#actions.takenBack(taken);
-      return;
     }
-    if (!row) return;
+    if (!row || kind === "withdrawn") return undefined;
     const refusal = this.#marks.refusal(row, kind);
-    if (refusal) {
-      this.#marks.say(refusal);
-      return;
-    }
+    if (refusal) return this.#marks.say(refusal);
     if (!this.#marks.reviewer) await this.#marks.askName();
-    if (!this.#marks.reviewer || row !== this.#row) return;
-    if (kind === "missed") this.#point();
-    else await this.#send(kind, []);
+    if (!this.#marks.reviewer || row !== this.#row) return undefined;
+    return kind === "missed" ? this.#point() : this.#send(kind, []);
   }
 
   async #send(kind, shapes) {
@@ -104,30 +82,19 @@ export class Marking {
   }
 
   #point() {
-    if (this.isPointing) return;
+    if (this.#pointing.isOn) return;
     let [tool, told] = [null, 0];
     this.#pointing.start((shapes) => {
       const places = plural(shapes.length, "place");
-      this.#find(".confirm").disabled = this.#find(".undo").disabled = shapes.length === 0;
-      this.#find(".confirm span").textContent = shapes.length ? `Mark ${places}` : "Mark";
-      this.#find(".brush").hidden = this.#pointing.tool !== "strokes";
-      this.#find(".brush output").textContent = `${this.#pointing.width} px`;
-      this.#find(".hint").textContent = HINTS[this.#pointing.tool];
-      for (const button of this.#root.querySelectorAll("[data-tool]")) {
-        button.ariaPressed = String(button.dataset.tool === this.#pointing.tool);
-      }
+      this.find(".confirm").disabled = this.find(".undo").disabled = shapes.length === 0;
+      this.find(".confirm span").textContent = shapes.length ? `Mark ${places}` : "Mark";
+      this.find(".hint").textContent = HINTS[this.#pointing.tool];
       const last = shapes.length ? `; the last is a ${inWords(shapes.at(-1))}` : "";
       if (tool !== this.#pointing.tool) this.#marks.say(HINTS[this.#pointing.tool], "quiet");
       else if (shapes.length !== told) this.#marks.say(`${places}${last}.`, "quiet");
       [tool, told] = [this.#pointing.tool, shapes.length];
     });
     this.#write();
-  }
-
-  /** Let a button act on the picture without taking the keyboard from it. */
-  #onPicture(button, act) {
-    button.onmousedown = (event) => event.preventDefault();
-    button.onclick = act;
   }
 
   #confirm() {
@@ -137,7 +104,7 @@ export class Marking {
   }
 
   #leave() {
-    if (this.isPointing) {
+    if (this.#pointing.isOn) {
       this.#pointing.stop();
       this.#write();
     }
@@ -148,27 +115,23 @@ export class Marking {
     const row = this.#row;
     const review = row && this.#marks.reviewOf(row);
     const open = row && this.#marks.openOf(row);
-    this.#find(".pointing").hidden = !this.isPointing;
-    this.#find(".kinds").hidden = this.#find(".review-words").hidden = this.isPointing;
-    this.#find(".hint").hidden = !this.isPointing;
-    for (const button of this.#root.querySelectorAll("[data-kind]")) {
+    this.find(".pointing").hidden = !this.#pointing.isOn;
+    this.find(".kinds").hidden = this.find(".review-words").hidden = this.#pointing.isOn;
+    this.find(".hint").hidden = !this.#pointing.isOn;
+    for (const button of this.all("[data-kind]")) {
       const { kind } = button.dataset;
       if (kind === "withdrawn") continue;
       button.disabled = !row || this.#marks.refusal(row, kind) !== "";
       const own = review?.marks.find(({ by }) => by === this.#marks.reviewer);
       button.ariaPressed = String(own?.kind === kind);
     }
-    this.#find(".name").textContent = this.#marks.reviewer ? `Reviewer: ${this.#marks.reviewer}` : "Enter your name";
-    const words = this.#find(".review-words");
+    this.find(".name").textContent = this.#marks.reviewer ? `Reviewer: ${this.#marks.reviewer}` : "Enter your name";
+    const words = this.find(".review-words");
     words.dataset.state = open?.state ?? (review?.kind === null ? "contradictory" : "");
     const sentences = row ? [open && sentWords(open), review && reviewWords(review)] : [];
     words.textContent = sentences.filter(Boolean).map((each) => `${each}.`.replace("..", ".")).join(" ") ||
       (row && this.#marks.refusal(row, "right")) || "Nobody has reviewed this verdict.";
-    if (!this.isPointing) this.#stage.shapes = open?.state === "sent" ? open.shapes : shapesOf(review);
-  }
-
-  #find(selector) {
-    return this.#root.querySelector(selector);
+    if (!this.#pointing.isOn) this.#stage.showShapes(open?.state === "sent" ? open.shapes : shapesOf(review));
   }
 }
 

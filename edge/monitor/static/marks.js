@@ -2,7 +2,7 @@
 
 import { Unreachable, postJson } from "./live.js";
 import { TOOLS } from "./pointing.js";
-import { wordOf } from "./words.js";
+import { sentence, wordOf } from "./words.js";
 
 export const KINDS = {
   right: { key: "r", word: "right", symbol: "✓" },
@@ -83,10 +83,9 @@ export class Marks {
 
   /** Why a verdict cannot be marked so, as a sentence; empty: it can be. */
   refusal(row, kind) {
-    if (LABELS.includes(kind) !== (row.reason === COLLECTING)) {
-      return row.reason === COLLECTING ? "Press G if the part is good, D if it is defective." : "Only a line that collects keeps pictures so.";
-    }
-    if (row.reason === COLLECTING) return "";
+    const isLabel = LABELS.includes(kind);
+    if (row.reason === COLLECTING) return isLabel ? "" : "Press G if the part is good, D if it is defective.";
+    if (isLabel) return "Only a line that collects keeps pictures so.";
     if (row.verdict === "NO_VERDICT") return "The frame has no verdict, so there is nothing to mark.";
     if (row.picture === null) return "No picture of it is stored, so it cannot be marked.";
     if (kind === "false_alarm" && row.verdict === "GOOD") {
@@ -170,8 +169,6 @@ export class Marks {
     this.#listeners.forEach((listener) => listener(id));
   }
 }
-
-const sentence = (words) => `${words[0].toUpperCase()}${words.slice(1)}${words.endsWith(".") ? "" : "."}`;
 
 /** The sign of a review, as short as it can be. */
 export const reviewSymbol = ({ kind }) => (kind ? KINDS[kind].symbol : CONTRADICTORY);

@@ -1,5 +1,7 @@
 // Lets a person show places of a picture, by points, boxes and brush strokes: with the mouse, a finger, or the keyboard.
 
+import { Part, actOnPicture, keyOf } from "./words.js";
+
 /** A click so near to a point takes it away again; a box is longer. */
 const NEAR_PX = 14;
 const FEWEST_PX = 4;
@@ -17,12 +19,12 @@ export const TOOLS = {
   strokes: { key: "3", word: "stroke" },
 };
 
-export class Pointing {
+export class Pointing extends Part {
   tool = "at_xy";
+  /** @type {[string, any][]} field of a mark and value, px of the frame, in the order in which they were drawn */
+  shapes = [];
   #stage;
   #onChange = null;
-  /** @type {[string, any][]} field of a mark and value, in the order in which they were drawn */
-  #shapes = [];
   /** The places, px of the frame, that a box or stroke goes through which is not finished. */
   #way = null;
   #apart = 0;
@@ -30,8 +32,16 @@ export class Pointing {
   #cross = null;
   #focusBefore = null;
 
-  constructor(stage) {
+  /**
+   * @param root around the buttons that choose how to draw.
+   * @param choose is called with the tool that a button chooses.
+   */
+  constructor(root, stage, choose = (tool) => this.choose(tool)) {
+    super(root);
     this.#stage = stage;
+    for (const button of this.all("[data-tool]")) actOnPicture(button, () => choose(button.dataset.tool));
+    actOnPicture(this.find(".narrower"), () => this.widen(WIDTHS["-"]));
+    actOnPicture(this.find(".wider"), () => this.widen(WIDTHS["+"]));
     const { picture } = stage;
     picture.addEventListener("click", (event) => this.isOn && !this.#draws && this.#act(this.#at(event)));
     picture.addEventListener("pointerdown", (event) => this.#press(event));
@@ -42,11 +52,6 @@ export class Pointing {
 
   get isOn() {
     return this.#onChange !== null;
-  }
-
-  /** The shapes, px of the frame: [field of a mark, value] each. */
-  get shapes() {
-    return this.#shapes;
   }
 
   /** Diameter of the brush, px of the frame. */
@@ -60,7 +65,7 @@ export class Pointing {
    */
   start(onChange, shapes = []) {
     this.#onChange = onChange;
-    this.#shapes = shapes;
+    this.shapes = shapes;
     this.#way = null;
     this.#cross = null;
     this.#focusBefore = document.activeElement;
@@ -78,8 +83,9 @@ export class Pointing {
     const hadFocus = document.activeElement === picture || document.activeElement === document.body;
     picture.removeAttribute("tabindex");
     picture.classList.remove("is-pointing", "is-drawing");
-    this.#stage.shapes = [];
+    this.#stage.showShapes([]);
     if (hadFocus) this.#focusBefore?.focus();
+    this.#writeTools();
   }
 
   choose(tool) {
@@ -98,15 +104,16 @@ export class Pointing {
 
   /** Take away what is being drawn, else the last shape; return whether there was one. */
   undo() {
-    if (!this.#way && !this.#shapes.length) return false;
+    if (!this.#way && !this.shapes.length) return false;
     if (this.#way) this.#way = null;
-    else this.#shapes = this.#shapes.slice(0, -1);
+    else this.shapes = this.shapes.slice(0, -1);
     this.#changed();
     return true;
   }
 
   /** Move the cross, put a place where it is, or choose how to draw; return whether the key was for that. */
-  key({ key, shiftKey }) {
+  key(event) {
+    const key = keyOf(event);
     const tool = Object.keys(TOOLS).find((each) => TOOLS[each].key === key);
     const arrow = ARROWS[key];
     if (tool) this.choose(tool);
@@ -117,7 +124,7 @@ export class Pointing {
       this.#cross ??= [Math.floor(width / 2), Math.floor(height / 2)];
       if (!arrow) this.#act(this.#cross);
       else {
-        const step = (shiftKey ? 4 : 1) * this.#step;
+        const step = (event.shiftKey ? 4 : 1) * this.#step;
         this.#cross = within(this.#cross.map((at, axis) => at + step * arrow[axis]), this.#stage.hw);
         if (this.#way) this.#extend(this.#cross, 1);
         this.#changed();
@@ -197,7 +204,7 @@ export class Pointing {
     const shape = this.#drawn();
     const [field, value] = shape;
     const isTooSmall = field === "boxes_xywh" && Math.max(value[2], value[3]) < this.#onScreen(FEWEST_PX);
-    if (!isTooSmall) this.#shapes = [...this.#shapes, shape];
+    if (!isTooSmall) this.shapes = [...this.shapes, shape];
     this.#drop();
   }
 
@@ -217,13 +224,22 @@ export class Pointing {
   #toggle([x, y]) {
     const near = this.#onScreen(NEAR_PX);
     const isNear = ([field, at]) => field === "at_xy" && Math.hypot(at[0] - x, at[1] - y) <= near;
-    const rest = this.#shapes.filter((shape) => !isNear(shape));
-    this.#shapes = rest.length < this.#shapes.length ? rest : [...rest, ["at_xy", [x, y]]];
+    const rest = this.shapes.filter((shape) => !isNear(shape));
+    this.shapes = rest.length < this.shapes.length ? rest : [...rest, ["at_xy", [x, y]]];
   }
 
   #changed() {
-    this.#stage.showShapes(this.#way ? [...this.#shapes, this.#drawn()] : this.#shapes, this.#cross);
-    this.#onChange(this.#shapes);
+    this.#stage.showShapes(this.#way ? [...this.shapes, this.#drawn()] : this.shapes, this.#cross);
+    this.#writeTools();
+    this.#onChange(this.shapes);
+  }
+
+  #writeTools() {
+    for (const button of this.all("[data-tool]")) {
+      button.ariaPressed = String(this.isOn && button.dataset.tool === this.tool);
+    }
+    this.find(".brush").hidden = !this.isOn || this.tool !== "strokes";
+    this.find(".brush output").textContent = `${this.width} px`;
   }
 }
 

@@ -1,12 +1,10 @@
 // The review: one frame after the other that nobody has marked yet.
 
-import { Blend } from "./blend.js";
-import { getBlob, getJson } from "./live.js";
+import { getJson } from "./live.js";
 import { Marking } from "./marking.js";
 import { KINDS, sentSymbol, sentWords } from "./marks.js";
-import { Stage } from "./stage.js";
-import { clock, count, dateAndClock, make, plural, rowWords, setShape, wordOf } from "./words.js";
-import { Zoom } from "./zoom.js";
+import { Viewer, loadPicture } from "./viewer.js";
+import { actOnPicture, clock, count, dateAndClock, keyOf, make, plural, rowWords, setShape, wordOf } from "./words.js";
 
 const LOADED = 50;
 /** Load more when so few are left. */
@@ -14,13 +12,9 @@ const FEW = 15;
 const MARKS_LISTED = 8;
 const HASH = "#review";
 
-export class Review {
-  #root = document.getElementById("review");
+export class Review extends Viewer {
   #button = document.getElementById("open-review");
-  #stage = new Stage(this.#root.querySelector(".stage"));
-  #zoom = new Zoom(this.#root.querySelector(".stage"), this.#stage);
   #marking;
-  #blend;
   #marks;
   #rows = [];
   #count = null;
@@ -34,30 +28,18 @@ export class Review {
 
   /** @param actions {opened(), heatmap()}: called when the review opens, and to show or hide the heatmap. */
   constructor(marks, { opened, heatmap }) {
+    super(document.getElementById("review"), (sentence) => marks.say(sentence));
     this.#marks = marks;
-    this.#marking = new Marking(this.#find(".marking"), this.#stage, marks, {
+    this.#marking = new Marking(this.find(".marking"), this.stage, marks, {
       marked: (row) => this.#leaveBehind(row),
       takenBack: (row) => this.#show(row),
     });
-    this.#blend = new Blend(this.#find(".blend"), this.#stage, (sentence) => marks.say(sentence));
     marks.onChange((id) => id && this.#changed(id));
     this.#button.onclick = () => (location.hash = HASH);
-    this.#find(".close").onclick = () => this.close();
-    this.#tool(".heatmap", heatmap);
-    this.#tool(".zoom", () => this.#switchZoom());
-    this.#find(".earlier").onclick = () => this.#step(-1);
-    this.#find(".later").onclick = () => this.#step(1);
+    actOnPicture(this.find(".heatmap"), heatmap);
+    actOnPicture(this.find(".zoom"), () => this.#magnify());
     addEventListener("hashchange", () => this.#followHash(opened));
     this.#followHash(opened);
-  }
-
-  get isOpen() {
-    return !this.#root.hidden;
-  }
-
-  set opacity(percent) {
-    this.#stage.opacity = percent / 100;
-    this.#find(".heatmap").ariaPressed = String(percent > 0);
   }
 
   open() {
@@ -71,12 +53,10 @@ export class Review {
 
   /** Handle a key; return whether it was for the review. */
   key(event) {
-    if (this.#marking.key(event) || this.#blend.key(event)) return true;
-    const steps = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
-    if (event.key === "Escape") this.close();
-    else if (steps && event.target.type !== "range") this.#step(steps);
-    else if (event.key.toLowerCase() === "z" && !event.ctrlKey && !event.metaKey && !event.altKey) this.#switchZoom();
-    else return false;
+    if (this.#marking.key(event)) return true;
+    const key = keyOf(event);
+    if (key !== "z") return super.key(key);
+    this.#magnify();
     return true;
   }
 
@@ -95,8 +75,8 @@ export class Review {
     const isOpen = location.hash === HASH;
     if (isOpen === this.isOpen) return;
     this.#marks.hush();
-    this.#root.hidden = !isOpen;
-    this.#unzoom();
+    this.root.hidden = !isOpen;
+    this.unzoom();
     for (const each of document.querySelectorAll("body > header, body > main")) each.inert = isOpen;
     if (!isOpen) {
       this.#marking.show(null);
@@ -105,7 +85,7 @@ export class Review {
       return;
     }
     opened();
-    this.#root.focus();
+    this.root.focus();
     this.#show(this.#rows[0] ?? null);
     this.load().catch((error) => this.#say(`The frames to review cannot be loaded: ${error.message}.`));
   }
@@ -114,30 +94,31 @@ export class Review {
   async #show(row) {
     const showing = ++this.#showing;
     this.#current = row;
-    this.#unzoom();
+    this.unzoom();
+    this.find(".zoom").disabled = true;
     this.#marking.show(null);
-    this.#blend.show(null);
+    this.reference = null;
     this.#write();
-    this.#find(".none").hidden = row !== null;
-    this.#find(".stage").hidden = row === null;
+    this.find(".none").hidden = row !== null;
+    this.find(".stage").hidden = row === null;
     if (!row) return;
     this.#say(`${dateAndClock(row.at_ns)} · ${rowWords(row)}`);
     try {
-      const { why, frame, heat } = await this.#picture(row);
+      const { path, why, frame, heat } = await this.#picture(row);
       if (showing !== this.#showing) return;
       const { event, heatmap, review } = why;
       const seen = { hw: event.frame_hw, heatmap, regions: event.regions, foreign: event.foreign_areas };
-      await this.#stage.draw(frame, heat, seen, `${wordOf(row.verdict)} of ${row.camera}, frame ${row.frame_number}`);
+      await this.stage.draw(frame, heat, seen, `${wordOf(row.verdict)} of ${row.camera}, frame ${row.frame_number}`);
       if (showing !== this.#showing) return;
-      this.#root.dataset.picture = row.id;
+      this.root.dataset.picture = row.id;
       this.#regions = event.regions;
-      this.#find(".zoom").disabled = false;
+      this.find(".zoom").disabled = false;
       this.#marking.show(row);
-      this.#blend.show(why.has_reference ? row.id : null);
+      this.reference = why.has_reference ? path : null;
       if (review) this.#marks.note(row.id, review);
     } catch (error) {
       if (showing !== this.#showing) return;
-      this.#find(".stage").hidden = true;
+      this.find(".stage").hidden = true;
       this.#say(`Its picture cannot be shown: ${error.message}.`);
     }
     this.#prefetch();
@@ -151,12 +132,7 @@ export class Review {
 
   #picture(row) {
     if (!this.#pictures.has(row.id)) {
-      const path = `/api/pictures/${row.id}`;
-      const loading = getJson(path).then(async (why) => {
-        const heat = why.heatmap ? getBlob(`${path}/heatmap.png`) : null;
-        const [frame, evidence] = await Promise.all([getBlob(`${path}/frame.jpg`), heat]);
-        return { why, frame, heat: evidence };
-      });
+      const loading = loadPicture(row.id);
       loading.catch(() => this.#pictures.delete(row.id));
       this.#pictures.set(row.id, loading);
       if (this.#pictures.size > 3) this.#pictures.delete(this.#pictures.keys().next().value);
@@ -170,7 +146,7 @@ export class Review {
     return place >= 0 ? place : this.#rows.filter(({ at_ns: at }) => at > row.at_ns).length - 1;
   }
 
-  #step(steps) {
+  step(steps) {
     const isListed = this.#rows.some(({ id }) => id === this.#current?.id);
     const row = this.#rows[this.#placeOf(this.#current) + (isListed || steps > 0 ? steps : 0)];
     if (row) this.#show(row);
@@ -220,7 +196,7 @@ export class Review {
   }
 
   #say(sentence) {
-    this.#find(".about").textContent = sentence;
+    this.find(".about").textContent = sentence;
   }
 
   #write() {
@@ -229,20 +205,20 @@ export class Review {
     this.#button.querySelector("b").textContent = number;
     this.#button.ariaLabel = `Review, ${number || "no"} frames to review`;
     if (!this.isOpen) return;
-    this.#find(".number").textContent = number;
-    this.#root.dataset.verdict = row?.verdict ?? "";
-    setShape(this.#find(".shape"), row?.verdict ?? "GOOD");
-    this.#find("h2").textContent = row ? `${wordOf(row.verdict)}: ${row.camera}, frame ${row.frame_number}` : "Review";
+    this.find(".number").textContent = number;
+    this.root.dataset.verdict = row?.verdict ?? "";
+    setShape(this.find(".shape"), row?.verdict ?? "GOOD");
+    this.find("h2").textContent = row ? `${wordOf(row.verdict)}: ${row.camera}, frame ${row.frame_number}` : "Review";
     if (!row) this.#say("");
-    this.#find(".none").textContent = this.#nothingLeft();
+    this.find(".none").textContent = this.#nothingLeft();
     const place = this.#placeOf(row);
-    this.#find(".earlier").disabled = place < 1;
-    this.#find(".later").disabled = place + 1 >= this.#rows.length;
-    this.#find(".queue").replaceChildren(...this.#rows.map((each) => this.#queued(each)));
-    this.#find(".own").replaceChildren(...this.#marks.sent.slice(0, MARKS_LISTED).map((each) => this.#own(each)));
-    this.#find(".own-title").hidden = this.#marks.sent.length === 0;
-    const current = this.#find(".queue [aria-current]");
-    if (current) this.#find(".queue").scrollTop = current.offsetTop - this.#find(".queue").clientHeight / 2;
+    this.find(".earlier").disabled = place < 1;
+    this.find(".later").disabled = place + 1 >= this.#rows.length;
+    this.find(".queue").replaceChildren(...this.#rows.map((each) => this.#queued(each)));
+    this.find(".own").replaceChildren(...this.#marks.sent.slice(0, MARKS_LISTED).map((each) => this.#own(each)));
+    this.find(".own-title").hidden = this.#marks.sent.length === 0;
+    const current = this.find(".queue [aria-current]");
+    if (current) this.find(".queue").scrollTop = current.offsetTop - this.find(".queue").clientHeight / 2;
   }
 
   #nothingLeft() {
@@ -254,64 +230,34 @@ export class Review {
   }
 
   #queued(row) {
-    const button = make("button", { type: "button", "data-id": row.id, "data-verdict": row.verdict, tabIndex: -1 },
-      make("span", { className: "sign", ariaHidden: "true" }, row.verdict[0]),
-      make("b", {}, wordOf(row.verdict)), ` ${row.camera} · ${clock(row.at_ns)}`);
-    button.onclick = () => this.#show(row);
     const open = this.#marks.openOf(row);
-    if (open) button.append(make("small", { "data-state": open.state }, sentWords(open)));
-    const item = make("li", {}, button);
-    if (row.id === this.#current?.id) button.setAttribute("aria-current", "true");
-    return item;
+    const words = open ? [make("small", { "data-state": open.state }, sentWords(open))] : [];
+    const of = { "data-id": row.id, "data-verdict": row.verdict, ariaCurrent: row.id === this.#current?.id || null };
+    return this.#item(row, of, row.verdict[0], wordOf(row.verdict), ...words);
   }
 
   #own(sent) {
     const { row, kind, state, words } = sent;
     const said = state === "journalled" ? `in the journal. ${words}` : state === "sent" ? "sent …" : "failed";
-    const title = state === "failed" ? words : "";
-    const button = make("button", { type: "button", tabIndex: -1, title, "data-state": state },
-      make("span", { className: "sign", ariaHidden: "true" }, state === "journalled" ? KINDS[kind].symbol : sentSymbol(sent)),
-      make("b", {}, KINDS[kind].word), ` ${row.camera} · ${clock(row.at_ns)}`,
-      make("small", { "data-state": state }, said));
-    button.onclick = () => this.#show(row);
+    const of = { title: state === "failed" ? words : "", "data-state": state };
+    const sign = state === "journalled" ? KINDS[kind].symbol : sentSymbol(sent);
+    return this.#item(row, of, sign, KINDS[kind].word, make("small", { "data-state": state }, said));
+  }
+
+  /** An item of a list, which shows its frame. */
+  #item(row, properties, sign, word, ...words) {
+    const button = make("button", { type: "button", tabIndex: -1, onclick: () => this.#show(row), ...properties },
+      make("span", { className: "sign", ariaHidden: "true" }, sign), make("b", {}, word),
+      ` ${row.camera} · ${clock(row.at_ns)}`, ...words);
     return make("li", {}, button);
   }
 
   /** Magnify the picture, at its first region if it has one, or show the whole of it again. */
-  async #switchZoom() {
-    if (this.#find(".zoom").disabled) return;
-    if (this.#zoom.isOn) {
-      this.#zoom.stop();
-      this.#find(".zoom").ariaPressed = "false";
-      return;
-    }
-    const [height, width] = this.#stage.hw;
+  #magnify() {
+    if (this.find(".zoom").disabled) return;
+    const [height, width] = this.stage.hw;
     const contour = this.#regions[0]?.contour_xy ?? [[0, 0], [width, height]];
-    this.#zoom.start([0, 1].map((axis) => contour.reduce((sum, at) => sum + at[axis], 0) / contour.length));
-    this.#find(".zoom").ariaPressed = "true";
-    const showing = this.#showing;
-    try {
-      const frame = await getBlob(`/api/pictures/${this.#current.id}/frame.png`); // the JPEG may be smaller than the frame
-      if (showing === this.#showing) await this.#stage.redraw(frame);
-    } catch (error) {
-      if (showing === this.#showing) this.#marks.say(`The frame cannot be loaded in full resolution: ${error.message}.`);
-    }
-  }
-
-  #unzoom() {
-    this.#zoom.stop();
-    this.#find(".zoom").ariaPressed = "false";
-    this.#find(".zoom").disabled = true;
-  }
-
-  /** Let a button act on the picture without taking the keyboard from it. */
-  #tool(selector, act) {
-    const button = this.#find(selector);
-    button.onmousedown = (event) => event.preventDefault();
-    button.onclick = act;
-  }
-
-  #find(selector) {
-    return this.#root.querySelector(selector);
+    const centre = [0, 1].map((axis) => contour.reduce((sum, at) => sum + at[axis], 0) / contour.length);
+    this.switchZoom(centre, `/api/pictures/${this.#current.id}/frame.png`);
   }
 }

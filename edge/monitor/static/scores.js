@@ -1,16 +1,15 @@
 // The histogram of the last scores, with a threshold to try. It changes nothing on the line.
 
-import { exceptUnreachable, getJson } from "./live.js";
-import { clock, count, logit, make, plural } from "./words.js";
+import { getJson } from "./live.js";
+import { Part, clock, count, logit, make, makeSvg, number, plural } from "./words.js";
 
-const SVG = "http://www.w3.org/2000/svg";
 const BINS = 60;
 const STEP = 0.05;
 const LARGE_STEP = 0.5;
 
-export class Scores {
-  #root = document.getElementById("scores");
+export class Scores extends Part {
   #answer = null;
+  #camera = null;
   #low = 0;
   #high = 1;
   #tried = 0;
@@ -18,12 +17,13 @@ export class Scores {
   product = null;
 
   constructor() {
-    this.#find(".newer").onclick = () => this.load();
-    this.#find(".count").onchange = () => this.load();
-    this.#find(".camera-choice").onchange = () => this.load();
-    this.#find(".reset").onclick = () => this.#try(this.#answer.score_threshold);
-    this.#find(".copy").onclick = () => this.#copy();
-    const handle = this.#find(".handle");
+    super(document.getElementById("scores"));
+    this.find(".newer").onclick = () => this.load();
+    this.find(".count").onchange = () => this.load();
+    this.find(".camera-choice").onchange = () => this.load();
+    this.find(".reset").onclick = () => this.#try(this.#answer.score_threshold);
+    this.find(".copy").onclick = () => this.#copy();
+    const handle = this.find(".handle");
     handle.addEventListener("keydown", (event) => this.#key(event));
     handle.addEventListener("pointerdown", (event) => {
       handle.setPointerCapture(event.pointerId);
@@ -32,58 +32,56 @@ export class Scores {
     handle.addEventListener("pointermove", (event) => {
       if (handle.hasPointerCapture(event.pointerId)) this.#try(this.#at(event.clientX));
     });
-    this.#find(".bars").addEventListener("pointerdown", (event) => this.#try(this.#at(event.clientX)));
+    this.find(".bars").addEventListener("pointerdown", (event) => this.#try(this.#at(event.clientX)));
   }
 
   setCameras(names) {
-    const choice = this.#find(".camera-choice");
+    const choice = this.find(".camera-choice");
     if ([...choice.options].map((option) => option.value).join() === names.join()) return;
     choice.replaceChildren(...names.map((name) => make("option", {}, name)));
-    this.#find(".which").hidden = names.length < 2;
+    this.find(".which").hidden = names.length < 2;
     if (names.length) this.load();
   }
 
-  load() {
-    const camera = this.#find(".camera-choice").value;
-    const isDragged = this.#find(".handle:active") !== null;
-    return camera && !isDragged ? this.#load(camera).catch(exceptUnreachable) : null;
-  }
-
-  async #load(camera) {
-    const query = new URLSearchParams({ camera, n: this.#find(".count").value });
+  async load() {
+    const camera = this.find(".camera-choice").value;
+    if (!camera || this.find(".handle:active")) return;
+    const query = new URLSearchParams({ camera, n: this.find(".count").value });
     const answer = await getJson(`/api/scores?${query}`);
     const isFirst = this.#answer?.score_threshold !== answer.score_threshold || this.#camera !== camera;
     this.#answer = { ...answer, judged: answer.scores.filter((score) => score !== null) };
     this.#camera = camera;
-    this.#root.hidden = this.#answer.judged.length === 0;
-    if (this.#root.hidden) return;
+    this.root.hidden = this.#answer.judged.length === 0;
+    if (this.root.hidden) return;
     this.#setRange();
     this.#try(isFirst ? answer.score_threshold : this.#tried);
-    this.#writePeriod();
+    const { missed, from_ns: from, to_ns: to } = answer;
+    const judged = this.#answer.judged.length;
+    const unjudged = answer.scores.length - judged;
+    this.find(".missed").hidden = missed === null;
+    this.find(".missed").textContent = missed ?? "";
+    this.find(".period").textContent = `${plural(judged, "frame")} from ${clock(from)} to ${clock(to)}` +
+      (unjudged ? `; ${plural(unjudged, "more has", "more have")} no verdict and no score.` : ".");
   }
-
-  #camera = null;
 
   #setRange() {
     const { judged, score_threshold: threshold } = this.#answer;
     const values = [...judged, threshold];
-    const least = values.reduce((a, b) => Math.min(a, b));
-    const greatest = values.reduce((a, b) => Math.max(a, b));
+    const [least, greatest] = [Math.min(...values), Math.max(...values)];
     const margin = Math.max(0.5, 0.05 * (greatest - least));
     this.#low = least - margin;
     this.#high = greatest + margin;
     const step = niceStep((this.#high - this.#low) / 8);
     const first = Math.ceil(this.#low / step);
     const ticks = Array.from({ length: Math.floor(this.#high / step) - first + 1 }, (_, i) => (first + i) * step);
-    this.#find(".axis").replaceChildren(
+    this.find(".axis").replaceChildren(
       ...ticks.map((value) => {
-        const tick = make("span", {}, step < 1 ? value.toFixed(1).replace("-", "−") : String(Math.round(value)).replace("-", "−"));
+        const tick = make("span", {}, number(value, step < 1 ? 1 : 0));
         tick.style.left = `${100 * this.#share(value)}%`;
         return tick;
       }),
     );
-    const mark = this.#find(".mark");
-    mark.style.left = `${100 * this.#share(threshold)}%`;
+    this.find(".mark").style.left = `${100 * this.#share(threshold)}%`;
   }
 
   #share(value) {
@@ -92,7 +90,7 @@ export class Scores {
 
   /** The score under a position of the page. */
   #at(clientX) {
-    const { left, width } = this.#find(".bars").getBoundingClientRect();
+    const { left, width } = this.find(".bars").getBoundingClientRect();
     return this.#low + ((clientX - left) / width) * (this.#high - this.#low);
   }
 
@@ -112,7 +110,7 @@ export class Scores {
     // What is written is what is counted: two decimals, and the line's own value in full.
     this.#tried = isActive ? active : Math.round(100 * Math.min(Math.max(value, this.#low), this.#high)) / 100;
     const rejected = (threshold) => judged.filter((score) => score >= threshold).length;
-    const handle = this.#find(".handle");
+    const handle = this.find(".handle");
     handle.style.left = `${100 * this.#share(this.#tried)}%`;
     handle.classList.toggle("at-end", this.#share(this.#tried) > 0.8);
     handle.ariaValueMin = this.#low.toFixed(2);
@@ -120,16 +118,16 @@ export class Scores {
     handle.ariaValueNow = this.#tried.toFixed(2);
     handle.ariaValueText = `${logit(this.#tried)}: ${plural(rejected(this.#tried), "frame")} rejected`;
     handle.querySelector("output").textContent = logit(this.#tried);
-    this.#find(".outcome").replaceChildren(
+    this.find(".outcome").replaceChildren(
       `Of these ${plural(judged.length, "frame")}, `,
       make("strong", {}, count(rejected(this.#tried))),
       ` would have been rejected (now: ${count(rejected(active))}).`,
     );
     const written = Number(this.#tried.toFixed(4));
-    this.#find(".lines").textContent = this.product === null
+    this.find(".lines").textContent = this.product === null
       ? `[thresholds]\nscore = ${written}\n`
       : `# in the [[products]] table of ${JSON.stringify(this.product)}\nthresholds = { score = ${written} }\n`;
-    this.#find(".reset").disabled = isActive;
+    this.find(".reset").disabled = isActive;
     this.#draw();
   }
 
@@ -138,41 +136,24 @@ export class Scores {
     const bins = new Array(BINS).fill(0);
     for (const score of this.#answer.judged) bins[Math.min(BINS - 1, Math.floor((score - this.#low) / width))]++;
     const tallest = Math.max(...bins);
-    const bars = this.#find(".bars");
+    const bars = this.find(".bars");
     bars.setAttribute("viewBox", `0 0 ${BINS} 100`);
     bars.replaceChildren(
       ...bins.map((frames, i) => {
-        const bar = document.createElementNS(SVG, "rect");
         const height = 100 * Math.sqrt(frames / tallest);
-        const attributes = { x: i + 0.08, width: 0.84, y: 100 - height, height };
-        for (const [name, value] of Object.entries(attributes)) bar.setAttribute(name, value);
-        if (this.#low + (i + 0.5) * width >= this.#tried) bar.setAttribute("class", "rejected");
-        return bar;
+        const name = this.#low + (i + 0.5) * width >= this.#tried ? "rejected" : "";
+        return makeSvg("rect", { x: i + 0.08, width: 0.84, y: 100 - height, height, class: name });
       }),
     );
   }
 
-  #writePeriod() {
-    const { judged, scores, missed, from_ns: from, to_ns: to } = this.#answer;
-    this.#find(".missed").hidden = missed === null;
-    this.#find(".missed").textContent = missed ?? "";
-    const unjudged = scores.length - judged.length;
-    this.#find(".period").textContent =
-      `${plural(judged.length, "frame")} from ${clock(from)} to ${clock(to)}` +
-      (unjudged ? `; ${plural(unjudged, "more has", "more have")} no verdict and no score.` : ".");
-  }
-
   async #copy() {
-    const lines = this.#find(".lines");
+    const lines = this.find(".lines");
     getSelection().selectAllChildren(lines);
     // Browsers offer the clipboard only to https and loopback; elsewhere the lines are selected for Ctrl-C.
     if (navigator.clipboard) await navigator.clipboard.writeText(lines.textContent);
-    this.#find(".copy").textContent = navigator.clipboard ? "Copied" : "Selected: press Ctrl-C";
-    setTimeout(() => (this.#find(".copy").textContent = "Copy"), 2000);
-  }
-
-  #find(selector) {
-    return this.#root.querySelector(selector);
+    this.find(".copy").textContent = navigator.clipboard ? "Copied" : "Selected: press Ctrl-C";
+    setTimeout(() => (this.find(".copy").textContent = "Copy"), 2000);
   }
 }
 

@@ -1,32 +1,32 @@
 // The shadow bundle beside the line's own: what each rejects, the frames on which they differ, and their exchange.
 
 import { getJson, postJson } from "./live.js";
-import { clock, count, make, number, plural, wordOf } from "./words.js";
+import { Part, clock, count, make, number, plural, wordOf } from "./words.js";
 
-export class Shadow {
-  #root = document.getElementById("shadow");
+export class Shadow extends Part {
   #marks;
   #open;
   #found = null;
 
   /** @param open is called with the row of a frame to be explained. */
   constructor(marks, open) {
+    super(document.getElementById("shadow"));
     this.#marks = marks;
     this.#open = open;
-    this.#find(".activate").onclick = () => this.#exchange("activate", this.#found.shadow.bundle);
-    this.#find(".back").onclick = () => this.#exchange("back", this.#found.former);
+    this.find(".activate").onclick = () => this.#exchange("activate", this.#found.shadow.bundle);
+    this.find(".back").onclick = () => this.#exchange("back", this.#found.former);
   }
 
   /** Show the section if the line has a shadow, and why it judges nothing. */
   set state(state) {
-    const isNew = this.#root.hidden && state;
-    this.#root.hidden = !state;
+    const isNew = this.root.hidden && state;
+    this.root.hidden = !state;
     if (isNew) this.load();
-    this.#find(".fault").textContent = state?.fault ?? (state && !state.bundle ? "The shadow bundle is being started." : "");
+    this.find(".fault").textContent = state?.fault ?? (state && !state.bundle ? "The shadow bundle is being started." : "");
   }
 
   async load() {
-    if (this.#root.hidden) return;
+    if (this.root.hidden) return;
     try {
       this.#found = await getJson("/api/shadow");
       this.#show(this.#found);
@@ -46,8 +46,8 @@ export class Shadow {
     const row = (title, { bundle, rejected, right }) =>
       make("tr", {}, make("th", { scope: "row" }, title), make("td", {}, named(bundle)), make("td", {}, share(rejected)),
         make("td", {}, reviewed ? `${count(right)} of ${count(reviewed)}` : "–"));
-    this.#find("tbody").replaceChildren(row("Line", line), row("Shadow", shadow));
-    this.#find(".frames").replaceChildren(...rows.map((each) => this.#frame(each)));
+    this.find("tbody").replaceChildren(row("Line", line), row("Shadow", shadow));
+    this.find(".frames").replaceChildren(...rows.map((each) => this.#frame(each)));
   }
 
   #frame(row) {
@@ -66,7 +66,7 @@ export class Shadow {
     if (!confirm(`Inspect with ${bundle.name} ${bundle.version} from the next frame on?`)) return;
     if (!this.#marks.reviewer) await this.#marks.askName();
     if (!this.#marks.reviewer) return;
-    const buttons = this.#root.querySelectorAll(".exchange button");
+    const buttons = this.all(".exchange button");
     buttons.forEach((each) => (each.disabled = true));
     try {
       const { bundle: active } = await postJson(`/api/${what}`, { bundle: bundle.digest, by: this.#marks.reviewer });
@@ -79,17 +79,13 @@ export class Shadow {
   }
 
   #label(selector, isShown, words) {
-    const button = this.#find(selector);
+    const button = this.find(selector);
     button.hidden = !isShown;
     button.textContent = words;
   }
 
   #say(sentence) {
-    this.#find(".summary").textContent = sentence;
-  }
-
-  #find(selector) {
-    return this.#root.querySelector(selector);
+    this.find(".summary").textContent = sentence;
   }
 }
 

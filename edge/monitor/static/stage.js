@@ -1,8 +1,6 @@
 // A picture with its heatmap and outlines.
 
-import { make } from "./words.js";
-
-const SVG = "http://www.w3.org/2000/svg";
+import { make, makeSvg, write } from "./words.js";
 
 /** Matplotlib's colour map "inferno" as polynomials of degree 6 (public domain, Matt Zucker), as in heatline's overlays. */
 const INFERNO = [
@@ -33,7 +31,6 @@ export function drawScale(canvas) {
 }
 
 export class Stage {
-  #picture;
   #frame;
   #reference;
   #heat;
@@ -41,17 +38,18 @@ export class Stage {
   #lost;
   #drawn;
   #points;
-  #hw = [1, 1];
+  /** Height and width of the frame, px. */
+  hw = [1, 1];
 
   constructor(place) {
     const canvas = (className) => make("canvas", { className, width: 0 });
     [this.#frame, this.#reference, this.#heat] = ["frame", "reference", "heat"].map(canvas);
-    [this.#marks, this.#drawn] = ["marks", "marks drawn"].map((name) => shape(["svg", {}, name]));
+    [this.#marks, this.#drawn] = ["marks", "marks drawn"].map((name) => makeSvg("svg", { class: name }));
     this.#points = make("div", { className: "points" });
     this.#lost = make("p", { className: "lost", hidden: true });
     const layers = [this.#frame, this.#reference, this.#heat, this.#marks, this.#drawn, this.#points, this.#lost];
-    this.#picture = make("div", { className: "picture", role: "img" }, ...layers);
-    place.append(this.#picture);
+    this.picture = make("div", { className: "picture", role: "img" }, ...layers);
+    place.append(this.picture);
   }
 
   /**
@@ -66,27 +64,23 @@ export class Stage {
       heat ? createImageBitmap(heat, { colorSpaceConversion: "none" }) : null,
     ]);
     const [height, width] = hw;
-    this.#hw = hw;
+    this.hw = hw;
     this.#reference.width = 0;
-    this.shapes = [];
-    this.#picture.style.setProperty("--aspect", width / height);
+    this.showShapes([]);
+    this.picture.style.setProperty("--aspect", width / height);
     drawIn(this.#frame, pixels);
     this.#heat.hidden = !evidence;
     if (evidence) this.#drawHeat(evidence, hw, heatmap);
     for (const svg of [this.#marks, this.#drawn]) svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const outlines = regions.map((region) => ["polygon", { points: region.contour_xy.join(" ") }]);
     const shapes = [...outlines.map((each) => [...each, "under"]), ...outlines.map((each) => [...each, "region"])];
-    for (const { box_xyxy: [x0, y0, x1, y1] } of foreign) {
-      const box = { x: x0, y: y0, width: x1 - x0, height: y1 - y0 };
-      shapes.push(["rect", box, "under"], ["rect", box, "foreign"]);
-    }
-    if (tile) {
-      const box = { x: tile.yx[1], y: tile.yx[0], width: tile.px, height: tile.px };
-      shapes.push(["rect", box, "under"], ["rect", box, "tile"]);
-    }
+    const boxOf = ({ box_xyxy: [x0, y0, x1, y1] }) => ({ x: x0, y: y0, width: x1 - x0, height: y1 - y0 });
+    const boxes = foreign.map((area) => ["foreign", boxOf(area)]);
+    if (tile) boxes.push(["tile", { x: tile.yx[1], y: tile.yx[0], width: tile.px, height: tile.px }]);
+    for (const [name, box] of boxes) shapes.push(["rect", box, "under"], ["rect", box, name]);
     shapes.push(...cells.map(([x, y]) => ["rect", { x, y, width: heatmap.cell_px, height: heatmap.cell_px }, "cell"]));
     this.#marks.replaceChildren(...shapes.map(shape));
-    this.#picture.ariaLabel = label;
+    this.picture.ariaLabel = label;
   }
 
   /** Draw the frame again, from a blob of any size. */
@@ -105,26 +99,15 @@ export class Stage {
 
   /** Whether the reference is shown in place of the frame. */
   set blended(isOn) {
-    this.#picture.classList.toggle("is-blended", isOn);
+    this.picture.classList.toggle("is-blended", isOn);
   }
 
-  get picture() {
-    return this.#picture;
-  }
-
-  /** Height and width of the frame, px. */
-  get hw() {
-    return this.#hw;
-  }
-
-  /** Show places of missed defects, px of the frame: [field of a mark, value] each. */
-  set shapes(shapes) {
-    this.showShapes(shapes, null);
-  }
-
-  /** @param cross where the keyboard is, or null. */
-  showShapes(shapes, cross) {
-    const [height, width] = this.#hw;
+  /**
+   * Show places of missed defects, px of the frame: [field of a mark, value] each.
+   * @param cross where the keyboard is, or null.
+   */
+  showShapes(shapes, cross = null) {
+    const [height, width] = this.hw;
     const of = (field) => shapes.filter((each) => each[0] === field).map((each) => each[1]);
     const boxes = of("boxes_xywh").map(([x, y, w, h]) => ["rect", { x, y, width: w, height: h }]);
     const strokes = of("strokes").map(({ points_xy: way, width_px: thick }) => {
@@ -135,23 +118,18 @@ export class Stage {
     this.#drawn.replaceChildren(...[...strokes, ...outlines].map(shape));
     const all = [...of("at_xy").map((each) => ["point", each]), ...(cross ? [["cross", cross]] : [])];
     this.#points.replaceChildren(...all.map(([className, [x, y]]) => {
-      const place = document.createElement("span");
-      place.className = className;
+      const place = make("span", { className });
       place.style.left = `${(100 * (x + 0.5)) / width}%`;
       place.style.top = `${(100 * (y + 0.5)) / height}%`;
       return place;
     }));
   }
 
-  set opacity(share) {
-    this.#heat.style.opacity = share;
-  }
-
   /** Grey the picture and say why in a sentence; null: the picture is current. */
   set lost(sentence) {
-    this.#picture.classList.toggle("is-lost", sentence !== null);
+    this.picture.classList.toggle("is-lost", sentence !== null);
     this.#lost.hidden = sentence === null;
-    if (this.#lost.textContent !== (sentence ?? "")) this.#lost.textContent = sentence ?? "";
+    write(this.#lost, sentence ?? "");
   }
 
   #drawHeat(evidence, [height, width], { hw: [rows, columns], cell_px: cell }) {
@@ -174,9 +152,4 @@ function drawIn(canvas, pixels) {
   pixels.close();
 }
 
-function shape([tag, attributes, className]) {
-  const element = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.setAttribute("class", className);
-  return element;
-}
+const shape = ([tag, attributes, className]) => makeSvg(tag, { ...attributes, class: className });

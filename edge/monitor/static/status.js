@@ -1,6 +1,6 @@
-// The state of the line: the handshake in the header, and tables for the engineer.
+// The state of the line: the handshake in the header, tables for the engineer, and sentences for screen readers.
 
-import { bytes, cameraWords, count, handshakeWords, make, number, plural, setShape, span } from "./words.js";
+import { bytes, cameraWords, count, handshakeWords, make, number, plural, setShape, span, wordOf } from "./words.js";
 
 const HANDSHAKE_SHAPES = { READY: "GOOD", BUSY: "NONE", DEGRADED: "NO_VERDICT", NOT_READY: "DEAD" };
 
@@ -137,4 +137,24 @@ function bundleRows({ bundle, collecting, precision, product, thresholds }) {
     ["score threshold", thresholds && number(thresholds.score)],
     ["evidence threshold", thresholds && number(thresholds.evidence)],
   ];
+}
+
+const QUIET_MS = 10_000;
+const unspoken = new Map();
+let spoken = null;
+
+/** Tell screen readers of a verdict that is not GOOD, in one sentence per ten seconds at most. */
+export function announce({ camera, verdict }) {
+  if (verdict === "GOOD") return;
+  const of = `Camera ${camera}: ${wordOf(verdict)} of`;
+  unspoken.set(of, (unspoken.get(of) ?? 0) + 1);
+  spoken ??= setTimeout(speak);
+}
+
+function speak() {
+  spoken = unspoken.size ? setTimeout(speak, QUIET_MS) : null;
+  if (!spoken) return;
+  const sentences = [...unspoken].map(([of, frames]) => `${of} ${plural(frames, "frame")}.`);
+  document.getElementById("announcer").textContent = sentences.join(" ");
+  unspoken.clear();
 }

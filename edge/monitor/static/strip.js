@@ -1,83 +1,79 @@
 // The last verdicts of a camera, the newest at the right.
 
-import { LETTERS, clock, make, rowWords, wordOf } from "./words.js";
+import { LETTERS, Part, clock, make, rowWords, wordOf } from "./words.js";
 
 const LENGTH = 50;
 
-export class Strip {
-  #place;
-  #onOpen;
-  #rows = new Map();
+export class Strip extends Part {
+  rows = new Map();
 
   /** @param onOpen is called with the row that a click or the Enter key chose. */
   constructor(place, camera, onOpen) {
-    this.#place = place;
-    this.#onOpen = onOpen;
+    super(place);
     place.ariaLabel = `Last verdicts of ${camera}, the newest at the end`;
-    place.addEventListener("click", ({ target }) => this.#open(target.closest("button")));
+    place.addEventListener("click", ({ target }) => {
+      const cell = target.closest("button");
+      if (cell) onOpen(this.rows.get(cell.dataset.id));
+    });
     place.addEventListener("keydown", (event) => this.#move(event));
     place.addEventListener("focusin", ({ target }) => this.#makeReachable(target));
   }
 
   add(row) {
-    if (this.#rows.has(row.id)) return;
-    const wasAtEnd = this.#place.lastElementChild?.tabIndex === 0;
+    if (this.rows.has(row.id)) return;
+    const wasAtEnd = this.root.lastElementChild?.tabIndex === 0;
     const cell = make("button", { type: "button", "data-id": row.id, "data-verdict": row.verdict, tabIndex: -1 },
       make("span", {}, LETTERS[row.verdict]));
     this.#describe(cell, row, "");
-    this.#rows.set(row.id, row);
-    this.#place.append(cell);
+    this.rows.set(row.id, row);
+    this.root.append(cell);
     // The Tab key reaches the newest cell, unless the keyboard is on another one.
-    if (!this.#place.querySelector('[tabindex="0"]') || (wasAtEnd && !this.#hasFocus)) this.#makeReachable(cell);
-    while (this.#place.children.length > LENGTH) this.#dropOldest();
+    if (!this.find('[tabindex="0"]') || (wasAtEnd && !this.#hasFocus)) this.#makeReachable(cell);
+    while (this.root.children.length > LENGTH) this.#dropOldest();
   }
 
   clear() {
-    this.#rows.clear();
-    this.#place.replaceChildren();
+    this.rows.clear();
+    this.root.replaceChildren();
   }
 
   /** The row so many places after this one, or undefined. */
   neighbour(id, steps) {
-    const ids = [...this.#rows.keys()];
+    const ids = [...this.rows.keys()];
     const place = ids.indexOf(id);
-    return place < 0 ? undefined : this.#rows.get(ids[place + steps]);
+    return place < 0 ? undefined : this.rows.get(ids[place + steps]);
   }
 
   /** Mark the row that the panel explains, or none. */
   mark(id) {
-    for (const cell of this.#place.children) cell.ariaPressed = String(cell.dataset.id === id);
+    for (const cell of this.root.children) cell.ariaPressed = String(cell.dataset.id === id);
   }
 
   /** The row that the keyboard is on, or undefined. */
   get focused() {
-    return this.#hasFocus ? this.#rows.get(document.activeElement.dataset.id) : undefined;
+    return this.#hasFocus ? this.rows.get(document.activeElement.dataset.id) : undefined;
   }
 
   /** Show what people say of a verdict: a sign, and words. */
   setReview(id, sign, state, words) {
     const cell = this.#cell(id);
-    const row = this.#rows.get(id);
+    const row = this.rows.get(id);
     if (!cell || !row) return;
     cell.dataset.review = sign;
     cell.dataset.state = state;
     this.#describe(cell, row, words);
   }
 
-  row(id) {
-    return this.#rows.get(id);
-  }
-
   focus(id) {
-    (this.#cell(id) ?? this.#place.lastElementChild)?.focus();
+    (this.#cell(id) ?? this.root.lastElementChild)?.focus();
   }
 
   get #hasFocus() {
-    return this.#place.contains(document.activeElement);
+    return this.root.contains(document.activeElement);
   }
 
   #cell(id) {
-    return this.#place.querySelector(`[data-id="${CSS.escape(id)}"]`);
+    return this.find(`[data-id="${CSS.escape(id)}"]`);
   }
 
   #describe(cell, row, words) {
@@ -86,21 +82,17 @@ export class Strip {
     cell.title = [parts.join(" · "), rowWords(row), words].filter(Boolean).join("\n");
   }
 
-  #open(cell) {
-    if (cell) this.#onOpen(this.#rows.get(cell.dataset.id));
-  }
-
   #dropOldest() {
-    const oldest = this.#place.firstElementChild;
+    const oldest = this.root.firstElementChild;
     const next = oldest.nextElementSibling;
     if (oldest === document.activeElement) next.focus();
     else if (oldest.tabIndex === 0) this.#makeReachable(next);
-    this.#rows.delete(oldest.dataset.id);
+    this.rows.delete(oldest.dataset.id);
     oldest.remove();
   }
 
   #makeReachable(cell) {
-    this.#place.querySelectorAll('[tabindex="0"]').forEach((other) => (other.tabIndex = -1));
+    this.all('[tabindex="0"]').forEach((other) => (other.tabIndex = -1));
     cell.tabIndex = 0;
   }
 
@@ -109,8 +101,8 @@ export class Strip {
     const next = {
       ArrowLeft: at.previousElementSibling,
       ArrowRight: at.nextElementSibling,
-      Home: this.#place.firstElementChild,
-      End: this.#place.lastElementChild,
+      Home: this.root.firstElementChild,
+      End: this.root.lastElementChild,
     }[event.key];
     if (next === undefined) return;
     event.preventDefault();

@@ -1,25 +1,21 @@
 // The panel that explains one verdict.
 
-import { Blend } from "./blend.js";
-import { getBlob, getJson } from "./live.js";
 import { Marking } from "./marking.js";
-import { Stage } from "./stage.js";
-import { LETTERS, clock, dateAndClock, fillFacts, logit, make, number, setShape, wordOf } from "./words.js";
+import { Viewer, loadPicture } from "./viewer.js";
+import {
+  LETTERS, clock, dateAndClock, fillFacts, keyOf, logit, make, makeSvg, number, setShape, wordOf,
+} from "./words.js";
 
-const SVG = "http://www.w3.org/2000/svg";
 const CELLS_LISTED = 8;
 /** Share of the pictures in memory that may leave it while the panel loads; they are not asked for. */
 const LEAVING = 0.2;
 /** A crop shows at least so many px of the frame around its region. */
 const SMALLEST_CROP_PX = 128;
 
-export class Why {
-  #root = document.getElementById("why");
-  #stage = new Stage(this.#root.querySelector(".stage"));
+export class Why extends Viewer {
   #navigation;
   #marks;
   #marking;
-  #blend;
   #row = null;
   #others = [];
   /** Counts openings: an answer that belongs to an earlier one is ignored. */
@@ -27,27 +23,18 @@ export class Why {
 
   /** @param navigation {neighbour(row, steps), open(row), opened(row), closed(row)}: how the panel moves along the strip. */
   constructor(marks, navigation) {
+    super(document.getElementById("why"), (sentence) => marks.say(sentence));
     this.#navigation = navigation;
     this.#marks = marks;
-    this.#marking = new Marking(this.#find(".marking"), this.#stage, marks, { marked() {}, takenBack() {} });
-    this.#blend = new Blend(this.#find(".blend"), this.#stage, (sentence) => marks.say(sentence));
-    this.#find(".close").onclick = () => this.close();
-    this.#find(".earlier").onclick = () => this.#step(-1);
-    this.#find(".later").onclick = () => this.#step(1);
-    this.#root.addEventListener("keydown", ({ key }) => {
-      if (key === "ArrowLeft") this.#step(-1);
-      if (key === "ArrowRight") this.#step(1);
-    });
-    document.addEventListener("keydown", ({ key }) => key === "Escape" && this.close());
-  }
-
-  get isOpen() {
-    return !this.#root.hidden;
+    this.#marking = new Marking(this.find(".marking"), this.stage, marks, { marked() {}, takenBack() {} });
   }
 
   /** Handle a key of the panel; return whether it was one. */
   key(event) {
-    return this.#marking.key(event) || this.#blend.key(event);
+    if (this.#marking.key(event)) return true;
+    const key = keyOf(event);
+    const isElsewhere = key.startsWith("Arrow") && !this.root.contains(event.target); // it moves along a strip
+    return !isElsewhere && key !== "ArrowUp" && key !== "ArrowDown" && super.key(key);
   }
 
   /** Let the reviewer point at missed defects. */
@@ -55,27 +42,28 @@ export class Why {
     this.#marking.mark("missed");
   }
 
-  set opacity(percent) {
-    this.#stage.opacity = percent / 100;
-  }
-
   /** Explain a verdict; its picture may no longer exist. */
   async open(row) {
     const opening = ++this.#opening;
     this.#row = row;
-    this.#root.hidden = false;
-    this.#root.focus();
-    this.#root.scrollTop = 0;
+    this.root.hidden = false;
+    this.root.focus();
+    this.root.scrollTop = 0;
     this.#navigation.opened(row);
-    this.#showHead(row);
+    setShape(this.find(".shape"), row.verdict);
+    this.root.dataset.verdict = row.verdict;
+    this.find("#why-title").textContent = `${wordOf(row.verdict)}: ${row.camera}, frame ${row.frame_number}`;
+    this.#say("");
+    this.find(".earlier").disabled = !this.#navigation.neighbour(row, -1);
+    this.find(".later").disabled = !this.#navigation.neighbour(row, 1);
     this.#marking.show(null);
-    this.#blend.show(null);
-    this.#find(".evidence").hidden = true;
-    fillFacts(this.#find(".facts tbody"), rowFacts(row));
+    this.reference = null;
+    this.find(".evidence").hidden = true;
+    fillFacts(this.find(".facts tbody"), rowFacts(row));
     try {
-      const picture = row.picture === null ? null : await getJson(`/api/pictures/${row.id}`);
+      const loaded = row.picture === null ? null : await loadPicture(row.id);
       if (opening !== this.#opening) return;
-      if (picture) await this.#showPicture(row, picture, opening);
+      if (loaded) await this.#showPicture(row, loaded, opening);
       else this.#say("No picture of it is stored.");
     } catch (error) {
       if (opening === this.#opening) this.#say(`Its picture cannot be shown: ${error.message}.`);
@@ -83,130 +71,99 @@ export class Why {
   }
 
   close() {
-    if (this.#root.hidden) return;
+    if (this.root.hidden) return;
     this.#opening++;
     this.#marking.show(null);
-    this.#root.hidden = true;
+    this.root.hidden = true;
     this.#navigation.closed(this.#row);
   }
 
-  #step(steps) {
+  step(steps) {
     const row = this.#navigation.neighbour(this.#row, steps);
     if (row) this.#navigation.open(row);
   }
 
-  #showHead(row) {
-    setShape(this.#find(".shape"), row.verdict);
-    this.#root.dataset.verdict = row.verdict;
-    this.#find("#why-title").textContent = `${wordOf(row.verdict)}: ${row.camera}, frame ${row.frame_number}`;
-    this.#say("");
-    this.#find(".earlier").disabled = !this.#navigation.neighbour(row, -1);
-    this.#find(".later").disabled = !this.#navigation.neighbour(row, 1);
-  }
-
   #say(sentence) {
-    this.#find(".reason").textContent = [reasonOf(this.#row), sentence].filter(Boolean).join(" ");
+    this.find(".reason").textContent = [reasonOf(this.#row), sentence].filter(Boolean).join(" ");
   }
 
-  async #showPicture(row, picture, opening) {
-    const { event, heatmap, tiles, tile_px: tilePx, cells, others } = picture;
+  async #showPicture(row, { path, why: picture, frame, heat }, opening) {
+    const { event, heatmap, tiles, tile_px: tilePx, others } = picture;
+    const cells = picture.cells ?? [];
     this.#others = others.slice(Math.floor(LEAVING * others.length));
-    const path = `/api/pictures/${row.id}`;
-    const [frame, heat] = await Promise.all([
-      getBlob(`${path}/frame.jpg`),
-      heatmap ? getBlob(`${path}/heatmap.png`) : null,
-    ]);
-    if (opening !== this.#opening) return;
     const tile = tiles?.length ? { yx: tiles[0].yx, px: tilePx, logit: tiles[0].logit } : null;
     const hw = event.frame_hw ?? (await sizeOf(frame));
-    const marks = {
-      hw,
-      heatmap,
-      regions: event.regions,
-      foreign: event.foreign_areas,
-      tile,
-      cells: (cells ?? []).map((cell) => cell.xy),
-    };
-    await this.#stage.draw(frame, heat, marks, `Frame ${row.frame_number} with its strongest evidence`);
+    const { regions, foreign_areas: foreign } = event;
+    const marks = { hw, heatmap, regions, foreign, tile, cells: cells.map((cell) => cell.xy) };
+    await this.stage.draw(frame, heat, marks, `Frame ${row.frame_number} with its strongest evidence`);
     if (opening !== this.#opening) return;
-    this.#find(".evidence").hidden = false;
+    this.find(".evidence").hidden = false;
     this.#marking.show(row);
-    this.#blend.show(picture.has_reference ? row.id : null);
-    for (const each of this.#root.querySelectorAll(".compared")) each.hidden = !picture.has_reference;
+    this.reference = picture.has_reference ? path : null;
+    for (const each of this.all(".compared")) each.hidden = !picture.has_reference;
     this.#marks.note(row.id, picture.review);
     this.#say([tile ? tileWords(tile, event) : "", foreignWords(event)].filter(Boolean).join(" "));
     this.#showBar(tile, event, heatmap);
-    this.#showCells(cells ?? []);
+    this.find(".of-cells").hidden = cells.length === 0;
+    this.find(".cells tbody").replaceChildren(
+      ...cells.slice(0, CELLS_LISTED).map(({ xy: [x, y], logit: value }) =>
+        make("tr", {}, make("td", {}, String(x)), make("td", {}, String(y)), make("td", {}, logit(value)))),
+    );
     this.#showRegions(row, event, tile, hw);
-    fillFacts(this.#find(".facts tbody"), eventFacts(row, picture));
+    fillFacts(this.find(".facts tbody"), eventFacts(row, picture));
   }
 
   #showBar(tile, event, heatmap) {
-    const bar = this.#find(".bar");
+    const bar = this.find(".bar");
     bar.toggleAttribute("hidden", !tile);
-    this.#find(".scale").hidden = !tile;
+    this.find(".scale").hidden = !tile;
     if (!tile) return;
     const threshold = event.score_threshold;
     const ends = [tile.logit, threshold, heatmap?.logit_at_0 ?? threshold - 1, heatmap?.logit_at_255 ?? threshold + 1];
     const low = Math.min(...ends);
     const share = (value) => `${(95 * (value - low)) / (Math.max(...ends) - low)}%`;
-    const draw = (tag, attributes) => {
-      const element = document.createElementNS(SVG, tag);
-      for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-      return element;
-    };
     bar.replaceChildren(
-      draw("rect", { class: "track", x: 0, y: 8, width: "100%", height: 12 }),
-      draw("rect", { class: "value", x: 0, y: 8, width: share(tile.logit), height: 12 }),
-      draw("line", { class: "threshold", x1: share(threshold), x2: share(threshold), y1: 0, y2: 28 }),
+      makeSvg("rect", { class: "track", x: 0, y: 8, width: "100%", height: 12 }),
+      makeSvg("rect", { class: "value", x: 0, y: 8, width: share(tile.logit), height: 12 }),
+      makeSvg("line", { class: "threshold", x1: share(threshold), x2: share(threshold), y1: 0, y2: 28 }),
     );
-    this.#find(".scale").replaceChildren(
+    this.find(".scale").replaceChildren(
       make("span", { className: "value" }, `evidence ${logit(tile.logit)}`),
       make("span", { className: "threshold" }, `limit ${logit(threshold)}`),
-    );
-  }
-
-  #showCells(cells) {
-    this.#find(".of-cells").hidden = cells.length === 0;
-    this.#find(".cells tbody").replaceChildren(
-      ...cells.slice(0, CELLS_LISTED).map(({ xy: [x, y], logit: value }) =>
-        make("tr", {}, make("td", {}, String(x)), make("td", {}, String(y)), make("td", {}, logit(value)))),
     );
   }
 
   #showRegions(row, event, tile, hw) {
     const choices = event.regions.map((region, index) =>
       make("button", { type: "button", onclick: () => this.#showRegion(row, event, index, hw) }, String(index + 1)));
-    this.#find(".regions").replaceChildren(...(choices.length > 1 ? choices : []));
-    if (event.regions.length) return this.#showRegion(row, event, 0, hw);
-    if (tile) {
+    this.find(".regions").replaceChildren(...(choices.length > 1 ? choices : []));
+    if (event.regions.length) this.#showRegion(row, event, 0, hw);
+    else if (tile) {
       const [y, x] = tile.yx;
-      return this.#showPlace(row, [x, y, x + tile.px, y + tile.px], hw, "The strongest evidence at full resolution");
-    }
-    this.#showPlace(row, null, hw, "");
-    return undefined;
+      this.#showPlace(row, [x, y, x + tile.px, y + tile.px], hw, "The strongest evidence at full resolution");
+    } else this.#showPlace(row, null, hw, "");
   }
 
   #showRegion(row, event, index, hw) {
     const { box_xyxy: [x0, y0, x1, y1], score } = event.regions[index];
-    this.#find(".regions").querySelectorAll("button").forEach((each, at) => (each.ariaPressed = String(at === index)));
+    this.find(".regions").querySelectorAll("button").forEach((each, at) => (each.ariaPressed = String(at === index)));
     const words = `Region ${index + 1} of ${event.regions.length} at full resolution: ` +
       `${x1 - x0} × ${y1 - y0} px at (${x0}, ${y0}), peak ${logit(score)}`;
-    return this.#showPlace(row, [x0, y0, x1, y1], hw, words);
+    this.#showPlace(row, [x0, y0, x1, y1], hw, words);
   }
 
   /** Show a place of the frame at full resolution, and the same place on the frames before. */
   #showPlace(row, box, hw, title) {
-    const crop = this.#find(".crop");
-    const places = this.#find(".same-place");
-    this.#find(".region-title").textContent = title;
-    for (const each of this.#root.querySelectorAll(".of-place")) each.hidden = !box;
+    const crop = this.find(".crop");
+    const places = this.find(".same-place");
+    this.find(".region-title").textContent = title;
+    for (const each of this.all(".of-place")) each.hidden = !box;
     places.replaceChildren();
     if (!box) return;
     const query = new URLSearchParams(Object.entries(around(box, hw)));
     crop.alt = title;
     crop.src = `/api/pictures/${row.id}/crop.png?${query}`;
-    for (const each of this.#root.querySelectorAll(".compared:not([hidden]) img")) {
+    for (const each of this.all(".compared:not([hidden]) img")) {
       each.src = `/api/pictures/${row.id}/${each.dataset.of}.png?${query}`;
     }
     places.replaceChildren(...this.#others.map((each) => this.#smallCrop(each, row, query)));
@@ -221,10 +178,6 @@ export class Why {
       image, make("span", {}, make("b", {}, LETTERS[verdict]), ` ${clock(at)}`));
     if (id === row.id) item.ariaCurrent = "true";
     return item;
-  }
-
-  #find(selector) {
-    return this.#root.querySelector(selector);
   }
 }
 

@@ -1,4 +1,4 @@
-// How the page writes numbers, times and states.
+// What the parts of the page share: how they write numbers, times and states, make elements, and read keys.
 
 export const LETTERS = { GOOD: "G", DEFECT: "D", NO_VERDICT: "N" };
 export const wordOf = (verdict) => verdict.replace("_", " ");
@@ -19,7 +19,7 @@ const CAMERAS = {
   UNKNOWN: "not running",
 };
 
-const sentence = (text) => text && text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+export const sentence = (text) => text && text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
 export const handshakeWords = ({ state, detail }) => sentence(detail) || HANDSHAKES[state] || "";
 export const cameraWords = (state) => CAMERAS[state] ?? state.toLowerCase();
@@ -46,18 +46,15 @@ export function span(seconds) {
   return `${Math.round(seconds / 86400)} days`;
 }
 
-const twoDigits = (value) => String(value).padStart(2, "0");
-
 export function clock(atNs, withMs = false) {
   const at = new Date(atNs / 1e6);
-  const time = [at.getHours(), at.getMinutes(), at.getSeconds()].map(twoDigits).join(":");
+  const time = at.toTimeString().slice(0, 8);
   return withMs ? `${time}.${String(at.getMilliseconds()).padStart(3, "0")}` : time;
 }
 
-export function dateAndClock(atNs, withMs = true) {
-  const at = new Date(atNs / 1e6);
-  return `${at.getFullYear()}-${twoDigits(at.getMonth() + 1)}-${twoDigits(at.getDate())} ${clock(atNs, withMs)}`;
-}
+/** As "2026-09-21 14:30:00.000"; Swedes write dates so. */
+export const dateAndClock = (atNs, withMs = true) =>
+  `${new Date(atNs / 1e6).toLocaleDateString("sv")} ${clock(atNs, withMs)}`;
 
 export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
 
@@ -79,6 +76,12 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
+export function makeSvg(tag, attributes) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
 /** Fill a table's body with rows of a heading and a value; rows without a value are left out. */
 export function fillFacts(body, facts) {
   body.replaceChildren(
@@ -89,3 +92,38 @@ export function fillFacts(body, facts) {
 }
 
 export const setShape = (svg, shape) => svg.firstElementChild.setAttribute("href", `#shape-${shape}`);
+
+export function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** A part of the page, below one element. */
+export class Part {
+  constructor(root) {
+    this.root = root;
+  }
+
+  find(selector) {
+    return this.root.querySelector(selector);
+  }
+
+  all(selector) {
+    return this.root.querySelectorAll(selector);
+  }
+}
+
+/** Let a button act on a picture without taking the keyboard from it. */
+export function actOnPicture(button, act) {
+  button.onmousedown = (event) => event.preventDefault();
+  button.onclick = act;
+}
+
+const isTyping = ({ target }) =>
+  (["INPUT", "SELECT", "TEXTAREA"].includes(target.tagName) && target.type !== "range") || target.closest("dialog");
+
+/** The key that was pressed, as "z", or "Ctrl+z" if Ctrl or ⌘ is held, too; empty for what is typed. */
+export function keyOf(event) {
+  if (event.altKey || isTyping(event)) return "";
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  return event.ctrlKey || event.metaKey ? `Ctrl+${key}` : key;
+}
