@@ -32,7 +32,7 @@ from heatline.edge.inference.engine import (
     Precision,
 )
 from heatline.edge.reference.reference import Reference
-from heatline.edge.util.files import writing
+from heatline.edge.util.files import require_writable, writing
 from heatline.edge.util.text import encode_json
 
 if TYPE_CHECKING:
@@ -180,14 +180,8 @@ def require_new_folder(path: Path) -> None:
     """
     if path.exists():
         raise BundleError(f"{path} exists already; bundles are never overwritten, name a new folder with --to")
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    try:
-        os.rmdir(tempfile.mkdtemp(prefix=".heatline-", dir=above))
-    except OSError as error:
-        raise BundleError(
-            f"{path} cannot be written, as {above} does not accept new files ({error.strerror}); name another folder "
-            "with --to"
-        ) from error
+    with writing(path, BundleError, or_else=", or name another folder with --to"):
+        require_writable(path.absolute().parent)
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:

@@ -1,6 +1,5 @@
 """Sets a bundle's thresholds by good frames of the line that uses it, and writes the result as a new bundle."""
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ import msgspec
 import numpy as np
 
 from heatline.edge import __version__
-from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
+from heatline.edge.bundle import Bundle, Calibration, Manifest, open_bundle, write_bundle
 from heatline.edge.bundle.appearance import Appearance
 from heatline.edge.bundle.manifest import SCHEMA, ProductReference, product_picture_of
 from heatline.edge.bundle.manifest import Reference as DriftReference
@@ -331,19 +330,10 @@ def write_recalibrated(
     Raises:
         BundleError: the folder exists or cannot be written, or a file of the parent was changed.
     """
-    files = {name: new for name, new in replaced.items() if new is not None}
-    for name, expected in parent.manifest.files.items():
-        if name in replaced:
-            continue
-        try:
-            files[name] = (parent.path / name).read_bytes()
-        except OSError as error:
-            raise BundleError(
-                f"{parent.path / name} cannot be read ({error.strerror}); copy the bundle again"
-            ) from error
-        if hashlib.sha256(files[name]).hexdigest() != expected:
-            raise BundleError(f"{parent.path / name} was changed while good frames were run; copy the bundle again")
-    return write_bundle(target, manifest, files)
+    if open_bundle(parent.path).digest != parent.digest:
+        raise BundleError(f"{parent.path} was changed while good frames were run; copy the bundle again")
+    kept = {name: (parent.path / name).read_bytes() for name in parent.manifest.files if name not in replaced}
+    return write_bundle(target, manifest, kept | {name: new for name, new in replaced.items() if new is not None})
 
 
 def next_in_series(text: str, mark: str) -> str:
