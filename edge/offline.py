@@ -22,11 +22,10 @@ from heatline.edge.heatmap_picture import ColourScale, outline_foreign, overlay
 from heatline.edge.images import list_images, read_image
 from heatline.edge.inspection.inspector import (
     Inspector,
-    Outcome,
     PendingFrame,
     Setup,
-    Unjudged,
     outcome_of,
+    outcome_without,
     product_references,
 )
 from heatline.edge.inspection.verdict import Judgement
@@ -275,13 +274,12 @@ class BundleInspector:
     def _finish(self, started: PendingFrame | BadFrame) -> InspectionResult:
         self._require_open()
         if isinstance(started, BadFrame):
-            unjudged = Unjudged(started.kind, started.reason, started.detail)
-            outcome = Outcome(started.stamp, unjudged=unjudged)
+            outcome = outcome_without(started)
         else:
             try:
                 outcome = outcome_of(started.frame.stamp, self._setup.inspector.finish(started))
             except EngineError as error:
-                outcome = Outcome(started.frame.stamp, unjudged=Unjudged("failed", "engine", str(error)))
+                outcome = outcome_without(BadFrame(started.frame.stamp, "engine", str(error)))
         event = verdict_message(self._boot_id, replace(outcome, setup=self._setup)).event
         assert isinstance(event, VerdictEvent)
         return InspectionResult(

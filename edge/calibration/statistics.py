@@ -111,8 +111,7 @@ FEWEST_GROUPS = 10
 RESAMPLES = 1000
 FEWEST_KNOWN = 0.95 * RESAMPLES
 """A figure gets no interval if fewer resamples have it, because others lack a class."""
-_TAIL = (1 - 0.95) / 2
-ENDS = (_TAIL, 1 - _TAIL)
+ENDS = (0.025, 0.975)
 """Quantiles at the ends of a 95 % interval."""
 SEED = 0
 

@@ -26,8 +26,8 @@ from heatline.edge.inspection.inspector import (
     Outcome,
     PendingFrame,
     Setup,
-    Unjudged,
     outcome_of,
+    outcome_without,
 )
 from heatline.edge.inspection.ledger import PROBE, Ledger
 from heatline.edge.util.process import NamedThread
@@ -156,12 +156,12 @@ class Pipeline:
             if item is None:
                 continue
             if isinstance(item, BadFrame):
-                self._ledger.complete(_unjudged(self._ledger.announce(item)))
+                self._ledger.complete(outcome_without(self._ledger.announce(item)))
                 continue
             frame = self._ledger.announce(item)
             checked = camera.rule.check(frame)
             if isinstance(checked, BadFrame):
-                self._ledger.complete(_unjudged(checked, frame))
+                self._ledger.complete(outcome_without(checked, frame))
             else:
                 self._ledger.hand_over(frame)
 
@@ -201,11 +201,11 @@ class Pipeline:
             reason, detail = "wrong_size", str(error)
         except InputError as error:
             frame.release()  # such pixels make no picture
-            self._ledger.complete(_unjudged(BadFrame(frame.stamp, "wrong_colour", str(error))))
+            self._ledger.complete(outcome_without(BadFrame(frame.stamp, "wrong_colour", str(error))))
             return None
         except EngineError as error:
             reason, detail = "engine", str(error)
-        self._ledger.complete(_unjudged(BadFrame(frame.stamp, reason, detail), frame))
+        self._ledger.complete(outcome_without(BadFrame(frame.stamp, reason, detail), frame))
         return None
 
     def _judge(self) -> None:
@@ -245,14 +245,10 @@ def _judged(setup: Setup, pending: PendingFrame) -> Outcome:
     try:
         judgement = setup.inspector.finish(pending)
     except EngineError as error:
-        return _unjudged(BadFrame(stamp, "engine", str(error)), pending.frame)
+        return outcome_without(BadFrame(stamp, "engine", str(error)), pending.frame)
     if stamp.camera == PROBE:  # a probe shows no product, so its appearance does not count
         return Outcome(stamp, judgement=judgement)
     return outcome_of(stamp, judgement, pending.frame)
-
-
-def _unjudged(bad: BadFrame, frame: Frame | None = None) -> Outcome:
-    return Outcome(bad.stamp, unjudged=Unjudged(bad.kind, bad.reason, bad.detail), frame=frame)
 
 
 def _join(threads: Sequence[threading.Thread], deadline: float, meanwhile: Callable[[], None]) -> bool:
