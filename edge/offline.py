@@ -24,6 +24,7 @@ from heatline.edge.inspection.inspector import (
     Inspector,
     PendingFrame,
     Setup,
+    one_ahead,
     outcome_of,
     outcome_without,
     product_references,
@@ -262,14 +263,8 @@ class BundleInspector:
         return Stamp("inspect", self._pictures, source)
 
     def _results(self, frames: Iterable[Frame | BadFrame]) -> Iterator[InspectionResult]:
-        ahead: PendingFrame | BadFrame | None = None
-        for frame in frames:
-            started = frame if isinstance(frame, BadFrame) else self._setup.inspector.start(frame)
-            if ahead is not None:
-                yield self._finish(ahead)
-            ahead = started
-        if ahead is not None:
-            yield self._finish(ahead)
+        start = self._setup.inspector.start
+        return map(self._finish, one_ahead(each if isinstance(each, BadFrame) else start(each) for each in frames))
 
     def _finish(self, started: PendingFrame | BadFrame) -> InspectionResult:
         self._require_open()

@@ -5,10 +5,10 @@ Also by what a line's frame is inspected, its setup, and what comes of it, its o
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -234,6 +234,19 @@ class Inspector:
             lambda logits, maps, features=None: pending.add_answer(first, logits, maps, features),
             lambda error: pending.fail(error, count),
         )
+
+
+Started = TypeVar("Started")
+
+
+def one_ahead(started: Iterable[Started]) -> Iterator[Started]:
+    """Yield each frame that was started once the next one is started too: the engine has work while one is judged."""
+    frames = iter(started)
+    for one in frames:
+        for following in frames:
+            yield one
+            one = following
+        yield one
 
 
 def product_references(bundle: Bundle, cameras: Iterable[str] = (ANY_CAMERA,)) -> dict[str, Reference]:
