@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -71,7 +71,7 @@ def held() -> set[str]:
     return {one for one in found if "/proc/" not in one}
 
 
-def grabbed(camera: FrameSource) -> Frame | BadFrame:
+def grabbed(camera: FrameSource[Any]) -> Frame | BadFrame:
     """Return the next item of a camera, which must come."""
     one = camera.grab(WITHIN_SECONDS)
     assert one is not None, "no frame came"
