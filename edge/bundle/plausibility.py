@@ -266,8 +266,7 @@ class ProductTiles:
         Raises:
             BundleError: the file holds no features, or features with another number of channels.
         """
-        shapes = {"mean": (channels,), "whitening": (channels, channels)}
-        arrays = read_arrays(path, "features of tiles", shapes)
+        arrays = read_arrays(path, "features of tiles", {"mean": (channels,), "whitening": (channels, channels)})
         cells = ProductCells(arrays["projection"], arrays["prototypes"]) if "projection" in arrays else None
         return cls(arrays["mean"], arrays["whitening"], cells)
 

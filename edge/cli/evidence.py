@@ -226,8 +226,7 @@ def mark(line: str, picture: str, kind: str, by: str, as_json: bool, **places: l
     """
     if not is_line(line):
         raise ConfigError(f"{line} is not a line, and only a running line takes a mark; name the line or its TOML file")
-    store = EvidenceStore(evidence_of(line))
-    entry = store.require(picture)
+    entry = EvidenceStore(evidence_of(line)).require(picture)
     if kind != "missed" and any(places.values()):
         raise InputError(f"a place came with {kind}; --at, --box and --stroke belong to missed only, so leave them out")
     places["strokes"] = [

@@ -73,8 +73,7 @@ def _replace(stream: TextIO | None, errors: str) -> TextIO:
         return open(os.devnull, "w")
     if type(stream) is not io.TextIOWrapper:  # a test has replaced it
         return stream
-    buffering = stream.line_buffering, stream.write_through
-    return StandardStream(stream.buffer, stream.encoding, errors, None, *buffering)
+    return StandardStream(stream.buffer, stream.encoding, errors, None, stream.line_buffering, stream.write_through)
 
 
 def progress_console() -> "Console":

@@ -184,8 +184,7 @@ class Watched:
 
     def trigger(self, part_id: str | None) -> None:
         """Request a frame; its answer goes to `answers`."""
-        answers = self.answers.setdefault(part_id, [])
-        self.camera.trigger(TriggerRequest(part_id, answers.append))
+        self.camera.trigger(TriggerRequest(part_id, self.answers.setdefault(part_id, []).append))
 
     def answered(self, part_id: str | None) -> bool:
         return bool(self.answers[part_id])

@@ -264,8 +264,7 @@ def test_openings_leave_no_resources_behind(example: Example, times: int) -> Non
 
 def shown(camera: FrameSource[Any], count: int) -> list[tuple[str, int | None]]:
     """Return the type and the id of each item."""
-    came = [grabbed(camera) for _ in range(count)]
-    return [(type(one).__name__, one.stamp.frame_id) for one in came]
+    return [(type(one).__name__, one.stamp.frame_id) for one in (grabbed(camera) for _ in range(count))]
 
 
 def test_pictures_come_by_name_until_the_end_and_unreadable_ones_are_reported(folder: Path, tmp_path: Path) -> None:
