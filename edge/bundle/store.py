@@ -99,11 +99,7 @@ class Bundle:
         tensor = self.manifest.tensors.features
         if plausible.distance is None or tensor is None:
             return Plausibility(plausible)
-        tiles = ProductTiles.load(self.path / file, int(tensor.shape[-1] or 0))
-        states_cells = plausible.areas is not None and plausible.areas.cell is not None
-        if states_cells and (tiles.cells is None or len(tensor.shape) == 2):
-            raise BundleError(f"{self.path} states limits of cells, and has no cells; export the bundle again")
-        return Plausibility(plausible, tiles)
+        return Plausibility(plausible, ProductTiles.load(self.path / file, int(tensor.shape[-1] or 0)))
 
     def references(self) -> dict[str, Reference]:
         """Read the references that frames are compared with, by camera, "" for all others; empty: there is none.

@@ -135,8 +135,6 @@ class CameraProcess:
 
     def close(self, within_s: float) -> list[ProcessMessage]:
         """Make the process close the camera, kill it if that takes longer, and return its last messages."""
-        if self.fileno() < 0:  # closed before
-            return []
         self.send(Close())
         messages: list[ProcessMessage] = []
         give_up = time.monotonic() + within_s
