@@ -22,11 +22,11 @@ from heatline.edge.heatmap_picture import ColourScale, outline_foreign, overlay
 from heatline.edge.images import list_images, read_image
 from heatline.edge.inspection.inspector import (
     Inspector,
-    Outcome,
     PendingFrame,
     Setup,
-    Unjudged,
+    one_ahead,
     outcome_of,
+    outcome_without,
     product_references,
 )
 from heatline.edge.inspection.verdict import Judgement
@@ -263,25 +263,18 @@ class BundleInspector:
         return Stamp("inspect", self._pictures, source)
 
     def _results(self, frames: Iterable[Frame | BadFrame]) -> Iterator[InspectionResult]:
-        ahead: PendingFrame | BadFrame | None = None
-        for frame in frames:
-            started = frame if isinstance(frame, BadFrame) else self._setup.inspector.start(frame)
-            if ahead is not None:
-                yield self._finish(ahead)
-            ahead = started
-        if ahead is not None:
-            yield self._finish(ahead)
+        start = self._setup.inspector.start
+        return map(self._finish, one_ahead(each if isinstance(each, BadFrame) else start(each) for each in frames))
 
     def _finish(self, started: PendingFrame | BadFrame) -> InspectionResult:
         self._require_open()
         if isinstance(started, BadFrame):
-            unjudged = Unjudged(started.kind, started.reason, started.detail)
-            outcome = Outcome(started.stamp, unjudged=unjudged)
+            outcome = outcome_without(started)
         else:
             try:
                 outcome = outcome_of(started.frame.stamp, self._setup.inspector.finish(started))
             except EngineError as error:
-                outcome = Outcome(started.frame.stamp, unjudged=Unjudged("failed", "engine", str(error)))
+                outcome = outcome_without(BadFrame(started.frame.stamp, "engine", str(error)))
         event = verdict_message(self._boot_id, replace(outcome, setup=self._setup)).event
         assert isinstance(event, VerdictEvent)
         return InspectionResult(

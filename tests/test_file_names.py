@@ -83,7 +83,6 @@ def run(command: str, folder: Path, new: Path) -> int:
         ("keys allow {odd}.curve.pub --name mes --role listen --allowed {new}", 0),
         ("calibrate {bundle} {pictures} {folder}/defective --to {new}", 0),
         ("cameras calibrate {line} top {pictures} --to {new}", 0),
-        ("cameras grab {line} -n 1 --out {new}", 0),
         ("journal show {line}", 0),
         ("status {line} --timeout 0.05", 18),
         ("select {line} p --timeout 0", 7),

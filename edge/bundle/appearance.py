@@ -111,11 +111,9 @@ class Appearance:
             features: [tiles, h, w, c] or [tiles, c].
             box: rows and columns whose pixels are measured; None: all.
         """
-        seen = rgb if box is None else rgb[box]
-        xyxy = None
-        if box is not None:
-            top, left = box[0].start, box[1].start
-            xyxy = (left, top, left + seen.shape[1], top + seen.shape[0])
+        rows, columns = box or (slice(0, rgb.shape[0]), slice(0, rgb.shape[1]))
+        seen, top, left = rgb[rows, columns], rows.start, columns.start
+        xyxy = (left, top, left + seen.shape[1], top + seen.shape[0])
         measured = cls(grid.frame_hw, ImageStatistics.of(seen), None, measure_lines(seen), None, grid, xyxy)
         return measured.with_features(features)
 
@@ -131,9 +129,7 @@ class Appearance:
         Args:
             keep_cells: whether to keep all cells, in half precision.
         """
-        cells: Cells | None = None
-        if keep_cells and self.cells is not None:
-            cells = self.cells.astype(np.float16)
+        cells = self.cells.astype(np.float16) if keep_cells and self.cells is not None else None
         if self.features is None or len(self.features) <= TILES_OF_FRAME:
             return replace(self, cells=cells)
         some = np.linspace(0, len(self.features) - 1, TILES_OF_FRAME).astype(int)

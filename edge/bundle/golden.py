@@ -37,12 +37,7 @@ class GoldenTiles:
 
     def to_bytes(self) -> bytes:
         buffer = io.BytesIO()
-        arrays: dict[str, Any] = {"tiles": self.tiles, "logit": self.logit, "map": self.map}
-        if self.map_rounding is not None:
-            arrays["map_rounding"] = self.map_rounding
-        if self.difference is not None:
-            arrays[DIFFERENCE] = self.difference
-        np.savez_compressed(buffer, **arrays)
+        np.savez_compressed(buffer, **{name: array for name, array in vars(self).items() if array is not None})
         return buffer.getvalue()
 
     @classmethod

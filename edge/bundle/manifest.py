@@ -398,10 +398,9 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         if schema != SCHEMA:
             remedy = "install a newer heatline" if schema > SCHEMA else "export the bundle again"
             raise BundleError(f"{where} has bundle schema {schema}, this heatline reads {SCHEMA}; {remedy}")
-        manifest = msgspec.json.decode(data, type=Manifest)
+        return msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{where} is not a bundle manifest: {error}; export the bundle again") from error
-    return manifest
 
 
 class _SchemaOnly(msgspec.Struct):

@@ -33,6 +33,7 @@ from heatline.edge.bundle.golden import read_arrays
 from heatline.edge.bundle.manifest import Areas, Plausible
 from heatline.edge.geometry import WHOLE_FRAME, Stitcher, TileGrid
 from heatline.edge.util.sampling import divide, k_means
+from heatline.edge.util.text import describe_range
 from heatline.edge.wire.events import ForeignArea
 
 FEWEST_TO_STAND_OUT = 5
@@ -265,8 +266,7 @@ class ProductTiles:
         Raises:
             BundleError: the file holds no features, or features with another number of channels.
         """
-        shapes = {"mean": (channels,), "whitening": (channels, channels)}
-        arrays = read_arrays(path, "features of tiles", shapes)
+        arrays = read_arrays(path, "features of tiles", {"mean": (channels,), "whitening": (channels, channels)})
         cells = ProductCells(arrays["projection"], arrays["prototypes"]) if "projection" in arrays else None
         return cls(arrays["mean"], arrays["whitening"], cells)
 
@@ -309,19 +309,17 @@ class Plausibility:
     def deviations(self, appearance: Appearance) -> list[str]:
         """Describe each measure of a frame that is not plausible, with its numbers."""
         plausible, statistics = self.plausible, appearance.statistics
-        deviations = []
-        for name, side_px, (lowest_px, highest_px) in (
-            ("height", appearance.frame_hw[0], plausible.height_px),
-            ("width", appearance.frame_hw[1], plausible.width_px),
-        ):
-            if not lowest_px <= side_px <= highest_px:
-                sides = f"{lowest_px} px" if lowest_px == highest_px else f"{lowest_px} to {highest_px} px"
-                deviations.append(f"{name} {side_px} px, expected {sides}")
-        for name, (low, high) in ranges(plausible).items():
-            value = getattr(statistics, name)
-            if not low <= value <= (math.inf if high is None else high):
-                upper = "or more" if high is None else f"to {high:.3g}"
-                deviations.append(f"{name} {value:.3g}, expected {low:.3g} {upper}")
+        height, width = appearance.frame_hw
+        measured: list[tuple[str, str, float, tuple[float, float | None]]] = [
+            ("height", " px", height, plausible.height_px),
+            ("width", " px", width, plausible.width_px),
+        ]
+        measured += [(name, "", getattr(statistics, name), found) for name, found in ranges(plausible).items()]
+        deviations = [
+            f"{name} {describe_range(value, value)}{unit}, expected {describe_range(low, high)}{unit}"
+            for name, unit, value, (low, high) in measured
+            if not low <= value <= (math.inf if high is None else high)
+        ]
         if self.tiles is not None and plausible.distance is not None:
             features = appearance.features
             distance = math.nan if features is None else self.tiles.distance(features)

@@ -32,7 +32,7 @@ from heatline.edge.inference.engine import (
     Precision,
 )
 from heatline.edge.reference.reference import Reference
-from heatline.edge.util.files import writing
+from heatline.edge.util.files import require_writable, writing
 from heatline.edge.util.text import encode_json
 
 if TYPE_CHECKING:
@@ -99,11 +99,7 @@ class Bundle:
         tensor = self.manifest.tensors.features
         if plausible.distance is None or tensor is None:
             return Plausibility(plausible)
-        tiles = ProductTiles.load(self.path / file, int(tensor.shape[-1] or 0))
-        states_cells = plausible.areas is not None and plausible.areas.cell is not None
-        if states_cells and (tiles.cells is None or len(tensor.shape) == 2):
-            raise BundleError(f"{self.path} states limits of cells, and has no cells; export the bundle again")
-        return Plausibility(plausible, tiles)
+        return Plausibility(plausible, ProductTiles.load(self.path / file, int(tensor.shape[-1] or 0)))
 
     def references(self) -> dict[str, Reference]:
         """Read the references that frames are compared with, by camera, "" for all others; empty: there is none.
@@ -180,14 +176,8 @@ def require_new_folder(path: Path) -> None:
     """
     if path.exists():
         raise BundleError(f"{path} exists already; bundles are never overwritten, name a new folder with --to")
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    try:
-        os.rmdir(tempfile.mkdtemp(prefix=".heatline-", dir=above))
-    except OSError as error:
-        raise BundleError(
-            f"{path} cannot be written, as {above} does not accept new files ({error.strerror}); name another folder "
-            "with --to"
-        ) from error
+    with writing(path, BundleError, or_else=", or name another folder with --to"):
+        require_writable(path.absolute().parent)
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:

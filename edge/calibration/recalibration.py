@@ -1,9 +1,8 @@
 """Sets a bundle's thresholds by good frames of the line that uses it, and writes the result as a new bundle."""
 
-import hashlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ import msgspec
 import numpy as np
 
 from heatline.edge import __version__
-from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
+from heatline.edge.bundle import Bundle, Calibration, Manifest, open_bundle, write_bundle
 from heatline.edge.bundle.appearance import Appearance
 from heatline.edge.bundle.manifest import SCHEMA, ProductReference, product_picture_of
 from heatline.edge.bundle.manifest import Reference as DriftReference
@@ -26,7 +25,7 @@ from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.images import digest_picture, read_image, read_rgb
 from heatline.edge.inference import Engine
-from heatline.edge.inspection.inspector import Inspector, PendingFrame
+from heatline.edge.inspection.inspector import Inspector, PendingFrame, one_ahead
 from heatline.edge.inspection.verdict import Judgement
 from heatline.edge.picture_folders import good_pictures
 from heatline.edge.reference.reference import MOST_FRAMES, Reference
@@ -159,9 +158,26 @@ class GoodPictures:
         appearances: list[Appearance] = []
         samples: list[PictureSample] = []
         sampled, with_cells = evenly(len(self.files), MOST_SAMPLED), evenly(len(self.files), MOST_WITH_CELLS)
-        ahead: PendingFrame | None = None
 
-        def finish(pending: PendingFrame) -> None:
+        def start() -> Iterator[PendingFrame]:
+            for number, file in enumerate(track(self.files)):
+                image, pixel_format = read_image(file)
+                started = inspector.start(
+                    Frame(Stamp("calibrate", number + 1, str(file)), image, pixel_format),
+                    area or WHOLE_FRAME,
+                    statistics_of_area=area is not None,
+                    reference=None if reference_of is None else reference_of(file),
+                )
+                pose, reason = started.alignment or (None, None)
+                if reason is not None:
+                    misaligned.append((file, reason))
+                if number in sampled:
+                    rgb = to_rgb(image, pixel_format)
+                    part = rgb if area is None else rgb[area.box((rgb.shape[0], rgb.shape[1]))]
+                    samples.append(PictureSample.of(part, pose))
+                yield started
+
+        for pending in one_ahead(start()):
             try:
                 judgement = inspector.finish(pending)
             except EngineError as error:
@@ -172,28 +188,6 @@ class GoodPictures:
                 )
             frames.append(GoodFrame.of(pending.logits, judgement.heatmap))
             appearances.append(pending.appearance.thinned(keep_cells=len(appearances) in with_cells))
-
-        for number, file in enumerate(track(self.files), start=1):
-            image, pixel_format = read_image(file)
-            frame = Frame(Stamp("calibrate", number, str(file)), image, pixel_format)
-            started = inspector.start(
-                frame,
-                area or WHOLE_FRAME,
-                statistics_of_area=area is not None,
-                reference=None if reference_of is None else reference_of(file),
-            )
-            if started.alignment is not None and started.alignment.misaligned is not None:
-                misaligned.append((file, started.alignment.misaligned))
-            if number - 1 in sampled:
-                rgb = to_rgb(image, pixel_format)
-                pose = None if started.alignment is None else started.alignment.pose
-                part = rgb if area is None else rgb[area.box((rgb.shape[0], rgb.shape[1]))]
-                samples.append(PictureSample.of(part, pose))
-            if ahead is not None:
-                finish(ahead)
-            ahead = started
-        if ahead is not None:
-            finish(ahead)
         if misaligned:
             raise InputError(
                 f"{len(misaligned)} of {format_count(len(self.files), 'picture')} cannot be compared with the "
@@ -331,19 +325,10 @@ def write_recalibrated(
     Raises:
         BundleError: the folder exists or cannot be written, or a file of the parent was changed.
     """
-    files = {name: new for name, new in replaced.items() if new is not None}
-    for name, expected in parent.manifest.files.items():
-        if name in replaced:
-            continue
-        try:
-            files[name] = (parent.path / name).read_bytes()
-        except OSError as error:
-            raise BundleError(
-                f"{parent.path / name} cannot be read ({error.strerror}); copy the bundle again"
-            ) from error
-        if hashlib.sha256(files[name]).hexdigest() != expected:
-            raise BundleError(f"{parent.path / name} was changed while good frames were run; copy the bundle again")
-    return write_bundle(target, manifest, files)
+    if open_bundle(parent.path).digest != parent.digest:
+        raise BundleError(f"{parent.path} was changed while good frames were run; copy the bundle again")
+    kept = {name: (parent.path / name).read_bytes() for name in parent.manifest.files if name not in replaced}
+    return write_bundle(target, manifest, kept | {name: new for name, new in replaced.items() if new is not None})
 
 
 def next_in_series(text: str, mark: str) -> str:

@@ -4,7 +4,9 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Generic, TypeVar
 
+from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.errors import CameraError
 from heatline.edge.frames import BadFrame, Frame
 from heatline.edge.util.channel import Message
@@ -28,11 +30,14 @@ class Opened(Message, frozen=True, kw_only=True):
     """Time from one frame to the next; None: the camera does not know it, or does not run freely."""
 
 
-class FrameSource(ABC):
+SettingsT = TypeVar("SettingsT", bound=CameraSettings)
+
+
+class FrameSource(ABC, Generic[SettingsT]):
     """One camera. One thread opens, grabs and closes; another may interrupt and trigger meanwhile."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, settings: SettingsT) -> None:
+        self.name, self._settings = settings.name, settings
         self.interrupted = threading.Event()
 
     @abstractmethod
@@ -59,7 +64,7 @@ class FrameSource(ABC):
         """Make a `grab` that waits, and every later one, return at once."""
         self.interrupted.set()
 
-    def close(self) -> None:  # noqa: B027
+    def close(self) -> None:
         """Release the camera."""
 
     def trigger(self) -> None:

@@ -59,17 +59,17 @@ SOURCES = {
 """Module and class of each kind of camera."""
 
 
-def make_source(settings: CameraSettings) -> FrameSource:
+def make_source(settings: CameraSettings) -> FrameSource[CameraSettings]:
     """Create the camera that the settings describe, not opened yet. Only its own kind's library is loaded."""
     module, name = SOURCES[str(settings.__struct_config__.tag)]
-    source: FrameSource = getattr(import_module(f"heatline.edge.cameras.{module}"), name)(settings)
+    source: FrameSource[CameraSettings] = getattr(import_module(f"heatline.edge.cameras.{module}"), name)(settings)
     return source
 
 
 class CameraServer:
     def __init__(self, settings: CameraSettings, line: Channel[FromCamera, ToCamera]) -> None:
         self._settings, self._line = settings, line
-        self._source: FrameSource = make_source(settings)
+        self._source = make_source(settings)
         self._ring = RingWriter(line.send)
         self._stopping = threading.Event()
 

@@ -21,12 +21,11 @@ HIGHEST_RATE_FPS = 10000.0
 Picture = tuple[NDArray[np.uint8] | NDArray[np.uint16], PixelFormat]
 
 
-class FolderCamera(FrameSource):
+class FolderCamera(FrameSource[FolderSettings]):
     """Shows the pictures of a folder in order of their names; frame ids count from 1."""
 
     def __init__(self, settings: FolderSettings) -> None:
-        super().__init__(settings.name)
-        self._settings = settings
+        super().__init__(settings)
         self._pace = Pace(settings.rate_fps, self.interrupted)
         self._files: list[Path] = []
         self._preloaded: dict[Path, Picture | InputError] = {}
@@ -65,7 +64,7 @@ def _read(path: Path) -> Picture | InputError:
         return error
 
 
-class VideoCamera(FrameSource):
+class VideoCamera(FrameSource[VideoSettings]):
     """Shows the frames of a video, BGR8; frame ids count from 1 and continue over every loop.
 
     A file states how many frames it has. Before that many have come, a read without a frame stands for one that cannot
@@ -73,8 +72,7 @@ class VideoCamera(FrameSource):
     """
 
     def __init__(self, settings: VideoSettings) -> None:
-        super().__init__(settings.name)
-        self._settings = settings
+        super().__init__(settings)
         self._capture: cv2.VideoCapture | None = None
         self._announced = 0
         """Number of frames that the file states; 0: it states none."""

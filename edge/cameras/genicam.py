@@ -50,12 +50,11 @@ FORMATS: Final[dict[int, PixelFormat]] = {
 """Pixel formats by their code in the Pixel Format Naming Convention (PFNC); bits 16 to 23 are the bits per pixel."""
 
 
-class GenicamCamera(FrameSource):
+class GenicamCamera(FrameSource[GenicamSettings]):
     """The library fills buffers that this class owns: an image is valid until the next `grab` or `close`."""
 
     def __init__(self, settings: GenicamSettings) -> None:
-        super().__init__(settings.name)
-        self._settings = settings
+        super().__init__(settings)
         self._control_lost = threading.Event()
         self._in_use = threading.Lock()  # held during requests to the camera, so that none outlives it
         self._address = settings.address or "the only camera"

@@ -38,12 +38,11 @@ def _cut(ramp: NDArray[np.uint8], frame_id: int, hw: tuple[int, int]) -> NDArray
     return ramp[begin : begin + hw[0] * hw[1]].reshape(hw)
 
 
-class PatternCamera(FrameSource):
+class PatternCamera(FrameSource[PatternSettings]):
     """Shows pictures of `pattern`, which are never overwritten. A triggered camera ignores the rate."""
 
     def __init__(self, settings: PatternSettings) -> None:
-        super().__init__(settings.name)
-        self._settings = settings
+        super().__init__(settings)
         self._lost, self._ignored_triggers = frozenset(settings.lose_frames), frozenset(settings.ignore_triggers)
         width, height = settings.draw_size
         self._hw = (height, width)

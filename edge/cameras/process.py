@@ -111,8 +111,7 @@ class CameraProcess:
         try:
             message = self._channel.receive()
             if isinstance(message, FrameReady):
-                if self._channel.ring is None:
-                    raise ValueError("a frame came before its memory")
+                assert self._channel.ring is not None, "a frame came before its memory"
                 released = ReleaseSlot(self._channel.ring.generation, message.slot)
                 image = self._channel.ring.view(message.slot, (*message.hw, 3))
                 stamp, sent_as, digest = message.stamp, message.sent_as, message.digest
@@ -136,8 +135,6 @@ class CameraProcess:
 
     def close(self, within_s: float) -> list[ProcessMessage]:
         """Make the process close the camera, kill it if that takes longer, and return its last messages."""
-        if self.fileno() < 0:  # closed before
-            return []
         self.send(Close())
         messages: list[ProcessMessage] = []
         give_up = time.monotonic() + within_s

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.cameras.base import FrameSource, Opened
+from heatline.edge.cameras.base import FrameSource, Opened, SettingsT
 from heatline.edge.cameras.files import silence_opencv_log
 from heatline.edge.cameras.settings import RtspSettings, V4l2Settings
 from heatline.edge.errors import CameraError, last_line
@@ -39,13 +39,13 @@ MANUAL_EXPOSURE = 1
 """V4L2_EXPOSURE_MANUAL: in every other mode the camera overrides the exposure."""
 
 
-class StreamSource(FrameSource, Generic[T]):
+class StreamSource(FrameSource[SettingsT], Generic[SettingsT, T]):
     """A camera that sends without request: a thread receives its pictures, and `grab` shows the newest one. Pictures
     that newer ones replaced are reported as one run of `overload`.
     """
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, settings: SettingsT) -> None:
+        super().__init__(settings)
         self._changed = threading.Condition()
         self._newest: tuple[Stamp, T] | None = None
         self._replaced: Stamp | None = None
@@ -114,14 +114,10 @@ class StreamSource(FrameSource, Generic[T]):
             self._changed.notify_all()
 
 
-class V4l2Camera(StreamSource[NDArray[np.uint8]]):
+class V4l2Camera(StreamSource[V4l2Settings, NDArray[np.uint8]]):
     """Shows the newest frame of a device, BGR8; frame ids count the frames that were read, from 1. Frames that the
     driver drops are not noticed: OpenCV hides the sequence numbers.
     """
-
-    def __init__(self, settings: V4l2Settings) -> None:
-        super().__init__(settings.name)
-        self._settings = settings
 
     def open(self) -> Opened:
         silence_opencv_log()
@@ -206,14 +202,13 @@ def _px(size: tuple[int, int] | None) -> str | None:
     return None if size is None else f"{size[0]}x{size[1]} px"
 
 
-class RtspCamera(StreamSource["VideoFrame | None"]):
+class RtspCamera(StreamSource[RtspSettings, "VideoFrame | None"]):
     """Shows the newest frame of a stream, RGB8; frame ids count the frames that were decoded, from 1. Losses on the
     network are not noticed: the frames of a stream have no numbers.
     """
 
     def __init__(self, settings: RtspSettings) -> None:
-        super().__init__(settings.name)
-        self._settings = settings
+        super().__init__(settings)
         self._decoded = 0
         self._damaged = False
 

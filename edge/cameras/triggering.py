@@ -213,8 +213,7 @@ class Intake:
             self._queue(BadFrame(self._with_part(run, None), "lost_by_camera", _LOST, "dropped"))
 
     def _report_no_frame(self, part: ExpectedPart, detail: str) -> None:
-        stamp = self._with_part(Stamp(self._settings.name, None), part)
-        self._queue(BadFrame(stamp, "no_frame", detail, "dropped"))
+        self._queue(BadFrame(self._with_part(Stamp(self._settings.name, None), part), "no_frame", detail, "dropped"))
 
     def _with_part(self, stamp: Stamp, part: ExpectedPart | None) -> Stamp:
         deadline_ms = self._settings.deadline_ms

@@ -17,7 +17,7 @@ from heatline.edge.bundle.manifest import (
 from heatline.edge.bundle.plausibility import ranges
 from heatline.edge.calibration.statistics import CONFIDENCE, interval
 from heatline.edge.inference.engine import GRAPHS
-from heatline.edge.util.text import format_count
+from heatline.edge.util.text import describe_range, format_count
 
 
 def fingerprint_of(bundle: Bundle) -> str | None:
@@ -72,18 +72,6 @@ def calibration_facts(calibration: Calibration) -> dict[str, str]:
         "drift is watched by": describe_reference(calibration.reference),
         "false rejects": describe_bound(calibration),
     }
-
-
-def describe_range(low: float, high: float | None) -> str:
-    """Describe the range from `low` to `high`; None: there is no upper limit.
-
-    >>> describe_range(224, 224), describe_range(60.04, 140.0), describe_range(0.0512, None)
-    ('224', '60 to 140', '0.0512 or more')
-    """
-    texts = [str(each) if isinstance(each, int) else f"{each:.3g}" for each in (low, high) if each is not None]
-    if high is None:
-        return f"{texts[0]} or more"
-    return texts[0] if low == high else " to ".join(texts)
 
 
 def describe_plausible(plausible: Plausible | None) -> str:

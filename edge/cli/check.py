@@ -258,24 +258,22 @@ def _check_camera(camera: SupervisedCamera, setup: LineSetup | None) -> dict[str
     frame = camera.grab(FIRST_FRAME_WITHIN_SECONDS)
     if frame is None:
         raise CameraError(f"camera {camera.name}: no frame came within {FIRST_FRAME_WITHIN_SECONDS:g} s")
-    with contextlib.ExitStack() as stack:
-        if isinstance(frame, Frame):
-            stack.callback(frame.release)
-            frame = FrameRule(settings.size, settings.pixel_format).check(frame)
-        if not isinstance(frame, Frame):
-            raise CameraError(f"camera {camera.name}: its first frame cannot be inspected: {frame.detail}")
-        height, width = frame.image.shape[:2]
-        facts |= {"width": width, "height": height, "pixel_format": frame.camera_format}
-        if not isinstance(setup, Setup):
-            return facts
-        area, inspector = settings.region_of_interest, setup.inspector
-        judged = inspector.finish(inspector.start(frame, area))
-        misaligned = judged.misaligned
-        return facts | {
-            "tiles": len(inspector.stitcher((height, width), area).grid),
-            "implausible": None if judged.reject_reason == misaligned else judged.reject_reason,
-            "misaligned": misaligned,
-        }
+    if isinstance(frame, Frame):
+        frame = FrameRule(settings.size, settings.pixel_format).check(frame)
+    if not isinstance(frame, Frame):
+        raise CameraError(f"camera {camera.name}: its first frame cannot be inspected: {frame.detail}")
+    height, width = frame.image.shape[:2]
+    facts |= {"width": width, "height": height, "pixel_format": frame.camera_format}
+    if not isinstance(setup, Setup):
+        return facts
+    area, inspector = settings.region_of_interest, setup.inspector
+    judged = inspector.finish(inspector.start(frame, area))
+    misaligned = judged.misaligned
+    return facts | {
+        "tiles": len(inspector.stitcher((height, width), area).grid),
+        "implausible": None if judged.reject_reason == misaligned else judged.reject_reason,
+        "misaligned": misaligned,
+    }
 
 
 def _describe_camera(camera: dict[str, Any]) -> str:

@@ -226,8 +226,7 @@ def mark(line: str, picture: str, kind: str, by: str, as_json: bool, **places: l
     """
     if not is_line(line):
         raise ConfigError(f"{line} is not a line, and only a running line takes a mark; name the line or its TOML file")
-    store = EvidenceStore(evidence_of(line))
-    entry = store.require(picture)
+    entry = EvidenceStore(evidence_of(line)).require(picture)
     if kind != "missed" and any(places.values()):
         raise InputError(f"a place came with {kind}; --at, --box and --stroke belong to missed only, so leave them out")
     places["strokes"] = [
@@ -277,14 +276,12 @@ def _counted(entry: EvidenceEntry) -> list[str]:
     review, is_good = entry.review, entry.event.verdict == "GOOD"
     if is_good and entry.is_chosen:  # people mark such a frame because they see a defect in it: it is no sample
         return []
-    names = ["stored_goods" if is_good else "stored_defects"]
-    if review is None:
-        return names
-    if review.truth is None:
-        return [*names, "contradictory"]
-    names.append("reviewed_goods" if is_good else "reviewed_defects")
-    is_wrong = review.truth == ("defective" if is_good else "good")
-    return [*names, "wrong_goods" if is_good else "wrong_defects"] if is_wrong else names
+    kind, wrong = ("goods", "defective") if is_good else ("defects", "good")
+    names = [f"stored_{kind}"]
+    if review is not None:
+        names.append("contradictory" if review.truth is None else f"reviewed_{kind}")
+        names += [f"wrong_{kind}"] * (review.truth == wrong)
+    return names
 
 
 def _rates(day: str, camera: str, counts: Counter[str]) -> dict[str, Any]:

@@ -2,19 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from heatline.edge.bundle import open_bundle, open_verified_engine
-from heatline.edge.cli.output import (
-    engine_option,
-    json_option,
-    make_empty,
-    precision_option,
-    print_json,
-)
+from heatline.edge.cli.output import engine_option, json_option, make_empty, precision_option, print_json
 from heatline.edge.errors import InputError
 from heatline.edge.heatmap_picture import png
 from heatline.edge.images import list_images
@@ -22,9 +15,6 @@ from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.offline import BundleInspector
 from heatline.edge.util.files import replacing, writing
 from heatline.edge.util.text import format_count
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command(epilog="Example: heatline inspect boards.bundle photos/ --out found/")

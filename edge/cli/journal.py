@@ -68,8 +68,7 @@ def show(line: str, count: int, topics: tuple[str, ...], as_json: bool) -> None:
         "size": f"{size_bytes / 2**20:.1f} MiB",
     }
     facts |= {topic: f"the last was {seq}" for topic, seq in last_of.items()}
-    rows = Rows(HEADINGS, list(map(_cells, newest)), numbers={"seq"})
-    print_report(report, as_json, str(path), facts, rows)
+    print_report(report, as_json, str(path), facts, Rows(HEADINGS, list(map(_cells, newest)), numbers={"seq"}))
 
 
 def _cells(record: Record) -> list[str]:

@@ -33,8 +33,6 @@ class StandardStream(io.TextIOWrapper):
     that cannot be shown stops no command.
     """
 
-    is_output = False
-
     def write(self, text: str, /) -> int:
         """Write text, all of it."""
         with self._translated_errors():
@@ -51,9 +49,9 @@ class StandardStream(io.TextIOWrapper):
         try:
             yield
         except OSError as error:
-            if self.is_output and isinstance(error, BrokenPipeError):
+            if self is sys.stdout and isinstance(error, BrokenPipeError):
                 raise ReaderHasGoneError from error
-            if self.is_output:
+            if self is sys.stdout:
                 raise InputError(
                     f"standard output cannot be written ({error.strerror}); make room there, or redirect it"
                 ) from error
@@ -64,8 +62,6 @@ def replace_standard_streams() -> None:
     # A file name that is not UTF-8 is written as its bytes.
     sys.stdout = _replace(sys.stdout, "surrogateescape")
     sys.stderr = _replace(sys.stderr, "backslashreplace")
-    if isinstance(sys.stdout, StandardStream):
-        sys.stdout.is_output = True
 
 
 def _replace(stream: TextIO | None, errors: str) -> TextIO:
@@ -73,8 +69,7 @@ def _replace(stream: TextIO | None, errors: str) -> TextIO:
         return open(os.devnull, "w")
     if type(stream) is not io.TextIOWrapper:  # a test has replaced it
         return stream
-    buffering = stream.line_buffering, stream.write_through
-    return StandardStream(stream.buffer, stream.encoding, errors, None, *buffering)
+    return StandardStream(stream.buffer, stream.encoding, errors, None, stream.line_buffering, stream.write_through)
 
 
 def progress_console() -> "Console":

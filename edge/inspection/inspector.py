@@ -5,10 +5,10 @@ Also by what a line's frame is inspected, its setup, and what comes of it, its o
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from heatline.edge.bundle.signature import Signer
 from heatline.edge.colour import to_rgb
 from heatline.edge.drift import DriftSetup
 from heatline.edge.errors import BundleError, EngineError
-from heatline.edge.frames import Frame, Stamp
+from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest, Stitcher, TileGrid
 from heatline.edge.heatmap_picture import ColourScale
 from heatline.edge.inference import Engine
@@ -236,6 +236,19 @@ class Inspector:
         )
 
 
+Started = TypeVar("Started")
+
+
+def one_ahead(started: Iterable[Started]) -> Iterator[Started]:
+    """Yield each frame that was started once the next one is started too: the engine has work while one is judged."""
+    frames = iter(started)
+    for one in frames:
+        for following in frames:
+            yield one
+            one = following
+        yield one
+
+
 def product_references(bundle: Bundle, cameras: Iterable[str] = (ANY_CAMERA,)) -> dict[str, Reference]:
     """Read the references of a bundle by camera, ready for the first frame; none: its graph compares nothing.
 
@@ -352,7 +365,13 @@ def outcome_of(stamp: Stamp, judgement: Judgement, frame: Frame | None = None) -
     if (reject_reason := judgement.reject_reason) is None:
         return Outcome(stamp, judgement=judgement, frame=frame)
     if judgement.implausible is not None:
-        return Outcome(stamp, unjudged=Unjudged("failed", "implausible", reject_reason), frame=frame)
-    if judgement.misaligned is not None:
-        return Outcome(stamp, unjudged=Unjudged("failed", "misaligned", reject_reason, judgement), frame=frame)
-    return Outcome(stamp, unjudged=Unjudged("failed", "foreign_area", reject_reason, judgement), frame=frame)
+        unjudged = Unjudged("failed", "implausible", reject_reason)
+    else:
+        reason = "foreign_area" if judgement.misaligned is None else "misaligned"
+        unjudged = Unjudged("failed", reason, reject_reason, judgement)
+    return Outcome(stamp, unjudged=unjudged, frame=frame)
+
+
+def outcome_without(bad: BadFrame, frame: Frame | None = None) -> Outcome:
+    """Return the outcome of a frame that has no judgement."""
+    return Outcome(bad.stamp, unjudged=Unjudged(bad.kind, bad.reason, bad.detail), frame=frame)

@@ -26,8 +26,8 @@ from heatline.edge.inspection.inspector import (
     Outcome,
     PendingFrame,
     Setup,
-    Unjudged,
     outcome_of,
+    outcome_without,
 )
 from heatline.edge.inspection.ledger import PROBE, Ledger
 from heatline.edge.util.process import NamedThread
@@ -161,13 +161,13 @@ class Pipeline:
             if isinstance(item, BadFrame):
                 bad = self._ledger.announce(item)
                 camera.source.logged(bad.stamp.number)
-                self._ledger.complete(_unjudged(bad))
+                self._ledger.complete(outcome_without(bad))
                 continue
             frame = self._ledger.announce(item)
             camera.source.logged(frame.stamp.number)
             checked = camera.rule.check(frame)
             if isinstance(checked, BadFrame):
-                self._ledger.complete(_unjudged(checked, frame))
+                self._ledger.complete(outcome_without(checked, frame))
             else:
                 self._ledger.hand_over(frame)
 
@@ -207,11 +207,11 @@ class Pipeline:
             reason, detail = "wrong_size", str(error)
         except InputError as error:
             frame.release()  # such pixels make no picture
-            self._ledger.complete(_unjudged(BadFrame(frame.stamp, "wrong_colour", str(error))))
+            self._ledger.complete(outcome_without(BadFrame(frame.stamp, "wrong_colour", str(error))))
             return None
         except EngineError as error:
             reason, detail = "engine", str(error)
-        self._ledger.complete(_unjudged(BadFrame(frame.stamp, reason, detail), frame))
+        self._ledger.complete(outcome_without(BadFrame(frame.stamp, reason, detail), frame))
         return None
 
     def _judge(self) -> None:
@@ -251,14 +251,10 @@ def _judged(setup: Setup, pending: PendingFrame) -> Outcome:
     try:
         judgement = setup.inspector.finish(pending)
     except EngineError as error:
-        return _unjudged(BadFrame(stamp, "engine", str(error)), pending.frame)
+        return outcome_without(BadFrame(stamp, "engine", str(error)), pending.frame)
     if stamp.camera == PROBE:  # a probe shows no product, so its appearance does not count
         return Outcome(stamp, judgement=judgement)
     return outcome_of(stamp, judgement, pending.frame)
-
-
-def _unjudged(bad: BadFrame, frame: Frame | None = None) -> Outcome:
-    return Outcome(bad.stamp, unjudged=Unjudged(bad.kind, bad.reason, bad.detail), frame=frame)
 
 
 def _join(threads: Sequence[threading.Thread], deadline: float, meanwhile: Callable[[], None]) -> bool:

@@ -47,12 +47,24 @@ class ReleaseSlot(Message, frozen=True):
     slot: int
 
 
-class RingWriter:
+class _Ring:
+    """Slots of one memory."""
+
+    generation = slot_bytes = 0
+    _memory: mmap.mmap
+
+    def view(self, slot: int, shape: tuple[int, ...], kind: DTypeLike = np.uint8, at: int = 0) -> NDArray[Any]:
+        """Return an array in a slot, which begins `at` bytes after the slot's start. It keeps the memory alive, even if
+        the other process has ended.
+        """
+        return np.frombuffer(self._memory, kind, math.prod(shape), slot * self.slot_bytes + at).reshape(shape)
+
+
+class RingWriter(_Ring):
     """Slots to write to. One thread writes, any thread may release; `announce` sends the ring to the reader."""
 
     def __init__(self, announce: Callable[[NewRing, int], object]) -> None:
         self._announce = announce
-        self.generation = self.slots = self.slot_bytes = 0
         self.held: set[tuple[int, int]] = set()
         """Generation and number of each slot that the reader has not released, of former rings too."""
         # The slot that was freed last comes first, so that the kernel gives memory only to slots that are needed.
@@ -69,7 +81,7 @@ class RingWriter:
             os.ftruncate(fd, slots * slot_bytes)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _NO_RESIZING)
             self._memory = mmap.mmap(fd, slots * slot_bytes)
-            self.generation, self.slots, self.slot_bytes = self.generation + 1, slots, slot_bytes
+            self.generation, self.slot_bytes = self.generation + 1, slot_bytes
             for slot in range(slots):
                 self._free.put((self.generation, slot))
             self._announce(NewRing(self.generation, slots, slot_bytes), fd)
@@ -94,24 +106,16 @@ class RingWriter:
         self._free.put((generation, slot))
         return True
 
-    def view(self, slot: int, shape: tuple[int, ...], kind: DTypeLike = np.uint8, at: int = 0) -> NDArray[Any]:
-        """Return an array in a slot, which begins `at` bytes after the slot's start, to write to."""
-        return _view(self._memory, slot * self.slot_bytes + at, shape, kind)
 
-
-class RingReader:
+class RingReader(_Ring):
     """The ring that a message announced, read-only; takes over the descriptor. ValueError: it is smaller than said."""
 
     def __init__(self, ring: NewRing, fd: int) -> None:
-        self.generation, self._slot_bytes = ring.generation, ring.slot_bytes
+        self.generation, self.slot_bytes = ring.generation, ring.slot_bytes
         try:
             self._memory = mmap.mmap(fd, ring.slots * ring.slot_bytes, prot=mmap.PROT_READ)
         finally:
             os.close(fd)
-
-    def view(self, slot: int, shape: tuple[int, ...], kind: DTypeLike = np.uint8, at: int = 0) -> NDArray[Any]:
-        """Return an array in a slot. It keeps the memory alive, even if the writer has ended."""
-        return _view(self._memory, slot * self._slot_bytes + at, shape, kind)
 
 
 class Channel(Generic[S, R]):
@@ -159,7 +163,3 @@ class Channel(Generic[S, R]):
 
     def close(self) -> None:
         self.socket.close()
-
-
-def _view(memory: mmap.mmap, offset: int, shape: tuple[int, ...], kind: DTypeLike) -> NDArray[Any]:
-    return np.frombuffer(memory, kind, math.prod(shape), offset).reshape(shape)

@@ -7,7 +7,6 @@ import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -45,7 +44,7 @@ def yield_processor(priority: int = LOWEST_PRIORITY) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, max(priority, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
-@contextmanager
+@contextlib.contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
     """Let SIGTERM do what Ctrl-C does; call it in the main thread."""
 
@@ -61,7 +60,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@contextmanager
+@contextlib.contextmanager
 def interruptions_held_back() -> Iterator[None]:
     """Let SIGINT and SIGTERM act at the end of this block, if this process handles them; call it in the main thread.
 

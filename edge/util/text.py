@@ -55,6 +55,18 @@ def format_count(count: int, noun: str, grouping: str = "") -> str:
     return f"{count:{grouping}} {noun}{'' if count == 1 else 's'}"
 
 
+def describe_range(low: float, high: float | None) -> str:
+    """Describe the range from `low` to `high`; None: there is no upper limit.
+
+    >>> describe_range(224, 224), describe_range(60.04, 140.0), describe_range(0.0512, None)
+    ('224', '60 to 140', '0.0512 or more')
+    """
+    texts = [str(each) if isinstance(each, int) else f"{each:.3g}" for each in (low, high) if each is not None]
+    if high is None:
+        return f"{texts[0]} or more"
+    return texts[0] if low == high else " to ".join(texts)
+
+
 def is_are(count: int) -> str:
     """Return the verb for a count.
 

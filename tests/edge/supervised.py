@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -71,7 +71,7 @@ def held() -> set[str]:
     return {one for one in found if "/proc/" not in one}
 
 
-def grabbed(camera: FrameSource) -> Frame | BadFrame:
+def grabbed(camera: FrameSource[Any]) -> Frame | BadFrame:
     """Return the next item of a camera, which must come."""
     one = camera.grab(WITHIN_SECONDS)
     assert one is not None, "no frame came"
@@ -185,8 +185,7 @@ class Watched:
 
     def trigger(self, part_id: str | None) -> None:
         """Request a frame; its answer goes to `answers`."""
-        answers = self.answers.setdefault(part_id, [])
-        self.camera.trigger(TriggerRequest(part_id, answers.append))
+        self.camera.trigger(TriggerRequest(part_id, self.answers.setdefault(part_id, []).append))
 
     def answered(self, part_id: str | None) -> bool:
         return bool(self.answers[part_id])

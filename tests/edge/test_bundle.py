@@ -106,16 +106,12 @@ def npz(**arrays: Any) -> bytes:
     return buffer.getvalue()
 
 
-def test_golden_tiles_are_read_in_every_form_that_numpy_writes_and_refused_with_wrong_claims(
-    folder: Path, comparing: Bundle, tmp_path: Path
-) -> None:
+def test_golden_tiles_are_read_and_refused_with_wrong_claims(folder: Path, comparing: Bundle, tmp_path: Path) -> None:
     rounding = np.array([0, 0.5, 0, 1.5], np.float32)
-    for order in ("C", "F"):
-        data = npz(tiles=np.asarray(RIGHT.tiles, order=order), map_rounding=rounding)  # type: ignore[call-overload]
-        came = open_bundle(put(folder, {GOLDEN: data})).golden()
-        np.testing.assert_array_equal(came.tiles, RIGHT.tiles)
-        np.testing.assert_array_equal(came.map_rounding, rounding)
-        assert came.rounding == pytest.approx(1.5 / np.abs(RIGHT.map).max())
+    came = open_bundle(put(folder, {GOLDEN: npz(map_rounding=rounding)})).golden()
+    np.testing.assert_array_equal(came.tiles, RIGHT.tiles)
+    np.testing.assert_array_equal(came.map_rounding, rounding)
+    assert came.rounding == pytest.approx(1.5 / np.abs(RIGHT.map).max())
     array = io.BytesIO()
     np.save(array, RIGHT.tiles)
     for data, message in (

@@ -195,7 +195,7 @@ def example(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Example]
 
 
 @contextlib.contextmanager
-def opened(settings: CameraSettings) -> Iterator[FrameSource]:
+def opened(settings: CameraSettings) -> Iterator[FrameSource[Any]]:
     camera = make_source(settings)
     try:
         assert camera.open().found
@@ -204,7 +204,7 @@ def opened(settings: CameraSettings) -> Iterator[FrameSource]:
         camera.close()
 
 
-def frames_of(camera: FrameSource, count: int, first_id: int | None = 1) -> Iterator[Frame]:
+def frames_of(camera: FrameSource[Any], count: int, first_id: int | None = 1) -> Iterator[Frame]:
     """Grab this many frames, and check that every id comes once, in a frame or in a run of replaced ones."""
     while count:
         one = grabbed(camera)
@@ -262,10 +262,9 @@ def test_openings_leave_no_resources_behind(example: Example, times: int) -> Non
     assert held() - before == set()
 
 
-def shown(camera: FrameSource, count: int) -> list[tuple[str, int | None]]:
+def shown(camera: FrameSource[Any], count: int) -> list[tuple[str, int | None]]:
     """Return the type and the id of each item."""
-    came = [grabbed(camera) for _ in range(count)]
-    return [(type(one).__name__, one.stamp.frame_id) for one in came]
+    return [(type(one).__name__, one.stamp.frame_id) for one in (grabbed(camera) for _ in range(count))]
 
 
 def test_pictures_come_by_name_until_the_end_and_unreadable_ones_are_reported(folder: Path, tmp_path: Path) -> None:

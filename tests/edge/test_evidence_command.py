@@ -244,8 +244,7 @@ def test_a_line_stores_its_defects_and_some_good_frames_and_the_marks_that_comma
         assert {each.read_text().rpartition(") ")[2].split()[16] for each in threads} == {"19"}, "nice of each"
         one, two = [entry.picture for entry in store.entries(verdicts=["DEFECT"])][:2]
         made = facts("mark", file, one, "false-alarm", "--by", "Ada")
-        heard = line.until(lambda event: isinstance(event, ReviewEvent))
-        assert msgspec.to_builtins(heard) == made["event"]
+        assert msgspec.to_builtins(line.until(lambda event: isinstance(event, ReviewEvent))) == made["event"]
         until(lambda: marks(one) == {"false_alarm": 1})
         for kind, by in (("right", "Ada"), ("false-alarm", "Bob")):
             assert run("mark", file, two, kind, "--by", by).returncode == 0

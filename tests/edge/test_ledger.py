@@ -287,8 +287,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.ready())
     @rule()
     def pop(self) -> None:
-        outcome = self.ledger.pop()
-        self.check(outcome)
+        self.check(self.ledger.pop())
 
     def check(self, outcome: Outcome) -> None:
         """Check that an outcome is its camera's first, and that all its frames have the same result; book it."""

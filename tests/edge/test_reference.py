@@ -240,7 +240,6 @@ def test_a_reference_that_knows_little_of_the_part_is_refused(tmp_path: Path) ->
     for rows, name in ((20, "some.png"), (200, "little.png")):
         picture[:rows, :, 3] = 0
         cv2.imwrite(str(tmp_path / name), picture)
-    unknown = Reference.load(tmp_path / "some.png", (300, 400)).unknown
-    assert unknown.sum() == 20 * 400
+    assert Reference.load(tmp_path / "some.png", (300, 400)).unknown.sum() == 20 * 400
     with pytest.raises(BundleError, match="knows 33% of the part, expected at least 90%"):
         Reference.load(tmp_path / "little.png", (300, 400))

@@ -140,15 +140,6 @@ def with_weight_in(location: str) -> dict[str, bytes]:
     return {ONNX_GRAPH: bytes(model.SerializeToString())}
 
 
-def constant(shape: str, offset: int = 32, size: int = 3072) -> dict[str, bytes]:
-    """The IR with another shape, offset or size of its largest constant."""
-    files = to_openvino(graph())
-    before = b'shape="1, 3, 16, 16" offset="32" size="3072"'
-    assert files[OPENVINO_GRAPH].count(before) == 1
-    after = f'shape="{shape}" offset="{offset}" size="{size}"'.encode()
-    return files | {OPENVINO_GRAPH: files[OPENVINO_GRAPH].replace(before, after)}
-
-
 @pytest.mark.parametrize(
     "files",
     [
@@ -157,11 +148,8 @@ def constant(shape: str, offset: int = 32, size: int = 3072) -> dict[str, bytes]
         with_weight_in("../outside"),
         {OPENVINO_GRAPH: b""},
         {OPENVINO_WEIGHTS: b"\x00\x00"},
-        constant("1, 3, 16384, 16384", size=3 * 2**30),
-        constant("1, 3, 16384, 16384"),
-        constant("1, 3, 16, 16", offset=2**64 - 1),
     ],
-    ids=range(8),
+    ids=range(5),
 )
 def test_a_graph_that_claims_too_much_is_refused_with_exit_code_6(folder: Path, files: dict[str, bytes]) -> None:
     (folder.parent / "outside").write_bytes(bytes(3072))

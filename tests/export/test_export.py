@@ -277,7 +277,7 @@ def test_a_damaged_run_is_refused_in_a_sentence_before_any_work(
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (["--to", "{tmp}/file/b"], 4, "does not accept new files (Not a directory)"),
+        (["--to", "{tmp}/file/b"], 4, "cannot be written (Not a directory)"),
         (["--to", "{tmp}"], 4, "exists already"),
         (["--to", "{tmp}/b", "--false-reject", "nan"], 2, "nan is not a finite number"),
         (["--to", "{tmp}/b", "--precision", "int8", "--allow", "bf16"], 2, "a precision that --precision leaves out"),

@@ -155,7 +155,7 @@ training(".start").onclick = () => {
   const minutes = Number(prompt("How many minutes may the training take?", "10"));
   if (minutes) act("train", { minutes, by: reviewer() });
 };
-training(".stop").onclick = () => act("stop", {});
+training(".stop").onclick = () => act("stop", { by: reviewer() });
 training(".use").onclick = () => act("use", { by: reviewer() }, "The line uses the new bundle.");
 
 async function poll() {
