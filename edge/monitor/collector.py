@@ -17,7 +17,7 @@ from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.pictures import PictureClient
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.wire.events import Event, Message, ReviewEvent, StatusEvent, VerdictEvent, event_from
+from heatline.edge.wire.events import Event, Message, PartEvent, ReviewEvent, StatusEvent, VerdictEvent, event_from
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,8 @@ class Collector:
                     match received:
                         case Message(event=StatusEvent() as status):
                             self._memory.add_status(status)
+                        case Message(event=PartEvent() as part):
+                            self._memory.part = part
                         case Message(event=VerdictEvent() | ReviewEvent() as event):
                             self._remember(event, is_live=True)
                         case Gap(topic=topic):

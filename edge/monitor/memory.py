@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from heatline.edge.describe import describe_event
 from heatline.edge.drift import describe_change, describe_limits
 from heatline.edge.monitor.held_picture import HeldPicture, PictureMemory, picture_id
 from heatline.edge.monitor.marks import Review, combine, merged
@@ -22,6 +23,7 @@ from heatline.edge.wire.events import (
     Consumer,
     Handshake,
     JournalState,
+    PartEvent,
     ReviewEvent,
     StatusEvent,
     VerdictEvent,
@@ -43,7 +45,7 @@ SILENT_AFTER_SECONDS = 3.0
 STALE_AFTER_PERIODS = 3
 STALE_AFTER_SECONDS = 2.0
 """At least."""
-OF_STATUS = "journal", "evidence", "bundle", "product", "acting", "precision", "shadow"
+OF_STATUS = "journal", "evidence", "bundle", "product", "acting", "precision", "shadow", "parts"
 """What the page shows as the line reported it last; null: it has not reported."""
 
 
@@ -123,6 +125,8 @@ class Memory:
         """Pictures that were marked last."""
         self.status: StatusEvent | None = None
         """The last one that came live."""
+        self.part: PartEvent | None = None
+        """The last part that came live."""
         self.heard_ns: int | None = None
         """Monotonic time of the last event that came live."""
         self.fault: str | None = None
@@ -285,6 +289,7 @@ def describe(memory: Memory, line: str) -> dict[str, Any]:
             "consumers": status.journal.consumers if status and status.journal else {},
             "drift": status.drift if status and running else {},
             "thresholds": memory.thresholds,
+            "part": memory.part and describe_event(memory.part)._asdict(),
             "words": _words(memory, running, cameras),
         }
 

@@ -93,6 +93,10 @@ FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "unjournalled_events_total": ("Events that no journal holds.", NONE),
     "discarded_events_total": ("Deleted before all consumers had them.", NONE),
     "consumer_lag_events": ("Events that it has not acknowledged.", CONSUMER),
+    "parts_announced_total": ("Parts of which a picture came.", NONE),
+    "parts_judged_total": ("Parts with GOOD or DEFECT.", NONE),
+    "parts_no_verdict_total": ("Parts without verdict.", NONE),
+    "parts_open": ("Parts that wait for pictures.", NONE),
     "evidence_kept_pictures_total": ("Stored pictures.", NONE),
     "evidence_skipped_pictures_total": ("Pictures not stored.", NONE),
     "evidence_pictures": ("Pictures in the evidence store.", NONE),
@@ -146,6 +150,13 @@ def _samples(status: StatusEvent) -> dict[str, Samples]:
             "consumer_lag_events": [((name,), lag(each, journal)) for name, each in journal.consumers.items()],
             "journal_recording": [((), journal.live_only is None)],
             "consumer_connected": [((name,), each.connected) for name, each in journal.consumers.items()],
+        }
+    if (parts := status.parts) is not None:
+        found |= {
+            "parts_announced_total": [((), parts.announced)],
+            "parts_judged_total": [((), parts.judged)],
+            "parts_no_verdict_total": [((), parts.no_verdict)],
+            "parts_open": [((), parts.open)],
         }
     if evidence is not None:
         found |= {

@@ -35,7 +35,16 @@ from heatline.edge.monitor.memory import ROWS, Memory, describe, row_of
 from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.server import read_token
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.wire.events import Account, CameraState, DriftReading, EvidenceState, Message, StatusEvent, Verdict
+from heatline.edge.wire.events import (
+    Account,
+    CameraState,
+    DriftReading,
+    EvidenceState,
+    Message,
+    PartAccount,
+    StatusEvent,
+    Verdict,
+)
 from tests.command import WITHIN_SECONDS
 from tests.edge.journals import good, make_writer
 from tests.edge.lines import write_line
@@ -663,6 +672,9 @@ def test_verdicts_and_marks_that_did_not_come_live_are_read_in_the_journal_each_
             until(lambda: "check that the line runs" in str(memory.pictures_fault))
 
 
+PARTS = PartAccount(announced=9, judged=6, no_verdict=2, open=1)
+
+
 def full() -> tuple[Memory, Metrics, Clock]:
     """Metrics with a value for everything."""
     clock = Clock()
@@ -671,7 +683,9 @@ def full() -> tuple[Memory, Metrics, Clock]:
     status, drifted = JOURNAL_STATUS.event, GOLDEN["status-drift"].event
     ledger = status.ledger | {"side": Account(captured=2, failed={"open": 1}, in_flight=1)}
     evidence = EvidenceState(kept=5, skipped=1, stored=40, size_bytes=1 << 20)
-    memory.add_status(msgspec.structs.replace(status, ledger=ledger, evidence=evidence, drift=drifted.drift))
+    memory.add_status(
+        msgspec.structs.replace(status, ledger=ledger, evidence=evidence, drift=drifted.drift, parts=PARTS)
+    )
     for number, kind in enumerate(("GOOD", "DEFECT", "DEFECT", "NO_VERDICT"), 1):
         event = verdict(number, clock, kind, latency_ms=240.0)
         memory.add_verdict(event, live=True)

@@ -17,6 +17,7 @@ export class Status {
     this.#sentences(state);
     const names = Object.keys(state.cameras);
     this.#table("Cameras", names, cameraRows(Object.values(state.cameras)));
+    if (state.parts) this.#table("Parts", [], partRows(state));
     this.#table("Journal", [], journalRows(state));
     const consumers = Object.entries(state.consumers ?? {});
     if (consumers.length) this.#table("Consumers", ["state", "behind"], consumers.map((each) => consumerRow(each, state)));
@@ -94,6 +95,16 @@ function cameraRows(cameras) {
     ...bins("dropped"),
     ...bins("failed"),
     row("in flight", ({ ledger }) => (ledger ? count(ledger.in_flight) : null)),
+  ];
+}
+
+function partRows({ parts, part }) {
+  return [
+    ["last", part && `${part.subject} ${part.what.replace("part ", "")}: ${part.detail}`],
+    ["announced", count(parts.announced)],
+    ["judged", count(parts.judged)],
+    ["without verdict", count(parts.no_verdict)],
+    ["open", count(parts.open)],
   ];
 }
 
