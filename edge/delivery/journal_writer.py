@@ -31,8 +31,8 @@ from heatline.edge.wire.events import (
     Message,
     StatusEvent,
     VerdictEvent,
-    header_of,
 )
+from heatline.edge.wire.requests import to_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -261,7 +261,7 @@ class JournalWriter(Numbering):
         for place, (event, png) in enumerate([(message.event, message.png) for message in done]):
             if isinstance(event, StatusEvent):
                 continue
-            header = header_of(event)
+            header = to_bytes(event)
             records.append(Record(event.seq, at_ns, event.topic, header, png))
             done[place] = Message(event, png, header=header)
             if isinstance(event, VerdictEvent):

@@ -19,7 +19,8 @@ from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.servers import SocketServer
 from heatline.edge.errors import DeliveryError
 from heatline.edge.frames import Watermark
-from heatline.edge.wire.events import CountedEvent, Counts, JournalState, Message, StatusEvent, header_of, to_frames
+from heatline.edge.wire.events import CountedEvent, Counts, JournalState, Message, StatusEvent, to_frames
+from heatline.edge.wire.requests import to_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class Publisher(SocketServer):
 
     def send(self, message: Message, sent: Sent | None = None) -> None:
         """Queue a message to be sent. Returns at once; raises a DeliveryError if the publisher is not running."""
-        header_of(message.event)  # an event that cannot be encoded fails here, in its maker's thread
+        to_bytes(message.event)  # an event that cannot be encoded fails here, in its maker's thread
         self._put(_HandedOver(message, sent))
 
     def probe(self, sent: Sent) -> None:

@@ -10,7 +10,7 @@ import zmq
 from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.follow import Consumers, FollowServer
 from heatline.edge.delivery.journal import Journal, Record
-from heatline.edge.wire.events import AlarmEvent, BundleName, CountedEvent, Times, VerdictEvent, header_of
+from heatline.edge.wire.events import AlarmEvent, BundleName, CountedEvent, Times, VerdictEvent
 from heatline.edge.wire.following import (
     AckRequest,
     Batch,
@@ -81,7 +81,7 @@ class FollowedLine:
     def add(self, *topics: str, png: bytes | None = None, detail: str = "") -> list[Delivered]:
         """Journal one event for each topic in one commit; return what a consumer gets."""
         first = self.journal.last_seq + 1
-        headers = [header_of(event(first + n, topic, self.journal_id, detail)) for n, topic in enumerate(topics)]
+        headers = [to_bytes(event(first + n, topic, self.journal_id, detail)) for n, topic in enumerate(topics)]
         self.journal.append(
             [Record(first + n, time.time_ns(), topic, headers[n], png) for n, topic in enumerate(topics)], {}
         )

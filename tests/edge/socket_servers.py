@@ -10,7 +10,6 @@ from heatline.edge.delivery.follow import Consumers, FollowServer
 from heatline.edge.delivery.journal import Journal, Record
 from heatline.edge.delivery.servers import CommandServer
 from heatline.edge.wire.commands import Triggered
-from heatline.edge.wire.events import header_of
 from heatline.edge.wire.following import FollowRequest
 from heatline.edge.wire.requests import to_bytes
 from tests.edge.followed_line import GOOD, event
@@ -61,7 +60,7 @@ class Follow:
     def fill(self, count: int) -> str:
         """Journal a number of events with heatmaps; return the journal's id."""
         journal_id = self.journal.journal_id
-        headers = [header_of(event(seq, GOOD, journal_id)) for seq in range(1, count + 1)]
+        headers = [to_bytes(event(seq, GOOD, journal_id)) for seq in range(1, count + 1)]
         self.journal.append([Record(seq, seq, GOOD, header, b"png") for seq, header in enumerate(headers, 1)], {})
         self._server.wake()
         return journal_id

@@ -24,7 +24,8 @@ from heatline.edge.config import load_config
 from heatline.edge.delivery.journal import Record
 from heatline.edge.errors import SupersededError
 from heatline.edge.service.changeover import require_exchangeable
-from heatline.edge.wire.events import Handshake, JournalEvent, header_of
+from heatline.edge.wire.events import Handshake, JournalEvent
+from heatline.edge.wire.requests import to_bytes
 from tests.command import complaint, heatline
 from tests.edge.bridged_line import LINE_FILE, BridgedLine, Identity, OpcuaDoor, Plc, acknowledge, call, ids, read
 from tests.edge.brokers import Broker, Plant
@@ -283,8 +284,8 @@ def test_what_is_lost_is_told_and_the_older_bridge_ends(plant: Plants, line: Bri
     told |= {"journal_id": journal.journal_id, "detail": "the disk was full"}
     stored = JournalEvent(seq=3, kind="recording", by_topic={GOOD: 2, DEFECT: 1, ALARM: 5}, **told)
     unknown = JournalEvent(seq=4, kind="unrecorded", **told)
-    newer = header_of(event(5, GOOD, journal.journal_id)).replace(b'"schema_version":2', b'"schema_version":3')
-    headers = {3: ("journal", header_of(stored)), 4: ("journal", header_of(unknown)), 5: (GOOD, newer)}
+    newer = to_bytes(event(5, GOOD, journal.journal_id)).replace(b'"schema_version":2', b'"schema_version":3')
+    headers = {3: ("journal", to_bytes(stored)), 4: ("journal", to_bytes(unknown)), 5: (GOOD, newer)}
     journal.append([Record(seq, time.time_ns(), *headers[seq], None) for seq in headers], {})
     (last,) = line.journal.add(DEFECT)
     with notify_socket(tmp_path) as systemd, line.bridge(systemd.env) as bridge:

@@ -227,7 +227,7 @@ def batch_of(after: int, *seqs: int, **changes: Any) -> list[bytes]:
 
 SENT: dict[str, Any] = {"journal_id": "j", "last_seq": 9}
 VIOLATIONS = [
-    ([b"nonsense"], "not a reply of a line"),
+    ([b"nonsense"], "not a reply"),
     ([b'{"type":"following","schema_version":3}'], "update this client"),
     ([b'{"type":"following","schema_version":1}'], "update the line"),
     ([b'{"type":"forgotten","schema_version":2,"name":"mes1"}'], "not a reply to a consumer that follows"),

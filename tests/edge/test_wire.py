@@ -234,7 +234,7 @@ def test_invalid_requests_are_refused_in_one_short_sentence(
         assert "\n" not in reply.detail
         assert len(to_bytes(reply)) < 1000
     assert len(refuse("malformed", "x" * 10_000).detail) == 300
-    for version, side in ((1, "the client"), (3, "the line")):
+    for version, side in ((1, "the client"), (3, "this line")):
         changes = {"schema_version": version, "request_id": "r", "type": "x"}
         other = read_request(json.dumps(valid[-1] | changes).encode())
         assert other.detail == f"a request of schema version {version} came, this line knows version 2; update {side}"
