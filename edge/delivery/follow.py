@@ -175,8 +175,9 @@ class JournalTail:
             return False
         with contextlib.suppress(JournalError), self._faults_noted():
             reader = self._reader = self._reader or JournalReader.open(self._folder)
-            self.first_seq, self.last_seq = reader.range()
-            before, self.journal_id = self.journal_id, reader.journal_id
+            contents = reader.contents()
+            self.first_seq, self.last_seq = contents.first_seq, contents.last_seq
+            before, self.journal_id = self.journal_id, contents.journal_id
             if self.fault is not None:
                 logger.info("%s can be read again", reader.path)
             self.fault = None

@@ -147,8 +147,27 @@ class Record(NamedTuple):
     """The PNG; None if the event has none or it was not requested."""
 
 
-def read_head(connection: sqlite3.Connection, path: Path) -> tuple[str, str, int]:
-    """Return a journal's id, its line, and when it was created (UTC, ns since 1970)."""
+class Contents(NamedTuple):
+    """What a journal is and holds, as of one instant."""
+
+    journal_id: str
+    line: str
+    created_at_ns: int
+    """UTC, ns since 1970."""
+    first_seq: int
+    """The oldest event; 0 if there is none."""
+    last_seq: int
+    """The last number that was counted."""
+    topics: dict[str, int]
+    """Of each topic the last `seq`, also after events were deleted."""
+    progress: dict[str, Watermark]
+    """Of each camera the last frame that was reported, also after events were deleted."""
+    size_bytes: int
+    """Of the pages in use. Pages of deleted events are used again, and not returned to the disk."""
+
+
+def read_contents(connection: sqlite3.Connection, path: Path) -> Contents:
+    """Return what a journal holds, within a transaction."""
     version = connection.execute("SELECT schema_version FROM journal").fetchone()
     if version is not None and version != (SCHEMA_VERSION,):
         raise JournalError(
@@ -156,35 +175,26 @@ def read_head(connection: sqlite3.Connection, path: Path) -> tuple[str, str, int
             "heatline that wrote it, or move the file away",
             "foreign",
         )
-    head: tuple[str, str, int] | None
     head = connection.execute("SELECT journal_id, line, created_at_ns FROM journal").fetchone()
     if head is None:
         raise JournalError(f"{path} is damaged (its identity is missing)", "damaged")
-    return head
-
-
-def range_in(connection: sqlite3.Connection) -> tuple[int, int]:
-    """Return the oldest event, 0 if there is none, and the last number that was counted."""
-    (first,) = connection.execute("SELECT ifnull(min(seq), 0) FROM events").fetchone()
-    return first, max(topics_in(connection).values(), default=0)
-
-
-def size_in(connection: sqlite3.Connection) -> int:
-    """Return the bytes of the pages in use."""
-    pages: int = connection.execute("PRAGMA page_count").fetchone()[0]
-    free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
-    return (pages - free) * PAGE_BYTES
-
-
-def topics_in(connection: sqlite3.Connection) -> dict[str, int]:
-    """Return the last `seq` of each topic."""
-    return dict(connection.execute("SELECT topic, last_seq FROM topics"))
-
-
-def progress_in(connection: sqlite3.Connection) -> dict[str, Watermark]:
-    """Return the last frame that was reported for each camera."""
-    rows = connection.execute("SELECT camera, boot_id, frame_number FROM progress")
-    return {camera: Watermark(boot_id, frame_number) for camera, boot_id, frame_number in rows}
+    journal_id, line, created_at_ns = head
+    (first_seq,) = connection.execute("SELECT ifnull(min(seq), 0) FROM events").fetchone()
+    topics = dict(connection.execute("SELECT topic, last_seq FROM topics"))
+    reported = connection.execute("SELECT camera, boot_id, frame_number FROM progress")
+    progress = {camera: Watermark(boot_id, frame_number) for camera, boot_id, frame_number in reported}
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return Contents(
+        journal_id,
+        line,
+        created_at_ns,
+        first_seq,
+        max(topics.values(), default=0),
+        topics,
+        progress,
+        (pages - free) * PAGE_BYTES,
+    )
 
 
 def _make(path: Path, line: str) -> None:
@@ -211,7 +221,8 @@ class Journal:
         pragmas = "journal_mode = WAL", "synchronous = FULL", "cell_size_check = ON"
         for pragma in (*pragmas, f"journal_size_limit = {WAL_KEPT_BYTES}"):
             connection.execute(f"PRAGMA {pragma}")
-        self.reload_state()
+        self.contents: Contents
+        self.reload()
 
     @classmethod
     def open(cls, folder: Path, line: str) -> Self:
@@ -232,7 +243,7 @@ class Journal:
                 connection = connect(path, "mode=rw", BUSY_SECONDS)
                 if_it_fails.callback(connection.close)
                 journal = cls(path, connection, lock)
-                require_own(path, journal.line, line)
+                require_own(path, journal.contents.line, line)
             except (sqlite3.Error, OSError) as error:
                 raise journal_error(error, path) from error
             if_it_fails.pop_all()
@@ -240,42 +251,25 @@ class Journal:
 
     # Each of the following raises JournalError if the file contradicts itself, or cannot be read or written.
 
-    def reload_state(self) -> None:
-        """Read the state from the file. After a failed commit, only the file knows what was stored."""
+    def reload(self) -> None:
+        """Read the contents from the file. After a failed commit, only the file knows what was stored."""
         with self._transaction():
-            self.journal_id, self.line, self.created_at_ns = read_head(self._connection, self.path)
-            self.first_seq, self.last_seq = range_in(self._connection)
-            # Of each topic the last seq, and of each camera the last reported frame, also after events were deleted.
-            self.topics, self.progress = topics_in(self._connection), progress_in(self._connection)
-            # Pages of deleted events are used again, and not returned to the disk.
-            self.size_bytes = size_in(self._connection)
-            (newest,) = self._connection.execute("SELECT max(seq) FROM events").fetchone()
-            if newest not in (None, self.last_seq):
-                raise JournalError(
-                    f"{self.path} is damaged (it counts {self.last_seq} events, and ends with {newest})", "damaged"
-                )
+            pass
 
     def append(self, records: Sequence[Record], progress: Mapping[str, Watermark]) -> None:
         """Store events, all or none. They are on the disk when this returns. After an error, they may be stored
-        nevertheless: call `reload_state`.
+        nevertheless: call `reload`.
 
         Args:
             records: their numbers continue those of the journal.
             progress: by camera, the last frame that these events report.
         """
         topics = {record.topic: record.seq for record in records}
+        reported = [(camera, *how_far) for camera, how_far in progress.items()]
         with self._transaction():
             self._connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", records)
             self._connection.executemany("REPLACE INTO topics VALUES (?, ?)", topics.items())
-            self._connection.executemany(
-                "REPLACE INTO progress VALUES (?, ?, ?)", [(camera, *how_far) for camera, how_far in progress.items()]
-            )
-            size_bytes = size_in(self._connection)
-        self.size_bytes = size_bytes  # once the commit has not failed
-        self.topics |= topics
-        self.progress |= progress
-        if records:
-            self.first_seq, self.last_seq = self.first_seq or records[0].seq, records[-1].seq
+            self._connection.executemany("REPLACE INTO progress VALUES (?, ?, ?)", reported)
 
     def due(self, acked_seq: int, too_much: int) -> int:
         """Return the last event to delete at once: of those that every durable consumer acknowledged; of others if
@@ -285,7 +279,7 @@ class Journal:
             acked_seq: the last event that every durable consumer acknowledged.
             too_much: bytes beyond the budget, more than 0.
         """
-        last = acked_seq if self.first_seq <= acked_seq else self.last_seq
+        last = acked_seq if self.contents.first_seq <= acked_seq else self.contents.last_seq
         with self._errors():
             (through,) = self._connection.execute(_DUE, (last, EVENTS_AT_ONCE, min(too_much, BYTES_AT_ONCE))).fetchone()
         return int(through)
@@ -294,7 +288,6 @@ class Journal:
         """Delete the oldest events, through this one, in one transaction. Delete many events in several calls."""
         with self._transaction():
             self._connection.execute("DELETE FROM events WHERE seq <= ?", (through_seq,))
-        self.reload_state()
 
     def checkpoint(self) -> None:
         """Write the -wal file's pages into the database, so that the -wal file is used again from its start."""
@@ -311,16 +304,24 @@ class Journal:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Run the body in one transaction: all of its changes or none."""
+        """Run the body in one transaction, all of its changes or none, and read the contents that it leaves."""
         with self._errors():
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 yield
+                contents = read_contents(self._connection, self.path)
+                (newest,) = self._connection.execute("SELECT max(seq) FROM events").fetchone()
+                if newest not in (None, contents.last_seq):
+                    raise JournalError(
+                        f"{self.path} is damaged (it counts {contents.last_seq} events, and ends with {newest})",
+                        "damaged",
+                    )
                 self._connection.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")  # fails if none has begun
                 raise
+            self.contents = contents
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

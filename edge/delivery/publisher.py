@@ -89,8 +89,8 @@ class Numbering:
         """Do the periodic work; return the messages to send for it."""
         return []
 
-    def state(self) -> JournalState | None:
-        """Return the state of the journal, without its consumers; None if the line has no journal. Any thread."""
+    def state(self, at: Count | None = None) -> JournalState | None:
+        """Return the state of the journal, now or at a place in its count; None if the line has none. Any thread."""
         return None
 
     def close(self) -> None:
@@ -122,12 +122,8 @@ class Numbering:
             last_seq=count.last_seq,
             journal_id=count.journal_id,
             counts=counts,
-            journal=self._journal_state(journalled),
+            journal=self.state(journalled),
         )
-
-    def _journal_state(self, journalled: Count) -> JournalState | None:
-        """Return the state of the journal for a status, at this place in its count."""
-        return None
 
 
 class _HandedOver(NamedTuple):

@@ -3,29 +3,23 @@
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self
 
 from heatline.edge.delivery.journal import (
     FILE_NAME,
+    Contents,
     Record,
     connect,
     database_files,
     hold,
     journal_error,
-    progress_in,
-    range_in,
-    read_head,
+    read_contents,
     require_own,
-    size_in,
-    topics_in,
 )
 from heatline.edge.errors import JournalError
-from heatline.edge.frames import Watermark
 from heatline.edge.util.files import require_writable
-
-T = TypeVar("T")
 
 BUSY_SECONDS = 5.0
 """How long to wait for another process that has locked the file."""
@@ -54,7 +48,7 @@ class JournalReader:
         self._alone = alone
         """Nobody writes: there are no -wal and -shm files, and none can be created."""
         self._inode = path.stat().st_ino
-        self.journal_id, self.line, self.created_at_ns = read_head(connection, path)
+        self.journal_id = self.contents().journal_id
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -91,21 +85,10 @@ class JournalReader:
 
     # Each of the following raises JournalError if the journal cannot be read.
 
-    def range(self) -> tuple[int, int]:
-        """Return the first and the last seq; the first is 0 if there is no event."""
-        return self._ask(range_in)
-
-    def size_bytes(self) -> int:
-        """Return the size of the pages in use."""
-        return self._ask(size_in)
-
-    def topics(self) -> dict[str, int]:
-        """Return the last seq of each topic."""
-        return self._ask(topics_in)
-
-    def progress(self) -> dict[str, Watermark]:
-        """Return the last frame that was reported for each camera."""
-        return self._ask(progress_in)
+    def contents(self) -> Contents:
+        """Return what the journal holds now."""
+        with self._snapshot():
+            return read_contents(self._connection, self.path)
 
     def read(
         self,
@@ -129,7 +112,7 @@ class JournalReader:
             raise JournalError(f"{self.path} was replaced while it was open; open it again", "replaced")
         wanted, prefixes = _condition(topics)
         with self._snapshot():
-            first, last = range_in(self._connection)
+            _, _, _, first, last, *_ = read_contents(self._connection, self.path)
             end = last if through_seq is None else min(last, through_seq)
             begin = max(after_seq, first - 1 if first else last)  # events before were deleted
             lost_through = min(begin, end) if after_seq < min(begin, end) else None
@@ -154,7 +137,8 @@ class JournalReader:
         """Return the newest events of these topics, in order, without heatmaps."""
         wanted, prefixes = _condition(topics)
         rows = self._rows(f"{wanted} ORDER BY seq DESC LIMIT ?", heatmaps=False)
-        found = self._ask(lambda connection: connection.execute(rows, (*prefixes, at_most)).fetchall())
+        with self._snapshot():
+            found = self._connection.execute(rows, (*prefixes, at_most)).fetchall()
         return list(map(Record._make, reversed(found)))
 
     def close(self) -> None:
@@ -178,10 +162,6 @@ class JournalReader:
 
     def _rows(self, condition: str, heatmaps: bool) -> str:
         return f"SELECT seq, at_ns, topic, header, {'heatmap' if heatmaps else 'NULL'} FROM events WHERE {condition}"
-
-    def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        with self._snapshot():
-            return question(self._connection)
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[None]:
@@ -220,6 +200,6 @@ def check_place(folder: Path, line: str) -> None:
         if require_writable(folder) == folder and path.exists():
             os.close(hold(folder, os.O_RDONLY))
             with JournalReader.open(folder) as journal:
-                require_own(path, journal.line, line)
+                require_own(path, journal.contents().line, line)
     except OSError as error:
         raise journal_error(error, path) from error

@@ -239,7 +239,7 @@ def add_mark(path: Path, journal: Path, mark: Mark) -> ReviewEvent:
         JournalError: the line has no journal, or it cannot be read.
     """
     with contextlib.closing(_connect(path)) as line, JournalReader.open_file(journal) as reader:
-        after = reader.range()[1]
+        after = reader.contents().last_seq
         with contextlib.suppress(ConnectionError):
             line.send(AddMark(mark))
         give_up_s = time.monotonic() + JOURNALLED_WITHIN_SECONDS

@@ -171,7 +171,7 @@ class EvidenceWriter:
         with self._writing():
             position = "SELECT coalesce(max(read_through), 0) FROM journals WHERE journal_id = ?"
             (after,) = self._index.execute(position, (journal.journal_id,)).fetchone()
-            last = journal.topics().get(REVIEW_TOPIC, 0)
+            last = journal.contents().topics.get(REVIEW_TOPIC, 0)
             if last <= after:
                 return
             events = []

@@ -90,7 +90,7 @@ def in_flight(state: Path) -> list[Stamp]:
     """The frames in flight of a crashed line: those in its in-flight log without an event in its journal."""
     try:
         with JournalReader.open(state) as reader:
-            journalled = reader.progress()
+            journalled = reader.contents().progress
     except JournalError as error:
         if error.kind != "missing":
             raise  # otherwise the line crashed before it created a journal

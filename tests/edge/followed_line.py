@@ -80,7 +80,7 @@ class FollowedLine:
 
     def add(self, *topics: str, png: bytes | None = None, detail: str = "") -> list[Delivered]:
         """Journal one event for each topic in one commit; return what a consumer gets."""
-        first = self.journal.last_seq + 1
+        first = self.journal.contents.last_seq + 1
         headers = [to_bytes(event(first + n, topic, self.journal_id, detail)) for n, topic in enumerate(topics)]
         self.journal.append(
             [Record(first + n, time.time_ns(), topic, headers[n], png) for n, topic in enumerate(topics)], {}
@@ -103,7 +103,7 @@ class FollowedLine:
 
     @property
     def journal_id(self) -> str:
-        return self.journal.journal_id
+        return self.journal.contents.journal_id
 
     def acked(self, name: str = "mes1") -> int:
         """Return the last event that a consumer acknowledged; -1 if there is no consumer of this name."""

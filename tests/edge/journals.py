@@ -95,10 +95,10 @@ def stored_rows(folder: Path) -> list[Row]:
 
 
 def all_records(reader: JournalReader) -> list[Record]:
-    first, last = reader.range()
+    held = reader.contents()
     records: list[Record] = []
-    after = first - 1 if first else last
-    while after < last:
+    after = held.first_seq - 1 if held.first_seq else held.last_seq
+    while after < held.last_seq:
         page = reader.read(after, heatmaps=True)
         assert page.lost_through is None
         records += page.records

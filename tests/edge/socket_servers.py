@@ -59,7 +59,7 @@ class Follow:
 
     def fill(self, count: int) -> str:
         """Journal a number of events with heatmaps; return the journal's id."""
-        journal_id = self.journal.journal_id
+        journal_id = self.journal.contents.journal_id
         headers = [to_bytes(event(seq, GOOD, journal_id)) for seq in range(1, count + 1)]
         self.journal.append([Record(seq, seq, GOOD, header, b"png") for seq, header in enumerate(headers, 1)], {})
         self._server.wake()

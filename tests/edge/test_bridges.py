@@ -271,7 +271,7 @@ def test_every_result_reaches_the_plant_in_order_under_kills(plant: Plants, line
             line.journal.start()
             add(NO_VERDICT)
             all_came("after the death of the line")
-            line.acked(line.journal.journal.last_seq)
+            line.acked(line.journal.journal.contents.last_seq)
             assert bridge.end() == 0
 
 
@@ -281,10 +281,10 @@ def test_what_is_lost_is_told_and_the_older_bridge_ends(plant: Plants, line: Bri
     line.journal.client().follow(line.kind)
     line.journal.add(GOOD, GOOD)
     journal.discard(2)
-    told |= {"journal_id": journal.journal_id, "detail": "the disk was full"}
+    told |= {"journal_id": journal.contents.journal_id, "detail": "the disk was full"}
     stored = JournalEvent(seq=3, kind="recording", by_topic={GOOD: 2, DEFECT: 1, ALARM: 5}, **told)
     unknown = JournalEvent(seq=4, kind="unrecorded", **told)
-    newer = to_bytes(event(5, GOOD, journal.journal_id)).replace(b'"schema_version":2', b'"schema_version":3')
+    newer = to_bytes(event(5, GOOD, journal.contents.journal_id)).replace(b'"schema_version":2', b'"schema_version":3')
     headers = {3: ("journal", to_bytes(stored)), 4: ("journal", to_bytes(unknown)), 5: (GOOD, newer)}
     journal.append([Record(seq, time.time_ns(), *headers[seq], None) for seq in headers], {})
     (last,) = line.journal.add(DEFECT)

@@ -97,7 +97,7 @@ def test_show_is_as_committed_and_chooses_events(folder: Path) -> None:
     discard(folder, 3)
     shown = facts("show", folder)
     with JournalReader.open(folder) as reader:
-        assert (shown["journal_id"], shown["size_bytes"]) == (reader.journal_id, reader.size_bytes())
+        assert (shown["journal_id"], shown["size_bytes"]) == (reader.journal_id, reader.contents().size_bytes)
     assert shown["events"] == [json.loads(header) for header in headers(folder)[-10:]]
     for expected, options in (
         ([17, 18, 19], ["-n", "3", "--topic", "verdict.top.", "--topic", "verdict.side."]),
