@@ -5,7 +5,6 @@ import itertools
 import sys
 import time
 from abc import ABC, abstractmethod
-from types import TracebackType
 from typing import Self
 
 import msgspec
@@ -36,9 +35,7 @@ class Client(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -28,8 +28,6 @@ FILE_NAME = "consumers.json"
 NOT_KNOWN = "(not known)"
 """Takes the place of the consumers' names while the file cannot be read."""
 HEARTBEAT_SECONDS = 1.0
-SEND_HIGH_WATER_MARK = 8
-"""Messages queued for a client that does not read. Dropped messages are sent again."""
 TICK_MS = 100
 SECONDS_BETWEEN_WRITES = 1.0
 """Interval at which acknowledgements are stored."""
@@ -286,7 +284,8 @@ class FollowServer(RouterServer[wire.Request]):
     thread_name = "follow"
     name = "journal"
     protocol = wire.PROTOCOL
-    send_high_water_mark = SEND_HIGH_WATER_MARK
+    send_high_water_mark = 8
+    """Dropped messages are sent again."""
 
     def __init__(
         self,
@@ -340,7 +339,15 @@ class FollowServer(RouterServer[wire.Request]):
                 for subscription in list(self._subscriptions.values()):
                     self._begin(subscription)
             for route, request in requests:
-                self._take(route, request)
+                match request:
+                    case Refused():
+                        self._send(route, [to_bytes(request)])
+                    case wire.FollowRequest():
+                        self._follow(route, request)
+                    case wire.AckRequest():
+                        self._acknowledge(route, request)
+                    case wire.ForgetRequest():
+                        self._forget(route, request)
             more = [self._push(subscription) for subscription in list(self._subscriptions.values())]
             now_s = time.monotonic()
             if now_s - self._wrote_s >= SECONDS_BETWEEN_WRITES:
@@ -352,17 +359,6 @@ class FollowServer(RouterServer[wire.Request]):
             return False
 
     # Requests.
-
-    def _take(self, route: Route, request: wire.Request | Refused) -> None:
-        match request:
-            case Refused():
-                self._send(route, [to_bytes(request)])
-            case wire.FollowRequest():
-                self._follow(route, request)
-            case wire.AckRequest():
-                self._acknowledge(route, request)
-            case wire.ForgetRequest():
-                self._forget(route, request)
 
     def _follow(self, route: Route, request: wire.FollowRequest) -> None:
         name, journal = request.name, self._journal

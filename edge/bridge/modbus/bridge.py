@@ -12,7 +12,6 @@ from heatline.edge.bridge.line import (
     TICK_SECONDS,
     VERDICTS,
     LineState,
-    end_by_signals,
     in_thread,
     load_with_table,
     serve,
@@ -319,13 +318,11 @@ async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
             feed(results, places, mailbox, loop.call_soon_threadsafe, is_over)
 
     requests = CommandRegisters(bank, places, begin)
-    ended: asyncio.Future[None] = loop.create_future()
-    end_by_signals(ended)
     with LineState(*events, on_live=lambda live: loop.call_soon_threadsafe(blocks.take, live)) as state:
         server = ModbusServer(bank, modbus)
         await server.start()
         logger.info("Modbus TCP on %s, results of %s as consumer %s", modbus.listen, journal[0], modbus.name)
         try:
-            await serve(ended, follow, lambda: blocks.refresh(state), f"Modbus TCP on {modbus.listen}")
+            await serve(follow, lambda: blocks.refresh(state), f"Modbus TCP on {modbus.listen}")
         finally:
             await server.close()
