@@ -13,8 +13,7 @@ import click
 import msgspec
 
 from heatline.edge.cli.output import CommandGroup, Rows, json_option, print_report, progress_bar, say, topic_option
-from heatline.edge.delivery.journal import Record
-from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.journal import JournalReader, Record
 from heatline.edge.describe import COLUMNS, DATE_TIME, Cell, columns_of, describe_event, local_time
 from heatline.edge.errors import MessageError
 from heatline.edge.target import journal_of

@@ -13,8 +13,7 @@ import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import Access
-from heatline.edge.delivery.journal import journal_error
-from heatline.edge.delivery.reader import JournalReader, Page
+from heatline.edge.delivery.journal import JournalReader, Page, journal_error
 from heatline.edge.delivery.servers import REQUESTS_AT_ONCE, Route, RouterServer
 from heatline.edge.errors import JournalError
 from heatline.edge.util.files import make_folder, replacing, sync_folder
@@ -98,11 +97,6 @@ class Consumers:
         """Record that a consumer acknowledged all events up to one. The next `write` stores it."""
         if name in self.positions:
             self.positions = {**self.positions, name: Position(journal_id, seq, time.time_ns())}
-
-    def seen(self, name: str) -> None:
-        """Record that a consumer sent a request. The next `write` stores it."""
-        if name in self.positions:
-            self.acknowledge(name, *self.positions[name][:2])
 
     def write(self) -> None:
         """Store the acknowledgements on the disk, or read the file first. If that fails, a later call tries again."""
@@ -378,7 +372,7 @@ class FollowServer(RouterServer[wire.Request]):
             self._refuse(before.route, "superseded", f"a newer client follows as {name}; only one can")
         self._end(route)  # a socket follows under one name only
         self._subscriptions[name] = subscription = Subscription(route, request)
-        self._consumers.seen(name)
+        self._consumers.acknowledge(name, *self._consumers.positions[name][:2])  # it was seen
         self._begin(subscription)
 
     def _begin(self, subscription: Subscription) -> None:

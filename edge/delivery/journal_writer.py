@@ -14,9 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from heatline.edge.delivery.journal import FILE_NAME, Contents, Journal, Record, move_aside
+from heatline.edge.delivery.journal import FILE_NAME, Contents, Journal, JournalReader, Record, move_aside
 from heatline.edge.delivery.publisher import Count, Numbering
-from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import DeliveryError, JournalError
 from heatline.edge.frames import Watermark
 from heatline.edge.util.process import NamedThread
@@ -270,12 +269,10 @@ class JournalWriter(Numbering):
         at_ns = self._wall_ns()
         records: list[Record] = []
         reached = dict(progress or {})
-        for place, (event, png) in enumerate([(message.event, message.png) for message in done]):
-            if isinstance(event, StatusEvent):
-                continue
-            header = to_bytes(event)
-            records.append(Record(event.seq, at_ns, event.topic, header, png))
-            done[place] = Message(event, png, header=header)
+        for message in done:
+            event = message.event
+            if not isinstance(event, StatusEvent):
+                records.append(Record(event.seq, at_ns, event.topic, to_bytes(event), message.png))
             if isinstance(event, VerdictEvent):
                 reached[event.camera] = _progress_of(event)
         if records:

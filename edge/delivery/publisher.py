@@ -102,7 +102,6 @@ class Numbering:
                 event=self._status(message.event, count)
                 if isinstance(message.event, StatusEvent)
                 else count.next(message.event),
-                header=None,
             )
             for message in messages
         ]

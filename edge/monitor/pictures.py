@@ -22,7 +22,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.errors import DeliveryError
 from heatline.edge.inspection.verdict import TileScores
 from heatline.edge.util.channel import Channel, Message, ReleaseSlot, RingReader

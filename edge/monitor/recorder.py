@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from heatline.edge.config import EvidenceConfig
-from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.errors import DeliveryError, HeatlineError, InputError, MessageError
 from heatline.edge.heatmap_picture import ColourScale, png
 from heatline.edge.monitor.marks import combine

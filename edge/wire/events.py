@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
@@ -619,8 +619,6 @@ class Message:
 
     event: Event
     png: bytes | None = None
-    header: bytes | None = field(default=None, compare=False, repr=False)
-    """The event as `to_bytes` encodes it, if that was done before."""
 
 
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
@@ -633,7 +631,7 @@ def event_from(header: bytes) -> Event:
 
 def to_frames(message: Message) -> list[bytes]:
     """Return the parts of a message: topic, JSON header, PNG if there is one."""
-    parts = [message.event.topic.encode(), message.header or to_bytes(message.event)]
+    parts = [message.event.topic.encode(), to_bytes(message.event)]
     return parts if message.png is None else [*parts, message.png]
 
 

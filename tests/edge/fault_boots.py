@@ -6,7 +6,7 @@ import select
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.delivery.subscriber import Subscriber
 from heatline.edge.errors import JournalError
 from heatline.edge.frames import Stamp

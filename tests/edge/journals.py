@@ -10,10 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from heatline.edge.delivery.journal import FILE_NAME, Record
+from heatline.edge.delivery.journal import FILE_NAME, JournalReader, Record
 from heatline.edge.delivery.journal_writer import JournalWriter
 from heatline.edge.delivery.publisher import Numbering
-from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import JournalError, JournalFault
 from heatline.edge.wire.events import CountedEvent, Event, JournalEvent, Message, StatusEvent
 from heatline.edge.wire.requests import to_bytes

@@ -10,8 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from heatline.edge.delivery.journal import FILE_NAME, Journal
-from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.journal import FILE_NAME, Journal, JournalReader
 from heatline.edge.wire.events import Message
 from tests.command import complaint, heatline
 from tests.edge.fault_disks import fill, small_disk

@@ -90,7 +90,8 @@ def feed(
             entry = None if delivered is None else registers.entry_of(delivered, places)
         except EventsLostError as lost:
             logger.error("%s; the mailbox shows it to the PLC", lost)
-            entry = registers.lost_entry(lost)
+            values = {"lost_after": lost.after_seq}
+            entry = registers.Entry(registers.EntryKind.LOST, lost.journal_id, lost.through_seq, values)
         if entry is None:
             continue
         mailbox.acknowledged.clear()
@@ -296,7 +297,7 @@ def run_bridge(line: str) -> None:
 
 
 async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
-    places = IdMap.of(config)
+    places = IdMap([each.name for each in config.cameras], [each.name for each in config.products])
     bank = registers.RegisterBank(registers.register_map(len(config.cameras)), modbus.word_order)
     events, journal = (endpoint_of(line, name, KeyFiles()) for name in ("events", "journal"))
     at_line = None if config.commands.bind is None else endpoint_of(line, "commands", KeyFiles())

@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.wire.events import StatusEvent, event_from
 from tests.command import HEATLINE
 from tests.edge.fault_disks import small_disk
