@@ -17,9 +17,8 @@ from typing import Any, ClassVar, Generic
 import msgspec
 import zmq
 
-from heatline.edge.delivery.auth import Access, Authenticator, SocketName, is_local, unprotected
+from heatline.edge.delivery.auth import Access, Authenticator, SocketName
 from heatline.edge.delivery.sockets import bind, cannot_bind, notice_vanished_peers
-from heatline.edge.errors import AccessError
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.wire import commands
@@ -62,9 +61,7 @@ class SocketServer(ABC):
         self._thread = NamedThread(self.thread_name, self._run)
 
     def start(self) -> None:
-        """Bind the address; a DeliveryError if that is not possible, an AccessError if others could reach it."""
-        if self._access.key is None and not is_local(self.address):
-            raise AccessError(unprotected(f"{self.name}.bind", self.address))
+        """Bind the address, which must be local if the line has no key; a DeliveryError if that is not possible."""
         context = zmq.Context()
         self._socket = context.socket(self.kind)
         try:

@@ -230,8 +230,6 @@ VIOLATIONS = [
     ([b"nonsense"], "not a reply"),
     ([b'{"type":"following","schema_version":3}'], "update this client"),
     ([b'{"type":"following","schema_version":1}'], "update the line"),
-    ([b'{"type":"forgotten","schema_version":2,"name":"mes1"}'], "not a reply to a consumer that follows"),
-    ([following(name="mes2")], "follows 'mes2', expected 'mes1'"),
     (batch_of(1, 2), "after event j-1 came, expected one after j-0"),
     (batch_of(0, journal_id="k"), "after event k-0 came, expected one after j-0"),
     ([*batch_of(0, 1), *[b""] * 3000], "a batch of 3003 part"),

@@ -376,8 +376,5 @@ def entry_of(delivered: Delivered, places: IdMap) -> Entry | None:
 
 
 def id_bytes(id_: str) -> bytes:
-    """Return an id of up to 32 hexadecimal digits as bytes; heatline makes no other ones, which are all 0xff."""
-    try:
-        return bytes.fromhex(id_[:32])
-    except ValueError:
-        return b"\xff" * 16
+    """Return an id of up to 32 hexadecimal digits as bytes."""
+    return bytes.fromhex(id_)
