@@ -52,8 +52,11 @@ def event(seq: int, topic: str, journal_id: str | None, detail: str = "") -> Cou
 class FollowedLine:
     """A journal and its server; the server can be restarted, and the journal replaced."""
 
-    def __init__(self, folder: Path, address: str, heartbeat_s: float = HEARTBEAT_SECONDS) -> None:
+    def __init__(
+        self, folder: Path, address: str, heartbeat_s: float = HEARTBEAT_SECONDS, access: Access | None = None
+    ) -> None:
         self.folder, self.address, self._heartbeat_s = folder, address, heartbeat_s
+        self._access = access or Access()
         self.journal = Journal.open(folder, "line1")
         self._context = zmq.Context()
         self._clients: list[Client] = []
@@ -66,7 +69,6 @@ class FollowedLine:
 
     def start(self) -> None:
         self.consumers = Consumers(self.folder)
-        self._access = Access()
         self.server = FollowServer(self.address, self.folder, self.consumers, self._heartbeat_s, self._access)
         self.server.start()
 
