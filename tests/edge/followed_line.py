@@ -99,11 +99,6 @@ class FollowedLine:
         self.journal = Journal.open(self.folder, "line1")
 
     @property
-    def refused(self) -> dict[str, int]:
-        """Number of refusals since the server started, by reason."""
-        return {name.removeprefix("journal."): count for name, count in self._access.refusals.counts().items()}
-
-    @property
     def journal_id(self) -> str:
         return self.journal.contents.journal_id
 

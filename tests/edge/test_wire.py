@@ -107,10 +107,6 @@ BAD_MARKS: list[dict[str, object]] = [
 ]
 
 
-def mark_changed(changes: dict[str, object]) -> Callable[[dict[str, Any]], Any]:
-    return lambda header: header["mark"].update(changes)
-
-
 def without(message: Message, *path: str) -> list[bytes]:
     """Return a message's frames without a field of its header."""
     return changed_event(message, lambda header: functools.reduce(dict.__getitem__, path[:-1], header).pop(path[-1]))
