@@ -274,7 +274,6 @@ class FollowServer(RouterServer[wire.Request]):
     `heartbeat_s`, it gets a batch, which may be empty.
     """
 
-    thread_name = "follow"
     name = "journal"
     protocol = wire.PROTOCOL
     send_high_water_mark = 8

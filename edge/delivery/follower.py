@@ -106,7 +106,6 @@ class Follower(Client):
             start=start,
         )
         self._forget_events()
-        self._heartbeat_s = HEARTBEAT_SECONDS
         self._received_s = 0.0
         self._log = FaultLog(logger)
         self._ended: HeatlineError | None = None

@@ -227,7 +227,6 @@ class Journal:
         pragmas = "journal_mode = WAL", "synchronous = FULL", "cell_size_check = ON"
         for pragma in (*pragmas, f"journal_size_limit = {WAL_KEPT_BYTES}"):
             connection.execute(f"PRAGMA {pragma}")
-        self.contents: Contents
         self.reload()
 
     @classmethod

@@ -126,7 +126,6 @@ class Numbering:
 class Publisher(SocketServer):
     """An XPUB socket behind a queue. The journal, if there is one, numbers and stores messages before they are sent."""
 
-    thread_name = "publish"
     kind = zmq.XPUB
     name = "events"
     send_high_water_mark = 1000

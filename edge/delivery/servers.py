@@ -43,7 +43,6 @@ Handle = Callable[[commands.Request, Answer], None]
 class SocketServer(ABC):
     """Binds an address, serves until it is closed, and releases the address. `access` holds unless it is local."""
 
-    thread_name: ClassVar[str]
     kind: ClassVar[int]
     """ZeroMQ's type of the socket."""
     name: ClassVar[SocketName]
@@ -56,9 +55,7 @@ class SocketServer(ABC):
     def __init__(self, address: str, access: Access | None = None) -> None:
         self.address = address
         self._access = access or Access()
-        self._socket: zmq.Socket[bytes]
-        self._authenticator: Authenticator
-        self._thread = NamedThread(self.thread_name, self._run)
+        self._thread = NamedThread(f"{self.name} socket", self._run)
 
     def start(self) -> None:
         """Bind the address, which must be local if the line has no key; a DeliveryError if that is not possible."""
@@ -169,7 +166,6 @@ class CommandServer(RouterServer[commands.Request]):
             The reply may come later and from any thread; the server adds the request's id. Only the first one is sent.
     """
 
-    thread_name = "commands"
     name = "commands"
     protocol = commands.PROTOCOL
     send_high_water_mark = REPLIES_HIGH_WATER_MARK

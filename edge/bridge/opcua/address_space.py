@@ -172,7 +172,6 @@ class AddressSpace:
         self._variables: dict[str, _Variable] = {}
         self._is_heard, self._latest_is_newest = False, True
         self._events: dict[str, EventGenerator] = {}
-        self._emitters: list[ua.NodeId] = []
 
     async def build(self) -> None:
         """Add all objects, variables and types of events. All values wait for the line."""
