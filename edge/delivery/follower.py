@@ -190,12 +190,10 @@ class Follower(Client):
 
     def close(self) -> None:
         """Close the socket; may be called twice. The last event that was handed out is not acknowledged."""
-        if self._socket is not None:
-            self._acknowledge(at_once=True)
-            # A request that was not answered yet must not arrive late: it would supersede the next follower.
-            self._socket.close(LINGER_MS if self._following else 0)
-            self._socket = None
-        self._context.term()
+        self._acknowledge(at_once=True)
+        # A request that was not answered yet must not arrive late: it would supersede the next follower.
+        self._context.destroy(LINGER_MS if self._following else 0)
+        self._socket = None
 
     # Events that were received, over any number of connections.
 
