@@ -65,10 +65,21 @@ async def in_thread(name: str, function: Callable[[], T]) -> T:
     return await outcome
 
 
+def set_by_signals() -> threading.Event:
+    """Return an event that SIGTERM and Ctrl-C set from now on."""
+    is_over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, is_over.set)
+    return is_over
+
+
 async def serve(
-    follow: Callable[[threading.Event], object], refresh: Callable[[], Awaitable[object]], where: str
+    is_over: threading.Event,
+    follow: Callable[[threading.Event], object],
+    refresh: Callable[[], Awaitable[object]],
+    where: str,
 ) -> None:
-    """Follow the journal and refresh the state, until SIGTERM or Ctrl-C.
+    """Follow the journal and refresh the state, until the bridge is over.
 
     Args:
         follow: follows until an event is set, on a thread of its own; its error ends the bridge.
@@ -76,9 +87,6 @@ async def serve(
         where: what is served, for systemd.
     Raises: what `follow` does.
     """
-    is_over = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, is_over.set)
     following = asyncio.create_task(asyncio.to_thread(follow, is_over))
     notify("READY=1", f"STATUS=serving {where}")
     try:

@@ -15,6 +15,7 @@ from heatline.edge.bridge.line import (
     in_thread,
     load_with_table,
     serve,
+    set_by_signals,
 )
 from heatline.edge.bridge.modbus import registers
 from heatline.edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX, RESPONSE, Command, IdMap, Outcome
@@ -318,12 +319,12 @@ async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
         ) as results:
             feed(results, places, mailbox, loop.call_soon_threadsafe, is_over)
 
-    requests = CommandRegisters(bank, places, begin)
+    requests, is_over = CommandRegisters(bank, places, begin), set_by_signals()
     with LineState(*events, on_live=lambda live: loop.call_soon_threadsafe(blocks.take, live)) as state:
         server = ModbusServer(bank, modbus)
         await server.start()
         logger.info("Modbus TCP on %s, results of %s as consumer %s", modbus.listen, journal[0], modbus.name)
         try:
-            await serve(follow, lambda: blocks.refresh(state), f"Modbus TCP on {modbus.listen}")
+            await serve(is_over, follow, lambda: blocks.refresh(state), f"Modbus TCP on {modbus.listen}")
         finally:
             await server.close()

@@ -17,6 +17,7 @@ from heatline.edge.bridge.line import (
     in_thread,
     load_with_table,
     serve,
+    set_by_signals,
     unjournalled_results,
 )
 from heatline.edge.bridge.opcua import address_space as nodes
@@ -178,6 +179,7 @@ class Bridge:
 
         Raises: as `Follower.receive_batch`, and DeliveryError: nothing can listen at the address.
         """
+        is_over = set_by_signals()
         await self._server.prepare()
         await self._space.build()
         await self._add_methods()
@@ -188,7 +190,7 @@ class Bridge:
                     f"OPC UA: opc.tcp://{self._config.listen}; the server's certificate is "
                     f"{self._certificates.certificate_path}, sha256 {fingerprint_of(self._certificates.certificate)}"
                 )
-                await serve(self._follow, lambda: self._refresh(line), f"opc.tcp://{self._config.listen}")
+                await serve(is_over, self._follow, lambda: self._refresh(line), f"opc.tcp://{self._config.listen}")
 
     def _follow(self, is_over: threading.Event) -> None:
         """Follow the line's results, and pass them to the event loop. On a thread of its own."""
