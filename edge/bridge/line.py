@@ -65,23 +65,21 @@ async def in_thread(name: str, function: Callable[[], T]) -> T:
     return await outcome
 
 
-def end(ended: "asyncio.Future[None]", error: BaseException | None = None) -> None:
-    """End a bridge, unless it has ended."""
-    if ended.done():
-        return
-    if error is None:
-        ended.set_result(None)
-    else:
-        ended.set_exception(error)
+def set_by_signals() -> threading.Event:
+    """Return an event that SIGTERM and Ctrl-C set from now on."""
+    is_over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, is_over.set)
+    return is_over
 
 
 async def serve(
-    ended: "asyncio.Future[None]",
+    is_over: threading.Event,
     follow: Callable[[threading.Event], object],
     refresh: Callable[[], Awaitable[object]],
     where: str,
 ) -> None:
-    """Follow the journal and refresh the state, until the end of the bridge.
+    """Follow the journal and refresh the state, until the bridge is over.
 
     Args:
         follow: follows until an event is set, on a thread of its own; its error ends the bridge.
@@ -89,34 +87,17 @@ async def serve(
         where: what is served, for systemd.
     Raises: what `follow` does.
     """
-    loop, is_over = asyncio.get_running_loop(), threading.Event()
-
-    def run() -> None:
-        try:
-            follow(is_over)
-        except BaseException as error:  # also a bug ends the bridge: it must not stand still without a word
-            loop.call_soon_threadsafe(end, ended, error)
-
-    thread = NamedThread("results", run)
-    thread.start()
+    following = asyncio.create_task(asyncio.to_thread(follow, is_over))
     notify("READY=1", f"STATUS=serving {where}")
     try:
-        while not ended.done():
+        while not is_over.is_set() and not following.done():
             await refresh()
             notify("WATCHDOG=1")
-            await asyncio.wait([ended], timeout=TICK_SECONDS)
+            await asyncio.wait([following], timeout=TICK_SECONDS)
     finally:
         notify("STOPPING=1")
         is_over.set()
-        while thread.is_alive():  # the loop must run meanwhile: the thread may wait for it
-            await asyncio.sleep(0.01)
-    ended.result()
-
-
-def end_by_signals(ended: "asyncio.Future[None]") -> None:
-    """End a bridge by SIGTERM or Ctrl-C."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        ended.get_loop().add_signal_handler(number, end, ended)
+        await following  # the loop must run meanwhile: the thread may wait for it
 
 
 class LineState:

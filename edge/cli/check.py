@@ -13,7 +13,7 @@ from heatline.edge.cli.bundle_formatting import describe_differences, describe_p
 from heatline.edge.cli.output import facts_of, json_option, print_report, print_warnings
 from heatline.edge.config import JournalConfig, LineConfig, load_config
 from heatline.edge.delivery.auth import Access, fingerprint
-from heatline.edge.delivery.reader import check_place
+from heatline.edge.delivery.journal import check_place
 from heatline.edge.delivery.subscriber import next_status
 from heatline.edge.describe import describe_bundle
 from heatline.edge.errors import CameraError, DeliveryError, Faults, HeatlineError

@@ -13,8 +13,7 @@ import click
 import msgspec
 
 from heatline.edge.cli.output import CommandGroup, Rows, json_option, print_report, progress_bar, say, topic_option
-from heatline.edge.delivery.journal import Record
-from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.journal import JournalReader, Record
 from heatline.edge.describe import COLUMNS, DATE_TIME, Cell, columns_of, describe_event, local_time
 from heatline.edge.errors import MessageError
 from heatline.edge.target import journal_of
@@ -46,26 +45,25 @@ def show(line: str, count: int, topics: tuple[str, ...], as_json: bool) -> None:
     """
     path = journal_of(line)
     with JournalReader.open_file(path) as reader:
-        first, last = reader.range()
-        newest, last_of = reader.newest(count, topics), dict(sorted(reader.topics().items()))
-        size_bytes = reader.size_bytes()
-        report = {
-            "path": str(path),
-            "journal_id": reader.journal_id,
-            "line": reader.line,
-            "created_at_ns": reader.created_at_ns,
-            "first_seq": first,
-            "last_seq": last,
-            "size_bytes": size_bytes,
-            "topics": last_of,
-            "events": [msgspec.Raw(record.header) for record in newest],
-        }
+        held, newest = reader.contents(), reader.newest(count, topics)
+    last_of = dict(sorted(held.topics.items()))
+    report = {
+        "path": str(path),
+        "journal_id": held.journal_id,
+        "line": held.line,
+        "created_at_ns": held.created_at_ns,
+        "first_seq": held.first_seq,
+        "last_seq": held.last_seq,
+        "size_bytes": held.size_bytes,
+        "topics": last_of,
+        "events": [msgspec.Raw(record.header) for record in newest],
+    }
     facts = {
-        "journal id": reader.journal_id,
-        "line": reader.line,
-        "begun": local_time(reader.created_at_ns, DATE_TIME),
-        "events": f"{first} to {last}" if first else f"none, up to {last}",
-        "size": f"{size_bytes / 2**20:.1f} MiB",
+        "journal id": held.journal_id,
+        "line": held.line,
+        "begun": local_time(held.created_at_ns, DATE_TIME),
+        "events": f"{held.first_seq} to {held.last_seq}" if held.first_seq else f"none, up to {held.last_seq}",
+        "size": f"{held.size_bytes / 2**20:.1f} MiB",
     }
     facts |= {topic: f"the last was {seq}" for topic, seq in last_of.items()}
     print_report(report, as_json, str(path), facts, Rows(HEADINGS, list(map(_cells, newest)), numbers={"seq"}))
@@ -102,8 +100,9 @@ def export(line: str, form: Format, out: Path | None, after: int, topics: tuple[
     """
     path = journal_of(line)
     with JournalReader.open_file(path) as reader:
-        first, last = reader.range()
-        begin = after = max(after, first - 1)
+        held = reader.contents()
+        last = held.last_seq
+        begin = after = max(after, held.first_seq - 1)
         # Progress would be between the events if they went to the terminal too.
         with _written_to(out) as file, progress_bar(hidden=out is None) as progress:
             went_on = partial(progress.update, progress.add_task("events", total=max(0, last - begin)))

@@ -6,7 +6,7 @@ import click
 
 from heatline.edge.cli.line import say_active, user_name
 from heatline.edge.cli.output import Rows, json_option, print_report, reply_timeout_option, share_text
-from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.describe import describe_bundle
 from heatline.edge.errors import ConfigError, JournalError
 from heatline.edge.monitor.activation import SHADOW, activate, rewrite

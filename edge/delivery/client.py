@@ -4,8 +4,6 @@ import contextlib
 import itertools
 import sys
 import time
-from abc import ABC, abstractmethod
-from types import TracebackType
 from typing import Self
 
 import msgspec
@@ -26,19 +24,19 @@ _FAILURES = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUT
 _OUTCOMES = _FAILURES | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_HANDSHAKE_SUCCEEDED
 
 
-class Client(ABC):
-    """An object that holds sockets, for use in the thread that created it."""
+class Client:
+    """An object that holds the sockets of a context, for use in the thread that created it."""
 
-    @abstractmethod
+    _context: zmq.Context["zmq.Socket[bytes]"]
+
     def close(self) -> None:
         """Close the sockets; may be called twice."""
+        self._context.destroy(0)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -67,8 +65,7 @@ def connect(socket: zmq.Socket[bytes], address: str, example: str) -> None:
     try:
         socket.connect(address)
     except zmq.ZMQError as error:
-        socket.close()
-        socket.context.term()
+        socket.context.destroy(0)
         raise DeliveryError(
             f"{address} is not an address to connect to ({error.strerror}); expected e.g. {example}"
         ) from error
@@ -163,11 +160,6 @@ class Commander(Client):
         if not isinstance(reply, commands.Selected):
             raise MessageError(f"this is not a reply to a selection: {reply}")
         return reply
-
-    def close(self) -> None:
-        """Close the socket; may be called twice."""
-        self._socket.close()
-        self._context.term()
 
     def _connected(self) -> zmq.Socket[bytes]:
         socket = client_socket(self._context, zmq.DEALER, self._address, self._keys, LONGEST_REPLY_BYTES)

@@ -13,8 +13,7 @@ import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import Access
-from heatline.edge.delivery.journal import journal_error
-from heatline.edge.delivery.reader import JournalReader, Page
+from heatline.edge.delivery.journal import Contents, JournalReader, Page, journal_error
 from heatline.edge.delivery.servers import REQUESTS_AT_ONCE, Route, RouterServer
 from heatline.edge.errors import JournalError
 from heatline.edge.util.files import make_folder, replacing, sync_folder
@@ -28,8 +27,6 @@ FILE_NAME = "consumers.json"
 NOT_KNOWN = "(not known)"
 """Takes the place of the consumers' names while the file cannot be read."""
 HEARTBEAT_SECONDS = 1.0
-SEND_HIGH_WATER_MARK = 8
-"""Messages queued for a client that does not read. Dropped messages are sent again."""
 TICK_MS = 100
 SECONDS_BETWEEN_WRITES = 1.0
 """Interval at which acknowledgements are stored."""
@@ -101,11 +98,6 @@ class Consumers:
         if name in self.positions:
             self.positions = {**self.positions, name: Position(journal_id, seq, time.time_ns())}
 
-    def seen(self, name: str) -> None:
-        """Record that a consumer sent a request. The next `write` stores it."""
-        if name in self.positions:
-            self.acknowledge(name, *self.positions[name][:2])
-
     def write(self) -> None:
         """Store the acknowledgements on the disk, or read the file first. If that fails, a later call tries again."""
         with contextlib.suppress(JournalError):
@@ -160,27 +152,29 @@ class JournalTail:
         self._folder = folder
         self._reader: JournalReader | None = None
         self._try_again_s = float("-inf")
-        self.journal_id: str | None = None
-        """Id of the journal that was read last; None: none was read yet."""
-        self.first_seq = self.last_seq = 0
-        """The first and last event, as far as is known."""
+        self.held: Contents | None = None
+        """What the journal that was read last held; None: none was read yet."""
         self.fault: str | None = None
         """Why the journal cannot be read now, as a sentence; None while it can."""
 
+    @property
+    def last_seq(self) -> int:
+        """The newest event, as far as is known."""
+        return 0 if self.held is None else self.held.last_seq
+
     def refresh(self) -> bool:
-        """Read the first and the last number of the journal; return whether the journal is another one now."""
+        """Read what the journal holds; return whether it is another one now."""
         if self._reader is not None and not self._reader.is_in_place:
             self.close()
         if time.monotonic() < self._try_again_s:
             return False
         with contextlib.suppress(JournalError), self._faults_noted():
             reader = self._reader = self._reader or JournalReader.open(self._folder)
-            self.first_seq, self.last_seq = reader.range()
-            before, self.journal_id = self.journal_id, reader.journal_id
+            before, self.held = self.held, reader.contents()
             if self.fault is not None:
                 logger.info("%s can be read again", reader.path)
             self.fault = None
-            return before != self.journal_id
+            return before is None or before.journal_id != self.held.journal_id
         return False
 
     def read(self, after_seq: int, **wanted: Any) -> Page:
@@ -188,9 +182,7 @@ class JournalTail:
         if self._reader is None:
             raise JournalError(self.fault or "the journal is being opened")
         with self._faults_noted():
-            page = self._reader.read(after_seq, **wanted)
-        self.last_seq = max(self.last_seq, page.through_seq if page.records else 0)
-        return page
+            return self._reader.read(after_seq, **wanted)
 
     def close(self) -> None:
         """Close the file."""
@@ -282,10 +274,10 @@ class FollowServer(RouterServer[wire.Request]):
     `heartbeat_s`, it gets a batch, which may be empty.
     """
 
-    thread_name = "follow"
     name = "journal"
     protocol = wire.PROTOCOL
-    send_high_water_mark = SEND_HIGH_WATER_MARK
+    send_high_water_mark = 8
+    """Dropped messages are sent again."""
 
     def __init__(
         self,
@@ -304,7 +296,8 @@ class FollowServer(RouterServer[wire.Request]):
 
     def states(self) -> dict[str, Consumer]:
         """Return the state of each consumer, by name: how far it is, also if it keeps its position. Any thread."""
-        journal_id, subscriptions = self._journal.journal_id or "", dict(self._subscriptions)
+        held, subscriptions = self._journal.held, dict(self._subscriptions)
+        journal_id = "" if held is None else held.journal_id
         taken = {name: each.taken_seq for name, each in subscriptions.items() if each.journal_id == journal_id}
         return {
             name: Consumer(
@@ -339,7 +332,15 @@ class FollowServer(RouterServer[wire.Request]):
                 for subscription in list(self._subscriptions.values()):
                     self._begin(subscription)
             for route, request in requests:
-                self._take(route, request)
+                match request:
+                    case Refused():
+                        self._send(route, [to_bytes(request)])
+                    case wire.FollowRequest():
+                        self._follow(route, request)
+                    case wire.AckRequest():
+                        self._acknowledge(route, request)
+                    case wire.ForgetRequest():
+                        self._forget(route, request)
             more = [self._push(subscription) for subscription in list(self._subscriptions.values())]
             now_s = time.monotonic()
             if now_s - self._wrote_s >= SECONDS_BETWEEN_WRITES:
@@ -352,27 +353,15 @@ class FollowServer(RouterServer[wire.Request]):
 
     # Requests.
 
-    def _take(self, route: Route, request: wire.Request | Refused) -> None:
-        match request:
-            case Refused():
-                self._send(route, [to_bytes(request)])
-            case wire.FollowRequest():
-                self._follow(route, request)
-            case wire.AckRequest():
-                self._acknowledge(route, request)
-            case wire.ForgetRequest():
-                self._forget(route, request)
-
     def _follow(self, route: Route, request: wire.FollowRequest) -> None:
-        name, journal = request.name, self._journal
+        name, held = request.name, self._journal.held
         try:
-            if journal.journal_id is None:
-                raise JournalError(journal.fault or "the journal was not read yet")
+            if held is None:
+                raise JournalError(self._journal.fault or "the journal was not read yet")
             if name not in self._consumers.positions:
-                first = journal.first_seq - 1 if journal.first_seq else journal.last_seq
                 is_next = request.start == "next" and not self._consumers.has_lost_names
-                after_seq = journal.last_seq if is_next else first
-                self._consumers.register(name, journal.journal_id, after_seq)
+                after_seq = held.last_seq if is_next or not held.first_seq else held.first_seq - 1
+                self._consumers.register(name, held.journal_id, after_seq)
         except JournalError as error:
             self._refuse(route, "unavailable", f"{error}; follow again")
             return
@@ -381,27 +370,27 @@ class FollowServer(RouterServer[wire.Request]):
             self._refuse(before.route, "superseded", f"a newer client follows as {name}; only one can")
         self._end(route)  # a socket follows under one name only
         self._subscriptions[name] = subscription = Subscription(route, request)
-        self._consumers.seen(name)
+        self._consumers.acknowledge(name, *self._consumers.positions[name][:2])  # it was seen
         self._begin(subscription)
 
     def _begin(self, subscription: Subscription) -> None:
         """Begin to send to a consumer, after the last event that it acknowledged."""
-        name, journal = subscription.request.name, self._journal
-        assert journal.journal_id is not None
+        name, held = subscription.request.name, self._journal.held
+        assert held is not None
         position = self._consumers.positions[name]
-        acked_seq = position.in_journal(journal.journal_id)
-        subscription.begin(journal.journal_id, acked_seq)
+        acked_seq = position.in_journal(held.journal_id)
+        subscription.begin(held.journal_id, acked_seq)
         former = None
-        if position.journal_id != journal.journal_id:
+        if position.journal_id != held.journal_id:
             former = wire.Former(journal_id=position.journal_id, acked_seq=position.acked_seq)
             subscription.await_acknowledgement(acked_seq)
             subscription.acked_seq = acked_seq - 1
         following = wire.Following(
             name=name,
-            journal_id=journal.journal_id,
+            journal_id=held.journal_id,
             acked_seq=acked_seq,
-            first_seq=journal.first_seq,
-            last_seq=journal.last_seq,
+            first_seq=held.first_seq,
+            last_seq=held.last_seq,
             heartbeat_s=self._heartbeat_s,
             former=former,
         )

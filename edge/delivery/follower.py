@@ -106,7 +106,6 @@ class Follower(Client):
             start=start,
         )
         self._forget_events()
-        self._heartbeat_s = HEARTBEAT_SECONDS
         self._received_s = 0.0
         self._log = FaultLog(logger)
         self._ended: HeatlineError | None = None
@@ -191,12 +190,10 @@ class Follower(Client):
 
     def close(self) -> None:
         """Close the socket; may be called twice. The last event that was handed out is not acknowledged."""
-        if self._socket is not None:
-            self._acknowledge(at_once=True)
-            # A request that was not answered yet must not arrive late: it would supersede the next follower.
-            self._socket.close(LINGER_MS if self._following else 0)
-            self._socket = None
-        self._context.term()
+        self._acknowledge(at_once=True)
+        # A request that was not answered yet must not arrive late: it would supersede the next follower.
+        self._context.destroy(LINGER_MS if self._following else 0)
+        self._socket = None
 
     # Events that were received, over any number of connections.
 
@@ -289,13 +286,9 @@ class Follower(Client):
                 self._add(batch, parts)
             case Refused() as refused:
                 self._refused(refused)
-            case other:
-                raise MessageError(f"this is not a reply to a consumer that follows: {other}")
 
     def _begin(self, following: wire.Following) -> None:
         """Start after the event that the line names."""
-        if following.name != self._request.name:
-            raise MessageError(f"the line follows {following.name!r}, expected {self._request.name!r}")
         before, after_seq, newest_seq = self._journal_id, self._received_seq, self._newest_seq
         if before is None and following.former is not None:
             before, after_seq, newest_seq = following.former.journal_id, following.former.acked_seq, 0
@@ -377,8 +370,6 @@ def forget(address: str, name: str, timeout_s: float = 10.0, keys: ClientKeys | 
         reply = wire.reply_from(socket.recv_multipart()[0])
     if isinstance(reply, Refused):
         raise DeliveryError(f"{address} refuses ({reply.reason}): {reply.detail}")
-    if reply != wire.Forgotten(request_id=request.request_id, name=name):
-        raise MessageError(f"this is not a reply to a forget request: {reply}")
 
 
 def _connected(context: zmq.Context["zmq.Socket[bytes]"], address: str, keys: ClientKeys | None) -> zmq.Socket[bytes]:

@@ -1,7 +1,8 @@
-"""The journal's file: a SQLite database that holds a line's events in a gapless count. This module writes it.
+"""The journal's file: a SQLite database that holds a line's events in a gapless count.
 
-Any number of readers, in any process, may read meanwhile. The service opens the file only through SQLite: when a
-process closes any descriptor of a file, POSIX drops all locks of the process on that file, including SQLite's.
+One line writes it. Any number of readers, in any process, may read meanwhile, also on a read-only disk. The service
+opens the file only through SQLite: when a process closes any descriptor of a file, POSIX drops all locks of the process
+on that file, including SQLite's.
 """
 
 import contextlib
@@ -10,13 +11,13 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from heatline.edge.errors import DeliveryError, JournalError
 from heatline.edge.frames import Watermark
-from heatline.edge.util.files import FILE_MODE, make_folder, open_locked, sync_folder
+from heatline.edge.util.files import FILE_MODE, make_folder, open_locked, require_writable, sync_folder
 
 FILE_NAME = "journal.db"
 SCHEMA_VERSION = 2
@@ -26,6 +27,10 @@ EVENTS_AT_ONCE, BYTES_AT_ONCE = 1000, 4 << 20
 PAGE_BYTES = 4096
 BUSY_SECONDS = 0.2
 """How long to wait for another process that has locked the file."""
+READER_BUSY_SECONDS = 5.0
+"""The same for a reader."""
+SCANNED_AT_MOST = 20_000
+"""Events scanned in one transaction, so that a filter that matches nothing does not keep it open for long."""
 WAL_KEPT_BYTES = 16 << 20
 """A reader that takes long makes the -wal file grow. Afterwards it is truncated to this size."""
 
@@ -58,6 +63,7 @@ SELECT max(seq) FROM (
 )
 WHERE freed < ?
 """
+_ALL = "true"
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -147,8 +153,27 @@ class Record(NamedTuple):
     """The PNG; None if the event has none or it was not requested."""
 
 
-def read_head(connection: sqlite3.Connection, path: Path) -> tuple[str, str, int]:
-    """Return a journal's id, its line, and when it was created (UTC, ns since 1970)."""
+class Contents(NamedTuple):
+    """What a journal is and holds, as of one instant."""
+
+    journal_id: str
+    line: str
+    created_at_ns: int
+    """UTC, ns since 1970."""
+    first_seq: int
+    """The oldest event; 0 if there is none."""
+    last_seq: int
+    """The last number that was counted."""
+    topics: dict[str, int]
+    """Of each topic the last `seq`, also after events were deleted."""
+    progress: dict[str, Watermark]
+    """Of each camera the last frame that was reported, also after events were deleted."""
+    size_bytes: int
+    """Of the pages in use. Pages of deleted events are used again, and not returned to the disk."""
+
+
+def read_contents(connection: sqlite3.Connection, path: Path) -> Contents:
+    """Return what a journal holds, within a transaction."""
     version = connection.execute("SELECT schema_version FROM journal").fetchone()
     if version is not None and version != (SCHEMA_VERSION,):
         raise JournalError(
@@ -156,35 +181,26 @@ def read_head(connection: sqlite3.Connection, path: Path) -> tuple[str, str, int
             "heatline that wrote it, or move the file away",
             "foreign",
         )
-    head: tuple[str, str, int] | None
     head = connection.execute("SELECT journal_id, line, created_at_ns FROM journal").fetchone()
     if head is None:
         raise JournalError(f"{path} is damaged (its identity is missing)", "damaged")
-    return head
-
-
-def range_in(connection: sqlite3.Connection) -> tuple[int, int]:
-    """Return the oldest event, 0 if there is none, and the last number that was counted."""
-    (first,) = connection.execute("SELECT ifnull(min(seq), 0) FROM events").fetchone()
-    return first, max(topics_in(connection).values(), default=0)
-
-
-def size_in(connection: sqlite3.Connection) -> int:
-    """Return the bytes of the pages in use."""
-    pages: int = connection.execute("PRAGMA page_count").fetchone()[0]
-    free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
-    return (pages - free) * PAGE_BYTES
-
-
-def topics_in(connection: sqlite3.Connection) -> dict[str, int]:
-    """Return the last `seq` of each topic."""
-    return dict(connection.execute("SELECT topic, last_seq FROM topics"))
-
-
-def progress_in(connection: sqlite3.Connection) -> dict[str, Watermark]:
-    """Return the last frame that was reported for each camera."""
-    rows = connection.execute("SELECT camera, boot_id, frame_number FROM progress")
-    return {camera: Watermark(boot_id, frame_number) for camera, boot_id, frame_number in rows}
+    journal_id, line, created_at_ns = head
+    (first_seq,) = connection.execute("SELECT ifnull(min(seq), 0) FROM events").fetchone()
+    topics = dict(connection.execute("SELECT topic, last_seq FROM topics"))
+    reported = connection.execute("SELECT camera, boot_id, frame_number FROM progress")
+    progress = {camera: Watermark(boot_id, frame_number) for camera, boot_id, frame_number in reported}
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return Contents(
+        journal_id,
+        line,
+        created_at_ns,
+        first_seq,
+        max(topics.values(), default=0),
+        topics,
+        progress,
+        (pages - free) * PAGE_BYTES,
+    )
 
 
 def _make(path: Path, line: str) -> None:
@@ -211,7 +227,7 @@ class Journal:
         pragmas = "journal_mode = WAL", "synchronous = FULL", "cell_size_check = ON"
         for pragma in (*pragmas, f"journal_size_limit = {WAL_KEPT_BYTES}"):
             connection.execute(f"PRAGMA {pragma}")
-        self.reload_state()
+        self.reload()
 
     @classmethod
     def open(cls, folder: Path, line: str) -> Self:
@@ -232,7 +248,7 @@ class Journal:
                 connection = connect(path, "mode=rw", BUSY_SECONDS)
                 if_it_fails.callback(connection.close)
                 journal = cls(path, connection, lock)
-                require_own(path, journal.line, line)
+                require_own(path, journal.contents.line, line)
             except (sqlite3.Error, OSError) as error:
                 raise journal_error(error, path) from error
             if_it_fails.pop_all()
@@ -240,42 +256,25 @@ class Journal:
 
     # Each of the following raises JournalError if the file contradicts itself, or cannot be read or written.
 
-    def reload_state(self) -> None:
-        """Read the state from the file. After a failed commit, only the file knows what was stored."""
+    def reload(self) -> None:
+        """Read the contents from the file. After a failed commit, only the file knows what was stored."""
         with self._transaction():
-            self.journal_id, self.line, self.created_at_ns = read_head(self._connection, self.path)
-            self.first_seq, self.last_seq = range_in(self._connection)
-            # Of each topic the last seq, and of each camera the last reported frame, also after events were deleted.
-            self.topics, self.progress = topics_in(self._connection), progress_in(self._connection)
-            # Pages of deleted events are used again, and not returned to the disk.
-            self.size_bytes = size_in(self._connection)
-            (newest,) = self._connection.execute("SELECT max(seq) FROM events").fetchone()
-            if newest not in (None, self.last_seq):
-                raise JournalError(
-                    f"{self.path} is damaged (it counts {self.last_seq} events, and ends with {newest})", "damaged"
-                )
+            pass
 
     def append(self, records: Sequence[Record], progress: Mapping[str, Watermark]) -> None:
         """Store events, all or none. They are on the disk when this returns. After an error, they may be stored
-        nevertheless: call `reload_state`.
+        nevertheless: call `reload`.
 
         Args:
             records: their numbers continue those of the journal.
             progress: by camera, the last frame that these events report.
         """
         topics = {record.topic: record.seq for record in records}
+        reported = [(camera, *how_far) for camera, how_far in progress.items()]
         with self._transaction():
             self._connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", records)
             self._connection.executemany("REPLACE INTO topics VALUES (?, ?)", topics.items())
-            self._connection.executemany(
-                "REPLACE INTO progress VALUES (?, ?, ?)", [(camera, *how_far) for camera, how_far in progress.items()]
-            )
-            size_bytes = size_in(self._connection)
-        self.size_bytes = size_bytes  # once the commit has not failed
-        self.topics |= topics
-        self.progress |= progress
-        if records:
-            self.first_seq, self.last_seq = self.first_seq or records[0].seq, records[-1].seq
+            self._connection.executemany("REPLACE INTO progress VALUES (?, ?, ?)", reported)
 
     def due(self, acked_seq: int, too_much: int) -> int:
         """Return the last event to delete at once: of those that every durable consumer acknowledged; of others if
@@ -285,7 +284,7 @@ class Journal:
             acked_seq: the last event that every durable consumer acknowledged.
             too_much: bytes beyond the budget, more than 0.
         """
-        last = acked_seq if self.first_seq <= acked_seq else self.last_seq
+        last = acked_seq if self.contents.first_seq <= acked_seq else self.contents.last_seq
         with self._errors():
             (through,) = self._connection.execute(_DUE, (last, EVENTS_AT_ONCE, min(too_much, BYTES_AT_ONCE))).fetchone()
         return int(through)
@@ -294,7 +293,6 @@ class Journal:
         """Delete the oldest events, through this one, in one transaction. Delete many events in several calls."""
         with self._transaction():
             self._connection.execute("DELETE FROM events WHERE seq <= ?", (through_seq,))
-        self.reload_state()
 
     def checkpoint(self) -> None:
         """Write the -wal file's pages into the database, so that the -wal file is used again from its start."""
@@ -305,22 +303,28 @@ class Journal:
         """Close the file."""
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        os.close(self._lock)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Run the body in one transaction: all of its changes or none."""
+        """Run the body in one transaction, all of its changes or none, and read the contents that it leaves."""
         with self._errors():
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 yield
+                contents = read_contents(self._connection, self.path)
+                (newest,) = self._connection.execute("SELECT max(seq) FROM events").fetchone()
+                if newest not in (None, contents.last_seq):
+                    raise JournalError(
+                        f"{self.path} is damaged (it counts {contents.last_seq} events, and ends with {newest})",
+                        "damaged",
+                    )
                 self._connection.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")  # fails if none has begun
                 raise
+            self.contents = contents
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -328,3 +332,179 @@ class Journal:
             yield
         except sqlite3.Error as error:
             raise journal_error(error, self.path) from error
+
+
+class Page(NamedTuple):
+    """Events that were read at once."""
+
+    records: list[Record]
+    through_seq: int
+    """All requested events up to this one that are in the journal were read."""
+    lost_through: int | None
+    """Requested events up to this one were deleted; None: none were."""
+
+
+class JournalReader:
+    """The journal, for reading by one thread. Create it with `open`."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, alone: bool) -> None:
+        self.path = path
+        self._connection = connection
+        self._alone = alone
+        """Nobody writes: there are no -wal and -shm files, and none can be created."""
+        self._inode = path.stat().st_ino
+        self.journal_id = self.contents().journal_id
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open the journal of a folder; raise a JournalError if there is none, or it cannot be read."""
+        return cls.open_file(folder / FILE_NAME)
+
+    @classmethod
+    def open_file(cls, path: Path) -> Self:
+        """Open a journal by its path, such as one that was moved aside; otherwise like `open`."""
+        try:
+            return cls._open(path, "mode=ro", alone=False)
+        except JournalError as error:
+            # SQLite could not create the -wal and -shm files. If there are none, nobody writes.
+            if error.kind not in ("full", "failed") or _is_written(path):
+                raise
+            return cls._open(path, "mode=ro&immutable=1", alone=True)
+
+    @classmethod
+    def _open(cls, path: Path, how: str, *, alone: bool) -> Self:
+        with contextlib.ExitStack() as if_it_fails:
+            try:
+                path.stat()
+                connection = connect(path, how, READER_BUSY_SECONDS)
+                if_it_fails.callback(connection.close)
+                reader = cls(path, connection, alone)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise JournalError(
+                    f"there is no journal {path}; expected that of a line that has run", "missing"
+                ) from error
+            except (sqlite3.Error, OSError) as error:
+                raise journal_error(error, path) from error
+            if_it_fails.pop_all()
+        return reader
+
+    # Each of the following raises JournalError if the journal cannot be read.
+
+    def contents(self) -> Contents:
+        """Return what the journal holds now."""
+        with self._snapshot():
+            return read_contents(self._connection, self.path)
+
+    def read(
+        self,
+        after_seq: int,
+        *,
+        through_seq: int | None = None,
+        topics: Iterable[str] = ("",),
+        at_most: int = 1000,
+        at_most_bytes: int = 4 << 20,
+        heatmaps: bool = False,
+    ) -> Page:
+        """Read events in order.
+
+        Args:
+            through_seq: read events up to this one; None: to the last.
+            topics: prefixes of the topics to read, as in ZeroMQ.
+            at_most: most events to read; read on from the page's `through_seq`.
+            at_most_bytes: most bytes of headers and heatmaps to read; one event is read whatever its size.
+        """
+        if not self.is_in_place:
+            raise JournalError(f"{self.path} was replaced while it was open; open it again", "replaced")
+        wanted, prefixes = _condition(topics)
+        with self._snapshot():
+            _, _, _, first, last, *_ = read_contents(self._connection, self.path)
+            end = last if through_seq is None else min(last, through_seq)
+            begin = max(after_seq, first - 1 if first else last)  # events before were deleted
+            lost_through = min(begin, end) if after_seq < min(begin, end) else None
+            end = min(end, begin + SCANNED_AT_MOST)
+            rows = self._rows(f"seq > ? AND seq <= ? AND {wanted} ORDER BY seq LIMIT ?", heatmaps)
+            records: list[Record] = []
+            left = at_most_bytes
+            cut_off = False
+            with contextlib.closing(self._connection.execute(rows, (begin, end, *prefixes, at_most))) as found:
+                for record in map(Record._make, found):
+                    left -= len(record.header) + len(record.heatmap or b"")
+                    cut_off = bool(records) and left < 0
+                    if cut_off:
+                        break
+                    records.append(record)
+        through = records[-1].seq if cut_off or len(records) == at_most else max(end, after_seq)
+        if wanted == _ALL and [record.seq for record in records] != list(range(begin + 1, through + 1)):
+            raise JournalError(f"{self.path} is damaged (events after event {begin} are missing)", "damaged")
+        return Page(records, through, lost_through)
+
+    def newest(self, at_most: int, topics: Iterable[str] = ("",)) -> list[Record]:
+        """Return the newest events of these topics, in order, without heatmaps."""
+        wanted, prefixes = _condition(topics)
+        rows = self._rows(f"{wanted} ORDER BY seq DESC LIMIT ?", heatmaps=False)
+        with self._snapshot():
+            found = self._connection.execute(rows, (*prefixes, at_most)).fetchall()
+        return list(map(Record._make, reversed(found)))
+
+    def close(self) -> None:
+        """Close the file."""
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the open file is still the one at its path, and nobody writes if nobody did."""
+        try:
+            return self.path.stat().st_ino == self._inode and not (self._alone and _is_written(self.path))
+        except OSError:
+            return False
+
+    def _rows(self, condition: str, heatmaps: bool) -> str:
+        return f"SELECT seq, at_ns, topic, header, {'heatmap' if heatmaps else 'NULL'} FROM events WHERE {condition}"
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """Read within one transaction, so that everything is of the same instant."""
+        try:
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise journal_error(error, self.path) from error
+
+
+def _is_written(path: Path) -> bool:
+    """Return whether the -wal file holds pages that are not in the database."""
+    try:
+        return database_files(path)[1].stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _condition(topics: Iterable[str]) -> tuple[str, list[int | str]]:
+    """Return the SQL condition that a topic begins with one of these prefixes, and its values; of all topics: none."""
+    prefixes = list(topics)
+    if "" in prefixes:
+        return _ALL, []
+    values: list[int | str] = [value for prefix in prefixes for value in (len(prefix), prefix)]
+    return f"({' OR '.join(['substr(topic, 1, ?) = ?'] * len(prefixes)) or 'false'})", values
+
+
+def check_place(folder: Path, line: str) -> None:
+    """Raise a DeliveryError or JournalError if a line cannot keep its journal in a folder. Nothing is written there."""
+    path = folder / FILE_NAME
+    try:
+        if require_writable(folder) == folder and path.exists():
+            os.close(hold(folder, os.O_RDONLY))
+            with JournalReader.open(folder) as journal:
+                require_own(path, journal.contents().line, line)
+    except OSError as error:
+        raise journal_error(error, path) from error

@@ -14,11 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
-
-from heatline.edge.delivery.journal import FILE_NAME, Journal, Record, move_aside
+from heatline.edge.delivery.journal import FILE_NAME, Contents, Journal, JournalReader, Record, move_aside
 from heatline.edge.delivery.publisher import Count, Numbering
-from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import DeliveryError, JournalError
 from heatline.edge.frames import Watermark
 from heatline.edge.util.process import NamedThread
@@ -31,8 +28,8 @@ from heatline.edge.wire.events import (
     Message,
     StatusEvent,
     VerdictEvent,
-    header_of,
 )
+from heatline.edge.wire.requests import to_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -172,8 +169,8 @@ class JournalWriter(Numbering):
         """The first event of a new journal, until it is committed, before all others."""
         self._outage: _Outage | None = None
         self._discarded_events = 0
-        self._first_seq = self._size_bytes = 0
-        """The first event and the size of the file, as they were last known."""
+        self._known: Contents | None = None
+        """What the file held, as far as it was last known."""
         self._begin()
         self._starting = False
 
@@ -181,7 +178,7 @@ class JournalWriter(Numbering):
         try:
             self._take_over()
             assert self._journal is not None
-            self.progress, self.since_ns = dict(self._journal.progress), self._journal.created_at_ns
+            self.progress, self.since_ns = self._journal.contents.progress, self._journal.contents.created_at_ns
         except Exception as error:
             if isinstance(error, DeliveryError) or (isinstance(error, JournalError) and error.kind == "foreign"):
                 self._disk.close(self._close_file, DISK_SECONDS)  # these faults do not pass
@@ -192,13 +189,14 @@ class JournalWriter(Numbering):
     def _read_what_can_be(self) -> None:
         """Read how far a journal has counted that cannot be written."""
 
-        def read() -> tuple[int, Count, Mapping[str, Watermark]]:
+        def read() -> Contents:
             with JournalReader.open(self._folder) as reader:
-                first, last = reader.range()
-                return first, Count(reader.journal_id, reader.topics(), last), reader.progress()
+                return reader.contents()
 
         try:
-            self._first_seq, self._journalled, self.progress = self._run(read)
+            self._known = known = self._run(read)
+            self._journalled = Count(known.journal_id, known.topics, known.last_seq)
+            self.progress = known.progress
         except Exception as error:
             logger.warning("%s", self._as_journal_error(error))
 
@@ -244,8 +242,21 @@ class JournalWriter(Numbering):
 
     # Any thread may call these methods.
 
-    def state(self) -> JournalState | None:
-        return self._state_at(self._journalled, {})
+    def state(self, at: Count | None = None) -> JournalState:
+        journal, outage, journalled = self._journal, self._outage, at or self._journalled
+        if journal is not None:
+            self._known = journal.contents
+        begins = self._journalled.last_seq + 1 if journalled.last_seq > self._journalled.last_seq else 0
+        return JournalState(
+            journal_id=journalled.journal_id,
+            first_seq=(self._known.first_seq if self._known else 0) or begins,
+            last_seq=journalled.last_seq,
+            size_bytes=self._known.size_bytes if self._known else 0,
+            live_only=None if outage is None else on_one_line(utf8_safe(str(outage.error))),
+            unjournalled=self._live.last_seq,
+            discarded=self._discarded_events,
+            consumers=self._consumers(),
+        )
 
     # Storing events.
 
@@ -258,12 +269,10 @@ class JournalWriter(Numbering):
         at_ns = self._wall_ns()
         records: list[Record] = []
         reached = dict(progress or {})
-        for place, (event, png) in enumerate([(message.event, message.png) for message in done]):
-            if isinstance(event, StatusEvent):
-                continue
-            header = header_of(event)
-            records.append(Record(event.seq, at_ns, event.topic, header, png))
-            done[place] = Message(event, png, header=header)
+        for message in done:
+            event = message.event
+            if not isinstance(event, StatusEvent):
+                records.append(Record(event.seq, at_ns, event.topic, to_bytes(event), message.png))
             if isinstance(event, VerdictEvent):
                 reached[event.camera] = _progress_of(event)
         if records:
@@ -344,13 +353,13 @@ class JournalWriter(Numbering):
         """Delete a limited number of events that are due."""
         journal = self._journal
         assert journal is not None
-        too_much = journal.size_bytes - self._keep_bytes
-        if too_much <= 0 or not journal.first_seq:
+        held = journal.contents
+        too_much = held.size_bytes - self._keep_bytes
+        if too_much <= 0 or not held.first_seq:
             return
-        acked = self._acked(journal.journal_id)
-        acked_seq = min(acked.values(), default=journal.last_seq)
+        acked = self._acked(held.journal_id)
+        acked_seq = min(acked.values(), default=held.last_seq)
         too_much = max(too_much, self._keep_bytes // 32)  # not every new event leads to a deletion
-        first = journal.first_seq
 
         def discard() -> int:
             through = journal.due(acked_seq, too_much)
@@ -360,9 +369,13 @@ class JournalWriter(Numbering):
         through = self._run_with_room(journal, discard)
         missed = sorted(name for name, seq in acked.items() if seq < through)
         if missed:
-            self._discarded_events += through - first + 1
-            lost_to = ", ".join(missed)
-            logger.warning("events %d to %d were deleted to make room; not all reached %s", first, through, lost_to)
+            self._discarded_events += through - held.first_seq + 1
+            logger.warning(
+                "events %d to %d were deleted to make room; not all reached %s",
+                held.first_seq,
+                through,
+                ", ".join(missed),
+            )
 
     # The file.
 
@@ -373,17 +386,18 @@ class JournalWriter(Numbering):
         self._run(self._open_file)
         journal, known = self._journal, self._journalled
         assert journal is not None
-        if journal.journal_id == known.journal_id and journal.last_seq < known.last_seq:
+        held = journal.contents
+        if held.journal_id == known.journal_id and held.last_seq < known.last_seq:
             raise JournalError(
-                f"{journal.path} ends with event {journal.last_seq}, and held event {known.last_seq}", "damaged"
+                f"{journal.path} ends with event {held.last_seq}, and held event {known.last_seq}", "damaged"
             )
-        self._journalled = Count(journal.journal_id, journal.topics, journal.last_seq)
-        self._begun = [] if journal.last_seq else [self._own("begun", self._why_new)]
+        self._journalled = Count(held.journal_id, held.topics, held.last_seq)
+        self._begun = [] if held.last_seq else [self._own("begun", self._why_new)]
 
     def _open_file(self) -> None:
         """Have an open journal, whose state is what its file has. The disk's thread calls this."""
         if self._journal is not None:
-            self._journal.reload_state()
+            self._journal.reload()
             return
         if self._damage is None:
             try:
@@ -404,11 +418,11 @@ class JournalWriter(Numbering):
         if journal is not None:
             journal.close()
 
-    # Reporting the state.
+    # Reporting.
 
-    def _own(self, kind: str, detail: str, **fields: object) -> JournalEvent:
+    def _own(self, kind: str, detail: str, **fields: Any) -> JournalEvent:
         """Return a journal event, without its number."""
-        event = JournalEvent(
+        return JournalEvent(
             boot_id=self._boot_id,
             seq=0,
             previous_seq=0,
@@ -416,8 +430,8 @@ class JournalWriter(Numbering):
             line=self._line,
             kind=kind,
             detail=on_one_line(utf8_safe(detail)),  # an error may name a path that is not valid UTF-8
+            **fields,
         )
-        return msgspec.structs.replace(event, **fields)
 
     def _as_journal_error(self, error: Exception) -> JournalError:
         """Return an error as a journal error. Another kind is a bug of heatline: log it, at a limited rate."""
@@ -427,26 +441,6 @@ class JournalWriter(Numbering):
             return JournalError(str(error))
         self._log.error("an event could not be processed as it should be", exc_info=error)
         return JournalError(f"events could not be journalled ({type(error).__name__}: {error}); see the log")
-
-    def _journal_state(self, journalled: Count) -> JournalState:
-        return self._state_at(journalled, self._consumers())
-
-    def _state_at(self, journalled: Count, consumers: dict[str, Consumer]) -> JournalState:
-        """Return the state at this place in the journal's count. Any thread may call it."""
-        journal, outage = self._journal, self._outage
-        if journal is not None:
-            self._first_seq, self._size_bytes = journal.first_seq, journal.size_bytes
-        begins = self._journalled.last_seq + 1 if journalled.last_seq > self._journalled.last_seq else 0
-        return JournalState(
-            journal_id=journalled.journal_id,
-            first_seq=self._first_seq or begins,
-            last_seq=journalled.last_seq,
-            size_bytes=self._size_bytes,
-            live_only=None if outage is None else on_one_line(utf8_safe(str(outage.error))),
-            unjournalled=self._live.last_seq,
-            discarded=self._discarded_events,
-            consumers=dict(consumers),
-        )
 
 
 def _progress_of(event: VerdictEvent) -> Watermark:

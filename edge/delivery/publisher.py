@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import msgspec
 import zmq
@@ -19,17 +19,14 @@ from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.servers import SocketServer
 from heatline.edge.errors import DeliveryError
 from heatline.edge.frames import Watermark
-from heatline.edge.wire.events import CountedEvent, Counts, JournalState, Message, StatusEvent, header_of, to_frames
+from heatline.edge.wire.events import CountedEvent, Counts, JournalState, Message, StatusEvent, to_frames
+from heatline.edge.wire.requests import to_bytes
 
 logger = logging.getLogger(__name__)
 
-SEND_HIGH_WATER_MARK = 1000
-"""Messages queued for one slow subscriber. ZeroMQ drops the messages beyond, and the subscriber sees a gap."""
 POLL_MS = 50
 LOOK_EVERY_SECONDS = 1.0
 VERDICTS = b"verdict."
-LONGEST_SUBSCRIPTION_BYTES = 1024
-"""The longest prefix."""
 SUBSCRIPTIONS_AT_ONCE = 1000
 """Read between two messages, so that many subscriptions do not delay events."""
 SECONDS_BETWEEN_COMMITS = 0.01
@@ -39,6 +36,8 @@ MESSAGES_PER_COMMIT = 256
 T = TypeVar("T", bound=CountedEvent)
 Sent = Callable[[], None]
 """Called on the publisher's thread when its message and all before it were passed to ZeroMQ."""
+HandedOver = tuple[Message | None, Sent | None]
+"""Without a message: a probe, for which nothing is sent."""
 
 
 class Count:
@@ -88,8 +87,8 @@ class Numbering:
         """Do the periodic work; return the messages to send for it."""
         return []
 
-    def state(self) -> JournalState | None:
-        """Return the state of the journal, without its consumers; None if the line has no journal. Any thread."""
+    def state(self, at: Count | None = None) -> JournalState | None:
+        """Return the state of the journal, now or at a place in its count; None if the line has none. Any thread."""
         return None
 
     def close(self) -> None:
@@ -103,7 +102,6 @@ class Numbering:
                 event=self._status(message.event, count)
                 if isinstance(message.event, StatusEvent)
                 else count.next(message.event),
-                header=None,
             )
             for message in messages
         ]
@@ -121,44 +119,35 @@ class Numbering:
             last_seq=count.last_seq,
             journal_id=count.journal_id,
             counts=counts,
-            journal=self._journal_state(journalled),
+            journal=self.state(journalled),
         )
-
-    def _journal_state(self, journalled: Count) -> JournalState | None:
-        """Return the state of the journal for a status, at this place in its count."""
-        return None
-
-
-class _HandedOver(NamedTuple):
-    message: Message | None
-    """None: a probe, for which nothing is sent."""
-    sent: Sent | None
 
 
 class Publisher(SocketServer):
     """An XPUB socket behind a queue. The journal, if there is one, numbers and stores messages before they are sent."""
 
-    thread_name = "publish"
     kind = zmq.XPUB
     name = "events"
-    send_high_water_mark = SEND_HIGH_WATER_MARK
-    longest_bytes = LONGEST_SUBSCRIPTION_BYTES
+    send_high_water_mark = 1000
+    """For one slow subscriber; it sees a gap where ZeroMQ drops messages."""
+    longest_bytes = 1024
+    """Of a prefix."""
 
     def __init__(self, address: str, journal: Numbering | None = None, access: Access | None = None) -> None:
         super().__init__(address, access)
         self._journal = journal
-        self._messages: queue.Queue[_HandedOver | None] = queue.Queue(SEND_HIGH_WATER_MARK)
+        self._messages: queue.Queue[HandedOver | None] = queue.Queue(self.send_high_water_mark)
         self._listened_to = threading.Event()
         self._committed_s = float("-inf")
 
     def send(self, message: Message, sent: Sent | None = None) -> None:
         """Queue a message to be sent. Returns at once; raises a DeliveryError if the publisher is not running."""
-        header_of(message.event)  # an event that cannot be encoded fails here, in its maker's thread
-        self._put(_HandedOver(message, sent))
+        to_bytes(message.event)  # an event that cannot be encoded fails here, in its maker's thread
+        self._put((message, sent))
 
     def probe(self, sent: Sent) -> None:
         """Pass through the queue like a message, and send nothing."""
-        self._put(_HandedOver(None, sent))
+        self._put((None, sent))
 
     def wait_for_subscriber(self, timeout_s: float) -> bool:
         """Wait until a client subscribed to verdicts; return whether one did."""
@@ -170,7 +159,7 @@ class Publisher(SocketServer):
             self._put(None)
             self._thread.join()
 
-    def _put(self, handed_over: _HandedOver | None) -> None:
+    def _put(self, handed_over: HandedOver | None) -> None:
         while self._thread.is_alive():
             with contextlib.suppress(queue.Full):  # then check again whether the thread lives
                 self._messages.put(handed_over, timeout=LOOK_EVERY_SECONDS)
@@ -182,14 +171,14 @@ class Publisher(SocketServer):
         while not closing:
             self._take_subscriptions()
             group, closing = self._next_group()
-            messages = [each.message for each in group if each.message is not None]
+            messages = [message for message, _ in group if message is not None]
             if self._journal is not None:
                 messages = [*(self._journal.commit(messages) if messages else []), *self._journal.tick()]
             for message in messages:
                 self._socket.send_multipart(to_frames(message))
-            for each in group:
-                if each.sent is not None:
-                    each.sent()
+            for _, sent in group:
+                if sent is not None:
+                    sent()
 
     def _take_subscriptions(self) -> None:
         with contextlib.suppress(zmq.Again):  # no more have come
@@ -199,9 +188,9 @@ class Publisher(SocketServer):
                 if message[:1] == b"\x01" and (prefix.startswith(VERDICTS) or VERDICTS.startswith(prefix)):
                     self._listened_to.set()
 
-    def _next_group(self) -> tuple[list[_HandedOver], bool]:
+    def _next_group(self) -> tuple[list[HandedOver], bool]:
         """Return the messages to commit together, possibly none, and whether they are the last."""
-        group: list[_HandedOver] = []
+        group: list[HandedOver] = []
         with contextlib.suppress(queue.Empty):
             first = self._messages.get(timeout=POLL_MS / 1000)
             if first is None:

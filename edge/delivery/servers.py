@@ -6,7 +6,7 @@ docs/commands.md describes the protocol of commands.
 import contextlib
 import logging
 import os
-import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,9 +17,8 @@ from typing import Any, ClassVar, Generic
 import msgspec
 import zmq
 
-from heatline.edge.delivery.auth import Access, Authenticator, SocketName, is_local, unprotected
+from heatline.edge.delivery.auth import Access, Authenticator, SocketName
 from heatline.edge.delivery.sockets import bind, cannot_bind, notice_vanished_peers
-from heatline.edge.errors import AccessError
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.wire import commands
@@ -28,7 +27,6 @@ from heatline.edge.wire.requests import Protocol, Refused, RequestT, refuse, to_
 logger = logging.getLogger(__name__)
 
 LINGER_MS = 2000
-LONGEST_REQUEST_BYTES = 65536
 REQUESTS_AT_ONCE = 100
 """Requests read before the server does its other work, so that a flood of requests does not delay that work."""
 TOO_MANY_PARTS = refuse("malformed", "a message of too many parts came; send one JSON object")
@@ -45,7 +43,6 @@ Handle = Callable[[commands.Request, Answer], None]
 class SocketServer(ABC):
     """Binds an address, serves until it is closed, and releases the address. `access` holds unless it is local."""
 
-    thread_name: ClassVar[str]
     kind: ClassVar[int]
     """ZeroMQ's type of the socket."""
     name: ClassVar[SocketName]
@@ -58,14 +55,10 @@ class SocketServer(ABC):
     def __init__(self, address: str, access: Access | None = None) -> None:
         self.address = address
         self._access = access or Access()
-        self._socket: zmq.Socket[bytes]
-        self._authenticator: Authenticator
-        self._thread = NamedThread(self.thread_name, self._run)
+        self._thread = NamedThread(f"{self.name} socket", self._run)
 
     def start(self) -> None:
-        """Bind the address; a DeliveryError if that is not possible, an AccessError if others could reach it."""
-        if self._access.key is None and not is_local(self.address):
-            raise AccessError(unprotected(f"{self.name}.bind", self.address))
+        """Bind the address, which must be local if the line has no key; a DeliveryError if that is not possible."""
         context = zmq.Context()
         self._socket = context.socket(self.kind)
         try:
@@ -102,14 +95,14 @@ class RouterServer(SocketServer, Generic[RequestT]):
     """A ROUTER socket that takes requests."""
 
     kind = zmq.ROUTER
-    longest_bytes = LONGEST_REQUEST_BYTES
+    longest_bytes = 65536
     protocol: Protocol[RequestT, Any]
 
     def __init__(self, address: str, access: Access | None = None) -> None:
         super().__init__(address, access)
-        self._lock = threading.Lock()
         self._closing = False
-        self._wake: int | None = None
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        weakref.finalize(self, os.close, self._wake)  # any thread may still wake a server that was closed
         self._faults = RateLimitedLog(logger)
 
     def close(self) -> None:
@@ -121,22 +114,10 @@ class RouterServer(SocketServer, Generic[RequestT]):
 
     def wake(self) -> None:
         """Have the server look for work now, such as what to send. Any thread."""
-        with self._lock:
-            if self._wake is not None:
-                os.eventfd_write(self._wake, 1)
-
-    def _run(self) -> None:
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        try:
-            super()._run()
-        finally:
-            with self._lock:
-                os.close(self._wake)
-                self._wake = None
+        os.eventfd_write(self._wake, 1)
 
     def _wait(self, timeout_ms: int | None = None) -> None:
         """Wait for a request, a wake-up or the timeout."""
-        assert self._wake is not None
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake, zmq.POLLIN)
@@ -185,7 +166,6 @@ class CommandServer(RouterServer[commands.Request]):
             The reply may come later and from any thread; the server adds the request's id. Only the first one is sent.
     """
 
-    thread_name = "commands"
     name = "commands"
     protocol = commands.PROTOCOL
     send_high_water_mark = REPLIES_HIGH_WATER_MARK
@@ -213,8 +193,7 @@ class CommandServer(RouterServer[commands.Request]):
         if isinstance(request, Refused):
             self._send(requester, request)
             return
-        with self._lock:
-            self._unanswered.add(requester)
+        self._unanswered.add(requester)
         answer = partial(self._answer, requester)
         try:
             self._handle(request, answer)
@@ -224,10 +203,8 @@ class CommandServer(RouterServer[commands.Request]):
             answer(commands.refusal("fault", detail))
 
     def _answer(self, requester: _Requester, reply: commands.Reply) -> None:
-        with self._lock:
-            if requester not in self._unanswered:  # it was answered before, or refused because the server stopped
-                return
-            to_bytes(reply)  # a reply that cannot be encoded fails here, in its maker's thread
+        to_bytes(reply)  # a reply that cannot be encoded fails here, in its maker's thread
+        with contextlib.suppress(KeyError):  # it was answered before, or refused because the server stopped
             self._unanswered.remove(requester)
             self._answered.append((requester, reply))
         self.wake()

@@ -173,11 +173,6 @@ class Subscriber(Client):
                 return None
         return self._ready.popleft()
 
-    def close(self) -> None:
-        """Close the socket; may be called twice."""
-        self._socket.close()
-        self._context.term()
-
     def _note_silence(self, now_s: float) -> None:
         if now_s - self._heard_s >= RECONNECT_AFTER_SECONDS:
             self._heard_s = now_s

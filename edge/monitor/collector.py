@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.delivery.subscriber import Gap, Subscriber
 from heatline.edge.errors import DeliveryError, JournalError, MessageError
 from heatline.edge.monitor.held_picture import HeldPicture

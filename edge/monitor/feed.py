@@ -48,8 +48,8 @@ from heatline.edge.wire.events import (
     Mark,
     ShadowState,
     VerdictEvent,
-    header_of,
 )
+from heatline.edge.wire.requests import to_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -313,7 +313,7 @@ def _content_of(event: VerdictEvent, outcome: Outcome, frame: Frame) -> _Content
     """Return the picture of an outcome. Its arrays are views, but for a grey image."""
     rgb = to_rgb(frame.image, frame.pixel_format)
     is_mono = frame.camera_format.startswith("Mono")  # its three channels are the same
-    arrays: list[NDArray[Any]] = [np.frombuffer(header_of(event), np.uint8)]
+    arrays: list[NDArray[Any]] = [np.frombuffer(to_bytes(event), np.uint8)]
     arrays.append(cv2.extractChannel(rgb, 0) if is_mono else rgb)
     facts, judgement, setup = None, outcome.shown, outcome.setup
     if judgement is not None:

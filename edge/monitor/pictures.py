@@ -22,7 +22,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.errors import DeliveryError
 from heatline.edge.inspection.verdict import TileScores
 from heatline.edge.util.channel import Channel, Message, ReleaseSlot, RingReader
@@ -254,7 +254,7 @@ def add_mark(path: Path, journal: Path, mark: Mark) -> ReviewEvent:
         JournalError: the line has no journal, or it cannot be read.
     """
     with contextlib.closing(_connect(path)) as line, JournalReader.open_file(journal) as reader:
-        after = reader.range()[1]
+        after = reader.contents().last_seq
         with contextlib.suppress(ConnectionError):
             line.send(AddMark(mark))
         give_up_s = time.monotonic() + JOURNALLED_WITHIN_SECONDS

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from heatline.edge.config import EvidenceConfig
-from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.errors import DeliveryError, HeatlineError, InputError, MessageError
 from heatline.edge.heatmap_picture import ColourScale, png
 from heatline.edge.monitor.marks import combine
@@ -171,7 +171,7 @@ class EvidenceWriter:
         with self._writing():
             position = "SELECT coalesce(max(read_through), 0) FROM journals WHERE journal_id = ?"
             (after,) = self._index.execute(position, (journal.journal_id,)).fetchone()
-            last = journal.topics().get(REVIEW_TOPIC, 0)
+            last = journal.contents().topics.get(REVIEW_TOPIC, 0)
             if last <= after:
                 return
             events = []

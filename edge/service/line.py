@@ -16,9 +16,9 @@ from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
 from heatline.edge.config import JournalConfig, LineConfig
 from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.follow import Consumers, FollowServer
+from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.delivery.journal_writer import JournalWriter
 from heatline.edge.delivery.publisher import Numbering, Publisher
-from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.delivery.servers import Answer
 from heatline.edge.delivery.sockets import bind, cannot_bind
 from heatline.edge.errors import CameraError, ConfigError, DeliveryError, Faults, MessageError

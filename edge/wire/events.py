@@ -4,14 +4,14 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
-from heatline.edge.errors import MessageError, SchemaVersionError
-from heatline.edge.wire.requests import Envelope, ShortText, require_printable
+from heatline.edge.errors import MessageError
+from heatline.edge.wire.requests import ShortText, decode, require_printable, to_bytes
 
 SCHEMA_VERSION = 2
 """Counts up when a reader of the version before could misread a message. A reader refuses all other versions, and
@@ -707,42 +707,19 @@ class Message:
 
     event: Event
     png: bytes | None = None
-    header: bytes | None = field(default=None, compare=False, repr=False)
-    """The event as `header_of` encodes it, if that was done before."""
 
 
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Event)
-_envelope = msgspec.json.Decoder(Envelope)
-
-
-def header_of(event: Event) -> bytes:
-    """Return an event as JSON in UTF-8, as it is journalled and sent."""
-    return _encoder.encode(event)
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 def event_from(header: bytes) -> Event:
-    """Return the event in a header.
-
-    Raises:
-        SchemaVersionError: it is of another schema version.
-        MessageError: it is not an event.
-    """
-    try:
-        version = _envelope.decode(header).schema_version
-        if version == SCHEMA_VERSION:
-            return _decoder.decode(header)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise MessageError(f"a message came whose header is not an event: {error}") from error
-    side = "this reader" if version > SCHEMA_VERSION else "the line that sent it"
-    raise SchemaVersionError(
-        f"an event of schema version {version} came, this reader knows version {SCHEMA_VERSION}; update {side}"
-    )
+    """Return the event in a header. The errors are those of `decode`."""
+    return decode(header, _decoder, SCHEMA_VERSION, "an event", "this reader", "the line that sent it")
 
 
 def to_frames(message: Message) -> list[bytes]:
     """Return the parts of a message: topic, JSON header, PNG if there is one."""
-    parts = [message.event.topic.encode(), message.header or header_of(message.event)]
+    parts = [message.event.topic.encode(), to_bytes(message.event)]
     return parts if message.png is None else [*parts, message.png]
 
 

@@ -58,7 +58,7 @@ class Refused(IdentifiedReply, frozen=True, kw_only=True, tag="refused"):
     """The reason as a sentence for people; do not parse it."""
 
 
-class Envelope(msgspec.Struct):
+class _Envelope(msgspec.Struct):
     """Fields of every message of any version."""
 
     schema_version: Annotated[int, Meta(ge=1)]
@@ -70,11 +70,12 @@ class _Identified(msgspec.Struct):
 
 
 _encoder = msgspec.json.Encoder()
-_envelope = msgspec.json.Decoder(Envelope)
+_envelope = msgspec.json.Decoder(_Envelope)
 _identified = msgspec.json.Decoder(_Identified)
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
+MessageT = TypeVar("MessageT")
 
 
 class Protocol(Generic[RequestT, ReplyT]):
@@ -94,41 +95,47 @@ class Protocol(Generic[RequestT, ReplyT]):
     def request_from(self, data: bytes) -> RequestT | Refused:
         """Return the request in these bytes, or its refusal if they are not a valid request."""
         try:
-            version = _envelope.decode(data).schema_version
-            if version == SCHEMA_VERSION:
-                return self._requests.decode(data)
-            reason, side = "version", "the line" if version > SCHEMA_VERSION else "the client"
-            detail = (
-                f"a request of schema version {version} came, this line knows version {SCHEMA_VERSION}; update {side}"
-            )
-        except UNREADABLE as error:
-            reason, detail = "malformed", f"this is not a request ({error}); see {self._document}"
+            return decode(data, self._requests, SCHEMA_VERSION, "a request", "this line", "the client")
+        except SchemaVersionError as error:
+            reason, detail = "version", str(error)
+        except MessageError as error:
+            reason, detail = "malformed", f"{error}; see {self._document}"
         request_id = None
         with contextlib.suppress(*UNREADABLE):  # the request may be malformed
             request_id = _identified.decode(data).request_id
         return refuse(reason, detail, request_id)
 
     def reply_from(self, data: bytes) -> ReplyT:
-        """Return the reply in these bytes.
+        """Return the reply in these bytes; raise a MessageError if they are not one of this schema version."""
+        return decode(data, self._replies, SCHEMA_VERSION, "a reply", "this client", "the line")
 
-        Raises:
-            MessageError: they are not a reply of this schema version.
-        """
-        try:
-            version = _envelope.decode(data).schema_version
-            if version != SCHEMA_VERSION:
-                side = "this client" if version > SCHEMA_VERSION else "the line"
-                raise SchemaVersionError(
-                    f"a reply of schema version {version} came, this client knows version {SCHEMA_VERSION}; "
-                    f"update {side}"
-                )
-            return self._replies.decode(data)
-        except UNREADABLE as error:
-            raise MessageError(f"this is not a reply of a line: {error}") from error
+
+def decode(
+    data: bytes, decoder: msgspec.json.Decoder[MessageT], version: int, kind: str, reader: str, sender: str
+) -> MessageT:
+    """Return the message in these bytes.
+
+    Args:
+        version: schema version that the reader knows.
+        kind, reader, sender: words for error messages, such as `a reply`, `this client` and `the line`.
+    Raises:
+        SchemaVersionError: it is of another schema version.
+        MessageError: it is not such a message.
+    """
+    try:
+        came = _envelope.decode(data).schema_version
+        if came == version:
+            return decoder.decode(data)
+    except UNREADABLE as error:
+        raise MessageError(f"this is not {kind} ({error})") from error
+    raise SchemaVersionError(
+        f"{kind} of schema version {came} came, {reader} knows version {version}; "
+        f"update {reader if came > version else sender}"
+    )
 
 
 def to_bytes(message: msgspec.Struct) -> bytes:
-    """Return a request or a reply as one JSON object in UTF-8 with every field."""
+    """Return a message as one JSON object in UTF-8 with every field: as it is sent, and an event also journalled."""
     return _encoder.encode(message)
 
 

@@ -6,7 +6,7 @@ import select
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.delivery.subscriber import Subscriber
 from heatline.edge.errors import JournalError
 from heatline.edge.frames import Stamp
@@ -90,7 +90,7 @@ def in_flight(state: Path) -> list[Stamp]:
     """The frames in flight of a crashed line: those in its in-flight log without an event in its journal."""
     try:
         with JournalReader.open(state) as reader:
-            journalled = reader.progress()
+            journalled = reader.contents().progress
     except JournalError as error:
         if error.kind != "missing":
             raise  # otherwise the line crashed before it created a journal

@@ -10,7 +10,7 @@ import zmq
 from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.follow import Consumers, FollowServer
 from heatline.edge.delivery.journal import Journal, Record
-from heatline.edge.wire.events import AlarmEvent, BundleName, CountedEvent, Times, VerdictEvent, header_of
+from heatline.edge.wire.events import AlarmEvent, BundleName, CountedEvent, Times, VerdictEvent
 from heatline.edge.wire.following import (
     AckRequest,
     Batch,
@@ -52,8 +52,11 @@ def event(seq: int, topic: str, journal_id: str | None, detail: str = "") -> Cou
 class FollowedLine:
     """A journal and its server; the server can be restarted, and the journal replaced."""
 
-    def __init__(self, folder: Path, address: str, heartbeat_s: float = HEARTBEAT_SECONDS) -> None:
+    def __init__(
+        self, folder: Path, address: str, heartbeat_s: float = HEARTBEAT_SECONDS, access: Access | None = None
+    ) -> None:
         self.folder, self.address, self._heartbeat_s = folder, address, heartbeat_s
+        self._access = access or Access()
         self.journal = Journal.open(folder, "line1")
         self._context = zmq.Context()
         self._clients: list[Client] = []
@@ -66,7 +69,6 @@ class FollowedLine:
 
     def start(self) -> None:
         self.consumers = Consumers(self.folder)
-        self._access = Access()
         self.server = FollowServer(self.address, self.folder, self.consumers, self._heartbeat_s, self._access)
         self.server.start()
 
@@ -80,8 +82,8 @@ class FollowedLine:
 
     def add(self, *topics: str, png: bytes | None = None, detail: str = "") -> list[Delivered]:
         """Journal one event for each topic in one commit; return what a consumer gets."""
-        first = self.journal.last_seq + 1
-        headers = [header_of(event(first + n, topic, self.journal_id, detail)) for n, topic in enumerate(topics)]
+        first = self.journal.contents.last_seq + 1
+        headers = [to_bytes(event(first + n, topic, self.journal_id, detail)) for n, topic in enumerate(topics)]
         self.journal.append(
             [Record(first + n, time.time_ns(), topic, headers[n], png) for n, topic in enumerate(topics)], {}
         )
@@ -97,13 +99,8 @@ class FollowedLine:
         self.journal = Journal.open(self.folder, "line1")
 
     @property
-    def refused(self) -> dict[str, int]:
-        """Number of refusals since the server started, by reason."""
-        return {name.removeprefix("journal."): count for name, count in self._access.refusals.counts().items()}
-
-    @property
     def journal_id(self) -> str:
-        return self.journal.journal_id
+        return self.journal.contents.journal_id
 
     def acked(self, name: str = "mes1") -> int:
         """Return the last event that a consumer acknowledged; -1 if there is no consumer of this name."""

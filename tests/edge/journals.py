@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from heatline.edge.delivery.journal import FILE_NAME, Record
+from heatline.edge.delivery.journal import FILE_NAME, JournalReader, Record
 from heatline.edge.delivery.journal_writer import JournalWriter
 from heatline.edge.delivery.publisher import Numbering
-from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import JournalError, JournalFault
-from heatline.edge.wire.events import CountedEvent, Event, JournalEvent, Message, StatusEvent, header_of
+from heatline.edge.wire.events import CountedEvent, Event, JournalEvent, Message, StatusEvent
+from heatline.edge.wire.requests import to_bytes
 from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD
 
 LINE = "line1"
@@ -84,7 +84,7 @@ def journal_events(messages: Sequence[Message]) -> list[JournalEvent]:
 def rows_of(messages: Sequence[Message]) -> list[Row]:
     """Return the rows that a journal must hold of messages."""
     with_number = [message for message in messages if not isinstance(message.event, StatusEvent)]
-    return [(m.event.seq, m.event.topic, header_of(m.event), m.png) for m in with_number]
+    return [(m.event.seq, m.event.topic, to_bytes(m.event), m.png) for m in with_number]
 
 
 def stored_rows(folder: Path) -> list[Row]:
@@ -94,10 +94,10 @@ def stored_rows(folder: Path) -> list[Row]:
 
 
 def all_records(reader: JournalReader) -> list[Record]:
-    first, last = reader.range()
+    held = reader.contents()
     records: list[Record] = []
-    after = first - 1 if first else last
-    while after < last:
+    after = held.first_seq - 1 if held.first_seq else held.last_seq
+    while after < held.last_seq:
         page = reader.read(after, heatmaps=True)
         assert page.lost_through is None
         records += page.records

@@ -24,7 +24,8 @@ from heatline.edge.config import load_config
 from heatline.edge.delivery.journal import Record
 from heatline.edge.errors import SupersededError
 from heatline.edge.service.changeover import require_exchangeable
-from heatline.edge.wire.events import Handshake, JournalEvent, header_of
+from heatline.edge.wire.events import Handshake, JournalEvent
+from heatline.edge.wire.requests import to_bytes
 from tests.command import complaint, heatline
 from tests.edge.bridged_line import LINE_FILE, BridgedLine, Identity, OpcuaDoor, Plc, acknowledge, call, ids, read
 from tests.edge.brokers import Broker, Plant
@@ -270,7 +271,7 @@ def test_every_result_reaches_the_plant_in_order_under_kills(plant: Plants, line
             line.journal.start()
             add(NO_VERDICT)
             all_came("after the death of the line")
-            line.acked(line.journal.journal.last_seq)
+            line.acked(line.journal.journal.contents.last_seq)
             assert bridge.end() == 0
 
 
@@ -280,11 +281,11 @@ def test_what_is_lost_is_told_and_the_older_bridge_ends(plant: Plants, line: Bri
     line.journal.client().follow(line.kind)
     line.journal.add(GOOD, GOOD)
     journal.discard(2)
-    told |= {"journal_id": journal.journal_id, "detail": "the disk was full"}
+    told |= {"journal_id": journal.contents.journal_id, "detail": "the disk was full"}
     stored = JournalEvent(seq=3, kind="recording", by_topic={GOOD: 2, DEFECT: 1, ALARM: 5}, **told)
     unknown = JournalEvent(seq=4, kind="unrecorded", **told)
-    newer = header_of(event(5, GOOD, journal.journal_id)).replace(b'"schema_version":2', b'"schema_version":3')
-    headers = {3: ("journal", header_of(stored)), 4: ("journal", header_of(unknown)), 5: (GOOD, newer)}
+    newer = to_bytes(event(5, GOOD, journal.contents.journal_id)).replace(b'"schema_version":2', b'"schema_version":3')
+    headers = {3: ("journal", to_bytes(stored)), 4: ("journal", to_bytes(unknown)), 5: (GOOD, newer)}
     journal.append([Record(seq, time.time_ns(), *headers[seq], None) for seq in headers], {})
     (last,) = line.journal.add(DEFECT)
     with notify_socket(tmp_path) as systemd, line.bridge(systemd.env) as bridge:

@@ -19,7 +19,7 @@ from heatline.edge.cameras.discovery import Found, Listed
 from heatline.edge.cli import new
 from heatline.edge.config import load_config
 from heatline.edge.delivery.client import Commander
-from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.images import read_image
 from heatline.edge.labels.collected import ENOUGH_GOOD, count_collected, name_of
 from heatline.edge.labels.folder import Label, LabelFolder

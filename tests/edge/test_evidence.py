@@ -21,8 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.delivery.journal import FILE_NAME, database_files
-from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.journal import FILE_NAME, JournalReader, database_files
 from heatline.edge.errors import InputError
 from heatline.edge.images import read_rgb
 from heatline.edge.monitor import recorder as recorder_module

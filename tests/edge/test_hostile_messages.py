@@ -28,6 +28,7 @@ from heatline.edge.errors import AccessError, DeliveryError, MessageError
 from heatline.edge.wire.events import Message, StatusEvent, to_frames
 from heatline.edge.wire.requests import to_bytes
 from tests.edge import wire_examples
+from tests.edge.followed_line import GOOD
 from tests.edge.hostile import Mutator, Parts, send_and_reset
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Port, connected, free_port, until
 from tests.edge.socket_servers import SOCKET_SERVERS, Follow
@@ -120,8 +121,8 @@ def test_a_line_survives_hostile_messages(name: SocketName, count: int, tmp_path
         server = SOCKET_SERVERS[name](port.local, access, tmp_path)
         at_end.callback(server.close)
         if isinstance(server, Follow):
-            journal_id = server.fill(20).encode()
-            valid = [part.replace(JOURNAL.encode(), journal_id) for part in valid]
+            server.line.add(*[GOOD] * 20, png=b"png")
+            valid = [part.replace(JOURNAL.encode(), server.line.journal_id.encode()) for part in valid]
         mutator, handshake_of = Mutator(SEED, [[part] for part in valid]), "SUB" if name == "events" else "DEALER"
 
         def feed(messages: int) -> None:

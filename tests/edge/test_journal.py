@@ -22,10 +22,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from heatline.edge.delivery.follow import FILE_NAME as CONSUMERS_FILE
 from heatline.edge.delivery.follow import NOT_KNOWN, Consumers, Position
-from heatline.edge.delivery.journal import FILE_NAME, Journal, Record, move_aside
+from heatline.edge.delivery.journal import FILE_NAME, Journal, JournalReader, Record, move_aside
 from heatline.edge.delivery.journal_writer import RETRY_SECONDS, JournalWriter
 from heatline.edge.delivery.publisher import Numbering
-from heatline.edge.delivery.reader import JournalReader
 from heatline.edge.errors import DeliveryError, JournalError
 from heatline.edge.frames import Watermark
 from heatline.edge.wire.events import Counts, JournalEvent, JournalState, Message, StatusEvent

@@ -10,8 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from heatline.edge.delivery.journal import FILE_NAME, Journal
-from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.journal import FILE_NAME, Journal, JournalReader
 from heatline.edge.wire.events import Message
 from tests.command import complaint, heatline
 from tests.edge.fault_disks import fill, small_disk
@@ -97,7 +96,7 @@ def test_show_is_as_committed_and_chooses_events(folder: Path) -> None:
     discard(folder, 3)
     shown = facts("show", folder)
     with JournalReader.open(folder) as reader:
-        assert (shown["journal_id"], shown["size_bytes"]) == (reader.journal_id, reader.size_bytes())
+        assert (shown["journal_id"], shown["size_bytes"]) == (reader.journal_id, reader.contents().size_bytes)
     assert shown["events"] == [json.loads(header) for header in headers(folder)[-10:]]
     for expected, options in (
         ([17, 18, 19], ["-n", "3", "--topic", "verdict.top.", "--topic", "verdict.side."]),

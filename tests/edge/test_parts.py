@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from heatline.edge.bundle import Bundle
 from heatline.edge.config import load_config
 from heatline.edge.delivery.client import Commander
-from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.errors import ConfigError
 from heatline.edge.inspection.parts import LATE_NS, Part, Parts
 from heatline.edge.wire.events import (

@@ -107,10 +107,6 @@ BAD_MARKS: list[dict[str, object]] = [
 ]
 
 
-def mark_changed(changes: dict[str, object]) -> Callable[[dict[str, Any]], Any]:
-    return lambda header: header["mark"].update(changes)
-
-
 def without(message: Message, *path: str) -> list[bytes]:
     """Return a message's frames without a field of its header."""
     return changed_event(message, lambda header: functools.reduce(dict.__getitem__, path[:-1], header).pop(path[-1]))
@@ -234,7 +230,7 @@ def test_invalid_requests_are_refused_in_one_short_sentence(
         assert "\n" not in reply.detail
         assert len(to_bytes(reply)) < 1000
     assert len(refuse("malformed", "x" * 10_000).detail) == 300
-    for version, side in ((1, "the client"), (3, "the line")):
+    for version, side in ((1, "the client"), (3, "this line")):
         changes = {"schema_version": version, "request_id": "r", "type": "x"}
         other = read_request(json.dumps(valid[-1] | changes).encode())
         assert other.detail == f"a request of schema version {version} came, this line knows version 2; update {side}"

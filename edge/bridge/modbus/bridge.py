@@ -12,10 +12,10 @@ from heatline.edge.bridge.line import (
     TICK_SECONDS,
     VERDICTS,
     LineState,
-    end_by_signals,
     in_thread,
     load_with_table,
     serve,
+    set_by_signals,
 )
 from heatline.edge.bridge.modbus import registers
 from heatline.edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX, RESPONSE, Command, IdMap, Outcome
@@ -91,7 +91,8 @@ def feed(
             entry = None if delivered is None else registers.entry_of(delivered, places)
         except EventsLostError as lost:
             logger.error("%s; the mailbox shows it to the PLC", lost)
-            entry = registers.lost_entry(lost)
+            values = {"lost_after": lost.after_seq}
+            entry = registers.Entry(registers.EntryKind.LOST, lost.journal_id, lost.through_seq, values)
         if entry is None:
             continue
         mailbox.acknowledged.clear()
@@ -297,7 +298,7 @@ def run_bridge(line: str) -> None:
 
 
 async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
-    places = IdMap.of(config)
+    places = IdMap([each.name for each in config.cameras], [each.name for each in config.products])
     bank = registers.RegisterBank(registers.register_map(len(config.cameras)), modbus.word_order)
     events, journal = (endpoint_of(line, name, KeyFiles()) for name in ("events", "journal"))
     at_line = None if config.commands.bind is None else endpoint_of(line, "commands", KeyFiles())
@@ -318,14 +319,12 @@ async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
         ) as results:
             feed(results, places, mailbox, loop.call_soon_threadsafe, is_over)
 
-    requests = CommandRegisters(bank, places, begin)
-    ended: asyncio.Future[None] = loop.create_future()
-    end_by_signals(ended)
+    requests, is_over = CommandRegisters(bank, places, begin), set_by_signals()
     with LineState(*events, on_live=lambda live: loop.call_soon_threadsafe(blocks.take, live)) as state:
         server = ModbusServer(bank, modbus)
         await server.start()
         logger.info("Modbus TCP on %s, results of %s as consumer %s", modbus.listen, journal[0], modbus.name)
         try:
-            await serve(ended, follow, lambda: blocks.refresh(state), f"Modbus TCP on {modbus.listen}")
+            await serve(is_over, follow, lambda: blocks.refresh(state), f"Modbus TCP on {modbus.listen}")
         finally:
             await server.close()

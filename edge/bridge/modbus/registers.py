@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from heatline.edge.bridge.line import EVALUATIONS, unjournalled_results
-from heatline.edge.config import LineConfig
 from heatline.edge.config.bridges import WordOrder
-from heatline.edge.errors import ConfigError, EventsLostError, MessageError
+from heatline.edge.errors import ConfigError, MessageError
 from heatline.edge.wire.events import HandshakeState, JournalEvent, VerdictEvent
 from heatline.edge.wire.following import Delivered
 
@@ -308,10 +307,6 @@ class IdMap:
     cameras: Sequence[str]
     products: Sequence[str]
 
-    @classmethod
-    def of(cls, config: LineConfig) -> "IdMap":
-        return cls([camera.name for camera in config.cameras], [product.name for product in config.products])
-
 
 def place_of(name: str | None, names: Sequence[str]) -> int:
     """Return the place of a camera or product; 0: none, or the line's file does not name it."""
@@ -380,14 +375,6 @@ def entry_of(delivered: Delivered, places: IdMap) -> Entry | None:
     return None
 
 
-def lost_entry(lost: EventsLostError) -> Entry:
-    """Return what the mailbox shows for events that were deleted."""
-    return Entry(EntryKind.LOST, lost.journal_id, lost.through_seq, {"lost_after": lost.after_seq})
-
-
 def id_bytes(id_: str) -> bytes:
-    """Return an id of up to 32 hexadecimal digits as bytes; heatline makes no other ones, which are all 0xff."""
-    try:
-        return bytes.fromhex(id_[:32])
-    except ValueError:
-        return b"\xff" * 16
+    """Return an id of up to 32 hexadecimal digits as bytes."""
+    return bytes.fromhex(id_)

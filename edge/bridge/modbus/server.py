@@ -33,8 +33,6 @@ class ModbusServer:
         self._bank, self._config = bank, config
         self._networks = config.networks
         self._refused = RateLimitedLog(logger)
-        self._listener: Listener | None = None
-        self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Begin to listen.
@@ -54,11 +52,9 @@ class ModbusServer:
         )
 
     async def close(self) -> None:
-        """Close all connections."""
-        if self._server is not None:
-            self._server.close()
-        if self._listener is not None:
-            await self._listener.disconnect_all()
+        """Close all connections, once it has started."""
+        self._server.close()
+        await self._listener.disconnect_all()
 
     def _is_allowed(self, peer: str) -> bool:
         found = ipaddress.ip_address(peer.partition("%")[0])

@@ -36,6 +36,7 @@ Int32, UInt32, Int64, DateTime = (
     ua.VariantType.DateTime,
 )
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 T = TypeVar("T")
 
 
@@ -55,10 +56,6 @@ def _result_state(event: VerdictEvent) -> int:
     return 4 if event.reason.startswith("failed.") else 3
 
 
-def _captured_at(event: VerdictEvent) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=event.times.captured_at_ns // 1000)
-
-
 def _details(event: VerdictEvent) -> str:
     return "" if event.reason is None else ": ".join(filter(None, (event.reason, event.detail)))
 
@@ -71,7 +68,7 @@ RESULT_FIELDS: tuple[Field[VerdictEvent], ...] = (
     Field("ResultState", Int32, _result_state),
     Field("ResultEvaluationDetails", String, _details),
     Field("PartId", String, lambda r: r.part_id or ""),
-    Field("CreationTime", DateTime, _captured_at),
+    Field("CreationTime", DateTime, lambda r: EPOCH + timedelta(microseconds=r.times.captured_at_ns // 1000)),
     Field("ExternalRecipeId", String, lambda r: r.product or ""),
     Field("InternalRecipeId", String, lambda r: r.bundle.digest if r.bundle else ""),
     Field("Camera", String, lambda r: r.camera),
@@ -175,7 +172,6 @@ class AddressSpace:
         self._variables: dict[str, _Variable] = {}
         self._is_heard, self._latest_is_newest = False, True
         self._events: dict[str, EventGenerator] = {}
-        self._emitters: list[ua.NodeId] = []
 
     async def build(self) -> None:
         """Add all objects, variables and types of events. All values wait for the line."""

@@ -14,10 +14,10 @@ from asyncua import ua
 from heatline.edge.bridge.line import (
     VERDICTS,
     LineState,
-    end_by_signals,
     in_thread,
     load_with_table,
     serve,
+    set_by_signals,
     unjournalled_results,
 )
 from heatline.edge.bridge.opcua import address_space as nodes
@@ -173,13 +173,13 @@ class Bridge:
         self._losses, self._refused = RateLimitedLog(logger), RateLimitedLog(logger)
         self._preparing: asyncio.Task[list[Any]] | None = None
         self._loop = asyncio.get_running_loop()
-        self.ended: asyncio.Future[None] = self._loop.create_future()
 
     async def run(self, announce: Callable[[str], None]) -> None:
-        """Serve until `ended`, and announce it in a sentence once clients can connect.
+        """Serve until SIGTERM or Ctrl-C, and announce it in a sentence once clients can connect.
 
         Raises: as `Follower.receive_batch`, and DeliveryError: nothing can listen at the address.
         """
+        is_over = set_by_signals()
         await self._server.prepare()
         await self._space.build()
         await self._add_methods()
@@ -190,7 +190,7 @@ class Bridge:
                     f"OPC UA: opc.tcp://{self._config.listen}; the server's certificate is "
                     f"{self._certificates.certificate_path}, sha256 {fingerprint_of(self._certificates.certificate)}"
                 )
-                await serve(self.ended, self._follow, lambda: self._refresh(line), f"opc.tcp://{self._config.listen}")
+                await serve(is_over, self._follow, lambda: self._refresh(line), f"opc.tcp://{self._config.listen}")
 
     def _follow(self, is_over: threading.Event) -> None:
         """Follow the line's results, and pass them to the event loop. On a thread of its own."""
@@ -350,9 +350,7 @@ def run_bridge(line: str, key_files: KeyFiles, announce: Callable[[str], None]) 
     """
 
     async def run() -> None:
-        bridge = Bridge(line, key_files)
-        end_by_signals(bridge.ended)
-        await bridge.run(announce)
+        await Bridge(line, key_files).run(announce)
 
     logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # a client could fill the disk with its warnings
     asyncio.run(run())

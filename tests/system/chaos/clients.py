@@ -16,7 +16,8 @@ import msgspec
 
 from heatline.edge.delivery.follower import Follower
 from heatline.edge.delivery.subscriber import Gap, Subscriber
-from heatline.edge.wire.events import Counts, Message, StatusEvent, header_of
+from heatline.edge.wire.events import Counts, Message, StatusEvent
+from heatline.edge.wire.requests import to_bytes
 from tests.command import HEATLINE
 from tests.edge.lines import Restartable
 
@@ -171,7 +172,7 @@ def listen(plan: ClientPlan, address: str, record: Record) -> None:
                 case Message(event=StatusEvent(counts=counts) as event):
                     record.add(StatusReceived(boot_id=event.boot_id, counts=counts))
                 case Message(event=event) if not isinstance(event, StatusEvent):
-                    record.add(Got(at_ns=time.time_ns(), header=msgspec.Raw(header_of(event))))
+                    record.add(Got(at_ns=time.time_ns(), header=msgspec.Raw(to_bytes(event))))
 
 
 def main() -> None:

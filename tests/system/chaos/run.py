@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.delivery.reader import JournalReader
+from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.wire.events import StatusEvent, event_from
 from tests.command import HEATLINE
 from tests.edge.fault_disks import small_disk
@@ -138,7 +138,7 @@ def stored_in(state: Path) -> list[Stored]:
     """Read the journal of a folder."""
     stored: list[Stored] = []
     with JournalReader.open(state) as journal:
-        through, last = 0, journal.range()[1]
+        through, last = 0, journal.contents().last_seq
         while through < last:
             page = journal.read(through, through_seq=last)
             stored += [Stored(each.seq, each.topic, each.header) for each in page.records]
