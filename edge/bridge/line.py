@@ -15,12 +15,26 @@ from heatline.edge.errors import ConfigError, MessageError
 from heatline.edge.target import file_of
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.systemd import notify
-from heatline.edge.wire.events import Handshake, JournalEvent, Message, StatusEvent, Verdict, VerdictEvent
+from heatline.edge.wire.events import (
+    Account,
+    CameraState,
+    Event,
+    Handshake,
+    JournalEvent,
+    Message,
+    PartEvent,
+    StatusEvent,
+    Times,
+    Verdict,
+    VerdictEvent,
+)
 
 TICK_SECONDS = 0.25
 T = TypeVar("T")
-VERDICTS = "verdict."
-"""Prefix of the topics of results."""
+PART = "part"
+"""What a part is named where frames have the name of a camera."""
+RESULTS = "verdict.", f"{PART}."
+"""Prefixes of the topics of results."""
 
 
 EVALUATIONS: dict[Verdict, int] = {"GOOD": 1, "DEFECT": 2, "NO_VERDICT": 3}
@@ -40,12 +54,44 @@ def load_with_table(line: str, table: Literal["mqtt", "opcua", "modbus"]) -> Lin
     return config
 
 
+def places_of(config: LineConfig) -> list[str]:
+    """Return the names under which results come: those of the cameras, and that of parts if the line has parts."""
+    return [*(camera.name for camera in config.cameras), *([PART] if config.part else [])]
+
+
+def result_of(event: Event) -> VerdictEvent | None:
+    """Return the verdict of a frame, or that of a part in the form of a frame's; None: the event is no result."""
+    if isinstance(event, VerdictEvent) or not isinstance(event, PartEvent):
+        return event if isinstance(event, VerdictEvent) else None
+    same = {name: getattr(event, name) for name in VerdictEvent.__struct_fields__ if hasattr(event, name)}
+    return VerdictEvent(
+        **same,
+        camera=PART,
+        frame_id=None,
+        frame_number=0,
+        frames=len(event.views),
+        times=Times(captured_at_ns=event.began_at_ns, captured_monotonic_ns=0, camera_timestamp_ns=None),
+        score_threshold=None,
+        evidence_threshold=None,
+        precision=None,
+    )
+
+
+def state_of(status: StatusEvent, name: str) -> tuple[CameraState | None, Account]:
+    """Return the state and the account of a camera, or of the parts."""
+    if name == PART and (parts := status.parts) is not None:
+        dropped = {"part": parts.no_verdict}
+        account = Account(captured=parts.announced, inspected=parts.judged, dropped=dropped, in_flight=parts.open)
+        return CameraState(state="LIVE", since_at_ns=status.at_ns), account
+    return status.cameras.get(name), status.ledger.get(name, Account())
+
+
 def unjournalled_results(event: JournalEvent) -> int | None:
     """Return how many results the line could not journal, by its report; 0: it reports none; None: a number unknown."""
     if event.kind not in ("recording", "unrecorded"):
         return 0
     if event.by_topic:
-        return sum(count for topic, count in event.by_topic.items() if topic.startswith(VERDICTS))
+        return sum(count for topic, count in event.by_topic.items() if topic.startswith(RESULTS))
     return event.events
 
 
@@ -113,7 +159,7 @@ class LineState:
         self,
         address: str,
         keys: ClientKeys | None = None,
-        on_live: Callable[[VerdictEvent | Notice | MessageError], object] | None = None,
+        on_live: Callable[[VerdictEvent | PartEvent | Notice | MessageError], object] | None = None,
     ) -> None:
         self._address, self._keys, self._on_live = address, keys, on_live
         self._heard: tuple[StatusEvent, float] | None = None
@@ -155,7 +201,7 @@ class LineState:
         return Handshake(state="NOT_READY", reason=reason, detail=detail, heartbeat=heartbeat)
 
     def _run(self) -> None:
-        topics = ["status"] if self._on_live is None else ["status", VERDICTS]
+        topics = ["status", *(() if self._on_live is None else RESULTS)]
         with Subscriber(self._address, topics=topics, timeout_s=TICK_SECONDS, keys=self._keys) as events:
             while not self._ended.is_set():
                 try:
@@ -165,5 +211,5 @@ class LineState:
                 event = received.event if isinstance(received, Message) else received
                 if isinstance(event, StatusEvent):
                     self._heard = event, time.monotonic()
-                elif self._on_live is not None and isinstance(event, VerdictEvent | Notice | MessageError):
+                elif self._on_live is not None and isinstance(event, VerdictEvent | PartEvent | Notice | MessageError):
                     self._on_live(event)

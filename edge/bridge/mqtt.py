@@ -103,7 +103,7 @@ class Messages:
 
     def __init__(self, prefix: str, line: str) -> None:
         self._base, self._line = f"{prefix}/{line}", line
-        self.awaited = f"{self._base}/result/", f"{self._base}/lost"
+        self.awaited = f"{self._base}/result/", f"{self._base}/part", f"{self._base}/lost"
         """Beginnings of the topics whose messages somebody must get."""
 
     def of(self, delivered: Delivered) -> Publication:

@@ -24,7 +24,7 @@ from heatline.edge.monitor.pictures import picture_socket
 from heatline.edge.monitor.store import evidence_folder
 from heatline.edge.service.changeover import PreparedSetup, prepare
 from heatline.edge.service.events import bundle_name
-from heatline.edge.service.line import bound_addresses, lock_folder, not_served, open_cameras
+from heatline.edge.service.line import bound_addresses, lock_folder, not_served, open_cameras, part_journal
 from heatline.edge.target import KeyFiles, endpoint_of
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.files import require_writable, writing
@@ -60,6 +60,9 @@ def check(line: Path, as_json: bool) -> None:
             pictures = evidence_folder(line, config)
             with writing(pictures, or_else=", or set another evidence.folder"):
                 require_writable(pictures)
+    with faults.collected():
+        if config.part is not None:
+            part_journal(config, state)
     with faults.collected():
         prepared = prepare(config.of_product(config.product))
     others = _check_other_products(config, prepared, faults)

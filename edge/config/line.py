@@ -355,6 +355,8 @@ def _check_shadow(config: LineConfig) -> None:
 def _check_part(config: LineConfig) -> None:
     assert config.part is not None
     names = [camera.name for camera in config.cameras]
+    if "part" in names:
+        raise ConfigError("a camera is named 'part', which stands for parts in bridges; name it otherwise")
     if unknown := [view for view in config.part.views if view not in names]:
         raise ConfigError(f"part.views names {unknown[0]!r}, which is no camera of the line: {', '.join(names)}")
 

@@ -39,6 +39,9 @@ name = "side"
 bind = "ipc://{0}/events"
 [journal]
 bind = "ipc://{0}/follow"
+[part]
+views = ["top", "side"]
+within_ms = 100
 """
 
 

@@ -135,9 +135,9 @@ class Plant:
     def __exit__(self, *_: object) -> None:
         self.leave()
 
-    def of(self, kind: str) -> list[Received]:
-        """Return what came under one kind of topics."""
-        return [each for each in list(self.received) if kind in each.topic.split("/")[-2:]]
+    def of(self, *kinds: str) -> list[Received]:
+        """Return what came under some kinds of topics."""
+        return [each for each in list(self.received) if {*kinds} & {*each.topic.split("/")[-2:]}]
 
     def ids(self, kind: str = "result") -> list[str]:
         """Return the ids of what came, each once, in the order in which they came first."""

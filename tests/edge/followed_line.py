@@ -10,7 +10,7 @@ import zmq
 from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.follow import Consumers, FollowServer
 from heatline.edge.delivery.journal import Journal, Record
-from heatline.edge.wire.events import AlarmEvent, BundleName, CountedEvent, Times, VerdictEvent
+from heatline.edge.wire.events import AlarmEvent, BundleName, CountedEvent, PartEvent, Times, VerdictEvent
 from heatline.edge.wire.following import (
     AckRequest,
     Batch,
@@ -29,7 +29,7 @@ from tests.edge.secured import until
 HEARTBEAT_SECONDS = 0.1
 BOOT = "0123456789abcdef0123456789abcdef"
 BUNDLE = BundleName(name="boards", version="2026.11", digest="ab" * 32)
-GOOD, DEFECT, ALARM = "verdict.top.GOOD", "verdict.top.DEFECT", "alarm"
+GOOD, DEFECT, ALARM, PART = "verdict.top.GOOD", "verdict.top.DEFECT", "alarm", "part.NO_VERDICT"
 
 
 def event(seq: int, topic: str, journal_id: str | None, detail: str = "") -> CountedEvent:
@@ -38,6 +38,12 @@ def event(seq: int, topic: str, journal_id: str | None, detail: str = "") -> Cou
         return AlarmEvent(
             boot_id=BOOT, seq=seq, at_ns=seq, line="line1", camera="top", alarm="silent", detail=detail, active=True,
             began_at_ns=seq, acting=True, journal_id=journal_id, previous_seq=0,
+        )  # fmt: skip
+    if topic == PART:
+        return PartEvent(
+            boot_id=BOOT, seq=seq, at_ns=seq, line="line1", part_id=f"P-{seq}", verdict="NO_VERDICT",
+            reason="part.missing", views=[], missing=["side"], began_at_ns=seq, latency_ms=9.0, bundle=BUNDLE,
+            acting=True, journal_id=journal_id, previous_seq=0,
         )  # fmt: skip
     _, camera, verdict = topic.split(".")
     return VerdictEvent(

@@ -29,13 +29,13 @@ from heatline.edge.wire.requests import to_bytes
 from tests.command import complaint, heatline
 from tests.edge.bridged_line import LINE_FILE, BridgedLine, Identity, OpcuaDoor, Plc, acknowledge, call, ids, read
 from tests.edge.brokers import Broker, Plant
-from tests.edge.followed_line import ALARM, BOOT, DEFECT, GOOD, WITHIN_SECONDS, event, wait_until
+from tests.edge.followed_line import ALARM, BOOT, DEFECT, GOOD, PART, WITHIN_SECONDS, event, wait_until
 from tests.edge.lines import notify_socket
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.golden import assert_golden
 
 NO_VERDICT = "verdict.side.NO_VERDICT"
-EVALUATIONS = {GOOD: 1, DEFECT: 2, NO_VERDICT: 3}
+EVALUATIONS = {GOOD: 1, DEFECT: 2, NO_VERDICT: 3, PART: 3}
 """Of OPC 40001-101."""
 WORDS = {topic.rpartition(".")[2]: number for topic, number in EVALUATIONS.items()}
 READY = Handshake(state="READY", heartbeat=7)
@@ -185,7 +185,7 @@ class MqttSubscriber(Plants):
         self._subscriber = Plant(self._broker)
 
     def poll(self) -> None:
-        for each in self._subscriber.of("result"):
+        for each in self._subscriber.of("result", "part"):
             if each.json["schema_version"] == 2:
                 self.store(Got(each.id, WORDS[each.json["verdict"]], each.json["part_id"]))
         lost = [(each["kind"], each["first_seq"], each["last_seq"]) for each in self._told("lost")]
@@ -253,7 +253,7 @@ def test_every_result_reaches_the_plant_in_order_under_kills(plant: Plants, line
 
     for _ in range(times):
         with StatusOnlyLine(line.events, a_status(handshake=READY)), line.bridge():
-            add(GOOD, ALARM, DEFECT, NO_VERDICT)
+            add(GOOD, ALARM, DEFECT, PART, NO_VERDICT)
             wait_until(lambda: plant.shows("READY"), "the line is heard")
             add(*[GOOD, DEFECT] * 10)
             plant.die()

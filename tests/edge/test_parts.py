@@ -206,15 +206,16 @@ def test_what_a_part_lacks_is_named_and_a_late_picture_belongs_to_no_other_part(
     assert journal.ended[-1].reason == "part.changed"
 
 
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
 def test_each_triggered_part_has_one_event_through_kills_of_the_line(
-    tmp_path: Path, bundle: Bundle, address: str
+    tmp_path: Path, bundle: Bundle, address: str, kills: int
 ) -> None:
     drawn, commands = {"kind": "pattern", "draw_size": [230, 230], "trigger": "software"}, f"ipc://{tmp_path}/commands"
     tables = f'[journal]\nfolder = "state"\n[commands]\nbind = "{commands}"\n[part]\nviews = ["top", "side"]\n'
     cameras = {"top": drawn, "side": drawn}
     line = write_line_with(tmp_path, bundle.path, address, cameras, f"{tables}within_ms = 3000")
     announced: list[str] = []
-    for life in range(4):
+    for life in range(kills + 1):
         with running(line, address) as run, Commander(commands, timeout_s=60) as commander:
             run.until(lambda event: isinstance(event, StatusEvent) and event.state == "RUNNING")
             for number in range(5):
@@ -222,7 +223,7 @@ def test_each_triggered_part_has_one_event_through_kills_of_the_line(
                 commander.trigger("top", announced[-1])
                 if number not in (1, 4):  # one part is not seen whole, one is cut in two by the kill
                     commander.trigger("side", announced[-1])
-            if life < 3:
+            if life < kills:
                 run.process.kill()
                 continue
             status = run.until(lambda event: isinstance(event, StatusEvent) and event.parts.open == 0)
@@ -232,7 +233,7 @@ def test_each_triggered_part_has_one_event_through_kills_of_the_line(
     with JournalReader.open(tmp_path / "state") as journal:
         parts = [event_from(record.header) for record in journal.newest(1000, ["part."])]
     assert sorted(event.part_id for event in parts) == sorted(announced)
-    assert {event.part_id for event in parts if event.missing} >= {f"P{life}-1" for life in range(4)}
+    assert {event.part_id for event in parts if event.missing} >= {f"P{life}-1" for life in range(kills + 1)}
     assert "no picture of camera side came within 3000 ms" in {event.detail for event in parts}
 
 
@@ -246,5 +247,5 @@ def test_parts_that_cannot_be_are_refused_in_a_sentence(tmp_path: Path, bundle: 
     with pytest.raises(ConfigError, match="length >= 1"):
         load_config(line_with("[]"))
     assert "without which a crash would lose parts; set journal.folder" in complaint(
-        heatline("run", line_with('["top"]'))
+        heatline("check", line_with('["top"]'))
     )

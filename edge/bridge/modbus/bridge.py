@@ -9,13 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from heatline.edge.bridge.line import (
+    PART,
+    RESULTS,
     TICK_SECONDS,
-    VERDICTS,
     LineState,
     in_thread,
     load_with_table,
+    places_of,
+    result_of,
     serve,
     set_by_signals,
+    state_of,
 )
 from heatline.edge.bridge.modbus import registers
 from heatline.edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX, RESPONSE, Command, IdMap, Outcome
@@ -30,12 +34,12 @@ from heatline.edge.errors import AccessError, CommandRefusedError, EventsLostErr
 from heatline.edge.target import KeyFiles, endpoint_of
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.wire.commands import Announced
-from heatline.edge.wire.events import Account, StatusEvent, VerdictEvent
+from heatline.edge.wire.events import PartEvent, StatusEvent, VerdictEvent
 
 logger = logging.getLogger(__name__)
 _failed_commands = RateLimitedLog(logger)
 
-TOPICS = (VERDICTS, "journal")
+TOPICS = (*RESULTS, "journal")
 TRIGGER_WITHIN_SECONDS, SELECT_WITHIN_SECONDS = 10.0, 60.0
 """As `heatline trigger` and `heatline select`."""
 Answer = tuple[Outcome, int]
@@ -112,18 +116,20 @@ class LineBlocks:
     def __init__(self, bank: registers.RegisterBank, places: IdMap) -> None:
         self._bank, self._places = bank, places
         self._cameras = {name: registers.camera_block(place) for place, name in enumerate(places.cameras, 1)}
-        known = {"map_version": registers.MAP_VERSION, "products": len(places.products), "cameras": len(places.cameras)}
+        known = {"map_version": registers.MAP_VERSION, "products": len(places.products), "cameras": places.triggered}
         bank.put(LINE, known)
 
     def take(self, live: object) -> None:
         """Show a verdict. If something else came, some were missed, and what is shown may not be the newest."""
         match live:
-            case VerdictEvent():
-                if block := self._cameras.get(live.camera):
+            case VerdictEvent() | PartEvent():
+                result = result_of(live)
+                if result is not None and (block := self._cameras.get(result.camera)):
                     results = self._bank.number(block, "results") + 1
-                    self._bank.put(block, {**registers.result_values(live, self._places), "results": results})
+                    self._bank.put(block, {**registers.result_values(result, self._places), "results": results})
             case Gap():
-                self.clear(live.topic.split(".")[1])
+                kind, camera, *_ = live.topic.split(".")
+                self.clear(PART if kind == PART else camera)
             case _:
                 self.clear()
 
@@ -155,7 +161,7 @@ class LineBlocks:
             },
         )
         for name, block in self._cameras.items():
-            camera, account = status.cameras.get(name), status.ledger.get(name, Account())
+            camera, account = state_of(status, name)
             self._bank.put(
                 block,
                 {
@@ -223,7 +229,7 @@ class CommandRegisters:
         """Return how a command ends that does not reach the line; None: it is to be executed there."""
         match request.code:
             case Command.TRIGGER:
-                if not 1 <= request.camera <= len(self._places.cameras):
+                if not 1 <= request.camera <= self._places.triggered:
                     return Outcome.UNKNOWN_CAMERA
                 return Outcome.BAD_PART_ID if request.part_id == "" else None
             case Command.SELECT:
@@ -298,8 +304,8 @@ def run_bridge(line: str) -> None:
 
 
 async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
-    places = IdMap([each.name for each in config.cameras], [each.name for each in config.products])
-    bank = registers.RegisterBank(registers.register_map(len(config.cameras)), modbus.word_order)
+    places = IdMap(places_of(config), [each.name for each in config.products])
+    bank = registers.RegisterBank(registers.register_map(len(places.cameras)), modbus.word_order)
     events, journal = (endpoint_of(line, name, KeyFiles()) for name in ("events", "journal"))
     at_line = None if config.commands.bind is None else endpoint_of(line, "commands", KeyFiles())
     blocks, mailbox = LineBlocks(bank, places), Mailbox(bank)

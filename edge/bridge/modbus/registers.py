@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from heatline.edge.bridge.line import EVALUATIONS, unjournalled_results
+from heatline.edge.bridge.line import EVALUATIONS, PART, result_of, unjournalled_results
 from heatline.edge.config.bridges import WordOrder
 from heatline.edge.errors import ConfigError, MessageError
 from heatline.edge.wire.events import HandshakeState, JournalEvent, VerdictEvent
@@ -242,6 +242,9 @@ RESULT_REASONS: Mapping[str, int] = {
     "failed.foreign_area": 26,
     "failed.misaligned": 27,
     "failed.collecting": 28,
+    "part.missing": 30,
+    "part.view": 31,
+    "part.changed": 32,
     "failed.frozen": 40,
     "failed.stale": 42,
     "failed.frame_ids": 43,
@@ -305,7 +308,13 @@ class IdMap:
     """Which number stands for a camera or a product: its place in the line's file, from 1 on."""
 
     cameras: Sequence[str]
+    """At the end, the parts, if the line has any."""
     products: Sequence[str]
+
+    @property
+    def triggered(self) -> int:
+        """How many cameras there are: parts cannot be triggered."""
+        return len(self.cameras) - self.cameras.count(PART)
 
 
 def place_of(name: str | None, names: Sequence[str]) -> int:
@@ -367,9 +376,9 @@ def entry_of(delivered: Delivered, places: IdMap) -> Entry | None:
         event = delivered.event
     except MessageError:  # of another version: it may be a result
         return Entry(EntryKind.UNREADABLE, *id_, {})
-    if isinstance(event, VerdictEvent):
-        camera = place_of(event.camera, places.cameras)
-        return Entry(EntryKind.RESULT, *id_, {**result_values(event, places), "camera": camera})
+    if (result := result_of(event)) is not None:
+        camera = place_of(result.camera, places.cameras)
+        return Entry(EntryKind.RESULT, *id_, {**result_values(result, places), "camera": camera})
     if isinstance(event, JournalEvent) and (lost := unjournalled_results(event)) != 0:
         return Entry(EntryKind.UNRECORDED, *id_, {"frames": lost or 0})
     return None

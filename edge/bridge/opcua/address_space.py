@@ -21,7 +21,7 @@ import msgspec
 from asyncua import Node, Server, ua
 from asyncua.server.event_generator import EventGenerator
 
-from heatline.edge.bridge.line import EVALUATIONS
+from heatline.edge.bridge.line import EVALUATIONS, state_of
 from heatline.edge.wire.events import Account, CameraState, Handshake, StatusEvent, VerdictEvent
 
 Values = Mapping[str, Any]
@@ -218,8 +218,8 @@ class AddressSpace:
         if status is not None:
             await self._set(LINE, values_of(HEARD_FIELDS, status))
             for name in self._cameras:
-                state, account = status.cameras.get(name), status.ledger.get(name)
-                if state is not None and account is not None:
+                state, account = state_of(status, name)
+                if state is not None:
                     await self._set(f"{CAMERAS}.{name}", values_of(CAMERA_FIELDS, (state, account)))
 
     async def write_result(self, values: Values, of_all: bool) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 from asyncua import ua
 
 from heatline.edge.bridge.line import (
-    VERDICTS,
+    RESULTS,
     LineState,
     in_thread,
     load_with_table,
+    places_of,
+    result_of,
     serve,
     set_by_signals,
     unjournalled_results,
@@ -31,12 +33,12 @@ from heatline.edge.target import KeyFiles, endpoint_of, file_of, name_of
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.util.systemd import state_folder
 from heatline.edge.util.text import on_one_line
-from heatline.edge.wire.events import JournalEvent, VerdictEvent
+from heatline.edge.wire.events import JournalEvent
 from heatline.edge.wire.following import Delivered
 
 logger = logging.getLogger(__name__)
 
-TOPICS = VERDICTS, "journal"
+TOPICS = *RESULTS, "journal"
 """Journal events say what the journal itself lacks."""
 TICK_SECONDS = 0.1
 """So soon, clients' acknowledgements reach the line."""
@@ -167,7 +169,7 @@ class Bridge:
         folder = opcua.folder or state_folder() or file_of(line).absolute().parent / "opcua"
         self._certificates = Certificates(folder, name, opcua.host_port[0])
         self._server = BridgeServer(f"heatline {name}", self._certificates, opcua)
-        self._space = AddressSpace(self._server, [camera.name for camera in config.cameras])
+        self._space = AddressSpace(self._server, places_of(config))
         self._held = HeldResults(opcua.hold, wait=opcua.acknowledge == "client")
         self._counters = nodes.Counters()
         self._losses, self._refused = RateLimitedLog(logger), RateLimitedLog(logger)
@@ -250,12 +252,13 @@ class Bridge:
         if isinstance(event, JournalEvent) and (lost := unjournalled_results(event)) != 0:
             await self._lose(lost or 0, f"the line could not journal all events: {event.detail}")
         held = None
-        if isinstance(event, VerdictEvent):
+        result = None if event is None else result_of(event)
+        if result is not None:
             content = delivered.header.decode() if len(delivered.header) <= LARGEST_CONTENT_BYTES else ""
-            held = HeldResult(delivered.key, nodes.values_of(nodes.RESULT_FIELDS, event), content)
+            held = HeldResult(delivered.key, nodes.values_of(nodes.RESULT_FIELDS, result), content)
         self._held.add(delivered, held)
-        if held is not None and isinstance(event, VerdictEvent):
-            message, at = f"{event.camera}: {event.verdict}", held.values["CreationTime"]
+        if held is not None and result is not None:
+            message, at = f"{result.camera}: {result.verdict}", held.values["CreationTime"]
             await self._space.emit(nodes.RESULT_READY, held.values, message, held.id, at)
         return held
 
