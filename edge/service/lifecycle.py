@@ -26,6 +26,7 @@ from heatline.edge.monitor.store import evidence_folder
 from heatline.edge.service.changeover import Changeover, PreparedSetup, ProductMemory, describe_setup, prepare
 from heatline.edge.service.events import EventEmitter, Heartbeat
 from heatline.edge.service.line import (
+    PARTS_OPEN,
     Line,
     command_handler,
     journalled_parts,
@@ -60,6 +61,7 @@ class Service:
         self._stopping = False
         self._reload_wanted = False
         self._reload_by: str | None = None
+        self._parts_ended = False
         self.leaves_change_running = False
         """Whether a change is still being prepared at the end: an ordinary exit of Python would then abort."""
 
@@ -101,7 +103,8 @@ class Service:
         if config.evidence is not None:
             evidence_folder(self._path, config)
         if config.part is not None:
-            part_journal(config, folder)
+            marker = part_journal(config, folder) / PARTS_OPEN
+            at_end.callback(self._forget_parts, marker)  # after the end of the journal
         at_end.enter_context(lock_folder(folder))
         notify_starting("loading the bundle")
         memory = ProductMemory(folder, [product.name for product in config.products], config.product)
@@ -121,6 +124,10 @@ class Service:
         line.sidecar.start()
         line.shadow.begin(prepared.config)
         return line, changeover
+
+    def _forget_parts(self, marker: Path) -> None:
+        if self._parts_ended:
+            marker.unlink(missing_ok=True)
 
     def _serve(self, line: Line, changeover: Changeover, status: StatusMonitor) -> None:
         """Inspect until the service is stopped or no camera has another frame."""
@@ -157,6 +164,7 @@ class Service:
         status.is_stopping = True
         in_time = line.pipeline.stop(STOP_WITHIN_SECONDS, lambda: status.update("RUNNING"))
         line.events.expire_parts(is_stopping=True)
+        self._parts_ended = True
         self.leaves_change_running = not changeover.join()
         status.update("STOPPED")
         return in_time

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 OPENED_AT_START_WITHIN_SECONDS = 5.0
 POLL_SECONDS = 0.05
+PARTS_OPEN = "parts-open"
+"""Stands beside the journal while a line joins parts, and after it if the line was killed."""
 MOST_RESUMED = 10_000
 """Events of frames and parts that are read at the start, for parts that had no event yet."""
 
@@ -195,7 +197,14 @@ def part_journal(config: LineConfig, state_folder: Path | None) -> Path:
 
 
 def journalled_parts(config: LineConfig, state_folder: Path | None) -> tuple[list[VerdictEvent | PartEvent], bool]:
-    """Return what the journal holds of the last parts, in order, and whether that is all that it holds."""
+    """Return what the journal holds of the last parts, in order, and whether that is all that it holds; nothing if the
+    run before had none, or ended them all.
+    """
+    marker = part_journal(config, state_folder) / PARTS_OPEN
+    if not marker.exists():
+        with contextlib.suppress(OSError):  # a full disk: the journal then says that events are sent live only
+            marker.touch()
+        return [], True
     with JournalReader.open(part_journal(config, state_folder)) as journal:
         records = journal.newest(MOST_RESUMED, ("verdict.", "part."))
     found: list[VerdictEvent | PartEvent] = []
