@@ -18,6 +18,7 @@ from heatline.edge.delivery.client import Commander
 from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.errors import ConfigError
 from heatline.edge.inspection.parts import LATE_NS, Part, Parts
+from heatline.edge.service.line import PARTS_OPEN
 from heatline.edge.wire.events import (
     PartAccount,
     PartEvent,
@@ -228,6 +229,7 @@ def test_each_triggered_part_has_one_event_through_kills_of_the_line(
                 continue
             status = run.until(lambda event: isinstance(event, StatusEvent) and event.parts.open == 0)
             run.end()
+    assert not (tmp_path / "state" / PARTS_OPEN).exists(), "the next start has no part to end"
     account = status.parts
     assert account.announced == account.judged + account.no_verdict >= 5
     with JournalReader.open(tmp_path / "state") as journal:
