@@ -22,7 +22,7 @@ PACKAGE := pyproject.toml edge/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo docs test test-long test-line-pc check format bench chaos soak cameras schemas study demo-bundle package node-clients peers-env clean
+.PHONY: help demo docs test test-long test-line-pc check format bench chaos power-cuts soak cameras schemas study demo-bundle package node-clients peers-env clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -61,6 +61,9 @@ bench: $(VENV)/.dev ## Run the micro-benches
 
 chaos: $(VENV)/.runtime ## Check that kills, faulty links and a full disk lose no event; needs root
 	@$(BIN)/python -m tests.system.chaos $(CHAOS_ARGS)
+
+power-cuts: $(VENV)/.runtime ## Check that power cuts of line, bridge and broker lose a durable subscriber no result
+	@$(BIN)/python -m tests.system.power_cuts $(POWER_CUTS_ARGS)
 
 soak: $(VENV)/.runtime ## Check that the service does not grow in 100,000 frames and 30 minutes
 	@$(BIN)/python -m tests.system.soak $(SOAK_ARGS)
