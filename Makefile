@@ -10,7 +10,6 @@ JOBS ?= 5
 PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 CHAOS_ARGS ?=
 SOAK_ARGS ?=
-DELIVERY_ARGS ?=
 CAMERAS_ARGS ?=
 # For `make package`: a Python as on the line PC, and the folder that the package is written to.
 TARGET_PYTHON ?= /usr/bin/python3
@@ -23,7 +22,7 @@ PACKAGE := pyproject.toml edge/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo docs test test-long test-line-pc check format bench chaos power-cuts soak delivery cameras schemas study demo-bundle package node-clients peers-env clean
+.PHONY: help demo docs test test-long test-line-pc check format bench chaos power-cuts soak cameras schemas study demo-bundle package node-clients peers-env clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -68,9 +67,6 @@ power-cuts: $(VENV)/.runtime ## Check that power cuts of line, bridge and broker
 
 soak: $(VENV)/.runtime ## Check that the service does not grow in 100,000 frames and 30 minutes
 	@$(BIN)/python -m tests.system.soak $(SOAK_ARGS)
-
-delivery: $(VENV)/.runtime ## Measure the delay of 500 events a second during inspection
-	@$(BIN)/python -m tests.system.delivery $(DELIVERY_ARGS)
 
 cameras: $(VENV)/.dev ## Measure the time until a line notices dead cameras, and inspects again
 	@$(BIN)/python -m tests.system.cameras $(CAMERAS_ARGS)

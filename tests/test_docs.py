@@ -177,14 +177,11 @@ def test_the_example_configurations_can_be_read(tmp_path: Path) -> None:
             config = load_config(file)
             assert config.bundle.name in ("boards.bundle", "boards-line1.bundle")
             assert config.cameras
-
-
-def test_the_tours_line_is_shown_before_its_use_and_runs_until_stopped(tmp_path: Path) -> None:
     tour = read("docs/tour.md")
     (shown,) = blocks(tour, "toml")
     assert tour.index(shown) < tour.index(" line.toml")
-    (tmp_path / "line.toml").write_text(shown)
-    config = load_config(tmp_path / "line.toml")
+    file.write_text(shown)
+    config = load_config(file)
     assert all(camera.loop for camera in config.cameras if isinstance(camera, FolderSettings))
     assert None not in (config.journal.bind, config.journal.folder), "`follow` would want it"
 

@@ -23,7 +23,6 @@ from tests.command import HEATLINE, complaint, heatline, process_env
 from tests.edge.lines import tree
 from tests.edge.secured import free_port, until
 from tests.ray_head import ray_head
-from tests.small_bundle import bundle_in
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the logs of Ray's processes
 WITHIN_SECONDS = 120.0
@@ -92,20 +91,20 @@ def local_run(bundle: Bundle, source: Path, dest: Path, *more: str | Path) -> su
     )
 
 
-def end_in_the_middle(command: subprocess.Popen[str], dest: Path, end: signal.Signals) -> tuple[str, list[Path]]:
-    """End a local run after its first part, and wait until no process is left: standard error, and Ray's folders."""
+def kill_in_the_middle(command: subprocess.Popen[str], dest: Path) -> Path:
+    """Kill a local run after its first part, and wait until no process is left; return Ray's folder."""
     wait_for(lambda: parts_in(dest))
     below = {pid: title(pid) for pid in tree(command.pid)[1:]}
     (own_ray,) = (words for words in below.values() if "gcs_server" in words.partition(" ")[0])
     assert "--node-ip-address=127.0.0.1 " in own_ray, "it has a Ray of its own, which listens on loopback"
-    command.send_signal(end)
-    _, err = command.communicate(timeout=WITHIN_SECONDS)
+    command.kill()
+    command.communicate(timeout=WITHIN_SECONDS)
     # Two agents of Ray look for their killed parent only once a minute.
     wait_for(lambda: all("Agent" in words for pid, words in below.items() if title(pid)))
     assert 0 < len(parts_in(dest)) < PICTURES / PART
     folders = {match for words in below.values() for match in re.findall(r"/tmp/heatline-ray-\w+", words)}
-    assert len(folders) == 1
-    return err, [Path(folder) for folder in folders]
+    (folder,) = folders
+    return Path(folder)
 
 
 def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
@@ -113,7 +112,7 @@ def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
 ) -> None:
     plan_of(source, tmp_path, PART)
     with local_run(bundle, source, tmp_path) as driver:
-        _, (folder,) = end_in_the_middle(driver, tmp_path, signal.SIGKILL)
+        folder = kill_in_the_middle(driver, tmp_path)
     shutil.rmtree(folder)  # a killed driver leaves its files
     there = len(parts_in(tmp_path))
 
@@ -159,27 +158,6 @@ def test_a_part_that_kills_its_workers_is_named_and_the_others_are_inspected(
     result = heatline(*command)
     assert (result.returncode, "1 row of" in complaint(result)) == (9, True), result.stderr
     assert table_of(tmp_path / "dest")[1]["reason"] == "failed.unreadable"
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_ended_leaves_no_process_and_the_same_command_continues(
-    tmp_path: Path, source: Path, bundle: Bundle, end: signal.Signals
-) -> None:
-    old = bundle_in(tmp_path / "old", ["f32"])
-    expected = inspected_here([bundle, old], source, tmp_path / "whole", PART)
-    dest = tmp_path / "dest"
-    plan_of(source, dest, PART)
-    with local_run(bundle, source, dest) as ended:
-        err, (folder,) = end_in_the_middle(ended, dest, end)
-    assert (ended.returncode, "the same command continues" in err) == (130, True), err
-    assert not folder.exists()
-    with local_run(bundle, source, dest, "--against", old.path, "--json") as second:
-        out, err = second.communicate(timeout=WITHIN_SECONDS)
-    assert (second.returncode, "Traceback" in err) == (0, False), err
-    assert json.loads(out)["inspected"] == PICTURES
-    assert table_of(dest) == expected
-    assert not (dest.parent / ".ray").exists(), "Ray stores no token at home"
 
 
 @pytest.mark.long

@@ -1,14 +1,10 @@
 """`make chaos`: no event is lost under faults, each broken promise is found, and no process outlives a run."""
 
 import contextlib
-import os
-import select
-import signal
 import subprocess
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +13,6 @@ import pytest
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.wire.events import Counts
-from tests.command import WITHIN_SECONDS
-from tests.edge.lines import children
-from tests.edge.secured import until
 from tests.system.chaos.__main__ import Chaos, faults, measure_chaos, verify
 from tests.system.chaos.checks import Checked, Events, Stored, check_durable, check_journal, check_line, check_live
 from tests.system.chaos.clients import (
@@ -69,48 +62,6 @@ def test_under_all_faults_all_clients_lose_nothing(tmp_path: Path) -> None:
     assert found.faults["killed"] >= 3
     assert len(found.clients) == 8
     assert all(one.events > 0 for one in found.clients.values())
-
-
-def has_ended(process: int) -> bool:
-    """Return whether the process of this descriptor has ended, after a wait if necessary."""
-    try:
-        return bool(select.select([process], [], [], WITHIN_SECONDS)[0])
-    finally:
-        os.close(process)
-
-
-@pytest.fixture
-def short_path() -> Iterator[Path]:
-    """A folder with a short path: paths of the run's sockets below it may have at most 107 bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_run_that_is_ended_leaves_nothing_behind(short_path: Path, number: signal.Signals) -> None:
-    output = short_path / "output"
-    command = [*CHAOS, "--seconds", "600", "--rate", "20", "--seed", "1"]
-    with (
-        output.open("w") as file,
-        subprocess.Popen(
-            command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(short_path)}
-        ) as process,
-    ):
-        try:
-            until(lambda: "s  " in output.read_text())
-            started = [os.pidfd_open(pid) for pid in children(process.pid)]
-            process.send_signal(number)
-            assert process.wait(WITHIN_SECONDS) == (-number if number == signal.SIGKILL else 130)
-        finally:
-            process.kill()
-            for disk in short_path.glob("heatline-chaos-*/disk") if number == signal.SIGKILL else ():
-                subprocess.run(["umount", "--lazy", disk], check=False, capture_output=True)
-    assert len(started) >= 5
-    assert all(map(has_ended, started))
-    if number != signal.SIGKILL:
-        assert list(short_path.iterdir()) == [output]
-        assert str(short_path) not in Path("/proc/mounts").read_text()
 
 
 def event(boot: int, type_: str, *, live: bool = False, **fields: Any) -> dict[str, Any]:

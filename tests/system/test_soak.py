@@ -39,19 +39,6 @@ def test_the_upper_bound_is_above_the_true_slope_in_95_of_100_runs(phi: float, l
         assert np.mean((bounds > TARGET_BYTES_PER_FRAME) == bool(leak)) > 0.95
 
 
-LEAKY = """
-import os, sys, threading
-kept, size = [], 2000  # a constant product would be one object
-for line in sys.stdin:
-    for _ in range(100):
-        kept.append(b"x" * size)
-    os.open("/dev/null", os.O_RDONLY)
-    threading.Thread(target=threading.Event().wait, daemon=True).start()
-    print(flush=True)
-"""
-ABOVE = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
-
-
 def verdict(seq: int, reason: str | None = None, frames: int = 1) -> Event:
     return msgspec.structs.replace(event(seq, "verdict.cam0.GOOD", None), reason=reason, frames=frames)
 

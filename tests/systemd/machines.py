@@ -275,17 +275,6 @@ unprotected = true
 [modbus]
 listen = "127.0.0.1:1502"
 """
-LINE_WITHOUT_A_CAMERA = """
-bundle = "boards.bundle"
-
-[[cameras]]
-kind = "v4l2"
-name = "gone"
-device = "/dev/video63"
-
-[events]
-bind = "tcp://127.0.0.1:5566"
-"""
 
 
 @dataclass(frozen=True)
@@ -306,6 +295,5 @@ def write_stick(path: Path) -> Stick:
     broken = shutil.copytree(better.path, etc / "broken.bundle") / "model_f32.bin"
     broken.write_bytes(broken.read_bytes()[:-1])  # as a faulty copy
     (etc / "line1.toml").write_text(LINE)
-    (etc / "line2.toml").write_text(LINE_WITHOUT_A_CAMERA)
     write_pictures(path / "pictures", small_frames(6, (224, 224)))
     return Stick(path, boards, better)

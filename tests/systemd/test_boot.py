@@ -15,7 +15,7 @@ STEPS = {
     "install", "set_up", "start", "page", "reload_to_a_better_bundle", "reload_to_a_broken_bundle", "upgrade",
     "roll_back", "stop",
 }  # fmt: skip
-LONG_STEPS = {"bridges", "no_camera", "stitching_hangs", "start_with_nonsense"}
+LONG_STEPS = {"bridges", "stitching_hangs", "start_with_nonsense"}
 
 
 @pytest.fixture(scope="module")
@@ -107,19 +107,6 @@ def test_an_upgrade_and_a_rollback_take_effect_when_the_line_starts_again(booted
         assert Path(result["runs"]).is_relative_to(result["current"])
         assert result["unit"].endswith("# the later unit\n") == (version == NEXT_VERSION)
     assert back["current"] == booted.result_of("install")["current"]
-
-
-@pytest.mark.long
-def test_a_missing_camera_does_not_restart_the_service(booted: Boot) -> None:
-    """Only probes feed the watchdog."""
-    result = booted.result_of("no_camera")
-    assert result["exit"] == 0, result
-    assert (result["shown"]["ActiveState"], result["shown"]["NRestarts"]) == ("active", "0")
-    first, last = result["first"], result["last"]
-    assert (last["state"], last["reason"]) == ("NOT_READY", "no_camera")
-    assert last["heartbeat"] > first["heartbeat"]
-    assert first["status"]["boot_id"] == last["status"]["boot_id"]
-    assert last["status"]["ledger"]["gone"]["captured"] == 0, "a probe is not a frame"
 
 
 def test_after_kill_9_the_service_restarts_and_reports_every_frame_in_flight(booted: Boot) -> None:

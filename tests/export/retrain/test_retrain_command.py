@@ -1,7 +1,6 @@
 """`heatline retrain` on exported frames: three marks remove a systematic false alarm; bad input changes nothing."""
 
 import json
-import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +18,7 @@ from heatline.edge.drift import OF_POSE
 from heatline.edge.errors import Interrupted
 from heatline.edge.geometry import RegionOfInterest
 from heatline.edge.monitor.marks import Missed
-from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.wire.events import BundleName, ChangeEvent, Stroke, VerdictEvent
+from heatline.edge.wire.events import BundleName, Stroke
 from heatline.export.retrain import retrain as retraining
 from heatline.export.retrain.command import NOT_BETTER
 from heatline.export.retrain.frames import UsableFrame, digest_pixels
@@ -29,11 +27,9 @@ from heatline.export.retrain.new_bundle import carry_over, carry_references, des
 from heatline.train.readers.labelled import read_reviewed
 from tests.command import complaint, heatline
 from tests.edge.evidences import mark, picture, writer
-from tests.edge.lines import RunningLine, running, write_line, write_pictures
-from tests.edge.secured import until
+from tests.edge.lines import write_line
 from tests.export.retrain.conftest import (
     FRAME_HW,
-    SETTINGS,
     Marked,
     Trained,
     blob_frame,
@@ -43,7 +39,6 @@ from tests.export.retrain.conftest import (
     write_marked,
     write_rows,
 )
-from tests.train.blobs import SQUARE_PX, draw_boards, photograph
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 THREE_MARKS: list[Marked] = [(label_frame(number), "false_alarm", "DEFECT") for number in range(3)]
@@ -243,37 +238,6 @@ def test_line_and_folder_are_not_named_together_and_the_new_folder_is_empty(done
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.long
-def test_a_model_of_several_boards_keeps_its_lines_reference(tiny_trunk: tuple[str, str], tmp_path: Path) -> None:
-    """The line inspects a board that the training did not see; the run itself has a reference for each design only."""
-    data = draw_boards(tmp_path / "pictures", ("a", "b"), designs=True, good=4)
-    settings = (*SETTINGS, *tiny_trunk, f"features.folder={tmp_path / 'features'}", "reference=on", "discover=false")
-    goods = [tmp_path / "good" / f"{seed}.png" for seed in range(4)]
-    goods[0].parent.mkdir()
-    for seed, path in enumerate(goods):
-        cv2.imwrite(str(path), photograph(5, (seed, -seed), seed)[..., ::-1])
-    for command in (
-        ("train", data, f"out={tmp_path / 'run'}", *settings),
-        ("export", tmp_path / "run", "--to", tmp_path / "boards.bundle", "--precision", "f32", "--allow", "map"),
-        ("bundle", "set-reference", tmp_path / "boards.bundle", goods[0].parent, "--to", tmp_path / "line.bundle"),
-    ):
-        finished = heatline(*command)
-        assert finished.returncode == 0, finished.stderr
-    old = open_bundle(tmp_path / "line.bundle")
-    name = BundleName(name=old.manifest.name, version=old.manifest.version, digest=old.digest)
-    pictures = [photograph(5, (2, seed), 10 + seed) for seed in range(3)]
-    for at, shown in enumerate(pictures):
-        shown[60 : 60 + SQUARE_PX, 40 + 50 * at : 40 + 50 * at + SQUARE_PX] = 250  # a legal label, like the defects
-    marked = write_marked(tmp_path / "marked", name, [(each, "false_alarm", "DEFECT") for each in pictures])
-    result = retrain(marked, old.path, tmp_path / "out")
-    assert result.returncode in (0, NOT_BETTER), result.stderr
-    new = open_bundle(tmp_path / "out" / "line-retrain1.bundle")
-    assert new.manifest.references == old.manifest.references
-    assert (new.path / "product.png").read_bytes() == (old.path / "product.png").read_bytes()
-    answers = json.loads((tmp_path / "out" / "result.json").read_text())["answers"]
-    assert {answer["new"] for answer in answers} <= {"GOOD", "DEFECT"}
-
-
 FILES = PRODUCT_TILES, "product_tiles.side.npz"
 QUANTILES = [1.0, 2.0, 3.0, 4.0, 5.0]
 REFERENCE = Reference(77, {"brightness": QUANTILES, "score": QUANTILES, "evidence": QUANTILES}, {"saturation": "grey"})
@@ -347,61 +311,3 @@ def test_the_references_of_the_line_stay_where_the_new_model_compares(calibrated
         assert set(calibration.reference.measures) == measures
     notes = [describe_calibrations(was, manifest, Path("new.bundle")) for manifest in (new, without)]
     assert ["compares frames" in "".join(each) for each in notes] == [False, True]
-
-
-SHOWN = {
-    **{f"label{number}.png": label_frame(number) for number in range(3)},
-    **{f"blob{number}.png": blob_frame(number) for number in range(3)},
-    **{f"good{number}.png": good_frame(number) for number in range(2)},
-}
-
-
-def round_of(line: RunningLine) -> dict[str, str]:
-    """Return the verdict of each picture in the next round."""
-    verdicts: dict[str, str] = {}
-    while len(verdicts) < len(SHOWN):
-        event = line.until(lambda event: isinstance(event, VerdictEvent) and event.source is not None)
-        verdicts[event.source] = event.verdict
-    return verdicts
-
-
-@pytest.mark.long
-def test_three_marks_remove_a_systematic_false_alarm_of_a_line(
-    trained: Trained, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_pictures(tmp_path / "pictures", SHOWN)
-    camera = f'path = "{tmp_path / "pictures"}"\nloop = true\nrate_fps = 5.0'
-    (tmp_path / "journal").mkdir()
-    tables = f'[evidence]\nfolder = "{tmp_path / "evidence"}"\n[journal]\nfolder = "{tmp_path / "journal"}"\n'
-    file = write_line(tmp_path, trained.bundle, address, {"top": camera}, tables)
-    store = EvidenceStore(tmp_path / "evidence")
-    expected = {name: "DEFECT" if name.startswith("blob") else "GOOD" for name in SHOWN}
-    with running(file, address) as line:
-        before = round_of(line)
-        assert before == {name: "GOOD" if name.startswith("good") else "DEFECT" for name in SHOWN}
-
-        def stored() -> dict[str, str]:
-            return {str(entry.event.source): entry.picture for entry in store.entries(verdicts=["DEFECT"])}
-
-        until(lambda: len(stored()) == 6)
-        pictures = stored()
-        for source, name in pictures.items():
-            kind = "right" if source.startswith("blob") else "false-alarm"
-            marked = heatline("evidence", "mark", file, name, kind, "--by", "Ada")
-            assert marked.returncode == 0, marked.stderr
-        until(lambda: {entry.picture for entry in store.entries(is_reviewed=True)} >= set(pictures.values()))
-
-        retrained = heatline("retrain", file)
-        assert retrained.returncode == 0, retrained.stdout + retrained.stderr
-        offered = [line.strip() for line in retrained.stdout.splitlines() if line.strip().startswith("heatline reload")]
-        in_force, back = (shlex.split(command)[1:] for command in offered)
-        assert heatline(*in_force).returncode == 0
-        change = line.until(lambda event: isinstance(event, ChangeEvent))
-        assert (change.applied, change.bundle.version) == (True, "1+retrain1")
-        assert round_of(line) == expected
-
-        assert heatline(*back).returncode == 0
-        line.until(lambda event: isinstance(event, ChangeEvent) and event.bundle.version == "1")
-        assert round_of(line) == before
-        line.end()

@@ -63,10 +63,6 @@ class Link:
         self._half_closed: set[asyncio.StreamWriter] = set()
         self._passes = asyncio.Event()
         self._pause_s = 0.0
-        self.connected = 0
-        """Number of connections that have reached the server."""
-        self.came_bytes = 0
-        """Number of bytes that have reached the proxy."""
 
     @property
     def address(self) -> str:
@@ -147,7 +143,6 @@ class Link:
             await self._passes.wait()  # through a silent link, no connection reaches the server
             from_server, to_server = await self._reach_server()
             writers["server"] = to_server
-            self.connected += 1
             async with asyncio.TaskGroup() as both_ways:
                 both_ways.create_task(self._pass_on(from_client, to_server))
                 both_ways.create_task(self._pass_on(from_server, to_client))
@@ -171,7 +166,6 @@ class Link:
         """Pass on all bytes of one direction, and their end."""
         writer.transport.set_write_buffer_limits(0)  # `drain` waits until the kernel has all bytes
         while piece := await reader.read(SLOW_BYTES if self._pause_s else CHUNK_BYTES):
-            self.came_bytes += len(piece)
             await asyncio.sleep(self._pause_s)
             await self._passes.wait()
             if writer not in self._half_closed:

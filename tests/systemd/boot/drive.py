@@ -22,8 +22,6 @@ CAMERAS = "top", "boards"
 
 line = Unit("heatline@line1")
 events = Listener("tcp://127.0.0.1:5556")
-other_line = Unit("heatline@line2")
-"""A line whose only camera does not exist."""
 
 
 def until_it_inspects(mark: int) -> list[Event]:
@@ -195,19 +193,6 @@ WATCHDOG_SECONDS = 5
 WATCHDOG_RESULT = "Failed with result 'watchdog'"
 
 
-def no_camera() -> dict[str, Any]:
-    """Run a line without its only camera, for twice the watchdog's time."""
-    other_line.drop_in("watchdog", f"WatchdogSec={WATCHDOG_SECONDS}s")
-    ended = other_line.systemctl("start")
-    ready_at, first = time.monotonic(), _report()
-    until("twice the watchdog's wait", lambda: time.monotonic() > ready_at + 2 * WATCHDOG_SECONDS)
-    return {"shown": other_line.show(), "first": first, "last": _report(), **ended}
-
-
-def _report() -> dict[str, Any]:
-    return dict(json.loads(run(HEATLINE, "status", "line2", "--json")["stdout"]))
-
-
 def stitching_hangs() -> dict[str, Any]:
     """Hang stitching until the watchdog ends the service."""
     line.drop_in("watchdog", f"WatchdogSec={WATCHDOG_SECONDS}s")
@@ -234,8 +219,8 @@ def _started_again(before: int, mark: int) -> dict[str, Any]:
 
 
 STEPS = (
-    install, set_up, start, page, reload_to_a_better_bundle, reload_to_a_broken_bundle, bridges, no_camera, upgrade,
-    roll_back, stitching_hangs, stop, start_with_nonsense,
+    install, set_up, start, page, reload_to_a_better_bundle, reload_to_a_broken_bundle, bridges, upgrade, roll_back,
+    stitching_hangs, stop, start_with_nonsense,
 )  # fmt: skip
 wanted, results = json.loads((OUT / "wanted.json").read_text()), dict[str, dict[str, Any]]()
 with (OUT / "log.txt").open("w", buffering=1) as log:
