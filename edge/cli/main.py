@@ -28,7 +28,7 @@ COMMANDS = {
     "archive": "heatline.archive.command",
     **dict.fromkeys(("watch", "view", "label"), f"{EDGE}.watch"),
     **{name: f"{EDGE}.{name}" for name in ("new", "cameras", "bundle", "calibrate", "keys", "check", "shadow")},
-    **{name: f"{EDGE}.{name}" for name in ("follow", "journal", "evidence", "bridge")},
+    **{name: f"{EDGE}.{name}" for name in ("follow", "journal", "report", "evidence", "bridge")},
     **{name: f"{TRAIN}.{name}" for name in ("data", "train", "search", "study", "evaluate", "models")},
     "export": f"{EXPORT}.command",
     "retrain": f"{EXPORT}.retrain.command",
@@ -40,7 +40,7 @@ SECTIONS = {
     "Set up a line": ["new", "cameras", "bundle", "inspect", "archive", "calibrate", "keys", "check"],
     "Run a line": [
         *("run", "status", "view", "watch", "follow", "trigger", "select", "reload", "shadow"),
-        *("journal", "evidence", "bridge"),
+        *("journal", "report", "evidence", "bridge"),
     ],
     "Measure": ["bench"],
 }

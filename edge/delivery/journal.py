@@ -401,6 +401,7 @@ class JournalReader:
         *,
         through_seq: int | None = None,
         topics: Iterable[str] = ("",),
+        since_ns: int | None = None,
         at_most: int = 1000,
         at_most_bytes: int = 4 << 20,
         heatmaps: bool = False,
@@ -410,12 +411,15 @@ class JournalReader:
         Args:
             through_seq: read events up to this one; None: to the last.
             topics: prefixes of the topics to read, as in ZeroMQ.
+            since_ns: read events that were journalled at this time (UTC, ns since 1970) or later; None: all.
             at_most: most events to read; read on from the page's `through_seq`.
             at_most_bytes: most bytes of headers and heatmaps to read; one event is read whatever its size.
         """
         if not self.is_in_place:
             raise JournalError(f"{self.path} was replaced while it was open; open it again", "replaced")
-        wanted, prefixes = _condition(topics)
+        wanted, values = _condition(topics)
+        if since_ns is not None:
+            wanted, values = f"{wanted} AND at_ns >= ?", [*values, since_ns]
         with self._snapshot():
             _, _, _, first, last, *_ = read_contents(self._connection, self.path)
             end = last if through_seq is None else min(last, through_seq)
@@ -426,7 +430,7 @@ class JournalReader:
             records: list[Record] = []
             left = at_most_bytes
             cut_off = False
-            with contextlib.closing(self._connection.execute(rows, (begin, end, *prefixes, at_most))) as found:
+            with contextlib.closing(self._connection.execute(rows, (begin, end, *values, at_most))) as found:
                 for record in map(Record._make, found):
                     left -= len(record.header) + len(record.heatmap or b"")
                     cut_off = bool(records) and left < 0

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from heatline.edge.bundle.manifest import describe_missed, describe_passing
 from heatline.edge.config import load_config
+from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.errors import DeliveryError, HeatlineError, InputError, JournalError
 from heatline.edge.labels.collected import collect_folder, count_collected, name_of
 from heatline.edge.labels.folder import Label, LabelFolder
@@ -30,6 +31,8 @@ from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.pictures import Picture, add_mark
 from heatline.edge.monitor.recorder import encode_frame
 from heatline.edge.monitor.shadow import compare
+from heatline.edge.monitor.shift_page import html_of
+from heatline.edge.monitor.shift_report import Scope, Tally, make_report
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.wire.events import COLLECTING, Areas, Digest, MarkKind, StatusEvent
@@ -42,6 +45,7 @@ Choose = Callable[[Picture], str | None]
 T = TypeVar("T")
 FOREVER = "private, max-age=86400, immutable"
 """The pixels under an id never change."""
+REPORT_MAY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-ancestors 'none'"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LARGEST_COORDINATE = 1 << 20
 MOST_QUEUED = 1000
@@ -117,6 +121,8 @@ class Api:
             "/api/review": self.review,
             "/api/collected": self.collected,
             "/api/shadow": self.shadow,
+            "/api/report": self.report,
+            "/report": self.report_page,
             of_picture: self.why,
             f"{of_picture}/frame.jpg": self._jpeg(frame_of),
             f"{of_picture}/frame.png": self._png(frame_of),
@@ -207,6 +213,25 @@ class Api:
 
     def shadow(self, _: Request) -> Response:
         return json(compare(self._file, self._memory.review_of))
+
+    def report(self, request: Request) -> Response:
+        try:
+            return json(self._report(request)[0])
+        except InputError as problem:
+            raise HTTPException(400, str(problem)) from problem
+
+    def report_page(self, request: Request) -> Response:
+        try:
+            page = html_of(self._file, *self._report(request), served=True)
+        except HeatlineError as problem:
+            page = html_of(self._file, {}, Tally(), served=True, problem=str(problem))
+        return HTMLResponse(page, headers={"cache-control": "no-store", "content-security-policy": REPORT_MAY})
+
+    def _report(self, request: Request) -> tuple[dict[str, Any], Tally]:
+        asked = request.query_params
+        scope = Scope.parse(**{key: asked[key] for key in Scope._fields if asked.get(key)})
+        with JournalReader.open_file(self._journal) as reader:
+            return make_report(reader, scope)
 
     def _exchange(self, wanted: ExchangeRequest, *, back: bool) -> dict[str, object]:
         found = compare(self._file, lambda _: None)

@@ -9,7 +9,7 @@ MODULES = {
     "export": ("onnx", "onnxscript", "nncf"),
     "bench": ("jinja2", "matplotlib"),
     "peers": ("pytorch_grad_cam",),
-    "view": ("starlette", "uvicorn", "websockets", "prometheus_client"),
+    "view": ("starlette", "uvicorn", "websockets", "prometheus_client", "jinja2"),
     "mqtt": ("paho",),
     "opcua": ("asyncua",),
     "rtsp": ("av",),
