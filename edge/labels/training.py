@@ -45,11 +45,8 @@ class TrainState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Training:
-    """The training of a folder; one at a time.
-
-    Args:
-        runs: folder that gets a run and a bundle of each training.
-        note: is told who began and stopped a training, and how it ended.
+    """The training of a folder; one at a time. The folder `runs` gets a run and a bundle of each; `note` is told who
+    began and stopped it, and how it ended.
     """
 
     def __init__(self, folder: LabelFolder, runs: Path, note: Note) -> None:
@@ -104,9 +101,9 @@ class Training:
             self._state = TrainState(by=by, doing="export")
             code = self._call("export", str(self.run), "--to", str(bundle), "--fast")
         last = self._lines[-1] if self._lines else f"it {describe_end(code)}"
-        ended = TrainState(by=by, bundle=str(bundle)) if bundle.exists() else TrainState(by=by, fault=last)
-        self._state = ended
-        self._note("trained", by, last if ended.bundle is None else f"{bundle}")
+        has_bundle = bundle.exists()
+        self._state = TrainState(by=by, bundle=str(bundle)) if has_bundle else TrainState(by=by, fault=last)
+        self._note("trained", by, str(bundle) if has_bundle else last)
 
     def _call(self, *arguments: str) -> int:
         """Run a command to its end; return its exit code."""

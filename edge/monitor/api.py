@@ -44,6 +44,7 @@ FOREVER = "private, max-age=86400, immutable"
 """The pixels under an id never change."""
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LARGEST_COORDINATE = 1 << 20
+_BOX = {"x0": 0, "y0": 0, "x1": LARGEST_COORDINATE, "y1": LARGEST_COORDINATE}
 MOST_QUEUED = 1000
 """Frames to review that one answer has."""
 LARGEST_REQUEST = 256 << 10
@@ -126,9 +127,8 @@ class Api:
             f"{of_picture}/reference.png": self._png(self._references.moved, is_cut=True),
             f"{of_picture}/difference.png": self._png(self._references.difference, is_cut=True),
         }
-        reading = [Route(path, handler) for path, handler in handlers.items()]
         return [
-            *reading,
+            *(Route(path, handler) for path, handler in handlers.items()),
             writes("/api/marks", MarkRequest, self._mark),
             writes("/api/activate", ExchangeRequest, partial(self._exchange, back=False)),
             writes("/api/back", ExchangeRequest, partial(self._exchange, back=True)),
@@ -200,8 +200,7 @@ class Api:
 
     def heatmap_png(self, request: Request) -> Response:
         found = self._find(request.path_params["id"])
-        data = found.heatmap_png
-        if data is None:
+        if (data := found.heatmap_png) is None:
             raise HTTPException(404, f"picture {found.id} has no heatmap: the frame was not judged")
         return _picture(data)
 
@@ -309,9 +308,6 @@ def frame_of(picture: HeldPicture) -> NDArray[np.uint8]:
     return picture.image
 
 
-_BOX = {"x0": 0, "y0": 0, "x1": LARGEST_COORDINATE, "y1": LARGEST_COORDINATE}
-
-
 def json(value: object, status: int = 200) -> Response:
     """Return a value as JSON that no browser stores."""
     return Response(msgspec.json.encode(value), status, {"cache-control": "no-store"}, "application/json")
@@ -336,9 +332,8 @@ async def failed(_: Request, problem: Exception) -> Response:
         _log.error("a request was not answered: %s", problem, exc_info=problem)
     if isinstance(problem, DeliveryError | JournalError):
         return error(503, str(problem))
-    return error(
-        409 if isinstance(problem, HeatlineError) and not isinstance(problem, InputError) else 500, str(problem)
-    )
+    fits_not = isinstance(problem, HeatlineError) and not isinstance(problem, InputError)
+    return error(409 if fits_not else 500, str(problem))
 
 
 HANDLERS = {HTTPException: refused, HeatlineError: failed, Exception: failed}

@@ -3,9 +3,8 @@
 import contextlib
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -213,33 +212,26 @@ class Pictures:
 
     def __init__(self, memory: PictureMemory, store: EvidenceStore | None, beside: EvidenceStore | None = None) -> None:
         self._memory, self._store, self._beside = memory, store, beside
-        self._lock = threading.Lock()
-        self._opened: OrderedDict[str, HeldPicture] = OrderedDict()
+        self._opened = lru_cache(OPENED)(self._open)
 
     def find(self, wanted: str) -> HeldPicture | None:
         """Return the picture with an id; None: there is none, or not any more."""
-        held = self._memory.all().get(wanted)
-        if held is not None:
-            return held
-        with self._lock:
-            stored = self._opened.pop(wanted, None) or self._open(wanted)
-            if stored is not None:
-                self._opened[wanted] = stored
-                if len(self._opened) > OPENED:
-                    self._opened.popitem(last=False)
-        return stored
+        with contextlib.suppress(LookupError):
+            return self._memory.all().get(wanted) or self._opened(wanted)
+        return None
 
     def entry(self, wanted: str) -> EvidenceEntry | None:
         """Return the entry of a picture in the evidence store; None: it has none."""
         return None if self._store is None else self._store.find(wanted)
 
-    def _open(self, wanted: str) -> HeldPicture | None:
+    def _open(self, wanted: str) -> HeldPicture:
+        """Open a stored picture; a LookupError if there is none, which no cache holds."""
         for store in filter(None, (self._store, self._beside)):
             entry = store.find(wanted)
             frame = None if entry is None else store.frame_path(entry.picture, entry.day)
             if entry is not None and frame is not None:  # else it was deleted a moment ago
                 return HeldPicture(entry.event, partial(_read_frame, frame), _evidence(entry, store))
-        return None
+        raise LookupError(wanted)
 
 
 def _read_frame(path: Path) -> NDArray[np.uint8]:

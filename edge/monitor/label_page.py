@@ -259,10 +259,8 @@ def serve_labels(
     run: Path | None,
     announce: Callable[[str], None],
 ) -> None:
-    """Serve the page of a folder until SIGTERM or Ctrl-C; arguments as of `serve` and `Labelling`.
-
-    Args:
-        key: private key of this machine, beside the folder `allowed` of the keys of people who may label.
+    """Serve the page of a folder until SIGTERM or Ctrl-C; arguments as of `serve` and `Labelling`, and the private key
+    of this machine, beside the folder `allowed` of the keys of people who may label.
     """
     app = Starlette(
         routes=[
