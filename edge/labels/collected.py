@@ -54,11 +54,7 @@ def name_of(event: VerdictEvent) -> str:
 
 
 def count_collected(folder: Path) -> Collected:
-    """Count the pictures of a folder, which need not exist.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """Count the pictures of a folder, which need not exist; an InputError if it cannot be read."""
     counts, times = dict.fromkeys(NAMES, 0), list[str]()
     found: dict[Label, set[str]] = {label: set() for label in NAMES}
     days: dict[str, dict[Label, int]] = {}

@@ -68,11 +68,8 @@ class Training:
         return msgspec.structs.replace(self._state, lines=[*self._lines])
 
     def start(self, minutes: int, by: str) -> None:
-        """Start a training.
-
-        Raises:
-            InputError: another one is running, or no picture is labelled.
-            MissingExtraError: this machine has no heatline that trains.
+        """Start a training. An InputError: another one is running, or no picture is labelled. A MissingExtraError: this
+        machine has no heatline that trains.
         """
         require_extra("train")
         require_extra("export")
@@ -151,10 +148,8 @@ def newest_run(folder: Path) -> Path | None:
 
 
 def read_scores(run: Path) -> dict[str, float]:
-    """Return by how much the score of each picture, by its name in a `LabelFolder`, is above the threshold.
-
-    Raises:
-        InputError: the run has no report that can be read.
+    """Return by how much the score of each picture, by its name in a `LabelFolder`, is above the threshold; an
+    InputError if the run has no report that can be read.
     """
     file = run / "report" / "evaluation.json"
     try:

@@ -188,7 +188,7 @@ class Api:
         found = self._find(request.path_params["id"])
         answer = {
             "event": found.event,
-            "heatmap": found.heatmap(),
+            "heatmap": found.evidence and found.evidence.png_scale,
             "tiles": found.highest_tiles(),
             "tile_px": None if found.evidence is None else found.evidence.tiles.tile_px,
             "cells": found.highest_cells(),
@@ -341,10 +341,8 @@ HANDLERS = {HTTPException: refused, HeatlineError: failed, Exception: failed}
 
 
 def writes(path: str, kind: type[T], do: Callable[[T], object]) -> Route:
-    """Return the route of a request that changes something, answered with what `do` returns once that is done.
-
-    Args:
-        kind: of the request's body; a struct with the field `by`.
+    """Return the route of a request that changes something, answered with what `do` returns once that is done; the
+    request's body is a struct with the field `by`.
     """
     decode = msgspec.json.Decoder(kind).decode
 

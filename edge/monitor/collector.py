@@ -109,11 +109,8 @@ class Collector:
                 self._log.error("earlier verdicts are not shown: %s", error)
 
     def _remember(self, event: Event, *, is_live: bool = False, is_new: bool = True) -> None:
-        """Remember an event once.
-
-        Args:
-            is_live: it has just come; if not, it was read in the journal.
-            is_new: it came since the start, and so is counted.
+        """Remember an event once. A live one did not come from the journal; one that came since the start is new, and
+        is counted.
         """
         if not isinstance(event, VerdictEvent | ReviewEvent):
             return

@@ -26,7 +26,7 @@ from heatline.edge.reference.alignment import Pose
 from heatline.edge.reference.difference import to_grey
 from heatline.edge.reference.reference import Reference
 from heatline.edge.wire import events as wire
-from heatline.edge.wire.events import HeatmapPng, StatusEvent, VerdictEvent
+from heatline.edge.wire.events import StatusEvent, VerdictEvent
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +48,7 @@ class Jpeg(NamedTuple):
 
 
 class HeldPicture:
-    """A judged frame with what its verdict rests on. Any thread may use it.
-
-    Args:
-        load_image: returns the frame, grey [H, W] or RGB [H, W, 3].
-    """
+    """A judged frame, grey [H, W] or RGB [H, W, 3], with what its verdict rests on. Any thread may use it."""
 
     def __init__(
         self, event: VerdictEvent, load_image: Callable[[], NDArray[np.uint8]], evidence: Evidence | None
@@ -100,10 +96,6 @@ class HeldPicture:
     @cached_property
     def _heatmap_png(self) -> bytes | None:
         return None if self.evidence is None else png(ColourScale(*self.evidence.scale).grey(self.evidence.heatmap))
-
-    def heatmap(self) -> HeatmapPng | None:
-        """Return the scale of the heatmap's picture."""
-        return None if self.evidence is None else self.evidence.png_scale
 
     def highest_tiles(self) -> list[dict[str, object]]:
         """Return all inspected tiles, highest first: the top left corner of each, px of the frame, and its logit."""

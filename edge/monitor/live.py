@@ -127,7 +127,7 @@ class Live:
             "hw": (height, width),
             "shown_hw": jpeg.hw,
             "event": event,
-            "heatmap": picture.heatmap(),
+            "heatmap": picture.evidence and picture.evidence.png_scale,
         }
         await viewer.send(message)
         await viewer.socket.send_bytes(jpeg.data)

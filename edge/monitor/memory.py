@@ -186,10 +186,8 @@ class Memory:
         self.listener()
 
     def review_of(self, picture: str, stored: Review | None = None) -> Review | None:
-        """Return the review of a picture; None: nobody has reviewed it.
-
-        Args:
-            stored: what the evidence store says, for a picture of whose marks none came.
+        """Return the review of a picture; of one of whose marks none came, what is stored; None: nobody has reviewed
+        it.
         """
         with self.lock:
             events = self._marks.get(picture)

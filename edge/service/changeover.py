@@ -207,12 +207,8 @@ def describe_setup(prepared: PreparedSetup) -> str:
 
 
 class ProductMemory:
-    """Stores which product was selected last, so that a line that restarts after a fault inspects the same product.
-
-    Args:
-        folder: None: nothing is stored.
-        names: the line's products.
-        default: the active product if none was selected.
+    """Stores which product was selected last, so that a line that restarts after a fault inspects the same product;
+    without a folder, nothing is stored. The default is active if none was selected.
     """
 
     def __init__(self, folder: Path | None, names: Sequence[str], default: str | None) -> None:

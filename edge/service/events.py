@@ -102,11 +102,8 @@ class _Watch:
 
 
 class LineDrift:
-    """Watches all cameras of a line. One thread calls `add`; any thread may call `state`.
-
-    Args:
-        emit: called with camera, measure, reading, a sentence and the setup if a measure begins or ceases to drift.
-        clock: monotonic, s.
+    """Watches all cameras of a line, and emits if a measure begins or ceases to drift. One thread calls `add`; any
+    thread may call `state`. The clock is monotonic, s.
     """
 
     def __init__(self, emit: Emit, clock: Callable[[], float] = time.monotonic) -> None:

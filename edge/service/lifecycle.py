@@ -71,10 +71,8 @@ class Service:
         self._reload_wanted = True
 
     def run(self) -> None:
-        """Start, inspect, and shut down in order: cameras first, publisher last, so that no finished result is lost.
-
-        Raises:
-            HeatlineError: the service cannot start, or did not finish the frames in flight.
+        """Start, inspect, and shut down in order: cameras first, publisher last, so that no finished result is lost. A
+        HeatlineError: the service cannot start, or did not finish the frames in flight.
         """
         with contextlib.ExitStack() as at_end:
             line, changeover = self._start(at_end)

@@ -161,7 +161,6 @@ class StatusMonitor:
         self.is_stopping = False
         """Whether the line takes no new frames any more."""
         self._drops = DropMonitor()
-        self._losses: list[str] = []
         self._report_at_s = self._retry_writing_at_s = 0.0
         self._reported: object = None
         self._fed_at = -1
@@ -181,10 +180,6 @@ class StatusMonitor:
         is_due = now_s >= self._report_at_s
         if is_due:
             self._report_at_s = now_s + STATUS_EVERY_SECONDS
-        self._losses = self._drops.update(self._line.ledger.accounts(), now_s)
-        self._report(state, only_if_changed=not is_due)
-
-    def _report(self, state: State, *, only_if_changed: bool) -> None:
         line, changeover, setup = self._line, self._changeover, self._line.ledger.setup
         verified = setup.verified if isinstance(setup, Setup) else None
         beats, journal = line.heartbeat.count, line.journal.state()
@@ -199,7 +194,7 @@ class StatusMonitor:
             waits_for_s=self.waits_for_s,
             stopping=self.is_stopping,
             changing=changeover.changing,
-            losses=self._losses,
+            losses=self._drops.update(self._line.ledger.accounts(), now_s),
             faults={
                 "collecting": None if verified else IS_COLLECTED.detail,
                 "precision": f"the line computes in {verified.computes_in}"
@@ -214,7 +209,7 @@ class StatusMonitor:
         )
         handshake = make_handshake(reasons, beats)
         summary = state, handshake.state, handshake.reason, changeover.last
-        if only_if_changed and summary == self._reported:
+        if not is_due and summary == self._reported:
             return
         self._reported = summary
         line.events.emit_status(
